@@ -1,0 +1,1 @@
+"""What is remembered: records, the journal (the truth) and the Chroma index on it."""

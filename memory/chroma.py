@@ -1,0 +1,281 @@
+"""What all sessions remember, searchable by meaning: a Chroma index that can be rebuilt.
+
+The journals are the truth. The index is opened for one operation at a time, under a file lock,
+because two processes that hold one Chroma folder open corrupt it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+from filelock import FileLock, Timeout
+from pydantic import Field
+
+from memory import minilm
+from memory.errors import StorageError
+from memory.files import storage_error
+from memory.journal import Event, read_events, rounds
+from memory.records import Lesson, Record
+
+if TYPE_CHECKING:
+    from chromadb.api.client import Client
+    from chromadb.api.collection_configuration import CreateCollectionConfiguration
+    from chromadb.api.models.Collection import Collection
+    from chromadb.api.types import Where
+
+COLLECTION = "shaping"
+LOCK_TIMEOUT_S = 120
+
+# Chroma's defaults find only half of the nearest of 10,000 vectors.
+_CONFIGURATION: CreateCollectionConfiguration = {
+    "hnsw": {"space": "cosine", "max_neighbors": 32, "ef_construction": 200, "ef_search": 200}
+}
+_N_ADDED_AT_ONCE = 1000
+_N_REPEATS = 10
+
+Kind = Literal["prompt", "failure", "lesson"]
+Data = dict[str, float | str | bool]
+Embed = Callable[[Sequence[str]], list[list[float]]]
+
+
+class MemoryItem(Record):
+    """One thing worth finding again; `text` is what a search compares."""
+
+    id: str
+    kind: Kind
+    text: str
+    target: str
+    session: str
+    round: int
+    data: Data = Field(default_factory=dict)
+
+    def describe(self) -> str:
+        """Return the text with what is known of it, for people and chat models."""
+        known = (
+            f"{name} {value:.3g}" if type(value) is float else f"{name} {value}"
+            for name, value in self.data.items()
+        )
+        return f"{self.text} ({', '.join(known)})" if self.data else self.text
+
+
+class Hit(Record):
+    """An item found, with the cosine similarity of its text to the query, -1..1."""
+
+    item: MemoryItem
+    similarity: float
+
+
+class MemoryIndex:
+    """The index in `folder`, made when first needed.
+
+    `embed` turns texts into vectors of one length; by default the packaged MiniLM. Every method
+    raises StorageError when the index is damaged (`reindex` repairs it), the disk is full, or
+    another process keeps the index for more than two minutes.
+    """
+
+    def __init__(self, folder: Path, embed: Embed | None = None) -> None:
+        self.folder = folder
+        self._embed = embed or (lambda texts: minilm.load().embed(texts))
+
+    def add(self, items: Sequence[MemoryItem]) -> None:
+        """Add items; one whose id is already there replaces the earlier one."""
+        vectors = self._vectors(items)
+        with self._locked(), self._open() as collection:
+            _upsert(collection, vectors)
+
+    def search(
+        self, query: str, n: int = 5, kind: str | None = None, target: str | None = None
+    ) -> list[Hit]:
+        """Return the `n` items nearest in meaning, best first, of one kind and target if given.
+
+        Of a text that a session repeats only the latest round is returned.
+        """
+        vector = np.array(self._embed([query]), dtype=np.float32)
+        wanted = [{name: value} for name, value in (("kind", kind), ("target", target)) if value]
+        where = {"$and": wanted} if len(wanted) > 1 else wanted[0] if wanted else None
+        with self._locked(), self._open() as collection:
+            found = collection.query(
+                query_embeddings=vector,
+                n_results=n * _N_REPEATS,
+                where=cast("Where | None", where),
+                include=["metadatas", "distances"],
+            )
+        metadatas, distances = (found["metadatas"] or [[]])[0], (found["distances"] or [[]])[0]
+        latest: dict[tuple[str, str, str], Hit] = {}
+        for metadata, distance in zip(metadatas, distances, strict=True):
+            item = MemoryItem.model_validate_json(str(metadata["item"]))
+            identity = (item.session, item.kind, item.text)
+            if identity not in latest or latest[identity].item.round < item.round:
+                latest[identity] = Hit(item=item, similarity=max(-1.0, min(1.0, 1 - distance)))
+        return sorted(latest.values(), key=lambda h: (-h.similarity, h.item.id))[:n]
+
+    def stats(self) -> dict[str, Any]:
+        """Return how many items there are: `items`, `kinds`, `targets` and `sessions`."""
+        with self._locked(), self._open() as collection:
+            found = collection.get(include=["metadatas"])["metadatas"] or []
+        return {
+            "items": len(found),
+            "kinds": dict(Counter(str(m["kind"]) for m in found)),
+            "targets": dict(Counter(str(m["target"]) for m in found)),
+            "sessions": dict(Counter(str(m["session"]) for m in found)),
+        }
+
+    def reindex(self, journals: Iterable[Path]) -> int:
+        """Build the index anew from sessions' journals and return how many items it has.
+
+        A damaged index is moved aside first, to `NAME.damaged-N` beside the folder.
+        """
+        items = [item for path in journals for item in items_from_events(read_events(path))]
+        vectors = self._vectors(items)
+        with self._locked():
+            self._clear()
+            with self._open() as collection:
+                _upsert(collection, vectors)
+                return collection.count()
+
+    def _vectors(self, items: Sequence[MemoryItem]) -> list[tuple[MemoryItem, list[float]]]:
+        """Return every item, the last of equal ids, with its vector."""
+        unique = list({item.id: item for item in items}.values())
+        texts = list(dict.fromkeys(item.text for item in unique))
+        vector = dict(zip(texts, self._embed(texts), strict=True)) if texts else {}
+        return [(item, vector[item.text]) for item in unique]
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / ".lock", timeout=LOCK_TIMEOUT_S):
+                yield
+        except Timeout as error:
+            raise StorageError(
+                f"Another process has kept the memory in {self.folder} for {LOCK_TIMEOUT_S} s. "
+                "End it, or wait and run the same command again."
+            ) from error
+        except OSError as error:
+            raise storage_error(self.folder, error) from error
+
+    @contextmanager
+    def _open(self) -> Iterator[Collection]:
+        """Open the collection while the lock is held."""
+        import chromadb
+        from chromadb.api.shared_system_client import SharedSystemClient
+        from chromadb.config import Settings
+        from chromadb.errors import ChromaError
+
+        try:
+            settings = Settings(anonymized_telemetry=False)
+            client = cast("Client", chromadb.PersistentClient(self.folder, settings))
+            try:
+                yield client.get_or_create_collection(
+                    COLLECTION, configuration=_CONFIGURATION, embedding_function=None
+                )
+            finally:
+                client.close()
+        except ChromaError as error:
+            # Chroma keeps a client that failed to start, and would hand it out again.
+            SharedSystemClient.clear_system_cache()
+            raise StorageError(
+                f"The memory in {self.folder} cannot be used: {error}. If the disk is full, free "
+                "some space; otherwise rebuild it with: shaping memory reindex"
+            ) from error
+
+    def _clear(self) -> None:
+        """Empty the folder but for the lock, which other processes may be waiting for."""
+        try:
+            with self._open() as collection:
+                collection.count()
+        except StorageError:
+            n = 1
+            while (aside := self.folder.with_name(f"{self.folder.name}.damaged-{n}")).exists():
+                n += 1
+            aside.mkdir()
+            for path in self.folder.iterdir():
+                if path.name != ".lock":
+                    path.rename(aside / path.name)
+            return
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != ".lock":
+                path.unlink()
+
+
+def items_from_events(events: Iterable[Event]) -> list[MemoryItem]:
+    """Return what a session's events give to remember; nothing without its "session" event.
+
+    Prompts whose images were made, with `n_made`, `kept_rate` and, for every slice they were
+    credited with, `credit SLICE` (change per 100 images); significant failures with their
+    figures; lessons.
+    """
+    events = list(events)
+    start = next((event for event in events if event["kind"] == "session"), None)
+    if start is None:
+        return []
+    session, target = str(start["session"]), str(start["target"])
+
+    def item(kind: Kind, name: str, text: str, round_number: int, data: Data) -> MemoryItem:
+        return MemoryItem(
+            id=f"{session}/{kind}/{name}",
+            kind=kind,
+            text=text,
+            target=target,
+            session=session,
+            round=round_number,
+            data=data,
+        )
+
+    items = []
+    for done in rounds(events):
+        quality = {q.prompt_id: q for q in done.batch.quality if q.n_made} if done.batch else {}
+        for prompt in done.plan.prompts if done.plan else ():
+            if prompt.id in quality:
+                made = quality[prompt.id]
+                data: Data = {"n_made": made.n_made, "kept_rate": made.n_kept / made.n_made}
+                for credit in done.credits:
+                    if credit.prompt_id == prompt.id:
+                        data[f"credit {credit.slice}"] = credit.change_per_100
+                items.append(item("prompt", prompt.id, prompt.text, done.number, data))
+        for failure in done.failures:
+            if failure.significant:
+                data = {
+                    "n": failure.n,
+                    "error_rate": failure.error_rate.value,
+                    "rest_error_rate": failure.rest_error_rate,
+                    "q_value": failure.q_value,
+                }
+                words = ", ".join(f"{value} {name}" for name, value in failure.attributes.items())
+                name = f"{done.number}/{failure.id}"
+                text = f"the model often errs on photographs with {words}"
+                items.append(item("failure", name, text, done.number, data))
+    for event in events:
+        if event["kind"] == "lesson":
+            lesson = Lesson.model_validate(event["lesson"])
+            known = {"slice": lesson.slice, "held": lesson.held}
+            data = {name: value for name, value in known.items() if value is not None}
+            items.append(item("lesson", lesson.id, lesson.text, lesson.round, data))
+    return items
+
+
+def _upsert(collection: Collection, vectors: Sequence[tuple[MemoryItem, list[float]]]) -> None:
+    for start in range(0, len(vectors), _N_ADDED_AT_ONCE):
+        part = vectors[start : start + _N_ADDED_AT_ONCE]
+        collection.upsert(
+            ids=[item.id for item, _ in part],
+            embeddings=np.array([vector for _, vector in part], dtype=np.float32),
+            documents=[item.text for item, _ in part],
+            metadatas=[
+                {
+                    "kind": item.kind,
+                    "target": item.target,
+                    "session": item.session,
+                    "item": item.model_dump_json(),
+                }
+                for item, _ in part
+            ],
+        )

@@ -1,0 +1,53 @@
+"""Exceptions that a user can act on.
+
+Every message names what was given, what was expected and what to do. The tree::
+
+    ShapingError             anything the program explains by itself
+    |- SettingsError         a preset, key, value or name that cannot be used
+    |- DataError             a target, image, label or split that is unusable
+    |- WeightsError          model weights that are missing, damaged or foreign
+    |- SessionError          a session folder that is in use, foreign or damaged
+    |- StorageError          a disk that is full or cannot be written
+    `- ToolError             a tool call that is illegal or malformed
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ShapingError(Exception):
+    """Base of all errors with a message meant for the user."""
+
+
+class SettingsError(ShapingError):
+    """A preset, key, value or name that cannot be used."""
+
+
+class DataError(ShapingError):
+    """A target, image, label or split that is unusable."""
+
+
+class WeightsError(ShapingError):
+    """Model weights that are missing, damaged or foreign."""
+
+
+class SessionError(ShapingError):
+    """A session folder that is in use, foreign or damaged."""
+
+
+class StorageError(ShapingError):
+    """A disk that is full or cannot be written."""
+
+
+class ToolError(ShapingError):
+    """A tool call that is illegal or malformed; the message tells the agent what is legal."""
+
+
+def unknown(kind: str, given: str, known: Iterable[str]) -> str:
+    """Return "unknown KIND 'GIVEN'", the nearest known names and the full list of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    return f"Unknown {kind} {given!r}.{hint} Known: {', '.join(names) or 'none'}."

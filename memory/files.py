@@ -1,0 +1,75 @@
+"""Files that are whole or absent: temp file, fsync, rename."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from memory.errors import StorageError
+
+
+def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Create or replace `path` by what `write` puts into a binary handle.
+
+    A reader sees the old file or the new one, never a part, also after a power loss: the data
+    reach the disk before the rename, the rename before the return. Raises StorageError when the
+    disk is full or read-only; the old file is untouched then.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise storage_error(path, error) from error
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write bytes atomically."""
+    write_atomic(path, lambda handle: handle.write(data))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain JSON atomically, indented, with a newline at the end."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside a folder survive a power loss."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """Explain why a file could not be written and what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(
+            f"The disk is full: {path} could not be written. Free some space and run the same "
+            "command again; finished work is kept."
+        )
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return StorageError(
+            f"{path} cannot be written ({os.strerror(error.errno)}). Choose another folder with "
+            "--home or change its permissions."
+        )
+    return StorageError(f"{path} could not be written: {error}. Run the same command again.")

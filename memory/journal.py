@@ -1,0 +1,171 @@
+"""The append-only record of a session: what is not in the journal did not happen."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from memory.errors import SessionError
+from memory.files import storage_error, sync_folder, write_bytes
+from memory.records import Round
+
+SCHEMA = 1
+
+Event = dict[str, Any]
+
+_RESERVED = {"schema", "time"}
+_RECORDS = ("plan", "batch", "training", "report")
+_PARTS = ("failures", "credits", "verdict")
+
+
+class Journal:
+    """One session's journal.jsonl, open for appending by a single process.
+
+    `torn` is the file that holds what a crash had left of an unfinished last line, or None. Such
+    a line was never acknowledged, so cutting it off loses nothing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.torn: Path | None = None
+        if not path.exists():
+            write_bytes(path, b"")
+        self._events, n_whole = _parse(path)
+        if n_whole < path.stat().st_size:
+            self.torn = self._cut(n_whole)
+        self._by_key = {event["key"]: event for event in self._events if "key" in event}
+
+    def append(self, kind: str, *, key: str | None = None, **data: Any) -> Event:
+        """Write one event of plain JSON values and return it once it is on the disk.
+
+        With a `key` that is already there nothing is written and the earlier event is returned:
+        work that runs again after a crash is recorded once. Raises StorageError when the disk is
+        full; the journal is as before then.
+        """
+        if key is not None and key in self._by_key:
+            return self._by_key[key]
+        if clash := _RESERVED & data.keys():
+            raise ValueError(f"event data must not be named {', '.join(sorted(clash))}")
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        head: Event = {"schema": SCHEMA, "time": time, "kind": kind}
+        if key is not None:
+            head["key"] = key
+        text = json.dumps(head | data, ensure_ascii=False, allow_nan=False)
+        self._write(text.encode() + b"\n")
+        # Read back, so that an event is the same now and after a restart.
+        event: Event = json.loads(text)
+        self._events.append(event)
+        if key is not None:
+            self._by_key[key] = event
+        return event
+
+    def events(self, kind: str | None = None) -> list[Event]:
+        """Return all events, or those of one kind, oldest first."""
+        return [event for event in self._events if kind is None or event["kind"] == kind]
+
+    def get(self, key: str) -> Event | None:
+        """Return the event with this key, or None."""
+        return self._by_key.get(key)
+
+    def _write(self, line: bytes) -> None:
+        try:
+            # Unbuffered: a buffer would be flushed again on close, after the truncation.
+            with self.path.open("ab", buffering=0) as handle:
+                n_before = os.fstat(handle.fileno()).st_size
+                try:
+                    rest = memoryview(line)
+                    while rest:
+                        rest = rest[handle.write(rest) :]
+                    os.fsync(handle.fileno())
+                except BaseException:
+                    # Also for Ctrl-C: the next line must not be glued to half of this one.
+                    handle.truncate(n_before)
+                    raise
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+
+    def _cut(self, n_whole: int) -> Path:
+        n = 1
+        while (torn := self.path.with_name(f"{self.path.stem}.torn-{n}")).exists():
+            n += 1
+        with self.path.open("rb") as handle:
+            handle.seek(n_whole)
+            write_bytes(torn, handle.read())
+        try:
+            os.truncate(self.path, n_whole)
+            sync_folder(self.path.parent)
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+        return torn
+
+
+def read_events(path: Path) -> list[Event]:
+    """Return the events of a journal without changing it; an unfinished last line is left out.
+
+    Raises SessionError when there is no such journal or a line within it is damaged.
+    """
+    return _parse(path)[0]
+
+
+def rounds(events: Iterable[Event]) -> list[Round]:
+    """Fold events into one record per round, ordered by number.
+
+    Of several events of one kind and round the last counts; the seconds of a stage add up. What
+    belongs to no round (number 0, such as a report before the first plan) is left out.
+    """
+    parts: dict[int, dict[str, Any]] = defaultdict(dict)
+    for event in events:
+        kind = event["kind"]
+        number = event[kind]["round"] if kind in _RECORDS else event.get("round", 0)
+        if number < 1:
+            continue
+        if kind in _RECORDS or kind in _PARTS:
+            parts[number][kind] = event[kind]
+        elif kind == "stage":
+            seconds = parts[number].setdefault("seconds", {})
+            seconds[event["stage"]] = seconds.get(event["stage"], 0.0) + event["seconds"]
+        elif kind == "fallback":
+            parts[number]["fallbacks"] = parts[number].get("fallbacks", 0) + 1
+    try:
+        return [Round(number=number, **parts[number]) for number in sorted(parts)]
+    except ValidationError as error:
+        raise SessionError(
+            "The journal holds a round that this version cannot read; continue the session with "
+            f"the version that began it. {error}"
+        ) from error
+
+
+def _parse(path: Path) -> tuple[list[Event], int]:
+    """Return the events and how many bytes their whole lines take."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError as error:
+        raise SessionError(f"There is no journal at {path}; is it a session's folder?") from error
+    unfinished = lines.pop()
+    events: list[Event] = []
+    n_whole = 0
+    for number, line in enumerate(lines, 1):
+        try:
+            event = json.loads(line.decode())
+        except ValueError as error:
+            if number == len(lines) and not unfinished:
+                break
+            raise SessionError(
+                f"{path}, line {number} is damaged: {error}. Restore the file from a copy, or cut "
+                f"it before line {number} and run the session again from there."
+            ) from error
+        if not isinstance(event, dict) or event.get("schema") != SCHEMA or "kind" not in event:
+            raise SessionError(
+                f"{path}, line {number} is not an event of schema {SCHEMA}; continue the session "
+                "with the version of the program that wrote it."
+            )
+        events.append(event)
+        n_whole += len(line) + 1
+    return events, n_whole

@@ -1,0 +1,205 @@
+"""All shared data types: frozen, plain JSON in and out, no tensors, loggers or handles inside."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, no unknown keys, no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as plain JSON values."""
+        return self.model_dump(mode="json")
+
+
+def digest(value: Any) -> str:
+    """Return a short, stable name of plain JSON: 16 hex digits of SHA-256 over its sorted form."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Estimate(Record):
+    """A figure with its 95% confidence interval and the number of samples behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int = Field(ge=0)
+
+
+class PromptSpec(Record):
+    """One prompt of a plan: `count` images of one class."""
+
+    id: str = Field(description="unique in the session, e.g. r003p07")
+    text: str = Field(min_length=1, max_length=1000)
+    class_name: str
+    attributes: dict[str, str] = {}
+    count: int = Field(ge=1)
+    guidance: float | None = Field(None, ge=0, le=20, description="None: the generator's default")
+    why: str = Field("", max_length=500)
+
+
+class Hypothesis(Record):
+    """What a plan expects: the accuracy of one slice changes by about `expected_change`."""
+
+    slice: str
+    expected_change: float = Field(ge=-1, le=1)
+
+
+class Verdict(Record):
+    """How a hypothesis came out when the next report was there."""
+
+    hypothesis: Hypothesis
+    before: Estimate | None
+    after: Estimate | None
+    change: float | None
+    held: bool | None = Field(description="None: the slice was not measured in both reports")
+
+
+class Plan(Record):
+    """The data that one round generates, and why."""
+
+    round: int = Field(ge=1)
+    author: str
+    prompts: tuple[PromptSpec, ...] = Field(min_length=1)
+    hypothesis: Hypothesis | None = None
+    why: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def n_images(self) -> int:
+        """Images that the plan asks for."""
+        return sum(prompt.count for prompt in self.prompts)
+
+
+class Shard(Record):
+    """One parquet file of generated images, relative to the session folder."""
+
+    file: str
+    n_images: int = Field(ge=1)
+    sha256: str
+
+
+class PromptQuality(Record):
+    """What the audit says of one prompt's images."""
+
+    prompt_id: str
+    n_made: int = Field(ge=0)
+    n_kept: int = Field(ge=0)
+    mean_weight: Share
+
+
+class Batch(Record):
+    """What a round generated; the shards in order are the manifest."""
+
+    round: int = Field(ge=1)
+    job_id: str
+    shards: tuple[Shard, ...]
+    quality: tuple[PromptQuality, ...]
+
+    @property
+    def n_made(self) -> int:
+        """Images generated."""
+        return sum(q.n_made for q in self.quality)
+
+    @property
+    def n_kept(self) -> int:
+        """Images whose label the audit agrees with."""
+        return sum(q.n_kept for q in self.quality)
+
+
+class Training(Record):
+    """One training of the DSTM on all rounds so far."""
+
+    round: int = Field(ge=1)
+    job_id: str
+    model: str = Field(description="folder with model.safetensors and model.json, relative")
+    n_images: int = Field(ge=1)
+    n_steps: int = Field(ge=1)
+    final_loss: float
+    sha256: str
+
+
+class SliceScore(Record):
+    """Accuracy on the photographs that share `attributes`, with its Wilson interval."""
+
+    key: str = Field(description="attributes as 'wafer=poly brightness=dark', sorted")
+    attributes: dict[str, str]
+    accuracy: Estimate
+    n_correct: int = Field(ge=0)
+
+
+class Report(Record):
+    """How a model does on one real split."""
+
+    round: int = Field(ge=0)
+    split: str
+    metrics: dict[str, Estimate] = Field(description="accuracy, balanced_accuracy, auroc, ...")
+    slices: tuple[SliceScore, ...]
+    worst_slice: str | None = None
+
+
+class Failure(Record):
+    """A slice on which the model is significantly worse than on the rest."""
+
+    id: str
+    slice: str
+    attributes: dict[str, str]
+    n: int = Field(ge=1)
+    n_wrong: int = Field(ge=0)
+    error_rate: Estimate
+    rest_error_rate: Share
+    p_value: Share
+    q_value: Share = Field(description="Benjamini-Hochberg over all slices tried")
+    significant: bool
+    examples: tuple[str, ...] = Field((), description="ids of wrong photographs, worst first")
+    picture: str | None = Field(None, description="montage PNG, relative to the session folder")
+
+
+class Credit(Record):
+    """What one prompt did for one slice: the shrunk change of its accuracy per 100 images."""
+
+    prompt_id: str
+    slice: str
+    n_images: int = Field(ge=0)
+    change_per_100: float
+
+
+class Lesson(Record):
+    """A sentence worth recalling in later sessions, with what it rests on."""
+
+    id: str
+    round: int = Field(ge=0)
+    text: str = Field(max_length=600)
+    slice: str | None = None
+    held: bool | None = None
+
+
+class Round(Record):
+    """Everything about one round; parts are None until their stage has ended."""
+
+    number: int = Field(ge=1)
+    plan: Plan | None = None
+    batch: Batch | None = None
+    training: Training | None = None
+    report: Report | None = None
+    failures: tuple[Failure, ...] = ()
+    credits: tuple[Credit, ...] = ()
+    verdict: Verdict | None = None
+    seconds: dict[str, float] = Field({}, description="time per stage: generate, train, ...")
+    fallbacks: int = Field(0, ge=0)
+
+
+def slice_key(attributes: Mapping[str, str]) -> str:
+    """Return the canonical name of a slice, e.g. 'brightness=dark wafer=poly'."""
+    return " ".join(f"{key}={attributes[key]}" for key in sorted(attributes))

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import os
+import random
+
+import numpy as np
+import pytest
+
+# Read when torch is imported: on a shared machine two busy threads can be slower than one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# What the tests say of settings must not depend on who runs them.
+for variable in [name for name in os.environ if name.startswith("SHAPING_")]:
+    del os.environ[variable]
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    random.seed(0)
+    np.random.seed(0)

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memory.errors import SessionError, StorageError
+from memory.journal import Journal, read_events, rounds
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.jsonl"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small disk can be mounted by root only")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@contextmanager
+def file_size_limit(n_bytes: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_events_survive_a_restart_unchanged(path: Path) -> None:
+    journal = Journal(path)
+    first = journal.append("note", text="línea\u2028two", values=(1, 2.5), nothing=None)
+    second = journal.append("stage", round=1, stage="train", seconds=3.0)
+    again = Journal(path)
+    assert again.events() == journal.events() == read_events(path) == [first, second]
+    assert again.events("stage") == [second]
+    assert first["values"] == [1, 2.5]
+    assert (first["schema"], first["kind"], "key" in first) == (1, "note", False)
+    assert first["time"].endswith("+00:00")
+    assert again.torn is None
+
+
+def test_each_event_is_one_line(path: Path) -> None:
+    journal = Journal(path)
+    journal.append("note", text="a\nb")
+    journal.append("note", text="c")
+    assert [json.loads(line)["text"] for line in path.read_text("utf-8").splitlines()] == [
+        "a\nb",
+        "c",
+    ]
+
+
+def test_a_key_is_written_once(path: Path) -> None:
+    journal = Journal(path)
+    first = journal.append("batch", key="r001/batch", value=1)
+    n_bytes = path.stat().st_size
+    assert journal.append("batch", key="r001/batch", value=2) == first
+    restarted = Journal(path)
+    assert restarted.append("batch", key="r001/batch", value=3) == first
+    assert path.stat().st_size == n_bytes
+    assert restarted.get("r001/batch") == first
+    assert restarted.get("r002/batch") is None
+
+
+@pytest.mark.parametrize("n_cut", [1, 10, 40])
+def test_a_torn_last_line_is_moved_aside(path: Path, n_cut: int) -> None:
+    journal = Journal(path)
+    kept = journal.append("note", text="kept")
+    journal.append("note", key="k", text="a line that the crash cuts off somewhere")
+    os.truncate(path, path.stat().st_size - n_cut)
+    assert read_events(path) == [kept]
+    torn_bytes = path.read_bytes().split(b"\n")[1]
+
+    again = Journal(path)
+    assert again.events() == [kept]
+    assert again.torn == path.with_name("journal.torn-1")
+    assert again.torn.read_bytes() == torn_bytes
+    again.append("note", key="k", text="done again")
+    assert [e["text"] for e in read_events(path)] == ["kept", "done again"]
+
+
+def test_each_torn_line_gets_a_file_of_its_own(path: Path) -> None:
+    for n in (1, 2):
+        with path.open("ab") as handle:
+            handle.write(b'{"schema": 1, "ki')
+        assert Journal(path).torn == path.with_name(f"journal.torn-{n}")
+    assert read_events(path) == []
+
+
+def test_a_last_line_of_garbage_counts_as_torn(path: Path) -> None:
+    kept = Journal(path).append("note")
+    with path.open("ab") as handle:
+        handle.write(b"\0\0\0\xff\n")
+    journal = Journal(path)
+    assert journal.events() == [kept]
+    assert journal.torn is not None and journal.torn.read_bytes() == b"\0\0\0\xff\n"
+
+
+def test_a_damaged_line_within_is_an_error_that_names_it(path: Path) -> None:
+    journal = Journal(path)
+    for text in "abc":
+        journal.append("note", text=text)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + b"{oops\n" + lines[2])
+    with pytest.raises(SessionError, match="line 2 is damaged"):
+        Journal(path)
+    with pytest.raises(SessionError, match="line 2 is damaged"):
+        read_events(path)
+
+
+@pytest.mark.parametrize("line", ['{"schema": 2, "kind": "note"}', "[]", '{"schema": 1}'])
+def test_events_of_another_schema_are_refused(path: Path, line: str) -> None:
+    path.write_text(line + "\n")
+    with pytest.raises(SessionError, match="not an event of schema 1"):
+        Journal(path)
+
+
+def test_reading_needs_a_journal(path: Path) -> None:
+    with pytest.raises(SessionError, match="no journal"):
+        read_events(path)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("data", [{"time": 1}, {"schema": 1}, {"x": float("nan")}])
+def test_bad_data_is_refused_and_nothing_is_written(path: Path, data: dict[str, Any]) -> None:
+    journal = Journal(path)
+    with pytest.raises(ValueError):
+        journal.append("note", **data)
+    assert path.read_bytes() == b""
+    assert journal.events() == []
+
+
+def test_a_write_that_stops_midway_leaves_nothing(path: Path) -> None:
+    journal = Journal(path)
+    kept = journal.append("note", text="kept")
+    before = path.read_bytes()
+    with file_size_limit(len(before) + 50), pytest.raises(StorageError, match=r"journal\.jsonl"):
+        journal.append("note", key="k", text="x" * 1000)
+    assert path.read_bytes() == before
+    assert journal.get("k") is None
+    later = journal.append("note", key="k", text="there is room now")
+    assert read_events(path) == [kept, later]
+
+
+def test_a_full_disk_is_explained_and_loses_nothing(small_disk: Path) -> None:
+    path = small_disk / "journal.jsonl"
+    journal = Journal(path)
+    kept = journal.append("note", text="kept")
+    before = path.read_bytes()
+    with pytest.raises(StorageError, match="The disk is full"):
+        journal.append("note", text="x" * 200_000)
+    assert path.read_bytes() == before
+    assert Journal(path).events() == [kept]
+    assert Journal(path).torn is None
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError):
+        Journal(tmp_path / "file" / "journal.jsonl")
+
+
+def test_events_fold_into_rounds(path: Path) -> None:
+    journal = Journal(path)
+    plan = {"round": 2, "author": "uniform"}
+    prompt = {"id": "p", "text": "a cell", "class_name": "functional", "count": 5}
+    report = {"split": "feedback", "metrics": {}, "slices": []}
+    journal.append("session", session="s", target="elpv", settings={})
+    journal.append("report", report={"round": 0, **report})
+    journal.append("plan", plan={**plan, "prompts": [{**prompt, "count": 9}]})
+    journal.append("plan", plan={**plan, "prompts": [prompt]})
+    journal.append("stage", round=2, stage="train", seconds=2.0)
+    journal.append("stage", round=2, stage="train", seconds=0.5)
+    journal.append("fallback", round=2, reason="a reply that is no tool call")
+    journal.append("fallback", round=2, reason="again")
+    journal.append("credits", round=1, credits=[])
+    journal.append("report", report={"round": 1, **report})
+
+    first, second = rounds(read_events(path))
+    assert (first.number, second.number) == (1, 2)
+    assert first.plan is None and first.report is not None
+    assert second.report is None and second.plan is not None
+    assert second.plan.n_images == 5
+    assert second.seconds == {"train": 2.5}
+    assert (first.fallbacks, second.fallbacks) == (0, 2)
+    assert rounds([]) == []
+
+
+def test_a_round_of_another_version_is_refused() -> None:
+    with pytest.raises(SessionError, match="this version cannot read"):
+        rounds([{"schema": 1, "kind": "plan", "plan": {"round": 1, "sky": "blue"}}])
