@@ -1,0 +1,1 @@
+"""Prompts as files, the vocabularies of targets, and how both are read."""

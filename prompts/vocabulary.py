@@ -1,0 +1,150 @@
+"""The words of a target: attribute values, their phrases, and a small caption grammar."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, model_validator
+
+Attributes = Mapping[str, str]
+
+
+class Phrases(BaseModel):
+    """Ways to say one attribute value: before the noun, after it, or both."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    adjective: tuple[str, ...] = ()
+    clause: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if not (self.adjective or self.clause):
+            raise ValueError("a value needs at least one adjective or clause")
+        return self
+
+
+class Vocabulary(BaseModel):
+    """Attributes of a target, the phrases for their values, and what class a value means.
+
+    Attributes appear in captions in the order in which the file lists them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    intros: tuple[str, ...] = ("",)
+    subjects: tuple[str, ...]
+    class_attribute: str
+    classes: tuple[str, ...]
+    class_of: dict[str, str]
+    requires: dict[str, dict[str, tuple[str, ...]]] = {}
+    attributes: dict[str, dict[str, Phrases]]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        values = set(self.attributes.get(self.class_attribute, {}))
+        if set(self.class_of) != values:
+            raise ValueError(f"class_of must name exactly the values of {self.class_attribute!r}")
+        if not set(self.class_of.values()) <= set(self.classes):
+            raise ValueError("class_of names a class that is not in classes")
+        return self
+
+    def problems(self, attributes: Attributes) -> list[str]:
+        """Return what is wrong with a set of attribute values; an empty list if they are legal."""
+        found = []
+        for key, value in attributes.items():
+            if key not in self.attributes:
+                found.append(f"unknown attribute {key!r} (known: {', '.join(self.attributes)})")
+            elif value not in self.attributes[key]:
+                known = ", ".join(self.attributes[key])
+                found.append(f"unknown value {value!r} of {key!r} (known: {known})")
+        for key, needs in self.requires.items():
+            if key in attributes:
+                for other, allowed in needs.items():
+                    if attributes.get(other) not in allowed:
+                        found.append(f"{key!r} needs {other!r} to be {' or '.join(allowed)}")
+        return found
+
+    def class_name(self, attributes: Attributes) -> str | None:
+        """Return the class that the attributes imply, or None if they do not say."""
+        value = attributes.get(self.class_attribute)
+        return None if value is None else self.class_of[value]
+
+    def caption(self, attributes: Attributes, rng: random.Random | None = None) -> str:
+        """Say the attributes as one caption.
+
+        Without `rng` the canonical phrase of every value is used, so equal attributes give equal
+        text. With `rng` intro, noun, phrases and their place vary.
+        """
+
+        def pick(options: tuple[str, ...]) -> str:
+            return rng.choice(options) if rng else options[0]
+
+        before: list[str] = []
+        after: list[str] = []
+        for key, values in self.attributes.items():
+            if key not in attributes:
+                continue
+            phrases = values[attributes[key]]
+            adjective_first = bool(phrases.adjective) and (
+                not phrases.clause or rng is None or rng.random() < 0.6
+            )
+            if adjective_first:
+                before.append(pick(phrases.adjective))
+            elif key in self.requires and after:
+                after[-1] += " " + pick(phrases.clause)
+            else:
+                after.append(pick(phrases.clause))
+        if rng:
+            rng.shuffle(before)
+            rng.shuffle(after)
+        noun = " ".join([*before, pick(self.subjects)])
+        article = "an" if noun[0] in "aeiou" else "a"
+        intro = pick(self.intros)
+        text = f"{intro} {article} {noun}".strip()
+        return ", ".join([text, *after]) if after else text
+
+    def parse(self, text: str) -> dict[str, str]:
+        """Return the attribute values that a text names.
+
+        The longest phrase wins where two overlap; of several values of one attribute the first
+        mentioned counts. Unknown words are ignored.
+        """
+        lowered = " ".join(text.lower().split())
+        taken = [False] * len(lowered)
+        found: dict[str, tuple[int, str]] = {}
+        for phrase, key, value in self._phrases():
+            for match in re.finditer(rf"(?<![\w-]){re.escape(phrase)}(?![\w-])", lowered):
+                if any(taken[match.start() : match.end()]):
+                    continue
+                taken[match.start() : match.end()] = [True] * (match.end() - match.start())
+                if key not in found or match.start() < found[key][0]:
+                    found[key] = (match.start(), value)
+        named = {key: found[key][1] for key in self.attributes if key in found}
+        for key, needs in self.requires.items():
+            if key in named and any(named.get(k) not in allowed for k, allowed in needs.items()):
+                del named[key]
+        return named
+
+    def _phrases(self) -> list[tuple[str, str, str]]:
+        every = [
+            (phrase.lower(), key, value)
+            for key, values in self.attributes.items()
+            for value, phrases in values.items()
+            for phrase in (*phrases.adjective, *phrases.clause)
+        ]
+        return sorted(every, key=lambda item: -len(item[0]))
+
+
+@cache
+def load_vocabulary(name: str) -> Vocabulary:
+    """Load `prompts/vocabularies/NAME.yaml`."""
+    text = resources.files("prompts").joinpath(f"vocabularies/{name}.yaml").read_text("utf-8")
+    return Vocabulary.model_validate(yaml.safe_load(text))
