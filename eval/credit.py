@@ -1,0 +1,73 @@
+"""What a prompt did for a slice, and whether a plan's hypothesis came true."""
+
+from __future__ import annotations
+
+from eval.metrics import binomial_variance
+from memory.records import Batch, Credit, Hypothesis, Plan, PromptSpec, Report, SliceScore, Verdict
+
+PRIOR_VARIANCE = 0.05**2
+
+
+def credit(plan: Plan, batch: Batch, before: Report | None, after: Report) -> tuple[Credit, ...]:
+    """Share out the change of every slice among the prompts that agree with all its attributes.
+
+    The change of a slice's accuracy is shrunk towards zero by its binomial error (empirical
+    Bayes: a change is believed to vary with a standard deviation of 0.05), given to prompts in
+    proportion to their kept images, and divided by the images made, so that images which the
+    audit rejects cost credit. Slices that `before` and `after` do not both measure, prompts that
+    made nothing, and a round without a report before give none.
+    """
+    if before is None:
+        return ()
+    quality = {q.prompt_id: q for q in batch.quality if q.n_made}
+    measured = {score.key: score for score in before.slices}
+    found = []
+    for score in after.slices:
+        if score.key not in measured:
+            continue
+        change = shrunk_change(measured[score.key], score)
+        agreeing = [p for p in plan.prompts if p.id in quality and agrees(p, score)]
+        n_kept = sum(quality[p.id].n_kept for p in agreeing)
+        for prompt in agreeing:
+            made = quality[prompt.id]
+            share = made.n_kept / n_kept if n_kept else 0.0
+            found.append(
+                Credit(
+                    prompt_id=prompt.id,
+                    slice=score.key,
+                    n_images=made.n_made,
+                    change_per_100=change * share * 100 / made.n_made,
+                )
+            )
+    return tuple(found)
+
+
+def agrees(prompt: PromptSpec, score: SliceScore) -> bool:
+    """Return whether a prompt names every attribute value of a slice."""
+    return score.attributes.items() <= prompt.attributes.items()
+
+
+def shrunk_change(before: SliceScore, after: SliceScore) -> float:
+    """Return the change of a slice's accuracy, -1..1, shrunk by its binomial error."""
+    error = sum(binomial_variance(s.n_correct, s.accuracy.n) for s in (before, after))
+    change = after.accuracy.value - before.accuracy.value
+    return change * PRIOR_VARIANCE / (PRIOR_VARIANCE + error)
+
+
+def settle(hypothesis: Hypothesis, before: Report | None, after: Report) -> Verdict:
+    """Return how a hypothesis came out.
+
+    It held if the slice's accuracy moved at least half as far as expected, in that direction; if
+    no change was expected, if the accuracy before lies within the interval after.
+    """
+    old, new = (
+        next((s.accuracy for s in report.slices if s.key == hypothesis.slice), None)
+        if report
+        else None
+        for report in (before, after)
+    )
+    if old is None or new is None:
+        return Verdict(hypothesis=hypothesis, before=old, after=new, change=None, held=None)
+    change, expected = new.value - old.value, hypothesis.expected_change
+    held = change / expected >= 0.5 if expected else new.low <= old.value <= new.high
+    return Verdict(hypothesis=hypothesis, before=old, after=new, change=change, held=held)

@@ -1,0 +1,94 @@
+"""Figures with 95% intervals: small pure functions over labels and predictions.
+
+Without a sample nothing is known: every function then returns `UNKNOWN`, 0.5 within [0, 1], n = 0.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from memory.records import Estimate
+
+Z95 = 1.96
+
+UNKNOWN = Estimate(value=0.5, low=0.0, high=1.0, n=0)
+
+Labels = NDArray[np.int64]
+
+
+def wilson(n_correct: int, n: int, z: float = Z95) -> Estimate:
+    """Return a share with its score interval of +-`z` standard errors (Wilson 1927)."""
+    if n == 0:
+        return UNKNOWN
+    share = n_correct / n
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    # The bounds are exact at 0 and n; rounding must not move them past the share itself.
+    return Estimate(
+        value=share,
+        low=max(0.0, min(share, centre - half)),
+        high=min(1.0, max(share, centre + half)),
+        n=n,
+    )
+
+
+def binomial_variance(n_correct: int, n: int, z: float = Z95) -> float:
+    """Return the variance of a share with `z`**2 / 2 successes and failures added.
+
+    Agresti and Coull 1998. Unlike p (1 - p) / n it is not zero where all or none are correct.
+    """
+    n_adjusted = n + z**2
+    share = (n_correct + z**2 / 2) / n_adjusted
+    return share * (1 - share) / n_adjusted
+
+
+def accuracy(labels: Labels, predictions: Labels) -> Estimate:
+    """Return the share of right predictions with its Wilson interval."""
+    return wilson(int((labels == predictions).sum()), len(labels))
+
+
+def balanced_accuracy(labels: Labels, predictions: Labels, n_classes: int) -> Estimate:
+    """Return the mean of the accuracies per class; classes without a label do not count.
+
+    The interval is the delta method's: variances per class (`binomial_variance`) added up.
+    """
+    correct = labels == predictions
+    recalls, variances = [], []
+    for number in range(n_classes):
+        of_class = correct[labels == number]
+        if len(of_class):
+            recalls.append(float(of_class.mean()))
+            variances.append(binomial_variance(int(of_class.sum()), len(of_class)))
+    if not recalls:
+        return UNKNOWN
+    return _around(float(np.mean(recalls)), sum(variances) / len(recalls) ** 2, len(labels))
+
+
+def auroc(labels: Labels, scores: NDArray[np.floating]) -> Estimate:
+    """Return the chance that a sample of class 1 scores above one of class 0; ties count half.
+
+    The Mann-Whitney statistic; the interval follows Hanley and McNeil 1982 and has no width for a
+    perfect ranking. `UNKNOWN` if either class is missing.
+    """
+    positive = labels == 1
+    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
+    if n_positive == 0 or n_negative == 0:
+        return UNKNOWN
+    rank_sum = float(rankdata(scores)[positive].sum())
+    n_pairs = n_positive * n_negative
+    area = (rank_sum - n_positive * (n_positive + 1) / 2) / n_pairs
+    two_positives = area / (2 - area) - area**2
+    two_negatives = 2 * area**2 / (1 + area) - area**2
+    variance = (
+        area * (1 - area) + (n_positive - 1) * two_positives + (n_negative - 1) * two_negatives
+    ) / n_pairs
+    return _around(area, variance, len(labels))
+
+
+def _around(value: float, variance: float, n: int) -> Estimate:
+    half = Z95 * math.sqrt(max(0.0, variance))
+    return Estimate(value=value, low=max(0.0, value - half), high=min(1.0, value + half), n=n)

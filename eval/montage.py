@@ -1,0 +1,103 @@
+"""Pictures of many images at once: labelled tiles in a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from memory.errors import DataError
+from memory.files import write_bytes
+
+_GAP_PX = 4
+_CAPTION_PX = 15
+# Dark surroundings suit photographs and sit well on a light and on a dark page.
+_BACKGROUND = (22, 24, 28)
+_INK = (226, 226, 222)
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def montage(
+    images: NDArray[np.uint8], captions: Sequence[str] | None, columns: int, scale: int = 2
+) -> Image.Image:
+    """Lay images out in rows of `columns` tiles, each with its caption below.
+
+    images: uint8, (n, c, h, w) with c = 1 (gray) or 3 (RGB). captions: one per image, cut to the
+    width of a tile, or None. scale: whole number by which pixels are enlarged. Returns an image
+    of mode L or RGB. Raises DataError when there is nothing to show or the shapes do not fit.
+    """
+    _check(images, captions, columns, scale)
+    n_images, channels, height, width = images.shape
+    columns = min(columns, n_images)
+    rows = -(-n_images // columns)
+    tile_w, tile_h = width * scale, height * scale
+    step_x, step_y = tile_w + _GAP_PX, tile_h + _GAP_PX + (_CAPTION_PX if captions else 0)
+    mode = "RGB" if channels == 3 else "L"
+    size = (columns * step_x + _GAP_PX, rows * step_y + _GAP_PX)
+    sheet = Image.new(mode, size, _BACKGROUND if channels == 3 else _BACKGROUND[0])
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
+    ink = _INK if channels == 3 else _INK[0]
+    for i, image in enumerate(images):
+        x = _GAP_PX + i % columns * step_x
+        y = _GAP_PX + i // columns * step_y
+        pixels = image.transpose(1, 2, 0) if channels == 3 else image[0]
+        tile = Image.fromarray(np.ascontiguousarray(pixels))
+        sheet.paste(tile.resize((tile_w, tile_h), Image.Resampling.NEAREST), (x, y))
+        if captions:
+            text = fit_text(captions[i], tile_w, font)
+            draw.text((x, y + tile_h + _CAPTION_PX / 2 + 1), text, fill=ink, font=font, anchor="lm")
+    return sheet
+
+
+def montage_png(
+    images: NDArray[np.uint8], captions: Sequence[str] | None, columns: int, scale: int = 2
+) -> bytes:
+    """Return the montage as a PNG file's bytes; see `montage`."""
+    stream = BytesIO()
+    montage(images, captions, columns, scale).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def save_montage(
+    path: Path,
+    images: NDArray[np.uint8],
+    captions: Sequence[str] | None,
+    columns: int,
+    scale: int = 2,
+) -> None:
+    """Write the montage as a PNG file, whole or not at all; see `montage`."""
+    write_bytes(path, montage_png(images, captions, columns, scale))
+
+
+def fit_text(text: str, width_px: int, font: Font) -> str:
+    """Return the text on one line, cut with an ellipsis where it is wider than `width_px`."""
+    line = " ".join(text.split())
+    if font.getlength(line) <= width_px:
+        return line
+    while line and font.getlength(line + "...") > width_px:
+        line = line[:-1]
+    return line.rstrip() + "..." if line else ""
+
+
+def _check(
+    images: NDArray[np.uint8], captions: Sequence[str] | None, columns: int, scale: int
+) -> None:
+    if len(images) == 0:
+        raise DataError("A montage needs at least one image; none was given.")
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.dtype != np.uint8:
+        raise DataError(
+            f"A montage needs uint8 images of shape (n, 1 or 3, height, width); got "
+            f"{images.dtype} of shape {images.shape}."
+        )
+    if captions is not None and len(captions) != len(images):
+        raise DataError(
+            f"A montage needs one caption per image; got {len(captions)} captions for "
+            f"{len(images)} images."
+        )
+    if columns < 1 or scale < 1:
+        raise DataError(f"A montage needs columns and scale of at least 1; got {columns}, {scale}.")

@@ -1,0 +1,63 @@
+"""Numbers as a reader wants them: rounded, signed, with their interval and unit."""
+
+from __future__ import annotations
+
+from memory.records import Estimate
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Return a fixed-point number with a true minus sign and no negative zero."""
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """Return a change with its sign, e.g. "+0.042"; zero has none."""
+    text = number(value, digits)
+    return f"+{text}" if float(f"{value:.{digits}f}") > 0 else text
+
+
+def interval(estimate: Estimate) -> str:
+    """Return the 95% interval, e.g. "0.67 to 0.75"; the width makes further digits pointless."""
+    return f"{number(estimate.low, 2)} to {number(estimate.high, 2)}"
+
+
+def estimate_text(estimate: Estimate | None) -> str:
+    """Return value, interval and n in one phrase."""
+    if estimate is None:
+        return "not measured"
+    return f"{number(estimate.value)} ({interval(estimate)}, n {count(estimate.n)})"
+
+
+def count(value: float) -> str:
+    """Return a whole number with commas between thousands."""
+    return f"{value:,.0f}"
+
+
+def p_value(value: float) -> str:
+    """Return a probability of a test, not more exact than it is."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time span in the two largest units that matter."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def words(name: str) -> str:
+    """Return a key as words, e.g. "Balanced accuracy"."""
+    text = name.replace("_", " ")
+    return "AUROC" if name == "auroc" else text[:1].upper() + text[1:]
+
+
+def shorten(text: str, n_characters: int) -> str:
+    """Return the text, cut with an ellipsis where it is longer than `n_characters`."""
+    return text if len(text) <= n_characters else text[: max(n_characters - 1, 0)].rstrip() + "…"

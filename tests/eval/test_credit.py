@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import pytest
+
+from eval.credit import credit, settle, shrunk_change
+from eval.metrics import binomial_variance, wilson
+from memory.records import (
+    Batch,
+    Hypothesis,
+    Plan,
+    PromptQuality,
+    PromptSpec,
+    Report,
+    SliceScore,
+    slice_key,
+)
+
+DARK = {"wafer": "poly", "brightness": "dark"}
+
+
+def score(attributes: dict[str, str], n_correct: int, n: int) -> SliceScore:
+    return SliceScore(
+        key=slice_key(attributes),
+        attributes=attributes,
+        accuracy=wilson(n_correct, n),
+        n_correct=n_correct,
+    )
+
+
+def report(*slices: SliceScore) -> Report:
+    return Report(round=1, split="feedback", metrics={}, slices=slices)
+
+
+def prompt(name: str, **attributes: str) -> PromptSpec:
+    return PromptSpec(
+        id=name, text="a cell", class_name="functional", attributes=attributes, count=10
+    )
+
+
+def plan_of(*prompts: PromptSpec) -> Plan:
+    return Plan(round=1, author="uniform", prompts=prompts)
+
+
+def batch_of(**made_and_kept: tuple[int, int]) -> Batch:
+    quality = tuple(
+        PromptQuality(prompt_id=name, n_made=made, n_kept=kept, mean_weight=1.0)
+        for name, (made, kept) in made_and_kept.items()
+    )
+    return Batch(round=1, job_id="j", shards=(), quality=quality)
+
+
+def test_changes_are_shrunk_by_their_error() -> None:
+    before, after = score(DARK, 50, 100), score(DARK, 60, 100)
+    error = binomial_variance(50, 100) + binomial_variance(60, 100)
+    expected = 0.1 * 0.0025 / (0.0025 + error)
+    assert shrunk_change(before, after) == pytest.approx(expected)
+    assert 0.03 < expected < 0.04
+    many = shrunk_change(score(DARK, 50_000, 100_000), score(DARK, 60_000, 100_000))
+    assert many == pytest.approx(0.1, abs=0.001)
+    assert shrunk_change(score(DARK, 1, 2), score(DARK, 2, 2)) < 0.02
+
+
+def test_credit_goes_to_kept_images_of_prompts_that_agree() -> None:
+    plan = plan_of(
+        prompt("both", wafer="poly", brightness="dark", severity="defective"),
+        prompt("half", wafer="poly", brightness="dark"),
+        prompt("vague", wafer="poly"),
+        prompt("other", wafer="mono", brightness="dark"),
+    )
+    batch = batch_of(both=(50, 30), half=(20, 10), vague=(99, 99), other=(9, 9))
+    before, after = report(score(DARK, 50, 100)), report(score(DARK, 60, 100))
+    change = shrunk_change(before.slices[0], after.slices[0])
+    both, half = credit(plan, batch, before, after)
+    assert (both.prompt_id, both.slice, both.n_images) == (
+        "both",
+        "brightness=dark wafer=poly",
+        50,
+    )
+    assert both.change_per_100 == pytest.approx(change * 0.75 * 100 / 50)
+    assert (half.prompt_id, half.n_images) == ("half", 20)
+    assert half.change_per_100 == pytest.approx(change * 0.25 * 100 / 20)
+    given = sum(c.change_per_100 * c.n_images / 100 for c in (both, half))
+    assert given == pytest.approx(change)
+
+
+def test_a_loss_is_shared_out_too() -> None:
+    before, after = report(score(DARK, 90, 100)), report(score(DARK, 60, 100))
+    (only,) = credit(plan_of(prompt("p", **DARK)), batch_of(p=(10, 10)), before, after)
+    assert only.change_per_100 < 0
+
+
+def test_what_was_not_measured_or_made_gets_no_credit() -> None:
+    plan = plan_of(prompt("p", **DARK), prompt("q", **DARK))
+    before, after = report(score(DARK, 50, 100)), report(score(DARK, 60, 100))
+    assert credit(plan, batch_of(p=(10, 10)), None, after) == ()
+    assert credit(plan, batch_of(p=(10, 10)), report(), after) == ()
+    assert credit(plan, batch_of(p=(10, 10)), before, report()) == ()
+    assert [c.prompt_id for c in credit(plan, batch_of(p=(10, 1), q=(0, 0)), before, after)] == [
+        "p"
+    ]
+    (rejected,) = credit(plan, batch_of(p=(10, 0)), before, after)
+    assert rejected.change_per_100 == 0
+
+
+@pytest.mark.parametrize(
+    ("expected", "n_after", "held"),
+    [
+        (0.1, 60, True),
+        (0.1, 56, True),
+        (0.1, 54, False),
+        (0.1, 40, False),
+        (0.1, 90, True),
+        (-0.1, 42, True),
+        (-0.1, 55, False),
+        (0.0, 55, True),
+        (0.0, 90, False),
+    ],
+)
+def test_hypotheses_are_settled(expected: float, n_after: int, held: bool) -> None:
+    hypothesis = Hypothesis(slice="brightness=dark wafer=poly", expected_change=expected)
+    before, after = score(DARK, 50, 100), score(DARK, n_after, 100)
+    verdict = settle(hypothesis, report(before), report(after))
+    assert verdict.held is held
+    assert verdict.change == pytest.approx((n_after - 50) / 100)
+    assert (verdict.before, verdict.after) == (before.accuracy, after.accuracy)
+
+
+def test_a_hypothesis_without_both_figures_stays_open() -> None:
+    hypothesis = Hypothesis(slice="brightness=dark wafer=poly", expected_change=0.1)
+    measured = report(score(DARK, 50, 100))
+    for before, after in ((None, measured), (report(), measured), (measured, report())):
+        verdict = settle(hypothesis, before, after)
+        assert (verdict.change, verdict.held) == (None, None)

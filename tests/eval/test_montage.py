@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageFont
+
+from eval.montage import fit_text, montage, montage_png, save_montage
+from memory.errors import DataError
+
+
+def images(n: int, channels: int = 1, height: int = 6, width: int = 8) -> NDArray[np.uint8]:
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (n, channels, height, width), dtype=np.uint8)
+
+
+def test_gray_tiles_keep_their_pixels_enlarged() -> None:
+    given = images(3)
+    sheet = montage(given, None, columns=2, scale=3)
+    assert sheet.mode == "L"
+    assert sheet.size == (2 * (8 * 3 + 4) + 4, 2 * (6 * 3 + 4) + 4)
+    pixels = np.asarray(sheet)
+    second = pixels[4 : 4 + 18, 4 + 28 : 4 + 28 + 24]
+    assert np.array_equal(second, given[1, 0].repeat(3, 0).repeat(3, 1))
+
+
+def test_rgb_tiles_keep_their_channels() -> None:
+    given = images(1, channels=3)
+    sheet = montage(given, None, columns=4, scale=1)
+    assert sheet.mode == "RGB"
+    assert sheet.size == (8 + 8, 6 + 8), "no more columns than images"
+    assert np.array_equal(np.asarray(sheet)[4:10, 4:12], given[0].transpose(1, 2, 0))
+
+
+def test_captions_are_drawn_below_their_tile_and_inside_its_width() -> None:
+    given = np.zeros((2, 1, 32, 32), dtype=np.uint8)
+    sheet = np.asarray(montage(given, ["W" * 100, ""], columns=2, scale=1))
+    strip = sheet[36 + 1 :]
+    assert (strip[:, :36] > 100).any()
+    assert not (strip[:, 36:] > 100).any(), "the long caption must not reach the next tile"
+
+
+@pytest.mark.parametrize("width", [0, 3, 20, 64, 500])
+def test_fitted_text_is_never_wider_than_asked(width: int) -> None:
+    font = ImageFont.load_default()
+    text = fit_text("functional p=0.93\nas defective", width, font)
+    assert font.getlength(text) <= width
+    assert "\n" not in text
+    assert text == "functional p=0.93 as defective" or width < 200
+
+
+def test_png_bytes_and_file_are_the_same_picture(tmp_path: Path) -> None:
+    given = images(5)
+    data = montage_png(given, None, columns=5)
+    save_montage(tmp_path / "deep" / "tiles.png", given, None, columns=5)
+    assert (tmp_path / "deep" / "tiles.png").read_bytes() == data == montage_png(given, None, 5)
+    with Image.open(BytesIO(data)) as picture:
+        assert picture.format == "PNG"
+        assert picture.size == (5 * (16 + 4) + 4, 12 + 8)
+
+
+@pytest.mark.parametrize(
+    ("given", "captions", "columns", "scale", "message"),
+    [
+        (images(0), None, 4, 2, "at least one image"),
+        (images(2, channels=2), None, 4, 2, "shape"),
+        (images(2)[0], None, 4, 2, "shape"),
+        (images(2).astype(np.float32), None, 4, 2, "float32"),
+        (images(2), ["one"], 4, 2, "1 captions for 2 images"),
+        (images(2), None, 0, 2, "at least 1"),
+        (images(2), None, 4, 0, "at least 1"),
+    ],
+)
+def test_unusable_input_is_explained(
+    given: NDArray[np.uint8], captions: list[str] | None, columns: int, scale: int, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        montage(given, captions, columns, scale)
