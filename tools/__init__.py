@@ -1,0 +1,1 @@
+"""What the agent can do: stages and their plug-ins; knows nothing of any agent framework."""

@@ -1,0 +1,139 @@
+"""Generated images as parquet shards, readable with `datasets.load_dataset("parquet", ...)`."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from memory.errors import DataError
+from tools.samples import Images, Samples, concatenate
+
+_TYPES = {
+    "image": pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+    "label": pa.int64(),
+    "text": pa.string(),
+    "prompt_id": pa.string(),
+    "index": pa.int64(),
+    "attributes": pa.string(),
+    "weight": pa.float64(),
+}
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Generated samples with the id and the text of the prompt behind each."""
+
+    samples: Samples
+    prompt_ids: Sequence[str]
+    texts: Sequence[str]
+
+
+def write_shard(
+    samples: Samples,
+    texts: Sequence[str],
+    prompt_ids: Sequence[str],
+    indices: Sequence[int],
+    class_names: Sequence[str],
+) -> bytes:
+    """Return the parquet file of generated images; the same input gives the same bytes.
+
+    indices: number of each image within its prompt. The schema carries the Hugging Face features,
+    so that `image` is decoded as a picture and `label` is a class of `class_names`.
+    """
+    rows = {
+        "image": [
+            {"bytes": encode_png(image), "path": f"{name}.png"}
+            for image, name in zip(samples.images, samples.ids, strict=True)
+        ],
+        "label": samples.classes,
+        "text": list(texts),
+        "prompt_id": list(prompt_ids),
+        "index": list(indices),
+        "attributes": [json.dumps(dict(a), sort_keys=True) for a in samples.attributes],
+        "weight": samples.weights,
+    }
+    metadata = {"huggingface": json.dumps({"info": {"features": _features(class_names)}})}
+    table = pa.table(rows, schema=pa.schema(list(_TYPES.items()), metadata=metadata))
+    file = io.BytesIO()
+    pq.write_table(table, file, write_page_checksum=True)
+    return file.getvalue()
+
+
+def read_shards(paths: Sequence[Path]) -> Generated:
+    """Return the images of all shards, in order.
+
+    Raises DataError when there is no shard, or when one is missing, damaged or of another image
+    shape than the others.
+    """
+    tables = []
+    parts = []
+    for path in paths:
+        try:
+            table = pq.ParquetFile(path, page_checksum_verification=True).read()
+            parts.append(_samples(table))
+        except (pa.ArrowException, OSError, KeyError, ValueError, SyntaxError) as error:
+            raise DataError(
+                f"The shard {path} is missing or damaged ({error}). Delete this file, if it is "
+                "there, and run the same command again: only its images are generated again."
+            ) from error
+        if parts[-1].images.shape[1:] != parts[0].images.shape[1:]:
+            raise DataError(
+                f"The images of {path} have the shape {parts[-1].images.shape[1:]}, those of "
+                f"{paths[0]} {parts[0].images.shape[1:]}. Use shards of one generator setting."
+            )
+        tables.append(table)
+    samples = concatenate(parts)
+    return Generated(
+        samples=samples,
+        prompt_ids=[p for table in tables for p in table["prompt_id"].to_pylist()],
+        texts=[text for table in tables for text in table["text"].to_pylist()],
+    )
+
+
+def encode_png(image: NDArray[np.uint8]) -> bytes:
+    """Return the PNG file of an image, uint8, (1 or 3, height, width)."""
+    picture = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
+    file = io.BytesIO()
+    picture.save(file, format="PNG")
+    return file.getvalue()
+
+
+def decode_png(data: bytes) -> NDArray[np.uint8]:
+    """Invert `encode_png`."""
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+        pixels = np.asarray(picture)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _samples(table: pa.Table) -> Samples:
+    pictures = table["image"].to_pylist()
+    images: Images = np.stack([decode_png(picture["bytes"]) for picture in pictures])
+    return Samples(
+        images=images,
+        classes=table["label"].to_numpy(),
+        attributes=[json.loads(text) for text in table["attributes"].to_pylist()],
+        ids=[picture["path"].removesuffix(".png") for picture in pictures],
+        weights=table["weight"].to_numpy(),
+    )
+
+
+def _features(class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Describe the columns as the library `datasets` does."""
+    features: dict[str, dict[str, Any]] = {
+        name: {"dtype": str(kind).replace("double", "float64"), "_type": "Value"}
+        for name, kind in _TYPES.items()
+    }
+    return features | {
+        "image": {"_type": "Image"},
+        "label": {"names": list(class_names), "_type": "ClassLabel"},
+    }

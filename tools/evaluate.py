@@ -1,0 +1,111 @@
+"""How a DSTM does on real photographs.
+
+What the agent may see is the `feedback` split. The figures on `test` go to a sealed file that only
+`read_sealed` opens, for reports and comparisons.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from eval.slices import build_report
+from memory.errors import DataError
+from memory.files import write_bytes, write_json
+from memory.records import Report, Training
+from tools import tasks
+from tools.jobs import round_folder
+from tools.samples import Samples
+from tools.targets import Target
+from tools.train import load_model
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a DSTM said of a split: ids and labels, (n,), probabilities, (n, n_classes)."""
+
+    ids: Sequence[str]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+
+
+def evaluate(
+    model_folder: Path,
+    samples: Samples,
+    split: str,
+    round: int,  # noqa: A002 (the name of the record's field)
+    by: Sequence[tuple[str, ...]],
+    n_min: int,
+    device: str = "cpu",
+) -> tuple[Report, NDArray[np.float64]]:
+    """Return the report of a saved model on samples, and its probabilities, (n, n_classes).
+
+    by: attributes whose combinations are slices; n_min: photographs that a slice needs. Raises
+    WeightsError for an unusable model, DataError for an empty split.
+    """
+    model, meta = load_model(model_folder, device)
+    probabilities = tasks.build(meta["task"]).predict(model, samples.images)
+    report = build_report(
+        round, split, samples.classes, probabilities, samples.attributes, by, n_min
+    )
+    return report, probabilities
+
+
+def evaluate_real(
+    round: int,  # noqa: A002 (the name of the record's field)
+    session_folder: Path,
+    training: Training,
+    target: Target,
+    by: Sequence[tuple[str, ...]],
+    n_min: int,
+    device: str = "cpu",
+) -> Report:
+    """Return the report on the target's feedback split.
+
+    Writes to rounds/NNN: the predictions on feedback, for `inspect_failures`, and the sealed
+    report on the test split, of which nothing is returned.
+    """
+    model_folder, folder = session_folder / training.model, round_folder(session_folder, round)
+    test = target.split("test")
+    sealed, _ = evaluate(model_folder, test, "test", round, by, n_min, device)
+    write_json(folder / "sealed.json", sealed.to_json())
+
+    feedback = target.split("feedback")
+    report, probabilities = evaluate(model_folder, feedback, "feedback", round, by, n_min, device)
+    arrays = {"labels": feedback.classes, "probabilities": probabilities}
+    ids = json.dumps(list(feedback.ids))
+    write_bytes(folder / "feedback.safetensors", save(arrays, metadata={"ids": ids}))
+    return report
+
+
+def read_predictions(
+    session_folder: Path,
+    round: int,  # noqa: A002 (the name of the record's field)
+) -> Predictions:
+    """Return the stored predictions on feedback; raises DataError when there are none."""
+    path = round_folder(session_folder, round) / "feedback.safetensors"
+    try:
+        with safe_open(path, framework="np") as file:
+            return Predictions(
+                ids=json.loads(file.metadata()["ids"]),
+                labels=file.get_tensor("labels"),
+                probabilities=file.get_tensor("probabilities"),
+            )
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        raise DataError(
+            f"The predictions of round {round} are missing or damaged: {path} ({error}). "
+            "Call evaluate_real for this round first."
+        ) from error
+
+
+def read_sealed(session_folder: Path) -> tuple[Report, ...]:
+    """Return the reports on the test split, by round. For reports and comparisons alone."""
+    paths = sorted((session_folder / "rounds").glob("*/sealed.json"))
+    return tuple(Report.model_validate_json(path.read_bytes()) for path in paths)

@@ -1,0 +1,286 @@
+"""The multi-task diffusion model (MTDM): draws an image, and its labels, from a prompt.
+
+One self-contained diffusers pipeline. A prompt becomes the token states of the packaged MiniLM;
+a small UNet denoises the channels of image and labels together, folded by a pixel-unshuffle. The
+text enters twice: its tokens through cross-attention at the lowest resolution, their mean beside
+the time embedding. v-prediction (Salimans and Ho 2022), a cosine schedule rescaled to zero
+terminal SNR with trailing steps (Lin et al. 2024), classifier-free guidance (Ho and Salimans
+2022) in an interval of the steps only (Kynkaanniemi et al. 2024).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
+from numpy.typing import NDArray
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from memory import minilm
+from memory.errors import WeightsError
+from tools.generators import ImageRequest
+
+MAX_TOKENS = 64
+STEPS = 8
+GUIDANCE = 2.0
+GUIDANCE_INTERVAL = (0.0, 0.5)
+
+Encode = Callable[[Sequence[str]], tuple[torch.Tensor, torch.Tensor]]
+
+
+def seeded_noise(seed: int, prompt_id: str, index: int, shape: Sequence[int]) -> torch.Tensor:
+    """Return the standard normal noise of one image.
+
+    A function of (session seed, prompt id, image index) alone: batch size, resume and number of
+    workers do not change it.
+    """
+    digest = hashlib.sha256(json.dumps([seed, prompt_id, index]).encode()).digest()
+    generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.randn(*shape, generator=generator)
+
+
+def encode_prompts(texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token states, (n, 64, 384), and mask, (n, 64); padding is zero."""
+    return minilm.load().token_states(texts, MAX_TOKENS)
+
+
+class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
+    """Text to image and labels.
+
+    image_channels: 1 or 3; image_size: pixels; patch: side of the pixel-unshuffle; mean, std:
+    of the pixels in 0..1, so that the network sees about unit variance; prompts: optional free
+    text about what the model was trained on.
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        scheduler: DDIMScheduler,
+        image_channels: int = 1,
+        image_size: int = 64,
+        patch: int = 4,
+        mean: float = 0.5,
+        std: float = 0.5,
+        trained_on: str = "",
+    ) -> None:
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_to_config(
+            image_channels=image_channels,
+            image_size=image_size,
+            patch=patch,
+            mean=mean,
+            std=std,
+            trained_on=trained_on,
+        )
+        self._known: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    @property
+    def noise_shape(self) -> tuple[int, int, int]:
+        """Shape of the noise of one image, (channels, height, width), before folding."""
+        return (self.config.image_channels, self.config.image_size, self.config.image_size)
+
+    def fold(self, images: torch.Tensor) -> torch.Tensor:
+        """Turn pixels, float in 0..1, (n, c, h, w), into the network's channels."""
+        whitened = (images - self.config.mean) / self.config.std
+        return pixel_unshuffle(whitened, self.config.patch)
+
+    def unfold(self, x: torch.Tensor) -> torch.Tensor:
+        """Invert `fold`; not clipped."""
+        pixels: torch.Tensor = (
+            pixel_shuffle(x, self.config.patch) * self.config.std + self.config.mean
+        )
+        return pixels
+
+    def predict(
+        self, x: torch.Tensor, t: torch.Tensor, states: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the predicted velocity of folded, noisy images.
+
+        x: (n, c, h, w); t: int64, (n,) or scalar; states: (n, tokens, 384); mask: (n, tokens).
+        """
+        weights = mask.unsqueeze(-1).to(states.dtype)
+        pooled = (states * weights).sum(1) / weights.sum(1)
+        velocity: torch.Tensor = self.unet(
+            x, t, states, class_labels=pooled, encoder_attention_mask=mask
+        ).sample
+        return velocity
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        noise: torch.Tensor,
+        steps: int = STEPS,
+        guidance: float = GUIDANCE,
+        guidance_interval: tuple[float, float] = GUIDANCE_INTERVAL,
+    ) -> NDArray[np.uint8]:
+        """Draw one image per prompt.
+
+        noise: standard normal, (n, *noise_shape), see `seeded_noise`; steps: network steps;
+        guidance: 1 is none; guidance_interval: part of the steps, 0..1, in which guidance acts.
+        Returns uint8 images, (n, channels, size, size).
+        """
+        states, mask = self._encode(prompts)
+        empty, empty_mask = (
+            part.expand(len(prompts), *part.shape[1:]) for part in self._encode([""])
+        )
+        x = pixel_unshuffle(noise.to(self.device, self.unet.dtype), self.config.patch)
+        self.scheduler.set_timesteps(steps, device=self.device)
+        for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
+            guided = guidance != 1 and guidance_interval[0] <= i / steps < guidance_interval[1]
+            if guided:
+                both = self.predict(
+                    torch.cat([x, x]), t, torch.cat([states, empty]), torch.cat([mask, empty_mask])
+                )
+                with_text, without = both.chunk(2)
+                velocity = without + guidance * (with_text - without)
+            else:
+                velocity = self.predict(x, t, states, mask)
+            x = self.scheduler.step(velocity, t, x).prev_sample
+        pixels = self.unfold(x.float()).clamp(0, 1)
+        result: NDArray[np.uint8] = (pixels * 255).round().to(torch.uint8).cpu().numpy()
+        return result
+
+    def _encode(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode each distinct prompt once."""
+        for text in dict.fromkeys(prompts):
+            if text not in self._known:
+                states, mask = encode_prompts([text])
+                self._known[text] = (states.to(self.unet.dtype), mask)
+        found = [self._known[text] for text in prompts]
+        return (
+            torch.cat([states for states, _ in found]).to(self.device),
+            torch.cat([mask for _, mask in found]).to(self.device),
+        )
+
+
+def new_pipeline(
+    image_channels: int,
+    image_size: int,
+    patch: int,
+    channels: Sequence[int],
+    mean: float,
+    std: float,
+) -> MTDMPipeline:
+    """Build an untrained MTDM: one level per entry of `channels`, text attention at the lowest."""
+    plain = len(channels) - 1
+    folded = image_channels * patch**2
+    unet = UNet2DConditionModel(
+        sample_size=image_size // patch,
+        in_channels=folded,
+        out_channels=folded,
+        down_block_types=("DownBlock2D",) * plain + ("CrossAttnDownBlock2D",),
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * plain,
+        block_out_channels=tuple(channels),
+        layers_per_block=1,
+        norm_num_groups=16,
+        cross_attention_dim=minilm.DIMENSION,
+        attention_head_dim=4,
+        class_embed_type="projection",
+        projection_class_embeddings_input_dim=minilm.DIMENSION,
+    )
+    scheduler = DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+    )
+    return MTDMPipeline(unet, scheduler, image_channels, image_size, patch, mean, std)
+
+
+def load_pipeline(folder: Path, device: str = "cpu") -> MTDMPipeline:
+    """Load a saved MTDM; raises WeightsError that says what is missing or damaged."""
+    needed = ["model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"]
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing:
+        raise WeightsError(
+            f"The MTDM folder {folder} lacks {', '.join(missing)}. Train one with "
+            "`shaping pretrain`, or point generator.weights to a folder that has them."
+        )
+    diffusers_logging.disable_progress_bar()
+    try:
+        pipeline: MTDMPipeline = MTDMPipeline.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+        )
+    except Exception as error:  # diffusers and safetensors raise many types for a damaged file
+        raise WeightsError(
+            f"The MTDM in {folder} is damaged or of another version: {error} "
+            "Restore the folder, or train it again with `shaping pretrain`."
+        ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    # On CPUs convolutions over channels-last images are about an eighth faster.
+    pipeline.unet.to(memory_format=torch.channels_last)
+    loaded: MTDMPipeline = pipeline.to(device)
+    return loaded
+
+
+BUNDLED = Path(__file__).parent.parent / "weights"
+
+
+class MTDMGenerator:
+    """The generator `mtdm`: a saved `MTDMPipeline` behind the generator protocol."""
+
+    name = "mtdm"
+    max_tokens = MAX_TOKENS
+
+    def __init__(
+        self,
+        pipeline: MTDMPipeline,
+        steps: int = STEPS,
+        guidance: float = GUIDANCE,
+        guidance_interval: tuple[float, float] = GUIDANCE_INTERVAL,
+    ) -> None:
+        self.pipeline = pipeline
+        self._steps = steps
+        self._guidance = guidance
+        self._interval = guidance_interval
+
+    def count_tokens(self, text: str) -> int:
+        """Return the number of MiniLM tokens, the two special ones included."""
+        return minilm.load().count_tokens(text)
+
+    def draw(self, requests: Sequence[ImageRequest]) -> NDArray[np.uint8]:
+        """Draw all requests; those of equal guidance share a batch."""
+        guidances = [self._guidance if r.guidance is None else r.guidance for r in requests]
+        images = np.zeros((len(requests), *self.pipeline.noise_shape), np.uint8)
+        for guidance in sorted(set(guidances)):
+            rows = [i for i, g in enumerate(guidances) if g == guidance]
+            chosen = [requests[i] for i in rows]
+            shape = self.pipeline.noise_shape
+            noise = [seeded_noise(r.seed, r.prompt_id, r.index, shape) for r in chosen]
+            images[rows] = self.pipeline(
+                [r.text for r in chosen],
+                torch.stack(noise),
+                self._steps,
+                guidance,
+                self._interval,
+            )
+        return images
+
+
+def build(
+    image_shape: tuple[int, int, int],
+    device: str = "cpu",
+    weights: str = "bundled:solar",
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
+    guidance_interval: tuple[float, float] = GUIDANCE_INTERVAL,
+) -> MTDMGenerator:
+    """Load the MTDM in the folder `weights`, or the bundled one for `bundled:NAME`."""
+    _, bundled, name = weights.rpartition("bundled:")
+    pipeline = load_pipeline(BUNDLED / name if bundled else Path(weights), device)
+    if pipeline.noise_shape != tuple(image_shape):
+        raise WeightsError(
+            f"The MTDM {weights} draws images of shape {pipeline.noise_shape}, but the target's "
+            f"are {tuple(image_shape)}. Train one for this target with `shaping pretrain`."
+        )
+    return MTDMGenerator(pipeline, steps, guidance, guidance_interval)

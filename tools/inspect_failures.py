@@ -1,0 +1,64 @@
+"""On which photographs the DSTM fails: significant slices and pictures of their errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from eval.montage import save_montage
+from eval.slices import find_failures
+from memory.errors import DataError
+from memory.records import Failure
+from tools.evaluate import read_predictions
+from tools.jobs import round_folder
+from tools.targets import Target
+
+N_PICTURES = 8
+_COLUMNS = 8
+
+
+def inspect(
+    round: int,  # noqa: A002 (the name of the record's field)
+    session_folder: Path,
+    target: Target,
+    by: Sequence[tuple[str, ...]],
+    n_min: int,
+    alpha: float = 0.05,
+) -> tuple[Failure, ...]:
+    """Return the failures of a round on feedback, significant ones first.
+
+    The first eight get a picture, rounds/NNN/failures/<id>.png: their wrong photographs, worst
+    first, each with its true class and the class that the DSTM saw. Raises DataError when the
+    round was not evaluated, or on another target.
+    """
+    feedback = target.split("feedback")
+    predictions = read_predictions(session_folder, round)
+    if list(predictions.ids) != list(feedback.ids):
+        raise DataError(
+            f"The predictions of round {round} are of other photographs than the feedback split "
+            f"of {target.name!r}. Use the session's own target, or evaluate the round again."
+        )
+    failures = find_failures(
+        predictions.labels,
+        predictions.probabilities,
+        feedback.attributes,
+        feedback.ids,
+        by,
+        n_min,
+        alpha,
+    )
+    row = {name: index for index, name in enumerate(feedback.ids)}
+    seen = predictions.probabilities.argmax(1)
+
+    def with_picture(failure: Failure) -> Failure:
+        rows = [row[name] for name in failure.examples]
+        path = round_folder(session_folder, round) / "failures" / f"{failure.id}.png"
+        captions = [
+            f"{target.class_names[predictions.labels[i]]} as {target.class_names[seen[i]]}"
+            for i in rows
+        ]
+        save_montage(path, feedback.images[rows], captions, _COLUMNS)
+        picture = path.relative_to(session_folder).as_posix()
+        return failure.model_copy(update={"picture": picture})
+
+    return (*map(with_picture, failures[:N_PICTURES]), *failures[N_PICTURES:])

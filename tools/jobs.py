@@ -1,0 +1,70 @@
+"""Long work that can be killed and started again: same arguments, same result, nothing twice.
+
+A job's folder holds `job.json` (what was asked for) and, when all is done, `result.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from memory.errors import SessionError
+from memory.files import write_bytes, write_json
+from memory.records import digest
+
+JSON = Any  # plain JSON: what json.dumps takes and json.loads returns
+
+
+def job_id(
+    session: str,
+    round: int,  # noqa: A002 (the name of the record's field)
+    tool: str,
+    arguments: JSON,
+) -> str:
+    """Return the name of a job, 16 hex digits: the same call has the same name."""
+    return digest([session, round, tool, arguments])
+
+
+def round_folder(
+    session_folder: Path,
+    round: int,  # noqa: A002 (the name of the record's field)
+) -> Path:
+    """Return where a session keeps the data, model and pictures of a round."""
+    return session_folder / "rounds" / f"{round:03d}"
+
+
+def run_once(folder: Path, arguments: JSON, work: Callable[[], JSON]) -> JSON:
+    """Return the stored result of a job, or do its work and store the result.
+
+    `work` may have been interrupted before: it continues from the files that it finds. Raises
+    SessionError when the stored result cannot be read.
+    """
+    result_path = folder / "result.json"
+    if result_path.exists():
+        try:
+            return json.loads(result_path.read_bytes())
+        except ValueError as error:
+            raise SessionError(
+                f"The result of a job is damaged: {result_path} ({error}). Delete this file and "
+                "run the same command again; only this job is repeated."
+            ) from error
+    write_json(folder / "job.json", arguments)
+    result = work()
+    write_json(result_path, result)
+    return result
+
+
+def write_missing(
+    paths: Sequence[Path], make: Callable[[int], bytes], done: Callable[[int], None]
+) -> None:
+    """Create those of `paths` that do not exist, in order, each whole or not at all.
+
+    make: content of the file at an index; done: called with the number of files that are there,
+    those of an earlier run included.
+    """
+    for index, path in enumerate(paths):
+        if not path.exists():
+            write_bytes(path, make(index))
+        done(index + 1)

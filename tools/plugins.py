@@ -1,0 +1,40 @@
+"""Plug-ins by name: one file in a package, or a dotted path to code outside the repository."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+from memory.errors import SettingsError, unknown
+
+
+def names(package: str) -> list[str]:
+    """Return the plug-ins that a package holds, sorted."""
+    module = importlib.import_module(package)
+    return sorted(m.name for m in pkgutil.iter_modules(module.__path__) if m.name[0] != "_")
+
+
+def load(package: str, name: str, attribute: str = "build") -> Callable[..., Any]:
+    """Return `attribute` of the plug-in `name` of `package`.
+
+    A name with a colon is a dotted path, `package.module:function`, and serves code outside the
+    repository. Raises SettingsError that names the known plug-ins.
+    """
+    kind = package.rsplit(".", 1)[-1].removesuffix("s")
+    path, _, function = name.partition(":")
+    if function:
+        try:
+            module = importlib.import_module(path)
+        except ImportError as error:
+            raise SettingsError(f"Cannot import {kind} {name!r}: {error}.") from error
+        attribute = function
+    else:
+        if name not in names(package):
+            raise SettingsError(unknown(kind, name, names(package)))
+        module = importlib.import_module(f"{package}.{name}")
+    if not hasattr(module, attribute):
+        raise SettingsError(f"The {kind} {name!r} has no function {attribute!r} to build it with.")
+    found: Callable[..., Any] = getattr(module, attribute)
+    return found

@@ -1,0 +1,295 @@
+"""Pretraining of an MTDM on the generator split of a target.
+
+One linear function; running it again continues at the last checkpoint. What a step trains on is a
+function of (seed, step), so an interrupted run ends with the weights of an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save
+from torch.nn.functional import mse_loss
+from torch.nn.utils.rnn import pad_sequence
+
+from memory import minilm
+from memory.errors import SettingsError
+from memory.files import write_atomic, write_bytes, write_json
+from tools.generators.mtdm import (
+    MAX_TOKENS,
+    MTDMPipeline,
+    load_pipeline,
+    new_pipeline,
+    seeded_noise,
+)
+from tools.samples import Samples
+from tools.settings import PretrainSettings
+from tools.targets import Target
+
+CAPTIONS_PER_IMAGE = 6
+_ENCODED_AT_ONCE = 32
+
+
+def pretrain(
+    target: Target,
+    settings: PretrainSettings,
+    folder: Path,
+    device: str = "cpu",
+    progress: Callable[[int, float, float], None] = lambda step, loss, seconds: None,
+) -> MTDMPipeline:
+    """Train, or go on training, the MTDM in `folder`; return it with its averaged (EMA) weights.
+
+    Writes `train.safetensors` and `train.json` (to continue), `pipeline/` (to use, float16),
+    `samples-STEP.png` and `log.jsonl`. On CUDA the network runs compiled in bfloat16. Raises
+    SettingsError when the folder holds a run with other settings.
+    """
+    samples = target.split("generator")
+    channels, size, _ = target.image_shape
+    pixels = samples.images.astype(np.float32) / 255
+    torch.manual_seed(settings.seed)
+    pipeline = new_pipeline(
+        channels, size, settings.patch, settings.channels, float(pixels.mean()), float(pixels.std())
+    )
+    unet = pipeline.unet.to(device)
+    average = {k: v.detach().clone() for k, v in unet.state_dict().items()}
+    optimizer = torch.optim.AdamW(
+        unet.parameters(), settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
+    )
+    first = _restore(folder, settings, unet, average, optimizer)
+    network = torch.compile(unet) if device.startswith("cuda") else unet
+    pipeline.unet = network
+    captions = _captions(samples, target, settings)
+    texts = _TextCache(chain([""], *(v for image in captions for row in image for v in row)))
+    generator = torch.Generator("cpu")
+    alphas = pipeline.scheduler.alphas_cumprod.to(device)
+
+    started = time.monotonic()
+    for step in range(first, settings.steps):
+        rng = np.random.default_rng([settings.seed, step])
+        generator.manual_seed(settings.seed * 1_000_003 + step)
+        chosen = _epoch_order(len(samples), settings, step)
+        flips = rng.integers(0, 2, (len(chosen), 2)).astype(bool)
+        batch = np.stack(
+            [
+                pixels[i, :, :: -1 if vertical else 1, :: -1 if horizontal else 1]
+                for i, (horizontal, vertical) in zip(chosen, flips, strict=True)
+            ]
+        )
+        words = [
+            ""
+            if rng.random() < settings.text_dropout
+            else captions[i][int(h)][int(v)][int(rng.integers(CAPTIONS_PER_IMAGE))]
+            for i, (h, v) in zip(chosen, flips, strict=True)
+        ]
+        states, mask = (part.to(device) for part in texts(words))
+        x = pipeline.fold(torch.from_numpy(batch)).to(device)
+        noise = torch.randn(x.shape, generator=generator).to(device)
+        t = torch.randint(len(alphas), (len(x),), generator=generator).to(device)
+        a = alphas[t].view(-1, 1, 1, 1)
+        noisy = a.sqrt() * x + (1 - a).sqrt() * noise
+        velocity = a.sqrt() * noise - (1 - a).sqrt() * x
+        for group in optimizer.param_groups:
+            group["lr"] = _learning_rate(step, settings)
+        with torch.autocast("cuda", torch.bfloat16, enabled=device.startswith("cuda")):
+            loss = mse_loss(pipeline.predict(noisy, t, states, mask).float(), velocity)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        optimizer.step()
+        decay = min(settings.ema_decay, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for name, value in unet.state_dict().items():
+                average[name].lerp_(value, 1 - decay)
+        done = step + 1
+        progress(done, loss.item(), time.monotonic() - started)
+        if done % settings.save_every == 0 or done == settings.steps:
+            _save(folder, settings, done, loss.item(), unet, average, optimizer)
+            _export(folder, pipeline, average, target, done)
+
+    pipeline = load_pipeline(folder / "pipeline", device)
+    return pipeline
+
+
+def _learning_rate(step: int, settings: PretrainSettings) -> float:
+    """Warm up, hold, then fall linearly to zero over the last part (cooldown)."""
+    warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
+    left = (settings.steps - step) / max(1.0, settings.cooldown_share * settings.steps)
+    return settings.learning_rate * min(warm, left, 1.0)
+
+
+def _epoch_order(n: int, settings: PretrainSettings, step: int) -> list[int]:
+    """Return the image indices of a step: shuffled epochs laid end to end."""
+    start = step * settings.batch_size
+    positions = range(start, start + settings.batch_size)
+    orders = {
+        epoch: np.random.default_rng([settings.seed, 1, epoch]).permutation(n)
+        for epoch in {p // n for p in positions}
+    }
+    return [int(orders[p // n][p % n]) for p in positions]
+
+
+def _captions(
+    samples: Samples, target: Target, settings: PretrainSettings
+) -> list[list[list[list[str]]]]:
+    """Return captions[image][flipped horizontally][flipped vertically][variant].
+
+    Attributes are left out at random, so that the model also understands a prompt that names only
+    some; the first variant always names all.
+    """
+    rng = random.Random(settings.seed)
+    vocabulary = target.vocabulary
+
+    def variants(attributes: Mapping[str, str]) -> list[str]:
+        result = [vocabulary.caption(attributes, rng)]
+        while len(result) < CAPTIONS_PER_IMAGE:
+            kept = {
+                k: v for k, v in attributes.items() if rng.random() >= settings.attribute_dropout
+            }
+            if vocabulary.problems(kept):
+                kept = {k: v for k, v in kept.items() if k not in vocabulary.requires}
+            result.append(vocabulary.caption(kept, rng))
+        return result
+
+    return [
+        [[variants(target.flip(dict(a), h, v)) for v in (False, True)] for h in (False, True)]
+        for a in samples.attributes
+    ]
+
+
+class _TextCache:
+    """Token states of all captions, encoded once before the training and kept as float16."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        encoder = minilm.load()
+        # Equal lengths side by side: little padding, and the cost falls by half.
+        ordered = sorted(set(texts), key=lambda text: (len(text), text))
+        self._states: dict[str, torch.Tensor] = {}
+        for start in range(0, len(ordered), _ENCODED_AT_ONCE):
+            part = ordered[start : start + _ENCODED_AT_ONCE]
+            states, mask = encoder.token_states_together(part, MAX_TOKENS)
+            for text, row, length in zip(part, states, mask.sum(1).tolist(), strict=True):
+                self._states[text] = row[:length].half()
+
+    def __call__(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return token states, padded to the longest text, and the mask."""
+        rows = [self._states[text].float() for text in texts]
+        masks = [torch.ones(len(row), dtype=torch.long) for row in rows]
+        return pad_sequence(rows, batch_first=True), pad_sequence(masks, batch_first=True)
+
+
+def _save(
+    folder: Path,
+    settings: PretrainSettings,
+    step: int,
+    loss: float,
+    unet: torch.nn.Module,
+    average: Mapping[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Write the training state; the JSON file last, since it vouches for the tensors."""
+    tensors = {f"unet.{k}": v for k, v in unet.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.items()}
+    state = optimizer.state_dict()["state"]
+    for index, values in state.items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
+    data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+    for old in folder.glob("train-*.safetensors"):
+        if old.name != _current(folder):
+            old.unlink()
+    name = f"train-{step:07d}.safetensors"
+    write_bytes(folder / name, data)
+    meta = {"step": step, "file": name, "loss": loss, "settings": settings.model_dump(mode="json")}
+    write_json(folder / "train.json", meta)
+
+
+def _current(folder: Path) -> str | None:
+    path = folder / "train.json"
+    return json.loads(path.read_text("utf-8"))["file"] if path.exists() else None
+
+
+def _restore(
+    folder: Path,
+    settings: PretrainSettings,
+    unet: torch.nn.Module,
+    average: dict[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> int:
+    """Load the last checkpoint, if there is one, and return its step."""
+    path = folder / "train.json"
+    if not path.exists():
+        return 0
+    meta = json.loads(path.read_text("utf-8"))
+    free = {"steps", "save_every"}
+    mine: dict[str, Any] = settings.model_dump(mode="json", exclude=free)
+    other = {k: v for k, v in meta["settings"].items() if k not in free}
+    if mine != other:
+        changed = [f"{k}: {other.get(k)} -> {mine.get(k)}" for k in mine if mine[k] != other.get(k)]
+        raise SettingsError(
+            f"{folder} holds a run with other settings ({'; '.join(changed)}). Use the same "
+            "settings to continue it, or another folder to start anew."
+        )
+    tensors = load_file(folder / meta["file"])
+    unet.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("unet.")})
+    for name in average:
+        average[name].copy_(tensors[f"average.{name}"])
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".")
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return int(meta["step"])
+
+
+def _export(
+    folder: Path,
+    pipeline: MTDMPipeline,
+    average: Mapping[str, torch.Tensor],
+    target: Target,
+    step: int,
+) -> None:
+    """Save the averaged weights as a usable pipeline and a grid of samples."""
+    c = pipeline.config
+    widths = pipeline.unet.config.block_out_channels
+    usable = new_pipeline(c.image_channels, c.image_size, c.patch, widths, c.mean, c.std)
+    usable.register_to_config(trained_on=f"{target.name}: generator split. {target.notice}")
+    usable.unet.load_state_dict({k: v.float().cpu() for k, v in average.items()})
+    usable.unet.half()
+    usable.save_pretrained(folder / "pipeline", safe_serialization=True)
+    usable.unet.float()
+    usable.set_progress_bar_config(disable=True)
+    prompts = sample_prompts(target)
+    rows = []
+    for prompt in prompts:
+        noise = torch.stack([seeded_noise(0, prompt, i, usable.noise_shape) for i in range(8)])
+        images = usable([prompt] * 8, noise)
+        rows.append(np.concatenate(list(images), axis=2))
+    grid = np.concatenate(rows, axis=1).transpose(1, 2, 0)
+    picture = Image.fromarray(grid[..., 0] if c.image_channels == 1 else grid)
+    write_atomic(folder / f"samples-{step:07d}.png", lambda handle: picture.save(handle, "PNG"))
+    with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
+        log.write(json.dumps({"step": step, "prompts": prompts}) + "\n")
+
+
+def sample_prompts(target: Target, n: int = 8) -> list[str]:
+    """Return `n` canonical prompts that walk through the values of the target's attributes."""
+    vocabulary = target.vocabulary
+    prompts = []
+    for row in range(n):
+        attributes = {
+            key: list(values)[(row // (i + 1)) % len(values)]
+            for i, (key, values) in enumerate(vocabulary.attributes.items())
+        }
+        if vocabulary.problems(attributes):
+            attributes = {k: v for k, v in attributes.items() if k not in vocabulary.requires}
+        prompts.append(vocabulary.caption(attributes))
+    return prompts

@@ -1,0 +1,47 @@
+"""Settings of the long stages. They stand here because their own modules import torch."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from memory.records import Record, Share
+
+
+class TrainSettings(Record):
+    """Settings of a training; the number of steps does not depend on the number of images."""
+
+    task: str = "classification"
+    model: str = Field("convnet", description="convnet, or the folder of a transformers model")
+    steps: int = Field(250, ge=1)
+    batch_size: int = Field(64, ge=2)
+    learning_rate: float = Field(2e-3, gt=0, description="the highest of the one-cycle schedule")
+    weight_decay: float = Field(0.05, ge=0)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    balance_classes: bool = True
+    augment: bool = True
+    seed: int = Field(0, ge=0)
+
+
+class AuditSettings(Record):
+    """Settings of the audit."""
+
+    train: TrainSettings = TrainSettings()
+    threshold: float = Field(0.5, gt=0, le=1, description="an image is kept from here on")
+    floor: Share = Field(0.1, description="the least weight of an image")
+
+
+class PretrainSettings(Record):
+    """Settings of a pretraining run; `steps` may be raised later, the others are fixed by it."""
+
+    steps: int = Field(3250, ge=1)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(5e-4, gt=0)
+    warmup_steps: int = Field(300, ge=0)
+    cooldown_share: Share = 0.2
+    ema_decay: float = Field(0.999, gt=0, lt=1)
+    text_dropout: Share = 0.1
+    attribute_dropout: Share = 0.2
+    channels: tuple[int, ...] = (64, 128)
+    patch: int = Field(4, ge=1)
+    seed: int = 0
+    save_every: int = Field(500, ge=1)

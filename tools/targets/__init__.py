@@ -1,0 +1,54 @@
+"""Kinds of real data. One file per target; `build` finds them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prompts.vocabulary import Vocabulary
+from tools.plugins import load
+from tools.samples import Samples
+
+Image = NDArray[np.uint8]
+
+SPLITS = ("generator", "audit", "feedback", "test")
+
+
+@runtime_checkable
+class Target(Protocol):
+    """Real, labelled photographs on which a model must do well.
+
+    A target file has a function `build(cache_dir, **options) -> Target`.
+    """
+
+    name: str
+    task: str
+    image_shape: tuple[int, int, int]
+    class_names: Sequence[str]
+    vocabulary: Vocabulary
+    notice: str
+
+    def split(self, name: str) -> Samples:
+        """Return one of the four disjoint splits; `test` is for reports and comparisons alone."""
+        ...
+
+    def flip(self, attributes: dict[str, str], horizontal: bool, vertical: bool) -> dict[str, str]:
+        """Return the attributes of the mirrored image."""
+        ...
+
+    def measure(self, image: Image, attributes: Mapping[str, str]) -> dict[str, str]:
+        """Return the attributes that can be seen on an image, (c, h, w).
+
+        attributes: what is known of it, e.g. what a prompt asked for.
+        """
+        ...
+
+
+def build(name: str, cache_dir: Path, **options: object) -> Target:
+    """Build the target `name`, or the one at the dotted path `package.module:build`."""
+    target: Target = load("tools.targets", name)(cache_dir=cache_dir, **options)
+    return target

@@ -1,0 +1,289 @@
+"""Electroluminescence photographs of solar cells (package elpv-dataset), functional or defective.
+
+2,624 gray 300x300 photographs with an expert's defect probability (0, 1/3, 2/3, 1) of mono- and
+polycrystalline cells: Buerhop-Lutz et al. 2018, Deitsch et al. 2019 and 2021. CC BY-NC-SA 4.0.
+They are worked on at 64x64. Attributes are measured on the small image, so a generated image can
+be measured by the same functions.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from memory.errors import DataError
+from memory.files import write_atomic
+from prompts.vocabulary import Vocabulary, load_vocabulary
+from tools.samples import Samples
+
+SIZE = 64
+SEVERITIES = ("functional", "suspect", "probable", "defective")
+SHARES = {"generator": 0.4, "audit": 0.2, "feedback": 0.2, "test": 0.2}
+NOTICE = (
+    "The photographs of the ELPV data set (Buerhop-Lutz, Deitsch et al.) are licensed "
+    "CC BY-NC-SA 4.0: non-commercial use, same licence, credit to the authors. Images made by a "
+    "model trained on them should be treated alike."
+)
+
+_CACHE_VERSION = 1
+_NEAR_COPY = 0.6
+
+Gray = NDArray[np.floating]
+
+
+class Elpv:
+    """The target `elpv`; see the module's text for the data and `measure` for the attributes."""
+
+    name = "elpv"
+    task = "classification"
+    image_shape = (1, SIZE, SIZE)
+    notice = NOTICE
+
+    def __init__(self, cache_dir: Path, seed: int = 0) -> None:
+        self.vocabulary: Vocabulary = load_vocabulary("elpv")
+        self.class_names = self.vocabulary.classes
+        data = _load_small(cache_dir)
+        self._images = data["images"]
+        self._wafers = [str(w) for w in data["wafers"]]
+        self._severities = [SEVERITIES[int(s)] for s in data["severities"]]
+        self._splits = split_groups(
+            data["groups"],
+            [f"{w} {s}" for w, s in zip(self._wafers, self._severities, strict=True)],
+            SHARES,
+            seed,
+        )
+
+    def split(self, name: str) -> Samples:
+        """Return one of the disjoint splits; sources are named like the package's files."""
+        if name not in self._splits:
+            raise DataError(f"The target elpv has no split {name!r}; it has {', '.join(SHARES)}.")
+        index = self._splits[name]
+        attributes = [self._attributes(i) for i in index]
+        classes = [
+            self.class_names.index(self.vocabulary.class_of[a["severity"]]) for a in attributes
+        ]
+        return Samples(
+            images=self._images[index][:, None],
+            classes=np.array(classes, dtype=np.int64),
+            attributes=attributes,
+            ids=[f"cell{i + 1:04d}" for i in index],
+        )
+
+    def flip(self, attributes: dict[str, str], horizontal: bool, vertical: bool) -> dict[str, str]:
+        """Return the attributes of the mirrored photograph: only `where` changes."""
+        swap: dict[str, str] = {}
+        if horizontal:
+            swap |= {"left": "right", "right": "left"}
+        if vertical:
+            swap |= {"top": "bottom", "bottom": "top"}
+        if attributes.get("where") in swap:
+            return {**attributes, "where": swap[attributes["where"]]}
+        return attributes
+
+    def measure(self, image: NDArray[np.uint8], attributes: Mapping[str, str]) -> dict[str, str]:
+        """Measure an image, (1, 64, 64); of what is known only `wafer` is used."""
+        return measure(image[0], attributes.get("wafer", "poly"))
+
+    def _attributes(self, i: int) -> dict[str, str]:
+        known = {"wafer": self._wafers[i], "severity": self._severities[i]}
+        return known | measure(self._images[i], self._wafers[i])
+
+
+def build(cache_dir: Path, seed: int = 0) -> Elpv:
+    """Build the target; small images are kept under `cache_dir` (about 11 MB)."""
+    return Elpv(cache_dir, seed)
+
+
+def measure(image: NDArray[np.uint8], wafer: str) -> dict[str, str]:
+    """Name what can be measured on a 64x64 gray image (uint8, 0..255).
+
+    brightness: mean luminance of the cell; dark_area and where: share and centre of gravity of
+    the smoothed cell below 0.65 of its upper quartile, busbars painted over; contrast: spread of
+    the texture; busbars: two or three, absent where the row profile shows neither clearly.
+    """
+    x = image.astype(np.float32) / 255
+    inner = _cell_mask(wafer)
+    profile = np.quantile(x[:, 8:-8], 0.65, axis=1)
+    dips = profile - gaussian_filter1d(profile, 5)
+    clean = _without_busbars(x, dips)
+    found = {"brightness": _level(float(x[inner].mean()), 0.57, 0.70, ("dark", "medium", "bright"))}
+
+    smooth = gaussian_filter(clean, 1.5)
+    dark = (smooth < 0.65 * np.quantile(smooth[inner], 0.75)) & inner
+    share = float(dark.sum() / inner.sum())
+    found["dark_area"] = _level(share, 0.005, 0.06, ("none", "small", "large"))
+    if found["dark_area"] != "none":
+        rows, columns = np.nonzero(dark)
+        dx, dy = float(columns.mean()) - (SIZE - 1) / 2, float(rows.mean()) - (SIZE - 1) / 2
+        if max(abs(dx), abs(dy)) < 8:
+            found["where"] = "centre"
+        elif abs(dx) >= abs(dy):
+            found["where"] = "left" if dx < 0 else "right"
+        else:
+            found["where"] = "top" if dy < 0 else "bottom"
+
+    texture = (clean - gaussian_filter(clean, 4))[inner].std() / max(
+        float(clean[inner].mean()), 0.1
+    )
+    found["contrast"] = _level(float(texture), 0.03, 0.06, ("low", "medium", "high"))
+    busbars = _busbars(x)
+    if busbars:
+        found["busbars"] = busbars
+    return found
+
+
+def _level(value: float, low: float, high: float, names: tuple[str, str, str]) -> str:
+    return names[0] if value < low else names[1] if value < high else names[2]
+
+
+def _cell_mask(wafer: str) -> NDArray[np.bool_]:
+    """Return the pixels inside the frame; the cut corners of monocrystalline cells are outside."""
+    y, x = np.mgrid[:SIZE, :SIZE]
+    u, v = np.minimum(x, SIZE - 1 - x), np.minimum(y, SIZE - 1 - y)
+    inside: NDArray[np.bool_] = (u >= 4) & (v >= 4)
+    return inside & (u + v >= 20) if wafer == "mono" else inside
+
+
+def _without_busbars(x: Gray, dips: Gray) -> Gray:
+    bar = dips < -0.01
+    bar = bar | np.roll(bar, 1) | np.roll(bar, -1)
+    rows = np.nonzero(~bar)[0]
+    columns = [np.interp(np.arange(SIZE), rows, x[rows, c]) for c in range(SIZE)]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _busbars(x: Gray) -> str | None:
+    """Count thin dark lines where the data set's modules have them; both layouts are symmetric."""
+    profile = np.median(x[:, 8:-8], axis=1)
+    dips = (profile - gaussian_filter1d(profile, 2.5)) / max(float(profile.mean()), 0.05)
+
+    def line(row: int) -> bool:
+        return bool(dips[row - 2 : row + 3].min() < -0.02)
+
+    if line(11) and line(32) and line(52):
+        return "three"
+    if not line(32) and ((line(17) and line(47)) or (line(20) and line(43))):
+        return "two"
+    return None
+
+
+def near_copies(images: NDArray[np.uint8], wafers: list[str]) -> NDArray[np.int64]:
+    """Group photographs that show the same wafer, or sister wafers of one ingot, twice.
+
+    images: uint8, (n, 64, 64). Returns a group number per image, (n,). Two images of one wafer
+    type are linked when their texture (busbars, rows and columns removed) correlates above 0.6;
+    groups are the connected components. Sister wafers share their grain pattern, so the texture
+    alone tells a photograph's twin.
+    """
+    x = images[:, 4:-4, 4:-4].astype(np.float32) / 255
+    profile = x.mean(2)
+    bar = (profile - gaussian_filter1d(profile, 4, axis=1)) < -0.02
+    bar = np.logical_or.reduce([np.roll(bar, shift, axis=1) for shift in (-2, -1, 0, 1, 2)])
+    texture = x - gaussian_filter(x, (0, 4, 4))
+    texture = texture * ~bar[:, :, None]
+    texture = texture - np.median(texture, axis=2, keepdims=True)
+    texture = texture - np.median(texture, axis=1, keepdims=True)
+    spread = texture.std((1, 2), keepdims=True)
+    flat = np.clip(texture, -3 * spread, 3 * spread).reshape(len(x), -1)
+    flat = flat / (np.linalg.norm(flat, axis=1, keepdims=True) + 1e-6)
+    alike = np.triu(flat @ flat.T, 1) > _NEAR_COPY
+    kind = np.array(wafers)
+    rows, columns = np.nonzero(alike & (kind[:, None] == kind[None, :]))
+    graph = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(x), len(x)))
+    groups: NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)
+    return groups
+
+
+def split_groups(
+    groups: NDArray[np.int64], strata: list[str], shares: Mapping[str, float], seed: int
+) -> dict[str, list[int]]:
+    """Deal whole groups to splits so that every stratum keeps the wanted shares.
+
+    Large groups first, each to the split that lacks most of the group's strata; ties and order
+    are seeded. Returns sorted indices per split; asserts that splits are disjoint and whole.
+    """
+    members: dict[int, list[int]] = defaultdict(list)
+    for index, group in enumerate(groups):
+        members[int(group)].append(index)
+    order = list(members.values())
+    random.Random(seed).shuffle(order)
+    order.sort(key=len, reverse=True)
+
+    total: dict[str, int] = defaultdict(int)
+    for stratum in strata:
+        total[stratum] += 1
+    missing = {s: {k: share * n for k, n in total.items()} for s, share in shares.items()}
+    splits: dict[str, list[int]] = {name: [] for name in shares}
+    for group_members in order:
+
+        def lack(name: str, members: list[int] = group_members) -> float:
+            return sum(missing[name][strata[i]] / total[strata[i]] / shares[name] for i in members)
+
+        best = max(shares, key=lack)
+        splits[best].extend(group_members)
+        for i in group_members:
+            missing[best][strata[i]] -= 1
+
+    dealt = sorted(i for indices in splits.values() for i in indices)
+    assert dealt == list(range(len(strata))), "splits must be disjoint and cover every photograph"
+    owner = {int(groups[i]): name for name, indices in splits.items() for i in indices}
+    assert all(owner[int(groups[i])] == n for n, indices in splits.items() for i in indices), (
+        "near-copies must stay in one split"
+    )
+    return {name: sorted(indices) for name, indices in splits.items()}
+
+
+def _load_small(cache_dir: Path) -> dict[str, NDArray[Any]]:
+    """Read, shrink and group the photographs once; later calls read the cache."""
+    if util.find_spec("elpv_dataset") is None:
+        raise DataError(
+            "The target elpv needs the photographs of the package elpv-dataset, which is not "
+            "installed. Add it with: pip install elpv-dataset"
+        )
+    version = metadata.version("elpv-dataset")
+    path = cache_dir / f"elpv-{version}-{SIZE}-v{_CACHE_VERSION}.npz"
+    if not path.exists():
+        _write_cache(path)
+    with np.load(path, allow_pickle=False) as data:
+        return {name: data[name] for name in data.files}
+
+
+def _write_cache(path: Path) -> None:
+    import elpv_dataset
+
+    root = Path(elpv_dataset.__file__).parent / "data"
+    table = np.genfromtxt(
+        root / "labels.csv", dtype=["U64", "f8", "U8"], names=["path", "probability", "wafer"]
+    )
+
+    def shrink(name: str) -> NDArray[np.uint8]:
+        with Image.open(root / name) as image:
+            return np.asarray(image.convert("L").resize((SIZE, SIZE), Image.Resampling.LANCZOS))
+
+    with ThreadPoolExecutor(2) as pool:
+        images = np.stack(list(pool.map(shrink, table["path"])))
+    wafers = [str(w) for w in table["wafer"]]
+    severities = np.round(table["probability"] * 3).astype(np.int64)
+
+    def save(handle: object) -> None:
+        np.savez(
+            handle,  # type: ignore[arg-type]
+            images=images,
+            wafers=np.array(wafers),
+            severities=severities,
+            groups=near_copies(images, wafers),
+        )
+
+    write_atomic(path, save)

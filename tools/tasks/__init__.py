@@ -1,0 +1,81 @@
+"""What a DSTM learns. One file per task; `build` finds them by name.
+
+A task is stateless: it says how a model is built, what it is compared with and how it predicts.
+The training loop in `tools.train` is the same for all tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tools.samples import Images, Samples
+
+if TYPE_CHECKING:
+    from tools.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step sees.
+
+    images: float32, (n, channels, height, width), 0..1; labels: the task's own, (n, ...).
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+
+class Model(torch.nn.Module):
+    """A DSTM: images as in `Batch` in, the task's outputs out.
+
+    description: plain JSON from which the task's `restore_model` builds the same architecture.
+    """
+
+    description: dict[str, Any]
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A kind of downstream task. A task file has a function `build() -> Task`."""
+
+    name: str
+
+    def build_model(
+        self, image_shape: tuple[int, int, int], n_classes: int, settings: TrainSettings
+    ) -> Model:
+        """Return a new model named by `settings.model`; draws from torch's global generator."""
+        ...
+
+    def restore_model(self, description: Mapping[str, Any]) -> Model:
+        """Return a model of a described architecture, its weights not yet loaded."""
+        ...
+
+    def labels(self, samples: Samples) -> torch.Tensor:
+        """Return what the loss compares the outputs with, (n, ...)."""
+        ...
+
+    def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Return a random variant of every image together with its labels."""
+        ...
+
+    def loss(self, outputs: torch.Tensor, batch: Batch, settings: TrainSettings) -> torch.Tensor:
+        """Return the loss of every image, (n,)."""
+        ...
+
+    def predict(self, model: Model, images: Images) -> NDArray[np.float64]:
+        """Return probabilities, (n, n_classes, ...), for uint8 images on the model's device."""
+        ...
+
+
+def build(name: str) -> Task:
+    """Build the task `name`, or the one at the dotted path `package.module:build`."""
+    from tools.plugins import load
+
+    task: Task = load("tools.tasks", name)()
+    return task

@@ -1,0 +1,235 @@
+"""Training of the DSTM: one loop for all tasks, linear from top to bottom.
+
+The same samples, settings and seed give the same weights, to the last bit on one CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.utils.deterministic
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from memory.errors import DataError, ShapingError, WeightsError
+from memory.files import write_bytes, write_json
+from memory.records import Training
+from tools import tasks
+from tools.dataset import read_shards
+from tools.jobs import job_id, round_folder, run_once
+from tools.samples import Samples
+from tools.settings import TrainSettings
+from tools.tasks import Batch, Model, Task
+
+Progress = Callable[[int, int], None]
+"""Called with the steps done and the steps in all."""
+
+
+def train_model(
+    samples: Samples,
+    task: Task,
+    n_classes: int,
+    settings: TrainSettings,
+    device: str = "cpu",
+    progress: Progress = lambda done, total: None,
+) -> tuple[Model, float, int]:
+    """Train a new model; return it, the mean loss of the last tenth of the steps, and the steps.
+
+    AdamW under a one-cycle schedule (Smith and Topin 2019). An image is drawn as often as its
+    weight says, classes equally often if `balance_classes`. torch's global generators are left as
+    they were. Raises DataError when no image has a weight, ShapingError when the loss diverges.
+    """
+    chances = sampling_chances(samples, settings.balance_classes)
+    generator = torch.Generator().manual_seed(settings.seed)
+    with _reproducible(settings.seed, device):
+        model = task.build_model(_shape(samples), n_classes, settings).to(device).train()
+        decayed = [p for p in model.parameters() if p.ndim > 1]
+        plain = [p for p in model.parameters() if p.ndim <= 1]
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": settings.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+            ],
+            lr=settings.learning_rate,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: _one_cycle(step / settings.steps)
+        )
+        images, labels = torch.from_numpy(samples.images), task.labels(samples)
+        losses = []
+        for step in range(settings.steps):
+            chosen = torch.multinomial(
+                chances, settings.batch_size, replacement=True, generator=generator
+            )
+            batch = Batch(images[chosen].to(device).float() / 255, labels[chosen].to(device))
+            if settings.augment:
+                batch = task.augment(batch, generator)
+            loss = task.loss(model(batch.images), batch, settings).mean()
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise ShapingError(
+                    f"The training diverged: the loss is {losses[-1]} at step {step + 1} of "
+                    f"{settings.steps}. Lower the learning rate ({settings.learning_rate:g})."
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            progress(step + 1, settings.steps)
+    last = losses[-max(1, settings.steps // 10) :]
+    return model.eval(), sum(last) / len(last), settings.steps
+
+
+def sampling_chances(samples: Samples, balance_classes: bool) -> torch.Tensor:
+    """Return how often to draw each image, float64, (n,), in proportion to its weight.
+
+    If `balance_classes`, the classes that have weight at all share the draws equally. Raises
+    DataError when no image has a weight above 0.
+    """
+    chances = torch.from_numpy(samples.weights).double().clone()
+    if not chances.sum() > 0:
+        raise DataError(
+            f"None of {len(samples)} images has a weight above 0, so there is nothing to train "
+            "on. Generate more images, or lower the threshold of the audit."
+        )
+    if balance_classes:
+        totals = torch.bincount(torch.from_numpy(samples.classes), weights=chances)
+        chances /= totals.clamp(min=1e-12)[torch.from_numpy(samples.classes)]
+    return chances
+
+
+def save_model(folder: Path, model: Model, meta: Mapping[str, Any]) -> str:
+    """Write model.safetensors, then model.json, whose existence means that the rest is whole.
+
+    meta: plain JSON, kept in model.json beside the architecture; `task` is needed to load the
+    model. Returns the SHA-256 of the weights.
+    """
+    data = save({name: value.contiguous() for name, value in model.state_dict().items()})
+    sha256 = hashlib.sha256(data).hexdigest()
+    write_bytes(folder / "model.safetensors", data)
+    write_json(
+        folder / "model.json",
+        {"schema": 1, "sha256": sha256, "architecture": model.description, **meta},
+    )
+    return sha256
+
+
+def load_model(folder: Path, device: str = "cpu") -> tuple[Model, dict[str, Any]]:
+    """Return a saved model, ready to predict, and its model.json.
+
+    Raises WeightsError when a file is missing, damaged or does not fit the architecture.
+    """
+    try:
+        meta: dict[str, Any] = json.loads((folder / "model.json").read_bytes())
+        data = (folder / "model.safetensors").read_bytes()
+        found = hashlib.sha256(data).hexdigest()
+        if found != meta["sha256"]:
+            raise ValueError(f"SHA-256 {found[:12]}..., expected {meta['sha256'][:12]}...")
+        with _reproducible(0, device):
+            model = tasks.build(meta["task"]).restore_model(meta["architecture"])
+        model.load_state_dict(load(data))
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        raise WeightsError(
+            f"The model in {folder} is missing or damaged: {error}. Restore model.safetensors and "
+            "model.json, or delete both and run the same command again to train it anew."
+        ) from error
+    return model.to(device).eval(), meta
+
+
+def train_dstm(
+    round: int,  # noqa: A002 (the name of the record's field)
+    session_folder: Path,
+    shards: Sequence[Path],
+    class_names: Sequence[str],
+    settings: TrainSettings,
+    device: str = "cpu",
+    progress: Progress = lambda done, total: None,
+) -> Training:
+    """Train the DSTM of a round on the shards of all rounds so far, once.
+
+    shards: relative to the session folder, or absolute. The model is in rounds/NNN of the session;
+    run again, the stored result is returned, after a kill the training starts over.
+    """
+    paths = [session_folder / shard for shard in shards]
+    arguments = {
+        "settings": settings.model_dump(mode="json"),
+        "class_names": list(class_names),
+        "shards": [[path.name, _sha256(path)] for path in paths],
+    }
+    name = job_id(session_folder.name, round, "train_dstm", arguments)
+    job_folder, model_folder = session_folder / "jobs" / name, round_folder(session_folder, round)
+
+    def work() -> dict[str, Any]:
+        samples = read_shards(paths).samples
+        task = tasks.build(settings.task)
+        model, final_loss, n_steps = train_model(
+            samples, task, len(class_names), settings, device, progress
+        )
+        meta = {
+            "task": settings.task,
+            "class_names": list(class_names),
+            "settings": arguments["settings"],
+            "job_id": name,
+        }
+        training = Training(
+            round=round,
+            job_id=name,
+            model=model_folder.relative_to(session_folder).as_posix(),
+            n_images=len(samples),
+            n_steps=n_steps,
+            final_loss=final_loss,
+            sha256=save_model(model_folder, model, meta),
+        )
+        return training.to_json()
+
+    if not (model_folder / "model.json").exists():
+        (job_folder / "result.json").unlink(missing_ok=True)
+    return Training.model_validate(run_once(job_folder, arguments, work))
+
+
+def _one_cycle(part: float, warmup: float = 0.15) -> float:
+    """Return the share of the highest learning rate at `part`, 0..1, of the training."""
+    if part < warmup:
+        return 0.04 + 0.96 * part / warmup
+    return 0.5 + 0.5 * math.cos(math.pi * (part - warmup) / (1 - warmup))
+
+
+@contextlib.contextmanager
+def _reproducible(seed: int, device: str) -> Iterator[None]:
+    """Seed torch and ask for deterministic kernels; give both back as they were."""
+    cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    fill = memory.fill_uninitialized_memory
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        memory.fill_uninitialized_memory = False  # would cost a tenth of the time
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before, warn_only=warn_only)
+            memory.fill_uninitialized_memory = fill
+
+
+def _shape(samples: Samples) -> tuple[int, int, int]:
+    channels, height, width = samples.images.shape[1:]
+    return channels, height, width
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(
+            f"The shard {path} cannot be read ({error}). Run the same command again: missing "
+            "shards are generated again."
+        ) from error
