@@ -1,0 +1,1 @@
+"""The agent: settings, sessions, the graph, its brains and planners, and the command line."""

@@ -1,0 +1,103 @@
+"""A session that runs by itself: round after round until the budget is spent."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# Must be set before langgraph is imported: checkpoints then load plain data only.
+os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.sqlite import SqliteSaver
+
+from agent import brains
+from agent.graph import build_graph
+from agent.observer import ConsoleObserver
+from agent.planners import Palette, palette_of
+from agent.report import write_report
+from agent.session import Session, next_name, open_session
+from agent.settings import Settings
+from agent.state import RoundState
+from agent.toolbox import Toolbox
+from agent.workbench import Workbench
+from memory.errors import StorageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Far above the calls of a round, far below an endless loop.
+RECURSION_LIMIT = 200
+
+
+def run(settings: Settings, console: Console) -> Path:
+    """Run, or go on running, a session at a terminal; return the path of its report."""
+    name = settings.session.name or next_name(settings.home, settings.preset)
+    with open_session(settings, name) as session:
+        console.print(f"Session [bold]{name}[/bold] in {session.folder}", highlight=False)
+        bench = Workbench(session, ConsoleObserver(console, settings.session.rounds))
+        if session.journal.torn:
+            bench.observer.warn(
+                f"A torn last line of the journal was put aside: {session.journal.torn}"
+            )
+        console.print(f"[dim]{bench.target.notice}[/dim]", highlight=False)
+        run_rounds(bench)
+        return write_report(settings.home, name)
+
+
+def run_rounds(bench: Workbench) -> None:
+    """Run the rounds that are not done yet; a crashed one goes on where it stopped."""
+    session = bench.session
+    palette = _open_journal(session, bench)
+    brain = brains.build(session.settings.brain, palette, bench.target.vocabulary)
+    toolbox = Toolbox(bench)
+    with _checkpoints(session.folder / "graph.sqlite") as saver:
+        graph = build_graph(brain, toolbox, saver)
+        for number in range(1, session.settings.session.rounds + 1):
+            thread = f"round-{number}"
+            if not session.round_done(number):
+                config: RunnableConfig = {
+                    "configurable": {"thread_id": thread},
+                    "recursion_limit": RECURSION_LIMIT,
+                }
+                begun = bool(graph.get_state(config).next)
+                start = RoundState(round=number, phase="plan", messages=[], n_illegal=0)
+                graph.invoke(None if begun else start, config, durability="sync")
+            # The journal holds what a finished round needs; its checkpoints only cost space.
+            saver.delete_thread(thread)
+
+
+def _open_journal(session: Session, bench: Workbench) -> Palette:
+    """Journal what the session is, or that it goes on, and return its palette."""
+    known = session.journal.get("session")
+    if known:
+        session.journal.append("resumed")
+        return Palette.model_validate(known["palette"])
+    palette = palette_of(bench.target)
+    session.journal.append(
+        "session",
+        key="session",
+        session=session.name,
+        target=bench.target.name,
+        settings=session.settings.model_dump(mode="json", exclude={"home"}),
+        palette=palette.to_json(),
+    )
+    return palette
+
+
+@contextmanager
+def _checkpoints(path: Path) -> Iterator[SqliteSaver]:
+    connection = sqlite3.connect(path, check_same_thread=False)
+    try:
+        yield SqliteSaver(connection)
+    except sqlite3.OperationalError as error:
+        raise StorageError(
+            f"The checkpoints in {path} could not be written: {error}. Make sure that the disk "
+            "has space, then run the same command again; finished work is kept."
+        ) from error
+    finally:
+        connection.close()

@@ -1,0 +1,55 @@
+"""The scripted brain: answers from a list, for tests and demonstrations; no patching needed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, ToolCall
+from pydantic import PrivateAttr
+
+from agent.brains._local import LocalBrain
+from agent.planners import Palette
+from memory.errors import SettingsError
+from prompts.vocabulary import Vocabulary
+
+
+class ScriptedBrain(LocalBrain):
+    """Gives the answers of a script in order and fails when it runs out.
+
+    An answer is {"tool": NAME, "arguments": {...}} or {"text": "..."}.
+    """
+
+    script: list[dict[str, Any]]
+    _next: int = PrivateAttr(default=0)
+
+    @property
+    def _llm_type(self) -> str:
+        return "scripted"
+
+    def answer(self, messages: list[BaseMessage], legal: list[str]) -> AIMessage:
+        """Return the next answer of the script, legal or not."""
+        if self._next >= len(self.script):
+            raise SettingsError(
+                f"The script of the brain has {len(self.script)} answers and the session needs "
+                "more. Add answers to it, or run fewer rounds."
+            )
+        answer = self.script[self._next]
+        self._next += 1
+        calls = []
+        if "tool" in answer:
+            arguments = answer.get("arguments", {})
+            calls = [ToolCall(name=answer["tool"], args=arguments, id=f"s{self._next:04d}")]
+        return AIMessage(content=answer.get("text", ""), tool_calls=calls)
+
+
+def build(argument: str, palette: Palette, vocabulary: Vocabulary) -> ScriptedBrain:
+    """Build `scripted:FILE`, a JSON list of answers."""
+    try:
+        script = json.loads(Path(argument).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"The script {argument!r} cannot be read: {error}.") from error
+    if not isinstance(script, list):
+        raise SettingsError(f"The script {argument!r} must hold a JSON list of answers.")
+    return ScriptedBrain(script=script)

@@ -1,0 +1,331 @@
+"""The command `shaping`: parse, build, print. Heavy imports stand inside the commands."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+from typer.core import TyperGroup
+
+from memory.errors import (
+    DataError,
+    SessionError,
+    SettingsError,
+    ShapingError,
+    StorageError,
+    WeightsError,
+)
+
+if TYPE_CHECKING:
+    from agent.settings import Settings
+    from memory.chroma import MemoryIndex
+
+EPILOG = (
+    "Exit codes: 0 done; 1 another failure; 2 settings, data or weights that cannot be used; "
+    "3 a disk that is full or cannot be written; 4 a session in use or damaged; 130 interrupted."
+)
+
+
+class Explained(TyperGroup):
+    """A group of commands whose errors are explained in a line and by the exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; turn a ShapingError or Ctrl-C into a message and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except ShapingError as error:
+            _complain("Error:", str(error))
+            raise typer.Exit(exit_code(error)) from error
+        except KeyboardInterrupt as error:
+            _complain("Interrupted;", "run the same command again to continue.")
+            raise typer.Exit(130) from error
+
+
+def exit_code(error: ShapingError) -> int:
+    """Return the exit code of an error, see EPILOG."""
+    if isinstance(error, SettingsError | DataError | WeightsError):
+        return 2
+    if isinstance(error, StorageError):
+        return 3
+    return 4 if isinstance(error, SessionError) else 1
+
+
+app = typer.Typer(
+    cls=Explained,
+    epilog=EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    help="Shape synthetic training data by what a model still gets wrong on real photographs.",
+)
+memory_app = typer.Typer(no_args_is_help=True, help="Search what all sessions have learnt.")
+app.add_typer(memory_app, name="memory")
+
+PresetArgument = Annotated[
+    str, typer.Argument(help="A preset of `shaping presets`, or the path of a .yaml file.")
+]
+HomeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--home", help="Where all is written; also SHAPING_HOME. [default: ./shaping-home]"
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a setting, e.g. audit.threshold=0.6. Repeatable."
+    ),
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of the session.")]
+
+
+@app.command()
+def run(
+    preset: PresetArgument = "solar",
+    rounds: Annotated[int | None, typer.Option(help="Rounds in all.")] = None,
+    images_per_round: Annotated[int | None, typer.Option(help="Images of a round.")] = None,
+    session: Annotated[
+        str | None, typer.Option(help="Name of the session; one that exists is continued.")
+    ] = None,
+    seed: SeedOption = None,
+    brain: Annotated[
+        str | None, typer.Option(help="Who decides, e.g. policy:thompson or policy:uniform.")
+    ] = None,
+    home: HomeOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Run a session without a person, or continue it, and write its report."""
+    settings = _settings(
+        preset,
+        set_,
+        {
+            "session.rounds": rounds,
+            "session.images_per_round": images_per_round,
+            "session.name": session,
+            "session.seed": seed,
+            "brain": brain,
+            "home": home,
+        },
+    )
+    from agent import autonomous
+
+    _say(f"Report: {autonomous.run(settings, _console())}")
+
+
+@app.command()
+def sessions(home: HomeOption = None) -> None:
+    """List the sessions, the latest first."""
+    from agent.session import list_sessions
+
+    folder = _settings(home=home).home
+    rows = [
+        [
+            info.name,
+            info.preset,
+            f"{info.rounds_done}/{info.rounds}",
+            "" if info.score is None else f"{info.score:.3f}",
+            info.updated,
+            info.state,
+        ]
+        for info in list_sessions(folder)
+    ]
+    if rows:
+        _say_table(["session", "preset", "rounds", "balanced accuracy", "updated", "state"], rows)
+    else:
+        _say(f"There are no sessions under {folder} yet. Start one with: shaping run")
+
+
+@app.command()
+def report(
+    session: Annotated[str | None, typer.Argument(help="[default: the latest session]")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Write the report of a session again."""
+    from agent.report import write_report
+    from agent.session import list_sessions
+
+    folder = _settings(home=home).home
+    if session is None:
+        found = list_sessions(folder)
+        if not found:
+            raise SettingsError(
+                f"There are no sessions under {folder}. Start one with `shaping run`, or name "
+                "another folder with --home."
+            )
+        session = found[0].name
+    _say(f"Report: {write_report(folder, session)}")
+
+
+@app.command("presets")
+def list_presets() -> None:
+    """List the presets."""
+    from agent.settings import presets
+
+    _say_table(["preset", "what it is"], presets())
+
+
+@app.command()
+def pretrain(
+    preset: PresetArgument = "solar",
+    steps: Annotated[int | None, typer.Option(help="Training steps in all.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="[default: HOME/pretrain/PRESET]")
+    ] = None,
+    home: HomeOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Train the preset's MTDM on the generator split, or go on, and write its card.
+
+    The training has settings of its own, e.g. --set pretrain.batch_size=64.
+    """
+    settings = _settings(preset, set_, {"pretrain.steps": steps, "home": home})
+    from rich.progress import Progress, TimeRemainingColumn
+
+    from agent.workbench import build_target, choose_device
+    from tools.card import write_card
+    from tools.pretrain import pretrain as train
+
+    folder = output or settings.home / "pretrain" / Path(preset).stem
+    device = choose_device(settings)
+    target = build_target(settings)
+    _say(target.notice)
+    columns = ["step {task.completed:.0f} of {task.total:.0f}", "{task.fields[figures]}", "left"]
+    with Progress(*columns, TimeRemainingColumn(), console=_console()) as bar:
+        task = bar.add_task("pretrain", total=settings.pretrain.steps, figures="")
+
+        def show(step: int, loss: float, seconds: float) -> None:
+            figures = f"loss {loss:.4f}, {bar.tasks[0].speed or 0:.2f} steps/s"
+            bar.update(task, completed=step, figures=figures)
+
+        train(target, settings.pretrain, folder, device, show)
+    pipeline = folder / "pipeline"
+    card = write_card(pipeline, target, settings.home / "cache", settings.audit, device)
+    _console().print_json(json.dumps(card))
+    _say(f"Pipeline: {pipeline}")
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help='E.g. "a dark polycrystalline solar cell".')],
+    n: Annotated[int, typer.Option("-n", min=1, help="Number of images.")] = 16,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the images.")] = Path(
+        "generated"
+    ),
+    preset: Annotated[str, typer.Option(help="Preset whose generator draws.")] = "solar",
+    seed: SeedOption = None,
+    home: HomeOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Draw images of one prompt."""
+    settings = _settings(preset, set_, {"session.seed": seed, "home": home})
+    from agent import quick
+
+    _say(f"Montage: {quick.generate(settings, prompt, n, output, _console())}")
+
+
+@app.command()
+def doctor(home: HomeOption = None) -> None:
+    """Show versions, device, memory and models, what is missing and what adds it."""
+    from agent.doctor import checks
+
+    found = checks(_settings(home=home).home)
+    rows = [
+        ["ok" if c.ok else "MISSING" if c.required else "note", c.name, c.detail, c.fix]
+        for c in found
+    ]
+    _say_table(["", "what", "found", "what to do"], rows)
+    if not all(check.ok for check in found if check.required):
+        raise typer.Exit(1)
+
+
+@memory_app.command("search")
+def memory_search(
+    query: Annotated[str, typer.Argument(help='E.g. "dark poly cell".')],
+    n: Annotated[int, typer.Option("-n", min=1, help="Number of hits.")] = 5,
+    kind: Annotated[str | None, typer.Option(help="prompt, failure or lesson.")] = None,
+    target: Annotated[str | None, typer.Option(help="Only of this target.")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Find the prompts, failures and lessons nearest in meaning to a text."""
+    hits = _memory(_settings(home=home)).search(query, n=n, kind=kind, target=target)
+    rows = [
+        [f"{hit.similarity:.2f}", hit.item.kind, hit.item.session, hit.item.round, hit.item.text]
+        for hit in hits
+    ]
+    if rows:
+        _say_table(["similarity", "kind", "session", "round", "text"], rows)
+    else:
+        _say("Nothing is remembered that fits.")
+
+
+@memory_app.command("stats")
+def memory_stats(home: HomeOption = None) -> None:
+    """Show how much is remembered, and of what."""
+    _say_table(["what", "figure"], list(_memory(_settings(home=home)).stats().items()))
+
+
+@memory_app.command("reindex")
+def memory_reindex(home: HomeOption = None) -> None:
+    """Rebuild the index from the journals of all sessions."""
+    settings = _settings(home=home)
+    journals = sorted((settings.home / "sessions").glob("*/journal.jsonl"))
+    n_items = _memory(settings).reindex(journals)
+    _say(f"{n_items} items from {len(journals)} sessions.")
+
+
+def _settings(
+    preset: str = "solar",
+    set_: Sequence[str] | None = None,
+    options: dict[str, Any] | None = None,
+    home: Path | None = None,
+) -> Settings:
+    """Resolve the settings of a command; options that are None were not given."""
+    from agent.settings import load_settings
+
+    given = {**(options or {}), **({"home": home} if home else {})}
+    named = [f"{key}={value}" for key, value in given.items() if value is not None]
+    return load_settings(preset, [*(set_ or []), *named], os.environ)
+
+
+def _memory(settings: Settings) -> MemoryIndex:
+    from memory.chroma import MemoryIndex
+
+    return MemoryIndex(settings.home / "memory")
+
+
+def _console() -> Console:
+    return Console(highlight=False)
+
+
+def _say(text: str) -> None:
+    # Not wrapped, so that a path can be copied or piped.
+    _console().print(text, soft_wrap=True, markup=False)
+
+
+def _say_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    table = Table(*(Column(name, overflow="fold") for name in columns))
+    for row in rows:
+        # What was written by models or users may hold brackets: as Text it is not markup.
+        table.add_row(*(Text(str(cell)) for cell in row))
+    _console().print(table)
+
+
+def _complain(head: str, message: str) -> None:
+    console = Console(stderr=True, highlight=False)
+    console.print(head, style="bold red", end=" ")
+    console.print(message, markup=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point of the command `shaping`."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

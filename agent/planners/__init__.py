@@ -1,0 +1,150 @@
+"""Planners: decide what data comes next without an LLM. One file per planner.
+
+A planner file has a function `build(**options) -> Planner`. Planners are pure: the same
+observation and palette give the same draft.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from pydantic import Field
+
+from memory.records import Hypothesis, Record, Round
+from prompts.vocabulary import Vocabulary
+from tools.plugins import load
+from tools.samples import Samples
+from tools.targets import Target
+
+
+class PaletteRow(Record):
+    """A combination of attribute values that real photographs have, and how many have it."""
+
+    attributes: dict[str, str]
+    class_name: str
+    n: int = Field(ge=1)
+
+
+class Palette(Record):
+    """What the generator split contains: combinations that the generator can be asked for."""
+
+    rows: tuple[PaletteRow, ...] = Field(min_length=1)
+
+    def matching(self, attributes: Mapping[str, str], class_name: str) -> list[PaletteRow]:
+        """Return the rows of a class that have all the given values."""
+        return [
+            row
+            for row in self.rows
+            if row.class_name == class_name
+            and all(row.attributes.get(k) == v for k, v in attributes.items())
+        ]
+
+
+class Observation(Record):
+    """What a planner may know: the budget of this round and the rounds before it."""
+
+    round: int = Field(ge=1)
+    n_images: int = Field(ge=1)
+    images_per_prompt: int = Field(ge=1)
+    seed: int
+    rounds: tuple[Round, ...] = ()
+
+
+class PromptDraft(Record):
+    """A prompt as proposed, before validation."""
+
+    text: str
+    class_name: str | None = None
+    attributes: dict[str, str] = Field(default_factory=dict)
+    count: int
+    why: str = ""
+
+
+class PlanDraft(Record):
+    """A plan as proposed, before validation."""
+
+    prompts: tuple[PromptDraft, ...]
+    hypothesis: Hypothesis | None = None
+    why: str = ""
+
+
+@runtime_checkable
+class Planner(Protocol):
+    """Chooses prompts and counts for the next round."""
+
+    name: str
+
+    def plan(self, observation: Observation, palette: Palette, vocabulary: Vocabulary) -> PlanDraft:
+        """Return a draft whose counts add up to `observation.n_images`."""
+        ...
+
+
+def build(name: str, **options: object) -> Planner:
+    """Build the planner `name`, or the one at the dotted path `package.module:build`."""
+    planner: Planner = load("agent.planners", name)(**options)
+    return planner
+
+
+def palette_of(target: Target) -> Palette:
+    """Count the attribute combinations of the target's generator split."""
+    return palette_from(target.split("generator"), target.class_names)
+
+
+def palette_from(samples: Samples, class_names: Sequence[str]) -> Palette:
+    """Count the attribute combinations of labelled samples, most frequent first."""
+    counts: dict[tuple[int, tuple[tuple[str, str], ...]], int] = {}
+    for attributes, label in zip(samples.attributes, samples.classes, strict=True):
+        key = (int(label), tuple(sorted(attributes.items())))
+        counts[key] = counts.get(key, 0) + 1
+    rows = [
+        PaletteRow(attributes=dict(items), class_name=class_names[label], n=n)
+        for (label, items), n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    return Palette(rows=tuple(rows))
+
+
+def cells(palette: Palette, attributes: Sequence[str]) -> list[tuple[dict[str, str], str]]:
+    """Return the distinct (values of `attributes`, class) that the palette has, sorted."""
+    found = {
+        (row.class_name, tuple((k, row.attributes[k]) for k in attributes if k in row.attributes))
+        for row in palette.rows
+    }
+    return [(dict(items), class_name) for class_name, items in sorted(found)]
+
+
+def draw_prompts(
+    rows: Sequence[PaletteRow],
+    n_images: int,
+    images_per_prompt: int,
+    vocabulary: Vocabulary,
+    rng: random.Random,
+    why: str,
+) -> list[PromptDraft]:
+    """Say `n_images` images as prompts of at most `images_per_prompt`, rows drawn by frequency."""
+    drafts = []
+    while n_images > 0:
+        count = min(images_per_prompt, n_images)
+        row = rng.choices(rows, weights=[r.n for r in rows])[0]
+        drafts.append(
+            PromptDraft(
+                text=vocabulary.caption(row.attributes, rng),
+                class_name=row.class_name,
+                attributes=row.attributes,
+                count=count,
+                why=why,
+            )
+        )
+        n_images -= count
+    return drafts
+
+
+def shares_to_counts(shares: Sequence[float], total: int) -> list[int]:
+    """Round shares to whole numbers that add up to `total` (largest remainder)."""
+    scale = total / sum(shares)
+    floors = [int(share * scale) for share in shares]
+    order = sorted(range(len(shares)), key=lambda i: floors[i] - shares[i] * scale)
+    for i in order[: total - sum(floors)]:
+        floors[i] += 1
+    return floors

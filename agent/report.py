@@ -1,0 +1,83 @@
+"""Collects a session for its report and writes the HTML file."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from agent.session import folder_of, stored_settings
+from agent.settings import Settings, overrides
+from agent.workbench import build_target
+from eval.montage import montage_png
+from eval.report import ReportData, build_report_html
+from memory.errors import DataError
+from memory.files import write_bytes
+from memory.journal import read_events, rounds
+from memory.records import Round
+from tools.dataset import read_shards
+from tools.evaluate import read_sealed
+
+# Images shown per prompt.
+SHOWN = 8
+
+
+def write_report(home: Path, name: str) -> Path:
+    """Write `report.html` into the session folder and return its path.
+
+    Opens the sealed test figures; raises SettingsError for an unknown session.
+    """
+    settings = stored_settings(home, name)
+    folder = folder_of(home, name)
+    events = read_events(folder / "journal.jsonl")
+    past = rounds(events)
+    target = build_target(settings.model_copy(update={"home": home}))
+    data = ReportData(
+        session=name,
+        settings=settings.model_dump(mode="json"),
+        notice=target.notice,
+        rounds=past,
+        sealed=read_sealed(folder),
+        prompt_montages=_prompt_montages(folder, past),
+        failure_montages=_failure_montages(folder, past),
+        events=[e for e in events if e["kind"] in ("resumed", "warning", "fallback")],
+        reproduce=[_command(settings, home, name)],
+    )
+    path = folder / "report.html"
+    write_bytes(path, build_report_html(data).encode())
+    return path
+
+
+def _command(settings: Settings, home: Path, name: str) -> str:
+    """Return the command line that makes, or continues, the session."""
+    words = ["shaping", "run", settings.preset, "--session", name, "--home", str(home)]
+    for assignment in overrides(settings):
+        if not assignment.startswith(("home=", "session.name=")):
+            words += ["--set", assignment]
+    return shlex.join(words)
+
+
+def _prompt_montages(folder: Path, past: list[Round]) -> Mapping[str, bytes]:
+    """Return a PNG strip of the first images of every prompt."""
+    pictures = {}
+    for current in past:
+        if current.batch is None:
+            continue
+        stored = read_shards([folder / shard.file for shard in current.batch.shards])
+        for prompt_id in dict.fromkeys(stored.prompt_ids):
+            own = [i for i, p in enumerate(stored.prompt_ids) if p == prompt_id][:SHOWN]
+            pictures[prompt_id] = montage_png(stored.samples.images[own], None, SHOWN // 2, 1)
+    return pictures
+
+
+def _failure_montages(folder: Path, past: list[Round]) -> Mapping[str, bytes]:
+    """Return the stored failure pictures of the last round that has some."""
+    failures = next((r.failures for r in reversed(past) if r.failures), ())
+    pictures = {}
+    for failure in failures:
+        if failure.picture:
+            path = folder / failure.picture
+            if not path.is_file():
+                raise DataError(f"The picture {path} of failure {failure.id} is missing.")
+            pictures[failure.id] = path.read_bytes()
+    return pictures

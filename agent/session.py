@@ -1,0 +1,196 @@
+"""A session folder: opened under a lock, made once, resumed by the same name.
+
+sessions/NAME/  session.yaml  journal.jsonl  graph.sqlite  jobs/  rounds/  lock
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+import yaml
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from agent.settings import Settings, differences, fingerprint
+from memory.errors import SessionError, SettingsError
+from memory.files import write_bytes
+from memory.journal import Journal, read_events, rounds
+from memory.records import Round
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """What `shaping sessions` shows of one session."""
+
+    name: str
+    preset: str
+    rounds_done: int
+    rounds: int
+    score: float | None
+    updated: str
+    state: str
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open session: its name, folder, settings and journal."""
+
+    name: str
+    folder: Path
+    settings: Settings
+    journal: Journal
+
+    def rounds(self) -> list[Round]:
+        """Return all rounds so far, folded from the journal."""
+        return rounds(self.journal.events())
+
+    def round_done(self, number: int) -> bool:
+        """Tell whether a round has ended."""
+        return self.journal.get(f"round_done/{number}") is not None
+
+
+def folder_of(home: Path, name: str) -> Path:
+    """Return the folder of a session; raises SettingsError for a name that is no plain name."""
+    if not _NAME.fullmatch(name):
+        raise SettingsError(
+            f"The session name {name!r} cannot be used. Use 1 to 64 letters, digits, '.', '_' or "
+            "'-', beginning with a letter or digit."
+        )
+    return home / "sessions" / name
+
+
+def next_name(home: Path, preset: str) -> str:
+    """Return PRESET-N with the first number that is free."""
+    stem = re.sub(r"[^A-Za-z0-9._-]", "-", Path(preset).stem).lstrip("._-") or "session"
+    number = 1
+    while (home / "sessions" / f"{stem}-{number}").exists():
+        number += 1
+    return f"{stem}-{number}"
+
+
+@contextmanager
+def open_session(settings: Settings, name: str) -> Iterator[Session]:
+    """Make or resume a session and hold its lock.
+
+    Raises SessionError when another process has it (named with pid and host), SettingsError when
+    the session was made with settings of another meaning (the differences are named).
+    """
+    folder = folder_of(settings.home, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder, name):
+        _check_settings(folder / "session.yaml", settings, name)
+        yield Session(name, folder, settings, Journal(folder / "journal.jsonl"))
+
+
+@contextmanager
+def _locked(folder: Path, name: str) -> Iterator[None]:
+    holder = folder / "lock.json"
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise SessionError(
+            f"The session {name!r} is in use{_holder(holder)}. Wait until it ends, stop "
+            "that process, or choose another name with --session."
+        ) from None
+    try:
+        who = {"pid": os.getpid(), "host": socket.gethostname()}
+        holder.write_text(json.dumps(who), encoding="utf-8")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    try:
+        data = json.loads(path.read_text("utf-8"))
+        return f" by process {data['pid']} on {data['host']}"
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def _check_settings(path: Path, settings: Settings, name: str) -> None:
+    if path.exists():
+        stored = _read_settings(path)
+        changed = differences(stored["settings"], settings)
+        if stored["fingerprint"] != fingerprint(settings):
+            raise SettingsError(
+                f"The session {name!r} was made with other settings: {'; '.join(changed)}. "
+                "Continue it with its own, or choose another name with --session."
+            )
+        if not changed:
+            return
+    data = {"fingerprint": fingerprint(settings), "settings": settings.model_dump(mode="json")}
+    write_bytes(path, yaml.safe_dump(data, sort_keys=False).encode())
+
+
+class _Stored(TypedDict):
+    fingerprint: str
+    settings: Settings
+
+
+def _read_settings(path: Path) -> _Stored:
+    try:
+        stored = yaml.safe_load(path.read_text("utf-8"))
+        settings = Settings.model_validate(stored["settings"])
+        return {"fingerprint": stored["fingerprint"], "settings": settings}
+    except (OSError, yaml.YAMLError, TypeError, KeyError, ValidationError) as error:
+        raise SessionError(
+            f"{path} cannot be read as the settings of a session of this version: {error}. "
+            "Restore it, or choose another session name."
+        ) from error
+
+
+def stored_settings(home: Path, name: str) -> Settings:
+    """Return the settings of an existing session; raises SettingsError with the known names."""
+    path = folder_of(home, name) / "session.yaml"
+    if not path.exists():
+        known = ", ".join(info.name for info in list_sessions(home)) or "none"
+        raise SettingsError(f"There is no session {name!r} under {home}. Known: {known}.")
+    return _read_settings(path)["settings"]
+
+
+def list_sessions(home: Path) -> list[SessionInfo]:
+    """Return all sessions under a home folder, the latest first."""
+    found = []
+    for path in (home / "sessions").glob("*/session.yaml"):
+        settings = _read_settings(path)["settings"]
+        journal = path.parent / "journal.jsonl"
+        events = read_events(journal) if journal.exists() else []
+        past = rounds(events)
+        scores = [r.report.metrics["balanced_accuracy"].value for r in past if r.report]
+        n_done = sum(event["kind"] == "round_done" for event in events)
+        finished = n_done >= settings.session.rounds
+        found.append(
+            SessionInfo(
+                name=path.parent.name,
+                preset=settings.preset,
+                rounds_done=n_done,
+                rounds=settings.session.rounds,
+                score=scores[-1] if scores else None,
+                updated=events[-1]["time"] if events else "",
+                state="finished" if finished else "running" if _in_use(path.parent) else "open",
+            )
+        )
+    return sorted(found, key=lambda info: info.updated, reverse=True)
+
+
+def _in_use(folder: Path) -> bool:
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return True
+    lock.release()
+    return False

@@ -1,0 +1,290 @@
+"""The settings of a session: one tree, read from preset, environment and command line.
+
+To add a setting, add a field to one of the sections below; it is then known as SECTION.KEY to
+presets, to `--set SECTION.KEY=VALUE` and, as SHAPING_SECTION__KEY, to the environment.
+This is the only module that reads any of these.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeGuard,
+    Union,
+    get_args,
+    get_origin,
+)
+
+import yaml
+from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationError
+
+from memory.errors import SettingsError, unknown
+from memory.records import Record, Share, digest
+from tools.settings import AuditSettings, PretrainSettings, TrainSettings
+
+ENV_PREFIX = "SHAPING_"
+
+# A session may go on after a change of these: they say where, on what and for how long it works.
+FREE_KEYS = (
+    "preset",
+    "pretrain",
+    "session.name",
+    "session.rounds",
+    "session.images_per_round",
+    "device",
+    "home",
+)
+
+Options = dict[str, JsonValue]
+
+
+class TargetSettings(Record):
+    """The real data: `name` of a file in tools/targets, or `package.module:build`."""
+
+    name: str = "elpv"
+    options: Options = Field(default_factory=dict)
+
+
+class GeneratorSettings(Record):
+    """What draws the images: `name` of a file in tools/generators, or `package.module:build`."""
+
+    name: str = "mtdm"
+    weights: str = Field("bundled:solar", description="bundled:NAME, or a pipeline's folder")
+    steps: int = Field(8, ge=1, le=1000)
+    guidance: float = Field(2.0, ge=0, le=20)
+    guidance_interval: tuple[Share, Share] = Field((0.0, 0.5), description="share of the steps")
+    options: Options = Field(default_factory=dict)
+
+
+class FeedbackSettings(Record):
+    """Which slices are measured, and when one counts as a failure."""
+
+    slices: tuple[tuple[str, ...], ...] = (
+        ("wafer",),
+        ("wafer", "severity"),
+        ("wafer", "brightness"),
+        ("wafer", "dark_area"),
+        ("wafer", "contrast"),
+    )
+    n_min: int = Field(10, ge=1)
+    alpha: float = Field(0.05, gt=0, lt=1)
+
+
+class SessionSettings(Record):
+    """Name, budget and seed of a session."""
+
+    name: str | None = None
+    rounds: int = Field(4, ge=1)
+    images_per_round: int = Field(200, ge=1)
+    images_per_prompt: int = Field(8, ge=1)
+    shard_size: int = Field(32, ge=1)
+    seed: int = Field(0, ge=0)
+
+
+class Settings(Record):
+    """Everything that can be set, and the preset that it started from."""
+
+    preset: str
+    target: TargetSettings = TargetSettings()
+    generator: GeneratorSettings = GeneratorSettings()
+    audit: AuditSettings = AuditSettings()
+    dstm: TrainSettings = TrainSettings()
+    feedback: FeedbackSettings = FeedbackSettings()
+    brain: str = Field("policy:thompson", description="KIND:NAME; policy takes agent/planners/NAME")
+    session: SessionSettings = SessionSettings()
+    pretrain: PretrainSettings = PretrainSettings()
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    home: Annotated[Path, AfterValidator(Path.expanduser)] = Path("shaping-home")
+
+
+class Preset(NamedTuple):
+    """A preset that comes with the program."""
+
+    name: str
+    description: str
+
+
+def presets() -> list[Preset]:
+    """Return the presets of the package, sorted by name."""
+    return [Preset(name, _read_preset(name)[1]) for name in sorted(_preset_files())]
+
+
+def load_settings(
+    preset: str, overrides: Sequence[str] = (), env: Mapping[str, str] | None = None
+) -> Settings:
+    """Resolve the settings of a preset.
+
+    preset: a name of `presets()`, or the path of a .yaml file; overrides: "section.key=value", the
+    last one wins; env: where SHAPING_* variables are looked up. Overrides go before the
+    environment, that before the preset, that before the defaults. Values are YAML, but text
+    settings take the text as it stands. Raises SettingsError that names key, value and what was
+    expected.
+    """
+    values, _ = _read_preset(preset)
+    origins: dict[str, str] = {}
+    assignments = [
+        (name.removeprefix(ENV_PREFIX).lower().replace("__", "."), text, f"by {name}")
+        for name, text in sorted((env or {}).items())
+        if name.startswith(ENV_PREFIX)
+    ]
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise SettingsError(f"{override!r} sets nothing; expected KEY=VALUE.")
+        assignments.append((key.strip(), text, "on the command line"))
+    for key, text, origin in assignments:
+        if key == "preset":
+            raise SettingsError(f"A preset cannot be given {origin} as a setting; use run PRESET.")
+        value = text if _takes_text(key) else _parse(text, f"The setting {key}, given {origin},")
+        values = _merge(values, _nest(key, value))
+        origins[key] = origin
+    try:
+        return Settings.model_validate({**values, "preset": preset})
+    except ValidationError as error:
+        raise SettingsError(_explain(error, origins)) from error
+
+
+def keys(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
+    """Return the dotted keys of all settings, in the order of their definition."""
+    found = []
+    for name, field in model.model_fields.items():
+        if _is_section(field.annotation):
+            found += keys(field.annotation, f"{prefix}{name}.")
+        else:
+            found.append(prefix + name)
+    return found
+
+
+def fingerprint(settings: Settings) -> str:
+    """Return a digest of the settings that a session cannot change on its way, see FREE_KEYS."""
+    free = tuple(f"{key}." for key in FREE_KEYS)
+    return digest({k: v for k, v in _leaves(settings) if not f"{k}.".startswith(free)})
+
+
+def differences(old: Settings, new: Settings) -> list[str]:
+    """Return "key: old -> new" for each setting that differs."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    return [
+        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+
+
+def overrides(settings: Settings) -> list[str]:
+    """Return the "key=value" that make these settings from their preset, for `load_settings`."""
+    plain = dict(_leaves(load_settings(settings.preset)))
+    return [
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in _leaves(settings)
+        if value != plain.get(key)
+    ]
+
+
+def _preset_files() -> dict[str, Traversable]:
+    folder = resources.files("agent").joinpath("presets")
+    found = [file for file in folder.iterdir() if file.name.endswith(".yaml")]
+    return {file.name.removesuffix(".yaml"): file for file in found}
+
+
+def _read_preset(preset: str) -> tuple[dict[str, Any], str]:
+    """Return the values of a preset and its description."""
+    file: Traversable
+    if preset.endswith((".yaml", ".yml")):
+        file = Path(preset)
+    elif preset in _preset_files():
+        file = _preset_files()[preset]
+    else:
+        raise SettingsError(
+            unknown("preset", preset, _preset_files()) + " A file is named by a path to a .yaml."
+        )
+    try:
+        text = file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The preset {preset} cannot be read: {error}.") from error
+    values = _parse(text, f"The preset {preset}")
+    if not isinstance(values, dict):
+        raise SettingsError(f"The preset {preset} holds no settings; expected lines of KEY: VALUE.")
+    return values, str(values.pop("description", ""))
+
+
+def _parse(text: str, origin: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise SettingsError(f"{origin} is not valid YAML{line}: {problem}.") from error
+
+
+def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
+    """Say what is wrong with the first unknown key or, if all are known, the first value.
+
+    origins: dotted key -> where its value was given, if not in the preset.
+    """
+    problem = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    is_unknown = problem["type"] == "extra_forbidden"
+    location = [str(part) for part in problem["loc"]]
+    given = problem["input"]
+    while is_unknown and isinstance(given, dict) and given:
+        part, given = next(iter(given.items()))
+        location.append(str(part))
+    key = ".".join(location)
+    origin = next((o for k, o in origins.items() if f"{key}.".startswith(f"{k}.")), None)
+    where = f" (given {origin})" if origin else ""
+    if is_unknown:
+        return unknown("setting", key, keys()) + where
+    expected = problem["msg"].replace("Input should", "it should", 1)
+    return f"The setting {key} cannot be {given!r}{where}: {expected}."
+
+
+def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _takes_text(key: str) -> bool:
+    """Tell whether a setting is plain text or a path, so that 001, no or a date stay as given."""
+    annotation: Any = Settings
+    for part in key.split("."):
+        if not _is_section(annotation) or part not in annotation.model_fields:
+            return False
+        annotation = annotation.model_fields[part].annotation
+    choices = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else [annotation]
+    return str in choices or Path in choices
+
+
+def _nest(key: str, value: Any) -> dict[str, Any]:
+    first, _, rest = key.partition(".")
+    return {first: _nest(rest, value) if rest else value}
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            merged[key] = _merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _leaves(settings: Settings) -> Iterator[tuple[str, JsonValue]]:
+    def walk(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, JsonValue]]:
+        for name, value in values.items():
+            if isinstance(value, dict):
+                yield from walk(value, f"{prefix}{name}.")
+            else:
+                yield prefix + name, value
+
+    return walk(settings.model_dump(mode="json"), "")

@@ -1,0 +1,363 @@
+"""The tools by their names, bound to LangChain: thin wrappers around the stages.
+
+A method's docstring is what a brain reads; its arguments are what a brain may choose. Everything
+else comes from the session. Results are short texts with the figures.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage, ToolCall
+from langchain_core.tools import BaseTool, StructuredTool
+from pydantic import ValidationError
+
+from agent.planners import Observation, PlanDraft, PromptDraft
+from agent.planning import validate
+from agent.state import PHASES
+from agent.workbench import Workbench
+from eval.credit import credit, settle
+from memory.chroma import items_from_events
+from memory.errors import ToolError
+from memory.records import Estimate, Failure, Hypothesis, Lesson, Plan, Report, Round, Verdict
+from prompts.render import render
+from tools.evaluate import evaluate_real
+from tools.generate import generate_batch
+from tools.inspect_failures import inspect
+from tools.train import train_dstm
+
+# Rounds that an observation looks back on; keeps messages and time per round flat.
+LOOK_BACK = 20
+
+
+class Toolbox:
+    """What the agent can do in one session."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self._bench = bench
+        self._session = bench.session
+        self._journal = bench.session.journal
+        self._round = 0
+        functions: list[Callable[..., str]] = [
+            self.recall_memory,
+            self.inspect_failures,
+            self.propose_plan,
+            self.generate_batch,
+            self.train_dstm,
+            self.evaluate_real,
+            self.finish,
+        ]
+        self.tools: dict[str, BaseTool] = {
+            f.__name__: StructuredTool.from_function(
+                f, parse_docstring=True, error_on_invalid_docstring=True
+            )
+            for f in functions
+        }
+
+    def opening(self, round_number: int) -> list[AnyMessage]:
+        """Return the first messages of a round: who you are, and what is known."""
+        settings = self._session.settings
+        target = self._bench.target
+        vocabulary = target.vocabulary
+        past = self._session.rounds()[-LOOK_BACK:]
+        past = [r for r in past if r.number < round_number]
+        observation = Observation(
+            round=round_number,
+            n_images=settings.session.images_per_round,
+            images_per_prompt=settings.session.images_per_prompt,
+            seed=settings.session.seed,
+            rounds=tuple(past),
+        )
+        words = [f"- {key}: {', '.join(values)}" for key, values in vocabulary.attributes.items()]
+        report = next((r.report for r in reversed(past) if r.report), None)
+        verdict = past[-1].verdict if past else None
+        system = render(
+            "system",
+            target=target.name,
+            classes=", ".join(target.class_names),
+            vocabulary="\n".join(words),
+        )
+        text = render(
+            "observation",
+            round=round_number,
+            rounds=settings.session.rounds,
+            n_images=observation.n_images,
+            report=_say_report(report) if report else "There is no report yet.",
+            verdict=_say_verdict(verdict) if verdict else "",
+        )
+        extra = {"observation": observation.to_json()}
+        return [SystemMessage(system), HumanMessage(text, additional_kwargs=extra)]
+
+    def execute(self, round_number: int, phase: str, call: ToolCall) -> str:
+        """Run one tool call; raises ToolError that says what is legal when the call is not."""
+        name = call["name"]
+        if name not in PHASES[phase]:
+            raise ToolError(
+                f"{name!r} is not legal now (phase {phase!r}). Call one of: "
+                f"{', '.join(PHASES[phase])}."
+            )
+        self._round = round_number
+        started = time.monotonic()
+        try:
+            result = str(self.tools[name].invoke(call["args"]))
+        except ValidationError as error:
+            wrong = "; ".join(
+                f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}"
+                for e in error.errors()[:5]
+            )
+            raise ToolError(f"The arguments of {name} are wrong: {wrong}.") from error
+        self._journal.append(
+            "tool_call",
+            key=f"tool_call/{round_number}/{call['id']}",
+            round=round_number,
+            phase=phase,
+            tool=name,
+            arguments=call["args"],
+            result=result,
+            seconds=round(time.monotonic() - started, 3),
+        )
+        return result
+
+    # -- tools ---------------------------------------------------------------------------------
+
+    def recall_memory(self, query: str, n: int = 5) -> str:
+        """Search the memory of all sessions for prompts, failures and lessons.
+
+        Args:
+            query: What to look for, in plain words.
+            n: How many entries to return, 1 to 20.
+        """
+        if not 1 <= n <= 20:
+            raise ToolError(f"n must be 1 to 20, it is {n}.")
+        hits = self._bench.memory.search(query[:500], n=n, target=self._bench.target.name)
+        lines = [
+            f"- {hit.item.kind} ({hit.similarity:.2f}): {hit.item.describe()[:400]}" for hit in hits
+        ]
+        return "\n".join(lines) or "The memory has nothing on that yet."
+
+    def inspect_failures(self) -> str:
+        """Show the slices on which the model is significantly worse than on the rest."""
+        rounds = self._session.rounds()
+        measured = [r for r in rounds if r.report and r.number <= self._round]
+        if not measured:
+            return "There is no report yet, so no failures are known."
+        number = measured[-1].number
+        failures = measured[-1].failures
+        if self._journal.get(f"failures/{number}") is None:
+            feedback = self._session.settings.feedback
+            with self._stage("inspect", number):
+                failures = inspect(
+                    number,
+                    self._session.folder,
+                    self._bench.target,
+                    feedback.slices,
+                    feedback.n_min,
+                    feedback.alpha,
+                )
+            self._journal.append(
+                "failures",
+                key=f"failures/{number}",
+                round=number,
+                failures=[f.to_json() for f in failures],
+            )
+        return _say_failures(failures)
+
+    def propose_plan(
+        self, prompts: list[PromptDraft], why: str = "", hypothesis: Hypothesis | None = None
+    ) -> str:
+        """Propose the data of this round; it is checked before anything is generated.
+
+        Args:
+            prompts: Text, class_name, attributes and count of every prompt.
+            why: The reason for this distribution.
+            hypothesis: Which slice should change, and by how much.
+        """
+        draft = PlanDraft(prompts=tuple(prompts), why=why, hypothesis=hypothesis)
+        plan = validate(
+            draft,
+            self._round,
+            self._session.settings.session.images_per_round,
+            self._session.settings.brain,
+            self._bench.target.vocabulary,
+            self._bench.generator.count_tokens,
+            self._bench.generator.max_tokens,
+        )
+        event = self._journal.append("plan", key=f"plan/{self._round}", plan=plan.to_json())
+        plan = Plan.model_validate(event["plan"])
+        for warning in plan.warnings:
+            self._bench.observer.warn(warning)
+        self._bench.observer.planned(plan)
+        text = f"Accepted: {plan.n_images} images from {len(plan.prompts)} prompts."
+        return "\n".join([text, *(f"Warning: {w}" for w in plan.warnings)])
+
+    def generate_batch(self) -> str:
+        """Draw the images of the accepted plan and let the audit weigh their labels."""
+        plan = self._current().plan
+        assert plan is not None  # the phase follows propose_plan
+        settings = self._session.settings
+        bench = self._bench
+        generator, audit = bench.generator, bench.audit
+        with self._stage("generate", self._round):
+            batch = generate_batch(
+                plan,
+                self._session.folder,
+                settings.session.seed,
+                generator,
+                audit,
+                bench.target.class_names,
+                settings.session.shard_size,
+                bench.observer.progress("generate", "images"),
+            )
+        self._journal.append("batch", key=f"batch/{self._round}", batch=batch.to_json())
+        return f"{batch.n_made} images made, the audit keeps {batch.n_kept}."
+
+    def train_dstm(self) -> str:
+        """Train the downstream task model on all synthetic images so far."""
+        bench, settings = self._bench, self._session.settings
+        rounds = self._session.rounds()
+        shards = [
+            Path(shard.file)
+            for r in rounds
+            if r.batch and r.number <= self._round
+            for shard in r.batch.shards
+        ]
+        with self._stage("train", self._round):
+            training = train_dstm(
+                self._round,
+                self._session.folder,
+                shards,
+                bench.target.class_names,
+                settings.dstm.model_copy(update={"seed": settings.session.seed}),
+                bench.device,
+                bench.observer.progress("train", "steps"),
+            )
+        self._journal.append("training", key=f"training/{self._round}", training=training.to_json())
+        return (
+            f"Trained on {training.n_images} images, {training.n_steps} steps, "
+            f"final loss {training.final_loss:.3f}."
+        )
+
+    def evaluate_real(self) -> str:
+        """Evaluate the trained model on the real feedback photographs."""
+        current = self._current()
+        assert current.training is not None and current.plan is not None  # phases guarantee it
+        feedback = self._session.settings.feedback
+        with self._stage("evaluate", self._round):
+            report = evaluate_real(
+                self._round,
+                self._session.folder,
+                current.training,
+                self._bench.target,
+                feedback.slices,
+                feedback.n_min,
+                self._bench.device,
+            )
+        self._journal.append("report", key=f"report/{self._round}", report=report.to_json())
+        self._learn(report)
+        return _say_report(report)
+
+    def finish(self, summary: str) -> str:
+        """End the round.
+
+        Args:
+            summary: One sentence on what this round showed.
+        """
+        key = f"round_done/{self._round}"
+        self._journal.append("round_done", key=key, round=self._round, summary=summary[:500])
+        # The round before as well: its failures may have been inspected in this one.
+        recent = (self._round - 1, self._round)
+        events = self._journal.events()
+        mine = [e for e in events if e["kind"] == "session" or _round_of(e) in recent]
+        self._bench.memory.add(items_from_events(mine))
+        self._bench.observer.round_done(self._current())
+        return "The round is over."
+
+    # -- helpers -------------------------------------------------------------------------------
+
+    def _current(self) -> Round:
+        return next(r for r in self._session.rounds() if r.number == self._round)
+
+    def _learn(self, report: Report) -> None:
+        """Settle the hypothesis and give credit, once."""
+        rounds = self._session.rounds()
+        current = next(r for r in rounds if r.number == self._round)
+        before = next(
+            (r.report for r in reversed(rounds) if r.number < self._round and r.report), None
+        )
+        assert current.plan is not None and current.batch is not None
+        credits_ = credit(current.plan, current.batch, before, report)
+        self._journal.append(
+            "credits",
+            key=f"credits/{self._round}",
+            round=self._round,
+            credits=[c.to_json() for c in credits_],
+        )
+        if current.plan.hypothesis is None:
+            return
+        verdict = settle(current.plan.hypothesis, before, report)
+        self._journal.append(
+            "verdict", key=f"verdict/{self._round}", round=self._round, verdict=verdict.to_json()
+        )
+        lesson = Lesson(
+            id=f"{self._session.name}/{self._round}",
+            round=self._round,
+            text=f"{current.plan.why} {_say_verdict(verdict)}"[:600],
+            slice=verdict.hypothesis.slice,
+            held=verdict.held,
+        )
+        self._journal.append("lesson", key=f"lesson/{self._round}", lesson=lesson.to_json())
+
+    @contextmanager
+    def _stage(self, name: str, number: int) -> Iterator[None]:
+        """Time a stage, show it, and journal its seconds once."""
+        started = time.monotonic()
+        with self._bench.observer.stage(name, number):
+            yield
+        self._journal.append(
+            "stage",
+            key=f"stage/{number}/{name}",
+            round=number,
+            stage=name,
+            seconds=round(time.monotonic() - started, 3),
+        )
+
+
+def _round_of(event: dict[str, Any]) -> int | None:
+    for holder in (event, *(event.get(k, {}) for k in ("plan", "batch", "report", "lesson"))):
+        if "round" in holder:
+            return int(holder["round"])
+    return None
+
+
+def _say(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f}, n={estimate.n})"
+
+
+def _say_report(report: Report) -> str:
+    lines = [f"Report of round {report.round} on real {report.split} photographs:"]
+    lines += [f"- {name}: {_say(value)}" for name, value in report.metrics.items()]
+    worst = sorted(report.slices, key=lambda s: s.accuracy.value)[:5]
+    lines += [f"- slice {s.key}: accuracy {_say(s.accuracy)}" for s in worst]
+    return "\n".join(lines)
+
+
+def _say_failures(failures: tuple[Failure, ...]) -> str:
+    significant = [f for f in failures if f.significant]
+    if not significant:
+        return "No slice is significantly worse than the rest."
+    return "\n".join(
+        f"- {f.slice}: error {_say(f.error_rate)} against {f.rest_error_rate:.3f} elsewhere, "
+        f"q={f.q_value:.3g}"
+        for f in significant[:10]
+    )
+
+
+def _say_verdict(verdict: Verdict) -> str:
+    expected = f"{verdict.hypothesis.expected_change:+.3f} on '{verdict.hypothesis.slice}'"
+    if verdict.change is None:
+        return f"Expected {expected}; it was not measured before and after."
+    return f"Expected {expected}; measured {verdict.change:+.3f}."

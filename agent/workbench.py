@@ -1,0 +1,85 @@
+"""What a session works with, loaded when first needed: target, generator, audit, memory."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from agent.observer import Observer
+from agent.session import Session
+from agent.settings import Settings
+from memory.chroma import MemoryIndex
+from memory.errors import SettingsError
+from tools import generators, targets
+from tools.generators import Generator
+from tools.labelers.audit import AuditClassifier, train_audit
+from tools.targets import Target
+
+
+class Workbench:
+    """The heavy parts of one session and the observer who is told what goes on."""
+
+    def __init__(self, session: Session, observer: Observer) -> None:
+        self.session = session
+        self.observer = observer
+
+    @cached_property
+    def device(self) -> str:
+        """The torch device of this session: `cuda` where there is one, unless set otherwise."""
+        return choose_device(self.session.settings)
+
+    @cached_property
+    def target(self) -> Target:
+        """The target; its small images are kept under HOME/cache."""
+        with self.observer.stage("load target", 0):
+            return build_target(self.session.settings)
+
+    @cached_property
+    def generator(self) -> Generator:
+        """The generator with its weights."""
+        with self.observer.stage("load generator", 0):
+            return build_generator(self.session.settings, self.target, self.device)
+
+    @cached_property
+    def audit(self) -> AuditClassifier:
+        """The classifier trained on the audit split; trained once per home folder."""
+        settings = self.session.settings
+        with self.observer.stage("train audit", 0):
+            return train_audit(
+                self.target,
+                settings.audit,
+                settings.home / "cache",
+                self.device,
+                self.observer.progress("train audit", "steps"),
+            )
+
+    @cached_property
+    def memory(self) -> MemoryIndex:
+        """The memory over all sessions of this home folder."""
+        return MemoryIndex(self.session.settings.home / "memory")
+
+
+def choose_device(settings: Settings) -> str:
+    """Return the torch device: as set, or `cuda` where there is one.
+
+    Raises SettingsError when `cuda` is asked for and is not there.
+    """
+    import torch
+
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    if settings.device == "cuda" != found:
+        raise SettingsError(
+            "device is 'cuda', but torch finds no CUDA device here. Set device=auto or device=cpu."
+        )
+    return found if settings.device == "auto" else settings.device
+
+
+def build_target(settings: Settings) -> Target:
+    """Build the target of the settings, its cache under HOME/cache."""
+    return targets.build(settings.target.name, settings.home / "cache", **settings.target.options)
+
+
+def build_generator(settings: Settings, target: Target, device: str) -> Generator:
+    """Build the generator of the settings for the target's image shape."""
+    arguments = settings.generator.model_dump(exclude={"name", "options"})
+    options = {**arguments, **settings.generator.options}
+    return generators.build(settings.generator.name, target.image_shape, device, **options)

@@ -1,0 +1,65 @@
+"""What every generator must hold; a new file in tools/generators joins by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tools import generators
+from tools.generators import Generator, ImageRequest
+from tools.generators.mtdm import new_pipeline
+from tools.plugins import names
+
+SHAPE = (1, 64, 64)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained MTDM, small, as `shaping pretrain` would leave it."""
+    folder = tmp_path_factory.mktemp("weights")
+    new_pipeline(1, 64, 4, (16, 32), 0.6, 0.2).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(params=names("tools.generators"))
+def generator(request: pytest.FixtureRequest, weights: Path) -> Generator:
+    return generators.build(request.param, SHAPE, "cpu", weights=str(weights), steps=2)
+
+
+def requests(n: int, seed: int = 0) -> list[ImageRequest]:
+    texts = ["a dark poly cell, with a clear defect", "an intact mono cell"]
+    return [ImageRequest(texts[i % 2], f"r001p{i % 2:02d}", i, seed) for i in range(n)]
+
+
+def test_draws_one_image_per_request(generator: Generator) -> None:
+    images = generator.draw(requests(3))
+    assert images.shape == (3, *SHAPE)
+    assert images.dtype == np.uint8
+    assert isinstance(generator, Generator)
+
+
+def test_same_request_same_image_in_whatever_company(generator: Generator) -> None:
+    together = generator.draw(requests(5))
+    alone = np.concatenate([generator.draw([request]) for request in requests(5)])
+    difference = np.abs(together.astype(int) - alone.astype(int))
+    # Kernels may round differently for another batch size; nothing else may differ.
+    assert difference.max() <= 1
+    assert (generator.draw(requests(5)) == together).all()
+
+
+def test_seed_prompt_and_index_each_change_the_image(generator: Generator) -> None:
+    (one,) = requests(1)
+    others = [
+        ImageRequest(one.text, one.prompt_id, one.index, 1),
+        ImageRequest(one.text, "r002p00", one.index, 0),
+        ImageRequest(one.text, one.prompt_id, 7, 0),
+    ]
+    images = generator.draw([one, *others])
+    assert all((images[0] != image).any() for image in images[1:])
+
+
+def test_counts_tokens(generator: Generator) -> None:
+    short, long = generator.count_tokens("a cell"), generator.count_tokens("a cell " * 50)
+    assert 0 < short <= generator.max_tokens < long

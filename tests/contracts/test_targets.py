@@ -1,0 +1,70 @@
+"""What every target must hold; a new file in tools/targets joins by itself."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memory.errors import DataError
+from tools import targets
+from tools.plugins import names
+from tools.targets import SPLITS, Target
+
+_BUILT: dict[str, Target] = {}
+
+
+@pytest.fixture(params=names("tools.targets"))
+def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Target:
+    pytest.importorskip("elpv_dataset", reason="needs the photographs of elpv-dataset")
+    if request.param not in _BUILT:
+        folder: Path = tmp_path_factory.mktemp("targets")
+        _BUILT[request.param] = targets.build(request.param, folder)
+    return _BUILT[request.param]
+
+
+def test_splits_are_disjoint_and_labelled(target: Target) -> None:
+    splits = {name: target.split(name) for name in SPLITS}
+    for one, two in combinations(SPLITS, 2):
+        assert not set(splits[one].ids) & set(splits[two].ids)
+    for split in splits.values():
+        assert split.images.shape[1:] == target.image_shape
+        assert set(np.unique(split.classes)) == set(range(len(target.class_names)))
+
+
+def test_attributes_are_of_the_vocabulary_and_imply_the_class(target: Target) -> None:
+    split = target.split("feedback")
+    for attributes, label in zip(split.attributes, split.classes, strict=True):
+        assert target.vocabulary.problems(attributes) == []
+        assert target.vocabulary.class_name(attributes) == target.class_names[label]
+
+
+def test_captions_say_the_attributes(target: Target) -> None:
+    for attributes in target.split("audit").attributes[:50]:
+        caption = target.vocabulary.caption(attributes)
+        assert target.vocabulary.parse(caption) == dict(attributes)
+
+
+def test_flip_twice_is_no_flip(target: Target) -> None:
+    for attributes in target.split("audit").attributes[:100]:
+        for horizontal, vertical in ((True, False), (False, True), (True, True)):
+            once = target.flip(dict(attributes), horizontal, vertical)
+            assert target.flip(once, horizontal, vertical) == attributes
+
+
+def test_attributes_of_a_mirrored_image_are_the_flipped_ones(target: Target) -> None:
+    split = target.split("audit")
+    agree = 0
+    for image, attributes in zip(split.images, split.attributes, strict=True):
+        measured = target.measure(image[:, :, ::-1], attributes)
+        flipped = target.flip(dict(attributes), horizontal=True, vertical=False)
+        agree += all(flipped.get(key) == value for key, value in measured.items())
+    # Rounding may move an image across a threshold.
+    assert agree >= 0.97 * len(split)
+
+
+def test_unknown_split_is_refused_by_name(target: Target) -> None:
+    with pytest.raises(DataError, match="no split 'validation'"):
+        target.split("validation")
