@@ -16,6 +16,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite import SqliteSaver
 
 from agent import brains
+from agent.brains import BrainContext
 from agent.graph import build_graph
 from agent.observer import ConsoleObserver
 from agent.planners import Palette, palette_of
@@ -53,7 +54,8 @@ def run_rounds(bench: Workbench) -> None:
     """Run the rounds that are not done yet; a crashed one goes on where it stopped."""
     session = bench.session
     palette = _open_journal(session, bench)
-    brain = brains.build(session.settings.brain, palette, bench.target.vocabulary)
+    context = BrainContext(palette, bench.target.vocabulary, session.settings.llm)
+    brain = brains.build(session.settings.brain, context)
     toolbox = Toolbox(bench)
     with _checkpoints(session.folder / "graph.sqlite") as saver:
         graph = build_graph(brain, toolbox, saver)

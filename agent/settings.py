@@ -37,6 +37,7 @@ ENV_PREFIX = "SHAPING_"
 FREE_KEYS = (
     "preset",
     "pretrain",
+    "llm",
     "session.name",
     "session.rounds",
     "session.images_per_round",
@@ -79,6 +80,33 @@ class FeedbackSettings(Record):
     alpha: float = Field(0.05, gt=0, lt=1)
 
 
+class Price(Record):
+    """What a model costs, in US dollars per million tokens."""
+
+    prompt: float = Field(ge=0)
+    answer: float = Field(ge=0)
+
+
+class LLMSettings(Record):
+    """How a language model is asked, how often it may err, and what it may cost."""
+
+    mode: Literal["auto", "native", "json"] = Field(
+        "auto", description="native tool calls, one JSON action, or what a probe finds"
+    )
+    temperature: float | None = Field(None, ge=0, le=2, description="None: the server's default")
+    timeout_s: float = Field(120, gt=0, description="of one request")
+    tries: int = Field(4, ge=1, description="of one request, with growing pauses")
+    pause_s: float = Field(1, ge=0, description="before the second try; doubled each time")
+    context_tokens: int = Field(12_000, ge=1000, description="most tokens of one prompt")
+    answer_tokens: int = Field(2_000, ge=50, description="most tokens of one answer")
+    max_tokens: int | None = Field(None, ge=1, description="of a session, prompts and answers")
+    max_usd: float | None = Field(None, ge=0, description="of a session; needs a price")
+    prices: dict[str, Price] = Field(default_factory=dict, description="by the model's name")
+    max_illegal: int = Field(3, ge=1, description="calls in a row, then the policy takes the step")
+    max_lookups: int = Field(6, ge=1, description="calls of a phase that do not end it")
+    fallback: str = Field("thompson", description="planner that takes over")
+
+
 class SessionSettings(Record):
     """Name, budget and seed of a session."""
 
@@ -99,7 +127,10 @@ class Settings(Record):
     audit: AuditSettings = AuditSettings()
     dstm: TrainSettings = TrainSettings()
     feedback: FeedbackSettings = FeedbackSettings()
-    brain: str = Field("policy:thompson", description="KIND:NAME; policy takes agent/planners/NAME")
+    brain: str = Field(
+        "policy:thompson", description="policy:PLANNER, openai:MODEL, ollama:MODEL, scripted:FILE"
+    )
+    llm: LLMSettings = LLMSettings()
     session: SessionSettings = SessionSettings()
     pretrain: PretrainSettings = PretrainSettings()
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -8,7 +8,8 @@ Every message names what was given, what was expected and what to do. The tree::
     |- WeightsError          model weights that are missing, damaged or foreign
     |- SessionError          a session folder that is in use, foreign or damaged
     |- StorageError          a disk that is full or cannot be written
-    `- ToolError             a tool call that is illegal or malformed
+    |- ToolError             a tool call that is illegal or malformed
+    `- BrainError            a language model that cannot be reached or gives no answer
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ class StorageError(ShapingError):
 
 class ToolError(ShapingError):
     """A tool call that is illegal or malformed; the message tells the agent what is legal."""
+
+
+class BrainError(ShapingError):
+    """A language model that cannot be reached, refuses, or gives no usable answer."""
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> str:

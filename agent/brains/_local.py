@@ -12,6 +12,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 
 
 class LocalBrain(BaseChatModel):
@@ -29,7 +30,8 @@ class LocalBrain(BaseChatModel):
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """Remember the names of the tools that are legal."""
-        return self.bind(legal=[t.name for t in tools if isinstance(t, BaseTool)], **kwargs)
+        names = [convert_to_openai_tool(tool)["function"]["name"] for tool in tools]
+        return self.bind(legal=names, **kwargs)
 
     def _generate(
         self,

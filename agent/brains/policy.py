@@ -8,6 +8,7 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolCall, ToolMessag
 from pydantic import Field
 
 from agent import planners
+from agent.brains import BrainContext
 from agent.brains._local import LocalBrain
 from agent.planners import Observation, Palette
 from memory.errors import SettingsError, unknown
@@ -32,14 +33,15 @@ class PolicyBrain(LocalBrain):
 
     def answer(self, messages: list[BaseMessage], legal: list[str]) -> AIMessage:
         """Return the one tool call that is due."""
-        called = [m.name for m in messages if isinstance(m, ToolMessage)]
+        called = [m.name for m in messages if isinstance(m, ToolMessage) and m.status != "error"]
+        n_answers = sum(isinstance(m, AIMessage) for m in messages)
         observation = next(
             Observation.model_validate(m.additional_kwargs["observation"])
             for m in messages
             if "observation" in m.additional_kwargs
         )
         name, arguments = self._choose(legal, called, observation)
-        call_id = f"r{observation.round:03d}c{len(called):02d}"
+        call_id = f"r{observation.round:03d}c{n_answers:02d}"
         call = ToolCall(name=name, args=arguments, id=call_id)
         return AIMessage(content="", tool_calls=[call])
 
@@ -47,14 +49,14 @@ class PolicyBrain(LocalBrain):
         self, legal: list[str], called: list[str | None], observation: Observation
     ) -> tuple[str, dict[str, Any]]:
         if "propose_plan" in legal:
-            if "recall_memory" not in called:
+            if "recall_memory" in legal and "recall_memory" not in called:
                 return "recall_memory", {"query": self._question(observation)}
-            if "inspect_failures" not in called:
+            if "inspect_failures" in legal and "inspect_failures" not in called:
                 return "inspect_failures", {}
             draft = self.planner.plan(observation, self.palette, self.vocabulary)
             return "propose_plan", draft.to_json()
         if "finish" in legal:
-            if called[-1:] != ["inspect_failures"]:
+            if "inspect_failures" in legal and called[-1:] != ["inspect_failures"]:
                 return "inspect_failures", {}
             return "finish", {"summary": f"Round {observation.round} by {self.planner.name}."}
         return legal[0], {}
@@ -64,9 +66,9 @@ class PolicyBrain(LocalBrain):
         return f"prompts that helped on {worst[-1]}" if worst and worst[-1] else "what helped"
 
 
-def build(argument: str, palette: Palette, vocabulary: Vocabulary) -> PolicyBrain:
+def build(argument: str, context: BrainContext) -> PolicyBrain:
     """Build `policy:PLANNER`; raises SettingsError that names the known planners."""
     if not argument:
         raise SettingsError(unknown("planner", "", names("agent.planners")))
     planner = planners.build(argument)
-    return PolicyBrain(planner=planner, palette=palette, vocabulary=vocabulary)
+    return PolicyBrain(planner=planner, palette=context.palette, vocabulary=context.vocabulary)

@@ -9,10 +9,9 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, ToolCall
 from pydantic import PrivateAttr
 
+from agent.brains import BrainContext
 from agent.brains._local import LocalBrain
-from agent.planners import Palette
 from memory.errors import SettingsError
-from prompts.vocabulary import Vocabulary
 
 
 class ScriptedBrain(LocalBrain):
@@ -44,7 +43,7 @@ class ScriptedBrain(LocalBrain):
         return AIMessage(content=answer.get("text", ""), tool_calls=calls)
 
 
-def build(argument: str, palette: Palette, vocabulary: Vocabulary) -> ScriptedBrain:
+def build(argument: str, context: BrainContext) -> ScriptedBrain:
     """Build `scripted:FILE`, a JSON list of answers."""
     try:
         script = json.loads(Path(argument).read_text("utf-8"))

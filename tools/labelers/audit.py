@@ -79,11 +79,3 @@ def train_audit(
         {"task": settings.train.task, "class_names": list(target.class_names)},
     )
     return AuditClassifier(task, model, settings)
-
-
-def real_agreement(audit: AuditClassifier, target: Target, split: str) -> float:
-    """Return how often the audit agrees with the labels of a real split that it was not trained on.
-
-    The measure to hold its agreement with prompts against.
-    """
-    return audit.agreement(target.split(split))
