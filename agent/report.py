@@ -9,6 +9,7 @@ from pathlib import Path
 from agent.session import folder_of, stored_settings
 from agent.settings import Settings, overrides
 from agent.workbench import build_target
+from eval.decisions import decisions
 from eval.montage import montage_png
 from eval.report import ReportData, build_report_html
 from memory.errors import DataError
@@ -40,6 +41,7 @@ def write_report(home: Path, name: str) -> Path:
         sealed=read_sealed(folder),
         prompt_montages=_prompt_montages(folder, past),
         failure_montages=_failure_montages(folder, past),
+        decisions=decisions(settings.brain, events),
         events=[e for e in events if e["kind"] in ("resumed", "warning", "fallback")],
         reproduce=[_command(settings, home, name)],
     )

@@ -16,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from eval.decisions import Decisions, legal_share
 from eval.report import text
 from eval.report.charts import (
     N_COLOURS,
@@ -51,7 +52,8 @@ class ReportData:
 
     rounds: in order; parts that are None are shown as missing. sealed: reports on the test
     split. Montages are PNG files' bytes by prompt id and by failure id. events: journal events
-    worth telling (fallbacks, resumes, warnings). reproduce: command lines, in order.
+    worth telling (fallbacks, resumes, warnings). decisions: of the brain, by round. reproduce:
+    command lines, in order.
     """
 
     session: str
@@ -62,6 +64,7 @@ class ReportData:
     prompt_montages: Mapping[str, bytes] = field(default_factory=dict)
     failure_montages: Mapping[str, bytes] = field(default_factory=dict)
     events: Sequence[Mapping[str, Any]] = ()
+    decisions: Sequence[Decisions] = ()
     reproduce: Sequence[str] = ()
 
 
@@ -183,6 +186,7 @@ def build_report_html(data: ReportData) -> str:
             expectations=expectations(rounds),
             time_chart=_time_chart(rounds, stages),
             stages=stages,
+            legal_share=legal_share(data.decisions),
             events=[_event_row(event) for event in data.events],
             settings=list(_flat(data.settings)),
         )

@@ -1,0 +1,58 @@
+"""How a session's brain decided: calls, legal and illegal, tokens, money and time per round."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import Field
+
+from memory.records import Record
+
+
+class Decisions(Record):
+    """The decisions of one round; legal and illegal calls count only what the brain itself said.
+
+    tokens: of prompts and answers; seconds: spent waiting for answers.
+    """
+
+    round: int = Field(ge=1)
+    brain: str
+    n_answers: int = Field(0, ge=0)
+    n_legal: int = Field(0, ge=0)
+    n_illegal: int = Field(0, ge=0)
+    n_fallbacks: int = Field(0, ge=0)
+    prompt_tokens: int = Field(0, ge=0)
+    answer_tokens: int = Field(0, ge=0)
+    usd: float = Field(0, ge=0)
+    seconds: float = Field(0, ge=0)
+
+
+def decisions(brain: str, events: Iterable[Mapping[str, Any]]) -> list[Decisions]:
+    """Count a session's journalled decisions by round; `brain` is whose calls are counted."""
+    counts: dict[int, dict[str, Any]] = defaultdict(lambda: defaultdict(int))
+    for event in events:
+        kind, own = event["kind"], event.get("author") == brain
+        if kind not in ("model_call", "tool_call", "illegal_call", "fallback"):
+            continue
+        row = counts[event["round"]]
+        if kind == "fallback":
+            row["n_fallbacks"] += 1
+        elif own and kind == "model_call":
+            row["n_answers"] += 1
+            row["prompt_tokens"] += event["tokens"]["prompt"]
+            row["answer_tokens"] += event["tokens"]["answer"]
+            row["usd"] += event["usd"]
+            row["seconds"] += event["seconds"]
+        elif own:
+            row["n_legal" if kind == "tool_call" else "n_illegal"] += 1
+    return [Decisions(round=n, brain=brain, **counts[n]) for n in sorted(counts)]
+
+
+def legal_share(rows: Iterable[Decisions]) -> float | None:
+    """Return the share of legal calls, 0..1, among all of the brain; None if it made none."""
+    rows = list(rows)
+    n_legal = sum(row.n_legal for row in rows)
+    n_calls = n_legal + sum(row.n_illegal for row in rows)
+    return n_legal / n_calls if n_calls else None
