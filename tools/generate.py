@@ -46,7 +46,7 @@ def generate_batch(
     arguments: dict[str, Any] = {
         "prompts": [p.model_dump(mode="json", exclude={"why"}) for p in plan.prompts],
         "seed": seed,
-        "generator": generator.name,
+        "generator": generator.identity,
         "shard_size": shard_size,
     }
     job = job_id(session_folder.name, plan.round, "generate_batch", arguments)

@@ -60,6 +60,12 @@ def test_seed_prompt_and_index_each_change_the_image(generator: Generator) -> No
     assert all((images[0] != image).any() for image in images[1:])
 
 
+def test_identity_names_what_draws(generator: Generator, weights: Path) -> None:
+    same = generators.build(generator.name, SHAPE, "cpu", weights=str(weights), steps=2)
+    assert generator.identity.startswith(generator.name)
+    assert same.identity == generator.identity
+
+
 def test_counts_tokens(generator: Generator) -> None:
     short, long = generator.count_tokens("a cell"), generator.count_tokens("a cell " * 50)
     assert 0 < short <= generator.max_tokens < long

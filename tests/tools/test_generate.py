@@ -28,6 +28,7 @@ class Counting:
     """A generator that counts, and can be made to fail after some images."""
 
     name = "toy"
+    identity = "toy"
     max_tokens = 64
 
     def __init__(self, fail_after: int = 10**9) -> None:

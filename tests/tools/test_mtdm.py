@@ -9,6 +9,7 @@ import torch
 
 from memory.errors import WeightsError
 from tools.generators.mtdm import (
+    MTDMGenerator,
     MTDMPipeline,
     build,
     load_pipeline,
@@ -64,6 +65,12 @@ def test_guidance_of_one_is_no_guidance(pipeline: MTDMPipeline) -> None:
     plain = pipeline(["a dark cell"], noise(1), 3, 1.0)
     outside = pipeline(["a dark cell"], noise(1), 3, 5.0, (1.0, 1.0))
     assert (plain == outside).all()
+
+
+def test_identity_changes_with_weights_and_sampling(pipeline: MTDMPipeline) -> None:
+    other = new_pipeline(1, 16, 4, (16, 32), 0.5, 0.25)
+    drawers = [MTDMGenerator(pipeline), MTDMGenerator(pipeline, 3), MTDMGenerator(other)]
+    assert len({drawer.identity for drawer in drawers}) == 3
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:

@@ -33,6 +33,11 @@ class Generator(Protocol):
     name: str
     max_tokens: int
 
+    @property
+    def identity(self) -> str:
+        """A name for all that decides the pixels beside the request: weights and sampling."""
+        ...
+
     def count_tokens(self, text: str) -> int:
         """Return how many tokens of at most `max_tokens` a prompt needs."""
         ...

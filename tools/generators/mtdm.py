@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -243,6 +244,15 @@ class MTDMGenerator:
         self._steps = steps
         self._guidance = guidance
         self._interval = guidance_interval
+
+    @cached_property
+    def identity(self) -> str:
+        """Return a digest of weights and sampling."""
+        content = hashlib.sha256(json.dumps([self._steps, self._guidance, self._interval]).encode())
+        for name, value in sorted(self.pipeline.unet.state_dict().items()):
+            content.update(name.encode())
+            content.update(value.cpu().contiguous().numpy().tobytes())
+        return f"mtdm {content.hexdigest()[:16]}"
 
     def count_tokens(self, text: str) -> int:
         """Return the number of MiniLM tokens, the two special ones included."""

@@ -30,6 +30,11 @@ class ToyGenerator:
         self._faithful = faithful
         self._vocabulary = load_vocabulary("elpv")
 
+    @property
+    def identity(self) -> str:
+        """Return the share of defects that are painted."""
+        return f"toy {self._faithful}"
+
     def count_tokens(self, text: str) -> int:
         """Count words."""
         return len(text.split())

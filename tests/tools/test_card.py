@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tools import card
+from tools.generators import ImageRequest
+from tools.generators.mtdm import new_pipeline
+from tools.samples import Samples
+from tools.settings import AuditSettings, TrainSettings
+
+
+@dataclass(frozen=True)
+class Lit:
+    """Wraps the squares: 64 grey images, half of them bright, as captions say."""
+
+    squares: Any
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.squares, name)
+
+    def split(self, name: str) -> Samples:
+        samples: Samples = self.squares.split(name)
+        bright = np.arange(len(samples)) % 2 == 1
+        words = {"wafer": "mono", "busbars": "two"}
+        attributes = [
+            {
+                **words,
+                "brightness": "bright" if b else "dark",
+                "severity": "defective" if b else "functional",
+            }
+            for b in bright
+        ]
+        images = (
+            samples.images // 2 + np.where(bright, 100, 0).astype(np.uint8)[:, None, None, None]
+        )
+        return Samples(images, samples.classes, attributes, samples.ids)
+
+    def measure(self, image: NDArray[np.uint8], attributes: Mapping[str, str]) -> dict[str, str]:
+        return {"brightness": "bright" if image.mean() > 80 else "dark"}
+
+
+class Obedient:
+    """Draws what the words say, or the opposite."""
+
+    name = identity = "obedient"
+    max_tokens = 64
+
+    def __init__(self, obeys: bool = True) -> None:
+        self._obeys = obeys
+
+    def count_tokens(self, text: str) -> int:
+        return 1
+
+    def draw(self, requests: Sequence[ImageRequest]) -> NDArray[np.uint8]:
+        levels = [("dark" in r.text or "dim" in r.text) != self._obeys for r in requests]
+        return np.array(
+            [np.full((1, 16, 16), 150 if bright else 30) for bright in levels], np.uint8
+        )
+
+
+@pytest.mark.parametrize(("obeys", "expected"), [(True, 1.0), (False, 0.0)])
+def test_attributes_are_measured_against_chance(target: Any, obeys: bool, expected: float) -> None:
+    lit: Any = Lit(target)
+    samples, texts = card.draw_like(lit, Obedient(obeys), 40)
+    assert len(samples) == len(texts) == 40
+    found = card.attribute_agreement(lit, samples)
+    assert list(found) == ["brightness"]
+    assert found["brightness"]["agreement"] == expected
+    assert found["brightness"]["chance"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_copies_of_training_images_are_noticed(target: Any) -> None:
+    lit: Any = Lit(target)
+    copied = card.memorisation(lit, lit.split("generator"))
+    assert copied["nearest_training_image_generated"] == 0
+    assert copied["nearest_training_image_real"] > 0
+    fresh = card.memorisation(lit, lit.split("test"))
+    assert fresh["nearest_training_image_ratio"] == pytest.approx(1, abs=0.2)
+
+
+def test_card_of_an_untrained_pipeline(tmp_path: Path, target: Any) -> None:
+    folder = tmp_path / "pipeline"
+    new_pipeline(1, 16, 4, (16, 32), 0.5, 0.25).save_pretrained(folder)
+    (tmp_path / "train.json").write_text('{"step": 7}', encoding="utf-8")
+    audit = AuditSettings(train=TrainSettings(steps=4, batch_size=8))
+    lit: Any = Lit(target)
+    written = card.write_card(folder, lit, tmp_path / "cache", audit)
+    assert json.loads((folder / "card.json").read_text("utf-8")) == written
+    assert written["trained"] == {"step": 7}
+    assert written["n_images"] == card.N_IMAGES
+    ratio = written["audit_agreement_generated"] / written["audit_agreement_real"]
+    assert written["audit_agreement_ratio"] == ratio
