@@ -7,23 +7,27 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # Must be set before langgraph is imported: checkpoints then load plain data only.
 os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.types import Command
 
 from agent import brains
 from agent.brains import BrainContext
+from agent.brains.policy import PolicyBrain
+from agent.decide import Decider
 from agent.graph import build_graph
 from agent.observer import ConsoleObserver
 from agent.planners import Palette, palette_of
 from agent.report import write_report
 from agent.session import Session, next_name, open_session
 from agent.settings import Settings
-from agent.state import RoundState
+from agent.state import RoundState, new_round
 from agent.toolbox import Toolbox
 from agent.workbench import Workbench
 from memory.errors import StorageError
@@ -35,12 +39,12 @@ if TYPE_CHECKING:
 RECURSION_LIMIT = 200
 
 
-def run(settings: Settings, console: Console) -> Path:
+def run(settings: Settings, console: Console, interactive: bool = False) -> Path:
     """Run, or go on running, a session at a terminal; return the path of its report."""
     name = settings.session.name or next_name(settings.home, settings.preset)
     with open_session(settings, name) as session:
         console.print(f"Session [bold]{name}[/bold] in {session.folder}", highlight=False)
-        bench = Workbench(session, ConsoleObserver(console, settings.session.rounds))
+        bench = Workbench(session, ConsoleObserver(console, settings.session.rounds, interactive))
         if session.journal.torn:
             bench.observer.warn(
                 f"A torn last line of the journal was put aside: {session.journal.torn}"
@@ -54,11 +58,12 @@ def run_rounds(bench: Workbench) -> None:
     """Run the rounds that are not done yet; a crashed one goes on where it stopped."""
     session = bench.session
     palette = _open_journal(session, bench)
-    context = BrainContext(palette, bench.target.vocabulary, session.settings.llm)
-    brain = brains.build(session.settings.brain, context)
+    decider = _decider(
+        session, BrainContext(palette, bench.target.vocabulary, session.settings.llm)
+    )
     toolbox = Toolbox(bench)
     with _checkpoints(session.folder / "graph.sqlite") as saver:
-        graph = build_graph(brain, toolbox, saver)
+        graph = build_graph(decider, toolbox, saver)
         for number in range(1, session.settings.session.rounds + 1):
             thread = f"round-{number}"
             if not session.round_done(number):
@@ -67,10 +72,20 @@ def run_rounds(bench: Workbench) -> None:
                     "recursion_limit": RECURSION_LIMIT,
                 }
                 begun = bool(graph.get_state(config).next)
-                start = RoundState(round=number, phase="plan", messages=[], n_illegal=0)
-                graph.invoke(None if begun else start, config, durability="sync")
+                step: RoundState | Command[Any] | None = None if begun else new_round(number)
+                while waiting := _advance(graph, step, config):
+                    step = Command(resume=bench.observer.ask(waiting))
             # The journal holds what a finished round needs; its checkpoints only cost space.
             saver.delete_thread(thread)
+
+
+def _advance(
+    graph: CompiledStateGraph[RoundState], step: Any, config: RunnableConfig
+) -> str | None:
+    """Run a round until it ends (None) or a person is asked (the question)."""
+    state = graph.invoke(step, config, durability="sync")
+    interrupts = state.get("__interrupt__", ())
+    return str(interrupts[0].value) if interrupts else None
 
 
 def _open_journal(session: Session, bench: Workbench) -> Palette:
@@ -89,6 +104,23 @@ def _open_journal(session: Session, bench: Workbench) -> Palette:
         palette=palette.to_json(),
     )
     return palette
+
+
+def _decider(session: Session, context: BrainContext) -> Decider:
+    """Build who decides: the brain of the settings and, behind a model, the policy."""
+    author, llm = session.settings.brain, session.settings.llm
+    brain = brains.build(author, context)
+    if author.startswith(("openai", "ollama")):
+        from agent.probe import Probe, probe
+
+        known = session.journal.get("probe")
+        found = Probe.model_validate(known["probe"]) if known else probe(brain)
+        session.journal.append("probe", key="probe", probe=found.to_json())
+        brain = brain.with_mode(found.mode)
+    fallback = None
+    if not isinstance(brain, PolicyBrain):
+        fallback = brains.build(f"policy:{llm.fallback}", context)
+    return Decider(brain, author, fallback, session.journal, llm)
 
 
 @contextmanager

@@ -10,60 +10,73 @@ from __future__ import annotations
 
 from typing import Any
 
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
-from agent.state import ADVANCES, PHASES, RoundState
+from agent.decide import Decider
+from agent.state import ADVANCES, RoundState
 from agent.toolbox import Toolbox
 from memory.errors import SessionError, ToolError
 
-# Illegal or malformed calls in a row after which the session stops instead of asking for ever.
+# Illegal answers in a row after which a session stops whose brain nothing can step in for.
 MAX_ILLEGAL = 5
 
 
 def build_graph(
-    brain: BaseChatModel, toolbox: Toolbox, checkpointer: BaseCheckpointSaver[Any] | None = None
+    decider: Decider, toolbox: Toolbox, checkpointer: BaseCheckpointSaver[Any] | None = None
 ) -> CompiledStateGraph[RoundState]:
     """Wire the graph of a round around a brain and its tools."""
 
     def observe(state: RoundState) -> dict[str, Any]:
-        return {"messages": toolbox.opening(state["round"])}
+        left = (decider.tokens_left(), decider.usd_left())
+        return {"messages": toolbox.opening(state["round"], *left)}
 
     def think(state: RoundState) -> dict[str, Any]:
-        legal = [toolbox.tools[name] for name in PHASES[state["phase"]]]
-        answer = brain.bind_tools(legal).invoke(state["messages"])
-        return {"messages": [answer]}
+        legal = toolbox.legal(state["phase"], state["n_lookups"])
+        return {"messages": [decider.ask(state, toolbox.offers(legal, decider.plans_briefly))]}
 
     def act(state: RoundState) -> dict[str, Any]:
         answer = state["messages"][-1]
         assert isinstance(answer, AIMessage)
-        phase, n_illegal = state["phase"], state["n_illegal"]
+        author = str(answer.response_metadata.get("author", ""))
+        phase, n_illegal, n_lookups = state["phase"], state["n_illegal"], state["n_lookups"]
         results: list[ToolMessage | HumanMessage] = []
         if not answer.tool_calls:
             n_illegal += 1
-            results.append(HumanMessage(f"Call one of: {', '.join(PHASES[phase])}."))
+            legal = toolbox.legal(phase, n_lookups)
+            said = toolbox.refuse(state["round"], phase, legal, str(answer.content), author)
+            results.append(HumanMessage(said))
         for call in answer.tool_calls:
+            legal = toolbox.legal(phase, n_lookups)
             try:
-                text = toolbox.execute(state["round"], phase, call)
-                phase, n_illegal = ADVANCES.get(call["name"], phase), 0
-                results.append(ToolMessage(text, tool_call_id=call["id"], name=call["name"]))
-            except ToolError as error:
-                n_illegal += 1
-                results.append(
-                    ToolMessage(
-                        str(error), tool_call_id=call["id"], name=call["name"], status="error"
-                    )
+                text, status = (
+                    toolbox.execute(state["round"], phase, legal, call, author),
+                    "success",
                 )
-        if n_illegal > MAX_ILLEGAL:
+                n_illegal, n_lookups = 0, n_lookups + 1
+                if call["name"] in ADVANCES:
+                    phase, n_lookups = ADVANCES[call["name"]], 0
+            except ToolError as error:
+                text, status = str(error), "error"
+                n_illegal += 1
+            results.append(
+                ToolMessage(text, tool_call_id=call["id"], name=call["name"], status=status)
+            )
+        nobody_else = author.startswith("policy:") or not decider.has_fallback
+        if n_illegal > MAX_ILLEGAL and nobody_else:
             raise SessionError(
                 f"The brain made {n_illegal} illegal calls in a row in phase {phase!r}; the last "
                 f"answer was: {results[-1].content} Choose another with --brain and run the same "
                 "command again; finished work is kept."
             )
-        return {"messages": results, "phase": phase, "n_illegal": n_illegal}
+        return {
+            "messages": results,
+            "phase": phase,
+            "n_illegal": n_illegal,
+            "n_lookups": n_lookups,
+        }
 
     graph = StateGraph(RoundState)
     graph.add_node("observe", observe)

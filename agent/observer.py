@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 class Observer:
     """The silent observer; others override what they show."""
 
+    interactive = False  # whether a person can be asked
+
+    def ask(self, question: str) -> str:
+        """Return a person's answer; only called where `interactive`."""
+        raise NotImplementedError
+
     @contextmanager
     def stage(self, name: str, number: int) -> Iterator[None]:
         """Bracket a stage of round `number`; 0 stands for the start of a session."""
@@ -39,7 +45,8 @@ class Observer:
 class ConsoleObserver(Observer):
     """Prints stages, a progress bar with rate and time left, and a table per round."""
 
-    def __init__(self, console: Console, n_rounds: int) -> None:
+    def __init__(self, console: Console, n_rounds: int, interactive: bool = False) -> None:
+        self.interactive = interactive
         self._console = console
         self._n_rounds = n_rounds
         self._bar: Progress | None = None
@@ -130,6 +137,12 @@ class ConsoleObserver(Observer):
         made, kept = current.batch.n_made, current.batch.n_kept
         table.add_row("images kept by the audit", f"{kept / made:.3f}", "", str(made))
         self._console.print(table)
+
+    def ask(self, question: str) -> str:
+        """Print the question and read the answer."""
+        self._console.print("[bold]The agent asks:[/bold]", highlight=False)
+        self._console.print(question, markup=False, highlight=False)
+        return self._console.input("> ")
 
     def warn(self, text: str) -> None:
         """Print a warning."""

@@ -6,23 +6,26 @@ else comes from the session. Results are short texts with the figures.
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage, ToolCall
 from langchain_core.tools import BaseTool, StructuredTool
-from pydantic import ValidationError
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from langgraph.types import interrupt
+from pydantic import Field, ValidationError
 
 from agent.planners import Observation, PlanDraft, PromptDraft
-from agent.planning import validate
-from agent.state import PHASES
+from agent.planning import MAX_PROMPTS, validate
+from agent.state import ADVANCES, PHASES
 from agent.workbench import Workbench
 from eval.credit import credit, settle
 from memory.chroma import items_from_events
-from memory.errors import ToolError
+from memory.errors import SettingsError, ToolError
 from memory.records import Estimate, Failure, Hypothesis, Lesson, Plan, Report, Round, Verdict
 from prompts.render import render
 from tools.evaluate import evaluate_real
@@ -32,6 +35,8 @@ from tools.train import train_dstm
 
 # Rounds that an observation looks back on; keeps messages and time per round flat.
 LOOK_BACK = 20
+# Prompts that a small model may put into one plan.
+BRIEF_PROMPTS = 8
 
 
 class Toolbox:
@@ -41,10 +46,11 @@ class Toolbox:
         self._bench = bench
         self._session = bench.session
         self._journal = bench.session.journal
-        self._round = 0
+        self._round, self._call_id, self._author = 0, "", ""
         functions: list[Callable[..., str]] = [
             self.recall_memory,
             self.inspect_failures,
+            self.ask_user,
             self.propose_plan,
             self.generate_batch,
             self.train_dstm,
@@ -58,7 +64,9 @@ class Toolbox:
             for f in functions
         }
 
-    def opening(self, round_number: int) -> list[AnyMessage]:
+    def opening(
+        self, round_number: int, tokens_left: int | None, usd_left: float | None
+    ) -> list[AnyMessage]:
         """Return the first messages of a round: who you are, and what is known."""
         settings = self._session.settings
         target = self._bench.target
@@ -92,21 +100,67 @@ class Toolbox:
         extra = {"observation": observation.to_json()}
         return [SystemMessage(system), HumanMessage(text, additional_kwargs=extra)]
 
-    def execute(self, round_number: int, phase: str, call: ToolCall) -> str:
+    def legal(self, phase: str, n_lookups: int) -> tuple[str, ...]:
+        """Return the names of the tools that may be called now.
+
+        After `llm.max_lookups` calls that did not end the phase only what ends it is left.
+        """
+        names = PHASES[phase]
+        if not self._bench.observer.interactive:
+            names = tuple(name for name in names if name != "ask_user")
+        if n_lookups >= self._session.settings.llm.max_lookups:
+            names = tuple(name for name in names if name in ADVANCES)
+        return names
+
+    def offers(self, names: Sequence[str], brief: bool) -> list[dict[str, Any]]:
+        """Return tools as JSON schemas for a chat model, in OpenAI's function format.
+
+        Class names, attribute values and counts are spelt out, so that a model that keeps to the
+        schema plans legally; `brief` is for small models: few prompts, whose counts cannot exceed
+        the round's images.
+        """
+        found = [convert_to_openai_tool(self.tools[name]) for name in names]
+        for tool in found:
+            if tool["function"]["name"] == "propose_plan":
+                self._spell_out(tool["function"]["parameters"], brief)
+        return found
+
+    def refuse(
+        self, round_number: int, phase: str, legal: Sequence[str], text: str, author: str
+    ) -> str:
+        """Journal an answer that calls no tool, and return what to say to it."""
+        problem = f"Your answer calls no tool. Call one of: {', '.join(legal)}."
+        self._illegal(round_number, phase, author, None, text, problem)
+        return problem
+
+    def execute(
+        self, round_number: int, phase: str, legal: Sequence[str], call: ToolCall, author: str
+    ) -> str:
         """Run one tool call; raises ToolError that says what is legal when the call is not."""
         name = call["name"]
-        if name not in PHASES[phase]:
+        try:
+            return self._execute(round_number, phase, legal, call, author)
+        except ToolError as error:
+            said = json.dumps(call["args"])
+            self._illegal(round_number, phase, author, name, said, str(error))
+            raise
+
+    def _execute(
+        self, round_number: int, phase: str, legal: Sequence[str], call: ToolCall, author: str
+    ) -> str:
+        name = call["name"]
+        if name not in legal:
             raise ToolError(
-                f"{name!r} is not legal now (phase {phase!r}). Call one of: "
-                f"{', '.join(PHASES[phase])}."
+                f"{name[:100]!r} is not legal now (phase {phase!r}). Call one of: "
+                f"{', '.join(legal)}."
             )
-        self._round = round_number
+        self._round, self._call_id, self._author = round_number, str(call["id"]), author
         started = time.monotonic()
         try:
             result = str(self.tools[name].invoke(call["args"]))
         except ValidationError as error:
             wrong = "; ".join(
-                f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}"
+                f"{'.'.join(map(str, e['loc']))[:100] or 'arguments'}: {e['msg'][:200]}"
                 for e in error.errors()[:5]
             )
             raise ToolError(f"The arguments of {name} are wrong: {wrong}.") from error
@@ -115,6 +169,7 @@ class Toolbox:
             key=f"tool_call/{round_number}/{call['id']}",
             round=round_number,
             phase=phase,
+            author=author,
             tool=name,
             arguments=call["args"],
             result=result,
@@ -122,18 +177,59 @@ class Toolbox:
         )
         return result
 
+    def _illegal(
+        self,
+        round_number: int,
+        phase: str,
+        author: str,
+        tool: str | None,
+        said: str,
+        problem: str,
+    ) -> None:
+        """Journal an answer that was no legal call; such answers are counted, never executed."""
+        self._journal.append(
+            "illegal_call",
+            round=round_number,
+            phase=phase,
+            author=author,
+            tool=tool and tool[:100],
+            said=said[:1000],
+            problem=problem,
+        )
+
+    def _spell_out(self, schema: dict[str, Any], brief: bool) -> None:
+        """Tighten the schema of propose_plan to this target and this round's budget."""
+        vocabulary = self._bench.target.vocabulary
+        n_images = self._session.settings.session.images_per_round
+        n_prompts = min(n_images, BRIEF_PROMPTS if brief else MAX_PROMPTS)
+        schema["properties"]["prompts"] |= {"minItems": 1, "maxItems": n_prompts}
+        prompt = schema["properties"]["prompts"]["items"]["properties"]
+        prompt["text"]["maxLength"] = 300
+        prompt["why"]["maxLength"] = 200
+        prompt["count"] |= {"minimum": 1, "maximum": n_images // n_prompts if brief else n_images}
+        prompt["class_name"] = {"enum": list(vocabulary.classes)}
+        prompt["attributes"] = {
+            "type": "object",
+            "properties": {
+                key: {"enum": list(values)} for key, values in vocabulary.attributes.items()
+            },
+            "additionalProperties": False,
+        }
+
     # -- tools ---------------------------------------------------------------------------------
 
-    def recall_memory(self, query: str, n: int = 5) -> str:
+    def recall_memory(
+        self,
+        query: Annotated[str, Field(min_length=1, max_length=300)],
+        n: Annotated[int, Field(ge=1, le=20)] = 5,
+    ) -> str:
         """Search the memory of all sessions for prompts, failures and lessons.
 
         Args:
             query: What to look for, in plain words.
             n: How many entries to return, 1 to 20.
         """
-        if not 1 <= n <= 20:
-            raise ToolError(f"n must be 1 to 20, it is {n}.")
-        hits = self._bench.memory.search(query[:500], n=n, target=self._bench.target.name)
+        hits = self._bench.memory.search(query, n=n, target=self._bench.target.name)
         lines = [
             f"- {hit.item.kind} ({hit.similarity:.2f}): {hit.item.describe()[:400]}" for hit in hits
         ]
@@ -166,8 +262,27 @@ class Toolbox:
             )
         return _say_failures(failures)
 
+    def ask_user(self, question: Annotated[str, Field(min_length=1, max_length=500)]) -> str:
+        """Ask the person at the session something that only they can decide.
+
+        Args:
+            question: One short question.
+        """
+        key = f"answer/{self._round}/{self._call_id}"
+        known = self._journal.get(key)
+        if known is None:
+            # Ends this run of the graph; it goes on from here when the answer is there.
+            answer = str(interrupt(question))[:2000]
+            known = self._journal.append(
+                "answer", key=key, round=self._round, question=question, answer=answer
+            )
+        return f"The user says: {known['answer']}"
+
     def propose_plan(
-        self, prompts: list[PromptDraft], why: str = "", hypothesis: Hypothesis | None = None
+        self,
+        prompts: list[PromptDraft],
+        why: Annotated[str, Field(max_length=1000)] = "",
+        hypothesis: Hypothesis | None = None,
     ) -> str:
         """Propose the data of this round; it is checked before anything is generated.
 
@@ -181,7 +296,7 @@ class Toolbox:
             draft,
             self._round,
             self._session.settings.session.images_per_round,
-            self._session.settings.brain,
+            self._author,
             self._bench.target.vocabulary,
             self._bench.generator.count_tokens,
             self._bench.generator.max_tokens,
@@ -201,6 +316,12 @@ class Toolbox:
         settings = self._session.settings
         bench = self._bench
         generator, audit = bench.generator, bench.audit
+        began = self._journal.append("generator", key="generator", identity=generator.identity)
+        if began["identity"] != generator.identity:
+            raise SettingsError(
+                f"The session began with the generator {began['identity']!r}, but its weights or "
+                f"sampling are {generator.identity!r} now. Restore them, or begin a new session."
+            )
         with self._stage("generate", self._round):
             batch = generate_batch(
                 plan,
@@ -260,7 +381,7 @@ class Toolbox:
         self._learn(report)
         return _say_report(report)
 
-    def finish(self, summary: str) -> str:
+    def finish(self, summary: Annotated[str, Field(max_length=1000)]) -> str:
         """End the round.
 
         Args:

@@ -1,0 +1,231 @@
+"""Asks the brain for the next step, within its budgets, and journals question and answer.
+
+Where a language model cannot decide (no connection, no budget left, one illegal call after the
+other), the policy brain takes the step in its place: journaled as a fallback, shown in the report.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
+
+from agent.settings import LLMSettings, Price
+from agent.state import ADVANCES, RoundState
+from memory.errors import BrainError, SettingsError
+from memory.journal import Event, Journal
+
+# After a failed call, how long the policy decides before the model is asked again.
+COOL_DOWN_S = 60.0
+# What is left of an old tool result when the prompt has to become shorter.
+_SHORT = 200
+
+
+class Decider:
+    """Asks one brain; `fallback` steps in for it, or is None for brains that need none."""
+
+    def __init__(
+        self,
+        brain: BaseChatModel,
+        author: str,
+        fallback: BaseChatModel | None,
+        journal: Journal,
+        settings: LLMSettings,
+    ) -> None:
+        self._brain = brain
+        self._author = author
+        self._fallback = fallback
+        self._journal = journal
+        self._settings = settings
+        self._asleep_until = 0.0
+        self._price = _price(author, settings)
+        calls = journal.events("model_call")
+        self._tokens = sum(e["tokens"]["prompt"] + e["tokens"]["answer"] for e in calls)
+        self._usd = sum(float(e["usd"]) for e in calls)
+
+    @property
+    def has_fallback(self) -> bool:
+        """Tell whether a policy steps in after illegal calls."""
+        return self._fallback is not None
+
+    @property
+    def plans_briefly(self) -> bool:
+        """Tell whether the brain speaks JSON actions, as small models do."""
+        return getattr(self._brain, "mode", "native") == "json"
+
+    def tokens_left(self) -> int | None:
+        """Return what is left of the session's tokens, or None without a limit."""
+        limit = self._settings.max_tokens
+        return None if limit is None else max(0, limit - self._tokens)
+
+    def usd_left(self) -> float | None:
+        """Return what is left of the session's money, or None without a limit."""
+        limit = self._settings.max_usd
+        return None if limit is None else max(0.0, limit - self._usd)
+
+    def ask(self, state: RoundState, tools: Sequence[dict[str, Any]]) -> AIMessage:
+        """Return the next message of the round; `tools` are the legal ones.
+
+        An answer that was journaled before a crash is not asked for again.
+        """
+        number = sum(isinstance(m, AIMessage) for m in state["messages"])
+        key = f"model_call/{state['round']}/{number}"
+        if recorded := self._journal.get(key):
+            return _from_json(recorded)
+        started = time.monotonic()
+        messages = fit(state["messages"], self._settings.context_tokens)
+        reason = self._reason_against(state, messages, tools)
+        answer = None
+        if reason is None:
+            try:
+                answer = self._brain.bind_tools(tools).invoke(messages)
+            except BrainError as error:
+                self._asleep_until = time.monotonic() + COOL_DOWN_S
+                reason = str(error)
+        if answer is None:
+            answer = self._fall_back(state, tools, number, str(reason))
+            author = f"policy:{self._settings.fallback}"
+            tokens, usd = {"prompt": 0, "answer": 0}, 0.0
+        else:
+            tokens, author = _tokens(answer), self._author
+            usd = _cost(self._price, tokens)
+        self._tokens += sum(tokens.values())
+        self._usd += usd
+        event = self._journal.append(
+            "model_call",
+            key=key,
+            round=state["round"],
+            phase=state["phase"],
+            author=author,
+            tools=[tool["function"]["name"] for tool in tools],
+            messages=[message_to_json(m) for m in _news(state["messages"])],
+            answer=message_to_json(answer),
+            tokens=tokens,
+            usd=usd,
+            seconds=round(time.monotonic() - started, 3),
+        )
+        return _from_json(event)
+
+    def _reason_against(
+        self, state: RoundState, messages: Sequence[AnyMessage], tools: Sequence[dict[str, Any]]
+    ) -> str | None:
+        """Return why the brain must not be asked now, or None."""
+        if self._fallback is None:
+            return None
+        if state["n_illegal"] >= self._settings.max_illegal:
+            last = next((str(m.content) for m in reversed(messages)), "")
+            return f"{state['n_illegal']} illegal calls in a row; the last answer to one: {last}"
+        if time.monotonic() < self._asleep_until:
+            return "the model failed less than a minute ago"
+        expected = {
+            "prompt": estimate_tokens(messages, tools),
+            "answer": self._settings.answer_tokens,
+        }
+        left = self.tokens_left()
+        if left is not None and sum(expected.values()) > left:
+            return f"the next call may take {sum(expected.values())} tokens and {left} are left"
+        usd_left = self.usd_left()
+        if usd_left is not None and _cost(self._price, expected) > usd_left:
+            return (
+                f"the next call may cost {_cost(self._price, expected):.4f} USD and "
+                f"{usd_left:.4f} are left"
+            )
+        return None
+
+    def _fall_back(
+        self, state: RoundState, tools: Sequence[dict[str, Any]], number: int, reason: str
+    ) -> AIMessage:
+        """Let the policy take the step that ends the phase."""
+        if self._fallback is None:
+            raise BrainError(f"The brain {self._author} gave no answer: {reason}")
+        self._journal.append(
+            "fallback",
+            key=f"fallback/{state['round']}/{number}",
+            round=state["round"],
+            phase=state["phase"],
+            reason=reason[:1000],
+        )
+        ending = [tool for tool in tools if tool["function"]["name"] in ADVANCES]
+        answer = self._fallback.bind_tools(ending).invoke(state["messages"])
+        assert isinstance(answer, AIMessage)
+        return answer
+
+
+def fit(messages: Sequence[AnyMessage], max_tokens: int) -> list[AnyMessage]:
+    """Return the messages, old tool results shortened from the oldest on until they fit.
+
+    The opening (who you are, what is known) and the last message are never touched: the opening
+    is cut to the budget where it is written.
+    """
+    fitted = list(messages)
+    for i, message in enumerate(fitted[:-1]):
+        if estimate_tokens(fitted) <= max_tokens:
+            break
+        text = str(message.content)
+        if isinstance(message, ToolMessage) and len(text) > _SHORT:
+            fitted[i] = message.model_copy(update={"content": f"{text[:_SHORT]} ... (shortened)"})
+    return fitted
+
+
+def estimate_tokens(messages: Sequence[AnyMessage], tools: Sequence[dict[str, Any]] = ()) -> int:
+    """Return about how many tokens a prompt has: a quarter of its characters, rounded up."""
+    n = sum(len(str(m.content)) for m in messages) + len(json.dumps(list(tools)))
+    n += sum(len(json.dumps(m.tool_calls)) for m in messages if isinstance(m, AIMessage))
+    return -(-n // 4)
+
+
+def message_to_json(message: AnyMessage) -> dict[str, Any]:
+    """Return what a message says, without what a policy brain reads beside it."""
+    found: dict[str, Any] = {"role": message.type, "content": str(message.content)}
+    if isinstance(message, AIMessage):
+        found["tool_calls"] = [
+            {"name": call["name"], "args": call["args"], "id": call["id"]}
+            for call in message.tool_calls
+        ]
+    if isinstance(message, ToolMessage):
+        found |= {"name": message.name, "id": message.tool_call_id, "status": message.status}
+    return found
+
+
+def _from_json(event: Event) -> AIMessage:
+    answer = event["answer"]
+    return AIMessage(
+        content=answer["content"],
+        tool_calls=answer["tool_calls"],
+        response_metadata={"author": event["author"]},
+    )
+
+
+def _news(messages: Sequence[AnyMessage]) -> Sequence[AnyMessage]:
+    """Return what the brain has not been told before: all after its last answer."""
+    last = max((i for i, m in enumerate(messages) if isinstance(m, AIMessage)), default=-1)
+    return messages[last + 1 :]
+
+
+def _tokens(answer: AIMessage) -> dict[str, int]:
+    usage = answer.usage_metadata
+    if usage is None:
+        return {"prompt": 0, "answer": 0}
+    return {"prompt": usage["input_tokens"], "answer": usage["output_tokens"]}
+
+
+def _price(author: str, settings: LLMSettings) -> Price | None:
+    model = author.partition(":")[2]
+    price = settings.prices.get(model)
+    if settings.max_usd is not None and price is None and not author.startswith("policy:"):
+        raise SettingsError(
+            f"llm.max_usd is set, but the price of the model {model!r} is not known. Add it, in "
+            f'USD per million tokens: --set \'llm.prices={{"{model}": {{"prompt": 1.0, '
+            '"answer": 3.0}}\''
+        )
+    return price
+
+
+def _cost(price: Price | None, tokens: dict[str, int]) -> float:
+    if price is None:
+        return 0.0
+    return (tokens["prompt"] * price.prompt + tokens["answer"] * price.answer) / 1e6
