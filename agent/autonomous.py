@@ -19,11 +19,13 @@ from langgraph.types import Command
 
 from agent import brains
 from agent.brains import BrainContext
+from agent.brains._remote import RemoteBrain
 from agent.brains.policy import PolicyBrain
 from agent.decide import Decider
 from agent.graph import build_graph
 from agent.observer import ConsoleObserver
 from agent.planners import Palette, palette_of
+from agent.probe import Probe, probe
 from agent.report import write_report
 from agent.session import Session, next_name, open_session
 from agent.settings import Settings
@@ -110,9 +112,7 @@ def _decider(session: Session, context: BrainContext) -> Decider:
     """Build who decides: the brain of the settings and, behind a model, the policy."""
     author, llm = session.settings.brain, session.settings.llm
     brain = brains.build(author, context)
-    if author.startswith(("openai", "ollama")):
-        from agent.probe import Probe, probe
-
+    if isinstance(brain, RemoteBrain) and llm.mode == "auto":
         known = session.journal.get("probe")
         found = Probe.model_validate(known["probe"]) if known else probe(brain)
         session.journal.append("probe", key="probe", probe=found.to_json())

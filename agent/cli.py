@@ -15,6 +15,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from memory.errors import (
+    BrainError,
     DataError,
     SessionError,
     SettingsError,
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 EPILOG = (
     "Exit codes: 0 done; 1 another failure; 2 settings, data or weights that cannot be used; "
-    "3 a disk that is full or cannot be written; 4 a session in use or damaged; 130 interrupted."
+    "3 a disk that is full or cannot be written; 4 a session in use or damaged; 5 a language "
+    "model that cannot be used; 130 interrupted."
 )
 
 
@@ -54,7 +56,9 @@ def exit_code(error: ShapingError) -> int:
         return 2
     if isinstance(error, StorageError):
         return 3
-    return 4 if isinstance(error, SessionError) else 1
+    if isinstance(error, SessionError):
+        return 4
+    return 5 if isinstance(error, BrainError) else 1
 
 
 app = typer.Typer(
@@ -95,12 +99,22 @@ def run(
     ] = None,
     seed: SeedOption = None,
     brain: Annotated[
-        str | None, typer.Option(help="Who decides, e.g. policy:thompson or policy:uniform.")
+        str | None,
+        typer.Option(help="Who decides: policy:PLANNER, openai:MODEL, ollama:MODEL."),
     ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Tokens that a language model may take in all.")
+    ] = None,
+    max_usd: Annotated[
+        float | None, typer.Option(help="US dollars that it may cost; needs llm.prices.")
+    ] = None,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", "-i", help="Let the agent ask you questions.")
+    ] = False,
     home: HomeOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Run a session without a person, or continue it, and write its report."""
+    """Run a session, or continue it, and write its report."""
     settings = _settings(
         preset,
         set_,
@@ -110,12 +124,14 @@ def run(
             "session.name": session,
             "session.seed": seed,
             "brain": brain,
+            "llm.max_tokens": max_tokens,
+            "llm.max_usd": max_usd,
             "home": home,
         },
     )
     from agent import autonomous
 
-    _say(f"Report: {autonomous.run(settings, _console())}")
+    _say(f"Report: {autonomous.run(settings, _console(), interactive)}")
 
 
 @app.command()

@@ -35,8 +35,8 @@ from tools.train import train_dstm
 
 # Rounds that an observation looks back on; keeps messages and time per round flat.
 LOOK_BACK = 20
-# Prompts that a small model may put into one plan.
-BRIEF_PROMPTS = 8
+# Prompts that a small model may put into one plan: longer answers are cut in the middle.
+BRIEF_PROMPTS = 4
 
 
 class Toolbox:
@@ -202,19 +202,26 @@ class Toolbox:
         vocabulary = self._bench.target.vocabulary
         n_images = self._session.settings.session.images_per_round
         n_prompts = min(n_images, BRIEF_PROMPTS if brief else MAX_PROMPTS)
-        schema["properties"]["prompts"] |= {"minItems": 1, "maxItems": n_prompts}
-        prompt = schema["properties"]["prompts"]["items"]["properties"]
-        prompt["text"]["maxLength"] = 300
-        prompt["why"]["maxLength"] = 200
-        prompt["count"] |= {"minimum": 1, "maximum": n_images // n_prompts if brief else n_images}
-        prompt["class_name"] = {"enum": list(vocabulary.classes)}
-        prompt["attributes"] = {
+        attributes = {
             "type": "object",
-            "properties": {
-                key: {"enum": list(values)} for key, values in vocabulary.attributes.items()
-            },
+            "properties": {key: {"enum": list(v)} for key, v in vocabulary.attributes.items()},
+            "required": [vocabulary.class_attribute] if brief else [],
             "additionalProperties": False,
         }
+        prompts = schema["properties"]["prompts"]
+        prompts |= {"minItems": 1, "maxItems": n_prompts}
+        prompt = prompts["items"]["properties"]
+        prompt["text"]["maxLength"] = 300
+        prompt["why"]["maxLength"] = 200
+        prompt["class_name"] = {"enum": list(vocabulary.classes)}
+        prompt["attributes"] = attributes
+        prompt["count"] |= {"minimum": 1, "maximum": n_images // n_prompts if brief else n_images}
+        if brief:
+            # What the attributes say already can only contradict them.
+            prompts["items"]["properties"] = {k: prompt[k] for k in ("attributes", "count")}
+            prompts["items"]["required"] = ["attributes", "count"]
+            schema["properties"]["why"]["maxLength"] = 200
+            schema["required"] = ["prompts", "why"]
 
     # -- tools ---------------------------------------------------------------------------------
 

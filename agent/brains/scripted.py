@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolCall
+from langchain_core.messages.ai import UsageMetadata
 from pydantic import PrivateAttr
 
 from agent.brains import BrainContext
 from agent.brains._local import LocalBrain
-from memory.errors import SettingsError
+from memory.errors import BrainError, SettingsError
 
 
 class ScriptedBrain(LocalBrain):
     """Gives the answers of a script in order and fails when it runs out.
 
-    An answer is {"tool": NAME, "arguments": {...}} or {"text": "..."}.
+    An answer is {"tool": NAME, "arguments": {...}} or {"text": "..."}, either with "tokens":
+    [PROMPT, ANSWER] to be counted; or {"error": "..."}, as if the model could not be reached.
     """
 
     script: list[dict[str, Any]]
@@ -36,11 +38,15 @@ class ScriptedBrain(LocalBrain):
             )
         answer = self.script[self._next]
         self._next += 1
+        if "error" in answer:
+            raise BrainError(answer["error"])
         calls = []
         if "tool" in answer:
             arguments = answer.get("arguments", {})
             calls = [ToolCall(name=answer["tool"], args=arguments, id=f"s{self._next:04d}")]
-        return AIMessage(content=answer.get("text", ""), tool_calls=calls)
+        n_in, n_out = answer.get("tokens", (0, 0))
+        usage = UsageMetadata(input_tokens=n_in, output_tokens=n_out, total_tokens=n_in + n_out)
+        return AIMessage(content=answer.get("text", ""), tool_calls=calls, usage_metadata=usage)
 
 
 def build(argument: str, context: BrainContext) -> ScriptedBrain:
