@@ -246,11 +246,52 @@ def generate(
 
 
 @app.command()
-def doctor(home: HomeOption = None) -> None:
-    """Show versions, device, memory and models, what is missing and what adds it."""
-    from agent.doctor import checks
+def prompts(
+    request: Annotated[str, typer.Argument(help='E.g. "a dark poly cell with a large dark area".')],
+    n: Annotated[int, typer.Option("-n", min=1, max=1000, help="Number of prompts.")] = 50,
+    brain: Annotated[
+        str | None, typer.Option(help="Who writes them beside the grammar, e.g. openai:MODEL.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, max=100, help="Images of each prompt.")] = 1,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", dir_okay=False, help="JSON file of prompts and figures."),
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Preset whose generator draws.")] = "solar",
+    seed: SeedOption = None,
+    home: HomeOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Write different prompts for a request, by a brain and by the grammar, and measure both."""
+    settings = _settings(preset, set_, {"session.seed": seed, "brain": brain, "home": home})
+    from agent import prompting
+    from memory.files import write_json
 
-    found = checks(_settings(home=home).home)
+    comparison = prompting.compare(settings, request, n, images, _console())
+    for line in prompting.notes(comparison):
+        _say(line)
+    _say_table(*prompting.table(comparison))
+    if output:
+        write_json(output, comparison.to_json())
+        _say(f"Prompts and figures: {output}")
+
+
+@app.command()
+def doctor(
+    brain: Annotated[
+        str | None,
+        typer.Option(help="Also ask this one for a tool call, e.g. ollama:MODEL."),
+    ] = None,
+    home: HomeOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Show versions, device, memory and models, what is missing and what adds it."""
+    settings = _settings(set_=set_, options={"brain": brain, "home": home})
+    from agent import doctor
+
+    found = doctor.checks(settings.home)
+    if brain is not None:
+        found += doctor.brain(settings)
     rows = [
         ["ok" if c.ok else "MISSING" if c.required else "note", c.name, c.detail, c.fix]
         for c in found

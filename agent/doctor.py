@@ -9,7 +9,8 @@ from importlib import metadata, resources, util
 from pathlib import Path
 from typing import NamedTuple
 
-from memory.errors import WeightsError
+from agent.settings import Settings
+from memory.errors import BrainError, WeightsError
 from memory.minilm import PACKAGE, SHA256, check_weights, model_folder
 
 PACKAGES = ("torch", "diffusers", "transformers", "langgraph", "langchain-core", "chromadb")
@@ -18,6 +19,8 @@ OPTIONAL_PACKAGES = {
     "langchain-ollama": "a brain behind Ollama",
     "datasets": "opening a session's data-*.parquet with load_dataset",
 }
+# Kinds of brains behind a server, where a model answers.
+REMOTE = ("openai", "ollama")
 REINSTALL = "pip install --force-reinstall feedback-shaping"
 
 _GIB = 2**30
@@ -46,6 +49,44 @@ def checks(home: Path) -> list[Check]:
         text_encoder(),
         photographs(),
         pipeline(Path(str(resources.files("tools"))) / "weights" / "solar"),
+    ]
+
+
+def brain(settings: Settings) -> list[Check]:
+    """Make one real tool call in each way with the brain of the settings, if it is a model.
+
+    Raises SettingsError for a brain that cannot be built.
+    """
+    from agent import brains
+    from agent.planners import Palette, PaletteRow
+    from prompts.vocabulary import load_vocabulary
+
+    name = f"brain {settings.brain}"
+    # What the probe asks is not about the target, so no photographs need to be read for it.
+    palette = Palette(rows=(PaletteRow(attributes={}, class_name="any", n=1),))
+    vocabulary = load_vocabulary(settings.target.name)
+    built = brains.build(settings.brain, brains.BrainContext(palette, vocabulary, settings.llm))
+    if settings.brain.partition(":")[0] not in REMOTE:
+        return [Check(name, True, True, "decides without a model")]
+    from agent.brains._remote import RemoteBrain
+    from agent.probe import probe
+
+    assert isinstance(built, RemoteBrain)
+    try:
+        found = probe(built)
+    except BrainError as error:
+        return [Check(name, False, True, str(error), "Do as it says, and run this again.")]
+    speed = found.tokens_per_second
+    pace = "" if speed is None else f", {speed:g} tokens/s"
+    chosen = found.mode if settings.llm.mode == "auto" else settings.llm.mode
+    why = "as found" if settings.llm.mode == "auto" else "as set by llm.mode"
+    works = found.native if chosen == "native" else found.json_action
+    fix = "" if works else f"Set llm.mode=auto or llm.mode={found.mode}."
+    return [
+        Check(name, True, True, f"first answer in {found.seconds:.1f} s{pace}"),
+        _way("native tool calls", found.native, found.detail),
+        _way("JSON actions", found.json_action, found.detail),
+        Check("way of calling tools", works, True, f"{chosen}, {why}", fix),
     ]
 
 
@@ -123,6 +164,11 @@ def pipeline(folder: Path) -> Check:
     except SafetensorError as error:
         return Check(name, False, True, f"{weights} is damaged: {error}", REINSTALL)
     return Check(name, True, True, f"{weights.stat().st_size / 2**20:.1f} MiB")
+
+
+def _way(name: str, works: bool, detail: str) -> Check:
+    fix = "Nothing, as long as the model has the other way."
+    return Check(name, works, False, "yes" if works else f"no: {detail}", "" if works else fix)
 
 
 def _room(name: str, free_bytes: int, fix: str) -> Check:

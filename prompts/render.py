@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from importlib import resources
 
 from jinja2 import Environment, StrictUndefined, meta
+
+# What opens the control tokens of chat templates, such as <|im_end|> or [INST].
+_OPENERS = "<["
 
 
 def render(name: str, **values: object) -> str:
     """Render `prompts/NAME.md` with Jinja; raises TypeError unless it uses exactly `values`."""
     source = resources.files("prompts").joinpath(f"{name}.md").read_text("utf-8")
     # Prompts are plain text for a model, never HTML, so nothing is escaped.
-    environment = Environment(undefined=StrictUndefined, autoescape=False)
+    environment = Environment(
+        undefined=StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True
+    )
     used = meta.find_undeclared_variables(environment.parse(source))
     if used != set(values):
         raise TypeError(
@@ -19,3 +25,29 @@ def render(name: str, **values: object) -> str:
             f"missing values {sorted(used - set(values))}"
         )
     return environment.from_string(source).render(**values).strip()
+
+
+def quote(text: str, limit: int) -> str:
+    r"""Return text that comes from data as a JSON string of at most `limit` characters.
+
+    limit: at least 5, quotes included; a longer text ends in "...". Quotes, line breaks, control
+    and invisible characters, lone surrogates, "<" and "[" are escaped (\u003c), so the text can
+    neither end its quotes nor spell a control token of a chat template. `json.loads` gives it back.
+    """
+    pieces: list[str] = []
+    length = 2
+    for character in text:
+        plain = character.isprintable() and character not in f'"\\{_OPENERS}'
+        piece = character if plain else _escape(character)
+        pieces.append(piece)
+        length += len(piece)
+        if length > limit:
+            while length > limit - 3:
+                length -= len(pieces.pop())
+            pieces.append("...")
+            break
+    return f'"{"".join(pieces)}"'
+
+
+def _escape(character: str) -> str:
+    return f"\\u{ord(character):04x}" if character in _OPENERS else json.dumps(character)[1:-1]

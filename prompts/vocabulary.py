@@ -14,6 +14,10 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 Attributes = Mapping[str, str]
 
+_WORD = re.compile(r"\w+(?:-\w+)*")
+# Words that join the others and that a text may always use.
+_JOINING = frozenset("a an the and or of with without in on at by to from its is has".split())
+
 
 class Phrases(BaseModel):
     """Ways to say one attribute value: before the noun, after it, or both."""
@@ -133,6 +137,20 @@ class Vocabulary(BaseModel):
                 del named[key]
         return named
 
+    def foreign_words(self, text: str) -> list[str]:
+        """Return the words of a text, lower-cased, that occur nowhere in the vocabulary.
+
+        Each once, in the order of the text; articles and prepositions belong to every vocabulary.
+        """
+        return [word for word in dict.fromkeys(_words(text)) if word not in self._known_words()]
+
+    def _known_words(self) -> set[str]:
+        phrases = [phrase for phrase, _, _ in self._phrases()]
+        values = [value for known in self.attributes.values() for value in known]
+        names = [key.replace("_", " ") for key in self.attributes]
+        said = [*phrases, *values, *names, *self.classes, *self.subjects, *self.intros]
+        return _JOINING.union(*(_words(words) for words in said))
+
     def _phrases(self) -> list[tuple[str, str, str]]:
         every = [
             (phrase.lower(), key, value)
@@ -141,6 +159,10 @@ class Vocabulary(BaseModel):
             for phrase in (*phrases.adjective, *phrases.clause)
         ]
         return sorted(every, key=lambda item: -len(item[0]))
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
 
 
 @cache

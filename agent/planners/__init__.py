@@ -55,7 +55,7 @@ class Observation(Record):
 class PromptDraft(Record):
     """A prompt as proposed, before validation."""
 
-    text: str
+    text: str = ""
     class_name: str | None = None
     attributes: dict[str, str] = Field(default_factory=dict)
     count: int

@@ -31,11 +31,15 @@ def quiet() -> Console:
 
 
 def content(folder: Path) -> list[dict[str, Any]]:
-    """What a session came to: every journalled event less times, and without resumptions."""
+    """What a session came to: every journalled event but resumptions.
+
+    Less times, and less what the brain was told, in which there are times too.
+    """
+    untold = ("time", "seconds", "messages", "result")
     keep = []
     for event in read_events(folder / "journal.jsonl"):
         if event["kind"] not in ("stage", "resumed"):
-            keep.append({k: v for k, v in event.items() if k not in ("time", "seconds")})
+            keep.append({k: v for k, v in event.items() if k not in untold})
     return keep
 
 
