@@ -19,8 +19,6 @@ OPTIONAL_PACKAGES = {
     "langchain-ollama": "a brain behind Ollama",
     "datasets": "opening a session's data-*.parquet with load_dataset",
 }
-# Kinds of brains behind a server, where a model answers.
-REMOTE = ("openai", "ollama")
 REINSTALL = "pip install --force-reinstall feedback-shaping"
 
 _GIB = 2**30
@@ -58,7 +56,9 @@ def brain(settings: Settings) -> list[Check]:
     Raises SettingsError for a brain that cannot be built.
     """
     from agent import brains
+    from agent.brains._remote import RemoteBrain
     from agent.planners import Palette, PaletteRow
+    from agent.probe import probe
     from prompts.vocabulary import load_vocabulary
 
     name = f"brain {settings.brain}"
@@ -66,12 +66,8 @@ def brain(settings: Settings) -> list[Check]:
     palette = Palette(rows=(PaletteRow(attributes={}, class_name="any", n=1),))
     vocabulary = load_vocabulary(settings.target.name)
     built = brains.build(settings.brain, brains.BrainContext(palette, vocabulary, settings.llm))
-    if settings.brain.partition(":")[0] not in REMOTE:
+    if not isinstance(built, RemoteBrain):
         return [Check(name, True, True, "decides without a model")]
-    from agent.brains._remote import RemoteBrain
-    from agent.probe import probe
-
-    assert isinstance(built, RemoteBrain)
     try:
         found = probe(built)
     except BrainError as error:

@@ -18,6 +18,11 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 class LocalBrain(BaseChatModel):
     """A chat model whose answer is a function of the messages and of the legal tools' names."""
 
+    @property
+    def model(self) -> str:
+        """What traces call it."""
+        return self._llm_type
+
     @abstractmethod
     def answer(self, messages: list[BaseMessage], legal: list[str]) -> AIMessage:
         """Return the next message."""

@@ -84,7 +84,10 @@ def fake_llm(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLLM]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             fake.requests.append({"path": self.path, "headers": dict(self.headers), "body": body})
-            exhausted = {"status": 400, "error": "the script of the test has run out"}
+            exhausted: dict[str, Any] = {
+                "status": 400,
+                "error": "the script of the test has run out",
+            }
             answer = fake.answers.pop(0) if fake.answers else exhausted
             time.sleep(answer.get("delay", 0))
             if answer.get("drop"):

@@ -1,11 +1,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
 from agent import doctor
+from agent.cli import app
+from agent.settings import load_settings
+
+if TYPE_CHECKING:
+    from tests.agent.conftest import FakeLLM
+
+RIGHT = {"tool": "pick_slice", "arguments": {"slice": "dark"}}
 
 
 def pipeline_folder(tmp_path: Path) -> Path:
@@ -71,3 +80,64 @@ def test_a_home_that_is_a_file(tmp_path: Path) -> None:
     check = doctor.free_disk(home)
     assert (check.ok, check.required) == (False, True)
     assert "--home" in check.fix
+
+
+def of_brain(spec: str, *overrides: str) -> dict[str, doctor.Check]:
+    quick = ["llm.pause_s=0", "llm.tries=1", f"brain={spec}"]
+    found = doctor.brain(load_settings("solar", [*quick, *overrides], {}))
+    return {check.name: check for check in found}
+
+
+def test_a_brain_that_calls_tools(fake_llm: FakeLLM) -> None:
+    fake_llm.answers += [RIGHT, RIGHT]
+    found = of_brain("openai:tiny")
+    assert all(check.ok and not check.fix for check in found.values())
+    assert found["brain openai:tiny"].detail.startswith("first answer in 0.")
+    assert found["brain openai:tiny"].detail.endswith(" tokens/s")
+    assert found["way of calling tools"].detail == "native, as found"
+
+
+def test_a_brain_that_needs_json_actions(fake_llm: FakeLLM) -> None:
+    refusal = {"status": 400, "error": "tiny does not support tools"}
+    fake_llm.answers += [refusal, RIGHT]
+    found = of_brain("ollama:tiny")
+    assert not found["native tool calls"].ok
+    assert "does not support tools" in found["native tool calls"].detail
+    assert all(check.ok for check in found.values() if check.required)
+    assert found["way of calling tools"].detail == "json, as found"
+    fake_llm.answers += [refusal, RIGHT]
+    way = of_brain("ollama:tiny", "llm.mode=native")["way of calling tools"]
+    assert (way.ok, way.required, way.detail) == (False, True, "native, as set by llm.mode")
+    assert way.fix == "Set llm.mode=auto or llm.mode=json."
+
+
+def test_a_brain_that_cannot_be_used(fake_llm: FakeLLM) -> None:
+    fake_llm.answers += [{"status": 404, "error": "model 'tiny' not found"}]
+    (check,) = of_brain("ollama:tiny").values()
+    assert (check.ok, check.required) == (False, True)
+    assert "`ollama pull tiny`" in check.detail
+    assert check.fix
+
+
+def test_a_brain_without_a_model() -> None:
+    (check,) = of_brain("policy:uniform").values()
+    assert (check.ok, check.detail) == (True, "decides without a model")
+
+
+def test_the_command_asks_a_brain(fake_llm: FakeLLM, tmp_path: Path) -> None:
+    fake_llm.answers += [RIGHT, RIGHT]
+    home = ["--home", str(tmp_path)]
+    result = CliRunner().invoke(app, ["doctor", "--brain", "openai:tiny", *home])
+    assert "brain openai:tiny" in result.stdout
+    assert fake_llm.key not in result.output
+    fake_llm.answers += [{"text": "no"}] * 2
+    result = CliRunner().invoke(app, ["doctor", "--brain", "openai:tiny", *home])
+    assert result.exit_code == 1
+    assert "MISSING" in result.stdout
+
+
+def test_the_command_explains_an_unknown_brain(tmp_path: Path) -> None:
+    arguments = ["doctor", "--brain", "openay:tiny", "--home", str(tmp_path)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "Did you mean 'openai'" in result.stderr

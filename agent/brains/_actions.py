@@ -1,0 +1,221 @@
+"""Tool calls as one JSON object, for models that have no reliable tool calls of their own.
+
+An action is {"tool": NAME, "arguments": {...}}. Pure functions: the JSON schema that a server's
+grammar enforces, the reading of what a model answered, and a conversation said in plain text.
+Tools are in the function format of OpenAI:
+{"type": "function", "function": {"name", "description", "parameters"}}.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+)
+from langchain_core.utils.json_schema import dereference_refs
+
+from prompts.render import render
+
+Json = dict[str, Any]
+
+# What a text or list may have that says no bound of its own, or a higher one: a grammar without
+# bounds lets a small model repeat itself until its tokens are spent.
+MAX_LENGTH = 1000
+MAX_ITEMS = 40
+
+_KEPT = ("type", "enum", "const", "minimum", "maximum", "minLength", "minItems")
+_MAX_TEXT = 40_000
+_MAX_STARTS = 50
+_MAX_DEPTH = 12
+_MAX_TOOL_TEXT = 1_500
+# Whole numbers beyond it are no JSON numbers everywhere, nor 64-bit integers in a checkpoint.
+_MAX_INT = 2**53
+
+
+def action_schema(tools: Sequence[Json]) -> Json:
+    """Return the JSON schema of one action: anyOf over the tools, every text and list bounded.
+
+    It uses only what the grammars of llama.cpp and Ollama and OpenAI's json_schema (not strict)
+    understand; strings have at most MAX_LENGTH characters, lists at most MAX_ITEMS entries.
+    """
+    actions = [
+        _bounded(
+            {
+                "type": "object",
+                "properties": {
+                    "tool": {"const": tool["function"]["name"]},
+                    "arguments": _parameters(tool),
+                },
+                "required": ["tool", "arguments"],
+            }
+        )
+        for tool in tools
+    ]
+    return actions[0] if len(actions) == 1 else {"type": "object", "anyOf": actions}
+
+
+def parse_action(text: str) -> ToolCall | None:
+    """Return the first action in an answer, its id None, or None where there is none.
+
+    Tolerates thoughts, code fences and words around it, and the names `name` and `parameters`
+    that models trained on tool calls prefer. Of a longer text the first 40,000 characters count.
+    """
+    text = re.sub(r"<think>.*?(</think>|\Z)", "", text[:_MAX_TEXT], flags=re.DOTALL)
+    starts = [match.start() for match in re.finditer(r"\{", text)][:_MAX_STARTS]
+    for start in starts:
+        try:
+            value, _ = json.JSONDecoder().raw_decode(text, start)
+        except (ValueError, RecursionError):
+            continue
+        if call := _as_call(value):
+            return call
+    return None
+
+
+def as_plain_messages(messages: Sequence[BaseMessage], tools: Sequence[Json]) -> list[BaseMessage]:
+    """Say a conversation with tools as one of a system, a user and an assistant.
+
+    Calls become actions of the assistant, results words of the user; what has no text is left
+    out and neighbours of one role are merged. The tools and how to call them come last.
+    """
+    said = [_say_message(message) for message in messages]
+    if tools:
+        # Last and not in the system text, because they change with every phase: servers keep what
+        # they computed for the beginning that two prompts share.
+        text = render("json_action", tools="\n".join(_say_tool(tool) for tool in tools))
+        said.append((text, HumanMessage))
+    system = [text for text, role in said if role is SystemMessage]
+    plain: list[BaseMessage] = [SystemMessage("\n\n".join(system))] if system else []
+    for text, role in said:
+        if role is SystemMessage:
+            continue
+        if text and plain and isinstance(plain[-1], role):
+            plain[-1] = role(f"{plain[-1].text}\n\n{text}")
+        elif text:
+            plain.append(role(text))
+    return plain
+
+
+def storable(value: object, depth: int = _MAX_DEPTH) -> Any:
+    """Return parsed JSON as what every journal, checkpoint and server takes.
+
+    Numbers that are not finite or beyond 2**53 become text, lone surrogates "?", and what is
+    nested deeper than `depth` becomes "...".
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, Mapping | list) and depth == 0:
+        return "..."
+    if isinstance(value, Mapping):
+        return {storable(str(k)): storable(v, depth - 1) for k, v in value.items()}
+    if isinstance(value, list):
+        return [storable(item, depth - 1) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, int) and abs(value) > _MAX_INT:
+        return f"{str(value)[:20]}..."
+    return value
+
+
+def _as_call(value: object) -> ToolCall | None:
+    if not isinstance(value, dict):
+        return None
+    arguments = value.get("arguments", value.get("parameters"))
+    # An object with a mere `name` may be anything, such as a piece of a broken action.
+    name = value.get("tool", None if arguments is None else value.get("name"))
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError):
+            return None
+    if not isinstance(name, str) or not isinstance(arguments, dict | None):
+        return None
+    return ToolCall(name=storable(name), args=storable(arguments or {}), id=None)
+
+
+def _parameters(tool: Json) -> Json:
+    """Return the schema of a tool's arguments without references."""
+    parameters: Json = tool["function"].get("parameters") or {}
+    return {"type": "object", **dereference_refs(parameters)}
+
+
+def _bounded(schema: Json) -> Json:
+    """Return the part of a schema that all grammars understand, with bounds where it has none."""
+    if parts := schema.get("allOf"):
+        return _bounded({key: value for part in parts for key, value in part.items()})
+    if options := schema.get("anyOf") or schema.get("oneOf"):
+        return {"anyOf": [_bounded(option) for option in options]}
+    kind = schema.get("type")
+    if isinstance(kind, list):
+        return {"anyOf": [_bounded({**schema, "type": one}) for one in kind]}
+    if "enum" in schema or "const" in schema:
+        return {key: schema[key] for key in ("enum", "const") if key in schema}
+    if kind is None:
+        return _bounded({**schema, "type": "string"})
+    kept = {key: schema[key] for key in _KEPT if key in schema}
+    if kind == "string":
+        kept["maxLength"] = min(schema.get("maxLength", MAX_LENGTH), MAX_LENGTH)
+    elif kind == "array":
+        kept["items"] = _bounded(schema.get("items", {}))
+        kept["maxItems"] = min(schema.get("maxItems", MAX_ITEMS), MAX_ITEMS)
+    elif kind == "object":
+        properties = schema.get("properties", {})
+        extra = schema.get("additionalProperties", False)
+        kept["properties"] = {name: _bounded(value) for name, value in properties.items()}
+        kept["required"] = [name for name in schema.get("required", []) if name in properties]
+        is_map = not properties and extra is not False
+        kept["additionalProperties"] = is_map and _bounded({} if extra is True else extra)
+    return kept
+
+
+def _say_tool(tool: Json) -> str:
+    function = tool["function"]
+    arguments = _say_type(_bounded(_parameters(tool)))
+    text = " ".join(f"- {function['name']} {arguments}: {function.get('description', '')}".split())
+    return text[:_MAX_TOOL_TEXT]
+
+
+def _say_type(schema: Json) -> str:
+    if options := schema.get("anyOf"):
+        return " or ".join(_say_type(option) for option in options)
+    if "const" in schema:
+        return json.dumps(schema["const"])
+    if "enum" in schema:
+        return " or ".join(json.dumps(value) for value in schema["enum"])
+    if schema["type"] == "array":
+        return f"[{_say_type(schema['items'])}, ...]"
+    if schema["type"] == "object":
+        required = schema["required"]
+        parts = [
+            f"{json.dumps(name)}{'' if name in required else '?'}: {_say_type(value)}"
+            for name, value in schema["properties"].items()
+        ]
+        if extra := schema["additionalProperties"]:
+            parts.append(f"NAME: {_say_type(extra)}, ...")
+        return "{" + ", ".join(parts) + "}"
+    return str(schema["type"])
+
+
+def _say_message(message: BaseMessage) -> tuple[str, type[BaseMessage]]:
+    if isinstance(message, SystemMessage):
+        return message.text, SystemMessage
+    if isinstance(message, AIMessage):
+        actions = [
+            json.dumps({"tool": call["name"], "arguments": call["args"]}, ensure_ascii=False)
+            for call in message.tool_calls
+        ]
+        return "\n".join([*([message.text] if message.text else []), *actions]), AIMessage
+    if isinstance(message, ToolMessage):
+        outcome = "failed" if message.status == "error" else "says"
+        return f"{message.name or 'tool'} {outcome}: {message.text}", HumanMessage
+    return message.text, HumanMessage

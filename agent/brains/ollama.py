@@ -1,0 +1,51 @@
+"""Brains behind an Ollama server: `ollama:MODEL`.
+
+The client of Ollama reads OLLAMA_HOST and OLLAMA_API_KEY from the environment by itself.
+"""
+
+from __future__ import annotations
+
+import httpx
+from langchain_ollama import ChatOllama
+from ollama import RequestError, ResponseError
+
+from agent.brains import BrainContext
+from agent.brains._actions import Json
+from agent.brains._remote import RemoteBrain, Server
+from memory.errors import SettingsError
+
+
+def build(argument: str, context: BrainContext) -> RemoteBrain:
+    """Build `ollama:MODEL`; raises SettingsError without a model."""
+    if not argument:
+        raise SettingsError("The brain 'ollama:' names no model. Use ollama:MODEL.")
+    llm = context.llm
+    chat = ChatOllama(
+        model=argument,
+        temperature=llm.temperature,
+        num_predict=llm.answer_tokens,
+        num_ctx=llm.context_tokens + llm.answer_tokens,
+        client_kwargs={"timeout": llm.timeout_s},
+    )
+    client: httpx.Client = chat._client._client
+    key = client.headers.get("authorization", "").removeprefix("Bearer ")
+    server = Server(
+        url=str(client.base_url.copy_with(userinfo=b"")).rstrip("/"),
+        errors=(RequestError, ResponseError, httpx.HTTPError, OSError),
+        when_unreachable="Start it with `ollama serve`, or set OLLAMA_HOST to where it is.",
+        when_forbidden="Set OLLAMA_API_KEY to a key that this server accepts.",
+        when_unknown=f"Get the model with `ollama pull {argument}`.",
+        secrets=tuple({key, client.base_url.password} - {""}),
+    )
+    return RemoteBrain(
+        chat=chat,
+        mode="json" if llm.mode == "json" else "native",
+        llm=llm,
+        model=argument,
+        json_arguments=_json_arguments,
+        server=server,
+    )
+
+
+def _json_arguments(schema: Json) -> Json:
+    return {"format": schema}

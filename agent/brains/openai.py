@@ -1,0 +1,75 @@
+"""Brains behind an OpenAI-compatible server: `openai:MODEL`.
+
+langchain_openai reads OPENAI_API_KEY and OPENAI_BASE_URL from the environment by itself.
+"""
+
+from __future__ import annotations
+
+from langchain_openai import ChatOpenAI
+from openai import OpenAIError
+from pydantic import SecretStr
+
+from agent.brains import BrainContext
+from agent.brains._actions import Json
+from agent.brains._remote import RemoteBrain, Server
+from agent.settings import LLMSettings
+from memory.errors import SettingsError
+
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+_NO_KEY = SecretStr("none")
+
+
+def build(argument: str, context: BrainContext) -> RemoteBrain:
+    """Build `openai:MODEL`; raises SettingsError without a model, or without a key it needs.
+
+    A server on this machine needs no key.
+    """
+    if not argument:
+        raise SettingsError("The brain 'openai:' names no model. Use openai:MODEL.")
+    llm = context.llm
+    try:
+        chat = _chat(argument, llm)
+    except OpenAIError:
+        chat = _chat(argument, llm, _NO_KEY)
+        if chat.root_client.base_url.host not in _LOCAL:
+            raise SettingsError(
+                f"The brain 'openai:{argument}' needs a key. Set OPENAI_API_KEY, or set "
+                "OPENAI_BASE_URL to a server on this machine, or use policy:thompson."
+            ) from None
+    client = chat.root_client
+    url = client.base_url.copy_with(userinfo=b"")
+    secrets = {str(client.api_key), client.base_url.password} - {"", _NO_KEY.get_secret_value()}
+    server = Server(
+        url=str(url).rstrip("/"),
+        errors=(OpenAIError,),
+        when_unreachable="Start the server, or set OPENAI_BASE_URL to where it is.",
+        when_forbidden="Set OPENAI_API_KEY to a key that this server accepts for the model.",
+        when_unknown="Name a model that the server has, or set OPENAI_BASE_URL to another server.",
+        secrets=tuple(secrets),
+    )
+    return RemoteBrain(
+        chat=chat,
+        mode="json" if llm.mode == "json" else "native",
+        llm=llm,
+        model=argument,
+        json_arguments=_json_arguments,
+        server=server,
+    )
+
+
+def _chat(model: str, llm: LLMSettings, key: SecretStr | None = None) -> ChatOpenAI:
+    return ChatOpenAI(
+        model=model,
+        api_key=key,
+        temperature=llm.temperature,
+        timeout=llm.timeout_s,
+        max_completion_tokens=llm.answer_tokens,
+        # RemoteBrain tries again itself; here as well would multiply the tries.
+        max_retries=0,
+    )
+
+
+def _json_arguments(schema: Json) -> Json:
+    json_schema = {"name": "action", "schema": schema, "strict": False}
+    # Not as an argument of its own: LangChain then raises on an answer that was cut off.
+    return {"extra_body": {"response_format": {"type": "json_schema", "json_schema": json_schema}}}
