@@ -14,6 +14,7 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
 
+from agent.brains._actions import storable
 from agent.settings import LLMSettings, Price
 from agent.state import ADVANCES, RoundState
 from memory.errors import BrainError, SettingsError
@@ -188,7 +189,8 @@ def message_to_json(message: AnyMessage) -> dict[str, Any]:
         ]
     if isinstance(message, ToolMessage):
         found |= {"name": message.name, "id": message.tool_call_id, "status": message.status}
-    return found
+    safe: dict[str, Any] = storable(found)
+    return safe
 
 
 def _from_json(event: Event) -> AIMessage:

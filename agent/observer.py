@@ -100,21 +100,25 @@ class ConsoleObserver(Observer):
 
     def planned(self, plan: Plan) -> None:
         """Print the plan's reason and size."""
+        from rich.markup import escape
+
         hypothesis = plan.hypothesis
         expects = (
             f" Expects {hypothesis.expected_change:+.3f} on '{hypothesis.slice}'."
             if hypothesis
             else ""
         )
+        # What a model wrote may hold brackets, which are no markup.
+        told = escape(f"{len(plan.prompts)} prompts. {plan.why}{expects}")
         self._console.print(
-            f"[dim]round {plan.round}/{self._n_rounds}[/dim] plan: {plan.n_images} images, "
-            f"{len(plan.prompts)} prompts. {plan.why}{expects}",
+            f"[dim]round {plan.round}/{self._n_rounds}[/dim] plan: {plan.n_images} images, {told}",
             highlight=False,
         )
 
     def round_done(self, current: Round) -> None:
         """Print one table per round."""
         from rich.table import Table
+        from rich.text import Text
 
         assert current.batch and current.report  # a round is done after its stages
         table = Table(title=f"Round {current.number} of {self._n_rounds}", title_justify="left")
@@ -129,7 +133,7 @@ class ConsoleObserver(Observer):
         if worst:
             a = worst.accuracy
             table.add_row(
-                f"worst slice: {worst.key}",
+                Text(f"worst slice: {worst.key}"),
                 f"{a.value:.3f}",
                 f"{a.low:.3f} to {a.high:.3f}",
                 str(a.n),
@@ -146,4 +150,6 @@ class ConsoleObserver(Observer):
 
     def warn(self, text: str) -> None:
         """Print a warning."""
-        self._console.print(f"[yellow]Warning:[/yellow] {text}", highlight=False)
+        from rich.markup import escape
+
+        self._console.print(f"[yellow]Warning:[/yellow] {escape(text)}", highlight=False)

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+import re
+from collections.abc import Callable, Sequence
 
 from agent.planners import PlanDraft, PromptDraft
 from memory.errors import ToolError, unknown
-from memory.records import Plan, PromptSpec
+from memory.records import Hypothesis, Plan, PromptSpec, slice_key
+from prompts.render import quote
 from prompts.vocabulary import Vocabulary
 
 MAX_PROMPTS = 200
+MAX_COUNT = 100_000
+# What a refusal may say at most, so that it fits into any model's context.
+MAX_PROBLEMS = 10
+MAX_REFUSAL = 2000
+_MAX_PROBLEM = 400
+_MAX_WARNINGS = 10
+_MAX_TEXT = 1000
+# Characters of a text that a message quotes.
+_QUOTED = 80
+
+_PAIR = re.compile(r"([^\s=:,;&+/|]+)\s*[=:]\s*([^\s=:,;&+/|]+)")
+_SEPARATORS = re.compile(r"(?:[\s,;&+/|]|\band\b)*")
 
 
 def validate(
@@ -20,11 +35,17 @@ def validate(
     vocabulary: Vocabulary,
     count_tokens: Callable[[str], int],
     max_tokens: int,
+    slices: Sequence[str] = (),
 ) -> Plan:
     """Return the plan, or raise ToolError with everything that is wrong and what would be legal.
 
-    A prompt's class is the one given or the one its words imply; a prompt over the token limit is
-    allowed but named in `warnings`, since its end has no effect.
+    slices: the keys of the last report, if there is one. A prompt's attributes are those given
+    and those its text names; a prompt without a text is said by the caption grammar; its class is
+    the one given or the one its words imply. Prompts of equal text and class are made one. The
+    hypothesis gets the canonical key of its slice. `warnings`, at most 10, name what is legal but
+    works badly: a text over the token limit, words that the vocabulary has not, attributes that
+    the text does not say, a slice that is not measured. The message of an error lists at most 10
+    problems in at most 2,000 characters.
     """
     problems = []
     if not draft.prompts:
@@ -33,60 +54,169 @@ def validate(
         problems.append(f"{len(draft.prompts)} prompts are too many; at most {MAX_PROMPTS}")
     total = sum(max(p.count, 0) for p in draft.prompts)
     if total > n_images:
-        problems.append(f"the counts add up to {total}, but only {n_images} images are left")
-    specs, warnings = [], []
+        problems.append(
+            f"the counts add up to {_say_count(total)}, but only {n_images} images are left"
+        )
+    specs: dict[tuple[str, str], PromptSpec] = {}
+    warnings = []
+    n_merged = 0
     for number, prompt in enumerate(draft.prompts[:MAX_PROMPTS]):
-        found = _problems(prompt, vocabulary)
+        name = f"prompt {number + 1}"
+        text = _clean(prompt.text)
+        found = _problems(prompt, text, vocabulary)
         if found:
-            problems += [f"prompt {number + 1} ({prompt.text[:60]!r}): {text}" for text in found]
+            problems += [f"{name} ({quote(text, _QUOTED)}): {problem}" for problem in found]
             continue
-        spec = _spec(prompt, f"r{round_number:03d}p{number:02d}", vocabulary)
-        n_tokens = count_tokens(spec.text)
-        if n_tokens > max_tokens:
-            warnings.append(
-                f"prompt {number + 1} has {n_tokens} tokens; the generator reads only the first "
-                f"{max_tokens}: {spec.text[:80]!r}"
-            )
-        specs.append(spec)
-    if draft.hypothesis and not -1 <= draft.hypothesis.expected_change <= 1:
-        problems.append("expected_change must lie between -1 and 1")
+        spec = _spec(prompt, text, f"r{round_number:03d}p{number:02d}", vocabulary)
+        known = specs.get((spec.text, spec.class_name))
+        if known:
+            n_merged += 1
+            spec = known.model_copy(update={"count": known.count + spec.count})
+        else:
+            warnings += [
+                f"{name} {warning}: {quote(spec.text, _QUOTED)}"
+                for warning in _warnings(spec, vocabulary, count_tokens(spec.text), max_tokens)
+            ]
+        specs[spec.text, spec.class_name] = spec
+    if n_merged:
+        warnings.append(f"{n_merged} prompts repeated another and were added to it")
+    hypothesis = None
+    if draft.hypothesis:
+        key, problem, warning = _check_slice(draft.hypothesis.slice, vocabulary, slices)
+        problems += problem
+        warnings += warning
+        hypothesis = Hypothesis(slice=key, expected_change=draft.hypothesis.expected_change)
     if problems:
-        raise ToolError("The plan was not accepted: " + "; ".join(problems) + ".")
+        raise ToolError(_refusal(problems))
     return Plan(
         round=round_number,
         author=author,
-        prompts=tuple(specs),
-        hypothesis=draft.hypothesis,
-        why=draft.why[:500],
-        warnings=tuple(warnings),
+        prompts=tuple(specs.values()),
+        hypothesis=hypothesis,
+        why=_clean(draft.why)[:500],
+        warnings=_bounded(warnings, _MAX_WARNINGS, "warnings"),
     )
 
 
-def _problems(prompt: PromptDraft, vocabulary: Vocabulary) -> list[str]:
-    found = vocabulary.problems(prompt.attributes)
-    if not 0 < len(prompt.text.strip()) <= 1000:
-        found.append(f"the text must have 1 to 1000 characters, it has {len(prompt.text.strip())}")
-    if not 1 <= prompt.count <= 100_000:
-        found.append(f"the count must be 1 or more, it is {prompt.count}")
+def slice_attributes(text: str) -> dict[str, str] | None:
+    """Read the name of a slice, such as "wafer=poly, brightness=dark" in any order.
+
+    Pairs may be joined by =, or :, and parted by blanks, commas, semicolons, "&", "+", "/", "|" or
+    "and". None if the text is anything else or names an attribute twice.
+    """
+    lowered = text[:_MAX_TEXT].lower()
+    pairs = _PAIR.findall(lowered)
+    attributes = dict(pairs)
+    rest = _PAIR.sub(" ", lowered)
+    if not pairs or len(attributes) < len(pairs) or not _SEPARATORS.fullmatch(rest):
+        return None
+    return attributes
+
+
+def _check_slice(
+    text: str, vocabulary: Vocabulary, slices: Sequence[str]
+) -> tuple[str, list[str], list[str]]:
+    """Return a slice's canonical key, and the problem or the warning that it gives, if any."""
+    attributes = slice_attributes(text)
+    key = slice_key(attributes) if attributes else _clean(text)
+    if key in slices:
+        return key, [], []
+    values = [f"{name}={value}" for name, known in vocabulary.attributes.items() for value in known]
+    near = difflib.get_close_matches(key[:200], slices or values, n=5, cutoff=0.4)
+    names = ", ".join(near or (slices or values)[:5])
+    if attributes is None or vocabulary.problems(attributes):
+        problem = f"the hypothesis names no slice: {quote(text, _QUOTED)}; near it are: {names}"
+        return key, [problem], []
+    if slices:
+        warning = f"the slice {key!r} is not measured, so nothing will settle it; near: {names}"
+        return key, [], [warning]
+    return key, [], []
+
+
+def _problems(prompt: PromptDraft, text: str, vocabulary: Vocabulary) -> list[str]:
+    named = vocabulary.parse(text[:_MAX_TEXT])
+    attributes = {**named, **prompt.attributes}
+    found = vocabulary.problems(attributes)
+    found += [
+        f"its text says {key}={named[key]}, but its attributes say {key}={value}"
+        for key, value in prompt.attributes.items()
+        if named.get(key, value) != value and value in vocabulary.attributes[key]
+    ]
+    if len(text) > _MAX_TEXT or not (text or prompt.attributes):
+        found.append(f"the text must have 1 to {_MAX_TEXT} characters, it has {len(text)}")
+    if prompt.count < 1:
+        found.append(f"the count must be 1 or more, it is {_say_count(prompt.count)}")
+    if prompt.count > MAX_COUNT:
+        found.append(f"the count must be at most {MAX_COUNT}, it is {_say_count(prompt.count)}")
     if prompt.class_name is not None and prompt.class_name not in vocabulary.classes:
-        found.append(unknown("class", prompt.class_name, vocabulary.classes))
-    implied = vocabulary.class_name(prompt.attributes or vocabulary.parse(prompt.text))
-    if prompt.class_name is None and implied is None:
+        found.append(unknown("class", prompt.class_name[:_QUOTED], vocabulary.classes))
+    value = attributes.get(vocabulary.class_attribute)
+    implied = vocabulary.class_of.get(value) if value else None
+    if prompt.class_name is None and value is None:
         found.append(f"it names no class; say one of {', '.join(vocabulary.classes)}")
-    if prompt.class_name and implied and prompt.class_name != implied:
+    if prompt.class_name in vocabulary.classes and implied and prompt.class_name != implied:
         found.append(f"its words mean {implied!r}, but its class is {prompt.class_name!r}")
     return found
 
 
-def _spec(prompt: PromptDraft, prompt_id: str, vocabulary: Vocabulary) -> PromptSpec:
-    attributes = prompt.attributes or vocabulary.parse(prompt.text)
+def _say_count(count: int) -> str:
+    """Say a count; Python refuses to write whole numbers of more than 4,300 digits."""
+    return str(count) if abs(count) < 10**12 else f"{'-' if count < 0 else ''}more than 10^12"
+
+
+def _warnings(
+    spec: PromptSpec, vocabulary: Vocabulary, n_tokens: int, max_tokens: int
+) -> list[str]:
+    found = []
+    if n_tokens > max_tokens:
+        found.append(f"has {n_tokens} tokens; the generator reads only the first {max_tokens}")
+    foreign = vocabulary.foreign_words(spec.text)
+    if foreign:
+        more = " and others" if len(foreign) > 5 else ""
+        words = ", ".join(quote(word, 30) for word in foreign[:5])
+        found.append(f"has words that the vocabulary has not: {words}{more}")
+    said = vocabulary.parse(spec.text)
+    unsaid = [f"{key}={value}" for key, value in spec.attributes.items() if key not in said]
+    if vocabulary.class_name(said) is None and vocabulary.class_attribute not in spec.attributes:
+        unsaid.append(f"the class {spec.class_name!r}")
+    if unsaid:
+        found.append(f"does not say {', '.join(unsaid)}, and the generator reads only the text")
+    return found
+
+
+def _spec(prompt: PromptDraft, text: str, prompt_id: str, vocabulary: Vocabulary) -> PromptSpec:
+    attributes = {**vocabulary.parse(text), **prompt.attributes}
     class_name = prompt.class_name or vocabulary.class_name(attributes)
     assert class_name is not None  # _problems has refused prompts without a class
+    values = [value for value, meant in vocabulary.class_of.items() if meant == class_name]
+    if not text and values and vocabulary.class_attribute not in attributes:
+        value = class_name if class_name in values else values[0]
+        attributes[vocabulary.class_attribute] = value
     return PromptSpec(
         id=prompt_id,
-        text=prompt.text.strip(),
+        text=text or vocabulary.caption(attributes),
         class_name=class_name,
         attributes=attributes,
         count=prompt.count,
-        why=prompt.why[:500],
+        why=_clean(prompt.why)[:500],
     )
+
+
+def _clean(text: str) -> str:
+    """Return a text on one line, without control characters and lone surrogates."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _refusal(problems: Sequence[str]) -> str:
+    cut = [p if len(p) <= _MAX_PROBLEM else f"{p[: _MAX_PROBLEM - 3]}..." for p in problems]
+    start = "The plan was not accepted: "
+    n_shown = min(len(cut), MAX_PROBLEMS)
+    # Leaves room for the count of those that are not shown.
+    while len(start) + len("; ".join(cut[:n_shown])) > MAX_REFUSAL - 30:
+        n_shown -= 1
+    return start + "; ".join(_bounded(cut, n_shown, "problems")) + "."
+
+
+def _bounded(lines: Sequence[str], n: int, what: str) -> tuple[str, ...]:
+    more = len(lines) - n
+    return (*lines[:n], f"and {more} more {what}") if more > 0 else tuple(lines)

@@ -19,15 +19,17 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.types import interrupt
 from pydantic import Field, ValidationError
 
+from agent.brains._actions import storable
+from agent.briefing import Facts, brief, say_failures, say_report, say_verdict
+from agent.expectations import Expectation, expect, say_expectation
 from agent.planners import Observation, PlanDraft, PromptDraft
 from agent.planning import MAX_PROMPTS, validate
 from agent.state import ADVANCES, PHASES
 from agent.workbench import Workbench
 from eval.credit import credit, settle
-from memory.chroma import items_from_events
+from memory.chroma import Hit, MemoryItem, items_from_events
 from memory.errors import SettingsError, ToolError
-from memory.records import Estimate, Failure, Hypothesis, Lesson, Plan, Report, Round, Verdict
-from prompts.render import render
+from memory.records import Failure, Hypothesis, Lesson, Plan, Report, Round
 from tools.evaluate import evaluate_real
 from tools.generate import generate_batch
 from tools.inspect_failures import inspect
@@ -35,6 +37,10 @@ from tools.train import train_dstm
 
 # Rounds that an observation looks back on; keeps messages and time per round flat.
 LOOK_BACK = 20
+# Lessons and prompts that are recalled for an observation, and hits for a prompt of a plan.
+N_RECALLED = 6
+# Characters of the opening per token of a prompt: half of the space, at four characters a token.
+OPENING_SHARE = 2
 # Prompts that a small model may put into one plan: longer answers are cut in the middle.
 BRIEF_PROMPTS = 4
 
@@ -70,9 +76,7 @@ class Toolbox:
         """Return the first messages of a round: who you are, and what is known."""
         settings = self._session.settings
         target = self._bench.target
-        vocabulary = target.vocabulary
-        past = self._session.rounds()[-LOOK_BACK:]
-        past = [r for r in past if r.number < round_number]
+        past = [r for r in self._session.rounds()[-LOOK_BACK:] if r.number < round_number]
         observation = Observation(
             round=round_number,
             n_images=settings.session.images_per_round,
@@ -80,25 +84,57 @@ class Toolbox:
             seed=settings.session.seed,
             rounds=tuple(past),
         )
-        words = [f"- {key}: {', '.join(values)}" for key, values in vocabulary.attributes.items()]
-        report = next((r.report for r in reversed(past) if r.report), None)
-        verdict = past[-1].verdict if past else None
-        system = render(
-            "system",
+        reports = [r.report for r in past if r.report]
+        failures = past[-1].failures if past else ()
+        lessons, similar = self._remembered(reports[-1] if reports else None, failures)
+        facts = Facts(
             target=target.name,
-            classes=", ".join(target.class_names),
-            vocabulary="\n".join(words),
-        )
-        text = render(
-            "observation",
+            class_names=target.class_names,
+            vocabulary=target.vocabulary,
             round=round_number,
             rounds=settings.session.rounds,
             n_images=observation.n_images,
-            report=_say_report(report) if report else "There is no report yet.",
-            verdict=_say_verdict(verdict) if verdict else "",
+            images_left=observation.n_images * (settings.session.rounds - round_number + 1),
+            images_per_prompt=observation.images_per_prompt,
+            max_chars=OPENING_SHARE * settings.llm.context_tokens,
+            report=reports[-1] if reports else None,
+            previous=reports[-2] if len(reports) > 1 else None,
+            failures=failures,
+            verdict=past[-1].verdict if past else None,
+            lessons=lessons,
+            similar=similar,
+            steering=[
+                f"asked {event['question']!r}, the user said: {event['answer']}"
+                for event in self._journal.events("answer")
+            ],
+            seconds_per_image=self._seconds_per_image(past),
+            tokens_left=tokens_left,
+            usd_left=usd_left,
         )
+        system, text = brief(facts)
         extra = {"observation": observation.to_json()}
         return [SystemMessage(system), HumanMessage(text, additional_kwargs=extra)]
+
+    def _remembered(
+        self, report: Report | None, failures: Sequence[Failure]
+    ) -> tuple[list[MemoryItem], list[Hit]]:
+        """Return lessons and prompts of the memory that bear on what is worst now."""
+        slices = [f.slice for f in failures if f.significant][:3]
+        if not slices and report and report.worst_slice:
+            slices = [report.worst_slice]
+        query = "what helped on " + (", ".join(slices) or "all photographs")
+        target = self._bench.target.name
+        lessons = self._bench.memory.search(query, n=N_RECALLED, kind="lesson", target=target)
+        similar = self._bench.memory.search(query, n=N_RECALLED, kind="prompt", target=target)
+        return [hit.item for hit in lessons], similar
+
+    @staticmethod
+    def _seconds_per_image(past: Sequence[Round]) -> float | None:
+        """Return how long an image took in the last round that made some, or None."""
+        for done in reversed(past):
+            if done.batch and done.batch.n_made and "generate" in done.seconds:
+                return done.seconds["generate"] / done.batch.n_made
+        return None
 
     def legal(self, phase: str, n_lookups: int) -> tuple[str, ...]:
         """Return the names of the tools that may be called now.
@@ -137,6 +173,7 @@ class Toolbox:
         self, round_number: int, phase: str, legal: Sequence[str], call: ToolCall, author: str
     ) -> str:
         """Run one tool call; raises ToolError that says what is legal when the call is not."""
+        call = storable(call)
         name = call["name"]
         try:
             return self._execute(round_number, phase, legal, call, author)
@@ -267,7 +304,7 @@ class Toolbox:
                 round=number,
                 failures=[f.to_json() for f in failures],
             )
-        return _say_failures(failures)
+        return say_failures(failures)
 
     def ask_user(self, question: Annotated[str, Field(min_length=1, max_length=500)]) -> str:
         """Ask the person at the session something that only they can decide.
@@ -298,6 +335,7 @@ class Toolbox:
             why: The reason for this distribution.
             hypothesis: Which slice should change, and by how much.
         """
+        reports = [r.report for r in self._session.rounds() if r.report]
         draft = PlanDraft(prompts=tuple(prompts), why=why, hypothesis=hypothesis)
         plan = validate(
             draft,
@@ -307,14 +345,22 @@ class Toolbox:
             self._bench.target.vocabulary,
             self._bench.generator.count_tokens,
             self._bench.generator.max_tokens,
+            slices=[score.key for score in reports[-1].slices] if reports else (),
         )
-        event = self._journal.append("plan", key=f"plan/{self._round}", plan=plan.to_json())
+        expectation = self._expect(plan)
+        event = self._journal.append(
+            "plan",
+            key=f"plan/{self._round}",
+            plan=plan.to_json(),
+            expectation=expectation.to_json(),
+        )
         plan = Plan.model_validate(event["plan"])
         for warning in plan.warnings:
             self._bench.observer.warn(warning)
         self._bench.observer.planned(plan)
-        text = f"Accepted: {plan.n_images} images from {len(plan.prompts)} prompts."
-        return "\n".join([text, *(f"Warning: {w}" for w in plan.warnings)])
+        said = [f"Accepted: {plan.n_images} images from {len(plan.prompts)} prompts."]
+        said += [f"Warning: {warning}" for warning in plan.warnings]
+        return "\n".join([*said, say_expectation(expectation)])
 
     def generate_batch(self) -> str:
         """Draw the images of the accepted plan and let the audit weigh their labels."""
@@ -386,7 +432,7 @@ class Toolbox:
             )
         self._journal.append("report", key=f"report/{self._round}", report=report.to_json())
         self._learn(report)
-        return _say_report(report)
+        return say_report(report)
 
     def finish(self, summary: Annotated[str, Field(max_length=1000)]) -> str:
         """End the round.
@@ -405,6 +451,17 @@ class Toolbox:
         return "The round is over."
 
     # -- helpers -------------------------------------------------------------------------------
+
+    def _expect(self, plan: Plan) -> Expectation:
+        """Return what the memory lets a plan expect."""
+        target = self._bench.target
+        texts = [prompt.text for prompt in plan.prompts]
+        found = self._bench.memory.search_all(
+            texts, n=N_RECALLED, kind="prompt", target=target.name
+        )
+        hits = {prompt.id: own for prompt, own in zip(plan.prompts, found, strict=True)}
+        speed = self._seconds_per_image(self._session.rounds())
+        return expect(plan, hits, speed, target.vocabulary)
 
     def _current(self) -> Round:
         return next(r for r in self._session.rounds() if r.number == self._round)
@@ -433,7 +490,7 @@ class Toolbox:
         lesson = Lesson(
             id=f"{self._session.name}/{self._round}",
             round=self._round,
-            text=f"{current.plan.why} {_say_verdict(verdict)}"[:600],
+            text=f"{current.plan.why} {say_verdict(verdict)}"[:600],
             slice=verdict.hypothesis.slice,
             held=verdict.held,
         )
@@ -459,33 +516,3 @@ def _round_of(event: dict[str, Any]) -> int | None:
         if "round" in holder:
             return int(holder["round"])
     return None
-
-
-def _say(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f}, n={estimate.n})"
-
-
-def _say_report(report: Report) -> str:
-    lines = [f"Report of round {report.round} on real {report.split} photographs:"]
-    lines += [f"- {name}: {_say(value)}" for name, value in report.metrics.items()]
-    worst = sorted(report.slices, key=lambda s: s.accuracy.value)[:5]
-    lines += [f"- slice {s.key}: accuracy {_say(s.accuracy)}" for s in worst]
-    return "\n".join(lines)
-
-
-def _say_failures(failures: tuple[Failure, ...]) -> str:
-    significant = [f for f in failures if f.significant]
-    if not significant:
-        return "No slice is significantly worse than the rest."
-    return "\n".join(
-        f"- {f.slice}: error {_say(f.error_rate)} against {f.rest_error_rate:.3f} elsewhere, "
-        f"q={f.q_value:.3g}"
-        for f in significant[:10]
-    )
-
-
-def _say_verdict(verdict: Verdict) -> str:
-    expected = f"{verdict.hypothesis.expected_change:+.3f} on '{verdict.hypothesis.slice}'"
-    if verdict.change is None:
-        return f"Expected {expected}; it was not measured before and after."
-    return f"Expected {expected}; measured {verdict.change:+.3f}."

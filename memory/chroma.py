@@ -96,24 +96,30 @@ class MemoryIndex:
 
         Of a text that a session repeats only the latest round is returned.
         """
-        vector = np.array(self._embed([query]), dtype=np.float32)
+        return self.search_all([query], n, kind, target)[0]
+
+    def search_all(
+        self, queries: Sequence[str], n: int = 5, kind: str | None = None, target: str | None = None
+    ) -> list[list[Hit]]:
+        """Return what `search` does for each of several queries, at once."""
+        if not queries:
+            return []
+        vectors = np.array(self._embed(queries), dtype=np.float32)
         wanted = [{name: value} for name, value in (("kind", kind), ("target", target)) if value]
         where = {"$and": wanted} if len(wanted) > 1 else wanted[0] if wanted else None
         with self._locked(), self._open() as collection:
             found = collection.query(
-                query_embeddings=vector,
+                query_embeddings=vectors,
                 n_results=n * _N_REPEATS,
                 where=cast("Where | None", where),
                 include=["metadatas", "distances"],
             )
-        metadatas, distances = (found["metadatas"] or [[]])[0], (found["distances"] or [[]])[0]
-        latest: dict[tuple[str, str, str], Hit] = {}
-        for metadata, distance in zip(metadatas, distances, strict=True):
-            item = MemoryItem.model_validate_json(str(metadata["item"]))
-            identity = (item.session, item.kind, item.text)
-            if identity not in latest or latest[identity].item.round < item.round:
-                latest[identity] = Hit(item=item, similarity=max(-1.0, min(1.0, 1 - distance)))
-        return sorted(latest.values(), key=lambda h: (-h.similarity, h.item.id))[:n]
+        return [
+            _latest([str(m["item"]) for m in metadatas], distances)[:n]
+            for metadatas, distances in zip(
+                found["metadatas"] or [], found["distances"] or [], strict=True
+            )
+        ]
 
     def stats(self) -> dict[str, Any]:
         """Return how many items there are: `items`, `kinds`, `targets` and `sessions`."""
@@ -260,6 +266,17 @@ def items_from_events(events: Iterable[Event]) -> list[MemoryItem]:
             data = {name: value for name, value in known.items() if value is not None}
             items.append(item("lesson", lesson.id, lesson.text, lesson.round, data))
     return items
+
+
+def _latest(items: Sequence[str], distances: Sequence[float]) -> list[Hit]:
+    """Return hits, best first; of equal texts of a session that of the latest round."""
+    latest: dict[tuple[str, str, str], Hit] = {}
+    for text, distance in zip(items, distances, strict=True):
+        item = MemoryItem.model_validate_json(text)
+        identity = (item.session, item.kind, item.text)
+        if identity not in latest or latest[identity].item.round < item.round:
+            latest[identity] = Hit(item=item, similarity=max(-1.0, min(1.0, 1 - distance)))
+    return sorted(latest.values(), key=lambda h: (-h.similarity, h.item.id))
 
 
 def _upsert(collection: Collection, vectors: Sequence[tuple[MemoryItem, list[float]]]) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from importlib import resources
 
-from jinja2 import Environment, StrictUndefined, meta
+from jinja2 import Environment, StrictUndefined, Template, meta
 
 # What opens the control tokens of chat templates, such as <|im_end|> or [INST].
 _OPENERS = "<["
@@ -13,18 +14,25 @@ _OPENERS = "<["
 
 def render(name: str, **values: object) -> str:
     """Render `prompts/NAME.md` with Jinja; raises TypeError unless it uses exactly `values`."""
+    template, used = _template(name)
+    if used != set(values):
+        raise TypeError(
+            f"prompt {name}.md: unused values {sorted(set(values) - used)}, "
+            f"missing values {sorted(used - set(values))}"
+        )
+    return template.render(**values).strip()
+
+
+@cache
+def _template(name: str) -> tuple[Template, set[str]]:
+    """Return a prompt file and the names of the values that it uses."""
     source = resources.files("prompts").joinpath(f"{name}.md").read_text("utf-8")
     # Prompts are plain text for a model, never HTML, so nothing is escaped.
     environment = Environment(
         undefined=StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True
     )
     used = meta.find_undeclared_variables(environment.parse(source))
-    if used != set(values):
-        raise TypeError(
-            f"prompt {name}.md: unused values {sorted(set(values) - used)}, "
-            f"missing values {sorted(used - set(values))}"
-        )
-    return environment.from_string(source).render(**values).strip()
+    return environment.from_string(source), used
 
 
 def quote(text: str, limit: int) -> str:

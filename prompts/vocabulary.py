@@ -16,7 +16,9 @@ Attributes = Mapping[str, str]
 
 _WORD = re.compile(r"\w+(?:-\w+)*")
 # Words that join the others and that a text may always use.
-_JOINING = frozenset("a an the and or of with without in on at by to from its is has".split())
+_JOINING = frozenset(
+    ["a", "an", "the", "and", "or", "of", "with", "without", "in", "on", "at", "by", "to", "from"]
+)
 
 
 class Phrases(BaseModel):
@@ -142,9 +144,10 @@ class Vocabulary(BaseModel):
 
         Each once, in the order of the text; articles and prepositions belong to every vocabulary.
         """
-        return [word for word in dict.fromkeys(_words(text)) if word not in self._known_words()]
+        known = self._known_words()
+        return [word for word in dict.fromkeys(_words(text)) if word not in known]
 
-    def _known_words(self) -> set[str]:
+    def _known_words(self) -> frozenset[str]:
         phrases = [phrase for phrase, _, _ in self._phrases()]
         values = [value for known in self.attributes.values() for value in known]
         names = [key.replace("_", " ") for key in self.attributes]

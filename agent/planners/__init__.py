@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from memory.records import Hypothesis, Record, Round
 from prompts.vocabulary import Vocabulary
@@ -52,13 +52,19 @@ class Observation(Record):
     rounds: tuple[Round, ...] = ()
 
 
+def _not_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"a count is a whole number, not {str(value).lower()}")
+    return value
+
+
 class PromptDraft(Record):
     """A prompt as proposed, before validation."""
 
     text: str = ""
     class_name: str | None = None
     attributes: dict[str, str] = Field(default_factory=dict)
-    count: int
+    count: Annotated[int, BeforeValidator(_not_bool)]
     why: str = ""
 
 

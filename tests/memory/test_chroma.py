@@ -257,3 +257,11 @@ def test_the_packaged_encoder_finds_the_right_prompt(tmp_path: Path) -> None:
     assert [hit.item.id for hit in hits] == ["dark", "bright", "street"]
     assert hits[0].similarity > hits[1].similarity + 0.1
     assert json.loads(hits[0].model_dump_json())["item"]["id"] == "dark"
+
+
+def test_many_searches_at_once_find_what_single_ones_find(tmp_path: Path) -> None:
+    index = MemoryIndex(tmp_path / "memory", embed)
+    index.add([item("a", "a dark cell"), item("b", "a bright cell"), item("c", "a broken cell")])
+    queries = ["dark", "broken cell"]
+    assert index.search_all(queries, n=2) == [index.search(query, n=2) for query in queries]
+    assert index.search_all([]) == []

@@ -98,6 +98,19 @@ def test_the_longest_phrase_wins() -> None:
     assert vocabulary.parse("an old street") == {"age": "old"}
 
 
+def test_foreign_words_are_those_of_no_phrase() -> None:
+    text = "An old, DARK poly cell with snow; snow and rust-red busbars, medium-bright, not intact"
+    assert ELPV.foreign_words(text) == ["old", "snow", "rust-red", "not"]
+    assert ELPV.foreign_words("") == []
+    assert ELPV.foreign_words("a dark area") == []
+
+
+def test_the_grammar_uses_no_foreign_words() -> None:
+    rng = random.Random(0)
+    for attributes in rng.sample(legal_combinations(), 200):
+        assert ELPV.foreign_words(ELPV.caption(attributes, rng)) == []
+
+
 def test_problems_name_the_fault_and_what_is_known() -> None:
     assert ELPV.problems({"wafer": "poly", "dark_area": "small", "where": "top"}) == []
     (unknown_key,) = ELPV.problems({"colour": "red"})

@@ -1,0 +1,250 @@
+"""What a brain is told at the start of a round, within the space that it has.
+
+Figures come from records; text that comes from data (memory, the user) is quoted and cut.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from memory.chroma import Hit, MemoryItem
+from memory.records import Estimate, Failure, Report, SliceScore, Verdict, slice_key
+from prompts.render import quote, render
+from prompts.vocabulary import Vocabulary
+
+# Most characters that are quoted of one text, by what it is.
+_WISH, _LESSON, _PROMPT, _SLICE = 300, 240, 160, 80
+_MAX_WISHES = 5
+_MAX_CREDITS = 3
+_MAX_FAILURES = 10
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a brain may know at the start of a round; plain data, nothing is looked up.
+
+    n_images and images_left: of this round, and of this and all later ones. report and previous:
+    the last report and the one before it. failures: of the last report. steering: wishes of the
+    user, the latest last. tokens_left, usd_left: None without a limit. max_chars: space for both
+    texts together.
+    """
+
+    target: str
+    class_names: Sequence[str]
+    vocabulary: Vocabulary
+    round: int
+    rounds: int
+    n_images: int
+    images_left: int
+    images_per_prompt: int
+    max_chars: int
+    report: Report | None = None
+    previous: Report | None = None
+    failures: Sequence[Failure] = ()
+    verdict: Verdict | None = None
+    lessons: Sequence[MemoryItem] = ()
+    similar: Sequence[Hit] = ()
+    steering: Sequence[str] = ()
+    seconds_per_image: float | None = None
+    tokens_left: int | None = None
+    usd_left: float | None = None
+
+
+class _Detail(NamedTuple):
+    """How much is said of what may be left out."""
+
+    similar: int
+    lessons: int
+    failures: int
+    slices: int
+
+
+def brief(facts: Facts) -> tuple[str, str]:
+    """Return the system text, the same in every round, and the observation of this round.
+
+    If both are longer than `facts.max_chars` together, the observation is shortened: first by the
+    least similar prompts, then by lessons, by failures beyond the third, by slices, by the other
+    failures. Words, budget, wishes of the user (the last 5, 300 characters each), the overall
+    figures and the last hypothesis always stay, so a very small `max_chars` is exceeded.
+    """
+    system = _system(facts)
+    observation = ""
+    for detail in _details(facts):
+        observation = _observation(facts, detail)
+        if len(system) + len(observation) <= facts.max_chars:
+            break
+    return system, observation
+
+
+def say_report(report: Report, previous: Report | None = None, n_slices: int = 5) -> str:
+    """Say the overall figures and the `n_slices` worst slices, with 95% intervals.
+
+    What `previous` measured as well is followed by its change since then.
+    """
+    lines = [f"Report of round {report.round} on real {report.split} photographs (95% intervals):"]
+    old_metrics = previous.metrics if previous else {}
+    old_slices = {s.key: s.accuracy for s in previous.slices} if previous else {}
+    since = f" since round {previous.round}" if previous else ""
+    for name, value in report.metrics.items():
+        lines.append(f"- {name}: {_say(value)}{_say_change(value, old_metrics.get(name), since)}")
+    for score in sorted(report.slices, key=_badness)[:n_slices]:
+        change = _say_change(score.accuracy, old_slices.get(score.key), since)
+        lines.append(f"- slice {score.key}: accuracy {_say(score.accuracy)}{change}")
+    return "\n".join(lines)
+
+
+def say_failures(failures: Sequence[Failure], limit: int = _MAX_FAILURES) -> str:
+    """Say the significant failures, the first `limit` of them."""
+    lines = _failure_lines(failures)
+    more = [f"- and {len(lines) - limit} more"] if len(lines) > limit else []
+    return "\n".join(lines[:limit] + more) or "No slice is significantly worse than the rest."
+
+
+def say_verdict(verdict: Verdict) -> str:
+    """Say what was expected, what was measured, and whether the hypothesis held."""
+    expected = f"{verdict.hypothesis.expected_change:+.3f} on '{verdict.hypothesis.slice}'"
+    if verdict.change is None:
+        return f"Expected {expected}; it was not measured before and after."
+    held = "it held" if verdict.held else "it did not hold"
+    return f"Expected {expected}; measured {verdict.change:+.3f}: {held}."
+
+
+def _details(facts: Facts) -> Iterator[_Detail]:
+    """Yield ever shorter ways to say the facts, one thing less each time."""
+    detail = _Detail(
+        similar=len(facts.similar),
+        lessons=len(facts.lessons),
+        failures=min(_MAX_FAILURES, len(_failure_lines(facts.failures))),
+        slices=5 if facts.report else 0,
+    )
+    yield detail
+    for name, least in (("similar", 0), ("lessons", 0), ("failures", 3), ("slices", 0)):
+        for n in range(getattr(detail, name) - 1, least - 1, -1):
+            detail = detail._replace(**{name: n})
+            yield detail
+    yield detail._replace(failures=0)
+
+
+def _system(facts: Facts) -> str:
+    vocabulary = facts.vocabulary
+    words = [f"- {key}: {', '.join(values)}" for key, values in vocabulary.attributes.items()]
+    meanings = [
+        f"Class {name}: {vocabulary.class_attribute} is "
+        f"{' or '.join(v for v, meant in vocabulary.class_of.items() if meant == name)}."
+        for name in vocabulary.classes
+        if name in vocabulary.class_of.values()
+    ]
+    needs = [
+        f"Name {key} only where {other} is {' or '.join(allowed)}."
+        for key, conditions in vocabulary.requires.items()
+        for other, allowed in conditions.items()
+    ]
+    attributes = _example(vocabulary)
+    prompt = {"attributes": attributes, "count": min(facts.images_per_prompt, facts.n_images)}
+    plan = {
+        "prompts": [prompt],
+        "why": "this slice is the worst",
+        "hypothesis": {"slice": slice_key(attributes), "expected_change": 0.05},
+    }
+    return render(
+        "system",
+        target=facts.target,
+        classes=", ".join(facts.class_names),
+        words="\n".join(words),
+        rules="\n".join([*meanings, *needs]),
+        example_text=quote(vocabulary.caption(attributes), _PROMPT),
+        example=json.dumps(plan, ensure_ascii=False),
+    )
+
+
+def _example(vocabulary: Vocabulary) -> dict[str, str]:
+    """Return legal attributes: the last value of the class attribute and of another one."""
+    names = [key for key in vocabulary.attributes if key not in vocabulary.requires]
+    others = [key for key in names if key != vocabulary.class_attribute]
+    chosen = {vocabulary.class_attribute, *others[:1]}
+    return {key: list(vocabulary.attributes[key])[-1] for key in names if key in chosen}
+
+
+def _observation(facts: Facts, detail: _Detail) -> str:
+    if facts.report:
+        report = say_report(facts.report, facts.previous, detail.slices)
+    else:
+        report = "There is no report yet: spread the images over classes and attributes."
+    if facts.report and not _failure_lines(facts.failures):
+        report += "\nNo slice is known to be significantly worse than the rest."
+    return render(
+        "observation",
+        round=facts.round,
+        rounds=facts.rounds,
+        budget=_say_budget(facts),
+        steering="\n".join(f"- {quote(wish, _WISH)}" for wish in facts.steering[-_MAX_WISHES:]),
+        report=report,
+        failures=say_failures(facts.failures, detail.failures) if detail.failures else "",
+        verdict=say_verdict(facts.verdict) if facts.verdict else "",
+        lessons="\n".join(_say_lesson(item) for item in facts.lessons[: detail.lessons]),
+        similar="\n".join(_say_prompt(hit) for hit in facts.similar[: detail.similar]),
+    )
+
+
+def _say_budget(facts: Facts) -> str:
+    said = [
+        f"You may make {facts.n_images} images now, about {facts.images_per_prompt} per prompt; "
+        f"{facts.images_left} are left in all."
+    ]
+    if facts.seconds_per_image is not None:
+        seconds = facts.seconds_per_image * facts.n_images
+        said.append(f"Drawing all now takes {seconds:.0f} s.")
+    if facts.tokens_left is not None:
+        said.append(f"You have {facts.tokens_left} tokens left.")
+    if facts.usd_left is not None:
+        said.append(f"You have {facts.usd_left:.4f} US dollars left.")
+    return " ".join(said)
+
+
+def _say_lesson(item: MemoryItem) -> str:
+    held = item.data.get("held")
+    outcome = "" if held is None else " (held)" if held else " (did not hold)"
+    return f"- {quote(item.text, _LESSON)}{outcome}"
+
+
+def _say_prompt(hit: Hit) -> str:
+    """Say a prompt of the memory with its kept-rate and its largest credits."""
+    data = hit.item.data
+    line = f"- {quote(hit.item.text, _PROMPT)}"
+    made, rate = data.get("n_made"), data.get("kept_rate")
+    if isinstance(made, float | int) and isinstance(rate, float | int):
+        line += f": {rate:.2f} of {made:.0f} images kept"
+    credits_ = [
+        (name.removeprefix("credit "), float(value))
+        for name, value in data.items()
+        if name.startswith("credit ") and isinstance(value, float | int)
+    ]
+    largest = sorted(credits_, key=lambda item: -abs(item[1]))[:_MAX_CREDITS]
+    if largest:
+        said = (f"{quote(key, _SLICE)} {value:+.3f}" for key, value in largest)
+        line += f"; credit {', '.join(said)}"
+    return line
+
+
+def _failure_lines(failures: Sequence[Failure]) -> list[str]:
+    return [
+        f"- {f.slice}: error {_say(f.error_rate)} against {f.rest_error_rate:.3f} elsewhere, "
+        f"q={f.q_value:.3g}"
+        for f in failures
+        if f.significant
+    ]
+
+
+def _badness(score: SliceScore) -> tuple[float, str]:
+    return score.accuracy.value, score.key
+
+
+def _say(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f}, n={estimate.n})"
+
+
+def _say_change(new: Estimate, old: Estimate | None, since: str) -> str:
+    return f", {new.value - old.value:+.3f}{since}" if old else ""
