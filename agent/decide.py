@@ -6,7 +6,6 @@ other), the policy brain takes the step in its place: journaled as a fallback, s
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,9 +14,10 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
 
 from agent.brains._actions import storable
-from agent.settings import LLMSettings, Price
+from agent.settings import LLMSettings
+from agent.spending import Spending, Usage, estimate_tokens
 from agent.state import ADVANCES, RoundState
-from memory.errors import BrainError, SettingsError
+from memory.errors import BrainError
 from memory.journal import Event, Journal
 
 # After a failed call, how long the policy decides before the model is asked again.
@@ -43,10 +43,10 @@ class Decider:
         self._journal = journal
         self._settings = settings
         self._asleep_until = 0.0
-        self._price = _price(author, settings)
-        calls = journal.events("model_call")
-        self._tokens = sum(e["tokens"]["prompt"] + e["tokens"]["answer"] for e in calls)
-        self._usd = sum(float(e["usd"]) for e in calls)
+        self.spending = Spending(author, settings)
+        for event in journal.events("model_call"):
+            tokens = event["tokens"]
+            self.spending.add(Usage(tokens["prompt"], tokens["answer"], event["usd"]))
 
     @property
     def has_fallback(self) -> bool:
@@ -57,16 +57,6 @@ class Decider:
     def plans_briefly(self) -> bool:
         """Tell whether the brain speaks JSON actions, as small models do."""
         return getattr(self._brain, "mode", "native") == "json"
-
-    def tokens_left(self) -> int | None:
-        """Return what is left of the session's tokens, or None without a limit."""
-        limit = self._settings.max_tokens
-        return None if limit is None else max(0, limit - self._tokens)
-
-    def usd_left(self) -> float | None:
-        """Return what is left of the session's money, or None without a limit."""
-        limit = self._settings.max_usd
-        return None if limit is None else max(0.0, limit - self._usd)
 
     def ask(self, state: RoundState, tools: Sequence[dict[str, Any]]) -> AIMessage:
         """Return the next message of the round; `tools` are the legal ones.
@@ -89,13 +79,10 @@ class Decider:
                 reason = str(error)
         if answer is None:
             answer = self._fall_back(state, tools, number, str(reason))
-            author = f"policy:{self._settings.fallback}"
-            tokens, usd = {"prompt": 0, "answer": 0}, 0.0
+            author, usage = f"policy:{self._settings.fallback}", Usage(0, 0, 0.0)
         else:
-            tokens, author = _tokens(answer), self._author
-            usd = _cost(self._price, tokens)
-        self._tokens += sum(tokens.values())
-        self._usd += usd
+            author, usage = self._author, self.spending.usage(answer)
+        self.spending.add(usage)
         event = self._journal.append(
             "model_call",
             key=key,
@@ -105,8 +92,8 @@ class Decider:
             tools=[tool["function"]["name"] for tool in tools],
             messages=[message_to_json(m) for m in _news(state["messages"])],
             answer=message_to_json(answer),
-            tokens=tokens,
-            usd=usd,
+            tokens={"prompt": usage.prompt, "answer": usage.answer},
+            usd=usage.usd,
             seconds=round(time.monotonic() - started, 3),
         )
         return _from_json(event)
@@ -122,20 +109,7 @@ class Decider:
             return f"{state['n_illegal']} illegal calls in a row; the last answer to one: {last}"
         if time.monotonic() < self._asleep_until:
             return "the model failed less than a minute ago"
-        expected = {
-            "prompt": estimate_tokens(messages, tools),
-            "answer": self._settings.answer_tokens,
-        }
-        left = self.tokens_left()
-        if left is not None and sum(expected.values()) > left:
-            return f"the next call may take {sum(expected.values())} tokens and {left} are left"
-        usd_left = self.usd_left()
-        if usd_left is not None and _cost(self._price, expected) > usd_left:
-            return (
-                f"the next call may cost {_cost(self._price, expected):.4f} USD and "
-                f"{usd_left:.4f} are left"
-            )
-        return None
+        return self.spending.reason_against(messages, tools)
 
     def _fall_back(
         self, state: RoundState, tools: Sequence[dict[str, Any]], number: int, reason: str
@@ -172,13 +146,6 @@ def fit(messages: Sequence[AnyMessage], max_tokens: int) -> list[AnyMessage]:
     return fitted
 
 
-def estimate_tokens(messages: Sequence[AnyMessage], tools: Sequence[dict[str, Any]] = ()) -> int:
-    """Return about how many tokens a prompt has: a quarter of its characters, rounded up."""
-    n = sum(len(str(m.content)) for m in messages) + len(json.dumps(list(tools)))
-    n += sum(len(json.dumps(m.tool_calls)) for m in messages if isinstance(m, AIMessage))
-    return -(-n // 4)
-
-
 def message_to_json(message: AnyMessage) -> dict[str, Any]:
     """Return what a message says, without what a policy brain reads beside it."""
     found: dict[str, Any] = {"role": message.type, "content": str(message.content)}
@@ -206,28 +173,3 @@ def _news(messages: Sequence[AnyMessage]) -> Sequence[AnyMessage]:
     """Return what the brain has not been told before: all after its last answer."""
     last = max((i for i, m in enumerate(messages) if isinstance(m, AIMessage)), default=-1)
     return messages[last + 1 :]
-
-
-def _tokens(answer: AIMessage) -> dict[str, int]:
-    usage = answer.usage_metadata
-    if usage is None:
-        return {"prompt": 0, "answer": 0}
-    return {"prompt": usage["input_tokens"], "answer": usage["output_tokens"]}
-
-
-def _price(author: str, settings: LLMSettings) -> Price | None:
-    model = author.partition(":")[2]
-    price = settings.prices.get(model)
-    if settings.max_usd is not None and price is None and not author.startswith("policy:"):
-        raise SettingsError(
-            f"llm.max_usd is set, but the price of the model {model!r} is not known. Add it, in "
-            f'USD per million tokens: --set \'llm.prices={{"{model}": {{"prompt": 1.0, '
-            '"answer": 3.0}}\''
-        )
-    return price
-
-
-def _cost(price: Price | None, tokens: dict[str, int]) -> float:
-    if price is None:
-        return 0.0
-    return (tokens["prompt"] * price.prompt + tokens["answer"] * price.answer) / 1e6

@@ -30,7 +30,8 @@ def build_graph(
     """Wire the graph of a round around a brain and its tools."""
 
     def observe(state: RoundState) -> dict[str, Any]:
-        left = (decider.tokens_left(), decider.usd_left())
+        spending = decider.spending
+        left = (spending.tokens_left(), spending.usd_left())
         return {"messages": toolbox.opening(state["round"], *left)}
 
     def think(state: RoundState) -> dict[str, Any]:

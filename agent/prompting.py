@@ -16,10 +16,10 @@ from agent import brains
 from agent.brains import BrainContext
 from agent.brains._remote import RemoteBrain
 from agent.brains.policy import PolicyBrain
-from agent.decide import estimate_tokens
 from agent.planners import Palette, palette_of
 from agent.probe import probe
 from agent.settings import LLMSettings, Settings
+from agent.spending import Spending
 from agent.workbench import build_generator, build_target, choose_device
 from eval.diversity import distinct_n, vendi
 from eval.metrics import wilson
@@ -159,45 +159,6 @@ class Sieve:
         return "kept", ""
 
 
-class Spending:
-    """The tokens and the money that calls to a language model have taken, and their limits."""
-
-    def __init__(self, author: str, llm: LLMSettings) -> None:
-        self._llm = llm
-        self._price = llm.prices.get(author.partition(":")[2])
-        if llm.max_usd is not None and self._price is None:
-            raise SettingsError(
-                f"llm.max_usd is set, but llm.prices has no price of the model of {author!r}. "
-                "Add it, in USD per million tokens."
-            )
-        self.n_tokens = 0
-        self.usd = 0.0
-
-    def reason_against(
-        self, messages: Sequence[HumanMessage], tools: Sequence[dict[str, Any]]
-    ) -> str:
-        """Return why the next call could pass a limit, or an empty text."""
-        n_prompt, n_answer = estimate_tokens(messages, tools), self._llm.answer_tokens
-        limit = self._llm.max_tokens
-        if limit is not None and self.n_tokens + n_prompt + n_answer > limit:
-            return f"the next call could pass the limit of {limit} tokens (llm.max_tokens)"
-        usd = self._llm.max_usd
-        if usd is not None and self.usd + self._cost(n_prompt, n_answer) > usd:
-            return f"the next call could pass the limit of {usd} USD (llm.max_usd)"
-        return ""
-
-    def add(self, answer: AIMessage) -> None:
-        """Count an answer's usage, where the server gives one."""
-        if usage := answer.usage_metadata:
-            self.n_tokens += usage["input_tokens"] + usage["output_tokens"]
-            self.usd += self._cost(usage["input_tokens"], usage["output_tokens"])
-
-    def _cost(self, n_prompt: int, n_answer: int) -> float:
-        if self._price is None:
-            return 0.0
-        return (n_prompt * self._price.prompt + n_answer * self._price.answer) / 1e6
-
-
 def compare(
     settings: Settings, request: str, n: int, images_per_prompt: int, console: Console
 ) -> Comparison:
@@ -301,7 +262,8 @@ def ask(
         n_wanted = min(ASK_AT_ONCE, n - len(sieve.texts))
         tools = [_tool(n_wanted)]
         question = _question(request, asked, n_wanted, vocabulary, sieve.texts, rejected)
-        if stopped := spending.reason_against([question], tools):
+        if reason := spending.reason_against([question], tools):
+            stopped = reason
             break
         try:
             answer = brain.bind_tools(tools).invoke([question])
@@ -311,10 +273,10 @@ def ask(
             stopped = str(error)
             break
         n_calls += 1
-        spending.add(answer)
+        spending.add(spending.usage(answer))
         n_before = len(sieve.texts)
         written = _written(answer)[:n_wanted]
-        rejected = [reason for text in written if (reason := sieve.take(text))][:_MAX_REJECTED]
+        rejected = [why for text in written if (why := sieve.take(text))][:_MAX_REJECTED]
         fruitless = 0 if len(sieve.texts) > n_before else fruitless + 1
         if fruitless == MAX_FRUITLESS:
             stopped = f"{fruitless} answers in a row held no new prompt that says what was asked"

@@ -9,8 +9,9 @@ import pytest
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolMessage
 
 from agent.brains.scripted import ScriptedBrain
-from agent.decide import Decider, estimate_tokens, fit
+from agent.decide import Decider, fit
 from agent.settings import LLMSettings, Price
+from agent.spending import estimate_tokens
 from agent.state import RoundState, new_round
 from memory.errors import BrainError, SettingsError
 from memory.journal import Journal
@@ -76,15 +77,15 @@ def test_an_answer_is_paid_once(journal: Journal) -> None:
 def test_token_budget_is_kept_before_the_call_and_over_restarts(journal: Journal) -> None:
     asked = decider(journal, [LOOK, LOOK], max_tokens=1500, answer_tokens=300)
     first = asked.ask(state(), TOOLS)
-    assert asked.tokens_left() == 400
+    assert asked.spending.tokens_left() == 400
     later = decider(Journal(journal.path), [LOOK], max_tokens=1500, answer_tokens=300)
-    assert later.tokens_left() == 400
+    assert later.spending.tokens_left() == 400
     long = HumanMessage("x" * 800)  # some 200 tokens, 300 for the answer
     answer = later.ask(state(first, long), TOOLS)
     assert answer.response_metadata["author"] == "policy:thompson"
     (fallback,) = Journal(journal.path).events("fallback")
     assert "400 are left" in fallback["reason"]
-    assert later.tokens_left() == 400
+    assert later.spending.tokens_left() == 400
 
 
 def test_money_budget_needs_a_price_and_is_kept(journal: Journal) -> None:
@@ -93,7 +94,7 @@ def test_money_budget_needs_a_price_and_is_kept(journal: Journal) -> None:
     prices = {"small": Price(prompt=1.0, answer=10.0)}
     asked = decider(journal, [LOOK], max_usd=0.0221, prices=prices, answer_tokens=2000)
     first = asked.ask(state(), TOOLS)
-    assert asked.usd_left() == pytest.approx(0.0201)
+    assert asked.spending.usd_left() == pytest.approx(0.0201)
     asked.ask(state(first, HumanMessage("x" * 800)), TOOLS)
     assert "USD and 0.0201 are left" in journal.events("fallback")[0]["reason"]
 
