@@ -100,16 +100,13 @@ class ConsoleObserver(Observer):
 
     def planned(self, plan: Plan) -> None:
         """Print the plan's reason and size."""
-        from rich.markup import escape
-
         hypothesis = plan.hypothesis
         expects = (
             f" Expects {hypothesis.expected_change:+.3f} on '{hypothesis.slice}'."
             if hypothesis
             else ""
         )
-        # What a model wrote may hold brackets, which are no markup.
-        told = escape(f"{len(plan.prompts)} prompts. {plan.why}{expects}")
+        told = _plain(f"{len(plan.prompts)} prompts. {plan.why}{expects}")
         self._console.print(
             f"[dim]round {plan.round}/{self._n_rounds}[/dim] plan: {plan.n_images} images, {told}",
             highlight=False,
@@ -145,11 +142,16 @@ class ConsoleObserver(Observer):
     def ask(self, question: str) -> str:
         """Print the question and read the answer."""
         self._console.print("[bold]The agent asks:[/bold]", highlight=False)
-        self._console.print(question, markup=False, highlight=False)
+        self._console.print(_plain(question), highlight=False)
         return self._console.input("> ")
 
     def warn(self, text: str) -> None:
         """Print a warning."""
-        from rich.markup import escape
+        self._console.print(f"[yellow]Warning:[/yellow] {_plain(text)}", highlight=False)
 
-        self._console.print(f"[yellow]Warning:[/yellow] {escape(text)}", highlight=False)
+
+def _plain(text: str) -> str:
+    """Return a model's text as it can be printed: its brackets are no markup, no terminal codes."""
+    from rich.markup import escape
+
+    return escape("".join(c if c.isprintable() or c == "\n" else " " for c in text))

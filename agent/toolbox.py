@@ -15,15 +15,15 @@ from typing import Annotated, Any
 
 from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage, ToolCall
 from langchain_core.tools import BaseTool, StructuredTool
-from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.types import interrupt
 from pydantic import Field, ValidationError
 
 from agent.brains._actions import storable
 from agent.briefing import Facts, brief, say_failures, say_report, say_verdict
 from agent.expectations import Expectation, expect, say_expectation
+from agent.offers import offers
 from agent.planners import Observation, PlanDraft, PromptDraft
-from agent.planning import MAX_PROMPTS, validate
+from agent.planning import validate
 from agent.state import ADVANCES, PHASES
 from agent.workbench import Workbench
 from eval.credit import credit, settle
@@ -39,10 +39,8 @@ from tools.train import train_dstm
 LOOK_BACK = 20
 # Lessons and prompts that are recalled for an observation, and hits for a prompt of a plan.
 N_RECALLED = 6
-# Characters of the opening per token of a prompt: half of the space, at four characters a token.
-OPENING_SHARE = 2
-# Prompts that a small model may put into one plan: longer answers are cut in the middle.
-BRIEF_PROMPTS = 4
+# Characters of the opening per token of a prompt: half of the space, at three characters a token.
+OPENING_SHARE = 1.5
 
 
 class Toolbox:
@@ -96,7 +94,7 @@ class Toolbox:
             n_images=observation.n_images,
             images_left=observation.n_images * (settings.session.rounds - round_number + 1),
             images_per_prompt=observation.images_per_prompt,
-            max_chars=OPENING_SHARE * settings.llm.context_tokens,
+            max_chars=int(OPENING_SHARE * settings.llm.context_tokens),
             report=reports[-1] if reports else None,
             previous=reports[-2] if len(reports) > 1 else None,
             failures=failures,
@@ -149,17 +147,15 @@ class Toolbox:
         return names
 
     def offers(self, names: Sequence[str], brief: bool) -> list[dict[str, Any]]:
-        """Return tools as JSON schemas for a chat model, in OpenAI's function format.
-
-        Class names, attribute values and counts are spelt out, so that a model that keeps to the
-        schema plans legally; `brief` is for small models: few prompts, whose counts cannot exceed
-        the round's images.
-        """
-        found = [convert_to_openai_tool(self.tools[name]) for name in names]
-        for tool in found:
-            if tool["function"]["name"] == "propose_plan":
-                self._spell_out(tool["function"]["parameters"], brief)
-        return found
+        """Return tools as JSON schemas for a chat model, see `agent.offers`."""
+        reports = [r.report for r in self._session.rounds() if r.report]
+        return offers(
+            [self.tools[name] for name in names],
+            self._bench.target.vocabulary,
+            self._session.settings.session.images_per_round,
+            [score.key for score in reports[-1].slices] if reports else [],
+            brief,
+        )
 
     def refuse(
         self, round_number: int, phase: str, legal: Sequence[str], text: str, author: str
@@ -233,32 +229,6 @@ class Toolbox:
             said=said[:1000],
             problem=problem,
         )
-
-    def _spell_out(self, schema: dict[str, Any], brief: bool) -> None:
-        """Tighten the schema of propose_plan to this target and this round's budget."""
-        vocabulary = self._bench.target.vocabulary
-        n_images = self._session.settings.session.images_per_round
-        n_prompts = min(n_images, BRIEF_PROMPTS if brief else MAX_PROMPTS)
-        attributes = {
-            "type": "object",
-            "properties": {key: {"enum": list(v)} for key, v in vocabulary.attributes.items()},
-            "required": [vocabulary.class_attribute] if brief else [],
-            "additionalProperties": False,
-        }
-        prompts = schema["properties"]["prompts"]
-        prompts |= {"minItems": 1, "maxItems": n_prompts}
-        prompt = prompts["items"]["properties"]
-        prompt["text"]["maxLength"] = 300
-        prompt["why"]["maxLength"] = 200
-        prompt["class_name"] = {"enum": list(vocabulary.classes)}
-        prompt["attributes"] = attributes
-        prompt["count"] |= {"minimum": 1, "maximum": n_images // n_prompts if brief else n_images}
-        if brief:
-            # What the attributes say already can only contradict them.
-            prompts["items"]["properties"] = {k: prompt[k] for k in ("attributes", "count")}
-            prompts["items"]["required"] = ["attributes", "count"]
-            schema["properties"]["why"]["maxLength"] = 200
-            schema["required"] = ["prompts", "why"]
 
     # -- tools ---------------------------------------------------------------------------------
 
