@@ -1,0 +1,153 @@
+"""Renderer `streets`: an urban scene seen from a car, with exact labels.
+
+Geometry first: planes, axis-aligned boxes, vertical cylinders and ellipsoids are met by one ray per
+pixel centre and merged by a z-buffer (slab test: Kay and Kajiya 1986). Colour after that, in one
+deferred pass over the buffers (light, shadows, wet roads, snow, fog after Koschmieder, glow, lens,
+sensor), so no effect of light or weather can touch a label. Geometry, people and colours come from
+random streams of their own: with one seed, another light or weather keeps the street as it is.
+
+World axes: x right, y down, z along the street, in metres, origin at the camera. Camera axes:
+x right, y down, z forward; `depth` is the camera's z. Traffic keeps left, as in CamVid.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory.errors import DataError
+from tools.streets.ground import draw_ground
+from tools.streets.light import develop, illuminate
+from tools.streets.plan import Street, Style
+from tools.streets.rays import (
+    BICYCLIST,
+    BUILDING,
+    CAR,
+    FAR_M,
+    FENCE,
+    HEIGHT,
+    PAVEMENT,
+    PEDESTRIAN,
+    POLE,
+    ROAD,
+    SIGN,
+    SKY,
+    TREE,
+    WIDTH,
+    Buffers,
+    Camera,
+    draw_solid,
+    focal_px,
+    windows,
+)
+
+__all__ = [
+    "BICYCLIST", "BUILDING", "CAR", "CLASS_NAMES", "DENSE_SHARE", "FAR_M", "FENCE", "HEIGHT",
+    "MANY_SHARE", "NATURAL_PRIOR", "PAVEMENT", "PEDESTRIAN", "POLE", "PRIOR", "ROAD", "SIGN",
+    "SKY", "TREE", "WIDTH", "Camera", "Scene", "Style", "focal_px", "render", "scene_attributes",
+    "visible",
+]  # fmt: skip
+
+CLASS_NAMES = (
+    "sky", "building", "pole", "road", "pavement", "tree",
+    "sign", "fence", "car", "pedestrian", "bicyclist",
+)  # fmt: skip
+
+PRIOR: dict[str, dict[str, float]] = {
+    "light": {"day": 0.4, "dusk": 0.3, "night": 0.3},
+    "weather": {"clear": 0.34, "rain": 0.22, "fog": 0.22, "snow": 0.22},
+    "traffic": {"empty": 0.25, "light": 0.4, "dense": 0.35},
+    "pedestrians": {"none": 0.3, "few": 0.4, "many": 0.3},
+    "layout": {"straight": 0.6, "intersection": 0.4},
+}
+"""How often each value is drawn where the caller does not say, style `plain`."""
+
+NATURAL_PRIOR: dict[str, dict[str, float]] = {
+    "light": {"day": 0.72, "dusk": 0.17, "night": 0.11},
+    "weather": {"clear": 0.68, "rain": 0.18, "fog": 0.07, "snow": 0.07},
+    "traffic": {"empty": 0.2, "light": 0.6, "dense": 0.2},
+    "pedestrians": {"none": 0.5, "few": 0.38, "many": 0.12},
+    "layout": {"straight": 0.75, "intersection": 0.25},
+}
+"""The same for style `shifted`: long-tailed, as on the road."""
+
+DENSE_SHARE = 0.055
+MANY_SHARE = 0.023
+"""Share of the pixels from which cars count as dense, and pedestrians as many."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One rendered street.
+
+    image: uint8, (3, h, w); segmentation: uint8, (h, w), ids as in `CLASS_NAMES` (CamVid's);
+    depth: float32, (h, w), metres along the optical axis, sky `FAR_M`; normals: float32,
+    (3, h, w), unit vectors in camera axes that face the camera, sky (0, 0, -1); attributes: all
+    five, whether given or drawn.
+    """
+
+    image: NDArray[np.uint8]
+    segmentation: NDArray[np.uint8]
+    depth: NDArray[np.float32]
+    normals: NDArray[np.float32]
+    attributes: Mapping[str, str]
+    camera: Camera
+
+
+def scene_attributes(
+    attributes: Mapping[str, str], seed: int, style: Style = "plain"
+) -> dict[str, str]:
+    """Complete attributes from the prior of the style; DataError for unknown names or values."""
+    for key, value in attributes.items():
+        if value not in PRIOR.get(key, {}):
+            known = ", ".join(f"{name}: {'|'.join(values)}" for name, values in PRIOR.items())
+            raise DataError(f"unknown street attribute {key}={value!r} (known: {known})")
+    rng = random.Random(f"{seed} attributes")
+    drawn = {
+        key: rng.choices([*values], [*values.values()])[0]
+        for key, values in (NATURAL_PRIOR if style == "shifted" else PRIOR).items()
+    }
+    return drawn | dict(attributes)
+
+
+def visible(segmentation: NDArray[np.uint8]) -> dict[str, str]:
+    """Return the densities that labels show: traffic and pedestrians, by their share of pixels."""
+    cars = float((segmentation == CAR).mean())
+    people = float((segmentation == PEDESTRIAN).mean())
+    return {
+        "traffic": "empty" if cars == 0 else "light" if cars < DENSE_SHARE else "dense",
+        "pedestrians": "none" if people == 0 else "few" if people < MANY_SHARE else "many",
+    }
+
+
+def render(
+    attributes: Mapping[str, str],
+    seed: int,
+    width: int = WIDTH,
+    height: int = HEIGHT,
+    style: Style = "plain",
+) -> Scene:
+    """Draw one street.
+
+    width, height: 96x64 times one whole number; the scene is the same at every size. style:
+    `shifted` has other colours and textures, and the faults of a cheap camera. Raises DataError.
+    """
+    if width % WIDTH or height % HEIGHT or width // WIDTH != height // HEIGHT or width < WIDTH:
+        raise DataError(f"a street is 96x64 times a whole number, not {width}x{height}")
+    complete = scene_attributes(attributes, seed, style)
+    street = Street(complete, seed, style)
+    buffers = Buffers(street.camera, width, height)
+    draw_ground(buffers, street)
+    # From near to far, so that what is hidden is not painted.
+    solids = sorted(street.solids, key=lambda solid: solid.low[2])
+    for solid, window in zip(solids, windows(solids, buffers), strict=True):
+        draw_solid(buffers, solid, window)
+    colour = illuminate(buffers, street)
+    image = develop(colour, np.random.default_rng([seed, 1]), style)
+    normals = np.tensordot(street.camera.rotation().T, buffers.normal, 1).astype("f4")
+    normals[:, buffers.label == SKY] = np.array([[0], [0], [-1]], "f4")
+    return Scene(image, buffers.label, buffers.depth, normals, complete, street.camera)

@@ -1,0 +1,453 @@
+"""The plan of a street: what stands where, drawn by the random streams of a seed."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from tools.streets.rays import (
+    BICYCLIST,
+    BUILDING,
+    CAR,
+    FENCE,
+    PEDESTRIAN,
+    POLE,
+    SIGN,
+    TREE,
+    Camera,
+    Colour,
+    Paint,
+    Solid,
+    Vector,
+)
+from tools.streets.textures import (
+    body_paint,
+    facade_paint,
+    fence_paint,
+    glass_paint,
+    glow_paint,
+    leaf_paint,
+    tyre_paint,
+)
+
+Style = Literal["plain", "shifted"]
+
+
+class Lamp(NamedTuple):
+    """A source that glows in the lens: world position, colour, radius of its halo in metres."""
+
+    position: Vector
+    colour: Colour
+    radius_m: float
+
+
+class _Palette(NamedTuple):
+    facades: Sequence[Colour]
+    cars: Sequence[Colour]
+    clothes: Sequence[Colour]
+    leaves: Sequence[Colour]
+    road: Colour
+    pavement: Colour
+    grain: float
+
+
+_CLOTHES = ((0.03, 0.03, 0.04), (0.35, 0.05, 0.05), (0.05, 0.1, 0.35), (0.5, 0.45, 0.35),
+            (0.1, 0.25, 0.12), (0.6, 0.6, 0.6))  # fmt: skip
+# Linear colours, before the square root of the display.
+_PALETTES: dict[str, _Palette] = {
+    "plain": _Palette(
+        facades=((0.36, 0.13, 0.08), (0.5, 0.4, 0.25), (0.55, 0.52, 0.47), (0.28, 0.2, 0.14),
+                 (0.45, 0.28, 0.17), (0.33, 0.35, 0.38), (0.62, 0.58, 0.42)),
+        cars=((0.02, 0.02, 0.025), (0.65, 0.66, 0.68), (0.4, 0.03, 0.03), (0.04, 0.1, 0.35),
+              (0.25, 0.26, 0.28), (0.05, 0.2, 0.12), (0.75, 0.75, 0.72), (0.55, 0.4, 0.05)),
+        clothes=_CLOTHES,
+        leaves=((0.06, 0.16, 0.03), (0.1, 0.2, 0.04), (0.17, 0.19, 0.04), (0.05, 0.12, 0.05)),
+        road=(0.13, 0.13, 0.14), pavement=(0.3, 0.28, 0.26), grain=0.25,
+    ),
+    "shifted": _Palette(
+        facades=((0.42, 0.36, 0.3), (0.24, 0.25, 0.22), (0.6, 0.42, 0.34), (0.3, 0.37, 0.36),
+                 (0.5, 0.5, 0.4), (0.17, 0.12, 0.12), (0.66, 0.66, 0.62)),
+        cars=((0.1, 0.11, 0.12), (0.5, 0.52, 0.5), (0.27, 0.12, 0.1), (0.12, 0.2, 0.28),
+              (0.35, 0.33, 0.27), (0.03, 0.04, 0.03), (0.8, 0.8, 0.8)),
+        clothes=tuple((0.6 * r + 0.08, 0.6 * g + 0.08, 0.6 * b + 0.08) for r, g, b in _CLOTHES),
+        leaves=((0.13, 0.14, 0.06), (0.18, 0.12, 0.04), (0.08, 0.11, 0.07)),
+        road=(0.19, 0.175, 0.155), pavement=(0.24, 0.25, 0.25), grain=0.55,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """A rectangle on the ground, and the horizontal angles (tangents) that it covers."""
+
+    x: float
+    z: float
+    half_x: float
+    half_z: float
+
+    def overlaps(self, other: Footprint) -> bool:
+        """Whether two rectangles are closer than 0.2 m."""
+        gap_x = abs(self.x - other.x) - self.half_x - other.half_x
+        gap_z = abs(self.z - other.z) - self.half_z - other.half_z
+        return gap_x < 0.2 and gap_z < 0.2
+
+    def hides(self, other: Footprint) -> bool:
+        """Whether this stands before a quarter or more of the other."""
+        (a, b), (c, d) = self.span, other.span
+        return self.z - self.half_z < other.z and min(b, d) - max(a, c) > 0.25 * (d - c)
+
+    @cached_property
+    def span(self) -> tuple[float, float]:
+        """Least and greatest x / z of the corners."""
+        ends = [
+            (self.x + sx * self.half_x) / max(self.z + sz * self.half_z, 0.5)
+            for sx in (-1, 1)
+            for sz in (-1, 1)
+        ]
+        return min(ends), max(ends)
+
+
+@dataclass
+class Street:
+    """All that stands in one scene, placed by the random streams of the seed."""
+
+    attributes: Mapping[str, str]
+    seed: int
+    style: Style
+    solids: list[Solid] = field(default_factory=list)
+    shadows: list[Footprint] = field(default_factory=list)
+    lamps: list[Lamp] = field(default_factory=list)
+    taken: list[Footprint] = field(default_factory=list)
+    reserved: list[Footprint] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.palette = _PALETTES[self.style]
+        self.dark = self.attributes["light"] != "day"
+        self.snowy = self.attributes["weather"] == "snow"
+        self.has_crossing = self.attributes["layout"] == "intersection"
+        # Roof heights by 2 m of z on each side, for the shadows on the road.
+        self.skyline = np.zeros((2, 128), "f4")
+        self.look = random.Random(f"{self.seed} look {self.style}")
+        self.rng = random.Random(f"{self.seed} geometry")
+        traffic = random.Random(f"{self.seed} traffic")
+        # Not every street has room for all that must be seen at once; then another one is laid.
+        while True:
+            self._lay_road(self.rng)
+            if self._what_must_be_seen(traffic):
+                break
+            for placed in (self.solids, self.shadows, self.lamps, self.taken, self.reserved):
+                placed.clear()
+        self._more_cars_and_people(traffic)
+        for side in (0, 1):
+            self._houses(side, green=self.rng.random() < 0.25)
+            self._furniture(side)
+        if self.has_crossing:
+            self._traffic_lights()
+
+    def _lay_road(self, rng: random.Random) -> None:
+        self.camera = Camera(
+            rng.uniform(1.4, 1.6), math.radians(rng.gauss(1, 1.2)), math.radians(rng.gauss(0, 2))
+        )
+        lane = rng.uniform(3.0, 3.4)
+        self.own_x = rng.uniform(-0.5, 0.5)
+        self.oncoming_x = self.own_x + lane
+        self.middle_x = self.own_x + lane / 2
+        bays = [2.1 * (rng.random() < 0.7), 2.1 * (rng.random() < 0.7)]
+        self.edges = (self.own_x - lane / 2 - bays[0], self.oncoming_x + lane / 2 + bays[1])
+        pavements = rng.uniform(2.2, 3.6), rng.uniform(2.2, 3.6)
+        self.fronts = (self.edges[0] - pavements[0], self.edges[1] + pavements[1])
+        self.kerb_m = rng.uniform(0.1, 0.15)
+        crossing_z = rng.uniform(9, 15)
+        self.crossing = (crossing_z, crossing_z + rng.uniform(7, 10))
+
+    def blocked(self, spot: Footprint) -> bool:
+        """Whether a spot is taken, or something there would hide what must stay visible."""
+        return any(map(spot.overlaps, self.taken)) or any(map(spot.hides, self.reserved))
+
+    def place(self, spot: Footprint, reserve: bool = False) -> bool:
+        """Take a free spot; a reserved one is in the picture and nothing may stand before it."""
+        if self.blocked(spot):
+            return False
+        if reserve:
+            off_axis = abs(spot.x / spot.z - math.tan(self.camera.yaw_rad))
+            if off_axis > 0.45 or any(other.hides(spot) for other in self.taken):
+                return False
+            self.reserved.append(spot)
+        self.taken.append(spot)
+        return True
+
+    def add(
+        self,
+        x: float,
+        z: float,
+        half_x: float,
+        half_z: float,
+        bottom_m: float,
+        top_m: float,
+        label: int,
+        colour: Colour,
+        shape: Literal["box", "ellipsoid", "cylinder"] = "box",
+        paint: Paint | None = None,
+    ) -> None:
+        """Add a solid by its middle on the ground, half sizes, and heights above the road."""
+        ground = self.camera.height_m
+        self.solids.append(
+            Solid(
+                (x - half_x, ground - top_m, z - half_z),
+                (x + half_x, ground - bottom_m, z + half_z),
+                label,
+                colour,
+                shape,
+                paint,
+            )
+        )
+
+    def in_crossing(self, z: float, margin: float = 0.0) -> bool:
+        """Whether z lies in the cross street."""
+        return self.has_crossing and self.crossing[0] - margin < z < self.crossing[1] + margin
+
+    # -- traffic
+
+    def _more_cars_and_people(self, rng: random.Random) -> None:
+        traffic, people = self.attributes["traffic"], self.attributes["pedestrians"]
+        near, n_cars = (8.0, 12) if traffic == "dense" else (16.0, rng.choice((0, 1)))
+        for _ in range(n_cars if traffic != "empty" else 0):
+            self._try(rng, 4, partial(self._car, rng, near, 30.0, (0, 1, 2, 3)))
+        n_people = 6 if people == "many" else rng.choice((0, 1))
+        for _ in range(n_people if people != "none" else 0):
+            self._try(rng, 4, partial(self._pedestrian, rng, 9.0, 22.0))
+        if rng.random() < 0.3:
+            self._try(rng, 6, partial(self._cyclist, rng))
+
+    def _what_must_be_seen(self, rng: random.Random) -> bool:
+        """Reserve spots for the cars and people that the densities promise; False if in vain."""
+        traffic, people = self.attributes["traffic"], self.attributes["pedestrians"]
+        cars: dict[str, tuple[tuple[int, ...], ...]] = {
+            "empty": (),
+            "light": ((0, 1, 2, 3),),
+            "dense": ((0,), (1,), (2, 3)),
+        }
+        start, spread = (7.0, 3.0) if traffic == "dense" else (11.5, 7.0)
+        n_cars = sum(
+            self._try(rng, 40, partial(self._car, rng, start, spread, lanes, reserve=True))
+            for lanes in cars[traffic]
+        )
+        start, spread = (6.5, 4.5) if people == "many" else (8.0, 6.0)
+        place = partial(self._pedestrian, rng, start, spread, reserve=True)
+        wanted = {"none": 0, "few": 1, "many": 5}[people]
+        n_people = sum(self._try(rng, 40, place) for _ in range(wanted))
+        # A street without parking bays has no room for the third of many cars.
+        return n_cars >= min(len(cars[traffic]), 2) and n_people >= min(wanted, 4)
+
+    @staticmethod
+    def _try(rng: random.Random, n_tries: int, place: Callable[[], bool]) -> bool:
+        return any(place() for _ in range(n_tries))
+
+    def _car(
+        self,
+        rng: random.Random,
+        near: float,
+        spread: float,
+        lanes: Sequence[int],
+        reserve: bool = False,
+    ) -> bool:
+        """Lanes: 0 ahead, 1 oncoming, 2 parked left, 3 parked right."""
+        lane, z = rng.choice(lanes), near + spread * rng.random()
+        parked_x = self.edges[0] + 1, self.edges[1] - 1
+        x = (self.own_x, self.oncoming_x, *parked_x)[lane] + rng.uniform(-0.15, 0.15)
+        bay = (lane == 2 and self.own_x - x > 2) or (lane == 3 and x - self.oncoming_x > 2)
+        if lane >= 2 and (not bay or self.in_crossing(z, 5)):
+            return False
+        half_x, half_z = rng.uniform(0.82, 0.92), rng.uniform(1.9, 2.3)
+        kind = rng.random()
+        if not self.place(Footprint(x, z + half_z, half_x, half_z), reserve):
+            return False
+        self._build_car(x, z + half_z, half_x, half_z, kind, rear=lane in (0, 2), lit=lane < 2)
+        return True
+
+    def _build_car(
+        self, x: float, z: float, half_x: float, half_z: float, kind: float, rear: bool, lit: bool
+    ) -> None:
+        paint = self.look.choice(self.palette.cars)
+        waist, roof = (1.0, 2.1) if kind > 0.85 else (0.9, 1.45)
+        self.shadows.append(Footprint(x, z, half_x + 0.15, half_z + 0.2))
+        lights = (0.9, 0.02, 0.01) if rear else (1.0, 0.95, 0.75)
+        glow = (1.0 if rear else 2.5) if lit and self.dark else 0.0
+        body = body_paint(x, z, self.camera.height_m, half_x, half_z, waist, paint, lights, glow)
+        self.add(x, z, half_x - 0.1, half_z - 0.5, 0, 0.3, CAR, (0.01, 0.01, 0.01))
+        self.add(x, z, half_x, half_z, 0.25, waist, CAR, paint, paint=body)
+        back = half_z * (0.98 if kind > 0.4 else 0.7)
+        front = half_z * (0.8 if kind > 0.85 else 0.35)
+        ends = (z - back, z + front) if rear else (z - front, z + back)
+        cabin = Footprint(x, sum(ends) / 2, half_x - 0.1, (ends[1] - ends[0]) / 2)
+        glass = glass_paint(*_spread(cabin), self.camera.height_m - waist, roof - waist, paint)
+        self.add(*_spread(cabin), waist, roof, CAR, paint, paint=glass)
+        if glow:
+            for side in (-1, 1):
+                spot = (x + side * (half_x - 0.2), self.camera.height_m - 0.7, z - half_z)
+                self.lamps.append(Lamp(spot, lights, 0.3 if rear else 0.55))
+
+    def _pedestrian(
+        self, rng: random.Random, near: float, spread: float, reserve: bool = False
+    ) -> bool:
+        z = near + spread * rng.random()
+        side = rng.choice((0, 1))
+        on_road = rng.random() < (0.6 if self.in_crossing(z, 2) else 0.25 if reserve else 0.08)
+        if on_road:
+            x, floor_m = rng.uniform(self.edges[0] + 0.5, self.edges[1] - 0.5), 0.0
+        else:
+            x = rng.uniform(*sorted((self.edges[side], self.fronts[side])))
+            floor_m = 0.0 if self.in_crossing(z) else self.kerb_m
+        if not self.place(Footprint(x, z, 0.3, 0.25), reserve):
+            return False
+        self.shadows.append(Footprint(x, z, 0.35, 0.25))
+        self._person(x, z, floor_m, rng.uniform(0.92, 1.08), PEDESTRIAN, rng.uniform(0.2, 0.27))
+        return True
+
+    def _person(
+        self, x: float, z: float, floor_m: float, size: float, label: int, shoulder_m: float
+    ) -> None:
+        trousers, coat = self.look.choices(self.palette.clothes, k=2)
+        skin = self.look.choice(((0.5, 0.3, 0.2), (0.25, 0.13, 0.08), (0.6, 0.38, 0.28)))
+
+        def part(half_x: float, half_z: float, low: float, high: float, colour: Colour) -> None:
+            shape: Literal["ellipsoid", "cylinder"] = "ellipsoid" if low > 1.4 else "cylinder"
+            heights = floor_m + size * low, floor_m + size * high
+            self.add(x, z, half_x, half_z, *heights, label, colour, shape)
+
+        part(0.16, 0.14, 0.0, 0.85, trousers)
+        part(shoulder_m, 0.16, 0.8, 1.48, coat)
+        part(0.12, 0.12, 1.46, 1.76, skin)
+
+    def _cyclist(self, rng: random.Random) -> bool:
+        z, lane = rng.uniform(6, 22), rng.choice((self.own_x - 0.9, self.oncoming_x + 1.0))
+        if not self.place(Footprint(lane, z, 0.4, 0.9)):
+            return False
+        ground = self.camera.height_m
+        self.shadows.append(Footprint(lane, z, 0.3, 0.9))
+        for hub_z in (z - 0.52, z + 0.52):
+            tyre = tyre_paint(ground - 0.34, hub_z)
+            self.add(lane, hub_z, 0.035, 0.34, 0, 0.68, BICYCLIST, (0.02, 0.02, 0.02), paint=tyre)
+        frame = self.look.choice(self.palette.cars)
+        self.add(lane, z, 0.03, 0.4, 0.45, 0.6, BICYCLIST, frame)
+        self.add(lane, z + 0.45, 0.28, 0.03, 0.95, 1.0, BICYCLIST, (0.05, 0.05, 0.05))
+        self._person(lane, z, 0.12, 0.97, BICYCLIST, 0.22)
+        return True
+
+    # -- what does not move
+
+    def _houses(self, side: int, green: bool) -> None:
+        rng, z, outward = self.rng, -6.0, (-1, 1)[side]
+        while z < 140:
+            length = rng.uniform(7, 15) * (1 + max(z, 0) / 50)
+            height = rng.uniform(2.6, 4) if green and z < 50 else rng.uniform(5.5, 14)
+            setback = rng.choice((0, 0, 0, rng.uniform(1, 4)))
+            gap = rng.uniform(1, 5) if rng.random() < 0.2 else 0.0
+            depth = 12.0
+            if self.has_crossing:
+                start, end = self.crossing
+                if z >= start and z < end:
+                    z = end + 1.5
+                if z < start:
+                    length = min(length, max(start - 1.5 - z, 0.5))
+                    gap = 0.0 if start - z - length < 4 else gap
+                depth = 45.0
+            front = self.fronts[side] + outward * setback
+            x, middle = front + outward * depth / 2, z + length / 2
+            if green and z < 50:
+                self._tree(front + outward * rng.uniform(0.5, 2), middle, rng.uniform(2.2, 3.2))
+                self._hedge(front, middle, length)
+            else:
+                self._house(x, middle, depth / 2, length / 2, height)
+                first, last = (int(np.clip(v / 2, 0, 127)) for v in (z, z + length))
+                self.skyline[side, first : last + 1] = height
+            if setback > 1 or green:
+                self._fence(self.fronts[side] + outward * 0.1, middle, length / 2)
+            z += length + gap
+
+    def _house(self, x: float, z: float, half_x: float, half_z: float, height: float) -> None:
+        wall = self.look.choice(self.palette.facades)
+        paint = facade_paint(
+            self.look, wall, self.camera.height_m, height, self.dark, self.snowy, self.palette.grain
+        )
+        self.add(x, z, half_x, half_z, 0, height, BUILDING, wall, paint=paint)
+
+    def _hedge(self, front: float, z: float, length: float) -> None:
+        leaf = self.look.choice(self.palette.leaves)
+        outward = math.copysign(2.5, front)
+        paint = leaf_paint(self.rng.uniform(0, 500), leaf, holes=0.0)
+        self.add(front + 2 * outward, z, 2.5, length / 2, 0, 2.2, TREE, leaf, paint=paint)
+
+    def _fence(self, x: float, z: float, half_z: float) -> None:
+        colour = self.look.choice(((0.05, 0.06, 0.05), (0.45, 0.42, 0.38), (0.2, 0.12, 0.06)))
+        top_m = self.rng.uniform(1.0, 1.5)
+        paint = fence_paint(self.camera.height_m, top_m, colour)
+        self.add(x, z, 0.04, half_z, 0, top_m, FENCE, colour, paint=paint)
+
+    def _tree(self, x: float, z: float, radius: float) -> None:
+        leaf, trunk = self.look.choice(self.palette.leaves), self.rng.uniform(2.0, 3.0)
+        if not self.place(Footprint(x, z, 0.25, 0.25)):
+            return
+        paint = leaf_paint(self.rng.uniform(0, 500), leaf, holes=0.16)
+        self.add(x, z, 0.17, 0.17, 0, trunk + 0.6, TREE, (0.09, 0.06, 0.04), "cylinder")
+        top = trunk + radius * self.rng.uniform(1.6, 2.2)
+        self.add(x, z, radius, radius, trunk, top, TREE, leaf, "ellipsoid", paint)
+
+    def _furniture(self, side: int) -> None:
+        rng, inward = self.rng, (1, -1)[side]
+        x = self.edges[side] - inward * 0.5
+        lamp_z, has_trees = rng.uniform(5, 20), rng.random() < 0.45
+        for z in (lamp_z, lamp_z + 24):
+            if not self.in_crossing(z, 1) and self.place(Footprint(x, z, 0.15, 0.15)):
+                self._street_lamp(x, z, inward)
+        for z in (rng.uniform(6, 11), rng.uniform(14, 30)):
+            if not self.in_crossing(z, 1) and self.place(Footprint(x, z, 0.4, 0.2)):
+                self._sign(x, z)
+        if has_trees:
+            for z in (rng.uniform(7, 12), rng.uniform(16, 24), rng.uniform(28, 36)):
+                if not self.in_crossing(z, 3):
+                    self._tree(x - inward * 0.3, z, rng.uniform(1.3, 2.1))
+        if rng.random() < 0.15 and not self.has_crossing:
+            rail = Footprint(self.edges[side] - inward * 0.15, 14, 0.05, 6)
+            if self.place(rail):
+                self._fence(rail.x, rail.z, rail.half_z)
+
+    def _street_lamp(self, x: float, z: float, inward: int) -> None:
+        grey, top_m, arm_m = (0.12, 0.13, 0.13), self.rng.uniform(5, 6.5), 0.8
+        lit: Paint | None = glow_paint((1.6, 1.1, 0.5)) if self.dark else None
+        self.add(x, z, 0.1, 0.1, 0, top_m, POLE, grey, "cylinder")
+        self.add(x + inward * arm_m / 2, z, arm_m / 2, 0.06, top_m - 0.1, top_m, POLE, grey)
+        head_x = x + inward * (arm_m + 0.3)
+        self.add(head_x, z, 0.35, 0.15, top_m - 0.2, top_m, POLE, grey, paint=lit)
+        if self.dark:
+            place = (head_x, self.camera.height_m - top_m + 0.2, z)
+            self.lamps.append(Lamp(place, (1.0, 0.72, 0.35), 1.2))
+
+    def _sign(self, x: float, z: float) -> None:
+        colours = ((0.6, 0.03, 0.03), (0.03, 0.12, 0.5), (0.75, 0.75, 0.7), (0.7, 0.5, 0.02))
+        colour, half = self.look.choice(colours), self.rng.uniform(0.33, 0.5)
+        self.add(x, z, 0.05, 0.05, 0, 2.2, POLE, (0.25, 0.25, 0.25), "cylinder")
+        self.add(x, z - 0.05, half, 0.03, 2.0, 2.0 + 2 * half, SIGN, colour)
+
+    def _traffic_lights(self) -> None:
+        z, shine = self.crossing[0] - 0.6, self.rng.choice(((1.5, 0.1, 0.05), (0.1, 1.3, 0.5)))
+        for x in (self.edges[0] - 0.4, self.edges[1] + 0.4):
+            if not self.place(Footprint(x, z, 0.2, 0.15)):
+                continue
+            self.add(x, z, 0.07, 0.07, 0, 2.3, POLE, (0.05, 0.05, 0.05), "cylinder")
+            self.add(x, z, 0.2, 0.12, 2.2, 3.1, SIGN, (0.02, 0.02, 0.02))
+            low = 2.75 if shine[0] > 1 else 2.3
+            self.add(x, z - 0.13, 0.12, 0.02, low, low + 0.25, SIGN, shine, paint=glow_paint(shine))
+            if self.dark:
+                spot = (x, self.camera.height_m - low, z - 0.2)
+                self.lamps.append(Lamp(spot, (min(shine[0], 1), shine[1] / 1.5, shine[2]), 0.35))
+
+
+def _spread(spot: Footprint) -> tuple[float, float, float, float]:
+    return spot.x, spot.z, spot.half_x, spot.half_z

@@ -1,0 +1,183 @@
+"""Rays: the camera, the buffers of what each pixel sees, and solids met by rays.
+
+One ray per pixel centre, and a z-buffer; boxes by the slab test (Kay and Kajiya 1986).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating[Any]]
+Vector = tuple[float, float, float]
+Colour = tuple[float, float, float]
+Mask = NDArray[np.bool_]
+
+SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST = range(11)
+
+WIDTH, HEIGHT = 96, 64
+"""Size of the smallest image; others are whole multiples of it."""
+FAR_M = 200.0
+"""Depth of the sky; the ground ends there too."""
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole camera without distortion; its principal point is the middle of the image.
+
+    height_m: above the road; pitch_rad: positive looks down; yaw_rad: positive looks right.
+    """
+
+    height_m: float
+    pitch_rad: float
+    yaw_rad: float
+
+    def rotation(self) -> Array:
+        """Return the matrix, (3, 3), that turns camera into world directions."""
+        cp, sp = math.cos(self.pitch_rad), math.sin(self.pitch_rad)
+        cy, sy = math.cos(self.yaw_rad), math.sin(self.yaw_rad)
+        return np.array([[cy, -sy * sp, sy * cp], [0, cp, sp], [-sy, -cy * sp, cy * cp]], "f4")
+
+
+def focal_px(width: int) -> float:
+    """Return the focal length in pixels; the horizontal field of view is always 59.5 degrees."""
+    return 84.0 * width / WIDTH
+
+
+class Texture(NamedTuple):
+    """Colour, (3, h, w); its own light, or None; where the surface has no holes, or None."""
+
+    colour: Array
+    glow: Array | None = None
+    solid: NDArray[np.bool_] | None = None
+
+
+class Hit(NamedTuple):
+    """Where rays meet a solid: points, (3, h, w), metres; normal, (3, h, w); depth, (h, w)."""
+
+    points: Array
+    normal: Array
+    depth: Array
+
+
+Paint = Callable[[Hit], Texture]
+
+
+@dataclass(frozen=True)
+class Solid:
+    """A box, or the ellipsoid or vertical cylinder in it, between two corners in world axes."""
+
+    low: Vector
+    high: Vector
+    label: int
+    colour: Colour
+    shape: Literal["box", "ellipsoid", "cylinder"] = "box"
+    paint: Paint | None = None
+
+
+@cache
+def camera_rays(width: int, height: int) -> Array:
+    """Return directions with z = 1 through all pixel centres, (3, h, w), in camera axes."""
+    x = (np.arange(width) + 0.5 - width / 2) / focal_px(width)
+    y = (np.arange(height) + 0.5 - height / 2) / focal_px(width)
+    return np.stack([*np.meshgrid(x, y), np.ones((height, width))]).astype("f4")
+
+
+def rgb(colour: Colour | Vector) -> Array:
+    """Return a colour that broadcasts over (3, h, w)."""
+    return np.array(colour, "f4")[:, None, None]
+
+
+class Buffers:
+    """What each pixel sees; a point of the world is `depth` times its ray."""
+
+    def __init__(self, camera: Camera, width: int, height: int) -> None:
+        self.camera, self.focal = camera, focal_px(width)
+        rotation = camera.rotation()
+        rays = (rotation @ camera_rays(width, height).reshape(3, -1)).reshape(3, height, width)
+        self.rays: Array = np.where(np.abs(rays) < 1e-6, np.float32(1e-6), rays)
+        self.inverse: Array = 1 / self.rays
+        self.depth: Array = np.full((height, width), FAR_M, "f4")
+        self.label: NDArray[np.uint8] = np.full((height, width), SKY, "u1")
+        self.normal: Array = np.zeros((3, height, width), "f4")
+        self.albedo: Array = np.zeros((3, height, width), "f4")
+        self.glow: Array = np.zeros((3, height, width), "f4")
+
+
+def windows(solids: Sequence[Solid], buffers: Buffers) -> Iterator[tuple[slice, slice]]:
+    """Yield the rows and columns of the image that each solid can touch."""
+    corners = np.array([(s.low, s.high) for s in solids], "f4").reshape(-1, 2, 3)
+    corners[:, :, 2] = np.maximum(corners[:, :, 2], 0.3)
+    which = np.array([[i >> k & 1 for k in range(3)] for i in range(8)])
+    points = corners[:, which, np.arange(3)] @ buffers.camera.rotation()
+    pixels = points[..., :2] / np.maximum(points[..., 2:], 0.2) * buffers.focal
+    height, width = buffers.depth.shape
+    middle = np.array([width / 2, height / 2])
+    first = np.clip(np.floor(pixels.min(1) + middle), 0, (width, height)).astype(int)
+    last = np.clip(np.ceil(pixels.max(1) + middle), 0, (width, height)).astype(int)
+    for (x0, y0), (x1, y1) in zip(first.tolist(), last.tolist(), strict=True):
+        yield slice(y0, y1), slice(x0, x1)
+
+
+def draw_solid(buffers: Buffers, solid: Solid, window: tuple[slice, slice]) -> None:
+    """Draw a solid, where it is nearer than what is there, into all buffers."""
+    rows, columns = window
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        return
+    here = (slice(None), rows, columns)
+    rays, before = buffers.rays[here], buffers.depth[window]
+    meet = _meet_box if solid.shape == "box" else _meet_round
+    depth, normal, seen = meet(solid, rays, buffers.inverse[here])
+    seen &= (depth < before) & (depth > 0.2)
+    if not seen.any():
+        return
+    if solid.paint:
+        texture = solid.paint(Hit(depth * rays, normal, depth))
+        if texture.solid is not None:
+            seen &= texture.solid
+    else:
+        texture = Texture(rgb(solid.colour))
+    np.copyto(before, depth, where=seen)
+    np.copyto(buffers.label[window], np.uint8(solid.label), where=seen)
+    np.copyto(buffers.normal[here], normal, where=seen)
+    np.copyto(buffers.albedo[here], texture.colour, where=seen)
+    np.copyto(buffers.glow[here], 0 if texture.glow is None else texture.glow, where=seen)
+
+
+_Meeting = tuple[Array, Array, NDArray[np.bool_]]
+
+
+def _meet_box(solid: Solid, rays: Array, inverse: Array) -> _Meeting:
+    a, b = rgb(solid.low) * inverse, rgb(solid.high) * inverse
+    enter = np.minimum(a, b)
+    depth = enter.max(0)
+    seen = depth < np.maximum(a, b).min(0)
+    normal = np.where(enter == depth, -np.sign(rays), np.float32(0))
+    return depth, normal, seen
+
+
+def _meet_round(solid: Solid, rays: Array, _: Array) -> _Meeting:
+    low, high = np.array(solid.low, "f4"), np.array(solid.high, "f4")
+    scale = 2 / (high - low)
+    if solid.shape == "cylinder":
+        scale[1] = 0
+    # In these units the solid is a unit ball, or a cylinder of radius 1, around `middle`.
+    scaled = rays * scale[:, None, None]
+    middle = (low + high) / 2 * scale
+    a = np.einsum("ijk,ijk->jk", scaled, scaled)
+    b = np.einsum("ijk,i->jk", scaled, middle)
+    root = b * b - a * (middle @ middle - 1)
+    depth = (b - np.sqrt(np.maximum(root, 0))) / a
+    seen = root > 0
+    if solid.shape == "cylinder":
+        y = depth * rays[1]
+        seen &= (y > low[1]) & (y < high[1])
+    normal = (depth * scaled - middle[:, None, None]) * scale[:, None, None]
+    normal /= np.sqrt(np.einsum("ijk,ijk->jk", normal, normal))
+    return depth, normal, seen
