@@ -75,7 +75,8 @@ def run_rounds(bench: Workbench) -> None:
                     "configurable": {"thread_id": thread},
                     "recursion_limit": RECURSION_LIMIT,
                 }
-                begun = bool(graph.get_state(config).next)
+                # Not get_state().next: it is empty after a crash between a step and its checkpoint.
+                begun = saver.get_tuple(config) is not None
                 step: RoundState | Command[Any] | None = None if begun else new_round(number)
                 while waiting := _advance(graph, step, config):
                     step = Command(resume=bench.observer.ask(waiting))
@@ -125,11 +126,32 @@ def _decider(session: Session, context: BrainContext) -> Decider:
     return Decider(brain, author, fallback, session.journal, llm)
 
 
+class _AtomicSaver(SqliteSaver):
+    """Rolls a failed write back; the original commits the half of it that fitted on the disk."""
+
+    @contextmanager
+    def cursor(self, transaction: bool = True) -> Iterator[sqlite3.Cursor]:
+        """Yield a cursor whose statements are all committed, or none."""
+        with self.lock:
+            self.setup()
+            cursor = self.conn.cursor()
+            try:
+                yield cursor
+            except BaseException:
+                self.conn.rollback()
+                raise
+            else:
+                if transaction:
+                    self.conn.commit()
+            finally:
+                cursor.close()
+
+
 @contextmanager
 def _checkpoints(path: Path) -> Iterator[SqliteSaver]:
     connection = sqlite3.connect(path, check_same_thread=False)
     try:
-        yield SqliteSaver(connection)
+        yield _AtomicSaver(connection)
     except sqlite3.OperationalError as error:
         raise StorageError(
             f"The checkpoints in {path} could not be written: {error}. Make sure that the disk "
