@@ -182,7 +182,7 @@ def _weight(hit: Hit) -> float:
 
 
 def _similar(prompt: PromptSpec, hits: Sequence[Hit], vocabulary: Vocabulary) -> list[Hit]:
-    key = vocabulary.class_attribute
+    key = vocabulary.class_attribute or ""
     return [
         hit
         for hit in hits

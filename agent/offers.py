@@ -69,7 +69,8 @@ def _shorten(
     prompts["maxItems"] = n_prompts
     # Text and class could only contradict what the attributes say already.
     known = prompts["items"]["properties"]
-    known["attributes"]["required"] = [vocabulary.class_attribute]
+    key = vocabulary.class_attribute
+    known["attributes"]["required"] = [key] if key else list(vocabulary.attributes)
     known["count"]["maximum"] = n_images // n_prompts
     prompts["items"]["properties"] = {key: known[key] for key in ("attributes", "count")}
     prompts["items"]["required"] = ["attributes", "count"]

@@ -150,9 +150,9 @@ def _problems(prompt: PromptDraft, text: str, vocabulary: Vocabulary) -> list[st
         found.append(f"the count must be at most {MAX_COUNT}, it is {_say_count(prompt.count)}")
     if prompt.class_name is not None and prompt.class_name not in vocabulary.classes:
         found.append(unknown("class", prompt.class_name[:_QUOTED], vocabulary.classes))
-    value = attributes.get(vocabulary.class_attribute)
+    value = attributes.get(vocabulary.class_attribute or "")
     implied = vocabulary.class_of.get(value) if value else None
-    if prompt.class_name is None and value is None:
+    if prompt.class_name is None and value is None and vocabulary.class_attribute:
         found.append(f"it names no class; say one of {', '.join(vocabulary.classes)}")
     if prompt.class_name in vocabulary.classes and implied and prompt.class_name != implied:
         found.append(f"its words mean {implied!r}, but its class is {prompt.class_name!r}")
@@ -177,7 +177,8 @@ def _warnings(
         found.append(f"has words that the vocabulary has not: {words}{more}")
     said = vocabulary.parse(spec.text)
     unsaid = [f"{key}={value}" for key, value in spec.attributes.items() if key not in said]
-    if vocabulary.class_name(said) is None and vocabulary.class_attribute not in spec.attributes:
+    key = vocabulary.class_attribute
+    if key and key not in said and key not in spec.attributes:
         unsaid.append(f"the class {spec.class_name!r}")
     if unsaid:
         found.append(f"does not say {', '.join(unsaid)}, and the generator reads only the text")
@@ -188,10 +189,10 @@ def _spec(prompt: PromptDraft, text: str, prompt_id: str, vocabulary: Vocabulary
     attributes = {**vocabulary.parse(text), **prompt.attributes}
     class_name = prompt.class_name or vocabulary.class_name(attributes)
     assert class_name is not None  # _problems has refused prompts without a class
-    values = [value for value, meant in vocabulary.class_of.items() if meant == class_name]
-    if not text and values and vocabulary.class_attribute not in attributes:
-        value = class_name if class_name in values else values[0]
-        attributes[vocabulary.class_attribute] = value
+    key = vocabulary.class_attribute
+    if not text and key and key not in attributes:
+        values = [value for value, meant in vocabulary.class_of.items() if meant == class_name]
+        attributes[key] = class_name if class_name in values else values[0]
     return PromptSpec(
         id=prompt_id,
         text=text or vocabulary.caption(attributes),

@@ -330,8 +330,9 @@ def measure(
         for key, found in attribute_agreement(target, samples).items():
             seen[key] = _share(found["agreement"], int(found["n"]))
         judged = samples.take(np.flatnonzero(samples.classes >= 0))
-        if len(judged):
-            seen[target.vocabulary.class_attribute] = _share(audit.agreement(judged), len(judged))
+        class_attribute = target.vocabulary.class_attribute
+        if len(judged) and class_attribute:
+            seen[class_attribute] = _share(audit.agreement(judged), len(judged))
     return Figures(
         distinct_1=distinct_n(texts, 1),
         distinct_2=distinct_n(texts, 2),
@@ -479,7 +480,7 @@ def _draw(
         for number, i in enumerate(owner)
     ]
     images = [
-        generator.draw(requests[start : start + _BATCH_SIZE])
+        generator.draw(requests[start : start + _BATCH_SIZE]).images
         for start in range(0, len(requests), _BATCH_SIZE)
     ]
     return Samples(

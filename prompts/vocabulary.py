@@ -39,7 +39,8 @@ class Phrases(BaseModel):
 class Vocabulary(BaseModel):
     """Attributes of a target, the phrases for their values, and what class a value means.
 
-    Attributes appear in captions in the order in which the file lists them.
+    Attributes appear in captions in the order in which the file lists them. Without a class
+    attribute, as where labels belong to pixels, all images are of the one class `scene`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,15 +48,17 @@ class Vocabulary(BaseModel):
     name: str
     intros: tuple[str, ...] = ("",)
     subjects: tuple[str, ...]
-    class_attribute: str
-    classes: tuple[str, ...]
-    class_of: dict[str, str]
+    class_attribute: str | None = None
+    classes: tuple[str, ...] = ("scene",)
+    class_of: dict[str, str] = {}
     requires: dict[str, dict[str, tuple[str, ...]]] = {}
     attributes: dict[str, dict[str, Phrases]]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        values = set(self.attributes.get(self.class_attribute, {}))
+        values = set(self.attributes.get(self.class_attribute or "", {}))
+        if self.class_attribute is None and len(self.classes) > 1:
+            raise ValueError("several classes need a class_attribute that tells them apart")
         if set(self.class_of) != values:
             raise ValueError(f"class_of must name exactly the values of {self.class_attribute!r}")
         if not set(self.class_of.values()) <= set(self.classes):
@@ -80,6 +83,8 @@ class Vocabulary(BaseModel):
 
     def class_name(self, attributes: Attributes) -> str | None:
         """Return the class that the attributes imply, or None if they do not say."""
+        if self.class_attribute is None:
+            return self.classes[0]
         value = attributes.get(self.class_attribute)
         return None if value is None else self.class_of[value]
 
