@@ -68,7 +68,7 @@ def draw_like(
     texts = [target.vocabulary.caption(real.attributes[row], rng) for row in rows]
     requests = [ImageRequest(text, "card", i, seed) for i, text in enumerate(texts)]
     images = [
-        generator.draw(requests[start : start + BATCH_SIZE])
+        generator.draw(requests[start : start + BATCH_SIZE]).images
         for start in range(0, n_images, BATCH_SIZE)
     ]
     samples = Samples(

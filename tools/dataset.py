@@ -1,4 +1,8 @@
-"""Generated images as parquet shards, readable with `datasets.load_dataset("parquet", ...)`."""
+"""Generated images as parquet shards, readable with `datasets.load_dataset("parquet", ...)`.
+
+Labels of pixels are pictures too: segmentation as ids, 8 bits (255: unknown); depth as KITTI has
+it, 16 bits, metres times 256 (0: unknown); normals as 8-bit RGB, 127 n + 128 (0: unknown).
+"""
 
 from __future__ import annotations
 
@@ -18,8 +22,11 @@ from PIL import Image
 from memory.errors import DataError
 from tools.samples import Images, Samples, concatenate
 
+_PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_LABELS = ("segmentation", "depth", "normals")
+_DEPTH_SCALE = 256
 _TYPES = {
-    "image": pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+    "image": _PICTURE,
     "label": pa.int64(),
     "text": pa.string(),
     "prompt_id": pa.string(),
@@ -62,8 +69,16 @@ def write_shard(
         "attributes": [json.dumps(dict(a), sort_keys=True) for a in samples.attributes],
         "weight": samples.weights,
     }
-    metadata = {"huggingface": json.dumps({"info": {"features": _features(class_names)}})}
-    table = pa.table(rows, schema=pa.schema(list(_TYPES.items()), metadata=metadata))
+    kinds = [kind for kind in _LABELS if kind in samples.labels]
+    for kind in kinds:
+        rows[kind] = [
+            {"bytes": encode_label(kind, values), "path": f"{name}.{kind}.png"}
+            for values, name in zip(samples.labels[kind], samples.ids, strict=True)
+        ]
+    features = _features(class_names) | {kind: {"_type": "Image"} for kind in kinds}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    types = [*_TYPES.items(), *((kind, _PICTURE) for kind in kinds)]
+    table = pa.table(rows, schema=pa.schema(types, metadata=metadata))
     file = io.BytesIO()
     pq.write_table(table, file, write_page_checksum=True)
     return file.getvalue()
@@ -115,6 +130,36 @@ def decode_png(data: bytes) -> NDArray[np.uint8]:
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
+def encode_label(kind: str, values: NDArray[Any]) -> bytes:
+    """Return the PNG file of one image's labels, as the head of this file says."""
+    if kind == "segmentation":
+        picture = Image.fromarray(values)
+    elif kind == "depth":
+        scaled = np.nan_to_num(values * _DEPTH_SCALE, nan=0.0).round().clip(0, 2**16 - 1)
+        picture = Image.fromarray(scaled.astype(np.uint16))
+    else:
+        coded = np.nan_to_num(values * 127 + 128, nan=0.0).round().clip(0, 255)
+        picture = Image.fromarray(coded.astype(np.uint8).transpose(1, 2, 0))
+    file = io.BytesIO()
+    picture.save(file, format="PNG")
+    return file.getvalue()
+
+
+def decode_label(kind: str, data: bytes) -> NDArray[Any]:
+    """Invert `encode_label`, but for what the bits of depth and normals round off."""
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+        pixels = np.asarray(picture)
+    if kind == "segmentation":
+        return pixels
+    if kind == "depth":
+        return np.where(pixels == 0, np.nan, pixels / _DEPTH_SCALE).astype(np.float32)
+    normals = (pixels.transpose(2, 0, 1).astype(np.float32) - 128) / 127
+    length = np.linalg.norm(normals, axis=0, keepdims=True)
+    unknown = (pixels == 0).all(2)
+    unit: NDArray[np.float32] = np.where(unknown, np.nan, normals / np.maximum(length, 1e-6))
+    return unit.astype(np.float32)
+
+
 def _samples(table: pa.Table) -> Samples:
     pictures = table["image"].to_pylist()
     images: Images = np.stack([decode_png(picture["bytes"]) for picture in pictures])
@@ -124,6 +169,11 @@ def _samples(table: pa.Table) -> Samples:
         attributes=[json.loads(text) for text in table["attributes"].to_pylist()],
         ids=[picture["path"].removesuffix(".png") for picture in pictures],
         weights=table["weight"].to_numpy(),
+        labels={
+            kind: np.stack([decode_label(kind, p["bytes"]) for p in table[kind].to_pylist()])
+            for kind in _LABELS
+            if kind in table.column_names
+        },
     )
 
 

@@ -10,13 +10,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from eval.slices import build_report
 from memory.errors import DataError
 from memory.files import write_bytes, write_json
 from memory.records import Report, Training
@@ -29,11 +29,11 @@ from tools.train import load_model
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a DSTM said of a split: ids and labels, (n,), probabilities, (n, n_classes)."""
+    """What a DSTM said of a split: ids of the images, and its predictions, (n, ...)."""
 
     ids: Sequence[str]
-    labels: NDArray[np.int64]
-    probabilities: NDArray[np.float64]
+    task: str
+    values: NDArray[Any]
 
 
 def evaluate(
@@ -44,18 +44,17 @@ def evaluate(
     by: Sequence[tuple[str, ...]],
     n_min: int,
     device: str = "cpu",
-) -> tuple[Report, NDArray[np.float64]]:
-    """Return the report of a saved model on samples, and its probabilities, (n, n_classes).
+) -> tuple[Report, Predictions]:
+    """Return the report of a saved model on samples, and its predictions.
 
     by: attributes whose combinations are slices; n_min: photographs that a slice needs. Raises
     WeightsError for an unusable model, DataError for an empty split.
     """
     model, meta = load_model(model_folder, device)
-    probabilities = tasks.build(meta["task"]).predict(model, samples.images)
-    report = build_report(
-        round, split, samples.classes, probabilities, samples.attributes, by, n_min
-    )
-    return report, probabilities
+    task = tasks.build(meta["task"])
+    values = task.predict(model, samples.images)
+    report = task.report(values, samples, meta["class_names"], round, split, by, n_min)
+    return report, Predictions(samples.ids, task.name, values)
 
 
 def evaluate_real(
@@ -78,10 +77,10 @@ def evaluate_real(
     write_json(folder / "sealed.json", sealed.to_json())
 
     feedback = target.split("feedback")
-    report, probabilities = evaluate(model_folder, feedback, "feedback", round, by, n_min, device)
-    arrays = {"labels": feedback.classes, "probabilities": probabilities}
-    ids = json.dumps(list(feedback.ids))
-    write_bytes(folder / "feedback.safetensors", save(arrays, metadata={"ids": ids}))
+    report, said = evaluate(model_folder, feedback, "feedback", round, by, n_min, device)
+    metadata = {"ids": json.dumps(list(said.ids)), "task": said.task}
+    data = save({"predictions": np.ascontiguousarray(said.values)}, metadata=metadata)
+    write_bytes(folder / "feedback.safetensors", data)
     return report
 
 
@@ -95,8 +94,8 @@ def read_predictions(
         with safe_open(path, framework="np") as file:
             return Predictions(
                 ids=json.loads(file.metadata()["ids"]),
-                labels=file.get_tensor("labels"),
-                probabilities=file.get_tensor("probabilities"),
+                task=file.metadata()["task"],
+                values=file.get_tensor("predictions"),
             )
     except (OSError, SafetensorError, KeyError, TypeError) as error:
         raise DataError(

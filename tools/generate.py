@@ -105,11 +105,13 @@ def draw_samples(
         ImageRequest(prompt.text, prompt.id, index, seed, prompt.guidance)
         for prompt, index in wanted
     ]
+    drawn = generator.draw(requests)
     return Samples(
-        images=generator.draw(requests),
+        images=drawn.images,
         classes=np.array([class_names.index(p.class_name) for p, _ in wanted], dtype=np.int64),
         attributes=[prompt.attributes for prompt, _ in wanted],
         ids=[f"{prompt.id}-{index:04d}" for prompt, index in wanted],
+        labels=drawn.labels,
     )
 
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval.montage import save_montage
-from eval.slices import find_failures
 from memory.errors import DataError
 from memory.records import Failure
+from tools import tasks
 from tools.evaluate import read_predictions
 from tools.jobs import round_folder
-from tools.targets import Target
+from tools.targets import Target, label_names
 
 N_PICTURES = 8
 _COLUMNS = 8
@@ -28,7 +28,7 @@ def inspect(
     """Return the failures of a round on feedback, significant ones first.
 
     The first eight get a picture, rounds/NNN/failures/<id>.png: their wrong photographs, worst
-    first, each with its true class and the class that the DSTM saw. Raises DataError when the
+    first, each beside what is true and what the DSTM predicted. Raises DataError when the
     round was not evaluated, or on another target.
     """
     feedback = target.split("feedback")
@@ -38,26 +38,17 @@ def inspect(
             f"The predictions of round {round} are of other photographs than the feedback split "
             f"of {target.name!r}. Use the session's own target, or evaluate the round again."
         )
-    failures = find_failures(
-        predictions.labels,
-        predictions.probabilities,
-        feedback.attributes,
-        feedback.ids,
-        by,
-        n_min,
-        alpha,
-    )
+    task = tasks.build(predictions.task)
+    failures = task.failures(predictions.values, feedback, by, n_min, alpha)
     row = {name: index for index, name in enumerate(feedback.ids)}
-    seen = predictions.probabilities.argmax(1)
 
     def with_picture(failure: Failure) -> Failure:
         rows = [row[name] for name in failure.examples]
         path = round_folder(session_folder, round) / "failures" / f"{failure.id}.png"
-        captions = [
-            f"{target.class_names[predictions.labels[i]]} as {target.class_names[seen[i]]}"
-            for i in rows
-        ]
-        save_montage(path, feedback.images[rows], captions, _COLUMNS)
+        images, captions = task.pictures(
+            predictions.values[rows], feedback.take(rows), label_names(target, task)
+        )
+        save_montage(path, images, captions, _COLUMNS)
         picture = path.relative_to(session_folder).as_posix()
         return failure.model_copy(update={"picture": picture})
 

@@ -50,10 +50,15 @@ def pretrain(
 
     Writes `train.safetensors` and `train.json` (to continue), `pipeline/` (to use, float16),
     `samples-STEP.png` and `log.jsonl`. On CUDA the network runs compiled in bfloat16. Raises
-    SettingsError when the folder holds a run with other settings.
+    SettingsError when the folder holds a run with other settings, or the images are not square.
     """
     samples = target.split("generator")
-    channels, size, _ = target.image_shape
+    channels, size, width = target.image_shape
+    if size != width:
+        raise SettingsError(
+            f"The MTDM draws square images only so far, but those of the target {target.name!r} "
+            f"have {width}x{size} pixels. Use a target of square images."
+        )
     pixels = samples.images.astype(np.float32) / 255
     torch.manual_seed(settings.seed)
     pipeline = new_pipeline(

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memory.errors import DataError
+from memory.errors import DataError, unknown
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
+Dense = Mapping[str, NDArray[Any]]
+"""Labels of every pixel: "segmentation", "depth", "normals"; see `Samples`."""
+
+# The id of pixels whose class is not known.
+VOID = 255
+
+_DENSE_TYPES = {"segmentation": np.uint8, "depth": np.float32, "normals": np.float32}
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,10 @@ class Samples:
     attributes: one mapping per image; an attribute that could not be measured is absent
     ids: unique names of the source images
     weights: float64, (n,), at least 0; how much an image counts in training
+    labels: of every pixel, as far as there are any: "segmentation", uint8, (n, h, w), class ids,
+        VOID where unknown; "depth", float32, (n, h, w), metres, NaN where unknown; "normals",
+        float32, (n, 3, h, w), unit vectors that face the camera (x right, y down, z forward), NaN
+        where unknown
     """
 
     images: Images
@@ -30,6 +42,7 @@ class Samples:
     attributes: Sequence[Mapping[str, str]]
     ids: Sequence[str]
     weights: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    labels: Dense = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n = len(self.images)
@@ -43,6 +56,19 @@ class Samples:
         for name in ("classes", "attributes", "ids", "weights"):
             if len(getattr(self, name)) != n:
                 raise DataError(f"{n} images but {len(getattr(self, name))} {name}")
+        for kind, values in self.labels.items():
+            self._check_labels(kind, values)
+
+    def _check_labels(self, kind: str, values: NDArray[Any]) -> None:
+        if kind not in _DENSE_TYPES:
+            raise DataError(unknown("kind of labels", kind, _DENSE_TYPES))
+        n, _, *size = self.images.shape
+        shape = (n, 3, *size) if kind == "normals" else (n, *size)
+        if values.dtype != _DENSE_TYPES[kind] or values.shape != shape:
+            raise DataError(
+                f"{kind} must be {_DENSE_TYPES[kind].__name__} of shape {shape}, got "
+                f"{values.dtype} of shape {values.shape}"
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -56,11 +82,15 @@ class Samples:
             attributes=[self.attributes[i] for i in chosen],
             ids=[self.ids[i] for i in chosen],
             weights=self.weights[chosen],
+            labels={kind: values[chosen] for kind, values in self.labels.items()},
         )
 
 
 def concatenate(parts: Sequence[Samples]) -> Samples:
-    """Join samples of one image shape; raises DataError when there are none."""
+    """Join samples of one image shape; raises DataError when there are none.
+
+    Labels that not all parts have are left out.
+    """
     if not parts:
         raise DataError("no samples to join")
 
@@ -75,4 +105,9 @@ def concatenate(parts: Sequence[Samples]) -> Samples:
         attributes=list(attributes),
         ids=list(ids),
         weights=np.concatenate([part.weights for part in parts]),
+        labels={
+            kind: np.concatenate([part.labels[kind] for part in parts])
+            for kind in parts[0].labels
+            if all(kind in part.labels for part in parts)
+        },
     )

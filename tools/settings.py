@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from memory.records import Record, Share
@@ -23,8 +25,9 @@ class TrainSettings(Record):
 
 
 class AuditSettings(Record):
-    """Settings of the audit."""
+    """Settings of the audit: a classifier of its own, or none where labels are exact."""
 
+    method: Literal["classifier", "none"] = "classifier"
     train: TrainSettings = TrainSettings()
     threshold: float = Field(0.5, gt=0, le=1, description="an image is kept from here on")
     floor: Share = Field(0.1, description="the least weight of an image")

@@ -11,8 +11,10 @@ from tools import generators
 from tools.generators import Generator, ImageRequest
 from tools.generators.mtdm import new_pipeline
 from tools.plugins import names
+from tools.samples import Samples
 
 SHAPE = (1, 64, 64)
+OTHER_SHAPES = {"streets": (3, 64, 96)}
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +26,18 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=names("tools.generators"))
-def generator(request: pytest.FixtureRequest, weights: Path) -> Generator:
-    return generators.build(request.param, SHAPE, "cpu", weights=str(weights), steps=2)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def shape(name: str) -> tuple[int, int, int]:
+    return OTHER_SHAPES.get(name, SHAPE)
+
+
+@pytest.fixture
+def generator(name: str, shape: tuple[int, int, int], weights: Path) -> Generator:
+    return generators.build(name, shape, "cpu", weights=str(weights), steps=2)
 
 
 def requests(n: int, seed: int = 0) -> list[ImageRequest]:
@@ -33,20 +45,22 @@ def requests(n: int, seed: int = 0) -> list[ImageRequest]:
     return [ImageRequest(texts[i % 2], f"r001p{i % 2:02d}", i, seed) for i in range(n)]
 
 
-def test_draws_one_image_per_request(generator: Generator) -> None:
-    images = generator.draw(requests(3))
-    assert images.shape == (3, *SHAPE)
-    assert images.dtype == np.uint8
+def test_draws_one_image_per_request(generator: Generator, shape: tuple[int, int, int]) -> None:
+    drawn = generator.draw(requests(3))
+    assert drawn.images.shape == (3, *shape)
+    assert drawn.images.dtype == np.uint8
+    # Raises DataError for labels that do not fit.
+    Samples(drawn.images, np.zeros(3, np.int64), [{}] * 3, ["a", "b", "c"], labels=drawn.labels)
     assert isinstance(generator, Generator)
 
 
 def test_same_request_same_image_in_whatever_company(generator: Generator) -> None:
-    together = generator.draw(requests(5))
-    alone = np.concatenate([generator.draw([request]) for request in requests(5)])
+    together = generator.draw(requests(5)).images
+    alone = np.concatenate([generator.draw([request]).images for request in requests(5)])
     difference = np.abs(together.astype(int) - alone.astype(int))
     # Kernels may round differently for another batch size; nothing else may differ.
     assert difference.max() <= 1
-    assert (generator.draw(requests(5)) == together).all()
+    assert (generator.draw(requests(5)).images == together).all()
 
 
 def test_seed_prompt_and_index_each_change_the_image(generator: Generator) -> None:
@@ -56,12 +70,14 @@ def test_seed_prompt_and_index_each_change_the_image(generator: Generator) -> No
         ImageRequest(one.text, "r002p00", one.index, 0),
         ImageRequest(one.text, one.prompt_id, 7, 0),
     ]
-    images = generator.draw([one, *others])
+    images = generator.draw([one, *others]).images
     assert all((images[0] != image).any() for image in images[1:])
 
 
-def test_identity_names_what_draws(generator: Generator, weights: Path) -> None:
-    same = generators.build(generator.name, SHAPE, "cpu", weights=str(weights), steps=2)
+def test_identity_names_what_draws(
+    generator: Generator, shape: tuple[int, int, int], weights: Path
+) -> None:
+    same = generators.build(generator.name, shape, "cpu", weights=str(weights), steps=2)
     assert generator.identity.startswith(generator.name)
     assert same.identity == generator.identity
 

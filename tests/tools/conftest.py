@@ -23,6 +23,8 @@ class SquaresTarget:
     class_names: Sequence[str] = ("plain", "square")
     vocabulary: Vocabulary = field(default_factory=partial(load_vocabulary, "elpv"))
     notice: str = ""
+    pixel_classes: Sequence[str] = ()
+    flips: tuple[str, ...] = ("horizontal", "vertical")
     n_images: int = 80
 
     def split(self, name: str) -> Samples:

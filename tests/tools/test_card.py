@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tools import card
-from tools.generators import ImageRequest
+from tools.generators import Drawn, ImageRequest
 from tools.generators.mtdm import new_pipeline
 from tools.samples import Samples
 from tools.settings import AuditSettings, TrainSettings
@@ -59,10 +59,10 @@ class Obedient:
     def count_tokens(self, text: str) -> int:
         return 1
 
-    def draw(self, requests: Sequence[ImageRequest]) -> NDArray[np.uint8]:
+    def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
         levels = [("dark" in r.text or "dim" in r.text) != self._obeys for r in requests]
-        return np.array(
-            [np.full((1, 16, 16), 150 if bright else 30) for bright in levels], np.uint8
+        return Drawn(
+            np.array([np.full((1, 16, 16), 150 if bright else 30) for bright in levels], np.uint8)
         )
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from memory.errors import DataError
 from tools.dataset import decode_png, encode_png, read_shards, write_shard
-from tools.samples import Samples
+from tools.samples import VOID, Samples
+from tools.streets import render
 
 
 def samples(n: int = 3, channels: int = 1, size: int = 8) -> Samples:
@@ -98,3 +99,43 @@ def test_shards_of_two_sizes_are_refused(tmp_path: Path) -> None:
 def test_no_shard_is_an_error() -> None:
     with pytest.raises(DataError, match="no samples"):
         read_shards([])
+
+
+def streets() -> Samples:
+    scenes = [render({"light": "night"}, seed) for seed in range(2)]
+    labels = {
+        kind: np.stack([getattr(scene, kind) for scene in scenes])
+        for kind in ("segmentation", "depth", "normals")
+    }
+    labels["segmentation"][0, :3] = VOID
+    labels["depth"][0, :3] = np.nan
+    labels["normals"][0, :, :3] = np.nan
+    images = np.stack([scene.image for scene in scenes])
+    return Samples(images, np.zeros(2, np.int64), [{}, {}], ["a", "b"], labels=labels)
+
+
+def test_labels_of_pixels_are_kept(tmp_path: Path) -> None:
+    given = streets()
+    path = tmp_path / "data.parquet"
+    path.write_bytes(write_shard(given, [""] * 2, ["p"] * 2, range(2), ["scene"]))
+    found = read_shards([path]).samples.labels
+    assert np.array_equal(found["segmentation"], given.labels["segmentation"])
+    known = np.isfinite(given.labels["depth"])
+    assert np.array_equal(np.isfinite(found["depth"]), known)
+    assert np.abs(found["depth"] - given.labels["depth"])[known].max() <= 1 / 512
+    product = (found["normals"] * given.labels["normals"]).sum(1)
+    assert np.array_equal(np.isfinite(product), known)
+    assert np.degrees(np.arccos(np.clip(product[known], -1, 1))).max() < 0.7
+
+
+def test_the_datasets_library_shows_labels_as_pictures(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    path = tmp_path / "data.parquet"
+    path.write_bytes(write_shard(streets(), [""] * 2, ["p"] * 2, range(2), ["scene"]))
+    rows = datasets.load_dataset(
+        "parquet", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert np.asarray(rows[0]["segmentation"])[:3].max() == VOID
+    depth_m = np.asarray(rows[1]["depth"]) / 256
+    assert 1 < depth_m.min() < depth_m.max() == 200
+    assert rows[0]["normals"].size == (96, 64)

@@ -21,7 +21,11 @@ BY = [("light",)]
 def session(tmp_path: Path, target: Any, quick: TrainSettings) -> Path:
     task = tasks.build("classification")
     model = train_model(target.split("generator"), task, 2, quick)[0]
-    save_model(tmp_path / "rounds/001", model, {"task": "classification"})
+    save_model(
+        tmp_path / "rounds/001",
+        model,
+        {"task": "classification", "class_names": list(target.class_names)},
+    )
     return tmp_path
 
 
@@ -33,7 +37,9 @@ def training(model: str = "rounds/001") -> Training:
 
 def test_a_report_fits_its_predictions(session: Path, target: Any) -> None:
     feedback = target.split("feedback")
-    report, probabilities = evaluate(session / "rounds/001", feedback, "feedback", 1, BY, 5)
+    report, said = evaluate(session / "rounds/001", feedback, "feedback", 1, BY, 5)
+    probabilities = said.values
+    assert (said.task, list(said.ids)) == ("classification", list(feedback.ids))
     assert probabilities.shape == (80, 2)
     assert probabilities.dtype == np.float64
     assert np.allclose(probabilities.sum(1), 1)
@@ -49,7 +55,7 @@ def test_an_evaluation_repeats_to_the_last_bit(session: Path, target: Any) -> No
     args = (session / "rounds/001", target.split("feedback"), "feedback", 1, BY, 5)
     first, second = evaluate(*args), evaluate(*args)
     assert first[0] == second[0]
-    assert np.array_equal(first[1], second[1])
+    assert np.array_equal(first[1].values, second[1].values)
 
 
 def test_the_agent_gets_feedback_and_the_test_is_sealed(session: Path, target: Any) -> None:
@@ -57,7 +63,7 @@ def test_the_agent_gets_feedback_and_the_test_is_sealed(session: Path, target: A
     assert report.split == "feedback"
     predictions = read_predictions(session, 1)
     assert list(predictions.ids) == list(target.split("feedback").ids)
-    correct = predictions.probabilities.argmax(1) == predictions.labels
+    correct = predictions.values.argmax(1) == target.split("feedback").classes
     assert report.metrics["accuracy"].value == pytest.approx(correct.mean())
     (sealed,) = read_sealed(session)
     assert (sealed.round, sealed.split) == (1, "test")

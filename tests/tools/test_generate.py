@@ -11,7 +11,7 @@ from memory.records import Batch, Plan, PromptSpec
 from tools import generators
 from tools.dataset import read_shards
 from tools.generate import generate_batch
-from tools.generators import Generator, ImageRequest
+from tools.generators import Drawn, Generator, ImageRequest
 from tools.samples import Samples
 
 PLAN = Plan(
@@ -39,7 +39,7 @@ class Counting:
     def count_tokens(self, text: str) -> int:
         return 1
 
-    def draw(self, requests: Sequence[ImageRequest]) -> NDArray[np.uint8]:
+    def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
         if self.n_drawn >= self._fail_after:
             raise KeyboardInterrupt
         self.n_drawn += len(requests)

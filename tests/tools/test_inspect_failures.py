@@ -22,11 +22,13 @@ def session(tmp_path: Path, target: Any) -> Path:
     feedback = target.split("feedback")
     wrong = [a["light"] == "dim" and c == 1 for a, c in zip(*parts(feedback), strict=True)]
     seen = np.where(wrong, 0, feedback.classes)
-    arrays = {"labels": feedback.classes, "probabilities": 0.2 + 0.6 * np.eye(2)[seen]}
+    arrays = {"predictions": 0.2 + 0.6 * np.eye(2)[seen]}
     folder = tmp_path / "rounds/002"
     folder.mkdir(parents=True)
     ids = json.dumps(list(feedback.ids))
-    save_file(arrays, folder / "feedback.safetensors", metadata={"ids": ids})
+    save_file(
+        arrays, folder / "feedback.safetensors", metadata={"ids": ids, "task": "classification"}
+    )
     return tmp_path
 
 

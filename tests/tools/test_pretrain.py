@@ -27,6 +27,8 @@ class TinyTarget:
     task = "classification"
     image_shape = (1, 16, 16)
     notice = "Made up."
+    pixel_classes: Sequence[str] = ()
+    flips: tuple[str, ...] = ("horizontal", "vertical")
 
     def __init__(self) -> None:
         self.vocabulary = load_vocabulary("elpv")
@@ -80,6 +82,13 @@ def test_run_with_other_settings_is_refused_by_name(tmp_path: Path) -> None:
     other = QUICK.model_copy(update={"learning_rate": 0.1})
     with pytest.raises(SettingsError, match=r"learning_rate: 0\.0005 -> 0\.1"):
         pretrain(TinyTarget(), other, tmp_path)
+
+
+def test_images_that_are_not_square_are_refused(tmp_path: Path) -> None:
+    target = TinyTarget()
+    target.image_shape = (1, 16, 32)
+    with pytest.raises(SettingsError, match=r"square.*32x16"):
+        pretrain(target, QUICK, tmp_path)
 
 
 def test_sample_prompts_are_distinct_and_legal() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tools.plugins import load
+from tools.samples import Dense
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,19 @@ class ImageRequest:
     index: int
     seed: int
     guidance: float | None = None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a generator drew: images and, as far as it makes them, labels of every pixel.
+
+    images: uint8, (n, channels, height, width); labels: as in `Samples`; confidence: float32,
+    (n, height, width), 0..1, of labels whose truth is not known, by their kind.
+    """
+
+    images: NDArray[np.uint8]
+    labels: Dense = field(default_factory=dict)
+    confidence: Dense = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -42,8 +56,8 @@ class Generator(Protocol):
         """Return how many tokens of at most `max_tokens` a prompt needs."""
         ...
 
-    def draw(self, requests: Sequence[ImageRequest]) -> NDArray[np.uint8]:
-        """Return one image per request, (n, channels, height, width)."""
+    def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
+        """Return one image per request, with its labels."""
         ...
 
 

@@ -25,7 +25,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from memory import minilm
 from memory.errors import WeightsError
-from tools.generators import ImageRequest
+from tools.generators import Drawn, ImageRequest
 
 MAX_TOKENS = 64
 STEPS = 8
@@ -258,7 +258,7 @@ class MTDMGenerator:
         """Return the number of MiniLM tokens, the two special ones included."""
         return minilm.load().count_tokens(text)
 
-    def draw(self, requests: Sequence[ImageRequest]) -> NDArray[np.uint8]:
+    def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
         """Draw all requests; those of equal guidance share a batch."""
         guidances = [self._guidance if r.guidance is None else r.guidance for r in requests]
         images = np.zeros((len(requests), *self.pipeline.noise_shape), np.uint8)
@@ -274,7 +274,7 @@ class MTDMGenerator:
                 guidance,
                 self._interval,
             )
-        return images
+        return Drawn(images)
 
 
 def build(

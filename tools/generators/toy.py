@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prompts.vocabulary import load_vocabulary
-from tools.generators import ImageRequest
+from tools.generators import Drawn, ImageRequest
 
 _CENTRES = {"left": (32, 12), "right": (32, 52), "top": (12, 32), "bottom": (52, 32)}
 
@@ -39,9 +39,9 @@ class ToyGenerator:
         """Count words."""
         return len(text.split())
 
-    def draw(self, requests: Sequence[ImageRequest]) -> NDArray[np.uint8]:
+    def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
         """Paint all requests."""
-        return np.stack([self._paint(request) for request in requests])
+        return Drawn(np.stack([self._paint(request) for request in requests]))
 
     def _paint(self, request: ImageRequest) -> NDArray[np.uint8]:
         key = json.dumps([request.seed, request.prompt_id, request.index]).encode()

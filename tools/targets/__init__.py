@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from prompts.vocabulary import Vocabulary
 from tools.plugins import load
 from tools.samples import Samples
+
+if TYPE_CHECKING:
+    from tools.tasks import Task
 
 Image = NDArray[np.uint8]
 
@@ -22,6 +25,10 @@ SPLITS = ("generator", "audit", "feedback", "test")
 class Target(Protocol):
     """Real, labelled photographs on which a model must do well.
 
+    class_names: of images, ("scene",) where only pixels have classes; pixel_classes: of the ids
+    of `Samples.labels["segmentation"]`, () without one; flips: "horizontal", "vertical" where a
+    mirrored image is as plausible as the image itself.
+
     A target file has a function `build(cache_dir, **options) -> Target`.
     """
 
@@ -29,8 +36,10 @@ class Target(Protocol):
     task: str
     image_shape: tuple[int, int, int]
     class_names: Sequence[str]
+    pixel_classes: Sequence[str]
     vocabulary: Vocabulary
     notice: str
+    flips: tuple[str, ...]
 
     def split(self, name: str) -> Samples:
         """Return one of the four disjoint splits; `test` is for reports and comparisons alone."""
@@ -46,6 +55,11 @@ class Target(Protocol):
         attributes: what is known of it, e.g. what a prompt asked for.
         """
         ...
+
+
+def label_names(target: Target, task: Task) -> Sequence[str]:
+    """Return the names of the classes that a task tells apart on a target."""
+    return target.pixel_classes if task.needs else target.class_names
 
 
 def build(name: str, cache_dir: Path, **options: object) -> Target:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata, util
 from pathlib import Path
@@ -50,6 +50,8 @@ class Elpv:
     task = "classification"
     image_shape = (1, SIZE, SIZE)
     notice = NOTICE
+    pixel_classes: Sequence[str] = ()
+    flips = ("horizontal", "vertical")
 
     def __init__(self, cache_dir: Path, seed: int = 0) -> None:
         self.vocabulary: Vocabulary = load_vocabulary("elpv")

@@ -6,14 +6,14 @@ The training loop in `tools.train` is the same for all tasks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from memory.records import Failure, Report
 from tools.samples import Images, Samples
 
 if TYPE_CHECKING:
@@ -42,9 +42,15 @@ class Model(torch.nn.Module):
 
 @runtime_checkable
 class Task(Protocol):
-    """A kind of downstream task. A task file has a function `build() -> Task`."""
+    """A kind of downstream task. A task file has a function `build() -> Task`.
+
+    needs: kinds of labels (`Samples.labels`) that it learns from, none for image classes; metric:
+    its main figure, higher is better.
+    """
 
     name: str
+    needs: tuple[str, ...]
+    metric: str
 
     def build_model(
         self, image_shape: tuple[int, int, int], n_classes: int, settings: TrainSettings
@@ -68,8 +74,41 @@ class Task(Protocol):
         """Return the loss of every image, (n,)."""
         ...
 
-    def predict(self, model: Model, images: Images) -> NDArray[np.float64]:
-        """Return probabilities, (n, n_classes, ...), for uint8 images on the model's device."""
+    def predict(self, model: Model, images: Images) -> NDArray[Any]:
+        """Return what the model says of uint8 images, (n, ...), computed on its device.
+
+        Class probabilities of images; ids, metres or unit vectors of pixels, see `Samples`.
+        """
+        ...
+
+    def report(
+        self,
+        predictions: NDArray[Any],
+        samples: Samples,
+        class_names: Sequence[str],
+        round: int,  # noqa: A002 (the name of the record's field)
+        split: str,
+        by: Sequence[tuple[str, ...]],
+        n_min: int,
+    ) -> Report:
+        """Return the task's figures on a split, overall and by slices of `n_min` images."""
+        ...
+
+    def failures(
+        self,
+        predictions: NDArray[Any],
+        samples: Samples,
+        by: Sequence[tuple[str, ...]],
+        n_min: int,
+        alpha: float,
+    ) -> tuple[Failure, ...]:
+        """Return the slices that are worse than the rest, significant ones first."""
+        ...
+
+    def pictures(
+        self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
+    ) -> tuple[Images, list[str]]:
+        """Return a picture and a caption of each sample: what is true, what was predicted."""
         ...
 
 

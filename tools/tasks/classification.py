@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
 
+from eval.slices import build_report, find_failures
 from memory.errors import SettingsError, WeightsError, unknown
+from memory.records import Failure, Report
 from tools.samples import Images, Samples
 from tools.tasks import Batch, Model
 
@@ -107,6 +109,8 @@ class Classification:
     """See `tools.tasks.Task`; labels are class numbers, int64, (n,)."""
 
     name = "classification"
+    needs: tuple[str, ...] = ()
+    metric = "balanced_accuracy"
 
     def build_model(
         self, image_shape: tuple[int, int, int], n_classes: int, settings: TrainSettings
@@ -167,6 +171,43 @@ class Classification:
             mean = sum(model(view).double().softmax(1) for view in views) / len(views)
             parts.append(mean.cpu().numpy())
         return np.concatenate(parts)
+
+    def report(
+        self,
+        predictions: NDArray[Any],
+        samples: Samples,
+        class_names: Sequence[str],
+        round: int,  # noqa: A002 (the name of the record's field)
+        split: str,
+        by: Sequence[tuple[str, ...]],
+        n_min: int,
+    ) -> Report:
+        """Return accuracy, balanced accuracy and AUROC, and the accuracy of every slice."""
+        attributes = samples.attributes
+        return build_report(round, split, samples.classes, predictions, attributes, by, n_min)
+
+    def failures(
+        self,
+        predictions: NDArray[Any],
+        samples: Samples,
+        by: Sequence[tuple[str, ...]],
+        n_min: int,
+        alpha: float,
+    ) -> tuple[Failure, ...]:
+        """Return the slices on which the classifier errs more often than on the rest."""
+        attributes, ids = samples.attributes, samples.ids
+        return find_failures(samples.classes, predictions, attributes, ids, by, n_min, alpha)
+
+    def pictures(
+        self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
+    ) -> tuple[Images, list[str]]:
+        """Return the images themselves and "TRUE CLASS as PREDICTED CLASS"."""
+        seen = predictions.argmax(1)
+        captions = [
+            f"{class_names[true]} as {class_names[said]}"
+            for true, said in zip(samples.classes, seen, strict=True)
+        ]
+        return samples.images, captions
 
 
 def build() -> Classification:

@@ -1,0 +1,133 @@
+"""Labels of pixels as colours, with their legends, for montages and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Images = NDArray[np.uint8]
+
+# Of the SegNet release of CamVid, by our names of its classes.
+_CAMVID = {
+    "sky": (128, 128, 128),
+    "building": (128, 0, 0),
+    "pole": (192, 192, 128),
+    "road": (128, 64, 128),
+    "pavement": (60, 40, 222),
+    "tree": (128, 128, 0),
+    "sign": (192, 128, 128),
+    "fence": (64, 64, 128),
+    "car": (64, 0, 128),
+    "pedestrian": (64, 64, 0),
+    "bicyclist": (0, 128, 192),
+}
+# "Plasma" of matplotlib (CC0): even steps of lightness, from far and cold to near and warm.
+_FAR_TO_NEAR = (
+    (13, 8, 135), (70, 3, 159), (114, 1, 168), (156, 23, 158), (189, 55, 134),
+    (216, 87, 107), (237, 121, 83), (251, 159, 58), (253, 202, 38), (240, 249, 33),
+)  # fmt: skip
+_ROW_PX = 16
+_SWATCH_PX = 12
+_BAR_WIDTH_PX = 192
+_BACKGROUND = (22, 24, 28)
+_INK = (226, 226, 222)
+
+
+def palette(class_names: Sequence[str]) -> Images:
+    """Return a colour per class, (n_classes, 3), none of them black.
+
+    CamVid's where all names are its own; else those of PASCAL VOC, which depend on a class's
+    number alone and differ for up to 255 classes.
+    """
+    if set(class_names) <= _CAMVID.keys():
+        colours = [_CAMVID[name] for name in class_names]
+    else:
+        colours = [_voc(number + 1) for number in range(len(class_names))]
+    return np.array(colours, dtype=np.uint8).reshape(-1, 3)
+
+
+def segmentation_rgb(ids: NDArray[np.uint8], class_names: Sequence[str]) -> Images:
+    """Return class ids, (n, h, w), as RGB, (n, 3, h, w); ids beyond the names (void) are black."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(class_names)] = palette(class_names)
+    return np.moveaxis(table[ids], -1, 1)
+
+
+def depth_rgb(depth: NDArray[np.floating], near_m: float, far_m: float) -> Images:
+    """Return metres, (n, h, w), as RGB, (n, 3, h, w): near warm, far cold, NaN black.
+
+    near_m, far_m: ends of the scale, above 0, which is logarithmic as sight is.
+    """
+    known = np.isfinite(depth)
+    metres = np.clip(np.where(known, depth, far_m), near_m, far_m)
+    nearness = np.log(far_m / metres) / max(np.log(far_m / near_m), 1e-9)
+    colours = np.array(_FAR_TO_NEAR)
+    steps = np.linspace(0, 1, len(colours))
+    rgb = np.stack([np.interp(nearness, steps, channel) for channel in colours.T], axis=1)
+    return _bytes(rgb * known[:, None])
+
+
+def normals_rgb(normals: NDArray[np.floating]) -> Images:
+    """Return unit vectors, (n, 3, h, w), as RGB of the same shape: the usual blue is "faces us".
+
+    Red grows to the right, green upwards, blue towards the camera; unknown pixels are black.
+    """
+    known = np.isfinite(normals).all(1, keepdims=True)
+    # x points right, y down and z away from the camera.
+    signs = np.array([1, -1, -1]).reshape(3, 1, 1)
+    rgb = (np.where(known, normals, 0) * signs + 1) / 2 * 255
+    return _bytes(rgb * known)
+
+
+def side_by_side(images: Images, *colours: Images) -> Images:
+    """Return images, gray or RGB, and colours, (n, 3, h, w), next to each other in that order."""
+    rgb = np.broadcast_to(images, (len(images), 3, *images.shape[2:]))
+    return np.concatenate([rgb, *colours], axis=3)
+
+
+def legend(class_names: Sequence[str]) -> Images:
+    """Return the colours of the classes with their names, one below the other, (3, h, w)."""
+    font = ImageFont.load_default()
+    width = 2 * _ROW_PX + int(max((font.getlength(name) for name in class_names), default=0))
+    picture = Image.new("RGB", (width, max(1, len(class_names)) * _ROW_PX), _BACKGROUND)
+    draw = ImageDraw.Draw(picture)
+    for row, (name, colour) in enumerate(zip(class_names, palette(class_names), strict=True)):
+        top = row * _ROW_PX + (_ROW_PX - _SWATCH_PX) // 2
+        box = (2, top, 1 + _SWATCH_PX, top + _SWATCH_PX - 1)
+        draw.rectangle(box, fill=tuple(int(part) for part in colour))
+        middle = (row + 0.5) * _ROW_PX
+        draw.text((_ROW_PX + 4, middle), name, fill=_INK, font=font, anchor="lm")
+    return _channels_first(picture)
+
+
+def depth_bar(near_m: float, far_m: float) -> Images:
+    """Return the scale of `depth_rgb` with its ends in metres, (3, h, w)."""
+    metres = np.geomspace(near_m, far_m, _BAR_WIDTH_PX)[None, None].repeat(_SWATCH_PX, 1)
+    picture = Image.new("RGB", (_BAR_WIDTH_PX, _SWATCH_PX + _ROW_PX), _BACKGROUND)
+    bar = depth_rgb(metres, near_m, far_m)[0].transpose(1, 2, 0)
+    picture.paste(Image.fromarray(np.ascontiguousarray(bar)))
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default()
+    middle = _SWATCH_PX + _ROW_PX / 2
+    draw.text((2, middle), f"{near_m:g} m", fill=_INK, font=font, anchor="lm")
+    draw.text((_BAR_WIDTH_PX - 2, middle), f"{far_m:g} m", fill=_INK, font=font, anchor="rm")
+    return _channels_first(picture)
+
+
+def _voc(number: int) -> tuple[int, int, int]:
+    """Return colour `number` of PASCAL VOC: the bits of the number, dealt out to R, G and B."""
+    channels = [0, 0, 0]
+    for bit in range(8):
+        channels[bit % 3] |= (number >> bit & 1) << (7 - bit // 3)
+    return channels[0], channels[1], channels[2]
+
+
+def _bytes(rgb: NDArray[np.floating]) -> Images:
+    rounded: Images = rgb.clip(0, 255).round().astype(np.uint8)
+    return rounded
+
+
+def _channels_first(picture: Image.Image) -> Images:
+    return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))

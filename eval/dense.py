@@ -1,0 +1,359 @@
+"""Figures over labels of pixels: segmentation, depth, normals; with 95% intervals over images.
+
+What is known of each image is first counted up (`confusions`, `depth_sums`, `angle_counts`). The
+figures pool the pixels of all images; their intervals resample whole images, because the pixels of
+one image are not independent (percentile bootstrap, Efron 1979; always the same 500 resamples).
+An interval over one image has no width. Without a known pixel there is nothing to measure, and the
+figures raise DataError. Every image has a score, 0..1, higher is better, which slices and failures
+are made of; it is NaN where nothing of the image is known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from eval.slices import Attributes, _shared, benjamini_hochberg, slice_table, worst
+from memory.errors import DataError
+from memory.records import Estimate, Failure, Report, SliceScore, digest
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+VOID = 255
+DELTA = 1.25
+WITHIN_DEG = 11.25
+
+_N_RESAMPLES = 500
+_BINS_PER_DEG = 20
+_NOTHING_KNOWN = "No image of the split has a known pixel, so there is nothing to measure."
+
+
+def confusions(truth: NDArray[np.uint8], predictions: NDArray[np.uint8], n_classes: int) -> Counts:
+    """Count the known pixels of each image by class, (n, true, predicted).
+
+    truth, predictions: class ids below `n_classes`, (n, h, w); VOID in the truth is left out.
+    Raises DataError for unequal shapes and other ids.
+    """
+    _check_shapes(truth, predictions)
+    known = truth != VOID
+    highest = max(truth[known].max(initial=0), predictions[known].max(initial=0))
+    if highest >= n_classes:
+        raise DataError(f"Class id {highest} in labels of {n_classes} classes, whose ids are less.")
+    image = np.arange(len(truth))[:, None, None]
+    cells = (image * n_classes + truth) * n_classes + predictions
+    counts = np.bincount(cells[known], minlength=len(truth) * n_classes**2)
+    return counts.reshape(len(truth), n_classes, n_classes)
+
+
+def class_ious(confusion: NDArray[Any]) -> Floats:
+    """Return intersection over union of each class, (..., n_classes), NaN where none is true.
+
+    confusion: numbers of pixels, (..., true, predicted).
+    """
+    right = np.diagonal(confusion, axis1=-2, axis2=-1)
+    true, predicted = confusion.sum(-1), confusion.sum(-2)
+    found: Floats = np.where(true > 0, right / np.maximum(true + predicted - right, 1), np.nan)
+    return found
+
+
+def segmentation_scores(confusion: Counts) -> Floats:
+    """Return each image's mean IoU over the classes that are true somewhere in it, (n,)."""
+    return _mean_known(class_ious(confusion))
+
+
+def segmentation_metrics(confusion: Counts, class_names: Sequence[str]) -> dict[str, Estimate]:
+    """Return miou, pixel_accuracy, worst_class and "iou NAME" of every class that occurs.
+
+    IoU is that of all pixels of the split together; a class that is true nowhere does not count.
+    worst_class is the IoU of the lowest class; n of a class counts the images that show it.
+    """
+    n_classes = len(class_names)
+    n_showing = (confusion.sum(2) > 0).sum(0)
+    sums = confusion.reshape(len(confusion), n_classes**2)
+
+    def ious(pooled: Floats) -> Floats:
+        return class_ious(pooled.reshape(*pooled.shape[:-1], n_classes, n_classes))
+
+    def accuracy(pooled: Floats) -> Floats:
+        right: Floats = pooled[..., :: n_classes + 1].sum(-1) / pooled.sum(-1)
+        return right
+
+    metrics = {
+        "miou": _bootstrap(sums, lambda pooled: _mean_known(ious(pooled))),
+        "pixel_accuracy": _bootstrap(sums, accuracy),
+    }
+    shown = np.flatnonzero(n_showing)
+    by_class = {
+        f"iou {class_names[int(k)]}": Estimate(value=value, low=low, high=high, n=int(n_showing[k]))
+        for k, value, low, high in zip(
+            shown, *_resample(sums, lambda pooled: ious(pooled)[..., shown]), strict=True
+        )
+    }
+    metrics["worst_class"] = min(by_class.values(), key=lambda estimate: estimate.value)
+    return metrics | by_class
+
+
+def depth_sums(truth: NDArray[np.float32], predictions: NDArray[np.float32]) -> Floats:
+    """Add up the errors of each image, (n, 4): pixels, within `DELTA`, relative, squared.
+
+    truth, predictions: metres, (n, h, w); truth that is not a number above 0 is unknown. Relative
+    errors are |predicted - true| / true, squared ones in square metres. Raises DataError for
+    unequal shapes and predictions that are not finite.
+    """
+    _check_shapes(truth, predictions)
+    known = np.isfinite(truth) & (truth > 0)
+    true = np.where(known, truth, 1).astype(np.float64)
+    said = np.where(known, predictions, 1).astype(np.float64)
+    error = np.abs(said - true)
+    within = (said < DELTA * true) & (true < DELTA * said) & known
+    return np.stack([part.sum((1, 2)) for part in (known, within, error / true, error**2)], axis=1)
+
+
+def depth_scores(sums: Floats) -> Floats:
+    """Return each image's delta1, (n,)."""
+    return _ratio(sums[:, 1], sums[:, 0])
+
+
+def depth_metrics(sums: Floats) -> dict[str, Estimate]:
+    """Return delta1 (share within a factor of 1.25), abs_rel and rmse_m (Eigen et al. 2014)."""
+    return {
+        "delta1": _bootstrap(sums, lambda pooled: pooled[..., 1] / pooled[..., 0]),
+        "abs_rel": _bootstrap(sums, lambda pooled: pooled[..., 2] / pooled[..., 0]),
+        "rmse_m": _bootstrap(sums, lambda pooled: np.sqrt(pooled[..., 3] / pooled[..., 0])),
+    }
+
+
+def angle_counts(truth: NDArray[np.float32], predictions: NDArray[np.float32]) -> Floats:
+    """Count the pixels of each image by their angle in steps of 0.05 degrees, (n, 3601).
+
+    truth, predictions: vectors, (n, 3, h, w); truth that is not finite is unknown. The last column
+    is the sum of the angles in degrees. Raises DataError as `depth_sums` does.
+    """
+    _check_shapes(truth, predictions)
+    n_bins = 180 * _BINS_PER_DEG
+    counts = np.zeros((len(truth), n_bins + 1))
+    for row, true, said in zip(counts, truth, predictions, strict=True):
+        known = np.isfinite(true).all(0)
+        a, b = true[:, known].astype(np.float64), said[:, known].astype(np.float64)
+        # Unlike the arc cosine this is exact for small angles.
+        sine, cosine = np.linalg.norm(np.cross(a, b, axis=0), axis=0), (a * b).sum(0)
+        angle_deg = np.degrees(np.arctan2(sine, cosine))
+        bins = np.minimum((angle_deg * _BINS_PER_DEG).astype(np.int64), n_bins - 1)
+        row[:-1] = np.bincount(bins, minlength=n_bins)
+        row[-1] = angle_deg.sum()
+    return counts
+
+
+def normals_scores(counts: Floats) -> Floats:
+    """Return each image's share of pixels within 11.25 degrees, (n,)."""
+    return _ratio(_within(counts), counts[:, :-1].sum(1))
+
+
+def normals_metrics(counts: Floats) -> dict[str, Estimate]:
+    """Return within_11 (share below 11.25 degrees), mean_deg and median_deg (Fouhey et al. 2013).
+
+    The median is exact to the 0.05 degrees of the counts.
+    """
+
+    def median(pooled: Floats) -> Floats:
+        cumulated = pooled[..., :-1].cumsum(-1)
+        below: Floats = (cumulated < cumulated[..., -1:] / 2).sum(-1) / _BINS_PER_DEG
+        return below
+
+    def mean(pooled: Floats) -> Floats:
+        found: Floats = pooled[..., -1] / pooled[..., :-1].sum(-1)
+        return found
+
+    return {
+        "within_11": _bootstrap(counts, lambda p: _within(p) / p[..., :-1].sum(-1)),
+        "mean_deg": _bootstrap(counts, mean),
+        "median_deg": _bootstrap(counts, median),
+    }
+
+
+def mean_score(scores: Floats) -> Estimate:
+    """Return the mean of scores in 0..1 with Student's interval, cut to 0..1.
+
+    One score says nothing of their spread: its interval is [0, 1]. Equal scores have no width.
+    """
+    n, mean = len(scores), float(np.clip(scores.mean(), 0, 1))
+    if n == 1:
+        return Estimate(value=mean, low=0, high=1, n=1)
+    half = float(student.ppf(0.975, n - 1) * scores.std(ddof=1) / math.sqrt(n))
+    return Estimate(value=mean, low=max(0.0, mean - half), high=min(1.0, mean + half), n=n)
+
+
+def dense_report(
+    metrics: Mapping[str, Estimate],
+    scores: Floats,
+    attributes: Attributes,
+    by: Sequence[tuple[str, ...]],
+    n_min: int,
+    round: int,  # noqa: A002 (the name of the record's field)
+    split: str,
+) -> Report:
+    """Return a report of a split's metrics and of the mean score of every slice.
+
+    scores: (n,), 0..1; images whose score is NaN are in no slice. A slice's `accuracy` is its mean
+    score and `n_correct` the rounded sum: a score in 0..1 varies at most as much as a coin of the
+    same mean (Bhatia and Davis 2000), so the binomial variance that `eval.credit` derives from
+    n_correct is an upper bound, and changes are believed too little rather than too much. Raises
+    DataError when no image has a score.
+    """
+    scores, attributes, _ = _scored(scores, attributes)
+    slices = tuple(
+        SliceScore(
+            key=key,
+            attributes=_shared(key, attributes[int(members[0])]),
+            accuracy=mean_score(scores[members]),
+            n_correct=int(np.rint(scores[members].sum())),
+        )
+        for key, members in slice_table(attributes, by, max(1, n_min)).items()
+    )
+    figures, worst_slice = dict(metrics), worst(slices, n_min)
+    for score in slices:
+        if score.key == worst_slice:
+            figures["worst_slice"] = score.accuracy
+    return Report(round=round, split=split, metrics=figures, slices=slices, worst_slice=worst_slice)
+
+
+def dense_failures(
+    scores: Floats,
+    attributes: Attributes,
+    ids: Sequence[str],
+    by: Sequence[tuple[str, ...]],
+    n_min: int,
+    alpha: float = 0.05,
+    n_examples: int = 16,
+) -> tuple[Failure, ...]:
+    """Return the slices whose mean score is lower than that of the rest.
+
+    As `eval.slices.find_failures`, with Welch's one-sided t-test of each slice against all other
+    images; the error rate is 1 - mean score, n_wrong its rounded sum. Examples are the images of
+    the lowest scores, images with a score of 1 left out. Raises DataError when no image has a
+    score.
+    """
+    scores, attributes, rows = _scored(scores, attributes)
+    # A slice that holds every image has no rest to be compared with.
+    table = {
+        key: members
+        for key, members in slice_table(attributes, by, max(1, n_min)).items()
+        if len(members) < len(scores)
+    }
+    rests = [np.delete(scores, members) for members in table.values()]
+    p_values = [
+        _welch(scores[members], rest) for members, rest in zip(table.values(), rests, strict=True)
+    ]
+    found = []
+    for (key, members), rest, p_value, q_value in zip(
+        table.items(), rests, p_values, benjamini_hochberg(p_values), strict=True
+    ):
+        errors = 1 - scores[members]
+        if errors.mean() <= 1 - rest.mean():
+            continue
+        order = np.argsort(-errors, kind="stable")
+        examples = [members[i] for i in order if errors[i] > 0][:n_examples]
+        found.append(
+            Failure(
+                id=digest(key),
+                slice=key,
+                attributes=_shared(key, attributes[int(members[0])]),
+                n=len(members),
+                n_wrong=int(np.rint(errors.sum())),
+                error_rate=mean_score(errors),
+                rest_error_rate=float(np.clip(1 - rest.mean(), 0, 1)),
+                p_value=p_value,
+                q_value=q_value,
+                significant=q_value <= alpha,
+                examples=tuple(ids[int(rows[i])] for i in examples),
+            )
+        )
+    return tuple(
+        sorted(found, key=lambda f: (not f.significant, f.q_value, -f.error_rate.value, f.slice))
+    )
+
+
+def _bootstrap(sums: NDArray[Any], figure: Callable[[Floats], Floats]) -> Estimate:
+    """Return a figure of pooled sums with its interval; see `_resample`."""
+    value, low, high = (float(part) for part in _resample(sums, figure))
+    return Estimate(value=value, low=low, high=high, n=int(sums.any(1).sum()))
+
+
+def _resample(
+    sums: NDArray[Any], figure: Callable[[Floats], Floats]
+) -> tuple[Floats, Floats, Floats]:
+    """Return a figure of all images, and the ends of its interval over resamples of them.
+
+    sums: per image, (n, m), zeros for an image of which nothing is known; figure: of pooled sums,
+    (..., m) to (..., figures).
+    """
+    known = sums[sums.any(1)].astype(np.float64)
+    if len(known) == 0:
+        raise DataError(_NOTHING_KNOWN)
+    value = figure(known.sum(0))
+    counts = np.random.default_rng(0).multinomial(
+        len(known), np.full(len(known), 1 / len(known)), size=_N_RESAMPLES
+    )
+    # NaN: a class that a resample does not show has no figure there.
+    low, high = np.nanquantile(figure(counts @ known), (0.025, 0.975), axis=0)
+    return value, np.minimum(value, low), np.maximum(value, high)
+
+
+def _welch(scores: Floats, rest: Floats) -> float:
+    """Return the chance of so low a mean if the slice is as good as the rest (Welch 1947).
+
+    One score alone says nothing of the spread: 1.
+    """
+    if min(len(scores), len(rest)) < 2:
+        return 1.0
+    difference = float(scores.mean() - rest.mean())
+    a, b = (float(part.var(ddof=1)) / len(part) for part in (scores, rest))
+    if a + b == 0:
+        return float(difference >= 0)
+    freedom = (a + b) ** 2 / (a**2 / (len(scores) - 1) + b**2 / (len(rest) - 1))
+    return float(student.cdf(difference / math.sqrt(a + b), freedom))
+
+
+def _scored(scores: Floats, attributes: Attributes) -> tuple[Floats, Attributes, Counts]:
+    """Return scores and attributes of the images that have a score, and their rows."""
+    if len(scores) != len(attributes):
+        raise DataError(f"{len(scores)} scores, but attributes of {len(attributes)} images.")
+    rows = np.flatnonzero(~np.isnan(scores))
+    if len(rows) == 0:
+        raise DataError(_NOTHING_KNOWN)
+    return scores[rows], [attributes[int(row)] for row in rows], rows
+
+
+def _mean_known(values: Floats) -> Floats:
+    known = ~np.isnan(values)
+    return _ratio(np.where(known, values, 0).sum(-1), known.sum(-1))
+
+
+def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
+    """Return part / whole, NaN where the whole is 0."""
+    found: Floats = np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
+    return found
+
+
+def _within(counts: Floats) -> Floats:
+    inside: Floats = counts[..., : int(WITHIN_DEG * _BINS_PER_DEG)].sum(-1)
+    return inside
+
+
+def _check_shapes(truth: NDArray[Any], predictions: NDArray[Any]) -> None:
+    if truth.shape != predictions.shape:
+        raise DataError(
+            f"Labels of shape {truth.shape} and predictions of shape {predictions.shape} do not "
+            "belong together."
+        )
+    if not np.isfinite(predictions).all():
+        raise DataError(
+            "The model's predictions are not all finite: its training has diverged. Train again "
+            "with a lower learning rate."
+        )

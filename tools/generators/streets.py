@@ -1,0 +1,70 @@
+"""The generator `streets`: renders what a prompt says, with exact labels of every pixel."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from memory.errors import SettingsError
+from prompts.vocabulary import load_vocabulary
+from tools.generators import Drawn, ImageRequest
+from tools.streets import HEIGHT, WIDTH, Style, render
+
+
+class StreetsGenerator:
+    """Renders; words that the vocabulary does not know have no effect."""
+
+    name = "streets"
+    max_tokens = 64
+
+    def __init__(self, image_shape: tuple[int, int, int], style: Style) -> None:
+        channels, self._height, self._width = image_shape
+        scale = self._width // WIDTH
+        if channels != 3 or image_shape != (3, HEIGHT * scale, WIDTH * scale) or scale < 1:
+            raise SettingsError(
+                f"The generator 'streets' draws colour images of 96x64 pixels times a whole "
+                f"number, but the target's have the shape {image_shape}. Use another generator, "
+                "or the target 'streets'."
+            )
+        self._style = style
+        self._vocabulary = load_vocabulary("streets")
+
+    @property
+    def identity(self) -> str:
+        """Return the style."""
+        return f"streets {self._style}"
+
+    def count_tokens(self, text: str) -> int:
+        """Count words."""
+        return len(text.split())
+
+    def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
+        """Render all requests; what a prompt does not say is drawn at random."""
+        scenes = [
+            render(self._vocabulary.parse(r.text), _seed(r), self._width, self._height, self._style)
+            for r in requests
+        ]
+        return Drawn(
+            images=np.stack([scene.image for scene in scenes]),
+            labels={
+                "segmentation": np.stack([scene.segmentation for scene in scenes]),
+                "depth": np.stack([scene.depth for scene in scenes]),
+                "normals": np.stack([scene.normals for scene in scenes]),
+            },
+        )
+
+
+def _seed(request: ImageRequest) -> int:
+    """Return a seed that no split of the target `streets` uses (they are below 2**32)."""
+    key = json.dumps([request.seed, request.prompt_id, request.index]).encode()
+    return int.from_bytes(hashlib.sha256(key).digest()[:6], "big") | 1 << 47
+
+
+def build(
+    image_shape: tuple[int, int, int], device: str = "cpu", style: Style = "plain", **_: object
+) -> StreetsGenerator:
+    """Build the renderer; settings of other generators are ignored, so presets can be reused."""
+    return StreetsGenerator(image_shape, style)

@@ -1,0 +1,107 @@
+"""The target `streets`: rendered scenes in a domain of their own, with exact labels of every pixel.
+
+A surrogate for real photographs, never called real: in the style `shifted` colours, textures and
+the camera differ from those of the generator `streets`, and conditions are as rare as on the road,
+while the truth of every slice is known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory.errors import DataError, unknown
+from memory.files import write_bytes
+from prompts.vocabulary import load_vocabulary
+from tools.dataset import read_shards, write_shard
+from tools.samples import Samples
+from tools.streets import CLASS_NAMES, HEIGHT, WIDTH, Style, render
+from tools.targets import SPLITS
+
+# To be raised when the renderer draws other pixels than before.
+_CACHE_VERSION = 1
+SIZES = {"generator": 1200, "audit": 400, "feedback": 400, "test": 800}
+
+
+class Streets:
+    """Rendered streets; attributes light, weather, traffic, pedestrians and layout."""
+
+    task = "segmentation"
+    class_names: Sequence[str] = ("scene",)
+    pixel_classes: Sequence[str] = CLASS_NAMES
+    flips = ("horizontal",)
+    notice = "The streets are rendered; they stand for photographs and are none."
+
+    def __init__(self, cache_dir: Path, style: Style, scale: int, sizes: Mapping[str, int]) -> None:
+        self.name = f"streets-{style}"
+        self.image_shape = (3, HEIGHT * scale, WIDTH * scale)
+        self.vocabulary = load_vocabulary("streets")
+        self._cache_dir = cache_dir
+        self._style = style
+        self._sizes = sizes
+        self._read = cache(self._load)
+
+    def split(self, name: str) -> Samples:
+        """Return a split, rendered at its first use and kept as a parquet file."""
+        if name not in SPLITS:
+            raise DataError(unknown("split", name, SPLITS))
+        return self._read(name)
+
+    def flip(self, attributes: dict[str, str], horizontal: bool, vertical: bool) -> dict[str, str]:
+        """Return the attributes as they are: none has a side."""
+        return attributes
+
+    def measure(self, image: NDArray[np.uint8], attributes: Mapping[str, str]) -> dict[str, str]:
+        """Return nothing: what a street shows is read from its labels, not from its colours."""
+        return {}
+
+    def _load(self, name: str) -> Samples:
+        key = f"{_CACHE_VERSION} {self._style} {name} {self._sizes[name]} {self.image_shape}"
+        digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+        path = self._cache_dir / f"{self.name}-{name}-{digest}.parquet"
+        if not path.exists():
+            samples = self._render(name)
+            blank = [""] * len(samples)
+            data = write_shard(samples, blank, blank, range(len(samples)), self.class_names)
+            write_bytes(path, data)
+        return read_shards([path]).samples
+
+    def _render(self, name: str) -> Samples:
+        """Render a split; seeds of the splits, and of generators, do not overlap."""
+        _, height, width = self.image_shape
+        first = (SPLITS.index(name) + 1) * 1_000_000
+        seeds = range(first, first + self._sizes[name])
+        scenes = [render({}, seed, width, height, self._style) for seed in seeds]
+        return Samples(
+            images=np.stack([scene.image for scene in scenes]),
+            classes=np.zeros(len(scenes), np.int64),
+            attributes=[scene.attributes for scene in scenes],
+            ids=[f"{name}-{seed}" for seed in seeds],
+            labels={
+                "segmentation": np.stack([scene.segmentation for scene in scenes]),
+                "depth": np.stack([scene.depth for scene in scenes]),
+                "normals": np.stack([scene.normals for scene in scenes]),
+            },
+        )
+
+
+def build(
+    cache_dir: Path,
+    style: Style = "shifted",
+    scale: int = 1,
+    sizes: Mapping[str, int] | None = None,
+) -> Streets:
+    """Build the target.
+
+    style: "shifted", or "plain" as the generator draws; scale: 96x64 pixels times this; sizes:
+    scenes by split, where they differ from `SIZES`. Raises DataError for an unknown split.
+    """
+    for name in sizes or {}:
+        if name not in SPLITS:
+            raise DataError(unknown("split", name, SPLITS))
+    return Streets(cache_dir, style, scale, {**SIZES, **(sizes or {})})
