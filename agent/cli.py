@@ -152,7 +152,7 @@ def sessions(home: HomeOption = None) -> None:
         for info in list_sessions(folder)
     ]
     if rows:
-        _say_table(["session", "preset", "rounds", "balanced accuracy", "updated", "state"], rows)
+        _say_table(["session", "preset", "rounds", "score", "updated", "state"], rows)
     else:
         _say(f"There are no sessions under {folder} yet. Start one with: shaping run")
 

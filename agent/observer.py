@@ -122,6 +122,8 @@ class ConsoleObserver(Observer):
         for name in ("figure", "value", "95% interval", "n"):
             table.add_column(name, justify="left" if name == "figure" else "right")
         for name, value in current.report.metrics.items():
+            if name == "worst_slice":
+                continue  # below, with its name
             interval = f"{value.low:.3f} to {value.high:.3f}"
             table.add_row(name.replace("_", " "), f"{value.value:.3f}", interval, str(value.n))
         worst = next(

@@ -42,7 +42,8 @@ def generate(
     words = ", ".join(f"{key}={value}" for key, value in named.items())
     console.print(f"Recognised: {words or 'nothing of the vocabulary'}", highlight=False)
     seed = settings.session.seed
-    images = generator.draw([ImageRequest(prompt, "generate", i, seed) for i in range(n_images)])
+    requests = [ImageRequest(prompt, "generate", i, seed) for i in range(n_images)]
+    images = generator.draw(requests).images
     for i, image in enumerate(images):
         pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
         write_atomic(folder / f"{i:04d}.png", partial(Image.fromarray(pixels).save, format="PNG"))

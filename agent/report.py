@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent.session import folder_of, stored_settings
 from agent.settings import Settings, overrides
 from agent.workbench import build_target
+from eval.colours import depth_rgb, normals_rgb, segmentation_rgb, side_by_side
 from eval.decisions import decisions
 from eval.montage import montage_png
 from eval.report import ReportData, build_report_html
@@ -18,6 +19,7 @@ from memory.journal import read_events, rounds
 from memory.records import Round
 from tools.dataset import read_shards
 from tools.evaluate import read_sealed
+from tools.samples import Images, Samples
 
 # Images shown per prompt.
 SHOWN = 8
@@ -39,7 +41,7 @@ def write_report(home: Path, name: str) -> Path:
         notice=target.notice,
         rounds=past,
         sealed=read_sealed(folder),
-        prompt_montages=_prompt_montages(folder, past),
+        prompt_montages=_prompt_montages(folder, past, settings.dstm.task, target.pixel_classes),
         failure_montages=_failure_montages(folder, past),
         decisions=decisions(settings.brain, events),
         events=[e for e in events if e["kind"] in ("resumed", "warning", "fallback")],
@@ -59,16 +61,19 @@ def _command(settings: Settings, home: Path, name: str) -> str:
     return shlex.join(words)
 
 
-def _prompt_montages(folder: Path, past: list[Round]) -> Mapping[str, bytes]:
-    """Return a PNG strip of the first images of every prompt."""
+def _prompt_montages(
+    folder: Path, past: list[Round], kind: str, names: Sequence[str]
+) -> Mapping[str, bytes]:
+    """Return a PNG strip of the first images of every prompt, with their labels beside them."""
     pictures = {}
     for current in past:
         if current.batch is None:
             continue
         stored = read_shards([folder / shard.file for shard in current.batch.shards])
+        images = labelled_pictures(stored.samples, kind, names)
         for prompt_id in dict.fromkeys(stored.prompt_ids):
             own = [i for i, p in enumerate(stored.prompt_ids) if p == prompt_id][:SHOWN]
-            pictures[prompt_id] = montage_png(stored.samples.images[own], None, SHOWN // 2, 1)
+            pictures[prompt_id] = montage_png(images[own], None, SHOWN // 2, 1)
     return pictures
 
 
@@ -83,3 +88,18 @@ def _failure_montages(folder: Path, past: list[Round]) -> Mapping[str, bytes]:
                 raise DataError(f"The picture {path} of failure {failure.id} is missing.")
             pictures[failure.id] = path.read_bytes()
     return pictures
+
+
+def labelled_pictures(samples: Samples, kind: str, names: Sequence[str]) -> Images:
+    """Return images with their labels of one kind as colours on the right, where there are any.
+
+    Depth is coloured from 2 to 100 m.
+    """
+    if kind not in samples.labels:
+        return samples.images
+    values = samples.labels[kind]
+    if kind == "segmentation":
+        colours = segmentation_rgb(values, names)
+    else:
+        colours = depth_rgb(values, 2, 100) if kind == "depth" else normals_rgb(values)
+    return side_by_side(samples.images, colours)

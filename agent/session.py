@@ -169,7 +169,11 @@ def list_sessions(home: Path) -> list[SessionInfo]:
         journal = path.parent / "journal.jsonl"
         events = read_events(journal) if journal.exists() else []
         past = rounds(events)
-        scores = [r.report.metrics["balanced_accuracy"].value for r in past if r.report]
+        scores = [
+            r.report.metrics[r.report.main_metric].value
+            for r in past
+            if r.report and r.report.metrics
+        ]
         n_done = sum(event["kind"] == "round_done" for event in events)
         finished = n_done >= settings.session.rounds
         found.append(

@@ -30,9 +30,11 @@ from eval.credit import credit, settle
 from memory.chroma import Hit, MemoryItem, items_from_events
 from memory.errors import SettingsError, ToolError
 from memory.records import Failure, Hypothesis, Lesson, Plan, Report, Round
+from tools import tasks
 from tools.evaluate import evaluate_real
 from tools.generate import generate_batch
 from tools.inspect_failures import inspect
+from tools.targets import label_names
 from tools.train import train_dstm
 
 # Rounds that an observation looks back on; keeps messages and time per round flat.
@@ -375,7 +377,7 @@ class Toolbox:
                 self._round,
                 self._session.folder,
                 shards,
-                bench.target.class_names,
+                label_names(bench.target, tasks.build(settings.dstm.task)),
                 settings.dstm.model_copy(update={"seed": settings.session.seed}),
                 bench.device,
                 bench.observer.progress("train", "steps"),

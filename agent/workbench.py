@@ -10,8 +10,10 @@ from agent.settings import Settings
 from memory.chroma import MemoryIndex
 from memory.errors import SettingsError
 from tools import generators, targets
+from tools.generate import Judge
 from tools.generators import Generator
-from tools.labelers.audit import AuditClassifier, train_audit
+from tools.labelers.audit import train_audit
+from tools.labelers.keep_all import KeepAll
 from tools.targets import Target
 
 
@@ -40,9 +42,11 @@ class Workbench:
             return build_generator(self.session.settings, self.target, self.device)
 
     @cached_property
-    def audit(self) -> AuditClassifier:
-        """The classifier trained on the audit split; trained once per home folder."""
+    def audit(self) -> Judge:
+        """What weighs generated images, e.g. a classifier, trained once per home folder."""
         settings = self.session.settings
+        if settings.audit.method == "none":
+            return KeepAll()
         with self.observer.stage("train audit", 0):
             return train_audit(
                 self.target,

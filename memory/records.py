@@ -144,9 +144,15 @@ class Report(Record):
 
     round: int = Field(ge=0)
     split: str
-    metrics: dict[str, Estimate] = Field(description="accuracy, balanced_accuracy, auroc, ...")
+    metrics: dict[str, Estimate] = Field(description="accuracy, miou, ...; the main one first")
     slices: tuple[SliceScore, ...]
     worst_slice: str | None = None
+
+    @property
+    def main_metric(self) -> str:
+        """Name of the figure to lead with: balanced accuracy, or else the first."""
+        preferred = "balanced_accuracy"
+        return preferred if preferred in self.metrics else next(iter(self.metrics), preferred)
 
 
 class Failure(Record):

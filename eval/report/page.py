@@ -195,9 +195,7 @@ def build_report_html(data: ReportData) -> str:
 
 def main_metric(reports: Sequence[Report]) -> str:
     """Return the name of the metric that the report leads with."""
-    names = list(dict.fromkeys(chain.from_iterable(r.metrics for r in reports)))
-    preferred = [name for name in ("balanced_accuracy", "accuracy") if name in names]
-    return next(iter([*preferred, *names]), "balanced_accuracy")
+    return reports[0].main_metric if reports else "balanced_accuracy"
 
 
 def progress(figures: Mapping[int, Estimate]) -> Progress | None:

@@ -1,0 +1,58 @@
+"""A whole session whose labels belong to pixels: rendered streets, a target of another look."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from agent.autonomous import run
+from agent.report import labelled_pictures
+from agent.session import list_sessions
+from agent.settings import load_settings
+from memory.journal import read_events, rounds
+from tools.dataset import read_shards
+
+SMALL = (
+    'target.options={"sizes": {"generator": 40, "audit": 4, "feedback": 40, "test": 20}}',
+    "dstm.steps=20",
+    "dstm.batch_size=8",
+    "session.rounds=2",
+    "session.images_per_round=24",
+    "session.name=dense",
+    "feedback.n_min=5",
+    "device=cpu",
+)
+
+
+@pytest.mark.parametrize(
+    ("preset", "metric"),
+    [("streets-seg", "miou"), ("streets-depth", "delta1"), ("streets-normals", "within_11")],
+)
+def test_session_over_labels_of_pixels(tmp_path: Path, preset: str, metric: str) -> None:
+    settings = load_settings(preset, [*SMALL, f"home={tmp_path}"], {})
+    page = run(settings, Console(quiet=True))
+    one, two = rounds(read_events(page.parent / "journal.jsonl"))
+    assert one.batch and two.batch and two.training and two.report
+    assert one.batch.n_kept == one.batch.n_made == 24
+    assert two.training.n_images == 48
+    assert two.report.main_metric == metric
+    assert 0 <= two.report.metrics[metric].value <= 1
+    assert any(score.key.startswith("light=") for score in two.report.slices)
+    (info,) = list_sessions(tmp_path)
+    assert info.score == two.report.metrics[metric].value
+    html = page.read_text("utf-8")
+    assert "stand for photographs and are none" in html
+
+    kind = settings.dstm.task
+    stored = read_shards([page.parent / shard.file for shard in one.batch.shards]).samples
+    assert set(stored.labels) == {"segmentation", "depth", "normals"}
+    shown = labelled_pictures(stored, kind, [str(i) for i in range(11)])
+    assert shown.shape == (24, 3, 64, 192)
+    for failure in two.failures:
+        if failure.picture:
+            with Image.open(page.parent / failure.picture) as picture:
+                assert np.asarray(picture).std() > 0
