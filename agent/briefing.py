@@ -164,7 +164,7 @@ def _example(vocabulary: Vocabulary) -> dict[str, str]:
     """Return legal attributes: the last value of the class attribute and of another one."""
     names = [key for key in vocabulary.attributes if key not in vocabulary.requires]
     others = [key for key in names if key != vocabulary.class_attribute]
-    chosen = {vocabulary.class_attribute, others[0]}
+    chosen = {vocabulary.class_attribute, *others[:1]}
     return {key: list(vocabulary.attributes[key])[-1] for key in names if key in chosen}
 
 

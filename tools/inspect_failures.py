@@ -14,7 +14,9 @@ from tools.jobs import round_folder
 from tools.targets import Target, label_names
 
 N_PICTURES = 8
-_COLUMNS = 8
+# Of a montage: as many columns as fit, at least two.
+_MAX_COLUMNS = 8
+_WIDTH_PX = 512
 
 
 def inspect(
@@ -48,7 +50,8 @@ def inspect(
         images, captions = task.pictures(
             predictions.values[rows], feedback.take(rows), label_names(target, task)
         )
-        save_montage(path, images, captions, _COLUMNS)
+        columns = min(_MAX_COLUMNS, max(2, _WIDTH_PX // images.shape[3]))
+        save_montage(path, images, captions, columns)
         picture = path.relative_to(session_folder).as_posix()
         return failure.model_copy(update={"picture": picture})
 
