@@ -9,7 +9,7 @@ from pathlib import Path
 from agent.session import folder_of, stored_settings
 from agent.settings import Settings, overrides
 from agent.workbench import build_target
-from eval.colours import depth_rgb, normals_rgb, segmentation_rgb, side_by_side
+from eval.colours import depth_bar, depth_rgb, legend, normals_rgb, segmentation_rgb, side_by_side
 from eval.decisions import decisions
 from eval.montage import montage_png
 from eval.report import ReportData, build_report_html
@@ -17,12 +17,15 @@ from memory.errors import DataError
 from memory.files import write_bytes
 from memory.journal import read_events, rounds
 from memory.records import Round
-from tools.dataset import read_shards
+from tools.dataset import encode_png, read_shards
 from tools.evaluate import read_sealed
 from tools.samples import Images, Samples
 
-# Images shown per prompt.
+# Ends of the colours of depth.
+DEPTH_M = (2.0, 100.0)
+# Images shown per prompt, in rows of about so many pixels.
 SHOWN = 8
+WIDTH_PX = 384
 
 
 def write_report(home: Path, name: str) -> Path:
@@ -43,6 +46,7 @@ def write_report(home: Path, name: str) -> Path:
         sealed=read_sealed(folder),
         prompt_montages=_prompt_montages(folder, past, settings.dstm.task, target.pixel_classes),
         failure_montages=_failure_montages(folder, past),
+        legend=_legend(settings.dstm.task, target.pixel_classes),
         decisions=decisions(settings.brain, events),
         events=[e for e in events if e["kind"] in ("resumed", "warning", "fallback")],
         reproduce=[_command(settings, home, name)],
@@ -71,9 +75,10 @@ def _prompt_montages(
             continue
         stored = read_shards([folder / shard.file for shard in current.batch.shards])
         images = labelled_pictures(stored.samples, kind, names)
+        columns = min(SHOWN // 2, max(1, WIDTH_PX // images.shape[3]))
         for prompt_id in dict.fromkeys(stored.prompt_ids):
             own = [i for i, p in enumerate(stored.prompt_ids) if p == prompt_id][:SHOWN]
-            pictures[prompt_id] = montage_png(images[own], None, SHOWN // 2, 1)
+            pictures[prompt_id] = montage_png(images[own], None, columns, 1)
     return pictures
 
 
@@ -90,16 +95,20 @@ def _failure_montages(folder: Path, past: list[Round]) -> Mapping[str, bytes]:
     return pictures
 
 
-def labelled_pictures(samples: Samples, kind: str, names: Sequence[str]) -> Images:
-    """Return images with their labels of one kind as colours on the right, where there are any.
+def _legend(kind: str, names: Sequence[str]) -> bytes | None:
+    """Return a PNG that explains the colours of `labelled_pictures`; None where none is needed."""
+    if kind == "segmentation":
+        return encode_png(legend(names))
+    return encode_png(depth_bar(*DEPTH_M)) if kind == "depth" else None
 
-    Depth is coloured from 2 to 100 m.
-    """
+
+def labelled_pictures(samples: Samples, kind: str, names: Sequence[str]) -> Images:
+    """Return images with their labels of one kind as colours on the right, where there are any."""
     if kind not in samples.labels:
         return samples.images
     values = samples.labels[kind]
     if kind == "segmentation":
         colours = segmentation_rgb(values, names)
     else:
-        colours = depth_rgb(values, 2, 100) if kind == "depth" else normals_rgb(values)
+        colours = depth_rgb(values, *DEPTH_M) if kind == "depth" else normals_rgb(values)
     return side_by_side(samples.images, colours)

@@ -51,7 +51,8 @@ class ReportData:
     """All that the report shows. The same data give the same bytes.
 
     rounds: in order; parts that are None are shown as missing. sealed: reports on the test
-    split. Montages are PNG files' bytes by prompt id and by failure id. events: journal events
+    split. Montages are PNG files' bytes by prompt id and by failure id; legend: a PNG that says
+    what the colours of their labels mean. events: journal events
     worth telling (fallbacks, resumes, warnings). decisions: of the brain, by round. reproduce:
     command lines, in order.
     """
@@ -63,6 +64,7 @@ class ReportData:
     sealed: Sequence[Report] = ()
     prompt_montages: Mapping[str, bytes] = field(default_factory=dict)
     failure_montages: Mapping[str, bytes] = field(default_factory=dict)
+    legend: bytes | None = None
     events: Sequence[Mapping[str, Any]] = ()
     decisions: Sequence[Decisions] = ()
     reproduce: Sequence[str] = ()
@@ -186,6 +188,7 @@ def build_report_html(data: ReportData) -> str:
             expectations=expectations(rounds),
             time_chart=_time_chart(rounds, stages),
             stages=stages,
+            legend=_data_uri(data.legend),
             legal_share=legal_share(data.decisions),
             events=[_event_row(event) for event in data.events],
             settings=list(_flat(data.settings)),

@@ -46,6 +46,7 @@ def test_session_over_labels_of_pixels(tmp_path: Path, preset: str, metric: str)
     assert info.score == two.report.metrics[metric].value
     html = page.read_text("utf-8")
     assert "stand for photographs and are none" in html
+    assert ("Legend of the colours" in html) == (preset != "streets-normals")
 
     kind = settings.dstm.task
     stored = read_shards([page.parent / shard.file for shard in one.batch.shards]).samples
