@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
 from typer.core import TyperGroup
 
+from agent.commands.common import (
+    HomeOption,
+    PresetArgument,
+    SeedOption,
+    SetOption,
+    complain,
+    console,
+    resolve,
+    say,
+    say_table,
+)
 from memory.errors import (
     BrainError,
     DataError,
@@ -43,10 +49,10 @@ class Explained(TyperGroup):
         try:
             return super().invoke(ctx)
         except ShapingError as error:
-            _complain("Error:", str(error))
+            complain("Error:", str(error))
             raise typer.Exit(exit_code(error)) from error
         except KeyboardInterrupt as error:
-            _complain("Interrupted;", "run the same command again to continue.")
+            complain("Interrupted;", "run the same command again to continue.")
             raise typer.Exit(130) from error
 
 
@@ -70,23 +76,6 @@ app = typer.Typer(
 )
 memory_app = typer.Typer(no_args_is_help=True, help="Search what all sessions have learnt.")
 app.add_typer(memory_app, name="memory")
-
-PresetArgument = Annotated[
-    str, typer.Argument(help="A preset of `shaping presets`, or the path of a .yaml file.")
-]
-HomeOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--home", help="Where all is written; also SHAPING_HOME. [default: ./shaping-home]"
-    ),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a setting, e.g. audit.threshold=0.6. Repeatable."
-    ),
-]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of the session.")]
 
 
 @app.command()
@@ -115,7 +104,7 @@ def run(
     set_: SetOption = None,
 ) -> None:
     """Run a session, or continue it, and write its report."""
-    settings = _settings(
+    settings = resolve(
         preset,
         set_,
         {
@@ -131,7 +120,7 @@ def run(
     )
     from agent import autonomous
 
-    _say(f"Report: {autonomous.run(settings, _console(), interactive)}")
+    say(f"Report: {autonomous.run(settings, console(), interactive)}")
 
 
 @app.command()
@@ -139,7 +128,7 @@ def sessions(home: HomeOption = None) -> None:
     """List the sessions, the latest first."""
     from agent.session import list_sessions
 
-    folder = _settings(home=home).home
+    folder = resolve(home=home).home
     rows = [
         [
             info.name,
@@ -152,9 +141,9 @@ def sessions(home: HomeOption = None) -> None:
         for info in list_sessions(folder)
     ]
     if rows:
-        _say_table(["session", "preset", "rounds", "score", "updated", "state"], rows)
+        say_table(["session", "preset", "rounds", "score", "updated", "state"], rows)
     else:
-        _say(f"There are no sessions under {folder} yet. Start one with: shaping run")
+        say(f"There are no sessions under {folder} yet. Start one with: shaping run")
 
 
 @app.command()
@@ -166,7 +155,7 @@ def report(
     from agent.report import write_report
     from agent.session import list_sessions
 
-    folder = _settings(home=home).home
+    folder = resolve(home=home).home
     if session is None:
         found = list_sessions(folder)
         if not found:
@@ -175,7 +164,7 @@ def report(
                 "another folder with --home."
             )
         session = found[0].name
-    _say(f"Report: {write_report(folder, session)}")
+    say(f"Report: {write_report(folder, session)}")
 
 
 @app.command("presets")
@@ -183,7 +172,7 @@ def list_presets() -> None:
     """List the presets."""
     from agent.settings import presets
 
-    _say_table(["preset", "what it is"], presets())
+    say_table(["preset", "what it is"], presets())
 
 
 @app.command()
@@ -200,7 +189,7 @@ def pretrain(
 
     The training has settings of its own, e.g. --set pretrain.batch_size=64.
     """
-    settings = _settings(preset, set_, {"pretrain.steps": steps, "home": home})
+    settings = resolve(preset, set_, {"pretrain.steps": steps, "home": home})
     from rich.progress import Progress, TimeRemainingColumn
 
     from agent.workbench import build_target, choose_device
@@ -210,9 +199,9 @@ def pretrain(
     folder = output or settings.home / "pretrain" / Path(preset).stem
     device = choose_device(settings)
     target = build_target(settings)
-    _say(target.notice)
+    say(target.notice)
     columns = ["step {task.completed:.0f} of {task.total:.0f}", "{task.fields[figures]}", "left"]
-    with Progress(*columns, TimeRemainingColumn(), console=_console()) as bar:
+    with Progress(*columns, TimeRemainingColumn(), console=console()) as bar:
         task = bar.add_task("pretrain", total=settings.pretrain.steps, figures="")
 
         def show(step: int, loss: float, seconds: float) -> None:
@@ -222,8 +211,8 @@ def pretrain(
         train(target, settings.pretrain, folder, device, show)
     pipeline = folder / "pipeline"
     card = write_card(pipeline, target, settings.home / "cache", settings.audit, device)
-    _console().print_json(json.dumps(card))
-    _say(f"Pipeline: {pipeline}")
+    console().print_json(json.dumps(card))
+    say(f"Pipeline: {pipeline}")
 
 
 @app.command()
@@ -239,10 +228,10 @@ def generate(
     set_: SetOption = None,
 ) -> None:
     """Draw images of one prompt."""
-    settings = _settings(preset, set_, {"session.seed": seed, "home": home})
+    settings = resolve(preset, set_, {"session.seed": seed, "home": home})
     from agent import quick
 
-    _say(f"Montage: {quick.generate(settings, prompt, n, output, _console())}")
+    say(f"Montage: {quick.generate(settings, prompt, n, output, console())}")
 
 
 @app.command()
@@ -263,17 +252,17 @@ def prompts(
     set_: SetOption = None,
 ) -> None:
     """Write different prompts for a request, by a brain and by the grammar, and measure both."""
-    settings = _settings(preset, set_, {"session.seed": seed, "brain": brain, "home": home})
+    settings = resolve(preset, set_, {"session.seed": seed, "brain": brain, "home": home})
     from agent import prompting
     from memory.files import write_json
 
-    comparison = prompting.compare(settings, request, n, images, _console())
+    comparison = prompting.compare(settings, request, n, images, console())
     for line in prompting.notes(comparison):
-        _say(line)
-    _say_table(*prompting.table(comparison))
+        say(line)
+    say_table(*prompting.table(comparison))
     if output:
         write_json(output, comparison.to_json())
-        _say(f"Prompts and figures: {output}")
+        say(f"Prompts and figures: {output}")
 
 
 @app.command()
@@ -286,7 +275,7 @@ def doctor(
     set_: SetOption = None,
 ) -> None:
     """Show versions, device, memory and models, what is missing and what adds it."""
-    settings = _settings(set_=set_, options={"brain": brain, "home": home})
+    settings = resolve(set_=set_, options={"brain": brain, "home": home})
     from agent import doctor
 
     found = doctor.checks(settings.home)
@@ -296,7 +285,7 @@ def doctor(
         ["ok" if c.ok else "MISSING" if c.required else "note", c.name, c.detail, c.fix]
         for c in found
     ]
-    _say_table(["", "what", "found", "what to do"], rows)
+    say_table(["", "what", "found", "what to do"], rows)
     if not all(check.ok for check in found if check.required):
         raise typer.Exit(1)
 
@@ -310,73 +299,36 @@ def memory_search(
     home: HomeOption = None,
 ) -> None:
     """Find the prompts, failures and lessons nearest in meaning to a text."""
-    hits = _memory(_settings(home=home)).search(query, n=n, kind=kind, target=target)
+    hits = _memory(resolve(home=home)).search(query, n=n, kind=kind, target=target)
     rows = [
         [f"{hit.similarity:.2f}", hit.item.kind, hit.item.session, hit.item.round, hit.item.text]
         for hit in hits
     ]
     if rows:
-        _say_table(["similarity", "kind", "session", "round", "text"], rows)
+        say_table(["similarity", "kind", "session", "round", "text"], rows)
     else:
-        _say("Nothing is remembered that fits.")
+        say("Nothing is remembered that fits.")
 
 
 @memory_app.command("stats")
 def memory_stats(home: HomeOption = None) -> None:
     """Show how much is remembered, and of what."""
-    _say_table(["what", "figure"], list(_memory(_settings(home=home)).stats().items()))
+    say_table(["what", "figure"], list(_memory(resolve(home=home)).stats().items()))
 
 
 @memory_app.command("reindex")
 def memory_reindex(home: HomeOption = None) -> None:
     """Rebuild the index from the journals of all sessions."""
-    settings = _settings(home=home)
+    settings = resolve(home=home)
     journals = sorted((settings.home / "sessions").glob("*/journal.jsonl"))
     n_items = _memory(settings).reindex(journals)
-    _say(f"{n_items} items from {len(journals)} sessions.")
-
-
-def _settings(
-    preset: str = "solar",
-    set_: Sequence[str] | None = None,
-    options: dict[str, Any] | None = None,
-    home: Path | None = None,
-) -> Settings:
-    """Resolve the settings of a command; options that are None were not given."""
-    from agent.settings import load_settings
-
-    given = {**(options or {}), **({"home": home} if home else {})}
-    named = [f"{key}={value}" for key, value in given.items() if value is not None]
-    return load_settings(preset, [*(set_ or []), *named], os.environ)
+    say(f"{n_items} items from {len(journals)} sessions.")
 
 
 def _memory(settings: Settings) -> MemoryIndex:
     from memory.chroma import MemoryIndex
 
     return MemoryIndex(settings.home / "memory")
-
-
-def _console() -> Console:
-    return Console(highlight=False)
-
-
-def _say(text: str) -> None:
-    # Not wrapped, so that a path can be copied or piped.
-    _console().print(text, soft_wrap=True, markup=False)
-
-
-def _say_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    table = Table(*(Column(name, overflow="fold") for name in columns))
-    for row in rows:
-        # What was written by models or users may hold brackets: as Text it is not markup.
-        table.add_row(*(Text(str(cell)) for cell in row))
-    _console().print(table)
-
-
-def _complain(head: str, message: str) -> None:
-    console = Console(stderr=True, highlight=False)
-    console.print(head, style="bold red", end=" ")
-    console.print(message, markup=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -1,0 +1,74 @@
+"""What all commands share: options, settings, and printing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from agent.settings import Settings
+
+PresetArgument = Annotated[
+    str, typer.Argument(help="A preset of `shaping presets`, or the path of a .yaml file.")
+]
+HomeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--home", help="Where all is written; also SHAPING_HOME. [default: ./shaping-home]"
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a setting, e.g. audit.threshold=0.6. Repeatable."
+    ),
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of the session.")]
+
+
+def resolve(
+    preset: str = "solar",
+    set_: Sequence[str] | None = None,
+    options: dict[str, Any] | None = None,
+    home: Path | None = None,
+) -> Settings:
+    """Resolve the settings of a command; options that are None were not given."""
+    from agent.settings import load_settings
+
+    given = {**(options or {}), **({"home": home} if home else {})}
+    named = [f"{key}={value}" for key, value in given.items() if value is not None]
+    return load_settings(preset, [*(set_ or []), *named], os.environ)
+
+
+def console() -> Console:
+    """Return a console on standard output that leaves numbers uncoloured."""
+    return Console(highlight=False)
+
+
+def say(text: str) -> None:
+    """Print a line as it stands."""
+    # Not wrapped, so that a path can be copied or piped.
+    console().print(text, soft_wrap=True, markup=False)
+
+
+def say_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table."""
+    table = Table(*(Column(name, overflow="fold") for name in columns))
+    for row in rows:
+        # What was written by models or users may hold brackets: as Text it is not markup.
+        table.add_row(*(Text(str(cell)) for cell in row))
+    console().print(table)
+
+
+def complain(head: str, message: str) -> None:
+    """Print to standard error."""
+    stderr = Console(stderr=True, highlight=False)
+    stderr.print(head, style="bold red", end=" ")
+    stderr.print(message, markup=False, soft_wrap=True)
