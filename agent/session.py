@@ -19,6 +19,7 @@ import yaml
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
+from agent.control import Control
 from agent.settings import Settings, differences, fingerprint
 from memory.errors import SessionError, SettingsError
 from memory.files import write_bytes
@@ -43,12 +44,13 @@ class SessionInfo:
 
 @dataclass(frozen=True)
 class Session:
-    """An open session: its name, folder, settings and journal."""
+    """An open session: its name, folder, settings, journal, and how it is steered from outside."""
 
     name: str
     folder: Path
     settings: Settings
     journal: Journal
+    control: Control
 
     def rounds(self) -> list[Round]:
         """Return all rounds so far, folded from the journal."""
@@ -89,7 +91,12 @@ def open_session(settings: Settings, name: str) -> Iterator[Session]:
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder, name):
         _check_settings(folder / "session.yaml", settings, name)
-        yield Session(name, folder, settings, Journal(folder / "journal.jsonl"))
+        journal = Journal(folder / "journal.jsonl")
+        control = Control(folder, settings.limits)
+        try:
+            yield Session(name, folder, settings, journal, control)
+        finally:
+            control.close()
 
 
 @contextmanager

@@ -38,6 +38,7 @@ FREE_KEYS = (
     "preset",
     "pretrain",
     "llm",
+    "limits",
     "session.name",
     "session.rounds",
     "session.images_per_round",
@@ -118,6 +119,18 @@ class SessionSettings(Record):
     seed: int = Field(0, ge=0)
 
 
+class LimitSettings(Record):
+    """When a session ends by itself, pauses, or counts as stuck; for all of its runs together."""
+
+    max_hours: float | None = Field(None, gt=0, description="of work, pauses apart")
+    max_gpu_hours: float | None = Field(None, gt=0)
+    max_images: int | None = Field(None, ge=1)
+    target_score: float | None = Field(None, description="of the main figure on feedback")
+    patience: int | None = Field(None, ge=1, description="rounds without a better score")
+    disk_reserve_gb: float = Field(0.5, ge=0, description="pause when less is free")
+    silent_s: float = Field(900, gt=0, description="without a sign of life it counts as stuck")
+
+
 class Settings(Record):
     """Everything that can be set, and the preset that it started from."""
 
@@ -131,6 +144,7 @@ class Settings(Record):
         "policy:thompson", description="policy:PLANNER, openai:MODEL, ollama:MODEL, scripted:FILE"
     )
     llm: LLMSettings = LLMSettings()
+    limits: LimitSettings = LimitSettings()
     session: SessionSettings = SessionSettings()
     pretrain: PretrainSettings = PretrainSettings()
     device: Literal["auto", "cpu", "cuda"] = "auto"

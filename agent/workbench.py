@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 
 from agent.observer import Observer
@@ -23,22 +25,47 @@ class Workbench:
     def __init__(self, session: Session, observer: Observer) -> None:
         self.session = session
         self.observer = observer
+        self.control = session.control
+        self.control.say = observer.warn
+
+    @contextmanager
+    def stage(self, name: str, number: int) -> Iterator[None]:
+        """Bracket a stage of round `number`, 0 for the start; raises Stopped when it must not be.
+
+        The time between stages is a safe point: this is where a session that is paused waits.
+        """
+        with self.control.stage(name, number), self.observer.stage(name, number):
+            yield
+
+    def progress(self, stage: str, unit: str) -> Callable[[int, int], None]:
+        """Return a function that takes what is done and the total, in `unit`.
+
+        To be called where the work may be left: it raises Stopped when the session has to end.
+        """
+        show = self.observer.progress(stage, unit)
+
+        def report(done: int, total: int) -> None:
+            show(done, total)
+            self.control.progress(done, total, unit)
+
+        return report
 
     @cached_property
     def device(self) -> str:
         """The torch device of this session: `cuda` where there is one, unless set otherwise."""
-        return choose_device(self.session.settings)
+        self.control.device = choose_device(self.session.settings)
+        return self.control.device
 
     @cached_property
     def target(self) -> Target:
         """The target; its small images are kept under HOME/cache."""
-        with self.observer.stage("load target", 0):
+        with self.stage("load target", 0):
             return build_target(self.session.settings)
 
     @cached_property
     def generator(self) -> Generator:
         """The generator with its weights."""
-        with self.observer.stage("load generator", 0):
+        with self.stage("load generator", 0):
             return build_generator(self.session.settings, self.target, self.device)
 
     @cached_property
@@ -47,13 +74,13 @@ class Workbench:
         settings = self.session.settings
         if settings.audit.method == "none":
             return KeepAll()
-        with self.observer.stage("train audit", 0):
+        with self.stage("train audit", 0):
             return train_audit(
                 self.target,
                 settings.audit,
                 settings.home / "cache",
                 self.device,
-                self.observer.progress("train audit", "steps"),
+                self.progress("train audit", "steps"),
             )
 
     @cached_property
