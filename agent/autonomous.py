@@ -1,9 +1,11 @@
-"""A session that runs by itself: round after round until the budget is spent."""
+"""A session that runs by itself: round after round until one of its limits is reached."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,18 +25,21 @@ from agent import brains
 from agent.brains import BrainContext
 from agent.brains._remote import RemoteBrain
 from agent.brains.policy import PolicyBrain
+from agent.control import Control
 from agent.decide import Decider
 from agent.graph import build_graph
+from agent.limits import Ending, ending
 from agent.observer import ConsoleObserver
 from agent.planners import Palette, palette_of
 from agent.probe import Probe, probe
+from agent.recording import head
 from agent.report import write_report
 from agent.session import Session, next_name, open_session
 from agent.settings import Settings
 from agent.state import RoundState, new_round
 from agent.toolbox import Toolbox
 from agent.workbench import Workbench
-from memory.errors import StorageError
+from memory.errors import StorageError, Stopped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,9 +49,12 @@ RECURSION_LIMIT = 200
 
 
 def run(settings: Settings, console: Console, interactive: bool = False) -> Path:
-    """Run, or go on running, a session at a terminal; return the path of its report."""
+    """Run, or go on running, a session at a terminal; return the path of its report.
+
+    Raises Stopped, its report written, when somebody or a signal ended the session early.
+    """
     name = settings.session.name or next_name(settings.home, settings.preset)
-    with open_session(settings, name) as session:
+    with open_session(settings, name) as session, _stopped_by_sigterm(session.control):
         console.print(f"Session [bold]{name}[/bold] in {session.folder}", highlight=False)
         bench = Workbench(session, ConsoleObserver(console, settings.session.rounds, interactive))
         if session.journal.torn:
@@ -54,13 +62,28 @@ def run(settings: Settings, console: Console, interactive: bool = False) -> Path
                 f"A torn last line of the journal was put aside: {session.journal.torn}"
             )
         console.print(f"[dim]{bench.target.notice}[/dim]", highlight=False)
-        run_rounds(bench)
-        return write_report(settings.home, name)
+        try:
+            end, stopped = run_rounds(bench), None
+        except Stopped as error:
+            end, stopped = Ending(error.rule, str(error)), error
+        n_done = len(session.rounds_done())
+        session.journal.append(
+            "ended", key=f"ended/{end.rule}/{n_done}", rule=end.rule, told=end.told, round=n_done
+        )
+        console.print(f"Ended by {end.rule}: {end.told}.", highlight=False)
+        report = write_report(settings.home, name)
+        if stopped and end.rule in ("asked", "signal"):
+            raise stopped
+        return report
 
 
-def run_rounds(bench: Workbench) -> None:
-    """Run the rounds that are not done yet; a crashed one goes on where it stopped."""
-    session = bench.session
+def run_rounds(bench: Workbench) -> Ending:
+    """Run the rounds that are left until a limit is reached; return which one.
+
+    A crashed round goes on where it stopped. Raises Stopped at a safe point within a round when
+    the session is asked to end or its time is over.
+    """
+    session, control = bench.session, bench.control
     palette = _open_journal(session, bench)
     decider = _decider(
         session, BrainContext(palette, bench.target.vocabulary, session.settings.llm)
@@ -68,9 +91,15 @@ def run_rounds(bench: Workbench) -> None:
     toolbox = Toolbox(bench)
     with _checkpoints(session.folder / "graph.sqlite") as saver:
         graph = build_graph(decider, toolbox, saver)
-        for number in range(1, session.settings.session.rounds + 1):
+        # A crash may have come between the end of a round and this.
+        saver.delete_thread(f"round-{len(session.rounds_done())}")
+        while True:
+            done = session.rounds_done()
+            number = len(done) + 1
             thread = f"round-{number}"
-            if not session.round_done(number):
+            if end := ending(session.settings, done, control.worked(), control.gpu_s):
+                return end
+            with control.stage("decide", number):
                 config: RunnableConfig = {
                     "configurable": {"thread_id": thread},
                     "recursion_limit": RECURSION_LIMIT,
@@ -82,6 +111,19 @@ def run_rounds(bench: Workbench) -> None:
                     step = Command(resume=bench.observer.ask(waiting))
             # The journal holds what a finished round needs; its checkpoints only cost space.
             saver.delete_thread(thread)
+
+
+@contextmanager
+def _stopped_by_sigterm(control: Control) -> Iterator[None]:
+    """Let SIGTERM end the session at its next safe point."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: control.stop("SIGTERM"))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _advance(
@@ -97,7 +139,11 @@ def _open_journal(session: Session, bench: Workbench) -> Palette:
     """Journal what the session is, or that it goes on, and return its palette."""
     known = session.journal.get("session")
     if known:
-        session.journal.append("resumed")
+        session.journal.append(
+            "resumed",
+            settings=session.settings.model_dump(mode="json", exclude={"home"}),
+            interactive=bench.observer.interactive,
+        )
         return Palette.model_validate(known["palette"])
     palette = palette_of(bench.target)
     session.journal.append(
@@ -107,6 +153,7 @@ def _open_journal(session: Session, bench: Workbench) -> Palette:
         target=bench.target.name,
         settings=session.settings.model_dump(mode="json", exclude={"home"}),
         palette=palette.to_json(),
+        **head(bench.target, bench.observer.interactive),
     )
     return palette
 

@@ -14,6 +14,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
 
 from agent.brains._actions import storable
+from agent.recording import offer
 from agent.settings import LLMSettings
 from agent.spending import Spending, Usage, estimate_tokens
 from agent.state import ADVANCES, RoundState
@@ -83,6 +84,8 @@ class Decider:
         else:
             author, usage = self._author, self.spending.usage(answer)
         self.spending.add(usage)
+        name, told = offer(tools, "json" if self.plans_briefly else "native")
+        self._journal.append("tools", key=f"tools/{name}", **told)
         event = self._journal.append(
             "model_call",
             key=key,
@@ -90,6 +93,7 @@ class Decider:
             phase=state["phase"],
             author=author,
             tools=[tool["function"]["name"] for tool in tools],
+            offer=name,
             messages=[message_to_json(m) for m in _news(state["messages"])],
             answer=message_to_json(answer),
             tokens={"prompt": usage.prompt, "answer": usage.answer},

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage, ToolCall
 from langchain_core.tools import BaseTool, StructuredTool
@@ -24,18 +24,15 @@ from agent.expectations import Expectation, expect, say_expectation
 from agent.offers import offers
 from agent.planners import Observation, PlanDraft, PromptDraft
 from agent.planning import validate
+from agent.recording import pack, unpack
 from agent.state import ADVANCES, PHASES
-from agent.workbench import Workbench
 from eval.credit import credit, settle
 from memory.chroma import Hit, MemoryItem, items_from_events
 from memory.errors import SettingsError, ToolError
-from memory.records import Failure, Hypothesis, Lesson, Plan, Report, Round
-from tools import tasks
-from tools.evaluate import evaluate_real
-from tools.generate import generate_batch
-from tools.inspect_failures import inspect
-from tools.targets import label_names
-from tools.train import train_dstm
+from memory.records import Batch, Failure, Hypothesis, Lesson, Plan, Report, Round, Training
+
+if TYPE_CHECKING:
+    from agent.workbench import Workbench
 
 # Rounds that an observation looks back on; keeps messages and time per round flat.
 LOOK_BACK = 20
@@ -73,9 +70,11 @@ class Toolbox:
     def opening(
         self, round_number: int, tokens_left: int | None, usd_left: float | None
     ) -> list[AnyMessage]:
-        """Return the first messages of a round: who you are, and what is known."""
+        """Return the first messages of a round: who you are, and what is known.
+
+        What is known is journaled first, so that the messages can be made again from it.
+        """
         settings = self._session.settings
-        target = self._bench.target
         past = [r for r in self._session.rounds()[-LOOK_BACK:] if r.number < round_number]
         observation = Observation(
             round=round_number,
@@ -84,10 +83,26 @@ class Toolbox:
             seed=settings.session.seed,
             rounds=tuple(past),
         )
+        key = f"opening/{round_number}"
+        known = self._journal.get(key)
+        if known is None:
+            facts = self._facts(observation, tokens_left, usd_left)
+            known = self._journal.append(
+                "opening", key=key, round=round_number, facts=pack(facts, past)
+            )
+        system, text = brief(unpack(known["facts"], past, self._bench.target))
+        extra = {"observation": observation.to_json()}
+        return [SystemMessage(system), HumanMessage(text, additional_kwargs=extra)]
+
+    def _facts(
+        self, observation: Observation, tokens_left: int | None, usd_left: float | None
+    ) -> Facts:
+        settings, target = self._session.settings, self._bench.target
+        round_number, past = observation.round, observation.rounds
         reports = [r.report for r in past if r.report]
         failures = past[-1].failures if past else ()
         lessons, similar = self._remembered(reports[-1] if reports else None, failures)
-        facts = Facts(
+        return Facts(
             target=target.name,
             class_names=target.class_names,
             vocabulary=target.vocabulary,
@@ -111,9 +126,6 @@ class Toolbox:
             tokens_left=tokens_left,
             usd_left=usd_left,
         )
-        system, text = brief(facts)
-        extra = {"observation": observation.to_json()}
-        return [SystemMessage(system), HumanMessage(text, additional_kwargs=extra)]
 
     def _remembered(
         self, report: Report | None, failures: Sequence[Failure]
@@ -260,16 +272,8 @@ class Toolbox:
         number = measured[-1].number
         failures = measured[-1].failures
         if self._journal.get(f"failures/{number}") is None:
-            feedback = self._session.settings.feedback
             with self._stage("inspect", number):
-                failures = inspect(
-                    number,
-                    self._session.folder,
-                    self._bench.target,
-                    feedback.slices,
-                    feedback.n_min,
-                    feedback.alpha,
-                )
+                failures = self._inspect(number)
             self._journal.append(
                 "failures",
                 key=f"failures/{number}",
@@ -326,6 +330,8 @@ class Toolbox:
             plan=plan.to_json(),
             # Seconds differ from run to run, and plans are to be compared.
             expectation=expectation.model_dump(mode="json", exclude={"seconds"}),
+            n_tokens={p.text: self._bench.generator.count_tokens(p.text) for p in plan.prompts},
+            max_tokens=self._bench.generator.max_tokens,
         )
         plan = Plan.model_validate(event["plan"])
         for warning in plan.warnings:
@@ -339,49 +345,22 @@ class Toolbox:
         """Draw the images of the accepted plan and let the audit weigh their labels."""
         plan = self._current().plan
         assert plan is not None  # the phase follows propose_plan
-        settings = self._session.settings
-        bench = self._bench
-        generator, audit = bench.generator, bench.audit
-        began = self._journal.append("generator", key="generator", identity=generator.identity)
-        if began["identity"] != generator.identity:
+        identity = self._load_generator()
+        began = self._journal.append("generator", key="generator", identity=identity)
+        if began["identity"] != identity:
             raise SettingsError(
                 f"The session began with the generator {began['identity']!r}, but its weights or "
-                f"sampling are {generator.identity!r} now. Restore them, or begin a new session."
+                f"sampling are {identity!r} now. Restore them, or begin a new session."
             )
         with self._stage("generate", self._round):
-            batch = generate_batch(
-                plan,
-                self._session.folder,
-                settings.session.seed,
-                generator,
-                audit,
-                bench.target.class_names,
-                settings.session.shard_size,
-                bench.observer.progress("generate", "images"),
-            )
+            batch = self._draw(plan)
         self._journal.append("batch", key=f"batch/{self._round}", batch=batch.to_json())
         return f"{batch.n_made} images made, the audit keeps {batch.n_kept}."
 
     def train_dstm(self) -> str:
         """Train the downstream task model on all synthetic images so far."""
-        bench, settings = self._bench, self._session.settings
-        rounds = self._session.rounds()
-        shards = [
-            Path(shard.file)
-            for r in rounds
-            if r.batch and r.number <= self._round
-            for shard in r.batch.shards
-        ]
         with self._stage("train", self._round):
-            training = train_dstm(
-                self._round,
-                self._session.folder,
-                shards,
-                label_names(bench.target, tasks.build(settings.dstm.task)),
-                settings.dstm.model_copy(update={"seed": settings.session.seed}),
-                bench.device,
-                bench.observer.progress("train", "steps"),
-            )
+            training = self._train()
         self._journal.append("training", key=f"training/{self._round}", training=training.to_json())
         return (
             f"Trained on {training.n_images} images, {training.n_steps} steps, "
@@ -392,17 +371,8 @@ class Toolbox:
         """Evaluate the trained model on the real feedback photographs."""
         current = self._current()
         assert current.training is not None and current.plan is not None  # phases guarantee it
-        feedback = self._session.settings.feedback
         with self._stage("evaluate", self._round):
-            report = evaluate_real(
-                self._round,
-                self._session.folder,
-                current.training,
-                self._bench.target,
-                feedback.slices,
-                feedback.n_min,
-                self._bench.device,
-            )
+            report = self._evaluate(current.training)
         self._journal.append("report", key=f"report/{self._round}", report=report.to_json())
         self._learn(report)
         return say_report(report)
@@ -422,6 +392,77 @@ class Toolbox:
         self._bench.memory.add(items_from_events(mine))
         self._bench.observer.round_done(self._current())
         return "The round is over."
+
+    # -- stages, whose heavy parts a replay does without ------------------------------------------
+
+    def _load_generator(self) -> str:
+        """Load what the stage generate needs, and return the identity of the generator."""
+        _ = self._bench.audit
+        return self._bench.generator.identity
+
+    def _draw(self, plan: Plan) -> Batch:
+        from tools.generate import generate_batch
+
+        bench, settings = self._bench, self._session.settings
+        return generate_batch(
+            plan,
+            self._session.folder,
+            settings.session.seed,
+            bench.generator,
+            bench.audit,
+            bench.target.class_names,
+            settings.session.shard_size,
+            bench.progress("generate", "images"),
+        )
+
+    def _train(self) -> Training:
+        from tools import tasks
+        from tools.targets import label_names
+        from tools.train import train_dstm
+
+        bench, settings = self._bench, self._session.settings
+        shards = [
+            Path(shard.file)
+            for r in self._session.rounds()
+            if r.batch and r.number <= self._round
+            for shard in r.batch.shards
+        ]
+        return train_dstm(
+            self._round,
+            self._session.folder,
+            shards,
+            label_names(bench.target, tasks.build(settings.dstm.task)),
+            settings.dstm.model_copy(update={"seed": settings.session.seed}),
+            bench.device,
+            bench.progress("train", "steps"),
+        )
+
+    def _evaluate(self, training: Training) -> Report:
+        from tools.evaluate import evaluate_real
+
+        feedback = self._session.settings.feedback
+        return evaluate_real(
+            self._round,
+            self._session.folder,
+            training,
+            self._bench.target,
+            feedback.slices,
+            feedback.n_min,
+            self._bench.device,
+        )
+
+    def _inspect(self, number: int) -> tuple[Failure, ...]:
+        from tools.inspect_failures import inspect
+
+        feedback = self._session.settings.feedback
+        return inspect(
+            number,
+            self._session.folder,
+            self._bench.target,
+            feedback.slices,
+            feedback.n_min,
+            feedback.alpha,
+        )
 
     # -- helpers -------------------------------------------------------------------------------
 
@@ -472,15 +513,15 @@ class Toolbox:
     @contextmanager
     def _stage(self, name: str, number: int) -> Iterator[None]:
         """Time a stage, show it, and journal its seconds once."""
-        started = time.monotonic()
-        with self._bench.observer.stage(name, number):
+        started = self._bench.control.worked()
+        with self._bench.stage(name, number):
             yield
         self._journal.append(
             "stage",
             key=f"stage/{number}/{name}",
             round=number,
             stage=name,
-            seconds=round(time.monotonic() - started, 3),
+            seconds=round(self._bench.control.worked() - started, 3),
         )
 
 

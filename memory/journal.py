@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -20,7 +22,10 @@ SCHEMA = 1
 
 Event = dict[str, Any]
 
-_RESERVED = {"schema", "time"}
+_RESERVED = {"schema", "time", "chain"}
+# How a line ends: the checksum of the line and of the one before it.
+_CHAIN = re.compile(rb', "chain": "([0-9a-f]{16})"\}')
+_CHAIN_BYTES = 30
 _RECORDS = ("plan", "batch", "training", "report")
 _PARTS = ("failures", "credits", "verdict")
 
@@ -58,6 +63,8 @@ class Journal:
         if key is not None:
             head["key"] = key
         text = json.dumps(head | data, ensure_ascii=False, allow_nan=False)
+        before = self._events[-1].get("chain", "") if self._events else ""
+        text = f'{text[:-1]}, "chain": "{_link(before, text.encode())}"}}'
         self._write(text.encode() + b"\n")
         # Read back, so that an event is the same now and after a restart.
         event: Event = json.loads(text)
@@ -114,6 +121,26 @@ def read_events(path: Path) -> list[Event]:
     return _parse(path)[0]
 
 
+def changed_lines(path: Path) -> list[int]:
+    """Return the numbers of the lines that are not as they were written, or follow a gap.
+
+    Lines of a version that wrote no checksums are taken as they are.
+    """
+    changed = []
+    before = ""
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        tail = _CHAIN.fullmatch(line[-_CHAIN_BYTES:])
+        found = tail[1].decode() if tail else ""
+        if tail:
+            intact = found == _link(before, line[:-_CHAIN_BYTES] + b"}")
+        else:
+            intact = not before and b'"chain"' not in line[-_CHAIN_BYTES - 8 :]
+        if not intact:
+            changed.append(number)
+        before = found
+    return changed
+
+
 def rounds(events: Iterable[Event]) -> list[Round]:
     """Fold events into one record per round, ordered by number.
 
@@ -140,6 +167,11 @@ def rounds(events: Iterable[Event]) -> list[Round]:
             "The journal holds a round that this version cannot read; continue the session with "
             f"the version that began it. {error}"
         ) from error
+
+
+def _link(before: str, line: bytes) -> str:
+    """Return the checksum of a line that follows one with the checksum `before`."""
+    return hashlib.sha256(before.encode() + line).hexdigest()[:16]
 
 
 def _parse(path: Path) -> tuple[list[Event], int]:

@@ -23,16 +23,21 @@ def render(name: str, **values: object) -> str:
     return template.render(**values).strip()
 
 
+def source(name: str) -> str:
+    """Return the text of `prompts/NAME.md`."""
+    return resources.files("prompts").joinpath(f"{name}.md").read_text("utf-8")
+
+
 @cache
 def _template(name: str) -> tuple[Template, set[str]]:
     """Return a prompt file and the names of the values that it uses."""
-    source = resources.files("prompts").joinpath(f"{name}.md").read_text("utf-8")
+    text = source(name)
     # Prompts are plain text for a model, never HTML, so nothing is escaped.
     environment = Environment(
         undefined=StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True
     )
-    used = meta.find_undeclared_variables(environment.parse(source))
-    return environment.from_string(source), used
+    used = meta.find_undeclared_variables(environment.parse(text))
+    return environment.from_string(text), used
 
 
 def quote(text: str, limit: int) -> str:

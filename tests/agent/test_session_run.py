@@ -35,10 +35,10 @@ def content(folder: Path) -> list[dict[str, Any]]:
 
     Less times, and less what the brain was told, in which there are times too.
     """
-    untold = ("time", "seconds", "messages", "result")
+    untold = ("time", "seconds", "messages", "result", "chain")
     keep = []
     for event in read_events(folder / "journal.jsonl"):
-        if event["kind"] not in ("stage", "resumed"):
+        if event["kind"] not in ("stage", "resumed", "opening"):
             keep.append({k: v for k, v in event.items() if k not in untold})
     return keep
 
