@@ -6,12 +6,15 @@ observation and palette give the same draft.
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Protocol, runtime_checkable
 
+import yaml
 from pydantic import BeforeValidator, Field
 
+from memory.errors import SettingsError, unknown
 from memory.records import Hypothesis, Record, Round
 from prompts.vocabulary import Vocabulary
 from tools.plugins import load
@@ -87,9 +90,22 @@ class Planner(Protocol):
         ...
 
 
-def build(name: str, **options: object) -> Planner:
-    """Build the planner `name`, or the one at the dotted path `package.module:build`."""
-    planner: Planner = load("agent.planners", name)(**options)
+def build(spec: str) -> Planner:
+    """Build the planner NAME, or the one at the dotted path `package.module:build`.
+
+    Options may follow, as in `failure:floor=0.5:curriculum=true`. Raises SettingsError for unknown
+    names and options.
+    """
+    parts = spec.split(":")
+    name = ":".join(part for part in parts if "=" not in part)
+    given = dict(part.split("=", 1) for part in parts if "=" in part)
+    options = {key: yaml.safe_load(value) for key, value in given.items()}
+    builder = load("agent.planners", name)
+    known = inspect.signature(builder).parameters
+    for key in options:
+        if key not in known:
+            raise SettingsError(unknown(f"option of the planner {name}", key, known))
+    planner: Planner = builder(**options)
     return planner
 
 

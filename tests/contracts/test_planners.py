@@ -50,7 +50,8 @@ def test_spends_exactly_its_budget_on_legal_prompts(
     draft = planner.plan(observation(n_images, with_report), PALETTE, VOCABULARY)
     plan = validate(draft, 2, n_images, "test", VOCABULARY, lambda text: 1, 64)
     assert plan.n_images == n_images
-    assert all(prompt.count <= 8 for prompt in plan.prompts)
+    # Of the draft: prompts of equal text become one in the plan.
+    assert all(prompt.count <= 8 for prompt in draft.prompts)
     assert isinstance(planner, Planner)
 
 

@@ -1,0 +1,178 @@
+"""What planners share that spend images on slices: their state, their shares, their prompts."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+from agent.planners import (
+    Observation,
+    Palette,
+    PlanDraft,
+    Planner,
+    PromptDraft,
+    draw_prompts,
+    shares_to_counts,
+)
+from eval.credit import agrees, shrunk_change
+from memory.records import Hypothesis, Report, Round, SliceScore
+from prompts.vocabulary import Vocabulary
+
+# Photographs of the generator split that a slice needs, so that there is something to ask for.
+MIN_SUPPORT = 10
+# A shrunk change of +0.1 in a slice counts as a full success, -0.1 as a full failure.
+FULL_CHANGE = 0.1
+# The share of kept images is drawn towards 8 of 10 where few were made.
+_PRIOR_KEPT, _PRIOR_MADE = 8, 10
+# What a plan expects at least of the slice that it favours.
+_LEAST_CHANGE = 0.01
+
+
+def last_report(rounds: Sequence[Round]) -> Report | None:
+    """Return the newest report, if there is one."""
+    return next((r.report for r in reversed(rounds) if r.report), None)
+
+
+def supplied(
+    report: Report | None, palette: Palette, min_support: int = MIN_SUPPORT
+) -> list[SliceScore]:
+    """Return the slices of a report that the palette can supply; none without a report."""
+
+    def support(attributes: Mapping[str, str]) -> int:
+        return sum(row.n for row in palette.rows if attributes.items() <= row.attributes.items())
+
+    slices = report.slices if report else ()
+    return [score for score in slices if support(score.attributes) >= min_support]
+
+
+def open_slices(slices: Sequence[SliceScore], bound: float = 0.9) -> list[SliceScore]:
+    """Return the slices that a curriculum has opened so far.
+
+    Slices of one attribute are always open. A combination opens when each measured slice of one
+    attribute that it is made of is learnt: its interval reaches the average of these slices, or
+    its score is at least `bound`.
+    """
+    plain = [score for score in slices if len(score.attributes) == 1]
+    total = sum(score.accuracy.n for score in plain)
+    average = sum(s.accuracy.value * s.accuracy.n for s in plain) / total if total else 0.0
+
+    def learnt(score: SliceScore) -> bool:
+        return score.accuracy.high >= average or score.accuracy.value >= bound
+
+    return [
+        score
+        for score in slices
+        if len(score.attributes) == 1
+        or all(learnt(p) for p in plain if p.attributes.items() <= score.attributes.items())
+    ]
+
+
+def errors(slices: Sequence[SliceScore]) -> dict[str, float]:
+    """Return what is left to gain on every slice, 1 - its score, by its key."""
+    return {score.key: 1 - score.accuracy.value for score in slices}
+
+
+def kept_rates(rounds: Sequence[Round], slices: Sequence[SliceScore]) -> dict[str, float]:
+    """Return the share of kept images per slice, drawn towards 0.8 where few were made."""
+    made: Counter[str] = Counter()
+    kept: Counter[str] = Counter()
+    for past in rounds:
+        if past.plan and past.batch:
+            prompts = {p.id: p for p in past.plan.prompts}
+            for quality in past.batch.quality:
+                for score in slices:
+                    if agrees(prompts[quality.prompt_id], score):
+                        made[score.key] += quality.n_made
+                        kept[score.key] += quality.n_kept
+    return {s.key: (kept[s.key] + _PRIOR_KEPT) / (made[s.key] + _PRIOR_MADE) for s in slices}
+
+
+def used(past: Round, score: SliceScore) -> bool:
+    """Return whether a round asked for images of a slice."""
+    return past.plan is not None and any(agrees(p, score) for p in past.plan.prompts)
+
+
+def changes(rounds: Sequence[Round]) -> list[tuple[Round, SliceScore, SliceScore]]:
+    """Return (round, score before, score after) of every slice a round used, oldest first."""
+    found = []
+    for before, after in pairwise(rounds):
+        if before.report and after.report:
+            earlier = {score.key: score for score in before.report.slices}
+            found += [
+                (after, earlier[score.key], score)
+                for score in after.report.slices
+                if score.key in earlier and used(after, score)
+            ]
+    return found
+
+
+def reward(before: SliceScore, after: SliceScore) -> float:
+    """Map the shrunk change of a slice's score to 0..1; no change is 0.5."""
+    return min(1.0, max(0.0, 0.5 + shrunk_change(before, after) / (2 * FULL_CHANGE)))
+
+
+def slice_prompts(
+    attributes: Mapping[str, str],
+    n_images: int,
+    observation: Observation,
+    palette: Palette,
+    vocabulary: Vocabulary,
+    rng: random.Random,
+    why: str,
+) -> list[PromptDraft]:
+    """Return prompts for a slice, its classes in equal shares, the rest as often as it is real."""
+    by_class = {
+        name: rows for name in vocabulary.classes if (rows := palette.matching(attributes, name))
+    }
+    # From a place drawn at random, so that single images do not always go to the first class.
+    names = list(by_class)
+    first = rng.randrange(len(names))
+    counts = shares_to_counts([1.0] * len(names), n_images)
+    return [
+        draft
+        for name, count in zip(names[first:] + names[:first], counts, strict=True)
+        for draft in draw_prompts(
+            by_class[name], count, observation.images_per_prompt, vocabulary, rng, why
+        )
+    ]
+
+
+def spend(
+    name: str,
+    shares: Mapping[str, float],
+    slices: Sequence[SliceScore],
+    observation: Observation,
+    palette: Palette,
+    vocabulary: Vocabulary,
+    floor: float = 0.0,
+    base: Planner | None = None,
+) -> PlanDraft:
+    """Return the plan that gives slices their shares of the images.
+
+    shares: at least 0, by the slice's key; floor: the share, 0..1, that the planner `base` spends
+    instead. If all shares are 0, they are equal.
+    """
+    rng = random.Random(f"{name} {observation.seed} {observation.round}")
+    n_floor = round(floor * observation.n_images) if base else 0
+    prompts: list[PromptDraft] = []
+    if base and n_floor:
+        fewer = observation.model_copy(update={"n_images": n_floor})
+        prompts += base.plan(fewer, palette, vocabulary).prompts
+    weights = [shares[score.key] for score in slices]
+    if not sum(weights) > 0:
+        weights = [1.0] * len(slices)
+    counts = shares_to_counts(weights, observation.n_images - n_floor)
+    for score, count in zip(slices, counts, strict=True):
+        why = f"score {score.accuracy.value:.2f} on {score.key}"
+        prompts += slice_prompts(
+            score.attributes, count, observation, palette, vocabulary, rng, why
+        )
+    favourite, n_favourite = max(zip(slices, counts, strict=True), key=lambda pair: pair[1])
+    kept = f", {n_floor} are spread evenly" if n_floor else ""
+    return PlanDraft(
+        prompts=tuple(prompts),
+        hypothesis=Hypothesis(slice=favourite.key, expected_change=_LEAST_CHANGE),
+        why=f"{n_favourite} images go to '{favourite.key}'{kept}.",
+    )

@@ -1,0 +1,72 @@
+"""Count: all slices get equally many images, whatever the model makes of them.
+
+The slices are those of the last report; before there is one, every value of every attribute. Each
+prompt goes to the slice that has the fewest images so far and counts for all slices it is in.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping
+
+from agent.planners import Observation, Palette, PlanDraft, PromptDraft
+from agent.planners._slices import last_report, slice_prompts, supplied
+from memory.records import slice_key
+from prompts.vocabulary import Vocabulary
+
+
+class Count:
+    """The planner `count`."""
+
+    name = "count"
+
+    def plan(self, observation: Observation, palette: Palette, vocabulary: Vocabulary) -> PlanDraft:
+        """Return the draft of a round."""
+        rng = random.Random(f"count {observation.seed} {observation.round}")
+        known = supplied(last_report(observation.rounds), palette)
+        slices = {s.key: s.attributes for s in known} or plain_slices(palette, vocabulary)
+        made: Counter[str] = Counter()
+        for past in observation.rounds:
+            for prompt in past.plan.prompts if past.plan else ():
+                _count(made, slices, prompt.attributes, prompt.count)
+        prompts: list[PromptDraft] = []
+        left = observation.n_images
+        while left > 0:
+            fewest = min(made[key] for key in slices)
+            key = rng.choice([key for key in slices if made[key] == fewest])
+            n_images = min(left, observation.images_per_prompt)
+            for draft in slice_prompts(
+                slices[key], n_images, observation, palette, vocabulary, rng, f"few of {key}"
+            ):
+                prompts.append(draft)
+                _count(made, slices, draft.attributes, draft.count)
+            left -= n_images
+        return PlanDraft(prompts=tuple(prompts), why="Slices get equally many images.")
+
+
+def plain_slices(palette: Palette, vocabulary: Vocabulary) -> dict[str, dict[str, str]]:
+    """Return the attribute values that the palette has, as slices by their key."""
+    found = [
+        {name: value}
+        for name, values in vocabulary.attributes.items()
+        for value in values
+        if any(row.attributes.get(name) == value for row in palette.rows)
+    ]
+    return {slice_key(attributes): attributes for attributes in found}
+
+
+def _count(
+    made: Counter[str],
+    slices: Mapping[str, Mapping[str, str]],
+    attributes: Mapping[str, str],
+    n_images: int,
+) -> None:
+    for key, wanted in slices.items():
+        if wanted.items() <= attributes.items():
+            made[key] += n_images
+
+
+def build() -> Count:
+    """Build the planner."""
+    return Count()

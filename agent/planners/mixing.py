@@ -1,0 +1,101 @@
+"""Online mixing of slices: Exp3 on their progress, or GroupDRO on their errors.
+
+Exp3 as in online data mixing (Albalak et al. 2023): pi = (1 - K e) softmax(e' R) + e with
+e = min(1 / K, sqrt(ln K / (K t))), e' that of the step before; a slice that got the share s of a
+round's images adds s reward / pi to its R. GroupDRO (Sagawa et al., ICLR 2020): q_g is
+multiplied by exp(eta error_g) with every report.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from agent.planners import Observation, Palette, PlanDraft
+from agent.planners._slices import changes, last_report, reward, spend, supplied
+from agent.planners.uniform import Uniform
+from eval.credit import agrees
+from memory.errors import SettingsError, unknown
+from memory.records import Round, SliceScore
+from prompts.vocabulary import Vocabulary
+
+Method = Literal["exp3", "groupdro"]
+
+
+class Mixing:
+    """The planner `mixing`; eta: step of GroupDRO."""
+
+    name = "mixing"
+
+    def __init__(self, method: Method, eta: float) -> None:
+        self._method = method
+        self._eta = eta
+
+    def plan(self, observation: Observation, palette: Palette, vocabulary: Vocabulary) -> PlanDraft:
+        """Return the draft of a round; uniform while there is no report."""
+        slices = supplied(last_report(observation.rounds), palette)
+        if not slices:
+            return Uniform().plan(observation, palette, vocabulary)
+        if self._method == "exp3":
+            shares = exp3(observation.rounds, slices)
+        else:
+            shares = group_dro(observation.rounds, slices, self._eta)
+        return spend(self.name, shares, slices, observation, palette, vocabulary)
+
+
+def exp3(rounds: Sequence[Round], slices: Sequence[SliceScore]) -> dict[str, float]:
+    """Return the shares of the slices after a history; they add up to 1."""
+    keys = [score.key for score in slices]
+    totals = dict.fromkeys(keys, 0.0)
+    shares = dict.fromkeys(keys, 1 / len(keys))
+    step = 1
+    for past in rounds:
+        gained = {
+            after.key: (reward(before, after), _spent(past, after))
+            for number, before, after in changes(rounds)
+            if number.number == past.number and after.key in totals
+        }
+        if gained:
+            for key, (value, share) in gained.items():
+                totals[key] += share * value / shares[key]
+            shares = _exp3_shares(totals, step)
+            step += 1
+    return shares
+
+
+def _exp3_shares(totals: Mapping[str, float], step: int) -> dict[str, float]:
+    n = len(totals)
+    before, now = (min(1 / n, math.sqrt(math.log(n) / (n * t))) for t in (step, step + 1))
+    highest = max(totals.values())
+    weights = {key: math.exp(before * (total - highest)) for key, total in totals.items()}
+    scale = (1 - n * now) / sum(weights.values())
+    return {key: scale * weight + now for key, weight in weights.items()}
+
+
+def _spent(past: Round, score: SliceScore) -> float:
+    """Return the share of a round's images that are of a slice."""
+    assert past.plan is not None  # `changes` names rounds with a plan only
+    return sum(p.count for p in past.plan.prompts if agrees(p, score)) / past.plan.n_images
+
+
+def group_dro(
+    rounds: Sequence[Round], slices: Sequence[SliceScore], eta: float
+) -> dict[str, float]:
+    """Return q of every slice after a history; they add up to 1."""
+    logs = dict.fromkeys((score.key for score in slices), 0.0)
+    for past in rounds:
+        for score in past.report.slices if past.report else ():
+            if score.key in logs:
+                logs[score.key] += eta * (1 - score.accuracy.value)
+    highest = max(logs.values())
+    weights = {key: math.exp(value - highest) for key, value in logs.items()}
+    total = sum(weights.values())
+    return {key: weight / total for key, weight in weights.items()}
+
+
+def build(method: Method = "exp3", eta: float = 2.0) -> Mixing:
+    """Build the planner; raises SettingsError for an unknown method."""
+    if method not in ("exp3", "groupdro"):
+        raise SettingsError(unknown("method of mixing", method, ("exp3", "groupdro")))
+    return Mixing(method, eta)

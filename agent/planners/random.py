@@ -1,0 +1,50 @@
+"""Random: shares of the cells of `uniform` drawn from a Dirichlet distribution, anew each round."""
+
+from __future__ import annotations
+
+import random
+
+from agent.planners import (
+    Observation,
+    Palette,
+    PlanDraft,
+    cells,
+    draw_prompts,
+    shares_to_counts,
+)
+from prompts.vocabulary import Vocabulary
+
+
+class Random:
+    """The planner `random`; concentration: of the Dirichlet, large values are nearly uniform."""
+
+    name = "random"
+
+    def __init__(self, concentration: float) -> None:
+        self._concentration = concentration
+
+    def plan(self, observation: Observation, palette: Palette, vocabulary: Vocabulary) -> PlanDraft:
+        """Return the draft of a round; it depends on the seed and the round's number alone."""
+        rng = random.Random(f"random {observation.seed} {observation.round}")
+        found = cells(palette, [next(iter(vocabulary.attributes))])
+        # Normalised gamma variates are Dirichlet distributed.
+        shares = [rng.gammavariate(self._concentration, 1) + 1e-12 for _ in found]
+        counts = shares_to_counts(shares, observation.n_images)
+        prompts = [
+            draft
+            for (attributes, class_name), count in zip(found, counts, strict=True)
+            for draft in draw_prompts(
+                palette.matching(attributes, class_name),
+                count,
+                observation.images_per_prompt,
+                vocabulary,
+                rng,
+                "random share",
+            )
+        ]
+        return PlanDraft(prompts=tuple(prompts), why="Shares drawn at random.")
+
+
+def build(concentration: float = 1.0) -> Random:
+    """Build the planner."""
+    return Random(concentration)
