@@ -1,0 +1,461 @@
+"""A session whose outside is its journal: nothing is drawn, trained, searched or asked.
+
+Everything else is the program itself: the graph, the decider, the tools' checks and words, credit
+and verdicts. What they would write into the journal is compared with what it holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+from agent.brains.recorded import from_events
+from agent.decide import Decider
+from agent.expectations import Expectation
+from agent.observer import Observer
+from agent.recording import VERSION
+from agent.session import Session
+from agent.settings import Settings
+from agent.state import RoundState
+from agent.toolbox import Toolbox
+from memory.errors import SessionError
+from memory.journal import Event, Journal, rounds
+from memory.records import Batch, Failure, Plan, Report, Round, Training
+from prompts.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from agent.workbench import Workbench
+
+# What the graph of a round writes; all else comes from outside of it and is taken as it is.
+GRAPH_KINDS = frozenset(
+    [
+        "opening",
+        "tools",
+        "fallback",
+        "model_call",
+        "tool_call",
+        "illegal_call",
+        "answer",
+        "plan",
+        "generator",
+        "stage",
+        "batch",
+        "training",
+        "report",
+        "failures",
+        "credits",
+        "verdict",
+        "lesson",
+        "round_done",
+    ]
+)
+# What a round is folded from.
+_FOLDED = GRAPH_KINDS & {
+    *("plan", "batch", "training", "report", "failures", "credits", "verdict", "stage", "fallback")
+}
+# What differs from run to run.
+_VOLATILE = frozenset(["schema", "time", "kind", "key", "chain", "seconds"])
+
+
+class Divergence(Exception):
+    """The first place where the program does something else than the journal says.
+
+    line: of the journal, from 1; where: the field, e.g. "messages[1].content"; recorded and
+    replayed: what each of them has there.
+    """
+
+    def __init__(self, line: int, event: Event, where: str, recorded: str, replayed: str) -> None:
+        super().__init__(f"line {line}, {event['kind']}, {where}")
+        self.line, self.event, self.where = line, event, where
+        self.recorded, self.replayed = recorded, replayed
+
+
+class EndOfRecord(Exception):
+    """The journal ends here, in the middle of a round."""
+
+
+class RecordedJournal:
+    """A journal that is written again: each event is compared with the recorded one.
+
+    It shows only what had been written before, as the real one did at that time.
+    """
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        self.recorded = events
+        self._place = {e["key"]: i for i, e in enumerate(events) if "key" in e}
+        self._unkeyed: dict[str, list[int]] = defaultdict(list)
+        for i, event in enumerate(events):
+            if "key" not in event:
+                self._unkeyed[event["kind"]].append(i)
+        self._known = [False] * len(events)
+        self._shown: list[Event] = []
+        self._by_key: dict[str, Event] = {}
+        self._by_round: dict[int, list[Event]] = defaultdict(list)
+        self._rounds: dict[int, Round] = {}
+        self._next = 0
+        self._go_on()
+
+    @property
+    def next(self) -> int:
+        """The index of the first event that has not been written again."""
+        return self._next
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether all has been written again."""
+        return self._next == len(self.recorded)
+
+    def append(self, kind: str, *, key: str | None = None, **data: Any) -> Event:
+        """Return the recorded event; raises Divergence when it is another one."""
+        if key is not None and key in self._by_key:
+            return self._by_key[key]
+        place = self._find(kind, key)
+        if place is None:
+            self._diverge({"kind": kind, **data})
+        event = self.recorded[place]
+        # As the journal would read it back.
+        found = difference(_plain(event), _plain(json.loads(json.dumps(data))))
+        if found:
+            raise Divergence(place + 1, event, *found)
+        self._show(place)
+        self._go_on()
+        return event
+
+    def events(self, kind: str | None = None) -> list[Event]:
+        """Return the events so far."""
+        return [e for e in self._shown if kind is None or e["kind"] == kind]
+
+    def get(self, key: str) -> Event | None:
+        """Return an event of those so far."""
+        return self._by_key.get(key)
+
+    def rounds(self) -> list[Round]:
+        """Return the rounds so far."""
+        for number, own in self._by_round.items():
+            if number not in self._rounds and number > 0:
+                self._rounds[number] = rounds(own)[0]
+        return [self._rounds[number] for number in sorted(self._rounds)]
+
+    def outcome(self, key: str) -> Event:
+        """Return what came from outside under this key, before it is written again.
+
+        Raises EndOfRecord when the journal ends here, Divergence when it goes on otherwise.
+        """
+        place = self._place.get(key)
+        if place is None:
+            self._diverge({"kind": key.partition("/")[0], "key": key})
+        return self.recorded[place]
+
+    def upcoming(self, kind: str) -> Event | None:
+        """Return the next event of a kind that has not been written again, or None."""
+        return next(
+            (
+                self.recorded[i]
+                for i in range(self._next, len(self.recorded))
+                if not self._known[i] and self.recorded[i]["kind"] == kind
+            ),
+            None,
+        )
+
+    def _find(self, kind: str, key: str | None) -> int | None:
+        if key is not None:
+            return self._place.get(key)
+        return next((i for i in self._unkeyed[kind] if not self._known[i]), None)
+
+    def _diverge(self, data: Mapping[str, Any]) -> NoReturn:
+        """Raise what is due when the program does what the journal does not hold."""
+        if self.finished:
+            raise EndOfRecord
+        expected = self.recorded[self._next]
+        if data["kind"] == expected["kind"]:
+            place = self._next
+            found = difference(_plain(expected), _plain({**data}))
+            if found:
+                raise Divergence(place + 1, expected, *found)
+        raise Divergence(
+            self._next + 1,
+            expected,
+            "kind",
+            str(expected.get("key", expected["kind"])),
+            str(data.get("key", data["kind"])),
+        )
+
+    def _go_on(self) -> None:
+        """Show what came from outside since the last event, and what a crash made twice."""
+        while self._next < len(self.recorded):
+            event = self.recorded[self._next]
+            if not self._known[self._next]:
+                if event["kind"] in GRAPH_KINDS and not self._is_repeated(event):
+                    return
+                self._show(self._next)
+            self._next += 1
+
+    def _is_repeated(self, event: Event) -> bool:
+        """Tell whether an event without a key was written again after a resumption."""
+        if "key" in event:
+            return False
+        resumed = next(
+            (i for i in reversed(range(len(self._shown))) if self._shown[i]["kind"] == "resumed"),
+            None,
+        )
+        return resumed is not None and any(
+            e["kind"] == event["kind"] and _plain(e) == _plain(event)
+            for e in self._shown[:resumed]
+        )
+
+    def _show(self, place: int) -> None:
+        event = self.recorded[place]
+        self._known[place] = True
+        self._shown.append(event)
+        if "key" in event:
+            self._by_key[event["key"]] = event
+        if event["kind"] in _FOLDED:
+            holder = event if "round" in event else event[event["kind"]]
+            self._by_round[holder["round"]].append(event)
+            self._rounds.pop(holder["round"], None)
+
+
+class RecordedSession:
+    """The settings and the journal of a recorded session, as they were at the place reached."""
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        self.head = head_of(events)
+        self.journal = RecordedJournal(events)
+        self.name = str(self.head["session"])
+        self.folder = Path()
+        self._starts = [
+            (i, e) for i, e in enumerate(events) if "settings" in e and "interactive" in e
+        ]
+        self._settings: dict[int, Settings] = {}
+
+    def _start(self) -> tuple[int, Event]:
+        """Return the start or resumption that the next event belongs to."""
+        return [start for start in self._starts if start[0] <= self.journal.next][-1]
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the start or resumption that the next event belongs to."""
+        place, event = self._start()
+        if place not in self._settings:
+            self._settings[place] = Settings.model_validate(event["settings"])
+        return self._settings[place]
+
+    @property
+    def interactive(self) -> bool:
+        """Whether a person could be asked."""
+        return bool(self._start()[1]["interactive"])
+
+    def rounds(self) -> list[Round]:
+        """Return the rounds so far."""
+        return self.journal.rounds()
+
+    def round_done(self, number: int) -> bool:
+        """Tell whether a round has ended."""
+        return self.journal.get(f"round_done/{number}") is not None
+
+
+def head_of(events: Sequence[Event]) -> Event:
+    """Return the event that says what the session is.
+
+    Raises SessionError when there is none, or when it holds too little, or more than this version
+    knows of.
+    """
+    head = next((e for e in events if e["kind"] == "session"), None)
+    if head is None:
+        raise SessionError("The journal has no event 'session', so it is no session's record.")
+    version = head.get("record", 0)
+    if version == 0:
+        raise SessionError(
+            f"The session {head['session']!r} was recorded by a version that did not write down "
+            "what its rounds began with, so it cannot be run again or forked. It can be stepped "
+            "through: shaping replay NAME"
+        )
+    if version != VERSION:
+        raise SessionError(
+            f"The session {head['session']!r} is a record of version {version}; this program "
+            f"knows {VERSION}. Use the version of the program that wrote it."
+        )
+    return head
+
+
+@dataclass(frozen=True)
+class RecordedTarget:
+    """What of the target the brain was told."""
+
+    name: str
+    class_names: Sequence[str]
+    vocabulary: Vocabulary
+
+
+class RecordedGenerator:
+    """Counts tokens as the generator did; it draws nothing."""
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        plans = [e for e in events if e["kind"] == "plan"]
+        self._n_tokens = {text: n for e in plans for text, n in e["n_tokens"].items()}
+        self.max_tokens = int(plans[0]["max_tokens"]) if plans else 0
+
+    def count_tokens(self, text: str) -> int:
+        """Return the tokens of a text that was planned; others were refused, and 0 stands."""
+        return int(self._n_tokens.get(text, 0))
+
+
+class _NoMemory:
+    def add(self, items: Sequence[object]) -> None:
+        """Leave the memory as it is."""
+
+
+class _Silent(Observer):
+    def __init__(self, session: RecordedSession) -> None:
+        self._session = session
+
+    @property
+    def interactive(self) -> bool:  # type: ignore[override]
+        """Whether a person could be asked."""
+        return self._session.interactive
+
+
+class RecordedBench:
+    """Stands in for `agent.workbench.Workbench`."""
+
+    def __init__(self, session: RecordedSession) -> None:
+        self.session = session
+        self.observer = _Silent(session)
+        self.target = RecordedTarget(
+            name=session.head["target"],
+            class_names=session.head["class_names"],
+            vocabulary=Vocabulary.model_validate(session.head["vocabulary"]),
+        )
+        self.generator = RecordedGenerator(session.journal.recorded)
+        self.memory = _NoMemory()
+
+
+class RecordedToolbox(Toolbox):
+    """The tools, their stages taken from the journal."""
+
+    def __init__(self, session: RecordedSession) -> None:
+        super().__init__(cast("Workbench", RecordedBench(session)))
+        self._record = session.journal
+
+    def opening(
+        self, round_number: int, tokens_left: int | None, usd_left: float | None
+    ) -> list[Any]:
+        """Make the first messages of a round again from what it began with."""
+        known = self._record.outcome(f"opening/{round_number}")
+        self._record.append(
+            "opening", key=known["key"], round=round_number, facts=known["facts"]
+        )
+        return super().opening(round_number, tokens_left, usd_left)
+
+    def _load_generator(self) -> str:
+        return str(self._record.outcome("generator")["identity"])
+
+    def _draw(self, plan: Plan) -> Batch:
+        return Batch.model_validate(self._record.outcome(f"batch/{plan.round}")["batch"])
+
+    def _train(self) -> Training:
+        event = self._record.outcome(f"training/{self._round}")
+        return Training.model_validate(event["training"])
+
+    def _evaluate(self, training: Training) -> Report:
+        event = self._record.outcome(f"report/{self._round}")
+        return Report.model_validate(event["report"])
+
+    def _inspect(self, number: int) -> tuple[Failure, ...]:
+        event = self._record.outcome(f"failures/{number}")
+        return tuple(Failure.model_validate(f) for f in event["failures"])
+
+    def _recall(self, query: str, n: int) -> str:
+        return str(self._record.outcome(f"tool_call/{self._round}/{self._call_id}")["result"])
+
+    def _expect(self, plan: Plan) -> Expectation:
+        known = self._record.outcome(f"plan/{plan.round}")["expectation"]
+        speed = self._seconds_per_image(self._record.rounds())
+        seconds = None if speed is None else speed * plan.n_images
+        return Expectation.model_validate({**known, "seconds": seconds})
+
+    @contextmanager
+    def _stage(self, name: str, number: int) -> Iterator[None]:
+        yield
+        self._record.append(
+            "stage", key=f"stage/{number}/{name}", round=number, stage=name, seconds=0.0
+        )
+
+
+class RecordedDecider(Decider):
+    """Asks the journal, in the form and within the budgets of that time."""
+
+    def __init__(self, session: RecordedSession) -> None:
+        self._session = session
+        self._record = session.journal
+        self._take_up(session.settings)
+
+    def _take_up(self, settings: Settings) -> None:
+        brain = from_events(list(self._record.recorded))
+        fallback = None if settings.brain.startswith("policy:") else brain
+        journal = cast(Journal, self._record)
+        super().__init__(brain, settings.brain, fallback, journal, settings.llm)
+
+    @property
+    def plans_briefly(self) -> bool:
+        """Tell whether the brain was asked for JSON actions."""
+        call = self._record.upcoming("model_call")
+        offered = self._record.outcome(f"tools/{call['offer']}") if call else {}
+        return offered.get("mode") == "json"
+
+    def ask(self, state: RoundState, tools: Sequence[dict[str, Any]]) -> Any:
+        """Return the recorded answer; raises Divergence when another question is asked."""
+        if self._session.settings.llm != self._settings:
+            self._take_up(self._session.settings)
+        number = sum(m.type == "ai" for m in state["messages"])
+        self._record.outcome(f"model_call/{state['round']}/{number}")
+        return super().ask(state, tools)
+
+    def _reason_against(self, state: RoundState, messages: Any, tools: Any) -> str | None:
+        number = sum(m.type == "ai" for m in state["messages"])
+        key = f"fallback/{state['round']}/{number}"
+        known = next((e for e in self._record.recorded if e.get("key") == key), None)
+        return super()._reason_against(state, messages, tools) or (known and known["reason"])
+
+
+def as_session(session: RecordedSession) -> Session:
+    """Return the recorded session as what the graph's parts take it for."""
+    return cast(Session, session)
+
+
+def difference(recorded: Any, replayed: Any, where: str = "") -> tuple[str, str, str] | None:
+    """Return the first place where two values of plain JSON differ, and both values there."""
+    if isinstance(recorded, dict) and isinstance(replayed, dict):
+        # A field that a record has got since is no difference; of an event itself it is.
+        added = [] if where else [name for name in replayed if name not in recorded]
+        for name in [*recorded, *added]:
+            inner = f"{where}.{name}" if where else str(name)
+            if name not in recorded or name not in replayed:
+                return inner, _say(recorded.get(name)), _say(replayed.get(name))
+            if found := difference(recorded[name], replayed[name], inner):
+                return found
+        return None
+    if isinstance(recorded, list) and isinstance(replayed, list):
+        for i, (old, new) in enumerate(zip(recorded, replayed, strict=False)):
+            if found := difference(old, new, f"{where}[{i}]"):
+                return found
+        if len(recorded) != len(replayed):
+            i = min(len(recorded), len(replayed))
+            return f"{where}[{i}]", _say(recorded[i:]), _say(replayed[i:])
+        return None
+    if recorded != replayed or type(recorded) is not type(replayed):
+        return where, _say(recorded), _say(replayed)
+    return None
+
+
+def _plain(event: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in event.items() if k not in _VOLATILE}
+
+
+def _say(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
