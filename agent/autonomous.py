@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,6 @@ os.environ["LANGSMITH_TRACING"] = os.environ["LANGCHAIN_TRACING_V2"] = "false"
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph.state import CompiledStateGraph
-from langgraph.types import Command
 
 from agent import brains
 from agent.brains import BrainContext
@@ -32,14 +32,15 @@ from agent.limits import Ending, ending
 from agent.observer import ConsoleObserver
 from agent.planners import Palette, palette_of
 from agent.probe import Probe, probe
+from agent.questions import Answer, Question
 from agent.recording import head
 from agent.report import write_report
-from agent.session import Session, next_name, open_session
+from agent.session import Session, folder_of, next_name, open_session
 from agent.settings import Settings
 from agent.state import RoundState, new_round
 from agent.toolbox import Toolbox
 from agent.workbench import Workbench
-from memory.errors import StorageError, Stopped
+from memory.errors import Stopped, StorageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,27 +55,53 @@ def run(settings: Settings, console: Console, interactive: bool = False) -> Path
     Raises Stopped, its report written, when somebody or a signal ended the session early.
     """
     name = settings.session.name or next_name(settings.home, settings.preset)
-    with open_session(settings, name) as session, _stopped_by_sigterm(session.control):
-        console.print(f"Session [bold]{name}[/bold] in {session.folder}", highlight=False)
-        bench = Workbench(session, ConsoleObserver(console, settings.session.rounds, interactive))
-        if session.journal.torn:
-            bench.observer.warn(
-                f"A torn last line of the journal was put aside: {session.journal.torn}"
-            )
-        console.print(f"[dim]{bench.target.notice}[/dim]", highlight=False)
-        try:
-            end, stopped = run_rounds(bench), None
-        except Stopped as error:
-            end, stopped = Ending(error.rule, str(error)), error
-        n_done = len(session.rounds_done())
-        session.journal.append(
-            "ended", key=f"ended/{end.rule}/{n_done}", rule=end.rule, told=end.told, round=n_done
-        )
-        console.print(f"Ended by {end.rule}: {end.told}.", highlight=False)
-        report = write_report(settings.home, name)
-        if stopped and end.rule in ("asked", "signal"):
-            raise stopped
-        return report
+    ended_by = "error"
+    try:
+        with open_session(settings, name) as session, _stopped_by_sigterm(session.control):
+            console.print(f"Session [bold]{name}[/bold] in {session.folder}", highlight=False)
+            observer = ConsoleObserver(console, settings.session.rounds, interactive)
+            bench = Workbench(session, observer)
+            _tell_faults(bench)
+            stopped = None
+            try:
+                console.print(f"[dim]{bench.target.notice}[/dim]", highlight=False)
+                end = run_rounds(bench)
+            except Stopped as error:
+                end, stopped = Ending(error.rule, str(error)), error
+            ended_by = end.rule
+            n_done = len(session.rounds_done())
+            session.journal.append("ended", rule=end.rule, told=end.told, round=n_done)
+            console.print(f"Ended by {end.rule}: {end.told}", highlight=False)
+            report = write_report(settings.home, name)
+            if stopped and end.rule in ("asked", "signal"):
+                raise stopped
+            return report
+    finally:
+        _run_at_the_end(settings, name, ended_by)
+
+
+def _tell_faults(bench: Workbench) -> None:
+    """Journal what a crash of the run before has left behind."""
+    journal, last = bench.session.journal, bench.control.killed
+    if last:
+        where = f"in stage {last.stage!r} of round {last.round}" if last.stage else "at its start"
+        why = f": {last.why}" if last.why and last.state == "running" else ""
+        bench.fault("killed", f"The run before was killed {where}{why}. Finished work was kept.")
+    if journal.torn:
+        bench.fault("torn journal", f"A torn last line of the journal is in {journal.torn.name}.")
+
+
+def _run_at_the_end(settings: Settings, name: str, ended_by: str) -> None:
+    """Run the command of the settings, which may send a message or switch the machine off."""
+    if settings.session.on_finish:
+        folder = folder_of(settings.home, name)
+        told = {
+            "SESSION": name,
+            "SESSION_FOLDER": str(folder),
+            "SESSION_REPORT": str(folder / "report.html"),
+            "SESSION_ENDED_BY": ended_by,
+        }
+        subprocess.run(settings.session.on_finish, shell=True, env=os.environ | told, check=False)
 
 
 def run_rounds(bench: Workbench) -> Ending:
@@ -106,9 +133,10 @@ def run_rounds(bench: Workbench) -> Ending:
                 }
                 # Not get_state().next: it is empty after a crash between a step and its checkpoint.
                 begun = saver.get_tuple(config) is not None
-                step: RoundState | Command[Any] | None = None if begun else new_round(number)
-                while waiting := _advance(graph, step, config):
-                    step = Command(resume=bench.observer.ask(waiting))
+                step: RoundState | None = None if begun else new_round(number)
+                while question := _advance(graph, step, config):
+                    _journal_answer(session, question, bench.observer.ask(question))
+                    step = None
             # The journal holds what a finished round needs; its checkpoints only cost space.
             saver.delete_thread(thread)
 
@@ -127,12 +155,26 @@ def _stopped_by_sigterm(control: Control) -> Iterator[None]:
 
 
 def _advance(
-    graph: CompiledStateGraph[RoundState], step: Any, config: RunnableConfig
-) -> str | None:
-    """Run a round until it ends (None) or a person is asked (the question)."""
-    state = graph.invoke(step, config, durability="sync")
+    graph: CompiledStateGraph[RoundState], step: RoundState | None, config: RunnableConfig
+) -> Question | None:
+    """Run a round until it ends (None) or a person is asked (the question).
+
+    A step None goes on where the round stopped: after a crash, or at a question whose answer the
+    journal holds by now.
+    """
+    state: Any = graph.invoke(step, config, durability="sync")
     interrupts = state.get("__interrupt__", ())
-    return str(interrupts[0].value) if interrupts else None
+    return Question.model_validate(interrupts[0].value) if interrupts else None
+
+
+def _journal_answer(session: Session, question: Question, answer: Answer) -> None:
+    """Record what a person answered, before anything comes of it."""
+    data: dict[str, Any] = {"key": question.key, "round": question.round}
+    if question.kind == "words":
+        session.journal.append("answer", **data, question=question.text, answer=answer.text)
+    else:
+        said = {"verdict": answer.verdict, "why": answer.text, "by": answer.by}
+        session.journal.append("approval", **data, **said)
 
 
 def _open_journal(session: Session, bench: Workbench) -> Palette:

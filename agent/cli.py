@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from agent.commands import overnight
 from agent.commands.common import (
     HomeOption,
     PresetArgument,
@@ -20,12 +21,22 @@ from agent.commands.common import (
     say,
     say_table,
 )
+from agent.commands.overnight import (
+    DetachOption,
+    MaxGpuHoursOption,
+    MaxHoursOption,
+    MaxImagesOption,
+    OnFinishOption,
+    PatienceOption,
+    TargetScoreOption,
+)
 from memory.errors import (
     BrainError,
     DataError,
     SessionError,
     SettingsError,
     ShapingError,
+    Stopped,
     StorageError,
     WeightsError,
 )
@@ -37,7 +48,7 @@ if TYPE_CHECKING:
 EPILOG = (
     "Exit codes: 0 done; 1 another failure; 2 settings, data or weights that cannot be used; "
     "3 a disk that is full or cannot be written; 4 a session in use or damaged; 5 a language "
-    "model that cannot be used; 130 interrupted."
+    "model that cannot be used; 6 a session ended on request, to be resumed; 130 interrupted."
 )
 
 
@@ -49,7 +60,7 @@ class Explained(TyperGroup):
         try:
             return super().invoke(ctx)
         except ShapingError as error:
-            complain("Error:", str(error))
+            complain("Stopped:" if isinstance(error, Stopped) else "Error:", str(error))
             raise typer.Exit(exit_code(error)) from error
         except KeyboardInterrupt as error:
             complain("Interrupted;", "run the same command again to continue.")
@@ -64,7 +75,9 @@ def exit_code(error: ShapingError) -> int:
         return 3
     if isinstance(error, SessionError):
         return 4
-    return 5 if isinstance(error, BrainError) else 1
+    if isinstance(error, BrainError):
+        return 5
+    return 6 if isinstance(error, Stopped) else 1
 
 
 app = typer.Typer(
@@ -76,12 +89,15 @@ app = typer.Typer(
 )
 memory_app = typer.Typer(no_args_is_help=True, help="Search what all sessions have learnt.")
 app.add_typer(memory_app, name="memory")
+app.add_typer(overnight.app)
 
 
 @app.command()
 def run(
     preset: PresetArgument = "solar",
-    rounds: Annotated[int | None, typer.Option(help="Rounds in all.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option("--max-rounds", "--rounds", help="Rounds in all.")
+    ] = None,
     images_per_round: Annotated[int | None, typer.Option(help="Images of a round.")] = None,
     session: Annotated[
         str | None, typer.Option(help="Name of the session; one that exists is continued.")
@@ -97,13 +113,24 @@ def run(
     max_usd: Annotated[
         float | None, typer.Option(help="US dollars that it may cost; needs llm.prices.")
     ] = None,
+    max_hours: MaxHoursOption = None,
+    max_gpu_hours: MaxGpuHoursOption = None,
+    max_images: MaxImagesOption = None,
+    target_score: TargetScoreOption = None,
+    patience: PatienceOption = None,
     interactive: Annotated[
         bool, typer.Option("--interactive", "-i", help="Let the agent ask you questions.")
     ] = False,
+    detach: DetachOption = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show settings, first plan and estimates; write nothing."),
+    ] = False,
+    on_finish: OnFinishOption = None,
     home: HomeOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Run a session, or continue it, and write its report."""
+    """Run a session, or continue it, until a limit is reached, and write its report."""
     settings = resolve(
         preset,
         set_,
@@ -115,12 +142,21 @@ def run(
             "brain": brain,
             "llm.max_tokens": max_tokens,
             "llm.max_usd": max_usd,
+            "limits.max_hours": max_hours,
+            "limits.max_gpu_hours": max_gpu_hours,
+            "limits.max_images": max_images,
+            "limits.target_score": target_score,
+            "limits.patience": patience,
+            "session.on_finish": on_finish,
             "home": home,
         },
     )
-    from agent import autonomous
+    if dry_run:
+        from agent import rehearsal
 
-    say(f"Report: {autonomous.run(settings, console(), interactive)}")
+        rehearsal.show(settings, console())
+    else:
+        overnight.start(settings, detach, interactive)
 
 
 @app.command()
@@ -153,18 +189,10 @@ def report(
 ) -> None:
     """Write the report of a session again."""
     from agent.report import write_report
-    from agent.session import list_sessions
+    from agent.session import latest
 
     folder = resolve(home=home).home
-    if session is None:
-        found = list_sessions(folder)
-        if not found:
-            raise SettingsError(
-                f"There are no sessions under {folder}. Start one with `shaping run`, or name "
-                "another folder with --home."
-            )
-        session = found[0].name
-    say(f"Report: {write_report(folder, session)}")
+    say(f"Report: {write_report(folder, session or latest(folder))}")
 
 
 @app.command("presets")
@@ -192,13 +220,13 @@ def pretrain(
     settings = resolve(preset, set_, {"pretrain.steps": steps, "home": home})
     from rich.progress import Progress, TimeRemainingColumn
 
-    from agent.workbench import build_target, choose_device
+    from agent.workbench import build_pretrain_target, choose_device
     from tools.card import write_card
     from tools.pretrain import pretrain as train
 
     folder = output or settings.home / "pretrain" / Path(preset).stem
     device = choose_device(settings)
-    target = build_target(settings)
+    target = build_pretrain_target(settings)
     say(target.notice)
     columns = ["step {task.completed:.0f} of {task.total:.0f}", "{task.fields[figures]}", "left"]
     with Progress(*columns, TimeRemainingColumn(), console=console()) as bar:

@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 import psutil
 
 from agent.settings import LimitSettings
-from memory.errors import ShapingError
+from memory.errors import Stopped
 from memory.files import write_json
 from memory.records import Record
 
@@ -36,17 +36,6 @@ HEARTBEAT, CONTROL = "heartbeat.json", "control.json"
 CHECK_EVERY_S = 0.5
 PAUSE_S = 0.5
 _GB = 1e9
-
-
-class Stopped(ShapingError):
-    """Raised at a safe point of a session that has to end now; it can be resumed.
-
-    rule: "asked", "signal", or the limit that was reached, e.g. "max_hours".
-    """
-
-    def __init__(self, rule: str, message: str) -> None:
-        super().__init__(message)
-        self.rule = rule
 
 
 class Holder(Record):
@@ -142,10 +131,18 @@ def condition(folder: Path) -> Condition:
     return Condition(last.state, last)
 
 
+def note(folder: Path, why: str) -> None:
+    """Write beside the last sign of life of a process why it is going to be killed."""
+    if last := read_heartbeat(folder):
+        _write(folder, last.model_copy(update={"why": why}))
+
+
 class Control:
     """The running side of a session: gives signs of life, obeys requests, keeps time limits.
 
-    say: tells a person why a session pauses. clock: seconds, monotonic, so that a clock that is
+    say: tells a person why a session pauses; after_pause: is told why, and for how many seconds, it
+    did. killed: the last sign of life of the run before, when
+    it did not end by itself. clock: seconds, monotonic, so that a clock that is
     set does not change what counts as worked.
     """
 
@@ -157,10 +154,12 @@ class Control:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.say: Callable[[str], None] = lambda text: None
+        self.after_pause: Callable[[str, float], None] = lambda why, seconds: None
         self.device = "cpu"
         self._folder, self._limits, self._clock, self._sleep = folder, limits, clock, sleep
         self._holder = myself()
         last = read_heartbeat(folder)
+        self.killed = last if last and last.state != "ended" else None
         self.worked_s = last.worked_s if last else 0.0
         self.gpu_s = last.gpu_s if last else 0.0
         self._where: dict[str, Any] = {}
@@ -178,6 +177,11 @@ class Control:
             yield
         finally:
             self._where = outside
+
+    @property
+    def round(self) -> int:
+        """The number of the round in hand, 0 outside."""
+        return int(self._where.get("round", 0))
 
     def worked(self) -> float:
         """Return the seconds worked so far by all runs of the session, pauses apart."""
@@ -202,8 +206,9 @@ class Control:
         self._count()
         self._beat("running")
         self._end_if_asked(between_stages)
-        if why := self._reason_to_pause():
-            self.say(f"Paused: {why}")
+        if first := self._reason_to_pause():
+            self.say(f"Paused: {first}")
+            why = first
             while why:
                 self._beat("paused", why)
                 self._sleep(PAUSE_S)
@@ -213,11 +218,12 @@ class Control:
             self._counted_at = self._clock()
             self._beat("running")
             self.say("Going on.")
+            self.after_pause(first, self._counted_at - now)
 
-    def close(self) -> None:
-        """Say that the process lets go of the session."""
+    def close(self, why: str = "") -> None:
+        """Say that the process lets go of the session; why: the error that made it."""
         self._count()
-        self._beat("ended")
+        self._beat("ended", why)
         (self._folder / CONTROL).unlink(missing_ok=True)
 
     def _end_if_asked(self, between_stages: bool) -> None:
@@ -263,12 +269,16 @@ class Control:
             gpu_s=round(self.gpu_s, 3),
             **self._where,
         )
-        path = self._folder / HEARTBEAT
-        temporary = path.with_suffix(".tmp")
-        # Not synced, and no reason to end a session: on a full disk the work itself says so.
-        with contextlib.suppress(OSError):
-            temporary.write_text(beat.model_dump_json(), encoding="utf-8")
-            temporary.replace(path)
+        _write(self._folder, beat)
+
+
+def _write(folder: Path, beat: Heartbeat) -> None:
+    path = folder / HEARTBEAT
+    temporary = path.with_suffix(".tmp")
+    # Not synced, and no reason to end a session: on a full disk the work itself says so.
+    with contextlib.suppress(OSError):
+        temporary.write_text(beat.model_dump_json(), encoding="utf-8")
+        temporary.replace(path)
 
 
 def _boot_id() -> str:

@@ -9,7 +9,15 @@ from pathlib import Path
 from agent.session import folder_of, stored_settings
 from agent.settings import Settings, overrides
 from agent.workbench import build_target
-from eval.colours import depth_bar, depth_rgb, legend, normals_rgb, segmentation_rgb, side_by_side
+from eval.colours import (
+    below_one_another,
+    depth_bar,
+    depth_rgb,
+    legend,
+    normals_rgb,
+    segmentation_rgb,
+    side_by_side,
+)
 from eval.decisions import decisions
 from eval.montage import montage_png
 from eval.report import ReportData, build_report_html
@@ -17,12 +25,15 @@ from memory.errors import DataError
 from memory.files import write_bytes
 from memory.journal import read_events, rounds
 from memory.records import Round
+from tools import tasks
 from tools.dataset import encode_png, read_shards
 from tools.evaluate import read_sealed
 from tools.samples import Images, Samples
 
 # Ends of the colours of depth.
 DEPTH_M = (2.0, 100.0)
+# Kinds of events that the report tells.
+HAPPENINGS = ("resumed", "warning", "fallback", "fault", "paused", "ended")
 # Images shown per prompt, in rows of about so many pixels.
 SHOWN = 8
 WIDTH_PX = 384
@@ -38,17 +49,18 @@ def write_report(home: Path, name: str) -> Path:
     events = read_events(folder / "journal.jsonl")
     past = rounds(events)
     target = build_target(settings.model_copy(update={"home": home}))
+    kinds = tasks.build(settings.dstm.task).needs
     data = ReportData(
         session=name,
         settings=settings.model_dump(mode="json"),
         notice=target.notice,
         rounds=past,
         sealed=read_sealed(folder),
-        prompt_montages=_prompt_montages(folder, past, settings.dstm.task, target.pixel_classes),
+        prompt_montages=_prompt_montages(folder, past, kinds, target.pixel_classes),
         failure_montages=_failure_montages(folder, past),
-        legend=_legend(settings.dstm.task, target.pixel_classes),
+        legend=_legend(kinds, target.pixel_classes),
         decisions=decisions(settings.brain, events),
-        events=[e for e in events if e["kind"] in ("resumed", "warning", "fallback")],
+        events=[e for e in events if e["kind"] in HAPPENINGS],
         reproduce=[_command(settings, home, name)],
     )
     path = folder / "report.html"
@@ -66,7 +78,7 @@ def _command(settings: Settings, home: Path, name: str) -> str:
 
 
 def _prompt_montages(
-    folder: Path, past: list[Round], kind: str, names: Sequence[str]
+    folder: Path, past: list[Round], kinds: Sequence[str], names: Sequence[str]
 ) -> Mapping[str, bytes]:
     """Return a PNG strip of the first images of every prompt, with their labels beside them."""
     pictures = {}
@@ -74,7 +86,7 @@ def _prompt_montages(
         if current.batch is None:
             continue
         stored = read_shards([folder / shard.file for shard in current.batch.shards])
-        images = labelled_pictures(stored.samples, kind, names)
+        images = labelled_pictures(stored.samples, kinds, names)
         columns = min(SHOWN // 2, max(1, WIDTH_PX // images.shape[3]))
         for prompt_id in dict.fromkeys(stored.prompt_ids):
             own = [i for i, p in enumerate(stored.prompt_ids) if p == prompt_id][:SHOWN]
@@ -95,20 +107,25 @@ def _failure_montages(folder: Path, past: list[Round]) -> Mapping[str, bytes]:
     return pictures
 
 
-def _legend(kind: str, names: Sequence[str]) -> bytes | None:
+def _legend(kinds: Sequence[str], names: Sequence[str]) -> bytes | None:
     """Return a PNG that explains the colours of `labelled_pictures`; None where none is needed."""
-    if kind == "segmentation":
-        return encode_png(legend(names))
-    return encode_png(depth_bar(*DEPTH_M)) if kind == "depth" else None
+    pictures = []
+    if "segmentation" in kinds:
+        pictures.append(legend(names))
+    if "depth" in kinds:
+        pictures.append(depth_bar(*DEPTH_M))
+    return encode_png(below_one_another(pictures)) if pictures else None
 
 
-def labelled_pictures(samples: Samples, kind: str, names: Sequence[str]) -> Images:
-    """Return images with their labels of one kind as colours on the right, where there are any."""
-    if kind not in samples.labels:
-        return samples.images
-    values = samples.labels[kind]
-    if kind == "segmentation":
-        colours = segmentation_rgb(values, names)
-    else:
-        colours = depth_rgb(values, *DEPTH_M) if kind == "depth" else normals_rgb(values)
-    return side_by_side(samples.images, colours)
+def labelled_pictures(samples: Samples, kinds: Sequence[str], names: Sequence[str]) -> Images:
+    """Return images with the colours of these kinds of labels, as far as there are any, right."""
+    colours = []
+    for kind in kinds:
+        if kind not in samples.labels:
+            continue
+        values = samples.labels[kind]
+        if kind == "segmentation":
+            colours.append(segmentation_rgb(values, names))
+        else:
+            colours.append(depth_rgb(values, *DEPTH_M) if kind == "depth" else normals_rgb(values))
+    return side_by_side(samples.images, *colours) if colours else samples.images

@@ -9,22 +9,27 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import yaml
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from agent.control import Control
+from agent.control import Condition, Control, condition
 from agent.settings import Settings, differences, fingerprint
-from memory.errors import SessionError, SettingsError
+from memory.errors import SessionError, SettingsError, Stopped
 from memory.files import write_bytes
-from memory.journal import Journal, read_events, rounds
+from memory.journal import Event, Journal, read_events, rounds
 from memory.records import Round
+
+State = Literal["running", "paused", "stuck", "dead", "failed", "stopped", "finished", "open"]
+"""running, paused: as it should be; stuck: its process gives no sign of life; dead: its process is
+gone without a word; failed: it ended by an error; stopped: on request; finished: by a limit; open:
+begun and left by a version without heartbeats."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -39,7 +44,7 @@ class SessionInfo:
     rounds: int
     score: float | None
     updated: str
-    state: str
+    state: State
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,10 @@ class Session:
     def rounds(self) -> list[Round]:
         """Return all rounds so far, folded from the journal."""
         return rounds(self.journal.events())
+
+    def rounds_done(self) -> list[Round]:
+        """Return the rounds that have ended."""
+        return [r for r in self.rounds() if self.round_done(r.number)]
 
     def round_done(self, number: int) -> bool:
         """Tell whether a round has ended."""
@@ -80,6 +89,17 @@ def next_name(home: Path, preset: str) -> str:
     return f"{stem}-{number}"
 
 
+def latest(home: Path) -> str:
+    """Return the name of the session that was last worked on; raises SettingsError for none."""
+    found = list_sessions(home)
+    if not found:
+        raise SettingsError(
+            f"There are no sessions under {home}. Start one with `shaping run`, or name another "
+            "folder with --home."
+        )
+    return found[0].name
+
+
 @contextmanager
 def open_session(settings: Settings, name: str) -> Iterator[Session]:
     """Make or resume a session and hold its lock.
@@ -95,7 +115,13 @@ def open_session(settings: Settings, name: str) -> Iterator[Session]:
         control = Control(folder, settings.limits)
         try:
             yield Session(name, folder, settings, journal, control)
-        finally:
+        except Stopped:
+            control.close()
+            raise
+        except BaseException as error:
+            control.close(f"{type(error).__name__}: {error}")
+            raise
+        else:
             control.close()
 
 
@@ -168,6 +194,18 @@ def stored_settings(home: Path, name: str) -> Settings:
     return _read_settings(path)["settings"]
 
 
+def state_of(now: Condition, events: Sequence[Event], n_rounds: int) -> State:
+    """Tell what a session does from its heartbeat and its journal."""
+    if now.state != "ended":
+        return now.state
+    if now.heartbeat and now.heartbeat.why:
+        return "failed"
+    if events and events[-1]["kind"] == "ended":
+        return "stopped" if events[-1]["rule"] in ("asked", "signal") else "finished"
+    n_done = sum(event["kind"] == "round_done" for event in events)
+    return "finished" if n_done >= n_rounds else "open"
+
+
 def list_sessions(home: Path) -> list[SessionInfo]:
     """Return all sessions under a home folder, the latest first."""
     found = []
@@ -182,7 +220,6 @@ def list_sessions(home: Path) -> list[SessionInfo]:
             if r.report and r.report.metrics
         ]
         n_done = sum(event["kind"] == "round_done" for event in events)
-        finished = n_done >= settings.session.rounds
         found.append(
             SessionInfo(
                 name=path.parent.name,
@@ -191,17 +228,7 @@ def list_sessions(home: Path) -> list[SessionInfo]:
                 rounds=settings.session.rounds,
                 score=scores[-1] if scores else None,
                 updated=events[-1]["time"] if events else "",
-                state="finished" if finished else "running" if _in_use(path.parent) else "open",
+                state=state_of(condition(path.parent), events, settings.session.rounds),
             )
         )
     return sorted(found, key=lambda info: info.updated, reverse=True)
-
-
-def _in_use(folder: Path) -> bool:
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return True
-    lock.release()
-    return False

@@ -37,11 +37,13 @@ ENV_PREFIX = "SHAPING_"
 FREE_KEYS = (
     "preset",
     "pretrain",
+    "pretrain_target",
     "llm",
     "limits",
     "session.name",
     "session.rounds",
     "session.images_per_round",
+    "session.on_finish",
     "device",
     "home",
 )
@@ -117,6 +119,7 @@ class SessionSettings(Record):
     images_per_prompt: int = Field(8, ge=1)
     shard_size: int = Field(32, ge=1)
     seed: int = Field(0, ge=0)
+    on_finish: str | None = Field(None, description="shell command that is run at the end")
 
 
 class LimitSettings(Record):
@@ -147,6 +150,9 @@ class Settings(Record):
     limits: LimitSettings = LimitSettings()
     session: SessionSettings = SessionSettings()
     pretrain: PretrainSettings = PretrainSettings()
+    pretrain_target: TargetSettings | None = Field(
+        None, description="what the MTDM learns from, where it is not the target"
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     home: Annotated[Path, AfterValidator(Path.expanduser)] = Path("shaping-home")
 
@@ -175,17 +181,35 @@ def load_settings(
     expected.
     """
     values, _ = _read_preset(preset)
-    origins: dict[str, str] = {}
     assignments = [
         (name.removeprefix(ENV_PREFIX).lower().replace("__", "."), text, f"by {name}")
         for name, text in sorted((env or {}).items())
         if name.startswith(ENV_PREFIX)
     ]
+    return _build(preset, values, [*assignments, *_assignments(overrides)])
+
+
+def with_changes(settings: Settings, overrides: Sequence[str]) -> Settings:
+    """Return settings changed by "section.key=value", read and refused as in `load_settings`."""
+    values = settings.model_dump(mode="json", exclude={"preset"})
+    return _build(settings.preset, values, _assignments(overrides))
+
+
+def _assignments(overrides: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Return key, text and origin of each "key=value" of the command line."""
+    found = []
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise SettingsError(f"{override!r} sets nothing; expected KEY=VALUE.")
-        assignments.append((key.strip(), text, "on the command line"))
+        found.append((key.strip(), text, "on the command line"))
+    return found
+
+
+def _build(
+    preset: str, values: dict[str, Any], assignments: Sequence[tuple[str, str, str]]
+) -> Settings:
+    origins: dict[str, str] = {}
     for key, text, origin in assignments:
         if key == "preset":
             raise SettingsError(f"A preset cannot be given {origin} as a setting; use run PRESET.")

@@ -27,6 +27,17 @@ class Workbench:
         self.observer = observer
         self.control = session.control
         self.control.say = observer.warn
+        self.control.after_pause = self._journal_pause
+
+    def fault(self, what: str, told: str) -> None:
+        """Journal and show something that went wrong and was dealt with."""
+        number = self.control.round
+        self.session.journal.append("fault", what=what, told=told, round=number)
+        self.observer.warn(told)
+
+    def _journal_pause(self, why: str, seconds: float) -> None:
+        told = f"Waited {seconds:.0f} s: {why}"
+        self.session.journal.append("paused", told=told, round=self.control.round)
 
     @contextmanager
     def stage(self, name: str, number: int) -> Iterator[None]:
@@ -107,6 +118,12 @@ def choose_device(settings: Settings) -> str:
 def build_target(settings: Settings) -> Target:
     """Build the target of the settings, its cache under HOME/cache."""
     return targets.build(settings.target.name, settings.home / "cache", **settings.target.options)
+
+
+def build_pretrain_target(settings: Settings) -> Target:
+    """Build what the MTDM learns from: the target, unless the settings name something else."""
+    source = settings.pretrain_target or settings.target
+    return targets.build(source.name, settings.home / "cache", **source.options)
 
 
 def build_generator(settings: Settings, target: Target, device: str) -> Generator:

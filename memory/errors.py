@@ -9,7 +9,8 @@ Every message names what was given, what was expected and what to do. The tree::
     |- SessionError          a session folder that is in use, foreign or damaged
     |- StorageError          a disk that is full or cannot be written
     |- ToolError             a tool call that is illegal or malformed
-    `- BrainError            a language model that cannot be reached or gives no answer
+    |- BrainError            a language model that cannot be reached or gives no answer
+    `- Stopped               a session that has to end now and can be resumed
 """
 
 from __future__ import annotations
@@ -48,6 +49,17 @@ class ToolError(ShapingError):
 
 class BrainError(ShapingError):
     """A language model that cannot be reached, refuses, or gives no usable answer."""
+
+
+class Stopped(ShapingError):
+    """Raised at a safe point of a session that has to end now; it can be resumed.
+
+    rule: "asked", "signal", or the limit that was reached, e.g. "max_hours".
+    """
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(message)
+        self.rule = rule
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> str:

@@ -43,8 +43,12 @@ def resolve(
     from agent.settings import load_settings
 
     given = {**(options or {}), **({"home": home} if home else {})}
-    named = [f"{key}={value}" for key, value in given.items() if value is not None]
-    return load_settings(preset, [*(set_ or []), *named], os.environ)
+    return load_settings(preset, [*(set_ or []), *assignments(given)], os.environ)
+
+
+def assignments(options: dict[str, Any]) -> list[str]:
+    """Return the "key=value" of options; those that are None were not given."""
+    return [f"{key}={value}" for key, value in options.items() if value is not None]
 
 
 def console() -> Console:

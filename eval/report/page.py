@@ -44,6 +44,13 @@ from memory.records import (
 _WIDE, _NARROW, _SMALL = 980, 350, 320
 _N_WORST = 8
 _NOT_NAMED = "not named"
+_HAPPENINGS = (
+    ("fault", "fault was dealt with", "faults were dealt with"),
+    ("resumed", "resume", "resumes"),
+    ("paused", "pause", "pauses"),
+    ("fallback", "fallback to the policy", "fallbacks to the policy"),
+    ("warning", "warning", "warnings"),
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class ReportData:
     rounds: in order; parts that are None are shown as missing. sealed: reports on the test
     split. Montages are PNG files' bytes by prompt id and by failure id; legend: a PNG that says
     what the colours of their labels mean. events: journal events
-    worth telling (fallbacks, resumes, warnings). decisions: of the brain, by round. reproduce:
+    worth telling (faults, pauses, fallbacks, resumes, warnings, the end). decisions: of the brain, by round. reproduce:
     command lines, in order.
     """
 
@@ -191,6 +198,7 @@ def build_report_html(data: ReportData) -> str:
             legend=_data_uri(data.legend),
             legal_share=legal_share(data.decisions),
             events=[_event_row(event) for event in data.events],
+            happened=happened(data.events),
             settings=list(_flat(data.settings)),
         )
     )
@@ -444,9 +452,24 @@ def _both(draw: Callable[[int], Markup]) -> Markup:
     )
 
 
+def happened(events: Sequence[Mapping[str, Any]]) -> str:
+    """Return in a sentence or two how a session ended and what it went through."""
+    counts = Counter(str(event.get("kind", "")) for event in events)
+    said = [
+        f"{counts[kind]} {one if counts[kind] == 1 else many}"
+        for kind, one, many in _HAPPENINGS
+        if counts[kind]
+    ]
+    last = events[-1] if events and events[-1].get("kind") == "ended" else None
+    end = f"It ended by {text.words(last['rule']).lower()}: {last['told']}. " if last else ""
+    return f"{end}{', '.join(said).capitalize() or 'No fault, resume, fallback or warning'}."
+
+
 def _event_row(event: Mapping[str, Any]) -> dict[str, str]:
-    known = ("schema", "time", "kind", "key", "round")
+    known = ("schema", "time", "kind", "key", "round", "chain", "settings", "interactive")
     rest = {key: value for key, value in event.items() if key not in known}
+    if not rest and event.get("kind") == "resumed":
+        rest = {"told": "continued where it had stopped"}
     told = [_plain(v) if len(rest) == 1 else f"{k}: {_plain(v)}" for k, v in rest.items()]
     return {
         "time": str(event.get("time", "")).replace("T", " ")[:19],

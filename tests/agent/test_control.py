@@ -11,7 +11,6 @@ import pytest
 from agent.control import (
     Control,
     Heartbeat,
-    Stopped,
     condition,
     myself,
     read_heartbeat,
@@ -19,6 +18,7 @@ from agent.control import (
     requested,
 )
 from agent.settings import LimitSettings
+from memory.errors import Stopped
 from memory.files import write_bytes
 
 

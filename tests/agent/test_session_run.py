@@ -38,7 +38,7 @@ def content(folder: Path) -> list[dict[str, Any]]:
     untold = ("time", "seconds", "messages", "result", "chain")
     keep = []
     for event in read_events(folder / "journal.jsonl"):
-        if event["kind"] not in ("stage", "resumed", "opening"):
+        if event["kind"] not in ("stage", "resumed", "opening", "ended", "fault", "paused"):
             keep.append({k: v for k, v in event.items() if k not in untold})
     return keep
 
