@@ -116,6 +116,18 @@ def depth_bar(near_m: float, far_m: float) -> Images:
     return _channels_first(picture)
 
 
+def below_one_another(pictures: Sequence[Images]) -> Images:
+    """Return pictures, (3, h, w), of any widths as one, with the background of the legends."""
+    width = max(picture.shape[2] for picture in pictures)
+    background = np.array(_BACKGROUND, np.uint8).reshape(3, 1, 1)
+    rows = []
+    for picture in pictures:
+        row = np.broadcast_to(background, (3, picture.shape[1], width)).copy()
+        row[:, :, : picture.shape[2]] = picture
+        rows.append(row)
+    return np.concatenate(rows, axis=1)
+
+
 def _voc(number: int) -> tuple[int, int, int]:
     """Return colour `number` of PASCAL VOC: the bits of the number, dealt out to R, G and B."""
     channels = [0, 0, 0]

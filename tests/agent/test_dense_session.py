@@ -14,6 +14,7 @@ from agent.report import labelled_pictures
 from agent.session import list_sessions
 from agent.settings import load_settings
 from memory.journal import read_events, rounds
+from tools import tasks
 from tools.dataset import read_shards
 
 SMALL = (
@@ -30,7 +31,12 @@ SMALL = (
 
 @pytest.mark.parametrize(
     ("preset", "metric"),
-    [("streets-seg", "miou"), ("streets-depth", "delta1"), ("streets-normals", "within_11")],
+    [
+        ("streets-seg", "miou"),
+        ("streets-depth", "delta1"),
+        ("streets-normals", "within_11"),
+        ("streets-multi", "mean_score"),
+    ],
 )
 def test_session_over_labels_of_pixels(tmp_path: Path, preset: str, metric: str) -> None:
     settings = load_settings(preset, [*SMALL, f"home={tmp_path}"], {})
@@ -48,11 +54,11 @@ def test_session_over_labels_of_pixels(tmp_path: Path, preset: str, metric: str)
     assert "stand for photographs and are none" in html
     assert ("Legend of the colours" in html) == (preset != "streets-normals")
 
-    kind = settings.dstm.task
+    kinds = tasks.build(settings.dstm.task).needs
     stored = read_shards([page.parent / shard.file for shard in one.batch.shards]).samples
     assert set(stored.labels) == {"segmentation", "depth", "normals"}
-    shown = labelled_pictures(stored, kind, [str(i) for i in range(11)])
-    assert shown.shape == (24, 3, 64, 192)
+    shown = labelled_pictures(stored, kinds, [str(i) for i in range(11)])
+    assert shown.shape == (24, 3, 64, 96 * (1 + len(kinds)))
     for failure in two.failures:
         if failure.picture:
             with Image.open(page.parent / failure.picture) as picture:

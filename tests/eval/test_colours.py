@@ -38,3 +38,11 @@ def test_legends_name_and_scale() -> None:
     assert bar.dtype == np.uint8
     images = np.zeros((2, 1, 4, 6), np.uint8)
     assert colours.side_by_side(images, np.ones((2, 3, 4, 6), np.uint8)).shape == (2, 3, 4, 12)
+
+
+def test_legends_below_one_another() -> None:
+    narrow, wide = np.ones((3, 2, 4), np.uint8), np.full((3, 5, 9), 2, np.uint8)
+    found = colours.below_one_another([narrow, wide])
+    assert found.shape == (3, 7, 9)
+    assert np.array_equal(found[:, :2, :4], narrow)
+    assert np.array_equal(found[:, 2:], wide)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,68 @@ def blank(kind: str, samples: Samples) -> Samples:
     )
 
 
-@pytest.mark.parametrize("name", ["segmentation", "depth", "normals"])
+PARTS = ("segmentation", "depth", "normals")
+
+
+def test_tasks_learned_together(known: Samples, unseen: Samples, tmp_path: Path) -> None:
+    task = tasks.build("segmentation+depth")
+    assert task.needs == ("segmentation", "depth")
+    model, _, _ = train_model(known, task, len(CLASS_NAMES), QUICK)
+    said = task.predict(model, unseen.images)
+    assert said.shape == (20, 2, 64, 96)
+    report = task.report(said, unseen, CLASS_NAMES, 1, "test", [("layout",)], 2)
+    assert report.metrics["miou"].value > 0.15
+    assert report.metrics["delta1"].value > 0.25
+    save_model(tmp_path, model, {"task": task.name, "class_names": list(CLASS_NAMES)})
+    restored, meta = load_model(tmp_path)
+    assert np.array_equal(tasks.build(meta["task"]).predict(restored, unseen.images), said)
+
+
+def test_a_right_answer_to_several_tasks_is_right_in_each(unseen: Samples) -> None:
+    task = tasks.build("multi")
+    truth = task.labels(unseen).numpy()
+    report = task.report(truth, unseen, CLASS_NAMES, 1, "test", [("layout",)], 2)
+    for metric in ("mean_score", "miou", "delta1", "within_11"):
+        assert report.metrics[metric].value == 1
+    assert all(score.accuracy.value == 1 for score in report.slices)
+    # A third of the score is lost with the third of the labels.
+    truth[:, 1] *= 3
+    report = task.report(truth, unseen, CLASS_NAMES, 1, "test", [], 2)
+    assert report.metrics["delta1"].value == 0
+    assert report.metrics["mean_score"].value == pytest.approx(2 / 3)
+    pictures, captions = task.pictures(truth, unseen, CLASS_NAMES)
+    assert pictures.shape == (20, 3, 3 * 64, 3 * 96)
+    assert captions[0].count(";") == 2
+
+
+@pytest.mark.parametrize("missing", PARTS)
+def test_a_street_that_lacks_a_label_trains_the_other_tasks(unseen: Samples, missing: str) -> None:
+    task = tasks.build("multi")
+    model = task.build_model((3, 64, 96), len(CLASS_NAMES), QUICK)
+    images = torch.from_numpy(unseen.images).float() / 255
+    partly = replace(unseen, labels=unseen.labels | blank(missing, unseen).labels)
+    plain = QUICK.model_copy(update={"balance_classes": False})
+    outputs = model(images)
+    together = task.loss(outputs, Batch(images, task.labels(partly)), plain)
+    alone = {
+        name: tasks.build(name).loss(part, Batch(images, tasks.build(name).labels(partly)), plain)
+        for name, part in zip(PARTS, outputs.split([len(CLASS_NAMES), 1, 3], dim=1), strict=True)
+    }
+    assert torch.allclose(together, sum(alone.values(), torch.zeros(20)), atol=1e-5)
+    assert alone[missing][0] == 0
+    assert all(loss[0] > 0 for name, loss in alone.items() if name != missing)
+    said = task.predict(model, unseen.images)
+    report = task.report(said, partly, CLASS_NAMES, 1, "test", [], 1)
+    assert report.metrics["mean_score"].n == 20
+    assert report.metrics[tasks.build(missing).metric].n == 19
+
+
+def test_what_cannot_be_learned_together_is_named() -> None:
+    with pytest.raises(SettingsError, match="'classification' cannot be learned together"):
+        tasks.build("depth+classification")
+
+
+@pytest.mark.parametrize("name", PARTS)
 def test_unknown_pixels_do_not_count(unseen: Samples, name: str) -> None:
     task = tasks.build(name)
     model = task.build_model((3, 64, 96), len(CLASS_NAMES), QUICK)

@@ -113,8 +113,14 @@ class Task(Protocol):
 
 
 def build(name: str) -> Task:
-    """Build the task `name`, or the one at the dotted path `package.module:build`."""
+    """Build the task `name`, or the one at the dotted path `package.module:build`.
+
+    Names joined by "+" are learned together by one model, see `tools.tasks.multi`.
+    """
     from tools.plugins import load
 
+    if "+" in name:
+        several: Task = load("tools.tasks", "multi", "Multi")(name.split("+"))
+        return several
     task: Task = load("tools.tasks", name)()
     return task

@@ -10,15 +10,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import interpolate
 
 from memory.errors import DataError, SettingsError, WeightsError, unknown
 from tools.samples import Images, Samples
-from tools.tasks import Batch, Model
+from tools.tasks import Batch, Model, Task
 from tools.tasks._unet import UNet
 
 if TYPE_CHECKING:
@@ -28,6 +30,24 @@ Head = Literal["semantic segmentation", "depth estimation"]
 
 _PREDICT_BATCH = 64
 _LEAST_M = 1e-3
+
+
+class DenseTask(Task, Protocol):
+    """A task whose labels belong to pixels, and that can share a model with others of its kind.
+
+    n_outputs: numbers per pixel that the model says, and that a label has; None: logits of
+    classes, and one class id.
+    """
+
+    n_outputs: int | None
+
+    def decode(self, outputs: torch.Tensor) -> NDArray[Any]:
+        """Return what `predict` returns, of a model's outputs, (n, n_outputs, h, w)."""
+        ...
+
+    def scores(self, predictions: NDArray[Any], samples: Samples) -> NDArray[np.float64]:
+        """Return the score of each image, 0..1, (n,), NaN where nothing of it is known."""
+        ...
 
 
 class DenseTransformer(Model):

@@ -32,6 +32,7 @@ class Depth:
     name = "depth"
     needs: tuple[str, ...] = ("depth",)
     metric = "delta1"
+    n_outputs: int | None = 1
 
     def build_model(
         self, image_shape: tuple[int, int, int], n_classes: int, settings: TrainSettings
@@ -69,7 +70,16 @@ class Depth:
     def predict(self, model: Model, images: Images) -> NDArray[Any]:
         """Return metres, float32, (n, h, w)."""
         outputs = _dense.outputs_of(model, images)
-        return np.concatenate([part[:, 0].float().exp().cpu().numpy() for part in outputs])
+        return np.concatenate([self.decode(part) for part in outputs])
+
+    def decode(self, outputs: torch.Tensor) -> NDArray[Any]:
+        """Return metres, float32, (n, h, w), of logarithms, (n, 1, h, w)."""
+        metres: NDArray[np.float32] = outputs[:, 0].float().exp().cpu().numpy()
+        return metres
+
+    def scores(self, predictions: NDArray[Any], samples: Samples) -> NDArray[np.float64]:
+        """Return each image's delta1, (n,), NaN where nothing of it is known."""
+        return depth_scores(depth_sums(samples.labels["depth"], predictions))
 
     def report(
         self,
@@ -95,7 +105,7 @@ class Depth:
         alpha: float,
     ) -> tuple[Failure, ...]:
         """Return the slices whose mean delta1 is lower than that of the rest."""
-        scores = depth_scores(depth_sums(samples.labels["depth"], predictions))
+        scores = self.scores(predictions, samples)
         return dense_failures(scores, samples.attributes, samples.ids, by, n_min, alpha)
 
     def pictures(

@@ -30,6 +30,7 @@ class Normals:
     name = "normals"
     needs: tuple[str, ...] = ("normals",)
     metric = "within_11"
+    n_outputs: int | None = 3
 
     def build_model(
         self, image_shape: tuple[int, int, int], n_classes: int, settings: TrainSettings
@@ -64,7 +65,16 @@ class Normals:
     def predict(self, model: Model, images: Images) -> NDArray[Any]:
         """Return unit vectors, float32, (n, 3, h, w)."""
         outputs = _dense.outputs_of(model, images)
-        return np.concatenate([normalize(part.float(), dim=1).cpu().numpy() for part in outputs])
+        return np.concatenate([self.decode(part) for part in outputs])
+
+    def decode(self, outputs: torch.Tensor) -> NDArray[Any]:
+        """Return vectors of length 1, float32, (n, 3, h, w)."""
+        vectors: NDArray[np.float32] = normalize(outputs.float(), dim=1).cpu().numpy()
+        return vectors
+
+    def scores(self, predictions: NDArray[Any], samples: Samples) -> NDArray[np.float64]:
+        """Return each image's share within 11.25 degrees, (n,), NaN where nothing is known."""
+        return normals_scores(angle_counts(samples.labels["normals"], predictions))
 
     def report(
         self,
@@ -90,7 +100,7 @@ class Normals:
         alpha: float,
     ) -> tuple[Failure, ...]:
         """Return the slices whose mean share within 11.25 degrees is lower than the rest's."""
-        scores = normals_scores(angle_counts(samples.labels["normals"], predictions))
+        scores = self.scores(predictions, samples)
         return dense_failures(scores, samples.attributes, samples.ids, by, n_min, alpha)
 
     def pictures(

@@ -36,6 +36,7 @@ class Segmentation:
     name = "segmentation"
     needs: tuple[str, ...] = ("segmentation",)
     metric = "miou"
+    n_outputs: int | None = None
 
     def build_model(
         self, image_shape: tuple[int, int, int], n_classes: int, settings: TrainSettings
@@ -80,7 +81,16 @@ class Segmentation:
     def predict(self, model: Model, images: Images) -> NDArray[Any]:
         """Return class ids, uint8, (n, h, w)."""
         outputs = _dense.outputs_of(model, images)
-        return np.concatenate([part.argmax(1).byte().cpu().numpy() for part in outputs])
+        return np.concatenate([self.decode(part) for part in outputs])
+
+    def decode(self, outputs: torch.Tensor) -> NDArray[Any]:
+        """Return the ids of the highest logits, uint8, (n, h, w)."""
+        ids: NDArray[np.uint8] = outputs.argmax(1).byte().cpu().numpy()
+        return ids
+
+    def scores(self, predictions: NDArray[Any], samples: Samples) -> NDArray[np.float64]:
+        """Return each image's mean IoU, (n,), NaN where nothing of it is known."""
+        return segmentation_scores(_confusions(predictions, samples))
 
     def report(
         self,
@@ -113,7 +123,7 @@ class Segmentation:
         alpha: float,
     ) -> tuple[Failure, ...]:
         """Return the slices whose mean IoU per image is lower than that of the rest."""
-        scores = segmentation_scores(_confusions(predictions, samples))
+        scores = self.scores(predictions, samples)
         return dense_failures(scores, samples.attributes, samples.ids, by, n_min, alpha)
 
     def pictures(

@@ -1,0 +1,169 @@
+"""Several tasks that label pixels, learned by one model with a head for each.
+
+The task `multi` is segmentation, depth and normals; `segmentation+depth` names its parts. The
+model is `unet`, or the folder of a transformers model for semantic segmentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from eval.dense import dense_failures, dense_report, mean_score
+from memory.errors import SettingsError
+from memory.records import Failure, Report
+from tools import tasks
+from tools.samples import Images, Samples
+from tools.tasks import Batch, Model, _dense
+from tools.tasks._dense import DenseTask
+
+if TYPE_CHECKING:
+    from tools.settings import TrainSettings
+
+KINDS = ("segmentation", "depth", "normals")
+
+
+class Multi:
+    """See `tools.tasks.Task`; labels and predictions are those of the parts, stacked.
+
+    Both are float32, (n, c, h, w), in the order of the parts, where a class id and metres are one
+    channel and a normal is three. An image's score is the mean of its scores in the parts.
+    """
+
+    metric = "mean_score"
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.parts = [_part(name) for name in names]
+        self.name = "multi" if tuple(names) == KINDS else "+".join(names)
+        self.needs: tuple[str, ...] = tuple(kind for part in self.parts for kind in part.needs)
+
+    def build_model(
+        self, image_shape: tuple[int, int, int], n_classes: int, settings: TrainSettings
+    ) -> Model:
+        """Return a model whose outputs are those of the parts' models, stacked."""
+        n_outputs = sum(part.n_outputs or n_classes for part in self.parts)
+        return _dense.build_model(image_shape, n_outputs, settings, "semantic segmentation")
+
+    def restore_model(self, description: Mapping[str, Any]) -> Model:
+        """Return an untrained model of the described architecture."""
+        return _dense.restore_model(description)
+
+    def labels(self, samples: Samples) -> torch.Tensor:
+        """Return the parts' labels; a kind may be unknown of an image, but not missing in all.
+
+        Raises DataError when the samples have none of a kind.
+        """
+        return torch.cat([_with_channels(part.labels(samples)) for part in self.parts], dim=1)
+
+    def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Return mirrored, brighter, darker and noisier variants."""
+        signs = [s for name in self.needs for s in ((-1, 1, 1) if name == "normals" else (1,))]
+        turned = torch.tensor(signs, dtype=torch.float32, device=batch.labels.device)
+        return _dense.augment(batch, generator, lambda x: x.flip(-1) * turned.view(-1, 1, 1))
+
+    def loss(self, outputs: torch.Tensor, batch: Batch, settings: TrainSettings) -> torch.Tensor:
+        """Return the sum of the parts' losses, (n,), to which unknown labels add nothing."""
+        losses = [
+            part.loss(said, Batch(batch.images, true), settings)
+            for part, said, true in zip(
+                self.parts, self.split_outputs(outputs), self._split(batch.labels), strict=True
+            )
+        ]
+        return torch.stack(losses).sum(0)
+
+    def predict(self, model: Model, images: Images) -> NDArray[Any]:
+        """Return the parts' predictions, stacked, float32, (n, c, h, w)."""
+        said = []
+        for outputs in _dense.outputs_of(model, images):
+            decoded = [
+                torch.from_numpy(part.decode(own))
+                for part, own in zip(self.parts, self.split_outputs(outputs), strict=True)
+            ]
+            said.append(torch.cat([_with_channels(x) for x in decoded], dim=1).numpy())
+        return np.concatenate(said)
+
+    def split_outputs(self, outputs: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Return the outputs of each part, (n, its outputs, h, w)."""
+        others = sum(part.n_outputs or 0 for part in self.parts)
+        return outputs.split([p.n_outputs or outputs.shape[1] - others for p in self.parts], dim=1)
+
+    def report(
+        self,
+        predictions: NDArray[Any],
+        samples: Samples,
+        class_names: Sequence[str],
+        round: int,  # noqa: A002 (the name of the record's field)
+        split: str,
+        by: Sequence[tuple[str, ...]],
+        n_min: int,
+    ) -> Report:
+        """Return mean_score and the figures of every part; a slice's score is that mean, too."""
+        scores = self.scores(predictions, samples)
+        metrics = {"mean_score": mean_score(scores[~np.isnan(scores)])}
+        for part, said in self._predictions(predictions):
+            metrics |= part.report(said, samples, class_names, round, split, (), n_min).metrics
+        return dense_report(metrics, scores, samples.attributes, by, n_min, round, split)
+
+    def failures(
+        self,
+        predictions: NDArray[Any],
+        samples: Samples,
+        by: Sequence[tuple[str, ...]],
+        n_min: int,
+        alpha: float,
+    ) -> tuple[Failure, ...]:
+        """Return the slices whose mean score is lower than that of the rest."""
+        scores = self.scores(predictions, samples)
+        return dense_failures(scores, samples.attributes, samples.ids, by, n_min, alpha)
+
+    def pictures(
+        self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
+    ) -> tuple[Images, list[str]]:
+        """Return the pictures of the parts below one another, and their captions in a row."""
+        shown = [
+            part.pictures(said, samples, class_names)
+            for part, said in self._predictions(predictions)
+        ]
+        captions = zip(*(lines for _, lines in shown), strict=True)
+        return np.concatenate([p for p, _ in shown], axis=2), ["; ".join(c) for c in captions]
+
+    def scores(self, predictions: NDArray[Any], samples: Samples) -> NDArray[np.float64]:
+        """Return the mean of each image's known scores, (n,), NaN where none is known."""
+        found = [part.scores(said, samples) for part, said in self._predictions(predictions)]
+        known = ~np.isnan(found)
+        total = np.where(known, found, 0).sum(0)
+        return np.where(known.any(0), total / np.maximum(known.sum(0), 1), np.nan)
+
+    def _predictions(self, stacked: NDArray[Any]) -> list[tuple[DenseTask, NDArray[Any]]]:
+        """Return each part with its predictions in its own form."""
+        found = [x.numpy() for x in self._split(torch.from_numpy(stacked))]
+        return [
+            (part, said.astype(np.uint8) if part.n_outputs is None else said)
+            for part, said in zip(self.parts, found, strict=True)
+        ]
+
+    def _split(self, stacked: torch.Tensor) -> list[torch.Tensor]:
+        """Return the channels of each part, without a dimension for one alone."""
+        pieces = stacked.split([part.n_outputs or 1 for part in self.parts], dim=1)
+        return [piece[:, 0] if piece.shape[1] == 1 else piece for piece in pieces]
+
+
+def build() -> Multi:
+    """Build the task of all kinds of labels."""
+    return Multi(KINDS)
+
+
+def _part(name: str) -> DenseTask:
+    if name not in KINDS:
+        raise SettingsError(
+            f"{name!r} cannot be learned together with other tasks; these can: {', '.join(KINDS)}."
+        )
+    return cast(DenseTask, tasks.build(name))
+
+
+def _with_channels(x: torch.Tensor) -> torch.Tensor:
+    return (x if x.ndim == 4 else x[:, None]).float()
