@@ -22,17 +22,18 @@ _JOINING = frozenset(
 
 
 class Phrases(BaseModel):
-    """Ways to say one attribute value: before the noun, after it, or both."""
+    """Ways to say one attribute value: before the noun, after it, both, or as the noun itself."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     adjective: tuple[str, ...] = ()
     clause: tuple[str, ...] = ()
+    noun: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
-        if not (self.adjective or self.clause):
-            raise ValueError("a value needs at least one adjective or clause")
+        if not (self.adjective or self.clause or self.noun):
+            raise ValueError("a value needs at least one adjective, clause or noun")
         return self
 
 
@@ -100,10 +101,14 @@ class Vocabulary(BaseModel):
 
         before: list[str] = []
         after: list[str] = []
+        nouns = self.subjects
         for key, values in self.attributes.items():
             if key not in attributes:
                 continue
             phrases = values[attributes[key]]
+            if phrases.noun:
+                nouns = phrases.noun
+                continue
             adjective_first = bool(phrases.adjective) and (
                 not phrases.clause or rng is None or rng.random() < 0.6
             )
@@ -116,7 +121,7 @@ class Vocabulary(BaseModel):
         if rng:
             rng.shuffle(before)
             rng.shuffle(after)
-        noun = " ".join([*before, pick(self.subjects)])
+        noun = " ".join([*before, pick(nouns)])
         article = "an" if noun[0] in "aeiou" else "a"
         intro = pick(self.intros)
         text = f"{intro} {article} {noun}".strip()
@@ -164,7 +169,7 @@ class Vocabulary(BaseModel):
             (phrase.lower(), key, value)
             for key, values in self.attributes.items()
             for value, phrases in values.items()
-            for phrase in (*phrases.adjective, *phrases.clause)
+            for phrase in (*phrases.adjective, *phrases.clause, *phrases.noun)
         ]
         return sorted(every, key=lambda item: -len(item[0]))
 

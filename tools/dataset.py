@@ -153,6 +153,11 @@ def decode_label(kind: str, data: bytes) -> NDArray[Any]:
         return pixels
     if kind == "depth":
         return np.where(pixels == 0, np.nan, pixels / _DEPTH_SCALE).astype(np.float32)
+    return decode_normals(pixels)
+
+
+def decode_normals(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return unit normals, (3, h, w), of RGB pixels, (h, w, 3); NaN where they are black."""
     normals = (pixels.transpose(2, 0, 1).astype(np.float32) - 128) / 127
     length = np.linalg.norm(normals, axis=0, keepdims=True)
     unknown = (pixels == 0).all(2)

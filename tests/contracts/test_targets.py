@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import combinations
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from memory.errors import DataError
+from tests.tools.own_data import class_folders
 from tools import targets
 from tools.plugins import names
 from tools.targets import SPLITS, Target
@@ -16,15 +18,36 @@ from tools.targets import SPLITS, Target
 # Rendering takes time, and some scenes show as much as many.
 FEW: dict[str, dict[str, object]] = {"streets": {"sizes": dict.fromkeys(SPLITS, 20)}}
 
+# A copy of the data of CamVid, which is not free enough to come along.
+CAMVID = Path(
+    os.environ.get("CAMVID_PATH", Path(__file__).parents[3] / "shared" / "data" / "camvid")
+)
+
 _BUILT: dict[str, Target] = {}
+
+
+def options_of(name: str, folder: Path) -> dict[str, object]:
+    """What a target needs to be built: for a user's own data, some that are made up."""
+    if name == "camvid":
+        if not CAMVID.is_dir():
+            pytest.skip(f"needs CamVid: no folder {CAMVID}; set CAMVID_PATH")
+        return {"path": str(CAMVID)}
+    if name in ("folder", "hf"):
+        if name == "hf":
+            pytest.importorskip("datasets", reason="needs the extra hf")
+        return {"path": str(class_folders(folder / "birds", n=20))}
+    return FEW.get(name, {})
 
 
 @pytest.fixture(params=names("tools.targets"))
 def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Target:
-    pytest.importorskip("elpv_dataset", reason="needs the photographs of elpv-dataset")
+    if request.param == "elpv":
+        pytest.importorskip("elpv_dataset", reason="needs the photographs of elpv-dataset")
     if request.param not in _BUILT:
         folder: Path = tmp_path_factory.mktemp("targets")
-        _BUILT[request.param] = targets.build(request.param, folder, **FEW.get(request.param, {}))
+        _BUILT[request.param] = targets.build(
+            request.param, folder / "cache", **options_of(request.param, folder)
+        )
     return _BUILT[request.param]
 
 

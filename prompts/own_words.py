@@ -1,0 +1,111 @@
+"""The vocabulary of a user's own data: their classes and attributes, said in generic phrases.
+
+What users wrote (folder names, cells of a table) is data: only its letters and digits are kept.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+from memory.errors import DataError
+from prompts.render import quote
+from prompts.vocabulary import Phrases, Vocabulary, load_vocabulary
+
+CLASS = "class"
+MAX_CHARACTERS = 40
+
+_WORD = re.compile(r"\w+(?:['.-]\w+)*")
+_YES = ("yes", "true")
+_NO = ("no", "false", "none")
+# From so many letters on a name by itself is not mistaken for another word of a sentence.
+_PLAIN_LETTERS = 3
+
+
+def plain(text: str) -> str:
+    """Return the words of a text, at most 40 characters, parted by single blanks; "" without any.
+
+    Underscores count as blanks; composed (NFC), so that equal names of two file systems are equal.
+    """
+    composed = unicodedata.normalize("NFC", text).replace("_", " ")
+    return " ".join(_WORD.findall(composed))[:MAX_CHARACTERS].strip()
+
+
+def value_of(text: str) -> str:
+    """Return a text as the value of an attribute: lower case, joined by hyphens."""
+    return "-".join(plain(text).lower().split())
+
+
+def key_of(text: str) -> str:
+    """Return a text as the name of an attribute: lower case, joined by underscores."""
+    return re.sub(r"\W+", "_", plain(text).lower()).strip("_")
+
+
+def own_vocabulary(
+    name: str, classes: Sequence[str], attributes: Mapping[str, Sequence[str]]
+) -> Vocabulary:
+    """Build a vocabulary.
+
+    classes: names as `plain` gives them, none where only pixels have classes; attributes: values
+    by name, as `key_of` and `value_of` give them. Those of the vocabulary `photographs` are said
+    in its words. Raises DataError when two of them could not be told apart in a caption.
+    """
+    base = load_vocabulary("photographs")
+    words: dict[str, dict[str, Phrases]] = {}
+    if classes:
+        words[CLASS] = {value_of(c): _class_phrases(c, base.subjects) for c in classes}
+    for key, values in attributes.items():
+        known = base.attributes.get(key, {})
+        said = known if set(values) <= set(known) else {v: _phrases(key, v) for v in values}
+        words[key] = {value: said[value] for value in values}
+    vocabulary = Vocabulary(
+        name=name,
+        subjects=base.subjects,
+        class_attribute=CLASS if classes else None,
+        classes=tuple(classes) or ("scene",),
+        class_of={value_of(c): c for c in classes},
+        attributes=words,
+    )
+    _check(vocabulary)
+    return vocabulary
+
+
+def _class_phrases(name: str, subjects: Sequence[str]) -> Phrases:
+    """Say a class as a noun; alone only where it can hardly mean anything else."""
+    said = name.lower()
+    article = "an" if unicodedata.normalize("NFD", said)[0] in "aeiou" else "a"
+    nouns = [f"{subject} of {article} {said}" for subject in subjects]
+    reserved = {
+        phrase
+        for values in load_vocabulary("photographs").attributes.values()
+        for phrases in values.values()
+        for phrase in phrases.adjective
+    }
+    if len(said) >= _PLAIN_LETTERS and not {said, *said.split()} & {*reserved, *subjects}:
+        nouns.append(said)
+    return Phrases(noun=tuple(nouns))
+
+
+def _phrases(key: str, value: str) -> Phrases:
+    thing, value = key.replace("_", " "), value.replace("-", " ")
+    if value in _YES:
+        return Phrases(clause=(f"with {thing}", f"that has {thing}"))
+    if value in _NO:
+        return Phrases(clause=(f"without {thing}", f"that has no {thing}"))
+    return Phrases(clause=(f"with {value} {thing}", f"whose {thing} is {value}"))
+
+
+def _check(vocabulary: Vocabulary) -> None:
+    """Make sure that every value is read back from its caption, with the first class before it."""
+    first = {CLASS: next(iter(vocabulary.attributes[CLASS]))} if vocabulary.class_attribute else {}
+    for key, values in vocabulary.attributes.items():
+        for value in values:
+            asked = first | {key: value}
+            if (read := vocabulary.parse(vocabulary.caption(asked))) != asked:
+                raise DataError(
+                    f"The words of {key}={quote(value, MAX_CHARACTERS)} are mistaken for others: "
+                    f"{quote(vocabulary.caption(asked), 200)} reads as "
+                    f"{', '.join(f'{k}={v}' for k, v in read.items())}. Rename this value, or the "
+                    "class or column that has the same words."
+                )

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from memory.errors import DataError
+from tests.tools.own_data import class_folders, scenes
+from tools import targets
+from tools.targets import SPLITS, Target
+
+datasets = pytest.importorskip("datasets", reason="needs the extra hf")
+
+
+def build(path: Path, cache: Path, **options: Any) -> Target:
+    return targets.build("hf", cache, path=str(path), **options)
+
+
+def pictures(n: int = 36) -> dict[str, list[Any]]:
+    random = np.random.default_rng(0)
+    images = [
+        Image.fromarray(random.integers(0, 255, (20, 30, 3)).astype(np.uint8)) for _ in range(n)
+    ]
+    light = ["day" if i % 2 else "night" for i in range(n)]
+    return {"img": images, "kind": [i % 3 for i in range(n)], "light": light}
+
+
+@pytest.fixture
+def labelled() -> Any:
+    features = datasets.Features(
+        img=datasets.Image(),
+        kind=datasets.ClassLabel(names=["a cat", "dog", "T-shirt"]),
+        light=datasets.Value("string"),
+    )
+    return datasets.Dataset.from_dict(pictures(), features=features)
+
+
+def test_a_data_set_on_disk_with_columns_of_any_names(tmp_path: Path, labelled: Any) -> None:
+    labelled.save_to_disk(tmp_path / "saved")
+    (tmp_path / "columns.yaml").write_text("label: kind\nattributes: [light]\n", "utf-8")
+    target = build(tmp_path / "saved", tmp_path, columns=str(tmp_path / "columns.yaml"))
+    assert list(target.class_names) == ["T-shirt", "a cat", "dog"]
+    split = target.split("generator")
+    assert split.images.shape[1:] == (3, 64, 64)
+    assert {a["light"] for a in split.attributes} == {"day", "night"}
+    assert build(tmp_path / "saved", tmp_path, columns={"label": "kind", "attributes": ["light"]})
+
+
+def test_splits_of_a_data_set_are_kept(tmp_path: Path, labelled: Any) -> None:
+    parts = {"train": labelled.select(range(24)), "test": labelled.select(range(24, 36))}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    target = build(tmp_path / "saved", tmp_path, columns={"label": "kind"})
+    assert {name.split("/")[0] for name in target.split("test").ids} == {"test"}
+    assert {n.split("/")[0] for s in SPLITS[:3] for n in target.split(s).ids} == {"train"}
+
+
+def test_parquet_with_masks_and_depth(tmp_path: Path) -> None:
+    root = scenes(tmp_path / "scenes")
+    rows = {
+        kind: [str(root / folder / f"{i:02d}.png") for i in range(24)]
+        for kind, folder in (("image", "images"), ("label", "masks"), ("depth", "depth"))
+    }
+    rows["attributes"] = [json.dumps({"light": "day" if i % 2 else "night"}) for i in range(24)]
+    features = datasets.Features(
+        {kind: datasets.Image() for kind in ("image", "label", "depth")},
+        attributes=datasets.Value("string"),
+    )
+    data = datasets.Dataset.from_dict(rows, features=features)
+    data.to_parquet(str(tmp_path / "all.parquet"))
+    target = build(tmp_path / "all.parquet", tmp_path, classes=["sky", "road", "car"])
+    assert (target.task, target.image_shape) == ("segmentation", (3, 64, 96))
+    assert target.pixel_classes == ["sky", "road", "car"]
+    assert set(target.split("test").labels) == {"segmentation", "depth"}
+    assert target.vocabulary.attributes["light"].keys() == {"day", "night"}
+
+
+def test_an_image_folder(tmp_path: Path) -> None:
+    target = build(class_folders(tmp_path / "birds"), tmp_path)
+    assert list(target.class_names) == ["Red Kite", "wind mill old", "Élan vital"]
+
+
+def test_columns_are_checked(tmp_path: Path, labelled: Any) -> None:
+    labelled.save_to_disk(tmp_path / "saved")
+    with pytest.raises(DataError, match=r"Unknown column 'kid'\. Did you mean 'kind'"):
+        build(tmp_path / "saved", tmp_path, columns={"label": "kid"})
+    with pytest.raises(DataError, match="Unknown kind of column 'lable'"):
+        build(tmp_path / "saved", tmp_path, columns={"lable": "kind"})
+    with pytest.raises(DataError, match="No column is known to hold labels; there are: img, kind"):
+        build(tmp_path / "saved", tmp_path)
+
+
+def test_what_cannot_be_loaded_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no folder or file"):
+        build(tmp_path / "gone", tmp_path)
+    # The tests are offline, see tests/conftest.py.
+    with pytest.raises(DataError, match="only one that is in its cache"):
+        targets.build("hf", tmp_path, path="nobody/nothing")

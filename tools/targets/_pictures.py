@@ -1,0 +1,179 @@
+"""Pictures of a user's own data as arrays: photographs and labels of pixels, in many file formats.
+
+A picture that cannot be used raises Unusable; its text goes after "files", says why and what to do.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from tools.dataset import decode_normals
+
+Content = Path | bytes | NDArray[Any]
+Source = Content | Callable[[], Content]
+"""A file, its bytes, an array, or what fetches one of them."""
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+_SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I")
+# Above this mean difference of its channels (0..255) a picture is coloured.
+_COLOURED = 2.0
+
+
+class Unusable(Exception):
+    """A picture that cannot be used."""
+
+
+def open_picture(source: Source) -> Image.Image:
+    """Return a picture, wholly decoded; raises Unusable for what is none or is cut off."""
+    source = _fetch(source)
+    try:
+        if isinstance(source, np.ndarray):
+            return Image.fromarray(source)
+        # Read whole first: Pillow keeps the file of a damaged picture open.
+        data = source.read_bytes() if isinstance(source, Path) else source
+        picture = Image.open(io.BytesIO(data))
+        picture.load()
+        return picture
+    except (OSError, SyntaxError, ValueError, TypeError, EOFError, Image.DecompressionBombError):
+        raise Unusable("that cannot be read (no picture, damaged or cut off)") from None
+
+
+def is_deep(picture: Image.Image) -> bool:
+    """Tell whether a picture has 16 bits per pixel."""
+    return picture.mode in _SIXTEEN_BITS
+
+
+def photograph(picture: Image.Image) -> Image.Image:
+    """Return a picture as gray (L) or RGB; 16 bits become 8, transparency is dropped.
+
+    Gray pictures that are stored as RGB become gray.
+    """
+    if is_deep(picture):
+        return Image.fromarray((np.asarray(picture).clip(0, 65535) // 256).astype(np.uint8))
+    if picture.mode in ("1", "L", "LA", "F"):
+        return picture.convert("L")
+    colours = picture.convert("RGB")
+    values = np.asarray(colours).astype(np.int16)
+    spread = np.abs(values - values.mean(2, keepdims=True)).mean()
+    return colours if spread > _COLOURED else colours.convert("L")
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """Turn a photograph as its camera noted."""
+    return ImageOps.exif_transpose(picture)
+
+
+def ids(source: Source) -> NDArray[np.int32]:
+    """Return the class ids of a mask, (h, w): of 8 or 16 bits, gray or by palette."""
+    source = _fetch(source)
+    if isinstance(source, np.ndarray):
+        if source.ndim != 2 or source.dtype.kind not in "iub":
+            raise Unusable("without whole numbers of shape (height, width): save ids")
+        return source.astype(np.int32)
+    if isinstance(source, Path) and source.suffix.lower() in (".jpg", ".jpeg"):
+        raise Unusable("in JPEG, which blurs ids: save masks as PNG")
+    if isinstance(source, Path) and source.suffix.lower() == ".npy":
+        return ids(_array(source))
+    picture = open_picture(source)
+    if picture.mode in ("P", "L", "1") or is_deep(picture):
+        return np.asarray(picture).astype(np.int32)
+    if picture.mode == "RGB":
+        values = np.asarray(picture)
+        if (values == values[:, :, :1]).all():
+            return values[:, :, 0].astype(np.int32)
+    raise Unusable(f"of mode {picture.mode}: save masks as ids in 8 bits (gray, or with a palette)")
+
+
+def metres(source: Source, scale: float) -> NDArray[np.float32]:
+    """Return depth in metres, (h, w), NaN where unknown: not finite, zero or below.
+
+    scale: what a PNG's values are divided by; arrays and float TIFF files hold metres.
+    """
+    source = _fetch(source)
+    if isinstance(source, Path) and source.suffix.lower() == ".npy":
+        source = _array(source)
+    if isinstance(source, np.ndarray):
+        if source.ndim != 2 or source.dtype.kind not in "fiu":
+            raise Unusable("without numbers of shape (height, width): save metres as float32")
+        values = source.astype(np.float32)
+    else:
+        picture = open_picture(source)
+        if picture.mode == "F":
+            values = np.asarray(picture)
+        elif is_deep(picture):
+            values = np.asarray(picture).astype(np.float32) / scale
+        else:
+            raise Unusable(
+                f"of mode {picture.mode}: save depth as 16-bit PNG (metres times "
+                f"{scale:g}) or as .npy in metres"
+            )
+    known = np.isfinite(values) & (values > 0)
+    return np.where(known, values, np.nan).astype(np.float32)
+
+
+def directions(source: Source) -> NDArray[np.float32]:
+    """Return unit normals, (3, h, w), of an RGB picture (127 n + 128), NaN where it is black."""
+    picture = open_picture(source)
+    if picture.mode != "RGB":
+        raise Unusable(f"of mode {picture.mode}: save normals as 8-bit RGB, 127 n + 128")
+    return decode_normals(np.asarray(picture))
+
+
+def fitted(picture: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Scale a photograph to cover (width, height), cut off what overlaps; (c, h, w)."""
+    scaled = ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
+    pixels = np.asarray(scaled)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def fitted_labels(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Do the same to labels, (..., h, w), by the nearest pixel, so that none is invented."""
+    height, width = values.shape[-2:]
+    share = min(width / size[0], height / size[1])
+    rows = _centres(height, size[1], share)
+    columns = _centres(width, size[0], share)
+    return values[..., rows[:, None], columns[None, :]]
+
+
+def _centres(length: int, n: int, share: float) -> NDArray[np.int64]:
+    first = (length - n * share) / 2
+    places = np.floor(first + (np.arange(n) + 0.5) * share)
+    return np.asarray(places.clip(0, length - 1), dtype=np.int64)
+
+
+def header_size(source: Source) -> tuple[int, int]:
+    """Return (width, height) without decoding the pixels; raises Unusable."""
+    source = _fetch(source)
+    if isinstance(source, np.ndarray):
+        return source.shape[1], source.shape[0]
+    try:
+        with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as picture:
+            return picture.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise Unusable("that cannot be read (no picture, damaged or cut off)") from None
+
+
+def working_size(sizes: Sequence[tuple[int, int]], longest: int) -> tuple[int, int]:
+    """Return the (width, height) to work at: the most usual form, sides whole multiples of 8."""
+    ratio = float(np.median([width / height for width, height in sizes]))
+    width, height = (longest, longest / ratio) if ratio >= 1 else (longest * ratio, longest)
+    return max(8, round(width / 8) * 8), max(8, round(height / 8) * 8)
+
+
+def _fetch(source: Source) -> Content:
+    return source() if callable(source) else source
+
+
+def _array(path: Path) -> NDArray[Any]:
+    try:
+        values: NDArray[Any] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        raise Unusable("that cannot be read as arrays") from None
+    return values

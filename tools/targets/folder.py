@@ -1,0 +1,308 @@
+"""The target `folder`: a user's own data, as class folders or as images with labels of pixels.
+
+PATH/CLASS/*.png               class folders, or PATH/{train,val,test}/CLASS/*.png
+PATH/images/*.jpg              with masks/*.png (ids), depth/*.png or .npy, normals/*.png of
+                               the same names; also PATH/{train,val,test}/images/...
+PATH/attributes.csv            first column: file name; split, group; other columns: attributes
+PATH/classes.txt, .json, .yaml names of the ids in masks
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from memory.errors import DataError
+from prompts.own_words import plain, value_of
+from tools.targets._deal import WORDS
+from tools.targets._photos import Item, Photos, cached, options_of, read_photos
+from tools.targets._pictures import SUFFIXES
+from tools.targets._problems import Problems
+
+_KINDS = {"masks": "segmentation", "depth": "depth", "normals": "normals"}
+_TABLE = "attributes.csv"
+_CLASS_FILES = ("classes.txt", "classes.json", "classes.yaml", "classes.yml", "data.yaml")
+_LAYOUTS = (
+    "Expected PATH/CLASS/*.png (a folder for each class), or PATH/images/ with PATH/masks/, "
+    "PATH/depth/ or PATH/normals/; see docs/own-data.md."
+)
+
+
+def build(
+    cache_dir: Path,
+    path: str | None = None,
+    name: str | None = None,
+    task: str | None = None,
+    size: int | str | Sequence[int] | None = None,
+    void: int | Sequence[int] = 255,
+    depth_scale: float = 256,
+    flips: Sequence[str] = ("horizontal",),
+    seed: int = 0,
+) -> Photos:
+    """Build the target from the folder `path`; see `options_of` and `Options` for the others.
+
+    name: None for the folder's own with a digest of where it lies. What was read is kept under
+    `cache_dir` until a file changes. Raises DataError that names and counts all that is wrong.
+    """
+    if not path:
+        raise DataError("The target folder needs to know where: --target folder:PATH.")
+    root = Path(path).expanduser().resolve()
+    if not root.is_dir():
+        raise DataError(f"There is no folder {root}. {_LAYOUTS}")
+    options = options_of(task, size, void, depth_scale, flips, seed)
+    name = name or own_name(root)
+    files = sorted(file for file in root.rglob("*") if file.is_file() and not _hidden(file, root))
+    stats = [(file, file.stat()) for file in files]
+    key = [
+        str(options),
+        [[str(f.relative_to(root)), s.st_size, s.st_mtime_ns] for f, s in stats],
+    ]
+
+    def read() -> Photos:
+        found = Problems()
+        items, names = _scan(root, files, found)
+        return read_photos(name, str(root), items, options.with_names(names), cache_dir, found)
+
+    return cached(name, key, cache_dir, read, str(root))
+
+
+def own_name(path: Path) -> str:
+    """Return a name for the data at a path: the last part of it and a digest of all."""
+    where = hashlib.sha256(str(path.expanduser().resolve()).encode()).hexdigest()
+    stem = "".join(c if c.isascii() and c.isalnum() else "-" for c in path.stem).strip("-")
+    return f"{stem[:40] or 'data'}-{where[:6]}"
+
+
+def _hidden(file: Path, root: Path) -> bool:
+    return any(part.startswith((".", "__")) for part in file.relative_to(root).parts)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What the table says of one photograph."""
+
+    split: str | None
+    group: str | None
+    attributes: Mapping[str, str]
+
+
+def _scan(
+    root: Path, files: Sequence[Path], found: Problems
+) -> tuple[list[Item], Mapping[int, str] | None]:
+    """List the photographs of either layout with all that is said of them."""
+    folders = {child.name for child in root.iterdir() if child.is_dir() and child.name[0] != "."}
+    parts: list[tuple[str | None, Path]] = [(None, root)]
+    if folders and all(name.lower() in WORDS for name in folders):
+        parts = [(WORDS[name.lower()], root / name) for name in sorted(folders)]
+    layouts = [(part / "images").is_dir() for _, part in parts]
+    if any(layouts) and not all(layouts):
+        raise DataError(
+            f"Some splits of {root} have a folder images/ and others do not. {_LAYOUTS}"
+        )
+    items: list[Item] = []
+    for split, part in parts:
+        own = [file for file in files if file.is_relative_to(part)]
+        scan = _scan_images if layouts[0] else _scan_classes
+        items += scan(root, part, split, own, found)
+    if not items:
+        found.stop(str(root))
+        raise DataError(f"No pictures were found in {root}. {_LAYOUTS}")
+    table = root / _TABLE
+    if table.is_file():
+        items = _with_table(items, _read_table(table, found), found)
+    return items, _class_file(root) if layouts[0] else None
+
+
+def _scan_classes(
+    root: Path, part: Path, split: str | None, files: Sequence[Path], found: Problems
+) -> Iterator[Item]:
+    words: dict[str, str] = {}
+    by_class: dict[str, list[Path]] = {
+        child.name: []
+        for child in sorted(part.iterdir())
+        if child.is_dir() and not child.name.startswith((".", "__"))
+    }
+    for file in files:
+        inside = file.relative_to(part).parts
+        name = str(file.relative_to(root))
+        if len(inside) > 1 and _is_picture(file, name, found):
+            by_class[inside[0]].append(file)
+        elif len(inside) == 1 and file.suffix.lower() in SUFFIXES:
+            found.note("pictures in no class folder, left out", name)
+    for folder, own in by_class.items():
+        class_name = plain(folder)
+        if not class_name:
+            found.fault(
+                "class folders without a letter or digit in their name: rename them", folder
+            )
+        if not own:
+            found.fault("class folders without a picture: fill them, or take them away", folder)
+        other = words.setdefault(value_of(folder), folder)
+        if other != folder:
+            found.fault(
+                f"class folders that read like {other!r}: rename them, or join them", folder
+            )
+        for file in own:
+            yield Item(str(file.relative_to(root)), file, class_name, split)
+
+
+def _scan_images(
+    root: Path, part: Path, split: str | None, files: Sequence[Path], found: Problems
+) -> Iterator[Item]:
+    labels: dict[str, dict[str, list[Path]]] = {kind: defaultdict(list) for kind in _KINDS.values()}
+    images: dict[str, list[Path]] = defaultdict(list)
+    for file in files:
+        folder, *inside = file.relative_to(part).parts
+        if not inside:
+            continue
+        stem = str(Path(*inside).with_suffix(""))
+        name = str(file.relative_to(root))
+        if folder == "images" and _is_picture(file, name, found):
+            images[stem].append(file)
+        elif folder in _KINDS and (file.suffix == ".npy" or _is_picture(file, name, found)):
+            labels[_KINDS[folder]][stem].append(file)
+    for kind, own in labels.items():
+        for stem, sources in own.items():
+            if stem not in images:
+                found.note(
+                    f"{kind} files that belong to no image, left out",
+                    str(sources[0].relative_to(root)),
+                )
+            if len(sources) > 1:
+                found.fault(f"images with two {kind} files: keep one", stem)
+    if not any(labels.values()):
+        found.fault(f"{part.name}/images has no labels of pixels beside it. {_LAYOUTS}")
+    for stem, sources in images.items():
+        if len(sources) > 1:
+            found.fault("images of equal names but for the ending: rename one", stem)
+        first = Path(stem).parts[0].lower()
+        nested = WORDS.get(first) if len(Path(stem).parts) > 1 else None
+        yield Item(
+            str(sources[0].relative_to(root)),
+            sources[0],
+            split=split or nested,
+            labels={kind: own[stem][0] for kind, own in labels.items() if stem in own},
+        )
+
+
+def _is_picture(file: Path, name: str, found: Problems) -> bool:
+    if file.suffix.lower() in SUFFIXES:
+        return True
+    found.note("files that are no pictures, left out", name)
+    return False
+
+
+def _read_table(path: Path, found: Problems) -> dict[str, _Row]:
+    """Read the table of attributes: rows by file name."""
+    try:
+        text = path.read_text("utf-8-sig")
+        delimiter = max(",;\t", key=text.partition("\n")[0].count)
+        lines = [line for line in csv.reader(io.StringIO(text), delimiter=delimiter) if any(line)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{path} cannot be read as a table ({error}). Save it as UTF-8 CSV."
+        ) from error
+    if len(lines) < 2 or len(lines[0]) < 2:
+        raise DataError(f"{path} holds no table: expected a line of column names, then lines.")
+    head = [name.strip() for name in lines[0]]
+    rows: dict[str, _Row] = {}
+    for number, line in enumerate(lines[1:], 2):
+        if len(line) != len(head):
+            found.fault(
+                f"lines of {_TABLE} that have not {len(head)} cells as its head has: mend them",
+                f"line {number}",
+            )
+            continue
+        cells = dict(zip(head[1:], line[1:], strict=True))
+        special = {name.lower(): name for name in cells if name.lower() in ("split", "group")}
+        word = cells.pop(special.get("split", ""), "").strip().lower()
+        group = cells.pop(special.get("group", ""), "").strip()
+        if word and word not in WORDS:
+            found.fault(f"unknown splits (known: {', '.join(WORDS)})", word)
+        name = line[0].strip().replace("\\", "/")
+        if name in rows:
+            found.fault(f"files that {_TABLE} names twice: keep one line", name)
+        rows[name] = _Row(WORDS.get(word), group or None, cells)
+    return rows
+
+
+def _with_table(items: Sequence[Item], rows: Mapping[str, _Row], found: Problems) -> list[Item]:
+    """Join photographs and table by path, by file name or by name without ending."""
+    known: dict[str, list[int]] = defaultdict(list)
+    for index, item in enumerate(items):
+        path = Path(item.name)
+        for name in {item.name, path.name, path.stem, str(Path(*path.parts[1:]))}:
+            known[name].append(index)
+    joined = list(items)
+    used: set[int] = set()
+    for name, row in rows.items():
+        places = known.get(name, [])
+        if not places:
+            found.note(f"files of {_TABLE} that are not there", name)
+        elif len(places) > 1:
+            found.fault(f"names in {_TABLE} that fit several pictures: write FOLDER/NAME", name)
+        else:
+            place = places[0]
+            used.add(place)
+            joined[place] = replace(
+                items[place],
+                split=row.split or items[place].split,
+                group=row.group,
+                attributes=row.attributes,
+            )
+    if not used:
+        found.fault(f"no line of {_TABLE} fits a picture; its first column must hold file names")
+    for place, item in enumerate(items):
+        if used and place not in used:
+            found.note(f"pictures that {_TABLE} does not name", item.name)
+    return joined
+
+
+def _class_file(root: Path) -> dict[int, str] | None:
+    """Read the names of ids in masks: a line each, a list, or a mapping in either direction."""
+    path = next((root / name for name in _CLASS_FILES if (root / name).is_file()), None)
+    return None if path is None else read_classes(path)
+
+
+def read_classes(path: Path) -> dict[int, str]:
+    """Return class names by id; raises DataError that says which forms there are."""
+    try:
+        text = path.read_text("utf-8-sig")
+        values: Any = (
+            [line.strip() for line in text.splitlines() if line.strip()]
+            if path.suffix == ".txt"
+            else json.loads(text)
+            if path.suffix == ".json"
+            else yaml.safe_load(text)
+        )
+        return named(values)
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+        raise DataError(
+            f"{path} names no classes ({error}). Expected a name a line, a list, or a mapping of "
+            "ids and names."
+        ) from error
+
+
+def named(values: Any) -> dict[int, str]:
+    """Read [name, ...], {id: name}, {name: id} or {"names": any of these} as names by id."""
+    if isinstance(values, dict) and "names" in values:
+        values = values["names"]
+    if isinstance(values, list):
+        names = dict(enumerate(str(v) for v in values))
+    else:
+        pairs = values.items()
+        by_name = all(isinstance(v, int) for _, v in pairs)
+        names = {int(v if by_name else k): str(k if by_name else v) for k, v in pairs}
+    words = [value_of(name) for name in names.values()]
+    if not names or "" in words or len(set(words)) < len(words):
+        raise ValueError("names must be different words")
+    return names
