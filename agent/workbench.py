@@ -74,6 +74,11 @@ class Workbench:
             return build_target(self.session.settings)
 
     @cached_property
+    def slices(self) -> tuple[tuple[str, ...], ...]:
+        """What slices are made of: as set, or every attribute, alone and with the class."""
+        return self.session.settings.feedback.slices or own_slices(self.target)
+
+    @cached_property
     def generator(self) -> Generator:
         """The generator with its weights."""
         with self.stage("load generator", 0):
@@ -124,6 +129,14 @@ def build_pretrain_target(settings: Settings) -> Target:
     """Build what the MTDM learns from: the target, unless the settings name something else."""
     source = settings.pretrain_target or settings.target
     return targets.build(source.name, settings.home / "cache", **source.options)
+
+
+def own_slices(target: Target) -> tuple[tuple[str, ...], ...]:
+    """Return the attributes of a target, alone and each with the one that decides the class."""
+    by_class = target.vocabulary.class_attribute
+    keys = list(target.vocabulary.attributes)
+    crossed = [(by_class, key) for key in keys if key != by_class] if by_class else []
+    return (*((key,) for key in keys), *crossed)
 
 
 def build_generator(settings: Settings, target: Target, device: str) -> Generator:

@@ -16,22 +16,27 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save
-from torch.nn.functional import mse_loss
+from torch.nn.functional import pixel_unshuffle
 from torch.nn.utils.rnn import pad_sequence
 
+from eval.colours import depth_rgb, normals_rgb, segmentation_rgb
 from memory import minilm
 from memory.errors import SettingsError
 from memory.files import write_atomic, write_bytes, write_json
+from tools.generators import Drawn
 from tools.generators.mtdm import (
     MAX_TOKENS,
     MTDMPipeline,
     load_pipeline,
     new_pipeline,
     seeded_noise,
+    weights_folder,
 )
-from tools.samples import Samples
+from tools.label_codes import LabelCodes, mirrored
+from tools.samples import Dense, Images, Samples
 from tools.settings import PretrainSettings
 from tools.targets import Target
 
@@ -48,22 +53,17 @@ def pretrain(
 ) -> MTDMPipeline:
     """Train, or go on training, the MTDM in `folder`; return it with its averaged (EMA) weights.
 
+    All labels of pixels that the target has are learnt with the images; where a pixel's label is
+    not known the loss leaves it out, so an image without depth still teaches the other labels.
+
     Writes `train.safetensors` and `train.json` (to continue), `pipeline/` (to use, float16),
     `samples-STEP.png` and `log.jsonl`. On CUDA the network runs compiled in bfloat16. Raises
-    SettingsError when the folder holds a run with other settings, or the images are not square.
+    SettingsError when the folder holds a run with other settings, or the images have a size that
+    the network cannot draw; DataError for labels that cannot be coded.
     """
     samples = target.split("generator")
-    channels, size, width = target.image_shape
-    if size != width:
-        raise SettingsError(
-            f"The MTDM draws square images only so far, but those of the target {target.name!r} "
-            f"have {width}x{size} pixels. Use a target of square images."
-        )
-    pixels = samples.images.astype(np.float32) / 255
     torch.manual_seed(settings.seed)
-    pipeline = new_pipeline(
-        channels, size, settings.patch, settings.channels, float(pixels.mean()), float(pixels.std())
-    )
+    pipeline = _first_pipeline(samples, target, settings)
     unet = pipeline.unet.to(device)
     average = {k: v.detach().clone() for k, v in unet.state_dict().items()}
     optimizer = torch.optim.AdamW(
@@ -72,8 +72,9 @@ def pretrain(
     first = _restore(folder, settings, unet, average, optimizer)
     network = torch.compile(unet) if device.startswith("cuda") else unet
     pipeline.unet = network
-    captions = _captions(samples, target, settings)
+    captions = captions_of(samples, target, settings)
     texts = _TextCache(chain([""], *(v for image in captions for row in image for v in row)))
+    may_flip = [direction in target.flips for direction in ("horizontal", "vertical")]
     generator = torch.Generator("cpu")
     alphas = pipeline.scheduler.alphas_cumprod.to(device)
 
@@ -82,21 +83,17 @@ def pretrain(
         rng = np.random.default_rng([settings.seed, step])
         generator.manual_seed(settings.seed * 1_000_003 + step)
         chosen = _epoch_order(len(samples), settings, step)
-        flips = rng.integers(0, 2, (len(chosen), 2)).astype(bool)
-        batch = np.stack(
-            [
-                pixels[i, :, :: -1 if vertical else 1, :: -1 if horizontal else 1]
-                for i, (horizontal, vertical) in zip(chosen, flips, strict=True)
-            ]
-        )
+        flips = rng.integers(0, 2, (len(chosen), 2)).astype(bool) & may_flip
+        images, labels = _mirrored_batch(samples, chosen, flips)
         words = [
             ""
             if rng.random() < settings.text_dropout
-            else captions[i][int(h)][int(v)][int(rng.integers(CAPTIONS_PER_IMAGE))]
+            else _one_of(captions[i][int(h)][int(v)], rng)
             for i, (h, v) in zip(chosen, flips, strict=True)
         ]
         states, mask = (part.to(device) for part in texts(words))
-        x = pipeline.fold(torch.from_numpy(batch)).to(device)
+        x, weight = _folded(pipeline, images, labels)
+        x, weight = x.to(device), weight.to(device)
         noise = torch.randn(x.shape, generator=generator).to(device)
         t = torch.randint(len(alphas), (len(x),), generator=generator).to(device)
         a = alphas[t].view(-1, 1, 1, 1)
@@ -105,7 +102,8 @@ def pretrain(
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(step, settings)
         with torch.autocast("cuda", torch.bfloat16, enabled=device.startswith("cuda")):
-            loss = mse_loss(pipeline.predict(noisy, t, states, mask).float(), velocity)
+            found = pipeline.predict(noisy, t, states, mask).float()
+            loss = (weight * (found - velocity) ** 2).sum() / weight.sum()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
@@ -122,6 +120,64 @@ def pretrain(
 
     pipeline = load_pipeline(folder / "pipeline", device)
     return pipeline
+
+
+def _first_pipeline(samples: Samples, target: Target, settings: PretrainSettings) -> MTDMPipeline:
+    """Return the pipeline that the training starts with: new, or one trained before."""
+    if settings.start is not None:
+        pipeline = load_pipeline(weights_folder(settings.start))
+        names = pipeline.codes.class_names
+        if pipeline.image_shape != tuple(target.image_shape) or (
+            "segmentation" in samples.labels and names != tuple(target.pixel_classes)
+        ):
+            raise SettingsError(
+                f"The MTDM {settings.start} draws images of shape {pipeline.image_shape} with the "
+                f"classes {', '.join(names) or 'none'}, but the target {target.name!r} has "
+                f"{tuple(target.image_shape)} and {', '.join(target.pixel_classes) or 'none'}. "
+                "Start with another one, or leave pretrain.start out."
+            )
+        pipeline.unet.train()
+        return pipeline
+    pixels = samples.images.astype(np.float32) / 255
+    return new_pipeline(
+        target.image_shape,
+        settings.patch,
+        settings.channels,
+        float(pixels.mean()),
+        float(pixels.std()),
+        LabelCodes.of(samples, target.pixel_classes),
+    )
+
+
+def _mirrored_batch(
+    samples: Samples, chosen: Sequence[int], flips: NDArray[np.bool_]
+) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
+    """Return images and labels; flips: (n, 2), left to right and top to bottom."""
+    images, labels = [], []
+    for i, (horizontal, vertical) in zip(chosen, flips.tolist(), strict=True):
+        flipped = {"image": samples.images[i], **{k: v[i] for k, v in samples.labels.items()}}
+        turned = mirrored(flipped, horizontal, vertical)
+        images.append(turned.pop("image"))
+        labels.append(turned)
+    return np.stack(images), {k: np.stack([row[k] for row in labels]) for k in samples.labels}
+
+
+def _folded(
+    pipeline: MTDMPipeline, images: NDArray[np.uint8], labels: Dense
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the network's channels and the weight of each in the loss, 0 where unknown."""
+    pixels = torch.from_numpy(images.astype(np.float32) / 255)
+    known = torch.ones_like(pixels)
+    if not pipeline.codes.kinds:
+        return pipeline.fold(pixels), pixel_unshuffle(known, pipeline.config.patch)
+    values, is_known = pipeline.codes.encode(labels, images.shape[2:])
+    known = torch.cat([known, torch.from_numpy(is_known.astype(np.float32))], dim=1)
+    x = pipeline.fold(pixels, torch.from_numpy(values))
+    return x, pixel_unshuffle(known, pipeline.config.patch)
+
+
+def _one_of(texts: Sequence[str], rng: np.random.Generator) -> str:
+    return texts[int(rng.integers(len(texts)))]
 
 
 def _learning_rate(step: int, settings: PretrainSettings) -> float:
@@ -142,7 +198,7 @@ def _epoch_order(n: int, settings: PretrainSettings, step: int) -> list[int]:
     return [int(orders[p // n][p % n]) for p in positions]
 
 
-def _captions(
+def captions_of(
     samples: Samples, target: Target, settings: PretrainSettings
 ) -> list[list[list[list[str]]]]:
     """Return captions[image][flipped horizontally][flipped vertically][variant].
@@ -152,10 +208,11 @@ def _captions(
     """
     rng = random.Random(settings.seed)
     vocabulary = target.vocabulary
+    pools: dict[frozenset[tuple[str, str]], list[str]] = {}
 
-    def variants(attributes: Mapping[str, str]) -> list[str]:
+    def variants(attributes: Mapping[str, str], n: int) -> list[str]:
         result = [vocabulary.caption(attributes, rng)]
-        while len(result) < CAPTIONS_PER_IMAGE:
+        while len(result) < n:
             kept = {
                 k: v for k, v in attributes.items() if rng.random() >= settings.attribute_dropout
             }
@@ -164,8 +221,16 @@ def _captions(
             result.append(vocabulary.caption(kept, rng))
         return result
 
+    def wordings(attributes: Mapping[str, str]) -> list[str]:
+        if settings.shared_captions is None:
+            return variants(attributes, CAPTIONS_PER_IMAGE)
+        key = frozenset(attributes.items())
+        if key not in pools:
+            pools[key] = variants(attributes, settings.shared_captions)
+        return pools[key]
+
     return [
-        [[variants(target.flip(dict(a), h, v)) for v in (False, True)] for h in (False, True)]
+        [[wordings(target.flip(dict(a), h, v)) for v in (False, True)] for h in (False, True)]
         for a in samples.attributes
     ]
 
@@ -265,7 +330,7 @@ def _export(
     """Save the averaged weights as a usable pipeline and a grid of samples."""
     c = pipeline.config
     widths = pipeline.unet.config.block_out_channels
-    usable = new_pipeline(c.image_channels, c.image_size, c.patch, widths, c.mean, c.std)
+    usable = new_pipeline(pipeline.image_shape, c.patch, widths, c.mean, c.std, pipeline.codes)
     usable.register_to_config(trained_on=f"{target.name}: generator split. {target.notice}")
     usable.unet.load_state_dict({k: v.float().cpu() for k, v in average.items()})
     usable.unet.half()
@@ -276,13 +341,28 @@ def _export(
     rows = []
     for prompt in prompts:
         noise = torch.stack([seeded_noise(0, prompt, i, usable.noise_shape) for i in range(8)])
-        images = usable([prompt] * 8, noise)
-        rows.append(np.concatenate(list(images), axis=2))
+        drawn = usable([prompt] * 8, noise)
+        rows.append(np.concatenate(list(_pictures(drawn, target.pixel_classes)), axis=2))
     grid = np.concatenate(rows, axis=1).transpose(1, 2, 0)
-    picture = Image.fromarray(grid[..., 0] if c.image_channels == 1 else grid)
+    picture = Image.fromarray(grid[..., 0] if grid.shape[2] == 1 else grid)
     write_atomic(folder / f"samples-{step:07d}.png", lambda handle: picture.save(handle, "PNG"))
     with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
         log.write(json.dumps({"step": step, "prompts": prompts}) + "\n")
+
+
+def _pictures(drawn: Drawn, class_names: Sequence[str]) -> Images:
+    """Return images with their labels below them, (n, c, h, w)."""
+    rows = [drawn.images]
+    if "segmentation" in drawn.labels:
+        rows.append(segmentation_rgb(drawn.labels["segmentation"], class_names))
+    if "depth" in drawn.labels:
+        depth = drawn.labels["depth"]
+        rows.append(depth_rgb(depth, float(depth.min()), float(depth.max())))
+    if "normals" in drawn.labels:
+        rows.append(normals_rgb(drawn.labels["normals"]))
+    if len(rows) == 1:
+        return drawn.images
+    return np.concatenate([np.broadcast_to(r, (len(r), 3, *r.shape[2:])) for r in rows], axis=2)
 
 
 def sample_prompts(target: Target, n: int = 8) -> list[str]:

@@ -21,7 +21,7 @@ OTHER_SHAPES = {"streets": (3, 64, 96)}
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained MTDM, small, as `shaping pretrain` would leave it."""
     folder = tmp_path_factory.mktemp("weights")
-    new_pipeline(1, 64, 4, (16, 32), 0.6, 0.2).save_pretrained(folder)
+    new_pipeline((1, 64, 64), 4, (16, 32), 0.6, 0.2).save_pretrained(folder)
     return folder
 
 

@@ -88,7 +88,7 @@ def test_copies_of_training_images_are_noticed(target: Any) -> None:
 
 def test_card_of_an_untrained_pipeline(tmp_path: Path, target: Any) -> None:
     folder = tmp_path / "pipeline"
-    new_pipeline(1, 16, 4, (16, 32), 0.5, 0.25).save_pretrained(folder)
+    new_pipeline((1, 16, 16), 4, (16, 32), 0.5, 0.25).save_pretrained(folder)
     (tmp_path / "train.json").write_text('{"step": 7}', encoding="utf-8")
     audit = AuditSettings(train=TrainSettings(steps=4, batch_size=8))
     lit: Any = Lit(target)

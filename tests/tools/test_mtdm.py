@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from memory.errors import WeightsError
+from memory.errors import SettingsError, WeightsError
+from tools.generators import ImageRequest
 from tools.generators.mtdm import (
     MTDMGenerator,
     MTDMPipeline,
@@ -16,12 +17,14 @@ from tools.generators.mtdm import (
     new_pipeline,
     seeded_noise,
 )
+from tools.label_codes import LabelCodes
+from tools.samples import Samples
 
 
 @pytest.fixture(scope="module")
 def pipeline() -> MTDMPipeline:
     torch.manual_seed(0)
-    made = new_pipeline(1, 64, 4, (16, 32), 0.6, 0.2)
+    made = new_pipeline((1, 64, 64), 4, (16, 32), 0.6, 0.2)
     made.set_progress_bar_config(disable=True)
     return made
 
@@ -42,7 +45,9 @@ def test_fold_and_unfold_are_inverse(pipeline: MTDMPipeline) -> None:
     images = torch.rand(2, 1, 64, 64)
     folded = pipeline.fold(images)
     assert folded.shape == (2, 16, 16, 16)
-    assert torch.allclose(pipeline.unfold(folded), images, atol=1e-6)
+    pixels, labels = pipeline.unfold(folded)
+    assert torch.allclose(pixels, images, atol=1e-6)
+    assert labels.shape[1] == 0
 
 
 def test_saved_pipeline_draws_the_same(pipeline: MTDMPipeline, tmp_path: Path) -> None:
@@ -50,12 +55,12 @@ def test_saved_pipeline_draws_the_same(pipeline: MTDMPipeline, tmp_path: Path) -
     assert (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").is_file()
     again = load_pipeline(tmp_path)
     prompts = ["a dark cell", "a bright cell"]
-    assert (again(prompts, noise(2), 3) == pipeline(prompts, noise(2), 3)).all()
+    assert (again(prompts, noise(2), 3).images == pipeline(prompts, noise(2), 3).images).all()
 
 
 def test_text_and_guidance_have_an_effect(pipeline: MTDMPipeline) -> None:
     def draw(text: str, guidance: float) -> torch.Tensor:
-        return torch.from_numpy(pipeline([text], noise(1), 3, guidance).astype(np.int64))
+        return torch.from_numpy(pipeline([text], noise(1), 3, guidance).images.astype(int))
 
     assert not torch.equal(draw("a dark cell", 1), draw("a bright cell", 1))
     assert not torch.equal(draw("a dark cell", 1), draw("a dark cell", 3))
@@ -64,13 +69,52 @@ def test_text_and_guidance_have_an_effect(pipeline: MTDMPipeline) -> None:
 def test_guidance_of_one_is_no_guidance(pipeline: MTDMPipeline) -> None:
     plain = pipeline(["a dark cell"], noise(1), 3, 1.0)
     outside = pipeline(["a dark cell"], noise(1), 3, 5.0, (1.0, 1.0))
-    assert (plain == outside).all()
+    assert (plain.images == outside.images).all()
 
 
 def test_identity_changes_with_weights_and_sampling(pipeline: MTDMPipeline) -> None:
-    other = new_pipeline(1, 16, 4, (16, 32), 0.5, 0.25)
+    other = new_pipeline((1, 16, 16), 4, (16, 32), 0.5, 0.25)
     drawers = [MTDMGenerator(pipeline), MTDMGenerator(pipeline, 3), MTDMGenerator(other)]
     assert len({drawer.identity for drawer in drawers}) == 3
+
+
+@pytest.fixture(scope="module")
+def joint() -> MTDMPipeline:
+    codes = LabelCodes(
+        kinds=("segmentation", "depth", "normals"),
+        class_names=("road", "sky", "car"),
+        mean=(0,) * 7,
+        std=(1,) * 7,
+        depth_m=(1, 100),
+    )
+    torch.manual_seed(0)
+    made = new_pipeline((3, 32, 48), 4, (16, 32), 0.5, 0.25, codes)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def test_labels_are_drawn_with_the_image_and_survive_saving(
+    joint: MTDMPipeline, tmp_path: Path
+) -> None:
+    joint.save_pretrained(tmp_path)
+    generator = build((3, 32, 48), weights=str(tmp_path), steps=2)
+    requests = [ImageRequest("a street", "p", i, 0, guidance=1.0 + i % 2) for i in range(3)]
+    drawn = generator.draw(requests)
+    # Raises DataError for labels that do not fit.
+    Samples(drawn.images, np.zeros(3, int), [{}] * 3, ["a", "b", "c"], labels=drawn.labels)
+    assert drawn.labels["segmentation"].max() < 3
+    assert 1 <= drawn.labels["depth"].min() <= drawn.labels["depth"].max() <= 100
+    assert np.linalg.norm(drawn.labels["normals"], axis=1) == pytest.approx(1, abs=1e-4)
+    for kind, values in drawn.confidence.items():
+        assert values.shape == (3, 32, 48), kind
+        assert 0 <= values.min() <= values.max() <= 1
+    alone = generator.draw(requests[1:2])
+    assert alone.labels["depth"][0] == pytest.approx(drawn.labels["depth"][1], rel=1e-3)
+
+
+def test_sizes_that_cannot_be_folded_are_refused() -> None:
+    with pytest.raises(SettingsError, match="multiples of 8 pixels, not 90x64"):
+        new_pipeline((3, 64, 90), 4, (16, 32), 0.5, 0.25)
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
@@ -100,7 +144,7 @@ def test_bundled_weights_fit_their_limit_and_draw_cells() -> None:
     folder = Path(generator.pipeline.config._name_or_path)
     assert sum(p.stat().st_size for p in folder.rglob("*")) < 12 * 2**20
     dark, bright = (
-        generator.pipeline([f"a {word} monocrystalline functional solar cell"] * 4, noise(4))
+        generator.pipeline([f"a {word} monocrystalline functional solar cell"] * 4, noise(4)).images
         for word in ("dark", "bright")
     )
     assert float(bright.mean()) - float(dark.mean()) > 30

@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from memory.errors import SettingsError
 from prompts.vocabulary import load_vocabulary
-from tools.pretrain import pretrain, sample_prompts
+from tools.generators.mtdm import load_pipeline
+from tools.pretrain import captions_of, pretrain, sample_prompts
 from tools.samples import Samples
 from tools.settings import PretrainSettings
 
@@ -84,11 +87,61 @@ def test_run_with_other_settings_is_refused_by_name(tmp_path: Path) -> None:
         pretrain(TinyTarget(), other, tmp_path)
 
 
-def test_images_that_are_not_square_are_refused(tmp_path: Path) -> None:
-    target = TinyTarget()
-    target.image_shape = (1, 16, 32)
-    with pytest.raises(SettingsError, match=r"square.*32x16"):
+def test_images_of_a_size_that_cannot_be_drawn_are_refused(tmp_path: Path) -> None:
+    target = StreetTarget()
+    target.image_shape = (3, 12, 20)
+    with pytest.raises(SettingsError, match=r"multiples of 8 pixels, not 20x12"):
         pretrain(target, QUICK, tmp_path)
+
+
+class StreetTarget(TinyTarget):
+    """Four images, 24x16 pixels: all with class ids, half of them with depth."""
+
+    image_shape = (3, 16, 24)
+    pixel_classes: Sequence[str] = ("road", "sky", "car")
+    flips = ("horizontal",)
+
+    def split(self, name: str) -> Samples:
+        samples = super().split(name)
+        rng = np.random.default_rng(1)
+        depth = rng.uniform(2, 50, (4, 16, 24)).astype(np.float32)
+        depth[:2] = np.nan
+        ids = rng.integers(0, 3, (4, 16, 24)).astype(np.uint8)
+        ids[:, 0] = 255
+        images = rng.integers(0, 256, (4, 3, 16, 24), dtype=np.uint8)
+        return replace(samples, images=images, labels={"segmentation": ids, "depth": depth})
+
+
+def test_labels_are_learnt_where_they_are_known(tmp_path: Path) -> None:
+    losses: list[float] = []
+    pipeline = pretrain(
+        StreetTarget(), QUICK, tmp_path, progress=lambda step, loss, _: losses.append(loss)
+    )
+    assert np.isfinite(losses).all()
+    assert pipeline.codes.kinds == ("segmentation", "depth")
+    assert pipeline.noise_shape == (3 + 3 + 1, 16, 24)
+    drawn = pipeline(["a street"], torch.zeros(1, *pipeline.noise_shape), 2)
+    assert drawn.images.shape == (1, 3, 16, 24)
+    assert 2 <= drawn.labels["depth"].min() <= drawn.labels["depth"].max() <= 50
+
+
+def test_pretraining_goes_on_from_other_weights(tmp_path: Path) -> None:
+    pretrain(StreetTarget(), QUICK, tmp_path / "first")
+    again = QUICK.model_copy(update={"start": str(tmp_path / "first/pipeline"), "steps": 2})
+    pipeline = pretrain(StreetTarget(), again, tmp_path / "second")
+    assert pipeline.codes.depth_m == load_pipeline(tmp_path / "first/pipeline").codes.depth_m
+    other = StreetTarget()
+    other.pixel_classes = ("road", "sky", "tram")
+    with pytest.raises(SettingsError, match=r"road, sky, car.*road, sky, tram"):
+        pretrain(other, again, tmp_path / "third")
+
+
+def test_equal_attributes_can_share_their_captions(tmp_path: Path) -> None:
+    samples = TinyTarget().split("generator")
+    shared = QUICK.model_copy(update={"shared_captions": 3})
+    captions = captions_of(samples, TinyTarget(), shared)
+    assert captions[0][0][0] is captions[2][0][0]
+    assert len(captions[0][0][0]) == 3
 
 
 def test_sample_prompts_are_distinct_and_legal() -> None:

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +25,9 @@ from numpy.typing import NDArray
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from memory import minilm
-from memory.errors import WeightsError
+from memory.errors import SettingsError, WeightsError
 from tools.generators import Drawn, ImageRequest
+from tools.label_codes import LabelCodes, restored, stored
 
 MAX_TOKENS = 64
 STEPS = 8
@@ -54,9 +56,10 @@ def encode_prompts(texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
 class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
     """Text to image and labels.
 
-    image_channels: 1 or 3; image_size: pixels; patch: side of the pixel-unshuffle; mean, std:
-    of the pixels in 0..1, so that the network sees about unit variance; prompts: optional free
-    text about what the model was trained on.
+    image_channels: 1 or 3; image_size: pixels, of a square's side or [height, width]; patch: side
+    of the pixel-unshuffle; mean, std: of the pixels in 0..1, so that the network sees about unit
+    variance; trained_on: free text; label_codes: of the labels that are drawn with the image, as
+    `tools.label_codes.stored` has them, or none.
     """
 
     def __init__(
@@ -64,40 +67,59 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         unet: UNet2DConditionModel,
         scheduler: DDIMScheduler,
         image_channels: int = 1,
-        image_size: int = 64,
+        image_size: int | Sequence[int] = 64,
         patch: int = 4,
         mean: float = 0.5,
         std: float = 0.5,
         trained_on: str = "",
+        label_codes: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(
             image_channels=image_channels,
-            image_size=image_size,
+            image_size=image_size if isinstance(image_size, int) else list(image_size),
             patch=patch,
             mean=mean,
             std=std,
             trained_on=trained_on,
+            label_codes=dict(label_codes or {}),
         )
         self._known: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @property
-    def noise_shape(self) -> tuple[int, int, int]:
-        """Shape of the noise of one image, (channels, height, width), before folding."""
-        return (self.config.image_channels, self.config.image_size, self.config.image_size)
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape of one image, (channels, height, width)."""
+        size = self.config.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return (self.config.image_channels, height, width)
 
-    def fold(self, images: torch.Tensor) -> torch.Tensor:
-        """Turn pixels, float in 0..1, (n, c, h, w), into the network's channels."""
+    @property
+    def codes(self) -> LabelCodes:
+        """How labels are coded; of no kind for a model that draws images alone."""
+        return restored(self.config.label_codes)
+
+    @property
+    def noise_shape(self) -> tuple[int, int, int]:
+        """Shape of the noise of one image and its labels, (c, height, width), before folding."""
+        channels, height, width = self.image_shape
+        return (channels + self.codes.n_channels, height, width)
+
+    def fold(self, images: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        """Turn pixels and coded labels into the network's channels.
+
+        images: float in 0..1, (n, c, h, w); labels: whitened channels of `codes`, or None.
+        """
         whitened = (images - self.config.mean) / self.config.std
+        if labels is not None:
+            whitened = torch.cat([whitened, labels], dim=1)
         return pixel_unshuffle(whitened, self.config.patch)
 
-    def unfold(self, x: torch.Tensor) -> torch.Tensor:
-        """Invert `fold`; not clipped."""
-        pixels: torch.Tensor = (
-            pixel_shuffle(x, self.config.patch) * self.config.std + self.config.mean
-        )
-        return pixels
+    def unfold(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Invert `fold`: pixels, not clipped, and whitened channels of labels."""
+        channels = self.config.image_channels
+        flat = pixel_shuffle(x, self.config.patch)
+        return flat[:, :channels] * self.config.std + self.config.mean, flat[:, channels:]
 
     def predict(
         self, x: torch.Tensor, t: torch.Tensor, states: torch.Tensor, mask: torch.Tensor
@@ -121,18 +143,19 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         steps: int = STEPS,
         guidance: float = GUIDANCE,
         guidance_interval: tuple[float, float] = GUIDANCE_INTERVAL,
-    ) -> NDArray[np.uint8]:
-        """Draw one image per prompt.
+    ) -> Drawn:
+        """Draw one image per prompt, with its labels.
 
         noise: standard normal, (n, *noise_shape), see `seeded_noise`; steps: network steps;
         guidance: 1 is none; guidance_interval: part of the steps, 0..1, in which guidance acts.
-        Returns uint8 images, (n, channels, size, size).
         """
         states, mask = self._encode(prompts)
         empty, empty_mask = (
             part.expand(len(prompts), *part.shape[1:]) for part in self._encode([""])
         )
-        x = pixel_unshuffle(noise.to(self.device, self.unet.dtype), self.config.patch)
+        x = clean = before = pixel_unshuffle(
+            noise.to(self.device, self.unet.dtype), self.config.patch
+        )
         self.scheduler.set_timesteps(steps, device=self.device)
         for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
             guided = guidance != 1 and guidance_interval[0] <= i / steps < guidance_interval[1]
@@ -144,10 +167,18 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
                 velocity = without + guidance * (with_text - without)
             else:
                 velocity = self.predict(x, t, states, mask)
-            x = self.scheduler.step(velocity, t, x).prev_sample
-        pixels = self.unfold(x.float()).clamp(0, 1)
-        result: NDArray[np.uint8] = (pixels * 255).round().to(torch.uint8).cpu().numpy()
-        return result
+            stepped = self.scheduler.step(velocity, t, x)
+            x, before, clean = stepped.prev_sample, clean, stepped.pred_original_sample
+        return self._decode(x, before)
+
+    def _decode(self, x: torch.Tensor, before: torch.Tensor) -> Drawn:
+        """Return pixels and labels; before: what was expected of `x` one step earlier."""
+        pixels, labels = self.unfold(x.float())
+        images = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+        if not self.codes.kinds:
+            return Drawn(images)
+        _, earlier = self.unfold(before.float())
+        return Drawn(images, *self.codes.decode(labels.cpu().numpy(), earlier.cpu().numpy()))
 
     def _encode(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode each distinct prompt once."""
@@ -163,18 +194,30 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
 
 
 def new_pipeline(
-    image_channels: int,
-    image_size: int,
+    image_shape: tuple[int, int, int],
     patch: int,
     channels: Sequence[int],
     mean: float,
     std: float,
+    codes: LabelCodes | None = None,
 ) -> MTDMPipeline:
-    """Build an untrained MTDM: one level per entry of `channels`, text attention at the lowest."""
+    """Build an untrained MTDM: one level per entry of `channels`, text attention at the lowest.
+
+    Raises SettingsError when the image cannot be folded by `patch` and halved once per level.
+    """
+    image_channels, height, width = image_shape
     plain = len(channels) - 1
-    folded = image_channels * patch**2
+    unit = patch * 2**plain
+    if height % unit or width % unit:
+        raise SettingsError(
+            f"An MTDM with patch {patch} and {len(channels)} levels draws images whose sides are "
+            f"multiples of {unit} pixels, not {width}x{height}. Choose another size of the "
+            "target's images, or set pretrain.patch or pretrain.channels."
+        )
+    codes = codes or LabelCodes()
+    folded = (image_channels + codes.n_channels) * patch**2
     unet = UNet2DConditionModel(
-        sample_size=image_size // patch,
+        sample_size=(height // patch, width // patch),
         in_channels=folded,
         out_channels=folded,
         down_block_types=("DownBlock2D",) * plain + ("CrossAttnDownBlock2D",),
@@ -195,7 +238,10 @@ def new_pipeline(
         timestep_spacing="trailing",
         clip_sample=False,
     )
-    return MTDMPipeline(unet, scheduler, image_channels, image_size, patch, mean, std)
+    size = height if height == width else [height, width]
+    return MTDMPipeline(
+        unet, scheduler, image_channels, size, patch, mean, std, label_codes=stored(codes)
+    )
 
 
 def load_pipeline(folder: Path, device: str = "cpu") -> MTDMPipeline:
@@ -225,6 +271,12 @@ def load_pipeline(folder: Path, device: str = "cpu") -> MTDMPipeline:
 
 
 BUNDLED = Path(__file__).parent.parent / "weights"
+
+
+def weights_folder(weights: str) -> Path:
+    """Return the folder that `bundled:NAME`, or a path, stands for."""
+    _, bundled, name = weights.rpartition("bundled:")
+    return BUNDLED / name if bundled else Path(weights)
 
 
 class MTDMGenerator:
@@ -261,20 +313,34 @@ class MTDMGenerator:
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
         """Draw all requests; those of equal guidance share a batch."""
         guidances = [self._guidance if r.guidance is None else r.guidance for r in requests]
-        images = np.zeros((len(requests), *self.pipeline.noise_shape), np.uint8)
+        order: list[int] = []
+        parts: list[Drawn] = []
         for guidance in sorted(set(guidances)):
             rows = [i for i, g in enumerate(guidances) if g == guidance]
             chosen = [requests[i] for i in rows]
             shape = self.pipeline.noise_shape
             noise = [seeded_noise(r.seed, r.prompt_id, r.index, shape) for r in chosen]
-            images[rows] = self.pipeline(
-                [r.text for r in chosen],
-                torch.stack(noise),
-                self._steps,
-                guidance,
-                self._interval,
+            order += rows
+            parts.append(
+                self.pipeline(
+                    [r.text for r in chosen],
+                    torch.stack(noise),
+                    self._steps,
+                    guidance,
+                    self._interval,
+                )
             )
-        return Drawn(images)
+        back = np.argsort(order)
+
+        def join(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+            joined: NDArray[Any] = np.concatenate(arrays)[back]
+            return joined
+
+        return Drawn(
+            join([part.images for part in parts]),
+            {kind: join([part.labels[kind] for part in parts]) for kind in parts[0].labels},
+            {kind: join([part.confidence[kind] for part in parts]) for kind in parts[0].confidence},
+        )
 
 
 def build(
@@ -286,11 +352,10 @@ def build(
     guidance_interval: tuple[float, float] = GUIDANCE_INTERVAL,
 ) -> MTDMGenerator:
     """Load the MTDM in the folder `weights`, or the bundled one for `bundled:NAME`."""
-    _, bundled, name = weights.rpartition("bundled:")
-    pipeline = load_pipeline(BUNDLED / name if bundled else Path(weights), device)
-    if pipeline.noise_shape != tuple(image_shape):
+    pipeline = load_pipeline(weights_folder(weights), device)
+    if pipeline.image_shape != tuple(image_shape):
         raise WeightsError(
-            f"The MTDM {weights} draws images of shape {pipeline.noise_shape}, but the target's "
+            f"The MTDM {weights} draws images of shape {pipeline.image_shape}, but the target's "
             f"are {tuple(image_shape)}. Train one for this target with `shaping pretrain`."
         )
     return MTDMGenerator(pipeline, steps, guidance, guidance_interval)
