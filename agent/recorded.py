@@ -24,7 +24,7 @@ from agent.settings import Settings
 from agent.state import RoundState
 from agent.toolbox import Toolbox
 from memory.errors import SessionError
-from memory.journal import Event, Journal, rounds
+from memory.journal import Event, Journal, rounds, standing
 from memory.records import Batch, Failure, Plan, Report, Round, Training
 from prompts.vocabulary import Vocabulary
 
@@ -40,7 +40,8 @@ GRAPH_KINDS = frozenset(
         "model_call",
         "tool_call",
         "illegal_call",
-        "answer",
+        "told",
+        "steered",
         "plan",
         "generator",
         "stage",
@@ -85,8 +86,11 @@ class RecordedJournal:
     It shows only what had been written before, as the real one did at that time.
     """
 
-    def __init__(self, events: Sequence[Event]) -> None:
-        self.recorded = events
+    def __init__(self, everything: Sequence[Event]) -> None:
+        self._everything = everything
+        self.recorded = events = standing(everything)
+        line_of = {id(event): n for n, event in enumerate(everything, 1)}
+        self._lines = [line_of[id(event)] for event in events]
         self._place = {e["key"]: i for i, e in enumerate(events) if "key" in e}
         self._unkeyed: dict[str, list[int]] = defaultdict(list)
         for i, event in enumerate(events):
@@ -121,14 +125,18 @@ class RecordedJournal:
         # As the journal would read it back.
         found = difference(_plain(event), _plain(json.loads(json.dumps(data))))
         if found:
-            raise Divergence(place + 1, event, *found)
+            raise Divergence(self._lines[place], event, *found)
         self._show(place)
         self._go_on()
         return event
 
-    def events(self, kind: str | None = None) -> list[Event]:
-        """Return the events so far."""
-        return [e for e in self._shown if kind is None or e["kind"] == kind]
+    def events(self, kind: str | None = None, undone: bool = False) -> list[Event]:
+        """Return the events so far, if `undone` with those of rounds that were taken back."""
+        found = self._shown
+        if undone:
+            last = self._lines[self._next] if not self.finished else len(self._everything) + 1
+            found = list(self._everything[: last - 1])
+        return [e for e in found if kind is None or e["kind"] == kind]
 
     def get(self, key: str) -> Event | None:
         """Return an event of those so far."""
@@ -162,6 +170,12 @@ class RecordedJournal:
             None,
         )
 
+    def refuse(self, replayed: str) -> NoReturn:
+        """Raise that something else comes next than the journal says."""
+        expected = self.recorded[self._next]
+        name = str(expected.get("key", expected["kind"]))
+        raise Divergence(self._lines[self._next], expected, "kind", name, replayed)
+
     def _find(self, kind: str, key: str | None) -> int | None:
         if key is not None:
             return self._place.get(key)
@@ -173,17 +187,10 @@ class RecordedJournal:
             raise EndOfRecord
         expected = self.recorded[self._next]
         if data["kind"] == expected["kind"]:
-            place = self._next
             found = difference(_plain(expected), _plain({**data}))
             if found:
-                raise Divergence(place + 1, expected, *found)
-        raise Divergence(
-            self._next + 1,
-            expected,
-            "kind",
-            str(expected.get("key", expected["kind"])),
-            str(data.get("key", data["kind"])),
-        )
+                raise Divergence(self._lines[self._next], expected, *found)
+        self.refuse(str(data.get("key", data["kind"])))
 
     def _go_on(self) -> None:
         """Show what came from outside since the last event, and what a crash made twice."""
@@ -204,8 +211,7 @@ class RecordedJournal:
             None,
         )
         return resumed is not None and any(
-            e["kind"] == event["kind"] and _plain(e) == _plain(event)
-            for e in self._shown[:resumed]
+            e["kind"] == event["kind"] and _plain(e) == _plain(event) for e in self._shown[:resumed]
         )
 
     def _show(self, place: int) -> None:
@@ -223,10 +229,10 @@ class RecordedJournal:
 class RecordedSession:
     """The settings and the journal of a recorded session, as they were at the place reached."""
 
-    def __init__(self, events: Sequence[Event]) -> None:
-        self.head = head_of(events)
-        self.journal = RecordedJournal(events)
-        self.name = str(self.head["session"])
+    def __init__(self, everything: Sequence[Event]) -> None:
+        self.head = head_of(everything)
+        self.journal = RecordedJournal(everything)
+        events = self.journal.recorded
         self.folder = Path()
         self._starts = [
             (i, e) for i, e in enumerate(events) if "settings" in e and "interactive" in e
@@ -249,6 +255,12 @@ class RecordedSession:
     def interactive(self) -> bool:
         """Whether a person could be asked."""
         return bool(self._start()[1]["interactive"])
+
+    @property
+    def name(self) -> str:
+        """The name of the session that wrote the next event: before a fork, that of its source."""
+        forks = self.journal.events("forked")
+        return str((forks[-1] if forks else self.head)["session"])
 
     def rounds(self) -> list[Round]:
         """Return the rounds so far."""
@@ -347,9 +359,7 @@ class RecordedToolbox(Toolbox):
     ) -> list[Any]:
         """Make the first messages of a round again from what it began with."""
         known = self._record.outcome(f"opening/{round_number}")
-        self._record.append(
-            "opening", key=known["key"], round=round_number, facts=known["facts"]
-        )
+        self._record.append("opening", key=known["key"], round=round_number, facts=known["facts"])
         return super().opening(round_number, tokens_left, usd_left)
 
     def _load_generator(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ os.environ["LANGSMITH_TRACING"] = os.environ["LANGCHAIN_TRACING_V2"] = "false"
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.types import Command
 
 from agent.graph import build_graph
 from agent.recorded import (
@@ -65,17 +64,17 @@ def verify(path: Path, progress: Callable[[int], None] = lambda round_number: No
 
     Raises SessionError when the journal cannot be read or holds too little.
     """
-    events = read_events(path)
-    head = head_of(events)
+    everything = read_events(path, undone=True)
+    head = head_of(everything)
     findings = [
         Finding(
             f"{path.name}, line {n}",
-            f"{_name(events[n - 1])} is not as it was written (its checksum does not fit)",
+            f"{_name(everything[n - 1])} is not as it was written (its checksum does not fit)",
         )
         for n in changed_lines(path)
     ]
     findings += _templates(head)
-    session = RecordedSession(events)
+    session = RecordedSession(everything)
     ended = True
     try:
         _run(session, progress)
@@ -113,32 +112,19 @@ def _run(session: RecordedSession, progress: Callable[[int], None]) -> None:
             "configurable": {"thread_id": str(number)},
             "recursion_limit": RECURSION_LIMIT,
         }
-        step: Any = new_round(number)
         try:
-            while True:
-                state = graph.invoke(step, config)
-                if not state.get("__interrupt__"):
-                    break
-                step = Command(resume=_decision(session))
+            state: Any = graph.invoke(new_round(number), config)
+            # Answers are in the journal before they are asked for; here the record ends.
+            if state.get("__interrupt__"):
+                raise EndOfRecord
         except ShapingError as error:
             # The session itself ended by it: its journal must hold nothing more.
             if not session.journal.finished:
-                event = session.journal.recorded[session.journal.next]
-                raise Divergence(
-                    session.journal.next + 1, event, "kind", _name(event), str(error)
-                ) from error
+                session.journal.refuse(str(error))
             raise EndOfRecord from error
         saver.delete_thread(str(number))
         progress(number)
         number += 1
-
-
-def _decision(session: RecordedSession) -> Any:
-    """Return what the person decided."""
-    event = session.journal.upcoming("answer")
-    if event is None:
-        raise EndOfRecord
-    return event["answer"]
 
 
 def _templates(head: Event) -> list[Finding]:

@@ -1,0 +1,138 @@
+"""`shaping replay`: a recorded session is stepped through, checked, or planned by another brain."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agent.commands.common import HomeOption, SetOption, console, resolve, say
+from memory.errors import SettingsError
+
+if TYPE_CHECKING:
+    from agent.verify import Finding
+
+app = typer.Typer()
+
+
+@app.command()
+def replay(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A session, or the path of a bundle. [default: the latest session]"),
+    ] = None,
+    print_: Annotated[bool, typer.Option("--print", help="Print all steps and end.")] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Run it again without tools and models; compare every message."
+        ),
+    ] = False,
+    rerun: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STAGES",
+            help="With --verify: compute these again from the data on disk, e.g. evaluate,train.",
+        ),
+    ] = None,
+    home: HomeOption = None,
+) -> None:
+    """Walk through a recorded session, or check it; needs no GPU and no model.
+
+    --verify ends with exit code 1 when something is not as it was recorded.
+    """
+    from agent.bundle import opened
+    from agent.replay import open_recording, print_all, walk
+
+    base = resolve(home=home).home
+    with opened(base, name) as folder:
+        if rerun and not verify:
+            raise SettingsError("--rerun belongs to --verify; add it.")
+        if verify:
+            same = _verify(folder)
+            if rerun:
+                same = _rerun(folder, base, rerun) and same
+            if not same:
+                raise typer.Exit(1)
+            return
+        recording = open_recording(folder)
+        screen = console()
+        if print_ or not sys.stdin.isatty():
+            print_all(recording, screen)
+        else:
+            walk(recording, screen, lambda: _read("> "))
+
+
+def _read(prompt: str) -> str:
+    try:
+        return input(prompt)
+    except EOFError:
+        return "q"
+
+
+def _verify(folder: Path) -> bool:
+    from agent.verify import verify
+
+    found = verify(folder / "journal.jsonl")
+    done = (
+        f"{found.session}: {found.n_rounds} rounds, {found.n_events} events, "
+        f"{found.n_messages} messages and {found.n_calls} tool calls replayed, no tool executed"
+    )
+    for finding in found.findings:
+        _print_finding(finding)
+    if found.findings:
+        say(f"{done} up to there. NOT identical: {len(found.findings)} findings.")
+        return False
+    say(f"{done}. Identical{'' if found.ended else ', up to where the record ends'}.")
+    return True
+
+
+def _rerun(folder: Path, home: Path, stages: str) -> bool:
+    from agent.rerun import TOLERANCE, Rerun, rerun
+
+    def show(result: Rerun) -> None:
+        told = "bit for bit the same"
+        if not result.same:
+            told = f"differs by up to {result.difference:.2g} (tolerance {TOLERANCE:g})"
+        verdict = "" if result.ok else " TOO MUCH"
+        say(f"round {result.round} {result.stage}: {result.figures} figures, {told}{verdict}")
+
+    names = [name.strip() for name in stages.split(",")]
+    return all(result.ok for result in rerun(folder, home, names, show))
+
+
+def _print_finding(finding: Finding) -> None:
+    import difflib
+
+    from rich.text import Text
+
+    from agent.replay import clean
+
+    screen = console()
+    screen.print(Text(f"{finding.place}: {clean(finding.what)}", style="bold red"), soft_wrap=True)
+    old, new = (clean(t).splitlines() for t in (finding.recorded, finding.replayed))
+    lines = difflib.unified_diff(old, new, "recorded", "replayed", n=1, lineterm="")
+    for line in lines:
+        style = {"-": "red", "+": "green", "@": "cyan"}.get(line[:1], "dim")
+        screen.print(Text(line, style=style), soft_wrap=True)
+
+
+@app.command()
+def fork(
+    name: Annotated[str, typer.Argument(help="The session whose past is shared.")],
+    at: Annotated[int, typer.Option("--at", help="The first round that is decided anew.")],
+    as_: Annotated[
+        str | None, typer.Option("--as", help="Name of the new session. [default: NAME-atROUND]")
+    ] = None,
+    brain: Annotated[str | None, typer.Option(help="Who decides from there on.")] = None,
+    home: HomeOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Make a session that shares the rounds before one of another, without copies of data."""
+    from agent.fork import fork as make
+
+    changes = [*(set_ or []), *([f"brain={brain}"] if brain else [])]
+    made = make(resolve(home=home).home, name, at, as_, changes)
+    say(f"{made} shares rounds 1 to {at - 1} with {name}. Go on with: shaping resume {made}")
