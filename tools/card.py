@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory.files import write_json
+from tools import tasks
 from tools.generators import Generator, ImageRequest
 from tools.generators.mtdm import MTDMGenerator, load_pipeline
 from tools.labelers.audit import AuditClassifier, train_audit
 from tools.samples import Samples
-from tools.settings import AuditSettings
+from tools.settings import AuditSettings, TrainSettings
 from tools.targets import Target
+from tools.train import train_model
 
 N_IMAGES = 512
+TEACHER = TrainSettings(
+    model="unet", steps=300, batch_size=16, learning_rate=3e-3, balance_classes=False
+)
 BATCH_SIZE = 32
 
 
@@ -36,8 +42,12 @@ def write_card(
     if `train.json` lies beside the pipeline.
     """
     generator = MTDMGenerator(load_pipeline(folder, device))
-    judge = train_audit(target, audit or AuditSettings(), cache_dir, device)
     samples, texts = draw_like(target, generator, N_IMAGES)
+    if samples.labels:
+        agrees: dict[str, Any] = label_agreement(target, samples, device)
+    else:
+        judge = train_audit(target, audit or AuditSettings(), cache_dir, device)
+        agrees = agreement(judge, target, samples)
     state = folder.parent / "train.json"
     trained = json.loads(state.read_text("utf-8")) if state.exists() else None
     card = {
@@ -45,7 +55,7 @@ def write_card(
         "notice": target.notice,
         "trained": trained,
         "n_images": len(samples),
-        **agreement(judge, target, samples),
+        **agrees,
         "attributes": attribute_agreement(target, samples),
         **memorisation(target, samples),
         "example_prompts": texts[:4],
@@ -66,18 +76,38 @@ def draw_like(
     rng = random.Random(seed)
     rows = [rng.randrange(len(real)) for _ in range(n_images)]
     texts = [target.vocabulary.caption(real.attributes[row], rng) for row in rows]
-    requests = [ImageRequest(text, "card", i, seed) for i, text in enumerate(texts)]
-    images = [
-        generator.draw(requests[start : start + BATCH_SIZE]).images
-        for start in range(0, n_images, BATCH_SIZE)
+    return _draw(generator, real.take(rows), texts, seed, 0), texts
+
+
+def draw_for(
+    target: Target, generator: Generator, asked: Samples, seed: int, first: int = 0
+) -> tuple[Samples, list[str]]:
+    """Draw one image for a caption of each sample; `first` numbers them.
+
+    Returns the images with what they were asked to show, and the captions.
+    """
+    rng = random.Random(f"{seed} {first}")
+    texts = [target.vocabulary.caption(attributes, rng) for attributes in asked.attributes]
+    return _draw(generator, asked, texts, seed, first), texts
+
+
+def _draw(
+    generator: Generator, asked: Samples, texts: Sequence[str], seed: int, first: int
+) -> Samples:
+    requests = [ImageRequest(text, "card", first + i, seed) for i, text in enumerate(texts)]
+    drawn = [
+        generator.draw(requests[start : start + BATCH_SIZE])
+        for start in range(0, len(requests), BATCH_SIZE)
     ]
-    samples = Samples(
-        images=np.concatenate(images),
-        classes=real.classes[rows],
-        attributes=[real.attributes[row] for row in rows],
-        ids=[f"card-{i:04d}" for i in range(n_images)],
+    return Samples(
+        images=np.concatenate([part.images for part in drawn]),
+        classes=asked.classes,
+        attributes=asked.attributes,
+        ids=[f"card-{first + i:04d}" for i in range(len(asked))],
+        labels={
+            kind: np.concatenate([part.labels[kind] for part in drawn]) for kind in drawn[0].labels
+        },
     )
-    return samples, texts
 
 
 def agreement(audit: AuditClassifier, target: Target, samples: Samples) -> dict[str, float]:
@@ -92,6 +122,33 @@ def agreement(audit: AuditClassifier, target: Target, samples: Samples) -> dict[
         "audit_agreement_real": real,
         "audit_agreement_ratio": generated / real,
     }
+
+
+def label_agreement(
+    target: Target, samples: Samples, device: str = "cpu", teacher: TrainSettings = TEACHER
+) -> dict[str, Any]:
+    """Return how well labels drawn with images agree with nets trained on the audit split.
+
+    Per kind of labels the task's main figure, higher is better, on drawn images and on the
+    feedback split, which the nets were not trained on, and the ratio of the two.
+    """
+    known, unseen = target.split("audit"), target.split("feedback")
+    names = target.pixel_classes
+    found = {}
+    for kind in samples.labels:
+        if kind not in known.labels or kind not in unseen.labels:
+            continue
+        task = tasks.build(kind)
+        train = teacher.model_copy(update={"task": kind})
+        model, _, _ = train_model(known, task, len(names), train, device)
+        figures = {}
+        for where, seen in (("generated", samples), ("real", unseen)):
+            said = task.predict(model, seen.images)
+            report = task.report(said, seen, names, 0, "card", (), len(seen))
+            figures[where] = report.metrics[task.metric].value
+        ratio = figures["generated"] / max(figures["real"], 1e-9)
+        found[kind] = {"figure": task.metric, **figures, "ratio": ratio}
+    return {"label_agreement": found}
 
 
 def attribute_agreement(target: Target, samples: Samples) -> dict[str, dict[str, float]]:

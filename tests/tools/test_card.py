@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tools.generators import Drawn, ImageRequest
 from tools.generators.mtdm import new_pipeline
 from tools.samples import Samples
 from tools.settings import AuditSettings, TrainSettings
+from tools.targets.streets import build as build_streets
 
 
 @dataclass(frozen=True)
@@ -98,3 +99,18 @@ def test_card_of_an_untrained_pipeline(tmp_path: Path, target: Any) -> None:
     assert written["n_images"] == card.N_IMAGES
     ratio = written["audit_agreement_generated"] / written["audit_agreement_real"]
     assert written["audit_agreement_ratio"] == ratio
+
+
+def test_labels_agree_with_their_images_or_do_not(tmp_path: Path) -> None:
+    streets = build_streets(tmp_path, sizes={"audit": 40, "feedback": 24, "generator": 24})
+    teacher = card.TEACHER.model_copy(update={"steps": 20})
+    exact = streets.split("generator")
+    exact = replace(exact, labels={"depth": exact.labels["depth"]})
+    swapped = replace(exact, labels={"depth": exact.labels["depth"][::-1, ::-1]})
+    agrees, differs = (
+        card.label_agreement(streets, samples, teacher=teacher)["label_agreement"]["depth"]
+        for samples in (exact, swapped)
+    )
+    assert agrees["figure"] == "delta1"
+    assert agrees["ratio"] == pytest.approx(1, abs=0.2)
+    assert differs["ratio"] < 0.5
