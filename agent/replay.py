@@ -35,6 +35,7 @@ HELP = (
 )
 # Characters that a picture is wide; a character shows two pixels, one above the other.
 PICTURE_COLUMNS = 96
+MAX_PIXELS = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -426,6 +427,8 @@ def blocks(png: bytes, columns: int) -> RenderableType:
     from PIL import Image
 
     with Image.open(BytesIO(png), formats=["PNG"]) as picture:
+        if picture.width * picture.height > MAX_PIXELS:
+            return Text("(a picture too large to be shown)", style="dim")
         image = picture.convert("RGB")
     width = min(columns, image.width)
     height = max(2, round(image.height * width / image.width) // 2 * 2)

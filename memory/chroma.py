@@ -89,6 +89,19 @@ class MemoryIndex:
         with self._locked(), self._open() as collection:
             _upsert(collection, vectors)
 
+    def forget(self, session: str, from_round: int) -> None:
+        """Remove what a session has added of round `from_round` and later ones."""
+        with self._locked(), self._open() as collection:
+            found = collection.get(where={"session": session}, include=["metadatas"])
+            items = [str(metadata["item"]) for metadata in found["metadatas"] or []]
+            late = [
+                name
+                for name, item in zip(found["ids"], items, strict=True)
+                if MemoryItem.model_validate_json(item).round >= from_round
+            ]
+            if late:
+                collection.delete(ids=late)
+
     def search(
         self, query: str, n: int = 5, kind: str | None = None, target: str | None = None
     ) -> list[Hit]:
@@ -224,6 +237,11 @@ def items_from_events(events: Iterable[Event]) -> list[MemoryItem]:
     if start is None:
         return []
     session, target = str(start["session"]), str(start["target"])
+    # What a fork shares with the session that it comes from is remembered there.
+    forks = [event for event in events if event["kind"] == "forked"]
+    first = 0
+    if forks:
+        session, first = str(forks[-1]["session"]), int(forks[-1]["at"])
 
     def item(kind: Kind, name: str, text: str, round_number: int, data: Data) -> MemoryItem:
         return MemoryItem(
@@ -238,6 +256,8 @@ def items_from_events(events: Iterable[Event]) -> list[MemoryItem]:
 
     items = []
     for done in rounds(events):
+        if done.number < first:
+            continue
         quality = {q.prompt_id: q for q in done.batch.quality if q.n_made} if done.batch else {}
         for prompt in done.plan.prompts if done.plan else ():
             if prompt.id in quality:
@@ -262,6 +282,8 @@ def items_from_events(events: Iterable[Event]) -> list[MemoryItem]:
     for event in events:
         if event["kind"] == "lesson":
             lesson = Lesson.model_validate(event["lesson"])
+            if lesson.round < first:
+                continue
             known = {"slice": lesson.slice, "held": lesson.held}
             data = {name: value for name, value in known.items() if value is not None}
             items.append(item("lesson", lesson.id, lesson.text, lesson.round, data))

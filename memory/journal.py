@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import threading
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -26,12 +27,13 @@ _RESERVED = {"schema", "time", "chain"}
 # How a line ends: the checksum of the line and of the one before it.
 _CHAIN = re.compile(rb', "chain": "([0-9a-f]{16})"\}')
 _CHAIN_BYTES = 30
+UNDONE = "undone"
 _RECORDS = ("plan", "batch", "training", "report")
 _PARTS = ("failures", "credits", "verdict")
 
 
 class Journal:
-    """One session's journal.jsonl, open for appending by a single process.
+    """One session's journal.jsonl, open for appending by a single process, from any thread.
 
     `torn` is the file that holds what a crash had left of an unfinished last line, or None. Such
     a line was never acknowledged, so cutting it off loses nothing.
@@ -45,7 +47,9 @@ class Journal:
         self._events, n_whole = _parse(path)
         if n_whole < path.stat().st_size:
             self.torn = self._cut(n_whole)
-        self._by_key = {event["key"]: event for event in self._events if "key" in event}
+        # Who steers a session appends beside the thread that runs it.
+        self._lock = threading.Lock()
+        self._index()
 
     def append(self, kind: str, *, key: str | None = None, **data: Any) -> Event:
         """Write one event of plain JSON values and return it once it is on the disk.
@@ -54,6 +58,19 @@ class Journal:
         work that runs again after a crash is recorded once. Raises StorageError when the disk is
         full; the journal is as before then.
         """
+        with self._lock:
+            return self._append(kind, key, data)
+
+    def events(self, kind: str | None = None, undone: bool = False) -> list[Event]:
+        """Return all events, or those of one kind, oldest first; see `standing` for `undone`."""
+        found = self._events if undone else self._standing
+        return [event for event in found if kind is None or event["kind"] == kind]
+
+    def get(self, key: str) -> Event | None:
+        """Return the event with this key, or None."""
+        return self._by_key.get(key)
+
+    def _append(self, kind: str, key: str | None, data: dict[str, Any]) -> Event:
         if key is not None and key in self._by_key:
             return self._by_key[key]
         if clash := _RESERVED & data.keys():
@@ -69,17 +86,16 @@ class Journal:
         # Read back, so that an event is the same now and after a restart.
         event: Event = json.loads(text)
         self._events.append(event)
+        self._standing.append(event)
         if key is not None:
             self._by_key[key] = event
+        if kind == UNDONE:
+            self._index()
         return event
 
-    def events(self, kind: str | None = None) -> list[Event]:
-        """Return all events, or those of one kind, oldest first."""
-        return [event for event in self._events if kind is None or event["kind"] == kind]
-
-    def get(self, key: str) -> Event | None:
-        """Return the event with this key, or None."""
-        return self._by_key.get(key)
+    def _index(self) -> None:
+        self._standing = standing(self._events)
+        self._by_key = {event["key"]: event for event in self._standing if "key" in event}
 
     def _write(self, line: bytes) -> None:
         try:
@@ -113,12 +129,36 @@ class Journal:
         return torn
 
 
-def read_events(path: Path) -> list[Event]:
+def read_events(path: Path, undone: bool = False) -> list[Event]:
     """Return the events of a journal without changing it; an unfinished last line is left out.
 
-    Raises SessionError when there is no such journal or a line within it is damaged.
+    With `undone` also those that were taken back. Raises SessionError when there is no such journal
+    or a line within it is damaged.
     """
-    return _parse(path)[0]
+    events = _parse(path)[0]
+    return events if undone else standing(events)
+
+
+def standing(events: Iterable[Event]) -> list[Event]:
+    """Return the events that count: all but those of rounds that were taken back later.
+
+    An event `undone` takes back what was recorded before it of round `from_round` and later ones.
+    What those rounds have cost is spent all the same.
+    """
+    found: list[Event] = []
+    for event in events:
+        if event["kind"] == UNDONE:
+            found = [e for e in found if (round_of(e) or 0) < event["from_round"]]
+        found.append(event)
+    return found
+
+
+def round_of(event: Event) -> int | None:
+    """Return the round that an event belongs to, or None."""
+    for holder in (event, *(event.get(name) for name in (*_RECORDS, "lesson"))):
+        if isinstance(holder, dict) and "round" in holder:
+            return int(holder["round"])
+    return None
 
 
 def changed_lines(path: Path) -> list[int]:
@@ -139,6 +179,19 @@ def changed_lines(path: Path) -> list[int]:
             changed.append(number)
         before = found
     return changed
+
+
+def seal(lines: Iterable[bytes]) -> list[bytes]:
+    """Return lines whose text was changed on purpose with checksums that fit again."""
+    sealed = []
+    before = ""
+    for line in lines:
+        text = line.rstrip(b"\n")
+        if _CHAIN.fullmatch(text[-_CHAIN_BYTES:]):
+            text = text[:-_CHAIN_BYTES] + b"}"
+        before = _link(before, text)
+        sealed.append(text[:-1] + f', "chain": "{before}"}}\n'.encode())
+    return sealed
 
 
 def rounds(events: Iterable[Event]) -> list[Round]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.commands.common import HomeOption, SetOption, console, resolve, say
+from agent.commands.common import HomeOption, SetOption, console, resolve, say, say_table
 from memory.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -37,9 +37,14 @@ def replay(
             help="With --verify: compute these again from the data on disk, e.g. evaluate,train.",
         ),
     ] = None,
+    brain: Annotated[
+        str | None,
+        typer.Option(help="What would this one have planned? E.g. policy:uniform, openai:MODEL."),
+    ] = None,
+    from_: Annotated[int, typer.Option("--from", min=1, help="With --brain: first round.")] = 1,
     home: HomeOption = None,
 ) -> None:
-    """Walk through a recorded session, or check it; needs no GPU and no model.
+    """Walk through a recorded session, check it, or ask another brain; nothing is drawn.
 
     --verify ends with exit code 1 when something is not as it was recorded.
     """
@@ -53,9 +58,16 @@ def replay(
         if verify:
             same = _verify(folder)
             if rerun:
+                if name and name.endswith(".zip"):
+                    raise SettingsError(
+                        "--rerun needs the images and models of a session; a bundle has none."
+                    )
                 same = _rerun(folder, base, rerun) and same
             if not same:
                 raise typer.Exit(1)
+            return
+        if brain:
+            _ask_instead(folder, brain, from_)
             return
         recording = open_recording(folder)
         screen = console()
@@ -63,6 +75,46 @@ def replay(
             print_all(recording, screen)
         else:
             walk(recording, screen, lambda: _read("> "))
+
+
+def _ask_instead(folder: Path, brain: str, start: int) -> None:
+    from agent.counterfactual import counterfactual
+    from eval.report.text import number, signed
+    from memory.journal import read_events
+
+    rows = []
+    found = []
+    for decision in counterfactual(
+        read_events(folder / "journal.jsonl", undone=True), brain, start
+    ):
+        same = decision.agreement
+        hypotheses = [
+            "none" if h is None else f"{h.slice} {signed(h.expected_change)}"
+            for h in (decision.recorded.hypothesis, decision.plan and decision.plan.hypothesis)
+        ]
+        if same is None:
+            rows.append([decision.round, f"no legal plan: {decision.problem[:200]}", "", "", ""])
+            continue
+        found.append(same)
+        distances = sorted(same.attributes.items(), key=lambda item: -item[1])
+        rows.append(
+            [
+                decision.round,
+                number(same.overlap, 2),
+                ", ".join(f"{name} {number(value, 2)}" for name, value in distances),
+                " / ".join(f"{n}x{k}" for n, k in zip(same.n_prompts, same.n_images, strict=True)),
+                " / ".join(hypotheses),
+            ]
+        )
+    say_table(["round", "same images", "total variation", "prompts x images", "hypotheses"], rows)
+    if found:
+        mean = sum(same.overlap for same in found) / len(found)
+        settled = [same.same_slice for same in found if same.same_slice is not None]
+        say(
+            f"{brain} in place of the recorded brain, {len(found)} of {len(rows)} rounds with a "
+            f"legal plan: on average {mean:.2f} of the images are the same"
+            + (f", {sum(settled)} of {len(settled)} hypotheses name one slice." if settled else ".")
+        )
 
 
 def _read(prompt: str) -> str:

@@ -50,6 +50,14 @@ class Dumbbell:
     after: Estimate | None
 
 
+@dataclass(frozen=True)
+class Forest:
+    """One row of a forest chart: a difference with its interval."""
+
+    label: str
+    difference: Estimate
+
+
 def line_chart(
     title: str,
     description: str,
@@ -232,6 +240,37 @@ def dumbbells(
     return _svg(title, description, width, height, parts)
 
 
+def forest(
+    title: str, description: str, rows: Sequence[Forest], x_label: str, width: int
+) -> Markup:
+    """Draw differences and their intervals around a line at 0."""
+    left, right, top, row_h = 230.0, 66.0, 14.0, 28.0
+    plot_w, foot = width - left - right, top + row_h * len(rows)
+    every = [row.difference for row in rows]
+    marks = ticks(min(0, *(e.low for e in every)), max(0, *(e.high for e in every)), 6)
+    low, high = marks[0], marks[-1]
+
+    def x(value: float) -> float:
+        return left + plot_w * (value - low) / (high - low)
+
+    parts = []
+    for value in marks:
+        parts.append(_line(x(value), top, x(value), foot, "grid" if value else "reference"))
+        parts.append(_text(x(value), foot + 16, signed(value), "tick", "middle"))
+    parts.append(_text(left + plot_w / 2, foot + 36, x_label, "axis", "middle"))
+    for i, row in enumerate(rows):
+        mid, e = top + row_h * (i + 0.5), row.difference
+        tip = _tag("title", f"{row.label}: {signed(e.value)} ({signed(e.low)} to {signed(e.high)})")
+        marks_of_row = [
+            _line(x(e.low), mid, x(e.high), mid, "range after"),
+            _tag("circle", class_="dot s0", cx=x(e.value), cy=mid, r=5.5),
+            _text(left - 12, mid + 4, shorten(row.label, 34), "label", "end"),
+            _text(width - 4, mid + 4, signed(e.value), "label", "end"),
+        ]
+        parts.append(_tag("g", tip, *marks_of_row))
+    return _svg(title, description, width, round(foot + 46), parts)
+
+
 def whisker_bar(estimate: Estimate, style: str, title: str) -> Markup:
     """Draw one estimate between 0 and 1 as a small bar with its interval, for table cells."""
     width, mid = 64.0, 7.0
@@ -244,6 +283,50 @@ def whisker_bar(estimate: Estimate, style: str, title: str) -> Markup:
         _line(low, mid, high, mid, "interval"),
     ]
     return _svg(title, f"95% interval {interval(estimate)}", int(width), 14, parts, "mini")
+
+
+def scatter(
+    title: str,
+    description: str,
+    points: Sequence[tuple[float, float]],
+    means: Sequence[tuple[float, Estimate]],
+    x_label: str,
+    y_label: str,
+    width: int,
+    height: int = 340,
+) -> Markup:
+    """Draw points, means of bins with whiskers, and the diagonal on which both axes agree."""
+    left, right, top, bottom = 52.0, 14.0, 34.0, 46.0
+    plot_w, plot_h = width - left - right, height - top - bottom
+    xs, ys = [p[0] for p in points] + [0.0], [p[1] for p in points] + [0.0]
+    ys += [bound for _, e in means for bound in (e.low, e.high)]
+    across, up = ticks(min(xs), max(xs), 5), ticks(min(ys), max(ys), 6)
+
+    def x(value: float) -> float:
+        return left + plot_w * (value - across[0]) / (across[-1] - across[0])
+
+    def y(value: float) -> float:
+        return top + plot_h * (1 - (value - up[0]) / (up[-1] - up[0]))
+
+    parts = [_y_axis(up, y, left, width - right, y_label)]
+    parts += [
+        _text(x(v), top + plot_h + 17, f"{v:.3f}".rstrip("0").rstrip("."), "tick", "middle")
+        for v in across
+    ]
+    parts.append(_text(left + plot_w / 2, top + plot_h + 37, x_label, "axis", "middle"))
+    start, end = max(across[0], up[0]), min(across[-1], up[-1])
+    if start < end:
+        diagonal = {"x1": x(start), "y1": y(start), "x2": x(end), "y2": y(end)}
+        parts.append(_tag("line", class_="grid", stroke_dasharray="4 3", **diagonal))
+    for expected, measured in points:
+        tip = _tag("title", f"expected {signed(expected)}, measured {signed(measured)}")
+        dot = {"cx": x(expected), "cy": y(measured), "r": 3.0, "fill_opacity": "0.45"}
+        parts.append(_tag("circle", tip, class_="dot s0", **dot))
+    for expected, mean in means:
+        parts.append(_line(x(expected), y(mean.low), x(expected), y(mean.high), "whisker s5"))
+        tip = _tag("title", f"expected {signed(expected)}, measured {estimate_text(mean)}")
+        parts.append(_marker(x(expected), y(mean.value), 5, False, "dot s5", tip))
+    return _svg(title, description, width, height, parts)
 
 
 def ticks(low: float, high: float, n_steps: int) -> list[float]:

@@ -1,0 +1,232 @@
+"""What several sessions show together: prompts that helped, hypotheses, calibration, costs.
+
+Pure functions over the tables of `eval.tables`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from pydantic import Field
+
+from eval.metrics import wilson
+from memory.records import Estimate, Record
+
+Row = Mapping[str, Any]
+
+Z95 = 1.959964
+# Fewer prompts than this say nothing on what helps.
+MIN_PROMPTS = 2
+
+
+class Helped(Record):
+    """Prompts of one class and main attributes, and the mean change they are credited with."""
+
+    words: str
+    slice: str
+    n_prompts: int = Field(ge=1)
+    n_images: int = Field(ge=0)
+    change_per_100: Estimate
+
+
+class Bin(Record):
+    """Changes that were expected to be alike, and what was measured on average."""
+
+    n: int = Field(ge=1)
+    expected: float
+    measured: Estimate
+
+
+class Calibration(Record):
+    """Expected against measured changes; error: mean absolute difference.
+
+    slope: of the least-squares line, 1 if expectations are right on average, 0 if they say
+    nothing; None where all expected the same.
+    """
+
+    points: tuple[tuple[float, float], ...]
+    bins: tuple[Bin, ...]
+    bias: float
+    error: float
+    slope: float | None
+
+
+class Brain(Record):
+    """How one session's brain decided."""
+
+    session: str
+    brain: str
+    n_rounds: int = Field(ge=0)
+    n_calls: int = Field(ge=0)
+    legal: Estimate | None
+    n_fallbacks: int = Field(ge=0)
+    n_settled: int = Field(ge=0)
+    held: Estimate | None
+    tokens_per_decision: float
+    seconds_per_decision: float
+    usd: float
+    first_score: float | None
+    last_score: float | None
+
+
+class Stage(Record):
+    """Time of one stage over all sessions."""
+
+    stage: str
+    n: int = Field(ge=1)
+    seconds: float
+    median_s: float
+    share: float
+
+
+class Evidence(Record):
+    """What all given sessions show."""
+
+    brains: tuple[Brain, ...]
+    hypotheses: Calibration | None = Field(description="as the brains stated them")
+    memory: Calibration | None = Field(description="as the memory let a plan expect")
+    helped: tuple[Helped, ...]
+    harmed: tuple[Helped, ...]
+    stages: tuple[Stage, ...]
+
+
+def evidence(tables: Mapping[str, Sequence[Row]], n_shown: int = 12) -> Evidence:
+    """Sum up the tables of sessions; `n_shown` prompts that helped, and as many that did not."""
+    ranked = _helped(tables["prompts"], tables["credits"])
+    up = [h for h in ranked if h.change_per_100.value > 0]
+    down = [h for h in reversed(ranked) if h.change_per_100.value < 0]
+    stated = [
+        (row["expected_change"], row["measured_change"])
+        for row in tables["rounds"]
+        if row["measured_change"] is not None and row["expected_change"] is not None
+    ]
+    foreseen = [
+        (row["expected_change"], row["change"])
+        for row in tables["slices"]
+        if row["change"] is not None and row["expected_change"] is not None
+    ]
+    return Evidence(
+        brains=tuple(_brains(tables)),
+        hypotheses=calibration(stated),
+        memory=calibration(foreseen),
+        helped=tuple(up[:n_shown]),
+        harmed=tuple(down[:n_shown]),
+        stages=tuple(_stages(tables["costs"])),
+    )
+
+
+def calibration(points: Sequence[tuple[float, float]], n_bins: int = 5) -> Calibration | None:
+    """Compare expected with measured changes, in bins of equal size; None without any."""
+    if not points:
+        return None
+    ordered = sorted(points)
+    n_bins = min(n_bins, len(ordered))
+    edges = [round(i * len(ordered) / n_bins) for i in range(n_bins + 1)]
+    bins = [
+        Bin(
+            n=end - start,
+            expected=sum(e for e, _ in ordered[start:end]) / (end - start),
+            measured=_mean([m for _, m in ordered[start:end]]),
+        )
+        for start, end in pairwise(edges)
+        if end > start
+    ]
+    n = len(points)
+    mean_e, mean_m = sum(e for e, _ in points) / n, sum(m for _, m in points) / n
+    spread = sum((e - mean_e) ** 2 for e, _ in points)
+    together = sum((e - mean_e) * (m - mean_m) for e, m in points)
+    return Calibration(
+        points=tuple(points),
+        bins=tuple(bins),
+        bias=mean_m - mean_e,
+        error=sum(abs(m - e) for e, m in points) / n,
+        slope=together / spread if spread > 1e-12 else None,
+    )
+
+
+def _helped(prompts: Sequence[Row], credits_: Sequence[Row]) -> list[Helped]:
+    """Return groups of like prompts by their mean credit on the slices that they name."""
+    by_id = {(p["session"], p["round"], p["prompt"]): p for p in prompts}
+    changes: dict[tuple[str, str], list[tuple[float, int]]] = defaultdict(list)
+    for row in credits_:
+        prompt = by_id.get((row["session"], row["round"], row["prompt"]))
+        if prompt is not None:
+            attributes = json.loads(prompt["attributes"])
+            words = " ".join([prompt["class_name"], *list(attributes.values())[:3]])
+            changes[words, row["slice"]].append((row["change_per_100"], row["n_images"]))
+    found = [
+        Helped(
+            words=words,
+            slice=key,
+            n_prompts=len(own),
+            n_images=sum(n for _, n in own),
+            change_per_100=_mean([change for change, _ in own]),
+        )
+        for (words, key), own in changes.items()
+        if len(own) >= MIN_PROMPTS
+    ]
+    return sorted(found, key=lambda h: (-h.change_per_100.value, h.words, h.slice))
+
+
+def _brains(tables: Mapping[str, Sequence[Row]]) -> list[Brain]:
+    found = []
+    for session in dict.fromkeys(row["session"] for row in tables["rounds"]):
+        rounds = [row for row in tables["rounds"] if row["session"] == session]
+        brain = rounds[0]["brain"]
+        calls = [c for c in tables["calls"] if c["session"] == session and c["author"] == brain]
+        n_legal = sum(call["outcome"] == "legal" for call in calls)
+        settled = [row["held"] for row in rounds if row["held"] is not None]
+        scores = [row["score"] for row in rounds if row["score"] is not None]
+        n = max(len(calls), 1)
+        found.append(
+            Brain(
+                session=session,
+                brain=brain,
+                n_rounds=len(rounds),
+                n_calls=len(calls),
+                legal=wilson(n_legal, len(calls)) if calls else None,
+                n_fallbacks=sum(row["n_fallbacks"] for row in rounds),
+                n_settled=len(settled),
+                held=wilson(sum(settled), len(settled)) if settled else None,
+                tokens_per_decision=sum(c["prompt_tokens"] + c["answer_tokens"] for c in calls) / n,
+                seconds_per_decision=sum(c["decision_s"] for c in calls) / n,
+                usd=sum(c["usd"] for c in calls),
+                first_score=scores[0] if scores else None,
+                last_score=scores[-1] if scores else None,
+            )
+        )
+    return found
+
+
+def _stages(costs: Sequence[Row]) -> list[Stage]:
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for row in costs:
+        seconds[row["stage"]].append(row["seconds"])
+    total = sum(map(sum, seconds.values())) or 1.0
+    found = [
+        Stage(
+            stage=stage,
+            n=len(own),
+            seconds=sum(own),
+            median_s=sorted(own)[len(own) // 2],
+            share=sum(own) / total,
+        )
+        for stage, own in seconds.items()
+    ]
+    return sorted(found, key=lambda s: -s.seconds)
+
+
+def _mean(values: Sequence[float]) -> Estimate:
+    """Return a mean with its 95% interval (normal); of one value it is as wide as the range."""
+    n = len(values)
+    mean = sum(values) / n
+    if n == 1:
+        return Estimate(value=mean, low=-1.0, high=1.0, n=1)
+    variance = sum((v - mean) ** 2 for v in values) / (n - 1)
+    half = Z95 * math.sqrt(variance / n)
+    return Estimate(value=mean, low=mean - half, high=mean + half, n=n)

@@ -1,0 +1,71 @@
+"""The page of several sessions; the layout is in evidence.html.j2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from eval.evidence import Calibration, Evidence
+from eval.report.charts import Series, line_chart, scatter
+from eval.report.page import _environment
+from memory.records import Estimate
+
+_WIDTH, _HALF = 980, 470
+
+
+def build_evidence_html(found: Evidence, rounds: Sequence[Mapping[str, Any]], command: str) -> str:
+    """Return the page: no script, no outside request, all text escaped.
+
+    rounds: rows of the table of that name; command: that made the page.
+    """
+    return (
+        _environment()
+        .get_template("evidence.html.j2")
+        .render(
+            found=found,
+            command=command,
+            score_chart=_scores(rounds),
+            hypotheses_chart=_chart("Hypotheses of the brains", found.hypotheses),
+            memory_chart=_chart("What the memory let expect", found.memory),
+        )
+    )
+
+
+def _chart(title: str, calibration: Calibration | None) -> Markup | None:
+    if calibration is None:
+        return None
+    return scatter(
+        title,
+        "Expected against measured changes of slices; on the diagonal they agree.",
+        calibration.points,
+        [(one.expected, one.measured) for one in calibration.bins if one.n > 1],
+        "expected change",
+        "measured change",
+        _HALF,
+    )
+
+
+def _scores(rounds: Sequence[Mapping[str, Any]]) -> Markup | None:
+    points: dict[str, dict[int, Estimate]] = {}
+    for row in rounds:
+        if row["score"] is not None:
+            points.setdefault(row["session"], {})[row["round"]] = Estimate(
+                value=row["score"], low=row["score_low"], high=row["score_high"], n=0
+            )
+    # More lines than colours cannot be told apart.
+    shown = list(points.items())[:6]
+    if not shown:
+        return None
+    numbers = sorted({number for own in points.values() for number in own})
+    series = [Series(name, own, f"s{i}", False) for i, (name, own) in enumerate(shown)]
+    name = str(next(row["metric"] for row in rounds if row["metric"])).replace("_", " ")
+    return line_chart(
+        f"{name.capitalize()} on feedback by round",
+        "With 95% intervals.",
+        series,
+        numbers,
+        name,
+        _WIDTH,
+    )

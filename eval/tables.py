@@ -1,0 +1,244 @@
+"""A session's journal as tidy tables: one row per round, prompt, slice, call and cost.
+
+docs/journal.md describes the columns. Every row names its session, so tables of several sessions
+can be put under each other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from memory.journal import Event, rounds
+from memory.records import Report, Round
+
+Row = dict[str, Any]
+
+# In the order of the columns; a value that is not known is None.
+COLUMNS: Mapping[str, Mapping[str, type]] = {
+    "rounds": {
+        "session": str,
+        "round": int,
+        "brain": str,
+        "author": str,
+        "n_prompts": int,
+        "n_images": int,
+        "n_kept": int,
+        "metric": str,
+        "score": float,
+        "score_low": float,
+        "score_high": float,
+        "worst_slice": str,
+        "n_failures": int,
+        "hypothesis": str,
+        "expected_change": float,
+        "measured_change": float,
+        "held": bool,
+        "n_fallbacks": int,
+        "seconds": float,
+    },
+    "prompts": {
+        "session": str,
+        "round": int,
+        "prompt": str,
+        "text": str,
+        "class_name": str,
+        "attributes": str,
+        "count": int,
+        "n_made": int,
+        "n_kept": int,
+        "expected_kept_rate": float,
+        "why": str,
+    },
+    "slices": {
+        "session": str,
+        "round": int,
+        "slice": str,
+        "accuracy": float,
+        "low": float,
+        "high": float,
+        "n": int,
+        "change": float,
+        "expected_change": float,
+    },
+    "credits": {
+        "session": str,
+        "round": int,
+        "prompt": str,
+        "slice": str,
+        "n_images": int,
+        "change_per_100": float,
+    },
+    "calls": {
+        "session": str,
+        "round": int,
+        "phase": str,
+        "author": str,
+        "tool": str,
+        "outcome": str,
+        "problem": str,
+        "prompt_tokens": int,
+        "answer_tokens": int,
+        "usd": float,
+        "decision_s": float,
+        "tool_s": float,
+        "time": str,
+    },
+    "costs": {
+        "session": str,
+        "round": int,
+        "stage": str,
+        "seconds": float,
+        "tokens": int,
+        "usd": float,
+    },
+}
+
+
+def tables(events: Sequence[Event]) -> dict[str, list[Row]]:
+    """Return the rows of every table of COLUMNS; nothing without an event `session`."""
+    found: dict[str, list[Row]] = {name: [] for name in COLUMNS}
+    head = next((e for e in events if e["kind"] == "session"), None)
+    if head is None:
+        return found
+    forks = [e["session"] for e in events if e["kind"] == "forked"]
+    session, brain = str([head["session"], *forks][-1]), str(head["settings"]["brain"])
+    plans = {e["plan"]["round"]: e.get("expectation", {}) for e in events if e["kind"] == "plan"}
+    previous: Report | None = None
+    for current in rounds(events):
+        where = {"session": session, "round": current.number}
+        expected = plans.get(current.number, {})
+        found["rounds"].append(where | {"brain": brain} | _round(current))
+        found["prompts"] += [where | row for row in _prompts(current, expected)]
+        found["slices"] += [where | row for row in _slices(current, previous, expected)]
+        found["credits"] += [
+            where
+            | {
+                "prompt": c.prompt_id,
+                "slice": c.slice,
+                "n_images": c.n_images,
+                "change_per_100": c.change_per_100,
+            }
+            for c in current.credits
+        ]
+        found["costs"] += [
+            where | {"stage": stage, "seconds": seconds, "tokens": 0, "usd": 0.0}
+            for stage, seconds in current.seconds.items()
+        ]
+        previous = current.report or previous
+    found["calls"] = [{"session": session} | row for row in _calls(events)]
+    found["costs"] += _decisions(session, found["calls"])
+    return found
+
+
+def _round(current: Round) -> Row:
+    plan, report, verdict = current.plan, current.report, current.verdict
+    hypothesis = plan.hypothesis if plan else None
+    metric = report.main_metric if report else None
+    score = report.metrics.get(metric) if report and metric else None
+    return {
+        "author": plan.author if plan else None,
+        "n_prompts": len(plan.prompts) if plan else None,
+        "n_images": plan.n_images if plan else None,
+        "n_kept": current.batch.n_kept if current.batch else None,
+        "metric": metric,
+        "score": score.value if score else None,
+        "score_low": score.low if score else None,
+        "score_high": score.high if score else None,
+        "worst_slice": report.worst_slice if report else None,
+        "n_failures": sum(f.significant for f in current.failures),
+        "hypothesis": hypothesis.slice if hypothesis else None,
+        "expected_change": hypothesis.expected_change if hypothesis else None,
+        "measured_change": verdict.change if verdict else None,
+        "held": verdict.held if verdict else None,
+        "n_fallbacks": current.fallbacks,
+        "seconds": sum(current.seconds.values()),
+    }
+
+
+def _prompts(current: Round, expected: Mapping[str, Any]) -> list[Row]:
+    rates = {p["prompt_id"]: p["kept_rate"] for p in expected.get("prompts", ())}
+    quality = {q.prompt_id: q for q in current.batch.quality} if current.batch else {}
+    return [
+        {
+            "prompt": p.id,
+            "text": p.text,
+            "class_name": p.class_name,
+            "attributes": json.dumps(p.attributes, sort_keys=True),
+            "count": p.count,
+            "n_made": quality[p.id].n_made if p.id in quality else None,
+            "n_kept": quality[p.id].n_kept if p.id in quality else None,
+            "expected_kept_rate": rates.get(p.id),
+            "why": p.why,
+        }
+        for p in (current.plan.prompts if current.plan else ())
+    ]
+
+
+def _slices(current: Round, previous: Report | None, expected: Mapping[str, Any]) -> list[Row]:
+    before = {s.key: s.accuracy.value for s in previous.slices} if previous else {}
+    gains = {s["slice"]: s["benefit"] + s["harm"] for s in expected.get("slices", ())}
+    return [
+        {
+            "slice": s.key,
+            "accuracy": s.accuracy.value,
+            "low": s.accuracy.low,
+            "high": s.accuracy.high,
+            "n": s.accuracy.n,
+            "change": s.accuracy.value - before[s.key] if s.key in before else None,
+            "expected_change": gains.get(s.key),
+        }
+        for s in (current.report.slices if current.report else ())
+    ]
+
+
+def _calls(events: Sequence[Event]) -> list[Row]:
+    """Return one row per tool call, legal or not, and per answer that calls no tool."""
+    found: list[Row] = []
+    for event in events:
+        if event["kind"] == "model_call":
+            answer = event
+        if event["kind"] not in ("tool_call", "illegal_call"):
+            continue
+        legal = event["kind"] == "tool_call"
+        found.append(
+            {
+                "round": event["round"],
+                "phase": event["phase"],
+                "author": event["author"],
+                "tool": event["tool"],
+                "outcome": "legal" if legal else "illegal",
+                "problem": None if legal else event["problem"],
+                "prompt_tokens": answer["tokens"]["prompt"],
+                "answer_tokens": answer["tokens"]["answer"],
+                "usd": answer["usd"],
+                "decision_s": answer["seconds"],
+                "tool_s": event["seconds"] if legal else 0.0,
+                "time": event["time"],
+            }
+        )
+        # Several calls of one answer cost it once.
+        answer = {**answer, "tokens": {"prompt": 0, "answer": 0}, "usd": 0.0, "seconds": 0.0}
+    return found
+
+
+def _decisions(session: str, calls: Sequence[Row]) -> list[Row]:
+    """Return what deciding has cost, by round."""
+    found: dict[int, Row] = {}
+    for call in calls:
+        row = found.setdefault(
+            call["round"],
+            {
+                "session": session,
+                "round": call["round"],
+                "stage": "decide",
+                "seconds": 0.0,
+                "tokens": 0,
+                "usd": 0.0,
+            },
+        )
+        row["seconds"] += call["decision_s"]
+        row["tokens"] += call["prompt_tokens"] + call["answer_tokens"]
+        row["usd"] += call["usd"]
+    return list(found.values())
