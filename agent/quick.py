@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
+import numpy as np
 
+from agent.report import labelled_pictures
 from agent.settings import Settings
 from agent.workbench import build_generator, build_target, choose_device
 from eval.montage import save_montage
 from memory.errors import SettingsError
-from memory.files import write_atomic
+from memory.files import write_bytes
+from tools.dataset import encode_label, encode_png
 from tools.generators import ImageRequest
+from tools.samples import Samples
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+MONTAGE_PX = 800
 
 
 def generate(
     settings: Settings, prompt: str, n_images: int, folder: Path, console: Console
 ) -> Path:
     """Write `n_images` PNGs and a montage of a prompt into `folder`; return the montage's path.
+
+    Labels that are drawn with the images lie beside them, as `tools.dataset` describes them, and
+    in colours in the montage.
 
     Says which attributes the vocabulary recognises in the prompt, and warns when it is longer
     than the generator reads. Raises SettingsError for an empty prompt or a count below 1.
@@ -43,11 +50,21 @@ def generate(
     console.print(f"Recognised: {words or 'nothing of the vocabulary'}", highlight=False)
     seed = settings.session.seed
     requests = [ImageRequest(prompt, "generate", i, seed) for i in range(n_images)]
-    images = generator.draw(requests).images
-    for i, image in enumerate(images):
-        pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
-        write_atomic(folder / f"{i:04d}.png", partial(Image.fromarray(pixels).save, format="PNG"))
+    drawn = generator.draw(requests)
+    samples = Samples(
+        images=drawn.images,
+        classes=np.zeros(n_images, np.int64),
+        attributes=[named] * n_images,
+        ids=[f"{i:04d}" for i in range(n_images)],
+        labels=drawn.labels,
+    )
+    for i, name in enumerate(samples.ids):
+        write_bytes(folder / f"{name}.png", encode_png(samples.images[i]))
+        for kind, values in samples.labels.items():
+            write_bytes(folder / f"{name}.{kind}.png", encode_label(kind, values[i]))
     montage = folder / "montage.png"
-    save_montage(montage, images, None, min(8, n_images), 2)
+    pictures = labelled_pictures(samples, list(samples.labels), target.pixel_classes)
+    columns = max(1, min(8, n_images, MONTAGE_PX // pictures.shape[3]))
+    save_montage(montage, pictures, None, columns, 2)
     console.print(f"{n_images} images in {folder}", highlight=False)
     return montage

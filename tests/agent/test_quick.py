@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from agent import quick
-from agent.settings import Settings
+from agent.settings import Settings, load_settings
 from memory.errors import SettingsError
 
 
@@ -42,3 +42,17 @@ def test_nothing_to_draw_is_refused(
 ) -> None:
     with pytest.raises(SettingsError, match="not empty"):
         quick.generate(make_settings(), prompt, n, tmp_path, Console(quiet=True))
+
+
+def test_labels_lie_beside_their_images(tmp_path: Path) -> None:
+    settings = load_settings("streets-seg", [f"home={tmp_path / 'home'}"])
+    folder = tmp_path / "images"
+    montage = quick.generate(settings, "a rainy street", 2, folder, Console(quiet=True))
+    kinds = ("", ".depth", ".normals", ".segmentation")
+    names = {f"{i:04d}{kind}.png" for i in range(2) for kind in kinds}
+    assert {p.name for p in folder.iterdir()} == names | {"montage.png"}
+    with Image.open(folder / "0001.segmentation.png") as ids:
+        assert (ids.size, ids.mode) == ((96, 64), "L")
+        assert ids.getextrema()[1] <= 10
+    with Image.open(montage) as picture:
+        assert picture.width >= 2 * 4 * 96
