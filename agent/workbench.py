@@ -15,6 +15,7 @@ from tools import generators, targets
 from tools.generate import Judge
 from tools.generators import Generator
 from tools.labelers.audit import train_audit
+from tools.labelers.dense_audit import train_dense_audit
 from tools.labelers.keep_all import KeepAll
 from tools.targets import Target
 
@@ -74,11 +75,6 @@ class Workbench:
             return build_target(self.session.settings)
 
     @cached_property
-    def slices(self) -> tuple[tuple[str, ...], ...]:
-        """What slices are made of: as set, or every attribute, alone and with the class."""
-        return self.session.settings.feedback.slices or own_slices(self.target)
-
-    @cached_property
     def generator(self) -> Generator:
         """The generator with its weights."""
         with self.stage("load generator", 0):
@@ -91,13 +87,8 @@ class Workbench:
         if settings.audit.method == "none":
             return KeepAll()
         with self.stage("train audit", 0):
-            return train_audit(
-                self.target,
-                settings.audit,
-                settings.home / "cache",
-                self.device,
-                self.progress("train audit", "steps"),
-            )
+            show = self.progress("train audit", "steps")
+            return build_judge(settings, self.target, self.device, show)
 
     @cached_property
     def memory(self) -> MemoryIndex:
@@ -131,16 +122,21 @@ def build_pretrain_target(settings: Settings) -> Target:
     return targets.build(source.name, settings.home / "cache", **source.options)
 
 
-def own_slices(target: Target) -> tuple[tuple[str, ...], ...]:
-    """Return the attributes of a target, alone and each with the one that decides the class."""
-    by_class = target.vocabulary.class_attribute
-    keys = list(target.vocabulary.attributes)
-    crossed = [(by_class, key) for key in keys if key != by_class] if by_class else []
-    return (*((key,) for key in keys), *crossed)
-
-
 def build_generator(settings: Settings, target: Target, device: str) -> Generator:
     """Build the generator of the settings for the target's image shape."""
     arguments = settings.generator.model_dump(exclude={"name", "options"})
     options = {**arguments, **settings.generator.options}
     return generators.build(settings.generator.name, target.image_shape, device, **options)
+
+
+def build_judge(
+    settings: Settings,
+    target: Target,
+    device: str,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Judge:
+    """Build what weighs generated images, trained on the target's audit split or from the cache."""
+    if settings.audit.method == "none":
+        return KeepAll()
+    train = train_dense_audit if settings.audit.method == "dense" else train_audit
+    return train(target, settings.audit, settings.home / "cache", device, progress)
