@@ -15,6 +15,7 @@ from agent.commands.common import (
     PresetArgument,
     SeedOption,
     SetOption,
+    TargetOption,
     complain,
     console,
     resolve,
@@ -95,6 +96,7 @@ app.add_typer(overnight.app)
 @app.command()
 def run(
     preset: PresetArgument = "solar",
+    target: TargetOption = None,
     rounds: Annotated[
         int | None, typer.Option("--max-rounds", "--rounds", help="Rounds in all.")
     ] = None,
@@ -150,6 +152,7 @@ def run(
             "session.on_finish": on_finish,
             "home": home,
         },
+        target=target,
     )
     if dry_run:
         from agent import rehearsal
@@ -206,9 +209,11 @@ def list_presets() -> None:
 @app.command()
 def pretrain(
     preset: PresetArgument = "solar",
+    target: TargetOption = None,
     steps: Annotated[int | None, typer.Option(help="Training steps in all.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="[default: HOME/pretrain/PRESET]")
+        Path | None,
+        typer.Option("--output", "-o", help="[default: HOME/pretrain/PRESET or .../DATA]"),
     ] = None,
     home: HomeOption = None,
     set_: SetOption = None,
@@ -217,17 +222,19 @@ def pretrain(
 
     The training has settings of its own, e.g. --set pretrain.batch_size=64.
     """
-    settings = resolve(preset, set_, {"pretrain.steps": steps, "home": home})
+    settings = resolve(
+        preset, set_, {"pretrain.steps": steps, "home": home}, target=target, needs_weights=False
+    )
     from rich.progress import Progress, TimeRemainingColumn
 
     from agent.workbench import build_pretrain_target, choose_device
     from tools.card import write_card
     from tools.pretrain import pretrain as train
 
-    folder = output or settings.home / "pretrain" / Path(preset).stem
     device = choose_device(settings)
-    target = build_pretrain_target(settings)
-    say(target.notice)
+    source = build_pretrain_target(settings)
+    folder = output or settings.home / "pretrain" / (source.name if target else Path(preset).stem)
+    say(source.notice)
     columns = ["step {task.completed:.0f} of {task.total:.0f}", "{task.fields[figures]}", "left"]
     with Progress(*columns, TimeRemainingColumn(), console=console()) as bar:
         task = bar.add_task("pretrain", total=settings.pretrain.steps, figures="")
@@ -236,9 +243,9 @@ def pretrain(
             figures = f"loss {loss:.4f}, {bar.tasks[0].speed or 0:.2f} steps/s"
             bar.update(task, completed=step, figures=figures)
 
-        train(target, settings.pretrain, folder, device, show)
+        train(source, settings.pretrain, folder, device, show)
     pipeline = folder / "pipeline"
-    card = write_card(pipeline, target, settings.home / "cache", settings.audit, device)
+    card = write_card(pipeline, source, settings.home / "cache", settings.audit, device)
     console().print_json(json.dumps(card))
     say(f"Pipeline: {pipeline}")
 
@@ -251,12 +258,13 @@ def generate(
         "generated"
     ),
     preset: Annotated[str, typer.Option(help="Preset whose generator draws.")] = "solar",
+    target: TargetOption = None,
     seed: SeedOption = None,
     home: HomeOption = None,
     set_: SetOption = None,
 ) -> None:
     """Draw images of one prompt."""
-    settings = resolve(preset, set_, {"session.seed": seed, "home": home})
+    settings = resolve(preset, set_, {"session.seed": seed, "home": home}, target=target)
     from agent import quick
 
     say(f"Montage: {quick.generate(settings, prompt, n, output, console())}")

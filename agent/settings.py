@@ -25,7 +25,7 @@ from typing import (
 )
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, ValidationError
 
 from memory.errors import SettingsError, unknown
 from memory.records import Record, Share, digest
@@ -69,10 +69,17 @@ class GeneratorSettings(Record):
     options: Options = Field(default_factory=dict)
 
 
-class FeedbackSettings(Record):
-    """Which slices are measured, and when one counts as a failure."""
+def _auto_is_none(slices: object) -> object:
+    return () if slices == "auto" else slices
 
-    slices: tuple[tuple[str, ...], ...] = (
+
+class FeedbackSettings(Record):
+    """Which slices are measured, and when one counts as a failure.
+
+    slices: attributes to cross; `auto`, with --target, for all of the data and each with the class.
+    """
+
+    slices: Annotated[tuple[tuple[str, ...], ...], BeforeValidator(_auto_is_none)] = (
         ("wafer",),
         ("wafer", "severity"),
         ("wafer", "brightness"),
@@ -81,6 +88,12 @@ class FeedbackSettings(Record):
     )
     n_min: int = Field(10, ge=1)
     alpha: float = Field(0.05, gt=0, lt=1)
+    discovery: Literal["off", "attributes", "clusters"] = Field(
+        "clusters", description="what is looked for beyond the slices"
+    )
+    embedding: Literal["dstm", "mtdm", "imagenet"] = Field(
+        "dstm", description="what clusters are found in"
+    )
 
 
 class Price(Record):

@@ -30,6 +30,12 @@ SetOption = Annotated[
         "--set", metavar="KEY=VALUE", help="Change a setting, e.g. audit.threshold=0.6. Repeatable."
     ),
 ]
+TargetOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME:PATH", help="Your own data: folder:PATH, hf:PATH, or camvid:PATH; no PRESET."
+    ),
+]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of the session.")]
 
 
@@ -38,12 +44,23 @@ def resolve(
     set_: Sequence[str] | None = None,
     options: dict[str, Any] | None = None,
     home: Path | None = None,
+    target: str | None = None,
+    needs_weights: bool = True,
 ) -> Settings:
-    """Resolve the settings of a command; options that are None were not given."""
+    """Resolve the settings of a command; options that are None were not given.
+
+    target: NAME:PATH of a user's own data, which then decide the preset; needs_weights: whether
+    an MTDM must have been trained for them.
+    """
     from agent.settings import load_settings
 
     given = {**(options or {}), **({"home": home} if home else {})}
-    return load_settings(preset, [*(set_ or []), *assignments(given)], os.environ)
+    wanted = [*(set_ or []), *assignments(given)]
+    if target is None:
+        return load_settings(preset, wanted, os.environ)
+    from agent.own import load_own
+
+    return load_own(target, wanted, os.environ, needs_weights)
 
 
 def assignments(options: dict[str, Any]) -> list[str]:

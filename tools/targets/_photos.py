@@ -171,8 +171,8 @@ def cached(
     if not path.exists():
         photos = read()
         meta = np.frombuffer(json.dumps(dict(photos._meta)).encode(), np.uint8)
-        arrays = {**photos._arrays, "meta": meta}
-        write_atomic(path, lambda handle: np.savez_compressed(handle, **arrays))
+        whole: dict[str, Any] = {**photos._arrays, "meta": meta}
+        write_atomic(path, lambda handle: np.savez_compressed(handle, **whole))
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {kind: file[kind] for kind in file.files}

@@ -24,10 +24,10 @@ from tools.samples import VOID, Samples
 from tools.streets import BICYCLIST, CLASS_NAMES, HEIGHT, WIDTH, visible
 from tools.targets import SPLITS, _levels
 from tools.targets import _pictures as pictures
+from tools.targets._photos import options_of
 from tools.targets._pictures import Unusable
 from tools.targets._problems import Problems
 from tools.targets.elpv import SHARES
-from tools.targets.folder import options_of
 
 # Fixed, so that a photograph's words do not depend on how the frames were dealt.
 BRIGHTNESS = (0.3, 0.45)

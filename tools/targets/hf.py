@@ -150,7 +150,7 @@ def _items(word: str, part: Any, wanted: Columns, found: Problems) -> Iterator[I
     label = columns["label"]
     if label and isinstance(features[label], datasets.Image):
         columns["segmentation"], label = columns["segmentation"] or label, None
-    pixels = {kind: columns[kind] for kind in _PIXELS if columns[kind]}
+    pixels = {kind: column for kind in _PIXELS if (column := columns[kind])}
     for column in (image, *pixels.values()):
         if isinstance(features[column], datasets.Image):
             part = part.cast_column(column, datasets.Image(decode=False))

@@ -1,0 +1,71 @@
+"""Settings for a user's own data, `--target NAME:PATH`: what the data themselves decide."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from agent.settings import Settings, load_settings
+from agent.workbench import build_target
+from memory.errors import SettingsError, WeightsError, unknown
+from tools.plugins import names
+from tools.targets import Target
+
+# Targets whose data lie somewhere else, and the preset that each is shaped with.
+PRESETS = {"camvid": "camvid", "folder": "own", "hf": "own"}
+
+_DENSE = ("model=unet", "batch_size=16", "learning_rate=0.003")
+
+
+def load_own(
+    target: str, assignments: Sequence[str], env: Mapping[str, str], needs_weights: bool
+) -> Settings:
+    """Resolve the settings for `target`, NAME:PATH.
+
+    assignments: "key=value" that go before what the data decide: task, model, audit, and the
+    weights that `shaping pretrain` left under HOME/pretrain. needs_weights: whether the generator
+    is going to draw. Raises WeightsError that says how to train it when it has no weights yet.
+    """
+    name, _, path = target.partition(":")
+    if name not in PRESETS:
+        raise SettingsError(f"{unknown('target', name, PRESETS)} {_form(target)}")
+    if not path:
+        raise SettingsError(f"The target {target!r} names no data. {_form(target)}")
+    if Path(path).expanduser().exists():
+        path = str(Path(path).expanduser().resolve())
+    where = [f"target.name={name}", f"target.options.path={json.dumps(path)}"]
+    first = load_settings(PRESETS[name], [*where, *assignments], env)
+    built = build_target(first)
+    weights = first.home / "pretrain" / built.name / "pipeline"
+    decided = [f"dstm.task={built.task}", f"generator.weights={weights}"]
+    if not first.feedback.slices:
+        decided.append(f"feedback.slices={json.dumps(_slices(built))}")
+    if built.task != "classification":
+        decided += ["audit.method=none", *(f"dstm.{text}" for text in _DENSE)]
+    # The slices stand in `assignments` where a user has set them, but perhaps as "auto".
+    wanted = [text for text in assignments if text != "feedback.slices=auto"]
+    settings = load_settings(PRESETS[name], [*where, *decided, *wanted], env)
+    drawn_by_it = settings.generator.name == "mtdm" and settings.generator.weights == str(weights)
+    if needs_weights and drawn_by_it and not (weights / "model_index.json").is_file():
+        raise WeightsError(
+            f"There is no MTDM for {target} yet: {weights} is missing. Train one first, with the "
+            f"same --home: shaping pretrain --target {target}. It takes {settings.pretrain.steps} "
+            "steps, about half an hour on two CPU cores for photographs of 64x64; --steps 500 is "
+            "enough for a first look."
+        )
+    return settings
+
+
+def _slices(target: Target) -> list[list[str]]:
+    """Return the attributes of a target, alone and each with the one that decides the class."""
+    by_class = target.vocabulary.class_attribute
+    keys = list(target.vocabulary.attributes)
+    crossed = [[by_class, key] for key in keys if key != by_class] if by_class else []
+    return [[key] for key in keys] + crossed
+
+
+def _form(target: str) -> str:
+    known = ", ".join(f"{name}:PATH" for name in PRESETS)
+    bundled = ", ".join(name for name in names("tools.targets") if name not in PRESETS)
+    return f"Expected one of {known}; {bundled} have presets of their own."

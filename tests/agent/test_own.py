@@ -1,0 +1,103 @@
+"""`--target NAME:PATH`: settings that a user's own data decide, and a session over them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from agent.autonomous import run
+from agent.cli import app
+from agent.own import load_own
+from agent.settings import load_settings
+from memory.errors import WeightsError
+from memory.journal import read_events, rounds
+from tests.tools.own_data import class_folders, scenes
+
+runner = CliRunner()
+
+
+def test_class_folders_decide_task_slices_and_weights(tmp_path: Path) -> None:
+    class_folders(tmp_path / "my birds")
+    target = f"folder:{tmp_path / 'my birds'}"
+    home = f"home={tmp_path / 'home'}"
+    settings = load_own(target, [home, "dstm.steps=7"], {}, needs_weights=False)
+    assert (settings.preset, settings.target.name) == ("own", "folder")
+    assert settings.target.options == {"path": str(tmp_path / "my birds")}
+    assert (settings.dstm.task, settings.dstm.steps) == ("classification", 7)
+    assert settings.audit.method == "classifier"
+    assert ("brightness",) in settings.feedback.slices
+    assert ("class", "brightness") in settings.feedback.slices
+    weights = Path(settings.generator.weights)
+    assert weights.parent.parent == tmp_path / "home" / "pretrain"
+    assert weights.parent.name.startswith("my-birds-")
+    chosen = load_own(target, [home, "feedback.slices=[[class]]"], {}, needs_weights=False)
+    assert chosen.feedback.slices == (("class",),)
+
+
+def test_masks_decide_for_segmentation_and_no_audit(tmp_path: Path) -> None:
+    target = f"folder:{scenes(tmp_path / 'scenes')}"
+    settings = load_own(target, [f"home={tmp_path / 'home'}"], {}, needs_weights=False)
+    assert (settings.dstm.task, settings.dstm.model) == ("segmentation", "unet")
+    assert settings.audit.method == "none"
+    assert ("car",) in settings.feedback.slices
+
+
+def test_without_weights_it_says_to_pretrain_first(tmp_path: Path) -> None:
+    target = f"folder:{class_folders(tmp_path / 'birds')}"
+    home = ["--home", str(tmp_path / "home")]
+    result = runner.invoke(app, ["run", "--target", target, *home])
+    assert result.exit_code == 2
+    assert f"shaping pretrain --target {target}" in result.stderr
+    with pytest.raises(WeightsError, match="There is no MTDM for"):
+        load_own(target, [f"home={tmp_path}"], {}, needs_weights=True)
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("foldr:x", "Unknown target 'foldr'. Did you mean 'folder'?"),
+        ("folder", "names no data. Expected one of camvid:PATH, folder:PATH, hf:PATH"),
+        ("elpv:x", "elpv, streets"),
+        ("folder:/no/such", "There is no folder /no/such"),
+    ],
+)
+def test_a_wrong_target_is_explained(tmp_path: Path, target: str, words: str) -> None:
+    result = runner.invoke(app, ["run", "--target", target, "--home", str(tmp_path / "home")])
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_auto_slices_are_a_setting() -> None:
+    assert load_settings("solar", ["feedback.slices=auto"]).feedback.slices == ()
+
+
+def test_a_session_over_class_folders(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds", n=24)
+    (root / "attributes.csv").write_text(
+        "file,ring\n"
+        + "".join(f"img {c}-{i:02d}.png,{'red' if i % 4 == 1 else 'blue'}\n" for c in range(3)
+                  for i in range(1, 24, 2)),
+        "utf-8",
+    )  # fmt: skip
+    overrides = [
+        f"home={tmp_path / 'home'}",
+        "generator.name=toy",
+        "session.rounds=1",
+        "session.images_per_round=16",
+        "dstm.steps=5",
+        "dstm.batch_size=8",
+        "audit.train.steps=5",
+        "audit.train.batch_size=8",
+        "device=cpu",
+    ]
+    settings = load_own(f"folder:{root}", overrides, {}, needs_weights=True)
+    page = run(settings, Console(quiet=True))
+    (only,) = rounds(read_events(page.parent / "journal.jsonl"))
+    assert only.batch and only.report
+    assert {s.key for s in only.report.slices} >= {"class=red-kite", "class=élan-vital"}
+    html = page.read_text("utf-8")
+    assert "Your own data birds-" in html
+    assert "Élan vital" in html
