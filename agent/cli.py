@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from agent.commands import overnight
+from agent.commands import chat, compare, overnight, replay, trace
 from agent.commands.common import (
     HomeOption,
     PresetArgument,
@@ -90,7 +90,11 @@ app = typer.Typer(
 )
 memory_app = typer.Typer(no_args_is_help=True, help="Search what all sessions have learnt.")
 app.add_typer(memory_app, name="memory")
+app.add_typer(chat.app)
+app.add_typer(compare.app)
 app.add_typer(overnight.app)
+app.add_typer(replay.app)
+app.add_typer(trace.app)
 
 
 @app.command()

@@ -28,8 +28,8 @@ class Oracle:
         self,
         sealed: Report | None,
         broken: Collection[dict[str, str]],
-        floor: float = 0.5,
-        sharpness: float = 1.0,
+        floor: float = 0.4,
+        sharpness: float = 1.5,
     ) -> None:
         self._sealed = sealed
         self._broken = broken

@@ -72,6 +72,6 @@ def audited_shares(
     return {key: weight / total for key, weight in weights.items()}
 
 
-def build(floor: float = 0.5, sharpness: float = 1.0, curriculum: bool = False) -> AuditedFailure:
+def build(floor: float = 0.4, sharpness: float = 1.5, curriculum: bool = False) -> AuditedFailure:
     """Build the planner."""
     return AuditedFailure(floor, sharpness, curriculum)

@@ -1,0 +1,113 @@
+"""`shaping compare`: planners, controls and brains over paired seeds at equal cost."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agent.commands.common import (
+    HomeOption,
+    PresetArgument,
+    SetOption,
+    console,
+    resolve,
+    say,
+    say_table,
+)
+
+app = typer.Typer()
+
+
+@app.command()
+def compare(
+    preset: PresetArgument = "solar",
+    planners: Annotated[
+        str, typer.Option(help="Arms, e.g. uniform,failure:floor=0.5.")
+    ] = "uniform,audited_failure,thompson",
+    controls: Annotated[
+        str, typer.Option(help="Of real, augment, oversample, shuffled, oracle.")
+    ] = "shuffled,oracle",
+    brains: Annotated[str, typer.Option(help="Brains as arms, e.g. openai:MODEL.")] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Paired seeds, from 0 on.")] = 6,
+    budget: Annotated[
+        str, typer.Option(help="small: minutes on two cores; full: the preset's own.")
+    ] = "small",
+    broken: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of prompt cells that draw wrong images.")
+    ] = 0.0,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = 2,
+    name: Annotated[str | None, typer.Option(help="Of the comparison. [default: PRESET]")] = None,
+    home: HomeOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Compare ways to shape at equal cost, or go on; write a page and a CSV."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from agent import compare
+    from eval.report import text
+    from memory.errors import SettingsError, unknown
+
+    if budget not in ("small", "full"):
+        raise SettingsError(unknown("budget", budget, ("small", "full")))
+    settings = resolve(preset, set_, home=home)
+    if budget == "small":
+        settings = resolve(preset, [*compare.small_budget(settings), *(set_ or [])], home=home)
+    arms = compare.Arms(planners=_split(planners), controls=_split(controls), brains=_split(brains))
+    arms.check(broken)
+    stem = Path(preset).stem
+    called = name or (f"{stem}-broken" if broken else stem)
+    folder = compare.open_folder(settings, broken, called)
+    lab = compare.Lab(settings)
+    say(lab.target.notice)
+    left = compare.estimate(lab, arms, seeds)
+    say(
+        f"{len(arms.names())} arms, {seeds} seeds: about {left.n_trainings} trainings of "
+        f"{left.train_s:.1f} s and {left.n_images} images of {left.image_s:.2f} s, at most "
+        f"{text.duration(left.seconds / jobs)} with {jobs} processes. Stop it at any time; the "
+        "same command goes on."
+    )
+    numbers = range(seeds)
+    with Progress(
+        "arms done", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console()
+    ) as bar:
+        task = bar.add_task("", total=seeds * len(arms.names()))
+        compare.run_all(
+            settings,
+            folder,
+            arms,
+            broken,
+            numbers,
+            jobs,
+            lambda done: bar.update(task, completed=done),
+        )
+    command = shlex.join(["shaping", *sys.argv[1:]])
+    page, found = compare.write_results(settings, folder, arms, broken, command)
+    rows = [
+        [
+            s.arm,
+            f"{s.figures['average'].value:.3f}",
+            f"{s.figures['worst_five'].value:.3f}",
+            _change(s.differences.get("worst_five")),
+            "" if s.gap_closed is None else f"{s.gap_closed.value:.2f}",
+        ]
+        for s in found.summaries
+    ]
+    say_table(["arm", "average", "worst five", "against uniform", "gap closed"], rows)
+    say(f"Page: {page}")
+    say(f"Table: {page.with_suffix('.csv')}")
+
+
+def _split(names: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
+def _change(difference: object) -> str:
+    from memory.records import Estimate
+
+    if not isinstance(difference, Estimate):
+        return ""
+    return f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"

@@ -1,0 +1,207 @@
+"""What the arms of a comparison share: one set-up and, per seed, one pool of images."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from agent.planners import Palette, palette_of
+from agent.settings import Settings
+from agent.workbench import build_generator, build_target, choose_device
+from memory.files import write_bytes
+from memory.records import Failure, PromptSpec, Record, Report, Share, digest
+from tools import tasks
+from tools.dataset import read_shards, write_shard
+from tools.generate import Judge, draw_samples
+from tools.generators import Generator
+from tools.labelers.audit import train_audit
+from tools.labelers.keep_all import KeepAll
+from tools.samples import Samples, concatenate
+from tools.targets import Target, label_names
+from tools.train import train_model
+
+
+class Trained(Record):
+    """What one training reached: reports on both splits, failures on feedback."""
+
+    feedback: Report
+    sealed: Report
+    failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What all arms of a seed use: the heavy parts of the preset, and its own seed."""
+
+    settings: Settings
+
+    @cached_property
+    def device(self) -> str:
+        """The torch device."""
+        return choose_device(self.settings)
+
+    @cached_property
+    def target(self) -> Target:
+        """The target, its cache under HOME/cache."""
+        return build_target(self.settings)
+
+    @cached_property
+    def generator(self) -> Generator:
+        """The generator with its weights."""
+        return build_generator(self.settings, self.target, self.device)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """What weighs generated images."""
+        if self.settings.audit.method == "none":
+            return KeepAll()
+        cache = self.settings.home / "cache"
+        return train_audit(self.target, self.settings.audit, cache, self.device)
+
+    @cached_property
+    def palette(self) -> Palette:
+        """What can be asked for."""
+        return palette_of(self.target)
+
+    def train(self, samples: Samples, seed: int, augment: bool) -> Trained:
+        """Train a DSTM from scratch and measure it on feedback and on the sealed test split."""
+        settings = self.settings.dstm.model_copy(update={"seed": seed, "augment": augment})
+        task = tasks.build(settings.task)
+        names = label_names(self.target, task)
+        model, _, _ = train_model(samples, task, len(names), settings, self.device)
+        by, n_min = self.settings.feedback.slices, self.settings.feedback.n_min
+        feedback, test = self.target.split("feedback"), self.target.split("test")
+        said = task.predict(model, feedback.images)
+        return Trained(
+            feedback=task.report(said, feedback, names, 1, "feedback", by, n_min),
+            sealed=task.report(task.predict(model, test.images), test, names, 1, "test", by, n_min),
+            failures=task.failures(said, feedback, by, n_min, self.settings.feedback.alpha),
+        )
+
+
+class Pool:
+    """The images of one seed by prompt cell, drawn once, when first asked for, and kept on disk.
+
+    broken: attributes of cells that draw something else: another class, or, where labels belong
+    to pixels, the labels of another scene.
+    """
+
+    def __init__(
+        self, lab: Lab, folder: Path, seed: int, broken: Sequence[Mapping[str, str]]
+    ) -> None:
+        self._lab = lab
+        self._folder = folder
+        self._seed = seed
+        self._broken = broken
+        self._size = lab.settings.session.images_per_prompt
+        self._drawn: dict[str, Samples] = {}
+
+    def take(self, prompts: Sequence[PromptSpec], taken: Counter[str]) -> list[Samples]:
+        """Return the images of every prompt and count them in `taken`, by cell."""
+        wanted = []
+        for prompt in prompts:
+            cell = digest([prompt.class_name, prompt.attributes])
+            wanted.append((prompt, cell, range(taken[cell], taken[cell] + prompt.count)))
+            taken[cell] += prompt.count
+        self._draw({(cell, i // self._size): p for p, cell, numbers in wanted for i in numbers})
+        return [
+            concatenate(
+                [self._drawn[self._name(cell, i // self._size)].take([i % self._size]) for i in own]
+            )
+            for _, cell, own in wanted
+        ]
+
+    def _draw(self, pieces: Mapping[tuple[str, int], PromptSpec]) -> None:
+        """Have pieces, the n-th `images_per_prompt` images of a cell, in memory and on disk."""
+        missing = []
+        for (cell, number), prompt in pieces.items():
+            name = self._name(cell, number)
+            path = self._folder / f"{name}.parquet"
+            if name in self._drawn:
+                continue
+            if path.exists():
+                self._drawn[name] = read_shards([path]).samples
+            else:
+                missing.append(self._spec(name, prompt))
+        size = max(1, self._lab.settings.session.shard_size // self._size)
+        for start in range(0, len(missing), size):
+            for prompt, samples in self._make(missing[start : start + size]):
+                self._drawn[prompt.id] = samples
+                data = write_shard(
+                    samples,
+                    [prompt.text] * self._size,
+                    [prompt.id] * self._size,
+                    range(self._size),
+                    self._lab.target.class_names,
+                )
+                write_bytes(self._folder / f"{prompt.id}.parquet", data)
+
+    def _make(self, prompts: Sequence[PromptSpec]) -> list[tuple[PromptSpec, Samples]]:
+        lab = self._lab
+
+        def draw(said: Sequence[PromptSpec]) -> Samples:
+            pairs = [(prompt, i) for prompt in said for i in range(self._size)]
+            return draw_samples(pairs, self._seed, lab.generator, lab.target.class_names)
+
+        wrong = [self._wrong(prompt) if self._is_broken(prompt) else prompt for prompt in prompts]
+        drawn = draw(wrong)
+        if drawn.labels:
+            # The image is the one that was asked for, its labels are those of another scene.
+            drawn = replace(drawn, images=draw(prompts).images) if wrong != prompts else drawn
+        asked = [prompt for prompt in prompts for _ in range(self._size)]
+        names = list(lab.target.class_names)
+        drawn = replace(
+            drawn,
+            classes=np.array([names.index(p.class_name) for p in asked], dtype=np.int64),
+            attributes=[p.attributes for p in asked],
+        )
+        drawn = replace(drawn, weights=lab.judge.judge(drawn)[1])
+        size = self._size
+        return [
+            (prompt, drawn.take(range(i * size, (i + 1) * size)))
+            for i, prompt in enumerate(prompts)
+        ]
+
+    def _spec(self, name: str, prompt: PromptSpec) -> PromptSpec:
+        words = random.Random(f"{self._seed} {name}")
+        text = self._lab.target.vocabulary.caption(prompt.attributes, words)
+        return prompt.model_copy(update={"id": name, "text": text, "count": self._size})
+
+    def _is_broken(self, prompt: PromptSpec) -> bool:
+        return any(cell.items() <= prompt.attributes.items() for cell in self._broken)
+
+    def _wrong(self, prompt: PromptSpec) -> PromptSpec:
+        """Return what a broken prompt draws: another class, or else another scene."""
+        rng = random.Random(f"{self._seed} {prompt.id} wrong")
+        rows = self._lab.palette.rows
+        of_others = [row for row in rows if row.class_name != prompt.class_name]
+        row = rng.choice(of_others or rows)
+        text = self._lab.target.vocabulary.caption(row.attributes, rng)
+        return prompt.model_copy(update={"text": text, "class_name": row.class_name})
+
+    @staticmethod
+    def _name(cell: str, number: int) -> str:
+        return f"{cell}-{number:03d}"
+
+
+def broken_cells(
+    palette: Palette, slices: Sequence[tuple[str, ...]], share: Share, seed: int
+) -> list[dict[str, str]]:
+    """Return a share of the prompt cells, at least one if it is above 0, drawn by the seed.
+
+    Cells are the values, found in the palette, of the first of `slices` that crosses attributes.
+    """
+    names = next((by for by in slices if len(by) > 1), slices[0])
+    found = {
+        tuple((name, row.attributes[name]) for name in names if name in row.attributes)
+        for row in palette.rows
+    }
+    cells = sorted(items for items in found if len(items) == len(names))
+    n_broken = max(1, round(share * len(cells))) if share else 0
+    return [dict(items) for items in random.Random(f"broken {seed}").sample(cells, n_broken)]

@@ -1,0 +1,258 @@
+"""Statistics of a comparison: arms against one another over paired seeds, on the sealed test split.
+
+Pure functions over scores. Arms with one seed number share everything but what is compared, so
+differences are taken seed by seed; intervals resample seeds (percentile bootstrap, Efron 1979,
+always the same 10,000 resamples). With one seed they have no width.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from memory.errors import DataError
+from memory.records import Estimate, Record, Report
+
+Floats = NDArray[np.float64]
+
+N_WORST = 5
+REFERENCE, ORACLE = "uniform", "oracle"
+FIGURES = ("average", "balanced", "worst_slice", "worst_five")
+_N_RESAMPLES = 10_000
+
+
+class Score(Record):
+    """What one arm reached with one seed after one round, on the sealed test split.
+
+    average: the first figure of the report (accuracy, mIoU, ...); balanced: balanced accuracy, or
+    the mean over the slices where there are no image classes; worst_five: mean of the five lowest
+    slices; sound_five: the same over slices outside of the broken prompt cells.
+    """
+
+    arm: str
+    seed: int
+    round: int = Field(ge=1)
+    n_images: int = Field(ge=0, description="made so far, rejected ones included")
+    average: float
+    balanced: float
+    worst_slice: float
+    worst_five: float
+    sound_five: float
+
+
+class Summary(Record):
+    """One arm over all seeds, after its last round; differences are to uniform, paired.
+
+    area: mean of the worst-five score over the images; images_to_match: images after which the
+    mean curve reaches uniform's final worst-five score, None if it never does; gap_closed: share
+    of the way from uniform to the oracle on the worst five, None where the oracle is no better.
+    """
+
+    arm: str
+    n_seeds: int
+    n_images: int
+    figures: dict[str, Estimate]
+    differences: dict[str, Estimate] = Field(description="none for uniform and without it")
+    area: Estimate | None
+    images_to_match: float | None
+    gap_closed: Estimate | None
+
+
+def score_report(
+    report: Report,
+    arm: str,
+    seed: int,
+    round_number: int,
+    n_images: int,
+    broken: Sequence[Mapping[str, str]] = (),
+) -> Score:
+    """Return the figures of a report; raises DataError when it measures no slice.
+
+    broken: attributes of prompt cells that draw something else.
+    """
+    if not report.slices:
+        raise DataError(
+            "No slice has enough photographs to be measured, so arms cannot be compared. Lower "
+            "feedback.n_min, or measure other slices (feedback.slices)."
+        )
+    values = [score.accuracy.value for score in report.slices]
+    sound = [
+        score.accuracy.value
+        for score in report.slices
+        if not any(cell.items() <= score.attributes.items() for cell in broken)
+    ]
+    balanced = report.metrics.get("balanced_accuracy")
+    return Score(
+        arm=arm,
+        seed=seed,
+        round=round_number,
+        n_images=n_images,
+        average=next(iter(report.metrics.values())).value,
+        balanced=balanced.value if balanced else float(np.mean(values)),
+        worst_slice=min(values),
+        worst_five=_mean_of_lowest(values),
+        sound_five=_mean_of_lowest(sound or values),
+    )
+
+
+def summarise(scores: Sequence[Score]) -> list[Summary]:
+    """Return a summary per arm, in the order of first appearance.
+
+    An arm counts with the seeds that have all its rounds, a difference with the seeds that both
+    arms have.
+    """
+    arms = list(dict.fromkeys(score.arm for score in scores))
+    curves = {arm: _curves([s for s in scores if s.arm == arm]) for arm in arms}
+    return [_summary(arm, curves) for arm in arms]
+
+
+def mean_curve(scores: Sequence[Score], figure: str) -> dict[int, Estimate]:
+    """Return the mean of a figure over the seeds by round, with its bootstrap interval."""
+    rounds = sorted({score.round for score in scores})
+    return {
+        number: bootstrap([getattr(s, figure) for s in scores if s.round == number])
+        for number in rounds
+    }
+
+
+def bootstrap(values: Sequence[float], of: Callable[[Floats], Floats] | None = None) -> Estimate:
+    """Return the mean of values with its 95% percentile interval over resamples.
+
+    of: takes resampled rows, (n_resamples, n, ...), to one figure each, in place of the mean.
+    Raises DataError when there is no value.
+    """
+    if len(values) == 0:
+        raise DataError("There are no scores to average; expected at least one seed.")
+    data = np.asarray(values, dtype=np.float64)
+    figure = of or (lambda rows: rows.mean(1))
+    chosen = np.random.default_rng(0).integers(len(data), size=(_N_RESAMPLES, len(data)))
+    low, high = np.nanpercentile(figure(data[chosen]), [2.5, 97.5])
+    value = float(figure(data[None])[0])
+    return Estimate(value=value, low=float(low), high=float(high), n=len(data))
+
+
+def area(curve: Sequence[Score], figure: str = "worst_five") -> float:
+    """Return the area under a curve over the images, divided by their range (trapezoid rule)."""
+    x = np.array([score.n_images for score in curve], dtype=np.float64)
+    y = np.array([getattr(score, figure) for score in curve], dtype=np.float64)
+    if len(x) == 1:
+        return float(y[0])
+    return float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum() / (x[-1] - x[0]))
+
+
+def images_to_reach(images: Sequence[float], values: Sequence[float], goal: float) -> float | None:
+    """Return after how many images a curve first reaches `goal`, between points by a line."""
+    if values[0] >= goal:
+        return float(images[0])
+    for i in range(1, len(values)):
+        if values[i] >= goal:
+            part = (goal - values[i - 1]) / (values[i] - values[i - 1])
+            return float(images[i - 1] + part * (images[i] - images[i - 1]))
+    return None
+
+
+def gap_closed(arm: Sequence[float], uniform: Sequence[float], oracle: Sequence[float]) -> Estimate:
+    """Return the share of the gap from uniform to the oracle that an arm closes, over the seeds.
+
+    The ratio of mean gains. Raises DataError when the oracle is not better than uniform.
+    """
+    rows = np.stack([np.subtract(arm, uniform), np.subtract(oracle, uniform)], axis=1)
+    if not rows[:, 1].mean() > 0:
+        raise DataError("The oracle is not better than uniform, so there is no gap to close.")
+
+    def ratio(resampled: Floats) -> Floats:
+        means = resampled.mean(1)
+        # A resample in which the oracle gains nothing says nothing of the share.
+        gains = np.where(means[:, 1] > 0, means[:, 1], np.nan)
+        found: Floats = means[:, 0] / gains
+        return found
+
+    return bootstrap(rows, ratio)  # type: ignore[arg-type]
+
+
+def to_csv(summaries: Sequence[Summary]) -> str:
+    """Return a table with a row per arm; figures that do not exist are empty."""
+    out = io.StringIO()
+    named = [
+        *FIGURES,
+        "sound_five",
+        *(f"{figure}_vs_uniform" for figure in (*FIGURES, "sound_five")),
+        "area",
+        "gap_closed",
+    ]
+    columns = [f"{name}{part}" for name in named for part in ("", "_low", "_high")]
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["arm", "seeds", "images", "images_to_match", *columns])
+    for s in summaries:
+        match = "" if s.images_to_match is None else f"{s.images_to_match:.0f}"
+        row = [s.arm, str(s.n_seeds), str(s.n_images), match]
+        found: dict[str, Estimate | None] = {
+            **s.figures,
+            **{f"{figure}_vs_uniform": value for figure, value in s.differences.items()},
+            "area": s.area,
+            "gap_closed": s.gap_closed,
+        }
+        for name in named:
+            value = found.get(name)
+            row += [f"{v:.4f}" for v in (value.value, value.low, value.high)] if value else [""] * 3
+        writer.writerow(row)
+    return out.getvalue()
+
+
+_Curves = Mapping[int, Sequence[Score]]
+
+
+def _summary(arm: str, curves: Mapping[str, _Curves]) -> Summary:
+    mine, uniform = curves[arm], curves.get(REFERENCE, {})
+    oracle = curves.get(ORACLE, {})
+    names = (*FIGURES, "sound_five")
+    lasts = {seed: curve[-1] for seed, curve in mine.items()}
+    paired = [seed for seed in mine if seed in uniform and arm != REFERENCE]
+    differences = {
+        name: bootstrap([getattr(lasts[s], name) - getattr(uniform[s][-1], name) for s in paired])
+        for name in names
+        if paired
+    }
+    is_curve = all(len(curve) > 1 for curve in mine.values())
+    match = None
+    if is_curve and uniform:
+        goal = float(np.mean([curve[-1].worst_five for curve in uniform.values()]))
+        images = [score.n_images for score in next(iter(mine.values()))]
+        means = np.mean([[s.worst_five for s in curve] for curve in mine.values()], axis=0)
+        match = images_to_reach(images, means.tolist(), goal)
+    closed = None
+    of_three = [seed for seed in paired if seed in oracle]
+    if of_three and is_curve:
+        mine5, uniform5, oracle5 = (
+            [c[s][-1].worst_five for s in of_three] for c in (mine, uniform, oracle)
+        )
+        if np.mean(oracle5) > np.mean(uniform5):
+            closed = gap_closed(mine5, uniform5, oracle5)
+    return Summary(
+        arm=arm,
+        n_seeds=len(mine),
+        n_images=next(iter(lasts.values())).n_images,
+        figures={name: bootstrap([getattr(s, name) for s in lasts.values()]) for name in names},
+        differences=differences,
+        area=bootstrap([area(curve) for curve in mine.values()]) if is_curve else None,
+        images_to_match=match,
+        gap_closed=closed,
+    )
+
+
+def _curves(scores: Sequence[Score]) -> dict[int, list[Score]]:
+    """Return the scores of an arm by seed, in order of rounds; seeds with missing rounds not."""
+    rounds = {score.round for score in scores}
+    by_seed: dict[int, list[Score]] = {}
+    for score in sorted(scores, key=lambda s: (s.seed, s.round)):
+        by_seed.setdefault(score.seed, []).append(score)
+    return {seed: curve for seed, curve in by_seed.items() if len(curve) == len(rounds)}
+
+
+def _mean_of_lowest(values: Sequence[float]) -> float:
+    return float(np.mean(sorted(values)[:N_WORST]))

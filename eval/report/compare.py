@@ -1,0 +1,81 @@
+"""The page of a comparison; the layout is in compare.html.j2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eval.compare import FIGURES, ORACLE, REFERENCE, Score, Summary, mean_curve
+from eval.report.charts import N_COLOURS, Forest, Series, forest, line_chart
+from eval.report.page import _environment, _flat
+
+_WIDTH = 980
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that the page shows; the same data give the same bytes.
+
+    broken: share of the prompt cells that draw something else; command: that made it.
+    """
+
+    preset: str
+    broken: float
+    settings: Mapping[str, Any]
+    scores: Sequence[Score]
+    summaries: Sequence[Summary]
+    command: str
+
+
+def build_compare_html(comparison: Comparison) -> str:
+    """Return the comparison as one HTML page: no script, no outside request, all text escaped."""
+    summaries = comparison.summaries
+    compared = [s for s in summaries if s.differences]
+    figures = [*FIGURES, *(["sound_five"] if comparison.broken else [])]
+    return (
+        _environment()
+        .get_template("compare.html.j2")
+        .render(
+            data=comparison,
+            summaries=summaries,
+            compared=compared,
+            figures=figures,
+            n_seeds=max((s.n_seeds for s in summaries), default=0),
+            curve_chart=_curves(comparison),
+            forests={
+                figure: forest(
+                    f"{figure.replace('_', ' ')}, difference to uniform".capitalize(),
+                    "Paired differences with 95% bootstrap intervals over the seeds.",
+                    [Forest(s.arm, s.differences[figure]) for s in compared],
+                    "difference to uniform",
+                    _WIDTH,
+                )
+                for figure in ("worst_five", "average", *(figures[4:]))
+                if compared
+            },
+            settings=list(_flat(comparison.settings)),
+        )
+    )
+
+
+def _curves(comparison: Comparison) -> str | None:
+    """Return the chart of the worst-five score by round, of as many arms as there are colours."""
+    with_rounds = [s.arm for s in comparison.summaries if s.area]
+    firsts = [arm for arm in (REFERENCE, ORACLE) if arm in with_rounds]
+    arms = (firsts + [arm for arm in with_rounds if arm not in firsts])[:N_COLOURS]
+    if not arms:
+        return None
+    curves = {
+        arm: mean_curve([s for s in comparison.scores if s.arm == arm], "worst_five")
+        for arm in arms
+    }
+    rounds = sorted({number for curve in curves.values() for number in curve})
+    return line_chart(
+        "Mean of the worst five slices by round",
+        "Mean over the seeds on the sealed test split.",
+        [Series(arm, curves[arm], f"s{i}", i == 0) for i, arm in enumerate(arms)],
+        rounds,
+        "Mean of the worst five slices",
+        _WIDTH,
+    )

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from agent import compare
+from agent.cli import app
+from agent.planners import Palette, PaletteRow
+from agent.pool import Lab, Pool, broken_cells
+from agent.settings import Settings, load_settings
+from memory.errors import SettingsError
+from memory.records import Estimate, PromptSpec, Report, Round, SliceScore, slice_key
+from tests.agent.conftest import MakeSettings
+
+SMALL = ("session.images_per_round=16", "session.images_per_prompt=2", "session.rounds=2")
+# Few and small evaluations: a whole comparison takes seconds.
+STREETS = (
+    *SMALL,
+    'target.options={"sizes": {"generator": 60, "audit": 4, "feedback": 24, "test": 24}}',
+    "dstm.steps=2",
+    "dstm.batch_size=2",
+    "feedback.n_min=4",
+    "device=cpu",
+)
+ARMS = compare.Arms(
+    planners=("uniform", "failure:floor=0.5"), controls=("oversample", "shuffled", "oracle")
+)
+
+
+@pytest.fixture(scope="module")
+def streets_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("streets")
+
+
+@pytest.fixture
+def streets(streets_home: Path) -> Settings:
+    return load_settings("streets-seg", [*STREETS, f"home={streets_home}"], {})
+
+
+def prompt(severity: str, count: int, **attributes: str) -> PromptSpec:
+    defective = severity in ("probable", "defective")
+    return PromptSpec(
+        id=f"p-{severity}",
+        text="not read by the pool",
+        class_name="defective" if defective else "functional",
+        attributes={"wafer": "mono", "severity": severity, **attributes},
+        count=count,
+    )
+
+
+@pytest.fixture
+def lab(make_settings: MakeSettings) -> Lab:
+    return Lab(make_settings(*SMALL, "audit.method=none"))
+
+
+def test_arms_draw_the_same_images_of_a_cell_and_none_twice(lab: Lab, tmp_path: Path) -> None:
+    pool = Pool(lab, tmp_path, 0, [])
+    first, second = Counter[str](), Counter[str]()
+    (one,) = pool.take([prompt("defective", 3)], first)
+    (more,) = pool.take([prompt("defective", 3)], first)
+    assert len({*one.ids, *more.ids}) == 6
+    again = pool.take([prompt("functional", 1), prompt("defective", 6)], second)[1]
+    assert [*one.ids, *more.ids] == list(again.ids)
+    assert (np.concatenate([one.images, more.images]) == again.images).all()
+    files = sorted(path.name for path in tmp_path.iterdir())
+    # From the disk, too.
+    other = Pool(lab, tmp_path, 0, []).take([prompt("defective", 6)], Counter())[0]
+    assert (other.images == again.images).all()
+    assert files == sorted(path.name for path in tmp_path.iterdir())
+
+
+def test_a_broken_cell_draws_another_class_under_the_same_label(lab: Lab, tmp_path: Path) -> None:
+    def dark(samples_of: list[dict[str, str]]) -> float:
+        pool = Pool(lab, tmp_path / str(len(samples_of)), 0, samples_of)
+        (drawn,) = pool.take([prompt("functional", 24, dark_area="none")], Counter())
+        assert set(drawn.classes) == {0}
+        assert all(a["severity"] == "functional" for a in drawn.attributes)
+        return float(np.mean([(image < 60).any() for image in drawn.images]))
+
+    assert dark([]) < 0.2 < dark([{"wafer": "mono", "severity": "functional"}])
+
+
+def test_broken_cells_are_a_seeded_share_of_the_first_crossing() -> None:
+    rows = tuple(
+        PaletteRow(attributes={"light": a, "weather": b}, class_name="scene", n=1)
+        for a in ("day", "night")
+        for b in "abcdefghij"
+    )
+    palette, by = Palette(rows=rows), [("light",), ("light", "weather")]
+    cells = broken_cells(palette, by, 0.15, seed=1)
+    assert len(cells) == 3
+    assert all(cell.keys() == {"light", "weather"} for cell in cells)
+    assert cells == broken_cells(palette, by, 0.15, seed=1)
+    assert cells != broken_cells(palette, by, 0.15, seed=2)
+    assert broken_cells(palette, by, 0.0, seed=1) == []
+
+
+def test_shuffled_feedback_keeps_the_scores_and_moves_them() -> None:
+    def slice_score(number: int) -> SliceScore:
+        attributes = {"brightness": str(number)}
+        value = number / 20
+        estimate = Estimate(value=value, low=value, high=value, n=20)
+        return SliceScore(
+            key=slice_key(attributes), attributes=attributes, accuracy=estimate, n_correct=number
+        )
+
+    report = Report(
+        round=1, split="feedback", metrics={}, slices=tuple(map(slice_score, range(20)))
+    )
+    moved = compare.shuffled(Round(number=1, report=report), seed=0).report
+    assert moved is not None
+    assert [s.key for s in moved.slices] == [s.key for s in report.slices]
+    values = [s.n_correct for s in moved.slices]
+    assert sorted(values) == list(range(20)) != values
+
+
+def test_a_comparison_ends_with_page_and_table_and_goes_on_after_a_stop(
+    streets: Settings,
+) -> None:
+    settings = streets
+    folder = compare.open_folder(settings, 0.15, "test")
+
+    class Stopped(Exception):
+        pass
+
+    def stop(done: int) -> None:
+        if done == 3:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        compare.run_all(settings, folder, ARMS, 0.15, range(1), 1, stop)
+    known = {path: path.stat().st_mtime_ns for path in folder.rglob("scores/*.json")}
+    stopped = folder / "seed-000/uniform/round-2.json"
+    expected = json.loads(stopped.read_bytes())
+    stopped.unlink()
+    compare.run_all(settings, folder, ARMS, 0.15, range(1), 1, lambda done: None)
+
+    assert json.loads(stopped.read_bytes()) == expected
+    assert all(path.stat().st_mtime_ns == time for path, time in known.items())
+    assert compare.n_done(folder, settings, ARMS, range(1)) == 5
+    scores = compare.read_scores(folder)
+    by_arm = Counter(score.arm for score in scores)
+    assert by_arm == {
+        "uniform": 2,
+        "failure:floor=0.5": 2,
+        "oversample": 1,
+        "shuffled failure:floor=0.5": 2,
+        "oracle": 2,
+    }
+    made = {(s.round, s.n_images) for s in scores if s.arm != "oversample"}
+    assert made == {(1, 16), (2, 32)}
+    # The first round of both planners and of the shuffled one is one training.
+    firsts = [s for s in scores if s.round == 1 and s.arm != "oracle"]
+    assert len({s.average for s in firsts}) == 1
+
+    page, found = compare.write_results(settings, folder, ARMS, 0.15, "shaping compare")
+    assert [s.arm for s in found.summaries] == ARMS.names()
+    assert "Differences to uniform" in page.read_text("utf-8")
+    assert len(page.with_suffix(".csv").read_text("utf-8").splitlines()) == 6
+    with pytest.raises(SettingsError, match="made with other settings: --broken"):
+        compare.open_folder(settings, 0.0, "test")
+
+
+def test_a_brain_is_an_arm(streets: Settings) -> None:
+    settings = streets
+    arms = compare.Arms(planners=("uniform",), brains=("policy:uniform",))
+    folder = compare.open_folder(settings, 0.0, "brains")
+    compare.run_all(settings, folder, arms, 0.0, range(1), 1, lambda done: None)
+    scores = [s for s in compare.read_scores(folder) if s.arm == "policy:uniform"]
+    assert [(s.round, s.n_images) for s in scores] == [(1, 16), (2, 32)]
+
+
+@pytest.mark.parametrize(
+    ("arms", "message"),
+    [
+        (compare.Arms(planners=("uniforn",)), "Did you mean 'uniform'"),
+        (compare.Arms(planners=("oracle",)), "oracle"),
+        (compare.Arms(planners=("uniform",), controls=("reel",)), "Did you mean 'real'"),
+        (compare.Arms(planners=("uniform",), brains=("openai:x",)), "without it"),
+    ],
+)
+def test_wrong_arms_are_refused(arms: compare.Arms, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        arms.check(broken=0.1)
+
+
+def test_small_budget_shortens_the_presets_training(make_settings: MakeSettings) -> None:
+    settings: Settings = make_settings("dstm.steps=300", "dstm.batch_size=16")
+    assert {"dstm.steps=120", "dstm.batch_size=8"} <= set(compare.small_budget(settings))
+
+
+@pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
+def test_command(jobs: str, streets: Settings) -> None:
+    options = [f"--set={key}" for key in STREETS]
+    home = ["--home", str(streets.home), "--seeds", "2", "--jobs", jobs, "--name", f"jobs{jobs}"]
+    arms = ["--planners", "uniform,count", "--controls", ""]
+    result = CliRunner().invoke(app, ["compare", "streets-seg", *home, *arms, *options])
+    assert result.exit_code == 0, result.output
+    assert "2 arms, 2 seeds" in result.output
+    assert (streets.home / f"compare/jobs{jobs}/compare.html").exists()
+
+
+def test_command_refuses_an_unknown_budget(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["compare", "--budget", "tiny", "--home", str(tmp_path)])
+    assert result.exit_code == 2
