@@ -29,6 +29,7 @@ from memory.files import write_atomic, write_bytes, write_json
 from tools.generators import Drawn
 from tools.generators.mtdm import (
     MAX_TOKENS,
+    PREDICTIONS,
     MTDMPipeline,
     load_pipeline,
     new_pipeline,
@@ -42,6 +43,7 @@ from tools.targets import Target
 
 CAPTIONS_PER_IMAGE = 6
 _ENCODED_AT_ONCE = 32
+_MOST_WEIGHT = 5.0
 
 
 def pretrain(
@@ -74,6 +76,7 @@ def pretrain(
     pipeline.unet = network
     captions = captions_of(samples, target, settings)
     texts = _TextCache(chain([""], *(v for image in captions for row in image for v in row)))
+    clean = pipeline.scheduler.config.prediction_type == PREDICTIONS["clean"]
     may_flip = [direction in target.flips for direction in ("horizontal", "vertical")]
     generator = torch.Generator("cpu")
     alphas = pipeline.scheduler.alphas_cumprod.to(device)
@@ -98,12 +101,17 @@ def pretrain(
         t = torch.randint(len(alphas), (len(x),), generator=generator).to(device)
         a = alphas[t].view(-1, 1, 1, 1)
         noisy = a.sqrt() * x + (1 - a).sqrt() * noise
-        velocity = a.sqrt() * noise - (1 - a).sqrt() * x
+        if clean:
+            wanted = x
+            # The loss of the velocity, without the greatest weights (Hang et al. 2023).
+            weight = weight * (1 / (1 - a)).clamp(max=_MOST_WEIGHT)
+        else:
+            wanted = a.sqrt() * noise - (1 - a).sqrt() * x
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(step, settings)
         with torch.autocast("cuda", torch.bfloat16, enabled=device.startswith("cuda")):
             found = pipeline.predict(noisy, t, states, mask).float()
-            loss = (weight * (found - velocity) ** 2).sum() / weight.sum()
+            loss = (weight * (found - wanted) ** 2).sum() / weight.sum()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
@@ -146,6 +154,7 @@ def _first_pipeline(samples: Samples, target: Target, settings: PretrainSettings
         float(pixels.mean()),
         float(pixels.std()),
         LabelCodes.of(samples, target.pixel_classes),
+        settings.prediction,
     )
 
 
@@ -331,6 +340,7 @@ def _export(
     c = pipeline.config
     widths = pipeline.unet.config.block_out_channels
     usable = new_pipeline(pipeline.image_shape, c.patch, widths, c.mean, c.std, pipeline.codes)
+    usable.scheduler = pipeline.scheduler
     usable.register_to_config(trained_on=f"{target.name}: generator split. {target.notice}")
     usable.unet.load_state_dict({k: v.float().cpu() for k, v in average.items()})
     usable.unet.half()

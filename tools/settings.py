@@ -25,12 +25,19 @@ class TrainSettings(Record):
 
 
 class AuditSettings(Record):
-    """Settings of the audit: a classifier of its own, or none where labels are exact."""
+    """Settings of the audit: of classes, of labels of pixels, or none where labels are exact.
 
-    method: Literal["classifier", "none"] = "classifier"
+    `train` says what judges: with the method `dense`, each of `members` models of its task.
+    """
+
+    method: Literal["classifier", "dense", "none"] = "classifier"
     train: TrainSettings = TrainSettings()
     threshold: float = Field(0.5, gt=0, le=1, description="an image is kept from here on")
     floor: Share = Field(0.1, description="the least weight of an image")
+    members: int = Field(3, ge=1, description="models of the ensemble, method dense")
+    focal_px: float | None = Field(
+        None, gt=0, description="of the camera; None: as depth and normals of the target tell"
+    )
 
 
 class PretrainSettings(Record):
@@ -46,5 +53,14 @@ class PretrainSettings(Record):
     attribute_dropout: Share = 0.2
     channels: tuple[int, ...] = (64, 128)
     patch: int = Field(4, ge=1)
+    prediction: Literal["velocity", "clean"] = Field(
+        "velocity", description="of the network; clean for colour images and for labels"
+    )
+    start: str | None = Field(None, description="weights to begin with: bundled:NAME or a folder")
+    shared_captions: int | None = Field(
+        None,
+        ge=1,
+        description="wordings per combination of attributes; None: each image has its own",
+    )
     seed: int = 0
     save_every: int = Field(500, ge=1)

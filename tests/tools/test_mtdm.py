@@ -112,6 +112,20 @@ def test_labels_are_drawn_with_the_image_and_survive_saving(
     assert alone.labels["depth"][0] == pytest.approx(drawn.labels["depth"][1], rel=1e-3)
 
 
+def test_noise_that_the_network_cannot_hold_is_taken_away_by_predicting_the_clean_image() -> None:
+    torch.manual_seed(0)
+    spreads = {}
+    for prediction in ("velocity", "clean"):
+        made = new_pipeline((3, 32, 48), 4, (16, 32), 0.5, 0.25, prediction=prediction)
+        made.set_progress_bar_config(disable=True)
+        # A network that says nothing: 0 of the velocity leaves the noise, 0 of the image grey.
+        torch.nn.init.zeros_(made.unet.conv_out.weight)
+        torch.nn.init.zeros_(made.unet.conv_out.bias)
+        noise = torch.stack([seeded_noise(0, "p", 0, made.noise_shape)])
+        spreads[prediction] = float(made(["a street"], noise, 3).images.std())
+    assert spreads["clean"] < 1 < spreads["velocity"]
+
+
 def test_sizes_that_cannot_be_folded_are_refused() -> None:
     with pytest.raises(SettingsError, match="multiples of 8 pixels, not 90x64"):
         new_pipeline((3, 64, 90), 4, (16, 32), 0.5, 0.25)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from memory.errors import SettingsError
 from prompts.vocabulary import load_vocabulary
-from tools.generators.mtdm import load_pipeline
+from tools.generators.mtdm import PREDICTIONS, Prediction, load_pipeline
 from tools.pretrain import captions_of, pretrain, sample_prompts
 from tools.samples import Samples
 from tools.settings import PretrainSettings
@@ -28,7 +28,7 @@ class TinyTarget:
 
     name = "tiny"
     task = "classification"
-    image_shape = (1, 16, 16)
+    image_shape: tuple[int, int, int] = (1, 16, 16)
     notice = "Made up."
     pixel_classes: Sequence[str] = ()
     flips: tuple[str, ...] = ("horizontal", "vertical")
@@ -99,7 +99,7 @@ class StreetTarget(TinyTarget):
 
     image_shape = (3, 16, 24)
     pixel_classes: Sequence[str] = ("road", "sky", "car")
-    flips = ("horizontal",)
+    flips: tuple[str, ...] = ("horizontal",)
 
     def split(self, name: str) -> Samples:
         samples = super().split(name)
@@ -112,11 +112,14 @@ class StreetTarget(TinyTarget):
         return replace(samples, images=images, labels={"segmentation": ids, "depth": depth})
 
 
-def test_labels_are_learnt_where_they_are_known(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prediction", ["velocity", "clean"])
+def test_labels_are_learnt_where_they_are_known(tmp_path: Path, prediction: Prediction) -> None:
     losses: list[float] = []
+    settings = QUICK.model_copy(update={"prediction": prediction})
     pipeline = pretrain(
-        StreetTarget(), QUICK, tmp_path, progress=lambda step, loss, _: losses.append(loss)
+        StreetTarget(), settings, tmp_path, progress=lambda step, loss, _: losses.append(loss)
     )
+    assert pipeline.scheduler.config.prediction_type == PREDICTIONS[prediction]
     assert np.isfinite(losses).all()
     assert pipeline.codes.kinds == ("segmentation", "depth")
     assert pipeline.noise_shape == (3 + 3 + 1, 16, 24)

@@ -3,9 +3,13 @@
 One self-contained diffusers pipeline. A prompt becomes the token states of the packaged MiniLM;
 a small UNet denoises the channels of image and labels together, folded by a pixel-unshuffle. The
 text enters twice: its tokens through cross-attention at the lowest resolution, their mean beside
-the time embedding. v-prediction (Salimans and Ho 2022), a cosine schedule rescaled to zero
-terminal SNR with trailing steps (Lin et al. 2024), classifier-free guidance (Ho and Salimans
-2022) in an interval of the steps only (Kynkaanniemi et al. 2024).
+the time embedding. A cosine schedule rescaled to zero terminal SNR with trailing steps (Lin et al.
+2024), classifier-free guidance (Ho and Salimans 2022) in an interval of the steps only
+(Kynkaanniemi et al. 2024).
+
+The network predicts the velocity (Salimans and Ho 2022) or the clean image. The velocity holds all
+of the noise, so it needs more channels at the first level than the folded image has; a colour image
+with labels has more than that, and its noise would stay in it.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,6 +37,10 @@ MAX_TOKENS = 64
 STEPS = 8
 GUIDANCE = 2.0
 GUIDANCE_INTERVAL = (0.0, 0.5)
+
+Prediction = Literal["velocity", "clean"]
+PREDICTIONS: Mapping[Prediction, str] = {"velocity": "v_prediction", "clean": "sample"}
+"""What the network predicts, and the scheduler's word for it."""
 
 Encode = Callable[[Sequence[str]], tuple[torch.Tensor, torch.Tensor]]
 
@@ -124,16 +132,16 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
     def predict(
         self, x: torch.Tensor, t: torch.Tensor, states: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
-        """Return the predicted velocity of folded, noisy images.
+        """Return what the network predicts of folded, noisy images: velocity, or the clean ones.
 
         x: (n, c, h, w); t: int64, (n,) or scalar; states: (n, tokens, 384); mask: (n, tokens).
         """
         weights = mask.unsqueeze(-1).to(states.dtype)
         pooled = (states * weights).sum(1) / weights.sum(1)
-        velocity: torch.Tensor = self.unet(
+        predicted: torch.Tensor = self.unet(
             x, t, states, class_labels=pooled, encoder_attention_mask=mask
         ).sample
-        return velocity
+        return predicted
 
     @torch.inference_mode()
     def __call__(
@@ -164,10 +172,10 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
                     torch.cat([x, x]), t, torch.cat([states, empty]), torch.cat([mask, empty_mask])
                 )
                 with_text, without = both.chunk(2)
-                velocity = without + guidance * (with_text - without)
+                predicted = without + guidance * (with_text - without)
             else:
-                velocity = self.predict(x, t, states, mask)
-            stepped = self.scheduler.step(velocity, t, x)
+                predicted = self.predict(x, t, states, mask)
+            stepped = self.scheduler.step(predicted, t, x)
             x, before, clean = stepped.prev_sample, clean, stepped.pred_original_sample
         return self._decode(x, before)
 
@@ -200,6 +208,7 @@ def new_pipeline(
     mean: float,
     std: float,
     codes: LabelCodes | None = None,
+    prediction: Prediction = "velocity",
 ) -> MTDMPipeline:
     """Build an untrained MTDM: one level per entry of `channels`, text attention at the lowest.
 
@@ -233,7 +242,7 @@ def new_pipeline(
     )
     scheduler = DDIMScheduler(
         beta_schedule="squaredcos_cap_v2",
-        prediction_type="v_prediction",
+        prediction_type=PREDICTIONS[prediction],
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
         clip_sample=False,
