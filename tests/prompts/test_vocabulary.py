@@ -141,3 +141,22 @@ def test_attributes_imply_a_class() -> None:
 def test_inconsistent_vocabularies_are_refused(changes: dict[str, object], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         small(**changes)
+
+
+def test_a_noun_takes_the_place_of_the_subject() -> None:
+    vocabulary = Vocabulary.model_validate(
+        {
+            "name": "pets",
+            "subjects": ["photograph"],
+            "class_attribute": "kind",
+            "classes": ["Cat", "Dog"],
+            "class_of": {"cat": "Cat", "dog": "Dog"},
+            "attributes": {
+                "kind": {k: {"noun": [f"photograph of a {k}", k]} for k in ("cat", "dog")},
+                "light": {"dark": {"adjective": ["dark"]}, "even": {"clause": ["in even light"]}},
+            },
+        }
+    )
+    assert vocabulary.caption({"kind": "cat", "light": "dark"}) == "a dark photograph of a cat"
+    assert vocabulary.caption({"light": "even"}) == "a photograph, in even light"
+    assert vocabulary.parse("a dark dog") == {"kind": "dog", "light": "dark"}

@@ -316,12 +316,12 @@ def two_masks(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (broken_size, "masks files of another size than their image: save both in one size (1)"),
+        (broken_size, "masks of another size than their image: save both in one size (1)"),
         (broken_ids, "masks with ids out of range, 7: name them"),
         (sixteen_bit_ids, "masks with ids out of range, 26001: name them"),
-        (colours, "masks files of mode RGB: save masks as ids in 8 bits"),
-        (jpeg, "masks files in JPEG, which blurs ids: save masks as PNG"),
-        (cut, "masks files that cannot be read (no picture, damaged or cut off)"),
+        (colours, "masks of mode RGB: save masks as ids in 8 bits"),
+        (jpeg, "masks in JPEG, which blurs ids: save masks as PNG"),
+        (cut, "masks that cannot be read (no picture, damaged or cut off)"),
         (blind_depth, "depth files without a known pixel: take them out"),
         (shallow_depth, "depth files of mode L: save depth as 16-bit PNG"),
         (two_masks, 'images with two segmentation files: keep one (1): "05"'),

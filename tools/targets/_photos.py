@@ -285,6 +285,7 @@ def _readable(
 
 
 _WORDS = {"segmentation": "masks", "depth": "depth", "normals": "normals"}
+_FILES = {"segmentation": "masks", "depth": "depth files", "normals": "files of normals"}
 
 
 def _load(
@@ -317,21 +318,20 @@ def _load(
             try:
                 values = _read_label(kind, item.labels[kind], options.depth_scale)
             except Unusable as problem:
-                said.append(("fault", f"{_WORDS[kind]} files {problem}"))
+                said.append(("fault", f"{_FILES[kind]} {problem}"))
                 continue
             if values.shape[-2:] != picture.size[::-1]:
                 said.append(
                     (
                         "fault",
-                        f"{_WORDS[kind]} files of another size than their image: save both in one "
-                        "size",
+                        f"{_FILES[kind]} of another size than their image: save both in one size",
                     )
                 )
                 continue
             if kind == "segmentation":
                 present = frozenset(int(i) for i in np.unique(values))
             elif np.isnan(values).all():
-                said.append(("fault", f"{_WORDS[kind]} files without a known pixel: take them out"))
+                said.append(("fault", f"{_FILES[kind]} without a known pixel: take them out"))
             elif kind == "depth" and np.isnan(values).any():
                 said.append(("note", "depth files with zeros or NaN, unknown in those pixels"))
             labels[kind] = pictures.fitted_labels(values, size)
@@ -602,10 +602,12 @@ def _notice(
     n, channels, height, width = arrays["images"].shape
     counts = Counter(splits)
     dealt = ", ".join(f"{split} {counts[split]}" for split in SPLITS)
-    kinds = [_WORDS[kind] for kind in _WORDS if kind in arrays]
+    kinds = [
+        f"{word} of {len(pixel_names)} classes" if kind == "segmentation" else word
+        for kind, word in _WORDS.items()
+        if kind in arrays
+    ]
     what = f"labels: {', '.join(kinds)}" if kinds else f"{len(class_names)} classes"
-    if pixel_names:
-        what += f" of {len(pixel_names)} classes"
     text = (
         f"Your own data {name}: {n} photographs, {what}, read at {width}x{height} in "
         f"{'colour' if channels == 3 else 'gray'}; {dealt}."
