@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
 os.environ["LANGSMITH_TRACING"] = os.environ["LANGCHAIN_TRACING_V2"] = "false"
 
+from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph.state import CompiledStateGraph
@@ -118,27 +119,36 @@ def run_rounds(bench: Workbench) -> Ending:
     toolbox = Toolbox(bench)
     with _checkpoints(session.folder / "graph.sqlite") as saver:
         graph = build_graph(decider, toolbox, saver)
-        # A crash may have come between the end of a round and this.
-        saver.delete_thread(f"round-{len(session.rounds_done())}")
+        last = len(session.rounds_done())
+        if saver.get_tuple(_thread(last)) is not None:
+            # A crash came between the end of the round and the last event of its graph.
+            _run_round(graph, saver, bench, last)
         while True:
             done = session.rounds_done()
-            number = len(done) + 1
-            thread = f"round-{number}"
             if end := ending(session.settings, done, control.worked(), control.gpu_s):
                 return end
-            with control.stage("decide", number):
-                config: RunnableConfig = {
-                    "configurable": {"thread_id": thread},
-                    "recursion_limit": RECURSION_LIMIT,
-                }
-                # Not get_state().next: it is empty after a crash between a step and its checkpoint.
-                begun = saver.get_tuple(config) is not None
-                step: RoundState | None = None if begun else new_round(number)
-                while question := _advance(graph, step, config):
-                    _journal_answer(session, question, bench.observer.ask(question))
-                    step = None
-            # The journal holds what a finished round needs; its checkpoints only cost space.
-            saver.delete_thread(thread)
+            with control.stage("decide", len(done) + 1):
+                _run_round(graph, saver, bench, len(done) + 1)
+
+
+def _run_round(
+    graph: CompiledStateGraph[RoundState], saver: SqliteSaver, bench: Workbench, number: int
+) -> None:
+    """Run a round to its end, from where a crash has left it."""
+    config = _thread(number)
+    # Not get_state().next: it is empty after a crash between a step and its checkpoint.
+    begun = saver.get_tuple(config) is not None
+    step: RoundState | None = None if begun else new_round(number)
+    while question := _advance(graph, step, config):
+        _journal_answer(bench.session, question, bench.observer.ask(question))
+        step = None
+    # The journal holds what a finished round needs; its checkpoints only cost space.
+    saver.delete_thread(f"round-{number}")
+
+
+def _thread(number: int) -> RunnableConfig:
+    """Return the LangGraph thread of a round."""
+    return {"configurable": {"thread_id": f"round-{number}"}, "recursion_limit": RECURSION_LIMIT}
 
 
 @contextmanager
@@ -203,16 +213,21 @@ def _open_journal(session: Session, bench: Workbench) -> Palette:
 def _decider(session: Session, context: BrainContext) -> Decider:
     """Build who decides: the brain of the settings and, behind a model, the policy."""
     author, llm = session.settings.brain, session.settings.llm
-    brain = brains.build(author, context)
-    if isinstance(brain, RemoteBrain) and llm.mode == "auto":
-        known = session.journal.get("probe")
-        found = Probe.model_validate(known["probe"]) if known else probe(brain)
-        session.journal.append("probe", key="probe", probe=found.to_json())
-        brain = brain.with_mode(found.mode)
+    brain = with_mode(brains.build(author, context), session)
     fallback = None
     if not isinstance(brain, PolicyBrain):
         fallback = brains.build(f"policy:{llm.fallback}", context)
     return Decider(brain, author, fallback, session.journal, llm)
+
+
+def with_mode(brain: BaseChatModel, session: Session) -> BaseChatModel:
+    """Return a brain that calls tools in the way that works for it; probes it where none is set."""
+    if not isinstance(brain, RemoteBrain) or session.settings.llm.mode != "auto":
+        return brain
+    known = session.journal.get("probe")
+    found = Probe.model_validate(known["probe"]) if known else probe(brain)
+    session.journal.append("probe", key="probe", probe=found.to_json())
+    return brain.with_mode(found.mode)
 
 
 class _AtomicSaver(SqliteSaver):

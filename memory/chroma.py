@@ -11,14 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 from filelock import FileLock, Timeout
 from pydantic import Field
 
 from memory import minilm
-from memory.errors import StorageError
+from memory.errors import SessionError, StorageError
 from memory.files import storage_error
 from memory.journal import Event, read_events, rounds
 from memory.records import Lesson, Record
@@ -38,9 +38,12 @@ _CONFIGURATION: CreateCollectionConfiguration = {
 }
 _N_ADDED_AT_ONCE = 1000
 _N_REPEATS = 10
+_DATABASE, _UNFINISHED = "chroma.sqlite3", ".unfinished"
+_KEPT = (".lock", _UNFINISHED)
 
 Kind = Literal["prompt", "failure", "lesson"]
 Data = dict[str, float | str | bool]
+Result = TypeVar("Result")
 Embed = Callable[[Sequence[str]], list[list[float]]]
 
 
@@ -74,24 +77,33 @@ class Hit(Record):
 class MemoryIndex:
     """The index in `folder`, made when first needed.
 
-    `embed` turns texts into vectors of one length; by default the packaged MiniLM. Every method
-    raises StorageError when the index is damaged (`reindex` repairs it), the disk is full, or
-    another process keeps the index for more than two minutes.
+    `embed` turns texts into vectors of one length; by default the packaged MiniLM. With
+    `journals`, which returns those of all sessions, an index that is missing or damaged is rebuilt
+    from them when it is next used, and `tell` is told so. Every method raises StorageError when the
+    index is damaged and there are no such (`reindex` repairs it), the disk is full, or another
+    process keeps the index for more than two minutes.
     """
 
-    def __init__(self, folder: Path, embed: Embed | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        embed: Embed | None = None,
+        journals: Callable[[], Iterable[Path]] | None = None,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.folder = folder
         self._embed = embed or (lambda texts: minilm.load().embed(texts))
+        self._journals, self._tell = journals, tell
 
     def add(self, items: Sequence[MemoryItem]) -> None:
         """Add items; one whose id is already there replaces the earlier one."""
         vectors = self._vectors(items)
-        with self._locked(), self._open() as collection:
-            _upsert(collection, vectors)
+        self._use(lambda collection: _upsert(collection, vectors))
 
     def forget(self, session: str, from_round: int) -> None:
         """Remove what a session has added of round `from_round` and later ones."""
-        with self._locked(), self._open() as collection:
+
+        def remove(collection: Collection) -> None:
             found = collection.get(where={"session": session}, include=["metadatas"])
             items = [str(metadata["item"]) for metadata in found["metadatas"] or []]
             late = [
@@ -101,6 +113,8 @@ class MemoryIndex:
             ]
             if late:
                 collection.delete(ids=late)
+
+        self._use(remove)
 
     def search(
         self, query: str, n: int = 5, kind: str | None = None, target: str | None = None
@@ -120,13 +134,14 @@ class MemoryIndex:
         vectors = np.array(self._embed(queries), dtype=np.float32)
         wanted = [{name: value} for name, value in (("kind", kind), ("target", target)) if value]
         where = {"$and": wanted} if len(wanted) > 1 else wanted[0] if wanted else None
-        with self._locked(), self._open() as collection:
-            found = collection.query(
+        found = self._use(
+            lambda collection: collection.query(
                 query_embeddings=vectors,
                 n_results=n * _N_REPEATS,
                 where=cast("Where | None", where),
                 include=["metadatas", "distances"],
             )
+        )
         return [
             _latest([str(m["item"]) for m in metadatas], distances)[:n]
             for metadatas, distances in zip(
@@ -136,8 +151,8 @@ class MemoryIndex:
 
     def stats(self) -> dict[str, Any]:
         """Return how many items there are: `items`, `kinds`, `targets` and `sessions`."""
-        with self._locked(), self._open() as collection:
-            found = collection.get(include=["metadatas"])["metadatas"] or []
+        got = self._use(lambda collection: collection.get(include=["metadatas"]))
+        found = got["metadatas"] or []
         return {
             "items": len(found),
             "kinds": dict(Counter(str(m["kind"]) for m in found)),
@@ -153,10 +168,36 @@ class MemoryIndex:
         items = [item for path in journals for item in items_from_events(read_events(path))]
         vectors = self._vectors(items)
         with self._locked():
-            self._clear()
+            return self._rebuild(vectors)
+
+    def _use(self, work: Callable[[Collection], Result]) -> Result:
+        """Return what `work` makes of the collection, rebuilt before where that is needed."""
+        with self._locked():
+            if self._journals is None:
+                with self._open() as collection:
+                    return work(collection)
+            missing = not (self.folder / _DATABASE).exists()
+            if not missing and not (self.folder / _UNFINISHED).exists():
+                try:
+                    with self._open() as collection:
+                        return work(collection)
+                except StorageError as error:
+                    self._tell(f"The memory is rebuilt from the journals: {error}")
+            paths = list(self._journals())
+            self._rebuild(self._vectors([item for p in paths for item in _items_of(p)]))
             with self._open() as collection:
-                _upsert(collection, vectors)
-                return collection.count()
+                return work(collection)
+
+    def _rebuild(self, vectors: Sequence[tuple[MemoryItem, list[float]]]) -> int:
+        # Told by this file, an index that is not yet whole is not taken for one.
+        unfinished = self.folder / _UNFINISHED
+        unfinished.touch()
+        self._clear()
+        with self._open() as collection:
+            _upsert(collection, vectors)
+            n_items = collection.count()
+        unfinished.unlink()
+        return n_items
 
     def _vectors(self, items: Sequence[MemoryItem]) -> list[tuple[MemoryItem, list[float]]]:
         """Return every item, the last of equal ids, with its vector."""
@@ -215,14 +256,22 @@ class MemoryIndex:
                 n += 1
             aside.mkdir()
             for path in self.folder.iterdir():
-                if path.name != ".lock":
+                if path.name not in _KEPT:
                     path.rename(aside / path.name)
             return
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path.name != ".lock":
+            elif path.name not in _KEPT:
                 path.unlink()
+
+
+def _items_of(journal: Path) -> list[MemoryItem]:
+    """Return what a journal gives to remember; nothing of one that is damaged."""
+    try:
+        return items_from_events(read_events(journal))
+    except SessionError:
+        return []
 
 
 def items_from_events(events: Iterable[Event]) -> list[MemoryItem]:
@@ -276,6 +325,7 @@ def items_from_events(events: Iterable[Event]) -> list[MemoryItem]:
                     "q_value": failure.q_value,
                 }
                 words = ", ".join(f"{value} {name}" for name, value in failure.attributes.items())
+                words = words or "what no attribute says"
                 name = f"{done.number}/{failure.id}"
                 text = f"the model often errs on photographs with {words}"
                 items.append(item("failure", name, text, done.number, data))

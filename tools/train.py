@@ -6,6 +6,7 @@ The same samples, settings and seed give the same weights, to the last bit on on
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import math
@@ -20,16 +21,25 @@ from safetensors.torch import load, save
 
 from memory.errors import DataError, ShapingError, WeightsError
 from memory.files import write_bytes, write_json
-from memory.records import Training
+from memory.records import Selection, Training
 from tools import tasks
 from tools.dataset import read_shards
 from tools.jobs import job_id, round_folder, run_once
 from tools.samples import Samples
+from tools.selection._store import choices, without_left_out
 from tools.settings import TrainSettings
 from tools.tasks import Batch, Model, Task
 
 Progress = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
+
+Tell = Callable[[str, str], None]
+"""Called with what went wrong in a training that went on, in short and in a sentence."""
+
+# How often a training goes back to weights that were good, and how much slower it learns then.
+MAX_RETURNS = 2
+SLOWER = 0.3
+_SAVES = 20
 
 
 def train_model(
@@ -39,12 +49,16 @@ def train_model(
     settings: TrainSettings,
     device: str = "cpu",
     progress: Progress = lambda done, total: None,
+    tell: Tell = lambda what, told: None,
 ) -> tuple[Model, float, int]:
     """Train a new model; return it, the mean loss of the last tenth of the steps, and the steps.
 
     AdamW under a one-cycle schedule (Smith and Topin 2019). An image is drawn as often as its
     weight says, classes equally often if `balance_classes`. torch's global generators are left as
-    they were. Raises DataError when no image has a weight, ShapingError when the loss diverges.
+    they were. A loss that is no number sends the training back to its last good weights, at a
+    lower rate; a batch for which the device has no memory is passed through the model in parts.
+    Raises DataError when no image has a weight, ShapingError when the loss diverges again and
+    again.
     """
     chances = sampling_chances(samples, settings.balance_classes)
     generator = torch.Generator().manual_seed(settings.seed)
@@ -59,11 +73,14 @@ def train_model(
             ],
             lr=settings.learning_rate,
         )
+        n_returns = 0
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: _one_cycle(step / settings.steps)
+            optimizer, lambda step: SLOWER**n_returns * _one_cycle(step / settings.steps)
         )
+        good: tuple[Any, Any] = ({}, {})
         images, labels = torch.from_numpy(samples.images), task.labels(samples)
-        losses = []
+        losses: list[float] = []
+        n_parts = 1
         for step in range(settings.steps):
             chosen = torch.multinomial(
                 chances, settings.batch_size, replacement=True, generator=generator
@@ -71,20 +88,61 @@ def train_model(
             batch = Batch(images[chosen].to(device).float() / 255, labels[chosen].to(device))
             if settings.augment:
                 batch = task.augment(batch, generator)
-            loss = task.loss(model(batch.images), batch, settings).mean()
-            losses.append(loss.item())
-            if not math.isfinite(losses[-1]):
-                raise ShapingError(
-                    f"The training diverged: the loss is {losses[-1]} at step {step + 1} of "
-                    f"{settings.steps}. Lower the learning rate ({settings.learning_rate:g})."
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            loss, n_parts = _backward(model, task, batch, settings, n_parts, tell)
+            if math.isfinite(loss):
+                losses.append(loss)
+                if step % max(1, settings.steps // _SAVES) == 0:
+                    # Good, since this loss comes from them.
+                    good = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+                optimizer.step()
+            else:
+                n_returns += 1
+                where = f"the loss is {loss} at step {step + 1} of {settings.steps}"
+                if n_returns > MAX_RETURNS or not losses:
+                    raise ShapingError(
+                        f"The training diverged: {where}. Lower the learning rate "
+                        f"({settings.learning_rate:g})."
+                    )
+                model.load_state_dict(good[0])
+                optimizer.load_state_dict(good[1])
+                tell("diverged", f"In the training {where}: back to good weights, slower.")
             schedule.step()
             progress(step + 1, settings.steps)
     last = losses[-max(1, settings.steps // 10) :]
     return model.eval(), sum(last) / len(last), settings.steps
+
+
+def _backward(
+    model: Model, task: Task, batch: Batch, settings: TrainSettings, n_parts: int, tell: Tell
+) -> tuple[float, int]:
+    """Leave the gradient of the mean loss of a batch in the model; return the loss.
+
+    The batch passes in `n_parts` parts, twice as many whenever the device has no memory for one;
+    returns the number that sufficed, too.
+    """
+    n = len(batch.images)
+    while True:
+        model.zero_grad(set_to_none=True)
+        total = 0.0
+        try:
+            for images, labels in zip(
+                batch.images.chunk(n_parts), batch.labels.chunk(n_parts), strict=True
+            ):
+                part = Batch(images, labels)
+                loss = task.loss(model(images), part, settings).mean() * (len(images) / n)
+                total += loss.item()
+                loss.backward()
+            return total, n_parts
+        except torch.OutOfMemoryError as error:
+            # Batch normalisation needs two images.
+            if n < 4 * n_parts:
+                raise ShapingError(
+                    f"The device has no memory to train on {n // n_parts} images: {error} End "
+                    "other programs on it, choose a smaller model, or set device=cpu."
+                ) from error
+            n_parts *= 2
+            torch.cuda.empty_cache()
+            tell("out of memory in training", f"Batches pass in {n_parts} parts from now on.")
 
 
 def sampling_chances(samples: Samples, balance_classes: bool) -> torch.Tensor:
@@ -151,26 +209,31 @@ def train_dstm(
     settings: TrainSettings,
     device: str = "cpu",
     progress: Progress = lambda done, total: None,
+    tell: Tell = lambda what, told: None,
+    selection: Selection | None = None,
 ) -> Training:
     """Train the DSTM of a round on the shards of all rounds so far, once.
 
+    selection: how this round's images were chosen; images that a round left out are not used.
     shards: relative to the session folder, or absolute. The model is in rounds/NNN of the session;
     run again, the stored result is returned, after a kill the training starts over.
     """
     paths = [session_folder / shard for shard in shards]
-    arguments = {
+    arguments: dict[str, Any] = {
         "settings": settings.model_dump(mode="json"),
         "class_names": list(class_names),
         "shards": [[path.name, _sha256(path)] for path in paths],
     }
+    if chosen := choices(paths):
+        arguments["chosen"] = [_sha256(path) for path in chosen]
     name = job_id(session_folder.name, round, "train_dstm", arguments)
     job_folder, model_folder = session_folder / "jobs" / name, round_folder(session_folder, round)
 
     def work() -> dict[str, Any]:
-        samples = read_shards(paths).samples
+        samples = without_left_out(read_shards(paths).samples, paths)
         task = tasks.build(settings.task)
         model, final_loss, n_steps = train_model(
-            samples, task, len(class_names), settings, device, progress
+            samples, task, len(class_names), settings, device, progress, tell
         )
         meta = {
             "task": settings.task,
@@ -186,6 +249,7 @@ def train_dstm(
             n_steps=n_steps,
             final_loss=final_loss,
             sha256=save_model(model_folder, model, meta),
+            selection=selection,
         )
         return training.to_json()
 

@@ -1,0 +1,83 @@
+"""A target for tests and dry runs: painted at once, no data and no cache behind it.
+
+The generator `toy` paints the photographs, 32x32, with other noise than it draws images with, and
+leaves out some defects. Real plug-in, same protocol, no claim of realism.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory.errors import DataError, unknown
+from prompts.vocabulary import Vocabulary, load_vocabulary
+from tools.generators import ImageRequest
+from tools.generators.toy import ToyGenerator
+from tools.samples import Samples
+
+SIZES = {"generator": 80, "audit": 60, "feedback": 60, "test": 60}
+# Far from the seeds of sessions.
+_SEED = 1_000_000_007
+_FAITHFUL = 0.9
+
+
+class Toy:
+    """The target `toy`: the vocabulary of elpv, every attribute as likely as any other."""
+
+    name = "toy"
+    task = "classification"
+    image_shape = (1, 32, 32)
+    notice = "The photographs of the target toy are painted; nobody has a right to them."
+    pixel_classes: Sequence[str] = ()
+    flips = ("horizontal", "vertical")
+
+    def __init__(self) -> None:
+        self.vocabulary: Vocabulary = load_vocabulary("elpv")
+        self.class_names = self.vocabulary.classes
+        self._painter = ToyGenerator(self.image_shape, _FAITHFUL)
+
+    def split(self, name: str) -> Samples:
+        """Paint one of the four splits."""
+        if name not in SIZES:
+            raise DataError(unknown("split", name, SIZES))
+        rng = random.Random(f"toy {name}")
+        attributes = [self._draw(rng) for _ in range(SIZES[name])]
+        ids = [f"{name}{i:03d}" for i in range(SIZES[name])]
+        requests = [
+            ImageRequest(self.vocabulary.caption(said), identity, 0, _SEED)
+            for said, identity in zip(attributes, ids, strict=True)
+        ]
+        classes = [self.class_names.index(str(self.vocabulary.class_name(a))) for a in attributes]
+        return Samples(
+            images=self._painter.draw(requests).images,
+            classes=np.array(classes, dtype=np.int64),
+            attributes=attributes,
+            ids=ids,
+        )
+
+    def flip(self, attributes: dict[str, str], horizontal: bool, vertical: bool) -> dict[str, str]:
+        """Return the attributes of the mirrored image: only `where` changes."""
+        swap = {"left": "right", "right": "left"} if horizontal else {}
+        swap |= {"top": "bottom", "bottom": "top"} if vertical else {}
+        where = attributes.get("where", "")
+        return {**attributes, "where": swap[where]} if where in swap else attributes
+
+    def measure(self, image: NDArray[np.uint8], attributes: Mapping[str, str]) -> dict[str, str]:
+        """Return the brightness, the one attribute that is measured."""
+        level = float(np.median(image)) / 255
+        return {"brightness": "dark" if level < 0.53 else "medium" if level < 0.68 else "bright"}
+
+    def _draw(self, rng: random.Random) -> dict[str, str]:
+        values = {key: rng.choice(list(named)) for key, named in self.vocabulary.attributes.items()}
+        if values["dark_area"] == "none":
+            del values["where"]
+        return values
+
+
+def build(cache_dir: Path, **_: object) -> Toy:
+    """Build the target; nothing is cached, and options of other targets are ignored."""
+    return Toy()
