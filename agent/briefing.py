@@ -27,9 +27,9 @@ class Facts:
     """What a brain may know at the start of a round; plain data, nothing is looked up.
 
     n_images and images_left: of this round, and of this and all later ones. report and previous:
-    the last report and the one before it. failures: of the last report. steering: wishes of the
-    user, the latest last. tokens_left, usd_left: None without a limit. max_chars: space for both
-    texts together.
+    the last report and the one before it. failures: of the last report. steering: what the user
+    said, the latest last; wishes: ids of the wishes that hold. tokens_left, usd_left: None without
+    a limit. max_chars: space for both texts together.
     """
 
     target: str
@@ -49,6 +49,7 @@ class Facts:
     similar: Sequence[Hit] = ()
     steering: Sequence[str] = ()
     seconds_per_image: float | None = None
+    wishes: Sequence[str] = ()
     tokens_left: int | None = None
     usd_left: float | None = None
 
@@ -110,6 +111,25 @@ def say_verdict(verdict: Verdict) -> str:
         return f"Expected {expected}; it was not measured before and after."
     held = "it held" if verdict.held else "it did not hold"
     return f"Expected {expected}; measured {verdict.change:+.3f}: {held}."
+
+
+def say_prompt(hit: Hit, limit: int = _PROMPT) -> str:
+    """Say a prompt of the memory with its kept-rate and its largest credits."""
+    data = hit.item.data
+    line = quote(hit.item.text, limit)
+    made, rate = data.get("n_made"), data.get("kept_rate")
+    if isinstance(made, float | int) and isinstance(rate, float | int):
+        line += f": {rate:.2f} of {made:.0f} images kept"
+    credits_ = [
+        (name.removeprefix("credit "), float(value))
+        for name, value in data.items()
+        if name.startswith("credit ") and isinstance(value, float | int)
+    ]
+    largest = sorted(credits_, key=lambda item: -abs(item[1]))[:_MAX_CREDITS]
+    if largest:
+        said = (f"{quote(key, _SLICE)} {value:+.3f}" for key, value in largest)
+        line += f"; credit {', '.join(said)}"
+    return line
 
 
 def _details(facts: Facts) -> Iterator[_Detail]:
@@ -185,7 +205,7 @@ def _observation(facts: Facts, detail: _Detail) -> str:
         failures=say_failures(facts.failures, detail.failures) if detail.failures else "",
         verdict=say_verdict(facts.verdict) if facts.verdict else "",
         lessons="\n".join(_say_lesson(item) for item in facts.lessons[: detail.lessons]),
-        similar="\n".join(_say_prompt(hit) for hit in facts.similar[: detail.similar]),
+        similar="\n".join(f"- {say_prompt(hit)}" for hit in facts.similar[: detail.similar]),
     )
 
 
@@ -210,32 +230,26 @@ def _say_lesson(item: MemoryItem) -> str:
     return f"- {quote(item.text, _LESSON)}{outcome}"
 
 
-def _say_prompt(hit: Hit) -> str:
-    """Say a prompt of the memory with its kept-rate and its largest credits."""
-    data = hit.item.data
-    line = f"- {quote(hit.item.text, _PROMPT)}"
-    made, rate = data.get("n_made"), data.get("kept_rate")
-    if isinstance(made, float | int) and isinstance(rate, float | int):
-        line += f": {rate:.2f} of {made:.0f} images kept"
-    credits_ = [
-        (name.removeprefix("credit "), float(value))
-        for name, value in data.items()
-        if name.startswith("credit ") and isinstance(value, float | int)
-    ]
-    largest = sorted(credits_, key=lambda item: -abs(item[1]))[:_MAX_CREDITS]
-    if largest:
-        said = (f"{quote(key, _SLICE)} {value:+.3f}" for key, value in largest)
-        line += f"; credit {', '.join(said)}"
-    return line
-
-
 def _failure_lines(failures: Sequence[Failure]) -> list[str]:
     return [
-        f"- {f.slice}: error {_say(f.error_rate)} against {f.rest_error_rate:.3f} elsewhere, "
-        f"q={f.q_value:.3g}"
+        f"- {f.words}: error {_say(f.error_rate)} against {f.rest_error_rate:.3f} elsewhere, "
+        f"q={f.q_value:.3g}{_say_fixable(f)}"
         for f in failures
         if f.significant
     ]
+
+
+def _say_fixable(failure: Failure) -> str:
+    """Say the nearest prompts of a failure, and whether more images can mend it."""
+    near = "; ".join(quote(text, _SLICE) for text in failure.prompts[:1])
+    said = f"; nearest prompt {near}" if near else ""
+    if failure.fixable is None:
+        return said
+    chance = failure.fixable.chance
+    return (
+        f"{said}; {failure.fixable.verdict} (an image is drawn well and helps with chance "
+        f"{chance.value:.2f}, {chance.low:.2f} to {chance.high:.2f})"
+    )
 
 
 def _badness(score: SliceScore) -> tuple[float, str]:

@@ -220,6 +220,15 @@ class Control:
             self.say("Going on.")
             self.after_pause(first, self._counted_at - now)
 
+    def rest(self, why: str) -> None:
+        """Give a sign of life while a person is waited for, which does not count as work.
+
+        Raises Stopped when the session is asked to end.
+        """
+        self._counted_at = self._clock()
+        self._beat("paused", why)
+        self._end_if_asked(between_stages=True)
+
     def close(self, why: str = "") -> None:
         """Say that the process lets go of the session; why: the error that made it."""
         self._count()

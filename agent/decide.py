@@ -16,7 +16,7 @@ from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
 from agent.brains._actions import storable
 from agent.recording import offer
 from agent.settings import LLMSettings
-from agent.spending import Spending, Usage, estimate_tokens
+from agent.spending import Usage, estimate_tokens, spent
 from agent.state import ADVANCES, RoundState
 from memory.errors import BrainError
 from memory.journal import Event, Journal
@@ -44,10 +44,7 @@ class Decider:
         self._journal = journal
         self._settings = settings
         self._asleep_until = 0.0
-        self.spending = Spending(author, settings)
-        for event in journal.events("model_call"):
-            tokens = event["tokens"]
-            self.spending.add(Usage(tokens["prompt"], tokens["answer"], event["usd"]))
+        self.spending = spent(journal, author, settings)
 
     @property
     def has_fallback(self) -> bool:
@@ -68,6 +65,9 @@ class Decider:
         key = f"model_call/{state['round']}/{number}"
         if recorded := self._journal.get(key):
             return _from_json(recorded)
+        if self._fallback is not None:
+            # A person may have talked to the same model meanwhile.
+            self.spending = spent(self._journal, self._author, self._settings)
         started = time.monotonic()
         messages = fit(state["messages"], self._settings.context_tokens)
         reason = self._reason_against(state, messages, tools)

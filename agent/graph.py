@@ -16,6 +16,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
 from agent.decide import Decider
+from agent.questions import Rejected
 from agent.state import ADVANCES, RoundState
 from agent.toolbox import Toolbox
 from memory.errors import SessionError, ToolError
@@ -61,7 +62,8 @@ def build_graph(
                     phase, n_lookups = ADVANCES[call["name"]], 0
             except ToolError as error:
                 text, status = str(error), "error"
-                n_illegal += 1
+                # A person's no is no mistake of the brain.
+                n_illegal += not isinstance(error, Rejected)
             results.append(
                 ToolMessage(text, tool_call_id=call["id"], name=call["name"], status=status)
             )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from agent.questions import Answer, Question
 from memory.records import Plan, Round
 
 if TYPE_CHECKING:
@@ -18,9 +19,10 @@ class Observer:
     """The silent observer; others override what they show."""
 
     interactive = False  # whether a person can be asked
+    approves = False  # whether a person approves plans
 
-    def ask(self, question: str) -> str:
-        """Return a person's answer; only called where `interactive`."""
+    def ask(self, question: Question) -> Answer:
+        """Return a person's answer; only called where `interactive`, or `approves` for plans."""
         raise NotImplementedError
 
     @contextmanager
@@ -141,11 +143,11 @@ class ConsoleObserver(Observer):
         table.add_row("images kept by the audit", f"{kept / made:.3f}", "", str(made))
         self._console.print(table)
 
-    def ask(self, question: str) -> str:
+    def ask(self, question: Question) -> Answer:
         """Print the question and read the answer."""
         self._console.print("[bold]The agent asks:[/bold]", highlight=False)
-        self._console.print(_plain(question), highlight=False)
-        return self._console.input("> ")
+        self._console.print(_plain(question.text), highlight=False)
+        return Answer(verdict="words", text=self._console.input("> ")[:2000])
 
     def warn(self, text: str) -> None:
         """Print a warning."""

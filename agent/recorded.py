@@ -59,6 +59,8 @@ GRAPH_KINDS = frozenset(
 _FOLDED = GRAPH_KINDS & {
     *("plan", "batch", "training", "report", "failures", "credits", "verdict", "stage", "fallback")
 }
+# What is written before the outcome that it leads to.
+_ON_THE_WAY = frozenset(["tools", "stage", "fallback", "generator", "told"])
 # What differs from run to run.
 _VOLATILE = frozenset(["schema", "time", "kind", "key", "chain", "seconds"])
 
@@ -155,9 +157,13 @@ class RecordedJournal:
         Raises EndOfRecord when the journal ends here, Divergence when it goes on otherwise.
         """
         place = self._place.get(key)
-        if place is None:
-            self._diverge({"kind": key.partition("/")[0], "key": key})
-        return self.recorded[place]
+        if place is not None:
+            return self.recorded[place]
+        places = range(self._next, len(self.recorded))
+        left = [self.recorded[i]["kind"] for i in places if not self._known[i]]
+        if _ON_THE_WAY.issuperset(left):
+            raise EndOfRecord
+        self._diverge({"kind": key.partition("/")[0], "key": key})
 
     def upcoming(self, kind: str) -> Event | None:
         """Return the next event of a kind that has not been written again, or None."""
@@ -311,6 +317,10 @@ class RecordedGenerator:
         plans = [e for e in events if e["kind"] == "plan"]
         self._n_tokens = {text: n for e in plans for text, n in e["n_tokens"].items()}
         self.max_tokens = int(plans[0]["max_tokens"]) if plans else 0
+        # As the tools were offered; "pull" is left out of them where it is not possible.
+        self.can_be_pulled = any(
+            '"pull"' in json.dumps(e["tools"]) for e in events if e["kind"] == "tools"
+        ) or any(prompt.get("pull") for e in plans for prompt in e["plan"]["prompts"])
 
     def count_tokens(self, text: str) -> int:
         """Return the tokens of a text that was planned; others were refused, and 0 stands."""
@@ -358,6 +368,9 @@ class RecordedToolbox(Toolbox):
         self, round_number: int, tokens_left: int | None, usd_left: float | None
     ) -> list[Any]:
         """Make the first messages of a round again from what it began with."""
+        told = self._record.recorded[self._record.next :][:1]
+        if told and told[0]["kind"] == "told":
+            self._record.append("told", round=round_number, wishes=told[0]["wishes"])
         known = self._record.outcome(f"opening/{round_number}")
         self._record.append("opening", key=known["key"], round=round_number, facts=known["facts"])
         return super().opening(round_number, tokens_left, usd_left)

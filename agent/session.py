@@ -157,15 +157,21 @@ def _check_settings(path: Path, settings: Settings, name: str) -> None:
     if path.exists():
         stored = _read_settings(path)
         changed = differences(stored["settings"], settings)
-        if stored["fingerprint"] != fingerprint(settings):
+        # Of the settings as they are read now: one that came later has its default in both.
+        if fingerprint(stored["settings"]) != fingerprint(settings):
             raise SettingsError(
                 f"The session {name!r} was made with other settings: {'; '.join(changed)}. "
                 "Continue it with its own, or choose another name with --session."
             )
         if not changed:
             return
+    store_settings(path.parent, settings)
+
+
+def store_settings(folder: Path, settings: Settings) -> None:
+    """Write the settings of the session in `folder`."""
     data = {"fingerprint": fingerprint(settings), "settings": settings.model_dump(mode="json")}
-    write_bytes(path, yaml.safe_dump(data, sort_keys=False).encode())
+    write_bytes(folder / "session.yaml", yaml.safe_dump(data, sort_keys=False).encode())
 
 
 class _Stored(TypedDict):

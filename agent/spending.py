@@ -10,6 +10,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from agent.settings import LLMSettings
 from memory.errors import SettingsError
+from memory.journal import Journal
 
 
 class Usage(NamedTuple):
@@ -80,6 +81,16 @@ class Spending:
         if self._price is None:
             return 0.0
         return (n_prompt * self._price.prompt + n_answer * self._price.answer) / 1e6
+
+
+def spent(journal: Journal, author: str, llm: LLMSettings) -> Spending:
+    """Return what a session has spent so far, in decisions and in chat, undone rounds included."""
+    spending = Spending(author, llm)
+    for event in journal.events(undone=True):
+        if event["kind"] in ("model_call", "chat_call"):
+            tokens = event["tokens"]
+            spending.add(Usage(tokens["prompt"], tokens["answer"], event["usd"]))
+    return spending
 
 
 def estimate_tokens(messages: Sequence[BaseMessage], tools: Sequence[dict[str, Any]] = ()) -> int:

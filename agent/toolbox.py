@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage, ToolCall
 from langchain_core.tools import BaseTool, StructuredTool
@@ -19,27 +19,56 @@ from langgraph.types import interrupt
 from pydantic import Field, ValidationError
 
 from agent.brains._actions import storable
-from agent.briefing import Facts, brief, say_failures, say_report, say_verdict
+from agent.briefing import Facts, brief, say_failures, say_prompt, say_report, say_verdict
 from agent.expectations import Expectation, expect, say_expectation
 from agent.offers import offers
-from agent.planners import Observation, PlanDraft, PromptDraft
+from agent.planners import Observation, Palette, PlanDraft, PromptDraft
 from agent.planning import validate
+from agent.questions import Question, Rejected
 from agent.recording import pack, unpack
 from agent.state import ADVANCES, PHASES
+from agent.steering import (
+    Shift,
+    Wish,
+    add,
+    additions,
+    broken,
+    compare,
+    ignored,
+    say_effects,
+    say_wishes,
+    steer,
+    wishes,
+)
 from eval.credit import credit, settle
 from memory.chroma import Hit, MemoryItem, items_from_events
 from memory.errors import SettingsError, ToolError
+from memory.journal import round_of
 from memory.records import Batch, Failure, Hypothesis, Lesson, Plan, Report, Round, Training
+from prompts.render import quote
 
 if TYPE_CHECKING:
     from agent.workbench import Workbench
+    from tools.pull import Critic
 
 # Rounds that an observation looks back on; keeps messages and time per round flat.
 LOOK_BACK = 20
 # Lessons and prompts that are recalled for an observation, and hits for a prompt of a plan.
 N_RECALLED = 6
+# Characters that a question quotes of an earlier prompt.
+NEAREST_CHARS = 70
 # Characters of the opening per token of a prompt: half of the space, at three characters a token.
 OPENING_SHARE = 1.5
+
+
+class Proposal(NamedTuple):
+    """What a draft comes to: the plan, what to expect of it, what wishes and additions did."""
+
+    draft: PlanDraft
+    plan: Plan
+    expectation: Expectation
+    shifts: tuple[Shift, ...]
+    additions: tuple[str, ...]
 
 
 class Toolbox:
@@ -102,6 +131,7 @@ class Toolbox:
         reports = [r.report for r in past if r.report]
         failures = past[-1].failures if past else ()
         lessons, similar = self._remembered(reports[-1] if reports else None, failures)
+        wanted = wishes(self._journal.events())
         return Facts(
             target=target.name,
             class_names=target.class_names,
@@ -118,20 +148,29 @@ class Toolbox:
             verdict=past[-1].verdict if past else None,
             lessons=lessons,
             similar=similar,
-            steering=[
-                f"asked {event['question']!r}, the user said: {event['answer']}"
-                for event in self._journal.events("answer")
-            ],
+            steering=self._steering(observation, wanted),
+            wishes=[wish.id for wish in wanted],
             seconds_per_image=self._seconds_per_image(past),
             tokens_left=tokens_left,
             usd_left=usd_left,
         )
 
+    def _steering(self, observation: Observation, wanted: Sequence[Wish]) -> list[str]:
+        """Return what the user has said and wishes."""
+        events = self._journal.events()
+        answers = [
+            f"asked {event['question']!r}, the user said: {event['answer']}"
+            for event in events
+            if event["kind"] == "answer"
+        ]
+        said = say_wishes(wanted) + say_effects(wanted, events, observation.rounds)
+        return answers + said
+
     def _remembered(
         self, report: Report | None, failures: Sequence[Failure]
     ) -> tuple[list[MemoryItem], list[Hit]]:
         """Return lessons and prompts of the memory that bear on what is worst now."""
-        slices = [f.slice for f in failures if f.significant][:3]
+        slices = [f.slice for f in failures if f.significant and f.kind == "slice"][:3]
         if not slices and report and report.worst_slice:
             slices = [report.worst_slice]
         query = "what helped on " + (", ".join(slices) or "all photographs")
@@ -169,6 +208,7 @@ class Toolbox:
             self._session.settings.session.images_per_round,
             [score.key for score in reports[-1].slices] if reports else [],
             brief,
+            pulls="propose_plan" in names and self._unpullable(bool(reports)) is None,
         )
 
     def refuse(
@@ -187,6 +227,8 @@ class Toolbox:
         name = call["name"]
         try:
             return self._execute(round_number, phase, legal, call, author)
+        except Rejected:
+            raise
         except ToolError as error:
             said = json.dumps(call["args"])
             self._illegal(round_number, phase, author, name, said, str(error))
@@ -204,7 +246,9 @@ class Toolbox:
         self._round, self._call_id, self._author = round_number, str(call["id"]), author
         started = time.monotonic()
         try:
-            result = str(self.tools[name].invoke(call["args"]))
+            result, refused = str(self.tools[name].invoke(call["args"])), None
+        except Rejected as error:
+            result, refused = str(error), error
         except ValidationError as error:
             wrong = "; ".join(
                 f"{'.'.join(map(str, e['loc']))[:100] or 'arguments'}: {e['msg'][:200]}"
@@ -221,7 +265,10 @@ class Toolbox:
             arguments=call["args"],
             result=result,
             seconds=round(time.monotonic() - started, 3),
+            **({"rejected": True} if refused else {}),
         )
+        if refused:
+            raise refused
         return result
 
     def _illegal(
@@ -257,11 +304,7 @@ class Toolbox:
             query: What to look for, in plain words.
             n: How many entries to return, 1 to 20.
         """
-        hits = self._bench.memory.search(query, n=n, target=self._bench.target.name)
-        lines = [
-            f"- {hit.item.kind} ({hit.similarity:.2f}): {hit.item.describe()[:400]}" for hit in hits
-        ]
-        return "\n".join(lines) or "The memory has nothing on that yet."
+        return self._recall(query, n)
 
     def inspect_failures(self) -> str:
         """Show the slices on which the model is significantly worse than on the rest."""
@@ -289,14 +332,8 @@ class Toolbox:
             question: One short question.
         """
         key = f"answer/{self._round}/{self._call_id}"
-        known = self._journal.get(key)
-        if known is None:
-            # Ends this run of the graph; it goes on from here when the answer is there.
-            answer = str(interrupt(question))[:2000]
-            known = self._journal.append(
-                "answer", key=key, round=self._round, question=question, answer=answer
-            )
-        return f"The user says: {known['answer']}"
+        asked = Question(key=key, kind="words", round=self._round, text=question)
+        return f"The user says: {self._answer(asked)['answer']}"
 
     def propose_plan(
         self,
@@ -311,19 +348,25 @@ class Toolbox:
             why: The reason for this distribution.
             hypothesis: Which slice should change, and by how much.
         """
-        reports = [r.report for r in self._session.rounds() if r.report]
+        key = f"approval/{self._round}/{self._call_id}"
         draft = PlanDraft(prompts=tuple(prompts), why=why, hypothesis=hypothesis)
-        plan = validate(
-            draft,
-            self._round,
-            self._session.settings.session.images_per_round,
-            self._author,
-            self._bench.target.vocabulary,
-            self._bench.generator.count_tokens,
-            self._bench.generator.max_tokens,
-            slices=[score.key for score in reports[-1].slices] if reports else (),
-        )
-        expectation = self._expect(plan)
+        proposal = self.propose(draft, self._round, self._author, key)
+        plan, expectation = proposal.plan, proposal.expectation
+        verdict = self._journal.get(key)
+        is_open = verdict is None and self._journal.get(f"plan/{self._round}") is None
+        if is_open and self._bench.observer.approves:
+            verdict = self._answer(self.question(proposal, key))
+        if verdict and verdict["verdict"] == "reject":
+            why_not = quote(verdict["why"] or "no reason given", 500)
+            raise Rejected(f"The user rejects the plan: {why_not}. Propose another one.")
+        if proposal.shifts or proposal.additions:
+            self._journal.append(
+                "steered",
+                key=f"steered/{self._round}",
+                round=self._round,
+                shifts=[shift.to_json() for shift in proposal.shifts],
+                additions=list(proposal.additions),
+            )
         event = self._journal.append(
             "plan",
             key=f"plan/{self._round}",
@@ -362,10 +405,16 @@ class Toolbox:
         with self._stage("train", self._round):
             training = self._train()
         self._journal.append("training", key=f"training/{self._round}", training=training.to_json())
-        return (
+        said = (
             f"Trained on {training.n_images} images, {training.n_steps} steps, "
             f"final loss {training.final_loss:.3f}."
         )
+        if chosen := training.selection:
+            said += (
+                f" Of this round's {chosen.n_candidates} images {chosen.n_chosen} were chosen by "
+                f"{chosen.method}."
+            )
+        return said
 
     def evaluate_real(self) -> str:
         """Evaluate the trained model on the real feedback photographs."""
@@ -388,7 +437,7 @@ class Toolbox:
         # The round before as well: its failures may have been inspected in this one.
         recent = (self._round - 1, self._round)
         events = self._journal.events()
-        mine = [e for e in events if e["kind"] == "session" or _round_of(e) in recent]
+        mine = [e for e in events if e["kind"] in ("session", "forked") or round_of(e) in recent]
         self._bench.memory.add(items_from_events(mine))
         self._bench.observer.round_done(self._current())
         return "The round is over."
@@ -413,14 +462,37 @@ class Toolbox:
             bench.target.class_names,
             settings.session.shard_size,
             bench.progress("generate", "images"),
+            self._critic() if any(prompt.pull for prompt in plan.prompts) else None,
+        )
+
+    def _critic(self) -> Critic:
+        """Load the DSTM of the round before, by which images are pulled."""
+        from tools.pull import load_critic
+
+        trained = [
+            r.training for r in self._session.rounds() if r.report and r.number < self._round
+        ]
+        assert trained and trained[-1] is not None  # or the plan would say no pull
+        return load_critic(
+            self._session.folder, trained[-1], self._bench.target, self._bench.device
         )
 
     def _train(self) -> Training:
         from tools import tasks
+        from tools.select import select_images
         from tools.targets import label_names
         from tools.train import train_dstm
 
         bench, settings = self._bench, self._session.settings
+        selection = select_images(
+            self._round,
+            self._session.folder,
+            [r for r in self._session.rounds() if r.number <= self._round],
+            settings.selection,
+            settings.session.seed,
+            settings.home / "selection" / bench.target.name,
+            bench.device,
+        )
         shards = [
             Path(shard.file)
             for r in self._session.rounds()
@@ -435,6 +507,8 @@ class Toolbox:
             settings.dstm.model_copy(update={"seed": settings.session.seed}),
             bench.device,
             bench.progress("train", "steps"),
+            bench.fault,
+            selection,
         )
 
     def _evaluate(self, training: Training) -> Report:
@@ -452,9 +526,11 @@ class Toolbox:
         )
 
     def _inspect(self, number: int) -> tuple[Failure, ...]:
+        from memory import minilm
         from tools.inspect_failures import inspect
 
         feedback = self._session.settings.feedback
+        past = [r for r in self._session.rounds() if r.number <= number]
         return inspect(
             number,
             self._session.folder,
@@ -462,20 +538,140 @@ class Toolbox:
             feedback.slices,
             feedback.n_min,
             feedback.alpha,
+            past=past[-LOOK_BACK:],
+            discovery=feedback.discovery != "off",
+            embed_with=self._bench.embedding if feedback.discovery == "clusters" else None,
+            encode=lambda texts: minilm.load().embed(texts),
+            device=self._bench.device,
         )
 
     # -- helpers -------------------------------------------------------------------------------
 
-    def _expect(self, plan: Plan) -> Expectation:
-        """Return what the memory lets a plan expect."""
-        target = self._bench.target
+    def _recall(self, query: str, n: int) -> str:
+        hits = self._bench.memory.search(query, n=n, target=self._bench.target.name)
+        lines = [
+            f"- {hit.item.kind} ({hit.similarity:.2f}): {hit.item.describe()[:400]}" for hit in hits
+        ]
+        return "\n".join(lines) or "The memory has nothing on that yet."
+
+    def propose(self, draft: PlanDraft, round_number: int, author: str, key: str = "") -> Proposal:
+        """Return what a draft comes to: steered, checked, and what may be expected of it.
+
+        What a person has made of the plan of the question `key` stands in for the draft. Raises
+        ToolError for a draft that cannot be a plan, Rejected for one of a language model that was
+        made before it knew of a wish.
+        """
+        events = self._journal.events()
+        edits = [e for e in events if e["kind"] == "plan_edit" and e["question"] == key]
+        session, target = self._session.settings.session, self._bench.target
+        wanted, extra = wishes(events), additions(events)
+        shifts: tuple[Shift, ...] = ()
+        is_policy = author.startswith("policy:")
+        if edits:
+            kept = {addition.id for addition in extra}
+            draft = PlanDraft.model_validate(edits[-1]["draft"])
+            shifts = tuple(Shift.model_validate(shift) for shift in edits[-1]["shifts"])
+            names = tuple(name for name in edits[-1]["additions"] if name in kept)
+        else:
+            if is_policy and wanted:
+                (head,) = self._journal.events("session")
+                palette = Palette.model_validate(head["palette"])
+                seed = f"{session.seed} {round_number} {len(draft.prompts)}"
+                draft, shifts = steer(
+                    draft, wanted, palette, target.vocabulary, session.images_per_prompt, seed
+                )
+            elif wanted:
+                self._tell_wishes(round_number, wanted)
+            draft = add(draft, extra, session.images_per_round, target.vocabulary)
+            names = tuple(addition.id for addition in extra)
+        plan = self.check(draft, round_number, author)
+        if not is_policy and not edits and wanted:
+            if problems := broken(plan, wanted, target.vocabulary):
+                raise ToolError(f"The plan was not accepted: {'; '.join(problems)}.")
+            past = [r for r in self._session.rounds() if r.number < round_number]
+            before = next((r.plan for r in reversed(past) if r.plan), None)
+            shifts = compare(plan, before, wanted, target.vocabulary)
+            warnings = ignored(plan, before, wanted, target.vocabulary)
+            plan = plan.model_copy(update={"warnings": (*plan.warnings, *warnings)})
+        return Proposal(draft, plan, self._expect(plan), shifts, names)
+
+    def check(self, draft: PlanDraft, round_number: int, author: str) -> Plan:
+        """Return the plan of a draft; raises ToolError with what is wrong, see `validate`."""
+        rounds = self._session.rounds()
+        reports = [r.report for r in rounds if r.report and r.number < round_number]
+        return validate(
+            draft,
+            round_number,
+            self._session.settings.session.images_per_round,
+            author,
+            self._bench.target.vocabulary,
+            self._bench.generator.count_tokens,
+            self._bench.generator.max_tokens,
+            slices=[score.key for score in reports[-1].slices] if reports else (),
+            pull=self._session.settings.generator.pull,
+            unpullable=self._unpullable(bool(reports)),
+        )
+
+    def question(self, proposal: Proposal, key: str) -> Question:
+        """Return the question whether a plan shall be made."""
+        return Question(
+            key=key,
+            kind="plan",
+            round=proposal.plan.round,
+            plan=proposal.plan,
+            expectation=proposal.expectation,
+            nearest={
+                name: say_prompt(own[0], NEAREST_CHARS)
+                for name, own in self._hits(proposal.plan).items()
+                if own
+            },
+            shifts=proposal.shifts,
+            additions=proposal.additions,
+        )
+
+    def _tell_wishes(self, round_number: int, wanted: Sequence[Wish]) -> None:
+        """Refuse a plan, once, whose author could not know of a wish given in this round."""
+        opening = self._journal.get(f"opening/{round_number}") or {"facts": {}}
+        known = set(opening["facts"].get("wishes", ()))
+        for event in self._journal.events("told"):
+            if event["round"] == round_number:
+                known.update(event["wishes"])
+        news = [wish for wish in wanted if wish.id not in known]
+        if news:
+            self._journal.append("told", round=round_number, wishes=[wish.id for wish in news])
+            raise Rejected(
+                "Since this round began the user has said: "
+                f"{'; '.join(wish.say() for wish in news)}. Propose a plan that does so."
+            )
+
+    def _answer(self, question: Question) -> dict[str, Any]:
+        """Return the journaled answer to a question; ends this run of the graph without one."""
+        while (known := self._journal.get(question.key)) is None:
+            interrupt(question.to_json())
+        return known
+
+    def _hits(self, plan: Plan) -> dict[str, list[Hit]]:
+        """Return the prompts of the memory that are near to those of a plan."""
         texts = [prompt.text for prompt in plan.prompts]
         found = self._bench.memory.search_all(
-            texts, n=N_RECALLED, kind="prompt", target=target.name
+            texts, n=N_RECALLED, kind="prompt", target=self._bench.target.name
         )
-        hits = {prompt.id: own for prompt, own in zip(plan.prompts, found, strict=True)}
+        return {prompt.id: own for prompt, own in zip(plan.prompts, found, strict=True)}
+
+    def _expect(self, plan: Plan) -> Expectation:
+        """Return what the memory lets a plan expect."""
         speed = self._seconds_per_image(self._session.rounds())
-        return expect(plan, hits, speed, target.vocabulary)
+        return expect(plan, self._hits(plan), speed, self._bench.target.vocabulary)
+
+    def _unpullable(self, is_trained: bool) -> str | None:
+        """Return why no DSTM can pull the images of a round, or None; was one trained before?"""
+        from tools.generators import can_be_pulled
+
+        if not is_trained:
+            return "no DSTM has been trained yet"
+        if not can_be_pulled(self._bench.generator):
+            return f"the generator {self._session.settings.generator.name!r} cannot be pulled"
+        return None
 
     def _current(self) -> Round:
         return next(r for r in self._session.rounds() if r.number == self._round)
@@ -523,10 +719,3 @@ class Toolbox:
             stage=name,
             seconds=round(self._bench.control.worked() - started, 3),
         )
-
-
-def _round_of(event: dict[str, Any]) -> int | None:
-    for holder in (event, *(event.get(k, {}) for k in ("plan", "batch", "report", "lesson"))):
-        if "round" in holder:
-            return int(holder["round"])
-    return None

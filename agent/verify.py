@@ -114,14 +114,16 @@ def _run(session: RecordedSession, progress: Callable[[int], None]) -> None:
         }
         try:
             state: Any = graph.invoke(new_round(number), config)
-            # Answers are in the journal before they are asked for; here the record ends.
-            if state.get("__interrupt__"):
-                raise EndOfRecord
         except ShapingError as error:
             # The session itself ended by it: its journal must hold nothing more.
             if not session.journal.finished:
                 session.journal.refuse(str(error))
             raise EndOfRecord from error
+        if state.get("__interrupt__"):
+            # Answers are in the journal before they are asked for; here the record ends.
+            if not session.journal.finished:
+                session.journal.refuse("a question to the person")
+            raise EndOfRecord
         saver.delete_thread(str(number))
         progress(number)
         number += 1

@@ -15,6 +15,9 @@ from memory.errors import SettingsError, unknown
 from prompts.vocabulary import Vocabulary
 from tools.plugins import names
 
+# Far from the seeds that people give to sessions they compare.
+_REDRAW = 1_000_003
+
 
 class PolicyBrain(LocalBrain):
     """Walks through a round in the fixed order and lets the planner write the plan.
@@ -40,20 +43,31 @@ class PolicyBrain(LocalBrain):
             for m in messages
             if "observation" in m.additional_kwargs
         )
-        name, arguments = self._choose(legal, called, observation)
+        n_refused = sum(
+            isinstance(m, ToolMessage) and (m.name, m.status) == ("propose_plan", "error")
+            for m in messages
+        )
+        name, arguments = self._choose(legal, called, observation, n_refused)
         call_id = f"r{observation.round:03d}c{n_answers:02d}"
         call = ToolCall(name=name, args=arguments, id=call_id)
         return AIMessage(content="", tool_calls=[call])
 
     def _choose(
-        self, legal: list[str], called: list[str | None], observation: Observation
+        self,
+        legal: list[str],
+        called: list[str | None],
+        observation: Observation,
+        n_refused: int,
     ) -> tuple[str, dict[str, Any]]:
         if "propose_plan" in legal:
             if "recall_memory" in legal and "recall_memory" not in called:
                 return "recall_memory", {"query": self._question(observation)}
             if "inspect_failures" in legal and "inspect_failures" not in called:
                 return "inspect_failures", {}
-            draft = self.planner.plan(observation, self.palette, self.vocabulary)
+            # What was refused is not proposed again: another seed draws other prompts.
+            seed = observation.seed + _REDRAW * n_refused
+            again = observation.model_copy(update={"seed": seed})
+            draft = self.planner.plan(again, self.palette, self.vocabulary)
             return "propose_plan", draft.to_json()
         if "finish" in legal:
             if "inspect_failures" in legal and called[-1:] != ["inspect_failures"]:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from agent.autonomous import run, run_rounds
 from agent.observer import Observer
+from agent.questions import Answer, Question
 from agent.session import folder_of, open_session
 from agent.settings import Settings
 from agent.workbench import Workbench
@@ -30,8 +31,8 @@ class Talkative(Observer):
     def __init__(self, answers: list[str]) -> None:
         self._answers = iter(answers)
 
-    def ask(self, question: str) -> str:
-        return next(self._answers)
+    def ask(self, question: Question) -> Answer:
+        return Answer(verdict="words", text=next(self._answers))
 
 
 PLAN: dict[str, Any] = {

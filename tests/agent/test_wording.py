@@ -1,0 +1,95 @@
+"""Plain words: what is understood, and what is said not to be."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from agent.wording import Lexicon, Understood, understand
+from prompts.vocabulary import load_vocabulary
+
+ELPV = Lexicon(load_vocabulary("elpv"))
+STREETS = Lexicon(load_vocabulary("streets"))
+
+
+@pytest.mark.parametrize(
+    ("text", "wishes"),
+    [
+        ("more dark poly cells", [("more", {"brightness": "dark", "wafer": "poly"}, 2)]),
+        (
+            "More defective, a bit fewer with a large dark area on the left.",
+            [
+                ("more", {"severity": "defective"}, 2),
+                ("fewer", {"dark_area": "large", "where": "left"}, 1.5),
+            ],
+        ),
+        ("only mono please", [("only", {"wafer": "mono"}, 2)]),
+        ("no more bright ones", [("avoid", {"brightness": "bright"}, 2)]),
+        ("don't draw cells with two busbars", [("avoid", {"busbars": "two"}, 2)]),
+        ("focus on poly with low contrast", [("focus", {"wafer": "poly", "contrast": "low"}, 2)]),
+        (
+            "much more dark cells without dark areas",
+            [("more", {"brightness": "dark", "dark_area": "none"}, 3)],
+        ),
+        ("only small or large dark areas", [("only", {"dark_area": "small|large"}, 2)]),
+        (
+            "avoid brightness=dark wafer=mono",
+            [("avoid", {"brightness": "dark", "wafer": "mono"}, 2)],
+        ),
+        (
+            "no dark ones and more bright ones",
+            [("avoid", {"brightness": "dark"}, 2), ("more", {"brightness": "bright"}, 2)],
+        ),
+    ],
+)
+def test_wishes(text: str, wishes: list[tuple[str, dict[str, str], float]]) -> None:
+    found = understand(text, ELPV)
+    said = [
+        (m.kind, {k: "|".join(v) for k, v in m.attributes.items()}, m.strength)
+        for m in found.wishes
+    ]
+    assert said == wishes
+    assert found.unknown == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        ("Where does it fail?", "failures"),
+        ("stop after this round", "stop round"),
+        ("pause", "pause"),
+        ("Show me.", "show"),
+        ("show me the dark mono cells", "show the dark mono cells"),
+        ("Why did you choose that?", "why"),
+        ("how is it going?", "status"),
+        ("ok", "approve"),
+    ],
+)
+def test_commands(text: str, command: str) -> None:
+    assert understand(text, ELPV) == Understood(command=command)
+
+
+def test_what_is_not_understood_is_said_with_near_words() -> None:
+    found = understand("More wet nights, fewer crowds.", STREETS)
+    assert [(m.kind, m.attributes) for m in found.wishes] == [
+        ("more", {"weather": ("rain",), "light": ("night",)})
+    ]
+    assert found.unknown == ("crowds",)
+    assert STREETS.near(found.unknown) == ["crowded"]
+
+
+def test_values_without_a_verb_are_no_wish() -> None:
+    found = understand("dark poly", ELPV)
+    assert not found.wishes
+    assert found.bare == {"brightness": ("dark",), "wafer": ("poly",)}
+
+
+def test_any_text_is_survived() -> None:
+    rng = random.Random(0)
+    alphabet = (
+        "ab more no only . , ; = | x [] <b> \x00\x1b \u202e \U0001f600 dark poly ( ) * \\ + ?"
+    )
+    for _ in range(300):
+        text = "".join(rng.choice(alphabet.split(" ")) + " " for _ in range(rng.randrange(30)))
+        understand(text, ELPV)
