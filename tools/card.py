@@ -120,7 +120,7 @@ def agreement(audit: AuditClassifier, target: Target, samples: Samples) -> dict[
     return {
         "audit_agreement_generated": generated,
         "audit_agreement_real": real,
-        "audit_agreement_ratio": generated / real,
+        "audit_agreement_ratio": generated / max(real, 1e-9),
     }
 
 
