@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from memory.errors import SessionError, StorageError
-from memory.journal import Journal, read_events, rounds
+from memory.journal import Journal, changed_lines, read_events, rounds, seal
 
 
 @pytest.fixture
@@ -203,3 +203,43 @@ def test_events_fold_into_rounds(path: Path) -> None:
 def test_a_round_of_another_version_is_refused() -> None:
     with pytest.raises(SessionError, match="this version cannot read"):
         rounds([{"schema": 1, "kind": "plan", "plan": {"round": 1, "sky": "blue"}}])
+
+
+@pytest.fixture
+def lines(path: Path) -> list[bytes]:
+    for number in range(5):
+        Journal(path).append("note", text=f"number {number}", key=f"k{number}")
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def test_an_untouched_journal_has_no_changed_lines(path: Path, lines: list[bytes]) -> None:
+    assert changed_lines(path) == []
+    assert len({json.loads(line)["chain"] for line in lines}) == 5
+    assert b"".join(seal(lines)) == path.read_bytes()
+
+
+def test_every_changed_character_is_located(path: Path, lines: list[bytes]) -> None:
+    for place in range(len(lines[2]) - 1):
+        changed = bytearray(lines[2])
+        changed[place] ^= 1
+        if b"\n" in changed[:-1]:
+            continue
+        path.write_bytes(b"".join([*lines[:2], bytes(changed), *lines[3:]]))
+        assert changed_lines(path)[0] == 3, place
+
+
+def test_removed_and_exchanged_lines_are_located(path: Path, lines: list[bytes]) -> None:
+    path.write_bytes(b"".join(lines[:2] + lines[3:]))
+    assert changed_lines(path) == [3]
+    path.write_bytes(b"".join([lines[0], lines[2], lines[1], *lines[3:]]))
+    assert changed_lines(path) == [2, 3, 4]
+
+
+def test_lines_of_a_version_without_checksums_are_taken(path: Path, lines: list[bytes]) -> None:
+    old = [b'{"schema": 1, "kind": "note"}\n'] * 2
+    path.write_bytes(b"".join(old))
+    Journal(path).append("note", text="new")
+    assert changed_lines(path) == []
+    assert changed_lines(path) == []
+    path.write_bytes(b"".join(lines[:2] + old))
+    assert changed_lines(path) == [3, 4] or changed_lines(path) == [3]

@@ -1,0 +1,288 @@
+"""Sessions in milliseconds: the real graph, decider and tools around stages that invent results."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from langchain_core.language_models import BaseChatModel
+from langgraph.checkpoint.memory import InMemorySaver
+
+from agent import brains
+from agent.brains import BrainContext
+from agent.brains.scripted import ScriptedBrain
+from agent.decide import Decider
+from agent.graph import build_graph
+from agent.observer import Observer
+from agent.planners import Palette, PaletteRow
+from agent.recording import head
+from agent.session import Session, store_settings
+from agent.settings import Settings, load_settings
+from agent.state import new_round
+from agent.toolbox import Toolbox
+from memory.chroma import Hit, MemoryItem
+from memory.journal import Journal, read_events, rounds
+from memory.records import (
+    Batch,
+    Estimate,
+    Failure,
+    Plan,
+    PromptQuality,
+    Report,
+    Round,
+    Shard,
+    SliceScore,
+    Training,
+    digest,
+)
+from prompts.vocabulary import load_vocabulary
+
+VOCABULARY = load_vocabulary("elpv")
+PALETTE = Palette(
+    rows=tuple(
+        PaletteRow(
+            attributes={"wafer": wafer, "severity": severity, "brightness": brightness},
+            class_name=VOCABULARY.class_of[severity],
+            n=n,
+        )
+        for n, (wafer, severity, brightness) in enumerate(
+            [
+                ("poly", "defective", "dark"),
+                ("poly", "functional", "dark"),
+                ("mono", "defective", "bright"),
+                ("mono", "functional", "medium"),
+            ],
+            start=20,
+        )
+    )
+)
+
+
+class Crash(BaseException):
+    """The process is gone: nothing catches it."""
+
+
+class InventedToolbox(Toolbox):
+    """Stages that take no time; `crash_in` is the round and stage at which the process dies."""
+
+    crash_in: tuple[int, str] | None = None
+
+    def _load_generator(self) -> str:
+        return "invented"
+
+    def _draw(self, plan: Plan) -> Batch:
+        self._maybe_crash("generate")
+        quality = [
+            PromptQuality(prompt_id=p.id, n_made=p.count, n_kept=p.count - 1, mean_weight=0.7)
+            for p in plan.prompts
+        ]
+        shard = Shard(file=f"rounds/{plan.round:03d}/data-0.parquet", n_images=8, sha256="0" * 64)
+        return Batch(round=plan.round, job_id="j", shards=(shard,), quality=tuple(quality))
+
+    def _train(self) -> Training:
+        self._maybe_crash("train")
+        return Training(
+            round=self._round,
+            job_id="t",
+            model=f"rounds/{self._round:03d}",
+            n_images=8 * self._round,
+            n_steps=10,
+            final_loss=1 / self._round,
+            sha256="1" * 64,
+        )
+
+    def _evaluate(self, training: Training) -> Report:
+        self._maybe_crash("evaluate")
+        rng = random.Random(self._round)
+        scores = []
+        for row in PALETTE.rows:
+            n_correct = rng.randrange(10, 40)
+            value = n_correct / 40
+            scores.append(
+                SliceScore(
+                    key=" ".join(f"{k}={v}" for k, v in sorted(row.attributes.items())),
+                    attributes=row.attributes,
+                    accuracy=Estimate(value=value, low=value - 0.1, high=value + 0.1, n=40),
+                    n_correct=n_correct,
+                )
+            )
+        overall = Estimate(value=rng.random(), low=0.0, high=1.0, n=160)
+        worst = min(scores, key=lambda s: s.accuracy.value).key
+        return Report(
+            round=self._round,
+            split="feedback",
+            metrics={"balanced_accuracy": overall},
+            slices=tuple(scores),
+            worst_slice=worst,
+        )
+
+    def _inspect(self, number: int) -> tuple[Failure, ...]:
+        report = next(r.report for r in self._session.rounds() if r.number == number)
+        assert report is not None
+        score = min(report.slices, key=lambda s: s.accuracy.value)
+        error = 1 - score.accuracy.value
+        return (
+            Failure(
+                id=digest(score.key),
+                slice=score.key,
+                attributes=score.attributes,
+                n=40,
+                n_wrong=40 - score.n_correct,
+                error_rate=Estimate(value=error, low=error - 0.1, high=error + 0.1, n=40),
+                rest_error_rate=0.2,
+                p_value=0.001,
+                q_value=0.002,
+                significant=True,
+            ),
+        )
+
+    def _maybe_crash(self, stage: str) -> None:
+        if self.crash_in == (self._round, stage):
+            raise Crash
+
+
+class InventedMemory:
+    """Finds the same every time."""
+
+    def search(
+        self, query: str, n: int = 5, kind: str | None = None, target: str = ""
+    ) -> list[Hit]:
+        item = MemoryItem(
+            id="old/prompt/1",
+            kind="lesson" if kind == "lesson" else "prompt",
+            text=f"a dark poly cell <|{query}|>",
+            target="elpv",
+            session="old",
+            round=1,
+            data={"n_made": 8, "kept_rate": 0.5, "credit wafer=poly": 0.123456789},
+        )
+        return [Hit(item=item, similarity=0.75)]
+
+    def search_all(self, queries: Sequence[str], **options: Any) -> list[list[Hit]]:
+        return [self.search(query, **options) for query in queries]
+
+    def add(self, items: Sequence[MemoryItem]) -> None:
+        pass
+
+
+class Person(Observer):
+    """Answers questions from a list; nobody is there without one."""
+
+    def __init__(self, answers: Sequence[str]) -> None:
+        self.interactive = bool(answers)
+        self.answers = list(answers)
+
+
+def record(
+    home: Path,
+    name: str,
+    *overrides: str,
+    script: Sequence[dict[str, Any]] | None = None,
+    answers: Sequence[str] = (),
+    crash_in: tuple[int, str] | None = None,
+) -> Path:
+    """Record a session and return its folder; with `crash_in` it dies there and is resumed."""
+    quick = ["session.rounds=2", "session.images_per_round=24", f"session.name={name}"]
+    brain = [] if script is None else ["brain=scripted:script.json"]
+    settings = load_settings("solar", [*quick, *brain, f"home={home}", *overrides], {})
+    folder = home / "sessions" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "session.yaml").exists():
+        store_settings(folder, settings)
+    saver = InMemorySaver()
+    brain_ = None if script is None else ScriptedBrain(script=list(script))
+    try:
+        _run(folder, settings, brain_, Person(answers), saver, crash_in)
+    except Crash:
+        _run(folder, settings, brain_, Person(answers), saver, None)
+    return folder
+
+
+def _run(
+    folder: Path,
+    settings: Settings,
+    brain: BaseChatModel | None,
+    person: Person,
+    saver: InMemorySaver,
+    crash_in: tuple[int, str] | None,
+) -> None:
+    journal = Journal(folder / "journal.jsonl")
+    session = Session(folder.name, folder, settings, journal, cast(Any, None))
+    target = SimpleNamespace(
+        name="elpv", class_names=list(VOCABULARY.classes), vocabulary=VOCABULARY
+    )
+    told = settings.model_dump(mode="json", exclude={"home"})
+    if journal.get("session"):
+        journal.append("resumed", settings=told, interactive=person.interactive)
+    else:
+        journal.append(
+            "session",
+            key="session",
+            session=folder.name,
+            target="elpv",
+            settings=told,
+            palette=PALETTE.to_json(),
+            **head(cast(Any, target), person.interactive),
+        )
+    bench = SimpleNamespace(
+        session=session,
+        observer=person,
+        target=target,
+        memory=InventedMemory(),
+        generator=SimpleNamespace(count_tokens=lambda text: len(text.split()), max_tokens=12),
+        control=SimpleNamespace(worked=lambda: 0.25 * len(journal.events())),
+        stage=person.stage,
+    )
+    toolbox = InventedToolbox(cast(Any, bench))
+    toolbox.crash_in = crash_in
+    context = BrainContext(PALETTE, VOCABULARY, settings.llm)
+    policy = brains.build(f"policy:{settings.llm.fallback}", context)
+    own = brain or brains.build(settings.brain, context)
+    decider = Decider(own, settings.brain, policy if brain else None, journal, settings.llm)
+    graph = build_graph(decider, toolbox, saver)
+    done = {e["round"] for e in read_events(journal.path) if e["kind"] == "round_done"}
+    for number in range(1, settings.session.rounds + 1):
+        if number in done:
+            continue
+        config: Any = {"configurable": {"thread_id": str(number)}, "recursion_limit": 200}
+        step: Any = None if saver.get_tuple(config) else new_round(number)
+        while asked := graph.invoke(step, config).get("__interrupt__"):
+            question = asked[0].value
+            journal.append(
+                "answer",
+                key=question["key"],
+                round=number,
+                question=question["text"],
+                answer=person.answers.pop(0),
+            )
+            step = None
+
+
+def long_journal(short: Path, path: Path, n_rounds: int) -> None:
+    """Write the journal of a session with `n_rounds` rounds, each a copy of the second one."""
+    import json
+
+    from memory.journal import seal
+
+    events = read_events(short)
+    first = next(i for i, e in enumerate(events) if e.get("key") == "opening/2")
+    last = next(i for i, e in enumerate(events) if e.get("key") == "opening/3")
+    again = [json.dumps(e) for e in events[first:last]]
+    lines = [json.dumps(e) for e in events[:first]]
+    for number in range(2, n_rounds + 1):
+        for text in again:
+            text = text.replace('"round": 2', f'"round": {number}').replace("/2/", f"/{number}/")
+            lines.append(text.replace('/2"', f'/{number}"'))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(seal(line.encode() for line in lines)))
+
+
+def only_round(folder: Path, number: int) -> Round:
+    """Return a round of a recorded session."""
+    return next(r for r in rounds(read_events(folder / "journal.jsonl")) if r.number == number)
+
+
+Recorder = Callable[..., Path]
