@@ -12,12 +12,17 @@ from agent.settings import Settings
 from memory.chroma import MemoryIndex
 from memory.errors import SettingsError
 from tools import generators, targets
+from tools.embed import Embed, embed_by_dstm, embed_by_imagenet, embed_by_mtdm
 from tools.generate import Judge
 from tools.generators import Generator
+from tools.generators._within_memory import WithinMemory
 from tools.labelers.audit import train_audit
 from tools.labelers.dense_audit import train_dense_audit
 from tools.labelers.keep_all import KeepAll
 from tools.targets import Target
+from tools.tasks import Model
+
+OUT_OF_MEMORY = "out of memory"
 
 
 class Workbench:
@@ -30,10 +35,10 @@ class Workbench:
         self.control.say = observer.warn
         self.control.after_pause = self._journal_pause
 
-    def fault(self, what: str, told: str) -> None:
+    def fault(self, what: str, told: str, **data: int) -> None:
         """Journal and show something that went wrong and was dealt with."""
         number = self.control.round
-        self.session.journal.append("fault", what=what, told=told, round=number)
+        self.session.journal.append("fault", what=what, told=told, round=number, **data)
         self.observer.warn(told)
 
     def _journal_pause(self, why: str, seconds: float) -> None:
@@ -78,7 +83,32 @@ class Workbench:
     def generator(self) -> Generator:
         """The generator with its weights."""
         with self.stage("load generator", 0):
-            return build_generator(self.session.settings, self.target, self.device)
+            found = build_generator(self.session.settings, self.target, self.device)
+        known = [e for e in self.session.journal.events("fault") if e["what"] == OUT_OF_MEMORY]
+        return WithinMemory(found, known[-1]["n_at_once"] if known else None, self._drew_fewer)
+
+    def _drew_fewer(self, n_at_once: int) -> None:
+        told = f"Out of memory; from now on {n_at_once} images are drawn at once."
+        self.fault(OUT_OF_MEMORY, told, n_at_once=n_at_once)
+
+    def embedding(self, model: Model) -> Embed:
+        """Return what turns images into vectors for discovery; model: the DSTM of the round.
+
+        Raises SettingsError for the MTDM's features where the generator is none.
+        """
+        settings = self.session.settings
+        if settings.feedback.embedding == "dstm":
+            return embed_by_dstm(model)
+        if settings.feedback.embedding == "imagenet":
+            return embed_by_imagenet(self.device)
+        if settings.generator.name != "mtdm":
+            raise SettingsError(
+                f"feedback.embedding is 'mtdm', but the generator is {settings.generator.name!r}. "
+                "Set feedback.embedding to dstm or imagenet."
+            )
+        from tools.generators.mtdm import load_pipeline, weights_folder
+
+        return embed_by_mtdm(load_pipeline(weights_folder(settings.generator.weights), self.device))
 
     @cached_property
     def audit(self) -> Judge:
@@ -93,7 +123,12 @@ class Workbench:
     @cached_property
     def memory(self) -> MemoryIndex:
         """The memory over all sessions of this home folder."""
-        return MemoryIndex(self.session.settings.home / "memory")
+        home = self.session.settings.home
+        return MemoryIndex(
+            home / "memory",
+            journals=lambda: sorted((home / "sessions").glob("*/journal.jsonl")),
+            tell=lambda told: self.fault("memory damaged", told),
+        )
 
 
 def choose_device(settings: Settings) -> str:
@@ -124,7 +159,7 @@ def build_pretrain_target(settings: Settings) -> Target:
 
 def build_generator(settings: Settings, target: Target, device: str) -> Generator:
     """Build the generator of the settings for the target's image shape."""
-    arguments = settings.generator.model_dump(exclude={"name", "options"})
+    arguments = settings.generator.model_dump(exclude={"name", "options", "pull"})
     options = {**arguments, **settings.generator.options}
     return generators.build(settings.generator.name, target.image_shape, device, **options)
 

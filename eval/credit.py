@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
 from eval.metrics import binomial_variance
 from memory.records import Batch, Credit, Hypothesis, Plan, PromptSpec, Report, SliceScore, Verdict
+
+Floats = NDArray[np.float64]
 
 PRIOR_VARIANCE = 0.05**2
 
@@ -71,3 +78,39 @@ def settle(hypothesis: Hypothesis, before: Report | None, after: Report) -> Verd
     change, expected = new.value - old.value, hypothesis.expected_change
     held = change / expected >= 0.5 if expected else new.low <= old.value <= new.high
     return Verdict(hypothesis=hypothesis, before=old, after=new, change=change, held=held)
+
+
+def head_gradients(features: Floats, residuals: Floats) -> Floats:
+    """Return the gradient of each image's loss by a linear layer, offsets included, (n, o (f + 1)).
+
+    features: the layer's input, (n, f) or (n, f, h, w) of a 1x1 convolution; residuals: the
+    derivative of an image's loss by the layer's output, (n, o) or (n, o, h, w), for softmax and
+    cross-entropy p - y. Pixels add up.
+    """
+    n, n_outputs = residuals.shape[:2]
+    flat = residuals.reshape(n, n_outputs, -1)
+    inputs = features.reshape(n, features.shape[1], -1)
+    weights = flat @ inputs.transpose(0, 2, 1)
+    gradients: Floats = np.concatenate([weights, flat.sum(2, keepdims=True)], axis=2)
+    return gradients.reshape(n, -1)
+
+
+def cosine(one: Floats, other: Floats) -> float:
+    """Return the cosine of two vectors, -1..1, 0 where one has no length."""
+    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(np.clip(one @ other / lengths, -1, 1)) if lengths else 0.0
+
+
+def prompt_agreement(
+    images: Floats, prompt_ids: Sequence[str], photographs: Floats
+) -> dict[str, float]:
+    """Return each prompt's agreement with a slice: the cosine of their mean gradients.
+
+    images: gradients of generated images, (n, d), prompt_ids: whose they are, (n,); photographs:
+    gradients of the slice's photographs, (m, d). Above 0, a step on the prompt's images lowers
+    the slice's loss (to first order, and as far as the last layer goes).
+    """
+    owner, wanted = np.array(prompt_ids), photographs.mean(0)
+    return {
+        name: cosine(images[owner == name].mean(0), wanted) for name in dict.fromkeys(prompt_ids)
+    }

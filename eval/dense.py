@@ -248,7 +248,7 @@ def dense_failures(
     }
     rests = [np.delete(scores, members) for members in table.values()]
     p_values = [
-        _welch(scores[members], rest) for members, rest in zip(table.values(), rests, strict=True)
+        welch(scores[members], rest) for members, rest in zip(table.values(), rests, strict=True)
     ]
     found = []
     for (key, members), rest, p_value, q_value in zip(
@@ -305,7 +305,7 @@ def _resample(
     return value, np.minimum(value, low), np.maximum(value, high)
 
 
-def _welch(scores: Floats, rest: Floats) -> float:
+def welch(scores: Floats, rest: Floats) -> float:
     """Return the chance of so low a mean if the slice is as good as the rest (Welch 1947).
 
     One score alone says nothing of the spread: 1.

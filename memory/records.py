@@ -5,11 +5,40 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+PULLS = ("entropy", "loss", "real")
+
+
+def read_pull(text: str) -> tuple[str, float]:
+    """Return what a pull goes by and its weight, of a text such as "entropy 0.05".
+
+    Raises ValueError for anything else.
+    """
+    by, _, weight = text.strip().partition(" ")
+    try:
+        value = float(weight)
+    except ValueError:
+        value = 0.0
+    if by not in PULLS or not 0 < value <= 1:
+        raise ValueError(
+            f"{text[:80]!r} is no pull; expected one of {', '.join(PULLS)} and a weight above 0, "
+            "at most 1, as in 'entropy 0.05'"
+        )
+    return by, value
+
+
+def _canonical_pull(text: str) -> str:
+    by, weight = read_pull(text)
+    return f"{by} {weight:g}"
+
+
+PullText = Annotated[str, AfterValidator(_canonical_pull)]
+"""What the DSTM pulls an image toward while it is drawn, see `tools.pull`: "entropy 0.05"."""
 
 
 class Record(BaseModel):
@@ -46,6 +75,9 @@ class PromptSpec(Record):
     attributes: dict[str, str] = {}
     count: int = Field(ge=1)
     guidance: float | None = Field(None, ge=0, le=20, description="None: the generator's default")
+    pull: PullText | None = Field(
+        None, exclude_if=lambda pull: pull is None, description="by the DSTM; None: not at all"
+    )
     why: str = Field("", max_length=500)
 
 
@@ -118,6 +150,16 @@ class Batch(Record):
         return sum(q.n_kept for q in self.quality)
 
 
+class Selection(Record):
+    """Which of a round's images the DSTM learns from; their ids are in `file`."""
+
+    method: str
+    n_candidates: int = Field(ge=1, description="images that the round generated")
+    n_chosen: int = Field(ge=1)
+    file: str = Field(description="relative to the session folder")
+    sha256: str
+
+
 class Training(Record):
     """One training of the DSTM on all rounds so far."""
 
@@ -128,6 +170,9 @@ class Training(Record):
     n_steps: int = Field(ge=1)
     final_loss: float
     sha256: str
+    selection: Selection | None = Field(
+        None, exclude_if=lambda selection: selection is None, description="None: of all images"
+    )
 
 
 class SliceScore(Record):
@@ -155,8 +200,41 @@ class Report(Record):
         return preferred if preferred in self.metrics else next(iter(self.metrics), preferred)
 
 
+class Trait(Record):
+    """A value that is more frequent among the members of a cluster than among all photographs."""
+
+    attribute: str
+    value: str
+    share: Share = Field(description="of the members that have it")
+    lift: float = Field(ge=0, description="that share, relative to all photographs")
+
+
+class Fixable(Record):
+    """Whether images of a failure's prompts can mend it: hard, or not drawable?
+
+    chance is that an image is drawn as asked and helps: the product of drawable and useful.
+    """
+
+    chance: Estimate
+    drawable: Estimate = Field(description="share of images that the audit keeps")
+    useful: Estimate = Field(description="share of kept images that help the failing photographs")
+
+    @property
+    def verdict(self) -> str:
+        """What the intervals allow to say."""
+        if self.drawable.high < 0.5:
+            return "not drawable"
+        if self.useful.high < 0.5:
+            return "hard"
+        return "fixable" if self.chance.low >= 0.5 else "not known yet"
+
+
 class Failure(Record):
-    """A slice on which the model is significantly worse than on the rest."""
+    """A slice or cluster on which the model is significantly worse than on the rest.
+
+    A cluster was found by how photographs look: its `slice` is a name of its own, `traits` say
+    what its members have in common, and `attributes` are the traits that prompts can ask for.
+    """
 
     id: str
     slice: str
@@ -170,6 +248,22 @@ class Failure(Record):
     significant: bool
     examples: tuple[str, ...] = Field((), description="ids of wrong photographs, worst first")
     picture: str | None = Field(None, description="montage PNG, relative to the session folder")
+    kind: Literal["slice", "cluster", "direction"] = "slice"
+    members: tuple[str, ...] = Field((), description="ids of all its photographs, if no slice")
+    traits: tuple[Trait, ...] = ()
+    prompts: tuple[str, ...] = Field((), description="texts of the nearest prompts so far")
+    agreements: dict[str, float] = Field(
+        {}, description="of the round's prompts by id: cosine of last-layer gradients with it"
+    )
+    fixable: Fixable | None = Field(None, description="None: nothing is known of its prompts yet")
+
+    @property
+    def words(self) -> str:
+        """The slice, or what the members of a cluster have in common."""
+        if self.kind == "slice":
+            return self.slice
+        common = ", ".join(f"{t.attribute}={t.value} (x{t.lift:.1f})" for t in self.traits)
+        return f"{self.slice}: {common or 'photographs that look alike'}"
 
 
 class Credit(Record):

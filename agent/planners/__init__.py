@@ -15,7 +15,7 @@ import yaml
 from pydantic import BeforeValidator, Field
 
 from memory.errors import SettingsError, unknown
-from memory.records import Hypothesis, Record, Round
+from memory.records import Failure, Hypothesis, PullText, Record, Round
 from prompts.vocabulary import Vocabulary
 from tools.plugins import load
 from tools.samples import Samples
@@ -54,6 +54,12 @@ class Observation(Record):
     seed: int
     rounds: tuple[Round, ...] = ()
 
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """The failures of the last report, with what is known of whether images can mend them."""
+        last = next((r for r in reversed(self.rounds) if r.report), None)
+        return last.failures if last else ()
+
 
 def _not_bool(value: object) -> object:
     if isinstance(value, bool):
@@ -69,6 +75,7 @@ class PromptDraft(Record):
     attributes: dict[str, str] = Field(default_factory=dict)
     count: Annotated[int, BeforeValidator(_not_bool)]
     why: str = ""
+    pull: PullText | None = Field(None, exclude_if=lambda pull: pull is None)
 
 
 class PlanDraft(Record):

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -79,6 +80,10 @@ class Task(Protocol):
 
         Class probabilities of images; ids, metres or unit vectors of pixels, see `Samples`.
         """
+        ...
+
+    def scores(self, predictions: NDArray[Any], samples: Samples) -> NDArray[np.float64]:
+        """Return the score of each image, 0..1, (n,), NaN where nothing of it is known."""
         ...
 
     def report(

