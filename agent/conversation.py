@@ -81,6 +81,7 @@ COMMANDS: dict[str, Command] = {
     "continue": Command("", "go on"),
     "stop": Command("[round]", "stop now, or after this round; nothing is lost"),
     "undo": Command("", "take the latest plan back, with all that came of it"),
+    "fork": Command("NAME", "a new session that shares the rounds done so far"),
     "memory": Command('"QUERY"', "what all sessions have learnt about something"),
     "why": Command("[N]", "the reasons for the plan, or for one of its prompts"),
     "report": Command("", "write the HTML report"),
@@ -111,6 +112,7 @@ class Conversation:
             "continue": self._continue,
             "stop": self._stop,
             "undo": self._undo,
+            "fork": self._fork,
             "memory": self._memory,
             "why": self._why,
             "report": self._report,
@@ -439,7 +441,9 @@ class Conversation:
             if words[0] == "rounds" and number < max(done, 1):
                 raise ToolError(f"{done} rounds are done already; say {max(done, 1)} or more.")
             self.live.change_budget(**{words[0]: number})
-            what = f"{number} rounds" if words[0] == "rounds" else f"{number} images a round"
+            what = f"{number} images a round"
+            if words[0] == "rounds":
+                what = f"{number} round{'s' if number > 1 else ''} in all"
             return [Line(f"Understood: {what}, from the next round on.", "good")]
         control = session.control
         rows = budget(
@@ -486,6 +490,18 @@ class Conversation:
             raise ToolError("There is no accepted plan yet that could be taken back.")
         self.live.undo()
         return [Line(f"Round {plan.round} is taken back at the next safe point.", "good")]
+
+    def _fork(self, text: str) -> list[Block]:
+        from agent.fork import fork
+
+        if not text:
+            raise ToolError("Say how the new session is to be called: /fork NAME")
+        session = self.live.session
+        done = len(session.rounds_done())
+        if not done:
+            raise ToolError("No round is done yet that a fork could share.")
+        name = fork(session.settings.home, session.name, done + 1, text)
+        return [Line(f"{name} shares rounds 1 to {done}. Open it: shaping chat {name}", "good")]
 
     def _memory(self, text: str) -> list[Block]:
         text = _unquoted(text)
@@ -698,7 +714,7 @@ class Conversation:
 
     def _edited(self, question: Question, draft: PlanDraft) -> list[Block]:
         """Check an edited plan, journal it, and ask about it instead."""
-        assert question.plan is not None  # of a question about a plan
+        assert question.plan is not None and question.made is not None  # of one about a plan
         toolbox, author = Toolbox(self.live.bench), question.plan.author
         plan = toolbox.check(draft, question.round, author)
         held = {wish.id: wish for wish in wishes(self._events())}
@@ -706,19 +722,16 @@ class Conversation:
             shift.model_copy(
                 update={"after": share(held[shift.wish], plan.prompts, self.vocabulary)}
             )
-            for shift in question.shifts
+            for shift in question.made.shifts
             if shift.wish in held
         ]
+        made = question.made.model_copy(update={"draft": draft, "shifts": tuple(shifts)})
         self._journal.append(
-            "plan_edit",
-            round=question.round,
-            question=question.key,
-            draft=draft.to_json(),
-            shifts=[shift.to_json() for shift in shifts],
-            additions=list(question.additions),
+            "plan_edit", round=question.round, question=question.key, made=made.to_json()
         )
-        proposal = toolbox.propose(draft, question.round, author, question.key)
-        again = toolbox.question(proposal, question.key)
+        again = toolbox.question(
+            toolbox.propose(made, question.round, author, question.key), question.key
+        )
         self.live.ask_again(again)
         return self._ask(again)
 

@@ -257,7 +257,7 @@ class LiveSession:
 
     def _settled(self) -> bool:
         state = self._progress.state
-        if self._after_stop is not None:
+        if self._after_stop is not None and not self._after_round:
             return False
         if state == "waiting":
             return self._answer is None and self.question is not None

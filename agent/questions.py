@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from agent.expectations import Expectation
+from agent.planners import PlanDraft
 from agent.steering import Shift
 from memory.errors import ToolError
 from memory.records import Plan, Record
@@ -14,6 +15,19 @@ from memory.records import Plan, Record
 
 class Rejected(ToolError):
     """A legal call that a person, or a wish of theirs, turns down; no mistake of the brain."""
+
+
+class Made(Record):
+    """What wishes and additions of a person have made of a draft.
+
+    shifts: what wishes moved; additions: ids of those that are in it; warnings: preferences that a
+    language model did not follow.
+    """
+
+    draft: PlanDraft
+    shifts: tuple[Shift, ...] = ()
+    additions: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Question(Record):
@@ -31,8 +45,7 @@ class Question(Record):
     plan: Plan | None = None
     expectation: Expectation | None = None
     nearest: dict[str, str] = Field(default_factory=dict)
-    shifts: tuple[Shift, ...] = Field((), description="what wishes changed")
-    additions: tuple[str, ...] = Field((), description="ids of what the user has added")
+    made: Made | None = None
 
 
 class Answer(Record):

@@ -41,6 +41,7 @@ GRAPH_KINDS = frozenset(
         "tool_call",
         "illegal_call",
         "told",
+        "proposed",
         "steered",
         "plan",
         "generator",

@@ -24,7 +24,7 @@ from agent.expectations import Expectation, expect, say_expectation
 from agent.offers import offers
 from agent.planners import Observation, Palette, PlanDraft, PromptDraft
 from agent.planning import validate
-from agent.questions import Question, Rejected
+from agent.questions import Made, Question, Rejected
 from agent.recording import pack, unpack
 from agent.state import ADVANCES, PHASES
 from agent.steering import (
@@ -62,13 +62,11 @@ OPENING_SHARE = 1.5
 
 
 class Proposal(NamedTuple):
-    """What a draft comes to: the plan, what to expect of it, what wishes and additions did."""
+    """What a draft comes to: the plan, and what to expect of it."""
 
-    draft: PlanDraft
+    made: Made
     plan: Plan
     expectation: Expectation
-    shifts: tuple[Shift, ...]
-    additions: tuple[str, ...]
 
 
 class Toolbox:
@@ -350,7 +348,8 @@ class Toolbox:
         """
         key = f"approval/{self._round}/{self._call_id}"
         draft = PlanDraft(prompts=tuple(prompts), why=why, hypothesis=hypothesis)
-        proposal = self.propose(draft, self._round, self._author, key)
+        made = self._make(draft, key)
+        proposal = self.propose(made, self._round, self._author, key)
         plan, expectation = proposal.plan, proposal.expectation
         verdict = self._journal.get(key)
         is_open = verdict is None and self._journal.get(f"plan/{self._round}") is None
@@ -359,13 +358,14 @@ class Toolbox:
         if verdict and verdict["verdict"] == "reject":
             why_not = quote(verdict["why"] or "no reason given", 500)
             raise Rejected(f"The user rejects the plan: {why_not}. Propose another one.")
-        if proposal.shifts or proposal.additions:
+        shifts, added = proposal.made.shifts, proposal.made.additions
+        if shifts or added:
             self._journal.append(
                 "steered",
                 key=f"steered/{self._round}",
                 round=self._round,
-                shifts=[shift.to_json() for shift in proposal.shifts],
-                additions=list(proposal.additions),
+                shifts=[shift.to_json() for shift in shifts],
+                additions=list(added),
             )
         event = self._journal.append(
             "plan",
@@ -554,46 +554,57 @@ class Toolbox:
         ]
         return "\n".join(lines) or "The memory has nothing on that yet."
 
-    def propose(self, draft: PlanDraft, round_number: int, author: str, key: str = "") -> Proposal:
-        """Return what a draft comes to: steered, checked, and what may be expected of it.
+    def _make(self, draft: PlanDraft, key: str) -> Made:
+        """Return what wishes and additions make of a draft: once, so that later ones wait.
 
-        What a person has made of the plan of the question `key` stands in for the draft. Raises
-        ToolError for a draft that cannot be a plan, Rejected for one of a language model that was
-        made before it knew of a wish.
+        Raises ToolError for a draft of a language model that breaks a constraint, Rejected for one
+        that was made before its author knew of a wish.
         """
+        name = f"proposed/{key.removeprefix('approval/')}"
+        if known := self._journal.get(name):
+            return Made.model_validate(known["made"])
         events = self._journal.events()
-        edits = [e for e in events if e["kind"] == "plan_edit" and e["question"] == key]
-        session, target = self._session.settings.session, self._bench.target
         wanted, extra = wishes(events), additions(events)
+        session, vocabulary = self._session.settings.session, self._bench.target.vocabulary
         shifts: tuple[Shift, ...] = ()
-        is_policy = author.startswith("policy:")
-        if edits:
-            kept = {addition.id for addition in extra}
-            draft = PlanDraft.model_validate(edits[-1]["draft"])
-            shifts = tuple(Shift.model_validate(shift) for shift in edits[-1]["shifts"])
-            names = tuple(name for name in edits[-1]["additions"] if name in kept)
-        else:
-            if is_policy and wanted:
-                (head,) = self._journal.events("session")
-                palette = Palette.model_validate(head["palette"])
-                seed = f"{session.seed} {round_number} {len(draft.prompts)}"
-                draft, shifts = steer(
-                    draft, wanted, palette, target.vocabulary, session.images_per_prompt, seed
-                )
-            elif wanted:
-                self._tell_wishes(round_number, wanted)
-            draft = add(draft, extra, session.images_per_round, target.vocabulary)
-            names = tuple(addition.id for addition in extra)
-        plan = self.check(draft, round_number, author)
-        if not is_policy and not edits and wanted:
-            if problems := broken(plan, wanted, target.vocabulary):
+        warnings: list[str] = []
+        is_policy = self._author.startswith("policy:")
+        if is_policy and wanted:
+            (head,) = self._journal.events("session")
+            palette = Palette.model_validate(head["palette"])
+            seed = f"{session.seed} {self._round}"
+            draft, shifts = steer(
+                draft, wanted, palette, vocabulary, session.images_per_prompt, seed
+            )
+        elif wanted:
+            self._tell_wishes(self._round, wanted)
+        draft = add(draft, extra, session.images_per_round, vocabulary)
+        if not is_policy and wanted:
+            plan = self.check(draft, self._round, self._author)
+            if problems := broken(plan, wanted, vocabulary):
                 raise ToolError(f"The plan was not accepted: {'; '.join(problems)}.")
-            past = [r for r in self._session.rounds() if r.number < round_number]
-            before = next((r.plan for r in reversed(past) if r.plan), None)
-            shifts = compare(plan, before, wanted, target.vocabulary)
-            warnings = ignored(plan, before, wanted, target.vocabulary)
-            plan = plan.model_copy(update={"warnings": (*plan.warnings, *warnings)})
-        return Proposal(draft, plan, self._expect(plan), shifts, names)
+            past = [r.plan for r in self._session.rounds() if r.number < self._round and r.plan]
+            before = past[-1] if past else None
+            shifts = compare(plan, before, wanted, vocabulary)
+            warnings = ignored(plan, before, wanted, vocabulary)
+        names = tuple(addition.id for addition in extra)
+        made = Made(draft=draft, shifts=shifts, additions=names, warnings=tuple(warnings))
+        if wanted or extra or self._bench.observer.interactive:
+            self._journal.append("proposed", key=name, round=self._round, made=made.to_json())
+        return made
+
+    def propose(self, made: Made, round_number: int, author: str, key: str) -> Proposal:
+        """Return the plan that comes of a draft, and what may be expected of it.
+
+        What a person has made of it since the question `key` stands in for it. Raises ToolError
+        for a draft that cannot be a plan.
+        """
+        edits = [e for e in self._journal.events("plan_edit") if e["question"] == key]
+        if edits:
+            made = Made.model_validate(edits[-1]["made"])
+        plan = self.check(made.draft, round_number, author)
+        plan = plan.model_copy(update={"warnings": (*plan.warnings, *made.warnings)})
+        return Proposal(made, plan, self._expect(plan))
 
     def check(self, draft: PlanDraft, round_number: int, author: str) -> Plan:
         """Return the plan of a draft; raises ToolError with what is wrong, see `validate`."""
@@ -625,8 +636,7 @@ class Toolbox:
                 for name, own in self._hits(proposal.plan).items()
                 if own
             },
-            shifts=proposal.shifts,
-            additions=proposal.additions,
+            made=proposal.made,
         )
 
     def _tell_wishes(self, round_number: int, wanted: Sequence[Wish]) -> None:

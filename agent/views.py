@@ -72,7 +72,7 @@ def plan_blocks(question: Question, wanted: Sequence[Wish]) -> list[Block]:
     held = {wish.id: wish for wish in wanted}
     blocks += [
         Line(f"Wish {shift.wish} {held[shift.wish].say()}: {shift.before:.0%} -> {shift.after:.0%}")
-        for shift in question.shifts
+        for shift in (question.made.shifts if question.made else ())
         if shift.wish in held
     ]
     blocks += [Line(f"Warning: {clean(text)}", "warning") for text in plan.warnings]

@@ -21,7 +21,7 @@ from agent.observer import Observer
 from agent.questions import Question
 from agent.session import folder_of, open_session
 from agent.settings import Settings
-from agent.steering import Wish, share, wishes
+from agent.steering import Shift, Wish, share, wishes
 from agent.verify import verify
 from agent.views import Block, Grid, Line, Picture
 from agent.workbench import Workbench
@@ -63,6 +63,11 @@ class Room:
     def say(self, line: str) -> str:
         """Say something and return all text of the answer."""
         return text_of(self.talk.say(line))
+
+
+def shifts_of(question: Question) -> tuple[Shift, ...]:
+    assert question.made is not None
+    return question.made.shifts
 
 
 def text_of(blocks: list[Block]) -> str:
@@ -116,7 +121,7 @@ def test_story_of_a_session(make_settings: MakeSettings) -> None:
         assert second.key != first.key
         assert second.plan is not None
         assert "bright" not in {p.attributes.get("brightness") for p in second.plan.prompts}
-        assert {s.wish for s in second.shifts} == {"w1", "w2"}
+        assert {s.wish for s in shifts_of(second)} == {"w1", "w2"}
 
         assert "Approved" in here.say("/approve")
         here.until("plan")
@@ -138,7 +143,7 @@ def test_story_of_a_session(make_settings: MakeSettings) -> None:
         here.until("state", "Round 1 is taken back")
         again = here.question()
         assert again.plan is not None and again.plan.round == 1
-        assert {s.wish for s in again.shifts} == {"w1", "w2", "w3"}
+        assert {s.wish for s in shifts_of(again)} == {"w1", "w2", "w3"}
         folder = folder_of(settings.home, "story")
         assert (folder / "rounds" / "001.undone-1" / "data-00000.parquet").exists()
         assert not (folder / "rounds" / "001").exists()
@@ -149,7 +154,9 @@ def test_story_of_a_session(make_settings: MakeSettings) -> None:
         assert "after this round" in here.say("stop after this round")
         here.until("round")
         here.until("state", "Stopped")
-        assert "Understood: 1 rounds" in here.say("/budget rounds 1")
+        assert "shares rounds 1 to 1" in here.say("/fork other")
+        assert folder_of(settings.home, "other").exists()
+        assert "Understood: 1 round in all" in here.say("/budget rounds 1")
         here.until("state", "Finished")
         assert "All 1 rounds are done" in here.say("/continue")
         assert "% of images" in here.say("/status")
@@ -199,7 +206,6 @@ def test_a_wish_in_mid_round_is_in_the_next_plan(make_settings: MakeSettings) ->
 
 @pytest.mark.skipif(os.getloadavg()[0] > 4, reason="a busy machine: nothing can be timed")
 def test_commands_are_answered_at_once_while_a_batch_is_drawn(make_settings: MakeSettings) -> None:
-    settings = make_settings("session.name=fast", "session.rounds=2", *SMALL)
     settings = make_settings(
         "session.name=fast", *SMALL, "session.images_per_round=3000", "session.shard_size=16"
     )
