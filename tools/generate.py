@@ -6,25 +6,33 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memory.errors import SettingsError
 from memory.records import Batch, Plan, PromptQuality, PromptSpec, Shard
 from tools.dataset import read_shards, write_shard
-from tools.generators import Generator, ImageRequest
+from tools.generators import Generator, ImageRequest, can_be_pulled
 from tools.jobs import job_id, round_folder, run_once, write_missing
-from tools.samples import Samples
+from tools.samples import Dense, Samples
+
+if TYPE_CHECKING:
+    from tools.pull import Critic
 
 
 class Judge(Protocol):
-    """Weighs generated images by how well their label fits, e.g. `tools.labelers.audit`."""
+    """Weighs generated images by how well their labels fit, e.g. `tools.labelers.audit`."""
 
     def judge(
-        self, samples: Samples
+        self, samples: Samples, confidence: Dense
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-        """Return p(label), weight in 0..1 and kept, each (n,)."""
+        """Return how sure the labels are, 0..1, weight in 0..1 and kept, each (n,).
+
+        confidence: the generator's own, see `tools.generators.Drawn`. Kept images weigh 1. What is
+        said of an image does not depend on the others.
+        """
         ...
 
 
@@ -37,11 +45,14 @@ def generate_batch(
     class_names: Sequence[str],
     shard_size: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    critic: Critic | None = None,
 ) -> Batch:
     """Draw, audit and store the images of a plan.
 
     Idempotent: shards that are on disk are kept, so after a crash the same call draws only what
-    is missing and returns the same batch. `progress` gets images done and images in all.
+    is missing and returns the same batch. `progress` gets images done and images in all. critic:
+    the DSTM by which prompts with a pull are drawn; raises SettingsError for such a prompt without
+    a critic, or with a generator that cannot be pulled.
     """
     arguments: dict[str, Any] = {
         "prompts": [p.model_dump(mode="json", exclude={"why"}) for p in plan.prompts],
@@ -49,6 +60,13 @@ def generate_batch(
         "generator": generator.identity,
         "shard_size": shard_size,
     }
+    if any(prompt.pull for prompt in plan.prompts):
+        if critic is None or not can_be_pulled(generator):
+            raise SettingsError(
+                f"Prompts of the plan are pulled, but {_why_not(critic, generator)}. Leave `pull` "
+                "out of the plan, and generator.pull out of the settings."
+            )
+        arguments["critic"] = critic.sha256
     job = job_id(session_folder.name, plan.round, "generate_batch", arguments)
     wanted = [(prompt, index) for prompt in plan.prompts for index in range(prompt.count)]
     pieces = [wanted[start : start + shard_size] for start in range(0, len(wanted), shard_size)]
@@ -57,8 +75,8 @@ def generate_batch(
 
     def make(number: int) -> bytes:
         piece = pieces[number]
-        samples = draw_samples(piece, seed, generator, class_names)
-        _, weights, _ = judge.judge(samples)
+        samples, confidence = draw(piece, seed, generator, class_names, critic)
+        _, weights, _ = judge.judge(samples, confidence)
         return write_shard(
             replace(samples, weights=weights),
             [prompt.text for prompt, _ in piece],
@@ -100,19 +118,43 @@ def draw_samples(
     generator: Generator,
     class_names: Sequence[str],
 ) -> Samples:
-    """Draw (prompt, index) pairs; the label is the prompt's class."""
-    requests = [
-        ImageRequest(prompt.text, prompt.id, index, seed, prompt.guidance)
-        for prompt, index in wanted
-    ]
+    """Draw (prompt, index) pairs; the class is the prompt's."""
+    return draw(wanted, seed, generator, class_names)[0]
+
+
+def draw(
+    wanted: Sequence[tuple[PromptSpec, int]],
+    seed: int,
+    generator: Generator,
+    class_names: Sequence[str],
+    critic: Critic | None = None,
+) -> tuple[Samples, Dense]:
+    """Draw as `draw_samples`; return the generator's confidence in labels of pixels, too.
+
+    critic: pulls the images of prompts that have a pull.
+    """
+
+    def request(prompt: PromptSpec, index: int) -> ImageRequest:
+        number = class_names.index(prompt.class_name)
+        pull = critic.pull(prompt, index, number) if critic else None
+        return ImageRequest(prompt.text, prompt.id, index, seed, prompt.guidance, pull)
+
+    requests = [request(prompt, index) for prompt, index in wanted]
     drawn = generator.draw(requests)
-    return Samples(
+    samples = Samples(
         images=drawn.images,
         classes=np.array([class_names.index(p.class_name) for p, _ in wanted], dtype=np.int64),
         attributes=[prompt.attributes for prompt, _ in wanted],
         ids=[f"{prompt.id}-{index:04d}" for prompt, index in wanted],
         labels=drawn.labels,
     )
+    return samples, drawn.confidence
+
+
+def _why_not(critic: Critic | None, generator: Generator) -> str:
+    if critic is None:
+        return "no DSTM has been trained yet"
+    return f"the generator {generator.name!r} cannot be pulled"
 
 
 def _quality(

@@ -12,7 +12,7 @@ from tools import generators
 from tools.dataset import read_shards
 from tools.generate import generate_batch
 from tools.generators import Drawn, Generator, ImageRequest
-from tools.samples import Samples
+from tools.samples import Dense, Samples
 
 PLAN = Plan(
     round=3,
@@ -50,7 +50,7 @@ class Half:
     """A judge that keeps functional cells alone."""
 
     def judge(
-        self, samples: Samples
+        self, samples: Samples, confidence: Dense
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
         kept = samples.classes == 0
         return kept * 0.9, np.where(kept, 1.0, 0.25), kept

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from memory.records import digest
 from tools import tasks
-from tools.samples import Samples
+from tools.samples import Dense, Samples
 from tools.settings import AuditSettings
 from tools.targets import Target
 from tools.tasks import Model, Task
@@ -35,12 +35,13 @@ class AuditClassifier:
     settings: AuditSettings
 
     def judge(
-        self, samples: Samples
+        self, samples: Samples, confidence: Dense | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
         """Return the probability of each image's own class, its weight, and whether it is kept.
 
         Each is (n,). The weight is probability / threshold, at least `floor` and at most 1; an
-        image is kept if its probability is at least `threshold`.
+        image is kept if its probability is at least `threshold`. Confidence is in labels of
+        pixels, which are not judged here.
         """
         probabilities = self.task.predict(self.model, samples.images)
         p_label = probabilities[np.arange(len(samples)), samples.classes]

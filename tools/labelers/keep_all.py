@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.samples import Samples
+from tools.samples import Dense, Samples
 
 
 class KeepAll:
     """A judge that keeps every image at full weight."""
 
     def judge(
-        self, samples: Samples
+        self, samples: Samples, confidence: Dense | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
         """Return p(label) 1, weight 1 and kept for every image."""
         n = len(samples)

@@ -89,7 +89,8 @@ class Multi:
     def split_outputs(self, outputs: torch.Tensor) -> Sequence[torch.Tensor]:
         """Return the outputs of each part, (n, its outputs, h, w)."""
         others = sum(part.n_outputs or 0 for part in self.parts)
-        return outputs.split([p.n_outputs or outputs.shape[1] - others for p in self.parts], dim=1)
+        sizes = [part.n_outputs or outputs.shape[1] - others for part in self.parts]
+        return torch.split(outputs, sizes, dim=1)
 
     def report(
         self,
@@ -104,7 +105,7 @@ class Multi:
         """Return mean_score and the figures of every part; a slice's score is that mean, too."""
         scores = self.scores(predictions, samples)
         metrics = {"mean_score": mean_score(scores[~np.isnan(scores)])}
-        for part, said in self._predictions(predictions):
+        for part, said in self.predictions(predictions):
             metrics |= part.report(said, samples, class_names, round, split, (), n_min).metrics
         return dense_report(metrics, scores, samples.attributes, by, n_min, round, split)
 
@@ -126,20 +127,20 @@ class Multi:
         """Return the pictures of the parts below one another, and their captions in a row."""
         shown = [
             part.pictures(said, samples, class_names)
-            for part, said in self._predictions(predictions)
+            for part, said in self.predictions(predictions)
         ]
         captions = zip(*(lines for _, lines in shown), strict=True)
         return np.concatenate([p for p, _ in shown], axis=2), ["; ".join(c) for c in captions]
 
     def scores(self, predictions: NDArray[Any], samples: Samples) -> NDArray[np.float64]:
         """Return the mean of each image's known scores, (n,), NaN where none is known."""
-        found = [part.scores(said, samples) for part, said in self._predictions(predictions)]
+        found = [part.scores(said, samples) for part, said in self.predictions(predictions)]
         known = ~np.isnan(found)
         total = np.where(known, found, 0).sum(0)
         return np.where(known.any(0), total / np.maximum(known.sum(0), 1), np.nan)
 
-    def _predictions(self, stacked: NDArray[Any]) -> list[tuple[DenseTask, NDArray[Any]]]:
-        """Return each part with its predictions in its own form."""
+    def predictions(self, stacked: NDArray[Any]) -> list[tuple[DenseTask, NDArray[Any]]]:
+        """Return each part with its predictions, in its own form, of those of all parts."""
         found = [x.numpy() for x in self._split(torch.from_numpy(stacked))]
         return [
             (part, said.astype(np.uint8) if part.n_outputs is None else said)

@@ -1,0 +1,240 @@
+"""Labels of pixels made wrong as generators make them wrong, to try measures of quality on.
+
+Each fault is a function of labels of one image (as in `tools.samples.Samples`, without the first
+axis), those of another one, a strength in 0..1 and a random generator, and hits all kinds alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt, gaussian_filter, label
+
+VOID = 255
+
+Labels = Mapping[str, NDArray[Any]]
+Fault = Callable[[Labels, Labels, float, np.random.Generator], dict[str, NDArray[Any]]]
+
+
+def corrupt(
+    labels: Mapping[str, NDArray[Any]], rng: np.random.Generator, clean_share: float = 0.3
+) -> dict[str, NDArray[Any]]:
+    """Return labels of images, arrays as in `Samples`, of which most have one random fault.
+
+    clean_share: how many stay as they are. Strengths are spread evenly over 0..1.
+    """
+    n = len(next(iter(labels.values())))
+    made: dict[str, list[NDArray[Any]]] = {kind: [] for kind in labels}
+    names = [*FAULTS]
+    for i in range(n):
+        own = {kind: filled(kind, values[i]) for kind, values in labels.items()}
+        if rng.random() >= clean_share:
+            j = (i + int(rng.integers(1, n))) % n if n > 1 else i
+            other = {kind: filled(kind, values[j]) for kind, values in labels.items()}
+            fault = FAULTS[names[int(rng.integers(len(names)))]]
+            own = fault(own, other, float(rng.random()), rng)
+        for kind, values in own.items():
+            unknown: Any = VOID if kind == "segmentation" else np.nan
+            known = is_known(kind, labels[kind][i])
+            made[kind].append(np.where(known, values, np.array(unknown, values.dtype)))
+    return {kind: np.stack(values) for kind, values in made.items()}
+
+
+def is_known(kind: str, values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return where one image's labels are known, (h, w)."""
+    known: NDArray[np.bool_] = values != VOID if kind == "segmentation" else np.isfinite(values)
+    return np.all(known, axis=0) if kind == "normals" else known
+
+
+def filled(kind: str, values: NDArray[Any]) -> NDArray[Any]:
+    """Return one image's labels, unknown pixels as the nearest known one, if there is one."""
+    known = is_known(kind, values)
+    if known.all() or not known.any():
+        return values
+    nearest = distance_transform_edt(~known, return_distances=False, return_indices=True)
+    return values[..., nearest[0], nearest[1]]
+
+
+def elsewhere(
+    own: Labels, other: Labels, strength: float, rng: np.random.Generator
+) -> dict[str, NDArray[Any]]:
+    """Take a part of the labels, from half strength on all of them, from another image."""
+    _, width = _size(own)
+    wide = max(1, round(width * min(1.0, 2 * strength)))
+    start = int(rng.integers(0, width - wide + 1))
+    made = {kind: values.copy() for kind, values in own.items()}
+    for kind, values in made.items():
+        values[..., start : start + wide] = other[kind][..., start : start + wide]
+    return made
+
+
+def shifted(
+    own: Labels, other: Labels, strength: float, rng: np.random.Generator
+) -> dict[str, NDArray[Any]]:
+    """Move all labels by up to a sixth of the width, the edge repeated."""
+    height, width = _size(own)
+    reach = strength * width / 6
+    angle = rng.uniform(0, 2 * np.pi)
+    dx, dy = round(reach * np.cos(angle)), round(reach * np.sin(angle))
+    rows = np.clip(np.arange(height) + dy, 0, height - 1)
+    columns = np.clip(np.arange(width) + dx, 0, width - 1)
+    return {kind: values[..., rows[:, None], columns] for kind, values in own.items()}
+
+
+def coarse(
+    own: Labels, other: Labels, strength: float, rng: np.random.Generator
+) -> dict[str, NDArray[Any]]:
+    """Lose detail: one class per block of up to 12 pixels; depth and normals blurred as much."""
+    block = 1 + round(11 * strength)
+    height, width = _size(own)
+    rows = np.minimum(np.arange(height) // block * block + block // 2, height - 1)
+    columns = np.minimum(np.arange(width) // block * block + block // 2, width - 1)
+    made = dict(own)
+    if "segmentation" in own:
+        made["segmentation"] = own["segmentation"][rows[:, None], columns]
+    if "depth" in own:
+        made["depth"] = np.exp(gaussian_filter(np.log(own["depth"]), block / 3)).astype(np.float32)
+    if "normals" in own:
+        made["normals"] = _unit(gaussian_filter(own["normals"], (0, block / 3, block / 3)))
+    return made
+
+
+def missing(
+    own: Labels, other: Labels, strength: float, rng: np.random.Generator
+) -> dict[str, NDArray[Any]]:
+    """Leave out objects: regions of one class of at most a tenth of the image, up to all of them.
+
+    What is nearest around them takes their place. Without segmentation, random discs are taken.
+    """
+    gone = np.zeros(_size(own), np.bool_)
+    for region in _small_regions(own, rng):
+        if rng.random() < strength:
+            gone |= region
+    if not gone.any() or gone.all():
+        return dict(own)
+    nearest = distance_transform_edt(gone, return_distances=False, return_indices=True)
+    return {kind: values[..., nearest[0], nearest[1]] for kind, values in own.items()}
+
+
+def mistaken(
+    own: Labels, other: Labels, strength: float, rng: np.random.Generator
+) -> dict[str, NDArray[Any]]:
+    """Take regions for something else: another class of the image, another distance and slant."""
+    made = {kind: values.copy() for kind, values in own.items()}
+    classes = np.unique(own["segmentation"]) if "segmentation" in own else np.arange(1)
+    regions = [own["segmentation"] == k for k in classes] if len(classes) > 1 else []
+    for region in regions or _small_regions(own, rng):
+        if rng.random() >= strength:
+            continue
+        if "segmentation" in made:
+            made["segmentation"][region] = rng.choice(classes)
+        if "depth" in made:
+            made["depth"][region] *= np.float32(np.exp(rng.normal(0, 0.6)))
+        if "normals" in made:
+            turned = _turned(own["normals"], rng.normal(0, 0.5, 2))
+            made["normals"][:, region] = turned[:, region]
+    return made
+
+
+def noisy(
+    own: Labels, other: Labels, strength: float, rng: np.random.Generator
+) -> dict[str, NDArray[Any]]:
+    """Add errors that are alike over some pixels: of class, of log depth, of direction."""
+    size = _size(own)
+
+    def smooth() -> NDArray[np.float64]:
+        field = gaussian_filter(rng.normal(size=size), 3)
+        scaled: NDArray[np.float64] = field / max(float(field.std()), 1e-9)
+        return scaled
+
+    made = dict(own)
+    if "segmentation" in own:
+        # The flipped pixels are the tops of a smooth field; others lend their class.
+        flipped = smooth() > 2 - 2.5 * strength
+        made["segmentation"] = np.where(
+            flipped, np.roll(own["segmentation"], 17, 0), own["segmentation"]
+        )
+    if "depth" in own:
+        made["depth"] = (own["depth"] * np.exp(0.5 * strength * smooth())).astype(np.float32)
+    if "normals" in own:
+        field = np.stack([smooth(), smooth(), smooth()])
+        made["normals"] = _unit(own["normals"] + 0.7 * strength * field)
+    return made
+
+
+def rescaled(
+    own: Labels, other: Labels, strength: float, rng: np.random.Generator
+) -> dict[str, NDArray[Any]]:
+    """Be wrong as a whole: all depths too near or too far, all normals tilted, classes shrunk."""
+    sign = rng.choice([-1, 1])
+    made = dict(own)
+    if "depth" in own:
+        made["depth"] = (own["depth"] * np.exp(sign * 0.7 * strength)).astype(np.float32)
+    if "normals" in own:
+        angle = rng.uniform(0, 2 * np.pi)
+        tilt = 0.6 * strength
+        made["normals"] = _turned(own["normals"], tilt * np.array([np.cos(angle), np.sin(angle)]))
+    if "segmentation" in own:
+        height, width = _size(own)
+        zoom = 1 + sign * 0.4 * strength
+        rows = np.clip((np.arange(height) - height / 2) * zoom + height / 2, 0, height - 1)
+        columns = np.clip((np.arange(width) - width / 2) * zoom + width / 2, 0, width - 1)
+        made["segmentation"] = own["segmentation"][rows.astype(int)[:, None], columns.astype(int)]
+    return made
+
+
+FAULTS: Mapping[str, Fault] = {
+    "elsewhere": elsewhere,
+    "shifted": shifted,
+    "coarse": coarse,
+    "missing": missing,
+    "mistaken": mistaken,
+    "noisy": noisy,
+    "rescaled": rescaled,
+}
+"""The faults by their names."""
+
+
+def _size(labels: Labels) -> tuple[int, int]:
+    height, width = next(iter(labels.values())).shape[-2:]
+    return height, width
+
+
+def _small_regions(labels: Labels, rng: np.random.Generator) -> list[NDArray[np.bool_]]:
+    height, width = _size(labels)
+    if "segmentation" not in labels:
+        y, x = np.mgrid[:height, :width]
+        discs = []
+        for _ in range(6):
+            row, column = rng.uniform(0, height), rng.uniform(0, width)
+            discs.append(
+                (y - row) ** 2 + (x - column) ** 2 < rng.uniform(0.03, 0.15) ** 2 * height * width
+            )
+        return discs
+    ids = labels["segmentation"]
+    found = []
+    for k in np.unique(ids[ids != VOID]):
+        regions, n_regions = label(ids == k)
+        for number in range(1, n_regions + 1):
+            region = regions == number
+            if region.mean() < 0.1:
+                found.append(region)
+    return found
+
+
+def _turned(normals: NDArray[Any], slant: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return normals turned about the y and the x axis of the camera by two angles, radians."""
+    (sa, sb), (ca, cb) = np.sin(slant), np.cos(slant)
+    about_y = np.array([[ca, 0, sa], [0, 1, 0], [-sa, 0, ca]])
+    about_x = np.array([[1, 0, 0], [0, cb, -sb], [0, sb, cb]])
+    turned: NDArray[np.float32] = np.einsum("ij,jhw->ihw", about_x @ about_y, normals).astype("f4")
+    return turned
+
+
+def _unit(vectors: NDArray[Any]) -> NDArray[np.float32]:
+    length = np.linalg.norm(vectors, axis=0, keepdims=True)
+    unit: NDArray[np.float32] = (vectors / np.maximum(length, 1e-9)).astype(np.float32)
+    return unit

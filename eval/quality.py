@@ -1,0 +1,256 @@
+"""How good labels of pixels are that no truth is known of.
+
+Evidence against a label comes from teachers, models that were trained on real labels (how far the
+label is from what they say, and how far they are from one another), from geometry (normals must
+agree with the depth's gradient) and from the generator's own confidence. Maps of evidence are
+(n, h, w), at least 0, higher is worse, NaN where a label is unknown; `expected_scores` turns their
+means per image into the score that the labels should have against the truth, 0..1, in the sense
+of `eval.dense`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.dense import VOID
+
+Floats = NDArray[np.floating[Any]]
+Vector = NDArray[np.float64]
+
+# Focal lengths that `estimate_focal` tries, in widths of the image: from 127 down to 14 degrees.
+_FOCALS = np.geomspace(0.25, 4, 81)
+_LEAST_P = 1e-4
+_LEAST = 1e-3
+_RIDGE = 1e-4
+
+
+def class_surprise(ids: NDArray[np.uint8], probabilities: Floats) -> tuple[Floats, Floats]:
+    """Return how unexpected each pixel's class is to teachers, and what they expect of it.
+
+    ids: (n, h, w); probabilities: (teachers, n, classes, h, w). The first is -log p of the class
+    under the teachers' mean p, the second the entropy of p, which is the mean of the first for
+    classes drawn from p.
+    """
+    p = np.maximum(probabilities.mean(0), _LEAST_P)
+    known = ids != VOID
+    index = np.where(known, ids, 0)[:, None]
+    surprise = -np.log(np.take_along_axis(p, index, axis=1)[:, 0])
+    entropy = -(p * np.log(p)).sum(1)
+    return np.where(known, surprise, np.nan), np.where(known, entropy, np.nan)
+
+
+def depth_difference(depth_m: Floats, teachers_m: Floats) -> tuple[Floats, Floats]:
+    """Return |log depth - mean log of the teachers|, and the teachers' mean distance from it.
+
+    depth_m: (n, h, w), NaN where unknown; teachers_m: above 0, (teachers, n, h, w).
+    """
+    logs = np.log(teachers_m)
+    middle = logs.mean(0)
+    known = np.isfinite(depth_m) & (depth_m > 0)
+    difference = np.abs(np.log(np.where(known, depth_m, 1)) - middle)
+    spread = np.abs(logs - middle).mean(0)
+    return np.where(known, difference, np.nan), np.where(known, spread, np.nan)
+
+
+def normals_difference(normals: Floats, teachers: Floats) -> tuple[Floats, Floats]:
+    """Return the angle to the mean of the teachers, and their mean angle to it, in degrees.
+
+    normals: (n, 3, h, w), NaN where unknown; teachers: unit vectors, (teachers, n, 3, h, w).
+    """
+    middle = _unit(teachers.mean(0), axis=1)
+    difference = angles_deg(normals, middle, axis=1)
+    spread = angles_deg(teachers, middle[None], axis=2).mean(0)
+    return difference, np.where(np.isfinite(difference), spread, np.nan)
+
+
+def geometric_difference(depth_m: Floats, normals: Floats, focal_px: float) -> Floats:
+    """Return the angle between each normal and the one that the depth implies, in degrees.
+
+    depth_m: along the optical axis, (n, h, w); normals: (n, 3, h, w), facing the camera. See
+    `normals_of_depth`.
+    """
+    return angles_deg(normals, normals_of_depth(depth_m, focal_px), axis=1)
+
+
+def normals_of_depth(depth_m: Floats, focal_px: float) -> Floats:
+    """Return the normals of the surface that depth describes, (n, 3, h, w), facing the camera.
+
+    depth_m: along the optical axis of a pinhole camera whose principal point is the middle of the
+    image, (n, h, w). On a plane n.X = c the inverse depth is w = n.(x, y, 1) / c at the ray
+    (x, y, 1): affine in the pixel. So the normal is along -(w_x, w_y, w - x w_x - y w_y), exact
+    for planes whatever the distance of the pixels. Of the differences to both sides the smaller
+    one counts, so that edges of objects do not. NaN where depth is unknown all around.
+    """
+    known = np.isfinite(depth_m) & (depth_m > 0)
+    inverse = np.where(known, 1 / np.where(known, depth_m, 1), np.nan)
+    height, width = depth_m.shape[1:]
+    x = (np.arange(width) + 0.5 - width / 2) / focal_px
+    y = ((np.arange(height) + 0.5 - height / 2) / focal_px)[:, None]
+    along_x = _smaller_difference(inverse, axis=2) * focal_px
+    along_y = _smaller_difference(inverse, axis=1) * focal_px
+    forward = inverse - x * along_x - y * along_y
+    return _unit(-np.stack([along_x, along_y, forward], axis=1), axis=1)
+
+
+def estimate_focal(depth_m: Floats, normals: Floats) -> float:
+    """Return the focal length in pixels with which depth and normals agree best.
+
+    The least mean angle over `_FOCALS` times the width of the image, steps of 3.5%.
+    """
+    width = depth_m.shape[2]
+    errors = [
+        float(np.nanmedian(geometric_difference(depth_m, normals, factor * width)))
+        for factor in _FOCALS
+    ]
+    return float(_FOCALS[int(np.argmin(errors))] * width)
+
+
+def angles_deg(a: Floats, b: Floats, axis: int) -> Floats:
+    """Return the angle between vectors along `axis`, 0..180 degrees, NaN where one is not finite.
+
+    Unlike the arc cosine of the product this is exact for small angles.
+    """
+    found: Floats = np.degrees(
+        2
+        * np.arctan2(
+            np.linalg.norm(_unit(a, axis) - _unit(b, axis), axis=axis),
+            np.linalg.norm(_unit(a, axis) + _unit(b, axis), axis=axis),
+        )
+    )
+    return found
+
+
+def collect(
+    labels: Mapping[str, NDArray[Any]],
+    teachers: Mapping[str, Floats],
+    confidence: Mapping[str, Floats],
+    focal_px: float | None,
+) -> dict[str, dict[str, Vector]]:
+    """Return all evidence against each image's labels, by kind and measure, each (n,), at least 0.
+
+    labels: as in `tools.samples.Samples`; teachers: what (teachers, n, ...) say, classes as
+    probabilities; confidence: 0..1, (n, h, w). Measures, as far as there is what they need:
+    `disagreement` with the teachers, `spread` among them, `geometry` of depth and normals, `doubt`
+    (1 - confidence).
+    """
+    compare: Mapping[str, Callable[[Any, Floats], tuple[Floats, Floats]]] = {
+        "segmentation": class_surprise,
+        "depth": depth_difference,
+        "normals": normals_difference,
+    }
+    found: dict[str, dict[str, Vector]] = {}
+    for kind, values in labels.items():
+        if kind not in teachers:
+            continue
+        disagreement, spread = compare[kind](values, teachers[kind])
+        found[kind] = {
+            "disagreement": image_means(disagreement),
+            "spread": image_means(spread),
+        }
+    if focal_px is not None and {"depth", "normals"} <= labels.keys():
+        angle = image_means(geometric_difference(labels["depth"], labels["normals"], focal_px))
+        for kind in found.keys() & {"depth", "normals"}:
+            found[kind]["geometry"] = angle
+    for kind in found.keys() & confidence.keys():
+        found[kind]["doubt"] = image_means(1 - confidence[kind])
+    return found
+
+
+def image_means(evidence: Floats) -> Vector:
+    """Return the mean of each image's known pixels, (n,); 0 where nothing is known."""
+    known = np.isfinite(evidence)
+    total = np.where(known, evidence, 0).sum((1, 2), dtype=np.float64)
+    means: Vector = total / np.maximum(known.sum((1, 2)), 1)
+    return means
+
+
+def normal_evidence(measures: Mapping[str, Vector]) -> dict[str, float]:
+    """Return what is normal for real labels, of one kind, from their measures; see `excess`.
+
+    `disagreement` and `per_spread`: the line of log disagreement over log spread, by least squares;
+    `geometry`: the mean of its logarithm.
+    """
+    disagreement, spread = (np.log(measures[name] + _LEAST) for name in ("disagreement", "spread"))
+    variance = float(((spread - spread.mean()) ** 2).mean())
+    covariance = float(((spread - spread.mean()) * disagreement).mean())
+    slope = covariance / variance if variance > 1e-9 else 0.0
+    found = {"disagreement": float(disagreement.mean() - slope * spread.mean())}
+    found["per_spread"] = slope
+    if "geometry" in measures:
+        found["geometry"] = float(np.log(measures["geometry"] + _LEAST).mean())
+    return found
+
+
+def excess(measures: Mapping[str, Vector], normal: Mapping[str, float]) -> dict[str, Vector]:
+    """Return by how much evidence is beyond what is normal, at least 0, by measure, each (n,).
+
+    Logarithms of ratios. Where teachers disagree among themselves, their disagreement with the
+    label is normal; and a label that agrees better than real ones does is not better for it, so
+    that one measure cannot make up for another.
+    """
+    expected = normal["disagreement"] + normal["per_spread"] * np.log(measures["spread"] + _LEAST)
+    found = {"disagreement": np.log(measures["disagreement"] + _LEAST) - expected}
+    if "geometry" in normal:
+        found["geometry"] = np.log(measures["geometry"] + _LEAST) - normal["geometry"]
+    return {name: np.maximum(values, 0) for name, values in found.items()}
+
+
+def fit_scores(evidence: Vector, scores: Vector) -> Vector:
+    """Return the coefficients, (m + 1,), that predict scores from evidence; see `expected_scores`.
+
+    evidence: (n, m); scores: of the same labels against the truth, 0..1, (n,). Logistic regression
+    on shares (Papke and Wooldridge 1996) by Newton's method, with a slight ridge.
+    """
+    x = _design(evidence)
+    coefficients = np.zeros(x.shape[1])
+    penalty = _RIDGE * np.eye(x.shape[1])
+    for _ in range(100):
+        said = _logistic(x @ coefficients)
+        gradient = x.T @ (scores - said) / len(x) - penalty @ coefficients
+        hessian = (x * (said * (1 - said))[:, None]).T @ x / len(x) + penalty
+        step = np.linalg.solve(hessian, gradient)
+        # Far from the optimum the curvature is nearly nothing, and a whole step too long.
+        coefficients += step * min(1.0, 2 / max(float(np.abs(step).max()), 1e-12))
+        if np.abs(step).max() < 1e-9:
+            break
+    return coefficients
+
+
+def expected_scores(
+    evidence: Vector, coefficients: Vector, against: Vector | float = 0.0
+) -> Vector:
+    """Return the expected scores of labels, 0..1, (n,), from evidence, (n, m).
+
+    against: what is taken from the logarithm of the odds, for evidence that was not fitted, (n,).
+    """
+    return _logistic(_design(evidence) @ coefficients - against)
+
+
+def _design(evidence: Vector) -> Vector:
+    return np.column_stack([np.ones(len(evidence)), evidence])
+
+
+def _logistic(x: Vector) -> Vector:
+    return 1 / (1 + np.exp(-np.clip(x, -500, 500)))
+
+
+def _smaller_difference(values: Floats, axis: int) -> Floats:
+    """Return each pixel's difference to the neighbour, before or after, that is more like it."""
+    step = np.diff(values, axis=axis)
+    pad = [(0, 0)] * values.ndim
+    pad[axis] = (0, 1)
+    after = np.pad(step, pad, constant_values=np.nan)
+    pad[axis] = (1, 0)
+    before = np.pad(step, pad, constant_values=np.nan)
+    take_after = np.isnan(before) | (np.abs(after) < np.abs(before))
+    return np.where(take_after, after, before)
+
+
+def _unit(vectors: Floats, axis: int) -> Floats:
+    length = np.linalg.norm(vectors, axis=axis, keepdims=True)
+    unit: Floats = vectors / np.maximum(length, 1e-12)
+    return unit

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from eval import quality
+from eval.metrics import auroc
+
+FOCAL_PX = 40.0
+
+
+def plane(normal: tuple[float, float, float], distance_m: float = 9.0) -> NDArray[np.float64]:
+    """Return the depth of the plane normal . X = -distance, (1, 24, 36)."""
+    x = (np.arange(36) + 0.5 - 18) / FOCAL_PX
+    y = ((np.arange(24) + 0.5 - 12) / FOCAL_PX)[:, None]
+    unit = np.array(normal) / np.linalg.norm(normal)
+    depth: NDArray[np.float64] = -distance_m / (unit[0] * x + unit[1] * y + unit[2])
+    return depth[None]
+
+
+@pytest.mark.parametrize("normal", [(0, 0, -1), (0.6, 0, -1), (0, -1, -0.7), (-0.5, -0.8, -1)])
+def test_the_normals_of_a_plane(normal: tuple[float, float, float]) -> None:
+    depth = plane(normal)
+    assert (depth > 0).all()
+    unit = np.array(normal) / np.linalg.norm(normal)
+    true = np.broadcast_to(unit[:, None, None], (1, 3, 24, 36))
+    angle = quality.geometric_difference(depth, true, FOCAL_PX)
+    assert angle.shape == (1, 24, 36)
+    assert angle.max() < 0.01
+    # What is wrong by 20 degrees is found to be.
+    turned = true.copy()
+    c, s = np.cos(np.radians(20)), np.sin(np.radians(20))
+    turned[:, 0], turned[:, 2] = c * true[:, 0] + s * true[:, 2], c * true[:, 2] - s * true[:, 0]
+    wrong = quality.geometric_difference(depth, turned, FOCAL_PX)
+    expected = quality.angles_deg(true, turned, axis=1)
+    assert np.allclose(wrong, expected, atol=0.01)
+    assert wrong.max() > 10
+
+
+def test_the_edge_of_an_object_is_no_surface() -> None:
+    depth = np.where(np.arange(36) < 18, plane((0, 0, -1), 4), plane((0, 0, -1), 30))
+    normals = np.broadcast_to(np.array([0, 0, -1.0])[:, None, None], (1, 3, 24, 36))
+    assert quality.geometric_difference(depth, normals, FOCAL_PX).max() < 0.01
+
+
+def test_unknown_depth_is_not_judged() -> None:
+    depth = plane((0, 0, -1))
+    depth[:, :, 20:] = np.nan
+    found = quality.normals_of_depth(depth, FOCAL_PX)
+    assert np.isfinite(found[..., :20]).all()
+    assert np.isnan(found[..., 20:]).all()
+
+
+def test_the_focal_length_is_found() -> None:
+    planes = [(0.6, 0, -1), (0, -1, -0.7), (-0.5, -0.8, -1)]
+    depth = np.concatenate([plane(normal) for normal in planes])
+    units = np.array(planes) / np.linalg.norm(planes, axis=1, keepdims=True)
+    normals = np.broadcast_to(units[:, :, None, None], (3, 3, 24, 36))
+    assert quality.estimate_focal(depth, normals) == pytest.approx(FOCAL_PX, rel=0.02)
+
+
+def test_angles() -> None:
+    a = np.array([[1.0, 0, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0], [np.nan, 0, 0]])
+    b = np.array([[2.0, 0, 0], [0, 3, 0], [-1, 0, 0], [1, 1e-6, 0], [1, 0, 0]])
+    found = quality.angles_deg(a, b, axis=1)
+    assert found[:3].tolist() == pytest.approx([0, 90, 180])
+    assert found[3] == pytest.approx(np.degrees(1e-6))
+    assert np.isnan(found[4])
+
+
+def test_the_surprise_of_classes_drawn_from_the_teachers_is_their_entropy() -> None:
+    rng = np.random.default_rng(0)
+    p = np.array([0.7, 0.2, 0.1])
+    teachers = np.broadcast_to(p[:, None, None], (2, 1, 3, 100, 100))
+    ids = rng.choice(3, (1, 100, 100), p=p).astype(np.uint8)
+    ids[0, 0, :5] = 255
+    surprise, entropy = quality.class_surprise(ids, teachers)
+    assert np.isnan(surprise[0, 0, :5]).all()
+    assert quality.image_means(entropy)[0] == pytest.approx(-(p * np.log(p)).sum())
+    assert quality.image_means(surprise)[0] == pytest.approx(-(p * np.log(p)).sum(), rel=0.03)
+
+
+def test_depth_and_normals_are_compared_with_the_middle_of_the_teachers() -> None:
+    teachers_m = np.array([5.0, 20.0])[:, None, None, None] * np.ones((2, 1, 2, 2))
+    depth = np.array([[[10.0, 20.0], [5.0, np.nan]]])
+    difference, spread = quality.depth_difference(depth, teachers_m)
+    log2 = np.log(2)
+    assert np.allclose(difference, [[[0, log2], [log2, np.nan]]], equal_nan=True)
+    assert np.allclose(spread, [[[log2, log2], [log2, np.nan]]], equal_nan=True)
+    axes = np.eye(3)[[0, 1]][:, None, :, None, None]
+    diagonal = np.array([1.0, 1, 0])[None, :, None, None]
+    angle, spread = quality.normals_difference(diagonal, axes)
+    assert angle[0, 0, 0] == pytest.approx(0, abs=1e-6)
+    assert spread[0, 0, 0] == pytest.approx(45)
+
+
+def test_what_is_known_of_nothing_counts_as_no_evidence() -> None:
+    assert quality.image_means(np.full((2, 3, 3), np.nan)).tolist() == [0, 0]
+
+
+def test_measures_are_collected_as_far_as_there_is_what_they_need() -> None:
+    n, size = 2, (4, 6)
+    labels = {"depth": np.full((n, *size), 5.0, np.float32)}
+    teachers = {"depth": np.full((3, n, *size), 5.0)}
+    assert [*quality.collect(labels, teachers, {}, 10.0)["depth"]] == ["disagreement", "spread"]
+    normals = np.broadcast_to(np.array([0, 0, -1.0])[:, None, None], (n, 3, *size))
+    both = {**labels, "normals": normals}
+    sure = {"depth": np.full((n, *size), 0.75), "segmentation": np.ones((n, *size))}
+    found = quality.collect(both, teachers, sure, 10.0)
+    assert found.keys() == {"depth"}
+    assert found["depth"]["geometry"].tolist() == pytest.approx([0, 0], abs=1e-6)
+    assert found["depth"]["doubt"].tolist() == [0.25, 0.25]
+
+
+def test_only_evidence_beyond_the_normal_counts() -> None:
+    spread = np.array([0.1, 0.2, 0.4, 0.8])
+    normal = quality.normal_evidence(
+        {"disagreement": 3 * spread, "spread": spread, "geometry": np.full(4, 2.0)}
+    )
+    assert normal["per_spread"] == pytest.approx(1, abs=0.01)
+    measures = {
+        "disagreement": np.array([0.3, 1.2, 0.6, 1.2]),
+        "spread": np.array([0.1, 0.1, 0.4, 0.4]),
+        "geometry": np.array([0.1, 2.0, 20.0, 2.0]),
+    }
+    found = quality.excess(measures, normal)
+    # Four times as far as normal; where teachers differ as much themselves, it is normal.
+    assert found["disagreement"] == pytest.approx([0, np.log(4), 0, 0], abs=0.03)
+    assert found["geometry"] == pytest.approx([0, 0, np.log(10), 0], abs=0.01)
+
+
+def test_scores_are_predicted_from_evidence() -> None:
+    rng = np.random.default_rng(0)
+    evidence = np.abs(rng.normal(size=(4000, 2)))
+    scores = 1 / (1 + np.exp(-(3 - 2 * evidence[:, 0] - evidence[:, 1])))
+    found = quality.fit_scores(evidence, scores)
+    assert np.allclose(found, [3, -2, -1], atol=0.1)
+    assert np.allclose(quality.expected_scores(evidence, found), scores, atol=0.01)
+    # What cannot be known is not known: the mean is predicted.
+    noise = rng.random(4000)
+    blind = quality.fit_scores(evidence, noise)
+    assert np.allclose(quality.expected_scores(evidence, blind), noise.mean(), atol=0.1)
+    less = quality.expected_scores(evidence, found, against=1.0)
+    assert (less < quality.expected_scores(evidence, found)).all()
+
+
+def test_auroc_is_that_of_scikit_learn() -> None:
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(0)
+    bad = rng.integers(0, 2, 300)
+    evidence = np.round(rng.normal(size=300) + bad, 1)  # with ties
+    assert auroc(bad, evidence).value == pytest.approx(roc_auc_score(bad, evidence))
