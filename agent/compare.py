@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,14 +50,14 @@ from memory.records import (
     Round,
     digest,
 )
-from tools import tasks
-from tools.generate import draw_samples
+from tools.generate import draw
 from tools.samples import Samples, concatenate
-from tools.targets import label_names
-from tools.train import train_model
 
 CONTROLS = ("real", "augment", "oversample", "shuffled", "oracle")
 _OF_REAL_DATA = ("real", "augment", "oversample")
+_SHUFFLED = "shuffled "
+# Images that are drawn to see how long one takes.
+N_TRIED = 8
 # Rounds and images of `--budget small`: chosen so that images, not steps, are what is scarce.
 SMALL = (
     "session.rounds=3",
@@ -75,16 +76,10 @@ class Arms(Record):
     brains: tuple[str, ...] = ()
 
     def names(self) -> list[str]:
-        """Return the arms' names, planners first; the shuffled one says what it shuffles."""
-        controls = [
-            f"shuffled {self.shuffled}" if name == "shuffled" else name for name in self.controls
-        ]
+        """Return the arms' names, planners first; `shuffled` is that of the first but uniform."""
+        first = next((p for p in self.planners if p != REFERENCE), self.planners[0])
+        controls = [_SHUFFLED + first if name == "shuffled" else name for name in self.controls]
         return list(dict.fromkeys([*self.planners, *controls, *self.brains]))
-
-    @property
-    def shuffled(self) -> str:
-        """The planner whose feedback is shuffled: the first one that is not uniform."""
-        return next((p for p in self.planners if p != REFERENCE), self.planners[0])
 
     def check(self, broken: float) -> None:
         """Raise SettingsError for unknown names, before anything is computed."""
@@ -217,13 +212,12 @@ def _plan(
     vocabulary = lab.target.vocabulary
     if name == "oracle":
         draft = Oracle(sealed, broken).plan(observation, lab.palette, vocabulary)
-    elif name.startswith("shuffled "):
-        rounds = tuple(shuffled(r, work.seed) for r in observation.rounds)
-        observation = observation.model_copy(update={"rounds": rounds})
-        planner = planners.build(work.arms.shuffled)
-        draft = planner.plan(observation, lab.palette, vocabulary)
     else:
-        draft = planners.build(name).plan(observation, lab.palette, vocabulary)
+        if name.startswith(_SHUFFLED):
+            rounds = tuple(shuffled(r, work.seed) for r in observation.rounds)
+            observation = observation.model_copy(update={"rounds": rounds})
+        planner = planners.build(name.removeprefix(_SHUFFLED))
+        draft = planner.plan(observation, lab.palette, vocabulary)
     return validate(
         draft,
         observation.round,
@@ -343,34 +337,35 @@ def open_folder(settings: Settings, broken: float, name: str) -> Path:
 
 
 def estimate(lab: Lab, arms: Arms, n_seeds: int) -> Estimated:
-    """Measure a piece of the work: one image, a few steps, one evaluation."""
-    session, steps = lab.settings.session, min(3, lab.settings.dstm.steps)
+    """Measure an image and a training, and count the most that there can be of them."""
+    session, n_steps = lab.settings.session, lab.settings.dstm.steps
     row = lab.palette.rows[0]
     text = lab.target.vocabulary.caption(row.attributes)
-    spec = PromptSpec(id="estimate", text=text, class_name=row.class_name, count=8)
-    lab.judge.judge(lab.target.split("audit").take([0]))
-    draw_samples([(spec, 0)], 0, lab.generator, lab.target.class_names)
-    started = time.monotonic()
-    samples = draw_samples([(spec, i) for i in range(8)], 0, lab.generator, lab.target.class_names)
-    image_s = (time.monotonic() - started) / 8
-    few = lab.settings.dstm.model_copy(update={"steps": steps})
-    started = time.monotonic()
-    Lab(lab.settings.model_copy(update={"dstm": few.model_copy(update={"steps": 1})})).train(
-        samples, 0, True
-    )
-    one = time.monotonic() - started
-    task = tasks.build(few.task)
-    started = time.monotonic()
-    train_model(samples, task, len(label_names(lab.target, task)), few, lab.device)
-    step_s = (time.monotonic() - started) / steps
+    spec = PromptSpec(id="estimate", text=text, class_name=row.class_name, count=N_TRIED)
+    wanted = [(spec, index) for index in range(N_TRIED)]
+
+    def drawn() -> Samples:
+        samples, confidence = draw(wanted, 0, lab.generator, lab.target.class_names)
+        lab.judge.judge(samples, confidence)
+        return samples
+
+    def seconds(work: Callable[[], object]) -> float:
+        started = time.monotonic()
+        work()
+        return time.monotonic() - started
+
+    # Both once before, so that what is loaded or made at the first use is not counted.
+    samples = drawn()
+    lab.train(samples, 0, True, steps=1)
+    image_s = seconds(drawn) / N_TRIED
+    one_s, some_s = (seconds(partial(lab.train, samples, 0, True, n)) for n in (1, 4))
     names = arms.names()
-    n_rounds = sum(session.rounds for name in names if name not in _OF_REAL_DATA)
-    shared = sum(name not in (*_OF_REAL_DATA, *arms.brains) for name in names)
+    n_of_real = sum(name in _OF_REAL_DATA for name in names)
+    n_rounds = session.rounds * (len(names) - n_of_real)
     return Estimated(
-        # The first round of planners is mostly the same one.
-        n_trainings=n_seeds * (n_rounds + len(names) - shared // 2),
-        n_images=n_seeds * session.images_per_round * n_rounds // 2,
-        train_s=one + step_s * lab.settings.dstm.steps,
+        n_trainings=n_seeds * (n_rounds + n_of_real),
+        n_images=n_seeds * n_rounds * session.images_per_round,
+        train_s=one_s + max(0.0, some_s - one_s) / 3 * (n_steps - 1),
         image_s=image_s,
     )
 

@@ -13,16 +13,14 @@ import numpy as np
 
 from agent.planners import Palette, palette_of
 from agent.settings import Settings
-from agent.workbench import build_generator, build_target, choose_device
+from agent.workbench import build_generator, build_judge, build_target, choose_device
 from memory.files import write_bytes
 from memory.records import Failure, PromptSpec, Record, Report, Share, digest
 from tools import tasks
 from tools.dataset import read_shards, write_shard
-from tools.generate import Judge, draw_samples
+from tools.generate import Judge, draw
 from tools.generators import Generator
-from tools.labelers.audit import train_audit
-from tools.labelers.keep_all import KeepAll
-from tools.samples import Samples, concatenate
+from tools.samples import Dense, Samples, concatenate
 from tools.targets import Target, label_names
 from tools.train import train_model
 
@@ -59,19 +57,23 @@ class Lab:
     @cached_property
     def judge(self) -> Judge:
         """What weighs generated images."""
-        if self.settings.audit.method == "none":
-            return KeepAll()
-        cache = self.settings.home / "cache"
-        return train_audit(self.target, self.settings.audit, cache, self.device)
+        return build_judge(self.settings, self.target, self.device)
 
     @cached_property
     def palette(self) -> Palette:
         """What can be asked for."""
         return palette_of(self.target)
 
-    def train(self, samples: Samples, seed: int, augment: bool) -> Trained:
-        """Train a DSTM from scratch and measure it on feedback and on the sealed test split."""
-        settings = self.settings.dstm.model_copy(update={"seed": seed, "augment": augment})
+    def train(
+        self, samples: Samples, seed: int, augment: bool, steps: int | None = None
+    ) -> Trained:
+        """Train a DSTM from scratch and measure it on feedback and on the sealed test split.
+
+        steps: in place of those of the settings.
+        """
+        settings = self.settings.dstm.model_copy(
+            update={"seed": seed, "augment": augment, "steps": steps or self.settings.dstm.steps}
+        )
         task = tasks.build(settings.task)
         names = label_names(self.target, task)
         model, _, _ = train_model(samples, task, len(names), settings, self.device)
@@ -145,15 +147,15 @@ class Pool:
     def _make(self, prompts: Sequence[PromptSpec]) -> list[tuple[PromptSpec, Samples]]:
         lab = self._lab
 
-        def draw(said: Sequence[PromptSpec]) -> Samples:
+        def drawn_as(said: Sequence[PromptSpec]) -> tuple[Samples, Dense]:
             pairs = [(prompt, i) for prompt in said for i in range(self._size)]
-            return draw_samples(pairs, self._seed, lab.generator, lab.target.class_names)
+            return draw(pairs, self._seed, lab.generator, lab.target.class_names)
 
         wrong = [self._wrong(prompt) if self._is_broken(prompt) else prompt for prompt in prompts]
-        drawn = draw(wrong)
-        if drawn.labels:
+        drawn, confidence = drawn_as(wrong)
+        if drawn.labels and wrong != prompts:
             # The image is the one that was asked for, its labels are those of another scene.
-            drawn = replace(drawn, images=draw(prompts).images) if wrong != prompts else drawn
+            drawn = replace(drawn, images=drawn_as(prompts)[0].images)
         asked = [prompt for prompt in prompts for _ in range(self._size)]
         names = list(lab.target.class_names)
         drawn = replace(
@@ -161,7 +163,7 @@ class Pool:
             classes=np.array([names.index(p.class_name) for p in asked], dtype=np.int64),
             attributes=[p.attributes for p in asked],
         )
-        drawn = replace(drawn, weights=lab.judge.judge(drawn)[1])
+        drawn = replace(drawn, weights=lab.judge.judge(drawn, confidence)[1])
         size = self._size
         return [
             (prompt, drawn.take(range(i * size, (i + 1) * size)))

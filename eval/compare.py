@@ -120,7 +120,9 @@ def mean_curve(scores: Sequence[Score], figure: str) -> dict[int, Estimate]:
     }
 
 
-def bootstrap(values: Sequence[float], of: Callable[[Floats], Floats] | None = None) -> Estimate:
+def bootstrap(
+    values: Sequence[float] | Floats, of: Callable[[Floats], Floats] | None = None
+) -> Estimate:
     """Return the mean of values with its 95% percentile interval over resamples.
 
     of: takes resampled rows, (n_resamples, n, ...), to one figure each, in place of the mean.
@@ -172,7 +174,7 @@ def gap_closed(arm: Sequence[float], uniform: Sequence[float], oracle: Sequence[
         found: Floats = means[:, 0] / gains
         return found
 
-    return bootstrap(rows, ratio)  # type: ignore[arg-type]
+    return bootstrap(rows, ratio)
 
 
 def to_csv(summaries: Sequence[Summary]) -> str:

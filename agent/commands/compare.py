@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,9 @@ from agent.commands.common import (
     say,
     say_table,
 )
+
+if TYPE_CHECKING:
+    from memory.records import Estimate
 
 app = typer.Typer()
 
@@ -48,6 +51,7 @@ def compare(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from agent import compare
+    from agent.pool import Lab
     from eval.report import text
     from memory.errors import SettingsError, unknown
 
@@ -61,14 +65,14 @@ def compare(
     stem = Path(preset).stem
     called = name or (f"{stem}-broken" if broken else stem)
     folder = compare.open_folder(settings, broken, called)
-    lab = compare.Lab(settings)
+    lab = Lab(settings)
     say(lab.target.notice)
     left = compare.estimate(lab, arms, seeds)
     say(
-        f"{len(arms.names())} arms, {seeds} seeds: about {left.n_trainings} trainings of "
-        f"{left.train_s:.1f} s and {left.n_images} images of {left.image_s:.2f} s, at most "
-        f"{text.duration(left.seconds / jobs)} with {jobs} processes. Stop it at any time; the "
-        "same command goes on."
+        f"{len(arms.names())} arms, {seeds} seeds: at most {left.n_trainings} trainings of "
+        f"{left.train_s:.1f} s and {left.n_images} images of {left.image_s:.2f} s, which takes "
+        f"{text.duration(left.seconds / jobs)} with --jobs {jobs}. Stop it at any time; the same "
+        "command goes on."
     )
     numbers = range(seeds)
     with Progress(
@@ -84,8 +88,7 @@ def compare(
             jobs,
             lambda done: bar.update(task, completed=done),
         )
-    command = shlex.join(["shaping", *sys.argv[1:]])
-    page, found = compare.write_results(settings, folder, arms, broken, command)
+    page, found = compare.write_results(settings, folder, arms, broken, _command(sys.argv[1:]))
     rows = [
         [
             s.arm,
@@ -101,13 +104,23 @@ def compare(
     say(f"Table: {page.with_suffix('.csv')}")
 
 
+def _command(arguments: list[str]) -> str:
+    """Return the command line for others: without the home folder of this machine."""
+    homes = [i for i, word in enumerate(arguments) if word == "--home"]
+    skipped = {*homes, *(i + 1 for i in homes)}
+    kept = [
+        word
+        for i, word in enumerate(arguments)
+        if i not in skipped and not word.startswith("--home=")
+    ]
+    return shlex.join(["shaping", *kept])
+
+
 def _split(names: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
-def _change(difference: object) -> str:
-    from memory.records import Estimate
-
-    if not isinstance(difference, Estimate):
+def _change(difference: Estimate | None) -> str:
+    if difference is None:
         return ""
     return f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"

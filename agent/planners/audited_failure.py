@@ -2,9 +2,11 @@
 
 A slice's share is exp(sharpness z) times the square of its kept-rate, where z is how many standard
 deviations its error lies above that of the other slices, so the shares mean the same for errors
-of 0.05 and of 0.7. A floor of evenly spread prompts (`count`) stays, since sparse greedy
-allocations did badly. A slice that the audit mostly rejects is not deleted: every third round it
-gets a prompt again, so that a generator or an audit that has changed is noticed.
+of 0.05 and of 0.7. Where inspection has judged a failure, the share is multiplied by the upper
+bound of its chance to be fixable, so that only evidence takes images away. A floor of evenly
+spread prompts (`count`) stays, since sparse greedy allocations did badly. A slice that the audit
+mostly rejects is not deleted: every third round it gets a prompt again, so that a generator or an
+audit that has changed is noticed.
 """
 
 from __future__ import annotations
@@ -41,7 +43,11 @@ class AuditedFailure:
         if not slices:
             return Count().plan(observation, palette, vocabulary)
         kept = kept_rates(observation.rounds, slices)
-        shares = audited_shares(errors(slices), kept, self._sharpness)
+        hopes = {f.slice: f.fixable.chance.high for f in observation.failures if f.fixable}
+        shares = {
+            key: share * hopes.get(key, 1.0)
+            for key, share in audited_shares(errors(slices), kept, self._sharpness).items()
+        }
         if observation.round % _RETEST_EVERY == 0:
             prompt = observation.images_per_prompt / observation.n_images
             shares |= {key: max(shares[key], prompt) for key in kept if kept[key] < _MOSTLY}

@@ -15,15 +15,17 @@ from agent.pool import Lab, Pool, broken_cells
 from agent.settings import Settings, load_settings
 from memory.errors import SettingsError
 from memory.records import Estimate, PromptSpec, Report, Round, SliceScore, slice_key
-from tests.agent.conftest import MakeSettings
 
-SMALL = ("session.images_per_round=16", "session.images_per_prompt=2", "session.rounds=2")
-# Few and small evaluations: a whole comparison takes seconds.
-STREETS = (
-    *SMALL,
-    'target.options={"sizes": {"generator": 60, "audit": 4, "feedback": 24, "test": 24}}',
-    "dstm.steps=2",
-    "dstm.batch_size=2",
+# Painted photographs and images: a whole comparison takes seconds.
+TOY = (
+    "target.name=toy",
+    "generator.name=toy",
+    "session.images_per_round=16",
+    "session.images_per_prompt=2",
+    "session.rounds=2",
+    "dstm.steps=3",
+    "dstm.batch_size=8",
+    "audit.train.steps=3",
     "feedback.n_min=4",
     "device=cpu",
 )
@@ -32,14 +34,9 @@ ARMS = compare.Arms(
 )
 
 
-@pytest.fixture(scope="module")
-def streets_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("streets")
-
-
 @pytest.fixture
-def streets(streets_home: Path) -> Settings:
-    return load_settings("streets-seg", [*STREETS, f"home={streets_home}"], {})
+def settings(tmp_path: Path) -> Settings:
+    return load_settings("solar", [*TOY, f"home={tmp_path / 'home'}"], {})
 
 
 def prompt(severity: str, count: int, **attributes: str) -> PromptSpec:
@@ -54,8 +51,9 @@ def prompt(severity: str, count: int, **attributes: str) -> PromptSpec:
 
 
 @pytest.fixture
-def lab(make_settings: MakeSettings) -> Lab:
-    return Lab(make_settings(*SMALL, "audit.method=none"))
+def lab(settings: Settings) -> Lab:
+    audit = settings.audit.model_copy(update={"method": "none"})
+    return Lab(settings.model_copy(update={"audit": audit}))
 
 
 def test_arms_draw_the_same_images_of_a_cell_and_none_twice(lab: Lab, tmp_path: Path) -> None:
@@ -83,6 +81,23 @@ def test_a_broken_cell_draws_another_class_under_the_same_label(lab: Lab, tmp_pa
         return float(np.mean([(image < 60).any() for image in drawn.images]))
 
     assert dark([]) < 0.2 < dark([{"wafer": "mono", "severity": "functional"}])
+
+
+def test_a_broken_cell_of_streets_has_the_labels_of_another_scene(tmp_path: Path) -> None:
+    size = 'target.options={"sizes": {"generator": 30}}'
+    lab = Lab(load_settings("streets-seg", [size, f"home={tmp_path}"], {}))
+    asked = PromptSpec(
+        id="p",
+        text="not read by the pool",
+        class_name="scene",
+        attributes={"light": "night", "weather": "clear"},
+        count=4,
+    )
+    (sound,) = Pool(lab, tmp_path / "sound", 0, []).take([asked], Counter())
+    (broken,) = Pool(lab, tmp_path / "broken", 0, [{"light": "night"}]).take([asked], Counter())
+    assert (sound.images == broken.images).all()
+    agreeing = sound.labels["segmentation"] == broken.labels["segmentation"]
+    assert 0.05 < agreeing.mean() < 0.9
 
 
 def test_broken_cells_are_a_seeded_share_of_the_first_crossing() -> None:
@@ -120,9 +135,8 @@ def test_shuffled_feedback_keeps_the_scores_and_moves_them() -> None:
 
 
 def test_a_comparison_ends_with_page_and_table_and_goes_on_after_a_stop(
-    streets: Settings,
+    settings: Settings,
 ) -> None:
-    settings = streets
     folder = compare.open_folder(settings, 0.15, "test")
 
     class Stopped(Exception):
@@ -166,8 +180,7 @@ def test_a_comparison_ends_with_page_and_table_and_goes_on_after_a_stop(
         compare.open_folder(settings, 0.0, "test")
 
 
-def test_a_brain_is_an_arm(streets: Settings) -> None:
-    settings = streets
+def test_a_brain_is_an_arm(settings: Settings) -> None:
     arms = compare.Arms(planners=("uniform",), brains=("policy:uniform",))
     folder = compare.open_folder(settings, 0.0, "brains")
     compare.run_all(settings, folder, arms, 0.0, range(1), 1, lambda done: None)
@@ -189,20 +202,21 @@ def test_wrong_arms_are_refused(arms: compare.Arms, message: str) -> None:
         arms.check(broken=0.1)
 
 
-def test_small_budget_shortens_the_presets_training(make_settings: MakeSettings) -> None:
-    settings: Settings = make_settings("dstm.steps=300", "dstm.batch_size=16")
+def test_small_budget_shortens_the_presets_training() -> None:
+    settings = load_settings("solar", ["dstm.steps=300", "dstm.batch_size=16"], {})
     assert {"dstm.steps=120", "dstm.batch_size=8"} <= set(compare.small_budget(settings))
 
 
 @pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
-def test_command(jobs: str, streets: Settings) -> None:
-    options = [f"--set={key}" for key in STREETS]
-    home = ["--home", str(streets.home), "--seeds", "2", "--jobs", jobs, "--name", f"jobs{jobs}"]
+def test_command(jobs: str, settings: Settings) -> None:
+    options = [f"--set={key}" for key in TOY]
+    home = ["--home", str(settings.home), "--seeds", "2", "--jobs", jobs, "--name", "x"]
     arms = ["--planners", "uniform,count", "--controls", ""]
-    result = CliRunner().invoke(app, ["compare", "streets-seg", *home, *arms, *options])
+    result = CliRunner().invoke(app, ["compare", "solar", *home, *arms, *options])
     assert result.exit_code == 0, result.output
     assert "2 arms, 2 seeds" in result.output
-    assert (streets.home / f"compare/jobs{jobs}/compare.html").exists()
+    page = settings.home / "compare/x/compare.html"
+    assert str(settings.home) not in page.read_text("utf-8")
 
 
 def test_command_refuses_an_unknown_budget(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from memory.errors import SettingsError
 from memory.records import (
     Batch,
     Estimate,
+    Failure,
+    Fixable,
     Plan,
     PromptQuality,
     PromptSpec,
@@ -173,6 +175,27 @@ def test_audited_failure_turns_away_from_what_is_rejected_but_tests_it_again() -
     assert spent(plan(spec, *history[:4]))["night"] < spent(plan(spec, *history[:4]))["dusk"] / 5
     retest = spent(plan(spec, *history))  # round 6
     assert retest["night"] >= 3
+
+
+def test_audited_failure_leaves_what_inspection_finds_hard() -> None:
+    history = past(1, lights(0.9, 0.5, 0.5))
+    known = Estimate(value=0.05, low=0.0, high=0.1, n=40)
+    hard = Failure(
+        id="f",
+        slice="light=night",
+        attributes={"light": "night"},
+        n=100,
+        n_wrong=50,
+        error_rate=Estimate(value=0.5, low=0.4, high=0.6, n=100),
+        rest_error_rate=0.3,
+        p_value=0.01,
+        q_value=0.01,
+        significant=True,
+        fixable=Fixable(chance=known, drawable=known, useful=known),
+    )
+    judged = history.model_copy(update={"failures": (hard,)})
+    found = spent(plan("audited_failure:floor=0", judged, n_images=1000))
+    assert found["dusk"] / found["night"] == pytest.approx(10, rel=0.05)
 
 
 def test_learning_progress_prefers_the_slice_whose_score_changes() -> None:

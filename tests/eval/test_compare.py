@@ -118,7 +118,8 @@ def report(values: dict[str, float]) -> Report:
             key=slice_key(attributes), attributes=attributes, accuracy=estimate, n_correct=1
         )
 
-    slices = tuple(slice_score(*key.split(), value) for key, value in values.items())
+    split = {tuple(key.split()): value for key, value in values.items()}
+    slices = tuple(slice_score(key[0], key[1], value) for key, value in split.items())
     miou = Estimate(value=0.4, low=0.4, high=0.4, n=40)
     return Report(round=1, split="test", metrics={"miou": miou}, slices=slices)
 
