@@ -37,6 +37,7 @@ from agent.views import (
     Line,
     clean,
     failure_grid,
+    hit_grid,
     plan_blocks,
     plan_grid,
     plan_reasons,
@@ -236,13 +237,14 @@ class Conversation:
         if len(held) >= MAX_WISHES:
             raise ToolError(f"{MAX_WISHES} wishes hold already. Take one back with /forget ID.")
         number = 1 + sum(event["kind"] == "wish" for event in self._events(undone=True))
+        question = self.live.question
         wish = Wish(
             id=f"w{number}",
             kind=meant.kind,
             attributes=meant.attributes,
             strength=meant.strength,
             text=text[:300],
-            since=self._next_plan(),
+            since=question.round if question and replans else self._next_plan(),
         )
         same = [w for w in held if (w.kind, w.attributes) == (wish.kind, wish.attributes)]
         if same and wish.kind not in ("more", "fewer"):
@@ -253,7 +255,6 @@ class Conversation:
                 raise ToolError(problem)
         self._journal.append("wish", key=f"wish/{wish.id}", wish=wish.to_json())
         said = f"Understood: {wish.say()} ({wish.id}), from the plan of round {wish.since} on."
-        question = self.live.question
         if question is not None and question.kind == "plan" and not replans:
             said += " The plan that waits was made before; /reject has it made again."
         return [Line(said, "good")]
@@ -508,19 +509,7 @@ class Conversation:
         if not text:
             raise ToolError('Say what to look for: /memory "dark poly cells"')
         hits = self.live.bench.memory.search(text[:300], target=self.live.bench.target.name)
-        rows = [
-            [
-                f"{hit.similarity:.2f}",
-                hit.item.kind,
-                hit.item.session,
-                str(hit.item.round),
-                clean(hit.item.describe(), 300),
-            ]
-            for hit in hits
-        ]
-        if not rows:
-            return [Line("Nothing is remembered yet.")]
-        return [Grid(["similarity", "kind", "session", "round", "what"], rows)]
+        return [hit_grid(hits) if hits else Line("Nothing is remembered yet.")]
 
     def _why(self, text: str) -> list[Block]:
         question = self.live.question
@@ -591,8 +580,10 @@ class Conversation:
         return next((r.plan for r in reversed(self._rounds()) if r.plan), None)
 
     def _next_plan(self) -> int:
-        """Return the round whose plan is the next to be accepted."""
-        plan = self._last_plan()
+        """Return the round whose plan is the next to be made, unless one that waits is rejected."""
+        question, plan = self.live.question, self._last_plan()
+        if question is not None and question.kind == "plan":
+            return question.round + 1
         return plan.round + 1 if plan else 1
 
     def _n_images(self) -> int:

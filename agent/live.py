@@ -114,7 +114,8 @@ class LiveSession:
             if self._after_stop is None:
                 self._after_round = False
                 request(self.session.folder, "continue")
-            self._wanted = True
+            if self._progress.state in ("idle", "finished", "failed"):
+                self._wanted = True
             self._changed.notify_all()
 
     def pause(self) -> None:
@@ -139,8 +140,12 @@ class LiveSession:
         self._stop_then(take_back)
 
     def change_budget(self, rounds: int | None = None, images: int | None = None) -> None:
-        """Change the number of rounds, or of images per round; counts from the next round on."""
+        """Change the number of rounds, or of images per round; counts from the next round on.
+
+        A session that ended by its budget goes on then; one that was stopped stays so.
+        """
         given = {"rounds": rounds, "images_per_round": images}
+        goes_on = self._progress.state not in ("idle", "failed")
 
         def change() -> None:
             session = self.session
@@ -149,7 +154,7 @@ class LiveSession:
             settings = session.settings.model_copy(update={"session": own})
             store_settings(session.folder, settings)
             self.bench.session = replace(session, settings=settings)
-            self._wanted = True
+            self._wanted = self._wanted or goes_on
 
         with self._changed:
             between = self._progress.state in ("idle", "finished", "failed")
@@ -204,8 +209,8 @@ class LiveSession:
                 if self._closing:
                     return
                 due, self._after_stop = self._after_stop, None
-                self._wanted = due is None
                 if due is None:
+                    self._wanted = False
                     self._progress = replace(self._progress, state="working")
             try:
                 if due is not None:
@@ -231,9 +236,6 @@ class LiveSession:
         except Stopped as error:
             rule, told = error.rule, str(error)
             state = "idle"
-        finally:
-            with self._changed:
-                self._wanted = False
         request(self.session.folder, "continue")
         if self._after_stop is None:
             n_done = len(self.session.rounds_done())
