@@ -125,7 +125,8 @@ class _SameConv(nn.Conv2d):
         ):
             missing = max(0, (-(-size // stride) - 1) * stride + kernel - size)
             sides += [missing // 2, missing - missing // 2]
-        return super().forward(pad(x, sides))
+        filtered: torch.Tensor = super().forward(pad(x, sides))
+        return filtered
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
