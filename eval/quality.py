@@ -2,10 +2,9 @@
 
 Evidence against a label comes from teachers, models that were trained on real labels (how far the
 label is from what they say, and how far they are from one another), from geometry (normals must
-agree with the depth's gradient) and from the generator's own confidence. Maps of evidence are
-(n, h, w), at least 0, higher is worse, NaN where a label is unknown; `expected_scores` turns their
-means per image into the score that the labels should have against the truth, 0..1, in the sense
-of `eval.dense`.
+agree with the depth's gradient) and from the generator's own confidence. All evidence is at least
+0, higher is worse; pixels whose label is unknown do not count. `expected_scores` turns it into the
+score that the labels should have against the truth, 0..1, in the sense of `eval.dense`.
 """
 
 from __future__ import annotations
@@ -23,48 +22,56 @@ Vector = NDArray[np.float64]
 
 # Focal lengths that `estimate_focal` tries, in widths of the image: from 127 down to 14 degrees.
 _FOCALS = np.geomspace(0.25, 4, 81)
-_LEAST_P = 1e-4
+# Of the image, that teachers must give to a class to have seen it.
+_SHOWN_SHARE = 0.005
 _LEAST = 1e-3
 _RIDGE = 1e-4
 
 
-def class_surprise(ids: NDArray[np.uint8], probabilities: Floats) -> tuple[Floats, Floats]:
-    """Return how unexpected each pixel's class is to teachers, and what they expect of it.
+def class_difference(ids: NDArray[np.uint8], probabilities: Floats) -> tuple[Vector, Vector]:
+    """Return how little classes overlap with what teachers see, 0..1, and what is normal for them.
 
-    ids: (n, h, w); probabilities: (teachers, n, classes, h, w). The first is -log p of the class
-    under the teachers' mean p, the second the entropy of p, which is the mean of the first for
-    classes drawn from p.
+    ids: (n, h, w); probabilities: (teachers, n, classes, h, w). The first is 1 - IoU of the label
+    with the teachers' mean p, where a pixel counts by its p, averaged over the classes that the
+    label or the teachers show: so objects that the label leaves out count, too. The second is the
+    same for the teachers' own most probable classes. Each is (n,).
     """
-    p = np.maximum(probabilities.mean(0), _LEAST_P)
     known = ids != VOID
-    index = np.where(known, ids, 0)[:, None]
-    surprise = -np.log(np.take_along_axis(p, index, axis=1)[:, 0])
-    entropy = -(p * np.log(p)).sum(1)
-    return np.where(known, surprise, np.nan), np.where(known, entropy, np.nan)
+    p = probabilities.mean(0) * known[:, None]
+    numbers = np.arange(p.shape[1])[:, None, None]
+    labelled = (ids[:, None] == numbers) & known[:, None]
+    guessed = (p.argmax(1)[:, None] == numbers) & known[:, None]
+    return _no_overlap(labelled, p), _no_overlap(guessed, p)
 
 
-def depth_difference(depth_m: Floats, teachers_m: Floats) -> tuple[Floats, Floats]:
+def depth_difference(depth_m: Floats, teachers_m: Floats) -> tuple[Vector, Vector]:
     """Return |log depth - mean log of the teachers|, and the teachers' mean distance from it.
 
-    depth_m: (n, h, w), NaN where unknown; teachers_m: above 0, (teachers, n, h, w).
+    depth_m: (n, h, w), NaN where unknown; teachers_m: above 0, (teachers, n, h, w). Both are means
+    over the known pixels of each image, (n,).
     """
     logs = np.log(teachers_m)
     middle = logs.mean(0)
     known = np.isfinite(depth_m) & (depth_m > 0)
     difference = np.abs(np.log(np.where(known, depth_m, 1)) - middle)
     spread = np.abs(logs - middle).mean(0)
-    return np.where(known, difference, np.nan), np.where(known, spread, np.nan)
+    return (
+        image_means(np.where(known, difference, np.nan)),
+        image_means(np.where(known, spread, np.nan)),
+    )
 
 
-def normals_difference(normals: Floats, teachers: Floats) -> tuple[Floats, Floats]:
+def normals_difference(normals: Floats, teachers: Floats) -> tuple[Vector, Vector]:
     """Return the angle to the mean of the teachers, and their mean angle to it, in degrees.
 
-    normals: (n, 3, h, w), NaN where unknown; teachers: unit vectors, (teachers, n, 3, h, w).
+    normals: (n, 3, h, w), NaN where unknown; teachers: unit vectors, (teachers, n, 3, h, w). Both
+    are means over the known pixels of each image, (n,).
     """
     middle = _unit(teachers.mean(0), axis=1)
     difference = angles_deg(normals, middle, axis=1)
     spread = angles_deg(teachers, middle[None], axis=2).mean(0)
-    return difference, np.where(np.isfinite(difference), spread, np.nan)
+    known = np.isfinite(difference)
+    return image_means(difference), image_means(np.where(known, spread, np.nan))
 
 
 def geometric_difference(depth_m: Floats, normals: Floats, focal_px: float) -> Floats:
@@ -137,8 +144,8 @@ def collect(
     `disagreement` with the teachers, `spread` among them, `geometry` of depth and normals, `doubt`
     (1 - confidence).
     """
-    compare: Mapping[str, Callable[[Any, Floats], tuple[Floats, Floats]]] = {
-        "segmentation": class_surprise,
+    compare: Mapping[str, Callable[[Any, Floats], tuple[Vector, Vector]]] = {
+        "segmentation": class_difference,
         "depth": depth_difference,
         "normals": normals_difference,
     }
@@ -147,10 +154,7 @@ def collect(
         if kind not in teachers:
             continue
         disagreement, spread = compare[kind](values, teachers[kind])
-        found[kind] = {
-            "disagreement": image_means(disagreement),
-            "spread": image_means(spread),
-        }
+        found[kind] = {"disagreement": disagreement, "spread": spread}
     if focal_px is not None and {"depth", "normals"} <= labels.keys():
         angle = image_means(geometric_difference(labels["depth"], labels["normals"], focal_px))
         for kind in found.keys() & {"depth", "normals"}:
@@ -232,6 +236,16 @@ def expected_scores(
 
 def _design(evidence: Vector) -> Vector:
     return np.column_stack([np.ones(len(evidence)), evidence])
+
+
+def _no_overlap(classes: NDArray[np.bool_], p: Floats) -> Vector:
+    """Return 1 - the mean soft IoU of one-hot classes and probabilities, (n, k, h, w), as (n,)."""
+    of_classes, of_p = classes.sum((2, 3)), p.sum((2, 3))
+    both = (p * classes).sum((2, 3))
+    shown = (of_classes > 0) | (of_p > _SHOWN_SHARE * of_p.sum(1, keepdims=True))
+    ious = both / np.maximum(of_classes + of_p - both, 1e-9)
+    missed: Vector = 1 - (ious * shown).sum(1) / np.maximum(shown.sum(1), 1)
+    return missed
 
 
 def _logistic(x: Vector) -> Vector:

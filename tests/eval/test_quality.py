@@ -69,30 +69,37 @@ def test_angles() -> None:
     assert np.isnan(found[4])
 
 
-def test_the_surprise_of_classes_drawn_from_the_teachers_is_their_entropy() -> None:
-    rng = np.random.default_rng(0)
-    p = np.array([0.7, 0.2, 0.1])
-    teachers = np.broadcast_to(p[:, None, None], (2, 1, 3, 100, 100))
-    ids = rng.choice(3, (1, 100, 100), p=p).astype(np.uint8)
-    ids[0, 0, :5] = 255
-    surprise, entropy = quality.class_surprise(ids, teachers)
-    assert np.isnan(surprise[0, 0, :5]).all()
-    assert quality.image_means(entropy)[0] == pytest.approx(-(p * np.log(p)).sum())
-    assert quality.image_means(surprise)[0] == pytest.approx(-(p * np.log(p)).sum(), rel=0.03)
+def test_classes_overlap_with_what_teachers_see() -> None:
+    truth = np.zeros((1, 10, 10), np.uint8)
+    truth[0, :, 5:] = 1
+    truth[0, 2:4, 2:4] = 2
+    teachers = np.stack([(truth == k).astype(float) for k in range(3)], axis=1)[None]
+    same, spread = quality.class_difference(truth, teachers)
+    assert (same[0], spread[0]) == pytest.approx((0, 0))
+    assert quality.class_difference((truth + 1) % 3, teachers)[0][0] == pytest.approx(1)
+    # An object that the label leaves out: 0 of class 2, 46 of 50 pixels of class 0, all of 1.
+    without = np.where(truth == 2, 0, truth).astype(np.uint8)
+    assert quality.class_difference(without, teachers)[0][0] == pytest.approx(1 - (1 + 0.92) / 3)
+    # Unknown pixels do not count.
+    unknown = np.where(truth == 2, 255, truth).astype(np.uint8)
+    assert quality.class_difference(unknown, teachers)[0][0] == pytest.approx(0)
+    # Teachers that waver between two classes expect no more of a label than of themselves.
+    wavering = np.full((2, 1, 2, 10, 10), 0.5)
+    difference, spread = quality.class_difference(np.zeros((1, 10, 10), np.uint8), wavering)
+    assert difference[0] == spread[0] == pytest.approx(0.75)
 
 
 def test_depth_and_normals_are_compared_with_the_middle_of_the_teachers() -> None:
     teachers_m = np.array([5.0, 20.0])[:, None, None, None] * np.ones((2, 1, 2, 2))
     depth = np.array([[[10.0, 20.0], [5.0, np.nan]]])
     difference, spread = quality.depth_difference(depth, teachers_m)
-    log2 = np.log(2)
-    assert np.allclose(difference, [[[0, log2], [log2, np.nan]]], equal_nan=True)
-    assert np.allclose(spread, [[[log2, log2], [log2, np.nan]]], equal_nan=True)
+    assert difference[0] == pytest.approx(2 / 3 * np.log(2))
+    assert spread[0] == pytest.approx(np.log(2))
     axes = np.eye(3)[[0, 1]][:, None, :, None, None]
     diagonal = np.array([1.0, 1, 0])[None, :, None, None]
     angle, spread = quality.normals_difference(diagonal, axes)
-    assert angle[0, 0, 0] == pytest.approx(0, abs=1e-6)
-    assert spread[0, 0, 0] == pytest.approx(45)
+    assert angle[0] == pytest.approx(0, abs=1e-6)
+    assert spread[0] == pytest.approx(45)
 
 
 def test_what_is_known_of_nothing_counts_as_no_evidence() -> None:
