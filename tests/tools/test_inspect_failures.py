@@ -73,3 +73,12 @@ def test_predictions_of_another_target_are_refused(session: Path, target: Any) -
     other = dataclasses.replace(target, n_images=40)
     with pytest.raises(DataError, match="other photographs"):
         inspect(2, session, other, BY, n_min=10)
+
+
+def test_a_failure_beyond_the_slices_is_discovered(session: Path, target: Any) -> None:
+    (found,) = inspect(2, session, target, [], n_min=10, discovery=True)
+    assert (found.slice, found.n, found.n_wrong) == ("light=dim", 40, 20)
+    assert found.significant and found.fixable is None
+    assert found.picture and (session / found.picture).is_file()
+    known = inspect(2, session, target, BY, n_min=10, discovery=True)
+    assert [failure.slice for failure in known] == ["light=dim"]
