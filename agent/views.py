@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from agent.briefing import say_verdict
 from agent.expectations import Expectation
 from agent.questions import Question
 from agent.steering import Addition, Effect, Wish
 from memory.records import Estimate, Failure, Plan, Report, Round
+
+if TYPE_CHECKING:
+    from memory.chroma import Hit
 
 Style = Literal["", "bold", "dim", "good", "warning", "error"]
 
@@ -197,6 +200,21 @@ def score_grid(past: Sequence[Round]) -> list[Block]:
     metric = next(r.report.main_metric for r in past if r.report).replace("_", " ")
     columns = ["round", metric, "95% interval", "images", "worst slice"]
     return [Grid(columns, rows, right=columns[:4])]
+
+
+def hit_grid(hits: Sequence[Hit]) -> Grid:
+    """Show what the memory has found."""
+    rows = [
+        [
+            f"{hit.similarity:.2f}",
+            hit.item.kind,
+            hit.item.session,
+            str(hit.item.round),
+            clean(hit.item.describe(), 300),
+        ]
+        for hit in hits
+    ]
+    return Grid(["similarity", "kind", "session", "round", "what"], rows)
 
 
 def _say_expected(expectation: Expectation) -> str:
