@@ -14,6 +14,7 @@ import re
 import stat
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -113,9 +114,9 @@ def unpack_bundle(path: Path, folder: Path) -> None:
                 target.write_bytes(data)
     except FileNotFoundError as error:
         raise SettingsError(f"There is no bundle {path}.") from error
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, zlib.error, ValueError) as error:
         raise _refused(path, f"it is no whole zip file ({error})") from error
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:
         raise _refused(path, f"it cannot be read ({error})") from error
 
 

@@ -434,8 +434,9 @@ class RecordedDecider(Decider):
 
     def ask(self, state: RoundState, tools: Sequence[dict[str, Any]]) -> Any:
         """Return the recorded answer; raises Divergence when another question is asked."""
-        if self._session.settings.llm != self._settings:
-            self._take_up(self._session.settings)
+        settings = self._session.settings
+        if (settings.brain, settings.llm) != (self._author, self._settings):
+            self._take_up(settings)
         number = sum(m.type == "ai" for m in state["messages"])
         self._record.outcome(f"model_call/{state['round']}/{number}")
         return super().ask(state, tools)
@@ -444,7 +445,9 @@ class RecordedDecider(Decider):
         number = sum(m.type == "ai" for m in state["messages"])
         key = f"fallback/{state['round']}/{number}"
         known = next((e for e in self._record.recorded if e.get("key") == key), None)
-        return super()._reason_against(state, messages, tools) or (known and known["reason"])
+        return super()._reason_against(state, messages, tools) or (
+            str(known["reason"]) if known else None
+        )
 
 
 def as_session(session: RecordedSession) -> Session:

@@ -37,9 +37,17 @@ _FACTS = TypeAdapter(Facts)
 class Described(Protocol):
     """What of a target a brain is told."""
 
-    name: str
-    class_names: Sequence[str]
-    vocabulary: Vocabulary
+    @property
+    def name(self) -> str:
+        """Name of the target."""
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Classes of its images."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Its words."""
 
 
 def head(target: Target, interactive: bool) -> Json:

@@ -20,13 +20,18 @@ FORMATS = ("csv", "parquet", "duckdb")
 
 
 def collect(home: Path, names: Sequence[str]) -> dict[str, list[Row]]:
-    """Return the tables of several sessions, one under the other; without rounds taken back."""
+    """Return the tables of several sessions, one under the other; without rounds taken back.
+
+    What a fork shares with a session that is there as well is counted once.
+    """
     found: dict[str, list[Row]] = {name: [] for name in COLUMNS}
     for name in names:
         stored_settings(home, name)
-        own = tables(read_events(folder_of(home, name) / "journal.jsonl"))
-        for table, rows in own.items():
-            found[table] += rows
+        events = read_events(folder_of(home, name) / "journal.jsonl")
+        shared = [e["at"] for e in events if e["kind"] == "forked" and e["source"] in names]
+        first = max(shared, default=0)
+        for table, rows in tables(events).items():
+            found[table] += [row for row in rows if row["round"] >= first]
     return found
 
 

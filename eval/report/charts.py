@@ -316,12 +316,12 @@ def scatter(
     parts.append(_text(left + plot_w / 2, top + plot_h + 37, x_label, "axis", "middle"))
     start, end = max(across[0], up[0]), min(across[-1], up[-1])
     if start < end:
-        diagonal = {"x1": x(start), "y1": y(start), "x2": x(end), "y2": y(end)}
-        parts.append(_tag("line", class_="grid", stroke_dasharray="4 3", **diagonal))
+        ends = {"x1": x(start), "y1": y(start), "x2": x(end), "y2": y(end)}
+        parts.append(_tag("line", class_="grid", stroke_dasharray="4 3", **ends))
     for expected, measured in points:
         tip = _tag("title", f"expected {signed(expected)}, measured {signed(measured)}")
-        dot = {"cx": x(expected), "cy": y(measured), "r": 3.0, "fill_opacity": "0.45"}
-        parts.append(_tag("circle", tip, class_="dot s0", **dot))
+        at = {"cx": x(expected), "cy": y(measured), "r": 3.0, "fill_opacity": 0.4}
+        parts.append(_tag("circle", tip, class_="dot s0", **at))
     for expected, mean in means:
         parts.append(_line(x(expected), y(mean.low), x(expected), y(mean.high), "whisker s5"))
         tip = _tag("title", f"expected {signed(expected)}, measured {estimate_text(mean)}")
