@@ -36,6 +36,7 @@ from agent.probe import Probe, probe
 from agent.questions import Answer, Question
 from agent.recording import head
 from agent.report import write_report
+from agent.results import write_results
 from agent.session import Session, folder_of, next_name, open_session
 from agent.settings import Settings
 from agent.state import RoundState, new_round
@@ -74,6 +75,8 @@ def run(settings: Settings, console: Console, interactive: bool = False) -> Path
             session.journal.append("ended", rule=end.rule, told=end.told, round=n_done)
             console.print(f"Ended by {end.rule}: {end.told}", highlight=False)
             report = write_report(settings.home, name)
+            for place in write_results(session):
+                console.print(f"Written: {place}", highlight=False, soft_wrap=True)
             if stopped and end.rule in ("asked", "signal"):
                 raise stopped
             return report

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from agent.commands import chat, compare, overnight, replay, trace
+from agent.commands import chat, compare, export, overnight, replay, trace
 from agent.commands.common import (
     HomeOption,
     PresetArgument,
@@ -93,6 +93,7 @@ app.add_typer(memory_app, name="memory")
 app.add_typer(chat.app)
 app.add_typer(compare.app)
 app.add_typer(overnight.app)
+app.add_typer(export.app)
 app.add_typer(replay.app)
 app.add_typer(trace.app)
 

@@ -176,7 +176,9 @@ class MemoryIndex:
             if self._journals is None:
                 with self._open() as collection:
                     return work(collection)
-            missing = not (self.folder / _DATABASE).exists()
+            database = self.folder / _DATABASE
+            # Chroma takes an empty file for a new index.
+            missing = not database.exists() or not database.stat().st_size
             if not missing and not (self.folder / _UNFINISHED).exists():
                 try:
                     with self._open() as collection:

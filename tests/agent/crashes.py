@@ -27,6 +27,7 @@ from typing import Any
 
 import chromadb  # noqa: F401
 from rich.console import Console
+from safetensors import safe_open
 
 from agent import autonomous
 from agent.cli import exit_code
@@ -78,12 +79,21 @@ def outcome(settings: Settings) -> dict[str, Any]:
             if event["kind"] not in UNTOLD_KINDS
         ],
         "files": {
-            str(path.relative_to(folder)): path.read_bytes()
+            str(path.relative_to(folder)): _content(path)
             for path in sorted(folder.glob("rounds/*/*"))
             if path.is_file()
         },
         "memory": MemoryIndex(settings.home / "memory").stats(),
     }
+
+
+def _content(path: Path) -> bytes:
+    if path.name != "feedback.safetensors":
+        return path.read_bytes()
+    # The order of the metadata in such a file is by chance.
+    with safe_open(path, framework="np") as file:
+        words = json.dumps(file.metadata(), sort_keys=True).encode()
+        return words + bytes(file.get_tensor("predictions").tobytes())
 
 
 def start(settings: Settings, prepare: Prepare = lambda: None) -> int:
