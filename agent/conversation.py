@@ -222,7 +222,10 @@ class Conversation:
         if words:
             said = f"Not understood: {', '.join(clean(word, 30) for word in words[:8])}."
         near = self.lexicon.near(words)
-        if near:
+        several = [meant for word in words if (meant := self.lexicon.meanings(word))]
+        if several:
+            said += f" Say which: {' or '.join(several[0])}."
+        elif near:
             said += f" Near words: {', '.join(near)}."
         else:
             example = next(iter(self.vocabulary.attributes.items()))

@@ -239,8 +239,7 @@ class LiveSession:
         request(self.session.folder, "continue")
         if self._after_stop is None:
             n_done = len(self.session.rounds_done())
-            key = f"ended/{rule}/{n_done}"
-            journal.append("ended", key=key, rule=rule, told=told, round=n_done)
+            journal.append("ended", rule=rule, told=told, round=n_done)
             head = "Stopped" if state == "idle" else f"Finished: {told}"
             self.tell("state", f"{head}. Rounds done: {n_done}.")
         self._set(state, stage="", done=0, total=0)

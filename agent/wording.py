@@ -146,6 +146,12 @@ class Lexicon:
         left = [w for w in dict.fromkeys(words) if not {w, _singular(w)} & known]
         return attributes, left
 
+    def meanings(self, word: str) -> list[str]:
+        """Return the "attribute=value" that a word may stand for, if more than one."""
+        known = self._vocabulary.attributes.items()
+        found = [f"{key}={word}" for key, values in known if word in values]
+        return found if len(found) > 1 else []
+
     def near(self, words: Iterable[str]) -> list[str]:
         """Return up to three words of the vocabulary that look like these."""
         said = [*self._vocabulary.attributes.values()]

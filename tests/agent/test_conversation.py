@@ -174,7 +174,7 @@ def test_story_of_a_session(make_settings: MakeSettings) -> None:
 def test_a_wish_in_mid_round_is_in_the_next_plan(make_settings: MakeSettings) -> None:
     """Twenty wishes at different moments of two rounds: all of them count in the plan after."""
     settings = make_settings("session.name=wishes", "session.rounds=3", *SMALL)
-    values = ["dark", "bright", "medium"]
+    values = ["dark", "bright", "poly"]
     n_given = 0
     with room(settings, auto_s=0) as here:
         here.live.start()
@@ -218,7 +218,7 @@ def test_commands_are_answered_at_once_while_a_batch_is_drawn(make_settings: Mak
 WRONG = [
     "/nothing",
     "/statsu",
-    "/show a slice that is none",
+    "/show a slice that does not exist",
     "/show r999p99",
     "/failures wafer=gold",
     "/failures colour=red",

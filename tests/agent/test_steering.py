@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -123,7 +124,7 @@ def test_every_planner_obeys_wishes_drawn_at_random(planner: str, vocabulary: Vo
         for number, kind in enumerate(rng.sample(kinds, 3)):
             key = rng.choice([k for k in vocabulary.attributes if k not in vocabulary.requires])
             value = rng.choice(list(vocabulary.attributes[key]))
-            wanted.append(wish(kind, name=f"w{number}", **{key: value}))
+            wanted.append(Wish(id=f"w{number}", kind=kind, attributes={key: (value,)}, since=1))
         if not possible(wanted, palette(vocabulary), vocabulary):
             continue
         after = steered(wanted, before, vocabulary)
@@ -172,7 +173,7 @@ def test_additions_take_their_images_from_the_others() -> None:
 
 
 def test_forgotten_wishes_do_not_hold() -> None:
-    events = [
+    events: list[dict[str, Any]] = [
         {"kind": "wish", "wish": wish("more", wafer="poly").to_json()},
         {"kind": "wish", "wish": wish("avoid", name="w2", wafer="mono").to_json()},
         {"kind": "forget", "id": "w1"},

@@ -79,6 +79,12 @@ def test_what_is_not_understood_is_said_with_near_words() -> None:
     assert STREETS.near(found.unknown) == ["crowded"]
 
 
+def test_a_value_of_several_attributes_is_asked_back() -> None:
+    assert understand("more medium cells", ELPV).unknown == ("medium",)
+    assert ELPV.meanings("medium") == ["brightness=medium", "contrast=medium"]
+    assert ELPV.meanings("dark") == []
+
+
 def test_values_without_a_verb_are_no_wish() -> None:
     found = understand("dark poly", ELPV)
     assert not found.wishes
