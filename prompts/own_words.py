@@ -9,7 +9,6 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-from memory.errors import DataError
 from prompts.render import quote
 from prompts.vocabulary import Phrases, Vocabulary, load_vocabulary
 
@@ -49,7 +48,7 @@ def own_vocabulary(
 
     classes: names as `plain` gives them, none where only pixels have classes; attributes: values
     by name, as `key_of` and `value_of` give them. Those of the vocabulary `photographs` are said
-    in its words. Raises DataError when two of them could not be told apart in a caption.
+    in its words. Raises ValueError when two of them could not be told apart in a caption.
     """
     base = load_vocabulary("photographs")
     words: dict[str, dict[str, Phrases]] = {}
@@ -103,7 +102,7 @@ def _check(vocabulary: Vocabulary) -> None:
         for value in values:
             asked = first | {key: value}
             if (read := vocabulary.parse(vocabulary.caption(asked))) != asked:
-                raise DataError(
+                raise ValueError(
                     f"The words of {key}={quote(value, MAX_CHARACTERS)} are mistaken for others: "
                     f"{quote(vocabulary.caption(asked), 200)} reads as "
                     f"{', '.join(f'{k}={v}' for k, v in read.items())}. Rename this value, or the "

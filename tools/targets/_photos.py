@@ -227,7 +227,10 @@ def read_photos(
     if task == "classification":
         for known, stratum in zip(attributes, strata, strict=True):
             known["class"] = value_of(stratum)
-    vocabulary = own_vocabulary(name, class_names if task == "classification" else (), values)
+    try:
+        vocabulary = own_vocabulary(name, class_names if task == "classification" else (), values)
+    except ValueError as error:  # of words that read alike
+        raise DataError(str(error)) from error
     notes = cache_dir / f"{name}-notes.txt"
     if found.notes:
         write_bytes(notes, found.listed().encode())
