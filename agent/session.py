@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from agent.control import Condition, Control, condition
 from agent.settings import Settings, differences, fingerprint
 from memory.errors import SessionError, SettingsError, Stopped
-from memory.files import write_bytes
+from memory.files import remove_temporaries, write_bytes
 from memory.journal import Event, Journal, read_events, rounds
 from memory.records import Round
 
@@ -111,6 +111,7 @@ def open_session(settings: Settings, name: str) -> Iterator[Session]:
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder, name):
         _check_settings(folder / "session.yaml", settings, name)
+        remove_temporaries(folder)
         journal = Journal(folder / "journal.jsonl")
         control = Control(folder, settings.limits)
         try:

@@ -51,6 +51,13 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (text + "\n").encode())
 
 
+def remove_temporaries(folder: Path) -> None:
+    """Remove what writes that a crash broke off have left, in `folder` and below."""
+    for path in folder.rglob(".*.????????"):
+        if path.is_file():
+            path.unlink()
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside a folder survive a power loss."""
     handle = os.open(folder, os.O_RDONLY)
