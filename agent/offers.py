@@ -20,6 +20,12 @@ BRIEF_LENGTH = 200
 
 Json = dict[str, Any]
 
+PULLS = ("entropy 0.05", "loss 0.03", "real 0.1")
+_PULL = (
+    "Optional: pull the images toward what the model is unsure of, gets wrong, or toward real "
+    "photographs that it gets wrong. Harder images, more of them with a wrong label."
+)
+
 
 def offers(
     tools: Sequence[BaseTool],
@@ -27,10 +33,12 @@ def offers(
     n_images: int,
     slices: Sequence[str],
     brief: bool,
+    pulls: bool = False,
 ) -> list[Json]:
     """Return the tools in OpenAI's function format.
 
-    n_images: of the round; slices: measured in the last report. `brief` is for small models: a
+    n_images: of the round; slices: measured in the last report; pulls: whether the DSTM can pull
+    images. `brief` is for small models: a
     few prompts said by attributes, whose counts cannot add up to more than the round's images,
     and hypotheses on measured slices alone.
     """
@@ -38,7 +46,7 @@ def offers(
     for tool in found:
         function = tool["function"]
         if function["name"] == "propose_plan":
-            _spell_out(function["parameters"]["properties"], vocabulary, n_images)
+            _spell_out(function["parameters"]["properties"], vocabulary, n_images, pulls)
             if brief:
                 _shorten(function["parameters"], vocabulary, n_images, slices)
         elif function["name"] == "finish" and brief:
@@ -46,13 +54,16 @@ def offers(
     return found
 
 
-def _spell_out(properties: Json, vocabulary: Vocabulary, n_images: int) -> None:
+def _spell_out(properties: Json, vocabulary: Vocabulary, n_images: int, pulls: bool) -> None:
     properties["prompts"] |= {"minItems": 1, "maxItems": min(n_images, MAX_PROMPTS)}
     prompt = properties["prompts"]["items"]["properties"]
     prompt["text"]["maxLength"] = 300
     prompt["why"]["maxLength"] = 200
     prompt["count"] |= {"minimum": 1, "maximum": n_images}
     prompt["class_name"] = {"enum": list(vocabulary.classes)}
+    del prompt["pull"]
+    if pulls:
+        prompt["pull"] = {"enum": list(PULLS), "description": _PULL}
     prompt["attributes"] = {
         "type": "object",
         "properties": {key: {"enum": list(v)} for key, v in vocabulary.attributes.items()},

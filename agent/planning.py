@@ -36,15 +36,19 @@ def validate(
     count_tokens: Callable[[str], int],
     max_tokens: int,
     slices: Sequence[str] = (),
+    pull: str | None = None,
+    unpullable: str | None = None,
 ) -> Plan:
     """Return the plan, or raise ToolError with everything that is wrong and what would be legal.
 
-    slices: the keys of the last report, if there is one. A prompt's attributes are those given
-    and those its text names; a prompt without a text is said by the caption grammar; its class is
-    the one given or the one its words imply. Prompts of equal text and class are made one. The
-    hypothesis gets the canonical key of its slice. `warnings`, at most 10, name what is legal but
-    works badly: a text over the token limit, words that the vocabulary has not, attributes that
-    the text does not say, a slice that is not measured. The message of an error lists at most 10
+    slices: the keys of the last report, if there is one. pull: of prompts that say none;
+    unpullable: why there is no pull in this round, if so, with which prompts that want one get a
+    warning. A prompt's attributes are those given and those its text names; a prompt without a
+    text is said by the caption grammar; its class is the one given or the one its words imply.
+    Prompts of equal text, class and pull are made one. The hypothesis gets the canonical key of
+    its slice. `warnings`, at most 10, name what is legal but works badly: a text over the token
+    limit, words that the vocabulary has not, attributes that the text does not say, a slice that
+    is not measured. The message of an error lists at most 10
     problems in at most 2,000 characters.
     """
     problems = []
@@ -57,7 +61,7 @@ def validate(
         problems.append(
             f"the counts add up to {_say_count(total)}, but only {n_images} images are left"
         )
-    specs: dict[tuple[str, str], PromptSpec] = {}
+    specs: dict[tuple[str, str, str | None], PromptSpec] = {}
     warnings = []
     n_merged = 0
     for number, prompt in enumerate(draft.prompts[:MAX_PROMPTS]):
@@ -68,7 +72,11 @@ def validate(
             problems += [f"{name} ({quote(text, _QUOTED)}): {problem}" for problem in found]
             continue
         spec = _spec(prompt, text, f"r{round_number:03d}p{number:02d}", vocabulary)
-        known = specs.get((spec.text, spec.class_name))
+        if not unpullable:
+            spec = spec.model_copy(update={"pull": prompt.pull or pull})
+        elif prompt.pull:
+            warnings.append(f"{name} is drawn without its pull: {unpullable}")
+        known = specs.get((spec.text, spec.class_name, spec.pull))
         if known:
             n_merged += 1
             spec = known.model_copy(update={"count": known.count + spec.count})
@@ -77,7 +85,7 @@ def validate(
                 f"{name} {warning}: {quote(spec.text, _QUOTED)}"
                 for warning in _warnings(spec, vocabulary, count_tokens(spec.text), max_tokens)
             ]
-        specs[spec.text, spec.class_name] = spec
+        specs[spec.text, spec.class_name, spec.pull] = spec
     if n_merged:
         warnings.append(f"{n_merged} prompts repeated another and were added to it")
     hypothesis = None

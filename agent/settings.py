@@ -28,8 +28,8 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, ValidationError
 
 from memory.errors import SettingsError, unknown
-from memory.records import Record, Share, digest
-from tools.settings import AuditSettings, PretrainSettings, TrainSettings
+from memory.records import PullText, Record, Share, digest
+from tools.settings import AuditSettings, PretrainSettings, SelectionSettings, TrainSettings
 
 ENV_PREFIX = "SHAPING_"
 
@@ -66,6 +66,9 @@ class GeneratorSettings(Record):
     steps: int = Field(8, ge=1, le=1000)
     guidance: float = Field(2.0, ge=0, le=20)
     guidance_interval: tuple[Share, Share] = Field((0.0, 0.5), description="share of the steps")
+    pull: PullText | None = Field(
+        None, description="by the DSTM, of prompts that say none: entropy 0.05, loss 0.03, real 0.1"
+    )
     options: Options = Field(default_factory=dict)
 
 
@@ -154,6 +157,7 @@ class Settings(Record):
     target: TargetSettings = TargetSettings()
     generator: GeneratorSettings = GeneratorSettings()
     audit: AuditSettings = AuditSettings()
+    selection: SelectionSettings = SelectionSettings()
     dstm: TrainSettings = TrainSettings()
     feedback: FeedbackSettings = FeedbackSettings()
     brain: str = Field(

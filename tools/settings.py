@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from memory.records import Record, Share
 
@@ -22,6 +22,23 @@ class TrainSettings(Record):
     balance_classes: bool = True
     augment: bool = True
     seed: int = Field(0, ge=0)
+
+
+class SelectionSettings(Record):
+    """Which of a round's images the DSTM learns from; what was chosen once stays chosen."""
+
+    method: str = Field("all", description="all, or a file in tools/selection, e.g. entropy, ral")
+    keep: float = Field(1.0, gt=0, le=1, description="share of a round's images that is chosen")
+    remember: bool = Field(True, description="ral: begin with what earlier sessions learned")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.method == "all") != (self.keep == 1):
+            raise ValueError(
+                f"the method {self.method} does not go with keep={self.keep:g}; all keeps 1, every "
+                "other method less, e.g. selection.method=entropy and selection.keep=0.5"
+            )
+        return self
 
 
 class AuditSettings(Record):

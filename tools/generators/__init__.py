@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tools.plugins import load
 from tools.samples import Dense
+
+if TYPE_CHECKING:
+    from tools.pull import Pull
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class ImageRequest:
     index: int
     seed: int
     guidance: float | None = None
+    pull: Pull | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,14 @@ class Generator(Protocol):
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
         """Return one image per request, with its labels."""
         ...
+
+
+def can_be_pulled(generator: Generator) -> bool:
+    """Tell whether a DSTM can pull the generator's images, see `tools.pull`.
+
+    Such a generator has an attribute `can_be_pulled` that says so.
+    """
+    return bool(getattr(generator, "can_be_pulled", False))
 
 
 def build(

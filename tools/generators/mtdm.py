@@ -32,6 +32,7 @@ from memory import minilm
 from memory.errors import SettingsError, WeightsError
 from tools.generators import Drawn, ImageRequest
 from tools.label_codes import LabelCodes, restored, stored
+from tools.pull import Pull, actgen_weight, by_gradient
 
 MAX_TOKENS = 64
 STEPS = 8
@@ -151,21 +152,26 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         steps: int = STEPS,
         guidance: float = GUIDANCE,
         guidance_interval: tuple[float, float] = GUIDANCE_INTERVAL,
+        pulls: Sequence[Pull] = (),
     ) -> Drawn:
         """Draw one image per prompt, with its labels.
 
         noise: standard normal, (n, *noise_shape), see `seeded_noise`; steps: network steps;
-        guidance: 1 is none; guidance_interval: part of the steps, 0..1, in which guidance acts.
+        guidance: 1 is none; guidance_interval: part of the steps, 0..1, in which guidance acts;
+        pulls: one per prompt, all by the same critic and criterion, or none.
         """
         states, mask = self._encode(prompts)
         empty, empty_mask = (
             part.expand(len(prompts), *part.shape[1:]) for part in self._encode([""])
         )
-        x = clean = before = pixel_unshuffle(
+        x = clean = before = folded_noise = pixel_unshuffle(
             noise.to(self.device, self.unet.dtype), self.config.patch
         )
         self.scheduler.set_timesteps(steps, device=self.device)
         for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
+            # What is pulled is always denoised after, so that it becomes a picture again.
+            if pulls and i > 0:
+                x = self._pulled(x, clean, folded_noise, i, pulls)
             guided = guidance != 1 and guidance_interval[0] <= i / steps < guidance_interval[1]
             if guided:
                 both = self.predict(
@@ -178,6 +184,45 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             stepped = self.scheduler.step(predicted, t, x)
             x, before, clean = stepped.prev_sample, clean, stepped.pred_original_sample
         return self._decode(x, before)
+
+    def _pulled(
+        self,
+        x: torch.Tensor,
+        clean: torch.Tensor,
+        noise: torch.Tensor,
+        step: int,
+        pulls: Sequence[Pull],
+    ) -> torch.Tensor:
+        """Return the noisy images before a step as `tools.pull` moves them; labels stay.
+
+        clean: what was expected of them one step earlier.
+        """
+        n_image = self.config.image_channels * self.config.patch**2
+        image, labels = x[:, :n_image], x[:, n_image:]
+        weights = torch.tensor([pull.weight for pull in pulls], device=x.device, dtype=x.dtype)
+        if pulls[0].by == "real":
+            photographs = np.stack([p.photograph for p in pulls if p.photograph is not None])
+            goal = self.fold(torch.from_numpy(photographs).to(x.device, x.dtype) / 255)
+            alpha = self.scheduler.alphas_cumprod[self.scheduler.timesteps[step].cpu()].to(x)
+            as_noisy = alpha.sqrt() * goal + (1 - alpha).sqrt() * noise[:, :n_image]
+            share = weights * actgen_weight(step, len(self.scheduler.timesteps))
+            moved = image + share.view(-1, 1, 1, 1) * (as_noisy - image)
+        else:
+            moved = by_gradient(image, self._gradient(clean, pulls)[:, :n_image], weights)
+        return torch.cat([moved, labels], dim=1)
+
+    def _gradient(self, clean: torch.Tensor, pulls: Sequence[Pull]) -> torch.Tensor:
+        """Return the gradient of the critic's criterion by expected clean images."""
+        critic = pulls[0].critic
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            draft = clean.float().clone().requires_grad_()
+            pixels, channels = self.unfold(draft)
+            coded = channels.detach().cpu().numpy()
+            labels = self.codes.decode(coded, coded)[0] if self.codes.kinds else {}
+            classes = [pull.class_index for pull in pulls]
+            value = critic.criterion(pulls[0].by, pixels.clamp(0, 1), classes, labels)
+            (gradient,) = torch.autograd.grad(value.sum(), draft)
+        return gradient.to(clean.dtype)
 
     def _decode(self, x: torch.Tensor, before: torch.Tensor) -> Drawn:
         """Return pixels and labels; before: what was expected of `x` one step earlier."""
@@ -293,6 +338,7 @@ class MTDMGenerator:
 
     name = "mtdm"
     max_tokens = MAX_TOKENS
+    can_be_pulled = True
 
     def __init__(
         self,
@@ -320,12 +366,15 @@ class MTDMGenerator:
         return minilm.load().count_tokens(text)
 
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
-        """Draw all requests; those of equal guidance share a batch."""
-        guidances = [self._guidance if r.guidance is None else r.guidance for r in requests]
+        """Draw all requests; those of equal guidance and criterion of a pull share a batch."""
+        kinds = [
+            (self._guidance if r.guidance is None else r.guidance, r.pull.by if r.pull else "")
+            for r in requests
+        ]
         order: list[int] = []
         parts: list[Drawn] = []
-        for guidance in sorted(set(guidances)):
-            rows = [i for i, g in enumerate(guidances) if g == guidance]
+        for guidance, by in sorted(set(kinds)):
+            rows = [i for i, kind in enumerate(kinds) if kind == (guidance, by)]
             chosen = [requests[i] for i in rows]
             shape = self.pipeline.noise_shape
             noise = [seeded_noise(r.seed, r.prompt_id, r.index, shape) for r in chosen]
@@ -337,6 +386,7 @@ class MTDMGenerator:
                     self._steps,
                     guidance,
                     self._interval,
+                    [r.pull for r in chosen if r.pull],
                 )
             )
         back = np.argsort(order)

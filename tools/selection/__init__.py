@@ -1,0 +1,100 @@
+"""Which of a round's images the DSTM learns from. One file per method; `build` finds it by name.
+
+A method file has a function `build() -> Method`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tools.plugins import load
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+MEASURES = ("entropy", "margin", "features", "variance", "credit")
+"""What the DSTM of the round before, or the rounds so far, can say of an image."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """`n` images to choose from; None for what the method does not need.
+
+    audit: weights, 0..1; entropy: of the DSTM's prediction, 0..1; margin: lead of its likeliest
+    class, 0..1; features: its embedding, (n, d); chosen_features: the same of the images that
+    were chosen in earlier rounds, (m, d); variance: of the loss's gradients over the DSTMs so
+    far; credit: of earlier prompts with these attributes. score: the DSTM's main figure on
+    feedback; gain: how it changed by the last round, None if there was none before.
+    """
+
+    audit: Floats
+    entropy: Floats | None = None
+    margin: Floats | None = None
+    features: Floats | None = None
+    chosen_features: Floats | None = None
+    variance: Floats | None = None
+    credit: Floats | None = None
+    score: float | None = None
+    gain: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.audit)
+
+
+@runtime_checkable
+class Method(Protocol):
+    """Chooses images; needs: those of `MEASURES` that it looks at."""
+
+    name: str
+    needs: tuple[str, ...]
+
+    def choose(self, candidates: Candidates, n: int, seed: int) -> Rows:
+        """Return `n` different rows; the same arguments and past give the same rows."""
+        ...
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A method that learns from what its choices came to."""
+
+    def restore(self, state: Mapping[str, torch.Tensor], same_session: bool) -> None:
+        """Go on from a state; of another session only what it has learned counts."""
+        ...
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return what is to be kept for the next round."""
+        ...
+
+
+def build(name: str) -> Method:
+    """Build the method `name`, or the one at the dotted path `package.module:build`."""
+    method: Method = load("tools.selection", name)()
+    return method
+
+
+def needed(values: Floats | None, what: str) -> Floats:
+    """Return a measure that a method said it needs."""
+    assert values is not None, f"{what} is in `needs` of the method, so it has been measured"
+    return values
+
+
+def lowest(values: Floats, n: int, seed: int) -> Rows:
+    """Return the rows of the `n` lowest values, ties in random order."""
+    shuffled = np.random.default_rng(seed).permutation(len(values))
+    order = shuffled[np.argsort(values[shuffled], kind="stable")]
+    return np.asarray(order[:n], dtype=np.int64)
+
+
+def distances(features: Floats, others: Floats) -> Floats:
+    """Return each row's Euclidean distance to the nearest of `others`; infinite without any."""
+    if not len(others):
+        return np.full(len(features), np.inf)
+    squares = (features**2).sum(1)[:, None] + (others**2).sum(1) - 2 * features @ others.T
+    nearest: Floats = np.sqrt(np.maximum(squares.min(1), 0))
+    return nearest

@@ -1,0 +1,47 @@
+"""Where a round's choice of images is kept: rounds/NNN/selection.json, beside the shards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from memory.errors import DataError
+from memory.files import write_json
+from tools.samples import Samples
+
+FILE = "selection.json"
+
+
+def write_choice(folder: Path, method: str, ids: Sequence[str], chosen: Sequence[int]) -> str:
+    """Store which of a round's images were chosen, by row; return the SHA-256 of the file."""
+    rows = set(chosen)
+    parts = {
+        "chosen": [name for row, name in enumerate(ids) if row in rows],
+        "left_out": [name for row, name in enumerate(ids) if row not in rows],
+    }
+    write_json(folder / FILE, {"method": method, **parts})
+    return hashlib.sha256((folder / FILE).read_bytes()).hexdigest()
+
+
+def choices(shards: Sequence[Path]) -> list[Path]:
+    """Return the choices that were made among the images of shards."""
+    folders = dict.fromkeys(path.parent for path in shards)
+    return [folder / FILE for folder in folders if (folder / FILE).exists()]
+
+
+def without_left_out(samples: Samples, shards: Sequence[Path]) -> Samples:
+    """Return the samples of shards, without those that were not chosen."""
+    left_out: set[str] = set()
+    for path in choices(shards):
+        try:
+            left_out |= set(json.loads(path.read_bytes())["left_out"])
+        except (ValueError, KeyError, OSError) as error:
+            raise DataError(
+                f"The choice of images {path} is damaged ({error}). Delete this file and run the "
+                "same command again; the choice is made again."
+            ) from error
+    if not left_out:
+        return samples
+    return samples.take([row for row, name in enumerate(samples.ids) if name not in left_out])

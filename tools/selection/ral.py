@@ -1,0 +1,164 @@
+"""The method `ral`: learns over rounds and sessions which images are worth choosing.
+
+Reinforced active learning (Casanova et al. 2020): a small Q-network values an image by how unsure
+the DSTM is of it, how far it is from what was chosen, what earlier prompts like its own achieved,
+and what the audit thinks of it. A decision is a set of images; its value is the mean over them,
+its reward the change of the DSTM's score on feedback by the round.
+
+A round gives one reward only, so exploration ranks the images of a whole round by a random
+direction of these features: chance alone would hardly make one round's set differ from another's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tools.selection import Candidates, Floats, Rows, distances, needed
+
+FEATURES = ("entropy", "margin", "distance", "credit", "audit")
+# Beside an image's own features the network sees the DSTM's score: the higher, the less to gain.
+_N_INPUTS = len(FEATURES) + 1
+_HIDDEN = 16
+# The set is chosen in so many parts, the distance to what is chosen being taken anew for each.
+_PARTS = 4
+# Images that stand for a decision, and decisions that are remembered.
+_ROWS = 16
+_REMEMBERED = 256
+_DISCOUNT = 0.5
+# A change of the score that is worth 1, so that the network learns figures of this size.
+_GAIN_UNIT = 0.05
+_STEPS = 60
+_LEARNING_RATE = 0.02
+# Decisions after which exploration has halved, and the share that it never falls below.
+_HALVED_AFTER = 8
+_LEAST_EXPLORATION = 0.1
+
+
+class Reinforced:
+    """See `tools.selection.Method` and `tools.selection.Learner`."""
+
+    name = "ral"
+    needs: tuple[str, ...] = ("entropy", "margin", "features", "credit")
+
+    def __init__(self) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self._network = nn.Sequential(
+                nn.Linear(_N_INPUTS, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 1)
+            )
+        self._chosen = torch.zeros(0, _ROWS, _N_INPUTS)
+        self._gains = torch.zeros(0)
+        self._next = torch.zeros(0, _ROWS, _N_INPUTS)
+        self._pending = torch.zeros(0, _ROWS, _N_INPUTS)
+
+    def choose(self, candidates: Candidates, n: int, seed: int) -> Rows:
+        """Learn from the last round's gain, if there is one, and return the most valuable rows."""
+        rng = np.random.default_rng(seed)
+        if len(self._pending) and candidates.gain is not None:
+            seen = self._sample(self._inputs(candidates, []), rng)
+            self._learn(candidates.gain, seen, n / len(candidates))
+        direction = rng.normal(size=len(FEATURES)) if rng.random() < self.exploration else None
+        rows: list[int] = []
+        parts = []
+        for part in np.array_split(np.arange(n), min(n, _PARTS)):
+            inputs = self._inputs(candidates, rows)
+            values = self._values(inputs) if direction is None else inputs[:, :-1] @ direction
+            values[rows] = -np.inf
+            best = np.argsort(-values, kind="stable")[: len(part)]
+            rows += best.tolist()
+            parts.append(inputs[best])
+        self._pending = self._sample(np.concatenate(parts), rng)[None]
+        return np.array(rows, dtype=np.int64)
+
+    @property
+    def exploration(self) -> float:
+        """Share of the rounds that explore, falling with the decisions learned from."""
+        return max(_LEAST_EXPLORATION, float(2 ** (-len(self._gains) / _HALVED_AFTER)))
+
+    def restore(self, state: Mapping[str, torch.Tensor], same_session: bool) -> None:
+        """Take over network and experience, and in the same session the decision still open."""
+        weights = {
+            name.removeprefix("network."): value
+            for name, value in state.items()
+            if name.startswith("network.")
+        }
+        self._network.load_state_dict(weights)
+        self._chosen, self._gains, self._next = state["chosen"], state["gains"], state["next"]
+        self._pending = state["pending"] if same_session else state["pending"][:0]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return network, experience and the decision whose gain is not known yet."""
+        weights = {f"network.{name}": v for name, v in self._network.state_dict().items()}
+        return {
+            **weights,
+            "chosen": self._chosen,
+            "gains": self._gains,
+            "next": self._next,
+            "pending": self._pending,
+        }
+
+    def _inputs(self, candidates: Candidates, rows: list[int]) -> Floats:
+        """Return what the network sees of each candidate, (n, inputs), `rows` being chosen."""
+        features = needed(candidates.features, "features")
+        earlier = needed(candidates.chosen_features, "chosen_features")
+        columns = (
+            needed(candidates.entropy, "entropy"),
+            needed(candidates.margin, "margin"),
+            distances(features, np.concatenate([earlier, features[rows]])),
+            needed(candidates.credit, "credit"),
+            candidates.audit,
+        )
+        score = np.full(len(candidates), candidates.score or 0.0)
+        return np.stack([*map(_percentiles, columns), score], axis=1)
+
+    def _sample(self, inputs: Floats, rng: np.random.Generator) -> torch.Tensor:
+        """Return the rows that stand for a set, (rows, inputs); some twice if there are few."""
+        few = len(inputs) < _ROWS
+        drawn = rng.choice(len(inputs), _ROWS, replace=few)
+        return torch.from_numpy(inputs[drawn]).float()
+
+    @torch.no_grad()
+    def _values(self, inputs: Floats) -> Floats:
+        values: NDArray[np.float64] = (
+            self._network(torch.from_numpy(inputs).float())[:, 0].double().numpy()
+        )
+        return values
+
+    def _learn(self, gain: float, seen: torch.Tensor, share: float) -> None:
+        """Add the open decision and its gain to the experience, and fit the network to it.
+
+        seen: of the candidates after it; share: of the candidates that a decision takes.
+        """
+        self._chosen = torch.cat([self._chosen, self._pending])[-_REMEMBERED:]
+        self._gains = torch.cat([self._gains, torch.tensor([gain])])[-_REMEMBERED:]
+        self._next = torch.cat([self._next, seen[None]])[-_REMEMBERED:]
+        with torch.no_grad():
+            n_best = max(1, round(share * _ROWS))
+            later = self._network(self._next)[..., 0].topk(n_best, dim=1).values.mean(1)
+            wanted = self._gains / _GAIN_UNIT + _DISCOUNT * later
+        optimizer = torch.optim.AdamW(
+            self._network.parameters(), lr=_LEARNING_RATE, weight_decay=0.01
+        )
+        for _ in range(_STEPS):
+            said = self._network(self._chosen)[..., 0].mean(1)
+            loss = nn.functional.huber_loss(said, wanted)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+def build() -> Reinforced:
+    """Build the method, without any experience."""
+    return Reinforced()
+
+
+def _percentiles(values: Floats) -> Floats:
+    """Return each value's place among all, 0..1, equal values sharing theirs."""
+    ordered = np.sort(values)
+    below = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
+    return below / (2 * len(values))
