@@ -264,9 +264,10 @@ class LiveSession:
             return self._answer is None and self.question is not None
         return state in ("idle", "finished", "failed") and not self._wanted
 
-    def _set(self, state: State, **where: Any) -> None:
+    def _set(self, state: State | None = None, **where: Any) -> None:
         with self._changed:
-            self._progress = replace(self._progress, state=state, **where)
+            changed = {"state": state, **where} if state else where
+            self._progress = replace(self._progress, **changed)
             self._changed.notify_all()
 
     def _start_clock(self) -> None:
@@ -320,9 +321,9 @@ class _LiveObserver(Observer):
         live, started = self._live, time.monotonic()
         outside = live._progress
         live._stage_began = started
-        live._set("working", round=number or outside.round, stage=name, done=0, total=0)
+        live._set(round=number or outside.round, stage=name, done=0, total=0)
         yield
-        live._set("working", stage=outside.stage, done=outside.done, total=outside.total)
+        live._set(stage=outside.stage, done=outside.done, total=outside.total)
         seconds = time.monotonic() - started
         if seconds >= 0.05:
             where = f"round {number}: " if number else ""
@@ -334,14 +335,14 @@ class _LiveObserver(Observer):
 
         def report(done: int, total: int) -> None:
             per_s = done / max(time.monotonic() - live._stage_began, 1e-6)
-            live._set("working", done=done, total=total, unit=unit, per_s=per_s)
+            live._set(done=done, total=total, unit=unit, per_s=per_s)
 
         return report
 
     def planned(self, plan: Plan) -> None:
         """Tell that a plan is accepted."""
         live = self._live
-        live._set("working", round=plan.round)
+        live._set(round=plan.round)
         size = f"{plan.n_images} images from {len(plan.prompts)} prompts"
         live.tell("plan", f"round {plan.round}: plan accepted, {size}", plan)
 
