@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from agent.commands import chat, compare, export, overnight, replay, trace
+from agent.commands import chat, compare, export, overnight, replay, trace, web
 from agent.commands.common import (
     HomeOption,
     PresetArgument,
@@ -96,6 +96,7 @@ app.add_typer(overnight.app)
 app.add_typer(export.app)
 app.add_typer(replay.app)
 app.add_typer(trace.app)
+app.add_typer(web.app)
 
 
 @app.command()

@@ -56,9 +56,9 @@ def write_report(home: Path, name: str) -> Path:
         notice=target.notice,
         rounds=past,
         sealed=read_sealed(folder),
-        prompt_montages=_prompt_montages(folder, past, kinds, target.pixel_classes),
+        prompt_montages=prompt_montages(folder, past, kinds, target.pixel_classes),
         failure_montages=_failure_montages(folder, past),
-        legend=_legend(kinds, target.pixel_classes),
+        legend=legend_of(kinds, target.pixel_classes),
         decisions=decisions(settings.brain, events),
         events=[e for e in events if e["kind"] in HAPPENINGS],
         reproduce=[_command(settings, home, name)],
@@ -77,7 +77,7 @@ def _command(settings: Settings, home: Path, name: str) -> str:
     return shlex.join(words)
 
 
-def _prompt_montages(
+def prompt_montages(
     folder: Path, past: list[Round], kinds: Sequence[str], names: Sequence[str]
 ) -> Mapping[str, bytes]:
     """Return a PNG strip of the first images of every prompt, with their labels beside them."""
@@ -107,7 +107,7 @@ def _failure_montages(folder: Path, past: list[Round]) -> Mapping[str, bytes]:
     return pictures
 
 
-def _legend(kinds: Sequence[str], names: Sequence[str]) -> bytes | None:
+def legend_of(kinds: Sequence[str], names: Sequence[str]) -> bytes | None:
     """Return a PNG that explains the colours of `labelled_pictures`; None where none is needed."""
     pictures = []
     if "segmentation" in kinds:

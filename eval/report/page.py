@@ -204,6 +204,18 @@ def build_report_html(data: ReportData) -> str:
     )
 
 
+def charts(rounds: Sequence[Round]) -> list[Markup]:
+    """Return the score on feedback and what was asked for, by round, for another page.
+
+    They are coloured by charts.css, and need a rule that shows `.wide` or `.narrow`.
+    """
+    reports = {r.number: r.report for r in rounds if r.report}
+    metric = main_metric(list(reports.values()))
+    feedback = {n: r.metrics[metric] for n, r in reports.items() if metric in r.metrics}
+    score = _score_chart(rounds, feedback, {}, text.words(metric))
+    return [*([score] if score else []), *_composition_charts(rounds)]
+
+
 def main_metric(reports: Sequence[Report]) -> str:
     """Return the name of the metric that the report leads with."""
     return reports[0].main_metric if reports else "balanced_accuracy"

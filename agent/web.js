@@ -1,0 +1,21 @@
+// Every control in the page's own tables says a line, as if it had been typed into the chat.
+const say = (line) => trigger('submit', {line});
+let key = null;
+element.addEventListener('focusin', (event) => { key = event.target.dataset.key || null; });
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('button[data-say]');
+  if (button) say(button.dataset.say);
+});
+element.addEventListener('change', (event) => {
+  const field = event.target.closest('[data-edit]');
+  if (field) say(`/edit ${field.dataset.edit} ${field.value}`);
+});
+element.addEventListener('submit', (event) => {
+  event.preventDefault();
+  say(`${event.target.dataset.say} ${event.target.elements.text.value}`);
+});
+// A part that is drawn anew would lose the focus of who uses the keyboard.
+new MutationObserver(() => {
+  if (key && document.activeElement === document.body)
+    element.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus();
+}).observe(element, {childList: true, subtree: true});
