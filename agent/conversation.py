@@ -247,7 +247,7 @@ class Conversation:
             attributes=meant.attributes,
             strength=meant.strength,
             text=text[:300],
-            since=question.round if question and replans else self._next_plan(),
+            since=self._next_plan(),
         )
         same = [w for w in held if (w.kind, w.attributes) == (wish.kind, wish.attributes)]
         if same and wish.kind not in ("more", "fewer"):
@@ -257,9 +257,9 @@ class Conversation:
             if problem:
                 raise ToolError(problem)
         self._journal.append("wish", key=f"wish/{wish.id}", wish=wish.to_json())
-        said = f"Understood: {wish.say()} ({wish.id}), from the plan of round {wish.since} on."
+        said = f"Understood: {wish.say()} ({wish.id}), from the next plan on."
         if question is not None and question.kind == "plan" and not replans:
-            said += " The plan that waits was made before; /reject has it made again."
+            said += " The one that waits was made before; /reject has it made again."
         return [Line(said, "good")]
 
     def _against(self, wish: Wish, held: Sequence[Wish]) -> str:
@@ -583,10 +583,8 @@ class Conversation:
         return next((r.plan for r in reversed(self._rounds()) if r.plan), None)
 
     def _next_plan(self) -> int:
-        """Return the round whose plan is the next to be made, unless one that waits is rejected."""
-        question, plan = self.live.question, self._last_plan()
-        if question is not None and question.kind == "plan":
-            return question.round + 1
+        """Return the round whose plan is the next to be accepted."""
+        plan = self._last_plan()
         return plan.round + 1 if plan else 1
 
     def _n_images(self) -> int:

@@ -261,8 +261,10 @@ class LiveSession:
         if self._after_stop is not None and not self._after_round:
             return False
         if state == "waiting":
-            return self._answer is None and self.question is not None
-        return state in ("idle", "finished", "failed") and not self._wanted
+            # With a clock it goes on by itself.
+            is_open = self._answer is None and self.question is not None
+            return is_open and self._deadline is None
+        return state in ("idle", "paused", "finished", "failed") and not self._wanted
 
     def _set(self, state: State | None = None, **where: Any) -> None:
         with self._changed:
