@@ -17,7 +17,7 @@ from tools.generators.mtdm import MTDMGenerator, MTDMPipeline, new_pipeline, wei
 from tools.generators.mtdm import build as build_mtdm
 from tools.label_codes import LabelCodes
 from tools.pull import Critic, actgen_weight, by_gradient
-from tools.samples import Images, Samples
+from tools.samples import Samples
 from tools.settings import TrainSettings
 from tools.targets.toy import build as build_toy
 from tools.train import train_model
@@ -133,7 +133,9 @@ def test_photographs_pull_in_the_first_steps_alone() -> None:
 
 @pytest.fixture(scope="module")
 def joint() -> MTDMPipeline:
-    codes = LabelCodes(kinds=("segmentation",), class_names=("road", "sky"), mean=(0,), std=(1,))
+    codes = LabelCodes(
+        kinds=("segmentation",), class_names=("road", "sky"), mean=(0,) * 2, std=(1,) * 2
+    )
     torch.manual_seed(0)
     made = new_pipeline((3, 32, 48), 4, (16, 32), 0.5, 0.25, codes, prediction="clean")
     made.set_progress_bar_config(disable=True)
@@ -141,22 +143,39 @@ def joint() -> MTDMPipeline:
 
 
 @pytest.mark.parametrize("by", ["entropy", "loss"])
-def test_pull_by_a_dstm_of_pixels(joint: MTDMPipeline, by: str) -> None:
-    """The mean over pixels is raised; for the loss, against the labels drawn with the image."""
+def test_gradient_by_a_dstm_of_pixels(joint: MTDMPipeline, by: str) -> None:
+    """Up the gradient the mean over pixels is higher; the loss is that of the expected labels."""
     task = tasks.build("segmentation")
     settings = TrainSettings(task="segmentation", model="unet")
     torch.manual_seed(1)
     model = task.build_model((3, 32, 48), 2, settings).eval().requires_grad_(requires_grad=False)
     critic = Critic(model, task, settings, "sha")
-    generator = MTDMGenerator(joint, steps=4)
+    pulls = [request.pull for request in requests(critic, f"{by} 0.2", 4) if request.pull]
+    pixels = torch.rand(4, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    ids = np.arange(4 * 32 * 48).reshape(4, 32, 48) // 7 % 2
+    # One bit and its parity.
+    coded = torch.from_numpy(2.0 * ids[:, None] - 1).float().repeat(1, 2, 1, 1)
+    clean = joint.fold(pixels, coded)
+    labels = {"segmentation": ids.astype(np.uint8)}
 
-    plain, pulled = (generator.draw(requests(critic, pull, 4)) for pull in (None, f"{by} 0.2"))
+    def value(folded: torch.Tensor) -> torch.Tensor:
+        return critic.criterion(by, joint.unfold(folded)[0].clamp(0, 1), [0] * 4, labels)
 
-    def value(images: Images) -> float:
-        pixels = torch.from_numpy(images).float() / 255
-        return float(critic.criterion(by, pixels, [0] * 4, plain.labels).mean())
+    gradient = joint._gradient(clean, pulls)
+    assert (value(by_gradient(clean, gradient, torch.full((4,), 0.02))) > value(clean)).all()
+    # Labels are not the DSTM's to change.
+    assert (gradient[:, 3 * 16 :] == 0).all()
 
-    assert value(pulled.images) > value(plain.images)
+
+def test_pull_draws_labels_too(joint: MTDMPipeline) -> None:
+    task = tasks.build("segmentation")
+    settings = TrainSettings(task="segmentation", model="unet")
+    model = task.build_model((3, 32, 48), 2, settings).eval().requires_grad_(requires_grad=False)
+    critic = Critic(model, task, settings, "sha")
+    generator = MTDMGenerator(joint, steps=3)
+    plain, pulled = (generator.draw(requests(critic, pull, 2)) for pull in (None, "loss 0.1"))
+    assert pulled.labels["segmentation"].shape == (2, 32, 48)
+    assert (plain.images != pulled.images).any()
 
 
 def test_entropy_of_a_task_without_classes_is_refused() -> None:
