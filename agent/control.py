@@ -305,5 +305,5 @@ def _started(pid: int) -> float:
         return 0.0 if state == "Z" else float(fields[18])
     except OSError:
         with contextlib.suppress(psutil.Error):
-            return psutil.Process(pid).create_time()
+            return float(psutil.Process(pid).create_time())
         return 0.0

@@ -188,8 +188,9 @@ def _speed_of(
         step_s += done.seconds.get("train", 0.0) / done.training.n_steps / len(whole)
         rest = sum(s for stage, s in done.seconds.items() if stage not in ("generate", "train"))
         rest_s += rest / len(whole)
-    per_round = (tokens / len(whole), usd / len(whole)) if same_brain else (None, None)
-    return Speed(image_s, step_s, rest_s, *per_round, f"the session {name!r}")
+    tokens_each = tokens / len(whole) if same_brain else None
+    usd_each = usd / len(whole) if same_brain else None
+    return Speed(image_s, step_s, rest_s, tokens_each, usd_each, f"the session {name!r}")
 
 
 def _duration(seconds: float) -> str:

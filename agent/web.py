@@ -305,7 +305,8 @@ def _layout(viewer: Viewer) -> gr.Blocks:
         begin.click(viewer.begin, preset, [begun, refused], **quiet).then(
             None, begun, None, js="(name) => { if (name) location.search = '?session=' + name; }"
         )
-    return page
+    built: gr.Blocks = page
+    return built
 
 
 def _listen(host: str, port: int) -> socket.socket:

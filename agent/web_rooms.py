@@ -204,6 +204,8 @@ class Hall:
         room = self.room(name)
         events, past = self._fold(name)
         n_done = sum(event["kind"] == "round_done" for event in events)
+        mode: Mode
+        state: str
         if room is not None:
             settings, now = room.live.session.settings, room.live.progress
             told = say_progress(room.live)

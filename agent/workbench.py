@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from typing import Any
 
 from agent.observer import Observer
 from agent.session import Session
@@ -35,7 +36,7 @@ class Workbench:
         self.control.say = observer.warn
         self.control.after_pause = self._journal_pause
 
-    def fault(self, what: str, told: str, **data: int) -> None:
+    def fault(self, what: str, told: str, **data: Any) -> None:
         """Journal and show something that went wrong and was dealt with."""
         number = self.control.round
         self.session.journal.append("fault", what=what, told=told, round=number, **data)

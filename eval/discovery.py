@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -70,7 +70,7 @@ class Evaluated:
 
     def __post_init__(self) -> None:
         n = len(self.errors)
-        parts = [self.ids, self.attributes, *self.outcomes]
+        parts: list[Sized] = [self.ids, self.attributes, *self.outcomes]
         parts += [part for part in (self.classes, self.embeddings) if part is not None]
         if any(len(part) != n for part in parts):
             raise DataError(f"{n} errors, but other numbers of ids, attributes or embeddings.")

@@ -109,7 +109,8 @@ class _Block(nn.Module):
         y = self._bn0(self._expand_conv(x)).clamp(0, 6) if self._widens else x
         y = self._bn1(self._depthwise_conv(y)).clamp(0, 6)
         y = self._bn2(self._project_conv(y))
-        return x + y if self._shortcut else y
+        out: torch.Tensor = x + y if self._shortcut else y
+        return out
 
 
 class _SameConv(nn.Conv2d):

@@ -211,7 +211,8 @@ def _said(row: Mapping[str, Any], source: Source) -> dict[str, Any]:
 
 
 def _coco(source: Source, folder: Path) -> int:
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for row in _rows(source):
         if "segmentation" not in row:
             raise SettingsError(

@@ -90,7 +90,7 @@ def _ask_instead(folder: Path, brain: str, start: int) -> None:
         same = decision.agreement
         hypotheses = [
             "none" if h is None else f"{h.slice} {signed(h.expected_change)}"
-            for h in (plan and plan.hypothesis for plan in (decision.recorded, decision.plan))
+            for h in (p.hypothesis if p else None for p in (decision.recorded, decision.plan))
         ]
         if same is None:
             rows.append([decision.round, f"no legal plan: {decision.problem[:200]}", "", "", ""])

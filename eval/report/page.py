@@ -59,9 +59,9 @@ class ReportData:
 
     rounds: in order; parts that are None are shown as missing. sealed: reports on the test
     split. Montages are PNG files' bytes by prompt id and by failure id; legend: a PNG that says
-    what the colours of their labels mean. events: journal events
-    worth telling (faults, pauses, fallbacks, resumes, warnings, the end). decisions: of the brain, by round. reproduce:
-    command lines, in order.
+    what the colours of their labels mean. events: journal events worth telling (faults, pauses,
+    fallbacks, resumes, warnings, the end). decisions: of the brain, by round. reproduce: command
+    lines, in order.
     """
 
     session: str

@@ -67,7 +67,7 @@ def test_stop_waits_for_the_next_stage_and_stop_now_for_the_next_safe_point(tmp_
 
 
 def test_a_pause_blocks_and_does_not_count_as_work(tmp_path: Path) -> None:
-    seen = []
+    seen: list[str] = []
     clock = Clock(
         lambda: seen.append(condition(tmp_path).state), lambda: request(tmp_path, "continue")
     )

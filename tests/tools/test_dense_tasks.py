@@ -123,7 +123,7 @@ def test_a_street_that_lacks_a_label_trains_the_other_tasks(unseen: Samples, mis
     task = tasks.build("multi")
     model = task.build_model((3, 64, 96), len(CLASS_NAMES), QUICK)
     images = torch.from_numpy(unseen.images).float() / 255
-    partly = replace(unseen, labels=unseen.labels | blank(missing, unseen).labels)
+    partly = replace(unseen, labels={**unseen.labels, **blank(missing, unseen).labels})
     plain = QUICK.model_copy(update={"balance_classes": False})
     outputs = model(images)
     together = task.loss(outputs, Batch(images, task.labels(partly)), plain)

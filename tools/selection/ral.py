@@ -78,7 +78,7 @@ class Reinforced:
     @property
     def exploration(self) -> float:
         """Share of the rounds that explore, falling with the decisions learned from."""
-        return max(_LEAST_EXPLORATION, float(2 ** (-len(self._gains) / _HALVED_AFTER)))
+        return max(_LEAST_EXPLORATION, float(2.0 ** (-len(self._gains) / _HALVED_AFTER)))
 
     def restore(self, state: Mapping[str, torch.Tensor], same_session: bool) -> None:
         """Take over network and experience, and in the same session the decision still open."""

@@ -34,7 +34,7 @@ class Streets:
     task = "segmentation"
     class_names: Sequence[str] = ("scene",)
     pixel_classes: Sequence[str] = CLASS_NAMES
-    flips = ("horizontal",)
+    flips: tuple[str, ...] = ("horizontal",)
     notice = "The streets are rendered; they stand for photographs and are none."
 
     def __init__(self, cache_dir: Path, style: Style, scale: int, sizes: Mapping[str, int]) -> None:
