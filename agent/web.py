@@ -255,9 +255,9 @@ def _layout(viewer: Viewer) -> gr.Blocks:
     with gr.Blocks(title="Shaping session", analytics_enabled=False) as page:
         name, seen = gr.Textbox(visible=False), gr.State({})
         head, controls, notice = part("head"), part("controls"), part("notice")
+        plan = part("plan")
         with gr.Row():
             with gr.Column(scale=5, min_width=320):
-                plan = part("plan")
                 chat = part("chat", max_height=560, autoscroll=True)
                 line = gr.Textbox(
                     label="Say something",
