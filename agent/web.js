@@ -8,7 +8,7 @@ element.addEventListener('click', (event) => {
 });
 element.addEventListener('change', (event) => {
   const field = event.target.closest('[data-edit]');
-  if (field) say(`/edit ${field.dataset.edit} ${field.value}`);
+  if (field && field.value) say(`/edit ${field.dataset.edit} ${field.value}`);
 });
 element.addEventListener('submit', (event) => {
   event.preventDefault();
