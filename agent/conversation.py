@@ -552,7 +552,7 @@ class Conversation:
             Grid(["command", "what it does"], rows),
             Line(
                 'Or plain words: "more dark poly cells, fewer mono", "where does it fail?", '
-                '"show me ...", "why?", "stop after this round".'
+                '"show me ...", "why?", "stop after this round". Ctrl-D or /quit leaves.'
             ),
         ]
 

@@ -47,6 +47,8 @@ def terminal(settings: Settings, *options: str) -> Iterator[Any]:
         timeout=PATIENCE_S,
         env={**os.environ, "TERM": "xterm-256color"},
     )
+    child.delayafterterminate = 5
+    child.ptyproc.delayafterterminate = 5
     try:
         yield child
     finally:
@@ -88,7 +90,7 @@ def test_story_through_a_pseudo_terminal(make_settings: MakeSettings) -> None:
         child.expect("clock stands still")
         say(child, "/nonsense")
         child.expect("Unknown command")
-        child.sendeof()
+        say(child, "/quit")
         child.expect("To go on: shaping chat tty")
         child.expect(r"\Z", timeout=60)
     (first,) = [e for e in read_events(folder / "journal.jsonl") if e["kind"] == "plan"]

@@ -198,13 +198,18 @@ def test_a_wish_in_mid_round_is_in_the_next_plan(make_settings: MakeSettings) ->
 @pytest.mark.skipif(os.getloadavg()[0] > 4, reason="a busy machine: nothing can be timed")
 def test_commands_are_answered_at_once_while_a_batch_is_drawn(make_settings: MakeSettings) -> None:
     settings = make_settings(
-        "session.name=fast", *SMALL, "session.images_per_round=3000", "session.shard_size=16"
+        "session.name=fast",
+        *SMALL,
+        "session.images_per_round=1600",
+        "session.images_per_prompt=50",
+        "session.shard_size=16",
     )
     seconds = []
     with room(settings, auto_s=0) as here:
         here.live.start()
         here.until("plan")
         while here.live.progress.stage != "generate":
+            assert here.live.progress.state == "working"
             time.sleep(0.01)
         for _ in range(4):
             for line in ("/status", "/plan", "/failures", "/why", "/budget", "more dark", "/help"):
