@@ -59,6 +59,7 @@ def say(child: Any, line: str) -> None:
     child.send(line + "\r")
 
 
+@pytest.mark.slow
 def test_story_through_a_pseudo_terminal(make_settings: MakeSettings) -> None:
     """A plan is edited, the process killed while it waits; the question is there on return."""
     settings = make_settings("session.name=tty", "session.rounds=2", "dstm.steps=2", *SMALL)
@@ -116,6 +117,7 @@ def test_lines_of_a_pipe(make_settings: MakeSettings) -> None:
     assert {p["attributes"]["wafer"] for p in plan["prompts"]} == {"poly"}
 
 
+@pytest.mark.slow
 def test_plans_are_approved_by_themselves_after_a_while(make_settings: MakeSettings) -> None:
     settings = make_settings("session.name=auto", "session.rounds=1", "dstm.steps=2", *SMALL)
     done = subprocess.run(
