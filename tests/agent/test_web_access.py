@@ -140,14 +140,15 @@ def test_the_page_is_served_with_the_token(paths: tuple[Any, list[str]]) -> None
     served = ask(guard, "GET", f"{THERE}/", headers=known)
     assert served.status_code == 200
     assert "Shaping session" in served.text
-    for path in ("/docs", "/openapi.json", "/pictures/shown/..%2F..%2Fetc%2Fpasswd?session=x"):
+    for path in ("/docs", "/pictures/shown/..%2F..%2Fetc%2Fpasswd?session=x"):
         assert ask(guard, "GET", THERE + path, headers=known).status_code == 404, path
 
 
 def _paths(app: Any) -> Iterator[str]:
     for route in app.routes:
-        inner = getattr(route, "app", None)
-        prefix = getattr(route, "path", "")
+        # FastAPI keeps a router that was included as it was.
+        inner = getattr(route, "original_router", None) or getattr(route, "app", None)
+        prefix = getattr(route, "path", None) or ""
         if hasattr(inner, "routes"):
             yield from (prefix.rstrip("/") + path for path in _paths(inner))
         elif prefix:
