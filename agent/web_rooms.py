@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from agent.control import condition
 from agent.conversation import Conversation, say_progress
-from agent.live import LiveSession
+from agent.live import Happened, LiveSession
 from agent.session import (
     SessionInfo,
     folder_of,
@@ -93,7 +93,10 @@ class Room:
     def say(self, line: str) -> None:
         """Do what a line asks for; what is shown in return is added for everybody."""
         with self._lock:
-            self._add(line, self.talk.say(line))
+            before, shown = self.live.question, self.talk.say(line)
+            if line.startswith(("/edit", "/add")) and self.live.question is not before:
+                shown = [Line("The plan above is changed.", "good")]
+            self._add(line, shown)
 
     def close(self) -> None:
         """End the session at its next safe point and let go of it."""
@@ -114,7 +117,7 @@ class Room:
                 try:
                     self._add("", [Line(self.live.bench.target.notice, "dim")])
                     while (happened := heard.get()).kind != "end":
-                        self._add("", self.talk.show(happened))
+                        self._add("", self._show(happened))
                 finally:
                     self.live.close()
         except Exception as error:
@@ -122,6 +125,12 @@ class Room:
             self._error = error
         finally:
             self._opened.set()
+
+    def _show(self, happened: Happened) -> Sequence[Block]:
+        """Return what to show in the chat; a plan has a place of its own on the page."""
+        if happened.kind == "question" and happened.record.kind == "plan":
+            return [Line(f"The plan of round {happened.record.round} waits for you above.", "bold")]
+        return self.talk.show(happened)
 
     def _add(self, said: str, blocks: Sequence[Block]) -> None:
         with self._lock:
