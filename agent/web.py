@@ -76,7 +76,8 @@ def serve(
         say("Ctrl-C ends it; sessions stop at their next safe point and nothing is lost.")
         config = uvicorn.Config(
             application(hall, token),
-            log_level="error",
+            # Requests that are cut off at the end are no errors.
+            log_level="critical",
             ws="none",
             timeout_graceful_shutdown=1,
             proxy_headers=False,

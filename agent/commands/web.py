@@ -51,7 +51,8 @@ def web(
     from agent.session import folder_of, stored_settings
     from agent.settings import with_changes
 
-    folder = resolve(home=home).home
+    # The other settings may be those of another preset than the default one.
+    folder = resolve(set_=[text for text in set_ or [] if text.startswith("home=")], home=home).home
 
     def begin(preset: str) -> Settings:
         return resolve(preset, set_, home=home)

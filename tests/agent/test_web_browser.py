@@ -30,8 +30,9 @@ MakeSettings = Callable[..., Settings]
 pytest.importorskip("gradio", reason="needs gradio: pip install '.[web]'")
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
 
-PATIENCE_S = 300
-SMALL = ("session.images_per_round=16", "session.shard_size=2", "dstm.steps=2")
+PATIENCE_S = 100
+# Trainings last some seconds, so that their progress can be seen.
+SMALL = ("session.images_per_round=16", "session.shard_size=2", "dstm.steps=400")
 OPTIONS = (
     "--headless",
     "--no-sandbox",
@@ -175,7 +176,7 @@ def test_story_in_a_browser(make_settings: MakeSettings, page: Page) -> None:
         page.until("#plan .error", "no whole number")
         page.press("[data-key='/approve']")
 
-        page.until("#head progress[max='16']")
+        page.until("#head progress[max='400']")
         page.shoot("progress")
         page.until("#plan h2", "Plan of round 2")
         page.until("#chat", "Round 1 is done")
