@@ -111,14 +111,19 @@ def test_which_addresses_only_this_machine_reaches() -> None:
 
 
 @pytest.fixture
-def paths(tmp_path: Path) -> Iterator[tuple[Any, list[str]]]:
+def paths(tmp_path: Path) -> tuple[Any, list[str]]:
     """The real application behind a token, and an example of each of its paths."""
     pytest.importorskip("gradio", reason="needs gradio: pip install '.[web]'")
-    from agent.web import application as build
-    from agent.web_rooms import Hall
 
-    guard = build(Hall(tmp_path, lambda preset: pytest.fail(preset)), TOKEN)
-    yield guard, sorted(set(_paths(guard._app)))
+    async def build() -> Guard:
+        from agent import web
+        from agent.web_rooms import Hall
+
+        return web.application(Hall(tmp_path, lambda preset: pytest.fail(preset)), TOKEN)
+
+    # Within a loop: without one, Gradio makes loops that it never closes.
+    guard = asyncio.run(build())
+    return guard, sorted(set(_paths(guard._app)))
 
 
 @pytest.mark.filterwarnings("ignore")
