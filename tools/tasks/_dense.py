@@ -8,16 +8,20 @@ ones. Code inside such a folder is never run.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import interpolate
 
+from eval.dense import dense_failures
 from memory.errors import DataError, SettingsError, WeightsError, unknown
+from memory.records import Failure
 from tools.samples import Images, Samples
 from tools.tasks import Batch, Model, Task
 from tools.tasks._unet import UNet
@@ -44,6 +48,26 @@ class DenseTask(Task, Protocol):
     def decode(self, outputs: torch.Tensor) -> NDArray[Any]:
         """Return what `predict` returns, of a model's outputs, (n, n_outputs, h, w)."""
         ...
+
+
+class FailuresByScore(ABC):
+    """Gives a task of pixels its failures: the slices with a lower mean score than the rest."""
+
+    @abstractmethod
+    def scores(self, predictions: NDArray[Any], samples: Samples) -> NDArray[np.float64]:
+        """Return each image's score, (n,), NaN where it has none."""
+
+    def failures(
+        self,
+        predictions: NDArray[Any],
+        samples: Samples,
+        by: Sequence[tuple[str, ...]],
+        n_min: int,
+        alpha: float,
+    ) -> tuple[Failure, ...]:
+        """Return the slices whose mean score is lower than that of the rest."""
+        scores = self.scores(predictions, samples)
+        return dense_failures(scores, samples.attributes, samples.ids, by, n_min, alpha)
 
 
 class DenseTransformer(Model):

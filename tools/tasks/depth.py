@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from eval.colours import depth_rgb, side_by_side
-from eval.dense import dense_failures, dense_report, depth_metrics, depth_scores, depth_sums
-from memory.records import Failure, Report
+from eval.dense import dense_report, depth_metrics, depth_scores, depth_sums
+from memory.records import Report
 from tools.samples import Images, Samples
 from tools.tasks import Batch, Model, _dense
 from tools.tasks._unet import UNet
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _START_M = 10.0
 
 
-class Depth:
+class Depth(_dense.FailuresByScore):
     """See `tools.tasks.Task`; labels and predictions are metres, float32, (n, h, w)."""
 
     name = "depth"
@@ -95,18 +95,6 @@ class Depth:
         sums = depth_sums(samples.labels["depth"], predictions)
         scores, attributes = depth_scores(sums), samples.attributes
         return dense_report(depth_metrics(sums), scores, attributes, by, n_min, round, split)
-
-    def failures(
-        self,
-        predictions: NDArray[Any],
-        samples: Samples,
-        by: Sequence[tuple[str, ...]],
-        n_min: int,
-        alpha: float,
-    ) -> tuple[Failure, ...]:
-        """Return the slices whose mean delta1 is lower than that of the rest."""
-        scores = self.scores(predictions, samples)
-        return dense_failures(scores, samples.attributes, samples.ids, by, n_min, alpha)
 
     def pictures(
         self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eval.dense import dense_failures, dense_report, mean_score
+from eval.dense import dense_report, mean_score
 from memory.errors import SettingsError
-from memory.records import Failure, Report
+from memory.records import Report
 from tools import tasks
 from tools.samples import Images, Samples
 from tools.tasks import Batch, Model, _dense
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 KINDS = ("segmentation", "depth", "normals")
 
 
-class Multi:
+class Multi(_dense.FailuresByScore):
     """See `tools.tasks.Task`; labels and predictions are those of the parts, stacked.
 
     Both are float32, (n, c, h, w), in the order of the parts, where a class id and metres are one
@@ -108,18 +108,6 @@ class Multi:
         for part, said in self.predictions(predictions):
             metrics |= part.report(said, samples, class_names, round, split, (), n_min).metrics
         return dense_report(metrics, scores, samples.attributes, by, n_min, round, split)
-
-    def failures(
-        self,
-        predictions: NDArray[Any],
-        samples: Samples,
-        by: Sequence[tuple[str, ...]],
-        n_min: int,
-        alpha: float,
-    ) -> tuple[Failure, ...]:
-        """Return the slices whose mean score is lower than that of the rest."""
-        scores = self.scores(predictions, samples)
-        return dense_failures(scores, samples.attributes, samples.ids, by, n_min, alpha)
 
     def pictures(
         self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]

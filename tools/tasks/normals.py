@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch.nn.functional import cosine_similarity, normalize
 
 from eval.colours import normals_rgb, side_by_side
-from eval.dense import angle_counts, dense_failures, dense_report, normals_metrics, normals_scores
-from memory.records import Failure, Report
+from eval.dense import angle_counts, dense_report, normals_metrics, normals_scores
+from memory.records import Report
 from tools.samples import Images, Samples
 from tools.tasks import Batch, Model, _dense
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tools.settings import TrainSettings
 
 
-class Normals:
+class Normals(_dense.FailuresByScore):
     """See `tools.tasks.Task`; labels and predictions are unit vectors, float32, (n, 3, h, w)."""
 
     name = "normals"
@@ -90,18 +90,6 @@ class Normals:
         counts = angle_counts(samples.labels["normals"], predictions)
         scores, attributes = normals_scores(counts), samples.attributes
         return dense_report(normals_metrics(counts), scores, attributes, by, n_min, round, split)
-
-    def failures(
-        self,
-        predictions: NDArray[Any],
-        samples: Samples,
-        by: Sequence[tuple[str, ...]],
-        n_min: int,
-        alpha: float,
-    ) -> tuple[Failure, ...]:
-        """Return the slices whose mean share within 11.25 degrees is lower than the rest's."""
-        scores = self.scores(predictions, samples)
-        return dense_failures(scores, samples.attributes, samples.ids, by, n_min, alpha)
 
     def pictures(
         self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]

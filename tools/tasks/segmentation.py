@@ -17,12 +17,11 @@ from eval.colours import segmentation_rgb, side_by_side
 from eval.dense import (
     class_ious,
     confusions,
-    dense_failures,
     dense_report,
     segmentation_metrics,
     segmentation_scores,
 )
-from memory.records import Failure, Report
+from memory.records import Report
 from tools.samples import VOID, Images, Samples
 from tools.tasks import Batch, Model, _dense
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from tools.settings import TrainSettings
 
 
-class Segmentation:
+class Segmentation(_dense.FailuresByScore):
     """See `tools.tasks.Task`; labels and predictions are class ids, uint8, (n, h, w)."""
 
     name = "segmentation"
@@ -113,18 +112,6 @@ class Segmentation:
             round,
             split,
         )
-
-    def failures(
-        self,
-        predictions: NDArray[Any],
-        samples: Samples,
-        by: Sequence[tuple[str, ...]],
-        n_min: int,
-        alpha: float,
-    ) -> tuple[Failure, ...]:
-        """Return the slices whose mean IoU per image is lower than that of the rest."""
-        scores = self.scores(predictions, samples)
-        return dense_failures(scores, samples.attributes, samples.ids, by, n_min, alpha)
 
     def pictures(
         self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
