@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from memory.files import write_json
 from tools import tasks
-from tools.generators import Generator, ImageRequest
+from tools.generators import Generator, ImageRequest, join
 from tools.generators.mtdm import MTDMGenerator, load_pipeline
 from tools.labelers.audit import AuditClassifier, train_audit
 from tools.samples import Samples
@@ -95,18 +95,18 @@ def _draw(
     generator: Generator, asked: Samples, texts: Sequence[str], seed: int, first: int
 ) -> Samples:
     requests = [ImageRequest(text, "card", first + i, seed) for i, text in enumerate(texts)]
-    drawn = [
-        generator.draw(requests[start : start + BATCH_SIZE])
-        for start in range(0, len(requests), BATCH_SIZE)
-    ]
+    drawn = join(
+        [
+            generator.draw(requests[start : start + BATCH_SIZE])
+            for start in range(0, len(requests), BATCH_SIZE)
+        ]
+    )
     return Samples(
-        images=np.concatenate([part.images for part in drawn]),
+        images=drawn.images,
         classes=asked.classes,
         attributes=asked.attributes,
         ids=[f"card-{first + i:04d}" for i in range(len(asked))],
-        labels={
-            kind: np.concatenate([part.labels[kind] for part in drawn]) for kind in drawn[0].labels
-        },
+        labels=drawn.labels,
     )
 
 

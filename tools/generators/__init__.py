@@ -40,6 +40,23 @@ class Drawn:
     labels: Dense = field(default_factory=dict)
     confidence: Dense = field(default_factory=dict)
 
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Drawn:
+        """Return what was drawn at `rows`, in that order."""
+        labels, confidence = (
+            {kind: values[rows] for kind, values in dense.items()}
+            for dense in (self.labels, self.confidence)
+        )
+        return Drawn(self.images[rows], labels, confidence)
+
+
+def join(parts: Sequence[Drawn]) -> Drawn:
+    """Return what was drawn in parts, at least one, by one generator."""
+    labels, confidence = (
+        {kind: np.concatenate([dense[kind] for dense in every]) for kind in every[0]}
+        for every in ([part.labels for part in parts], [part.confidence for part in parts])
+    )
+    return Drawn(np.concatenate([part.images for part in parts]), labels, confidence)
+
 
 @runtime_checkable
 class Generator(Protocol):

@@ -5,11 +5,10 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 
 from memory.errors import ShapingError
-from tools.generators import Drawn, Generator, ImageRequest, can_be_pulled
+from tools.generators import Drawn, Generator, ImageRequest, can_be_pulled, join
 
 
 class WithinMemory:
@@ -48,7 +47,7 @@ class WithinMemory:
                 self._halve(len(piece), error)
                 continue
             start += len(piece)
-        return parts[0] if len(parts) == 1 else _join(parts)
+        return join(parts)
 
     def _halve(self, n: int, error: torch.OutOfMemoryError) -> None:
         if n == 1:
@@ -60,11 +59,3 @@ class WithinMemory:
         gc.collect()
         torch.cuda.empty_cache()
         self._tell(self._n_at_once)
-
-
-def _join(parts: Sequence[Drawn]) -> Drawn:
-    return Drawn(
-        np.concatenate([part.images for part in parts]),
-        {kind: np.concatenate([p.labels[kind] for p in parts]) for kind in parts[0].labels},
-        {kind: np.concatenate([p.confidence[kind] for p in parts]) for kind in parts[0].confidence},
-    )

@@ -25,12 +25,11 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
-from numpy.typing import NDArray
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from memory import minilm
 from memory.errors import SettingsError, WeightsError
-from tools.generators import Drawn, ImageRequest
+from tools.generators import Drawn, ImageRequest, join
 from tools.label_codes import LabelCodes, restored, stored
 from tools.pull import Pull, actgen_weight, by_gradient
 
@@ -389,17 +388,7 @@ class MTDMGenerator:
                     [r.pull for r in chosen if r.pull],
                 )
             )
-        back = np.argsort(order)
-
-        def join(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
-            joined: NDArray[Any] = np.concatenate(arrays)[back]
-            return joined
-
-        return Drawn(
-            join([part.images for part in parts]),
-            {kind: join([part.labels[kind] for part in parts]) for kind in parts[0].labels},
-            {kind: join([part.confidence[kind] for part in parts]) for kind in parts[0].confidence},
-        )
+        return join(parts).take(np.argsort(order))
 
 
 def build(
