@@ -24,7 +24,7 @@ from agent.settings import Settings
 from agent.state import RoundState
 from agent.toolbox import Toolbox
 from memory.errors import SessionError
-from memory.journal import Event, Journal, rounds, standing
+from memory.journal import Event, Journal, RoundFold, standing
 from memory.records import Batch, Failure, Plan, Report, Round, Training
 from prompts.vocabulary import Vocabulary
 
@@ -56,10 +56,6 @@ GRAPH_KINDS = frozenset(
         "round_done",
     ]
 )
-# What a round is folded from.
-_FOLDED = GRAPH_KINDS & {
-    *("plan", "batch", "training", "report", "failures", "credits", "verdict", "stage", "fallback")
-}
 # What is written before the outcome that it leads to.
 _ON_THE_WAY = frozenset(["tools", "stage", "fallback", "generator", "told"])
 # What differs from run to run.
@@ -102,8 +98,7 @@ class RecordedJournal:
         self._known = [False] * len(events)
         self._shown: list[Event] = []
         self._by_key: dict[str, Event] = {}
-        self._by_round: dict[int, list[Event]] = defaultdict(list)
-        self._rounds: dict[int, Round] = {}
+        self._fold = RoundFold()
         self._next = 0
         self._go_on()
 
@@ -147,10 +142,7 @@ class RecordedJournal:
 
     def rounds(self) -> list[Round]:
         """Return the rounds so far."""
-        for number, own in self._by_round.items():
-            if number not in self._rounds and number > 0:
-                self._rounds[number] = rounds(own)[0]
-        return [self._rounds[number] for number in sorted(self._rounds)]
+        return self._fold.rounds()
 
     def outcome(self, key: str) -> Event:
         """Return what came from outside under this key, before it is written again.
@@ -227,10 +219,7 @@ class RecordedJournal:
         self._shown.append(event)
         if "key" in event:
             self._by_key[event["key"]] = event
-        if event["kind"] in _FOLDED:
-            holder = event if "round" in event else event[event["kind"]]
-            self._by_round[holder["round"]].append(event)
-            self._rounds.pop(holder["round"], None)
+        self._fold.add(event)
 
 
 class RecordedSession:

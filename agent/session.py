@@ -59,7 +59,7 @@ class Session:
 
     def rounds(self) -> list[Round]:
         """Return all rounds so far, folded from the journal."""
-        return rounds(self.journal.events())
+        return self.journal.rounds()
 
     def rounds_done(self) -> list[Round]:
         """Return the rounds that have ended."""

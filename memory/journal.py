@@ -30,6 +30,7 @@ _CHAIN_BYTES = 30
 UNDONE = "undone"
 _RECORDS = ("plan", "batch", "training", "report")
 _PARTS = ("failures", "credits", "verdict")
+_FOLDED = frozenset([*_RECORDS, *_PARTS, "stage", "fallback"])
 
 
 class Journal:
@@ -66,6 +67,11 @@ class Journal:
         found = self._events if undone else self._standing
         return [event for event in found if kind is None or event["kind"] == kind]
 
+    def rounds(self) -> list[Round]:
+        """Return the rounds so far, see `rounds`."""
+        with self._lock:
+            return self._fold.rounds()
+
     def get(self, key: str) -> Event | None:
         """Return the event with this key, or None."""
         return self._by_key.get(key)
@@ -87,6 +93,7 @@ class Journal:
         event: Event = json.loads(text)
         self._events.append(event)
         self._standing.append(event)
+        self._fold.add(event)
         if key is not None:
             self._by_key[key] = event
         if kind == UNDONE:
@@ -96,6 +103,7 @@ class Journal:
     def _index(self) -> None:
         self._standing = standing(self._events)
         self._by_key = {event["key"]: event for event in self._standing if "key" in event}
+        self._fold = RoundFold(self._standing)
 
     def _write(self, line: bytes) -> None:
         try:
@@ -194,27 +202,55 @@ def seal(lines: Iterable[bytes]) -> list[bytes]:
     return sealed
 
 
+class RoundFold:
+    """Rounds, folded from events as they come; only rounds with new events are folded again."""
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self._new = [event for event in events if event["kind"] in _FOLDED]
+        self._events: dict[int, list[Event]] = defaultdict(list)
+        self._rounds: dict[int, Round] = {}
+
+    def add(self, event: Event) -> None:
+        """Take in the next event."""
+        if event["kind"] in _FOLDED:
+            self._new.append(event)
+
+    def rounds(self) -> list[Round]:
+        """Return the rounds so far, see `rounds`."""
+        for event in self._new:
+            kind = event["kind"]
+            number = event[kind]["round"] if kind in _RECORDS else event.get("round", 0)
+            if number >= 1:
+                self._events[number].append(event)
+                self._rounds.pop(number, None)
+        self._new = []
+        for number in self._events.keys() - self._rounds.keys():
+            self._rounds[number] = _fold(number, self._events[number])
+        return [self._rounds[number] for number in sorted(self._rounds)]
+
+
 def rounds(events: Iterable[Event]) -> list[Round]:
     """Fold events into one record per round, ordered by number.
 
     Of several events of one kind and round the last counts; the seconds of a stage add up. What
     belongs to no round (number 0, such as a report before the first plan) is left out.
     """
-    parts: dict[int, dict[str, Any]] = defaultdict(dict)
+    return RoundFold(events).rounds()
+
+
+def _fold(number: int, events: Iterable[Event]) -> Round:
+    parts: dict[str, Any] = {}
     for event in events:
         kind = event["kind"]
-        number = event[kind]["round"] if kind in _RECORDS else event.get("round", 0)
-        if number < 1:
-            continue
-        if kind in _RECORDS or kind in _PARTS:
-            parts[number][kind] = event[kind]
-        elif kind == "stage":
-            seconds = parts[number].setdefault("seconds", {})
+        if kind == "stage":
+            seconds = parts.setdefault("seconds", {})
             seconds[event["stage"]] = seconds.get(event["stage"], 0.0) + event["seconds"]
         elif kind == "fallback":
-            parts[number]["fallbacks"] = parts[number].get("fallbacks", 0) + 1
+            parts["fallbacks"] = parts.get("fallbacks", 0) + 1
+        else:
+            parts[kind] = event[kind]
     try:
-        return [Round(number=number, **parts[number]) for number in sorted(parts)]
+        return Round(number=number, **parts)
     except ValidationError as error:
         raise SessionError(
             "The journal holds a round that this version cannot read; continue the session with "

@@ -200,6 +200,23 @@ def test_events_fold_into_rounds(path: Path) -> None:
     assert rounds([]) == []
 
 
+def test_a_journal_folds_its_rounds_as_they_grow(path: Path) -> None:
+    journal = Journal(path)
+    assert journal.rounds() == []
+    for number in (1, 2):
+        journal.append("fallback", round=number, reason="none")
+        journal.append("stage", round=number, stage="train", seconds=2.0)
+        assert journal.rounds() == rounds(journal.events())
+        journal.append("stage", round=number, stage="train", seconds=1.0)
+        assert journal.rounds()[-1].seconds == {"train": 3.0}
+    first = journal.rounds()[0]
+    journal.append("undone", from_round=2)
+    assert [done.number for done in journal.rounds()] == [1]
+    journal.append("stage", round=2, stage="train", seconds=5.0)
+    assert journal.rounds() == rounds(journal.events()) == Journal(path).rounds()
+    assert journal.rounds()[0] == first
+
+
 def test_a_round_of_another_version_is_refused() -> None:
     with pytest.raises(SessionError, match="this version cannot read"):
         rounds([{"schema": 1, "kind": "plan", "plan": {"round": 1, "sky": "blue"}}])
