@@ -12,11 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# Must be set before langgraph is imported: checkpoints then load plain data only, and no trace of
-# a session is uploaded because another program of the user wants that.
-os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
-os.environ["LANGSMITH_TRACING"] = os.environ["LANGCHAIN_TRACING_V2"] = "false"
-
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite import SqliteSaver
@@ -28,7 +23,7 @@ from agent.brains._remote import RemoteBrain
 from agent.brains.policy import PolicyBrain
 from agent.control import Control
 from agent.decide import Decider
-from agent.graph import build_graph
+from agent.graph import RECURSION_LIMIT, build_graph
 from agent.limits import Ending, ending
 from agent.observer import ConsoleObserver
 from agent.planners import Palette, palette_of
@@ -46,9 +41,6 @@ from memory.errors import Stopped, StorageError
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-# Far above the calls of a round, far below an endless loop.
-RECURSION_LIMIT = 200
 
 
 def run(settings: Settings, console: Console, interactive: bool = False) -> Path:

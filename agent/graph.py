@@ -21,6 +21,8 @@ from agent.state import ADVANCES, RoundState
 from agent.toolbox import Toolbox
 from memory.errors import SessionError, ToolError
 
+# Far above the calls of a round, far below an endless loop.
+RECURSION_LIMIT = 200
 # Illegal answers in a row after which a session stops whose brain nothing can step in for.
 MAX_ILLEGAL = 5
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Before langgraph is imported, as in `agent.autonomous`.
-os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
-os.environ["LANGSMITH_TRACING"] = os.environ["LANGCHAIN_TRACING_V2"] = "false"
-
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 
-from agent.graph import build_graph
+from agent.graph import RECURSION_LIMIT, build_graph
 from agent.recorded import (
     Divergence,
     EndOfRecord,
@@ -28,8 +23,6 @@ from agent.state import new_round
 from memory.errors import ShapingError
 from memory.journal import Event, changed_lines, read_events
 from prompts.render import source
-
-RECURSION_LIMIT = 200
 
 
 @dataclass(frozen=True)
