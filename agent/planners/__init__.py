@@ -169,6 +169,31 @@ def draw_prompts(
     return drafts
 
 
+def cell_prompts(
+    shares: Sequence[float],
+    found: Sequence[tuple[dict[str, str], str]],
+    observation: Observation,
+    palette: Palette,
+    vocabulary: Vocabulary,
+    rng: random.Random,
+    why: str,
+) -> list[PromptDraft]:
+    """Return prompts that give the cells, see `cells`, their shares of the images of a round."""
+    counts = shares_to_counts(shares, observation.n_images)
+    return [
+        draft
+        for (attributes, class_name), count in zip(found, counts, strict=True)
+        for draft in draw_prompts(
+            palette.matching(attributes, class_name),
+            count,
+            observation.images_per_prompt,
+            vocabulary,
+            rng,
+            why,
+        )
+    ]
+
+
 def shares_to_counts(shares: Sequence[float], total: int) -> list[int]:
     """Round shares to whole numbers that add up to `total` (largest remainder)."""
     scale = total / sum(shares)

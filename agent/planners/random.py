@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import random
 
-from agent.planners import (
-    Observation,
-    Palette,
-    PlanDraft,
-    cells,
-    draw_prompts,
-    shares_to_counts,
-)
+from agent.planners import Observation, Palette, PlanDraft, cell_prompts, cells
 from prompts.vocabulary import Vocabulary
 
 
@@ -29,19 +22,7 @@ class Random:
         found = cells(palette, [next(iter(vocabulary.attributes))])
         # Normalised gamma variates are Dirichlet distributed.
         shares = [rng.gammavariate(self._concentration, 1) + 1e-12 for _ in found]
-        counts = shares_to_counts(shares, observation.n_images)
-        prompts = [
-            draft
-            for (attributes, class_name), count in zip(found, counts, strict=True)
-            for draft in draw_prompts(
-                palette.matching(attributes, class_name),
-                count,
-                observation.images_per_prompt,
-                vocabulary,
-                rng,
-                "random share",
-            )
-        ]
+        prompts = cell_prompts(shares, found, observation, palette, vocabulary, rng, "random share")
         return PlanDraft(prompts=tuple(prompts), why="Shares drawn at random.")
 
 

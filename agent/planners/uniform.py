@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import random
 
-from agent.planners import (
-    Observation,
-    Palette,
-    PlanDraft,
-    cells,
-    draw_prompts,
-    shares_to_counts,
-)
+from agent.planners import Observation, Palette, PlanDraft, cell_prompts, cells
 from prompts.vocabulary import Vocabulary
 
 
@@ -27,19 +20,9 @@ class Uniform:
         """Return the draft of a round; it depends on the seed and the round's number alone."""
         rng = random.Random(f"uniform {observation.seed} {observation.round}")
         found = cells(palette, [next(iter(vocabulary.attributes))])
-        counts = shares_to_counts([1.0] * len(found), observation.n_images)
-        prompts = [
-            draft
-            for (attributes, class_name), count in zip(found, counts, strict=True)
-            for draft in draw_prompts(
-                palette.matching(attributes, class_name),
-                count,
-                observation.images_per_prompt,
-                vocabulary,
-                rng,
-                "equal share",
-            )
-        ]
+        prompts = cell_prompts(
+            [1.0] * len(found), found, observation, palette, vocabulary, rng, "equal share"
+        )
         return PlanDraft(prompts=tuple(prompts), why="Equal shares over wafer and class.")
 
 
