@@ -43,14 +43,13 @@ from memory.files import write_bytes, write_json
 from memory.records import (
     Batch,
     Plan,
-    PromptQuality,
     PromptSpec,
     Record,
     Report,
     Round,
     digest,
 )
-from tools.generate import draw
+from tools.generate import draw, prompt_quality
 from tools.samples import Samples, concatenate
 
 CONTROLS = ("real", "augment", "oversample", "shuffled", "oracle")
@@ -181,7 +180,10 @@ def _run_planner(
             round=number,
             job_id=folder.name,
             shards=(),
-            quality=tuple(map(_quality, plan.prompts, images)),
+            quality=tuple(
+                prompt_quality(prompt.id, own.weights)
+                for prompt, own in zip(plan.prompts, images, strict=True)
+            ),
         )
         before = past[-1].report if past else None
         report = trained.feedback.model_copy(update={"round": number})
@@ -292,15 +294,6 @@ def _trained(folder: Path, lab: Lab, samples: Samples, seed: int) -> Trained:
     trained = lab.train(samples, seed, lab.settings.dstm.augment)
     write_json(path, trained.to_json())
     return trained
-
-
-def _quality(prompt: PromptSpec, images: Samples) -> PromptQuality:
-    return PromptQuality(
-        prompt_id=prompt.id,
-        n_made=len(images),
-        n_kept=int((images.weights >= 1).sum()),
-        mean_weight=float(images.weights.mean()),
-    )
 
 
 def small_budget(settings: Settings) -> list[str]:

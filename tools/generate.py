@@ -91,6 +91,7 @@ def generate_batch(
     def work() -> dict[str, Any]:
         write_missing(paths, make, done)
         stored = read_shards(paths)
+        owner = np.array(stored.prompt_ids)
         batch = Batch(
             round=plan.round,
             job_id=job,
@@ -102,7 +103,10 @@ def generate_batch(
                 )
                 for path, piece in zip(paths, pieces, strict=True)
             ),
-            quality=_quality(plan.prompts, stored.prompt_ids, stored.samples.weights),
+            quality=tuple(
+                prompt_quality(prompt.id, stored.samples.weights[owner == prompt.id])
+                for prompt in plan.prompts
+            ),
         )
         return batch.to_json()
 
@@ -157,19 +161,11 @@ def _why_not(critic: Critic | None, generator: Generator) -> str:
     return f"the generator {generator.name!r} cannot be pulled"
 
 
-def _quality(
-    prompts: Sequence[PromptSpec], prompt_ids: Sequence[str], weights: NDArray[np.float64]
-) -> tuple[PromptQuality, ...]:
-    owner = np.array(prompt_ids)
-    result = []
-    for prompt in prompts:
-        own = weights[owner == prompt.id]
-        result.append(
-            PromptQuality(
-                prompt_id=prompt.id,
-                n_made=len(own),
-                n_kept=int((own >= 1).sum()),
-                mean_weight=float(own.mean()),
-            )
-        )
-    return tuple(result)
+def prompt_quality(prompt_id: str, weights: NDArray[np.float64]) -> PromptQuality:
+    """Return what the audit made of a prompt's images, of their weights, (n,), n at least 1."""
+    return PromptQuality(
+        prompt_id=prompt_id,
+        n_made=len(weights),
+        n_kept=int((weights >= 1).sum()),
+        mean_weight=float(weights.mean()),
+    )
