@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment
 
 from agent.questions import Question
 from agent.session import SessionInfo
@@ -18,6 +18,7 @@ from agent.steering import wishes
 from agent.views import Block, Grid, Line, Picture, clean, plan_blocks
 from agent.web_rooms import Room, Sight
 from eval.report.page import charts as draw_charts
+from eval.report.templates import page_environment
 from memory.records import Batch, Failure, PromptQuality, PromptSpec, Record, Round, slice_key
 
 _UNOPENED = "Say something, or press the button above. Plain words and slash commands: /help."
@@ -125,16 +126,7 @@ def _draw(name: str, *given: Any) -> str:
 
 @cache
 def _environment() -> Environment:
-    def load(name: str) -> str:
-        return resources.files("agent").joinpath(name).read_text("utf-8")
-
-    environment = Environment(
-        loader=FunctionLoader(load),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment("agent")
     environment.filters |= {
         "clean": lambda text, limit=None: clean(str(text), limit),
         "slice_key": slice_key,

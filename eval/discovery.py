@@ -163,9 +163,9 @@ def fit_mixture(
 
     Expectation maximisation of sum_i log sum_s P(s) N(z_i; mu_s, S_s) P(outcomes_i | s) with
     diagonal S_s (Domino), begun within the cells of equal outcomes. Outcomes as in `Evaluated`; a
-    column of scores is normal within a component. z are not the axes along which images vary most
-    but, of whitened embeddings, those along which failures vary most: with those, twice as many
-    planted visual subgroups were found. The same arguments give the same mixture.
+    column of scores is normal within a component. Other than in the paper, z are not the axes along
+    which images vary most but, of whitened embeddings, those along which failures vary most. The
+    same arguments give the same mixture.
     """
     rng = np.random.default_rng(seed)
     centre, projection = contrast(embeddings, errors)

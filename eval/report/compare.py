@@ -8,7 +8,7 @@ from typing import Any
 
 from eval.compare import FIGURES, ORACLE, REFERENCE, Score, Summary, mean_curve
 from eval.report.charts import N_COLOURS, Forest, Series, forest, line_chart
-from eval.report.page import _environment, _flat
+from eval.report.page import environment, flat
 
 _WIDTH = 980
 
@@ -34,7 +34,7 @@ def build_compare_html(comparison: Comparison) -> str:
     compared = [s for s in summaries if s.differences]
     figures = [*FIGURES, *(["sound_five"] if comparison.broken else [])]
     return (
-        _environment()
+        environment()
         .get_template("compare.html.j2")
         .render(
             data=comparison,
@@ -54,7 +54,7 @@ def build_compare_html(comparison: Comparison) -> str:
                 for figure in ("worst_five", "average", *(figures[4:]))
                 if compared
             },
-            settings=list(_flat(comparison.settings)),
+            settings=list(flat(comparison.settings)),
         )
     )
 

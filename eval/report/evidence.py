@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from eval.evidence import Calibration, Evidence
 from eval.report.charts import Series, line_chart, scatter
-from eval.report.page import _environment
+from eval.report.page import environment
 from memory.records import Estimate
 
 _WIDTH, _HALF = 980, 470
@@ -21,7 +21,7 @@ def build_evidence_html(found: Evidence, rounds: Sequence[Mapping[str, Any]], co
     rounds: rows of the table of that name; command: that made the page.
     """
     return (
-        _environment()
+        environment()
         .get_template("evidence.html.j2")
         .render(
             found=found,

@@ -9,11 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
 from itertools import chain
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from eval.decisions import Decisions, legal_share
@@ -28,6 +27,7 @@ from eval.report.charts import (
     stacked_bars,
     whisker_bar,
 )
+from eval.report.templates import page_environment
 from memory.records import (
     Credit,
     Estimate,
@@ -166,7 +166,7 @@ def build_report_html(data: ReportData) -> str:
     now, earlier = failure_cards(rounds, data.failure_montages)
     name = text.words(metric)
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             data=data,
@@ -199,7 +199,7 @@ def build_report_html(data: ReportData) -> str:
             legal_share=legal_share(data.decisions),
             events=[_event_row(event) for event in data.events],
             happened=happened(data.events),
-            settings=list(_flat(data.settings)),
+            settings=list(flat(data.settings)),
         )
     )
 
@@ -491,10 +491,11 @@ def _event_row(event: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    """Yield nested settings as dotted keys and what stands there, sorted."""
     for key in sorted(settings):
         if isinstance(settings[key], Mapping) and settings[key]:
-            yield from _flat(settings[key], f"{prefix}{key}.")
+            yield from flat(settings[key], f"{prefix}{key}.")
         else:
             yield prefix + key, _plain(settings[key])
 
@@ -510,18 +511,10 @@ def _data_uri(png: bytes | None) -> str | None:
 
 
 @cache
-def _environment() -> Environment:
-    def load(name: str) -> str:
-        return resources.files("eval.report").joinpath(name).read_text("utf-8")
-
-    environment = Environment(
-        loader=FunctionLoader(load),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+def environment() -> Environment:
+    """Return the environment of the pages of this package."""
+    made = page_environment("eval.report")
+    made.filters |= {
         "number": text.number,
         "signed": text.signed,
         "interval": text.interval,
@@ -533,4 +526,4 @@ def _environment() -> Environment:
         "slice_key": slice_key,
         "whisker_bar": whisker_bar,
     }
-    return environment
+    return made
