@@ -16,6 +16,7 @@ from agent import pictures
 from agent.live import Happened, LiveSession
 from agent.planners import Palette, PlanDraft, PromptDraft, palette_of
 from agent.planning import slice_attributes
+from agent.printable import one_line
 from agent.questions import Answer, Question
 from agent.steering import (
     STRENGTH,
@@ -35,7 +36,6 @@ from agent.views import (
     Block,
     Grid,
     Line,
-    clean,
     failure_grid,
     hit_grid,
     plan_blocks,
@@ -134,20 +134,20 @@ class Conversation:
         """Do what a line asks for, and return what to show; errors are explained, not raised."""
         if len(text) > MAX_CHARS:
             return [Line(f"That has {len(text)} characters; say it in {MAX_CHARS}.", "error")]
-        line = clean(text)
+        line = one_line(text)
         if not line:
             return []
         try:
             return self._command(line) if line.startswith("/") else self._words(line)
         except ShapingError as error:
-            return [Line(clean(str(error)), "error")]
+            return [Line(one_line(str(error)), "error")]
 
     def show(self, happened: Happened) -> list[Block]:
         """Return what to show of something that the session tells."""
         if happened.kind == "question":
             question: Question = happened.record
             if question.kind == "words":
-                return [Line(f"The agent asks: {clean(question.text)}", "bold")]
+                return [Line(f"The agent asks: {one_line(question.text)}", "bold")]
             return self._ask(question)
         if happened.kind == "blocks":
             return list(happened.record)
@@ -156,10 +156,10 @@ class Conversation:
             past = [r.report for r in self._rounds() if r.number < done.number and r.report]
             return round_blocks(done, past[-1] if past else None, self._effects())
         if happened.kind == "warning":
-            return [Line(f"Warning: {clean(happened.text)}", "warning")]
+            return [Line(f"Warning: {one_line(happened.text)}", "warning")]
         if happened.kind == "state":
-            return [Line(clean(happened.text), "bold")]
-        return [Line(clean(happened.text), "dim")]
+            return [Line(one_line(happened.text), "bold")]
+        return [Line(one_line(happened.text), "dim")]
 
     def words(self) -> list[str]:
         """Return words that a line may hold, for completion."""
@@ -220,7 +220,7 @@ class Conversation:
     def _not_understood(self, words: Sequence[str]) -> str:
         said = "I did not understand that."
         if words:
-            said = f"Not understood: {', '.join(clean(word, 30) for word in words[:8])}."
+            said = f"Not understood: {', '.join(one_line(word, 30) for word in words[:8])}."
         near = self.lexicon.near(words)
         several = [meant for word in words if (meant := self.lexicon.meanings(word))]
         if several:
@@ -523,13 +523,13 @@ class Conversation:
             prompt = self._prompt(plan, text)
             values = " ".join(f"{k}={v}" for k, v in prompt.attributes.items())
             return [
-                Line(f"{prompt.id}: {prompt.count} images of {clean(prompt.text)} ({values})"),
-                Line(f"Because: {clean(prompt.why) or 'no reason given'}"),
+                Line(f"{prompt.id}: {prompt.count} images of {one_line(prompt.text)} ({values})"),
+                Line(f"Because: {one_line(prompt.why) or 'no reason given'}"),
             ]
         blocks: list[Block] = [Line(f"Plan of round {plan.round}", "bold"), *plan_reasons(plan)]
         why: dict[str, int] = {}
         for prompt in plan.prompts:
-            reason = clean(prompt.why) or "no reason given"
+            reason = one_line(prompt.why) or "no reason given"
             why[reason] = why.get(reason, 0) + prompt.count
         rows = [[str(n), reason] for reason, n in sorted(why.items(), key=lambda item: -item[1])]
         blocks.append(Grid(["images", "because"], rows, right=("images",)))
@@ -616,7 +616,7 @@ class Conversation:
         near = self.lexicon.near(text.lower().split()[:20])
         hint = f" Near words: {', '.join(near)}." if near else ""
         some = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
-        return f"{clean(text, 60)!r} names no slice of the target.{hint} Slices: {some}"
+        return f"{one_line(text, 60)!r} names no slice of the target.{hint} Slices: {some}"
 
     def _prompt(self, plan: Plan, text: str) -> PromptSpec:
         if text.isdecimal() and 1 <= int(text[:6]) <= len(plan.prompts):
@@ -625,7 +625,7 @@ class Conversation:
         specs |= {p.id: p for p in plan.prompts}
         if text not in specs:
             rows = f"rows are 1 to {len(plan.prompts)}"
-            raise ToolError(f"{clean(text, 40)!r} is no row of the plan, nor an id; {rows}.")
+            raise ToolError(f"{one_line(text, 40)!r} is no row of the plan, nor an id; {rows}.")
         return specs[text]
 
     def _changed(self, draft: PromptDraft, key: str, value: str) -> PromptDraft:
@@ -770,7 +770,7 @@ def _split(text: str) -> list[str]:
     try:
         return shlex.split(text)
     except ValueError as error:
-        raise ToolError(f"A quote is not closed in: {clean(text, 80)}") from error
+        raise ToolError(f"A quote is not closed in: {one_line(text, 80)}") from error
 
 
 def _count(text: str, most: int) -> int:
@@ -780,5 +780,5 @@ def _count(text: str, most: int) -> int:
     except ValueError:
         number = None
     if number is None or not 1 <= number <= most:
-        raise ToolError(f"{clean(text, 20)!r} is no whole number of 1 to {most}.")
+        raise ToolError(f"{one_line(text, 20)!r} is no whole number of 1 to {most}.")
     return number

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from agent.printable import printable
 from agent.questions import Answer, Question
 from memory.records import Plan, Round
 
@@ -158,4 +159,4 @@ def _plain(text: str) -> str:
     """Return a model's text as it can be printed: its brackets are no markup, no terminal codes."""
     from rich.markup import escape
 
-    return escape("".join(c if c.isprintable() or c == "\n" else " " for c in text))
+    return escape(printable(text))

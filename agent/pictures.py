@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from agent.printable import one_line
 from agent.steering import Wish
-from agent.views import Picture, clean
+from agent.views import Picture
 from eval.montage import save_montage
 from memory.errors import DataError
 from memory.records import PromptSpec
@@ -68,7 +69,7 @@ def of_prompts(
         _with_labels(session, target, chosen),
         captions,
         f"prompts-{name}",
-        f"generated: {clean(name, 80)}",
+        f"generated: {one_line(name, 80)}",
     )
 
 
@@ -99,7 +100,7 @@ def _of_photographs(
     session: Session, target: Target, feedback: Samples, rows: list[int], name: str
 ) -> Picture:
     measured = [r.number for r in session.rounds() if r.report]
-    caption = f"real photographs: {clean(name, 80)}"
+    caption = f"real photographs: {one_line(name, 80)}"
     if not measured:
         chosen = feedback.take(rows[:N_SHOWN])
         names = [target.class_names[label] for label in chosen.classes]

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from agent.planners import PlanDraft, PromptDraft
+from agent.printable import one_line
 from memory.errors import ToolError, unknown
 from memory.records import Hypothesis, Plan, PromptSpec, slice_key
 from prompts.render import quote
@@ -66,7 +67,7 @@ def validate(
     n_merged = 0
     for number, prompt in enumerate(draft.prompts[:MAX_PROMPTS]):
         name = f"prompt {number + 1}"
-        text = _clean(prompt.text)
+        text = one_line(prompt.text)
         found = _problems(prompt, text, vocabulary)
         if found:
             problems += [f"{name} ({quote(text, _QUOTED)}): {problem}" for problem in found]
@@ -101,7 +102,7 @@ def validate(
         author=author,
         prompts=tuple(specs.values()),
         hypothesis=hypothesis,
-        why=_clean(draft.why)[:500],
+        why=one_line(draft.why)[:500],
         warnings=_bounded(warnings, _MAX_WARNINGS, "warnings"),
     )
 
@@ -126,7 +127,7 @@ def _check_slice(
 ) -> tuple[str, list[str], list[str]]:
     """Return a slice's canonical key, and the problem or the warning that it gives, if any."""
     attributes = slice_attributes(text)
-    key = slice_key(attributes) if attributes else _clean(text)
+    key = slice_key(attributes) if attributes else one_line(text)
     if key in slices:
         return key, [], []
     values = [f"{name}={value}" for name, known in vocabulary.attributes.items() for value in known]
@@ -207,13 +208,8 @@ def _spec(prompt: PromptDraft, text: str, prompt_id: str, vocabulary: Vocabulary
         class_name=class_name,
         attributes=attributes,
         count=prompt.count,
-        why=_clean(prompt.why)[:500],
+        why=one_line(prompt.why)[:500],
     )
-
-
-def _clean(text: str) -> str:
-    """Return a text on one line, without control characters and lone surrogates."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _refusal(problems: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from agent.printable import printable
 from eval.report.text import estimate_text, interval, number, signed, words
 from memory.errors import SessionError
 from memory.files import storage_error
@@ -192,17 +193,12 @@ def show_step(recording: Recording, place: int, console: Console, whole: bool) -
         title += f" | round {step.round}"
     if call:
         tokens = call["tokens"]["prompt"] + call["tokens"]["answer"]
-        title += f" | {call['phase']} | {clean(call['author'])} | {call['seconds']:.2f} s"
+        title += f" | {call['phase']} | {printable(call['author'])} | {call['seconds']:.2f} s"
         title += f" | {tokens} tokens" if tokens else ""
     console.print(Rule(Text(title, style="bold cyan"), align="left", style="cyan"))
     for event in events:
         for shown in _show(event, whole):
             console.print(shown)
-
-
-def clean(text: object) -> str:
-    """Return text as it can be printed: no control characters, no terminal codes."""
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in str(text))
 
 
 def _show(event: Event, whole: bool) -> Iterator[RenderableType]:
@@ -216,7 +212,7 @@ def _show(event: Event, whole: bool) -> Iterator[RenderableType]:
 
 
 def _labelled(label: str, text: str, style: str = "", whole: bool = True) -> RenderableType:
-    lines = clean(text).splitlines() or [""]
+    lines = printable(text).splitlines() or [""]
     left = len(lines) - SHOWN_LINES
     if not whole and left > 0:
         lines = [*lines[:SHOWN_LINES], f"... {left} more lines (m shows them)"]
@@ -241,7 +237,7 @@ def _session(event: Event, whole: bool) -> Iterator[RenderableType]:
         "record": f"version {event.get('record', 0)}",
     }
     for name, value in rows.items():
-        grid.add_row(Text(name, style="bold dim"), Text(clean(value)))
+        grid.add_row(Text(name, style="bold dim"), Text(printable(value)))
     yield Panel(grid, expand=False, border_style="cyan")
 
 
@@ -272,8 +268,8 @@ def _plan(event: Event, whole: bool) -> Iterator[RenderableType]:
         table.add_row(
             Text(prompt.id),
             str(prompt.count),
-            Text(clean(prompt.class_name)),
-            Text(clean(prompt.text)),
+            Text(printable(prompt.class_name)),
+            Text(printable(prompt.text)),
         )
     yield table
     if len(prompts) < len(plan.prompts):
@@ -310,7 +306,7 @@ def _report(event: Event, whole: bool) -> Iterator[RenderableType]:
     worst = sorted(report.slices, key=lambda s: (s.accuracy.value, s.key))
     for score in worst if whole else worst[:5]:
         a = score.accuracy
-        table.add_row(Text(f"slice {clean(score.key)}"), number(a.value), interval(a), str(a.n))
+        table.add_row(Text(f"slice {printable(score.key)}"), number(a.value), interval(a), str(a.n))
     yield table
 
 
@@ -416,10 +412,10 @@ def pictures(recording: Recording, round_number: int) -> Iterator[tuple[str, byt
                 found = [(f["slice"], f["picture"]) for f in event["failures"] if f["picture"]]
     if batch:
         for prompt_id, data in prompt_strips(folder, batch).items():
-            yield clean(f"{prompt_id} {texts.get(prompt_id, '')}"), data
+            yield printable(f"{prompt_id} {texts.get(prompt_id, '')}"), data
     for name, picture in found:
         if (folder / picture).is_file():
-            yield clean(f"failures of {name}"), (folder / picture).read_bytes()
+            yield printable(f"failures of {name}"), (folder / picture).read_bytes()
 
 
 def blocks(png: bytes, columns: int) -> RenderableType:

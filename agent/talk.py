@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 from agent.briefing import say_failures, say_report
 from agent.live import LiveSession
 from agent.planners import palette_of
+from agent.printable import one_line
 from agent.spending import Usage, spent
 from agent.steering import STRENGTH, Kind, effects, wishes
 from agent.wording import Meant
@@ -69,7 +70,7 @@ class Talk:
         return thread
 
     def _answer(self, text: str, conversation: Conversation) -> list[Any]:
-        from agent.views import Line, clean
+        from agent.views import Line
 
         call, said = self._call(text, conversation)
         name, arguments = (call["name"], call["args"]) if call else ("reply", {"text": said})
@@ -89,7 +90,7 @@ class Talk:
         answer = str(arguments.get("text", "")).strip()
         if not answer:
             raise BrainError("its answer is empty")
-        return [Line(clean(answer, 1500))]
+        return [Line(one_line(answer, 1500))]
 
     def _call(self, text: str, conversation: Conversation) -> tuple[Any, str]:
         """Return the model's tool call, if it made one, and its text; journal and count them."""

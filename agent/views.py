@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from agent.briefing import say_verdict
 from agent.expectations import Expectation
+from agent.printable import one_line
 from agent.questions import Question
 from agent.steering import Addition, Effect, Wish
 from memory.records import Estimate, Failure, Plan, Report, Round
@@ -52,12 +53,6 @@ class Picture:
 Block = Line | Grid | Picture
 
 
-def clean(text: str, limit: int | None = None) -> str:
-    """Return a text without control characters, on one line, cut to `limit` characters."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if limit is None or len(line) <= limit else f"{line[: limit - 3]}..."
-
-
 def say_estimate(value: Estimate) -> str:
     """Say a figure with its interval."""
     return f"{value.value:.3f} ({value.low:.3f} to {value.high:.3f}, n={value.n})"
@@ -78,7 +73,7 @@ def plan_blocks(question: Question, wanted: Sequence[Wish]) -> list[Block]:
         for shift in (question.made.shifts if question.made else ())
         if shift.wish in held
     ]
-    blocks += [Line(f"Warning: {clean(text)}", "warning") for text in plan.warnings]
+    blocks += [Line(f"Warning: {one_line(text)}", "warning") for text in plan.warnings]
     blocks.append(
         Line(
             'Make this? /approve, /edit N count 12, /edit N remove, /add "prompt" x8, /reject WHY',
@@ -105,11 +100,11 @@ def plan_grid(
     rows = []
     for number, prompt in enumerate(plan.prompts, 1):
         values = " ".join(f"{key}={value}" for key, value in prompt.attributes.items())
-        row = [str(number), f"{clean(prompt.text)}\n{values}", str(prompt.count)]
+        row = [str(number), f"{one_line(prompt.text)}\n{values}", str(prompt.count)]
         row += [prompt.class_name] if has_classes else []
         row += [f"{expected[prompt.id].kept_rate:.2f}"] if expected else []
         row += [f"{per_image * prompt.count:.1f}"] if per_image is not None else []
-        row += [clean((nearest or {}).get(prompt.id, ""))] if nearest else []
+        row += [one_line((nearest or {}).get(prompt.id, ""))] if nearest else []
         rows.append(row)
     title = f"Plan of round {plan.round}: {plan.n_images} images from {len(plan.prompts)} prompts"
     return Grid(columns, rows, title, ("#", "images", "kept", "s"))
@@ -117,10 +112,10 @@ def plan_grid(
 
 def plan_reasons(plan: Plan) -> list[Block]:
     """Say who made a plan, why, and what it is to change."""
-    blocks: list[Block] = [Line(f"By {plan.author}: {clean(plan.why) or 'no reason given'}")]
+    blocks: list[Block] = [Line(f"By {plan.author}: {one_line(plan.why) or 'no reason given'}")]
     if plan.hypothesis:
         change, name = plan.hypothesis.expected_change, plan.hypothesis.slice
-        blocks.append(Line(f"It expects {change:+.3f} on {clean(name)}."))
+        blocks.append(Line(f"It expects {change:+.3f} on {one_line(name)}."))
     return blocks
 
 
@@ -174,7 +169,9 @@ def wish_grid(
         rows.append([wish.id, wish.say(), f"round {wish.since}", said])
     for addition in extra:
         prompt = addition.prompt
-        text = clean(prompt.text, 80) or " ".join(f"{k}={v}" for k, v in prompt.attributes.items())
+        text = one_line(prompt.text, 80) or " ".join(
+            f"{k}={v}" for k, v in prompt.attributes.items()
+        )
         rows.append([addition.id, f"add {prompt.count} of {text}", "next plan", ""])
     return [Grid(["id", "wish", "since", "effect"], rows, "Wishes (/forget ID removes one)")]
 
@@ -210,7 +207,7 @@ def hit_grid(hits: Sequence[Hit]) -> Grid:
             hit.item.kind,
             hit.item.session,
             str(hit.item.round),
-            clean(hit.item.describe(), 300),
+            one_line(hit.item.describe(), 300),
         ]
         for hit in hits
     ]

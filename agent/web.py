@@ -21,8 +21,9 @@ import uvicorn
 from fastapi import FastAPI, Response
 
 from agent import web_page
+from agent.printable import one_line
 from agent.settings import Settings, presets
-from agent.views import Block, Line, clean, hit_grid
+from agent.views import Block, Line, hit_grid
 from agent.web_access import Guard, is_loopback
 from agent.web_pictures import Pictures
 from agent.web_rooms import Hall
@@ -151,7 +152,7 @@ class Viewer:
         known = [info.name for info in self._hall.sessions()]
         notice = ""
         if name and name not in known:
-            notice = f"There is no session {clean(name, 70)!r}."
+            notice = f"There is no session {one_line(name, 70)!r}."
         if name not in known:
             name = known[0] if known else ""
         return [name, self._list(name), _say(notice, name), *self.show(name, {})]
@@ -189,7 +190,7 @@ class Viewer:
         if not query.strip():
             return _say("Say what to look for, e.g. dark poly cells.", name)
         try:
-            hits = MemoryIndex(self._hall.home / "memory").search(clean(query, 300), n=_N_HITS)
+            hits = MemoryIndex(self._hall.home / "memory").search(one_line(query, 300), n=_N_HITS)
         except ShapingError as error:
             return _say(str(error), name)
         found: list[Block] = [hit_grid(hits) if hits else Line("Nothing is remembered yet.")]
@@ -244,7 +245,7 @@ class Viewer:
 
 
 def _say(text: str, name: str) -> str:
-    return web_page.blocks([Line(clean(text), "error")], name) if text else ""
+    return web_page.blocks([Line(one_line(text), "error")], name) if text else ""
 
 
 def _layout(viewer: Viewer) -> gr.Blocks:

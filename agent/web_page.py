@@ -12,10 +12,11 @@ from urllib.parse import quote, urlencode
 
 from jinja2 import Environment
 
+from agent.printable import one_line
 from agent.questions import Question
 from agent.session import SessionInfo
 from agent.steering import wishes
-from agent.views import Block, Grid, Line, Picture, clean, plan_blocks
+from agent.views import Block, Grid, Line, Picture, plan_blocks
 from agent.web_rooms import Room, Sight
 from eval.report.page import charts as draw_charts
 from eval.report.templates import page_environment
@@ -128,7 +129,7 @@ def _draw(name: str, *given: Any) -> str:
 def _environment() -> Environment:
     environment = page_environment("agent")
     environment.filters |= {
-        "clean": lambda text, limit=None: clean(str(text), limit),
+        "clean": lambda text, limit=None: one_line(str(text), limit),
         "slice_key": slice_key,
         "source": _shown,
         "place": _failure,

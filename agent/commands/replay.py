@@ -160,11 +160,13 @@ def _print_finding(finding: Finding) -> None:
 
     from rich.text import Text
 
-    from agent.replay import clean
+    from agent.printable import printable
 
     screen = console()
-    screen.print(Text(f"{finding.place}: {clean(finding.what)}", style="bold red"), soft_wrap=True)
-    old, new = (clean(t).splitlines() for t in (finding.recorded, finding.replayed))
+    screen.print(
+        Text(f"{finding.place}: {printable(finding.what)}", style="bold red"), soft_wrap=True
+    )
+    old, new = (printable(t).splitlines() for t in (finding.recorded, finding.replayed))
     lines = difflib.unified_diff(old, new, "recorded", "replayed", n=1, lineterm="")
     for line in lines:
         style = {"-": "red", "+": "green", "@": "cyan"}.get(line[:1], "dim")
