@@ -1,14 +1,33 @@
-"""What a DSTM thinks of images, as torch sees it: entropy, margin, loss; differentiable."""
+"""What a saved DSTM thinks of images, as torch sees it: entropy, margin, loss; differentiable."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from memory.errors import SettingsError
+from tools import tasks
 from tools.settings import TrainSettings
-from tools.tasks import Batch, Task
+from tools.tasks import Batch, Model, Task
+from tools.train import load_model
+
+
+@dataclass(frozen=True)
+class Dstm:
+    """A trained DSTM with its task and the settings of its training."""
+
+    model: Model
+    task: Task
+    settings: TrainSettings
+
+
+def load_dstm(folder: Path, device: str = "cpu") -> Dstm:
+    """Return a saved DSTM, ready to predict; raises WeightsError when it cannot be used."""
+    model, meta = load_model(folder, device)
+    return Dstm(model, tasks.build(meta["task"]), TrainSettings.model_validate(meta["settings"]))
 
 
 def says_classes(task: Task) -> bool:

@@ -68,7 +68,7 @@ def embed_by_mtdm(pipeline: MTDMPipeline) -> Embed:
         handle = unet.mid_block.register_forward_hook(lambda _, __, output: seen.append(output))
         try:
             labels = pixels.new_zeros(n, n_labels, *pixels.shape[2:]) if n_labels else None
-            clean = pipeline.fold(pixels, labels) if n_labels else pipeline.fold(pixels)
+            clean = pipeline.fold(pixels, labels)
             t = torch.full((n,), _STEP, dtype=torch.int64)
             folded = torch.nn.functional.pixel_unshuffle(noise, pipeline.config.patch)
             noisy = pipeline.scheduler.add_noise(clean, folded.expand(n, -1, -1, -1), t)

@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 
 from eval.credit import head_gradients
-from tools import tasks
+from tools import criteria
+from tools.criteria import Dstm
 from tools.dataset import read_shards
 from tools.embed import last_layer
 from tools.samples import Samples
 from tools.settings import TrainSettings
 from tools.tasks import Batch, Model, Task
-from tools.train import load_model
 
 _BATCH = 64
 
@@ -39,13 +39,9 @@ class Gradients:
     photographs: NDArray[np.float64]
 
 
-def measure_gradients(
-    model_folder: Path, shards: Sequence[Path], photographs: Samples, device: str = "cpu"
-) -> Gradients:
-    """Return the gradients of a saved model on the images of shards and on photographs."""
-    model, meta = load_model(model_folder, device)
-    task = tasks.build(meta["task"])
-    settings = TrainSettings.model_validate(meta["settings"])
+def measure_gradients(dstm: Dstm, shards: Sequence[Path], photographs: Samples) -> Gradients:
+    """Return the gradients of a model on the images of shards and on photographs."""
+    model, task, settings = dstm.model, dstm.task, dstm.settings
     made = read_shards(shards)
     return Gradients(
         images=sample_gradients(model, task, made.samples, settings),
@@ -62,7 +58,6 @@ def sample_gradients(
     The loss is the task's without label smoothing and without balancing of classes, so that an
     image's gradient does not depend on the others.
     """
-    plain = settings.model_copy(update={"label_smoothing": 0.0, "balance_classes": False})
     layer, labels = last_layer(model.eval()), task.labels(samples)
     device = next(model.parameters()).device
     seen: list[torch.Tensor] = []
@@ -73,7 +68,7 @@ def sample_gradients(
             rows = slice(start, start + _BATCH)
             images = torch.from_numpy(samples.images[rows]).to(device).float() / 255
             batch = Batch(images, labels[rows].to(device))
-            loss = task.loss(model(images), batch, plain).sum()
+            loss = criteria.loss(task, model(images), batch, settings).sum()
             features, outputs = seen[-2:]
             seen.clear()
             (residuals,) = torch.autograd.grad(loss, outputs)

@@ -16,6 +16,7 @@ from eval.montage import save_montage
 from memory.errors import DataError
 from memory.records import Failure, Round
 from tools import tasks
+from tools.criteria import load_dstm
 from tools.embed import Embed
 from tools.evaluate import Predictions, read_predictions
 from tools.gradients import Gradients, measure_gradients
@@ -23,7 +24,6 @@ from tools.jobs import round_folder
 from tools.samples import Samples
 from tools.targets import Target, label_names
 from tools.tasks import Model, Task
-from tools.train import load_model
 
 N_PICTURES = 8
 # Of a montage: as many columns as fit, at least two.
@@ -69,11 +69,11 @@ def inspect(
     failures = task.failures(predictions.values, feedback, by, n_min, alpha)
     current = next((r for r in past if r.number == round), None)
     last = next((r for r in reversed(past) if r.number < round and r.report), None)
+    dstm = None
+    if current and current.training:
+        dstm = load_dstm(session_folder / current.training.model, device)
     if discovery:
-        embed = None
-        if embed_with and current and current.training:
-            model, _ = load_model(session_folder / current.training.model, device)
-            embed = embed_with(model)
+        embed = embed_with(dstm.model) if embed_with and dstm else None
         images = _evaluated(task, predictions, feedback, embed)
         found = discover(
             images, n_min, alpha, known=failures, previous=last.failures if last else ()
@@ -82,13 +82,9 @@ def inspect(
             found = _with_prompts(found, images, past, target, encode)
         n_significant = sum(failure.significant for failure in failures)
         failures = (*failures[:n_significant], *found, *failures[n_significant:])
-    if current and current.training and current.batch:
-        gradients = measure_gradients(
-            session_folder / current.training.model,
-            [session_folder / shard.file for shard in current.batch.shards],
-            feedback,
-            device,
-        )
+    if current and dstm and current.batch:
+        shards = [session_folder / shard.file for shard in current.batch.shards]
+        gradients = measure_gradients(dstm, shards, feedback)
         changes = {
             f.id: _change(f, feedback, task, session_folder, (last.number, round))
             for f in (last.failures if last else ())

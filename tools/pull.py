@@ -21,13 +21,12 @@ import torch
 from numpy.typing import NDArray
 
 from memory.records import PromptSpec, Training, read_pull
-from tools import criteria, tasks
+from tools import criteria
 from tools.evaluate import read_predictions
 from tools.samples import Dense, Samples
 from tools.settings import TrainSettings
 from tools.targets import Target
 from tools.tasks import Batch, Model, Task
-from tools.train import load_model
 
 # ActGen's schedule is written for this many steps, half of its weight being left at MIDDLE.
 ACTGEN_STEPS = 40
@@ -109,16 +108,15 @@ def load_critic(
     session_folder: Path, training: Training, target: Target, device: str = "cpu"
 ) -> Critic:
     """Return the DSTM of a round as a critic, with the feedback photographs that it fails on."""
-    model, meta = load_model(session_folder / training.model, device)
-    model.requires_grad_(requires_grad=False)
-    task = tasks.build(meta["task"])
+    dstm = criteria.load_dstm(session_folder / training.model, device)
+    dstm.model.requires_grad_(requires_grad=False)
     said, feedback = read_predictions(session_folder, training.round), target.split("feedback")
     return Critic(
-        model=model,
-        task=task,
-        settings=TrainSettings.model_validate(meta["settings"]),
+        model=dstm.model,
+        task=dstm.task,
+        settings=dstm.settings,
         sha256=training.sha256,
-        failed=failed_photographs(task.scores(said.values, feedback), feedback),
+        failed=failed_photographs(dstm.task.scores(said.values, feedback), feedback),
     )
 
 

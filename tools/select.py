@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +15,21 @@ from safetensors.torch import load, save
 from memory.errors import WeightsError
 from memory.files import write_bytes
 from memory.records import Round, Selection, digest
-from tools import criteria, selection, tasks
+from tools import criteria, selection
+from tools.criteria import Dstm, load_dstm
 from tools.dataset import Generated, read_shards
 from tools.embed import embed_by_dstm
 from tools.jobs import job_id, round_folder, run_once
 from tools.samples import Samples
 from tools.selection import Candidates, Learner
 from tools.selection._store import FILE, without_left_out, write_choice
-from tools.settings import SelectionSettings, TrainSettings
-from tools.tasks import Batch, Model, Task
-from tools.train import load_model
+from tools.settings import SelectionSettings
+from tools.tasks import Batch
 
 STATE = "selection.safetensors"
 # DSTMs over whose gradients the variance is taken, the latest ones.
 N_CHECKPOINTS = 3
 _BATCH = 64
-
-
-@dataclass(frozen=True)
-class _Dstm:
-    model: Model
-    task: Task
-    settings: TrainSettings
 
 
 def select_images(
@@ -139,11 +131,10 @@ def _pack(method: Learner) -> bytes:
     return save({name: value.contiguous() for name, value in method.state().items()})
 
 
-def _load(folder: Path, device: str) -> _Dstm:
-    model, meta = load_model(folder, device)
-    model.requires_grad_(requires_grad=False)
-    settings = TrainSettings.model_validate(meta["settings"])
-    return _Dstm(model, tasks.build(meta["task"]), settings)
+def _load(folder: Path, device: str) -> Dstm:
+    dstm = load_dstm(folder, device)
+    dstm.model.requires_grad_(requires_grad=False)
+    return dstm
 
 
 def _read(session_folder: Path, done: Round) -> Generated:
@@ -154,7 +145,7 @@ def _read(session_folder: Path, done: Round) -> Generated:
 def _measure(
     needs: Sequence[str],
     generated: Generated,
-    models: Sequence[_Dstm],
+    models: Sequence[Dstm],
     session_folder: Path,
     round_number: int,
     past: Sequence[Round],
@@ -192,13 +183,13 @@ def _measure(
     )
 
 
-def _pixels(dstm: _Dstm, samples: Samples, rows: slice) -> torch.Tensor:
+def _pixels(dstm: Dstm, samples: Samples, rows: slice) -> torch.Tensor:
     device = next(dstm.model.parameters()).device
     return torch.from_numpy(samples.images[rows]).to(device).float() / 255
 
 
 @torch.inference_mode()
-def _uncertainty(dstm: _Dstm, samples: Samples) -> dict[str, NDArray[np.float64]]:
+def _uncertainty(dstm: Dstm, samples: Samples) -> dict[str, NDArray[np.float64]]:
     parts: dict[str, list[NDArray[np.float64]]] = {"entropy": [], "margin": []}
     for start in range(0, len(samples), _BATCH):
         outputs = dstm.model(_pixels(dstm, samples, slice(start, start + _BATCH)))
@@ -207,7 +198,7 @@ def _uncertainty(dstm: _Dstm, samples: Samples) -> dict[str, NDArray[np.float64]
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def variance_of_gradients(models: Sequence[_Dstm], samples: Samples) -> NDArray[np.float64]:
+def variance_of_gradients(models: Sequence[Dstm], samples: Samples) -> NDArray[np.float64]:
     """Return the variance over models of the loss's gradient by each pixel, averaged, (n,).
 
     In standard deviations from the mean of the image's class, as classes differ in it.

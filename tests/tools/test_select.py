@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from memory.errors import SettingsError, WeightsError
 from memory.records import Batch, Estimate, Plan, PromptSpec, Report, Round, Shard, Training
 from tools import selection
+from tools.criteria import Dstm
 from tools.dataset import write_shard
 from tools.jobs import round_folder
 from tools.samples import Samples
-from tools.select import STATE, _Dstm, select_images, variance_of_gradients
+from tools.select import STATE, select_images, variance_of_gradients
 from tools.selection import Candidates
 from tools.selection.ral import FEATURES, Reinforced
 from tools.settings import SelectionSettings, TrainSettings
@@ -100,7 +101,7 @@ class Brightness(Model):
 
 
 def test_gradients_of_wrong_labels_vary_most() -> None:
-    models = [_Dstm(Brightness(scale), build_task(), SHORT) for scale in (10.0, 30.0)]
+    models = [Dstm(Brightness(scale), build_task(), SHORT) for scale in (10.0, 30.0)]
     classes = np.arange(40) % 2
     levels = np.where(classes == 1, 200, 50) + np.arange(40) // 2
     wrong = np.arange(40) < 4
