@@ -32,7 +32,7 @@ from tools import tasks
 from tools.card import draw_for
 from tools.dataset import read_shards, write_shard
 from tools.generators import Generator
-from tools.samples import Samples
+from tools.samples import Samples, content_digest
 from tools.settings import TrainSettings
 from tools.targets import Target
 from tools.tasks import Model
@@ -81,9 +81,8 @@ class Bench:
 
     def learnt(self, samples: Samples, names: Sequence[str], train: TrainSettings) -> Model:
         """Return a model trained on samples, from disk where it is there already."""
-        key = [samples.images[:, 0, ::16, ::16].tolist(), list(names), train.to_json()]
-        labels = [[kind, float(np.nansum(v))] for kind, v in sorted(samples.labels.items())]
-        folder = self.folder / f"{train.task}-{digest([key, labels, samples.classes.tolist()])}"
+        key = [content_digest(samples), list(names), train.to_json()]
+        folder = self.folder / f"{train.task}-{digest(key)}"
         if (folder / "model.json").exists():
             return load_model(folder, self.device)[0]
         model, _, _ = train_model(samples, tasks.build(train.task), len(names), train, self.device)

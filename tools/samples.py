@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,6 +85,14 @@ class Samples:
             weights=self.weights[chosen],
             labels={kind: values[chosen] for kind, values in self.labels.items()},
         )
+
+
+def content_digest(samples: Samples) -> str:
+    """Return the SHA-256 of images, classes and labels of pixels."""
+    content = hashlib.sha256(samples.images.tobytes() + samples.classes.tobytes())
+    for _, values in sorted(samples.labels.items()):
+        content.update(values.tobytes())
+    return content.hexdigest()
 
 
 def concatenate(parts: Sequence[Samples]) -> Samples:

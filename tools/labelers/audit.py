@@ -6,7 +6,6 @@ delete what is hard. Doubtful images are weighted down, not deleted.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from memory.records import digest
 from tools import tasks
-from tools.samples import Dense, Samples
+from tools.samples import Dense, Samples, content_digest
 from tools.settings import AuditSettings
 from tools.targets import Target
 from tools.tasks import Model, Task
@@ -64,7 +63,7 @@ def train_audit(
 ) -> AuditClassifier:
     """Train the classifier on the target's audit split, or load it from `cache_dir`."""
     samples = target.split("audit")
-    content = hashlib.sha256(samples.images.tobytes() + samples.classes.tobytes()).hexdigest()
+    content = content_digest(samples)
     key = [_CACHE_VERSION, target.name, content, settings.train.model_dump(mode="json")]
     folder = cache_dir / f"audit-{target.name}-{digest(key)}"
     task = tasks.build(settings.train.task)

@@ -9,7 +9,6 @@ deleted.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from memory.errors import DataError, SettingsError
 from memory.files import write_json
 from memory.records import Record, digest
 from tools import tasks
-from tools.samples import Dense, Samples
+from tools.samples import Dense, Samples, content_digest
 from tools.settings import AuditSettings
 from tools.targets import Target
 from tools.tasks import Model, _dense
@@ -150,7 +149,13 @@ def train_dense_audit(
             "by +; or set audit.method=classifier."
         )
     samples = target.split("audit")
-    key = [_CACHE_VERSION, target.name, _content(samples), settings.members, settings.focal_px]
+    key = [
+        _CACHE_VERSION,
+        target.name,
+        content_digest(samples),
+        settings.members,
+        settings.focal_px,
+    ]
     key.append(settings.train.model_dump(mode="json"))
     folder = cache_dir / f"audit-{target.name}-{digest(key)}"
     n_steps = settings.train.steps
@@ -233,10 +238,3 @@ def ask(task: Multi, models: Sequence[Model], images: NDArray[np.uint8]) -> dict
 def _probabilities(logits: Any) -> NDArray[np.float32]:
     found: NDArray[np.float32] = logits.softmax(1).float().cpu().numpy()
     return found
-
-
-def _content(samples: Samples) -> str:
-    content = hashlib.sha256(samples.images.tobytes())
-    for _, values in sorted(samples.labels.items()):
-        content.update(values.tobytes())
-    return content.hexdigest()
