@@ -8,18 +8,16 @@ from pathlib import Path
 
 from agent.session import folder_of, stored_settings
 from agent.settings import Settings, overrides
+from agent.strips import strips_of
 from agent.workbench import build_target
 from eval.colours import (
     below_one_another,
     depth_bar,
-    depth_rgb,
+    label_colours,
     legend,
-    normals_rgb,
-    segmentation_rgb,
     side_by_side,
 )
 from eval.decisions import decisions
-from eval.montage import montage_png
 from eval.report import ReportData, build_report_html
 from memory.errors import DataError
 from memory.files import write_bytes
@@ -81,16 +79,14 @@ def prompt_montages(
     folder: Path, past: list[Round], kinds: Sequence[str], names: Sequence[str]
 ) -> Mapping[str, bytes]:
     """Return a PNG strip of the first images of every prompt, with their labels beside them."""
-    pictures = {}
+    pictures: dict[str, bytes] = {}
     for current in past:
         if current.batch is None:
             continue
         stored = read_shards([folder / shard.file for shard in current.batch.shards])
         images = labelled_pictures(stored.samples, kinds, names)
         columns = min(SHOWN // 2, max(1, WIDTH_PX // images.shape[3]))
-        for prompt_id in dict.fromkeys(stored.prompt_ids):
-            own = [i for i, p in enumerate(stored.prompt_ids) if p == prompt_id][:SHOWN]
-            pictures[prompt_id] = montage_png(images[own], None, columns, 1)
+        pictures |= strips_of(images, stored.prompt_ids, SHOWN, columns)
     return pictures
 
 
@@ -119,13 +115,5 @@ def legend_of(kinds: Sequence[str], names: Sequence[str]) -> bytes | None:
 
 def labelled_pictures(samples: Samples, kinds: Sequence[str], names: Sequence[str]) -> Images:
     """Return images with the colours of these kinds of labels, as far as there are any, right."""
-    colours = []
-    for kind in kinds:
-        if kind not in samples.labels:
-            continue
-        values = samples.labels[kind]
-        if kind == "segmentation":
-            colours.append(segmentation_rgb(values, names))
-        else:
-            colours.append(depth_rgb(values, *DEPTH_M) if kind == "depth" else normals_rgb(values))
+    colours = label_colours(samples.labels, kinds, names, DEPTH_M)
     return side_by_side(samples.images, *colours) if colours else samples.images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from eval.montage import montage_png
@@ -9,6 +10,7 @@ from memory.errors import DataError
 from memory.records import Batch
 from tools.dataset import read_shards
 from tools.jobs import round_folder
+from tools.samples import Images
 
 SHOWN = 8
 
@@ -28,8 +30,18 @@ def prompt_strips(folder: Path, batch: Batch) -> dict[str, bytes]:
         found = read_shards([folder / shard.file for shard in batch.shards])
     except DataError:
         return {}
+    return strips_of(found.samples.images, found.prompt_ids, SHOWN, SHOWN)
+
+
+def strips_of(
+    images: Images, prompt_ids: Sequence[str], most: int, columns: int
+) -> dict[str, bytes]:
+    """Return a PNG strip of at most so many images of every prompt, by its id.
+
+    images: (n, c, h, w); prompt_ids: whose they are, (n,).
+    """
     strips = {}
-    for prompt_id in dict.fromkeys(found.prompt_ids):
-        own = [i for i, name in enumerate(found.prompt_ids) if name == prompt_id][:SHOWN]
-        strips[prompt_id] = montage_png(found.samples.images[own], None, SHOWN, 1)
+    for prompt_id in dict.fromkeys(prompt_ids):
+        own = [i for i, name in enumerate(prompt_ids) if name == prompt_id][:most]
+        strips[prompt_id] = montage_png(images[own], None, columns, 1)
     return strips

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +81,29 @@ def normals_rgb(normals: NDArray[np.floating]) -> Images:
     signs = np.array([1, -1, -1]).reshape(3, 1, 1)
     rgb = (np.where(known, normals, 0) * signs + 1) / 2 * 255
     return _bytes(rgb * known)
+
+
+def label_colours(
+    labels: Mapping[str, NDArray[Any]],
+    kinds: Iterable[str],
+    class_names: Sequence[str],
+    depth_m: tuple[float, float],
+) -> list[Images]:
+    """Return those kinds of labels of pixels that there are as RGB, (n, 3, h, w) each.
+
+    depth_m: ends of the scale of `depth_rgb`.
+    """
+    found = []
+    for kind in kinds:
+        if kind not in labels:
+            continue
+        if kind == "segmentation":
+            found.append(segmentation_rgb(labels[kind], class_names))
+        elif kind == "depth":
+            found.append(depth_rgb(labels[kind], *depth_m))
+        else:
+            found.append(normals_rgb(labels[kind]))
+    return found
 
 
 def side_by_side(images: Images, *colours: Images) -> Images:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save
 from torch.nn.functional import pixel_unshuffle
 from torch.nn.utils.rnn import pad_sequence
 
-from eval.colours import depth_rgb, normals_rgb, segmentation_rgb
+from eval.colours import label_colours
 from memory import minilm
 from memory.errors import SettingsError
 from memory.files import write_atomic, write_bytes, write_json
@@ -75,9 +75,12 @@ def pretrain(
     network = torch.compile(unet) if device.startswith("cuda") else unet
     pipeline.unet = network
     captions = captions_of(samples, target, settings)
-    texts = _TextCache(chain([""], *(v for image in captions for row in image for v in row)))
     clean = pipeline.scheduler.config.prediction_type == PREDICTIONS["clean"]
     may_flip = [direction in target.flips for direction in ("horizontal", "vertical")]
+    across, down = ((False, True) if may else (False,) for may in may_flip)
+    # Only what a step may say: the captions of other flips are never asked for.
+    said = (image[h][v] for image in captions for h in across for v in down)
+    texts = _TextCache(chain([""], *said))
     generator = torch.Generator("cpu")
     alphas = pipeline.scheduler.alphas_cumprod.to(device)
 
@@ -362,17 +365,13 @@ def _export(
 
 def _pictures(drawn: Drawn, class_names: Sequence[str]) -> Images:
     """Return images with their labels below them, (n, c, h, w)."""
-    rows = [drawn.images]
-    if "segmentation" in drawn.labels:
-        rows.append(segmentation_rgb(drawn.labels["segmentation"], class_names))
-    if "depth" in drawn.labels:
-        depth = drawn.labels["depth"]
-        rows.append(depth_rgb(depth, float(depth.min()), float(depth.max())))
-    if "normals" in drawn.labels:
-        rows.append(normals_rgb(drawn.labels["normals"]))
-    if len(rows) == 1:
+    depth = drawn.labels.get("depth", np.ones(1))
+    scale = (float(depth.min()), float(depth.max()))
+    colours = label_colours(drawn.labels, drawn.labels, class_names, scale)
+    if not colours:
         return drawn.images
-    return np.concatenate([np.broadcast_to(r, (len(r), 3, *r.shape[2:])) for r in rows], axis=2)
+    images = np.broadcast_to(drawn.images, colours[0].shape)
+    return np.concatenate([images, *colours], axis=2)
 
 
 def sample_prompts(target: Target, n: int = 8) -> list[str]:
