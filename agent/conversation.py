@@ -683,15 +683,12 @@ class Conversation:
         for word in words:
             if match := _TIMES.fullmatch(word):
                 count = _count(match[1] or match[2], self._n_images())
-            elif "=" in word and word not in (words[0],):
+            elif "=" in word:
                 key, _, value = word.partition("=")
-                if key == "class":
+                if key == "class" and word != words[0]:
                     class_name = value
                 else:
                     given[key] = value
-            elif "=" in word:
-                key, _, value = word.partition("=")
-                given[key] = value
             else:
                 said.append(word)
         if count is None or not (said or given):
