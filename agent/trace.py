@@ -14,9 +14,15 @@ from eval.report.evidence import build_evidence_html
 from eval.tables import COLUMNS, Row, tables
 from memory.errors import SettingsError, unknown
 from memory.files import storage_error, write_atomic, write_bytes
-from memory.journal import read_events
+from memory.journal import Event, read_events
 
 FORMATS = ("csv", "parquet", "duckdb")
+
+
+def read_session(home: Path, name: str) -> list[Event]:
+    """Return the events of a session that count; raises SettingsError when there is none."""
+    stored_settings(home, name)
+    return read_events(folder_of(home, name) / "journal.jsonl")
 
 
 def collect(home: Path, names: Sequence[str]) -> dict[str, list[Row]]:
@@ -26,8 +32,7 @@ def collect(home: Path, names: Sequence[str]) -> dict[str, list[Row]]:
     """
     found: dict[str, list[Row]] = {name: [] for name in COLUMNS}
     for name in names:
-        stored_settings(home, name)
-        events = read_events(folder_of(home, name) / "journal.jsonl")
+        events = read_session(home, name)
         shared = [e["at"] for e in events if e["kind"] == "forked" and e["source"] in names]
         first = max(shared, default=0)
         for table, rows in tables(events).items():
@@ -41,7 +46,7 @@ def write_tables(found: dict[str, list[Row]], kind: str, folder: Path) -> list[P
     Raises SettingsError for an unknown kind, or when the package duckdb is missing.
     """
     if kind not in FORMATS:
-        raise SettingsError(unknown("format", kind, FORMATS))
+        raise SettingsError(unknown("format", kind, (*FORMATS, "otlp")))
     if kind == "duckdb":
         return [_write_duckdb(found, folder / "trace.duckdb")]
     paths = []

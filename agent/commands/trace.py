@@ -17,30 +17,43 @@ app = typer.Typer()
 def trace(
     names: Annotated[list[str], typer.Argument(help="Sessions.")],
     to: Annotated[
-        str | None, typer.Option("--to", help="Write tables: csv, parquet or duckdb.")
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="FORMAT",
+            help="Write tables: csv, parquet, duckdb; or spans (OpenTelemetry): otlp.",
+        ),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the tables.")] = Path(
-        "trace"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of what --to writes.")
+    ] = Path("trace"),
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Send spans to a collector, e.g. http://127.0.0.1:6006 (Phoenix)."
+        ),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Write an HTML page on all of them.")
     ] = None,
     home: HomeOption = None,
 ) -> None:
-    """Write what sessions did as tidy tables, or as a page; print a summary."""
+    """Write what sessions did as tidy tables, spans, or a page; print a summary."""
     from agent import trace as tracing
     from eval.evidence import evidence
     from eval.report.text import number
 
     folder = resolve(home=home).home
+    if to == "otlp" or endpoint:
+        _spans(folder, names, output / "spans.jsonl" if to == "otlp" else None, endpoint)
     found = tracing.collect(folder, names)
-    if to:
+    if to and to != "otlp":
         for path in tracing.write_tables(found, to, output):
             say(f"Table: {path}")
     if report:
         tracing.write_page(folder, names, report)
         say(f"Page: {report}")
-    if to or report:
+    if to or report or endpoint:
         return
     rows = []
     for brain in evidence(found).brains:
@@ -61,6 +74,20 @@ def trace(
         )
     columns = ["session", "brain", "rounds", "legal", "fallbacks", "held", "tokens", "s", "score"]
     say_table(columns, rows)
+
+
+def _spans(home: Path, names: list[str], path: Path | None, endpoint: str | None) -> None:
+    from agent.otlp import send_spans, write_spans
+    from agent.spans import spans
+    from agent.trace import read_session
+
+    found = [span for name in names for span in spans(read_session(home, name))]
+    if path:
+        write_spans(found, path)
+        say(f"Spans: {path} ({len(found)})")
+    if endpoint:
+        send_spans(found, endpoint)
+        say(f"Sent {len(found)} spans to {endpoint}")
 
 
 @app.command()
