@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -41,10 +41,6 @@ from memory.errors import (
     StorageError,
     WeightsError,
 )
-
-if TYPE_CHECKING:
-    from agent.settings import Settings
-    from memory.chroma import MemoryIndex
 
 EPILOG = (
     "Exit codes: 0 done; 1 another failure; 2 settings, data or weights that cannot be used; "
@@ -243,7 +239,9 @@ def pretrain(
     say(source.notice)
     columns = ["step {task.completed:.0f} of {task.total:.0f}", "{task.fields[figures]}", "left"]
     with Progress(*columns, TimeRemainingColumn(), console=console()) as bar:
-        task = bar.add_task("pretrain", total=settings.pretrain.steps, figures="")
+        detail = settings.pretrain.detail
+        total = settings.pretrain.steps + (detail.steps if detail else 0)
+        task = bar.add_task("pretrain", total=total, figures="")
 
         def show(step: int, loss: float, seconds: float) -> None:
             figures = f"loss {loss:.4f}, {bar.tasks[0].speed or 0:.2f} steps/s"
@@ -341,7 +339,10 @@ def memory_search(
     home: HomeOption = None,
 ) -> None:
     """Find the prompts, failures and lessons nearest in meaning to a text."""
-    hits = _memory(resolve(home=home)).search(query, n=n, kind=kind, target=target)
+    from agent.session import memory_of
+
+    memory = memory_of(resolve(home=home).home, say)
+    hits = memory.search(query, n=n, kind=kind, target=target)
     rows = [
         [f"{hit.similarity:.2f}", hit.item.kind, hit.item.session, hit.item.round, hit.item.text]
         for hit in hits
@@ -355,22 +356,20 @@ def memory_search(
 @memory_app.command("stats")
 def memory_stats(home: HomeOption = None) -> None:
     """Show how much is remembered, and of what."""
-    say_table(["what", "figure"], list(_memory(resolve(home=home)).stats().items()))
+    from agent.session import memory_of
+
+    say_table(["what", "figure"], list(memory_of(resolve(home=home).home, say).stats().items()))
 
 
 @memory_app.command("reindex")
 def memory_reindex(home: HomeOption = None) -> None:
     """Rebuild the index from the journals of all sessions."""
-    settings = resolve(home=home)
-    journals = sorted((settings.home / "sessions").glob("*/journal.jsonl"))
-    n_items = _memory(settings).reindex(journals)
-    say(f"{n_items} items from {len(journals)} sessions.")
+    from agent.session import journals, memory_of
 
-
-def _memory(settings: Settings) -> MemoryIndex:
-    from memory.chroma import MemoryIndex
-
-    return MemoryIndex(settings.home / "memory")
+    folder = resolve(home=home).home
+    found = journals(folder)
+    n_items = memory_of(folder).reindex(found)
+    say(f"{n_items} items from {len(found)} sessions.")
 
 
 def main() -> None:

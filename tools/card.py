@@ -38,8 +38,8 @@ def write_card(
 ) -> dict[str, Any]:
     """Draw images for the captions of real photographs and write their figures to card.json.
 
-    Uses the pipeline's default sampling. `trained` repeats the training's step, loss and settings
-    if `train.json` lies beside the pipeline.
+    Uses the pipeline's default sampling. `trained`, and `trained_detail` for a detail network,
+    repeat step, loss and settings of the training if its state lies beside the pipeline.
     """
     generator = MTDMGenerator(load_pipeline(folder, device))
     samples, texts = draw_like(target, generator, N_IMAGES)
@@ -48,12 +48,11 @@ def write_card(
     else:
         judge = train_audit(target, audit or AuditSettings(), cache_dir, device)
         agrees = agreement(judge, target, samples)
-    state = folder.parent / "train.json"
-    trained = json.loads(state.read_text("utf-8")) if state.exists() else None
     card = {
         "target": target.name,
         "notice": target.notice,
-        "trained": trained,
+        "trained": _state(folder.parent),
+        "trained_detail": _state(folder.parent / "detail"),
         "n_images": len(samples),
         **agrees,
         "attributes": attribute_agreement(target, samples),
@@ -77,6 +76,11 @@ def draw_like(
     rows = [rng.randrange(len(real)) for _ in range(n_images)]
     texts = [target.vocabulary.caption(real.attributes[row], rng) for row in rows]
     return _draw(generator, real.take(rows), texts, seed, 0), texts
+
+
+def _state(folder: Path) -> dict[str, Any] | None:
+    path = folder / "train.json"
+    return json.loads(path.read_text("utf-8")) if path.exists() else None
 
 
 def draw_for(

@@ -12,32 +12,29 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file, save
-from torch.nn.functional import pixel_unshuffle
 from torch.nn.utils.rnn import pad_sequence
 
 from eval.colours import label_colours
 from memory import minilm
 from memory.errors import SettingsError
-from memory.files import write_atomic, write_bytes, write_json
+from memory.files import write_atomic
+from tools.denoising import Run, denoising_loss, epoch_order, folded, mirrored_batch
 from tools.generators import Drawn
 from tools.generators.mtdm import (
     MAX_TOKENS,
-    PREDICTIONS,
     MTDMPipeline,
     load_pipeline,
     new_pipeline,
     seeded_noise,
     weights_folder,
 )
-from tools.label_codes import LabelCodes, mirrored
-from tools.samples import Dense, Images, Samples
+from tools.label_codes import LabelCodes
+from tools.pretrain_detail import pretrain_detail
+from tools.samples import Images, Samples
 from tools.settings import PretrainSettings
 from tools.targets import Target
 
@@ -67,30 +64,21 @@ def pretrain(
     torch.manual_seed(settings.seed)
     pipeline = _first_pipeline(samples, target, settings)
     unet = pipeline.unet.to(device)
-    average = {k: v.detach().clone() for k, v in unet.state_dict().items()}
-    optimizer = torch.optim.AdamW(
-        unet.parameters(), settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
-    )
-    first = _restore(folder, settings, unet, average, optimizer)
-    network = torch.compile(unet) if device.startswith("cuda") else unet
-    pipeline.unet = network
+    run = Run(folder, settings, unet)
+    first = run.restore()
+    pipeline.unet = torch.compile(unet) if device.startswith("cuda") else unet
     captions = captions_of(samples, target, settings)
-    clean = pipeline.scheduler.config.prediction_type == PREDICTIONS["clean"]
     may_flip = [direction in target.flips for direction in ("horizontal", "vertical")]
     across, down = ((False, True) if may else (False,) for may in may_flip)
     # Only what a step may say: the captions of other flips are never asked for.
     said = (image[h][v] for image in captions for h in across for v in down)
     texts = _TextCache(chain([""], *said))
-    generator = torch.Generator("cpu")
-    alphas = pipeline.scheduler.alphas_cumprod.to(device)
 
     started = time.monotonic()
     for step in range(first, settings.steps):
         rng = np.random.default_rng([settings.seed, step])
-        generator.manual_seed(settings.seed * 1_000_003 + step)
-        chosen = _epoch_order(len(samples), settings, step)
+        chosen = epoch_order(len(samples), settings, step)
         flips = rng.integers(0, 2, (len(chosen), 2)).astype(bool) & may_flip
-        images, labels = _mirrored_batch(samples, chosen, flips)
         words = [
             ""
             if rng.random() < settings.text_dropout
@@ -98,39 +86,35 @@ def pretrain(
             for i, (h, v) in zip(chosen, flips, strict=True)
         ]
         states, mask = (part.to(device) for part in texts(words))
-        x, weight = _folded(pipeline, images, labels)
-        x, weight = x.to(device), weight.to(device)
-        noise = torch.randn(x.shape, generator=generator).to(device)
-        t = torch.randint(len(alphas), (len(x),), generator=generator).to(device)
-        a = alphas[t].view(-1, 1, 1, 1)
-        noisy = a.sqrt() * x + (1 - a).sqrt() * noise
-        if clean:
-            wanted = x
-            # The loss of the velocity, without the greatest weights (Hang et al. 2023).
-            weight = weight * (1 / (1 - a)).clamp(max=_MOST_WEIGHT)
-        else:
-            wanted = a.sqrt() * noise - (1 - a).sqrt() * x
-        for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(step, settings)
-        with torch.autocast("cuda", torch.bfloat16, enabled=device.startswith("cuda")):
-            found = pipeline.predict(noisy, t, states, mask).float()
-            loss = (weight * (found - wanted) ** 2).sum() / weight.sum()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimizer.step()
-        decay = min(settings.ema_decay, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for name, value in unet.state_dict().items():
-                average[name].lerp_(value, 1 - decay)
+
+        def predict(
+            noisy: torch.Tensor,
+            t: torch.Tensor,
+            states: torch.Tensor = states,
+            mask: torch.Tensor = mask,
+        ) -> torch.Tensor:
+            return pipeline.predict(noisy, t, states, mask)
+
+        x, weight = folded(pipeline, *mirrored_batch(samples, chosen, flips))
+        loss = denoising_loss(
+            pipeline, predict, x.to(device), weight.to(device), settings, step, rng
+        )
+        run.update(step, loss)
         done = step + 1
         progress(done, loss.item(), time.monotonic() - started)
-        if done % settings.save_every == 0 or done == settings.steps:
-            _save(folder, settings, done, loss.item(), unet, average, optimizer)
-            _export(folder, pipeline, average, target, done)
+        if run.is_due(done):
+            run.save(done, loss.item())
+            _export(folder, pipeline, run.average, target, done)
 
-    pipeline = load_pipeline(folder / "pipeline", device)
-    return pipeline
+    if settings.detail is None:
+        return load_pipeline(folder / "pipeline", device)
+    return pretrain_detail(
+        target,
+        settings.detail,
+        folder,
+        device,
+        lambda step, loss, seconds: progress(settings.steps + step, loss, seconds),
+    )
 
 
 def _first_pipeline(samples: Samples, target: Target, settings: PretrainSettings) -> MTDMPipeline:
@@ -161,53 +145,8 @@ def _first_pipeline(samples: Samples, target: Target, settings: PretrainSettings
     )
 
 
-def _mirrored_batch(
-    samples: Samples, chosen: Sequence[int], flips: NDArray[np.bool_]
-) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
-    """Return images and labels; flips: (n, 2), left to right and top to bottom."""
-    images, labels = [], []
-    for i, (horizontal, vertical) in zip(chosen, flips.tolist(), strict=True):
-        flipped = {"image": samples.images[i], **{k: v[i] for k, v in samples.labels.items()}}
-        turned = mirrored(flipped, horizontal, vertical)
-        images.append(turned.pop("image"))
-        labels.append(turned)
-    return np.stack(images), {k: np.stack([row[k] for row in labels]) for k in samples.labels}
-
-
-def _folded(
-    pipeline: MTDMPipeline, images: NDArray[np.uint8], labels: Dense
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the network's channels and the weight of each in the loss, 0 where unknown."""
-    pixels = torch.from_numpy(images.astype(np.float32) / 255)
-    known = torch.ones_like(pixels)
-    if not pipeline.codes.kinds:
-        return pipeline.fold(pixels), pixel_unshuffle(known, pipeline.config.patch)
-    values, is_known = pipeline.codes.encode(labels, images.shape[2:])
-    known = torch.cat([known, torch.from_numpy(is_known.astype(np.float32))], dim=1)
-    x = pipeline.fold(pixels, torch.from_numpy(values))
-    return x, pixel_unshuffle(known, pipeline.config.patch)
-
-
 def _one_of(texts: Sequence[str], rng: np.random.Generator) -> str:
     return texts[int(rng.integers(len(texts)))]
-
-
-def _learning_rate(step: int, settings: PretrainSettings) -> float:
-    """Warm up, hold, then fall linearly to zero over the last part (cooldown)."""
-    warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
-    left = (settings.steps - step) / max(1.0, settings.cooldown_share * settings.steps)
-    return settings.learning_rate * min(warm, left, 1.0)
-
-
-def _epoch_order(n: int, settings: PretrainSettings, step: int) -> list[int]:
-    """Return the image indices of a step: shuffled epochs laid end to end."""
-    start = step * settings.batch_size
-    positions = range(start, start + settings.batch_size)
-    orders = {
-        epoch: np.random.default_rng([settings.seed, 1, epoch]).permutation(n)
-        for epoch in {p // n for p in positions}
-    }
-    return [int(orders[p // n][p % n]) for p in positions]
 
 
 def captions_of(
@@ -268,70 +207,6 @@ class _TextCache:
         return pad_sequence(rows, batch_first=True), pad_sequence(masks, batch_first=True)
 
 
-def _save(
-    folder: Path,
-    settings: PretrainSettings,
-    step: int,
-    loss: float,
-    unet: torch.nn.Module,
-    average: Mapping[str, torch.Tensor],
-    optimizer: torch.optim.Optimizer,
-) -> None:
-    """Write the training state; the JSON file last, since it vouches for the tensors."""
-    tensors = {f"unet.{k}": v for k, v in unet.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in average.items()}
-    state = optimizer.state_dict()["state"]
-    for index, values in state.items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
-    data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
-    for old in folder.glob("train-*.safetensors"):
-        if old.name != _current(folder):
-            old.unlink()
-    name = f"train-{step:07d}.safetensors"
-    write_bytes(folder / name, data)
-    meta = {"step": step, "file": name, "loss": loss, "settings": settings.model_dump(mode="json")}
-    write_json(folder / "train.json", meta)
-
-
-def _current(folder: Path) -> str | None:
-    path = folder / "train.json"
-    return json.loads(path.read_text("utf-8"))["file"] if path.exists() else None
-
-
-def _restore(
-    folder: Path,
-    settings: PretrainSettings,
-    unet: torch.nn.Module,
-    average: dict[str, torch.Tensor],
-    optimizer: torch.optim.Optimizer,
-) -> int:
-    """Load the last checkpoint, if there is one, and return its step."""
-    path = folder / "train.json"
-    if not path.exists():
-        return 0
-    meta = json.loads(path.read_text("utf-8"))
-    free = {"steps", "save_every"}
-    mine: dict[str, Any] = settings.model_dump(mode="json", exclude=free)
-    other = {k: v for k, v in meta["settings"].items() if k not in free}
-    if mine != other:
-        changed = [f"{k}: {other.get(k)} -> {mine.get(k)}" for k in mine if mine[k] != other.get(k)]
-        raise SettingsError(
-            f"{folder} holds a run with other settings ({'; '.join(changed)}). Use the same "
-            "settings to continue it, or another folder to start anew."
-        )
-    tensors = load_file(folder / meta["file"])
-    unet.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("unet.")})
-    for name in average:
-        average[name].copy_(tensors[f"average.{name}"])
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".")
-            state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    return int(meta["step"])
-
-
 def _export(
     folder: Path,
     pipeline: MTDMPipeline,
@@ -347,6 +222,11 @@ def _export(
     usable.register_to_config(trained_on=f"{target.name}: generator split. {target.notice}")
     usable.unet.load_state_dict({k: v.float().cpu() for k, v in average.items()})
     usable.unet.half()
+    if pipeline.detail is not None:
+        usable.register_modules(detail=pipeline.detail)
+        usable.register_to_config(
+            detail_patch=c.detail_patch, detail_below=c.detail_below, label_steps=c.label_steps
+        )
     usable.save_pretrained(folder / "pipeline", safe_serialization=True)
     usable.unet.float()
     usable.set_progress_bar_config(disable=True)

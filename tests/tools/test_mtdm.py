@@ -14,6 +14,7 @@ from tools.generators.mtdm import (
     MTDMPipeline,
     build,
     load_pipeline,
+    new_detail,
     new_pipeline,
     seeded_noise,
 )
@@ -110,6 +111,33 @@ def test_labels_are_drawn_with_the_image_and_survive_saving(
         assert 0 <= values.min() <= values.max() <= 1
     alone = generator.draw(requests[1:2])
     assert alone.labels["depth"][0] == pytest.approx(drawn.labels["depth"][1], rel=1e-3)
+
+
+def test_detail_network_takes_over_where_little_noise_is_left(
+    joint: MTDMPipeline, tmp_path: Path
+) -> None:
+    joint.save_pretrained(tmp_path / "plain")
+    made = load_pipeline(tmp_path / "plain")
+    torch.manual_seed(1)
+    made.register_modules(detail=new_detail(made, 2, (16, 32)))
+    made.register_to_config(detail_below=0.6, label_steps=2)
+    made.save_pretrained(tmp_path / "both")
+    request = [ImageRequest("a street", "p", 0, 0)]
+    shape = (3, 32, 48)
+    calls: list[float] = []
+    both = build(shape, weights=str(tmp_path / "both"), steps=10)
+    both.pipeline.detail.register_forward_pre_hook(lambda _, given: calls.append(float(given[1])))
+    drawn = both.draw(request)
+    # Six of ten steps, then labels from all noise on, beside the finished picture.
+    assert [t < 600 for t in calls] == [True] * 6 + [False, True]
+    assert calls[-2] == 999
+    unread = build(shape, weights=str(tmp_path / "both"), steps=10, label_steps=0)
+    assert (unread.draw(request).images == drawn.images).all()
+    assert (unread.draw(request).labels["depth"] != drawn.labels["depth"]).any()
+    plain = build(shape, weights=str(tmp_path / "plain"), steps=10)
+    assert len({g.identity for g in (both, unread, plain)}) == 3
+    with pytest.raises(SettingsError, match=r"multiples of 16 pixels, not 48x40"):
+        new_detail(new_pipeline((3, 40, 48), 4, (16, 32), 0.5, 0.25), 4, (16, 32, 48))
 
 
 def test_noise_that_the_network_cannot_hold_is_taken_away_by_predicting_the_clean_image() -> None:

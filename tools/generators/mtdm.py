@@ -10,6 +10,10 @@ the time embedding. A cosine schedule rescaled to zero terminal SNR with trailin
 The network predicts the velocity (Salimans and Ho 2022) or the clean image. The velocity holds all
 of the noise, so it needs more channels at the first level than the folded image has; a colour image
 with labels has more than that, and its noise would stay in it.
+
+A second network, `detail`, may take over where little noise is left (expert denoisers, Balaji et
+al. 2022): it works at a finer resolution, without text, which by then has done its work. It also
+denoises the labels once more beside the finished picture, so that they fit it.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel, UNet2DModel
 from diffusers.utils import logging as diffusers_logging
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
@@ -67,8 +71,12 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
     image_channels: 1 or 3; image_size: pixels, of a square's side or [height, width]; patch: side
     of the pixel-unshuffle; mean, std: of the pixels in 0..1, so that the network sees about unit
     variance; trained_on: free text; label_codes: of the labels that are drawn with the image, as
-    `tools.label_codes.stored` has them, or none.
+    `tools.label_codes.stored` has them, or none; detail: the network of the noise levels below the
+    share `detail_below`, with a patch of its own, which predicts the clean image; label_steps: in
+    which it denoises the labels again.
     """
+
+    _optional_components = ["detail"]  # noqa: RUF012 - diffusers concatenates lists
 
     def __init__(
         self,
@@ -81,9 +89,13 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         std: float = 0.5,
         trained_on: str = "",
         label_codes: Mapping[str, Any] | None = None,
+        detail: UNet2DModel | None = None,
+        detail_patch: int = 2,
+        detail_below: float = 0.6,
+        label_steps: int = 0,
     ) -> None:
         super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_modules(unet=unet, scheduler=scheduler, detail=detail)
         self.register_to_config(
             image_channels=image_channels,
             image_size=image_size if isinstance(image_size, int) else list(image_size),
@@ -92,6 +104,9 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             std=std,
             trained_on=trained_on,
             label_codes=dict(label_codes or {}),
+            detail_patch=detail_patch,
+            detail_below=detail_below,
+            label_steps=label_steps,
         )
         self._known: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -112,6 +127,11 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         """Shape of the noise of one image and its labels, (c, height, width), before folding."""
         channels, height, width = self.image_shape
         return (channels + self.codes.n_channels, height, width)
+
+    @property
+    def n_image_channels(self) -> int:
+        """Number of the network's channels that hold the image; those of labels follow."""
+        return int(self.config.image_channels * self.config.patch**2)
 
     def fold(self, images: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Turn pixels and coded labels into the network's channels.
@@ -143,6 +163,18 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         ).sample
         return predicted
 
+    def predict_detail(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Return what the detail network predicts; arguments and result as of `predict`."""
+        flat = pixel_shuffle(x, self.config.patch)
+        predicted = self.detail(pixel_unshuffle(flat, self.config.detail_patch), t).sample
+        return pixel_unshuffle(
+            pixel_shuffle(predicted, self.config.detail_patch), self.config.patch
+        )
+
+    @property
+    def _n_levels(self) -> int:
+        return int(self.scheduler.config.num_train_timesteps)
+
     @torch.inference_mode()
     def __call__(
         self,
@@ -152,12 +184,15 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         guidance: float = GUIDANCE,
         guidance_interval: tuple[float, float] = GUIDANCE_INTERVAL,
         pulls: Sequence[Pull] = (),
+        label_steps: int | None = None,
     ) -> Drawn:
         """Draw one image per prompt, with its labels.
 
         noise: standard normal, (n, *noise_shape), see `seeded_noise`; steps: network steps;
         guidance: 1 is none; guidance_interval: part of the steps, 0..1, in which guidance acts;
-        pulls: one per prompt, all by the same critic and criterion, or none.
+        pulls: one per prompt, all by the same critic and criterion, or none; label_steps: network
+        steps in which the labels are denoised once more, beside the finished image; None: as the
+        weights say.
         """
         states, mask = self._encode(prompts)
         empty, empty_mask = (
@@ -172,7 +207,9 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             if pulls and i > 0:
                 x = self._pulled(x, clean, folded_noise, i, pulls)
             guided = guidance != 1 and guidance_interval[0] <= i / steps < guidance_interval[1]
-            if guided:
+            if self.detail is not None and t < self.config.detail_below * self._n_levels:
+                predicted = self.predict_detail(x, t)
+            elif guided:
                 both = self.predict(
                     torch.cat([x, x]), t, torch.cat([states, empty]), torch.cat([mask, empty_mask])
                 )
@@ -182,7 +219,20 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
                 predicted = self.predict(x, t, states, mask)
             stepped = self.scheduler.step(predicted, t, x)
             x, before, clean = stepped.prev_sample, clean, stepped.pred_original_sample
+        label_steps = self.config.label_steps if label_steps is None else label_steps
+        if label_steps and self.detail is not None and self.codes.kinds:
+            x, before = self._labels_again(x, folded_noise, label_steps), x
         return self._decode(x, before)
+
+    def _labels_again(self, drawn: torch.Tensor, noise: torch.Tensor, steps: int) -> torch.Tensor:
+        """Return finished images with labels that are denoised beside them, from noise on."""
+        image = drawn[:, : self.n_image_channels]
+        x = torch.cat([image, noise[:, self.n_image_channels :]], dim=1)
+        self.scheduler.set_timesteps(steps, device=self.device)
+        for t in self.scheduler.timesteps:
+            x = self.scheduler.step(self.predict_detail(x, t), t, x).prev_sample
+            x = torch.cat([image, x[:, self.n_image_channels :]], dim=1)
+        return x
 
     def _pulled(
         self,
@@ -196,7 +246,7 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
 
         clean: what was expected of them one step earlier.
         """
-        n_image = self.config.image_channels * self.config.patch**2
+        n_image = self.n_image_channels
         image, labels = x[:, :n_image], x[:, n_image:]
         weights = torch.tensor([pull.weight for pull in pulls], device=x.device, dtype=x.dtype)
         if pulls[0].by == "real":
@@ -297,6 +347,33 @@ def new_pipeline(
     )
 
 
+def new_detail(pipeline: MTDMPipeline, patch: int, channels: Sequence[int]) -> UNet2DModel:
+    """Build an untrained detail network for a pipeline: one level per entry of `channels`.
+
+    Raises SettingsError when the image cannot be folded by `patch` and halved once per level.
+    """
+    _, height, width = pipeline.image_shape
+    unit = patch * 2 ** (len(channels) - 1)
+    if height % unit or width % unit:
+        raise SettingsError(
+            f"A detail network with patch {patch} and {len(channels)} levels draws images whose "
+            f"sides are multiples of {unit} pixels, not {width}x{height}. Set "
+            "pretrain.detail.patch or pretrain.detail.channels."
+        )
+    folded = pipeline.noise_shape[0] * patch**2
+    return UNet2DModel(
+        sample_size=(height // patch, width // patch),
+        in_channels=folded,
+        out_channels=folded,
+        down_block_types=("DownBlock2D",) * len(channels),
+        up_block_types=("UpBlock2D",) * len(channels),
+        block_out_channels=tuple(channels),
+        layers_per_block=1,
+        norm_num_groups=16,
+        add_attention=False,
+    )
+
+
 def load_pipeline(folder: Path, device: str = "cpu") -> MTDMPipeline:
     """Load a saved MTDM; raises WeightsError that says what is missing or damaged."""
     needed = ["model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"]
@@ -318,7 +395,9 @@ def load_pipeline(folder: Path, device: str = "cpu") -> MTDMPipeline:
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     # On CPUs convolutions over channels-last images are about an eighth faster.
-    pipeline.unet.to(memory_format=torch.channels_last)
+    for network in (pipeline.unet, pipeline.detail):
+        if network is not None:
+            network.to(memory_format=torch.channels_last)
     loaded: MTDMPipeline = pipeline.to(device)
     return loaded
 
@@ -345,19 +424,28 @@ class MTDMGenerator:
         steps: int = STEPS,
         guidance: float = GUIDANCE,
         guidance_interval: tuple[float, float] = GUIDANCE_INTERVAL,
+        label_steps: int | None = None,
     ) -> None:
         self.pipeline = pipeline
         self._steps = steps
         self._guidance = guidance
         self._interval = guidance_interval
+        self._label_steps = label_steps
 
     @cached_property
     def identity(self) -> str:
         """Return a digest of weights and sampling."""
-        content = hashlib.sha256(json.dumps([self._steps, self._guidance, self._interval]).encode())
-        for name, value in sorted(self.pipeline.unet.state_dict().items()):
-            content.update(name.encode())
-            content.update(value.cpu().contiguous().numpy().tobytes())
+        sampling: list[Any] = [self._steps, self._guidance, self._interval]
+        detail = self.pipeline.detail
+        if detail is not None:
+            config = self.pipeline.config
+            steps = config.label_steps if self._label_steps is None else self._label_steps
+            sampling += [config.detail_below, steps]
+        content = hashlib.sha256(json.dumps(sampling).encode())
+        for network in (self.pipeline.unet, detail):
+            for name, value in sorted(network.state_dict().items()) if network is not None else ():
+                content.update(name.encode())
+                content.update(value.cpu().contiguous().numpy().tobytes())
         return f"mtdm {content.hexdigest()[:16]}"
 
     def count_tokens(self, text: str) -> int:
@@ -386,6 +474,7 @@ class MTDMGenerator:
                     guidance,
                     self._interval,
                     [r.pull for r in chosen if r.pull],
+                    self._label_steps,
                 )
             )
         return join(parts).take(np.argsort(order))
@@ -398,12 +487,16 @@ def build(
     steps: int = STEPS,
     guidance: float = GUIDANCE,
     guidance_interval: tuple[float, float] = GUIDANCE_INTERVAL,
+    label_steps: int | None = None,
 ) -> MTDMGenerator:
-    """Load the MTDM in the folder `weights`, or the bundled one for `bundled:NAME`."""
+    """Load the MTDM in the folder `weights`, or the bundled one for `bundled:NAME`.
+
+    label_steps: of the detail network, where there is one; None: as the weights say.
+    """
     pipeline = load_pipeline(weights_folder(weights), device)
     if pipeline.image_shape != tuple(image_shape):
         raise WeightsError(
             f"The MTDM {weights} draws images of shape {pipeline.image_shape}, but the target's "
             f"are {tuple(image_shape)}. Train one for this target with `shaping pretrain`."
         )
-    return MTDMGenerator(pipeline, steps, guidance, guidance_interval)
+    return MTDMGenerator(pipeline, steps, guidance, guidance_interval, label_steps)

@@ -1,0 +1,216 @@
+"""What the trainings of an MTDM's networks share: batches, noise, loss, checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save
+from torch.nn.functional import pixel_unshuffle
+
+from memory.errors import SettingsError
+from memory.files import write_bytes, write_json
+from tools.generators.mtdm import PREDICTIONS, MTDMPipeline
+from tools.label_codes import mirrored
+from tools.samples import Dense, Samples
+from tools.settings import TrainingRun
+
+Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""What a network says of noisy, folded images and labels, (n, c, h, w), at the times (n,)."""
+
+_MOST_WEIGHT = 5.0
+_MAY_CHANGE = frozenset({"steps", "save_every", "detail"})
+
+
+class Run:
+    """A resumable training: AdamW, averaged (EMA) weights and checkpoints in a folder.
+
+    `train.safetensors` and `train.json` allow to continue it.
+    """
+
+    def __init__(self, folder: Path, settings: TrainingRun, network: torch.nn.Module) -> None:
+        self.average = {k: v.detach().clone() for k, v in network.state_dict().items()}
+        self._folder = folder
+        self._settings = settings
+        self._network = network
+        self._optimizer = torch.optim.AdamW(
+            network.parameters(), settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
+        )
+
+    def update(self, step: int, loss: torch.Tensor) -> None:
+        """Change the weights once, by the gradient of a loss."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = _learning_rate(step, self._settings)
+        self._optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
+        self._optimizer.step()
+        decay = min(self._settings.ema_decay, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for name, value in self._network.state_dict().items():
+                self.average[name].lerp_(value, 1 - decay)
+
+    def is_due(self, done: int) -> bool:
+        """Return whether a checkpoint is due after `done` steps."""
+        return done % self._settings.save_every == 0 or done == self._settings.steps
+
+    def save(self, step: int, loss: float) -> None:
+        """Write the training state; the JSON file last, since it vouches for the tensors."""
+        tensors = {f"unet.{k}": v for k, v in self._network.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.items()}
+        state = self._optimizer.state_dict()["state"]
+        for index, values in state.items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
+        data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+        for old in self._folder.glob("train-*.safetensors"):
+            if old.name != self._current():
+                old.unlink()
+        name = f"train-{step:07d}.safetensors"
+        write_bytes(self._folder / name, data)
+        settings = self._settings.model_dump(mode="json")
+        meta = {"step": step, "file": name, "loss": loss, "settings": settings}
+        write_json(self._folder / "train.json", meta)
+
+    def restore(self) -> int:
+        """Load the last checkpoint, if there is one, and return its step.
+
+        Raises SettingsError when it was made with other settings.
+        """
+        path = self._folder / "train.json"
+        if not path.exists():
+            return 0
+        meta = json.loads(path.read_text("utf-8"))
+        mine: dict[str, Any] = self._settings.model_dump(mode="json", exclude=set(_MAY_CHANGE))
+        # What an older version did not know had the value that is now the default.
+        known = type(self._settings).model_validate(meta["settings"])
+        other = known.model_dump(mode="json", exclude=set(_MAY_CHANGE))
+        if mine != other:
+            changed = [f"{k}: {other[k]} -> {mine[k]}" for k in mine if mine[k] != other[k]]
+            raise SettingsError(
+                f"{self._folder} holds a run with other settings ({'; '.join(changed)}). Use the "
+                "same settings to continue it, or another folder to start anew."
+            )
+        tensors = load_file(self._folder / meta["file"])
+        weights = {k[5:]: v for k, v in tensors.items() if k.startswith("unet.")}
+        self._network.load_state_dict(weights)
+        for name in self.average:
+            self.average[name].copy_(tensors[f"average.{name}"])
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".")
+                state.setdefault(int(index), {})[name] = value
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": state})
+        return int(meta["step"])
+
+    def _current(self) -> str | None:
+        path = self._folder / "train.json"
+        return json.loads(path.read_text("utf-8"))["file"] if path.exists() else None
+
+
+def denoising_loss(
+    pipeline: MTDMPipeline,
+    predict: Predict,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    settings: TrainingRun,
+    step: int,
+    rng: np.random.Generator,
+    below: float = 1.0,
+) -> torch.Tensor:
+    """Return the loss of a network on images and labels with noise.
+
+    x, weight: folded, see `folded`; below: share of the noise levels, from the least, that images
+    have. The noise is a function of (seed, step).
+    """
+    generator = torch.Generator("cpu").manual_seed(settings.seed * 1_000_003 + step)
+    alphas = pipeline.scheduler.alphas_cumprod.to(x.device)
+    noise = torch.randn(x.shape, generator=generator).to(x.device)
+    t = torch.randint(len(alphas), (len(x),), generator=generator).to(x.device)
+    t, of_image = noise_levels(alphas, t, settings.image_ahead, below, rng)
+    n_image = pipeline.n_image_channels
+    a = torch.stack([of_image] * n_image + [alphas[t]] * (x.shape[1] - n_image), dim=1)
+    a = a[..., None, None]
+    noisy = a.sqrt() * x + (1 - a).sqrt() * noise
+    if pipeline.scheduler.config.prediction_type == PREDICTIONS["clean"]:
+        wanted = x
+        # The loss of the velocity, without the greatest weights (Hang et al. 2023).
+        weight = weight * (1 / (1 - a)).clamp(max=_MOST_WEIGHT)
+    else:
+        wanted = a.sqrt() * noise - (1 - a).sqrt() * x
+    with torch.autocast("cuda", torch.bfloat16, enabled=x.device.type == "cuda"):
+        found = predict(noisy, t).float()
+        loss: torch.Tensor = (weight * (found - wanted) ** 2).sum() / weight.sum()
+    return loss
+
+
+def noise_levels(
+    alphas: torch.Tensor, t: torch.Tensor, share: float, below: float, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the times of the labels, and the signal kept in the images, (n,) each.
+
+    Images have the noise of their labels, but less for a `share` of them: half of these have none,
+    the others any between none and that of the labels. Independent levels per modality make one
+    network a joint and a conditional model (UniDiffuser, Bao et al. 2023); here the level of the
+    image need not be told, since it can be seen. Only labels of images that are ahead have levels
+    from `below` on.
+    """
+    lower = (t * below).long()
+    if share == 0:
+        return lower, alphas[lower]
+    ahead = torch.from_numpy(rng.random(len(t)) < share).to(t.device)
+    finished = torch.from_numpy(rng.random(len(t)) < 0.5).to(t.device)
+    parts = torch.from_numpy(rng.random(len(t))).to(t.device, alphas.dtype)
+    earlier = alphas[(lower * parts).long()]
+    of_ahead = torch.where(finished, torch.ones_like(earlier), earlier)
+    return torch.where(ahead, t, lower), torch.where(ahead, of_ahead, alphas[lower])
+
+
+def mirrored_batch(
+    samples: Samples, chosen: Sequence[int], flips: NDArray[np.bool_]
+) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
+    """Return images and labels; flips: (n, 2), left to right and top to bottom."""
+    images, labels = [], []
+    for i, (horizontal, vertical) in zip(chosen, flips.tolist(), strict=True):
+        flipped = {"image": samples.images[i], **{k: v[i] for k, v in samples.labels.items()}}
+        turned = mirrored(flipped, horizontal, vertical)
+        images.append(turned.pop("image"))
+        labels.append(turned)
+    return np.stack(images), {k: np.stack([row[k] for row in labels]) for k in samples.labels}
+
+
+def folded(
+    pipeline: MTDMPipeline, images: NDArray[np.uint8], labels: Dense
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the network's channels and the weight of each in the loss, 0 where unknown."""
+    pixels = torch.from_numpy(images.astype(np.float32) / 255)
+    known = torch.ones_like(pixels)
+    if not pipeline.codes.kinds:
+        return pipeline.fold(pixels), pixel_unshuffle(known, pipeline.config.patch)
+    values, is_known = pipeline.codes.encode(labels, images.shape[2:])
+    known = torch.cat([known, torch.from_numpy(is_known.astype(np.float32))], dim=1)
+    x = pipeline.fold(pixels, torch.from_numpy(values))
+    return x, pixel_unshuffle(known, pipeline.config.patch)
+
+
+def _learning_rate(step: int, settings: TrainingRun) -> float:
+    """Warm up, hold, then fall linearly to zero over the last part (cooldown)."""
+    warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
+    left = (settings.steps - step) / max(1.0, settings.cooldown_share * settings.steps)
+    return settings.learning_rate * min(warm, left, 1.0)
+
+
+def epoch_order(n: int, settings: TrainingRun, step: int) -> list[int]:
+    """Return the image indices of a step: shuffled epochs laid end to end."""
+    start = step * settings.batch_size
+    positions = range(start, start + settings.batch_size)
+    orders = {
+        epoch: np.random.default_rng([settings.seed, 1, epoch]).permutation(n)
+        for epoch in {p // n for p in positions}
+    }
+    return [int(orders[p // n][p % n]) for p in positions]
