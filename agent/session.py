@@ -9,11 +9,11 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import yaml
 from filelock import FileLock, Timeout
@@ -25,6 +25,9 @@ from memory.errors import SessionError, SettingsError, Stopped
 from memory.files import remove_temporaries, write_bytes
 from memory.journal import Event, Journal, read_events, rounds
 from memory.records import Round
+
+if TYPE_CHECKING:
+    from memory.chroma import MemoryIndex
 
 State = Literal["running", "paused", "stuck", "dead", "failed", "stopped", "finished", "open"]
 """running, paused: as it should be; stuck: its process gives no sign of life; dead: its process is
@@ -78,6 +81,18 @@ def folder_of(home: Path, name: str) -> Path:
             "'-', beginning with a letter or digit."
         )
     return home / "sessions" / name
+
+
+def memory_of(home: Path, tell: Callable[[str], None] = lambda text: None) -> MemoryIndex:
+    """Return the memory of all sessions under a home folder; `tell` is told of its damages."""
+    from memory.chroma import MemoryIndex
+
+    return MemoryIndex(home / "memory", journals=lambda: journals(home), tell=tell)
+
+
+def journals(home: Path) -> list[Path]:
+    """Return the journals of all sessions under a home folder."""
+    return sorted((home / "sessions").glob("*/journal.jsonl"))
 
 
 def next_name(home: Path, preset: str) -> str:

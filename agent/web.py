@@ -22,12 +22,12 @@ from fastapi import FastAPI, Response
 
 from agent import web_page
 from agent.printable import one_line
+from agent.session import memory_of
 from agent.settings import Settings, presets
 from agent.views import Block, Line, hit_grid
 from agent.web_access import Guard, is_loopback
 from agent.web_pictures import Pictures
 from agent.web_rooms import Hall
-from memory.chroma import MemoryIndex
 from memory.errors import SettingsError, ShapingError
 
 REFRESH_S = 1.0
@@ -190,7 +190,7 @@ class Viewer:
         if not query.strip():
             return _say("Say what to look for, e.g. dark poly cells.", name)
         try:
-            hits = MemoryIndex(self._hall.home / "memory").search(one_line(query, 300), n=_N_HITS)
+            hits = memory_of(self._hall.home).search(one_line(query, 300), n=_N_HITS)
         except ShapingError as error:
             return _say(str(error), name)
         found: list[Block] = [hit_grid(hits) if hits else Line("Nothing is remembered yet.")]

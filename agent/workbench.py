@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from agent.observer import Observer
-from agent.session import Session
+from agent.session import Session, memory_of
 from agent.settings import Settings
 from memory.chroma import MemoryIndex
 from memory.errors import SettingsError
@@ -124,11 +124,8 @@ class Workbench:
     @cached_property
     def memory(self) -> MemoryIndex:
         """The memory over all sessions of this home folder."""
-        home = self.session.settings.home
-        return MemoryIndex(
-            home / "memory",
-            journals=lambda: sorted((home / "sessions").glob("*/journal.jsonl")),
-            tell=lambda told: self.fault("memory damaged", told),
+        return memory_of(
+            self.session.settings.home, lambda told: self.fault("memory damaged", told)
         )
 
 

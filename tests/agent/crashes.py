@@ -32,10 +32,9 @@ from safetensors import safe_open
 from agent import autonomous
 from agent.cli import exit_code
 from agent.control import read_heartbeat
-from agent.session import folder_of
+from agent.session import folder_of, memory_of
 from agent.settings import Settings, load_settings
 from memory import minilm
-from memory.chroma import MemoryIndex
 from memory.errors import ShapingError
 from memory.journal import read_events
 
@@ -83,7 +82,7 @@ def outcome(settings: Settings) -> dict[str, Any]:
             for path in sorted(folder.glob("rounds/*/*"))
             if path.is_file()
         },
-        "memory": MemoryIndex(settings.home / "memory").stats(),
+        "memory": memory_of(settings.home).stats(),
     }
 
 
