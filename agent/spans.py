@@ -99,8 +99,8 @@ def _spans(head: Event, events: Sequence[Event]) -> Iterator[Span]:
         )
 
     for n, event in enumerate(events):
-        number = round_of(event)
         kind, now = event["kind"], _ns(event)
+        number = round_of(event) if kind != "ended" else None
         if number:
             holder = rounds.setdefault(
                 number, _Open(f"round/{number}", f"round {number}", now, now, _round(number))

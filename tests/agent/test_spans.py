@@ -69,7 +69,11 @@ def test_calls_lie_in_rounds_and_rounds_in_the_session(home: Path) -> None:
     assert [s.name for s in found if kind(s) == "CHAIN"] == ["round 1", "round 2"]
     for name, wanted in (("LLM", "model_call"), ("TOOL", "tool_call")):
         assert sum(kind(s) == name for s in found) == sum(e["kind"] == wanted for e in events)
+    assert "accuracy" in str(by_id[found[1].id].attributes["output.value"])
     assert spans(events) == found
+    ended = {**events[-1], "kind": "ended", "told": "all done", "round": 2}
+    session, *_, last = (s for s in spans([*events, ended]) if kind(s) in ("AGENT", "CHAIN"))
+    assert session.attributes["output.value"] == "all done" != last.attributes["output.value"]
     assert not any(span.error for span in found)
 
 
