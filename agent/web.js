@@ -14,8 +14,23 @@ element.addEventListener('submit', (event) => {
   event.preventDefault();
   say(`${event.target.dataset.say} ${event.target.elements.text.value}`);
 });
-// A part that is drawn anew would lose the focus of who uses the keyboard.
+// Rounds of the timeline: arrows go from one to the next, Enter opens one.
+element.addEventListener('keydown', (event) => {
+  const step = {ArrowDown: 1, ArrowUp: -1}[event.key];
+  const heads = [...element.querySelectorAll('.timeline summary')];
+  const at = heads.indexOf(event.target);
+  if (!step || at < 0) return;
+  event.preventDefault();
+  heads[at + step]?.focus();
+});
+const folds = new Map();
+element.addEventListener('toggle', (event) => {
+  folds.set(event.target.dataset.fold, event.target.open);
+}, true);
+// A part that is drawn anew would lose the focus of who uses the keyboard, and what was opened.
 new MutationObserver(() => {
+  for (const fold of element.querySelectorAll('details[data-fold]'))
+    fold.open = folds.get(fold.dataset.fold) ?? fold.open;
   if (key && document.activeElement === document.body)
     element.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus();
 }).observe(element, {childList: true, subtree: true});

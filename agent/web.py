@@ -37,7 +37,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{16,128}")
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Arial", "sans-serif"]
 _MONO = ["ui-monospace", "Menlo", "Consolas", "monospace"]
 # The parts of the page that follow a session; `Viewer.show` draws them in this order.
-_PARTS = ("head", "controls", "plan", "chat", "charts", "failures", "prompts")
+_PARTS = ("head", "controls", "plan", "chat", "charts", "timeline", "failures", "prompts")
 
 Seen = Mapping[str, str]
 
@@ -223,6 +223,7 @@ class Viewer:
                 "plan": web_page.plan(room, name),
                 "chat": draw("chat", lambda: web_page.chat(room, sight), entries, sight.mode),
                 "charts": draw("charts", lambda: web_page.charts(past), past),
+                "timeline": draw("timeline", lambda: web_page.timeline(past, name), past),
                 "failures": draw("failures", lambda: web_page.failures(sight), past, sight.mode),
                 "prompts": draw(
                     "prompts",
@@ -271,6 +272,8 @@ def _layout(viewer: Viewer) -> gr.Blocks:
             with gr.Column(scale=6, min_width=320), gr.Tabs():
                 with gr.Tab("Scores"):
                     charts = part("charts")
+                with gr.Tab("Timeline"):
+                    timeline = part("timeline")
                 with gr.Tab("Failures"):
                     failures = part("failures")
                 with gr.Tab("Prompts"):
@@ -290,7 +293,7 @@ def _layout(viewer: Viewer) -> gr.Blocks:
                     )
                     begin = gr.Button("Begin", elem_id="begin")
                     refused = part("refused")
-        parts = [head, controls, plan, chat, charts, failures, prompts]
+        parts = [head, controls, plan, chat, charts, timeline, failures, prompts]
         quiet: dict[str, Any] = {
             "show_progress": "hidden",
             "concurrency_limit": None,

@@ -18,8 +18,10 @@ from agent.session import SessionInfo
 from agent.steering import wishes
 from agent.views import Block, Grid, Line, Picture, plan_blocks
 from agent.web_rooms import Room, Sight
+from agent.web_timeline import steps
 from eval.report.page import charts as draw_charts
 from eval.report.templates import page_environment
+from eval.report.text import duration, estimate_text, number, signed, words
 from memory.records import Batch, Failure, PromptQuality, PromptSpec, Record, Round, slice_key
 
 _UNOPENED = "Say something, or press the button above. Plain words and slash commands: /help."
@@ -68,6 +70,11 @@ def chat(room: Room | None, sight: Sight) -> str:
 def charts(past: Sequence[Round]) -> str:
     """Draw scores and what was asked for by round."""
     return _draw("charts", draw_charts(past))
+
+
+def timeline(past: Sequence[Round], name: str) -> str:
+    """Show round by round what was planned, drawn and reached, and why."""
+    return _draw("timeline", steps(past), name)
 
 
 def failures(sight: Sight) -> str:
@@ -130,6 +137,11 @@ def _environment() -> Environment:
     environment = page_environment("agent")
     environment.filters |= {
         "clean": lambda text, limit=None: one_line(str(text), limit),
+        "duration": duration,
+        "estimate": estimate_text,
+        "number": number,
+        "signed": signed,
+        "words": words,
         "slice_key": slice_key,
         "source": _shown,
         "place": _failure,

@@ -213,6 +213,13 @@ def test_story_in_a_browser(make_settings: MakeSettings, page: Page) -> None:
         page.until("#charts svg")
         page.shoot("scores")
         page.shoot("scores-phone", 390)
+        page.tab("Timeline")
+        wait_for_pictures(page, "#timeline img")
+        page.shoot("timeline")
+        page.driver.execute_script("document.querySelectorAll('.timeline summary')[1].focus()")
+        page.driver.switch_to.active_element.send_keys("\ue013")  # arrow up
+        page.driver.switch_to.active_element.send_keys("\n")
+        page.until(".timeline li:first-child details[open] dl", "Why")
         page.tab("Memory")
         page.fill("#query textarea, #query input", "dark poly cells")
         page.until("#found table")

@@ -1,0 +1,69 @@
+"""The rounds of a session as a timeline: what was planned, drawn and reached, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from memory.records import Estimate, Failure, PromptSpec, Round
+
+# Pictures of a round: those of its largest prompts, and of its worst failures.
+N_PROMPTS, N_FAILURES = 6, 4
+_OUTCOMES = {True: "held", False: "did not hold", None: "was not measured"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A round with a plan; left, width, place: of score and interval on a common track, in %.
+
+    change: of the score since the report before; verdict: "" before there is one.
+    """
+
+    round: Round
+    score: Estimate | None
+    change: float | None
+    left: float
+    width: float
+    place: float
+    worst: Estimate | None
+    verdict: str
+    prompts: Sequence[PromptSpec]
+    failures: Sequence[Failure]
+
+
+def steps(past: Sequence[Round]) -> list[Step]:
+    """Return the rounds that have a plan, the first one first."""
+    scores = {r.number: _score(r) for r in past}
+    known = [score for score in scores.values() if score]
+    low = min((score.low for score in known), default=0.0)
+    span = max((score.high for score in known), default=1.0) - low or 1.0
+    found = []
+    before: Estimate | None = None
+    for current in past:
+        if current.plan is None:
+            continue
+        score, report, verdict = scores[current.number], current.report, current.verdict
+        at = score or Estimate(value=low, low=low, high=low, n=0)
+        worst = [s.accuracy for s in report.slices if s.key == report.worst_slice] if report else []
+        largest = sorted(current.plan.prompts, key=lambda p: -p.count)
+        found.append(
+            Step(
+                round=current,
+                score=score,
+                change=score.value - before.value if score and before else None,
+                left=round(100 * (at.low - low) / span, 1),
+                width=round(100 * (at.high - at.low) / span, 1),
+                place=round(100 * (at.value - low) / span, 1),
+                worst=worst[0] if worst else None,
+                verdict=_OUTCOMES[verdict.held] if verdict else "",
+                prompts=largest[:N_PROMPTS],
+                failures=[f for f in current.failures if f.picture][:N_FAILURES],
+            )
+        )
+        before = score or before
+    return found
+
+
+def _score(current: Round) -> Estimate | None:
+    report = current.report
+    return report.metrics.get(report.main_metric) if report else None
