@@ -72,6 +72,11 @@ class GeneratorSettings(Record):
     options: Options = Field(default_factory=dict)
 
 
+def _false_is_off(value: object) -> object:
+    # Without quotes "off" is a boolean to YAML.
+    return "off" if value is False else value
+
+
 def _auto_is_none(slices: object) -> object:
     return () if slices == "auto" else slices
 
@@ -91,9 +96,9 @@ class FeedbackSettings(Record):
     )
     n_min: int = Field(10, ge=1)
     alpha: float = Field(0.05, gt=0, lt=1)
-    discovery: Literal["off", "attributes", "clusters"] = Field(
-        "clusters", description="what is looked for beyond the slices"
-    )
+    discovery: Annotated[
+        Literal["off", "attributes", "clusters"], BeforeValidator(_false_is_off)
+    ] = Field("clusters", description="what is looked for beyond the slices")
     embedding: Literal["dstm", "mtdm", "imagenet"] = Field(
         "dstm", description="what clusters are found in"
     )

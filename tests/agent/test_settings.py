@@ -53,6 +53,10 @@ def test_command_line_goes_before_environment_before_preset_before_default(tmp_p
     assert settings.generator.steps == 8
 
 
+def test_off_needs_no_quotes() -> None:
+    assert load_settings("solar", ["feedback.discovery=off"]).feedback.discovery == "off"
+
+
 def test_home_comes_from_the_environment_and_a_tilde_is_the_users_home() -> None:
     assert load_settings("solar", env={"SHAPING_HOME": "/data/x"}).home == Path("/data/x")
     assert load_settings("solar", ["home=~/x"]).home == Path.home() / "x"
