@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from agent.commands import chat, compare, export, overnight, replay, trace, web
+from agent.commands import chat, compare, export, labelhead, overnight, replay, trace, web
 from agent.commands.common import (
     HomeOption,
     PresetArgument,
@@ -90,6 +90,7 @@ app.add_typer(chat.app)
 app.add_typer(compare.app)
 app.add_typer(overnight.app)
 app.add_typer(export.app)
+app.add_typer(labelhead.app)
 app.add_typer(replay.app)
 app.add_typer(trace.app)
 app.add_typer(web.app)

@@ -77,6 +77,16 @@ def _false_is_off(value: object) -> object:
     return "off" if value is False else value
 
 
+class LabelerSettings(Record):
+    """What labels the pixels of drawn images, replacing what the generator says of them.
+
+    name: none, a file in tools/labelers (pseudo, feature_decoder), or `package.module:build`.
+    """
+
+    name: str = "none"
+    options: Options = Field(default_factory=dict)
+
+
 def _auto_is_none(slices: object) -> object:
     return () if slices == "auto" else slices
 
@@ -161,6 +171,7 @@ class Settings(Record):
     preset: str
     target: TargetSettings = TargetSettings()
     generator: GeneratorSettings = GeneratorSettings()
+    labeler: LabelerSettings = LabelerSettings()
     audit: AuditSettings = AuditSettings()
     selection: SelectionSettings = SelectionSettings()
     dstm: TrainSettings = TrainSettings()

@@ -12,10 +12,11 @@ from agent.session import Session, memory_of
 from agent.settings import Settings
 from memory.chroma import MemoryIndex
 from memory.errors import SettingsError
-from tools import generators, targets
+from tools import generators, labelers, targets
 from tools.embed import Embed, embed_by_dstm, embed_by_imagenet, embed_by_mtdm
 from tools.generate import Judge
 from tools.generators import Generator
+from tools.generators._labelled import Labelled
 from tools.generators._within_memory import WithinMemory
 from tools.labelers.audit import train_audit
 from tools.labelers.dense_audit import train_dense_audit
@@ -156,10 +157,16 @@ def build_pretrain_target(settings: Settings) -> Target:
 
 
 def build_generator(settings: Settings, target: Target, device: str) -> Generator:
-    """Build the generator of the settings for the target's image shape."""
+    """Build the generator of the settings for the target's image shape, and what labels it."""
     arguments = settings.generator.model_dump(exclude={"name", "options", "pull"})
     options = {**arguments, **settings.generator.options}
-    return generators.build(settings.generator.name, target.image_shape, device, **options)
+    found = generators.build(settings.generator.name, target.image_shape, device, **options)
+    if settings.labeler.name == "none":
+        return found
+    labeler = labelers.build(
+        settings.labeler.name, found, target.pixel_classes, device, **settings.labeler.options
+    )
+    return Labelled(found, labeler)
 
 
 def build_judge(

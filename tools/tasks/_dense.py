@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 Head = Literal["semantic segmentation", "depth estimation"]
 
 _PREDICT_BATCH = 64
-_LEAST_M = 1e-3
+# What a depth estimator says is at least this.
+LEAST_M = 1e-3
 
 
 @runtime_checkable
@@ -115,7 +116,7 @@ class DenseTransformer(Model):
         found = self.network((x - self._mean) / self._std)
         outputs: torch.Tensor
         if self._of_depth:
-            outputs = found.predicted_depth[:, None].clamp(min=_LEAST_M).log()
+            outputs = found.predicted_depth[:, None].clamp(min=LEAST_M).log()
         else:
             outputs = found.logits
         return interpolate(outputs, images.shape[2:], mode="bilinear", align_corners=False)
@@ -199,6 +200,30 @@ def outputs_of(model: Model, images: Images) -> Iterator[torch.Tensor]:
         yield model(pixels.float() / 255)
 
 
+def load_trained(folder: Path, head: Head) -> DenseTransformer:
+    """Load a model with all of its weights, from safetensors; raises WeightsError otherwise."""
+    try:
+        network, found = _auto_class(head).from_pretrained(
+            folder,
+            use_safetensors=True,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers and safetensors raise many types for a bad folder
+        raise WeightsError(
+            f"{folder} holds no model for {head} that transformers can load ({error}). Give a "
+            "folder with the config.json and the model.safetensors of one."
+        ) from error
+    if missing := sorted(found["missing_keys"]):
+        raise WeightsError(
+            f"{folder} lacks {len(missing)} weights of a model for {head}, e.g. {missing[0]}. "
+            "Give the folder of a model that was trained for it."
+        )
+    return _with_processor(folder, network, head)
+
+
 def _load_transformers(folder: Path, n_outputs: int, head: Head) -> DenseTransformer:
     from transformers import AutoConfig
 
@@ -222,6 +247,12 @@ def _load_transformers(folder: Path, n_outputs: int, head: Head) -> DenseTransfo
             f"{folder} holds no model for {head} that transformers can load ({error}). Give a "
             "folder with a config.json and, for trained weights, a model.safetensors."
         ) from error
+    return _with_processor(folder, network, head)
+
+
+def _with_processor(folder: Path, network: Any, head: Head) -> DenseTransformer:
+    """Return a network with the size and the normalisation that its folder asks for."""
+    config = network.config
     path = folder / "preprocessor_config.json"
     processor = json.loads(path.read_bytes()) if path.is_file() else {}
     n_channels = getattr(config, "num_channels", 3)

@@ -1,0 +1,80 @@
+"""`shaping label-head`: heads that read labels of pixels off an MTDM's denoiser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agent.commands.common import (
+    HomeOption,
+    PresetArgument,
+    SetOption,
+    TargetOption,
+    console,
+    resolve,
+    say,
+    say_table,
+)
+
+app = typer.Typer()
+heads = typer.Typer(no_args_is_help=True, help="Teach an MTDM labels that it does not draw.")
+app.add_typer(heads, name="label-head")
+
+
+@heads.callback()
+def _group() -> None:
+    """Keep `fit` a command of its own name, though it is the only one."""
+
+
+@heads.command()
+def fit(
+    preset: PresetArgument = "streets",
+    target: TargetOption = None,
+    n: Annotated[int, typer.Option("-n", min=2, help="Labelled images to learn from.")] = 40,
+    check: Annotated[int, typer.Option(min=1, help="Other labelled images to test on.")] = 40,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each member.")] = 400,
+    members: Annotated[int, typer.Option(min=1, help="Heads whose disagreement is doubt.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses the images, too.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="[default: HOME/label-heads/PRESET]")
+    ] = None,
+    home: HomeOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Train a head on labelled images of the generator split, and test it on others of it."""
+    settings = resolve(preset, set_, {"home": home}, target=target)
+    from rich.progress import Progress
+
+    from agent.workbench import build_pretrain_target, choose_device
+    from tools.generators.mtdm import load_pipeline, weights_folder
+    from tools.labelers import feature_decoder
+
+    device = choose_device(settings)
+    source = build_pretrain_target(settings)
+    say(source.notice)
+    known, others = feature_decoder.labelled(source.split("generator"), n, check, seed)
+    pipeline = load_pipeline(weights_folder(settings.generator.weights), device)
+    wanted = feature_decoder.HeadSettings(steps=steps, members=members, seed=seed)
+    with Progress("step {task.completed:.0f} of {task.total:.0f}", console=console()) as bar:
+        task = bar.add_task("fit", total=steps * members)
+        decoder = feature_decoder.fit(
+            pipeline,
+            known,
+            source.pixel_classes,
+            wanted,
+            device,
+            lambda done, total: bar.update(task, completed=done),
+        )
+    figures = feature_decoder.figures(decoder, others, source.pixel_classes)
+    folder = output or settings.home / "label-heads" / (
+        source.name if target else Path(preset).stem
+    )
+    feature_decoder.save_head(folder, decoder, figures)
+    say_table([f"on {len(others)} others", "value"], [[k, f"{v:.3f}"] for k, v in figures.items()])
+    say(f"Label head: {folder}")
+    say(
+        "To use it: --set labeler.name=feature_decoder "
+        f"--set 'labeler.options={{head: \"{folder.resolve()}\"}}'"
+    )

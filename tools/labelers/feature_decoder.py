@@ -1,0 +1,405 @@
+"""The labeler `feature_decoder`: reads labels of pixels off the MTDM's denoiser.
+
+A small head is trained on what the up-blocks of the denoiser say of a few dozen labelled images
+that are made slightly noisy (DatasetGAN, Zhang et al. 2021; DatasetDM, Wu et al. 2023), so an MTDM
+that draws images alone, or other labels, gets these too. Nothing is read from, or put into, the
+channels of labels that the MTDM may have of its own. `shaping label-head fit` makes a head.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import nn
+from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
+
+from memory.errors import DataError, SettingsError, WeightsError
+from memory.files import write_bytes, write_json
+from memory.records import Record
+from tools.generators import Generator
+from tools.generators.mtdm import MTDMGenerator, MTDMPipeline
+from tools.label_codes import KINDS, mirrored
+from tools.samples import Dense, Images, Samples
+from tools.settings import TrainSettings
+from tools.tasks import Batch
+from tools.tasks.multi import Multi
+
+TENSORS, DESCRIPTION = "head.safetensors", "head.json"
+_BATCH = 32
+
+# Disagreement of the members on the logarithm of depth (a tenth of the distance) that leaves 1/e
+# of the confidence.
+_DEPTH_SPREAD = 0.1
+
+
+class HeadSettings(Record):
+    """Settings of a head and its training.
+
+    timesteps: of 1,000, at which the denoiser looks at an image; members: heads that are trained
+    alike but for their seeds, whose disagreement is the doubt in a label.
+    """
+
+    timesteps: tuple[int, ...] = Field((50, 250), min_length=1)
+    width: int = Field(96, ge=1, description="channels of the hidden layers")
+    members: int = Field(3, ge=1)
+    steps: int = Field(400, ge=1, description="of each member")
+    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(3e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    seed: int = Field(0, ge=0)
+
+
+class Description(Record):
+    """What head.json holds: kinds of labels, classes of pixels, and of which MTDM the head is."""
+
+    kinds: tuple[str, ...]
+    class_names: tuple[str, ...]
+    denoiser: str
+    n_images: int
+    settings: HeadSettings
+    figures: dict[str, float] = Field(default_factory=dict)
+
+
+class Features:
+    """What the denoiser of an MTDM sees in images: up-block activations, and the pixels folded."""
+
+    def __init__(self, pipeline: MTDMPipeline, timesteps: Sequence[int]) -> None:
+        self._pipeline = pipeline
+        self._timesteps = tuple(timesteps)
+        shape = pipeline.noise_shape
+        # The same noise for every image, so that a label does not change with the batch.
+        noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+        self._noise = pixel_unshuffle(noise, pipeline.config.patch)
+
+    @property
+    def n_channels(self) -> int:
+        """Number of channels per folded pixel."""
+        widths = self._pipeline.unet.config.block_out_channels
+        return sum(widths) * len(self._timesteps) + self._pipeline.n_image_channels
+
+    @torch.inference_mode()
+    def __call__(self, images: Images) -> torch.Tensor:
+        """Return features, float32, on the CPU, (n, n_channels, height / patch, width / patch)."""
+        parts = [
+            self._look(torch.from_numpy(images[start : start + _BATCH]).float() / 255)
+            for start in range(0, len(images), _BATCH)
+        ]
+        return torch.cat(parts)
+
+    def _look(self, pixels: torch.Tensor) -> torch.Tensor:
+        pipeline, unet, n = self._pipeline, self._pipeline.unet, len(pixels)
+        n_labels = pipeline.codes.n_channels
+        labels = pixels.new_zeros(n, n_labels, *pixels.shape[2:]) if n_labels else None
+        clean = pipeline.fold(pixels, labels)
+        states, mask = pipeline._encode([""])
+        seen: list[torch.Tensor] = []
+        handles = [
+            block.register_forward_hook(lambda _, __, output: seen.append(output.float().cpu()))
+            for block in unet.up_blocks
+        ]
+        try:
+            for step in self._timesteps:
+                t = torch.full((n,), step, dtype=torch.int64)
+                noisy = pipeline.scheduler.add_noise(clean, self._noise.expand_as(clean), t)
+                pipeline.predict(
+                    noisy.to(pipeline.device, unet.dtype),
+                    t.to(pipeline.device),
+                    states.expand(n, -1, -1),
+                    mask.expand(n, -1),
+                )
+        finally:
+            for handle in handles:
+                handle.remove()
+        size = clean.shape[2:]
+        maps = [interpolate(x, size, mode="bilinear", align_corners=False) for x in seen]
+        return torch.cat([*maps, clean[:, : pipeline.n_image_channels]], dim=1)
+
+
+class Head(nn.Module):
+    """Turns features into outputs of `tools.tasks.multi` for every pixel; normalises them first."""
+
+    def __init__(self, n_features: int, width: int, n_outputs: int, patch: int) -> None:
+        super().__init__()
+        self._patch = patch
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
+        self.register_buffer("mean", torch.zeros(n_features, 1, 1))
+        self.register_buffer("std", torch.ones(n_features, 1, 1))
+        self.layers = nn.Sequential(
+            nn.Dropout2d(0.1),
+            nn.Conv2d(n_features, width, 1),
+            nn.GELU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(width, n_outputs * patch**2, 1),
+        )
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return (n, n_outputs, h, w) of features, (n, n_features, h / patch, w / patch)."""
+        outputs: torch.Tensor = self.layers((features - self.mean) / self.std)
+        return pixel_shuffle(outputs, self._patch)
+
+
+@dataclass(frozen=True)
+class FeatureDecoder:
+    """Heads on an MTDM; see `tools.labelers.Labeler`."""
+
+    features: Features
+    heads: nn.ModuleList
+    description: Description
+    device: str
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        """Return the kinds of labels that the head was trained on."""
+        return self.description.kinds
+
+    @property
+    def identity(self) -> str:
+        """Return a digest of the heads; the MTDM is named by the generator."""
+        content = hashlib.sha256(json.dumps(self.description.to_json(), sort_keys=True).encode())
+        for _, value in sorted(self.heads.state_dict().items()):
+            content.update(value.cpu().contiguous().numpy().tobytes())
+        return f"feature_decoder {content.hexdigest()[:16]}"
+
+    @torch.inference_mode()
+    def label(self, images: Images) -> tuple[Dense, Dense]:
+        """Return the labels that the members agree on, and how much they do."""
+        task = Multi(self.kinds)
+        features = self.features(images).to(self.device)
+        said = [task.split_outputs(head(features).float()) for head in self.heads]
+        labels: dict[str, NDArray[Any]] = {}
+        confidence: dict[str, NDArray[np.float32]] = {}
+        for number, kind in enumerate(self.kinds):
+            outputs = torch.stack([member[number] for member in said])
+            found, sure = _AGREED[kind](outputs)
+            labels[kind], confidence[kind] = found.cpu().numpy(), sure.cpu().numpy()
+        return labels, confidence
+
+
+def _agreed_classes(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    sure, ids = logits.softmax(2).mean(0).max(1)
+    return ids.byte(), sure
+
+
+def _agreed_depth(logarithms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    values = logarithms[:, :, 0]
+    spread = values.std(0, correction=0)
+    return values.mean(0).exp(), (-spread / _DEPTH_SPREAD).exp()
+
+
+def _agreed_normals(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    mean = nn.functional.normalize(vectors, dim=2).mean(0)
+    # Vectors that point apart have a short mean.
+    return nn.functional.normalize(mean, dim=1), mean.norm(dim=1).clamp(max=1)
+
+
+_AGREED: dict[str, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]] = {
+    "segmentation": _agreed_classes,
+    "depth": _agreed_depth,
+    "normals": _agreed_normals,
+}
+
+
+def fit(
+    pipeline: MTDMPipeline,
+    samples: Samples,
+    class_names: Sequence[str],
+    settings: HeadSettings,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> FeatureDecoder:
+    """Train heads on labelled images and their mirror images.
+
+    class_names: of the pixels. Raises DataError when the images have no labels of pixels, or
+    another shape than those that the MTDM draws.
+    """
+    kinds = tuple(kind for kind in KINDS if kind in samples.labels)
+    if not kinds:
+        raise DataError(
+            "A label head learns labels of pixels, but the images have none. Choose a target with "
+            f"{', '.join(KINDS)}."
+        )
+    if samples.images.shape[1:] != pipeline.image_shape:
+        raise DataError(
+            f"The MTDM draws images of shape {pipeline.image_shape}, but the labelled ones have "
+            f"the shape {samples.images.shape[1:]}. Choose the target that it was trained on."
+        )
+    task = Multi(kinds)
+    both = _with_mirrored(samples)
+    labels = task.labels(both).to(device)
+    seen = Features(pipeline, settings.timesteps)
+    features = seen(both.images).to(device)
+    description = Description(
+        kinds=kinds,
+        class_names=tuple(class_names) if "segmentation" in kinds else (),
+        denoiser=_denoiser(pipeline),
+        n_images=len(samples),
+        settings=settings,
+    )
+    heads = _new_heads(seen, description, pipeline.config.patch).to(device)
+    train = TrainSettings(label_smoothing=0, balance_classes=True)
+    total = settings.members * settings.steps
+    for member, head in enumerate(heads):
+        head.mean.copy_(features.mean((0, 2, 3)).view(-1, 1, 1))
+        head.std.copy_(features.std((0, 2, 3)).view(-1, 1, 1).clamp(min=1e-3))
+        optimizer = torch.optim.AdamW(
+            head.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, settings.learning_rate, total_steps=settings.steps + 1
+        )
+        generator = torch.Generator().manual_seed(settings.seed + member)
+        head.train()
+        for step in range(settings.steps):
+            rows = torch.randint(len(features), (settings.batch_size,), generator=generator)
+            batch = Batch(features[rows], labels[rows])
+            loss = task.loss(head(batch.images), batch, train).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            progress(member * settings.steps + step + 1, total)
+    return FeatureDecoder(seen, heads.eval(), description, device)
+
+
+def labelled(samples: Samples, n: int, n_check: int, seed: int) -> tuple[Samples, Samples]:
+    """Return `n` random samples to learn from and up to `n_check` others.
+
+    Raises DataError when there are not even `n` and one more.
+    """
+    if len(samples) <= n:
+        raise DataError(
+            f"The generator split has {len(samples)} images; a head that learns from {n} needs "
+            "more, to be tested on others. Give a smaller -n."
+        )
+    rows = np.random.default_rng(seed).permutation(len(samples))
+    return samples.take(rows[:n]), samples.take(rows[n : n + n_check])
+
+
+def figures(
+    decoder: FeatureDecoder, samples: Samples, class_names: Sequence[str]
+) -> dict[str, float]:
+    """Return the figures of the labels against those of the samples, by their names."""
+    labels, _ = decoder.label(samples.images)
+    found = {}
+    for part in Multi(decoder.kinds).parts:
+        report = part.report(labels[part.name], samples, class_names, 0, "check", (), len(samples))
+        found |= {f"{part.name}: {name}": e.value for name, e in report.metrics.items()}
+    return found
+
+
+def save_head(folder: Path, decoder: FeatureDecoder, figures: dict[str, float]) -> None:
+    """Write head.safetensors, then head.json with the figures of the head."""
+    tensors = {k: v.cpu().contiguous() for k, v in decoder.heads.state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / DESCRIPTION).unlink(missing_ok=True)
+    write_bytes(folder / TENSORS, save(tensors))
+    described = decoder.description.model_copy(update={"figures": figures})
+    write_json(folder / DESCRIPTION, described.to_json())
+
+
+def load_head(folder: Path, pipeline: MTDMPipeline, device: str = "cpu") -> FeatureDecoder:
+    """Load saved heads; raises WeightsError for a folder that lacks them or is of another MTDM."""
+    again = "Make one with `shaping label-head fit`."
+    missing = [name for name in (TENSORS, DESCRIPTION) if not (folder / name).is_file()]
+    if missing:
+        raise WeightsError(f"The label head {folder} lacks {', '.join(missing)}. {again}")
+    try:
+        description = Description.model_validate_json((folder / DESCRIPTION).read_bytes())
+        seen = Features(pipeline, description.settings.timesteps)
+        heads = _new_heads(seen, description, pipeline.config.patch)
+        _check_denoiser(folder, description, pipeline)
+        heads.load_state_dict(load((folder / TENSORS).read_bytes()))
+    except (ValidationError, SafetensorError, RuntimeError) as error:
+        raise WeightsError(f"The label head {folder} is damaged: {error} {again}") from error
+    return FeatureDecoder(seen, heads.to(device).eval(), description, device)
+
+
+def build(
+    generator: Generator, pixel_classes: Sequence[str], device: str = "cpu", head: str = ""
+) -> FeatureDecoder:
+    """Load the head in the folder `head`, for the MTDM that draws the images.
+
+    Raises SettingsError for another generator or without a folder, WeightsError for one that
+    cannot be used.
+    """
+    if not isinstance(generator, MTDMGenerator):
+        raise SettingsError(
+            f"The labeler 'feature_decoder' reads the denoiser of an MTDM, but the generator is "
+            f"{generator.name!r}. Set generator.name=mtdm, or labeler.name=pseudo."
+        )
+    if not head:
+        raise SettingsError(
+            "The labeler 'feature_decoder' needs a head: set labeler.options={head: FOLDER}, as "
+            "`shaping label-head fit` made it."
+        )
+    decoder = load_head(Path(head).expanduser(), generator.pipeline, device)
+    named = decoder.description.class_names
+    if named and named != tuple(pixel_classes):
+        raise WeightsError(
+            f"The label head {head} knows the classes {', '.join(named)}, but the target's are "
+            f"{', '.join(pixel_classes) or 'none'}. Fit one on this target."
+        )
+    return decoder
+
+
+def _new_heads(seen: Features, description: Description, patch: int) -> nn.ModuleList:
+    """Return untrained heads; torch's global generator is left as it was."""
+    settings = description.settings
+    sizes = [
+        part.n_outputs or len(description.class_names) for part in Multi(description.kinds).parts
+    ]
+    heads = []
+    with torch.random.fork_rng(devices=[]):
+        for member in range(settings.members):
+            torch.manual_seed(settings.seed + member)
+            heads.append(Head(seen.n_channels, settings.width, n_outputs, patch))
+    return nn.ModuleList(heads)
+
+
+def _with_mirrored(samples: Samples) -> Samples:
+    """Return samples followed by their mirror images, left to right."""
+    turned = [
+        mirrored({kind: v[i] for kind, v in samples.labels.items()}, True, False)
+        for i in range(len(samples))
+    ]
+    return Samples(
+        images=np.concatenate([samples.images, samples.images[..., ::-1]]),
+        classes=np.tile(samples.classes, 2),
+        attributes=[*samples.attributes, *samples.attributes],
+        ids=[*samples.ids, *(f"{name} mirrored" for name in samples.ids)],
+        labels={
+            kind: np.concatenate([values, np.stack([row[kind] for row in turned])])
+            for kind, values in samples.labels.items()
+        },
+    )
+
+
+def _denoiser(pipeline: MTDMPipeline) -> str:
+    """Return a digest of the MTDM's weights."""
+    content = hashlib.sha256()
+    for name, value in sorted(pipeline.unet.state_dict().items()):
+        content.update(name.encode())
+        content.update(value.float().cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()[:16]
+
+
+def _check_denoiser(folder: Path, description: Description, pipeline: MTDMPipeline) -> None:
+    found = _denoiser(pipeline)
+    if description.denoiser != found:
+        raise WeightsError(
+            f"The label head {folder} was fitted to the MTDM {description.denoiser}, but the "
+            f"generator's weights are {found}. Fit one to these with `shaping label-head fit`."
+        )

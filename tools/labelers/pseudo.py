@@ -1,0 +1,220 @@
+"""The labeler `pseudo`: models of transformers, in local folders, label images that have no labels.
+
+Segmentation: the classes of the model become those of the target by a mapping; where a class that
+maps to nothing is the most probable, the pixel is unknown. Depth: what a model says of distances
+has no unit unless it was trained on metres, so its scale must be stated. Weights are read from
+safetensors alone, and code inside a folder is never run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from memory.errors import SettingsError, WeightsError, unknown
+from memory.records import Record
+from tools.generators import Generator
+from tools.samples import VOID, Dense, Images
+from tools.tasks import _dense
+
+_METRIC = ("zoedepth",)
+
+
+class PseudoSettings(Record):
+    """Options of the labeler; at least one of the two models.
+
+    mapping: class of the segmentation model -> class of the target or "void", or a YAML file of
+    it; without one, classes of the same name belong together. depth_output: what the depth model
+    says; metres are depth_scale (metres) times `linear`, or divided by `inverse`. Depth beyond
+    farthest_m metres counts as unknown.
+    """
+
+    segmentation: str | None = None
+    mapping: str | dict[str, str] | None = None
+    depth: str | None = None
+    depth_output: Literal["metres", "linear", "inverse"] | None = None
+    depth_scale: float | None = Field(None, gt=0)
+    farthest_m: float = Field(500.0, gt=0)
+
+
+@dataclass(frozen=True)
+class Pseudo:
+    """The models with what their outputs mean; see `tools.labelers.Labeler`.
+
+    to_target: float32, (classes of the model, classes of the target and one for unknown), 0 or 1.
+    """
+
+    options: PseudoSettings
+    segmenter: _dense.DenseTransformer | None
+    to_target: torch.Tensor
+    estimator: _dense.DenseTransformer | None
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        """Return the kinds of labels that there is a model for."""
+        found = {"segmentation": self.segmenter, "depth": self.estimator}
+        return [kind for kind, model in found.items() if model is not None]
+
+    @property
+    def identity(self) -> str:
+        """Return a digest of weights, mapping and scale."""
+        meaning = self.options.model_dump(exclude={"segmentation", "depth", "mapping"})
+        content = hashlib.sha256(json.dumps([meaning, self.to_target.tolist()]).encode())
+        for model in (self.segmenter, self.estimator):
+            for name, value in sorted(model.state_dict().items()) if model else ():
+                content.update(name.encode())
+                content.update(value.cpu().contiguous().numpy().tobytes())
+        return f"pseudo {content.hexdigest()[:16]}"
+
+    def label(self, images: Images) -> tuple[Dense, Dense]:
+        """Return labels, and the probability of each pixel's class; depth has no confidence."""
+        labels: dict[str, NDArray[Any]] = {}
+        confidence: dict[str, NDArray[np.float32]] = {}
+        if self.segmenter is not None:
+            parts = [self._classes(x) for x in _dense.outputs_of(self.segmenter, images)]
+            labels["segmentation"] = np.concatenate([ids for ids, _ in parts])
+            confidence["segmentation"] = np.concatenate([sure for _, sure in parts])
+        if self.estimator is not None:
+            outputs = _dense.outputs_of(self.estimator, images)
+            labels["depth"] = np.concatenate([self._metres(x) for x in outputs])
+        return labels, confidence
+
+    def _classes(self, logits: torch.Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        by_model = logits.float().softmax(1)
+        by_target = torch.einsum("nkhw,kc->nchw", by_model, self.to_target.to(by_model))
+        sure, ids = by_target.max(1)
+        ids[ids == by_target.shape[1] - 1] = VOID
+        return ids.byte().cpu().numpy(), sure.cpu().numpy()
+
+    def _metres(self, logarithms: torch.Tensor) -> NDArray[np.float32]:
+        # As `DenseTransformer` has it; what is not above 0 comes out as its least value.
+        said = logarithms[:, 0].float().exp()
+        scale = self.options.depth_scale or 1.0
+        metres = scale / said if self.options.depth_output == "inverse" else scale * said
+        known = (said > 1.01 * _dense.LEAST_M) & (metres <= self.options.farthest_m)
+        found: NDArray[np.float32] = metres.where(known, torch.nan).cpu().numpy()
+        return found
+
+
+def build(
+    generator: Generator, pixel_classes: Sequence[str], device: str = "cpu", **options: object
+) -> Pseudo:
+    """Load the models of `PseudoSettings`.
+
+    Raises SettingsError for options, a mapping or a scale that cannot be used, WeightsError for a
+    folder that cannot.
+    """
+    try:
+        chosen = PseudoSettings.model_validate(options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(
+            f"labeler.options.{where} cannot be {first['input']!r}: {first['msg']}. The labeler "
+            f"'pseudo' knows {', '.join(PseudoSettings.model_fields)}."
+        ) from error
+    if chosen.segmentation is None and chosen.depth is None:
+        raise SettingsError(
+            "The labeler 'pseudo' needs a model: set labeler.options={segmentation: FOLDER} or "
+            "{depth: FOLDER}."
+        )
+    segmenter = estimator = None
+    to_target = torch.zeros(0, len(pixel_classes) + 1)
+    if chosen.segmentation is not None:
+        segmenter = _load(chosen.segmentation, "semantic segmentation", device)
+        to_target = _to_target(segmenter, chosen.mapping, pixel_classes)
+    if chosen.depth is not None:
+        estimator = _load(chosen.depth, "depth estimation", device)
+        chosen = chosen.model_copy(update={"depth_output": _depth_output(estimator, chosen)})
+    return Pseudo(chosen, segmenter, to_target, estimator)
+
+
+def _load(path: str, head: _dense.Head, device: str) -> _dense.DenseTransformer:
+    folder = Path(path).expanduser()
+    present = [name for name in ("config.json", "model.safetensors") if (folder / name).is_file()]
+    if len(present) < 2:
+        pickled = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
+        why = f" {pickled[0].name} is pickled and never opened." if pickled else ""
+        raise WeightsError(
+            f"{folder} is no trained model for {head}: it needs config.json and "
+            f"model.safetensors.{why} Save one there with save_pretrained(FOLDER)."
+        )
+    return _dense.load_trained(folder, head).to(device).eval()
+
+
+def _to_target(
+    segmenter: _dense.DenseTransformer,
+    mapping: str | dict[str, str] | None,
+    pixel_classes: Sequence[str],
+) -> torch.Tensor:
+    """Return which class of the model is which of the target; the last column is unknown."""
+    config: Any = segmenter.network.config
+    names = [str(config.id2label[i]) for i in range(len(config.id2label))]
+    if not pixel_classes:
+        raise SettingsError("The target has no classes of pixels that a segmentation could name.")
+    if mapping is None:
+        by_name = {name.lower(): name for name in pixel_classes}
+        given = {name: by_name[name.lower()] for name in names if name.lower() in by_name}
+    else:
+        given = _read_mapping(mapping)
+    for own, wanted in given.items():
+        if own not in names:
+            raise SettingsError(f"The mapping: {unknown('class of the model', own, names)}")
+        if wanted not in (*pixel_classes, "void"):
+            known = [*pixel_classes, "void"]
+            raise SettingsError(f"The mapping: {unknown('class of the target', wanted, known)}")
+    if not any(wanted != "void" for wanted in given.values()):
+        raise SettingsError(
+            f"No class of the model ({', '.join(names)}) is one of the target "
+            f"({', '.join(pixel_classes)}). Set labeler.options.mapping to a YAML file with lines "
+            "of MODEL CLASS: TARGET CLASS."
+        )
+    columns = [*pixel_classes, "void"]
+    table = torch.zeros(len(names), len(columns))
+    for row, name in enumerate(names):
+        table[row, columns.index(given.get(name, "void"))] = 1
+    return table
+
+
+def _read_mapping(mapping: str | dict[str, str]) -> Mapping[str, str]:
+    if not isinstance(mapping, str):
+        return mapping
+    try:
+        found = yaml.safe_load(Path(mapping).expanduser().read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"The mapping {mapping} cannot be read: {error}.") from error
+    if not isinstance(found, dict):
+        raise SettingsError(f"The mapping {mapping} has no lines of MODEL CLASS: TARGET CLASS.")
+    return {str(own): str(wanted) for own, wanted in found.items()}
+
+
+def _depth_output(
+    estimator: _dense.DenseTransformer, options: PseudoSettings
+) -> Literal["metres", "linear", "inverse"]:
+    """Return what the model says; raises SettingsError where no one states its unit."""
+    config: Any = estimator.network.config
+    metric = config.model_type in _METRIC or (
+        getattr(config, "depth_estimation_type", None) == "metric"
+    )
+    if options.depth_output is None and not metric:
+        raise SettingsError(
+            f"What the depth model {options.depth} says has no known unit. State it with "
+            "labeler.options.depth_output: metres, or linear or inverse with depth_scale, which is "
+            "multiplied with, or divided by, what it says to give metres."
+        )
+    found = options.depth_output or "metres"
+    if (found == "metres") != (options.depth_scale is None):
+        raise SettingsError(
+            f"depth_output={found} {'takes no' if found == 'metres' else 'needs a'} depth_scale."
+        )
+    return found
