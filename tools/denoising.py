@@ -145,7 +145,8 @@ def denoising_loss(
         wanted = a.sqrt() * noise - (1 - a).sqrt() * x
     with torch.autocast("cuda", torch.bfloat16, enabled=x.device.type == "cuda"):
         found = predict(noisy, t).float()
-        loss: torch.Tensor = (weight * (found - wanted) ** 2).sum() / weight.sum()
+        error = pipeline.within(found - wanted)
+        loss: torch.Tensor = (weight * error**2).sum() / weight.sum()
     return loss
 
 

@@ -70,7 +70,12 @@ class LabelCodes(Record):
     @property
     def n_channels(self) -> int:
         """Return the number of channels of all kinds together."""
-        return sum(self._width(kind) for kind in self.kinds)
+        return sum(self.widths)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Return the number of channels of each kind."""
+        return tuple(self._width(kind) for kind in self.kinds)
 
     @property
     def words(self) -> NDArray[np.float32]:

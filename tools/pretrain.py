@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
@@ -22,6 +23,7 @@ from eval.colours import label_colours
 from memory import minilm
 from memory.errors import SettingsError
 from memory.files import write_atomic
+from tools import patch_basis
 from tools.denoising import Run, denoising_loss, epoch_order, folded, mirrored_batch
 from tools.generators import Drawn
 from tools.generators.mtdm import (
@@ -39,6 +41,7 @@ from tools.settings import PretrainSettings
 from tools.targets import Target
 
 CAPTIONS_PER_IMAGE = 6
+_BASIS_IMAGES = 1000
 _ENCODED_AT_ONCE = 32
 _MOST_WEIGHT = 5.0
 
@@ -134,15 +137,42 @@ def _first_pipeline(samples: Samples, target: Target, settings: PretrainSettings
         pipeline.unet.train()
         return pipeline
     pixels = samples.images.astype(np.float32) / 255
-    return new_pipeline(
-        target.image_shape,
-        settings.patch,
-        settings.channels,
-        float(pixels.mean()),
-        float(pixels.std()),
-        LabelCodes.of(samples, target.pixel_classes),
-        settings.prediction,
-    )
+
+    def made(basis: str = "") -> MTDMPipeline:
+        return new_pipeline(
+            target.image_shape,
+            settings.patch,
+            settings.channels,
+            float(pixels.mean()),
+            float(pixels.std()),
+            codes,
+            settings.prediction,
+            basis,
+        )
+
+    codes = LabelCodes.of(samples, target.pixel_classes)
+    if settings.power_kept is None:
+        return made()
+    return made(patch_basis.stored(_basis_of(made(), samples, settings.power_kept)))
+
+
+def _basis_of(
+    pipeline: MTDMPipeline, samples: Samples, kept: Mapping[str, float]
+) -> NDArray[np.float16]:
+    """Return the basis of the patches of some samples, of the image and of each kind of label."""
+    chosen = np.linspace(0, len(samples) - 1, min(len(samples), _BASIS_IMAGES)).astype(int)
+    some = samples.take(chosen.tolist())
+    x, _ = folded(pipeline, some.images, some.labels)
+    kinds = ("image", *pipeline.codes.kinds)
+    for unknown in sorted(set(kept) - set(kinds)):
+        raise SettingsError(
+            f"pretrain.power_kept knows no kind {unknown!r}. Drawn are: {', '.join(kinds)}."
+        )
+    widths = (pipeline.config.image_channels, *pipeline.codes.widths)
+    area = pipeline.config.patch**2
+    patches = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).numpy()
+    parts = [(w * area, kept.get(kind, 1.0)) for kind, w in zip(kinds, widths, strict=True)]
+    return patch_basis.fit(patches, parts)
 
 
 def _one_of(texts: Sequence[str], rng: np.random.Generator) -> str:
@@ -217,7 +247,9 @@ def _export(
     """Save the averaged weights as a usable pipeline and a grid of samples."""
     c = pipeline.config
     widths = pipeline.unet.config.block_out_channels
-    usable = new_pipeline(pipeline.image_shape, c.patch, widths, c.mean, c.std, pipeline.codes)
+    usable = new_pipeline(
+        pipeline.image_shape, c.patch, widths, c.mean, c.std, pipeline.codes, basis=c.basis
+    )
     usable.scheduler = pipeline.scheduler
     usable.register_to_config(trained_on=f"{target.name}: generator split. {target.notice}")
     usable.unet.load_state_dict({k: v.float().cpu() for k, v in average.items()})

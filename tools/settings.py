@@ -101,6 +101,11 @@ class PretrainSettings(TrainingRun):
     prediction: Literal["velocity", "clean"] = Field(
         "velocity", description="of the network; clean for colour images and for labels"
     )
+    power_kept: dict[str, Share] | None = Field(
+        None,
+        description="share of the power of patches that their principal components keep, by kind "
+        "(image, segmentation, depth, normals; others keep all); None: the network sees all pixels",
+    )
     start: str | None = Field(None, description="weights to begin with: bundled:NAME or a folder")
     shared_captions: int | None = Field(
         None,

@@ -130,6 +130,20 @@ def test_labels_are_learnt_where_they_are_known(tmp_path: Path, prediction: Pred
     assert 2 <= drawn.labels["depth"].min() <= drawn.labels["depth"].max() <= 50
 
 
+def test_network_may_see_only_the_main_directions_of_patches(tmp_path: Path) -> None:
+    kept = {"image": 0.9, "segmentation": 0.5}
+    settings = QUICK.model_copy(update={"power_kept": kept})
+    pipeline = pretrain(StreetTarget(), settings, tmp_path)
+    seen = pipeline.unet.config.in_channels
+    assert 16 < seen < 7 * 16
+    assert load_pipeline(tmp_path / "pipeline").config.basis == pipeline.config.basis
+    drawn = pipeline(["a street"], torch.zeros(1, *pipeline.noise_shape), 2)
+    assert drawn.labels["segmentation"].shape == (1, 16, 24)
+    with pytest.raises(SettingsError, match=r"knows no kind 'normals'.*image, segmentation, depth"):
+        other = QUICK.model_copy(update={"power_kept": {"normals": 0.9}})
+        pretrain(StreetTarget(), other, tmp_path / "other")
+
+
 def test_pretraining_goes_on_from_other_weights(tmp_path: Path) -> None:
     pretrain(StreetTarget(), QUICK, tmp_path / "first")
     again = QUICK.model_copy(update={"start": str(tmp_path / "first/pipeline"), "steps": 2})

@@ -33,6 +33,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from memory import minilm
 from memory.errors import SettingsError, WeightsError
+from tools import patch_basis
 from tools.generators import Drawn, ImageRequest, join
 from tools.label_codes import LabelCodes, restored, stored
 from tools.pull import Pull, actgen_weight, by_gradient
@@ -49,15 +50,19 @@ PREDICTIONS: Mapping[Prediction, str] = {"velocity": "v_prediction", "clean": "s
 Encode = Callable[[Sequence[str]], tuple[torch.Tensor, torch.Tensor]]
 
 
-def seeded_noise(seed: int, prompt_id: str, index: int, shape: Sequence[int]) -> torch.Tensor:
-    """Return the standard normal noise of one image.
+def seeded_generator(seed: int, prompt_id: str, index: int) -> torch.Generator:
+    """Return the source of the noise of one image.
 
     A function of (session seed, prompt id, image index) alone: batch size, resume and number of
     workers do not change it.
     """
     digest = hashlib.sha256(json.dumps([seed, prompt_id, index]).encode()).digest()
-    generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    return torch.randn(*shape, generator=generator)
+    return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def seeded_noise(seed: int, prompt_id: str, index: int, shape: Sequence[int]) -> torch.Tensor:
+    """Return the standard normal noise of one image, see `seeded_generator`."""
+    return torch.randn(*shape, generator=seeded_generator(seed, prompt_id, index))
 
 
 def encode_prompts(texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,7 +76,8 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
     image_channels: 1 or 3; image_size: pixels, of a square's side or [height, width]; patch: side
     of the pixel-unshuffle; mean, std: of the pixels in 0..1, so that the network sees about unit
     variance; trained_on: free text; label_codes: of the labels that are drawn with the image, as
-    `tools.label_codes.stored` has them, or none; detail: the network of the noise levels below the
+    `tools.label_codes.stored` has them, or none; basis: of the patches that the network sees, as
+    `tools.patch_basis.stored` has it, or none; detail: the network of the noise levels below the
     share `detail_below`, with a patch of its own, which predicts the clean image; label_steps: in
     which it denoises the labels again.
     """
@@ -89,6 +95,7 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         std: float = 0.5,
         trained_on: str = "",
         label_codes: Mapping[str, Any] | None = None,
+        basis: str = "",
         detail: UNet2DModel | None = None,
         detail_patch: int = 2,
         detail_below: float = 0.6,
@@ -104,6 +111,7 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             std=std,
             trained_on=trained_on,
             label_codes=dict(label_codes or {}),
+            basis=basis,
             detail_patch=detail_patch,
             detail_below=detail_below,
             label_steps=label_steps,
@@ -121,6 +129,18 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
     def codes(self) -> LabelCodes:
         """How labels are coded; of no kind for a model that draws images alone."""
         return restored(self.config.label_codes)
+
+    @cached_property
+    def _basis(self) -> torch.Tensor | None:
+        rows = patch_basis.restored(self.config.basis)
+        return None if rows is None else torch.from_numpy(rows)
+
+    def within(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the part of folded images and labels that the network can draw."""
+        if self._basis is None:
+            return x
+        seen = torch.einsum("nchw,kc->nkhw", x, self._basis.to(x))
+        return torch.einsum("nkhw,kc->nchw", seen, self._basis.to(x))
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
@@ -158,10 +178,20 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         """
         weights = mask.unsqueeze(-1).to(states.dtype)
         pooled = (states * weights).sum(1) / weights.sum(1)
+        seen = x if self._basis is None else torch.einsum("nchw,kc->nkhw", x, self._basis.to(x))
         predicted: torch.Tensor = self.unet(
-            x, t, states, class_labels=pooled, encoder_attention_mask=mask
+            seen, t, states, class_labels=pooled, encoder_attention_mask=mask
         ).sample
-        return predicted
+        if self._basis is None:
+            return predicted
+        inside = torch.einsum("nkhw,kc->nchw", predicted, self._basis.to(x))
+        if self.scheduler.config.prediction_type == PREDICTIONS["clean"]:
+            return inside
+        # Outside of the basis clean images are nought, and all that is there is noise.
+        outside = x - torch.einsum("nkhw,kc->nchw", seen, self._basis.to(x))
+        a = self.scheduler.alphas_cumprod.to(x)[t].view(-1, 1, 1, 1)
+        velocity: torch.Tensor = inside + (a / (1 - a).clamp(min=1e-4)).sqrt() * outside
+        return velocity
 
     def predict_detail(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Return what the detail network predicts; arguments and result as of `predict`."""
@@ -303,10 +333,12 @@ def new_pipeline(
     std: float,
     codes: LabelCodes | None = None,
     prediction: Prediction = "velocity",
+    basis: str = "",
 ) -> MTDMPipeline:
     """Build an untrained MTDM: one level per entry of `channels`, text attention at the lowest.
 
-    Raises SettingsError when the image cannot be folded by `patch` and halved once per level.
+    basis: as of `MTDMPipeline`. Raises SettingsError when the image cannot be folded by `patch` and
+    halved once per level.
     """
     image_channels, height, width = image_shape
     plain = len(channels) - 1
@@ -318,11 +350,12 @@ def new_pipeline(
             "target's images, or set pretrain.patch or pretrain.channels."
         )
     codes = codes or LabelCodes()
-    folded = (image_channels + codes.n_channels) * patch**2
+    rows = patch_basis.restored(basis)
+    seen = (image_channels + codes.n_channels) * patch**2 if rows is None else len(rows)
     unet = UNet2DConditionModel(
         sample_size=(height // patch, width // patch),
-        in_channels=folded,
-        out_channels=folded,
+        in_channels=seen,
+        out_channels=seen,
         down_block_types=("DownBlock2D",) * plain + ("CrossAttnDownBlock2D",),
         mid_block_type="UNetMidBlock2DCrossAttn",
         up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * plain,
@@ -343,7 +376,15 @@ def new_pipeline(
     )
     size = height if height == width else [height, width]
     return MTDMPipeline(
-        unet, scheduler, image_channels, size, patch, mean, std, label_codes=stored(codes)
+        unet,
+        scheduler,
+        image_channels,
+        size,
+        patch,
+        mean,
+        std,
+        label_codes=stored(codes),
+        basis=basis,
     )
 
 
