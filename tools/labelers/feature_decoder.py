@@ -358,9 +358,8 @@ def build(
 def _new_heads(seen: Features, description: Description, patch: int) -> nn.ModuleList:
     """Return untrained heads; torch's global generator is left as it was."""
     settings = description.settings
-    sizes = [
-        part.n_outputs or len(description.class_names) for part in Multi(description.kinds).parts
-    ]
+    n_classes = len(description.class_names)
+    n_outputs = sum(part.n_outputs or n_classes for part in Multi(description.kinds).parts)
     heads = []
     with torch.random.fork_rng(devices=[]):
         for member in range(settings.members):
