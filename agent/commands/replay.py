@@ -147,7 +147,9 @@ def _rerun(folder: Path, home: Path, stages: str) -> bool:
     def show(result: Rerun) -> None:
         told = "bit for bit the same"
         if not result.same:
-            told = f"differs by up to {result.difference:.2g} (tolerance {TOLERANCE:g})"
+            told = f"differ by up to {result.difference:.2g} (tolerance {TOLERANCE:g})"
+        if not result.same and not result.difference:
+            told = "the same, but the weights differ"
         verdict = "" if result.ok else " TOO MUCH"
         say(f"round {result.round} {result.stage}: {result.figures} figures, {told}{verdict}")
 

@@ -18,6 +18,8 @@ from agent.autonomous import run
 from agent.cli import app
 from agent.session import folder_of
 from agent.settings import Settings
+from agent.spans import spans
+from agent.verify import verify
 from eval.decisions import Decisions, decisions, legal_share
 from memory.journal import read_events, rounds
 
@@ -85,6 +87,12 @@ def test_smollm2_drives_a_session_of_two_rounds(make_settings: MakeSettings, bra
     assert sum(r.n_legal for r in rows) >= 1
     assert sum(r.answer_tokens for r in rows) > 0
     assert all(e["tokens"]["prompt"] > 0 for e in calls if e["author"] == brain)
+
+    # The record of it runs again without the model.
+    found = verify(folder_of(settings.home, "small") / "journal.jsonl")
+    assert found.findings == ()
+    assert found.ended and found.n_events == len(events)
+    assert sum("llm.model_name" in s.attributes for s in spans(events)) == len(calls)
 
 
 def test_session_outlives_its_server(
