@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tools import patch_basis
-from tools.generators.mtdm import new_pipeline
+from tools.generators.mtdm import Prediction, new_pipeline
 
 
 def test_basis_keeps_the_asked_share_of_each_kind() -> None:
@@ -35,7 +35,7 @@ def test_basis_of_what_never_varies_and_of_everything() -> None:
 
 
 @pytest.mark.parametrize("prediction", ["velocity", "clean"])
-def test_noise_outside_of_the_basis_is_known_without_learning(prediction: str) -> None:
+def test_noise_outside_of_the_basis_is_known_without_learning(prediction: Prediction) -> None:
     rows = np.linalg.qr(np.random.default_rng(0).normal(size=(48, 10)))[0].T.astype(np.float16)
     torch.manual_seed(0)
     pipeline = new_pipeline(
