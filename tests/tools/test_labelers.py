@@ -198,7 +198,7 @@ def pipeline() -> MTDMPipeline:
 
 @pytest.fixture(scope="module")
 def decoder(pipeline: MTDMPipeline) -> feature_decoder.FeatureDecoder:
-    settings = HeadSettings(width=32, members=2, steps=120, timesteps=(50,), batch_size=8)
+    settings = HeadSettings(width=32, members=2, steps=250, timesteps=(50,), batch_size=8)
     return feature_decoder.fit(pipeline, pictures(12), CLASSES, settings)
 
 
