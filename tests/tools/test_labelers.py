@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from transformers import (
     DPTConfig,
     DPTForDepthEstimation,
@@ -184,7 +185,7 @@ def pictures(n: int, seed: int = 0) -> Samples:
     values += 130 * ids[:, None]
     depth = np.where(ids == 1, 5, 50).astype(np.float32)
     names = [f"{seed}-{i}" for i in range(n)]
-    labels = {"segmentation": ids, "depth": depth}
+    labels: dict[str, NDArray[Any]] = {"segmentation": ids, "depth": depth}
     return Samples(values, np.zeros(n, np.int64), [{}] * n, names, labels=labels)
 
 

@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 class Labeler(Protocol):
     """Gives labels of pixels to images.
 
-    kinds: of `Samples.labels`, those that it gives. A labeler file has a function
+    A labeler file has a function
     `build(generator, pixel_classes, device, **options) -> Labeler`.
     """
 
-    kinds: Sequence[str]
+    @property
+    def kinds(self) -> Sequence[str]:
+        """The kinds of `Samples.labels` that it gives."""
+        ...
 
     @property
     def identity(self) -> str:

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -86,7 +86,7 @@ class Features:
     def n_channels(self) -> int:
         """Number of channels per folded pixel."""
         widths = self._pipeline.unet.config.block_out_channels
-        return sum(widths) * len(self._timesteps) + self._pipeline.n_image_channels
+        return int(sum(widths)) * len(self._timesteps) + self._pipeline.n_image_channels
 
     @torch.inference_mode()
     def __call__(self, images: Images) -> torch.Tensor:
@@ -251,7 +251,8 @@ def fit(
     heads = _new_heads(seen, description, pipeline.config.patch).to(device)
     train = TrainSettings(label_smoothing=0, balance_classes=True)
     total = settings.members * settings.steps
-    for member, head in enumerate(heads):
+    for member, module in enumerate(heads):
+        head = cast("Head", module)
         head.mean.copy_(features.mean((0, 2, 3)).view(-1, 1, 1))
         head.std.copy_(features.std((0, 2, 3)).view(-1, 1, 1).clamp(min=1e-3))
         if "depth" in kinds:
@@ -295,7 +296,7 @@ def figures(
 ) -> dict[str, float]:
     """Return the figures of the labels against those of the samples, by their names."""
     labels, _ = decoder.label(samples.images)
-    found = {}
+    found: dict[str, float] = {}
     for part in Multi(decoder.kinds).parts:
         report = part.report(labels[part.name], samples, class_names, 0, "check", (), len(samples))
         found |= {f"{part.name}: {name}": e.value for name, e in report.metrics.items()}

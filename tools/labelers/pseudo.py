@@ -164,7 +164,7 @@ def _to_target(
         raise SettingsError("The target has no classes of pixels that a segmentation could name.")
     if mapping is None:
         by_name = {name.lower(): name for name in pixel_classes}
-        given = {name: by_name[name.lower()] for name in names if name.lower() in by_name}
+        given: Mapping[str, str] = {n: by_name[n.lower()] for n in names if n.lower() in by_name}
     else:
         given = _read_mapping(mapping)
     for own, wanted in given.items():
