@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.tools.tiny_diffusers import stable_diffusion
 from tools import generators
 from tools.generators import Generator, ImageRequest
 from tools.generators.mtdm import new_pipeline
@@ -17,17 +18,20 @@ SHAPE = (1, 64, 64)
 OTHER_SHAPES = {"streets": (3, 64, 96)}
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained MTDM, small, as `shaping pretrain` would leave it."""
-    folder = tmp_path_factory.mktemp("weights")
-    new_pipeline((1, 64, 64), 4, (16, 32), 0.6, 0.2).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(params=names("tools.generators"))
+@pytest.fixture(scope="module", params=names("tools.generators"))
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def weights(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of an untrained, small model: an MTDM as `shaping pretrain` would leave it, or another."""
+    folder = tmp_path_factory.mktemp("weights")
+    if name == "text2image":
+        stable_diffusion(folder)
+    else:
+        new_pipeline((1, 64, 64), 4, (16, 32), 0.6, 0.2).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
