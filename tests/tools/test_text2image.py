@@ -146,6 +146,13 @@ def test_settings_that_do_not_suit(sd: Path, options: dict[str, object], told: s
         build(sd, **options)
 
 
-def test_a_prompt_over_the_encoders_length(sd: Path) -> None:
-    with pytest.raises(SettingsError, match="reads at most 77"):
-        build(sd).draw([ImageRequest("a dark cell " * 10, "p", 0, 0)])
+def test_what_the_encoder_cannot_read_of_a_prompt_is_cut(sd: Path) -> None:
+    generator = build(sd)
+    long = "a dark cell " * 10
+    assert generator.count_tokens(long) > generator.max_tokens == 77
+    images = [
+        generator.draw([ImageRequest(text, "p", 0, 0)]).images
+        for text in (long, long + "in the snow", "a bright cell")
+    ]
+    assert (images[0] == images[1]).all()
+    assert (images[0] != images[2]).any()

@@ -89,14 +89,8 @@ class Text2ImageGenerator:
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
         """Draw all requests; those of equal guidance share a batch.
 
-        Raises SettingsError for a prompt that is longer than the encoder reads.
+        Of a prompt that is longer than the encoder reads the rest is cut; plans warn of it.
         """
-        for text in dict.fromkeys(request.text for request in requests):
-            if (n := self.count_tokens(text)) > self.max_tokens:
-                raise SettingsError(
-                    f"The prompt {text[:60]!r} has {n} tokens, but the text encoder of this model "
-                    f"reads at most {self.max_tokens}. Say it in fewer words."
-                )
         guidances = [self._guidance if r.guidance is None else r.guidance for r in requests]
         order: list[int] = []
         parts: list[Drawn] = []
@@ -469,5 +463,5 @@ def build(
     for file, weight in files.items():
         digest.update(f"{_sha256([file])} {weight}".encode())
     return Text2ImageGenerator(
-        pipeline, tuple(image_shape), digest.hexdigest(), sampling, guidance, negative_prompt
+        pipeline, image_shape, digest.hexdigest(), sampling, guidance, negative_prompt
     )
