@@ -19,6 +19,7 @@ from tools.generators.mtdm import PREDICTIONS, MTDMPipeline
 from tools.label_codes import mirrored
 from tools.samples import Dense, Samples
 from tools.settings import TrainingRun
+from tools.targets import Target
 
 Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """What a network says of noisy, folded images and labels, (n, c, h, w), at the times (n,)."""
@@ -172,7 +173,26 @@ def noise_levels(
     return torch.where(ahead, t, lower), torch.where(ahead, of_ahead, alphas[lower])
 
 
-def mirrored_batch(
+def batch_of(
+    pipeline: MTDMPipeline,
+    samples: Samples,
+    target: Target,
+    settings: TrainingRun,
+    step: int,
+    rng: np.random.Generator,
+) -> tuple[list[int], NDArray[np.bool_], torch.Tensor, torch.Tensor]:
+    """Return what a step trains on: rows, how each is mirrored, and both of `folded`.
+
+    Mirrored is (n, 2), left to right and top to bottom, as far as the target may be.
+    """
+    may_flip = [direction in target.flips for direction in ("horizontal", "vertical")]
+    chosen = _epoch_order(len(samples), settings, step)
+    flips = rng.integers(0, 2, (len(chosen), 2)).astype(bool) & may_flip
+    x, weight = folded(pipeline, *_mirrored_batch(samples, chosen, flips))
+    return chosen, flips, x, weight
+
+
+def _mirrored_batch(
     samples: Samples, chosen: Sequence[int], flips: NDArray[np.bool_]
 ) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
     """Return images and labels; flips: (n, 2), left to right and top to bottom."""
@@ -206,7 +226,7 @@ def _learning_rate(step: int, settings: TrainingRun) -> float:
     return settings.learning_rate * min(warm, left, 1.0)
 
 
-def epoch_order(n: int, settings: TrainingRun, step: int) -> list[int]:
+def _epoch_order(n: int, settings: TrainingRun, step: int) -> list[int]:
     """Return the image indices of a step: shuffled epochs laid end to end."""
     start = step * settings.batch_size
     positions = range(start, start + settings.batch_size)

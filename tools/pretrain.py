@@ -10,6 +10,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from memory import minilm
 from memory.errors import SettingsError
 from memory.files import write_atomic
 from tools import patch_basis
-from tools.denoising import Run, denoising_loss, epoch_order, folded, mirrored_batch
+from tools.denoising import Run, batch_of, denoising_loss, folded
 from tools.generators import Drawn
 from tools.generators.mtdm import (
     MAX_TOKENS,
@@ -80,8 +81,7 @@ def pretrain(
     started = time.monotonic()
     for step in range(first, settings.steps):
         rng = np.random.default_rng([settings.seed, step])
-        chosen = epoch_order(len(samples), settings, step)
-        flips = rng.integers(0, 2, (len(chosen), 2)).astype(bool) & may_flip
+        chosen, flips, x, weight = batch_of(pipeline, samples, target, settings, step, rng)
         words = [
             ""
             if rng.random() < settings.text_dropout
@@ -89,16 +89,7 @@ def pretrain(
             for i, (h, v) in zip(chosen, flips, strict=True)
         ]
         states, mask = (part.to(device) for part in texts(words))
-
-        def predict(
-            noisy: torch.Tensor,
-            t: torch.Tensor,
-            states: torch.Tensor = states,
-            mask: torch.Tensor = mask,
-        ) -> torch.Tensor:
-            return pipeline.predict(noisy, t, states, mask)
-
-        x, weight = folded(pipeline, *mirrored_batch(samples, chosen, flips))
+        predict = partial(pipeline.predict, states=states, mask=mask)
         loss = denoising_loss(
             pipeline, predict, x.to(device), weight.to(device), settings, step, rng
         )

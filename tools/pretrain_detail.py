@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from diffusers import UNet2DModel
 
-from tools.denoising import Run, denoising_loss, epoch_order, folded, mirrored_batch
+from tools.denoising import Run, batch_of, denoising_loss
 from tools.generators.mtdm import MTDMPipeline, load_pipeline, new_detail
 from tools.settings import DetailSettings
 from tools.targets import Target
@@ -42,13 +42,10 @@ def pretrain_detail(
         detail_below=settings.below,
         label_steps=settings.label_steps,
     )
-    may_flip = [direction in target.flips for direction in ("horizontal", "vertical")]
     started = time.monotonic()
     for step in range(first, settings.steps):
         rng = np.random.default_rng([settings.seed, step])
-        chosen = epoch_order(len(samples), settings, step)
-        flips = rng.integers(0, 2, (len(chosen), 2)).astype(bool) & may_flip
-        x, weight = folded(pipeline, *mirrored_batch(samples, chosen, flips))
+        _, _, x, weight = batch_of(pipeline, samples, target, settings, step, rng)
         loss = denoising_loss(
             pipeline,
             pipeline.predict_detail,

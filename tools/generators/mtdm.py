@@ -342,13 +342,13 @@ def new_pipeline(
     """
     image_channels, height, width = image_shape
     plain = len(channels) - 1
-    unit = patch * 2**plain
-    if height % unit or width % unit:
-        raise SettingsError(
-            f"An MTDM with patch {patch} and {len(channels)} levels draws images whose sides are "
-            f"multiples of {unit} pixels, not {width}x{height}. Choose another size of the "
-            "target's images, or set pretrain.patch or pretrain.channels."
-        )
+    _check_sides(
+        "An MTDM",
+        (height, width),
+        patch,
+        len(channels),
+        "Choose another size of the target's images, or set pretrain.patch or pretrain.channels.",
+    )
     codes = codes or LabelCodes()
     rows = patch_basis.restored(basis)
     seen = (image_channels + codes.n_channels) * patch**2 if rows is None else len(rows)
@@ -394,13 +394,13 @@ def new_detail(pipeline: MTDMPipeline, patch: int, channels: Sequence[int]) -> U
     Raises SettingsError when the image cannot be folded by `patch` and halved once per level.
     """
     _, height, width = pipeline.image_shape
-    unit = patch * 2 ** (len(channels) - 1)
-    if height % unit or width % unit:
-        raise SettingsError(
-            f"A detail network with patch {patch} and {len(channels)} levels draws images whose "
-            f"sides are multiples of {unit} pixels, not {width}x{height}. Set "
-            "pretrain.detail.patch or pretrain.detail.channels."
-        )
+    _check_sides(
+        "A detail network",
+        (height, width),
+        patch,
+        len(channels),
+        "Set pretrain.detail.patch or pretrain.detail.channels.",
+    )
     folded = pipeline.noise_shape[0] * patch**2
     return UNet2DModel(
         sample_size=(height // patch, width // patch),
@@ -413,6 +413,17 @@ def new_detail(pipeline: MTDMPipeline, patch: int, channels: Sequence[int]) -> U
         norm_num_groups=16,
         add_attention=False,
     )
+
+
+def _check_sides(who: str, size: tuple[int, int], patch: int, n_levels: int, advice: str) -> None:
+    """Refuse an image that cannot be folded by `patch` and halved once per level."""
+    height, width = size
+    unit = patch * 2 ** (n_levels - 1)
+    if height % unit or width % unit:
+        raise SettingsError(
+            f"{who} with patch {patch} and {n_levels} levels draws images whose sides are "
+            f"multiples of {unit} pixels, not {width}x{height}. {advice}"
+        )
 
 
 def load_pipeline(folder: Path, device: str = "cpu") -> MTDMPipeline:
