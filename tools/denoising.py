@@ -144,11 +144,22 @@ def denoising_loss(
         weight = weight * (1 / (1 - a)).clamp(max=_MOST_WEIGHT)
     else:
         wanted = a.sqrt() * noise - (1 - a).sqrt() * x
-    with torch.autocast("cuda", torch.bfloat16, enabled=x.device.type == "cuda"):
+    kind = x.device.type
+    with torch.autocast(kind, torch.bfloat16, enabled=_in_bfloat16(settings.precision, kind)):
         found = predict(noisy, t).float()
-        error = pipeline.within(found - wanted)
-        loss: torch.Tensor = (weight * error**2).sum() / weight.sum()
+    error = pipeline.within(found - wanted)
+    loss: torch.Tensor = (weight * error**2).sum() / weight.sum()
     return loss
+
+
+def _in_bfloat16(precision: str, device: str) -> bool:
+    """Return whether the network computes in bfloat16.
+
+    A processor with instructions for it (AVX512-BF16, AMX) trains about twice as fast in it.
+    """
+    if precision == "auto":
+        return device == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    return precision == "bfloat16"
 
 
 def noise_levels(

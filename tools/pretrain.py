@@ -67,7 +67,7 @@ def pretrain(
     samples = target.split("generator")
     torch.manual_seed(settings.seed)
     pipeline = _first_pipeline(samples, target, settings)
-    unet = pipeline.unet.to(device)
+    unet = pipeline.unet.to(device, memory_format=torch.channels_last)
     run = Run(folder, settings, unet)
     first = run.restore()
     pipeline.unet = torch.compile(unet) if device.startswith("cuda") else unet

@@ -74,6 +74,9 @@ class TrainingRun(Record):
         description="share of the examples whose image has less noise than its labels, so that "
         "the network also reads labels off a finished picture",
     )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the network's arithmetic; auto: bfloat16 where it is faster"
+    )
     seed: int = 0
     save_every: int = Field(500, ge=1)
 
