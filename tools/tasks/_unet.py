@@ -42,6 +42,8 @@ class UNet(Model):
         self.narrow = nn.ModuleList(nn.Conv2d(below, width, 1) for below, width in upwards)
         self.up = nn.ModuleList(_convolution(2 * width, width) for _, width in upwards)
         self.head = nn.Conv2d(widths[0], n_outputs, 1)
+        # On CPUs a training is a quarter faster over channels-last images.
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the outputs, (n, n_outputs, h, w)."""
