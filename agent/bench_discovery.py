@@ -14,17 +14,19 @@ from __future__ import annotations
 import argparse
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 from scipy.ndimage import gaussian_filter
 
+from eval.cluster_tree import side_by_side
+from eval.dense import mean_score
 from eval.discovery import Evaluated, discover
+from eval.metrics import wilson
 from eval.slices import slice_table
 from memory.files import write_json
 from memory.records import Failure
@@ -47,6 +49,26 @@ class Planted(NamedTuple):
     images: Images
     changed: NDArray[np.int64]
     wrong: NDArray[np.int64]
+
+
+class Trial(NamedTuple):
+    """What discovery made of one seed: which of the planted failures it found, and how many not.
+
+    n_false: findings of which less than half was planted; n_null: findings where nothing was
+    planted; seconds: of the processor, embedding apart.
+    """
+
+    seed: int
+    found: Mapping[str, bool]
+    n_false: int
+    n_findings: int
+    n_null: int
+    seconds: float
+
+    @property
+    def n_found(self) -> int:
+        """Planted failures that were found."""
+        return sum(self.found.values())
 
 
 def plant(samples: Samples, seed: int, failing: bool = True) -> Planted:
@@ -114,18 +136,6 @@ def judge(found: tuple[Failure, ...], samples: Samples, planted: Planted) -> tup
     return names, n_false
 
 
-def embeddings_of(embed: Embed, samples: Samples) -> Callable[[Planted], NDArray[np.float64]]:
-    """Return a function that embeds planted images, those that did not change only once."""
-    plain = embed(samples.images)
-
-    def look(planted: Planted) -> NDArray[np.float64]:
-        vectors = plain.copy()
-        vectors[planted.changed] = embed(planted.images[planted.changed])
-        return vectors
-
-    return look
-
-
 def build_embed(name: str, audit: Samples) -> Embed:
     """Return an embedding; the DSTM is trained on the audit split, which it is not tried on."""
     if name == "imagenet":
@@ -140,58 +150,89 @@ def build_embed(name: str, audit: Samples) -> Embed:
     return embed_by_dstm(model)
 
 
+def look_at(
+    samples: Samples, embeds: Mapping[str, Embed]
+) -> Callable[[Planted], dict[str, NDArray[np.float64]]]:
+    """Return a function that embeds planted images, those that did not change only once."""
+    plain = {name: embed(samples.images) for name, embed in embeds.items()}
+
+    def look(planted: Planted) -> dict[str, NDArray[np.float64]]:
+        vectors = {name: part.copy() for name, part in plain.items()}
+        for name, embed in embeds.items():
+            vectors[name][planted.changed] = embed(planted.images[planted.changed])
+        return vectors
+
+    return look
+
+
+def row_of(name: str, trials: Sequence[Trial]) -> list[str]:
+    """Return the figures of an embedding as cells of a table."""
+    shares = mean_score(np.array([trial.n_found / N_PLANTED for trial in trials]))
+    n_false, n_found = (sum(getattr(t, part) for t in trials) for part in ("n_false", "n_findings"))
+    false = wilson(n_false, n_found)
+    n_null = sum(trial.n_null for trial in trials)
+    return [
+        name,
+        f"{10 * shares.value:.1f} ({10 * shares.low:.1f} to {10 * shares.high:.1f})",
+        f"{n_false} of {n_found} ({false.low:.0%} to {false.high:.0%})",
+        f"{n_null} in {len(trials)}",
+        f"{np.mean([trial.seconds for trial in trials]):.1f}",
+    ]
+
+
+def kind_of(planted: str) -> str:
+    """Return what a planted failure is: a pair of values, or the name of a change."""
+    return planted if planted in CHANGES else "pair"
+
+
 def main() -> None:
-    """Run the benchmark and write its figures as JSON."""
+    """Run the benchmark; print its figures as tables of Markdown and write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--embeddings", default="dstm,mtdm", help="dstm, mtdm, imagenet")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--embeddings", default="dstm,mtdm,dstm+mtdm", help="dstm, mtdm, imagenet; + joins them"
+    )
+    parser.add_argument("--seeds", type=int, default=12)
     parser.add_argument("--first-seed", type=int, default=200)
     parser.add_argument("--cache", type=Path, default=Path("shaping-home/cache"))
     parser.add_argument("--output", type=Path, default=Path("bench-discovery.json"))
     chosen = parser.parse_args()
     console = Console(highlight=False)
     target = targets.build("elpv", chosen.cache)
-    samples = target.split("generator")
-    seeds = range(chosen.first_seed, chosen.first_seed + chosen.seeds)
-    table = Table(
-        "embedded by", "found of 10", "false of all findings", "with nothing planted", "s"
-    )
-    result: dict[str, dict[str, list[int]]] = {}
-    for name in ["", *chosen.embeddings.split(",")]:
-        look = embeddings_of(build_embed(name, target.split("audit")), samples) if name else None
-        found, false, n_found, null, seconds = [], [], [], [], 0.0
-        for seed in seeds:
-            for failing in (True, False):
-                planted = plant(samples, seed, failing)
-                images = evaluated(samples, planted, look(planted) if look else None)
-                started = time.process_time()
-                failures = discover(images, N_MIN)
-                seconds += time.process_time() - started
-                if not failing:
-                    null.append(len(failures))
-                    continue
-                names, n_false = judge(failures, samples, planted)
-                found.append(len(names))
-                false.append(n_false)
-                n_found.append(len(failures))
-        result[name or "attributes alone"] = {
-            "found": found,
-            "false": false,
-            "findings": n_found,
-            "findings with nothing planted": null,
+    samples, audit = target.split("generator"), target.split("audit")
+    joined = {name: name.split("+") for name in chosen.embeddings.split(",") if name}
+    parts = sorted({part for names in joined.values() for part in names})
+    look = look_at(samples, {part: build_embed(part, audit) for part in parts})
+    trials: dict[str, list[Trial]] = {"attributes alone": [], **{name: [] for name in joined}}
+    for seed in range(chosen.first_seed, chosen.first_seed + chosen.seeds):
+        planted, nothing = plant(samples, seed), plant(samples, seed, failing=False)
+        vectors = look(planted)
+        for name, own in trials.items():
+            embedded = [vectors[part] for part in joined.get(name, ())]
+            seen = side_by_side(embedded) if len(embedded) > 1 else (*embedded, None)[0]
+            started = time.process_time()
+            failures = discover(evaluated(samples, planted, seen), N_MIN)
+            seconds = time.process_time() - started
+            names, n_false = judge(failures, samples, planted)
+            n_null = len(discover(evaluated(samples, nothing, seen), N_MIN))
+            which = {key: key in names for key in planted.members}
+            own.append(Trial(seed, which, n_false, len(failures), n_null, seconds))
+        write_json(chosen.output, {k: [t._asdict() for t in v] for k, v in trials.items()})
+        console.print(f"seed {seed}:", {name: own[-1].n_found for name, own in trials.items()})
+    head = ["embedded by", "found of 10", "false of all findings", "with nothing planted", "s"]
+    _print_table(console, head, [row_of(name, own) for name, own in trials.items()])
+    kinds = sorted({kind_of(k) for own in trials.values() for trial in own for k in trial.found})
+    rows = []
+    for name, own in trials.items():
+        hits = {
+            kind: [t.found[k] for t in own for k in t.found if kind_of(k) == kind] for kind in kinds
         }
-        table.add_row(
-            name or "attributes alone",
-            f"{np.mean(found):.1f} ({', '.join(map(str, found))})",
-            f"{sum(false)} of {sum(n_found)}",
-            f"{sum(null)} in {len(null)} trials",
-            f"{seconds / (2 * len(seeds)):.2f}",
-        )
-        console.print(
-            table.row_count, name or "attributes alone", result[name or "attributes alone"]
-        )
-    console.print(table)
-    write_json(chosen.output, result)
+        rows.append([name, *(f"{sum(hits[kind])} of {len(hits[kind])}" for kind in kinds)])
+    _print_table(console, ["embedded by", *kinds], rows)
+
+
+def _print_table(console: Console, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    for cells in (head, ["---"] * len(head), *rows):
+        console.print("| " + " | ".join(cells) + " |", markup=False, soft_wrap=True)
 
 
 def _glare(images: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:

@@ -1,13 +1,14 @@
 """Discovery: where a model fails beyond the slices that it is measured on.
 
-Candidates are attribute values and pairs of them (named by a factor audit), clusters of a mixture
-over image embeddings and outcomes (Domino: Eyuboglu et al. 2022), and the ends of failure
-directions (Jain et al. 2023). All are tested against "as good as the rest", corrected for their
-number, and a finding is reported only for what the findings before it do not explain.
+Candidates are attribute values and pairs of them (a factor audit has their F), groups of images
+that look alike (`eval.cluster_tree`), clusters of a mixture over image embeddings and outcomes
+(Domino: Eyuboglu et al. 2022), and the ends of failure directions (Jain et al. 2023). All are
+tested against "as good as the rest", corrected for their number, and a finding is reported only
+for what the findings before it do not explain.
 
 A candidate that was found by its errors is never tested on them: mixtures are fitted on one half
-of the images and tested on the other, directions are cross-fitted in five parts. Clusters and
-directions are looked for among the images that attributes do not explain.
+of the images and tested on the other, directions are cross-fitted in five parts. Both are looked
+for among the images that attributes and groups do not explain.
 
 An image's error is 0..1: wrong or right of a classifier, 1 - score where pixels are labelled.
 """
@@ -26,6 +27,7 @@ from scipy.special import expit, log_softmax
 from scipy.stats import f as f_distribution
 from scipy.stats import hypergeom
 
+from eval.cluster_tree import MOST_IMAGES, look_alike, principal_components
 from eval.dense import mean_score, welch
 from eval.metrics import wilson
 from eval.slices import Attributes, Indices, benjamini_hochberg, slice_table
@@ -44,6 +46,8 @@ N_SPLITS = 5
 N_FOLDS = 5
 # Shares of a class that the end of its failure direction may hold.
 TAILS = (0.05, 0.1, 0.2)
+# Candidates that may explain a larger one together.
+N_PARTS = 3
 # Members' share of a trait, and how much more frequent it is among them than among all.
 LEAST_SHARE, LEAST_LIFT = 0.5, 1.5
 # From this overlap (Jaccard) on, a finding is the same as one of the round before.
@@ -229,20 +233,37 @@ def fit_direction(embeddings: Floats, errors: Floats, penalty: float = 5.0) -> F
     return weights
 
 
-def attribute_candidates(images: Evaluated, n_min: int, alpha: float) -> list[Candidate]:
-    """Return the values of attributes, and of pairs, that the factor audit finds to matter."""
+def attribute_candidates(images: Evaluated, n_min: int) -> list[Candidate]:
+    """Return the values of attributes, and of pairs, that the factor audit can compare.
+
+    A pair whose F is small is among them: of many cells one may fail.
+    """
     every = np.arange(len(images.errors))
     found = []
     for factor in factor_audit(images.errors, images.attributes, n_min):
-        if len(factor.names) == 2 and factor.p > alpha:
-            continue
         for members in slice_table(images.attributes, [factor.names], n_min).values():
             shared = {name: images.attributes[int(members[0])][name] for name in factor.names}
             found.append(Candidate("slice", members, every, shared))
     return found
 
 
-def cluster_candidates(
+def group_candidates(
+    images: Evaluated, rows: Indices, n_min: int, seed: int = 0
+) -> list[Candidate]:
+    """Return groups of images that look alike, explained ones too: errors have no part in them.
+
+    Of more than `MOST_IMAGES` images, groups of as many drawn by chance, and tested on these.
+    """
+    assert images.embeddings is not None
+    every = np.arange(len(images.errors))
+    if len(every) > MOST_IMAGES:
+        rng = np.random.default_rng(seed)
+        every = np.sort(rng.choice(every, MOST_IMAGES, replace=False))
+    groups = look_alike(images.embeddings[every], n_min)
+    return [Candidate("cluster", every[group], every, {}) for group in groups]
+
+
+def mixture_candidates(
     images: Evaluated, rows: Indices, n_min: int, seed: int = 0
 ) -> list[Candidate]:
     """Return clusters of mixtures, each fitted on one half of `rows` and tested on the other.
@@ -309,7 +330,7 @@ def select(
 
     All are tested and corrected together (Benjamini-Hochberg). Then the most significant one is
     taken, or the part of it that explains it; its images are set aside, and the others are tested
-    again on what is left, until none passes. explained: images that are set aside from the start.
+    again on what is left, at the level of the first test, until none passes. explained: images that are set aside from the start.
     Sorted as taken, with p and q of the first test.
     """
     aside = np.zeros(len(errors), bool)
@@ -319,7 +340,7 @@ def select(
         for candidate, p, q in zip(candidates, p_values, benjamini_hochberg(p_values), strict=True)
     ]
     left = [candidate for candidate in tested if candidate.q <= alpha]
-    threshold = max((candidate.p for candidate in left), default=0.0)
+    threshold = alpha * len(left) / max(1, len(tested))
     if explained is not None:
         aside[explained] = True
     taken: list[Candidate] = []
@@ -344,34 +365,49 @@ def _core(
     n_min: int,
     alpha: float,
 ) -> Candidate:
-    """Return the most significant candidate within `whole` but for which it is as good as the rest.
+    """Return the most significant candidate of those that explain why `whole` is worse.
 
-    `whole` itself if there is none: rain fails because rain at night does.
+    At most `N_PARTS` smaller candidates that err more, lie in `whole` by half, and but for which
+    it is as good as the rest: rain fails because rain at night does. `whole` itself if there are
+    none. Only slices of attributes explain others of their kind.
     """
-    found = []
-    for other in others:
-        if other.kind == "slice" and len(other.members) < len(whole.members):
-            remaining = np.setdiff1d(whole.members, other.members)
-            if len(remaining) == len(whole.members) - len(other.members):
-                without = aside.copy()
-                without[other.members] = True
-                if _worse(replace(whole, members=remaining), errors, without, n_min) > alpha:
-                    found.append((_worse(other, errors, aside, n_min), other))
-    return min(found, key=lambda item: item[0])[1] if found else whole
+    inside = np.zeros(len(errors), bool)
+    inside[whole.members] = True
+    rate = errors[whole.members[~aside[whole.members]]].mean()
+    left = [
+        other
+        for other in others
+        if (other.kind == "slice" or whole.kind != "slice")
+        and len(other.members) < len(whole.members)
+        and inside[other.members].mean() >= 0.5
+        and errors[other.members[~aside[other.members]]].mean() > rate
+    ]
+    without = aside.copy()
+    first = None
+    for _ in range(min(N_PARTS, len(left))):
+        p_values = [_worse(other, errors, without, n_min) for other in left]
+        if min(p_values) > alpha:
+            break
+        part = left.pop(int(np.argmin(p_values)))
+        first = first or part
+        without[part.members] = True
+        if _worse(whole, errors, without, n_min) > alpha:
+            return _core(first, others, errors, aside, n_min, alpha)
+    return whole
 
 
 def _worse(candidate: Candidate, errors: Floats, aside: NDArray[np.bool_], n_min: int) -> float:
     """Return the p-value of "as good as the rest" on the images that are not set aside.
 
-    Fisher's exact test of right and wrong, Welch's t-test of scores; 1 for too few images.
+    Fisher's exact test of right and wrong, Welch's t-test of scores; 1 for fewer images than half
+    of `n_min`.
     """
     inside = np.zeros(len(errors), bool)
     inside[candidate.members] = True
     judged = candidate.tested[~aside[candidate.tested]]
     members, rest = judged[inside[judged]], judged[~inside[judged]]
-    # Half of a cluster's images have helped to find it.
-    least = n_min / 2 if candidate.kind == "cluster" else n_min
-    if len(members) < max(2, least) or len(rest) < 2:
+    # Half of a mixture's images have helped to find it, and others may be explained.
+    if len(members) < max(2, n_min / 2) or len(rest) < 2:
         return 1.0
     if np.isin(errors, (0, 1)).all():
         n_wrong = int(errors[judged].sum())
@@ -402,15 +438,13 @@ def discover(
     if len(errors) < 2 * n_min or errors.max(initial=0) == errors.min(initial=0):
         return ()
     explained = _explained(images, known)
-    found = select(
-        attribute_candidates(images, n_min, alpha), errors, n_min, alpha, explained, limit
-    )
+    found = select(attribute_candidates(images, n_min), errors, n_min, alpha, explained, limit)
     explained = np.unique(np.concatenate([explained, *(c.members for c in found)]))
-    rows = np.setdiff1d(np.arange(len(errors)), explained)
-    if images.embeddings is not None and len(rows) >= 4 * n_min:
+    if images.embeddings is not None:
         # The end of a direction may hold several clusters, so those go first.
-        for look in (cluster_candidates, direction_candidates):
-            candidates = look(images, rows, n_min, seed)
+        for look in (group_candidates, mixture_candidates, direction_candidates):
+            rows = np.setdiff1d(np.arange(len(errors)), explained)
+            candidates = look(images, rows, n_min, seed) if len(rows) >= 4 * n_min else []
             new = select(candidates, errors, n_min, alpha, explained, limit - len(found))
             explained = np.unique(np.concatenate([explained, *(c.members for c in new)]))
             found += new
@@ -520,15 +554,6 @@ def _failure(images: Evaluated, candidate: Candidate, n_examples: int) -> Failur
         members=() if is_slice else ids,
         traits=() if is_slice else common,
     )
-
-
-def principal_components(embeddings: Floats, n: int) -> Floats:
-    """Return the leading `n` whitened principal components, (n_images, at most n)."""
-    standard = (embeddings - embeddings.mean(0)) / (embeddings.std(0) + 1e-6)
-    u, s, _ = np.linalg.svd(standard, full_matrices=False)
-    rank = min(n, int((s > 1e-6 * s[0]).sum()))
-    components: Floats = u[:, :rank] * np.sqrt(len(u))
-    return components
 
 
 def _begin(

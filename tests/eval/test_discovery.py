@@ -11,6 +11,7 @@ from eval.discovery import (
     fit_direction,
     fit_mixture,
     follow,
+    group_candidates,
     jaccard,
     nearest_prompts,
     select,
@@ -141,6 +142,38 @@ def test_a_part_that_explains_the_whole_is_taken_instead() -> None:
     assert taken.attributes == night.attributes
     (only,) = select([rain], errors, n_min=10, alpha=0.05)
     assert only.attributes == rain.attributes
+
+
+def test_parts_explain_a_whole_together() -> None:
+    errors = np.zeros(300)
+    errors[:20] = errors[60:80] = 1
+    every = np.arange(300)
+    mono = Candidate("slice", np.arange(100), every, {"wafer": "mono"})
+    # One part lies in the whole by half only.
+    dark = Candidate("slice", np.arange(20), every, {"wafer": "mono", "light": "dark"})
+    large = Candidate("slice", np.r_[60:80, 200:215], every, {"area": "large"})
+    taken = select([mono, dark, large], errors, n_min=10, alpha=0.05)
+    assert [c.attributes for c in taken] in (
+        [dark.attributes, large.attributes],
+        [large.attributes, dark.attributes],
+    )
+
+
+def test_what_is_left_of_an_overlap_is_still_tested() -> None:
+    errors = np.zeros(300)
+    errors[:24] = 1
+    every = np.arange(300)
+    first = Candidate("slice", np.arange(16), every, {"a": "x"})
+    second = Candidate("slice", np.arange(8, 24), every, {"b": "y"})
+    assert len(select([first, second], errors, n_min=15, alpha=0.05)) == 2
+
+
+def test_groups_are_the_same_whatever_fails() -> None:
+    images, others = made_up(1), made_up(1, planted=False)
+    rows = np.arange(600)
+    one, other = (group_candidates(i, rows, n_min=15) for i in (images, others))
+    assert [c.members.tolist() for c in one] == [c.members.tolist() for c in other]
+    assert all(len(c.tested) == 600 and len(c.members) >= 15 for c in one)
 
 
 def test_mixture_separates_what_looks_and_fails_alike() -> None:
