@@ -6,13 +6,25 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from eval.metrics import binomial_variance
-from memory.records import Batch, Credit, Hypothesis, Plan, PromptSpec, Report, SliceScore, Verdict
+from memory.records import (
+    Batch,
+    Credit,
+    Estimate,
+    Hypothesis,
+    Plan,
+    PromptSpec,
+    Report,
+    SliceScore,
+    Verdict,
+)
 
 Floats = NDArray[np.float64]
 
 PRIOR_VARIANCE = 0.05**2
+N_RESAMPLES = 500
 
 
 def credit(plan: Plan, batch: Batch, before: Report | None, after: Report) -> tuple[Credit, ...]:
@@ -114,3 +126,29 @@ def prompt_agreement(
     return {
         name: cosine(images[owner == name].mean(0), wanted) for name in dict.fromkeys(prompt_ids)
     }
+
+
+def rank_correlation(estimates: Sequence[Floats], effects: Sequence[Floats]) -> Estimate:
+    """Return how well credit ranks what prompts really did, -1..1: the mean Spearman correlation.
+
+    estimates, effects: of every case, (n_prompts, n_slices); all pairs of a case are ranked
+    together, and the correlation of a case in which all are alike is 0. The interval resamples
+    the prompts of each case, with all their slices; n counts prompts.
+    """
+    rng = np.random.default_rng(0)
+    cases = list(zip(estimates, effects, strict=True))
+
+    def mean(rows: Sequence[NDArray[np.int64]]) -> float:
+        found = [_spearman(x[own], y[own]) for (x, y), own in zip(cases, rows, strict=True)]
+        return float(np.mean(found))
+
+    sizes = [len(x) for x, _ in cases]
+    again = [mean([rng.integers(0, n, n) for n in sizes]) for _ in range(N_RESAMPLES)]
+    value = mean([np.arange(n) for n in sizes])
+    low, high = np.quantile(again, (0.025, 0.975))
+    return Estimate(value=value, low=min(low, value), high=max(high, value), n=sum(sizes))
+
+
+def _spearman(one: Floats, other: Floats) -> float:
+    x, y = (rankdata(values.ravel()) for values in (one, other))
+    return cosine(x - x.mean(), y - y.mean())

@@ -330,8 +330,8 @@ def select(
 
     All are tested and corrected together (Benjamini-Hochberg). Then the most significant one is
     taken, or the part of it that explains it; its images are set aside, and the others are tested
-    again on what is left, at the level of the first test, until none passes. explained: images that are set aside from the start.
-    Sorted as taken, with p and q of the first test.
+    again on what is left, at the level of the first test, until none passes. explained: images
+    that are set aside from the start. Sorted as taken, with p and q of the first test.
     """
     aside = np.zeros(len(errors), bool)
     p_values = [_worse(candidate, errors, aside, n_min) for candidate in candidates]

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
-from eval.credit import credit, settle, shrunk_change
+from eval.credit import credit, rank_correlation, settle, shrunk_change
 from eval.metrics import binomial_variance, wilson
 from memory.records import (
     Batch,
@@ -131,3 +133,16 @@ def test_a_hypothesis_without_both_figures_stays_open() -> None:
     for before, after in ((None, measured), (report(), measured), (measured, report())):
         verdict = settle(hypothesis, before, after)
         assert (verdict.change, verdict.held) == (None, None)
+
+
+def test_rank_correlation_of_known_cases() -> None:
+    effects = [np.arange(12.0).reshape(4, 3), np.arange(6.0).reshape(2, 3)]
+    same = rank_correlation([e**3 for e in effects], effects)
+    assert (same.value, same.low, same.high, same.n) == pytest.approx((1, 1, 1, 6))
+    assert rank_correlation([-e for e in effects], effects).value == pytest.approx(-1)
+    assert rank_correlation([np.ones((4, 3))], effects[:1]).value == 0
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 20, 5)).round(1)
+    found = rank_correlation([x], [y])
+    assert found.value == pytest.approx(spearmanr(x.ravel(), y.ravel())[0])
+    assert found.low < 0 < found.high
