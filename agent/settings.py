@@ -109,7 +109,7 @@ class FeedbackSettings(Record):
     discovery: Annotated[
         Literal["off", "attributes", "clusters"], BeforeValidator(_false_is_off)
     ] = Field("clusters", description="what is looked for beyond the slices")
-    embedding: Literal["dstm", "mtdm", "imagenet"] = Field(
+    embedding: Literal["dstm", "mtdm", "imagenet", "dstm+mtdm", "dstm+imagenet"] = Field(
         "dstm", description="what clusters are found in"
     )
 

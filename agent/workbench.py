@@ -13,7 +13,13 @@ from agent.settings import Settings
 from memory.chroma import MemoryIndex
 from memory.errors import SettingsError
 from tools import generators, labelers, targets
-from tools.embed import Embed, embed_by_dstm, embed_by_imagenet, embed_by_mtdm
+from tools.embed import (
+    Embed,
+    embed_by_dstm,
+    embed_by_imagenet,
+    embed_by_mtdm,
+    embed_by_several,
+)
 from tools.generate import Judge
 from tools.generators import Generator
 from tools.generators._labelled import Labelled
@@ -98,15 +104,20 @@ class Workbench:
 
         Raises SettingsError for the MTDM's features where the generator is none.
         """
+        names = self.session.settings.feedback.embedding.split("+")
+        embeds = [self._embedding(name, model) for name in names]
+        return embeds[0] if len(embeds) == 1 else embed_by_several(embeds)
+
+    def _embedding(self, name: str, model: Model) -> Embed:
         settings = self.session.settings
-        if settings.feedback.embedding == "dstm":
+        if name == "dstm":
             return embed_by_dstm(model)
-        if settings.feedback.embedding == "imagenet":
+        if name == "imagenet":
             return embed_by_imagenet(self.device)
         if settings.generator.name != "mtdm":
             raise SettingsError(
-                f"feedback.embedding is 'mtdm', but the generator is {settings.generator.name!r}. "
-                "Set feedback.embedding to dstm or imagenet."
+                f"feedback.embedding is {settings.feedback.embedding!r}, but the generator is "
+                f"{settings.generator.name!r}. Set feedback.embedding to dstm or imagenet."
             )
         from tools.generators.mtdm import load_pipeline, weights_folder
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from eval.cluster_tree import side_by_side
 from memory.errors import SettingsError
 from tools.samples import Images
 from tools.tasks import Model
@@ -92,6 +93,11 @@ def embed_by_imagenet(device: str = "cpu") -> Embed:
 
     network = load().to(device)
     return lambda images: _in_batches(images, lambda pixels: network(pixels.to(device)))
+
+
+def embed_by_several(embeds: Sequence[Embed]) -> Embed:
+    """Return several embeddings as one, to which each adds the same variance."""
+    return lambda images: side_by_side([embed(images) for embed in embeds])
 
 
 def last_layer(model: nn.Module) -> nn.Linear | nn.Conv2d:

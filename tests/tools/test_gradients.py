@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from eval.credit import cosine, head_gradients, prompt_agreement
 from memory.errors import SettingsError
 from tools import tasks
-from tools.embed import embed_by_dstm, last_layer
+from tools.embed import embed_by_dstm, embed_by_several, last_layer
 from tools.gradients import sample_gradients
 from tools.samples import Samples
 from tools.settings import TrainSettings
@@ -76,6 +76,14 @@ def test_embeddings_tell_classes_apart(target: Any, quick: TrainSettings) -> Non
     centres = [vectors[easy & (feedback.classes == k)].mean(0) for k in (0, 1)]
     nearest = np.linalg.norm(vectors[:, None] - np.array(centres), axis=2).argmin(1)
     assert (nearest == feedback.classes)[easy].mean() > 0.9
+
+
+def test_several_embeddings_are_one() -> None:
+    images = np.random.default_rng(0).integers(0, 255, (20, 1, 4, 4), dtype=np.uint8)
+    flat = images.reshape(20, -1).astype(float)
+    joint = embed_by_several([lambda _: flat, lambda _: 9 * flat[:, :3]])(images)
+    assert joint.shape == (20, 16 + 3)
+    assert (joint[:, :16] ** 2).sum() == pytest.approx((joint[:, 16:] ** 2).sum())
 
 
 def test_a_model_without_a_linear_layer_is_refused() -> None:
