@@ -24,7 +24,7 @@ from agent.brains.policy import PolicyBrain
 from agent.control import Control
 from agent.decide import Decider
 from agent.graph import RECURSION_LIMIT, build_graph
-from agent.limits import Ending, ending
+from agent.limits import Done, Ending, done_of, ending
 from agent.observer import ConsoleObserver
 from agent.planners import Palette, palette_of
 from agent.probe import Probe, probe
@@ -63,7 +63,7 @@ def run(settings: Settings, console: Console, interactive: bool = False) -> Path
             except Stopped as error:
                 end, stopped = Ending(error.rule, str(error)), error
             ended_by = end.rule
-            n_done = len(session.rounds_done())
+            n_done = session.n_done()
             session.journal.append("ended", rule=end.rule, told=end.told, round=n_done)
             console.print(f"Ended by {end.rule}: {end.told}", highlight=False)
             report = write_report(settings.home, name)
@@ -114,12 +114,16 @@ def run_rounds(bench: Workbench) -> Ending:
     toolbox = Toolbox(bench)
     with _checkpoints(session.folder / "graph.sqlite") as saver:
         graph = build_graph(decider, toolbox, saver)
-        last = len(session.rounds_done())
+        last = session.n_done()
         if saver.get_tuple(_thread(last)) is not None:
             # A crash came between the end of the round and the last event of its graph.
             _run_round(graph, saver, bench, last)
+        done: list[Done] = []
         while True:
-            done = session.rounds_done()
+            for number in range(len(done) + 1, session.n_done() + 1):
+                current = session.round(number)
+                assert current is not None  # it has ended
+                done.append(done_of(current))
             if end := ending(session.settings, done, control.worked(), control.gpu_s):
                 return end
             with control.stage("decide", len(done) + 1):

@@ -4,7 +4,8 @@
 
 Runs a session of the target and the generator `toy` under the brain `policy:thompson`, with few
 images and few training steps, so that what is left is the program's own work: graph, journal,
-memory, planner, files. Seconds are of the processor, since a machine that is shared takes longer.
+memory, planner, files. Seconds are of the processor; since they, too, grow on a machine that others
+use, a fixed piece of work is timed in every round, and what counts is a round relative to it.
 Prints means over tenths of the rounds, and the last tenth relative to the second one.
 """
 
@@ -54,11 +55,13 @@ SMALL = (
 class Cost(NamedTuple):
     """What a round took: processor seconds, and lines of the journal that were read again.
 
-    At its end: resident memory, files of the session, and their size.
+    reference_s: of a fixed piece of work at the same time. At its end: resident memory, files of
+    the session, and their size.
     """
 
     round: int
     seconds: float
+    reference_s: float
     n_read: int
     memory_mb: float
     n_files: int
@@ -78,10 +81,19 @@ class Meter(Observer):
         """Measure; the time for that is no round's."""
         seconds, n_read = time.process_time() - self._since, self._n_read() - self._read_before
         memory_mb = self._process.memory_info().rss / 1e6
-        cost = Cost(current.number, seconds, n_read, memory_mb, *size_of(self._folder))
+        folder = size_of(self._folder)
+        cost = Cost(current.number, seconds, reference(), n_read, memory_mb, *folder)
         self.costs.append(cost)
         self._tell(cost)
         self._since, self._read_before = time.process_time(), self._n_read()
+
+
+def reference() -> float:
+    """Return the processor seconds of a fixed piece of work."""
+    started = time.process_time()
+    for _ in range(5):
+        sum(range(100_000))
+    return time.process_time() - started
 
 
 def size_of(folder: Path) -> tuple[int, float]:
@@ -111,9 +123,12 @@ def growth(costs: Sequence[Cost]) -> dict[str, float]:
     """
     parts = tenths(costs)
     early, late = parts[1], parts[-1]
-    means = ("seconds", "memory_mb")
-    return {name: mean(late, name) / mean(early, name) for name in means} | {
-        name: added(late, name) / added(early, name) for name in ("n_files", "folder_mb")
+    slower = mean(late, "reference_s") / mean(early, "reference_s")
+    return {
+        "seconds": mean(late, "seconds") / mean(early, "seconds") / slower,
+        "memory_mb": mean(late, "memory_mb") / mean(early, "memory_mb"),
+        "n_files": added(late, "n_files") / added(early, "n_files"),
+        "folder_mb": added(late, "folder_mb") / added(early, "folder_mb"),
     }
 
 
@@ -144,11 +159,13 @@ def main() -> None:
 
         write(Cost._fields)
         costs = measure(settings, write)
-        table = Table("rounds", "seconds", "lines read", "memory, MB", "files added", "MB added")
+        heads = ("seconds", "of reference", "lines read", "memory, MB", "files added", "MB added")
+        table = Table("rounds", *heads)
         for part in tenths(costs):
             table.add_row(
                 f"{part[0].round}-{part[-1].round}",
                 f"{mean(part, 'seconds'):.3f}",
+                f"{mean(part, 'seconds') / mean(part, 'reference_s'):.0f}",
                 f"{mean(part, 'n_read'):.1f}",
                 f"{mean(part, 'memory_mb'):.0f}",
                 f"{added(part, 'n_files'):.2f}",

@@ -24,7 +24,7 @@ import psutil
 
 from agent.settings import LimitSettings
 from memory.errors import Stopped
-from memory.files import write_json
+from memory.files import storing, write_json
 from memory.records import Record
 
 Action = Literal["pause", "stop", "stop_now", "continue"]
@@ -97,7 +97,8 @@ def myself() -> Holder:
 def request(folder: Path, action: Action) -> None:
     """Ask the process that runs the session in `folder` for something; the last wish counts."""
     if action == "continue":
-        (folder / CONTROL).unlink(missing_ok=True)
+        with storing(folder / CONTROL):
+            (folder / CONTROL).unlink(missing_ok=True)
     else:
         write_json(folder / CONTROL, {"action": action})
 
@@ -141,9 +142,9 @@ class Control:
     """The running side of a session: gives signs of life, obeys requests, keeps time limits.
 
     say: tells a person why a session pauses; after_pause: is told why, and for how many seconds, it
-    did. killed: the last sign of life of the run before, when
-    it did not end by itself. clock: seconds, monotonic, so that a clock that is
-    set does not change what counts as worked.
+    did. killed: the last sign of life of the run before, when it did not end by itself. clock:
+    seconds, monotonic, so that a clock that is set does not change what counts as worked; wall:
+    seconds since 1970, which only other machines go by.
     """
 
     def __init__(
@@ -152,11 +153,13 @@ class Control:
         limits: LimitSettings,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.say: Callable[[str], None] = lambda text: None
         self.after_pause: Callable[[str, float], None] = lambda why, seconds: None
         self.device = "cpu"
-        self._folder, self._limits, self._clock, self._sleep = folder, limits, clock, sleep
+        self._folder, self._limits = folder, limits
+        self._clock, self._sleep, self._wall = clock, sleep, wall
         self._holder = myself()
         last = read_heartbeat(folder)
         self.killed = last if last and last.state != "ended" else None
@@ -233,7 +236,8 @@ class Control:
         """Say that the process lets go of the session; why: the error that made it."""
         self._count()
         self._beat("ended", why)
-        (self._folder / CONTROL).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self._folder / CONTROL).unlink(missing_ok=True)
 
     def _end_if_asked(self, between_stages: bool) -> None:
         if self._signal:
@@ -272,7 +276,7 @@ class Control:
             state=state,
             why=why,
             beat=time.monotonic(),
-            time=time.time(),
+            time=self._wall(),
             silent_s=self._limits.silent_s,
             worked_s=round(self.worked_s, 3),
             gpu_s=round(self.gpu_s, 3),

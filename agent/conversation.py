@@ -19,6 +19,7 @@ from agent.planning import slice_attributes
 from agent.printable import one_line
 from agent.questions import Answer, Question
 from agent.steering import (
+    STEERING,
     STRENGTH,
     Addition,
     Effect,
@@ -239,7 +240,7 @@ class Conversation:
         held = wishes(events)
         if len(held) >= MAX_WISHES:
             raise ToolError(f"{MAX_WISHES} wishes hold already. Take one back with /forget ID.")
-        number = 1 + sum(event["kind"] == "wish" for event in self._events(undone=True))
+        number = 1 + len(self._journal.events("wish", undone=True))
         question = self.live.question
         wish = Wish(
             id=f"w{number}",
@@ -274,12 +275,10 @@ class Conversation:
     def _status(self, text: str) -> list[Block]:
         session, now = self.live.session, self.live.progress
         settings = session.settings
-        done = session.rounds_done()
+        done = session.n_done()
         blocks: list[Block] = [
             Line(f"Session {session.name} ({settings.preset}, brain {settings.brain})", "bold"),
-            Line(
-                f"{len(done)} of {settings.session.rounds} rounds done; {say_progress(self.live)}"
-            ),
+            Line(f"{done} of {settings.session.rounds} rounds done; {say_progress(self.live)}"),
             *score_grid(self._rounds()),
         ]
         events = self._events()
@@ -406,7 +405,7 @@ class Conversation:
             raise ToolError(f"The next plan has room for {left} more images, not {draft.count}.")
         # Checked now, when a mistake can still be put right.
         Toolbox(self.live.bench).check(PlanDraft(prompts=(draft,)), self._next_plan(), "user")
-        number = 1 + sum(event["kind"] == "addition" for event in self._events(undone=True))
+        number = 1 + len(self._journal.events("addition", undone=True))
         addition = Addition(id=f"a{number}", prompt=draft)
         self._journal.append("addition", key=f"addition/{addition.id}", addition=addition.to_json())
         said = f"Understood: {draft.count} images of it are in the next plan ({addition.id})."
@@ -441,7 +440,7 @@ class Conversation:
             if len(words) != 2 or words[0] not in ("rounds", "images"):
                 raise ToolError("Say e.g. /budget rounds 6, or /budget images 120 (of each round).")
             number = _count(words[1], 100_000)
-            done = len(session.rounds_done())
+            done = session.n_done()
             if words[0] == "rounds" and number < max(done, 1):
                 raise ToolError(f"{done} rounds are done already; say {max(done, 1)} or more.")
             self.live.change_budget(**{words[0]: number})
@@ -451,7 +450,11 @@ class Conversation:
             return [Line(f"Understood: {what}, from the next round on.", "good")]
         control = session.control
         rows = budget(
-            session.settings, self._events(), self._rounds(), control.worked_s, control.gpu_s
+            session.settings,
+            session.journal.events("round_done", "model_call"),
+            self._rounds(),
+            control.worked_s,
+            control.gpu_s,
         )
         return [Grid(["budget", "spent and left"], rows)]
 
@@ -469,7 +472,7 @@ class Conversation:
     def _continue(self, text: str) -> list[Block]:
         state = self.live.progress.state
         settings = self.live.session.settings.session
-        if state == "finished" and len(self.live.session.rounds_done()) >= settings.rounds:
+        if state == "finished" and self.live.session.n_done() >= settings.rounds:
             return [Line(f"All {settings.rounds} rounds are done; /budget rounds N gives more.")]
         self.live.start()
         if state == "waiting":
@@ -501,7 +504,7 @@ class Conversation:
         if not text:
             raise ToolError("Say how the new session is to be called: /fork NAME")
         session = self.live.session
-        done = len(session.rounds_done())
+        done = session.n_done()
         if not done:
             raise ToolError("No round is done yet that a fork could share.")
         name = fork(session.settings.home, session.name, done + 1, text)
@@ -562,8 +565,8 @@ class Conversation:
     def _journal(self) -> Journal:
         return self.live.session.journal
 
-    def _events(self, undone: bool = False) -> list[Event]:
-        return self._journal.events(undone=undone)
+    def _events(self) -> list[Event]:
+        return self._journal.events(*STEERING)
 
     def _rounds(self) -> list[Round]:
         return self.live.session.rounds()

@@ -16,13 +16,11 @@ from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
 from agent.brains._actions import storable
 from agent.recording import offer
 from agent.settings import LLMSettings
-from agent.spending import Usage, estimate_tokens, spent
+from agent.spending import Spending, Usage, estimate_tokens, spent
 from agent.state import ADVANCES, RoundState
 from memory.errors import BrainError
 from memory.journal import Event, Journal
 
-# After a failed call, how long the policy decides before the model is asked again.
-COOL_DOWN_S = 60.0
 # What is left of an old tool result when the prompt has to become shorter.
 _SHORT = 200
 
@@ -44,7 +42,13 @@ class Decider:
         self._journal = journal
         self._settings = settings
         self._asleep_until = 0.0
-        self.spending = spent(journal, author, settings)
+        self._spending = spent(journal, author, settings)
+
+    @property
+    def spending(self) -> Spending:
+        """What is spent so far; a person may have talked to the same model meanwhile."""
+        self._spending.take_in(self._journal)
+        return self._spending
 
     @property
     def has_fallback(self) -> bool:
@@ -65,9 +69,6 @@ class Decider:
         key = f"model_call/{state['round']}/{number}"
         if recorded := self._journal.get(key):
             return _from_json(recorded)
-        if self._fallback is not None:
-            # A person may have talked to the same model meanwhile.
-            self.spending = spent(self._journal, self._author, self._settings)
         started = time.monotonic()
         messages = fit(state["messages"], self._settings.context_tokens)
         reason = self._reason_against(state, messages, tools)
@@ -76,14 +77,13 @@ class Decider:
             try:
                 answer = self._brain.bind_tools(tools).invoke(messages)
             except BrainError as error:
-                self._asleep_until = time.monotonic() + COOL_DOWN_S
+                self._asleep_until = time.monotonic() + self._settings.cool_down_s
                 reason = str(error)
         if answer is None:
             answer = self._fall_back(state, tools, number, str(reason))
             author, usage = f"policy:{self._settings.fallback}", Usage(0, 0, 0.0)
         else:
             author, usage = self._author, self.spending.usage(answer)
-        self.spending.add(usage)
         name, told = offer(tools, "json" if self.plans_briefly else "native")
         self._journal.append("tools", key=f"tools/{name}", **told)
         event = self._journal.append(
@@ -112,7 +112,7 @@ class Decider:
             last = next((str(m.content) for m in reversed(messages)), "")
             return f"{state['n_illegal']} illegal calls in a row; the last answer to one: {last}"
         if time.monotonic() < self._asleep_until:
-            return "the model failed less than a minute ago"
+            return f"the model failed less than {self._settings.cool_down_s:g} s ago"
         return self.spending.reason_against(messages, tools)
 
     def _fall_back(

@@ -26,18 +26,40 @@ class Best(NamedTuple):
     score: float
 
 
+class Done(NamedTuple):
+    """Of a round that has ended what limits look at; score: None where nothing was trained."""
+
+    round: int
+    score: float | None
+    n_made: int
+    seconds: float
+
+
+def done_of(current: Round) -> Done:
+    """Return what limits look at of a round."""
+    report = current.report
+    is_scored = report and report.metrics and current.training
+    return Done(
+        round=current.number,
+        score=report.metrics[report.main_metric].value if report and is_scored else None,
+        n_made=current.batch.n_made if current.batch else 0,
+        seconds=sum(current.seconds.values()),
+    )
+
+
 def best_round(past: Sequence[Round]) -> Best | None:
     """Return the best round by what the agent may see, or None before the first report."""
-    scores = [
-        Best(r.number, r.report.metrics[r.report.main_metric].value)
-        for r in past
-        if r.report and r.report.metrics and r.training
-    ]
+    return best_of([done_of(current) for current in past])
+
+
+def best_of(done: Sequence[Done]) -> Best | None:
+    """Return the best of the rounds that have a score, or None."""
+    scores = [Best(one.round, one.score) for one in done if one.score is not None]
     return max(scores, key=lambda best: (best.score, -best.round)) if scores else None
 
 
 def ending(
-    settings: Settings, done: Sequence[Round], worked_s: float, gpu_s: float
+    settings: Settings, done: Sequence[Done], worked_s: float, gpu_s: float
 ) -> Ending | None:
     """Return the first rule that forbids another round, or None.
 
@@ -45,7 +67,7 @@ def ending(
     end in time, by the last one, is not begun.
     """
     limits, session = settings.limits, settings.session
-    best = best_round(done)
+    best = best_of(done)
     if best and limits.target_score is not None and best.score >= limits.target_score:
         return Ending(
             "target_score",
@@ -53,13 +75,13 @@ def ending(
         )
     if len(done) >= session.rounds:
         return Ending("rounds", f"all {session.rounds} rounds are done")
-    if best and limits.patience is not None and done[-1].number - best.round >= limits.patience:
+    if best and limits.patience is not None and done[-1].round - best.round >= limits.patience:
         return Ending(
             "patience",
             f"no round since round {best.round} ({best.score:.3f}) was better, "
             f"{limits.patience} had the chance",
         )
-    n_made = sum(r.batch.n_made for r in done if r.batch)
+    n_made = sum(one.n_made for one in done)
     if limits.max_images is not None and n_made + session.images_per_round > limits.max_images:
         if not done:
             raise SettingsError(
@@ -72,7 +94,7 @@ def ending(
             f"{n_made} images are made and another {session.images_per_round} would pass "
             f"{limits.max_images}",
         )
-    last_s = sum(done[-1].seconds.values()) if done else 0.0
+    last_s = done[-1].seconds if done else 0.0
     for rule, limit, spent_s in (
         ("max_hours", limits.max_hours, worked_s),
         ("max_gpu_hours", limits.max_gpu_hours, gpu_s),

@@ -238,7 +238,7 @@ class LiveSession:
             state = "idle"
         request(self.session.folder, "continue")
         if self._after_stop is None:
-            n_done = len(self.session.rounds_done())
+            n_done = self.session.n_done()
             journal.append("ended", rule=rule, told=told, round=n_done)
             head = "Stopped" if state == "idle" else f"Finished: {told}"
             self.tell("state", f"{head}. Rounds done: {n_done}.")

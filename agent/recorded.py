@@ -22,9 +22,9 @@ from agent.recording import VERSION
 from agent.session import Session
 from agent.settings import Settings
 from agent.state import RoundState
-from agent.toolbox import Toolbox
+from agent.toolbox import LOOK_BACK, Toolbox
 from memory.errors import SessionError
-from memory.journal import Event, Journal, RoundFold, standing
+from memory.journal import Event, Journal, RoundFold, round_of, standing
 from memory.records import Batch, Failure, Plan, Report, Round, Training
 from prompts.vocabulary import Vocabulary
 
@@ -128,21 +128,43 @@ class RecordedJournal:
         self._go_on()
         return event
 
-    def events(self, kind: str | None = None, undone: bool = False) -> list[Event]:
-        """Return the events so far, if `undone` with those of rounds that were taken back."""
-        found = self._shown
-        if undone:
-            last = self._lines[self._next] if not self.finished else len(self._everything) + 1
-            found = list(self._everything[: last - 1])
-        return [e for e in found if kind is None or e["kind"] == kind]
+    def events(self, *kinds: str, undone: bool = False, since: int | None = None) -> list[Event]:
+        """Return the events so far, as `Journal.events` does."""
+        found = self._everything[: self._n_written()] if undone else self._shown
+        return [
+            e
+            for e in found
+            if (not kinds or e["kind"] in kinds) and (since is None or (round_of(e) or 0) >= since)
+        ]
+
+    def count(self, kind: str) -> int:
+        """Return how many events so far are of a kind."""
+        return sum(e["kind"] == kind for e in self._shown)
+
+    def of_rounds(self, *numbers: int) -> list[Event]:
+        """Return the events so far of some rounds."""
+        return [e for e in self._shown if round_of(e) in numbers]
+
+    def appended(self, n_known: int) -> list[Event]:
+        """Return the events so far but for the first ones, undone ones among them."""
+        return list(self._everything[n_known : self._n_written()])
+
+    def _n_written(self) -> int:
+        """Return how many lines had been written when what is due now was not."""
+        return len(self._everything) if self.finished else self._lines[self._next] - 1
 
     def get(self, key: str) -> Event | None:
         """Return an event of those so far."""
         return self._by_key.get(key)
 
-    def rounds(self) -> list[Round]:
-        """Return the rounds so far."""
-        return self._fold.rounds()
+    def rounds(self, last: int | None = None) -> list[Round]:
+        """Return the rounds so far, or the last few of them."""
+        found = self._fold.rounds()
+        return found if last is None else found[-last:]
+
+    def round(self, number: int) -> Round | None:
+        """Return one of the rounds so far, or None."""
+        return next((r for r in reversed(self._fold.rounds()) if r.number == number), None)
 
     def outcome(self, key: str) -> Event:
         """Return what came from outside under this key, before it is written again.
@@ -258,13 +280,13 @@ class RecordedSession:
         forks = self.journal.events("forked")
         return str((forks[-1] if forks else self.head)["session"])
 
-    def rounds(self) -> list[Round]:
-        """Return the rounds so far."""
-        return self.journal.rounds()
+    def rounds(self, last: int | None = None) -> list[Round]:
+        """Return the rounds so far, or the last few of them."""
+        return self.journal.rounds(last)
 
-    def round_done(self, number: int) -> bool:
-        """Tell whether a round has ended."""
-        return self.journal.get(f"round_done/{number}") is not None
+    def round(self, number: int) -> Round | None:
+        """Return one of the rounds so far, or None."""
+        return self.journal.round(number)
 
 
 def head_of(events: Sequence[Event]) -> Event:
@@ -388,7 +410,7 @@ class RecordedToolbox(Toolbox):
 
     def _expect(self, plan: Plan) -> Expectation:
         known = self._record.outcome(f"plan/{plan.round}")["expectation"]
-        speed = self._seconds_per_image(self._record.rounds())
+        speed = self._seconds_per_image(self._record.rounds(LOOK_BACK))
         seconds = None if speed is None else speed * plan.n_images
         return Expectation.model_validate({**known, "seconds": seconds})
 

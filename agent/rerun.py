@@ -13,9 +13,8 @@ from memory.errors import SettingsError, unknown
 from memory.journal import read_events, rounds
 from memory.records import Report, Round, Training
 from tools import tasks
-from tools.dataset import read_shards
 from tools.evaluate import evaluate
-from tools.selection._store import without_left_out
+from tools.stored import StoredImages
 from tools.targets import Target, label_names
 from tools.train import save_model, train_model
 
@@ -88,7 +87,7 @@ def _train(
 ) -> Rerun:
     own = settings.dstm.model_copy(update={"seed": settings.session.seed})
     task = tasks.build(own.task)
-    samples = without_left_out(read_shards(shards).samples, shards)
+    samples = StoredImages(shards)
     n_classes = len(label_names(target, task))
     model, loss, _ = train_model(samples, task, n_classes, own, device)
     with tempfile.TemporaryDirectory() as scratch:

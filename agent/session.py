@@ -5,6 +5,7 @@ sessions/NAME/  session.yaml  journal.jsonl  graph.sqlite  jobs/  rounds/  lock
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from pydantic import ValidationError
 from agent.control import Condition, Control, condition
 from agent.settings import Settings, differences, fingerprint
 from memory.errors import SessionError, SettingsError, Stopped
-from memory.files import remove_temporaries, write_bytes
+from memory.files import remove_temporaries, storage_error, storing, write_bytes
 from memory.journal import Event, Journal, read_events, rounds
 from memory.records import Round
 
@@ -60,17 +61,17 @@ class Session:
     journal: Journal
     control: Control
 
-    def rounds(self) -> list[Round]:
-        """Return all rounds so far, folded from the journal."""
-        return self.journal.rounds()
+    def rounds(self, last: int | None = None) -> list[Round]:
+        """Return all rounds so far, or the last few of them, folded from the journal."""
+        return self.journal.rounds(last)
 
-    def rounds_done(self) -> list[Round]:
-        """Return the rounds that have ended."""
-        return [r for r in self.rounds() if self.round_done(r.number)]
+    def round(self, number: int) -> Round | None:
+        """Return one round, or None when nothing is known of it."""
+        return self.journal.round(number)
 
-    def round_done(self, number: int) -> bool:
-        """Tell whether a round has ended."""
-        return self.journal.get(f"round_done/{number}") is not None
+    def n_done(self) -> int:
+        """Return how many rounds have ended."""
+        return self.journal.count("round_done")
 
 
 def folder_of(home: Path, name: str) -> Path:
@@ -99,8 +100,9 @@ def next_name(home: Path, preset: str) -> str:
     """Return PRESET-N with the first number that is free."""
     stem = re.sub(r"[^A-Za-z0-9._-]", "-", Path(preset).stem).lstrip("._-") or "session"
     number = 1
-    while (home / "sessions" / f"{stem}-{number}").exists():
-        number += 1
+    with storing(home):
+        while (home / "sessions" / f"{stem}-{number}").exists():
+            number += 1
     return f"{stem}-{number}"
 
 
@@ -120,15 +122,18 @@ def open_session(settings: Settings, name: str) -> Iterator[Session]:
     """Make or resume a session and hold its lock.
 
     Raises SessionError when another process has it (named with pid and host), SettingsError when
-    the session was made with settings of another meaning (the differences are named).
+    the session was made with settings of another meaning (the differences are named), StorageError
+    when its folder cannot be written.
     """
     folder = folder_of(settings.home, name)
-    folder.mkdir(parents=True, exist_ok=True)
+    with storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder, name):
-        _check_settings(folder / "session.yaml", settings, name)
-        remove_temporaries(folder)
-        journal = Journal(folder / "journal.jsonl")
-        control = Control(folder, settings.limits)
+        with storing(folder):
+            _check_settings(folder / "session.yaml", settings, name)
+            remove_temporaries(folder)
+            journal = Journal(folder / "journal.jsonl")
+            control = Control(folder, settings.limits)
         try:
             yield Session(name, folder, settings, journal, control)
         except Stopped:
@@ -152,12 +157,17 @@ def _locked(folder: Path, name: str) -> Iterator[None]:
             f"The session {name!r} is in use{_holder(holder)}. Wait until it ends, stop "
             "that process, or choose another name with --session."
         ) from None
+    except OSError as error:
+        raise storage_error(folder, error) from error
     try:
         who = {"pid": os.getpid(), "host": socket.gethostname()}
-        holder.write_text(json.dumps(who), encoding="utf-8")
+        with storing(holder):
+            holder.write_text(json.dumps(who), encoding="utf-8")
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        # Nothing rests on it: who cannot remove it has said so by another error.
+        with contextlib.suppress(OSError):
+            holder.unlink(missing_ok=True)
         lock.release()
 
 

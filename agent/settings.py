@@ -131,6 +131,7 @@ class LLMSettings(Record):
     timeout_s: float = Field(120, gt=0, description="of one request")
     tries: int = Field(4, ge=1, description="of one request, with growing pauses")
     pause_s: float = Field(1, ge=0, description="before the second try; doubled each time")
+    cool_down_s: float = Field(60, ge=0, description="after a failure, until it is asked again")
     context_tokens: int = Field(12_000, ge=1000, description="most tokens of one prompt")
     answer_tokens: int = Field(2_000, ge=50, description="most tokens of one answer")
     max_tokens: int | None = Field(None, ge=1, description="of a session, prompts and answers")

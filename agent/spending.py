@@ -34,6 +34,7 @@ class Spending:
         self._price = llm.prices.get(model)
         self.n_tokens = 0
         self.usd = 0.0
+        self._n_events = 0
         if llm.max_usd is not None and self._price is None and not author.startswith("policy:"):
             raise SettingsError(
                 f"llm.max_usd is set, but the price of the model {model!r} is not known. Add it, "
@@ -77,6 +78,18 @@ class Spending:
         self.n_tokens += usage.prompt + usage.answer
         self.usd += usage.usd
 
+    def take_in(self, journal: Journal) -> None:
+        """Count the calls that a journal got since it was last looked at.
+
+        In decisions and in chat, those of rounds that were taken back among them.
+        """
+        events = journal.appended(self._n_events)
+        self._n_events += len(events)
+        for event in events:
+            if event["kind"] in ("model_call", "chat_call"):
+                tokens = event["tokens"]
+                self.add(Usage(tokens["prompt"], tokens["answer"], event["usd"]))
+
     def _cost(self, n_prompt: int, n_answer: int) -> float:
         if self._price is None:
             return 0.0
@@ -84,12 +97,9 @@ class Spending:
 
 
 def spent(journal: Journal, author: str, llm: LLMSettings) -> Spending:
-    """Return what a session has spent so far, in decisions and in chat, undone rounds included."""
+    """Return what a session has spent so far, see `Spending.take_in`."""
     spending = Spending(author, llm)
-    for event in journal.events(undone=True):
-        if event["kind"] in ("model_call", "chat_call"):
-            tokens = event["tokens"]
-            spending.add(Usage(tokens["prompt"], tokens["answer"], event["usd"]))
+    spending.take_in(journal)
     return spending
 
 

@@ -41,6 +41,8 @@ from prompts.vocabulary import Vocabulary
 Kind = Literal["more", "fewer", "only", "avoid", "focus", "note"]
 
 CONSTRAINTS = ("only", "avoid")
+# Kinds of events that say what is wished and what came of it.
+STEERING = ("wish", "forget", "addition", "steered")
 # What a wish asks for without "much" or "a bit".
 STRENGTH = 2.0
 _LEAST, _MOST, _FOCUS = 0.05, 0.9, 0.5

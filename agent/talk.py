@@ -19,7 +19,7 @@ from agent.live import LiveSession
 from agent.planners import palette_of
 from agent.printable import one_line
 from agent.spending import Usage, spent
-from agent.steering import STRENGTH, Kind, effects, wishes
+from agent.steering import STEERING, STRENGTH, Kind, effects, wishes
 from agent.wording import Meant
 from memory.errors import BrainError, ShapingError
 from memory.records import Record
@@ -134,7 +134,7 @@ class Talk:
         from agent.conversation import say_progress
 
         session = self._live.session
-        past, events = session.rounds(), session.journal.events()
+        past, events = session.rounds(), session.journal.events(*STEERING)
         reports = [r.report for r in past if r.report]
         plan = next((r.plan for r in reversed(past) if r.plan), None)
         facts = [f"The session: {say_progress(self._live)}."]

@@ -28,6 +28,7 @@ from agent.questions import Made, Question, Rejected
 from agent.recording import pack, unpack
 from agent.state import ADVANCES, PHASES
 from agent.steering import (
+    STEERING,
     Shift,
     Wish,
     add,
@@ -43,7 +44,6 @@ from agent.steering import (
 from eval.credit import credit, settle
 from memory.chroma import Hit, MemoryItem, items_from_events
 from memory.errors import SettingsError, ToolError
-from memory.journal import round_of
 from memory.records import Batch, Failure, Hypothesis, Lesson, Plan, Report, Round, Training
 from prompts.render import quote
 
@@ -77,6 +77,7 @@ class Toolbox:
         self._session = bench.session
         self._journal = bench.session.journal
         self._round, self._call_id, self._author = 0, "", ""
+        self._shards: dict[int, list[Path]] = {}
         functions: list[Callable[..., str]] = [
             self.recall_memory,
             self.inspect_failures,
@@ -102,7 +103,7 @@ class Toolbox:
         What is known is journaled first, so that the messages can be made again from it.
         """
         settings = self._session.settings
-        past = [r for r in self._session.rounds()[-LOOK_BACK:] if r.number < round_number]
+        past = self._before(round_number)
         observation = Observation(
             round=round_number,
             n_images=settings.session.images_per_round,
@@ -129,7 +130,7 @@ class Toolbox:
         reports = [r.report for r in past if r.report]
         failures = past[-1].failures if past else ()
         lessons, similar = self._remembered(reports[-1] if reports else None, failures)
-        wanted = wishes(self._journal.events())
+        wanted = self._wishes()
         return Facts(
             target=target.name,
             class_names=target.class_names,
@@ -153,16 +154,18 @@ class Toolbox:
             usd_left=usd_left,
         )
 
+    def _wishes(self) -> list[Wish]:
+        return wishes(self._journal.events("wish", "forget"))
+
     def _steering(self, observation: Observation, wanted: Sequence[Wish]) -> list[str]:
         """Return what the user has said and wishes."""
-        events = self._journal.events()
         answers = [
             f"asked {event['question']!r}, the user said: {event['answer']}"
-            for event in events
-            if event["kind"] == "answer"
+            for event in self._journal.events("answer")[-LOOK_BACK:]
         ]
-        said = say_wishes(wanted) + say_effects(wanted, events, observation.rounds)
-        return answers + said
+        past = observation.rounds
+        moved = self._journal.events("steered", since=past[0].number) if past and wanted else []
+        return answers + say_wishes(wanted) + say_effects(wanted, moved, past)
 
     def _remembered(
         self, report: Report | None, failures: Sequence[Failure]
@@ -199,7 +202,7 @@ class Toolbox:
 
     def offers(self, names: Sequence[str], brief: bool) -> list[dict[str, Any]]:
         """Return tools as JSON schemas for a chat model, see `agent.offers`."""
-        reports = [r.report for r in self._session.rounds() if r.report]
+        reports = [r.report for r in self._session.rounds(LOOK_BACK) if r.report]
         return offers(
             [self.tools[name] for name in names],
             self._bench.target.vocabulary,
@@ -306,8 +309,7 @@ class Toolbox:
 
     def inspect_failures(self) -> str:
         """Show the slices on which the model is significantly worse than on the rest."""
-        rounds = self._session.rounds()
-        measured = [r for r in rounds if r.report and r.number <= self._round]
+        measured = [r for r in self._before(self._round + 1) if r.report]
         if not measured:
             return "There is no report yet, so no failures are known."
         number = measured[-1].number
@@ -435,10 +437,9 @@ class Toolbox:
         key = f"round_done/{self._round}"
         self._journal.append("round_done", key=key, round=self._round, summary=summary[:500])
         # The round before as well: its failures may have been inspected in this one.
-        recent = (self._round - 1, self._round)
-        events = self._journal.events()
-        mine = [e for e in events if e["kind"] in ("session", "forked") or round_of(e) in recent]
-        self._bench.memory.add(items_from_events(mine))
+        recent = self._journal.of_rounds(self._round - 1, self._round)
+        known = self._journal.events("session", "forked")
+        self._bench.memory.add(items_from_events([*known, *recent]))
         self._bench.observer.round_done(self._current())
         return "The round is over."
 
@@ -469,9 +470,7 @@ class Toolbox:
         """Load the DSTM of the round before, by which images are pulled."""
         from tools.pull import load_critic
 
-        trained = [
-            r.training for r in self._session.rounds() if r.report and r.number < self._round
-        ]
+        trained = [r.training for r in self._before(self._round) if r.report]
         assert trained and trained[-1] is not None  # or the plan would say no pull
         return load_critic(
             self._session.folder, trained[-1], self._bench.target, self._bench.device
@@ -487,22 +486,16 @@ class Toolbox:
         selection = select_images(
             self._round,
             self._session.folder,
-            [r for r in self._session.rounds() if r.number <= self._round],
+            self._before(self._round + 1),
             settings.selection,
             settings.session.seed,
             settings.home / "selection" / bench.target.name,
             bench.device,
         )
-        shards = [
-            Path(shard.file)
-            for r in self._session.rounds()
-            if r.batch and r.number <= self._round
-            for shard in r.batch.shards
-        ]
         return train_dstm(
             self._round,
             self._session.folder,
-            shards,
+            self._all_shards(),
             label_names(bench.target, tasks.build(settings.dstm.task)),
             settings.dstm.model_copy(update={"seed": settings.session.seed}),
             bench.device,
@@ -530,7 +523,6 @@ class Toolbox:
         from tools.inspect_failures import inspect
 
         feedback = self._session.settings.feedback
-        past = [r for r in self._session.rounds() if r.number <= number]
         return inspect(
             number,
             self._session.folder,
@@ -538,7 +530,7 @@ class Toolbox:
             feedback.slices,
             feedback.n_min,
             feedback.alpha,
-            past=past[-LOOK_BACK:],
+            past=self._before(number + 1),
             discovery=feedback.discovery != "off",
             embed_with=self._bench.embedding if feedback.discovery == "clusters" else None,
             encode=lambda texts: minilm.load().embed(texts),
@@ -563,8 +555,10 @@ class Toolbox:
         name = f"proposed/{key.removeprefix('approval/')}"
         if known := self._journal.get(name):
             return Made.model_validate(known["made"])
-        events = self._journal.events()
-        wanted, extra = wishes(events), additions(events)
+        wanted = self._wishes()
+        extra = (
+            additions(self._journal.events(*STEERING)) if self._journal.count("addition") else []
+        )
         session, vocabulary = self._session.settings.session, self._bench.target.vocabulary
         shifts: tuple[Shift, ...] = ()
         warnings: list[str] = []
@@ -583,7 +577,7 @@ class Toolbox:
             plan = self.check(draft, self._round, self._author)
             if problems := broken(plan, wanted, vocabulary):
                 raise ToolError(f"The plan was not accepted: {'; '.join(problems)}.")
-            past = [r.plan for r in self._session.rounds() if r.number < self._round and r.plan]
+            past = [r.plan for r in self._before(self._round) if r.plan]
             before = past[-1] if past else None
             shifts = compare(plan, before, wanted, vocabulary)
             warnings = ignored(plan, before, wanted, vocabulary)
@@ -599,7 +593,8 @@ class Toolbox:
         What a person has made of it since the question `key` stands in for it. Raises ToolError
         for a draft that cannot be a plan.
         """
-        edits = [e for e in self._journal.events("plan_edit") if e["question"] == key]
+        edits = self._journal.events("plan_edit", since=round_number)
+        edits = [edit for edit in edits if edit["question"] == key]
         if edits:
             made = Made.model_validate(edits[-1]["made"])
         plan = self.check(made.draft, round_number, author)
@@ -608,8 +603,7 @@ class Toolbox:
 
     def check(self, draft: PlanDraft, round_number: int, author: str) -> Plan:
         """Return the plan of a draft; raises ToolError with what is wrong, see `validate`."""
-        rounds = self._session.rounds()
-        reports = [r.report for r in rounds if r.report and r.number < round_number]
+        reports = [r.report for r in self._before(round_number) if r.report]
         return validate(
             draft,
             round_number,
@@ -643,9 +637,8 @@ class Toolbox:
         """Refuse a plan, once, whose author could not know of a wish given in this round."""
         opening = self._journal.get(f"opening/{round_number}") or {"facts": {}}
         known = set(opening["facts"].get("wishes", ()))
-        for event in self._journal.events("told"):
-            if event["round"] == round_number:
-                known.update(event["wishes"])
+        for event in self._journal.events("told", since=round_number):
+            known.update(event["wishes"])
         news = [wish for wish in wanted if wish.id not in known]
         if news:
             self._journal.append("told", round=round_number, wishes=[wish.id for wish in news])
@@ -670,7 +663,7 @@ class Toolbox:
 
     def _expect(self, plan: Plan) -> Expectation:
         """Return what the memory lets a plan expect."""
-        speed = self._seconds_per_image(self._session.rounds())
+        speed = self._seconds_per_image(self._session.rounds(LOOK_BACK))
         return expect(plan, self._hits(plan), speed, self._bench.target.vocabulary)
 
     def _unpullable(self, is_trained: bool) -> str | None:
@@ -684,15 +677,29 @@ class Toolbox:
         return None
 
     def _current(self) -> Round:
-        return next(r for r in self._session.rounds() if r.number == self._round)
+        current = self._session.round(self._round)
+        assert current is not None  # it has begun
+        return current
+
+    def _before(self, number: int) -> list[Round]:
+        """Return the rounds before one, as many as are looked back on."""
+        rounds = self._session.rounds(LOOK_BACK + 1)
+        return [r for r in rounds if r.number < number][-LOOK_BACK:]
+
+    def _all_shards(self) -> list[Path]:
+        """Return the shards of all rounds so far; a round's are looked up once."""
+        for number in range(1, self._round + 1):
+            if number not in self._shards:
+                found = self._session.round(number)
+                batch = found.batch if found else None
+                self._shards[number] = [Path(s.file) for s in batch.shards] if batch else []
+        return [path for number in sorted(self._shards) for path in self._shards[number]]
 
     def _learn(self, report: Report) -> None:
         """Settle the hypothesis and give credit, once."""
-        rounds = self._session.rounds()
-        current = next(r for r in rounds if r.number == self._round)
-        before = next(
-            (r.report for r in reversed(rounds) if r.number < self._round and r.report), None
-        )
+        current = self._current()
+        reports = [r.report for r in self._before(self._round) if r.report]
+        before = reports[-1] if reports else None
         assert current.plan is not None and current.batch is not None
         credits_ = credit(current.plan, current.batch, before, report)
         self._journal.append(

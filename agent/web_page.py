@@ -15,7 +15,7 @@ from jinja2 import Environment
 from agent.printable import one_line
 from agent.questions import Question
 from agent.session import SessionInfo
-from agent.steering import wishes
+from agent.steering import STEERING, wishes
 from agent.views import Block, Grid, Line, Picture, plan_blocks
 from agent.web_rooms import Room, Sight
 from agent.web_timeline import steps
@@ -113,7 +113,7 @@ def script() -> str:
 
 def _about(room: Room, question: Question) -> list[Block]:
     """Return what is said of a plan beside its table and the commands of the terminal."""
-    shown = plan_blocks(question, wishes(room.live.session.journal.events()))
+    shown = plan_blocks(question, wishes(room.live.session.journal.events(*STEERING)))
     return [block for block in shown[:-1] if isinstance(block, Line)]
 
 

@@ -32,9 +32,17 @@ if TYPE_CHECKING:
 COLLECTION = "shaping"
 LOCK_TIMEOUT_S = 120
 
-# Chroma's defaults find only half of the nearest of 10,000 vectors.
+# Chroma's defaults find only half of the nearest of 10,000 vectors. Whoever opens an index builds
+# anew what was added since it was last written, by default up to 1,000 items: 0.14 s, not 0.02 s.
 _CONFIGURATION: CreateCollectionConfiguration = {
-    "hnsw": {"space": "cosine", "max_neighbors": 32, "ef_construction": 200, "ef_search": 200}
+    "hnsw": {
+        "space": "cosine",
+        "max_neighbors": 32,
+        "ef_construction": 200,
+        "ef_search": 200,
+        "batch_size": 50,
+        "sync_threshold": 100,
+    }
 }
 _N_ADDED_AT_ONCE = 1000
 _N_REPEATS = 10

@@ -6,7 +6,8 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -67,6 +68,15 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Raise StorageError when a file or folder at or below `path` cannot be made or changed."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
 def storage_error(path: Path, error: OSError) -> StorageError:
     """Explain why a file could not be written and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -78,5 +88,10 @@ def storage_error(path: Path, error: OSError) -> StorageError:
         return StorageError(
             f"{path} cannot be written ({os.strerror(error.errno)}). Choose another folder with "
             "--home or change its permissions."
+        )
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return StorageError(
+            f"{path} cannot be written: a file is where a folder has to be. Choose another folder "
+            "with --home or move that file away."
         )
     return StorageError(f"{path} could not be written: {error}. Run the same command again.")

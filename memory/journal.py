@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
+import sys
 import threading
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -31,10 +33,30 @@ UNDONE = "undone"
 _RECORDS = ("plan", "batch", "training", "report")
 _PARTS = ("failures", "credits", "verdict")
 _FOLDED = frozenset([*_RECORDS, *_PARTS, "stage", "fallback"])
+# What a journal keeps whole in memory: more than a round's events, more rounds than are looked at.
+_N_EVENTS, _N_ROUNDS = 256, 40
+
+
+class _Line(NamedTuple):
+    """Where a line of the journal lies, in bytes, and what can be asked of it without reading it.
+
+    from_round: of the kind `undone`, what it takes back.
+    """
+
+    start: int
+    length: int
+    kind: str
+    key: str | None
+    round: int | None
+    from_round: int | None
 
 
 class Journal:
     """One session's journal.jsonl, open for appending by a single process, from any thread.
+
+    What is kept in memory of an event is where its line lies; the latest events and rounds are kept
+    whole, others are read again when they are asked for, so that a long session stays small and a
+    round of it costs what its own events cost. `n_read` counts the lines that were read.
 
     `torn` is the file that holds what a crash had left of an unfinished last line, or None. Such
     a line was never acknowledged, so cutting it off loses nothing.
@@ -43,14 +65,20 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.torn: Path | None = None
+        self.n_read = 0
         if not path.exists():
             write_bytes(path, b"")
-        self._events, n_whole = _parse(path)
-        if n_whole < path.stat().st_size:
-            self.torn = self._cut(n_whole)
         # Who steers a session appends beside the thread that runs it.
         self._lock = threading.Lock()
+        self._lines: list[_Line] = []
+        self._recent: OrderedDict[int, Event] = OrderedDict()
+        self._n_bytes, self._chain = 0, ""
+        for event, n_bytes in _scan(path):
+            self._take_in(event, n_bytes)
+        self.n_read = len(self._lines)
         self._index()
+        if self._n_bytes < path.stat().st_size:
+            self.torn = self._cut(self._n_bytes)
 
     def append(self, kind: str, *, key: str | None = None, **data: Any) -> Event:
         """Write one event of plain JSON values and return it once it is on the disk.
@@ -62,23 +90,65 @@ class Journal:
         with self._lock:
             return self._append(kind, key, data)
 
-    def events(self, kind: str | None = None, undone: bool = False) -> list[Event]:
-        """Return all events, or those of one kind, oldest first; see `standing` for `undone`."""
-        found = self._events if undone else self._standing
-        return [event for event in found if kind is None or event["kind"] == kind]
+    def events(self, *kinds: str, undone: bool = False, since: int | None = None) -> list[Event]:
+        """Return all events, or those of some kinds, oldest first; see `standing` for `undone`.
 
-    def rounds(self) -> list[Round]:
-        """Return the rounds so far, see `rounds`."""
+        since: leave out those of earlier rounds, and of none.
+        """
         with self._lock:
-            return self._fold.rounds()
+            if undone:
+                lines = enumerate(self._lines)
+                places = [i for i, line in lines if not kinds or line.kind in kinds]
+            elif kinds:
+                places = sorted(i for kind in kinds for i in self._by_kind.get(kind, ()))
+            else:
+                places = self._standing
+            if since is not None:
+                places = [i for i in places if (self._lines[i].round or 0) >= since]
+            return self._read(places)
+
+    def of_rounds(self, *numbers: int) -> list[Event]:
+        """Return the events of some rounds, oldest first."""
+        with self._lock:
+            return self._read(sorted(i for n in numbers for i in self._by_round.get(n, ())))
+
+    def count(self, kind: str) -> int:
+        """Return how many events there are of a kind."""
+        with self._lock:
+            return len(self._by_kind.get(kind, ()))
+
+    def appended(self, n_known: int) -> list[Event]:
+        """Return the events that came after the first `n_known`, undone ones among them."""
+        with self._lock:
+            return self._read(range(n_known, len(self._lines)))
+
+    def rounds(self, last: int | None = None) -> list[Round]:
+        """Return the rounds so far, see `rounds`, or the last few of them."""
+        with self._lock:
+            numbers = sorted(self._folded)
+            return [self._round(n) for n in (numbers if last is None else numbers[-last:])]
+
+    def round(self, number: int) -> Round | None:
+        """Return one round, or None when nothing is known of it."""
+        with self._lock:
+            return self._round(number) if number in self._folded else None
 
     def get(self, key: str) -> Event | None:
         """Return the event with this key, or None."""
-        return self._by_key.get(key)
+        with self._lock:
+            return self._get(key)
+
+    def _get(self, key: str) -> Event | None:
+        place = self._by_key.get(key)
+        if place is None:
+            return None
+        (event,) = self._read([place])
+        self._remember(place, event)
+        return event
 
     def _append(self, kind: str, key: str | None, data: dict[str, Any]) -> Event:
-        if key is not None and key in self._by_key:
-            return self._by_key[key]
+        if key is not None and (known := self._get(key)) is not None:
+            return known
         if clash := _RESERVED & data.keys():
             raise ValueError(f"event data must not be named {', '.join(sorted(clash))}")
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -86,24 +156,92 @@ class Journal:
         if key is not None:
             head["key"] = key
         text = json.dumps(head | data, ensure_ascii=False, allow_nan=False)
-        before = self._events[-1].get("chain", "") if self._events else ""
-        text = f'{text[:-1]}, "chain": "{_link(before, text.encode())}"}}'
-        self._write(text.encode() + b"\n")
+        text = f'{text[:-1]}, "chain": "{_link(self._chain, text.encode())}"}}'
+        line = text.encode() + b"\n"
+        self._write(line)
         # Read back, so that an event is the same now and after a restart.
         event: Event = json.loads(text)
-        self._events.append(event)
-        self._standing.append(event)
-        self._fold.add(event)
-        if key is not None:
-            self._by_key[key] = event
+        self._take_in(event, len(line))
         if kind == UNDONE:
             self._index()
+        else:
+            self._enter(len(self._lines) - 1)
         return event
 
+    def _take_in(self, event: Event, n_bytes: int) -> None:
+        kind = sys.intern(event["kind"])
+        self._lines.append(
+            _Line(
+                self._n_bytes,
+                n_bytes,
+                kind,
+                event.get("key"),
+                round_of(event),
+                event["from_round"] if kind == UNDONE else None,
+            )
+        )
+        self._n_bytes += n_bytes
+        self._chain = event.get("chain", "")
+        self._remember(len(self._lines) - 1, event)
+
     def _index(self) -> None:
-        self._standing = standing(self._events)
-        self._by_key = {event["key"]: event for event in self._standing if "key" in event}
-        self._fold = RoundFold(self._standing)
+        self._standing: list[int] = []
+        for place, line in enumerate(self._lines):
+            first = line.from_round
+            if first is not None:
+                self._standing = [i for i in self._standing if (self._lines[i].round or 0) < first]
+            self._standing.append(place)
+        standing_, self._standing = self._standing, []
+        self._by_key: dict[str, int] = {}
+        self._by_kind: dict[str, list[int]] = defaultdict(list)
+        self._by_round: dict[int, list[int]] = defaultdict(list)
+        self._folded: set[int] = set()
+        self._rounds: OrderedDict[int, Round] = OrderedDict()
+        for place in standing_:
+            self._enter(place)
+
+    def _enter(self, place: int) -> None:
+        line = self._lines[place]
+        self._standing.append(place)
+        self._by_kind[line.kind].append(place)
+        if line.key is not None:
+            self._by_key[line.key] = place
+        if line.round is not None:
+            self._by_round[line.round].append(place)
+            if line.kind in _FOLDED and line.round >= 1:
+                self._folded.add(line.round)
+                self._rounds.pop(line.round, None)
+
+    def _round(self, number: int) -> Round:
+        if number not in self._rounds:
+            places = [i for i in self._by_round[number] if self._lines[i].kind in _FOLDED]
+            self._rounds[number] = _fold(number, self._read(places))
+            if len(self._rounds) > _N_ROUNDS:
+                self._rounds.popitem(last=False)
+        self._rounds.move_to_end(number)
+        return self._rounds[number]
+
+    def _read(self, places: Sequence[int]) -> list[Event]:
+        """Return the events of lines, of those in memory and of those that are not."""
+        events = []
+        with contextlib.ExitStack() as opened:
+            handle = None
+            for place in places:
+                event = self._recent.get(place)
+                if event is None:
+                    handle = handle or opened.enter_context(self.path.open("rb"))
+                    line = self._lines[place]
+                    handle.seek(line.start)
+                    event = json.loads(handle.read(line.length))
+                    self.n_read += 1
+                events.append(event)
+        return events
+
+    def _remember(self, place: int, event: Event) -> None:
+        self._recent[place] = event
+        self._recent.move_to_end(place)
+        if len(self._recent) > _N_EVENTS:
+            self._recent.popitem(last=False)
 
     def _write(self, line: bytes) -> None:
         try:
@@ -143,7 +281,7 @@ def read_events(path: Path, undone: bool = False) -> list[Event]:
     With `undone` also those that were taken back. Raises SessionError when there is no such journal
     or a line within it is damaged.
     """
-    events = _parse(path)[0]
+    events = [event for event, _ in _scan(path)]
     return events if undone else standing(events)
 
 
@@ -263,30 +401,29 @@ def _link(before: str, line: bytes) -> str:
     return hashlib.sha256(before.encode() + line).hexdigest()[:16]
 
 
-def _parse(path: Path) -> tuple[list[Event], int]:
-    """Return the events and how many bytes their whole lines take."""
+def _scan(path: Path) -> Iterator[tuple[Event, int]]:
+    """Yield the events with the bytes that their lines take, without an unfinished last one."""
     try:
-        lines = path.read_bytes().split(b"\n")
+        handle = path.open("rb")
     except FileNotFoundError as error:
         raise SessionError(f"There is no journal at {path}; is it a session's folder?") from error
-    unfinished = lines.pop()
-    events: list[Event] = []
-    n_whole = 0
-    for number, line in enumerate(lines, 1):
-        try:
-            event = json.loads(line.decode())
-        except ValueError as error:
-            if number == len(lines) and not unfinished:
-                break
-            raise SessionError(
-                f"{path}, line {number} is damaged: {error}. Restore the file from a copy, or cut "
-                f"it before line {number} and run the session again from there."
-            ) from error
-        if not isinstance(event, dict) or event.get("schema") != SCHEMA or "kind" not in event:
-            raise SessionError(
-                f"{path}, line {number} is not an event of schema {SCHEMA}; continue the session "
-                "with the version of the program that wrote it."
-            )
-        events.append(event)
-        n_whole += len(line) + 1
-    return events, n_whole
+    with handle:
+        for number, line in enumerate(handle, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                event = json.loads(line.decode())
+            except ValueError as error:
+                if not handle.read(1):
+                    return
+                raise SessionError(
+                    f"{path}, line {number} is damaged: {error}. Restore the file from a copy, or "
+                    f"cut it before line {number} and run the session again from there."
+                ) from error
+            is_event = isinstance(event, dict) and isinstance(event.get("kind"), str)
+            if not is_event or event.get("schema") != SCHEMA:
+                raise SessionError(
+                    f"{path}, line {number} is not an event of schema {SCHEMA}; continue the "
+                    "session with the version of the program that wrote it."
+                )
+            yield event, len(line)

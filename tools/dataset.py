@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,19 +94,10 @@ def read_shards(paths: Sequence[Path]) -> Generated:
     tables = []
     parts = []
     for path in paths:
-        try:
-            table = pq.ParquetFile(path, page_checksum_verification=True).read()
-            parts.append(_samples(table))
-        except (pa.ArrowException, OSError, KeyError, ValueError, SyntaxError) as error:
-            raise DataError(
-                f"The shard {path} is missing or damaged ({error}). Delete this file, if it is "
-                "there, and run the same command again: only its images are generated again."
-            ) from error
-        if parts[-1].images.shape[1:] != parts[0].images.shape[1:]:
-            raise DataError(
-                f"The images of {path} have the shape {parts[-1].images.shape[1:]}, those of "
-                f"{paths[0]} {parts[0].images.shape[1:]}. Use shards of one generator setting."
-            )
+        with explained(path):
+            table = read_table(path)
+            parts.append(samples_of(table))
+        check_shapes(path, parts[-1].image_shape, paths[0], parts[0].image_shape)
         tables.append(table)
     samples = concatenate(parts)
     return Generated(
@@ -113,6 +105,34 @@ def read_shards(paths: Sequence[Path]) -> Generated:
         prompt_ids=[p for table in tables for p in table["prompt_id"].to_pylist()],
         texts=[text for table in tables for text in table["text"].to_pylist()],
     )
+
+
+def read_table(path: Path) -> pa.Table:
+    """Return a shard as it is stored, pictures as PNG files' bytes."""
+    return pq.ParquetFile(path, page_checksum_verification=True).read()
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Raise DataError with what to do when the shard at `path` turns out missing or damaged."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError, ValueError, SyntaxError) as error:
+        raise DataError(
+            f"The shard {path} is missing or damaged ({error}). Delete this file, if it is "
+            "there, and run the same command again: only its images are generated again."
+        ) from error
+
+
+def check_shapes(
+    path: Path, shape: tuple[int, int, int], first: Path, wanted: tuple[int, int, int]
+) -> None:
+    """Raise DataError when the images of a shard have another shape than those of the first."""
+    if shape != wanted:
+        raise DataError(
+            f"The images of {path} have the shape {shape}, those of {first} {wanted}. Use shards "
+            "of one generator setting."
+        )
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:
@@ -165,7 +185,8 @@ def decode_normals(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return unit.astype(np.float32)
 
 
-def _samples(table: pa.Table) -> Samples:
+def samples_of(table: pa.Table) -> Samples:
+    """Return the images of rows of a shard with what is known of them."""
     pictures = table["image"].to_pylist()
     images: Images = np.stack([decode_png(picture["bytes"]) for picture in pictures])
     return Samples(
@@ -176,10 +197,14 @@ def _samples(table: pa.Table) -> Samples:
         weights=table["weight"].to_numpy(),
         labels={
             kind: np.stack([decode_label(kind, p["bytes"]) for p in table[kind].to_pylist()])
-            for kind in _LABELS
-            if kind in table.column_names
+            for kind in kinds_of(table)
         },
     )
+
+
+def kinds_of(table: pa.Table) -> list[str]:
+    """Return which labels of pixels a shard has."""
+    return [kind for kind in _LABELS if kind in table.column_names]
 
 
 def _features(class_names: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,12 @@ class Samples:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
     def take(self, index: Sequence[int] | NDArray[np.int64]) -> Samples:
         """Return the samples at `index`, in that order."""
         chosen = [int(i) for i in index]
@@ -85,6 +91,28 @@ class Samples:
             weights=self.weights[chosen],
             labels={kind: values[chosen] for kind, values in self.labels.items()},
         )
+
+
+class Pool(Protocol):
+    """Labelled images to draw from, e.g. `Samples`; see there for the arrays."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+
+    @property
+    def classes(self) -> Labels:
+        """Index into the target's class names, (n,)."""
+
+    @property
+    def weights(self) -> NDArray[np.float64]:
+        """How much each image counts in training, (n,)."""
+
+    def __len__(self) -> int:
+        """Return how many images there are."""
+
+    def take(self, index: Sequence[int] | NDArray[np.int64]) -> Samples:
+        """Return the samples at `index`, in that order."""
 
 
 def content_digest(samples: Samples) -> str:

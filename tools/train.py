@@ -21,13 +21,13 @@ from safetensors.torch import load, save
 
 from memory.errors import DataError, ShapingError, WeightsError
 from memory.files import write_bytes, write_json
-from memory.records import Selection, Training
+from memory.records import Selection, Training, digest
 from tools import tasks
-from tools.dataset import read_shards
 from tools.jobs import job_id, round_folder, run_once
-from tools.samples import Samples
-from tools.selection._store import choices, without_left_out
+from tools.samples import Pool
+from tools.selection._store import choices, read_choice
 from tools.settings import TrainSettings
+from tools.stored import StoredImages, contents
 from tools.tasks import Batch, Model, Task
 
 Progress = Callable[[int, int], None]
@@ -43,7 +43,7 @@ _SAVES = 20
 
 
 def train_model(
-    samples: Samples,
+    samples: Pool,
     task: Task,
     n_classes: int,
     settings: TrainSettings,
@@ -63,7 +63,7 @@ def train_model(
     chances = sampling_chances(samples, settings.balance_classes)
     generator = torch.Generator().manual_seed(settings.seed)
     with _reproducible(settings.seed, device):
-        model = task.build_model(_shape(samples), n_classes, settings).to(device).train()
+        model = task.build_model(samples.image_shape, n_classes, settings).to(device).train()
         decayed = [p for p in model.parameters() if p.ndim > 1]
         plain = [p for p in model.parameters() if p.ndim <= 1]
         optimizer = torch.optim.AdamW(
@@ -78,14 +78,15 @@ def train_model(
             optimizer, lambda step: SLOWER**n_returns * _one_cycle(step / settings.steps)
         )
         good: tuple[Any, Any] = ({}, {})
-        images, labels = torch.from_numpy(samples.images), task.labels(samples)
         losses: list[float] = []
         n_parts = 1
         for step in range(settings.steps):
             chosen = torch.multinomial(
                 chances, settings.batch_size, replacement=True, generator=generator
             )
-            batch = Batch(images[chosen].to(device).float() / 255, labels[chosen].to(device))
+            drawn = samples.take(chosen.numpy())
+            images = torch.from_numpy(drawn.images).to(device).float() / 255
+            batch = Batch(images, task.labels(drawn).to(device))
             if settings.augment:
                 batch = task.augment(batch, generator)
             loss, n_parts = _backward(model, task, batch, settings, n_parts, tell)
@@ -145,7 +146,7 @@ def _backward(
             tell("out of memory in training", f"Batches pass in {n_parts} parts from now on.")
 
 
-def sampling_chances(samples: Samples, balance_classes: bool) -> torch.Tensor:
+def sampling_chances(samples: Pool, balance_classes: bool) -> torch.Tensor:
     """Return how often to draw each image, float64, (n,), in proportion to its weight.
 
     If `balance_classes`, the classes that have weight at all share the draws equally. Raises
@@ -216,21 +217,23 @@ def train_dstm(
 
     selection: how this round's images were chosen; images that a round left out are not used.
     shards: relative to the session folder, or absolute. The model is in rounds/NNN of the session;
-    run again, the stored result is returned, after a kill the training starts over.
+    run again, the stored result is returned, after a kill the training starts over. Raises
+    DataError for a shard that is missing or damaged.
     """
     paths = [session_folder / shard for shard in shards]
     arguments: dict[str, Any] = {
         "settings": settings.model_dump(mode="json"),
         "class_names": list(class_names),
-        "shards": [[path.name, _sha256(path)] for path in paths],
+        # Not the list, so that what is stored of a job does not grow with the rounds.
+        "shards": digest([[path.name, contents(path).sha256] for path in paths]),
     }
     if chosen := choices(paths):
-        arguments["chosen"] = [_sha256(path) for path in chosen]
+        arguments["chosen"] = digest([read_choice(path).sha256 for path in chosen])
     name = job_id(session_folder.name, round, "train_dstm", arguments)
     job_folder, model_folder = session_folder / "jobs" / name, round_folder(session_folder, round)
 
     def work() -> dict[str, Any]:
-        samples = without_left_out(read_shards(paths).samples, paths)
+        samples = StoredImages(paths)
         task = tasks.build(settings.task)
         model, final_loss, n_steps = train_model(
             samples, task, len(class_names), settings, device, progress, tell
@@ -282,18 +285,3 @@ def _reproducible(seed: int, device: str) -> Iterator[None]:
         finally:
             torch.use_deterministic_algorithms(before, warn_only=warn_only)
             memory.fill_uninitialized_memory = fill
-
-
-def _shape(samples: Samples) -> tuple[int, int, int]:
-    channels, height, width = samples.images.shape[1:]
-    return channels, height, width
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise DataError(
-            f"The shard {path} cannot be read ({error}). Run the same command again: missing "
-            "shards are generated again."
-        ) from error

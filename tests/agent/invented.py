@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -120,8 +121,9 @@ class InventedToolbox(Toolbox):
         )
 
     def _inspect(self, number: int) -> tuple[Failure, ...]:
-        report = next(r.report for r in self._session.rounds() if r.number == number)
-        assert report is not None
+        current = self._session.round(number)
+        assert current is not None and current.report is not None
+        report = current.report
         score = min(report.slices, key=lambda s: s.accuracy.value)
         error = 1 - score.accuracy.value
         return (
@@ -183,8 +185,12 @@ def record(
     script: Sequence[dict[str, Any]] | None = None,
     answers: Sequence[str] = (),
     crash_in: tuple[int, str] | None = None,
+    watch: Callable[[Journal], object] = lambda journal: None,
 ) -> Path:
-    """Record a session and return its folder; with `crash_in` it dies there and is resumed."""
+    """Record a session and return its folder; with `crash_in` it dies there and is resumed.
+
+    watch: gets the journal after every round.
+    """
     quick = ["session.rounds=2", "session.images_per_round=24", f"session.name={name}"]
     brain = [] if script is None else ["brain=scripted:script.json"]
     settings = load_settings("solar", [*quick, *brain, f"home={home}", *overrides], {})
@@ -195,9 +201,9 @@ def record(
     saver = InMemorySaver()
     brain_ = None if script is None else ScriptedBrain(script=list(script))
     try:
-        _run(folder, settings, brain_, Person(answers), saver, crash_in)
+        _run(folder, settings, brain_, Person(answers), saver, crash_in, watch)
     except Crash:
-        _run(folder, settings, brain_, Person(answers), saver, None)
+        _run(folder, settings, brain_, Person(answers), saver, None, watch)
     return folder
 
 
@@ -208,6 +214,7 @@ def _run(
     person: Person,
     saver: InMemorySaver,
     crash_in: tuple[int, str] | None,
+    watch: Callable[[Journal], object],
 ) -> None:
     journal = Journal(folder / "journal.jsonl")
     session = Session(folder.name, folder, settings, journal, cast(Any, None))
@@ -227,13 +234,14 @@ def _run(
             palette=PALETTE.to_json(),
             **head(cast(Any, target), person.interactive),
         )
+    ticks = itertools.count()
     bench = SimpleNamespace(
         session=session,
         observer=person,
         target=target,
         memory=InventedMemory(),
         generator=SimpleNamespace(count_tokens=lambda text: len(text.split()), max_tokens=12),
-        control=SimpleNamespace(worked=lambda: 0.25 * len(journal.events())),
+        control=SimpleNamespace(worked=lambda: 0.25 * next(ticks)),
         stage=person.stage,
     )
     toolbox = InventedToolbox(cast(Any, bench))
@@ -259,6 +267,7 @@ def _run(
                 answer=person.answers.pop(0),
             )
             step = None
+        watch(journal)
 
 
 def long_journal(short: Path, path: Path, n_rounds: int) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import time
@@ -178,3 +179,25 @@ def test_a_damaged_heartbeat_is_none(tmp_path: Path) -> None:
     (tmp_path / "heartbeat.json").write_text("{", encoding="utf-8")
     assert read_heartbeat(tmp_path) is None
     assert Heartbeat.model_fields["silent_s"].is_required()
+
+
+def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
+    """Hours back and forth between any two looks: nothing ends early, nothing looks stuck."""
+    clock, days = Clock(), itertools.cycle([0.0, 1e9, -1e9, 3e8])
+    limits = LimitSettings(disk_reserve_gb=0, max_hours=1, silent_s=60)
+    control = Control(tmp_path, limits, clock, clock.sleep, lambda: time.time() + next(days))
+    for step in range(20):
+        clock.now += 60
+        with control.stage("train", 1):
+            control.progress(step + 1, 20, "steps")
+        now = condition(tmp_path)
+        assert now.state == "running"
+        assert now.heartbeat and now.heartbeat.age_s() < 30
+    assert control.worked() == 20 * 60
+    control.close()
+    later = Control(tmp_path, limits, clock, clock.sleep, lambda: 0.0)
+    assert later.worked() == 20 * 60
+    clock.now += 41 * 60
+    with pytest.raises(Stopped) as stopped:
+        later.check()
+    assert stopped.value.rule == "max_hours"

@@ -105,7 +105,7 @@ def test_a_dead_server_is_not_asked_again_at_once(journal: Journal) -> None:
     second = asked.ask(state(first), TOOLS)
     assert [m.content for m in (first, second)] == ["instead", "instead"]
     reasons = [e["reason"] for e in journal.events("fallback")]
-    assert reasons == ["cannot be reached", "the model failed less than a minute ago"]
+    assert reasons == ["cannot be reached", "the model failed less than 60 s ago"]
 
 
 def test_illegal_calls_hand_the_step_over(journal: Journal) -> None:

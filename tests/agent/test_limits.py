@@ -8,7 +8,7 @@ from rich.console import Console
 
 from agent import rehearsal
 from agent.autonomous import run
-from agent.limits import best_round, ending
+from agent.limits import best_round, done_of, ending
 from agent.session import folder_of
 from agent.settings import Settings, load_settings
 from memory.errors import SettingsError
@@ -76,7 +76,8 @@ def settings(**limits: object) -> Settings:
 def test_the_first_rule_that_holds_ends_a_session(
     limits: dict[str, object], scores: tuple[float, ...], hours: float, rule: str | None
 ) -> None:
-    found = ending(settings(**limits), done(*scores), hours * 3600, hours * 3600)
+    past = [done_of(current) for current in done(*scores)]
+    found = ending(settings(**limits), past, hours * 3600, hours * 3600)
     assert (found and found.rule) == rule
 
 

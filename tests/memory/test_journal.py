@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from memory.errors import SessionError, StorageError
-from memory.journal import Journal, changed_lines, read_events, rounds, seal
+from memory.journal import _N_EVENTS, Journal, changed_lines, read_events, rounds, seal, standing
 
 
 @pytest.fixture
@@ -260,3 +260,43 @@ def test_lines_of_a_version_without_checksums_are_taken(path: Path, lines: list[
     assert changed_lines(path) == []
     path.write_bytes(b"".join(lines[:2] + old))
     assert changed_lines(path) == [3, 4] or changed_lines(path) == [3]
+
+
+def test_what_is_not_in_memory_is_read_again(path: Path) -> None:
+    journal = Journal(path)
+    for number in range(1, 201):
+        journal.append("note", key=f"note/{number}", round=number, text="x" * number)
+        journal.append("stage", round=number, stage="train", seconds=float(number))
+    assert journal.n_read == 0
+    assert journal.events() == read_events(path)
+    assert journal.n_read == 400 - _N_EVENTS
+    assert journal.get("note/3") == journal.events("note")[2]
+    n_read = journal.n_read
+    assert journal.get("note/3") is not None
+    assert journal.get("note/200") is not None
+    assert journal.n_read == n_read
+    assert [e["round"] for e in journal.events("stage", since=199)] == [199, 200]
+    assert [e["kind"] for e in journal.of_rounds(7, 5)] == ["note", "stage"] * 2
+    assert journal.count("note") == 200
+    assert journal.appended(398) == journal.events()[-2:]
+    assert [r.number for r in journal.rounds(2)] == [199, 200]
+    assert journal.round(9) == rounds(read_events(path))[8]
+    assert journal.round(201) is None
+    assert journal.append("note", key="note/3", text="another") == journal.get("note/3")
+    assert journal.rounds() == Journal(path).rounds()
+
+
+def test_what_is_taken_back_is_not_read_again(path: Path) -> None:
+    journal = Journal(path)
+    for number in (1, 2):
+        journal.append("note", key=f"note/{number}", round=number)
+    journal.append("undone", from_round=2)
+    journal.append("note", key="note/2", round=2, text="anew")
+    for known in (journal, Journal(path)):
+        assert known.events() == standing(read_events(path, undone=True))
+        assert known.events("note", undone=True) == [
+            e for e in read_events(path, undone=True) if e["kind"] == "note"
+        ]
+        assert [e.get("text") for e in known.of_rounds(2)] == ["anew"]
+        assert len(known.appended(0)) == 4
+        assert known.count("note") == 2

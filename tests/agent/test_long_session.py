@@ -1,0 +1,51 @@
+"""What a round costs does not grow with the rounds before it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from agent.bench_rounds import SMALL, growth, measure, tenths
+from agent.settings import load_settings
+from memory.journal import Journal, read_events
+from tests.agent.invented import record
+
+
+def test_a_round_reads_none_of_the_journal_again(tmp_path: Path) -> None:
+    seen: list[Journal] = []
+    n_read: list[int] = []
+
+    def watch(journal: Journal) -> None:
+        seen.append(journal)
+        n_read.append(journal.n_read)
+
+    folder = record(tmp_path, "long", "session.rounds=60", watch=watch)
+    assert len(n_read) == 60
+    # What is asked for by its key and was written long ago, such as the head, whatever the round.
+    assert max(after - before for before, after in pairwise(n_read)) <= 4
+    assert len(seen[-1].rounds(5)) == 5
+    assert seen[-1].n_read == n_read[-1]
+    # The same as when all is folded at once.
+    assert [r.number for r in seen[-1].rounds()] == list(range(1, 61))
+    assert seen[-1].events() == read_events(folder / "journal.jsonl")
+
+
+@pytest.mark.slow
+def test_a_long_session_stays_flat(tmp_path: Path) -> None:
+    settings = load_settings("solar", [*SMALL, "session.rounds=80", f"home={tmp_path}"], {})
+    costs = measure(settings)
+    assert [cost.round for cost in costs] == list(range(1, 81))
+    assert max(cost.n_read for cost in costs) <= 4
+    # Four files for its jobs, and data, model, predictions and figures of its own.
+    added = {after.n_files - before.n_files for before, after in pairwise(costs[30:])}
+    assert max(added) <= 16
+    ratios = growth(costs)
+    assert ratios["folder_mb"] == pytest.approx(1, abs=0.1)
+    # The look-back fills up to round 20, which is past the second tenth.
+    middle, late = (
+        sum(c.seconds for c in part) / sum(c.reference_s for c in part)
+        for part in (tenths(costs)[3], tenths(costs)[9])
+    )
+    assert late < 1.3 * middle
