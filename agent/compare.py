@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import random
 import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -381,7 +382,7 @@ def run_all(
     # One thread each: two busy threads on a shared core are slower than one.
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as processes:
+    with ProcessPoolExecutor(jobs, context, end_with_parent) as processes:
         waiting = {processes.submit(run_seed, task) for task in work}
         try:
             while waiting:
@@ -392,6 +393,21 @@ def run_all(
         except BaseException:
             processes.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that started it is gone, killed or not.
+
+    What it was computing is computed again: files are whole or absent.
+    """
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def n_done(folder: Path, settings: Settings, arms: Arms, seeds: Sequence[int]) -> int:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -222,3 +226,29 @@ def test_command(jobs: str, settings: Settings) -> None:
 def test_command_refuses_an_unknown_budget(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["compare", "--budget", "tiny", "--home", str(tmp_path)])
     assert result.exit_code == 2
+
+
+_PARENT = """
+import multiprocessing, os, signal, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from agent.compare import end_with_parent
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    processes = ProcessPoolExecutor(1, context, end_with_parent)
+    print(processes.submit(os.getpid).result(), flush=True)
+    processes.submit(time.sleep, 120)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_no_process_outlives_a_killed_comparison(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(_PARENT)
+    said = subprocess.run([sys.executable, script], capture_output=True, timeout=120, check=False)
+    assert said.returncode == -signal.SIGKILL
+    folder = Path("/proc") / said.stdout.decode().strip()
+    until = time.monotonic() + 20
+    while folder.exists() and "zombie" not in (folder / "status").read_text():
+        assert time.monotonic() < until
+        time.sleep(0.1)
