@@ -14,6 +14,7 @@ from agent.report import labelled_pictures
 from agent.session import list_sessions
 from agent.settings import load_settings
 from memory.journal import read_events, rounds
+from tests.tools.tiny_diffusers import controlnet, stable_diffusion
 from tools import tasks
 from tools.dataset import read_shards
 
@@ -63,3 +64,28 @@ def test_session_over_labels_of_pixels(tmp_path: Path, preset: str, metric: str)
         if failure.picture:
             with Image.open(page.parent / failure.picture) as picture:
                 assert np.asarray(picture).std() > 0
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_session_whose_labels_come_first(tmp_path: Path) -> None:
+    """Rendered labels, and pictures drawn to them by a tiny Stable Diffusion with a ControlNet."""
+    stable_diffusion(tmp_path / "model")
+    controlnet(tmp_path / "control")
+    first = (
+        "generator.name=label_first",
+        f"generator.weights={tmp_path / 'model'}",
+        "generator.steps=1",
+        "generator.options={source: {name: streets}, condition: segmentation, size: [32, 48], "
+        f"controlnet: {tmp_path / 'control'}}}",
+        "session.images_per_round=8",
+        "dstm.steps=4",
+    )
+    settings = load_settings("streets-seg", [*SMALL, *first, f"home={tmp_path / 'home'}"], {})
+    page = run(settings, Console(quiet=True))
+    one, two = rounds(read_events(page.parent / "journal.jsonl"))
+    assert one.batch and two.batch and two.report
+    assert two.batch.n_made == 8
+    assert two.report.main_metric == "miou"
+    stored = read_shards([page.parent / shard.file for shard in two.batch.shards]).samples
+    assert set(stored.labels) == {"segmentation", "depth", "normals"}
+    assert len(np.unique(stored.labels["segmentation"])) > 5

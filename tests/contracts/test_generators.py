@@ -15,7 +15,10 @@ from tools.plugins import names
 from tools.samples import Samples
 
 SHAPE = (1, 64, 64)
-OTHER_SHAPES = {"streets": (3, 64, 96)}
+OTHER_SHAPES = {"streets": (3, 64, 96), "label_first": (3, 64, 96)}
+OPTIONS: dict[str, dict[str, object]] = {
+    "label_first": {"source": {"name": "streets"}, "strength": 0.5}
+}
 
 
 @pytest.fixture(scope="module", params=names("tools.generators"))
@@ -27,7 +30,7 @@ def name(request: pytest.FixtureRequest) -> str:
 def weights(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of an untrained, small model: an MTDM as `shaping pretrain` would leave it, or another."""
     folder = tmp_path_factory.mktemp("weights")
-    if name == "text2image":
+    if name in ("text2image", "label_first"):
         stable_diffusion(folder)
     else:
         new_pipeline((1, 64, 64), 4, (16, 32), 0.6, 0.2).save_pretrained(folder)
@@ -41,7 +44,12 @@ def shape(name: str) -> tuple[int, int, int]:
 
 @pytest.fixture
 def generator(name: str, shape: tuple[int, int, int], weights: Path) -> Generator:
-    return generators.build(name, shape, "cpu", weights=str(weights), steps=2)
+    return build(name, shape, weights)
+
+
+def build(name: str, shape: tuple[int, int, int], weights: Path) -> Generator:
+    options = OPTIONS.get(name, {})
+    return generators.build(name, shape, "cpu", weights=str(weights), steps=2, **options)
 
 
 def requests(n: int, seed: int = 0) -> list[ImageRequest]:
@@ -81,7 +89,7 @@ def test_seed_prompt_and_index_each_change_the_image(generator: Generator) -> No
 def test_identity_names_what_draws(
     generator: Generator, shape: tuple[int, int, int], weights: Path
 ) -> None:
-    same = generators.build(generator.name, shape, "cpu", weights=str(weights), steps=2)
+    same = build(generator.name, shape, weights)
     assert generator.identity.startswith(generator.name)
     assert same.identity == generator.identity
 

@@ -137,7 +137,8 @@ def test_adapters_that_cannot_be_used(sd: Path, tmp_path: Path) -> None:
         ({"scheduler": "DDIMSchedular"}, "Did you mean 'DDIMScheduler'"),
         ({"safety_checker": True}, "no safety checker"),
         ({"offload": "model"}, "needs a GPU"),
-        ({"dtype": "float8"}, "Unknown generator.options.dtype"),
+        ({"dtype": "float8"}, "generator.options.dtype cannot be 'float8'"),
+        ({"schedular": "DDIMScheduler"}, "Did you mean 'scheduler'"),
         ({"attention": "nothing"}, "cannot be used"),
     ],
 )

@@ -7,11 +7,14 @@ from pathlib import Path
 import torch
 from diffusers import (
     AutoencoderKL,
+    ControlNetModel,
     DDIMScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxControlNetModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    ModelMixin,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -65,6 +68,13 @@ def vae(channels: int = 4) -> AutoencoderKL:
     )
 
 
+SDXL = {
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 8 * 6 + 16,
+}
+
+
 def unet(cross: int, **more: object) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=16,
@@ -101,14 +111,21 @@ def sdxl(folder: Path) -> None:
         text_encoder_2=CLIPTextModelWithProjection(text_config()),
         tokenizer=tokenizer(),
         tokenizer_2=tokenizer(),
-        unet=unet(
-            32,
-            addition_embed_type="text_time",
-            addition_time_embed_dim=8,
-            projection_class_embeddings_input_dim=8 * 6 + 16,
-        ),
+        unet=unet(32, **SDXL),
         scheduler=EulerDiscreteScheduler(steps_offset=1, timestep_spacing="leading"),
     ).save_pretrained(folder)
+
+
+FLUX = {
+    "in_channels": 16,
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 16,
+    "pooled_projection_dim": 16,
+    "axes_dims_rope": (4, 4, 8),
+}
 
 
 def flux(folder: Path) -> None:
@@ -125,19 +142,43 @@ def flux(folder: Path) -> None:
             )
         ),
         tokenizer_2=T5Tokenizer(vocab=[(p, -float(i)) for i, p in enumerate(pieces)]),
-        transformer=FluxTransformer2DModel(
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=16,
-            pooled_projection_dim=16,
-            axes_dims_rope=(4, 4, 8),
-        ),
+        transformer=FluxTransformer2DModel(**FLUX),
     ).save_pretrained(folder)
 
 
+def stirred(network: ModelMixin) -> ModelMixin:
+    """A ControlNet begins with zeros, and so without effect; this one has some."""
+    torch.manual_seed(3)
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return network
+
+
+def controlnet(folder: Path, cross: int = 16, **more: object) -> None:
+    """For `stable_diffusion`, or another `cross` and `more`."""
+    network = ControlNetModel(
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        cross_attention_dim=cross,
+        attention_head_dim=4,
+        conditioning_embedding_out_channels=(4, 8),
+        **more,
+    )
+    stirred(network).save_pretrained(folder)
+
+
+def flux_controlnet(folder: Path) -> None:
+    stirred(FluxControlNetModel(**FLUX)).save_pretrained(folder)
+
+
+CONTROLNETS = {
+    "sd": controlnet,
+    "sdxl": lambda folder: controlnet(folder, 32, **SDXL),
+    "flux": flux_controlnet,
+}
 MODELS = {"sd": stable_diffusion, "sdxl": sdxl, "flux": flux}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """One image to draw; its noise is a function of (seed, prompt_id, index) alone."""
+    """One image to draw; its noise is a function of (seed, prompt_id, index) alone.
+
+    adapters: how much LoRA adapters count, by name; others as the settings say.
+    """
 
     text: str
     prompt_id: str
@@ -26,6 +29,7 @@ class ImageRequest:
     seed: int
     guidance: float | None = None
     pull: Pull | None = None
+    adapters: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

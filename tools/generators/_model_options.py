@@ -1,0 +1,62 @@
+"""Options of generators that draw with a text-to-image model of diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from memory.errors import SettingsError, unknown
+from memory.records import Record
+
+
+class ModelOptions(Record):
+    """Which model draws, and how; each is a key of generator or of generator.options."""
+
+    weights: str = Field("", description="a folder, or a hub id with its revision")
+    steps: int = Field(20, ge=1)
+    guidance: float = Field(5.0, ge=0, description="of requests that say none")
+    guidance_interval: Any = Field(None, description="of the MTDM alone, without effect here")
+    revision: str | None = Field(None, description="40 digits of a commit, for a hub id")
+    variant: str | None = Field(None, description='of the files, e.g. "fp16"')
+    allow_network: bool = False
+    scheduler: str | None = Field(
+        None, description="a class of diffusers that suits the model; None: its own"
+    )
+    size: int | tuple[int, int] | None = Field(
+        None, description="pixels of a square's side, or height and width; None: the model's own"
+    )
+    negative_prompt: str = ""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="auto: float32 on a CPU, else bfloat16 or float16"
+    )
+    compile: bool = Field(False, description="the denoiser")
+    attention: str | None = Field(None, description="a backend of diffusers")
+    offload: Literal["none", "model", "sequential"] = Field(
+        "none", description="parts wait in main memory"
+    )
+    adapters: dict[str, float] = Field(
+        default_factory=dict, description="files or folders of LoRA weights: how much each counts"
+    )
+    safety_checker: bool = Field(
+        False, description="the model's own, which blackens what it objects to"
+    )
+
+
+Options = TypeVar("Options", bound=Record)
+
+
+def read_options(kind: type[Options], options: Mapping[str, object]) -> Options:
+    """Return options of a generator, checked; raises SettingsError that names the key."""
+    try:
+        return kind.model_validate({key: v for key, v in options.items() if v is not None})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            told = unknown("key of generator.options", key, kind.model_fields)
+            raise SettingsError(told) from error
+        raise SettingsError(
+            f"generator.options.{key} cannot be {problem['input']!r}: {problem['msg']}."
+        ) from error
