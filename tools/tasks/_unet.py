@@ -43,7 +43,7 @@ class UNet(Model):
         self.up = nn.ModuleList(_convolution(2 * width, width) for _, width in upwards)
         self.head = nn.Conv2d(widths[0], n_outputs, 1)
         # On CPUs a training is a quarter faster over channels-last images.
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the outputs, (n, n_outputs, h, w)."""
