@@ -1,12 +1,15 @@
 """Does discovery find failures that were planted? Decides what images are embedded with.
 
-    python -m agent.bench_discovery --embeddings dstm,mtdm --seeds 5
+    python -m agent.bench_discovery --embeddings dstm,mtdm,dstm+mtdm --seeds 8
 
 Ten failures are planted among the photographs of the generator split of elpv: up to five pairs
 of attribute values, and changes of 40 photographs each that no attribute names (turned, blurred,
 noisy, lit by a glare, inverted, striped, partly covered). A made-up classifier errs on 70% of them
 and on 10% of the others. A failure is found if one of the first ten findings consists of it by at
 least half and holds a third of it; a finding is false if less than half of it was planted.
+
+The method was developed on the seeds 0 to 11; those from 200 on are for figures to report.
+docs/discovery.md has them.
 """
 
 from __future__ import annotations
@@ -191,7 +194,7 @@ def main() -> None:
     parser.add_argument(
         "--embeddings", default="dstm,mtdm,dstm+mtdm", help="dstm, mtdm, imagenet; + joins them"
     )
-    parser.add_argument("--seeds", type=int, default=12)
+    parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--first-seed", type=int, default=200)
     parser.add_argument("--cache", type=Path, default=Path("shaping-home/cache"))
     parser.add_argument("--output", type=Path, default=Path("bench-discovery.json"))
