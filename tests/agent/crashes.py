@@ -1,6 +1,7 @@
 """Small sessions that are disturbed at seeded random moments, resumed, and compared.
 
     python -m tests.agent.crashes --kills 50 --terms 20 --oom 10 --full-disk 10 --chroma 5
+    python -m tests.agent.crashes --llm 10 --two 10
 
 Everything is imported once; every run is a fork of that. A moment is a share of the processor time
 that an undisturbed run takes, so that all stages are hit however busy the machine is.
@@ -21,7 +22,8 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,10 @@ from agent.control import read_heartbeat
 from agent.session import folder_of, memory_of
 from agent.settings import Settings, load_settings
 from memory import minilm
+from memory.chroma import items_from_events
 from memory.errors import ShapingError
-from memory.journal import read_events
+from memory.journal import Event, read_events
+from tests.agent.planning_server import MODEL, PlanningServer
 
 NAME = "crash"
 SMALL = (
@@ -59,6 +63,17 @@ SMALL = (
 # Of a run, not of what it came to; and what a brain was told, in which there are times.
 UNTOLD_KINDS = ("stage", "resumed", "opening", "ended", "fault", "paused")
 UNTOLD_FIELDS = ("time", "seconds", "messages", "result", "chain", "told", "settings")
+
+# Three rounds with a model that is asked again at once when it comes back.
+QUICK_TO_FORGIVE = (
+    "session.rounds=3",
+    "llm.mode=native",
+    "llm.tries=2",
+    "llm.pause_s=0.05",
+    "llm.cool_down_s=0.2",
+)
+# What "same" means where no undisturbed session is compared with.
+GOOD = {"language model killed": "taken over and given back", "two sessions": "without a loss"}
 
 Prepare = Callable[[], object]
 
@@ -247,6 +262,74 @@ class Trials:
             counts["same"] += again == 0 and self.same(small(home), f"full disk {seed}, {n_bytes}")
         return counts
 
+    def language_model(self, n: int) -> Counter[str]:
+        """Kill the server of the language model that plans, and start it when the policy plans.
+
+        "same": the session ends, the policy has taken over, and the model is back at the end.
+        """
+        counts: Counter[str] = Counter()
+        server = PlanningServer(n_images=12)
+        os.environ |= {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "none"}
+        model = f"openai:{MODEL}"
+        try:
+            for seed in range(self.first_seed, self.first_seed + n):
+                settings = small(self.folder / f"llm-{seed}", f"brain={model}", *QUICK_TO_FORGIVE)
+                # Of the 15 calls of three rounds; after the last of these there are rounds left.
+                n_calls = random.Random(f"llm {seed}").randint(1, 10)
+                pid = start(settings)
+                events = _wait_for(settings, pid, "model_call", n_calls)
+                server.kill()
+                known = len(events)
+                _wait_for(settings, pid, "fallback", 1)
+                server.start()
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                events = read_events(folder_of(settings.home, NAME) / "journal.jsonl")
+                authors = [e["author"] for e in events if e["kind"] == "model_call"]
+                n_by_policy = sum(author.startswith("policy:") for author in authors)
+                n_told = sum(e["kind"] == "fallback" for e in events)
+                rounds_ = sum(e["kind"] == "round_done" for e in events)
+                counts[f"exit {code}"] += 1
+                counts["calls that the policy took"] += n_by_policy
+                good = code == 0 and rounds_ == 3 and 0 < n_by_policy == n_told
+                good = good and authors[-1] == model and known < len(events)
+                counts["same"] += good
+                say(f"  llm {seed}, killed after {n_calls} calls: {_short(authors)}")
+                if good:
+                    shutil.rmtree(settings.home)
+                else:
+                    self.failed.append(f"llm {seed}: exit {code}, see {settings.home}")
+        finally:
+            server.kill()
+        return counts
+
+    def two_at_once(self, n: int) -> Counter[str]:
+        """Run two sessions on one memory; "same": it holds all that both journals tell."""
+        counts: Counter[str] = Counter()
+        for seed in range(self.first_seed, self.first_seed + n):
+            home = self.folder / f"two-{seed}"
+            names = ("one", "two")
+            own = [
+                small(home, f"session.name={name}", f"session.seed={10 * seed + i}")
+                for i, name in enumerate(names)
+            ]
+            pids = [start(settings) for settings in own]
+            codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+            told = {
+                item.id: name
+                for name in names
+                for item in items_from_events(read_events(folder_of(home, name) / "journal.jsonl"))
+            }
+            found = in_fork(lambda home=home: memory_of(home).stats())  # type: ignore[misc]
+            good = codes == [0, 0] and found["sessions"] == dict(Counter(told.values()))
+            counts["items"] += len(told)
+            counts["same"] += good
+            say(f"  two {seed}: {found['sessions']} of {dict(Counter(told.values()))}")
+            if good:
+                shutil.rmtree(home)
+            else:
+                self.failed.append(f"two {seed}: exit {codes}, see {home}")
+        return counts
+
     def chroma(self, n: int) -> Counter[str]:
         """Kill a session, damage its memory, and go on."""
         counts: Counter[str] = Counter()
@@ -261,16 +344,42 @@ class Trials:
         return counts
 
 
+def _wait_for(settings: Settings, pid: int, kind: str, n: int) -> list[Event]:
+    """Wait until a session has journaled `n` events of a kind, or has ended; return its events."""
+    path = folder_of(settings.home, NAME) / "journal.jsonl"
+    while True:
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        events = read_events(path) if path.exists() else []
+        if ended or sum(event["kind"] == kind for event in events) >= n:
+            return events
+        time.sleep(0.02)
+
+
+def _short(authors: Sequence[str]) -> str:
+    """Say who decided, one after the other, with how often."""
+    runs = [(who, len(list(calls))) for who, calls in groupby(authors)]
+    return ", ".join(f"{count} by {who}" for who, count in runs)
+
+
 def outcome_in_fork(settings: Settings) -> dict[str, Any]:
-    """Return the outcome of a session; Chroma is opened in a fork, its threads stay there."""
+    """Return the outcome of a session, files by their hashes."""
+
+    def found() -> dict[str, Any]:
+        whole = outcome(settings)
+        hashes = {name: hash_of(data) for name, data in whole["files"].items()}
+        return whole | {"files": hashes}
+
+    return in_fork(found)
+
+
+def in_fork(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what `work` returns in a fork: Chroma is opened there, and its threads stay there."""
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:
         os.close(reading)
-        found = outcome(settings)
-        found["files"] = {name: hash_of(data) for name, data in found["files"].items()}
         with os.fdopen(writing, "w") as stream:
-            json.dump(found, stream)
+            json.dump(work(), stream)
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as stream:
@@ -292,7 +401,7 @@ def say(text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("kills", "terms", "oom", "full-disk", "chroma"):
+    for name in ("kills", "terms", "oom", "full-disk", "chroma", "llm", "two"):
         parser.add_argument(f"--{name}", type=int, default=0)
     parser.add_argument("--first-seed", type=int, default=0)
     chosen = parser.parse_args()
@@ -305,12 +414,14 @@ def main() -> None:
         ("out of memory", chosen.oom, trials.out_of_memory),
         ("full disk", chosen.full_disk, trials.full_disk),
         ("Chroma damaged", chosen.chroma, trials.chroma),
+        ("language model killed", chosen.llm, trials.language_model),
+        ("two sessions", chosen.two, trials.two_at_once),
     ):
         if n:
             counts = try_(n)
             same = counts.pop("same")
             rest = ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
-            say(f"{name}: {same} of {n} the same ({rest})")
+            say(f"{name}: {same} of {n} {GOOD.get(name, 'the same')} ({rest})")
     for line in trials.failed:
         say(line)
     if trials.failed:

@@ -33,6 +33,17 @@ def test_many_disturbances_change_nothing() -> None:
     assert "SIGKILL: 50 of 50 the same" in said
 
 
+@pytest.mark.slow
+def test_a_dead_language_model_is_stood_in_for_and_given_back() -> None:
+    said = crashes("--llm", "2")
+    assert "language model killed: 2 of 2 taken over and given back" in said
+
+
+@pytest.mark.slow
+def test_two_sessions_at_once_lose_nothing_of_what_they_remember() -> None:
+    assert "two sessions: 2 of 2 without a loss" in crashes("--two", "2")
+
+
 def test_what_a_broken_write_has_left_is_removed(tmp_path: Path) -> None:
     left = tmp_path / "rounds" / "001" / ".data-00001.parquet.k3_x9abc"
     left.parent.mkdir(parents=True)
