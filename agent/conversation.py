@@ -759,6 +759,7 @@ def _as_draft(prompt: PromptSpec) -> PromptDraft:
         count=prompt.count,
         why=prompt.why,
         pull=prompt.pull,
+        adapters=prompt.adapters,
     )
 
 

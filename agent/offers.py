@@ -5,7 +5,7 @@ A model that keeps to the schema plans legally: classes, attribute values and co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from langchain_core.tools import BaseTool
@@ -26,6 +26,11 @@ _PULL = (
     "photographs that it gets wrong. Harder images, more of them with a wrong label."
 )
 
+_ADAPTERS = (
+    "Optional: how much adapters of the generator count in these images, 0 is not at all; one that "
+    "is left out counts as the settings say."
+)
+
 
 def offers(
     tools: Sequence[BaseTool],
@@ -34,19 +39,21 @@ def offers(
     slices: Sequence[str],
     brief: bool,
     pulls: bool = False,
+    adapters: Collection[str] = (),
 ) -> list[Json]:
     """Return the tools in OpenAI's function format.
 
     n_images: of the round; slices: measured in the last report; pulls: whether the DSTM can pull
-    images. `brief` is for small models: a
-    few prompts said by attributes, whose counts cannot add up to more than the round's images,
-    and hypotheses on measured slices alone.
+    images; adapters: names of those that prompts may weigh. `brief` is for small models: a few
+    prompts said by attributes, whose counts cannot add up to more than the round's images, and
+    hypotheses on measured slices alone.
     """
     found = [convert_to_openai_tool(tool) for tool in tools]
     for tool in found:
         function = tool["function"]
         if function["name"] == "propose_plan":
-            _spell_out(function["parameters"]["properties"], vocabulary, n_images, pulls)
+            properties = function["parameters"]["properties"]
+            _spell_out(properties, vocabulary, n_images, pulls, adapters)
             if brief:
                 _shorten(function["parameters"], vocabulary, n_images, slices)
         elif function["name"] == "finish" and brief:
@@ -54,7 +61,13 @@ def offers(
     return found
 
 
-def _spell_out(properties: Json, vocabulary: Vocabulary, n_images: int, pulls: bool) -> None:
+def _spell_out(
+    properties: Json,
+    vocabulary: Vocabulary,
+    n_images: int,
+    pulls: bool,
+    adapters: Collection[str],
+) -> None:
     properties["prompts"] |= {"minItems": 1, "maxItems": min(n_images, MAX_PROMPTS)}
     prompt = properties["prompts"]["items"]["properties"]
     prompt["text"]["maxLength"] = 300
@@ -64,6 +77,15 @@ def _spell_out(properties: Json, vocabulary: Vocabulary, n_images: int, pulls: b
     del prompt["pull"]
     if pulls:
         prompt["pull"] = {"enum": list(PULLS), "description": _PULL}
+    del prompt["adapters"]
+    if adapters:
+        weight = {"type": "number", "minimum": 0, "maximum": 2}
+        prompt["adapters"] = {
+            "type": "object",
+            "description": _ADAPTERS,
+            "properties": dict.fromkeys(adapters, weight),
+            "additionalProperties": False,
+        }
     prompt["attributes"] = {
         "type": "object",
         "properties": {key: {"enum": list(v)} for key, v in vocabulary.attributes.items()},

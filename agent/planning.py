@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 
 from agent.planners import PlanDraft, PromptDraft
 from agent.printable import one_line
@@ -39,18 +39,20 @@ def validate(
     slices: Sequence[str] = (),
     pull: str | None = None,
     unpullable: str | None = None,
+    adapters: Collection[str] = (),
 ) -> Plan:
     """Return the plan, or raise ToolError with everything that is wrong and what would be legal.
 
     slices: the keys of the last report, if there is one. pull: of prompts that say none;
     unpullable: why there is no pull in this round, if so, with which prompts that want one get a
-    warning. A prompt's attributes are those given and those its text names; a prompt without a
-    text is said by the caption grammar; its class is the one given or the one its words imply.
-    Prompts of equal text, class and pull are made one. The hypothesis gets the canonical key of
-    its slice. `warnings`, at most 10, name what is legal but works badly: a text over the token
-    limit, words that the vocabulary has not, attributes that the text does not say, a slice that
-    is not measured. The message of an error lists at most 10
-    problems in at most 2,000 characters.
+    warning. adapters: names of those that prompts may weigh; where there are none, a prompt that
+    does gets a warning. A prompt's attributes are those given and those its text names; a prompt
+    without a text is said by the caption grammar; its class is the one given or the one its words
+    imply. Prompts of equal text, class, pull and adapters are made one. The hypothesis gets the
+    canonical key of its slice. `warnings`, at most 10, name what is legal but works badly: a text
+    over the token limit, words that the vocabulary has not, attributes that the text does not say,
+    a slice that is not measured. The message of an error lists at most 10 problems in at most
+    2,000 characters.
     """
     problems = []
     if not draft.prompts:
@@ -62,13 +64,13 @@ def validate(
         problems.append(
             f"the counts add up to {_say_count(total)}, but only {n_images} images are left"
         )
-    specs: dict[tuple[str, str, str | None], PromptSpec] = {}
+    specs: dict[Hashable, PromptSpec] = {}
     warnings = []
     n_merged = 0
     for number, prompt in enumerate(draft.prompts[:MAX_PROMPTS]):
         name = f"prompt {number + 1}"
         text = one_line(prompt.text)
-        found = _problems(prompt, text, vocabulary)
+        found = _problems(prompt, text, vocabulary) + _foreign_adapters(prompt, adapters)
         if found:
             problems += [f"{name} ({quote(text, _QUOTED)}): {problem}" for problem in found]
             continue
@@ -77,7 +79,13 @@ def validate(
             spec = spec.model_copy(update={"pull": prompt.pull or pull})
         elif prompt.pull:
             warnings.append(f"{name} is drawn without its pull: {unpullable}")
-        known = specs.get((spec.text, spec.class_name, spec.pull))
+        if adapters:
+            spec = spec.model_copy(update={"adapters": prompt.adapters or None})
+        elif prompt.adapters:
+            warnings.append(f"{name} is drawn without adapters: the generator has none")
+        weighed = tuple(sorted((spec.adapters or {}).items()))
+        same = (spec.text, spec.class_name, spec.pull, weighed)
+        known = specs.get(same)
         if known:
             n_merged += 1
             spec = known.model_copy(update={"count": known.count + spec.count})
@@ -86,7 +94,7 @@ def validate(
                 f"{name} {warning}: {quote(spec.text, _QUOTED)}"
                 for warning in _warnings(spec, vocabulary, count_tokens(spec.text), max_tokens)
             ]
-        specs[spec.text, spec.class_name, spec.pull] = spec
+        specs[same] = spec
     if n_merged:
         warnings.append(f"{n_merged} prompts repeated another and were added to it")
     hypothesis = None
@@ -166,6 +174,11 @@ def _problems(prompt: PromptDraft, text: str, vocabulary: Vocabulary) -> list[st
     if prompt.class_name in vocabulary.classes and implied and prompt.class_name != implied:
         found.append(f"its words mean {implied!r}, but its class is {prompt.class_name!r}")
     return found
+
+
+def _foreign_adapters(prompt: PromptDraft, adapters: Collection[str]) -> list[str]:
+    foreign = sorted((prompt.adapters or {}).keys() - set(adapters)) if adapters else []
+    return [unknown("adapter", name[:_QUOTED], adapters) for name in foreign]
 
 
 def _say_count(count: int) -> str:

@@ -210,6 +210,7 @@ class Toolbox:
             [score.key for score in reports[-1].slices] if reports else [],
             brief,
             pulls="propose_plan" in names and self._unpullable(bool(reports)) is None,
+            adapters=self._adapters(),
         )
 
     def refuse(
@@ -615,6 +616,7 @@ class Toolbox:
             slices=[score.key for score in reports[-1].slices] if reports else (),
             pull=self._session.settings.generator.pull,
             unpullable=self._unpullable(bool(reports)),
+            adapters=self._adapters(),
         )
 
     def question(self, proposal: Proposal, key: str) -> Question:
@@ -665,6 +667,13 @@ class Toolbox:
         """Return what the memory lets a plan expect."""
         speed = self._seconds_per_image(self._session.rounds(LOOK_BACK))
         return expect(plan, self._hits(plan), speed, self._bench.target.vocabulary)
+
+    def _adapters(self) -> list[str]:
+        """Return the names of the generator's LoRA adapters, which prompts may weigh."""
+        from tools.generators import adapter_name
+
+        given = self._session.settings.generator.options.get("adapters")
+        return sorted(adapter_name(path) for path in given) if isinstance(given, dict) else []
 
     def _unpullable(self, is_trained: bool) -> str | None:
         """Return why no DSTM can pull the images of a round, or None; was one trained before?"""

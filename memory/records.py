@@ -41,6 +41,10 @@ PullText = Annotated[str, AfterValidator(_canonical_pull)]
 """What the DSTM pulls an image toward while it is drawn, see `tools.pull`: "entropy 0.05"."""
 
 
+AdapterWeights = Annotated[dict[str, Annotated[float, Field(ge=-4, le=4)]], Field(max_length=16)]
+"""How much LoRA adapters count in the images of a prompt, by name; others as settings say."""
+
+
 class Record(BaseModel):
     """Base of all records: immutable, no unknown keys, no NaN."""
 
@@ -77,6 +81,9 @@ class PromptSpec(Record):
     guidance: float | None = Field(None, ge=0, le=20, description="None: the generator's default")
     pull: PullText | None = Field(
         None, exclude_if=lambda pull: pull is None, description="by the DSTM; None: not at all"
+    )
+    adapters: AdapterWeights | None = Field(
+        None, exclude_if=lambda adapters: adapters is None, description="None: as settings say"
     )
     why: str = Field("", max_length=500)
 

@@ -141,7 +141,8 @@ def draw(
     def request(prompt: PromptSpec, index: int) -> ImageRequest:
         number = class_names.index(prompt.class_name)
         pull = critic.pull(prompt, index, number) if critic else None
-        return ImageRequest(prompt.text, prompt.id, index, seed, prompt.guidance, pull)
+        adapters = prompt.adapters or {}
+        return ImageRequest(prompt.text, prompt.id, index, seed, prompt.guidance, pull, adapters)
 
     requests = [request(prompt, index) for prompt, index in wanted]
     drawn = generator.draw(requests)

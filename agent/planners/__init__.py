@@ -15,7 +15,7 @@ import yaml
 from pydantic import BeforeValidator, Field
 
 from memory.errors import SettingsError, unknown
-from memory.records import Failure, Hypothesis, PullText, Record, Round
+from memory.records import AdapterWeights, Failure, Hypothesis, PullText, Record, Round
 from prompts.vocabulary import Vocabulary
 from tools.plugins import load
 from tools.samples import Samples
@@ -76,6 +76,7 @@ class PromptDraft(Record):
     count: Annotated[int, BeforeValidator(_not_bool)]
     why: str = ""
     pull: PullText | None = Field(None, exclude_if=lambda pull: pull is None)
+    adapters: AdapterWeights | None = Field(None, exclude_if=lambda adapters: adapters is None)
 
 
 class PlanDraft(Record):

@@ -18,7 +18,7 @@ from agent.rerun import rerun
 from agent.session import folder_of
 from agent.settings import Settings, load_settings
 from agent.verify import verify
-from memory.errors import SettingsError
+from memory.errors import SettingsError, ToolError
 from memory.journal import read_events, rounds
 from memory.records import Plan
 from prompts.vocabulary import load_vocabulary
@@ -70,6 +70,30 @@ def test_a_brain_is_offered_pulls_only_where_there_are_any() -> None:
         assert ("pull" in prompt) == pulls
     for text in prompt["pull"]["enum"]:
         assert PromptDraft(count=1, pull=text).pull == text
+
+
+def test_a_brain_is_offered_the_adapters_that_there_are() -> None:
+    tools: list[BaseTool] = [StructuredTool.from_function(propose_plan)]
+    for names in ((), ("night", "rain")):
+        (plan,) = offers(tools, VOCABULARY, 100, (), brief=False, adapters=names)
+        prompt = plan["function"]["parameters"]["properties"]["prompts"]["items"]["properties"]
+        assert tuple(prompt.get("adapters", {}).get("properties", ())) == names
+
+
+def test_prompts_weigh_the_adapters_of_the_generator() -> None:
+    def planned(*weights: dict[str, float] | None, adapters: tuple[str, ...] = ("night",)) -> Plan:
+        prompts = [PromptDraft(text="a broken cell", count=2, adapters=w) for w in weights]
+        draft = PlanDraft(prompts=tuple(prompts))
+        return validate(draft, 2, 100, "test", VOCABULARY, lambda text: 3, 64, adapters=adapters)
+
+    plan = planned({"night": 0.5}, None, {"night": 0.5}, {})
+    assert [(p.adapters, p.count) for p in plan.prompts] == [({"night": 0.5}, 4), (None, 4)]
+    assert "adapters" not in plan.prompts[1].to_json()
+    with pytest.raises(ToolError, match=r"Unknown adapter 'nite'\. Did you mean 'night'"):
+        planned({"nite": 0.5})
+    plan = planned({"night": 0.5}, adapters=())
+    assert plan.prompts[0].adapters is None
+    assert plan.warnings == ("prompt 1 is drawn without adapters: the generator has none",)
 
 
 def test_settings_that_cannot_be_are_refused() -> None:

@@ -78,6 +78,34 @@ def test_settings_change_identity_and_images(sd: Path, tmp_path: Path) -> None:
     assert build(sd).identity == drawers[0].identity
 
 
+def test_prompts_weigh_adapters(sd: Path, tmp_path: Path) -> None:
+    lora(tmp_path / "night")
+    lora(tmp_path / "rain", seed=2)
+    (tmp_path / "rain" / "pytorch_lora_weights.safetensors").rename(tmp_path / "wet.safetensors")
+    night, wet = str(tmp_path / "night"), str(tmp_path / "wet.safetensors")
+    weighed = [{}, {"night": 1.0}, {"wet": 0.7}, {}, {"night": 1.0, "wet": 0.7}]
+    requests = [ImageRequest("a cell", "p", 0, 0, adapters=weights) for weights in weighed]
+    generator = build(sd, adapters={night: 0.0, wet: 0.0})
+    batches: list[int] = []
+    generator.pipeline.vae.decoder.register_forward_hook(  # type: ignore[attr-defined]
+        lambda _, __, out: batches.append(len(out))
+    )
+    images = generator.draw(requests).images
+    assert sorted(batches) == [1, 1, 1, 2]
+    assert (images[0] == images[3]).all()
+    assert len({image.tobytes() for image in images}) == 4
+    for i, weights in enumerate(weighed):
+        alone = build(sd, adapters={night: 0.0, wet: 0.0, **_by_path(weights, night, wet)})
+        expected = alone.draw(requests[:1]).images[0]
+        assert np.abs(images[i].astype(int) - expected.astype(int)).max() <= 1
+    with pytest.raises(SettingsError, match=r"weighs the adapter 'fog', .* has night, wet"):
+        generator.draw([ImageRequest("a cell", "p", 0, 0, adapters={"fog": 1.0})])
+
+
+def _by_path(weights: dict[str, float], night: str, wet: str) -> dict[str, float]:
+    return {{"night": night, "wet": wet}[name]: weight for name, weight in weights.items()}
+
+
 def test_no_model_or_no_pinned_one() -> None:
     with pytest.raises(WeightsError, match="There is no model 'bundled:solar'"):
         build("bundled:solar")
@@ -125,6 +153,10 @@ def test_adapters_that_cannot_be_used(sd: Path, tmp_path: Path) -> None:
     (tmp_path / "old.bin").write_bytes(b"")
     with pytest.raises(WeightsError, match="is a pickle"):
         build(sd, adapters={str(tmp_path / "old.bin"): 1.0})
+    lora(tmp_path / "a" / "night")
+    lora(tmp_path / "b" / "night")
+    with pytest.raises(SettingsError, match="are named 'night'"):
+        build(sd, adapters={str(tmp_path / name / "night"): 1.0 for name in "ab"})
     (tmp_path / "cut.safetensors").write_bytes(b"12345678 no header")
     with pytest.raises(WeightsError, match="damaged"):
         build(sd, adapters={str(tmp_path / "cut.safetensors"): 1.0})

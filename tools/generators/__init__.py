@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,6 +15,8 @@ from tools.samples import Dense
 
 if TYPE_CHECKING:
     from tools.pull import Pull
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,17 @@ def can_be_pulled(generator: Generator) -> bool:
     Such a generator has an attribute `can_be_pulled` that says so.
     """
     return bool(getattr(generator, "can_be_pulled", False))
+
+
+def adapter_name(given: str) -> str:
+    """Return by what name prompts weigh a LoRA adapter that settings give as a file or a folder.
+
+    The file's without its suffix, or the folder's where the file has the usual name.
+    """
+    path = Path(given)
+    if path.name == LORA_FILE:
+        path = path.parent
+    return path.name.removesuffix(".safetensors")
 
 
 def build(

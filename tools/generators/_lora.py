@@ -13,14 +13,15 @@ from diffusers import DiffusionPipeline
 from safetensors import SafetensorError, safe_open
 
 from memory.errors import SettingsError, WeightsError
-from tools.generators._model_folder import LORA_FILE, adapter_file, files_sha256
+from tools.generators import adapter_name
+from tools.generators._model_folder import adapter_file, files_sha256
 
 
 class Adapters:
     """The adapters of a pipeline.
 
-    given: files or folders, with how much each counts where a prompt says nothing of it. A name is
-    the file's without its suffix, or the folder's.
+    given: files or folders, with how much each counts where a prompt says nothing of it; see
+    `adapter_name` for their names.
 
     Raises WeightsError for an adapter that is missing, a pickle, damaged or for another model, and
     SettingsError for two of one name, or without the package peft.
@@ -29,7 +30,7 @@ class Adapters:
     def __init__(self, pipeline: DiffusionPipeline, given: Mapping[str, float]) -> None:
         self._pipeline = pipeline
         files = [adapter_file(path) for path in given]
-        names = [f.parent.name if f.name == LORA_FILE else f.stem for f in files]
+        names = [adapter_name(path) for path in given]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise SettingsError(

@@ -16,9 +16,9 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from memory.errors import SettingsError, WeightsError
+from tools.generators import LORA_FILE
 
 PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
 def model_folder(weights: str, revision: str | None, variant: str | None, online: bool) -> Path:

@@ -76,11 +76,6 @@ class LabelFirstGenerator:
         call = inspect.signature(model.pipeline.__call__).parameters
         self._control_key = "control_image" if "control_image" in call else "image"
 
-    @property
-    def adapters(self) -> Mapping[str, float]:
-        """Return how much each LoRA adapter counts where a prompt does not weigh it, by name."""
-        return self._model.adapters.weights
-
     @cached_property
     def identity(self) -> str:
         """Return a digest of source, model, ControlNet, and how labels become pictures."""

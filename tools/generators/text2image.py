@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 from tools.generators import Drawn, ImageRequest
@@ -24,11 +24,6 @@ class Text2ImageGenerator:
     def __init__(self, model: DiffusionModel, image_shape: tuple[int, int, int]) -> None:
         self.pipeline, self.max_tokens = model.pipeline, model.max_tokens
         self._model, self._shape = model, image_shape
-
-    @property
-    def adapters(self) -> Mapping[str, float]:
-        """Return how much each LoRA adapter counts where a prompt does not weigh it, by name."""
-        return self._model.adapters.weights
 
     @cached_property
     def identity(self) -> str:
