@@ -21,6 +21,11 @@ class TrainSettings(Record):
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     balance_classes: bool = True
     augment: bool = True
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="of the network's arithmetic; where a processor has instructions for bfloat16, "
+        "a U-Net trains in about half the time",
+    )
     seed: int = Field(0, ge=0)
 
 

@@ -122,6 +122,7 @@ def _backward(
     returns the number that sufficed, too.
     """
     n = len(batch.images)
+    is_short = settings.precision == "bfloat16"
     while True:
         model.zero_grad(set_to_none=True)
         total = 0.0
@@ -130,7 +131,9 @@ def _backward(
                 batch.images.chunk(n_parts), batch.labels.chunk(n_parts), strict=True
             ):
                 part = Batch(images, labels)
-                loss = task.loss(model(images), part, settings).mean() * (len(images) / n)
+                with torch.autocast(images.device.type, torch.bfloat16, enabled=is_short):
+                    said = model(images).float()
+                loss = task.loss(said, part, settings).mean() * (len(images) / n)
                 total += loss.item()
                 loss.backward()
             return total, n_parts

@@ -57,9 +57,8 @@ def compare(
 
     if budget not in ("small", "full"):
         raise SettingsError(unknown("budget", budget, ("small", "full")))
-    settings = resolve(preset, set_, home=home)
-    if budget == "small":
-        settings = resolve(preset, [*compare.small_budget(settings), *(set_ or [])], home=home)
+    fewer = compare.SMALL if budget == "small" else ()
+    settings = resolve(preset, [*fewer, *(set_ or [])], home=home)
     arms = compare.Arms(planners=_split(planners), controls=_split(controls), brains=_split(brains))
     arms.check(broken)
     stem = Path(preset).stem

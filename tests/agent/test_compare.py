@@ -206,11 +206,6 @@ def test_wrong_arms_are_refused(arms: compare.Arms, message: str) -> None:
         arms.check(broken=0.1)
 
 
-def test_small_budget_shortens_the_presets_training() -> None:
-    settings = load_settings("solar", ["dstm.steps=300", "dstm.batch_size=16"], {})
-    assert {"dstm.steps=120", "dstm.batch_size=8"} <= set(compare.small_budget(settings))
-
-
 @pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_command(jobs: str, settings: Settings) -> None:
     options = [f"--set={key}" for key in TOY]
