@@ -51,6 +51,18 @@ def test_a_model_learns(target: Any, quick: TrainSettings) -> None:
     assert correct[good].mean() >= 0.8
 
 
+def test_bfloat16_learns_nearly_the_same(target: Any, quick: TrainSettings) -> None:
+    samples = target.split("generator")
+    settings = quick.model_copy(update={"steps": 20})
+    short = settings.model_copy(update={"precision": "bfloat16"})
+    (model, loss, _), (other, of_short, _) = (
+        train_model(samples, TASK, 2, s) for s in (settings, short)
+    )
+    assert of_short == pytest.approx(loss, rel=0.05)
+    assert all(p.dtype == torch.float32 for p in other.parameters())
+    assert state(model) != state(other)
+
+
 def test_the_seed_decides_every_bit(target: Any, quick: TrainSettings) -> None:
     samples = target.split("generator")
     settings = quick.model_copy(update={"steps": 5})
