@@ -35,7 +35,7 @@ from tools.generate import draw
 from tools.generators import Generator
 from tools.targets import Target
 
-DENOISERS = ("unet", "transformer", "controlnet", "detail")
+DENOISERS = ("unet", "transformer", "controlnet")
 
 
 def networks(generator: Generator) -> dict[str, torch.nn.Module]:

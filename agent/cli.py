@@ -240,9 +240,7 @@ def pretrain(
     say(source.notice)
     columns = ["step {task.completed:.0f} of {task.total:.0f}", "{task.fields[figures]}", "left"]
     with Progress(*columns, TimeRemainingColumn(), console=console()) as bar:
-        detail = settings.pretrain.detail
-        total = settings.pretrain.steps + (detail.steps if detail else 0)
-        task = bar.add_task("pretrain", total=total, figures="")
+        task = bar.add_task("pretrain", total=settings.pretrain.steps, figures="")
 
         def show(step: int, loss: float, seconds: float) -> None:
             figures = f"loss {loss:.4f}, {bar.tasks[0].speed or 0:.2f} steps/s"

@@ -38,8 +38,8 @@ def write_card(
 ) -> dict[str, Any]:
     """Draw images for the captions of real photographs and write their figures to card.json.
 
-    Uses the pipeline's default sampling. `trained`, and `trained_detail` for a detail network,
-    repeat step, loss and settings of the training if its state lies beside the pipeline.
+    Uses the pipeline's default sampling. `trained` repeats step, loss and settings of the training
+    if its state lies beside the pipeline.
     """
     generator = MTDMGenerator(load_pipeline(folder, device))
     samples, texts = draw_like(target, generator, N_IMAGES)
@@ -52,7 +52,6 @@ def write_card(
         "target": target.name,
         "notice": target.notice,
         "trained": _state(folder.parent),
-        "trained_detail": _state(folder.parent / "detail"),
         "n_images": len(samples),
         **agrees,
         "attributes": attribute_agreement(target, samples),

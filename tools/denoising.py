@@ -1,8 +1,9 @@
-"""What the trainings of an MTDM's networks share: batches, noise, loss, checkpoints."""
+"""The steps of an MTDM's training: batches, noise, loss, checkpoints."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,17 @@ from torch.nn.functional import pixel_unshuffle
 
 from memory.errors import SettingsError
 from memory.files import write_bytes, write_json
-from tools.generators.mtdm import PREDICTIONS, MTDMPipeline
+from tools.generators.mtdm import Levels, MTDMPipeline
 from tools.label_codes import mirrored
 from tools.samples import Dense, Samples
-from tools.settings import TrainingRun
+from tools.settings import PretrainSettings
 from tools.targets import Target
 
-Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""What a network says of noisy, folded images and labels, (n, c, h, w), at the times (n,)."""
+Predict = Callable[[torch.Tensor, torch.Tensor, Levels], torch.Tensor]
+"""What a network expects of noisy, folded images, (n, c, h, w), at times (n,) and levels."""
 
 _MOST_WEIGHT = 5.0
-_MAY_CHANGE = frozenset({"steps", "save_every", "detail"})
+_MAY_CHANGE = frozenset({"steps", "save_every"})
 
 
 class Run:
@@ -34,7 +35,7 @@ class Run:
     `train.safetensors` and `train.json` allow to continue it.
     """
 
-    def __init__(self, folder: Path, settings: TrainingRun, network: torch.nn.Module) -> None:
+    def __init__(self, folder: Path, settings: PretrainSettings, network: torch.nn.Module) -> None:
         self.average = {k: v.detach().clone() for k, v in network.state_dict().items()}
         self._folder = folder
         self._settings = settings
@@ -119,37 +120,33 @@ def denoising_loss(
     predict: Predict,
     x: torch.Tensor,
     weight: torch.Tensor,
-    settings: TrainingRun,
+    settings: PretrainSettings,
     step: int,
-    rng: np.random.Generator,
-    below: float = 1.0,
 ) -> torch.Tensor:
     """Return the loss of a network on images and labels with noise.
 
-    x, weight: folded, see `folded`; below: share of the noise levels, from the least, that images
-    have. The noise is a function of (seed, step).
+    x, weight: folded, see `folded`. The noise is a function of (seed, step). Labels of some images
+    may be noise alone (`label_dropout`), so that one network knows the joint distribution and that
+    of images (UniDiffuser, Bao et al. 2023).
     """
     generator = torch.Generator("cpu").manual_seed(settings.seed * 1_000_003 + step)
-    alphas = pipeline.scheduler.alphas_cumprod.to(x.device)
     noise = torch.randn(x.shape, generator=generator).to(x.device)
-    t = torch.randint(len(alphas), (len(x),), generator=generator).to(x.device)
-    t, of_image = noise_levels(alphas, t, settings.image_ahead, below, rng)
-    n_image = pipeline.n_image_channels
-    a = torch.stack([of_image] * n_image + [alphas[t]] * (x.shape[1] - n_image), dim=1)
-    a = a[..., None, None]
-    noisy = a.sqrt() * x + (1 - a).sqrt() * noise
-    if pipeline.scheduler.config.prediction_type == PREDICTIONS["clean"]:
-        wanted = x
-        # The loss of the velocity, without the greatest weights (Hang et al. 2023).
-        weight = weight * (1 / (1 - a)).clamp(max=_MOST_WEIGHT)
-    else:
-        wanted = a.sqrt() * noise - (1 - a).sqrt() * x
+    n_times = len(pipeline.scheduler.alphas_cumprod)
+    t = torch.randint(n_times, (len(x),), generator=generator).to(x.device)
+    of_image, of_labels = pipeline.levels(t)
+    if settings.label_dropout:
+        dropped = torch.rand(len(x), generator=generator) < settings.label_dropout
+        of_labels = torch.where(dropped.to(x.device), 0.0, of_labels)
+    levels = (of_image, of_labels)
+    noisy = pipeline.add_noise(x, noise, levels)
     kind = x.device.type
     with torch.autocast(kind, torch.bfloat16, enabled=_in_bfloat16(settings.precision, kind)):
-        found = predict(noisy, t).float()
-    error = pipeline.within(found - wanted)
-    loss: torch.Tensor = (weight * error**2).sum() / weight.sum()
-    return loss
+        found = predict(noisy, t, levels).float()
+    error = pipeline.within(found - x) ** 2
+    # As the loss of the velocity has it, otherwise without the greatest (Hang et al. 2023).
+    most = math.inf if pipeline.prediction == "velocity" else _MOST_WEIGHT
+    share = (1 / (1 - pipeline.per_channel(levels))).clamp(max=most)
+    return (weight * share * error).sum() / weight.sum()
 
 
 def _in_bfloat16(precision: str, device: str) -> bool:
@@ -162,33 +159,11 @@ def _in_bfloat16(precision: str, device: str) -> bool:
     return precision == "bfloat16"
 
 
-def noise_levels(
-    alphas: torch.Tensor, t: torch.Tensor, share: float, below: float, rng: np.random.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the times of the labels, and the signal kept in the images, (n,) each.
-
-    Images have the noise of their labels, but less for a `share` of them: half of these have none,
-    the others any between none and that of the labels. Independent levels per modality make one
-    network a joint and a conditional model (UniDiffuser, Bao et al. 2023); here the level of the
-    image need not be told, since it can be seen. Only labels of images that are ahead have levels
-    from `below` on.
-    """
-    lower = (t * below).long()
-    if share == 0:
-        return lower, alphas[lower]
-    ahead = torch.from_numpy(rng.random(len(t)) < share).to(t.device)
-    finished = torch.from_numpy(rng.random(len(t)) < 0.5).to(t.device)
-    parts = torch.from_numpy(rng.random(len(t))).to(t.device, alphas.dtype)
-    earlier = alphas[(lower * parts).long()]
-    of_ahead = torch.where(finished, torch.ones_like(earlier), earlier)
-    return torch.where(ahead, t, lower), torch.where(ahead, of_ahead, alphas[lower])
-
-
 def batch_of(
     pipeline: MTDMPipeline,
     samples: Samples,
     target: Target,
-    settings: TrainingRun,
+    settings: PretrainSettings,
     step: int,
     rng: np.random.Generator,
 ) -> tuple[list[int], NDArray[np.bool_], torch.Tensor, torch.Tensor]:
@@ -230,14 +205,14 @@ def folded(
     return x, pixel_unshuffle(known, pipeline.config.patch)
 
 
-def _learning_rate(step: int, settings: TrainingRun) -> float:
+def _learning_rate(step: int, settings: PretrainSettings) -> float:
     """Warm up, hold, then fall linearly to zero over the last part (cooldown)."""
     warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
     left = (settings.steps - step) / max(1.0, settings.cooldown_share * settings.steps)
     return settings.learning_rate * min(warm, left, 1.0)
 
 
-def _epoch_order(n: int, settings: TrainingRun, step: int) -> list[int]:
+def _epoch_order(n: int, settings: PretrainSettings, step: int) -> list[int]:
     """Return the image indices of a step: shuffled epochs laid end to end."""
     start = step * settings.batch_size
     positions = range(start, start + settings.batch_size)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from tools.denoising import folded
-from tools.generators.mtdm import PREDICTIONS, MTDMPipeline, encode_prompts
+from tools.generators.mtdm import MTDMPipeline, encode_prompts
 from tools.samples import Samples
 
 LEVELS = (100, 300, 500, 700, 900)
@@ -32,21 +32,20 @@ def denoising_error(
     """
     found: dict[int, dict[str, float]] = {}
     for level in levels:
-        a = float(pipeline.scheduler.alphas_cumprod[level])
         sums = {"image": np.zeros(2), "labels": np.zeros(2)}
         for start in range(0, len(samples), _BATCH):
             rows = range(start, min(start + _BATCH, len(samples)))
             part = samples.take(rows)
             x, weight = folded(pipeline, part.images, part.labels)
             source = torch.Generator("cpu").manual_seed(level * 1_000_003 + start)
-            noisy = a**0.5 * x + (1 - a) ** 0.5 * torch.randn(x.shape, generator=source)
-            states, mask = encode_prompts([texts[row] for row in rows])
             times = torch.full((len(x),), level)
+            noisy = pipeline.add_noise(
+                x, torch.randn(x.shape, generator=source), pipeline.levels(times)
+            )
+            states, mask = encode_prompts([texts[row] for row in rows])
             device = pipeline.device
             seen: Any = (v.to(device) for v in (noisy, times, states, mask))
             said = pipeline.predict(*seen).float().cpu()
-            if pipeline.scheduler.config.prediction_type != PREDICTIONS["clean"]:
-                said = a**0.5 * noisy - (1 - a) ** 0.5 * said
             error = (weight * (said - x) ** 2).sum((0, 2, 3)), weight.sum((0, 2, 3))
             n = pipeline.n_image_channels
             for kind, channels in (("image", slice(0, n)), ("labels", slice(n, None))):

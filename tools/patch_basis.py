@@ -9,18 +9,23 @@ does (Rombach et al. 2022), but exactly and without any training.
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+# Patches further away tell of a patch, too: how much is left of what the next ones do not tell.
+_BEYOND_NEIGHBOURS = 0.25
 
-def fit(patches: NDArray[np.float32], parts: Sequence[tuple[int, float]]) -> NDArray[np.float16]:
-    """Return an orthonormal basis, (k, n), that keeps a share of the power of each kind.
 
-    patches: (m, n), whitened, 0 where unknown; parts: of each kind the numbers, n in all, and the
-    share, 0..1.
+def fit(x: NDArray[np.float32], parts: Sequence[tuple[int, float]]) -> NDArray[np.float16]:
+    """Return an orthonormal basis, (k, c), that keeps a share of the power of each kind.
+
+    x: folded images and labels, (n, c, h, w), whitened, 0 where unknown; parts: of each kind the
+    channels, c in all, and the share, 0..1.
     """
+    patches = np.moveaxis(x, 1, -1).reshape(-1, x.shape[1])
     rows: list[NDArray[np.float64]] = []
     start = 0
     for width, keep in parts:
@@ -35,6 +40,27 @@ def fit(patches: NDArray[np.float32], parts: Sequence[tuple[int, float]]) -> NDA
         rows.append(kept)
         start += width
     return np.concatenate(rows).astype(np.float16)
+
+
+def powers(x: NDArray[np.float32]) -> list[list[float]]:
+    """Return the mean square of each channel, and of what its neighbours do not tell of it, (2, k).
+
+    x: folded images and labels as the network sees them, (n, k, h, w), h and w at least 3. The
+    second is the residual of a linear regression on the same channel of the eight patches around.
+    """
+    own = []
+    for channel in np.moveaxis(x, 1, 0):
+        height, width = channel.shape[1:]
+        inner = channel[:, 1:-1, 1:-1].reshape(-1)
+        around = [
+            channel[:, i : i + height - 2, j : j + width - 2].reshape(-1)
+            for i, j in itertools.product(range(3), repeat=2)
+            if (i, j) != (1, 1)
+        ]
+        design = np.stack([*around, np.ones_like(inner)], axis=1).astype(np.float64)
+        told = design @ np.linalg.lstsq(design, inner, rcond=None)[0]
+        own.append(float(((inner - told) ** 2).mean()) * _BEYOND_NEIGHBOURS)
+    return [(x.astype(np.float64) ** 2).mean((0, 2, 3)).tolist(), own]
 
 
 def stored(basis: NDArray[np.float16] | None) -> str:

@@ -10,13 +10,11 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
@@ -29,6 +27,7 @@ from tools.denoising import Run, batch_of, denoising_loss, folded
 from tools.generators import Drawn
 from tools.generators.mtdm import (
     MAX_TOKENS,
+    Levels,
     MTDMPipeline,
     load_pipeline,
     new_pipeline,
@@ -36,15 +35,13 @@ from tools.generators.mtdm import (
     weights_folder,
 )
 from tools.label_codes import LabelCodes
-from tools.pretrain_detail import pretrain_detail
 from tools.samples import Images, Samples
 from tools.settings import PretrainSettings
 from tools.targets import Target
 
 CAPTIONS_PER_IMAGE = 6
-_BASIS_IMAGES = 1000
+_BASIS_IMAGES = 500
 _ENCODED_AT_ONCE = 32
-_MOST_WEIGHT = 5.0
 
 
 def pretrain(
@@ -89,10 +86,17 @@ def pretrain(
             for i, (h, v) in zip(chosen, flips, strict=True)
         ]
         states, mask = (part.to(device) for part in texts(words))
-        predict = partial(pipeline.predict, states=states, mask=mask)
-        loss = denoising_loss(
-            pipeline, predict, x.to(device), weight.to(device), settings, step, rng
-        )
+
+        def predict(
+            noisy: torch.Tensor,
+            t: torch.Tensor,
+            levels: Levels,
+            states: torch.Tensor = states,
+            mask: torch.Tensor = mask,
+        ) -> torch.Tensor:
+            return pipeline.predict(noisy, t, states, mask, levels)
+
+        loss = denoising_loss(pipeline, predict, x.to(device), weight.to(device), settings, step)
         run.update(step, loss)
         done = step + 1
         progress(done, loss.item(), time.monotonic() - started)
@@ -100,15 +104,7 @@ def pretrain(
             run.save(done, loss.item())
             _export(folder, pipeline, run.average, target, done)
 
-    if settings.detail is None:
-        return load_pipeline(folder / "pipeline", device)
-    return pretrain_detail(
-        target,
-        settings.detail,
-        folder,
-        device,
-        lambda step, loss, seconds: progress(settings.steps + step, loss, seconds),
-    )
+    return load_pipeline(folder / "pipeline", device)
 
 
 def _first_pipeline(samples: Samples, target: Target, settings: PretrainSettings) -> MTDMPipeline:
@@ -129,7 +125,9 @@ def _first_pipeline(samples: Samples, target: Target, settings: PretrainSettings
         return pipeline
     pixels = samples.images.astype(np.float32) / 255
 
-    def made(basis: str = "") -> MTDMPipeline:
+    codes = LabelCodes.of(samples, target.pixel_classes)
+
+    def made(basis: str = "", power: Sequence[Sequence[float]] = ()) -> MTDMPipeline:
         return new_pipeline(
             target.image_shape,
             settings.patch,
@@ -139,21 +137,26 @@ def _first_pipeline(samples: Samples, target: Target, settings: PretrainSettings
             codes,
             settings.prediction,
             basis,
+            power,
+            settings.label_lead,
         )
 
-    codes = LabelCodes.of(samples, target.pixel_classes)
-    if settings.power_kept is None:
-        return made()
-    return made(patch_basis.stored(_basis_of(made(), samples, settings.power_kept)))
-
-
-def _basis_of(
-    pipeline: MTDMPipeline, samples: Samples, kept: Mapping[str, float]
-) -> NDArray[np.float16]:
-    """Return the basis of the patches of some samples, of the image and of each kind of label."""
+    plain = made()
+    if settings.power_kept is None and settings.prediction != "remainder":
+        return plain
     chosen = np.linspace(0, len(samples) - 1, min(len(samples), _BASIS_IMAGES)).astype(int)
     some = samples.take(chosen.tolist())
-    x, _ = folded(pipeline, some.images, some.labels)
+    x = folded(plain, some.images, some.labels)[0].numpy()
+    basis = None
+    if settings.power_kept is not None:
+        basis = patch_basis.fit(x, _parts(plain, settings.power_kept))
+        x = np.einsum("nchw,kc->nkhw", x, basis.astype(np.float32), optimize=True)
+    remainder = settings.prediction == "remainder"
+    return made(patch_basis.stored(basis), patch_basis.powers(x) if remainder else ())
+
+
+def _parts(pipeline: MTDMPipeline, kept: Mapping[str, float]) -> list[tuple[int, float]]:
+    """Return how many channels of a patch each kind has, and the share of its power to keep."""
     kinds = ("image", *pipeline.codes.kinds)
     for unknown in sorted(set(kept) - set(kinds)):
         raise SettingsError(
@@ -161,9 +164,7 @@ def _basis_of(
         )
     widths = (pipeline.config.image_channels, *pipeline.codes.widths)
     area = pipeline.config.patch**2
-    patches = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).numpy()
-    parts = [(w * area, kept.get(kind, 1.0)) for kind, w in zip(kinds, widths, strict=True)]
-    return patch_basis.fit(patches, parts)
+    return [(w * area, kept.get(k, 1.0)) for k, w in zip(kinds, widths, strict=True)]
 
 
 def _one_of(texts: Sequence[str], rng: np.random.Generator) -> str:
@@ -239,17 +240,20 @@ def _export(
     c = pipeline.config
     widths = pipeline.unet.config.block_out_channels
     usable = new_pipeline(
-        pipeline.image_shape, c.patch, widths, c.mean, c.std, pipeline.codes, basis=c.basis
+        pipeline.image_shape,
+        c.patch,
+        widths,
+        c.mean,
+        c.std,
+        pipeline.codes,
+        basis=c.basis,
+        power=c.power,
+        label_lead=c.label_lead,
     )
     usable.scheduler = pipeline.scheduler
     usable.register_to_config(trained_on=f"{target.name}: generator split. {target.notice}")
     usable.unet.load_state_dict({k: v.float().cpu() for k, v in average.items()})
     usable.unet.half()
-    if pipeline.detail is not None:
-        usable.register_modules(detail=pipeline.detail)
-        usable.register_to_config(
-            detail_patch=c.detail_patch, detail_below=c.detail_below, label_steps=c.label_steps
-        )
     usable.save_pretrained(folder / "pipeline", safe_serialization=True)
     usable.unet.float()
     usable.set_progress_bar_config(disable=True)

@@ -62,11 +62,8 @@ class AuditSettings(Record):
     )
 
 
-class TrainingRun(Record):
-    """Settings of a resumable training of a generator's network.
-
-    `steps` may be raised later, the others are fixed by a run.
-    """
+class PretrainSettings(Record):
+    """Settings of a pretraining of an MTDM; `steps` may be raised later."""
 
     steps: int = Field(3250, ge=1)
     batch_size: int = Field(32, ge=1)
@@ -74,40 +71,27 @@ class TrainingRun(Record):
     warmup_steps: int = Field(300, ge=0)
     cooldown_share: Share = 0.2
     ema_decay: float = Field(0.999, gt=0, lt=1)
-    image_ahead: Share = Field(
-        0.0,
-        description="share of the examples whose image has less noise than its labels, so that "
-        "the network also reads labels off a finished picture",
-    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the network's arithmetic; auto: bfloat16 where it is faster"
     )
     seed: int = 0
     save_every: int = Field(500, ge=1)
-
-
-class DetailSettings(TrainingRun):
-    """Settings of a detail network: it takes over from the main one where little noise is left."""
-
-    steps: int = Field(3000, ge=1)
-    batch_size: int = Field(16, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    image_ahead: Share = 0.5
-    channels: tuple[int, ...] = (48, 64, 96)
-    patch: int = Field(2, ge=1)
-    below: float = Field(0.6, gt=0, le=1, description="share of the noise levels, from the least")
-    label_steps: int = Field(2, ge=0, description="in which labels are drawn beside the image")
-
-
-class PretrainSettings(TrainingRun):
-    """Settings of a pretraining of an MTDM."""
-
     text_dropout: Share = 0.1
     attribute_dropout: Share = 0.2
     channels: tuple[int, ...] = (64, 128)
     patch: int = Field(4, ge=1)
-    prediction: Literal["velocity", "clean"] = Field(
-        "velocity", description="of the network; clean for colour images and for labels"
+    prediction: Literal["velocity", "clean", "remainder"] = Field(
+        "velocity",
+        description="of the network; remainder, of what a linear denoiser expects, learns fastest "
+        "where there are colours or labels",
+    )
+    label_lead: Share = Field(
+        0.0, description="share of the noise levels in which labels are free of noise already"
+    )
+    label_dropout: Share = Field(
+        0.0,
+        description="share of the examples whose labels are all noise, so that the network "
+        "also knows images whose labels are not known",
     )
     power_kept: dict[str, Share] | None = Field(
         None,
@@ -119,7 +103,4 @@ class PretrainSettings(TrainingRun):
         None,
         ge=1,
         description="wordings per combination of attributes; None: each image has its own",
-    )
-    detail: DetailSettings | None = Field(
-        None, description="a second network, trained after the main one"
     )

@@ -14,7 +14,6 @@ from tools.generators.mtdm import (
     MTDMPipeline,
     build,
     load_pipeline,
-    new_detail,
     new_pipeline,
     seeded_noise,
 )
@@ -113,45 +112,63 @@ def test_labels_are_drawn_with_the_image_and_survive_saving(
     assert alone.labels["depth"][0] == pytest.approx(drawn.labels["depth"][1], rel=1e-3)
 
 
-def test_detail_network_takes_over_where_little_noise_is_left(
-    joint: MTDMPipeline, tmp_path: Path
-) -> None:
-    joint.save_pretrained(tmp_path / "plain")
-    made = load_pipeline(tmp_path / "plain")
-    torch.manual_seed(1)
-    made.register_modules(detail=new_detail(made, 2, (16, 32)))
-    made.register_to_config(detail_below=0.6, label_steps=2)
-    made.save_pretrained(tmp_path / "both")
-    request = [ImageRequest("a street", "p", 0, 0)]
-    shape = (3, 32, 48)
-    calls: list[float] = []
-    both = build(shape, weights=str(tmp_path / "both"), steps=10)
-    both.pipeline.detail.register_forward_pre_hook(lambda _, given: calls.append(float(given[1])))
-    drawn = both.draw(request)
-    # Six of ten steps, then labels from all noise on, beside the finished picture.
-    assert [t < 600 for t in calls] == [True] * 6 + [False, True]
-    assert calls[-2] == 999
-    unread = build(shape, weights=str(tmp_path / "both"), steps=10, label_steps=0)
-    assert (unread.draw(request).images == drawn.images).all()
-    assert (unread.draw(request).labels["depth"] != drawn.labels["depth"]).any()
-    plain = build(shape, weights=str(tmp_path / "plain"), steps=10)
-    assert len({g.identity for g in (both, unread, plain)}) == 3
-    with pytest.raises(SettingsError, match=r"multiples of 16 pixels, not 48x40"):
-        new_detail(new_pipeline((3, 40, 48), 4, (16, 32), 0.5, 0.25), 4, (16, 32, 48))
-
-
 def test_noise_that_the_network_cannot_hold_is_taken_away_by_predicting_the_clean_image() -> None:
     torch.manual_seed(0)
     spreads = {}
-    for prediction in ("velocity", "clean"):
-        made = new_pipeline((3, 32, 48), 4, (16, 32), 0.5, 0.25, prediction=prediction)
+    for prediction in ("velocity", "clean", "remainder"):
+        power = [[1.0] * 24 + [0.01] * 24] * 2 if prediction == "remainder" else []
+        made = new_pipeline((3, 32, 48), 4, (16, 32), 0.5, 0.25, None, prediction, power=power)
         made.set_progress_bar_config(disable=True)
-        # A network that says nothing: 0 of the velocity leaves the noise, 0 of the image grey.
+        # A network that says nothing: 0 of the velocity leaves the noise, 0 of the image grey, 0 of
+        # the remainder noise as strong as the channels are.
         torch.nn.init.zeros_(made.unet.conv_out.weight)
         torch.nn.init.zeros_(made.unet.conv_out.bias)
         noise = torch.stack([seeded_noise(0, "p", 0, made.noise_shape)])
         spreads[prediction] = float(made(["a street"], noise, 3).images.std())
-    assert spreads["clean"] < 1 < spreads["velocity"]
+    assert spreads["clean"] < 1
+    assert 1 < spreads["remainder"] < 0.8 * spreads["velocity"]
+
+
+def test_labels_lead(joint: MTDMPipeline, tmp_path: Path) -> None:
+    joint.save_pretrained(tmp_path)
+    made = load_pipeline(tmp_path)
+    t = torch.tensor([0, 300, 400, 600, 999])
+    assert all((level == made.scheduler.alphas_cumprod[t]).all() for level in made.levels(t))
+    made.register_to_config(label_lead=0.4)
+    of_image, of_labels = made.levels(t)
+    alphas = made.scheduler.alphas_cumprod
+    assert of_labels.tolist() == alphas[[0, 0, 1, 334, 999]].tolist()
+    assert of_image.tolist() == alphas[[0, 500, 667, 999, 999]].tolist()
+    # What is drawn of the labels does not change any more while the image is denoised.
+    shape = (1, made.unet.config.in_channels, 8, 12)
+    x, clean = torch.randn(shape), torch.randn(shape)
+    later = made._earlier(x, clean, torch.tensor(300), torch.tensor(200))
+    assert torch.allclose(later[:, 48:], x[:, 48:], atol=1e-4)
+    assert not torch.allclose(later[:, :48], x[:, :48], atol=0.1)
+
+
+def test_the_remainder_is_what_a_linear_denoiser_leaves() -> None:
+    """Of values that are Gaussian and independent nothing remains."""
+    power = [4.0] * 8 + [0.01] * 8
+    # As nothing is told by what is around, the power and what is left of it are the same.
+    both = [power, power]
+    made = new_pipeline((1, 32, 32), 4, (16, 32), 0.5, 0.25, None, "remainder", power=both)
+    torch.nn.init.zeros_(made.unet.conv_out.weight)
+    torch.nn.init.zeros_(made.unet.conv_out.bias)
+    torch.manual_seed(0)
+    spread = torch.tensor(power).sqrt().view(1, -1, 1, 1)
+    clean = spread * torch.randn(8, 16, 8, 8)
+    t = torch.full((8,), 500)
+    levels = made.levels(t)
+    noisy = made.add_noise(clean, torch.randn(clean.shape), levels)
+    with torch.inference_mode():
+        said = made.predict(noisy, t, torch.zeros(8, 2, 384), torch.ones(8, 2).long())
+    a = levels[0][0]
+    for part in (slice(0, 8), slice(8, 16)):
+        p = power[part.start]
+        least = p * (1 - a) / (a * p + 1 - a)
+        error = ((said - clean)[:, part] ** 2).mean()
+        assert float(error / least) == pytest.approx(1, abs=0.05)
 
 
 def test_sizes_that_cannot_be_folded_are_refused() -> None:

@@ -14,7 +14,8 @@ def test_basis_keeps_the_asked_share_of_each_kind() -> None:
     few = rng.normal(size=(500, 2)) @ rng.normal(size=(2, 8))
     many = rng.normal(size=(500, 4)) * [3, 1, 1, 1]
     patches = np.concatenate([few, many], axis=1).astype(np.float32)
-    basis = patch_basis.fit(patches, [(8, 0.999), (4, 0.7)]).astype(np.float32)
+    x = patches.reshape(5, 10, 10, 12).transpose(0, 3, 1, 2)
+    basis = patch_basis.fit(x, [(8, 0.999), (4, 0.7)]).astype(np.float32)
     assert basis.shape == (3, 12)
     assert basis @ basis.T == pytest.approx(np.eye(3), abs=1e-2)
     kept = patches @ basis.T @ basis
@@ -25,31 +26,48 @@ def test_basis_keeps_the_asked_share_of_each_kind() -> None:
 
 
 def test_basis_of_what_never_varies_and_of_everything() -> None:
-    patches = np.zeros((10, 6), np.float32)
-    patches[:, 4:] = np.random.default_rng(0).normal(size=(10, 2))
-    basis = patch_basis.fit(patches, [(4, 0.9), (2, 1.0)])
+    x = np.zeros((10, 6, 1, 1), np.float32)
+    x[:, 4:] = np.random.default_rng(0).normal(size=(10, 2, 1, 1))
+    basis = patch_basis.fit(x, [(4, 0.9), (2, 1.0)])
     assert len(basis) == 3
     restored = patch_basis.restored(patch_basis.stored(basis))
     assert restored == pytest.approx(basis.astype(np.float32))
     assert patch_basis.restored(patch_basis.stored(None)) is None
 
 
-@pytest.mark.parametrize("prediction", ["velocity", "clean"])
-def test_noise_outside_of_the_basis_is_known_without_learning(prediction: Prediction) -> None:
+@pytest.mark.parametrize("prediction", ["velocity", "clean", "remainder"])
+def test_nothing_is_expected_outside_of_the_basis(prediction: Prediction) -> None:
     rows = np.linalg.qr(np.random.default_rng(0).normal(size=(48, 10)))[0].T.astype(np.float16)
     torch.manual_seed(0)
     pipeline = new_pipeline(
-        (3, 16, 16), 4, (16, 32), 0.5, 0.25, prediction=prediction, basis=patch_basis.stored(rows)
+        (3, 16, 16),
+        4,
+        (16, 32),
+        0.5,
+        0.25,
+        prediction=prediction,
+        basis=patch_basis.stored(rows),
+        power=[[1.0] * 10] * 2 if prediction == "remainder" else [],
     )
     assert pipeline.unet.config.in_channels == 10
-    clean = pipeline.within(torch.randn(1, 48, 4, 4))
-    noise = torch.randn(1, 48, 4, 4)
+    assert pipeline.prediction == prediction
     t = torch.tensor([300])
-    a = pipeline.scheduler.alphas_cumprod[300]
-    noisy = a.sqrt() * clean + (1 - a).sqrt() * noise
     with torch.inference_mode():
-        said = pipeline.predict(noisy, t, torch.zeros(1, 2, 384), torch.ones(1, 2).long())
-    outside = said - pipeline.within(said)
-    true = a.sqrt() * noise - (1 - a).sqrt() * clean
-    wanted = true - pipeline.within(true) if prediction == "velocity" else torch.zeros_like(true)
-    assert outside.numpy() == pytest.approx(wanted.numpy(), abs=0.02)
+        said = pipeline.predict(
+            torch.randn(1, 48, 4, 4), t, torch.zeros(1, 2, 384), torch.ones(1, 2).long()
+        )
+    assert pipeline.within(said).numpy() == pytest.approx(said.numpy(), abs=0.02)
+    assert said.std() > 0.1
+
+
+def test_power_that_neighbours_tell_is_not_a_channels_own() -> None:
+    rng = np.random.default_rng(0)
+    alone = rng.normal(size=(20, 8, 12))
+    ramps = np.broadcast_to(np.linspace(-2, 2, 12), (20, 8, 12))
+    x = np.stack([alone, ramps, 3 * ramps + 0.1 * alone], axis=1).astype(np.float32)
+    power, own = patch_basis.powers(x)
+    assert power == pytest.approx((x**2).mean((0, 2, 3)), rel=1e-3)
+    quarter = 0.25
+    assert own[0] == pytest.approx(quarter, rel=0.1)
+    assert own[1] < 1e-6
+    assert own[2] == pytest.approx(quarter * 0.01, rel=0.3)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +13,11 @@ from safetensors.torch import load_file
 
 from memory.errors import SettingsError
 from prompts.vocabulary import load_vocabulary
-from tools.denoising import noise_levels
+from tools.denoising import denoising_loss, folded
 from tools.generators.mtdm import PREDICTIONS, Prediction, load_pipeline
 from tools.pretrain import captions_of, pretrain, sample_prompts
 from tools.samples import Samples
-from tools.settings import DetailSettings, PretrainSettings
+from tools.settings import PretrainSettings
 
 QUICK = PretrainSettings(
     steps=4, batch_size=2, channels=(16, 32), save_every=2, warmup_steps=1, patch=4
@@ -155,46 +154,31 @@ def test_pretraining_goes_on_from_other_weights(tmp_path: Path) -> None:
         pretrain(other, again, tmp_path / "third")
 
 
-def test_detail_network_is_trained_after_the_main_one_and_goes_on(tmp_path: Path) -> None:
-    detail = DetailSettings(steps=3, batch_size=2, channels=(16, 32), save_every=2, warmup_steps=1)
-    settings = QUICK.model_copy(update={"detail": detail, "prediction": "clean"})
-    seen: list[int] = []
-
-    def interrupt(step: int, loss: float, seconds: float) -> None:
-        seen.append(step)
-        if step == 6:
-            raise KeyboardInterrupt
-
-    pretrain(StreetTarget(), settings, tmp_path / "straight")
-    for watch in (interrupt, lambda step, loss, seconds: seen.append(step)):
-        with suppress(KeyboardInterrupt):
-            pretrain(StreetTarget(), settings, tmp_path / "broken", progress=watch)
-    # Four steps of the main network, three of the other; that one's third was not reached.
-    assert seen == [1, 2, 3, 4, 5, 6, 6, 7] or seen == [1, 2, 3, 4, 5, 6, 5, 6, 7]
-    details = [
-        load_pipeline(tmp_path / name / "pipeline").detail for name in ("straight", "broken")
-    ]
-    for a, b in zip(*(d.state_dict().values() for d in details), strict=True):
-        assert torch.equal(a, b)
-    onwards = QUICK.model_copy(
-        update={"steps": 1, "start": str(tmp_path / "straight/pipeline"), "prediction": "clean"}
+def test_labels_that_lead_and_are_dropped_are_learnt(tmp_path: Path) -> None:
+    settings = QUICK.model_copy(
+        update={"prediction": "remainder", "label_lead": 0.4, "label_dropout": 0.5}
     )
-    pipeline = pretrain(StreetTarget(), onwards, tmp_path / "onwards")
-    assert torch.equal(pipeline.detail.conv_in.weight, details[0].conv_in.weight)
-    assert pipeline.config.label_steps == 2
+    pipeline = pretrain(StreetTarget(), settings, tmp_path)
+    assert pipeline.config.label_lead == 0.4
+    assert pipeline.prediction == "remainder"
+    assert len(pipeline.config.power[0]) == pipeline.unet.config.in_channels
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
+    def predict(
+        noisy: torch.Tensor, t: torch.Tensor, levels: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        seen.append(levels)
+        return noisy
 
-def test_only_images_can_be_ahead_of_their_labels() -> None:
-    alphas = torch.linspace(1, 0, 1000)
-    t = torch.arange(0, 1000, 10)
-    times, kept = noise_levels(alphas, t, 0.5, 0.6, np.random.default_rng(0))
-    ahead = kept > alphas[times]
-    assert 0.3 < ahead.float().mean() < 0.7
-    assert (kept[~ahead] == alphas[times[~ahead]]).all()
-    # Images have no more noise than the share; only their labels may.
-    assert kept.min() >= alphas[600]
-    assert times[~ahead].max() < 600 <= times.max()
-    assert 0.3 < (kept[ahead] == 1).float().mean() < 0.7
+    target = StreetTarget()
+    x, weight = folded(pipeline, target.split("").images, target.split("").labels)
+    for step in range(20):
+        loss = denoising_loss(pipeline, predict, x, weight, settings, step)
+        assert torch.isfinite(loss)
+    of_image, of_labels = (torch.cat(part) for part in zip(*seen, strict=True))
+    dropped = (of_labels == 0) & (of_image > 0)
+    assert 0.3 < dropped[of_image > 0].float().mean() < 0.7
+    assert (of_labels[of_labels > 0] >= of_image[of_labels > 0]).all()
 
 
 def test_equal_attributes_can_share_their_captions(tmp_path: Path) -> None:

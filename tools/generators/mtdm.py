@@ -7,13 +7,14 @@ the time embedding. A cosine schedule rescaled to zero terminal SNR with trailin
 2024), classifier-free guidance (Ho and Salimans 2022) in an interval of the steps only
 (Kynkaanniemi et al. 2024).
 
-The network predicts the velocity (Salimans and Ho 2022) or the clean image. The velocity holds all
-of the noise, so it needs more channels at the first level than the folded image has; a colour image
-with labels has more than that, and its noise would stay in it.
+The network predicts the velocity (Salimans and Ho 2022), the clean image, or what a linear denoiser
+leaves of it: where there is less noise than a patch has of its own, its noisy value is the better
+part of the answer, and the network adds the rest, scaled to unit variance (the preconditioning of
+Karras et al. 2022, for each channel apart). The velocity holds all
+of the noise, so it needs more channels at the first level than the folded image has.
 
-A second network, `detail`, may take over where little noise is left (expert denoisers, Balaji et
-al. 2022): it works at a finer resolution, without text, which by then has done its work. It also
-denoises the labels once more beside the finished picture, so that they fit it.
+Labels may lead: they are free of noise earlier than the image (`label_lead`), so that one run
+decides the labels first and draws the image to them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel, UNet2DModel
+from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
@@ -43,9 +44,18 @@ STEPS = 8
 GUIDANCE = 2.0
 GUIDANCE_INTERVAL = (0.0, 0.5)
 
-Prediction = Literal["velocity", "clean"]
-PREDICTIONS: Mapping[Prediction, str] = {"velocity": "v_prediction", "clean": "sample"}
+Prediction = Literal["velocity", "clean", "remainder"]
+PREDICTIONS: Mapping[Prediction, str] = {
+    "velocity": "v_prediction",
+    "clean": "sample",
+    "remainder": "sample",
+}
 """What the network predicts, and the scheduler's word for it."""
+
+Levels = tuple[torch.Tensor, torch.Tensor]
+"""Share of the signal's power in the noisy image and in its noisy labels, 0..1, (n,) each."""
+
+_LEAST_POWER = 1e-4
 
 Encode = Callable[[Sequence[str]], tuple[torch.Tensor, torch.Tensor]]
 
@@ -77,12 +87,11 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
     of the pixel-unshuffle; mean, std: of the pixels in 0..1, so that the network sees about unit
     variance; trained_on: free text; label_codes: of the labels that are drawn with the image, as
     `tools.label_codes.stored` has them, or none; basis: of the patches that the network sees, as
-    `tools.patch_basis.stored` has it, or none; detail: the network of the noise levels below the
-    share `detail_below`, with a patch of its own, which predicts the clean image; label_steps: in
-    which it denoises the labels again.
+    `tools.patch_basis.stored` has it, or none; power: where the network predicts the remainder, (2,
+    k), the mean square of every channel that it sees, and of what the patches around do not tell of
+    it; else none; label_lead: share of the noise levels, from the least, in which labels are free
+    of noise.
     """
-
-    _optional_components = ["detail"]  # noqa: RUF012 - diffusers concatenates lists
 
     def __init__(
         self,
@@ -96,13 +105,11 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         trained_on: str = "",
         label_codes: Mapping[str, Any] | None = None,
         basis: str = "",
-        detail: UNet2DModel | None = None,
-        detail_patch: int = 2,
-        detail_below: float = 0.6,
-        label_steps: int = 0,
+        power: Sequence[Sequence[float]] = (),
+        label_lead: float = 0.0,
     ) -> None:
         super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler, detail=detail)
+        self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(
             image_channels=image_channels,
             image_size=image_size if isinstance(image_size, int) else list(image_size),
@@ -112,9 +119,8 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             trained_on=trained_on,
             label_codes=dict(label_codes or {}),
             basis=basis,
-            detail_patch=detail_patch,
-            detail_below=detail_below,
-            label_steps=label_steps,
+            power=[list(row) for row in power],
+            label_lead=label_lead,
         )
         self._known: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -134,6 +140,14 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
     def _basis(self) -> torch.Tensor | None:
         rows = patch_basis.restored(self.config.basis)
         return None if rows is None else torch.from_numpy(rows)
+
+    @property
+    def prediction(self) -> Prediction:
+        """What the network predicts."""
+        if self.config.power:
+            return "remainder"
+        velocity = self.scheduler.config.prediction_type == PREDICTIONS["velocity"]
+        return "velocity" if velocity else "clean"
 
     def within(self, x: torch.Tensor) -> torch.Tensor:
         """Return the part of folded images and labels that the network can draw."""
@@ -169,41 +183,75 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         flat = pixel_shuffle(x, self.config.patch)
         return flat[:, :channels] * self.config.std + self.config.mean, flat[:, channels:]
 
-    def predict(
-        self, x: torch.Tensor, t: torch.Tensor, states: torch.Tensor, mask: torch.Tensor
-    ) -> torch.Tensor:
-        """Return what the network predicts of folded, noisy images: velocity, or the clean ones.
+    def levels(self, t: torch.Tensor) -> Levels:
+        """Return how much of image and labels is seen at the times `t` of the scheduler, (n,)."""
+        alphas = self.scheduler.alphas_cumprod.to(t.device)
+        lead, last = self.config.label_lead, len(alphas) - 1
+        if not lead:
+            return alphas[t], alphas[t]
+        of_image = (t / (1 - lead)).clamp(max=last).round().long()
+        of_labels = ((t - lead * last) / (1 - lead)).clamp(min=0).round().long()
+        return alphas[of_image], alphas[of_labels]
 
-        x: (n, c, h, w); t: int64, (n,) or scalar; states: (n, tokens, 384); mask: (n, tokens).
+    def per_channel(self, levels: Levels) -> torch.Tensor:
+        """Return the levels of every channel of folded images and labels, (n, c, 1, 1)."""
+        n_labels = self.codes.n_channels * self.config.patch**2
+        return _repeated(levels, (self.n_image_channels, n_labels))
+
+    def add_noise(self, x: torch.Tensor, noise: torch.Tensor, levels: Levels) -> torch.Tensor:
+        """Return folded images and labels, (n, c, h, w), with as much noise as the levels say."""
+        a = self.per_channel(levels).to(x)
+        return a.sqrt() * x + (1 - a).sqrt() * noise
+
+    def predict(
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        states: torch.Tensor,
+        mask: torch.Tensor,
+        levels: Levels | None = None,
+    ) -> torch.Tensor:
+        """Return the clean, folded images and labels that the network expects of noisy ones.
+
+        x: (n, c, h, w); t: int64, (n,) or scalar; states: (n, tokens, 384); mask: (n, tokens);
+        levels: of the noise, where they are not those of `t`.
         """
         weights = mask.unsqueeze(-1).to(states.dtype)
         pooled = (states * weights).sum(1) / weights.sum(1)
-        seen = x if self._basis is None else torch.einsum("nchw,kc->nkhw", x, self._basis.to(x))
-        predicted: torch.Tensor = self.unet(
-            seen, t, states, class_labels=pooled, encoder_attention_mask=mask
+        basis = None if self._basis is None else self._basis.to(x)
+        seen = x if basis is None else torch.einsum("nchw,kc->nkhw", x, basis)
+        a = _repeated(levels or self.levels(t.reshape(-1)), self._n_seen)
+        scale, kept, added = (part.to(x) for part in self._parts_of(a))
+        said = self.unet(
+            scale * seen, t, states, class_labels=pooled, encoder_attention_mask=mask
         ).sample
+        clean: torch.Tensor = kept * seen + added * said
+        return clean if basis is None else torch.einsum("nkhw,kc->nchw", clean, basis)
+
+    def _parts_of(self, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return what scales the network's input, and how input and output make the clean image.
+
+        a: levels of the channels that the network sees, (n, k, 1, 1), and so is each part.
+        """
+        one, none = torch.ones_like(a), torch.zeros_like(a)
+        if self.prediction == "clean":
+            return one, none, one
+        if self.prediction == "velocity":
+            return one, a.sqrt(), -(1 - a).sqrt()
+        powers = torch.tensor(self.config.power, dtype=a.dtype, device=a.device)
+        power, own = powers.clamp(min=_LEAST_POWER)[..., None, None, None].transpose(1, 2)
+        kept = a.sqrt() * own / (a * own + (1 - a))
+        left = (1 - kept * a.sqrt()) ** 2 * power + kept**2 * (1 - a)
+        return (a * power + (1 - a)).rsqrt(), kept, left.sqrt()
+
+    @cached_property
+    def _n_seen(self) -> tuple[int, int]:
+        """Return how many of the channels that the network sees are of the image, and of labels."""
+        n = self.n_image_channels
         if self._basis is None:
-            return predicted
-        inside = torch.einsum("nkhw,kc->nchw", predicted, self._basis.to(x))
-        if self.scheduler.config.prediction_type == PREDICTIONS["clean"]:
-            return inside
-        # Outside of the basis clean images are nought, and all that is there is noise.
-        outside = x - torch.einsum("nkhw,kc->nchw", seen, self._basis.to(x))
-        a = self.scheduler.alphas_cumprod.to(x)[t].view(-1, 1, 1, 1)
-        velocity: torch.Tensor = inside + (a / (1 - a).clamp(min=1e-4)).sqrt() * outside
-        return velocity
-
-    def predict_detail(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Return what the detail network predicts; arguments and result as of `predict`."""
-        flat = pixel_shuffle(x, self.config.patch)
-        predicted = self.detail(pixel_unshuffle(flat, self.config.detail_patch), t).sample
-        return pixel_unshuffle(
-            pixel_shuffle(predicted, self.config.detail_patch), self.config.patch
-        )
-
-    @property
-    def _n_levels(self) -> int:
-        return int(self.scheduler.config.num_train_timesteps)
+            return n, self.unet.config.in_channels - n
+        of_image = int((self._basis[:, :n] != 0).any(1).sum())
+        return of_image, len(self._basis) - of_image
 
     @torch.inference_mode()
     def __call__(
@@ -214,15 +262,13 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         guidance: float = GUIDANCE,
         guidance_interval: tuple[float, float] = GUIDANCE_INTERVAL,
         pulls: Sequence[Pull] = (),
-        label_steps: int | None = None,
     ) -> Drawn:
         """Draw one image per prompt, with its labels.
 
         noise: standard normal, (n, *noise_shape), see `seeded_noise`; steps: network steps;
         guidance: 1 is none; guidance_interval: part of the steps, 0..1, in which guidance acts;
-        pulls: one per prompt, all by the same critic and criterion, or none; label_steps: network
-        steps in which the labels are denoised once more, beside the finished image; None: as the
-        weights say.
+        pulls: one per prompt, all by the same critic and criterion, or none. The steps between are
+        those of DDIM (Song et al. 2021), without noise of their own.
         """
         states, mask = self._encode(prompts)
         empty, empty_mask = (
@@ -232,37 +278,32 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             noise.to(self.device, self.unet.dtype), self.config.patch
         )
         self.scheduler.set_timesteps(steps, device=self.device)
-        for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
+        times = self.scheduler.timesteps
+        for i, t in enumerate(self.progress_bar(times)):
             # What is pulled is always denoised after, so that it becomes a picture again.
             if pulls and i > 0:
                 x = self._pulled(x, clean, folded_noise, i, pulls)
             guided = guidance != 1 and guidance_interval[0] <= i / steps < guidance_interval[1]
-            if self.detail is not None and t < self.config.detail_below * self._n_levels:
-                predicted = self.predict_detail(x, t)
-            elif guided:
+            before = clean
+            if guided:
                 both = self.predict(
                     torch.cat([x, x]), t, torch.cat([states, empty]), torch.cat([mask, empty_mask])
                 )
                 with_text, without = both.chunk(2)
-                predicted = without + guidance * (with_text - without)
+                clean = without + guidance * (with_text - without)
             else:
-                predicted = self.predict(x, t, states, mask)
-            stepped = self.scheduler.step(predicted, t, x)
-            x, before, clean = stepped.prev_sample, clean, stepped.pred_original_sample
-        label_steps = self.config.label_steps if label_steps is None else label_steps
-        if label_steps and self.detail is not None and self.codes.kinds:
-            x, before = self._labels_again(x, folded_noise, label_steps), x
-        return self._decode(x, before)
+                clean = self.predict(x, t, states, mask)
+            if i + 1 < len(times):
+                x = self._earlier(x, clean, t, times[i + 1])
+        return self._decode(clean, before)
 
-    def _labels_again(self, drawn: torch.Tensor, noise: torch.Tensor, steps: int) -> torch.Tensor:
-        """Return finished images with labels that are denoised beside them, from noise on."""
-        image = drawn[:, : self.n_image_channels]
-        x = torch.cat([image, noise[:, self.n_image_channels :]], dim=1)
-        self.scheduler.set_timesteps(steps, device=self.device)
-        for t in self.scheduler.timesteps:
-            x = self.scheduler.step(self.predict_detail(x, t), t, x).prev_sample
-            x = torch.cat([image, x[:, self.n_image_channels :]], dim=1)
-        return x
+    def _earlier(
+        self, x: torch.Tensor, clean: torch.Tensor, t: torch.Tensor, following: torch.Tensor
+    ) -> torch.Tensor:
+        """Return noisy images of the time `t` at the following time, which has less noise."""
+        a, less = (self.per_channel(self.levels(time.reshape(1))) for time in (t, following))
+        noise = (x.float() - a.sqrt() * clean) / (1 - a).sqrt()
+        return (less.sqrt() * clean + (1 - less).sqrt() * noise).to(x.dtype)
 
     def _pulled(
         self,
@@ -282,7 +323,7 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         if pulls[0].by == "real":
             photographs = np.stack([p.photograph for p in pulls if p.photograph is not None])
             goal = self.fold(torch.from_numpy(photographs).to(x.device, x.dtype) / 255)
-            alpha = self.scheduler.alphas_cumprod[self.scheduler.timesteps[step].cpu()].to(x)
+            alpha = self.levels(self.scheduler.timesteps[step])[0].to(x)
             as_noisy = alpha.sqrt() * goal + (1 - alpha).sqrt() * noise[:, :n_image]
             share = weights * actgen_weight(step, len(self.scheduler.timesteps))
             moved = image + share.view(-1, 1, 1, 1) * (as_noisy - image)
@@ -334,21 +375,23 @@ def new_pipeline(
     codes: LabelCodes | None = None,
     prediction: Prediction = "velocity",
     basis: str = "",
+    power: Sequence[Sequence[float]] = (),
+    label_lead: float = 0.0,
 ) -> MTDMPipeline:
     """Build an untrained MTDM: one level per entry of `channels`, text attention at the lowest.
 
-    basis: as of `MTDMPipeline`. Raises SettingsError when the image cannot be folded by `patch` and
-    halved once per level.
+    basis, power, label_lead: as of `MTDMPipeline`; power is needed for the remainder. Raises
+    SettingsError when the image cannot be folded by `patch` and halved once per level.
     """
     image_channels, height, width = image_shape
     plain = len(channels) - 1
-    _check_sides(
-        "An MTDM",
-        (height, width),
-        patch,
-        len(channels),
-        "Choose another size of the target's images, or set pretrain.patch or pretrain.channels.",
-    )
+    unit = patch * 2 ** (len(channels) - 1)
+    if height % unit or width % unit:
+        raise SettingsError(
+            f"An MTDM with patch {patch} and {len(channels)} levels draws images whose sides are "
+            f"multiples of {unit} pixels, not {width}x{height}. Choose another size of the "
+            "target's images, or set pretrain.patch or pretrain.channels."
+        )
     codes = codes or LabelCodes()
     rows = patch_basis.restored(basis)
     seen = (image_channels + codes.n_channels) * patch**2 if rows is None else len(rows)
@@ -385,45 +428,17 @@ def new_pipeline(
         std,
         label_codes=stored(codes),
         basis=basis,
+        power=power,
+        label_lead=label_lead,
     )
 
 
-def new_detail(pipeline: MTDMPipeline, patch: int, channels: Sequence[int]) -> UNet2DModel:
-    """Build an untrained detail network for a pipeline: one level per entry of `channels`.
-
-    Raises SettingsError when the image cannot be folded by `patch` and halved once per level.
-    """
-    _, height, width = pipeline.image_shape
-    _check_sides(
-        "A detail network",
-        (height, width),
-        patch,
-        len(channels),
-        "Set pretrain.detail.patch or pretrain.detail.channels.",
-    )
-    folded = pipeline.noise_shape[0] * patch**2
-    return UNet2DModel(
-        sample_size=(height // patch, width // patch),
-        in_channels=folded,
-        out_channels=folded,
-        down_block_types=("DownBlock2D",) * len(channels),
-        up_block_types=("UpBlock2D",) * len(channels),
-        block_out_channels=tuple(channels),
-        layers_per_block=1,
-        norm_num_groups=16,
-        add_attention=False,
-    )
-
-
-def _check_sides(who: str, size: tuple[int, int], patch: int, n_levels: int, advice: str) -> None:
-    """Refuse an image that cannot be folded by `patch` and halved once per level."""
-    height, width = size
-    unit = patch * 2 ** (n_levels - 1)
-    if height % unit or width % unit:
-        raise SettingsError(
-            f"{who} with patch {patch} and {n_levels} levels draws images whose sides are "
-            f"multiples of {unit} pixels, not {width}x{height}. {advice}"
-        )
+def _repeated(levels: Levels, n_channels: tuple[int, int]) -> torch.Tensor:
+    """Return one level for each channel of images and of labels, (n, c, 1, 1)."""
+    columns = [
+        level.float()[:, None].expand(-1, n) for level, n in zip(levels, n_channels, strict=True)
+    ]
+    return torch.cat(columns, dim=1)[..., None, None]
 
 
 def load_pipeline(folder: Path, device: str = "cpu") -> MTDMPipeline:
@@ -447,9 +462,7 @@ def load_pipeline(folder: Path, device: str = "cpu") -> MTDMPipeline:
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     # On CPUs convolutions over channels-last images are about an eighth faster.
-    for network in (pipeline.unet, pipeline.detail):
-        if network is not None:
-            network.to(memory_format=torch.channels_last)
+    pipeline.unet.to(memory_format=torch.channels_last)
     loaded: MTDMPipeline = pipeline.to(device)
     return loaded
 
@@ -476,28 +489,20 @@ class MTDMGenerator:
         steps: int = STEPS,
         guidance: float = GUIDANCE,
         guidance_interval: tuple[float, float] = GUIDANCE_INTERVAL,
-        label_steps: int | None = None,
     ) -> None:
         self.pipeline = pipeline
         self._steps = steps
         self._guidance = guidance
         self._interval = guidance_interval
-        self._label_steps = label_steps
 
     @cached_property
     def identity(self) -> str:
         """Return a digest of weights and sampling."""
         sampling: list[Any] = [self._steps, self._guidance, self._interval]
-        detail = self.pipeline.detail
-        if detail is not None:
-            config = self.pipeline.config
-            steps = config.label_steps if self._label_steps is None else self._label_steps
-            sampling += [config.detail_below, steps]
         content = hashlib.sha256(json.dumps(sampling).encode())
-        for network in (self.pipeline.unet, detail):
-            for name, value in sorted(network.state_dict().items()) if network is not None else ():
-                content.update(name.encode())
-                content.update(value.cpu().contiguous().numpy().tobytes())
+        for name, value in sorted(self.pipeline.unet.state_dict().items()):
+            content.update(name.encode())
+            content.update(value.cpu().contiguous().numpy().tobytes())
         return f"mtdm {content.hexdigest()[:16]}"
 
     def count_tokens(self, text: str) -> int:
@@ -526,7 +531,6 @@ class MTDMGenerator:
                     guidance,
                     self._interval,
                     [r.pull for r in chosen if r.pull],
-                    self._label_steps,
                 )
             )
         return join(parts).take(np.argsort(order))
@@ -539,16 +543,12 @@ def build(
     steps: int = STEPS,
     guidance: float = GUIDANCE,
     guidance_interval: tuple[float, float] = GUIDANCE_INTERVAL,
-    label_steps: int | None = None,
 ) -> MTDMGenerator:
-    """Load the MTDM in the folder `weights`, or the bundled one for `bundled:NAME`.
-
-    label_steps: of the detail network, where there is one; None: as the weights say.
-    """
+    """Load the MTDM in the folder `weights`, or the bundled one for `bundled:NAME`."""
     pipeline = load_pipeline(weights_folder(weights), device)
     if pipeline.image_shape != tuple(image_shape):
         raise WeightsError(
             f"The MTDM {weights} draws images of shape {pipeline.image_shape}, but the target's "
             f"are {tuple(image_shape)}. Train one for this target with `shaping pretrain`."
         )
-    return MTDMGenerator(pipeline, steps, guidance, guidance_interval, label_steps)
+    return MTDMGenerator(pipeline, steps, guidance, guidance_interval)

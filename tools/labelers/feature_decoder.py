@@ -110,13 +110,19 @@ class Features:
         ]
         try:
             for step in self._timesteps:
-                t = torch.full((n,), step, dtype=torch.int64)
-                noisy = pipeline.scheduler.add_noise(clean, self._noise.expand_as(clean), t)
+                # At this time the image has the noise of the step, whatever lead labels have.
+                t = torch.full((n,), round(step * (1 - pipeline.config.label_lead)))
+                of_image, of_labels = pipeline.levels(t)
+                if pipeline.config.label_lead:
+                    of_labels = torch.zeros_like(of_image)
+                levels = (of_image, of_labels)
+                noisy = pipeline.add_noise(clean, self._noise.expand_as(clean), levels)
                 pipeline.predict(
                     noisy.to(pipeline.device, unet.dtype),
                     t.to(pipeline.device),
                     states.expand(n, -1, -1),
                     mask.expand(n, -1),
+                    levels,
                 )
         finally:
             for handle in handles:
