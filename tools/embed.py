@@ -57,28 +57,14 @@ def embed_by_mtdm(pipeline: MTDMPipeline) -> Embed:
 
     The prompt is empty and the noise the same for every image; mean and spread over the image.
     """
-    shape = pipeline.noise_shape
-    noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
-    n_labels = shape[0] - pipeline.config.image_channels
+    noise = torch.randn(1, *pipeline.noise_shape, generator=torch.Generator().manual_seed(0))
 
     def look(pixels: torch.Tensor) -> torch.Tensor:
         seen: list[torch.Tensor] = []
-        unet = pipeline.unet
-        states, mask = pipeline._encode([""])
-        n, device = len(pixels), pipeline.device
-        handle = unet.mid_block.register_forward_hook(lambda _, __, output: seen.append(output))
+        middle = pipeline.unet.mid_block
+        handle = middle.register_forward_hook(lambda _, __, output: seen.append(output))
         try:
-            labels = pixels.new_zeros(n, n_labels, *pixels.shape[2:]) if n_labels else None
-            clean = pipeline.fold(pixels, labels)
-            t = torch.full((n,), _STEP, dtype=torch.int64)
-            folded = torch.nn.functional.pixel_unshuffle(noise, pipeline.config.patch)
-            noisy = pipeline.scheduler.add_noise(clean, folded.expand(n, -1, -1, -1), t)
-            pipeline.predict(
-                noisy.to(device, unet.dtype),
-                t.to(device),
-                states.expand(n, -1, -1),
-                mask.expand(n, -1),
-            )
+            pipeline.look(pixels, noise, _STEP)
         finally:
             handle.remove()
         features = seen.pop().float()

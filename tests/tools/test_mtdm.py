@@ -207,3 +207,24 @@ def test_bundled_weights_fit_their_limit_and_draw_cells() -> None:
         for word in ("dark", "bright")
     )
     assert float(bright.mean()) - float(dark.mean()) > 30
+
+
+def test_looking_at_a_photograph_gives_it_the_noise_of_the_step(
+    joint: MTDMPipeline, tmp_path: Path
+) -> None:
+    joint.save_pretrained(tmp_path)
+    made = load_pipeline(tmp_path)
+    made.register_to_config(label_lead=0.4)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    made.unet.register_forward_pre_hook(lambda _, given: seen.append(given[:2]))
+    pixels = torch.rand(2, 3, 32, 48)
+    noise = torch.randn(1, *made.noise_shape)
+    with torch.inference_mode():
+        made.look(pixels, noise, 250)
+    x, t = seen[0]
+    assert t.tolist() == [150, 150]
+    a = made.scheduler.alphas_cumprod[250]
+    folded = torch.nn.functional.pixel_unshuffle(noise, 4)
+    expected = a.sqrt() * made.fold(pixels) + (1 - a).sqrt() * folded[:, :48]
+    assert torch.allclose(x[:, :48], expected, atol=1e-5)
+    assert torch.allclose(x[:, 48:], folded[:, 48:].expand(2, -1, -1, -1))

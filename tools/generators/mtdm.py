@@ -228,6 +228,28 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         clean: torch.Tensor = kept * seen + added * said
         return clean if basis is None else torch.einsum("nkhw,kc->nchw", clean, basis)
 
+    def look(self, pixels: torch.Tensor, noise: torch.Tensor, step: int) -> None:
+        """Let the network denoise photographs without labels, for who watches its activations.
+
+        pixels: float in 0..1, (n, c, h, w); noise: of all of them, (1, *noise_shape); step: how
+        much of it is in the image, 0 to 999. Where labels lead, theirs is all noise; otherwise they
+        are noisy averages.
+        """
+        n, n_labels = len(pixels), self.codes.n_channels
+        labels = pixels.new_zeros(n, n_labels, *pixels.shape[2:]) if n_labels else None
+        clean = self.fold(pixels, labels)
+        t = torch.full((n,), round(step * (1 - self.config.label_lead)))
+        of_image, of_labels = self.levels(t)
+        if self.config.label_lead:
+            of_labels = torch.zeros_like(of_labels)
+        levels = (of_image.to(self.device), of_labels.to(self.device))
+        folded = pixel_unshuffle(noise, self.config.patch).expand(n, -1, -1, -1)
+        noisy = self.add_noise(clean, folded, (of_image, of_labels))
+        states, mask = (part.expand(n, *part.shape[1:]) for part in self._encode([""]))
+        self.predict(
+            noisy.to(self.device, self.unet.dtype), t.to(self.device), states, mask, levels
+        )
+
     def _parts_of(self, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return what scales the network's input, and how input and output make the clean image.
 

@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
-from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import interpolate, pixel_shuffle
 
 from memory.errors import DataError, SettingsError, WeightsError
 from memory.files import write_bytes, write_json
@@ -77,10 +77,9 @@ class Features:
     def __init__(self, pipeline: MTDMPipeline, timesteps: Sequence[int]) -> None:
         self._pipeline = pipeline
         self._timesteps = tuple(timesteps)
-        shape = pipeline.noise_shape
         # The same noise for every image, so that a label does not change with the batch.
-        noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
-        self._noise = pixel_unshuffle(noise, pipeline.config.patch)
+        generator = torch.Generator().manual_seed(0)
+        self._noise = torch.randn(1, *pipeline.noise_shape, generator=generator)
 
     @property
     def n_channels(self) -> int:
@@ -98,38 +97,21 @@ class Features:
         return torch.cat(parts)
 
     def _look(self, pixels: torch.Tensor) -> torch.Tensor:
-        pipeline, unet, n = self._pipeline, self._pipeline.unet, len(pixels)
-        n_labels = pipeline.codes.n_channels
-        labels = pixels.new_zeros(n, n_labels, *pixels.shape[2:]) if n_labels else None
-        clean = pipeline.fold(pixels, labels)
-        states, mask = pipeline._encode([""])
+        pipeline = self._pipeline
         seen: list[torch.Tensor] = []
         handles = [
             block.register_forward_hook(lambda _, __, output: seen.append(output.float().cpu()))
-            for block in unet.up_blocks
+            for block in pipeline.unet.up_blocks
         ]
         try:
             for step in self._timesteps:
-                # At this time the image has the noise of the step, whatever lead labels have.
-                t = torch.full((n,), round(step * (1 - pipeline.config.label_lead)))
-                of_image, of_labels = pipeline.levels(t)
-                if pipeline.config.label_lead:
-                    of_labels = torch.zeros_like(of_image)
-                levels = (of_image, of_labels)
-                noisy = pipeline.add_noise(clean, self._noise.expand_as(clean), levels)
-                pipeline.predict(
-                    noisy.to(pipeline.device, unet.dtype),
-                    t.to(pipeline.device),
-                    states.expand(n, -1, -1),
-                    mask.expand(n, -1),
-                    levels,
-                )
+                pipeline.look(pixels, self._noise, step)
         finally:
             for handle in handles:
                 handle.remove()
-        size = clean.shape[2:]
-        maps = [interpolate(x, size, mode="bilinear", align_corners=False) for x in seen]
-        return torch.cat([*maps, clean[:, : pipeline.n_image_channels]], dim=1)
+        image = pipeline.fold(pixels)
+        maps = [interpolate(x, image.shape[2:], mode="bilinear", align_corners=False) for x in seen]
+        return torch.cat([*maps, image], dim=1)
 
 
 class Head(nn.Module):
