@@ -26,7 +26,7 @@ Predict = Callable[[torch.Tensor, torch.Tensor, Levels], torch.Tensor]
 """What a network expects of noisy, folded images, (n, c, h, w), at times (n,) and levels."""
 
 _MOST_WEIGHT = 5.0
-_MAY_CHANGE = frozenset({"steps", "save_every"})
+_MAY_CHANGE = frozenset({"steps", "save_every", "noise_kept"})
 
 
 class Run:

@@ -98,6 +98,11 @@ class PretrainSettings(Record):
         description="share of the power of patches that their principal components keep, by kind "
         "(image, segmentation, depth, normals; others keep all); None: the network sees all pixels",
     )
+    noise_kept: tuple[Share, Share] | None = Field(
+        None,
+        description="what a step of drawing keeps of the noise of image and labels; with less, the "
+        "pictures of a young MTDM are calmer, and vary less; None: all, or as the weights say",
+    )
     start: str | None = Field(None, description="weights to begin with: bundled:NAME or a folder")
     shared_captions: int | None = Field(
         None,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +143,7 @@ def test_labels_lead(joint: MTDMPipeline, tmp_path: Path) -> None:
     # What is drawn of the labels does not change any more while the image is denoised.
     shape = (1, made.unet.config.in_channels, 8, 12)
     x, clean = torch.randn(shape), torch.randn(shape)
-    later = made._earlier(x, clean, torch.tensor(300), torch.tensor(200))
+    later = made._earlier(x, clean, torch.tensor(300), torch.tensor(200), torch.ones(1))
     assert torch.allclose(later[:, 48:], x[:, 48:], atol=1e-4)
     assert not torch.allclose(later[:, :48], x[:, :48], atol=0.1)
 
@@ -228,3 +229,26 @@ def test_looking_at_a_photograph_gives_it_the_noise_of_the_step(
     expected = a.sqrt() * made.fold(pixels) + (1 - a).sqrt() * folded[:, :48]
     assert torch.allclose(x[:, :48], expected, atol=1e-5)
     assert torch.allclose(x[:, 48:], folded[:, 48:].expand(2, -1, -1, -1))
+
+
+def test_steps_that_keep_less_noise_draw_calmer_pictures(
+    joint: MTDMPipeline, tmp_path: Path
+) -> None:
+    joint.save_pretrained(tmp_path)
+    request = [ImageRequest("a street", "p", 0, 0)]
+    shape = (3, 32, 48)
+
+    def drawer(noise_kept: Sequence[float] | None) -> MTDMGenerator:
+        return build(shape, weights=str(tmp_path), steps=6, noise_kept=noise_kept)
+
+    plain, all_kept, calm = drawer(None), drawer([1, 1]), drawer([0.5, 1])
+    assert plain.identity == all_kept.identity != calm.identity
+    assert (plain.draw(request).images == all_kept.draw(request).images).all()
+    assert calm.draw(request).images.std() < plain.draw(request).images.std()
+    made = load_pipeline(tmp_path)
+    made.register_to_config(noise_kept=[0.5, 1])
+    made.save_pretrained(tmp_path / "calm")
+    as_weights_say = build(shape, weights=str(tmp_path / "calm"), steps=6)
+    assert as_weights_say.identity == calm.identity
+    with pytest.raises(SettingsError, match=r"noise_kept is \[2\]. Expected two shares"):
+        drawer([2])

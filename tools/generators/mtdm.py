@@ -38,6 +38,7 @@ from tools import patch_basis
 from tools.generators import Drawn, ImageRequest, join
 from tools.label_codes import LabelCodes, restored, stored
 from tools.pull import Pull, actgen_weight, by_gradient
+from tools.samples import Dense
 
 MAX_TOKENS = 64
 STEPS = 8
@@ -90,7 +91,8 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
     `tools.patch_basis.stored` has it, or none; power: where the network predicts the remainder, (2,
     k), the mean square of every channel that it sees, and of what the patches around do not tell of
     it; else none; label_lead: share of the noise levels, from the least, in which labels are free
-    of noise.
+    of noise; noise_kept: of image and of labels, 0..1, what a step of drawing keeps of the noise
+    that DDIM would, unless a call says otherwise: with less, pictures are calmer and vary less.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         basis: str = "",
         power: Sequence[Sequence[float]] = (),
         label_lead: float = 0.0,
+        noise_kept: Sequence[float] = (1.0, 1.0),
     ) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
@@ -121,6 +124,7 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             basis=basis,
             power=[list(row) for row in power],
             label_lead=label_lead,
+            noise_kept=list(noise_kept),
         )
         self._known: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -284,13 +288,16 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         guidance: float = GUIDANCE,
         guidance_interval: tuple[float, float] = GUIDANCE_INTERVAL,
         pulls: Sequence[Pull] = (),
+        noise_kept: Sequence[float] | None = None,
     ) -> Drawn:
         """Draw one image per prompt, with its labels.
 
         noise: standard normal, (n, *noise_shape), see `seeded_noise`; steps: network steps;
         guidance: 1 is none; guidance_interval: part of the steps, 0..1, in which guidance acts;
         pulls: one per prompt, all by the same critic and criterion, or none. The steps between are
-        those of DDIM (Song et al. 2021), without noise of their own.
+        those of DDIM (Song et al. 2021), without noise of their own. Labels that lead are read when
+        they have no noise left, and written again as clean codes, to which the image is drawn.
+        noise_kept: as of the class; None: as the weights say.
         """
         states, mask = self._encode(prompts)
         empty, empty_mask = (
@@ -301,6 +308,9 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         )
         self.scheduler.set_timesteps(steps, device=self.device)
         times = self.scheduler.timesteps
+        of_image, of_labels = self.config.noise_kept if noise_kept is None else noise_kept
+        keep = self.per_channel((torch.tensor([of_image]), torch.tensor([of_labels]))).to(x.device)
+        read: tuple[Dense, Dense] | None = None
         for i, t in enumerate(self.progress_bar(times)):
             # What is pulled is always denoised after, so that it becomes a picture again.
             if pulls and i > 0:
@@ -316,15 +326,39 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             else:
                 clean = self.predict(x, t, states, mask)
             if i + 1 < len(times):
-                x = self._earlier(x, clean, t, times[i + 1])
-        return self._decode(clean, before)
+                x = self._earlier(x, clean, t, times[i + 1], keep)
+                if read is None and self._ends_labels(times[i + 1]):
+                    read = self._read(clean, before)
+                    x = self._written(x, read[0])
+        pixels, _ = self.unfold(clean.float())
+        images = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+        if not self.codes.kinds:
+            return Drawn(images)
+        return Drawn(images, *(read or self._read(clean, before)))
+
+    def _ends_labels(self, t: torch.Tensor) -> bool:
+        """Return whether labels that lead have no noise left at a time."""
+        lead = self.config.label_lead
+        return bool(
+            self.codes.kinds and lead and t <= lead * (len(self.scheduler.alphas_cumprod) - 1)
+        )
 
     def _earlier(
-        self, x: torch.Tensor, clean: torch.Tensor, t: torch.Tensor, following: torch.Tensor
+        self,
+        x: torch.Tensor,
+        clean: torch.Tensor,
+        t: torch.Tensor,
+        following: torch.Tensor,
+        keep: torch.Tensor,
     ) -> torch.Tensor:
-        """Return noisy images of the time `t` at the following time, which has less noise."""
+        """Return noisy images of the time `t` at the following time, which has less noise.
+
+        keep: `noise_kept` of every channel, (1, c, 1, 1).
+        """
         a, less = (self.per_channel(self.levels(time.reshape(1))) for time in (t, following))
         noise = (x.float() - a.sqrt() * clean) / (1 - a).sqrt()
+        # What has not begun to be denoised keeps all of it.
+        noise *= torch.where(less > a, keep, 1.0)
         return (less.sqrt() * clean + (1 - less).sqrt() * noise).to(x.dtype)
 
     def _pulled(
@@ -366,14 +400,17 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             (gradient,) = torch.autograd.grad(value.sum(), draft)
         return gradient.to(clean.dtype)
 
-    def _decode(self, x: torch.Tensor, before: torch.Tensor) -> Drawn:
-        """Return pixels and labels; before: what was expected of `x` one step earlier."""
-        pixels, labels = self.unfold(x.float())
-        images = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-        if not self.codes.kinds:
-            return Drawn(images)
+    def _read(self, clean: torch.Tensor, before: torch.Tensor) -> tuple[Dense, Dense]:
+        """Return labels and the confidence in them; before: what was expected one step earlier."""
+        _, labels = self.unfold(clean.float())
         _, earlier = self.unfold(before.float())
-        return Drawn(images, *self.codes.decode(labels.cpu().numpy(), earlier.cpu().numpy()))
+        return self.codes.decode(labels.cpu().numpy(), earlier.cpu().numpy())
+
+    def _written(self, x: torch.Tensor, labels: Dense) -> torch.Tensor:
+        """Return folded images with labels in the place of what their channels hold."""
+        values, _ = self.codes.encode(labels, self.image_shape[1:])
+        folded = pixel_unshuffle(torch.from_numpy(values), self.config.patch)
+        return torch.cat([x[:, : self.n_image_channels], folded.to(x)], dim=1)
 
     def _encode(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode each distinct prompt once."""
@@ -511,8 +548,10 @@ class MTDMGenerator:
         steps: int = STEPS,
         guidance: float = GUIDANCE,
         guidance_interval: tuple[float, float] = GUIDANCE_INTERVAL,
+        noise_kept: Sequence[float] | None = None,
     ) -> None:
         self.pipeline = pipeline
+        self._noise_kept = tuple(pipeline.config.noise_kept if noise_kept is None else noise_kept)
         self._steps = steps
         self._guidance = guidance
         self._interval = guidance_interval
@@ -521,6 +560,8 @@ class MTDMGenerator:
     def identity(self) -> str:
         """Return a digest of weights and sampling."""
         sampling: list[Any] = [self._steps, self._guidance, self._interval]
+        if self._noise_kept != (1, 1):
+            sampling.append(self._noise_kept)
         content = hashlib.sha256(json.dumps(sampling).encode())
         for name, value in sorted(self.pipeline.unet.state_dict().items()):
             content.update(name.encode())
@@ -553,6 +594,7 @@ class MTDMGenerator:
                     guidance,
                     self._interval,
                     [r.pull for r in chosen if r.pull],
+                    self._noise_kept,
                 )
             )
         return join(parts).take(np.argsort(order))
@@ -565,12 +607,23 @@ def build(
     steps: int = STEPS,
     guidance: float = GUIDANCE,
     guidance_interval: tuple[float, float] = GUIDANCE_INTERVAL,
+    noise_kept: Sequence[float] | None = None,
 ) -> MTDMGenerator:
-    """Load the MTDM in the folder `weights`, or the bundled one for `bundled:NAME`."""
+    """Load the MTDM in the folder `weights`, or the bundled one for `bundled:NAME`.
+
+    noise_kept: see `MTDMPipeline`; None: as the weights say.
+    """
+    if noise_kept is not None and not (
+        len(noise_kept) == 2 and all(0 <= share <= 1 for share in noise_kept)
+    ):
+        raise SettingsError(
+            f"generator.options.noise_kept is {noise_kept}. Expected two shares of 0 to 1, of the "
+            "image and of its labels, e.g. [0.8, 0.9]."
+        )
     pipeline = load_pipeline(weights_folder(weights), device)
     if pipeline.image_shape != tuple(image_shape):
         raise WeightsError(
             f"The MTDM {weights} draws images of shape {pipeline.image_shape}, but the target's "
             f"are {tuple(image_shape)}. Train one for this target with `shaping pretrain`."
         )
-    return MTDMGenerator(pipeline, steps, guidance, guidance_interval)
+    return MTDMGenerator(pipeline, steps, guidance, guidance_interval, noise_kept)
