@@ -218,15 +218,27 @@ def pretrain(
         Path | None,
         typer.Option("--output", "-o", help="[default: HOME/pretrain/PRESET or .../DATA]"),
     ] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", help="With --lora-only: a text-to-image model, folder or hub id."),
+    ] = None,
+    lora_only: Annotated[
+        bool, typer.Option("--lora-only", help="Train a LoRA adapter of the model --from.")
+    ] = False,
     home: HomeOption = None,
     set_: SetOption = None,
 ) -> None:
     """Train the preset's MTDM on the generator split, or go on, and write its card.
 
-    The training has settings of its own, e.g. --set pretrain.batch_size=64.
+    The training has settings of its own, e.g. --set pretrain.batch_size=64. With --from MODEL
+    --lora-only, train a LoRA adapter of a Stable Diffusion model instead; its settings are those of
+    pretrain.lora, e.g. --set pretrain.lora.rank=16.
     """
+    if lora_only != (from_ is not None):
+        raise SettingsError("--from MODEL and --lora-only go together: say both, or neither.")
+    steps_key = "pretrain.lora.steps" if lora_only else "pretrain.steps"
     settings = resolve(
-        preset, set_, {"pretrain.steps": steps, "home": home}, target=target, needs_weights=False
+        preset, set_, {steps_key: steps, "home": home}, target=target, needs_weights=False
     )
     from rich.progress import Progress, TimeRemainingColumn
 
@@ -236,17 +248,30 @@ def pretrain(
 
     device = choose_device(settings)
     source = build_pretrain_target(settings)
-    folder = output or settings.home / "pretrain" / (source.name if target else Path(preset).stem)
+    name = source.name if target else Path(preset).stem
+    folder = output or settings.home / "pretrain" / (f"{name}-lora" if lora_only else name)
+    chosen = settings.pretrain.lora if lora_only else settings.pretrain
     say(source.notice)
     columns = ["step {task.completed:.0f} of {task.total:.0f}", "{task.fields[figures]}", "left"]
     with Progress(*columns, TimeRemainingColumn(), console=console()) as bar:
-        task = bar.add_task("pretrain", total=settings.pretrain.steps, figures="")
+        task = bar.add_task("pretrain", total=chosen.steps, figures="")
 
         def show(step: int, loss: float, seconds: float) -> None:
             figures = f"loss {loss:.4f}, {bar.tasks[0].speed or 0:.2f} steps/s"
             bar.update(task, completed=step, figures=figures)
 
-        train(source, settings.pretrain, folder, device, show)
+        if from_ is not None:
+            from tools.generators._model_options import ModelOptions, read_options
+            from tools.pretrain_lora import pretrain_lora
+
+            options = read_options(ModelOptions, {**settings.generator.options, "weights": from_})
+            adapter = pretrain_lora(source, options, settings.pretrain.lora, folder, device, show)
+        else:
+            train(source, settings.pretrain, folder, device, show)
+    if from_ is not None:
+        console().print_json((adapter / "adapter.json").read_text("utf-8"))
+        say(f"Adapter: {adapter}")
+        return
     pipeline = folder / "pipeline"
     card = write_card(pipeline, source, settings.home / "cache", settings.audit, device)
     console().print_json(json.dumps(card))

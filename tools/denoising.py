@@ -19,14 +19,14 @@ from memory.files import write_bytes, write_json
 from tools.generators.mtdm import Levels, MTDMPipeline
 from tools.label_codes import mirrored
 from tools.samples import Dense, Samples
-from tools.settings import PretrainSettings
+from tools.settings import CaptionedRun, PretrainSettings
 from tools.targets import Target
 
 Predict = Callable[[torch.Tensor, torch.Tensor, Levels], torch.Tensor]
 """What a network expects of noisy, folded images, (n, c, h, w), at times (n,) and levels."""
 
 _MOST_WEIGHT = 5.0
-_MAY_CHANGE = frozenset({"steps", "save_every", "noise_kept"})
+_MAY_CHANGE = frozenset({"steps", "save_every", "noise_kept", "lora"})
 
 
 class Run:
@@ -35,7 +35,7 @@ class Run:
     `train.safetensors` and `train.json` allow to continue it.
     """
 
-    def __init__(self, folder: Path, settings: PretrainSettings, network: torch.nn.Module) -> None:
+    def __init__(self, folder: Path, settings: CaptionedRun, network: torch.nn.Module) -> None:
         self.average = {k: v.detach().clone() for k, v in network.state_dict().items()}
         self._folder = folder
         self._settings = settings
@@ -172,13 +172,13 @@ def batch_of(
     Mirrored is (n, 2), left to right and top to bottom, as far as the target may be.
     """
     may_flip = [direction in target.flips for direction in ("horizontal", "vertical")]
-    chosen = _epoch_order(len(samples), settings, step)
+    chosen = epoch_order(len(samples), settings, step)
     flips = rng.integers(0, 2, (len(chosen), 2)).astype(bool) & may_flip
-    x, weight = folded(pipeline, *_mirrored_batch(samples, chosen, flips))
+    x, weight = folded(pipeline, *mirrored_batch(samples, chosen, flips))
     return chosen, flips, x, weight
 
 
-def _mirrored_batch(
+def mirrored_batch(
     samples: Samples, chosen: Sequence[int], flips: NDArray[np.bool_]
 ) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
     """Return images and labels; flips: (n, 2), left to right and top to bottom."""
@@ -205,14 +205,14 @@ def folded(
     return x, pixel_unshuffle(known, pipeline.config.patch)
 
 
-def _learning_rate(step: int, settings: PretrainSettings) -> float:
+def _learning_rate(step: int, settings: CaptionedRun) -> float:
     """Warm up, hold, then fall linearly to zero over the last part (cooldown)."""
     warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
     left = (settings.steps - step) / max(1.0, settings.cooldown_share * settings.steps)
     return settings.learning_rate * min(warm, left, 1.0)
 
 
-def _epoch_order(n: int, settings: PretrainSettings, step: int) -> list[int]:
+def epoch_order(n: int, settings: CaptionedRun, step: int) -> list[int]:
     """Return the image indices of a step: shuffled epochs laid end to end."""
     start = step * settings.batch_size
     positions = range(start, start + settings.batch_size)

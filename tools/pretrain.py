@@ -36,7 +36,7 @@ from tools.generators.mtdm import (
 )
 from tools.label_codes import LabelCodes
 from tools.samples import Images, Samples
-from tools.settings import PretrainSettings
+from tools.settings import CaptionedRun, PretrainSettings
 from tools.targets import Target
 
 CAPTIONS_PER_IMAGE = 6
@@ -174,7 +174,7 @@ def _one_of(texts: Sequence[str], rng: np.random.Generator) -> str:
 
 
 def captions_of(
-    samples: Samples, target: Target, settings: PretrainSettings
+    samples: Samples, target: Target, settings: CaptionedRun
 ) -> list[list[list[list[str]]]]:
     """Return captions[image][flipped horizontally][flipped vertically][variant].
 

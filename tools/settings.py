@@ -62,8 +62,8 @@ class AuditSettings(Record):
     )
 
 
-class PretrainSettings(Record):
-    """Settings of a pretraining of an MTDM; `steps` may be raised later."""
+class CaptionedRun(Record):
+    """Settings of a resumable training on images with captions; `steps` may be raised later."""
 
     steps: int = Field(3250, ge=1)
     batch_size: int = Field(32, ge=1)
@@ -71,13 +71,35 @@ class PretrainSettings(Record):
     warmup_steps: int = Field(300, ge=0)
     cooldown_share: Share = 0.2
     ema_decay: float = Field(0.999, gt=0, lt=1)
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of the network's arithmetic; auto: bfloat16 where it is faster"
-    )
     seed: int = 0
     save_every: int = Field(500, ge=1)
     text_dropout: Share = 0.1
     attribute_dropout: Share = 0.2
+    shared_captions: int | None = Field(
+        None,
+        ge=1,
+        description="wordings per combination of attributes; None: each image has its own",
+    )
+
+
+class LoraSettings(CaptionedRun):
+    """Settings of a domain LoRA, trained on a text-to-image model of others."""
+
+    steps: int = Field(1000, ge=1)
+    batch_size: int = Field(4, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    warmup_steps: int = Field(50, ge=0)
+    ema_decay: float = Field(0.99, gt=0, lt=1)
+    rank: int = Field(8, ge=1)
+    save_every: int = Field(250, ge=1)
+
+
+class PretrainSettings(CaptionedRun):
+    """Settings of a pretraining of an MTDM."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the network's arithmetic; auto: bfloat16 where it is faster"
+    )
     channels: tuple[int, ...] = (64, 128)
     patch: int = Field(4, ge=1)
     prediction: Literal["velocity", "clean", "remainder"] = Field(
@@ -104,8 +126,6 @@ class PretrainSettings(Record):
         "pictures of a young MTDM are calmer, and vary less; None: all, or as the weights say",
     )
     start: str | None = Field(None, description="weights to begin with: bundled:NAME or a folder")
-    shared_captions: int | None = Field(
-        None,
-        ge=1,
-        description="wordings per combination of attributes; None: each image has its own",
+    lora: LoraSettings = Field(
+        LoraSettings(), description="of `shaping pretrain --from MODEL --lora-only` alone"
     )

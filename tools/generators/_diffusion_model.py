@@ -201,7 +201,7 @@ def load_model(
         if options.scheduler not in suited:
             raise SettingsError(unknown("generator.options.scheduler", options.scheduler, suited))
         pipeline.scheduler = suited[options.scheduler].from_config(pipeline.scheduler.config)
-    size = _size(pipeline, options.size) if like is None else _size_like(pipeline, options, like)
+    size = _size(pipeline, options.size) if like is None else size_like(pipeline, options, like)
     adapters = Adapters(pipeline, options.adapters)
     _place(pipeline, options, device)
     return DiffusionModel(pipeline, adapters, folder_sha256(folder), options, size)
@@ -301,7 +301,7 @@ def _size(
     return height, width
 
 
-def _size_like(
+def size_like(
     pipeline: DiffusionPipeline, options: ModelOptions, like: tuple[int, int]
 ) -> tuple[int, int]:
     """Return height and width of the aspect ratio of `like`: as set, or about the model's own.

@@ -37,11 +37,8 @@ class Adapters:
                 f"Two of generator.options.adapters are named {twice!r}, so no prompt could tell "
                 "them apart. Rename a file or a folder."
             )
-        if files and importlib.util.find_spec("peft") is None:
-            raise SettingsError(
-                "LoRA adapters need the package peft: pip install 'feedback-shaping[lora]', or "
-                "leave generator.options.adapters out."
-            )
+        if files:
+            require_peft()
         self.weights = dict(zip(names, given.values(), strict=True))
         self.sha256 = {name: files_sha256([file]) for name, file in zip(names, files, strict=True)}
         # Names within the pipeline; those of files may hold what a module's may not.
@@ -70,6 +67,15 @@ class Adapters:
                 f"{', '.join(sorted(self.weights)) or 'none'}."
             )
         return {**self.weights, **weights}
+
+
+def require_peft() -> None:
+    """Raise SettingsError where the package peft is not installed."""
+    if importlib.util.find_spec("peft") is None:
+        raise SettingsError(
+            "LoRA adapters need the package peft: pip install 'feedback-shaping[lora]', or leave "
+            "generator.options.adapters out."
+        )
 
 
 def _add(pipeline: DiffusionPipeline, file: Path, name: str) -> None:
