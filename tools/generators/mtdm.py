@@ -107,9 +107,10 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         trained_on: str = "",
         label_codes: Mapping[str, Any] | None = None,
         basis: str = "",
-        power: Sequence[Sequence[float]] = (),
+        # Unions, since diffusers warns of other types that it cannot look into.
+        power: Sequence[Sequence[float]] | None = None,
         label_lead: float = 0.0,
-        noise_kept: Sequence[float] = (1.0, 1.0),
+        noise_kept: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
@@ -122,9 +123,9 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             trained_on=trained_on,
             label_codes=dict(label_codes or {}),
             basis=basis,
-            power=[list(row) for row in power],
+            power=[list(row) for row in power or ()],
             label_lead=label_lead,
-            noise_kept=list(noise_kept),
+            noise_kept=list(noise_kept or (1.0, 1.0)),
         )
         self._known: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
