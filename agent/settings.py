@@ -29,6 +29,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValu
 
 from memory.errors import SettingsError, unknown
 from memory.records import PullText, Record, Share, digest
+from memory.yaml_text import parse_yaml
 from tools.settings import AuditSettings, PretrainSettings, SelectionSettings, TrainSettings
 
 ENV_PREFIX = "SHAPING_"
@@ -322,7 +323,7 @@ def _read_preset(preset: str) -> tuple[dict[str, Any], str]:
 
 def _parse(text: str, origin: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return parse_yaml(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""

@@ -203,3 +203,10 @@ def test_differences() -> None:
     new = load_settings("solar", ["session.seed=1", "target.options.a=x"])
     assert differences(old, old) == []
     assert differences(old, new) == ["session.seed: 0 -> 1", "target.options.a: None -> 'x'"]
+
+
+def test_a_setting_that_a_preset_gives_twice_is_refused(tmp_path: Path) -> None:
+    preset = tmp_path / "twice.yaml"
+    preset.write_text("pretrain: {steps: 5}\nbrain: policy:count\npretrain: {patch: 2}\n")
+    with pytest.raises(SettingsError, match=r"twice.yaml.*line 3.*'pretrain' is given twice"):
+        load_settings(str(preset), (), {})

@@ -23,6 +23,7 @@ from pydantic import Field, ValidationError
 
 from memory.errors import SettingsError, WeightsError, unknown
 from memory.records import Record
+from memory.yaml_text import parse_yaml
 from tools.generators import Generator
 from tools.samples import VOID, Dense, Images
 from tools.tasks import _dense
@@ -190,7 +191,7 @@ def _read_mapping(mapping: str | dict[str, str]) -> Mapping[str, str]:
     if not isinstance(mapping, str):
         return mapping
     try:
-        found = yaml.safe_load(Path(mapping).expanduser().read_text("utf-8"))
+        found = parse_yaml(Path(mapping).expanduser().read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsError(f"The mapping {mapping} cannot be read: {error}.") from error
     if not isinstance(found, dict):

@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from memory.errors import DataError
+from memory.yaml_text import parse_yaml
 from prompts.own_words import plain, value_of
 from tools.targets._deal import WORDS
 from tools.targets._photos import Item, Photos, cached, options_of, read_photos
@@ -282,7 +283,7 @@ def read_classes(path: Path) -> dict[int, str]:
             if path.suffix == ".txt"
             else json.loads(text)
             if path.suffix == ".json"
-            else yaml.safe_load(text)
+            else parse_yaml(text)
         )
         return named(values)
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:

@@ -17,6 +17,7 @@ import numpy as np
 import yaml
 
 from memory.errors import DataError, unknown
+from memory.yaml_text import parse_yaml
 from prompts.own_words import plain, value_of
 from tools.targets._deal import WORDS
 from tools.targets._photos import Item, Photos, cached, options_of, read_photos
@@ -91,7 +92,7 @@ def build(
 def _read_columns(columns: Columns | str | None) -> Columns:
     if isinstance(columns, str):
         try:
-            columns = yaml.safe_load(Path(columns).expanduser().read_text("utf-8"))
+            columns = parse_yaml(Path(columns).expanduser().read_text("utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise DataError(f"The columns cannot be read from {columns}: {error}.") from error
     if columns is not None and not isinstance(columns, Mapping):
