@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,11 @@ from torch.nn.functional import pixel_unshuffle
 
 from memory.errors import SettingsError
 from memory.files import write_bytes, write_json
-from tools.generators.mtdm import Levels, MTDMPipeline
+from tools.generators.mtdm import MTDMPipeline
 from tools.label_codes import mirrored
 from tools.samples import Dense, Samples
 from tools.settings import CaptionedRun, PretrainSettings
 from tools.targets import Target
-
-Predict = Callable[[torch.Tensor, torch.Tensor, Levels], torch.Tensor]
-"""What a network expects of noisy, folded images, (n, c, h, w), at times (n,) and levels."""
 
 _MOST_WEIGHT = 5.0
 _MAY_CHANGE = frozenset({"steps", "save_every", "noise_kept", "lora"})
@@ -117,15 +114,17 @@ class Run:
 
 def denoising_loss(
     pipeline: MTDMPipeline,
-    predict: Predict,
     x: torch.Tensor,
     weight: torch.Tensor,
+    states: torch.Tensor,
+    mask: torch.Tensor,
     settings: PretrainSettings,
     step: int,
 ) -> torch.Tensor:
     """Return the loss of a network on images and labels with noise.
 
-    x, weight: folded, see `folded`. The noise is a function of (seed, step). Labels of some images
+    x, weight: folded, see `folded`; states, mask: of the prompts, as of `MTDMPipeline.predict`. The
+    noise is a function of (seed, step). Labels of some images
     may be noise alone (`label_dropout`), so that one network knows the joint distribution and that
     of images (UniDiffuser, Bao et al. 2023).
     """
@@ -141,7 +140,7 @@ def denoising_loss(
     noisy = pipeline.add_noise(x, noise, levels)
     kind = x.device.type
     with torch.autocast(kind, torch.bfloat16, enabled=_in_bfloat16(settings.precision, kind)):
-        found = predict(noisy, t, levels).float()
+        found = pipeline.predict(noisy, t, states, mask, levels).float()
     error = pipeline.within(found - x) ** 2
     # As the loss of the velocity has it, otherwise without the greatest (Hang et al. 2023).
     most = math.inf if pipeline.prediction == "velocity" else _MOST_WEIGHT

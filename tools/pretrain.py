@@ -27,7 +27,6 @@ from tools.denoising import Run, batch_of, denoising_loss, folded
 from tools.generators import Drawn
 from tools.generators.mtdm import (
     MAX_TOKENS,
-    Levels,
     MTDMPipeline,
     load_pipeline,
     new_pipeline,
@@ -87,18 +86,8 @@ def pretrain(
             else _one_of(captions[i][int(h)][int(v)], rng)
             for i, (h, v) in zip(chosen, flips, strict=True)
         ]
-        states, mask = (part.to(device) for part in texts(words))
-
-        def predict(
-            noisy: torch.Tensor,
-            t: torch.Tensor,
-            levels: Levels,
-            states: torch.Tensor = states,
-            mask: torch.Tensor = mask,
-        ) -> torch.Tensor:
-            return pipeline.predict(noisy, t, states, mask, levels)
-
-        loss = denoising_loss(pipeline, predict, x.to(device), weight.to(device), settings, step)
+        x, weight, states, mask = (part.to(device) for part in (x, weight, *texts(words)))
+        loss = denoising_loss(pipeline, x, weight, states, mask, settings, step)
         run.update(step, loss)
         done = step + 1
         progress(done, loss.item(), time.monotonic() - started)

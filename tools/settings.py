@@ -107,8 +107,11 @@ class PretrainSettings(CaptionedRun):
         description="of the network; remainder, of what a linear denoiser expects, learns fastest "
         "where there are colours or labels",
     )
-    label_lead: Share = Field(
-        0.0, description="share of the noise levels in which labels are free of noise already"
+    label_lead: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the noise levels in which labels are free of noise already",
     )
     label_dropout: Share = Field(
         0.0,

@@ -14,7 +14,14 @@ from safetensors.torch import load_file
 from memory.errors import SettingsError
 from prompts.vocabulary import load_vocabulary
 from tools.denoising import denoising_loss, folded
-from tools.generators.mtdm import PREDICTIONS, Prediction, load_pipeline
+from tools.generators.mtdm import (
+    PREDICTIONS,
+    Levels,
+    MTDMPipeline,
+    Prediction,
+    encode_prompts,
+    load_pipeline,
+)
 from tools.pretrain import captions_of, pretrain, sample_prompts
 from tools.samples import Samples
 from tools.settings import PretrainSettings
@@ -154,6 +161,24 @@ def test_pretraining_goes_on_from_other_weights(tmp_path: Path) -> None:
         pretrain(other, again, tmp_path / "third")
 
 
+class Watched(MTDMPipeline):
+    """An MTDM that keeps the levels it was asked at."""
+
+    seen: list[Levels]
+
+    def predict(
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        states: torch.Tensor,
+        mask: torch.Tensor,
+        levels: Levels | None = None,
+    ) -> torch.Tensor:
+        assert levels is not None
+        self.seen = [*getattr(self, "seen", []), levels]
+        return super().predict(x, t, states, mask, levels)
+
+
 def test_labels_that_lead_and_are_dropped_are_learnt(tmp_path: Path) -> None:
     settings = QUICK.model_copy(
         update={"prediction": "remainder", "label_lead": 0.4, "label_dropout": 0.5}
@@ -162,20 +187,14 @@ def test_labels_that_lead_and_are_dropped_are_learnt(tmp_path: Path) -> None:
     assert pipeline.config.label_lead == 0.4
     assert pipeline.prediction == "remainder"
     assert len(pipeline.config.power[0]) == pipeline.unet.config.in_channels
-    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def predict(
-        noisy: torch.Tensor, t: torch.Tensor, levels: tuple[torch.Tensor, torch.Tensor]
-    ) -> torch.Tensor:
-        seen.append(levels)
-        return noisy
-
+    watched: Watched = Watched.from_pretrained(tmp_path / "pipeline", dtype=torch.float32)
     target = StreetTarget()
-    x, weight = folded(pipeline, target.split("").images, target.split("").labels)
+    x, weight = folded(watched, target.split("").images, target.split("").labels)
+    states, mask = (part.expand(len(x), *part.shape[1:]) for part in encode_prompts([""]))
     for step in range(20):
-        loss = denoising_loss(pipeline, predict, x, weight, settings, step)
+        loss = denoising_loss(watched, x, weight, states, mask, settings, step)
         assert torch.isfinite(loss)
-    of_image, of_labels = (torch.cat(part) for part in zip(*seen, strict=True))
+    of_image, of_labels = (torch.cat(part) for part in zip(*watched.seen, strict=True))
     dropped = (of_labels == 0) & (of_image > 0)
     assert 0.3 < dropped[of_image > 0].float().mean() < 0.7
     assert (of_labels[of_labels > 0] >= of_image[of_labels > 0]).all()

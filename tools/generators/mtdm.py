@@ -10,8 +10,8 @@ the time embedding. A cosine schedule rescaled to zero terminal SNR with trailin
 The network predicts the velocity (Salimans and Ho 2022), the clean image, or what a linear denoiser
 leaves of it: where there is less noise than a patch has of its own, its noisy value is the better
 part of the answer, and the network adds the rest, scaled to unit variance (the preconditioning of
-Karras et al. 2022, for each channel apart). The velocity holds all
-of the noise, so it needs more channels at the first level than the folded image has.
+Karras et al. 2022, for each channel apart). The velocity holds all of the noise, so it needs more
+channels at the first level than the folded image has.
 
 Labels may lead: they are free of noise earlier than the image (`label_lead`), so that one run
 decides the labels first and draws the image to them.
@@ -146,6 +146,11 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         rows = patch_basis.restored(self.config.basis)
         return None if rows is None else torch.from_numpy(rows)
 
+    @cached_property
+    def _powers(self) -> torch.Tensor:
+        """Return `power` so that its rows are laid over levels, (2, 1, k, 1, 1)."""
+        return torch.tensor(self.config.power).clamp(min=_LEAST_POWER)[:, None, :, None, None]
+
     @property
     def prediction(self) -> Prediction:
         """What the network predicts."""
@@ -265,8 +270,7 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             return one, none, one
         if self.prediction == "velocity":
             return one, a.sqrt(), -(1 - a).sqrt()
-        powers = torch.tensor(self.config.power, dtype=a.dtype, device=a.device)
-        power, own = powers.clamp(min=_LEAST_POWER)[..., None, None, None].transpose(1, 2)
+        power, own = self._powers.to(a)
         kept = a.sqrt() * own / (a * own + (1 - a))
         left = (1 - kept * a.sqrt()) ** 2 * power + kept**2 * (1 - a)
         return (a * power + (1 - a)).rsqrt(), kept, left.sqrt()
