@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from agent.session import folder_of, stored_settings
 from agent.settings import Settings, overrides
+from agent.steering import effects, ever_wished, wishes
 from agent.strips import strips_of
 from agent.workbench import build_target
 from eval.colours import (
@@ -18,10 +20,10 @@ from eval.colours import (
     side_by_side,
 )
 from eval.decisions import decisions
-from eval.report import ReportData, build_report_html
+from eval.report import ReportData, WishRow, build_report_html
 from memory.errors import DataError
 from memory.files import write_bytes
-from memory.journal import read_events, rounds
+from memory.journal import Event, read_events, rounds
 from memory.records import Round
 from tools import tasks
 from tools.dataset import encode_png, read_shards
@@ -58,12 +60,34 @@ def write_report(home: Path, name: str) -> Path:
         failure_montages=_failure_montages(folder, past),
         legend=legend_of(kinds, target.pixel_classes),
         decisions=decisions(settings.brain, events),
+        wishes=_wish_rows(events, past),
         events=[e for e in events if e["kind"] in HAPPENINGS],
         reproduce=[_command(settings, home, name)],
     )
     path = folder / "report.html"
     write_bytes(path, build_report_html(data).encode())
     return path
+
+
+def _wish_rows(events: Sequence[Event], past: Sequence[Round]) -> list[WishRow]:
+    """Return what people wished with what became of it."""
+    wished = ever_wished(events)
+    held = {wish.id for wish in wishes(events)}
+    known = {effect.wish.id: effect for effect in effects(wished, events, past)}
+    rows = []
+    for wish in wished:
+        row = WishRow(wish.say(), wish.since, wish.id not in held)
+        if wish.id in known:
+            of = known[wish.id]
+            row = replace(
+                row,
+                before=of.before,
+                after=of.after,
+                score_before=of.score_before,
+                score_after=of.score_after,
+            )
+        rows.append(row)
+    return rows
 
 
 def _command(settings: Settings, home: Path, name: str) -> str:

@@ -148,6 +148,11 @@ def wishes(events: Iterable[Event]) -> list[Wish]:
     return list(found.values())
 
 
+def ever_wished(events: Iterable[Event]) -> list[Wish]:
+    """Return all wishes, those that were taken back too, the oldest first."""
+    return [Wish.model_validate(event["wish"]) for event in events if event["kind"] == "wish"]
+
+
 def additions(events: Iterable[Event]) -> list[Addition]:
     """Return the additions that no plan has taken up yet."""
     found: dict[str, Addition] = {}
@@ -208,7 +213,7 @@ def add(
     prompts = [addition.prompt for addition in extra]
     left = max(0, n_images - sum(p.count for p in prompts))
     total = sum(p.count for p in draft.prompts)
-    others = _scaled(draft.prompts, min(left, total))
+    others = scaled(draft.prompts, min(left, total))
     return draft.model_copy(update={"prompts": (*others, *prompts)})
 
 
@@ -412,7 +417,7 @@ def _shift(
         ]
     if n <= 0 or not pool:
         return prompts
-    left = _scaled(givers, sum(p.count for p in givers) - n)
+    left = scaled(givers, sum(p.count for p in givers) - n)
     taken = _difference(givers, left)
     return [*takers, *left, *_draw(pool, taken, images_per_prompt, vocabulary, rng, wish.say())]
 
@@ -423,7 +428,7 @@ def _target_share(wish: Wish, now: float) -> float:
     return max(now, _FOCUS) if wish.kind == "focus" else now / wish.strength
 
 
-def _scaled(prompts: Sequence[PromptDraft], total: int) -> list[PromptDraft]:
+def scaled(prompts: Sequence[PromptDraft], total: int) -> list[PromptDraft]:
     """Return the prompts with counts in the same proportions that add up to `total`."""
     if not prompts:
         return []

@@ -54,14 +54,33 @@ _HAPPENINGS = (
 
 
 @dataclass(frozen=True)
+class WishRow:
+    """What a person wished, and what became of it.
+
+    said: in words; since: the first round it holds for; forgotten: whether it was taken back.
+    before, after: the share of images that it is about, 0..1, in the first plan before steering and
+    in the last plan; None where no measured round followed. Scores are those of its slice before
+    its first round and after the last one.
+    """
+
+    said: str
+    since: int
+    forgotten: bool
+    before: float | None = None
+    after: float | None = None
+    score_before: Estimate | None = None
+    score_after: Estimate | None = None
+
+
+@dataclass(frozen=True)
 class ReportData:
     """All that the report shows. The same data give the same bytes.
 
     rounds: in order; parts that are None are shown as missing. sealed: reports on the test
     split. Montages are PNG files' bytes by prompt id and by failure id; legend: a PNG that says
     what the colours of their labels mean. events: journal events worth telling (faults, pauses,
-    fallbacks, resumes, warnings, the end). decisions: of the brain, by round. reproduce: command
-    lines, in order.
+    fallbacks, resumes, warnings, the end). decisions: of the brain, by round. wishes: of the people
+    who steered, oldest first. reproduce: command lines, in order.
     """
 
     session: str
@@ -74,6 +93,7 @@ class ReportData:
     legend: bytes | None = None
     events: Sequence[Mapping[str, Any]] = ()
     decisions: Sequence[Decisions] = ()
+    wishes: Sequence[WishRow] = ()
     reproduce: Sequence[str] = ()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -162,6 +163,11 @@ def test_story_of_a_session(make_settings: MakeSettings) -> None:
         assert "All 1 rounds are done" in here.say("/continue")
         assert "% of images" in here.say("/status")
         assert "Report: " in here.say("/report")
+        page = (folder / "report.html").read_text("utf-8")
+        told = re.sub(r"<[^>]+>|\s+", " ", page[page.index('id="wishes"') :])
+        assert re.search(r"more of wafer=poly \(x2\) +1 +\d+% +\d+%", told)
+        assert re.search(r"no bright ones|avoid brightness=bright", told)
+        assert told.count("(taken back)") == 1
     journal = folder / "journal.jsonl"
     assert [e["verdict"] for e in read_events(journal, undone=True) if e["kind"] == "approval"] == [
         "reject",

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from eval.report import ReportData, build_report_html
+from eval.report import ReportData, WishRow, build_report_html
 from eval.report.charts import (
     Dumbbell,
     Layer,
@@ -171,6 +171,7 @@ def test_text_of_every_origin_is_escaped() -> None:
             settings={evil: {evil: evil}},
             notice=evil,
             events=[{"kind": evil, evil: evil}],
+            wishes=[WishRow(evil, since=2, forgotten=True)],
             reproduce=[evil],
         )
     )
