@@ -170,9 +170,13 @@ def spend(
             score.attributes, count, observation, palette, vocabulary, rng, why
         )
     favourite, n_favourite = max(zip(slices, counts, strict=True), key=lambda pair: pair[1])
-    kept = f", {n_floor} are spread evenly" if n_floor else ""
+    said = [f"{n_favourite} images go to '{favourite.key}'"]
+    if n_others := sum(counts) - n_favourite:
+        said.append(f"{n_others} to other slices")
+    if n_floor:
+        said.append(f"{n_floor} are spread evenly")
     return PlanDraft(
         prompts=tuple(prompts),
         hypothesis=Hypothesis(slice=favourite.key, expected_change=_LEAST_CHANGE),
-        why=f"{n_favourite} images go to '{favourite.key}'{kept}.",
+        why=f"{', '.join(said)}.",
     )
