@@ -108,7 +108,7 @@ class Pool:
         """Return the images of every prompt and count them in `taken`, by cell."""
         wanted = []
         for prompt in prompts:
-            cell = digest([prompt.class_name, prompt.attributes])
+            cell = cell_of(prompt)
             wanted.append((prompt, cell, range(taken[cell], taken[cell] + prompt.count)))
             taken[cell] += prompt.count
         self._draw({(cell, i // self._size): p for p, cell, numbers in wanted for i in numbers})
@@ -190,6 +190,11 @@ class Pool:
     @staticmethod
     def _name(cell: str, number: int) -> str:
         return f"{cell}-{number:03d}"
+
+
+def cell_of(prompt: PromptSpec) -> str:
+    """Return the name of a prompt's cell: what class and attributes it asks for."""
+    return digest([prompt.class_name, prompt.attributes])
 
 
 def broken_cells(

@@ -12,6 +12,7 @@ from agent.commands.common import HomeOption, SetOption, console, resolve, say, 
 from memory.errors import SettingsError
 
 if TYPE_CHECKING:
+    from agent.pooled import Scored
     from agent.verify import Finding
 
 app = typer.Typer()
@@ -42,6 +43,14 @@ def replay(
         typer.Option(help="What would this one have planned? E.g. policy:uniform, openai:MODEL."),
     ] = None,
     from_: Annotated[int, typer.Option("--from", min=1, help="With --brain: first round.")] = 1,
+    scores: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMPARISON",
+            help="With --brain: train on images that this comparison has drawn; what would both "
+            "plans have scored?",
+        ),
+    ] = None,
     home: HomeOption = None,
 ) -> None:
     """Walk through a recorded session, check it, or ask another brain; nothing is drawn.
@@ -55,6 +64,8 @@ def replay(
     with opened(base, name) as folder:
         if rerun and not verify:
             raise SettingsError("--rerun belongs to --verify; add it.")
+        if scores and not brain:
+            raise SettingsError("--scores belongs to --brain; add it.")
         if verify:
             same = _verify(folder)
             if rerun:
@@ -67,7 +78,9 @@ def replay(
                 raise typer.Exit(1)
             return
         if brain:
-            _ask_instead(folder, brain, from_)
+            if scores and name and name.endswith(".zip"):
+                raise SettingsError("--scores needs the images of a session; a bundle has none.")
+            _ask_instead(folder, base, brain, from_, scores)
             return
         recording = open_recording(folder)
         screen = console()
@@ -77,23 +90,28 @@ def replay(
             walk(recording, screen, lambda: _read("> "))
 
 
-def _ask_instead(folder: Path, brain: str, start: int) -> None:
+def _ask_instead(folder: Path, home: Path, brain: str, start: int, scores: str | None) -> None:
     from agent.counterfactual import counterfactual
+    from agent.pooled import Pools
+    from agent.session import stored_settings
     from eval.report.text import number, signed
-    from memory.journal import read_events
+    from memory.journal import read_events, rounds
 
+    events = read_events(folder / "journal.jsonl", undone=True)
+    settings = stored_settings(home, folder.name).model_copy(update={"home": home})
+    pools = Pools(home, scores, folder, settings) if scores else None
+    past = rounds(read_events(folder / "journal.jsonl"))
     rows = []
     found = []
-    for decision in counterfactual(
-        read_events(folder / "journal.jsonl", undone=True), brain, start
-    ):
+    for decision in counterfactual(events, brain, start):
         same = decision.agreement
         hypotheses = [
             "none" if h is None else f"{h.slice} {signed(h.expected_change)}"
             for h in (p.hypothesis if p else None for p in (decision.recorded, decision.plan))
         ]
-        if same is None:
-            rows.append([decision.round, f"no legal plan: {decision.problem[:200]}", "", "", ""])
+        if same is None or decision.plan is None:
+            problem = f"no legal plan: {decision.problem[:200]}"
+            rows.append([decision.round, problem, *[""] * (4 if pools else 3)])
             continue
         found.append(same)
         distances = sorted(same.attributes.items(), key=lambda item: -item[1])
@@ -106,7 +124,11 @@ def _ask_instead(folder: Path, brain: str, start: int) -> None:
                 " / ".join(hypotheses),
             ]
         )
-    say_table(["round", "same images", "total variation", "prompts x images", "hypotheses"], rows)
+        if pools:
+            plans = (decision.recorded, decision.plan)
+            rows[-1].append(" / ".join(_score(pools.score(plan, past)) for plan in plans))
+    heads = ["round", "same images", "total variation", "prompts x images", "hypotheses"]
+    say_table([*heads, "score"] if pools else heads, rows)
     if found:
         mean = sum(same.overlap for same in found) / len(found)
         settled = [same.same_slice for same in found if same.same_slice is not None]
@@ -115,6 +137,18 @@ def _ask_instead(folder: Path, brain: str, start: int) -> None:
             f"legal plan: on average {mean:.2f} of the images are the same"
             + (f", {sum(settled)} of {len(settled)} hypotheses name one slice." if settled else ".")
         )
+    if pools:
+        say(
+            "Scores are on feedback photographs: a model trained on the session's earlier rounds "
+            "and on images of the comparison for either plan, recorded / asked instead."
+        )
+
+
+def _score(scored: Scored) -> str:
+    if scored.score is None:
+        return f"only {scored.held:.0%} drawn"
+    estimate = scored.score
+    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
 
 
 def _read(prompt: str) -> str:
