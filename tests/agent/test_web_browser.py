@@ -148,13 +148,21 @@ class Page:
         return {url.split("/")[2] for url in urls if url.startswith("http")}
 
 
+@contextmanager
+def opened(folder: Path) -> Iterator[Page]:
+    """Open a browser with a profile of its own in `folder`."""
+    shots = Path(os.environ.get("WEB_SCREENSHOTS", folder / "screenshots"))
+    page = Page(folder / "profile", shots)
+    try:
+        yield page
+    finally:
+        page.driver.quit()
+
+
 @pytest.fixture
 def page(tmp_path: Path) -> Iterator[Page]:
-    chromium()
-    shots = Path(os.environ.get("WEB_SCREENSHOTS", tmp_path / "screenshots"))
-    opened = Page(tmp_path / "profile", shots)
-    yield opened
-    opened.driver.quit()
+    with opened(tmp_path) as page:
+        yield page
 
 
 @pytest.mark.slow
@@ -247,3 +255,35 @@ def wait_for_pictures(page: Page, css: str) -> None:
     while not page.driver.execute_script(script, css):
         assert time.monotonic() < deadline, css
         time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_two_viewers_share_one_session(make_settings: MakeSettings, tmp_path: Path) -> None:
+    settings = make_settings("session.name=shared", "session.rounds=2", *SMALL)
+    with served(settings) as address, opened(tmp_path / "a") as one, opened(tmp_path / "b") as two:
+        for page in (one, two):
+            page.driver.get(address)
+        one.press("#controls button", "Start")
+        for page in (one, two):
+            page.until("#plan [data-key='1 count']")
+        one.fill("[data-key='1 count']", "7", "\t")
+        two.until("#plan [data-turn='1']")
+        assert two.find("[data-key='1 count']")[0].get_attribute("value") == "7"
+
+        two.fill("#line textarea", "more dark poly cells")
+        for page in (one, two):
+            page.until("#chat", "Understood: more of")
+        # Both press at once: the plan is approved once, and nobody is told of a failure.
+        two.press("[data-key='/approve']")
+        one.driver.execute_script("document.querySelector(\"[data-key='/approve']\")?.click()")
+        for page in (one, two):
+            page.until("#plan h2", "Plan of round 2")
+        two.press("[data-key='/approve']")
+        for page in (one, two):
+            page.until("#head .badge", "finished")
+            assert "Traceback" not in page.text("body")
+    journal = folder_of(settings.home, "shared") / "journal.jsonl"
+    events = read_events(journal)
+    assert [e["verdict"] for e in events if e["kind"] == "approval"] == ["approve", "approve"]
+    assert [e["plan"]["round"] for e in events if e["kind"] == "plan"] == [1, 2]
+    assert next(e["plan"] for e in events if e["kind"] == "plan")["prompts"][0]["count"] == 7
