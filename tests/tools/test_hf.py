@@ -99,3 +99,35 @@ def test_what_cannot_be_loaded_is_explained(tmp_path: Path) -> None:
     # The tests are offline, see tests/conftest.py.
     with pytest.raises(DataError, match="only one that is in its cache"):
         targets.build("hf", tmp_path, path="nobody/nothing")
+
+
+def test_columns_and_splits_that_are_not_read_are_noted(tmp_path: Path, labelled: Any) -> None:
+    parts = {"train": labelled.select(range(24)), "unsupervised": labelled.select(range(24, 36))}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    notice = build(tmp_path / "saved", tmp_path, columns={"label": "kind"}).notice
+    assert 'columns={attributes: [COLUMN, ...]} (1): "light"' in notice
+    assert (
+        'splits of unknown names, whose rows are dealt to all splits (12): "unsupervised"' in notice
+    )
+
+
+def test_rows_without_a_picture_and_words_like_json_are_no_end(
+    tmp_path: Path, labelled: Any
+) -> None:
+    def change(row: dict[str, Any], place: int) -> dict[str, Any]:
+        return {**row, "img": None if place == 3 else row["img"], "light": f"{{{row['light']}"}
+
+    data = labelled.map(change, with_indices=True, features=labelled.features)
+    data.save_to_disk(tmp_path / "saved")
+    target = build(tmp_path / "saved", tmp_path, columns={"label": "kind", "attributes": ["light"]})
+    assert target.vocabulary.attributes["light"].keys() == {"day", "night"}
+    assert 'photographs that are missing, left out (1): "row/000003"' in target.notice
+
+
+def test_paths_of_pictures_as_text_are_refused(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds")
+    files = sorted(str(file) for file in root.rglob("*.png"))
+    rows = {"image": files, "label": [Path(file).parent.name for file in files]}
+    datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / "all.parquet"))
+    with pytest.raises(DataError, match=r"column 'image' holds text.*cast_column"):
+        build(tmp_path / "all.parquet", tmp_path)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memory.errors import SettingsError, unknown
 from prompts.vocabulary import Vocabulary
 from tools.plugins import load
 from tools.samples import Samples
@@ -63,6 +65,16 @@ def label_names(target: Target, task: Task) -> Sequence[str]:
 
 
 def build(name: str, cache_dir: Path, **options: object) -> Target:
-    """Build the target `name`, or the one at the dotted path `package.module:build`."""
-    target: Target = load("tools.targets", name)(cache_dir=cache_dir, **options)
+    """Build the target `name`, or the one at the dotted path `package.module:build`.
+
+    Raises SettingsError for an option that the target does not have.
+    """
+    make = load("tools.targets", name)
+    known = signature(make).parameters
+    if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in known.values()):
+        for option in options:
+            if option not in known:
+                what = unknown("option", option, known.keys() - {"cache_dir"})
+                raise SettingsError(f"{what} They are options of the target {name!r}.")
+    target: Target = make(cache_dir=cache_dir, **options)
     return target

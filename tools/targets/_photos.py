@@ -31,8 +31,9 @@ CLASS_SIZE = (64, 64)
 LONGEST_SIDE = 96
 LEAST_IMAGES = 20
 LEAST_OF_CLASS = 8
+FEW_OF_CLASS = 5
 
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 _MULTIPLE = 8
 _MOST_IDS = 64
 _MOST_VALUES = 20
@@ -41,6 +42,7 @@ _FEW_NUMBERS = 8
 _MOST_PRESENCES = 4
 _LEAST_PRESENCE = 0.1
 _PRESENCE = ("none", "some", "much")
+_BLANKS = ("na", "n/a", "nan", "null", "-", "?")
 _VOID_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")
 
 
@@ -132,16 +134,25 @@ def options_of(
 ) -> Options:
     """Check options as a user gives them; raises DataError that names the wrong one."""
     if task is not None and task not in TASKS:
-        raise DataError(unknown("task", task, TASKS))
+        raise DataError(unknown("task", str(task), TASKS))
+    flips = [flips] if isinstance(flips, str) else flips
     for name in flips:
         if name not in ("horizontal", "vertical"):
-            raise DataError(unknown("flip", name, ("horizontal", "vertical")))
-    if not depth_scale > 0:
-        raise DataError(f"depth_scale must be above 0, it is {depth_scale}.")
+            raise DataError(unknown("flip", str(name), ("horizontal", "vertical")))
+    if not isinstance(depth_scale, int | float) or not depth_scale > 0:
+        raise DataError(f"depth_scale must be above 0, it is {depth_scale!r}.")
+    numbers = [void] if isinstance(void, int) else void
+    if isinstance(numbers, str) or not all(isinstance(number, int) for number in numbers):
+        raise DataError(
+            f"void must be an id of pixels in the masks, or a list as [255, 0], it is {void!r}. "
+            "A class is void by its name, too: call it void in classes.txt."
+        )
+    if not isinstance(seed, int) or seed < 0:
+        raise DataError(f"seed must be a whole number from 0 on, it is {seed!r}.")
     return Options(
         task=task,
         size=None if size is None else _size(size),
-        void=(void,) if isinstance(void, int) else tuple(void),
+        void=tuple(numbers),
         depth_scale=depth_scale,
         flips=tuple(flips),
         seed=seed,
@@ -198,6 +209,7 @@ def read_photos(
     loaded = _load(kept, size, task, options, found)
     pixel_names, lookup = _pixel_classes(loaded, options, found)
     loaded = _without_contradictions(loaded, found)
+    _note_copies(loaded, found)
     _check_numbers(loaded, task, found)
     found.stop(data)
 
@@ -214,6 +226,8 @@ def read_photos(
     strata = [entry.item.class_name or "scene" for entry in loaded]
     check_splits(splits, strata, found)
     found.stop(data)
+    if task == "classification":
+        _note_rare(strata, splits, found)
 
     class_names = sorted(set(strata)) if task == "classification" else ["scene"]
     arrays = _arrays(loaded, size, lookup)
@@ -310,6 +324,10 @@ def _load(
             return None, [("note", f"photographs {problem}, left out")], (0, 0)
         if pictures.is_deep(picture):
             said.append(("note", "photographs of 16 bits, read as 8 (divided by 256)"))
+        if pictures.is_see_through(picture):
+            said.append(("note", "photographs with transparent parts, read as if they had none"))
+        if pictures.n_frames(picture) > 1:
+            said.append(("note", "files of several pictures, of which the first is read"))
         if not item.labels:
             picture = pictures.upright(picture)
         labels: dict[str, NDArray[Any]] = {}
@@ -380,6 +398,11 @@ def _pixel_classes(
         names = options.pixel_names or {0: "class 0", 1: "class 1"}
         return [plain(names.get(i, f"class {i}")) for i in (0, 1)], {0: 0} | lookup_255
     if options.pixel_names is None:
+        for number in sorted(present & void):
+            found.note(
+                f"pixels of the id {number} in masks count as of unknown class; if it is one, name "
+                "it in classes.txt and say void=[]"
+            )
         if len(present - void) > _MOST_IDS:
             found.fault(
                 f"{len(present - void)} different values in the masks are too many for classes (at "
@@ -393,11 +416,12 @@ def _pixel_classes(
     foreign = present - void - set(wanted)
     if foreign:
         listed = ", ".join(str(i) for i in sorted(foreign)[:10])
+        titles = ", ".join(f"{i} {title}" for i, title in list(wanted.items())[:10])
         for entry in loaded:
             if entry.ids & foreign:
                 found.fault(
-                    f"masks with ids out of range, {listed}: name them among the classes, or "
-                    "give them as void=ID",
+                    f"masks with ids out of range, {listed}: name them among the classes "
+                    f"({titles}), or give them as void=ID",
                     entry.item.name,
                 )
     lookup = {number: place for place, number in enumerate(wanted)}
@@ -443,13 +467,38 @@ def _note_missing(
                 found.note(f"classes that no pixel of the split {split} has", title)
 
 
+def _note_rare(strata: Sequence[str], splits: Sequence[str], found: Problems) -> None:
+    """Note the classes of which there are too few photographs to say how a model does on them."""
+    counts = Counter(zip(splits, strata, strict=True))
+    for name in sorted(set(strata)):
+        feedback, test = counts["feedback", name], counts["test", name]
+        if min(feedback, test) < FEW_OF_CLASS:
+            found.note(
+                f"classes of fewer than {FEW_OF_CLASS} photographs in feedback or test, on which "
+                "figures say little: a slice has feedback.n_min at least",
+                f"{name}, feedback {feedback}, test {test}",
+            )
+
+
+def _note_copies(loaded: Sequence[_Loaded], found: Problems) -> None:
+    """Note all but the first of photographs that are equal in every pixel."""
+    seen: set[str] = set()
+    for entry in loaded:
+        if entry.marks[0] in seen:
+            found.note("exact copies of another photograph, kept in one split", entry.item.name)
+        seen.add(entry.marks[0])
+
+
 def _check_numbers(loaded: Sequence[_Loaded], task: str, found: Problems) -> None:
     if len(loaded) < LEAST_IMAGES:
         found.fault(
             f"{len(loaded)} usable photographs are too few; four splits need at least "
             f"{LEAST_IMAGES} in all"
         )
-    if task != "classification":
+    if task != "classification" or not loaded:
+        return
+    if any(entry.item.class_name is None for entry in loaded):
+        found.fault("the task classification needs a folder for each class; leave it out, or sort")
         return
     counts = Counter(entry.item.class_name or "" for entry in loaded)
     for name, n in sorted(counts.items()):
@@ -460,7 +509,11 @@ def _check_numbers(loaded: Sequence[_Loaded], task: str, found: Problems) -> Non
                 f"{name}, {n}",
             )
     if len(counts) < 2:
-        found.fault(f"{len(counts)} class is no choice; two at least are needed")
+        found.fault(
+            "one class is no choice: add photographs of what is not of it, in a folder of their "
+            "own",
+            next(iter(counts)),
+        )
 
 
 def _arrays(
@@ -499,7 +552,7 @@ def _said_attributes(
     columns = dict.fromkeys(column for entry in loaded for column in entry.item.attributes)
     for column in columns:
         key = key_of(column)
-        said = [entry.item.attributes.get(column, "").strip() for entry in loaded]
+        said = [_known(entry.item.attributes.get(column, "")) for entry in loaded]
         if not key or key == "class" or key in values:
             found.note("columns left out, since their name cannot be used", column)
             continue
@@ -519,6 +572,12 @@ def _said_attributes(
         else:
             words = [value_of(text) for text in said]
             different = sorted(set(words) - {""})
+            if different and all(
+                word in ("", value_of(entry.item.class_name or ""))
+                for word, entry in zip(words, loaded, strict=True)
+            ):
+                found.note("columns left out, since they repeat the class", column)
+                continue
             if not 1 < len(different) <= _MOST_VALUES:
                 found.note(
                     f"columns left out, since an attribute has 2 to {_MOST_VALUES} values",
@@ -530,6 +589,11 @@ def _said_attributes(
             if word:
                 known_of[key] = word
     return values
+
+
+def _known(text: str) -> str:
+    """Return what a cell says, "" where it says that nothing is known."""
+    return "" if text.strip().lower() in _BLANKS else text.strip()
 
 
 def _numbers(said: Sequence[str]) -> list[float | None] | None:
@@ -616,5 +680,5 @@ def _notice(
         f"{'colour' if channels == 3 else 'gray'}; {dealt}."
     )
     if found.notes:
-        text += f" Noted: {'; '.join(found.said())}. All names: {notes}"
+        text += "\n- ".join([f" Noted (all names are in {notes}):", *found.said()])
     return text

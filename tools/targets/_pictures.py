@@ -50,6 +50,18 @@ def is_deep(picture: Image.Image) -> bool:
     return picture.mode in _SIXTEEN_BITS
 
 
+def is_see_through(picture: Image.Image) -> bool:
+    """Tell whether a picture has parts that are not wholly opaque."""
+    if "A" in picture.getbands():
+        return picture.getchannel("A").getextrema()[0] != 255
+    return "transparency" in picture.info
+
+
+def n_frames(picture: Image.Image) -> int:
+    """Return how many pictures a file holds, more than one as of an animation or many pages."""
+    return getattr(picture, "n_frames", 1)
+
+
 def photograph(picture: Image.Image) -> Image.Image:
     """Return a picture as gray (L) or RGB; 16 bits become 8, transparency is dropped.
 
@@ -152,6 +164,8 @@ def header_size(source: Source) -> tuple[int, int]:
     """Return (width, height) without decoding the pixels; raises Unusable."""
     source = _fetch(source)
     if isinstance(source, np.ndarray):
+        if source.ndim not in (2, 3):
+            raise Unusable(f"of shape {source.shape} (expected height, width, channels)")
         return source.shape[1], source.shape[0]
     try:
         with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as picture:

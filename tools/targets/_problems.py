@@ -43,6 +43,8 @@ class Problems:
         """Return all notes with all names, one a line."""
         return "".join(
             f"{what} ({len(names)}):\n" + "".join(f"  {name}\n" for name in sorted(names))
+            if names
+            else f"{what}\n"
             for what, names in self.notes.items()
         )
 

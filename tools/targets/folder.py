@@ -13,6 +13,8 @@ import csv
 import hashlib
 import io
 import json
+import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,9 +31,25 @@ from tools.targets._photos import Item, Photos, cached, options_of, read_photos
 from tools.targets._pictures import SUFFIXES
 from tools.targets._problems import Problems
 
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _KINDS = {"masks": "segmentation", "depth": "depth", "normals": "normals"}
+_FOLDERS = "masks/, depth/ or normals/"
 _TABLE = "attributes.csv"
 _CLASS_FILES = ("classes.txt", "classes.json", "classes.yaml", "classes.yml", "data.yaml")
+_TABLE_SUFFIXES = (".csv", ".tsv", ".xls", ".xlsx", ".txt", ".json", ".yaml", ".yml", ".xml")
+_DOCUMENTS = ("readme", "license", "licence", "notice")
+_UNREAD_FORMATS = (
+    ".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw", ".raw", ".svg",
+)  # fmt: skip
+# Names under which other programs keep images and their labels side by side.
+_IMAGE_FOLDERS = (
+    "images", "image", "imgs", "img", "photos", "photo", "pictures", "rgb", "jpegimages", "frames",
+)  # fmt: skip
+_LABEL_FOLDERS = (
+    "masks", "mask", "labels", "label", "annotations", "annotation", "annot", "segmentation",
+    "segmentations", "segmentationclass", "seg", "gt", "groundtruth", "ground_truth", "depth",
+    "depths", "depth_maps", "normals", "normal",
+)  # fmt: skip
 _LAYOUTS = (
     "Expected PATH/CLASS/*.png (a folder for each class), or PATH/images/ with PATH/masks/, "
     "PATH/depth/ or PATH/normals/; see docs/own-data.md."
@@ -58,7 +76,8 @@ def build(
         raise DataError("The target folder needs to know where: --target folder:PATH.")
     root = Path(path).expanduser().resolve()
     if not root.is_dir():
-        raise DataError(f"There is no folder {root}. {_LAYOUTS}")
+        what = "; it is a file" if root.exists() else ""
+        raise DataError(f"There is no folder {root}{what}. {_LAYOUTS}")
     options = options_of(task, size, void, depth_scale, flips, seed)
     name = name or own_name(root)
     files = sorted(file for file in root.rglob("*") if file.is_file() and not _hidden(file, root))
@@ -87,6 +106,11 @@ def _hidden(file: Path, root: Path) -> bool:
     return any(part.startswith((".", "__")) for part in file.relative_to(root).parts)
 
 
+def _is_folder(path: Path) -> bool:
+    """Tell whether a path is a folder of the user's, none that a system or program has left."""
+    return path.is_dir() and not path.name.startswith((".", "__"))
+
+
 @dataclass(frozen=True)
 class _Row:
     """What the table says of one photograph."""
@@ -100,10 +124,17 @@ def _scan(
     root: Path, files: Sequence[Path], found: Problems
 ) -> tuple[list[Item], Mapping[int, str] | None]:
     """List the photographs of either layout with all that is said of them."""
-    folders = {child.name for child in root.iterdir() if child.is_dir() and child.name[0] != "."}
+    folders = {child.name for child in root.iterdir() if _is_folder(child)}
     parts: list[tuple[str | None, Path]] = [(None, root)]
     if folders and all(name.lower() in WORDS for name in folders):
         parts = [(WORDS[name.lower()], root / name) for name in sorted(folders)]
+    elif len(splits := sorted(name for name in folders if name.lower() in WORDS)) > 1:
+        others = sorted(folders - set(splits))
+        raise DataError(
+            f"Of the folders in {root}, {', '.join(splits)} are named like splits and "
+            f"{', '.join(others)} {'is' if len(others) == 1 else 'are'} not. Known splits are "
+            f"{', '.join(WORDS)}: rename the others, or take them out."
+        )
     layouts = [(part / "images").is_dir() for _, part in parts]
     if any(layouts) and not all(layouts):
         raise DataError(
@@ -112,15 +143,62 @@ def _scan(
     items: list[Item] = []
     for split, part in parts:
         own = [file for file in files if file.is_relative_to(part)]
+        if not layouts[0]:
+            _check_class_folders(part)
         scan = _scan_images if layouts[0] else _scan_classes
         items += scan(root, part, split, own, found)
+        _note_tables(root, part, own, layouts[0], found)
     if not items:
         found.stop(str(root))
-        raise DataError(f"No pictures were found in {root}. {_LAYOUTS}")
+        also = "".join(f"\n- (also) {line}" for line in found.said())
+        raise DataError(f"No pictures of a class or with labels are in {root}. {_LAYOUTS}{also}")
+    if layouts[0] and not any(item.labels for item in items):
+        found.stop(str(root))
     table = root / _TABLE
     if table.is_file():
         items = _with_table(items, _read_table(table, found), found)
     return items, _class_file(root) if layouts[0] else None
+
+
+def _check_class_folders(part: Path) -> None:
+    """Refuse folders that hold something else than a class each, as far as their names tell."""
+    folders = {f.name.lower(): f for f in part.iterdir() if _is_folder(f)}
+    images = [folders[name].name for name in _IMAGE_FOLDERS if name in folders]
+    labels = [folders[name].name for name in _LABEL_FOLDERS if name in folders]
+    if images and labels:
+        raise DataError(
+            f"{part} looks like images and their labels of pixels, in {images[0]}/ and "
+            f"{', '.join(labels)}/, but they are looked for in images/ with masks/, depth/ or "
+            "normals/. Rename these folders so. If they are classes, give them other names."
+        )
+    if len(folders) == 1:
+        (only,) = folders.values()
+        inside = sorted(f.name for f in only.iterdir() if _is_folder(f))
+        if len(inside) > 1:
+            raise DataError(
+                f"{part} holds one folder, {only.name}/, with the folders {', '.join(inside[:5])}"
+                f"{', ...' if len(inside) > 5 else ''}. If these are the classes or splits, give "
+                f"--target 'folder:{only}'."
+            )
+
+
+def _note_tables(
+    root: Path, part: Path, files: Sequence[Path], with_images: bool, found: Problems
+) -> None:
+    """Note tables and lists beside the folders of a part that lie where nothing reads them."""
+    read = {root / _TABLE} | ({root / name for name in _CLASS_FILES} if with_images else set())
+    names = "names of ids in masks from PATH/classes.txt" if with_images else "classes from folders"
+    for file in files:
+        if (
+            file.parent in (root, part)
+            and file not in read
+            and file.suffix.lower() in _TABLE_SUFFIXES
+            and not file.stem.lower().startswith(_DOCUMENTS)
+        ):
+            found.note(
+                f"files that are not read (attributes come from PATH/{_TABLE}, {names})",
+                str(file.relative_to(root)),
+            )
 
 
 def _scan_classes(
@@ -128,15 +206,15 @@ def _scan_classes(
 ) -> Iterator[Item]:
     words: dict[str, str] = {}
     by_class: dict[str, list[Path]] = {
-        child.name: []
-        for child in sorted(part.iterdir())
-        if child.is_dir() and not child.name.startswith((".", "__"))
+        child.name: [] for child in sorted(part.iterdir()) if _is_folder(child)
     }
     for file in files:
         inside = file.relative_to(part).parts
         name = str(file.relative_to(root))
         if len(inside) > 1 and _is_picture(file, name, found):
             by_class[inside[0]].append(file)
+            if len(inside) > 2:
+                found.note("pictures in folders within a class folder, which belong to it", name)
         elif len(inside) == 1 and file.suffix.lower() in SUFFIXES:
             found.note("pictures in no class folder, left out", name)
     for folder, own in by_class.items():
@@ -164,6 +242,8 @@ def _scan_images(
     for file in files:
         folder, *inside = file.relative_to(part).parts
         if not inside:
+            if file.suffix.lower() in SUFFIXES:
+                found.note("pictures outside of images/, left out", file.name)
             continue
         stem = str(Path(*inside).with_suffix(""))
         name = str(file.relative_to(root))
@@ -171,7 +251,17 @@ def _scan_images(
             images[stem].append(file)
         elif folder in _KINDS and (file.suffix == ".npy" or _is_picture(file, name, found)):
             labels[_KINDS[folder]][stem].append(file)
+        elif folder not in ("images", *_KINDS):
+            found.note(f"files in {folder}/, which is not images/, {_FOLDERS}, left out", name)
     for kind, own in labels.items():
+        if own and images and not own.keys() & images.keys():
+            label, image = min(own.values())[0], min(images.values())[0]
+            found.fault(
+                f"files of {kind} are named unlike every image, e.g. {label.name!r} and "
+                f"{image.name!r}: give an image and its labels one name, but for the ending",
+                str(label.relative_to(root)),
+            )
+            continue
         for stem, sources in own.items():
             if stem not in images:
                 found.note(
@@ -181,7 +271,11 @@ def _scan_images(
             if len(sources) > 1:
                 found.fault(f"images with two {kind} files: keep one", stem)
     if not any(labels.values()):
-        found.fault(f"{part.name}/images has no labels of pixels beside it. {_LAYOUTS}")
+        beside = sorted(f.name for f in part.iterdir() if _is_folder(f))
+        found.fault(
+            f"{part.name}/images has no labels of pixels beside it, in {_FOLDERS} (there is: "
+            f"{', '.join(f'{name}/' for name in beside)}): rename their folder so. {_LAYOUTS}"
+        )
     for stem, sources in images.items():
         if len(sources) > 1:
             found.fault("images of equal names but for the ending: rename one", stem)
@@ -198,7 +292,10 @@ def _scan_images(
 def _is_picture(file: Path, name: str, found: Problems) -> bool:
     if file.suffix.lower() in SUFFIXES:
         return True
-    found.note("files that are no pictures, left out", name)
+    if file.suffix.lower() in _UNREAD_FORMATS:
+        found.note("pictures in formats that are not read, left out: save as JPEG or PNG", name)
+    else:
+        found.note("files that are no pictures, left out", name)
     return False
 
 
@@ -215,6 +312,8 @@ def _read_table(path: Path, found: Problems) -> dict[str, _Row]:
     if len(lines) < 2 or len(lines[0]) < 2:
         raise DataError(f"{path} holds no table: expected a line of column names, then lines.")
     head = [name.strip() for name in lines[0]]
+    for column in sorted({name for name in head if head.count(name) > 1}):
+        found.fault(f"columns that {_TABLE} has twice: keep one", column)
     rows: dict[str, _Row] = {}
     for number, line in enumerate(lines[1:], 2):
         if len(line) != len(head):
@@ -229,22 +328,36 @@ def _read_table(path: Path, found: Problems) -> dict[str, _Row]:
         group = cells.pop(special.get("group", ""), "").strip()
         if word and word not in WORDS:
             found.fault(f"unknown splits (known: {', '.join(WORDS)})", word)
-        name = line[0].strip().replace("\\", "/")
+        name = _composed(line[0].strip().replace("\\", "/").removeprefix("./"))
         if name in rows:
             found.fault(f"files that {_TABLE} names twice: keep one line", name)
+        if delimiter == ";":
+            cells = {column: _with_point(text) for column, text in cells.items()}
         rows[name] = _Row(WORDS.get(word), group or None, cells)
     return rows
+
+
+def _composed(name: str) -> str:
+    """Return a file name as NFC, so that those of two file systems are equal."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _with_point(text: str) -> str:
+    """Return a number with a decimal comma as one with a point, any other text as it is."""
+    return text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text.strip()) else text
 
 
 def _with_table(items: Sequence[Item], rows: Mapping[str, _Row], found: Problems) -> list[Item]:
     """Join photographs and table by path, by file name or by name without ending."""
     known: dict[str, list[int]] = defaultdict(list)
     for index, item in enumerate(items):
-        path = Path(item.name)
-        for name in {item.name, path.name, path.stem, str(Path(*path.parts[1:]))}:
+        path = Path(_composed(item.name))
+        inner = Path(*path.parts[1:])
+        paths = {path, inner, Path(path.name)} - {Path()}
+        for name in {str(p) for p in paths} | {str(p.with_suffix("")) for p in paths}:
             known[name].append(index)
     joined = list(items)
-    used: set[int] = set()
+    used: dict[int, str] = {}
     for name, row in rows.items():
         places = known.get(name, [])
         if not places:
@@ -253,7 +366,10 @@ def _with_table(items: Sequence[Item], rows: Mapping[str, _Row], found: Problems
             found.fault(f"names in {_TABLE} that fit several pictures: write FOLDER/NAME", name)
         else:
             place = places[0]
-            used.add(place)
+            if used.setdefault(place, name) != name:
+                found.fault(
+                    f"pictures that two lines of {_TABLE} name: keep one", items[place].name
+                )
             joined[place] = replace(
                 items[place],
                 split=row.split or items[place].split,
@@ -261,7 +377,11 @@ def _with_table(items: Sequence[Item], rows: Mapping[str, _Row], found: Problems
                 attributes=row.attributes,
             )
     if not used:
-        found.fault(f"no line of {_TABLE} fits a picture; its first column must hold file names")
+        found.fault(
+            f"no line of {_TABLE} fits a picture; its first column must hold file names, such as "
+            f"{items[0].name!r}",
+            next(iter(rows), None),
+        )
     for place, item in enumerate(items):
         if used and place not in used:
             found.note(f"pictures that {_TABLE} does not name", item.name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib import util
 from pathlib import Path
@@ -21,7 +22,7 @@ from memory.yaml_text import parse_yaml
 from prompts.own_words import plain, value_of
 from tools.targets._deal import WORDS
 from tools.targets._photos import Item, Photos, cached, options_of, read_photos
-from tools.targets._pictures import Content, Source
+from tools.targets._pictures import Content, Source, Unusable
 from tools.targets._problems import Problems
 from tools.targets.folder import named, own_name
 
@@ -148,6 +149,12 @@ def _items(word: str, part: Any, wanted: Columns, found: Problems) -> Iterator[I
     image = columns["image"] or _first_picture(features)
     if image is None:
         raise DataError(f"No column holds pictures; there are: {', '.join(features)}.")
+    if getattr(features[image], "dtype", None) in ("string", "large_string"):
+        raise DataError(
+            f"The column {image!r} holds text, no pictures. If these are paths, save the data set "
+            f"again after cast_column({image!r}, datasets.Image()); or name another column by "
+            "--set 'target.options.columns={image: COLUMN}'."
+        )
     label = columns["label"]
     if label and isinstance(features[label], datasets.Image):
         columns["segmentation"], label = columns["segmentation"] or label, None
@@ -166,6 +173,8 @@ def _items(word: str, part: Any, wanted: Columns, found: Problems) -> Iterator[I
     for column in said:
         if column not in features:
             raise DataError(unknown("column", str(column), features))
+    used = {image, *pixels.values(), columns["split"], columns["group"], *said}
+    _note_unused([c for c in features if c not in (used if pixels else used | {label})], found)
     for row, values in enumerate(_rows(plain_part, len(part))):
         name = f"{word or 'row'}/{row:06d}"
         class_name = None
@@ -179,6 +188,8 @@ def _items(word: str, part: Any, wanted: Columns, found: Problems) -> Iterator[I
             if part[row][column] is not None:
                 labels[kind] = partial(_picture, part, row, column)
         split = str(values.get(columns["split"] or "", "") or word).lower()
+        if split and split not in WORDS:
+            found.note("splits of unknown names, whose rows are dealt to all splits", split)
         group = values.get(columns["group"] or "")
         yield Item(
             name,
@@ -189,6 +200,14 @@ def _items(word: str, part: Any, wanted: Columns, found: Problems) -> Iterator[I
             _attributes(values, said, features),
             labels,
         )
+
+
+def _note_unused(columns: Sequence[str], found: Problems) -> None:
+    """Note columns that nothing reads, once for all parts of a data set."""
+    what = "columns that are not read; to use them: columns={attributes: [COLUMN, ...]}"
+    for column in columns:
+        if column not in found.notes.get(what, ()):
+            found.note(what, column)
 
 
 def _rows(part: Any, n: int) -> Iterator[Mapping[str, Any]]:
@@ -238,7 +257,8 @@ def _attributes(
     for column in said:
         value = values[column]
         if isinstance(value, str) and value.startswith("{"):
-            value = json.loads(value)
+            with suppress(ValueError):  # words that only begin like JSON
+                value = json.loads(value)
         if isinstance(value, Mapping):
             result |= {str(k): str(v) for k, v in value.items() if v is not None}
         elif value is not None:
@@ -251,6 +271,10 @@ def _picture(part: Any, row: int, column: str) -> Content:
     """Fetch one cell: the file of a picture, its bytes, or an array."""
     value = part[row][column]
     if isinstance(value, Mapping):
-        content: Content = value["bytes"] or Path(value["path"])
-        return content
+        content: Content | None = value["bytes"] or (value["path"] and Path(value["path"]))
+        value = content or None
+    if value is None:
+        raise Unusable("that are missing")
+    if isinstance(value, bytes | Path):
+        return value
     return np.asarray(value)

@@ -1,0 +1,284 @@
+"""What people get wrong in folders of their own: each is named, with what to do, or noted."""
+
+from __future__ import annotations
+
+import shutil
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from memory.errors import DataError, SettingsError
+from tests.tools.own_data import CLASSES, class_folders, save_mask, scenes
+from tools import targets
+from tools.targets import SPLITS, Target
+
+
+def build(root: Path, **options: Any) -> Target:
+    return targets.build("folder", root.parent / "cache", path=str(root), **options)
+
+
+def known_of(target: Target) -> dict[str, Mapping[str, str]]:
+    """Return the attributes of every photograph by its name."""
+    return {
+        name: attributes
+        for split in SPLITS
+        for name, attributes in zip(
+            target.split(split).ids, target.split(split).attributes, strict=True
+        )
+    }
+
+
+# Folders.
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"), [("Images", "Masks"), ("img", "mask"), ("JPEGImages", "SegmentationClass")]
+)
+def test_images_and_masks_under_other_names_are_no_classes(
+    tmp_path: Path, images: str, masks: str
+) -> None:
+    root = scenes(tmp_path / "scenes")
+    shutil.rmtree(root / "depth")
+    (root / "images").rename(root / "moved")
+    (root / "moved").rename(root / images)
+    (root / "masks").rename(root / "moved")
+    (root / "moved").rename(root / masks)
+    with pytest.raises(DataError, match=f"in {images}/ and {masks}/.*Rename these folders"):
+        build(root)
+
+
+def test_classes_may_be_called_mask_or_normal(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "faces")
+    for old, new in zip(CLASSES, ("mask", "no mask", "normal"), strict=True):
+        (root / old).rename(root / new)
+    assert build(root).class_names == ["mask", "no mask", "normal"]
+
+
+def test_a_folder_of_labels_under_another_name_is_named(tmp_path: Path) -> None:
+    root = scenes(tmp_path / "scenes")
+    (root / "masks").rename(root / "labels")
+    shutil.rmtree(root / "depth")
+    with pytest.raises(
+        DataError, match=r"no labels of pixels beside it.*there is: images/, labels/"
+    ) as e:
+        build(root)
+    assert "class" not in str(e.value).replace("PATH/CLASS", "").replace("for each class", "")
+
+
+def test_masks_named_unlike_their_images_stop_the_reading(tmp_path: Path) -> None:
+    root = scenes(tmp_path / "scenes")
+    for mask in sorted((root / "masks").iterdir()):
+        mask.rename(mask.with_stem(f"{mask.stem}_mask"))
+    with pytest.raises(
+        DataError, match=r"named unlike every image, e\.g\. '00_mask\.png' and '00\.png'"
+    ):
+        build(root)
+
+
+def test_files_in_folders_that_are_not_read_are_noted(tmp_path: Path) -> None:
+    root = scenes(tmp_path / "scenes")
+    shutil.copytree(root / "masks", root / "instances")
+    shutil.copy(root / "images" / "00.png", root / "overview.png")
+    (root / "metadata.csv").write_text("file,weather\n00.png,rain\n", "utf-8")
+    (root / "README.txt").write_text("hello", "utf-8")
+    notice = build(root).notice
+    assert (
+        "files in instances/, which is not images/, masks/, depth/ or normals/, left out (24)"
+        in notice
+    )
+    assert 'pictures outside of images/, left out (1): "overview.png"' in notice
+    assert (
+        'PATH/attributes.csv, names of ids in masks from PATH/classes.txt) (1): "metadata.csv"'
+        in notice
+    )
+
+
+def test_a_folder_around_the_classes_is_not_a_class(tmp_path: Path) -> None:
+    class_folders(tmp_path / "photos" / "data")
+    with pytest.raises(DataError, match=r"holds one folder, data/, with the folders Red Kite") as e:
+        build(tmp_path / "photos")
+    assert f"--target 'folder:{tmp_path / 'photos' / 'data'}'" in str(e.value)
+
+
+def test_pictures_in_no_class_folder_are_counted_when_there_are_no_others(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds")
+    with pytest.raises(DataError, match=r"in no class folder, left out \(12\)"):
+        build(root / CLASSES[0])
+
+
+def test_folders_within_a_class_belong_to_it(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds")
+    (root / CLASSES[0] / "day 2").mkdir()
+    shutil.move(root / CLASSES[0] / "img 0-00.jpg", root / CLASSES[0] / "day 2")
+    target = build(root)
+    assert len(target.class_names) == 3
+    assert "which belong to it (1)" in target.notice
+
+
+def test_a_split_of_an_unknown_name_is_no_class(tmp_path: Path) -> None:
+    for name in ("train", "test", "holdout", "__MACOSX"):
+        class_folders(tmp_path / "birds" / name)
+    with pytest.raises(DataError, match=r"test, train are named like splits and holdout is not"):
+        build(tmp_path / "birds")
+
+
+def test_one_class_and_copies_are_named(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds", n=24)
+    for name in CLASSES[1:]:
+        shutil.rmtree(root / name)
+    with pytest.raises(DataError, match=r'one class is no choice.*\(1\): "Red Kite"'):
+        build(root)
+    for i in range(24):
+        shutil.copy(root / CLASSES[0] / "img 0-00.jpg", root / CLASSES[0] / f"copy {i}.jpg")
+    with pytest.raises(DataError, match=r"exact copies of another photograph.* \(24\)"):
+        build(root)
+
+
+def test_a_rare_class_is_told_with_its_numbers(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds", n=30)
+    for file in sorted((root / CLASSES[1]).iterdir())[9:]:
+        file.unlink()
+    notice = build(root).notice
+    assert "classes of fewer than 5 photographs in feedback or test" in notice
+    assert '(1): "Élan vital, feedback 2, test 2"' in notice
+
+
+# Pictures.
+
+
+def test_what_a_picture_loses_is_noted(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds")
+    folder = root / CLASSES[0]
+    picture = Image.open(folder / "img 0-01.png").convert("RGBA")
+    picture.save(folder / "opaque.png")
+    picture.putalpha(100)
+    picture.save(folder / "see-through.png")
+    frames = [Image.effect_noise((40, 40), 50 + i) for i in range(3)]
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    (folder / "phone.HEIC").write_bytes(b"x")
+    notice = build(root).notice
+    assert (
+        'with transparent parts, read as if they had none (1): "Red Kite/see-through.png"' in notice
+    )
+    assert 'of which the first is read (1): "Red Kite/moving.gif"' in notice
+    assert (
+        'in formats that are not read, left out: save as JPEG or PNG (1): "Red Kite/phone.HEIC"'
+        in notice
+    )
+
+
+def test_the_names_of_ids_are_told_where_one_is_out_of_range(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"ids out of range, 2: .*\(0 sky, 1 road\), or give"):
+        build(scenes(tmp_path / "scenes", names="sky\nroad\n"))
+
+
+def test_ids_that_count_as_unknown_are_noted(tmp_path: Path) -> None:
+    root = scenes(tmp_path / "scenes", names="")
+    for file in (root / "masks").iterdir():
+        mask = np.asarray(Image.open(file)).copy()
+        mask[mask == 2] = 255
+        save_mask(file, np.where(mask == 1, 127, mask).astype(np.uint8))
+    # 0, 127 and 255: a person may have meant three classes.
+    target = build(root)
+    assert target.pixel_classes == ["class 0", "class 127"]
+    assert "pixels of the id 255 in masks count as of unknown class" in target.notice
+    assert build(root, void=[]).pixel_classes == ["class 0", "class 127", "class 255"]
+
+
+# The table.
+
+
+def table(root: Path, text: str, encoding: str = "utf-8") -> Path:
+    (root / "attributes.csv").write_text(text, encoding)
+    return root
+
+
+NAMES = [f"img 0-{i:02d}.{'png' if i % 2 else 'jpg'}" for i in range(12)]
+
+
+def test_a_table_of_a_spreadsheet_in_german(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds")
+    lines = [f"{name};{i},5;{'Öl' if i % 3 else 'NaN'}" for i, name in enumerate(NAMES)]
+    target = build(
+        table(root, "\n".join(["Datei;Höhe in m;Stoff", *lines, "img 1-00.jpg;;Gas"]), "utf-8-sig")
+    )
+    assert list(target.vocabulary.attributes["höhe_in_m"]) == ["low", "medium", "high"]
+    known = known_of(target)
+    assert known["Red Kite/img 0-00.jpg"]["höhe_in_m"] == "low"
+    assert known["Red Kite/img 0-11.png"]["höhe_in_m"] == "high"
+    assert "höhe_in_m" not in known[f"{CLASSES[1]}/img 1-00.jpg"]
+    # NaN, as pandas writes it, is no word.
+    assert list(target.vocabulary.attributes["stoff"]) == ["gas", "öl"]
+    assert "stoff" not in known["Red Kite/img 0-00.jpg"]
+
+
+def test_names_in_the_table_may_be_composed_otherwise_or_begin_with_a_dot(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds")
+    accented = next(name for name in CLASSES if "É" in name)
+    names = sorted(file.name for file in (root / accented).iterdir())
+    split_accents = unicodedata.normalize("NFD", accented)
+    lines = [
+        f"./{split_accents}/{name},{'wet' if i % 2 else 'dry'}" for i, name in enumerate(names)
+    ]
+    known = known_of(build(table(root, "\n".join(["file,ground", *lines]))))
+    assert {known[f"{accented}/{name}"]["ground"] for name in names} == {"wet", "dry"}
+
+
+def test_a_column_that_repeats_the_class_is_left_out(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds")
+    lines = [f"{f.parent.name}/{f.name},{f.parent.name}" for f in sorted(root.rglob("*.*g"))]
+    target = build(table(root, "\n".join(["file,label", *lines])))
+    assert "label" not in target.vocabulary.attributes
+    assert 'since they repeat the class (1): "label"' in target.notice
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "file,a,a\nimg 0-00.jpg,x,y\n",
+            'columns that attributes.csv has twice: keep one (1): "a"',
+        ),
+        (
+            "file,a\nimg 0-00.jpg,x\nRed Kite/img 0-00.jpg,y\n",
+            'pictures that two lines of attributes.csv name: keep one (1): "Red Kite/img 0-00.jpg"',
+        ),
+        (
+            ",file,a\n0,img 0-00.jpg,x\n",
+            "first column must hold file names, such as 'Red Kite/img 0-00.jpg' (1): \"0\"",
+        ),
+    ],
+)
+def test_faults_of_the_table(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(DataError) as e:
+        build(table(class_folders(tmp_path / "birds"), text))
+    assert words in str(e.value)
+
+
+# Options.
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"void": "road"}, "void must be an id of pixels"),
+        ({"depth_scale": "mm"}, "depth_scale must be above 0, it is 'mm'"),
+        ({"task": 3}, "Unknown task '3'"),
+        ({"seed": -1}, "seed must be a whole number from 0 on, it is -1"),
+    ],
+)
+def test_values_of_options_are_checked(tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        build(scenes(tmp_path / "scenes"), **options)
+
+
+def test_an_unknown_option_is_told_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(
+        SettingsError, match=r"Unknown option 'viod'. Did you mean 'void'\?.*'folder'"
+    ):
+        build(tmp_path, viod=0)
