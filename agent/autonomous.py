@@ -52,28 +52,33 @@ def run(settings: Settings, console: Console, interactive: bool = False) -> Path
     ended_by = "error"
     try:
         with open_session(settings, name) as session, _stopped_by_sigterm(session.control):
-            console.print(f"Session [bold]{name}[/bold] in {session.folder}", highlight=False)
+            _say(console, f"Session {name} in {session.folder}")
             observer = ConsoleObserver(console, settings.session.rounds, interactive)
             bench = Workbench(session, observer)
             _tell_faults(bench)
             stopped = None
             try:
-                console.print(f"[dim]{bench.target.notice}[/dim]", highlight=False)
+                _say(console, bench.target.notice, "dim")
                 end = run_rounds(bench)
             except Stopped as error:
                 end, stopped = Ending(error.rule, str(error)), error
             ended_by = end.rule
             n_done = session.n_done()
             session.journal.append("ended", rule=end.rule, told=end.told, round=n_done)
-            console.print(f"Ended by {end.rule}: {end.told}", highlight=False)
+            _say(console, f"Ended by {end.rule}: {end.told}")
             report = write_report(settings.home, name)
             for place in write_results(session):
-                console.print(f"Written: {place}", highlight=False, soft_wrap=True)
+                _say(console, f"Written: {place}")
             if stopped and end.rule in ("asked", "signal"):
                 raise stopped
             return report
     finally:
         _run_at_the_end(settings, name, ended_by)
+
+
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    """Print a text as it stands: names of files and classes may hold brackets, no markup."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _tell_faults(bench: Workbench) -> None:

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from agent.commands import chat, compare, export, labelhead, overnight, replay, trace, web
 from agent.commands.common import (
+    PRESET,
     HomeOption,
     PresetArgument,
     SeedOption,
@@ -98,7 +99,7 @@ app.add_typer(web.app)
 
 @app.command()
 def run(
-    preset: PresetArgument = "solar",
+    preset: PresetArgument = None,
     target: TargetOption = None,
     rounds: Annotated[
         int | None, typer.Option("--max-rounds", "--rounds", help="Rounds in all.")
@@ -211,7 +212,7 @@ def list_presets() -> None:
 
 @app.command()
 def pretrain(
-    preset: PresetArgument = "solar",
+    preset: PresetArgument = None,
     target: TargetOption = None,
     steps: Annotated[int | None, typer.Option(help="Training steps in all.")] = None,
     output: Annotated[
@@ -243,15 +244,19 @@ def pretrain(
     from rich.progress import Progress, TimeRemainingColumn
 
     from agent.workbench import build_pretrain_target, choose_device
+    from tools import trained_on
     from tools.card import write_card
     from tools.pretrain import pretrain as train
 
     device = choose_device(settings)
     source = build_pretrain_target(settings)
-    name = source.name if target else Path(preset).stem
+    name = source.name if target else Path(preset or PRESET).stem
     folder = output or settings.home / "pretrain" / (f"{name}-lora" if lora_only else name)
     chosen = settings.pretrain.lora if lora_only else settings.pretrain
     say(source.notice)
+    if target:
+        trained_on.check(folder, source)
+        trained_on.note(folder, source)
     columns = ["step {task.completed:.0f} of {task.total:.0f}", "{task.fields[figures]}", "left"]
     with Progress(*columns, TimeRemainingColumn(), console=console()) as bar:
         task = bar.add_task("pretrain", total=chosen.steps, figures="")
@@ -285,7 +290,9 @@ def generate(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the images.")] = Path(
         "generated"
     ),
-    preset: Annotated[str, typer.Option(help="Preset whose generator draws.")] = "solar",
+    preset: Annotated[
+        str | None, typer.Option(help="Preset whose generator draws.", show_default=PRESET)
+    ] = None,
     target: TargetOption = None,
     seed: SeedOption = None,
     home: HomeOption = None,
@@ -310,13 +317,18 @@ def prompts(
         Path | None,
         typer.Option("--output", "-o", dir_okay=False, help="JSON file of prompts and figures."),
     ] = None,
-    preset: Annotated[str, typer.Option(help="Preset whose generator draws.")] = "solar",
+    preset: Annotated[
+        str | None, typer.Option(help="Preset whose generator draws.", show_default=PRESET)
+    ] = None,
+    target: TargetOption = None,
     seed: SeedOption = None,
     home: HomeOption = None,
     set_: SetOption = None,
 ) -> None:
     """Write different prompts for a request, by a brain and by the grammar, and measure both."""
-    settings = resolve(preset, set_, {"session.seed": seed, "brain": brain, "home": home})
+    settings = resolve(
+        preset, set_, {"session.seed": seed, "brain": brain, "home": home}, target=target
+    )
     from agent import prompting
     from memory.files import write_json
 

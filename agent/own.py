@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent.settings import Settings, load_settings
 from agent.workbench import build_target
 from memory.errors import SettingsError, WeightsError, unknown
+from tools import trained_on
 from tools.plugins import names
 from tools.targets import Target
 
 # Targets whose data lie somewhere else, and the preset that each is shaped with.
 PRESETS = {"camvid": "camvid", "folder": "own", "hf": "own"}
 
+# A pretraining that was timed: minutes on two CPU cores for steps times pixels.
+_KNOWN_MINUTES = 30
+_KNOWN_WORK = 3250 * 64 * 64
 _DENSE = ("model=unet", "batch_size=16", "learning_rate=0.003")
 
 
@@ -25,10 +30,17 @@ def load_own(
 
     assignments: "key=value" that go before what the data decide: task, model, audit, and the
     weights that `shaping pretrain` left under HOME/pretrain. needs_weights: whether the generator
-    is going to draw. Raises WeightsError that says how to train it when it has no weights yet.
+    is going to draw. Raises WeightsError that says how to train it when it has no weights yet, or
+    when it was trained on photographs that are now to judge.
     """
     name, _, path = target.partition(":")
     if name not in PRESETS:
+        if Path(target).expanduser().exists():
+            raise SettingsError(
+                f"The target {target!r} is a path without the kind of data that lie there. For a "
+                f"folder of photographs say --target {shlex.quote(f'folder:{target}')}, for data "
+                f"of the library datasets --target {shlex.quote(f'hf:{target}')}."
+            )
         raise SettingsError(f"{unknown('target', name, PRESETS)} {_form(target)}")
     if not path:
         raise SettingsError(f"The target {target!r} names no data. {_form(target)}")
@@ -48,13 +60,30 @@ def load_own(
     settings = load_settings(PRESETS[name], [*where, *decided, *wanted], env)
     drawn_by_it = settings.generator.name == "mtdm" and settings.generator.weights == str(weights)
     if needs_weights and drawn_by_it and not (weights / "model_index.json").is_file():
+        _, height, width = built.image_shape
+        share = settings.pretrain.steps * height * width / _KNOWN_WORK
         raise WeightsError(
             f"There is no MTDM for {target} yet: {weights} is missing. Train one first, with the "
-            f"same --home: shaping pretrain --target {target}. It takes {settings.pretrain.steps} "
-            "steps, about half an hour on two CPU cores for photographs of 64x64; --steps 500 is "
-            "enough for a first look."
+            f"same --home: {_pretrain_command(target, assignments)}\nIt takes "
+            f"{settings.pretrain.steps} steps, about {max(1, round(_KNOWN_MINUTES * share))} "
+            f"minutes on two CPU cores for photographs of {width}x{height}; --steps 500 is enough "
+            "for a first look."
         )
+    if needs_weights and drawn_by_it:
+        trained_on.check(weights.parent, built)
     return settings
+
+
+def _pretrain_command(target: str, assignments: Sequence[str]) -> str:
+    """Return the command that trains what a command with these settings draws with."""
+    words = ["shaping", "pretrain", "--target", target]
+    for text in assignments:
+        key, _, value = text.partition("=")
+        if key == "home":
+            words += ["--home", value]
+        elif key.startswith(("target.", "pretrain.")):
+            words += ["--set", text]
+    return shlex.join(words)
 
 
 def _slices(target: Target) -> list[list[str]]:

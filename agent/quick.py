@@ -38,7 +38,7 @@ def generate(
         raise SettingsError("Give a prompt that is not empty and a number of images of at least 1.")
     target = build_target(settings)
     generator = build_generator(settings, target, choose_device(settings))
-    console.print(f"[dim]{target.notice}[/dim]", highlight=False)
+    console.print(target.notice, style="dim", markup=False, highlight=False, soft_wrap=True)
     n_tokens = generator.count_tokens(prompt)
     if n_tokens > generator.max_tokens:
         console.print(
@@ -66,5 +66,5 @@ def generate(
     pictures = labelled_pictures(samples, list(samples.labels), target.pixel_classes)
     columns = max(1, min(8, n_images, MONTAGE_PX // pictures.shape[3]))
     save_montage(montage, pictures, None, columns, 2)
-    console.print(f"{n_images} images in {folder}", highlight=False)
+    console.print(f"{n_images} images in {folder}", markup=False, highlight=False, soft_wrap=True)
     return montage

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from agent.commands.common import (
+    PRESET,
     HomeOption,
     SeedOption,
     SetOption,
@@ -23,12 +24,13 @@ app = typer.Typer()
 @app.command()
 def chat(
     what: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="[PRESET|NAME]",
             help="The name of a session to open, or a preset of `shaping presets` to begin one.",
+            show_default=PRESET,
         ),
-    ] = "solar",
+    ] = None,
     session: Annotated[
         str | None, typer.Option(help="Name of the new session, or of one to open.")
     ] = None,
@@ -63,8 +65,9 @@ def chat(
         "brain": brain,
     }
     folder = resolve(home=home).home
-    name = session or what
-    if "/" not in name and (folder_of(folder, name) / "session.yaml").exists():
+    name = session or what or ""
+    known = bool(name) and "/" not in name and (folder_of(folder, name) / "session.yaml").exists()
+    if known and target is None:
         given = assignments({**options, "session.name": name, "home": folder})
         settings = with_changes(stored_settings(folder, name), [*(set_ or []), *given])
     else:

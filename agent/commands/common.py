@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,11 +13,17 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from memory.errors import SettingsError
+
 if TYPE_CHECKING:
     from agent.settings import Settings
 
+PRESET = "solar"
 PresetArgument = Annotated[
-    str, typer.Argument(help="A preset of `shaping presets`, or the path of a .yaml file.")
+    str | None,
+    typer.Argument(
+        help="A preset of `shaping presets`, or the path of a .yaml file.", show_default=PRESET
+    ),
 ]
 HomeOption = Annotated[
     Path | None,
@@ -40,7 +47,7 @@ SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of the sess
 
 
 def resolve(
-    preset: str = "solar",
+    preset: str | None = None,
     set_: Sequence[str] | None = None,
     options: dict[str, Any] | None = None,
     home: Path | None = None,
@@ -49,18 +56,46 @@ def resolve(
 ) -> Settings:
     """Resolve the settings of a command; options that are None were not given.
 
-    target: NAME:PATH of a user's own data, which then decide the preset; needs_weights: whether
-    an MTDM must have been trained for them.
+    preset: None for the usual one; target: NAME:PATH of a user's own data, which then decide the
+    preset; needs_weights: whether an MTDM must have been trained for them. Raises SettingsError
+    where both are given, or data in the place of a preset.
     """
     from agent.settings import load_settings
 
     given = {**(options or {}), **({"home": home} if home else {})}
     wanted = [*(set_ or []), *assignments(given)]
     if target is None:
-        return load_settings(preset, wanted, os.environ)
+        _refuse_data(preset or PRESET)
+        return load_settings(preset or PRESET, wanted, os.environ)
+    if preset is not None:
+        raise SettingsError(
+            f"--target {target} decides its settings itself, so the preset {preset!r} would not be "
+            "used. Leave out the one or the other; single settings go with --set KEY=VALUE."
+        )
     from agent.own import load_own
 
     return load_own(target, wanted, os.environ, needs_weights)
+
+
+def _refuse_data(preset: str) -> None:
+    """Raise SettingsError for data that stand where a preset should."""
+    kind, colon, _ = preset.partition(":")
+    if colon:
+        from agent.own import PRESETS
+
+        if kind in PRESETS:
+            raise SettingsError(
+                f"{preset!r} is no preset; say where your data are by "
+                f"--target {shlex.quote(preset)}."
+            )
+    elif Path(preset).expanduser().is_dir():
+        from agent.settings import presets
+
+        if preset not in [name for name, _ in presets()]:
+            raise SettingsError(
+                f"{preset!r} is a folder, no preset. If your data lie there, say "
+                f"--target {shlex.quote(f'folder:{preset}')}."
+            )
 
 
 def assignments(options: dict[str, Any]) -> list[str]:

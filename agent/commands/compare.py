@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent.commands.common import (
+    PRESET,
     HomeOption,
     PresetArgument,
     SetOption,
+    TargetOption,
     console,
     resolve,
     say,
@@ -27,7 +29,8 @@ app = typer.Typer()
 
 @app.command()
 def compare(
-    preset: PresetArgument = "solar",
+    preset: PresetArgument = None,
+    target: TargetOption = None,
     planners: Annotated[
         str, typer.Option(help="Arms, e.g. uniform,failure:floor=0.5.")
     ] = "uniform,audited_failure,thompson",
@@ -43,7 +46,9 @@ def compare(
         float, typer.Option(min=0, max=1, help="Share of prompt cells that draw wrong images.")
     ] = 0.0,
     jobs: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = 2,
-    name: Annotated[str | None, typer.Option(help="Of the comparison. [default: PRESET]")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of the comparison. [default: PRESET or DATA]")
+    ] = None,
     home: HomeOption = None,
     set_: SetOption = None,
 ) -> None:
@@ -52,16 +57,17 @@ def compare(
 
     from agent import compare
     from agent.pool import Lab
+    from agent.workbench import build_target
     from eval.report import text
     from memory.errors import SettingsError, unknown
 
     if budget not in ("small", "full"):
         raise SettingsError(unknown("budget", budget, ("small", "full")))
     fewer = compare.SMALL if budget == "small" else ()
-    settings = resolve(preset, [*fewer, *(set_ or [])], home=home)
+    settings = resolve(preset, [*fewer, *(set_ or [])], home=home, target=target)
     arms = compare.Arms(planners=_split(planners), controls=_split(controls), brains=_split(brains))
     arms.check(broken)
-    stem = Path(preset).stem
+    stem = build_target(settings).name if target else Path(preset or PRESET).stem
     called = name or (f"{stem}-broken" if broken else stem)
     folder = compare.open_folder(settings, broken, called)
     lab = Lab(settings)

@@ -9,7 +9,6 @@ import typer
 
 from agent.commands.common import (
     HomeOption,
-    PresetArgument,
     SetOption,
     TargetOption,
     console,
@@ -18,6 +17,7 @@ from agent.commands.common import (
     say_table,
 )
 
+_PRESET = "streets"
 app = typer.Typer()
 heads = typer.Typer(no_args_is_help=True, help="Teach an MTDM labels that it does not draw.")
 app.add_typer(heads, name="label-head")
@@ -30,7 +30,10 @@ def _group() -> None:
 
 @heads.command()
 def fit(
-    preset: PresetArgument = "streets",
+    preset: Annotated[
+        str | None,
+        typer.Argument(help="A preset, or the path of a .yaml file.", show_default=_PRESET),
+    ] = None,
     target: TargetOption = None,
     n: Annotated[int, typer.Option("-n", min=2, help="Labelled images to learn from.")] = 40,
     check: Annotated[int, typer.Option(min=1, help="Other labelled images to test on.")] = 40,
@@ -44,7 +47,7 @@ def fit(
     set_: SetOption = None,
 ) -> None:
     """Train a head on labelled images of the generator split, and test it on others of it."""
-    settings = resolve(preset, set_, {"home": home}, target=target)
+    settings = resolve(preset if target else preset or _PRESET, set_, {"home": home}, target=target)
     from rich.progress import Progress
 
     from agent.workbench import build_pretrain_target, choose_device
@@ -69,7 +72,7 @@ def fit(
         )
     figures = feature_decoder.figures(decoder, others, source.pixel_classes)
     folder = output or settings.home / "label-heads" / (
-        source.name if target else Path(preset).stem
+        source.name if target else Path(preset or _PRESET).stem
     )
     feature_decoder.save_head(folder, decoder, figures)
     say_table([f"on {len(others)} others", "value"], [[k, f"{v:.3f}"] for k, v in figures.items()])

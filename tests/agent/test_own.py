@@ -12,9 +12,11 @@ from agent.autonomous import run
 from agent.cli import app
 from agent.own import load_own
 from agent.settings import load_settings
+from agent.workbench import build_target
 from memory.errors import WeightsError
 from memory.journal import read_events, rounds
 from tests.tools.own_data import class_folders, scenes
+from tools import trained_on
 
 runner = CliRunner()
 
@@ -101,3 +103,45 @@ def test_a_session_over_class_folders(tmp_path: Path) -> None:
     html = page.read_text("utf-8")
     assert "Your own data birds-" in html
     assert "Élan vital" in html
+
+
+def test_data_and_a_preset_are_not_taken_for_one_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class_folders(tmp_path / "my birds")
+    monkeypatch.chdir(tmp_path)
+    for arguments, words in (
+        (["run", "solar", "--target", "folder:my birds"], "preset 'solar' would not be used"),
+        (["run", "folder:my birds"], "--target 'folder:my birds'"),
+        (["run", "my birds"], "is a folder, no preset"),
+        (["run", "--target", "my birds"], "--target 'folder:my birds'"),
+        (["generate", "a bird", "--preset", "solar", "--target", "folder:my birds"], "'solar'"),
+    ):
+        result = runner.invoke(app, arguments)
+        assert (result.exit_code, words in result.stderr) == (2, True), result.output
+
+
+def test_the_command_that_pretrains_can_be_copied(tmp_path: Path) -> None:
+    root = scenes(tmp_path / "two words")
+    home = tmp_path / "a home"
+    options = ["--set", "target.options.size=48x32", "--set", "dstm.steps=3", "--home", str(home)]
+    result = runner.invoke(app, ["run", "--target", f"folder:{root}", *options])
+    command = (
+        f"shaping pretrain --target 'folder:{root}' --set target.options.size=48x32 "
+        f"--home '{home}'\n"
+    )
+    assert command in result.stderr
+    assert "minutes on two CPU cores for photographs of 48x32" in result.stderr
+
+
+def test_an_mtdm_does_not_draw_for_photographs_that_it_has_seen(tmp_path: Path) -> None:
+    target = f"folder:{class_folders(tmp_path / 'birds')}"
+    home = f"home={tmp_path / 'home'}"
+    settings = load_own(target, [home], {}, needs_weights=False)
+    weights = Path(settings.generator.weights)
+    weights.mkdir(parents=True)
+    (weights / "model_index.json").write_text("{}", "utf-8")
+    trained_on.note(weights.parent, build_target(settings))
+    assert load_own(target, [home], {}, needs_weights=True) == settings
+    with pytest.raises(WeightsError, match="trained on .* that now lie in other splits"):
+        load_own(target, [home, "target.options.seed=1"], {}, needs_weights=True)

@@ -1,0 +1,43 @@
+"""Photographs that an MTDM was trained on are kept away from what measures it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from memory.errors import WeightsError
+from tests.tools.own_data import class_folders
+from tools import targets, trained_on
+from tools.targets import Target
+
+
+def build(root: Path, seed: int = 0) -> Target:
+    return targets.build("folder", root.parent / "cache", path=str(root), seed=seed)
+
+
+def test_photographs_that_change_their_split_are_found_whatever_they_are_called(
+    tmp_path: Path,
+) -> None:
+    root = class_folders(tmp_path / "birds")
+    trained_on.check(tmp_path, build(root))  # nothing is known of it
+    trained_on.note(tmp_path, build(root))
+    trained_on.check(tmp_path, build(root))
+    for file in list(root.rglob("*.png")):
+        file.rename(file.with_stem(f"zz {file.stem[::-1]}"))
+    with pytest.raises(WeightsError, match=r"trained on \d+ photographs.*(audit|feedback|test) \d"):
+        trained_on.check(tmp_path, build(root, seed=1))
+
+
+def test_what_was_seen_once_stays_seen(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds")
+    trained_on.note(tmp_path, build(root))
+    trained_on.note(tmp_path, build(root, seed=1))
+    with pytest.raises(WeightsError, match="dealt anew"):
+        trained_on.check(tmp_path, build(root, seed=1))
+
+
+def test_a_damaged_note_is_named(tmp_path: Path) -> None:
+    (tmp_path / trained_on.FILE).write_text("{", "utf-8")
+    with pytest.raises(WeightsError, match=r"photographs\.json is damaged"):
+        trained_on.check(tmp_path, build(class_folders(tmp_path / "birds")))

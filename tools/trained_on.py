@@ -1,0 +1,72 @@
+"""Which photographs an MTDM has learnt to draw, so that none of them ever judges what it draws.
+
+A split is dealt anew when photographs come, go, or are read otherwise; an MTDM that was trained
+before has then seen photographs that now measure the model which learns from its images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from memory.errors import WeightsError
+from memory.files import write_json
+from tools.samples import Samples
+from tools.targets import Target
+
+FILE = "photographs.json"
+_SHOWN = 3
+
+
+def note(folder: Path, target: Target) -> None:
+    """Add the photographs of the generator split to those that the MTDM in `folder` has seen."""
+    seen = _seen(folder) | _digests(target.split("generator")).keys()
+    write_json(folder / FILE, {"photographs": sorted(seen)})
+
+
+def check(folder: Path, target: Target) -> None:
+    """Raise WeightsError if the MTDM in `folder` has seen a photograph of another split.
+
+    One that nothing is noted of (bundled, or of an earlier version) passes.
+    """
+    seen = _seen(folder)
+    if not seen:
+        return
+    leaked = {
+        split: sorted(name for digest, name in _digests(target.split(split)).items()
+                      if digest in seen)
+        for split in ("audit", "feedback", "test")
+    }  # fmt: skip
+    n = sum(len(names) for names in leaked.values())
+    if n:
+        counts = ", ".join(f"{split} {len(names)}" for split, names in leaked.items() if names)
+        some = ", ".join([name for names in leaked.values() for name in names][:_SHOWN])
+        raise WeightsError(
+            f"The MTDM in {folder} was trained on {n} photographs that now lie in other splits "
+            f"({counts}), e.g. {some}: photographs or options have changed since, so the splits "
+            "were dealt anew and figures on them would be too good. Move this folder away and run "
+            "shaping pretrain again, or go back to the photographs and options of before. To add "
+            "photographs and keep the splits, write them in the column split of attributes.csv."
+        )
+
+
+def _seen(folder: Path) -> set[str]:
+    file = folder / FILE
+    if not file.is_file():
+        return set()
+    try:
+        return set(json.loads(file.read_text("utf-8"))["photographs"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"{file} is damaged ({error}). It says which photographs the MTDM beside it has seen; "
+            "move the folder away and run shaping pretrain again."
+        ) from error
+
+
+def _digests(samples: Samples) -> dict[str, str]:
+    """Return the names of photographs by what they show, whatever their files are called."""
+    return {
+        hashlib.sha256(image.tobytes()).hexdigest()[:16]: name
+        for image, name in zip(samples.images, samples.ids, strict=True)
+    }
