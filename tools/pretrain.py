@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from eval.colours import label_colours
 from memory import minilm
-from memory.errors import SettingsError
+from memory.errors import SettingsError, unknown
 from memory.files import write_atomic
 from tools import patch_basis
 from tools.denoising import Run, batch_of, denoising_loss, folded
@@ -33,7 +33,7 @@ from tools.generators.mtdm import (
     seeded_noise,
     weights_folder,
 )
-from tools.label_codes import LabelCodes
+from tools.label_codes import KINDS, LabelCodes
 from tools.samples import Images, Samples
 from tools.settings import CaptionedRun, PretrainSettings
 from tools.targets import Target
@@ -129,7 +129,7 @@ def _first_pipeline(samples: Samples, target: Target, settings: PretrainSettings
             settings.prediction,
             basis,
             power,
-            settings.label_lead,
+            settings.label_lead if codes.kinds else 0.0,
         )
 
     plain = made()
@@ -147,12 +147,13 @@ def _first_pipeline(samples: Samples, target: Target, settings: PretrainSettings
 
 
 def _parts(pipeline: MTDMPipeline, kept: Mapping[str, float]) -> list[tuple[int, float]]:
-    """Return how many channels of a patch each kind has, and the share of its power to keep."""
+    """Return how many channels of a patch each kind has, and the share of its power to keep.
+
+    Kinds that are kept but not drawn are no error, so that a preset may serve several targets.
+    """
     kinds = ("image", *pipeline.codes.kinds)
-    for unknown in sorted(set(kept) - set(kinds)):
-        raise SettingsError(
-            f"pretrain.power_kept knows no kind {unknown!r}. Drawn are: {', '.join(kinds)}."
-        )
+    for name in sorted(set(kept) - {"image", *KINDS}):
+        raise SettingsError(unknown("kind of pretrain.power_kept", name, ("image", *KINDS)))
     widths = (pipeline.config.image_channels, *pipeline.codes.widths)
     area = pipeline.config.patch**2
     return [(w * area, kept.get(k, 1.0)) for k, w in zip(kinds, widths, strict=True)]

@@ -145,9 +145,19 @@ def test_network_may_see_only_the_main_directions_of_patches(tmp_path: Path) -> 
     assert load_pipeline(tmp_path / "pipeline").config.basis == pipeline.config.basis
     drawn = pipeline(["a street"], torch.zeros(1, *pipeline.noise_shape), 2)
     assert drawn.labels["segmentation"].shape == (1, 16, 24)
-    with pytest.raises(SettingsError, match=r"knows no kind 'normals'.*image, segmentation, depth"):
-        other = QUICK.model_copy(update={"power_kept": {"normals": 0.9}})
+    with pytest.raises(SettingsError, match=r"power_kept 'normal'. Did you mean 'normals'"):
+        other = QUICK.model_copy(update={"power_kept": {"normal": 0.9}})
         pretrain(StreetTarget(), other, tmp_path / "other")
+
+
+def test_settings_of_labels_serve_images_without_labels_too(tmp_path: Path) -> None:
+    of_labels = {"power_kept": {"image": 0.9, "depth": 0.9}, "label_lead": 0.4}
+    of_labels |= {"label_dropout": 0.5, "prediction": "remainder"}
+    pipeline = pretrain(TinyTarget(), QUICK.model_copy(update=of_labels), tmp_path)
+    assert pipeline.config.label_lead == 0
+    t = torch.tensor([300])
+    of_image, of_none = pipeline.levels(t)
+    assert of_image == of_none == pipeline.scheduler.alphas_cumprod[300]
 
 
 def test_pretraining_goes_on_from_other_weights(tmp_path: Path) -> None:
