@@ -10,19 +10,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline
+from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 
-from memory.errors import WeightsError
 from memory.files import write_json
 from tools.denoising import Run, epoch_order, mirrored_batch
+from tools.finetuning import ATTENTION, Frozen, add_lora, load_to_train, lora_state
 from tools.generators import LORA_FILE
-from tools.generators._conditions import pictures
-from tools.generators._diffusion_model import dtype_of, load_model, size_like
+from tools.generators._diffusion_model import size_like
 from tools.generators._lora import require_peft
 from tools.generators._model_folder import folder_sha256, model_folder
 from tools.generators._model_options import ModelOptions
@@ -30,8 +28,6 @@ from tools.pretrain import captions_of
 from tools.settings import LoraSettings
 from tools.targets import Target
 
-_ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
-_SUPPORTED = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 _N_UNSEEN = 16
 
 
@@ -53,17 +49,9 @@ def pretrain_lora(
     loaded; SettingsError when the folder holds a run with other settings, or peft is missing.
     """
     require_peft()
-    plain = options.model_copy(
-        update={"adapters": {}, "compile": False, "offload": "none", "dtype": "float32"}
-    )
-    pipeline = load_model(plain, device).pipeline
-    if type(pipeline).__name__ not in _SUPPORTED:
-        raise WeightsError(
-            f"A domain LoRA is trained for {' or '.join(_SUPPORTED)}, but the model "
-            f"{options.weights} is a {type(pipeline).__name__}. Choose another one."
-        )
+    pipeline = load_to_train(options, device, "A domain LoRA")
     size = size_like(pipeline, options, target.image_shape[1:])
-    learner = _Learner(pipeline, size, settings, device, dtype_of(options, device))
+    learner = _Learner(pipeline, Frozen(pipeline, size, options, device), settings, device)
     run = Run(folder, settings, learner.weights)
     first = run.restore()
     samples = target.split("generator")
@@ -95,7 +83,7 @@ def pretrain_lora(
     unseen = unseen.take(np.linspace(0, len(unseen) - 1, min(len(unseen), _N_UNSEEN)).astype(int))
     said = [texts[0][0][0] for texts in captions_of(unseen, target, settings)]
     adapter = folder / "adapter"
-    pipeline.save_lora_weights(adapter, unet_lora_layers=learner.state())
+    pipeline.save_lora_weights(adapter, unet_lora_layers=lora_state(pipeline.unet))
     model = model_folder(options.weights, options.revision, options.variant, online=False)
     figures = learner.errors(unseen.images, said)
     write_json(
@@ -116,37 +104,14 @@ def pretrain_lora(
 
 
 class _Learner:
-    """A pipeline whose UNet has a LoRA to train.
-
-    size: height and width at which images are learnt; dtype: of the arithmetic.
-    """
+    """A pipeline whose UNet has a LoRA to train."""
 
     def __init__(
-        self,
-        pipeline: DiffusionPipeline,
-        size: tuple[int, int],
-        settings: LoraSettings,
-        device: str,
-        dtype: torch.dtype,
+        self, pipeline: DiffusionPipeline, frozen: Frozen, settings: LoraSettings, device: str
     ) -> None:
-        from peft import LoraConfig
-
-        self._pipeline, self._size, self._device = pipeline, size, device
-        # Gradients in float16 would need scaling.
-        self._dtype = torch.float32 if dtype == torch.float16 else dtype
-        self._schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
-        self.n_times = int(self._schedule.config.num_train_timesteps)
-        for part in pipeline.components.values():
-            if isinstance(part, torch.nn.Module):
-                part.requires_grad_(requires_grad=False)
-        torch.manual_seed(settings.seed)
-        config = LoraConfig(
-            r=settings.rank, lora_alpha=settings.rank, target_modules=list(_ATTENTION)
-        )
-        pipeline.unet.add_adapter(config)
-        if device.startswith("cuda"):
-            pipeline.unet.enable_gradient_checkpointing()
-        pipeline.unet.train()
+        self._pipeline, self._frozen, self._device = pipeline, frozen, device
+        self.n_times = frozen.n_times
+        add_lora(pipeline.unet, settings.rank, settings.seed, device, ATTENTION)
         # Of the network, what is learnt, and so what a checkpoint holds.
         self.weights = torch.nn.ParameterList(
             parameter for parameter in pipeline.unet.parameters() if parameter.requires_grad
@@ -163,24 +128,14 @@ class _Learner:
 
         images: (n, 1 or 3, h, w); times: (n,), 0 is the least noise.
         """
-        pipeline, schedule = self._pipeline, self._schedule
-        seen = pictures(images, self._size, smooth=True)
-        pixels = torch.from_numpy(np.stack([np.asarray(one) for one in seen]))
-        pixels = pixels.permute(0, 3, 1, 2).to(self._device, torch.float32) / 127.5 - 1
-        with torch.no_grad(), self._autocast():
-            latents = pipeline.vae.encode(pixels).latent_dist.mode().float()
-            latents = latents * pipeline.vae.config.scaling_factor
-            states, more = self._said(words)
+        latents = self._frozen.latents(images)
+        states, more = self._frozen.states(words)
         drawn = torch.randn(latents.shape, generator=noise).to(self._device)
         times = times.to(self._device)
-        noisy = schedule.add_noise(latents, drawn, times)
-        wanted = {
-            "epsilon": drawn,
-            "sample": latents,
-            "v_prediction": schedule.get_velocity(latents, drawn, times),
-        }[schedule.config.prediction_type]
-        with self._autocast():
-            found = pipeline.unet(noisy, times, states, added_cond_kwargs=more).sample
+        noisy = self._frozen.schedule.add_noise(latents, drawn, times)
+        with self._frozen.autocast():
+            found = self._pipeline.unet(noisy, times, states, added_cond_kwargs=more).sample
+        wanted = self._frozen.wanted(latents, drawn, times)
         error: torch.Tensor = ((found.float() - wanted) ** 2).mean()
         return error
 
@@ -214,35 +169,3 @@ class _Learner:
     def load(self, weights: dict[str, torch.Tensor]) -> None:
         """Set the LoRA to other weights, named as those of `self.weights`."""
         self.weights.load_state_dict(weights)
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """Return the LoRA as diffusers saves it."""
-        from peft import get_peft_model_state_dict
-
-        return {
-            name: value.detach().cpu().contiguous()
-            for name, value in get_peft_model_state_dict(self._pipeline.unet).items()
-        }
-
-    def _autocast(self) -> torch.autocast:
-        enabled = self._dtype != torch.float32
-        kind = self._device.split(":")[0]
-        return torch.autocast(kind, self._dtype if enabled else torch.bfloat16, enabled=enabled)
-
-    def _said(self, words: Sequence[str]) -> tuple[torch.Tensor, dict[str, Any] | None]:
-        """Return the text's states, and what SDXL's UNet takes beside them."""
-        pipeline = self._pipeline
-        # The class's own: that of the instance keeps every text that it has seen.
-        found = type(pipeline).encode_prompt(
-            pipeline,
-            prompt=list(words),
-            device=self._device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=False,
-        )
-        if len(found) == 2:
-            return found[0], None
-        states, _, pooled, _ = found
-        # Its own size, not cropped, is what an image is drawn at.
-        ids = torch.tensor([[*self._size, 0, 0, *self._size]], device=self._device).float()
-        return states, {"text_embeds": pooled, "time_ids": ids.expand(len(words), -1)}
