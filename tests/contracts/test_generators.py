@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.tools.tiny_diffusers import stable_diffusion
+from tests.tools.tiny_scenes import Scenes, untrained_joint
 from tools import generators
 from tools.generators import Generator, ImageRequest
 from tools.generators.mtdm import new_pipeline
@@ -15,7 +16,7 @@ from tools.plugins import names
 from tools.samples import Samples
 
 SHAPE = (1, 64, 64)
-OTHER_SHAPES = {"streets": (3, 64, 96), "label_first": (3, 64, 96)}
+OTHER_SHAPES = {"streets": (3, 64, 96), "label_first": (3, 64, 96), "joint": (3, 16, 24)}
 OPTIONS: dict[str, dict[str, object]] = {
     "label_first": {"source": {"name": "streets"}, "strength": 0.5}
 }
@@ -30,10 +31,13 @@ def name(request: pytest.FixtureRequest) -> str:
 def weights(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of an untrained, small model: an MTDM as `shaping pretrain` would leave it, or another."""
     folder = tmp_path_factory.mktemp("weights")
-    if name in ("text2image", "label_first"):
+    if name in ("text2image", "label_first", "joint"):
+        folder /= "model"
         stable_diffusion(folder)
     else:
         new_pipeline((1, 64, 64), 4, (16, 32), 0.6, 0.2).save_pretrained(folder)
+    if name == "joint":
+        untrained_joint(folder, folder.parent / "joint", Scenes(), (16, 24))
     return folder
 
 
@@ -49,6 +53,8 @@ def generator(name: str, shape: tuple[int, int, int], weights: Path) -> Generato
 
 def build(name: str, shape: tuple[int, int, int], weights: Path) -> Generator:
     options = OPTIONS.get(name, {})
+    if name == "joint":
+        options = {"joint": str(weights.parent / "joint")}
     return generators.build(name, shape, "cpu", weights=str(weights), steps=2, **options)
 
 

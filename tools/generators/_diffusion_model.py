@@ -38,6 +38,10 @@ More = Callable[[Sequence[int]], Mapping[str, Any]]
 """Gets rows of the requests; returns what the pipeline's call takes beside the prompts of them."""
 
 
+Prepare = Callable[[DiffusionPipeline, str], None]
+"""Gets a pipeline, not yet on its device, and the digest of the model's files."""
+
+
 class DiffusionModel:
     """A pipeline and how it samples.
 
@@ -151,6 +155,7 @@ def load_model(
     from_image: bool = False,
     controlnet: ModelMixin | None = None,
     like: tuple[int, int] | None = None,
+    prepare: Prepare = lambda pipeline, sha256: None,
 ) -> DiffusionModel:
     """Load a text-to-image model.
 
@@ -190,6 +195,8 @@ def load_model(
             f"{error} Copy it again, or choose another one."
         ) from error
     pipeline.set_progress_bar_config(disable=True)
+    sha256 = folder_sha256(folder)
+    prepare(pipeline, sha256)
     call = inspect.signature(pipeline.__call__).parameters
     if options.negative_prompt and "negative_prompt" not in call:
         raise SettingsError(
@@ -204,7 +211,7 @@ def load_model(
     size = _size(pipeline, options.size) if like is None else size_like(pipeline, options, like)
     adapters = Adapters(pipeline, options.adapters)
     _place(pipeline, options, device)
-    return DiffusionModel(pipeline, adapters, folder_sha256(folder), options, size)
+    return DiffusionModel(pipeline, adapters, sha256, options, size)
 
 
 def parts_of(pipeline: DiffusionPipeline) -> dict[str, Any]:
