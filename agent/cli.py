@@ -221,23 +221,25 @@ def pretrain(
     ] = None,
     from_: Annotated[
         str | None,
-        typer.Option("--from", help="With --lora-only: a text-to-image model, folder or hub id."),
+        typer.Option("--from", help="A text-to-image model of others to train, folder or hub id."),
     ] = None,
     lora_only: Annotated[
-        bool, typer.Option("--lora-only", help="Train a LoRA adapter of the model --from.")
+        bool, typer.Option("--lora-only", help="With --from: learn images alone, as a LoRA.")
     ] = False,
     home: HomeOption = None,
     set_: SetOption = None,
 ) -> None:
     """Train the preset's MTDM on the generator split, or go on, and write its card.
 
-    The training has settings of its own, e.g. --set pretrain.batch_size=64. With --from MODEL
-    --lora-only, train a LoRA adapter of a Stable Diffusion model instead; its settings are those of
-    pretrain.lora, e.g. --set pretrain.lora.rank=16.
+    The training has settings of its own, e.g. --set pretrain.batch_size=64. With --from MODEL, a
+    Stable Diffusion model learns to draw the labels of pixels too; its settings are those of
+    pretrain.joint, e.g. --set pretrain.joint.rank=16. With --lora-only as well it learns how the
+    images look, by those of pretrain.lora.
     """
-    if lora_only != (from_ is not None):
-        raise SettingsError("--from MODEL and --lora-only go together: say both, or neither.")
-    steps_key = "pretrain.lora.steps" if lora_only else "pretrain.steps"
+    if lora_only and from_ is None:
+        raise SettingsError("--lora-only needs the model that is trained: add --from MODEL.")
+    kind = "" if from_ is None else "lora" if lora_only else "joint"
+    steps_key = f"pretrain.{kind}.steps" if kind else "pretrain.steps"
     settings = resolve(
         preset, set_, {steps_key: steps, "home": home}, target=target, needs_weights=False
     )
@@ -251,8 +253,8 @@ def pretrain(
     device = choose_device(settings)
     source = build_pretrain_target(settings)
     name = source.name if target else Path(preset or PRESET).stem
-    folder = output or settings.home / "pretrain" / (f"{name}-lora" if lora_only else name)
-    chosen = settings.pretrain.lora if lora_only else settings.pretrain
+    folder = output or settings.home / "pretrain" / (f"{name}-{kind}" if kind else name)
+    chosen = getattr(settings.pretrain, kind) if kind else settings.pretrain
     say(source.notice)
     if target:
         trained_on.check(folder, source)
@@ -267,15 +269,18 @@ def pretrain(
 
         if from_ is not None:
             from tools.generators._model_options import ModelOptions, read_options
+            from tools.pretrain_joint import pretrain_joint
             from tools.pretrain_lora import pretrain_lora
 
             options = read_options(ModelOptions, {**settings.generator.options, "weights": from_})
-            adapter = pretrain_lora(source, options, settings.pretrain.lora, folder, device, show)
+            begin = pretrain_lora if lora_only else pretrain_joint
+            made = begin(source, options, chosen, folder, device, show)
         else:
             train(source, settings.pretrain, folder, device, show)
     if from_ is not None:
-        console().print_json((adapter / "adapter.json").read_text("utf-8"))
-        say(f"Adapter: {adapter}")
+        what = "adapter" if lora_only else "joint"
+        console().print_json((made / f"{what}.json").read_text("utf-8"))
+        say(f"{what.capitalize()}: {made}")
         return
     pipeline = folder / "pipeline"
     card = write_card(pipeline, source, settings.home / "cache", settings.audit, device)

@@ -94,6 +94,18 @@ class LoraSettings(CaptionedRun):
     save_every: int = Field(250, ge=1)
 
 
+class JointSettings(LoraSettings):
+    """Settings of a joint model: a text-to-image model of others that learns labels of pixels."""
+
+    steps: int = Field(5000, ge=1)
+    labels: tuple[Literal["segmentation", "depth", "normals"], ...] | None = Field(
+        None, description="those that are learnt; None: all that the target has"
+    )
+    adapt: Literal["attention", "all"] = Field(
+        "attention", description="layers with a LoRA: those of attention, or convolutions too"
+    )
+
+
 class PretrainSettings(CaptionedRun):
     """Settings of a pretraining of an MTDM."""
 
@@ -131,4 +143,7 @@ class PretrainSettings(CaptionedRun):
     start: str | None = Field(None, description="weights to begin with: bundled:NAME or a folder")
     lora: LoraSettings = Field(
         LoraSettings(), description="of `shaping pretrain --from MODEL --lora-only` alone"
+    )
+    joint: JointSettings = Field(
+        JointSettings(), description="of `shaping pretrain --from MODEL` alone"
     )

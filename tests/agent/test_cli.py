@@ -96,6 +96,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["run", "--set", "audti.floor=0"], "Did you mean 'audit.floor'"),
         (["run", "--set", "nothing"], "expected KEY=VALUE"),
         (["pretrain", "--steps", "0"], "pretrain.steps cannot be 0"),
+        (["pretrain", "--lora-only"], "add --from MODEL"),
         (["generate", "a cell", "--preset", "solr"], "Unknown preset 'solr'"),
         (["report"], "There are no sessions under"),
         (["report", "solar-9"], "There is no session 'solar-9'"),
