@@ -65,6 +65,8 @@ def pretrain(
     pipeline = _first_pipeline(samples, target, settings)
     if settings.noise_kept is not None:
         pipeline.register_to_config(noise_kept=list(settings.noise_kept))
+    if settings.spacing is not None:
+        pipeline.register_to_config(spacing=settings.spacing)
     unet = pipeline.unet.to(device, memory_format=torch.channels_last)
     run = Run(folder, settings, unet)
     first = run.restore()
@@ -243,7 +245,7 @@ def _export(
         label_lead=c.label_lead,
     )
     usable.scheduler = pipeline.scheduler
-    usable.register_to_config(noise_kept=c.noise_kept)
+    usable.register_to_config(noise_kept=c.noise_kept, spacing=c.spacing)
     usable.register_to_config(trained_on=f"{target.name}: generator split. {target.notice}")
     usable.unet.load_state_dict({k: v.float().cpu() for k, v in average.items()})
     usable.unet.half()

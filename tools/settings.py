@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from memory.records import Record, Share
 
@@ -44,6 +44,29 @@ class SelectionSettings(Record):
                 "other method less, e.g. selection.method=entropy and selection.keep=0.5"
             )
         return self
+
+
+class ComputeSettings(Record):
+    """Where images are drawn and audited; what comes of it is the same everywhere."""
+
+    place: str = Field("local", description="local, ray, or ray:HOST:PORT of a Ray cluster")
+    workers: int | None = Field(None, ge=1, description="ray: at most; None: one per GPU or cpus")
+    cpus: float = Field(1, gt=0, description="ray: that are kept free for each worker")
+    retries: int = Field(8, ge=0, description="ray: of a shard whose worker died")
+    patience_s: float = Field(600, ge=0, description="ray: without any node before it is an error")
+
+    @field_validator("place")
+    @classmethod
+    def _check_place(cls, place: str) -> str:
+        where, colon, address = place.partition(":")
+        if where not in ("local", "ray") or (colon and (where == "local" or not address)):
+            raise ValueError("expected local, ray, or ray:HOST:PORT")
+        return place
+
+    @property
+    def address(self) -> str | None:
+        """Of the Ray cluster, None where none is given."""
+        return self.place.partition(":")[2] or None
 
 
 class AuditSettings(Record):
@@ -139,6 +162,13 @@ class PretrainSettings(CaptionedRun):
         None,
         description="what a step of drawing keeps of the noise of image and labels; with less, the "
         "pictures of a young MTDM are calmer, and vary less; None: all, or as the weights say",
+    )
+    spacing: float | None = Field(
+        None,
+        ge=1,
+        le=4,
+        description="of the steps of drawing: with more than 1 they are closer where there is much "
+        "noise, and layouts vary more; None: 1, or as the weights say",
     )
     start: str | None = Field(None, description="weights to begin with: bundled:NAME or a folder")
     lora: LoraSettings = Field(

@@ -11,6 +11,7 @@ import torch
 from memory.errors import SettingsError, WeightsError
 from tools.generators import ImageRequest
 from tools.generators.mtdm import (
+    Levels,
     MTDMGenerator,
     MTDMPipeline,
     build,
@@ -252,3 +253,47 @@ def test_steps_that_keep_less_noise_draw_calmer_pictures(
     assert as_weights_say.identity == calm.identity
     with pytest.raises(SettingsError, match=r"noise_kept is \[2\]. Expected two shares"):
         drawer([2])
+
+
+class OneTone(MTDMPipeline):
+    """Knows exactly what noisy pictures of a single tone show, the tone being standard normal."""
+
+    def predict(
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        states: torch.Tensor,
+        mask: torch.Tensor,
+        levels: Levels | None = None,
+    ) -> torch.Tensor:
+        a = self.levels(t.reshape(-1))[0][0]
+        n_pixels = x[0].numel()
+        tone = a.sqrt() * x.sum((1, 2, 3), keepdim=True) / (a * n_pixels + 1 - a)
+        return tone.expand_as(x)
+
+
+def test_steps_that_are_closer_in_much_noise_draw_layouts_as_varied_as_they_are(
+    pipeline: MTDMPipeline, tmp_path: Path
+) -> None:
+    trailing = pipeline.scheduler
+    for steps in (5, 8, 16):
+        trailing.set_timesteps(steps)
+        assert pipeline.times(steps).tolist() == trailing.timesteps.tolist()
+    exact = OneTone(pipeline.unet, pipeline.scheduler, 1, 64, 4, mean=0.5, std=0.01)
+    exact.set_progress_bar_config(disable=True)
+
+    def spread(spacing: float) -> float:
+        exact.register_to_config(spacing=spacing)
+        tones = exact([""] * 64, noise(64), 16).images.mean((1, 2, 3)) / 255
+        return float(tones.std() / 0.01)
+
+    # 1 would be right; the first of the trailing steps takes away four fifths of the variation.
+    assert spread(1) < 0.25 < 0.6 < spread(2) < 1
+    assert exact.times(8).tolist() == [999, 983, 937, 858, 749, 608, 436, 233]
+
+    plain = MTDMGenerator(pipeline).identity
+    pipeline.save_pretrained(tmp_path)
+    made = load_pipeline(tmp_path)
+    made.register_to_config(spacing=1.5)
+    made.save_pretrained(tmp_path)
+    assert MTDMGenerator(load_pipeline(tmp_path)).identity != plain

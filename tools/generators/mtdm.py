@@ -15,6 +15,10 @@ channels at the first level than the folded image has.
 
 Labels may lead: they are free of noise earlier than the image (`label_lead`), so that one run
 decides the labels first and draws the image to them.
+
+Steps may lie closer together where there is much noise (`spacing`). The layout of a scene is common
+to so many patches that it is decided while the signal has a thousandth of a pixel's power; where
+the first step jumps over that, all scenes come out as their mean.
 """
 
 from __future__ import annotations
@@ -92,7 +96,8 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
     k), the mean square of every channel that it sees, and of what the patches around do not tell of
     it; else none; label_lead: share of the noise levels, from the least, in which labels are free
     of noise; noise_kept: of image and of labels, 0..1, what a step of drawing keeps of the noise
-    that DDIM would, unless a call says otherwise: with less, pictures are calmer and vary less.
+    that DDIM would, unless a call says otherwise: with less, pictures are calmer and vary less;
+    spacing: of the steps of drawing, at least 1, see `times`.
     """
 
     def __init__(
@@ -111,6 +116,7 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         power: Sequence[Sequence[float]] | None = None,
         label_lead: float = 0.0,
         noise_kept: Sequence[float] | None = None,
+        spacing: float = 1.0,
     ) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
@@ -126,6 +132,7 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             power=[list(row) for row in power or ()],
             label_lead=label_lead,
             noise_kept=list(noise_kept or (1.0, 1.0)),
+            spacing=spacing,
         )
         self._known: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -192,6 +199,17 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         channels = self.config.image_channels
         flat = pixel_shuffle(x, self.config.patch)
         return flat[:, :channels] * self.config.std + self.config.mean, flat[:, channels:]
+
+    def times(self, steps: int) -> torch.Tensor:
+        """Return the times at which an image is drawn, falling, (at most `steps`,), int64.
+
+        The i-th lies (i / steps) ** spacing of the way from pure noise: with 1 they are the
+        trailing steps of Lin et al. 2024.
+        """
+        n_times = len(self.scheduler.alphas_cumprod)
+        way = (np.arange(steps) / steps) ** self.config.spacing
+        times = torch.from_numpy(np.round(n_times * (1 - way)).astype(np.int64) - 1)
+        return times.clamp(min=0).unique_consecutive().to(self.device)
 
     def levels(self, t: torch.Tensor) -> Levels:
         """Return how much of image and labels is seen at the times `t` of the scheduler, (n,)."""
@@ -311,16 +329,16 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         x = clean = before = folded_noise = pixel_unshuffle(
             noise.to(self.device, self.unet.dtype), self.config.patch
         )
-        self.scheduler.set_timesteps(steps, device=self.device)
-        times = self.scheduler.timesteps
+        times = self.times(steps)
         of_image, of_labels = self.config.noise_kept if noise_kept is None else noise_kept
         keep = self.per_channel((torch.tensor([of_image]), torch.tensor([of_labels]))).to(x.device)
         read: tuple[Dense, Dense] | None = None
         for i, t in enumerate(self.progress_bar(times)):
             # What is pulled is always denoised after, so that it becomes a picture again.
             if pulls and i > 0:
-                x = self._pulled(x, clean, folded_noise, i, pulls)
-            guided = guidance != 1 and guidance_interval[0] <= i / steps < guidance_interval[1]
+                x = self._pulled(x, clean, folded_noise, times, i, pulls)
+            way = i / len(times)
+            guided = guidance != 1 and guidance_interval[0] <= way < guidance_interval[1]
             before = clean
             if guided:
                 both = self.predict(
@@ -371,12 +389,13 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         x: torch.Tensor,
         clean: torch.Tensor,
         noise: torch.Tensor,
+        times: torch.Tensor,
         step: int,
         pulls: Sequence[Pull],
     ) -> torch.Tensor:
         """Return the noisy images before a step as `tools.pull` moves them; labels stay.
 
-        clean: what was expected of them one step earlier.
+        clean: what was expected of them one step earlier; times: of all steps.
         """
         n_image = self.n_image_channels
         image, labels = x[:, :n_image], x[:, n_image:]
@@ -384,9 +403,9 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         if pulls[0].by == "real":
             photographs = np.stack([p.photograph for p in pulls if p.photograph is not None])
             goal = self.fold(torch.from_numpy(photographs).to(x.device, x.dtype) / 255)
-            alpha = self.levels(self.scheduler.timesteps[step])[0].to(x)
+            alpha = self.levels(times[step])[0].to(x)
             as_noisy = alpha.sqrt() * goal + (1 - alpha).sqrt() * noise[:, :n_image]
-            share = weights * actgen_weight(step, len(self.scheduler.timesteps))
+            share = weights * actgen_weight(step, len(times))
             moved = image + share.view(-1, 1, 1, 1) * (as_noisy - image)
         else:
             moved = by_gradient(image, self._gradient(clean, pulls)[:, :n_image], weights)
@@ -567,6 +586,8 @@ class MTDMGenerator:
         sampling: list[Any] = [self._steps, self._guidance, self._interval]
         if self._noise_kept != (1, 1):
             sampling.append(self._noise_kept)
+        if self.pipeline.config.spacing != 1:
+            sampling.append(self.pipeline.config.spacing)
         content = hashlib.sha256(json.dumps(sampling).encode())
         for name, value in sorted(self.pipeline.unet.state_dict().items()):
             content.update(name.encode())
