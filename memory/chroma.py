@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -24,6 +24,7 @@ from memory.journal import Event, read_events, rounds
 from memory.records import Lesson, Record
 
 if TYPE_CHECKING:
+    from chromadb.api import ClientAPI
     from chromadb.api.client import Client
     from chromadb.api.collection_configuration import CreateCollectionConfiguration
     from chromadb.api.models.Collection import Collection
@@ -52,6 +53,8 @@ _KEPT = (".lock", _UNFINISHED)
 Kind = Literal["prompt", "failure", "lesson"]
 Data = dict[str, float | str | bool]
 Result = TypeVar("Result")
+Work = Callable[["Collection", str], Result]
+"""What is done with a collection; its second argument: whose items are written, "" for one home."""
 Embed = Callable[[Sequence[str]], list[list[float]]]
 
 
@@ -106,13 +109,14 @@ class MemoryIndex:
     def add(self, items: Sequence[MemoryItem]) -> None:
         """Add items; one whose id is already there replaces the earlier one."""
         vectors = self._vectors(items)
-        self._use(lambda collection: _upsert(collection, vectors))
+        self._use(lambda collection, owner: upsert(collection, vectors, owner))
 
     def forget(self, session: str, from_round: int) -> None:
         """Remove what a session has added of round `from_round` and later ones."""
 
-        def remove(collection: Collection) -> None:
-            found = collection.get(where={"session": session}, include=["metadatas"])
+        def remove(collection: Collection, owner: str) -> None:
+            where = both({"session": session}, {"owner": owner} if owner else None)
+            found = collection.get(where=where, include=["metadatas"])
             items = [str(metadata["item"]) for metadata in found["metadatas"] or []]
             late = [
                 name
@@ -140,13 +144,12 @@ class MemoryIndex:
         if not queries:
             return []
         vectors = np.array(self._embed(queries), dtype=np.float32)
-        wanted = [{name: value} for name, value in (("kind", kind), ("target", target)) if value]
-        where = {"$and": wanted} if len(wanted) > 1 else wanted[0] if wanted else None
+        where = both({"kind": kind} if kind else None, {"target": target} if target else None)
         found = self._use(
-            lambda collection: collection.query(
+            lambda collection, _: collection.query(
                 query_embeddings=vectors,
                 n_results=n * _N_REPEATS,
-                where=cast("Where | None", where),
+                where=where,
                 include=["metadatas", "distances"],
             )
         )
@@ -159,7 +162,7 @@ class MemoryIndex:
 
     def stats(self) -> dict[str, Any]:
         """Return how many items there are: `items`, `kinds`, `targets` and `sessions`."""
-        got = self._use(lambda collection: collection.get(include=["metadatas"]))
+        got = self._use(lambda collection, _: collection.get(include=["metadatas"]))
         found = got["metadatas"] or []
         return {
             "items": len(found),
@@ -178,25 +181,25 @@ class MemoryIndex:
         with self._locked():
             return self._rebuild(vectors)
 
-    def _use(self, work: Callable[[Collection], Result]) -> Result:
+    def _use(self, work: Work[Result]) -> Result:
         """Return what `work` makes of the collection, rebuilt before where that is needed."""
         with self._locked():
             if self._journals is None:
                 with self._open() as collection:
-                    return work(collection)
+                    return work(collection, "")
             database = self.folder / _DATABASE
             # Chroma takes an empty file for a new index.
             missing = not database.exists() or not database.stat().st_size
             if not missing and not (self.folder / _UNFINISHED).exists():
                 try:
                     with self._open() as collection:
-                        return work(collection)
+                        return work(collection, "")
                 except StorageError as error:
                     self._tell(f"The memory is rebuilt from the journals: {error}")
             paths = list(self._journals())
-            self._rebuild(self._vectors([item for p in paths for item in _items_of(p)]))
+            self._rebuild(self._vectors([item for p in paths for item in items_of(p)]))
             with self._open() as collection:
-                return work(collection)
+                return work(collection, "")
 
     def _rebuild(self, vectors: Sequence[tuple[MemoryItem, list[float]]]) -> int:
         # Told by this file, an index that is not yet whole is not taken for one.
@@ -204,7 +207,7 @@ class MemoryIndex:
         unfinished.touch()
         self._clear()
         with self._open() as collection:
-            _upsert(collection, vectors)
+            upsert(collection, vectors)
             n_items = collection.count()
         unfinished.unlink()
         return n_items
@@ -242,9 +245,7 @@ class MemoryIndex:
             settings = Settings(anonymized_telemetry=False)
             client = cast("Client", chromadb.PersistentClient(self.folder, settings))
             try:
-                yield client.get_or_create_collection(
-                    COLLECTION, configuration=_CONFIGURATION, embedding_function=None
-                )
+                yield collection_of(client)
             finally:
                 client.close()
         except ChromaError as error:
@@ -276,7 +277,21 @@ class MemoryIndex:
                 path.unlink()
 
 
-def _items_of(journal: Path) -> list[MemoryItem]:
+def collection_of(client: ClientAPI) -> Collection:
+    """Return the collection of all items, made when it is not there."""
+    return client.get_or_create_collection(
+        COLLECTION, configuration=_CONFIGURATION, embedding_function=None
+    )
+
+
+def both(*conditions: Mapping[str, str] | None) -> Where | None:
+    """Return Chroma's form of all conditions that are not None."""
+    wanted = [dict(condition) for condition in conditions if condition]
+    found = {"$and": wanted} if len(wanted) > 1 else wanted[0] if wanted else None
+    return cast("Where | None", found)
+
+
+def items_of(journal: Path) -> list[MemoryItem]:
     """Return what a journal gives to remember; nothing of one that is damaged."""
     try:
         return items_from_events(read_events(journal))
@@ -361,11 +376,15 @@ def _latest(items: Sequence[str], distances: Sequence[float]) -> list[Hit]:
     return sorted(latest.values(), key=lambda h: (-h.similarity, h.item.id))
 
 
-def _upsert(collection: Collection, vectors: Sequence[tuple[MemoryItem, list[float]]]) -> None:
+def upsert(
+    collection: Collection, vectors: Sequence[tuple[MemoryItem, list[float]]], owner: str = ""
+) -> None:
+    """Add or replace items with their vectors; owner: whose they are, where several share them."""
+    known = {"owner": owner} if owner else {}
     for start in range(0, len(vectors), _N_ADDED_AT_ONCE):
         part = vectors[start : start + _N_ADDED_AT_ONCE]
         collection.upsert(
-            ids=[item.id for item, _ in part],
+            ids=[f"{owner}/{item.id}" if owner else item.id for item, _ in part],
             embeddings=np.array([vector for _, vector in part], dtype=np.float32),
             documents=[item.text for item, _ in part],
             metadatas=[
@@ -374,6 +393,7 @@ def _upsert(collection: Collection, vectors: Sequence[tuple[MemoryItem, list[flo
                     "target": item.target,
                     "session": item.session,
                     "item": item.model_dump_json(),
+                    **known,
                 }
                 for item, _ in part
             ],

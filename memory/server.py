@@ -1,0 +1,164 @@
+"""The memory on a Chroma server that many homes share; the local index stands in while it is away.
+
+A home's items carry its name, a number drawn once, so that sessions of one name on two hosts do not
+replace each other's. Everybody finds everything.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import httpx
+
+from memory.chroma import (
+    Embed,
+    MemoryIndex,
+    Result,
+    Work,
+    collection_of,
+    items_of,
+    upsert,
+)
+from memory.errors import SettingsError, StorageError
+from memory.files import storing, write_bytes
+from memory.records import digest
+
+if TYPE_CHECKING:
+    from chromadb.api.models.Collection import Collection
+
+PING_TIMEOUT_S = 10.0
+# A server that was away is not asked again for so long.
+COOL_DOWN_S = 60.0
+
+
+class ServedMemory(MemoryIndex):
+    """The index of the Chroma server at `url`, http(s)://HOST[:PORT].
+
+    folder: of the local index, which is rebuilt from the journals of this home and used while the
+    server is away; `tell` is told so, and all that the server has missed goes to it when it is
+    back. Every method raises StorageError where there are no journals to go on by, SettingsError
+    for another kind of URL.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        folder: Path,
+        embed: Embed | None = None,
+        journals: Callable[[], Iterable[Path]] | None = None,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        super().__init__(folder, embed, journals, tell)
+        self.url, self._address = url, _address(url)
+        self._state = folder.with_name(f"{folder.name}-server")
+        self._is_away, self._asked_at = False, 0.0
+
+    def forget(self, session: str, from_round: int) -> None:
+        """Remove what a session has added; raises StorageError while the server is away."""
+        self._asked_at = 0.0
+        with self._served():
+            super().forget(session, from_round)
+
+    def reindex(self, journals: Iterable[Path]) -> int:
+        """Replace this home's items on the server by those of journals; return how many."""
+        items = [item for path in journals for item in items_of(path)]
+        with self._served() as collection:
+            collection.delete(where={"owner": self._owner()})
+            upsert(collection, self._vectors(items), self._owner())
+        write_bytes(self._whole, b"")
+        return len({item.id for item in items})
+
+    def _use(self, work: Work[Result]) -> Result:
+        """Return what `work` makes of the server's collection, or of the local one."""
+        if time.monotonic() - self._asked_at > COOL_DOWN_S or not self._is_away:
+            try:
+                with self._served() as collection:
+                    self._catch_up(collection)
+                    result = work(collection, self._owner())
+            except StorageError as error:
+                if self._journals is None:
+                    raise
+                self._leave(error)
+            else:
+                self._is_away = False
+                return result
+        return super()._use(work)
+
+    def _leave(self, error: StorageError) -> None:
+        """Go on by the local index, built from the journals when the server is missed first."""
+        assert self._journals is not None  # or there is nothing to go on by
+        self._asked_at = time.monotonic()
+        with storing(self._whole):
+            self._whole.unlink(missing_ok=True)
+        if not self._is_away:
+            self._is_away = True
+            self._tell(f"The memory goes on by the journals of this home: {error}")
+            super().reindex(self._journals())
+
+    def _catch_up(self, collection: Collection) -> None:
+        """Give the server what the journals of this home tell and it does not have."""
+        if self._journals is None or (self._whole.exists() and collection.count()):
+            return
+        # Read before the journals: what others add now is in their journals already.
+        found = collection.get(where={"owner": self._owner()}, include=["metadatas"])
+        known = {str(metadata["item"]) for metadata in found["metadatas"] or []}
+        told = {item.id: item for path in self._journals() for item in items_of(path)}
+        missing = [item for item in told.values() if item.model_dump_json() not in known]
+        upsert(collection, self._vectors(missing), self._owner())
+        write_bytes(self._whole, b"")
+
+    @property
+    def _whole(self) -> Path:
+        """The file that says that the server had all of this home's items."""
+        return self._state / f"whole-{digest(self.url)}"
+
+    def _owner(self) -> str:
+        """Return the name of this home, drawn when it is first asked for."""
+        path = self._state / "owner"
+        if not path.exists():
+            with self._locked():
+                if not path.exists():
+                    write_bytes(path, uuid.uuid4().hex.encode())
+        with storing(path):
+            return path.read_text("ascii")
+
+    @contextmanager
+    def _served(self) -> Iterator[Collection]:
+        """Open the server's collection; raises StorageError when it cannot be used."""
+        import chromadb
+        from chromadb.config import Settings
+        from chromadb.errors import ChromaError
+
+        host, port, is_encrypted = self._address
+        try:
+            scheme = "https" if is_encrypted else "http"
+            # Chroma's own requests wait for ever.
+            ping = httpx.URL(scheme=scheme, host=host, port=port, path="/api/v2/heartbeat")
+            httpx.get(ping, timeout=PING_TIMEOUT_S).raise_for_status()
+            settings = Settings(anonymized_telemetry=False)
+            client = chromadb.HttpClient(host, port, is_encrypted, settings=settings)
+            yield collection_of(client)
+        except (httpx.HTTPError, ChromaError) as error:
+            raise StorageError(
+                f"The memory server {self.url} cannot be used: {error}. Start it, for example by "
+                f"`chroma run --port {port} --path FOLDER`, or set another memory.url."
+            ) from error
+
+
+def _address(url: str) -> tuple[str, int, bool]:
+    """Return host, port and whether the connection is encrypted."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
+        raise SettingsError(f"The memory server {url!r} cannot be used; expected http://HOST:PORT.")
+    is_encrypted = parts.scheme == "https"
+    return parts.hostname, port or (443 if is_encrypted else 8000), is_encrypted
