@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from eval.montage import drawable
+
 Images = NDArray[np.uint8]
 
 # Of the SegNet release of CamVid, by our names of its classes.
@@ -115,10 +117,11 @@ def side_by_side(images: Images, *colours: Images) -> Images:
 def legend(class_names: Sequence[str]) -> Images:
     """Return the colours of the classes with their names, one below the other, (3, h, w)."""
     font = ImageFont.load_default()
-    width = 2 * _ROW_PX + int(max((font.getlength(name) for name in class_names), default=0))
+    names = [drawable(name) for name in class_names]
+    width = 2 * _ROW_PX + int(max((font.getlength(name) for name in names), default=0))
     picture = Image.new("RGB", (width, max(1, len(class_names)) * _ROW_PX), _BACKGROUND)
     draw = ImageDraw.Draw(picture)
-    for row, (name, colour) in enumerate(zip(class_names, palette(class_names), strict=True)):
+    for row, (name, colour) in enumerate(zip(names, palette(class_names), strict=True)):
         top = row * _ROW_PX + (_ROW_PX - _SWATCH_PX) // 2
         box = (2, top, 1 + _SWATCH_PX, top + _SWATCH_PX - 1)
         draw.rectangle(box, fill=tuple(int(part) for part in colour))

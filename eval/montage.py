@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +16,12 @@ from memory.files import write_bytes
 
 _GAP_PX = 4
 _CAPTION_PX = 15
+_CAPTION_LINES = 2
+# Letters without an accent that could be taken off them.
+_IN_ASCII = str.maketrans(
+    {"ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "ø": "o", "Ø": "O", "đ": "d", "ł": "l", "Ł": "L",
+     "\u0131": "i", "\u2013": "-", "\u2014": "-", "\u2019": "'"}
+)  # fmt: skip
 # Dark surroundings suit photographs and sit well on a light and on a dark page.
 _BACKGROUND = (22, 24, 28)
 _INK = (226, 226, 222)
@@ -27,20 +34,24 @@ def montage(
 ) -> Image.Image:
     """Lay images out in rows of `columns` tiles, each with its caption below.
 
-    images: uint8, (n, c, h, w) with c = 1 (gray) or 3 (RGB). captions: one per image, cut to the
-    width of a tile, or None. scale: whole number by which pixels are enlarged. Returns an image
-    of mode L or RGB. Raises DataError when there is nothing to show or the shapes do not fit.
+    images: uint8, (n, c, h, w) with c = 1 (gray) or 3 (RGB). captions: one per image, in two lines
+    at most of the width of a tile, or None. scale: whole number by which pixels are enlarged.
+    Returns an image of mode L or RGB. Raises DataError when there is nothing to show or the shapes
+    do not fit.
     """
     _check(images, captions, columns, scale)
     n_images, channels, height, width = images.shape
     columns = min(columns, n_images)
     rows = -(-n_images // columns)
     tile_w, tile_h = width * scale, height * scale
-    step_x, step_y = tile_w + _GAP_PX, tile_h + _GAP_PX + (_CAPTION_PX if captions else 0)
+    font = ImageFont.load_default()
+    lines = [caption_lines(caption, tile_w, font) for caption in captions or ()]
+    step_x = tile_w + _GAP_PX
+    step_y = tile_h + _GAP_PX + _CAPTION_PX * max((len(own) for own in lines), default=0)
     mode = "RGB" if channels == 3 else "L"
     size = (columns * step_x + _GAP_PX, rows * step_y + _GAP_PX)
     sheet = Image.new(mode, size, _BACKGROUND if channels == 3 else _BACKGROUND[0])
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
+    draw = ImageDraw.Draw(sheet)
     ink = _INK if channels == 3 else _INK[0]
     for i, image in enumerate(images):
         x = _GAP_PX + i % columns * step_x
@@ -48,9 +59,9 @@ def montage(
         pixels = image.transpose(1, 2, 0) if channels == 3 else image[0]
         tile = Image.fromarray(np.ascontiguousarray(pixels))
         sheet.paste(tile.resize((tile_w, tile_h), Image.Resampling.NEAREST), (x, y))
-        if captions:
-            text = fit_text(captions[i], tile_w, font)
-            draw.text((x, y + tile_h + _CAPTION_PX / 2 + 1), text, fill=ink, font=font, anchor="lm")
+        for number, line in enumerate(lines[i] if lines else ()):
+            middle = y + tile_h + _CAPTION_PX * (number + 0.5) + 1
+            draw.text((x, middle), line, fill=ink, font=font, anchor="lm")
     return sheet
 
 
@@ -72,6 +83,27 @@ def save_montage(
 ) -> None:
     """Write the montage as a PNG file, whole or not at all; see `montage`."""
     write_bytes(path, montage_png(images, captions, columns, scale))
+
+
+def caption_lines(text: str, width_px: int, font: Font) -> list[str]:
+    """Return a caption in lines that fit the width, two at most, broken between words."""
+    words = drawable(text).split()
+    if not words or font.getlength(" ".join(words)) <= width_px:
+        return [" ".join(words)]
+    n = 1
+    while n < len(words) and font.getlength(" ".join(words[: n + 1])) <= width_px:
+        n += 1
+    # "defective as functional" is read best with what was said on a line of its own.
+    if "as" in words[1 : n + 1]:
+        n = words.index("as", 1)
+    parts = [words[:n], words[n:]][:_CAPTION_LINES]
+    return [fit_text(" ".join(part), width_px, font) for part in parts if part]
+
+
+def drawable(text: str) -> str:
+    """Return a text in the letters that the font of Pillow has: accents fall, others become "?"."""
+    plain = unicodedata.normalize("NFKD", text.translate(_IN_ASCII))
+    return "".join(c if c.isascii() else "?" for c in plain if not unicodedata.combining(c))
 
 
 def fit_text(text: str, width_px: int, font: Font) -> str:

@@ -8,7 +8,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFont
 
-from eval.montage import fit_text, montage, montage_png, save_montage
+from eval.montage import (
+    caption_lines,
+    drawable,
+    fit_text,
+    montage,
+    montage_png,
+    save_montage,
+)
 from memory.errors import DataError
 
 
@@ -79,3 +86,21 @@ def test_unusable_input_is_explained(
 ) -> None:
     with pytest.raises(DataError, match=message):
         montage(given, captions, columns, scale)
+
+
+def test_a_long_caption_takes_two_lines_and_keeps_what_was_said() -> None:
+    font = ImageFont.load_default()
+    assert caption_lines("3 as 8", 128, font) == ["3 as 8"]
+    assert caption_lines("Chinese Temple as Red Kite", 128, font) == [
+        "Chinese Temple",
+        "as Red Kite",
+    ]
+    assert len(caption_lines("W" * 100, 60, font)) == 1
+    given = np.zeros((2, 1, 32, 32), dtype=np.uint8)
+    one = montage(given, ["a", "b"], columns=2, scale=2)
+    two = montage(given, ["a", "Temple as Red Kite"], columns=2, scale=2)
+    assert (one.width, two.height - one.height) == (two.width, 15)
+
+
+def test_letters_that_the_font_lacks_are_written_otherwise() -> None:
+    assert drawable("Blüte Straße naïve 花 \u2013 Łódź") == "Blute Strasse naive ? - Lodz"
