@@ -36,7 +36,7 @@ def chat(
     """Open a session and talk about it until the person leaves or the input ends.
 
     terminal: environment variables that say what the terminal can show. Leaving stops the session
-    at its next safe point; the same command, or `shaping run --session NAME`, goes on.
+    at its next safe point; the same command, or `shaping resume NAME`, goes on.
     """
     name = settings.session.name or next_name(settings.home, settings.preset)
     with open_session(settings, name) as session:
@@ -137,7 +137,7 @@ def _leave(live: LiveSession, console: Console) -> None:
         console.print(Text("Stopping at the next safe point; nothing is lost.", "dim"))
     name = live.session.name
     live.close()
-    console.print(Text(f"To go on: shaping chat {name}, or shaping run --session {name}", "dim"))
+    console.print(Text(f"To go on: shaping chat {name}, or shaping resume {name}", "dim"))
 
 
 def _draw(console: Console, blocks: Iterable[Block], protocol: str | None) -> None:

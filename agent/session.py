@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -187,7 +188,8 @@ def _check_settings(path: Path, settings: Settings, name: str) -> None:
         if fingerprint(stored["settings"]) != fingerprint(settings):
             raise SettingsError(
                 f"The session {name!r} was made with other settings: {'; '.join(changed)}. "
-                "Continue it with its own, or choose another name with --session."
+                f"Continue it with its own (shaping resume {shlex.quote(name)}), or choose another "
+                "name with --session."
             )
         if not changed:
             return

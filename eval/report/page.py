@@ -199,9 +199,10 @@ def build_report_html(data: ReportData) -> str:
             n_prompts=sum(len(r.plan.prompts) for r in rounds if r.plan),
             n_made=sum(r.batch.n_made for r in rounds if r.batch),
             n_kept=sum(r.batch.n_kept for r in rounds if r.batch),
+            audited=_is_audited(data.settings),
             seconds=sum(chain.from_iterable(r.seconds.values() for r in rounds)),
             unfinished=unfinished(rounds),
-            resume=f"shaping run --session {shlex.quote(data.session)}",
+            resume=f"shaping resume {shlex.quote(data.session)}",
             score_chart=_score_chart(rounds, feedback, sealed, name),
             composition_charts=_composition_charts(rounds),
             slices=slices,
@@ -281,6 +282,12 @@ def worst_slices(reports: Sequence[Report]) -> list[SliceRow]:
         return (known.value if known else 0.0, row.key)
 
     return sorted(rows, key=order)
+
+
+def _is_audited(settings: Mapping[str, Any]) -> bool:
+    """Tell whether something judged the images, by the settings of a session."""
+    audit = settings.get("audit")
+    return not (isinstance(audit, Mapping) and audit.get("method") == "none")
 
 
 def unfinished(rounds: Sequence[Round]) -> dict[str, Any] | None:
@@ -434,7 +441,7 @@ def _composition_charts(rounds: Sequence[Round]) -> list[Markup]:
             form=text.count,
         )
         for name, values in composition(rounds).items()
-        if values
+        if values and list(values) != ["scene"]  # images of which pixels alone have classes
     ]
 
 

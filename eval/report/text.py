@@ -52,10 +52,14 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+_ABBREVIATIONS = {"auroc": "AUROC", "miou": "mIoU", "iou": "IoU"}
+
+
 def words(name: str) -> str:
     """Return a key as words, e.g. "Balanced accuracy"."""
     text = name.replace("_", " ")
-    return "AUROC" if name == "auroc" else text[:1].upper() + text[1:]
+    first, _, rest = text.partition(" ")
+    return f"{_ABBREVIATIONS.get(first, first[:1].upper() + first[1:])} {rest}".strip()
 
 
 def shorten(text: str, n_characters: int) -> str:

@@ -244,7 +244,7 @@ def test_failures_hypotheses_events_settings_and_licence_appear() -> None:
 def test_missing_parts_are_named() -> None:
     text = Page(build_report_html(crashed())).text
     assert "Round 4 is unfinished: planned, generated, not yet trained." in text
-    assert "shaping run --session solar-0007" in text
+    assert "shaping resume solar-0007" in text
     text = Page(build_report_html(only_planned())).text
     assert "planned, not yet generated" in text
     assert "No model has been evaluated yet." in text
