@@ -27,7 +27,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 from scipy.special import expit
 
-from eval.credit import agrees, credit, head_gradients, prompt_agreement, rank_correlation
+from eval.credit import (
+    agrees,
+    credit,
+    head_gradients,
+    prompt_agreement,
+    prompt_influence,
+    rank_correlation,
+)
 from eval.discovery import fit_direction
 from memory.files import write_json
 from memory.records import Batch, Plan, PromptQuality, PromptSpec, Report
@@ -173,10 +180,12 @@ def measure(case: Case, learn: Learn, seeds: Sequence[int]) -> dict[str, Floats]
         for c in credit(case.plan, case.batch, *reports)
     }
     pairs = [[(p, s) for s in slices] for p in case.plan.prompts]
+    of = case, rows
     found = {
         "effect": effects.mean(1),
-        "gradient cosine, model after the round": _agreements(full[0], case, rows),
-        "gradient cosine, model before the round": _agreements(before, case, rows),
+        "gradient cosine, model after the round": _by_gradient(prompt_agreement, full[0], *of),
+        "gradient cosine, model before the round": _by_gradient(prompt_agreement, before, *of),
+        "gradient influence, model after the round": _by_gradient(prompt_influence, full[0], *of),
         "shrunk change of the slice": np.array(
             [[given.get((p.id, s.key), 0.0) for p, s in row] for row in pairs]
         ),
@@ -189,11 +198,16 @@ def measure(case: Case, learn: Learn, seeds: Sequence[int]) -> dict[str, Floats]
     return found
 
 
-def _agreements(model: Fitted, case: Case, rows: Sequence[NDArray[np.int64]]) -> Floats:
+def _by_gradient(
+    estimate: Callable[[Floats, Sequence[str], Floats], dict[str, float]],
+    model: Fitted,
+    case: Case,
+    rows: Sequence[NDArray[np.int64]],
+) -> Floats:
     images = model.gradients(concatenate(list(case.prompts.values())))
     owner = [name for name, own in case.prompts.items() for _ in range(len(own))]
     photographs = model.gradients(case.feedback)
-    each = [prompt_agreement(images, owner, photographs[own]) for own in rows]
+    each = [estimate(images, owner, photographs[own]) for own in rows]
     return np.array([[found[name] for found in each] for name in case.prompts])
 
 

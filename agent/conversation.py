@@ -388,7 +388,7 @@ class Conversation:
             )
         else:
             drafts[number - 1] = self._changed(drafts[number - 1], field, value)
-        changed = PlanDraft(prompts=tuple(drafts), hypothesis=plan.hypothesis, why=plan.why)
+        changed = _with_prompts(plan, drafts)
         return self._edited(question, changed)
 
     def _add(self, text: str) -> list[Block]:
@@ -397,7 +397,7 @@ class Conversation:
         if question is not None and question.kind == "plan":
             plan = self._pending()[1]
             drafts = self._fitted([*map(_as_draft, plan.prompts), draft], len(plan.prompts))
-            changed = PlanDraft(prompts=tuple(drafts), hypothesis=plan.hypothesis, why=plan.why)
+            changed = _with_prompts(plan, drafts)
             return self._edited(question, changed)
         waiting = additions(self._events())
         left = self._n_images() - sum(a.prompt.count for a in waiting)
@@ -749,6 +749,12 @@ def say_progress(live: LiveSession) -> str:
         if now.done and now.per_s:
             said += f", {(now.total - now.done) / now.per_s:.0f} s left"
     return said
+
+
+def _with_prompts(plan: Plan, prompts: Sequence[PromptDraft]) -> PlanDraft:
+    return PlanDraft(
+        prompts=tuple(prompts), hypothesis=plan.hypothesis, why=plan.why, trials=plan.trials
+    )
 
 
 def _as_draft(prompt: PromptSpec) -> PromptDraft:

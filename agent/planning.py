@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 from agent.planners import PlanDraft, PromptDraft
 from agent.printable import one_line
 from memory.errors import ToolError, unknown
-from memory.records import Hypothesis, Plan, PromptSpec, slice_key
+from memory.records import Hypothesis, Plan, PromptSpec, Trial, slice_key
 from prompts.render import quote
 from prompts.vocabulary import Vocabulary
 
@@ -49,7 +49,8 @@ def validate(
     does gets a warning. A prompt's attributes are those given and those its text names; a prompt
     without a text is said by the caption grammar; its class is the one given or the one its words
     imply. Prompts of equal text, class, pull and adapters are made one. The hypothesis gets the
-    canonical key of its slice. `warnings`, at most 10, name what is legal but works badly: a text
+    canonical key of its slice. Trials count the images that the plan has for them, those without
+    are left out. `warnings`, at most 10, name what is legal but works badly: a text
     over the token limit, words that the vocabulary has not, attributes that the text does not say,
     a slice that is not measured. The message of an error lists at most 10 problems in at most
     2,000 characters.
@@ -112,6 +113,7 @@ def validate(
         hypothesis=hypothesis,
         why=one_line(draft.why)[:500],
         warnings=_bounded(warnings, _MAX_WARNINGS, "warnings"),
+        trials=_counted(draft.trials, list(specs.values())),
     )
 
 
@@ -128,6 +130,18 @@ def slice_attributes(text: str) -> dict[str, str] | None:
     if not pairs or len(attributes) < len(pairs) or not _SEPARATORS.fullmatch(rest):
         return None
     return attributes
+
+
+def _counted(trials: Sequence[Trial], prompts: Sequence[PromptSpec]) -> tuple[Trial, ...]:
+    counts = [
+        sum(p.count for p in prompts if trial.attributes.items() <= p.attributes.items())
+        for trial in trials
+    ]
+    return tuple(
+        trial.model_copy(update={"n_images": count})
+        for trial, count in zip(trials, counts, strict=True)
+        if count
+    )
 
 
 def _check_slice(

@@ -18,7 +18,7 @@ class Rejected(ToolError):
 
 
 class Made(Record):
-    """What wishes and additions of a person have made of a draft.
+    """What trials, and wishes and additions of a person, have made of a draft.
 
     shifts: what wishes moved; additions: ids of those that are in it; warnings: preferences that a
     language model did not follow.

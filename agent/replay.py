@@ -278,6 +278,8 @@ def _plan(event: Event, whole: bool) -> Iterator[RenderableType]:
     if plan.hypothesis:
         expects = f"{signed(plan.hypothesis.expected_change)} on {plan.hypothesis.slice}"
         yield _labelled("expects", expects)
+    for trial in plan.trials:
+        yield _labelled("trial", f"{trial.n_images} images of {trial.slice}")
     for warning in plan.warnings:
         yield _labelled("warning", warning, "yellow")
 

@@ -125,6 +125,9 @@ class Price(Record):
 class LLMSettings(Record):
     """How a language model is asked, how often it may err, and what it may cost."""
 
+    trial: int = Field(
+        0, ge=0, description="images that a failing slice is tried with before it gets more; 0: off"
+    )
     mode: Literal["auto", "native", "json"] = Field(
         "auto", description="native tool calls, one JSON action, or what a probe finds"
     )

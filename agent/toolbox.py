@@ -41,6 +41,7 @@ from agent.steering import (
     steer,
     wishes,
 )
+from agent.trials import say_trial, with_trials
 from eval.credit import credit, settle
 from memory.chroma import Hit, MemoryItem, items_from_events
 from memory.errors import SettingsError, ToolError
@@ -102,15 +103,8 @@ class Toolbox:
 
         What is known is journaled first, so that the messages can be made again from it.
         """
-        settings = self._session.settings
         past = self._before(round_number)
-        observation = Observation(
-            round=round_number,
-            n_images=settings.session.images_per_round,
-            images_per_prompt=settings.session.images_per_prompt,
-            seed=settings.session.seed,
-            rounds=tuple(past),
-        )
+        observation = self._observation(round_number, past)
         key = f"opening/{round_number}"
         known = self._journal.get(key)
         if known is None:
@@ -121,6 +115,16 @@ class Toolbox:
         system, text = brief(unpack(known["facts"], past, self._bench.target))
         extra = {"observation": observation.to_json()}
         return [SystemMessage(system), HumanMessage(text, additional_kwargs=extra)]
+
+    def _observation(self, round_number: int, past: Sequence[Round]) -> Observation:
+        session = self._session.settings.session
+        return Observation(
+            round=round_number,
+            n_images=session.images_per_round,
+            images_per_prompt=session.images_per_prompt,
+            seed=session.seed,
+            rounds=tuple(past),
+        )
 
     def _facts(
         self, observation: Observation, tokens_left: int | None, usd_left: float | None
@@ -384,6 +388,7 @@ class Toolbox:
             self._bench.observer.warn(warning)
         self._bench.observer.planned(plan)
         said = [f"Accepted: {plan.n_images} images from {len(plan.prompts)} prompts."]
+        said += [say_trial(trial) for trial in plan.trials]
         said += [f"Warning: {warning}" for warning in plan.warnings]
         return "\n".join([*said, say_expectation(expectation)])
 
@@ -548,7 +553,7 @@ class Toolbox:
         return "\n".join(lines) or "The memory has nothing on that yet."
 
     def _make(self, draft: PlanDraft, key: str) -> Made:
-        """Return what wishes and additions make of a draft: once, so that later ones wait.
+        """Return what trials, wishes and additions make of a draft: once, so that later ones wait.
 
         Raises ToolError for a draft of a language model that breaks a constraint, Rejected for one
         that was made before its author knew of a wish.
@@ -564,9 +569,12 @@ class Toolbox:
         shifts: tuple[Shift, ...] = ()
         warnings: list[str] = []
         is_policy = self._author.startswith("policy:")
+        n_trial = self._session.settings.feedback.trial
+        if n_trial:
+            observation = self._observation(self._round, self._before(self._round))
+            draft = with_trials(draft, observation, self._palette(), vocabulary, n_trial, wanted)
         if is_policy and wanted:
-            (head,) = self._journal.events("session")
-            palette = Palette.model_validate(head["palette"])
+            palette = self._palette()
             seed = f"{session.seed} {self._round}"
             draft, shifts = steer(
                 draft, wanted, palette, vocabulary, session.images_per_prompt, seed
@@ -584,9 +592,13 @@ class Toolbox:
             warnings = ignored(plan, before, wanted, vocabulary)
         names = tuple(addition.id for addition in extra)
         made = Made(draft=draft, shifts=shifts, additions=names, warnings=tuple(warnings))
-        if wanted or extra or self._bench.observer.interactive:
+        if wanted or extra or draft.trials or self._bench.observer.interactive:
             self._journal.append("proposed", key=name, round=self._round, made=made.to_json())
         return made
+
+    def _palette(self) -> Palette:
+        (head,) = self._journal.events("session")
+        return Palette.model_validate(head["palette"])
 
     def propose(self, made: Made, round_number: int, author: str, key: str) -> Proposal:
         """Return the plan that comes of a draft, and what may be expected of it.

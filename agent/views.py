@@ -16,6 +16,7 @@ from agent.expectations import Expectation
 from agent.printable import one_line
 from agent.questions import Question
 from agent.steering import Addition, Effect, Wish
+from agent.trials import say_trial
 from memory.records import Estimate, Failure, Plan, Report, Round
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def plan_reasons(plan: Plan) -> list[Block]:
     if plan.hypothesis:
         change, name = plan.hypothesis.expected_change, plan.hypothesis.slice
         blocks.append(Line(f"It expects {change:+.3f} on {one_line(name)}."))
-    return blocks
+    return blocks + [Line(one_line(say_trial(trial))) for trial in plan.trials]
 
 
 def round_blocks(done: Round, before: Report | None, effects: Sequence[Effect]) -> list[Block]:

@@ -25,6 +25,8 @@ Floats = NDArray[np.float64]
 
 PRIOR_VARIANCE = 0.05**2
 N_RESAMPLES = 500
+# Squared length of a gradient that is no more than rounding.
+LEAST_PULL = 1e-20
 
 
 def credit(plan: Plan, batch: Batch, before: Report | None, after: Report) -> tuple[Credit, ...]:
@@ -125,6 +127,23 @@ def prompt_agreement(
     owner, wanted = np.array(prompt_ids), photographs.mean(0)
     return {
         name: cosine(images[owner == name].mean(0), wanted) for name in dict.fromkeys(prompt_ids)
+    }
+
+
+def prompt_influence(
+    images: Floats, prompt_ids: Sequence[str], photographs: Floats
+) -> dict[str, float]:
+    """Return how strongly each prompt pulls where a slice's photographs do; see `prompt_agreement`.
+
+    The projection of its mean gradient on theirs, in units of theirs: 1 is as much as the
+    photographs themselves, below 0 is harm. Unlike the cosine it is near 0 for images that the
+    model knows already, whatever their direction. 0 where the photographs pull nowhere.
+    """
+    owner, wanted = np.array(prompt_ids), photographs.mean(0)
+    size = float(wanted @ wanted)
+    return {
+        name: float(images[owner == name].mean(0) @ wanted) / size if size > LEAST_PULL else 0.0
+        for name in dict.fromkeys(prompt_ids)
     }
 
 

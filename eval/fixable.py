@@ -4,6 +4,10 @@ Two questions, each a beta distribution from a flat prior: are the images drawn 
 (drawable: what the audit kept), and do they help (useful: prompts whose last-layer gradients agree
 with the failing photographs, and rounds after which these photographs were better). The chance
 that an image does both is their product, matched to a beta distribution by mean and variance.
+
+Of the prompts, the benefit is held against the harm: a prompt counts by how strongly it pulls. In
+a slice of two classes the model may know one of them, whose prompts then pull the wrong way, but
+hardly at all. Prompts of unequal strength are fewer witnesses (effective sample size, Kish 1965).
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ ROUND_WEIGHT = 3.0
 class Evidence:
     """What is known of the prompts that ask for a failure's photographs.
 
-    n_made, n_kept: their images; agreements: per prompt, see `eval.credit.prompt_agreement`;
+    n_made, n_kept: their images; agreements: per prompt, see `eval.credit.prompt_influence`;
     changes: of the photographs' score after each round that used such images, with its standard
     error.
     """
@@ -49,10 +53,14 @@ def fixable(evidence: Evidence) -> Fixable | None:
         return None
     drawn = 1.0 + evidence.n_kept, 1.0 + evidence.n_made - evidence.n_kept
     helped, harmed = 1.0, 1.0
-    weight = PROMPT_WEIGHT * min(1.0, MAX_PROMPTS / max(1, len(evidence.agreements)))
-    for agreement in evidence.agreements:
-        helped += weight * (agreement > 0)
-        harmed += weight * (agreement <= 0)
+    if strongest := max(map(abs, evidence.agreements), default=0.0):
+        parts = [value / strongest for value in evidence.agreements]
+        strength = sum(map(abs, parts))
+        n_effective = strength**2 / sum(part**2 for part in parts)
+        weight = PROMPT_WEIGHT * min(MAX_PROMPTS, n_effective)
+        benefit = sum(part for part in parts if part > 0) / strength
+        helped += weight * benefit
+        harmed += weight * (1 - benefit)
     for change, error in evidence.changes:
         better = float(norm.cdf(change / error)) if error else 0.5 + 0.5 * math.copysign(1, change)
         helped += ROUND_WEIGHT * better

@@ -105,6 +105,14 @@ class Verdict(Record):
     held: bool | None = Field(description="None: the slice was not measured in both reports")
 
 
+class Trial(Record):
+    """A failing slice of which little is known: a plan asks for a few images, and for no more."""
+
+    slice: str
+    attributes: dict[str, str]
+    n_images: int = Field(ge=1, description="of the plan's prompts that name all attributes")
+
+
 class Plan(Record):
     """The data that one round generates, and why."""
 
@@ -114,6 +122,7 @@ class Plan(Record):
     hypothesis: Hypothesis | None = None
     why: str = ""
     warnings: tuple[str, ...] = ()
+    trials: tuple[Trial, ...] = Field((), exclude_if=lambda trials: not trials)
 
     @property
     def n_images(self) -> int:
@@ -260,7 +269,7 @@ class Failure(Record):
     traits: tuple[Trait, ...] = ()
     prompts: tuple[str, ...] = Field((), description="texts of the nearest prompts so far")
     agreements: dict[str, float] = Field(
-        {}, description="of the round's prompts by id: cosine of last-layer gradients with it"
+        {}, description="of the round's prompts by id: how they pull, 1 as its photographs do"
     )
     fixable: Fixable | None = Field(None, description="None: nothing is known of its prompts yet")
 

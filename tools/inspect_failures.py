@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.credit import prompt_agreement
+from eval.credit import prompt_influence
 from eval.discovery import Evaluated, discover, nearest_prompts
 from eval.fixable import evidence_from, fixable
 from eval.montage import save_montage
@@ -91,7 +91,7 @@ def inspect(
             if last and f.kind != "slice"
         }
         failures = tuple(
-            _judged(failure, feedback, past, gradients, changes.get(failure.id))
+            judged(failure, feedback, past, gradients, changes.get(failure.id))
             for failure in failures
         )
     row = {name: index for index, name in enumerate(feedback.ids)}
@@ -165,15 +165,19 @@ def _with_prompts(
     return tuple(named(failure) for failure in found)
 
 
-def _judged(
+def judged(
     failure: Failure,
     feedback: Samples,
     past: Sequence[Round],
     gradients: Gradients,
-    change: tuple[float, float] | None,
+    change: tuple[float, float] | None = None,
 ) -> Failure:
-    """Add to a failure how its prompts' gradients agree with it, and whether it can be fixed."""
-    agreements = prompt_agreement(
+    """Add to a failure how its prompts' gradients agree with it, and whether it can be fixed.
+
+    past: rounds up to the failure's own; change: of the photographs' score in that round with its
+    standard error, where it is no slice of the reports.
+    """
+    agreements = prompt_influence(
         gradients.images, gradients.prompt_ids, gradients.photographs[_rows(failure, feedback)]
     )
     earlier = [f.agreements for r in past for f in r.failures if f.id == failure.id]
@@ -184,7 +188,7 @@ def _judged(
         agreements=[*earlier, agreements],
         changes=[change] if change else [],
     )
-    kept = {name: float(np.round(value, 3)) for name, value in agreements.items()}
+    kept = {name: float(f"{value:.3g}") for name, value in agreements.items()}
     return failure.model_copy(
         update={
             "fixable": fixable(evidence),

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BeforeValidator, Field
 
 from memory.errors import SettingsError, unknown
-from memory.records import AdapterWeights, Failure, Hypothesis, PullText, Record, Round
+from memory.records import AdapterWeights, Failure, Hypothesis, PullText, Record, Round, Trial
 from prompts.vocabulary import Vocabulary
 from tools.plugins import load
 from tools.samples import Samples
@@ -85,6 +85,7 @@ class PlanDraft(Record):
     prompts: tuple[PromptDraft, ...]
     hypothesis: Hypothesis | None = None
     why: str = ""
+    trials: tuple[Trial, ...] = Field((), exclude_if=lambda trials: not trials)
 
 
 @runtime_checkable

@@ -32,11 +32,13 @@ from memory.records import (
     Credit,
     Estimate,
     Failure,
+    Fixable,
     Hypothesis,
     PromptQuality,
     PromptSpec,
     Report,
     Round,
+    Trial,
     Verdict,
     slice_key,
 )
@@ -141,6 +143,15 @@ class PromptRow:
 
 
 @dataclass(frozen=True)
+class TrialRow:
+    """A slice on trial, what the audit kept of its images, and what is known of it since then."""
+
+    trial: Trial
+    n_kept: int | None
+    fixable: Fixable | None
+
+
+@dataclass(frozen=True)
 class FailureCard:
     """A failure as last measured, and the rounds in which it was significant."""
 
@@ -209,6 +220,7 @@ def build_report_html(data: ReportData) -> str:
             slice_rounds=list(reports),
             slice_chart=_slice_chart(slices, list(reports.values())),
             prompts={r.number: prompt_rows(r, rounds, data.prompt_montages) for r in rounds},
+            trials={r.number: trial_rows(r) for r in rounds},
             failures=[card for card in now if card.failure.significant],
             other_failures=[card for card in now if not card.failure.significant],
             earlier_failures=earlier,
@@ -343,6 +355,28 @@ def prompt_rows(
             )
         )
     return rows
+
+
+def trial_rows(of: Round) -> list[TrialRow]:
+    """Return the trials of one round with what came of them, as far as it is known."""
+    if not of.plan:
+        return []
+    kept = {q.prompt_id: q.n_kept for q in of.batch.quality} if of.batch else None
+    known = {failure.slice: failure.fixable for failure in of.failures}
+    return [
+        TrialRow(
+            trial=trial,
+            n_kept=None
+            if kept is None
+            else sum(
+                kept.get(p.id, 0)
+                for p in of.plan.prompts
+                if trial.attributes.items() <= p.attributes.items()
+            ),
+            fixable=known.get(trial.slice),
+        )
+        for trial in of.plan.trials
+    ]
 
 
 def failure_cards(

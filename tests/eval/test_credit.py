@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from eval.credit import credit, rank_correlation, settle, shrunk_change
+from eval.credit import credit, prompt_influence, rank_correlation, settle, shrunk_change
 from eval.metrics import binomial_variance, wilson
 from memory.records import (
     Batch,
@@ -146,3 +146,11 @@ def test_rank_correlation_of_known_cases() -> None:
     found = rank_correlation([x], [y])
     assert found.value == pytest.approx(spearmanr(x.ravel(), y.ravel())[0])
     assert found.low < 0 < found.high
+
+
+def test_influence_is_in_units_of_the_photographs_pull() -> None:
+    images = np.array([[4.0, 3.0], [0.0, 3.0], [-0.2, 0.0], [0.0, 9.0]])
+    photographs = np.array([[1.0, 0.0], [3.0, 0.0]])
+    found = prompt_influence(images, ["a", "a", "b", "c"], photographs)
+    assert found == pytest.approx({"a": 1.0, "b": -0.1, "c": 0.0})
+    assert prompt_influence(images[:1], ["a"], np.zeros((3, 2))) == {"a": 0.0}

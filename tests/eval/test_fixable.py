@@ -46,6 +46,26 @@ def test_kept_images_alone_leave_the_question_open() -> None:
     assert found.chance.high - found.chance.low > 0.8
 
 
+def test_benefit_is_held_against_harm() -> None:
+    # Of two classes the model knows one, whose images pull the wrong way, but hardly.
+    known = [1.0, -0.01] * 12
+    found = fixable(Evidence(n_made=24, n_kept=24, agreements=known))
+    assert found is not None
+    assert found.verdict == "fixable"
+    # As much harm as benefit says nothing.
+    even = fixable(Evidence(n_made=24, n_kept=24, agreements=[1.0, -1.0] * 12))
+    assert even is not None
+    assert even.useful.value == pytest.approx(0.5)
+    assert even.verdict == "not known yet"
+
+
+def test_one_strong_prompt_is_one_witness() -> None:
+    alone = fixable(Evidence(n_made=1, n_kept=1, agreements=[5.0]))
+    among = fixable(Evidence(n_made=1, n_kept=1, agreements=[5.0, *[1e-9] * 20]))
+    assert alone and among
+    assert among.useful.value == pytest.approx(alone.useful.value, abs=1e-6)
+
+
 def test_the_product_has_the_moments_of_its_factors() -> None:
     found = fixable(Evidence(n_made=8, n_kept=8))
     assert found is not None

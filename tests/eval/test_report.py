@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 
+from eval.fixable import Evidence, fixable
 from eval.report import ReportData, WishRow, build_report_html
 from eval.report.charts import (
     Dumbbell,
@@ -20,7 +21,7 @@ from eval.report.charts import (
 )
 from eval.report.page import composition, failure_cards, main_metric, progress, worst_slices
 from eval.report.text import duration, number, p_value, signed
-from memory.records import Report, Round
+from memory.records import Report, Round, Trial, slice_key
 from tests.eval.fake_session import session, share
 
 VOID = {"meta", "link", "img", "br"}
@@ -219,6 +220,29 @@ def test_prompts_show_what_came_of_them() -> None:
     assert signed(changes[-1]) in page.text
     assert "r001p03 is over the token limit" in page.text
     assert [("open" in d) for d in page.all("details")[:4]] == [False, False, False, True]
+
+
+def test_a_trial_is_shown_with_what_came_of_it() -> None:
+    data = session()
+    (r,) = [r for r in data.rounds if r.number == 2]
+    assert r.plan and r.batch
+    first = r.plan.prompts[0]
+    quality = next(q for q in r.batch.quality if q.prompt_id == first.id)
+    name = slice_key(first.attributes)
+    trial = Trial(slice=name, attributes=first.attributes, n_images=first.count)
+    found = fixable(Evidence(n_made=quality.n_made, n_kept=0))
+    failure = r.failures[0].model_copy(update={"slice": name, "fixable": found})
+    tried = r.model_copy(
+        update={
+            "plan": r.plan.model_copy(update={"trials": (trial,)}),
+            "failures": (failure,),
+        }
+    )
+    rounds = [tried if other is r else other for other in data.rounds]
+    page = Page(build_report_html(replace(data, rounds=rounds)))
+    assert f"Trial of {name}: {first.count} image" in page.text
+    assert f"the audit kept {quality.n_kept}; since then: not" in page.text
+    assert "Trial of" not in Page(build_report_html(data)).text
 
 
 def test_failures_hypotheses_events_settings_and_licence_appear() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,23 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from memory.errors import DataError
+from memory.records import (
+    Batch,
+    Failure,
+    Plan,
+    PromptQuality,
+    PromptSpec,
+    Round,
+    Shard,
+    Training,
+)
+from tools import tasks
+from tools.dataset import write_shard
+from tools.evaluate import evaluate_real
 from tools.inspect_failures import inspect
+from tools.samples import Samples
+from tools.settings import TrainSettings
+from tools.train import save_model, train_model
 
 BY = [("light",)]
 
@@ -82,3 +99,90 @@ def test_a_failure_beyond_the_slices_is_discovered(session: Path, target: Any) -
     assert found.picture and (session / found.picture).is_file()
     known = inspect(2, session, target, BY, n_min=10, discovery=True)
     assert [failure.slice for failure in known] == ["light=dim"]
+
+
+DIM = {"light": "dim"}
+
+
+def darkened(samples: Samples) -> Samples:
+    """Dim squares are as bright above their ground as others, on a dark ground."""
+    images = samples.images.copy()
+    for i, (attributes, is_square) in enumerate(
+        zip(samples.attributes, samples.classes, strict=True)
+    ):
+        if attributes == DIM:
+            images[i] //= 3
+            images[i, :, 4:10, 4:10] += np.uint8(90 * is_square)
+    return dataclasses.replace(samples, images=images)
+
+
+@pytest.fixture(scope="module")
+def tried(target: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Judge a trial of dim squares, by a model that takes dim ones for plain and plain for them."""
+    folder = tmp_path_factory.mktemp("session")
+    dark = SimpleNamespace(
+        **{name: getattr(target, name) for name in ("name", "class_names", "image_shape")},
+        pixel_classes=(),
+        vocabulary=target.vocabulary,
+        split=lambda name: darkened(target.split(name)),
+    )
+    task, settings = tasks.build("classification"), TrainSettings(steps=150, batch_size=16)
+    taught = dark.split("generator")
+    is_dim = np.array([a == DIM for a in taught.attributes])
+    wrong = dataclasses.replace(taught, classes=np.where(is_dim, 1, 0) ^ taught.classes)
+    model, loss, _ = train_model(wrong, task, 2, settings)
+    meta = {
+        "task": "classification",
+        "class_names": list(target.class_names),
+        "settings": settings.model_dump(mode="json"),
+    }
+    training = Training(
+        round=2,
+        job_id="t",
+        model="rounds/002",
+        n_images=80,
+        n_steps=150,
+        final_loss=loss,
+        sha256=save_model(folder / "rounds/002", model, meta),
+    )
+    report = evaluate_real(2, folder, training, dark, BY, 10)
+    drawn = dark.split("audit")
+    rows = np.flatnonzero([a == DIM for a in drawn.attributes])[:24]
+
+    def judge(flipped: bool = False, n_kept: int = 1, attributes: dict[str, str] = DIM) -> Failure:
+        own = drawn.take(rows)
+        own = dataclasses.replace(own, classes=own.classes ^ 1 if flipped else own.classes)
+        names = [f"r002p{i:02d}" for i in range(24)]
+        path = folder / "rounds/002/data-00000.parquet"
+        data = write_shard(own, [""] * 24, names, [0] * 24, target.class_names)
+        path.write_bytes(data)
+        prompts = [
+            PromptSpec(id=name, text="x", class_name="square", attributes=attributes, count=1)
+            for name in names
+        ]
+        quality = [
+            PromptQuality(prompt_id=name, n_made=1, n_kept=n_kept, mean_weight=1) for name in names
+        ]
+        shard = Shard(file="rounds/002/data-00000.parquet", n_images=24, sha256="0")
+        done = Round(
+            number=2,
+            plan=Plan(round=2, author="test", prompts=tuple(prompts)),
+            batch=Batch(round=2, job_id="b", shards=(shard,), quality=tuple(quality)),
+            training=training,
+            report=report,
+        )
+        found = inspect(2, folder, dark, BY, n_min=10, past=[done])
+        return next(f for f in found if f.slice == "light=dim")
+
+    return judge
+
+
+def test_a_trial_tells_what_helps_from_what_does_not(tried: Any) -> None:
+    assert tried(attributes={}).fixable is None
+    right, flipped, rejected = tried(), tried(flipped=True), tried(n_kept=0)
+    assert right.significant and right.error_rate.value > 0.8
+    assert right.fixable.verdict == "fixable"
+    assert right.fixable.drawable.n == 24
+    assert flipped.fixable.verdict == "hard"
+    assert flipped.fixable.chance.high < right.fixable.chance.low
+    assert rejected.fixable.verdict == "not drawable"
