@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -14,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph.state import CompiledStateGraph
 
 from agent import brains
 from agent.brains import BrainContext
 from agent.brains._remote import RemoteBrain
 from agent.brains.policy import PolicyBrain
+from agent.checkpoints import Checkpoints, checkpoints
 from agent.control import Control
 from agent.decide import Decider
-from agent.graph import RECURSION_LIMIT, build_graph
+from agent.graph import build_graph
 from agent.limits import Done, Ending, done_of, ending
 from agent.observer import ConsoleObserver
 from agent.planners import Palette, palette_of
@@ -33,11 +32,11 @@ from agent.recording import head
 from agent.report import write_report
 from agent.results import write_results
 from agent.session import Session, folder_of, next_name, open_session
-from agent.settings import Settings
+from agent.settings import Settings, told_settings
 from agent.state import RoundState, new_round
 from agent.toolbox import Toolbox
 from agent.workbench import Workbench
-from memory.errors import Stopped, StorageError
+from memory.errors import Stopped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -117,12 +116,12 @@ def run_rounds(bench: Workbench) -> Ending:
         session, BrainContext(palette, bench.target.vocabulary, session.settings.llm)
     )
     toolbox = Toolbox(bench)
-    with _checkpoints(session.folder / "graph.sqlite") as saver:
-        graph = build_graph(decider, toolbox, saver)
+    with checkpoints(session) as kept:
+        graph = build_graph(decider, toolbox, kept.saver)
         last = session.n_done()
-        if saver.get_tuple(_thread(last)) is not None:
+        if kept.has(last):
             # A crash came between the end of the round and the last event of its graph.
-            _run_round(graph, saver, bench, last)
+            _run_round(graph, kept, bench, last)
         done: list[Done] = []
         while True:
             for number in range(len(done) + 1, session.n_done() + 1):
@@ -132,27 +131,21 @@ def run_rounds(bench: Workbench) -> Ending:
             if end := ending(session.settings, done, control.worked(), control.gpu_s):
                 return end
             with control.stage("decide", len(done) + 1):
-                _run_round(graph, saver, bench, len(done) + 1)
+                _run_round(graph, kept, bench, len(done) + 1)
 
 
 def _run_round(
-    graph: CompiledStateGraph[RoundState], saver: SqliteSaver, bench: Workbench, number: int
+    graph: CompiledStateGraph[RoundState], kept: Checkpoints, bench: Workbench, number: int
 ) -> None:
     """Run a round to its end, from where a crash has left it."""
-    config = _thread(number)
+    config = kept.thread(number)
     # Not get_state().next: it is empty after a crash between a step and its checkpoint.
-    begun = saver.get_tuple(config) is not None
-    step: RoundState | None = None if begun else new_round(number)
+    step: RoundState | None = None if kept.has(number) else new_round(number)
     while question := _advance(graph, step, config):
         _journal_answer(bench.session, question, bench.observer.ask(question))
         step = None
     # The journal holds what a finished round needs; its checkpoints only cost space.
-    saver.delete_thread(f"round-{number}")
-
-
-def _thread(number: int) -> RunnableConfig:
-    """Return the LangGraph thread of a round."""
-    return {"configurable": {"thread_id": f"round-{number}"}, "recursion_limit": RECURSION_LIMIT}
+    kept.delete(number)
 
 
 @contextmanager
@@ -197,7 +190,7 @@ def _open_journal(session: Session, bench: Workbench) -> Palette:
     if known:
         session.journal.append(
             "resumed",
-            settings=session.settings.model_dump(mode="json", exclude={"home"}),
+            settings=told_settings(session.settings),
             interactive=bench.observer.interactive,
         )
         return Palette.model_validate(known["palette"])
@@ -207,7 +200,7 @@ def _open_journal(session: Session, bench: Workbench) -> Palette:
         key="session",
         session=session.name,
         target=bench.target.name,
-        settings=session.settings.model_dump(mode="json", exclude={"home"}),
+        settings=told_settings(session.settings),
         palette=palette.to_json(),
         **head(bench.target, bench.observer.interactive),
     )
@@ -232,38 +225,3 @@ def with_mode(brain: BaseChatModel, session: Session) -> BaseChatModel:
     found = Probe.model_validate(known["probe"]) if known else probe(brain)
     session.journal.append("probe", key="probe", probe=found.to_json())
     return brain.with_mode(found.mode)
-
-
-class _AtomicSaver(SqliteSaver):
-    """Rolls a failed write back; the original commits the half of it that fitted on the disk."""
-
-    @contextmanager
-    def cursor(self, transaction: bool = True) -> Iterator[sqlite3.Cursor]:
-        """Yield a cursor whose statements are all committed, or none."""
-        with self.lock:
-            self.setup()
-            cursor = self.conn.cursor()
-            try:
-                yield cursor
-            except BaseException:
-                self.conn.rollback()
-                raise
-            else:
-                if transaction:
-                    self.conn.commit()
-            finally:
-                cursor.close()
-
-
-@contextmanager
-def _checkpoints(path: Path) -> Iterator[SqliteSaver]:
-    connection = sqlite3.connect(path, check_same_thread=False)
-    try:
-        yield _AtomicSaver(connection)
-    except sqlite3.OperationalError as error:
-        raise StorageError(
-            f"The checkpoints in {path} could not be written: {error}. Make sure that the disk "
-            "has space, then run the same command again; finished work is kept."
-        ) from error
-    finally:
-        connection.close()

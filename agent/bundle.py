@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import yaml
+
 from agent.session import folder_of, latest, stored_settings
 from agent.strips import prompt_strips, strip_path
 from memory.errors import SessionError, SettingsError
@@ -197,8 +199,19 @@ def _texts(folder: Path) -> dict[str, bytes]:
     files = {"journal.jsonl": b"".join(lines if scrubbed == lines else seal(scrubbed))}
     for name in ("session.yaml", "report.html"):
         if (folder / name).is_file():
-            files[name] = scrub((folder / name).read_text("utf-8")).encode()
+            text = (folder / name).read_text("utf-8")
+            text = _without_hosts(text) if name == "session.yaml" else text
+            files[name] = scrub(text).encode()
     return files
+
+
+def _without_hosts(settings: str) -> str:
+    """Return session.yaml without the servers and the cluster that the session worked with."""
+    stored = yaml.safe_load(settings)
+    for place in ("compute", "memory"):
+        stored["settings"].pop(place, None)
+    stored["settings"]["session"].pop("checkpoints", None)
+    return yaml.safe_dump(stored, sort_keys=False)
 
 
 def scrub(text: str) -> str:

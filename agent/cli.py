@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -13,6 +13,7 @@ from agent.commands import chat, compare, export, labelhead, overnight, replay, 
 from agent.commands.common import (
     PRESET,
     HomeOption,
+    MemoryUrlOption,
     PresetArgument,
     SeedOption,
     SetOption,
@@ -42,6 +43,9 @@ from memory.errors import (
     StorageError,
     WeightsError,
 )
+
+if TYPE_CHECKING:
+    from memory.chroma import MemoryIndex
 
 EPILOG = (
     "Exit codes: 0 done; 1 another failure; 2 settings, data or weights that cannot be used; "
@@ -133,6 +137,11 @@ def run(
         typer.Option("--dry-run", help="Show settings, first plan and estimates; write nothing."),
     ] = False,
     on_finish: OnFinishOption = None,
+    compute: Annotated[
+        str | None,
+        typer.Option(metavar="local|ray[:ADDRESS]", help="Where images are drawn and audited."),
+    ] = None,
+    memory_url: MemoryUrlOption = None,
     home: HomeOption = None,
     set_: SetOption = None,
 ) -> None:
@@ -154,6 +163,8 @@ def run(
             "limits.target_score": target_score,
             "limits.patience": patience,
             "session.on_finish": on_finish,
+            "compute.place": compute,
+            "memory.url": memory_url,
             "home": home,
         },
         target=target,
@@ -377,13 +388,11 @@ def memory_search(
     n: Annotated[int, typer.Option("-n", min=1, help="Number of hits.")] = 5,
     kind: Annotated[str | None, typer.Option(help="prompt, failure or lesson.")] = None,
     target: Annotated[str | None, typer.Option(help="Only of this target.")] = None,
+    memory_url: MemoryUrlOption = None,
     home: HomeOption = None,
 ) -> None:
     """Find the prompts, failures and lessons nearest in meaning to a text."""
-    from agent.session import memory_of
-
-    memory = memory_of(resolve(home=home).home, say)
-    hits = memory.search(query, n=n, kind=kind, target=target)
+    hits = _memory(home, memory_url).search(query, n=n, kind=kind, target=target)
     rows = [
         [f"{hit.similarity:.2f}", hit.item.kind, hit.item.session, hit.item.round, hit.item.text]
         for hit in hits
@@ -395,22 +404,26 @@ def memory_search(
 
 
 @memory_app.command("stats")
-def memory_stats(home: HomeOption = None) -> None:
+def memory_stats(memory_url: MemoryUrlOption = None, home: HomeOption = None) -> None:
     """Show how much is remembered, and of what."""
-    from agent.session import memory_of
-
-    say_table(["what", "figure"], list(memory_of(resolve(home=home).home, say).stats().items()))
+    say_table(["what", "figure"], list(_memory(home, memory_url).stats().items()))
 
 
 @memory_app.command("reindex")
-def memory_reindex(home: HomeOption = None) -> None:
+def memory_reindex(memory_url: MemoryUrlOption = None, home: HomeOption = None) -> None:
     """Rebuild the index from the journals of all sessions."""
-    from agent.session import journals, memory_of
+    from agent.session import journals
 
-    folder = resolve(home=home).home
-    found = journals(folder)
-    n_items = memory_of(folder).reindex(found)
+    found = journals(resolve(home=home).home)
+    n_items = _memory(home, memory_url).reindex(found)
     say(f"{n_items} items from {len(found)} sessions.")
+
+
+def _memory(home: Path | None, url: str | None) -> MemoryIndex:
+    from agent.session import memory_of
+
+    settings = resolve(options={"memory.url": url}, home=home)
+    return memory_of(settings.home, say, settings.memory.url)
 
 
 def main() -> None:

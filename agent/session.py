@@ -85,8 +85,17 @@ def folder_of(home: Path, name: str) -> Path:
     return home / "sessions" / name
 
 
-def memory_of(home: Path, tell: Callable[[str], None] = lambda text: None) -> MemoryIndex:
-    """Return the memory of all sessions under a home folder; `tell` is told of its damages."""
+def memory_of(
+    home: Path, tell: Callable[[str], None] = lambda text: None, url: str | None = None
+) -> MemoryIndex:
+    """Return the memory of all sessions under a home folder; `tell` is told of its damages.
+
+    url: of a Chroma server that several homes share.
+    """
+    if url is not None:
+        from memory.server import ServedMemory
+
+        return ServedMemory(url, home / "memory", journals=lambda: journals(home), tell=tell)
     from memory.chroma import MemoryIndex
 
     return MemoryIndex(home / "memory", journals=lambda: journals(home), tell=tell)

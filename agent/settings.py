@@ -27,12 +27,27 @@ from typing import (
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, ValidationError
 
+from agent.urls import PlainUrl, hidden
 from memory.errors import SettingsError, unknown
 from memory.records import PullText, Record, Share, digest
 from memory.yaml_text import parse_yaml
-from tools.settings import AuditSettings, PretrainSettings, SelectionSettings, TrainSettings
+from tools.settings import (
+    AuditSettings,
+    ComputeSettings,
+    PretrainSettings,
+    SelectionSettings,
+    TrainSettings,
+)
 
 ENV_PREFIX = "SHAPING_"
+
+# What a journal does not tell, since it says nothing of what comes of a session: its places.
+_UNTOLD: dict[str, Any] = {
+    "home": True,
+    "compute": True,
+    "memory": True,
+    "session": {"checkpoints"},
+}
 
 # A session may go on after a change of these: they say where, on what and for how long it works.
 FREE_KEYS = (
@@ -41,6 +56,9 @@ FREE_KEYS = (
     "pretrain_target",
     "llm",
     "limits",
+    "compute",
+    "memory",
+    "session.checkpoints",
     "session.name",
     "session.rounds",
     "session.images_per_round",
@@ -107,6 +125,9 @@ class FeedbackSettings(Record):
     )
     n_min: int = Field(10, ge=1)
     alpha: float = Field(0.05, gt=0, lt=1)
+    trial: int = Field(
+        0, ge=0, description="images that a failing slice is tried with before it gets more; 0: off"
+    )
     discovery: Annotated[
         Literal["off", "attributes", "clusters"], BeforeValidator(_false_is_off)
     ] = Field("clusters", description="what is looked for beyond the slices")
@@ -125,9 +146,6 @@ class Price(Record):
 class LLMSettings(Record):
     """How a language model is asked, how often it may err, and what it may cost."""
 
-    trial: int = Field(
-        0, ge=0, description="images that a failing slice is tried with before it gets more; 0: off"
-    )
     mode: Literal["auto", "native", "json"] = Field(
         "auto", description="native tool calls, one JSON action, or what a probe finds"
     )
@@ -156,6 +174,20 @@ class SessionSettings(Record):
     shard_size: int = Field(32, ge=1)
     seed: int = Field(0, ge=0)
     on_finish: str | None = Field(None, description="shell command that is run at the end")
+    checkpoints: PlainUrl = Field(
+        "sqlite",
+        pattern="^(sqlite|postgres(ql)?://.*)$",
+        description="sqlite, a file of the session, or postgresql://USER@HOST/DATABASE; "
+        "its password is that of PGPASSWORD or ~/.pgpass",
+    )
+
+
+class MemorySettings(Record):
+    """Where all sessions remember."""
+
+    url: PlainUrl | None = Field(
+        None, description="http://HOST:PORT of a Chroma server; None: HOME/memory"
+    )
 
 
 class LimitSettings(Record):
@@ -186,6 +218,8 @@ class Settings(Record):
     )
     llm: LLMSettings = LLMSettings()
     limits: LimitSettings = LimitSettings()
+    compute: ComputeSettings = ComputeSettings()
+    memory: MemorySettings = MemorySettings()
     session: SessionSettings = SessionSettings()
     pretrain: PretrainSettings = PretrainSettings()
     pretrain_target: TargetSettings | None = Field(
@@ -297,6 +331,11 @@ def overrides(settings: Settings) -> list[str]:
     ]
 
 
+def told_settings(settings: Settings) -> dict[str, Any]:
+    """Return the settings that a journal tells, as plain JSON."""
+    return settings.model_dump(mode="json", exclude=_UNTOLD)
+
+
 def _preset_files() -> dict[str, Traversable]:
     folder = resources.files("agent").joinpath("presets")
     found = [file for file in folder.iterdir() if file.name.endswith(".yaml")]
@@ -352,7 +391,8 @@ def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
     if is_unknown:
         return unknown("setting", key, keys()) + where
     expected = problem["msg"].replace("Input should", "it should", 1)
-    return f"The setting {key} cannot be {given!r}{where}: {expected}."
+    shown = hidden(repr(given))
+    return f"The setting {key} cannot be {shown}{where}: {expected}."
 
 
 def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:

@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+from agent.checkpoints import checkpoints
 from memory.errors import SessionError
 from memory.journal import UNDONE
 from tools.jobs import round_folder
@@ -55,6 +56,12 @@ def clear_undone(session: Session, memory: MemoryIndex) -> None:
 
 def _delete_threads(session: Session, first: int) -> None:
     """Delete the checkpoints of rounds from `first` on."""
+    if session.settings.session.checkpoints != "sqlite":
+        with checkpoints(session) as kept:
+            # The latest plan is taken back, so no later round can have done more than begin.
+            for number in (first, first + 1):
+                kept.delete(number)
+        return
     path = session.folder / "graph.sqlite"
     if not path.exists():
         return

@@ -22,7 +22,7 @@ from fastapi import FastAPI, Response
 
 from agent import web_page
 from agent.printable import one_line
-from agent.session import memory_of
+from agent.session import memory_of, stored_settings
 from agent.settings import Settings, presets
 from agent.views import Block, Line, hit_grid
 from agent.web_access import Guard, is_loopback
@@ -190,7 +190,9 @@ class Viewer:
         if not query.strip():
             return _say("Say what to look for, e.g. dark poly cells.", name)
         try:
-            hits = memory_of(self._hall.home).search(one_line(query, 300), n=_N_HITS)
+            home = self._hall.home
+            url = stored_settings(home, name).memory.url if name else None
+            hits = memory_of(home, url=url).search(one_line(query, 300), n=_N_HITS)
         except ShapingError as error:
             return _say(str(error), name)
         found: list[Block] = [hit_grid(hits) if hits else Line("Nothing is remembered yet.")]

@@ -136,9 +136,9 @@ class Workbench:
     @cached_property
     def memory(self) -> MemoryIndex:
         """The memory over all sessions of this home folder."""
-        return memory_of(
-            self.session.settings.home, lambda told: self.fault("memory damaged", told)
-        )
+        settings = self.session.settings
+        what = "memory damaged" if settings.memory.url is None else "memory away"
+        return memory_of(settings.home, lambda told: self.fault(what, told), settings.memory.url)
 
 
 def choose_device(settings: Settings) -> str:

@@ -43,6 +43,10 @@ TargetOption = Annotated[
         metavar="NAME:PATH", help="Your own data: folder:PATH, hf:PATH, or camvid:PATH; no PRESET."
     ),
 ]
+MemoryUrlOption = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Chroma server that homes share, e.g. http://HOST:8000."),
+]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of the session.")]
 
 

@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 from agent.bundle import bundle, opened, scrub, unpack_bundle
 from agent.cli import app
 from agent.replay import open_recording, pictures
+from agent.session import store_settings, stored_settings
+from agent.settings import with_changes
 from agent.verify import verify
 from memory.errors import SessionError, SettingsError
 from tests.agent.invented import record
@@ -29,6 +31,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     script = [{"error": "no answer from /home/ada/models/x.gguf with Bearer abcdef"}]
     folder = record(home, "shared", "session.rounds=1", script=script)
     (folder / "report.html").write_text(f"<p>--home {home}</p>", encoding="utf-8")
+    places = ("compute.place=ray:ada-1:6379", "memory.url=http://ada-2:8000")
+    own = with_changes(
+        stored_settings(home, "shared"), [*places, "session.checkpoints=postgresql://ada-3/db"]
+    )
+    store_settings(folder, own)
     (folder / "graph.sqlite").write_bytes(b"checkpoints")
     (folder / "lock.json").write_text('{"host": "ada"}', encoding="utf-8")
     return home
@@ -64,6 +71,7 @@ def test_a_bundle_tells_neither_paths_nor_keys(home: Path, good: Path) -> None:
         text = "".join(archive.read(name).decode() for name in archive.namelist())
     assert str(home) not in text
     assert "/home/ada" not in text and "abcdef" not in text
+    assert not any(host in text for host in ("ada-1", "ada-2", "ada-3"))
     assert "no answer from PATH/x.gguf with ***" in text
 
 
