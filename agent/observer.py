@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
+# Below this share of kept images a person is told that the generator draws something else.
+_FEW_KEPT = 0.2
+
+
 class Observer:
     """The silent observer; others override what they show."""
 
@@ -141,8 +145,14 @@ class ConsoleObserver(Observer):
                 str(a.n),
             )
         made, kept = current.batch.n_made, current.batch.n_kept
-        table.add_row("images kept by the audit", f"{kept / made:.3f}", "", str(made))
+        table.add_row("images kept", f"{kept / made:.3f}", "", str(made))
         self._console.print(table)
+        if kept < _FEW_KEPT * made:
+            self.warn(
+                f"The audit keeps {kept} of {made} images; most do not show their prompts: "
+                "look at them in the report. An MTDM that was trained briefly needs more steps of "
+                "shaping pretrain."
+            )
 
     def ask(self, question: Question) -> Answer:
         """Print the question and read the answer."""

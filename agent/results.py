@@ -20,7 +20,7 @@ from memory.journal import read_events, rounds
 from memory.records import Report, Round
 from tools.evaluate import read_sealed
 from tools.export import Source, export
-from tools.targets import Target
+from tools.targets import Target, licence_of
 
 BEST, DATASET = "best", "dataset"
 
@@ -79,10 +79,19 @@ def _source(
         shards=[folder / shard.file for r in past if r.batch for shard in r.batch.shards],
         class_names=target.class_names,
         pixel_classes=target.pixel_classes,
-        generator=f"{settings.generator.name} {settings.generator.weights}",
+        generator=f"{settings.generator.name} {_without_folders(settings)}",
         target=target.name,
-        licence=target.notice,
+        licence=licence_of(target),
     )
+
+
+def _without_folders(settings: Settings) -> str:
+    """Name the generator's weights without the folders of this machine."""
+    weights = settings.generator.weights
+    path = Path(weights)
+    if not path.is_absolute():
+        return weights
+    return path.parent.name if path.name == "pipeline" else path.name
 
 
 def _model_card(
@@ -120,7 +129,7 @@ def _model_card(
         "",
         "## Licence",
         "",
-        target.notice or "The target states no licence of its own.",
+        licence_of(target) or "The target states no licence of its own.",
         "",
     ]
     return "\n".join(lines)

@@ -92,6 +92,10 @@ def _phrases(key: str, value: str) -> Phrases:
         return Phrases(clause=(f"with {thing}", f"that has {thing}"))
     if value in _NO:
         return Phrases(clause=(f"without {thing}", f"that has no {thing}"))
+    if value == "some":
+        return Phrases(clause=(f"with some {thing}", f"that has some {thing}"))
+    if value == "much":
+        return Phrases(clause=(f"with much {thing}", f"with a lot of {thing}"))
     return Phrases(clause=(f"with {value} {thing}", f"whose {thing} is {value}"))
 
 

@@ -19,7 +19,7 @@ from tools.generators.mtdm import MTDMGenerator, load_pipeline
 from tools.labelers.audit import AuditClassifier, train_audit
 from tools.samples import Samples
 from tools.settings import AuditSettings, TrainSettings
-from tools.targets import Target
+from tools.targets import Target, licence_of
 from tools.train import train_model
 
 N_IMAGES = 512
@@ -50,7 +50,7 @@ def write_card(
         agrees = agreement(judge, target, samples)
     card = {
         "target": target.name,
-        "notice": target.notice,
+        "notice": licence_of(target),
         "trained": _state(folder.parent),
         "n_images": len(samples),
         **agrees,

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from memory.errors import DataError, SettingsError
 from memory.files import write_bytes, write_json
+from prompts.own_words import CLASS
 from tools.dataset import decode_label, decode_png
 from tools.samples import VOID
 
@@ -88,7 +89,8 @@ def card(source: Source, form: Format) -> str:
         texts[row["text"]] += 1
         classes[source.class_names[row["label"]]] += 1
         for key, value in json.loads(row["attributes"]).items():
-            said.setdefault(key, Counter())[value] += 1
+            if key != CLASS:  # is said by the table of classes
+                said.setdefault(key, Counter())[value] += 1
         n_kept += row["weight"] >= 1
         weight += row["weight"]
     n = sum(texts.values())

@@ -103,6 +103,13 @@ def test_a_session_over_class_folders(tmp_path: Path) -> None:
     html = page.read_text("utf-8")
     assert "Your own data birds-" in html
     assert "Élan vital" in html
+    # What may be passed on says where the data come from, and nothing of this machine.
+    for card in (page.parent / "dataset" / "README.md", page.parent / "best" / "README.md"):
+        text = card.read_text("utf-8")
+        assert "Your own data birds-" in text
+        assert "pictures that attributes.csv does not name" not in text
+        assert str(tmp_path) not in text
+        assert text.count("| class | images |") <= 1
 
 
 def test_data_and_a_preset_are_not_taken_for_one_another(
@@ -143,5 +150,5 @@ def test_an_mtdm_does_not_draw_for_photographs_that_it_has_seen(tmp_path: Path) 
     (weights / "model_index.json").write_text("{}", "utf-8")
     trained_on.note(weights.parent, build_target(settings))
     assert load_own(target, [home], {}, needs_weights=True) == settings
-    with pytest.raises(WeightsError, match="trained on .* that now lie in other splits"):
+    with pytest.raises(WeightsError, match=r"trained on .* that now lie in other splits"):
         load_own(target, [home, "target.options.seed=1"], {}, needs_weights=True)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from memory.errors import DataError
+from prompts.own_words import own_vocabulary
 from tests.tools.own_data import CLASSES, class_folders, save_mask, scenes
 from tools import targets
 from tools.samples import VOID
@@ -352,3 +353,12 @@ def test_images_alone_are_refused(tmp_path: Path) -> None:
     shutil.rmtree(root / "depth")
     with pytest.raises(DataError, match="no labels of pixels beside it"):
         build(root)
+
+
+def test_how_much_there_is_of_a_class_is_said_as_people_say_it() -> None:
+    words = own_vocabulary("x", (), {"car": ("none", "some", "much")}).attributes["car"]
+    assert {value: phrases.clause for value, phrases in words.items()} == {
+        "none": ("without car", "that has no car"),
+        "some": ("with some car", "that has some car"),
+        "much": ("with much car", "with a lot of car"),
+    }

@@ -148,6 +148,23 @@ def test_a_rare_class_is_told_with_its_numbers(tmp_path: Path) -> None:
     assert '(1): "Élan vital, feedback 2, test 2"' in notice
 
 
+@pytest.mark.parametrize(
+    ("inside", "kind"),
+    [
+        (["dataset_dict.json", "train/data-00000-of-00001.arrow"], "hf"),
+        (["data-00000-of-00001.arrow", "state.json"], "hf"),
+        (["data-00.parquet"], "hf"),
+        (["trainannot/0.png", "train/0.png"], "camvid"),
+    ],
+)
+def test_data_of_other_targets_are_sent_there(tmp_path: Path, inside: list[str], kind: str) -> None:
+    for name in inside:
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).touch()
+    with pytest.raises(DataError, match=f"say --target '{kind}:{tmp_path / 'data'}'"):
+        build(tmp_path / "data")
+
+
 # Pictures.
 
 

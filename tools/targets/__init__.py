@@ -29,7 +29,8 @@ class Target(Protocol):
 
     class_names: of images, ("scene",) where only pixels have classes; pixel_classes: of the ids
     of `Samples.labels["segmentation"]`, () without one; flips: "horizontal", "vertical" where a
-    mirrored image is as plausible as the image itself.
+    mirrored image is as plausible as the image itself; notice: its first line, of licence and
+    origin, goes with all that is made of the photographs, the others are for their owner alone.
 
     A target file has a function `build(cache_dir, **options) -> Target`.
     """
@@ -62,6 +63,11 @@ class Target(Protocol):
 def label_names(target: Target, task: Task) -> Sequence[str]:
     """Return the names of the classes that a task tells apart on a target."""
     return target.pixel_classes if task.needs else target.class_names
+
+
+def licence_of(target: Target) -> str:
+    """Return what goes with everything that is made of a target's photographs."""
+    return target.notice.partition("\n")[0]
 
 
 def build(name: str, cache_dir: Path, **options: object) -> Target:

@@ -33,7 +33,7 @@ LEAST_IMAGES = 20
 LEAST_OF_CLASS = 8
 FEW_OF_CLASS = 5
 
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 _MULTIPLE = 8
 _MOST_IDS = 64
 _MOST_VALUES = 20
@@ -680,5 +680,5 @@ def _notice(
         f"{'colour' if channels == 3 else 'gray'}; {dealt}."
     )
     if found.notes:
-        text += "\n- ".join([f" Noted (all names are in {notes}):", *found.said()])
+        text += "\n- ".join([f"\nNoted (all names are in {notes}):", *found.said()])
     return text

@@ -78,6 +78,7 @@ def build(
     if not root.is_dir():
         what = "; it is a file" if root.exists() else ""
         raise DataError(f"There is no folder {root}{what}. {_LAYOUTS}")
+    _refuse_other_kinds(root)
     options = options_of(task, size, void, depth_scale, flips, seed)
     name = name or own_name(root)
     files = sorted(file for file in root.rglob("*") if file.is_file() and not _hidden(file, root))
@@ -93,6 +94,19 @@ def build(
         return read_photos(name, str(root), items, options.with_names(names), cache_dir, found)
 
     return cached(name, key, cache_dir, read, str(root))
+
+
+def _refuse_other_kinds(root: Path) -> None:
+    """Raise DataError for data that another target reads."""
+    saved = (root / "dataset_dict.json").is_file() or any(root.glob("*.arrow"))
+    kind = ""
+    if (root / "trainannot").is_dir() and (root / "train").is_dir():
+        kind = "camvid"
+    elif saved or (any(root.glob("*.parquet")) and not any(map(_is_folder, root.iterdir()))):
+        kind = "hf"
+    if kind:
+        known = {"hf": "the library datasets saves them", "camvid": "CamVid has them"}[kind]
+        raise DataError(f"The files in {root} lie as {known}: say --target '{kind}:{root}'.")
 
 
 def own_name(path: Path) -> str:
