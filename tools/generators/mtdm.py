@@ -208,8 +208,9 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         """
         n_times = len(self.scheduler.alphas_cumprod)
         way = (np.arange(steps) / steps) ** self.config.spacing
-        times = torch.from_numpy(np.round(n_times * (1 - way)).astype(np.int64) - 1)
-        return times.clamp(min=0).unique_consecutive().to(self.device)
+        times = np.maximum(np.round(n_times * (1 - way)).astype(np.int64) - 1, 0)
+        distinct: torch.Tensor = torch.from_numpy(times).unique(sorted=True).flip(0)
+        return distinct.to(self.device)
 
     def levels(self, t: torch.Tensor) -> Levels:
         """Return how much of image and labels is seen at the times `t` of the scheduler, (n,)."""
