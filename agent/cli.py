@@ -265,7 +265,7 @@ def pretrain(
     source = build_pretrain_target(settings)
     name = source.name if target else Path(preset or PRESET).stem
     folder = output or settings.home / "pretrain" / (f"{name}-{kind}" if kind else name)
-    chosen = getattr(settings.pretrain, kind) if kind else settings.pretrain
+    chosen: Any = getattr(settings.pretrain, kind) if kind else settings.pretrain
     say(source.notice)
     if target:
         trained_on.check(folder, source)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline
+from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from numpy.typing import NDArray
 
@@ -49,7 +49,7 @@ def load_to_train(options: ModelOptions, device: str, what: str) -> DiffusionPip
 
 
 def add_lora(
-    unet: torch.nn.Module, rank: int, seed: int, device: str, layers: Sequence[str]
+    unet: UNet2DConditionModel, rank: int, seed: int, device: str, layers: Sequence[str]
 ) -> None:
     """Give a UNet a LoRA to train, in all layers whose names end in one of `layers`."""
     from peft import LoraConfig
@@ -61,7 +61,7 @@ def add_lora(
     unet.train()
 
 
-def lora_state(unet: torch.nn.Module) -> dict[str, torch.Tensor]:
+def lora_state(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
     """Return the LoRA of a UNet as diffusers saves it."""
     from peft import get_peft_model_state_dict
 
@@ -106,8 +106,9 @@ class Frozen:
         pixels = torch.from_numpy(np.stack([np.asarray(one) for one in seen]))
         pixels = pixels.permute(0, 3, 1, 2).to(self._device, torch.float32) / 127.5 - 1
         with self.autocast():
-            latents: torch.Tensor = vae.encode(pixels).latent_dist.mode()
-        return latents.float() * vae.config.scaling_factor
+            found = vae.encode(pixels).latent_dist.mode()
+        latents: torch.Tensor = found.float() * vae.config.scaling_factor
+        return latents
 
     @torch.no_grad()
     def states(self, words: Sequence[str]) -> tuple[torch.Tensor, dict[str, Any] | None]:
@@ -133,7 +134,7 @@ class Frozen:
         self, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor
     ) -> torch.Tensor:
         """Return what the UNet should predict of latents made noisy at times, (n,)."""
-        kinds = {
+        kinds: dict[str, torch.Tensor] = {
             "epsilon": noise,
             "sample": latents,
             "v_prediction": self.schedule.get_velocity(latents, noise, times),

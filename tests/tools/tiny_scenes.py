@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from tools.generators._model_options import ModelOptions
 from tools.label_codes import LabelCodes
 from tools.label_grid import LabelGrid
 from tools.samples import Samples
-from tools.streets import CLASS_NAMES, HEIGHT, WIDTH, render
+from tools.streets import CLASS_NAMES, HEIGHT, WIDTH, Scene, render
 
 
 class Scenes:
@@ -46,14 +47,13 @@ class Scenes:
     def __init__(self, n: int = 4, coarseness: int = 4) -> None:
         self.image_shape: tuple[int, int, int] = (3, HEIGHT // coarseness, WIDTH // coarseness)
         self.vocabulary = load_vocabulary("streets")
-        scenes, seed, seen = [], 0, set()
-        while len(scenes) < n:
+        by_attributes: dict[tuple[tuple[str, str], ...], Scene] = {}
+        for seed in count():
             scene = render({}, seed)
-            seed += 1
-            said = tuple(sorted(scene.attributes.items()))
-            if said not in seen:
-                scenes.append(scene)
-                seen.add(said)
+            by_attributes.setdefault(tuple(sorted(scene.attributes.items())), scene)
+            if len(by_attributes) == n:
+                break
+        scenes = list(by_attributes.values())
 
         def taken(kind: str) -> NDArray[Any]:
             every = np.stack([getattr(scene, kind) for scene in scenes])
