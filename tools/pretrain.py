@@ -36,7 +36,7 @@ from tools.generators.mtdm import (
 from tools.label_codes import KINDS, LabelCodes
 from tools.samples import Images, Samples
 from tools.settings import CaptionedRun, PretrainSettings
-from tools.targets import Target
+from tools.targets import Target, licence_of
 
 CAPTIONS_PER_IMAGE = 6
 _BASIS_IMAGES = 500
@@ -246,7 +246,8 @@ def _export(
     )
     usable.scheduler = pipeline.scheduler
     usable.register_to_config(noise_kept=c.noise_kept, spacing=c.spacing)
-    usable.register_to_config(trained_on=f"{target.name}: generator split. {target.notice}")
+    licence = licence_of(target)
+    usable.register_to_config(trained_on=f"{target.name}: generator split. {licence}")
     usable.unet.load_state_dict({k: v.float().cpu() for k, v in average.items()})
     usable.unet.half()
     usable.save_pretrained(folder / "pipeline", safe_serialization=True)
