@@ -470,6 +470,7 @@ class Toolbox:
             settings.session.shard_size,
             bench.progress("generate", "images"),
             self._critic() if any(prompt.pull for prompt in plan.prompts) else None,
+            bench.crew,
         )
 
     def _critic(self) -> Critic:
@@ -522,6 +523,7 @@ class Toolbox:
             feedback.slices,
             feedback.n_min,
             self._bench.device,
+            self._bench.predict,
         )
 
     def _inspect(self, number: int) -> tuple[Failure, ...]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.observer import Observer
 from agent.session import Session, memory_of
 from agent.settings import Settings
 from memory.chroma import MemoryIndex
 from memory.errors import SettingsError
-from tools import generators, labelers, targets
+from tools import targets
 from tools.embed import (
     Embed,
     embed_by_dstm,
@@ -20,15 +20,19 @@ from tools.embed import (
     embed_by_mtdm,
     embed_by_several,
 )
-from tools.generate import Judge
+from tools.evaluate import Predict
+from tools.generate import Crew, Judge
 from tools.generators import Generator
-from tools.generators._labelled import Labelled
+from tools.generators._recipe import Recipe
 from tools.generators._within_memory import WithinMemory
 from tools.labelers.audit import train_audit
 from tools.labelers.dense_audit import train_dense_audit
 from tools.labelers.keep_all import KeepAll
 from tools.targets import Target
 from tools.tasks import Model
+
+if TYPE_CHECKING:
+    from tools.cluster import RayCrew
 
 OUT_OF_MEMORY = "out of memory"
 
@@ -92,8 +96,38 @@ class Workbench:
         """The generator with its weights."""
         with self.stage("load generator", 0):
             found = build_generator(self.session.settings, self.target, self.device)
+        return WithinMemory(found, self._n_at_once(), self._drew_fewer)
+
+    @property
+    def crew(self) -> Crew | None:
+        """What makes shards on a cluster, or None: then they are made here."""
+        return self._cluster
+
+    @property
+    def predict(self) -> Predict | None:
+        """What predicts on a cluster, or None: then it is done here."""
+        return self._cluster.predict if self._cluster else None
+
+    @cached_property
+    def _cluster(self) -> RayCrew | None:
+        settings = self.session.settings
+        if settings.compute.place == "local":
+            return None
+        from tools.cluster import RayCrew
+
+        return RayCrew(
+            settings.compute,
+            recipe_of(settings, self.target),
+            self.audit,
+            self.generator.identity,
+            settings.device,
+            self._n_at_once(),
+            self._drew_fewer,
+        )
+
+    def _n_at_once(self) -> int | None:
         known = [e for e in self.session.journal.events("fault") if e["what"] == OUT_OF_MEMORY]
-        return WithinMemory(found, known[-1]["n_at_once"] if known else None, self._drew_fewer)
+        return known[-1]["n_at_once"] if known else None
 
     def _drew_fewer(self, n_at_once: int) -> None:
         told = f"Out of memory; from now on {n_at_once} images are drawn at once."
@@ -167,17 +201,22 @@ def build_pretrain_target(settings: Settings) -> Target:
     return targets.build(source.name, settings.home / "cache", **source.options)
 
 
+def recipe_of(settings: Settings, target: Target) -> Recipe:
+    """Return how the generator of the settings is built, for the target's image shape."""
+    arguments = settings.generator.model_dump(exclude={"name", "options", "pull"})
+    return Recipe(
+        settings.generator.name,
+        target.image_shape,
+        {**arguments, **settings.generator.options},
+        settings.labeler.name,
+        target.pixel_classes,
+        settings.labeler.options,
+    )
+
+
 def build_generator(settings: Settings, target: Target, device: str) -> Generator:
     """Build the generator of the settings for the target's image shape, and what labels it."""
-    arguments = settings.generator.model_dump(exclude={"name", "options", "pull"})
-    options = {**arguments, **settings.generator.options}
-    found = generators.build(settings.generator.name, target.image_shape, device, **options)
-    if settings.labeler.name == "none":
-        return found
-    labeler = labelers.build(
-        settings.labeler.name, found, target.pixel_classes, device, **settings.labeler.options
-    )
-    return Labelled(found, labeler)
+    return recipe_of(settings, target).build(device)
 
 
 def build_judge(

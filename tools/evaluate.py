@@ -7,7 +7,7 @@ What the agent may see is the `feedback` split. The figures on `test` go to a se
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,13 @@ from memory.files import write_bytes, write_json
 from memory.records import Report, Training
 from tools import tasks
 from tools.jobs import round_folder
-from tools.samples import Samples
+from tools.samples import Images, Samples
 from tools.targets import Target
+from tools.tasks import Model
 from tools.train import load_model
+
+Predict = Callable[[str, Model, Images], NDArray[Any]]
+"""Takes the name of a task, a model and images; returns what `tools.tasks.Task.predict` does."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +48,20 @@ def evaluate(
     by: Sequence[tuple[str, ...]],
     n_min: int,
     device: str = "cpu",
+    predict: Predict | None = None,
 ) -> tuple[Report, Predictions]:
     """Return the report of a saved model on samples, and its predictions.
 
-    by: attributes whose combinations are slices; n_min: photographs that a slice needs. Raises
-    WeightsError for an unusable model, DataError for an empty split.
+    by: attributes whose combinations are slices; n_min: photographs that a slice needs; predict:
+    predicts elsewhere, None: here. Raises WeightsError for an unusable model, DataError for an
+    empty split.
     """
     model, meta = load_model(model_folder, device)
     task = tasks.build(meta["task"])
-    values = task.predict(model, samples.images)
+    if predict is None:
+        values = task.predict(model, samples.images)
+    else:
+        values = predict(meta["task"], model, samples.images)
     report = task.report(values, samples, meta["class_names"], round, split, by, n_min)
     return report, Predictions(samples.ids, task.name, values)
 
@@ -65,6 +74,7 @@ def evaluate_real(
     by: Sequence[tuple[str, ...]],
     n_min: int,
     device: str = "cpu",
+    predict: Predict | None = None,
 ) -> Report:
     """Return the report on the target's feedback split.
 
@@ -73,11 +83,11 @@ def evaluate_real(
     """
     model_folder, folder = session_folder / training.model, round_folder(session_folder, round)
     test = target.split("test")
-    sealed, _ = evaluate(model_folder, test, "test", round, by, n_min, device)
+    sealed, _ = evaluate(model_folder, test, "test", round, by, n_min, device, predict)
     write_json(folder / "sealed.json", sealed.to_json())
 
     feedback = target.split("feedback")
-    report, said = evaluate(model_folder, feedback, "feedback", round, by, n_min, device)
+    report, said = evaluate(model_folder, feedback, "feedback", round, by, n_min, device, predict)
     metadata = {"ids": json.dumps(list(said.ids)), "task": said.task}
     data = save({"predictions": np.ascontiguousarray(said.values)}, metadata=metadata)
     write_bytes(folder / "feedback.safetensors", data)

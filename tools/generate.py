@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -36,6 +36,33 @@ class Judge(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Order:
+    """The shards of a batch: for each the (prompt, index) pairs of its images, and what all share.
+
+    critic: the DSTM that pulls images, or None.
+    """
+
+    pieces: Sequence[Sequence[tuple[PromptSpec, int]]]
+    seed: int
+    class_names: Sequence[str]
+    critic: Critic | None = None
+
+
+class Crew(Protocol):
+    """Makes shards elsewhere, as `make_shard` makes them here: see `tools.cluster`."""
+
+    def write_missing(
+        self, paths: Sequence[Path], order: Order, done: Callable[[int], None]
+    ) -> None:
+        """Create those of `paths` that do not exist, as `tools.jobs.write_missing` does.
+
+        In any order; done: called with the number of files that are there, and now and then while
+        nothing changes, since the work may be left where it is called.
+        """
+        ...
+
+
 def generate_batch(
     plan: Plan,
     session_folder: Path,
@@ -46,13 +73,15 @@ def generate_batch(
     shard_size: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
     critic: Critic | None = None,
+    crew: Crew | None = None,
 ) -> Batch:
     """Draw, audit and store the images of a plan.
 
     Idempotent: shards that are on disk are kept, so after a crash the same call draws only what
     is missing and returns the same batch. `progress` gets images done and images in all. critic:
     the DSTM by which prompts with a pull are drawn; raises SettingsError for such a prompt without
-    a critic, or with a generator that cannot be pulled.
+    a critic, or with a generator that cannot be pulled. crew: makes the shards in place of this
+    process; what comes of it is the same.
     """
     arguments: dict[str, Any] = {
         "prompts": [p.model_dump(mode="json", exclude={"why"}) for p in plan.prompts],
@@ -73,23 +102,16 @@ def generate_batch(
     folder = round_folder(session_folder, plan.round)
     paths = [folder / f"data-{number:05d}.parquet" for number in range(len(pieces))]
 
-    def make(number: int) -> bytes:
-        piece = pieces[number]
-        samples, confidence = draw(piece, seed, generator, class_names, critic)
-        _, weights, _ = judge.judge(samples, confidence)
-        return write_shard(
-            replace(samples, weights=weights),
-            [prompt.text for prompt, _ in piece],
-            [prompt.id for prompt, _ in piece],
-            [index for _, index in piece],
-            class_names,
-        )
+    order = Order(pieces, seed, class_names, critic)
 
     def done(n_shards: int) -> None:
         progress(min(n_shards * shard_size, len(wanted)), len(wanted))
 
     def work() -> dict[str, Any]:
-        write_missing(paths, make, done)
+        if crew is None:
+            write_missing(paths, lambda n: make_shard(order, n, generator, judge), done)
+        else:
+            crew.write_missing(paths, order, done)
         stored = read_shards(paths)
         owner = np.array(stored.prompt_ids)
         batch = Batch(
@@ -114,6 +136,20 @@ def generate_batch(
     if not all(path.exists() for path in paths):
         (job_folder / "result.json").unlink(missing_ok=True)
     return Batch.model_validate(run_once(job_folder, arguments, work))
+
+
+def make_shard(order: Order, number: int, generator: Generator, judge: Judge) -> bytes:
+    """Draw and audit the images of one shard; return its parquet file."""
+    piece = order.pieces[number]
+    samples, confidence = draw(piece, order.seed, generator, order.class_names, order.critic)
+    _, weights, _ = judge.judge(samples, confidence)
+    return write_shard(
+        replace(samples, weights=weights),
+        [prompt.text for prompt, _ in piece],
+        [prompt.id for prompt, _ in piece],
+        [index for _, index in piece],
+        order.class_names,
+    )
 
 
 def draw_samples(
