@@ -1,11 +1,13 @@
 """Comparisons: planners, controls and brains as arms, over paired seeds at equal cost.
 
 compare/NAME/  compare.json (settings)  compare.html  compare.csv
-               seed-000/images/  scores/ (one per training)  ARM/round-1.json
+               seed-000/images/  scores/ (one per training)  models/  ARM/round-1.json
 
 Planners of one seed draw from one pool: the k-th image of a prompt cell (class and attributes) is
-the same for all of them, made once, and none uses an image twice. A training that two arms share,
-as in the first round, is done once. Every file is whole or absent, so the same command goes on.
+the same for all of them, made once, and none uses an image twice. A guided arm draws its own from
+the second round on, of the same words and noise, pulled by its own DSTM. A training that two arms
+share, as in the first round, is done once. Every file is whole or absent, so the same command goes
+on.
 """
 
 from __future__ import annotations
@@ -26,20 +28,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import Field
 
 from agent import planners
+from agent.arms import OF_REAL_DATA, Arm, Arms, read_arm
 from agent.observer import Observer
 from agent.planners import Observation
 from agent.planners._oracle import Oracle
 from agent.planning import validate
-from agent.pool import Lab, Pool, Trained, broken_cells
+from agent.pool import Lab, Pool, Trained, broken_cells, judged_failures, load_critic
 from agent.settings import Settings, differences, fingerprint
-from eval.compare import REFERENCE, Score, score_report, summarise, to_csv
+from agent.trials import with_trials
+from eval.compare import ORACLE, Score, contrast, score_report, summarise, to_csv
 from eval.credit import credit
 from eval.report.compare import Comparison, build_compare_html
 from eval.slices import slice_table
-from memory.errors import SettingsError, unknown
+from memory.errors import SettingsError
 from memory.files import write_bytes, write_json
 from memory.records import (
     Batch,
@@ -49,15 +52,20 @@ from memory.records import (
     Report,
     Round,
     digest,
+    read_pull,
 )
+from tools import tasks
+from tools.criteria import require_classes
 from tools.generate import draw, prompt_quality
+from tools.generators import can_be_pulled
+from tools.pull import Critic
 from tools.samples import Samples, concatenate
 
-CONTROLS = ("real", "augment", "oversample", "shuffled", "oracle")
-_OF_REAL_DATA = ("real", "augment", "oversample")
-_SHUFFLED = "shuffled "
+_OF_PRETRAINING = ("pretrain", "pretrain_target")
 # Images that are drawn to see how long one takes.
 N_TRIED = 8
+# What a pulled image costs, relative to another (Askari Hemmat et al. 2025).
+PULLED_COST = 1.82
 # Rounds and images of `--budget small`: images are what is scarce, and the DSTM is trained as long
 # as the preset says. With two fifths of the steps at half the batch the difference between planners
 # was lost in what the DSTM had not learnt yet.
@@ -66,33 +74,6 @@ SMALL = (
     "session.images_per_round=48",
     "session.images_per_prompt=2",
 )
-
-
-class Arms(Record):
-    """What is compared: names of planners (with options), of controls, and brains."""
-
-    planners: tuple[str, ...] = Field(min_length=1)
-    controls: tuple[str, ...] = ()
-    brains: tuple[str, ...] = ()
-
-    def names(self) -> list[str]:
-        """Return the arms' names, planners first; `shuffled` is that of the first but uniform."""
-        first = next((p for p in self.planners if p != REFERENCE), self.planners[0])
-        controls = [_SHUFFLED + first if name == "shuffled" else name for name in self.controls]
-        return list(dict.fromkeys([*self.planners, *controls, *self.brains]))
-
-    def check(self, broken: float) -> None:
-        """Raise SettingsError for unknown names, before anything is computed."""
-        for name in self.planners:
-            planners.build(name)
-        for name in self.controls:
-            if name not in CONTROLS:
-                raise SettingsError(unknown("control", name, CONTROLS))
-        if self.brains and broken:
-            raise SettingsError(
-                "Brains draw images of their own, which --broken does not reach. Compare them "
-                "without it, or compare planners."
-            )
 
 
 class Entry(Record):
@@ -113,17 +94,19 @@ class Task(NamedTuple):
 
 
 class Estimated(NamedTuple):
-    """How much there is to do, and how long one piece of it took."""
+    """How much there is to do, and how long one piece of it took; n_pulled: of the images."""
 
     n_trainings: int
     n_images: int
+    n_pulled: int
     train_s: float
     image_s: float
 
     @property
     def seconds(self) -> float:
         """Time of one process for all."""
-        return self.n_trainings * self.train_s + self.n_images * self.image_s
+        n_drawn = self.n_images + (PULLED_COST - 1) * self.n_pulled
+        return self.n_trainings * self.train_s + n_drawn * self.image_s
 
 
 def run_seed(work: Task, done: Callable[[], None] = lambda: None) -> None:
@@ -138,10 +121,10 @@ def run_seed(work: Task, done: Callable[[], None] = lambda: None) -> None:
         if not (folder / f"round-{work.settings.session.rounds}.json").exists():
             if name in work.arms.brains:
                 _run_brain(work, name, folder)
-            elif name in _OF_REAL_DATA:
+            elif name in OF_REAL_DATA:
                 _run_real(work, lab, name, folder, broken)
             else:
-                _run_planner(work, lab, pool, name, folder, broken)
+                _run_planner(work, lab, pool, _arm(work.settings, name), folder, broken)
         done()
 
 
@@ -149,12 +132,14 @@ def _run_planner(
     work: Task,
     lab: Lab,
     pool: Pool,
-    name: str,
+    arm: Arm,
     folder: Path,
     broken: Sequence[dict[str, str]],
 ) -> None:
     """Run the rounds of a planner as a session does, without its graph and its journal."""
     session = work.settings.session
+    scores = folder.parent / "scores"
+    critic: Critic | None = None
     past: list[Round] = []
     parts: list[Samples] = []
     taken: Counter[str] = Counter()
@@ -172,10 +157,15 @@ def _run_planner(
                 seed=work.seed,
                 rounds=tuple(past),
             )
-            plan = _plan(work, lab, name, observation, sealed, broken)
-        images = pool.take(plan.prompts, taken)
+            plan = _plan(lab, arm, observation, sealed, broken)
+        images = pool.take(plan.prompts, taken, critic)
         parts += images
-        trained = _trained(folder.parent / "scores", lab, concatenate(parts), work.seed)
+        made = concatenate(parts)
+        pulls_next = arm.pull is not None and number < session.rounds
+        is_judged = arm.trial is not None
+        keep = folder.parent / "models" / digest(list(made.ids))
+        trained = _trained(scores, lab, made, work.seed, keep if pulls_next or is_judged else None)
+        critic = load_critic(lab, keep) if pulls_next else None
         sealed = trained.sealed
         batch = Batch(
             round=number,
@@ -188,47 +178,54 @@ def _run_planner(
         )
         before = past[-1].report if past else None
         report = trained.feedback.model_copy(update={"round": number})
-        past.append(
-            Round(
-                number=number,
-                plan=plan,
-                batch=batch,
-                report=report,
-                failures=trained.failures,
-                credits=credit(plan, batch, before, report),
-            )
+        done = Round(
+            number=number,
+            plan=plan,
+            batch=batch,
+            report=report,
+            failures=trained.failures,
+            credits=credit(plan, batch, before, report),
         )
-        n_images = sum(len(part) for part in parts)
-        score = score_report(sealed, name, work.seed, number, n_images, broken)
+        if is_judged:
+            failures = judged_failures(lab, keep, done, images, past)
+            done = done.model_copy(update={"failures": failures})
+        past.append(done)
+        score = score_report(sealed, arm.name, work.seed, number, len(made), broken)
         write_json(path, Entry(round=past[-1], score=score).to_json())
 
 
 def _plan(
-    work: Task,
     lab: Lab,
-    name: str,
+    arm: Arm,
     observation: Observation,
     sealed: Report | None,
     broken: Sequence[dict[str, str]],
 ) -> Plan:
     """Return the plan of an arm, checked as in a session."""
     vocabulary = lab.target.vocabulary
-    if name == "oracle":
+    rounds = observation.rounds
+    if arm.feedback == "shuffled":
+        rounds = tuple(shuffled(past, observation.seed) for past in rounds)
+    elif arm.feedback == "first":
+        rounds = rounds[:1]
+    observation = observation.model_copy(update={"rounds": rounds})
+    if arm.planner == ORACLE:
         draft = Oracle(sealed, broken).plan(observation, lab.palette, vocabulary)
     else:
-        if name.startswith(_SHUFFLED):
-            rounds = tuple(shuffled(r, work.seed) for r in observation.rounds)
-            observation = observation.model_copy(update={"rounds": rounds})
-        planner = planners.build(name.removeprefix(_SHUFFLED))
-        draft = planner.plan(observation, lab.palette, vocabulary)
+        draft = planners.build(arm.planner).plan(observation, lab.palette, vocabulary)
+        # What is told falsely or once only does not say what has been tried.
+        if arm.feedback == "true" and arm.trial:
+            draft = with_trials(draft, observation, lab.palette, vocabulary, arm.trial)
     return validate(
         draft,
         observation.round,
         observation.n_images,
-        name,
+        arm.name,
         vocabulary,
         lab.generator.count_tokens,
         lab.generator.max_tokens,
+        pull=arm.pull,
+        unpullable=None if rounds else "no DSTM has been trained yet",
     )
 
 
@@ -287,14 +284,49 @@ def _run_brain(work: Task, name: str, folder: Path) -> None:
         write_json(folder / f"round-{past.number}.json", Entry(round=past, score=score).to_json())
 
 
-def _trained(folder: Path, lab: Lab, samples: Samples, seed: int) -> Trained:
-    """Train on samples, or return what a training on the same ones reached."""
+def _trained(
+    folder: Path, lab: Lab, samples: Samples, seed: int, keep: Path | None = None
+) -> Trained:
+    """Train on samples, or return what a training on the same ones reached.
+
+    keep: folder that the model is to be in.
+    """
     path = folder / f"{digest(list(samples.ids))}.json"
-    if path.exists():
+    if path.exists() and (keep is None or (keep / "model.json").exists()):
         return Trained.model_validate_json(path.read_bytes())
-    trained = lab.train(samples, seed, lab.settings.dstm.augment)
+    trained = lab.train(samples, seed, lab.settings.dstm.augment, keep=keep)
     write_json(path, trained.to_json())
     return trained
+
+
+def _arm(settings: Settings, name: str) -> Arm:
+    return read_arm(name, settings.generator.pull, settings.feedback.trial or None)
+
+
+def check_pulls(lab: Lab, arms: Arms, broken: float) -> None:
+    """Raise SettingsError when arms are guided and cannot be, before anything is drawn."""
+    guided = [arm for arm in _of_planners(lab.settings, arms) if arm.pull]
+    if not guided:
+        return
+    name = guided[0].name
+    if broken:
+        raise SettingsError(
+            f"The arm {name!r} is pulled, and --broken has prompts draw something else. Compare "
+            "guided arms without it."
+        )
+    if not can_be_pulled(lab.generator):
+        raise SettingsError(
+            f"The arm {name!r} is pulled, but the generator {lab.settings.generator.name!r} cannot "
+            "be. Choose a preset whose generator is an MTDM, such as solar or streets."
+        )
+    task = tasks.build(lab.settings.dstm.task)
+    if any(read_pull(arm.pull)[0] == "entropy" for arm in guided if arm.pull):
+        require_classes(task)
+
+
+def _of_planners(settings: Settings, arms: Arms) -> list[Arm]:
+    others = (*OF_REAL_DATA, *arms.brains)
+    return [_arm(settings, name) for name in arms.names() if name not in others]
 
 
 def open_folder(settings: Settings, broken: float, name: str) -> Path:
@@ -302,14 +334,16 @@ def open_folder(settings: Settings, broken: float, name: str) -> Path:
     folder = settings.home / "compare" / name
     path = folder / "compare.json"
     stored = {
-        "fingerprint": digest([fingerprint(settings), settings.session.to_json(), broken]),
         "broken": broken,
         "settings": settings.model_dump(mode="json"),
     }
     if path.exists():
         known = json.loads(path.read_bytes())
-        if known["fingerprint"] != stored["fingerprint"]:
-            changed = differences(Settings.model_validate(known["settings"]), settings)
+        # Settings that have come or, of pretraining, have gone since then do no harm.
+        kept = {k: v for k, v in known["settings"].items() if k not in _OF_PRETRAINING}
+        before = Settings.model_validate(kept)
+        if _meaning(before, known["broken"]) != _meaning(settings, broken):
+            changed = differences(before, settings)
             if known["broken"] != broken:
                 changed.append(f"--broken: {known['broken']} -> {broken}")
             raise SettingsError(
@@ -319,6 +353,12 @@ def open_folder(settings: Settings, broken: float, name: str) -> Path:
     else:
         write_json(path, stored)
     return folder
+
+
+def _meaning(settings: Settings, broken: float) -> str:
+    # Arms say who plans, the settings do not.
+    settings = settings.model_copy(update={"brain": ""})
+    return digest([fingerprint(settings), settings.session.to_json(), broken])
 
 
 def estimate(lab: Lab, arms: Arms, n_seeds: int) -> Estimated:
@@ -345,11 +385,13 @@ def estimate(lab: Lab, arms: Arms, n_seeds: int) -> Estimated:
     image_s = seconds(drawn) / N_TRIED
     one_s, some_s = (seconds(partial(lab.train, samples, 0, True, n)) for n in (1, 4))
     names = arms.names()
-    n_of_real = sum(name in _OF_REAL_DATA for name in names)
+    n_of_real = sum(name in OF_REAL_DATA for name in names)
     n_rounds = session.rounds * (len(names) - n_of_real)
+    n_guided = sum(arm.pull is not None for arm in _of_planners(lab.settings, arms))
     return Estimated(
         n_trainings=n_seeds * (n_rounds + n_of_real),
         n_images=n_seeds * n_rounds * session.images_per_round,
+        n_pulled=n_seeds * n_guided * (session.rounds - 1) * session.images_per_round,
         train_s=one_s + max(0.0, some_s - one_s) / 3 * (n_steps - 1),
         image_s=image_s,
     )
@@ -429,6 +471,7 @@ def write_results(
         settings=settings.model_dump(mode="json", exclude={"home"}),
         scores=scores,
         summaries=summarise(scores),
+        contrasts=contrast(scores, arms.pairs()),
         command=command,
     )
     write_bytes(folder / "compare.csv", to_csv(comparison.summaries).encode())

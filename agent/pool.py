@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,14 +16,18 @@ from agent.planners import Palette, palette_of
 from agent.settings import Settings
 from agent.workbench import build_generator, build_judge, build_target, choose_device
 from memory.files import write_bytes
-from memory.records import Failure, PromptSpec, Record, Report, Share, digest
+from memory.records import Failure, PromptSpec, Record, Report, Round, Share, digest
 from tools import tasks
+from tools.criteria import load_dstm
 from tools.dataset import read_shards, write_shard
 from tools.generate import Judge, draw
 from tools.generators import Generator
+from tools.gradients import Gradients, sample_gradients
+from tools.inspect_failures import judged
+from tools.pull import Critic, failed_photographs
 from tools.samples import Dense, Samples, concatenate
 from tools.targets import Target, label_names
-from tools.train import train_model
+from tools.train import save_model, train_model
 
 
 class Trained(Record):
@@ -65,11 +70,16 @@ class Lab:
         return palette_of(self.target)
 
     def train(
-        self, samples: Samples, seed: int, augment: bool, steps: int | None = None
+        self,
+        samples: Samples,
+        seed: int,
+        augment: bool,
+        steps: int | None = None,
+        keep: Path | None = None,
     ) -> Trained:
         """Train a DSTM from scratch and measure it on feedback and on the sealed test split.
 
-        steps: in place of those of the settings.
+        steps: in place of those of the settings; keep: folder that the model is written to.
         """
         settings = self.settings.dstm.model_copy(
             update={"seed": seed, "augment": augment, "steps": steps or self.settings.dstm.steps}
@@ -80,6 +90,9 @@ class Lab:
         by, n_min = self.settings.feedback.slices, self.settings.feedback.n_min
         feedback, test = self.target.split("feedback"), self.target.split("test")
         said = task.predict(model, feedback.images)
+        if keep:
+            meta = {"task": settings.task, "settings": settings.model_dump(mode="json")}
+            save_model(keep, model, meta)
         return Trained(
             feedback=task.report(said, feedback, names, 1, "feedback", by, n_min),
             sealed=task.report(task.predict(model, test.images), test, names, 1, "test", by, n_min),
@@ -87,11 +100,48 @@ class Lab:
         )
 
 
+def load_critic(lab: Lab, folder: Path) -> Critic:
+    """Return a kept model as a critic, with the feedback photographs that it fails on."""
+    dstm = load_dstm(folder, lab.device)
+    dstm.model.requires_grad_(requires_grad=False)
+    feedback = lab.target.split("feedback")
+    scores = dstm.task.scores(dstm.task.predict(dstm.model, feedback.images), feedback)
+    sha256 = str(json.loads((folder / "model.json").read_bytes())["sha256"])
+    failed = failed_photographs(scores, feedback)
+    return Critic(dstm.model, dstm.task, dstm.settings, sha256, failed)
+
+
+def judged_failures(
+    lab: Lab, folder: Path, done: Round, images: Sequence[Samples], past: Sequence[Round]
+) -> tuple[Failure, ...]:
+    """Return the failures of a round with what is known of whether images can mend them.
+
+    folder: of the model that the round trained; images: of each of its prompts.
+    """
+    assert done.plan is not None  # it is of a planner
+    dstm, feedback = load_dstm(folder, lab.device), lab.target.split("feedback")
+    made = concatenate(images)
+    gradients = Gradients(
+        images=sample_gradients(dstm.model, dstm.task, made, dstm.settings),
+        prompt_ids=[
+            prompt.id
+            for prompt, own in zip(done.plan.prompts, images, strict=True)
+            for _ in range(len(own))
+        ],
+        photographs=sample_gradients(dstm.model, dstm.task, feedback, dstm.settings),
+    )
+    rounds = [*past, done]
+    return tuple(judged(failure, feedback, rounds, gradients) for failure in done.failures)
+
+
 class Pool:
     """The images of one seed by prompt cell, drawn once, when first asked for, and kept on disk.
 
-    broken: attributes of cells that draw something else: another class, or, where labels belong
-    to pixels, the labels of another scene.
+    Images that a critic pulls are drawn for it alone, of the words and the noise that the others
+    have.
+
+    broken: attributes of cells that draw something else: another class, or, where labels belong to
+    pixels, the labels of another scene.
     """
 
     def __init__(
@@ -104,52 +154,63 @@ class Pool:
         self._size = lab.settings.session.images_per_prompt
         self._drawn: dict[str, Samples] = {}
 
-    def take(self, prompts: Sequence[PromptSpec], taken: Counter[str]) -> list[Samples]:
-        """Return the images of every prompt and count them in `taken`, by cell."""
+    def take(
+        self, prompts: Sequence[PromptSpec], taken: Counter[str], critic: Critic | None = None
+    ) -> list[Samples]:
+        """Return the images of every prompt and count them in `taken`, by cell.
+
+        critic: pulls those of prompts with a pull, which have ids of their own.
+        """
         wanted = []
         for prompt in prompts:
             cell = cell_of(prompt)
-            wanted.append((prompt, cell, range(taken[cell], taken[cell] + prompt.count)))
+            pulled = f"-{digest([critic.sha256, prompt.pull])}" if critic and prompt.pull else ""
+            numbers = range(taken[cell], taken[cell] + prompt.count)
             taken[cell] += prompt.count
-        self._draw({(cell, i // self._size): p for p, cell, numbers in wanted for i in numbers})
+            own = [(f"{cell}-{i // self._size:03d}", pulled, i % self._size) for i in numbers]
+            wanted.append((prompt, own))
+        self._draw({(name, pulled): p for p, own in wanted for name, pulled, _ in own}, critic)
         return [
-            concatenate(
-                [self._drawn[self._name(cell, i // self._size)].take([i % self._size]) for i in own]
-            )
-            for _, cell, own in wanted
+            concatenate([self._drawn[name + pulled].take([i]) for name, pulled, i in own])
+            for _, own in wanted
         ]
 
-    def _draw(self, pieces: Mapping[tuple[str, int], PromptSpec]) -> None:
-        """Have pieces, the n-th `images_per_prompt` images of a cell, in memory and on disk."""
+    def _draw(self, pieces: Mapping[tuple[str, str], PromptSpec], critic: Critic | None) -> None:
+        """Have pieces in memory and on disk: `images_per_prompt` images of one cell each.
+
+        A piece's first name says its words and its noise, the second what pulled it, if anything.
+        """
         missing = []
-        for (cell, number), prompt in pieces.items():
-            name = self._name(cell, number)
-            path = self._folder / f"{name}.parquet"
-            if name in self._drawn:
+        for (name, pulled), prompt in pieces.items():
+            path = self._path(name, pulled)
+            if name + pulled in self._drawn:
                 continue
             if path.exists():
-                self._drawn[name] = read_shards([path]).samples
+                self._drawn[name + pulled] = read_shards([path]).samples
             else:
-                missing.append(self._spec(name, prompt))
+                missing.append((self._spec(name, prompt), pulled))
         size = max(1, self._lab.settings.session.shard_size // self._size)
         for start in range(0, len(missing), size):
-            for prompt, samples in self._make(missing[start : start + size]):
-                self._drawn[prompt.id] = samples
+            part = missing[start : start + size]
+            made = self._make([prompt for prompt, _ in part], critic)
+            for (prompt, pulled), samples in zip(part, made, strict=True):
+                own = replace(samples, ids=[name + pulled for name in samples.ids])
+                self._drawn[prompt.id + pulled] = own
                 data = write_shard(
-                    samples,
+                    own,
                     [prompt.text] * self._size,
-                    [prompt.id] * self._size,
+                    [prompt.id + pulled] * self._size,
                     range(self._size),
                     self._lab.target.class_names,
                 )
-                write_bytes(self._folder / f"{prompt.id}.parquet", data)
+                write_bytes(self._path(prompt.id, pulled), data)
 
-    def _make(self, prompts: Sequence[PromptSpec]) -> list[tuple[PromptSpec, Samples]]:
+    def _make(self, prompts: Sequence[PromptSpec], critic: Critic | None) -> list[Samples]:
         lab = self._lab
 
         def drawn_as(said: Sequence[PromptSpec]) -> tuple[Samples, Dense]:
             pairs = [(prompt, i) for prompt in said for i in range(self._size)]
-            return draw(pairs, self._seed, lab.generator, lab.target.class_names)
+            return draw(pairs, self._seed, lab.generator, lab.target.class_names, critic)
 
         wrong = [self._wrong(prompt) if self._is_broken(prompt) else prompt for prompt in prompts]
         drawn, confidence = drawn_as(wrong)
@@ -165,10 +226,7 @@ class Pool:
         )
         drawn = replace(drawn, weights=lab.judge.judge(drawn, confidence)[1])
         size = self._size
-        return [
-            (prompt, drawn.take(range(i * size, (i + 1) * size)))
-            for i, prompt in enumerate(prompts)
-        ]
+        return [drawn.take(range(i * size, (i + 1) * size)) for i in range(len(prompts))]
 
     def _spec(self, name: str, prompt: PromptSpec) -> PromptSpec:
         words = random.Random(f"{self._seed} {name}")
@@ -187,9 +245,10 @@ class Pool:
         text = self._lab.target.vocabulary.caption(row.attributes, rng)
         return prompt.model_copy(update={"text": text, "class_name": row.class_name})
 
-    @staticmethod
-    def _name(cell: str, number: int) -> str:
-        return f"{cell}-{number:03d}"
+    def _path(self, name: str, pulled: str) -> Path:
+        # Apart from those that others use, too.
+        folder = self._folder.with_name("pulled") if pulled else self._folder
+        return folder / f"{name}{pulled}.parquet"
 
 
 def cell_of(prompt: PromptSpec) -> str:

@@ -63,6 +63,14 @@ class Summary(Record):
     gap_closed: Estimate | None
 
 
+class Contrast(Record):
+    """One arm against another after the last round, paired by seed: arm minus other."""
+
+    arm: str
+    other: str
+    differences: dict[str, Estimate]
+
+
 def score_report(
     report: Report,
     arm: str,
@@ -109,6 +117,24 @@ def summarise(scores: Sequence[Score]) -> list[Summary]:
     arms = list(dict.fromkeys(score.arm for score in scores))
     curves = {arm: _curves([s for s in scores if s.arm == arm]) for arm in arms}
     return [_summary(arm, curves) for arm in arms]
+
+
+def contrast(scores: Sequence[Score], pairs: Sequence[tuple[str, str]]) -> list[Contrast]:
+    """Return the paired differences of pairs of arms, of those that have a seed in common."""
+    arms = {name for pair in pairs for name in pair}
+    curves = {arm: _curves([s for s in scores if s.arm == arm]) for arm in arms}
+    found = []
+    for arm, other in pairs:
+        seeds = sorted(curves[arm].keys() & curves[other].keys())
+        lasts = [(curves[arm][seed][-1], curves[other][seed][-1]) for seed in seeds]
+        differences = {
+            name: bootstrap([getattr(one, name) - getattr(two, name) for one, two in lasts])
+            for name in (*FIGURES, "sound_five")
+            if lasts
+        }
+        if differences:
+            found.append(Contrast(arm=arm, other=other, differences=differences))
+    return found
 
 
 def mean_curve(scores: Sequence[Score], figure: str) -> dict[int, Estimate]:

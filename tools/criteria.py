@@ -60,12 +60,17 @@ def loss(task: Task, outputs: torch.Tensor, batch: Batch, settings: TrainSetting
     return task.loss(outputs, batch, plain)
 
 
-def _log_probabilities(task: Task, outputs: torch.Tensor) -> torch.Tensor:
+def require_classes(task: Task) -> None:
+    """Raise SettingsError for a task without class probabilities, which entropy needs."""
     if not says_classes(task):
         raise SettingsError(
             f"The task {task.name!r} says no probabilities of classes, so entropy and margin are "
             "not known. Pull by loss or real; select by core_set, vog, audit or random."
         )
+
+
+def _log_probabilities(task: Task, outputs: torch.Tensor) -> torch.Tensor:
+    require_classes(task)
     return outputs.log_softmax(1)
 
 

@@ -32,10 +32,10 @@ def compare(
     preset: PresetArgument = None,
     target: TargetOption = None,
     planners: Annotated[
-        str, typer.Option(help="Arms, e.g. uniform,failure:floor=0.5.")
+        str, typer.Option(help="Arms, e.g. uniform,failure:floor=0.5:pull=entropy 0.03.")
     ] = "uniform,audited_failure,thompson",
     controls: Annotated[
-        str, typer.Option(help="Of real, augment, oversample, shuffled, oracle.")
+        str, typer.Option(help="Of real, augment, oversample, one_shot, shuffled, oracle.")
     ] = "shuffled,oracle",
     brains: Annotated[str, typer.Option(help="Brains as arms, e.g. openai:MODEL.")] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Paired seeds, from 0 on.")] = 6,
@@ -56,6 +56,7 @@ def compare(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from agent import compare
+    from agent.arms import Arms
     from agent.pool import Lab
     from agent.workbench import build_target
     from eval.report import text
@@ -65,13 +66,14 @@ def compare(
         raise SettingsError(unknown("budget", budget, ("small", "full")))
     fewer = compare.SMALL if budget == "small" else ()
     settings = resolve(preset, [*fewer, *(set_ or [])], home=home, target=target)
-    arms = compare.Arms(planners=_split(planners), controls=_split(controls), brains=_split(brains))
+    arms = Arms(planners=_split(planners), controls=_split(controls), brains=_split(brains))
     arms.check(broken)
     stem = build_target(settings).name if target else Path(preset or PRESET).stem
     called = name or (f"{stem}-broken" if broken else stem)
     folder = compare.open_folder(settings, broken, called)
     lab = Lab(settings)
     say(lab.target.notice)
+    compare.check_pulls(lab, arms, broken)
     left = compare.estimate(lab, arms, seeds)
     say(
         f"{len(arms.names())} arms, {seeds} seeds: at most {left.n_trainings} trainings of "
@@ -105,6 +107,14 @@ def compare(
         for s in found.summaries
     ]
     say_table(["arm", "average", "worst five", "against uniform", "gap closed"], rows)
+    if found.contrasts:
+        say_table(
+            ["arm", "against", "average", "worst five"],
+            [
+                [c.arm, c.other, *(_change(c.differences[f]) for f in ("average", "worst_five"))]
+                for c in found.contrasts
+            ],
+        )
     say(f"Page: {page}")
     say(f"Table: {page.with_suffix('.csv')}")
 

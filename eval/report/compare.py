@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.compare import FIGURES, ORACLE, REFERENCE, Score, Summary, mean_curve
+from eval.compare import FIGURES, ORACLE, REFERENCE, Contrast, Score, Summary, mean_curve
 from eval.report.charts import N_COLOURS, Forest, Series, forest, line_chart
 from eval.report.page import environment, flat
 
@@ -17,7 +17,8 @@ _WIDTH = 980
 class Comparison:
     """All that the page shows; the same data give the same bytes.
 
-    broken: share of the prompt cells that draw something else; command: that made it.
+    broken: share of the prompt cells that draw something else; command: that made it; contrasts:
+    arms that are held against one another.
     """
 
     preset: str
@@ -26,6 +27,7 @@ class Comparison:
     scores: Sequence[Score]
     summaries: Sequence[Summary]
     command: str
+    contrasts: Sequence[Contrast] = ()
 
 
 def build_compare_html(comparison: Comparison) -> str:

@@ -13,12 +13,15 @@ import pytest
 from typer.testing import CliRunner
 
 from agent import compare
+from agent.arms import Arms, read_arm
 from agent.cli import app
-from agent.planners import Palette, PaletteRow
+from agent.planners import Observation, Palette, PaletteRow
 from agent.pool import Lab, Pool, broken_cells
 from agent.settings import Settings, load_settings
+from eval.metrics import wilson
 from memory.errors import SettingsError
-from memory.records import Estimate, PromptSpec, Report, Round, SliceScore, slice_key
+from memory.records import Estimate, Plan, PromptSpec, Report, Round, SliceScore, slice_key
+from tools.generators.mtdm import new_pipeline
 
 # Painted photographs and images: a whole comparison takes seconds.
 TOY = (
@@ -33,7 +36,7 @@ TOY = (
     "feedback.n_min=4",
     "device=cpu",
 )
-ARMS = compare.Arms(
+ARMS = Arms(
     planners=("uniform", "failure:floor=0.5"), controls=("oversample", "shuffled", "oracle")
 )
 
@@ -185,23 +188,164 @@ def test_a_comparison_ends_with_page_and_table_and_goes_on_after_a_stop(
 
 
 def test_a_brain_is_an_arm(settings: Settings) -> None:
-    arms = compare.Arms(planners=("uniform",), brains=("policy:uniform",))
+    arms = Arms(planners=("uniform",), brains=("policy:uniform",))
     folder = compare.open_folder(settings, 0.0, "brains")
     compare.run_all(settings, folder, arms, 0.0, range(1), 1, lambda done: None)
     scores = [s for s in compare.read_scores(folder) if s.arm == "policy:uniform"]
     assert [(s.round, s.n_images) for s in scores] == [(1, 16), (2, 32)]
 
 
+def test_guided_arms_and_one_shot_feedback_are_held_against_the_others(
+    settings: Settings, tmp_path: Path
+) -> None:
+    weights = tmp_path / "weights"
+    new_pipeline((1, 32, 32), 4, (16, 32), 0.6, 0.2).save_pretrained(weights)
+    options = [*TOY, "generator.name=mtdm", f"generator.weights={weights}", "generator.steps=2"]
+    settings = load_settings("solar", [*options, f"home={settings.home}"], {})
+    guided = "failure:pull=entropy 0.05"
+    arms = Arms(planners=("uniform", "failure", guided, "one_shot"), controls=("one_shot",))
+    folder = compare.open_folder(settings, 0.0, "guided")
+    compare.check_pulls(Lab(settings), arms, 0.0)
+    compare.run_all(settings, folder, arms, 0.0, range(1), 1, lambda done: None)
+
+    def plan(arm: str, number: int) -> Plan:
+        (path,) = folder.glob(f"seed-000/{arm}*/round-{number}.json")
+        found = compare.Entry.model_validate_json(path.read_bytes()).round.plan
+        assert found
+        return found
+
+    # The first round has no DSTM to be pulled by; later the prompts are the same but for the pull.
+    assert {p.pull for p in plan("failure-pull", 1).prompts} == {None}
+    assert {p.pull for p in plan("failure-pull", 2).prompts} == {"entropy 0.05"}
+    assert sum(1 for _ in (folder / "seed-000/pulled").iterdir()) >= 8
+    n_made = {s.arm: s.n_images for s in compare.read_scores(folder) if s.round == 2}
+    assert n_made == dict.fromkeys(arms.names(), 32)
+
+    _, found = compare.write_results(settings, folder, arms, 0.0, "shaping compare")
+    assert [(c.arm, c.other) for c in found.contrasts] == arms.pairs()
+    # Resumed, nothing is drawn or trained again.
+    made = [p for part in ("images", "pulled", "scores", "models") for p in folder.rglob(part)]
+    before = {p: p.stat().st_mtime_ns for part in made for p in part.rglob("*.*")}
+    (folder / f"seed-000/{compare._slug(guided)}/round-2.json").unlink()
+    compare.run_all(settings, folder, arms, 0.0, range(1), 1, lambda done: None)
+    after = {p: p.stat().st_mtime_ns for part in made for p in part.rglob("*.*")}
+    assert before == after
+
+
+def test_pairs_of_arms_are_true_against_false_and_with_against_without() -> None:
+    planners = ("uniform", "a:floor=0.5", "a:floor=0.5:pull=loss 0.1", "a:trial=8:floor=0.5", "b")
+    arms = Arms(planners=planners, controls=("shuffled", "one_shot", "oracle"))
+    assert arms.names()[5:] == ["shuffled a:floor=0.5", "one-shot a:floor=0.5", "oracle"]
+    assert arms.pairs() == [
+        ("a:floor=0.5", "shuffled a:floor=0.5"),
+        ("a:floor=0.5", "one-shot a:floor=0.5"),
+        ("a:floor=0.5:pull=loss 0.1", "a:floor=0.5"),
+        ("a:trial=8:floor=0.5", "a:floor=0.5"),
+    ]
+    assert Arms(planners=("uniform", "b", "one_shot")).pairs() == [("b", "one_shot")]
+
+
+def test_arms_are_read_from_their_names() -> None:
+    arm = read_arm("shuffled a:floor=0.5:pull=loss 0.10", trial=4)
+    assert (arm.planner, arm.feedback, arm.pull, arm.trial) == (
+        "a:floor=0.5",
+        "shuffled",
+        "loss 0.1",
+        4,
+    )
+    plain = read_arm("my.package:build")
+    assert (plain.planner, plain.feedback, plain.pull, plain.trial) == (
+        "my.package:build",
+        "true",
+        None,
+        None,
+    )
+    assert read_arm("one-shot a").feedback == "first"
+
+
+def test_one_shot_feedback_stays_that_of_the_first_round(lab: Lab) -> None:
+    def past(number: int, mono: int, poly: int) -> Round:
+        slices = tuple(
+            SliceScore(
+                key=f"wafer={name}",
+                attributes={"wafer": name},
+                accuracy=wilson(n, 100),
+                n_correct=n,
+            )
+            for name, n in (("mono", mono), ("poly", poly))
+        )
+        report = Report(round=number, split="feedback", metrics={}, slices=slices)
+        return Round(number=number, report=report)
+
+    def spent(arm: str, *rounds: Round) -> Counter[str]:
+        observation = Observation(round=3, n_images=100, images_per_prompt=2, seed=0, rounds=rounds)
+        plan = compare._plan(lab, read_arm(arm), observation, None, [])
+        found: Counter[str] = Counter()
+        for prompt in plan.prompts:
+            found[prompt.attributes["wafer"]] += prompt.count
+        return found
+
+    first, second = past(1, mono=20, poly=80), past(2, mono=90, poly=10)
+    assert spent("failure", first, second) == {"mono": 10, "poly": 90}
+    assert spent("one-shot failure", first, second) == {"mono": 80, "poly": 20}
+
+
+def test_an_arm_with_trials_judges_its_failures(settings: Settings) -> None:
+    settings = load_settings(
+        "solar",
+        [*TOY, "feedback.alpha=0.99", "session.rounds=3", f"home={settings.home}"],
+        {},
+    )
+    arms = Arms(planners=("uniform", "audited_failure:trial=8"))
+    folder = compare.open_folder(settings, 0.0, "trial")
+    compare.run_all(settings, folder, arms, 0.0, range(1), 1, lambda done: None)
+    paths = sorted(folder.glob("seed-000/audited_failure-trial-*/round-*.json"))
+    found = [compare.Entry.model_validate_json(p.read_bytes()).round for p in paths]
+    assert any(f.fixable for r in found for f in r.failures)
+    assert [r.plan.n_images for r in found if r.plan] == [16] * 3
+    plans = [r.plan for r in found if r.plan]
+    assert any(plan.trials for plan in plans[1:])
+
+
+@pytest.mark.parametrize(
+    ("arms", "broken", "message"),
+    [
+        ("count:pull=loss 0.1", 0.1, "without it"),
+        ("count:pull=loss 0.1", 0.0, "'toy' cannot be"),
+        ("count:pull=hope 1", 0.0, "is no pull"),
+        ("count:trial=-1", 0.0, "trial='-1'"),
+    ],
+)
+def test_arms_that_cannot_be_guided_are_refused(
+    settings: Settings, arms: str, broken: float, message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        compare.check_pulls(Lab(settings), Arms(planners=("uniform", arms)), broken)
+
+
+def test_a_comparison_goes_on_when_settings_have_been_added_since(settings: Settings) -> None:
+    folder = compare.open_folder(settings, 0.0, "old")
+    path = folder / "compare.json"
+    known = json.loads(path.read_bytes())
+    del known["settings"]["feedback"]["trial"]
+    known["settings"]["pretrain"]["of_an_earlier_version"] = 1
+    path.write_text(json.dumps({**known, "fingerprint": "of an earlier version"}))
+    assert compare.open_folder(settings, 0.0, "old") == folder
+    changed = load_settings("solar", [*TOY, "feedback.trial=3", f"home={settings.home}"], {})
+    with pytest.raises(SettingsError, match=r"feedback\.trial: 0 -> 3"):
+        compare.open_folder(changed, 0.0, "old")
+
+
 @pytest.mark.parametrize(
     ("arms", "message"),
     [
-        (compare.Arms(planners=("uniforn",)), "Did you mean 'uniform'"),
-        (compare.Arms(planners=("oracle",)), "oracle"),
-        (compare.Arms(planners=("uniform",), controls=("reel",)), "Did you mean 'real'"),
-        (compare.Arms(planners=("uniform",), brains=("openai:x",)), "without it"),
+        (Arms(planners=("uniforn",)), "Did you mean 'uniform'"),
+        (Arms(planners=("oracle",)), "oracle"),
+        (Arms(planners=("uniform",), controls=("reel",)), "Did you mean 'real'"),
+        (Arms(planners=("uniform",), brains=("openai:x",)), "without it"),
     ],
 )
-def test_wrong_arms_are_refused(arms: compare.Arms, message: str) -> None:
+def test_wrong_arms_are_refused(arms: Arms, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         arms.check(broken=0.1)
 

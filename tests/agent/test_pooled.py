@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agent import compare
+from agent.arms import Arms
 from agent.autonomous import run_rounds
 from agent.cli import app
 from agent.observer import Observer
@@ -46,7 +47,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     with open_session(made, "past") as session:
         run_rounds(Workbench(session, Observer()))
     folder = compare.open_folder(made, 0.0, "toys")
-    arms = compare.Arms(planners=("uniform", "failure"))
+    arms = Arms(planners=("uniform", "failure"))
     for seed in (0, 1):
         compare.run_seed(compare.Task(made, folder, arms, 0.0, seed))
     return made

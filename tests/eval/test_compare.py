@@ -9,6 +9,7 @@ from eval.compare import (
     Score,
     area,
     bootstrap,
+    contrast,
     gap_closed,
     images_to_reach,
     mean_curve,
@@ -60,6 +61,15 @@ def test_summary_of_a_table_with_known_answers() -> None:
     assert oracle.images_to_match == pytest.approx(100 + 100 * 0.2 / 0.3)
     assert uniform.area is not None and uniform.area.value == pytest.approx(0.21)
     assert good.area is not None and good.area.value == pytest.approx(0.21 + 0.075)
+
+
+def test_arms_are_held_against_one_another_by_seed() -> None:
+    (found,) = contrast(table(), [("oracle", "good"), ("oracle", "not there")])
+    assert (found.arm, found.other) == ("oracle", "good")
+    difference = found.differences["worst_five"]
+    assert (difference.value, difference.low, difference.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert difference.n == 3
+    assert found.differences["average"].value == 0
 
 
 def test_an_unfinished_seed_does_not_count() -> None:
