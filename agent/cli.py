@@ -18,6 +18,7 @@ from agent.commands.common import (
     SeedOption,
     SetOption,
     TargetOption,
+    assignments,
     complain,
     console,
     resolve,
@@ -145,30 +146,36 @@ def run(
     home: HomeOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Run a session, or continue it, until a limit is reached, and write its report."""
-    settings = resolve(
-        preset,
-        set_,
-        {
-            "session.rounds": rounds,
-            "session.images_per_round": images_per_round,
-            "session.name": session,
-            "session.seed": seed,
-            "brain": brain,
-            "llm.max_tokens": max_tokens,
-            "llm.max_usd": max_usd,
-            "limits.max_hours": max_hours,
-            "limits.max_gpu_hours": max_gpu_hours,
-            "limits.max_images": max_images,
-            "limits.target_score": target_score,
-            "limits.patience": patience,
-            "session.on_finish": on_finish,
-            "compute.place": compute,
-            "memory.url": memory_url,
-            "home": home,
-        },
-        target=target,
-    )
+    """Run a session, or continue it, until a limit is reached, and write its report.
+
+    Without PRESET and --target, a session that exists goes on by its own settings.
+    """
+    from agent.session import has_session, stored_settings
+    from agent.settings import with_changes
+
+    options = {
+        "session.rounds": rounds,
+        "session.images_per_round": images_per_round,
+        "session.name": session,
+        "session.seed": seed,
+        "brain": brain,
+        "llm.max_tokens": max_tokens,
+        "llm.max_usd": max_usd,
+        "limits.max_hours": max_hours,
+        "limits.max_gpu_hours": max_gpu_hours,
+        "limits.max_images": max_images,
+        "limits.target_score": target_score,
+        "limits.patience": patience,
+        "session.on_finish": on_finish,
+        "compute.place": compute,
+        "memory.url": memory_url,
+    }
+    base = resolve(home=home).home
+    if session and not preset and not target and has_session(base, session):
+        changes = [*(set_ or []), *assignments({**options, "home": base})]
+        settings = with_changes(stored_settings(base, session), changes)
+    else:
+        settings = resolve(preset, set_, options, home, target)
     if dry_run:
         from agent import rehearsal
 

@@ -228,10 +228,15 @@ def _read_settings(path: Path) -> _Stored:
         ) from error
 
 
+def has_session(home: Path, name: str) -> bool:
+    """Return whether there is a session of this name."""
+    return (folder_of(home, name) / "session.yaml").exists()
+
+
 def stored_settings(home: Path, name: str) -> Settings:
     """Return the settings of an existing session; raises SettingsError with the known names."""
     path = folder_of(home, name) / "session.yaml"
-    if not path.exists():
+    if not has_session(home, name):
         known = ", ".join(info.name for info in list_sessions(home)) or "none"
         raise SettingsError(f"There is no session {name!r} under {home}. Known: {known}.")
     return _read_settings(path)["settings"]

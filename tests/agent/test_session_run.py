@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from agent.autonomous import run
+from agent.cli import app
 from agent.session import folder_of, list_sessions, next_name, open_session
 from agent.settings import Settings, overrides
 from memory.chroma import MemoryIndex
@@ -111,6 +113,19 @@ def test_finished_session_goes_on_with_more_rounds(make_settings: MakeSettings) 
     assert [e for e in twice if e["kind"] != "session"] == [
         e for e in once if e["kind"] != "session"
     ]
+
+
+def test_a_session_that_exists_goes_on_by_its_own_settings(make_settings: MakeSettings) -> None:
+    settings = make_settings("session.name=own", "session.rounds=1")
+    run(settings, quiet())
+    # Neither the preset nor what was set for it is said again.
+    words = ["run", "--session", "own", "--home", str(settings.home)]
+    done = CliRunner().invoke(app, [*words, "--rounds", "2"])
+    assert done.exit_code == 0, done.output
+    assert len(rounds(read_events(folder_of(settings.home, "own") / "journal.jsonl"))) == 2
+    refused = CliRunner().invoke(app, [*words, "--seed", "7"])
+    assert refused.exit_code == 2
+    assert "session.seed: 0 -> 7" in " ".join(refused.output.split())
 
 
 def test_changed_meaning_is_refused_with_the_difference(make_settings: MakeSettings) -> None:
