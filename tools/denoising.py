@@ -23,7 +23,7 @@ from tools.settings import CaptionedRun, PretrainSettings
 from tools.targets import Target
 
 _MOST_WEIGHT = 5.0
-_MAY_CHANGE = frozenset({"steps", "save_every", "noise_kept", "spacing", "lora"})
+_MAY_CHANGE = frozenset({"steps", "save_every", "noise_kept", "spacing", "lora", "joint"})
 
 
 class Run:
