@@ -144,7 +144,7 @@ def build_embed(name: str, audit: Samples) -> Embed:
     if name == "imagenet":
         return embed_by_imagenet()
     if name == "mtdm":
-        from tools.generators.mtdm import load_pipeline, weights_folder
+        from tools.mtdm_pipeline import load_pipeline, weights_folder
 
         return embed_by_mtdm(load_pipeline(weights_folder("bundled:solar")))
     from tools.train import train_model

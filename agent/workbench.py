@@ -153,7 +153,7 @@ class Workbench:
                 f"feedback.embedding is {settings.feedback.embedding!r}, but the generator is "
                 f"{settings.generator.name!r}. Set feedback.embedding to dstm or imagenet."
             )
-        from tools.generators.mtdm import load_pipeline, weights_folder
+        from tools.mtdm_pipeline import load_pipeline, weights_folder
 
         return embed_by_mtdm(load_pipeline(weights_folder(settings.generator.weights), self.device))
 

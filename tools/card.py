@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from memory.files import write_json
 from tools import tasks
 from tools.generators import Generator, ImageRequest, join
-from tools.generators.mtdm import MTDMGenerator, load_pipeline
+from tools.generators.mtdm import MTDMGenerator
 from tools.labelers.audit import AuditClassifier, train_audit
+from tools.mtdm_pipeline import load_pipeline
 from tools.samples import Samples
 from tools.settings import AuditSettings, TrainSettings
 from tools.targets import Target, licence_of

@@ -16,8 +16,8 @@ from torch.nn.functional import pixel_unshuffle
 
 from memory.errors import SettingsError
 from memory.files import write_bytes, write_json
-from tools.generators.mtdm import MTDMPipeline
 from tools.label_codes import mirrored
+from tools.mtdm_pipeline import MTDMPipeline
 from tools.samples import Dense, Samples
 from tools.settings import CaptionedRun, PretrainSettings
 from tools.targets import Target

@@ -16,7 +16,7 @@ from tools.samples import Images
 from tools.tasks import Model
 
 if TYPE_CHECKING:
-    from tools.generators.mtdm import MTDMPipeline
+    from tools.mtdm_pipeline import MTDMPipeline
 
 Embed = Callable[[Images], NDArray[np.float64]]
 """Turns uint8 images, (n, c, h, w), into vectors, (n, d)."""

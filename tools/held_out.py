@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from tools.denoising import folded
-from tools.generators.mtdm import MTDMPipeline, encode_prompts
+from tools.mtdm_pipeline import MTDMPipeline, encode_prompts
 from tools.samples import Samples
 
 LEVELS = (100, 300, 500, 700, 900)

@@ -25,15 +25,15 @@ from memory.files import write_atomic
 from tools import patch_basis
 from tools.denoising import Run, batch_of, denoising_loss, folded
 from tools.generators import Drawn
-from tools.generators.mtdm import (
+from tools.label_codes import KINDS, LabelCodes
+from tools.mtdm_pipeline import (
     MAX_TOKENS,
     MTDMPipeline,
     load_pipeline,
     new_pipeline,
-    seeded_noise,
     weights_folder,
 )
-from tools.label_codes import KINDS, LabelCodes
+from tools.noise import seeded_noise
 from tools.samples import Images, Samples
 from tools.settings import CaptionedRun, PretrainSettings
 from tools.targets import Target, licence_of

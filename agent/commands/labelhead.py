@@ -51,8 +51,8 @@ def fit(
     from rich.progress import Progress
 
     from agent.workbench import build_pretrain_target, choose_device
-    from tools.generators.mtdm import load_pipeline, weights_folder
     from tools.labelers import feature_decoder
+    from tools.mtdm_pipeline import load_pipeline, weights_folder
 
     device = choose_device(settings)
     source = build_pretrain_target(settings)

@@ -21,7 +21,7 @@ from agent.settings import Settings, load_settings
 from eval.metrics import wilson
 from memory.errors import SettingsError
 from memory.records import Estimate, Plan, PromptSpec, Report, Round, SliceScore, slice_key
-from tools.generators.mtdm import new_pipeline
+from tools.mtdm_pipeline import new_pipeline
 
 # Painted photographs and images: a whole comparison takes seconds.
 TOY = (

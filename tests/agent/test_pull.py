@@ -22,7 +22,7 @@ from memory.errors import SettingsError, ToolError
 from memory.journal import read_events, rounds
 from memory.records import Plan
 from prompts.vocabulary import load_vocabulary
-from tools.generators.mtdm import new_pipeline
+from tools.mtdm_pipeline import new_pipeline
 
 MakeSettings = Callable[..., Settings]
 

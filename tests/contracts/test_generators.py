@@ -11,7 +11,7 @@ from tests.tools.tiny_diffusers import stable_diffusion
 from tests.tools.tiny_scenes import Scenes, untrained_joint
 from tools import generators
 from tools.generators import Generator, ImageRequest
-from tools.generators.mtdm import new_pipeline
+from tools.mtdm_pipeline import new_pipeline
 from tools.plugins import names
 from tools.samples import Samples
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tools import card
 from tools.generators import Drawn, ImageRequest
-from tools.generators.mtdm import new_pipeline
+from tools.mtdm_pipeline import new_pipeline
 from tools.samples import Samples
 from tools.settings import AuditSettings, TrainSettings
 from tools.targets.streets import build as build_streets

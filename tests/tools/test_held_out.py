@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.tools.test_pretrain import QUICK, StreetTarget, TinyTarget
-from tools.generators.mtdm import MTDMPipeline, load_pipeline, new_pipeline
 from tools.held_out import denoising_error
 from tools.label_codes import LabelCodes
+from tools.mtdm_pipeline import MTDMPipeline, load_pipeline, new_pipeline
 from tools.pretrain import pretrain
 from tools.samples import Samples
 

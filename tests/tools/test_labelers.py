@@ -19,9 +19,10 @@ from tools import labelers
 from tools.generators import Generator, ImageRequest
 from tools.generators import build as build_generator
 from tools.generators._labelled import Labelled
-from tools.generators.mtdm import MTDMGenerator, MTDMPipeline, new_pipeline
+from tools.generators.mtdm import MTDMGenerator
 from tools.labelers import feature_decoder, pseudo
 from tools.labelers.feature_decoder import HeadSettings
+from tools.mtdm_pipeline import MTDMPipeline, new_pipeline
 from tools.samples import VOID, Images, Samples
 
 CLASSES = ("dark", "bright")

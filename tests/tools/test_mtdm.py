@@ -10,16 +10,10 @@ import torch
 
 from memory.errors import SettingsError, WeightsError
 from tools.generators import ImageRequest
-from tools.generators.mtdm import (
-    Levels,
-    MTDMGenerator,
-    MTDMPipeline,
-    build,
-    load_pipeline,
-    new_pipeline,
-    seeded_noise,
-)
+from tools.generators.mtdm import MTDMGenerator, build
 from tools.label_codes import LabelCodes
+from tools.mtdm_pipeline import Levels, MTDMPipeline, load_pipeline, new_pipeline
+from tools.noise import seeded_noise
 from tools.samples import Samples
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tools import patch_basis
-from tools.generators.mtdm import Prediction, new_pipeline
+from tools.mtdm_pipeline import Prediction, new_pipeline
 
 
 def test_basis_keeps_the_asked_share_of_each_kind() -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from memory.errors import SettingsError
 from prompts.vocabulary import load_vocabulary
 from tools.denoising import denoising_loss, folded
-from tools.generators.mtdm import (
+from tools.mtdm_pipeline import (
     PREDICTIONS,
     Levels,
     MTDMPipeline,

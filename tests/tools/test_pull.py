@@ -13,9 +13,10 @@ from memory.errors import SettingsError
 from memory.records import PromptSpec
 from tools import criteria, tasks
 from tools.generators import ImageRequest
-from tools.generators.mtdm import MTDMGenerator, MTDMPipeline, new_pipeline, weights_folder
+from tools.generators.mtdm import MTDMGenerator
 from tools.generators.mtdm import build as build_mtdm
 from tools.label_codes import LabelCodes
+from tools.mtdm_pipeline import MTDMPipeline, new_pipeline, weights_folder
 from tools.pull import Critic, actgen_weight, by_gradient
 from tools.samples import Samples
 from tools.settings import TrainSettings

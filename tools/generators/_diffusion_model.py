@@ -30,7 +30,7 @@ from tools.generators import ImageRequest
 from tools.generators._lora import Adapters
 from tools.generators._model_folder import checked_index, folder_sha256, model_folder
 from tools.generators._model_options import ModelOptions
-from tools.generators.mtdm import seeded_generator
+from tools.noise import seeded_generator
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

@@ -28,8 +28,9 @@ from memory.errors import DataError, SettingsError, WeightsError
 from memory.files import write_bytes, write_json
 from memory.records import Record
 from tools.generators import Generator
-from tools.generators.mtdm import MTDMGenerator, MTDMPipeline
+from tools.generators.mtdm import MTDMGenerator
 from tools.label_codes import KINDS, mirrored
+from tools.mtdm_pipeline import MTDMPipeline
 from tools.samples import Dense, Images, Samples
 from tools.settings import TrainSettings
 from tools.tasks import Batch
