@@ -96,6 +96,9 @@ def pretrain(
         if run.is_due(done):
             run.save(done, loss.item())
             _export(folder, pipeline, run.average, target, done)
+    if first >= settings.steps:
+        # How it draws may be set anew without another step.
+        _export(folder, pipeline, run.average, target, first)
 
     return load_pipeline(folder / "pipeline", device)
 

@@ -223,3 +223,13 @@ def test_sample_prompts_are_distinct_and_legal() -> None:
     prompts = sample_prompts(TinyTarget())
     assert len(set(prompts)) == len(prompts) == 8
     assert all(vocabulary.class_name(vocabulary.parse(p)) for p in prompts)
+
+
+def test_how_it_draws_is_set_anew_without_another_step(tmp_path: Path) -> None:
+    before = pretrain(TinyTarget(), QUICK, tmp_path)
+    other = QUICK.model_copy(update={"spacing": 2.0, "noise_kept": (0.5, 0.5)})
+    after = pretrain(TinyTarget(), other, tmp_path)
+    assert (before.config.spacing, after.config.spacing) == (1, 2)
+    assert after.config.noise_kept == [0.5, 0.5]
+    for name, value in before.unet.state_dict().items():
+        assert torch.equal(value, after.unet.state_dict()[name])
