@@ -9,9 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from numpy.typing import NDArray
+from transformers import CLIPTextModel
 
 from prompts.vocabulary import load_vocabulary
+from tests.tools.tiny_diffusers import text_config, tokenizer
 from tools.finetuning import ATTENTION, add_lora, lora_state
 from tools.generators._diffusion_model import DiffusionModel, load_model
 from tools.generators._joint_folder import JointCard, save_joint, widen
@@ -67,6 +75,52 @@ class Scenes:
 
     def measure(self, image: NDArray[np.uint8], attributes: Mapping[str, str]) -> dict[str, str]:
         return {}
+
+
+def stable_diffusion_of(scenes: Samples, folder: Path) -> None:
+    """Random weights, latents of a quarter of the pixels' sides that have unit variance."""
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 8),
+        latent_channels=4,
+        norm_num_groups=4,
+    )
+    pixels = torch.from_numpy(scenes.images).float() / 127.5 - 1
+    with torch.no_grad():
+        vae.register_to_config(
+            scaling_factor=1 / float(vae.encode(pixels).latent_dist.mode().std())
+        )
+    config = text_config()
+    config.hidden_size = 64
+    height, width = scenes.images.shape[2:]
+    StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(config),
+        tokenizer=tokenizer(),
+        unet=UNet2DConditionModel(
+            sample_size=(height // 4, width // 4),
+            down_block_types=("CrossAttnDownBlock2D",),
+            up_block_types=("CrossAttnUpBlock2D",),
+            block_out_channels=(128,),
+            layers_per_block=1,
+            norm_num_groups=16,
+            cross_attention_dim=64,
+            attention_head_dim=4,
+        ),
+        scheduler=DDIMScheduler(
+            beta_schedule="scaled_linear",
+            beta_start=0.00085,
+            beta_end=0.012,
+            clip_sample=False,
+            steps_offset=1,
+            set_alpha_to_one=False,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
 
 
 def untrained_joint(model: Path, folder: Path, scenes: Scenes, size: tuple[int, int]) -> None:
