@@ -6,7 +6,7 @@ For UNets that denoise the latents of a VAE: Stable Diffusion and SDXL.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,12 +15,18 @@ from diffusers.utils import logging as diffusers_logging
 from numpy.typing import NDArray
 
 from memory.errors import WeightsError
+from tools.denoising import epoch_order, mirrored_batch
 from tools.generators._conditions import pictures
 from tools.generators._diffusion_model import dtype_of, load_model
 from tools.generators._model_options import ModelOptions
+from tools.samples import Dense, Samples
+from tools.settings import CaptionedRun
+from tools.targets import Target
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 RESNETS = ("conv1", "conv2", "conv_shortcut", "time_emb_proj")
+
+_N_UNSEEN = 16
 
 SUPPORTED = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 
@@ -69,6 +75,51 @@ def lora_state(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
         name: value.detach().cpu().contiguous()
         for name, value in get_peft_model_state_dict(unet).items()
     }
+
+
+class Batch(NamedTuple):
+    """What a step trains on: images, their labels and prompts, and how noisy they are made.
+
+    images: (n, c, h, w); labels: as in `Samples`; times: (n,), 0 is the least noise; noise: its
+    source, from which the times were drawn already.
+    """
+
+    images: NDArray[np.uint8]
+    labels: Dense
+    words: list[str]
+    times: torch.Tensor
+    noise: torch.Generator
+
+
+def batch_of(
+    samples: Samples,
+    captions: Sequence[Sequence[Sequence[Sequence[str]]]],
+    target: Target,
+    settings: CaptionedRun,
+    step: int,
+    n_times: int,
+) -> Batch:
+    """Return the batch of a step, a function of (seed, step); captions: as of `captions_of`."""
+    rng = np.random.default_rng([settings.seed, step])
+    may_flip = [direction in target.flips for direction in ("horizontal", "vertical")]
+    chosen = epoch_order(len(samples), settings, step)
+    flips = rng.integers(0, 2, (len(chosen), 2)).astype(bool) & may_flip
+    images, labels = mirrored_batch(samples, chosen, flips)
+    wordings = [captions[i][int(h)][int(v)] for i, (h, v) in zip(chosen, flips, strict=True)]
+    words = [
+        "" if rng.random() < settings.text_dropout else texts[int(rng.integers(len(texts)))]
+        for texts in wordings
+    ]
+    noise = torch.Generator("cpu").manual_seed(settings.seed * 1_000_003 + step)
+    times = torch.randint(n_times, (len(chosen),), generator=noise)
+    return Batch(images, labels, words, times, noise)
+
+
+def unseen_of(target: Target) -> Samples:
+    """Return a few photographs of the audit split, spread evenly over it, to measure errors on."""
+    unseen = target.split("audit")
+    rows = np.linspace(0, len(unseen) - 1, min(len(unseen), _N_UNSEEN)).astype(int)
+    return unseen.take(rows.tolist())
 
 
 class Frozen:

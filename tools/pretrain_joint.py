@@ -22,8 +22,17 @@ from numpy.typing import NDArray
 
 from memory.errors import SettingsError
 from memory.files import write_json
-from tools.denoising import Run, epoch_order, mirrored_batch
-from tools.finetuning import ATTENTION, RESNETS, Frozen, add_lora, load_to_train, lora_state
+from tools.denoising import Run
+from tools.finetuning import (
+    ATTENTION,
+    RESNETS,
+    Frozen,
+    add_lora,
+    batch_of,
+    load_to_train,
+    lora_state,
+    unseen_of,
+)
 from tools.generators._diffusion_model import size_like
 from tools.generators._joint_folder import JointCard, save_joint, widen
 from tools.generators._lora import require_peft
@@ -34,10 +43,9 @@ from tools.label_grid import LabelGrid
 from tools.pretrain import captions_of
 from tools.samples import Dense, Samples
 from tools.settings import JointSettings
-from tools.targets import Target
+from tools.targets import Target, licence_of
 
 _LAYERS = {"attention": ATTENTION, "all": ATTENTION + RESNETS}
-_N_UNSEEN = 16
 # Labels with little noise do not outweigh the others (Hang et al. 2023).
 _MOST_WEIGHT = 5.0
 
@@ -77,22 +85,11 @@ def pretrain_joint(
     run = Run(folder, settings, learner.weights)
     first = run.restore()
     captions = captions_of(samples, target, settings)
-    may_flip = [direction in target.flips for direction in ("horizontal", "vertical")]
 
     started = time.monotonic()
     for step in range(first, settings.steps):
-        rng = np.random.default_rng([settings.seed, step])
-        chosen = epoch_order(len(samples), settings, step)
-        flips = rng.integers(0, 2, (len(chosen), 2)).astype(bool) & may_flip
-        images, labels = mirrored_batch(samples, chosen, flips)
-        wordings = [captions[i][int(h)][int(v)] for i, (h, v) in zip(chosen, flips, strict=True)]
-        words = [
-            "" if rng.random() < settings.text_dropout else texts[int(rng.integers(len(texts)))]
-            for texts in wordings
-        ]
-        noise = torch.Generator("cpu").manual_seed(settings.seed * 1_000_003 + step)
-        times = torch.randint(learner.n_times, (len(chosen),), generator=noise)
-        of_image, of_labels = learner.losses(images, labels, words, times, noise)
+        batch = batch_of(samples, captions, target, settings, step, learner.n_times)
+        of_image, of_labels = learner.losses(*batch)
         loss = of_image + of_labels
         run.update(step, loss)
         done = step + 1
@@ -101,15 +98,14 @@ def pretrain_joint(
             run.save(done, loss.item())
 
     learner.weights.load_state_dict(run.average)
-    unseen = target.split("audit")
-    unseen = unseen.take(np.linspace(0, len(unseen) - 1, min(len(unseen), _N_UNSEEN)).astype(int))
+    unseen = unseen_of(target)
     error_image, error_labels = learner.errors(unseen, target, settings)
     card = JointCard(
         model=options.weights,
         revision=options.revision,
         variant=options.variant,
         model_sha256=model_sha256,
-        trained_on=f"{target.name}: generator split. {target.notice}",
+        trained_on=f"{target.name}: generator split. {licence_of(target)}",
         steps=settings.steps,
         rank=settings.rank,
         image_shape=target.image_shape,

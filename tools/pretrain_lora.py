@@ -17,8 +17,16 @@ from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 
 from memory.files import write_json
-from tools.denoising import Run, epoch_order, mirrored_batch
-from tools.finetuning import ATTENTION, Frozen, add_lora, load_to_train, lora_state
+from tools.denoising import Run
+from tools.finetuning import (
+    ATTENTION,
+    Frozen,
+    add_lora,
+    batch_of,
+    load_to_train,
+    lora_state,
+    unseen_of,
+)
 from tools.generators import LORA_FILE
 from tools.generators._diffusion_model import size_like
 from tools.generators._lora import require_peft
@@ -26,9 +34,7 @@ from tools.generators._model_folder import folder_sha256, model_folder
 from tools.generators._model_options import ModelOptions
 from tools.pretrain import captions_of
 from tools.settings import LoraSettings
-from tools.targets import Target
-
-_N_UNSEEN = 16
+from tools.targets import Target, licence_of
 
 
 def pretrain_lora(
@@ -56,22 +62,11 @@ def pretrain_lora(
     first = run.restore()
     samples = target.split("generator")
     captions = captions_of(samples, target, settings)
-    may_flip = [direction in target.flips for direction in ("horizontal", "vertical")]
 
     started = time.monotonic()
     for step in range(first, settings.steps):
-        rng = np.random.default_rng([settings.seed, step])
-        chosen = epoch_order(len(samples), settings, step)
-        flips = rng.integers(0, 2, (len(chosen), 2)).astype(bool) & may_flip
-        images, _ = mirrored_batch(samples, chosen, flips)
-        wordings = [captions[i][int(h)][int(v)] for i, (h, v) in zip(chosen, flips, strict=True)]
-        words = [
-            "" if rng.random() < settings.text_dropout else texts[int(rng.integers(len(texts)))]
-            for texts in wordings
-        ]
-        noise = torch.Generator("cpu").manual_seed(settings.seed * 1_000_003 + step)
-        times = torch.randint(learner.n_times, (len(chosen),), generator=noise)
-        loss = learner.loss(images, words, times, noise)
+        batch = batch_of(samples, captions, target, settings, step, learner.n_times)
+        loss = learner.loss(batch.images, batch.words, batch.times, batch.noise)
         run.update(step, loss)
         done = step + 1
         progress(done, loss.item(), time.monotonic() - started)
@@ -79,8 +74,7 @@ def pretrain_lora(
             run.save(done, loss.item())
 
     learner.load(run.average)
-    unseen = target.split("audit")
-    unseen = unseen.take(np.linspace(0, len(unseen) - 1, min(len(unseen), _N_UNSEEN)).astype(int))
+    unseen = unseen_of(target)
     said = [texts[0][0][0] for texts in captions_of(unseen, target, settings)]
     adapter = folder / "adapter"
     pipeline.save_lora_weights(adapter, unet_lora_layers=lora_state(pipeline.unet))
@@ -91,7 +85,7 @@ def pretrain_lora(
         {
             "model": options.weights,
             "model_sha256": folder_sha256(model),
-            "trained_on": f"{target.name}: generator split. {target.notice}",
+            "trained_on": f"{target.name}: generator split. {licence_of(target)}",
             "steps": settings.steps,
             "rank": settings.rank,
             "size": list(size),
