@@ -40,16 +40,18 @@ def validate(
     pull: str | None = None,
     unpullable: str | None = None,
     adapters: Collection[str] = (),
+    undrawn: Callable[[str], Sequence[str]] = lambda text: (),
 ) -> Plan:
     """Return the plan, or raise ToolError with everything that is wrong and what would be legal.
 
     slices: the keys of the last report, if there is one. pull: of prompts that say none;
     unpullable: why there is no pull in this round, if so, with which prompts that want one get a
     warning. adapters: names of those that prompts may weigh; where there are none, a prompt that
-    does gets a warning. A prompt's attributes are those given and those its text names; a prompt
-    without a text is said by the caption grammar; its class is the one given or the one its words
-    imply. Prompts of equal text, class, pull and adapters are made one. The hypothesis gets the
-    canonical key of its slice. Trials count the images that the plan has for them, those without
+    does gets a warning. undrawn: gives the words of a text that the generator cannot draw. A
+    prompt's attributes are those given and those its text names; a prompt without a text is said
+    by the caption grammar; its class is the one given or the one its words imply. Prompts of equal
+    text, class, pull and adapters are made one. The hypothesis gets the canonical key of its
+    slice. Trials count the images that the plan has for them, those without
     are left out. `warnings`, at most 10, name what is legal but works badly: a text
     over the token limit, words that the vocabulary has not, attributes that the text does not say,
     a slice that is not measured. The message of an error lists at most 10 problems in at most
@@ -95,6 +97,9 @@ def validate(
                 f"{name} {warning}: {quote(spec.text, _QUOTED)}"
                 for warning in _warnings(spec, vocabulary, count_tokens(spec.text), max_tokens)
             ]
+            if idle := undrawn(spec.text):
+                words = _quoted_words(idle)
+                warnings.append(f"{name} has words that the generator cannot draw: {words}")
         specs[same] = spec
     if n_merged:
         warnings.append(f"{n_merged} prompts repeated another and were added to it")
@@ -208,9 +213,7 @@ def _warnings(
         found.append(f"has {n_tokens} tokens; the generator reads only the first {max_tokens}")
     foreign = vocabulary.foreign_words(spec.text)
     if foreign:
-        more = " and others" if len(foreign) > 5 else ""
-        words = ", ".join(quote(word, 30) for word in foreign[:5])
-        found.append(f"has words that the vocabulary has not: {words}{more}")
+        found.append(f"has words that the vocabulary has not: {_quoted_words(foreign)}")
     said = vocabulary.parse(spec.text)
     unsaid = [f"{key}={value}" for key, value in spec.attributes.items() if key not in said]
     key = vocabulary.class_attribute
@@ -219,6 +222,11 @@ def _warnings(
     if unsaid:
         found.append(f"does not say {', '.join(unsaid)}, and the generator reads only the text")
     return found
+
+
+def _quoted_words(words: Sequence[str]) -> str:
+    more = " and others" if len(words) > 5 else ""
+    return ", ".join(quote(word, 30) for word in words[:5]) + more
 
 
 def _spec(prompt: PromptDraft, text: str, prompt_id: str, vocabulary: Vocabulary) -> PromptSpec:

@@ -14,7 +14,7 @@ from eval.montage import save_montage
 from memory.errors import SettingsError
 from memory.files import write_bytes
 from tools.dataset import encode_label, encode_png
-from tools.generators import ImageRequest
+from tools.generators import ImageRequest, undrawn
 from tools.samples import Samples
 
 if TYPE_CHECKING:
@@ -44,6 +44,11 @@ def generate(
         console.print(
             f"[yellow]Warning:[/yellow] the prompt has {n_tokens} tokens; the generator reads "
             f"only the first {generator.max_tokens}."
+        )
+    if idle := undrawn(generator, prompt):
+        console.print(
+            f"[yellow]Warning:[/yellow] the generator {generator.name} cannot draw "
+            f"{', '.join(idle)}; these words have no effect."
         )
     named = target.vocabulary.parse(prompt)
     words = ", ".join(f"{key}={value}" for key, value in named.items())

@@ -19,7 +19,7 @@ from memory.journal import read_events, rounds
 from memory.records import Plan, Round
 from tools import tasks
 from tools.generate import draw_samples
-from tools.generators import Generator
+from tools.generators import Generator, undrawn
 from tools.targets import Target, label_names
 from tools.train import train_model
 
@@ -89,6 +89,7 @@ def first_plan(settings: Settings, target: Target, generator: Generator) -> Plan
         target.vocabulary,
         generator.count_tokens,
         generator.max_tokens,
+        undrawn=lambda text: undrawn(generator, text),
     )
 
 

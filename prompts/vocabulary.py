@@ -178,6 +178,12 @@ def _words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
+def vocabulary_names() -> list[str]:
+    """Return the names of the vocabularies in `prompts/vocabularies`, sorted."""
+    files = resources.files("prompts").joinpath("vocabularies").iterdir()
+    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
+
+
 @cache
 def load_vocabulary(name: str) -> Vocabulary:
     """Load `prompts/vocabularies/NAME.yaml`."""

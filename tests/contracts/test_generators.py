@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.tools.tiny_biggan import biggan
 from tests.tools.tiny_diffusers import stable_diffusion
 from tests.tools.tiny_scenes import Scenes, untrained_joint
 from tools import generators
@@ -18,7 +19,8 @@ from tools.samples import Samples
 SHAPE = (1, 64, 64)
 OTHER_SHAPES = {"streets": (3, 64, 96), "label_first": (3, 64, 96), "joint": (3, 16, 24)}
 OPTIONS: dict[str, dict[str, object]] = {
-    "label_first": {"source": {"name": "streets"}, "strength": 0.5}
+    "class_gan": {"vocabulary": "elpv"},
+    "label_first": {"source": {"name": "streets"}, "strength": 0.5},
 }
 
 
@@ -31,7 +33,9 @@ def name(request: pytest.FixtureRequest) -> str:
 def weights(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of an untrained, small model: an MTDM as `shaping pretrain` would leave it, or another."""
     folder = tmp_path_factory.mktemp("weights")
-    if name in ("text2image", "label_first", "joint"):
+    if name == "class_gan":
+        biggan(folder)
+    elif name in ("text2image", "label_first", "joint"):
         folder /= "model"
         stable_diffusion(folder)
     else:

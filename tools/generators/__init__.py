@@ -97,6 +97,17 @@ def can_be_pulled(generator: Generator) -> bool:
     return bool(getattr(generator, "can_be_pulled", False))
 
 
+def undrawn(generator: Generator, text: str) -> Sequence[str]:
+    """Return the words of a prompt that surely have no effect on what the generator draws.
+
+    A generator that cannot follow words, as one that knows classes alone, has a method `undrawn`
+    that names them; of others nothing is known.
+    """
+    named = getattr(generator, "undrawn", None)
+    words: Sequence[str] = named(text) if named else ()
+    return words
+
+
 def adapter_name(given: str) -> str:
     """Return by what name prompts weigh a LoRA adapter that settings give as a file or a folder.
 

@@ -22,11 +22,11 @@ from diffusers import (
 )
 from diffusers.utils import logging as diffusers_logging
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from transformers.utils import logging as transformers_logging
 
 from memory.errors import SettingsError, WeightsError, unknown
 from tools.generators import ImageRequest
+from tools.generators._fitted import fitted
 from tools.generators._lora import Adapters
 from tools.generators._model_folder import checked_index, folder_sha256, model_folder
 from tools.generators._model_options import ModelOptions
@@ -139,14 +139,7 @@ class DiffusionModel:
             **common,
             **more,
         ).images
-        channels, height, width = image_shape
-        mode = "L" if channels == 1 else "RGB"
-        fitted = [
-            ImageOps.fit(image.convert(mode), (width, height), Image.Resampling.LANCZOS)
-            for image in drawn
-        ]
-        pixels = np.stack([np.asarray(image) for image in fitted])
-        return pixels[:, None] if channels == 1 else pixels.transpose(0, 3, 1, 2).copy()
+        return fitted(drawn, image_shape)
 
 
 def load_model(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tools.generators import Drawn, Generator, ImageRequest, can_be_pulled
+from tools.generators import Drawn, Generator, ImageRequest, can_be_pulled, undrawn
 from tools.labelers import Labeler
 
 
@@ -25,6 +25,10 @@ class Labelled:
     def count_tokens(self, text: str) -> int:
         """Count as the generator within does."""
         return self._inner.count_tokens(text)
+
+    def undrawn(self, text: str) -> Sequence[str]:
+        """Return what the generator within cannot draw of a prompt."""
+        return undrawn(self._inner, text)
 
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
         """Draw all requests and label the images."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from memory.errors import ShapingError
-from tools.generators import Drawn, Generator, ImageRequest, can_be_pulled, join
+from tools.generators import Drawn, Generator, ImageRequest, can_be_pulled, join, undrawn
 
 
 class WithinMemory:
@@ -34,6 +34,10 @@ class WithinMemory:
     def count_tokens(self, text: str) -> int:
         """Count as the generator within does."""
         return self._inner.count_tokens(text)
+
+    def undrawn(self, text: str) -> Sequence[str]:
+        """Return what the generator within cannot draw of a prompt."""
+        return undrawn(self._inner, text)
 
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
         """Draw all requests; raises ShapingError where there is no memory for a single one."""

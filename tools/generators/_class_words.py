@@ -1,0 +1,108 @@
+"""Which classes of a class-conditional generator a prompt means, and what it says beyond."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from memory.errors import SettingsError, unknown
+from prompts.vocabulary import Vocabulary, load_vocabulary
+
+_WORD = re.compile(r"\w+(?:-\w+)*")
+
+
+class ClassWords:
+    """The words for a generator's classes.
+
+    names: of its classes in their order, alternatives parted by commas, as ImageNet has them;
+    serves: class of the generator -> class of the target, without it each serves its own name;
+    vocabulary: tells the class of the target from a prompt, None: only the names do.
+
+    Raises SettingsError for an unknown class on either side, and for a class of the vocabulary that
+    nothing serves.
+    """
+
+    def __init__(
+        self, names: Sequence[str], serves: Mapping[str, str], vocabulary: Vocabulary | None
+    ) -> None:
+        for name in serves:
+            if name not in names:
+                raise SettingsError(unknown("class of the generator", name, names))
+        served = dict(serves) or {name: name for name in names}
+        if vocabulary is not None:
+            _check_served(vocabulary, served)
+        self._vocabulary = vocabulary
+        self._rows: dict[str, list[int]] = {}
+        for row, name in enumerate(names):
+            if name in served:
+                self._rows.setdefault(served[name], []).append(row)
+        own = [
+            (_plain(said), served[name], [row])
+            for row, name in enumerate(names)
+            if name in served
+            for said in name.split(",")
+        ]
+        targets = [(_plain(target), target, rows) for target, rows in self._rows.items()]
+        self._phrases = [phrase for phrase in (*targets, *own) if phrase[0]]
+        self._words = {word for phrase, _, _ in self._phrases for word in phrase.split()}
+        self._rest = _without_attributes(vocabulary or load_vocabulary("photographs"))
+        self._known: dict[str, list[int]] = {}
+
+    def rows(self, text: str) -> list[int]:
+        """Return the classes, at least one, of which an image of the prompt may be.
+
+        The class of the generator that the text names, else all that serve the class of the target
+        that it means. Raises SettingsError for a text that means none of them.
+        """
+        if text not in self._known:
+            self._known[text] = self._found(text)
+        return self._known[text]
+
+    def undrawn(self, text: str) -> list[str]:
+        """Return the words of a text that say nothing of its class, each once, in their order."""
+        return [word for word in self._rest.foreign_words(text) if word not in self._words]
+
+    def _found(self, text: str) -> list[int]:
+        said = _plain(text)
+        meant = None
+        if self._vocabulary is not None:
+            meant = self._vocabulary.class_name(self._vocabulary.parse(text))
+        # The longest phrase wins, a class of the generator before one of the target.
+        candidates = [
+            (len(phrase), len(rows) == 1, rows)
+            for phrase, target, rows in self._phrases
+            if f" {phrase} " in f" {said} " and meant in (None, target)
+        ]
+        if candidates:
+            return max(candidates)[2]
+        if meant is not None:
+            return self._rows[meant]
+        known = list(self._rows)
+        more = f" and {len(known) - 20} more" if len(known) > 20 else ""
+        raise SettingsError(
+            f"The prompt {text[:200]!r} names no class that the generator 'class_gan' draws: "
+            f"{', '.join(known[:20])}{more}. Name one, or set generator.options.vocabulary or "
+            "generator.options.classes."
+        )
+
+
+def _check_served(vocabulary: Vocabulary, served: Mapping[str, str]) -> None:
+    for target in served.values():
+        if target not in vocabulary.classes:
+            raise SettingsError(unknown("class of the target", target, vocabulary.classes))
+    if missing := [name for name in vocabulary.classes if name not in served.values()]:
+        raise SettingsError(
+            f"No class of the generator 'class_gan' serves {', '.join(missing)} of the vocabulary "
+            f"{vocabulary.name}. Set generator.options.classes={{GENERATOR CLASS: TARGET CLASS}}."
+        )
+
+
+def _without_attributes(vocabulary: Vocabulary) -> Vocabulary:
+    """Return a vocabulary that has no words but those for classes and subjects."""
+    key = vocabulary.class_attribute
+    kept = {key: vocabulary.attributes[key]} if key else {}
+    return vocabulary.model_copy(update={"attributes": kept, "requires": {}})
+
+
+def _plain(text: str) -> str:
+    return " ".join(_WORD.findall(text.lower().replace("_", " ")))
