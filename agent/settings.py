@@ -99,7 +99,7 @@ def _false_is_off(value: object) -> object:
 class LabelerSettings(Record):
     """What labels the pixels of drawn images, replacing what the generator says of them.
 
-    name: none, a file in tools/labelers (pseudo, feature_decoder), or `package.module:build`.
+    name: none, a file in tools/labelers (pseudo, marigold, ...), or `package.module:build`.
     """
 
     name: str = "none"

@@ -69,8 +69,11 @@ def test_the_network_computes_what_biggan_does(tmp_path: Path) -> None:
     shares = torch.einsum("ncq,nck->nqk", theta.reshape(2, -1, 64), keys).softmax(2)
     seen = torch.einsum("nqk,nck->ncq", shares, values).reshape(2, 4, 8, 8)
     x = x + w["blocks.0.1.gamma"] * conv(seen, "blocks.0.1.o")
-    plain = [w[f"output_layer.0.{part}"] for part in ("stored_mean", "stored_var", "gain", "bias")]
-    expected = conv(batch_norm(x, *plain).relu(), "output_layer.2", 1).tanh()
+    mean, var, gain, bias = (
+        w[f"output_layer.0.{part}"] for part in ("stored_mean", "stored_var", "gain", "bias")
+    )
+    x = batch_norm(x, mean, var, gain, bias).relu()
+    expected = conv(x, "output_layer.2", 1).tanh()
     with torch.no_grad():
         found = network(latents, classes)
     assert found == pytest.approx(expected, abs=1e-5)

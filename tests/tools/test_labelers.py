@@ -133,7 +133,7 @@ def test_depth_without_a_unit_is_refused_and_scaled_as_stated(
     ("options", "match"),
     [
         ({}, "needs a model"),
-        ({"normals": "x"}, "labeler.options.normals.*knows segmentation"),
+        ({"normals": "x"}, "labeler.options.normals.*knows .*segmentation"),
         ({"mapping": {"shadow": "dark"}}, "Unknown class of the model 'shadow'.*'shade'"),
         ({"mapping": {"shade": "drak"}}, "Unknown class of the target 'drak'.*'dark'"),
         ({"mapping": "nowhere.yaml"}, r"nowhere\.yaml cannot be read"),

@@ -13,39 +13,34 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from memory.errors import SettingsError, WeightsError, unknown
-from memory.records import Record
 from memory.yaml_text import parse_yaml
 from tools.generators import Generator
+from tools.labelers._depth_unit import DepthOutput, DepthUnit, check_scale
 from tools.samples import VOID, Dense, Images
 from tools.tasks import _dense
 
 _METRIC = ("zoedepth",)
 
 
-class PseudoSettings(Record):
+class PseudoSettings(DepthUnit):
     """Options of the labeler; at least one of the two models.
 
     mapping: class of the segmentation model -> class of the target or "void", or a YAML file of
-    it; without one, classes of the same name belong together. depth_output: what the depth model
-    says; metres are depth_scale (metres) times `linear`, or divided by `inverse`. Depth beyond
-    farthest_m metres counts as unknown.
+    it; without one, classes of the same name belong together.
     """
 
     segmentation: str | None = None
     mapping: str | dict[str, str] | None = None
     depth: str | None = None
-    depth_output: Literal["metres", "linear", "inverse"] | None = None
-    depth_scale: float | None = Field(None, gt=0)
-    farthest_m: float = Field(500.0, gt=0)
 
 
 @dataclass(frozen=True)
@@ -100,10 +95,8 @@ class Pseudo:
     def _metres(self, logarithms: torch.Tensor) -> NDArray[np.float32]:
         # As `DenseTransformer` has it; what is not above 0 comes out as its least value.
         said = logarithms[:, 0].float().exp()
-        scale = self.options.depth_scale or 1.0
-        metres = scale / said if self.options.depth_output == "inverse" else scale * said
-        known = (said > 1.01 * _dense.LEAST_M) & (metres <= self.options.farthest_m)
-        found: NDArray[np.float32] = metres.where(known, torch.nan).cpu().numpy()
+        metres = self.options.metres(said, said > 1.01 * _dense.LEAST_M)
+        found: NDArray[np.float32] = metres.cpu().numpy()
         return found
 
 
@@ -199,9 +192,7 @@ def _read_mapping(mapping: str | dict[str, str]) -> Mapping[str, str]:
     return {str(own): str(wanted) for own, wanted in found.items()}
 
 
-def _depth_output(
-    estimator: _dense.DenseTransformer, options: PseudoSettings
-) -> Literal["metres", "linear", "inverse"]:
+def _depth_output(estimator: _dense.DenseTransformer, options: PseudoSettings) -> DepthOutput:
     """Return what the model says; raises SettingsError where no one states its unit."""
     config: Any = estimator.network.config
     metric = config.model_type in _METRIC or (
@@ -214,8 +205,5 @@ def _depth_output(
             "multiplied with, or divided by, what it says to give metres."
         )
     found = options.depth_output or "metres"
-    if (found == "metres") != (options.depth_scale is None):
-        raise SettingsError(
-            f"depth_output={found} {'takes no' if found == 'metres' else 'needs a'} depth_scale."
-        )
+    check_scale(found, options.depth_scale)
     return found
