@@ -26,6 +26,9 @@ _FOCALS = np.geomspace(0.25, 4, 81)
 _SHOWN_SHARE = 0.005
 _LEAST = 1e-3
 _RIDGE = 1e-4
+# Of the disagreement that goes with spread among teachers, the share that is held to be normal. Of
+# real labels it is all; but where teachers are unsure, a generator's labels are worse, too.
+_NORMAL_SHARE = 0.5
 
 
 def class_difference(ids: NDArray[np.uint8], probabilities: Floats) -> tuple[Vector, Vector]:
@@ -175,13 +178,13 @@ def image_means(evidence: Floats) -> Vector:
 def normal_evidence(measures: Mapping[str, Vector]) -> dict[str, float]:
     """Return what is normal for real labels, of one kind, from their measures; see `excess`.
 
-    `disagreement` and `per_spread`: the line of log disagreement over log spread, by least squares;
-    `geometry`: the mean of its logarithm.
+    `disagreement` and `per_spread`: the line of log disagreement over log spread, by least squares,
+    its slope reduced to `_NORMAL_SHARE`; `geometry`: the mean of its logarithm.
     """
     disagreement, spread = (np.log(measures[name] + _LEAST) for name in ("disagreement", "spread"))
     variance = float(((spread - spread.mean()) ** 2).mean())
     covariance = float(((spread - spread.mean()) * disagreement).mean())
-    slope = covariance / variance if variance > 1e-9 else 0.0
+    slope = _NORMAL_SHARE * covariance / variance if variance > 1e-9 else 0.0
     found = {"disagreement": float(disagreement.mean() - slope * spread.mean())}
     found["per_spread"] = slope
     if "geometry" in measures:
@@ -190,17 +193,17 @@ def normal_evidence(measures: Mapping[str, Vector]) -> dict[str, float]:
 
 
 def excess(measures: Mapping[str, Vector], normal: Mapping[str, float]) -> dict[str, Vector]:
-    """Return by how much evidence is beyond what is normal, at least 0, by measure, each (n,).
+    """Return by how much evidence is beyond what is normal, above 0, by measure, each (n,).
 
-    Logarithms of ratios. Where teachers disagree among themselves, their disagreement with the
-    label is normal; and a label that agrees better than real ones does is not better for it, so
-    that one measure cannot make up for another.
+    Softplus of logarithms of ratios. Where teachers disagree among themselves, their disagreement
+    with the label is normal in part; and a label that agrees better than real ones do gains little
+    by it, so that one measure cannot make up for another.
     """
     expected = normal["disagreement"] + normal["per_spread"] * np.log(measures["spread"] + _LEAST)
     found = {"disagreement": np.log(measures["disagreement"] + _LEAST) - expected}
     if "geometry" in normal:
         found["geometry"] = np.log(measures["geometry"] + _LEAST) - normal["geometry"]
-    return {name: np.maximum(values, 0) for name, values in found.items()}
+    return {name: np.logaddexp(0, values) for name, values in found.items()}
 
 
 def fit_scores(evidence: Vector, scores: Vector) -> Vector:

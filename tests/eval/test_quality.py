@@ -120,21 +120,24 @@ def test_measures_are_collected_as_far_as_there_is_what_they_need() -> None:
     assert found["depth"]["doubt"].tolist() == [0.25, 0.25]
 
 
-def test_only_evidence_beyond_the_normal_counts() -> None:
+def test_evidence_beyond_the_normal_counts_most() -> None:
     spread = np.array([0.1, 0.2, 0.4, 0.8])
     normal = quality.normal_evidence(
         {"disagreement": 3 * spread, "spread": spread, "geometry": np.full(4, 2.0)}
     )
-    assert normal["per_spread"] == pytest.approx(1, abs=0.01)
+    # Half of the slope, which is 1.
+    assert normal["per_spread"] == pytest.approx(0.5, abs=0.01)
     measures = {
         "disagreement": np.array([0.3, 1.2, 0.6, 1.2]),
         "spread": np.array([0.1, 0.1, 0.4, 0.4]),
         "geometry": np.array([0.1, 2.0, 20.0, 2.0]),
     }
     found = quality.excess(measures, normal)
-    # Four times as far as normal; where teachers differ as much themselves, it is normal.
-    assert found["disagreement"] == pytest.approx([0, np.log(4), 0, 0], abs=0.03)
-    assert found["geometry"] == pytest.approx([0, 0, np.log(10), 0], abs=0.01)
+    # As many times what is normal, which rises with the root of what teachers differ themselves.
+    usual = 3 * np.sqrt(np.exp(np.log(spread).mean()) * measures["spread"])
+    beyond = np.log(1 + measures["disagreement"] / usual)
+    assert found["disagreement"] == pytest.approx(beyond, abs=0.03)
+    assert found["geometry"] == pytest.approx(np.log([1.05, 2, 11, 2]), abs=0.01)
 
 
 def test_scores_are_predicted_from_evidence() -> None:

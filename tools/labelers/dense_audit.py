@@ -42,7 +42,7 @@ from tools.tasks.multi import Multi
 from tools.train import load_model, save_model, train_model
 
 # To be raised when the same settings would give another ensemble or another calibration.
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 _HELD_OUT = 4
 _WRONG_VARIANTS = 4
 _REAL_QUANTILE = 0.05
