@@ -161,7 +161,7 @@ class LLMSettings(Record):
     prices: dict[str, Price] = Field(default_factory=dict, description="by the model's name")
     max_illegal: int = Field(3, ge=1, description="calls in a row, then the policy takes the step")
     max_lookups: int = Field(6, ge=1, description="calls of a phase that do not end it")
-    fallback: str = Field("thompson", description="planner that takes over")
+    fallback: str = Field("audited_failure", description="planner that takes over")
 
 
 class SessionSettings(Record):
@@ -214,7 +214,8 @@ class Settings(Record):
     dstm: TrainSettings = TrainSettings()
     feedback: FeedbackSettings = FeedbackSettings()
     brain: str = Field(
-        "policy:thompson", description="policy:PLANNER, openai:MODEL, ollama:MODEL, scripted:FILE"
+        "policy:audited_failure",
+        description="policy:PLANNER, openai:MODEL, ollama:MODEL, scripted:FILE",
     )
     llm: LLMSettings = LLMSettings()
     limits: LimitSettings = LimitSettings()

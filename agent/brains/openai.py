@@ -34,7 +34,7 @@ def build(argument: str, context: BrainContext) -> RemoteBrain:
         if chat.root_client.base_url.host not in _LOCAL:
             raise SettingsError(
                 f"The brain 'openai:{argument}' needs a key. Set OPENAI_API_KEY, or set "
-                "OPENAI_BASE_URL to a server on this machine, or use policy:thompson."
+                "OPENAI_BASE_URL to a server on this machine, or use policy:audited_failure."
             ) from None
     client = chat.root_client
     url = client.base_url.copy_with(userinfo=b"")

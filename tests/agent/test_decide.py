@@ -82,7 +82,7 @@ def test_token_budget_is_kept_before_the_call_and_over_restarts(journal: Journal
     assert later.spending.tokens_left() == 400
     long = HumanMessage("x" * 800)  # some 200 tokens, 300 for the answer
     answer = later.ask(state(first, long), TOOLS)
-    assert answer.response_metadata["author"] == "policy:thompson"
+    assert answer.response_metadata["author"] == "policy:audited_failure"
     (fallback,) = Journal(journal.path).events("fallback")
     assert "400 are left" in fallback["reason"]
     assert later.spending.tokens_left() == 400

@@ -98,7 +98,7 @@ def test_after_illegal_calls_the_policy_takes_the_step(
     (only,) = rounds(events)
     assert only.fallbacks == 1
     assert only.plan is not None
-    assert (only.plan.author, only.plan.n_images) == ("policy:thompson", 24)
+    assert (only.plan.author, only.plan.n_images) == ("policy:audited_failure", 24)
     (fallback,) = [e for e in events if e["kind"] == "fallback"]
     assert "3 illegal calls in a row" in fallback["reason"]
     brain = f"scripted:{tmp_path / 'script.json'}"

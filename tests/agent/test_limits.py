@@ -111,7 +111,7 @@ def test_a_dry_run_shows_plan_and_estimate_and_writes_no_session(
     rehearsal.show(make_settings("limits.max_images=48"), console)
     text = console.export_text()
     assert "images_per_round: 24" in text
-    assert "Round 1 as policy:thompson plans it: 24 images" in text
+    assert "Round 1 as policy:audited_failure plans it: 24 images" in text
     assert "Estimate, by a short measurement" in text
     assert "2 rounds with 48 images" in text
     assert not (make_settings().home / "sessions").exists()

@@ -171,3 +171,12 @@ def test_texts_lose_what_cannot_be_written_or_seen() -> None:
     assert spec.text == "a broken cell , dark"
     assert spec.why == "so [31m"
     assert spec.model_dump_json().encode()
+
+
+def test_words_that_the_generator_cannot_draw_are_named() -> None:
+    plan = check(
+        prompt("a dark broken cell"),
+        prompt("a broken cell"),
+        undrawn=lambda text: [word for word in text.split() if word == "dark"],
+    )
+    assert plan.warnings == ('prompt 1 has words that the generator cannot draw: "dark"',)

@@ -14,6 +14,7 @@ from rich.console import Console
 from agent import quick
 from agent.settings import Settings, load_settings
 from memory.errors import SettingsError
+from tests.tools.tiny_biggan import biggan
 
 
 def test_writes_images_and_a_montage(
@@ -35,6 +36,21 @@ def test_writes_images_and_a_montage(
     assert "CC BY-NC-SA" in said
     assert "Recognised: wafer=poly, brightness=dark" in said
     assert "160 tokens; the generator reads only the first 64" in said
+
+
+def test_words_that_the_generator_cannot_draw_are_named(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    biggan(tmp_path / "gan")
+    settings = make_settings(
+        "generator.name=class_gan",
+        f"generator.weights={tmp_path / 'gan'}",
+        "generator.options={vocabulary: elpv}",
+    )
+    console = Console(record=True, width=300, file=io.StringIO())
+    quick.generate(settings, "a dark poly cell with a crack", 2, tmp_path / "images", console)
+    said = console.export_text()
+    assert "the generator class_gan cannot draw dark, poly; these words have no effect" in said
 
 
 @pytest.mark.parametrize(("prompt", "n"), [("  ", 3), ("a cell", 0)])

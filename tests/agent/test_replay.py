@@ -307,7 +307,7 @@ def test_a_thousand_rounds_open_at_once(policy: Path, tmp_path: Path) -> None:
 
 def test_another_brain_is_asked_with_what_was_known(policy: Path) -> None:
     events = read_events(policy / "journal.jsonl")
-    same = list(counterfactual(events, "policy:thompson"))
+    same = list(counterfactual(events, "policy:audited_failure"))
     assert [d.round for d in same] == [1, 2, 3]
     for decision in same:
         assert decision.agreement is not None

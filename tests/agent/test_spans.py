@@ -99,7 +99,7 @@ def test_a_call_says_what_was_asked_and_answered(home: Path) -> None:
     assert round_.attributes["input.value"] == "Both classes"
     reasons = [m.attributes["reason"] for m in round_.moments if m.name == "fallback"]
     assert "cannot be reached" in str(reasons[0])
-    assert calls[2]["llm.model_name"] == "policy:thompson"
+    assert calls[2]["llm.model_name"] == "policy:audited_failure"
 
 
 def test_names_are_those_of_openinference(home: Path) -> None:

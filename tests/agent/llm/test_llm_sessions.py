@@ -81,7 +81,7 @@ def test_smollm2_drives_a_session_of_two_rounds(make_settings: MakeSettings, bra
     # Every step was the model's or is counted as a fallback, and every illegal one is on record.
     calls = [e for e in events if e["kind"] == "model_call"]
     stepped_in = [e for e in events if e["kind"] == "fallback"]
-    assert {e["author"] for e in calls} <= {brain, "policy:thompson"}
+    assert {e["author"] for e in calls} <= {brain, "policy:audited_failure"}
     assert sum(e["author"] != brain for e in calls) == len(stepped_in)
     assert sum(current.fallbacks for current in done) == len(stepped_in)
     assert sum(r.n_legal for r in rows) >= 1
