@@ -68,7 +68,8 @@ def depth(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def normals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("normals")
-    return save(MarigoldNormalsPipeline, folder, use_full_z_range=True)
+    more: dict[str, Any] = {"prediction_type": "normals", "use_full_z_range": True}
+    return save(MarigoldNormalsPipeline, folder, **more)
 
 
 def make(**options: Any) -> Marigold:

@@ -25,6 +25,7 @@ from diffusers import (
 from diffusers.utils import logging as diffusers_logging
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
+from transformers.utils import logging as transformers_logging
 
 from memory.errors import SettingsError, WeightsError
 from tools.generators import Generator
@@ -209,6 +210,7 @@ def _check_unit(folder: Path, options: MarigoldSettings) -> None:
 
 def _load(kind: Kind, folder: Path, options: MarigoldSettings, device: str) -> DiffusionPipeline:
     diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     try:
         pipeline = _KINDS[kind].from_pretrained(
             folder, dtype=DTYPES[options.dtype], local_files_only=True, use_safetensors=True
