@@ -27,7 +27,7 @@ def test_rounds_come_with_reasons_scores_and_pictures(tmp_path: Path) -> None:
     html = web_page.timeline(past, "policy")
     assert html.count("<summary") == 3 and html.count("<details") == 3
     assert html.count(" open>") == 1
-    assert "No feedback yet: equal shares." in html
+    assert "Slices get equally many images." in html
     assert f"the hypothesis {third.verdict}" in html
     assert "/pictures/prompts/2/r002p00?session=policy" in html
 
