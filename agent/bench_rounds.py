@@ -2,8 +2,8 @@
 
     python -m agent.bench_rounds --rounds 1000 --csv FILE
 
-Runs a session of the target and the generator `toy` under the brain `policy:audited_failure`, with few
-images and few training steps, so that what is left is the program's own work: graph, journal,
+Runs a session of the target and the generator `toy` under the default brain, with few images and
+few training steps, so that what is left is the program's own work: graph, journal,
 memory, planner, files. Seconds are of the processor; since they, too, grow on a machine that others
 use, a fixed piece of work is timed in every round, and what counts is a round relative to it.
 Prints means over tenths of the rounds, and the last tenth relative to the second one.
