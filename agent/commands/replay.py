@@ -12,7 +12,7 @@ from agent.commands.common import HomeOption, SetOption, console, resolve, say, 
 from memory.errors import SettingsError
 
 if TYPE_CHECKING:
-    from agent.pooled import Scored
+    from agent.pooled import Pools, Scored
     from agent.verify import Finding
 
 app = typer.Typer()
@@ -92,15 +92,12 @@ def replay(
 
 def _ask_instead(folder: Path, home: Path, brain: str, start: int, scores: str | None) -> None:
     from agent.counterfactual import counterfactual
-    from agent.pooled import Pools
-    from agent.session import stored_settings
     from eval.report.text import number, signed
-    from memory.journal import read_events, rounds
+    from memory.journal import read_events, rounds, standing
 
     events = read_events(folder / "journal.jsonl", undone=True)
-    settings = stored_settings(home, folder.name).model_copy(update={"home": home})
-    pools = Pools(home, scores, folder, settings) if scores else None
-    past = rounds(read_events(folder / "journal.jsonl"))
+    pools = _pools(home, scores, folder) if scores else None
+    past = rounds(standing(events)) if pools else []
     rows = []
     found = []
     for decision in counterfactual(events, brain, start):
@@ -142,6 +139,14 @@ def _ask_instead(folder: Path, home: Path, brain: str, start: int, scores: str |
             "Scores are on feedback photographs: a model trained on the session's earlier rounds "
             "and on images of the comparison for either plan, recorded / asked instead."
         )
+
+
+def _pools(home: Path, comparison: str, folder: Path) -> Pools:
+    from agent.pooled import Pools
+    from agent.session import stored_settings
+
+    settings = stored_settings(home, folder.name).model_copy(update={"home": home})
+    return Pools(home, comparison, folder, settings)
 
 
 def _score(scored: Scored) -> str:

@@ -56,6 +56,9 @@ def test_a_bundle_is_replayed_anywhere(home: Path, good: Path, tmp_path: Path) -
     assert not folder.exists()
     shown = CliRunner().invoke(app, ["replay", str(good), "--home", str(tmp_path / "no-home")])
     assert shown.exit_code == 0 and "propose_plan" in shown.output
+    asked = ["--brain", "policy:uniform", "--home", str(tmp_path / "no-home")]
+    instead = CliRunner().invoke(app, ["replay", str(good), *asked])
+    assert instead.exit_code == 0 and "in place of the recorded brain" in instead.output
     refused = CliRunner().invoke(app, ["replay", str(good), "--verify", "--rerun", "train"])
     assert refused.exit_code == 2
 
