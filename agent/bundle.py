@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 from agent.session import folder_of, latest, stored_settings
+from agent.settings import without_places
 from agent.strips import prompt_strips, strip_path
 from memory.errors import SessionError, SettingsError
 from memory.files import write_atomic
@@ -208,9 +209,7 @@ def _texts(folder: Path) -> dict[str, bytes]:
 def _without_hosts(settings: str) -> str:
     """Return session.yaml without the servers and the cluster that the session worked with."""
     stored = yaml.safe_load(settings)
-    for place in ("compute", "memory"):
-        stored["settings"].pop(place, None)
-    stored["settings"]["session"].pop("checkpoints", None)
+    stored["settings"] = without_places(stored["settings"])
     return yaml.safe_dump(stored, sort_keys=False)
 
 

@@ -18,9 +18,9 @@ from agent.commands.common import (
     SeedOption,
     SetOption,
     TargetOption,
-    assignments,
     complain,
     console,
+    continued,
     resolve,
     say,
     say_table,
@@ -150,8 +150,7 @@ def run(
 
     Without PRESET and --target, a session that exists goes on by its own settings.
     """
-    from agent.session import has_session, stored_settings
-    from agent.settings import with_changes
+    from agent.session import has_session
 
     options = {
         "session.rounds": rounds,
@@ -170,10 +169,9 @@ def run(
         "compute.place": compute,
         "memory.url": memory_url,
     }
-    base = resolve(home=home).home
-    if session and not preset and not target and has_session(base, session):
-        changes = [*(set_ or []), *assignments({**options, "home": base})]
-        settings = with_changes(stored_settings(base, session), changes)
+    base = resolve(home=home).home if session and not preset and not target else None
+    if session and base and has_session(base, session):
+        settings = continued(base, session, set_, options)
     else:
         settings = resolve(preset, set_, options, home, target)
     if dry_run:

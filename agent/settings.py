@@ -41,13 +41,8 @@ from tools.settings import (
 
 ENV_PREFIX = "SHAPING_"
 
-# What a journal does not tell, since it says nothing of what comes of a session: its places.
-_UNTOLD: dict[str, Any] = {
-    "home": True,
-    "compute": True,
-    "memory": True,
-    "session": {"checkpoints"},
-}
+# Where a session works, which says nothing of what comes of it: not told by journals and bundles.
+PLACES = ("compute", "memory", "session.checkpoints")
 
 # A session may go on after a change of these: they say where, on what and for how long it works.
 FREE_KEYS = (
@@ -56,9 +51,7 @@ FREE_KEYS = (
     "pretrain_target",
     "llm",
     "limits",
-    "compute",
-    "memory",
-    "session.checkpoints",
+    *PLACES,
     "session.name",
     "session.rounds",
     "session.images_per_round",
@@ -334,7 +327,19 @@ def overrides(settings: Settings) -> list[str]:
 
 def told_settings(settings: Settings) -> dict[str, Any]:
     """Return the settings that a journal tells, as plain JSON."""
-    return settings.model_dump(mode="json", exclude=_UNTOLD)
+    return without_places(settings.model_dump(mode="json", exclude={"home"}))
+
+
+def without_places(values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings, as plain JSON, without the servers and the cluster that they name."""
+    kept = {key: dict(part) if isinstance(part, dict) else part for key, part in values.items()}
+    for place in PLACES:
+        section, _, key = place.partition(".")
+        if key:
+            kept[section].pop(key, None)
+        else:
+            kept.pop(section, None)
+    return kept
 
 
 def _preset_files() -> dict[str, Traversable]:

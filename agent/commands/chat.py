@@ -14,7 +14,7 @@ from agent.commands.common import (
     SeedOption,
     SetOption,
     TargetOption,
-    assignments,
+    continued,
     resolve,
 )
 
@@ -54,8 +54,7 @@ def chat(
     Without a terminal, lines are read from standard input; "/wait" waits until a plan is there or
     the session ends.
     """
-    from agent.session import folder_of, stored_settings
-    from agent.settings import with_changes
+    from agent.session import has_session
 
     options = {
         "session.name": session,
@@ -66,10 +65,9 @@ def chat(
     }
     folder = resolve(home=home).home
     name = session or what or ""
-    known = bool(name) and "/" not in name and (folder_of(folder, name) / "session.yaml").exists()
+    known = bool(name) and "/" not in name and has_session(folder, name)
     if known and target is None:
-        given = assignments({**options, "session.name": name, "home": folder})
-        settings = with_changes(stored_settings(folder, name), [*(set_ or []), *given])
+        settings = continued(folder, name, set_, options)
     else:
         settings = resolve(what, set_, {**options, "home": home}, target=target)
     from agent import chat as terminal

@@ -81,6 +81,17 @@ def resolve(
     return load_own(target, wanted, os.environ, needs_weights)
 
 
+def continued(
+    home: Path, name: str, set_: Sequence[str] | None, options: dict[str, Any]
+) -> Settings:
+    """Return the settings of a session that exists, with what was given anew."""
+    from agent.session import stored_settings
+    from agent.settings import with_changes
+
+    given = assignments({**options, "session.name": name, "home": home})
+    return with_changes(stored_settings(home, name), [*(set_ or []), *given])
+
+
 def _refuse_data(preset: str) -> None:
     """Raise SettingsError for data that stand where a preset should."""
     kind, colon, _ = preset.partition(":")

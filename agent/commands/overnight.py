@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.commands.common import HomeOption, SetOption, assignments, console, resolve, say
+from agent.commands.common import HomeOption, SetOption, console, continued, resolve, say
 from memory.errors import SessionError
 
 if TYPE_CHECKING:
@@ -145,25 +145,19 @@ def resume(
     set_: SetOption = None,
 ) -> None:
     """Go on with a session by its own settings; what changes its meaning is refused."""
-    from agent.session import latest, stored_settings
-    from agent.settings import with_changes
+    from agent.session import latest
 
     folder = resolve(home=home).home
-    name = name or latest(folder)
-    changes = assignments(
-        {
-            "session.name": name,
-            "session.rounds": max_rounds,
-            "limits.max_hours": max_hours,
-            "limits.max_gpu_hours": max_gpu_hours,
-            "limits.max_images": max_images,
-            "limits.target_score": target_score,
-            "limits.patience": patience,
-            "session.on_finish": on_finish,
-            "home": folder,
-        }
-    )
-    start(with_changes(stored_settings(folder, name), [*(set_ or []), *changes]), detach)
+    options = {
+        "session.rounds": max_rounds,
+        "limits.max_hours": max_hours,
+        "limits.max_gpu_hours": max_gpu_hours,
+        "limits.max_images": max_images,
+        "limits.target_score": target_score,
+        "limits.patience": patience,
+        "session.on_finish": on_finish,
+    }
+    start(continued(folder, name or latest(folder), set_, options), detach)
 
 
 def start(settings: Settings, detach: bool, interactive: bool = False) -> None:
