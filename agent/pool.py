@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agent.planners import Palette, palette_of
 from agent.settings import Settings
@@ -18,13 +20,13 @@ from agent.workbench import build_generator, build_judge, build_target, choose_d
 from memory.files import write_bytes
 from memory.records import Failure, PromptSpec, Record, Report, Round, Share, digest
 from tools import tasks
-from tools.criteria import load_dstm
+from tools.criteria import Dstm, load_dstm
 from tools.dataset import read_shards, write_shard
 from tools.generate import Judge, draw
 from tools.generators import Generator
 from tools.gradients import Gradients, sample_gradients
 from tools.inspect_failures import judged
-from tools.pull import Critic, failed_photographs
+from tools.pull import Critic, critic_of
 from tools.samples import Dense, Samples, concatenate
 from tools.targets import Target, label_names
 from tools.train import save_model, train_model
@@ -81,34 +83,46 @@ class Lab:
 
         steps: in place of those of the settings; keep: folder that the model is written to.
         """
+        dstm = self.fit(samples, seed, augment, steps)
+        if keep:
+            meta = {"task": dstm.settings.task, "settings": dstm.settings.model_dump(mode="json")}
+            save_model(keep, dstm.model, meta)
+        feedback, said = self.report(dstm, "feedback")
+        own = self.settings.feedback
+        return Trained(
+            feedback=feedback,
+            sealed=self.report(dstm, "test")[0],
+            failures=dstm.task.failures(
+                said, self.target.split("feedback"), own.slices, own.n_min, own.alpha
+            ),
+        )
+
+    def fit(self, samples: Samples, seed: int, augment: bool, steps: int | None = None) -> Dstm:
+        """Train a DSTM from scratch; steps: in place of those of the settings."""
         settings = self.settings.dstm.model_copy(
             update={"seed": seed, "augment": augment, "steps": steps or self.settings.dstm.steps}
         )
         task = tasks.build(settings.task)
         names = label_names(self.target, task)
         model, _, _ = train_model(samples, task, len(names), settings, self.device)
-        by, n_min = self.settings.feedback.slices, self.settings.feedback.n_min
-        feedback, test = self.target.split("feedback"), self.target.split("test")
-        said = task.predict(model, feedback.images)
-        if keep:
-            meta = {"task": settings.task, "settings": settings.model_dump(mode="json")}
-            save_model(keep, model, meta)
-        return Trained(
-            feedback=task.report(said, feedback, names, 1, "feedback", by, n_min),
-            sealed=task.report(task.predict(model, test.images), test, names, 1, "test", by, n_min),
-            failures=task.failures(said, feedback, by, n_min, self.settings.feedback.alpha),
+        return Dstm(model, task, settings)
+
+    def report(self, dstm: Dstm, split: str, number: int = 1) -> tuple[Report, NDArray[Any]]:
+        """Return the report of a DSTM on a split of the target, and what it predicts there."""
+        samples, feedback = self.target.split(split), self.settings.feedback
+        said = dstm.task.predict(dstm.model, samples.images)
+        names = label_names(self.target, dstm.task)
+        return (
+            dstm.task.report(said, samples, names, number, split, feedback.slices, feedback.n_min),
+            said,
         )
 
 
 def load_critic(lab: Lab, folder: Path) -> Critic:
     """Return a kept model as a critic, with the feedback photographs that it fails on."""
-    dstm = load_dstm(folder, lab.device)
-    dstm.model.requires_grad_(requires_grad=False)
-    feedback = lab.target.split("feedback")
-    scores = dstm.task.scores(dstm.task.predict(dstm.model, feedback.images), feedback)
+    dstm, feedback = load_dstm(folder, lab.device), lab.target.split("feedback")
     sha256 = str(json.loads((folder / "model.json").read_bytes())["sha256"])
-    failed = failed_photographs(scores, feedback)
-    return Critic(dstm.model, dstm.task, dstm.settings, sha256, failed)
+    return critic_of(dstm, sha256, dstm.task.predict(dstm.model, feedback.images), feedback)
 
 
 def judged_failures(

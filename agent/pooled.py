@@ -11,19 +11,14 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-from agent.pool import cell_of
+from agent.pool import Lab, cell_of
 from agent.settings import Settings, differences
-from agent.workbench import build_target, choose_device
 from memory.errors import SettingsError, unknown
 from memory.records import Estimate, Plan, Round
-from tools import tasks
 from tools.dataset import read_shards
 from tools.samples import Samples, concatenate
-from tools.targets import Target, label_names
-from tools.train import train_model
 
 # A plan of which the pools hold less is not scored.
 LEAST_HELD = 0.8
@@ -77,7 +72,7 @@ class Pools:
             )
         self._folders = sorted((base / name).glob("seed-*/images"))
         self._session = session
-        self._settings = settings
+        self._lab = Lab(settings)
 
     def score(self, plan: Plan, past: Sequence[Round]) -> Scored:
         """Return what a plan would have scored after the session's rounds `past`."""
@@ -91,15 +86,10 @@ class Pools:
             for shard in r.batch.shards
         ]
         before = [read_shards(shards).samples] if shards else []
-        settings = self._settings.dstm.model_copy(update={"seed": self._settings.session.seed})
-        task = tasks.build(settings.task)
-        names = label_names(self._target, task)
+        settings = self._lab.settings
         samples = concatenate([*before, filled.samples])
-        model, _, _ = train_model(samples, task, len(names), settings, self._device)
-        feedback = self._target.split("feedback")
-        by, n_min = self._settings.feedback.slices, self._settings.feedback.n_min
-        said = task.predict(model, feedback.images)
-        report = task.report(said, feedback, names, plan.round, "feedback", by, n_min)
+        dstm = self._lab.fit(samples, settings.session.seed, settings.dstm.augment)
+        report, _ = self._lab.report(dstm, "feedback", plan.round)
         return Scored(filled.held, report.metrics[report.main_metric])
 
     def fill(self, plan: Plan) -> Filled:
@@ -120,11 +110,3 @@ class Pools:
         n_images = sum(len(part) for part in parts)
         held = n_images / plan.n_images if plan.n_images else 0.0
         return Filled(concatenate(parts) if parts else None, held)
-
-    @cached_property
-    def _target(self) -> Target:
-        return build_target(self._settings)
-
-    @cached_property
-    def _device(self) -> str:
-        return choose_device(self._settings)

@@ -188,10 +188,10 @@ def steer(
     prompts = list(draft.prompts)
     before = {wish.id: share(wish, prompts, vocabulary) for wish in said}
 
-    broken = [p for p in prompts if _breaks(p, said, vocabulary)]
+    broken = [p for p in prompts if breaks(p, said, vocabulary)]
     if broken and rows:
         why = "instead of what the user does not want"
-        kept = [p for p in prompts if not _breaks(p, said, vocabulary)]
+        kept = [p for p in prompts if not breaks(p, said, vocabulary)]
         prompts = kept + _draw(rows, broken, images_per_prompt, vocabulary, rng, why)
     for wish in said:
         if wish.kind not in CONSTRAINTS:
@@ -228,7 +228,7 @@ def broken(plan: Plan, wanted: Sequence[Wish], vocabulary: Vocabulary) -> list[s
     """Return how a plan breaks constraints; an empty list if it keeps them."""
     problems = []
     for wish in wanted:
-        wrong = [p for p in plan.prompts if _breaks(p, [wish], vocabulary)]
+        wrong = [p for p in plan.prompts if breaks(p, [wish], vocabulary)]
         if wrong:
             n_more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
             problems.append(
@@ -344,9 +344,10 @@ def _by_class(
     return key == vocabulary.class_attribute and prompt.class_name in meant
 
 
-def _breaks(
+def breaks(
     prompt: PromptDraft | PromptSpec, wanted: Sequence[Wish], vocabulary: Vocabulary
 ) -> bool:
+    """Tell whether a prompt breaks a constraint among the wishes."""
     return any(
         wish.means(prompt, vocabulary) == (wish.kind == "avoid")
         for wish in wanted
@@ -362,16 +363,17 @@ def _allowed_rows(
     for wish in wanted:
         if wish.kind == "only":
             rows = _variants(rows, wish, vocabulary)
-    return [row for row in rows if not _breaks(_as_draft(row), wanted, vocabulary)]
+    return [row for row in rows if not breaks(as_draft(row), wanted, vocabulary)]
 
 
-def _as_draft(row: PaletteRow) -> PromptDraft:
+def as_draft(row: PaletteRow) -> PromptDraft:
+    """Return a prompt for what a row of a palette shows."""
     return PromptDraft(class_name=row.class_name, attributes=row.attributes, count=1)
 
 
 def _variants(rows: Sequence[PaletteRow], wish: Wish, vocabulary: Vocabulary) -> list[PaletteRow]:
     """Return the rows that a wish means or, if there are none, all rows changed to be so."""
-    meant = [row for row in rows if wish.means(_as_draft(row), vocabulary)]
+    meant = [row for row in rows if wish.means(as_draft(row), vocabulary)]
     return meant or [_changed(row, wish, vocabulary) for row in rows]
 
 
@@ -407,13 +409,13 @@ def _shift(
     n_wanted = round(_target_share(wish, n_meant / total) * total)
     if wish.kind == "fewer":
         givers, takers, n = meant, others, n_meant - n_wanted
-        pool = [row for row in rows if not wish.means(_as_draft(row), vocabulary)]
+        pool = [row for row in rows if not wish.means(as_draft(row), vocabulary)]
     else:
         givers, takers, n = others, meant, n_wanted - n_meant
         pool = [
             row
             for row in _variants(rows, wish, vocabulary)
-            if not _breaks(_as_draft(row), wanted, vocabulary)
+            if not breaks(as_draft(row), wanted, vocabulary)
         ]
     if n <= 0 or not pool:
         return prompts

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from agent.planners import Observation, Palette, PlanDraft, PromptDraft
 from agent.planners._slices import slice_prompts
 from agent.planning import MAX_PROMPTS
-from agent.steering import CONSTRAINTS, Wish, scaled
+from agent.steering import Wish, as_draft, breaks, scaled
 from eval.fixable import evidence_from
 from memory.records import Failure, Trial
 from prompts.vocabulary import Vocabulary
@@ -88,19 +88,7 @@ def _failing(failures: Sequence[Failure]) -> list[Failure]:
 
 def _allowed(palette: Palette, wanted: Sequence[Wish], vocabulary: Vocabulary) -> Palette | None:
     """Return what of a palette keeps the constraints of a person, None where nothing does."""
-    constraints = [wish for wish in wanted if wish.kind in CONSTRAINTS]
-    rows = [
-        row
-        for row in palette.rows
-        if all(
-            wish.means(
-                PromptDraft(class_name=row.class_name, attributes=row.attributes, count=1),
-                vocabulary,
-            )
-            == (wish.kind == "only")
-            for wish in constraints
-        )
-    ]
+    rows = [row for row in palette.rows if not breaks(as_draft(row), wanted, vocabulary)]
     return Palette(rows=tuple(rows)) if rows else None
 
 

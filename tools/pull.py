@@ -15,6 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,15 +110,15 @@ def load_critic(
 ) -> Critic:
     """Return the DSTM of a round as a critic, with the feedback photographs that it fails on."""
     dstm = criteria.load_dstm(session_folder / training.model, device)
+    said = read_predictions(session_folder, training.round)
+    return critic_of(dstm, training.sha256, said.values, target.split("feedback"))
+
+
+def critic_of(dstm: criteria.Dstm, sha256: str, said: NDArray[Any], feedback: Samples) -> Critic:
+    """Return a DSTM, which then learns no more, as a critic; said: what it predicts of feedback."""
     dstm.model.requires_grad_(requires_grad=False)
-    said, feedback = read_predictions(session_folder, training.round), target.split("feedback")
-    return Critic(
-        model=dstm.model,
-        task=dstm.task,
-        settings=dstm.settings,
-        sha256=training.sha256,
-        failed=failed_photographs(dstm.task.scores(said.values, feedback), feedback),
-    )
+    failed = failed_photographs(dstm.task.scores(said, feedback), feedback)
+    return Critic(dstm.model, dstm.task, dstm.settings, sha256, failed)
 
 
 def by_gradient(x: torch.Tensor, gradient: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
