@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -53,6 +53,12 @@ class Record(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON values."""
         return self.model_dump(mode="json")
+
+
+def first_problem(error: ValidationError) -> tuple[str, str]:
+    """Return the dotted key of an error's first problem, "" for the whole, and what it says."""
+    problem = error.errors()[0]
+    return ".".join(str(part) for part in problem["loc"]), problem["msg"]
 
 
 def digest(value: Any) -> str:

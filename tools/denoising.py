@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from tools.mtdm_pipeline import MTDMPipeline
 from tools.samples import Dense, Samples
 from tools.settings import CaptionedRun, PretrainSettings
 from tools.targets import Target
+
+Captions = Sequence[Sequence[Sequence[Sequence[str]]]]
+"""Of each image, unless or if flipped horizontally, unless or if vertically, its wordings."""
 
 _MOST_WEIGHT = 5.0
 _MAY_CHANGE = frozenset({"steps", "save_every", "noise_kept", "spacing", "lora", "joint"})
@@ -40,6 +44,28 @@ class Run:
         self._optimizer = torch.optim.AdamW(
             network.parameters(), settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
         )
+
+    def train(
+        self,
+        first: int,
+        loss_of: Callable[[int], torch.Tensor],
+        progress: Callable[[int, float, float], None],
+        saved: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        """Take the steps from `first` on.
+
+        loss_of: returns the loss of a step; progress: gets the steps done, the loss and the seconds
+        since the first; saved: gets the steps done after each checkpoint.
+        """
+        started = time.monotonic()
+        for step in range(first, self._settings.steps):
+            loss = loss_of(step)
+            self.update(step, loss)
+            done = step + 1
+            progress(done, loss.item(), time.monotonic() - started)
+            if self.is_due(done):
+                self.save(done, loss.item())
+                saved(done)
 
     def update(self, step: int, loss: torch.Tensor) -> None:
         """Change the weights once, by the gradient of a loss."""
@@ -124,9 +150,9 @@ def denoising_loss(
     """Return the loss of a network on images and labels with noise.
 
     x, weight: folded, see `folded`; states, mask: of the prompts, as of `MTDMPipeline.predict`. The
-    noise is a function of (seed, step). Labels of some images
-    may be noise alone (`label_dropout`), so that one network knows the joint distribution and that
-    of images (UniDiffuser, Bao et al. 2023).
+    noise is a function of (seed, step). Labels of some images may be noise alone (`label_dropout`),
+    so that one network knows the joint distribution and that of images (UniDiffuser, Bao et al.
+    2023).
     """
     generator = torch.Generator("cpu").manual_seed(settings.seed * 1_000_003 + step)
     noise = torch.randn(x.shape, generator=generator).to(x.device)
@@ -158,23 +184,31 @@ def _in_bfloat16(precision: str, device: str) -> bool:
     return precision == "bfloat16"
 
 
-def batch_of(
-    pipeline: MTDMPipeline,
-    samples: Samples,
-    target: Target,
-    settings: PretrainSettings,
-    step: int,
-    rng: np.random.Generator,
-) -> tuple[list[int], NDArray[np.bool_], torch.Tensor, torch.Tensor]:
-    """Return what a step trains on: rows, how each is mirrored, and both of `folded`.
+def rows_of(
+    n: int, target: Target, settings: CaptionedRun, step: int, rng: np.random.Generator
+) -> tuple[list[int], NDArray[np.bool_]]:
+    """Return which of `n` images a step trains on, and how each is mirrored.
 
-    Mirrored is (n, 2), left to right and top to bottom, as far as the target may be.
+    Mirrored is (rows, 2), left to right and top to bottom, as far as the target may be.
     """
     may_flip = [direction in target.flips for direction in ("horizontal", "vertical")]
-    chosen = epoch_order(len(samples), settings, step)
-    flips = rng.integers(0, 2, (len(chosen), 2)).astype(bool) & may_flip
-    x, weight = folded(pipeline, *mirrored_batch(samples, chosen, flips))
-    return chosen, flips, x, weight
+    chosen = epoch_order(n, settings, step)
+    return chosen, rng.integers(0, 2, (len(chosen), 2)).astype(bool) & may_flip
+
+
+def words_of(
+    captions: Captions,
+    chosen: Sequence[int],
+    flips: NDArray[np.bool_],
+    settings: CaptionedRun,
+    rng: np.random.Generator,
+) -> list[str]:
+    """Return a caption for each row of a step, "" for a share of `text_dropout`."""
+    wordings = (captions[i][int(h)][int(v)] for i, (h, v) in zip(chosen, flips, strict=True))
+    return [
+        "" if rng.random() < settings.text_dropout else texts[int(rng.integers(len(texts)))]
+        for texts in wordings
+    ]
 
 
 def mirrored_batch(

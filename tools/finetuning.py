@@ -15,7 +15,7 @@ from diffusers.utils import logging as diffusers_logging
 from numpy.typing import NDArray
 
 from memory.errors import WeightsError
-from tools.denoising import epoch_order, mirrored_batch
+from tools.denoising import Captions, mirrored_batch, rows_of, words_of
 from tools.generators._conditions import pictures
 from tools.generators._diffusion_model import dtype_of, load_model
 from tools.generators._model_options import ModelOptions
@@ -93,7 +93,7 @@ class Batch(NamedTuple):
 
 def batch_of(
     samples: Samples,
-    captions: Sequence[Sequence[Sequence[Sequence[str]]]],
+    captions: Captions,
     target: Target,
     settings: CaptionedRun,
     step: int,
@@ -101,15 +101,9 @@ def batch_of(
 ) -> Batch:
     """Return the batch of a step, a function of (seed, step); captions: as of `captions_of`."""
     rng = np.random.default_rng([settings.seed, step])
-    may_flip = [direction in target.flips for direction in ("horizontal", "vertical")]
-    chosen = epoch_order(len(samples), settings, step)
-    flips = rng.integers(0, 2, (len(chosen), 2)).astype(bool) & may_flip
+    chosen, flips = rows_of(len(samples), target, settings, step, rng)
     images, labels = mirrored_batch(samples, chosen, flips)
-    wordings = [captions[i][int(h)][int(v)] for i, (h, v) in zip(chosen, flips, strict=True)]
-    words = [
-        "" if rng.random() < settings.text_dropout else texts[int(rng.integers(len(texts)))]
-        for texts in wordings
-    ]
+    words = words_of(captions, chosen, flips, settings, rng)
     noise = torch.Generator("cpu").manual_seed(settings.seed * 1_000_003 + step)
     times = torch.randint(n_times, (len(chosen),), generator=noise)
     return Batch(images, labels, words, times, noise)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -23,7 +22,7 @@ from memory import minilm
 from memory.errors import SettingsError, unknown
 from memory.files import write_atomic
 from tools import patch_basis
-from tools.denoising import Run, batch_of, denoising_loss, folded
+from tools.denoising import Run, denoising_loss, folded, mirrored_batch, rows_of, words_of
 from tools.generators import Drawn
 from tools.label_codes import KINDS, LabelCodes
 from tools.mtdm_pipeline import (
@@ -78,27 +77,21 @@ def pretrain(
     said = (image[h][v] for image in captions for h in across for v in down)
     texts = _TextCache(chain([""], *said))
 
-    started = time.monotonic()
-    for step in range(first, settings.steps):
+    def loss_of(step: int) -> torch.Tensor:
         rng = np.random.default_rng([settings.seed, step])
-        chosen, flips, x, weight = batch_of(pipeline, samples, target, settings, step, rng)
-        words = [
-            ""
-            if rng.random() < settings.text_dropout
-            else _one_of(captions[i][int(h)][int(v)], rng)
-            for i, (h, v) in zip(chosen, flips, strict=True)
-        ]
+        chosen, flips = rows_of(len(samples), target, settings, step, rng)
+        x, weight = folded(pipeline, *mirrored_batch(samples, chosen, flips))
+        words = words_of(captions, chosen, flips, settings, rng)
         x, weight, states, mask = (part.to(device) for part in (x, weight, *texts(words)))
-        loss = denoising_loss(pipeline, x, weight, states, mask, settings, step)
-        run.update(step, loss)
-        done = step + 1
-        progress(done, loss.item(), time.monotonic() - started)
-        if run.is_due(done):
-            run.save(done, loss.item())
-            _export(folder, pipeline, run.average, target, done)
+        return denoising_loss(pipeline, x, weight, states, mask, settings, step)
+
+    def saved(done: int) -> None:
+        _export(folder, pipeline, run.average, target, done)
+
+    run.train(first, loss_of, progress, saved)
     if first >= settings.steps:
         # How it draws may be set anew without another step.
-        _export(folder, pipeline, run.average, target, first)
+        saved(first)
 
     return load_pipeline(folder / "pipeline", device)
 
@@ -162,10 +155,6 @@ def _parts(pipeline: MTDMPipeline, kept: Mapping[str, float]) -> list[tuple[int,
     widths = (pipeline.config.image_channels, *pipeline.codes.widths)
     area = pipeline.config.patch**2
     return [(w * area, kept.get(k, 1.0)) for k, w in zip(kinds, widths, strict=True)]
-
-
-def _one_of(texts: Sequence[str], rng: np.random.Generator) -> str:
-    return texts[int(rng.integers(len(texts)))]
 
 
 def captions_of(

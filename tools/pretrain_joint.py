@@ -10,7 +10,6 @@ checkpoint. What a step trains on is a function of (seed, step).
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -86,16 +85,13 @@ def pretrain_joint(
     first = run.restore()
     captions = captions_of(samples, target, settings)
 
-    started = time.monotonic()
-    for step in range(first, settings.steps):
-        batch = batch_of(samples, captions, target, settings, step, learner.n_times)
-        of_image, of_labels = learner.losses(*batch)
-        loss = of_image + of_labels
-        run.update(step, loss)
-        done = step + 1
-        progress(done, loss.item(), time.monotonic() - started)
-        if run.is_due(done):
-            run.save(done, loss.item())
+    def loss_of(step: int) -> torch.Tensor:
+        of_image, of_labels = learner.losses(
+            *batch_of(samples, captions, target, settings, step, learner.n_times)
+        )
+        return of_image + of_labels
+
+    run.train(first, loss_of, progress)
 
     learner.weights.load_state_dict(run.average)
     unseen = unseen_of(target)

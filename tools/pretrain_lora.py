@@ -7,7 +7,6 @@ continues at the last checkpoint. What a step trains on is a function of (seed, 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -63,15 +62,11 @@ def pretrain_lora(
     samples = target.split("generator")
     captions = captions_of(samples, target, settings)
 
-    started = time.monotonic()
-    for step in range(first, settings.steps):
+    def loss_of(step: int) -> torch.Tensor:
         batch = batch_of(samples, captions, target, settings, step, learner.n_times)
-        loss = learner.loss(batch.images, batch.words, batch.times, batch.noise)
-        run.update(step, loss)
-        done = step + 1
-        progress(done, loss.item(), time.monotonic() - started)
-        if run.is_due(done):
-            run.save(done, loss.item())
+        return learner.loss(batch.images, batch.words, batch.times, batch.noise)
+
+    run.train(first, loss_of, progress)
 
     learner.load(run.average)
     unseen = unseen_of(target)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from memory.errors import WeightsError, unknown
-from memory.records import Record
+from memory.records import Record, first_problem
 from tools.generators._biggan import BigGAN, Normalisation
 from tools.generators._model_folder import PICKLED
 
@@ -130,11 +130,10 @@ def load_biggan(folder: Path) -> tuple[BigGANConfig, BigGAN]:
     try:
         config = BigGANConfig.model_validate_json((folder / CONFIG_FILE).read_bytes())
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
+        where, problem = first_problem(error)
         raise WeightsError(
             f"{folder / CONFIG_FILE} does not describe a class_gan: "
-            f"{f'{where}: ' if where else ''}{problem['msg']}. See docs/text2image.md."
+            f"{f'{where}: ' if where else ''}{problem}. See docs/text2image.md."
         ) from error
     with torch.device("meta"):
         network = config.network()

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 
 from memory.errors import WeightsError
 from memory.files import write_bytes, write_json
-from memory.records import Record
+from memory.records import Record, first_problem
 from tools.generators._joint_unet import JointUNet
 from tools.generators._model_folder import PICKLED
 from tools.label_codes import KINDS
@@ -68,10 +68,9 @@ def read_card(folder: Path) -> JointCard:
     try:
         card = JointCard.model_validate_json(text)
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
+        where, problem = first_problem(error)
         raise WeightsError(
-            f"{folder / CARD_FILE} is damaged or of another version: {where} {problem['msg']}. "
+            f"{folder / CARD_FILE} is damaged or of another version: {where} {problem}. "
             "Copy the folder again, or train it again with `shaping pretrain --from MODEL`."
         ) from error
     strange = sorted(set(card.labels.codes.kinds) - set(KINDS))

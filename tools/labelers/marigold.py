@@ -24,7 +24,7 @@ from diffusers import (
 )
 from diffusers.utils import logging as diffusers_logging
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field
 from transformers.utils import logging as transformers_logging
 
 from memory.errors import SettingsError, WeightsError
@@ -32,6 +32,7 @@ from tools.generators import Generator
 from tools.generators._diffusion_model import DTYPES
 from tools.generators._model_folder import checked_index, folder_sha256
 from tools.labelers._depth_unit import DepthOutput, DepthUnit, check_scale
+from tools.labelers._options import read_options
 from tools.noise import seeded_generator
 from tools.samples import Dense, Images
 
@@ -151,15 +152,7 @@ def build(
     Raises SettingsError for options or a scale that cannot be used, WeightsError for a folder that
     cannot.
     """
-    try:
-        chosen = MarigoldSettings.model_validate(options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(
-            f"labeler.options.{where} cannot be {first['input']!r}: {first['msg']}. The labeler "
-            f"'marigold' knows {', '.join(MarigoldSettings.model_fields)}."
-        ) from error
+    chosen = read_options("marigold", MarigoldSettings, options)
     if chosen.members == 2:
         raise SettingsError("labeler.options.members=2 is no better than 1. Set it to 3 or more.")
     folders: dict[Kind, Path] = {

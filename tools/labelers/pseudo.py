@@ -19,12 +19,12 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from memory.errors import SettingsError, WeightsError, unknown
 from memory.yaml_text import parse_yaml
 from tools.generators import Generator
 from tools.labelers._depth_unit import DepthOutput, DepthUnit, check_scale
+from tools.labelers._options import read_options
 from tools.samples import VOID, Dense, Images
 from tools.tasks import _dense
 
@@ -108,15 +108,7 @@ def build(
     Raises SettingsError for options, a mapping or a scale that cannot be used, WeightsError for a
     folder that cannot.
     """
-    try:
-        chosen = PseudoSettings.model_validate(options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(
-            f"labeler.options.{where} cannot be {first['input']!r}: {first['msg']}. The labeler "
-            f"'pseudo' knows {', '.join(PseudoSettings.model_fields)}."
-        ) from error
+    chosen = read_options("pseudo", PseudoSettings, options)
     if chosen.segmentation is None and chosen.depth is None:
         raise SettingsError(
             "The labeler 'pseudo' needs a model: set labeler.options={segmentation: FOLDER} or "
