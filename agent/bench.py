@@ -4,7 +4,8 @@
 
 Trains the same DSTM, with the same steps, on the real generator split, on uniformly prompted
 synthetic images (with and without the audit's weights) and on both together, and opens the sealed
-test split. --show "light=dusk" prints another figure of the report.
+test split. --show "light=dusk" prints another figure of the report. --session NAME, once for each
+seed, takes the images that a session has drawn (shaped ones) in place of uniformly prompted ones.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ from rich.table import Table
 from agent import planners
 from agent.planners import Observation, palette_of
 from agent.planning import validate
+from agent.session import folder_of
 from agent.settings import Settings, load_settings
 from agent.workbench import build_generator, build_judge, build_target, choose_device
+from memory.errors import DataError
 from memory.files import write_json
 from tools import tasks
 from tools.card import agreement
+from tools.dataset import read_shards
 from tools.generate import Judge, draw
 from tools.generators import Generator
 from tools.labelers.audit import AuditClassifier
@@ -75,6 +79,14 @@ def uniform_images(
     return concatenate(parts)
 
 
+def session_images(home: Path, name: str) -> Samples:
+    """Return all images of a session, weighed by its audit; DataError where it has none."""
+    shards = sorted(folder_of(home, name).glob("rounds/*/data-*.parquet"))
+    if not shards:
+        raise DataError(f"The session {name!r} in {home} has drawn no image. Run it first.")
+    return read_shards(shards).samples
+
+
 def score_on_test(
     settings: Settings, target: Target, samples: Samples, seed: int
 ) -> dict[str, float]:
@@ -102,11 +114,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="how many, from --first-seed on")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--session", action="append", default=[], metavar="NAME")
     parser.add_argument("--show", action="append", default=[], metavar="FIGURE")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--output", type=Path, default=Path("bench.json"))
     chosen = parser.parse_args()
+    if chosen.session and len(chosen.session) != chosen.seeds:
+        parser.error(f"--session is wanted once for each seed: {chosen.seeds} times")
     settings = load_settings(chosen.preset, chosen.set, os.environ)
+    shaped = [session_images(settings.home, name) for name in chosen.session]
     console = Console(highlight=False)
     target = build_target(settings)
     device = choose_device(settings)
@@ -115,9 +131,13 @@ def main() -> None:
 
     scores: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
     agreements = []
-    for seed in range(chosen.first_seed, chosen.first_seed + chosen.seeds):
-        real = target.split("generator")
-        drawn = uniform_images(settings, target, generator, judge, chosen.images, seed)
+    real = target.split("generator")
+    for i in range(chosen.seeds):
+        seed = chosen.first_seed + i
+        if shaped:
+            drawn = shaped[i]
+        else:
+            drawn = uniform_images(settings, target, generator, judge, chosen.images, seed)
         plain = replace(drawn, weights=np.ones(len(drawn)))
         trained_on = dict(zip(ARMS, (real, plain, drawn, concatenate([real, drawn])), strict=True))
         for name, samples in trained_on.items():
@@ -144,7 +164,7 @@ def main() -> None:
             table.add_row(name, figure, f"{mean:.3f}", each, shown)
     console.print(table)
     result = {
-        "images": chosen.images,
+        "images": [len(part) for part in shaped] or chosen.images,
         "figures": scores,
         "share_of_the_way_to_real": shares,
         "audit_agreement": agreements,
