@@ -27,7 +27,9 @@ Captions = Sequence[Sequence[Sequence[Sequence[str]]]]
 """Of each image, unless or if flipped horizontally, unless or if vertically, its wordings."""
 
 _MOST_WEIGHT = 5.0
-_MAY_CHANGE = frozenset({"steps", "save_every", "noise_kept", "spacing", "lora", "joint"})
+_MAY_CHANGE = frozenset(
+    {"steps", "save_every", "noise_kept", "spacing", "rare_power", "lora", "joint"}
+)
 
 
 class Run:

@@ -33,6 +33,7 @@ from tools.mtdm_pipeline import (
     weights_folder,
 )
 from tools.noise import seeded_noise
+from tools.rarity import class_weights, patch_weights
 from tools.samples import Images, Samples
 from tools.settings import CaptionedRun, PretrainSettings
 from tools.targets import Target, licence_of
@@ -76,11 +77,15 @@ def pretrain(
     # Only what a step may say: the captions of other flips are never asked for.
     said = (image[h][v] for image in captions for h in across for v in down)
     texts = _TextCache(chain([""], *said))
+    rarity = _rarity(samples, target, settings)
 
     def loss_of(step: int) -> torch.Tensor:
         rng = np.random.default_rng([settings.seed, step])
         chosen, flips = rows_of(len(samples), target, settings, step, rng)
-        x, weight = folded(pipeline, *mirrored_batch(samples, chosen, flips))
+        images, labels = mirrored_batch(samples, chosen, flips)
+        x, weight = folded(pipeline, images, labels)
+        if rarity is not None:
+            weight *= patch_weights(labels["segmentation"], rarity, settings.patch)
         words = words_of(captions, chosen, flips, settings, rng)
         x, weight, states, mask = (part.to(device) for part in (x, weight, *texts(words)))
         return denoising_loss(pipeline, x, weight, states, mask, settings, step)
@@ -142,6 +147,14 @@ def _first_pipeline(samples: Samples, target: Target, settings: PretrainSettings
         x = np.einsum("nchw,kc->nkhw", x, basis.astype(np.float32), optimize=True)
     remainder = settings.prediction == "remainder"
     return made(patch_basis.stored(basis), patch_basis.powers(x) if remainder else ())
+
+
+def _rarity(samples: Samples, target: Target, settings: PretrainSettings) -> torch.Tensor | None:
+    """Return the weight of a pixel of each class, None where all weigh the same."""
+    if not settings.rare_power or "segmentation" not in samples.labels:
+        return None
+    n_classes = len(target.pixel_classes)
+    return class_weights(samples.labels["segmentation"], n_classes, settings.rare_power)
 
 
 def _parts(pipeline: MTDMPipeline, kept: Mapping[str, float]) -> list[tuple[int, float]]:

@@ -158,6 +158,11 @@ class PretrainSettings(CaptionedRun):
         description="share of the power of patches that their principal components keep, by kind "
         "(image, segmentation, depth, normals; others keep all); None: the network sees all pixels",
     )
+    rare_power: Share = Field(
+        0.0,
+        description="how much more patches with rare classes weigh in the loss: a pixel's weight "
+        "falls with this power of its class's frequency; 0: all weigh the same",
+    )
     noise_kept: tuple[Share, Share] | None = Field(
         None,
         description="what a step of drawing keeps of the noise of image and labels; with less, the "

@@ -1,0 +1,44 @@
+"""More weight in an MTDM's loss where a picture shows rare classes.
+
+A scene's poles, signs and cyclists are a few pixels in a hundred, and a network with little to
+spend learns what is common. Weights that fall with a power of a class's frequency (as Mikolov et
+al. 2013 and Mahajan et al. 2018 sample by; cf. Cui et al. 2019) are those of whole patches, image
+and labels alike, so the thing is drawn together with its label. What a prompt rules out stays
+ruled out: weights move probability among what may be there.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import avg_pool2d
+
+from tools.samples import VOID
+
+_MOST = 20.0
+
+
+def class_weights(segmentation: NDArray[np.uint8], n_classes: int, power: float) -> torch.Tensor:
+    """Return the weight of a pixel of each class, (256,), 1 for unknown ones and 1 on average.
+
+    segmentation: class ids, (n, h, w); power: 0 weighs all alike, 1 gives all classes the same
+    share of the loss; a weight is `_MOST` at most. Classes without a pixel weigh 1.
+    """
+    counts = np.bincount(segmentation.reshape(-1), minlength=VOID + 1)[:n_classes].astype(float)
+    found = counts > 0
+    weights = np.ones(VOID + 1, np.float32)
+    if found.any():
+        shares = counts[found] / counts.sum()
+        raised = shares**-power
+        raised = (raised / (shares * raised).sum()).clip(max=_MOST)
+        weights[:n_classes][found] = raised / (shares * raised).sum()
+    return torch.from_numpy(weights)
+
+
+def patch_weights(
+    segmentation: NDArray[np.uint8], weights: torch.Tensor, patch: int
+) -> torch.Tensor:
+    """Return the mean weight of the pixels of each patch, (n, 1, h / patch, w / patch)."""
+    of_pixels = weights[torch.from_numpy(segmentation.astype(np.int64))]
+    return avg_pool2d(of_pixels[:, None], patch)
