@@ -323,11 +323,12 @@ class RecordedTarget:
 
 
 class RecordedGenerator:
-    """Counts tokens as the generator did; it draws nothing."""
+    """Counts tokens, and names the words it cannot draw, as the generator did; it draws nothing."""
 
     def __init__(self, events: Sequence[Event]) -> None:
         plans = [e for e in events if e["kind"] == "plan"]
         self._n_tokens = {text: n for e in plans for text, n in e["n_tokens"].items()}
+        self._undrawn = {text: words for e in plans for text, words in e.get("undrawn", {}).items()}
         self.max_tokens = int(plans[0]["max_tokens"]) if plans else 0
         # As the tools were offered; "pull" is left out of them where it is not possible.
         self.can_be_pulled = any(
@@ -337,6 +338,10 @@ class RecordedGenerator:
     def count_tokens(self, text: str) -> int:
         """Return the tokens of a text that was planned; others were refused, and 0 stands."""
         return int(self._n_tokens.get(text, 0))
+
+    def undrawn(self, text: str) -> Sequence[str]:
+        """Return the words of a text that was planned, see `tools.generators.undrawn`."""
+        return self._undrawn.get(text, ())
 
 
 class _NoMemory:

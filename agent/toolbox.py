@@ -374,6 +374,7 @@ class Toolbox:
                 shifts=[shift.to_json() for shift in shifts],
                 additions=list(added),
             )
+        idle = {p.text: list(words) for p in plan.prompts if (words := self._undrawn(p.text))}
         event = self._journal.append(
             "plan",
             key=f"plan/{self._round}",
@@ -382,6 +383,7 @@ class Toolbox:
             expectation=expectation.model_dump(mode="json", exclude={"seconds"}),
             n_tokens={p.text: self._bench.generator.count_tokens(p.text) for p in plan.prompts},
             max_tokens=self._bench.generator.max_tokens,
+            **({"undrawn": idle} if idle else {}),
         )
         plan = Plan.model_validate(event["plan"])
         for warning in plan.warnings:
@@ -631,6 +633,7 @@ class Toolbox:
             pull=self._session.settings.generator.pull,
             unpullable=self._unpullable(bool(reports)),
             adapters=self._adapters(),
+            undrawn=self._undrawn,
         )
 
     def question(self, proposal: Proposal, key: str) -> Question:
@@ -688,6 +691,12 @@ class Toolbox:
 
         given = self._session.settings.generator.options.get("adapters")
         return sorted(adapter_name(path) for path in given) if isinstance(given, dict) else []
+
+    def _undrawn(self, text: str) -> Sequence[str]:
+        """Return the words of a text that the generator cannot draw."""
+        from tools.generators import undrawn
+
+        return undrawn(self._bench.generator, text)
 
     def _unpullable(self, is_trained: bool) -> str | None:
         """Return why no DSTM can pull the images of a round, or None; was one trained before?"""

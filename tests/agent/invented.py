@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -186,10 +186,11 @@ def record(
     answers: Sequence[str] = (),
     crash_in: tuple[int, str] | None = None,
     watch: Callable[[Journal], object] = lambda journal: None,
+    undrawn: Collection[str] = (),
 ) -> Path:
     """Record a session and return its folder; with `crash_in` it dies there and is resumed.
 
-    watch: gets the journal after every round.
+    watch: gets the journal after every round; undrawn: words that the generator cannot draw.
     """
     quick = ["session.rounds=2", "session.images_per_round=24", f"session.name={name}"]
     brain = [] if script is None else ["brain=scripted:script.json"]
@@ -201,9 +202,9 @@ def record(
     saver = InMemorySaver()
     brain_ = None if script is None else ScriptedBrain(script=list(script))
     try:
-        _run(folder, settings, brain_, Person(answers), saver, crash_in, watch)
+        _run(folder, settings, brain_, Person(answers), saver, crash_in, watch, undrawn)
     except Crash:
-        _run(folder, settings, brain_, Person(answers), saver, None, watch)
+        _run(folder, settings, brain_, Person(answers), saver, None, watch, undrawn)
     return folder
 
 
@@ -215,6 +216,7 @@ def _run(
     saver: InMemorySaver,
     crash_in: tuple[int, str] | None,
     watch: Callable[[Journal], object],
+    undrawn: Collection[str],
 ) -> None:
     journal = Journal(folder / "journal.jsonl")
     session = Session(folder.name, folder, settings, journal, cast(Any, None))
@@ -240,7 +242,11 @@ def _run(
         observer=person,
         target=target,
         memory=InventedMemory(),
-        generator=SimpleNamespace(count_tokens=lambda text: len(text.split()), max_tokens=12),
+        generator=SimpleNamespace(
+            count_tokens=lambda text: len(text.split()),
+            max_tokens=12,
+            undrawn=lambda text: [word for word in text.split() if word in undrawn],
+        ),
         control=SimpleNamespace(worked=lambda: 0.25 * next(ticks)),
         stage=person.stage,
     )

@@ -137,6 +137,26 @@ def test_sessions_of_all_kinds_run_again_identically(folders: list[Path]) -> Non
     assert {"illegal_call", "fallback", "answer", "resumed", "verdict"} <= kinds
 
 
+def test_words_that_the_generator_cannot_draw_are_recorded(tmp_path: Path) -> None:
+    folder = record(
+        tmp_path,
+        "classes",
+        "session.rounds=1",
+        script=[PLAN, *REST],
+        undrawn={"dark", "poly"},
+    )
+    events = read_events(folder / "journal.jsonl")
+    (plan,) = (e for e in events if e["kind"] == "plan")
+    said = 'prompt 1 has words that the generator cannot draw: "dark", "poly"'
+    assert said in plan["plan"]["warnings"]
+    assert plan["undrawn"] == {"a dark poly cell, with a clear defect": ["dark", "poly"]}
+    accepted = next(e for e in events if e["kind"] == "tool_call" and e["tool"] == "propose_plan")
+    assert f"Warning: {said}" in accepted["result"]
+    (found,) = verify_blocked(folder)
+    assert found["findings"] == []
+    assert found["ended"]
+
+
 def copy(folder: Path, to: Path) -> Path:
     shutil.copytree(folder, to / folder.name)
     return to / folder.name
