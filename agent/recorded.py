@@ -328,7 +328,9 @@ class RecordedGenerator:
     def __init__(self, events: Sequence[Event]) -> None:
         plans = [e for e in events if e["kind"] == "plan"]
         self._n_tokens = {text: n for e in plans for text, n in e["n_tokens"].items()}
-        self._undrawn = {text: words for e in plans for text, words in e.get("undrawn", {}).items()}
+        self._undrawn: dict[str, list[str]] = {
+            text: words for e in plans for text, words in e.get("undrawn", {}).items()
+        }
         self.max_tokens = int(plans[0]["max_tokens"]) if plans else 0
         # As the tools were offered; "pull" is left out of them where it is not possible.
         self.can_be_pulled = any(
