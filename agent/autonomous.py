@@ -15,7 +15,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph.state import CompiledStateGraph
 
-from agent import brains
+from agent import brains, photographs
 from agent.brains import BrainContext
 from agent.brains._remote import RemoteBrain
 from agent.brains.policy import PolicyBrain
@@ -111,6 +111,7 @@ def run_rounds(bench: Workbench) -> Ending:
     the session is asked to end or its time is over.
     """
     session, control = bench.session, bench.control
+    known = session.journal.get("session") is not None
     palette = _open_journal(session, bench)
     decider = _decider(
         session, BrainContext(palette, bench.target.vocabulary, session.settings.llm)
@@ -130,6 +131,9 @@ def run_rounds(bench: Workbench) -> Ending:
                 done.append(done_of(current))
             if end := ending(session.settings, done, control.worked(), control.gpu_s):
                 return end
+            if known:
+                photographs.check(bench)
+                known = False
             with control.stage("decide", len(done) + 1):
                 _run_round(graph, kept, bench, len(done) + 1)
 
@@ -195,6 +199,7 @@ def _open_journal(session: Session, bench: Workbench) -> Palette:
         )
         return Palette.model_validate(known["palette"])
     palette = palette_of(bench.target)
+    photographs.begin(session, bench.target)
     session.journal.append(
         "session",
         key="session",

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from agent import photographs
 from agent.recorded import head_of
 from agent.session import folder_of, open_session, stored_settings
 from agent.settings import differences, with_changes
@@ -52,6 +53,7 @@ def fork(
             source, copy = round_folder(folder, number), round_folder(new_folder, number)
             shutil.copytree(source, copy, copy_function=os.link)
         write_bytes(new_folder / "journal.jsonl", b"".join(lines))
+        photographs.share(folder, new_folder)
         with open_session(settings, new_name) as session:
             session.journal.append("forked", session=new_name, source=name, at=at)
     except OSError as error:
