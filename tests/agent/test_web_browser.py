@@ -207,7 +207,7 @@ def test_story_in_a_browser(make_settings: MakeSettings, page: Page) -> None:
 
         page.fill("#plan form input", "no bright ones")
         page.until("#chat", "it is planned again")
-        page.until("#plan h2", "Plan of round 2")
+        page.until("#plan", "Wish w2")
         page.press("[data-key='/approve']")
         page.press("[data-key='/pause']")
         page.until("#head .badge", "paused")
