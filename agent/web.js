@@ -1,18 +1,20 @@
 // Every control in the page's own tables says a line, as if it had been typed into the chat.
-const say = (line) => trigger('submit', {line});
+// What is pressed at a plan is about that plan, which may not be the one that waits by now.
+const say = (control, line) =>
+  trigger('submit', {line, plan: control.closest('[data-plan]')?.dataset.plan || ''});
 let key = null;
 element.addEventListener('focusin', (event) => { key = event.target.dataset.key || null; });
 element.addEventListener('click', (event) => {
   const button = event.target.closest('button[data-say]');
-  if (button) say(button.dataset.say);
+  if (button) say(button, button.dataset.say);
 });
 element.addEventListener('change', (event) => {
   const field = event.target.closest('[data-edit]');
-  if (field && field.value) say(`/edit ${field.dataset.edit} ${field.value}`);
+  if (field && field.value) say(field, `/edit ${field.dataset.edit} ${field.value}`);
 });
 element.addEventListener('submit', (event) => {
   event.preventDefault();
-  say(`${event.target.dataset.say} ${event.target.elements.text.value}`);
+  say(event.target, `${event.target.dataset.say} ${event.target.elements.text.value}`);
 });
 // Rounds of the timeline: arrows go from one to the next, Enter opens one.
 element.addEventListener('keydown', (event) => {

@@ -163,8 +163,8 @@ class Viewer:
         changed = [gr.skip() if parts[key] == seen.get(key) else parts[key] for key in _PARTS]
         return [parts, *changed]
 
-    def say(self, line: str, name: str, seen: Seen) -> list[Any]:
-        """Say a line in a session, and show what came of it."""
+    def say(self, line: str, name: str, seen: Seen, plan: str = "") -> list[Any]:
+        """Say a line in a session, about a plan of that mark, and show what came of it."""
         notice = ""
         try:
             if not name:
@@ -172,14 +172,15 @@ class Viewer:
             elif line.strip() == "/leave":
                 self._hall.leave(name)
             else:
-                self._hall.enter(name).say(line)
+                self._hall.enter(name).say(line, plan)
         except ShapingError as error:
             notice = str(error)
         return [_say(notice, name), *self.show(name, seen)]
 
     def press(self, name: str, seen: Seen, event: gr.EventData) -> list[Any]:
         """Say the line that stands behind a control."""
-        return self.say(str(event._data.get("line", "")), name, seen)
+        said = event._data
+        return self.say(str(said.get("line", "")), name, seen, str(said.get("plan", "")))
 
     def type(self, line: str, name: str, seen: Seen) -> list[Any]:
         """Say a line and empty its field."""

@@ -57,7 +57,16 @@ def plan(room: Room | None, name: str) -> str:
         seconds = expectation.seconds / question.plan.n_images
     vocabulary = room.talk.vocabulary
     return _draw(
-        "plan", question, problem, turn, vocabulary, expected, seconds, _about(room, question), name
+        "plan",
+        question,
+        room.plan_mark,
+        problem,
+        turn,
+        vocabulary,
+        expected,
+        seconds,
+        _about(room, question),
+        name,
     )
 
 

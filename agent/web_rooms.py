@@ -22,9 +22,9 @@ from agent.session import (
 )
 from agent.settings import Settings, with_changes
 from agent.views import Block, Line
-from memory.errors import ShapingError
+from memory.errors import SessionError, ShapingError
 from memory.journal import Event, read_events, rounds
-from memory.records import Round
+from memory.records import Round, digest
 
 # Of what was said, so much is kept for those who come later.
 MAX_ENTRIES = 200
@@ -90,9 +90,24 @@ class Room:
         """Whether the session is still held."""
         return self._thread.is_alive()
 
-    def say(self, line: str) -> None:
-        """Do what a line asks for; what is shown in return is added for everybody."""
+    @property
+    def plan_mark(self) -> str:
+        """What tells the plan that waits from any other, also from itself before an edit."""
+        question = self.live.question
+        return digest(question.plan.to_json()) if question and question.plan else ""
+
+    def say(self, line: str, seen: str = "") -> None:
+        """Do what a line asks for; what is shown in return is added for everybody.
+
+        seen: the mark of the plan that the line is about. Raises SessionError, and does nothing,
+        when another plan waits by now.
+        """
         with self._lock:
+            if seen and self.plan_mark not in ("", seen):
+                raise SessionError(
+                    "The plan has changed since this page showed it, so nothing was done. "
+                    "Look at the plan that waits now."
+                )
             before, shown = self.live.question, self.talk.say(line)
             if line.startswith(("/edit", "/add")) and self.live.question is not before:
                 shown = [Line("The plan above is changed.", "good")]

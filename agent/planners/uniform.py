@@ -1,4 +1,4 @@
-"""Uniform: every combination of wafer (or other plain attribute) and class gets the same share."""
+"""Uniform: every combination of the first attribute and the class gets the same share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ class Uniform:
         prompts = cell_prompts(
             [1.0] * len(found), found, observation, palette, vocabulary, rng, "equal share"
         )
-        return PlanDraft(prompts=tuple(prompts), why="Equal shares over wafer and class.")
+        first = next(iter(vocabulary.attributes))
+        by_class = [] if vocabulary.class_attribute in (None, first) else ["class"]
+        why = f"Equal shares over {' and '.join([first, *by_class])}."
+        return PlanDraft(prompts=tuple(prompts), why=why)
 
 
 def build() -> Uniform:

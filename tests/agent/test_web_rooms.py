@@ -44,6 +44,12 @@ def test_rooms_are_shared_left_and_entered_again(make_settings: MakeSettings) ->
     wait_for(lambda: room.live.question)
     shown = web_page.plan(room, name)
     assert 'data-edit="1 count"' in shown and 'data-say="/approve"' in shown
+    mark = room.plan_mark
+    assert f'data-plan="{mark}"' in shown
+    room.say("/edit 2 count 2", mark)
+    with pytest.raises(SessionError, match="plan has changed"):
+        room.say("/approve", mark)
+    assert room.live.question is not None
     room.say("/edit 1 count -3")
     assert "no whole number" in web_page.plan(room, name)
     room.say(MARKUP)
