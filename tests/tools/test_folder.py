@@ -320,7 +320,7 @@ def two_masks(root: Path) -> None:
         (broken_size, "masks of another size than their image: save both in one size (1)"),
         (broken_ids, "masks with ids out of range, 7: name them"),
         (sixteen_bit_ids, "masks with ids out of range, 26001: name them"),
-        (colours, "masks of mode RGB: save masks as ids in 8 bits"),
+        (colours, "masks in colour beside others with ids: save all in one way"),
         (jpeg, "masks in JPEG, which blurs ids: save masks as PNG"),
         (cut, "masks that cannot be read (no picture, damaged or cut off)"),
         (blind_depth, "depth files without a known pixel: take them out"),

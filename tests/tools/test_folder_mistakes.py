@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,19 +38,52 @@ def known_of(target: Target) -> dict[str, Mapping[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("images", "masks"), [("Images", "Masks"), ("img", "mask"), ("JPEGImages", "SegmentationClass")]
+    ("images", "masks"), [("Images", "Masks"), ("img", "gt"), ("JPEGImages", "SegmentationClass")]
 )
-def test_images_and_masks_under_other_names_are_no_classes(
+def test_images_and_masks_under_other_usual_names_are_read(
     tmp_path: Path, images: str, masks: str
 ) -> None:
+    plain = build(scenes(tmp_path / "plain"))
     root = scenes(tmp_path / "scenes")
-    shutil.rmtree(root / "depth")
-    (root / "images").rename(root / "moved")
-    (root / "moved").rename(root / images)
-    (root / "masks").rename(root / "moved")
-    (root / "moved").rename(root / masks)
-    with pytest.raises(DataError, match=f"in {images}/ and {masks}/.*Rename these folders"):
+    for old, new in (("images", images), ("masks", masks), ("depth", "depth_maps")):
+        (root / old).rename(root / "moved")
+        (root / "moved").rename(root / new)
+    (root / "ImageSets").mkdir()
+    target = build(root)
+    for split in SPLITS:
+        assert np.array_equal(target.split(split).images, plain.split(split).images)
+        assert np.array_equal(
+            target.split(split).labels["segmentation"], plain.split(split).labels["segmentation"]
+        )
+    assert f"images are read from {images}/" in target.notice
+    assert f"masks are read from {masks}/" in target.notice
+    assert "depth are read from depth_maps/" in target.notice
+
+
+def test_two_folders_that_may_hold_the_masks_are_named(tmp_path: Path) -> None:
+    root = scenes(tmp_path / "scenes")
+    (root / "masks").rename(root / "gt")
+    shutil.copytree(root / "gt", root / "labels")
+    with pytest.raises(DataError, match=r"gt/, labels/ may all hold segmentation.* to masks/"):
         build(root)
+
+
+def test_images_beside_their_labels_are_parted_by_the_command_that_is_said(tmp_path: Path) -> None:
+    root = scenes(tmp_path / "two words")
+    shutil.rmtree(root / "depth")
+    for mask in sorted((root / "masks").iterdir()):
+        mask.rename(root / "images" / f"{mask.stem}_mask.png")
+    for image in sorted((root / "images").glob("??.png")):
+        Image.open(image).save(image.with_suffix(".jpg"))
+        image.unlink()
+    (root / "images").rename(root / "photos")
+    (root / "masks").rmdir()
+    with pytest.raises(DataError, match=r"photos holds images beside their labels") as stopped:
+        build(root)
+    _, _, command = str(stopped.value).partition("masks/: ")
+    assert command.startswith(f"cd '{root}' && mkdir")
+    subprocess.run(command, shell=True, check=True)
+    assert build(root).pixel_classes == ["sky", "road", "car"]
 
 
 def test_classes_may_be_called_mask_or_normal(tmp_path: Path) -> None:
@@ -61,22 +95,118 @@ def test_classes_may_be_called_mask_or_normal(tmp_path: Path) -> None:
 
 def test_a_folder_of_labels_under_another_name_is_named(tmp_path: Path) -> None:
     root = scenes(tmp_path / "scenes")
-    (root / "masks").rename(root / "labels")
+    (root / "masks").rename(root / "truth")
     shutil.rmtree(root / "depth")
     with pytest.raises(
-        DataError, match=r"no labels of pixels beside it.*there is: images/, labels/"
+        DataError, match=r"no labels of pixels beside it.*there is: images/, truth/"
     ) as e:
         build(root)
     assert "class" not in str(e.value).replace("PATH/CLASS", "").replace("for each class", "")
 
 
+def test_masks_are_joined_to_images_by_names_without_usual_words(tmp_path: Path) -> None:
+    root = scenes(tmp_path / "scenes")
+    for mask in sorted((root / "masks").iterdir()):
+        mask.rename(mask.with_stem(f"{mask.stem}_gtFine_labelIds"))
+    for image in sorted((root / "images").iterdir()):
+        image.rename(image.with_stem(f"{image.stem}_leftImg8bit"))
+    target = build(root)
+    assert "named as their image but for a word, as '00_gtFine_labelIds.png' and" in target.notice
+    assert "named as their image but for a word, as '00.png' and" in target.notice  # of depth
+    assert all((target.split(s).labels["segmentation"] < 255).all() for s in SPLITS)
+
+
 def test_masks_named_unlike_their_images_stop_the_reading(tmp_path: Path) -> None:
     root = scenes(tmp_path / "scenes")
     for mask in sorted((root / "masks").iterdir()):
-        mask.rename(mask.with_stem(f"{mask.stem}_mask"))
+        mask.rename(mask.with_stem(f"{mask.stem}_b"))
     with pytest.raises(
-        DataError, match=r"named unlike every image, e\.g\. '00_mask\.png' and '00\.png'"
+        DataError, match=r"named unlike every image, e\.g\. '00_b\.png' and '00\.png'"
     ):
+        build(root)
+
+
+COLOURS = np.array([[128, 128, 255], [100, 60, 20], [0, 0, 0]], np.uint8)
+
+
+def in_colour(root: Path) -> Path:
+    """Save the masks of scenes in colour, every fourth one still by a palette."""
+    for mask in sorted((root / "masks").iterdir()):
+        ids = np.asarray(Image.open(mask))
+        Image.fromarray(COLOURS[ids]).save(mask)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("classes.csv", "name,r,g,b\nsky,128,128,255\nroad,100,60,20\ncar,0,0,0\n"),
+        ("labelmap.txt", "# label:color_rgb\nsky:128,128,255::\nroad:100,60,20::\ncar:0,0,0::\n"),
+        ("label_colors.txt", "128 128 255\tsky\n100 60 20\troad\n0 0 0\tcar\n"),
+    ],
+)
+def test_masks_in_colour_are_read_by_a_table_of_colours(
+    tmp_path: Path, file: str, text: str
+) -> None:
+    plain = build(scenes(tmp_path / "plain"))
+    root = in_colour(scenes(tmp_path / "scenes", names=""))
+    by_palette = Image.open(root / "masks" / "03.png").quantize(3)
+    assert by_palette.mode == "P"
+    by_palette.save(root / "masks" / "03.png")
+    (root / file).write_text(text, "utf-8")
+    target = build(root)
+    assert set(target.pixel_classes) == {"sky", "road", "car"}
+    places = [target.pixel_classes.index(name) for name in plain.pixel_classes]
+    by_name = {
+        name: np.array(places)[mask]
+        for split in SPLITS
+        for name, mask in zip(
+            plain.split(split).ids, plain.split(split).labels["segmentation"], strict=True
+        )
+    }
+    for split in SPLITS:
+        own = target.split(split)
+        for name, mask in zip(own.ids, own.labels["segmentation"], strict=True):
+            assert np.array_equal(mask, by_name[name])
+    (root / file).write_text("\n".join(text.splitlines()[:-1]), "utf-8")
+    with pytest.raises(DataError, match=r"colours that no class has, 0,0,0: give them a line in"):
+        build(root)
+    (root / file).write_text("sky\nroad\n", "utf-8")
+    with pytest.raises(DataError, match="names no colours of classes"):
+        build(root)
+
+
+def test_masks_in_colour_without_a_table_are_classes_without_names(tmp_path: Path) -> None:
+    root = in_colour(scenes(tmp_path / "scenes", names=""))
+    target = build(root)
+    assert target.pixel_classes == ["colour 0 0 0", "colour 100 60 20", "colour 128 128 255"]
+    assert "write PATH/classes.csv, a line NAME,RED,GREEN,BLUE for each" in target.notice
+    assert "NAME,128,128,255 (4" in target.notice
+    (root / "classes.txt").write_text("sky\nroad\ncar\n", "utf-8")
+    with pytest.raises(DataError, match=r"names are given by ids.*NAME,100,60,20"):
+        build(root)
+
+
+def test_a_photograph_as_a_mask_has_too_many_colours(tmp_path: Path) -> None:
+    root = scenes(tmp_path / "scenes", names="")
+    for mask in sorted((root / "masks").iterdir()):
+        shutil.copy(root / "images" / mask.name, mask)
+    with pytest.raises(DataError, match=r"\d+ different colours in the masks are too many"):
+        build(root)
+
+
+def test_the_reach_of_depth_is_said_so_that_a_wrong_unit_is_seen(tmp_path: Path) -> None:
+    root = scenes(tmp_path / "scenes")
+    assert "depth lies between 6 and 7 m (5% to 95%" in build(root).notice
+    assert "If they are millimetres: --set target.options.depth_scale=1000" in build(root).notice
+    in_mm = build(root, depth_scale=1000).notice
+    assert "depth lies between 1.54 and 1.79 m" in in_mm and "millimetres" not in in_mm
+
+
+def test_a_folder_with_metadata_is_of_the_library_datasets(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds" / "train").parent
+    (root / "train" / "metadata.jsonl").write_text("{}\n", "utf-8")
+    with pytest.raises(DataError, match="say --target 'hf:"):
         build(root)
 
 

@@ -33,9 +33,12 @@ LEAST_IMAGES = 20
 LEAST_OF_CLASS = 8
 FEW_OF_CLASS = 5
 
-_CACHE_VERSION = 3
+_CACHE_VERSION = 4
 _MULTIPLE = 8
 _MOST_IDS = 64
+_SOME = 5
+_DEPTH_SCALE = 256
+COLOURS_FILE = "PATH/classes.csv"
 _MOST_VALUES = 20
 # A column of more different numbers than this is read as low, medium and high.
 _FEW_NUMBERS = 8
@@ -68,17 +71,22 @@ class Options:
     """How photographs are read.
 
     task: None for what the labels allow; size: (width, height), None for a usual one; pixel_names:
-    class names by id, None where nobody names them; void: ids of pixels of unknown class;
-    depth_scale: what 16-bit depth is divided by; flips: see `Target`.
+    class names by id, or by colour (`_pictures.COLOUR`), None where nobody names them; void: ids of
+    pixels of unknown class; depth_scale: what 16-bit depth is divided by; flips: see `Target`.
     """
 
     task: str | None = None
     size: tuple[int, int] | None = None
     pixel_names: Mapping[int, str] | None = None
     void: tuple[int, ...] = (VOID,)
-    depth_scale: float = 256
+    depth_scale: float = _DEPTH_SCALE
     flips: tuple[str, ...] = ("horizontal",)
     seed: int = 0
+
+    @property
+    def by_colour(self) -> bool:
+        """Tell whether masks are read by the colours of their pixels."""
+        return bool(self.pixel_names) and all(n >= pictures.COLOUR for n in self.pixel_names or ())
 
     def with_names(self, names: Mapping[int, str] | None) -> Options:
         """Return the same options with the names of the ids in masks."""
@@ -231,6 +239,7 @@ def read_photos(
 
     class_names = sorted(set(strata)) if task == "classification" else ["scene"]
     arrays = _arrays(loaded, size, lookup)
+    _note_depth(arrays, loaded, options, found)
     _note_missing(arrays, pixel_names, splits, found)
     arrays["classes"] = np.array([class_names.index(s) for s in strata], np.int64)
     in_generator = [split == "generator" for split in splits]
@@ -337,7 +346,7 @@ def _load(
                 said.append(("note", f"images without {_WORDS[kind]}, unknown in all their pixels"))
                 continue
             try:
-                values = _read_label(kind, item.labels[kind], options.depth_scale)
+                values = _read_label(kind, item.labels[kind], options)
             except Unusable as problem:
                 said.append(("fault", f"{_FILES[kind]} {problem}"))
                 continue
@@ -378,10 +387,14 @@ def _load(
     return loaded
 
 
-def _read_label(kind: str, source: Source, depth_scale: float) -> NDArray[Any]:
+def _read_label(kind: str, source: Source, options: Options) -> NDArray[Any]:
     if kind == "segmentation":
-        return pictures.ids(source)
-    return pictures.metres(source, depth_scale) if kind == "depth" else pictures.directions(source)
+        return pictures.ids(source, options.by_colour)
+    return (
+        pictures.metres(source, options.depth_scale)
+        if kind == "depth"
+        else pictures.directions(source)
+    )
 
 
 def _pixel_classes(
@@ -397,6 +410,8 @@ def _pixel_classes(
         lookup_255 = {VOID: 1}
         names = options.pixel_names or {0: "class 0", 1: "class 1"}
         return [plain(names.get(i, f"class {i}")) for i in (0, 1)], {0: 0} | lookup_255
+    if not options.by_colour and any(number >= pictures.COLOUR for number in present):
+        return _colours(loaded, present, options, found)
     if options.pixel_names is None:
         for number in sorted(present & void):
             found.note(
@@ -414,7 +429,15 @@ def _pixel_classes(
         void |= {i for i, n in options.pixel_names.items() if plain(n).lower() in _VOID_NAMES}
         wanted = {i: plain(n) for i, n in sorted(options.pixel_names.items()) if i not in void}
     foreign = present - void - set(wanted)
-    if foreign:
+    if foreign and options.by_colour:
+        for entry in loaded:
+            if entry.ids & foreign:
+                found.fault(
+                    f"masks with colours that no class has, {_some_colours(foreign)}: give them a "
+                    f"line in {COLOURS_FILE}, as void,RED,GREEN,BLUE where they do not count",
+                    entry.item.name,
+                )
+    elif foreign:
         listed = ", ".join(str(i) for i in sorted(foreign)[:10])
         titles = ", ".join(f"{i} {title}" for i, title in list(wanted.items())[:10])
         for entry in loaded:
@@ -426,6 +449,53 @@ def _pixel_classes(
                 )
     lookup = {number: place for place, number in enumerate(wanted)}
     return list(wanted.values()), lookup
+
+
+def _colours(
+    loaded: Sequence[_Loaded], present: set[int], options: Options, found: Problems
+) -> tuple[list[str], dict[int, int]]:
+    """Do the same where each colour is a class and nobody says which; black and white are, too."""
+    in_colour = [e for e in loaded if any(i >= pictures.COLOUR for i in e.ids)]
+    if any(i < pictures.COLOUR and i not in (0, VOID) for i in present):
+        for entry in in_colour:
+            found.fault(
+                "masks in colour beside others with ids: save all in one way, as ids in 8 bits",
+                entry.item.name,
+            )
+        return [], {}
+    usual = {i if i >= pictures.COLOUR else pictures.COLOUR + i * 0x010101 for i in present}
+    if len(usual) > _MOST_IDS:
+        found.fault(
+            f"{len(usual)} different colours in the masks are too many for classes (at most "
+            f"{_MOST_IDS}): save them as PNG, unscaled and unsmoothed, each class in one colour"
+        )
+        return [], {}
+    share: Counter[str] = Counter()
+    for entry in loaded:
+        if "segmentation" in entry.labels:
+            numbers, counts = np.unique(entry.labels["segmentation"], return_counts=True)
+            n = entry.labels["segmentation"].size * len(loaded)
+            for number, count in zip(numbers, counts, strict=True):
+                share[pictures.colour_of(int(number))] += count / n
+    lines = "; ".join(f"NAME,{colour} ({part:.1%})" for colour, part in share.most_common())
+    how = f"write {COLOURS_FILE}, a line NAME,RED,GREEN,BLUE for each; there are: {lines}"
+    if options.pixel_names:
+        found.fault(
+            "masks are in colour, and names are given by ids: to say which colour is which class, "
+            f"{how}"
+        )
+    else:
+        found.note(f"masks are in colour, each a class without a name; to name them, {how}")
+    places = {number: place for place, number in enumerate(sorted(usual))}
+    lookup = {i: places[i if i >= pictures.COLOUR else pictures.COLOUR + i * 0x010101]
+              for i in present}  # fmt: skip
+    names = [f"colour {pictures.colour_of(i).replace(',', ' ')}" for i in sorted(usual)]
+    return names, lookup
+
+
+def _some_colours(numbers: set[int]) -> str:
+    more = ", ..." if len(numbers) > _SOME else ""
+    return "; ".join(pictures.colour_of(i) for i in sorted(numbers)[:_SOME]) + more
 
 
 def _without_contradictions(loaded: Sequence[_Loaded], found: Problems) -> list[_Loaded]:
@@ -465,6 +535,27 @@ def _note_missing(
         for place, title in enumerate(pixel_names):
             if place not in seen:
                 found.note(f"classes that no pixel of the split {split} has", title)
+
+
+def _note_depth(
+    arrays: Mapping[str, NDArray[Any]],
+    loaded: Sequence[_Loaded],
+    options: Options,
+    found: Problems,
+) -> None:
+    """Note how far away things are, so that a wrong unit is seen."""
+    if "depth" not in arrays:
+        return
+    near, far = np.nanpercentile(arrays["depth"], (5, 95))
+    said = f"depth lies between {near:.3g} and {far:.3g} m (5% to 95% of the known pixels)"
+    sources = [e.item.labels["depth"] for e in loaded if "depth" in e.item.labels]
+    in_metres = all(isinstance(s, Path) and s.suffix.lower() == ".npy" for s in sources)
+    if options.depth_scale == _DEPTH_SCALE and not in_metres:
+        said += (
+            f"; 16-bit values were divided by {_DEPTH_SCALE}. If they are millimetres: --set "
+            "target.options.depth_scale=1000"
+        )
+    found.note(said)
 
 
 def _note_rare(strata: Sequence[str], splits: Sequence[str], found: Problems) -> None:

@@ -21,6 +21,8 @@ Source = Content | Callable[[], Content]
 """A file, its bytes, an array, or what fetches one of them."""
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+# Ids of masks from here on are colours: COLOUR + 0xRRGGBB.
+COLOUR = 1 << 24
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I")
 # Above this mean difference of its channels (0..255) a picture is coloured.
 _COLOURED = 2.0
@@ -82,8 +84,11 @@ def upright(picture: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(picture)
 
 
-def ids(source: Source) -> NDArray[np.int32]:
-    """Return the class ids of a mask, (h, w): of 8 or 16 bits, gray or by palette."""
+def ids(source: Source, by_colour: bool = False) -> NDArray[np.int32]:
+    """Return the class ids of a mask, (h, w): of 8 or 16 bits, gray or by palette.
+
+    Of a mask in colour they are its colours, COLOUR + 0xRRGGBB; by_colour: of every mask.
+    """
     source = _fetch(source)
     if isinstance(source, np.ndarray):
         if source.ndim != 2 or source.dtype.kind not in "iub":
@@ -94,13 +99,25 @@ def ids(source: Source) -> NDArray[np.int32]:
     if isinstance(source, Path) and source.suffix.lower() == ".npy":
         return ids(_array(source))
     picture = open_picture(source)
-    if picture.mode in ("P", "L", "1") or is_deep(picture):
+    if is_deep(picture) or (picture.mode in ("P", "L", "1") and not by_colour):
         return np.asarray(picture).astype(np.int32)
-    if picture.mode == "RGB":
-        values = np.asarray(picture)
-        if (values == values[:, :, :1]).all():
-            return values[:, :, 0].astype(np.int32)
-    raise Unusable(f"of mode {picture.mode}: save masks as ids in 8 bits (gray, or with a palette)")
+    if picture.mode not in ("P", "L", "1", "RGB", "RGBA"):
+        raise Unusable(
+            f"of mode {picture.mode}: save masks as ids in 8 bits (gray, or with a palette), or in "
+            "colour as RGB"
+        )
+    values = np.asarray(picture.convert("RGB")).astype(np.int32)
+    if not by_colour and (values == values[:, :, :1]).all():
+        return values[:, :, 0]
+    colours: NDArray[np.int32] = values @ np.array([1 << 16, 1 << 8, 1], np.int32) + COLOUR
+    return colours
+
+
+def colour_of(number: int) -> str:
+    """Return an id that is a colour, or stands for a gray one, as "RED,GREEN,BLUE"."""
+    if number < COLOUR:
+        return ",".join([str(number)] * 3)
+    return ",".join(str(byte) for byte in (number - COLOUR).to_bytes(3))
 
 
 def metres(source: Source, scale: float) -> NDArray[np.float32]:

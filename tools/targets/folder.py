@@ -5,6 +5,10 @@ PATH/images/*.jpg              with masks/*.png (ids), depth/*.png or .npy, norm
                                the same names; also PATH/{train,val,test}/images/...
 PATH/attributes.csv            first column: file name; split, group; other columns: attributes
 PATH/classes.txt, .json, .yaml names of the ids in masks
+PATH/classes.csv               name,red,green,blue: names of the colours in masks
+
+Other usual names of these folders are known too, as JPEGImages with SegmentationClass, and labels
+that are named as their image but for a word, as x_mask.png.
 """
 
 from __future__ import annotations
@@ -14,9 +18,10 @@ import hashlib
 import io
 import json
 import re
+import shlex
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,13 +33,16 @@ from memory.yaml_text import parse_yaml
 from prompts.own_words import plain, value_of
 from tools.targets._deal import WORDS
 from tools.targets._photos import Item, Photos, cached, options_of, read_photos
-from tools.targets._pictures import SUFFIXES
+from tools.targets._pictures import COLOUR, SUFFIXES
 from tools.targets._problems import Problems
 
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _KINDS = {"masks": "segmentation", "depth": "depth", "normals": "normals"}
+_FOLDER_OF = {"images": "images", "segmentation": "masks", "depth": "depth", "normals": "normals"}
 _FOLDERS = "masks/, depth/ or normals/"
 _TABLE = "attributes.csv"
+_COLOUR_FILES = ("classes.csv", "class_dict.csv", "labelmap.txt", "label_colors.txt")
+_COLOUR = re.compile(r"(?<![\d.])(\d{1,3})[,;\s]+(\d{1,3})[,;\s]+(\d{1,3})(?![\d.])")
 _CLASS_FILES = ("classes.txt", "classes.json", "classes.yaml", "classes.yml", "data.yaml")
 _TABLE_SUFFIXES = (".csv", ".tsv", ".xls", ".xlsx", ".txt", ".json", ".yaml", ".yml", ".xml")
 _DOCUMENTS = ("readme", "license", "licence", "notice")
@@ -45,11 +53,20 @@ _UNREAD_FORMATS = (
 _IMAGE_FOLDERS = (
     "images", "image", "imgs", "img", "photos", "photo", "pictures", "rgb", "jpegimages", "frames",
 )  # fmt: skip
-_LABEL_FOLDERS = (
-    "masks", "mask", "labels", "label", "annotations", "annotation", "annot", "segmentation",
-    "segmentations", "segmentationclass", "seg", "gt", "groundtruth", "ground_truth", "depth",
-    "depths", "depth_maps", "normals", "normal",
-)  # fmt: skip
+_LABEL_FOLDERS = {
+    "segmentation": (
+        "masks", "mask", "labels", "label", "annotations", "annotation", "annot", "segmentation",
+        "segmentations", "segmentationclass", "seg", "gt", "groundtruth", "ground_truth",
+    ),
+    "depth": ("depth", "depths", "depth_maps"),
+    "normals": ("normals", "normal"),
+}  # fmt: skip
+# Words that are put before or after the name of an image, or of its labels.
+_AFFIXES = (
+    "image|img|photo|picture|rgb|leftimg8bit|mask|label|labels|labelids|gt|gtfine|ground_truth|seg|"
+    "segmentation|annotation|depth|normal|normals"
+)
+_AFFIX = re.compile(rf"^(?:{_AFFIXES})[ _.-]+(?=.)|(?<=.)[ _.-]+(?:{_AFFIXES})$", re.IGNORECASE)
 _LAYOUTS = (
     "Expected PATH/CLASS/*.png (a folder for each class), or PATH/images/ with PATH/masks/, "
     "PATH/depth/ or PATH/normals/; see docs/own-data.md."
@@ -99,10 +116,15 @@ def build(
 def _refuse_other_kinds(root: Path) -> None:
     """Raise DataError for data that another target reads."""
     saved = (root / "dataset_dict.json").is_file() or any(root.glob("*.arrow"))
+    listed = [*root.glob("metadata.jsonl"), *root.glob("*/metadata.jsonl")]
     kind = ""
     if (root / "trainannot").is_dir() and (root / "train").is_dir():
         kind = "camvid"
-    elif saved or (any(root.glob("*.parquet")) and not any(map(_is_folder, root.iterdir()))):
+    elif (
+        saved
+        or listed
+        or (any(root.glob("*.parquet")) and not any(map(_is_folder, root.iterdir())))
+    ):
         kind = "hf"
     if kind:
         known = {"hf": "the library datasets saves them", "camvid": "CamVid has them"}[kind]
@@ -149,18 +171,20 @@ def _scan(
             f"{', '.join(others)} {'is' if len(others) == 1 else 'are'} not. Known splits are "
             f"{', '.join(WORDS)}: rename the others, or take them out."
         )
-    layouts = [(part / "images").is_dir() for _, part in parts]
+    roles = [_roles(part, [f for f in files if f.is_relative_to(part)]) for _, part in parts]
+    layouts = [bool(own) for own in roles]
     if any(layouts) and not all(layouts):
         raise DataError(
             f"Some splits of {root} have a folder images/ and others do not. {_LAYOUTS}"
         )
     items: list[Item] = []
-    for split, part in parts:
+    for (split, part), role_of in zip(parts, roles, strict=True):
         own = [file for file in files if file.is_relative_to(part)]
         if not layouts[0]:
-            _check_class_folders(part)
-        scan = _scan_images if layouts[0] else _scan_classes
-        items += scan(root, part, split, own, found)
+            _check_class_folders(root, part, own)
+            items += _scan_classes(root, part, split, own, found)
+        else:
+            items += _scan_images(root, part, split, own, role_of, found)
         _note_tables(root, part, own, layouts[0], found)
     if not items:
         found.stop(str(root))
@@ -174,17 +198,47 @@ def _scan(
     return items, _class_file(root) if layouts[0] else None
 
 
-def _check_class_folders(part: Path) -> None:
+def _roles(part: Path, files: Sequence[Path]) -> dict[str, str]:
+    """Return what the folders of a part hold: "images", or a kind of labels; {} for classes.
+
+    Raises DataError where several may be meant.
+    """
+    folders = {f.name: f.name.lower() for f in part.iterdir() if _is_folder(f)}
+    full = {
+        file.relative_to(part).parts[0]
+        for file in files
+        if file.suffix.lower() in (*SUFFIXES, ".npy") and file.parent != part
+    }
+    roles: dict[str, str] = {}
+    usual = {"images": "images", **_KINDS}
+    for kind, names in {"images": _IMAGE_FOLDERS, **_LABEL_FOLDERS}.items():
+        exact = [name for name in folders if usual.get(name) == kind]
+        others = [name for name, low in folders.items() if low in names and name in full]
+        if not exact and len(others) > 1:
+            others = sorted(others)
+            rest = ", ".join(f"{name}/" for name in others)
+            if not _is_layout(folders.values()):
+                continue
+            raise DataError(
+                f"{part} looks like images and their labels of pixels, and {rest} may all hold "
+                f"{kind}. Rename the one that does to {_FOLDER_OF[kind]}/. If they are classes, "
+                "give them other names."
+            )
+        roles |= dict.fromkeys(exact or others, kind)
+    kinds = set(roles.values())
+    return roles if "images" in folders or ("images" in kinds and len(kinds) > 1) else {}
+
+
+def _is_layout(names: Collection[str]) -> bool:
+    """Tell whether folders have names of images and of labels of pixels, too."""
+    labels = {name for known in _LABEL_FOLDERS.values() for name in known}
+    return bool(labels & set(names)) and bool(set(_IMAGE_FOLDERS) & set(names))
+
+
+def _check_class_folders(root: Path, part: Path, files: Sequence[Path]) -> None:
     """Refuse folders that hold something else than a class each, as far as their names tell."""
     folders = {f.name.lower(): f for f in part.iterdir() if _is_folder(f)}
-    images = [folders[name].name for name in _IMAGE_FOLDERS if name in folders]
-    labels = [folders[name].name for name in _LABEL_FOLDERS if name in folders]
-    if images and labels:
-        raise DataError(
-            f"{part} looks like images and their labels of pixels, in {images[0]}/ and "
-            f"{', '.join(labels)}/, but they are looked for in images/ with masks/, depth/ or "
-            "normals/. Rename these folders so. If they are classes, give them other names."
-        )
+    _refuse_side_by_side(root, files)
     if len(folders) == 1:
         (only,) = folders.values()
         inside = sorted(f.name for f in only.iterdir() if _is_folder(f))
@@ -196,11 +250,42 @@ def _check_class_folders(part: Path) -> None:
             )
 
 
+def _refuse_side_by_side(root: Path, files: Sequence[Path]) -> None:
+    """Raise DataError where images and their labels are in one folder, as x.jpg and x_mask.png."""
+    pictures = {file.with_suffix(""): file for file in files if file.suffix.lower() in SUFFIXES}
+    pairs = [
+        (image, file)
+        for stem, file in pictures.items()
+        if (image := pictures.get(stem.with_name(_bare(stem.name)))) not in (None, file)
+    ]
+    if len(pairs) * 2 < len(pictures) or not pairs:
+        return
+    image, label = pairs[0]
+    assert image is not None
+    tail = label.name.removeprefix(image.stem)
+    kind = next((k for k in ("depth", "normals") if k[:-1] in tail.lower()), "masks")
+    where = shlex.quote(f"{image.parent}/")
+    moved = f"{where}*{shlex.quote(tail)}" if tail != label.name else where
+    raise DataError(
+        f"{image.parent} holds images beside their labels of pixels ({image.name}, {label.name}). "
+        f"Part them into images/ and {kind}/: cd {shlex.quote(str(root))} && mkdir -p images "
+        f"{kind} && mv {moved} {kind}/ && mv {where}*{image.suffix} images/"
+    )
+
+
+def _bare(name: str) -> str:
+    """Return the name of an image or of its labels without words such as image or mask."""
+    while (short := _AFFIX.sub("", name)) != name:
+        name = short
+    return name
+
+
 def _note_tables(
     root: Path, part: Path, files: Sequence[Path], with_images: bool, found: Problems
 ) -> None:
     """Note tables and lists beside the folders of a part that lie where nothing reads them."""
-    read = {root / _TABLE} | ({root / name for name in _CLASS_FILES} if with_images else set())
+    known = {root / name for name in (*_COLOUR_FILES, *_CLASS_FILES)}
+    read = {root / _TABLE} | (known if with_images else set())
     names = "names of ids in masks from PATH/classes.txt" if with_images else "classes from folders"
     for file in files:
         if (
@@ -249,8 +334,16 @@ def _scan_classes(
 
 
 def _scan_images(
-    root: Path, part: Path, split: str | None, files: Sequence[Path], found: Problems
+    root: Path,
+    part: Path,
+    split: str | None,
+    files: Sequence[Path],
+    role_of: Mapping[str, str],
+    found: Problems,
 ) -> Iterator[Item]:
+    for folder, kind in role_of.items():
+        if folder not in ("images", *_KINDS):
+            found.note(f"{'masks' if kind == 'segmentation' else kind} are read from {folder}/")
     labels: dict[str, dict[str, list[Path]]] = {kind: defaultdict(list) for kind in _KINDS.values()}
     images: dict[str, list[Path]] = defaultdict(list)
     for file in files:
@@ -261,13 +354,16 @@ def _scan_images(
             continue
         stem = str(Path(*inside).with_suffix(""))
         name = str(file.relative_to(root))
-        if folder == "images" and _is_picture(file, name, found):
+        role = role_of.get(folder, "")
+        if role == "images" and _is_picture(file, name, found):
             images[stem].append(file)
-        elif folder in _KINDS and (file.suffix == ".npy" or _is_picture(file, name, found)):
-            labels[_KINDS[folder]][stem].append(file)
-        elif folder not in ("images", *_KINDS):
+        elif role in labels and (file.suffix == ".npy" or _is_picture(file, name, found)):
+            labels[role][stem].append(file)
+        elif not role:
             found.note(f"files in {folder}/, which is not images/, {_FOLDERS}, left out", name)
     for kind, own in labels.items():
+        if own and images and not own.keys() & images.keys():
+            labels[kind] = own = _joined_by_bare_names(kind, own, images, found)
         if own and images and not own.keys() & images.keys():
             label, image = min(own.values())[0], min(images.values())[0]
             found.fault(
@@ -287,7 +383,7 @@ def _scan_images(
     if not any(labels.values()):
         beside = sorted(f.name for f in part.iterdir() if _is_folder(f))
         found.fault(
-            f"{part.name}/images has no labels of pixels beside it, in {_FOLDERS} (there is: "
+            f"{part}/images has no labels of pixels beside it, in {_FOLDERS} (there is: "
             f"{', '.join(f'{name}/' for name in beside)}): rename their folder so. {_LAYOUTS}"
         )
     for stem, sources in images.items():
@@ -301,6 +397,28 @@ def _scan_images(
             split=split or nested,
             labels={kind: own[stem][0] for kind, own in labels.items() if stem in own},
         )
+
+
+def _joined_by_bare_names(
+    kind: str, own: dict[str, list[Path]], images: Mapping[str, list[Path]], found: Problems
+) -> dict[str, list[Path]]:
+    """Return labels by the names of their images, where these differ by words such as mask."""
+
+    def bare(stem: str) -> str:
+        return str(Path(stem).with_name(_bare(Path(stem).name)))
+
+    by_bare = {bare(stem): stem for stem in images}
+    if len(by_bare) < len(images) or not any(bare(stem) in by_bare for stem in own):
+        return own
+    joined: dict[str, list[Path]] = defaultdict(list)
+    for stem, sources in own.items():
+        joined[by_bare.get(bare(stem), stem)] += sources
+    stem, (label, *_) = next((s, f) for s, f in joined.items() if s in images)
+    found.note(
+        f"files of {kind} are named as their image but for a word, as {label.name!r} and "
+        f"{images[stem][0].name!r}"
+    )
+    return joined
 
 
 def _is_picture(file: Path, name: str, found: Problems) -> bool:
@@ -403,9 +521,33 @@ def _with_table(items: Sequence[Item], rows: Mapping[str, _Row], found: Problems
 
 
 def _class_file(root: Path) -> dict[int, str] | None:
-    """Read the names of ids in masks: a line each, a list, or a mapping in either direction."""
+    """Read the names of ids or of colours in masks."""
+    path = next((root / name for name in _COLOUR_FILES if (root / name).is_file()), None)
+    if path is not None:
+        return read_colours(path)
     path = next((root / name for name in _CLASS_FILES if (root / name).is_file()), None)
     return None if path is None else read_classes(path)
+
+
+def read_colours(path: Path) -> dict[int, str]:
+    """Return class names by colour (`_pictures.COLOUR`) of lines of a name and red, green, blue.
+
+    Anything else that stands in a line, as in the files of CVAT, is passed over.
+    """
+    names: dict[int, str] = {}
+    try:
+        for line in path.read_text("utf-8-sig").splitlines():
+            match = None if line.startswith("#") else _COLOUR.search(line)
+            if match and all(int(byte) < 256 for byte in match.groups()):
+                red, green, blue = map(int, match.groups())
+                said = line[: match.start()].strip(' ,;:\t"') or line[match.end() :]
+                names[COLOUR + (red << 16) + (green << 8) + blue] = said.strip(' ,;:\t"')
+        return named(names)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} names no colours of classes ({error}). Expected lines of a name and its "
+            "colour as three numbers of 0 to 255: NAME,RED,GREEN,BLUE."
+        ) from error
 
 
 def read_classes(path: Path) -> dict[int, str]:
