@@ -38,7 +38,13 @@ def load_to_train(options: ModelOptions, device: str, what: str) -> DiffusionPip
     `SUPPORTED` or cannot be loaded.
     """
     plain = options.model_copy(
-        update={"adapters": {}, "compile": False, "offload": "none", "dtype": "float32"}
+        update={
+            "adapters": {},
+            "compile": False,
+            "offload": "none",
+            "dtype": "float32",
+            "quantize": "none",
+        }
     )
     # What the encoder cannot read of a caption is cut; it would say so at every step.
     diffusers_logging.set_verbosity_error()

@@ -30,6 +30,7 @@ from tools.generators._fitted import fitted
 from tools.generators._lora import Adapters
 from tools.generators._model_folder import checked_index, folder_sha256, model_folder
 from tools.generators._model_options import ModelOptions
+from tools.generators._quantize import quantization
 from tools.noise import seeded_generator
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -72,6 +73,8 @@ class DiffusionModel:
         content = hashlib.sha256(self._sha256.encode())
         for name, weight in self.adapters.weights.items():
             content.update(f"{self.adapters.sha256[name]} {weight}".encode())
+        # Identities from before there was such a setting stay as they were.
+        quantized = [] if self._options.quantize == "none" else [self._options.quantize]
         return [
             content.hexdigest(),
             type(self.pipeline.scheduler).__name__,
@@ -81,6 +84,7 @@ class DiffusionModel:
             self._options.guidance,
             self._options.negative_prompt,
             "safety_checker" in parts_of(self.pipeline),
+            *quantized,
         ]
 
     def count_tokens(self, text: str) -> int:
@@ -168,18 +172,21 @@ def load_model(
         raise SettingsError(
             f"The model {folder} has no safety checker. Set generator.options.safety_checker=false."
         )
+    dtype = dtype_of(options, device)
+    fewer_bits = quantization(options, index, dtype, device)
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     kind = AutoPipelineForImage2Image if from_image else AutoPipelineForText2Image
     try:
         pipeline = kind.from_pretrained(
             folder,
-            dtype=dtype_of(options, device),
+            dtype=dtype,
             variant=options.variant,
             local_files_only=True,
             use_safetensors=True,
             **checked,
             **steered,
+            **fewer_bits,
         )
     except Exception as error:  # diffusers, transformers and safetensors raise many types
         asked = "an image from text" if not (from_image or steered) else "images in this way"

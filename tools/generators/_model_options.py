@@ -36,6 +36,9 @@ class ModelOptions(Record):
     offload: Literal["none", "model", "sequential"] = Field(
         "none", description="parts wait in main memory"
     )
+    quantize: Literal["none", "int8"] = Field(
+        "none", description="bits in which the denoiser's linear layers hold their weights"
+    )
     adapters: dict[str, float] = Field(
         default_factory=dict, description="files or folders of LoRA weights: how much each counts"
     )

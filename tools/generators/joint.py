@@ -116,6 +116,11 @@ def build(
             "The generator 'joint' needs generator.options.joint: the folder that `shaping "
             "pretrain --from MODEL` wrote, beside generator.weights, the model."
         )
+    if chosen.quantize != "none":
+        raise SettingsError(
+            "The generator 'joint' takes no generator.options.quantize. Leave it out, or use the "
+            "generator 'text2image'."
+        )
     require_peft()
     folder = Path(chosen.joint).expanduser()
     card = read_card(folder)
