@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,9 @@ def test_columns_are_checked(tmp_path: Path, labelled: Any) -> None:
         build(tmp_path / "saved", tmp_path, columns={"label": "kid"})
     with pytest.raises(DataError, match="Unknown kind of column 'lable'"):
         build(tmp_path / "saved", tmp_path, columns={"lable": "kind"})
-    with pytest.raises(DataError, match="No column is known to hold labels; there are: img, kind"):
+    with pytest.raises(
+        DataError, match=r"hold labels; there are: img, kind.*columns=\{label: kind\}"
+    ):
         build(tmp_path / "saved", tmp_path)
 
 
@@ -99,6 +102,21 @@ def test_what_cannot_be_loaded_is_explained(tmp_path: Path) -> None:
     # The tests are offline, see tests/conftest.py.
     with pytest.raises(DataError, match="only one that is in its cache"):
         targets.build("hf", tmp_path, path="nobody/nothing")
+
+
+def test_a_mistyped_folder_is_not_looked_for_on_the_hub_for_long(
+    tmp_path: Path, labelled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labelled.save_to_disk(tmp_path / "my_birds")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    began = time.monotonic()
+    for name in ("my_brds", "data/my birds", "some/thing/else", str(tmp_path / "my_bird")):
+        with pytest.raises(DataError, match=r"there is no folder or file") as stopped:
+            targets.build("hf", tmp_path / "cache", path=name)
+        assert "my_birds" in str(stopped.value) or "else" in name
+    assert time.monotonic() - began < 5
 
 
 def test_columns_and_splits_that_are_not_read_are_noted(tmp_path: Path, labelled: Any) -> None:

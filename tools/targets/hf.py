@@ -6,9 +6,11 @@ PATH is a folder that `save_to_disk` wrote, a parquet file or a folder of them, 
 
 from __future__ import annotations
 
+import difflib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import util
 from pathlib import Path
@@ -37,6 +39,9 @@ USUAL = {
     "split": ("split",),
     "group": ("group",),
 }
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?", re.ASCII)
+_HUB_TIMEOUT_S = 10.0
+_LOOKED_AT = 1000
 _PIXELS = ("segmentation", "depth", "normals")
 
 Columns = Mapping[str, Any]
@@ -113,9 +118,8 @@ def _load(path: str, config: str | None, cache_dir: Path) -> dict[str, Any]:
     kept = str(cache_dir / "datasets")
     try:
         if not where.exists():
-            if path.startswith((".", "/", "~")):
-                raise FileNotFoundError(f"there is no folder or file {where}")
-            loaded = datasets.load_dataset(path, config)
+            with _hub(path, where):
+                loaded = datasets.load_dataset(path, config)
         elif (where / "dataset_dict.json").is_file() or (where / "state.json").is_file():
             loaded = datasets.load_from_disk(str(where))
         elif files := _parquet(where):
@@ -129,6 +133,50 @@ def _load(path: str, config: str | None, cache_dir: Path) -> dict[str, Any]:
             "of a data set; without a network only one that is in its cache."
         ) from error
     return dict(loaded) if isinstance(loaded, dict) else {"": loaded}
+
+
+@contextmanager
+def _hub(path: str, where: Path) -> Iterator[None]:
+    """Let a name be looked for on the hub; where it cannot be asked, in the cache alone.
+
+    Raises FileNotFoundError for what is no name of a data set, or none that the hub knows.
+    """
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+    near = _near(where)
+    if not _HUB_NAME.fullmatch(path):
+        raise FileNotFoundError(f"there is no folder or file {where}{near}")
+    offline = constants.HF_HUB_OFFLINE
+    try:
+        if not offline:
+            # Asked once and shortly: the library itself tries again for half a minute.
+            HfApi().dataset_info(path, timeout=_HUB_TIMEOUT_S)
+    except RepositoryNotFoundError:
+        raise FileNotFoundError(
+            f"there is no folder or file {where}, and no such data set on the hub{near}"
+        ) from None
+    except HfHubHTTPError:
+        pass  # it answers; what is wrong is better said by the library
+    except Exception:  # of its client, which has many types for a hub that is not reached
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    except ConnectionError:
+        raise FileNotFoundError(
+            f"there is no folder or file {where}, the hub cannot be reached, and its cache has no "
+            f"{path}{near}"
+        ) from None
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+
+
+def _near(where: Path) -> str:
+    """Return what lies beside a path and is called nearly so, as an end of a sentence."""
+    beside = where.parent if where.parent.is_dir() else Path()
+    names = [f.name for f in beside.iterdir() if f.is_dir() or f.suffix == ".parquet"]
+    found = difflib.get_close_matches(where.name, names, n=3, cutoff=0.6)
+    return f" (near: {', '.join(str(where.parent / name) for name in found)})" if found else ""
 
 
 def _parquet(where: Path) -> dict[str, list[str]]:
@@ -164,9 +212,11 @@ def _items(word: str, part: Any, wanted: Columns, found: Problems) -> Iterator[I
             part = part.cast_column(column, datasets.Image(decode=False))
     plain_part = part.remove_columns([image, *pixels.values()])
     if not label and not pixels:
+        others = [name for name in features if name != image]
         raise DataError(
             f"No column is known to hold labels; there are: {', '.join(features)}. Name it, e.g. "
-            "--set 'target.options.columns={label: COLUMN}', or segmentation, depth, normals."
+            f"--set 'target.options.columns={{label: {_likely(part, others)}}}', or segmentation, "
+            "depth, normals; columns that are to be attributes as attributes: [COLUMN]."
         )
     titles = _titles(features[label], found) if label else None
     said = wanted.get("attributes") or [c for c in USUAL["attributes"] if c in features]
@@ -200,6 +250,15 @@ def _items(word: str, part: Any, wanted: Columns, found: Problems) -> Iterator[I
             _attributes(values, said, features),
             labels,
         )
+
+
+def _likely(part: Any, columns: Sequence[str]) -> str:
+    """Return the column that looks most like labels: the first of few words that come again."""
+    for column in columns:
+        values = part[:_LOOKED_AT][column]
+        if all(isinstance(v, str | int) for v in values) and 1 < len(set(values)) < len(values) / 2:
+            return column
+    return "COLUMN"
 
 
 def _note_unused(columns: Sequence[str], found: Problems) -> None:
