@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from agent.control import Condition, Control, condition
 from agent.settings import Settings, differences, fingerprint
+from memory.arenas import share_arenas
 from memory.errors import SessionError, SettingsError, Stopped
 from memory.files import remove_temporaries, storage_error, storing, write_bytes
 from memory.journal import Event, Journal, read_events, rounds
@@ -135,6 +136,8 @@ def open_session(settings: Settings, name: str) -> Iterator[Session]:
     the session was made with settings of another meaning (the differences are named), StorageError
     when its folder cannot be written.
     """
+    # Each time the memory is opened, Chroma loads all of its index in threads of its own.
+    share_arenas()
     folder = folder_of(settings.home, name)
     with storing(folder):
         folder.mkdir(parents=True, exist_ok=True)
