@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -259,8 +259,8 @@ def pretrain(
     settings = resolve(
         preset, set_, {steps_key: steps, "home": home}, target=target, needs_weights=False
     )
-    from rich.progress import Progress, TimeRemainingColumn
-
+    from agent.commands import cards
+    from agent.progress import counted
     from agent.workbench import build_pretrain_target, choose_device
     from tools import trained_on
     from tools.card import write_card
@@ -275,13 +275,10 @@ def pretrain(
     if target:
         trained_on.check(folder, source)
         trained_on.note(folder, source)
-    columns = ["step {task.completed:.0f} of {task.total:.0f}", "{task.fields[figures]}", "left"]
-    with Progress(*columns, TimeRemainingColumn(), console=console()) as bar:
-        task = bar.add_task("pretrain", total=chosen.steps, figures="")
+    with counted(console(), "pretrain", "steps") as report:
 
         def show(step: int, loss: float, seconds: float) -> None:
-            figures = f"loss {loss:.4f}, {bar.tasks[0].speed or 0:.2f} steps/s"
-            bar.update(task, completed=step, figures=figures)
+            report(step, chosen.steps, f"loss {loss:.4f}")
 
         if from_ is not None:
             from tools.generators._model_options import ModelOptions, read_options
@@ -299,9 +296,18 @@ def pretrain(
         say(f"{what.capitalize()}: {made}")
         return
     pipeline = folder / "pipeline"
-    card = write_card(pipeline, source, settings.home / "cache", settings.audit, device)
-    console().print_json(json.dumps(card))
+    say(f"Trained for {chosen.steps} steps. Drawing images for its card and measuring them ...")
+    with counted(console(), "draw for the card", "images") as report:
+        card = write_card(pipeline, source, settings.home / "cache", settings.audit, device, report)
+    say_table(*cards.table(card))
+    for line in cards.advice(card):
+        say(line)
+    say(f"Card: {pipeline / 'card.json'}")
     say(f"Pipeline: {pipeline}")
+    if target and not output:
+        words = ["shaping", "run", "--target", target, *(["--home", str(home)] if home else [])]
+        own = [text for text in set_ or [] if text.startswith("target.")]
+        say(f"Next: {shlex.join([*words, *(word for text in own for word in ('--set', text))])}")
 
 
 @app.command()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from agent.printable import printable
+from agent.progress import Lines
 from agent.questions import Answer, Question
 from memory.records import Plan, Round
 
@@ -85,6 +86,8 @@ class ConsoleObserver(Observer):
 
         started = time.monotonic()
         state: dict[str, int] = {}
+        if not self._console.is_terminal:
+            return Lines(lambda text: self._console.print(text, markup=False), stage, unit)
 
         def report(done: int, total: int) -> None:
             if self._bar is None:
@@ -145,7 +148,7 @@ class ConsoleObserver(Observer):
                 str(a.n),
             )
         made, kept = current.batch.n_made, current.batch.n_kept
-        table.add_row("images kept", f"{kept / made:.3f}", "", str(made))
+        table.add_row("share of images kept by the audit", f"{kept / made:.3f}", "", str(made))
         self._console.print(table)
         if kept < _FEW_KEPT * made:
             self.warn(

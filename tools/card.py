@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,15 @@ def write_card(
     cache_dir: Path,
     audit: AuditSettings | None = None,
     device: str = "cpu",
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Draw images for the captions of real photographs and write their figures to card.json.
 
     Uses the pipeline's default sampling. `trained` repeats step, loss and settings of the training
-    if its state lies beside the pipeline.
+    if its state lies beside the pipeline. progress: takes how many images are drawn, of how many.
     """
     generator = MTDMGenerator(load_pipeline(folder, device))
-    samples, texts = draw_like(target, generator, N_IMAGES)
+    samples, texts = draw_like(target, generator, N_IMAGES, progress=progress)
     if samples.labels:
         agrees: dict[str, Any] = label_agreement(target, samples, device)
     else:
@@ -64,7 +65,11 @@ def write_card(
 
 
 def draw_like(
-    target: Target, generator: Generator, n_images: int, seed: int = 0
+    target: Target,
+    generator: Generator,
+    n_images: int,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Samples, list[str]]:
     """Draw one image for the caption of each of `n_images` photographs of the generator split.
 
@@ -75,7 +80,7 @@ def draw_like(
     rng = random.Random(seed)
     rows = [rng.randrange(len(real)) for _ in range(n_images)]
     texts = [target.vocabulary.caption(real.attributes[row], rng) for row in rows]
-    return _draw(generator, real.take(rows), texts, seed, 0), texts
+    return _draw(generator, real.take(rows), texts, seed, 0, progress), texts
 
 
 def _state(folder: Path) -> dict[str, Any] | None:
@@ -96,15 +101,19 @@ def draw_for(
 
 
 def _draw(
-    generator: Generator, asked: Samples, texts: Sequence[str], seed: int, first: int
+    generator: Generator,
+    asked: Samples,
+    texts: Sequence[str],
+    seed: int,
+    first: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Samples:
     requests = [ImageRequest(text, "card", first + i, seed) for i, text in enumerate(texts)]
-    drawn = join(
-        [
-            generator.draw(requests[start : start + BATCH_SIZE])
-            for start in range(0, len(requests), BATCH_SIZE)
-        ]
-    )
+    batches = []
+    for start in range(0, len(requests), BATCH_SIZE):
+        progress(start, len(requests))
+        batches.append(generator.draw(requests[start : start + BATCH_SIZE]))
+    drawn = join(batches)
     return Samples(
         images=drawn.images,
         classes=asked.classes,

@@ -77,8 +77,15 @@ def resolve(
             "used. Leave out the one or the other; single settings go with --set KEY=VALUE."
         )
     from agent.own import load_own
+    from agent.progress import counted
+    from tools.targets import reading
 
-    return load_own(target, wanted, os.environ, needs_weights)
+    with counted(console(), "reading", "photographs", every_s=5) as report:
+        token = reading.set(report)
+        try:
+            return load_own(target, wanted, os.environ, needs_weights)
+        finally:
+            reading.reset(token)
 
 
 def continued(

@@ -53,11 +53,10 @@ def compare(
     set_: SetOption = None,
 ) -> None:
     """Compare ways to shape at equal cost, or go on; write a page and a CSV."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
     from agent import compare
     from agent.arms import Arms
     from agent.pool import Lab
+    from agent.progress import counted
     from agent.workbench import build_target
     from eval.report import text
     from memory.errors import SettingsError, unknown
@@ -74,6 +73,7 @@ def compare(
     lab = Lab(settings)
     say(lab.target.notice)
     compare.check_pulls(lab, arms, broken)
+    say("Measuring how long a training and an image take ...")
     left = compare.estimate(lab, arms, seeds)
     say(
         f"{len(arms.names())} arms, {seeds} seeds: at most {left.n_trainings} trainings of "
@@ -82,10 +82,9 @@ def compare(
         "command goes on."
     )
     numbers = range(seeds)
-    with Progress(
-        "arms done", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console()
-    ) as bar:
-        task = bar.add_task("", total=seeds * len(arms.names()))
+    total = seeds * len(arms.names())
+    with counted(console(), "done", "arms") as report:
+        report(0, total)
         compare.run_all(
             settings,
             folder,
@@ -93,7 +92,7 @@ def compare(
             broken,
             numbers,
             jobs,
-            lambda done: bar.update(task, completed=done),
+            lambda done: report(done, total),
         )
     page, found = compare.write_results(settings, folder, arms, broken, _command(sys.argv[1:]))
     rows = [
@@ -106,7 +105,13 @@ def compare(
         ]
         for s in found.summaries
     ]
-    say_table(["arm", "average", "worst five", "against uniform", "gap closed"], rows)
+    say_table(["arm", "average", "worst five", "worst five against uniform", "gap closed"], rows)
+    say(
+        "On the sealed test photographs: average is the main figure, worst five the mean of the "
+        "five worst slices; in brackets 95% intervals over seeds."
+    )
+    if seeds == 1:
+        say("One seed says little: trainings differ with it. --seeds 3 goes on with two more.")
     if found.contrasts:
         say_table(
             ["arm", "against", "average", "worst five"],
@@ -138,4 +143,6 @@ def _split(names: str) -> tuple[str, ...]:
 def _change(difference: Estimate | None) -> str:
     if difference is None:
         return ""
+    if difference.n < 2:
+        return f"{difference.value:+.3f} (one seed, no interval)"
     return f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"

@@ -48,8 +48,7 @@ def fit(
 ) -> None:
     """Train a head on labelled images of the generator split, and test it on others of it."""
     settings = resolve(preset if target else preset or _PRESET, set_, {"home": home}, target=target)
-    from rich.progress import Progress
-
+    from agent.progress import counted
     from agent.workbench import build_pretrain_target, choose_device
     from tools.labelers import feature_decoder
     from tools.mtdm_pipeline import load_pipeline, weights_folder
@@ -60,15 +59,14 @@ def fit(
     known, others = feature_decoder.labelled(source.split("generator"), n, check, seed)
     pipeline = load_pipeline(weights_folder(settings.generator.weights), device)
     wanted = feature_decoder.HeadSettings(steps=steps, members=members, seed=seed)
-    with Progress("step {task.completed:.0f} of {task.total:.0f}", console=console()) as bar:
-        task = bar.add_task("fit", total=steps * members)
+    with counted(console(), "label head", "steps") as report:
         decoder = feature_decoder.fit(
             pipeline,
             known,
             source.pixel_classes,
             wanted,
             device,
-            lambda done, total: bar.update(task, completed=done),
+            report,
         )
     figures = feature_decoder.figures(decoder, others, source.pixel_classes)
     folder = output or settings.home / "label-heads" / (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from tools.tasks import Task
 
 Image = NDArray[np.uint8]
+
+reading: ContextVar[Callable[[int, int], None]] = ContextVar(
+    "reading", default=lambda done, total: None
+)
+"""Is told how many photographs are read, of how many, while a target is built anew."""
 
 SPLITS = ("generator", "audit", "feedback", "test")
 

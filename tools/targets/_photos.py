@@ -20,7 +20,7 @@ from memory.records import digest
 from prompts.own_words import key_of, own_vocabulary, plain, value_of
 from prompts.vocabulary import Vocabulary
 from tools.samples import VOID, Samples
-from tools.targets import SPLITS, _levels
+from tools.targets import SPLITS, _levels, reading
 from tools.targets import _pictures as pictures
 from tools.targets._deal import check_splits, deal
 from tools.targets._pictures import Source, Unusable
@@ -371,8 +371,11 @@ def _load(
         return _Loaded(item, small, labels, present, marks), said, picture.size
 
     loaded = []
+    tell = reading.get()
     with ThreadPoolExecutor(2) as pool:
-        for item, (entry, said, picture_size) in zip(items, pool.map(load, items), strict=True):
+        read = zip(items, pool.map(load, items), strict=True)
+        for n, (item, (entry, said, picture_size)) in enumerate(read, 1):
+            tell(n, len(items))
             for how, what in said:
                 (found.fault if how == "fault" else found.note)(what, item.name)
             if entry is not None:
