@@ -35,7 +35,7 @@ from agent.session import Session, folder_of, next_name, open_session
 from agent.settings import Settings, told_settings
 from agent.state import RoundState, new_round
 from agent.toolbox import Toolbox
-from agent.workbench import Workbench
+from agent.workbench import Workbench, build_trainer
 from memory.errors import Stopped
 
 if TYPE_CHECKING:
@@ -112,6 +112,8 @@ def run_rounds(bench: Workbench) -> Ending:
     """
     session, control = bench.session, bench.control
     known = session.journal.get("session") is not None
+    # So that what is wrong with it is said before anything is drawn.
+    build_trainer(session.settings, bench.device)
     palette = _open_journal(session, bench)
     decider = _decider(
         session, BrainContext(palette, bench.target.vocabulary, session.settings.llm)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.settings import Settings
-from agent.workbench import build_target, choose_device
+from agent.workbench import build_target, build_trainer, choose_device
 from memory.errors import SettingsError, unknown
 from memory.journal import read_events, rounds
 from memory.records import Report, Round, Training
@@ -87,9 +87,11 @@ def _train(
 ) -> Rerun:
     own = settings.dstm.model_copy(update={"seed": settings.session.seed})
     task = tasks.build(own.task)
-    samples = StoredImages(shards)
     n_classes = len(label_names(target, task))
-    model, loss, _ = train_model(samples, task, n_classes, own, device)
+    if trainer := build_trainer(settings, device):
+        model, loss, _ = trainer.train(shards, n_classes, own, device)
+    else:
+        model, loss, _ = train_model(StoredImages(shards), task, n_classes, own, device)
     with tempfile.TemporaryDirectory() as scratch:
         sha256 = save_model(Path(scratch), model, {"task": own.task})
     same = sha256 == recorded.sha256 and loss == recorded.final_loss

@@ -511,6 +511,7 @@ class Toolbox:
             bench.progress("train", "steps"),
             bench.fault,
             selection,
+            bench.trainer,
         )
 
     def _evaluate(self, training: Training) -> Report:

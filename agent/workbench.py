@@ -30,6 +30,7 @@ from tools.labelers.dense_audit import train_dense_audit
 from tools.labelers.keep_all import KeepAll
 from tools.targets import Target
 from tools.tasks import Model
+from tools.train import Trainer
 
 if TYPE_CHECKING:
     from tools.cluster import RayCrew
@@ -125,6 +126,11 @@ class Workbench:
             self._drew_fewer,
         )
 
+    @property
+    def trainer(self) -> Trainer | None:
+        """What trains a DSTM in several processes, or None: then it is trained in this one."""
+        return build_trainer(self.session.settings, self.device)
+
     def _n_at_once(self) -> int | None:
         known = [e for e in self.session.journal.events("fault") if e["what"] == OUT_OF_MEMORY]
         return known[-1]["n_at_once"] if known else None
@@ -217,6 +223,18 @@ def recipe_of(settings: Settings, target: Target) -> Recipe:
 def build_generator(settings: Settings, target: Target, device: str) -> Generator:
     """Build the generator of the settings for the target's image shape, and what labels it."""
     return recipe_of(settings, target).build(device)
+
+
+def build_trainer(settings: Settings, device: str) -> Trainer | None:
+    """Build what trains a DSTM in several processes; None for one.
+
+    Raises SettingsError when there are not as many devices, or a batch cannot be shared evenly.
+    """
+    if settings.compute.train_processes == 1:
+        return None
+    from tools.team import Team
+
+    return Team(settings.compute.train_processes, device, settings.dstm.batch_size)
 
 
 def build_judge(

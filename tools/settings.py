@@ -47,13 +47,20 @@ class SelectionSettings(Record):
 
 
 class ComputeSettings(Record):
-    """Where images are drawn and audited; what comes of it is the same everywhere."""
+    """Where images are drawn and audited, and on how many devices of one machine a DSTM is trained.
+
+    Images are the same everywhere; a DSTM differs by rounding, and more where its normalisation
+    looks at a batch.
+    """
 
     place: str = Field("local", description="local, ray, or ray:HOST:PORT of a Ray cluster")
     workers: int | None = Field(None, ge=1, description="ray: at most; None: one per GPU or cpus")
     cpus: float = Field(1, gt=0, description="ray: that are kept free for each worker")
     retries: int = Field(8, ge=0, description="ray: of a shard whose worker died")
     patience_s: float = Field(600, ge=0, description="ray: without any node before it is an error")
+    train_processes: int = Field(
+        1, ge=1, description="that share a DSTM's training: one for each GPU, or all on the CPU"
+    )
 
     @field_validator("place")
     @classmethod

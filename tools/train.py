@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.utils.deterministic
@@ -36,6 +36,37 @@ Progress = Callable[[int, int], None]
 Tell = Callable[[str, str], None]
 """Called with what went wrong in a training that went on, in short and in a sentence."""
 
+
+class Sharing(Protocol):
+    """What several processes that train one model do at each step; each has the same batch."""
+
+    def share(self, batch: Batch) -> Batch:
+        """Return this process's part of a batch, as large as that of the others."""
+        ...
+
+    def mean(self, model: Model, loss: float) -> float:
+        """Make the gradients those of the whole batch; return the mean of all losses."""
+        ...
+
+
+class Trainer(Protocol):
+    """Trains on stored images in several processes, as `train_model` does in this one."""
+
+    n_processes: int
+
+    def train(
+        self,
+        shards: Sequence[Path],
+        n_classes: int,
+        settings: TrainSettings,
+        device: str,
+        progress: Progress = lambda done, total: None,
+        tell: Tell = lambda what, told: None,
+    ) -> tuple[Model, float, int]:
+        """Return the model, on `device`, its loss and the steps, see `train_model`."""
+        ...
+
+
 # How often a training goes back to weights that were good, and how much slower it learns then.
 MAX_RETURNS = 2
 SLOWER = 0.3
@@ -50,6 +81,7 @@ def train_model(
     device: str = "cpu",
     progress: Progress = lambda done, total: None,
     tell: Tell = lambda what, told: None,
+    sharing: Sharing | None = None,
 ) -> tuple[Model, float, int]:
     """Train a new model; return it, the mean loss of the last tenth of the steps, and the steps.
 
@@ -57,8 +89,8 @@ def train_model(
     weight says, classes equally often if `balance_classes`. torch's global generators are left as
     they were. A loss that is no number sends the training back to its last good weights, at a
     lower rate; a batch for which the device has no memory is passed through the model in parts.
-    Raises DataError when no image has a weight, ShapingError when the loss diverges again and
-    again.
+    sharing: with processes that train the same model beside this one, see `tools.team`. Raises
+    DataError when no image has a weight, ShapingError when the loss diverges again and again.
     """
     chances = sampling_chances(samples, settings.balance_classes)
     generator = torch.Generator().manual_seed(settings.seed)
@@ -89,7 +121,11 @@ def train_model(
             batch = Batch(images, task.labels(drawn).to(device))
             if settings.augment:
                 batch = task.augment(batch, generator)
+            if sharing:
+                batch = sharing.share(batch)
             loss, n_parts = _backward(model, task, batch, settings, n_parts, tell)
+            if sharing:
+                loss = sharing.mean(model, loss)
             if math.isfinite(loss):
                 losses.append(loss)
                 if step % max(1, settings.steps // _SAVES) == 0:
@@ -215,13 +251,15 @@ def train_dstm(
     progress: Progress = lambda done, total: None,
     tell: Tell = lambda what, told: None,
     selection: Selection | None = None,
+    trainer: Trainer | None = None,
 ) -> Training:
     """Train the DSTM of a round on the shards of all rounds so far, once.
 
     selection: how this round's images were chosen; images that a round left out are not used.
-    shards: relative to the session folder, or absolute. The model is in rounds/NNN of the session;
-    run again, the stored result is returned, after a kill the training starts over. Raises
-    DataError for a shard that is missing or damaged.
+    trainer: trains in several processes; None: in this one. shards: relative to the session folder,
+    or absolute. The model is in rounds/NNN of the session; run again, the stored result is
+    returned, after a kill the training starts over. Raises DataError for a shard that is missing or
+    damaged.
     """
     paths = [session_folder / shard for shard in shards]
     arguments: dict[str, Any] = {
@@ -232,15 +270,20 @@ def train_dstm(
     }
     if chosen := choices(paths):
         arguments["chosen"] = digest([read_choice(path).sha256 for path in chosen])
+    if trainer:
+        arguments["processes"] = trainer.n_processes
     name = job_id(session_folder.name, round, "train_dstm", arguments)
     job_folder, model_folder = session_folder / "jobs" / name, round_folder(session_folder, round)
 
     def work() -> dict[str, Any]:
         samples = StoredImages(paths)
-        task = tasks.build(settings.task)
-        model, final_loss, n_steps = train_model(
-            samples, task, len(class_names), settings, device, progress, tell
-        )
+        n_classes = len(class_names)
+        if trainer:
+            found = trainer.train(paths, n_classes, settings, device, progress, tell)
+        else:
+            task = tasks.build(settings.task)
+            found = train_model(samples, task, n_classes, settings, device, progress, tell)
+        model, final_loss, n_steps = found
         meta = {
             "task": settings.task,
             "class_names": list(class_names),
