@@ -466,7 +466,8 @@ def write_results(
     order = {name: number for number, name in enumerate(arms.names())}
     scores = sorted(read_scores(folder), key=lambda s: (order.get(s.arm, len(order)), s.arm))
     comparison = Comparison(
-        preset=Path(settings.preset).stem,
+        # A user's own data all have one preset; the folder is called as they are.
+        preset=folder.name if "path" in settings.target.options else Path(settings.preset).stem,
         broken=broken,
         settings=settings.model_dump(mode="json", exclude={"home"}),
         scores=scores,

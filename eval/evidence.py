@@ -16,6 +16,7 @@ from pydantic import Field
 
 from eval.metrics import wilson
 from memory.records import Estimate, Record
+from prompts.own_words import value_of
 
 Row = Mapping[str, Any]
 
@@ -157,7 +158,9 @@ def _helped(prompts: Sequence[Row], credits_: Sequence[Row]) -> list[Helped]:
         prompt = by_id.get((row["session"], row["round"], row["prompt"]))
         if prompt is not None:
             attributes = json.loads(prompt["attributes"])
-            words = " ".join([prompt["class_name"], *list(attributes.values())[:3]])
+            # A class that is an attribute too, as of a user's own data, is said once.
+            others = [v for v in attributes.values() if v != value_of(prompt["class_name"])]
+            words = " ".join([prompt["class_name"], *others[:3]])
             changes[words, row["slice"]].append((row["change_per_100"], row["n_images"]))
     found = [
         Helped(

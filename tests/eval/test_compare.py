@@ -168,3 +168,17 @@ def test_csv_and_page_show_every_arm() -> None:
     assert "15% of the prompt cells broken" in page
     assert "real &lt;b&gt;" in page and "real <b>" not in page
     assert "+0.100" in page
+
+
+def test_one_seed_is_shown_without_an_interval() -> None:
+    scores = [s for s in table() if s.seed == 0]
+    comparison = Comparison(
+        preset="solar",
+        broken=0,
+        settings={"session": {"rounds": 3, "images_per_round": 100}, "dstm": {"steps": 10}},
+        scores=scores,
+        summaries=summarise(scores),
+        command="shaping compare solar",
+    )
+    page = build_compare_html(comparison)
+    assert "+0.100" in page and "+0.100 to +0.100" not in page and "0.400 to 0.400" not in page

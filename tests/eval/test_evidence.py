@@ -37,7 +37,8 @@ def test_prompts_that_helped_are_ranked() -> None:
             "round": 2,
             "prompt": f"p{i}",
             "class_name": "defective",
-            "attributes": '{"wafer": "poly"}' if i < 2 else '{"wafer": "mono"}',
+            # As of a user's own data, where the class is an attribute, too.
+            "attributes": f'{{"class": "defective", "wafer": "{"poly" if i < 2 else "mono"}"}}',
         }
         for i in range(4)
     ]
