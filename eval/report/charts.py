@@ -260,7 +260,8 @@ def forest(
     parts.append(_text(left + plot_w / 2, foot + 36, x_label, "axis", "middle"))
     for i, row in enumerate(rows):
         mid, e = top + row_h * (i + 0.5), row.difference
-        tip = _tag("title", f"{row.label}: {signed(e.value)} ({signed(e.low)} to {signed(e.high)})")
+        interval = f" ({signed(e.low)} to {signed(e.high)})" if e.n > 1 else ""
+        tip = _tag("title", f"{row.label}: {signed(e.value)}{interval}")
         marks_of_row = [
             _line(x(e.low), mid, x(e.high), mid, "range after"),
             _tag("circle", class_="dot s0", cx=x(e.value), cy=mid, r=5.5),
