@@ -51,6 +51,7 @@ from agent.wording import MAX_CHARS, Lexicon, Meant, understand
 from memory.errors import ShapingError, ToolError, unknown
 from memory.journal import Event, Journal
 from memory.records import Plan, PromptSpec, Report, Round
+from prompts.own_words import value_of
 from prompts.vocabulary import Vocabulary
 
 # Wishes that hold at once; more than a person can keep in mind, and than a prompt should say.
@@ -207,6 +208,7 @@ class Conversation:
                 return [Line("Nothing waits for your approval.")]
             return [Line(f"Understood: /{meant.command}", "dim"), *self._commands[name](rest)]
         blocks: list[Block] = []
+        held = wishes(self._events())
         for wish in meant.wishes:
             blocks += self.wish(wish, line)
         if meant.bare:
@@ -215,7 +217,10 @@ class Conversation:
                 Line(f"What about {name}? Say more, fewer, only, avoid, focus on, or show me.")
             )
         if meant.unknown or not blocks:
-            blocks.append(Line(self._not_understood(meant.unknown), "warning"))
+            said = self._not_understood(meant.unknown)
+            if made := wishes(self._events())[len(held) :]:
+                said += f" Too much is meant now? {', '.join(f'/forget {w.id}' for w in made)}"
+            blocks.append(Line(said, "warning"))
         return blocks
 
     def _not_understood(self, words: Sequence[str]) -> str:
@@ -635,6 +640,8 @@ class Conversation:
         """Return a prompt with another value of an attribute, or class, said by the grammar."""
         vocabulary = self.vocabulary
         if key == "class":
+            named = [c for c in vocabulary.classes if value_of(c) == value_of(value)]
+            value = named[0] if named else value
             if value not in vocabulary.classes:
                 raise ToolError(unknown("class", value[:40], vocabulary.classes))
             key = vocabulary.class_attribute or ""
@@ -645,6 +652,7 @@ class Conversation:
         if key not in vocabulary.attributes:
             fields = ["count", "text", "class", "remove", *vocabulary.attributes]
             raise ToolError(unknown("cell", key[:40], fields))
+        value = value if value in vocabulary.attributes[key] else value_of(value)
         if value not in vocabulary.attributes[key]:
             raise ToolError(unknown(f"value of {key}", value[:40], vocabulary.attributes[key]))
         attributes = {**draft.attributes, key: value}

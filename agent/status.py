@@ -38,7 +38,7 @@ def read_status(home: Path, name: str) -> Status:
     now = condition(folder)
     state = state_of(now, events, settings.session.rounds)
     best, beat = best_round(past), now.heartbeat
-    rows = [("session", name), ("state", state + _because(now, events, state))]
+    rows = [("session", name), ("state", state + _because(name, now, events, state))]
     if beat and state in ("running", "paused", "stuck", "dead"):
         where = f"{beat.stage}, round {beat.round}" if beat.round else beat.stage
         done = f", {beat.done} of {beat.total} {beat.unit}" if beat.total else ""
@@ -103,14 +103,14 @@ def table(status: Status) -> Table:
     return shown
 
 
-def _because(now: Condition, events: Sequence[Event], state: State) -> str:
+def _because(name: str, now: Condition, events: Sequence[Event], state: State) -> str:
     beat = now.heartbeat
     if state in ("paused", "failed") and beat:
         return f": {beat.why}"
     if state == "stuck":
-        return ". To go on: shaping stop --now, then shaping resume"
+        return f". To go on: shaping stop --now {name}, then shaping resume {name}"
     if state == "dead":
-        return " (killed, or the machine was switched off). To go on: shaping resume"
+        return f" (killed, or the machine was switched off). To go on: shaping resume {name}"
     if state in ("stopped", "finished") and events and events[-1]["kind"] == "ended":
         return f": {events[-1]['told']}"
     return ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -115,6 +115,7 @@ class Lexicon:
             for phrase in (f"{value} {name}", f"{name} {value}", f"{name} is {value}"):
                 found.setdefault(_plain(phrase), (key, value))
             found[f"{key}={value}"] = (key, value)
+            found.setdefault(_plain(f"{key}={_spaced(value)}"), (key, value))
         for key, value in values:
             known = self._vocabulary.attributes[key][value]
             for phrase in known.clause:
@@ -124,9 +125,23 @@ class Lexicon:
                 )
             if sum(other == value for _, other in values) == 1:
                 found.setdefault(_plain(value), (key, value))
+                found.setdefault(_plain(_spaced(value)), (key, value))
+        for phrase, meant in self._heads(values).items():
+            found.setdefault(phrase, meant)
         return sorted(
             ((phrase, *meant) for phrase, meant in found.items()), key=lambda item: -len(item[0])
         )
+
+    def _heads(self, values: Sequence[tuple[str, str]]) -> dict[str, tuple[str, str]]:
+        """Return the last words of class names where one class alone has them, as "mugs"."""
+        own = [(k, v) for k, v in values if k == self._vocabulary.class_attribute and "-" in v]
+        words = [_plain(_spaced(v)).split()[-1] for _, v in own]
+        taken = {w for _, v in values if "-" not in v for w in [_plain(v)]} | self._ordinary
+        return {
+            word: meant
+            for word, meant in zip(words, own, strict=True)
+            if words.count(word) == 1 and word not in taken and len(word) > 1
+        }
 
     def read(self, text: str) -> tuple[dict[str, tuple[str, ...]], list[str]]:
         """Return the values that a text names, by attribute, and the words that name nothing."""
@@ -232,6 +247,11 @@ def _kind_of(match: re.Match[str]) -> Kind:
 
 def _plain(text: str) -> str:
     return " ".join(_singular(word) for word in _words(text))
+
+
+def _spaced(value: str) -> str:
+    """Return a value as people write it: "traffic-cone" as "traffic cone"."""
+    return value.replace("-", " ").replace("_", " ")
 
 
 def _words(text: str) -> list[str]:

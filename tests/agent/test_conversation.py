@@ -111,11 +111,12 @@ def test_story_of_a_session(make_settings: MakeSettings) -> None:
         assert "16 images" in edited
         assert here.live.question and here.live.question.plan
         assert here.live.question.plan.prompts[0].count == 10
-        assert "brightness=dark" in here.say("/edit 2 brightness dark")
+        assert "brightness=dark" in here.say("/edit 2 brightness Dark")
         added = here.say('/add "a broken bright poly cell" x4')
         assert "a broken bright poly cell" in added
         assert "added by the user" in here.say("/why")
-        assert "more of wafer=poly (x2) (w1)" in here.say("more poly, fewer crowds")
+        said = here.say("more poly, fewer crowds")
+        assert "more of wafer=poly (x2) (w1)" in said and said.endswith("? /forget w1")
 
         assert "planned again" in here.say("/reject no bright ones")
         second = here.question()

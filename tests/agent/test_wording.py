@@ -7,6 +7,7 @@ import random
 import pytest
 
 from agent.wording import Lexicon, Understood, understand
+from prompts.own_words import own_vocabulary
 from prompts.vocabulary import load_vocabulary
 
 ELPV = Lexicon(load_vocabulary("elpv"))
@@ -68,6 +69,38 @@ def test_wishes(text: str, wishes: list[tuple[str, dict[str, str], float]]) -> N
 )
 def test_commands(text: str, command: str) -> None:
     assert understand(text, ELPV) == Understood(command=command)
+
+
+OWN = Lexicon(
+    own_vocabulary(
+        "mine",
+        ["Äpfel", "blue mug", "STOP-sign", "tennis ball", "Traffic Cone"],
+        {"brightness": ["dark", "medium", "bright"], "colour": ["pale", "medium", "vivid"]},
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "wishes"),
+    [
+        ("only STOP signs please", [("only", {"class": "stop-sign"})]),
+        ("more Äpfel, fewer mugs",
+         [("more", {"class": "äpfel"}), ("fewer", {"class": "blue-mug"})]),
+        ("focus on the dark tennis balls",
+         [("focus", {"class": "tennis-ball", "brightness": "dark"})]),
+        ("more traffic-cones and stop-signs", [("more", {"class": "traffic-cone|stop-sign"})]),
+        ("focus on class=traffic cone brightness=dark",
+         [("focus", {"class": "traffic-cone", "brightness": "dark"})]),
+    ],
+)  # fmt: skip
+def test_classes_are_named_as_people_write_them(
+    text: str, wishes: list[tuple[str, dict[str, str]]]
+) -> None:
+    found = understand(text, OWN)
+    assert [(m.kind, {k: "|".join(v) for k, v in m.attributes.items()}) for m in found.wishes] == [
+        (kind, said) for kind, said in wishes
+    ]
+    assert found.unknown == ()
 
 
 def test_what_is_not_understood_is_said_with_near_words() -> None:
