@@ -83,10 +83,11 @@ def _refusal(session: Session, changes: photographs.Changes, words: str, table: 
         f"worked with ({changes.say()})."
     ]
     if changes.moved:
+        shown = any("test" in pair for pair in changes.moved)
+        sealed = ", and the agent would plan by photographs that were sealed" if shown else ""
         said.append(
             f"The splits were dealt anew, so {changes.n_moved} photographs lie in another one "
-            f"({changes.say_moved()}): figures could not be compared with those before, and the "
-            "agent would plan by photographs that were sealed."
+            f"({changes.say_moved()}): figures could not be compared with those before{sealed}."
         )
     said += [words] if words else []
     said.append("Bring back the photographs of before, or begin another session with --session.")

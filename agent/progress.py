@@ -50,7 +50,10 @@ class Lines:
         rate = (done - self._first) / max(now - self._began, 1e-6)
         parts = [f"{self._what}: {done} of {total} {self._unit}", *([figures] if figures else [])]
         if rate > 0:
-            parts += [f"{rate:.2g} {self._unit}/s", f"{duration((total - done) / rate)} left"]
+            parts += [
+                f"{rate:.{0 if rate >= 10 else 1}f} {self._unit}/s",
+                f"{duration((total - done) / rate)} left",
+            ]
         self._say(", ".join(parts))
 
 

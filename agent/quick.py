@@ -53,6 +53,10 @@ def generate(
     named = target.vocabulary.parse(prompt)
     words = ", ".join(f"{key}={value}" for key, value in named.items())
     console.print(f"Recognised: {words or 'nothing of the vocabulary'}", highlight=False)
+    if (target.vocabulary.class_attribute or "") not in {"", *named}:
+        # Told, since a generator draws something of a word that it has never read, too.
+        classes = ", ".join(target.vocabulary.classes)
+        console.print(f"It names none of the classes: {classes}", highlight=False, markup=False)
     seed = settings.session.seed
     requests = [ImageRequest(prompt, "generate", i, seed) for i in range(n_images)]
     drawn = generator.draw(requests)

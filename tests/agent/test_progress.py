@@ -23,7 +23,7 @@ def test_a_line_comes_now_and_then_with_rate_and_time_left() -> None:
         lines(step, 1000, "loss 0.25")
         now[0] += 5
     assert len(said) == 14
-    assert said[0] == "pretrain: 160 of 1000 steps, loss 0.25, 2 steps/s, 7 min 00 s left"
+    assert said[0] == "pretrain: 160 of 1000 steps, loss 0.25, 2.0 steps/s, 7 min 00 s left"
     assert all(str(n) in said[-1] for n in (940, 1000))
 
 

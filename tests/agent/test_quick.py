@@ -35,6 +35,7 @@ def test_writes_images_and_a_montage(
     said = console.export_text()
     assert "CC BY-NC-SA" in said
     assert "Recognised: wafer=poly, brightness=dark" in said
+    assert "It names none of the classes: functional, defective" in said
     assert "160 tokens; the generator reads only the first 64" in said
 
 
