@@ -29,6 +29,25 @@ def share(source: Path, folder: Path) -> None:
         shutil.copyfile(source / photographs.FILE, folder / photographs.FILE)
 
 
+def check_folder(folder: Path, path: object, target: Target, what: str) -> None:
+    """Note the photographs of what lies in `folder`, or raise DataError if they have changed.
+
+    path: where they lie, None for those of no user; what: how messages call what is done there.
+    """
+    if path is None:
+        return
+    before = photographs.read(folder)
+    if before is None:
+        photographs.note(folder, target)
+    elif found := photographs.changes(before, photographs.noted(target)):
+        moved = f"; {found.n_moved} lie in another split" if found.moved else ""
+        raise DataError(
+            f"The photographs in {path} are not those that {what} began with "
+            f"({found.say()}{moved}), so its figures could not be compared. Bring those of before "
+            "back, or begin anew with another --name."
+        )
+
+
 def check(bench: Workbench) -> None:
     """Say what has changed since the session was last worked on, before it goes on.
 

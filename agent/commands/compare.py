@@ -53,7 +53,7 @@ def compare(
     set_: SetOption = None,
 ) -> None:
     """Compare ways to shape at equal cost, or go on; write a page and a CSV."""
-    from agent import compare
+    from agent import compare, photographs
     from agent.arms import Arms
     from agent.pool import Lab
     from agent.progress import counted
@@ -72,6 +72,8 @@ def compare(
     folder = compare.open_folder(settings, broken, called)
     lab = Lab(settings)
     say(lab.target.notice)
+    path = settings.target.options.get("path")
+    photographs.check_folder(folder, path, lab.target, f"the comparison {called!r}")
     compare.check_pulls(lab, arms, broken)
     say("Measuring how long a training and an image take ...")
     left = compare.estimate(lab, arms, seeds)

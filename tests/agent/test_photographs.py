@@ -12,10 +12,12 @@ from rich.console import Console
 from agent.autonomous import run
 from agent.fork import fork
 from agent.own import load_own
+from agent.photographs import check_folder
 from agent.settings import Settings
 from memory.errors import DataError, SessionError
 from memory.journal import read_events
 from tests.tools.own_data import class_folders
+from tools import targets
 from tools.photographs import FILE, SPLITS_FILE, changes
 
 
@@ -94,6 +96,20 @@ def test_a_class_of_another_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"classes were .*Red Kite.*, and are .*Milan"):
         run(session(root, rounds=2), Console(quiet=True))
     assert page.is_file()
+
+
+def test_a_comparison_is_of_the_photographs_that_it_began_with(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds")
+    target = targets.build("folder", tmp_path / "cache", path=str(root))
+    for _ in range(2):
+        check_folder(tmp_path, str(root), target, "the comparison 'x'")
+    file = root / "Red Kite" / "img 0-03.png"
+    ImageOps.invert(Image.open(file)).save(file)
+    changed = targets.build("folder", tmp_path / "cache", path=str(root))
+    with pytest.raises(DataError, match=r"the comparison 'x' began with \(1 edited"):
+        check_folder(tmp_path, str(root), changed, "the comparison 'x'")
+    check_folder(tmp_path / "other", None, changed, "the comparison 'y'")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_fork_and_an_old_session_know_what_to_compare_with(tmp_path: Path) -> None:

@@ -82,8 +82,9 @@ def check_splits(split: Sequence[str], strata: Sequence[str], problems: Problems
         for stratum in sorted(set(strata)):
             if not found[name, stratum]:
                 problems.fault(
-                    f"classes without a photograph in the split {name}: add photographs, or let "
-                    "fewer be near-copies (groups) of each other",
+                    f"classes without a photograph in the split {name}: add photographs, let fewer "
+                    "be near-copies (groups) of each other or, where splits are your own, put some "
+                    "of every class into each (generator and audit get theirs from train)",
                     stratum,
                 )
 
