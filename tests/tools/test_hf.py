@@ -123,7 +123,7 @@ def test_columns_and_splits_that_are_not_read_are_noted(tmp_path: Path, labelled
     parts = {"train": labelled.select(range(24)), "unsupervised": labelled.select(range(24, 36))}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
     notice = build(tmp_path / "saved", tmp_path, columns={"label": "kind"}).notice
-    assert 'columns={attributes: [COLUMN, ...]} (1): "light"' in notice
+    assert "--set 'target.options.columns={attributes: [COLUMN, ...]}' (1): \"light\"" in notice
     assert (
         'splits of unknown names, whose rows are dealt to all splits (12): "unsupervised"' in notice
     )

@@ -263,7 +263,10 @@ def _likely(part: Any, columns: Sequence[str]) -> str:
 
 def _note_unused(columns: Sequence[str], found: Problems) -> None:
     """Note columns that nothing reads, once for all parts of a data set."""
-    what = "columns that are not read; to use them: columns={attributes: [COLUMN, ...]}"
+    what = (
+        "columns that are not read; to use them: "
+        "--set 'target.options.columns={attributes: [COLUMN, ...]}'"
+    )
     for column in columns:
         if column not in found.notes.get(what, ()):
             found.note(what, column)
