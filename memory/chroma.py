@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from pydantic import Field
 
 from memory import minilm
+from memory.arenas import give_back
 from memory.errors import SessionError, StorageError
 from memory.files import storage_error
 from memory.journal import Event, read_events, rounds
@@ -248,6 +249,8 @@ class MemoryIndex:
                 yield collection_of(client)
             finally:
                 client.close()
+                # All of the index was loaded, in pieces that would lie between what is kept.
+                give_back()
         except ChromaError as error:
             # Chroma keeps a client that failed to start, and would hand it out again.
             SharedSystemClient.clear_system_cache()
