@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# Below this share of what holds for real photographs, more steps are the first thing to try.
+# Below this share of what holds for images of the data, more steps are the first thing to try.
 _LOW = 0.8
 # Below this the nearest training photographs are suspiciously near.
 _COPIES = 0.5
@@ -17,17 +17,17 @@ def table(card: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     if "audit_agreement_generated" in card:
         rows.append(
             [
-                "share whose class is seen by a classifier trained on photographs",
+                "share whose class is seen by a classifier trained on the data",
                 f"{card['audit_agreement_generated']:.2f}",
-                f"{card['audit_agreement_real']:.2f} on real photographs",
+                f"{card['audit_agreement_real']:.2f} on images of the data",
             ]
         )
     for kind, found in card.get("label_agreement", {}).items():
         rows.append(
             [
-                f"{kind} drawn with the image, {found['figure']} by a net trained on photographs",
+                f"{kind} drawn with the image, {found['figure']} by a net trained on the data",
                 f"{found['generated']:.2f}",
-                f"{found['real']:.2f} on real photographs",
+                f"{found['real']:.2f} on images of the data",
             ]
         )
     for name, found in card["attributes"].items():
@@ -40,9 +40,9 @@ def table(card: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         )
     rows.append(
         [
-            "distance to the nearest training photograph (0 to 255)",
+            "distance to the nearest training image (0 to 255)",
             f"{card['nearest_training_image_generated']:.0f}",
-            f"{card['nearest_training_image_real']:.0f} of other real photographs",
+            f"{card['nearest_training_image_real']:.0f} of other images of the data",
         ]
     )
     return [f"{card['n_images']} drawn images", "drawn", "to compare"], rows

@@ -77,7 +77,7 @@ def test_a_card_names_its_figures_and_says_what_low_ones_mean() -> None:
     }
     columns, rows = cards.table(card)
     assert columns[0] == "512 drawn images"
-    assert rows[0][1:] == ["0.60", "0.97 on real photographs"]
+    assert rows[0][1:] == ["0.60", "0.97 on images of the data"]
     assert rows[1] == ["share whose dark area is the one asked for", "0.41", "0.31 by chance"]
     assert "more --steps" in cards.advice(card)[0]
     assert cards.advice({**card, "audit_agreement_ratio": 0.95}) == []
