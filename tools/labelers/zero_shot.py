@@ -28,6 +28,7 @@ from tools.generators import Generator
 from tools.generators._model_folder import folder_sha256, network_config
 from tools.labelers._options import read_options
 from tools.samples import VOID, Dense, Images
+from tools.transformers_folder import load_whole
 
 _BATCH = 8
 
@@ -196,24 +197,15 @@ def _seen(folder: Path) -> tuple[int, torch.Tensor, torch.Tensor]:
 def _load(folder: Path) -> CLIPSegForImageSegmentation:
     """Load the model with all of its weights, from safetensors."""
     transformers_logging.disable_progress_bar()
-    try:
-        model, found = CLIPSegForImageSegmentation.from_pretrained(
-            folder,
-            use_safetensors=True,
-            dtype=torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except Exception as error:  # transformers and safetensors raise many types for a bad folder
-        raise WeightsError(
-            f"The zero-shot model {folder} is damaged: {error} Copy it again."
-        ) from error
-    if missing := sorted(found["missing_keys"]):
-        raise WeightsError(
-            f"The zero-shot model {folder} lacks {len(missing)} weights, e.g. {missing[0]}. Give "
-            "the folder of a CLIPSegForImageSegmentation."
-        )
+    model = load_whole(
+        CLIPSegForImageSegmentation,
+        folder,
+        unusable=lambda error: f"The zero-shot model {folder} is damaged: {error} Copy it again.",
+        partial=lambda n, first: (
+            f"The zero-shot model {folder} lacks {n} weights, e.g. {first}. Give the folder of a "
+            "CLIPSegForImageSegmentation."
+        ),
+    )
     return model.eval()
 
 

@@ -25,6 +25,7 @@ from memory.records import Failure
 from tools.samples import Images, Samples
 from tools.tasks import Batch, Model, Task
 from tools.tasks._unet import UNet
+from tools.transformers_folder import load_whole
 
 if TYPE_CHECKING:
     from tools.settings import TrainSettings
@@ -202,25 +203,18 @@ def outputs_of(model: Model, images: Images) -> Iterator[torch.Tensor]:
 
 def load_trained(folder: Path, head: Head) -> DenseTransformer:
     """Load a model with all of its weights, from safetensors; raises WeightsError otherwise."""
-    try:
-        network, found = _auto_class(head).from_pretrained(
-            folder,
-            use_safetensors=True,
-            dtype=torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except Exception as error:  # transformers and safetensors raise many types for a bad folder
-        raise WeightsError(
+    network = load_whole(
+        _auto_class(head),
+        folder,
+        unusable=lambda error: (
             f"{folder} holds no model for {head} that transformers can load ({error}). Give a "
             "folder with the config.json and the model.safetensors of one."
-        ) from error
-    if missing := sorted(found["missing_keys"]):
-        raise WeightsError(
-            f"{folder} lacks {len(missing)} weights of a model for {head}, e.g. {missing[0]}. "
-            "Give the folder of a model that was trained for it."
-        )
+        ),
+        partial=lambda n, first: (
+            f"{folder} lacks {n} weights of a model for {head}, e.g. {first}. Give the folder of a "
+            "model that was trained for it."
+        ),
+    )
     return _with_processor(folder, network, head)
 
 
