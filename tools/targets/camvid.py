@@ -24,7 +24,7 @@ from tools.samples import VOID, Samples
 from tools.streets import BICYCLIST, CLASS_NAMES, HEIGHT, WIDTH, visible
 from tools.targets import SPLITS, _levels
 from tools.targets import _pictures as pictures
-from tools.targets._photos import options_of
+from tools.targets._options import options_of
 from tools.targets._pictures import Unusable
 from tools.targets._problems import Problems
 from tools.targets.elpv import SHARES

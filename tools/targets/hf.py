@@ -22,11 +22,13 @@ import yaml
 from memory.errors import DataError, unknown
 from memory.yaml_text import parse_yaml
 from prompts.own_words import plain, value_of
+from tools.targets._class_files import named
 from tools.targets._deal import WORDS
-from tools.targets._photos import Item, Photos, cached, options_of, read_photos
+from tools.targets._loading import Item
+from tools.targets._options import options_of
+from tools.targets._photos import Photos, cached, own_name, read_photos
 from tools.targets._pictures import Content, Source, Unusable
 from tools.targets._problems import Problems
-from tools.targets.folder import named, own_name
 
 # Columns by what they hold, the usual names first.
 USUAL = {

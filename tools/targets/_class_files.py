@@ -1,0 +1,84 @@
+"""Files that name the classes of pixels in masks, by their ids or by their colours."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from memory.errors import DataError
+from memory.yaml_text import parse_yaml
+from prompts.own_words import value_of
+from tools.targets._pictures import COLOUR
+
+COLOUR_FILES = ("classes.csv", "class_dict.csv", "labelmap.txt", "label_colors.txt")
+CLASS_FILES = ("classes.txt", "classes.json", "classes.yaml", "classes.yml", "data.yaml")
+_COLOUR = re.compile(r"(?<![\d.])(\d{1,3})[,;\s]+(\d{1,3})[,;\s]+(\d{1,3})(?![\d.])")
+
+
+def class_file(root: Path) -> dict[int, str] | None:
+    """Read the names of ids or of colours in masks."""
+    path = next((root / name for name in COLOUR_FILES if (root / name).is_file()), None)
+    if path is not None:
+        return read_colours(path)
+    path = next((root / name for name in CLASS_FILES if (root / name).is_file()), None)
+    return None if path is None else read_classes(path)
+
+
+def read_colours(path: Path) -> dict[int, str]:
+    """Return class names by colour (`_pictures.COLOUR`) of lines of a name and red, green, blue.
+
+    Anything else that stands in a line, as in the files of CVAT, is passed over.
+    """
+    names: dict[int, str] = {}
+    try:
+        for line in path.read_text("utf-8-sig").splitlines():
+            match = None if line.startswith("#") else _COLOUR.search(line)
+            if match and all(int(byte) < 256 for byte in match.groups()):
+                red, green, blue = map(int, match.groups())
+                said = line[: match.start()].strip(' ,;:\t"') or line[match.end() :]
+                names[COLOUR + (red << 16) + (green << 8) + blue] = said.strip(' ,;:\t"')
+        return named(names)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} names no colours of classes ({error}). Expected lines of a name and its "
+            "colour as three numbers of 0 to 255: NAME,RED,GREEN,BLUE."
+        ) from error
+
+
+def read_classes(path: Path) -> dict[int, str]:
+    """Return class names by id; raises DataError that says which forms there are."""
+    try:
+        text = path.read_text("utf-8-sig")
+        values: Any = (
+            [line.strip() for line in text.splitlines() if line.strip()]
+            if path.suffix == ".txt"
+            else json.loads(text)
+            if path.suffix == ".json"
+            else parse_yaml(text)
+        )
+        return named(values)
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+        raise DataError(
+            f"{path} names no classes ({error}). Expected a name a line, a list, or a mapping of "
+            "ids and names."
+        ) from error
+
+
+def named(values: Any) -> dict[int, str]:
+    """Read [name, ...], {id: name}, {name: id} or {"names": any of these} as names by id."""
+    if isinstance(values, dict) and "names" in values:
+        values = values["names"]
+    if isinstance(values, list):
+        names = dict(enumerate(str(v) for v in values))
+    else:
+        pairs = values.items()
+        by_name = all(isinstance(v, int) for _, v in pairs)
+        names = {int(v if by_name else k): str(k if by_name else v) for k, v in pairs}
+    words = [value_of(name) for name in names.values()]
+    if not names or "" in words or len(set(words)) < len(words):
+        raise ValueError("names must be different words")
+    return names

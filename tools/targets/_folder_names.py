@@ -1,0 +1,109 @@
+"""Names that folders and files of images and of their labels have, here and in other programs."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from memory.errors import DataError
+from tools.targets._pictures import SUFFIXES
+from tools.targets._problems import Problems
+
+KINDS = {"masks": "segmentation", "depth": "depth", "normals": "normals"}
+_FOLDER_OF = {"images": "images", "segmentation": "masks", "depth": "depth", "normals": "normals"}
+# Names under which other programs keep images and their labels side by side.
+_IMAGE_FOLDERS = (
+    "images", "image", "imgs", "img", "photos", "photo", "pictures", "rgb", "jpegimages", "frames",
+)  # fmt: skip
+_LABEL_FOLDERS = {
+    "segmentation": (
+        "masks", "mask", "labels", "label", "annotations", "annotation", "annot", "segmentation",
+        "segmentations", "segmentationclass", "seg", "gt", "groundtruth", "ground_truth",
+    ),
+    "depth": ("depth", "depths", "depth_maps"),
+    "normals": ("normals", "normal"),
+}  # fmt: skip
+# Words that are put before or after the name of an image, or of its labels.
+_AFFIXES = (
+    "image|img|photo|picture|rgb|leftimg8bit|mask|label|labels|labelids|gt|gtfine|ground_truth|seg|"
+    "segmentation|annotation|depth|normal|normals"
+)
+_AFFIX = re.compile(rf"^(?:{_AFFIXES})[ _.-]+(?=.)|(?<=.)[ _.-]+(?:{_AFFIXES})$", re.IGNORECASE)
+
+
+def is_hidden(file: Path, root: Path) -> bool:
+    """Tell whether a file of `root` is a system's or program's, by its name or a folder's."""
+    return any(part.startswith((".", "__")) for part in file.relative_to(root).parts)
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether a path is a folder of the user's, none that a system or program has left."""
+    return path.is_dir() and not path.name.startswith((".", "__"))
+
+
+def roles_of(part: Path, files: Sequence[Path]) -> dict[str, str]:
+    """Return what the folders of a part hold: "images", or a kind of labels; {} for classes.
+
+    Raises DataError where several may be meant.
+    """
+    folders = {f.name: f.name.lower() for f in part.iterdir() if is_folder(f)}
+    full = {
+        file.relative_to(part).parts[0]
+        for file in files
+        if file.suffix.lower() in (*SUFFIXES, ".npy") and file.parent != part
+    }
+    roles: dict[str, str] = {}
+    usual = {"images": "images", **KINDS}
+    for kind, names in {"images": _IMAGE_FOLDERS, **_LABEL_FOLDERS}.items():
+        exact = [name for name in folders if usual.get(name) == kind]
+        others = [name for name, low in folders.items() if low in names and name in full]
+        if not exact and len(others) > 1:
+            others = sorted(others)
+            rest = ", ".join(f"{name}/" for name in others)
+            if not _is_layout(folders.values()):
+                continue
+            raise DataError(
+                f"{part} looks like images and their labels of pixels, and {rest} may all hold "
+                f"{kind}. Rename the one that does to {_FOLDER_OF[kind]}/. If they are classes, "
+                "give them other names."
+            )
+        roles |= dict.fromkeys(exact or others, kind)
+    kinds = set(roles.values())
+    return roles if "images" in folders or ("images" in kinds and len(kinds) > 1) else {}
+
+
+def _is_layout(names: Collection[str]) -> bool:
+    """Tell whether folders have names of images and of labels of pixels, too."""
+    labels = {name for known in _LABEL_FOLDERS.values() for name in known}
+    return bool(labels & set(names)) and bool(set(_IMAGE_FOLDERS) & set(names))
+
+
+def bare_name(name: str) -> str:
+    """Return the name of an image or of its labels without words such as image or mask."""
+    while (short := _AFFIX.sub("", name)) != name:
+        name = short
+    return name
+
+
+def joined_by_bare_names(
+    kind: str, own: dict[str, list[Path]], images: Mapping[str, list[Path]], found: Problems
+) -> dict[str, list[Path]]:
+    """Return labels by the names of their images, where these differ by words such as mask."""
+
+    def bare(stem: str) -> str:
+        return str(Path(stem).with_name(bare_name(Path(stem).name)))
+
+    by_bare = {bare(stem): stem for stem in images}
+    if len(by_bare) < len(images) or not any(bare(stem) in by_bare for stem in own):
+        return own
+    joined: dict[str, list[Path]] = defaultdict(list)
+    for stem, sources in own.items():
+        joined[by_bare.get(bare(stem), stem)] += sources
+    stem, (label, *_) = next((s, f) for s, f in joined.items() if s in images)
+    found.note(
+        f"files of {kind} are named as their image but for a word, as {label.name!r} and "
+        f"{images[stem][0].name!r}"
+    )
+    return joined

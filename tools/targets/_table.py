@@ -1,0 +1,116 @@
+"""The table attributes.csv of a folder: splits, groups and attributes of its photographs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from memory.errors import DataError
+from tools.targets._deal import WORDS
+from tools.targets._loading import Item
+from tools.targets._problems import Problems
+
+TABLE = "attributes.csv"
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the table says of one photograph."""
+
+    split: str | None
+    group: str | None
+    attributes: Mapping[str, str]
+
+
+def read_table(path: Path, found: Problems) -> dict[str, Row]:
+    """Read the table of attributes: rows by file name."""
+    try:
+        text = path.read_text("utf-8-sig")
+        delimiter = max(",;\t", key=text.partition("\n")[0].count)
+        lines = [line for line in csv.reader(io.StringIO(text), delimiter=delimiter) if any(line)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{path} cannot be read as a table ({error}). Save it as UTF-8 CSV."
+        ) from error
+    if len(lines) < 2 or len(lines[0]) < 2:
+        raise DataError(f"{path} holds no table: expected a line of column names, then lines.")
+    head = [name.strip() for name in lines[0]]
+    for column in sorted({name for name in head if head.count(name) > 1}):
+        found.fault(f"columns that {TABLE} has twice: keep one", column)
+    rows: dict[str, Row] = {}
+    for number, line in enumerate(lines[1:], 2):
+        if len(line) != len(head):
+            found.fault(
+                f"lines of {TABLE} that have not {len(head)} cells as its head has: mend them",
+                f"line {number}",
+            )
+            continue
+        cells = dict(zip(head[1:], line[1:], strict=True))
+        special = {name.lower(): name for name in cells if name.lower() in ("split", "group")}
+        word = cells.pop(special.get("split", ""), "").strip().lower()
+        group = cells.pop(special.get("group", ""), "").strip()
+        if word and word not in WORDS:
+            found.fault(f"unknown splits (known: {', '.join(WORDS)})", word)
+        name = _composed(line[0].strip().replace("\\", "/").removeprefix("./"))
+        if name in rows:
+            found.fault(f"files that {TABLE} names twice: keep one line", name)
+        if delimiter == ";":
+            cells = {column: _with_point(text) for column, text in cells.items()}
+        rows[name] = Row(WORDS.get(word), group or None, cells)
+    return rows
+
+
+def with_table(items: Sequence[Item], rows: Mapping[str, Row], found: Problems) -> list[Item]:
+    """Join photographs and table by path, by file name or by name without ending."""
+    known: dict[str, list[int]] = defaultdict(list)
+    for index, item in enumerate(items):
+        path = Path(_composed(item.name))
+        inner = Path(*path.parts[1:])
+        paths = {path, inner, Path(path.name)} - {Path()}
+        for name in {str(p) for p in paths} | {str(p.with_suffix("")) for p in paths}:
+            known[name].append(index)
+    joined = list(items)
+    used: dict[int, str] = {}
+    for name, row in rows.items():
+        places = known.get(name, [])
+        if not places:
+            found.note(f"files of {TABLE} that are not there", name)
+        elif len(places) > 1:
+            found.fault(f"names in {TABLE} that fit several pictures: write FOLDER/NAME", name)
+        else:
+            place = places[0]
+            if used.setdefault(place, name) != name:
+                found.fault(f"pictures that two lines of {TABLE} name: keep one", items[place].name)
+            joined[place] = replace(
+                items[place],
+                split=row.split or items[place].split,
+                group=row.group,
+                attributes=row.attributes,
+            )
+    if not used:
+        found.fault(
+            f"no line of {TABLE} fits a picture; its first column must hold file names, such as "
+            f"{items[0].name!r}",
+            next(iter(rows), None),
+        )
+    for place, item in enumerate(items):
+        if used and place not in used:
+            found.note(f"pictures that {TABLE} does not name", item.name)
+    return joined
+
+
+def _composed(name: str) -> str:
+    """Return a file name as NFC, so that those of two file systems are equal."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _with_point(text: str) -> str:
+    """Return a number with a decimal comma as one with a point, any other text as it is."""
+    return text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text.strip()) else text
