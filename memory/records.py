@@ -296,6 +296,11 @@ class Credit(Record):
     n_images: int = Field(ge=0)
     change_per_100: float
 
+    @property
+    def change(self) -> float:
+        """Return the change of the slice's accuracy that is put down to all of its images."""
+        return self.change_per_100 * self.n_images / 100
+
 
 class Lesson(Record):
     """A sentence worth recalling in later sessions, with what it rests on."""

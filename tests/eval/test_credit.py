@@ -81,7 +81,7 @@ def test_credit_goes_to_kept_images_of_prompts_that_agree() -> None:
     assert both.change_per_100 == pytest.approx(change * 0.75 * 100 / 50)
     assert (half.prompt_id, half.n_images) == ("half", 20)
     assert half.change_per_100 == pytest.approx(change * 0.25 * 100 / 20)
-    given = sum(c.change_per_100 * c.n_images / 100 for c in (both, half))
+    given = sum(c.change for c in (both, half))
     assert given == pytest.approx(change)
 
 

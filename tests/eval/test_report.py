@@ -215,7 +215,7 @@ def test_prompts_show_what_came_of_them() -> None:
                 (image["alt"] or "").startswith(f"Images generated for prompt {prompt.id}: ")
                 for image in page.all("img")
             )
-    changes = sorted(c.change_per_100 for r in data.rounds for c in r.credits)
+    changes = sorted(c.change for r in data.rounds for c in r.credits)
     assert signed(changes[0]) in page.text
     assert signed(changes[-1]) in page.text
     assert "r001p03 is over the token limit" in page.text
