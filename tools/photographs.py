@@ -14,9 +14,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from memory.errors import SessionError
 from memory.files import write_bytes, write_json
+from memory.records import digest
 from prompts.render import quote
 from tools.targets import SPLITS, Target
 
@@ -25,24 +27,34 @@ SPLITS_FILE = "splits.csv"
 _SHOWN = 3
 _NAME = 60
 
-Noted = Mapping[str, tuple[str, str]]
-"""Of every photograph by its name: its split, and a digest of what it shows and of its labels."""
+
+class Note(NamedTuple):
+    """What is noted of a photograph: digests of what it shows with its labels, and of its words."""
+
+    split: str
+    mark: str
+    words: str
+
+
+Noted = Mapping[str, Note]
+"""Of every photograph by its name."""
 
 
 @dataclass(frozen=True)
 class Changes:
     """What has become of photographs; names, and of those that changed their split how they did.
 
-    moved: by (split before, split now).
+    moved: by (split before, split now); described: those with other attributes.
     """
 
     added: Sequence[str]
     removed: Sequence[str]
     edited: Sequence[str]
+    described: Sequence[str]
     moved: Mapping[tuple[str, str], Sequence[str]]
 
     def __bool__(self) -> bool:
-        return bool(self.added or self.removed or self.edited or self.moved)
+        return any((self.added, self.removed, self.edited, self.described, self.moved))
 
     @property
     def n_moved(self) -> int:
@@ -51,7 +63,12 @@ class Changes:
 
     def say(self) -> str:
         """Return what came, went and was edited, with counts and a few names."""
-        parts = (("added", self.added), ("removed", self.removed), ("edited", self.edited))
+        parts = (
+            ("added", self.added),
+            ("removed", self.removed),
+            ("edited", self.edited),
+            ("with other attributes", self.described),
+        )
         return "; ".join(
             f"{len(names)} {what}: {_some(names)}" for what, names in parts if names
         ) or ("none came, went or was edited, but attributes.csv or options say something else")
@@ -73,7 +90,8 @@ def noted(target: Target) -> Noted:
             mark.update(str(target.class_names[samples.classes[row]]).encode())
             for kind in sorted(samples.labels):
                 mark.update(samples.labels[kind][row].tobytes())
-            found[name] = (split, mark.hexdigest()[:16])
+            words = digest(dict(samples.attributes[row]))
+            found[name] = Note(split, mark.hexdigest()[:16], words)
     return found
 
 
@@ -89,7 +107,7 @@ def read(folder: Path) -> Noted | None:
         return None
     try:
         known = json.loads(file.read_text("utf-8"))["photographs"]
-        return {str(name): (str(split), str(mark)) for name, (split, mark) in known.items()}
+        return {str(name): Note(*map(str, parts)) for name, parts in known.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SessionError(
             f"{file} is damaged ({error}). It says which photographs the session began with; "
@@ -100,20 +118,21 @@ def read(folder: Path) -> Noted | None:
 def changes(before: Noted, now: Noted) -> Changes:
     """Return what has changed; a file that is only called otherwise is no other photograph."""
     gone, came = before.keys() - now.keys(), now.keys() - before.keys()
-    by_mark = {now[name][1]: name for name in came}
+    by_mark = {now[name].mark: name for name in came}
     renamed = {
-        old: new for old in sorted(gone) if (new := by_mark.pop(before[old][1], None)) is not None
+        old: new for old in sorted(gone) if (new := by_mark.pop(before[old].mark, None)) is not None
     }
     moved: dict[tuple[str, str], list[str]] = {}
     for old in sorted(before):
         new = renamed.get(old, old)
-        if new in now and before[old][0] != now[new][0]:
-            moved.setdefault((before[old][0], now[new][0]), []).append(new)
-    both = before.keys() & now.keys()
+        if new in now and before[old].split != now[new].split:
+            moved.setdefault((before[old].split, now[new].split), []).append(new)
+    both = sorted(before.keys() & now.keys())
     return Changes(
         added=sorted(came - set(renamed.values())),
         removed=sorted(gone - renamed.keys()),
-        edited=sorted(name for name in both if before[name][1] != now[name][1]),
+        edited=[name for name in both if before[name].mark != now[name].mark],
+        described=[name for name in both if before[name].words != now[name].words],
         moved=dict(sorted(moved.items())),
     )
 
@@ -123,13 +142,13 @@ def write_splits(folder: Path, before: Noted, now: Noted) -> Path:
 
     It serves as the attributes.csv of a folder, or for its column split.
     """
-    split_of = {mark: split for split, mark in before.values()}
-    known = {name: split for name, (split, _) in before.items()}
+    split_of = {entry.mark: entry.split for entry in before.values()}
+    known = {name: entry.split for name, entry in before.items()}
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["file", "split"])
-    for name, (_, mark) in sorted(now.items()):
-        table.writerow([name, known.get(name) or split_of.get(mark, "generator")])
+    for name, entry in sorted(now.items()):
+        table.writerow([name, known.get(name) or split_of.get(entry.mark, "generator")])
     path = folder / SPLITS_FILE
     write_bytes(path, text.getvalue().encode())
     return path

@@ -18,7 +18,7 @@ from memory.errors import DataError, SessionError
 from memory.journal import read_events
 from tests.tools.own_data import class_folders
 from tools import targets
-from tools.photographs import FILE, SPLITS_FILE, changes
+from tools.photographs import FILE, SPLITS_FILE, Note, changes
 
 
 def session(root: Path, rounds: int = 1) -> Settings:
@@ -74,16 +74,37 @@ def test_an_edited_photograph_is_said_and_the_session_goes_on(tmp_path: Path) ->
     assert "Photographs have changed" in page.read_text("utf-8")
 
 
+def test_other_words_of_the_same_photographs_are_said(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds", n=24)
+    files = sorted(str(file.relative_to(root)) for file in root.rglob("*.png"))
+    rows = [f"{file},{'dry' if i % 2 else 'wet'}" for i, file in enumerate(files)]
+    (root / "attributes.csv").write_text("\n".join(["file,weather", *rows]), "utf-8")
+    page = run(session(root), Console(quiet=True))
+    rows[0] = rows[0].replace("wet", "dry")
+    (root / "attributes.csv").write_text("\n".join(["file,weather", *rows]), "utf-8")
+    run(session(root, rounds=2), Console(quiet=True))
+    assert f'1 with other attributes: "{files[0]}"' in faults(page)[0]
+
+
 def test_a_file_of_another_name_or_time_is_no_change(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "birds", n=24)
     page = run(session(root), Console(quiet=True))
     (root / "Red Kite" / "img 0-03.png").touch()
     page = run(session(root, rounds=2), Console(quiet=True))
     assert faults(page) == []
-    before = {"a.png": ("test", "1"), "b.png": ("audit", "2"), "c.png": ("audit", "3")}
-    now = {"z.png": ("test", "1"), "b.png": ("test", "2"), "c.png": ("audit", "4")}
+    before = {
+        "a.png": Note("test", "1", "-"),
+        "b.png": Note("audit", "2", "-"),
+        "c.png": Note("audit", "3", "-"),
+    }
+    now = {
+        "z.png": Note("test", "1", "-"),
+        "b.png": Note("test", "2", "+"),
+        "c.png": Note("audit", "4", "-"),
+    }
     found = changes(before, now)
     assert (found.added, found.removed, found.edited) == ([], [], ["c.png"])
+    assert found.described == ["b.png"]
     assert found.moved == {("audit", "test"): ["b.png"]}
     assert (found.n_moved, found.say_moved()) == (1, "audit to test 1")
     assert not changes(before, before)
