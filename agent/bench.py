@@ -28,11 +28,13 @@ from agent.settings import Settings, load_settings
 from agent.workbench import build_generator, build_judge, build_target, choose_device
 from memory.errors import DataError
 from memory.files import write_json
+from memory.journal import read_events, rounds
 from tools import tasks
 from tools.card import agreement
 from tools.dataset import read_shards
 from tools.generate import Judge, draw
 from tools.generators import Generator
+from tools.jobs import shards_of
 from tools.labelers.audit import AuditClassifier
 from tools.samples import Samples, concatenate
 from tools.targets import Target, label_names
@@ -81,7 +83,8 @@ def uniform_images(
 
 def session_images(home: Path, name: str) -> Samples:
     """Return all images of a session, weighed by its audit; DataError where it has none."""
-    shards = sorted(folder_of(home, name).glob("rounds/*/data-*.parquet"))
+    folder = folder_of(home, name)
+    shards = shards_of(folder, rounds(read_events(folder / "journal.jsonl")))
     if not shards:
         raise DataError(f"The session {name!r} in {home} has drawn no image. Run it first.")
     return read_shards(shards).samples

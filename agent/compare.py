@@ -467,7 +467,7 @@ def write_results(
     scores = sorted(read_scores(folder), key=lambda s: (order.get(s.arm, len(order)), s.arm))
     comparison = Comparison(
         # A user's own data all have one preset; the folder is called as they are.
-        preset=folder.name if "path" in settings.target.options else Path(settings.preset).stem,
+        preset=folder.name if settings.target.path is not None else Path(settings.preset).stem,
         broken=broken,
         settings=settings.model_dump(mode="json", exclude={"home"}),
         scores=scores,

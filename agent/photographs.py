@@ -19,7 +19,7 @@ CHANGED = "photographs changed"
 
 def begin(session: Session, target: Target) -> None:
     """Write down which photographs a session begins with, where they are a user's own."""
-    if "path" in session.settings.target.options:
+    if session.settings.target.path is not None:
         photographs.note(session.folder, target)
 
 
@@ -57,7 +57,7 @@ def check(bench: Workbench) -> None:
     those that are measured.
     """
     session, target = bench.session, bench.target
-    if "path" not in session.settings.target.options:
+    if session.settings.target.path is None:
         return
     before = photographs.read(session.folder)
     if before is None:  # a session of an earlier version
@@ -96,7 +96,7 @@ def _other_words(session: Session, target: Target) -> str:
 
 
 def _refusal(session: Session, changes: photographs.Changes, words: str, table: Path | None) -> str:
-    path = str(session.settings.target.options["path"])
+    path = str(session.settings.target.path)
     said = [
         f"The photographs in {path} are not those that the session {session.name!r} "
         f"worked with ({changes.say()})."

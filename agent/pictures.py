@@ -18,6 +18,7 @@ from memory.records import PromptSpec
 from tools import tasks
 from tools.dataset import read_shards
 from tools.evaluate import read_predictions
+from tools.jobs import shards_of
 from tools.samples import Samples
 from tools.targets import Target, label_names
 
@@ -36,12 +37,12 @@ def of_prompts(
     index: of one image of the prompt, or None for up to 16 of all.
     """
     wanted = {prompt.id for prompt in prompts}
-    shards = [
-        session.folder / shard.file
+    drawn_in = (
+        done
         for done in session.rounds()
         if done.batch and wanted & {q.prompt_id for q in done.batch.quality}
-        for shard in done.batch.shards
-    ]
+    )
+    shards = shards_of(session.folder, drawn_in)
     if not shards:
         return None
     stored = read_shards(shards)

@@ -18,6 +18,7 @@ from agent.settings import Settings, differences
 from memory.errors import SettingsError, unknown
 from memory.records import Estimate, Plan, Round
 from tools.dataset import read_shards
+from tools.jobs import shards_of
 from tools.samples import Samples, concatenate
 
 # A plan of which the pools hold less is not scored.
@@ -79,12 +80,7 @@ class Pools:
         filled = self.fill(plan)
         if filled.samples is None or filled.held < LEAST_HELD:
             return Scored(filled.held, None)
-        shards = [
-            self._session / shard.file
-            for r in past
-            if r.number < plan.round and r.batch
-            for shard in r.batch.shards
-        ]
+        shards = shards_of(self._session, (r for r in past if r.number < plan.round))
         before = [read_shards(shards).samples] if shards else []
         settings = self._lab.settings
         samples = concatenate([*before, filled.samples])

@@ -14,6 +14,7 @@ from memory.journal import read_events, rounds
 from memory.records import Report, Round, Training
 from tools import tasks
 from tools.evaluate import evaluate
+from tools.jobs import shards_of
 from tools.stored import StoredImages
 from tools.targets import Target, label_names
 from tools.train import save_model, train_model
@@ -71,12 +72,7 @@ def _results(
     device = choose_device(settings)
     for current in past:
         if "train" in stages and current.training:
-            shards = [
-                folder / shard.file
-                for r in past
-                if r.batch and r.number <= current.number
-                for shard in r.batch.shards
-            ]
+            shards = shards_of(folder, (r for r in past if r.number <= current.number))
             yield _train(current.training, shards, settings, target, device)
         if "evaluate" in stages and current.training and current.report:
             yield _evaluate(folder, current.training, current.report, settings, target, device)

@@ -20,6 +20,7 @@ from memory.journal import read_events, rounds
 from memory.records import Report, Round
 from tools.evaluate import read_sealed
 from tools.export import Source, export
+from tools.jobs import shards_of
 from tools.targets import Target, licence_of
 
 BEST, DATASET = "best", "dataset"
@@ -76,7 +77,7 @@ def _source(
 ) -> Source:
     return Source(
         session=name,
-        shards=[folder / shard.file for r in past if r.batch for shard in r.batch.shards],
+        shards=shards_of(folder, past),
         class_names=target.class_names,
         pixel_classes=target.pixel_classes,
         generator=f"{settings.generator.name} {_without_folders(settings)}",

@@ -69,6 +69,11 @@ class TargetSettings(Record):
     name: str = "elpv"
     options: Options = Field(default_factory=dict)
 
+    @property
+    def path(self) -> object:
+        """Where a user's own photographs lie, None for a target that is no user's."""
+        return self.options.get("path")
+
 
 class GeneratorSettings(Record):
     """What draws the images: `name` of a file in tools/generators, or `package.module:build`."""

@@ -6,13 +6,13 @@ A job's folder holds `job.json` (what was asked for) and, when all is done, `res
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from memory.errors import SessionError
 from memory.files import write_bytes, write_json
-from memory.records import digest
+from memory.records import Round, digest
 
 JSON = Any  # plain JSON: what json.dumps takes and json.loads returns
 
@@ -33,6 +33,11 @@ def round_folder(
 ) -> Path:
     """Return where a session keeps the data, model and pictures of a round."""
     return session_folder / "rounds" / f"{round:03d}"
+
+
+def shards_of(session_folder: Path, rounds: Iterable[Round]) -> list[Path]:
+    """Return the files of all images that some rounds of a session have made, in order."""
+    return [session_folder / s.file for r in rounds if r.batch for s in r.batch.shards]
 
 
 def run_once(folder: Path, arguments: JSON, work: Callable[[], JSON]) -> JSON:

@@ -25,7 +25,9 @@ def class_weights(segmentation: NDArray[np.uint8], n_classes: int, power: float)
     segmentation: class ids, (n, h, w); power: 0 weighs all alike, 1 gives all classes the same
     share of the loss; a weight is `_MOST` at most. Classes without a pixel weigh 1.
     """
-    counts = np.bincount(segmentation.reshape(-1), minlength=VOID + 1)[:n_classes].astype(float)
+    # Image by image: bincount makes eight bytes of each.
+    per_image = (np.bincount(ids.reshape(-1), minlength=VOID + 1) for ids in segmentation)
+    counts = sum(per_image, np.zeros(VOID + 1))[:n_classes]
     found = counts > 0
     weights = np.ones(VOID + 1, np.float32)
     if found.any():

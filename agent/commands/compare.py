@@ -72,7 +72,7 @@ def compare(
     folder = compare.open_folder(settings, broken, called)
     lab = Lab(settings)
     say(lab.target.notice)
-    path = settings.target.options.get("path")
+    path = settings.target.path
     photographs.check_folder(folder, path, lab.target, f"the comparison {called!r}")
     compare.check_pulls(lab, arms, broken)
     say("Measuring how long a training and an image take ...")

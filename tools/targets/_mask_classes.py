@@ -33,9 +33,8 @@ def pixel_classes(
         return [], {}
     if present == {0, VOID} and VOID in void:
         found.note("all masks hold 0 and 255 only, so 255 is read as a class")
-        lookup_255 = {VOID: 1}
-        names = options.pixel_names or {0: "class 0", 1: "class 1"}
-        return [plain(names.get(i, f"class {i}")) for i in (0, 1)], {0: 0} | lookup_255
+        names = options.pixel_names or {}
+        return [plain(names.get(i, f"class {i}")) for i in (0, 1)], {0: 0, VOID: 1}
     if not options.by_colour and any(number >= pictures.COLOUR for number in present):
         return _colours(loaded, present, options, found)
     if options.pixel_names is None:
@@ -75,7 +74,8 @@ def _colours(
                 entry.item.name,
             )
         return [], {}
-    usual = {i if i >= pictures.COLOUR else pictures.COLOUR + i * 0x010101 for i in present}
+    colour = {i: i if i >= pictures.COLOUR else pictures.COLOUR + i * 0x010101 for i in present}
+    usual = sorted(set(colour.values()))
     if len(usual) > _MOST_IDS:
         found.fault(
             f"{len(usual)} different colours in the masks are too many for classes (at most "
@@ -98,11 +98,9 @@ def _colours(
         )
     else:
         found.note(f"masks are in colour, each a class without a name; to name them, {how}")
-    places = {number: place for place, number in enumerate(sorted(usual))}
-    lookup = {i: places[i if i >= pictures.COLOUR else pictures.COLOUR + i * 0x010101]
-              for i in present}  # fmt: skip
-    names = [f"colour {pictures.colour_of(i).replace(',', ' ')}" for i in sorted(usual)]
-    return names, lookup
+    places = {number: place for place, number in enumerate(usual)}
+    names = [f"colour {pictures.colour_of(i).replace(',', ' ')}" for i in usual]
+    return names, {i: places[colour[i]] for i in present}
 
 
 def _foreign_colours(numbers: set[int]) -> str:
