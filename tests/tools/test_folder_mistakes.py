@@ -187,6 +187,30 @@ def test_masks_in_colour_without_a_table_are_classes_without_names(tmp_path: Pat
         build(root)
 
 
+def test_masks_of_gray_colours_beside_others_are_in_colour_too(tmp_path: Path) -> None:
+    root = scenes(tmp_path / "scenes", names="")
+    shutil.rmtree(root / "depth")
+    colours = np.array([[0, 0, 0], [128, 128, 128], [255, 0, 0]], np.uint8)
+    for mask in (root / "masks").iterdir():  # every other one shows no car, so it is gray
+        Image.fromarray(colours[np.asarray(Image.open(mask))]).save(mask)
+    target = build(root)
+    assert target.pixel_classes == ["colour 0 0 0", "colour 128 128 128", "colour 255 0 0"]
+    assert all((target.split(s).labels["segmentation"] < 255).all() for s in SPLITS)
+
+
+def test_masks_of_three_channels_that_are_all_gray_hold_ids(tmp_path: Path) -> None:
+    root = scenes(tmp_path / "scenes")
+    for mask in sorted((root / "masks").iterdir())[::2]:  # the others have one channel
+        Image.fromarray(np.stack([np.asarray(Image.open(mask))] * 3, 2)).save(mask)
+    as_ids = build(scenes(tmp_path / "plain"))
+    target = build(root)
+    assert target.pixel_classes == ["sky", "road", "car"]
+    for name in SPLITS:
+        ours, theirs = target.split(name), as_ids.split(name)
+        assert ours.ids == theirs.ids
+        assert np.array_equal(ours.labels["segmentation"], theirs.labels["segmentation"])
+
+
 def test_a_photograph_as_a_mask_has_too_many_colours(tmp_path: Path) -> None:
     root = scenes(tmp_path / "scenes", names="")
     for mask in sorted((root / "masks").iterdir()):

@@ -165,7 +165,7 @@ def load_all(
 
 def _read_label(kind: str, source: Source, options: Options) -> NDArray[Any]:
     if kind == "segmentation":
-        return pictures.ids(source, options.by_colour)
+        return pictures.ids_or_colours(source, options.by_colour)
     return (
         pictures.metres(source, options.depth_scale)
         if kind == "depth"

@@ -27,7 +27,19 @@ def pixel_classes(
 
     Ids that are not there are of unknown class; those that nobody knows are a fault.
     """
-    present = set().union(*(entry.ids for entry in loaded)) if loaded else set()
+    stored = set().union(*(entry.ids for entry in loaded)) if loaded else set()
+    value = {i: gray for i in stored if (gray := pictures.gray_of(i)) is not None}
+    if not options.by_colour and len(value) == len(stored):  # gray ones of three channels hold ids
+        names, places = _classes(loaded, value, options, found)
+        return names, {i: places[value[i]] for i in stored if value[i] in places}
+    return _classes(loaded, {i: i for i in stored}, options, found)
+
+
+def _classes(
+    loaded: Sequence[Loaded], value: Mapping[int, int], options: Options, found: Problems
+) -> tuple[list[str], dict[int, int]]:
+    """Do the same with ids as they are meant; value: those by what the masks hold."""
+    present = set(value.values())
     void = set(options.void)
     if not present:
         return [], {}
@@ -56,7 +68,7 @@ def pixel_classes(
     foreign = present - void - set(wanted)
     fault = _foreign_colours(foreign) if options.by_colour else _foreign_ids(foreign, wanted)
     for entry in loaded:
-        if entry.ids & foreign:
+        if any(value[i] in foreign for i in entry.ids):
             found.fault(fault, entry.item.name)
     lookup = {number: place for place, number in enumerate(wanted)}
     return list(wanted.values()), lookup

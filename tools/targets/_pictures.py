@@ -84,10 +84,22 @@ def upright(picture: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(picture)
 
 
-def ids(source: Source, by_colour: bool = False) -> NDArray[np.int32]:
+def ids(source: Source) -> NDArray[np.int32]:
     """Return the class ids of a mask, (h, w): of 8 or 16 bits, gray or by palette.
 
-    Of a mask in colour they are its colours, COLOUR + 0xRRGGBB; by_colour: of every mask.
+    Of a mask in colour they are its colours, COLOUR + 0xRRGGBB.
+    """
+    values = ids_or_colours(source)
+    grays = {int(i): gray_of(int(i)) for i in np.unique(values)}
+    if None in grays.values():
+        return values
+    return values if max(grays, default=0) < COLOUR else values & 0xFF
+
+
+def ids_or_colours(source: Source, by_colour: bool = False) -> NDArray[np.int32]:
+    """Return the same, but colours of every mask of three channels, even where all are gray.
+
+    by_colour: of those of one channel, too.
     """
     source = _fetch(source)
     if isinstance(source, np.ndarray):
@@ -97,7 +109,7 @@ def ids(source: Source, by_colour: bool = False) -> NDArray[np.int32]:
     if isinstance(source, Path) and source.suffix.lower() in (".jpg", ".jpeg"):
         raise Unusable("in JPEG, which blurs ids: save masks as PNG")
     if isinstance(source, Path) and source.suffix.lower() == ".npy":
-        return ids(_array(source))
+        return ids_or_colours(_array(source))
     picture = open_picture(source)
     if is_deep(picture) or (picture.mode in ("P", "L", "1") and not by_colour):
         return np.asarray(picture).astype(np.int32)
@@ -107,10 +119,16 @@ def ids(source: Source, by_colour: bool = False) -> NDArray[np.int32]:
             "colour as RGB"
         )
     values = np.asarray(picture.convert("RGB")).astype(np.int32)
-    if not by_colour and (values == values[:, :, :1]).all():
-        return values[:, :, 0]
     colours: NDArray[np.int32] = values @ np.array([1 << 16, 1 << 8, 1], np.int32) + COLOUR
     return colours
+
+
+def gray_of(number: int) -> int | None:
+    """Return the gray value of an id that is a colour, itself if it is none, None if not gray."""
+    if number < COLOUR:
+        return number
+    red, green, blue = (number - COLOUR).to_bytes(3)
+    return red if red == green == blue else None
 
 
 def colour_of(number: int) -> str:
