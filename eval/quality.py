@@ -145,7 +145,8 @@ def collect(
     labels: as in `tools.samples.Samples`; teachers: what (teachers, n, ...) say, classes as
     probabilities; confidence: 0..1, (n, h, w). Measures, as far as there is what they need:
     `disagreement` with the teachers, `spread` among them, `geometry` of depth and normals, `doubt`
-    (1 - confidence).
+    (1 - confidence, of classes the mean over those that the label shows: a mean over pixels tells
+    of sky and road alone).
     """
     compare: Mapping[str, Callable[[Any, Floats], tuple[Vector, Vector]]] = {
         "segmentation": class_difference,
@@ -163,7 +164,11 @@ def collect(
         for kind in found.keys() & {"depth", "normals"}:
             found[kind]["geometry"] = angle
     for kind in found.keys() & confidence.keys():
-        found[kind]["doubt"] = image_means(1 - confidence[kind])
+        doubt = 1 - confidence[kind]
+        is_of_classes = kind == "segmentation"
+        found[kind]["doubt"] = (
+            class_means(doubt, labels[kind]) if is_of_classes else image_means(doubt)
+        )
     return found
 
 
@@ -172,6 +177,21 @@ def image_means(evidence: Floats) -> Vector:
     known = np.isfinite(evidence)
     total = np.where(known, evidence, 0).sum((1, 2), dtype=np.float64)
     means: Vector = total / np.maximum(known.sum((1, 2)), 1)
+    return means
+
+
+def class_means(evidence: Floats, ids: NDArray[np.uint8]) -> Vector:
+    """Return the mean over the classes of each image of the mean of their pixels, (n,).
+
+    evidence, ids: (n, h, w); pixels of `VOID` do not count; 0 where nothing is known.
+    """
+    total, shown = np.zeros(len(ids)), np.zeros(len(ids))
+    for number in np.unique(ids[ids != VOID]):
+        own = ids == number
+        n_pixels = own.sum((1, 2))
+        total += np.where(own, evidence, 0).sum((1, 2), dtype=np.float64) / np.maximum(n_pixels, 1)
+        shown += n_pixels > 0
+    means: Vector = total / np.maximum(shown, 1)
     return means
 
 

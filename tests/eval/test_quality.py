@@ -120,6 +120,19 @@ def test_measures_are_collected_as_far_as_there_is_what_they_need() -> None:
     assert found["depth"]["doubt"].tolist() == [0.25, 0.25]
 
 
+def test_doubt_in_small_objects_weighs_as_much_as_doubt_in_the_sky() -> None:
+    ids = np.zeros((2, 4, 5), np.uint8)
+    ids[0, 0, 0], ids[0, 0, 1] = 7, quality.VOID
+    confidence = np.where(ids == 7, 0.0, 0.9)
+    confidence[0, 0, 1] = 0
+    teachers = {"segmentation": np.full((1, 2, 8, 4, 5), 1 / 8)}
+    found = quality.collect(
+        {"segmentation": ids}, teachers, {"segmentation": confidence}, focal_px=None
+    )
+    assert found["segmentation"]["doubt"] == pytest.approx([0.55, 0.1])
+    assert quality.class_means(confidence, np.full_like(ids, quality.VOID)).tolist() == [0, 0]
+
+
 def test_evidence_beyond_the_normal_counts_most() -> None:
     spread = np.array([0.1, 0.2, 0.4, 0.8])
     normal = quality.normal_evidence(
