@@ -351,7 +351,7 @@ def test_images_alone_are_refused(tmp_path: Path) -> None:
     root = scenes(tmp_path / "scenes")
     shutil.rmtree(root / "masks")
     shutil.rmtree(root / "depth")
-    with pytest.raises(DataError, match="no labels of pixels beside it"):
+    with pytest.raises(DataError, match="no labels of pixels beside them"):
         build(root)
 
 

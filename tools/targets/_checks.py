@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,13 @@ def note_copies(loaded: Sequence[Loaded], found: Problems) -> None:
         seen.add(entry.marks[0])
 
 
-def check_numbers(loaded: Sequence[Loaded], task: str, found: Problems) -> None:
-    """Add a fault where there are too few photographs, of a class or in all, or too few classes."""
+def check_numbers(
+    loaded: Sequence[Loaded], classes: Iterable[str], task: str, found: Problems
+) -> None:
+    """Add a fault where there are too few photographs, of a class or in all, or too few classes.
+
+    classes: those of all pictures, of which perhaps none could be read.
+    """
     if len(loaded) < LEAST_IMAGES:
         found.fault(
             f"{len(loaded)} usable photographs are too few; four splits need at least "
@@ -56,6 +61,7 @@ def check_numbers(loaded: Sequence[Loaded], task: str, found: Problems) -> None:
         found.fault("the task classification needs a folder for each class; leave it out, or sort")
         return
     counts = Counter(entry.item.class_name or "" for entry in loaded)
+    counts.update(dict.fromkeys(classes, 0))
     for name, n in sorted(counts.items()):
         if n < LEAST_OF_CLASS:
             found.fault(

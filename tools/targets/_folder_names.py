@@ -14,17 +14,21 @@ from tools.targets._problems import Problems
 KINDS = {"masks": "segmentation", "depth": "depth", "normals": "normals"}
 _FOLDER_OF = {"images": "images", "segmentation": "masks", "depth": "depth", "normals": "normals"}
 # Names under which other programs keep images and their labels side by side.
-_IMAGE_FOLDERS = (
+IMAGE_FOLDERS = (
     "images", "image", "imgs", "img", "photos", "photo", "pictures", "rgb", "jpegimages", "frames",
+    "leftimg8bit",
 )  # fmt: skip
 _LABEL_FOLDERS = {
     "segmentation": (
         "masks", "mask", "labels", "label", "annotations", "annotation", "annot", "segmentation",
-        "segmentations", "segmentationclass", "seg", "gt", "groundtruth", "ground_truth",
+        "segmentations", "segmentationclass", "seg", "gt", "groundtruth", "ground_truth", "gtfine",
+        "masks_machine",
     ),
     "depth": ("depth", "depths", "depth_maps"),
     "normals": ("normals", "normal"),
 }  # fmt: skip
+# What systems leave in folders of pictures: Windows, and the NAS of Synology.
+_LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "@eadir", "system volume information")
 # Words that are put before or after the name of an image, or of its labels.
 _AFFIXES = (
     "image|img|photo|picture|rgb|leftimg8bit|mask|label|labels|labelids|gt|gtfine|ground_truth|seg|"
@@ -35,12 +39,16 @@ _AFFIX = re.compile(rf"^(?:{_AFFIXES})[ _.-]+(?=.)|(?<=.)[ _.-]+(?:{_AFFIXES})$"
 
 def is_hidden(file: Path, root: Path) -> bool:
     """Tell whether a file of `root` is a system's or program's, by its name or a folder's."""
-    return any(part.startswith((".", "__")) for part in file.relative_to(root).parts)
+    return any(_is_left(part) for part in file.relative_to(root).parts)
 
 
 def is_folder(path: Path) -> bool:
     """Tell whether a path is a folder of the user's, none that a system or program has left."""
-    return path.is_dir() and not path.name.startswith((".", "__"))
+    return path.is_dir() and not _is_left(path.name)
+
+
+def _is_left(name: str) -> bool:
+    return name.startswith((".", "__", "$")) or name.lower() in _LEFT_BY_SYSTEMS
 
 
 def roles_of(part: Path, files: Sequence[Path]) -> dict[str, str]:
@@ -56,7 +64,7 @@ def roles_of(part: Path, files: Sequence[Path]) -> dict[str, str]:
     }
     roles: dict[str, str] = {}
     usual = {"images": "images", **KINDS}
-    for kind, names in {"images": _IMAGE_FOLDERS, **_LABEL_FOLDERS}.items():
+    for kind, names in {"images": IMAGE_FOLDERS, **_LABEL_FOLDERS}.items():
         exact = [name for name in folders if usual.get(name) == kind]
         others = [name for name, low in folders.items() if low in names and name in full]
         if not exact and len(others) > 1:
@@ -77,7 +85,7 @@ def roles_of(part: Path, files: Sequence[Path]) -> dict[str, str]:
 def _is_layout(names: Collection[str]) -> bool:
     """Tell whether folders have names of images and of labels of pixels, too."""
     labels = {name for known in _LABEL_FOLDERS.values() for name in known}
-    return bool(labels & set(names)) and bool(set(_IMAGE_FOLDERS) & set(names))
+    return bool(labels & set(names)) and bool(set(IMAGE_FOLDERS) & set(names))
 
 
 def bare_name(name: str) -> str:
@@ -93,7 +101,9 @@ def joined_by_bare_names(
     """Return labels by the names of their images, where these differ by words such as mask."""
 
     def bare(stem: str) -> str:
-        return str(Path(stem).with_name(bare_name(Path(stem).name)))
+        # The name of an image may stand whole before the ending, as in x.jpg.png.
+        path = Path(stem).with_suffix("") if Path(stem).suffix.lower() in SUFFIXES else Path(stem)
+        return str(path.with_name(bare_name(path.name)))
 
     by_bare = {bare(stem): stem for stem in images}
     if len(by_bare) < len(images) or not any(bare(stem) in by_bare for stem in own):

@@ -119,7 +119,7 @@ def read_photos(
     pixel_names, lookup = pixel_classes(loaded, options, found)
     loaded = without_contradictions(loaded, found)
     note_copies(loaded, found)
-    check_numbers(loaded, task, found)
+    check_numbers(loaded, {i.class_name for i in items if i.class_name}, task, found)
     found.stop(data)
 
     splits = deal(

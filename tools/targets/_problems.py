@@ -55,7 +55,8 @@ def _say(problems: dict[str, list[str]]) -> list[str]:
         if not names:
             lines.append(what)
             continue
-        more = ", ..." if len(names) > _SHOWN else ""
-        some = ", ".join(quote(name, _NAME) for name in sorted(names)[:_SHOWN])
+        different = sorted(set(names))
+        more = ", ..." if len(different) > _SHOWN else ""
+        some = ", ".join(quote(name, _NAME) for name in different[:_SHOWN])
         lines.append(f"{what} ({len(names)}): {some}{more}")
     return lines

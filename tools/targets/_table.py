@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memory.errors import DataError
+from prompts.own_words import plain
 from tools.targets._deal import WORDS
 from tools.targets._loading import Item
 from tools.targets._problems import Problems
 
 TABLE = "attributes.csv"
+_SPECIAL = ("split", "group", "class")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
@@ -26,7 +28,15 @@ class Row:
 
     split: str | None
     group: str | None
+    class_name: str
     attributes: Mapping[str, str]
+
+
+def table_file(root: Path) -> Path | None:
+    """Return the table of a folder, in whatever case its name is written; None without one."""
+    exact = root / TABLE
+    others = (file for file in sorted(root.iterdir()) if file.name.lower() == TABLE)
+    return exact if exact.is_file() else next((file for file in others if file.is_file()), None)
 
 
 def read_table(path: Path, found: Problems) -> dict[str, Row]:
@@ -53,9 +63,10 @@ def read_table(path: Path, found: Problems) -> dict[str, Row]:
             )
             continue
         cells = dict(zip(head[1:], line[1:], strict=True))
-        special = {name.lower(): name for name in cells if name.lower() in ("split", "group")}
+        special = {name.lower(): name for name in cells if name.lower() in _SPECIAL}
         word = cells.pop(special.get("split", ""), "").strip().lower()
         group = cells.pop(special.get("group", ""), "").strip()
+        class_name = plain(cells.get(special.get("class", ""), ""))
         if word and word not in WORDS:
             found.fault(f"unknown splits (known: {', '.join(WORDS)})", word)
         name = _composed(line[0].strip().replace("\\", "/").removeprefix("./"))
@@ -63,7 +74,7 @@ def read_table(path: Path, found: Problems) -> dict[str, Row]:
             found.fault(f"files that {TABLE} names twice: keep one line", name)
         if delimiter == ";":
             cells = {column: _with_point(text) for column, text in cells.items()}
-        rows[name] = Row(WORDS.get(word), group or None, cells)
+        rows[name] = Row(WORDS.get(word), group or None, class_name, cells)
     return rows
 
 
@@ -88,11 +99,13 @@ def with_table(items: Sequence[Item], rows: Mapping[str, Row], found: Problems) 
             place = places[0]
             if used.setdefault(place, name) != name:
                 found.fault(f"pictures that two lines of {TABLE} name: keep one", items[place].name)
+            item = items[place]
+            attributes = dict(row.attributes)
+            if item.class_name is None and not item.labels:
+                attributes = {k: v for k, v in attributes.items() if k.lower() != "class"}
+                item = replace(item, class_name=row.class_name or None)
             joined[place] = replace(
-                items[place],
-                split=row.split or items[place].split,
-                group=row.group,
-                attributes=row.attributes,
+                item, split=row.split or item.split, group=row.group, attributes=attributes
             )
     if not used:
         found.fault(

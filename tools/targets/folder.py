@@ -3,7 +3,8 @@
 PATH/CLASS/*.png               class folders, or PATH/{train,val,test}/CLASS/*.png
 PATH/images/*.jpg              with masks/*.png (ids), depth/*.png or .npy, normals/*.png of
                                the same names; also PATH/{train,val,test}/images/...
-PATH/attributes.csv            first column: file name; split, group; other columns: attributes
+PATH/attributes.csv            first column: file name; split, group, and class where no folder
+                               says it; other columns: attributes
 PATH/classes.txt, .json, .yaml names of the ids in masks
 PATH/classes.csv               name,red,green,blue: names of the colours in masks
 
@@ -13,7 +14,6 @@ that are named as their image but for a word, as x_mask.png.
 
 from __future__ import annotations
 
-import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +24,6 @@ from tools.targets._class_files import CLASS_FILES, COLOUR_FILES, class_file
 from tools.targets._deal import WORDS
 from tools.targets._folder_names import (
     KINDS,
-    bare_name,
     is_folder,
     is_hidden,
     joined_by_bare_names,
@@ -35,7 +34,15 @@ from tools.targets._options import options_of
 from tools.targets._photos import Photos, cached, own_name, read_photos
 from tools.targets._pictures import SUFFIXES
 from tools.targets._problems import Problems
-from tools.targets._table import TABLE, read_table, with_table
+from tools.targets._refusals import (
+    LAYOUTS,
+    no_labels,
+    nothing_found,
+    refuse_no_classes,
+    refuse_no_folder,
+    refuse_other_kinds,
+)
+from tools.targets._table import TABLE, read_table, table_file, with_table
 
 _FOLDERS = "masks/, depth/ or normals/"
 _TABLE_SUFFIXES = (".csv", ".tsv", ".xls", ".xlsx", ".txt", ".json", ".yaml", ".yml", ".xml")
@@ -43,10 +50,6 @@ _DOCUMENTS = ("readme", "license", "licence", "notice")
 _UNREAD_FORMATS = (
     ".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw", ".raw", ".svg",
 )  # fmt: skip
-_LAYOUTS = (
-    "Expected PATH/CLASS/*.png (a folder for each class), or PATH/images/ with PATH/masks/, "
-    "PATH/depth/ or PATH/normals/; see docs/own-data.md."
-)
 
 
 def build(
@@ -68,10 +71,8 @@ def build(
     if not path:
         raise DataError("The target folder needs to know where: --target folder:PATH.")
     root = Path(path).expanduser().resolve()
-    if not root.is_dir():
-        what = "; it is a file" if root.exists() else ""
-        raise DataError(f"There is no folder {root}{what}. {_LAYOUTS}")
-    _refuse_other_kinds(root)
+    refuse_no_folder(root)
+    refuse_other_kinds(root)
     options = options_of(task, size, void, depth_scale, flips, seed)
     name = name or own_name(root)
     files = sorted(file for file in root.rglob("*") if file.is_file() and not is_hidden(file, root))
@@ -89,108 +90,77 @@ def build(
     return cached(name, key, cache_dir, read, str(root))
 
 
-def _refuse_other_kinds(root: Path) -> None:
-    """Raise DataError for data that another target reads."""
-    saved = (root / "dataset_dict.json").is_file() or any(root.glob("*.arrow"))
-    listed = [*root.glob("metadata.jsonl"), *root.glob("*/metadata.jsonl")]
-    kind = ""
-    if (root / "trainannot").is_dir() and (root / "train").is_dir():
-        kind = "camvid"
-    elif (
-        saved or listed or (any(root.glob("*.parquet")) and not any(map(is_folder, root.iterdir())))
-    ):
-        kind = "hf"
-    if kind:
-        known = {"hf": "the library datasets saves them", "camvid": "CamVid has them"}[kind]
-        raise DataError(f"The files in {root} lie as {known}: say --target '{kind}:{root}'.")
-
-
 def _scan(
     root: Path, files: Sequence[Path], found: Problems
 ) -> tuple[list[Item], Mapping[int, str] | None]:
     """List the photographs of either layout with all that is said of them."""
-    folders = {child.name for child in root.iterdir() if is_folder(child)}
-    parts: list[tuple[str | None, Path]] = [(None, root)]
+    parts = _parts(root, files)
+    roles = [roles_of(part, [f for f in files if f.is_relative_to(part)]) for _, part in parts]
+    layouts = [bool(own) for own in roles]
+    if any(layouts) and not all(layouts):
+        raise DataError(f"Some splits of {root} have a folder images/ and others do not. {LAYOUTS}")
+    table = table_file(root)
+    rows = read_table(table, found) if table else {}
+    by_table = any(row.class_name for row in rows.values())
+    items: list[Item] = []
+    for (split, part), role_of in zip(parts, roles, strict=True):
+        own = [file for file in files if file.is_relative_to(part)]
+        if layouts[0]:
+            items += _scan_images(root, part, split, own, role_of, by_table, found)
+        else:
+            if not by_table:
+                refuse_no_classes(root, part, own)
+            items += _scan_classes(root, part, split, own, by_table, found)
+        _note_tables(root, part, own, layouts[0], table, found)
+    if not items:
+        found.stop(str(root))
+        also = "".join(f"\n- (also) {line}" for line in found.said())
+        raise DataError(nothing_found(root, files) + also)
+    labelled = any(item.labels for item in items)
+    if layouts[0] and not labelled and not by_table:
+        found.stop(str(root))
+    if table:
+        items = with_table(items, rows, found)
+    if not labelled:
+        for item in items:
+            if item.class_name is None:
+                found.note("pictures without a class, left out", item.name)
+        items = [item for item in items if item.class_name is not None]
+    return items, class_file(root) if layouts[0] else None
+
+
+def _parts(root: Path, files: Sequence[Path]) -> list[tuple[str | None, Path]]:
+    """Return the folders that have a layout each, with their splits: often the root alone."""
+    folders = {child.name: child for child in root.iterdir() if is_folder(child)}
     if folders and all(name.lower() in WORDS for name in folders):
-        parts = [(WORDS[name.lower()], root / name) for name in sorted(folders)]
-    elif len(splits := sorted(name for name in folders if name.lower() in WORDS)) > 1:
-        others = sorted(folders - set(splits))
+        return [(WORDS[name.lower()], root / name) for name in sorted(folders)]
+    splits = sorted(name for name in folders if name.lower() in WORDS)
+    if len(splits) > 1:
+        others = sorted(folders.keys() - set(splits))
         raise DataError(
             f"Of the folders in {root}, {', '.join(splits)} are named like splits and "
             f"{', '.join(others)} {'is' if len(others) == 1 else 'are'} not. Known splits are "
             f"{', '.join(WORDS)}: rename the others, or take them out."
         )
-    roles = [roles_of(part, [f for f in files if f.is_relative_to(part)]) for _, part in parts]
-    layouts = [bool(own) for own in roles]
-    if any(layouts) and not all(layouts):
-        raise DataError(
-            f"Some splits of {root} have a folder images/ and others do not. {_LAYOUTS}"
-        )
-    items: list[Item] = []
-    for (split, part), role_of in zip(parts, roles, strict=True):
-        own = [file for file in files if file.is_relative_to(part)]
-        if not layouts[0]:
-            _check_class_folders(root, part, own)
-            items += _scan_classes(root, part, split, own, found)
-        else:
-            items += _scan_images(root, part, split, own, role_of, found)
-        _note_tables(root, part, own, layouts[0], found)
-    if not items:
-        found.stop(str(root))
-        also = "".join(f"\n- (also) {line}" for line in found.said())
-        raise DataError(f"No pictures of a class or with labels are in {root}. {_LAYOUTS}{also}")
-    if layouts[0] and not any(item.labels for item in items):
-        found.stop(str(root))
-    table = root / TABLE
-    if table.is_file():
-        items = with_table(items, read_table(table, found), found)
-    return items, class_file(root) if layouts[0] else None
-
-
-def _check_class_folders(root: Path, part: Path, files: Sequence[Path]) -> None:
-    """Refuse folders that hold something else than a class each, as far as their names tell."""
-    folders = {f.name.lower(): f for f in part.iterdir() if is_folder(f)}
-    _refuse_side_by_side(root, files)
-    if len(folders) == 1:
-        (only,) = folders.values()
-        inside = sorted(f.name for f in only.iterdir() if is_folder(f))
-        if len(inside) > 1:
-            raise DataError(
-                f"{part} holds one folder, {only.name}/, with the folders {', '.join(inside[:5])}"
-                f"{', ...' if len(inside) > 5 else ''}. If these are the classes or splits, give "
-                f"--target 'folder:{only}'."
-            )
-
-
-def _refuse_side_by_side(root: Path, files: Sequence[Path]) -> None:
-    """Raise DataError where images and their labels are in one folder, as x.jpg and x_mask.png."""
-    pictures = {file.with_suffix(""): file for file in files if file.suffix.lower() in SUFFIXES}
-    pairs = [
-        (image, file)
-        for stem, file in pictures.items()
-        if (image := pictures.get(stem.with_name(bare_name(stem.name)))) not in (None, file)
-    ]
-    if len(pairs) * 2 < len(pictures) or not pairs:
-        return
-    image, label = pairs[0]
-    assert image is not None
-    tail = label.name.removeprefix(image.stem)
-    kind = next((k for k in ("depth", "normals") if k[:-1] in tail.lower()), "masks")
-    where = shlex.quote(f"{image.parent}/")
-    moved = f"{where}*{shlex.quote(tail)}" if tail != label.name else where
-    raise DataError(
-        f"{image.parent} holds images beside their labels of pixels ({image.name}, {label.name}). "
-        f"Part them into images/ and {kind}/: cd {shlex.quote(str(root))} && mkdir -p images "
-        f"{kind} && mv {moved} {kind}/ && mv {where}*{image.suffix} images/"
-    )
+    if len(folders) > 1 and all(
+        roles_of(folder, [f for f in files if f.is_relative_to(folder)])
+        for folder in folders.values()
+    ):
+        return [(None, folders[name]) for name in sorted(folders)]
+    return [(None, root)]
 
 
 def _note_tables(
-    root: Path, part: Path, files: Sequence[Path], with_images: bool, found: Problems
+    root: Path,
+    part: Path,
+    files: Sequence[Path],
+    with_images: bool,
+    table: Path | None,
+    found: Problems,
 ) -> None:
     """Note tables and lists beside the folders of a part that lie where nothing reads them."""
     known = {root / name for name in (*COLOUR_FILES, *CLASS_FILES)}
-    read = {root / TABLE} | (known if with_images else set())
+    read = {table} | (known if with_images else set())
     names = "names of ids in masks from PATH/classes.txt" if with_images else "classes from folders"
     for file in files:
         if (
@@ -206,8 +176,14 @@ def _note_tables(
 
 
 def _scan_classes(
-    root: Path, part: Path, split: str | None, files: Sequence[Path], found: Problems
+    root: Path,
+    part: Path,
+    split: str | None,
+    files: Sequence[Path],
+    by_table: bool,
+    found: Problems,
 ) -> Iterator[Item]:
+    """Yield the pictures of class folders and, by_table, those of which the table may know more."""
     words: dict[str, str] = {}
     by_class: dict[str, list[Path]] = {
         child.name: [] for child in sorted(part.iterdir()) if is_folder(child)
@@ -220,7 +196,10 @@ def _scan_classes(
             if len(inside) > 2:
                 found.note("pictures in folders within a class folder, which belong to it", name)
         elif len(inside) == 1 and file.suffix.lower() in SUFFIXES:
-            found.note("pictures in no class folder, left out", name)
+            if by_table:
+                yield Item(name, file, split=split)
+            else:
+                found.note("pictures in no class folder, left out", name)
     for folder, own in by_class.items():
         class_name = plain(folder)
         if not class_name:
@@ -244,6 +223,7 @@ def _scan_images(
     split: str | None,
     files: Sequence[Path],
     role_of: Mapping[str, str],
+    by_table: bool,
     found: Problems,
 ) -> Iterator[Item]:
     for folder, kind in role_of.items():
@@ -285,12 +265,8 @@ def _scan_images(
                 )
             if len(sources) > 1:
                 found.fault(f"images with two {kind} files: keep one", stem)
-    if not any(labels.values()):
-        beside = sorted(f.name for f in part.iterdir() if is_folder(f))
-        found.fault(
-            f"{part}/images has no labels of pixels beside it, in {_FOLDERS} (there is: "
-            f"{', '.join(f'{name}/' for name in beside)}): rename their folder so. {_LAYOUTS}"
-        )
+    if not any(labels.values()) and not by_table:
+        found.fault(no_labels(root, part, files))
     for stem, sources in images.items():
         if len(sources) > 1:
             found.fault("images of equal names but for the ending: rename one", stem)
