@@ -260,6 +260,7 @@ def pretrain(
         preset, set_, {steps_key: steps, "home": home}, target=target, needs_weights=False
     )
     from agent.commands import cards
+    from agent.own import some
     from agent.progress import counted
     from agent.workbench import build_pretrain_target, choose_device
     from tools import trained_on
@@ -274,6 +275,16 @@ def pretrain(
     say(source.notice)
     if target:
         trained_on.check(folder, source)
+        if new := trained_on.unlearnt(folder, source):
+            done = trained_on.steps_done(folder)
+            told = f"the data have words that it has not learnt yet: {some(new)}"
+            if done >= chosen.steps:
+                raise WeightsError(
+                    f"The MTDM in {folder} has been trained for {done} steps, and since then "
+                    f"{told}. Train it further with --steps above {done}, e.g. --steps "
+                    f"{done + chosen.steps}, or move the folder away to begin anew."
+                )
+            say(f"It goes on from step {done}; {told}")
         trained_on.note(folder, source)
     with counted(console(), "pretrain", "steps") as report:
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from agent.settings import Settings, load_settings
@@ -20,17 +20,22 @@ PRESETS = {"camvid": "camvid", "folder": "own", "hf": "own"}
 # A pretraining that was timed: minutes on two CPU cores for steps times pixels.
 _KNOWN_MINUTES = 30
 _KNOWN_WORK = 3250 * 64 * 64
+_SHOWN = 6
 _DENSE = ("model=unet", "batch_size=16", "learning_rate=0.003")
 
 
 def load_own(
-    target: str, assignments: Sequence[str], env: Mapping[str, str], needs_weights: bool
+    target: str,
+    assignments: Sequence[str],
+    env: Mapping[str, str],
+    needs_weights: bool,
+    warn: Callable[[str], None] = lambda told: None,
 ) -> Settings:
     """Resolve the settings for `target`, NAME:PATH.
 
     assignments: "key=value" that go before what the data decide: task, model, audit, and the
     weights that `shaping pretrain` left under HOME/pretrain. needs_weights: whether the generator
-    is going to draw. Raises WeightsError that says how to train it when it has no weights yet, or
+    is going to draw; warn: is told what its MTDM has not learnt. Raises WeightsError that says how to train it when it has no weights yet, or
     when it was trained on photographs that are now to judge.
     """
     name, _, path = target.partition(":")
@@ -67,11 +72,24 @@ def load_own(
             f"same --home: {_pretrain_command(target, assignments)}\nIt takes "
             f"{settings.pretrain.steps} steps, about {max(1, round(_KNOWN_MINUTES * share))} "
             f"minutes on two CPU cores for photographs of {width}x{height}; --steps 500 is enough "
-            "for a first look."
+            f"for a first look.\nThis is how the data are read:\n{built.notice}"
         )
     if needs_weights and drawn_by_it:
         trained_on.check(weights.parent, built)
+        if new := trained_on.unlearnt(weights.parent, built):
+            n_steps = trained_on.steps_done(weights.parent)
+            more = [*assignments, f"pretrain.steps={n_steps + settings.pretrain.steps}"]
+            warn(
+                f"The MTDM in {weights.parent} was trained before the data had these words, and "
+                f"does not draw them: {some(new)}. To train it further: "
+                f"{_pretrain_command(target, more)}"
+            )
     return settings
+
+
+def some(words: Sequence[str]) -> str:
+    """Return the first of many words."""
+    return ", ".join(words[:_SHOWN]) + (", ..." if len(words) > _SHOWN else "")
 
 
 def _pretrain_command(target: str, assignments: Sequence[str]) -> str:

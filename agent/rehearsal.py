@@ -52,6 +52,7 @@ def show(settings: Settings, console: Console) -> None:
     )
     console.print(resolved, markup=False, soft_wrap=True)
     target = build_target(settings)
+    console.print(f"{target.notice}\n", markup=False, soft_wrap=True)
     generator = build_generator(settings, target, choose_device(settings))
     plan = first_plan(settings, target, generator)
     by = "" if settings.brain.startswith("policy:") else f", where {settings.brain} decides"

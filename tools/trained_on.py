@@ -1,7 +1,9 @@
-"""Which photographs an MTDM has learnt to draw, so that none of them ever judges what it draws.
+"""Which photographs and words an MTDM has learnt to draw.
 
-A split is dealt anew when photographs come, go, or are read otherwise; an MTDM that was trained
-before has then seen photographs that now measure the model which learns from its images.
+None of these photographs may ever judge what it draws: a split is dealt anew when photographs come,
+go, or are read otherwise, and an MTDM that was trained before has then seen photographs that now
+measure the model which learns from its images. To words that came later, as those of a new table of
+attributes, it is deaf.
 """
 
 from __future__ import annotations
@@ -20,9 +22,30 @@ _SHOWN = 3
 
 
 def note(folder: Path, target: Target) -> None:
-    """Add the photographs of the generator split to those that the MTDM in `folder` has seen."""
+    """Add the generator split's photographs, and the target's words, to those that the MTDM knows.
+
+    It is the one in `folder`.
+    """
     seen = _seen(folder) | _digests(target.split("generator")).keys()
-    write_json(folder / FILE, {"photographs": sorted(seen)})
+    words = _noted(folder, "words") | _words(target)
+    write_json(folder / FILE, {"photographs": sorted(seen), "words": sorted(words)})
+
+
+def unlearnt(folder: Path, target: Target) -> list[str]:
+    """Return the "attribute=value" of a target that were unknown when the MTDM was trained.
+
+    Nothing for one whose words are not noted (bundled, or of an earlier version).
+    """
+    learnt = _noted(folder, "words")
+    return sorted(_words(target) - learnt) if learnt else []
+
+
+def steps_done(folder: Path) -> int:
+    """Return the steps of the last checkpoint of the training in `folder`, 0 without one."""
+    try:
+        return int(json.loads((folder / "train.json").read_text("utf-8"))["step"])
+    except (OSError, ValueError, KeyError, TypeError):  # the training itself says what is wrong
+        return 0
 
 
 def check(folder: Path, target: Target) -> None:
@@ -52,16 +75,24 @@ def check(folder: Path, target: Target) -> None:
 
 
 def _seen(folder: Path) -> set[str]:
+    return _noted(folder, "photographs")
+
+
+def _noted(folder: Path, what: str) -> set[str]:
     file = folder / FILE
     if not file.is_file():
         return set()
     try:
-        return set(json.loads(file.read_text("utf-8"))["photographs"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return set(json.loads(file.read_text("utf-8")).get(what, ()))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise WeightsError(
             f"{file} is damaged ({error}). It says which photographs the MTDM beside it has seen; "
             "move the folder away and run shaping pretrain again."
         ) from error
+
+
+def _words(target: Target) -> set[str]:
+    return {f"{k}={v}" for k, values in target.vocabulary.attributes.items() for v in values}
 
 
 def _digests(samples: Samples) -> dict[str, str]:

@@ -83,7 +83,7 @@ def resolve(
     with counted(console(), "reading", "photographs", every_s=5) as report:
         token = reading.set(report)
         try:
-            return load_own(target, wanted, os.environ, needs_weights)
+            return load_own(target, wanted, os.environ, needs_weights, _warn)
         finally:
             reading.reset(token)
 
@@ -123,6 +123,10 @@ def _refuse_data(preset: str) -> None:
 def assignments(options: dict[str, Any]) -> list[str]:
     """Return the "key=value" of options; those that are None were not given."""
     return [f"{key}={value}" for key, value in options.items() if value is not None]
+
+
+def _warn(told: str) -> None:
+    complain("Warning:", told)
 
 
 def console() -> Console:

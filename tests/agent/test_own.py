@@ -53,6 +53,7 @@ def test_without_weights_it_says_to_pretrain_first(tmp_path: Path) -> None:
     result = runner.invoke(app, ["run", "--target", target, *home])
     assert result.exit_code == 2
     assert f"shaping pretrain --target {target}" in result.stderr
+    assert "36 photographs, 3 classes, read at 64x64" in result.stderr
     with pytest.raises(WeightsError, match="There is no MTDM for"):
         load_own(target, [f"home={tmp_path}"], {}, needs_weights=True)
 
@@ -152,3 +153,26 @@ def test_an_mtdm_does_not_draw_for_photographs_that_it_has_seen(tmp_path: Path) 
     assert load_own(target, [home], {}, needs_weights=True) == settings
     with pytest.raises(WeightsError, match=r"trained on .* that now lie in other splits"):
         load_own(target, [home, "target.options.seed=1"], {}, needs_weights=True)
+
+
+def test_words_that_an_mtdm_has_not_learnt_are_named_with_what_to_do(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds")
+    target = f"folder:{root}"
+    home = tmp_path / "home"
+    settings = load_own(target, [f"home={home}"], {}, needs_weights=False)
+    folder = Path(settings.generator.weights).parent
+    (folder / "pipeline").mkdir(parents=True)
+    (folder / "pipeline" / "model_index.json").write_text("{}", "utf-8")
+    (folder / "train.json").write_text('{"step": 500}', "utf-8")
+    trained_on.note(folder, build_target(settings))
+    names = [file.relative_to(root) for file in sorted(root.rglob("img *"))]
+    lines = ["file,ringed", *(f"{n},{('yes', 'no')[i % 2]}" for i, n in enumerate(names))]
+    (root / "attributes.csv").write_text("\n".join(lines), "utf-8")
+    told: list[str] = []
+    load_own(target, [f"home={home}"], {}, needs_weights=True, warn=told.append)
+    assert "does not draw them: ringed=no, ringed=yes. To train it further" in told[0]
+    assert "--set pretrain.steps=3750" in told[0]
+    command = ["pretrain", "--target", target, "--home", str(home), "--steps", "500"]
+    result = runner.invoke(app, command)
+    assert result.exit_code == 2
+    assert "--steps above 500, e.g. --steps 1000" in result.stderr

@@ -37,6 +37,19 @@ def test_what_was_seen_once_stays_seen(tmp_path: Path) -> None:
         trained_on.check(tmp_path, build(root, seed=1))
 
 
+def test_words_that_came_after_the_training_are_found(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds")
+    trained_on.note(tmp_path, build(root))
+    assert trained_on.unlearnt(tmp_path, build(root)) == []
+    names = [file.relative_to(root) for file in sorted(root.rglob("img *"))]
+    lines = ["file,ringed", *(f"{n},{('yes', 'no')[i % 2]}" for i, n in enumerate(names))]
+    (root / "attributes.csv").write_text("\n".join(lines), "utf-8")
+    assert trained_on.unlearnt(tmp_path, build(root)) == ["ringed=no", "ringed=yes"]
+    trained_on.note(tmp_path, build(root))
+    assert trained_on.unlearnt(tmp_path, build(root)) == []
+    assert trained_on.unlearnt(tmp_path / "of an earlier version", build(root)) == []
+
+
 def test_a_damaged_note_is_named(tmp_path: Path) -> None:
     (tmp_path / trained_on.FILE).write_text("{", "utf-8")
     with pytest.raises(WeightsError, match=r"photographs\.json is damaged"):
