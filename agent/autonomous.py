@@ -47,7 +47,7 @@ def run(settings: Settings, console: Console, interactive: bool = False) -> Path
 
     Raises Stopped, its report written, when somebody or a signal ended the session early.
     """
-    name = settings.session.name or next_name(settings.home, settings.preset)
+    name = settings.session.name or next_name(settings.home, settings.stem)
     ended_by = "error"
     try:
         with open_session(settings, name) as session, _stopped_by_sigterm(session.control):

@@ -38,7 +38,7 @@ def chat(
     terminal: environment variables that say what the terminal can show. Leaving stops the session
     at its next safe point; the same command, or `shaping resume NAME`, goes on.
     """
-    name = settings.session.name or next_name(settings.home, settings.preset)
+    name = settings.session.name or next_name(settings.home, settings.stem)
     with open_session(settings, name) as session:
         if stdin.isatty() and sys.stdout.isatty():
             _at_terminal(session, auto_s, terminal)

@@ -21,6 +21,7 @@ from agent.commands.common import (
     complain,
     console,
     continued,
+    note,
     resolve,
     say,
     say_table,
@@ -191,7 +192,7 @@ def sessions(home: HomeOption = None) -> None:
     rows = [
         [
             info.name,
-            info.preset,
+            info.data,
             f"{info.rounds_done}/{info.rounds}",
             "" if info.score is None else f"{info.score:.3f}",
             info.updated,
@@ -200,7 +201,7 @@ def sessions(home: HomeOption = None) -> None:
         for info in list_sessions(folder)
     ]
     if rows:
-        say_table(["session", "preset", "rounds", "score", "updated", "state"], rows)
+        say_table(["session", "data", "rounds", "score", "updated", "state"], rows)
     else:
         say(f"There are no sessions under {folder} yet. Start one with: shaping run")
 
@@ -445,6 +446,8 @@ def _memory(home: Path | None, url: str | None) -> MemoryIndex:
     from agent.session import memory_of
 
     settings = resolve(options={"memory.url": url}, home=home)
+    # Chroma and the sentence encoder take seconds to load.
+    note("Opening the memory ...")
     return memory_of(settings.home, say, settings.memory.url)
 
 

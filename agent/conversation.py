@@ -282,7 +282,7 @@ class Conversation:
         settings = session.settings
         done = session.n_done()
         blocks: list[Block] = [
-            Line(f"Session {session.name} ({settings.preset}, brain {settings.brain})", "bold"),
+            Line(f"Session {session.name} ({settings.data}, brain {settings.brain})", "bold"),
             Line(f"{done} of {settings.session.rounds} rounds done; {say_progress(self.live)}"),
             *score_grid(self._rounds()),
         ]

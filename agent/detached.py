@@ -41,7 +41,7 @@ def start(settings: Settings) -> Started:
 
     Raises what `open_session` raises, and SessionError when it ends before that.
     """
-    name = settings.session.name or next_name(settings.home, settings.preset)
+    name = settings.session.name or next_name(settings.home, settings.stem)
     home = settings.home.resolve()
     settings = settings.model_copy(update={"home": home})
     with open_session(settings, name) as session:

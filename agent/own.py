@@ -35,8 +35,9 @@ def load_own(
 
     assignments: "key=value" that go before what the data decide: task, model, audit, and the
     weights that `shaping pretrain` left under HOME/pretrain. needs_weights: whether the generator
-    is going to draw; warn: is told what its MTDM has not learnt. Raises WeightsError that says how to train it when it has no weights yet, or
-    when it was trained on photographs that are now to judge.
+    is going to draw; warn: is told what its MTDM has not learnt. Raises WeightsError that says how
+    to train it when it has no weights yet, or when it was trained on photographs that are now to
+    judge.
     """
     name, _, path = target.partition(":")
     if name not in PRESETS:

@@ -38,6 +38,7 @@ gone without a word; failed: it ended by an error; stopped: on request; finished
 begun and left by a version without heartbeats."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_STEM = 40
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class SessionInfo:
     """What `shaping sessions` shows of one session."""
 
     name: str
-    preset: str
+    data: str
     rounds_done: int
     rounds: int
     score: float | None
@@ -107,9 +108,9 @@ def journals(home: Path) -> list[Path]:
     return sorted((home / "sessions").glob("*/journal.jsonl"))
 
 
-def next_name(home: Path, preset: str) -> str:
-    """Return PRESET-N with the first number that is free."""
-    stem = re.sub(r"[^A-Za-z0-9._-]", "-", Path(preset).stem).lstrip("._-") or "session"
+def next_name(home: Path, stem: str) -> str:
+    """Return STEM-N, as far as a name may have its characters, with the first free number."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("._-")[:_STEM] or "session"
     number = 1
     with storing(home):
         while (home / "sessions" / f"{stem}-{number}").exists():
@@ -274,7 +275,7 @@ def list_sessions(home: Path) -> list[SessionInfo]:
         found.append(
             SessionInfo(
                 name=path.parent.name,
-                preset=settings.preset,
+                data=settings.data,
                 rounds_done=n_done,
                 rounds=settings.session.rounds,
                 score=scores[-1] if scores else None,

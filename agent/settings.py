@@ -227,6 +227,18 @@ class Settings(Record):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     home: Annotated[Path, AfterValidator(Path.expanduser)] = Path("shaping-home")
 
+    @property
+    def data(self) -> str:
+        """What the session is of: its preset or, of a user's own data, NAME:FOLDER."""
+        path = self.target.path
+        return self.preset if path is None else f"{self.target.name}:{Path(str(path)).name}"
+
+    @property
+    def stem(self) -> str:
+        """What sessions are called that nobody names: like the preset or, of own data, these."""
+        own = self.preset == "own" and self.target.path is not None
+        return self.data.partition(":")[2] if own else Path(self.preset).stem
+
 
 class Preset(NamedTuple):
     """A preset that comes with the program."""

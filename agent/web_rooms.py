@@ -196,7 +196,7 @@ class Hall:
 
     def begin_with(self, settings: Settings) -> str:
         """Open the session that settings name, or a new one, and return its name."""
-        name = settings.session.name or next_name(self.home, settings.preset)
+        name = settings.session.name or next_name(self.home, settings.stem)
         self.enter(name, settings)
         return name
 

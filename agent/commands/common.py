@@ -149,6 +149,11 @@ def say_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     console().print(table)
 
 
+def note(text: str) -> None:
+    """Print what goes on to standard error, so that a pipe gets the result alone."""
+    Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)
+
+
 def complain(head: str, message: str) -> None:
     """Print to standard error."""
     stderr = Console(stderr=True, highlight=False)

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from agent.autonomous import run
 from agent.cli import app
 from agent.session import folder_of, list_sessions, next_name, open_session
-from agent.settings import Settings, overrides
+from agent.settings import Settings, load_settings, overrides
 from memory.chroma import MemoryIndex
 from memory.errors import SessionError, SettingsError
 from memory.journal import read_events, rounds
@@ -160,14 +160,22 @@ def test_session_name_that_is_a_path_is_refused(make_settings: MakeSettings, nam
 def test_next_name_is_free(tmp_path: Path) -> None:
     assert next_name(tmp_path, "solar") == "solar-1"
     (tmp_path / "sessions" / "solar-1").mkdir(parents=True)
-    assert next_name(tmp_path, "some/path/solar.yaml") == "solar-2"
+    assert next_name(tmp_path, "solar") == "solar-2"
+    assert next_name(tmp_path, "Meine Fotos (2024)") == "Meine-Fotos-2024-1"
+
+
+def test_own_data_are_told_apart_by_their_folders() -> None:
+    plain = load_settings("solar")
+    assert (plain.data, plain.stem) == ("solar", "solar")
+    own = load_settings("own", ["target.options.path=/data/Meine Fotos"])
+    assert (own.data, own.stem) == ("folder:Meine Fotos", "Meine Fotos")
 
 
 KILLED = """
 import sys
 from rich.console import Console
 from agent.autonomous import run
-from agent.settings import Settings, overrides
+from agent.settings import Settings, load_settings, overrides
 run(Settings.model_validate_json(sys.argv[1]), Console())
 """
 
