@@ -29,6 +29,7 @@ from agent.steering import (
     effects,
     possible,
     share,
+    slice_name,
     wishes,
 )
 from agent.talk import Talk
@@ -218,6 +219,11 @@ class Conversation:
             )
         if meant.unknown or not blocks:
             said = self._not_understood(meant.unknown)
+            for wish in meant.half:
+                said += (
+                    f" Not taken, as without that it means more than you said: {wish.kind} "
+                    f"{slice_name(wish.attributes)}."
+                )
             if made := wishes(self._events())[len(held) :]:
                 said += f" Too much is meant now? {', '.join(f'/forget {w.id}' for w in made)}"
             blocks.append(Line(said, "warning"))

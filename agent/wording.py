@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 from agent.steering import STRENGTH, Kind
+from prompts.own_words import NO, YES
 from prompts.vocabulary import Vocabulary
 
 MAX_CHARS = 2000
@@ -57,6 +58,10 @@ _COMMANDS: tuple[tuple[str, str], ...] = (
     (r"(?:help|what can (?:you|i) (?:do|say))\b.*", "help"),
 )
 _SHOW = re.compile(r"(?:please )?(?:show|let me see)(?: me| us)?\b(?P<what>.*)", re.DOTALL)
+_PLURALS = {
+    "men": "man", "women": "woman", "people": "person", "children": "child", "mice": "mouse",
+    "geese": "goose", "feet": "foot", "teeth": "tooth",
+}  # fmt: skip
 # Words that say nothing about which data is meant.
 _FILLERS = frozenset(
     re.findall(
@@ -65,9 +70,14 @@ _FILLERS = frozenset(
         "cell cells scene scenes make making draw drawing generate i we you want wants would like "
         "need give me us let s it them ones one some any of also and or the a an with in on at for "
         "to from by that which are is be much many lot lots bit little slightly far way few data "
-        "so as should can could do does class classes kind kinds type there next plan plans round",
+        "so as should can could do does class classes kind kinds type there next plan plans round "
+        "thanks thank now really very too again all both each every",
     )
 )
+
+
+Meanings = tuple[tuple[str, str], ...]
+"""Pairs of an attribute and its value."""
 
 
 class Meant(NamedTuple):
@@ -83,13 +93,15 @@ class Understood:
     """What a text was taken to mean.
 
     command: a slash command with its argument, without the slash; wishes; unknown: its words that
-    mean nothing here; bare: values that were named without saying what to do about them.
+    mean nothing here; bare: values that were named without saying what to do about them; half:
+    wishes without the unknown words that stand within them, which mean more than was said.
     """
 
     command: str | None = None
     wishes: tuple[Meant, ...] = ()
     unknown: tuple[str, ...] = ()
     bare: dict[str, tuple[str, ...]] | None = None
+    half: tuple[Meant, ...] = ()
 
 
 class Lexicon:
@@ -99,8 +111,8 @@ class Lexicon:
         self._vocabulary = vocabulary
 
     @cached_property
-    def _phrases(self) -> list[tuple[str, str, str]]:
-        """All (phrase, attribute, value), the longest first."""
+    def _phrases(self) -> list[tuple[str, Meanings]]:
+        """All phrases with what they name, the longest first."""
         values = [
             (key, value) for key, known in self._vocabulary.attributes.items() for value in known
         ]
@@ -126,31 +138,44 @@ class Lexicon:
             if sum(other == value for _, other in values) == 1:
                 found.setdefault(_plain(value), (key, value))
                 found.setdefault(_plain(_spaced(value)), (key, value))
-        for phrase, meant in self._heads(values).items():
-            found.setdefault(phrase, meant)
-        return sorted(
-            ((phrase, *meant) for phrase, meant in found.items()), key=lambda item: -len(item[0])
-        )
+            name = _plain(key.replace("_", " "))
+            if value in YES:
+                found.setdefault(name, (key, value))
+            elif value in NO:
+                for word in ("not", "no", "non"):
+                    found.setdefault(f"{word} {name}", (key, value))
+        several = {phrase: (meant,) for phrase, meant in found.items()}
+        for word, meant in self._parts_of_classes().items():
+            several.setdefault(word, meant)
+        return sorted(several.items(), key=lambda item: -len(item[0]))
 
-    def _heads(self, values: Sequence[tuple[str, str]]) -> dict[str, tuple[str, str]]:
-        """Return the last words of class names where one class alone has them, as "mugs"."""
-        own = [(k, v) for k, v in values if k == self._vocabulary.class_attribute and "-" in v]
-        words = [_plain(_spaced(v)).split()[-1] for _, v in own]
-        taken = {w for _, v in values if "-" not in v for w in [_plain(v)]} | self._ordinary
-        return {
-            word: meant
-            for word, meant in zip(words, own, strict=True)
-            if words.count(word) == 1 and word not in taken and len(word) > 1
-        }
+    def _parts_of_classes(self) -> dict[str, Meanings]:
+        """Return single words of the names of classes, as "mugs", and all classes that have them.
+
+        The last words go first: "cones" are traffic cones, and no "cone soup".
+        """
+        key = self._vocabulary.class_attribute
+        if key is None:
+            return {}
+        names = {v: _plain(_spaced(v)).split() for v in self._vocabulary.attributes[key]}
+        found: dict[str, list[tuple[str, str]]] = {}
+        for last in (True, False):
+            heads = set(found)
+            for value, words in names.items():
+                for word in words[-1:] if last else words[:-1]:
+                    usual = word in self._ordinary or word in _FILLERS or not word.isalpha()
+                    if len(words) > 1 and len(word) > 1 and not usual and word not in heads:
+                        found.setdefault(word, []).append((key, value))
+        return {word: tuple(meant) for word, meant in found.items()}
 
     def read(self, text: str) -> tuple[dict[str, tuple[str, ...]], list[str]]:
         """Return the values that a text names, by attribute, and the words that name nothing."""
         said = f" {_plain(text)} "
         found: list[tuple[int, str, str]] = []
-        for phrase, key, value in self._phrases:
+        for phrase, meant in self._phrases:
             pattern = rf"(?<![\w=-]){re.escape(phrase)}(?![\w=-])"
             while match := re.search(pattern, said):
-                found.append((match.start(), key, value))
+                found += [(match.start(), key, value) for key, value in meant]
                 blank = " " * (match.end() - match.start())
                 said = said[: match.start()] + blank + said[match.end() :]
         attributes: dict[str, tuple[str, ...]] = {}
@@ -198,6 +223,7 @@ def understand(text: str, lexicon: Lexicon) -> Understood:
     if match := _SHOW.fullmatch(bare):
         return Understood(command=f"show {match['what'].strip()}".strip())
     wishes: list[Meant] = []
+    half: list[Meant] = []
     unknown: list[str] = []
     named: dict[str, tuple[str, ...]] = {}
     for kind, strength, words in _clauses(said):
@@ -206,9 +232,12 @@ def understand(text: str, lexicon: Lexicon) -> Understood:
         if kind is None:
             named |= attributes
         elif attributes:
-            wishes.append(Meant(kind, attributes, strength))
+            # Words beside the wish, as in "more dark ones, thanks", take nothing from it.
+            whole = not any(all(lexicon.read(part)) for part in words.split(","))
+            (wishes if whole else half).append(Meant(kind, attributes, strength))
     bare_values = named if named and not wishes else None
-    return Understood(None, tuple(wishes), tuple(dict.fromkeys(unknown)), bare_values)
+    left = tuple(dict.fromkeys(unknown))
+    return Understood(None, tuple(wishes), left, bare_values, tuple(half))
 
 
 def _clauses(said: str) -> list[tuple[Kind | None, float, str]]:
@@ -259,4 +288,13 @@ def _words(text: str) -> list[str]:
 
 
 def _singular(word: str) -> str:
-    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+    """Return what a word and its English plural have in common: "leaf" and "leaves" are "leav"."""
+    if word in _PLURALS:
+        return _PLURALS[word]
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us")):
+        word = word[:-1]
+    if len(word) > 3 and word.endswith("ie"):
+        return f"{word[:-2]}y"
+    if len(word) > 3 and word.endswith(("oe", "se", "xe", "ze", "che", "she")):
+        return word[:-1]
+    return re.sub(r"(?<=..)(?:fe?|ve)$", "v", word)

@@ -16,8 +16,8 @@ CLASS = "class"
 MAX_CHARACTERS = 40
 
 _WORD = re.compile(r"\w+(?:['.-]\w+)*")
-_YES = ("yes", "true")
-_NO = ("no", "false", "none")
+YES = ("yes", "true", "ja", "oui")
+NO = ("no", "false", "none", "nein", "non")
 # From so many letters on a name by itself is not mistaken for another word of a sentence.
 _PLAIN_LETTERS = 3
 
@@ -88,9 +88,9 @@ def _class_phrases(name: str, subjects: Sequence[str]) -> Phrases:
 
 def _phrases(key: str, value: str) -> Phrases:
     thing, value = key.replace("_", " "), value.replace("-", " ")
-    if value in _YES:
+    if value in YES:
         return Phrases(clause=(f"with {thing}", f"that has {thing}"))
-    if value in _NO:
+    if value in NO:
         return Phrases(clause=(f"without {thing}", f"that has no {thing}"))
     if value == "some":
         return Phrases(clause=(f"with some {thing}", f"that has some {thing}"))

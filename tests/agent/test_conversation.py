@@ -117,6 +117,9 @@ def test_story_of_a_session(make_settings: MakeSettings) -> None:
         assert "added by the user" in here.say("/why")
         said = here.say("more poly, fewer crowds")
         assert "more of wafer=poly (x2) (w1)" in said and said.endswith("? /forget w1")
+        said = here.say("more dark crowds")
+        assert "Understood" not in said
+        assert said.endswith("means more than you said: more brightness=dark.")
 
         assert "planned again" in here.say("/reject no bright ones")
         second = here.question()

@@ -103,6 +103,47 @@ def test_classes_are_named_as_people_write_them(
     assert found.unknown == ()
 
 
+FRUIT = Lexicon(
+    own_vocabulary(
+        "fruit",
+        ["red apple", "green apple", "Tomato", "Cherry", "leaf", "insects 1", "person", "knife"],
+        {
+            "brightness": ["dark", "medium", "bright"],
+            "ripe": ["yes", "no"],
+            "verkauft": ["ja", "nein"],
+        },
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("more dark apples", {"brightness": "dark", "class": "green-apple|red-apple"}),
+        ("more red apples", {"class": "red-apple"}),
+        ("more tomatoes and cherries", {"class": "tomato|cherry"}),
+        ("more bright leaves", {"brightness": "bright", "class": "leaf"}),
+        ("more knives", {"class": "knife"}),
+        ("more insects", {"class": "insects-1"}),
+        ("more dark people, thanks", {"brightness": "dark", "class": "person"}),
+        ("more ripe tomatoes", {"ripe": "yes", "class": "tomato"}),
+        ("more tomatoes that are not ripe", {"ripe": "no", "class": "tomato"}),
+        ("more verkauft", {"verkauft": "ja"}),
+    ],
+)
+def test_plurals_parts_of_names_and_yes_or_no(text: str, said: dict[str, str]) -> None:
+    found = understand(text, FRUIT)
+    assert [{k: "|".join(v) for k, v in m.attributes.items()} for m in found.wishes] == [said]
+    assert found.unknown == ()
+
+
+def test_a_wish_is_not_taken_without_the_words_that_narrow_it() -> None:
+    found = understand("more dark bananas, fewer tomatoes", FRUIT)
+    assert [(m.kind, m.attributes) for m in found.wishes] == [("fewer", {"class": ("tomato",)})]
+    assert found.unknown == ("bananas",)
+    assert [(m.kind, m.attributes) for m in found.half] == [("more", {"brightness": ("dark",)})]
+
+
 def test_what_is_not_understood_is_said_with_near_words() -> None:
     found = understand("More wet nights, fewer crowds.", STREETS)
     assert [(m.kind, m.attributes) for m in found.wishes] == [
