@@ -57,7 +57,7 @@ def compare(
     from agent.arms import Arms
     from agent.pool import Lab
     from agent.progress import counted
-    from agent.workbench import build_target
+    from agent.workbench import build_judge, build_target
     from eval.report import text
     from memory.errors import SettingsError, unknown
 
@@ -75,6 +75,8 @@ def compare(
     path = settings.target.path
     photographs.check_folder(folder, path, lab.target, f"the comparison {called!r}")
     compare.check_pulls(lab, arms, broken)
+    with counted(console(), "training what audits images", "steps") as report:
+        build_judge(settings, lab.target, lab.device, report)
     say("Measuring how long a training and an image take ...")
     left = compare.estimate(lab, arms, seeds)
     say(
