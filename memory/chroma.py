@@ -1,7 +1,7 @@
 """What all sessions remember, searchable by meaning: a Chroma index that can be rebuilt.
 
-The journals are the truth. The index is opened for one operation at a time, under a file lock,
-because two processes that hold one Chroma folder open corrupt it.
+The journals are the truth. Every operation has the index for itself, under a file lock; see
+`memory.opened` for how long it stays open.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 from pydantic import Field
 
-from memory import minilm
-from memory.arenas import give_back
+from memory import minilm, opened
 from memory.errors import SessionError, StorageError
 from memory.files import storage_error
 from memory.journal import Event, read_events, rounds
@@ -26,7 +26,6 @@ from memory.records import Lesson, Record
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
-    from chromadb.api.client import Client
     from chromadb.api.collection_configuration import CreateCollectionConfiguration
     from chromadb.api.models.Collection import Collection
     from chromadb.api.types import Where
@@ -48,8 +47,10 @@ _CONFIGURATION: CreateCollectionConfiguration = {
 }
 _N_ADDED_AT_ONCE = 1000
 _N_REPEATS = 10
-_DATABASE, _UNFINISHED = "chroma.sqlite3", ".unfinished"
-_KEPT = (".lock", _UNFINISHED)
+# Distances of equal vectors differ by less.
+_ROUNDING = 1e-5
+_UNFINISHED = ".unfinished"
+_KEPT = (".lock", opened.OWNER, _UNFINISHED)
 
 Kind = Literal["prompt", "failure", "lesson"]
 Data = dict[str, float | str | bool]
@@ -109,8 +110,11 @@ class MemoryIndex:
 
     def add(self, items: Sequence[MemoryItem]) -> None:
         """Add items; one whose id is already there replaces the earlier one."""
-        vectors = self._vectors(items)
-        self._use(lambda collection, owner: upsert(collection, vectors, owner))
+        self._use(
+            lambda collection, owner: upsert(
+                collection, self._vectors(changed(collection, items, owner)), owner
+            )
+        )
 
     def forget(self, session: str, from_round: int) -> None:
         """Remove what a session has added of round `from_round` and later ones."""
@@ -146,20 +150,23 @@ class MemoryIndex:
             return []
         vectors = np.array(self._embed(queries), dtype=np.float32)
         where = both({"kind": kind} if kind else None, {"target": target} if target else None)
-        found = self._use(
-            lambda collection, _: collection.query(
-                query_embeddings=vectors,
-                n_results=n * _N_REPEATS,
-                where=where,
-                include=["metadatas", "distances"],
-            )
-        )
-        return [
-            _latest([str(m["item"]) for m in metadatas], distances)[:n]
-            for metadatas, distances in zip(
-                found["metadatas"] or [], found["distances"] or [], strict=True
-            )
-        ]
+        n_near = n * _N_REPEATS
+
+        def look(collection: Collection, _: str) -> list[list[Hit]]:
+            # A condition takes time in proportion to all items that meet it, so the nearest of all
+            # are looked at first.
+            near = _nearest(collection, vectors, n_near)
+            if where is None:
+                return [_latest(hits)[:n] for hits in near]
+            found = [_within(hits, kind, target) for hits in near]
+            few = [place for place, hits in enumerate(found) if len(hits) < n]
+            if few:
+                rest = _nearest(collection, vectors[few], n_near, where)
+                for place, hits in zip(few, rest, strict=True):
+                    found[place] = _latest(hits)
+            return [hits[:n] for hits in found]
+
+        return self._use(look)
 
     def stats(self) -> dict[str, Any]:
         """Return how many items there are: `items`, `kinds`, `targets` and `sessions`."""
@@ -188,7 +195,7 @@ class MemoryIndex:
             if self._journals is None:
                 with self._open() as collection:
                     return work(collection, "")
-            database = self.folder / _DATABASE
+            database = self.folder / opened.DATABASE
             # Chroma takes an empty file for a new index.
             missing = not database.exists() or not database.stat().st_size
             if not missing and not (self.folder / _UNFINISHED).exists():
@@ -236,31 +243,28 @@ class MemoryIndex:
 
     @contextmanager
     def _open(self) -> Iterator[Collection]:
-        """Open the collection while the lock is held."""
-        import chromadb
+        """Open the collection while the lock is held, unless it is open."""
         from chromadb.api.shared_system_client import SharedSystemClient
-        from chromadb.config import Settings
         from chromadb.errors import ChromaError
 
         try:
-            settings = Settings(anonymized_telemetry=False)
-            client = cast("Client", chromadb.PersistentClient(self.folder, settings))
-            try:
-                yield collection_of(client)
-            finally:
-                client.close()
-                # All of the index was loaded, in pieces that would lie between what is kept.
-                give_back()
+            yield collection_of(opened.client_of(self.folder))
         except ChromaError as error:
+            opened.close(self.folder)
             # Chroma keeps a client that failed to start, and would hand it out again.
             SharedSystemClient.clear_system_cache()
             raise StorageError(
                 f"The memory in {self.folder} cannot be used: {error}. If the disk is full, free "
                 "some space; otherwise rebuild it with: shaping memory reindex"
             ) from error
+        except BaseException:
+            # What it has loaded may be other than what is on the disk.
+            opened.close(self.folder)
+            raise
 
     def _clear(self) -> None:
         """Empty the folder but for the lock, which other processes may be waiting for."""
+        opened.close(self.folder)
         try:
             with self._open() as collection:
                 collection.count()
@@ -273,6 +277,7 @@ class MemoryIndex:
                 if path.name not in _KEPT:
                     path.rename(aside / path.name)
             return
+        opened.close(self.folder)
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
@@ -368,15 +373,71 @@ def items_from_events(events: Iterable[Event]) -> list[MemoryItem]:
     return items
 
 
-def _latest(items: Sequence[str], distances: Sequence[float]) -> list[Hit]:
+def _nearest(
+    collection: Collection,
+    vectors: NDArray[np.float32],
+    n: int,
+    where: Where | None = None,
+) -> list[list[Hit]]:
+    """Return the `n` items nearest to each vector, best first."""
+    found = collection.query(
+        query_embeddings=vectors, n_results=n, where=where, include=["metadatas", "distances"]
+    )
+    return [
+        [
+            Hit(
+                item=MemoryItem.model_validate_json(str(metadata["item"])),
+                similarity=max(-1.0, min(1.0, 1 - distance)),
+            )
+            for metadata, distance in zip(metadatas, distances, strict=True)
+        ]
+        for metadatas, distances in zip(
+            found["metadatas"] or [], found["distances"] or [], strict=True
+        )
+    ]
+
+
+def _within(near: Sequence[Hit], kind: str | None, target: str | None) -> list[Hit]:
+    """Return those of one kind and target if given, see `_latest`, that are nearer than the last.
+
+    Nothing that is as near as one of these is missing, no other round of its text either.
+    """
+    return _latest(
+        [
+            hit
+            for hit in near
+            if kind in (None, hit.item.kind)
+            and target in (None, hit.item.target)
+            and hit.similarity > near[-1].similarity + _ROUNDING
+        ]
+    )
+
+
+def _latest(hits: Iterable[Hit]) -> list[Hit]:
     """Return hits, best first; of equal texts of a session that of the latest round."""
     latest: dict[tuple[str, str, str], Hit] = {}
-    for text, distance in zip(items, distances, strict=True):
-        item = MemoryItem.model_validate_json(text)
-        identity = (item.session, item.kind, item.text)
-        if identity not in latest or latest[identity].item.round < item.round:
-            latest[identity] = Hit(item=item, similarity=max(-1.0, min(1.0, 1 - distance)))
+    for hit in hits:
+        identity = (hit.item.session, hit.item.kind, hit.item.text)
+        if identity not in latest or latest[identity].item.round < hit.item.round:
+            latest[identity] = hit
     return sorted(latest.values(), key=lambda h: (-h.similarity, h.item.id))
+
+
+def changed(collection: Collection, items: Sequence[MemoryItem], owner: str) -> list[MemoryItem]:
+    """Return the items that a collection does not have as they are."""
+    known: dict[str, str] = {}
+    names = [_name(item, owner) for item in items]
+    for start in range(0, len(names), _N_ADDED_AT_ONCE):
+        part = list(dict.fromkeys(names[start : start + _N_ADDED_AT_ONCE]))
+        found = collection.get(ids=part, include=["metadatas"])
+        told = [str(metadata["item"]) for metadata in found["metadatas"] or []]
+        known |= zip(found["ids"], told, strict=True)
+    last = dict(zip(names, items, strict=True))
+    return [item for name, item in last.items() if known.get(name) != item.model_dump_json()]
+
+
+def _name(item: MemoryItem, owner: str) -> str:
+    return f"{owner}/{item.id}" if owner else item.id
 
 
 def upsert(
@@ -387,7 +448,7 @@ def upsert(
     for start in range(0, len(vectors), _N_ADDED_AT_ONCE):
         part = vectors[start : start + _N_ADDED_AT_ONCE]
         collection.upsert(
-            ids=[f"{owner}/{item.id}" if owner else item.id for item, _ in part],
+            ids=[_name(item, owner) for item, _ in part],
             embeddings=np.array([vector for _, vector in part], dtype=np.float32),
             documents=[item.text for item, _ in part],
             metadatas=[
