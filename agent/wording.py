@@ -144,7 +144,7 @@ class Lexicon:
             elif value in NO:
                 for word in ("not", "no", "non"):
                     found.setdefault(f"{word} {name}", (key, value))
-        several = {phrase: (meant,) for phrase, meant in found.items()}
+        several: dict[str, Meanings] = {phrase: (meant,) for phrase, meant in found.items()}
         for word, meant in self._parts_of_classes().items():
             several.setdefault(word, meant)
         return sorted(several.items(), key=lambda item: -len(item[0]))
@@ -236,8 +236,8 @@ def understand(text: str, lexicon: Lexicon) -> Understood:
             whole = not any(all(lexicon.read(part)) for part in words.split(","))
             (wishes if whole else half).append(Meant(kind, attributes, strength))
     bare_values = named if named and not wishes else None
-    left = tuple(dict.fromkeys(unknown))
-    return Understood(None, tuple(wishes), left, bare_values, tuple(half))
+    said_unknown = tuple(dict.fromkeys(unknown))
+    return Understood(None, tuple(wishes), said_unknown, bare_values, tuple(half))
 
 
 def _clauses(said: str) -> list[tuple[Kind | None, float, str]]:

@@ -154,6 +154,17 @@ def test_outlines_and_boxes_are_said_to_be_unread(tmp_path: Path) -> None:
         mask.unlink()
     with pytest.raises(DataError, match=r"Outlines and boxes, as perhaps masks/00\.txt has them"):
         build(root)
+    shutil.rmtree(root / "masks")
+    (root / "_annotations.coco.json").write_text("{}", "utf-8")
+    with pytest.raises(DataError, match=r"as perhaps boxes/_annotations\.coco\.json has them"):
+        build(root)
+
+
+def test_parquet_below_a_folder_belongs_to_another_target(tmp_path: Path) -> None:
+    (tmp_path / "saved" / "data").mkdir(parents=True)
+    (tmp_path / "saved" / "data" / "train-00000.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"as the library datasets saves them: say --target 'hf:"):
+        build(tmp_path / "saved")
 
 
 @pytest.mark.parametrize(
@@ -315,6 +326,15 @@ def test_masks_of_three_channels_that_are_all_gray_hold_ids(tmp_path: Path) -> N
         ours, theirs = target.split(name), as_ids.split(name)
         assert ours.ids == theirs.ids
         assert np.array_equal(ours.labels["segmentation"], theirs.labels["segmentation"])
+
+
+def test_ids_without_names_are_said_with_how_to_name_them(tmp_path: Path) -> None:
+    root = scenes(tmp_path / "scenes", names="")
+    assert "PATH/classes.yaml (of hf: target.options.classes), a line ID: NAME for each of 0, 1, 2"\
+        in build(root).notice  # fmt: skip
+    (root / "classes.yaml").write_text("0: sky\n1: road\n2: car\n", "utf-8")
+    assert "classes.yaml" not in build(root).notice
+    assert build(root).pixel_classes == ["sky", "road", "car"]
 
 
 def test_a_photograph_as_a_mask_has_too_many_colours(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tools.targets._loading import Loaded
 from tools.targets._options import Options
 from tools.targets._problems import Problems
 
+_HOW_TO_NAME = "write PATH/classes.yaml (of hf: target.options.classes), a line ID: NAME"
 _COLOURS_FILE = "PATH/classes.csv"
 _MOST_IDS = 64
 _SOME = 5
@@ -44,7 +45,8 @@ def _classes(
     if not present:
         return [], {}
     if present == {0, VOID} and VOID in void:
-        found.note("all masks hold 0 and 255 only, so 255 is read as a class")
+        how = "" if options.pixel_names else f"; to name both, {_HOW_TO_NAME}"
+        found.note(f"all masks hold 0 and 255 only, so 255 is read as a class{how}")
         names = options.pixel_names or {}
         return [plain(names.get(i, f"class {i}")) for i in (0, 1)], {0: 0, VOID: 1}
     if not options.by_colour and any(number >= pictures.COLOUR for number in present):
@@ -62,6 +64,10 @@ def _classes(
                 "classes.txt"
             )
         wanted = {i: f"class {i}" for i in sorted(present - void)}
+        found.note(
+            "masks hold ids without names, so classes are called class ID; to name them, "
+            f"{_HOW_TO_NAME} for each of {', '.join(map(str, wanted))}"
+        )
     else:
         void |= {i for i, n in options.pixel_names.items() if plain(n).lower() in _VOID_NAMES}
         wanted = {i: plain(n) for i, n in sorted(options.pixel_names.items()) if i not in void}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ LAYOUTS = (
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar", ".xz")
 # Files in which other programs keep boxes and outlines.
 _SHAPES = (".json", ".xml", ".txt")
+_COCO = re.compile(r"annotations/|.*/_?(?:annotations|instances)", re.IGNORECASE)
 
 
 def refuse_no_folder(root: Path) -> None:
@@ -44,16 +46,15 @@ def _near(path: Path) -> str:
     return f" (near: {', '.join(str(names[name]) for name in found)})" if found else ""
 
 
-def refuse_other_kinds(root: Path) -> None:
+def refuse_other_kinds(root: Path, files: Sequence[Path]) -> None:
     """Raise DataError for data that another target reads."""
+    endings = {file.suffix.lower() for file in files}
     saved = (root / "dataset_dict.json").is_file() or any(root.glob("*.arrow"))
     listed = [*root.glob("metadata.jsonl"), *root.glob("*/metadata.jsonl")]
     kind = ""
     if (root / "trainannot").is_dir() and (root / "train").is_dir():
         kind = "camvid"
-    elif (
-        saved or listed or (any(root.glob("*.parquet")) and not any(map(is_folder, root.iterdir())))
-    ):
+    elif saved or listed or (".parquet" in endings and not endings & set(SUFFIXES)):
         kind = "hf"
     if kind:
         known = {"hf": "the library datasets saves them", "camvid": "CamVid has them"}[kind]
@@ -140,7 +141,7 @@ def _how_to_paint(files: Collection[Path]) -> str:
         and (
             file.stem in stems
             or Path(file.stem).stem in stems
-            or (file.suffix.lower() == ".json" and file.parent.name.lower() == "annotations")
+            or (file.suffix.lower() == ".json" and _COCO.match(f"{file.parent.name}/{file.name}"))
         )
     ]
     if not shapes:

@@ -72,10 +72,10 @@ def build(
         raise DataError("The target folder needs to know where: --target folder:PATH.")
     root = Path(path).expanduser().resolve()
     refuse_no_folder(root)
-    refuse_other_kinds(root)
+    files = sorted(file for file in root.rglob("*") if file.is_file() and not is_hidden(file, root))
+    refuse_other_kinds(root, files)
     options = options_of(task, size, void, depth_scale, flips, seed)
     name = name or own_name(root)
-    files = sorted(file for file in root.rglob("*") if file.is_file() and not is_hidden(file, root))
     stats = [(file, file.stat()) for file in files]
     key = [
         str(options),

@@ -44,6 +44,8 @@ USUAL = {
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?", re.ASCII)
 _HUB_TIMEOUT_S = 10.0
 _LOOKED_AT = 1000
+# What rows are called of parquet files that name no split.
+_UNNAMED = "data"
 _PIXELS = ("segmentation", "depth", "normals")
 
 Columns = Mapping[str, Any]
@@ -187,7 +189,7 @@ def _parquet(where: Path) -> dict[str, list[str]]:
     parts: dict[str, list[str]] = {}
     for file in files:
         word = file.stem.split("-")[0].lower()
-        parts.setdefault(word if word in WORDS else "data", []).append(str(file))
+        parts.setdefault(word if word in WORDS else _UNNAMED, []).append(str(file))
     return parts
 
 
@@ -240,7 +242,7 @@ def _items(word: str, part: Any, wanted: Columns, found: Problems) -> Iterator[I
             if part[row][column] is not None:
                 labels[kind] = partial(_picture, part, row, column)
         split = str(values.get(columns["split"] or "", "") or word).lower()
-        if split and split not in WORDS:
+        if split and split not in (*WORDS, _UNNAMED):
             found.note("splits of unknown names, whose rows are dealt to all splits", split)
         group = values.get(columns["group"] or "")
         yield Item(
