@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from memory import minilm, opened
+from memory.arenas import give_back
 from memory.errors import SessionError, StorageError
 from memory.files import storage_error
 from memory.journal import Event, read_events, rounds
@@ -115,6 +116,8 @@ class MemoryIndex:
                 collection, self._vectors(changed(collection, items, owner)), owner
             )
         )
+        # What was freed lies between what an open index keeps.
+        give_back()
 
     def forget(self, session: str, from_round: int) -> None:
         """Remove what a session has added of round `from_round` and later ones."""

@@ -265,3 +265,36 @@ def test_many_searches_at_once_find_what_single_ones_find(tmp_path: Path) -> Non
     queries = ["dark", "broken cell"]
     assert index.search_all(queries, n=2) == [index.search(query, n=2) for query in queries]
     assert index.search_all([]) == []
+
+
+def test_what_is_there_as_it_is_is_not_added_again(tmp_path: Path) -> None:
+    embedded: list[str] = []
+
+    def counting(texts: Sequence[str]) -> list[list[float]]:
+        embedded.extend(texts)
+        return embed(texts)
+
+    index = MemoryIndex(tmp_path / "memory", counting)
+    index.add([item("a", "a dark cell"), item("b", "a bright cell")])
+    index.add([item("b", "a bright cell"), item("c", "a broken cell"), item("a", "a grey cell")])
+    assert embedded == ["a dark cell", "a bright cell", "a broken cell", "a grey cell"]
+    index.add([item("a", "a grey cell", data={"kept_rate": 0.5})])
+    assert index.search("grey", n=1)[0].item.data == {"kept_rate": 0.5}
+    assert index.stats()["items"] == 3
+
+
+def test_a_kind_is_found_wherever_it_lies_among_the_others(tmp_path: Path) -> None:
+    index = MemoryIndex(tmp_path / "memory", embed)
+    # The nearest of all are failures that repeat one text, then prompts; lessons are far.
+    failures = [item(f"f{n}", "dark cell", kind="failure", round=n) for n in range(200)]
+    prompts = [item(f"p{n}", f"dark cell number {n}") for n in range(40)]
+    lessons = [item(f"l{n}", f"bright lesson {n} on a cell", kind="lesson") for n in range(9)]
+    index.add([*failures, *prompts, *lessons])
+    found = {kind: index.search("dark cell", n=4, kind=kind) for kind in ("failure", "lesson")}
+    assert [hit.item.text for hit in found["failure"]] == ["dark cell"]
+    assert {hit.item.kind for hit in found["lesson"]} == {"lesson"}
+    assert len(found["lesson"]) == 4
+    near = index.search("dark cell number 7", n=4, kind="prompt", target="elpv")
+    assert near[0].item.id == "p7"
+    assert len(near) == 4
+    assert {hit.item.kind for hit in near} == {"prompt"}

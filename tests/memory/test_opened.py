@@ -87,38 +87,30 @@ def found(index: MemoryIndex, wanted: list[str]) -> list[str]:
     return [own[0].item.id for own in hits]
 
 
-@pytest.fixture
-def openings(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Every client that this process opens."""
-    import chromadb
-
-    made: list[object] = []
-    build = chromadb.PersistentClient
-
-    def counted(*arguments: object) -> object:
-        made.append(arguments)
-        return build(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(chromadb, "PersistentClient", counted)
-    return made
+def owner(folder: Path) -> str:
+    """Who opened an index last: another name for each opening."""
+    return (folder / opened.OWNER).read_text("ascii")
 
 
-def test_a_process_alone_opens_its_index_once(tmp_path: Path, openings: list[object]) -> None:
+def test_a_process_alone_opens_its_index_once(tmp_path: Path) -> None:
+    folder = tmp_path / "memory"
+    owners = set()
     for turn in range(5):
         # Each command makes an index of its own; the folder is the same.
-        index = MemoryIndex(tmp_path / "memory", embed)
+        index = MemoryIndex(folder, embed)
         index.add([item(f"{turn}", f"cell {turn}")])
         assert found(index, [f"{turn}"]) == [f"{turn}"]
+        owners.add(owner(folder))
     index.forget("s", 2)
     assert index.stats()["items"] == 5
-    assert len(openings) == 1
-    opened.close(tmp_path / "memory")
+    assert owners == {owner(folder)}
+    opened.close(folder)
     assert index.stats()["items"] == 5
-    assert len(openings) == 2
+    assert owners != {owner(folder)}
 
 
 def test_two_processes_that_take_turns_see_what_the_other_has_added(
-    tmp_path: Path, openings: list[object], start: Callable[[Path], Other]
+    tmp_path: Path, start: Callable[[Path], Other]
 ) -> None:
     folder = tmp_path / "memory"
     index, other = MemoryIndex(folder, embed), start(folder)
@@ -127,11 +119,13 @@ def test_two_processes_that_take_turns_see_what_the_other_has_added(
     for turn in range(4):
         mine, theirs = names(f"mine-{turn}", 40), names(f"theirs-{turn}", 30)
         index.add([item(name, f"cell {name}") for name in mine])
+        me = owner(folder)
         assert found(index, mine[:3]) == mine[:3]
+        assert owner(folder) == me
         assert other.does(theirs, [*theirs[:3], *mine]) == [*theirs[:3], *mine]
+        assert owner(folder) != me
         wanted += [*mine, *theirs]
         assert found(index, theirs) == theirs
-    assert len(openings) == 5
     assert found(index, wanted) == wanted
     assert other.does([], wanted) == wanted
     # It dies with the index open.
