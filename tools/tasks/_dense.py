@@ -1,13 +1,11 @@
 """What the tasks that label every pixel share: models, augmentation, batches, pictures.
 
 The model `unet` is our own; `model` may also be the folder of a transformers model that labels
-pixels: with model.safetensors it starts from these weights, with config.json alone from random
-ones. Code inside such a folder is never run.
+pixels, see `tools.tasks._transformers`.
 """
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,10 +18,17 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from eval.dense import dense_failures
-from memory.errors import DataError, SettingsError, WeightsError, unknown
+from memory.errors import DataError
 from memory.records import Failure
 from tools.samples import Images, Samples
 from tools.tasks import Batch, Model, Task
+from tools.tasks._transformers import (
+    TransformersModel,
+    folder_of,
+    untrained,
+    wishes,
+    with_new_head,
+)
 from tools.tasks._unet import UNet
 from tools.transformers_folder import load_whole
 
@@ -72,12 +77,11 @@ class FailuresByScore(ABC):
         return dense_failures(scores, samples.attributes, samples.ids, by, n_min, alpha)
 
 
-class DenseTransformer(Model):
-    """A model of transformers that labels pixels, behind the interface of a DSTM.
+class DenseTransformer(TransformersModel):
+    """A model of transformers that labels pixels, see `TransformersModel`.
 
-    network: the model; head: its kind; size: height and width that it wants, None for any; mean,
-    std: per channel, of pixels in 0..1. Gray images are repeated to the network's channels, and
-    outputs are scaled to the size of the images. What a depth estimator says is read as metres.
+    head: its kind. Outputs are scaled to the size of the images. What a depth estimator says is
+    read as metres.
     """
 
     def __init__(
@@ -88,33 +92,13 @@ class DenseTransformer(Model):
         mean: Sequence[float],
         std: Sequence[float],
     ) -> None:
-        super().__init__()
-        self.network = network
-        config: Any = network.config
-        self.description = {
-            "model": "transformers",
-            "head": head,
-            "config": json.loads(config.to_json_string(use_diff=False)),
-            "size": None if size is None else list(size),
-            "mean": list(mean),
-            "std": list(std),
-        }
+        super().__init__(network, size, mean, std)
+        self.description["head"] = head
         self._of_depth = head == "depth estimation"
-        self._n_channels = getattr(config, "num_channels", 3)
-        self._size = None if size is None else tuple(size)
-        self._mean: torch.Tensor
-        self._std: torch.Tensor
-        self.register_buffer("_mean", torch.tensor(mean).reshape(-1, 1, 1), persistent=False)
-        self.register_buffer("_std", torch.tensor(std).reshape(-1, 1, 1), persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits, (n, n_outputs, h, w), or the logarithms of metres, (n, 1, h, w)."""
-        x = images
-        if self._size is not None and images.shape[2:] != self._size:
-            x = interpolate(x, self._size, mode="bilinear", antialias=True)
-        if x.shape[1] == 1:
-            x = x.expand(-1, self._n_channels, -1, -1)
-        found = self.network((x - self._mean) / self._std)
+        found = self.see(images)
         outputs: torch.Tensor
         if self._of_depth:
             outputs = found.predicted_depth[:, None].clamp(min=LEAST_M).log()
@@ -129,13 +113,11 @@ def build_model(
     """Return the net `unet` or the transformers model in the folder that `settings.model` names."""
     if settings.model == "unet":
         return UNet(image_shape[0], n_outputs)
-    folder = Path(settings.model).expanduser()
-    if not (folder / "config.json").is_file():
-        raise SettingsError(
-            unknown("model", settings.model, ["unet"]) + " A folder with the config.json of a "
-            f"transformers model for {head} can be given too."
-        )
-    return _load_transformers(folder, n_outputs, head)
+    kind = f"a model for {head}"
+    folder = folder_of(settings.model, "unet", kind)
+    labels = {} if head == "depth estimation" else {"num_labels": n_outputs}
+    network = with_new_head(_auto_class(head), folder, kind, **labels)
+    return DenseTransformer(network, head, **wishes(folder, network))
 
 
 def restore_model(description: Mapping[str, Any]) -> Model:
@@ -143,10 +125,8 @@ def restore_model(description: Mapping[str, Any]) -> Model:
     parts = dict(description)
     if parts.pop("model") == "unet":
         return UNet(**parts)
-    from transformers import AutoConfig
-
-    config = AutoConfig.for_model(**parts.pop("config"))
-    return DenseTransformer(_untrained(config, parts["head"]), **parts)
+    network = untrained(_auto_class(parts["head"]), parts.pop("config"))
+    return DenseTransformer(network, **parts)
 
 
 def labels_of(samples: Samples, kind: str) -> torch.Tensor:
@@ -215,52 +195,7 @@ def load_trained(folder: Path, head: Head) -> DenseTransformer:
             "model that was trained for it."
         ),
     )
-    return _with_processor(folder, network, head)
-
-
-def _load_transformers(folder: Path, n_outputs: int, head: Head) -> DenseTransformer:
-    from transformers import AutoConfig
-
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    labels = {} if head == "depth estimation" else {"num_labels": n_outputs}
-    try:
-        config = AutoConfig.from_pretrained(folder, **labels, **options)
-        if (folder / "model.safetensors").is_file():
-            network = _auto_class(head).from_pretrained(
-                folder,
-                config=config,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,  # the head has the classes of another task
-                dtype=torch.float32,
-                **options,
-            )
-        else:
-            network = _untrained(config, head)
-    except Exception as error:  # transformers and safetensors raise many types for a bad folder
-        raise WeightsError(
-            f"{folder} holds no model for {head} that transformers can load ({error}). Give a "
-            "folder with a config.json and, for trained weights, a model.safetensors."
-        ) from error
-    return _with_processor(folder, network, head)
-
-
-def _with_processor(folder: Path, network: Any, head: Head) -> DenseTransformer:
-    """Return a network with the size and the normalisation that its folder asks for."""
-    config = network.config
-    path = folder / "preprocessor_config.json"
-    processor = json.loads(path.read_bytes()) if path.is_file() else {}
-    n_channels = getattr(config, "num_channels", 3)
-    return DenseTransformer(
-        network,
-        head,
-        _wanted_size(getattr(config, "image_size", None) or processor.get("size")),
-        mean=processor.get("image_mean", [0.5] * n_channels),
-        std=processor.get("image_std", [0.5] * n_channels),
-    )
-
-
-def _untrained(config: Any, head: Head) -> Any:
-    return _auto_class(head).from_config(config, trust_remote_code=False)
+    return DenseTransformer(network, head, **wishes(folder, network))
 
 
 def _auto_class(head: Head) -> Any:
@@ -269,11 +204,3 @@ def _auto_class(head: Head) -> Any:
     if head == "depth estimation":
         return transformers.AutoModelForDepthEstimation
     return transformers.AutoModelForSemanticSegmentation
-
-
-def _wanted_size(size: Any) -> Sequence[int] | None:
-    """Read the forms in which transformers writes a size; None when there is none."""
-    if isinstance(size, dict):
-        edge = size.get("shortest_edge")
-        size = [edge, edge] if edge else [size["height"], size["width"]]
-    return [size, size] if isinstance(size, int) else size

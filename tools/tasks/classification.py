@@ -1,34 +1,38 @@
 """The task `classification`: one class per image.
 
-The default model is a small convolutional net; `model` may also be the folder of any transformers
-image classifier: with model.safetensors it starts from these weights, with config.json alone from
-random ones. Code inside such a folder is never run.
+The default model is a small convolutional net; `model` may also be the folder of any image
+classifier of transformers, see `tools.tasks._transformers`.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn.functional import cross_entropy, interpolate
+from torch.nn.functional import cross_entropy
 
 from eval.slices import build_report, find_failures
-from memory.errors import SettingsError, WeightsError, unknown
 from memory.records import Failure, Report
 from tools.samples import Images, Samples
 from tools.tasks import Batch, Model
+from tools.tasks._transformers import (
+    TransformersModel,
+    folder_of,
+    untrained,
+    wishes,
+    with_new_head,
+)
 
 if TYPE_CHECKING:
     from tools.settings import TrainSettings
 
 _PREDICT_BATCH = 128
+_KIND = "an image classifier"
 
 
 class ConvNet(Model):
@@ -64,44 +68,12 @@ class ConvNet(Model):
         return logits
 
 
-class TransformersClassifier(Model):
-    """An image classifier of transformers behind the interface of a DSTM.
-
-    network: the classifier; size: height and width that it wants, None for any; mean, std: per
-    channel, of pixels in 0..1. Gray images are repeated to the network's channels.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        size: Sequence[int] | None,
-        mean: Sequence[float],
-        std: Sequence[float],
-    ) -> None:
-        super().__init__()
-        self.network = network
-        config: Any = network.config
-        self.description = {
-            "model": "transformers",
-            "config": json.loads(config.to_json_string(use_diff=False)),
-            "size": None if size is None else list(size),
-            "mean": list(mean),
-            "std": list(std),
-        }
-        self._n_channels = getattr(config, "num_channels", 3)
-        self._size = None if size is None else tuple(size)
-        self._mean: torch.Tensor
-        self._std: torch.Tensor
-        self.register_buffer("_mean", torch.tensor(mean).reshape(-1, 1, 1), persistent=False)
-        self.register_buffer("_std", torch.tensor(std).reshape(-1, 1, 1), persistent=False)
+class TransformersClassifier(TransformersModel):
+    """An image classifier of transformers, see `TransformersModel`."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits, (n, n_classes)."""
-        if self._size is not None and images.shape[2:] != self._size:
-            images = interpolate(images, self._size, mode="bilinear", antialias=True)
-        if images.shape[1] == 1:
-            images = images.expand(-1, self._n_channels, -1, -1)
-        logits: torch.Tensor = self.network((images - self._mean) / self._std).logits
+        logits: torch.Tensor = self.see(images).logits
         return logits
 
 
@@ -118,23 +90,16 @@ class Classification:
         """Return the net `convnet` or the transformers classifier in the folder given."""
         if settings.model == "convnet":
             return ConvNet(image_shape, n_classes)
-        folder = Path(settings.model).expanduser()
-        if not (folder / "config.json").is_file():
-            raise SettingsError(
-                unknown("model", settings.model, ["convnet"]) + " A folder with the config.json "
-                "of a transformers image classifier can be given too."
-            )
-        return _load_transformers(folder, n_classes)
+        folder = folder_of(settings.model, "convnet", _KIND)
+        network = with_new_head(_auto_class(), folder, _KIND, num_labels=n_classes)
+        return TransformersClassifier(network, **wishes(folder, network))
 
     def restore_model(self, description: Mapping[str, Any]) -> Model:
         """Return an untrained model of the described architecture."""
         parts = dict(description)
         if parts.pop("model") == "convnet":
             return ConvNet(**parts)
-        from transformers import AutoConfig
-
-        config = AutoConfig.for_model(**parts.pop("config"))
-        return TransformersClassifier(_untrained(config), **parts)
+        return TransformersClassifier(untrained(_auto_class(), parts.pop("config")), **parts)
 
     def labels(self, samples: Samples) -> torch.Tensor:
         """Return the class numbers, int64, (n,)."""
@@ -228,48 +193,7 @@ def _convolution(before: int, after: int, kernel: int = 3, stride: int = 1) -> n
     )
 
 
-def _load_transformers(folder: Path, n_classes: int) -> TransformersClassifier:
-    from transformers import AutoConfig, AutoModelForImageClassification
+def _auto_class() -> Any:
+    import transformers
 
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        config = AutoConfig.from_pretrained(folder, num_labels=n_classes, **options)
-        if (folder / "model.safetensors").is_file():
-            network = AutoModelForImageClassification.from_pretrained(
-                folder,
-                config=config,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,  # the head has the classes of another task
-                dtype=torch.float32,
-                **options,
-            )
-        else:
-            network = _untrained(config)
-    except Exception as error:  # transformers and safetensors raise many types for a bad folder
-        raise WeightsError(
-            f"{folder} holds no image classifier that transformers can load ({error}). Give a "
-            "folder with a config.json and, for trained weights, a model.safetensors."
-        ) from error
-    path = folder / "preprocessor_config.json"
-    processor = json.loads(path.read_bytes()) if path.is_file() else {}
-    n_channels = getattr(config, "num_channels", 3)
-    return TransformersClassifier(
-        network,
-        _wanted_size(getattr(config, "image_size", None) or processor.get("size")),
-        mean=processor.get("image_mean", [0.5] * n_channels),
-        std=processor.get("image_std", [0.5] * n_channels),
-    )
-
-
-def _untrained(config: Any) -> Any:
-    from transformers import AutoModelForImageClassification
-
-    return AutoModelForImageClassification.from_config(config, trust_remote_code=False)
-
-
-def _wanted_size(size: Any) -> Sequence[int] | None:
-    """Read the forms in which transformers writes a size; None when there is none."""
-    if isinstance(size, dict):
-        edge = size.get("shortest_edge")
-        size = [edge, edge] if edge else [size["height"], size["width"]]
-    return [size, size] if isinstance(size, int) else size
+    return transformers.AutoModelForImageClassification
