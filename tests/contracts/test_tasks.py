@@ -237,12 +237,12 @@ def test_an_unknown_model_is_named() -> None:
 def test_a_folder_without_a_classifier_is_an_error(tmp_path: Path, config: str) -> None:
     (tmp_path / "config.json").write_text(config)
     (tmp_path / "mine.py").write_text("raise SystemExit('code of a model folder was run')")
-    with pytest.raises(WeightsError, match="no image classifier"):
+    with pytest.raises(WeightsError, match="does not hold an image classifier"):
         build(tmp_path)
 
 
 def test_damaged_transformers_weights_are_an_error(tmp_path: Path) -> None:
     folder, _ = resnet(tmp_path)
     (folder / "model.safetensors").write_bytes(b"damaged")
-    with pytest.raises(WeightsError, match="no image classifier"):
+    with pytest.raises(WeightsError, match="does not hold an image classifier"):
         build(folder)

@@ -5,6 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from eval import quality
+from eval.dense import VOID
 from eval.metrics import auroc
 
 FOCAL_PX = 40.0
@@ -122,7 +123,7 @@ def test_measures_are_collected_as_far_as_there_is_what_they_need() -> None:
 
 def test_doubt_in_small_objects_weighs_as_much_as_doubt_in_the_sky() -> None:
     ids = np.zeros((2, 4, 5), np.uint8)
-    ids[0, 0, 0], ids[0, 0, 1] = 7, quality.VOID
+    ids[0, 0, 0], ids[0, 0, 1] = 7, VOID
     confidence = np.where(ids == 7, 0.0, 0.9)
     confidence[0, 0, 1] = 0
     teachers = {"segmentation": np.full((1, 2, 8, 4, 5), 1 / 8)}
@@ -130,7 +131,7 @@ def test_doubt_in_small_objects_weighs_as_much_as_doubt_in_the_sky() -> None:
         {"segmentation": ids}, teachers, {"segmentation": confidence}, focal_px=None
     )
     assert found["segmentation"]["doubt"] == pytest.approx([0.55, 0.1])
-    assert quality.class_means(confidence, np.full_like(ids, quality.VOID)).tolist() == [0, 0]
+    assert quality.class_means(confidence, np.full_like(ids, VOID)).tolist() == [0, 0]
 
 
 def test_evidence_beyond_the_normal_counts_most() -> None:
