@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from agent.commands import chat, compare, export, labelhead, overnight, replay, trace, web
 from agent.commands.common import (
     PRESET,
+    QUOTES,
     HomeOption,
     MemoryUrlOption,
     PresetArgument,
@@ -56,13 +57,22 @@ EPILOG = (
 )
 
 
+# Of click, which Typer has a copy of: its only usage error that Typer names is a kind of it.
+UsageError: Any = typer.BadParameter.__mro__[1]
+
+
 class Explained(TyperGroup):
     """A group of commands whose errors are explained in a line and by the exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; turn a ShapingError or Ctrl-C into a message and an exit code."""
+        words = list(ctx.args)
         try:
             return super().invoke(ctx)
+        except UsageError as error:
+            if "unexpected extra argument" in error.message and "--target" in words:
+                error.message += f". {QUOTES}"
+            raise
         except ShapingError as error:
             complain("Stopped:" if isinstance(error, Stopped) else "Error:", str(error))
             raise typer.Exit(exit_code(error)) from error

@@ -15,6 +15,7 @@ from agent.commands.common import (
     SetOption,
     TargetOption,
     continued,
+    refuse_unknown,
     resolve,
 )
 
@@ -69,6 +70,8 @@ def chat(
     if known and target is None:
         settings = continued(folder, name, set_, options)
     else:
+        if what and target is None:
+            refuse_unknown(folder, what)
         settings = resolve(what, set_, {**options, "home": home}, target=target)
     from agent import chat as terminal
 

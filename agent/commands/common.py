@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from agent.settings import Settings
 
 PRESET = "solar"
+QUOTES = "A path with blanks needs quotes: --target 'folder:PATH'."
 PresetArgument = Annotated[
     str | None,
     typer.Argument(
@@ -74,7 +75,8 @@ def resolve(
     if preset is not None:
         raise SettingsError(
             f"--target {target} decides its settings itself, so the preset {preset!r} would not be "
-            "used. Leave out the one or the other; single settings go with --set KEY=VALUE."
+            "used. Leave out the one or the other; single settings go with --set KEY=VALUE. "
+            f"{QUOTES}"
         )
     from agent.own import load_own
     from agent.progress import counted
@@ -97,6 +99,20 @@ def continued(
 
     given = assignments({**options, "session.name": name, "home": home})
     return with_changes(stored_settings(home, name), [*(set_ or []), *given])
+
+
+def refuse_unknown(home: Path, name: str) -> None:
+    """Raise SettingsError for what is the name of no session and of no preset."""
+    from agent.session import list_sessions
+    from agent.settings import presets
+    from memory.errors import unknown
+
+    known = [preset for preset, _ in presets()]
+    if name in known or ":" in name or "/" in name or Path(name).exists() or "." in name:
+        return  # a preset, or explained where it is read
+    raise SettingsError(
+        unknown("session or preset", name, [*known, *(info.name for info in list_sessions(home))])
+    )
 
 
 def _refuse_data(preset: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.commands.common import HomeOption, SetOption, assignments, resolve, say
+from agent.commands.common import HomeOption, SetOption, assignments, refuse_unknown, resolve, say
 from memory.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def web(
         given = assignments({"session.name": name, "home": folder})
         opened = with_changes(stored_settings(folder, name), [*(set_ or []), *given])
     elif name is not None:
+        refuse_unknown(folder, name)
         opened = begin(name)
     from agent import web
     from agent.web_rooms import Hall
