@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -319,8 +320,8 @@ def pretrain(
         return
     pipeline = folder / "pipeline"
     say(f"Trained for {chosen.steps} steps. Drawing images for its card and measuring them ...")
-    with counted(console(), "draw for the card", "images") as report:
-        card = write_card(pipeline, source, settings.home / "cache", settings.audit, device, report)
+    watch = partial(counted, console())
+    card = write_card(pipeline, source, settings.home / "cache", settings.audit, device, watch)
     say_table(*cards.table(card))
     for line in cards.advice(card):
         say(line)

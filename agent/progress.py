@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 EVERY_S = 30.0
+# So soon it is seen that something goes on; then lines come less and less often.
+FIRST_S = 10.0
 
 
 class Report(Protocol):
@@ -23,7 +25,7 @@ class Report(Protocol):
 
 
 class Lines:
-    """Says how far something is, at most every `every_s` seconds, and nothing of what is quick."""
+    """Says how far something is, soon, then every `every_s` seconds, and nothing of quick work."""
 
     def __init__(
         self,
@@ -36,6 +38,7 @@ class Lines:
         self._say, self._what, self._unit = say, what, unit
         self._every_s, self._clock = every_s, clock
         self._began = self._said = clock()
+        self._wait_s = min(FIRST_S, every_s)
         self._first: int | None = None
 
     def __call__(self, done: int, total: int, figures: str = "") -> None:
@@ -44,9 +47,9 @@ class Lines:
         if self._first is None:
             # What an earlier run has done says nothing of the speed.
             self._first, self._began = done, now
-        if now - self._said < self._every_s or done >= total:
+        if now - self._said < self._wait_s or done >= total:
             return
-        self._said = now
+        self._said, self._wait_s = now, min(2 * self._wait_s, self._every_s)
         rate = (done - self._first) / max(now - self._began, 1e-6)
         parts = [f"{self._what}: {done} of {total} {self._unit}", *([figures] if figures else [])]
         if rate > 0:

@@ -6,6 +6,7 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,13 @@ TEACHER = TrainSettings(
 )
 BATCH_SIZE = 32
 
+Watch = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
+"""Takes what is done and in which unit; while it is done, takes how much of how much."""
+
+
+def _unwatched(what: str, unit: str) -> AbstractContextManager[Callable[[int, int], None]]:
+    return nullcontext(lambda done, total: None)
+
 
 def write_card(
     folder: Path,
@@ -36,19 +44,21 @@ def write_card(
     cache_dir: Path,
     audit: AuditSettings | None = None,
     device: str = "cpu",
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    watch: Watch = _unwatched,
 ) -> dict[str, Any]:
     """Draw images for the captions of real photographs and write their figures to card.json.
 
     Uses the pipeline's default sampling. `trained` repeats step, loss and settings of the training
-    if its state lies beside the pipeline. progress: takes how many images are drawn, of how many.
+    if its state lies beside the pipeline. watch: is told how far drawing and judging are.
     """
     generator = MTDMGenerator(load_pipeline(folder, device))
-    samples, texts = draw_like(target, generator, N_IMAGES, progress=progress)
+    with watch("draw for the card", "images") as progress:
+        samples, texts = draw_like(target, generator, N_IMAGES, progress=progress)
     if samples.labels:
-        agrees: dict[str, Any] = label_agreement(target, samples, device)
+        agrees: dict[str, Any] = label_agreement(target, samples, device, watch=watch)
     else:
-        judge = train_audit(target, audit or AuditSettings(), cache_dir, device)
+        with watch("train a judge of classes", "steps") as progress:
+            judge = train_audit(target, audit or AuditSettings(), cache_dir, device, progress)
         agrees = agreement(judge, target, samples)
     card = {
         "target": target.name,
@@ -138,7 +148,11 @@ def agreement(audit: AuditClassifier, target: Target, samples: Samples) -> dict[
 
 
 def label_agreement(
-    target: Target, samples: Samples, device: str = "cpu", teacher: TrainSettings = TEACHER
+    target: Target,
+    samples: Samples,
+    device: str = "cpu",
+    teacher: TrainSettings = TEACHER,
+    watch: Watch = _unwatched,
 ) -> dict[str, Any]:
     """Return how well labels drawn with images agree with nets trained on the audit split.
 
@@ -153,7 +167,8 @@ def label_agreement(
             continue
         task = tasks.build(kind)
         train = teacher.model_copy(update={"task": kind})
-        model, _, _ = train_model(known, task, len(names), train, device)
+        with watch(f"train a judge of {kind}", "steps") as progress:
+            model, _, _ = train_model(known, task, len(names), train, device, progress)
         figures = {}
         for where, seen in (("generated", samples), ("real", unseen)):
             said = task.predict(model, seen.images)

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,17 @@ def test_card_of_an_untrained_pipeline(tmp_path: Path, target: Any) -> None:
     (tmp_path / "train.json").write_text('{"step": 7}', encoding="utf-8")
     audit = AuditSettings(train=TrainSettings(steps=4, batch_size=8))
     lit: Any = Lit(target)
-    written = card.write_card(folder, lit, tmp_path / "cache", audit)
+    seen: dict[str, int] = {}
+
+    @contextmanager
+    def watch(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+        yield lambda done, total: seen.update({f"{what}, {unit}": total})
+
+    written = card.write_card(folder, lit, tmp_path / "cache", audit, watch=watch)
+    assert seen == {
+        "draw for the card, images": card.N_IMAGES,
+        "train a judge of classes, steps": 4,
+    }
     assert json.loads((folder / "card.json").read_text("utf-8")) == written
     assert written["trained"] == {"step": 7}
     assert written["n_images"] == card.N_IMAGES
