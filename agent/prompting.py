@@ -20,6 +20,7 @@ from agent.planners import Palette, palette_of
 from agent.probe import probe
 from agent.settings import LLMSettings, Settings
 from agent.spending import Spending
+from agent.wording import Lexicon
 from agent.workbench import build_generator, build_target, choose_device
 from eval.diversity import distinct_n, vendi
 from eval.metrics import wilson
@@ -209,6 +210,9 @@ def compare(
 def understand(request: str, vocabulary: Vocabulary) -> dict[str, str]:
     """Return the attributes that a request names; SettingsError if none, or if not clear."""
     asked = vocabulary.parse(request)
+    by_class = vocabulary.class_attribute
+    if by_class and by_class not in asked and (meant := Lexicon(vocabulary).class_of(request)):
+        asked[by_class] = meant
     example = vocabulary.caption({k: next(iter(v)) for k, v in vocabulary.attributes.items()})
     if not asked or len(request) > 1000:
         raise SettingsError(

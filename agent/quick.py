@@ -9,6 +9,7 @@ import numpy as np
 
 from agent.report import labelled_pictures
 from agent.settings import Settings
+from agent.wording import Lexicon
 from agent.workbench import build_generator, build_target, choose_device
 from eval.montage import save_montage
 from memory.errors import SettingsError
@@ -56,7 +57,10 @@ def generate(
     if (target.vocabulary.class_attribute or "") not in {"", *named}:
         # Told, since a generator draws something of a word that it has never read, too.
         classes = ", ".join(target.vocabulary.classes)
-        console.print(f"It names none of the classes: {classes}", highlight=False, markup=False)
+        told = f"It names none of the classes: {classes}"
+        if meant := Lexicon(target.vocabulary).class_of(prompt):
+            told += f". If {meant} is meant, write it so, since the MTDM has learnt that word"
+        console.print(told, highlight=False, markup=False)
     seed = settings.session.seed
     requests = [ImageRequest(prompt, "generate", i, seed) for i in range(n_images)]
     drawn = generator.draw(requests)

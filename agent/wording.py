@@ -186,6 +186,11 @@ class Lexicon:
         left = [w for w in dict.fromkeys(words) if not {w, _singular(w)} & known]
         return attributes, left
 
+    def class_of(self, text: str) -> str | None:
+        """Return the class that a text names by a plural, singular or part of its name, or None."""
+        named = self.read(text)[0].get(self._vocabulary.class_attribute or "", ())
+        return named[0] if len(named) == 1 else None
+
     def meanings(self, word: str) -> list[str]:
         """Return the "attribute=value" that a word may stand for, if more than one."""
         known = self._vocabulary.attributes.items()

@@ -21,6 +21,7 @@ from agent.planners import Palette, PaletteRow
 from agent.settings import LLMSettings, Price, Settings
 from agent.workbench import build_target
 from memory.errors import BrainError, SettingsError
+from prompts.own_words import own_vocabulary
 from prompts.vocabulary import load_vocabulary
 from tools.generators.toy import ToyGenerator
 from tools.labelers.audit import train_audit
@@ -108,6 +109,11 @@ def test_the_longest_phrase_counts_in_contradictions() -> None:
 def test_a_request_without_words_of_the_vocabulary_is_refused(request_: str) -> None:
     with pytest.raises(SettingsError, match="must name an attribute of elpv"):
         prompting.understand(request_, ELPV)
+
+
+def test_a_request_may_name_a_class_in_another_number() -> None:
+    own = own_vocabulary("birds", ["birds", "fruit"], {"brightness": ["dark", "medium", "bright"]})
+    assert prompting.understand("a dark bird", own) == {"brightness": "dark", "class": "birds"}
 
 
 def test_a_request_that_contradicts_itself_is_refused() -> None:

@@ -137,6 +137,14 @@ def test_plurals_parts_of_names_and_yes_or_no(text: str, said: dict[str, str]) -
     assert found.unknown == ()
 
 
+def test_the_class_of_a_prompt_may_be_said_in_another_number() -> None:
+    birds = Lexicon(own_vocabulary("birds", ["birds", "red fruit"], {}))
+    assert birds.class_of("a dark photograph of a bird") == "birds"
+    assert birds.class_of("many fruits") == "red-fruit"
+    assert birds.class_of("birds and fruits") is None
+    assert birds.class_of("a dark cell") is None
+
+
 def test_a_wish_is_not_taken_without_the_words_that_narrow_it() -> None:
     found = understand("more dark bananas, fewer tomatoes", FRUIT)
     assert [(m.kind, m.attributes) for m in found.wishes] == [("fewer", {"class": ("tomato",)})]
