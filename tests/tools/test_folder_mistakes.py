@@ -337,6 +337,29 @@ def test_ids_without_names_are_said_with_how_to_name_them(tmp_path: Path) -> Non
     assert build(root).pixel_classes == ["sky", "road", "car"]
 
 
+def test_several_ids_may_be_void_or_one_class(tmp_path: Path) -> None:
+    root = scenes(tmp_path / "scenes", names="")
+    apart = build(root)
+    (root / "classes.yaml").write_text("0: sky\n1: ground\n2: ground\n", "utf-8")
+    joined = build(root)
+    assert joined.pixel_classes == ["sky", "ground"]
+    for split in SPLITS:
+        ids, own = apart.split(split), joined.split(split)
+        by_name = dict(zip(ids.ids, ids.labels["segmentation"], strict=True))
+        for name, mask in zip(own.ids, own.labels["segmentation"], strict=True):
+            if name in by_name:
+                assert np.array_equal(mask, by_name[name].clip(0, 1))
+    (root / "classes.yaml").write_text("0: void\n1: road\n2: void\n", "utf-8")
+    assert build(root).pixel_classes == ["road"]
+    (root / "classes.yaml").write_text("0: sky\n1: Ground\n2: ground\n", "utf-8")
+    with pytest.raises(DataError, match="'Ground' and 'ground' read alike"):
+        build(root)
+    (root / "classes.yaml").unlink()
+    (root / "classes.txt").write_text("sky\nroad\nroad\n", "utf-8")
+    with pytest.raises(DataError, match="'road' is there twice"):
+        build(root)
+
+
 def test_a_photograph_as_a_mask_has_too_many_colours(tmp_path: Path) -> None:
     root = scenes(tmp_path / "scenes", names="")
     for mask in sorted((root / "masks").iterdir()):

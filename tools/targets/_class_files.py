@@ -11,11 +11,12 @@ import yaml
 
 from memory.errors import DataError
 from memory.yaml_text import parse_yaml
-from prompts.own_words import value_of
+from prompts.own_words import plain, value_of
 from tools.targets._pictures import COLOUR
 
 COLOUR_FILES = ("classes.csv", "class_dict.csv", "labelmap.txt", "label_colors.txt")
 CLASS_FILES = ("classes.txt", "classes.json", "classes.yaml", "classes.yml", "data.yaml")
+_VOID_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")
 _COLOUR = re.compile(r"(?<![\d.])(\d{1,3})[,;\s]+(\d{1,3})[,;\s]+(\d{1,3})(?![\d.])")
 
 
@@ -69,7 +70,11 @@ def read_classes(path: Path) -> dict[int, str]:
 
 
 def named(values: Any) -> dict[int, str]:
-    """Read [name, ...], {id: name}, {name: id} or {"names": any of these} as names by id."""
+    """Read [name, ...], {id: name}, {name: id} or {"names": any of these} as names by id.
+
+    Several ids may be void and, in a mapping, have one name, which makes them one class. Raises
+    ValueError that says what is wrong.
+    """
     if isinstance(values, dict) and "names" in values:
         values = values["names"]
     if isinstance(values, list):
@@ -78,7 +83,24 @@ def named(values: Any) -> dict[int, str]:
         pairs = values.items()
         by_name = all(isinstance(v, int) for _, v in pairs)
         names = {int(v if by_name else k): str(k if by_name else v) for k, v in pairs}
-    words = [value_of(name) for name in names.values()]
-    if not names or "" in words or len(set(words)) < len(words):
-        raise ValueError("names must be different words")
+    if not names:
+        raise ValueError("it is empty")
+    first: dict[str, str] = {}
+    listed: set[str] = set()
+    for number, name in names.items():
+        word = value_of(name)
+        if not word:
+            raise ValueError(f"the name of {number} has no letter or digit")
+        if is_void(name):
+            continue
+        if first.setdefault(word, name) != name:
+            raise ValueError(f"{first[word]!r} and {name!r} read alike")
+        if isinstance(values, list) and word in listed:
+            raise ValueError(f"{name!r} is there twice")
+        listed.add(word)
     return names
+
+
+def is_void(name: str) -> bool:
+    """Tell whether a class is called so that its pixels do not count."""
+    return plain(name).lower() in _VOID_NAMES

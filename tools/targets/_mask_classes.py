@@ -10,6 +10,7 @@ import numpy as np
 from prompts.own_words import plain
 from tools.samples import VOID
 from tools.targets import _pictures as pictures
+from tools.targets._class_files import is_void
 from tools.targets._loading import Loaded
 from tools.targets._options import Options
 from tools.targets._problems import Problems
@@ -18,7 +19,6 @@ _HOW_TO_NAME = "write PATH/classes.yaml (of hf: target.options.classes), a line 
 _COLOURS_FILE = "PATH/classes.csv"
 _MOST_IDS = 64
 _SOME = 5
-_VOID_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")
 
 
 def pixel_classes(
@@ -69,15 +69,15 @@ def _classes(
             f"{_HOW_TO_NAME} for each of {', '.join(map(str, wanted))}"
         )
     else:
-        void |= {i for i, n in options.pixel_names.items() if plain(n).lower() in _VOID_NAMES}
+        void |= {i for i, n in options.pixel_names.items() if is_void(n)}
         wanted = {i: plain(n) for i, n in sorted(options.pixel_names.items()) if i not in void}
     foreign = present - void - set(wanted)
     fault = _foreign_colours(foreign) if options.by_colour else _foreign_ids(foreign, wanted)
     for entry in loaded:
         if any(value[i] in foreign for i in entry.ids):
             found.fault(fault, entry.item.name)
-    lookup = {number: place for place, number in enumerate(wanted)}
-    return list(wanted.values()), lookup
+    names = list(dict.fromkeys(wanted.values()))
+    return names, {number: names.index(name) for number, name in wanted.items()}
 
 
 def _colours(
