@@ -76,8 +76,8 @@ def _classes(
     for entry in loaded:
         if any(value[i] in foreign for i in entry.ids):
             found.fault(fault, entry.item.name)
-    names = list(dict.fromkeys(wanted.values()))
-    return names, {number: names.index(name) for number, name in wanted.items()}
+    titles = list(dict.fromkeys(wanted.values()))
+    return titles, {number: titles.index(title) for number, title in wanted.items()}
 
 
 def _colours(
