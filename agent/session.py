@@ -199,8 +199,9 @@ def _check_settings(path: Path, settings: Settings, name: str) -> None:
         changed = differences(stored["settings"], settings)
         # Of the settings as they are read now: one that came later has its default in both.
         if fingerprint(stored["settings"]) != fingerprint(settings):
+            bound = differences(stored["settings"], settings, bound=True)
             raise SettingsError(
-                f"The session {name!r} was made with other settings: {'; '.join(changed)}. "
+                f"The session {name!r} was made with other settings: {'; '.join(bound)}. "
                 f"Continue it with its own (shaping resume {shlex.quote(name)}), or choose another "
                 "name with --session."
             )

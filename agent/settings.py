@@ -318,13 +318,22 @@ def keys(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
 
 def fingerprint(settings: Settings) -> str:
     """Return a digest of the settings that a session cannot change on its way, see FREE_KEYS."""
-    free = tuple(f"{key}." for key in FREE_KEYS)
-    return digest({k: v for k, v in _leaves(settings) if not f"{k}.".startswith(free)})
+    return digest({k: v for k, v in _leaves(settings) if not _is_free(k)})
 
 
-def differences(old: Settings, new: Settings) -> list[str]:
-    """Return "key: old -> new" for each setting that differs."""
-    before, after = dict(_leaves(old)), dict(_leaves(new))
+def _is_free(key: str) -> bool:
+    return f"{key}.".startswith(tuple(f"{free}." for free in FREE_KEYS))
+
+
+def differences(old: Settings, new: Settings, bound: bool = False) -> list[str]:
+    """Return "key: old -> new" for each setting that differs.
+
+    bound: only those that a session cannot change on its way.
+    """
+    before, after = (
+        {key: value for key, value in _leaves(settings) if not bound or not _is_free(key)}
+        for settings in (old, new)
+    )
     return [
         f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())

@@ -132,8 +132,8 @@ def test_changed_meaning_is_refused_with_the_difference(make_settings: MakeSetti
     with open_session(make_settings("session.name=kept"), "kept"):
         pass
     with (
-        pytest.raises(SettingsError, match=r"session\.seed: 0 -> 7"),
-        open_session(make_settings("session.name=kept", "session.seed=7"), "kept"),
+        pytest.raises(SettingsError, match=r"other settings: session\.seed: 0 -> 7\. Continue"),
+        open_session(make_settings("session.rounds=9", "session.seed=7"), "kept"),
     ):
         pass
 
