@@ -325,7 +325,7 @@ def _is_free(key: str) -> bool:
     return f"{key}.".startswith(tuple(f"{free}." for free in FREE_KEYS))
 
 
-def differences(old: Settings, new: Settings, bound: bool = False) -> list[str]:
+def differences(old: Settings, new: Settings, *, bound: bool = False) -> list[str]:
     """Return "key: old -> new" for each setting that differs.
 
     bound: only those that a session cannot change on its way.
