@@ -52,11 +52,10 @@ class Lines:
         self._said, self._wait_s = now, min(2 * self._wait_s, self._every_s)
         rate = (done - self._first) / max(now - self._began, 1e-6)
         parts = [f"{self._what}: {done} of {total} {self._unit}", *([figures] if figures else [])]
+        if rate >= 0.1:
+            parts.append(f"{rate:.{0 if rate >= 10 else 1}f} {self._unit}/s")
         if rate > 0:
-            parts += [
-                f"{rate:.{0 if rate >= 10 else 1}f} {self._unit}/s",
-                f"{duration((total - done) / rate)} left",
-            ]
+            parts.append(f"{duration((total - done) / rate)} left")
         self._say(", ".join(parts))
 
 

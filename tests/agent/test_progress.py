@@ -40,6 +40,16 @@ def test_quick_work_and_its_end_say_nothing() -> None:
     assert said == []
 
 
+def test_what_takes_minutes_each_has_no_rate() -> None:
+    said: list[str] = []
+    now = [0.0]
+    lines = Lines(said.append, "done", "arms", clock=lambda: now[0])
+    lines(0, 24)
+    now[0] = 240
+    lines(2, 24)
+    assert said == ["done: 2 of 24 arms, 44 min 00 s left"]
+
+
 def test_a_log_gets_lines_and_a_terminal_a_bar() -> None:
     log, screen = io.StringIO(), io.StringIO()
     with counted(Console(file=log), "draw", "images") as report:
