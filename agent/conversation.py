@@ -17,6 +17,7 @@ from agent.live import Happened, LiveSession
 from agent.planners import Palette, PlanDraft, PromptDraft, palette_of
 from agent.planning import slice_attributes
 from agent.printable import one_line
+from agent.proposals import Proposals
 from agent.questions import Answer, Question
 from agent.steering import (
     STEERING,
@@ -33,7 +34,6 @@ from agent.steering import (
     wishes,
 )
 from agent.talk import Talk
-from agent.toolbox import Toolbox
 from agent.views import (
     Block,
     Grid,
@@ -415,7 +415,7 @@ class Conversation:
         if draft.count > left:
             raise ToolError(f"The next plan has room for {left} more images, not {draft.count}.")
         # Checked now, when a mistake can still be put right.
-        Toolbox(self.live.bench).check(PlanDraft(prompts=(draft,)), self._next_plan(), "user")
+        Proposals(self.live.bench).check(PlanDraft(prompts=(draft,)), self._next_plan(), "user")
         number = 1 + len(self._journal.events("addition", undone=True))
         addition = Addition(id=f"a{number}", prompt=draft)
         self._journal.append("addition", key=f"addition/{addition.id}", addition=addition.to_json())
@@ -721,8 +721,8 @@ class Conversation:
     def _edited(self, question: Question, draft: PlanDraft) -> list[Block]:
         """Check an edited plan, journal it, and ask about it instead."""
         assert question.plan is not None and question.made is not None  # of one about a plan
-        toolbox, author = Toolbox(self.live.bench), question.plan.author
-        plan = toolbox.check(draft, question.round, author)
+        proposals, author = Proposals(self.live.bench), question.plan.author
+        plan = proposals.check(draft, question.round, author)
         held = {wish.id: wish for wish in wishes(self._events())}
         shifts = [
             shift.model_copy(
@@ -735,8 +735,8 @@ class Conversation:
         self._journal.append(
             "plan_edit", round=question.round, question=question.key, made=made.to_json()
         )
-        again = toolbox.question(
-            toolbox.propose(made, question.round, author, question.key), question.key
+        again = proposals.question(
+            proposals.propose(made, question.round, author, question.key), question.key
         )
         self.live.ask_again(again)
         return self._ask(again)

@@ -13,13 +13,13 @@ from pydantic import ValidationError
 from agent import brains
 from agent.brains import BrainContext
 from agent.briefing import brief
+from agent.observing import LOOK_BACK
 from agent.offers import offers
 from agent.planners import Observation, Palette, PlanDraft
 from agent.planning import validate
 from agent.recorded import RecordedBench, RecordedSession, RecordedToolbox
 from agent.recording import unpack
 from agent.settings import Settings
-from agent.toolbox import LOOK_BACK
 from eval.agreement import Agreement, agreement
 from memory.errors import BrainError, SettingsError, ToolError
 from memory.journal import Event, round_of, rounds, standing

@@ -18,11 +18,14 @@ from agent.brains.recorded import from_events
 from agent.decide import Decider
 from agent.expectations import Expectation
 from agent.observer import Observer
+from agent.observing import LOOK_BACK, seconds_per_image
+from agent.proposals import Proposals
 from agent.recording import VERSION
 from agent.session import Session
 from agent.settings import Settings
+from agent.stages import Stages
 from agent.state import RoundState
-from agent.toolbox import LOOK_BACK, Toolbox
+from agent.toolbox import Toolbox
 from memory.errors import SessionError
 from memory.journal import Event, Journal, RoundFold, round_of, standing
 from memory.records import Batch, Failure, Plan, Report, Round, Training
@@ -376,11 +379,64 @@ class RecordedBench:
         self.memory = _NoMemory()
 
 
+class RecordedStages(Stages):
+    """The stages of a round, their results taken from the journal."""
+
+    def __init__(self, bench: RecordedBench) -> None:
+        super().__init__(cast("Workbench", bench))
+        self._record = bench.session.journal
+
+    @contextmanager
+    def timed(self, name: str, number: int) -> Iterator[None]:
+        """Take no time."""
+        yield
+        self._record.append(
+            "stage", key=f"stage/{number}/{name}", round=number, stage=name, seconds=0.0
+        )
+
+    def load_generator(self) -> str:
+        """Return the identity of the generator that drew."""
+        return str(self._record.outcome("generator")["identity"])
+
+    def draw(self, plan: Plan) -> Batch:
+        """Return what was drawn."""
+        return Batch.model_validate(self._record.outcome(f"batch/{plan.round}")["batch"])
+
+    def train(self, number: int) -> Training:
+        """Return what was trained."""
+        return Training.model_validate(self._record.outcome(f"training/{number}")["training"])
+
+    def evaluate(self, training: Training) -> Report:
+        """Return what was measured."""
+        return Report.model_validate(self._record.outcome(f"report/{training.round}")["report"])
+
+    def inspect(self, number: int) -> tuple[Failure, ...]:
+        """Return the failures that were found."""
+        event = self._record.outcome(f"failures/{number}")
+        return tuple(Failure.model_validate(f) for f in event["failures"])
+
+
+class RecordedProposals(Proposals):
+    """Plans of drafts, what they may expect taken from the journal."""
+
+    def __init__(self, bench: RecordedBench) -> None:
+        super().__init__(cast("Workbench", bench))
+        self._record = bench.session.journal
+
+    def expect(self, plan: Plan) -> Expectation:
+        """Return what was expected, the time from the rounds so far."""
+        known = self._record.outcome(f"plan/{plan.round}")["expectation"]
+        speed = seconds_per_image(self._record.rounds(LOOK_BACK))
+        seconds = None if speed is None else speed * plan.n_images
+        return Expectation.model_validate({**known, "seconds": seconds})
+
+
 class RecordedToolbox(Toolbox):
-    """The tools, their stages taken from the journal."""
+    """The tools, what comes from outside of the graph taken from the journal."""
 
     def __init__(self, session: RecordedSession) -> None:
-        super().__init__(cast("Workbench", RecordedBench(session)))
+        bench = RecordedBench(session)
+        super().__init__(cast("Workbench", bench), RecordedStages(bench), RecordedProposals(bench))
         self._record = session.journal
 
     def opening(
@@ -394,39 +450,8 @@ class RecordedToolbox(Toolbox):
         self._record.append("opening", key=known["key"], round=round_number, facts=known["facts"])
         return super().opening(round_number, tokens_left, usd_left)
 
-    def _load_generator(self) -> str:
-        return str(self._record.outcome("generator")["identity"])
-
-    def _draw(self, plan: Plan) -> Batch:
-        return Batch.model_validate(self._record.outcome(f"batch/{plan.round}")["batch"])
-
-    def _train(self) -> Training:
-        event = self._record.outcome(f"training/{self._round}")
-        return Training.model_validate(event["training"])
-
-    def _evaluate(self, training: Training) -> Report:
-        event = self._record.outcome(f"report/{self._round}")
-        return Report.model_validate(event["report"])
-
-    def _inspect(self, number: int) -> tuple[Failure, ...]:
-        event = self._record.outcome(f"failures/{number}")
-        return tuple(Failure.model_validate(f) for f in event["failures"])
-
     def _recall(self, query: str, n: int) -> str:
         return str(self._record.outcome(f"tool_call/{self._round}/{self._call_id}")["result"])
-
-    def _expect(self, plan: Plan) -> Expectation:
-        known = self._record.outcome(f"plan/{plan.round}")["expectation"]
-        speed = self._seconds_per_image(self._record.rounds(LOOK_BACK))
-        seconds = None if speed is None else speed * plan.n_images
-        return Expectation.model_validate({**known, "seconds": seconds})
-
-    @contextmanager
-    def _stage(self, name: str, number: int) -> Iterator[None]:
-        yield
-        self._record.append(
-            "stage", key=f"stage/{number}/{name}", round=number, stage=name, seconds=0.0
-        )
 
 
 class RecordedDecider(Decider):

@@ -22,6 +22,7 @@ from agent.planners import Palette, PaletteRow
 from agent.recording import head
 from agent.session import Session, store_settings
 from agent.settings import Settings, load_settings
+from agent.stages import Stages
 from agent.state import new_round
 from agent.toolbox import Toolbox
 from memory.chroma import Hit, MemoryItem
@@ -66,16 +67,18 @@ class Crash(BaseException):
     """The process is gone: nothing catches it."""
 
 
-class InventedToolbox(Toolbox):
+class InventedStages(Stages):
     """Stages that take no time; `crash_in` is the round and stage at which the process dies."""
 
-    crash_in: tuple[int, str] | None = None
+    def __init__(self, bench: Any, crash_in: tuple[int, str] | None) -> None:
+        super().__init__(bench)
+        self._crash_in = crash_in
 
-    def _load_generator(self) -> str:
+    def load_generator(self) -> str:
         return "invented"
 
-    def _draw(self, plan: Plan) -> Batch:
-        self._maybe_crash("generate")
+    def draw(self, plan: Plan) -> Batch:
+        self._maybe_crash(plan.round, "generate")
         quality = [
             PromptQuality(prompt_id=p.id, n_made=p.count, n_kept=p.count - 1, mean_weight=0.7)
             for p in plan.prompts
@@ -83,21 +86,21 @@ class InventedToolbox(Toolbox):
         shard = Shard(file=f"rounds/{plan.round:03d}/data-0.parquet", n_images=8, sha256="0" * 64)
         return Batch(round=plan.round, job_id="j", shards=(shard,), quality=tuple(quality))
 
-    def _train(self) -> Training:
-        self._maybe_crash("train")
+    def train(self, number: int) -> Training:
+        self._maybe_crash(number, "train")
         return Training(
-            round=self._round,
+            round=number,
             job_id="t",
-            model=f"rounds/{self._round:03d}",
-            n_images=8 * self._round,
+            model=f"rounds/{number:03d}",
+            n_images=8 * number,
             n_steps=10,
-            final_loss=1 / self._round,
+            final_loss=1 / number,
             sha256="1" * 64,
         )
 
-    def _evaluate(self, training: Training) -> Report:
-        self._maybe_crash("evaluate")
-        rng = random.Random(self._round)
+    def evaluate(self, training: Training) -> Report:
+        self._maybe_crash(training.round, "evaluate")
+        rng = random.Random(training.round)
         scores = []
         for row in PALETTE.rows:
             n_correct = rng.randrange(10, 40)
@@ -113,14 +116,14 @@ class InventedToolbox(Toolbox):
         overall = Estimate(value=rng.random(), low=0.0, high=1.0, n=160)
         worst = min(scores, key=lambda s: s.accuracy.value).key
         return Report(
-            round=self._round,
+            round=training.round,
             split="feedback",
             metrics={"balanced_accuracy": overall},
             slices=tuple(scores),
             worst_slice=worst,
         )
 
-    def _inspect(self, number: int) -> tuple[Failure, ...]:
+    def inspect(self, number: int) -> tuple[Failure, ...]:
         current = self._session.round(number)
         assert current is not None and current.report is not None
         report = current.report
@@ -141,8 +144,8 @@ class InventedToolbox(Toolbox):
             ),
         )
 
-    def _maybe_crash(self, stage: str) -> None:
-        if self.crash_in == (self._round, stage):
+    def _maybe_crash(self, number: int, stage: str) -> None:
+        if self._crash_in == (number, stage):
             raise Crash
 
 
@@ -250,8 +253,7 @@ def _run(
         control=SimpleNamespace(worked=lambda: 0.25 * next(ticks)),
         stage=person.stage,
     )
-    toolbox = InventedToolbox(cast(Any, bench))
-    toolbox.crash_in = crash_in
+    toolbox = Toolbox(cast(Any, bench), InventedStages(bench, crash_in))
     context = BrainContext(PALETTE, VOCABULARY, settings.llm)
     policy = brains.build(f"policy:{settings.llm.fallback}", context)
     own = brain or brains.build(settings.brain, context)
