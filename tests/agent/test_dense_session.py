@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ from rich.console import Console
 
 from agent.autonomous import run
 from agent.report import labelled_pictures
+from agent.results import source_of
 from agent.session import list_sessions
 from agent.settings import load_settings
 from memory.journal import read_events, rounds
 from tests.tools.tiny_diffusers import controlnet, stable_diffusion
 from tools import tasks
 from tools.dataset import read_shards
+from tools.export import export
 
 SMALL = (
     'target.options={"sizes": {"generator": 40, "audit": 4, "feedback": 40, "test": 20}}',
@@ -64,6 +67,36 @@ def test_session_over_labels_of_pixels(tmp_path: Path, preset: str, metric: str)
         if failure.picture:
             with Image.open(page.parent / failure.picture) as picture:
                 assert np.asarray(picture).std() > 0
+
+
+def test_coco_holds_the_masks_of_a_session(tmp_path: Path) -> None:
+    small = (*SMALL, "session.rounds=1", "session.images_per_round=8", f"home={tmp_path}")
+    page = run(load_settings("streets-seg", small, {}), Console(quiet=True))
+    place = tmp_path / "coco"
+    assert export(source_of(tmp_path, "dense"), "coco", place) == 8
+    said = json.loads((place / "annotations.json").read_text("utf-8"))
+    (one,) = rounds(read_events(page.parent / "journal.jsonl"))
+    assert one.batch
+    stored = read_shards([page.parent / shard.file for shard in one.batch.shards]).samples
+    drawn = {
+        picture.tobytes(): ids
+        for picture, ids in zip(
+            stored.images.transpose(0, 2, 3, 1), stored.labels["segmentation"], strict=True
+        )
+    }
+    numbers = {one["name"]: one["id"] for one in said["categories"]}
+    assert numbers["sky"] == 1 and len(numbers) == 11
+    for image in said["images"]:
+        with Image.open(place / "images" / image["file_name"]) as picture:
+            ids = drawn[np.asarray(picture).tobytes()]
+        own = [one for one in said["annotations"] if one["image_id"] == image["id"]]
+        assert {one["category_id"] for one in own} == set((np.unique(ids) + 1).tolist())
+        for one in own:
+            counts = one["segmentation"]["counts"]
+            runs = np.repeat(np.arange(len(counts)) % 2, counts).astype(bool)
+            mask = runs.reshape(ids.shape, order="F")
+            assert np.array_equal(mask, ids + 1 == one["category_id"])
+            assert one["area"] == mask.sum()
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
