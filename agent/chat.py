@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from agent.conversation import COMMANDS, Conversation, say_progress
+from agent.conversation import COMMANDS, Conversation
 from agent.live import LiveSession
+from agent.overview import say_progress
 from agent.session import Session, next_name, open_session
 from agent.settings import Settings
 from agent.views import Block, Grid, Line, Picture

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 
 from agent.briefing import say_failures, say_report
 from agent.live import LiveSession
+from agent.overview import say_progress
 from agent.planners import palette_of
 from agent.printable import one_line
 from agent.spending import Usage, spent
@@ -131,8 +132,6 @@ class Talk:
         return self._brain
 
     def _briefing(self, conversation: Conversation) -> str:
-        from agent.conversation import say_progress
-
         session = self._live.session
         past, events = session.rounds(), session.journal.events(*STEERING)
         reports = [r.report for r in past if r.report]

@@ -1,4 +1,4 @@
-"""The tools by their names, bound to LangChain: thin wrappers around the stages.
+"""The tools by their names, bound to LangChain: thin wrappers around stages and proposals.
 
 A method's docstring is what a brain reads; its arguments are what a brain may choose. Everything
 else comes from the session. Results are short texts with the figures.
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 class Toolbox:
     """What the agent can do in one session.
 
-    stages, proposals: what draws, trains and measures, and what makes plans of drafts, where it is
-    not the bench.
+    stages, proposals: stand-ins for what draws, trains and measures, and for what makes plans of
+    drafts; None for those of the bench.
     """
 
     def __init__(

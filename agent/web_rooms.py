@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from agent.control import condition
-from agent.conversation import Conversation, say_progress
+from agent.conversation import Conversation
 from agent.live import Happened, LiveSession
+from agent.overview import say_progress
 from agent.session import (
     SessionInfo,
     folder_of,

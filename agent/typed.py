@@ -1,0 +1,32 @@
+"""What a person types after a command: quoted text, words and whole numbers."""
+
+from __future__ import annotations
+
+import shlex
+
+from agent.printable import one_line
+from memory.errors import ToolError
+
+
+def unquoted(text: str) -> str:
+    """Return a text without the quotes and blanks around it."""
+    return text.strip().strip("\"'“”").strip()
+
+
+def split_words(text: str) -> list[str]:
+    """Split a text as a shell does; raises ToolError for a quote that is not closed."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ToolError(f"A quote is not closed in: {one_line(text, 80)}") from error
+
+
+def whole_number(text: str, most: int) -> int:
+    """Read a whole number of 1 to `most`; raises ToolError for anything else."""
+    try:
+        number = int(text) if len(text) < 10 else None
+    except ValueError:
+        number = None
+    if number is None or not 1 <= number <= most:
+        raise ToolError(f"{one_line(text, 20)!r} is no whole number of 1 to {most}.")
+    return number
