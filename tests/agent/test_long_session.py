@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from agent.bench_rounds import SMALL, growth, measure, tenths
+from agent.bench_rounds import SMALL, Cost, added, mean, measure, tenths
 from agent.settings import load_settings
 from memory.journal import Journal, read_events
 from memory.opened import OWNER
@@ -45,13 +46,13 @@ def test_a_long_session_stays_flat(tmp_path: Path) -> None:
     assert [cost.round for cost in costs] == list(range(1, 81))
     assert max(cost.n_read for cost in costs) <= 4
     # Four files for its jobs, and data, model, predictions and figures of its own.
-    added = {after.n_files - before.n_files for before, after in pairwise(costs[30:])}
-    assert max(added) <= 16
-    ratios = growth(costs)
-    assert ratios["folder_mb"] == pytest.approx(1, abs=0.1)
+    files = {after.n_files - before.n_files for before, after in pairwise(costs[30:])}
+    assert max(files) <= 16
     # The look-back fills up to round 20, which is past the second tenth.
-    middle, late = (
-        sum(c.seconds for c in part) / sum(c.reference_s for c in part)
-        for part in (tenths(costs)[3], tenths(costs)[9])
-    )
-    assert late < 1.15 * middle
+    middle, late = tenths(costs)[3], tenths(costs)[9]
+    assert added(late, "folder_mb") == pytest.approx(added(middle, "folder_mb"), rel=0.1)
+
+    def relative(part: Sequence[Cost]) -> float:
+        return mean(part, "seconds") / mean(part, "reference_s")
+
+    assert relative(late) < 1.15 * relative(middle)
