@@ -503,8 +503,8 @@ def new_pipeline(
 def _mixed(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Return channels (k) that are sums of channels (c), (n, k, h, w); weights: (k, c)."""
     # The same numbers as einsum's, in half of the time.
-    mixed = weights @ x.flatten(2)
-    return mixed.unflatten(2, x.shape[2:])
+    mixed: torch.Tensor = (weights @ x.flatten(2)).unflatten(2, x.shape[2:])
+    return mixed
 
 
 def _repeated(levels: Levels, n_channels: tuple[int, int]) -> torch.Tensor:
