@@ -41,6 +41,7 @@ from tools.train import load_model, save_model, train_model
 
 AUDIT = (
     "audit.method=dense",
+    "audit.members=2",
     "audit.train={task: multi, model: unet, steps: 500, batch_size: 16, learning_rate: 0.003, "
     "balance_classes: true, label_smoothing: 0}",
 )
