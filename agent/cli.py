@@ -46,6 +46,7 @@ from memory.errors import (
     Stopped,
     StorageError,
     WeightsError,
+    some,
 )
 
 if TYPE_CHECKING:
@@ -272,7 +273,7 @@ def pretrain(
         preset, set_, {steps_key: steps, "home": home}, target=target, needs_weights=False
     )
     from agent.commands import cards
-    from agent.own import some
+    from agent.own import N_WORDS
     from agent.progress import counted
     from agent.workbench import build_pretrain_target, choose_device
     from tools import trained_on
@@ -289,7 +290,7 @@ def pretrain(
         trained_on.check(folder, source)
         if new := trained_on.unlearnt(folder, source):
             done = trained_on.steps_done(folder)
-            told = f"the data have words that it has not learnt yet: {some(new)}"
+            told = f"the data have words that it has not learnt yet: {some(new, N_WORDS)}"
             if done >= chosen.steps:
                 raise WeightsError(
                     f"The MTDM in {folder} has been trained for {done} steps, and since then "

@@ -14,7 +14,7 @@ from agent.printable import one_line
 from agent.steering import STEERING, Addition, Effect, Wish, additions, effects, wishes
 from agent.typed import unquoted
 from agent.wording import Lexicon
-from memory.errors import ToolError
+from memory.errors import ToolError, some
 from memory.records import Plan, Report, Round
 from prompts.vocabulary import Vocabulary
 
@@ -100,8 +100,9 @@ class Overview:
         known = self.slices() if self.last_report() else self.values()
         near = self.lexicon.near(text.lower().split()[:20])
         hint = f" Near words: {', '.join(near)}." if near else ""
-        some = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
-        return f"{one_line(text, 60)!r} names no slice of the target.{hint} Slices: {some}"
+        return (
+            f"{one_line(text, 60)!r} names no slice of the target.{hint} Slices: {some(known, 12)}"
+        )
 
 
 def say_progress(live: LiveSession) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from agent.settings import Settings, load_settings
 from agent.workbench import build_target
-from memory.errors import SettingsError, WeightsError, unknown
+from memory.errors import SettingsError, WeightsError, some, unknown
 from tools import trained_on
 from tools.plugins import names
 from tools.targets import Target
@@ -20,7 +20,8 @@ PRESETS = {"camvid": "camvid", "folder": "own", "hf": "own"}
 # A pretraining that was timed: minutes on two CPU cores for steps times pixels.
 _KNOWN_MINUTES = 30
 _KNOWN_WORK = 3250 * 64 * 64
-_SHOWN = 6
+# Words that are named of those that an MTDM has not learnt.
+N_WORDS = 6
 _DENSE = ("model=unet", "batch_size=16", "learning_rate=0.003")
 
 
@@ -82,15 +83,10 @@ def load_own(
             more = [*assignments, f"pretrain.steps={n_steps + settings.pretrain.steps}"]
             warn(
                 f"The MTDM in {weights.parent} was trained before the data had these words, and "
-                f"does not draw them: {some(new)}. To train it further: "
+                f"does not draw them: {some(new, N_WORDS)}. To train it further: "
                 f"{_pretrain_command(target, more)}"
             )
     return settings
-
-
-def some(words: Sequence[str]) -> str:
-    """Return the first of many words."""
-    return ", ".join(words[:_SHOWN]) + (", ..." if len(words) > _SHOWN else "")
 
 
 def _pretrain_command(target: str, assignments: Sequence[str]) -> str:

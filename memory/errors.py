@@ -16,7 +16,7 @@ Every message names what was given, what was expected and what to do. The tree::
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class ShapingError(Exception):
@@ -68,3 +68,8 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     return f"Unknown {kind} {given!r}.{hint} Known: {', '.join(names) or 'none'}."
+
+
+def some(words: Sequence[str], most: int, between: str = ", ") -> str:
+    """Return the first of many words, at most `most`, and ", ..." where there are more."""
+    return between.join(words[:most]) + (", ..." if len(words) > most else "")

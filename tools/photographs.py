@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from memory.errors import SessionError
+from memory.errors import SessionError, some
 from memory.files import write_bytes, write_json
 from memory.records import digest
 from prompts.render import quote
@@ -155,5 +155,4 @@ def write_splits(folder: Path, before: Noted, now: Noted) -> Path:
 
 
 def _some(names: Sequence[str]) -> str:
-    more = ", ..." if len(names) > _SHOWN else ""
-    return ", ".join(quote(name, _NAME) for name in names[:_SHOWN]) + more
+    return some([quote(name, _NAME) for name in names], _SHOWN)

@@ -26,7 +26,7 @@ def note(folder: Path, target: Target) -> None:
 
     It is the one in `folder`.
     """
-    seen = _seen(folder) | _digests(target.split("generator")).keys()
+    seen = _noted(folder, "photographs") | _digests(target.split("generator")).keys()
     words = _noted(folder, "words") | _words(target)
     write_json(folder / FILE, {"photographs": sorted(seen), "words": sorted(words)})
 
@@ -53,7 +53,7 @@ def check(folder: Path, target: Target) -> None:
 
     One that nothing is noted of (bundled, or of an earlier version) passes.
     """
-    seen = _seen(folder)
+    seen = _noted(folder, "photographs")
     if not seen:
         return
     leaked = {
@@ -72,10 +72,6 @@ def check(folder: Path, target: Target) -> None:
             "shaping pretrain again, or go back to the photographs and options of before. To add "
             "photographs and keep the splits, write them in the column split of attributes.csv."
         )
-
-
-def _seen(folder: Path) -> set[str]:
-    return _noted(folder, "photographs")
 
 
 def _noted(folder: Path, what: str) -> set[str]:

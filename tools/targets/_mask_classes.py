@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from memory.errors import some
 from prompts.own_words import plain
 from tools.samples import VOID
 from tools.targets import _pictures as pictures
@@ -122,8 +123,7 @@ def _colours(
 
 
 def _foreign_colours(numbers: set[int]) -> str:
-    more = ", ..." if len(numbers) > _SOME else ""
-    listed = "; ".join(pictures.colour_of(i) for i in sorted(numbers)[:_SOME]) + more
+    listed = some([pictures.colour_of(i) for i in sorted(numbers)], _SOME, "; ")
     return (
         f"masks with colours that no class has, {listed}: give them a line in {_COLOURS_FILE}, as "
         "void,RED,GREEN,BLUE where they do not count"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from memory.errors import DataError
+from memory.errors import DataError, some
 from prompts.render import quote
 
 _SHOWN = 3
@@ -55,8 +55,6 @@ def _say(problems: dict[str, list[str]]) -> list[str]:
         if not names:
             lines.append(what)
             continue
-        different = sorted(set(names))
-        more = ", ..." if len(different) > _SHOWN else ""
-        some = ", ".join(quote(name, _NAME) for name in different[:_SHOWN])
-        lines.append(f"{what} ({len(names)}): {some}{more}")
+        different = [quote(name, _NAME) for name in sorted(set(names))]
+        lines.append(f"{what} ({len(names)}): {some(different, _SHOWN)}")
     return lines

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from memory.errors import DataError
+from memory.errors import DataError, some
 from tools.targets._folder_names import IMAGE_FOLDERS, bare_name, is_folder
 from tools.targets._pictures import SUFFIXES
 
@@ -70,9 +70,8 @@ def refuse_no_classes(root: Path, part: Path, files: Sequence[Path]) -> None:
         inside = sorted(f.name for f in only.iterdir() if is_folder(f))
         if len(inside) > 1:
             raise DataError(
-                f"{part} holds one folder, {only.name}/, with the folders {', '.join(inside[:5])}"
-                f"{', ...' if len(inside) > 5 else ''}. If these are the classes or splits, give "
-                f"--target 'folder:{only}'."
+                f"{part} holds one folder, {only.name}/, with the folders {some(inside, 5)}. If "
+                f"these are the classes or splits, give --target 'folder:{only}'."
             )
     inner = [{f.name for f in folder.iterdir() if is_folder(f)} for folder in folders]
     shared = set.intersection(*inner) if inner else set()
