@@ -28,7 +28,16 @@ Captions = Sequence[Sequence[Sequence[Sequence[str]]]]
 
 _MOST_WEIGHT = 5.0
 _MAY_CHANGE = frozenset(
-    {"steps", "save_every", "noise_kept", "spacing", "rare_power", "lora", "joint"}
+    {
+        "steps",
+        "save_every",
+        "noise_kept",
+        "spacing",
+        "rare_power",
+        "rare_within",
+        "lora",
+        "joint",
+    }
 )
 
 

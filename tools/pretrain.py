@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
@@ -85,7 +86,7 @@ def pretrain(
         images, labels = mirrored_batch(samples, chosen, flips)
         x, weight = folded(pipeline, images, labels)
         if rarity is not None:
-            weight *= patch_weights(labels["segmentation"], rarity, settings.patch)
+            weight *= rarity(labels["segmentation"])
         words = words_of(captions, chosen, flips, settings, rng)
         x, weight, states, mask = (part.to(device) for part in (x, weight, *texts(words)))
         return denoising_loss(pipeline, x, weight, states, mask, settings, step)
@@ -149,12 +150,25 @@ def _first_pipeline(samples: Samples, target: Target, settings: PretrainSettings
     return made(patch_basis.stored(basis), patch_basis.powers(x) if remainder else ())
 
 
-def _rarity(samples: Samples, target: Target, settings: PretrainSettings) -> torch.Tensor | None:
-    """Return the weight of a pixel of each class, None where all weigh the same."""
+def _rarity(
+    samples: Samples, target: Target, settings: PretrainSettings
+) -> Callable[[NDArray[np.uint8]], torch.Tensor] | None:
+    """Return what gives the weights of the patches of some masks, None where all weigh the same."""
     if not settings.rare_power or "segmentation" not in samples.labels:
         return None
-    n_classes = len(target.pixel_classes)
-    return class_weights(samples.labels["segmentation"], n_classes, settings.rare_power)
+
+    def of_classes(ids: NDArray[np.uint8]) -> torch.Tensor:
+        return class_weights(ids, len(target.pixel_classes), settings.rare_power)
+
+    if settings.rare_within == "data":
+        of_all = of_classes(samples.labels["segmentation"])
+        return lambda ids: patch_weights(ids, of_all, settings.patch)
+
+    def in_each(ids: NDArray[np.uint8]) -> torch.Tensor:
+        by_image = torch.stack([of_classes(image[None]) for image in ids])
+        return patch_weights(ids, by_image, settings.patch)
+
+    return in_each
 
 
 def _parts(pipeline: MTDMPipeline, kept: Mapping[str, float]) -> list[tuple[int, float]]:

@@ -5,6 +5,10 @@ spend learns what is common. Weights that fall with a power of a class's frequen
 al. 2013 and Mahajan et al. 2018 sample by; cf. Cui et al. 2019) are those of whole patches, image
 and labels alike, so the thing is drawn together with its label. What a prompt rules out stays
 ruled out: weights move probability among what may be there.
+
+By the frequency in all images, an image with a rare thing weighs more as a whole, and one that
+lacks it less. By that in the image itself all images weigh the same, and what is small in each
+weighs more there: the few cars of a quiet street as much as those of a full one.
 """
 
 from __future__ import annotations
@@ -41,6 +45,11 @@ def class_weights(segmentation: NDArray[np.uint8], n_classes: int, power: float)
 def patch_weights(
     segmentation: NDArray[np.uint8], weights: torch.Tensor, patch: int
 ) -> torch.Tensor:
-    """Return the mean weight of the pixels of each patch, (n, 1, h / patch, w / patch)."""
-    of_pixels = weights[torch.from_numpy(segmentation.astype(np.int64))]
+    """Return the mean weight of the pixels of each patch, (n, 1, h / patch, w / patch).
+
+    weights: of a pixel of each class, (256,), or by image, (n, 256).
+    """
+    ids = torch.from_numpy(segmentation.astype(np.int64))
+    of_images = weights.expand(len(ids), -1)
+    of_pixels = of_images.gather(1, ids.flatten(1)).view(ids.shape)
     return avg_pool2d(of_pixels[:, None], patch)

@@ -170,6 +170,9 @@ class PretrainSettings(CaptionedRun):
         description="how much more patches with rare classes weigh in the loss: a pixel's weight "
         "falls with this power of its class's frequency; 0: all weigh the same",
     )
+    rare_within: Literal["data", "image"] = Field(
+        "data", description="where a class's frequency is counted: in all images, or in each"
+    )
     noise_kept: tuple[Share, Share] | None = Field(
         None,
         description="what a step of drawing keeps of the noise of image and labels; with less, the "

@@ -25,6 +25,7 @@ from tools.mtdm_pipeline import (
 from tools.pretrain import captions_of, pretrain, sample_prompts
 from tools.samples import Samples
 from tools.settings import PretrainSettings
+from tools.targets import Target
 
 QUICK = PretrainSettings(
     steps=4, batch_size=2, channels=(16, 32), save_every=2, warmup_steps=1, patch=4
@@ -134,6 +135,32 @@ def test_labels_are_learnt_where_they_are_known(tmp_path: Path, prediction: Pred
     drawn = pipeline(["a street"], torch.zeros(1, *pipeline.noise_shape), 2)
     assert drawn.images.shape == (1, 3, 16, 24)
     assert 2 <= drawn.labels["depth"].min() <= drawn.labels["depth"].max() <= 50
+
+
+class OneClassEach(StreetTarget):
+    """Three images of road alone, one of sky alone."""
+
+    def split(self, name: str) -> Samples:
+        samples = super().split(name)
+        ids = np.zeros((4, 16, 24), np.uint8)
+        ids[3] = 1
+        return replace(samples, labels={"segmentation": ids})
+
+
+def test_a_class_may_be_rare_in_all_images_or_in_one(tmp_path: Path) -> None:
+    def losses(target: Target, power: float, within: str) -> list[float]:
+        seen: list[float] = []
+        settings = QUICK.model_copy(
+            update={"rare_power": power, "rare_within": within, "batch_size": 4}
+        )
+        folder = tmp_path / f"{type(target).__name__}-{power}-{within}"
+        pretrain(target, settings, folder, progress=lambda step, loss, _: seen.append(loss))
+        return seen
+
+    same = losses(OneClassEach(), 0, "data")
+    assert losses(OneClassEach(), 0.9, "image") == pytest.approx(same)
+    assert losses(OneClassEach(), 0.9, "data") != pytest.approx(same, rel=0.01)
+    assert losses(StreetTarget(), 0.9, "image") != losses(StreetTarget(), 0, "image")
 
 
 def test_network_may_see_only_the_main_directions_of_patches(tmp_path: Path) -> None:

@@ -35,3 +35,10 @@ def test_a_patch_weighs_what_its_pixels_do_on_average() -> None:
     expected = torch.ones(2, 1, 1, 2)
     expected[1, 0, 0, 1] = 2.0
     assert torch.equal(patch_weights(ids, weights, 4), expected)
+
+
+def test_weights_may_differ_by_image() -> None:
+    ids = np.zeros((2, 4, 4), np.uint8)
+    weights = torch.ones(2, 256)
+    weights[1, 0] = 3.0
+    assert patch_weights(ids, weights, 4).flatten().tolist() == [1.0, 3.0]
