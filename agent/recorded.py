@@ -7,12 +7,11 @@ and verdicts. What they would write into the journal is compared with what it ho
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from agent.brains.recorded import from_events
 from agent.decide import Decider
@@ -20,6 +19,7 @@ from agent.expectations import Expectation
 from agent.observer import Observer
 from agent.observing import LOOK_BACK, seconds_per_image
 from agent.proposals import Proposals
+from agent.recorded_journal import RecordedJournal
 from agent.recording import VERSION
 from agent.session import Session
 from agent.settings import Settings
@@ -27,224 +27,12 @@ from agent.stages import Stages
 from agent.state import RoundState
 from agent.toolbox import Toolbox
 from memory.errors import SessionError
-from memory.journal import Event, Journal, RoundFold, round_of, standing
+from memory.journal import Event, Journal
 from memory.records import Batch, Failure, Plan, Report, Round, Training
 from prompts.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from agent.workbench import Workbench
-
-# What the graph of a round writes; all else comes from outside of it and is taken as it is.
-GRAPH_KINDS = frozenset(
-    [
-        "opening",
-        "tools",
-        "fallback",
-        "model_call",
-        "tool_call",
-        "illegal_call",
-        "told",
-        "proposed",
-        "steered",
-        "plan",
-        "generator",
-        "stage",
-        "batch",
-        "training",
-        "report",
-        "failures",
-        "credits",
-        "verdict",
-        "lesson",
-        "round_done",
-    ]
-)
-# What is written before the outcome that it leads to.
-_ON_THE_WAY = frozenset(["tools", "stage", "fallback", "generator", "told"])
-# What differs from run to run.
-_VOLATILE = frozenset(["schema", "time", "kind", "key", "chain", "seconds"])
-
-
-class Divergence(Exception):
-    """The first place where the program does something else than the journal says.
-
-    line: of the journal, from 1; where: the field, e.g. "messages[1].content"; recorded and
-    replayed: what each of them has there.
-    """
-
-    def __init__(self, line: int, event: Event, where: str, recorded: str, replayed: str) -> None:
-        super().__init__(f"line {line}, {event['kind']}, {where}")
-        self.line, self.event, self.where = line, event, where
-        self.recorded, self.replayed = recorded, replayed
-
-
-class EndOfRecord(Exception):
-    """The journal ends here, in the middle of a round."""
-
-
-class RecordedJournal:
-    """A journal that is written again: each event is compared with the recorded one.
-
-    It shows only what had been written before, as the real one did at that time.
-    """
-
-    def __init__(self, everything: Sequence[Event]) -> None:
-        self._everything = everything
-        self.recorded = events = standing(everything)
-        line_of = {id(event): n for n, event in enumerate(everything, 1)}
-        self._lines = [line_of[id(event)] for event in events]
-        self._place = {e["key"]: i for i, e in enumerate(events) if "key" in e}
-        self._unkeyed: dict[str, list[int]] = defaultdict(list)
-        for i, event in enumerate(events):
-            if "key" not in event:
-                self._unkeyed[event["kind"]].append(i)
-        self._known = [False] * len(events)
-        self._shown: list[Event] = []
-        self._by_key: dict[str, Event] = {}
-        self._fold = RoundFold()
-        self._next = 0
-        self._go_on()
-
-    @property
-    def next(self) -> int:
-        """The index of the first event that has not been written again."""
-        return self._next
-
-    @property
-    def finished(self) -> bool:
-        """Tell whether all has been written again."""
-        return self._next == len(self.recorded)
-
-    def append(self, kind: str, *, key: str | None = None, **data: Any) -> Event:
-        """Return the recorded event; raises Divergence when it is another one."""
-        if key is not None and key in self._by_key:
-            return self._by_key[key]
-        place = self._find(kind, key)
-        if place is None:
-            self._diverge({"kind": kind, **data})
-        event = self.recorded[place]
-        # As the journal would read it back.
-        found = difference(_plain(event), _plain(json.loads(json.dumps(data))))
-        if found:
-            raise Divergence(self._lines[place], event, *found)
-        self._show(place)
-        self._go_on()
-        return event
-
-    def events(self, *kinds: str, undone: bool = False, since: int | None = None) -> list[Event]:
-        """Return the events so far, as `Journal.events` does."""
-        found = self._everything[: self._n_written()] if undone else self._shown
-        return [
-            e
-            for e in found
-            if (not kinds or e["kind"] in kinds) and (since is None or (round_of(e) or 0) >= since)
-        ]
-
-    def count(self, kind: str) -> int:
-        """Return how many events so far are of a kind."""
-        return sum(e["kind"] == kind for e in self._shown)
-
-    def of_rounds(self, *numbers: int) -> list[Event]:
-        """Return the events so far of some rounds."""
-        return [e for e in self._shown if round_of(e) in numbers]
-
-    def appended(self, n_known: int) -> list[Event]:
-        """Return the events so far but for the first ones, undone ones among them."""
-        return list(self._everything[n_known : self._n_written()])
-
-    def _n_written(self) -> int:
-        """Return how many lines had been written when what is due now was not."""
-        return len(self._everything) if self.finished else self._lines[self._next] - 1
-
-    def get(self, key: str) -> Event | None:
-        """Return an event of those so far."""
-        return self._by_key.get(key)
-
-    def rounds(self, last: int | None = None) -> list[Round]:
-        """Return the rounds so far, or the last few of them."""
-        found = self._fold.rounds()
-        return found if last is None else found[-last:]
-
-    def round(self, number: int) -> Round | None:
-        """Return one of the rounds so far, or None."""
-        return next((r for r in reversed(self._fold.rounds()) if r.number == number), None)
-
-    def outcome(self, key: str) -> Event:
-        """Return what came from outside under this key, before it is written again.
-
-        Raises EndOfRecord when the journal ends here, Divergence when it goes on otherwise.
-        """
-        place = self._place.get(key)
-        if place is not None:
-            return self.recorded[place]
-        places = range(self._next, len(self.recorded))
-        left = [self.recorded[i]["kind"] for i in places if not self._known[i]]
-        if _ON_THE_WAY.issuperset(left):
-            raise EndOfRecord
-        self._diverge({"kind": key.partition("/")[0], "key": key})
-
-    def upcoming(self, kind: str) -> Event | None:
-        """Return the next event of a kind that has not been written again, or None."""
-        return next(
-            (
-                self.recorded[i]
-                for i in range(self._next, len(self.recorded))
-                if not self._known[i] and self.recorded[i]["kind"] == kind
-            ),
-            None,
-        )
-
-    def refuse(self, replayed: str) -> NoReturn:
-        """Raise that something else comes next than the journal says."""
-        expected = self.recorded[self._next]
-        name = str(expected.get("key", expected["kind"]))
-        raise Divergence(self._lines[self._next], expected, "kind", name, replayed)
-
-    def _find(self, kind: str, key: str | None) -> int | None:
-        if key is not None:
-            return self._place.get(key)
-        return next((i for i in self._unkeyed[kind] if not self._known[i]), None)
-
-    def _diverge(self, data: Mapping[str, Any]) -> NoReturn:
-        """Raise what is due when the program does what the journal does not hold."""
-        if self.finished:
-            raise EndOfRecord
-        expected = self.recorded[self._next]
-        if data["kind"] == expected["kind"]:
-            found = difference(_plain(expected), _plain({**data}))
-            if found:
-                raise Divergence(self._lines[self._next], expected, *found)
-        self.refuse(str(data.get("key", data["kind"])))
-
-    def _go_on(self) -> None:
-        """Show what came from outside since the last event, and what a crash made twice."""
-        while self._next < len(self.recorded):
-            event = self.recorded[self._next]
-            if not self._known[self._next]:
-                if event["kind"] in GRAPH_KINDS and not self._is_repeated(event):
-                    return
-                self._show(self._next)
-            self._next += 1
-
-    def _is_repeated(self, event: Event) -> bool:
-        """Tell whether an event without a key was written again after a resumption."""
-        if "key" in event:
-            return False
-        resumed = next(
-            (i for i in reversed(range(len(self._shown))) if self._shown[i]["kind"] == "resumed"),
-            None,
-        )
-        return resumed is not None and any(
-            e["kind"] == event["kind"] and _plain(e) == _plain(event) for e in self._shown[:resumed]
-        )
-
-    def _show(self, place: int) -> None:
-        event = self.recorded[place]
-        self._known[place] = True
-        self._shown.append(event)
-        if "key" in event:
-            self._by_key[event["key"]] = event
-        self._fold.add(event)
 
 
 class RecordedSession:
@@ -496,36 +284,3 @@ class RecordedDecider(Decider):
 def as_session(session: RecordedSession) -> Session:
     """Return the recorded session as what the graph's parts take it for."""
     return cast(Session, session)
-
-
-def difference(recorded: Any, replayed: Any, where: str = "") -> tuple[str, str, str] | None:
-    """Return the first place where two values of plain JSON differ, and both values there."""
-    if isinstance(recorded, dict) and isinstance(replayed, dict):
-        # A field that a record has got since is no difference; of an event itself it is.
-        added = [] if where else [name for name in replayed if name not in recorded]
-        for name in [*recorded, *added]:
-            inner = f"{where}.{name}" if where else str(name)
-            if name not in recorded or name not in replayed:
-                return inner, _say(recorded.get(name)), _say(replayed.get(name))
-            if found := difference(recorded[name], replayed[name], inner):
-                return found
-        return None
-    if isinstance(recorded, list) and isinstance(replayed, list):
-        for i, (old, new) in enumerate(zip(recorded, replayed, strict=False)):
-            if found := difference(old, new, f"{where}[{i}]"):
-                return found
-        if len(recorded) != len(replayed):
-            i = min(len(recorded), len(replayed))
-            return f"{where}[{i}]", _say(recorded[i:]), _say(replayed[i:])
-        return None
-    if recorded != replayed or type(recorded) is not type(replayed):
-        return where, _say(recorded), _say(replayed)
-    return None
-
-
-def _plain(event: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in event.items() if k not in _VOLATILE}
-
-
-def _say(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -11,14 +11,8 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 
 from agent.graph import RECURSION_LIMIT, build_graph
-from agent.recorded import (
-    Divergence,
-    EndOfRecord,
-    RecordedDecider,
-    RecordedSession,
-    RecordedToolbox,
-    head_of,
-)
+from agent.recorded import RecordedDecider, RecordedSession, RecordedToolbox, head_of
+from agent.recorded_journal import Divergence, EndOfRecord
 from agent.state import new_round
 from memory.errors import ShapingError
 from memory.journal import Event, changed_lines, read_events
