@@ -36,7 +36,7 @@ from agent.settings import Settings, told_settings
 from agent.state import RoundState, new_round
 from agent.toolbox import Toolbox
 from agent.workbench import Workbench, build_trainer
-from memory.errors import Stopped
+from memory.errors import SessionInUse, Stopped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,8 +71,13 @@ def run(settings: Settings, console: Console, interactive: bool = False) -> Path
             if stopped and end.rule in ("asked", "signal"):
                 raise stopped
             return report
+    except SessionInUse:
+        # It has not ended: the process that holds it runs the command at its end.
+        ended_by = ""
+        raise
     finally:
-        _run_at_the_end(settings, name, ended_by)
+        if ended_by:
+            _run_at_the_end(settings, name, ended_by)
 
 
 def _say(console: Console, text: str, style: str | None = None) -> None:

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from agent.control import Condition, Control, condition
 from agent.settings import Settings, differences, fingerprint
 from memory.arenas import share_arenas
-from memory.errors import SessionError, SettingsError, Stopped
+from memory.errors import SessionError, SessionInUse, SettingsError, Stopped
 from memory.files import remove_temporaries, storage_error, storing, write_bytes
 from memory.journal import Event, Journal, read_events, rounds
 from memory.records import Round
@@ -133,7 +133,7 @@ def latest(home: Path) -> str:
 def open_session(settings: Settings, name: str) -> Iterator[Session]:
     """Make or resume a session and hold its lock.
 
-    Raises SessionError when another process has it (named with pid and host), SettingsError when
+    Raises SessionInUse when another process has it (named with pid and host), SettingsError when
     the session was made with settings of another meaning (the differences are named), StorageError
     when its folder cannot be written.
     """
@@ -167,7 +167,7 @@ def _locked(folder: Path, name: str) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        raise SessionError(
+        raise SessionInUse(
             f"The session {name!r} is in use{_holder(holder)}. Wait until it ends, stop "
             "that process, or choose another name with --session."
         ) from None

@@ -7,6 +7,7 @@ Every message names what was given, what was expected and what to do. The tree::
     |- DataError             a target, image, label or split that is unusable
     |- WeightsError          model weights that are missing, damaged or foreign
     |- SessionError          a session folder that is in use, foreign or damaged
+    |  `- SessionInUse       one that another process holds
     |- StorageError          a disk that is full or cannot be written
     |- ToolError             a tool call that is illegal or malformed
     |- BrainError            a language model that cannot be reached or gives no answer
@@ -37,6 +38,10 @@ class WeightsError(ShapingError):
 
 class SessionError(ShapingError):
     """A session folder that is in use, foreign or damaged."""
+
+
+class SessionInUse(SessionError):
+    """A session that another process holds."""
 
 
 class StorageError(ShapingError):

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from agent.autonomous import run
 from agent.results import source_of
-from agent.session import folder_of
-from memory.errors import SettingsError
+from agent.session import folder_of, open_session
+from memory.errors import SessionInUse, SettingsError
 from tests.agent.crashes import NAME, small
 from tools.export import FORMATS, export, run_lengths
 
@@ -49,6 +49,13 @@ def test_the_card_says_what_is_in_it(home: Path, tmp_path: Path) -> None:
     card = (tmp_path / "set" / "README.md").read_text("utf-8")
     for said in ("24 generated images", "| class | images |", "The audit keeps", "## Licence"):
         assert said in card
+
+
+def test_who_is_refused_a_session_does_not_run_the_command_at_its_end(tmp_path: Path) -> None:
+    settings = small(tmp_path, f"session.on_finish=touch {tmp_path}/off")
+    with open_session(settings, NAME), pytest.raises(SessionInUse):
+        run(settings, Console(quiet=True))
+    assert not (tmp_path / "off").exists()
 
 
 def test_coco_wants_a_segmentation_and_a_folder_must_be_empty(home: Path, tmp_path: Path) -> None:
