@@ -58,6 +58,9 @@ PREDICTIONS: Mapping[Prediction, str] = {
 Levels = tuple[torch.Tensor, torch.Tensor]
 """Share of the signal's power in the noisy image and in its noisy labels, 0..1, (n,) each."""
 
+Text = tuple[torch.Tensor, torch.Tensor]
+"""Token states of prompts, (n, tokens, 384), and their mask, (n, tokens)."""
+
 _LEAST_POWER = 1e-4
 
 Encode = Callable[[Sequence[str]], tuple[torch.Tensor, torch.Tensor]]
@@ -151,10 +154,15 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     def within(self, x: torch.Tensor) -> torch.Tensor:
         """Return the part of folded images and labels that the network can draw."""
-        if self._basis is None:
-            return x
-        basis = self._basis.to(x)
-        return _mixed(basis.T, _mixed(basis, x))
+        return self._shown(self._seen(x))
+
+    def _seen(self, x: torch.Tensor) -> torch.Tensor:
+        """Return folded images and labels, (n, c, h, w), as the network sees them, (n, k, h, w)."""
+        return x if self._basis is None else _mixed(self._basis.to(x), x)
+
+    def _shown(self, seen: torch.Tensor) -> torch.Tensor:
+        """Invert `_seen`, but for what the network does not see."""
+        return seen if self._basis is None else _mixed(self._basis.T.to(seen), seen)
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
@@ -176,6 +184,13 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         if labels is not None:
             whitened = torch.cat([whitened, labels], dim=1)
         return pixel_unshuffle(whitened, self.config.patch)
+
+    def _without_labels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Fold images whose labels are not known: averages take their place."""
+        n_labels = self.codes.n_channels
+        if not n_labels:
+            return self.fold(pixels)
+        return self.fold(pixels, pixels.new_zeros(len(pixels), n_labels, *pixels.shape[2:]))
 
     def unfold(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Invert `fold`: pixels, not clipped, and whitened channels of labels."""
@@ -228,17 +243,42 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         x: (n, c, h, w); t: int64, (n,) or scalar; states: (n, tokens, 384); mask: (n, tokens);
         levels: of the noise, where they are not those of `t`.
         """
-        weights = mask.unsqueeze(-1).to(states.dtype)
-        pooled = (states * weights).sum(1) / weights.sum(1)
-        basis = None if self._basis is None else self._basis.to(x)
-        seen = x if basis is None else _mixed(basis, x)
+        return self._shown(self._denoised(self._seen(x), t, (states, mask), levels=levels))
+
+    def _denoised(
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        told: Text,
+        untold: Text | None = None,
+        guidance: float = 1.0,
+        levels: Levels | None = None,
+    ) -> torch.Tensor:
+        """Return what the network expects of noisy images and labels, both as it sees them.
+
+        told, untold: the prompts, and what guidance leads away from; None: no guidance.
+        """
         a = _repeated(levels or self.levels(t.reshape(-1)), self._n_seen)
         scale, kept, added = (part.to(x) for part in self._parts_of(a))
-        said = self.unet(
-            scale * seen, t, states, class_labels=pooled, encoder_attention_mask=mask
+        scaled = scale * x
+        if untold is None:
+            said = self._said(scaled, t, *told)
+        else:
+            states, mask = (torch.cat(both) for both in zip(told, untold, strict=True))
+            said, without = self._said(torch.cat([scaled, scaled]), t, states, mask).chunk(2)
+            said = without + guidance * (said - without)
+        return kept * x + added * said
+
+    def _said(
+        self, x: torch.Tensor, t: torch.Tensor, states: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the network's output."""
+        weights = mask.unsqueeze(-1).to(states.dtype)
+        pooled = (states * weights).sum(1) / weights.sum(1)
+        said: torch.Tensor = self.unet(
+            x, t, states, class_labels=pooled, encoder_attention_mask=mask
         ).sample
-        clean: torch.Tensor = kept * seen + added * said
-        return clean if basis is None else _mixed(basis.T, clean)
+        return said
 
     def look(self, pixels: torch.Tensor, noise: torch.Tensor, step: int) -> None:
         """Let the network denoise photographs without labels, for who watches its activations.
@@ -247,9 +287,8 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         much of it is in the image, 0 to 999. Where labels lead, theirs is all noise; otherwise they
         are noisy averages.
         """
-        n, n_labels = len(pixels), self.codes.n_channels
-        labels = pixels.new_zeros(n, n_labels, *pixels.shape[2:]) if n_labels else None
-        clean = self.fold(pixels, labels)
+        n = len(pixels)
+        clean = self._without_labels(pixels)
         t = torch.full((n,), round(step * (1 - self.config.label_lead)))
         of_image, of_labels = self.levels(t)
         if self.config.label_lead:
@@ -306,38 +345,30 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         they have no noise left, and written again as clean codes, to which the image is drawn.
         noise_kept: as of the class; None: as the weights say.
         """
-        states, mask = self._encode(prompts)
-        empty, empty_mask = (
-            part.expand(len(prompts), *part.shape[1:]) for part in self._encode([""])
-        )
-        x = clean = before = folded_noise = pixel_unshuffle(
-            noise.to(self.device, self.unet.dtype), self.config.patch
-        )
+        told, untold = self._encode(prompts), self._encode([""] * len(prompts))
+        folded = pixel_unshuffle(noise.to(self.device, self.unet.dtype), self.config.patch)
+        # All that is between the noise and the picture is as the network sees it.
+        x = clean = before = seen_noise = self._seen(folded)
         times = self.times(steps)
         of_image, of_labels = self.config.noise_kept if noise_kept is None else noise_kept
-        keep = self.per_channel((torch.tensor([of_image]), torch.tensor([of_labels]))).to(x.device)
+        keep = _repeated((torch.tensor([of_image]), torch.tensor([of_labels])), self._n_seen).to(
+            x.device
+        )
         read: tuple[Dense, Dense] | None = None
         for i, t in enumerate(self.progress_bar(times)):
             # What is pulled is always denoised after, so that it becomes a picture again.
             if pulls and i > 0:
-                x = self._pulled(x, clean, folded_noise, times, i, pulls)
+                x = self._pulled(x, clean, seen_noise, times, i, pulls)
             way = i / len(times)
             guided = guidance != 1 and guidance_interval[0] <= way < guidance_interval[1]
             before = clean
-            if guided:
-                both = self.predict(
-                    torch.cat([x, x]), t, torch.cat([states, empty]), torch.cat([mask, empty_mask])
-                )
-                with_text, without = both.chunk(2)
-                clean = without + guidance * (with_text - without)
-            else:
-                clean = self.predict(x, t, states, mask)
+            clean = self._denoised(x, t, told, untold if guided else None, guidance)
             if i + 1 < len(times):
                 x = self._earlier(x, clean, t, times[i + 1], keep)
                 if read is None and self._ends_labels(times[i + 1]):
                     read = self._read(clean, before)
                     x = self._written(x, read[0])
-        pixels, _ = self.unfold(clean.float())
+        pixels, _ = self.unfold(self._shown(clean.float()))
         images = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
         if not self.codes.kinds:
             return Drawn(images)
@@ -360,9 +391,9 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
     ) -> torch.Tensor:
         """Return noisy images of the time `t` at the following time, which has less noise.
 
-        keep: `noise_kept` of every channel, (1, c, 1, 1).
+        x, clean: as the network sees them; keep: `noise_kept` of every channel, (1, k, 1, 1).
         """
-        a, less = (self.per_channel(self.levels(time.reshape(1))) for time in (t, following))
+        a, less = (_repeated(self.levels(time.reshape(1)), self._n_seen) for time in (t, following))
         noise = (x.float() - a.sqrt() * clean) / (1 - a).sqrt()
         # What has not begun to be denoised keeps all of it.
         noise *= torch.where(less > a, keep, 1.0)
@@ -379,14 +410,16 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
     ) -> torch.Tensor:
         """Return the noisy images before a step as `tools.pull` moves them; labels stay.
 
-        clean: what was expected of them one step earlier; times: of all steps.
+        clean: what was expected of them one step earlier; times: of all steps. Images, labels and
+        noise are as the network sees them.
         """
-        n_image = self.n_image_channels
+        n_image = self._n_seen[0]
         image, labels = x[:, :n_image], x[:, n_image:]
         weights = torch.tensor([pull.weight for pull in pulls], device=x.device, dtype=x.dtype)
         if pulls[0].by == "real":
             photographs = np.stack([p.photograph for p in pulls if p.photograph is not None])
-            goal = self.fold(torch.from_numpy(photographs).to(x.device, x.dtype) / 255)
+            pixels = torch.from_numpy(photographs).to(x.device, x.dtype) / 255
+            goal = self._seen(self._without_labels(pixels))[:, :n_image]
             alpha = self.levels(times[step])[0].to(x)
             as_noisy = alpha.sqrt() * goal + (1 - alpha).sqrt() * noise[:, :n_image]
             share = weights * actgen_weight(step, len(times))
@@ -396,11 +429,14 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         return torch.cat([moved, labels], dim=1)
 
     def _gradient(self, clean: torch.Tensor, pulls: Sequence[Pull]) -> torch.Tensor:
-        """Return the gradient of the critic's criterion by expected clean images."""
+        """Return the gradient of the critic's criterion by expected clean images.
+
+        Both are as the network sees them.
+        """
         critic = pulls[0].critic
         with torch.inference_mode(mode=False), torch.enable_grad():
             draft = clean.float().clone().requires_grad_()
-            pixels, channels = self.unfold(draft)
+            pixels, channels = self.unfold(self._shown(draft))
             coded = channels.detach().cpu().numpy()
             labels = self.codes.decode(coded, coded)[0] if self.codes.kinds else {}
             classes = [pull.class_index for pull in pulls]
@@ -410,17 +446,19 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     def _read(self, clean: torch.Tensor, before: torch.Tensor) -> tuple[Dense, Dense]:
         """Return labels and the confidence in them; before: what was expected one step earlier."""
-        _, labels = self.unfold(clean.float())
-        _, earlier = self.unfold(before.float())
+        labels, earlier = (self.unfold(self._shown(part.float()))[1] for part in (clean, before))
         return self.codes.decode(labels.cpu().numpy(), earlier.cpu().numpy())
 
     def _written(self, x: torch.Tensor, labels: Dense) -> torch.Tensor:
-        """Return folded images with labels in the place of what their channels hold."""
+        """Return images with labels in the place of what their channels hold, as they are seen."""
         values, _ = self.codes.encode(labels, self.image_shape[1:])
-        folded = pixel_unshuffle(torch.from_numpy(values), self.config.patch)
-        return torch.cat([x[:, : self.n_image_channels], folded.to(x)], dim=1)
+        whitened = torch.from_numpy(values).to(x)
+        blank = whitened.new_zeros(len(x), *self.image_shape)
+        seen = self._seen(pixel_unshuffle(torch.cat([blank, whitened], dim=1), self.config.patch))
+        n_image = self._n_seen[0]
+        return torch.cat([x[:, :n_image], seen[:, n_image:]], dim=1)
 
-    def _encode(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _encode(self, prompts: Sequence[str]) -> Text:
         """Encode each distinct prompt once."""
         for text in dict.fromkeys(prompts):
             if text not in self._known:

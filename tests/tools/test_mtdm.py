@@ -12,7 +12,7 @@ from memory.errors import SettingsError, WeightsError
 from tools.generators import ImageRequest
 from tools.generators.mtdm import MTDMGenerator, build
 from tools.label_codes import LabelCodes
-from tools.mtdm_pipeline import Levels, MTDMPipeline, load_pipeline, new_pipeline
+from tools.mtdm_pipeline import MTDMPipeline, load_pipeline, new_pipeline
 from tools.noise import seeded_noise
 from tools.samples import Samples
 
@@ -252,14 +252,7 @@ def test_steps_that_keep_less_noise_draw_calmer_pictures(
 class OneTone(MTDMPipeline):
     """Knows exactly what noisy pictures of a single tone show, the tone being standard normal."""
 
-    def predict(
-        self,
-        x: torch.Tensor,
-        t: torch.Tensor,
-        states: torch.Tensor,
-        mask: torch.Tensor,
-        levels: Levels | None = None,
-    ) -> torch.Tensor:
+    def _denoised(self, x: torch.Tensor, t: torch.Tensor, *_: object) -> torch.Tensor:
         a = self.levels(t.reshape(-1))[0][0]
         n_pixels = x[0].numel()
         tone = a.sqrt() * x.sum((1, 2, 3), keepdim=True) / (a * n_pixels + 1 - a)

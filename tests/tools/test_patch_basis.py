@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from tools import patch_basis
+from tools.label_codes import LabelCodes
 from tools.mtdm_pipeline import Prediction, new_pipeline
+from tools.noise import seeded_noise
 
 
 def test_basis_keeps_the_asked_share_of_each_kind() -> None:
@@ -71,3 +73,21 @@ def test_power_that_neighbours_tell_is_not_a_channels_own() -> None:
     assert own[0] == pytest.approx(quarter, rel=0.1)
     assert own[1] < 1e-6
     assert own[2] == pytest.approx(quarter * 0.01, rel=0.3)
+
+
+def test_drawing_in_a_basis_of_everything_changes_nothing() -> None:
+    codes = LabelCodes(
+        kinds=("segmentation",), class_names=("road", "sky"), mean=(0,) * 2, std=(1,) * 2
+    )
+    drawn = []
+    for basis in ("", patch_basis.stored(np.eye(80, dtype=np.float16))):
+        torch.manual_seed(0)
+        made = new_pipeline(
+            (3, 16, 16), 4, (16, 32), 0.5, 0.25, codes, "clean", basis, label_lead=0.4
+        )
+        made.set_progress_bar_config(disable=True)
+        noise = torch.stack([seeded_noise(0, "p", i, made.noise_shape) for i in range(2)])
+        drawn.append(made(["a street", "a night"], noise, 4, 2.0, noise_kept=(0.8, 0.9)))
+    plain, turned = drawn
+    assert np.abs(plain.images.astype(int) - turned.images.astype(int)).max() <= 1
+    assert (plain.labels["segmentation"] == turned.labels["segmentation"]).all()
