@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,3 +55,13 @@ def target() -> SquaresTarget:
 @pytest.fixture(scope="session")
 def quick() -> TrainSettings:
     return TrainSettings(steps=120, batch_size=16, learning_rate=0.005)
+
+
+@pytest.fixture(scope="module")
+def sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a tiny Stable Diffusion with random weights."""
+    from tests.tools.tiny_diffusers import stable_diffusion
+
+    folder = tmp_path_factory.mktemp("sd")
+    stable_diffusion(folder)
+    return folder

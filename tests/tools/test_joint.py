@@ -12,7 +12,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from memory.errors import SettingsError, WeightsError
-from tests.tools.tiny_diffusers import MODELS, SDXL, flux, lora, stable_diffusion, unet
+from tests.tools.tiny_diffusers import MODELS, SDXL, flux, lora, unet
 from tests.tools.tiny_scenes import Scenes, stirred_joint, untrained_joint
 from tools import generators
 from tools.finetuning import lora_state
@@ -34,13 +34,6 @@ TEXTS = ("a street by night", "a busy street")
 REQUESTS = [
     ImageRequest(TEXTS[i % 2], f"p{i % 2}", i, 0, guidance=[1.0, 4.0, 4.0][i % 3]) for i in range(5)
 ]
-
-
-@pytest.fixture(scope="module")
-def sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sd")
-    stable_diffusion(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from memory.errors import SettingsError, WeightsError
-from tests.tools.tiny_diffusers import CONTROLNETS, MODELS, SDXL, controlnet, stable_diffusion
+from tests.tools.tiny_diffusers import CONTROLNETS, MODELS, SDXL, controlnet
 from tools import generators
 from tools.generators import Generator, ImageRequest
 from tools.generators._conditions import condition, read_palette
@@ -26,13 +26,6 @@ SHAPE = (3, 64, 96)
 TEXTS = ("a street by night", "a busy street in the rain")
 REQUESTS = [ImageRequest(TEXTS[i % 2], f"p{i % 2}", i, 0) for i in range(3)]
 STREETS = {"name": "streets"}
-
-
-@pytest.fixture(scope="module")
-def sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sd")
-    stable_diffusion(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from eval.dense import confusions, depth_metrics, depth_sums, segmentation_metrics
 from memory.errors import SettingsError, WeightsError
 from prompts.vocabulary import Vocabulary
-from tests.tools.tiny_diffusers import MODELS, stable_diffusion
+from tests.tools.tiny_diffusers import MODELS
 from tests.tools.tiny_scenes import Scenes, stable_diffusion_of
 from tools import generators, targets
 from tools.finetuning import Frozen, load_to_train
@@ -36,13 +36,6 @@ SIZE = (16, 24)
 QUICK = JointSettings(
     steps=12, learning_rate=0.01, warmup_steps=2, ema_decay=0.5, rank=2, save_every=5
 )
-
-
-@pytest.fixture(scope="module")
-def sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sd")
-    stable_diffusion(folder)
-    return folder
 
 
 def train(model: Path, folder: Path, settings: JointSettings = QUICK) -> Path:

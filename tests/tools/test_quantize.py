@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from memory.errors import SettingsError
-from tests.tools.tiny_diffusers import MODELS, lora, stable_diffusion
+from tests.tools.tiny_diffusers import MODELS, lora
 from tools import generators
 from tools.generators import Generator, ImageRequest
 from tools.generators._model_options import ModelOptions
@@ -27,13 +27,6 @@ SHAPE = (3, 16, 24)
 REQUESTS = [
     ImageRequest(["a dark cell", "a street, by night"][i % 2], f"p{i % 2}", i, 0) for i in range(3)
 ]
-
-
-@pytest.fixture(scope="module")
-def sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sd")
-    stable_diffusion(folder)
-    return folder
 
 
 def build(folder: Path, **options: Any) -> Generator:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from memory.errors import SettingsError, WeightsError
-from tests.tools.tiny_diffusers import MODELS, lora, stable_diffusion
+from tests.tools.tiny_diffusers import MODELS, lora
 from tools import generators
 from tools.generators import Generator, ImageRequest
 
@@ -22,13 +22,6 @@ SHAPE = (3, 16, 24)
 REQUESTS = [
     ImageRequest(["a dark cell", "a street, by night"][i % 2], f"p{i % 2}", i, 0) for i in range(5)
 ]
-
-
-@pytest.fixture(scope="module")
-def sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sd")
-    stable_diffusion(folder)
-    return folder
 
 
 def build(folder: Path | str, **options: object) -> Generator:
