@@ -431,8 +431,9 @@ def discover(
     Clusters and directions are looked for where there are embeddings. n_min: photographs that a
     finding needs; alpha: share of false discoveries to allow; previous: failures of the round
     before, whose ids and names are kept by what overlaps them most (Jaccard, at least 0.3). Error
-    rates are those of all members; p and q of a cluster come from the half that it was not fitted
-    to. The same arguments give the same failures. No image, or no error, gives none.
+    rates are those of all members, and of the rest that they are tested against; p and q of a
+    cluster come from the half that it was not fitted to. The same arguments give the same failures.
+    No image, or no error, gives none.
     """
     errors = images.errors
     if len(errors) < 2 * n_min or errors.max(initial=0) == errors.min(initial=0):
@@ -530,6 +531,7 @@ def _explained(images: Evaluated, known: Sequence[Failure]) -> Indices:
 
 def _failure(images: Evaluated, candidate: Candidate, n_examples: int) -> Failure:
     members, errors = candidate.members, images.errors[candidate.members]
+    rest = np.setdiff1d(candidate.tested, members)
     ids = tuple(images.ids[int(i)] for i in members)
     common = traits(members, images.attributes)
     is_slice = candidate.kind == "slice"
@@ -545,7 +547,7 @@ def _failure(images: Evaluated, candidate: Candidate, n_examples: int) -> Failur
         n=len(members),
         n_wrong=int(np.rint(errors.sum())),
         error_rate=wilson(int(errors.sum()), len(errors)) if binary else mean_score(errors),
-        rest_error_rate=float(np.clip(np.delete(images.errors, members).mean(), 0, 1)),
+        rest_error_rate=float(np.clip(images.errors[rest].mean(), 0, 1)),
         p_value=min(1.0, candidate.p),
         q_value=candidate.q,
         significant=True,

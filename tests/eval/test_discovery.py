@@ -94,6 +94,19 @@ def test_discovery_finds_a_pair_of_attributes_and_a_hidden_cluster(dense: bool) 
     assert discover(images, n_min=15) == (pair, *others)
 
 
+def test_a_finding_is_shown_beside_what_it_is_worse_than() -> None:
+    """A direction in a class that is easy: worse than its class, not than all photographs."""
+    rng = np.random.default_rng(0)
+    classes = np.repeat([0, 1], 300)
+    embeddings = rng.normal(size=(600, 6))
+    chance = np.where(classes == 1, 0.6, 1 / (1 + np.exp(-4 * (embeddings[:, 0] - 1.6))))
+    errors = (rng.random(600) < chance).astype(float)
+    images = Evaluated([str(i) for i in range(600)], errors, [{}] * 600, (), classes, embeddings)
+    direction = next(f for f in discover(images, n_min=15) if f.kind == "direction")
+    assert {classes[int(name)] for name in direction.members} == {0}
+    assert direction.rest_error_rate < 0.1 < direction.error_rate.value
+
+
 def test_nothing_is_found_where_nothing_is_planted() -> None:
     n_found = [len(discover(made_up(seed, planted=False), n_min=15)) for seed in range(12)]
     assert sum(n > 0 for n in n_found) <= 2
