@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
@@ -20,6 +21,13 @@ WORDS = {
     "val": "feedback", "valid": "feedback", "validation": "feedback", "dev": "feedback",
     "test": "test", "testing": "test",
 } | {name: name for name in SPLITS}  # fmt: skip
+_NUMBERED = re.compile(r"([a-z]+)[ _.-]*\d*")
+
+
+def split_word(name: str) -> str | None:
+    """Return the split that a name says, as of a folder train, Validation or val2017; or None."""
+    match = _NUMBERED.fullmatch(name.lower())
+    return WORDS.get(match[1]) if match else None
 
 
 def deal(

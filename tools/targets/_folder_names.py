@@ -88,6 +88,16 @@ def _is_layout(names: Collection[str]) -> bool:
     return bool(labels & set(names)) and bool(set(IMAGE_FOLDERS) & set(names))
 
 
+def has_labels(root: Path, files: Sequence[Path]) -> bool:
+    """Tell whether pictures lie in a folder that has a name of labels of pixels."""
+    known = {name for names in _LABEL_FOLDERS.values() for name in names}
+    return any(
+        file.suffix.lower() in (*SUFFIXES, ".npy")
+        and known & {part.lower() for part in file.relative_to(root).parts[:-1]}
+        for file in files
+    )
+
+
 def bare_name(name: str) -> str:
     """Return the name of an image or of its labels without words such as image or mask."""
     while (short := _AFFIX.sub("", name)) != name:

@@ -3,6 +3,7 @@
 PATH/CLASS/*.png               class folders, or PATH/{train,val,test}/CLASS/*.png
 PATH/images/*.jpg              with masks/*.png (ids), depth/*.png or .npy, normals/*.png of
                                the same names; also PATH/{train,val,test}/images/...
+PATH/annotations/*.json        outlines in the form of COCO, with their images anywhere below PATH
 PATH/attributes.csv            first column: file name; split, group, and class where no folder
                                says it; other columns: attributes
 PATH/classes.txt, .json, .yaml names of the ids in masks
@@ -21,9 +22,11 @@ from pathlib import Path
 from memory.errors import DataError
 from prompts.own_words import plain, value_of
 from tools.targets._class_files import CLASS_FILES, COLOUR_FILES, class_file
+from tools.targets._coco import coco_files, coco_items
 from tools.targets._deal import WORDS
 from tools.targets._folder_names import (
     KINDS,
+    has_labels,
     is_folder,
     is_hidden,
     joined_by_bare_names,
@@ -84,23 +87,27 @@ def build(
 
     def read() -> Photos:
         found = Problems()
-        items, names = _scan(root, files, found)
+        items, names = _scan(root, files, task, found)
         return read_photos(name, str(root), items, options.with_names(names), cache_dir, found)
 
     return cached(name, key, cache_dir, read, str(root))
 
 
 def _scan(
-    root: Path, files: Sequence[Path], found: Problems
+    root: Path, files: Sequence[Path], task: str | None, found: Problems
 ) -> tuple[list[Item], Mapping[int, str] | None]:
     """List the photographs of either layout with all that is said of them."""
+    table = table_file(root)
+    rows = read_table(table, found) if table else {}
+    if task in (None, "segmentation") and not has_labels(root, files):
+        outlined = coco_items(root, files, coco_files(files), found)
+        if outlined:
+            return with_table(outlined[0], rows, found) if table else outlined[0], outlined[1]
     parts = _parts(root, files)
     roles = [roles_of(part, [f for f in files if f.is_relative_to(part)]) for _, part in parts]
     layouts = [bool(own) for own in roles]
     if any(layouts) and not all(layouts):
         raise DataError(f"Some splits of {root} have a folder images/ and others do not. {LAYOUTS}")
-    table = table_file(root)
-    rows = read_table(table, found) if table else {}
     by_table = any(row.class_name for row in rows.values())
     items: list[Item] = []
     for (split, part), role_of in zip(parts, roles, strict=True):
