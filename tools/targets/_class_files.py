@@ -15,7 +15,10 @@ from prompts.own_words import plain, value_of
 from tools.targets._pictures import COLOUR
 
 COLOUR_FILES = ("classes.csv", "class_dict.csv", "labelmap.txt", "label_colors.txt")
-CLASS_FILES = ("classes.txt", "classes.json", "classes.yaml", "classes.yml", "data.yaml")
+_ADE_FILE = "objectInfo150.txt"
+CLASS_FILES = (
+    "classes.txt", "classes.json", "classes.yaml", "classes.yml", "data.yaml", _ADE_FILE,
+)  # fmt: skip
 _VOID_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")
 _COLOUR = re.compile(r"(?<![\d.])(\d{1,3})[,;\s]+(\d{1,3})[,;\s]+(\d{1,3})(?![\d.])")
 
@@ -55,7 +58,9 @@ def read_classes(path: Path) -> dict[int, str]:
     try:
         text = path.read_text("utf-8-sig")
         values: Any = (
-            [line.strip() for line in text.splitlines() if line.strip()]
+            _ade_names(text)
+            if path.name == _ADE_FILE
+            else [line.strip() for line in text.splitlines() if line.strip()]
             if path.suffix == ".txt"
             else json.loads(text)
             if path.suffix == ".json"
@@ -67,6 +72,12 @@ def read_classes(path: Path) -> dict[int, str]:
             f"{path} names no classes ({error}). Expected a name a line, a list, or a mapping of "
             "ids and names."
         ) from error
+
+
+def _ade_names(text: str) -> dict[int, str]:
+    """Read the columns Idx and Name of ADE20K; of several names the first. 0 is void."""
+    rows = [line.split("\t") for line in text.splitlines()[1:] if line.strip()]
+    return {0: "void"} | {int(row[0]): row[-1].split(",")[0].strip() for row in rows}
 
 
 def named(values: Any) -> dict[int, str]:

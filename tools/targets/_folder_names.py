@@ -34,7 +34,15 @@ _AFFIXES = (
     "image|img|photo|picture|rgb|leftimg8bit|mask|label|labels|labelids|gt|gtfine|ground_truth|seg|"
     "segmentation|annotation|depth|normal|normals"
 )
-_AFFIX = re.compile(rf"^(?:{_AFFIXES})[ _.-]+(?=.)|(?<=.)[ _.-]+(?:{_AFFIXES})$", re.IGNORECASE)
+
+
+def _affix(words: str) -> re.Pattern[str]:
+    return re.compile(rf"^(?:{words})[ _.-]+(?=.)|(?<=.)[ _.-]+(?:{words})$", re.IGNORECASE)
+
+
+_AFFIX = _affix(_AFFIXES)
+# Of Cityscapes' two kinds of ids these are taken where the others are not there.
+_TRAIN_IDS = _affix(f"{_AFFIXES}|labeltrainids")
 
 
 def is_hidden(file: Path, root: Path) -> bool:
@@ -98,9 +106,9 @@ def has_labels(root: Path, files: Sequence[Path]) -> bool:
     )
 
 
-def bare_name(name: str) -> str:
+def bare_name(name: str, affix: re.Pattern[str] = _AFFIX) -> str:
     """Return the name of an image or of its labels without words such as image or mask."""
-    while (short := _AFFIX.sub("", name)) != name:
+    while (short := affix.sub("", name)) != name:
         name = short
     return name
 
@@ -110,17 +118,20 @@ def joined_by_bare_names(
 ) -> dict[str, list[Path]]:
     """Return labels by the names of their images, where these differ by words such as mask."""
 
-    def bare(stem: str) -> str:
+    def bare(stem: str, affix: re.Pattern[str] = _AFFIX) -> str:
         # The name of an image may stand whole before the ending, as in x.jpg.png.
         path = Path(stem).with_suffix("") if Path(stem).suffix.lower() in SUFFIXES else Path(stem)
-        return str(path.with_name(bare_name(path.name)))
+        return str(path.with_name(bare_name(path.name, affix)))
 
     by_bare = {bare(stem): stem for stem in images}
-    if len(by_bare) < len(images) or not any(bare(stem) in by_bare for stem in own):
+    bare_of = {stem: bare(stem) for stem in own}
+    if not by_bare.keys() & bare_of.values():
+        bare_of = {stem: bare(stem, _TRAIN_IDS) for stem in own}
+    if len(by_bare) < len(images) or not by_bare.keys() & bare_of.values():
         return own
     joined: dict[str, list[Path]] = defaultdict(list)
     for stem, sources in own.items():
-        joined[by_bare.get(bare(stem), stem)] += sources
+        joined[by_bare.get(bare_of[stem], stem)] += sources
     stem, (label, *_) = next((s, f) for s, f in joined.items() if s in images)
     found.note(
         f"files of {kind} are named as their image but for a word, as {label.name!r} and "

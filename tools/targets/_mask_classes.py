@@ -67,7 +67,8 @@ def _classes(
         wanted = {i: f"class {i}" for i in sorted(present - void)}
         found.note(
             "masks hold ids without names, so classes are called class ID; to name them, "
-            f"{_HOW_TO_NAME} for each of {', '.join(map(str, wanted))}"
+            f"{_HOW_TO_NAME} for each of {', '.join(map(str, wanted))}; one that does not count is "
+            "void"
         )
     else:
         void |= {i for i, n in options.pixel_names.items() if is_void(n)}

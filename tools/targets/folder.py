@@ -4,6 +4,7 @@ PATH/CLASS/*.png               class folders, or PATH/{train,val,test}/CLASS/*.p
 PATH/images/*.jpg              with masks/*.png (ids), depth/*.png or .npy, normals/*.png of
                                the same names; also PATH/{train,val,test}/images/...
 PATH/annotations/*.json        outlines in the form of COCO, with their images anywhere below PATH
+PATH/train.txt, val.txt        names of the photographs of a split
 PATH/attributes.csv            first column: file name; split, group, and class where no folder
                                says it; other columns: attributes
 PATH/classes.txt, .json, .yaml names of the ids in masks
@@ -16,14 +17,14 @@ that are named as their image but for a word, as x_mask.png.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from memory.errors import DataError
 from prompts.own_words import plain, value_of
 from tools.targets._class_files import CLASS_FILES, COLOUR_FILES, class_file
 from tools.targets._coco import coco_files, coco_items
-from tools.targets._deal import WORDS
+from tools.targets._deal import WORDS, split_word
 from tools.targets._folder_names import (
     KINDS,
     has_labels,
@@ -45,6 +46,7 @@ from tools.targets._refusals import (
     refuse_no_folder,
     refuse_other_kinds,
 )
+from tools.targets._split_lists import split_lists, with_lists
 from tools.targets._table import TABLE, read_table, table_file, with_table
 
 _FOLDERS = "masks/, depth/ or normals/"
@@ -99,17 +101,20 @@ def _scan(
     """List the photographs of either layout with all that is said of them."""
     table = table_file(root)
     rows = read_table(table, found) if table else {}
+    lists = split_lists(root, files)
+    files = [file for file in files if file not in lists]
     if task in (None, "segmentation") and not has_labels(root, files):
         outlined = coco_items(root, files, coco_files(files), found)
         if outlined:
-            return with_table(outlined[0], rows, found) if table else outlined[0], outlined[1]
+            items = with_lists(root, outlined[0], lists, found)
+            return with_table(items, rows, found) if table else items, outlined[1]
     parts = _parts(root, files)
     roles = [roles_of(part, [f for f in files if f.is_relative_to(part)]) for _, part in parts]
     layouts = [bool(own) for own in roles]
     if any(layouts) and not all(layouts):
         raise DataError(f"Some splits of {root} have a folder images/ and others do not. {LAYOUTS}")
     by_table = any(row.class_name for row in rows.values())
-    items: list[Item] = []
+    items = []
     for (split, part), role_of in zip(parts, roles, strict=True):
         own = [file for file in files if file.is_relative_to(part)]
         if layouts[0]:
@@ -117,7 +122,7 @@ def _scan(
         else:
             if not by_table:
                 refuse_no_classes(root, part, own)
-            items += _scan_classes(root, part, split, own, by_table, found)
+            items += _scan_classes(root, part, split, own, lists, by_table, found)
         _note_tables(root, part, own, layouts[0], table, found)
     if not items:
         found.stop(str(root))
@@ -126,6 +131,7 @@ def _scan(
     labelled = any(item.labels for item in items)
     if layouts[0] and not labelled and not by_table:
         found.stop(str(root))
+    items = with_lists(root, items, lists, found)
     if table:
         items = with_table(items, rows, found)
     if not labelled:
@@ -139,9 +145,12 @@ def _scan(
 def _parts(root: Path, files: Sequence[Path]) -> list[tuple[str | None, Path]]:
     """Return the folders that have a layout each, with their splits: often the root alone."""
     folders = {child.name: child for child in root.iterdir() if is_folder(child)}
-    if folders and all(name.lower() in WORDS for name in folders):
-        return [(WORDS[name.lower()], root / name) for name in sorted(folders)]
-    splits = sorted(name for name in folders if name.lower() in WORDS)
+    words = {name: word for name in sorted(folders) if (word := split_word(name))}
+    exact = [name for name in words if name.lower() in WORDS]
+    # Several folders of one split, as "test 1" and "test 2", may be classes.
+    splits = words if len(set(words.values())) == len(words) > 1 else exact
+    if folders and len(splits) == len(folders):
+        return [(words[name], root / name) for name in splits]
     if len(splits) > 1:
         others = sorted(folders.keys() - set(splits))
         raise DataError(
@@ -187,13 +196,16 @@ def _scan_classes(
     part: Path,
     split: str | None,
     files: Sequence[Path],
+    lists: Collection[Path],
     by_table: bool,
     found: Problems,
 ) -> Iterator[Item]:
     """Yield the pictures of class folders and, by_table, those of which the table may know more."""
     words: dict[str, str] = {}
     by_class: dict[str, list[Path]] = {
-        child.name: [] for child in sorted(part.iterdir()) if is_folder(child)
+        child.name: []
+        for child in sorted(part.iterdir())
+        if is_folder(child) and not any(file.is_relative_to(child) for file in lists)
     }
     for file in files:
         inside = file.relative_to(part).parts

@@ -1,0 +1,148 @@
+"""Data sets in the forms in which others give them away, and what is said of those unread."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from memory.errors import DataError
+from tests.tools.own_data import CLASSES, class_folders, save_mask, scenes
+from tools import targets
+from tools.samples import VOID
+from tools.targets import SPLITS, Target
+
+
+def build(root: Path, **options: Any) -> Target:
+    return targets.build("folder", root.parent / "cache", path=str(root), **options)
+
+
+def splits_of(target: Target) -> Mapping[str, str]:
+    return {Path(name).stem: split for split in SPLITS for name in target.split(split).ids}
+
+
+# Splits.
+
+
+@pytest.mark.parametrize("folder", ["ImageSets/Segmentation", ""])
+def test_lists_of_splits_are_kept(tmp_path: Path, folder: str) -> None:
+    root = scenes(tmp_path / "voc", n=40)
+    for old, new in (("images", "JPEGImages"), ("masks", "SegmentationClass")):
+        (root / old).rename(root / new)
+    shutil.rmtree(root / "depth")
+    where = root / folder
+    where.mkdir(parents=True, exist_ok=True)
+    (where / "train.txt").write_text("".join(f"{i:02d}\n" for i in range(28)), "utf-8")
+    rows = [f"JPEGImages/{i:02d}.png SegmentationClass/{i:02d}.png" for i in range(28, 40)]
+    (where / "val.txt").write_text("\n".join(rows), "utf-8")
+    (where / "trainval.txt").write_text("00\n", "utf-8")
+    target = build(root)
+    splits = splits_of(target)
+    assert {stem for stem, split in splits.items() if split == "feedback"} == {
+        str(i) for i in range(28, 40)
+    }
+    lists = ", ".join(str(Path(folder, name)) for name in ("train.txt", "val.txt"))
+    assert f"splits are read from {lists}" in target.notice
+
+
+def test_lists_that_name_a_picture_twice_or_two_pictures_stop_the_reading(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds")
+    names = [f"{f.parent.name}/{f.name}" for f in sorted(root.rglob("img *"))]
+    (root / "train.txt").write_text("\n".join(names[:30]), "utf-8")
+    (root / "val.txt").write_text("\n".join(names[20:]), "utf-8")
+    with pytest.raises(DataError, match=r"pictures that the lists of two splits name \(10\)"):
+        build(root)
+    for folder in CLASSES:
+        shutil.copy(root / names[0], root / folder / "same.jpg")
+    (root / "val.txt").write_text("\n".join([*names[30:], "same"]), "utf-8")
+    with pytest.raises(DataError, match=r'names in val.txt that fit several .*\(1\): "same"'):
+        build(root)
+
+
+def test_a_folder_of_lists_is_no_class(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds")
+    names = [f"{f.parent.name}/{f.name}" for f in sorted(root.rglob("img *"))]
+    (root / "splits").mkdir()
+    for split, part in (("train", names[::2]), ("test", names[1::2])):
+        (root / "splits" / f"{split}.txt").write_text("\n".join(part), "utf-8")
+    target = build(root)
+    assert len(target.class_names) == 3
+    assert len(target.split("test").ids) == 18
+
+
+def test_splits_may_be_numbered(tmp_path: Path) -> None:
+    for name, n in (("train2017", 14), ("test2017", 5)):
+        class_folders(tmp_path / "birds" / name, n=n)
+    target = build(tmp_path / "birds")
+    assert len(target.class_names) == 3
+    assert all(name.startswith("test2017/") for name in target.split("test").ids)
+
+
+def test_numbered_splits_of_pictures_without_a_class_are_no_classes(tmp_path: Path) -> None:
+    for name in ("train", "test1"):
+        folder = class_folders(tmp_path / name / "x") / CLASSES[0]
+        (tmp_path / "cats").mkdir(exist_ok=True)
+        folder.rename(tmp_path / "cats" / name)
+    with pytest.raises(DataError, match=r"24 pictures lie in no class folder"):
+        build(tmp_path / "cats")
+
+
+def test_numbered_words_may_be_classes(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds")
+    for name, new in zip(CLASSES, ("test 1", "test 2", "test 3"), strict=True):
+        (root / name).rename(root / new)
+    assert build(root).class_names == ["test 1", "test 2", "test 3"]
+
+
+# Masks.
+
+
+def cityscapes(root: Path, source: Path, words: tuple[str, ...]) -> Path:
+    for i, image in enumerate(sorted((source / "images").iterdir())):
+        where = Path(("train", "train", "val", "test")[i % 4], "ulm")
+        for top in ("leftImg8bit", "gtFine"):
+            (root / top / where).mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, root / "leftImg8bit" / where / f"ulm_{i:06d}_leftImg8bit.png")
+        mask = np.asarray(Image.open(source / "masks" / image.name)).copy()
+        for word in words:
+            mask[:, 0] = VOID if word == "labelTrainIds" else 3
+            save_mask(root / "gtFine" / where / f"ulm_{i:06d}_gtFine_{word}.png", mask)
+    return root
+
+
+def test_cityscapes_with_train_ids_alone_is_read(tmp_path: Path) -> None:
+    plain = scenes(tmp_path / "plain", n=40)
+    root = cityscapes(tmp_path / "cityscapes", plain, ("color", "labelTrainIds"))
+    target = build(root)
+    assert target.pixel_classes == ["class 0", "class 1", "class 2"]
+    assert len(target.split("test").ids) == 10
+    assert "labelTrainIds.png" in target.notice
+    both = cityscapes(tmp_path / "both", plain, ("labelIds", "labelTrainIds"))
+    assert build(both).pixel_classes == ["class 0", "class 1", "class 2", "class 3"]
+
+
+def test_the_names_of_ade20k_are_read_and_0_is_void(tmp_path: Path) -> None:
+    plain = scenes(tmp_path / "plain", n=30)
+    root = tmp_path / "ade"
+    for i, image in enumerate(sorted((plain / "images").iterdir())):
+        split = "validation" if i % 5 == 0 else "training"
+        for top in ("images", "annotations"):
+            (root / top / split).mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, root / "images" / split / image.name)
+        shutil.copy(plain / "masks" / image.name, root / "annotations" / split / image.name)
+    target = build(root)
+    assert target.pixel_classes == ["class 0", "class 1", "class 2"]
+    assert "for each of 0, 1, 2; one that does not count is void" in target.notice
+    (root / "objectInfo150.txt").write_text(
+        "Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t0.1\t9\t9\t1\troad, route\n2\t0.1\t9\t9\t0\tcar\n",
+        "utf-8",
+    )
+    target = build(root)
+    assert target.pixel_classes == ["road", "car"]
+    assert len(target.split("feedback").ids) == 6
+    assert (target.split("test").labels["segmentation"] == VOID).any()
