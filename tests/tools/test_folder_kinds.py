@@ -146,3 +146,75 @@ def test_the_names_of_ade20k_are_read_and_0_is_void(tmp_path: Path) -> None:
     assert target.pixel_classes == ["road", "car"]
     assert len(target.split("feedback").ids) == 6
     assert (target.split("test").labels["segmentation"] == VOID).any()
+
+
+# Pictures and files.
+
+
+def test_links_to_folders_are_followed_and_those_that_lead_nowhere_named(tmp_path: Path) -> None:
+    elsewhere = class_folders(tmp_path / "elsewhere")
+    root = tmp_path / "birds"
+    root.mkdir()
+    for name in CLASSES:
+        (root / name).symlink_to(elsewhere / name)
+    (elsewhere / CLASSES[0] / "around").symlink_to(elsewhere / CLASSES[0])
+    (elsewhere / CLASSES[0] / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    target = build(root)
+    assert sum(len(target.split(split).ids) for split in SPLITS) == 36
+    assert 'links that lead nowhere, left out (1): "Red Kite/gone.jpg"' in target.notice
+
+
+def test_photographs_of_12_bits_are_not_read_as_black(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds", channels=1)
+    dark = class_folders(tmp_path / "dark", channels=1)
+    for file in sorted(root.rglob("img *")):
+        values = np.asarray(Image.open(file).convert("L")).astype(np.uint16)
+        file.unlink()
+        Image.fromarray(values * 16).save(file.with_suffix(".png"))
+    target = build(root)
+    assert "photographs of 16 bits, read as 8 (divided by 16) (36)" in target.notice
+    for split in SPLITS:
+        ours, theirs = (t.split(split).images.mean((1, 2, 3)) for t in (target, build(dark)))
+        assert np.allclose(np.sort(ours), np.sort(theirs), atol=2)
+
+
+def test_odd_pictures_are_named(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds")
+    folder = root / CLASSES[0]
+    Image.fromarray(np.eye(40, dtype=np.float32)).save(folder / "float.tif")
+    for name, size in (("strip.png", (300, 20)), ("dot.png", (2, 2)), ("jpeg.JFIF", (64, 64))):
+        noise = np.random.default_rng(3).integers(0, 255, (*size[::-1], 3)).astype(np.uint8)
+        Image.fromarray(noise).save(folder / name, "JPEG" if "JFIF" in name else "PNG")
+    Image.fromarray(noise).convert("LAB").save(folder / "lab.tif")
+    target = build(root)
+    assert (
+        "photographs of floating point numbers, of which white is not known (save 8 bits), left "
+        'out (1): "Red Kite/float.tif"' in target.notice
+    )
+    (notes,) = (tmp_path / "cache").glob("*-notes.txt")
+    cut = notes.read_text("utf-8").partition("photographs of which less than half is seen")[2]
+    assert "  Red Kite/strip.png\n" in cut
+    assert 'fewer than 8 pixels on a side (1): "Red Kite/dot.png"' in target.notice
+    assert "no pictures" not in target.notice
+    assert "transparent" not in target.notice
+
+
+def test_a_photograph_with_labels_is_turned_where_these_are(tmp_path: Path) -> None:
+    root = scenes(tmp_path / "scenes")
+    shutil.rmtree(root / "depth")
+    plain = build(scenes(tmp_path / "plain"))
+    orientation = 0x0112
+    for i, image in enumerate(sorted((root / "images").iterdir())[:3]):
+        stored = Image.open(image)
+        # Stored lying on its side, so that its labels fit only what the camera meant; or, of the
+        # first, turned by half, where the size of the labels cannot tell.
+        turned = stored.transpose(Image.Transpose.ROTATE_90) if i else stored
+        exif = turned.getexif()
+        exif[orientation] = 6 if i else 3
+        turned.save(image, exif=exif)
+    target = build(root)
+    assert "turned as their camera noted, since their labels are (2)" in target.notice
+    assert "read as they are stored" in target.notice
+    assert '(1): "images/00.png"' in target.notice
+    for split in SPLITS:
+        assert np.array_equal(target.split(split).images, plain.split(split).images)

@@ -45,9 +45,31 @@ _AFFIX = _affix(_AFFIXES)
 _TRAIN_IDS = _affix(f"{_AFFIXES}|labeltrainids")
 
 
-def is_hidden(file: Path, root: Path) -> bool:
-    """Tell whether a file of `root` is a system's or program's, by its name or a folder's."""
-    return any(_is_left(part) for part in file.relative_to(root).parts)
+def files_below(root: Path, found: Problems) -> list[Path]:
+    """Return the files below a folder, sorted, without what systems and programs leave there.
+
+    Links are followed, but for one to a folder that holds it.
+    """
+    files = []
+    pending = [(root, {root.resolve()})]
+    while pending:
+        folder, above = pending.pop()
+        try:
+            inside = list(folder.iterdir())
+        except PermissionError:
+            found.note("folders that may not be read, left out", str(folder.relative_to(root)))
+            continue
+        for path in inside:
+            if _is_left(path.name):
+                continue
+            if path.is_file():
+                files.append(path)
+            elif path.is_dir():
+                if (real := path.resolve()) not in above:
+                    pending.append((path, above | {real}))
+            elif path.is_symlink():
+                found.note("links that lead nowhere, left out", str(path.relative_to(root)))
+    return sorted(files)
 
 
 def is_folder(path: Path) -> bool:

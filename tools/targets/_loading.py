@@ -6,11 +6,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from tools.targets import _pictures as pictures
 from tools.targets import reading
@@ -21,6 +22,11 @@ from tools.targets._problems import Problems
 CLASS_SIZE = (64, 64)
 LONGEST_SIDE = 96
 LABEL_WORDS = {"segmentation": "masks", "depth": "depth", "normals": "normals"}
+# Bits per pixel of cameras and scanners that save 16.
+_DEPTHS = (8, 10, 12, 14, 16)
+_DEEPEST = (1 << _DEPTHS[-1]) - 1
+_LEAST_SEEN = 0.5
+_FEW_PIXELS = 8
 _FILES = {"segmentation": "masks", "depth": "depth files", "normals": "files of normals"}
 
 
@@ -94,6 +100,7 @@ def load_all(
     """Read all pictures and labels at `size`, (width, height); add what is wrong with them."""
     kinds = sorted({kind for item in items for kind in item.labels})
     sizes = Counter[tuple[int, int]]()
+    tops: list[int] = []
 
     def load(item: Item) -> tuple[Loaded | None, list[tuple[str, str]], tuple[int, int]]:
         """Return the photograph and its problems as (fault or note, text)."""
@@ -102,16 +109,11 @@ def load_all(
             picture = pictures.open_picture(item.picture)
         except Unusable as problem:
             return None, [("note", f"photographs {problem}, left out")], (0, 0)
-        if pictures.is_deep(picture):
-            said.append(("note", "photographs of 16 bits, read as 8 (divided by 256)"))
         if pictures.is_see_through(picture):
             said.append(("note", "photographs with transparent parts, read as if they had none"))
         if pictures.n_frames(picture) > 1:
             said.append(("note", "files of several pictures, of which the first is read"))
-        if not item.labels:
-            picture = pictures.upright(picture)
-        labels: dict[str, NDArray[Any]] = {}
-        present: frozenset[int] = frozenset()
+        given: dict[str, NDArray[Any]] = {}
         for kind in kinds:
             if kind not in item.labels:
                 said.append(
@@ -119,10 +121,15 @@ def load_all(
                 )
                 continue
             try:
-                values = _read_label(kind, item.labels[kind], options)
+                given[kind] = _read_label(kind, item.labels[kind], options)
             except Unusable as problem:
                 said.append(("fault", f"{_FILES[kind]} {problem}"))
-                continue
+        if pictures.is_turned(picture):
+            picture, note = _turned(picture, given)
+            said += [("note", note)] if item.labels else []
+        labels: dict[str, NDArray[Any]] = {}
+        present: frozenset[int] = frozenset()
+        for kind, values in given.items():
             if values.shape[-2:] != picture.size[::-1]:
                 said.append(
                     (
@@ -140,7 +147,22 @@ def load_all(
             labels[kind] = pictures.fitted_labels(values, size)
         mark = hashlib.sha256(f"{picture.mode} {picture.size}".encode() + picture.tobytes())
         marks = (f"pixels {mark.hexdigest()}", *([f"group {item.group}"] if item.group else []))
-        small = pictures.fitted(pictures.photograph(picture), size)
+        try:
+            small = pictures.fitted(pictures.photograph(picture), size)
+        except Unusable as problem:
+            return None, [("note", f"photographs {problem}, left out")], (0, 0)
+        if pictures.is_deep(picture):
+            tops.append(min(int(np.asarray(picture).max()), _DEEPEST))
+        if pictures.seen_share(picture.size, size) < _LEAST_SEEN:
+            said.append(
+                (
+                    "note",
+                    f"photographs of which less than half is seen, since all are cut to the form "
+                    f"of {size[0]}x{size[1]}; another: --set target.options.size=WIDTHxHEIGHT",
+                )
+            )
+        if min(picture.size) < _FEW_PIXELS:
+            said.append(("note", f"photographs of fewer than {_FEW_PIXELS} pixels on a side"))
         return Loaded(item, small, labels, present, marks), said, picture.size
 
     loaded = []
@@ -160,7 +182,31 @@ def load_all(
             f"{len(loaded) - n} photographs have another size than the usual {width}x{height}; all "
             f"are scaled and cropped to {size[0]}x{size[1]}"
         )
-    return loaded
+    return _in_8_bits(loaded, max(tops), found) if tops else loaded
+
+
+def _turned(picture: Image.Image, labels: Mapping[str, NDArray[Any]]) -> tuple[Image.Image, str]:
+    """Return a photograph that its camera noted to turn as its labels lie, and what to note."""
+    upright = pictures.upright(picture)
+    sizes = {values.shape[:-3:-1] for values in labels.values()}
+    if not labels or (picture.size not in sizes and upright.size in sizes):
+        return upright, "photographs turned as their camera noted, since their labels are"
+    return picture, (
+        "photographs that their camera noted to turn, read as they are stored: if their labels "
+        "were made for the turned ones, save these turned"
+    )
+
+
+def _in_8_bits(loaded: Sequence[Loaded], top: int, found: Problems) -> list[Loaded]:
+    """Scale photographs of 16 bits to 0..255, all by the bits that `top`, their highest, needs."""
+    scale = next(1 << (bits - 8) for bits in _DEPTHS if top < 1 << bits)
+    scaled = []
+    for entry in loaded:
+        if entry.image.dtype != np.uint8:
+            found.note(f"photographs of 16 bits, read as 8 (divided by {scale})", entry.item.name)
+            entry = replace(entry, image=(entry.image / scale).clip(0, 255).astype(np.uint8))
+        scaled.append(entry)
+    return scaled
 
 
 def _read_label(kind: str, source: Source, options: Options) -> NDArray[Any]:

@@ -20,10 +20,12 @@ Content = Path | bytes | NDArray[Any]
 Source = Content | Callable[[], Content]
 """A file, its bytes, an array, or what fetches one of them."""
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+_JPEG = (".jpg", ".jpeg", ".jfif", ".jpe")
+SUFFIXES = (*_JPEG, ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 # Ids of masks from here on are colours: COLOUR + 0xRRGGBB.
 COLOUR = 1 << 24
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I")
+_ORIENTATION = 0x0112
 # Above this mean difference of its channels (0..255) a picture is coloured.
 _COLOURED = 2.0
 
@@ -54,7 +56,7 @@ def is_deep(picture: Image.Image) -> bool:
 
 def is_see_through(picture: Image.Image) -> bool:
     """Tell whether a picture has parts that are not wholly opaque."""
-    if "A" in picture.getbands():
+    if picture.getbands()[-1] == "A":  # of LAB, A is a colour
         return picture.getchannel("A").getextrema()[0] != 255
     return "transparency" in picture.info
 
@@ -65,18 +67,25 @@ def n_frames(picture: Image.Image) -> int:
 
 
 def photograph(picture: Image.Image) -> Image.Image:
-    """Return a picture as gray (L) or RGB; 16 bits become 8, transparency is dropped.
+    """Return a picture as gray (L) or RGB; transparency is dropped, 16 bits are kept as floats (F).
 
-    Gray pictures that are stored as RGB become gray.
+    Gray pictures that are stored as RGB become gray. Raises Unusable for floats.
     """
     if is_deep(picture):
-        return Image.fromarray((np.asarray(picture).clip(0, 65535) // 256).astype(np.uint8))
-    if picture.mode in ("1", "L", "LA", "F"):
+        return Image.fromarray(np.asarray(picture).clip(0, 65535).astype(np.float32))
+    if picture.mode == "F":
+        raise Unusable("of floating point numbers, of which white is not known (save 8 bits)")
+    if picture.mode in ("1", "L", "LA"):
         return picture.convert("L")
     colours = picture.convert("RGB")
     values = np.asarray(colours).astype(np.int16)
     spread = np.abs(values - values.mean(2, keepdims=True)).mean()
     return colours if spread > _COLOURED else colours.convert("L")
+
+
+def is_turned(picture: Image.Image) -> bool:
+    """Tell whether a camera noted that a photograph is to be turned."""
+    return picture.getexif().get(_ORIENTATION, 1) not in (0, 1)
 
 
 def upright(picture: Image.Image) -> Image.Image:
@@ -106,7 +115,7 @@ def ids_or_colours(source: Source, by_colour: bool = False) -> NDArray[np.int32]
         if source.ndim != 2 or source.dtype.kind not in "iub":
             raise Unusable("without whole numbers of shape (height, width): save ids")
         return source.astype(np.int32)
-    if isinstance(source, Path) and source.suffix.lower() in (".jpg", ".jpeg"):
+    if isinstance(source, Path) and source.suffix.lower() in _JPEG:
         raise Unusable("in JPEG, which blurs ids: save masks as PNG")
     if isinstance(source, Path) and source.suffix.lower() == ".npy":
         return ids_or_colours(_array(source))
@@ -173,11 +182,17 @@ def directions(source: Source) -> NDArray[np.float32]:
     return decode_normals(np.asarray(picture))
 
 
-def fitted(picture: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+def fitted(picture: Image.Image, size: tuple[int, int]) -> NDArray[Any]:
     """Scale a photograph to cover (width, height), cut off what overlaps; (c, h, w)."""
     scaled = ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
     pixels = np.asarray(scaled)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def seen_share(picture_size: tuple[int, int], size: tuple[int, int]) -> float:
+    """Return how much of a picture is left, 0..1, once it is cut to the form of `size`."""
+    form, wanted = picture_size[0] / picture_size[1], size[0] / size[1]
+    return min(form / wanted, wanted / form)
 
 
 def fitted_labels(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:

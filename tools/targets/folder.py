@@ -27,9 +27,9 @@ from tools.targets._coco import coco_files, coco_items
 from tools.targets._deal import WORDS, split_word
 from tools.targets._folder_names import (
     KINDS,
+    files_below,
     has_labels,
     is_folder,
-    is_hidden,
     joined_by_bare_names,
     roles_of,
 )
@@ -77,7 +77,8 @@ def build(
         raise DataError("The target folder needs to know where: --target folder:PATH.")
     root = Path(path).expanduser().resolve()
     refuse_no_folder(root)
-    files = sorted(file for file in root.rglob("*") if file.is_file() and not is_hidden(file, root))
+    found = Problems()
+    files = files_below(root, found)
     refuse_other_kinds(root, files)
     options = options_of(task, size, void, depth_scale, flips, seed)
     name = name or own_name(root)
@@ -88,7 +89,6 @@ def build(
     ]
 
     def read() -> Photos:
-        found = Problems()
         items, names = _scan(root, files, task, found)
         return read_photos(name, str(root), items, options.with_names(names), cache_dir, found)
 
