@@ -18,6 +18,8 @@ MAX_CHARACTERS = 40
 _WORD = re.compile(r"\w+(?:['.-]\w+)*")
 YES = ("yes", "true", "ja", "oui")
 NO = ("no", "false", "none", "nein", "non")
+# How a column of 0 and 1 alone is said.
+_FLAG = {"0": "no", "1": "yes"}
 # From so many letters on a name by itself is not mistaken for another word of a sentence.
 _PLAIN_LETTERS = 3
 
@@ -56,7 +58,12 @@ def own_vocabulary(
         words[CLASS] = {value_of(c): _class_phrases(c, base.subjects) for c in classes}
     for key, values in attributes.items():
         known = base.attributes.get(key, {})
-        said = known if set(values) <= set(known) else {v: _phrases(key, v) for v in values}
+        flag = _FLAG if set(values) == set(_FLAG) else {}
+        said = (
+            known
+            if set(values) <= set(known)
+            else {v: _phrases(key, flag.get(v, v)) for v in values}
+        )
         words[key] = {value: said[value] for value in values}
     vocabulary = Vocabulary(
         name=name,

@@ -218,3 +218,190 @@ def test_a_photograph_with_labels_is_turned_where_these_are(tmp_path: Path) -> N
     assert '(1): "images/00.png"' in target.notice
     for split in SPLITS:
         assert np.array_equal(target.split(split).images, plain.split(split).images)
+
+
+# Depth.
+
+
+def depth_files(root: Path, write: Any, ending: str, folder: str = "depth") -> Path:
+    """Write scenes whose depth, 2 to 20 m, is saved by write(path, metres)."""
+    scenes(root, names="")
+    shutil.rmtree(root / "masks")
+    shutil.rmtree(root / "depth")
+    (root / folder).mkdir()
+    metres = np.linspace(2, 20, 32)[:, None].repeat(48, 1)
+    for image in sorted((root / "images").iterdir()):
+        write(root / folder / f"{image.stem}{ending}", metres)
+    return root
+
+
+def test_depth_of_one_channel_is_read(tmp_path: Path) -> None:
+    def write(path: Path, metres: np.ndarray) -> None:
+        np.save(path, metres[..., None].astype(np.float32))
+
+    target = build(depth_files(tmp_path / "scenes", write, ".npy"))
+    assert target.task == "depth"
+    assert "depth lies between 2.58 and 19.4 m" in target.notice
+
+
+@pytest.mark.parametrize("ending", [".npz", ".exr", ".h5"])
+def test_depth_in_other_formats_is_told_what_to_save(tmp_path: Path, ending: str) -> None:
+    root = depth_files(tmp_path / "scenes", lambda path, _: path.write_bytes(b"x"), ending)
+    with pytest.raises(DataError) as stopped:
+        build(root)
+    assert (
+        f"depth files in formats that are not read, {ending}: save depth as 16-bit PNG (metres "
+        "times 256) or as .npy in metres (24)" in str(stopped.value)
+    )
+    assert "rename" not in str(stopped.value)
+
+
+def test_metres_that_are_perhaps_millimetres_are_told_how_to_mend(tmp_path: Path) -> None:
+    def tiff(path: Path, metres: np.ndarray) -> None:
+        Image.fromarray(metres.astype(np.float32)).save(path)
+
+    def millimetres(path: Path, metres: np.ndarray) -> None:
+        np.save(path, (metres * 1000).astype(np.uint16))
+
+    assert "divided" not in build(depth_files(tmp_path / "tiff", tiff, ".tif")).notice
+    assert (
+        "and 1.94e+04 m (5% to 95% of the known pixels); .npy and float files hold metres: if "
+        "these are millimetres, divide them by 1000"
+        in build(depth_files(tmp_path / "mm", millimetres, ".npy")).notice
+    )
+
+
+def test_disparity_is_not_to_be_taken_for_depth(tmp_path: Path) -> None:
+    root = depth_files(tmp_path / "scenes", lambda path, m: np.save(path, m), ".npy", "disparity")
+    with pytest.raises(DataError, match=r"Disparity is no depth: save focal length"):
+        build(root)
+
+
+# What is not read.
+
+
+def test_classes_below_images_are_told_what_to_give(tmp_path: Path) -> None:
+    class_folders(tmp_path / "birds" / "images")
+    with pytest.raises(DataError) as stopped:
+        build(tmp_path / "birds")
+    assert f"--target 'folder:{tmp_path / 'birds' / 'images'}'" in str(stopped.value)
+
+
+def test_boxes_of_voc_are_told_apart_from_classes(tmp_path: Path) -> None:
+    root = scenes(tmp_path / "voc")
+    (root / "images").rename(root / "JPEGImages")
+    for name in ("masks", "depth"):
+        shutil.rmtree(root / name)
+    (root / "Annotations").mkdir()
+    for image in (root / "JPEGImages").iterdir():
+        (root / "Annotations" / f"{image.stem}.xml").write_text("<annotation/>", "utf-8")
+    with pytest.raises(DataError, match=r"no labels of pixels beside them.*Outlines and boxes"):
+        build(root)
+
+
+def test_boxes_of_yolo_with_splits_are_named_once(tmp_path: Path) -> None:
+    for split in ("train", "valid", "test"):
+        root = scenes(tmp_path / "yolo" / split)
+        for name in ("masks", "depth"):
+            shutil.rmtree(root / name)
+        (root / "classes.txt").unlink()
+        (root / "labels").mkdir()
+        for image in (root / "images").iterdir():
+            (root / "labels" / f"{image.stem}.txt").write_text("0 0.5 0.5 0.1 0.1", "utf-8")
+    with pytest.raises(DataError) as stopped:
+        build(tmp_path / "yolo")
+    assert str(stopped.value).count("Outlines and boxes") == 1
+    assert '(3): "test", "train", "valid"' in str(stopped.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (["a-00.tar", "a-01.tar"], "It holds archives (a-00.tar, a-01.tar): unpack them"),
+        (["X_train.npy", "y_train.npy", "notes.md"], "It holds no picture: 2 .npy, 1 .md"),
+        ([], "It is empty"),
+    ],
+)
+def test_what_is_there_instead_of_pictures_is_said(
+    tmp_path: Path, files: list[str], words: str
+) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    for name in files:
+        (root / name).write_bytes(b"x")
+    with pytest.raises(DataError) as stopped:
+        build(root)
+    assert words in str(stopped.value)
+
+
+def test_a_table_without_a_class_is_told_its_columns(tmp_path: Path) -> None:
+    root = tmp_path / "cats"
+    pictures = class_folders(tmp_path / "plain")
+    (root / "train").mkdir(parents=True)
+    rows = ["id,label"]
+    for file in sorted(pictures.rglob("img *")):
+        shutil.copy(file, root / "train")
+        rows.append(f"{file.name},{file.parent.name}")
+    (root / "train.csv").write_text("\n".join(rows), "utf-8")
+    with pytest.raises(DataError, match=r"train\.csv may be such a table.*columns id, label"):
+        build(root)
+    (root / "train.csv").rename(root / "attributes.csv")
+    with pytest.raises(DataError, match=r"attributes\.csv has the columns id, label and none call"):
+        build(root)
+
+
+# Tables.
+
+
+def rows_of(root: Path) -> list[Path]:
+    return [file.relative_to(root) for file in sorted(root.rglob("img *"))]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        lambda root, name: str(root / name),
+        lambda root, name: "D:\\photos\\" + str(name).replace("/", "\\"),
+        lambda root, name: str(name).upper(),
+        lambda root, name: str(name.with_suffix(".tiff")),
+    ],
+)
+def test_names_of_the_table_may_have_other_folders_before_case_or_ending(
+    tmp_path: Path, said: Any
+) -> None:
+    root = class_folders(tmp_path / "birds")
+    lines = [f"{said(root, name)},{('wet', 'dry')[i % 2]}" for i, name in enumerate(rows_of(root))]
+    (root / "attributes.csv").write_text("\n".join(["file,ground", *lines]), "utf-8")
+    target = build(root)
+    assert list(target.vocabulary.attributes["ground"]) == ["dry", "wet"]
+    assert "attributes.csv that are found, but for folders, case or ending (36)" in target.notice
+
+
+def test_a_name_of_another_folder_is_no_name_of_this_one(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds")
+    lines = [f"{name},{('wet', 'dry')[i % 2]}" for i, name in enumerate(rows_of(root))]
+    lines.append("Other class/img 0-00.jpg,wet")
+    (root / "attributes.csv").write_text("\n".join(["file,ground", *lines]), "utf-8")
+    assert 'are not there (1): "Other class/img 0-00.jpg"' in build(root).notice
+
+
+def test_a_table_may_say_what_parts_its_cells(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds")
+    lines = [f'"{name}";{("wet", "dry")[i % 2]}' for i, name in enumerate(rows_of(root))]
+    (root / "attributes.csv").write_bytes("\r\n".join(["sep=;", "file;ground", *lines]).encode())
+    assert list(build(root).vocabulary.attributes["ground"]) == ["dry", "wet"]
+
+
+def test_columns_of_0_and_1_are_said_as_yes_and_no_and_numbering_is_none(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds")
+    lines = [
+        f"{name},{i % 2},{i},{'unknown' if i % 3 else 'rain'}"
+        for i, name in enumerate(rows_of(root))
+    ]
+    (root / "attributes.csv").write_text("\n".join(["file,ripe,id,sky", *lines]), "utf-8")
+    target = build(root)
+    assert list(target.vocabulary.attributes["ripe"]) == ["0", "1"]
+    assert target.vocabulary.caption({"class": "red-kite", "ripe": "1"}).endswith("with ripe")
+    assert target.vocabulary.parse("a red kite without ripe") == {"class": "red-kite", "ripe": "0"}
+    assert 'columns left out, since they number the photographs (1): "id"' in target.notice
+    assert 'columns left out, since an attribute has 2 to 20 values (1): "sky, 1"' in target.notice

@@ -23,7 +23,7 @@ _FEW_NUMBERS = 8
 _MOST_PRESENCES = 4
 _LEAST_PRESENCE = 0.1
 _PRESENCE = ("none", "some", "much")
-_BLANKS = ("na", "n/a", "nan", "null", "-", "?")
+_BLANKS = ("na", "n/a", "#n/a", "nan", "null", "unknown", "-", "?")
 
 
 def add_said(
@@ -42,6 +42,9 @@ def add_said(
             found.note("columns left out, since their name cannot be used", column)
             continue
         numbers = _numbers(said)
+        if numbers is not None and _is_numbering(numbers):
+            found.note("columns left out, since they number the photographs", column)
+            continue
         if numbers is not None:
             known = [n for n, own in zip(numbers, in_generator, strict=True) if own]
             bounds = _levels.bounds_of([n for n in known if n is not None])
@@ -66,7 +69,7 @@ def add_said(
             if not 1 < len(different) <= _MOST_VALUES:
                 found.note(
                     f"columns left out, since an attribute has 2 to {_MOST_VALUES} values",
-                    column,
+                    f"{column}, {len(different)}",
                 )
                 continue
         values[key] = [value for value in different if value in words]
@@ -91,6 +94,12 @@ def _numbers(said: Sequence[str]) -> list[float | None] | None:
     if not all(np.isfinite(n) for n in known):
         return None
     return numbers if len(known) > _FEW_NUMBERS or any(n < 0 for n in known) else None
+
+
+def _is_numbering(numbers: Sequence[float | None]) -> bool:
+    """Tell whether each photograph has a whole number of its own, without a gap."""
+    known = sorted(n for n in numbers if n is not None)
+    return len(known) == len(numbers) and known == [known[0] + i for i in range(len(known))]
 
 
 def add_presences(

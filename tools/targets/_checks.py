@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools.targets import SPLITS
+from tools.targets import _pictures as pictures
 from tools.targets._loading import Loaded
 from tools.targets._options import DEPTH_SCALE, Options
 from tools.targets._problems import Problems
@@ -18,6 +19,8 @@ from tools.targets._problems import Problems
 LEAST_IMAGES = 20
 LEAST_OF_CLASS = 8
 FEW_OF_CLASS = 5
+# Metres beyond which photographs seldom reach.
+_FARTHEST_M = 1000
 
 
 def without_contradictions(loaded: Sequence[Loaded], found: Problems) -> list[Loaded]:
@@ -102,8 +105,12 @@ def note_depth(
     near, far = np.nanpercentile(arrays["depth"], (5, 95))
     said = f"depth lies between {near:.3g} and {far:.3g} m (5% to 95% of the known pixels)"
     sources = [e.item.labels["depth"] for e in loaded if "depth" in e.item.labels]
-    in_metres = all(isinstance(s, Path) and s.suffix.lower() == ".npy" for s in sources)
-    if options.depth_scale == DEPTH_SCALE and not in_metres:
+    # One of each format tells.
+    files = {source.suffix.lower(): source for source in sources if isinstance(source, Path)}
+    metres = bool(files) and all(pictures.in_metres(file) for file in files.values())
+    if metres and far > _FARTHEST_M:
+        said += "; .npy and float files hold metres: if these are millimetres, divide them by 1000"
+    elif options.depth_scale == DEPTH_SCALE and not metres:
         said += (
             f"; 16-bit values were divided by {DEPTH_SCALE}. If they are millimetres: --set "
             "target.options.depth_scale=1000"

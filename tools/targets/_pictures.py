@@ -156,6 +156,8 @@ def metres(source: Source, scale: float) -> NDArray[np.float32]:
     if isinstance(source, Path) and source.suffix.lower() == ".npy":
         source = _array(source)
     if isinstance(source, np.ndarray):
+        if source.ndim == 3 and 1 in (source.shape[0], source.shape[2]):
+            source = source[0] if source.shape[0] == 1 else source[..., 0]
         if source.ndim != 2 or source.dtype.kind not in "fiu":
             raise Unusable("without numbers of shape (height, width): save metres as float32")
         values = source.astype(np.float32)
@@ -172,6 +174,14 @@ def metres(source: Source, scale: float) -> NDArray[np.float32]:
             )
     known = np.isfinite(values) & (values > 0)
     return np.where(known, values, np.nan).astype(np.float32)
+
+
+def in_metres(path: Path) -> bool:
+    """Tell whether a file of depth holds metres, and no values of 16 bits."""
+    if path.suffix.lower() == ".npy":
+        return True
+    with Image.open(path) as picture:
+        return picture.mode == "F"
 
 
 def directions(source: Source) -> NDArray[np.float32]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
+from collections import Counter
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from memory.errors import DataError, some
+from tools.targets._deal import split_word
 from tools.targets._folder_names import IMAGE_FOLDERS, bare_name, is_folder
 from tools.targets._pictures import SUFFIXES
 
@@ -19,6 +22,8 @@ LAYOUTS = (
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar", ".xz")
 # Files in which other programs keep boxes and outlines.
 _SHAPES = (".json", ".xml", ".txt")
+_FEW = 3
+_MANY = 8
 _COCO = re.compile(r"annotations/|.*/_?(?:annotations|instances)", re.IGNORECASE)
 
 
@@ -73,6 +78,10 @@ def refuse_no_classes(root: Path, part: Path, files: Sequence[Path]) -> None:
                 f"{part} holds one folder, {only.name}/, with the folders {some(inside, 5)}. If "
                 f"these are the classes or splits, give --target 'folder:{only}'."
             )
+    full = {f.relative_to(part).parts[0] for f in files if f.suffix.lower() in SUFFIXES}
+    named = [f for f in folders if f.name in full and f.name.lower() in IMAGE_FOLDERS]
+    if len(folders) > 1 and named and full <= {named[0].name}:
+        raise DataError(f"{part} has {no_labels(part, files, named[0])}")
     inner = [{f.name for f in folder.iterdir() if is_folder(f)} for folder in folders]
     shared = set.intersection(*inner) if inner else set()
     if len(folders) > 1 and {name.lower() for name in shared} & set(IMAGE_FOLDERS):
@@ -106,28 +115,85 @@ def _refuse_side_by_side(root: Path, files: Sequence[Path]) -> None:
     )
 
 
-def no_labels(root: Path, part: Path, files: Sequence[Path]) -> str:
+def no_labels(part: Path, files: Sequence[Path], image_folder: Path) -> str:
     """Say that images have no labels of pixels beside them, and what there is."""
-    beside = ", ".join(f"{f.name}/" for f in sorted(part.iterdir()) if is_folder(f))
+    beside = sorted(f.name for f in part.iterdir() if is_folder(f))
+    said = (
+        "images and no labels of pixels beside them, in masks/, depth/ or normals/ (there is: "
+        f"{', '.join(f'{name}/' for name in beside)}): "
+    )
+    if any(name.lower().startswith("disp") for name in beside):
+        said += (
+            "Disparity is no depth: save focal length (pixels) times baseline (metres) by "
+            "disparity (pixels) in depth/. "
+        )
+    elif paint := _how_to_paint(files):
+        said += paint
+    elif len(beside) > 1:
+        said += "rename the folder that has them so. "
+    inside = [f.name for f in sorted(image_folder.iterdir()) if is_folder(f)]
+    if len([name for name in inside if split_word(name) is None]) > 1:
+        said += (
+            f"If {some(inside, 5)} in {image_folder.name}/ are classes, give --target "
+            f"'folder:{image_folder}'. "
+        )
     return (
-        f"{part} has images and no labels of pixels beside them, in masks/, depth/ or normals/ "
-        f"(there is: {beside}): rename their folder so. {_how_to_paint(files)}If each image has "
-        f"one class, sort the images into a folder for each, or name it in the column class of "
-        f"{root / 'attributes.csv'}. {LAYOUTS}"
+        f"{said}If each image has one class, sort the images into a folder for each, or name it in "
+        f"the column class of PATH/attributes.csv. {LAYOUTS}"
     )
 
 
-def nothing_found(root: Path, files: Sequence[Path]) -> str:
-    """Say that there are no photographs of a class or with labels, and what is there instead."""
+def unread_labels(kind: str, ending: str) -> str:
+    """Say that labels of pixels are in a format that nothing here reads."""
+    files, form = {
+        "segmentation": ("masks", "masks as PNG with ids in 8 or 16 bits, or as .npy"),
+        "depth": ("depth files", "depth as 16-bit PNG (metres times 256) or as .npy in metres"),
+        "normals": ("files of normals", "normals as 8-bit RGB, 127 n + 128"),
+    }[kind]
+    return f"{files} in formats that are not read, {ending}: save {form}"
+
+
+def nothing_found(root: Path, files: Sequence[Path], columns: Sequence[str]) -> str:
+    """Say that there are no photographs of a class or with labels, and what is there instead.
+
+    columns: those of the table, none without one.
+    """
     n = sum(file.suffix.lower() in SUFFIXES for file in files)
     said = f"No pictures of a class or with labels are in {root}. "
-    if n:
+    if n and columns:
+        said += (
+            f"Its {n} pictures lie in no class folder, and attributes.csv has the columns "
+            f"{some(columns, _MANY)} and none called class: call the one so that says the class. "
+        )
+    elif n:
         said += (
             f"Its {n} pictures lie in no class folder: sort them into a folder for each class, or "
             f"write {root / 'attributes.csv'}, a line FILE,CLASS for each below the head "
-            "file,class. "
+            f"file,class. {_other_table(root)}"
         )
+    elif archives := sorted(f.name for f in files if f.suffix.lower() in _ARCHIVES):
+        said += (
+            f"It holds archives ({some(archives, _FEW)}): unpack them, or load them with the "
+            "library datasets, save_to_disk, and give that folder by --target hf:PATH. "
+        )
+    else:
+        endings = Counter(file.suffix.lower() or file.name for file in files).most_common()
+        there = some([f"{count} {ending}" for ending, count in endings], _MANY)
+        said += f"It holds no picture: {there}. " if endings else "It is empty. "
     return said + _how_to_paint(files) + LAYOUTS
+
+
+def _other_table(root: Path) -> str:
+    """Say which table of another name may hold the classes."""
+    for path in sorted(root.glob("*.csv")):
+        with suppress(OSError, UnicodeDecodeError), path.open(encoding="utf-8-sig") as handle:
+            columns = re.split(r"[,;\t]", handle.readline().strip())
+            if len(columns) > 1:
+                return (
+                    f"{path.name} may be such a table: it has the columns {some(columns, _MANY)}; "
+                    "copy it, and call the column so that says the class. "
+                )
+    return ""
 
 
 def _how_to_paint(files: Collection[Path]) -> str:

@@ -15,10 +15,12 @@ from memory.errors import DataError
 from prompts.own_words import plain
 from tools.targets._deal import WORDS
 from tools.targets._loading import Item
+from tools.targets._pictures import SUFFIXES
 from tools.targets._problems import Problems
 
 TABLE = "attributes.csv"
 _SPECIAL = ("split", "group", "class")
+_SEPARATOR = re.compile(r"sep=(.)\r?\n")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
@@ -39,11 +41,18 @@ def table_file(root: Path) -> Path | None:
     return exact if exact.is_file() else next((file for file in others if file.is_file()), None)
 
 
-def read_table(path: Path, found: Problems) -> dict[str, Row]:
-    """Read the table of attributes: rows by file name."""
+def table_columns(path: Path) -> list[str]:
+    """Return the names of a table's columns."""
+    return _lines(path)[0][0]
+
+
+def _lines(path: Path) -> tuple[list[list[str]], str]:
+    """Return the cells of a table, its head first, and what parts them."""
     try:
         text = path.read_text("utf-8-sig")
-        delimiter = max(",;\t", key=text.partition("\n")[0].count)
+        said = _SEPARATOR.match(text)  # as spreadsheets write it
+        text = text[said.end() :] if said else text
+        delimiter = said[1] if said else max(",;\t", key=text.partition("\n")[0].count)
         lines = [line for line in csv.reader(io.StringIO(text), delimiter=delimiter) if any(line)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
@@ -51,11 +60,16 @@ def read_table(path: Path, found: Problems) -> dict[str, Row]:
         ) from error
     if len(lines) < 2 or len(lines[0]) < 2:
         raise DataError(f"{path} holds no table: expected a line of column names, then lines.")
-    head = [name.strip() for name in lines[0]]
+    return [[name.strip() for name in lines[0]], *lines[1:]], delimiter
+
+
+def read_table(path: Path, found: Problems) -> dict[str, Row]:
+    """Read the table of attributes: rows by file name."""
+    (head, *lines), delimiter = _lines(path)
     for column in sorted({name for name in head if head.count(name) > 1}):
         found.fault(f"columns that {TABLE} has twice: keep one", column)
     rows: dict[str, Row] = {}
-    for number, line in enumerate(lines[1:], 2):
+    for number, line in enumerate(lines, 2):
         if len(line) != len(head):
             found.fault(
                 f"lines of {TABLE} that have not {len(head)} cells as its head has: mend them",
@@ -79,18 +93,29 @@ def read_table(path: Path, found: Problems) -> dict[str, Row]:
 
 
 def with_table(items: Sequence[Item], rows: Mapping[str, Row], found: Problems) -> list[Item]:
-    """Join photographs and table by path, by file name or by name without ending."""
+    """Join photographs and table by path, by file name or by name without ending.
+
+    A name that is not there may have other folders before it, another case or another ending.
+    """
     known: dict[str, list[int]] = defaultdict(list)
+    bare: dict[str, set[int]] = defaultdict(set)
+    whole: dict[str, set[int]] = defaultdict(set)
     for index, item in enumerate(items):
         path = Path(_composed(item.name))
         inner = Path(*path.parts[1:])
         paths = {path, inner, Path(path.name)} - {Path()}
         for name in {str(p) for p in paths} | {str(p.with_suffix("")) for p in paths}:
             known[name].append(index)
+        for own in paths:
+            bare[_bare(own)].add(index)
+        whole[_bare(path)].add(index)
     joined = list(items)
     used: dict[int, str] = {}
     for name, row in rows.items():
         places = known.get(name, [])
+        if not places and (near := _near(Path(name), bare, whole)):
+            places = near
+            found.note(f"files of {TABLE} that are found, but for folders, case or ending", name)
         if not places:
             found.note(f"files of {TABLE} that are not there", name)
         elif len(places) > 1:
@@ -117,6 +142,19 @@ def with_table(items: Sequence[Item], rows: Mapping[str, Row], found: Problems) 
         if used and place not in used:
             found.note(f"pictures that {TABLE} does not name", item.name)
     return joined
+
+
+def _bare(path: Path) -> str:
+    """Return a path without case and the ending of a picture."""
+    named = path.with_suffix("") if path.suffix.lower() in SUFFIXES else path
+    return str(named).casefold()
+
+
+def _near(path: Path, bare: Mapping[str, set[int]], whole: Mapping[str, set[int]]) -> list[int]:
+    """Return the pictures that a name means in another case, with another ending, or from afar."""
+    own = _bare(path)
+    afar = [_bare(Path(*path.parts[start:])) for start in range(1, len(path.parts))]
+    return sorted(bare.get(own) or next((whole[name] for name in afar if name in whole), set()))
 
 
 def _composed(name: str) -> str:

@@ -45,13 +45,16 @@ from tools.targets._refusals import (
     refuse_no_classes,
     refuse_no_folder,
     refuse_other_kinds,
+    unread_labels,
 )
 from tools.targets._split_lists import split_lists, with_lists
-from tools.targets._table import TABLE, read_table, table_file, with_table
+from tools.targets._table import TABLE, read_table, table_columns, table_file, with_table
 
 _FOLDERS = "masks/, depth/ or normals/"
 _TABLE_SUFFIXES = (".csv", ".tsv", ".xls", ".xlsx", ".txt", ".json", ".yaml", ".yml", ".xml")
 _DOCUMENTS = ("readme", "license", "licence", "notice")
+# Formats of labels that nothing here reads.
+_ARRAYS = (".npz", ".exr", ".pfm", ".mat", ".h5", ".hdf5", ".pt", ".dpt", ".pkl", ".raw", ".bin")
 _UNREAD_FORMATS = (
     ".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw", ".raw", ".svg",
 )  # fmt: skip
@@ -127,7 +130,8 @@ def _scan(
     if not items:
         found.stop(str(root))
         also = "".join(f"\n- (also) {line}" for line in found.said())
-        raise DataError(nothing_found(root, files) + also)
+        columns = table_columns(table) if table else []
+        raise DataError(nothing_found(root, files, columns) + also)
     labelled = any(item.labels for item in items)
     if layouts[0] and not labelled and not by_table:
         found.stop(str(root))
@@ -250,6 +254,7 @@ def _scan_images(
             found.note(f"{'masks' if kind == 'segmentation' else kind} are read from {folder}/")
     labels: dict[str, dict[str, list[Path]]] = {kind: defaultdict(list) for kind in KINDS.values()}
     images: dict[str, list[Path]] = defaultdict(list)
+    unread: dict[str, list[str]] = defaultdict(list)
     for file in files:
         folder, *inside = file.relative_to(part).parts
         if not inside:
@@ -261,7 +266,9 @@ def _scan_images(
         role = role_of.get(folder, "")
         if role == "images" and _is_picture(file, name, found):
             images[stem].append(file)
-        elif role in labels and (file.suffix == ".npy" or _is_picture(file, name, found)):
+        elif role in labels and file.suffix.lower() in _ARRAYS:
+            unread[role].append(name)
+        elif role in labels and (file.suffix.lower() == ".npy" or _is_picture(file, name, found)):
             labels[role][stem].append(file)
         elif not role:
             found.note(f"files in {folder}/, which is not images/, {_FOLDERS}, left out", name)
@@ -284,8 +291,13 @@ def _scan_images(
                 )
             if len(sources) > 1:
                 found.fault(f"images with two {kind} files: keep one", stem)
-    if not any(labels.values()) and not by_table:
-        found.fault(no_labels(root, part, files))
+    for kind, names in unread.items():
+        for name in names:
+            found.fault(unread_labels(kind, Path(name).suffix), name)
+    if not any(labels.values()) and not unread and not by_table:
+        (folder,) = (name for name, role in role_of.items() if role == "images")
+        where = str(part.relative_to(root)) if part != root else root.name
+        found.fault(no_labels(part, files, part / folder), where)
     for stem, sources in images.items():
         if len(sources) > 1:
             found.fault("images of equal names but for the ending: rename one", stem)
