@@ -1,4 +1,7 @@
-"""Regions of COCO as pixels: outlines of corners, and run lengths, plain or as text."""
+"""Regions of COCO as pixels: outlines of corners, and run lengths, plain or as text.
+
+Not by pycocotools: from run lengths that do not fill the image it returns memory never written.
+"""
 
 from __future__ import annotations
 
