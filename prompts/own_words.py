@@ -18,6 +18,8 @@ MAX_CHARACTERS = 40
 _WORD = re.compile(r"\w+(?:['.-]\w+)*")
 YES = ("yes", "true", "ja", "oui")
 NO = ("no", "false", "none", "nein", "non")
+_PLURALS = ("people", "children", "men", "women", "mice", "geese", "feet", "teeth", "cattle")
+_SINGULAR_IN_S = ("lens", "canvas", "atlas", "christmas", "chaos", "bias")
 # How a column of 0 and 1 alone is said.
 _FLAG = {"0": "no", "1": "yes"}
 # From so many letters on a name by itself is not mistaken for another word of a sentence.
@@ -78,19 +80,36 @@ def own_vocabulary(
 
 
 def _class_phrases(name: str, subjects: Sequence[str]) -> Phrases:
-    """Say a class as a noun; alone only where it can hardly mean anything else."""
+    """Say a class as a noun; alone only where it can hardly mean anything else.
+
+    A plural alone is understood, as an adjective is, and never said: captions begin with "a".
+    """
     said = name.lower()
     article = "an" if unicodedata.normalize("NFD", said)[0] in "aeiou" else "a"
-    nouns = [f"{subject} of {article} {said}" for subject in subjects]
+    several = is_plural(said)
+    nouns = [f"{subject} of {said if several else f'{article} {said}'}" for subject in subjects]
     reserved = {
         phrase
         for values in load_vocabulary("photographs").attributes.values()
         for phrases in values.values()
         for phrase in phrases.adjective
     }
-    if len(said) >= _PLAIN_LETTERS and not {said, *said.split()} & {*reserved, *subjects}:
-        nouns.append(said)
-    return Phrases(noun=tuple(nouns))
+    plain_enough = len(said) >= _PLAIN_LETTERS and not (
+        {said, *said.split()} & {*reserved, *subjects}
+    )
+    alone = (said,) if plain_enough else ()
+    return Phrases(noun=(*nouns, *(() if several else alone)), adjective=alone if several else ())
+
+
+def is_plural(name: str) -> bool:
+    """Tell whether the last word of a name looks like an English plural."""
+    word = name.lower().split()[-1]
+    return word in _PLURALS or (
+        len(word) > _PLAIN_LETTERS
+        and word.endswith("s")
+        and not word.endswith(("ss", "us", "is"))
+        and word not in _SINGULAR_IN_S
+    )
 
 
 def _phrases(key: str, value: str) -> Phrases:

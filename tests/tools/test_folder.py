@@ -4,6 +4,7 @@ import os
 import shutil
 from collections import Counter
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from memory.errors import DataError
-from prompts.own_words import own_vocabulary
+from prompts.own_words import own_vocabulary, value_of
 from tests.tools.own_data import CLASSES, class_folders, save_mask, scenes
 from tools import targets
 from tools.samples import VOID
@@ -362,3 +363,24 @@ def test_how_much_there_is_of_a_class_is_said_as_people_say_it() -> None:
         "some": ("with some car", "that has some car"),
         "much": ("with much car", "with a lot of car"),
     }
+
+
+def test_classes_in_the_plural_are_said_without_an_article() -> None:
+    names = ("buses", "people", "glass", "bus", "tennis court", "Fire Trucks", "lens")
+    words = own_vocabulary("x", names, {"brightness": ("dark", "bright")})
+    said = [words.caption({"class": value_of(name), "brightness": "dark"}) for name in names]
+    assert said == [
+        "a dark photograph of buses",
+        "a dark photograph of people",
+        "a dark photograph of a glass",
+        "a dark photograph of a bus",
+        "a dark photograph of a tennis court",
+        "a dark photograph of fire trucks",
+        "a dark photograph of a lens",
+    ]
+    captions = {
+        words.caption({"class": "buses", "brightness": "dark"}, Random(seed)) for seed in range(50)
+    }
+    assert not any("a buses" in caption or "a dark buses" in caption for caption in captions)
+    assert words.parse("dark buses") == {"class": "buses", "brightness": "dark"}
+    assert words.parse("a bright bus") == {"class": "bus", "brightness": "bright"}

@@ -120,7 +120,7 @@ def no_labels(part: Path, files: Sequence[Path], image_folder: Path) -> str:
     beside = sorted(f.name for f in part.iterdir() if is_folder(f))
     said = (
         "images and no labels of pixels beside them, in masks/, depth/ or normals/ (there is: "
-        f"{', '.join(f'{name}/' for name in beside)}): "
+        f"{', '.join(f'{name}/' for name in beside)}). "
     )
     if any(name.lower().startswith("disp") for name in beside):
         said += (
@@ -130,7 +130,7 @@ def no_labels(part: Path, files: Sequence[Path], image_folder: Path) -> str:
     elif paint := _how_to_paint(files):
         said += paint
     elif len(beside) > 1:
-        said += "rename the folder that has them so. "
+        said += "Rename the folder that has them so. "
     inside = [f.name for f in sorted(image_folder.iterdir()) if is_folder(f)]
     if len([name for name in inside if split_word(name) is None]) > 1:
         said += (
@@ -185,7 +185,7 @@ def nothing_found(root: Path, files: Sequence[Path], columns: Sequence[str]) -> 
 
 def _other_table(root: Path) -> str:
     """Say which table of another name may hold the classes."""
-    for path in sorted(root.glob("*.csv")):
+    for path in sorted(root.glob("*.csv"), key=lambda path: -path.stat().st_size):
         with suppress(OSError, UnicodeDecodeError), path.open(encoding="utf-8-sig") as handle:
             columns = re.split(r"[,;\t]", handle.readline().strip())
             if len(columns) > 1:

@@ -297,7 +297,7 @@ def _scan_images(
     if not any(labels.values()) and not unread and not by_table:
         (folder,) = (name for name, role in role_of.items() if role == "images")
         where = str(part.relative_to(root)) if part != root else root.name
-        found.fault(no_labels(part, files, part / folder), where)
+        found.fault(f"folders with {no_labels(part, files, part / folder)}", where)
     for stem, sources in images.items():
         if len(sources) > 1:
             found.fault("images of equal names but for the ending: rename one", stem)
