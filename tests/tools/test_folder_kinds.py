@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -405,3 +406,91 @@ def test_columns_of_0_and_1_are_said_as_yes_and_no_and_numbering_is_none(tmp_pat
     assert target.vocabulary.parse("a red kite without ripe") == {"class": "red-kite", "ripe": "0"}
     assert 'columns left out, since they number the photographs (1): "id"' in target.notice
     assert 'columns left out, since an attribute has 2 to 20 values (1): "sky, 1"' in target.notice
+
+
+# Images and labels that could be taken for classes.
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "tail"),
+    [
+        ("train", "train_masks", "_mask"),
+        ("train_images", "train_labels", ""),
+        ("photos of 2024", "2024 segmentation", ""),
+    ],
+)
+def test_folders_of_images_and_masks_are_no_classes(
+    tmp_path: Path, images: str, masks: str, tail: str
+) -> None:
+    root = scenes(tmp_path / "own")
+    shutil.rmtree(root / "depth")
+    (root / "images").rename(root / images)
+    (root / "masks").rename(root / masks)
+    for mask in (root / masks).iterdir():
+        mask.rename(mask.with_stem(f"{mask.stem}{tail}"))
+    with pytest.raises(DataError) as stopped:
+        build(root)
+    assert f"{images}/ and {masks}/ of {root} hold pictures of the same names" in str(stopped.value)
+    assert "images/" in str(stopped.value)
+
+
+def test_classes_with_words_of_masks_and_equal_names_are_classes(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "faces")
+    for old, new in zip(CLASSES, ("with_mask", "without_mask", "train"), strict=True):
+        (root / old).rename(root / new)
+        for i, file in enumerate(sorted((root / new).iterdir())):
+            file.rename(file.with_stem(f"{i}"))
+    assert build(root).class_names == ["train", "with mask", "without mask"]
+
+
+def test_semantic_masks_of_a_simulator_are_read(tmp_path: Path) -> None:
+    root = scenes(tmp_path / "carla")
+    (root / "images").rename(root / "rgb")
+    (root / "masks").rename(root / "semantic")
+    assert build(root).pixel_classes == ["sky", "road", "car"]
+
+
+def test_labels_one_folder_deeper_than_their_images_are_found(tmp_path: Path) -> None:
+    root = scenes(tmp_path / "pets", names="")
+    shutil.rmtree(root / "depth")
+    (root / "annotations").mkdir()
+    (root / "masks").rename(root / "annotations" / "trimaps")
+    target = build(root)
+    assert target.pixel_classes == ["class 0", "class 1", "class 2"]
+    assert "lie in other folders than their images, as 'trimaps/00.png'" in target.notice
+
+
+def test_masks_of_one_class_are_refused(tmp_path: Path) -> None:
+    root = scenes(tmp_path / "scenes", names="")
+    for mask in (root / "masks").iterdir():
+        save_mask(mask, np.full((32, 48), 255, np.uint8))
+    with pytest.raises(DataError, match=r"all masks show one class alone \(255\).* right masks"):
+        build(root)
+
+
+def test_many_folders_with_masks_of_other_names_are_one_fault(tmp_path: Path) -> None:
+    for i in range(4):
+        root = scenes(tmp_path / "cells" / f"id{i}", n=2)
+        shutil.rmtree(root / "depth")
+        (root / "classes.txt").unlink()
+        for mask in (root / "masks").iterdir():
+            mask.rename(mask.with_stem(f"m{mask.stem}"))
+    with pytest.raises(DataError) as stopped:
+        build(tmp_path / "cells")
+    assert str(stopped.value).count("named unlike every image") == 1
+    assert '(4): "id0/masks/m00.png, id0/images/00.png"' in str(stopped.value)
+
+
+def test_images_beside_labels_in_many_folders_are_parted_by_one_command(tmp_path: Path) -> None:
+    plain = scenes(tmp_path / "plain", names="")
+    root = tmp_path / "patients"
+    for i, image in enumerate(sorted((plain / "images").iterdir())):
+        folder = root / f"TCGA {i % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, folder / f"{i:02d}_sat.png")
+        shutil.copy(plain / "masks" / image.name, folder / f"{i:02d}_mask.png")
+    with pytest.raises(DataError, match=r"holds images beside their labels") as stopped:
+        build(root)
+    _, _, command = str(stopped.value).partition("masks/: ")
+    subprocess.run(command, shell=True, check=True)
+    assert sum(len(build(root).split(split).ids) for split in SPLITS) == 24

@@ -22,18 +22,22 @@ _LABEL_FOLDERS = {
     "segmentation": (
         "masks", "mask", "labels", "label", "annotations", "annotation", "annot", "segmentation",
         "segmentations", "segmentationclass", "seg", "gt", "groundtruth", "ground_truth", "gtfine",
-        "masks_machine",
+        "masks_machine", "semantic", "semantics", "semantic_segmentation", "semseg",
     ),
     "depth": ("depth", "depths", "depth_maps"),
     "normals": ("normals", "normal"),
 }  # fmt: skip
+_LABEL_WORDS = {word for names in _LABEL_FOLDERS.values() for word in names} | {"map", "maps"}
+_IMAGE_WORDS = {*IMAGE_FOLDERS, "of"}
+_MOST = 0.9
 # What systems leave in folders of pictures: Windows, and the NAS of Synology.
 _LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "@eadir", "system volume information")
 # Words that are put before or after the name of an image, or of its labels.
-_AFFIXES = (
-    "image|img|photo|picture|rgb|leftimg8bit|mask|label|labels|labelids|gt|gtfine|ground_truth|seg|"
-    "segmentation|annotation|depth|normal|normals"
+_LABEL_AFFIXES = (
+    "mask|label|labels|labelids|gt|gtfine|ground_truth|seg|segmentation|annotation|depth|normal|"
+    "normals"
 )
+_AFFIXES = f"image|img|photo|picture|rgb|sat|leftimg8bit|{_LABEL_AFFIXES}"
 
 
 def _affix(words: str) -> re.Pattern[str]:
@@ -41,6 +45,7 @@ def _affix(words: str) -> re.Pattern[str]:
 
 
 _AFFIX = _affix(_AFFIXES)
+_LABEL_AFFIX = _affix(_LABEL_AFFIXES)
 # Of Cityscapes' two kinds of ids these are taken where the others are not there.
 _TRAIN_IDS = _affix(f"{_AFFIXES}|labeltrainids")
 
@@ -128,11 +133,46 @@ def has_labels(root: Path, files: Sequence[Path]) -> bool:
     )
 
 
+def look_like_images_and_labels(
+    folders: Sequence[Path], files: Sequence[Path]
+) -> tuple[Path, Path] | None:
+    """Return two folders that could be classes, but are named and filled as images and labels.
+
+    Their names differ by words such as images and masks alone, and most names of pictures in the
+    second are those in the first.
+    """
+    stems = {
+        folder: {
+            bare_name(str(file.relative_to(folder).with_suffix("")))
+            for file in files
+            if file.is_relative_to(folder) and file.suffix.lower() in SUFFIXES
+        }
+        for folder in folders
+    }
+    for labels, own in stems.items():
+        words = _words(labels.name)
+        rest = words - _LABEL_WORDS
+        for images, others in stems.items():
+            named = rest != words and rest == _words(images.name) - _IMAGE_WORDS
+            if named and images != labels and own and len(own & others) > _MOST * len(own):
+                return images, labels
+    return None
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[a-z0-9]+", name.lower()))
+
+
 def bare_name(name: str, affix: re.Pattern[str] = _AFFIX) -> str:
     """Return the name of an image or of its labels without words such as image or mask."""
     while (short := affix.sub("", name)) != name:
         name = short
     return name
+
+
+def is_label_name(name: str) -> bool:
+    """Tell whether a name begins or ends with a word of labels, as x_mask."""
+    return bool(_LABEL_AFFIX.search(name))
 
 
 def joined_by_bare_names(
@@ -149,14 +189,21 @@ def joined_by_bare_names(
     bare_of = {stem: bare(stem) for stem in own}
     if not by_bare.keys() & bare_of.values():
         bare_of = {stem: bare(stem, _TRAIN_IDS) for stem in own}
+    how = "are named as their image but for a word"
+    if not by_bare.keys() & bare_of.values():
+        by_bare = {Path(name).name: stem for name, stem in by_bare.items()}
+        bare_of = {stem: Path(name).name for stem, name in bare_of.items()}
+        how = "lie in other folders than their images"
+        if len(set(bare_of.values())) < len(own):
+            return own
     if len(by_bare) < len(images) or not by_bare.keys() & bare_of.values():
         return own
     joined: dict[str, list[Path]] = defaultdict(list)
     for stem, sources in own.items():
         joined[by_bare.get(bare_of[stem], stem)] += sources
-    stem, (label, *_) = next((s, f) for s, f in joined.items() if s in images)
-    found.note(
-        f"files of {kind} are named as their image but for a word, as {label.name!r} and "
-        f"{images[stem][0].name!r}"
-    )
+    label = next(stem for stem in own if bare_of[stem] in by_bare)
+    image = by_bare[bare_of[label]]
+    label += own[label][0].suffix
+    image += images[image][0].suffix
+    found.note(f"files of {kind} {how}, as {label!r} and {image!r}")
     return joined

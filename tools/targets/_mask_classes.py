@@ -45,6 +45,12 @@ def _classes(
     void = set(options.void)
     if not present:
         return [], {}
+    if len(present) == 1:
+        found.fault(
+            f"all masks show one class alone ({min(present)}), so there is nothing to tell apart: "
+            "are these the right masks?"
+        )
+        return [], {}
     if present == {0, VOID} and VOID in void:
         how = "" if options.pixel_names else f"; to name both, {_HOW_TO_NAME}"
         found.note(f"all masks hold 0 and 255 only, so 255 is read as a class{how}")

@@ -116,7 +116,9 @@ def ids_or_colours(source: Source, by_colour: bool = False) -> NDArray[np.int32]
             raise Unusable("without whole numbers of shape (height, width): save ids")
         return source.astype(np.int32)
     if isinstance(source, Path) and source.suffix.lower() in _JPEG:
-        raise Unusable("in JPEG, which blurs ids: save masks as PNG")
+        raise Unusable(
+            "in JPEG, which blurs ids: save masks as PNG (of two classes, cut at 128 to 0 and 255)"
+        )
     if isinstance(source, Path) and source.suffix.lower() == ".npy":
         return ids_or_colours(_array(source))
     picture = open_picture(source)

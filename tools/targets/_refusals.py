@@ -5,14 +5,21 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from memory.errors import DataError, some
+from tools.targets._class_files import COLOUR_FILES
 from tools.targets._deal import split_word
-from tools.targets._folder_names import IMAGE_FOLDERS, bare_name, is_folder
+from tools.targets._folder_names import (
+    IMAGE_FOLDERS,
+    bare_name,
+    is_folder,
+    is_label_name,
+    look_like_images_and_labels,
+)
 from tools.targets._pictures import SUFFIXES
 
 LAYOUTS = (
@@ -66,9 +73,22 @@ def refuse_other_kinds(root: Path, files: Sequence[Path]) -> None:
         raise DataError(f"The files in {root} lie as {known}: say --target '{kind}:{root}'.")
 
 
+def refuse_images_with_labels(root: Path, files: Sequence[Path]) -> None:
+    """Raise DataError for folders as train and train_masks, which could be taken for classes."""
+    folders = sorted(f for f in root.iterdir() if is_folder(f))
+    if pair := look_like_images_and_labels(folders, files):
+        images, labels = (folder.name for folder in pair)
+        raise DataError(
+            f"{images}/ and {labels}/ of {root} hold pictures of the same names: images and their "
+            f"labels of pixels? Call the folders images/ and masks/ (or depth/, normals/), with "
+            "splits images/train/ and masks/train/. If they are classes, say --set "
+            "target.options.task=classification."
+        )
+
+
 def refuse_no_classes(root: Path, part: Path, files: Sequence[Path]) -> None:
     """Raise DataError where folders hold something else than a class each, by their names."""
-    _refuse_side_by_side(root, files)
+    _refuse_side_by_side(part, files)
     folders = sorted(f for f in part.iterdir() if is_folder(f))
     if len(folders) == 1:
         (only,) = folders
@@ -92,27 +112,47 @@ def refuse_no_classes(root: Path, part: Path, files: Sequence[Path]) -> None:
         )
 
 
-def _refuse_side_by_side(root: Path, files: Sequence[Path]) -> None:
+def _refuse_side_by_side(part: Path, files: Sequence[Path]) -> None:
     """Raise DataError where images and their labels are in one folder, as x.jpg and x_mask.png."""
-    pictures = {file.with_suffix(""): file for file in files if file.suffix.lower() in SUFFIXES}
-    pairs = [
-        (image, file)
-        for stem, file in pictures.items()
-        if (image := pictures.get(stem.with_name(bare_name(stem.name)))) not in (None, file)
-    ]
-    if len(pairs) * 2 < len(pictures) or not pairs:
+    groups: dict[Path, list[Path]] = defaultdict(list)
+    pictures = [file for file in files if file.suffix.lower() in (*SUFFIXES, ".npy")]
+    for file in pictures:
+        groups[file.with_name(bare_name(file.stem))].append(file)
+    pairs = []
+    for bare, own in groups.items():
+        labels = [file for file in own if is_label_name(file.stem)]
+        if labels and len(own) == len(labels) + 1:
+            (image,) = set(own) - set(labels)
+            pairs.append((image, labels[0], bare.name))
+    if len(pairs) * 3 < len(pictures) or not pairs:
         return
-    image, label = pairs[0]
-    assert image is not None
-    tail = label.name.removeprefix(image.stem)
-    kind = next((k for k in ("depth", "normals") if k[:-1] in tail.lower()), "masks")
-    where = shlex.quote(f"{image.parent}/")
-    moved = f"{where}*{shlex.quote(tail)}" if tail != label.name else where
+    image, label, bare_stem = pairs[0]
+    head, _, tail = label.name.partition(bare_stem)
+    kind = next((k for k in ("depth", "normals") if k[:-1] in f"{head}{tail}".lower()), "masks")
+    of_labels = f"*{tail}" if not head else f"{head}*{label.suffix}"
+    folders = {one.parent for one, _, _ in pairs}
+    if len(folders) == 1:
+        where = "" if image.parent == part else shlex.quote(f"{image.parent.relative_to(part)}/")
+        moves = [
+            f"mv {where}{_glob(name)} {to}/"
+            for name, to in ((of_labels, kind), (f"*{image.suffix}", "images"))
+        ]
+    else:
+        elsewhere = f"-not -path './{kind}/*' -not -path './images/*'"
+        moves = [
+            f"find . -name {shlex.quote(name)} {elsewhere} -exec mv -n {{}} {to}/ \\;"
+            for name, to in ((of_labels, kind), (f"*{image.suffix}", "images"))
+        ]
     raise DataError(
         f"{image.parent} holds images beside their labels of pixels ({image.name}, {label.name}). "
-        f"Part them into images/ and {kind}/: cd {shlex.quote(str(root))} && mkdir -p images "
-        f"{kind} && mv {moved} {kind}/ && mv {where}*{image.suffix} images/"
+        f"Part them into images/ and {kind}/: cd {shlex.quote(str(part))} && mkdir -p images "
+        f"{kind} && {' && '.join(moves)}"
     )
+
+
+def _glob(name: str) -> str:
+    """Return a pattern for a shell, quoted but for its star."""
+    return "*".join(shlex.quote(text) if text else "" for text in name.split("*"))
 
 
 def no_labels(part: Path, files: Sequence[Path], image_folder: Path) -> str:
@@ -185,7 +225,8 @@ def nothing_found(root: Path, files: Sequence[Path], columns: Sequence[str]) -> 
 
 def _other_table(root: Path) -> str:
     """Say which table of another name may hold the classes."""
-    for path in sorted(root.glob("*.csv"), key=lambda path: -path.stat().st_size):
+    tables = [path for path in root.glob("*.csv") if path.name not in COLOUR_FILES]
+    for path in sorted(tables, key=lambda path: -path.stat().st_size):
         with suppress(OSError, UnicodeDecodeError), path.open(encoding="utf-8-sig") as handle:
             columns = re.split(r"[,;\t]", handle.readline().strip())
             if len(columns) > 1:

@@ -42,6 +42,7 @@ from tools.targets._refusals import (
     LAYOUTS,
     no_labels,
     nothing_found,
+    refuse_images_with_labels,
     refuse_no_classes,
     refuse_no_folder,
     refuse_other_kinds,
@@ -111,6 +112,8 @@ def _scan(
         if outlined:
             items = with_lists(root, outlined[0], lists, found)
             return with_table(items, rows, found) if table else items, outlined[1]
+    if task != "classification" and not roles_of(root, files):
+        refuse_images_with_labels(root, files)
     parts = _parts(root, files)
     roles = [roles_of(part, [f for f in files if f.is_relative_to(part)]) for _, part in parts]
     layouts = [bool(own) for own in roles]
@@ -276,11 +279,11 @@ def _scan_images(
         if own and images and not own.keys() & images.keys():
             labels[kind] = own = joined_by_bare_names(kind, own, images, found)
         if own and images and not own.keys() & images.keys():
-            label, image = min(own.values())[0], min(images.values())[0]
+            label, image = (min(f.values())[0].relative_to(root) for f in (own, images))
             found.fault(
-                f"files of {kind} are named unlike every image, e.g. {label.name!r} and "
-                f"{image.name!r}: give an image and its labels one name, but for the ending",
-                str(label.relative_to(root)),
+                f"files of {kind} are named unlike every image: give an image and its labels one "
+                "name, but for the ending",
+                f"{label}, {image}",
             )
             continue
         for stem, sources in own.items():
