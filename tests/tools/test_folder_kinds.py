@@ -494,3 +494,17 @@ def test_images_beside_labels_in_many_folders_are_parted_by_one_command(tmp_path
     _, _, command = str(stopped.value).partition("masks/: ")
     subprocess.run(command, shell=True, check=True)
     assert sum(len(build(root).split(split).ids) for split in SPLITS) == 24
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_tables_as_spreadsheets_and_pandas_save_them_are_read(
+    tmp_path: Path, encoding: str
+) -> None:
+    root = class_folders(tmp_path / "birds")
+    lines = [f"{i};{name.name};{('Öl', 'Gas')[i % 2]}" for i, name in enumerate(rows_of(root))]
+    text = "\r\n".join([";file;Stoff", *lines])
+    (root / "attributes.csv").write_bytes(text.encode(encoding))
+    target = build(root)
+    assert list(target.vocabulary.attributes["stoff"]) == ["gas", "öl"]
+    assert "first column of attributes.csv has no name and is left out" in target.notice
+    assert ("read as Windows-1252" in target.notice) == (encoding == "cp1252")

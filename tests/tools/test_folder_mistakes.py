@@ -569,7 +569,7 @@ def test_a_column_that_repeats_the_class_is_left_out(tmp_path: Path) -> None:
             'pictures that two lines of attributes.csv name: keep one (1): "Red Kite/img 0-00.jpg"',
         ),
         (
-            ",file,a\n0,img 0-00.jpg,x\n",
+            "nr,file,a\n0,img 0-00.jpg,x\n",
             "first column must hold file names, such as 'Red Kite/img 0-00.jpg' (1): \"0\"",
         ),
     ],

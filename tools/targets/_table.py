@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -43,13 +44,13 @@ def table_file(root: Path) -> Path | None:
 
 def table_columns(path: Path) -> list[str]:
     """Return the names of a table's columns."""
-    return _lines(path)[0][0]
+    return _lines(path, Problems())[0][0]
 
 
-def _lines(path: Path) -> tuple[list[list[str]], str]:
+def _lines(path: Path, found: Problems) -> tuple[list[list[str]], str]:
     """Return the cells of a table, its head first, and what parts them."""
     try:
-        text = path.read_text("utf-8-sig")
+        text = _text(path, found).replace("\r\n", "\n").replace("\r", "\n")
         said = _SEPARATOR.match(text)  # as spreadsheets write it
         text = text[said.end() :] if said else text
         delimiter = said[1] if said else max(",;\t", key=text.partition("\n")[0].count)
@@ -58,14 +59,30 @@ def _lines(path: Path) -> tuple[list[list[str]], str]:
         raise DataError(
             f"{path} cannot be read as a table ({error}). Save it as UTF-8 CSV."
         ) from error
+    if lines and len(lines[0]) > 2 and not lines[0][0].strip():
+        found.note(f"the first column of {TABLE} has no name and is left out, as it numbers rows")
+        lines = [line[1:] for line in lines]
     if len(lines) < 2 or len(lines[0]) < 2:
         raise DataError(f"{path} holds no table: expected a line of column names, then lines.")
     return [[name.strip() for name in lines[0]], *lines[1:]], delimiter
 
 
+def _text(path: Path, found: Problems) -> str:
+    """Return the text of a table in UTF-8, in UTF-16 with its mark, or as Windows saves it."""
+    data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("cp1252")
+        found.note(f"{TABLE} is not in UTF-8 and read as Windows-1252: look at letters as ä and é")
+        return text
+
+
 def read_table(path: Path, found: Problems) -> dict[str, Row]:
     """Read the table of attributes: rows by file name."""
-    (head, *lines), delimiter = _lines(path)
+    (head, *lines), delimiter = _lines(path, found)
     for column in sorted({name for name in head if head.count(name) > 1}):
         found.fault(f"columns that {TABLE} has twice: keep one", column)
     rows: dict[str, Row] = {}
