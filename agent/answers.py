@@ -9,11 +9,12 @@ from agent.live import LiveSession
 from agent.overview import Overview, say_progress
 from agent.printable import one_line
 from agent.status import budget
-from agent.typed import unquoted
+from agent.typed import unquoted, whole_number
 from agent.views import (
     Block,
     Grid,
     Line,
+    change_grids,
     failure_grid,
     hit_grid,
     plan_blocks,
@@ -143,6 +144,20 @@ class Answers:
             blocks.append(Line(f"The worst slice before it was {report.worst_slice}."))
         return blocks
 
+    def changes(self, text: str = "") -> list[Block]:
+        """Say what has changed since a round, the first by default, and what the wishes did."""
+        past = [r for r in self._overview.rounds() if r.report and r.report.metrics and r.plan]
+        if len(past) < 2:
+            n = f"{len(past)} round{' is' if len(past) == 1 else 's are'}"
+            return [Line(f"{n} measured; what changes shows after the second.")]
+        number = whole_number(text, 100_000) if text else past[0].number
+        numbers = [r.number for r in past]
+        if number not in numbers[:-1]:
+            raise ToolError(f"Say a round before the last one: {numbers[0]} to {numbers[-2]}.")
+        first = past[numbers.index(number)]
+        blocks = change_grids(first, past[-1])
+        return blocks + [Line(f"Wish {effect.say()}") for effect in self._overview.effects()]
+
     def memory(self, text: str) -> list[Block]:
         """Show what all sessions have learnt about something."""
         text = unquoted(text)
@@ -162,7 +177,18 @@ class Answers:
             session.control.worked_s,
             session.control.gpu_s,
         )
-        return [Grid(["budget", "spent and left"], rows)]
+        return [Grid(["budget", "spent and left"], rows), *self._time_left()]
+
+    def _time_left(self) -> list[Block]:
+        """Say how long the rounds that are left take, by the time of the last one."""
+        session, past = self._live.session, self._overview.rounds()
+        done = [r for r in past if r.report and r.training]
+        n_left = session.settings.session.rounds - session.n_done()
+        if not done or n_left <= 0:
+            return []
+        minutes = n_left * sum(done[-1].seconds.values()) / 60
+        rounds = f"{n_left} round{'s' if n_left > 1 else ''}"
+        return [Line(f"About {minutes:.1f} min for {rounds} more, as long as the last one each.")]
 
     def _prompt(self, plan: Plan, text: str) -> PromptSpec:
         """Return the prompt of a row of a plan, or the one of any round that has an id."""

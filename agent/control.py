@@ -196,6 +196,10 @@ class Control:
         self._where |= {"done": done, "total": total, "unit": unit}
         self.check()
 
+    def keep(self, limits: LimitSettings) -> None:
+        """Keep other limits from now on."""
+        self._limits = limits
+
     def stop(self, signal: str) -> None:
         """Make the next check end the session; may be called by a signal handler."""
         self._signal = signal

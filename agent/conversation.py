@@ -6,29 +6,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 from agent.answers import Answers
 from agent.editing import ADD, EDIT, added, edited, read_addition, remade
+from agent.limits import HOUR_S
 from agent.live import Happened, LiveSession
 from agent.overview import Overview
 from agent.planners import PlanDraft
 from agent.printable import one_line
 from agent.proposals import Proposals
 from agent.questions import Answer, Question
-from agent.steering import STRENGTH, Addition, Kind, Wish, possible, slice_name
+from agent.replies import not_understood, say_vague
+from agent.steering import (
+    STRENGTH,
+    Addition,
+    Kind,
+    slice_name,
+)
 from agent.talk import Talk
-from agent.typed import unquoted, whole_number
+from agent.typed import number_of, unquoted, whole_number
 from agent.views import Block, Grid, Line, plan_blocks, round_blocks
-from agent.wording import MAX_CHARS, Meant, understand
+from agent.wishing import Wishing
+from agent.wording import MAX_CHARS, Meant, Understood, understand
 from memory.errors import ShapingError, ToolError, unknown
 from memory.journal import Journal
 from memory.records import Plan, Round
 from prompts.vocabulary import Vocabulary
-
-# Wishes that hold at once; more than a person can keep in mind, and than a prompt should say.
-MAX_WISHES = 30
 
 
 class Command(NamedTuple):
@@ -49,10 +54,14 @@ COMMANDS: dict[str, Command] = {
     "add": Command(ADD, "add a prompt to this plan or the next"),
     "focus": Command('"SLICE"', "at least half of the images of every plan"),
     "avoid": Command('"WORDS"', "none of these in any plan"),
-    "forget": Command("ID", "take a wish or an addition back"),
-    "budget": Command("[rounds N|images N]", "what is spent and left, or another budget"),
+    "forget": Command("ID|WORDS|all", "take wishes or additions back"),
+    "back": Command("", "take the last wish back that no plan has followed yet"),
+    "budget": Command(
+        "[rounds N|images N|total N|hours N|score N]", "what is spent and left, or another budget"
+    ),
+    "changes": Command("[ROUND]", "what has changed since a round: score, slices, images, wishes"),
     "pause": Command("", "hold at the next safe point"),
-    "continue": Command("", "go on"),
+    "continue": Command("[N]", "go on, for N more rounds"),
     "stop": Command("[round]", "stop now, or after this round; nothing is lost"),
     "undo": Command("", "take the latest plan back, with all that came of it"),
     "fork": Command("NAME", "a new session that shares the rounds done so far"),
@@ -70,6 +79,7 @@ class Conversation:
         self.live = live
         self._overview = Overview(live)
         self._answers = Answers(live, self._overview)
+        self._wishing = Wishing(live, self._overview)
         self._talk = Talk(live)
         self._commands: dict[str, Callable[[str], list[Block]]] = {
             "status": self._answers.status,
@@ -82,8 +92,10 @@ class Conversation:
             "add": self._add,
             "focus": lambda text: self._wish_by_command("focus", text),
             "avoid": lambda text: self._wish_by_command("avoid", text),
-            "forget": self._forget,
+            "forget": self._wishing.forget,
+            "back": lambda text: self._wishing.back(),
             "budget": self._budget,
+            "changes": self._answers.changes,
             "pause": self._pause,
             "continue": self._continue,
             "stop": self._stop,
@@ -95,6 +107,10 @@ class Conversation:
             "help": self._help,
         }
 
+    def wish(self, meant: Meant, text: str) -> list[Block]:
+        """Take a wish down and repeat it; raises ToolError with the reason when it cannot be."""
+        return self._wishing.take(meant, text)
+
     @property
     def vocabulary(self) -> Vocabulary:
         """The target's words."""
@@ -104,9 +120,11 @@ class Conversation:
         """Do what a line asks for, and return what to show; errors are explained, not raised."""
         if len(text) > MAX_CHARS:
             return [Line(f"That has {len(text)} characters; say it in {MAX_CHARS}.", "error")]
-        line = one_line(text)
-        if not line:
-            return []
+        # Pasted lines are sentences of their own, unless a language model reads them.
+        lines = [text] if self._talk.possible else text.splitlines()
+        return [block for line in map(one_line, lines) if line for block in self._said(line)]
+
+    def _said(self, line: str) -> list[Block]:
         try:
             return self._command(line) if line.startswith("/") else self._words(line)
         except ShapingError as error:
@@ -143,7 +161,7 @@ class Conversation:
     def ids(self) -> list[str]:
         """Return the ids of wishes, additions and of the last plan's prompts, for completion."""
         plan = self._overview.last_plan()
-        return self._own_ids() + ([p.id for p in plan.prompts] if plan else [])
+        return self._wishing.ids() + ([p.id for p in plan.prompts] if plan else [])
 
     # -- what was said ---------------------------------------------------------------------------
 
@@ -173,77 +191,26 @@ class Conversation:
             if name == "approve" and self.live.question is None:
                 return [Line("Nothing waits for your approval.")]
             return [Line(f"Understood: /{meant.command}", "dim"), *self._commands[name](rest)]
-        blocks: list[Block] = []
+        if meant.vague:
+            return [Line(say_vague(self._overview))]
+        if meant.question:
+            return self._answered(meant.bare)
         held = self._overview.wishes()
-        for wish in meant.wishes:
-            blocks += self.wish(wish, line)
-        if meant.bare:
-            name = " ".join(f"{k}={'|'.join(v)}" for k, v in meant.bare.items())
-            blocks.append(
-                Line(f"What about {name}? Say more, fewer, only, avoid, focus on, or show me.")
-            )
-        if meant.unknown or not blocks:
-            said = self._not_understood(meant.unknown)
-            for wish in meant.half:
-                said += (
-                    f" Not taken, as without that it means more than you said: {wish.kind} "
-                    f"{slice_name(wish.attributes)}."
-                )
-            if made := self._overview.wishes()[len(held) :]:
-                said += f" Too much is meant now? {', '.join(f'/forget {w.id}' for w in made)}"
-            blocks.append(Line(said, "warning"))
+        blocks = self._wishing.take_all(meant.wishes, line)
+        made = self._overview.wishes()[len(held) :]
+        blocks += not_understood(meant, self._overview, made)
         return blocks
 
-    def _not_understood(self, words: Sequence[str]) -> str:
-        said = "I did not understand that."
-        if words:
-            said = f"Not understood: {', '.join(one_line(word, 30) for word in words[:8])}."
-        near = self._overview.lexicon.near(words)
-        several = [meant for word in words if (meant := self._overview.lexicon.meanings(word))]
-        if several:
-            said += f" Say which: {' or '.join(several[0])}."
-        elif near:
-            said += f" Near words: {', '.join(near)}."
-        else:
-            example = next(iter(self.vocabulary.attributes.items()))
-            said += f" I know the words of the target, e.g. {example[0]}: {', '.join(example[1])};"
-            said += ' with "more", "fewer", "only", "avoid" or "focus on". /help lists commands.'
-        return said
-
-    def wish(self, meant: Meant, text: str, replans: bool = False) -> list[Block]:
-        """Take a wish down, if it leaves anything to draw, and repeat it."""
-        held = self._overview.wishes()
-        if len(held) >= MAX_WISHES:
-            raise ToolError(f"{MAX_WISHES} wishes hold already. Take one back with /forget ID.")
-        number = 1 + len(self._journal.events("wish", undone=True))
-        question = self.live.question
-        wish = Wish(
-            id=f"w{number}",
-            kind=meant.kind,
-            attributes=meant.attributes,
-            strength=meant.strength,
-            text=text[:300],
-            since=self._overview.next_plan(),
+    def _answered(self, named: dict[str, tuple[str, ...]] | None) -> list[Block]:
+        """Answer a question: of a slice how good it is, of anything else what can be asked."""
+        if named:
+            return self._answers.failures(slice_name(named))
+        said = (
+            'I can answer: "where does it fail?", "how good is it at ...?", "why?", "what has '
+            'changed?", "what did my wishes do?", "what does it cost?", "how long will it take?", '
+            '"show me ...". A language model as the brain (--brain) answers freely.'
         )
-        same = [w for w in held if (w.kind, w.attributes) == (wish.kind, wish.attributes)]
-        if same and wish.kind not in ("more", "fewer"):
-            return [Line(f"That holds already: {same[0].id} {same[0].say()}.")]
-        if wish.kind in ("only", "avoid"):
-            problem = self._against(wish, held)
-            if problem:
-                raise ToolError(problem)
-        self._journal.append("wish", key=f"wish/{wish.id}", wish=wish.to_json())
-        said = f"Understood: {wish.say()} ({wish.id}), from the next plan on."
-        if question is not None and question.kind == "plan" and not replans:
-            said += " The one that waits was made before; /reject has it made again."
-        return [Line(said, "good")]
-
-    def _against(self, wish: Wish, held: Sequence[Wish]) -> str:
-        if possible([*held, wish], self._overview.palette, self.vocabulary):
-            return ""
-        others = [w.say() for w in held if w.kind in ("only", "avoid")]
-        beside = f" beside {'; '.join(others)}" if others else ""
-        return f"{wish.say()}{beside} leaves nothing to draw. /forget ID takes a wish back."
+        return [Line(said)]
 
     # -- commands --------------------------------------------------------------------------------
 
@@ -255,10 +222,8 @@ class Conversation:
 
     def _reject(self, text: str) -> list[Block]:
         self._pending()
-        blocks: list[Block] = []
         meant = understand(text, self._overview.lexicon)
-        for wish in meant.wishes:
-            blocks += self.wish(wish, text, replans=True)
+        blocks = self._wishing.take_all(meant.wishes, text, replans=True)
         self.live.answer(Answer(verdict="reject", text=text))
         return [*blocks, Line("Rejected; it is planned again.", "good")]
 
@@ -291,35 +256,52 @@ class Conversation:
             raise ToolError(f"Say what: /{kind} {COMMANDS[kind].usage}")
         attributes, left = self._overview.lexicon.read(text)
         if attributes:
-            blocks = self.wish(Meant(kind, attributes, STRENGTH), text)
-            return blocks + ([Line(self._not_understood(left), "warning")] if left else [])
+            blocks = self._wishing.take(Meant(kind, attributes, STRENGTH), text)
+            unread = Understood(unknown=tuple(left)) if left else None
+            return blocks + (not_understood(unread, self._overview) if unread else [])
         if self._talk.possible:
-            return self.wish(Meant("note", {}, STRENGTH), f"{kind} {text}")
+            return self._wishing.take(Meant("note", {}, STRENGTH), f"{kind} {text}")
         raise ToolError(self._overview.unknown_slice(text))
 
-    def _forget(self, text: str) -> list[Block]:
-        known = self._own_ids()
-        if text not in known:
-            raise ToolError(unknown("wish", text[:40], known))
-        self._journal.append("forget", key=f"forget/{text}", id=text)
-        return [Line(f"{text} is forgotten.", "good")]
-
     def _budget(self, text: str) -> list[Block]:
-        session = self.live.session
         words = text.replace("=", " ").split()
-        if words:
-            if len(words) != 2 or words[0] not in ("rounds", "images"):
-                raise ToolError("Say e.g. /budget rounds 6, or /budget images 120 (of each round).")
-            number = whole_number(words[1], 100_000)
-            done = session.n_done()
-            if words[0] == "rounds" and number < max(done, 1):
-                raise ToolError(f"{done} rounds are done already; say {max(done, 1)} or more.")
-            self.live.change_budget(**{words[0]: number})
+        if not words:
+            return self._answers.budget()
+        name, value = words[0], " ".join(words[1:])
+        session = self.live.session
+        if name == "rounds":
+            return self._rounds(whole_number(value, 100_000))
+        if name == "images":
+            number = whole_number(value, 100_000)
+            self.live.change_budget(images=number)
             what = f"{number} images a round"
-            if words[0] == "rounds":
-                what = f"{number} round{'s' if number > 1 else ''} in all"
-            return [Line(f"Understood: {what}, from the next round on.", "good")]
-        return self._answers.budget()
+        elif name == "total":
+            number = whole_number(value, 10_000_000)
+            self.live.change_budget(max_images=number)
+            what = f"at most {number} images in all"
+        elif name == "hours":
+            hours = number_of(value, 0.001, 10_000)
+            self.live.change_budget(max_hours=hours)
+            spent = session.control.worked_s / HOUR_S
+            what = f"at most {hours:g} hours of work in all, of which {spent:.2f} are spent"
+        elif name == "score":
+            score = number_of(value, 0, 1)
+            self.live.change_budget(target_score=score)
+            what = f"it ends when a round scores {score:g} on feedback"
+        else:
+            raise ToolError(
+                "Say e.g. /budget rounds 6, /budget images 120 (of each round), /budget total 500 "
+                "(images in all), /budget hours 2, or /budget score 0.7."
+            )
+        return [Line(f"Understood: {what}, from the next round on.", "good")]
+
+    def _rounds(self, number: int) -> list[Block]:
+        done = self.live.session.n_done()
+        if number < max(done, 1):
+            raise ToolError(f"{done} rounds are done already; say {max(done, 1)} or more.")
+        self.live.change_budget(rounds=number)
+        said = f"{number} round{'s' if number > 1 else ''} in all, from the next round on."
+        return [Line(f"Understood: {said}", "good")]
 
     def _pause(self, text: str) -> list[Block]:
         state = self.live.progress.state
@@ -333,6 +315,11 @@ class Conversation:
         return [Line("It holds at the next safe point.", "good")]
 
     def _continue(self, text: str) -> list[Block]:
+        if text:
+            more = whole_number(text, 10_000)
+            blocks = self._rounds(self.live.session.n_done() + more)
+            self.live.start()
+            return blocks
         state = self.live.progress.state
         settings = self.live.session.settings.session
         if state == "finished" and self.live.session.n_done() >= settings.rounds:
@@ -383,11 +370,15 @@ class Conversation:
 
     def _help(self, text: str) -> list[Block]:
         rows = [[f"/{name} {c.usage}".strip(), c.told] for name, c in COMMANDS.items()]
+        values = self._overview.values() or ["..."]
+        first, second = values[0], values[-1]
         return [
             Grid(["command", "what it does"], rows),
             Line(
-                'Or plain words: "more dark poly cells, fewer mono", "where does it fail?", '
-                '"show me ...", "why?", "stop after this round". Ctrl-D or /quit leaves.'
+                f'Or plain words: "more {first}, no {second}", "20% {first}", "where does it '
+                'fail?", "show me ...", "why?", "what has changed?", "how long will it take?", "2 '
+                'more rounds", "run until the score is 0.7", "stop after this round", "undo". '
+                "Ctrl-D or /quit leaves."
             ),
         ]
 
@@ -399,11 +390,6 @@ class Conversation:
 
     def _n_images(self) -> int:
         return self.live.session.settings.session.images_per_round
-
-    def _own_ids(self) -> list[str]:
-        """Return the ids of what a person can take back."""
-        seen = self._overview
-        return [w.id for w in seen.wishes()] + [a.id for a in seen.additions()]
 
     def _pending(self) -> tuple[Question, Plan]:
         question = self.live.question

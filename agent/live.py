@@ -114,6 +114,9 @@ class LiveSession:
             if self._after_stop is None:
                 self._after_round = False
                 request(self.session.folder, "continue")
+            elif requested(self.session.folder) == "pause":
+                # Another budget waits for the end of the round, a round taken back for a stop.
+                request(self.session.folder, "continue" if self._after_round else "stop_now")
             if self._progress.state in ("idle", "finished", "failed"):
                 self._wanted = True
             self._changed.notify_all()
@@ -139,10 +142,13 @@ class LiveSession:
 
         self._stop_then(take_back)
 
-    def change_budget(self, rounds: int | None = None, images: int | None = None) -> None:
-        """Change the number of rounds, or of images per round; counts from the next round on.
+    def change_budget(
+        self, rounds: int | None = None, images: int | None = None, **limits: float
+    ) -> None:
+        """Change the number of rounds, of images per round, or limits; from the next round on.
 
-        A session that ended by its budget goes on then; one that was stopped stays so.
+        limits: of the settings, e.g. max_hours. A session that ended by its budget goes on then;
+        one that was stopped stays so.
         """
         given = {"rounds": rounds, "images_per_round": images}
         goes_on = self._progress.state not in ("idle", "failed")
@@ -151,14 +157,17 @@ class LiveSession:
             session = self.session
             changed = {name: value for name, value in given.items() if value is not None}
             own = session.settings.session.model_copy(update=changed)
-            settings = session.settings.model_copy(update={"session": own})
+            kept = session.settings.limits.model_copy(update=limits)
+            settings = session.settings.model_copy(update={"session": own, "limits": kept})
+            session.control.keep(kept)
             store_settings(session.folder, settings)
             self.bench.session = replace(session, settings=settings)
             self._wanted = self._wanted or goes_on
 
         with self._changed:
             between = self._progress.state in ("idle", "finished", "failed")
-            self._after_stop, self._after_round = change, not between
+            self._after_round = not between and (self._after_stop is None or self._after_round)
+            self._then(change)
             self._changed.notify_all()
 
     def answer(self, answer: Answer) -> bool:
@@ -206,10 +215,11 @@ class LiveSession:
                     with suppress(Stopped):
                         self.session.control.rest("open in a chat")
                     self._changed.wait(_REST_S)
-                if self._closing:
-                    return
+                # What was asked for and waits for the stop is done before the thread ends.
                 due, self._after_stop = self._after_stop, None
                 if due is None:
+                    if self._closing:
+                        return
                     self._wanted = False
                     self._progress = replace(self._progress, state="working")
             try:
@@ -237,7 +247,7 @@ class LiveSession:
             rule, told = error.rule, str(error)
             state = "idle"
         request(self.session.folder, "continue")
-        if self._after_stop is None:
+        if self._after_stop is None or self._closing:
             n_done = self.session.n_done()
             journal.append("ended", rule=rule, told=told, round=n_done)
             head = "Stopped" if state == "idle" else f"Finished: {told}"
@@ -246,8 +256,19 @@ class LiveSession:
 
     def _stop_then(self, action: Callable[[], None]) -> None:
         with self._changed:
-            self._after_stop = action
+            self._then(action)
             self._halt()
+
+    def _then(self, action: Callable[[], None]) -> None:
+        """Do something once the session stops, after what waits for that already."""
+        earlier = self._after_stop
+
+        def both() -> None:
+            if earlier is not None:
+                earlier()
+            action()
+
+        self._after_stop = both
 
     def _halt(self) -> None:
         self._after_round = False

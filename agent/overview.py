@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from functools import cached_property
 
+from agent.lexicon import Lexicon
 from agent.live import LiveSession
 from agent.planners import Palette, palette_of
 from agent.planning import slice_attributes
 from agent.printable import one_line
 from agent.steering import STEERING, Addition, Effect, Wish, additions, effects, wishes
 from agent.typed import unquoted
-from agent.wording import Lexicon
 from memory.errors import ToolError, some
 from memory.records import Plan, Report, Round
 from prompts.vocabulary import Vocabulary

@@ -16,11 +16,11 @@ from agent import brains
 from agent.brains import BrainContext
 from agent.brains._remote import RemoteBrain
 from agent.brains.policy import PolicyBrain
+from agent.lexicon import Lexicon
 from agent.planners import Palette, palette_of
 from agent.probe import probe
 from agent.settings import LLMSettings, Settings
 from agent.spending import Spending
-from agent.wording import Lexicon
 from agent.workbench import build_generator, build_target, choose_device
 from eval.diversity import distinct_n, vendi
 from eval.metrics import wilson

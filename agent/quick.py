@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from agent.lexicon import Lexicon
 from agent.report import labelled_pictures
 from agent.settings import Settings
-from agent.wording import Lexicon
 from agent.workbench import build_generator, build_target, choose_device
 from eval.montage import save_montage
 from memory.errors import SettingsError

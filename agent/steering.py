@@ -1,17 +1,21 @@
 """Steering: what a person wishes of the next plans, and how every plan comes to obey it.
 
 A wish names values of attributes and a kind. `only` and `avoid` are constraints: a plan that breaks
-one is changed or refused. `more`, `fewer` and `focus` are preferences: they shift images between
-prompts. With s the share of a planner's images that a wish names and k its strength, the share
-becomes
+one is changed or refused. The others are preferences: they shift images between prompts. With s the
+share of a planner's images that a wish names, k its strength and p the share that it asks for, the
+share becomes
 
-    more    max(k s, k / 20), at most 0.9
-    fewer   s / k
-    focus   at least 0.5
+    more      max(k s, k / 20), at most 0.9
+    fewer     s / k
+    focus     at least 0.5
+    share     p
+    at_least  max(s, p)
+    at_most   min(s, p)
 
 The images that move are taken from all other prompts in proportion to their counts, and go to
 prompts drawn from the palette, class by class, so a wish on brightness leaves the shares of the
-classes as they are. `note` is a wish in words that only a language model can follow.
+classes as they are. Wishes with a share come last, and spare what the others of them name. `note`
+is a wish in words that only a language model can follow.
 
 Wishes are events of the journal: `wish`, `forget` and, once per round, `steered`.
 """
@@ -38,9 +42,10 @@ from memory.records import Estimate, Plan, PromptSpec, Record, Round, Share, sli
 from prompts.render import quote
 from prompts.vocabulary import Vocabulary
 
-Kind = Literal["more", "fewer", "only", "avoid", "focus", "note"]
+Kind = Literal["more", "fewer", "only", "avoid", "focus", "share", "at_least", "at_most", "note"]
 
 CONSTRAINTS = ("only", "avoid")
+SHARES = ("share", "at_least", "at_most")
 # Kinds of events that say what is wished and what came of it.
 STEERING = ("wish", "forget", "addition", "steered")
 # What a wish asks for without "much" or "a bit".
@@ -52,20 +57,26 @@ _SAID = {
     "only": "only",
     "avoid": "avoid",
     "focus": "focus on",
+    "share": "of all images",
+    "at_least": "of all images at least",
+    "at_most": "of all images at most",
 }
+# By how much a plan may miss a share that is wished before it counts as not followed.
+_MISSED = 0.1
 
 
 class Wish(Record):
     """What a person wants of every plan from round `since` on.
 
-    attributes: values by attribute; a prompt is meant if it has one of the values of each. text: as
-    it was said.
+    attributes: values by attribute; a prompt is meant if it has one of the values of each. share:
+    of the images, of the kinds that ask for one. text: as it was said.
     """
 
     id: str
     kind: Kind
     attributes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     strength: float = Field(STRENGTH, ge=1, le=10)
+    share: Share | None = None
     text: str = Field("", max_length=300)
     since: int = Field(ge=1)
 
@@ -78,7 +89,9 @@ class Wish(Record):
         """Say the wish in a few words."""
         if self.kind == "note":
             return quote(self.text, 200)
-        times = f" (x{self.strength:g})" if self.kind in ("more", "fewer") else ""
+        if self.kind in SHARES:
+            return f"{_SAID[self.kind]} {self.share or 0:.0%} {self.name}"
+        times = f" (x{self.strength:.3g})" if self.kind in ("more", "fewer") else ""
         return f"{_SAID[self.kind]} {self.name}{times}"
 
     def means(self, prompt: PromptDraft | PromptSpec, vocabulary: Vocabulary) -> bool:
@@ -193,9 +206,12 @@ def steer(
         why = "instead of what the user does not want"
         kept = [p for p in prompts if not breaks(p, said, vocabulary)]
         prompts = kept + _draw(rows, broken, images_per_prompt, vocabulary, rng, why)
-    for wish in said:
-        if wish.kind not in CONSTRAINTS:
-            prompts = _shift(prompts, wish, rows, said, vocabulary, images_per_prompt, rng)
+    shares = [wish for wish in said if wish.kind in SHARES]
+    # A wish with a share may move what another one counts, so these have a second and third turn.
+    turns = shares * (3 if len(shares) > 1 else 1)
+    for wish in (*(w for w in said if w.kind not in (*CONSTRAINTS, *SHARES)), *turns):
+        spared = [other for other in shares if other is not wish] if wish in shares else []
+        prompts = _shift(prompts, wish, rows, said, spared, vocabulary, images_per_prompt, rng)
     shifts = tuple(
         Shift(wish=wish.id, before=before[wish.id], after=share(wish, prompts, vocabulary))
         for wish in said
@@ -248,6 +264,8 @@ def ignored(
         was = share(wish, before.prompts, vocabulary) if before else None
         if wish.kind == "focus" and now < _FOCUS:
             found.append(f"{wish.id} ({wish.say()}) gets only {now:.0%} of the images")
+        elif abs(_target_share(wish, now) - now) > _MISSED and wish.kind in SHARES:
+            found.append(f"{wish.id} ({wish.say()}) gets {now:.0%} of the images")
         elif was is not None and (
             (wish.kind == "more" and now <= was < _MOST)
             or (wish.kind == "fewer" and now >= was > 0)
@@ -299,6 +317,12 @@ def say_effects(
 def possible(wanted: Sequence[Wish], palette: Palette, vocabulary: Vocabulary) -> bool:
     """Tell whether the constraints together leave anything to draw."""
     return bool(_allowed_rows(palette, wanted, vocabulary))
+
+
+def drawable(wish: Wish, wanted: Sequence[Wish], palette: Palette, vocabulary: Vocabulary) -> bool:
+    """Tell whether constraints leave anything to draw of what a wish means."""
+    rows = _variants(_allowed_rows(palette, wanted, vocabulary), wish, vocabulary)
+    return any(not breaks(as_draft(row), wanted, vocabulary) for row in rows)
 
 
 def effects(wanted: Sequence[Wish], events: Sequence[Event], past: Sequence[Round]) -> list[Effect]:
@@ -399,34 +423,53 @@ def _shift(
     wish: Wish,
     rows: Sequence[PaletteRow],
     wanted: Sequence[Wish],
+    spared: Sequence[Wish],
     vocabulary: Vocabulary,
     images_per_prompt: int,
     rng: random.Random,
 ) -> list[PromptDraft]:
+    """Return prompts with the share that a wish wants, as far as `spared` wishes leave images."""
+
+    def is_of(prompt: PromptDraft, *kinds: Kind) -> bool:
+        return any(w.kind in kinds and w.means(prompt, vocabulary) for w in spared)
+
     meant = [p for p in prompts if wish.means(p, vocabulary)]
     others = [p for p in prompts if not wish.means(p, vocabulary)]
-    n_meant, total = sum(p.count for p in meant), sum(p.count for p in prompts)
-    n_wanted = round(_target_share(wish, n_meant / total) * total)
-    if wish.kind == "fewer":
-        givers, takers, n = meant, others, n_meant - n_wanted
+    n_meant, total = _n_images(meant), _n_images(prompts)
+    n = round(_target_share(wish, n_meant / total) * total) - n_meant
+    if n < 0:
+        givers, takers = meant, others
         pool = [row for row in rows if not wish.means(as_draft(row), vocabulary)]
     else:
-        givers, takers, n = others, meant, n_wanted - n_meant
+        givers, takers = others, meant
         pool = [
             row
             for row in _variants(rows, wish, vocabulary)
             if not breaks(as_draft(row), wanted, vocabulary)
         ]
+    pool = [row for row in pool if not is_of(as_draft(row), "share", "at_most")] or pool
+    free = [p for p in givers if not is_of(p, "share")]
+    if n > 0 or _n_images(free) >= -n:
+        takers, givers = [*takers, *(p for p in givers if is_of(p, "share"))], free
+    n = min(abs(n), _n_images(givers))
     if n <= 0 or not pool:
         return prompts
-    left = scaled(givers, sum(p.count for p in givers) - n)
+    left = scaled(givers, _n_images(givers) - n)
     taken = _difference(givers, left)
-    return [*takers, *left, *_draw(pool, taken, images_per_prompt, vocabulary, rng, wish.say())]
+    drawn = _draw(pool, taken, images_per_prompt, vocabulary, rng, wish.say())
+    return [*takers, *left, *drawn]
+
+
+def _n_images(prompts: Sequence[PromptDraft]) -> int:
+    return sum(p.count for p in prompts)
 
 
 def _target_share(wish: Wish, now: float) -> float:
     if wish.kind == "more":
         return max(now, min(_MOST, max(now, _LEAST) * wish.strength))
+    if wish.kind in SHARES and wish.share is not None:
+        most = max(now, wish.share) if wish.kind == "at_least" else wish.share
+        return min(now, wish.share) if wish.kind == "at_most" else most
     return max(now, _FOCUS) if wish.kind == "focus" else now / wish.strength
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
 from pydantic import Field, ValidationError
@@ -36,7 +36,7 @@ _MAX_FACTS = 4000
 
 
 class _Wish(Record):
-    kind: Kind
+    kind: Literal["more", "fewer", "only", "avoid", "focus", "note"]
     attributes: dict[str, str] = Field(default_factory=dict)
     text: str = Field("", max_length=300)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 
 from agent.printable import one_line
@@ -29,4 +30,15 @@ def whole_number(text: str, most: int) -> int:
         number = None
     if number is None or not 1 <= number <= most:
         raise ToolError(f"{one_line(text, 20)!r} is no whole number of 1 to {most}.")
+    return number
+
+
+def number_of(text: str, least: float, most: float) -> float:
+    """Read a number of `least` to `most`; raises ToolError for anything else."""
+    try:
+        number = float(text) if len(text) < 20 else math.nan
+    except ValueError:
+        number = math.nan
+    if not least <= number <= most:
+        raise ToolError(f"{one_line(text, 20)!r} is no number of {least:g} to {most:g}.")
     return number

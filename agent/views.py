@@ -22,6 +22,11 @@ from memory.records import Estimate, Failure, Plan, Report, Round
 if TYPE_CHECKING:
     from memory.chroma import Hit
 
+# Slices that are shown of those that became worse, and of those that became better.
+_N_MOVED = 4
+# Of a plan's images, from which on a value's share counts as changed.
+_MOVED = 0.05
+
 Style = Literal["", "bold", "dim", "good", "warning", "error"]
 
 
@@ -198,6 +203,62 @@ def score_grid(past: Sequence[Round]) -> list[Block]:
     metric = next(r.report.main_metric for r in past if r.report).replace("_", " ")
     columns = ["round", metric, "95% interval", "images", "worst slice"]
     return [Grid(columns, rows, right=columns[:4])]
+
+
+def change_grids(first: Round, last: Round) -> list[Block]:
+    """Show how the figures and slices of two rounds, and the images asked for, differ."""
+    assert first.report and last.report and first.plan and last.plan  # of measured rounds
+    columns = ["", f"round {first.number}", f"round {last.number}", "change"]
+    figures = [
+        [
+            name.replace("_", " "),
+            f"{old.value:.3f}",
+            f"{new.value:.3f}",
+            f"{new.value - old.value:+.3f}",
+        ]
+        for name, new in last.report.metrics.items()
+        if (old := first.report.metrics.get(name))
+    ]
+    earlier = {score.key: score.accuracy for score in first.report.slices}
+    moved = [
+        (score.accuracy.value - earlier[score.key].value, score)
+        for score in last.report.slices
+        if score.key in earlier
+    ]
+    moved.sort(key=lambda item: item[0])
+    shown = moved if len(moved) <= 2 * _N_MOVED else moved[:_N_MOVED] + moved[-_N_MOVED:]
+    slices = [
+        [
+            score.key,
+            say_estimate(earlier[score.key]),
+            say_estimate(score.accuracy),
+            f"{change:+.3f}",
+        ]
+        for change, score in shown
+    ]
+    asked = _shares(first.plan), _shares(last.plan)
+    names = sorted({*asked[0], *asked[1]}, key=lambda n: asked[0].get(n, 0) - asked[1].get(n, 0))
+    images = []
+    for name in names:
+        before, now = asked[0].get(name, 0.0), asked[1].get(name, 0.0)
+        if abs(now - before) >= _MOVED:
+            images.append([name, f"{before:.0%}", f"{now:.0%}", f"{now - before:+.0%}"])
+    blocks: list[Block] = [Grid(columns, figures, "Figures on feedback", columns[1:])]
+    if slices:
+        blocks.append(Grid(columns, slices, "Slices that changed most", columns[1:]))
+    if images:
+        blocks.append(Grid(columns, images, "Images asked for", columns[1:]))
+    return blocks
+
+
+def _shares(plan: Plan) -> dict[str, float]:
+    """Return the share of a plan's images by "attribute=value"."""
+    found: dict[str, float] = {}
+    for prompt in plan.prompts:
+        for key, value in prompt.attributes.items():
+            name = f"{key}={value}"
+            found[name] = found.get(name, 0.0) + prompt.count / max(1, plan.n_images)
+    return found
 
 
 def hit_grid(hits: Sequence[Hit]) -> Grid:

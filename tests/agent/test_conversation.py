@@ -20,7 +20,7 @@ from agent.conversation import COMMANDS, Conversation
 from agent.live import Happened, LiveSession
 from agent.observer import Observer
 from agent.questions import Question
-from agent.session import folder_of, open_session
+from agent.session import folder_of, open_session, stored_settings
 from agent.settings import Settings
 from agent.steering import Shift, Wish, share, wishes
 from agent.verify import verify
@@ -292,6 +292,64 @@ def test_wrong_input_is_answered_with_help(make_settings: MakeSettings) -> None:
                 here.talk.say(f"/{name}")
 
 
+def test_wishes_that_conflict_are_said_to(make_settings: MakeSettings) -> None:
+    with room(make_settings("session.name=conflicts", *SMALL)) as here:
+        here.live.start()
+        here.question()
+        assert "of all images 20% brightness=bright (w1)" in here.say("20% bright ones")
+        assert "It takes the place of w1" in here.say("a quarter of them bright")
+        assert "is 105% of the images" in here.say("80% dark")
+        assert "Beside it w2" in here.say("fewer bright ones")
+        said = here.say("no bright ones")
+        assert "avoid brightness=bright (w4)" in said and "nothing comes of w2" in said
+        assert "nothing of it can be drawn" in here.say("more bright poly cells")
+        said = here.say("only mono and only poly")
+        assert "Understood: only wafer=mono (w5)" in said and "Not taken: only wafer=poly" in said
+        assert "w5 is forgotten" in here.say("undo")
+        assert "w2, w3, w4 are forgotten" in here.say("forget the bright ones")
+        assert "nothing that could be taken back" in here.say("back")
+        said = here.say("more cells with contrast")
+        assert "Which contrast: low, medium or high?" in said and "Understood" not in said
+        assert "can mean several things" in here.say("not only dark cells")
+        assert "I can answer" in here.say("who wrote this program?")
+        assert "first report" in here.say("make it harder")
+        assert "I read English" in here.say("mehr dunkle Zellen bitte")
+
+
+def test_budgets_and_changes_in_plain_words(make_settings: MakeSettings) -> None:
+    settings = make_settings("session.name=budgets", *SMALL, "session.rounds=1")
+    with room(settings) as here:
+        here.live.start()
+        here.question()
+        assert "after the second" in here.say("what has changed?")
+        assert "2 rounds in all" in here.say("2 rounds in all")
+        assert "12 images a round" in here.say("12 images per round")
+        assert "a round scores 0.99" in here.say("run until the score is 0.99")
+        assert "at most 2 hours" in here.say("do not spend more than 2 hours")
+        assert "Say e.g. /budget" in here.say("/budget coffee 3")
+        said = here.say("more dark cells\n\n/budget\nno bright ones")
+        assert "dark (x2) (w1)" in said and "0 of" in said and "bright (w2)" in said
+        assert "no number of 0 to 1" in here.say("/budget score 7")
+        here.say("yes please")
+        here.until("round")
+        second = here.question()
+        assert second.plan is not None and second.plan.n_images == 12
+        here.say("/approve")
+        here.until("state", "Finished")
+        said = here.say("what changed since round 1?")
+        assert "| round 1 | round 2 | change" in said and "Slices that changed most" in said
+        assert "a round before the last one: 1 to 1" in here.say("/changes 2")
+        assert "The worst slices now: " in here.say("make it harder")
+        assert "3 rounds in all" in here.say("one more round")
+        third = here.question()
+        assert third.plan is not None and third.plan.round == 3
+        limits = here.live.session.settings.limits
+        assert (limits.max_hours, limits.target_score) == (2, 0.99)
+        here.say("at most 3 hours")
+    assert stored_settings(settings.home, "budgets").limits.max_hours == 3
+    assert read_events(folder_of(settings.home, "budgets") / "journal.jsonl")[-1]["kind"] == "ended"
+
+
 def test_pause_holds_and_continue_goes_on(make_settings: MakeSettings) -> None:
     settings = make_settings("session.name=held", *SMALL, "session.rounds=1", "dstm.steps=40")
     with room(settings, auto_s=0) as here:
@@ -303,6 +361,7 @@ def test_pause_holds_and_continue_goes_on(make_settings: MakeSettings) -> None:
         before = here.live.progress
         time.sleep(0.3)
         assert here.live.progress == before
+        here.say("/budget hours 5")
         here.say("/continue")
         here.until("state", "Finished")
 

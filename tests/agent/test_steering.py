@@ -16,6 +16,7 @@ from agent.steering import (
     Wish,
     add,
     broken,
+    drawable,
     effects,
     ignored,
     possible,
@@ -48,6 +49,10 @@ def palette(vocabulary: Vocabulary) -> Palette:
 def wish(kind: Kind, strength: float = 2.0, name: str = "w1", **attributes: str) -> Wish:
     values = {key: tuple(value.split("|")) for key, value in attributes.items()}
     return Wish(id=name, kind=kind, attributes=values, strength=strength, since=1)
+
+
+def part(kind: Kind, wanted: float, name: str = "w1", **attributes: str) -> Wish:
+    return wish(kind, 2.0, name, **attributes).model_copy(update={"share": wanted})
 
 
 def draft(planner: str = "uniform", vocabulary: Vocabulary = ELPV) -> PlanDraft:
@@ -89,6 +94,36 @@ def test_fewer_halves_and_focus_gives_half() -> None:
     assert share(mono, steered([mono], before).prompts, ELPV) == pytest.approx(halved, abs=0.02)
     rare = wish("focus", wafer="poly", brightness="dark", dark_area="large")
     assert share(rare, steered([rare], before).prompts, ELPV) == pytest.approx(0.5, abs=0.02)
+
+
+def test_shares_are_kept_beside_one_another() -> None:
+    wanted = [
+        part("share", 0.2, "w1", weather="rain"),
+        part("share", 0.5, "w2", weather="fog"),
+        part("at_most", 0.1, "w3", light="night"),
+        part("at_least", 0.01, "w4", traffic="dense"),
+        wish("more", name="w5", weather="snow"),
+    ]
+    before = draft(vocabulary=STREETS)
+    after = steered(wanted, before, STREETS)
+    rain, fog, night, dense = (share(w, after.prompts, STREETS) for w in wanted[:4])
+    assert rain == pytest.approx(0.2, abs=0.03)
+    assert fog == pytest.approx(0.5, abs=0.03)
+    assert night <= 0.13
+    assert dense > 0.1
+    missed = [part("share", 0.9, "w6", weather="fog"), *wanted[:2]]
+    assert ignored(as_plan(after, STREETS), None, missed, STREETS) == [
+        f"w6 (of all images 90% weather=fog) gets {fog:.0%} of the images"
+    ]
+
+
+def test_what_constraints_rule_out_cannot_be_wished() -> None:
+    held = [wish("avoid", light="night")]
+    assert not drawable(wish("more", light="night", weather="fog"), held, palette(STREETS), STREETS)
+    assert drawable(wish("more", light="night|dusk"), held, palette(STREETS), STREETS)
+    assert not drawable(
+        wish("more", light="night"), [wish("only", light="day")], palette(STREETS), STREETS
+    )
 
 
 def test_what_no_photograph_has_can_be_asked_for() -> None:

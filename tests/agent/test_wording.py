@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from agent.wording import Lexicon, Understood, understand
+from agent.lexicon import Lexicon
+from agent.wording import Understood, understand
 from prompts.own_words import own_vocabulary
 from prompts.vocabulary import load_vocabulary
 
@@ -64,11 +65,121 @@ def test_wishes(text: str, wishes: list[tuple[str, dict[str, str], float]]) -> N
         ("show me the dark mono cells", "show the dark mono cells"),
         ("Why did you choose that?", "why"),
         ("how is it going?", "status"),
+        ("show me the failures", "failures"),
+        ("which cells are worst?", "failures"),
+        ("why is it bad on dark cells?", "failures brightness=dark"),
+        ("why row 2?", "why 2"),
+        ("what changed since round 2?", "changes 2"),
+        ("did it get better?", "changes"),
+        ("what does it cost?", "budget"),
+        ("how long will it take?", "budget"),
+        ("go on for 3 rounds", "continue 3"),
+        ("one more round please", "continue 1"),
+        ("stop after round 5", "budget rounds 5"),
+        ("60 images per round", "budget images 60"),
+        ("fewer images", "budget images"),
+        ("run until the accuracy is above 0.7", "budget score 0.7"),
+        ("stop at 70%", "budget score 0.7"),
+        ("do not spend more than 30 minutes", "budget hours 0.5"),
+        ("undo that", "back"),
+        ("forget everything", "forget all"),
+        ("forget the dark ones", "forget dark ones"),
+        ("what are my wishes?", "status"),
+        ("yes, looks good", "approve"),
+        ("no", "reject"),
+        ("remove row 2", "edit 2 remove"),
+        ("set row 1 to 12 images", "edit 1 count 12"),
         ("ok", "approve"),
     ],
 )
 def test_commands(text: str, command: str) -> None:
     assert understand(text, ELPV) == Understood(command=command)
+
+
+@pytest.mark.parametrize(
+    ("text", "wishes"),
+    [
+        ("I don't want any more night scenes", ["avoid light=night"]),
+        ("nothing at night", ["avoid light=night"]),
+        ("everything except night", ["avoid light=night"]),
+        ("all but snow", ["avoid weather=snow"]),
+        ("stop with the rain", ["avoid weather=rain"]),
+        ("neither rain nor fog", ["avoid weather=rain", "avoid weather=fog"]),
+        ("too much rain", ["fewer x2 weather=rain"]),
+        ("rain should be rarer", ["fewer x2 weather=rain"]),
+        ("there's not enough rain", ["more x2 weather=rain"]),
+        ("no cars", ["only traffic=empty"]),
+        ("I'd like more foggy nights with lots of pedestrians",
+         ["more x2 weather=fog light=night pedestrians=many"]),
+        ("could we have more rain?", ["more x2 weather=rain"]),
+        ("twice as many rainy ones", ["more x2 weather=rain"]),
+        ("three times as much fog", ["more x3 weather=fog"]),
+        ("half as much fog", ["fewer x2 weather=fog"]),
+        ("20% more rain", ["more x1.2 weather=rain"]),
+        ("20% rain", ["20% weather=rain"]),
+        ("half of them at dusk", ["50% light=dusk"]),
+        ("increase rain to 40%", ["40% weather=rain"]),
+        ("at least 30% night, no more than 12.5 % fog",
+         ["at_least 30% light=night", "at_most 12.5% weather=fog"]),
+        ("everything at night", ["only light=night"]),
+        ("0% snow", ["avoid weather=snow"]),
+        ("fog instead of rain", ["more x2 weather=fog", "fewer x2 weather=rain"]),
+        ("replace rain with fog", ["more x2 weather=fog", "avoid weather=rain"]),
+    ],
+)  # fmt: skip
+def test_wishes_with_negations_and_numbers(text: str, wishes: list[str]) -> None:
+    found = understand(text, STREETS)
+    said = []
+    for m in found.wishes:
+        how = f"x{m.strength:g} " if m.kind in ("more", "fewer") else ""
+        kind = "" if m.kind == "share" else f"{m.kind} "
+        share = "" if m.share is None else f"{m.share:.3g}"
+        share = share and f"{float(share):.1%} ".replace(".0%", "%")
+        said.append(
+            kind + how + share + " ".join(f"{k}={'|'.join(v)}" for k, v in m.attributes.items())
+        )
+    assert said == wishes
+    assert not found.unknown and not found.unclear and not found.topics
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["not only rain", "don't avoid rain", "we don't need more rain", "not more rain", "enough rain",
+     "120% rain", "10 more images of rain"],
+)  # fmt: skip
+def test_what_can_mean_several_things_is_no_wish(text: str) -> None:
+    found = understand(text, STREETS)
+    assert not found.wishes
+    assert [values for _, values in found.unclear] == [{"weather": ("rain",)}]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("should I add more fog?", {"weather": ("fog",)}),
+        ("is more rain better?", {"weather": ("rain",)}),
+        ("what about night?", {"light": ("night",)}),
+        ("what is a slice?", None),
+    ],
+)
+def test_a_question_wishes_nothing(text: str, named: dict[str, tuple[str, ...]] | None) -> None:
+    assert understand(text, STREETS) == Understood(bare=named, question=True)
+
+
+def test_an_attribute_without_a_value_is_asked_back() -> None:
+    assert understand("more rain and fewer pedestrians", STREETS).topics == {
+        "pedestrians": "pedestrians"
+    }
+    found = understand("more cars at night", STREETS)
+    assert (found.wishes, found.topics) == ((), {"cars": "traffic"})
+    assert [m.attributes for m in found.half] == [{"light": ("night",)}]
+    assert understand("more light", STREETS).topics == {"light": "light"}
+    assert understand("many rainy scenes", STREETS).bare == {"weather": ("rain",)}
+
+
+def test_harder_data_are_no_wish() -> None:
+    for text in ("make it harder", "more of what fails", "improve it"):
+        assert understand(text, STREETS).vague
 
 
 OWN = Lexicon(
