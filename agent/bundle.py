@@ -88,15 +88,21 @@ def bundle(home: Path, name: str, path: Path, weights: bool = False) -> int:
 
 @contextmanager
 def opened(home: Path, name: str | None) -> Iterator[Path]:
-    """Yield the folder of a session, the latest by default, or of a bundle NAME.zip.
+    """Yield the folder of a session, the latest by default, of a path, or of a bundle NAME.zip.
 
-    A bundle is unpacked into a folder that is removed afterwards. Raises SessionError with the
-    reason for a bundle that cannot be trusted.
+    A bundle is unpacked into a folder that is removed afterwards; a name with a slash is the path
+    of a session's folder, wherever it was copied to. Raises SessionError with the reason for a
+    bundle that cannot be trusted.
     """
     if name is not None and name.endswith(".zip"):
         with tempfile.TemporaryDirectory(prefix="shaping-bundle-") as scratch:
             unpack_bundle(Path(name), Path(scratch))
             yield Path(scratch)
+        return
+    if name is not None and "/" in name:
+        if not (Path(name) / "journal.jsonl").exists():
+            raise SettingsError(f"There is no journal.jsonl in {name}; is it a session's folder?")
+        yield Path(name)
         return
     name = name or latest(home)
     stored_settings(home, name)

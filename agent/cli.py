@@ -207,13 +207,13 @@ def sessions(home: HomeOption = None) -> None:
             info.data,
             f"{info.rounds_done}/{info.rounds}",
             "" if info.score is None else f"{info.score:.3f}",
-            info.updated,
+            info.updated[:16].replace("T", " "),
             info.state,
         ]
         for info in list_sessions(folder)
     ]
     if rows:
-        say_table(["session", "data", "rounds", "score", "updated", "state"], rows)
+        say_table(["session", "data", "rounds", "score", "updated (UTC)", "state"], rows)
     else:
         say(f"There are no sessions under {folder} yet. Start one with: shaping run")
 

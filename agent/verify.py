@@ -34,7 +34,8 @@ class Verification:
     """What a replay found; `findings` is empty when all is identical.
 
     n_messages: told to and by the brain; n_calls: of tools, none of which was executed; ended:
-    whether the record ends with a round's end.
+    whether the record ends with a round's end; torn: whether its last line is unfinished, which was
+    left out.
     """
 
     session: str
@@ -43,6 +44,7 @@ class Verification:
     n_calls: int
     n_events: int
     ended: bool
+    torn: bool
     findings: tuple[Finding, ...]
 
 
@@ -85,6 +87,7 @@ def verify(path: Path, progress: Callable[[int], None] = lambda round_number: No
         n_calls=sum(e["kind"] in ("tool_call", "illegal_call") for e in done),
         n_events=len(done),
         ended=ended,
+        torn=not path.read_bytes().endswith(b"\n"),
         findings=tuple(findings),
     )
 

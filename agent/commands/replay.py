@@ -22,7 +22,10 @@ app = typer.Typer()
 def replay(
     name: Annotated[
         str | None,
-        typer.Argument(help="A session, or the path of a bundle. [default: the latest session]"),
+        typer.Argument(
+            help="A session, or the path of a bundle or a session's folder. "
+            "[default: the latest session]"
+        ),
     ] = None,
     print_: Annotated[bool, typer.Option("--print", help="Print all steps and end.")] = False,
     verify: Annotated[
@@ -173,6 +176,8 @@ def _verify(folder: Path) -> bool:
     )
     for finding in found.findings:
         _print_finding(finding)
+    if found.torn:
+        say("The last line of the journal is unfinished, as after a crash; it was left out.")
     if found.findings:
         say(f"{done} up to there. NOT identical: {len(found.findings)} findings.")
         return False

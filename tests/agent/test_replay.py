@@ -275,6 +275,14 @@ def test_commands_print_and_verify(home: Path, policy: Path, tmp_path: Path) -> 
     good = run(app, ["replay", "policy", "--verify", "--home", str(home)])
     assert good.exit_code == 0, good.output
     assert "Identical" in good.output and "no tool executed" in good.output
+    assert "unfinished" not in good.output
+    torn = copy(policy, tmp_path) / "journal.jsonl"
+    torn.write_bytes(torn.read_bytes()[:-60])
+    moved = run(app, ["replay", str(torn.parent), "--verify", "--home", str(tmp_path)])
+    assert moved.exit_code == 0, moved.output
+    assert "Identical" in moved.output and "unfinished" in moved.output
+    nowhere = run(app, ["replay", str(tmp_path), "--home", str(tmp_path)])
+    assert nowhere.exit_code != 0
     bad_home = tmp_path / "bad"
     bad = copy(policy, bad_home / "sessions")
     change(bad, "tool_call", "Trained on", "Trainet on")
