@@ -198,3 +198,44 @@ def test_an_outline_covers_the_pixels_whose_centre_it_encloses() -> None:
     beyond = region([[-3, -3, 2, -3, 2, 9, -3, 9]], 5, 5)
     assert beyond[:, :2].all()
     assert not beyond[:, 2:].any()
+
+
+def labelme(root: Path, images: str, files: str, shapes: list[dict[str, Any]]) -> Path:
+    """Write 24 pictures of 48x32, each with a file of LabelMe."""
+    write(root, range(24), images, "coco.json")
+    (root / "coco.json").unlink()
+    (root / files).mkdir(exist_ok=True)
+    for i in range(24):
+        data = {"imagePath": f"{i:03d}.jpg", "imageWidth": WIDTH, "imageHeight": HEIGHT}
+        (root / files / f"{i:03d}.json").write_text(json.dumps(data | {"shapes": shapes}), "utf-8")
+    return root
+
+
+TRAM = {"label": "tram", "shape_type": "polygon", "points": [[4, 8], [34, 8], [34, 28], [4, 28]]}
+DOG = {"label": "dog", "shape_type": "circle", "points": [[13, 14], [15, 14]]}
+BOX = {"label": "dog", "shape_type": "rectangle", "points": [[40, 2], [44, 6]]}
+POINT = {"label": "cat", "shape_type": "point", "points": [[40, 2]]}
+
+
+@pytest.mark.parametrize("files", ["images", "labels"])
+def test_outlines_of_labelme_are_masks(tmp_path: Path, files: str) -> None:
+    root = labelme(tmp_path / "own", "images", files, [DOG, TRAM, BOX, POINT])
+    target = build(root, size="48x32")
+    assert target.pixel_classes == ["background", "dog", "tram"]
+    mask = masks_of(target)["007.jpg"]
+    assert mask[27, 33] == 2
+    assert mask[14, 13] == 1
+    assert mask[3, 41] == VOID
+    assert mask[0, 0] == 0
+    assert f"outlines in {files}/*.json" in target.notice
+    assert "points or lines, which are left out (24)" in target.notice
+
+
+def test_rectangles_of_labelme_are_boxes_and_broken_shapes_are_named(tmp_path: Path) -> None:
+    root = labelme(tmp_path / "own", "images", "images", [BOX])
+    with pytest.raises(DataError, match=r"images/\*\.json of .* boxes and no outlines"):
+        build(root)
+    data = {"shapes": [{"label": "dog", "points": [[1], [2]]}]}
+    (root / "images" / "003.json").write_text(json.dumps(data), "utf-8")
+    with pytest.raises(DataError, match=r"003\.json cannot be read as outlines of LabelMe"):
+        build(root)

@@ -3,7 +3,7 @@
 PATH/CLASS/*.png               class folders, or PATH/{train,val,test}/CLASS/*.png
 PATH/images/*.jpg              with masks/*.png (ids), depth/*.png or .npy, normals/*.png of
                                the same names; also PATH/{train,val,test}/images/...
-PATH/annotations/*.json        outlines in the form of COCO, with their images anywhere below PATH
+PATH/annotations/*.json        outlines in the form of COCO or LabelMe, their images anywhere below
 PATH/train.txt, val.txt        names of the photographs of a split
 PATH/attributes.csv            first column: file name; split, group, and class where no folder
                                says it; other columns: attributes
@@ -33,6 +33,7 @@ from tools.targets._folder_names import (
     joined_by_bare_names,
     roles_of,
 )
+from tools.targets._labelme import labelme_files
 from tools.targets._loading import Item
 from tools.targets._options import options_of
 from tools.targets._photos import Photos, cached, own_name, read_photos
@@ -108,7 +109,8 @@ def _scan(
     lists = split_lists(root, files)
     files = [file for file in files if file not in lists]
     if task in (None, "segmentation") and not has_labels(root, files):
-        outlined = coco_items(root, files, coco_files(files), found)
+        annotated = coco_files(files) or labelme_files(root, files, found)
+        outlined = coco_items(root, files, annotated, found)
         if outlined:
             items = with_lists(root, outlined[0], lists, found)
             return with_table(items, rows, found) if table else items, outlined[1]
