@@ -318,7 +318,10 @@ def test_boxes_of_yolo_with_splits_are_named_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        (["a-00.tar", "a-01.tar"], "It holds archives (a-00.tar, a-01.tar): unpack them"),
+        (
+            ["a-00.tar", "a-01.tar"],
+            "It holds archives (a-00.tar, a-01.tar): unpack them. Shards of",
+        ),
         (["X_train.npy", "y_train.npy", "notes.md"], "It holds no picture: 2 .npy, 1 .md"),
         ([], "It is empty"),
     ],

@@ -129,6 +129,15 @@ def test_columns_and_splits_that_are_not_read_are_noted(tmp_path: Path, labelled
     )
 
 
+def test_shards_of_webdataset_have_usual_columns_too(tmp_path: Path, labelled: Any) -> None:
+    names = {"img": "jpg", "kind": "cls", "light": "__key__"}
+    labelled.rename_columns(names).save_to_disk(tmp_path / "saved")
+    assert list(build(tmp_path / "saved", tmp_path).class_names) == ["T-shirt", "a cat", "dog"]
+    labelled.rename_columns(names | {"kind": "x"}).save_to_disk(tmp_path / "other")
+    with pytest.raises(DataError, match=r"\{label: x\}"):
+        build(tmp_path / "other", tmp_path)
+
+
 def test_rows_without_a_picture_and_words_like_json_are_no_end(
     tmp_path: Path, labelled: Any
 ) -> None:

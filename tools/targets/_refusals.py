@@ -213,8 +213,9 @@ def nothing_found(root: Path, files: Sequence[Path], columns: Sequence[str]) -> 
         )
     elif archives := sorted(f.name for f in files if f.suffix.lower() in _ARCHIVES):
         said += (
-            f"It holds archives ({some(archives, _FEW)}): unpack them, or load them with the "
-            "library datasets, save_to_disk, and give that folder by --target hf:PATH. "
+            f"It holds archives ({some(archives, _FEW)}): unpack them. Shards of webdataset: "
+            f"datasets.load_dataset('webdataset', data_files='{root}/*.tar').save_to_disk('NEW'), "
+            "then --target hf:NEW. "
         )
     else:
         endings = Counter(file.suffix.lower() or file.name for file in files).most_common()

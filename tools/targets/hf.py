@@ -33,7 +33,7 @@ from tools.targets._problems import Problems
 # Columns by what they hold, the usual names first.
 USUAL = {
     "image": ("image", "img", "picture", "photo"),
-    "label": ("label", "labels", "class", "category"),
+    "label": ("label", "labels", "class", "category", "cls"),
     "segmentation": ("segmentation", "mask", "masks", "annotation", "semantic_segmentation"),
     "depth": ("depth", "depth_map"),
     "normals": ("normals", "normal"),
@@ -216,7 +216,7 @@ def _items(word: str, part: Any, wanted: Columns, found: Problems) -> Iterator[I
             part = part.cast_column(column, datasets.Image(decode=False))
     plain_part = part.remove_columns([image, *pixels.values()])
     if not label and not pixels:
-        others = [name for name in features if name != image]
+        others = [name for name in features if name != image and not name.startswith("__")]
         raise DataError(
             f"No column is known to hold labels; there are: {', '.join(features)}. Name it, e.g. "
             f"--set 'target.options.columns={{label: {_likely(part, others)}}}', or segmentation, "
