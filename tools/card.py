@@ -18,7 +18,7 @@ from tools import tasks
 from tools.generators import Generator, ImageRequest, join
 from tools.generators.mtdm import MTDMGenerator
 from tools.labelers.audit import AuditClassifier, train_audit
-from tools.mtdm_pipeline import load_pipeline
+from tools.mtdm_pipeline import MTDMPipeline, load_pipeline
 from tools.samples import Samples
 from tools.settings import AuditSettings, TrainSettings
 from tools.targets import Target, licence_of
@@ -63,7 +63,7 @@ def write_card(
     card = {
         "target": target.name,
         "notice": licence_of(target),
-        "trained": _state(folder.parent),
+        "trained": _state(folder.parent, generator.pipeline),
         "n_images": len(samples),
         **agrees,
         "attributes": attribute_agreement(target, samples),
@@ -93,9 +93,15 @@ def draw_like(
     return _draw(generator, real.take(rows), texts, seed, 0, progress), texts
 
 
-def _state(folder: Path) -> dict[str, Any] | None:
+def _state(folder: Path, pipeline: MTDMPipeline) -> dict[str, Any] | None:
+    """Return the state of a training, with how its pipeline draws now."""
     path = folder / "train.json"
-    return json.loads(path.read_text("utf-8")) if path.exists() else None
+    if not path.exists():
+        return None
+    state: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    # They may have been set anew after the last step.
+    now = {key: pipeline.config[key] for key in ("noise_kept", "spacing")}
+    return state | {"settings": state["settings"] | now}
 
 
 def draw_for(

@@ -91,7 +91,8 @@ def test_copies_of_training_images_are_noticed(target: Any) -> None:
 def test_card_of_an_untrained_pipeline(tmp_path: Path, target: Any) -> None:
     folder = tmp_path / "pipeline"
     new_pipeline((1, 16, 16), 4, (16, 32), 0.5, 0.25).save_pretrained(folder)
-    (tmp_path / "train.json").write_text('{"step": 7}', encoding="utf-8")
+    settings = {"steps": 7, "noise_kept": None, "spacing": 2.0}
+    (tmp_path / "train.json").write_text(json.dumps({"step": 7, "settings": settings}), "utf-8")
     audit = AuditSettings(train=TrainSettings(steps=4, batch_size=8))
     lit: Any = Lit(target)
     seen: dict[str, int] = {}
@@ -106,7 +107,8 @@ def test_card_of_an_untrained_pipeline(tmp_path: Path, target: Any) -> None:
         "train a judge of classes, steps": 4,
     }
     assert json.loads((folder / "card.json").read_text("utf-8")) == written
-    assert written["trained"] == {"step": 7}
+    as_it_draws = {"steps": 7, "noise_kept": [1, 1], "spacing": 1}
+    assert written["trained"] == {"step": 7, "settings": as_it_draws}
     assert written["n_images"] == card.N_IMAGES
     ratio = written["audit_agreement_generated"] / written["audit_agreement_real"]
     assert written["audit_agreement_ratio"] == ratio
