@@ -20,8 +20,11 @@ YES = ("yes", "true", "ja", "oui")
 NO = ("no", "false", "none", "nein", "non")
 _PLURALS = ("people", "children", "men", "women", "mice", "geese", "feet", "teeth", "cattle")
 _SINGULAR_IN_S = ("lens", "canvas", "atlas", "christmas", "chaos", "bias")
-# How a column of 0 and 1 alone is said.
-_FLAG = {"0": "no", "1": "yes"}
+# How columns of two values alone are said.
+_FLAGS: tuple[dict[str, str], ...] = (
+    {"0": "no", "1": "yes"}, {"n": "no", "y": "yes"}, {"n": "no", "j": "yes"},
+    {"f": "no", "t": "yes"},
+)  # fmt: skip
 # From so many letters on a name by itself is not mistaken for another word of a sentence.
 _PLAIN_LETTERS = 3
 
@@ -60,7 +63,7 @@ def own_vocabulary(
         words[CLASS] = {value_of(c): _class_phrases(c, base.subjects) for c in classes}
     for key, values in attributes.items():
         known = base.attributes.get(key, {})
-        flag = _FLAG if set(values) == set(_FLAG) else {}
+        flag = next((flag for flag in _FLAGS if set(values) == set(flag)), {})
         said = (
             known
             if set(values) <= set(known)

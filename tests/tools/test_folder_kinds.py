@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -399,13 +400,14 @@ def test_a_table_may_say_what_parts_its_cells(tmp_path: Path) -> None:
 def test_columns_of_0_and_1_are_said_as_yes_and_no_and_numbering_is_none(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "birds")
     lines = [
-        f"{name},{i % 2},{i},{'unknown' if i % 3 else 'rain'}"
+        f"{name},{i % 2},{i},{'unknown' if i % 3 else 'rain'},{'NY'[i % 2]}"
         for i, name in enumerate(rows_of(root))
     ]
-    (root / "attributes.csv").write_text("\n".join(["file,ripe,id,sky", *lines]), "utf-8")
+    (root / "attributes.csv").write_text("\n".join(["file,ripe,id,sky,wet", *lines]), "utf-8")
     target = build(root)
     assert list(target.vocabulary.attributes["ripe"]) == ["0", "1"]
     assert target.vocabulary.caption({"class": "red-kite", "ripe": "1"}).endswith("with ripe")
+    assert target.vocabulary.caption({"class": "red-kite", "wet": "n"}).endswith("without wet")
     assert target.vocabulary.parse("a red kite without ripe") == {"class": "red-kite", "ripe": "0"}
     assert 'columns left out, since they number the photographs (1): "id"' in target.notice
     assert 'columns left out, since an attribute has 2 to 20 values (1): "sky, 1"' in target.notice
@@ -511,3 +513,21 @@ def test_tables_as_spreadsheets_and_pandas_save_them_are_read(
     assert list(target.vocabulary.attributes["stoff"]) == ["gas", "öl"]
     assert "first column of attributes.csv has no name and is left out" in target.notice
     assert ("read as Windows-1252" in target.notice) == (encoding == "cp1252")
+
+
+def test_names_that_are_not_in_utf_8_are_named(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds")
+    file = os.fsencode(root / CLASSES[0]) + b"/caf\xe9.jpg"
+    try:
+        os.link(root / CLASSES[0] / "img 0-00.jpg", file)
+    except OSError:
+        pytest.skip("this file system has names in UTF-8 alone")
+    with pytest.raises(DataError, match=r"not in UTF-8.*\(1\): Red Kite/caf.*\.jpg"):
+        build(root)
+
+
+def test_classes_one_folder_deeper_are_asked_for(tmp_path: Path) -> None:
+    class_folders(tmp_path / "plants" / "color")
+    class_folders(tmp_path / "plants" / "gray", channels=1)
+    notice = build(tmp_path / "plants").notice
+    assert "if the folders within, Red Kite, wind_mill (old), Élan vital, are the cl" in notice

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from memory.errors import DataError
+from memory.errors import DataError, some
 from tools.targets._pictures import SUFFIXES
 from tools.targets._problems import Problems
 
@@ -30,6 +30,7 @@ _LABEL_FOLDERS = {
 _LABEL_WORDS = {word for names in _LABEL_FOLDERS.values() for word in names} | {"map", "maps"}
 _IMAGE_WORDS = {*IMAGE_FOLDERS, "of"}
 _MOST = 0.9
+_FEW = 3
 # What systems leave in folders of pictures: Windows, and the NAS of Synology.
 _LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "@eadir", "system volume information")
 # Words that are put before or after the name of an image, or of its labels.
@@ -53,9 +54,11 @@ _TRAIN_IDS = _affix(f"{_AFFIXES}|labeltrainids")
 def files_below(root: Path, found: Problems) -> list[Path]:
     """Return the files below a folder, sorted, without what systems and programs leave there.
 
-    Links are followed, but for one to a folder that holds it.
+    Links are followed, but for one to a folder that holds it. Raises DataError for names that are
+    not in UTF-8, which no journal or page could hold.
     """
     files = []
+    foreign = []
     pending = [(root, {root.resolve()})]
     while pending:
         folder, above = pending.pop()
@@ -67,13 +70,21 @@ def files_below(root: Path, found: Problems) -> list[Path]:
         for path in inside:
             if _is_left(path.name):
                 continue
-            if path.is_file():
+            shown = str(path.relative_to(root)).encode("utf-8", "backslashreplace").decode()
+            if shown != str(path.relative_to(root)):
+                foreign.append(shown)
+            elif path.is_file():
                 files.append(path)
             elif path.is_dir():
                 if (real := path.resolve()) not in above:
                     pending.append((path, above | {real}))
             elif path.is_symlink():
                 found.note("links that lead nowhere, left out", str(path.relative_to(root)))
+    if foreign:
+        raise DataError(
+            f"Files or folders in {root} have names that are not in UTF-8, as archives of other "
+            f"systems leave them ({len(foreign)}): {some(sorted(foreign), _FEW)}. Rename them."
+        )
     return sorted(files)
 
 
@@ -141,14 +152,13 @@ def look_like_images_and_labels(
     Their names differ by words such as images and masks alone, and most names of pictures in the
     second are those in the first.
     """
-    stems = {
-        folder: {
-            bare_name(str(file.relative_to(folder).with_suffix("")))
-            for file in files
-            if file.is_relative_to(folder) and file.suffix.lower() in SUFFIXES
-        }
-        for folder in folders
-    }
+    if not any(_words(folder.name) & _LABEL_WORDS for folder in folders):
+        return None
+    stems: dict[Path, set[str]] = {folder: set() for folder in folders}
+    for file in files:
+        if file.suffix.lower() in SUFFIXES:
+            for folder in (f for f in file.parents if f in stems):
+                stems[folder].add(bare_name(str(file.relative_to(folder).with_suffix(""))))
     for labels, own in stems.items():
         words = _words(labels.name)
         rest = words - _LABEL_WORDS

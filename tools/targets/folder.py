@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from memory.errors import DataError
+from memory.errors import DataError, some
 from prompts.own_words import plain, value_of
 from tools.targets._class_files import CLASS_FILES, COLOUR_FILES, class_file
 from tools.targets._coco import coco_files, coco_items
@@ -54,6 +54,7 @@ from tools.targets._table import TABLE, read_table, table_columns, table_file, w
 
 _FOLDERS = "masks/, depth/ or normals/"
 _TABLE_SUFFIXES = (".csv", ".tsv", ".xls", ".xlsx", ".txt", ".json", ".yaml", ".yml", ".xml")
+_FEW = 5
 _DOCUMENTS = ("readme", "license", "licence", "notice")
 # Formats of labels that nothing here reads.
 _ARRAYS = (".npz", ".exr", ".pfm", ".mat", ".h5", ".hdf5", ".pt", ".dpt", ".pkl", ".raw", ".bin")
@@ -216,18 +217,26 @@ def _scan_classes(
         for child in sorted(part.iterdir())
         if is_folder(child) and not any(file.is_relative_to(child) for file in lists)
     }
+    inner = {}
     for file in files:
         inside = file.relative_to(part).parts
         name = str(file.relative_to(root))
         if len(inside) > 1 and _is_picture(file, name, found):
             by_class[inside[0]].append(file)
-            if len(inside) > 2:
+            inner[file] = inside[1:-1]
+            if inner[file]:
                 found.note("pictures in folders within a class folder, which belong to it", name)
         elif len(inside) == 1 and file.suffix.lower() in SUFFIXES:
             if by_table:
                 yield Item(name, file, split=split)
             else:
                 found.note("pictures in no class folder, left out", name)
+    if inner and all(inner.values()):
+        names = sorted({folders[-1] for folders in inner.values()})
+        found.note(
+            "no picture lies in a class folder itself: if the folders within, "
+            f"{some(names, _FEW)}, are the classes, move them up"
+        )
     for folder, own in by_class.items():
         class_name = plain(folder)
         if not class_name:
