@@ -283,6 +283,13 @@ class Failure(Record):
     fixable: Fixable | None = Field(None, description="None: nothing is known of its prompts yet")
 
     @property
+    def wrong(self) -> str:
+        """How many photographs are wrong or, where pixels are scored, their mean score."""
+        if abs(self.error_rate.value * self.n - self.n_wrong) < 1e-6:
+            return f"{self.n_wrong} of {self.n} wrong"
+        return f"{self.n}, mean score {1 - self.error_rate.value:.2f}"
+
+    @property
     def words(self) -> str:
         """The slice, or what the members of a cluster have in common."""
         if self.kind == "slice":

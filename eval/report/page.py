@@ -202,6 +202,7 @@ def build_report_html(data: ReportData) -> str:
         .render(
             data=data,
             metric=name,
+            score=_score_of(data.settings),
             feedback=feedback,
             sealed=sealed,
             progress=progress(feedback),
@@ -218,7 +219,7 @@ def build_report_html(data: ReportData) -> str:
             composition_charts=_composition_charts(rounds),
             slices=slices,
             slice_rounds=list(reports),
-            slice_chart=_slice_chart(slices, list(reports.values())),
+            slice_chart=_slice_chart(slices, list(reports.values()), _score_of(data.settings)),
             prompts={r.number: prompt_rows(r, rounds, data.prompt_montages) for r in rounds},
             trials={r.number: trial_rows(r) for r in rounds},
             failures=[card for card in now if card.failure.significant],
@@ -300,6 +301,13 @@ def _is_audited(settings: Mapping[str, Any]) -> bool:
     """Tell whether something judged the images, by the settings of a session."""
     audit = settings.get("audit")
     return not (isinstance(audit, Mapping) and audit.get("method") == "none")
+
+
+def _score_of(settings: Mapping[str, Any]) -> str:
+    """Return what slices are measured by, by the settings of a session."""
+    dstm = settings.get("dstm")
+    by_class = not isinstance(dstm, Mapping) or dstm.get("task") in (None, "classification")
+    return "accuracy" if by_class else "mean score"
 
 
 def unfinished(rounds: Sequence[Round]) -> dict[str, Any] | None:
@@ -442,7 +450,9 @@ def _score_chart(
     return _both(draw)
 
 
-def _slice_chart(slices: Sequence[SliceRow], reports: Sequence[Report]) -> Markup | None:
+def _slice_chart(
+    slices: Sequence[SliceRow], reports: Sequence[Report], score: str
+) -> Markup | None:
     if not slices:
         return None
     whole = reports[-1].metrics.get("accuracy")
@@ -450,10 +460,10 @@ def _slice_chart(slices: Sequence[SliceRow], reports: Sequence[Report]) -> Marku
 
     def draw(width: int) -> Markup:
         return dumbbells(
-            "Accuracy of the worst slices, before and after",
+            f"{score.capitalize()} of the worst slices, before and after",
             "The same figures are in the table below.",
             rows,
-            "Accuracy on feedback photographs of the slice",
+            f"{score.capitalize()} on feedback photographs of the slice",
             ("all photographs", whole.value) if whole else None,
             width,
         )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from memory.records import Estimate
 
+# An interval that is narrower than this is told with three digits.
+_NARROW = 0.03
+
 
 def number(value: float, digits: int = 3) -> str:
     """Return a fixed-point number with a true minus sign and no negative zero."""
@@ -18,8 +21,9 @@ def signed(value: float, digits: int = 3) -> str:
 
 
 def interval(estimate: Estimate) -> str:
-    """Return the 95% interval, e.g. "0.67 to 0.75"; the width makes further digits pointless."""
-    return f"{number(estimate.low, 2)} to {number(estimate.high, 2)}"
+    """Return the 95% interval, e.g. "0.67 to 0.75", with the digits that its width allows."""
+    digits = 2 if estimate.high - estimate.low > _NARROW else 3
+    return f"{number(estimate.low, digits)} to {number(estimate.high, digits)}"
 
 
 def estimate_text(estimate: Estimate | None) -> str:

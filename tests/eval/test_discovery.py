@@ -84,6 +84,7 @@ def test_discovery_finds_a_pair_of_attributes_and_a_hidden_cluster(dense: bool) 
     pair, *others = discover(images, n_min=15)
     assert (pair.kind, pair.slice) == ("slice", "light=night weather=rain")
     assert pair.members == () and pair.significant
+    assert ("mean score 0." in pair.wrong) == dense
     cluster = others[0]
     assert cluster.kind == "cluster"
     hidden = hidden_of(images)

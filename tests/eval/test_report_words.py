@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from eval.report import build_report_html
-from eval.report.text import words
+from eval.report.text import interval, words
+from memory.records import Estimate
 from tests.eval.fake_session import session
 
 
@@ -22,6 +23,20 @@ from tests.eval.fake_session import session
 )
 def test_figures_are_called_as_usual(key: str, said: str) -> None:
     assert words(key) == said
+
+
+def test_an_interval_has_the_digits_that_it_allows() -> None:
+    assert interval(Estimate(value=0.644, low=0.608, high=0.679, n=525)) == "0.61 to 0.68"
+    assert interval(Estimate(value=0.151, low=0.148, high=0.153, n=400)) == "0.148 to 0.153"
+
+
+def test_slices_of_pixels_have_a_mean_score() -> None:
+    by_class = session()
+    settings = {**by_class.settings, "dstm": {"task": "segmentation"}}
+    assert "accuracy of whichever slice is worst" in build_report_html(by_class)
+    page = build_report_html(replace(by_class, settings=settings))
+    assert "mean score of whichever slice is worst" in page
+    assert "Mean score on feedback photographs of the slice" in page
 
 
 def test_without_an_audit_none_is_said_to_have_judged() -> None:
