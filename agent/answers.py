@@ -14,6 +14,7 @@ from agent.views import (
     Block,
     Grid,
     Line,
+    Picture,
     change_grids,
     failure_grid,
     hit_grid,
@@ -65,6 +66,8 @@ class Answers:
         last = measured[-1]
         if not text:
             return [failure_grid(last.failures, last.number), Line("/show SLICE shows pictures.")]
+        if named := self._discovered(unquoted(text)):
+            return named
         wish = self._overview.meant(text)
         found = [f for f in last.failures if f.slice == wish.name]
         blocks: list[Block] = []
@@ -102,12 +105,31 @@ class Answers:
             return [Line(f"{own[0].id}: {own[0].text}, {own[0].class_name}"), found]
         if picture := pictures.of_photograph(session, target, text):
             return [picture]
+        if named := self._discovered(text):
+            return named
         wish = self._overview.meant(text)
         own = [p for p in specs if wish.means(p, self._overview.vocabulary)]
         real = pictures.of_slice(session, target, wish)
         made = pictures.of_prompts(session, target, own, wish.name, None) if own else None
         blocks: list[Block] = [block for block in (real, made) if block]
         return blocks or [Line(f"There are no pictures of {wish.name}.")]
+
+    def _discovered(self, name: str) -> list[Block]:
+        """Show the last cluster or direction of a name, "direction 8ffc3b"; nothing for others."""
+        found = [
+            (r.number, f)
+            for r in self._overview.rounds()
+            for f in r.failures
+            if f.kind != "slice" and f.slice == name.partition(":")[0].lower()
+        ]
+        if not found:
+            return []
+        number, failure = found[-1]
+        blocks: list[Block] = [failure_grid([failure], number)]
+        if failure.picture:
+            path = self._live.session.folder / failure.picture
+            blocks.append(Picture(path, f"{failure.slice}, what the model gets wrong"))
+        return blocks
 
     def plan(self, text: str = "") -> list[Block]:
         """Show the plan that waits, or the last one."""

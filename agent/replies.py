@@ -57,6 +57,20 @@ def say_vague(seen: Overview) -> str:
     return f'{said} To get more of one: "more {worst[0].key}".' if worst else said
 
 
+def _labels(words: Sequence[str], seen: Overview) -> str:
+    """Say of a word that is a class of labelled pixels that no prompt can ask for it."""
+    report = seen.last_report()
+    metrics = report.metrics if report else {}
+    for word in words:
+        for name, value in metrics.items():
+            if name.startswith("iou_") and word.rstrip("s") == name.removeprefix("iou_"):
+                return (
+                    f"{name.removeprefix('iou_')!r} is a class of pixels (IoU {value.value:.3f}), "
+                    "for which prompts have no word of their own."
+                )
+    return ""
+
+
 def _unclear(text: str, values: dict[str, tuple[str, ...]]) -> str:
     name = slice_name(values) if values else ""
     if not name:
@@ -80,6 +94,8 @@ def _unknown(words: Sequence[str], seen: Overview) -> str:
     if words:
         shown = ", ".join(one_line(word, 30) for word in words[:_MAX_WORDS])
         said = f"Not understood: {shown}."
+    if labels := _labels(words, seen):
+        return f"{said} {labels}"
     near = seen.lexicon.near(words)
     several = [found for word in words if (found := seen.lexicon.meanings(word))]
     if several:

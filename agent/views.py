@@ -148,7 +148,7 @@ def failure_grid(failures: Sequence[Failure], number: int) -> Grid:
     """Show failing slices, significant ones first."""
     rows = [
         [
-            f.slice,
+            one_line(f.words, 80),
             f"{f.error_rate.value:.3f}",
             f"{f.error_rate.low:.3f} to {f.error_rate.high:.3f}",
             str(f.n),
