@@ -9,7 +9,6 @@ from eval.discovery import (
     discover,
     factor_audit,
     fit_direction,
-    fit_mixture,
     follow,
     group_candidates,
     jaccard,
@@ -17,6 +16,7 @@ from eval.discovery import (
     select,
     traits,
 )
+from eval.mixture import fit_mixture
 from eval.slices import find_failures
 from memory.errors import DataError
 
