@@ -137,6 +137,8 @@ class Vocabulary(BaseModel):
         taken = [False] * len(lowered)
         found: dict[str, tuple[int, str]] = {}
         for phrase, key, value in self._phrases():
+            if phrase not in lowered:  # hundreds of classes have thousands of phrases
+                continue
             for match in re.finditer(rf"(?<![\w-]){re.escape(phrase)}(?![\w-])", lowered):
                 if any(taken[match.start() : match.end()]):
                     continue
