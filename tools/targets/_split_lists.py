@@ -21,15 +21,12 @@ def split_lists(root: Path, files: Sequence[Path]) -> dict[Path, list[str]]:
 
     A list is called as a split, is there beside another one, and begins each line with a name.
     """
+    named = [f for f in files if f.suffix.lower() == ".txt" and f.stem.lower() in WORDS]
+    if not named:
+        return {}
     stems = {file.stem for file in files if file.suffix.lower() in SUFFIXES}
     for folder in _FOLDERS:
-        lists = {
-            file: _names(file, stems)
-            for file in files
-            if file.parent == root / folder
-            and file.suffix.lower() == ".txt"
-            and file.stem.lower() in WORDS
-        }
+        lists = {file: _names(file, stems) for file in named if file.parent == root / folder}
         if len(lists) > 1 and all(lists.values()):
             return lists
     return {}
@@ -56,6 +53,8 @@ def with_lists(
     root: Path, items: Sequence[Item], lists: Mapping[Path, Sequence[str]], found: Problems
 ) -> list[Item]:
     """Give photographs the split of the list that names them, by path or by file name."""
+    if not lists:
+        return list(items)
     known: dict[str, list[int]] = defaultdict(list)
     for index, item in enumerate(items):
         parts = Path(item.name).with_suffix("").parts
@@ -74,6 +73,5 @@ def with_lists(
             for place in places[:1]:
                 if words.setdefault(place, word) != word:
                     found.fault("pictures that the lists of two splits name", items[place].name)
-    if lists:
-        found.note(f"splits are read from {', '.join(str(f.relative_to(root)) for f in lists)}")
+    found.note(f"splits are read from {', '.join(str(f.relative_to(root)) for f in lists)}")
     return [replace(item, split=item.split or words.get(i)) for i, item in enumerate(items)]
