@@ -448,6 +448,14 @@ def test_classes_with_words_of_masks_and_equal_names_are_classes(tmp_path: Path)
     assert build(root).class_names == ["train", "with mask", "without mask"]
 
 
+def test_masks_of_gray_with_alpha_are_read(tmp_path: Path) -> None:
+    root = scenes(tmp_path / "scenes")
+    for mask in (root / "masks").iterdir():
+        ids = Image.fromarray(np.asarray(Image.open(mask)))
+        Image.merge("LA", (ids, Image.new("L", ids.size, 255))).save(mask)
+    assert build(root).pixel_classes == ["sky", "road", "car"]
+
+
 def test_semantic_masks_of_a_simulator_are_read(tmp_path: Path) -> None:
     root = scenes(tmp_path / "carla")
     (root / "images").rename(root / "rgb")

@@ -82,8 +82,8 @@ def files_below(root: Path, found: Problems) -> list[Path]:
                 found.note("links that lead nowhere, left out", str(path.relative_to(root)))
     if foreign:
         raise DataError(
-            f"Files or folders in {root} have names that are not in UTF-8, as archives of other "
-            f"systems leave them ({len(foreign)}): {some(sorted(foreign), _FEW)}. Rename them."
+            f"Rename what has names in {root} that are not in UTF-8, as archives of other systems "
+            f"leave them ({len(foreign)}): {some(sorted(foreign), _FEW)}"
         )
     return sorted(files)
 

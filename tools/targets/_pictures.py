@@ -122,6 +122,8 @@ def ids_or_colours(source: Source, by_colour: bool = False) -> NDArray[np.int32]
     if isinstance(source, Path) and source.suffix.lower() == ".npy":
         return ids_or_colours(_array(source))
     picture = open_picture(source)
+    if picture.mode == "LA":
+        picture = picture.getchannel("L")
     if is_deep(picture) or (picture.mode in ("P", "L", "1") and not by_colour):
         return np.asarray(picture).astype(np.int32)
     if picture.mode not in ("P", "L", "1", "RGB", "RGBA"):
