@@ -435,7 +435,9 @@ def test_folders_of_images_and_masks_are_no_classes(
         mask.rename(mask.with_stem(f"{mask.stem}{tail}"))
     with pytest.raises(DataError) as stopped:
         build(root)
-    assert f"{images}/ and {masks}/ of {root} hold pictures of the same names" in str(stopped.value)
+    assert f"{images}/ and {masks}/ of {root} look like images and their labels of pixels" in str(
+        stopped.value
+    )
     assert "images/" in str(stopped.value)
 
 
@@ -539,3 +541,42 @@ def test_classes_one_folder_deeper_are_asked_for(tmp_path: Path) -> None:
     class_folders(tmp_path / "plants" / "gray", channels=1)
     notice = build(tmp_path / "plants").notice
     assert "if the folders within, Red Kite, wind_mill (old), Élan vital, are the cl" in notice
+
+
+def test_png_of_depth_beside_jpeg_of_one_name_are_no_classes(tmp_path: Path) -> None:
+    plain = scenes(tmp_path / "plain", names="")
+    root = tmp_path / "rooms"
+    for i, image in enumerate(sorted((plain / "images").iterdir())):
+        folder = root / f"basement_{i % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.open(image).save(folder / f"{i}.jpg")
+        shutil.copy(plain / "depth" / image.name, folder / f"{i}.png")
+    with pytest.raises(DataError, match=r"\(0\.jpg, 0\.png\)\. Where they are depth or nor") as e:
+        build(root)
+    command = str(e.value).partition("masks/: ")[2].replace("masks", "depth")
+    subprocess.run(command, shell=True, check=True)
+    assert build(root).task == "depth"
+
+
+def test_labels_deep_within_folders_are_no_classes(tmp_path: Path) -> None:
+    plain = scenes(tmp_path / "plain", names="")
+    for i, image in enumerate(sorted((plain / "images").iterdir())):
+        for drive, source in (("image_02/data", "images"), ("proj_depth/groundtruth", "depth")):
+            folder = tmp_path / "kitti" / f"drive_{i % 2}" / drive
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(plain / source / image.name, folder / image.name)
+    with pytest.raises(DataError, match=r"no classes: they hold labels of pixels, as drive_0/proj"):
+        build(tmp_path / "kitti")
+    classes = build(tmp_path / "kitti", task="classification").class_names
+    assert classes == ["drive 0", "drive 1"]
+
+
+def test_folders_of_image_and_depth_words_alone_are_no_classes(tmp_path: Path) -> None:
+    root = scenes(tmp_path / "kitti", names="")
+    shutil.rmtree(root / "masks")
+    for file in (root / "depth").iterdir():
+        file.rename(file.with_stem(f"sync_groundtruth_{file.stem}_02"))
+    (root / "images").rename(root / "image")
+    (root / "depth").rename(root / "groundtruth_depth")
+    with pytest.raises(DataError, match=r"image/ and groundtruth_depth/ of .* images and their"):
+        build(root)

@@ -134,14 +134,18 @@ def _is_layout(names: Collection[str]) -> bool:
     return bool(labels & set(names)) and bool(set(IMAGE_FOLDERS) & set(names))
 
 
-def has_labels(root: Path, files: Sequence[Path]) -> bool:
-    """Tell whether pictures lie in a folder that has a name of labels of pixels."""
+def labels_among(root: Path, files: Sequence[Path], depth: int = 0) -> list[Path]:
+    """Return the pictures in folders that have a name of labels of pixels.
+
+    depth: how many folders below `root` do not count.
+    """
     known = {name for names in _LABEL_FOLDERS.values() for name in names}
-    return any(
-        file.suffix.lower() in (*SUFFIXES, ".npy")
-        and known & {part.lower() for part in file.relative_to(root).parts[:-1]}
+    return [
+        file
         for file in files
-    )
+        if file.suffix.lower() in (*SUFFIXES, ".npy")
+        and known & {part.lower() for part in file.relative_to(root).parts[depth:-1]}
+    ]
 
 
 def look_like_images_and_labels(
@@ -150,7 +154,7 @@ def look_like_images_and_labels(
     """Return two folders that could be classes, but are named and filled as images and labels.
 
     Their names differ by words such as images and masks alone, and most names of pictures in the
-    second are those in the first.
+    second are those in the first; or they are such words alone, for equally many pictures.
     """
     if not any(_words(folder.name) & _LABEL_WORDS for folder in folders):
         return None
@@ -164,7 +168,8 @@ def look_like_images_and_labels(
         rest = words - _LABEL_WORDS
         for images, others in stems.items():
             named = rest != words and rest == _words(images.name) - _IMAGE_WORDS
-            if named and images != labels and own and len(own & others) > _MOST * len(own):
+            same = len(own & others) > _MOST * len(own) or (not rest and len(own) == len(others))
+            if named and images != labels and own and same:
                 return images, labels
     return None
 

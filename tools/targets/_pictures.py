@@ -20,8 +20,8 @@ Content = Path | bytes | NDArray[Any]
 Source = Content | Callable[[], Content]
 """A file, its bytes, an array, or what fetches one of them."""
 
-_JPEG = (".jpg", ".jpeg", ".jfif", ".jpe")
-SUFFIXES = (*_JPEG, ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+JPEG = (".jpg", ".jpeg", ".jfif", ".jpe")
+SUFFIXES = (*JPEG, ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 # Ids of masks from here on are colours: COLOUR + 0xRRGGBB.
 COLOUR = 1 << 24
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I")
@@ -115,7 +115,7 @@ def ids_or_colours(source: Source, by_colour: bool = False) -> NDArray[np.int32]
         if source.ndim != 2 or source.dtype.kind not in "iub":
             raise Unusable("without whole numbers of shape (height, width): save ids")
         return source.astype(np.int32)
-    if isinstance(source, Path) and source.suffix.lower() in _JPEG:
+    if isinstance(source, Path) and source.suffix.lower() in JPEG:
         raise Unusable(
             "in JPEG, which blurs ids: save masks as PNG (of two classes, cut at 128 to 0 and 255)"
         )

@@ -18,9 +18,10 @@ from tools.targets._folder_names import (
     bare_name,
     is_folder,
     is_label_name,
+    labels_among,
     look_like_images_and_labels,
 )
-from tools.targets._pictures import SUFFIXES
+from tools.targets._pictures import JPEG, SUFFIXES
 
 LAYOUTS = (
     "Expected PATH/CLASS/*.png (a folder for each class), or PATH/images/ with PATH/masks/, "
@@ -29,6 +30,8 @@ LAYOUTS = (
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar", ".xz")
 # Files in which other programs keep boxes and outlines.
 _SHAPES = (".json", ".xml", ".txt")
+_IF_CLASSES = "If they are classes, say --set target.options.task=classification."
+_OR_DEPTH = "Where they are depth or normals, read that for masks in what follows. "
 _FEW = 3
 _MANY = 8
 _COCO = re.compile(r"annotations/|.*/_?(?:annotations|instances)", re.IGNORECASE)
@@ -79,10 +82,9 @@ def refuse_images_with_labels(root: Path, files: Sequence[Path]) -> None:
     if pair := look_like_images_and_labels(folders, files):
         images, labels = (folder.name for folder in pair)
         raise DataError(
-            f"{images}/ and {labels}/ of {root} hold pictures of the same names: images and their "
-            f"labels of pixels? Call the folders images/ and masks/ (or depth/, normals/), with "
-            "splits images/train/ and masks/train/. If they are classes, say --set "
-            "target.options.task=classification."
+            f"{images}/ and {labels}/ of {root} look like images and their labels of pixels. Call "
+            "the folders images/ and masks/ (or depth/, normals/), with splits images/train/ and "
+            f"masks/train/, and give an image and its labels one name. {_IF_CLASSES}"
         )
 
 
@@ -102,6 +104,13 @@ def refuse_no_classes(root: Path, part: Path, files: Sequence[Path]) -> None:
     named = [f for f in folders if f.name in full and f.name.lower() in IMAGE_FOLDERS]
     if len(folders) > 1 and named and full <= {named[0].name}:
         raise DataError(f"{part} has {no_labels(part, files, named[0])}")
+    labelled = labels_among(part, files, depth=1)
+    if len(labelled) * 3 > len([f for f in files if f.suffix.lower() in SUFFIXES]):
+        raise DataError(
+            f"The folders of {part} are no classes: they hold labels of pixels, as "
+            f"{labelled[0].relative_to(part)}. Put images and labels into folders side by side, "
+            f"with equal names. {_IF_CLASSES} {LAYOUTS}"
+        )
     inner = [{f.name for f in folder.iterdir() if is_folder(f)} for folder in folders]
     shared = set.intersection(*inner) if inner else set()
     if len(folders) > 1 and {name.lower() for name in shared} & set(IMAGE_FOLDERS):
@@ -121,6 +130,9 @@ def _refuse_side_by_side(part: Path, files: Sequence[Path]) -> None:
     pairs = []
     for bare, own in groups.items():
         labels = [file for file in own if is_label_name(file.stem)]
+        if not labels:  # x.png beside x.jpg, or x.npy beside either
+            arrays = [file for file in own if file.suffix.lower() == ".npy"]
+            labels = arrays or [file for file in own if file.suffix.lower() not in JPEG]
         if labels and len(own) == len(labels) + 1:
             (image,) = set(own) - set(labels)
             pairs.append((image, labels[0], bare.name))
@@ -145,8 +157,8 @@ def _refuse_side_by_side(part: Path, files: Sequence[Path]) -> None:
         ]
     raise DataError(
         f"{image.parent} holds images beside their labels of pixels ({image.name}, {label.name}). "
-        f"Part them into images/ and {kind}/: cd {shlex.quote(str(part))} && mkdir -p images "
-        f"{kind} && {' && '.join(moves)}"
+        f"{_OR_DEPTH if not is_label_name(label.stem) else ''}Part them into images/ and {kind}/: "
+        f"cd {shlex.quote(str(part))} && mkdir -p images {kind} && {' && '.join(moves)}"
     )
 
 

@@ -28,9 +28,9 @@ from tools.targets._deal import WORDS, split_word
 from tools.targets._folder_names import (
     KINDS,
     files_below,
-    has_labels,
     is_folder,
     joined_by_bare_names,
+    labels_among,
     roles_of,
 )
 from tools.targets._labelme import labelme_files
@@ -109,7 +109,7 @@ def _scan(
     rows = read_table(table, found) if table else {}
     lists = split_lists(root, files)
     files = [file for file in files if file not in lists]
-    if task in (None, "segmentation") and not has_labels(root, files):
+    if task in (None, "segmentation") and not labels_among(root, files):
         annotated = coco_files(files) or labelme_files(root, files, found)
         outlined = coco_items(root, files, annotated, found)
         if outlined:
@@ -129,7 +129,7 @@ def _scan(
         if layouts[0]:
             items += _scan_images(root, part, split, own, role_of, by_table, found)
         else:
-            if not by_table:
+            if not by_table and task != "classification":
                 refuse_no_classes(root, part, own)
             items += _scan_classes(root, part, split, own, lists, by_table, found)
         _note_tables(root, part, own, layouts[0], table, found)
