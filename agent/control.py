@@ -254,7 +254,7 @@ class Control:
             ("max_gpu_hours", self._limits.max_gpu_hours, self.gpu_s),
         ):
             if limit is not None and spent_s >= limit * 3600:
-                raise Stopped(rule, f"{spent_s / 3600:.2f} of {limit:g} hours are spent.")
+                raise Stopped(rule, f"{spent_s / 3600:.3g} of {limit:g} hours are spent.")
 
     def _reason_to_pause(self) -> str:
         if requested(self._folder) == "pause":

@@ -283,7 +283,7 @@ class Conversation:
             hours = number_of(value, 0.001, 10_000)
             self.live.change_budget(max_hours=hours)
             spent = session.control.worked_s / HOUR_S
-            what = f"at most {hours:g} hours of work in all, of which {spent:.2f} are spent"
+            what = f"at most {hours:g} hours of work in all, of which {spent:.3g} are spent"
         elif name == "score":
             score = number_of(value, 0, 1)
             self.live.change_budget(target_score=score)

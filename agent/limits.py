@@ -102,7 +102,7 @@ def ending(
         if limit is not None and spent_s + (last_s if spent_s else 0) > limit * HOUR_S:
             return Ending(
                 rule,
-                f"{spent_s / HOUR_S:.2f} of {limit:g} hours are spent and the last round took "
+                f"{spent_s / HOUR_S:.3g} of {limit:g} hours are spent and the last round took "
                 f"{last_s / HOUR_S:.2f}",
             )
     return None

@@ -16,20 +16,16 @@ that are named as their image but for a word, as x_mask.png.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from memory.errors import DataError, some
-from prompts.own_words import plain, value_of
+from memory.errors import DataError
 from tools.targets._class_files import CLASS_FILES, COLOUR_FILES, class_file
 from tools.targets._coco import coco_files, coco_items
 from tools.targets._deal import WORDS, split_word
 from tools.targets._folder_names import (
-    KINDS,
     files_below,
     is_folder,
-    joined_by_bare_names,
     labels_among,
     roles_of,
 )
@@ -37,30 +33,21 @@ from tools.targets._labelme import labelme_files
 from tools.targets._loading import Item
 from tools.targets._options import options_of
 from tools.targets._photos import Photos, cached, own_name, read_photos
-from tools.targets._pictures import SUFFIXES
 from tools.targets._problems import Problems
 from tools.targets._refusals import (
     LAYOUTS,
-    no_labels,
     nothing_found,
     refuse_images_with_labels,
     refuse_no_classes,
     refuse_no_folder,
     refuse_other_kinds,
-    unread_labels,
 )
+from tools.targets._scanning import scan_classes, scan_images
 from tools.targets._split_lists import split_lists, with_lists
 from tools.targets._table import TABLE, read_table, table_columns, table_file, with_table
 
-_FOLDERS = "masks/, depth/ or normals/"
 _TABLE_SUFFIXES = (".csv", ".tsv", ".xls", ".xlsx", ".txt", ".json", ".yaml", ".yml", ".xml")
-_FEW = 5
 _DOCUMENTS = ("readme", "license", "licence", "notice")
-# Formats of labels that nothing here reads.
-_ARRAYS = (".npz", ".exr", ".pfm", ".mat", ".h5", ".hdf5", ".pt", ".dpt", ".pkl", ".raw", ".bin")
-_UNREAD_FORMATS = (
-    ".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw", ".raw", ".svg",
-)  # fmt: skip
 
 
 def build(
@@ -127,11 +114,11 @@ def _scan(
     for (split, part), role_of in zip(parts, roles, strict=True):
         own = [file for file in files if file.is_relative_to(part)]
         if layouts[0]:
-            items += _scan_images(root, part, split, own, role_of, by_table, found)
+            items += scan_images(root, part, split, own, role_of, by_table, found)
         else:
             if not by_table and task != "classification":
                 refuse_no_classes(root, part, own)
-            items += _scan_classes(root, part, split, own, lists, by_table, found)
+            items += scan_classes(root, part, split, own, lists, by_table, found)
         _note_tables(root, part, own, layouts[0], table, found)
     if not items:
         found.stop(str(root))
@@ -199,137 +186,3 @@ def _note_tables(
                 f"files that are not read (attributes come from PATH/{TABLE}, {names})",
                 str(file.relative_to(root)),
             )
-
-
-def _scan_classes(
-    root: Path,
-    part: Path,
-    split: str | None,
-    files: Sequence[Path],
-    lists: Collection[Path],
-    by_table: bool,
-    found: Problems,
-) -> Iterator[Item]:
-    """Yield the pictures of class folders and, by_table, those of which the table may know more."""
-    words: dict[str, str] = {}
-    by_class: dict[str, list[Path]] = {
-        child.name: []
-        for child in sorted(part.iterdir())
-        if is_folder(child) and not any(file.is_relative_to(child) for file in lists)
-    }
-    inner = {}
-    for file in files:
-        inside = file.relative_to(part).parts
-        name = str(file.relative_to(root))
-        if len(inside) > 1 and _is_picture(file, name, found):
-            by_class[inside[0]].append(file)
-            inner[file] = inside[1:-1]
-            if inner[file]:
-                found.note("pictures in folders within a class folder, which belong to it", name)
-        elif len(inside) == 1 and file.suffix.lower() in SUFFIXES:
-            if by_table:
-                yield Item(name, file, split=split)
-            else:
-                found.note("pictures in no class folder, left out", name)
-    if inner and all(inner.values()):
-        names = sorted({folders[-1] for folders in inner.values()})
-        found.note(
-            "no picture lies in a class folder itself: if the folders within, "
-            f"{some(names, _FEW)}, are the classes, move them up"
-        )
-    for folder, own in by_class.items():
-        class_name = plain(folder)
-        if not class_name:
-            found.fault(
-                "class folders without a letter or digit in their name: rename them", folder
-            )
-        if not own:
-            found.fault("class folders without a picture: fill them, or take them away", folder)
-        other = words.setdefault(value_of(folder), folder)
-        if other != folder:
-            found.fault(
-                f"class folders that read like {other!r}: rename them, or join them", folder
-            )
-        for file in own:
-            yield Item(str(file.relative_to(root)), file, class_name, split)
-
-
-def _scan_images(
-    root: Path,
-    part: Path,
-    split: str | None,
-    files: Sequence[Path],
-    role_of: Mapping[str, str],
-    by_table: bool,
-    found: Problems,
-) -> Iterator[Item]:
-    for folder, kind in role_of.items():
-        if folder not in ("images", *KINDS):
-            found.note(f"{'masks' if kind == 'segmentation' else kind} are read from {folder}/")
-    labels: dict[str, dict[str, list[Path]]] = {kind: defaultdict(list) for kind in KINDS.values()}
-    images: dict[str, list[Path]] = defaultdict(list)
-    unread: dict[str, list[str]] = defaultdict(list)
-    for file in files:
-        folder, *inside = file.relative_to(part).parts
-        if not inside:
-            if file.suffix.lower() in SUFFIXES:
-                found.note("pictures outside of images/, left out", file.name)
-            continue
-        stem = str(Path(*inside).with_suffix(""))
-        name = str(file.relative_to(root))
-        role = role_of.get(folder, "")
-        if role == "images" and _is_picture(file, name, found):
-            images[stem].append(file)
-        elif role in labels and file.suffix.lower() in _ARRAYS:
-            unread[role].append(name)
-        elif role in labels and (file.suffix.lower() == ".npy" or _is_picture(file, name, found)):
-            labels[role][stem].append(file)
-        elif not role:
-            found.note(f"files in {folder}/, which is not images/, {_FOLDERS}, left out", name)
-    for kind, own in labels.items():
-        if own and images and not own.keys() & images.keys():
-            labels[kind] = own = joined_by_bare_names(kind, own, images, found)
-        if own and images and not own.keys() & images.keys():
-            label, image = (min(f.values())[0].relative_to(root) for f in (own, images))
-            found.fault(
-                f"files of {kind} are named unlike every image: give an image and its labels one "
-                "name, but for the ending",
-                f"{label}, {image}",
-            )
-            continue
-        for stem, sources in own.items():
-            if stem not in images:
-                found.note(
-                    f"{kind} files that belong to no image, left out",
-                    str(sources[0].relative_to(root)),
-                )
-            if len(sources) > 1:
-                found.fault(f"images with two {kind} files: keep one", stem)
-    for kind, names in unread.items():
-        for name in names:
-            found.fault(unread_labels(kind, Path(name).suffix), name)
-    if not any(labels.values()) and not unread and not by_table:
-        (folder,) = (name for name, role in role_of.items() if role == "images")
-        where = str(part.relative_to(root)) if part != root else root.name
-        found.fault(f"folders with {no_labels(part, files, part / folder)}", where)
-    for stem, sources in images.items():
-        if len(sources) > 1:
-            found.fault("images of equal names but for the ending: rename one", stem)
-        first = Path(stem).parts[0].lower()
-        nested = WORDS.get(first) if len(Path(stem).parts) > 1 else None
-        yield Item(
-            str(sources[0].relative_to(root)),
-            sources[0],
-            split=split or nested,
-            labels={kind: own[stem][0] for kind, own in labels.items() if stem in own},
-        )
-
-
-def _is_picture(file: Path, name: str, found: Problems) -> bool:
-    if file.suffix.lower() in SUFFIXES:
-        return True
-    if file.suffix.lower() in _UNREAD_FORMATS:
-        found.note("pictures in formats that are not read, left out: save as JPEG or PNG", name)
-    else:
-        found.note("files that are no pictures, left out", name)
-    return False
