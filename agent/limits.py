@@ -103,6 +103,6 @@ def ending(
             return Ending(
                 rule,
                 f"{spent_s / HOUR_S:.3g} of {limit:g} hours are spent and the last round took "
-                f"{last_s / HOUR_S:.2f}",
+                f"{last_s / HOUR_S:.3g}",
             )
     return None

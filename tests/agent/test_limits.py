@@ -81,6 +81,11 @@ def test_the_first_rule_that_holds_ends_a_session(
     assert (found and found.rule) == rule
 
 
+def test_small_limits_are_told_with_digits_that_differ() -> None:
+    found = ending(settings(max_hours=0.004), [], 37, 0)
+    assert found and found.told.startswith("0.0103 of 0.004 hours are spent")
+
+
 def test_fewer_images_than_one_round_are_refused() -> None:
     with pytest.raises(SettingsError, match="fewer than the 100 images of one round"):
         ending(settings(max_images=99), [], 0, 0)
