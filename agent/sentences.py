@@ -124,6 +124,9 @@ _SENTENCES: tuple[tuple[str, _Say], ...] = (
         r"(?: (?:it|this|everything|the session))?",
         "stop",
     ),
+    (r"(?:do not|never) (?:stop|end|quit)(?: .*)?", "continue"),
+    (r"(?:do not (?:continue|go on)|not yet)(?: .*)?", "pause"),
+    (r".*\b(?:tomorrow|overnight|tonight|morning|o'?clock|\d+ ?[ap]m)\b.*", "budget time"),
     (r"(?:pause|wait|hold on|hold)(?: (?:it|a moment|a minute|the session))?", "pause"),
     (
         r"(?:continue|go on|resume|carry on|keep going|proceed|go|start|run)(?: (?:on|it))?",
@@ -162,6 +165,7 @@ _SENTENCES: tuple[tuple[str, _Say], ...] = (
         r"(?P<count>\d+)(?: images)?",
         lambda m: f"edit {m['n']} count {m['count']}",
     ),
+    (r"what (?:is|was) (?:the |our |its )?(?:\w+ )?(?:score|accuracy|miou|result|round)", "status"),
     (
         r"(?:show |list |see )?(?:what are )?(?:my |the |all |me my |me the )*(?:wishes|rules)"
         r"(?: so far)?|what did i (?:say|wish|want|ask for)|"

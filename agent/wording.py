@@ -259,7 +259,7 @@ def _wishes(said: str, lexicon: Lexicon) -> Understood:
     for verb, words in _clauses(said, lexicon):
         attributes, left = lexicon.read(words)
         own = lexicon.topics(words)
-        if verb.kind == "avoid" and not attributes:
+        if verb.kind == "avoid":
             # "no cars" is what "without cars" says, where the target has such words.
             absent, left_of_absent = lexicon.read(f"without {words.strip()}")
             if absent and not left_of_absent:

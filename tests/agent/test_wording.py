@@ -86,6 +86,9 @@ def test_wishes(text: str, wishes: list[tuple[str, dict[str, str], float]]) -> N
         ("forget the dark ones", "forget dark ones"),
         ("what are my wishes?", "status"),
         ("yes, looks good", "approve"),
+        ("don't stop", "continue"),
+        ("run until tomorrow morning", "budget time"),
+        ("what is the balanced accuracy?", "status"),
         ("no", "reject"),
         ("remove row 2", "edit 2 remove"),
         ("set row 1 to 12 images", "edit 1 count 12"),
@@ -175,6 +178,16 @@ def test_an_attribute_without_a_value_is_asked_back() -> None:
     assert [m.attributes for m in found.half] == [{"light": ("night",)}]
     assert understand("more light", STREETS).topics == {"light": "light"}
     assert understand("many rainy scenes", STREETS).bare == {"weather": ("rain",)}
+
+
+def test_what_is_to_be_absent_may_be_a_value() -> None:
+    for text in ("no dark areas", "no more dark areas", "never dark areas"):
+        found = understand(text, ELPV)
+        assert [(m.kind, m.attributes) for m in found.wishes] == [
+            ("only", {"dark_area": ("none",)})
+        ], text
+    found = understand("no large dark areas", ELPV)
+    assert [(m.kind, m.attributes) for m in found.wishes] == [("avoid", {"dark_area": ("large",)})]
 
 
 def test_harder_data_are_no_wish() -> None:
