@@ -121,11 +121,38 @@ def test_cityscapes_with_train_ids_alone_is_read(tmp_path: Path) -> None:
     plain = scenes(tmp_path / "plain", n=40)
     root = cityscapes(tmp_path / "cityscapes", plain, ("color", "labelTrainIds"))
     target = build(root)
-    assert target.pixel_classes == ["class 0", "class 1", "class 2"]
+    assert target.pixel_classes == ["road", "sidewalk", "building"]
     assert len(target.split("test").ids) == 10
     assert "labelTrainIds.png" in target.notice
-    both = cityscapes(tmp_path / "both", plain, ("labelIds", "labelTrainIds"))
-    assert build(both).pixel_classes == ["class 0", "class 1", "class 2", "class 3"]
+    (root / "classes.yaml").write_text("names: [street, kerb, house]", "utf-8")
+    assert build(root).pixel_classes == ["street", "kerb", "house"]
+
+
+def test_of_the_ids_of_cityscapes_those_of_the_benchmark_count(tmp_path: Path) -> None:
+    plain = scenes(tmp_path / "plain", n=40)
+    for file in (plain / "masks").iterdir():
+        save_mask(file, np.array([23, 7, 26], np.uint8)[np.asarray(Image.open(file))])
+    root = cityscapes(tmp_path / "cityscapes", plain, ("labelIds", "labelTrainIds"))
+    target = build(root)
+    assert target.pixel_classes == ["road", "sky", "car"]
+    assert "Cityscapes calls them, ids 3 count as of unknown class" in target.notice
+    assert (target.split("test").labels["segmentation"][:, :, 0] == VOID).all()
+
+
+@pytest.mark.parametrize(
+    ("year", "names"), [("2007_", ["background", "aeroplane", "bicycle"]), ("x_", None)]
+)
+def test_the_classes_of_voc_have_names_where_its_pictures_have_theirs(
+    tmp_path: Path, year: str, names: list[str] | None
+) -> None:
+    root = scenes(tmp_path / "voc", n=40)
+    shutil.rmtree(root / "depth")
+    (root / "classes.txt").unlink()
+    for old, new in (("images", "JPEGImages"), ("masks", "SegmentationClass")):
+        (root / old).rename(root / new)
+        for file in sorted((root / new).iterdir()):
+            file.rename(file.with_name(f"{year}{int(file.stem):06d}.png"))
+    assert build(root).pixel_classes == (names or ["class 0", "class 1", "class 2"])
 
 
 def test_the_names_of_ade20k_are_read_and_0_is_void(tmp_path: Path) -> None:

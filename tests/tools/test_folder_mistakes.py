@@ -96,11 +96,13 @@ def test_cityscapes_as_it_comes_is_read_with_its_splits(tmp_path: Path) -> None:
         shutil.copy(image, root / "leftImg8bit" / where / f"köln_{i:06d}_leftImg8bit.png")
         for word in ("labelIds", "instanceIds", "color"):
             mask = root / "gtFine" / where / f"köln_{i:06d}_gtFine_{word}.png"
-            shutil.copy(plain / "masks" / image.name, mask)
+            ids = np.asarray(Image.open(plain / "masks" / image.name))
+            save_mask(mask, np.array([23, 7, 26], np.uint8)[ids])
         mask.with_name(f"köln_{i:06d}_gtFine_polygons.json").write_text("{}")
     target = build(root)
     assert target.task == "segmentation"
-    assert target.pixel_classes == ["class 0", "class 1", "class 2"]
+    assert target.pixel_classes == ["road", "sky", "car"]
+    assert "classes are called as Cityscapes calls them; to call them otherwise" in target.notice
     counts = {split: len(target.split(split).ids) for split in SPLITS}
     assert (counts["feedback"], counts["test"]) == (10, 10)
     assert all((target.split(s).labels["segmentation"] < 255).all() for s in SPLITS)

@@ -58,7 +58,17 @@ def _classes(
         return [plain(names.get(i, f"class {i}")) for i in (0, 1)], {0: 0, VOID: 1}
     if not options.by_colour and any(number >= pictures.COLOUR for number in present):
         return _colours(loaded, present, options, found)
-    if options.pixel_names is None:
+    named = options.pixel_names
+    public = options.public
+    if named is None and public and present - void <= public.names.keys():
+        named = {i: public.names[i] for i in present - void}
+        dropped = [str(i) for i, title in sorted(named.items()) if is_void(title)]
+        left = f", ids {', '.join(dropped)} count as of unknown class" if dropped else ""
+        found.note(
+            f"classes are called as {public.source} calls them{left}; to call them otherwise, "
+            f"{_HOW_TO_NAME}"
+        )
+    if named is None:
         for number in sorted(present & void):
             found.note(
                 f"pixels of the id {number} in masks count as of unknown class; if it is one, name "
@@ -77,8 +87,8 @@ def _classes(
             "void"
         )
     else:
-        void |= {i for i, n in options.pixel_names.items() if is_void(n)}
-        wanted = {i: plain(n) for i, n in sorted(options.pixel_names.items()) if i not in void}
+        void |= {i for i, n in named.items() if is_void(n)}
+        wanted = {i: plain(n) for i, n in sorted(named.items()) if i not in void}
     foreign = present - void - set(wanted)
     fault = _foreign_colours(foreign) if options.by_colour else _foreign_ids(foreign, wanted)
     for entry in loaded:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from memory.errors import DataError, unknown
 from tools.samples import VOID
 from tools.targets._pictures import COLOUR
+from tools.targets._public_classes import PublicClasses
 
 TASKS = ("classification", "segmentation", "depth", "normals")
 DEPTH_SCALE = 256
@@ -19,13 +20,15 @@ class Options:
     """How photographs are read.
 
     task: None for what the labels allow; size: (width, height), None for a usual one; pixel_names:
-    class names by id, or by colour (`_pictures.COLOUR`), None where nobody names them; void: ids of
+    class names by id, or by colour (`_pictures.COLOUR`), None where nobody names them; public: of
+    the data set that the masks' file names tell of, used where nobody names them; void: ids of
     pixels of unknown class; depth_scale: what 16-bit depth is divided by; flips: see `Target`.
     """
 
     task: str | None = None
     size: tuple[int, int] | None = None
     pixel_names: Mapping[int, str] | None = None
+    public: PublicClasses | None = None
     void: tuple[int, ...] = (VOID,)
     depth_scale: float = DEPTH_SCALE
     flips: tuple[str, ...] = ("horizontal",)
@@ -36,9 +39,11 @@ class Options:
         """Tell whether masks are read by the colours of their pixels."""
         return bool(self.pixel_names) and all(n >= COLOUR for n in self.pixel_names or ())
 
-    def with_names(self, names: Mapping[int, str] | None) -> Options:
+    def with_names(
+        self, names: Mapping[int, str] | None, public: PublicClasses | None = None
+    ) -> Options:
         """Return the same options with the names of the ids in masks."""
-        return replace(self, pixel_names=names)
+        return replace(self, pixel_names=names, public=public)
 
 
 def options_of(

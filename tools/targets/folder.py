@@ -34,6 +34,7 @@ from tools.targets._loading import Item
 from tools.targets._options import options_of
 from tools.targets._photos import Photos, cached, own_name, read_photos
 from tools.targets._problems import Problems
+from tools.targets._public_classes import public_classes
 from tools.targets._refusals import (
     LAYOUTS,
     nothing_found,
@@ -83,7 +84,9 @@ def build(
 
     def read() -> Photos:
         items, names = _scan(root, files, task, found)
-        return read_photos(name, str(root), items, options.with_names(names), cache_dir, found)
+        masks = [item.labels["segmentation"] for item in items if "segmentation" in item.labels]
+        read_as = options.with_names(names, public_classes(masks))
+        return read_photos(name, str(root), items, read_as, cache_dir, found)
 
     return cached(name, key, cache_dir, read, str(root))
 
