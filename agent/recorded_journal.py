@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from memory.journal import Event, RoundFold, round_of, standing
+from memory.journal import UNDONE, Event, RoundFold, round_of, standing
 from memory.records import Round
 
 # What the graph of a round writes; all else comes from outside of it and is taken as it is.
@@ -78,6 +78,8 @@ class RecordedJournal:
         self._shown: list[Event] = []
         self._by_key: dict[str, Event] = {}
         self._fold = RoundFold()
+        undone = [i for i, event in enumerate(events) if event["kind"] == UNDONE]
+        self._n_before_undone = undone[-1] if undone else 0
         self._next = 0
         self._go_on()
 
@@ -197,10 +199,19 @@ class RecordedJournal:
         while self._next < len(self.recorded):
             event = self.recorded[self._next]
             if not self._known[self._next]:
-                if event["kind"] in GRAPH_KINDS and not self._is_repeated(event):
+                is_due = event["kind"] in GRAPH_KINDS and not self._is_left_over(self._next)
+                if is_due and not self._is_repeated(event):
                     return
                 self._show(self._next)
             self._next += 1
+
+    def _is_left_over(self, place: int) -> bool:
+        """Tell whether an event of no round was written in rounds that were taken back later.
+
+        The rounds that are made instead write it again, or do not need it; what a person said
+        behind it counts before that.
+        """
+        return place < self._n_before_undone and round_of(self.recorded[place]) is None
 
     def _is_repeated(self, event: Event) -> bool:
         """Tell whether an event without a key was written again after a resumption."""

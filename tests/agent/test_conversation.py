@@ -144,6 +144,8 @@ def test_story_of_a_session(make_settings: MakeSettings) -> None:
         assert "wafer=poly" in here.say("/failures poly")
         assert "not measured yet" in here.say("/status")
 
+        assert "(w4)" in here.say("more cells with medium contrast")
+        assert "w4 is forgotten" in here.say("undo")
         assert "Round 1 is taken back" in here.say("/undo")
         here.until("state", "Round 1 is taken back")
         again = here.question()
@@ -171,7 +173,7 @@ def test_story_of_a_session(make_settings: MakeSettings) -> None:
         told = re.sub(r"<[^>]+>|\s+", " ", page[page.index('id="wishes"') :])
         assert re.search(r"more of wafer=poly \(x2\) +1 +\d+% +\d+%", told)
         assert re.search(r"no bright ones|avoid brightness=bright", told)
-        assert told.count("(taken back)") == 1
+        assert told.count("(taken back)") == 2
     journal = folder / "journal.jsonl"
     assert [e["verdict"] for e in read_events(journal, undone=True) if e["kind"] == "approval"] == [
         "reject",
