@@ -27,9 +27,11 @@ def interval(estimate: Estimate) -> str:
 
 
 def estimate_text(estimate: Estimate | None) -> str:
-    """Return value, interval and n in one phrase."""
+    """Return value, interval and n in one phrase; of one value alone there is no interval."""
     if estimate is None:
         return "not measured"
+    if estimate.low == estimate.high:
+        return f"{number(estimate.value)} (n {count(estimate.n)})"
     return f"{number(estimate.value)} ({interval(estimate)}, n {count(estimate.n)})"
 
 
