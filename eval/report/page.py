@@ -170,6 +170,16 @@ class Expectation:
     hypothesis: Hypothesis
     verdict: Verdict | None
 
+    @property
+    def may_be_chance(self) -> bool:
+        """Whether a change was measured whose 95% intervals before and after overlap."""
+        if not self.verdict or not self.verdict.change:
+            return False
+        before, after = self.verdict.before, self.verdict.after
+        if before is None or after is None:
+            return False
+        return before.low <= after.high and after.low <= before.high
+
 
 @dataclass(frozen=True)
 class SliceRow:

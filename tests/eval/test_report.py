@@ -245,6 +245,17 @@ def test_a_trial_is_shown_with_what_came_of_it() -> None:
     assert "Trial of" not in Page(build_report_html(data)).text
 
 
+def test_a_change_that_may_be_chance_is_told_so() -> None:
+    data = session()
+    assert "(intervals overlap)" not in Page(build_report_html(data)).text
+    last = data.rounds[-1]
+    assert last.verdict and last.verdict.before and last.verdict.after
+    wide = last.verdict.before.model_copy(update={"high": last.verdict.after.value})
+    unsure = last.model_copy(update={"verdict": last.verdict.model_copy(update={"before": wide})})
+    text = Page(build_report_html(replace(data, rounds=[*data.rounds[:-1], unsure]))).text
+    assert text.count("(intervals overlap)") == 1
+
+
 def test_failures_hypotheses_events_settings_and_licence_appear() -> None:
     data = session()
     text = Page(build_report_html(data)).text
