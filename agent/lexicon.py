@@ -7,15 +7,11 @@ import re
 from collections.abc import Iterable
 from functools import cached_property
 
-from prompts.own_words import NO, YES
+from prompts.own_words import NO, PLURALS, YES
 from prompts.vocabulary import Vocabulary
 
 _WORD = re.compile(r"[\w|=-]+")
 _MANY = re.compile(r"\b(?:a lot|lots|plenty) of\b")
-_PLURALS = {
-    "men": "man", "women": "woman", "people": "person", "children": "child", "mice": "mouse",
-    "geese": "goose", "feet": "foot", "teeth": "tooth",
-}  # fmt: skip
 # Words that say nothing about which data is meant.
 _FILLERS = frozenset(
     re.findall(
@@ -201,8 +197,8 @@ def _words(text: str) -> list[str]:
 
 def _singular(word: str) -> str:
     """Return what a word and its English plural have in common: "leaf" and "leaves" are "leav"."""
-    if word in _PLURALS:
-        return _PLURALS[word]
+    if word in PLURALS:
+        return PLURALS[word]
     if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us")):
         word = word[:-1]
     if len(word) > 3 and word.endswith("ie"):

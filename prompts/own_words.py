@@ -18,7 +18,11 @@ MAX_CHARACTERS = 40
 _WORD = re.compile(r"\w+(?:['.-]\w+)*")
 YES = ("yes", "true", "ja", "oui")
 NO = ("no", "false", "none", "nein", "non")
-_PLURALS = ("people", "children", "men", "women", "mice", "geese", "feet", "teeth", "cattle")
+PLURALS = {
+    "men": "man", "women": "woman", "people": "person", "children": "child", "mice": "mouse",
+    "geese": "goose", "feet": "foot", "teeth": "tooth",
+}  # fmt: skip
+_ALWAYS_PLURAL = ("cattle",)
 _SINGULAR_IN_S = ("lens", "canvas", "atlas", "christmas", "chaos", "bias")
 # How columns of two values alone are said.
 _FLAGS: tuple[dict[str, str], ...] = (
@@ -107,7 +111,7 @@ def _class_phrases(name: str, subjects: Sequence[str]) -> Phrases:
 def is_plural(name: str) -> bool:
     """Tell whether the last word of a name looks like an English plural."""
     word = name.lower().split()[-1]
-    return word in _PLURALS or (
+    return word in (*PLURALS, *_ALWAYS_PLURAL) or (
         len(word) > _PLAIN_LETTERS
         and word.endswith("s")
         and not word.endswith(("ss", "us", "is"))
