@@ -453,8 +453,7 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         """Return images with labels in the place of what their channels hold, as they are seen."""
         values, _ = self.codes.encode(labels, self.image_shape[1:])
         whitened = torch.from_numpy(values).to(x)
-        blank = whitened.new_zeros(len(x), *self.image_shape)
-        seen = self._seen(pixel_unshuffle(torch.cat([blank, whitened], dim=1), self.config.patch))
+        seen = self._seen(self.fold(whitened.new_zeros(len(x), *self.image_shape), whitened))
         n_image = self._n_seen[0]
         return torch.cat([x[:, :n_image], seen[:, n_image:]], dim=1)
 
