@@ -20,7 +20,7 @@ from tools.samples import VOID
 from tools.targets._deal import split_word
 from tools.targets._loading import Item
 from tools.targets._outlines import region
-from tools.targets._pictures import SUFFIXES, Unusable
+from tools.targets._pictures import Unusable, is_of_a_picture, is_picture, picture_stems
 from tools.targets._problems import Problems
 
 _HEAD = re.compile(rb'"(?:images|annotations|categories)"\s*:\s*\[')
@@ -54,11 +54,11 @@ def coco_files(files: Sequence[Path]) -> list[Annotations]:
 
     Raises DataError for one that cannot be read.
     """
-    stems = {file.stem for file in files if file.suffix.lower() in SUFFIXES}
+    stems = picture_stems(files)
     found = []
     for file in files:
-        own = file.stem in stems or Path(file.stem).stem in stems
-        if file.suffix.lower() != ".json" or own:  # LabelMe has one for each picture
+        # LabelMe has one for each picture.
+        if file.suffix.lower() != ".json" or is_of_a_picture(file, stems):
             continue
         try:
             with file.open("rb") as handle:
@@ -83,7 +83,7 @@ def coco_items(
     unknown class. None where no picture of theirs is there. Raises DataError where all objects
     have boxes only.
     """
-    pictures = [file for file in files if file.suffix.lower() in SUFFIXES]
+    pictures = [file for file in files if is_picture(file)]
     by_name: dict[str, list[Path]] = defaultdict(list)
     for file in pictures:
         by_name[file.name].append(file)

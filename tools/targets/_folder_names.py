@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from memory.errors import DataError, some
-from tools.targets._pictures import SUFFIXES
+from tools.targets._pictures import LABEL_SUFFIXES, is_picture
 from tools.targets._problems import Problems
 
 KINDS = {"masks": "segmentation", "depth": "depth", "normals": "normals"}
@@ -27,7 +27,8 @@ _LABEL_FOLDERS = {
     "depth": ("depth", "depths", "depth_maps"),
     "normals": ("normals", "normal"),
 }  # fmt: skip
-_LABEL_WORDS = {word for names in _LABEL_FOLDERS.values() for word in names} | {"map", "maps"}
+_LABEL_NAMES = {name for names in _LABEL_FOLDERS.values() for name in names}
+_LABEL_WORDS = _LABEL_NAMES | {"map", "maps"}
 _IMAGE_WORDS = {*IMAGE_FOLDERS, "of"}
 _MOST = 0.9
 _FEW = 3
@@ -106,7 +107,7 @@ def roles_of(part: Path, files: Sequence[Path]) -> dict[str, str]:
     full = {
         file.relative_to(part).parts[0]
         for file in files
-        if file.suffix.lower() in (*SUFFIXES, ".npy") and file.parent != part
+        if file.suffix.lower() in LABEL_SUFFIXES and file.parent != part
     }
     roles: dict[str, str] = {}
     usual = {"images": "images", **KINDS}
@@ -130,8 +131,7 @@ def roles_of(part: Path, files: Sequence[Path]) -> dict[str, str]:
 
 def _is_layout(names: Collection[str]) -> bool:
     """Tell whether folders have names of images and of labels of pixels, too."""
-    labels = {name for known in _LABEL_FOLDERS.values() for name in known}
-    return bool(labels & set(names)) and bool(set(IMAGE_FOLDERS) & set(names))
+    return bool(_LABEL_NAMES & set(names)) and bool(set(IMAGE_FOLDERS) & set(names))
 
 
 def labels_among(root: Path, files: Sequence[Path], depth: int = 0) -> list[Path]:
@@ -139,12 +139,11 @@ def labels_among(root: Path, files: Sequence[Path], depth: int = 0) -> list[Path
 
     depth: how many folders below `root` do not count.
     """
-    known = {name for names in _LABEL_FOLDERS.values() for name in names}
     return [
         file
         for file in files
-        if file.suffix.lower() in (*SUFFIXES, ".npy")
-        and known & {part.lower() for part in file.relative_to(root).parts[depth:-1]}
+        if file.suffix.lower() in LABEL_SUFFIXES
+        and _LABEL_NAMES & {part.lower() for part in file.relative_to(root).parts[depth:-1]}
     ]
 
 
@@ -160,7 +159,7 @@ def look_like_images_and_labels(
         return None
     stems: dict[Path, set[str]] = {folder: set() for folder in folders}
     for file in files:
-        if file.suffix.lower() in SUFFIXES:
+        if is_picture(file):
             for folder in (f for f in file.parents if f in stems):
                 stems[folder].add(bare_name(str(file.relative_to(folder).with_suffix(""))))
     for labels, own in stems.items():
@@ -197,7 +196,7 @@ def joined_by_bare_names(
 
     def bare(stem: str, affix: re.Pattern[str] = _AFFIX) -> str:
         # The name of an image may stand whole before the ending, as in x.jpg.png.
-        path = Path(stem).with_suffix("") if Path(stem).suffix.lower() in SUFFIXES else Path(stem)
+        path = Path(stem).with_suffix("") if is_picture(Path(stem)) else Path(stem)
         return str(path.with_name(bare_name(path.name, affix)))
 
     by_bare = {bare(stem): stem for stem in images}

@@ -11,7 +11,7 @@ from typing import Any
 
 from memory.errors import DataError
 from tools.targets._coco import Annotations, Entry
-from tools.targets._pictures import SUFFIXES, header_size
+from tools.targets._pictures import header_size, is_picture
 from tools.targets._problems import Problems
 
 _CORNERS_OF_CIRCLE = 32
@@ -25,7 +25,7 @@ def labelme_files(root: Path, files: Sequence[Path], found: Problems) -> list[An
     """
     pictures: dict[str, list[Path]] = defaultdict(list)
     for file in files:
-        if file.suffix.lower() in SUFFIXES:
+        if is_picture(file):
             pictures[file.stem].append(file)
     images: dict[Path, list[Entry]] = defaultdict(list)
     objects: dict[Path, list[Entry]] = defaultdict(list)

@@ -6,7 +6,7 @@ A picture that cannot be used raises Unusable; its text goes after "files", says
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ Source = Content | Callable[[], Content]
 
 JPEG = (".jpg", ".jpeg", ".jfif", ".jpe")
 SUFFIXES = (*JPEG, ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+LABEL_SUFFIXES = (*SUFFIXES, ".npy")
 # Ids of masks from here on are colours: COLOUR + 0xRRGGBB.
 COLOUR = 1 << 24
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I")
@@ -32,6 +33,21 @@ _COLOURED = 2.0
 
 class Unusable(Exception):
     """A picture that cannot be used."""
+
+
+def is_picture(path: Path) -> bool:
+    """Tell whether a file ends as a picture does that can be read."""
+    return path.suffix.lower() in SUFFIXES
+
+
+def picture_stems(files: Iterable[Path]) -> set[str]:
+    """Return the names of the pictures among files, without folders and endings."""
+    return {file.stem for file in files if is_picture(file)}
+
+
+def is_of_a_picture(file: Path, stems: Collection[str]) -> bool:
+    """Tell whether a file is called as one of the pictures, as x.json or x.jpg.json."""
+    return file.stem in stems or Path(file.stem).stem in stems
 
 
 def open_picture(source: Source) -> Image.Image:

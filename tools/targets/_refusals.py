@@ -21,7 +21,14 @@ from tools.targets._folder_names import (
     labels_among,
     look_like_images_and_labels,
 )
-from tools.targets._pictures import JPEG, SUFFIXES
+from tools.targets._pictures import (
+    JPEG,
+    LABEL_SUFFIXES,
+    SUFFIXES,
+    is_of_a_picture,
+    is_picture,
+    picture_stems,
+)
 
 LAYOUTS = (
     "Expected PATH/CLASS/*.png (a folder for each class), or PATH/images/ with PATH/masks/, "
@@ -100,12 +107,12 @@ def refuse_no_classes(root: Path, part: Path, files: Sequence[Path]) -> None:
                 f"{part} holds one folder, {only.name}/, with the folders {some(inside, 5)}. If "
                 f"these are the classes or splits, give --target 'folder:{only}'."
             )
-    full = {f.relative_to(part).parts[0] for f in files if f.suffix.lower() in SUFFIXES}
+    full = {f.relative_to(part).parts[0] for f in files if is_picture(f)}
     named = [f for f in folders if f.name in full and f.name.lower() in IMAGE_FOLDERS]
     if len(folders) > 1 and named and full <= {named[0].name}:
         raise DataError(f"{part} has {no_labels(part, files, named[0])}")
     labelled = labels_among(part, files, depth=1)
-    if len(labelled) * 3 > len([f for f in files if f.suffix.lower() in SUFFIXES]):
+    if len(labelled) * 3 > len([f for f in files if is_picture(f)]):
         raise DataError(
             f"The folders of {part} are no classes: they hold labels of pixels, as "
             f"{labelled[0].relative_to(part)}. Put images and labels into folders side by side, "
@@ -124,7 +131,7 @@ def refuse_no_classes(root: Path, part: Path, files: Sequence[Path]) -> None:
 def _refuse_side_by_side(part: Path, files: Sequence[Path]) -> None:
     """Raise DataError where images and their labels are in one folder, as x.jpg and x_mask.png."""
     groups: dict[Path, list[Path]] = defaultdict(list)
-    pictures = [file for file in files if file.suffix.lower() in (*SUFFIXES, ".npy")]
+    pictures = [file for file in files if file.suffix.lower() in LABEL_SUFFIXES]
     for file in pictures:
         groups[file.with_name(bare_name(file.stem))].append(file)
     pairs = []
@@ -210,7 +217,7 @@ def nothing_found(root: Path, files: Sequence[Path], columns: Sequence[str]) -> 
 
     columns: those of the table, none without one.
     """
-    n = sum(file.suffix.lower() in SUFFIXES for file in files)
+    n = sum(is_picture(file) for file in files)
     said = f"No pictures of a class or with labels are in {root}. "
     if n and columns:
         said += (
@@ -252,14 +259,13 @@ def _other_table(root: Path) -> str:
 
 def _how_to_paint(files: Collection[Path]) -> str:
     """Say what to do with outlines and boxes, if files look as if they held such."""
-    stems = {file.stem for file in files if file.suffix.lower() in SUFFIXES}
+    stems = picture_stems(files)
     shapes = [
         file
         for file in files
         if file.suffix.lower() in _SHAPES
         and (
-            file.stem in stems
-            or Path(file.stem).stem in stems
+            is_of_a_picture(file, stems)
             or (file.suffix.lower() == ".json" and _COCO.match(f"{file.parent.name}/{file.name}"))
         )
     ]

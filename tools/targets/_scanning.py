@@ -11,7 +11,7 @@ from prompts.own_words import plain, value_of
 from tools.targets._deal import WORDS
 from tools.targets._folder_names import KINDS, is_folder, joined_by_bare_names
 from tools.targets._loading import Item
-from tools.targets._pictures import SUFFIXES
+from tools.targets._pictures import is_picture
 from tools.targets._problems import Problems
 from tools.targets._refusals import no_labels, unread_labels
 
@@ -44,12 +44,12 @@ def scan_classes(
     for file in files:
         inside = file.relative_to(part).parts
         name = str(file.relative_to(root))
-        if len(inside) > 1 and _is_picture(file, name, found):
+        if len(inside) > 1 and _is_read(file, name, found):
             by_class[inside[0]].append(file)
             inner[file] = inside[1:-1]
             if inner[file]:
                 found.note("pictures in folders within a class folder, which belong to it", name)
-        elif len(inside) == 1 and file.suffix.lower() in SUFFIXES:
+        elif len(inside) == 1 and is_picture(file):
             if by_table:
                 yield Item(name, file, split=split)
             else:
@@ -100,17 +100,17 @@ def scan_images(
     for file in files:
         folder, *inside = file.relative_to(part).parts
         if not inside:
-            if file.suffix.lower() in SUFFIXES:
+            if is_picture(file):
                 found.note("pictures outside of images/, left out", file.name)
             continue
         stem = str(Path(*inside).with_suffix(""))
         name = str(file.relative_to(root))
         role = role_of.get(folder, "")
-        if role == "images" and _is_picture(file, name, found):
+        if role == "images" and _is_read(file, name, found):
             images[stem].append(file)
         elif role in labels and file.suffix.lower() in _ARRAYS:
             unread[role].append(name)
-        elif role in labels and (file.suffix.lower() == ".npy" or _is_picture(file, name, found)):
+        elif role in labels and (file.suffix.lower() == ".npy" or _is_read(file, name, found)):
             labels[role][stem].append(file)
         elif not role:
             found.note(f"files in {folder}/, which is not images/, {_FOLDERS}, left out", name)
@@ -153,8 +153,8 @@ def scan_images(
         )
 
 
-def _is_picture(file: Path, name: str, found: Problems) -> bool:
-    if file.suffix.lower() in SUFFIXES:
+def _is_read(file: Path, name: str, found: Problems) -> bool:
+    if is_picture(file):
         return True
     if file.suffix.lower() in _UNREAD_FORMATS:
         found.note("pictures in formats that are not read, left out: save as JPEG or PNG", name)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tools.targets._deal import WORDS
 from tools.targets._loading import Item
-from tools.targets._pictures import SUFFIXES
+from tools.targets._pictures import is_picture, picture_stems
 from tools.targets._problems import Problems
 
 # Where lists lie below the data; of these the first that has some.
@@ -24,7 +24,7 @@ def split_lists(root: Path, files: Sequence[Path]) -> dict[Path, list[str]]:
     named = [f for f in files if f.suffix.lower() == ".txt" and f.stem.lower() in WORDS]
     if not named:
         return {}
-    stems = {file.stem for file in files if file.suffix.lower() in SUFFIXES}
+    stems = picture_stems(files)
     for folder in _FOLDERS:
         lists = {file: _names(file, stems) for file in named if file.parent == root / folder}
         if len(lists) > 1 and all(lists.values()):
@@ -46,7 +46,7 @@ def _names(file: Path, stems: set[str]) -> list[str]:
 
 def _stem(name: str) -> str:
     path = Path(name.replace("\\", "/"))
-    return path.stem if path.suffix.lower() in SUFFIXES else path.name
+    return path.stem if is_picture(path) else path.name
 
 
 def with_lists(

@@ -16,7 +16,7 @@ from memory.errors import DataError
 from prompts.own_words import plain
 from tools.targets._deal import WORDS
 from tools.targets._loading import Item
-from tools.targets._pictures import SUFFIXES
+from tools.targets._pictures import is_picture
 from tools.targets._problems import Problems
 
 TABLE = "attributes.csv"
@@ -163,7 +163,7 @@ def with_table(items: Sequence[Item], rows: Mapping[str, Row], found: Problems) 
 
 def _bare(path: Path) -> str:
     """Return a path without case and the ending of a picture."""
-    named = path.with_suffix("") if path.suffix.lower() in SUFFIXES else path
+    named = path.with_suffix("") if is_picture(path) else path
     return str(named).casefold()
 
 
