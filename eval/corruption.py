@@ -1,7 +1,8 @@
 """Labels of pixels made wrong as generators make them wrong, to try measures of quality on.
 
-Each fault is a function of labels of one image (as in `tools.samples.Samples`, without the first
-axis), those of another one, a strength in 0..1 and a random generator, and hits all kinds alike.
+Each fault is a function of labels of one image (as in `tools.data.samples.Samples`, without the
+first axis), those of another one, a strength in 0..1 and a random generator, and hits all kinds
+alike.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ def collect(
 ) -> dict[str, dict[str, Vector]]:
     """Return all evidence against each image's labels, by kind and measure, each (n,), at least 0.
 
-    labels: as in `tools.samples.Samples`; teachers: what (teachers, n, ...) say, classes as
+    labels: as in `tools.data.samples.Samples`; teachers: what (teachers, n, ...) say, classes as
     probabilities; confidence: 0..1, (n, h, w). Measures, as far as there is what they need:
     `disagreement` with the teachers, `spread` among them, `geometry` of depth and normals, `doubt`
     (1 - confidence, of classes the mean over those that the label shows: a mean over pixels tells

@@ -22,6 +22,8 @@ from memory.files import storage_error, sync_folder, write_bytes
 from memory.records import Round
 
 SCHEMA = 1
+# Of what is recorded. Journals of version 0 (no such field) lack what a replay has to know.
+RECORD_VERSION = 1
 
 Event = dict[str, Any]
 
@@ -427,3 +429,27 @@ def _scan(path: Path) -> Iterator[tuple[Event, int]]:
                     "session with the version of the program that wrote it."
                 )
             yield event, len(line)
+
+
+def head_of(events: Sequence[Event]) -> Event:
+    """Return the event that says what the session is.
+
+    Raises SessionError when there is none, or when it holds too little, or more than this version
+    knows of.
+    """
+    head = next((e for e in events if e["kind"] == "session"), None)
+    if head is None:
+        raise SessionError("The journal has no event 'session', so it is no session's record.")
+    version = head.get("record", 0)
+    if version == 0:
+        raise SessionError(
+            f"The session {head['session']!r} was recorded by a version that did not write down "
+            "what its rounds began with, so it cannot be run again or forked. It can be stepped "
+            "through: shaping replay NAME"
+        )
+    if version != RECORD_VERSION:
+        raise SessionError(
+            f"The session {head['session']!r} is a record of version {version}; this program "
+            f"knows {RECORD_VERSION}. Use the version of the program that wrote it."
+        )
+    return head

@@ -38,7 +38,10 @@ def _canonical_pull(text: str) -> str:
 
 
 PullText = Annotated[str, AfterValidator(_canonical_pull)]
-"""What the DSTM pulls an image toward while it is drawn, see `tools.pull`: "entropy 0.05"."""
+"""What the DSTM pulls an image toward while it is drawn, as "entropy 0.05".
+
+See `tools.diffusion.guidance`.
+"""
 
 
 AdapterWeights = Annotated[dict[str, Annotated[float, Field(ge=-4, le=4)]], Field(max_length=16)]

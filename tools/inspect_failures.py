@@ -16,12 +16,12 @@ from eval.montage import save_montage
 from memory.errors import DataError
 from memory.records import Failure, Round
 from tools import tasks
-from tools.criteria import load_dstm
-from tools.embed import Embed
-from tools.evaluate import Predictions, read_predictions
-from tools.gradients import Gradients, measure_gradients
-from tools.jobs import round_folder
-from tools.samples import Samples
+from tools.data.jobs import round_folder
+from tools.data.samples import Samples
+from tools.evaluate_real import Predictions, read_predictions
+from tools.models.criteria import load_dstm
+from tools.models.embeddings import Embed
+from tools.models.gradients import Gradients, measure_gradients
 from tools.targets import Target, label_names
 from tools.tasks import Model, Task
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from memory.errors import SettingsError, unknown
 
 
 def names(package: str) -> list[str]:
-    """Return the plug-ins that a package holds, sorted."""
+    """Return the names of the files and folders of a package that define `build`, sorted."""
     module = importlib.import_module(package)
-    return sorted(m.name for m in pkgutil.iter_modules(module.__path__) if m.name[0] != "_")
+    return sorted(m.name for m in pkgutil.iter_modules(module.__path__) if _is_plugin(package, m))
 
 
 def load(package: str, name: str, attribute: str = "build") -> Callable[..., Any]:
@@ -38,3 +41,10 @@ def load(package: str, name: str, attribute: str = "build") -> Callable[..., Any
         raise SettingsError(f"The {kind} {name!r} has no function {attribute!r} to build it with.")
     found: Callable[..., Any] = getattr(module, attribute)
     return found
+
+
+def _is_plugin(package: str, module: pkgutil.ModuleInfo) -> bool:
+    # Read, not imported: a plug-in may need a package that is not installed.
+    spec = importlib.util.find_spec(f"{package}.{module.name}")
+    source = Path(spec.origin).read_text("utf-8") if spec and spec.origin else ""
+    return re.search(r"^def build\(", source, re.MULTILINE) is not None

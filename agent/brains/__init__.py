@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from langchain_core.language_models import BaseChatModel
 
+from agent.config.settings import LLMSettings
 from agent.planners import Palette
-from agent.settings import LLMSettings
 from prompts.vocabulary import Vocabulary
 from tools.plugins import load
 

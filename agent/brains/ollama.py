@@ -10,8 +10,8 @@ from langchain_ollama import ChatOllama
 from ollama import RequestError, ResponseError
 
 from agent.brains import BrainContext
-from agent.brains._actions import Json
-from agent.brains._remote import RemoteBrain, Server
+from agent.brains.actions import Json
+from agent.brains.remote import RemoteBrain, Server
 from memory.errors import SettingsError
 
 

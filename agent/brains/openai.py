@@ -10,9 +10,9 @@ from openai import OpenAIError
 from pydantic import SecretStr
 
 from agent.brains import BrainContext
-from agent.brains._actions import Json
-from agent.brains._remote import RemoteBrain, Server
-from agent.settings import LLMSettings
+from agent.brains.actions import Json
+from agent.brains.remote import RemoteBrain, Server
+from agent.config.settings import LLMSettings
 from memory.errors import SettingsError
 
 _LOCAL = ("127.0.0.1", "localhost", "::1")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import random
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 
 import yaml
 from pydantic import BeforeValidator, Field
@@ -18,8 +18,10 @@ from memory.errors import SettingsError, unknown
 from memory.records import AdapterWeights, Failure, Hypothesis, PullText, Record, Round, Trial
 from prompts.vocabulary import Vocabulary
 from tools.plugins import load
-from tools.samples import Samples
-from tools.targets import Target
+
+if TYPE_CHECKING:
+    from tools.data.samples import Samples
+    from tools.targets import Target
 
 
 class PaletteRow(Record):

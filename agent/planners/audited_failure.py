@@ -17,8 +17,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from agent.planners import Observation, Palette, PlanDraft
-from agent.planners._slices import errors, kept_rates, last_report, open_slices, spend, supplied
 from agent.planners.count import Count
+from agent.planners.slices import errors, kept_rates, last_report, open_slices, spend, supplied
 from prompts.vocabulary import Vocabulary
 
 _RETEST_EVERY = 3

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from agent.planners import Observation, Palette, PlanDraft, PromptDraft
-from agent.planners._slices import last_report, slice_prompts, supplied
+from agent.planners.slices import last_report, slice_prompts, supplied
 from memory.records import slice_key
 from prompts.vocabulary import Vocabulary
 

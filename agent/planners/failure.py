@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.planners import Observation, Palette, PlanDraft
-from agent.planners._slices import errors, last_report, open_slices, spend, supplied
+from agent.planners.slices import errors, last_report, open_slices, spend, supplied
 from agent.planners.uniform import Uniform
 from prompts.vocabulary import Vocabulary
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from agent.planners import Observation, Palette, PlanDraft
 from agent.planners._mixture import best_mixture
-from agent.planners._slices import changes, last_report, spend, supplied
+from agent.planners.slices import changes, last_report, spend, supplied
 from agent.planners.uniform import Uniform
 from memory.records import SliceScore
 from prompts.vocabulary import Vocabulary

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from agent.planners import Observation, Palette, PlanDraft
-from agent.planners._slices import errors, last_report, spend, supplied, used
+from agent.planners.slices import errors, last_report, spend, supplied, used
 from agent.planners.uniform import Uniform
 from memory.records import Round, SliceScore
 from prompts.vocabulary import Vocabulary

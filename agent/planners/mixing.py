@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from agent.planners import Observation, Palette, PlanDraft
-from agent.planners._slices import changes, last_report, reward, spend, supplied
+from agent.planners.slices import changes, last_report, reward, spend, supplied
 from agent.planners.uniform import Uniform
 from eval.credit import agrees
 from memory.errors import SettingsError, unknown

@@ -6,7 +6,7 @@ The control for iterating: other methods' eight rounds of feedback ended where o
 from __future__ import annotations
 
 from agent.planners import Observation, Palette, PlanDraft
-from agent.planners._slices import errors, spend, supplied
+from agent.planners.slices import errors, spend, supplied
 from agent.planners.uniform import Uniform
 from prompts.vocabulary import Vocabulary
 

@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from itertools import pairwise
 
 from agent.planners import Observation, Palette, PlanDraft, PromptDraft
-from agent.planners._slices import (
+from agent.planners.slices import (
     FULL_CHANGE,
     MIN_SUPPORT,
     kept_rates,

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from agent.settings import Settings, load_settings
-from agent.workbench import build_target
+from agent.config.settings import Settings, load_settings
+from agent.loop.components import build_target
 from tools.labelers.audit import train_audit
 
 # The toy generator and short trainings: a whole session takes seconds.

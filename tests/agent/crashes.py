@@ -31,16 +31,16 @@ import chromadb  # noqa: F401
 from rich.console import Console
 from safetensors import safe_open
 
-from agent import autonomous
-from agent.cli import exit_code
-from agent.control import read_heartbeat
-from agent.session import folder_of, memory_of
-from agent.settings import Settings, load_settings
+from agent.autonomous import runner
+from agent.cli.app import exit_code
+from agent.config.settings import Settings, load_settings
+from agent.session.control import read_heartbeat
+from agent.session.folder import folder_of, memory_of
 from memory import minilm
 from memory.chroma import items_from_events
 from memory.errors import ShapingError
 from memory.journal import Event, read_events
-from tests.agent.planning_server import MODEL, PlanningServer
+from tests.agent.brains.planning_server import MODEL, PlanningServer
 
 NAME = "crash"
 SMALL = (
@@ -120,7 +120,7 @@ def start(settings: Settings, prepare: Prepare = lambda: None) -> int:
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 1)
         prepare()
-        autonomous.run(settings, Console(quiet=True))
+        runner.run(settings, Console(quiet=True))
         code = 0
     except ShapingError as error:
         code = exit_code(error)
@@ -243,7 +243,7 @@ class Trials:
             home = self.folder / f"oom-{seed}"
             limit = random.Random(seed).randint(1, 3)
             options = f'generator.options={{"max_batch": {limit}}}'
-            settings = small(home, "generator.name=tests.agent.faulty:build", options)
+            settings = small(home, "generator.name=tests.agent.loop.faulty:build", options)
             counts["exit 0"] += finish(settings) == 0
             events = read_events(folder_of(home, NAME) / "journal.jsonl")
             counts["in the journal"] += any(e["kind"] == "fault" for e in events)

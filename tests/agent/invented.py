@@ -15,16 +15,16 @@ from langgraph.checkpoint.memory import InMemorySaver
 from agent import brains
 from agent.brains import BrainContext
 from agent.brains.scripted import ScriptedBrain
-from agent.decide import Decider
-from agent.graph import build_graph
-from agent.observer import Observer
+from agent.config.settings import Settings, load_settings
+from agent.loop.decider import Decider
+from agent.loop.graph import build_graph
+from agent.loop.observer import Observer
+from agent.loop.recording import head
+from agent.loop.stages import Stages
+from agent.loop.state import new_round
+from agent.loop.toolbox import Toolbox
 from agent.planners import Palette, PaletteRow
-from agent.recording import head
-from agent.session import Session, store_settings
-from agent.settings import Settings, load_settings
-from agent.stages import Stages
-from agent.state import new_round
-from agent.toolbox import Toolbox
+from agent.session.folder import Session, store_settings
 from memory.chroma import Hit, MemoryItem
 from memory.journal import Journal, read_events, rounds
 from memory.records import (

@@ -14,14 +14,14 @@ import pytest
 from langchain_core.messages import ToolCall
 from rich.console import Console
 
-from agent.autonomous import run
-from agent.brains._actions import parse_action
-from agent.observer import ConsoleObserver
-from agent.session import folder_of, open_session
-from agent.settings import Settings
-from agent.state import ADVANCES, PHASES
-from agent.toolbox import Toolbox
-from agent.workbench import Workbench
+from agent.autonomous.runner import run
+from agent.brains.actions import parse_action
+from agent.config.settings import Settings
+from agent.loop.components import Workbench
+from agent.loop.observer import ConsoleObserver
+from agent.loop.state import ADVANCES, PHASES
+from agent.loop.toolbox import Toolbox
+from agent.session.folder import folder_of, open_session
 from memory.errors import ToolError
 from memory.journal import read_events, rounds
 

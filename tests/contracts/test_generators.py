@@ -11,10 +11,11 @@ from tests.tools.tiny_biggan import biggan
 from tests.tools.tiny_diffusers import stable_diffusion
 from tests.tools.tiny_scenes import Scenes, untrained_joint
 from tools import generators
-from tools.generators import Generator, ImageRequest
-from tools.mtdm_pipeline import new_pipeline
+from tools.data.drawn import ImageRequest
+from tools.data.samples import Samples
+from tools.diffusion.pipeline import new_pipeline
+from tools.generators import Generator
 from tools.plugins import names
-from tools.samples import Samples
 
 SHAPE = (1, 64, 64)
 OTHER_SHAPES = {"streets": (3, 64, 96), "label_first": (3, 64, 96), "joint": (3, 16, 24)}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from agent import planners
+from agent.loop.validation import validate
 from agent.planners import Observation, Palette, PaletteRow, Planner
-from agent.planning import validate
 from memory.records import Estimate, Report, Round, SliceScore, slice_key
 from prompts.vocabulary import load_vocabulary
 from tools.plugins import names

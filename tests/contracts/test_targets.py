@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from memory.errors import DataError
-from tests.tools.own_data import class_folders
+from tests.tools.targets.own_data import class_folders
 from tools import targets
 from tools.plugins import names
 from tools.targets import SPLITS, Target

@@ -14,12 +14,13 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig
 
 from memory.errors import DataError, SettingsError, WeightsError
 from tools import tasks
+from tools.data.samples import Samples
+from tools.models.dstm_file import load_model, save_model
 from tools.plugins import names
-from tools.samples import Samples
 from tools.settings import TrainSettings
 from tools.tasks import Batch, Model, Task
 from tools.tasks.classification import TransformersClassifier
-from tools.train import load_model, save_model, train_model
+from tools.train_dstm import train_model
 
 SETTINGS = TrainSettings(steps=2, batch_size=4)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from prompts.vocabulary import Vocabulary, load_vocabulary
-from tools.samples import Samples
+from tools.data.samples import Samples
 from tools.settings import TrainSettings
 from tools.targets import SPLITS
 

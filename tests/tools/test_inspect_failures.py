@@ -23,12 +23,13 @@ from memory.records import (
     Training,
 )
 from tools import tasks
-from tools.dataset import write_shard
-from tools.evaluate import evaluate_real
+from tools.data.samples import Samples
+from tools.data.shards import write_shard
+from tools.evaluate_real import evaluate_real
 from tools.inspect_failures import inspect
-from tools.samples import Samples
+from tools.models.dstm_file import save_model
 from tools.settings import TrainSettings
-from tools.train import save_model, train_model
+from tools.train_dstm import train_model
 
 BY = [("light",)]
 

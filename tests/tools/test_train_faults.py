@@ -11,7 +11,7 @@ from memory.errors import ShapingError
 from tools import tasks
 from tools.settings import TrainSettings
 from tools.tasks import Batch
-from tools.train import train_model
+from tools.train_dstm import train_model
 
 
 class Flaky:

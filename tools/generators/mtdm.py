@@ -13,8 +13,9 @@ import torch
 
 from memory import minilm
 from memory.errors import SettingsError, WeightsError
-from tools.generators import Drawn, ImageRequest, join
-from tools.mtdm_pipeline import (
+from tools.data.drawn import Drawn, ImageRequest, join
+from tools.diffusion.noise import seeded_noise
+from tools.diffusion.pipeline import (
     GUIDANCE,
     GUIDANCE_INTERVAL,
     MAX_TOKENS,
@@ -23,7 +24,6 @@ from tools.mtdm_pipeline import (
     load_pipeline,
     weights_folder,
 )
-from tools.noise import seeded_noise
 
 
 class MTDMGenerator:

@@ -10,7 +10,7 @@ import numpy as np
 
 from memory.errors import SettingsError
 from prompts.vocabulary import load_vocabulary
-from tools.generators import Drawn, ImageRequest
+from tools.data.drawn import Drawn, ImageRequest
 from tools.streets import HEIGHT, WIDTH, Style, render
 
 

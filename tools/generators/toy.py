@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prompts.vocabulary import load_vocabulary
-from tools.generators import Drawn, ImageRequest
+from tools.data.drawn import Drawn, ImageRequest
 
 _CENTRES = {"left": (32, 12), "right": (32, 52), "top": (12, 32), "bottom": (52, 32)}
 

@@ -1,7 +1,7 @@
 """Ways to get, or to judge, the labels of an image. One file per way.
 
 A file with a function `build` gives labels of pixels to images that were drawn without; the others
-are judges, see `tools.generate.Judge`.
+are judges, see `tools.generate_batch.Judge`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from tools.data.samples import Dense, Images
 from tools.plugins import load
-from tools.samples import Dense, Images
 
 if TYPE_CHECKING:
     from tools.generators import Generator
@@ -35,7 +35,7 @@ class Labeler(Protocol):
         ...
 
     def label(self, images: Images) -> tuple[Dense, Dense]:
-        """Return labels and the confidence in them, as `tools.generators.Drawn` has them.
+        """Return labels and the confidence in them, as `tools.data.drawn.Drawn` has them.
 
         What is said of an image does not depend on the others.
         """

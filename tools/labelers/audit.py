@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from memory.records import digest
 from tools import tasks
-from tools.samples import Dense, Samples, content_digest
+from tools.data.samples import Dense, Samples, content_digest
+from tools.models.dstm_file import load_model, save_model
 from tools.settings import AuditSettings
 from tools.targets import Target
 from tools.tasks import Model, Task
-from tools.train import load_model, save_model, train_model
+from tools.train_dstm import train_model
 
 # To be raised when the same settings would give another classifier.
 _CACHE_VERSION = 1

@@ -33,13 +33,14 @@ from memory.errors import DataError, SettingsError
 from memory.files import write_json
 from memory.records import Record, digest
 from tools import tasks
-from tools.samples import Dense, Samples, content_digest
+from tools.data.samples import Dense, Samples, content_digest
+from tools.models.dstm_file import load_model, save_model
 from tools.settings import AuditSettings
 from tools.targets import Target
-from tools.tasks import Model, _dense
-from tools.tasks._dense import DenseTask
+from tools.tasks import Model, dense
+from tools.tasks.dense import DenseTask
 from tools.tasks.multi import Multi
-from tools.train import load_model, save_model, train_model
+from tools.train_dstm import train_model
 
 # To be raised when the same settings would give another ensemble or another calibration.
 _CACHE_VERSION = 2
@@ -227,7 +228,7 @@ def ask(task: Multi, models: Sequence[Model], images: NDArray[np.uint8]) -> dict
     """Return what each model says, (models, n, ...), by kind, of classes the probabilities."""
     said: dict[str, list[NDArray[Any]]] = {kind: [] for kind in task.needs}
     for model in models:
-        outputs = [task.split_outputs(batch) for batch in _dense.outputs_of(model, images)]
+        outputs = [task.split_outputs(batch) for batch in dense.outputs_of(model, images)]
         for number, part in enumerate(task.parts):
             own = [parts[number] for parts in outputs]
             decode = _probabilities if part.n_outputs is None else part.decode

@@ -27,11 +27,11 @@ from torch.nn.functional import interpolate, pixel_shuffle
 from memory.errors import DataError, SettingsError, WeightsError
 from memory.files import write_bytes, write_json
 from memory.records import Record
+from tools.data.samples import Dense, Images, Samples
+from tools.diffusion.label_codes import KINDS, mirrored
+from tools.diffusion.pipeline import MTDMPipeline
 from tools.generators import Generator
 from tools.generators.mtdm import MTDMGenerator
-from tools.label_codes import KINDS, mirrored
-from tools.mtdm_pipeline import MTDMPipeline
-from tools.samples import Dense, Images, Samples
 from tools.settings import TrainSettings
 from tools.tasks import Batch
 from tools.tasks.multi import Multi

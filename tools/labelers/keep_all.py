@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.samples import Dense, Samples
+from tools.data.samples import Dense, Samples
 
 
 class KeepAll:

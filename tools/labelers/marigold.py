@@ -28,13 +28,13 @@ from pydantic import Field
 from transformers.utils import logging as transformers_logging
 
 from memory.errors import SettingsError, WeightsError
+from tools.data.samples import Dense, Images
+from tools.diffusion.noise import seeded_generator
 from tools.generators import Generator
-from tools.generators._diffusion_model import DTYPES
-from tools.generators._model_folder import checked_index, folder_sha256
+from tools.generators.text2image.diffusion_model import DTYPES
 from tools.labelers._depth_unit import DepthOutput, DepthUnit, check_scale
 from tools.labelers._options import read_options
-from tools.noise import seeded_generator
-from tools.samples import Dense, Images
+from tools.models.diffusers_folder import checked_index, folder_sha256
 
 Kind = Literal["depth", "normals"]
 

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from memory.errors import SettingsError, WeightsError, unknown
 from memory.yaml_text import parse_yaml
+from tools.data.samples import VOID, Dense, Images
 from tools.generators import Generator
 from tools.labelers._depth_unit import DepthOutput, DepthUnit, check_scale
 from tools.labelers._options import read_options
-from tools.samples import VOID, Dense, Images
-from tools.tasks import _dense
+from tools.tasks import dense
 
 _METRIC = ("zoedepth",)
 
@@ -51,9 +51,9 @@ class Pseudo:
     """
 
     options: PseudoSettings
-    segmenter: _dense.DenseTransformer | None
+    segmenter: dense.DenseTransformer | None
     to_target: torch.Tensor
-    estimator: _dense.DenseTransformer | None
+    estimator: dense.DenseTransformer | None
 
     @property
     def kinds(self) -> Sequence[str]:
@@ -77,11 +77,11 @@ class Pseudo:
         labels: dict[str, NDArray[Any]] = {}
         confidence: dict[str, NDArray[np.float32]] = {}
         if self.segmenter is not None:
-            parts = [self._classes(x) for x in _dense.outputs_of(self.segmenter, images)]
+            parts = [self._classes(x) for x in dense.outputs_of(self.segmenter, images)]
             labels["segmentation"] = np.concatenate([ids for ids, _ in parts])
             confidence["segmentation"] = np.concatenate([sure for _, sure in parts])
         if self.estimator is not None:
-            outputs = _dense.outputs_of(self.estimator, images)
+            outputs = dense.outputs_of(self.estimator, images)
             labels["depth"] = np.concatenate([self._metres(x) for x in outputs])
         return labels, confidence
 
@@ -95,7 +95,7 @@ class Pseudo:
     def _metres(self, logarithms: torch.Tensor) -> NDArray[np.float32]:
         # As `DenseTransformer` has it; what is not above 0 comes out as its least value.
         said = logarithms[:, 0].float().exp()
-        metres = self.options.metres(said, said > 1.01 * _dense.LEAST_M)
+        metres = self.options.metres(said, said > 1.01 * dense.LEAST_M)
         found: NDArray[np.float32] = metres.cpu().numpy()
         return found
 
@@ -125,7 +125,7 @@ def build(
     return Pseudo(chosen, segmenter, to_target, estimator)
 
 
-def _load(path: str, head: _dense.Head, device: str) -> _dense.DenseTransformer:
+def _load(path: str, head: dense.Head, device: str) -> dense.DenseTransformer:
     folder = Path(path).expanduser()
     present = [name for name in ("config.json", "model.safetensors") if (folder / name).is_file()]
     if len(present) < 2:
@@ -135,11 +135,11 @@ def _load(path: str, head: _dense.Head, device: str) -> _dense.DenseTransformer:
             f"{folder} is no trained model for {head}: it needs config.json and "
             f"model.safetensors.{why} Save one there with save_pretrained(FOLDER)."
         )
-    return _dense.load_trained(folder, head).to(device).eval()
+    return dense.load_trained(folder, head).to(device).eval()
 
 
 def _to_target(
-    segmenter: _dense.DenseTransformer,
+    segmenter: dense.DenseTransformer,
     mapping: str | dict[str, str] | None,
     pixel_classes: Sequence[str],
 ) -> torch.Tensor:
@@ -184,7 +184,7 @@ def _read_mapping(mapping: str | dict[str, str]) -> Mapping[str, str]:
     return {str(own): str(wanted) for own, wanted in found.items()}
 
 
-def _depth_output(estimator: _dense.DenseTransformer, options: PseudoSettings) -> DepthOutput:
+def _depth_output(estimator: dense.DenseTransformer, options: PseudoSettings) -> DepthOutput:
     """Return what the model says; raises SettingsError where no one states its unit."""
     config: Any = estimator.network.config
     metric = config.model_type in _METRIC or (

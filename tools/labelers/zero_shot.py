@@ -24,11 +24,11 @@ from transformers.utils import logging as transformers_logging
 
 from memory.errors import SettingsError, WeightsError, unknown
 from memory.records import Record
+from tools.data.samples import VOID, Dense, Images
 from tools.generators import Generator
-from tools.generators._model_folder import folder_sha256, network_config
 from tools.labelers._options import read_options
-from tools.samples import VOID, Dense, Images
-from tools.transformers_folder import load_whole
+from tools.models.diffusers_folder import folder_sha256, network_config
+from tools.models.transformers_folder import load_whole
 
 _BATCH = 8
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from memory.errors import SettingsError, unknown
 from prompts.vocabulary import Vocabulary
+from tools.data.samples import Samples
 from tools.plugins import load
-from tools.samples import Samples
 
 if TYPE_CHECKING:
     from tools.tasks import Task

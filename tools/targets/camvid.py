@@ -20,14 +20,15 @@ from numpy.typing import NDArray
 
 from memory.errors import DataError, unknown
 from prompts.vocabulary import load_vocabulary
-from tools.samples import VOID, Samples
+from tools.data.samples import VOID, Samples
 from tools.streets import BICYCLIST, CLASS_NAMES, HEIGHT, WIDTH, visible
-from tools.targets import SPLITS, _levels
-from tools.targets import _pictures as pictures
-from tools.targets._options import options_of
-from tools.targets._pictures import Unusable
-from tools.targets._problems import Problems
+from tools.targets import SPLITS
 from tools.targets.elpv import SHARES
+from tools.targets.user import levels
+from tools.targets.user import pictures as pictures
+from tools.targets.user.options import options_of
+from tools.targets.user.pictures import Unusable
+from tools.targets.user.problems import Problems
 
 # Fixed, so that a photograph's words do not depend on how the frames were dealt.
 BRIGHTNESS = (0.3, 0.45)
@@ -73,7 +74,7 @@ class CamVid:
 
     def measure(self, image: NDArray[np.uint8], attributes: Mapping[str, str]) -> dict[str, str]:
         """Return the brightness; what else a street shows is read from its labels."""
-        return _levels.measured(image, {"brightness": BRIGHTNESS})
+        return levels.measured(image, {"brightness": BRIGHTNESS})
 
     def _load(self, name: str) -> Samples:
         found = Problems()

@@ -27,7 +27,7 @@ from scipy.sparse.csgraph import connected_components
 from memory.errors import DataError
 from memory.files import write_atomic
 from prompts.vocabulary import Vocabulary, load_vocabulary
-from tools.samples import Samples
+from tools.data.samples import Samples
 
 SIZE = 64
 SEVERITIES = ("functional", "suspect", "probable", "defective")

@@ -20,22 +20,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from memory.errors import DataError
-from tools.targets._class_files import CLASS_FILES, COLOUR_FILES, class_file
-from tools.targets._coco import coco_files, coco_items
-from tools.targets._deal import WORDS, split_word
-from tools.targets._folder_names import (
+from tools.targets.splits import WORDS, split_word
+from tools.targets.user.class_files import CLASS_FILES, COLOUR_FILES, class_file
+from tools.targets.user.coco import coco_files, coco_items
+from tools.targets.user.folder_names import (
     files_below,
     is_folder,
     labels_among,
     roles_of,
 )
-from tools.targets._labelme import labelme_files
-from tools.targets._loading import Item
-from tools.targets._options import options_of
-from tools.targets._photos import Photos, cached, own_name, read_photos
-from tools.targets._problems import Problems
-from tools.targets._public_classes import public_classes
-from tools.targets._refusals import (
+from tools.targets.user.labelme import labelme_files
+from tools.targets.user.loading import Item
+from tools.targets.user.options import options_of
+from tools.targets.user.photos import Photos, cached, own_name, read_photos
+from tools.targets.user.problems import Problems
+from tools.targets.user.public_classes import public_classes
+from tools.targets.user.refusals import (
     LAYOUTS,
     nothing_found,
     refuse_images_with_labels,
@@ -43,9 +43,9 @@ from tools.targets._refusals import (
     refuse_no_folder,
     refuse_other_kinds,
 )
-from tools.targets._scanning import scan_classes, scan_images
-from tools.targets._split_lists import split_lists, with_lists
-from tools.targets._table import TABLE, read_table, table_columns, table_file, with_table
+from tools.targets.user.scanning import scan_classes, scan_images
+from tools.targets.user.split_lists import split_lists, with_lists
+from tools.targets.user.table import TABLE, read_table, table_columns, table_file, with_table
 
 _TABLE_SUFFIXES = (".csv", ".tsv", ".xls", ".xlsx", ".txt", ".json", ".yaml", ".yml", ".xml")
 _DOCUMENTS = ("readme", "license", "licence", "notice")

@@ -22,13 +22,13 @@ import yaml
 from memory.errors import DataError, unknown
 from memory.yaml_text import parse_yaml
 from prompts.own_words import plain, value_of
-from tools.targets._class_files import named
-from tools.targets._deal import WORDS
-from tools.targets._loading import Item
-from tools.targets._options import options_of
-from tools.targets._photos import Photos, cached, own_name, read_photos
-from tools.targets._pictures import Content, Source, Unusable
-from tools.targets._problems import Problems
+from tools.targets.splits import WORDS
+from tools.targets.user.class_files import named
+from tools.targets.user.loading import Item
+from tools.targets.user.options import options_of
+from tools.targets.user.photos import Photos, cached, own_name, read_photos
+from tools.targets.user.pictures import Content, Source, Unusable
+from tools.targets.user.problems import Problems
 
 # Columns by what they hold, the usual names first.
 USUAL = {

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from memory.errors import DataError, unknown
 from memory.files import write_bytes
 from prompts.vocabulary import load_vocabulary
-from tools.dataset import read_shards, write_shard
-from tools.samples import Samples
+from tools.data.samples import Samples
+from tools.data.shards import read_shards, write_shard
 from tools.streets import CLASS_NAMES, HEIGHT, WIDTH, Style, render
 from tools.targets import SPLITS
 

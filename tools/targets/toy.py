@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from memory.errors import DataError, unknown
 from prompts.vocabulary import Vocabulary, load_vocabulary
-from tools.generators import ImageRequest
+from tools.data.drawn import ImageRequest
+from tools.data.samples import Samples
 from tools.generators.toy import ToyGenerator
-from tools.samples import Samples
 
 SIZES = {"generator": 80, "audit": 60, "feedback": 60, "test": 60}
 # Far from the seeds of sessions.

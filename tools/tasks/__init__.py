@@ -1,7 +1,7 @@
 """What a DSTM learns. One file per task; `build` finds them by name.
 
 A task is stateless: it says how a model is built, what it is compared with and how it predicts.
-The training loop in `tools.train` is the same for all tasks.
+The training loop in `tools.train_dstm` is the same for all tasks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from memory.records import Failure, Report
-from tools.samples import Images, Samples
+from tools.data.samples import Images, Samples
 
 if TYPE_CHECKING:
     from tools.settings import TrainSettings

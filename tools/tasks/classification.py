@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from eval.slices import build_report, find_failures
 from memory.records import Failure, Report
-from tools.samples import Images, Samples
+from tools.data.samples import Images, Samples
 from tools.tasks import Batch, Model
 from tools.tasks._transformers import (
     TransformersModel,

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from eval.colours import depth_rgb, side_by_side
 from eval.dense import dense_report, depth_metrics, depth_scores, depth_sums
 from memory.records import Report
-from tools.samples import Images, Samples
-from tools.tasks import Batch, Model, _dense
+from tools.data.samples import Images, Samples
+from tools.tasks import Batch, Model, dense
 from tools.tasks._unet import UNet
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _START_M = 10.0
 
 
-class Depth(_dense.FailuresByScore):
+class Depth(dense.FailuresByScore):
     """See `tools.tasks.Task`; labels and predictions are metres, float32, (n, h, w)."""
 
     name = "depth"
@@ -38,22 +38,22 @@ class Depth(_dense.FailuresByScore):
         self, image_shape: tuple[int, int, int], n_classes: int, settings: TrainSettings
     ) -> Model:
         """Return a model whose outputs are logarithms of metres, (n, 1, h, w); no classes."""
-        model = _dense.build_model(image_shape, 1, settings, "depth estimation")
+        model = dense.build_model(image_shape, 1, settings, "depth estimation")
         if isinstance(model, UNet):
             torch.nn.init.constant_(model.head.bias, math.log(_START_M))  # type: ignore[arg-type]
         return model
 
     def restore_model(self, description: Mapping[str, Any]) -> Model:
         """Return an untrained model of the described architecture."""
-        return _dense.restore_model(description)
+        return dense.restore_model(description)
 
     def labels(self, samples: Samples) -> torch.Tensor:
         """Return metres, float32, (n, h, w), NaN where unknown; raises DataError without any."""
-        return _dense.labels_of(samples, self.name)
+        return dense.labels_of(samples, self.name)
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Return mirrored, brighter, darker and noisier variants."""
-        return _dense.augment(batch, generator, lambda metres: metres.flip(-1))
+        return dense.augment(batch, generator, lambda metres: metres.flip(-1))
 
     def loss(self, outputs: torch.Tensor, batch: Batch, settings: TrainSettings) -> torch.Tensor:
         """Return the mean of |log predicted - log true| over each image's known pixels, (n,).
@@ -65,11 +65,11 @@ class Depth(_dense.FailuresByScore):
         metres = batch.labels
         known = metres.isfinite() & (metres > 0)
         error = (outputs[:, 0] - metres.where(known, 1.0).log()).abs()
-        return _dense.mean_over_known(error, known)
+        return dense.mean_over_known(error, known)
 
     def predict(self, model: Model, images: Images) -> NDArray[Any]:
         """Return metres, float32, (n, h, w)."""
-        outputs = _dense.outputs_of(model, images)
+        outputs = dense.outputs_of(model, images)
         return np.concatenate([self.decode(part) for part in outputs])
 
     def decode(self, outputs: torch.Tensor) -> NDArray[Any]:

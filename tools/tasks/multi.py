@@ -17,9 +17,9 @@ from eval.dense import dense_report, mean_score
 from memory.errors import SettingsError
 from memory.records import Report
 from tools import tasks
-from tools.samples import Images, Samples
-from tools.tasks import Batch, Model, _dense
-from tools.tasks._dense import DenseTask
+from tools.data.samples import Images, Samples
+from tools.tasks import Batch, Model, dense
+from tools.tasks.dense import DenseTask
 
 if TYPE_CHECKING:
     from tools.settings import TrainSettings
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 KINDS = ("segmentation", "depth", "normals")
 
 
-class Multi(_dense.FailuresByScore):
+class Multi(dense.FailuresByScore):
     """See `tools.tasks.Task`; labels and predictions are those of the parts, stacked.
 
     Both are float32, (n, c, h, w), in the order of the parts, where a class id and metres are one
@@ -46,11 +46,11 @@ class Multi(_dense.FailuresByScore):
     ) -> Model:
         """Return a model whose outputs are those of the parts' models, stacked."""
         n_outputs = sum(part.n_outputs or n_classes for part in self.parts)
-        return _dense.build_model(image_shape, n_outputs, settings, "semantic segmentation")
+        return dense.build_model(image_shape, n_outputs, settings, "semantic segmentation")
 
     def restore_model(self, description: Mapping[str, Any]) -> Model:
         """Return an untrained model of the described architecture."""
-        return _dense.restore_model(description)
+        return dense.restore_model(description)
 
     def labels(self, samples: Samples) -> torch.Tensor:
         """Return the parts' labels; a kind may be unknown of an image, but not missing in all.
@@ -63,7 +63,7 @@ class Multi(_dense.FailuresByScore):
         """Return mirrored, brighter, darker and noisier variants."""
         signs = [s for name in self.needs for s in ((-1, 1, 1) if name == "normals" else (1,))]
         turned = torch.tensor(signs, dtype=torch.float32, device=batch.labels.device)
-        return _dense.augment(batch, generator, lambda x: x.flip(-1) * turned.view(-1, 1, 1))
+        return dense.augment(batch, generator, lambda x: x.flip(-1) * turned.view(-1, 1, 1))
 
     def loss(self, outputs: torch.Tensor, batch: Batch, settings: TrainSettings) -> torch.Tensor:
         """Return the sum of the parts' losses, (n,), to which unknown labels add nothing."""
@@ -78,7 +78,7 @@ class Multi(_dense.FailuresByScore):
     def predict(self, model: Model, images: Images) -> NDArray[Any]:
         """Return the parts' predictions, stacked, float32, (n, c, h, w)."""
         said = []
-        for outputs in _dense.outputs_of(model, images):
+        for outputs in dense.outputs_of(model, images):
             decoded = [
                 torch.from_numpy(part.decode(own))
                 for part, own in zip(self.parts, self.split_outputs(outputs), strict=True)

@@ -17,14 +17,14 @@ from torch.nn.functional import cosine_similarity, normalize
 from eval.colours import normals_rgb, side_by_side
 from eval.dense import angle_counts, dense_report, normals_metrics, normals_scores
 from memory.records import Report
-from tools.samples import Images, Samples
-from tools.tasks import Batch, Model, _dense
+from tools.data.samples import Images, Samples
+from tools.tasks import Batch, Model, dense
 
 if TYPE_CHECKING:
     from tools.settings import TrainSettings
 
 
-class Normals(_dense.FailuresByScore):
+class Normals(dense.FailuresByScore):
     """See `tools.tasks.Task`; labels and predictions are unit vectors, float32, (n, 3, h, w)."""
 
     name = "normals"
@@ -36,22 +36,22 @@ class Normals(_dense.FailuresByScore):
         self, image_shape: tuple[int, int, int], n_classes: int, settings: TrainSettings
     ) -> Model:
         """Return a model whose outputs are vectors of any length, (n, 3, h, w); no classes."""
-        return _dense.build_model(image_shape, 3, settings, "semantic segmentation")
+        return dense.build_model(image_shape, 3, settings, "semantic segmentation")
 
     def restore_model(self, description: Mapping[str, Any]) -> Model:
         """Return an untrained model of the described architecture."""
-        return _dense.restore_model(description)
+        return dense.restore_model(description)
 
     def labels(self, samples: Samples) -> torch.Tensor:
         """Return unit vectors, float32, (n, 3, h, w), NaN where unknown.
 
         Raises DataError when the samples have none.
         """
-        return _dense.labels_of(samples, self.name)
+        return dense.labels_of(samples, self.name)
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Return mirrored, brighter, darker and noisier variants."""
-        return _dense.augment(batch, generator, _mirror)
+        return dense.augment(batch, generator, _mirror)
 
     def loss(self, outputs: torch.Tensor, batch: Batch, settings: TrainSettings) -> torch.Tensor:
         """Return the mean of 1 - cosine over each image's known pixels, (n,).
@@ -60,11 +60,11 @@ class Normals(_dense.FailuresByScore):
         """
         known = batch.labels.isfinite().all(1)
         cosine = cosine_similarity(outputs, batch.labels.nan_to_num(0.0), dim=1)
-        return _dense.mean_over_known(1 - cosine, known)
+        return dense.mean_over_known(1 - cosine, known)
 
     def predict(self, model: Model, images: Images) -> NDArray[Any]:
         """Return unit vectors, float32, (n, 3, h, w)."""
-        outputs = _dense.outputs_of(model, images)
+        outputs = dense.outputs_of(model, images)
         return np.concatenate([self.decode(part) for part in outputs])
 
     def decode(self, outputs: torch.Tensor) -> NDArray[Any]:

@@ -22,14 +22,14 @@ from eval.dense import (
     segmentation_scores,
 )
 from memory.records import Report
-from tools.samples import VOID, Images, Samples
-from tools.tasks import Batch, Model, _dense
+from tools.data.samples import VOID, Images, Samples
+from tools.tasks import Batch, Model, dense
 
 if TYPE_CHECKING:
     from tools.settings import TrainSettings
 
 
-class Segmentation(_dense.FailuresByScore):
+class Segmentation(dense.FailuresByScore):
     """See `tools.tasks.Task`; labels and predictions are class ids, uint8, (n, h, w)."""
 
     name = "segmentation"
@@ -41,19 +41,19 @@ class Segmentation(_dense.FailuresByScore):
         self, image_shape: tuple[int, int, int], n_classes: int, settings: TrainSettings
     ) -> Model:
         """Return a model whose outputs are logits, (n, n_classes, h, w)."""
-        return _dense.build_model(image_shape, n_classes, settings, "semantic segmentation")
+        return dense.build_model(image_shape, n_classes, settings, "semantic segmentation")
 
     def restore_model(self, description: Mapping[str, Any]) -> Model:
         """Return an untrained model of the described architecture."""
-        return _dense.restore_model(description)
+        return dense.restore_model(description)
 
     def labels(self, samples: Samples) -> torch.Tensor:
         """Return the class ids, uint8, (n, h, w); raises DataError without any."""
-        return _dense.labels_of(samples, self.name)
+        return dense.labels_of(samples, self.name)
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Return mirrored, brighter, darker and noisier variants."""
-        return _dense.augment(batch, generator, lambda ids: ids.flip(-1))
+        return dense.augment(batch, generator, lambda ids: ids.flip(-1))
 
     def loss(self, outputs: torch.Tensor, batch: Batch, settings: TrainSettings) -> torch.Tensor:
         """Return the mean cross-entropy over each image's known pixels, (n,).
@@ -75,11 +75,11 @@ class Segmentation(_dense.FailuresByScore):
             weights = n_pixels.clamp(min=1).rsqrt()
             weights *= n_pixels.sum() / (n_pixels * weights).sum().clamp(min=1e-12)
             losses = losses * weights[ids]
-        return _dense.mean_over_known(losses, known)
+        return dense.mean_over_known(losses, known)
 
     def predict(self, model: Model, images: Images) -> NDArray[Any]:
         """Return class ids, uint8, (n, h, w)."""
-        outputs = _dense.outputs_of(model, images)
+        outputs = dense.outputs_of(model, images)
         return np.concatenate([self.decode(part) for part in outputs])
 
     def decode(self, outputs: torch.Tensor) -> NDArray[Any]:

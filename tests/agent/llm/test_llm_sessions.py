@@ -14,12 +14,12 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from agent.autonomous import run
-from agent.cli import app
-from agent.session import folder_of
-from agent.settings import Settings
-from agent.spans import spans
-from agent.verify import verify
+from agent.autonomous.runner import run
+from agent.cli.app import app
+from agent.config.settings import Settings
+from agent.replay.spans import spans
+from agent.replay.verify import verify
+from agent.session.folder import folder_of
 from eval.decisions import Decisions, decisions, legal_share
 from memory.journal import read_events, rounds
 

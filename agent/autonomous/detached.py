@@ -1,0 +1,112 @@
+"""A session in the background that survives the terminal, and the process that watches over it.
+
+    python -m agent.autonomous.detached HOME NAME
+
+The watcher runs `shaping resume NAME` and starts it again when it was killed or gave no sign of
+life, up to three times in a row without progress; finished work is never lost by that.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from agent.autonomous.status import LOG
+from agent.config.settings import Settings
+from agent.session import control
+from agent.session.folder import folder_of, next_name, open_session
+from memory.errors import SessionError
+
+MAX_RESTARTS = 3
+LOOK_EVERY_S = 1.0
+_START_S = 60.0
+# Exit codes with which a session says that starting it again would not help, see agent.cli.app.
+_FINAL = (0, 2, 3, 4, 5, 6, 130)
+
+
+class Started(NamedTuple):
+    """A session in the background: its name, its watcher's number, and its log."""
+
+    name: str
+    pid: int
+    log: Path
+
+
+def start(settings: Settings) -> Started:
+    """Run a session, new or not, in the background; return when it gives its first sign of life.
+
+    Raises what `open_session` raises, and SessionError when it ends before that.
+    """
+    name = settings.session.name or next_name(settings.home, settings.stem)
+    home = settings.home.resolve()
+    settings = settings.model_copy(update={"home": home})
+    with open_session(settings, name) as session:
+        log = session.folder / LOG
+    with log.open("ab") as output:
+        n_before = output.tell()
+        watcher = subprocess.Popen(
+            [sys.executable, "-m", "agent.autonomous.detached", str(home), name],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + _START_S
+    while control.condition(session.folder).state == "ended" and time.monotonic() < deadline:
+        if watcher.poll() not in (None, 0):
+            said = log.read_bytes()[n_before:].decode(errors="replace").strip()
+            raise SessionError(f"The session {name!r} ended at once. Its log {log} says: {said}")
+        if watcher.poll() == 0:
+            break
+        time.sleep(0.1)
+    return Started(name, watcher.pid, log)
+
+
+def watch(home: Path, name: str) -> int:
+    """Run a session until it ends by itself; return its exit code, 1 after too many restarts."""
+    folder = folder_of(home, name)
+    command = [sys.executable, "-m", "agent.cli.app", "resume", name, "--home", str(home)]
+    n_in_a_row, progress = 0, -1
+    while True:
+        child = subprocess.Popen(command)
+        signal.signal(signal.SIGTERM, lambda *_, running=child: running.terminate())
+        code = _wait(child, folder)
+        asked = control.requested(folder) in ("stop", "stop_now")
+        if code in _FINAL or code == -signal.SIGTERM or asked:
+            return code
+        before, progress = progress, _n_bytes(folder / "journal.jsonl")
+        n_in_a_row = n_in_a_row + 1 if progress <= before else 1
+        if n_in_a_row > MAX_RESTARTS:
+            _say(f"It was started {MAX_RESTARTS} times without progress; given up.")
+            return 1
+        _say(f"The session ended with exit code {code}; it is started again.")
+
+
+def _wait(child: subprocess.Popen[bytes], folder: Path) -> int:
+    """Wait for the end of a run; kill it when it gives no sign of life."""
+    while True:
+        try:
+            return child.wait(LOOK_EVERY_S)
+        except subprocess.TimeoutExpired:
+            now = control.condition(folder)
+            stuck = now.heartbeat if now.state == "stuck" else None
+            if stuck and stuck.holder.pid == child.pid:
+                control.note(folder, f"it gave no sign of life for {stuck.age_s():.0f} s")
+                child.kill()
+
+
+def _n_bytes(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    raise SystemExit(watch(Path(sys.argv[1]), sys.argv[2]))

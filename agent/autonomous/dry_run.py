@@ -1,0 +1,201 @@
+"""`shaping run --dry-run`: settings, first plan, and what a session would take; nothing is kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import yaml
+
+from agent import planners
+from agent.config.settings import Settings
+from agent.loop.components import build_generator, build_target, choose_device
+from agent.loop.validation import validate
+from agent.planners import Observation, palette_of
+from agent.session.folder import folder_of, list_sessions, stored_settings
+from agent.session.limits import HOUR_S
+from memory.journal import read_events, rounds
+from memory.records import Plan, Round
+from tools import tasks
+from tools.generate_batch import draw_samples
+from tools.generators import Generator, undrawn
+from tools.targets import Target, label_names
+from tools.train_dstm import train_model
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# What is drawn and trained to measure the speed where no session tells it.
+N_DRAWN, N_STEPS = 8, 5
+_PROMPTS_SHOWN = 12
+
+
+class Speed(NamedTuple):
+    """Seconds of an image, of a training step, and of the rest of a round.
+
+    tokens, usd: of a round, None where nothing tells them; source: where the figures come from.
+    """
+
+    image_s: float
+    step_s: float
+    rest_s: float
+    tokens: float | None
+    usd: float | None
+    source: str
+
+
+def show(settings: Settings, console: Console) -> None:
+    """Print what a session of these settings would be; writes nothing but the target's cache."""
+    resolved = yaml.safe_dump(
+        settings.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=100
+    )
+    console.print(resolved, markup=False, soft_wrap=True)
+    target = build_target(settings)
+    console.print(f"{target.notice}\n", markup=False, soft_wrap=True)
+    generator = build_generator(settings, target, choose_device(settings))
+    plan = first_plan(settings, target, generator)
+    by = "" if settings.brain.startswith("policy:") else f", where {settings.brain} decides"
+    console.print(
+        f"Round 1 as {plan.author} plans it{by}: {plan.n_images} images. {plan.why}",
+        markup=False,
+        soft_wrap=True,
+    )
+    for prompt in plan.prompts[:_PROMPTS_SHOWN]:
+        console.print(f"  {prompt.count:4d}  {prompt.text}", markup=False, soft_wrap=True)
+    if len(plan.prompts) > _PROMPTS_SHOWN:
+        console.print(f"  and {len(plan.prompts) - _PROMPTS_SHOWN} more prompts")
+    speed = earlier_speed(settings) or measure_speed(settings, target, generator, plan)
+    console.print(f"\nEstimate, by {speed.source}:", markup=False)
+    for line in estimate(settings, speed):
+        console.print(f"  {line}", markup=False)
+
+
+def first_plan(settings: Settings, target: Target, generator: Generator) -> Plan:
+    """Return the plan of the first round by the planner of the settings, or its stand-in."""
+    kind, _, name = settings.brain.partition(":")
+    planner = name if kind == "policy" else settings.llm.fallback
+    observation = Observation(
+        round=1,
+        n_images=settings.session.images_per_round,
+        images_per_prompt=settings.session.images_per_prompt,
+        seed=settings.session.seed,
+    )
+    draft = planners.build(planner).plan(observation, palette_of(target), target.vocabulary)
+    return validate(
+        draft,
+        1,
+        observation.n_images,
+        f"policy:{planner}",
+        target.vocabulary,
+        generator.count_tokens,
+        generator.max_tokens,
+        undrawn=lambda text: undrawn(generator, text),
+    )
+
+
+def earlier_speed(settings: Settings) -> Speed | None:
+    """Return how fast the latest session of the same target, generator, model and device was."""
+    for info in list_sessions(settings.home):
+        other = stored_settings(settings.home, info.name)
+        if _costs_alike(settings, other):
+            events = read_events(folder_of(settings.home, info.name) / "journal.jsonl")
+            whole = [r for r in rounds(events) if r.report and r.batch and r.training]
+            if whole:
+                same_brain = other.brain == settings.brain
+                calls = [e for e in events if e["kind"] == "model_call" and same_brain]
+                tokens = sum(c["tokens"]["prompt"] + c["tokens"]["answer"] for c in calls)
+                usd = sum(c["usd"] for c in calls)
+                return _speed_of(whole, tokens, usd, same_brain, info.name)
+    return None
+
+
+def measure_speed(settings: Settings, target: Target, generator: Generator, plan: Plan) -> Speed:
+    """Draw a few images, train a few steps and predict, and return how fast that was."""
+    wanted = [(plan.prompts[i % len(plan.prompts)], i) for i in range(N_DRAWN)]
+    draw_samples(wanted[:1], settings.session.seed, generator, target.class_names)
+    started = time.monotonic()
+    samples = draw_samples(wanted, settings.session.seed, generator, target.class_names)
+    image_s = (time.monotonic() - started) / N_DRAWN
+    task = tasks.build(settings.dstm.task)
+    train = settings.dstm.model_copy(update={"steps": N_STEPS, "balance_classes": False})
+    n_classes = len(label_names(target, task))
+    ends: list[float] = []
+    model, _, _ = train_model(
+        samples,
+        task,
+        n_classes,
+        train,
+        choose_device(settings),
+        lambda done, total: ends.append(time.monotonic()),
+    )
+    # The first step pays for loading kernels.
+    step_s = (ends[-1] - ends[0]) / (N_STEPS - 1)
+    photographs = target.split("feedback")
+    started = time.monotonic()
+    task.predict(model, photographs.images)
+    # Feedback and test, and half as much again for figures, failures and pictures.
+    rest_s = 3 * (time.monotonic() - started)
+    known = settings.brain.startswith("policy:")
+    nothing = 0.0 if known else None
+    return Speed(image_s, step_s, rest_s, nothing, nothing, "a short measurement")
+
+
+def estimate(settings: Settings, speed: Speed) -> list[str]:
+    """Return lines on time, images and money of a session, as far as its limits let it go."""
+    session, limits = settings.session, settings.limits
+    n_rounds = session.rounds
+    if limits.max_images is not None:
+        n_rounds = min(n_rounds, limits.max_images // session.images_per_round)
+    parts = {
+        "generate": speed.image_s * session.images_per_round,
+        "train": speed.step_s * settings.dstm.steps,
+        "evaluate and the rest": speed.rest_s,
+    }
+    round_s = sum(parts.values())
+    if limits.max_hours is not None:
+        n_rounds = min(n_rounds, int(limits.max_hours * HOUR_S // max(round_s, 1e-9)))
+    told = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in parts.items())
+    lines = [
+        f"a round: {_duration(round_s)} ({told})",
+        f"{n_rounds} rounds with {n_rounds * session.images_per_round} images: "
+        f"{_duration(n_rounds * round_s)}",
+    ]
+    if limits.target_score is not None or limits.patience is not None:
+        lines.append("fewer rounds when the target score is reached or the patience ends")
+    if speed.tokens is None or speed.usd is None:
+        lines.append(f"tokens and money: not known, {settings.brain} has decided no session here")
+    elif speed.tokens:
+        lines.append(f"tokens: {n_rounds * speed.tokens:,.0f}; {n_rounds * speed.usd:.2f} USD")
+    else:
+        lines.append("tokens and money: none")
+    return lines
+
+
+def _costs_alike(one: Settings, other: Settings) -> bool:
+    keys = ("target", "generator", "device")
+    return all(getattr(one, key) == getattr(other, key) for key in keys) and (
+        (one.dstm.task, one.dstm.model, one.dstm.batch_size)
+        == (other.dstm.task, other.dstm.model, other.dstm.batch_size)
+    )
+
+
+def _speed_of(
+    whole: Sequence[Round], tokens: float, usd: float, same_brain: bool, name: str
+) -> Speed:
+    image_s = step_s = rest_s = 0.0
+    for done in whole:
+        assert done.batch and done.training  # chosen so
+        image_s += done.seconds.get("generate", 0.0) / done.batch.n_made / len(whole)
+        step_s += done.seconds.get("train", 0.0) / done.training.n_steps / len(whole)
+        rest = sum(s for stage, s in done.seconds.items() if stage not in ("generate", "train"))
+        rest_s += rest / len(whole)
+    tokens_each = tokens / len(whole) if same_brain else None
+    usd_each = usd / len(whole) if same_brain else None
+    return Speed(image_s, step_s, rest_s, tokens_each, usd_each, f"the session {name!r}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * HOUR_S else f"{seconds / HOUR_S:.1f} h"

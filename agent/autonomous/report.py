@@ -1,0 +1,143 @@
+"""Collects a session for its report and writes the HTML file."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from agent.autonomous.thumbnails import strips_of
+from agent.config.settings import Settings, overrides
+from agent.loop.components import build_target
+from agent.session.folder import folder_of, stored_settings
+from agent.steering.preferences import effects, ever_wished, wishes
+from eval.colours import (
+    below_one_another,
+    depth_bar,
+    label_colours,
+    legend,
+    side_by_side,
+)
+from eval.decisions import decisions
+from eval.report import ReportData, WishRow, build_report_html
+from memory.errors import DataError
+from memory.files import write_bytes
+from memory.journal import Event, read_events, rounds
+from memory.records import Round
+from tools import tasks
+from tools.data.samples import Images, Samples
+from tools.data.shards import encode_png, read_shards
+from tools.evaluate_real import read_sealed
+
+# Ends of the colours of depth.
+DEPTH_M = (2.0, 100.0)
+# Kinds of events that the report tells.
+HAPPENINGS = ("resumed", "warning", "fallback", "fault", "paused", "ended")
+# Images shown per prompt, in rows of about so many pixels.
+SHOWN = 8
+WIDTH_PX = 384
+
+
+def write_report(home: Path, name: str) -> Path:
+    """Write `report.html` into the session folder and return its path.
+
+    Opens the sealed test figures; raises SettingsError for an unknown session.
+    """
+    settings = stored_settings(home, name)
+    folder = folder_of(home, name)
+    events = read_events(folder / "journal.jsonl")
+    past = rounds(events)
+    target = build_target(settings.model_copy(update={"home": home}))
+    kinds = tasks.build(settings.dstm.task).needs
+    data = ReportData(
+        session=name,
+        settings=settings.model_dump(mode="json"),
+        notice=target.notice,
+        rounds=past,
+        sealed=read_sealed(folder),
+        prompt_montages=prompt_montages(folder, past, kinds, target.pixel_classes),
+        failure_montages=_failure_montages(folder, past),
+        legend=legend_of(kinds, target.pixel_classes),
+        decisions=decisions(settings.brain, events),
+        wishes=_wish_rows(events, past),
+        events=[e for e in events if e["kind"] in HAPPENINGS],
+        reproduce=[_command(settings, home, name)],
+    )
+    path = folder / "report.html"
+    write_bytes(path, build_report_html(data).encode())
+    return path
+
+
+def _wish_rows(events: Sequence[Event], past: Sequence[Round]) -> list[WishRow]:
+    """Return what people wished with what became of it."""
+    wished = ever_wished(events)
+    held = {wish.id for wish in wishes(events)}
+    known = {effect.wish.id: effect for effect in effects(wished, events, past)}
+    rows = []
+    for wish in wished:
+        row = WishRow(wish.say(), wish.since, wish.id not in held)
+        if wish.id in known:
+            of = known[wish.id]
+            row = replace(
+                row,
+                before=of.before,
+                after=of.after,
+                score_before=of.score_before,
+                score_after=of.score_after,
+            )
+        rows.append(row)
+    return rows
+
+
+def _command(settings: Settings, home: Path, name: str) -> str:
+    """Return the command line that makes, or continues, the session."""
+    words = ["shaping", "run", settings.preset, "--session", name, "--home", str(home)]
+    for assignment in overrides(settings):
+        if not assignment.startswith(("home=", "session.name=")):
+            words += ["--set", assignment]
+    return shlex.join(words)
+
+
+def prompt_montages(
+    folder: Path, past: list[Round], kinds: Sequence[str], names: Sequence[str]
+) -> Mapping[str, bytes]:
+    """Return a PNG strip of the first images of every prompt, with their labels beside them."""
+    pictures: dict[str, bytes] = {}
+    for current in past:
+        if current.batch is None:
+            continue
+        stored = read_shards([folder / shard.file for shard in current.batch.shards])
+        images = labelled_pictures(stored.samples, kinds, names)
+        columns = min(SHOWN // 2, max(1, WIDTH_PX // images.shape[3]))
+        pictures |= strips_of(images, stored.prompt_ids, SHOWN, columns)
+    return pictures
+
+
+def _failure_montages(folder: Path, past: list[Round]) -> Mapping[str, bytes]:
+    """Return the stored failure pictures of the last round that has some."""
+    failures = next((r.failures for r in reversed(past) if r.failures), ())
+    pictures = {}
+    for failure in failures:
+        if failure.picture:
+            path = folder / failure.picture
+            if not path.is_file():
+                raise DataError(f"The picture {path} of failure {failure.id} is missing.")
+            pictures[failure.id] = path.read_bytes()
+    return pictures
+
+
+def legend_of(kinds: Sequence[str], names: Sequence[str]) -> bytes | None:
+    """Return a PNG that explains the colours of `labelled_pictures`; None where none is needed."""
+    pictures = []
+    if "segmentation" in kinds:
+        pictures.append(legend(names))
+    if "depth" in kinds:
+        pictures.append(depth_bar(*DEPTH_M))
+    return encode_png(below_one_another(pictures)) if pictures else None
+
+
+def labelled_pictures(samples: Samples, kinds: Sequence[str], names: Sequence[str]) -> Images:
+    """Return images with the colours of these kinds of labels, as far as there are any, right."""
+    colours = label_colours(samples.labels, kinds, names, DEPTH_M)
+    return side_by_side(samples.images, *colours) if colours else samples.images

@@ -1,0 +1,167 @@
+"""What a session leaves behind: its best model with a card, and its images as a data set.
+
+best/     model.safetensors  model.json  README.md  predict.py
+dataset/  data/*.parquet  README.md
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent.config.settings import Settings
+from agent.loop.components import build_target
+from agent.session.folder import Session, folder_of, stored_settings
+from agent.session.limits import best_round
+from memory.files import write_bytes, write_json
+from memory.journal import read_events, rounds
+from memory.records import Report, Round
+from tools.data.export import Source, export
+from tools.data.jobs import shards_of
+from tools.evaluate_real import read_sealed
+from tools.targets import Target, licence_of
+
+BEST, DATASET = "best", "dataset"
+
+
+def write_results(session: Session) -> list[Path]:
+    """Write `best/` and `dataset/` anew from the rounds so far; return the folders written."""
+    folder, settings = session.folder, session.settings
+    past = session.rounds()
+    target = build_target(settings)
+    written = []
+    best = best_round(past)
+    if best:
+        chosen = next(r for r in past if r.number == best.round)
+        written.append(write_best(folder, settings, target, chosen, read_sealed(folder)))
+    if any(r.batch for r in past):
+        place = folder / DATASET
+        shutil.rmtree(place, ignore_errors=True)
+        export(_source(settings, folder, session.name, target, past), "parquet", place)
+        written.append(place)
+    return written
+
+
+def source_of(home: Path, name: str) -> Source:
+    """Return what of a session is exported; raises SettingsError for an unknown one."""
+    settings, folder = stored_settings(home, name), folder_of(home, name)
+    target = build_target(settings.model_copy(update={"home": home}))
+    past = rounds(read_events(folder / "journal.jsonl"))
+    return _source(settings, folder, name, target, past)
+
+
+def write_best(
+    folder: Path, settings: Settings, target: Target, best: Round, sealed: Sequence[Report]
+) -> Path:
+    """Copy the model of a round to `best/`, with its card and a program that predicts with it.
+
+    sealed: reports on the test split, which a card may show and no choice may rest on.
+    """
+    assert best.training and best.report  # chosen by its score
+    place = folder / BEST
+    model = folder / best.training.model
+    write_bytes(place / "model.safetensors", (model / "model.safetensors").read_bytes())
+    meta = json.loads((model / "model.json").read_bytes())
+    write_json(place / "model.json", meta | {"image_shape": list(target.image_shape)})
+    write_bytes(place / "predict.py", _PREDICT.encode())
+    tests = [report for report in sealed if report.round == best.number]
+    text = _model_card(folder.name, settings, target, best, tests)
+    write_bytes(place / "README.md", text.encode())
+    return place
+
+
+def _source(
+    settings: Settings, folder: Path, name: str, target: Target, past: Sequence[Round]
+) -> Source:
+    return Source(
+        session=name,
+        shards=shards_of(folder, past),
+        class_names=target.class_names,
+        pixel_classes=target.pixel_classes,
+        generator=f"{settings.generator.name} {_without_folders(settings)}",
+        target=target.name,
+        licence=licence_of(target),
+    )
+
+
+def _without_folders(settings: Settings) -> str:
+    """Name the generator's weights without the folders of this machine."""
+    weights = settings.generator.weights
+    path = Path(weights)
+    if not path.is_absolute():
+        return weights
+    return path.parent.name if path.name == "pipeline" else path.name
+
+
+def _model_card(
+    name: str, settings: Settings, target: Target, best: Round, tests: Sequence[Report]
+) -> str:
+    assert best.training and best.report
+    lines = [
+        "---",
+        "license: other",
+        f"tags: {json.dumps(['synthetic-data', settings.dstm.task])}",
+        "---",
+        f"# {name}, round {best.number}",
+        "",
+        f"A model for {settings.dstm.task} on the target `{target.name}`, trained on "
+        f"{best.training.n_images} generated images ({best.training.n_steps} steps). It is the "
+        "round with the highest main figure on the feedback photographs.",
+        "",
+        "| figure | photographs | value | 95% interval | n |",
+        "|---|---|---|---|---|",
+    ]
+    for report in (best.report, *tests):
+        for key, value in report.metrics.items():
+            figure = key.replace("_", " ")
+            lines.append(
+                f"| {figure} | {report.split} | {value.value:.3f} | {value.low:.3f} to "
+                f"{value.high:.3f} | {value.n} |"
+            )
+    lines += [
+        "",
+        "The round was chosen by the feedback photographs, so their figures flatter it; those on "
+        "test had no part in any choice.",
+        "",
+        "    pip install feedback-shaping",
+        "    python predict.py IMAGE...",
+        "",
+        "## Licence",
+        "",
+        licence_of(target) or "The target states no licence of its own.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+_PREDICT = '''"""Predict with this model: python predict.py IMAGE...
+
+Prints the most probable class of every image; writes labels of pixels beside it as NAME.KIND.npy.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tools import tasks
+from tools.train_dstm import load_model
+
+model, meta = load_model(Path(__file__).parent)
+task = tasks.build(meta["task"])
+n_channels, height, width = meta["image_shape"]
+for path in map(Path, sys.argv[1:]):
+    picture = Image.open(path).convert("L" if n_channels == 1 else "RGB").resize((width, height))
+    pixels = np.asarray(picture)
+    image = pixels[None] if n_channels == 1 else pixels.transpose(2, 0, 1)
+    said = task.predict(model, image[None])[0]
+    if task.needs:
+        place = path.with_suffix(f".{meta['task'].replace(':', '-')}.npy")
+        np.save(place, said)
+        print(f"{path}: {place}")
+    else:
+        print(f"{path}: {meta['class_names'][said.argmax()]} ({said.max():.3f})")
+'''

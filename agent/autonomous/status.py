@@ -1,0 +1,116 @@
+"""What a session does now and what is left of its budget, read from its folder alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from agent.config.settings import Settings
+from agent.session.control import Condition, condition
+from agent.session.folder import State, folder_of, state_of, stored_settings
+from agent.session.limits import HOUR_S, Best, best_round
+from memory.journal import Event, read_events, rounds
+from memory.records import Round
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+LOG = "run.log"
+
+
+class Status(NamedTuple):
+    """A session at one moment; `rows` are what to show of it, name and value."""
+
+    name: str
+    state: State
+    stage: str
+    score: Best | None
+    rows: Sequence[tuple[str, str]]
+
+
+def read_status(home: Path, name: str) -> Status:
+    """Return the status of a session; raises SettingsError for an unknown one."""
+    settings, folder = stored_settings(home, name), folder_of(home, name)
+    journal = folder / "journal.jsonl"
+    events = read_events(journal) if journal.exists() else []
+    past = rounds(events)
+    now = condition(folder)
+    state = state_of(now, events, settings.session.rounds)
+    best, beat = best_round(past), now.heartbeat
+    rows = [("session", name), ("state", state + _because(name, now, events, state))]
+    if beat and state in ("running", "paused", "stuck", "dead"):
+        where = f"{beat.stage}, round {beat.round}" if beat.round else beat.stage
+        done = f", {beat.done} of {beat.total} {beat.unit}" if beat.total else ""
+        rows.append(("stage", where + done))
+        rows.append(("process", f"{beat.holder.pid} on {beat.holder.host}"))
+        rows.append(("last sign of life", f"{beat.age_s():.0f} s ago"))
+    last = next((r for r in reversed(past) if r.report and r.report.metrics), None)
+    if best and last and last.report:
+        metric = last.report.main_metric
+        value = last.report.metrics[metric].value
+        told = f"{value:.3f} in round {last.number}, best {best.score:.3f} in round {best.round}"
+        rows.append((metric.replace("_", " "), told))
+    worked_s, gpu_s = (beat.worked_s, beat.gpu_s) if beat else (0.0, 0.0)
+    rows += budget(settings, events, past, worked_s, gpu_s)
+    if (folder / LOG).exists():
+        rows.append(("log", str(folder / LOG)))
+    if (folder / "report.html").exists():
+        rows.append(("report", str(folder / "report.html")))
+    return Status(name, state, beat.stage if beat else "", best, rows)
+
+
+def budget(
+    settings: Settings,
+    events: Sequence[Event],
+    past: Sequence[Round],
+    worked_s: float,
+    gpu_s: float,
+) -> list[tuple[str, str]]:
+    """Return what is spent, and what of it is allowed, of rounds, images, time, tokens, money."""
+    limits, llm = settings.limits, settings.llm
+    n_done = sum(event["kind"] == "round_done" for event in events)
+    calls = [event for event in events if event["kind"] == "model_call"]
+    tokens = sum(call["tokens"]["prompt"] + call["tokens"]["answer"] for call in calls)
+    figures: list[tuple[str, float, float | None, str]] = [
+        ("rounds", n_done, settings.session.rounds, ".0f"),
+        ("images", sum(r.batch.n_made for r in past if r.batch), limits.max_images, ".0f"),
+        ("hours", worked_s / HOUR_S, limits.max_hours, ".3g"),
+        ("GPU hours", gpu_s / HOUR_S, limits.max_gpu_hours, ".3g"),
+        ("tokens", tokens, llm.max_tokens, ".0f"),
+        ("US dollars", sum(call["usd"] for call in calls), llm.max_usd, ".2f"),
+    ]
+    rows = []
+    for name, spent, limit, form in figures:
+        if limit is not None:
+            left = max(0.0, limit - spent)
+            rows.append((name, f"{spent:{form}} of {limit:{form}}, {left:{form}} left"))
+        elif spent:
+            rows.append((name, f"{spent:{form}}"))
+    return rows
+
+
+def table(status: Status) -> Table:
+    """Return a table of the rows of a status."""
+    from rich.table import Table
+    from rich.text import Text
+
+    colour = {"running": "green", "finished": "green", "stuck": "red", "dead": "red"}
+    shown = Table(show_header=False)
+    for name, value in status.rows:
+        style = colour.get(status.state, "yellow") if name == "state" else ""
+        shown.add_row(name, Text(value, style=style, overflow="fold"))
+    return shown
+
+
+def _because(name: str, now: Condition, events: Sequence[Event], state: State) -> str:
+    beat = now.heartbeat
+    if state in ("paused", "failed") and beat:
+        return f": {beat.why}"
+    if state == "stuck":
+        return f". To go on: shaping stop --now {name}, then shaping resume {name}"
+    if state == "dead":
+        return f" (killed, or the machine was switched off). To go on: shaping resume {name}"
+    if state in ("stopped", "finished") and events and events[-1]["kind"] == "ended":
+        return f": {events[-1]['told']}"
+    return ""

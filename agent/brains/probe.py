@@ -1,0 +1,107 @@
+"""Finds out what a language model can do: tool calls of its own, JSON actions, its speed."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from pydantic import Field
+
+from agent.brains.actions import Json
+from agent.brains.remote import CallError, RemoteBrain
+from memory.errors import BrainError
+from memory.records import Record
+
+_SLICES = ("dark", "bright", "cracked")
+_TOOL: Json = {
+    "type": "function",
+    "function": {
+        "name": "pick_slice",
+        "description": "Pick the slice that needs more images.",
+        "parameters": {
+            "type": "object",
+            "properties": {"slice": {"type": "string", "enum": list(_SLICES)}},
+            "required": ["slice"],
+        },
+    },
+}
+_MESSAGES = [
+    SystemMessage("You choose which images a vision model is trained on. Answer by calling tools."),
+    HumanMessage(
+        "The model errs on 40% of dark photographs and on 5% of all others. Pick a slice."
+    ),
+]
+
+
+class Probe(Record):
+    """What one tool call in each way has shown of a model."""
+
+    model: str
+    native: bool = Field(description="calls tools by itself")
+    json_action: bool = Field(description="calls them by one JSON object under a schema")
+    mode: Literal["native", "json"]
+    seconds: float = Field(ge=0, description="of the first answer")
+    tokens_per_second: float | None = Field(ge=0, description="None: the server counts none")
+    detail: str = Field("", max_length=1000, description="what failed, and how")
+
+
+def probe(brain: RemoteBrain) -> Probe:
+    """Make one real tool call in each way.
+
+    Raises BrainError when the server cannot be reached and when the model can do neither.
+    """
+    works: dict[str, bool] = {}
+    speeds: list[tuple[float, float | None]] = []
+    problems: list[str] = []
+    modes: tuple[Literal["native", "json"], ...] = ("native", "json")
+    for mode in modes:
+        started = time.monotonic()
+        try:
+            answer = brain.with_mode(mode).bind_tools([_TOOL]).invoke(_MESSAGES)
+        except CallError as error:
+            if not error.reached:
+                raise
+            works[mode] = False
+            problems.append(f"{mode}: {error}"[:450])
+            continue
+        seconds = time.monotonic() - started
+        speeds.append((seconds, _tokens_per_second(answer, seconds)))
+        works[mode] = _is_right(answer)
+        if not works[mode]:
+            problems.append(f"{mode}: answered {_say(answer)}")
+    detail = "; ".join(problems)
+    if not any(works.values()):
+        raise BrainError(
+            f"The model {brain.model!r} at {brain.server.url} makes no tool calls: {detail}. "
+            "Choose another model with --brain."
+        )
+    seconds, speed = speeds[0]
+    return Probe(
+        model=brain.model,
+        native=works["native"],
+        json_action=works["json"],
+        mode="native" if works["native"] else "json",
+        seconds=round(seconds, 3),
+        tokens_per_second=speed,
+        detail=detail,
+    )
+
+
+def _is_right(answer: AIMessage) -> bool:
+    """Tell whether an answer is one legal call; which slice it picks does not matter."""
+    return [c["name"] for c in answer.tool_calls] == ["pick_slice"] and all(
+        c["args"].get("slice") in _SLICES for c in answer.tool_calls
+    )
+
+
+def _tokens_per_second(answer: AIMessage, seconds: float) -> float | None:
+    usage = answer.usage_metadata
+    if not usage or answer.response_metadata.get("usage_estimated"):
+        return None
+    return round(usage["output_tokens"] / max(seconds, 1e-6), 1)
+
+
+def _say(answer: AIMessage) -> str:
+    calls = [f"{call['name']}({call['args']})" for call in answer.tool_calls]
+    return repr(" ".join([str(answer.text), *calls]).strip()[:200])

@@ -1,0 +1,316 @@
+"""What the brains behind a server have in common: tool calls in two ways, retries, clear errors."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal
+from uuid import uuid4
+
+import httpx
+from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.exceptions import (
+    ContextOverflowError,
+    ModelConnectionError,
+    ModelTimeoutError,
+)
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import Field, ValidationError
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
+
+from agent.brains.actions import Json, action_schema, as_plain_messages, parse_action, storable
+from agent.config.settings import LLMSettings
+from memory.errors import BrainError
+
+MAX_CALLS = 8
+MAX_CONTENT = 4_000
+# A server that asks for a longer pause is given up at once, so that the policy can step in.
+MAX_PAUSE_S = 60.0
+
+_MAX_REASON = 300
+# What LangChain's clients stumble over when a server answers something else than its protocol.
+_MALFORMED = (ValueError, TypeError, LookupError, AttributeError)
+_KEY_LIKE = re.compile(r"\bsk-[\w*.-]{4,}|(?i:\bbearer\s+)[^\s'\",}]+")
+
+
+@dataclass(frozen=True)
+class Server:
+    """What a brain knows of its server: where it is, how it fails, and what to do then.
+
+    errors: exceptions of its client; when_*: advice to the user, one sentence each; secrets: keys
+    that must not be seen in any text.
+    """
+
+    url: str
+    errors: tuple[type[Exception], ...]
+    when_unreachable: str
+    when_forbidden: str
+    when_unknown: str
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+
+class CallError(BrainError):
+    """A call that failed.
+
+    reached: whether the server took it and failed on this request, so that another form of
+    request may work; again: whether the same may work after a pause; pause_s: the one the server
+    asks for, in seconds.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reached: bool = False,
+        again: bool = False,
+        pause_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reached = reached
+        self.again = again
+        self.pause_s = pause_s
+
+
+class RemoteBrain(BaseChatModel):
+    """A chat model behind a server, whose answers can be relied on in form, though not in sense.
+
+    Every answer has at most MAX_CALLS tool calls with fresh ids and plain JSON arguments, at most
+    MAX_CONTENT characters of text, and usage_metadata: where the server gives none, a quarter of
+    the characters, and response_metadata["usage_estimated"] is True. An answer that is empty, a
+    refusal or broken has no tool call and says in its text what came. Raises BrainError, after
+    `llm.tries` tries where trying again makes sense; it says what to do and holds no key.
+    """
+
+    chat: BaseChatModel = Field(repr=False, exclude=True)
+    mode: Literal["native", "json"] = Field(description="tool calls of the model, or JSON actions")
+    llm: LLMSettings
+    model: str
+    json_arguments: Callable[[Json], Json] = Field(
+        repr=False,
+        exclude=True,
+        description="arguments of a call that make the server answer by a JSON schema",
+    )
+    server: Server = Field(repr=False, exclude=True)
+
+    @property
+    def _llm_type(self) -> str:
+        return f"remote-{self.chat._llm_type}"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"model": self.model, "mode": self.mode}
+
+    def with_mode(self, mode: Literal["native", "json"]) -> RemoteBrain:
+        """Return the same brain with tools offered in the given way."""
+        return self.model_copy(update={"mode": mode})
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Offer tools; `tool_choice` counts for native tool calls alone."""
+        if tool_choice is not None:
+            kwargs["tool_choice"] = tool_choice
+        return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        tools = kwargs.pop("tools", [])
+        by_action = self.mode == "json" and bool(tools)
+        chat: Runnable[LanguageModelInput, AIMessage] = self.chat
+        # Messages carry data for policy brains beside their text, which no server has to see.
+        sent = [m.model_copy(update={"additional_kwargs": {}}) for m in messages]
+        if by_action:
+            kwargs.pop("tool_choice", None)
+            sent = as_plain_messages(sent, tools)
+            kwargs |= self.json_arguments(action_schema(tools))
+        elif tools:
+            chat, kwargs = self.chat.bind_tools(tools, **kwargs), {}
+        retrying = Retrying(
+            stop=stop_after_attempt(self.llm.tries),
+            wait=self._pause,
+            retry=retry_if_exception(lambda error: isinstance(error, CallError) and error.again),
+            reraise=True,
+        )
+        answer = retrying(self._call, chat, sent, {**kwargs, "stop": stop})
+        message = self._settle(answer, by_action, sent, tools)
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _call(
+        self,
+        chat: Runnable[LanguageModelInput, AIMessage],
+        messages: list[BaseMessage],
+        arguments: dict[str, Any],
+    ) -> AIMessage:
+        failures: tuple[type[Exception], ...] = (*self.server.errors, *_MALFORMED)
+        try:
+            answer = chat.invoke(messages, **arguments)
+        except ValidationError as error:
+            # Arguments that are no object and the like: the model's mistake, to be told to it.
+            given = json.dumps([e["input"] for e in error.errors()], default=repr)
+            return AIMessage(content=given)
+        except failures as error:
+            # Not chained to what the client raised, which may quote a key.
+            raise self._explain(error) from None
+        if not isinstance(answer, AIMessage):
+            raise self._explain(TypeError(f"it answered as {answer.type!r}"))
+        return answer
+
+    def _settle(
+        self, answer: AIMessage, by_action: bool, sent: Sequence[BaseMessage], tools: list[Json]
+    ) -> AIMessage:
+        """Return an answer in the form that the class promises."""
+        text = "\n".join(_texts(answer))
+        calls = answer.tool_calls
+        if by_action:
+            action = parse_action(text)
+            calls = [action] if action else []
+            text = "" if action else text
+        finish = answer.response_metadata
+        metadata: dict[str, Any] = {
+            "model_name": self.model,
+            "finish_reason": finish.get("finish_reason") or finish.get("done_reason"),
+        }
+        usage = answer.usage_metadata
+        if not usage or not usage["total_tokens"]:
+            usage = _estimate(sent, tools, text, calls)
+            metadata["usage_estimated"] = True
+        return AIMessage(
+            content=storable(text)[:MAX_CONTENT],
+            tool_calls=[
+                {
+                    # Servers refuse a conversation that holds a name with other characters.
+                    "name": re.sub(r"[^A-Za-z0-9_-]", "_", call["name"])[:64] or "_",
+                    "args": storable(call["args"]),
+                    # Of their own, because some servers number calls anew in every answer; nine
+                    # letters or digits, because others take nothing else.
+                    "id": uuid4().hex[:9],
+                }
+                for call in calls[:MAX_CALLS]
+            ],
+            usage_metadata=usage,
+            response_metadata=metadata,
+        )
+
+    def _pause(self, state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, CallError) and error.pause_s is not None:
+            return error.pause_s
+        grow = wait_exponential(multiplier=self.llm.pause_s, max=MAX_PAUSE_S)
+        return grow(state) + wait_random(0, self.llm.pause_s)(state)
+
+    def _explain(self, error: Exception) -> CallError:
+        """Return what a failure means and what to do about it."""
+        server, status = self.server, getattr(error, "status_code", None)
+        who = f"The model {self.model!r} at {server.url}"
+        tried = f"({self.llm.tries} {'try' if self.llm.tries == 1 else 'tries'})"
+        reason = self._redact(str(error))
+        if isinstance(error, ModelTimeoutError | httpx.TimeoutException):
+            return CallError(
+                f"{who} gave no answer in {self.llm.timeout_s:g} s {tried}. Raise llm.timeout_s, "
+                "or choose a faster model.",
+                again=True,
+            )
+        if isinstance(error, ModelConnectionError | httpx.HTTPError | OSError):
+            return CallError(
+                f"{who} cannot be reached {tried}: {reason}. {server.when_unreachable}", again=True
+            )
+        if status in (401, 403):
+            return CallError(f"{who} denies access: {reason}. {server.when_forbidden}")
+        if status == 404:
+            return CallError(f"{who} is not there: {reason}. {server.when_unknown}")
+        if getattr(error, "code", None) == "insufficient_quota":
+            return CallError(f"{who} has no quota left: {reason}. Add some, or use another key.")
+        pause_s = _retry_after(error)
+        if pause_s is not None and pause_s > MAX_PAUSE_S:
+            return CallError(
+                f"{who} takes no request for {pause_s:.0f} s: {reason}. Wait, or choose another "
+                "model."
+            )
+        if status == 429:
+            return CallError(
+                f"{who} limits the rate of requests {tried}: {reason}. Wait, or raise llm.pause_s "
+                "and llm.tries.",
+                again=True,
+                pause_s=pause_s,
+            )
+        if isinstance(error, ContextOverflowError) or (
+            status in (400, 413) and re.search(r"context|too (long|large)", reason)
+        ):
+            return CallError(f"{who} takes no prompt as long: {reason}. Lower llm.context_tokens.")
+        if isinstance(status, int) and 400 <= status < 500 and status not in (408, 409, 425):
+            return CallError(
+                f"{who} refuses the request: {reason}. Choose another model or llm.mode.",
+                reached=True,
+            )
+        return CallError(
+            f"{who} failed {tried}: {reason}. Look at the server, or choose another model.",
+            reached=True,
+            again=True,
+            pause_s=pause_s,
+        )
+
+    def _redact(self, text: str) -> str:
+        for secret in self.server.secrets:
+            text = text.replace(secret, "[key]")
+        text = " ".join(_KEY_LIKE.sub("[key]", text).split())
+        return text[:_MAX_REASON].rstrip(".")
+
+
+def _texts(answer: AIMessage) -> Iterator[str]:
+    """Yield all that an answer says: text, refusal, calls that could not be read."""
+    if answer.text:
+        yield str(answer.text)
+    if refusal := answer.additional_kwargs.get("refusal"):
+        yield str(refusal)
+    for call in answer.invalid_tool_calls:
+        yield f"{call['name']}({call['args']})"
+
+
+def _estimate(
+    sent: Sequence[BaseMessage], tools: list[Json], text: str, calls: Sequence[Any]
+) -> UsageMetadata:
+    asked = sum(len(m.text) for m in sent) + len(json.dumps(tools))
+    answered = len(text) + len(json.dumps(list(calls)))
+    n_in, n_out = math.ceil(asked / 4), math.ceil(answered / 4)
+    return UsageMetadata(input_tokens=n_in, output_tokens=n_out, total_tokens=n_in + n_out)
+
+
+def _retry_after(error: Exception) -> float | None:
+    """Return the seconds of a Retry-After header, given as seconds or as a date, or None."""
+    # The client of Ollama keeps the response only in the exception that it replaces.
+    response = getattr(error, "response", None) or getattr(error.__context__, "response", None)
+    given = response.headers.get("retry-after", "") if response is not None else ""
+    if re.fullmatch(r"\d{1,9}(\.\d+)?", given):
+        return float(given)
+    try:
+        date = parsedate_to_datetime(given)
+    except ValueError:
+        return None
+    return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())

@@ -1,0 +1,113 @@
+"""What calls to a language model take, and the limits that are kept before every call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from langchain_core.messages import AIMessage, BaseMessage
+
+from agent.config.settings import LLMSettings
+from memory.errors import SettingsError
+from memory.journal import Journal
+
+
+class Usage(NamedTuple):
+    """Tokens of one call and what they cost, in US dollars."""
+
+    prompt: int
+    answer: int
+    usd: float
+
+
+class Spending:
+    """The tokens and the money spent so far, against `llm.max_tokens` and `llm.max_usd`.
+
+    author: the brain, as in openai:MODEL. Raises SettingsError where money is limited and the
+    model has no price in `llm.prices`.
+    """
+
+    def __init__(self, author: str, llm: LLMSettings) -> None:
+        model = author.partition(":")[2]
+        self._llm = llm
+        self._price = llm.prices.get(model)
+        self.n_tokens = 0
+        self.usd = 0.0
+        self._n_events = 0
+        if llm.max_usd is not None and self._price is None and not author.startswith("policy:"):
+            raise SettingsError(
+                f"llm.max_usd is set, but the price of the model {model!r} is not known. Add it, "
+                f'in USD per million tokens: --set \'llm.prices={{"{model}": '
+                '{"prompt": 1.0, "answer": 3.0}}\''
+            )
+
+    def tokens_left(self) -> int | None:
+        """Return what is left of the tokens, or None without a limit."""
+        limit = self._llm.max_tokens
+        return None if limit is None else max(0, limit - self.n_tokens)
+
+    def usd_left(self) -> float | None:
+        """Return what is left of the money, or None without a limit."""
+        limit = self._llm.max_usd
+        return None if limit is None else max(0.0, limit - self.usd)
+
+    def reason_against(
+        self, messages: Sequence[BaseMessage], tools: Sequence[dict[str, Any]]
+    ) -> str | None:
+        """Return why the next call might pass a limit, or None."""
+        n_prompt, n_answer = estimate_tokens(messages, tools), self._llm.answer_tokens
+        left = self.tokens_left()
+        if left is not None and n_prompt + n_answer > left:
+            return f"the next call may take {n_prompt + n_answer} tokens and {left} are left"
+        usd, usd_left = self._cost(n_prompt, n_answer), self.usd_left()
+        if usd_left is not None and usd > usd_left:
+            return f"the next call may cost {usd:.4f} USD and {usd_left:.4f} are left"
+        return None
+
+    def usage(self, answer: AIMessage) -> Usage:
+        """Return what an answer took, where its server says so."""
+        counted = answer.usage_metadata
+        if counted is None:
+            return Usage(0, 0, 0.0)
+        n_prompt, n_answer = counted["input_tokens"], counted["output_tokens"]
+        return Usage(n_prompt, n_answer, self._cost(n_prompt, n_answer))
+
+    def add(self, usage: Usage) -> None:
+        """Count a call."""
+        self.n_tokens += usage.prompt + usage.answer
+        self.usd += usage.usd
+
+    def take_in(self, journal: Journal) -> None:
+        """Count the calls that a journal got since it was last looked at.
+
+        In decisions and in chat, those of rounds that were taken back among them.
+        """
+        events = journal.appended(self._n_events)
+        self._n_events += len(events)
+        for event in events:
+            if event["kind"] in ("model_call", "chat_call"):
+                tokens = event["tokens"]
+                self.add(Usage(tokens["prompt"], tokens["answer"], event["usd"]))
+
+    def _cost(self, n_prompt: int, n_answer: int) -> float:
+        if self._price is None:
+            return 0.0
+        return (n_prompt * self._price.prompt + n_answer * self._price.answer) / 1e6
+
+
+def spent(journal: Journal, author: str, llm: LLMSettings) -> Spending:
+    """Return what a session has spent so far, see `Spending.take_in`."""
+    spending = Spending(author, llm)
+    spending.take_in(journal)
+    return spending
+
+
+def estimate_tokens(messages: Sequence[BaseMessage], tools: Sequence[dict[str, Any]] = ()) -> int:
+    """Return about how many tokens a prompt has: a third of its characters, rounded up.
+
+    English has four characters a token; figures and JSON, as here, about three.
+    """
+    n = sum(len(str(m.content)) for m in messages) + len(json.dumps(list(tools)))
+    n += sum(len(json.dumps(m.tool_calls)) for m in messages if isinstance(m, AIMessage))
+    return -(-n // 3)

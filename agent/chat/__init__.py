@@ -1,0 +1,1 @@
+"""A person steers a live session: terminal, plain words, pictures on demand."""

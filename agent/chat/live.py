@@ -1,0 +1,393 @@
+"""A session that runs in a thread of its own while a person watches and steers it.
+
+`LiveSession` holds what every user interface needs and knows none of them: it starts, pauses, stops
+and takes back, hands questions over and answers in, and tells its listeners what happens.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from agent.loop.approval import Answer, Question
+from agent.loop.components import Workbench
+from agent.loop.observer import Observer
+from agent.session.control import request, requested
+from agent.session.folder import Session, store_settings
+from agent.session.undo import clear_undone, undo
+from memory.errors import ShapingError, Stopped
+from memory.records import Plan, Round
+
+State = Literal["idle", "working", "waiting", "paused", "finished", "failed"]
+"""idle: not started, or stopped; waiting: for an answer; finished: by a limit of the session."""
+
+# How often a thread that waits for an answer gives a sign of life.
+_BEAT_S = 0.5
+_REST_S = 5.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the session stands; done of total, in `unit`, of the stage; 0 where it is not counted.
+
+    auto_s: seconds until the plan is approved without an answer, or None.
+    """
+
+    state: State
+    round: int = 0
+    stage: str = ""
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+    per_s: float = 0.0
+    auto_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Happened:
+    """Something that listeners are told: a kind, a text, and the record that it is about, if any.
+
+    kinds: "stage", "plan", "question", "round", "warning", "state", and "blocks"
+    (`agent.chat.blocks`).
+    """
+
+    kind: str
+    text: str = ""
+    record: Any = None
+
+
+class LiveSession:
+    """One open session and the thread that runs it.
+
+    auto_s: seconds after which a plan is approved without an answer; None: never.
+    """
+
+    def __init__(self, session: Session, auto_s: float | None = None) -> None:
+        self.bench = Workbench(session, _LiveObserver(self))
+        self.auto_s = auto_s
+        self.error: Exception | None = None
+        self.question: Question | None = None
+        self._answer: Answer | None = None
+        self._deadline: float | None = None
+        self._progress = Progress("idle")
+        self._stage_began = 0.0
+        self._listeners: list[queue.SimpleQueue[Happened]] = []
+        self._changed = threading.Condition()
+        self._wanted = False
+        self._closing = False
+        self._after_stop: Callable[[], None] | None = None
+        self._after_round = False
+        self._thread = threading.Thread(target=self._work, name="session", daemon=True)
+        self._thread.start()
+
+    @property
+    def session(self) -> Session:
+        """The session; its settings may change between rounds."""
+        return self.bench.session
+
+    @property
+    def progress(self) -> Progress:
+        """Where the session stands now."""
+        now, deadline = self._progress, self._deadline
+        if deadline is not None and now.state == "waiting":
+            return replace(now, auto_s=max(0.0, deadline - time.monotonic()))
+        return now
+
+    def listen(self) -> queue.SimpleQueue[Happened]:
+        """Return a queue that gets all that happens from now on."""
+        listener: queue.SimpleQueue[Happened] = queue.SimpleQueue()
+        self._listeners.append(listener)
+        return listener
+
+    def tell(self, kind: str, text: str = "", record: Any = None) -> None:
+        """Tell all listeners."""
+        for listener in list(self._listeners):
+            listener.put(Happened(kind, text, record))
+
+    def start(self) -> None:
+        """Run the session, or go on; takes a pause back."""
+        with self._changed:
+            if self._after_stop is None:
+                self._after_round = False
+                request(self.session.folder, "continue")
+            elif requested(self.session.folder) == "pause":
+                # Another budget waits for the end of the round, a round taken back for a stop.
+                request(self.session.folder, "continue" if self._after_round else "stop_now")
+            if self._progress.state in ("idle", "finished", "failed"):
+                self._wanted = True
+            self._changed.notify_all()
+
+    def pause(self) -> None:
+        """Hold the session at its next safe point: between shards, steps or stages."""
+        request(self.session.folder, "pause")
+
+    def stop(self, after_round: bool = False) -> None:
+        """End the work at the next safe point, or before the next round; nothing is lost."""
+        with self._changed:
+            self._after_round = after_round
+            if not after_round:
+                self._halt()
+
+    def undo(self) -> None:
+        """Take the latest accepted plan back, and plan that round anew."""
+
+        def take_back() -> None:
+            number = undo(self.session, self.bench.memory)
+            self.tell("state", f"Round {number} is taken back; it is planned anew.")
+            self._wanted = True
+
+        self._stop_then(take_back)
+
+    def change_budget(
+        self, rounds: int | None = None, images: int | None = None, **limits: float
+    ) -> None:
+        """Change the number of rounds, of images per round, or limits; from the next round on.
+
+        limits: of the settings, e.g. max_hours. A session that ended by its budget goes on then;
+        one that was stopped stays so.
+        """
+        given = {"rounds": rounds, "images_per_round": images}
+        goes_on = self._progress.state not in ("idle", "failed")
+
+        def change() -> None:
+            session = self.session
+            changed = {name: value for name, value in given.items() if value is not None}
+            own = session.settings.session.model_copy(update=changed)
+            kept = session.settings.limits.model_copy(update=limits)
+            settings = session.settings.model_copy(update={"session": own, "limits": kept})
+            session.control.keep(kept)
+            store_settings(session.folder, settings)
+            self.bench.session = replace(session, settings=settings)
+            self._wanted = self._wanted or goes_on
+
+        with self._changed:
+            between = self._progress.state in ("idle", "finished", "failed")
+            self._after_round = not between and (self._after_stop is None or self._after_round)
+            self._then(change)
+            self._changed.notify_all()
+
+    def answer(self, answer: Answer) -> bool:
+        """Answer the question that is open; False when there is none."""
+        with self._changed:
+            if self.question is None or self._answer is not None:
+                return False
+            self._answer = answer
+            self._changed.notify_all()
+            return True
+
+    def ask_again(self, question: Question) -> None:
+        """Put an edited question in the place of the open one; its time begins anew."""
+        with self._changed:
+            if self.question is not None and self.question.key == question.key:
+                self.question = question
+                self._start_clock()
+
+    def wait(self, timeout_s: float | None = None) -> State:
+        """Wait until nothing goes on without the person; return the state."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._settled(), timeout_s)
+            return self._progress.state
+
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Stop at the next safe point and end the thread; True when it has ended.
+
+        Raises what the session failed by, unless it explains itself and was told.
+        """
+        with self._changed:
+            self._closing = True
+            self._halt()
+        self._thread.join(timeout_s)
+        if self.error is not None and not isinstance(self.error, ShapingError):
+            raise self.error
+        return not self._thread.is_alive()
+
+    # -- of the thread -------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._wanted or self._closing or self._after_stop):
+                    # Ended on request is what it is already.
+                    with suppress(Stopped):
+                        self.session.control.rest("open in a chat")
+                    self._changed.wait(_REST_S)
+                # What was asked for and waits for the stop is done before the thread ends.
+                due, self._after_stop = self._after_stop, None
+                if due is None:
+                    if self._closing:
+                        return
+                    self._wanted = False
+                    self._progress = replace(self._progress, state="working")
+            try:
+                if due is not None:
+                    due()
+                else:
+                    self._run()
+            except Exception as error:
+                # Told here and raised by `close`: an error must not die with its thread.
+                self.error = error
+                self._set("failed")
+                self.tell("state", f"The session stopped by an error: {error}")
+
+    def _run(self) -> None:
+        from agent.autonomous.runner import run_rounds
+
+        self.error = None
+        control, journal = self.session.control, self.session.journal
+        try:
+            clear_undone(self.session, self.bench.memory)
+            control.check(between_stages=True)
+            rule, told = run_rounds(self.bench)
+            state: State = "finished"
+        except Stopped as error:
+            rule, told = error.rule, str(error)
+            state = "idle"
+        request(self.session.folder, "continue")
+        if self._after_stop is None or self._closing:
+            n_done = self.session.n_done()
+            journal.append("ended", rule=rule, told=told, round=n_done)
+            head = "Stopped" if state == "idle" else f"Finished: {told}"
+            self.tell("state", f"{head}. Rounds done: {n_done}.")
+        self._set(state, stage="", done=0, total=0)
+
+    def _stop_then(self, action: Callable[[], None]) -> None:
+        with self._changed:
+            self._then(action)
+            self._halt()
+
+    def _then(self, action: Callable[[], None]) -> None:
+        """Do something once the session stops, after what waits for that already."""
+        earlier = self._after_stop
+
+        def both() -> None:
+            if earlier is not None:
+                earlier()
+            action()
+
+        self._after_stop = both
+
+    def _halt(self) -> None:
+        self._after_round = False
+        self.question = None
+        if self._progress.state in ("working", "waiting", "paused"):
+            request(self.session.folder, "stop_now")
+        self._changed.notify_all()
+
+    def _settled(self) -> bool:
+        state = self._progress.state
+        if self._after_stop is not None and not self._after_round:
+            return False
+        if state == "waiting":
+            # With a clock it goes on by itself.
+            is_open = self._answer is None and self.question is not None
+            return is_open and self._deadline is None
+        return state in ("idle", "paused", "finished", "failed") and not self._wanted
+
+    def _set(self, state: State | None = None, **where: Any) -> None:
+        with self._changed:
+            changed = {"state": state, **where} if state else where
+            self._progress = replace(self._progress, **changed)
+            self._changed.notify_all()
+
+    def _start_clock(self) -> None:
+        self._deadline = None if self.auto_s is None else time.monotonic() + self.auto_s
+
+    def _paused(self, is_paused: bool) -> None:
+        self._set("paused" if is_paused else "waiting" if self.question else "working")
+
+
+class _LiveObserver(Observer):
+    """Tells a live session what its own thread does."""
+
+    interactive = True
+    approves = True
+
+    def __init__(self, live: LiveSession) -> None:
+        self._live = live
+
+    def ask(self, question: Question) -> Answer:
+        """Wait for an answer; raises Stopped when the session has to end meanwhile."""
+        live = self._live
+        with live._changed:
+            live.question, live._answer = question, None
+            if question.kind == "plan":
+                live._start_clock()
+        control, folder = live.session.control, live.session.folder
+        control.worked()
+        live._set("waiting", round=question.round, stage="", done=0, total=0)
+        live.tell("question", question.text, question)
+        try:
+            while True:
+                control.rest("waits for an answer in a chat")
+                is_held = requested(folder) == "pause"
+                with live._changed:
+                    if is_held and question.kind == "plan":
+                        live._start_clock()
+                    is_late = live._deadline is not None and time.monotonic() >= live._deadline
+                    if live._answer is None and is_late:
+                        return Answer(verdict="approve", by="nobody")
+                    live._changed.wait_for(lambda: live._answer is not None, _BEAT_S)
+                    if live._answer is not None:
+                        return live._answer
+        finally:
+            with live._changed:
+                live.question = live._answer = live._deadline = None
+            live._set("working")
+
+    @contextmanager
+    def stage(self, name: str, number: int) -> Iterator[None]:
+        """Tell when a stage begins and ends."""
+        live, started = self._live, time.monotonic()
+        outside = live._progress
+        live._stage_began = started
+        live._set(round=number or outside.round, stage=name, done=0, total=0)
+        yield
+        live._set(stage=outside.stage, done=outside.done, total=outside.total)
+        seconds = time.monotonic() - started
+        if seconds >= 0.05:
+            where = f"round {number}: " if number else ""
+            live.tell("stage", f"{where}{name} done in {seconds:.1f} s")
+
+    def progress(self, stage: str, unit: str) -> Callable[[int, int], None]:
+        """Count what is done of the stage."""
+        live = self._live
+
+        def report(done: int, total: int) -> None:
+            per_s = done / max(time.monotonic() - live._stage_began, 1e-6)
+            live._set(done=done, total=total, unit=unit, per_s=per_s)
+
+        return report
+
+    def planned(self, plan: Plan) -> None:
+        """Tell that a plan is accepted."""
+        live = self._live
+        live._set(round=plan.round)
+        size = f"{plan.n_images} images from {len(plan.prompts)} prompts"
+        live.tell("plan", f"round {plan.round}: plan accepted, {size}", plan)
+
+    def round_done(self, current: Round) -> None:
+        """Tell the outcome, and stop here where that was wanted."""
+        live = self._live
+        live.tell("round", f"round {current.number} is done", current)
+        with live._changed:
+            if live._after_round:
+                live._after_round = False
+                request(live.session.folder, "stop")
+
+    def warn(self, text: str) -> None:
+        """Tell a warning, and what the control says of pauses."""
+        live = self._live
+        if text.startswith("Paused: "):
+            live._paused(True)
+            on_request = text.startswith("Paused: on request")
+            live.tell("state", "Paused; /continue goes on." if on_request else text)
+        elif text == "Going on.":
+            live._paused(False)
+            live.tell("state", text)
+        else:
+            live.tell("warning", text)

@@ -1,0 +1,224 @@
+"""Answers to what a person asks about a live session: its state, plans, failures and pictures."""
+
+from __future__ import annotations
+
+import re
+
+from agent.autonomous.status import budget
+from agent.chat import pictures
+from agent.chat.blocks import (
+    Block,
+    Grid,
+    Line,
+    Picture,
+    change_grids,
+    failure_grid,
+    hit_grid,
+    plan_blocks,
+    plan_grid,
+    plan_reasons,
+    say_estimate,
+    score_grid,
+    wish_grid,
+)
+from agent.chat.live import LiveSession
+from agent.chat.overview import Overview, say_progress
+from agent.steering.arguments import unquoted, whole_number
+from memory.errors import ToolError, unknown
+from memory.records import Plan, PromptSpec
+from prompts.printable import one_line
+
+_PROMPT_ID = re.compile(r"(r\d{3}p\d{2,3})(?:-(\d{4}))?")
+
+
+class Answers:
+    """What is shown of one live session when it is asked for; nothing is changed by it.
+
+    text: what was said after the command. All raise ToolError for a text that names nothing.
+    """
+
+    def __init__(self, live: LiveSession, overview: Overview) -> None:
+        self._live = live
+        self._overview = overview
+
+    def status(self, text: str = "") -> list[Block]:
+        """Say where the session stands, its wishes and what they did."""
+        session, now = self._live.session, self._live.progress
+        settings, seen = session.settings, self._overview
+        done = session.n_done()
+        blocks: list[Block] = [
+            Line(f"Session {session.name} ({settings.data}, brain {settings.brain})", "bold"),
+            Line(f"{done} of {settings.session.rounds} rounds done; {say_progress(self._live)}"),
+            *score_grid(seen.rounds()),
+            *wish_grid(seen.wishes(), seen.additions(), seen.effects()),
+        ]
+        if now.state == "waiting":
+            blocks.append(Line("It waits for you: /plan, /approve, /edit, /reject.", "bold"))
+        elif now.state in ("idle", "paused", "failed"):
+            blocks.append(Line("/continue goes on.", "bold"))
+        return blocks
+
+    def failures(self, text: str = "") -> list[Block]:
+        """Say where the model fails on real photographs; of a slice, with pictures."""
+        measured = [r for r in self._overview.rounds() if r.failures]
+        if not measured:
+            return [Line("No failures are known yet; the first report finds them.")]
+        last = measured[-1]
+        if not text:
+            return [failure_grid(last.failures, last.number), Line("/show SLICE shows pictures.")]
+        if named := self._discovered(unquoted(text)):
+            return named
+        wish = self._overview.meant(text)
+        found = [f for f in last.failures if f.slice == wish.name]
+        blocks: list[Block] = []
+        if found:
+            blocks.append(failure_grid(found, last.number))
+        else:
+            report = self._overview.last_report()
+            scores = [s.accuracy for s in report.slices if s.key == wish.name] if report else []
+            said = f"accuracy {say_estimate(scores[0])}" if scores else "it is not measured"
+            blocks.append(Line(f"{wish.name} is not among the failures: {said}"))
+        picture = pictures.of_slice(self._live.session, self._live.bench.target, wish)
+        return blocks + ([picture] if picture else [])
+
+    def show(self, text: str = "") -> list[Block]:
+        """Show pictures of a prompt, an image, a photograph, a slice, or of what fails worst."""
+        session, target = self._live.session, self._live.bench.target
+        rounds = self._overview.rounds()
+        text = unquoted(text)
+        if not text:
+            measured = [r for r in rounds if r.failures]
+            if measured:
+                return self.show(measured[-1].failures[0].slice)
+            plan = self._overview.last_plan()
+            found = plan and pictures.of_prompts(session, target, plan.prompts, "latest", None)
+            return [found] if found else [Line("There are no pictures yet.")]
+        specs = [p for r in rounds if r.plan for p in r.plan.prompts]
+        if match := _PROMPT_ID.fullmatch(text):
+            own = [p for p in specs if p.id == match[1]]
+            if not own:
+                raise ToolError(unknown("prompt", match[1], [p.id for p in specs][-30:]))
+            index = int(match[2]) if match[2] else None
+            found = pictures.of_prompts(session, target, own, text, index)
+            if found is None:
+                return [Line(f"{text} has no images yet: {own[0].text}")]
+            return [Line(f"{own[0].id}: {own[0].text}, {own[0].class_name}"), found]
+        if picture := pictures.of_photograph(session, target, text):
+            return [picture]
+        if named := self._discovered(text):
+            return named
+        wish = self._overview.meant(text)
+        own = [p for p in specs if wish.means(p, self._overview.vocabulary)]
+        real = pictures.of_slice(session, target, wish)
+        made = pictures.of_prompts(session, target, own, wish.name, None) if own else None
+        blocks: list[Block] = [block for block in (real, made) if block]
+        return blocks or [Line(f"There are no pictures of {wish.name}.")]
+
+    def _discovered(self, name: str) -> list[Block]:
+        """Show the last cluster or direction of a name, "direction 8ffc3b"; nothing for others."""
+        found = [
+            (r.number, f)
+            for r in self._overview.rounds()
+            for f in r.failures
+            if f.kind != "slice" and f.slice == name.partition(":")[0].lower()
+        ]
+        if not found:
+            return []
+        number, failure = found[-1]
+        blocks: list[Block] = [failure_grid([failure], number)]
+        if failure.picture:
+            path = self._live.session.folder / failure.picture
+            blocks.append(Picture(path, f"{failure.slice}, what the model gets wrong"))
+        return blocks
+
+    def plan(self, text: str = "") -> list[Block]:
+        """Show the plan that waits, or the last one."""
+        question = self._live.question
+        if question is not None and question.kind == "plan":
+            return plan_blocks(question, self._overview.wishes())
+        plan = self._overview.last_plan()
+        if plan is None:
+            return [Line("There is no plan yet.")]
+        return [plan_grid(plan), *plan_reasons(plan)]
+
+    def why(self, text: str = "") -> list[Block]:
+        """Say the reasons for the plan, or for one of its prompts."""
+        question = self._live.question
+        plan = question.plan if question and question.plan else self._overview.last_plan()
+        if plan is None:
+            return [Line("Nothing is decided yet.")]
+        if text:
+            prompt = self._prompt(plan, text)
+            values = " ".join(f"{k}={v}" for k, v in prompt.attributes.items())
+            return [
+                Line(f"{prompt.id}: {prompt.count} images of {one_line(prompt.text)} ({values})"),
+                Line(f"Because: {one_line(prompt.why) or 'no reason given'}"),
+            ]
+        blocks: list[Block] = [Line(f"Plan of round {plan.round}", "bold"), *plan_reasons(plan)]
+        why: dict[str, int] = {}
+        for prompt in plan.prompts:
+            reason = one_line(prompt.why) or "no reason given"
+            why[reason] = why.get(reason, 0) + prompt.count
+        rows = [[str(n), reason] for reason, n in sorted(why.items(), key=lambda item: -item[1])]
+        blocks.append(Grid(["images", "because"], rows, right=("images",)))
+        report = self._overview.last_report()
+        if report and report.worst_slice:
+            blocks.append(Line(f"The worst slice before it was {report.worst_slice}."))
+        return blocks
+
+    def changes(self, text: str = "") -> list[Block]:
+        """Say what has changed since a round, the first by default, and what the wishes did."""
+        past = [r for r in self._overview.rounds() if r.report and r.report.metrics and r.plan]
+        if len(past) < 2:
+            n = f"{len(past)} round{' is' if len(past) == 1 else 's are'}"
+            return [Line(f"{n} measured; what changes shows after the second.")]
+        number = whole_number(text, 100_000) if text else past[0].number
+        numbers = [r.number for r in past]
+        if number not in numbers[:-1]:
+            raise ToolError(f"Say a round before the last one: {numbers[0]} to {numbers[-2]}.")
+        first = past[numbers.index(number)]
+        blocks = change_grids(first, past[-1])
+        return blocks + [Line(f"Wish {effect.say()}") for effect in self._overview.effects()]
+
+    def memory(self, text: str) -> list[Block]:
+        """Show what all sessions have learnt about something."""
+        text = unquoted(text)
+        if not text:
+            raise ToolError('Say what to look for: /memory "dark poly cells"')
+        bench = self._live.bench
+        hits = bench.memory.search(text[:300], target=bench.target.name)
+        return [hit_grid(hits) if hits else Line("Nothing is remembered yet.")]
+
+    def budget(self) -> list[Block]:
+        """Show what is spent and left."""
+        session = self._live.session
+        rows = budget(
+            session.settings,
+            session.journal.events("round_done", "model_call"),
+            self._overview.rounds(),
+            session.control.worked_s,
+            session.control.gpu_s,
+        )
+        return [Grid(["budget", "spent and left"], rows), *self._time_left()]
+
+    def _time_left(self) -> list[Block]:
+        """Say how long the rounds that are left take, by the time of the last one."""
+        session, past = self._live.session, self._overview.rounds()
+        done = [r for r in past if r.report and r.training]
+        n_left = session.settings.session.rounds - session.n_done()
+        if not done or n_left <= 0:
+            return []
+        minutes = n_left * sum(done[-1].seconds.values()) / 60
+        rounds = f"{n_left} round{'s' if n_left > 1 else ''}"
+        return [Line(f"About {minutes:.1f} min for {rounds} more, as long as the last one each.")]
+
+    def _prompt(self, plan: Plan, text: str) -> PromptSpec:
+        """Return the prompt of a row of a plan, or the one of any round that has an id."""
+        if text.isdecimal() and 1 <= int(text[:6]) <= len(plan.prompts):
+            return plan.prompts[int(text[:6]) - 1]
+        specs = {p.id: p for r in self._overview.rounds() if r.plan for p in r.plan.prompts}
+        specs |= {p.id: p for p in plan.prompts}
+        if text not in specs:
+            rows = f"rows are 1 to {len(plan.prompts)}"
+            raise ToolError(f"{one_line(text, 40)!r} is no row of the plan, nor an id; {rows}.")
+        return specs[text]

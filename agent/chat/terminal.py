@@ -1,0 +1,247 @@
+"""The terminal of a conversation: a prompt with history and completion, or the lines of a pipe."""
+
+from __future__ import annotations
+
+import base64
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from PIL import Image
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from agent.chat.blocks import Block, Grid, Line, Picture
+from agent.chat.conversation import COMMANDS, Conversation
+from agent.chat.live import LiveSession
+from agent.chat.overview import say_progress
+from agent.config.settings import Settings
+from agent.session.folder import Session, next_name, open_session
+
+if TYPE_CHECKING:
+    from prompt_toolkit.completion import CompleteEvent, Completion
+    from prompt_toolkit.document import Document
+
+STYLES = {"good": "green", "warning": "yellow", "error": "red", "bold": "bold", "dim": "dim"}
+# Of a picture drawn with half blocks, two pixels to a character.
+MAX_COLUMNS, MAX_LINES = 96, 40
+
+
+def chat(
+    settings: Settings, auto_s: float | None, stdin: IO[str], terminal: Mapping[str, str]
+) -> None:
+    """Open a session and talk about it until the person leaves or the input ends.
+
+    terminal: environment variables that say what the terminal can show. Leaving stops the session
+    at its next safe point; the same command, or `shaping resume NAME`, goes on.
+    """
+    name = settings.session.name or next_name(settings.home, settings.stem)
+    with open_session(settings, name) as session:
+        if stdin.isatty() and sys.stdout.isatty():
+            _at_terminal(session, auto_s, terminal)
+        else:
+            _from_lines(session, auto_s, stdin)
+
+
+def _at_terminal(session: Session, auto_s: float | None, terminal: Mapping[str, str]) -> None:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.history import FileHistory
+    from prompt_toolkit.patch_stdout import patch_stdout
+
+    history = session.settings.home / "chat-history"
+    with patch_stdout(raw=True):
+        # Made here, so that it writes above the prompt.
+        console = Console(file=sys.stdout, force_terminal=True, highlight=False)
+        with _conversation(session, auto_s, console, _can_show(terminal)) as talk:
+            live = talk.live
+            prompt: PromptSession[str] = PromptSession(
+                history=FileHistory(str(history)),
+                completer=_completer(talk),
+                complete_while_typing=True,
+                bottom_toolbar=lambda: f" {session.name}  {say_progress(live)}  /help",
+                refresh_interval=0.5,
+            )
+            while True:
+                try:
+                    line = prompt.prompt("> ")
+                except KeyboardInterrupt:
+                    console.print("Ctrl-D leaves; /help lists commands.", style="dim")
+                    continue
+                except EOFError:
+                    break
+                if line.strip() in ("/quit", "/exit"):
+                    break
+                _draw(console, talk.say(line), _can_show(terminal))
+            _leave(live, console)
+
+
+def _from_lines(session: Session, auto_s: float | None, stdin: IO[str]) -> None:
+    console = Console(highlight=False, soft_wrap=True, width=160)
+    with _conversation(session, auto_s, console, None) as talk:
+        for line in stdin:
+            line = line.rstrip("\n")
+            if line.strip() == "/wait":
+                talk.live.wait()
+                _drained(talk)
+                continue
+            console.print(Text(f"> {line[:200]}"))
+            _draw(console, talk.say(line), None)
+        _leave(talk.live, console)
+
+
+@contextmanager
+def _conversation(
+    session: Session, auto_s: float | None, console: Console, protocol: str | None
+) -> Iterator[Conversation]:
+    """Start a session and print what it tells while the block runs."""
+    live = LiveSession(session, auto_s)
+    talk = Conversation(live)
+    console.print(Text(f"Session {session.name} in {session.folder}", "bold"))
+    console.print(Text(live.bench.target.notice, "dim"))
+    if session.journal.torn:
+        console.print(
+            Text(f"A torn last line of the journal was put aside: {session.journal.torn}", "yellow")
+        )
+    heard = live.listen()
+
+    def listen() -> None:
+        while (happened := heard.get()).kind != "end":
+            if happened.kind == "drained":
+                happened.record.set()
+            else:
+                _draw(console, talk.show(happened), protocol)
+
+    thread = threading.Thread(target=listen, name="printer", daemon=True)
+    thread.start()
+    live.start()
+    try:
+        yield talk
+    finally:
+        live.close()
+        live.tell("end")
+        thread.join()
+
+
+def _drained(talk: Conversation) -> None:
+    """Wait until all that was told is printed."""
+    printed = threading.Event()
+    talk.live.tell("drained", record=printed)
+    printed.wait()
+
+
+def _leave(live: LiveSession, console: Console) -> None:
+    if live.progress.state in ("working", "waiting", "paused"):
+        console.print(Text("Stopping at the next safe point; nothing is lost.", "dim"))
+    name = live.session.name
+    live.close()
+    console.print(Text(f"To go on: shaping chat {name}, or shaping resume {name}", "dim"))
+
+
+def _draw(console: Console, blocks: Iterable[Block], protocol: str | None) -> None:
+    for block in blocks:
+        if isinstance(block, Line):
+            console.print(Text(block.text, STYLES.get(block.style, "")))
+        elif isinstance(block, Grid):
+            console.print(_table(block))
+        else:
+            _draw_picture(console, block, protocol)
+
+
+def _table(grid: Grid) -> Table:
+    table = Table(
+        *(
+            Column(name, justify="right" if name in grid.right else "left", overflow="fold")
+            for name in grid.columns
+        ),
+        title=Text(grid.title, "bold") if grid.title else None,
+        title_justify="left",
+    )
+    for row in grid.rows:
+        # What comes from data or models may hold brackets: as Text it is no markup.
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _draw_picture(console: Console, picture: Picture, protocol: str | None) -> None:
+    console.print(Text(f"{picture.caption}: {picture.path}"), soft_wrap=True)
+    if protocol in ("iterm", "kitty"):
+        data = base64.standard_b64encode(picture.path.read_bytes()).decode()
+        console.file.write(_escape(protocol, data) + "\n")
+        console.file.flush()
+    elif protocol == "blocks":
+        console.print(half_blocks(picture.path, min(MAX_COLUMNS, console.width)))
+
+
+def half_blocks(path: Path, columns: int) -> Text:
+    """Return a picture as coloured half blocks, at most `columns` wide and 40 lines high."""
+    with Image.open(path) as file:
+        picture = file.convert("RGB")
+    scale = min(columns / picture.width, 2 * MAX_LINES / picture.height, 1.0)
+    size = max(1, int(picture.width * scale)), max(2, int(picture.height * scale) // 2 * 2)
+    pixels = picture.resize(size, Image.Resampling.BOX).load()
+    assert pixels is not None  # of an image that is loaded
+    text = Text()
+    for y in range(0, size[1], 2):
+        for x in range(size[0]):
+            upper, lower = _hex(pixels[x, y]), _hex(pixels[x, y + 1])
+            text.append("▀", f"{upper} on {lower}")
+        text.append("\n")
+    text.rstrip()
+    return text
+
+
+def _hex(pixel: Any) -> str:
+    red, green, blue = pixel
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _can_show(terminal: Mapping[str, str]) -> str | None:
+    """Return how the terminal shows pictures: a protocol, coloured blocks, or not at all."""
+    if terminal.get("TERM_PROGRAM") in ("iTerm.app", "WezTerm"):
+        return "iterm"
+    if "KITTY_WINDOW_ID" in terminal or terminal.get("TERM") == "xterm-kitty":
+        return "kitty"
+    has_colours = "256color" in terminal.get("TERM", "") or "COLORTERM" in terminal
+    return "blocks" if has_colours else None
+
+
+def _escape(protocol: str, data: str) -> str:
+    """Return what draws a PNG: of iTerm2 (inline images), or of kitty (graphics, in 4 KiB)."""
+    if protocol == "iterm":
+        return f"\033]1337;File=inline=1;width=auto:{data}\a"
+    parts = [data[i : i + 4096] for i in range(0, len(data), 4096)]
+    said = []
+    for number, part in enumerate(parts):
+        head = "a=T,f=100," if number == 0 else ""
+        said.append(f"\033_G{head}m={int(number < len(parts) - 1)};{part}\033\\")
+    return "".join(said)
+
+
+def _completer(talk: Conversation) -> Any:
+    from prompt_toolkit.completion import Completer, Completion
+
+    class Words(Completer):
+        """Completes commands, then ids, slices and values of attributes."""
+
+        def get_completions(
+            self, document: Document, complete_event: CompleteEvent
+        ) -> Iterator[Completion]:
+            before = document.text_before_cursor.lstrip()
+            if before.startswith("/") and " " not in before:
+                for name, command in COMMANDS.items():
+                    if name.startswith(before[1:].lower()):
+                        yield Completion(f"/{name}", -len(before), display_meta=command.told)
+                return
+            word = before.rpartition(" ")[2].strip("\"'")
+            if not word:
+                return
+            known = [*talk.words(), *(talk.ids() if before.startswith("/") else [])]
+            for name in known:
+                if name.startswith(word.lower()) and name != word:
+                    yield Completion(name, -len(word))
+
+    return Words()

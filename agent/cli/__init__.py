@@ -1,0 +1,1 @@
+"""The command `shaping`: parse, build, print."""

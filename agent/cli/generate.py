@@ -1,0 +1,84 @@
+"""`shaping generate`: a few images from one prompt, without a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from agent.autonomous.report import labelled_pictures
+from agent.config.settings import Settings
+from agent.loop.components import build_generator, build_target, choose_device
+from agent.steering.lexicon import Lexicon
+from eval.montage import save_montage
+from memory.errors import SettingsError
+from memory.files import write_bytes
+from tools.data.drawn import ImageRequest
+from tools.data.samples import Samples
+from tools.data.shards import encode_label, encode_png
+from tools.generators import undrawn
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MONTAGE_PX = 800
+
+
+def generate(
+    settings: Settings, prompt: str, n_images: int, folder: Path, console: Console
+) -> Path:
+    """Write `n_images` PNGs and a montage of a prompt into `folder`; return the montage's path.
+
+    Labels that are drawn with the images lie beside them, as `tools.data.shards` describes them,
+    and in colours in the montage.
+
+    Says which attributes the vocabulary recognises in the prompt, and warns when it is longer
+    than the generator reads. Raises SettingsError for an empty prompt or a count below 1.
+    """
+    if not prompt.strip() or n_images < 1:
+        raise SettingsError("Give a prompt that is not empty and a number of images of at least 1.")
+    target = build_target(settings)
+    generator = build_generator(settings, target, choose_device(settings))
+    console.print(target.notice, style="dim", markup=False, highlight=False, soft_wrap=True)
+    n_tokens = generator.count_tokens(prompt)
+    if n_tokens > generator.max_tokens:
+        console.print(
+            f"[yellow]Warning:[/yellow] the prompt has {n_tokens} tokens; the generator reads "
+            f"only the first {generator.max_tokens}."
+        )
+    if idle := undrawn(generator, prompt):
+        console.print(
+            f"[yellow]Warning:[/yellow] the generator {generator.name} cannot draw "
+            f"{', '.join(idle)}; these words have no effect."
+        )
+    named = target.vocabulary.parse(prompt)
+    words = ", ".join(f"{key}={value}" for key, value in named.items())
+    console.print(f"Recognised: {words or 'nothing of the vocabulary'}", highlight=False)
+    if (target.vocabulary.class_attribute or "") not in {"", *named}:
+        # Told, since a generator draws something of a word that it has never read, too.
+        classes = ", ".join(target.vocabulary.classes)
+        told = f"It names none of the classes: {classes}"
+        if meant := Lexicon(target.vocabulary).class_of(prompt):
+            told += f". If {meant} is meant, write it so, since the MTDM has learnt that word"
+        console.print(told, highlight=False, markup=False)
+    seed = settings.session.seed
+    requests = [ImageRequest(prompt, "generate", i, seed) for i in range(n_images)]
+    drawn = generator.draw(requests)
+    samples = Samples(
+        images=drawn.images,
+        classes=np.zeros(n_images, np.int64),
+        attributes=[named] * n_images,
+        ids=[f"{i:04d}" for i in range(n_images)],
+        labels=drawn.labels,
+    )
+    for i, name in enumerate(samples.ids):
+        write_bytes(folder / f"{name}.png", encode_png(samples.images[i]))
+        for kind, values in samples.labels.items():
+            write_bytes(folder / f"{name}.{kind}.png", encode_label(kind, values[i]))
+    montage = folder / "montage.png"
+    pictures = labelled_pictures(samples, list(samples.labels), target.pixel_classes)
+    columns = max(1, min(8, n_images, MONTAGE_PX // pictures.shape[3]))
+    save_montage(montage, pictures, None, columns, 2)
+    console.print(f"{n_images} images in {folder}", markup=False, highlight=False, soft_wrap=True)
+    return montage

@@ -1,5 +1,0 @@
-"""Commands of `shaping`, one file per topic.
-
-Each file has a `typer.Typer()` named `app`; `agent.cli` adds its commands to the top level. Heavy
-imports stand inside the commands.
-"""

@@ -1,0 +1,469 @@
+"""The settings of a session: one tree, read from preset, environment and command line.
+
+To add a setting, add a field to one of the sections below; it is then known as SECTION.KEY to
+presets, to `--set SECTION.KEY=VALUE` and, as SHAPING_SECTION__KEY, to the environment.
+This is the only module that reads any of these.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeGuard,
+    Union,
+    get_args,
+    get_origin,
+)
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, ValidationError
+
+from agent.config.urls import PlainUrl, hidden
+from memory.errors import SettingsError, unknown
+from memory.records import PullText, Record, Share, digest
+from memory.yaml_text import parse_yaml
+from tools.settings import (
+    AuditSettings,
+    ComputeSettings,
+    PretrainSettings,
+    SelectionSettings,
+    TrainSettings,
+)
+
+ENV_PREFIX = "SHAPING_"
+
+# Where a session works, which says nothing of what comes of it: not told by journals and bundles.
+PLACES = ("compute", "memory", "session.checkpoints")
+
+# A session may go on after a change of these: they say where, on what and for how long it works.
+FREE_KEYS = (
+    "preset",
+    "pretrain",
+    "pretrain_target",
+    "llm",
+    "limits",
+    *PLACES,
+    "session.name",
+    "session.rounds",
+    "session.images_per_round",
+    "session.on_finish",
+    "device",
+    "home",
+)
+
+Options = dict[str, JsonValue]
+
+
+class TargetSettings(Record):
+    """The real data: `name` of a file in tools/targets, or `package.module:build`."""
+
+    name: str = "elpv"
+    options: Options = Field(default_factory=dict)
+
+    @property
+    def path(self) -> object:
+        """Where a user's own photographs lie, None for a target that is no user's."""
+        return self.options.get("path")
+
+
+class GeneratorSettings(Record):
+    """What draws the images: `name` of a file in tools/generators, or `package.module:build`."""
+
+    name: str = "mtdm"
+    weights: str = Field("bundled:solar", description="bundled:NAME, or a pipeline's folder")
+    steps: int = Field(8, ge=1, le=1000)
+    guidance: float = Field(2.0, ge=0, le=20)
+    guidance_interval: tuple[Share, Share] = Field((0.0, 0.5), description="share of the steps")
+    pull: PullText | None = Field(
+        None, description="by the DSTM, of prompts that say none: entropy 0.05, loss 0.03, real 0.1"
+    )
+    options: Options = Field(default_factory=dict)
+
+
+def _false_is_off(value: object) -> object:
+    # Without quotes "off" is a boolean to YAML.
+    return "off" if value is False else value
+
+
+class LabelerSettings(Record):
+    """What labels the pixels of drawn images, replacing what the generator says of them.
+
+    name: none, a file in tools/labelers (pseudo, marigold, ...), or `package.module:build`.
+    """
+
+    name: str = "none"
+    options: Options = Field(default_factory=dict)
+
+
+def _auto_is_none(slices: object) -> object:
+    return () if slices == "auto" else slices
+
+
+class FeedbackSettings(Record):
+    """Which slices are measured, and when one counts as a failure.
+
+    slices: attributes to cross; `auto`, with --target, for all of the data and each with the class.
+    """
+
+    slices: Annotated[tuple[tuple[str, ...], ...], BeforeValidator(_auto_is_none)] = (
+        ("wafer",),
+        ("wafer", "severity"),
+        ("wafer", "brightness"),
+        ("wafer", "dark_area"),
+        ("wafer", "contrast"),
+    )
+    n_min: int = Field(10, ge=1)
+    alpha: float = Field(0.05, gt=0, lt=1)
+    trial: int = Field(
+        0, ge=0, description="images that a failing slice is tried with before it gets more; 0: off"
+    )
+    discovery: Annotated[
+        Literal["off", "attributes", "clusters"], BeforeValidator(_false_is_off)
+    ] = Field("clusters", description="what is looked for beyond the slices")
+    embedding: Literal["dstm", "mtdm", "imagenet", "dstm+mtdm", "dstm+imagenet"] = Field(
+        "dstm", description="what clusters are found in"
+    )
+
+
+class Price(Record):
+    """What a model costs, in US dollars per million tokens."""
+
+    prompt: float = Field(ge=0)
+    answer: float = Field(ge=0)
+
+
+class LLMSettings(Record):
+    """How a language model is asked, how often it may err, and what it may cost."""
+
+    mode: Literal["auto", "native", "json"] = Field(
+        "auto", description="native tool calls, one JSON action, or what a probe finds"
+    )
+    temperature: float | None = Field(None, ge=0, le=2, description="None: the server's default")
+    timeout_s: float = Field(120, gt=0, description="of one request")
+    tries: int = Field(4, ge=1, description="of one request, with growing pauses")
+    pause_s: float = Field(1, ge=0, description="before the second try; doubled each time")
+    cool_down_s: float = Field(60, ge=0, description="after a failure, until it is asked again")
+    context_tokens: int = Field(12_000, ge=1000, description="most tokens of one prompt")
+    answer_tokens: int = Field(2_000, ge=50, description="most tokens of one answer")
+    max_tokens: int | None = Field(None, ge=1, description="of a session, prompts and answers")
+    max_usd: float | None = Field(None, ge=0, description="of a session; needs a price")
+    prices: dict[str, Price] = Field(default_factory=dict, description="by the model's name")
+    max_illegal: int = Field(3, ge=1, description="calls in a row, then the policy takes the step")
+    max_lookups: int = Field(6, ge=1, description="calls of a phase that do not end it")
+    fallback: str = Field("audited_failure", description="planner that takes over")
+
+
+class SessionSettings(Record):
+    """Name, budget and seed of a session."""
+
+    name: str | None = None
+    rounds: int = Field(4, ge=1)
+    images_per_round: int = Field(200, ge=1)
+    images_per_prompt: int = Field(8, ge=1)
+    shard_size: int = Field(32, ge=1)
+    seed: int = Field(0, ge=0)
+    on_finish: str | None = Field(None, description="shell command that is run at the end")
+    checkpoints: PlainUrl = Field(
+        "sqlite",
+        pattern="^(sqlite|postgres(ql)?://.*)$",
+        description="sqlite, a file of the session, or postgresql://USER@HOST/DATABASE; "
+        "its password is that of PGPASSWORD or ~/.pgpass",
+    )
+
+
+class MemorySettings(Record):
+    """Where all sessions remember."""
+
+    url: PlainUrl | None = Field(
+        None, description="http://HOST:PORT of a Chroma server; None: HOME/memory"
+    )
+
+
+class LimitSettings(Record):
+    """When a session ends by itself, pauses, or counts as stuck; for all of its runs together."""
+
+    max_hours: float | None = Field(None, gt=0, description="of work, pauses apart")
+    max_gpu_hours: float | None = Field(None, gt=0)
+    max_images: int | None = Field(None, ge=1)
+    target_score: float | None = Field(None, description="of the main figure on feedback")
+    patience: int | None = Field(None, ge=1, description="rounds without a better score")
+    disk_reserve_gb: float = Field(0.5, ge=0, description="pause when less is free")
+    silent_s: float = Field(900, gt=0, description="without a sign of life it counts as stuck")
+
+
+class Settings(Record):
+    """Everything that can be set, and the preset that it started from."""
+
+    preset: str
+    target: TargetSettings = TargetSettings()
+    generator: GeneratorSettings = GeneratorSettings()
+    labeler: LabelerSettings = LabelerSettings()
+    audit: AuditSettings = AuditSettings()
+    selection: SelectionSettings = SelectionSettings()
+    dstm: TrainSettings = TrainSettings()
+    feedback: FeedbackSettings = FeedbackSettings()
+    brain: str = Field(
+        "policy:audited_failure",
+        description="policy:PLANNER, openai:MODEL, ollama:MODEL, scripted:FILE",
+    )
+    llm: LLMSettings = LLMSettings()
+    limits: LimitSettings = LimitSettings()
+    compute: ComputeSettings = ComputeSettings()
+    memory: MemorySettings = MemorySettings()
+    session: SessionSettings = SessionSettings()
+    pretrain: PretrainSettings = PretrainSettings()
+    pretrain_target: TargetSettings | None = Field(
+        None, description="what the MTDM learns from, where it is not the target"
+    )
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    home: Annotated[Path, AfterValidator(Path.expanduser)] = Path("shaping-home")
+
+    @property
+    def data(self) -> str:
+        """What the session is of: its preset or, of a user's own data, NAME:FOLDER."""
+        path = self.target.path
+        return self.preset if path is None else f"{self.target.name}:{Path(str(path)).name}"
+
+    @property
+    def stem(self) -> str:
+        """What sessions are called that nobody names: like the preset or, of own data, these."""
+        own = self.preset == "own" and self.target.path is not None
+        return self.data.partition(":")[2] if own else Path(self.preset).stem
+
+
+class Preset(NamedTuple):
+    """A preset that comes with the program."""
+
+    name: str
+    description: str
+
+
+def presets() -> list[Preset]:
+    """Return the presets of the package, sorted by name."""
+    return [Preset(name, _read_preset(name)[1]) for name in sorted(_preset_files())]
+
+
+def load_settings(
+    preset: str, overrides: Sequence[str] = (), env: Mapping[str, str] | None = None
+) -> Settings:
+    """Resolve the settings of a preset.
+
+    preset: a name of `presets()`, or the path of a .yaml file; overrides: "section.key=value", the
+    last one wins; env: where SHAPING_* variables are looked up. Overrides go before the
+    environment, that before the preset, that before the defaults. Values are YAML, but text
+    settings take the text as it stands. Raises SettingsError that names key, value and what was
+    expected.
+    """
+    values, _ = _read_preset(preset)
+    assignments = [
+        (name.removeprefix(ENV_PREFIX).lower().replace("__", "."), text, f"by {name}")
+        for name, text in sorted((env or {}).items())
+        if name.startswith(ENV_PREFIX)
+    ]
+    return _build(preset, values, [*assignments, *_assignments(overrides)])
+
+
+def with_changes(settings: Settings, overrides: Sequence[str]) -> Settings:
+    """Return settings changed by "section.key=value", read and refused as in `load_settings`."""
+    values = settings.model_dump(mode="json", exclude={"preset"})
+    return _build(settings.preset, values, _assignments(overrides))
+
+
+def _assignments(overrides: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Return key, text and origin of each "key=value" of the command line."""
+    found = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise SettingsError(f"{override!r} sets nothing; expected KEY=VALUE.")
+        found.append((key.strip(), text, "on the command line"))
+    return found
+
+
+def _build(
+    preset: str, values: dict[str, Any], assignments: Sequence[tuple[str, str, str]]
+) -> Settings:
+    origins: dict[str, str] = {}
+    for key, text, origin in assignments:
+        if key == "preset":
+            raise SettingsError(f"A preset cannot be given {origin} as a setting; use run PRESET.")
+        value = text if _takes_text(key) else _parse(text, f"The setting {key}, given {origin},")
+        values = _merge(values, _nest(key, value))
+        origins[key] = origin
+    try:
+        return Settings.model_validate({**values, "preset": preset})
+    except ValidationError as error:
+        raise SettingsError(_explain(error, origins)) from error
+
+
+def keys(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
+    """Return the dotted keys of all settings, in the order of their definition."""
+    found = []
+    for name, field in model.model_fields.items():
+        if _is_section(field.annotation):
+            found += keys(field.annotation, f"{prefix}{name}.")
+        else:
+            found.append(prefix + name)
+    return found
+
+
+def fingerprint(settings: Settings) -> str:
+    """Return a digest of the settings that a session cannot change on its way, see FREE_KEYS."""
+    return digest({k: v for k, v in _leaves(settings) if not _is_free(k)})
+
+
+def _is_free(key: str) -> bool:
+    return f"{key}.".startswith(tuple(f"{free}." for free in FREE_KEYS))
+
+
+def differences(old: Settings, new: Settings, *, bound: bool = False) -> list[str]:
+    """Return "key: old -> new" for each setting that differs.
+
+    bound: only those that a session cannot change on its way.
+    """
+    before, after = (
+        {key: value for key, value in _leaves(settings) if not bound or not _is_free(key)}
+        for settings in (old, new)
+    )
+    return [
+        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+
+
+def overrides(settings: Settings) -> list[str]:
+    """Return the "key=value" that make these settings from their preset, for `load_settings`."""
+    plain = dict(_leaves(load_settings(settings.preset)))
+    return [
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in _leaves(settings)
+        if value != plain.get(key)
+    ]
+
+
+def told_settings(settings: Settings) -> dict[str, Any]:
+    """Return the settings that a journal tells, as plain JSON."""
+    return without_places(settings.model_dump(mode="json", exclude={"home"}))
+
+
+def without_places(values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings, as plain JSON, without the servers and the cluster that they name."""
+    kept = {key: dict(part) if isinstance(part, dict) else part for key, part in values.items()}
+    for place in PLACES:
+        section, _, key = place.partition(".")
+        if key:
+            kept[section].pop(key, None)
+        else:
+            kept.pop(section, None)
+    return kept
+
+
+def _preset_files() -> dict[str, Traversable]:
+    folder = resources.files("agent.config").joinpath("presets")
+    found = [file for file in folder.iterdir() if file.name.endswith(".yaml")]
+    return {file.name.removesuffix(".yaml"): file for file in found}
+
+
+def _read_preset(preset: str) -> tuple[dict[str, Any], str]:
+    """Return the values of a preset and its description."""
+    file: Traversable
+    if preset.endswith((".yaml", ".yml")):
+        file = Path(preset)
+    elif preset in _preset_files():
+        file = _preset_files()[preset]
+    else:
+        raise SettingsError(
+            unknown("preset", preset, _preset_files()) + " A file is named by a path to a .yaml."
+        )
+    try:
+        text = file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The preset {preset} cannot be read: {error}.") from error
+    values = _parse(text, f"The preset {preset}")
+    if not isinstance(values, dict):
+        raise SettingsError(f"The preset {preset} holds no settings; expected lines of KEY: VALUE.")
+    return values, str(values.pop("description", ""))
+
+
+def _parse(text: str, origin: str) -> Any:
+    try:
+        return parse_yaml(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise SettingsError(f"{origin} is not valid YAML{line}: {problem}.") from error
+
+
+def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
+    """Say what is wrong with the first unknown key or, if all are known, the first value.
+
+    origins: dotted key -> where its value was given, if not in the preset.
+    """
+    problem = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    is_unknown = problem["type"] == "extra_forbidden"
+    location = [str(part) for part in problem["loc"]]
+    given = problem["input"]
+    while is_unknown and isinstance(given, dict) and given:
+        part, given = next(iter(given.items()))
+        location.append(str(part))
+    key = ".".join(location)
+    origin = next((o for k, o in origins.items() if f"{key}.".startswith(f"{k}.")), None)
+    where = f" (given {origin})" if origin else ""
+    if is_unknown:
+        return unknown("setting", key, keys()) + where
+    expected = problem["msg"].replace("Input should", "it should", 1)
+    shown = hidden(repr(given))
+    return f"The setting {key} cannot be {shown}{where}: {expected}."
+
+
+def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _takes_text(key: str) -> bool:
+    """Tell whether a setting is plain text or a path, so that 001, no or a date stay as given."""
+    annotation: Any = Settings
+    for part in key.split("."):
+        if not _is_section(annotation) or part not in annotation.model_fields:
+            return False
+        annotation = annotation.model_fields[part].annotation
+    choices = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else [annotation]
+    return str in choices or Path in choices
+
+
+def _nest(key: str, value: Any) -> dict[str, Any]:
+    first, _, rest = key.partition(".")
+    return {first: _nest(rest, value) if rest else value}
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            merged[key] = _merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _leaves(settings: Settings) -> Iterator[tuple[str, JsonValue]]:
+    def walk(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, JsonValue]]:
+        for name, value in values.items():
+            if isinstance(value, dict):
+                yield from walk(value, f"{prefix}{name}.")
+            else:
+                yield prefix + name, value
+
+    return walk(settings.model_dump(mode="json"), "")

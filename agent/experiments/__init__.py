@@ -1,0 +1,1 @@
+"""Comparisons of planners, controls and brains at equal cost."""

@@ -1,0 +1,1 @@
+"""Benchmarks behind the documented figures, each a command of its own."""

@@ -1,0 +1,274 @@
+"""Does credit say what a prompt did? Against training again without each prompt.
+
+    python -m agent.experiments.bench.credit --learner head --cases 20
+    python -m agent.experiments.bench.credit --learner dstm --cases 3
+
+A small case: photographs of the generator split of elpv at half size stand for drawn ones. Twelve
+prompts (wafer, brightness, class) of 16 images each join 96 others; four prompts, chosen by the
+seed, draw the other class. What a prompt did for a slice (wafer, brightness) of the feedback split
+is how much larger the slice's mean loss is without the prompt, the mean over trainings with the
+same seeds. Credit is compared by Spearman's rank correlation over all pairs of prompt and slice.
+
+The learner `dstm` is trained from scratch without each prompt, and half of its trainings against
+the other half says how far any estimate can get; of `head`, the last layer alone, as a logistic
+regression on the features of a DSTM of the audit split, which has no chance in it.
+docs/credit.md has the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from scipy.special import expit
+
+from eval.credit import (
+    agrees,
+    credit,
+    head_gradients,
+    prompt_agreement,
+    prompt_influence,
+    rank_correlation,
+)
+from eval.discovery import fit_direction
+from memory.files import write_json
+from memory.records import Batch, Plan, PromptQuality, PromptSpec, Report
+from tools import targets, tasks
+from tools.data.samples import Samples, concatenate
+from tools.models.embeddings import embed_by_dstm
+from tools.models.gradients import sample_gradients
+from tools.settings import TrainSettings
+from tools.train_dstm import train_model
+
+Floats = NDArray[np.float64]
+
+N_IMAGES, N_BEFORE, N_BROKEN = 16, 96, 4
+CELL = ("wafer", "brightness")
+N_MIN = 15
+N_CLASSES = 2
+TASK = tasks.build("classification")
+
+
+class Case(NamedTuple):
+    """What is known before and after a round: the images of earlier rounds, and of each prompt."""
+
+    before: Samples
+    prompts: dict[str, Samples]
+    plan: Plan
+    batch: Batch
+    feedback: Samples
+
+
+def half_size(samples: Samples) -> Samples:
+    """Return the samples with images of half the height and width, means of 2x2 pixels."""
+    n, channels, height, width = samples.images.shape
+    blocks = samples.images.reshape(n, channels, height // 2, 2, width // 2, 2)
+    small = blocks.mean((3, 5)).astype(np.uint8)
+    return Samples(small, samples.classes, samples.attributes, samples.ids)
+
+
+def draw_case(drawn: Samples, feedback: Samples, class_names: tuple[str, ...], seed: int) -> Case:
+    """Return a case; of the prompts of the plan, `N_BROKEN` are labelled with the other class."""
+    rng = np.random.default_rng(seed)
+    cells: dict[tuple[str, ...], list[int]] = {}
+    for row, known in enumerate(drawn.attributes):
+        names = (*(known[name] for name in CELL), class_names[drawn.classes[row]])
+        cells.setdefault(names, []).append(row)
+    chosen = {key: rng.permutation(rows) for key, rows in sorted(cells.items())}
+    broken = set(rng.choice(len(chosen), N_BROKEN, replace=False).tolist())
+    prompts, specs, left = {}, [], []
+    for number, (key, rows) in enumerate(chosen.items()):
+        name = "-".join(key)
+        own = drawn.take(rows[:N_IMAGES])
+        asked = 1 - own.classes if number in broken else own.classes
+        prompts[name] = Samples(own.images, asked, own.attributes, own.ids)
+        left.append(rows[N_IMAGES:])
+        attributes = dict(zip(CELL, key, strict=False))
+        specs.append(
+            PromptSpec(
+                id=name, text=name, class_name=key[-1], attributes=attributes, count=len(own)
+            )
+        )
+    quality = tuple(
+        PromptQuality(prompt_id=s.id, n_made=s.count, n_kept=s.count, mean_weight=1.0)
+        for s in specs
+    )
+    return Case(
+        before=drawn.take(rng.choice(np.concatenate(left), N_BEFORE, replace=False)),
+        prompts=prompts,
+        plan=Plan(round=2, author="uniform", prompts=tuple(specs)),
+        batch=Batch(round=2, job_id="bench", shards=(), quality=quality),
+        feedback=feedback,
+    )
+
+
+class Fitted(NamedTuple):
+    """A trained learner: class probabilities, (n, 2), and gradients of its last layer, (n, d)."""
+
+    probabilities: Callable[[Samples], Floats]
+    gradients: Callable[[Samples], Floats]
+
+
+Learn = Callable[[Samples, int], Fitted]
+"""Trains a learner on samples, with a seed."""
+
+
+def learn_dstm(settings: TrainSettings) -> Learn:
+    """Return the learner `dstm`: all of the model, from scratch."""
+
+    def learn(samples: Samples, seed: int) -> Fitted:
+        own = settings.model_copy(update={"seed": seed})
+        model = train_model(samples, TASK, N_CLASSES, own)[0]
+        return Fitted(
+            lambda images: TASK.predict(model, images.images),
+            lambda images: sample_gradients(model, TASK, images, own),
+        )
+
+    return learn
+
+
+def learn_head(samples: Samples) -> Learn:
+    """Return the learner `head`, on the features of a DSTM that is trained on `samples` first."""
+    embed = embed_by_dstm(train_model(samples, TASK, N_CLASSES, TrainSettings())[0])
+    known = embed(samples.images)
+    middle, spread = known.mean(0), known.std(0) + 1e-6
+
+    def features(images: Samples) -> Floats:
+        found: Floats = (embed(images.images) - middle) / spread
+        return found
+
+    def learn(images: Samples, seed: int) -> Fitted:
+        weights = fit_direction(features(images), images.classes.astype(np.float64))
+
+        def defective(others: Samples) -> Floats:
+            said: Floats = expit(features(others) @ weights[:-1] + weights[-1])
+            return said
+
+        def gradients(others: Samples) -> Floats:
+            return head_gradients(features(others), (defective(others) - others.classes)[:, None])
+
+        return Fitted(lambda others: np.stack([1 - (p := defective(others)), p], 1), gradients)
+
+    return learn
+
+
+def measure(case: Case, learn: Learn, seeds: Sequence[int]) -> dict[str, Floats]:
+    """Return what each prompt did for each slice, as retraining and as credit say, (p, s) each."""
+
+    def train(without: str | None, seed: int) -> Fitted:
+        parts = [own for name, own in case.prompts.items() if name != without]
+        return learn(concatenate([case.before, *parts]), seed)
+
+    full = [train(None, seed) for seed in seeds]
+    before = learn(case.before, seeds[0])
+    reports = [_report(model, case.feedback) for model in (before, full[0])]
+    slices = reports[1].slices
+    known = [dict(attributes) for attributes in case.feedback.attributes]
+    rows = [np.flatnonzero([s.attributes.items() <= k.items() for k in known]) for s in slices]
+    without = [
+        [_losses(train(name, seed), case.feedback, rows) for seed in seeds] for name in case.prompts
+    ]
+    effects = np.array(without) - np.array([_losses(m, case.feedback, rows) for m in full])
+    half = len(seeds) // 2
+    given = {
+        (c.prompt_id, c.slice): c.change_per_100 * c.n_images / 100
+        for c in credit(case.plan, case.batch, *reports)
+    }
+    pairs = [[(p, s) for s in slices] for p in case.plan.prompts]
+    of = case, rows
+    found = {
+        "effect": effects.mean(1),
+        "gradient cosine, model after the round": _by_gradient(prompt_agreement, full[0], *of),
+        "gradient cosine, model before the round": _by_gradient(prompt_agreement, before, *of),
+        "gradient influence, model after the round": _by_gradient(prompt_influence, full[0], *of),
+        "shrunk change of the slice": np.array(
+            [[given.get((p.id, s.key), 0.0) for p, s in row] for row in pairs]
+        ),
+        "the prompt names the slice": np.array(
+            [[float(agrees(p, s)) for p, s in row] for row in pairs]
+        ),
+    }
+    if half:
+        found |= {"half": effects[:, :half].mean(1), "other half": effects[:, half:].mean(1)}
+    return found
+
+
+def _by_gradient(
+    estimate: Callable[[Floats, Sequence[str], Floats], dict[str, float]],
+    model: Fitted,
+    case: Case,
+    rows: Sequence[NDArray[np.int64]],
+) -> Floats:
+    images = model.gradients(concatenate(list(case.prompts.values())))
+    owner = [name for name, own in case.prompts.items() for _ in range(len(own))]
+    photographs = model.gradients(case.feedback)
+    each = [estimate(images, owner, photographs[own]) for own in rows]
+    return np.array([[found[name] for found in each] for name in case.prompts])
+
+
+def _report(model: Fitted, feedback: Samples) -> Report:
+    said = model.probabilities(feedback)
+    return TASK.report(said, feedback, ("functional", "defective"), 2, "feedback", [CELL], N_MIN)
+
+
+def _losses(model: Fitted, feedback: Samples, rows: Sequence[NDArray[np.int64]]) -> list[float]:
+    said = model.probabilities(feedback)
+    losses = -np.log(said[np.arange(len(feedback)), feedback.classes].clip(1e-6))
+    return [float(losses[own].mean()) for own in rows]
+
+
+def table_of(found: Mapping[str, Sequence[Floats]]) -> list[str]:
+    """Return the rank correlations of all estimates with the effects, as lines of Markdown."""
+    effects = found["effect"]
+    compared = {
+        name: rank_correlation(values, effects)
+        for name, values in found.items()
+        if name not in ("effect", "half", "other half")
+    }
+    if "half" in found:
+        name = "half of the trainings, against the other half"
+        compared[name] = rank_correlation(found["half"], found["other half"])
+    return [
+        "| credit by | rank correlation | 95% interval |",
+        "| --- | --- | --- |",
+        *(f"| {k} | {v.value:.2f} | {v.low:.2f} to {v.high:.2f} |" for k, v in compared.items()),
+    ]
+
+
+def main() -> None:
+    """Run the benchmark; print its figures as a table of Markdown and write all as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--learner", choices=["dstm", "head"], default="dstm")
+    parser.add_argument("--cases", type=int, default=3)
+    parser.add_argument("--trainings", type=int, default=2, help="of the dstm, per set of prompts")
+    parser.add_argument("--steps", type=int, default=80, help="of a training of the dstm")
+    parser.add_argument("--cache", type=Path, default=Path("shaping-home/cache"))
+    parser.add_argument("--output", type=Path, default=Path("bench-credit.json"))
+    chosen = parser.parse_args()
+    console = Console(highlight=False)
+    target = targets.build("elpv", chosen.cache)
+    drawn, feedback = (half_size(target.split(name)) for name in ("generator", "feedback"))
+    n_trainings, learn = 1, learn_dstm(TrainSettings(steps=chosen.steps, batch_size=32))
+    if chosen.learner == "head":
+        learn = learn_head(half_size(target.split("audit")))
+    else:
+        n_trainings = chosen.trainings
+    found: dict[str, list[Floats]] = {}
+    for number in range(chosen.cases):
+        case = draw_case(drawn, feedback, tuple(target.class_names), number)
+        seeds = range(100 * number, 100 * number + n_trainings)
+        for name, values in measure(case, learn, seeds).items():
+            found.setdefault(name, []).append(values)
+        write_json(chosen.output, {k: [v.tolist() for v in each] for k, each in found.items()})
+        console.print(f"case {number} done")
+    for line in table_of(found):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""Does discovery find failures that were planted? Decides what images are embedded with.
+
+    python -m agent.experiments.bench.discovery --embeddings dstm,mtdm,dstm+mtdm --seeds 8
+
+Ten failures are planted among the photographs of the generator split of elpv: up to five pairs
+of attribute values, and changes of 40 photographs each that no attribute names (turned, blurred,
+noisy, lit by a glare, inverted, striped, partly covered). A made-up classifier errs on 70% of them
+and on 10% of the others. A failure is found if one of the first ten findings consists of it by at
+least half and holds a third of it; a finding is false if less than half of it was planted.
+
+The method was developed on the seeds 0 to 11; those from 200 on are for figures to report.
+docs/discovery.md has them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from scipy.ndimage import gaussian_filter
+
+from eval.cluster_tree import side_by_side
+from eval.dense import mean_score
+from eval.discovery import Evaluated, discover
+from eval.metrics import wilson
+from eval.slices import slice_table
+from memory.files import write_json
+from memory.records import Failure
+from tools import targets, tasks
+from tools.data.samples import Images, Samples
+from tools.models.embeddings import Embed, embed_by_dstm, embed_by_imagenet, embed_by_mtdm
+from tools.settings import TrainSettings
+
+N_PLANTED, N_PAIRS, N_CHANGED = 10, 5, 40
+BASE, PLANTED = 0.1, 0.7
+N_MIN = 15
+# Attributes of elpv that the classes do not follow from.
+ATTRIBUTES = ("wafer", "brightness", "dark_area", "where", "contrast", "busbars")
+
+
+class Planted(NamedTuple):
+    """The planted failures by their names, the changed images, and which images err."""
+
+    members: Mapping[str, NDArray[np.int64]]
+    images: Images
+    changed: NDArray[np.int64]
+    wrong: NDArray[np.int64]
+
+
+class Trial(NamedTuple):
+    """What discovery made of one seed: which of the planted failures it found, and how many not.
+
+    n_false: findings of which less than half was planted; n_null: findings where nothing was
+    planted; seconds: of the processor, embedding apart.
+    """
+
+    seed: int
+    found: Mapping[str, bool]
+    n_false: int
+    n_findings: int
+    n_null: int
+    seconds: float
+
+    @property
+    def n_found(self) -> int:
+        """Planted failures that were found."""
+        return sum(self.found.values())
+
+
+def plant(samples: Samples, seed: int, failing: bool = True) -> Planted:
+    """Plant ten failures; without `failing` all images err equally often.
+
+    No value of an attribute may have been planted in more than 40% of its images, or it would
+    describe the failures better than the pairs.
+    """
+    rng = np.random.default_rng(seed)
+    n = len(samples)
+    values = slice_table(samples.attributes, [(name,) for name in ATTRIBUTES], 1)
+    pairs = slice_table(samples.attributes, list(itertools.combinations(ATTRIBUTES, 2)), 20)
+    used = np.zeros(n, bool)
+    members: dict[str, NDArray[np.int64]] = {}
+    for key in rng.permutation(sorted(pairs)):
+        own, trial = pairs[key], used.copy()
+        trial[own] = True
+        clear = len(own) <= 70 and used[own].mean() < 0.2
+        if clear and len(members) < N_PAIRS and all(trial[v].mean() < 0.4 for v in values.values()):
+            members[str(key)], used = own, trial
+    images, changed = samples.images.copy(), []
+    for name in rng.permutation(sorted(CHANGES))[: N_PLANTED - len(members)]:
+        own = np.sort(rng.choice(np.flatnonzero(~used), N_CHANGED, replace=False))
+        used[own] = True
+        altered = CHANGES[name](samples.images[own].astype(np.float64), rng)
+        images[own] = altered.clip(0, 255).astype(np.uint8)
+        members[str(name)] = own
+        changed.append(own)
+    chance = np.where(used & failing, PLANTED, BASE)
+    wrong = (rng.random(n) < chance).astype(np.int64)
+    return Planted(members, images, np.concatenate(changed), wrong)
+
+
+def evaluated(
+    samples: Samples, planted: Planted, embeddings: NDArray[np.float64] | None
+) -> Evaluated:
+    """Return the photographs as a classifier of two classes has seen them."""
+    classes = samples.classes
+    return Evaluated(
+        ids=samples.ids,
+        errors=planted.wrong.astype(np.float64),
+        attributes=samples.attributes,
+        outcomes=(np.eye(2)[classes], np.eye(2)[(classes + planted.wrong) % 2]),
+        classes=classes,
+        embeddings=embeddings,
+    )
+
+
+def judge(found: tuple[Failure, ...], samples: Samples, planted: Planted) -> tuple[set[str], int]:
+    """Return the planted failures that were found, and the number of false findings."""
+    every = set(np.concatenate(list(planted.members.values())).tolist())
+    row = {name: i for i, name in enumerate(samples.ids)}
+    names, n_false = set(), 0
+    for failure in found:
+        own = {row[name] for name in failure.members} or {
+            i
+            for i, known in enumerate(samples.attributes)
+            if failure.attributes.items() <= known.items()
+        }
+        n_false += len(own & every) < len(own) / 2
+        for name, rows in planted.members.items():
+            both = len(own & set(rows.tolist()))
+            if both >= len(own) / 2 and both >= len(rows) / 3:
+                names.add(name)
+    return names, n_false
+
+
+def build_embed(name: str, audit: Samples) -> Embed:
+    """Return an embedding; the DSTM is trained on the audit split, which it is not tried on."""
+    if name == "imagenet":
+        return embed_by_imagenet()
+    if name == "mtdm":
+        from tools.diffusion.pipeline import load_pipeline, weights_folder
+
+        return embed_by_mtdm(load_pipeline(weights_folder("bundled:solar")))
+    from tools.train_dstm import train_model
+
+    model, _, _ = train_model(audit, tasks.build("classification"), 2, TrainSettings())
+    return embed_by_dstm(model)
+
+
+def look_at(
+    samples: Samples, embeds: Mapping[str, Embed]
+) -> Callable[[Planted], dict[str, NDArray[np.float64]]]:
+    """Return a function that embeds planted images, those that did not change only once."""
+    plain = {name: embed(samples.images) for name, embed in embeds.items()}
+
+    def look(planted: Planted) -> dict[str, NDArray[np.float64]]:
+        vectors = {name: part.copy() for name, part in plain.items()}
+        for name, embed in embeds.items():
+            vectors[name][planted.changed] = embed(planted.images[planted.changed])
+        return vectors
+
+    return look
+
+
+def row_of(name: str, trials: Sequence[Trial]) -> list[str]:
+    """Return the figures of an embedding as cells of a table."""
+    shares = mean_score(np.array([trial.n_found / N_PLANTED for trial in trials]))
+    n_false, n_found = (sum(getattr(t, part) for t in trials) for part in ("n_false", "n_findings"))
+    false = wilson(n_false, n_found)
+    n_null = sum(trial.n_null for trial in trials)
+    return [
+        name,
+        f"{10 * shares.value:.1f} ({10 * shares.low:.1f} to {10 * shares.high:.1f})",
+        f"{n_false} of {n_found} ({false.low:.0%} to {false.high:.0%})",
+        f"{n_null} in {len(trials)}",
+        f"{np.mean([trial.seconds for trial in trials]):.1f}",
+    ]
+
+
+def kind_of(planted: str) -> str:
+    """Return what a planted failure is: a pair of values, or the name of a change."""
+    return planted if planted in CHANGES else "pair"
+
+
+def main() -> None:
+    """Run the benchmark; print its figures as tables of Markdown and write them as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--embeddings", default="dstm,mtdm,dstm+mtdm", help="dstm, mtdm, imagenet; + joins them"
+    )
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--first-seed", type=int, default=200)
+    parser.add_argument("--cache", type=Path, default=Path("shaping-home/cache"))
+    parser.add_argument("--output", type=Path, default=Path("bench-discovery.json"))
+    chosen = parser.parse_args()
+    console = Console(highlight=False)
+    target = targets.build("elpv", chosen.cache)
+    samples, audit = target.split("generator"), target.split("audit")
+    joined = {name: name.split("+") for name in chosen.embeddings.split(",") if name}
+    parts = sorted({part for names in joined.values() for part in names})
+    look = look_at(samples, {part: build_embed(part, audit) for part in parts})
+    trials: dict[str, list[Trial]] = {"attributes alone": [], **{name: [] for name in joined}}
+    for seed in range(chosen.first_seed, chosen.first_seed + chosen.seeds):
+        planted, nothing = plant(samples, seed), plant(samples, seed, failing=False)
+        vectors = look(planted)
+        for name, own in trials.items():
+            embedded = [vectors[part] for part in joined.get(name, ())]
+            seen = side_by_side(embedded) if len(embedded) > 1 else (*embedded, None)[0]
+            started = time.process_time()
+            failures = discover(evaluated(samples, planted, seen), N_MIN)
+            seconds = time.process_time() - started
+            names, n_false = judge(failures, samples, planted)
+            n_null = len(discover(evaluated(samples, nothing, seen), N_MIN))
+            which = {key: key in names for key in planted.members}
+            own.append(Trial(seed, which, n_false, len(failures), n_null, seconds))
+        write_json(chosen.output, {k: [t._asdict() for t in v] for k, v in trials.items()})
+        console.print(f"seed {seed}:", {name: own[-1].n_found for name, own in trials.items()})
+    head = ["embedded by", "found of 10", "false of all findings", "with nothing planted", "s"]
+    _print_table(console, head, [row_of(name, own) for name, own in trials.items()])
+    kinds = sorted({kind_of(k) for own in trials.values() for trial in own for k in trial.found})
+    rows = []
+    for name, own in trials.items():
+        hits = {
+            kind: [t.found[k] for t in own for k in t.found if kind_of(k) == kind] for kind in kinds
+        }
+        rows.append([name, *(f"{sum(hits[kind])} of {len(hits[kind])}" for kind in kinds)])
+    _print_table(console, ["embedded by", *kinds], rows)
+
+
+def _print_table(console: Console, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    for cells in (head, ["---"] * len(head), *rows):
+        console.print("| " + " | ".join(cells) + " |", markup=False, soft_wrap=True)
+
+
+def _glare(images: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    y, x = np.mgrid[: images.shape[2], : images.shape[3]]
+    light: NDArray[np.float64] = 150 * np.exp(-((y - 12) ** 2 + (x - 50) ** 2) / 150)
+    return images + light
+
+
+def _cover(images: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    covered = images.copy()
+    covered[:, :, 36:58, 6:28] = 30
+    return covered
+
+
+CHANGES: dict[str, Callable[[NDArray[np.float64], np.random.Generator], NDArray[np.float64]]] = {
+    "turned": lambda images, rng: np.rot90(images, 1, (2, 3)),
+    "blurred": lambda images, rng: gaussian_filter(images, (0, 0, 1.5, 1.5)),
+    "noisy": lambda images, rng: images + rng.normal(0, 20, images.shape),
+    "glare": _glare,
+    "inverted": lambda images, rng: 255 - images,
+    "striped": lambda images, rng: (
+        images + 25 * np.sign(np.sin(np.arange(images.shape[3]) * np.pi / 3))
+    ),
+    "covered": _cover,
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""How much of the hardware's speed a generator keeps.
+
+    python -m agent.experiments.bench.generate --preset solar --images 64
+    python -m agent.experiments.bench.generate --model FOLDER --set generator.options.dtype=float16
+
+Draws a batch as a session does (prompts to a parquet shard, without the audit) in turn with a bare
+loop: the same calls of the denoiser, and of the VAE's decoder where there is one, on the inputs
+that they had, and nothing else. Prints images per second of both, the share of time in the
+denoiser, and the ratio. The best of several turns counts: what disturbs only ever costs time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from agent import planners
+from agent.config.settings import Settings, load_settings
+from agent.loop.components import build_generator, build_target, choose_device
+from agent.loop.validation import validate
+from agent.planners import Observation, palette_of
+from memory.errors import SettingsError
+from memory.files import write_json
+from memory.records import PromptSpec
+from tools.data.shards import write_shard
+from tools.generate_batch import draw
+from tools.generators import Generator
+from tools.targets import Target
+
+DENOISERS = ("unet", "transformer", "controlnet")
+
+
+def networks(generator: Generator) -> dict[str, torch.nn.Module]:
+    """Return the networks that do the drawing, by name; raises SettingsError where there are none.
+
+    generator: one that has a diffusers pipeline.
+    """
+    pipeline = getattr(generator, "pipeline", None)
+    if pipeline is None:
+        raise SettingsError(
+            f"The generator {generator.name!r} has no network. Choose a preset with mtdm or "
+            "text2image, or give --model."
+        )
+    parts = pipeline.components
+    found = {name: parts[name] for name in DENOISERS if parts.get(name) is not None}
+    if parts.get("vae") is not None:
+        found["vae"] = parts["vae"].decoder
+    return found
+
+
+def _now(device: str) -> float:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+class Calls:
+    """Watches networks: records what they are called with, or how long they take."""
+
+    def __init__(self, watched: dict[str, torch.nn.Module], device: str) -> None:
+        self._watched, self._device = watched, device
+        self.recorded: list[tuple[torch.nn.Module, tuple[Any, ...], dict[str, Any]]] = []
+        self.elapsed_s = dict.fromkeys(watched, 0.0)
+
+    def record(self, work: Callable[[], object]) -> None:
+        """Do `work` and keep the inputs of all calls."""
+
+        def keep(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self.recorded.append((module, args, kwargs))
+
+        hooks = [
+            module.register_forward_pre_hook(keep, with_kwargs=True)
+            for module in self._watched.values()
+        ]
+        work()
+        for hook in hooks:
+            hook.remove()
+
+    def measure(self, work: Callable[[], object]) -> None:
+        """Do `work` and add up the seconds in each network."""
+        hooks = []
+        for name, module in self._watched.items():
+
+            def begin(*_: object, name: str = name) -> None:
+                self.elapsed_s[name] -= _now(self._device)
+
+            def end(*_: object, name: str = name) -> None:
+                self.elapsed_s[name] += _now(self._device)
+
+            hooks += [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
+        work()
+        for hook in hooks:
+            hook.remove()
+
+    @torch.inference_mode()
+    def replay(self) -> None:
+        """Call the networks again as recorded."""
+        for module, args, kwargs in self.recorded:
+            module(*args, **kwargs)
+
+
+def uniform_prompts(
+    settings: Settings, target: Target, generator: Generator, n_images: int
+) -> list[tuple[PromptSpec, int]]:
+    """Return prompts and indices as the first round of a uniform session has them."""
+    observation = Observation(
+        round=1,
+        n_images=n_images,
+        images_per_prompt=settings.session.images_per_prompt,
+        seed=settings.session.seed,
+    )
+    draft = planners.build("uniform").plan(observation, palette_of(target), target.vocabulary)
+    count, limit = generator.count_tokens, generator.max_tokens
+    plan = validate(draft, 1, n_images, "bench", target.vocabulary, count, limit)
+    return [(prompt, index) for prompt in plan.prompts for index in range(prompt.count)]
+
+
+def main() -> None:
+    """Run the benchmark, print its figures and write them as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", default="solar")
+    parser.add_argument("--model", help="a diffusers text-to-image model, drawn by text2image")
+    parser.add_argument("--images", type=int, default=64, help="of one batch")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--output", type=Path, default=Path("bench_generate.json"))
+    chosen = parser.parse_args()
+    named = ["generator.name=text2image", f"generator.weights={chosen.model}"]
+    values = [*(named if chosen.model else []), *chosen.set]
+    settings = load_settings(chosen.preset, values, os.environ)
+    target, device = build_target(settings), choose_device(settings)
+    generator = build_generator(settings, target, device)
+    wanted = uniform_prompts(settings, target, generator, chosen.images)
+    names = list(target.class_names)
+
+    def whole() -> None:
+        samples, _ = draw(wanted, settings.session.seed, generator, names)
+        texts, ids = [p.text for p, _ in wanted], [p.id for p, _ in wanted]
+        write_shard(samples, texts, ids, [index for _, index in wanted], names)
+
+    calls = Calls(networks(generator), device)
+    calls.record(whole)
+    calls.replay()
+    times: dict[str, list[float]] = {"whole": [], "bare": []}
+    for _ in range(chosen.turns):
+        for name, work in (("whole", whole), ("bare", calls.replay)):
+            begun = _now(device)
+            work()
+            times[name].append(_now(device) - begun)
+    begun = _now(device)
+    calls.measure(whole)
+    measured_s = _now(device) - begun
+    best_s = {name: min(values) for name, values in times.items()}
+    denoiser_s = sum(s for name, s in calls.elapsed_s.items() if name != "vae")
+    figures: dict[str, Any] = {
+        "images per second": len(wanted) / best_s["whole"],
+        "bare loop, images per second": len(wanted) / best_s["bare"],
+        "ratio to the bare loop": best_s["bare"] / best_s["whole"],
+        "share of time in the denoiser": denoiser_s / measured_s,
+    }
+    if device.startswith("cuda"):
+        figures["peak memory, GiB"] = torch.cuda.max_memory_allocated() / 2**30
+    table = Table("figure", f"{chosen.model or chosen.preset}, {len(wanted)} images at once")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:.3f}")
+    Console(highlight=False).print(table)
+    card = torch.cuda.get_device_name() if device.startswith("cuda") else "CPU"
+    write_json(
+        chosen.output,
+        {
+            "preset": chosen.preset,
+            "model": chosen.model,
+            "device": card,
+            "images": len(wanted),
+            "times_s": times,
+            **figures,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""The README's figures of an MTDM that draws labels: do they fit the image, and can one learn it?
+
+    python -m agent.experiments.bench.mtdm --preset streets --seeds 3
+
+Everything is measured against rendered scenes that the MTDM has not seen, of the distribution it
+was trained on. Nets that are trained once are kept under HOME/bench; run again, it goes on.
+
+agreement: nets trained on rendered scenes are applied to drawn images and compared with the labels
+drawn beside them, as against their score on rendered test scenes. learning: DSTMs trained on drawn
+images alone, against DSTMs trained on as many rendered scenes, both on rendered test scenes.
+control: classifiers of attributes, trained on rendered scenes, on what the prompts asked for.
+--denoising prints only the error of denoising rendered scenes: in a minute, for comparing networks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from agent.config.settings import Settings, load_settings
+from agent.loop.components import build_generator, build_pretrain_target, choose_device
+from memory.errors import SettingsError
+from memory.files import write_json
+from memory.records import digest
+from tools import tasks
+from tools.data.samples import Samples, content_digest
+from tools.data.shards import read_shards, write_shard
+from tools.diffusion.held_out import denoising_error
+from tools.generators import Generator
+from tools.models.dstm_file import load_model, save_model
+from tools.pretraining.card import draw_for
+from tools.settings import TrainSettings
+from tools.targets import Target
+from tools.tasks import Model
+from tools.train_dstm import train_model
+
+DENSE = {"segmentation": "miou", "depth": "abs_rel"}
+"""Tasks and their figures; of abs_rel less is better."""
+
+SIZES = {"audit": 5000, "feedback": 1000, "test": 800}
+_SHARD = 50
+
+
+class Bench:
+    """What the figures of one preset are measured with."""
+
+    def __init__(self, settings: Settings, console: Console) -> None:
+        source = settings.pretrain_target or settings.target
+        sizes = {**_mapping(source.options.get("sizes")), **SIZES}
+        source = source.model_copy(update={"options": {**source.options, "sizes": sizes}})
+        self.settings = settings.model_copy(update={"pretrain_target": source})
+        self.target: Target = build_pretrain_target(self.settings)
+        self.device = choose_device(settings)
+        self.folder = settings.home / "bench"
+        self.generator: Generator = build_generator(settings, self.target, self.device)
+        self._console = console
+
+    def drawn(self, n_images: int, seed: int) -> Samples:
+        """Return images of the MTDM for the captions of `n_images` rendered scenes."""
+        rows = np.random.default_rng(seed).permutation(len(self.target.split("feedback")))
+        asked = self.target.split("feedback").take(rows[:n_images])
+        folder = self.folder / f"drawn-{digest([self.generator.identity, n_images, seed])}"
+        paths = []
+        for start in range(0, n_images, _SHARD):
+            paths.append(folder / f"{start:06d}.parquet")
+            if paths[-1].exists():
+                continue
+            part = asked.take(range(start, min(start + _SHARD, n_images)))
+            samples, texts = draw_for(self.target, self.generator, part, seed, start)
+            ids = [f"seed-{seed}"] * len(texts)
+            folder.mkdir(parents=True, exist_ok=True)
+            paths[-1].write_bytes(
+                write_shard(samples, texts, ids, range(len(texts)), self.target.class_names)
+            )
+            self._console.print(f"seed {seed}: {start + len(texts)} of {n_images} images drawn")
+        return read_shards(paths).samples
+
+    def learnt(self, samples: Samples, names: Sequence[str], train: TrainSettings) -> Model:
+        """Return a model trained on samples, from disk where it is there already."""
+        key = [content_digest(samples), list(names), train.to_json()]
+        folder = self.folder / f"{train.task}-{digest(key)}"
+        if (folder / "model.json").exists():
+            return load_model(folder, self.device)[0]
+        model, _, _ = train_model(samples, tasks.build(train.task), len(names), train, self.device)
+        save_model(folder, model, {"task": train.task})
+        return model
+
+    def dense_settings(self, task: str, seed: int, steps: int) -> TrainSettings:
+        """Return the preset's settings of a DSTM for another task, seed and number of steps."""
+        changes = {"task": task, "seed": seed, "steps": steps}
+        return self.settings.dstm.model_copy(
+            update={**changes, "balance_classes": task == "segmentation"}
+        )
+
+    def score(self, model: Model, task: str, samples: Samples) -> float:
+        """Return a model's figure of `DENSE` on samples."""
+        built = tasks.build(task)
+        names = self.target.pixel_classes
+        said = built.predict(model, samples.images)
+        report = built.report(said, samples, names, 0, "bench", (), len(samples))
+        return report.metrics[DENSE[task]].value
+
+    def control(self, drawn: Samples, seed: int) -> dict[str, dict[str, float]]:
+        """Return how often classifiers see the asked attribute, on rendered and drawn images."""
+        known, test = self.target.split("audit"), self.target.split("test")
+        found = {}
+        task = tasks.build("classification")
+        for key, values in self.target.vocabulary.attributes.items():
+            names = list(values)
+            train = TrainSettings(seed=seed, steps=400)
+            model = self.learnt(_as_classes(known, key, names), names, train)
+            accuracy = {
+                where: float(
+                    (task.predict(model, s.images).argmax(1) == _as_classes(s, key, names).classes)
+                    .astype(float)
+                    .mean()
+                )
+                for where, s in (("rendered", test), ("drawn", drawn))
+            }
+            found[key] = accuracy | {"ratio": accuracy["drawn"] / accuracy["rendered"]}
+        return found
+
+    def denoising(self, n_images: int = 96) -> dict[int, dict[str, float]]:
+        """Return the MTDM's error on rendered scenes with noise, see `tools.diffusion.held_out`."""
+        pipeline = getattr(self.generator, "pipeline", None)
+        if pipeline is None:
+            raise SettingsError(
+                f"The generator {self.settings.generator.name!r} denoises nothing. --denoising "
+                "needs the generator mtdm."
+            )
+        test = self.target.split("test").take(range(n_images))
+        rng = random.Random(0)
+        texts = [self.target.vocabulary.caption(a, rng) for a in test.attributes]
+        return denoising_error(pipeline, test, texts)
+
+    def seed_figures(self, n_images: int, seed: int, steps: int) -> dict[str, Any]:
+        """Return all figures of one seed."""
+        names = self.target.pixel_classes
+        drawn = self.drawn(n_images, seed)
+        rendered = self.target.split("feedback").take(range(n_images))
+        test, known = self.target.split("test"), self.target.split("audit")
+        figures: dict[str, Any] = {}
+        for task in DENSE:
+            reference = self.learnt(known, names, self.dense_settings(task, seed, 3 * steps))
+            on_test, on_drawn = (self.score(reference, task, s) for s in (test, drawn))
+            pupils = [
+                self.learnt(s, names, self.dense_settings(task, seed, steps))
+                for s in (rendered, drawn)
+            ]
+            of_rendered, of_drawn = (self.score(pupil, task, test) for pupil in pupils)
+            figures[task] = {
+                "reference on rendered": on_test,
+                "reference on drawn": on_drawn,
+                "agreement": on_drawn / on_test,
+                "trained on rendered": of_rendered,
+                "trained on drawn": of_drawn,
+                "learning": of_drawn / of_rendered,
+            }
+        figures["control"] = self.control(drawn, seed)
+        return figures
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _as_classes(samples: Samples, key: str, names: Sequence[str]) -> Samples:
+    """Return samples whose class is the value of an attribute, without labels of pixels."""
+    classes = np.array([names.index(a[key]) for a in samples.attributes], dtype=np.int64)
+    return replace(samples, classes=classes, labels={})
+
+
+def main() -> None:
+    """Run the benchmark and write its figures as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
+    parser.add_argument("--preset", default="streets")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=SIZES["feedback"])
+    parser.add_argument("--steps", type=int, default=400, help="of a DSTM; references train 3x")
+    parser.add_argument("--denoising", action="store_true", help="only that error, in a minute")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--output", type=Path, default=Path("bench-mtdm.json"))
+    chosen = parser.parse_args()
+    console = Console(highlight=False)
+    bench = Bench(load_settings(chosen.preset, chosen.set, os.environ), console)
+    if chosen.denoising:
+        errors = Table("noise level", "image", "labels", title="mean squared error, whitened")
+        for level, error in bench.denoising().items():
+            errors.add_row(str(level), *(f"{error[kind]:.3f}" for kind in ("image", "labels")))
+        console.print(errors)
+        return
+    found = []
+    for seed in range(chosen.seeds):
+        found.append(bench.seed_figures(chosen.images, seed, chosen.steps))
+        write_json(chosen.output, {"images": chosen.images, "steps": chosen.steps, "seeds": found})
+        console.print(f"seed {seed} done")
+    table = Table("figure", "mean", "per seed")
+    rows: dict[str, list[float]] = {}
+    for figures in found:
+        for part in ("segmentation", "depth"):
+            for name, value in figures[part].items():
+                rows.setdefault(f"{part}: {name}", []).append(value)
+        for key, values in figures["control"].items():
+            for name, value in values.items():
+                rows.setdefault(f"control {key}: {name}", []).append(value)
+    for name, each in rows.items():
+        table.add_row(name, f"{np.mean(each):.3f}", " ".join(f"{value:.3f}" for value in each))
+    console.print(table)
+    console.print(f"Figures: {chosen.output}")
+
+
+if __name__ == "__main__":
+    main()

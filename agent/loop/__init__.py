@@ -1,0 +1,1 @@
+"""The agent: the LangGraph graph of a round, its tools and what a brain is shown."""

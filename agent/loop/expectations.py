@@ -1,0 +1,236 @@
+"""What a plan may expect before anything is drawn: kept images, changed slices, time.
+
+All of it rests on what the memory knows of similar prompts (`memory.chroma.items_from_events`).
+A prompt of the memory counts for a prompt of the plan if it says the same class words and its
+cosine similarity s is at least 0.6. It then counts with the weight w = (s - 0.6) / 0.4, so that
+w * n_made images stand behind it: its own n_made for an equal text, none at the threshold.
+
+Kept-rate, a Beta posterior mean: (10 r + sum w n k) / (10 + sum w n) with kept-rates k and images
+n. r is the rate over all prompts found, itself drawn towards 8 of 10: (8 + sum n k) / (10 + sum n).
+
+Change of a slice: (sum w n c) / (50 + sum w n) per 100 images, where c is the credit that a similar
+prompt got for the slice, already shrunk by the slice's binomial error (`eval.credit`). The 50
+images draw it towards no change. It is added up over the plan's prompts that name the slice's
+attributes; `benefit` and `harm` add up the positive and the negative ones. Credits are taken to
+grow with the images, so a plan much larger than the batches of the memory gains less than this.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from pydantic import Field
+
+from agent.loop.validation import slice_attributes
+from memory.chroma import Hit
+from memory.records import Plan, PromptSpec, Record, Share
+from prompts.render import quote
+from prompts.vocabulary import Vocabulary
+
+MIN_SIMILARITY = 0.6
+PRIOR_KEPT, PRIOR_MADE = 8.0, 10.0
+PRIOR_CREDIT_IMAGES = 50.0
+# A prompt that was made so often and kept so seldom has failed.
+FAILED_MADE, FAILED_RATE = 8, 0.4
+
+_CREDIT = "credit "
+_MAX_WARNINGS = 10
+_MAX_TEXT = 2000
+
+
+class PromptExpectation(Record):
+    """The share of a prompt's images that the audit will keep."""
+
+    prompt_id: str
+    count: int = Field(ge=1)
+    kept_rate: Share
+    n_behind: float = Field(ge=0, description="images of the memory it rests on, weighted")
+
+
+class SliceExpectation(Record):
+    """The change of a slice's accuracy: helpful and harmful prompts added up apart."""
+
+    slice: str
+    benefit: float = Field(ge=0)
+    harm: float = Field(le=0)
+
+    @property
+    def change(self) -> float:
+        """The sum of both."""
+        return self.benefit + self.harm
+
+
+class Expectation(Record):
+    """What a plan may expect; `slices` has the largest changes first."""
+
+    prompts: tuple[PromptExpectation, ...]
+    kept_rate: Share = Field(description="of all images of the plan")
+    n_behind: float = Field(ge=0, description="images of all prompts found, unweighted")
+    slices: tuple[SliceExpectation, ...]
+    seconds: float | None = Field(description="to generate the images; None: not known yet")
+    warnings: tuple[str, ...]
+
+    @property
+    def n_images(self) -> int:
+        """Images of the plan."""
+        return sum(prompt.count for prompt in self.prompts)
+
+
+def expect(
+    plan: Plan,
+    hits: Mapping[str, Sequence[Hit]],
+    seconds_per_image: float | None,
+    vocabulary: Vocabulary,
+) -> Expectation:
+    """Return what a plan may expect, by the formulas above.
+
+    hits: what the memory found for each prompt, by its id; items that are no prompts are left out.
+    The vocabulary tells which class words a text says. `warnings`, at most 10, name prompts that
+    were tried (the vocabulary reads the same attributes in a similar prompt) and failed: of at
+    least 8 images made less than 0.4 were kept, or most slices were credited with a loss.
+    """
+    made = {hit.item.id: hit for found in hits.values() for hit in found if _made(hit)}
+    n_behind = sum(_made(hit) for hit in made.values())
+    n_kept = sum(_made(hit) * _rate(hit) for hit in made.values())
+    overall = (PRIOR_KEPT + n_kept) / (PRIOR_MADE + n_behind)
+
+    prompts = []
+    benefit: dict[str, float] = defaultdict(float)
+    harm: dict[str, float] = defaultdict(float)
+    failed: dict[tuple[tuple[str, str], ...], str] = {}
+    for prompt in plan.prompts:
+        similar = _similar(prompt, hits.get(prompt.id, ()), vocabulary)
+        n = sum(_weight(hit) * _made(hit) for hit in similar)
+        kept = sum(_weight(hit) * _made(hit) * _rate(hit) for hit in similar)
+        rate = (PRIOR_MADE * overall + kept) / (PRIOR_MADE + n)
+        prompts.append(
+            PromptExpectation(
+                prompt_id=prompt.id, count=prompt.count, kept_rate=min(1.0, rate), n_behind=n
+            )
+        )
+        for key, per_100 in _changes(prompt, similar).items():
+            change = per_100 * prompt.count / 100
+            benefit[key] += max(0.0, change)
+            harm[key] += min(0.0, change)
+        tried = [hit for hit in similar if vocabulary.parse(hit.item.text) == prompt.attributes]
+        if problem := _failure(tried):
+            words = f"{prompt.id} {quote(prompt.text, 80)} was tried: {problem}"
+            failed.setdefault(tuple(sorted(prompt.attributes.items())), words)
+    warnings = list(failed.values())
+    if len(warnings) > _MAX_WARNINGS:
+        more = f"and {len(warnings) - _MAX_WARNINGS} more that were tried and failed"
+        warnings[_MAX_WARNINGS:] = [more]
+    slices = [SliceExpectation(slice=key, benefit=benefit[key], harm=harm[key]) for key in benefit]
+    return Expectation(
+        prompts=tuple(prompts),
+        kept_rate=min(1.0, sum(p.kept_rate * p.count for p in prompts) / plan.n_images),
+        n_behind=n_behind,
+        slices=tuple(sorted(slices, key=lambda s: (-abs(s.change), s.slice))),
+        seconds=None if seconds_per_image is None else seconds_per_image * plan.n_images,
+        warnings=tuple(warnings),
+    )
+
+
+def say_expectation(expectation: Expectation) -> str:
+    """Return an expectation as text of at most 2,000 characters, for people and chat models."""
+    n_kept = expectation.kept_rate * expectation.n_images
+    lines = [
+        f"Expected: about {n_kept:.0f} of {expectation.n_images} images kept "
+        f"({expectation.kept_rate:.2f}; {_say_basis(expectation.n_behind)})."
+    ]
+    if expectation.seconds is not None:
+        lines.append(f"Generating takes about {expectation.seconds:.0f} s.")
+    poor = sorted(expectation.prompts, key=lambda p: p.kept_rate)[:3]
+    lines += [
+        f"- {p.prompt_id}: only {p.kept_rate:.2f} kept ({_say_basis(p.n_behind)})"
+        for p in poor
+        if p.kept_rate < 0.5
+    ]
+    lines += [
+        f"- slice {quote(s.slice, 80)}: {s.change:+.3f} (benefit {s.benefit:+.3f}, "
+        f"harm {s.harm:+.3f})"
+        for s in expectation.slices[:5]
+    ]
+    for warning in expectation.warnings:
+        line = f"Warning: {warning}"
+        if len("\n".join([*lines, line])) > _MAX_TEXT:
+            break
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _say_basis(n_behind: float) -> str:
+    return f"from {n_behind:.0f} similar images" if n_behind >= 0.5 else "the memory knows none"
+
+
+def _made(hit: Hit) -> float:
+    return _number(hit, "n_made") if hit.item.kind == "prompt" else 0.0
+
+
+def _rate(hit: Hit) -> float:
+    return min(1.0, max(0.0, _number(hit, "kept_rate")))
+
+
+def _number(hit: Hit, name: str) -> float:
+    value = hit.item.data.get(name, 0.0)
+    return float(value) if isinstance(value, float | int) else 0.0
+
+
+def _weight(hit: Hit) -> float:
+    return min(1.0, (hit.similarity - MIN_SIMILARITY) / (1 - MIN_SIMILARITY))
+
+
+def _similar(prompt: PromptSpec, hits: Sequence[Hit], vocabulary: Vocabulary) -> list[Hit]:
+    key = vocabulary.class_attribute or ""
+    return [
+        hit
+        for hit in hits
+        if _made(hit)
+        and hit.similarity >= MIN_SIMILARITY
+        and vocabulary.parse(hit.item.text).get(key) == prompt.attributes.get(key)
+    ]
+
+
+def _credits(hit: Hit) -> dict[str, float]:
+    """Return the change per 100 images of every slice that a prompt was credited with."""
+    return {
+        name.removeprefix(_CREDIT): _number(hit, name)
+        for name in hit.item.data
+        if name.startswith(_CREDIT)
+    }
+
+
+def _changes(prompt: PromptSpec, similar: Sequence[Hit]) -> dict[str, float]:
+    """Return the expected change per 100 images of the slices that a prompt belongs to."""
+    total: dict[str, float] = defaultdict(float)
+    images: dict[str, float] = defaultdict(float)
+    for hit in similar:
+        for key, per_100 in _credits(hit).items():
+            attributes = slice_attributes(key)
+            if attributes and attributes.items() <= prompt.attributes.items():
+                n = _weight(hit) * _made(hit)
+                total[key] += n * per_100
+                images[key] += n
+    return {key: total[key] / (PRIOR_CREDIT_IMAGES + images[key]) for key in total}
+
+
+def _failure(tried: Sequence[Hit]) -> str:
+    """Say why prompts that were tried have failed; "" if they have not."""
+    n_made = sum(_made(hit) for hit in tried)
+    if n_made < FAILED_MADE:
+        return ""
+    n_kept = sum(_made(hit) * _rate(hit) for hit in tried)
+    if n_kept / n_made < FAILED_RATE:
+        return (
+            f"the audit kept {n_kept:.0f} of {n_made:.0f} images; ask for less of it, or for "
+            "something easier to draw"
+        )
+    sums: dict[str, float] = defaultdict(float)
+    for hit in tried:
+        for key, per_100 in _credits(hit).items():
+            sums[key] += _made(hit) * per_100
+    n_worse = sum(value < 0 for value in sums.values())
+    if n_worse * 2 > len(sums):
+        return f"{n_worse} of {len(sums)} slices lost accuracy; ask for less of it"
+    return ""

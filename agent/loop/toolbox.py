@@ -1,0 +1,374 @@
+"""The tools by their names, bound to LangChain: thin wrappers around stages and proposals.
+
+A method's docstring is what a brain reads; its arguments are what a brain may choose. Everything
+else comes from the session. Results are short texts with the figures.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage, ToolCall
+from langchain_core.tools import BaseTool, StructuredTool
+from langgraph.types import interrupt
+from pydantic import Field, ValidationError
+
+from agent.brains.actions import storable
+from agent.loop.approval import Question, Rejected
+from agent.loop.context import brief, say_failures, say_report
+from agent.loop.expectations import say_expectation
+from agent.loop.lessons import learn
+from agent.loop.observations import LOOK_BACK, gather, observe, rounds_before
+from agent.loop.proposals import Proposals
+from agent.loop.recording import pack, unpack
+from agent.loop.stages import Stages
+from agent.loop.state import ADVANCES, PHASES
+from agent.loop.tool_schemas import offers
+from agent.loop.trials import say_trial
+from agent.planners import PlanDraft, PromptDraft
+from memory.chroma import items_from_events
+from memory.errors import SettingsError, ToolError
+from memory.records import Hypothesis, Plan, Round
+from prompts.render import quote
+
+if TYPE_CHECKING:
+    from agent.loop.components import Workbench
+
+
+class Toolbox:
+    """What the agent can do in one session.
+
+    stages, proposals: stand-ins for what draws, trains and measures, and for what makes plans of
+    drafts; None for those of the bench.
+    """
+
+    def __init__(
+        self,
+        bench: Workbench,
+        stages: Stages | None = None,
+        proposals: Proposals | None = None,
+    ) -> None:
+        self._bench = bench
+        self._session = bench.session
+        self._journal = bench.session.journal
+        self._stages = stages or Stages(bench)
+        self._proposals = proposals or Proposals(bench)
+        self._round, self._call_id, self._author = 0, "", ""
+        functions: list[Callable[..., str]] = [
+            self.recall_memory,
+            self.inspect_failures,
+            self.ask_user,
+            self.propose_plan,
+            self.generate_batch,
+            self.train_dstm,
+            self.evaluate_real,
+            self.finish,
+        ]
+        self.tools: dict[str, BaseTool] = {
+            f.__name__: StructuredTool.from_function(
+                f, parse_docstring=True, error_on_invalid_docstring=True
+            )
+            for f in functions
+        }
+
+    def opening(
+        self, round_number: int, tokens_left: int | None, usd_left: float | None
+    ) -> list[AnyMessage]:
+        """Return the first messages of a round: who you are, and what is known.
+
+        What is known is journaled first, so that the messages can be made again from it.
+        """
+        observation = observe(self._session, round_number)
+        key = f"opening/{round_number}"
+        known = self._journal.get(key)
+        if known is None:
+            facts = gather(self._bench, observation, tokens_left, usd_left)
+            known = self._journal.append(
+                "opening", key=key, round=round_number, facts=pack(facts, observation.rounds)
+            )
+        system, text = brief(unpack(known["facts"], observation.rounds, self._bench.target))
+        extra = {"observation": observation.to_json()}
+        return [SystemMessage(system), HumanMessage(text, additional_kwargs=extra)]
+
+    def legal(self, phase: str, n_lookups: int) -> tuple[str, ...]:
+        """Return the names of the tools that may be called now.
+
+        After `llm.max_lookups` calls that did not end the phase only what ends it is left.
+        """
+        names = PHASES[phase]
+        if not self._bench.observer.interactive:
+            names = tuple(name for name in names if name != "ask_user")
+        if n_lookups >= self._session.settings.llm.max_lookups:
+            names = tuple(name for name in names if name in ADVANCES)
+        return names
+
+    def offers(self, names: Sequence[str], brief: bool) -> list[dict[str, Any]]:
+        """Return tools as JSON schemas for a chat model, see `agent.loop.tool_schemas`."""
+        reports = [r.report for r in self._session.rounds(LOOK_BACK) if r.report]
+        return offers(
+            [self.tools[name] for name in names],
+            self._bench.target.vocabulary,
+            self._session.settings.session.images_per_round,
+            [score.key for score in reports[-1].slices] if reports else [],
+            brief,
+            pulls="propose_plan" in names and self._proposals.unpullable(bool(reports)) is None,
+            adapters=self._proposals.adapters(),
+        )
+
+    def refuse(
+        self, round_number: int, phase: str, legal: Sequence[str], text: str, author: str
+    ) -> str:
+        """Journal an answer that calls no tool, and return what to say to it."""
+        problem = f"Your answer calls no tool. Call one of: {', '.join(legal)}."
+        self._illegal(round_number, phase, author, None, text, problem)
+        return problem
+
+    def execute(
+        self, round_number: int, phase: str, legal: Sequence[str], call: ToolCall, author: str
+    ) -> str:
+        """Run one tool call; raises ToolError that says what is legal when the call is not."""
+        call = storable(call)
+        name = call["name"]
+        try:
+            return self._execute(round_number, phase, legal, call, author)
+        except Rejected:
+            raise
+        except ToolError as error:
+            said = json.dumps(call["args"])
+            self._illegal(round_number, phase, author, name, said, str(error))
+            raise
+
+    def _execute(
+        self, round_number: int, phase: str, legal: Sequence[str], call: ToolCall, author: str
+    ) -> str:
+        name = call["name"]
+        if name not in legal:
+            raise ToolError(
+                f"{name[:100]!r} is not legal now (phase {phase!r}). Call one of: "
+                f"{', '.join(legal)}."
+            )
+        self._round, self._call_id, self._author = round_number, str(call["id"]), author
+        started = time.monotonic()
+        try:
+            result, refused = str(self.tools[name].invoke(call["args"])), None
+        except Rejected as error:
+            result, refused = str(error), error
+        except ValidationError as error:
+            wrong = "; ".join(
+                f"{'.'.join(map(str, e['loc']))[:100] or 'arguments'}: {e['msg'][:200]}"
+                for e in error.errors()[:5]
+            )
+            raise ToolError(f"The arguments of {name} are wrong: {wrong}.") from error
+        self._journal.append(
+            "tool_call",
+            key=f"tool_call/{round_number}/{call['id']}",
+            round=round_number,
+            phase=phase,
+            author=author,
+            tool=name,
+            arguments=call["args"],
+            result=result,
+            seconds=round(time.monotonic() - started, 3),
+            **({"rejected": True} if refused else {}),
+        )
+        if refused:
+            raise refused
+        return result
+
+    def _illegal(
+        self,
+        round_number: int,
+        phase: str,
+        author: str,
+        tool: str | None,
+        said: str,
+        problem: str,
+    ) -> None:
+        """Journal an answer that was no legal call; such answers are counted, never executed."""
+        self._journal.append(
+            "illegal_call",
+            round=round_number,
+            phase=phase,
+            author=author,
+            tool=tool and tool[:100],
+            said=said[:1000],
+            problem=problem,
+        )
+
+    # -- tools ---------------------------------------------------------------------------------
+
+    def recall_memory(
+        self,
+        query: Annotated[str, Field(min_length=1, max_length=300)],
+        n: Annotated[int, Field(ge=1, le=20)] = 5,
+    ) -> str:
+        """Search the memory of all sessions for prompts, failures and lessons.
+
+        Args:
+            query: What to look for, in plain words.
+            n: How many entries to return, 1 to 20.
+        """
+        return self._recall(query, n)
+
+    def inspect_failures(self) -> str:
+        """Show the slices on which the model is significantly worse than on the rest."""
+        measured = [r for r in rounds_before(self._session, self._round + 1) if r.report]
+        if not measured:
+            return "There is no report yet, so no failures are known."
+        number = measured[-1].number
+        failures = measured[-1].failures
+        if self._journal.get(f"failures/{number}") is None:
+            with self._stages.timed("inspect", number):
+                failures = self._stages.inspect(number)
+            self._journal.append(
+                "failures",
+                key=f"failures/{number}",
+                round=number,
+                failures=[f.to_json() for f in failures],
+            )
+        return say_failures(failures)
+
+    def ask_user(self, question: Annotated[str, Field(min_length=1, max_length=500)]) -> str:
+        """Ask the person at the session something that only they can decide.
+
+        Args:
+            question: One short question.
+        """
+        key = f"answer/{self._round}/{self._call_id}"
+        asked = Question(key=key, kind="words", round=self._round, text=question)
+        return f"The user says: {self._answer(asked)['answer']}"
+
+    def propose_plan(
+        self,
+        prompts: list[PromptDraft],
+        why: Annotated[str, Field(max_length=1000)] = "",
+        hypothesis: Hypothesis | None = None,
+    ) -> str:
+        """Propose the data of this round; it is checked before anything is generated.
+
+        Args:
+            prompts: Text, class_name, attributes and count of every prompt.
+            why: The reason for this distribution.
+            hypothesis: Which slice should change, and by how much.
+        """
+        key = f"approval/{self._round}/{self._call_id}"
+        draft = PlanDraft(prompts=tuple(prompts), why=why, hypothesis=hypothesis)
+        made = self._proposals.make(draft, self._round, self._author, key)
+        proposal = self._proposals.propose(made, self._round, self._author, key)
+        plan, expectation = proposal.plan, proposal.expectation
+        verdict = self._journal.get(key)
+        is_open = verdict is None and self._journal.get(f"plan/{self._round}") is None
+        if is_open and self._bench.observer.approves:
+            verdict = self._answer(self._proposals.question(proposal, key))
+        if verdict and verdict["verdict"] == "reject":
+            why_not = quote(verdict["why"] or "no reason given", 500)
+            raise Rejected(f"The user rejects the plan: {why_not}. Propose another one.")
+        shifts, added = proposal.made.shifts, proposal.made.additions
+        if shifts or added:
+            self._journal.append(
+                "steered",
+                key=f"steered/{self._round}",
+                round=self._round,
+                shifts=[shift.to_json() for shift in shifts],
+                additions=list(added),
+            )
+        undrawn = self._proposals.undrawn
+        idle = {p.text: list(words) for p in plan.prompts if (words := undrawn(p.text))}
+        event = self._journal.append(
+            "plan",
+            key=f"plan/{self._round}",
+            plan=plan.to_json(),
+            # Seconds differ from run to run, and plans are to be compared.
+            expectation=expectation.model_dump(mode="json", exclude={"seconds"}),
+            n_tokens={p.text: self._bench.generator.count_tokens(p.text) for p in plan.prompts},
+            max_tokens=self._bench.generator.max_tokens,
+            **({"undrawn": idle} if idle else {}),
+        )
+        plan = Plan.model_validate(event["plan"])
+        for warning in plan.warnings:
+            self._bench.observer.warn(warning)
+        self._bench.observer.planned(plan)
+        said = [f"Accepted: {plan.n_images} images from {len(plan.prompts)} prompts."]
+        said += [say_trial(trial) for trial in plan.trials]
+        said += [f"Warning: {warning}" for warning in plan.warnings]
+        return "\n".join([*said, say_expectation(expectation)])
+
+    def generate_batch(self) -> str:
+        """Draw the images of the accepted plan and let the audit weigh their labels."""
+        plan = self._current().plan
+        assert plan is not None  # the phase follows propose_plan
+        identity = self._stages.load_generator()
+        began = self._journal.append("generator", key="generator", identity=identity)
+        if began["identity"] != identity:
+            raise SettingsError(
+                f"The session began with the generator {began['identity']!r}, but its weights or "
+                f"sampling are {identity!r} now. Restore them, or begin a new session."
+            )
+        with self._stages.timed("generate", self._round):
+            batch = self._stages.draw(plan)
+        self._journal.append("batch", key=f"batch/{self._round}", batch=batch.to_json())
+        return f"{batch.n_made} images made, the audit keeps {batch.n_kept}."
+
+    def train_dstm(self) -> str:
+        """Train the downstream task model on all synthetic images so far."""
+        with self._stages.timed("train", self._round):
+            training = self._stages.train(self._round)
+        self._journal.append("training", key=f"training/{self._round}", training=training.to_json())
+        said = (
+            f"Trained on {training.n_images} images, {training.n_steps} steps, "
+            f"final loss {training.final_loss:.3f}."
+        )
+        if chosen := training.selection:
+            said += (
+                f" Of this round's {chosen.n_candidates} images {chosen.n_chosen} were chosen by "
+                f"{chosen.method}."
+            )
+        return said
+
+    def evaluate_real(self) -> str:
+        """Evaluate the trained model on the real feedback photographs."""
+        current = self._current()
+        assert current.training is not None and current.plan is not None  # phases guarantee it
+        with self._stages.timed("evaluate", self._round):
+            report = self._stages.evaluate(current.training)
+        self._journal.append("report", key=f"report/{self._round}", report=report.to_json())
+        learn(self._session, report)
+        return say_report(report)
+
+    def finish(self, summary: Annotated[str, Field(max_length=1000)]) -> str:
+        """End the round.
+
+        Args:
+            summary: One sentence on what this round showed.
+        """
+        key = f"round_done/{self._round}"
+        self._journal.append("round_done", key=key, round=self._round, summary=summary[:500])
+        # The round before as well: its failures may have been inspected in this one.
+        recent = self._journal.of_rounds(self._round - 1, self._round)
+        known = self._journal.events("session", "forked")
+        self._bench.memory.add(items_from_events([*known, *recent]))
+        self._bench.observer.round_done(self._current())
+        return "The round is over."
+
+    # -- helpers -------------------------------------------------------------------------------
+
+    def _recall(self, query: str, n: int) -> str:
+        hits = self._bench.memory.search(query, n=n, target=self._bench.target.name)
+        lines = [
+            f"- {hit.item.kind} ({hit.similarity:.2f}): {hit.item.describe()[:400]}" for hit in hits
+        ]
+        return "\n".join(lines) or "The memory has nothing on that yet."
+
+    def _answer(self, question: Question) -> dict[str, Any]:
+        """Return the journaled answer to a question; ends this run of the graph without one."""
+        while (known := self._journal.get(question.key)) is None:
+            interrupt(question.to_json())
+        return known
+
+    def _current(self) -> Round:
+        current = self._session.round(self._round)
+        assert current is not None  # it has begun
+        return current

@@ -1,0 +1,262 @@
+"""From a draft to a plan: every proposal is checked before anything is generated."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Collection, Hashable, Sequence
+
+from agent.planners import PlanDraft, PromptDraft
+from memory.errors import ToolError, unknown
+from memory.records import Hypothesis, Plan, PromptSpec, Trial, slice_key
+from prompts.printable import one_line
+from prompts.render import quote
+from prompts.vocabulary import Vocabulary
+
+MAX_PROMPTS = 200
+MAX_COUNT = 100_000
+# What a refusal may say at most, so that it fits into any model's context.
+MAX_PROBLEMS = 10
+MAX_REFUSAL = 2000
+_MAX_PROBLEM = 400
+_MAX_WARNINGS = 10
+_MAX_TEXT = 1000
+# Characters of a text that a message quotes.
+_QUOTED = 80
+
+_PAIR = re.compile(r"([^\s=:,;&+/|]+)\s*[=:]\s*([^\s=:,;&+/|]+)")
+_SEPARATORS = re.compile(r"(?:[\s,;&+/|]|\band\b)*")
+
+
+def validate(
+    draft: PlanDraft,
+    round_number: int,
+    n_images: int,
+    author: str,
+    vocabulary: Vocabulary,
+    count_tokens: Callable[[str], int],
+    max_tokens: int,
+    slices: Sequence[str] = (),
+    pull: str | None = None,
+    unpullable: str | None = None,
+    adapters: Collection[str] = (),
+    undrawn: Callable[[str], Sequence[str]] = lambda text: (),
+) -> Plan:
+    """Return the plan, or raise ToolError with everything that is wrong and what would be legal.
+
+    slices: the keys of the last report, if there is one. pull: of prompts that say none;
+    unpullable: why there is no pull in this round, if so, with which prompts that want one get a
+    warning. adapters: names of those that prompts may weigh; where there are none, a prompt that
+    does gets a warning. undrawn: gives the words of a text that the generator cannot draw. A
+    prompt's attributes are those given and those its text names; a prompt without a text is said
+    by the caption grammar; its class is the one given or the one its words imply. Prompts of equal
+    text, class, pull and adapters are made one. The hypothesis gets the canonical key of its
+    slice. Trials count the images that the plan has for them, those without
+    are left out. `warnings`, at most 10, name what is legal but works badly: a text
+    over the token limit, words that the vocabulary has not, attributes that the text does not say,
+    a slice that is not measured. The message of an error lists at most 10 problems in at most
+    2,000 characters.
+    """
+    problems = []
+    if not draft.prompts:
+        problems.append("a plan needs at least one prompt")
+    if len(draft.prompts) > MAX_PROMPTS:
+        problems.append(f"{len(draft.prompts)} prompts are too many; at most {MAX_PROMPTS}")
+    total = sum(max(p.count, 0) for p in draft.prompts)
+    if total > n_images:
+        problems.append(
+            f"the counts add up to {_say_count(total)}, but only {n_images} images are left"
+        )
+    specs: dict[Hashable, PromptSpec] = {}
+    warnings = []
+    n_merged = 0
+    for number, prompt in enumerate(draft.prompts[:MAX_PROMPTS]):
+        name = f"prompt {number + 1}"
+        text = one_line(prompt.text)
+        found = _problems(prompt, text, vocabulary) + _foreign_adapters(prompt, adapters)
+        if found:
+            problems += [f"{name} ({quote(text, _QUOTED)}): {problem}" for problem in found]
+            continue
+        spec = _spec(prompt, text, f"r{round_number:03d}p{number:02d}", vocabulary)
+        if not unpullable:
+            spec = spec.model_copy(update={"pull": prompt.pull or pull})
+        elif prompt.pull:
+            warnings.append(f"{name} is drawn without its pull: {unpullable}")
+        if adapters:
+            spec = spec.model_copy(update={"adapters": prompt.adapters or None})
+        elif prompt.adapters:
+            warnings.append(f"{name} is drawn without adapters: the generator has none")
+        weighed = tuple(sorted((spec.adapters or {}).items()))
+        same = (spec.text, spec.class_name, spec.pull, weighed)
+        known = specs.get(same)
+        if known:
+            n_merged += 1
+            spec = known.model_copy(update={"count": known.count + spec.count})
+        else:
+            warnings += [
+                f"{name} {warning}: {quote(spec.text, _QUOTED)}"
+                for warning in _warnings(spec, vocabulary, count_tokens(spec.text), max_tokens)
+            ]
+            if idle := undrawn(spec.text):
+                words = _quoted_words(idle)
+                warnings.append(f"{name} has words that the generator cannot draw: {words}")
+        specs[same] = spec
+    if n_merged:
+        warnings.append(f"{n_merged} prompts repeated another and were added to it")
+    hypothesis = None
+    if draft.hypothesis:
+        key, problem, warning = _check_slice(draft.hypothesis.slice, vocabulary, slices)
+        problems += problem
+        warnings += warning
+        hypothesis = Hypothesis(slice=key, expected_change=draft.hypothesis.expected_change)
+    if problems:
+        raise ToolError(_refusal(problems))
+    return Plan(
+        round=round_number,
+        author=author,
+        prompts=tuple(specs.values()),
+        hypothesis=hypothesis,
+        why=one_line(draft.why)[:500],
+        warnings=_bounded(warnings, _MAX_WARNINGS, "warnings"),
+        trials=_counted(draft.trials, list(specs.values())),
+    )
+
+
+def slice_attributes(text: str) -> dict[str, str] | None:
+    """Read the name of a slice, such as "wafer=poly, brightness=dark" in any order.
+
+    Pairs may be joined by =, or :, and parted by blanks, commas, semicolons, "&", "+", "/", "|" or
+    "and". None if the text is anything else or names an attribute twice.
+    """
+    lowered = text[:_MAX_TEXT].lower()
+    pairs = _PAIR.findall(lowered)
+    attributes = dict(pairs)
+    rest = _PAIR.sub(" ", lowered)
+    if not pairs or len(attributes) < len(pairs) or not _SEPARATORS.fullmatch(rest):
+        return None
+    return attributes
+
+
+def _counted(trials: Sequence[Trial], prompts: Sequence[PromptSpec]) -> tuple[Trial, ...]:
+    counts = [
+        sum(p.count for p in prompts if trial.attributes.items() <= p.attributes.items())
+        for trial in trials
+    ]
+    return tuple(
+        trial.model_copy(update={"n_images": count})
+        for trial, count in zip(trials, counts, strict=True)
+        if count
+    )
+
+
+def _check_slice(
+    text: str, vocabulary: Vocabulary, slices: Sequence[str]
+) -> tuple[str, list[str], list[str]]:
+    """Return a slice's canonical key, and the problem or the warning that it gives, if any."""
+    attributes = slice_attributes(text)
+    key = slice_key(attributes) if attributes else one_line(text)
+    if key in slices:
+        return key, [], []
+    values = [f"{name}={value}" for name, known in vocabulary.attributes.items() for value in known]
+    near = difflib.get_close_matches(key[:200], slices or values, n=5, cutoff=0.4)
+    names = ", ".join(near or (slices or values)[:5])
+    if attributes is None or vocabulary.problems(attributes):
+        problem = f"the hypothesis names no slice: {quote(text, _QUOTED)}; near it are: {names}"
+        return key, [problem], []
+    if slices:
+        warning = f"the slice {key!r} is not measured, so nothing will settle it; near: {names}"
+        return key, [], [warning]
+    return key, [], []
+
+
+def _problems(prompt: PromptDraft, text: str, vocabulary: Vocabulary) -> list[str]:
+    named = vocabulary.parse(text[:_MAX_TEXT])
+    attributes = {**named, **prompt.attributes}
+    found = vocabulary.problems(attributes)
+    found += [
+        f"its text says {key}={named[key]}, but its attributes say {key}={value}"
+        for key, value in prompt.attributes.items()
+        if named.get(key, value) != value and value in vocabulary.attributes[key]
+    ]
+    if len(text) > _MAX_TEXT or not (text or prompt.attributes):
+        found.append(f"the text must have 1 to {_MAX_TEXT} characters, it has {len(text)}")
+    if prompt.count < 1:
+        found.append(f"the count must be 1 or more, it is {_say_count(prompt.count)}")
+    if prompt.count > MAX_COUNT:
+        found.append(f"the count must be at most {MAX_COUNT}, it is {_say_count(prompt.count)}")
+    if prompt.class_name is not None and prompt.class_name not in vocabulary.classes:
+        found.append(unknown("class", prompt.class_name[:_QUOTED], vocabulary.classes))
+    value = attributes.get(vocabulary.class_attribute or "")
+    implied = vocabulary.class_of.get(value) if value else None
+    if prompt.class_name is None and value is None and vocabulary.class_attribute:
+        found.append(f"it names no class; say one of {', '.join(vocabulary.classes)}")
+    if prompt.class_name in vocabulary.classes and implied and prompt.class_name != implied:
+        found.append(f"its words mean {implied!r}, but its class is {prompt.class_name!r}")
+    return found
+
+
+def _foreign_adapters(prompt: PromptDraft, adapters: Collection[str]) -> list[str]:
+    foreign = sorted((prompt.adapters or {}).keys() - set(adapters)) if adapters else []
+    return [unknown("adapter", name[:_QUOTED], adapters) for name in foreign]
+
+
+def _say_count(count: int) -> str:
+    """Say a count; Python refuses to write whole numbers of more than 4,300 digits."""
+    return str(count) if abs(count) < 10**12 else f"{'-' if count < 0 else ''}more than 10^12"
+
+
+def _warnings(
+    spec: PromptSpec, vocabulary: Vocabulary, n_tokens: int, max_tokens: int
+) -> list[str]:
+    found = []
+    if n_tokens > max_tokens:
+        found.append(f"has {n_tokens} tokens; the generator reads only the first {max_tokens}")
+    foreign = vocabulary.foreign_words(spec.text)
+    if foreign:
+        found.append(f"has words that the vocabulary has not: {_quoted_words(foreign)}")
+    said = vocabulary.parse(spec.text)
+    unsaid = [f"{key}={value}" for key, value in spec.attributes.items() if key not in said]
+    key = vocabulary.class_attribute
+    if key and key not in said and key not in spec.attributes:
+        unsaid.append(f"the class {spec.class_name!r}")
+    if unsaid:
+        found.append(f"does not say {', '.join(unsaid)}, and the generator reads only the text")
+    return found
+
+
+def _quoted_words(words: Sequence[str]) -> str:
+    more = " and others" if len(words) > 5 else ""
+    return ", ".join(quote(word, 30) for word in words[:5]) + more
+
+
+def _spec(prompt: PromptDraft, text: str, prompt_id: str, vocabulary: Vocabulary) -> PromptSpec:
+    attributes = {**vocabulary.parse(text), **prompt.attributes}
+    class_name = prompt.class_name or vocabulary.class_name(attributes)
+    assert class_name is not None  # _problems has refused prompts without a class
+    key = vocabulary.class_attribute
+    if not text and key and key not in attributes:
+        values = [value for value, meant in vocabulary.class_of.items() if meant == class_name]
+        attributes[key] = class_name if class_name in values else values[0]
+    return PromptSpec(
+        id=prompt_id,
+        text=text or vocabulary.caption(attributes),
+        class_name=class_name,
+        attributes=attributes,
+        count=prompt.count,
+        why=one_line(prompt.why)[:500],
+    )
+
+
+def _refusal(problems: Sequence[str]) -> str:
+    cut = [p if len(p) <= _MAX_PROBLEM else f"{p[: _MAX_PROBLEM - 3]}..." for p in problems]
+    start = "The plan was not accepted: "
+    n_shown = min(len(cut), MAX_PROBLEMS)
+    # Leaves room for the count of those that are not shown.
+    while len(start) + len("; ".join(cut[:n_shown])) > MAX_REFUSAL - 30:
+        n_shown -= 1
+    return start + "; ".join(_bounded(cut, n_shown, "problems")) + "."
+
+
+def _bounded(lines: Sequence[str], n: int, what: str) -> tuple[str, ...]:
+    more = len(lines) - n
+    return (*lines[:n], f"and {more} more {what}") if more > 0 else tuple(lines)

@@ -1,0 +1,1 @@
+"""Recorded sessions: stepped through, verified, compared, exported."""

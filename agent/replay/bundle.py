@@ -1,0 +1,233 @@
+"""Sessions as one file: packed without weights, keys and paths, and opened with suspicion.
+
+A bundle is a zip of manifest.json (version, sizes and checksums of the rest), journal.jsonl,
+session.yaml, report.html, and pictures under rounds/NNN. It holds nothing that can be executed:
+no checkpoints of the graph, no pickles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from agent.autonomous.thumbnails import prompt_strips, strip_path
+from agent.config.settings import without_places
+from agent.session.folder import folder_of, latest, stored_settings
+from memory.errors import SessionError, SettingsError
+from memory.files import write_atomic
+from memory.journal import read_events, rounds, seal
+
+VERSION = 1
+MAX_FILES = 50_000
+MAX_BYTES = 2 * 10**9
+# A text that shrinks more than this is made to fill a disk.
+MAX_RATIO = 200
+
+_MANIFEST = "manifest.json"
+_ALLOWED = re.compile(
+    r"journal\.jsonl|session\.yaml|report\.html|"
+    r"rounds/\d{3,6}/(failures|prompts)/[A-Za-z0-9][\w.-]{0,120}\.png|"
+    r"rounds/\d{3,6}/(model\.safetensors|model\.json)"
+)
+# Two or more names behind a slash that begins a word, or a drive of Windows.
+_PATHS = re.compile(r"(?<![\w.:/\\+=-])(?:/[\w.@+-]+){1,}/([\w.@+-]+)|\b[A-Za-z]:\\[^\s\"']+")
+_KEYS = re.compile(r"\bsk-[\w*.-]{4,}|\bhf_\w{8,}|(?i:\bbearer\s+)[^\s'\",}]+")
+_SECRET_NAMES = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
+
+
+def bundle(home: Path, name: str, path: Path, weights: bool = False) -> int:
+    """Write a session's bundle and return its size in bytes.
+
+    weights: also the models of the rounds. Absolute paths are cut to their last name and what
+    looks like a key is left out, everywhere alike, so that the journal can still be verified.
+    """
+    stored_settings(home, name)
+    folder = folder_of(home, name)
+    files = _texts(folder)
+    for done in rounds(read_events(folder / "journal.jsonl")):
+        if done.batch:
+            for prompt_id, data in prompt_strips(folder, done.batch).items():
+                file = strip_path(folder, done.number, prompt_id)
+                files[file.relative_to(folder).as_posix()] = data
+        pictures = [folder / f.picture for f in done.failures if f.picture]
+        own = (
+            [folder / done.training.model / n for n in ("model.json", "model.safetensors")]
+            if (weights and done.training)
+            else []
+        )
+        for file in (*pictures, *own):
+            if file.is_file():
+                files[file.relative_to(folder).as_posix()] = file.read_bytes()
+    listed = {
+        key: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for key, data in files.items()
+    }
+    manifest = {"bundle": VERSION, "session": name, "weights": weights, "files": listed}
+
+    def write(handle: Any) -> None:
+        with zipfile.ZipFile(handle, "w", zipfile.ZIP_DEFLATED) as archive:
+            for key, data in {_MANIFEST: json.dumps(manifest, indent=1).encode(), **files}.items():
+                # Without times, so that the same session gives the same file.
+                archive.writestr(zipfile.ZipInfo(key), data, zipfile.ZIP_DEFLATED)
+
+    write_atomic(path, write)
+    return path.stat().st_size
+
+
+@contextmanager
+def opened(home: Path, name: str | None) -> Iterator[Path]:
+    """Yield the folder of a session, the latest by default, of a path, or of a bundle NAME.zip.
+
+    A bundle is unpacked into a folder that is removed afterwards; a name with a slash is the path
+    of a session's folder, wherever it was copied to. Raises SessionError with the reason for a
+    bundle that cannot be trusted.
+    """
+    if name is not None and name.endswith(".zip"):
+        with tempfile.TemporaryDirectory(prefix="shaping-bundle-") as scratch:
+            unpack_bundle(Path(name), Path(scratch))
+            yield Path(scratch)
+        return
+    if name is not None and "/" in name:
+        if not (Path(name) / "journal.jsonl").exists():
+            raise SettingsError(f"There is no journal.jsonl in {name}; is it a session's folder?")
+        yield Path(name)
+        return
+    name = name or latest(home)
+    stored_settings(home, name)
+    yield folder_of(home, name)
+
+
+def unpack_bundle(path: Path, folder: Path) -> None:
+    """Unpack a bundle into a folder; raises SessionError with the reason why it is refused."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            listed = _check(path, archive)
+            for name, expected in listed.items():
+                data = _read(path, archive, name)
+                if hashlib.sha256(data).hexdigest() != expected:
+                    raise _refused(path, f"{name} is not as the manifest says")
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(data)
+    except FileNotFoundError as error:
+        raise SettingsError(f"There is no bundle {path}.") from error
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, zlib.error, ValueError) as error:
+        raise _refused(path, f"it is no whole zip file ({error})") from error
+    except (OSError, NotImplementedError) as error:
+        raise _refused(path, f"it cannot be read ({error})") from error
+
+
+def _check(path: Path, archive: zipfile.ZipFile) -> Mapping[str, str]:
+    """Return the files of a bundle with their checksums, none of which has been unpacked."""
+    entries = archive.infolist()
+    if len(entries) > MAX_FILES:
+        raise _refused(path, f"it has {len(entries)} files, more than {MAX_FILES}")
+    if sum(entry.file_size for entry in entries) > MAX_BYTES:
+        raise _refused(path, f"it unpacks to more than {MAX_BYTES / 1e9:g} GB")
+    names = [entry.filename for entry in entries]
+    if len(set(names)) < len(names):
+        raise _refused(path, "it has two files of one name")
+    for entry in entries:
+        _check_entry(path, entry)
+    if _MANIFEST not in names:
+        raise _refused(path, "it has no manifest.json, so it is no bundle")
+    try:
+        manifest = json.loads(_read(path, archive, _MANIFEST))
+        version = manifest["bundle"]
+        listed = {name: str(entry["sha256"]) for name, entry in manifest["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _refused(path, f"its manifest is damaged ({error})") from error
+    if version != VERSION:
+        raise _refused(path, f"it is of version {version!r}, and this program knows {VERSION}")
+    if listed.keys() | {_MANIFEST} != set(names):
+        odd = sorted(listed.keys() ^ (set(names) - {_MANIFEST}))[:3]
+        raise _refused(path, f"its files are not those of its manifest: {', '.join(odd)}")
+    if "journal.jsonl" not in listed:
+        raise _refused(path, "it has no journal")
+    return listed
+
+
+def _check_entry(path: Path, entry: zipfile.ZipInfo) -> None:
+    name = entry.filename
+    shown = json.dumps(name[:100])
+    parts = PurePosixPath(name).parts
+    if name.startswith(("/", "\\")) or ".." in parts or "\\" in name or ":" in name:
+        raise _refused(path, f"the file {shown} would be written outside of the folder")
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG):
+        raise _refused(path, f"{shown} is a link or no plain file")
+    if entry.flag_bits & 1:
+        raise _refused(path, f"{shown} is encrypted")
+    if name != _MANIFEST and not _ALLOWED.fullmatch(name):
+        raise _refused(
+            path, f"{shown} does not belong into a bundle; checkpoints and code are never taken"
+        )
+    if entry.file_size > 10**6 and entry.file_size > MAX_RATIO * max(entry.compress_size, 1):
+        raise _refused(
+            path, f"{shown} unpacks to {entry.file_size / 1e6:.0f} MB out of nearly none"
+        )
+
+
+def _read(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
+    """Read one file; no more than it claims to have."""
+    size = archive.getinfo(name).file_size
+    with archive.open(name) as handle:
+        data = handle.read(size + 1)
+    if len(data) != size:
+        raise _refused(path, f"{name} has another size than it claims")
+    return data
+
+
+def _refused(path: Path, reason: str) -> SessionError:
+    return SessionError(
+        f"The bundle {path.name} is refused: {reason}. Ask for it again; it is made by: "
+        "shaping bundle NAME -o FILE.zip"
+    )
+
+
+def _texts(folder: Path) -> dict[str, bytes]:
+    """Return journal, settings and report without paths and keys."""
+    raw = (folder / "journal.jsonl").read_bytes()
+    whole = raw[: raw.rfind(b"\n") + 1]
+    lines = whole.splitlines(keepends=True)
+    scrubbed = [scrub(line.decode()).encode() for line in lines]
+    files = {"journal.jsonl": b"".join(lines if scrubbed == lines else seal(scrubbed))}
+    for name in ("session.yaml", "report.html"):
+        if (folder / name).is_file():
+            text = (folder / name).read_text("utf-8")
+            text = _without_hosts(text) if name == "session.yaml" else text
+            files[name] = scrub(text).encode()
+    return files
+
+
+def _without_hosts(settings: str) -> str:
+    """Return session.yaml without the servers and the cluster that the session worked with."""
+    stored = yaml.safe_load(settings)
+    stored["settings"] = without_places(stored["settings"])
+    return yaml.safe_dump(stored, sort_keys=False)
+
+
+def scrub(text: str) -> str:
+    """Return text without absolute paths, keys, and the secrets of this environment."""
+    for name, value in os.environ.items():
+        if _SECRET_NAMES.search(name) and len(value) >= 8:
+            text = text.replace(value, "***")
+    # Pictures within a page are base64, in which anything may look like a path.
+    pieces = re.split(r"(data:[\w/+.-]+;base64,[A-Za-z0-9+/=]*)", text)
+    return "".join(p if p.startswith("data:") else _scrub(p) for p in pieces)
+
+
+def _scrub(text: str) -> str:
+    return _PATHS.sub(lambda m: f"PATH/{m[1] or 'file'}", _KEYS.sub("***", text))

@@ -1,0 +1,162 @@
+"""What another brain would have planned, asked with what the recorded one knew."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolMessage
+from pydantic import ValidationError
+
+from agent import brains
+from agent.brains import BrainContext
+from agent.config.settings import Settings
+from agent.loop.context import brief
+from agent.loop.observations import LOOK_BACK
+from agent.loop.recording import unpack
+from agent.loop.tool_schemas import offers
+from agent.loop.validation import validate
+from agent.planners import Observation, Palette, PlanDraft
+from agent.replay.recorded import RecordedBench, RecordedSession, RecordedToolbox
+from eval.agreement import Agreement, agreement
+from memory.errors import BrainError, SettingsError, ToolError
+from memory.journal import Event, round_of, rounds, standing
+from memory.records import Plan, Round
+
+# Refused plans after which a brain counts as having none.
+MAX_TRIES = 3
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One decision of a session, and what the other brain said to it; plan None: no legal one."""
+
+    round: int
+    recorded: Plan
+    plan: Plan | None
+    agreement: Agreement | None
+    problem: str = ""
+
+
+def counterfactual(events: Sequence[Event], brain: str, start: int = 1) -> Iterator[Decision]:
+    """Ask `brain` for a plan at every recorded decision from round `start` on.
+
+    It is told what the recorded brain was told at the start of the round, and offered propose_plan
+    alone. Nothing is drawn. Raises SettingsError for an unknown brain or when no plan is left,
+    SessionError for a record that holds too little.
+    """
+    session = RecordedSession(events)
+    bench, toolbox = RecordedBench(session), RecordedToolbox(session)
+    palette = Palette.model_validate(session.head["palette"])
+    asked: BaseChatModel | None = None
+    past: dict[int, list[Event]] = defaultdict(list)
+    openings: dict[int, list[Round]] = {}
+    settings = session.settings
+    found = False
+    kept = standing(events)
+    for event in kept:
+        if "settings" in event:
+            settings = Settings.model_validate(event["settings"])
+        number = round_of(event)
+        if event["kind"] == "opening":
+            openings[event["round"]] = [
+                r
+                for n in sorted(past)[-LOOK_BACK:]
+                for r in rounds(past[n])
+                if r.number < event["round"]
+            ]
+            opening = event
+        if number:
+            past[number].append(event)
+        if event["kind"] != "plan" or event["plan"]["round"] < start:
+            continue
+        found = True
+        asked = asked or _brain(brain, BrainContext(palette, bench.target.vocabulary, settings.llm))
+        recorded = Plan.model_validate(event["plan"])
+        before = openings[recorded.round]
+        facts = unpack(opening["facts"], before, bench.target)
+        observation = Observation(
+            round=recorded.round,
+            n_images=facts.n_images,
+            images_per_prompt=facts.images_per_prompt,
+            seed=settings.session.seed,
+            rounds=tuple(before),
+        )
+        slices = [score.key for score in facts.report.slices] if facts.report else []
+        tools = offers(
+            [toolbox.tools["propose_plan"]],
+            bench.target.vocabulary,
+            facts.n_images,
+            slices,
+            getattr(asked, "mode", "native") == "json",
+        )
+        system, text = brief(facts)
+        messages: list[AnyMessage] = [
+            SystemMessage(system),
+            HumanMessage(text, additional_kwargs={"observation": observation.to_json()}),
+        ]
+        plan, problem = None, ""
+        for _ in range(MAX_TRIES):
+            try:
+                answer = asked.bind_tools(tools).invoke(messages)
+            except BrainError as error:
+                problem = str(error)
+                break
+            assert isinstance(answer, AIMessage)
+            plan, problem = _plan(answer, recorded.round, facts.n_images, brain, bench, slices)
+            if plan:
+                break
+            messages += [answer, _reply(answer, problem)]
+        yield Decision(
+            recorded.round, recorded, plan, agreement(recorded, plan) if plan else None, problem
+        )
+    if not found:
+        raise SettingsError(f"The session has no plan from round {start} on.")
+
+
+def _brain(spec: str, context: BrainContext) -> BaseChatModel:
+    from agent.brains.probe import probe
+    from agent.brains.remote import RemoteBrain
+
+    brain = brains.build(spec, context)
+    if isinstance(brain, RemoteBrain) and context.llm.mode == "auto":
+        return brain.with_mode(probe(brain).mode)
+    return brain
+
+
+def _plan(
+    answer: AIMessage,
+    round_number: int,
+    n_images: int,
+    author: str,
+    bench: RecordedBench,
+    slices: Sequence[str],
+) -> tuple[Plan | None, str]:
+    call = next((c for c in answer.tool_calls if c["name"] == "propose_plan"), None)
+    if call is None:
+        return None, "The answer does not call propose_plan."
+    try:
+        draft = PlanDraft.model_validate(call["args"])
+        vocabulary, generator = bench.target.vocabulary, bench.generator
+        plan = validate(
+            draft,
+            round_number,
+            n_images,
+            author,
+            vocabulary,
+            generator.count_tokens,
+            generator.max_tokens,
+            slices,
+        )
+    except (ToolError, ValidationError) as error:
+        return None, str(error)[:1000]
+    return plan, ""
+
+
+def _reply(answer: AIMessage, problem: str) -> AnyMessage:
+    if not answer.tool_calls:
+        return HumanMessage(problem)
+    call = answer.tool_calls[0]
+    return ToolMessage(problem, tool_call_id=call["id"], name=call["name"], status="error")

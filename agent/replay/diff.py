@@ -1,0 +1,113 @@
+"""How two sessions differ: settings, plans, figures, costs, and where they part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+from agent.config.settings import differences
+from agent.session.folder import folder_of, stored_settings
+from eval.agreement import agreement
+from eval.report.text import duration, number, signed
+from eval.tables import tables
+from memory.journal import Event, read_events, rounds
+from memory.records import Round
+
+
+@dataclass(frozen=True)
+class Difference:
+    """settings: one line each; rows: of one round each, as COLUMNS says; parts: where they part."""
+
+    settings: list[str]
+    rows: list[list[str]]
+    totals: list[list[str]]
+    parts: str
+
+
+COLUMNS = ("round", "score A", "score B", "B - A", "kept A / B", "same images", "hypotheses A / B")
+
+
+def compare(home: Path, one: str, other: str) -> Difference:
+    """Compare two sessions; raises SettingsError for an unknown name."""
+    names = (one, other)
+    settings = [stored_settings(home, name) for name in names]
+    events = [read_events(folder_of(home, name) / "journal.jsonl") for name in names]
+    past = [{r.number: r for r in rounds(own)} for own in events]
+    numbers = sorted(past[0].keys() | past[1].keys())
+    rows = [_row(n, past[0].get(n), past[1].get(n)) for n in numbers]
+    changed = [
+        line
+        for line in differences(*settings)
+        if not line.startswith(("session.name:", "home:", "preset:"))
+    ]
+    return Difference(changed, rows, _totals(events), _parts(*events))
+
+
+def _row(number_: int, one: Round | None, other: Round | None) -> list[str]:
+    reports = [r.report if r else None for r in (one, other)]
+    scores = [
+        report.metrics[report.main_metric].value if report and report.metrics else None
+        for report in reports
+    ]
+    kept = [
+        number(r.batch.n_kept / r.batch.n_made, 2) if r and r.batch and r.batch.n_made else "-"
+        for r in (one, other)
+    ]
+    plans = [r.plan if r else None for r in (one, other)]
+    same = (
+        number(agreement(plans[0], plans[1]).overlap, 2)
+        if plans[0] is not None and plans[1] is not None
+        else "-"
+    )
+    held = [
+        "-" if not (r and r.verdict) else {True: "held", False: "not", None: "?"}[r.verdict.held]
+        for r in (one, other)
+    ]
+    change = signed(scores[1] - scores[0]) if None not in scores else ""  # type: ignore[operator]
+    return [
+        str(number_),
+        *("-" if s is None else number(s) for s in scores),
+        change,
+        " / ".join(kept),
+        same,
+        " / ".join(held),
+    ]
+
+
+def _totals(events: list[list[Event]]) -> list[list[str]]:
+    columns = []
+    for own in events:
+        found = tables(own)
+        calls = found["calls"]
+        legal = sum(call["outcome"] == "legal" for call in calls)
+        columns.append(
+            [
+                str(sum(row["n_images"] or 0 for row in found["rounds"])),
+                f"{legal} of {len(calls)}",
+                str(sum(row["n_fallbacks"] for row in found["rounds"])),
+                str(sum(c["prompt_tokens"] + c["answer_tokens"] for c in calls)),
+                duration(sum(row["seconds"] for row in found["costs"])),
+            ]
+        )
+    names = ("images", "legal calls", "fallbacks", "tokens", "time")
+    return [[name, *pair] for name, *pair in zip(names, *columns, strict=True)]
+
+
+def _parts(one: list[Event], other: list[Event]) -> str:
+    """Say which decision is the first that differs."""
+    calls = [[e for e in own if e["kind"] == "model_call"] for own in (one, other)]
+    for a, b in zip_longest(*calls):
+        if a is None or b is None:
+            longer = "B" if a is None else "A"
+            return f"They are the same as far as both go; {longer} goes on."
+        said = [
+            [(c["name"], c["args"]) for c in e["answer"]["tool_calls"]] or e["answer"]["content"]
+            for e in (a, b)
+        ]
+        if said[0] != said[1]:
+            what = " / ".join(
+                ", ".join(c["name"] for c in e["answer"]["tool_calls"]) or "words" for e in (a, b)
+            )
+            return f"They part in round {a['round']}, phase {a['phase']}: {what}."
+    return "Every decision is the same."

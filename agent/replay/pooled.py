@@ -1,0 +1,109 @@
+"""What plans of a session would have scored, by images that a comparison has drawn already.
+
+Both plans of a round are filled from the same pools (`agent.experiments.pool`), so that the
+difference between their scores is that of the plans, not of the images; a DSTM is trained on them
+together with what the session had drawn before, and measured on the feedback split. Nothing is
+drawn.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.config.settings import Settings, differences
+from agent.experiments.pool import Lab, cell_of
+from memory.errors import SettingsError, unknown
+from memory.records import Estimate, Plan, Round
+from tools.data.jobs import shards_of
+from tools.data.samples import Samples, concatenate
+from tools.data.shards import read_shards
+
+# A plan of which the pools hold less is not scored.
+LEAST_HELD = 0.8
+# What decides how an image looks, what its labels are, and how it is weighed.
+_OF_IMAGES = ("generator.", "labeler.", "target.", "audit.")
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A plan's images from the pools, and the share, 0..1, of what it asks for that they are."""
+
+    samples: Samples | None
+    held: float
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The main metric on feedback that a plan would have reached; None where too little is held."""
+
+    held: float
+    score: Estimate | None
+
+
+class Pools:
+    """The pools of a comparison, and the session whose plans are scored by them."""
+
+    def __init__(self, home: Path, name: str, session: Path, settings: Settings) -> None:
+        """Open them.
+
+        session: its folder; settings: its own, with the home of this machine. Raises SettingsError
+        for a comparison that is not there, or whose images are made in another way.
+        """
+        base = home / "compare"
+        path = base / name / "compare.json"
+        if not path.exists():
+            known = sorted(found.parent.name for found in base.glob("*/compare.json"))
+            raise SettingsError(unknown("comparison", name, known))
+        stored = json.loads(path.read_bytes())
+        changed = [
+            line
+            for line in differences(Settings.model_validate(stored["settings"]), settings)
+            if line.startswith(_OF_IMAGES)
+        ]
+        if stored["broken"]:
+            changed.append(f"--broken {stored['broken']}")
+        if changed:
+            raise SettingsError(
+                f"The comparison {name!r} made its images in another way than the session: "
+                f"{'; '.join(changed)}. Name one with the session's generator, labeler, target and "
+                "audit, or make it with `shaping compare`."
+            )
+        self._folders = sorted((base / name).glob("seed-*/images"))
+        self._session = session
+        self._lab = Lab(settings)
+
+    def score(self, plan: Plan, past: Sequence[Round]) -> Scored:
+        """Return what a plan would have scored after the session's rounds `past`."""
+        filled = self.fill(plan)
+        if filled.samples is None or filled.held < LEAST_HELD:
+            return Scored(filled.held, None)
+        shards = shards_of(self._session, (r for r in past if r.number < plan.round))
+        before = [read_shards(shards).samples] if shards else []
+        settings = self._lab.settings
+        samples = concatenate([*before, filled.samples])
+        dstm = self._lab.fit(samples, settings.session.seed, settings.dstm.augment)
+        report, _ = self._lab.report(dstm, "feedback", plan.round)
+        return Scored(filled.held, report.metrics[report.main_metric])
+
+    def fill(self, plan: Plan) -> Filled:
+        """Return the images of a plan that the pools hold, each used once."""
+        taken: Counter[str] = Counter()
+        parts: list[Samples] = []
+        for prompt in plan.prompts:
+            cell = cell_of(prompt)
+            left = prompt.count
+            paths = [path for pool in self._folders for path in sorted(pool.glob(f"{cell}-*"))]
+            for path in paths[taken[cell] :]:
+                if left <= 0:
+                    break
+                samples = read_shards([path]).samples
+                parts.append(samples.take(range(min(left, len(samples)))))
+                left -= len(samples)
+                taken[cell] += 1
+        n_images = sum(len(part) for part in parts)
+        held = n_images / plan.n_images if plan.n_images else 0.0
+        return Filled(concatenate(parts) if parts else None, held)

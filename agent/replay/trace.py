@@ -1,0 +1,106 @@
+"""Tables, a page, and differences of recorded sessions."""
+
+from __future__ import annotations
+
+import csv
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from agent.session.folder import folder_of, stored_settings
+from eval.evidence import evidence
+from eval.report.evidence import build_evidence_html
+from eval.tables import COLUMNS, Row, tables
+from memory.errors import SettingsError, unknown
+from memory.files import storage_error, write_atomic, write_bytes
+from memory.journal import Event, read_events
+
+FORMATS = ("csv", "parquet", "duckdb")
+
+
+def read_session(home: Path, name: str) -> list[Event]:
+    """Return the events of a session that count; raises SettingsError when there is none."""
+    stored_settings(home, name)
+    return read_events(folder_of(home, name) / "journal.jsonl")
+
+
+def collect(home: Path, names: Sequence[str]) -> dict[str, list[Row]]:
+    """Return the tables of several sessions, one under the other; without rounds taken back.
+
+    What a fork shares with a session that is there as well is counted once.
+    """
+    found: dict[str, list[Row]] = {name: [] for name in COLUMNS}
+    for name in names:
+        events = read_session(home, name)
+        shared = [e["at"] for e in events if e["kind"] == "forked" and e["source"] in names]
+        first = max(shared, default=0)
+        for table, rows in tables(events).items():
+            found[table] += [row for row in rows if row["round"] >= first]
+    return found
+
+
+def write_tables(found: dict[str, list[Row]], kind: str, folder: Path) -> list[Path]:
+    """Write the tables as files of one kind and return their paths.
+
+    Raises SettingsError for an unknown kind, or when the package duckdb is missing.
+    """
+    if kind not in FORMATS:
+        raise SettingsError(unknown("format", kind, (*FORMATS, "otlp")))
+    if kind == "duckdb":
+        return [_write_duckdb(found, folder / "trace.duckdb")]
+    paths = []
+    for name, rows in found.items():
+        path = folder / f"{name}.{kind}"
+        (_write_csv if kind == "csv" else _write_parquet)(name, rows, path)
+        paths.append(path)
+    return paths
+
+
+def write_page(home: Path, names: Sequence[str], path: Path) -> None:
+    """Write the page of several sessions."""
+    found = collect(home, names)
+    command = shlex.join(["shaping", "trace", *names, "--report", path.name])
+    write_bytes(path, build_evidence_html(evidence(found), found["rounds"], command).encode())
+
+
+def _write_csv(name: str, rows: Sequence[Row], path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8", newline="") as handle:
+            writer = csv.DictWriter(handle, list(COLUMNS[name]))
+            writer.writeheader()
+            writer.writerows(rows)
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def _table(name: str, rows: Sequence[Row]) -> Any:
+    import pyarrow as pa
+
+    types = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    schema = pa.schema([(column, types[kind]) for column, kind in COLUMNS[name].items()])
+    return pa.Table.from_pylist(list(rows), schema=schema)
+
+
+def _write_parquet(name: str, rows: Sequence[Row], path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    write_atomic(path, lambda handle: pq.write_table(_table(name, rows), handle))
+
+
+def _write_duckdb(found: dict[str, list[Row]], path: Path) -> Path:
+    try:
+        import duckdb
+    except ImportError as error:
+        raise SettingsError(
+            "--to duckdb needs the package duckdb: pip install 'feedback-shaping[trace]'"
+        ) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    with duckdb.connect(str(path)) as database:
+        for name, rows in found.items():
+            database.register("rows_", _table(name, rows))
+            database.execute(f'CREATE TABLE "{name}" AS SELECT * FROM rows_')
+            database.unregister("rows_")
+    return path

@@ -1,0 +1,141 @@
+"""Runs a recorded session again, without its tools and models, and compares every message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.memory import InMemorySaver
+
+from agent.loop.graph import build_graph
+from agent.loop.state import new_round
+from agent.replay.recorded import RecordedDecider, RecordedSession, RecordedToolbox
+from agent.replay.recorded_journal import Divergence, EndOfRecord
+from memory.errors import ShapingError
+from memory.journal import Event, changed_lines, head_of, read_events
+from prompts.render import source
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as it was recorded; place: e.g. "journal.jsonl, line 7"."""
+
+    place: str
+    what: str
+    recorded: str = ""
+    replayed: str = ""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a replay found; `findings` is empty when all is identical.
+
+    n_messages: told to and by the brain; n_calls: of tools, none of which was executed; ended:
+    whether the record ends with a round's end; torn: whether its last line is unfinished, which was
+    left out.
+    """
+
+    session: str
+    n_rounds: int
+    n_messages: int
+    n_calls: int
+    n_events: int
+    ended: bool
+    torn: bool
+    findings: tuple[Finding, ...]
+
+
+def verify(path: Path, progress: Callable[[int], None] = lambda round_number: None) -> Verification:
+    """Replay the journal at `path`: find changed lines, changed templates, the first divergence.
+
+    Raises SessionError when the journal cannot be read or holds too little.
+    """
+    everything = read_events(path, undone=True)
+    head = head_of(everything)
+    findings = [
+        Finding(
+            f"{path.name}, line {n}",
+            f"{_name(everything[n - 1])} is not as it was written (its checksum does not fit)",
+        )
+        for n in changed_lines(path)
+    ]
+    findings += _templates(head)
+    session = RecordedSession(everything)
+    ended = True
+    try:
+        _run(session, progress)
+    except Divergence as found:
+        findings.append(
+            Finding(
+                f"{path.name}, line {found.line}",
+                f"{_name(found.event)}: {found.where} differs",
+                found.recorded,
+                found.replayed,
+            )
+        )
+    except EndOfRecord:
+        ended = False
+    done = session.journal.events()
+    calls = [e for e in done if e["kind"] == "model_call"]
+    return Verification(
+        session=session.name,
+        n_rounds=sum(e["kind"] == "round_done" for e in done),
+        n_messages=sum(len(e["messages"]) + 1 for e in calls),
+        n_calls=sum(e["kind"] in ("tool_call", "illegal_call") for e in done),
+        n_events=len(done),
+        ended=ended,
+        torn=not path.read_bytes().endswith(b"\n"),
+        findings=tuple(findings),
+    )
+
+
+def _run(session: RecordedSession, progress: Callable[[int], None]) -> None:
+    decider, toolbox = RecordedDecider(session), RecordedToolbox(session)
+    saver = InMemorySaver()
+    graph = build_graph(decider, toolbox, saver)
+    number = 1
+    while not session.journal.finished:
+        config: RunnableConfig = {"configurable": {"thread_id": str(number)}}
+        try:
+            state: Any = graph.invoke(new_round(number), config)
+        except ShapingError as error:
+            # The session itself ended by it: its journal must hold nothing more.
+            if not session.journal.finished:
+                session.journal.refuse(str(error))
+            raise EndOfRecord from error
+        if state.get("__interrupt__"):
+            # Answers are in the journal before they are asked for; here the record ends.
+            if not session.journal.finished:
+                session.journal.refuse("a question to the person")
+            raise EndOfRecord
+        saver.delete_thread(str(number))
+        progress(number)
+        number += 1
+
+
+def _templates(head: Event) -> list[Finding]:
+    findings = []
+    for name, recorded in head["templates"].items():
+        now = source(name)
+        if now != recorded:
+            line, column = _first_change(recorded, now)
+            what = f"the template was changed since, first in line {line}, column {column}"
+            findings.append(Finding(f"prompts/{name}.md", what, recorded, now))
+    return findings
+
+
+def _first_change(old: str, new: str) -> tuple[int, int]:
+    """Return line and column, from 1, of the first character that differs."""
+    same = next(
+        (i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b),
+        min(len(old), len(new)),
+    )
+    before = old[:same]
+    return before.count("\n") + 1, same - (before.rfind("\n") + 1) + 1
+
+
+def _name(event: Event) -> str:
+    return str(event.get("key", event["kind"]))

@@ -1,0 +1,1 @@
+"""The session folder: lock, limits, checkpoints, control files, undo, forks."""

@@ -1,0 +1,317 @@
+"""How a running session is watched and steered from outside, by two files in its folder.
+
+heartbeat.json  who runs the session and where it stands; written by the running process
+control.json    what somebody asks of it; written by `request`, obeyed by `Control.check`
+
+The running side calls `check` at safe points: between shards, steps and stages, where the files on
+disk are whole and the session can go on later as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import psutil
+
+from agent.config.settings import LimitSettings
+from memory.errors import Stopped
+from memory.files import storing, write_json
+from memory.records import Record
+
+Action = Literal["pause", "stop", "stop_now", "continue"]
+"""pause: block at the next safe point; stop: end before the next stage; stop_now: end at the next
+safe point; continue: take back what was asked for."""
+
+HEARTBEAT, CONTROL = "heartbeat.json", "control.json"
+# A check costs a look at the clock; the files are looked at so often.
+CHECK_EVERY_S = 0.5
+PAUSE_S = 0.5
+_GB = 1e9
+
+
+class Holder(Record):
+    """A process on a machine, told from a later one that has its number."""
+
+    pid: int
+    host: str
+    boot: str = ""
+    started: float = 0.0
+
+    def alive(self) -> bool | None:
+        """Tell whether the process still runs; None when it is on another machine."""
+        if self.host != socket.gethostname():
+            return None
+        return self.boot == _boot_id() and self.started == _started(self.pid)
+
+
+class Heartbeat(Record):
+    """The last sign of life of a session.
+
+    beat: seconds since the machine's start, which no change of the clock moves; time: seconds
+    since 1970; worked_s, gpu_s: of all runs of the session, pauses apart.
+    """
+
+    holder: Holder
+    state: Literal["running", "paused", "ended"]
+    why: str = ""
+    beat: float
+    time: float
+    silent_s: float
+    worked_s: float = 0.0
+    gpu_s: float = 0.0
+    round: int = 0
+    stage: str = ""
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+
+    def age_s(self) -> float:
+        """Return the seconds since this sign of life."""
+        if self.holder.host == socket.gethostname() and self.holder.boot == _boot_id():
+            return time.monotonic() - self.beat
+        return max(0.0, time.time() - self.time)
+
+
+class Condition(NamedTuple):
+    """What a session does: running, paused, stuck, dead, or ended; and its last heartbeat."""
+
+    state: Literal["running", "paused", "stuck", "dead", "ended"]
+    heartbeat: Heartbeat | None
+
+
+def myself() -> Holder:
+    """Return this process."""
+    pid = os.getpid()
+    return Holder(pid=pid, host=socket.gethostname(), boot=_boot_id(), started=_started(pid))
+
+
+def request(folder: Path, action: Action) -> None:
+    """Ask the process that runs the session in `folder` for something; the last wish counts."""
+    if action == "continue":
+        with storing(folder / CONTROL):
+            (folder / CONTROL).unlink(missing_ok=True)
+    else:
+        write_json(folder / CONTROL, {"action": action})
+
+
+def requested(folder: Path) -> Action | None:
+    """Return what is asked of a session, or None."""
+    try:
+        action: Action = json.loads((folder / CONTROL).read_bytes())["action"]
+        return action
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+
+
+def read_heartbeat(folder: Path) -> Heartbeat | None:
+    """Return the last sign of life of a session, or None."""
+    try:
+        return Heartbeat.model_validate_json((folder / HEARTBEAT).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def condition(folder: Path) -> Condition:
+    """Tell what the session in `folder` does now."""
+    last = read_heartbeat(folder)
+    if last is None or last.state == "ended":
+        return Condition("ended", last)
+    if last.holder.alive() is False:
+        return Condition("dead", last)
+    if last.age_s() > last.silent_s:
+        return Condition("stuck", last)
+    return Condition(last.state, last)
+
+
+def note(folder: Path, why: str) -> None:
+    """Write beside the last sign of life of a process why it is going to be killed."""
+    if last := read_heartbeat(folder):
+        _write(folder, last.model_copy(update={"why": why}))
+
+
+class Control:
+    """The running side of a session: gives signs of life, obeys requests, keeps time limits.
+
+    say: tells a person why a session pauses; after_pause: is told why, and for how many seconds, it
+    did. killed: the last sign of life of the run before, when it did not end by itself. clock:
+    seconds, monotonic, so that a clock that is set does not change what counts as worked; wall:
+    seconds since 1970, which only other machines go by.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        limits: LimitSettings,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.say: Callable[[str], None] = lambda text: None
+        self.after_pause: Callable[[str, float], None] = lambda why, seconds: None
+        self.device = "cpu"
+        self._folder, self._limits = folder, limits
+        self._clock, self._sleep, self._wall = clock, sleep, wall
+        self._holder = myself()
+        last = read_heartbeat(folder)
+        self.killed = last if last and last.state != "ended" else None
+        self.worked_s = last.worked_s if last else 0.0
+        self.gpu_s = last.gpu_s if last else 0.0
+        self._where: dict[str, Any] = {}
+        self._signal: str | None = None
+        self._counted_at = self._checked_at = clock()
+        (folder / CONTROL).unlink(missing_ok=True)
+        self._beat("running")
+
+    @contextmanager
+    def stage(self, name: str, number: int) -> Iterator[None]:
+        """Bracket a stage of round `number`; where it begins is where `stop` ends a session."""
+        outside, self._where = self._where, {"stage": name, "round": number}
+        try:
+            self.check(between_stages=True)
+            yield
+        finally:
+            self._where = outside
+
+    @property
+    def round(self) -> int:
+        """The number of the round in hand, 0 outside."""
+        return int(self._where.get("round", 0))
+
+    def worked(self) -> float:
+        """Return the seconds worked so far by all runs of the session, pauses apart."""
+        self._count()
+        return self.worked_s
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        """Say how far the stage is."""
+        self._where |= {"done": done, "total": total, "unit": unit}
+        self.check()
+
+    def keep(self, limits: LimitSettings) -> None:
+        """Keep other limits from now on."""
+        self._limits = limits
+
+    def stop(self, signal: str) -> None:
+        """Make the next check end the session; may be called by a signal handler."""
+        self._signal = signal
+
+    def check(self, between_stages: bool = False) -> None:
+        """Give a sign of life, block while paused; raise Stopped when the session has to end."""
+        now = self._clock()
+        if not between_stages and not self._signal and now - self._checked_at < CHECK_EVERY_S:
+            return
+        self._checked_at = now
+        self._count()
+        self._beat("running")
+        self._end_if_asked(between_stages)
+        if first := self._reason_to_pause():
+            self.say(f"Paused: {first}")
+            why = first
+            while why:
+                self._beat("paused", why)
+                self._sleep(PAUSE_S)
+                # Nothing is left to finish first, so that any stop ends the pause.
+                self._end_if_asked(between_stages=True)
+                why = self._reason_to_pause()
+            self._counted_at = self._clock()
+            self._beat("running")
+            self.say("Going on.")
+            self.after_pause(first, self._counted_at - now)
+
+    def rest(self, why: str) -> None:
+        """Give a sign of life while a person is waited for, which does not count as work.
+
+        Raises Stopped when the session is asked to end.
+        """
+        self._counted_at = self._clock()
+        self._beat("paused", why)
+        self._end_if_asked(between_stages=True)
+
+    def close(self, why: str = "") -> None:
+        """Say that the process lets go of the session; why: the error that made it."""
+        self._count()
+        self._beat("ended", why)
+        with contextlib.suppress(OSError):
+            (self._folder / CONTROL).unlink(missing_ok=True)
+
+    def _end_if_asked(self, between_stages: bool) -> None:
+        if self._signal:
+            raise Stopped("signal", f"Ended by the signal {self._signal}.")
+        action = requested(self._folder)
+        if action == "stop_now" or (action == "stop" and between_stages):
+            raise Stopped("asked", "Ended on request.")
+        for rule, limit, spent_s in (
+            ("max_hours", self._limits.max_hours, self.worked_s),
+            ("max_gpu_hours", self._limits.max_gpu_hours, self.gpu_s),
+        ):
+            if limit is not None and spent_s >= limit * 3600:
+                raise Stopped(rule, f"{spent_s / 3600:.3g} of {limit:g} hours are spent.")
+
+    def _reason_to_pause(self) -> str:
+        if requested(self._folder) == "pause":
+            return "on request; go on with: shaping continue " + self._folder.name
+        free, reserve = shutil.disk_usage(self._folder).free / _GB, self._limits.disk_reserve_gb
+        if free < reserve:
+            return (
+                f"{free:.2f} GB are free on the disk of {self._folder} and {reserve:g} are to stay "
+                "free (limits.disk_reserve_gb). Free some space, and it goes on by itself."
+            )
+        return ""
+
+    def _count(self) -> None:
+        now = self._clock()
+        self.worked_s += now - self._counted_at
+        if self.device.startswith("cuda"):
+            self.gpu_s += now - self._counted_at
+        self._counted_at = now
+
+    def _beat(self, state: Literal["running", "paused", "ended"], why: str = "") -> None:
+        beat = Heartbeat(
+            holder=self._holder,
+            state=state,
+            why=why,
+            beat=time.monotonic(),
+            time=self._wall(),
+            silent_s=self._limits.silent_s,
+            worked_s=round(self.worked_s, 3),
+            gpu_s=round(self.gpu_s, 3),
+            **self._where,
+        )
+        _write(self._folder, beat)
+
+
+def _write(folder: Path, beat: Heartbeat) -> None:
+    path = folder / HEARTBEAT
+    temporary = path.with_suffix(".tmp")
+    # Not synced, and no reason to end a session: on a full disk the work itself says so.
+    with contextlib.suppress(OSError):
+        temporary.write_text(beat.model_dump_json(), encoding="utf-8")
+        temporary.replace(path)
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return str(round(psutil.boot_time()))
+
+
+def _started(pid: int) -> float:
+    """Return when a process began; 0 when there is none. On Linux in ticks since the start."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text("utf-8")
+        state, *fields = stat.rpartition(")")[2].split()
+        return 0.0 if state == "Z" else float(fields[18])
+    except OSError:
+        with contextlib.suppress(psutil.Error):
+            return float(psutil.Process(pid).create_time())
+        return 0.0

@@ -1,0 +1,120 @@
+"""A session over a user's own photographs notices when they have changed since it began."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memory.errors import DataError
+from tools.targets import leakage, manifest
+
+if TYPE_CHECKING:
+    from agent.session.folder import Session
+    from tools.targets import Target
+
+CHANGED = "photographs changed"
+
+
+def begin(session: Session, target: Target) -> None:
+    """Write down which photographs a session begins with, where they are a user's own."""
+    if session.settings.target.path is not None:
+        manifest.note(session.folder, target)
+
+
+def share(source: Path, folder: Path) -> None:
+    """Let a fork know the photographs of the session in `source`."""
+    if (source / manifest.FILE).is_file():
+        shutil.copyfile(source / manifest.FILE, folder / manifest.FILE)
+
+
+def check_folder(folder: Path, path: object, target: Target, what: str) -> None:
+    """Note the photographs of what lies in `folder`, or raise DataError if they have changed.
+
+    path: where they lie, None for those of no user; what: how messages call what is done there.
+    """
+    if path is None:
+        return
+    before = manifest.read(folder)
+    if before is None:
+        manifest.note(folder, target)
+    elif found := manifest.changes(before, manifest.noted(target)):
+        moved = f"; {found.n_moved} lie in another split" if found.moved else ""
+        raise DataError(
+            f"The photographs in {path} are not those that {what} began with "
+            f"({found.say()}{moved}), so its figures could not be compared. Bring those of before "
+            "back, or begin anew with another --name."
+        )
+
+
+def check(session: Session, target: Target, fault: Callable[[str, str], None]) -> None:
+    """Say what has changed since the session was last worked on, before it goes on.
+
+    fault: is called with a short name and a sentence where the session can go on.
+
+    Raises DataError where photographs lie in other splits, or the target has other classes or
+    words: what is measured from now on could not be compared with what was, and the agent would
+    plan by photographs that were sealed. Raises WeightsError for an MTDM that has seen some of
+    those that are measured.
+    """
+    if session.settings.target.path is None:
+        return
+    before = manifest.read(session.folder)
+    if before is None:  # a session of an earlier version
+        begin(session, target)
+        return
+    now = manifest.noted(target)
+    changes = manifest.changes(before, now)
+    words = _other_words(session, target)
+    if changes.moved or words:
+        table = manifest.write_splits(session.folder, before, now) if changes.moved else None
+        raise DataError(_refusal(session, changes, words, table))
+    generator = session.settings.generator
+    if generator.name == "mtdm" and generator.weights:
+        leakage.check(Path(generator.weights).parent, target)
+    if changes:
+        told = (
+            f"Photographs have changed since the session was last worked on ({changes.say()}). It "
+            "goes on with those of now: figures from here on are of other photographs than those "
+            "before, and a difference between them may come from that."
+        )
+        fault(CHANGED, told)
+        manifest.note(session.folder, target)
+
+
+def _other_words(session: Session, target: Target) -> str:
+    """Return what the data call otherwise than when the session began, "" for nothing."""
+    head = session.journal.get("session") or {}
+    attributes = list(target.vocabulary.attributes)
+    for what, before, now in (
+        ("classes", head.get("class_names"), list(target.class_names)),
+        ("attributes", list(head.get("vocabulary", {}).get("attributes", {})), attributes),
+    ):
+        if before and before != now:
+            return f"Their {what} were {', '.join(before)}, and are {', '.join(now)} now."
+    return ""
+
+
+def _refusal(session: Session, changes: manifest.Changes, words: str, table: Path | None) -> str:
+    path = str(session.settings.target.path)
+    said = [
+        f"The photographs in {path} are not those that the session {session.name!r} "
+        f"worked with ({changes.say()})."
+    ]
+    if changes.moved:
+        shown = any("test" in pair for pair in changes.moved)
+        sealed = ", and the agent would plan by photographs that were sealed" if shown else ""
+        said.append(
+            f"The splits were dealt anew, so {changes.n_moved} photographs lie in another one "
+            f"({changes.say_moved()}): figures could not be compared with those before{sealed}."
+        )
+    said += [words] if words else []
+    said.append("Bring back the photographs of before, or begin another session with --session.")
+    if table and session.settings.target.name == "folder":
+        said.append(
+            f"Or keep the splits: copy {table} to {Path(path, 'attributes.csv')}, or its "
+            "column split into the one there. What came since stands in generator there, where "
+            "nothing is measured."
+        )
+    return " ".join(said)

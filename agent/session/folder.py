@@ -1,0 +1,287 @@
+"""A session folder: opened under a lock, made once, resumed by the same name.
+
+sessions/NAME/  session.yaml  journal.jsonl  graph.sqlite  jobs/  rounds/  lock
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+import yaml
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from agent.config.settings import Settings, differences, fingerprint
+from agent.session.control import Condition, Control, condition
+from memory.arenas import share_arenas
+from memory.errors import SessionError, SessionInUse, SettingsError, Stopped
+from memory.files import remove_temporaries, storage_error, storing, write_bytes
+from memory.journal import Event, Journal, read_events, rounds
+from memory.records import Round
+
+if TYPE_CHECKING:
+    from memory.chroma import MemoryIndex
+
+State = Literal["running", "paused", "stuck", "dead", "failed", "stopped", "finished", "open"]
+"""running, paused: as it should be; stuck: its process gives no sign of life; dead: its process is
+gone without a word; failed: it ended by an error; stopped: on request; finished: by a limit; open:
+begun and left by a version without heartbeats."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_STEM = 40
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """What `shaping sessions` shows of one session."""
+
+    name: str
+    data: str
+    rounds_done: int
+    rounds: int
+    score: float | None
+    updated: str
+    state: State
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open session: its name, folder, settings, journal, and how it is steered from outside."""
+
+    name: str
+    folder: Path
+    settings: Settings
+    journal: Journal
+    control: Control
+
+    def rounds(self, last: int | None = None) -> list[Round]:
+        """Return all rounds so far, or the last few of them, folded from the journal."""
+        return self.journal.rounds(last)
+
+    def round(self, number: int) -> Round | None:
+        """Return one round, or None when nothing is known of it."""
+        return self.journal.round(number)
+
+    def n_done(self) -> int:
+        """Return how many rounds have ended."""
+        return self.journal.count("round_done")
+
+
+def folder_of(home: Path, name: str) -> Path:
+    """Return the folder of a session; raises SettingsError for a name that is no plain name."""
+    if not _NAME.fullmatch(name):
+        raise SettingsError(
+            f"The session name {name!r} cannot be used. Use 1 to 64 letters, digits, '.', '_' or "
+            "'-', beginning with a letter or digit."
+        )
+    return home / "sessions" / name
+
+
+def memory_of(
+    home: Path, tell: Callable[[str], None] = lambda text: None, url: str | None = None
+) -> MemoryIndex:
+    """Return the memory of all sessions under a home folder; `tell` is told of its damages.
+
+    url: of a Chroma server that several homes share.
+    """
+    if url is not None:
+        from memory.server import ServedMemory
+
+        return ServedMemory(url, home / "memory", journals=lambda: journals(home), tell=tell)
+    from memory.chroma import MemoryIndex
+
+    return MemoryIndex(home / "memory", journals=lambda: journals(home), tell=tell)
+
+
+def journals(home: Path) -> list[Path]:
+    """Return the journals of all sessions under a home folder."""
+    return sorted((home / "sessions").glob("*/journal.jsonl"))
+
+
+def next_name(home: Path, stem: str) -> str:
+    """Return STEM-N, as far as a name may have its characters, with the first free number."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("._-")[:_STEM] or "session"
+    number = 1
+    with storing(home):
+        while (home / "sessions" / f"{stem}-{number}").exists():
+            number += 1
+    return f"{stem}-{number}"
+
+
+def latest(home: Path) -> str:
+    """Return the name of the session that was last worked on; raises SettingsError for none."""
+    found = list_sessions(home)
+    if not found:
+        raise SettingsError(
+            f"There are no sessions under {home}. Start one with `shaping run`, or name another "
+            "folder with --home."
+        )
+    return found[0].name
+
+
+@contextmanager
+def open_session(settings: Settings, name: str) -> Iterator[Session]:
+    """Make or resume a session and hold its lock.
+
+    Raises SessionInUse when another process has it (named with pid and host), SettingsError when
+    the session was made with settings of another meaning (the differences are named), StorageError
+    when its folder cannot be written.
+    """
+    # Each time the memory is opened, Chroma loads all of its index in threads of its own.
+    share_arenas()
+    folder = folder_of(settings.home, name)
+    with storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder, name):
+        with storing(folder):
+            _check_settings(folder / "session.yaml", settings, name)
+            remove_temporaries(folder)
+            journal = Journal(folder / "journal.jsonl")
+            control = Control(folder, settings.limits)
+        try:
+            yield Session(name, folder, settings, journal, control)
+        except Stopped:
+            control.close()
+            raise
+        except BaseException as error:
+            control.close(f"{type(error).__name__}: {error}")
+            raise
+        else:
+            control.close()
+
+
+@contextmanager
+def _locked(folder: Path, name: str) -> Iterator[None]:
+    holder = folder / "lock.json"
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise SessionInUse(
+            f"The session {name!r} is in use{_holder(holder)}. Wait until it ends, stop "
+            "that process, or choose another name with --session."
+        ) from None
+    except OSError as error:
+        raise storage_error(folder, error) from error
+    try:
+        who = {"pid": os.getpid(), "host": socket.gethostname()}
+        with storing(holder):
+            holder.write_text(json.dumps(who), encoding="utf-8")
+        yield
+    finally:
+        # Nothing rests on it: who cannot remove it has said so by another error.
+        with contextlib.suppress(OSError):
+            holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    try:
+        data = json.loads(path.read_text("utf-8"))
+        return f" by process {data['pid']} on {data['host']}"
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def _check_settings(path: Path, settings: Settings, name: str) -> None:
+    if path.exists():
+        stored = _read_settings(path)
+        changed = differences(stored["settings"], settings)
+        # Of the settings as they are read now: one that came later has its default in both.
+        if fingerprint(stored["settings"]) != fingerprint(settings):
+            bound = differences(stored["settings"], settings, bound=True)
+            raise SettingsError(
+                f"The session {name!r} was made with other settings: {'; '.join(bound)}. "
+                f"Continue it with its own (shaping resume {shlex.quote(name)}), or choose another "
+                "name with --session."
+            )
+        if not changed:
+            return
+    store_settings(path.parent, settings)
+
+
+def store_settings(folder: Path, settings: Settings) -> None:
+    """Write the settings of the session in `folder`."""
+    data = {"fingerprint": fingerprint(settings), "settings": settings.model_dump(mode="json")}
+    write_bytes(folder / "session.yaml", yaml.safe_dump(data, sort_keys=False).encode())
+
+
+class _Stored(TypedDict):
+    fingerprint: str
+    settings: Settings
+
+
+def _read_settings(path: Path) -> _Stored:
+    try:
+        stored = yaml.safe_load(path.read_text("utf-8"))
+        settings = Settings.model_validate(stored["settings"])
+        return {"fingerprint": stored["fingerprint"], "settings": settings}
+    except (OSError, yaml.YAMLError, TypeError, KeyError, ValidationError) as error:
+        raise SessionError(
+            f"{path} cannot be read as the settings of a session of this version: {error}. "
+            "Restore it, or choose another session name."
+        ) from error
+
+
+def has_session(home: Path, name: str) -> bool:
+    """Return whether there is a session of this name."""
+    return (folder_of(home, name) / "session.yaml").exists()
+
+
+def stored_settings(home: Path, name: str) -> Settings:
+    """Return the settings of an existing session; raises SettingsError with the known names."""
+    path = folder_of(home, name) / "session.yaml"
+    if not has_session(home, name):
+        known = ", ".join(info.name for info in list_sessions(home)) or "none"
+        raise SettingsError(f"There is no session {name!r} under {home}. Known: {known}.")
+    return _read_settings(path)["settings"]
+
+
+def state_of(now: Condition, events: Sequence[Event], n_rounds: int) -> State:
+    """Tell what a session does from its heartbeat and its journal."""
+    if now.state != "ended":
+        return now.state
+    if now.heartbeat and now.heartbeat.why:
+        return "failed"
+    if events and events[-1]["kind"] == "ended":
+        return "stopped" if events[-1]["rule"] in ("asked", "signal") else "finished"
+    n_done = sum(event["kind"] == "round_done" for event in events)
+    return "finished" if n_done >= n_rounds else "open"
+
+
+def list_sessions(home: Path) -> list[SessionInfo]:
+    """Return all sessions under a home folder, the latest first."""
+    found = []
+    for path in (home / "sessions").glob("*/session.yaml"):
+        settings = _read_settings(path)["settings"]
+        journal = path.parent / "journal.jsonl"
+        events = read_events(journal) if journal.exists() else []
+        past = rounds(events)
+        scores = [
+            r.report.metrics[r.report.main_metric].value
+            for r in past
+            if r.report and r.report.metrics
+        ]
+        n_done = sum(event["kind"] == "round_done" for event in events)
+        found.append(
+            SessionInfo(
+                name=path.parent.name,
+                data=settings.data,
+                rounds_done=n_done,
+                rounds=settings.session.rounds,
+                score=scores[-1] if scores else None,
+                updated=events[-1]["time"] if events else "",
+                state=state_of(condition(path.parent), events, settings.session.rounds),
+            )
+        )
+    return sorted(found, key=lambda info: info.updated, reverse=True)

@@ -1,0 +1,91 @@
+"""A new session that shares the past of another one, and goes on its own way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent.config.settings import differences, with_changes
+from agent.session import data_manifest
+from agent.session.folder import folder_of, open_session, stored_settings
+from memory.errors import SessionError, SettingsError
+from memory.files import storage_error, write_bytes
+from memory.journal import head_of, read_events, round_of
+from tools.data.jobs import round_folder
+
+# What the past was made with; a future of another kind would not fit to it.
+_FIXED = ("target", "generator", "audit", "feedback", "session.seed", "dstm")
+
+
+def fork(
+    home: Path, name: str, at: int, new_name: str | None = None, changes: Sequence[str] = ()
+) -> str:
+    """Make a session whose rounds before `at` are those of `name`, and return its name.
+
+    changes: "key=value", as for `shaping run --set`. The files of the shared rounds are hard
+    links, so they take no space. Raises SettingsError for a round that has not been reached and
+    for a change that the past would not fit to, SessionError when the new name is taken.
+    """
+    folder = folder_of(home, name)
+    old = stored_settings(home, name)
+    new_name = new_name or _free_name(home, f"{name}-at{at}")
+    new_folder = folder_of(home, new_name)
+    if new_folder.exists():
+        raise SessionError(
+            f"There is a session {new_name!r} already. Choose another name with --as."
+        )
+    settings = with_changes(old, [*changes, f"session.name={new_name}", f"home={home}"])
+    if changed := [
+        change
+        for change in differences(old, settings)
+        if any(f"{change.partition(':')[0]}.".startswith(f"{key}.") for key in _FIXED)
+    ]:
+        raise SettingsError(
+            f"A fork shares images and models with its past, so {'; '.join(changed)} cannot be. "
+            "Begin a new session for that: shaping run"
+        )
+    lines = _shared_lines(folder / "journal.jsonl", name, at)
+    try:
+        for number in range(1, at):
+            source, copy = round_folder(folder, number), round_folder(new_folder, number)
+            shutil.copytree(source, copy, copy_function=os.link)
+        write_bytes(new_folder / "journal.jsonl", b"".join(lines))
+        data_manifest.share(folder, new_folder)
+        with open_session(settings, new_name) as session:
+            session.journal.append("forked", session=new_name, source=name, at=at)
+    except OSError as error:
+        shutil.rmtree(new_folder, ignore_errors=True)
+        raise storage_error(new_folder, error) from error
+    return new_name
+
+
+def _shared_lines(path: Path, name: str, at: int) -> list[bytes]:
+    """Return the lines of a journal before round `at`."""
+    events = read_events(path, undone=True)
+    head_of(events)
+    lines = path.read_bytes().splitlines(keepends=True)
+    n_done = sum(e["kind"] == "round_done" for e in read_events(path))
+    if not 2 <= at <= n_done + 1:
+        raise SettingsError(
+            f"The session {name!r} has ended {n_done} rounds, so --at must be 2 to {n_done + 1}, "
+            f"not {at}."
+        )
+    end = next(
+        (i for i, e in reversed(list(enumerate(events))) if _ends(e, at - 1)), len(events) - 1
+    )
+    return lines[: end + 1]
+
+
+def _ends(event: dict[str, object], round_number: int) -> bool:
+    # The tool's result is written after the end that it causes.
+    is_finish = event["kind"] == "tool_call" and event.get("tool") == "finish"
+    return (is_finish or event["kind"] == "round_done") and round_of(event) == round_number
+
+
+def _free_name(home: Path, stem: str) -> str:
+    name, n = stem[:60], 2
+    while folder_of(home, name).exists():
+        name, n = f"{stem[:56]}-{n}", n + 1
+    return name

@@ -1,0 +1,108 @@
+"""When a session ends by itself: the rules that are looked at before every round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from agent.config.settings import Settings
+from memory.errors import SettingsError
+from memory.records import Round
+
+HOUR_S = 3600
+
+
+class Ending(NamedTuple):
+    """The rule that ended a session, e.g. "rounds" or "max_hours", and what it says."""
+
+    rule: str
+    told: str
+
+
+class Best(NamedTuple):
+    """The round with the highest main figure on feedback, the earlier one of equals."""
+
+    round: int
+    score: float
+
+
+class Done(NamedTuple):
+    """Of a round that has ended what limits look at; score: None where nothing was trained."""
+
+    round: int
+    score: float | None
+    n_made: int
+    seconds: float
+
+
+def done_of(current: Round) -> Done:
+    """Return what limits look at of a round."""
+    report = current.report
+    is_scored = report and report.metrics and current.training
+    return Done(
+        round=current.number,
+        score=report.metrics[report.main_metric].value if report and is_scored else None,
+        n_made=current.batch.n_made if current.batch else 0,
+        seconds=sum(current.seconds.values()),
+    )
+
+
+def best_round(past: Sequence[Round]) -> Best | None:
+    """Return the best round by what the agent may see, or None before the first report."""
+    return best_of([done_of(current) for current in past])
+
+
+def best_of(done: Sequence[Done]) -> Best | None:
+    """Return the best of the rounds that have a score, or None."""
+    scores = [Best(one.round, one.score) for one in done if one.score is not None]
+    return max(scores, key=lambda best: (best.score, -best.round)) if scores else None
+
+
+def ending(
+    settings: Settings, done: Sequence[Done], worked_s: float, gpu_s: float
+) -> Ending | None:
+    """Return the first rule that forbids another round, or None.
+
+    done: the rounds that have ended; worked_s, gpu_s: spent so far. A round that is not likely to
+    end in time, by the last one, is not begun.
+    """
+    limits, session = settings.limits, settings.session
+    best = best_of(done)
+    if best and limits.target_score is not None and best.score >= limits.target_score:
+        return Ending(
+            "target_score",
+            f"round {best.round} scores {best.score:.3f}, {limits.target_score:g} was wanted",
+        )
+    if len(done) >= session.rounds:
+        return Ending("rounds", f"all {session.rounds} rounds are done")
+    if best and limits.patience is not None and done[-1].round - best.round >= limits.patience:
+        return Ending(
+            "patience",
+            f"no round since round {best.round} ({best.score:.3f}) was better, "
+            f"{limits.patience} had the chance",
+        )
+    n_made = sum(one.n_made for one in done)
+    if limits.max_images is not None and n_made + session.images_per_round > limits.max_images:
+        if not done:
+            raise SettingsError(
+                f"limits.max_images is {limits.max_images}, fewer than the "
+                f"{session.images_per_round} images of one round. Raise it, or lower "
+                "session.images_per_round."
+            )
+        return Ending(
+            "max_images",
+            f"{n_made} images are made and another {session.images_per_round} would pass "
+            f"{limits.max_images}",
+        )
+    last_s = done[-1].seconds if done else 0.0
+    for rule, limit, spent_s in (
+        ("max_hours", limits.max_hours, worked_s),
+        ("max_gpu_hours", limits.max_gpu_hours, gpu_s),
+    ):
+        if limit is not None and spent_s + (last_s if spent_s else 0) > limit * HOUR_S:
+            return Ending(
+                rule,
+                f"{spent_s / HOUR_S:.3g} of {limit:g} hours are spent and the last round took "
+                f"{last_s / HOUR_S:.3g}",
+            )
+    return None

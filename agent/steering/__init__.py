@@ -1,0 +1,1 @@
+"""What a person asks of the next plans: preferences and the grammar that reads them."""

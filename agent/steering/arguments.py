@@ -1,0 +1,44 @@
+"""What a person types after a command: quoted text, words and whole numbers."""
+
+from __future__ import annotations
+
+import math
+import shlex
+
+from memory.errors import ToolError
+from prompts.printable import one_line
+
+
+def unquoted(text: str) -> str:
+    """Return a text without the quotes and blanks around it."""
+    return text.strip().strip("\"'“”").strip()
+
+
+def split_words(text: str) -> list[str]:
+    """Split a text as a shell does; raises ToolError for a quote that is not closed."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ToolError(f"A quote is not closed in: {one_line(text, 80)}") from error
+
+
+def whole_number(text: str, most: int) -> int:
+    """Read a whole number of 1 to `most`; raises ToolError for anything else."""
+    try:
+        number = int(text) if len(text) < 10 else None
+    except ValueError:
+        number = None
+    if number is None or not 1 <= number <= most:
+        raise ToolError(f"{one_line(text, 20)!r} is no whole number of 1 to {most}.")
+    return number
+
+
+def number_of(text: str, least: float, most: float) -> float:
+    """Read a number of `least` to `most`; raises ToolError for anything else."""
+    try:
+        number = float(text) if len(text) < 20 else math.nan
+    except ValueError:
+        number = math.nan
+    if not least <= number <= most:
+        raise ToolError(f"{one_line(text, 20)!r} is no number of {least:g} to {most:g}.")
+    return number

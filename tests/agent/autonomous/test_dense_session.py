@@ -1,0 +1,124 @@
+"""A whole session whose labels belong to pixels: rendered streets, a target of another look."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from agent.autonomous.report import labelled_pictures
+from agent.autonomous.results import source_of
+from agent.autonomous.runner import run
+from agent.config.settings import load_settings
+from agent.session.folder import list_sessions
+from memory.journal import read_events, rounds
+from tests.tools.tiny_diffusers import controlnet, stable_diffusion
+from tools import tasks
+from tools.data.export import export
+from tools.data.shards import read_shards
+
+SMALL = (
+    'target.options={"sizes": {"generator": 40, "audit": 4, "feedback": 40, "test": 20}}',
+    "dstm.steps=20",
+    "dstm.batch_size=8",
+    "session.rounds=2",
+    "session.images_per_round=24",
+    "session.name=dense",
+    "feedback.n_min=5",
+    "device=cpu",
+)
+
+
+@pytest.mark.parametrize(
+    ("preset", "metric"),
+    [
+        ("streets-seg", "miou"),
+        ("streets-depth", "delta1"),
+        ("streets-normals", "within_11"),
+        ("streets-multi", "mean_score"),
+    ],
+)
+def test_session_over_labels_of_pixels(tmp_path: Path, preset: str, metric: str) -> None:
+    settings = load_settings(preset, [*SMALL, f"home={tmp_path}"], {})
+    page = run(settings, Console(quiet=True))
+    one, two = rounds(read_events(page.parent / "journal.jsonl"))
+    assert one.batch and two.batch and two.training and two.report
+    assert one.batch.n_kept == one.batch.n_made == 24
+    assert two.training.n_images == 48
+    assert two.report.main_metric == metric
+    assert 0 <= two.report.metrics[metric].value <= 1
+    assert any(score.key.startswith("light=") for score in two.report.slices)
+    (info,) = list_sessions(tmp_path)
+    assert info.score == two.report.metrics[metric].value
+    html = page.read_text("utf-8")
+    assert "stand for photographs and are none" in html
+    assert ("Legend of the colours" in html) == (preset != "streets-normals")
+
+    kinds = tasks.build(settings.dstm.task).needs
+    stored = read_shards([page.parent / shard.file for shard in one.batch.shards]).samples
+    assert set(stored.labels) == {"segmentation", "depth", "normals"}
+    shown = labelled_pictures(stored, kinds, [str(i) for i in range(11)])
+    assert shown.shape == (24, 3, 64, 96 * (1 + len(kinds)))
+    for failure in two.failures:
+        if failure.picture:
+            with Image.open(page.parent / failure.picture) as picture:
+                assert np.asarray(picture).std() > 0
+
+
+def test_coco_holds_the_masks_of_a_session(tmp_path: Path) -> None:
+    small = (*SMALL, "session.rounds=1", "session.images_per_round=8", f"home={tmp_path}")
+    page = run(load_settings("streets-seg", small, {}), Console(quiet=True))
+    place = tmp_path / "coco"
+    assert export(source_of(tmp_path, "dense"), "coco", place) == 8
+    said = json.loads((place / "annotations.json").read_text("utf-8"))
+    (one,) = rounds(read_events(page.parent / "journal.jsonl"))
+    assert one.batch
+    stored = read_shards([page.parent / shard.file for shard in one.batch.shards]).samples
+    drawn = {
+        picture.tobytes(): ids
+        for picture, ids in zip(
+            stored.images.transpose(0, 2, 3, 1), stored.labels["segmentation"], strict=True
+        )
+    }
+    numbers = {one["name"]: one["id"] for one in said["categories"]}
+    assert numbers["sky"] == 1 and len(numbers) == 11
+    for image in said["images"]:
+        with Image.open(place / "images" / image["file_name"]) as picture:
+            ids = drawn[np.asarray(picture).tobytes()]
+        own = [one for one in said["annotations"] if one["image_id"] == image["id"]]
+        assert {one["category_id"] for one in own} == set((np.unique(ids) + 1).tolist())
+        for one in own:
+            counts = one["segmentation"]["counts"]
+            runs = np.repeat(np.arange(len(counts)) % 2, counts).astype(bool)
+            mask = runs.reshape(ids.shape, order="F")
+            assert np.array_equal(mask, ids + 1 == one["category_id"])
+            assert one["area"] == mask.sum()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_session_whose_labels_come_first(tmp_path: Path) -> None:
+    """Rendered labels, and pictures drawn to them by a tiny Stable Diffusion with a ControlNet."""
+    stable_diffusion(tmp_path / "model")
+    controlnet(tmp_path / "control")
+    first = (
+        "generator.name=label_first",
+        f"generator.weights={tmp_path / 'model'}",
+        "generator.steps=1",
+        "generator.options={source: {name: streets}, condition: segmentation, size: [32, 48], "
+        f"controlnet: {tmp_path / 'control'}}}",
+        "session.images_per_round=8",
+        "dstm.steps=4",
+    )
+    settings = load_settings("streets-seg", [*SMALL, *first, f"home={tmp_path / 'home'}"], {})
+    page = run(settings, Console(quiet=True))
+    one, two = rounds(read_events(page.parent / "journal.jsonl"))
+    assert one.batch and two.batch and two.report
+    assert two.batch.n_made == 8
+    assert two.report.main_metric == "miou"
+    stored = read_shards([page.parent / shard.file for shard in two.batch.shards]).samples
+    assert set(stored.labels) == {"segmentation", "depth", "normals"}
+    assert len(np.unique(stored.labels["segmentation"])) > 5

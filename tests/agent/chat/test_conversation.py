@@ -1,0 +1,436 @@
+"""A person talks with a session that runs: the real graph, thread and journal; a toy generator."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.autonomous.runner import run_rounds
+from agent.chat.blocks import Block, Grid, Line, Picture
+from agent.chat.conversation import COMMANDS, Conversation
+from agent.chat.live import Happened, LiveSession
+from agent.config.settings import Settings
+from agent.loop.approval import Question
+from agent.loop.components import Workbench
+from agent.loop.observer import Observer
+from agent.replay.verify import verify
+from agent.session.folder import folder_of, open_session, stored_settings
+from agent.steering.preferences import Shift, Wish, share, wishes
+from memory.journal import read_events
+
+MakeSettings = Callable[..., Settings]
+
+SMALL = ("session.images_per_round=16", "dstm.steps=2", "session.shard_size=4")
+PATIENCE_S = 300.0
+
+
+class Room:
+    """A conversation and what the session has told so far."""
+
+    def __init__(self, live: LiveSession) -> None:
+        self.live = live
+        self.talk = Conversation(live)
+        self.told: list[Happened] = []
+        self._heard = live.listen()
+
+    def until(self, kind: str, text: str = "") -> Happened:
+        """Return the next thing of a kind that the session tells."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                happened = self._heard.get(timeout=max(0.1, deadline - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(f"no {kind}; told so far: {self.told}") from None
+            self.told.append(happened)
+            assert "error" not in happened.text, happened.text
+            if happened.kind == kind and text in happened.text:
+                return happened
+
+    def question(self) -> Question:
+        """Return the next question."""
+        asked: Question = self.until("question").record
+        return asked
+
+    def say(self, line: str) -> str:
+        """Say something and return all text of the answer."""
+        return text_of(self.talk.say(line))
+
+
+def shifts_of(question: Question) -> tuple[Shift, ...]:
+    assert question.made is not None
+    return question.made.shifts
+
+
+def text_of(blocks: list[Block]) -> str:
+    lines: list[str] = []
+    for block in blocks:
+        if isinstance(block, Line):
+            lines.append(block.text)
+        elif isinstance(block, Grid):
+            lines += [block.title, *(" | ".join(row) for row in [block.columns, *block.rows])]
+        else:
+            assert block.path.read_bytes().startswith(b"\x89PNG")
+            lines.append(f"{block.caption}: {block.path}")
+    return "\n".join(lines)
+
+
+@contextmanager
+def room(settings: Settings, auto_s: float | None = None) -> Iterator[Room]:
+    name = settings.session.name
+    assert name is not None
+    with open_session(settings, name) as session:
+        live = LiveSession(session, auto_s)
+        try:
+            yield Room(live)
+        finally:
+            live.close()
+
+
+def test_story_of_a_session(make_settings: MakeSettings) -> None:
+    settings = make_settings("session.name=story", *SMALL)
+    with room(settings) as here:
+        assert "is there yet" not in here.say("/status")
+        assert "No plan waits" in here.say("/approve")
+        here.live.start()
+        first = here.question()
+        assert first.plan is not None and first.expectation is not None
+        assert first.plan.n_images == 16
+
+        assert "a plan waits for you" in here.say("/status")
+        edited = here.say("/edit 1 count 10")
+        assert "16 images" in edited
+        assert here.live.question and here.live.question.plan
+        assert here.live.question.plan.prompts[0].count == 10
+        assert "brightness=dark" in here.say("/edit 2 brightness Dark")
+        added = here.say('/add "a broken bright poly cell" x4')
+        assert "a broken bright poly cell" in added
+        assert "added by the user" in here.say("/why")
+        said = here.say("more poly, fewer crowds")
+        assert "more of wafer=poly (x2) (w1)" in said and said.endswith("? /forget w1")
+        said = here.say("more dark crowds")
+        assert "Understood" not in said
+        assert said.endswith("means more than you said: more brightness=dark.")
+
+        assert "planned again" in here.say("/reject no bright ones")
+        second = here.question()
+        assert second.key != first.key
+        assert second.plan is not None
+        assert "bright" not in {p.attributes.get("brightness") for p in second.plan.prompts}
+        assert {s.wish for s in shifts_of(second)} == {"w1", "w2"}
+
+        assert "Approved" in here.say("/approve")
+        here.until("plan")
+        assert "Understood" in here.say("/focus brightness=dark wafer=poly")
+        here.until("round")
+        third = here.question()
+        assert third.plan is not None and third.plan.round == 2
+        focus = next(w for w in wishes(here.live.session.journal.events()) if w.id == "w3")
+        assert share(focus, third.plan.prompts, here.talk.vocabulary) >= 0.5
+
+        failures = here.say("/failures")
+        assert "Failures after round 1" in failures
+        assert "real photographs" in here.say("/show")
+        assert "generated" in here.say("/show r001p00")
+        assert "wafer=poly" in here.say("/failures poly")
+        assert "not measured yet" in here.say("/status")
+
+        assert "(w4)" in here.say("more cells with medium contrast")
+        assert "w4 is forgotten" in here.say("undo")
+        assert "Round 1 is taken back" in here.say("/undo")
+        here.until("state", "Round 1 is taken back")
+        again = here.question()
+        assert again.plan is not None and again.plan.round == 1
+        assert {s.wish for s in shifts_of(again)} == {"w1", "w2", "w3"}
+        folder = folder_of(settings.home, "story")
+        assert (folder / "rounds" / "001.undone-1" / "data-00000.parquet").exists()
+        assert not (folder / "rounds" / "001").exists()
+
+        assert "w2 is forgotten" in here.say("/forget w2")
+        here.say("/approve")
+        here.until("plan")
+        assert "after this round" in here.say("stop after this round")
+        here.until("round")
+        here.until("state", "Stopped")
+        assert "shares rounds 1 to 1" in here.say("/fork other")
+        assert folder_of(settings.home, "other").exists()
+        assert "Understood: 1 round in all" in here.say("/budget rounds 1")
+        here.say("/continue")
+        here.until("state", "Finished")
+        assert "All 1 rounds are done" in here.say("/continue")
+        assert "% of images" in here.say("/status")
+        assert "Report: " in here.say("/report")
+        page = (folder / "report.html").read_text("utf-8")
+        told = re.sub(r"<[^>]+>|\s+", " ", page[page.index('id="wishes"') :])
+        assert re.search(r"more of wafer=poly \(x2\) +1 +\d+% +\d+%", told)
+        assert re.search(r"no bright ones|avoid brightness=bright", told)
+        assert told.count("(taken back)") == 2
+    journal = folder / "journal.jsonl"
+    assert [e["verdict"] for e in read_events(journal, undone=True) if e["kind"] == "approval"] == [
+        "reject",
+        "approve",
+        "approve",
+    ]
+    assert verify(journal).findings == ()
+
+
+def test_a_wish_in_mid_round_is_in_the_next_plan(make_settings: MakeSettings) -> None:
+    """Twenty wishes at different moments of some rounds: all of them count in the plan after."""
+    settings = make_settings("session.name=wishes", *SMALL, "session.rounds=8", "dstm.steps=10")
+    values = ["dark", "bright", "poly"]
+    n_given = 0
+    with room(settings, auto_s=0) as here:
+        here.live.start()
+        while n_given < 20:
+            here.until("stage")
+            # Rounds are faster than this test where a processor is busy: some more lie ahead.
+            for _ in range(3 if 1 <= here.live.progress.round <= 5 else 0):
+                n_given += 1
+                kind = "more" if n_given % 2 else "fewer"
+                assert "Understood" in here.say(f"{kind} {values[n_given % 3]} cells")
+        here.until("state", "Finished")
+    events = read_events(folder_of(settings.home, "wishes") / "journal.jsonl")
+    n_obeyed = 0
+    for place, event in enumerate(events):
+        if event["kind"] == "wish":
+            later = [e for e in events[place:] if e["kind"] == "proposed"]
+            shifts = later[0]["made"]["shifts"]
+            n_obeyed += event["wish"]["id"] in {shift["wish"] for shift in shifts}
+    assert (n_given, n_obeyed) == (21, 21)
+
+
+@pytest.mark.skipif(os.getloadavg()[0] > 4, reason="a busy machine: nothing can be timed")
+def test_commands_are_answered_at_once_while_a_batch_is_drawn(make_settings: MakeSettings) -> None:
+    settings = make_settings(
+        "session.name=fast",
+        *SMALL,
+        "session.images_per_round=1600",
+        "session.images_per_prompt=50",
+        "session.shard_size=16",
+    )
+    seconds = []
+    with room(settings, auto_s=0) as here:
+        here.live.start()
+        here.until("plan")
+        while here.live.progress.stage != "generate":
+            assert here.live.progress.state == "working"
+            time.sleep(0.01)
+        for _ in range(4):
+            for line in ("/status", "/plan", "/failures", "/why", "/budget", "more dark", "/help"):
+                assert here.live.progress.stage == "generate"
+                started = time.monotonic()
+                here.say(line)
+                seconds.append(time.monotonic() - started)
+    assert statistics.median(seconds) < 0.2
+
+
+WRONG = [
+    "/nothing",
+    "/statsu",
+    "/show a slice that does not exist",
+    "/show r999p99",
+    "/failures wafer=gold",
+    "/failures colour=red",
+    "/edit 99 count 3",
+    "/edit 1 count -5",
+    "/edit 1 count 1e9",
+    "/edit 1 count 99999999999999999999",
+    "/edit 1 class cracked",
+    "/edit 1 brightness purple",
+    "/edit one two",
+    '/add "a dark cell" x-3',
+    "/add x5",
+    '/add "an unclosed x4',
+    '/add "a poly cell" x4 class=cracked',
+    '/add "a poly cell" x4000',
+    "/avoid",
+    "/avoid crowds",
+    "/focus [bold]nothing[/bold]",
+    "/forget w99",
+    "/budget rounds -1",
+    "/budget wishes 3",
+    "/stop never",
+    "/memory",
+    "/why r9p9",
+    "x" * 10_000,
+    "\x1b[31m\x00\x07\u202e",
+    "<script>alert(1)</script>",
+    "[red]markup[/red] {braces} %s",
+    "more of nothing at all",
+    "dark",
+    "\u00e9\U0001f600" * 50,
+]
+
+
+def test_wrong_input_is_answered_with_help(make_settings: MakeSettings) -> None:
+    with room(make_settings("session.name=wrong", *SMALL)) as here:
+        here.live.start()
+        asked = here.question()
+        for line in WRONG:
+            blocks = here.talk.say(line)
+            assert blocks, line[:40]
+            assert all(isinstance(block, Line) for block in blocks), line[:40]
+            said = text_of(blocks)
+            assert 10 < len(said) < 2500
+            assert "\x1b" not in said and "\x00" not in said
+        assert here.say("   ") == ""
+        assert "'/status'" in here.say("/statsu")
+        assert "defective, functional" in here.say("/edit 1 class cracked")
+        assert here.live.question == asked
+        only = here.say("/avoid mono")
+        assert "Understood" in only
+        assert "leaves nothing to draw" in here.say("only mono")
+        for name in COMMANDS:
+            if name not in ("stop", "pause", "undo", "approve", "reject", "continue"):
+                here.talk.say(f"/{name}")
+
+
+def test_wishes_that_conflict_are_said_to(make_settings: MakeSettings) -> None:
+    with room(make_settings("session.name=conflicts", *SMALL)) as here:
+        here.live.start()
+        here.question()
+        assert "of all images 20% brightness=bright (w1)" in here.say("20% bright ones")
+        assert "It takes the place of w1" in here.say("a quarter of them bright")
+        assert "is 105% of the images" in here.say("80% dark")
+        assert "Beside it w2" in here.say("fewer bright ones")
+        said = here.say("no bright ones")
+        assert "avoid brightness=bright (w4)" in said and "nothing comes of w2" in said
+        assert "nothing of it can be drawn" in here.say("more bright poly cells")
+        said = here.say("only mono and only poly")
+        assert "Understood: only wafer=mono (w5)" in said and "Not taken: only wafer=poly" in said
+        assert "w5 is forgotten" in here.say("undo")
+        assert "w2, w3, w4 are forgotten" in here.say("forget the bright ones")
+        assert "nothing that could be taken back" in here.say("back")
+        said = here.say("more cells with contrast")
+        assert "Which contrast: low, medium or high?" in said and "Understood" not in said
+        assert "can mean several things" in here.say("not only dark cells")
+        assert "I can answer" in here.say("who wrote this program?")
+        assert "first report" in here.say("make it harder")
+        assert "I read English" in here.say("mehr dunkle Zellen bitte")
+
+
+def test_budgets_and_changes_in_plain_words(make_settings: MakeSettings) -> None:
+    settings = make_settings("session.name=budgets", *SMALL, "session.rounds=1")
+    with room(settings) as here:
+        here.live.start()
+        here.question()
+        assert "after the second" in here.say("what has changed?")
+        assert "2 rounds in all" in here.say("2 rounds in all")
+        assert "12 images a round" in here.say("12 images per round")
+        assert "a round scores 0.99" in here.say("run until the score is 0.99")
+        assert "at most 2 hours" in here.say("do not spend more than 2 hours")
+        assert "Say e.g. /budget" in here.say("/budget coffee 3")
+        said = here.say("more dark cells\n\n/budget\nno bright ones")
+        assert "dark (x2) (w1)" in said and "0 of" in said and "bright (w2)" in said
+        assert "no number of 0 to 1" in here.say("/budget score 7")
+        here.say("yes please")
+        here.until("round")
+        second = here.question()
+        assert second.plan is not None and second.plan.n_images == 12
+        here.say("/approve")
+        here.until("state", "Finished")
+        said = here.say("what changed since round 1?")
+        assert "| round 1 | round 2 | change" in said and "Slices that changed most" in said
+        assert "a round before the last one: 1 to 1" in here.say("/changes 2")
+        assert "The worst slices now: " in here.say("make it harder")
+        assert "3 rounds in all" in here.say("one more round")
+        third = here.question()
+        assert third.plan is not None and third.plan.round == 3
+        limits = here.live.session.settings.limits
+        assert (limits.max_hours, limits.target_score) == (2, 0.99)
+        here.say("at most 3 hours")
+    assert stored_settings(settings.home, "budgets").limits.max_hours == 3
+    assert read_events(folder_of(settings.home, "budgets") / "journal.jsonl")[-1]["kind"] == "ended"
+
+
+def test_pause_holds_and_continue_goes_on(make_settings: MakeSettings) -> None:
+    settings = make_settings("session.name=held", *SMALL, "session.rounds=1", "dstm.steps=40")
+    with room(settings, auto_s=0) as here:
+        here.live.start()
+        here.until("plan")
+        here.say("/pause")
+        here.until("state", "Paused")
+        assert "paused" in here.say("/status")
+        before = here.live.progress
+        time.sleep(0.3)
+        assert here.live.progress == before
+        here.say("/budget hours 5")
+        here.say("/continue")
+        here.until("state", "Finished")
+
+
+class Judge(Observer):
+    """Nobody is asked; warnings are kept."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def test_plan_of_a_model_is_refused_when_it_breaks_a_wish(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    def plan(wafer: str) -> dict[str, Any]:
+        values = {"wafer": wafer, "severity": "defective"}
+        prompts = [{"attributes": values, "count": 8}]
+        return {"tool": "propose_plan", "arguments": {"prompts": prompts, "why": "?"}}
+
+    path = tmp_path / "script.json"
+    path.write_text(json.dumps([plan("mono"), plan("poly")]), encoding="utf-8")
+    settings = make_settings("session.name=model", "session.rounds=1", f"brain=scripted:{path}")
+    with open_session(settings, "model") as session:
+        wish = Wish(id="w1", kind="avoid", attributes={"wafer": ("mono",)}, since=1)
+        session.journal.append("wish", key="wish/w1", wish=wish.to_json())
+        with pytest.raises(Exception, match="has 2 answers"):
+            run_rounds(Workbench(session, Judge()))
+        (illegal,) = session.journal.events("illegal_call")
+        assert "the user said avoid wafer=mono (w1)" in illegal["problem"]
+        (event,) = session.journal.events("plan")
+        assert event["plan"]["prompts"][0]["attributes"]["wafer"] == "poly"
+        told = session.journal.events("model_call")[0]["messages"]
+        assert any("every plan must: avoid wafer=mono" in m["content"] for m in told)
+
+
+def test_plain_words_go_to_the_model_and_to_the_parser_without_it(
+    make_settings: MakeSettings, fake_llm: Any
+) -> None:
+    settings = make_settings(
+        "session.name=llm", "brain=openai:small", "llm.mode=native", "llm.tries=1"
+    )
+    fake_llm.answers = [
+        {"tool": "wish", "arguments": {"kind": "more", "attributes": {"wafer": "poly"}}},
+        {"tool": "reply", "arguments": {"text": "Because poly is worst. <b>\x1b[1m"}},
+        {"status": 500, "error": "broken"},
+    ]
+    with room(settings) as here:
+        said = []
+        for line in ("I want more multicrystalline ones", "why?", "fewer dark cells"):
+            assert "thinks" in here.say(line)
+            said.append(text_of(here.talk.show(here.until("blocks"))))
+        assert "more of wafer=poly" in said[0]
+        assert said[1] == "Because poly is worst. <b> [1m"
+        assert "fewer of brightness=dark" in said[2]
+        calls = here.live.session.journal.events("chat_call")
+        assert [c["tool"] for c in calls] == ["wish", "reply"]
+        assert calls[0]["tokens"] == {"prompt": 30, "answer": 12}
+
+
+def test_pictures_are_drawn(make_settings: MakeSettings) -> None:
+    from agent.chat.terminal import half_blocks
+
+    with room(make_settings("session.name=drawn", *SMALL)) as here:
+        blocks = here.talk.say("/show dark mono")
+        (picture,) = [block for block in blocks if isinstance(block, Picture)]
+        drawn = half_blocks(picture.path, 40).plain.splitlines()
+        assert {len(line) for line in drawn} == {40}

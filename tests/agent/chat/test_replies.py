@@ -1,0 +1,58 @@
+"""What is said to words that were not understood."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from agent.chat.blocks import Line
+from agent.chat.replies import not_understood, say_vague
+from agent.steering.grammar import understand
+from agent.steering.lexicon import Lexicon
+from memory.records import Estimate, Report, SliceScore
+from prompts.vocabulary import load_vocabulary
+
+
+def seen(measured: bool = True) -> Any:
+    """An overview of a session on streets."""
+    vocabulary = load_vocabulary("streets")
+    low = Estimate(value=0.1, low=0.05, high=0.2, n=40)
+    scores = tuple(
+        SliceScore(
+            key=key, attributes={"light": key[6:]}, n_correct=4, accuracy=low.model_copy(update=new)
+        )
+        for key, new in (("light=day", {"value": 0.4}), ("light=night", {"value": 0.15}))
+    )
+    report = Report(round=1, split="feedback", metrics={"iou_bicyclist": low}, slices=scores)
+    return SimpleNamespace(
+        vocabulary=vocabulary,
+        lexicon=Lexicon(vocabulary),
+        last_report=lambda: report if measured else None,
+    )
+
+
+def answer(text: str, measured: bool = True) -> str:
+    overview = seen(measured)
+    blocks = not_understood(understand(text, overview.lexicon), overview)
+    return " ".join(block.text for block in blocks if isinstance(block, Line))
+
+
+def test_each_reply_says_what_would_be_understood() -> None:
+    assert "light: day, dusk, night" in answer("mehr Regen bitte")
+    assert "Near words: night" in answer("more nigth scenes")
+    assert "'cars' is about traffic" in answer("more cars")
+    assert "Which pedestrians: none, few or many?" in answer("fewer pedestrians")
+    assert '"20% weather=rain"' in answer("100 images of rain")
+    assert '"fewer weather=rain"' in answer("not only rain")
+    assert "more weather=rain" in answer("more rain in Kiel")
+    assert answer("more rain") == ""
+
+
+def test_a_class_of_pixels_is_no_word_of_prompts() -> None:
+    assert "class of pixels (IoU 0.100)" in answer("more bicyclists")
+    assert "class of pixels" not in answer("more bicyclists", measured=False)
+
+
+def test_harder_data_are_named() -> None:
+    assert '"more light=night"' in say_vague(seen())
+    assert "first report" in say_vague(seen(measured=False))

@@ -1,0 +1,96 @@
+"""What a session leaves behind: data sets that load, and a model that predicts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from agent.autonomous.results import source_of
+from agent.autonomous.runner import run
+from agent.session.folder import folder_of, open_session
+from memory.errors import SessionInUse, SettingsError
+from tests.agent.crashes import NAME, small
+from tools.data.export import FORMATS, export, run_lengths
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a finished session of 24 images."""
+    home = tmp_path_factory.mktemp("export")
+    finish = f"session.on_finish=echo $SESSION $SESSION_ENDED_BY > {home}/finished"
+    run(small(home, finish), Console(quiet=True))
+    return home
+
+
+@pytest.mark.parametrize("form", ["parquet", "imagefolder", "webdataset"])
+def test_an_exported_data_set_loads(home: Path, form: str, tmp_path: Path) -> None:
+    place = tmp_path / form
+    n_images = export(source_of(home, NAME), form, place)  # type: ignore[arg-type]
+    assert n_images == 24
+    folder = place / "images" if form == "imagefolder" else place
+    loaded = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(loaded) == 24
+    picture = loaded[0]["png" if form == "webdataset" else "image"]
+    assert picture.size == (32, 32)
+    said = loaded[0]["json"] if form == "webdataset" else loaded[0]
+    assert "cell" in said["text"]
+
+
+def test_the_card_says_what_is_in_it(home: Path, tmp_path: Path) -> None:
+    export(source_of(home, NAME), "parquet", tmp_path / "set")
+    card = (tmp_path / "set" / "README.md").read_text("utf-8")
+    for said in ("24 generated images", "| class | images |", "The audit keeps", "## Licence"):
+        assert said in card
+
+
+def test_who_is_refused_a_session_does_not_run_the_command_at_its_end(tmp_path: Path) -> None:
+    settings = small(tmp_path, f"session.on_finish=touch {tmp_path}/off")
+    with open_session(settings, NAME), pytest.raises(SessionInUse):
+        run(settings, Console(quiet=True))
+    assert not (tmp_path / "off").exists()
+
+
+def test_coco_wants_a_segmentation_and_a_folder_must_be_empty(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no segmentation"):
+        export(source_of(home, NAME), "coco", tmp_path / "coco")
+    (tmp_path / "mine").write_text("x", encoding="utf-8")
+    with pytest.raises(SettingsError, match="not empty"):
+        export(source_of(home, NAME), FORMATS[0], tmp_path)
+
+
+def test_run_lengths_are_coco_ones() -> None:
+    mask = np.array([[0, 1], [0, 1], [1, 0]], dtype=bool)
+    assert run_lengths(mask) == [2, 3, 1]
+    assert run_lengths(~mask) == [0, 2, 3, 1]
+
+
+def test_the_best_model_predicts_outside(home: Path, tmp_path: Path) -> None:
+    best = folder_of(home, NAME) / "best"
+    picture = tmp_path / "cell.png"
+    Image.fromarray(np.full((300, 300), 90, np.uint8)).save(picture)
+    said = subprocess.run(
+        [sys.executable, str(best / "predict.py"), str(picture)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert f"{picture}: " in said.stdout
+    assert any(name in said.stdout for name in ("functional", "defective"))
+    card = (best / "README.md").read_text("utf-8")
+    assert "| feedback |" in card
+    assert "| test |" in card
+    assert json.loads((best / "model.json").read_text("utf-8"))["image_shape"] == [1, 32, 32]
+    assert len(list((best.parent / "dataset" / "data").iterdir())) == 6
+
+
+def test_the_command_at_the_end_is_run(home: Path) -> None:
+    assert (home / "finished").read_text("utf-8") == f"{NAME} rounds\n"

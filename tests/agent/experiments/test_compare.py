@@ -1,0 +1,393 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from agent.cli.app import app
+from agent.config.settings import Settings, load_settings
+from agent.experiments import compare
+from agent.experiments.arms import Arms, read_arm
+from agent.experiments.pool import Lab, Pool, broken_cells
+from agent.planners import Observation, Palette, PaletteRow
+from eval.metrics import wilson
+from memory.errors import SettingsError
+from memory.records import Estimate, Plan, PromptSpec, Report, Round, SliceScore, slice_key
+from tools.diffusion.pipeline import new_pipeline
+
+# Painted photographs and images: a whole comparison takes seconds.
+TOY = (
+    "target.name=toy",
+    "generator.name=toy",
+    "session.images_per_round=16",
+    "session.images_per_prompt=2",
+    "session.rounds=2",
+    "dstm.steps=3",
+    "dstm.batch_size=8",
+    "audit.train.steps=3",
+    "feedback.n_min=4",
+    "device=cpu",
+)
+ARMS = Arms(
+    planners=("uniform", "failure:floor=0.5"), controls=("oversample", "shuffled", "oracle")
+)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load_settings("solar", [*TOY, f"home={tmp_path / 'home'}"], {})
+
+
+def prompt(severity: str, count: int, **attributes: str) -> PromptSpec:
+    defective = severity in ("probable", "defective")
+    return PromptSpec(
+        id=f"p-{severity}",
+        text="not read by the pool",
+        class_name="defective" if defective else "functional",
+        attributes={"wafer": "mono", "severity": severity, **attributes},
+        count=count,
+    )
+
+
+@pytest.fixture
+def lab(settings: Settings) -> Lab:
+    audit = settings.audit.model_copy(update={"method": "none"})
+    return Lab(settings.model_copy(update={"audit": audit}))
+
+
+def test_arms_draw_the_same_images_of_a_cell_and_none_twice(lab: Lab, tmp_path: Path) -> None:
+    pool = Pool(lab, tmp_path, 0, [])
+    first, second = Counter[str](), Counter[str]()
+    (one,) = pool.take([prompt("defective", 3)], first)
+    (more,) = pool.take([prompt("defective", 3)], first)
+    assert len({*one.ids, *more.ids}) == 6
+    again = pool.take([prompt("functional", 1), prompt("defective", 6)], second)[1]
+    assert [*one.ids, *more.ids] == list(again.ids)
+    assert (np.concatenate([one.images, more.images]) == again.images).all()
+    files = sorted(path.name for path in tmp_path.iterdir())
+    # From the disk, too.
+    other = Pool(lab, tmp_path, 0, []).take([prompt("defective", 6)], Counter())[0]
+    assert (other.images == again.images).all()
+    assert files == sorted(path.name for path in tmp_path.iterdir())
+
+
+def test_a_broken_cell_draws_another_class_under_the_same_label(lab: Lab, tmp_path: Path) -> None:
+    def dark(samples_of: list[dict[str, str]]) -> float:
+        pool = Pool(lab, tmp_path / str(len(samples_of)), 0, samples_of)
+        (drawn,) = pool.take([prompt("functional", 24, dark_area="none")], Counter())
+        assert set(drawn.classes) == {0}
+        assert all(a["severity"] == "functional" for a in drawn.attributes)
+        return float(np.mean([(image < 60).any() for image in drawn.images]))
+
+    assert dark([]) < 0.2 < dark([{"wafer": "mono", "severity": "functional"}])
+
+
+def test_a_broken_cell_of_streets_has_the_labels_of_another_scene(tmp_path: Path) -> None:
+    size = 'target.options={"sizes": {"generator": 30}}'
+    lab = Lab(load_settings("streets-seg", [size, f"home={tmp_path}"], {}))
+    asked = PromptSpec(
+        id="p",
+        text="not read by the pool",
+        class_name="scene",
+        attributes={"light": "night", "weather": "clear"},
+        count=4,
+    )
+    (sound,) = Pool(lab, tmp_path / "sound", 0, []).take([asked], Counter())
+    (broken,) = Pool(lab, tmp_path / "broken", 0, [{"light": "night"}]).take([asked], Counter())
+    assert (sound.images == broken.images).all()
+    agreeing = sound.labels["segmentation"] == broken.labels["segmentation"]
+    assert 0.05 < agreeing.mean() < 0.9
+
+
+def test_broken_cells_are_a_seeded_share_of_the_first_crossing() -> None:
+    rows = tuple(
+        PaletteRow(attributes={"light": a, "weather": b}, class_name="scene", n=1)
+        for a in ("day", "night")
+        for b in "abcdefghij"
+    )
+    palette, by = Palette(rows=rows), [("light",), ("light", "weather")]
+    cells = broken_cells(palette, by, 0.15, seed=1)
+    assert len(cells) == 3
+    assert all(cell.keys() == {"light", "weather"} for cell in cells)
+    assert cells == broken_cells(palette, by, 0.15, seed=1)
+    assert cells != broken_cells(palette, by, 0.15, seed=2)
+    assert broken_cells(palette, by, 0.0, seed=1) == []
+
+
+def test_shuffled_feedback_keeps_the_scores_and_moves_them() -> None:
+    def slice_score(number: int) -> SliceScore:
+        attributes = {"brightness": str(number)}
+        value = number / 20
+        estimate = Estimate(value=value, low=value, high=value, n=20)
+        return SliceScore(
+            key=slice_key(attributes), attributes=attributes, accuracy=estimate, n_correct=number
+        )
+
+    report = Report(
+        round=1, split="feedback", metrics={}, slices=tuple(map(slice_score, range(20)))
+    )
+    moved = compare.shuffled(Round(number=1, report=report), seed=0).report
+    assert moved is not None
+    assert [s.key for s in moved.slices] == [s.key for s in report.slices]
+    values = [s.n_correct for s in moved.slices]
+    assert sorted(values) == list(range(20)) != values
+
+
+def test_a_comparison_ends_with_page_and_table_and_goes_on_after_a_stop(
+    settings: Settings,
+) -> None:
+    folder = compare.open_folder(settings, 0.15, "test")
+
+    class Stopped(Exception):
+        pass
+
+    def stop(done: int) -> None:
+        if done == 3:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        compare.run_all(settings, folder, ARMS, 0.15, range(1), 1, stop)
+    known = {path: path.stat().st_mtime_ns for path in folder.rglob("scores/*.json")}
+    stopped = folder / "seed-000/uniform/round-2.json"
+    expected = json.loads(stopped.read_bytes())
+    stopped.unlink()
+    compare.run_all(settings, folder, ARMS, 0.15, range(1), 1, lambda done: None)
+
+    assert json.loads(stopped.read_bytes()) == expected
+    assert all(path.stat().st_mtime_ns == time for path, time in known.items())
+    assert compare.n_done(folder, settings, ARMS, range(1)) == 5
+    scores = compare.read_scores(folder)
+    by_arm = Counter(score.arm for score in scores)
+    assert by_arm == {
+        "uniform": 2,
+        "failure:floor=0.5": 2,
+        "oversample": 1,
+        "shuffled failure:floor=0.5": 2,
+        "oracle": 2,
+    }
+    made = {(s.round, s.n_images) for s in scores if s.arm != "oversample"}
+    assert made == {(1, 16), (2, 32)}
+    # The first round of both planners and of the shuffled one is one training.
+    firsts = [s for s in scores if s.round == 1 and s.arm != "oracle"]
+    assert len({s.average for s in firsts}) == 1
+
+    page, found = compare.write_results(settings, folder, ARMS, 0.15, "shaping compare")
+    assert [s.arm for s in found.summaries] == ARMS.names()
+    assert "Differences to uniform" in page.read_text("utf-8")
+    assert len(page.with_suffix(".csv").read_text("utf-8").splitlines()) == 6
+    with pytest.raises(SettingsError, match="made with other settings: --broken"):
+        compare.open_folder(settings, 0.0, "test")
+
+
+def test_a_brain_is_an_arm(settings: Settings) -> None:
+    arms = Arms(planners=("uniform",), brains=("policy:uniform",))
+    folder = compare.open_folder(settings, 0.0, "brains")
+    compare.run_all(settings, folder, arms, 0.0, range(1), 1, lambda done: None)
+    scores = [s for s in compare.read_scores(folder) if s.arm == "policy:uniform"]
+    assert [(s.round, s.n_images) for s in scores] == [(1, 16), (2, 32)]
+
+
+def test_guided_arms_and_one_shot_feedback_are_held_against_the_others(
+    settings: Settings, tmp_path: Path
+) -> None:
+    weights = tmp_path / "weights"
+    new_pipeline((1, 32, 32), 4, (16, 32), 0.6, 0.2).save_pretrained(weights)
+    options = [*TOY, "generator.name=mtdm", f"generator.weights={weights}", "generator.steps=2"]
+    settings = load_settings("solar", [*options, f"home={settings.home}"], {})
+    guided = "failure:pull=entropy 0.05"
+    arms = Arms(planners=("uniform", "failure", guided, "one_shot"), controls=("one_shot",))
+    folder = compare.open_folder(settings, 0.0, "guided")
+    compare.check_pulls(Lab(settings), arms, 0.0)
+    compare.run_all(settings, folder, arms, 0.0, range(1), 1, lambda done: None)
+
+    def plan(arm: str, number: int) -> Plan:
+        (path,) = folder.glob(f"seed-000/{arm}*/round-{number}.json")
+        found = compare.Entry.model_validate_json(path.read_bytes()).round.plan
+        assert found
+        return found
+
+    # The first round has no DSTM to be pulled by; later the prompts are the same but for the pull.
+    assert {p.pull for p in plan("failure-pull", 1).prompts} == {None}
+    assert {p.pull for p in plan("failure-pull", 2).prompts} == {"entropy 0.05"}
+    assert sum(1 for _ in (folder / "seed-000/pulled").iterdir()) >= 8
+    n_made = {s.arm: s.n_images for s in compare.read_scores(folder) if s.round == 2}
+    assert n_made == dict.fromkeys(arms.names(), 32)
+
+    _, found = compare.write_results(settings, folder, arms, 0.0, "shaping compare")
+    assert [(c.arm, c.other) for c in found.contrasts] == arms.pairs()
+    # Resumed, nothing is drawn or trained again.
+    made = [p for part in ("images", "pulled", "scores", "models") for p in folder.rglob(part)]
+    before = {p: p.stat().st_mtime_ns for part in made for p in part.rglob("*.*")}
+    (folder / f"seed-000/{compare._slug(guided)}/round-2.json").unlink()
+    compare.run_all(settings, folder, arms, 0.0, range(1), 1, lambda done: None)
+    after = {p: p.stat().st_mtime_ns for part in made for p in part.rglob("*.*")}
+    assert before == after
+
+
+def test_pairs_of_arms_are_true_against_false_and_with_against_without() -> None:
+    planners = ("uniform", "a:floor=0.5", "a:floor=0.5:pull=loss 0.1", "a:trial=8:floor=0.5", "b")
+    arms = Arms(planners=planners, controls=("shuffled", "one_shot", "oracle"))
+    assert arms.names()[5:] == ["shuffled a:floor=0.5", "one-shot a:floor=0.5", "oracle"]
+    assert arms.pairs() == [
+        ("a:floor=0.5", "shuffled a:floor=0.5"),
+        ("a:floor=0.5", "one-shot a:floor=0.5"),
+        ("a:floor=0.5:pull=loss 0.1", "a:floor=0.5"),
+        ("a:trial=8:floor=0.5", "a:floor=0.5"),
+    ]
+    assert Arms(planners=("uniform", "b", "one_shot")).pairs() == [("b", "one_shot")]
+
+
+def test_arms_are_read_from_their_names() -> None:
+    arm = read_arm("shuffled a:floor=0.5:pull=loss 0.10", trial=4)
+    assert (arm.planner, arm.feedback, arm.pull, arm.trial) == (
+        "a:floor=0.5",
+        "shuffled",
+        "loss 0.1",
+        4,
+    )
+    plain = read_arm("my.package:build")
+    assert (plain.planner, plain.feedback, plain.pull, plain.trial) == (
+        "my.package:build",
+        "true",
+        None,
+        None,
+    )
+    assert read_arm("one-shot a").feedback == "first"
+
+
+def test_one_shot_feedback_stays_that_of_the_first_round(lab: Lab) -> None:
+    def past(number: int, mono: int, poly: int) -> Round:
+        slices = tuple(
+            SliceScore(
+                key=f"wafer={name}",
+                attributes={"wafer": name},
+                accuracy=wilson(n, 100),
+                n_correct=n,
+            )
+            for name, n in (("mono", mono), ("poly", poly))
+        )
+        report = Report(round=number, split="feedback", metrics={}, slices=slices)
+        return Round(number=number, report=report)
+
+    def spent(arm: str, *rounds: Round) -> Counter[str]:
+        observation = Observation(round=3, n_images=100, images_per_prompt=2, seed=0, rounds=rounds)
+        plan = compare._plan(lab, read_arm(arm), observation, None, [])
+        found: Counter[str] = Counter()
+        for prompt in plan.prompts:
+            found[prompt.attributes["wafer"]] += prompt.count
+        return found
+
+    first, second = past(1, mono=20, poly=80), past(2, mono=90, poly=10)
+    assert spent("failure", first, second) == {"mono": 10, "poly": 90}
+    assert spent("one-shot failure", first, second) == {"mono": 80, "poly": 20}
+
+
+def test_an_arm_with_trials_judges_its_failures(settings: Settings) -> None:
+    settings = load_settings(
+        "solar",
+        [*TOY, "feedback.alpha=0.99", "session.rounds=3", f"home={settings.home}"],
+        {},
+    )
+    arms = Arms(planners=("uniform", "audited_failure:trial=8"))
+    folder = compare.open_folder(settings, 0.0, "trial")
+    compare.run_all(settings, folder, arms, 0.0, range(1), 1, lambda done: None)
+    paths = sorted(folder.glob("seed-000/audited_failure-trial-*/round-*.json"))
+    found = [compare.Entry.model_validate_json(p.read_bytes()).round for p in paths]
+    assert any(f.fixable for r in found for f in r.failures)
+    assert [r.plan.n_images for r in found if r.plan] == [16] * 3
+    plans = [r.plan for r in found if r.plan]
+    assert any(plan.trials for plan in plans[1:])
+
+
+@pytest.mark.parametrize(
+    ("arms", "broken", "message"),
+    [
+        ("count:pull=loss 0.1", 0.1, "without it"),
+        ("count:pull=loss 0.1", 0.0, "'toy' cannot be"),
+        ("count:pull=hope 1", 0.0, "is no pull"),
+        ("count:trial=-1", 0.0, "trial='-1'"),
+    ],
+)
+def test_arms_that_cannot_be_guided_are_refused(
+    settings: Settings, arms: str, broken: float, message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        compare.check_pulls(Lab(settings), Arms(planners=("uniform", arms)), broken)
+
+
+def test_a_comparison_goes_on_when_settings_have_been_added_since(settings: Settings) -> None:
+    folder = compare.open_folder(settings, 0.0, "old")
+    path = folder / "compare.json"
+    known = json.loads(path.read_bytes())
+    del known["settings"]["feedback"]["trial"]
+    known["settings"]["pretrain"]["of_an_earlier_version"] = 1
+    path.write_text(json.dumps({**known, "fingerprint": "of an earlier version"}))
+    assert compare.open_folder(settings, 0.0, "old") == folder
+    changed = load_settings("solar", [*TOY, "feedback.trial=3", f"home={settings.home}"], {})
+    with pytest.raises(SettingsError, match=r"feedback\.trial: 0 -> 3"):
+        compare.open_folder(changed, 0.0, "old")
+
+
+@pytest.mark.parametrize(
+    ("arms", "message"),
+    [
+        (Arms(planners=("uniforn",)), "Did you mean 'uniform'"),
+        (Arms(planners=("oracle",)), "oracle"),
+        (Arms(planners=("uniform",), controls=("reel",)), "Did you mean 'real'"),
+        (Arms(planners=("uniform",), brains=("openai:x",)), "without it"),
+    ],
+)
+def test_wrong_arms_are_refused(arms: Arms, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        arms.check(broken=0.1)
+
+
+@pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
+def test_command(jobs: str, settings: Settings) -> None:
+    options = [f"--set={key}" for key in TOY]
+    home = ["--home", str(settings.home), "--seeds", "2", "--jobs", jobs, "--name", "x"]
+    arms = ["--planners", "uniform,count", "--controls", ""]
+    result = CliRunner().invoke(app, ["compare", "solar", *home, *arms, *options])
+    assert result.exit_code == 0, result.output
+    assert "2 arms, 2 seeds" in result.output
+    page = settings.home / "compare/x/compare.html"
+    assert str(settings.home) not in page.read_text("utf-8")
+
+
+def test_command_refuses_an_unknown_budget(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["compare", "--budget", "tiny", "--home", str(tmp_path)])
+    assert result.exit_code == 2
+
+
+_PARENT = """
+import multiprocessing, os, signal, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from agent.experiments.compare import end_with_parent
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    processes = ProcessPoolExecutor(1, context, end_with_parent)
+    print(processes.submit(os.getpid).result(), flush=True)
+    processes.submit(time.sleep, 120)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_no_process_outlives_a_killed_comparison(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(_PARENT)
+    said = subprocess.run([sys.executable, script], capture_output=True, timeout=120, check=False)
+    assert said.returncode == -signal.SIGKILL
+    folder = Path("/proc") / said.stdout.decode().strip()
+    until = time.monotonic() + 20
+    while folder.exists() and "zombie" not in (folder / "status").read_text():
+        assert time.monotonic() < until
+        time.sleep(0.1)

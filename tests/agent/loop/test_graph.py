@@ -1,0 +1,146 @@
+"""The graph under a scripted brain: legal calls, illegal calls, scripts that run out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from agent.autonomous.runner import run, run_rounds
+from agent.config.settings import Settings
+from agent.loop.approval import Answer, Question
+from agent.loop.components import Workbench
+from agent.loop.observer import Observer
+from agent.session.folder import folder_of, open_session
+from eval.decisions import decisions
+from memory.errors import SettingsError
+from memory.journal import read_events, rounds
+
+MakeSettings = Callable[..., Settings]
+
+
+class Talkative(Observer):
+    """A person who has some answers."""
+
+    interactive = True
+
+    def __init__(self, answers: list[str]) -> None:
+        self._answers = iter(answers)
+
+    def ask(self, question: Question) -> Answer:
+        return Answer(verdict="words", text=next(self._answers))
+
+
+PLAN: dict[str, Any] = {
+    "tool": "propose_plan",
+    "arguments": {
+        "prompts": [
+            {"text": "a dark poly cell, with a clear defect", "count": 8},
+            {"text": "an intact mono cell", "count": 8},
+        ],
+        "hypothesis": {"slice": "wafer=poly", "expected_change": 0.05},
+        "why": "Both classes.",
+    },
+}
+REST: list[dict[str, Any]] = [
+    {"tool": "generate_batch"},
+    {"tool": "train_dstm"},
+    {"tool": "evaluate_real"},
+    {"tool": "finish", "arguments": {"summary": "done"}},
+]
+
+
+def play(make_settings: MakeSettings, tmp_path: Path, script: list[dict[str, Any]]) -> Path:
+    path = tmp_path / "script.json"
+    path.write_text(json.dumps(script), encoding="utf-8")
+    settings = make_settings("session.name=scripted", "session.rounds=1", f"brain=scripted:{path}")
+    run(settings, Console(quiet=True))
+    return folder_of(settings.home, "scripted")
+
+
+def test_script_runs_a_round(make_settings: MakeSettings, tmp_path: Path) -> None:
+    folder = play(make_settings, tmp_path, [PLAN, *REST])
+    (only,) = rounds(read_events(folder / "journal.jsonl"))
+    assert only.plan is not None
+    assert [(p.class_name, p.count) for p in only.plan.prompts] == [
+        ("defective", 8),
+        ("functional", 8),
+    ]
+    assert only.verdict is not None
+    assert only.verdict.held is None  # nothing was measured before the first round
+
+
+def test_illegal_and_malformed_calls_are_answered_and_nothing_is_lost(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    wrong: list[dict[str, Any]] = [
+        {"tool": "generate_batch"},
+        {"tool": "open_sealed_test"},
+        {"text": "I would like to think."},
+        {"tool": "propose_plan", "arguments": {"prompts": "many"}},
+        {"tool": "propose_plan", "arguments": {"prompts": [{"text": "a dog", "count": 2}]}},
+    ]
+    folder = play(make_settings, tmp_path, [*wrong, PLAN, *REST])
+    calls = [e["tool"] for e in read_events(folder / "journal.jsonl") if e["kind"] == "tool_call"]
+    assert calls == ["propose_plan", "generate_batch", "train_dstm", "evaluate_real", "finish"]
+
+
+def test_after_illegal_calls_the_policy_takes_the_step(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    wrong = [{"tool": "finish", "arguments": {"summary": ""}}] * 3
+    folder = play(make_settings, tmp_path, [*wrong, *REST])
+    events = read_events(folder / "journal.jsonl")
+    (only,) = rounds(events)
+    assert only.fallbacks == 1
+    assert only.plan is not None
+    assert (only.plan.author, only.plan.n_images) == ("policy:audited_failure", 24)
+    (fallback,) = [e for e in events if e["kind"] == "fallback"]
+    assert "3 illegal calls in a row" in fallback["reason"]
+    brain = f"scripted:{tmp_path / 'script.json'}"
+    (row,) = decisions(brain, events)
+    assert (row.n_answers, row.n_legal, row.n_illegal, row.n_fallbacks) == (7, 4, 3, 1)
+
+
+def test_lookups_are_bounded(make_settings: MakeSettings, tmp_path: Path) -> None:
+    look = [{"tool": "recall_memory", "arguments": {"query": "dark"}}] * 7
+    folder = play(make_settings, tmp_path, [*look, PLAN, *REST])
+    events = read_events(folder / "journal.jsonl")
+    tools = [e["tools"] for e in events if e["kind"] == "model_call"]
+    assert tools[5] == ["recall_memory", "inspect_failures", "propose_plan"]
+    assert tools[6] == ["propose_plan"]
+    (illegal,) = [e for e in events if e["kind"] == "illegal_call"]
+    assert "Call one of: propose_plan" in illegal["problem"]
+
+
+def test_person_is_asked_and_the_answer_survives(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    question = {"tool": "ask_user", "arguments": {"question": "Poly or mono?"}}
+    path = tmp_path / "script.json"
+    path.write_text(json.dumps([question, PLAN, *REST]), encoding="utf-8")
+    settings = make_settings("session.name=asked", "session.rounds=1", f"brain=scripted:{path}")
+    with open_session(settings, "asked") as session:
+        run_rounds(Workbench(session, Talkative(["Poly, please."])))
+    events = read_events(folder_of(settings.home, "asked") / "journal.jsonl")
+    (answer,) = [e for e in events if e["kind"] == "answer"]
+    assert (answer["question"], answer["answer"]) == ("Poly or mono?", "Poly, please.")
+    (told,) = [e["result"] for e in events if e.get("tool") == "ask_user"]
+    assert "Poly, please." in told
+    assert [e["round"] for e in events if e["kind"] == "round_done"] == [1]
+
+
+def test_nobody_is_asked_where_nobody_is(make_settings: MakeSettings, tmp_path: Path) -> None:
+    question = {"tool": "ask_user", "arguments": {"question": "Poly or mono?"}}
+    folder = play(make_settings, tmp_path, [question, PLAN, *REST])
+    (illegal,) = [e for e in read_events(folder / "journal.jsonl") if e["kind"] == "illegal_call"]
+    assert illegal["tool"] == "ask_user"
+
+
+def test_script_that_runs_out_says_so(make_settings: MakeSettings, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="has 1 answers"):
+        play(make_settings, tmp_path, [PLAN])

@@ -1,0 +1,66 @@
+"""What a chat model is offered: schemas that allow legal plans and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain_core.tools import BaseTool, StructuredTool
+
+from agent.loop.tool_schemas import offers
+from agent.planners import PromptDraft
+from memory.records import Hypothesis
+from prompts.vocabulary import load_vocabulary
+
+ELPV = load_vocabulary("elpv")
+
+
+def propose_plan(
+    prompts: list[PromptDraft], why: str = "", hypothesis: Hypothesis | None = None
+) -> str:
+    """Propose."""
+    return ""
+
+
+def finish(summary: str) -> str:
+    """End."""
+    return ""
+
+
+TOOLS: list[BaseTool] = [StructuredTool.from_function(f) for f in (propose_plan, finish)]
+
+
+def schema(brief: bool, n_images: int = 200, slices: tuple[str, ...] = ()) -> Any:
+    plan, end = offers(TOOLS, ELPV, n_images, slices, brief)
+    assert [plan["function"]["name"], end["function"]["name"]] == ["propose_plan", "finish"]
+    return plan["function"]["parameters"], end["function"]["parameters"]
+
+
+def test_classes_values_and_counts_are_spelt_out() -> None:
+    plan, _ = schema(brief=False)
+    prompts = plan["properties"]["prompts"]
+    assert (prompts["minItems"], prompts["maxItems"]) == (1, 200)
+    prompt = prompts["items"]["properties"]
+    assert prompt["class_name"] == {"enum": ["functional", "defective"]}
+    assert prompt["attributes"]["properties"]["wafer"] == {"enum": ["mono", "poly"]}
+    assert (prompt["count"]["minimum"], prompt["count"]["maximum"]) == (1, 200)
+    assert "hypothesis" in plan["properties"]
+
+
+@pytest.mark.parametrize("n_images", [1, 3, 4, 200])
+def test_a_brief_plan_cannot_exceed_the_budget(n_images: int) -> None:
+    plan, end = schema(brief=True, n_images=n_images)
+    prompts = plan["properties"]["prompts"]
+    prompt = prompts["items"]["properties"]
+    assert 1 <= prompts["maxItems"] * prompt["count"]["maximum"] <= n_images
+    assert set(prompt) == {"attributes", "count"}
+    assert prompt["attributes"]["required"] == ["severity"]
+    assert end["properties"]["summary"]["maxLength"] == 200
+
+
+def test_a_brief_hypothesis_is_about_what_is_measured() -> None:
+    assert "hypothesis" not in schema(brief=True)[0]["properties"]
+    plan, _ = schema(brief=True, slices=("wafer=mono", "wafer=poly"))
+    wanted = plan["properties"]["hypothesis"]["properties"]
+    assert wanted["slice"]["enum"] == ["wafer=mono", "wafer=poly"]
+    assert "hypothesis" in plan["required"]

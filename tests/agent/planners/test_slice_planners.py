@@ -1,0 +1,311 @@
+"""Known answers of the planners that spend images on slices."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from agent import planners
+from agent.experiments.oracle import Oracle
+from agent.planners import Observation, Palette, PaletteRow, PlanDraft
+from agent.planners._mixture import best_mixture, fit
+from agent.planners.audited_failure import audited_shares
+from agent.planners.learning_progress import build as build_learning_progress
+from agent.planners.level_replay import rank_shares, staleness
+from agent.planners.mixing import exp3, group_dro
+from agent.planners.slices import open_slices, spend
+from memory.errors import SettingsError
+from memory.records import (
+    Batch,
+    Estimate,
+    Failure,
+    Fixable,
+    Plan,
+    PromptQuality,
+    PromptSpec,
+    Report,
+    Round,
+    SliceScore,
+    slice_key,
+)
+from prompts.vocabulary import load_vocabulary
+
+VOCABULARY = load_vocabulary("streets")
+LIGHTS, WEATHERS = ("day", "dusk", "night"), ("clear", "rain", "fog", "snow")
+PALETTE = Palette(
+    rows=tuple(
+        PaletteRow(attributes={"light": light, "weather": weather}, class_name="scene", n=n)
+        for light, n in zip(LIGHTS, (60, 20, 20), strict=True)
+        for weather in WEATHERS
+    )
+)
+
+
+def score(accuracy: float, n: int = 100, half: float = 0.05, **attributes: str) -> SliceScore:
+    estimate = Estimate(value=accuracy, low=accuracy - half, high=accuracy + half, n=n)
+    n_correct = round(accuracy * n)
+    return SliceScore(
+        key=slice_key(attributes), attributes=attributes, accuracy=estimate, n_correct=n_correct
+    )
+
+
+def lights(day: float, dusk: float, night: float, n: int = 100) -> tuple[SliceScore, ...]:
+    values = zip(LIGHTS, (day, dusk, night), strict=True)
+    return tuple(score(value, n, light=light) for light, value in values)
+
+
+def past(number: int, slices: tuple[SliceScore, ...], asked: tuple[str, ...] = LIGHTS) -> Round:
+    """A round that asked for 10 images of each light in `asked`, all kept."""
+    prompts = tuple(
+        PromptSpec(
+            id=f"r{number:03d}p{i:02d}",
+            text=f"a street by {light}",
+            class_name="scene",
+            attributes={"light": light},
+            count=10,
+        )
+        for i, light in enumerate(asked)
+    )
+    quality = tuple(
+        PromptQuality(prompt_id=p.id, n_made=10, n_kept=10, mean_weight=1) for p in prompts
+    )
+    return Round(
+        number=number,
+        plan=Plan(round=number, author="test", prompts=prompts),
+        batch=Batch(round=number, job_id="j", shards=(), quality=quality),
+        report=Report(round=number, split="feedback", metrics={}, slices=slices),
+    )
+
+
+def observe(*rounds: Round, n_images: int = 100, seed: int = 0) -> Observation:
+    return Observation(
+        round=len(rounds) + 1, n_images=n_images, images_per_prompt=4, seed=seed, rounds=rounds
+    )
+
+
+def plan(spec: str, *rounds: Round, n_images: int = 100, seed: int = 0) -> PlanDraft:
+    observation = observe(*rounds, n_images=n_images, seed=seed)
+    return planners.build(spec).plan(observation, PALETTE, VOCABULARY)
+
+
+def spent(draft: PlanDraft) -> Counter[str]:
+    """Images by light."""
+    found: Counter[str] = Counter()
+    for prompt in draft.prompts:
+        found[prompt.attributes["light"]] += prompt.count
+    return found
+
+
+def test_static_repeats_its_first_prompts() -> None:
+    first = plan("static")
+    assert plan("static", past(1, lights(0.9, 0.1, 0.1))).prompts == first.prompts
+
+
+def test_random_is_uniform_only_on_average() -> None:
+    drafts = [spent(plan("random", seed=seed, n_images=99)) for seed in range(300)]
+    shares = np.array([[d[light] / 99 for light in LIGHTS] for d in drafts])
+    assert shares.mean(0) == pytest.approx([1 / 3] * 3, abs=0.05)
+    # Of a Dirichlet distribution with three parameters of 1.
+    assert shares.std(0) == pytest.approx([math.sqrt(1 / 18)] * 3, abs=0.03)
+
+
+def test_count_fills_up_the_slice_with_the_fewest_images() -> None:
+    history = past(1, lights(0.5, 0.5, 0.5), asked=("day", "day", "dusk"))
+    found = spent(plan("count", history, n_images=60))
+    # 30 of each in the end, up to a prompt of 4 images.
+    assert [found[light] for light in LIGHTS] == pytest.approx([10, 20, 30], abs=4)
+
+
+def test_count_without_feedback_goes_by_attribute_values() -> None:
+    draft = plan("count", n_images=84)
+    found = Counter(p.attributes["weather"] for p in draft.prompts for _ in range(p.count))
+    assert [found[weather] for weather in WEATHERS] == pytest.approx([21] * 4, abs=4)
+
+
+def test_failure_is_proportional_to_errors() -> None:
+    draft = plan("failure", past(1, lights(0.9, 0.7, 0.4)))
+    assert spent(draft) == {"day": 10, "dusk": 30, "night": 60}
+    assert draft.hypothesis is not None
+    assert draft.hypothesis.slice == "light=night"
+
+
+def test_failure_follows_the_last_report_and_one_shot_the_first() -> None:
+    history = (past(1, lights(0.9, 0.7, 0.4)), past(2, lights(0.5, 1.0, 1.0)))
+    assert spent(plan("failure", *history)) == {"day": 100}
+    assert spent(plan("one_shot", *history)) == {"day": 10, "dusk": 30, "night": 60}
+
+
+def test_floor_of_failure_is_uniform() -> None:
+    draft = plan("failure:floor=0.6", past(1, lights(1.0, 1.0, 0.0)))
+    assert spent(draft) == {"day": 20, "dusk": 20, "night": 60}
+
+
+def test_a_perfect_model_gets_equal_shares() -> None:
+    draft = plan("failure", past(1, lights(1.0, 1.0, 1.0)), n_images=99)
+    assert spent(draft) == {"day": 33, "dusk": 33, "night": 33}
+
+
+def test_audited_shares_are_exponential_in_standard_errors_and_fall_with_the_kept_rate() -> None:
+    error = {"a": 0.2, "b": 0.4}  # one standard deviation below and above their mean
+    shares = audited_shares(error, {"a": 1.0, "b": 1.0}, sharpness=1.0)
+    assert shares["b"] / shares["a"] == pytest.approx(math.exp(2))
+    scaled = audited_shares({"a": 0.02, "b": 0.04}, {"a": 1.0, "b": 1.0}, sharpness=1.0)
+    assert scaled == pytest.approx(shares)
+    broken = audited_shares(error, {"a": 1.0, "b": 0.1}, sharpness=1.0)
+    assert broken["b"] / broken["a"] == pytest.approx(math.exp(2) / 100)
+
+
+def test_audited_failure_turns_away_from_what_is_rejected_but_tests_it_again() -> None:
+    slices = lights(0.9, 0.5, 0.5)
+
+    def with_rejected_nights(number: int) -> Round:
+        done = past(number, slices)
+        assert done.batch is not None
+        quality = tuple(
+            q.model_copy(update={"n_kept": 0 if q.prompt_id.endswith("02") else 10})
+            for q in done.batch.quality
+        )
+        return done.model_copy(update={"batch": done.batch.model_copy(update={"quality": quality})})
+
+    history = [with_rejected_nights(number) for number in range(1, 6)]
+    spec = "audited_failure:floor=0"
+    assert spent(plan(spec, *history[:4]))["night"] < spent(plan(spec, *history[:4]))["dusk"] / 5
+    retest = spent(plan(spec, *history))  # round 6
+    assert retest["night"] >= 3
+
+
+def test_audited_failure_leaves_what_inspection_finds_hard() -> None:
+    history = past(1, lights(0.9, 0.5, 0.5))
+    known = Estimate(value=0.05, low=0.0, high=0.1, n=40)
+    hard = Failure(
+        id="f",
+        slice="light=night",
+        attributes={"light": "night"},
+        n=100,
+        n_wrong=50,
+        error_rate=Estimate(value=0.5, low=0.4, high=0.6, n=100),
+        rest_error_rate=0.3,
+        p_value=0.01,
+        q_value=0.01,
+        significant=True,
+        fixable=Fixable(chance=known, drawable=known, useful=known),
+    )
+    judged = history.model_copy(update={"failures": (hard,)})
+    found = spent(plan("audited_failure:floor=0", judged, n_images=1000))
+    assert found["dusk"] / found["night"] == pytest.approx(10, rel=0.05)
+
+
+def test_learning_progress_prefers_the_slice_whose_score_changes() -> None:
+    history = [past(number, lights(0.8, 0.5, 0.3 + 0.1 * number)) for number in range(1, 5)]
+    planner = build_learning_progress(random_share=0.0)
+    found = spent(planner.plan(observe(*history), PALETTE, VOCABULARY))
+    assert found["night"] > 90
+    assert spent(plan("learning_progress", *history))["night"] < 95  # a fifth goes anywhere
+
+
+def test_mixture_finds_two_groups() -> None:
+    rng = np.random.default_rng(0)
+    points = np.concatenate([rng.normal(0, 0.1, (60, 2)), rng.normal(3, 0.1, (20, 2))])
+    found = fit(points, 2, rng)
+    order = found.means[:, 0].argsort()
+    assert found.weights[order] == pytest.approx([0.75, 0.25], abs=0.01)
+    assert found.means[order] == pytest.approx(np.array([[0, 0], [3, 3]]), abs=0.1)
+    assert found.aic < fit(points, 1, rng).aic
+    assert len(best_mixture(points, range(1, 3), rng).weights) == 2
+
+
+def test_level_replay_has_rank_weights() -> None:
+    shares = rank_shares({"a": 0.1, "b": 0.9, "c": 0.5}, beta=0.5)
+    assert shares == pytest.approx({"b": 36 / 49, "c": 9 / 49, "a": 4 / 49})
+
+
+def test_level_replay_counts_the_rounds_since_a_slice_was_asked_for() -> None:
+    slices = lights(0.5, 0.5, 0.5)
+    history = [past(1, slices), past(2, slices, ("day", "dusk")), past(3, slices, ("day",))]
+    assert staleness(history, slices) == {"light=day": 0, "light=dusk": 1, "light=night": 2}
+
+
+def test_exp3_after_one_reward() -> None:
+    """Half a success is no change; one slice of three gained 0.1, shrunk to nearly 0.1."""
+    before, after = lights(0.5, 0.5, 0.5, n=10**6), lights(0.5, 0.5, 0.6, n=10**6)
+    shares = exp3([past(1, before), past(2, after)], list(after))
+    # Each slice had a third of the images and of pi, so R is the reward itself.
+    first, second = (min(1 / 3, math.sqrt(math.log(3) / (3 * t))) for t in (1, 2))
+    weights = [math.exp(first * r) for r in (0.5, 0.5, 1.0)]
+    expected = [(1 - 3 * second) * w / sum(weights) + second for w in weights]
+    assert list(shares.values()) == pytest.approx(expected, abs=1e-3)
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_group_dro_multiplies_by_the_errors_of_every_report() -> None:
+    history = [past(1, lights(0.5, 0.5, 0.0)), past(2, lights(0.5, 0.0, 0.5))]
+    slices = lights(0.5, 0.0, 0.5)
+    shares = group_dro(history, slices, eta=2.0)
+    weights = [math.exp(2.0), math.exp(3.0), math.exp(3.0)]
+    assert list(shares.values()) == pytest.approx([w / sum(weights) for w in weights])
+
+
+def test_mixing_refuses_an_unknown_method() -> None:
+    with pytest.raises(SettingsError, match="exp3"):
+        planners.build("mixing:method=exp4")
+
+
+def test_curriculum_opens_a_pair_when_its_parents_are_learnt() -> None:
+    pair = score(0.2, light="night", weather="fog")
+    foggy = score(0.7, weather="fog")
+    good, bad = score(0.7, light="night"), score(0.3, light="night")
+    others = (score(0.7, light="day"), score(0.7, weather="clear"))
+    assert pair in open_slices([good, foggy, *others, pair])
+    assert pair not in open_slices([bad, foggy, *others, pair])
+    assert bad in open_slices([bad, foggy, *others, pair])
+
+
+def test_curriculum_is_an_option_of_planners() -> None:
+    slices = (
+        score(0.9, light="day"),
+        score(0.3, light="night"),
+        score(0.9, weather="fog"),
+        score(0.0, light="night", weather="fog"),
+    )
+    for name in ("failure", "audited_failure:floor=0", "thompson:floor=0"):
+        history = past(1, slices)
+        aims = {p.why for p in plan(f"{name}:curriculum=true", history).prompts}
+        assert not any("night weather=fog" in why for why in aims)
+        aims = {p.why for p in plan(name, history).prompts}
+        assert any("night weather=fog" in why for why in aims)
+
+
+def test_oracle_goes_by_the_sealed_report_and_asks_for_nothing_broken() -> None:
+    sealed = Report(round=1, split="test", metrics={}, slices=lights(0.9, 0.9, 0.2))
+    broken = [{"light": "night", "weather": "fog"}]
+    history = past(1, lights(0.1, 0.9, 0.9))
+    draft = Oracle(sealed, broken, floor=0.0).plan(observe(history), PALETTE, VOCABULARY)
+    assert spent(draft)["night"] > 80
+    assert not any(broken[0].items() <= p.attributes.items() for p in draft.prompts)
+
+
+@pytest.mark.parametrize("name", ["oracle", "agent.experiments.oracle:build"])
+def test_the_oracle_cannot_be_chosen(name: str) -> None:
+    with pytest.raises(SettingsError):
+        planners.build(name)
+
+
+def test_unknown_options_are_refused() -> None:
+    with pytest.raises(SettingsError, match="Did you mean 'floor'"):
+        planners.build("failure:flor=0.5")
+
+
+def test_spend_gives_classes_of_a_slice_equal_shares() -> None:
+    palette = Palette(
+        rows=tuple(
+            PaletteRow(attributes={"wafer": "mono", "severity": s}, class_name=s, n=n)
+            for s, n in (("functional", 90), ("defective", 10))
+        )
+    )
+    slices = [score(0.5, wafer="mono")]
+    draft = spend("x", {"wafer=mono": 1.0}, slices, observe(), palette, load_vocabulary("elpv"))
+    found = Counter(p.class_name for p in draft.prompts for _ in range(p.count))
+    assert found == {"functional": 50, "defective": 50}

@@ -1,0 +1,107 @@
+"""Plans of a session, scored by the images that a comparison has drawn."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from agent.autonomous.runner import run_rounds
+from agent.cli.app import app
+from agent.config.settings import Settings, load_settings
+from agent.experiments import compare
+from agent.experiments.arms import Arms
+from agent.loop.components import Workbench
+from agent.loop.observer import Observer
+from agent.replay.pooled import Pools
+from agent.session.folder import folder_of, open_session
+from memory.errors import SettingsError
+from memory.journal import read_events, rounds
+from memory.records import Plan
+
+# Painted photographs and images, so that all takes seconds.
+TOY = (
+    "target.name=toy",
+    "generator.name=toy",
+    "brain=policy:uniform",
+    "session.images_per_round=16",
+    "session.images_per_prompt=2",
+    "session.rounds=2",
+    "session.name=past",
+    "dstm.steps=3",
+    "dstm.batch_size=8",
+    "audit.train.steps=3",
+    "feedback.n_min=4",
+    "limits.disk_reserve_gb=0",
+    "device=cpu",
+)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of a session that is done, beside a comparison of the same preset."""
+    home = tmp_path_factory.mktemp("home")
+    made = load_settings("solar", [*TOY, f"home={home}"], {})
+    with open_session(made, "past") as session:
+        run_rounds(Workbench(session, Observer()))
+    folder = compare.open_folder(made, 0.0, "toys")
+    arms = Arms(planners=("uniform", "failure"))
+    for seed in (0, 1):
+        compare.run_seed(compare.Task(made, folder, arms, 0.0, seed))
+    return made
+
+
+def recorded(settings: Settings) -> list[Plan]:
+    past = rounds(read_events(folder_of(settings.home, "past") / "journal.jsonl"))
+    return [r.plan for r in past if r.plan]
+
+
+def pools_of(settings: Settings) -> Pools:
+    return Pools(settings.home, "toys", folder_of(settings.home, "past"), settings)
+
+
+def test_a_plan_is_filled_from_all_pools_and_no_image_is_used_twice(settings: Settings) -> None:
+    plan = recorded(settings)[0]
+    prompt = plan.prompts[0].model_copy(update={"count": 3})
+    pools = pools_of(settings)
+    one = pools.fill(plan.model_copy(update={"prompts": (prompt,)}))
+    assert one.held == 1 and one.samples is not None
+    assert len({*one.samples.ids}) == 3
+    assert set(one.samples.classes) == {0 if prompt.class_name == "functional" else 1}
+    many = prompt.model_copy(update={"count": 500})
+    all_of = pools.fill(plan.model_copy(update={"prompts": (many,)}))
+    assert 0 < all_of.held < 1 and all_of.samples is not None
+    assert max(Counter(image.tobytes() for image in all_of.samples.images).values()) == 1
+    assert pools.score(plan.model_copy(update={"prompts": (many,)}), []).score is None
+
+
+def test_the_same_plan_scores_the_same_and_the_page_says_so(settings: Settings) -> None:
+    past = rounds(read_events(folder_of(settings.home, "past") / "journal.jsonl"))
+    # Seed 0 of the comparison began like the session.
+    plan = recorded(settings)[0]
+    one, two = (pools_of(settings).score(plan, past) for _ in range(2))
+    assert one == two
+    assert one.held == 1
+    assert one.score is not None and 0 <= one.score.low <= one.score.value <= 1
+    asked = ["--brain", "policy:uniform", "--scores", "toys", "--home", str(settings.home)]
+    done = CliRunner().invoke(app, ["replay", "past", *asked])
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.output.split())
+    assert "score" in said and "recorded / asked instead" in said
+
+
+def test_a_comparison_of_other_images_is_refused(settings: Settings) -> None:
+    folder = folder_of(settings.home, "past")
+    with pytest.raises(SettingsError, match=r"Unknown comparison 'toy'. Did you mean 'toys'"):
+        Pools(settings.home, "toy", folder, settings)
+    audit = settings.audit.model_copy(update={"threshold": 0.9})
+    other = settings.model_copy(update={"audit": audit})
+    with pytest.raises(SettingsError, match=r"audit\.threshold: .* -> 0\.9"):
+        Pools(settings.home, "toys", folder, other)
+
+
+def test_scores_need_a_brain(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["replay", "--scores", "toys", "--home", str(tmp_path)])
+    assert done.exit_code != 0

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tools.data.drawn import Drawn, ImageRequest
+from tools.data.samples import Samples
+from tools.diffusion.pipeline import new_pipeline
+from tools.pretraining import card
+from tools.settings import AuditSettings, TrainSettings
+from tools.targets.streets import build as build_streets
+
+
+@dataclass(frozen=True)
+class Lit:
+    """Wraps the squares: 64 grey images, half of them bright, as captions say."""
+
+    squares: Any
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.squares, name)
+
+    def split(self, name: str) -> Samples:
+        samples: Samples = self.squares.split(name)
+        bright = np.arange(len(samples)) % 2 == 1
+        words = {"wafer": "mono", "busbars": "two"}
+        attributes = [
+            {
+                **words,
+                "brightness": "bright" if b else "dark",
+                "severity": "defective" if b else "functional",
+            }
+            for b in bright
+        ]
+        images = (
+            samples.images // 2 + np.where(bright, 100, 0).astype(np.uint8)[:, None, None, None]
+        )
+        return Samples(images, samples.classes, attributes, samples.ids)
+
+    def measure(self, image: NDArray[np.uint8], attributes: Mapping[str, str]) -> dict[str, str]:
+        return {"brightness": "bright" if image.mean() > 80 else "dark"}
+
+
+class Obedient:
+    """Draws what the words say, or the opposite."""
+
+    name = identity = "obedient"
+    max_tokens = 64
+
+    def __init__(self, obeys: bool = True) -> None:
+        self._obeys = obeys
+
+    def count_tokens(self, text: str) -> int:
+        return 1
+
+    def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
+        levels = [("dark" in r.text or "dim" in r.text) != self._obeys for r in requests]
+        return Drawn(
+            np.array([np.full((1, 16, 16), 150 if bright else 30) for bright in levels], np.uint8)
+        )
+
+
+@pytest.mark.parametrize(("obeys", "expected"), [(True, 1.0), (False, 0.0)])
+def test_attributes_are_measured_against_chance(target: Any, obeys: bool, expected: float) -> None:
+    lit: Any = Lit(target)
+    samples, texts = card.draw_like(lit, Obedient(obeys), 40)
+    assert len(samples) == len(texts) == 40
+    found = card.attribute_agreement(lit, samples)
+    assert list(found) == ["brightness"]
+    assert found["brightness"]["agreement"] == expected
+    assert found["brightness"]["chance"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_copies_of_training_images_are_noticed(target: Any) -> None:
+    lit: Any = Lit(target)
+    copied = card.memorisation(lit, lit.split("generator"))
+    assert copied["nearest_training_image_generated"] == 0
+    assert copied["nearest_training_image_real"] > 0
+    fresh = card.memorisation(lit, lit.split("test"))
+    assert fresh["nearest_training_image_ratio"] == pytest.approx(1, abs=0.2)
+
+
+def test_card_of_an_untrained_pipeline(tmp_path: Path, target: Any) -> None:
+    folder = tmp_path / "pipeline"
+    new_pipeline((1, 16, 16), 4, (16, 32), 0.5, 0.25).save_pretrained(folder)
+    settings = {"steps": 7, "noise_kept": None, "spacing": 2.0}
+    (tmp_path / "train.json").write_text(json.dumps({"step": 7, "settings": settings}), "utf-8")
+    audit = AuditSettings(train=TrainSettings(steps=4, batch_size=8))
+    lit: Any = Lit(target)
+    seen: dict[str, int] = {}
+
+    @contextmanager
+    def watch(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+        yield lambda done, total: seen.update({f"{what}, {unit}": total})
+
+    written = card.write_card(folder, lit, tmp_path / "cache", audit, watch=watch)
+    assert seen == {
+        "draw for the card, images": card.N_IMAGES,
+        "train a judge of classes, steps": 4,
+    }
+    assert json.loads((folder / "card.json").read_text("utf-8")) == written
+    as_it_draws = {"steps": 7, "noise_kept": [1, 1], "spacing": 1}
+    assert written["trained"] == {"step": 7, "settings": as_it_draws}
+    assert written["n_images"] == card.N_IMAGES
+    ratio = written["audit_agreement_generated"] / written["audit_agreement_real"]
+    assert written["audit_agreement_ratio"] == ratio
+
+
+def test_labels_agree_with_their_images_or_do_not(tmp_path: Path) -> None:
+    streets = build_streets(tmp_path, sizes={"audit": 40, "feedback": 24, "generator": 24})
+    teacher = card.TEACHER.model_copy(update={"steps": 20})
+    exact = streets.split("generator")
+    exact = replace(exact, labels={"depth": exact.labels["depth"]})
+    swapped = replace(exact, labels={"depth": exact.labels["depth"][::-1, ::-1]})
+    agrees, differs = (
+        card.label_agreement(streets, samples, teacher=teacher)["label_agreement"]["depth"]
+        for samples in (exact, swapped)
+    )
+    assert agrees["figure"] == "delta1"
+    assert agrees["ratio"] == pytest.approx(1, abs=0.2)
+    assert differs["ratio"] < 0.5

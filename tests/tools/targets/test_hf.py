@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from memory.errors import DataError
+from tests.tools.targets.own_data import class_folders, scenes
+from tools import targets
+from tools.targets import SPLITS, Target
+
+datasets = pytest.importorskip("datasets", reason="needs the extra hf")
+
+
+def build(path: Path, cache: Path, **options: Any) -> Target:
+    return targets.build("hf", cache, path=str(path), **options)
+
+
+def pictures(n: int = 36) -> dict[str, list[Any]]:
+    random = np.random.default_rng(0)
+    images = [
+        Image.fromarray(random.integers(0, 255, (20, 30, 3)).astype(np.uint8)) for _ in range(n)
+    ]
+    light = ["day" if i % 2 else "night" for i in range(n)]
+    return {"img": images, "kind": [i % 3 for i in range(n)], "light": light}
+
+
+@pytest.fixture
+def labelled() -> Any:
+    features = datasets.Features(
+        img=datasets.Image(),
+        kind=datasets.ClassLabel(names=["a cat", "dog", "T-shirt"]),
+        light=datasets.Value("string"),
+    )
+    return datasets.Dataset.from_dict(pictures(), features=features)
+
+
+def test_a_data_set_on_disk_with_columns_of_any_names(tmp_path: Path, labelled: Any) -> None:
+    labelled.save_to_disk(tmp_path / "saved")
+    (tmp_path / "columns.yaml").write_text("label: kind\nattributes: [light]\n", "utf-8")
+    target = build(tmp_path / "saved", tmp_path, columns=str(tmp_path / "columns.yaml"))
+    assert list(target.class_names) == ["T-shirt", "a cat", "dog"]
+    split = target.split("generator")
+    assert split.images.shape[1:] == (3, 64, 64)
+    assert {a["light"] for a in split.attributes} == {"day", "night"}
+    assert build(tmp_path / "saved", tmp_path, columns={"label": "kind", "attributes": ["light"]})
+
+
+def test_splits_of_a_data_set_are_kept(tmp_path: Path, labelled: Any) -> None:
+    parts = {"train": labelled.select(range(24)), "test": labelled.select(range(24, 36))}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    target = build(tmp_path / "saved", tmp_path, columns={"label": "kind"})
+    assert {name.split("/")[0] for name in target.split("test").ids} == {"test"}
+    assert {n.split("/")[0] for s in SPLITS[:3] for n in target.split(s).ids} == {"train"}
+
+
+def test_parquet_with_masks_and_depth(tmp_path: Path) -> None:
+    root = scenes(tmp_path / "scenes")
+    rows = {
+        kind: [str(root / folder / f"{i:02d}.png") for i in range(24)]
+        for kind, folder in (("image", "images"), ("label", "masks"), ("depth", "depth"))
+    }
+    rows["attributes"] = [json.dumps({"light": "day" if i % 2 else "night"}) for i in range(24)]
+    features = datasets.Features(
+        {kind: datasets.Image() for kind in ("image", "label", "depth")},
+        attributes=datasets.Value("string"),
+    )
+    data = datasets.Dataset.from_dict(rows, features=features)
+    data.to_parquet(str(tmp_path / "all.parquet"))
+    target = build(tmp_path / "all.parquet", tmp_path, classes=["sky", "road", "car"])
+    assert (target.task, target.image_shape) == ("segmentation", (3, 64, 96))
+    assert target.pixel_classes == ["sky", "road", "car"]
+    assert set(target.split("test").labels) == {"segmentation", "depth"}
+    assert target.vocabulary.attributes["light"].keys() == {"day", "night"}
+
+
+def test_an_image_folder(tmp_path: Path) -> None:
+    target = build(class_folders(tmp_path / "birds"), tmp_path)
+    assert list(target.class_names) == ["Red Kite", "wind mill old", "Élan vital"]
+
+
+def test_columns_are_checked(tmp_path: Path, labelled: Any) -> None:
+    labelled.save_to_disk(tmp_path / "saved")
+    with pytest.raises(DataError, match=r"Unknown column 'kid'\. Did you mean 'kind'"):
+        build(tmp_path / "saved", tmp_path, columns={"label": "kid"})
+    with pytest.raises(DataError, match="Unknown kind of column 'lable'"):
+        build(tmp_path / "saved", tmp_path, columns={"lable": "kind"})
+    with pytest.raises(
+        DataError, match=r"hold labels; there are: img, kind.*columns=\{label: kind\}"
+    ):
+        build(tmp_path / "saved", tmp_path)
+
+
+def test_what_cannot_be_loaded_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no folder or file"):
+        build(tmp_path / "gone", tmp_path)
+    # The tests are offline, see tests/conftest.py.
+    with pytest.raises(DataError, match="only one that is in its cache"):
+        targets.build("hf", tmp_path, path="nobody/nothing")
+
+
+def test_a_mistyped_folder_is_not_looked_for_on_the_hub_for_long(
+    tmp_path: Path, labelled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labelled.save_to_disk(tmp_path / "my_birds")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    began = time.monotonic()
+    for name in ("my_brds", "data/my birds", "some/thing/else", str(tmp_path / "my_bird")):
+        with pytest.raises(DataError, match=r"there is no folder or file") as stopped:
+            targets.build("hf", tmp_path / "cache", path=name)
+        assert "my_birds" in str(stopped.value) or "else" in name
+    assert time.monotonic() - began < 5
+
+
+def test_columns_and_splits_that_are_not_read_are_noted(tmp_path: Path, labelled: Any) -> None:
+    parts = {"train": labelled.select(range(24)), "unsupervised": labelled.select(range(24, 36))}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    notice = build(tmp_path / "saved", tmp_path, columns={"label": "kind"}).notice
+    assert "--set 'target.options.columns={attributes: [COLUMN, ...]}' (1): \"light\"" in notice
+    assert (
+        'splits of unknown names, whose rows are dealt to all splits (12): "unsupervised"' in notice
+    )
+
+
+def test_shards_of_webdataset_have_usual_columns_too(tmp_path: Path, labelled: Any) -> None:
+    names = {"img": "jpg", "kind": "cls", "light": "__key__"}
+    labelled.rename_columns(names).save_to_disk(tmp_path / "saved")
+    assert list(build(tmp_path / "saved", tmp_path).class_names) == ["T-shirt", "a cat", "dog"]
+    labelled.rename_columns(names | {"kind": "x"}).save_to_disk(tmp_path / "other")
+    with pytest.raises(DataError, match=r"\{label: x\}"):
+        build(tmp_path / "other", tmp_path)
+
+
+def test_rows_without_a_picture_and_words_like_json_are_no_end(
+    tmp_path: Path, labelled: Any
+) -> None:
+    def change(row: dict[str, Any], place: int) -> dict[str, Any]:
+        return {**row, "img": None if place == 3 else row["img"], "light": f"{{{row['light']}"}
+
+    data = labelled.map(change, with_indices=True, features=labelled.features)
+    data.save_to_disk(tmp_path / "saved")
+    target = build(tmp_path / "saved", tmp_path, columns={"label": "kind", "attributes": ["light"]})
+    assert target.vocabulary.attributes["light"].keys() == {"day", "night"}
+    assert 'photographs that are missing, left out (1): "row/000003"' in target.notice
+
+
+def test_paths_of_pictures_as_text_are_refused(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds")
+    files = sorted(str(file) for file in root.rglob("*.png"))
+    rows = {"image": files, "label": [Path(file).parent.name for file in files]}
+    datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / "all.parquet"))
+    with pytest.raises(DataError, match=r"column 'image' holds text.*cast_column"):
+        build(tmp_path / "all.parquet", tmp_path)

@@ -1,0 +1,1 @@
+"""Where work runs: idempotent jobs, several devices, a Ray cluster."""

@@ -1,0 +1,75 @@
+"""What a generator is asked for, and what it draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tools.data.samples import Dense
+
+if TYPE_CHECKING:
+    from tools.diffusion.guidance import Pull
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """One image to draw; its noise is a function of (seed, prompt_id, index) alone.
+
+    adapters: how much LoRA adapters count, by name; others as the settings say.
+    """
+
+    text: str
+    prompt_id: str
+    index: int
+    seed: int
+    guidance: float | None = None
+    pull: Pull | None = None
+    adapters: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a generator drew: images and, as far as it makes them, labels of every pixel.
+
+    images: uint8, (n, channels, height, width); labels: as in `Samples`; confidence: float32,
+    (n, height, width), 0..1, of labels whose truth is not known, by their kind.
+    """
+
+    images: NDArray[np.uint8]
+    labels: Dense = field(default_factory=dict)
+    confidence: Dense = field(default_factory=dict)
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Drawn:
+        """Return what was drawn at `rows`, in that order."""
+        labels, confidence = (
+            {kind: values[rows] for kind, values in dense.items()}
+            for dense in (self.labels, self.confidence)
+        )
+        return Drawn(self.images[rows], labels, confidence)
+
+
+def join(parts: Sequence[Drawn]) -> Drawn:
+    """Return what was drawn in parts, at least one, by one generator."""
+    labels, confidence = (
+        {kind: np.concatenate([dense[kind] for dense in every]) for kind in every[0]}
+        for every in ([part.labels for part in parts], [part.confidence for part in parts])
+    )
+    return Drawn(np.concatenate([part.images for part in parts]), labels, confidence)
+
+
+def adapter_name(given: str) -> str:
+    """Return by what name prompts weigh a LoRA adapter that settings give as a file or a folder.
+
+    The file's without its suffix, or the folder's where the file has the usual name.
+    """
+    path = Path(given)
+    if path.name == LORA_FILE:
+        path = path.parent
+    return path.name.removesuffix(".safetensors")

@@ -1,0 +1,75 @@
+"""Where a round's choice of images is kept: rounds/NNN/selection.json, beside the shards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from memory.errors import DataError
+from memory.files import write_json
+from tools.data.samples import Samples
+
+FILE = "selection.json"
+
+
+def write_choice(folder: Path, method: str, ids: Sequence[str], chosen: Sequence[int]) -> str:
+    """Store which of a round's images were chosen, by row; return the SHA-256 of the file."""
+    rows = set(chosen)
+    parts = {
+        "chosen": [name for row, name in enumerate(ids) if row in rows],
+        "left_out": [name for row, name in enumerate(ids) if row not in rows],
+    }
+    write_json(folder / FILE, {"method": method, **parts})
+    return hashlib.sha256((folder / FILE).read_bytes()).hexdigest()
+
+
+def choices(shards: Sequence[Path]) -> list[Path]:
+    """Return the choices that were made among the images of shards."""
+    folders = dict.fromkeys(path.parent for path in shards)
+    return [folder / FILE for folder in folders if (folder / FILE).exists()]
+
+
+def without_left_out(samples: Samples, shards: Sequence[Path]) -> Samples:
+    """Return the samples of shards, without those that were not chosen."""
+    names = left_out(shards)
+    if not names:
+        return samples
+    return samples.take([row for row, name in enumerate(samples.ids) if name not in names])
+
+
+def left_out(shards: Sequence[Path]) -> set[str]:
+    """Return the names of the images of shards that were not chosen."""
+    return {name for path in choices(shards) for name in read_choice(path).left_out}
+
+
+class Choice(NamedTuple):
+    """A stored choice: the SHA-256 of its file, and the images that it leaves out."""
+
+    sha256: str
+    left_out: tuple[str, ...]
+
+
+def read_choice(path: Path) -> Choice:
+    """Return the choice in a file, read again when the file has changed since.
+
+    Raises DataError when it is damaged.
+    """
+    status = path.stat()
+    return _read_choice(path, status.st_mtime_ns, status.st_size)
+
+
+@cache
+def _read_choice(path: Path, mtime_ns: int, n_bytes: int) -> Choice:
+    try:
+        data = path.read_bytes()
+        names = tuple(json.loads(data)["left_out"])
+    except (ValueError, KeyError, OSError) as error:
+        raise DataError(
+            f"The choice of images {path} is damaged ({error}). Delete this file and run the "
+            "same command again; the choice is made again."
+        ) from error
+    return Choice(hashlib.sha256(data).hexdigest(), names)

@@ -1,0 +1,219 @@
+"""Generated images as parquet shards, readable with `datasets.load_dataset("parquet", ...)`.
+
+Labels of pixels are pictures too: segmentation as ids, 8 bits (255: unknown); depth as KITTI has
+it, 16 bits, metres times 256 (0: unknown); normals as 8-bit RGB, 127 n + 128 (0: unknown).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from memory.errors import DataError
+from tools.data.samples import Images, Samples, concatenate
+
+_PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_LABELS = ("segmentation", "depth", "normals")
+_DEPTH_SCALE = 256
+_TYPES = {
+    "image": _PICTURE,
+    "label": pa.int64(),
+    "text": pa.string(),
+    "prompt_id": pa.string(),
+    "index": pa.int64(),
+    "attributes": pa.string(),
+    "weight": pa.float64(),
+}
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Generated samples with the id and the text of the prompt behind each."""
+
+    samples: Samples
+    prompt_ids: Sequence[str]
+    texts: Sequence[str]
+
+
+def write_shard(
+    samples: Samples,
+    texts: Sequence[str],
+    prompt_ids: Sequence[str],
+    indices: Sequence[int],
+    class_names: Sequence[str],
+) -> bytes:
+    """Return the parquet file of generated images; the same input gives the same bytes.
+
+    indices: number of each image within its prompt. The schema carries the Hugging Face features,
+    so that `image` is decoded as a picture and `label` is a class of `class_names`.
+    """
+    rows = {
+        "image": [
+            {"bytes": encode_png(image), "path": f"{name}.png"}
+            for image, name in zip(samples.images, samples.ids, strict=True)
+        ],
+        "label": samples.classes,
+        "text": list(texts),
+        "prompt_id": list(prompt_ids),
+        "index": list(indices),
+        "attributes": [json.dumps(dict(a), sort_keys=True) for a in samples.attributes],
+        "weight": samples.weights,
+    }
+    kinds = [kind for kind in _LABELS if kind in samples.labels]
+    for kind in kinds:
+        rows[kind] = [
+            {"bytes": encode_label(kind, values), "path": f"{name}.{kind}.png"}
+            for values, name in zip(samples.labels[kind], samples.ids, strict=True)
+        ]
+    features = _features(class_names) | {kind: {"_type": "Image"} for kind in kinds}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    types = [*_TYPES.items(), *((kind, _PICTURE) for kind in kinds)]
+    table = pa.table(rows, schema=pa.schema(types, metadata=metadata))
+    file = io.BytesIO()
+    pq.write_table(table, file, write_page_checksum=True)
+    return file.getvalue()
+
+
+def read_shards(paths: Sequence[Path]) -> Generated:
+    """Return the images of all shards, in order.
+
+    Raises DataError when there is no shard, or when one is missing, damaged or of another image
+    shape than the others.
+    """
+    tables = []
+    parts = []
+    for path in paths:
+        with explained(path):
+            table = read_table(path)
+            parts.append(samples_of(table))
+        check_shapes(path, parts[-1].image_shape, paths[0], parts[0].image_shape)
+        tables.append(table)
+    samples = concatenate(parts)
+    return Generated(
+        samples=samples,
+        prompt_ids=[p for table in tables for p in table["prompt_id"].to_pylist()],
+        texts=[text for table in tables for text in table["text"].to_pylist()],
+    )
+
+
+def read_table(path: Path) -> pa.Table:
+    """Return a shard as it is stored, pictures as PNG files' bytes."""
+    return pq.ParquetFile(path, page_checksum_verification=True).read()
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Raise DataError with what to do when the shard at `path` turns out missing or damaged."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError, ValueError, SyntaxError) as error:
+        raise DataError(
+            f"The shard {path} is missing or damaged ({error}). Delete this file, if it is "
+            "there, and run the same command again: only its images are generated again."
+        ) from error
+
+
+def check_shapes(
+    path: Path, shape: tuple[int, int, int], first: Path, wanted: tuple[int, int, int]
+) -> None:
+    """Raise DataError when the images of a shard have another shape than those of the first."""
+    if shape != wanted:
+        raise DataError(
+            f"The images of {path} have the shape {shape}, those of {first} {wanted}. Use shards "
+            "of one generator setting."
+        )
+
+
+def encode_png(image: NDArray[np.uint8]) -> bytes:
+    """Return the PNG file of an image, uint8, (1 or 3, height, width)."""
+    picture = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
+    file = io.BytesIO()
+    picture.save(file, format="PNG")
+    return file.getvalue()
+
+
+def decode_png(data: bytes) -> NDArray[np.uint8]:
+    """Invert `encode_png`."""
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+        pixels = np.asarray(picture)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def encode_label(kind: str, values: NDArray[Any]) -> bytes:
+    """Return the PNG file of one image's labels, as the head of this file says."""
+    if kind == "segmentation":
+        picture = Image.fromarray(values)
+    elif kind == "depth":
+        scaled = np.nan_to_num(values * _DEPTH_SCALE, nan=0.0).round().clip(0, 2**16 - 1)
+        picture = Image.fromarray(scaled.astype(np.uint16))
+    else:
+        coded = np.nan_to_num(values * 127 + 128, nan=0.0).round().clip(0, 255)
+        picture = Image.fromarray(coded.astype(np.uint8).transpose(1, 2, 0))
+    file = io.BytesIO()
+    picture.save(file, format="PNG")
+    return file.getvalue()
+
+
+def decode_label(kind: str, data: bytes) -> NDArray[Any]:
+    """Invert `encode_label`, but for what the bits of depth and normals round off."""
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+        pixels = np.asarray(picture)
+    if kind == "segmentation":
+        return pixels
+    if kind == "depth":
+        return np.where(pixels == 0, np.nan, pixels / _DEPTH_SCALE).astype(np.float32)
+    return decode_normals(pixels)
+
+
+def decode_normals(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return unit normals, (3, h, w), of RGB pixels, (h, w, 3); NaN where they are black."""
+    normals = (pixels.transpose(2, 0, 1).astype(np.float32) - 128) / 127
+    length = np.linalg.norm(normals, axis=0, keepdims=True)
+    unknown = (pixels == 0).all(2)
+    unit: NDArray[np.float32] = np.where(unknown, np.nan, normals / np.maximum(length, 1e-6))
+    return unit.astype(np.float32)
+
+
+def samples_of(table: pa.Table) -> Samples:
+    """Return the images of rows of a shard with what is known of them."""
+    pictures = table["image"].to_pylist()
+    images: Images = np.stack([decode_png(picture["bytes"]) for picture in pictures])
+    return Samples(
+        images=images,
+        classes=table["label"].to_numpy(),
+        attributes=[json.loads(text) for text in table["attributes"].to_pylist()],
+        ids=[picture["path"].removesuffix(".png") for picture in pictures],
+        weights=table["weight"].to_numpy(),
+        labels={
+            kind: np.stack([decode_label(kind, p["bytes"]) for p in table[kind].to_pylist()])
+            for kind in kinds_of(table)
+        },
+    )
+
+
+def kinds_of(table: pa.Table) -> list[str]:
+    """Return which labels of pixels a shard has."""
+    return [kind for kind in _LABELS if kind in table.column_names]
+
+
+def _features(class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Describe the columns as the library `datasets` does."""
+    features: dict[str, dict[str, Any]] = {
+        name: {"dtype": str(kind).replace("double", "float64"), "_type": "Value"}
+        for name, kind in _TYPES.items()
+    }
+    return features | {
+        "image": {"_type": "Image"},
+        "label": {"names": list(class_names), "_type": "ClassLabel"},
+    }

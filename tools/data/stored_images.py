@@ -1,0 +1,111 @@
+"""The images of many shards to draw from: only those that are drawn are decoded.
+
+What decides how often an image is drawn (class, weight, whether it was chosen) is read of a shard
+once per process. So a training over all rounds of a long session reads of the earlier ones no more
+than its batches need.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from memory.errors import DataError
+from tools.data.samples import Labels, Samples, concatenate
+from tools.data.selected import left_out
+from tools.data.shards import check_shapes, decode_png, explained, kinds_of, read_table, samples_of
+
+
+class Contents(NamedTuple):
+    """A shard without its pixels; kinds: the labels of pixels that it has."""
+
+    sha256: str
+    image_shape: tuple[int, int, int]
+    ids: tuple[str, ...]
+    classes: Labels
+    weights: NDArray[np.float64]
+    kinds: frozenset[str]
+
+
+def contents(path: Path) -> Contents:
+    """Return what a shard holds; raises DataError for one that is missing or damaged.
+
+    It is read again when the file has changed since.
+    """
+    with explained(path):
+        status = path.stat()
+        return _contents(path, status.st_mtime_ns, status.st_size)
+
+
+@cache
+def _contents(path: Path, mtime_ns: int, n_bytes: int) -> Contents:
+    table = read_table(path)
+    pictures = table["image"].combine_chunks()
+    channels, height, width = decode_png(pictures[0].as_py()["bytes"]).shape
+    return Contents(
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        image_shape=(channels, height, width),
+        ids=tuple(name.removesuffix(".png") for name in pictures.field("path").to_pylist()),
+        classes=table["label"].to_numpy(),
+        weights=table["weight"].to_numpy(),
+        kinds=frozenset(kinds_of(table)),
+    )
+
+
+class StoredImages:
+    """The images of shards, in order, without those that a selection left out: a `Pool`.
+
+    Labels of pixels that not all shards have are left out. Raises DataError when there is no shard,
+    or when one is missing, damaged or of another image shape than the others. `n_read` counts the
+    shards that were read for their pixels.
+    """
+
+    def __init__(self, shards: Sequence[Path]) -> None:
+        if not shards:
+            raise DataError("no samples to join")
+        self._shards = list(shards)
+        parts = [contents(path) for path in self._shards]
+        for path, part in zip(self._shards, parts, strict=True):
+            check_shapes(path, part.image_shape, self._shards[0], parts[0].image_shape)
+        self.image_shape = parts[0].image_shape
+        self.n_read = 0
+        self._kinds = frozenset.intersection(*(part.kinds for part in parts))
+        sizes = [len(part.ids) for part in parts]
+        self._owner = np.repeat(np.arange(len(parts)), sizes)
+        self._row = np.concatenate([np.arange(size) for size in sizes])
+        self.classes: Labels = np.concatenate([part.classes for part in parts])
+        self.weights: NDArray[np.float64] = np.concatenate([part.weights for part in parts])
+        if names := left_out(self._shards):
+            kept = np.array([name not in names for part in parts for name in part.ids])
+            self._owner, self._row = self._owner[kept], self._row[kept]
+            self.classes, self.weights = self.classes[kept], self.weights[kept]
+        self._tables: dict[int, pa.Table] = {}
+        self._decoded: dict[int, Samples] = {}
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def take(self, index: Sequence[int] | NDArray[np.int64]) -> Samples:
+        """Return the samples at `index`, in that order; each is decoded once."""
+        return concatenate([self._sample(int(i)) for i in index])
+
+    def _sample(self, index: int) -> Samples:
+        if index not in self._decoded:
+            owner = int(self._owner[index])
+            path = self._shards[owner]
+            with explained(path):
+                if owner not in self._tables:
+                    self._tables[owner] = read_table(path)
+                    self.n_read += 1
+                one = samples_of(self._tables[owner].slice(int(self._row[index]), 1))
+            labels = {kind: one.labels[kind] for kind in one.labels if kind in self._kinds}
+            self._decoded[index] = replace(one, labels=labels)
+        return self._decoded[index]

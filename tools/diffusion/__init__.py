@@ -1,0 +1,1 @@
+"""The multi-task diffusion model: pipeline, denoising, label codes, guidance."""

@@ -1,0 +1,207 @@
+"""Labels of pixels as channels that a diffusion model can denoise beside the image, and back.
+
+segmentation: the bits of the class id and their parity, -1 or 1 each ("analog bits", Chen et al.
+2023); words of two classes differ in two bits at least, so that a pixel between two classes is
+not read as a third one. depth: logarithm of metres. normals: x, y, z. Every channel is whitened,
+so that the network sees about unit variance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory.errors import DataError
+from memory.records import Record
+from tools.data.samples import VOID, Dense, Samples
+
+KINDS = ("segmentation", "depth", "normals")
+
+# A change of the logarithm of depth, between the last two steps of denoising, of this size (a tenth
+# of the distance) leaves 1/e of the confidence.
+_DEPTH_SPREAD = 0.1
+_STATISTICS_IMAGES = 2000
+
+
+class LabelCodes(Record):
+    """How the labels of one data set are coded.
+
+    kinds: some of `KINDS`, in that order; class_names: of segmentation; mean, std: of every
+    channel before whitening; depth_m: the nearest and the farthest distance, metres.
+    """
+
+    kinds: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    depth_m: tuple[float, float] = (1.0, 1.0)
+
+    @classmethod
+    def of(cls, samples: Samples, class_names: Sequence[str]) -> Self:
+        """Return the codes for the labels of some samples; channels that never vary keep std 1.
+
+        Raises DataError for class ids beyond the names, or depth that is not above 0.
+        """
+        kinds = tuple(kind for kind in KINDS if kind in samples.labels)
+        plain = cls(kinds=kinds, class_names=tuple(class_names) if "segmentation" in kinds else ())
+        chosen = np.linspace(0, len(samples) - 1, min(len(samples), _STATISTICS_IMAGES)).astype(int)
+        labels = {kind: samples.labels[kind][chosen] for kind in kinds}
+        depth_m = (1.0, 1.0)
+        if "depth" in kinds:
+            known = labels["depth"][np.isfinite(labels["depth"])]
+            if (known <= 0).any():
+                raise DataError("Depth must be above 0 metres, or NaN where it is unknown.")
+            if len(known):
+                depth_m = (float(known.min()), float(known.max()))
+        if not kinds:
+            return plain
+        values, known_pixels = plain._channels(labels, samples.images.shape[2:])
+        mean, std = [], []
+        for channel in range(values.shape[1]):
+            found = values[:, channel][known_pixels[:, channel]]
+            mean.append(float(found.mean()) if len(found) else 0.0)
+            spread = float(found.std()) if len(found) else 0.0
+            std.append(spread if spread > 1e-3 else 1.0)
+        return plain.model_copy(update={"mean": tuple(mean), "std": tuple(std), "depth_m": depth_m})
+
+    @property
+    def n_channels(self) -> int:
+        """Return the number of channels of all kinds together."""
+        return sum(self.widths)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Return the number of channels of each kind."""
+        return tuple(self._width(kind) for kind in self.kinds)
+
+    @property
+    def words(self) -> NDArray[np.float32]:
+        """Return the code word of every class, (n_classes, bits), -1 or 1."""
+        n = len(self.class_names)
+        bits = np.arange(n)[:, None] >> np.arange(_n_bits(n))[None] & 1
+        parity = bits.sum(1, keepdims=True) & 1
+        return np.concatenate([bits, parity], axis=1).astype(np.float32) * 2 - 1
+
+    def encode(
+        self, labels: Dense, size: Sequence[int]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Return whitened channels, (n, c, h, w), 0 where unknown, and where they are known.
+
+        labels: as in `Samples`, a kind that is missing is unknown; size: height and width.
+        """
+        values, known = self._channels(labels, size)
+        mean, std = (np.array(v, np.float32)[:, None, None] for v in (self.mean, self.std))
+        whitened: NDArray[np.float32] = np.where(known, (values - mean) / std, 0)
+        return whitened, known
+
+    def decode(
+        self, channels: NDArray[np.float32], before: NDArray[np.float32]
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[np.float32]]]:
+        """Return labels as in `Samples`, and the confidence in each pixel, 0..1, by kind.
+
+        channels: whitened, (n, c, h, w); before: the same, one step of denoising earlier. A class
+        is the one with the nearest word, its confidence the lead over the second. Confidence in
+        normals falls as their length departs from 1, in depth as the last step changed it.
+        """
+        mean, std = (np.array(v, np.float32)[:, None, None] for v in (self.mean, self.std))
+        labels: dict[str, NDArray[Any]] = {}
+        confidence: dict[str, NDArray[np.float32]] = {}
+        start = 0
+        for kind in self.kinds:
+            part = slice(start, start + self._width(kind))
+            start = part.stop
+            values, earlier = (x[:, part] * std[part] + mean[part] for x in (channels, before))
+            if kind == "segmentation":
+                labels[kind], confidence[kind] = self._nearest(values)
+            elif kind == "depth":
+                near, far = self.depth_m
+                labels[kind] = np.clip(np.exp(values[:, 0]), near, far).astype(np.float32)
+                change = np.abs(values - earlier)[:, 0]
+                confidence[kind] = np.exp(-change / _DEPTH_SPREAD).astype(np.float32)
+            else:
+                length = np.linalg.norm(values, axis=1)
+                labels[kind] = (values / np.maximum(length, 1e-6)[:, None]).astype(np.float32)
+                confidence[kind] = np.clip(1 - np.abs(length - 1), 0, 1).astype(np.float32)
+        return labels, confidence
+
+    def _nearest(
+        self, values: NDArray[np.float32]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        n, bits, height, width = values.shape
+        words = self.words
+        # |v - w|^2 without |v|^2, which is the same for all words.
+        distances = bits - 2 * np.einsum("nbhw,kb->nkhw", values, words, optimize=True)
+        ids = distances.argmin(1).astype(np.uint8)
+        if len(words) == 1:
+            return ids, np.ones((n, height, width), np.float32)
+        nearest = np.partition(distances, 1, axis=1)
+        # Words that differ in two bits are 8 apart.
+        lead = (nearest[:, 1] - nearest[:, 0]) / 8
+        return ids, np.clip(lead, 0, 1).astype(np.float32)
+
+    def _channels(
+        self, labels: Dense, size: Sequence[int]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Return channels before whitening, (n, c, h, w), finite, and where they are known."""
+        n = max((len(values) for values in labels.values()), default=1)
+        parts, masks = [], []
+        for kind in self.kinds:
+            if kind not in labels:
+                shape = (n, self._width(kind), *size)
+                parts.append(np.zeros(shape, np.float32))
+                masks.append(np.zeros(shape, np.bool_))
+                continue
+            values = labels[kind]
+            if kind == "segmentation":
+                known = values != VOID
+                n_classes = len(self.class_names)
+                if (values[known] >= n_classes).any():
+                    raise DataError(
+                        f"The segmentation holds the class id {values[known].max()}, but there are "
+                        f"{n_classes} classes. Ids are 0 to {n_classes - 1}, or {VOID} for unknown."
+                    )
+                coded = np.moveaxis(self.words[np.where(known, values, 0)], -1, 1)
+                known = known[:, None]
+            elif kind == "depth":
+                known = np.isfinite(values)[:, None]
+                coded = np.log(np.where(known, values[:, None], 1))
+            else:
+                known = np.isfinite(values).all(1, keepdims=True)
+                coded = np.where(known, values, 0)
+            parts.append(coded.astype(np.float32))
+            masks.append(np.broadcast_to(known, coded.shape))
+        return np.concatenate(parts, axis=1), np.concatenate(masks, axis=1)
+
+    def _width(self, kind: str) -> int:
+        widths = {"segmentation": _n_bits(len(self.class_names)) + 1, "depth": 1, "normals": 3}
+        return widths[kind]
+
+
+def mirrored(labels: Dense, horizontal: bool, vertical: bool) -> dict[str, NDArray[Any]]:
+    """Return the labels of the mirrored image; arrays as in `Samples`, without the first axis.
+
+    Normals turn with the image: x changes its sign left to right, y top to bottom.
+    """
+    across = (slice(None, None, -1 if vertical else 1), slice(None, None, -1 if horizontal else 1))
+    turned: dict[str, NDArray[Any]] = {kind: v[(..., *across)] for kind, v in labels.items()}
+    if "normals" in turned:
+        signs = [-1 if horizontal else 1, -1 if vertical else 1, 1]
+        turned["normals"] = turned["normals"] * np.array(signs, np.float32)[:, None, None]
+    return turned
+
+
+def _n_bits(n_classes: int) -> int:
+    return max(1, (n_classes - 1).bit_length())
+
+
+def stored(codes: LabelCodes) -> dict[str, Any]:
+    """Return the codes as plain JSON, {} for none."""
+    return codes.to_json() if codes.kinds else {}
+
+
+def restored(values: Mapping[str, Any]) -> LabelCodes:
+    """Invert `stored`."""
+    return LabelCodes.model_validate(values)

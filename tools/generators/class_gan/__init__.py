@@ -1,0 +1,153 @@
+"""The generator `class_gan`: a class-conditional GAN draws the class that a prompt names.
+
+A BigGAN (Brock et al. 2019), in the role that it has in BigDatasetGAN (Li et al. 2022). It knows
+classes and nothing else: what a prompt says beyond its class has no effect, see `undrawn`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+
+from memory.errors import SettingsError, WeightsError, unknown
+from memory.records import Record
+from prompts.vocabulary import load_vocabulary, vocabulary_names
+from tools.data.drawn import Drawn, ImageRequest
+from tools.data.fitted import fitted
+from tools.diffusion.noise import seeded_generator
+from tools.generators.class_gan.biggan import BigGAN
+from tools.generators.class_gan.class_words import ClassWords
+from tools.generators.class_gan.folder import CONFIG_FILE, WEIGHTS_FILE, BigGANConfig, load_biggan
+from tools.generators.text2image.model_options import read_options
+from tools.models.diffusers_folder import files_sha256
+
+
+class ClassGANOptions(Record):
+    """Which network draws, and how; each is a key of generator or of generator.options."""
+
+    weights: str = Field("", description="a folder with config.json and model.safetensors")
+    truncation: float | None = Field(
+        None, gt=0, description="the largest number of a latent: less is typical, more is varied"
+    )
+    classes: dict[str, str] = Field(
+        default_factory=dict, description="class of the network: class of the target"
+    )
+    vocabulary: str | None = Field(
+        None, description="one of ours, whose words tell the class, e.g. elpv"
+    )
+    resize: bool = Field(False, description="crop and scale to the size of the target's images")
+    steps: Any = Field(None, description="of diffusion, without effect here, as the two below")
+    guidance: Any = None
+    guidance_interval: Any = None
+
+
+class ClassGANGenerator:
+    """A BigGAN behind the generator protocol; sha256: of its folder's files."""
+
+    name = "class_gan"
+    max_tokens = 64
+
+    def __init__(
+        self,
+        network: BigGAN,
+        config: BigGANConfig,
+        words: ClassWords,
+        image_shape: tuple[int, int, int],
+        options: ClassGANOptions,
+        sha256: str,
+        device: str,
+    ) -> None:
+        self.network = network
+        self._config, self._words, self._shape = config, words, image_shape
+        self._options, self._sha256, self._device = options, sha256, device
+
+    @cached_property
+    def identity(self) -> str:
+        """Return a digest of weights, truncation, and what decides the class."""
+        options = self._options.model_dump(include={"truncation", "classes", "vocabulary"})
+        said = json.dumps([self._sha256, options, self._shape])
+        return f"class_gan {hashlib.sha256(said.encode()).hexdigest()[:16]}"
+
+    def count_tokens(self, text: str) -> int:
+        """Count words."""
+        return len(text.split())
+
+    def undrawn(self, text: str) -> list[str]:
+        """Return the words of a prompt that have no effect, see `tools.generators.undrawn`."""
+        return self._words.undrawn(text)
+
+    @torch.inference_mode()
+    def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
+        """Draw all requests; raises SettingsError, first of all, for one that names no class."""
+        choices = [self._words.rows(request.text) for request in requests]
+        latents, classes = [], []
+        for request, rows in zip(requests, choices, strict=True):
+            source = seeded_generator(request.seed, request.prompt_id, request.index)
+            latents.append(torch.randn(self._config.latent_size, generator=source))
+            # Of several classes that serve one of the target, the noise of the image chooses.
+            classes.append(rows[int(torch.randint(len(rows), (), generator=source))])
+        z = truncated(torch.stack(latents), self._options.truncation)
+        said = self.network(z.to(self._device), torch.tensor(classes, device=self._device))
+        low, high = self._config.value_range
+        pixels = ((said - low) / (high - low) * 255).round().clamp(0, 255).byte().cpu().numpy()
+        return Drawn(self._sized(pixels))
+
+    def _sized(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if pixels.shape[1:] == self._shape:
+            return pixels
+        pictures = [Image.fromarray(x[0] if len(x) == 1 else x.transpose(1, 2, 0)) for x in pixels]
+        return fitted(pictures, self._shape)
+
+
+def truncated(latents: torch.Tensor, threshold: float | None) -> torch.Tensor:
+    """Return standard normal numbers as those of a normal distribution cut at +-threshold.
+
+    The truncation of Brock et al. 2019, but by the distribution function and not by drawing again,
+    so that every latent moves continuously with the threshold. None: as they are.
+    """
+    if threshold is None:
+        return latents
+    end = torch.tensor(threshold, dtype=torch.float64)
+    least, most = torch.special.ndtr(-end), torch.special.ndtr(end)
+    share = least + torch.special.ndtr(latents.double()) * (most - least)
+    cut: torch.Tensor = torch.special.ndtri(share)
+    return cut.clamp(-end, end).float()
+
+
+def build(
+    image_shape: tuple[int, int, int], device: str = "cpu", **options: object
+) -> ClassGANGenerator:
+    """Load the BigGAN that `ClassGANOptions` describe.
+
+    Raises WeightsError for a folder that cannot be used or draws images of another shape,
+    SettingsError for options that are unknown, and for classes that are or that nothing serves.
+    """
+    chosen = read_options(ClassGANOptions, options)
+    folder = Path(chosen.weights).expanduser()
+    config, network = load_biggan(folder)
+    drawn = (config.image_channels, *config.size)
+    if drawn != tuple(image_shape) and not chosen.resize:
+        raise WeightsError(
+            f"The class_gan {folder} draws images of shape {drawn}, but the target's are "
+            f"{tuple(image_shape)}. Set generator.options.resize=true to have them cropped and "
+            "scaled, or choose another one."
+        )
+    vocabulary = None
+    if chosen.vocabulary is not None:
+        if chosen.vocabulary not in vocabulary_names():
+            told = unknown("vocabulary", chosen.vocabulary, vocabulary_names())
+            raise SettingsError(f"generator.options.vocabulary: {told}")
+        vocabulary = load_vocabulary(chosen.vocabulary)
+    words = ClassWords(config.names, chosen.classes or config.serves, vocabulary)
+    sha256 = files_sha256([folder / CONFIG_FILE, folder / WEIGHTS_FILE])
+    return ClassGANGenerator(network.to(device), config, words, image_shape, chosen, sha256, device)

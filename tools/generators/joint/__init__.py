@@ -1,0 +1,146 @@
+"""The generator `joint`: a Stable Diffusion model that draws labels of pixels with the image.
+
+`shaping pretrain --from MODEL` makes one, see `tools.pretraining.joint`. It is the model, its UNet
+widened by the labels, and a LoRA: the pipeline, its schedulers and its options are the model's own,
+see `_diffusion_model`. Image and labels are denoised together, in one run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from pydantic import Field
+
+from memory.errors import SettingsError, WeightsError
+from tools.data.drawn import Drawn, ImageRequest, join
+from tools.generators.joint.folder import (
+    ADAPTER_FILE,
+    CARD_FILE,
+    LABELS_FILE,
+    JointCard,
+    put_on,
+    read_card,
+)
+from tools.generators.text2image.diffusion_model import DiffusionModel, load_model
+from tools.generators.text2image.lora import require_peft
+from tools.generators.text2image.model_options import ModelOptions, read_options
+from tools.models.diffusers_folder import files_sha256
+
+
+class JointOptions(ModelOptions):
+    """Options of the text-to-image model, and what was trained on it."""
+
+    joint: str = Field("", description="the folder that `shaping pretrain --from MODEL` wrote")
+
+
+class _Reader:
+    """Reads labels while a pipeline draws: a callback on the end of its steps.
+
+    clean, before: labels without noise as the last step expects them, and the one before it.
+    """
+
+    clean: torch.Tensor
+    before: torch.Tensor
+
+    def __call__(
+        self, pipeline: DiffusionPipeline, step: int, time: torch.Tensor, given: Mapping[str, Any]
+    ) -> dict[str, torch.Tensor]:
+        """Note the labels; after the last step, leave only the image's latents to be decoded."""
+        said = pipeline.unet.clean_labels
+        if pipeline.do_classifier_free_guidance:
+            without, with_text = said.chunk(2)
+            said = without + pipeline.guidance_scale * (with_text - without)
+        self.before = self.clean if step else said
+        self.clean = said
+        if step < pipeline.num_timesteps - 1:
+            return {}
+        return {"latents": given["latents"][:, : pipeline.unet.n_image]}
+
+
+class JointGenerator:
+    """A joint model behind the generator protocol; sha256: of its folder's files."""
+
+    name = "joint"
+
+    def __init__(self, model: DiffusionModel, card: JointCard, sha256: str) -> None:
+        self.pipeline, self.max_tokens = model.pipeline, model.max_tokens
+        self._model, self._card, self._sha256 = model, card, sha256
+
+    @cached_property
+    def identity(self) -> str:
+        """Return a digest of model, adapters, labels and sampling."""
+        said = json.dumps([*self._model.said, self._sha256])
+        return f"joint {hashlib.sha256(said.encode()).hexdigest()[:16]}"
+
+    def count_tokens(self, text: str) -> int:
+        """Return the number of tokens of the encoder that reads most of a prompt."""
+        return self._model.count_tokens(text)
+
+    def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
+        """Draw all requests; those of equal guidance and adapters share a batch."""
+        read: list[tuple[Sequence[int], _Reader]] = []
+
+        def reading(rows: Sequence[int]) -> Mapping[str, Any]:
+            read.append((rows, _Reader()))
+            return {"callback_on_step_end": read[-1][1]}
+
+        images = self._model.draw(requests, self._card.image_shape, reading)
+        order = [row for rows, _ in read for row in rows]
+        parts = [
+            Drawn(images[list(rows)], *self._card.labels.decode(reader.clean, reader.before))
+            for rows, reader in read
+        ]
+        return join(parts).take(np.argsort(order))
+
+
+def build(
+    image_shape: tuple[int, int, int], device: str = "cpu", **options: object
+) -> JointGenerator:
+    """Load the joint model that `JointOptions` describe.
+
+    Raises WeightsError for a joint model that is missing, partial, damaged, or made for another
+    model or other images, and for a model or adapter that cannot be used; SettingsError for options
+    that are unknown or do not go together.
+    """
+    chosen = read_options(JointOptions, options)
+    if not chosen.joint:
+        raise SettingsError(
+            "The generator 'joint' needs generator.options.joint: the folder that `shaping "
+            "pretrain --from MODEL` wrote, beside generator.weights, the model."
+        )
+    if chosen.quantize != "none":
+        raise SettingsError(
+            "The generator 'joint' takes no generator.options.quantize. Leave it out, or use the "
+            "generator 'text2image'."
+        )
+    require_peft()
+    folder = Path(chosen.joint).expanduser()
+    card = read_card(folder)
+    if card.image_shape != tuple(image_shape):
+        raise WeightsError(
+            f"The joint model {folder} draws images of shape {card.image_shape}, but the target's "
+            f"are {tuple(image_shape)}. Train one for this target with `shaping pretrain --from "
+            "MODEL`."
+        )
+    size = (chosen.size, chosen.size) if isinstance(chosen.size, int) else chosen.size
+    if size not in (None, card.size):
+        raise SettingsError(
+            f"generator.options.size is {size}, but the joint model {folder} draws pictures of "
+            f"{card.size}. Leave it out."
+        )
+    adapters = {str(folder / ADAPTER_FILE): 1.0, **chosen.adapters}
+    model = load_model(
+        chosen.model_copy(update={"size": card.size, "adapters": adapters}),
+        device,
+        prepare=lambda pipeline, sha256: put_on(folder, card, pipeline, sha256),
+    )
+    sha256 = files_sha256([folder / CARD_FILE, folder / LABELS_FILE])
+    return JointGenerator(model, card, sha256)

@@ -1,0 +1,142 @@
+"""The folder of a joint model: what was trained beside a model of others, and how it is put on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from memory.errors import WeightsError
+from memory.files import write_bytes, write_json
+from memory.records import Record, first_problem
+from tools.diffusion.label_codes import KINDS
+from tools.diffusion.label_grid import LabelGrid
+from tools.generators.joint.unet import JointUNet
+from tools.models.diffusers_folder import PICKLED
+
+CARD_FILE = "joint.json"
+ADAPTER_FILE = "joint_lora.safetensors"
+LABELS_FILE = "joint_labels.safetensors"
+
+
+class JointCard(Record):
+    """What a joint model is.
+
+    model, revision, variant, model_sha256: of the model that it was trained on; image_shape: of the
+    target, (c, h, w); size: height and width, pixels, of the pictures of the model; labels: how
+    they lie on its latents; errors: mean squared, on `n_unseen` images of the audit split, of the
+    model's prediction for the image and of labels without noise (1: nothing of them is known).
+    """
+
+    model: str
+    revision: str | None
+    variant: str | None
+    model_sha256: str
+    trained_on: str
+    steps: int
+    rank: int
+    image_shape: tuple[int, int, int]
+    size: tuple[int, int]
+    labels: LabelGrid
+    n_unseen: int
+    error_image: float
+    error_labels: float
+
+
+def read_card(folder: Path) -> JointCard:
+    """Return the card of a joint model whose files are all there.
+
+    Raises WeightsError for a folder that is missing, partial, pickled, damaged, or has labels that
+    are not known here.
+    """
+    missing = [
+        name for name in (CARD_FILE, ADAPTER_FILE, LABELS_FILE) if not (folder / name).is_file()
+    ]
+    if missing:
+        pickled = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLED)
+        told = f" {pickled[0]} is a pickle, which can run code." if pickled else ""
+        raise WeightsError(
+            f"The joint model {folder} lacks {', '.join(missing)}.{told} Set "
+            "generator.options.joint to the folder that `shaping pretrain --from MODEL` wrote."
+        )
+    text = (folder / CARD_FILE).read_text("utf-8")
+    try:
+        card = JointCard.model_validate_json(text)
+    except ValidationError as error:
+        where, problem = first_problem(error)
+        raise WeightsError(
+            f"{folder / CARD_FILE} is damaged or of another version: {where} {problem}. "
+            "Copy the folder again, or train it again with `shaping pretrain --from MODEL`."
+        ) from error
+    strange = sorted(set(card.labels.codes.kinds) - set(KINDS))
+    if strange:
+        raise WeightsError(
+            f"The joint model {folder} draws labels of the kind {strange[0]!r}. Known are: "
+            f"{', '.join(KINDS)}."
+        )
+    return card
+
+
+def save_joint(
+    folder: Path, card: JointCard, pipeline: DiffusionPipeline, lora: Mapping[str, torch.Tensor]
+) -> None:
+    """Write a joint model; the card last, since it vouches for the tensors.
+
+    lora: of the UNet, as diffusers saves it.
+    """
+    pipeline.save_lora_weights(folder, unet_lora_layers=dict(lora), weight_name=ADAPTER_FILE)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in pipeline.unet.label_weights.items()}
+    write_bytes(folder / LABELS_FILE, save(tensors))
+    write_json(folder / CARD_FILE, card.to_json())
+
+
+def put_on(folder: Path, card: JointCard, pipeline: DiffusionPipeline, model_sha256: str) -> None:
+    """Widen the UNet of the model that a joint model was trained on, by its labels.
+
+    Its LoRA is left to who loads adapters. Raises WeightsError for another model, and for damaged
+    or foreign tensors.
+    """
+    if model_sha256 != card.model_sha256:
+        raise WeightsError(
+            f"The joint model {folder} was trained on {card.model} (SHA-256 "
+            f"{card.model_sha256[:16]}), but generator.weights is another model, or other files of "
+            f"it (SHA-256 {model_sha256[:16]}). Set generator.weights to the one it was trained on."
+        )
+    joint = widen(pipeline, card.labels.n_channels)
+    file = folder / LABELS_FILE
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{file} is damaged: {error} Copy it again.") from error
+    _load_labels(joint, tensors, file)
+
+
+def widen(pipeline: DiffusionPipeline, n_labels: int) -> JointUNet:
+    """Put a widened UNet in the place of a pipeline's; raises WeightsError where there is none."""
+    unet = pipeline.components.get("unet")
+    if not isinstance(unet, UNet2DConditionModel) or pipeline.components.get("vae") is None:
+        raise WeightsError(
+            f"A joint model needs a UNet and a VAE, but the model is a {type(pipeline).__name__}. "
+            "Choose a Stable Diffusion or SDXL model."
+        )
+    joint = JointUNet.widened(unet, n_labels, pipeline.scheduler)
+    pipeline.unet = joint
+    return joint
+
+
+@torch.no_grad()
+def _load_labels(joint: JointUNet, tensors: Mapping[str, torch.Tensor], file: Path) -> None:
+    """Set what the widened convolutions learnt; raises WeightsError for other tensors."""
+    wanted = {name: tuple(value.shape) for name, value in joint.label_weights.items()}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    if wanted != found:
+        raise WeightsError(
+            f"{file} holds tensors of the shapes {found}, expected {wanted}. Copy it again."
+        )
+    for name, value in joint.label_weights.items():
+        value.copy_(tensors[name])

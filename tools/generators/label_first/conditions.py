@@ -1,0 +1,121 @@
+"""Labels of pixels as the pictures that ControlNets are steered by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+
+from eval.colours import normals_rgb, palette
+from memory.errors import SettingsError
+from tools.data.samples import VOID
+from tools.streets import CLASS_NAMES
+
+Colours = NDArray[np.uint8]
+
+# Of the ADE20K classes that the classes of streets are, as ControlNets for segmentation know them.
+_ADE20K = {
+    "sky": (6, 230, 230),
+    "building": (180, 120, 120),
+    "pole": (51, 0, 255),
+    "road": (140, 140, 140),
+    "pavement": (235, 255, 7),
+    "tree": (4, 200, 3),
+    "sign": (255, 5, 153),
+    "fence": (255, 184, 6),
+    "car": (0, 102, 200),
+    "pedestrian": (150, 5, 61),
+    "bicyclist": (255, 245, 0),
+}
+
+
+def read_palette(given: str | Sequence[Sequence[int]]) -> Colours:
+    """Return the colour of every class id, (n_classes, 3).
+
+    given: "streets", the colours of our reports, or "ade20k", of the ADE20K class that is nearest,
+    both for CamVid's eleven classes; or "R, G, B" in 0..255 of every class in the order of their
+    ids, as a list or a YAML file with one. Raises SettingsError for anything else.
+    """
+    if given == "streets":
+        return palette(CLASS_NAMES)
+    if given == "ade20k":
+        return np.array([_ADE20K[name] for name in CLASS_NAMES], np.uint8)
+    colours: Any = given
+    if isinstance(given, str):
+        path = Path(given).expanduser()
+        if not path.is_file():
+            raise SettingsError(
+                f"generator.options.palette is {given!r}; expected streets, ade20k, a list of "
+                "[R, G, B], or a YAML file with such a list."
+            )
+        try:
+            colours = yaml.safe_load(path.read_text("utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise SettingsError(f"The palette {given} is no YAML: {error}") from error
+    is_palette = (
+        isinstance(colours, list | tuple)
+        and 0 < len(colours) <= VOID
+        and all(
+            isinstance(colour, list | tuple)
+            and len(colour) == 3
+            and all(isinstance(part, int) and 0 <= part <= 255 for part in colour)
+            for colour in colours
+        )
+    )
+    if not is_palette:
+        raise SettingsError(
+            f"generator.options.palette must be a list of [R, G, B], whole numbers in 0..255, one "
+            f"for each class id, got {str(colours)[:200]}."
+        )
+    return np.array(colours, np.uint8)
+
+
+def condition(kind: str, labels: NDArray[Any], colours: Colours) -> NDArray[np.uint8]:
+    """Return labels, as in `Samples`, as pictures, uint8, (n, 3, h, w).
+
+    depth: as MiDaS draws it, its inverse stretched over 0..255 in each picture, near is white,
+    unknown is black; a picture of one distance is black. segmentation: the colour of each class,
+    unknown is black. normals: x, -y and -z from -1..1 as red, green and blue in 0..255, so that a
+    surface that faces the camera is light blue.
+
+    Raises SettingsError for a class without a colour.
+    """
+    if kind == "segmentation":
+        found = labels[labels != VOID]
+        if found.size and found.max() >= len(colours):
+            raise SettingsError(
+                f"The palette has {len(colours)} colours, but the labels have the class id "
+                f"{found.max()}. Add its colour to generator.options.palette."
+            )
+        table = np.zeros((256, 3), np.uint8)
+        table[: len(colours)] = colours
+        return np.moveaxis(table[labels], -1, 1)
+    if kind == "normals":
+        return normals_rgb(labels)
+    known = np.isfinite(labels) & (labels > 0)
+    inverse = 1 / np.where(known, labels, 1).astype(np.float64)
+    least = np.where(known, inverse, np.inf).min((1, 2), keepdims=True)
+    most = np.where(known, inverse, -np.inf).max((1, 2), keepdims=True)
+    span = np.where(most > least, most - least, 1)
+    nearness = np.where(known, inverse - np.where(np.isfinite(least), least, 0), 0) / span
+    grey = (nearness * 255).round().astype(np.uint8)
+    return np.repeat(grey[:, None], 3, axis=1)
+
+
+def pictures(images: NDArray[np.uint8], size: tuple[int, int], smooth: bool) -> list[Image.Image]:
+    """Return images, (n, 1 or 3, h, w), as RGB pictures of a size (height, width).
+
+    smooth: False where a colour between two is none, as for classes.
+    """
+    resampling = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+    height, width = size
+    rgb = np.broadcast_to(images, (len(images), 3, *images.shape[2:])).transpose(0, 2, 3, 1)
+    return [
+        Image.fromarray(np.ascontiguousarray(image)).resize((width, height), resampling)
+        for image in rgb
+    ]

@@ -1,0 +1,58 @@
+"""A denoiser whose weights are held in fewer bits, by the package torchao.
+
+The weights of linear layers alone, and rounded while they are loaded; what is computed keeps its
+precision, so the model takes less memory and is not faster by itself.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import PipelineQuantizationConfig, TorchAoConfig
+
+from memory.errors import SettingsError
+from tools.generators.text2image.model_options import ModelOptions
+
+
+def quantization(
+    options: ModelOptions, index: Mapping[str, Any], dtype: torch.dtype, device: str
+) -> dict[str, Any]:
+    """Return what `from_pretrained` of a pipeline takes for it; nothing where it is not wanted.
+
+    index: of the model's folder; dtype: in which it computes. Raises SettingsError where the
+    package is not installed, or precision, device or other options do not go with it.
+    """
+    if options.quantize == "none":
+        return {}
+    said = f"generator.options.quantize={options.quantize}"
+    usable = [torch.bfloat16, torch.float32] if device == "cpu" else [torch.bfloat16]
+    if dtype not in usable:
+        names = " or ".join(str(kind).removeprefix("torch.") for kind in usable)
+        raise SettingsError(
+            f"{said} computes in {names} on the device {device}, but here it would be "
+            f"{str(dtype).removeprefix('torch.')}. Set generator.options.dtype, or leave it out "
+            "where the device has no such precision."
+        )
+    denoiser = next((name for name in ("unet", "transformer") if name in index), None)
+    if denoiser is None:
+        raise SettingsError(
+            f"{said} needs a model with a unet or a transformer; this one has "
+            f"{', '.join(name for name in index if not name.startswith('_'))}. Leave it out."
+        )
+    if options.offload != "none":
+        raise SettingsError(
+            f"{said} does not go with generator.options.offload={options.offload}. Leave one out."
+        )
+    if importlib.util.find_spec("torchao") is None:
+        raise SettingsError(
+            f"{said} needs the package torchao: pip install 'feedback-shaping[quantize]', or leave "
+            "it out."
+        )
+
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    config = TorchAoConfig(Int8WeightOnlyConfig())
+    return {"quantization_config": PipelineQuantizationConfig(quant_mapping={denoiser: config})}

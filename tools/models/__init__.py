@@ -1,0 +1,1 @@
+"""Networks and what is read off them: embeddings, gradients, loaders of model folders."""

@@ -1,0 +1,145 @@
+"""Folders of diffusers models: where they are, and whether they may be loaded.
+
+Weights are safetensors only, no code of a folder is run, and nothing is downloaded unless that is
+allowed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from diffusers import DiffusionPipeline
+
+from memory.errors import SettingsError, WeightsError
+from tools.data.drawn import LORA_FILE
+
+PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+
+
+def model_folder(weights: str, revision: str | None, variant: str | None, online: bool) -> Path:
+    """Return the folder of a model, from the cache of the hub for an id.
+
+    Raises SettingsError for an id without a pinned revision, WeightsError for what is not there.
+    """
+    folder = Path(weights).expanduser()
+    if folder.exists():
+        return folder
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", weights):
+        raise WeightsError(
+            f"There is no model {weights!r}. Set generator.weights to the folder of a diffusers "
+            "text-to-image model, or to its hub id, ORGANISATION/NAME."
+        )
+    if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+        raise SettingsError(
+            f"The folder {weights} is not there, and as a hub id it needs "
+            "generator.options.revision: the 40 digits of a commit, so that the weights stay the "
+            f"same. Given: {revision!r}."
+        )
+    try:
+        found = DiffusionPipeline.download(
+            weights,
+            revision=revision,
+            variant=variant,
+            local_files_only=not online,
+            use_safetensors=True,
+        )
+    except Exception as error:  # the hub's client raises many types
+        raise WeightsError(
+            f"The model {weights} at {revision} cannot be had: {error} Set "
+            "generator.options.allow_network=true to download it, or generator.weights to a folder."
+        ) from error
+    return Path(found)
+
+
+def checked_index(folder: Path) -> dict[str, Any]:
+    """Return a folder's `model_index.json`; raises WeightsError for a wrong or partial folder."""
+    path = folder / "model_index.json"
+    if not path.is_file():
+        raise WeightsError(
+            f"{folder} is no diffusers model: it has no model_index.json. Give the folder that "
+            "`save_pretrained` wrote, not a single checkpoint file."
+        )
+    index = _read_json(path)
+    for name, part in index.items():
+        if not isinstance(part, list) or len(part) != 2 or part[0] is None:
+            continue
+        # Names of pipelines' own modules are fine, code that lies in the folder is not.
+        if (folder / name / f"{part[0]}.py").exists() or (folder / f"{part[0]}.py").exists():
+            raise WeightsError(
+                f"The model {folder} wants to run its own code for its {name}, which is never "
+                "done. Choose a model made of diffusers' own classes."
+            )
+        is_network = re.match(r"unet|transformer|vae$|text_encoder|prior", name) is not None
+        _check_part(folder / name, f"The model {folder}", f"its {name}/", is_network)
+    return index
+
+
+def network_config(folder: Path, what: str) -> dict[str, Any]:
+    """Return the `config.json` of a single network's folder, e.g. of a ControlNet.
+
+    what: how errors call it. Raises WeightsError for a folder that is missing, partial or pickled.
+    """
+    if not (folder / "config.json").is_file():
+        raise WeightsError(
+            f"{what} {folder} is not there or has no config.json. Give the folder that "
+            "`save_pretrained` wrote."
+        )
+    _check_part(folder, f"{what} {folder}", "the folder", is_network=True)
+    return _read_json(folder / "config.json")
+
+
+def _check_part(folder: Path, whole: str, part: str, is_network: bool) -> None:
+    """Refuse a folder that is empty, holds pickles alone or, as a network's, no weights."""
+    files = list(folder.glob("*"))
+    if not files:
+        raise WeightsError(f"{whole} is partial: {part} is missing or empty. Copy it again.")
+    weights = [file for file in files if file.suffix == ".safetensors"]
+    pickled = [file for file in files if file.suffix in PICKLED]
+    if pickled and not weights:
+        raise WeightsError(
+            f"{pickled[0]} is a pickle, which can run code, so it is not loaded. Use a model "
+            "with safetensors files, or convert it where you trust it."
+        )
+    if is_network and not weights:
+        raise WeightsError(f"{whole} is partial: {part} has no safetensors file. Copy it again.")
+
+
+def adapter_file(given: str) -> Path:
+    """Return the file of a LoRA adapter, given as such or by its folder; raises WeightsError."""
+    path = Path(given).expanduser()
+    file = path / LORA_FILE if path.is_dir() else path
+    if file.suffix in PICKLED or (path.is_dir() and not file.exists() and any(path.glob("*.bin"))):
+        raise WeightsError(f"The adapter {given} is a pickle, which can run code. Use safetensors.")
+    if not file.is_file():
+        raise WeightsError(
+            f"There is no adapter {given}. Give a .safetensors file, or a folder with {LORA_FILE}."
+        )
+    return file
+
+
+def folder_sha256(folder: Path) -> str:
+    """Return a digest of the weights and settings in a folder, by name and content."""
+    kinds = (".safetensors", ".json", ".txt")
+    return files_sha256(sorted(path for path in folder.rglob("*") if path.suffix in kinds))
+
+
+def files_sha256(paths: Sequence[Path]) -> str:
+    """Return a digest of files, by name and content, in that order."""
+    content = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            content.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return content.hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise WeightsError(f"{path} is damaged: {error} Restore the folder.") from error
+    return values

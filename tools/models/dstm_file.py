@@ -1,0 +1,77 @@
+"""A DSTM on disk: weights as safetensors, and model.json, which is written last."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.utils.deterministic
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from memory.errors import WeightsError
+from memory.files import write_bytes, write_json
+from tools import tasks
+from tools.tasks import Model
+
+
+def save_model(folder: Path, model: Model, meta: Mapping[str, Any]) -> str:
+    """Write model.safetensors, then model.json, whose existence means that the rest is whole.
+
+    meta: plain JSON, kept in model.json beside the architecture; `task` is needed to load the
+    model. Returns the SHA-256 of the weights.
+    """
+    data = save({name: value.contiguous() for name, value in model.state_dict().items()})
+    sha256 = hashlib.sha256(data).hexdigest()
+    write_bytes(folder / "model.safetensors", data)
+    write_json(
+        folder / "model.json",
+        {"schema": 1, "sha256": sha256, "architecture": model.description, **meta},
+    )
+    return sha256
+
+
+def load_model(folder: Path, device: str = "cpu") -> tuple[Model, dict[str, Any]]:
+    """Return a saved model, ready to predict, and its model.json.
+
+    Raises WeightsError when a file is missing, damaged or does not fit the architecture.
+    """
+    try:
+        meta: dict[str, Any] = json.loads((folder / "model.json").read_bytes())
+        data = (folder / "model.safetensors").read_bytes()
+        found = hashlib.sha256(data).hexdigest()
+        if found != meta["sha256"]:
+            raise ValueError(f"SHA-256 {found[:12]}..., expected {meta['sha256'][:12]}...")
+        with reproducible(0, device):
+            model = tasks.build(meta["task"]).restore_model(meta["architecture"])
+        model.load_state_dict(load(data))
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        raise WeightsError(
+            f"The model in {folder} is missing or damaged: {error}. Restore model.safetensors and "
+            "model.json, or delete both and run the same command again to train it anew."
+        ) from error
+    return model.to(device).eval(), meta
+
+
+@contextlib.contextmanager
+def reproducible(seed: int, device: str) -> Iterator[None]:
+    """Seed torch and ask for deterministic kernels; give both back as they were."""
+    cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    fill = memory.fill_uninitialized_memory
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        memory.fill_uninitialized_memory = False  # would cost a tenth of the time
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before, warn_only=warn_only)
+            memory.fill_uninitialized_memory = fill

@@ -1,0 +1,1 @@
+"""Training of generators: MTDMs, domain LoRAs, joint models, and the card of a result."""

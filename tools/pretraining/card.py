@@ -1,0 +1,243 @@
+"""The card of an MTDM: how well its images agree with their prompts, and what it was trained on."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory.files import write_json
+from tools import tasks
+from tools.data.drawn import ImageRequest, join
+from tools.data.samples import Samples
+from tools.diffusion.pipeline import MTDMPipeline, load_pipeline
+from tools.generators import Generator
+from tools.generators.mtdm import MTDMGenerator
+from tools.labelers.audit import AuditClassifier, train_audit
+from tools.settings import AuditSettings, TrainSettings
+from tools.targets import Target, licence_of
+from tools.train_dstm import train_model
+
+N_IMAGES = 512
+TEACHER = TrainSettings(
+    model="unet", steps=300, batch_size=16, learning_rate=3e-3, balance_classes=False
+)
+BATCH_SIZE = 32
+
+Watch = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
+"""Takes what is done and in which unit; while it is done, takes how much of how much."""
+
+
+def _unwatched(what: str, unit: str) -> AbstractContextManager[Callable[[int, int], None]]:
+    return nullcontext(lambda done, total: None)
+
+
+def write_card(
+    folder: Path,
+    target: Target,
+    cache_dir: Path,
+    audit: AuditSettings | None = None,
+    device: str = "cpu",
+    watch: Watch = _unwatched,
+) -> dict[str, Any]:
+    """Draw images for the captions of real photographs and write their figures to card.json.
+
+    Uses the pipeline's default sampling. `trained` repeats step, loss and settings of the training
+    if its state lies beside the pipeline. watch: is told how far drawing and judging are.
+    """
+    generator = MTDMGenerator(load_pipeline(folder, device))
+    with watch("draw for the card", "images") as progress:
+        samples, texts = draw_like(target, generator, N_IMAGES, progress=progress)
+    if samples.labels:
+        agrees: dict[str, Any] = label_agreement(target, samples, device, watch=watch)
+    else:
+        with watch("train a judge of classes", "steps") as progress:
+            judge = train_audit(target, audit or AuditSettings(), cache_dir, device, progress)
+        agrees = agreement(judge, target, samples)
+    card = {
+        "target": target.name,
+        "notice": licence_of(target),
+        "trained": _state(folder.parent, generator.pipeline),
+        "n_images": len(samples),
+        **agrees,
+        "attributes": attribute_agreement(target, samples),
+        **memorisation(target, samples),
+        "example_prompts": texts[:4],
+    }
+    write_json(folder / "card.json", card)
+    return card
+
+
+def draw_like(
+    target: Target,
+    generator: Generator,
+    n_images: int,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Samples, list[str]]:
+    """Draw one image for the caption of each of `n_images` photographs of the generator split.
+
+    Photographs are drawn with replacement, so classes and attributes are as frequent as in
+    reality. Returns the images with what they were asked to show, and the captions.
+    """
+    real = target.split("generator")
+    rng = random.Random(seed)
+    rows = [rng.randrange(len(real)) for _ in range(n_images)]
+    texts = [target.vocabulary.caption(real.attributes[row], rng) for row in rows]
+    return _draw(generator, real.take(rows), texts, seed, 0, progress), texts
+
+
+def _state(folder: Path, pipeline: MTDMPipeline) -> dict[str, Any] | None:
+    """Return the state of a training, with how its pipeline draws now."""
+    path = folder / "train.json"
+    if not path.exists():
+        return None
+    state: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    # They may have been set anew after the last step.
+    now = {key: pipeline.config[key] for key in ("noise_kept", "spacing")}
+    return state | {"settings": state["settings"] | now}
+
+
+def draw_for(
+    target: Target, generator: Generator, asked: Samples, seed: int, first: int = 0
+) -> tuple[Samples, list[str]]:
+    """Draw one image for a caption of each sample; `first` numbers them.
+
+    Returns the images with what they were asked to show, and the captions.
+    """
+    rng = random.Random(f"{seed} {first}")
+    texts = [target.vocabulary.caption(attributes, rng) for attributes in asked.attributes]
+    return _draw(generator, asked, texts, seed, first), texts
+
+
+def _draw(
+    generator: Generator,
+    asked: Samples,
+    texts: Sequence[str],
+    seed: int,
+    first: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Samples:
+    requests = [ImageRequest(text, "card", first + i, seed) for i, text in enumerate(texts)]
+    batches = []
+    for start in range(0, len(requests), BATCH_SIZE):
+        progress(start, len(requests))
+        batches.append(generator.draw(requests[start : start + BATCH_SIZE]))
+    drawn = join(batches)
+    return Samples(
+        images=drawn.images,
+        classes=asked.classes,
+        attributes=asked.attributes,
+        ids=[f"card-{first + i:04d}" for i in range(len(asked))],
+        labels=drawn.labels,
+    )
+
+
+def agreement(audit: AuditClassifier, target: Target, samples: Samples) -> dict[str, float]:
+    """Return how often the audit sees the prompt's class, beside how often it is right on photos.
+
+    The photographs are those of the feedback split, which the audit was not trained on.
+    """
+    generated = audit.agreement(samples)
+    real = audit.agreement(target.split("feedback"))
+    return {
+        "audit_agreement_generated": generated,
+        "audit_agreement_real": real,
+        "audit_agreement_ratio": generated / max(real, 1e-9),
+    }
+
+
+def label_agreement(
+    target: Target,
+    samples: Samples,
+    device: str = "cpu",
+    teacher: TrainSettings = TEACHER,
+    watch: Watch = _unwatched,
+) -> dict[str, Any]:
+    """Return how well labels drawn with images agree with nets trained on the audit split.
+
+    Per kind of labels the task's main figure, higher is better, on drawn images and on the
+    feedback split, which the nets were not trained on, and the ratio of the two.
+    """
+    known, unseen = target.split("audit"), target.split("feedback")
+    names = target.pixel_classes
+    found = {}
+    for kind in samples.labels:
+        if kind not in known.labels or kind not in unseen.labels:
+            continue
+        task = tasks.build(kind)
+        train = teacher.model_copy(update={"task": kind})
+        with watch(f"train a judge of {kind}", "steps") as progress:
+            model, _, _ = train_model(known, task, len(names), train, device, progress)
+        figures = {}
+        for where, seen in (("generated", samples), ("real", unseen)):
+            said = task.predict(model, seen.images)
+            report = task.report(said, seen, names, 0, "card", (), len(seen))
+            figures[where] = report.metrics[task.metric].value
+        ratio = figures["generated"] / max(figures["real"], 1e-9)
+        found[kind] = {"figure": task.metric, **figures, "ratio": ratio}
+    return {"label_agreement": found}
+
+
+def attribute_agreement(target: Target, samples: Samples) -> dict[str, dict[str, float]]:
+    """Return, per attribute that can be measured, the share of images that show what was asked.
+
+    `chance` is the share that a generator deaf to its prompt would reach with the same images.
+    """
+    measurable = _measurable(target)
+    asked: dict[str, list[str]] = defaultdict(list)
+    seen: dict[str, list[str]] = defaultdict(list)
+    for image, attributes in zip(samples.images, samples.attributes, strict=True):
+        measured = target.measure(image, attributes)
+        for key in measurable & attributes.keys():
+            asked[key].append(attributes[key])
+            seen[key].append(measured.get(key, ""))
+    result = {}
+    for key in sorted(asked):
+        a, s = np.array(asked[key]), np.array(seen[key])
+        chance = sum(float((a == v).mean() * (s == v).mean()) for v in set(asked[key]))
+        result[key] = {"agreement": float((a == s).mean()), "chance": chance, "n": len(a)}
+    return result
+
+
+def memorisation(target: Target, samples: Samples) -> dict[str, float]:
+    """Compare distances to the nearest training photograph: of generated and of unseen real images.
+
+    Root mean square over pixels, 0..255, medians. A ratio far below 1 means that the model
+    repeats its training photographs.
+    """
+    known = _flat(target.split("generator"))
+    generated = _nearest(_flat(samples), known)
+    real = _nearest(_flat(target.split("feedback")), known)
+    return {
+        "nearest_training_image_generated": generated,
+        "nearest_training_image_real": real,
+        "nearest_training_image_ratio": generated / real,
+    }
+
+
+def _measurable(target: Target) -> set[str]:
+    """Return the attributes that `target.measure` finds on some photograph."""
+    audit = target.split("audit")
+    return {
+        key
+        for image, attributes in zip(audit.images, audit.attributes, strict=True)
+        for key in target.measure(image, attributes)
+    }
+
+
+def _flat(samples: Samples) -> NDArray[np.float32]:
+    return samples.images.reshape(len(samples), -1).astype(np.float32)
+
+
+def _nearest(images: NDArray[np.float32], known: NDArray[np.float32]) -> float:
+    squares = (images**2).sum(1)[:, None] + (known**2).sum(1)[None] - 2 * images @ known.T
+    nearest = np.sqrt(np.maximum(squares.min(1), 0) / images.shape[1])
+    return float(np.median(nearest))

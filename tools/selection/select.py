@@ -1,0 +1,241 @@
+"""Selection before training: which of a round's images the DSTM learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from memory.errors import WeightsError
+from memory.files import write_bytes
+from memory.records import Round, Selection, digest
+from tools import selection
+from tools.data.jobs import job_id, round_folder, run_once
+from tools.data.samples import Samples
+from tools.data.selected import FILE, without_left_out, write_choice
+from tools.data.shards import Generated, read_shards
+from tools.models import criteria
+from tools.models.criteria import Dstm, load_dstm
+from tools.models.embeddings import embed_by_dstm
+from tools.selection import Candidates, Learner
+from tools.settings import SelectionSettings
+from tools.tasks import Batch
+
+STATE = "selection.safetensors"
+# DSTMs over whose gradients the variance is taken, the latest ones.
+N_CHECKPOINTS = 3
+_BATCH = 64
+
+
+def select_images(
+    round: int,  # noqa: A002 (the name of the record's field)
+    session_folder: Path,
+    past: Sequence[Round],
+    settings: SelectionSettings,
+    seed: int,
+    memory_folder: Path,
+    device: str = "cpu",
+) -> Selection | None:
+    """Choose among the images of a round, once; None when all of them are wanted.
+
+    past: the session's rounds up to this one; memory_folder: where a method that learns keeps
+    what it learned for later sessions. What earlier rounds chose stays chosen. The choice is in
+    rounds/NNN/selection.json, the state of a method that learns beside it, so that a resumed or
+    forked session goes on as it would have. Where no DSTM has been trained yet, or too few for
+    the variance of gradients, methods that need one choose at random.
+    """
+    current = next(r for r in past if r.number == round)
+    if settings.keep == 1 or current.batch is None:
+        return None
+    trainings = [r.training for r in past if r.training and r.number < round][-N_CHECKPOINTS:]
+    arguments = {
+        "settings": settings.model_dump(mode="json"),
+        "seed": seed,
+        "shards": [[Path(shard.file).name, shard.sha256] for shard in current.batch.shards],
+        "models": [training.sha256 for training in trainings],
+    }
+    name = job_id(session_folder.name, round, "select_images", arguments)
+    job, folder = session_folder / "jobs" / name, round_folder(session_folder, round)
+    shared = memory_folder / f"{settings.method.replace(':', '.')}.safetensors"
+
+    def work() -> dict[str, Any]:
+        method = selection.build(settings.method)
+        if isinstance(method, Learner):
+            _restore(method, job, round, session_folder, shared if settings.remember else None)
+        generated = _read(session_folder, current)
+        n = max(1, int(np.floor(settings.keep * len(generated.samples) + 0.5)))
+        n_models = 2 if "variance" in method.needs else 1 if method.needs else 0
+        chooser = method if len(trainings) >= n_models else selection.build("random")
+        if chooser is method:
+            models = [_load(session_folder / t.model, device) for t in trainings]
+            candidates = _measure(method.needs, generated, models, session_folder, round, past)
+        else:
+            candidates = Candidates(audit=generated.samples.weights)
+        own_seed = int(digest([seed, round, "selection"]), 16)
+        rows = chooser.choose(candidates, n, own_seed)
+        if isinstance(method, Learner):
+            write_bytes(folder / STATE, _pack(method))
+        found = Selection(
+            method=chooser.name,
+            n_candidates=len(generated.samples),
+            n_chosen=len(rows),
+            file=(folder / FILE).relative_to(session_folder).as_posix(),
+            sha256=write_choice(folder, chooser.name, generated.samples.ids, rows.tolist()),
+        )
+        return found.to_json()
+
+    if not (folder / FILE).exists():
+        (job / "result.json").unlink(missing_ok=True)
+    found = Selection.model_validate(run_once(job, arguments, work))
+    if settings.remember and (folder / STATE).exists():
+        write_bytes(shared, (folder / STATE).read_bytes())
+    return found
+
+
+def _restore(
+    method: Learner,
+    job: Path,
+    round_number: int,
+    session_folder: Path,
+    shared: Path | None,
+) -> None:
+    """Give a method its state: of the session's last choice, or else of earlier sessions.
+
+    The state is copied first, since another session may change what is shared before a killed
+    choice is made again.
+    """
+    earlier = [round_folder(session_folder, n) / STATE for n in range(round_number - 1, 0, -1)]
+    own = next((path for path in earlier if path.exists()), None)
+    start = job / "start.safetensors"
+    if not start.exists():
+        source = own or (shared if shared and shared.exists() else None)
+        write_bytes(start, source.read_bytes() if source else b"")
+    data = start.read_bytes()
+    if not data:
+        return
+    try:
+        method.restore(load(data), same_session=own is not None)
+    except (SafetensorError, KeyError, RuntimeError) as error:
+        raise WeightsError(
+            f"What {own or shared} holds is damaged or of another version: {error}. Delete this "
+            f"file and {start}, and run the same command again: the method begins anew."
+        ) from error
+
+
+def _pack(method: Learner) -> bytes:
+    return save({name: value.contiguous() for name, value in method.state().items()})
+
+
+def _load(folder: Path, device: str) -> Dstm:
+    dstm = load_dstm(folder, device)
+    dstm.model.requires_grad_(requires_grad=False)
+    return dstm
+
+
+def _read(session_folder: Path, done: Round) -> Generated:
+    assert done.batch is not None  # of the rounds asked for
+    return read_shards([session_folder / shard.file for shard in done.batch.shards])
+
+
+def _measure(
+    needs: Sequence[str],
+    generated: Generated,
+    models: Sequence[Dstm],
+    session_folder: Path,
+    round_number: int,
+    past: Sequence[Round],
+) -> Candidates:
+    """Return what the latest DSTM and the rounds so far say of a round's images."""
+    samples = generated.samples
+    scores = [
+        r.report.metrics[r.report.main_metric].value
+        for r in past
+        if r.report and r.report.metrics and r.number < round_number
+    ]
+    found: dict[str, Any] = {}
+    if "entropy" in needs or "margin" in needs:
+        found |= _uncertainty(models[-1], samples)
+    if "features" in needs:
+        embed = embed_by_dstm(models[-1].model)
+        found["features"] = embed(samples.images)
+        earlier = [
+            session_folder / shard.file
+            for r in past
+            if r.batch and r.number < round_number
+            for shard in r.batch.shards
+        ]
+        known = without_left_out(read_shards(earlier).samples, earlier)
+        found["chosen_features"] = embed(known.images)
+    if "variance" in needs:
+        found["variance"] = variance_of_gradients(models, samples)
+    if "credit" in needs:
+        found["credit"] = _credit(samples, past)
+    return Candidates(
+        audit=samples.weights,
+        score=scores[-1] if scores else None,
+        gain=scores[-1] - scores[-2] if len(scores) > 1 else None,
+        **found,
+    )
+
+
+def _pixels(dstm: Dstm, samples: Samples, rows: slice) -> torch.Tensor:
+    device = next(dstm.model.parameters()).device
+    return torch.from_numpy(samples.images[rows]).to(device).float() / 255
+
+
+@torch.inference_mode()
+def _uncertainty(dstm: Dstm, samples: Samples) -> dict[str, NDArray[np.float64]]:
+    parts: dict[str, list[NDArray[np.float64]]] = {"entropy": [], "margin": []}
+    for start in range(0, len(samples), _BATCH):
+        outputs = dstm.model(_pixels(dstm, samples, slice(start, start + _BATCH)))
+        for name, measure in (("entropy", criteria.entropy), ("margin", criteria.margin)):
+            parts[name].append(measure(dstm.task, outputs).double().cpu().numpy())
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def variance_of_gradients(models: Sequence[Dstm], samples: Samples) -> NDArray[np.float64]:
+    """Return the variance over models of the loss's gradient by each pixel, averaged, (n,).
+
+    In standard deviations from the mean of the image's class, as classes differ in it.
+    """
+    labels = [dstm.task.labels(samples) for dstm in models]
+    parts = []
+    for start in range(0, len(samples), _BATCH):
+        rows = slice(start, start + _BATCH)
+        gradients: list[torch.Tensor] = []
+        for dstm, true in zip(models, labels, strict=True):
+            images = _pixels(dstm, samples, rows).requires_grad_()
+            batch = Batch(images, true[rows].to(images.device))
+            losses = criteria.loss(dstm.task, dstm.model(images), batch, dstm.settings)
+            gradients += torch.autograd.grad(losses.sum(), images)
+        spread = torch.stack(gradients).var(0, correction=0).flatten(1).mean(1)
+        parts.append(spread.double().cpu().numpy())
+    values = np.concatenate(parts)
+    for number in np.unique(samples.classes):
+        own = samples.classes == number
+        values[own] = (values[own] - values[own].mean()) / (values[own].std() + 1e-12)
+    return values
+
+
+def _credit(samples: Samples, past: Sequence[Round]) -> NDArray[np.float64]:
+    """Return what earlier prompts did for the slices that an image belongs to, (n,); 0 if none."""
+    gains: dict[str, list[float]] = {}
+    slices: dict[str, dict[str, str]] = {}
+    for done in past:
+        if done.report:
+            slices |= {part.key: part.attributes for part in done.report.slices}
+        for credit in done.credits:
+            gains.setdefault(credit.slice, []).append(credit.change_per_100)
+    means = {name: float(np.mean(own)) for name, own in gains.items() if name in slices}
+
+    def of(attributes: dict[str, str]) -> float:
+        own = [mean for name, mean in means.items() if slices[name].items() <= attributes.items()]
+        return float(np.mean(own)) if own else 0.0
+
+    return np.array([of(dict(attributes)) for attributes in samples.attributes])
