@@ -148,7 +148,7 @@ import numpy as np
 from PIL import Image
 
 from tools import tasks
-from tools.train_dstm import load_model
+from tools.models.dstm_file import load_model
 
 model, meta = load_model(Path(__file__).parent)
 task = tasks.build(meta["task"])

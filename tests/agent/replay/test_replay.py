@@ -76,7 +76,8 @@ for folder in sys.argv[1:]:
 
 
 def verify_blocked(*folders: Path, path: Path | None = None) -> list[dict[str, Any]]:
-    environment = {**os.environ, **({"PYTHONPATH": str(path)} if path else {})}
+    places = [str(path or ""), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
     done = subprocess.run(
         [sys.executable, "-c", BLOCKED, *map(str, folders)],
         capture_output=True,
