@@ -12,7 +12,7 @@ from agent import planners
 from agent.config.settings import Settings
 from agent.loop.components import build_generator, build_target, choose_device
 from agent.loop.validation import validate
-from agent.planners import Observation, palette_of
+from agent.planners import Observation, distribution_of
 from agent.session.folder import folder_of, list_sessions, stored_settings
 from agent.session.limits import HOUR_S
 from memory.journal import read_events, rounds
@@ -81,7 +81,7 @@ def first_plan(settings: Settings, target: Target, generator: Generator) -> Plan
         images_per_prompt=settings.session.images_per_prompt,
         seed=settings.session.seed,
     )
-    draft = planners.build(planner).plan(observation, palette_of(target), target.vocabulary)
+    draft = planners.build(planner).plan(observation, distribution_of(target), target.vocabulary)
     return validate(
         draft,
         1,

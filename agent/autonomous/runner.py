@@ -31,7 +31,7 @@ from agent.loop.observer import ConsoleObserver
 from agent.loop.recording import head
 from agent.loop.state import RoundState, new_round
 from agent.loop.toolbox import Toolbox
-from agent.planners import Palette, palette_of
+from agent.planners import AttributeDistribution, distribution_of
 from agent.session import data_manifest
 from agent.session.checkpoints import Checkpoints, checkpoints
 from agent.session.control import Control
@@ -196,7 +196,7 @@ def _journal_answer(session: Session, question: Question, answer: Answer) -> Non
         session.journal.append("approval", **data, **said)
 
 
-def _open_journal(session: Session, bench: Workbench) -> Palette:
+def _open_journal(session: Session, bench: Workbench) -> AttributeDistribution:
     """Journal what the session is, or that it goes on, and return its palette."""
     known = session.journal.get("session")
     if known:
@@ -205,8 +205,8 @@ def _open_journal(session: Session, bench: Workbench) -> Palette:
             settings=told_settings(session.settings),
             interactive=bench.observer.interactive,
         )
-        return Palette.model_validate(known["palette"])
-    palette = palette_of(bench.target)
+        return AttributeDistribution.model_validate(known["palette"])
+    palette = distribution_of(bench.target)
     data_manifest.begin(session, bench.target)
     session.journal.append(
         "session",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from langchain_core.language_models import BaseChatModel
 
 from agent.config.settings import LLMSettings
-from agent.planners import Palette
+from agent.planners import AttributeDistribution
 from prompts.vocabulary import Vocabulary
 from tools.plugins import load
 
@@ -20,7 +20,7 @@ from tools.plugins import load
 class BrainContext:
     """What a brain may need to know of its session."""
 
-    palette: Palette
+    palette: AttributeDistribution
     vocabulary: Vocabulary
     llm: LLMSettings
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from agent import planners
 from agent.brains import BrainContext
 from agent.brains._local import LocalBrain
-from agent.planners import Observation, Palette
+from agent.planners import AttributeDistribution, Observation
 from memory.errors import SettingsError, unknown
 from prompts.vocabulary import Vocabulary
 from tools.plugins import names
@@ -27,7 +27,7 @@ class PolicyBrain(LocalBrain):
     """
 
     planner: Any = Field(description="an agent.planners.Planner")
-    palette: Palette
+    palette: AttributeDistribution
     vocabulary: Vocabulary
 
     @property

@@ -19,7 +19,7 @@ from agent.brains.spending import Usage, spent
 from agent.chat.live import LiveSession
 from agent.chat.overview import say_progress
 from agent.loop.context import say_failures, say_report
-from agent.planners import palette_of
+from agent.planners import distribution_of
 from agent.steering.grammar import Meant
 from agent.steering.preferences import STEERING, STRENGTH, Kind, effects, wishes
 from memory.errors import BrainError, ShapingError
@@ -128,7 +128,7 @@ class Talk:
             from agent.brains import BrainContext
 
             session, target = self._live.session, self._live.bench.target
-            context = BrainContext(palette_of(target), target.vocabulary, session.settings.llm)
+            context = BrainContext(distribution_of(target), target.vocabulary, session.settings.llm)
             self._brain = with_mode(brains.build(session.settings.brain, context), session)
         return self._brain
 

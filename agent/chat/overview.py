@@ -9,7 +9,7 @@ from functools import cached_property
 
 from agent.chat.live import LiveSession
 from agent.loop.validation import slice_attributes
-from agent.planners import Palette, palette_of
+from agent.planners import AttributeDistribution, distribution_of
 from agent.steering.arguments import unquoted
 from agent.steering.lexicon import Lexicon
 from agent.steering.preferences import STEERING, Addition, Effect, Wish, additions, effects, wishes
@@ -36,9 +36,9 @@ class Overview:
         return Lexicon(self.vocabulary)
 
     @cached_property
-    def palette(self) -> Palette:
+    def palette(self) -> AttributeDistribution:
         """The combinations of attributes that the target's generator split has."""
-        return palette_of(self._live.bench.target)
+        return distribution_of(self._live.bench.target)
 
     def wishes(self) -> list[Wish]:
         """Return the wishes that hold, the oldest first."""

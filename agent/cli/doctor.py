@@ -58,12 +58,14 @@ def brain(settings: Settings) -> list[Check]:
     from agent import brains
     from agent.brains.probe import probe
     from agent.brains.remote import RemoteBrain
-    from agent.planners import Palette, PaletteRow
+    from agent.planners import AttributeCombination, AttributeDistribution
     from prompts.vocabulary import load_vocabulary
 
     name = f"brain {settings.brain}"
     # What the probe asks is not about the target, so no photographs need to be read for it.
-    palette = Palette(rows=(PaletteRow(attributes={}, class_name="any", n=1),))
+    palette = AttributeDistribution(
+        rows=(AttributeCombination(attributes={}, class_name="any", n=1),)
+    )
     vocabulary = load_vocabulary(settings.target.name)
     built = brains.build(settings.brain, brains.BrainContext(palette, vocabulary, settings.llm))
     if not isinstance(built, RemoteBrain):

@@ -20,7 +20,7 @@ from agent.brains.remote import RemoteBrain
 from agent.brains.spending import Spending
 from agent.config.settings import LLMSettings, Settings
 from agent.loop.components import build_generator, build_target, choose_device
-from agent.planners import Palette, palette_of
+from agent.planners import AttributeDistribution, distribution_of
 from agent.steering.lexicon import Lexicon
 from eval.diversity import distinct_n, vendi
 from eval.metrics import wilson
@@ -174,7 +174,7 @@ def compare(
     """
     target = build_target(settings)
     asked = understand(request, target.vocabulary)
-    palette = palette_of(target)
+    palette = distribution_of(target)
     brain = _brain(settings, palette, target.vocabulary)
     device = choose_device(settings)
     seed = settings.session.seed
@@ -289,7 +289,11 @@ def ask(
 
 
 def say(
-    asked: Mapping[str, str], n: int, vocabulary: Vocabulary, palette: Palette, seed: int
+    asked: Mapping[str, str],
+    n: int,
+    vocabulary: Vocabulary,
+    palette: AttributeDistribution,
+    seed: int,
 ) -> PromptSet:
     """Let the caption grammar write `n` prompts.
 
@@ -398,7 +402,9 @@ def notes(comparison: Comparison, n_texts: int = 20) -> Iterator[str]:
             yield f"  Stopped after {len(prompts.texts)}: {prompts.stopped}"
 
 
-def _brain(settings: Settings, palette: Palette, vocabulary: Vocabulary) -> BaseChatModel | None:
+def _brain(
+    settings: Settings, palette: AttributeDistribution, vocabulary: Vocabulary
+) -> BaseChatModel | None:
     """Build the brain, or return None for one that has no language model."""
     brain = brains.build(settings.brain, BrainContext(palette, vocabulary, settings.llm))
     if isinstance(brain, RemoteBrain) and settings.llm.mode == "auto":

@@ -5,13 +5,13 @@ It has no `build`, so no session can choose it: `shaping compare` hands it what 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from agent.planners import Observation, Palette, PlanDraft
+from agent.planners import AttributeDistribution, Observation, PlanDraft
 from agent.planners.audited_failure import audited_shares
 from agent.planners.count import Count
-from agent.planners.slices import errors, spend, supplied
-from memory.records import Report
+from agent.planners.slices import SlicePlanner, errors
+from memory.records import Report, SliceScore
 from prompts.vocabulary import Vocabulary
 
 
@@ -31,25 +31,23 @@ class Oracle:
         floor: float = 0.4,
         sharpness: float = 1.5,
     ) -> None:
-        self._sealed = sealed
         self._broken = broken
-        self._floor = floor
-        self._sharpness = sharpness
 
-    def plan(self, observation: Observation, palette: Palette, vocabulary: Vocabulary) -> PlanDraft:
+        def shares(observation: Observation, slices: Sequence[SliceScore]) -> dict[str, float]:
+            return audited_shares(errors(slices), {s.key: 1.0 for s in slices}, sharpness)
+
+        self._planner = SlicePlanner(
+            self.name, shares, floor, base=Count(), report=lambda rounds: sealed
+        )
+
+    def plan(
+        self, observation: Observation, distribution: AttributeDistribution, vocabulary: Vocabulary
+    ) -> PlanDraft:
         """Return the draft of a round."""
         sound = tuple(
             row
-            for row in palette.rows
+            for row in distribution.rows
             if not any(broken.items() <= row.attributes.items() for broken in self._broken)
         )
-        palette = Palette(rows=sound or palette.rows)
-        slices = supplied(self._sealed, palette)
-        if not slices:
-            return Count().plan(observation, palette, vocabulary)
-        shares = audited_shares(
-            errors(slices), {score.key: 1.0 for score in slices}, self._sharpness
-        )
-        return spend(
-            self.name, shares, slices, observation, palette, vocabulary, self._floor, Count()
-        )
+        drawable = AttributeDistribution(rows=sound or distribution.rows)
+        return self._planner.plan(observation, drawable, vocabulary)

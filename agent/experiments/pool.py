@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from agent.config.settings import Settings
 from agent.loop.components import build_generator, build_judge, build_target, choose_device
-from agent.planners import Palette, palette_of
+from agent.planners import AttributeDistribution, distribution_of
 from memory.files import write_bytes
 from memory.records import Failure, PromptSpec, Record, Report, Round, Share, digest
 from tools import tasks
@@ -68,9 +68,9 @@ class Lab:
         return build_judge(self.settings, self.target, self.device)
 
     @cached_property
-    def palette(self) -> Palette:
+    def palette(self) -> AttributeDistribution:
         """What can be asked for."""
-        return palette_of(self.target)
+        return distribution_of(self.target)
 
     def train(
         self,
@@ -272,7 +272,7 @@ def cell_of(prompt: PromptSpec) -> str:
 
 
 def broken_cells(
-    palette: Palette, slices: Sequence[tuple[str, ...]], share: Share, seed: int
+    palette: AttributeDistribution, slices: Sequence[tuple[str, ...]], share: Share, seed: int
 ) -> list[dict[str, str]]:
     """Return a share of the prompt cells, at least one if it is above 0, drawn by the seed.
 

@@ -22,7 +22,7 @@ from agent.loop.observations import (
 )
 from agent.loop.trials import with_trials
 from agent.loop.validation import validate
-from agent.planners import Palette, PlanDraft
+from agent.planners import AttributeDistribution, PlanDraft
 from agent.steering.preferences import (
     STEERING,
     Shift,
@@ -182,9 +182,9 @@ class Proposals:
             return f"the generator {self._session.settings.generator.name!r} cannot be pulled"
         return None
 
-    def _palette(self) -> Palette:
+    def _palette(self) -> AttributeDistribution:
         (head,) = self._journal.events("session")
-        return Palette.model_validate(head["palette"])
+        return AttributeDistribution.model_validate(head["palette"])
 
     def _tell_wishes(self, round_number: int, wanted: Sequence[Wish]) -> None:
         """Refuse a plan, once, whose author could not know of a wish given in this round."""

@@ -17,7 +17,7 @@ import random
 from collections.abc import Mapping, Sequence
 
 from agent.loop.validation import MAX_PROMPTS
-from agent.planners import Observation, Palette, PlanDraft, PromptDraft
+from agent.planners import AttributeDistribution, Observation, PlanDraft, PromptDraft
 from agent.planners.slices import slice_prompts
 from agent.steering.preferences import Wish, as_draft, breaks, scaled
 from eval.fixable import evidence_from
@@ -31,7 +31,7 @@ MOST = 0.5
 def with_trials(
     draft: PlanDraft,
     observation: Observation,
-    palette: Palette,
+    palette: AttributeDistribution,
     vocabulary: Vocabulary,
     n: int,
     wanted: Sequence[Wish] = (),
@@ -86,13 +86,15 @@ def _failing(failures: Sequence[Failure]) -> list[Failure]:
     return sorted(found, key=lambda f: (-f.error_rate.value, f.slice))
 
 
-def _allowed(palette: Palette, wanted: Sequence[Wish], vocabulary: Vocabulary) -> Palette | None:
+def _allowed(
+    palette: AttributeDistribution, wanted: Sequence[Wish], vocabulary: Vocabulary
+) -> AttributeDistribution | None:
     """Return what of a palette keeps the constraints of a person, None where nothing does."""
     rows = [row for row in palette.rows if not breaks(as_draft(row), wanted, vocabulary)]
-    return Palette(rows=tuple(rows)) if rows else None
+    return AttributeDistribution(rows=tuple(rows)) if rows else None
 
 
-def _supplies(palette: Palette, attributes: Mapping[str, str]) -> bool:
+def _supplies(palette: AttributeDistribution, attributes: Mapping[str, str]) -> bool:
     return any(attributes.items() <= row.attributes.items() for row in palette.rows)
 
 

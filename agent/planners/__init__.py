@@ -1,7 +1,7 @@
 """Planners: decide what data comes next without an LLM. One file per planner.
 
 A planner file has a function `build(**options) -> Planner`. Planners are pure: the same
-observation and palette give the same draft.
+observation and distribution give the same draft.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tools.targets import Target
 
 
-class PaletteRow(Record):
+class AttributeCombination(Record):
     """A combination of attribute values that real photographs have, and how many have it."""
 
     attributes: dict[str, str]
@@ -32,12 +32,14 @@ class PaletteRow(Record):
     n: int = Field(ge=1)
 
 
-class Palette(Record):
+class AttributeDistribution(Record):
     """What the generator split contains: combinations that the generator can be asked for."""
 
-    rows: tuple[PaletteRow, ...] = Field(min_length=1)
+    rows: tuple[AttributeCombination, ...] = Field(min_length=1)
 
-    def matching(self, attributes: Mapping[str, str], class_name: str) -> list[PaletteRow]:
+    def matching(
+        self, attributes: Mapping[str, str], class_name: str
+    ) -> list[AttributeCombination]:
         """Return the rows of a class that have all the given values."""
         return [
             row
@@ -96,7 +98,9 @@ class Planner(Protocol):
 
     name: str
 
-    def plan(self, observation: Observation, palette: Palette, vocabulary: Vocabulary) -> PlanDraft:
+    def plan(
+        self, observation: Observation, distribution: AttributeDistribution, vocabulary: Vocabulary
+    ) -> PlanDraft:
         """Return a draft whose counts add up to `observation.n_images`."""
         ...
 
@@ -120,35 +124,37 @@ def build(spec: str) -> Planner:
     return planner
 
 
-def palette_of(target: Target) -> Palette:
+def distribution_of(target: Target) -> AttributeDistribution:
     """Count the attribute combinations of the target's generator split."""
-    return palette_from(target.split("generator"), target.class_names)
+    return count_attributes(target.split("generator"), target.class_names)
 
 
-def palette_from(samples: Samples, class_names: Sequence[str]) -> Palette:
+def count_attributes(samples: Samples, class_names: Sequence[str]) -> AttributeDistribution:
     """Count the attribute combinations of labelled samples, most frequent first."""
     counts: dict[tuple[int, tuple[tuple[str, str], ...]], int] = {}
     for attributes, label in zip(samples.attributes, samples.classes, strict=True):
         key = (int(label), tuple(sorted(attributes.items())))
         counts[key] = counts.get(key, 0) + 1
     rows = [
-        PaletteRow(attributes=dict(items), class_name=class_names[label], n=n)
+        AttributeCombination(attributes=dict(items), class_name=class_names[label], n=n)
         for (label, items), n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     ]
-    return Palette(rows=tuple(rows))
+    return AttributeDistribution(rows=tuple(rows))
 
 
-def cells(palette: Palette, attributes: Sequence[str]) -> list[tuple[dict[str, str], str]]:
-    """Return the distinct (values of `attributes`, class) that the palette has, sorted."""
+def cells(
+    distribution: AttributeDistribution, attributes: Sequence[str]
+) -> list[tuple[dict[str, str], str]]:
+    """Return the distinct (values of `attributes`, class) that the distribution has, sorted."""
     found = {
         (row.class_name, tuple((k, row.attributes[k]) for k in attributes if k in row.attributes))
-        for row in palette.rows
+        for row in distribution.rows
     }
     return [(dict(items), class_name) for class_name, items in sorted(found)]
 
 
 def draw_prompts(
-    rows: Sequence[PaletteRow],
+    rows: Sequence[AttributeCombination],
     n_images: int,
     images_per_prompt: int,
     vocabulary: Vocabulary,
@@ -177,7 +183,7 @@ def cell_prompts(
     shares: Sequence[float],
     found: Sequence[tuple[dict[str, str], str]],
     observation: Observation,
-    palette: Palette,
+    distribution: AttributeDistribution,
     vocabulary: Vocabulary,
     rng: random.Random,
     why: str,
@@ -188,7 +194,7 @@ def cell_prompts(
         draft
         for (attributes, class_name), count in zip(found, counts, strict=True)
         for draft in draw_prompts(
-            palette.matching(attributes, class_name),
+            distribution.matching(attributes, class_name),
             count,
             observation.images_per_prompt,
             vocabulary,

@@ -12,55 +12,17 @@ audit that has changed is noticed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from agent.planners import Observation, Palette, PlanDraft
+from agent.planners import Observation
 from agent.planners.count import Count
-from agent.planners.slices import errors, kept_rates, last_report, open_slices, spend, supplied
-from prompts.vocabulary import Vocabulary
+from agent.planners.slices import SlicePlanner, errors, kept_rates
+from memory.records import SliceScore
 
 _RETEST_EVERY = 3
 _MOSTLY = 0.5
-
-
-class AuditedFailure:
-    """The planner `audited_failure`; curriculum: see `open_slices`."""
-
-    name = "audited_failure"
-
-    def __init__(self, floor: float, sharpness: float, curriculum: bool) -> None:
-        self._floor = floor
-        self._sharpness = sharpness
-        self._curriculum = curriculum
-
-    def plan(self, observation: Observation, palette: Palette, vocabulary: Vocabulary) -> PlanDraft:
-        """Return the draft of a round; evenly spread while there is no report."""
-        slices = supplied(last_report(observation.rounds), palette)
-        if self._curriculum:
-            slices = open_slices(slices)
-        if not slices:
-            return Count().plan(observation, palette, vocabulary)
-        kept = kept_rates(observation.rounds, slices)
-        hopes = {f.slice: f.fixable.chance.high for f in observation.failures if f.fixable}
-        shares = {
-            key: share * hopes.get(key, 1.0)
-            for key, share in audited_shares(errors(slices), kept, self._sharpness).items()
-        }
-        if observation.round % _RETEST_EVERY == 0:
-            prompt = observation.images_per_prompt / observation.n_images
-            shares |= {key: max(shares[key], prompt) for key in kept if kept[key] < _MOSTLY}
-        return spend(
-            self.name,
-            shares,
-            slices,
-            observation,
-            palette,
-            vocabulary,
-            self._floor,
-            Count(),
-        )
 
 
 def audited_shares(
@@ -78,6 +40,17 @@ def audited_shares(
     return {key: weight / total for key, weight in weights.items()}
 
 
-def build(floor: float = 0.4, sharpness: float = 1.5, curriculum: bool = False) -> AuditedFailure:
-    """Build the planner."""
-    return AuditedFailure(floor, sharpness, curriculum)
+def build(floor: float = 0.4, sharpness: float = 1.5, curriculum: bool = False) -> SlicePlanner:
+    """Build the planner; sharpness: of the allocation, 0 ignores errors."""
+
+    def shares(observation: Observation, slices: Sequence[SliceScore]) -> dict[str, float]:
+        kept = kept_rates(observation.rounds, slices)
+        chances = {f.slice: f.fixable.chance.high for f in observation.failures if f.fixable}
+        by_error = audited_shares(errors(slices), kept, sharpness)
+        shares = {key: share * chances.get(key, 1.0) for key, share in by_error.items()}
+        if observation.round % _RETEST_EVERY == 0:
+            prompt = observation.images_per_prompt / observation.n_images
+            shares |= {key: max(shares[key], prompt) for key in kept if kept[key] < _MOSTLY}
+        return shares
+
+    return SlicePlanner("audited_failure", shares, floor, curriculum, base=Count())

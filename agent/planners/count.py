@@ -10,8 +10,8 @@ import random
 from collections import Counter
 from collections.abc import Mapping
 
-from agent.planners import Observation, Palette, PlanDraft, PromptDraft
-from agent.planners.slices import last_report, slice_prompts, supplied
+from agent.planners import AttributeDistribution, Observation, PlanDraft, PromptDraft
+from agent.planners.slices import last_report, slice_prompts, supported_slices
 from memory.records import slice_key
 from prompts.vocabulary import Vocabulary
 
@@ -21,11 +21,13 @@ class Count:
 
     name = "count"
 
-    def plan(self, observation: Observation, palette: Palette, vocabulary: Vocabulary) -> PlanDraft:
+    def plan(
+        self, observation: Observation, distribution: AttributeDistribution, vocabulary: Vocabulary
+    ) -> PlanDraft:
         """Return the draft of a round."""
         rng = random.Random(f"count {observation.seed} {observation.round}")
-        known = supplied(last_report(observation.rounds), palette)
-        slices = {s.key: s.attributes for s in known} or plain_slices(palette, vocabulary)
+        known = supported_slices(last_report(observation.rounds), distribution)
+        slices = {s.key: s.attributes for s in known} or plain_slices(distribution, vocabulary)
         made: Counter[str] = Counter()
         for past in observation.rounds:
             for prompt in past.plan.prompts if past.plan else ():
@@ -37,7 +39,7 @@ class Count:
             key = rng.choice([key for key in slices if made[key] == fewest])
             n_images = min(left, observation.images_per_prompt)
             for draft in slice_prompts(
-                slices[key], n_images, observation, palette, vocabulary, rng, f"few of {key}"
+                slices[key], n_images, observation, distribution, vocabulary, rng, f"few of {key}"
             ):
                 prompts.append(draft)
                 _count(made, slices, draft.attributes, draft.count)
@@ -45,13 +47,15 @@ class Count:
         return PlanDraft(prompts=tuple(prompts), why="Slices get equally many images.")
 
 
-def plain_slices(palette: Palette, vocabulary: Vocabulary) -> dict[str, dict[str, str]]:
-    """Return the attribute values that the palette has, as slices by their key."""
+def plain_slices(
+    distribution: AttributeDistribution, vocabulary: Vocabulary
+) -> dict[str, dict[str, str]]:
+    """Return the attribute values that the distribution has, as slices by their key."""
     found = [
         {name: value}
         for name, values in vocabulary.attributes.items()
         for value in values
-        if any(row.attributes.get(name) == value for row in palette.rows)
+        if any(row.attributes.get(name) == value for row in distribution.rows)
     ]
     return {slice_key(attributes): attributes for attributes in found}
 

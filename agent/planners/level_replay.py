@@ -9,35 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from agent.planners import Observation, Palette, PlanDraft
-from agent.planners.slices import errors, last_report, spend, supplied, used
-from agent.planners.uniform import Uniform
+from agent.planners import Observation
+from agent.planners.slices import SlicePlanner, asked_for, errors
 from memory.records import Round, SliceScore
-from prompts.vocabulary import Vocabulary
-
-
-class LevelReplay:
-    """The planner `level_replay`; beta: above 0, small is greedy; rho: 0..1, for stale slices."""
-
-    name = "level_replay"
-
-    def __init__(self, beta: float, rho: float) -> None:
-        self._beta = beta
-        self._rho = rho
-
-    def plan(self, observation: Observation, palette: Palette, vocabulary: Vocabulary) -> PlanDraft:
-        """Return the draft of a round; uniform while there is no report."""
-        slices = supplied(last_report(observation.rounds), palette)
-        if not slices:
-            return Uniform().plan(observation, palette, vocabulary)
-        by_rank = rank_shares(errors(slices), self._beta)
-        stale = staleness(observation.rounds, slices)
-        total = sum(stale.values())
-        shares = {
-            key: (1 - self._rho) * share + (self._rho * stale[key] / total if total else 0.0)
-            for key, share in by_rank.items()
-        }
-        return spend(self.name, shares, slices, observation, palette, vocabulary)
 
 
 def rank_shares(values: Mapping[str, float], beta: float) -> dict[str, float]:
@@ -52,12 +26,21 @@ def staleness(rounds: Sequence[Round], slices: Sequence[SliceScore]) -> dict[str
     """Return how many rounds ago each slice was last asked for, 0 in the last round."""
     return {
         score.key: next(
-            (age for age, r in enumerate(reversed(rounds)) if used(r, score)), len(rounds)
+            (age for age, r in enumerate(reversed(rounds)) if asked_for(r, score)), len(rounds)
         )
         for score in slices
     }
 
 
-def build(beta: float = 0.5, rho: float = 0.1) -> LevelReplay:
-    """Build the planner."""
-    return LevelReplay(beta, rho)
+def build(beta: float = 0.5, rho: float = 0.1) -> SlicePlanner:
+    """Build the planner; beta: above 0, small is greedy; rho: 0..1, weight of stale slices."""
+
+    def shares(observation: Observation, slices: Sequence[SliceScore]) -> dict[str, float]:
+        stale = staleness(observation.rounds, slices)
+        total = sum(stale.values())
+        return {
+            key: (1 - rho) * share + (rho * stale[key] / total if total else 0.0)
+            for key, share in rank_shares(errors(slices), beta).items()
+        }
+
+    return SlicePlanner("level_replay", shares)

@@ -12,36 +12,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from agent.planners import Observation, Palette, PlanDraft
-from agent.planners.slices import changes, last_report, reward, spend, supplied
-from agent.planners.uniform import Uniform
+from agent.planners.slices import Shares, SlicePlanner, changes, reward
 from eval.credit import agrees
 from memory.errors import SettingsError, unknown
 from memory.records import Round, SliceScore
-from prompts.vocabulary import Vocabulary
 
 Method = Literal["exp3", "groupdro"]
-
-
-class Mixing:
-    """The planner `mixing`; eta: step of GroupDRO."""
-
-    name = "mixing"
-
-    def __init__(self, method: Method, eta: float) -> None:
-        self._method = method
-        self._eta = eta
-
-    def plan(self, observation: Observation, palette: Palette, vocabulary: Vocabulary) -> PlanDraft:
-        """Return the draft of a round; uniform while there is no report."""
-        slices = supplied(last_report(observation.rounds), palette)
-        if not slices:
-            return Uniform().plan(observation, palette, vocabulary)
-        if self._method == "exp3":
-            shares = exp3(observation.rounds, slices)
-        else:
-            shares = group_dro(observation.rounds, slices, self._eta)
-        return spend(self.name, shares, slices, observation, palette, vocabulary)
 
 
 def exp3(rounds: Sequence[Round], slices: Sequence[SliceScore]) -> dict[str, float]:
@@ -94,8 +70,12 @@ def group_dro(
     return {key: weight / total for key, weight in weights.items()}
 
 
-def build(method: Method = "exp3", eta: float = 2.0) -> Mixing:
-    """Build the planner; raises SettingsError for an unknown method."""
-    if method not in ("exp3", "groupdro"):
-        raise SettingsError(unknown("method of mixing", method, ("exp3", "groupdro")))
-    return Mixing(method, eta)
+def build(method: Method = "exp3", eta: float = 2.0) -> SlicePlanner:
+    """Build the planner; eta: step of GroupDRO. Raises SettingsError for an unknown method."""
+    methods: dict[str, Shares] = {
+        "exp3": lambda seen, slices: exp3(seen.rounds, slices),
+        "groupdro": lambda seen, slices: group_dro(seen.rounds, slices, eta),
+    }
+    if method not in methods:
+        raise SettingsError(unknown("method of mixing", method, methods))
+    return SlicePlanner("mixing", methods[method])

@@ -5,26 +5,17 @@ The control for iterating: other methods' eight rounds of feedback ended where o
 
 from __future__ import annotations
 
-from agent.planners import Observation, Palette, PlanDraft
-from agent.planners.slices import errors, spend, supplied
-from agent.planners.uniform import Uniform
-from prompts.vocabulary import Vocabulary
+from collections.abc import Sequence
+
+from agent.planners.slices import SlicePlanner, errors
+from memory.records import Report, Round
 
 
-class OneShot:
-    """The planner `one_shot`."""
-
-    name = "one_shot"
-
-    def plan(self, observation: Observation, palette: Palette, vocabulary: Vocabulary) -> PlanDraft:
-        """Return the draft of a round; uniform while there is no report."""
-        first = next((r.report for r in observation.rounds if r.report), None)
-        slices = supplied(first, palette)
-        if not slices:
-            return Uniform().plan(observation, palette, vocabulary)
-        return spend(self.name, errors(slices), slices, observation, palette, vocabulary)
+def first_report(rounds: Sequence[Round]) -> Report | None:
+    """Return the oldest report, if there is one."""
+    return next((r.report for r in rounds if r.report), None)
 
 
-def build() -> OneShot:
+def build() -> SlicePlanner:
     """Build the planner."""
-    return OneShot()
+    return SlicePlanner("one_shot", lambda seen, slices: errors(slices), report=first_report)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from agent.planners import Observation, Palette, PlanDraft, cell_prompts, cells
+from agent.planners import AttributeDistribution, Observation, PlanDraft, cell_prompts, cells
 from prompts.vocabulary import Vocabulary
 
 
@@ -16,13 +16,17 @@ class Random:
     def __init__(self, concentration: float) -> None:
         self._concentration = concentration
 
-    def plan(self, observation: Observation, palette: Palette, vocabulary: Vocabulary) -> PlanDraft:
+    def plan(
+        self, observation: Observation, distribution: AttributeDistribution, vocabulary: Vocabulary
+    ) -> PlanDraft:
         """Return the draft of a round; it depends on the seed and the round's number alone."""
         rng = random.Random(f"random {observation.seed} {observation.round}")
-        found = cells(palette, [next(iter(vocabulary.attributes))])
+        found = cells(distribution, [next(iter(vocabulary.attributes))])
         # Normalised gamma variates are Dirichlet distributed.
         shares = [rng.gammavariate(self._concentration, 1) + 1e-12 for _ in found]
-        prompts = cell_prompts(shares, found, observation, palette, vocabulary, rng, "random share")
+        prompts = cell_prompts(
+            shares, found, observation, distribution, vocabulary, rng, "random share"
+        )
         return PlanDraft(prompts=tuple(prompts), why="Shares drawn at random.")
 
 

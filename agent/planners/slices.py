@@ -1,24 +1,28 @@
-"""What planners share that spend images on slices: their state, their shares, their prompts."""
+"""Planners that give slices shares of the images: their state, their shares, their prompts."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from agent.planners import (
+    AttributeDistribution,
     Observation,
-    Palette,
     PlanDraft,
     Planner,
     PromptDraft,
     draw_prompts,
     shares_to_counts,
 )
+from agent.planners.uniform import Uniform
 from eval.credit import agrees, shrunk_change
 from memory.records import Hypothesis, Report, Round, SliceScore
 from prompts.vocabulary import Vocabulary
+
+Shares = Callable[[Observation, Sequence[SliceScore]], Mapping[str, float] | None]
 
 # Photographs of the generator split that a slice needs, so that there is something to ask for.
 MIN_SUPPORT = 10
@@ -35,19 +39,21 @@ def last_report(rounds: Sequence[Round]) -> Report | None:
     return next((r.report for r in reversed(rounds) if r.report), None)
 
 
-def supplied(
-    report: Report | None, palette: Palette, min_support: int = MIN_SUPPORT
+def supported_slices(
+    report: Report | None, distribution: AttributeDistribution, min_support: int = MIN_SUPPORT
 ) -> list[SliceScore]:
-    """Return the slices of a report that the palette can supply; none without a report."""
+    """Return the slices of a report that the distribution can supply; none without a report."""
 
     def support(attributes: Mapping[str, str]) -> int:
-        return sum(row.n for row in palette.rows if attributes.items() <= row.attributes.items())
+        return sum(
+            row.n for row in distribution.rows if attributes.items() <= row.attributes.items()
+        )
 
     slices = report.slices if report else ()
     return [score for score in slices if support(score.attributes) >= min_support]
 
 
-def open_slices(slices: Sequence[SliceScore], bound: float = 0.9) -> list[SliceScore]:
+def curriculum_slices(slices: Sequence[SliceScore], bound: float = 0.9) -> list[SliceScore]:
     """Return the slices that a curriculum has opened so far.
 
     Slices of one attribute are always open. A combination opens when each measured slice of one
@@ -89,7 +95,7 @@ def kept_rates(rounds: Sequence[Round], slices: Sequence[SliceScore]) -> dict[st
     return {s.key: (kept[s.key] + _PRIOR_KEPT) / (made[s.key] + _PRIOR_MADE) for s in slices}
 
 
-def used(past: Round, score: SliceScore) -> bool:
+def asked_for(past: Round, score: SliceScore) -> bool:
     """Return whether a round asked for images of a slice."""
     return past.plan is not None and any(agrees(p, score) for p in past.plan.prompts)
 
@@ -103,7 +109,7 @@ def changes(rounds: Sequence[Round]) -> list[tuple[Round, SliceScore, SliceScore
             found += [
                 (after, earlier[score.key], score)
                 for score in after.report.slices
-                if score.key in earlier and used(after, score)
+                if score.key in earlier and asked_for(after, score)
             ]
     return found
 
@@ -117,14 +123,16 @@ def slice_prompts(
     attributes: Mapping[str, str],
     n_images: int,
     observation: Observation,
-    palette: Palette,
+    distribution: AttributeDistribution,
     vocabulary: Vocabulary,
     rng: random.Random,
     why: str,
 ) -> list[PromptDraft]:
     """Return prompts for a slice, its classes in equal shares, the rest as often as it is real."""
     by_class = {
-        name: rows for name in vocabulary.classes if (rows := palette.matching(attributes, name))
+        name: rows
+        for name in vocabulary.classes
+        if (rows := distribution.matching(attributes, name))
     }
     # From a place drawn at random, so that single images do not always go to the first class.
     names = list(by_class)
@@ -139,44 +147,71 @@ def slice_prompts(
     ]
 
 
-def spend(
-    name: str,
-    shares: Mapping[str, float],
-    slices: Sequence[SliceScore],
-    observation: Observation,
-    palette: Palette,
-    vocabulary: Vocabulary,
-    floor: float = 0.0,
-    base: Planner | None = None,
-) -> PlanDraft:
-    """Return the plan that gives slices their shares of the images.
+@dataclass
+class SlicePlanner:
+    """Gives the slices of a report their shares of the images.
 
-    shares: at least 0, by the slice's key; floor: the share, 0..1, that the planner `base` spends
-    instead. If all shares are 0, they are equal.
+    Attributes:
+        name: Name of the planner.
+        shares: Maps what is known and the slices to shares, at least 0, by the slice's key. None:
+            nothing can be said of the slices yet.
+        floor: Share of the images, 0..1, that `base` plans.
+        curriculum: Whether combinations wait for their parts, see `curriculum_slices`.
+        base: Plans the floor, and everything while there is no report.
+        report: Returns the report whose slices count.
     """
-    rng = random.Random(f"{name} {observation.seed} {observation.round}")
-    n_floor = round(floor * observation.n_images) if base else 0
-    prompts: list[PromptDraft] = []
-    if base and n_floor:
-        fewer = observation.model_copy(update={"n_images": n_floor})
-        prompts += base.plan(fewer, palette, vocabulary).prompts
-    weights = [shares[score.key] for score in slices]
-    if not sum(weights) > 0:
-        weights = [1.0] * len(slices)
-    counts = shares_to_counts(weights, observation.n_images - n_floor)
-    for score, count in zip(slices, counts, strict=True):
-        why = f"score {score.accuracy.value:.2f} on {score.key}"
-        prompts += slice_prompts(
-            score.attributes, count, observation, palette, vocabulary, rng, why
+
+    name: str
+    shares: Shares
+    floor: float = 0.0
+    curriculum: bool = False
+    base: Planner = field(default_factory=Uniform)
+    report: Callable[[Sequence[Round]], Report | None] = last_report
+
+    def plan(
+        self, observation: Observation, distribution: AttributeDistribution, vocabulary: Vocabulary
+    ) -> PlanDraft:
+        """Return the draft of a round."""
+        slices = supported_slices(self.report(observation.rounds), distribution)
+        if self.curriculum:
+            slices = curriculum_slices(slices)
+        shares = self.shares(observation, slices) if slices else None
+        if shares is None:
+            return self.base.plan(observation, distribution, vocabulary)
+        return self.allocate(shares, slices, observation, distribution, vocabulary)
+
+    def allocate(
+        self,
+        shares: Mapping[str, float],
+        slices: Sequence[SliceScore],
+        observation: Observation,
+        distribution: AttributeDistribution,
+        vocabulary: Vocabulary,
+    ) -> PlanDraft:
+        """Return the plan that gives slices their shares of the images; equal ones if all are 0."""
+        rng = random.Random(f"{self.name} {observation.seed} {observation.round}")
+        n_floor = round(self.floor * observation.n_images)
+        prompts: list[PromptDraft] = []
+        if n_floor:
+            fewer = observation.model_copy(update={"n_images": n_floor})
+            prompts += self.base.plan(fewer, distribution, vocabulary).prompts
+        weights = [shares[score.key] for score in slices]
+        if not sum(weights) > 0:
+            weights = [1.0] * len(slices)
+        counts = shares_to_counts(weights, observation.n_images - n_floor)
+        for score, count in zip(slices, counts, strict=True):
+            why = f"score {score.accuracy.value:.2f} on {score.key}"
+            prompts += slice_prompts(
+                score.attributes, count, observation, distribution, vocabulary, rng, why
+            )
+        favourite, n_favourite = max(zip(slices, counts, strict=True), key=lambda pair: pair[1])
+        parts = [f"{n_favourite} images go to '{favourite.key}'"]
+        if n_others := sum(counts) - n_favourite:
+            parts.append(f"{n_others} to other slices")
+        if n_floor:
+            parts.append(f"{n_floor} are spread evenly")
+        return PlanDraft(
+            prompts=tuple(prompts),
+            hypothesis=Hypothesis(slice=favourite.key, expected_change=_LEAST_CHANGE),
+            why=f"{', '.join(parts)}.",
         )
-    favourite, n_favourite = max(zip(slices, counts, strict=True), key=lambda pair: pair[1])
-    said = [f"{n_favourite} images go to '{favourite.key}'"]
-    if n_others := sum(counts) - n_favourite:
-        said.append(f"{n_others} to other slices")
-    if n_floor:
-        said.append(f"{n_floor} are spread evenly")
-    return PlanDraft(
-        prompts=tuple(prompts),
-        hypothesis=Hypothesis(slice=favourite.key, expected_change=_LEAST_CHANGE),
-        why=f"{', '.join(said)}.",
-    )

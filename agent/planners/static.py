@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.planners import Observation, Palette, PlanDraft
+from agent.planners import AttributeDistribution, Observation, PlanDraft
 from agent.planners.uniform import Uniform
 from prompts.vocabulary import Vocabulary
 
@@ -12,10 +12,12 @@ class Static:
 
     name = "static"
 
-    def plan(self, observation: Observation, palette: Palette, vocabulary: Vocabulary) -> PlanDraft:
+    def plan(
+        self, observation: Observation, distribution: AttributeDistribution, vocabulary: Vocabulary
+    ) -> PlanDraft:
         """Return the draft of a round; it depends on the seed alone."""
         first = observation.model_copy(update={"round": 1, "rounds": ()})
-        draft = Uniform().plan(first, palette, vocabulary)
+        draft = Uniform().plan(first, distribution, vocabulary)
         return draft.model_copy(update={"why": "The same prompts in every round."})
 
 

@@ -13,17 +13,17 @@ import random
 from collections import Counter, defaultdict
 from itertools import pairwise
 
-from agent.planners import Observation, Palette, PlanDraft, PromptDraft
+from agent.planners import AttributeDistribution, Observation, PlanDraft, PromptDraft
 from agent.planners.slices import (
     FULL_CHANGE,
     MIN_SUPPORT,
+    asked_for,
+    curriculum_slices,
     kept_rates,
     last_report,
-    open_slices,
     reward,
     slice_prompts,
-    supplied,
-    used,
+    supported_slices,
 )
 from agent.planners.uniform import Uniform
 from memory.records import Hypothesis, Round
@@ -34,7 +34,7 @@ class Thompson:
     """The planner `thompson`; floor: share of uniform prompts; discount: memory of rewards.
 
     min_support: photographs of the generator split that a slice needs; curriculum: see
-    `open_slices`.
+    `curriculum_slices`.
     """
 
     name = "thompson"
@@ -45,20 +45,22 @@ class Thompson:
         self._min_support = min_support
         self._curriculum = curriculum
 
-    def plan(self, observation: Observation, palette: Palette, vocabulary: Vocabulary) -> PlanDraft:
+    def plan(
+        self, observation: Observation, distribution: AttributeDistribution, vocabulary: Vocabulary
+    ) -> PlanDraft:
         """Return the draft of a round; uniform while there is no report yet."""
-        arms = supplied(last_report(observation.rounds), palette, self._min_support)
+        arms = supported_slices(last_report(observation.rounds), distribution, self._min_support)
         if self._curriculum:
-            arms = open_slices(arms)
+            arms = curriculum_slices(arms)
         if not arms:
-            draft = Uniform().plan(observation, palette, vocabulary)
+            draft = Uniform().plan(observation, distribution, vocabulary)
             return draft.model_copy(update={"why": "No feedback yet: equal shares."})
         rng = random.Random(f"thompson {observation.seed} {observation.round}")
         n_floor = round(self._floor * observation.n_images)
         prompts: list[PromptDraft] = []
         if n_floor:
             fewer = observation.model_copy(update={"n_images": n_floor})
-            prompts += Uniform().plan(fewer, palette, vocabulary).prompts
+            prompts += Uniform().plan(fewer, distribution, vocabulary).prompts
 
         beliefs = self._beliefs(observation.rounds)
         kept = kept_rates(observation.rounds, arms)
@@ -78,7 +80,7 @@ class Thompson:
             if spent[arm.key]:
                 why = f"accuracy {arm.accuracy.value:.2f} on {arm.key}"
                 prompts += slice_prompts(
-                    arm.attributes, spent[arm.key], observation, palette, vocabulary, rng, why
+                    arm.attributes, spent[arm.key], observation, distribution, vocabulary, rng, why
                 )
         favourite, n_favourite = spent.most_common(1)[0] if spent else (arms[0].key, 0)
         a, b = beliefs[favourite]
@@ -101,7 +103,7 @@ class Thompson:
                 failures[key] *= self._discount
             earlier = {s.key: s for s in before.report.slices}
             for score in after.report.slices:
-                if used(after, score) and score.key in earlier:
+                if asked_for(after, score) and score.key in earlier:
                     gained = reward(earlier[score.key], score)
                     successes[score.key] += gained
                     failures[score.key] += 1 - gained

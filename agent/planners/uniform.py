@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from agent.planners import Observation, Palette, PlanDraft, cell_prompts, cells
+from agent.planners import AttributeDistribution, Observation, PlanDraft, cell_prompts, cells
 from prompts.vocabulary import Vocabulary
 
 
@@ -16,12 +16,14 @@ class Uniform:
 
     name = "uniform"
 
-    def plan(self, observation: Observation, palette: Palette, vocabulary: Vocabulary) -> PlanDraft:
+    def plan(
+        self, observation: Observation, distribution: AttributeDistribution, vocabulary: Vocabulary
+    ) -> PlanDraft:
         """Return the draft of a round; it depends on the seed and the round's number alone."""
         rng = random.Random(f"uniform {observation.seed} {observation.round}")
-        found = cells(palette, [next(iter(vocabulary.attributes))])
+        found = cells(distribution, [next(iter(vocabulary.attributes))])
         prompts = cell_prompts(
-            [1.0] * len(found), found, observation, palette, vocabulary, rng, "equal share"
+            [1.0] * len(found), found, observation, distribution, vocabulary, rng, "equal share"
         )
         first = next(iter(vocabulary.attributes))
         by_class = [] if vocabulary.class_attribute in (None, first) else ["class"]

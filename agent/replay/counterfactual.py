@@ -18,7 +18,7 @@ from agent.loop.observations import LOOK_BACK
 from agent.loop.recording import unpack
 from agent.loop.tool_schemas import offers
 from agent.loop.validation import validate
-from agent.planners import Observation, Palette, PlanDraft
+from agent.planners import AttributeDistribution, Observation, PlanDraft
 from agent.replay.recorded import RecordedBench, RecordedSession, RecordedToolbox
 from eval.agreement import Agreement, agreement
 from memory.errors import BrainError, SettingsError, ToolError
@@ -49,7 +49,7 @@ def counterfactual(events: Sequence[Event], brain: str, start: int = 1) -> Itera
     """
     session = RecordedSession(events)
     bench, toolbox = RecordedBench(session), RecordedToolbox(session)
-    palette = Palette.model_validate(session.head["palette"])
+    palette = AttributeDistribution.model_validate(session.head["palette"])
     asked: BaseChatModel | None = None
     past: dict[int, list[Event]] = defaultdict(list)
     openings: dict[int, list[Round]] = {}

@@ -30,8 +30,8 @@ from typing import Literal
 from pydantic import Field
 
 from agent.planners import (
-    Palette,
-    PaletteRow,
+    AttributeCombination,
+    AttributeDistribution,
     PlanDraft,
     PromptDraft,
     draw_prompts,
@@ -184,7 +184,7 @@ def additions(events: Iterable[Event]) -> list[Addition]:
 def steer(
     draft: PlanDraft,
     wanted: Sequence[Wish],
-    palette: Palette,
+    palette: AttributeDistribution,
     vocabulary: Vocabulary,
     images_per_prompt: int,
     seed: str,
@@ -314,12 +314,16 @@ def say_effects(
     return [f"so far: {'; '.join(effect.say() for effect in found)}"] if found else []
 
 
-def possible(wanted: Sequence[Wish], palette: Palette, vocabulary: Vocabulary) -> bool:
+def possible(
+    wanted: Sequence[Wish], palette: AttributeDistribution, vocabulary: Vocabulary
+) -> bool:
     """Tell whether the constraints together leave anything to draw."""
     return bool(_allowed_rows(palette, wanted, vocabulary))
 
 
-def drawable(wish: Wish, wanted: Sequence[Wish], palette: Palette, vocabulary: Vocabulary) -> bool:
+def drawable(
+    wish: Wish, wanted: Sequence[Wish], palette: AttributeDistribution, vocabulary: Vocabulary
+) -> bool:
     """Tell whether constraints leave anything to draw of what a wish means."""
     rows = _variants(_allowed_rows(palette, wanted, vocabulary), wish, vocabulary)
     return any(not breaks(as_draft(row), wanted, vocabulary) for row in rows)
@@ -380,8 +384,8 @@ def breaks(
 
 
 def _allowed_rows(
-    palette: Palette, wanted: Sequence[Wish], vocabulary: Vocabulary
-) -> list[PaletteRow]:
+    palette: AttributeDistribution, wanted: Sequence[Wish], vocabulary: Vocabulary
+) -> list[AttributeCombination]:
     """Return what may be drawn; combinations that no photograph has only where nothing else is."""
     rows = list(palette.rows)
     for wish in wanted:
@@ -390,18 +394,20 @@ def _allowed_rows(
     return [row for row in rows if not breaks(as_draft(row), wanted, vocabulary)]
 
 
-def as_draft(row: PaletteRow) -> PromptDraft:
+def as_draft(row: AttributeCombination) -> PromptDraft:
     """Return a prompt for what a row of a palette shows."""
     return PromptDraft(class_name=row.class_name, attributes=row.attributes, count=1)
 
 
-def _variants(rows: Sequence[PaletteRow], wish: Wish, vocabulary: Vocabulary) -> list[PaletteRow]:
+def _variants(
+    rows: Sequence[AttributeCombination], wish: Wish, vocabulary: Vocabulary
+) -> list[AttributeCombination]:
     """Return the rows that a wish means or, if there are none, all rows changed to be so."""
     meant = [row for row in rows if wish.means(as_draft(row), vocabulary)]
     return meant or [_changed(row, wish, vocabulary) for row in rows]
 
 
-def _changed(row: PaletteRow, wish: Wish, vocabulary: Vocabulary) -> PaletteRow:
+def _changed(row: AttributeCombination, wish: Wish, vocabulary: Vocabulary) -> AttributeCombination:
     wanted = {
         key: row.attributes[key] if row.attributes.get(key) in values else values[0]
         for key, values in wish.attributes.items()
@@ -421,7 +427,7 @@ def _changed(row: PaletteRow, wish: Wish, vocabulary: Vocabulary) -> PaletteRow:
 def _shift(
     prompts: list[PromptDraft],
     wish: Wish,
-    rows: Sequence[PaletteRow],
+    rows: Sequence[AttributeCombination],
     wanted: Sequence[Wish],
     spared: Sequence[Wish],
     vocabulary: Vocabulary,
@@ -496,7 +502,7 @@ def _difference(before: Sequence[PromptDraft], after: Sequence[PromptDraft]) -> 
 
 
 def _draw(
-    rows: Sequence[PaletteRow],
+    rows: Sequence[AttributeCombination],
     instead_of: Sequence[PromptDraft],
     images_per_prompt: int,
     vocabulary: Vocabulary,

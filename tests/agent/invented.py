@@ -23,7 +23,7 @@ from agent.loop.recording import head
 from agent.loop.stages import Stages
 from agent.loop.state import new_round
 from agent.loop.toolbox import Toolbox
-from agent.planners import Palette, PaletteRow
+from agent.planners import AttributeCombination, AttributeDistribution
 from agent.session.folder import Session, store_settings
 from memory.chroma import Hit, MemoryItem
 from memory.journal import Journal, read_events, rounds
@@ -43,9 +43,9 @@ from memory.records import (
 from prompts.vocabulary import load_vocabulary
 
 VOCABULARY = load_vocabulary("elpv")
-PALETTE = Palette(
+PALETTE = AttributeDistribution(
     rows=tuple(
-        PaletteRow(
+        AttributeCombination(
             attributes={"wafer": wafer, "severity": severity, "brightness": brightness},
             class_name=VOCABULARY.class_of[severity],
             n=n,

@@ -6,15 +6,15 @@ import pytest
 
 from agent import planners
 from agent.loop.validation import validate
-from agent.planners import Observation, Palette, PaletteRow, Planner
+from agent.planners import AttributeCombination, AttributeDistribution, Observation, Planner
 from memory.records import Estimate, Report, Round, SliceScore, slice_key
 from prompts.vocabulary import load_vocabulary
 from tools.plugins import names
 
 VOCABULARY = load_vocabulary("elpv")
-PALETTE = Palette(
+PALETTE = AttributeDistribution(
     rows=tuple(
-        PaletteRow(
+        AttributeCombination(
             attributes={"wafer": wafer, "severity": severity, "brightness": brightness},
             class_name=VOCABULARY.class_of[severity],
             n=n,

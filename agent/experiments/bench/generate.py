@@ -26,7 +26,7 @@ from agent import planners
 from agent.config.settings import Settings, load_settings
 from agent.loop.components import build_generator, build_target, choose_device
 from agent.loop.validation import validate
-from agent.planners import Observation, palette_of
+from agent.planners import Observation, distribution_of
 from memory.errors import SettingsError
 from memory.files import write_json
 from memory.records import PromptSpec
@@ -117,7 +117,7 @@ def uniform_prompts(
         images_per_prompt=settings.session.images_per_prompt,
         seed=settings.session.seed,
     )
-    draft = planners.build("uniform").plan(observation, palette_of(target), target.vocabulary)
+    draft = planners.build("uniform").plan(observation, distribution_of(target), target.vocabulary)
     count, limit = generator.count_tokens, generator.max_tokens
     plan = validate(draft, 1, n_images, "bench", target.vocabulary, count, limit)
     return [(prompt, index) for prompt in plan.prompts for index in range(prompt.count)]

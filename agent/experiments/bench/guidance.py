@@ -24,7 +24,7 @@ from agent.config.settings import load_settings
 from agent.experiments.bench.value import uniform_images
 from agent.loop.components import build_generator, build_judge, build_target, choose_device
 from agent.loop.validation import validate
-from agent.planners import Observation, palette_of
+from agent.planners import Observation, distribution_of
 from memory.files import write_json
 from tools import tasks
 from tools.data.samples import Samples
@@ -77,7 +77,7 @@ def main() -> None:
         images_per_prompt=settings.session.images_per_prompt,
         seed=chosen.seed + 1,
     )
-    draft = planners.build("uniform").plan(observation, palette_of(target), target.vocabulary)
+    draft = planners.build("uniform").plan(observation, distribution_of(target), target.vocabulary)
     plan = validate(
         draft,
         2,

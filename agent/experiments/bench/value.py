@@ -24,7 +24,7 @@ from agent import planners
 from agent.config.settings import Settings, load_settings
 from agent.loop.components import build_generator, build_judge, build_target, choose_device
 from agent.loop.validation import validate
-from agent.planners import Observation, palette_of
+from agent.planners import Observation, distribution_of
 from agent.session.folder import folder_of
 from memory.errors import DataError
 from memory.files import write_json
@@ -58,7 +58,7 @@ def uniform_images(
         images_per_prompt=settings.session.images_per_prompt,
         seed=seed,
     )
-    draft = planners.build("uniform").plan(observation, palette_of(target), target.vocabulary)
+    draft = planners.build("uniform").plan(observation, distribution_of(target), target.vocabulary)
     # A plan holds at most so many prompts; the draft of a benchmark may have more.
     parts = []
     for start in range(0, len(draft.prompts), 100):

@@ -30,7 +30,7 @@ from agent.brains.actions import (
 )
 from agent.brains.remote import MAX_CALLS, MAX_CONTENT, RemoteBrain
 from agent.config.settings import LLMSettings
-from agent.planners import Palette, PaletteRow
+from agent.planners import AttributeCombination, AttributeDistribution
 from memory.errors import BrainError, SettingsError
 from prompts.vocabulary import load_vocabulary
 
@@ -64,9 +64,11 @@ QUESTION = [SystemMessage("You pick."), HumanMessage("Pick one.")]
 
 def build(spec: str, **settings: Any) -> RemoteBrain:
     quick = {"timeout_s": 5, "tries": 3, "pause_s": 0.01, **settings}
-    row = PaletteRow(attributes={}, class_name="any", n=1)
+    row = AttributeCombination(attributes={}, class_name="any", n=1)
     context = BrainContext(
-        Palette(rows=(row,)), load_vocabulary("elpv"), LLMSettings.model_validate(quick)
+        AttributeDistribution(rows=(row,)),
+        load_vocabulary("elpv"),
+        LLMSettings.model_validate(quick),
     )
     brain = brains.build(spec, context)
     assert isinstance(brain, RemoteBrain)

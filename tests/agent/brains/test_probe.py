@@ -10,7 +10,7 @@ from agent.brains import BrainContext
 from agent.brains.probe import Probe, probe
 from agent.brains.remote import RemoteBrain
 from agent.config.settings import LLMSettings
-from agent.planners import Palette, PaletteRow
+from agent.planners import AttributeCombination, AttributeDistribution
 from memory.errors import BrainError
 from prompts.vocabulary import load_vocabulary
 
@@ -23,9 +23,9 @@ NO_TOOLS = {"status": 400, "error": "tiny does not support tools"}
 
 
 def run(spec: str) -> Probe:
-    row = PaletteRow(attributes={}, class_name="any", n=1)
+    row = AttributeCombination(attributes={}, class_name="any", n=1)
     llm = LLMSettings(timeout_s=5, tries=2, pause_s=0)
-    context = BrainContext(Palette(rows=(row,)), load_vocabulary("elpv"), llm)
+    context = BrainContext(AttributeDistribution(rows=(row,)), load_vocabulary("elpv"), llm)
     brain = brains.build(spec, context)
     assert isinstance(brain, RemoteBrain)
     return probe(brain)

@@ -19,7 +19,7 @@ from agent.cli import prompt_study
 from agent.cli.app import app
 from agent.config.settings import LLMSettings, Price, Settings
 from agent.loop.components import build_target
-from agent.planners import Palette, PaletteRow
+from agent.planners import AttributeCombination, AttributeDistribution
 from memory.errors import BrainError, SettingsError
 from prompts.own_words import own_vocabulary
 from prompts.vocabulary import load_vocabulary
@@ -37,14 +37,14 @@ GOOD = [
     "an EL image of a defective dimly glowing poly cell, with a large dark area",
     "a poly dark photovoltaic cell, with a large dark area, with two busbars",
 ]
-PALETTE = Palette(
+PALETTE = AttributeDistribution(
     rows=(
-        PaletteRow(
+        AttributeCombination(
             attributes={**ASKED, "where": "left", "contrast": "high", "severity": "defective"},
             class_name="defective",
             n=3,
         ),
-        PaletteRow(
+        AttributeCombination(
             attributes={"wafer": "mono", "severity": "functional"}, class_name="functional", n=9
         ),
     )

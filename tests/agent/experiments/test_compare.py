@@ -17,7 +17,7 @@ from agent.config.settings import Settings, load_settings
 from agent.experiments import compare
 from agent.experiments.arms import Arms, read_arm
 from agent.experiments.pool import Lab, Pool, broken_cells
-from agent.planners import Observation, Palette, PaletteRow
+from agent.planners import AttributeCombination, AttributeDistribution, Observation
 from eval.metrics import wilson
 from memory.errors import SettingsError
 from memory.records import Estimate, Plan, PromptSpec, Report, Round, SliceScore, slice_key
@@ -109,11 +109,11 @@ def test_a_broken_cell_of_streets_has_the_labels_of_another_scene(tmp_path: Path
 
 def test_broken_cells_are_a_seeded_share_of_the_first_crossing() -> None:
     rows = tuple(
-        PaletteRow(attributes={"light": a, "weather": b}, class_name="scene", n=1)
+        AttributeCombination(attributes={"light": a, "weather": b}, class_name="scene", n=1)
         for a in ("day", "night")
         for b in "abcdefghij"
     )
-    palette, by = Palette(rows=rows), [("light",), ("light", "weather")]
+    palette, by = AttributeDistribution(rows=rows), [("light",), ("light", "weather")]
     cells = broken_cells(palette, by, 0.15, seed=1)
     assert len(cells) == 3
     assert all(cell.keys() == {"light", "weather"} for cell in cells)

@@ -18,7 +18,13 @@ from agent.autonomous.runner import run
 from agent.config.settings import Settings
 from agent.loop.trials import with_trials
 from agent.loop.validation import validate
-from agent.planners import Observation, Palette, PaletteRow, PlanDraft, PromptDraft
+from agent.planners import (
+    AttributeCombination,
+    AttributeDistribution,
+    Observation,
+    PlanDraft,
+    PromptDraft,
+)
 from agent.replay.verify import verify
 from agent.replay.viewer import open_recording, print_all
 from agent.session.folder import folder_of
@@ -43,9 +49,11 @@ from tests.agent.invented import record
 MakeSettings = Callable[..., Settings]
 
 VOCABULARY = load_vocabulary("streets")
-PALETTE = Palette(
+PALETTE = AttributeDistribution(
     rows=tuple(
-        PaletteRow(attributes={"light": light, "weather": weather}, class_name="scene", n=20)
+        AttributeCombination(
+            attributes={"light": light, "weather": weather}, class_name="scene", n=20
+        )
         for light in ("day", "night")
         for weather in ("clear", "rain", "fog", "snow")
     )

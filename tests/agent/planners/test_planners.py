@@ -6,12 +6,12 @@ import pytest
 
 from agent.loop.validation import validate
 from agent.planners import (
+    AttributeCombination,
+    AttributeDistribution,
     Observation,
-    Palette,
-    PaletteRow,
     PlanDraft,
     PromptDraft,
-    palette_from,
+    count_attributes,
     shares_to_counts,
 )
 from agent.planners.thompson import build as build_thompson
@@ -33,14 +33,14 @@ from prompts.vocabulary import load_vocabulary
 VOCABULARY = load_vocabulary("elpv")
 
 
-def palette() -> Palette:
+def palette() -> AttributeDistribution:
     rows = []
     for wafer in ("mono", "poly"):
         for severity, class_name in (("functional", "functional"), ("defective", "defective")):
             for brightness, n in (("dark", 10), ("medium", 30), ("bright", 20)):
                 attributes = {"wafer": wafer, "severity": severity, "brightness": brightness}
-                rows.append(PaletteRow(attributes=attributes, class_name=class_name, n=n))
-    return Palette(rows=tuple(rows))
+                rows.append(AttributeCombination(attributes=attributes, class_name=class_name, n=n))
+    return AttributeDistribution(rows=tuple(rows))
 
 
 def score(attributes: dict[str, str], accuracy: float, n: int = 100) -> SliceScore:
@@ -216,5 +216,5 @@ def test_palette_counts_combinations() -> None:
         attributes=[{"wafer": "mono"}, {"wafer": "mono"}, {"wafer": "poly"}],
         ids=["a", "b", "c"],
     )
-    rows = palette_from(samples, ["good", "bad"]).rows
+    rows = count_attributes(samples, ["good", "bad"]).rows
     assert [(r.class_name, r.n) for r in rows] == [("good", 2), ("bad", 1)]

@@ -10,13 +10,13 @@ import pytest
 
 from agent import planners
 from agent.experiments.oracle import Oracle
-from agent.planners import Observation, Palette, PaletteRow, PlanDraft
-from agent.planners._mixture import best_mixture, fit
+from agent.planners import AttributeCombination, AttributeDistribution, Observation, PlanDraft
 from agent.planners.audited_failure import audited_shares
+from agent.planners.learning_progress import best_mixture, fit
 from agent.planners.learning_progress import build as build_learning_progress
 from agent.planners.level_replay import rank_shares, staleness
 from agent.planners.mixing import exp3, group_dro
-from agent.planners.slices import open_slices, spend
+from agent.planners.slices import SlicePlanner, curriculum_slices
 from memory.errors import SettingsError
 from memory.records import (
     Batch,
@@ -35,9 +35,11 @@ from prompts.vocabulary import load_vocabulary
 
 VOCABULARY = load_vocabulary("streets")
 LIGHTS, WEATHERS = ("day", "dusk", "night"), ("clear", "rain", "fog", "snow")
-PALETTE = Palette(
+PALETTE = AttributeDistribution(
     rows=tuple(
-        PaletteRow(attributes={"light": light, "weather": weather}, class_name="scene", n=n)
+        AttributeCombination(
+            attributes={"light": light, "weather": weather}, class_name="scene", n=n
+        )
         for light, n in zip(LIGHTS, (60, 20, 20), strict=True)
         for weather in WEATHERS
     )
@@ -258,9 +260,9 @@ def test_curriculum_opens_a_pair_when_its_parents_are_learnt() -> None:
     foggy = score(0.7, weather="fog")
     good, bad = score(0.7, light="night"), score(0.3, light="night")
     others = (score(0.7, light="day"), score(0.7, weather="clear"))
-    assert pair in open_slices([good, foggy, *others, pair])
-    assert pair not in open_slices([bad, foggy, *others, pair])
-    assert bad in open_slices([bad, foggy, *others, pair])
+    assert pair in curriculum_slices([good, foggy, *others, pair])
+    assert pair not in curriculum_slices([bad, foggy, *others, pair])
+    assert bad in curriculum_slices([bad, foggy, *others, pair])
 
 
 def test_curriculum_is_an_option_of_planners() -> None:
@@ -298,14 +300,17 @@ def test_unknown_options_are_refused() -> None:
         planners.build("failure:flor=0.5")
 
 
-def test_spend_gives_classes_of_a_slice_equal_shares() -> None:
-    palette = Palette(
+def test_classes_of_a_slice_get_equal_shares() -> None:
+    palette = AttributeDistribution(
         rows=tuple(
-            PaletteRow(attributes={"wafer": "mono", "severity": s}, class_name=s, n=n)
+            AttributeCombination(attributes={"wafer": "mono", "severity": s}, class_name=s, n=n)
             for s, n in (("functional", 90), ("defective", 10))
         )
     )
     slices = [score(0.5, wafer="mono")]
-    draft = spend("x", {"wafer=mono": 1.0}, slices, observe(), palette, load_vocabulary("elpv"))
+    planner = SlicePlanner("x", lambda seen, slices: {"wafer=mono": 1.0})
+    draft = planner.allocate(
+        {"wafer=mono": 1.0}, slices, observe(), palette, load_vocabulary("elpv")
+    )
     found = Counter(p.class_name for p in draft.prompts for _ in range(p.count))
     assert found == {"functional": 50, "defective": 50}

@@ -10,7 +10,7 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 from agent import planners
 from agent.brains.policy import PolicyBrain
 from agent.brains.scripted import ScriptedBrain
-from agent.planners import Palette, PaletteRow
+from agent.planners import AttributeCombination, AttributeDistribution
 from prompts.vocabulary import load_vocabulary
 
 
@@ -31,9 +31,9 @@ class TestPolicy(ChatModelUnitTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        row = PaletteRow(attributes={}, class_name="any", n=1)
+        row = AttributeCombination(attributes={}, class_name="any", n=1)
         return {
             "planner": planners.build("uniform"),
-            "palette": Palette(rows=(row,)),
+            "palette": AttributeDistribution(rows=(row,)),
             "vocabulary": load_vocabulary("elpv"),
         }

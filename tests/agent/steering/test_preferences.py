@@ -9,7 +9,13 @@ import pytest
 
 from agent import planners
 from agent.loop.validation import validate
-from agent.planners import Observation, Palette, PaletteRow, PlanDraft, PromptDraft
+from agent.planners import (
+    AttributeCombination,
+    AttributeDistribution,
+    Observation,
+    PlanDraft,
+    PromptDraft,
+)
 from agent.steering.preferences import (
     Addition,
     Kind,
@@ -33,7 +39,7 @@ STREETS = load_vocabulary("streets")
 N = 120
 
 
-def palette(vocabulary: Vocabulary) -> Palette:
+def palette(vocabulary: Vocabulary) -> AttributeDistribution:
     """Every combination of the plain attributes, some more often than others."""
     rng = random.Random(0)
     plain = [key for key in vocabulary.attributes if key not in vocabulary.requires]
@@ -42,8 +48,8 @@ def palette(vocabulary: Vocabulary) -> Palette:
         attributes = {key: rng.choice(list(vocabulary.attributes[key])) for key in plain}
         name = vocabulary.class_name(attributes)
         assert name is not None
-        rows.append(PaletteRow(attributes=attributes, class_name=name, n=1 + number % 5))
-    return Palette(rows=tuple(rows))
+        rows.append(AttributeCombination(attributes=attributes, class_name=name, n=1 + number % 5))
+    return AttributeDistribution(rows=tuple(rows))
 
 
 def wish(kind: Kind, strength: float = 2.0, name: str = "w1", **attributes: str) -> Wish:
