@@ -82,7 +82,7 @@ def test_the_readme_is_short() -> None:
 
 def test_the_planner_of_contributing_runs() -> None:
     from agent.loop.validation import validate
-    from agent.planners import Observation, Palette, PaletteRow
+    from agent.planners import AttributeCombination, AttributeDistribution, Observation
     from prompts.vocabulary import load_vocabulary
 
     (example,) = re.findall(
@@ -92,10 +92,10 @@ def test_the_planner_of_contributing_runs() -> None:
     exec(compile(example, "CONTRIBUTING.md", "exec"), names)
     vocabulary = load_vocabulary("elpv")
     rows = [
-        PaletteRow(attributes={"severity": severity}, class_name=name, n=n)
+        AttributeCombination(attributes={"severity": severity}, class_name=name, n=n)
         for severity, name, n in (("functional", "functional", 30), ("defective", "defective", 4))
     ]
     observation = Observation(round=1, n_images=20, images_per_prompt=8, seed=1)
-    draft = names["build"]().plan(observation, Palette(rows=tuple(rows)), vocabulary)
+    draft = names["build"]().plan(observation, AttributeDistribution(rows=tuple(rows)), vocabulary)
     plan = validate(draft, 1, 20, "test", vocabulary, lambda text: 1, 64)
     assert {prompt.class_name for prompt in plan.prompts} == {"defective"}
