@@ -10,17 +10,16 @@ import yaml
 
 from agent import planners
 from agent.config.settings import Settings
-from agent.loop.components import build_generator, build_target, choose_device
+from agent.loop.components import Components
 from agent.loop.validation import validate
 from agent.planners import Observation, distribution_of
 from agent.session.folder import folder_of, list_sessions, stored_settings
 from agent.session.limits import HOUR_S
 from memory.journal import read_events, rounds
 from memory.records import Plan, Round
-from tools import tasks
 from tools.generate_batch import draw_samples
 from tools.generators import Generator, undrawn
-from tools.targets import Target, label_names
+from tools.targets import Target
 from tools.train_dstm import train_model
 
 if TYPE_CHECKING:
@@ -51,9 +50,10 @@ def show(settings: Settings, console: Console) -> None:
         settings.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=100
     )
     console.print(resolved, markup=False, soft_wrap=True)
-    target = build_target(settings)
+    components = Components(settings)
+    target = components.target
     console.print(f"{target.notice}\n", markup=False, soft_wrap=True)
-    generator = build_generator(settings, target, choose_device(settings))
+    generator = components.generator
     plan = first_plan(settings, target, generator)
     by = "" if settings.brain.startswith("policy:") else f", where {settings.brain} decides"
     console.print(
@@ -65,7 +65,7 @@ def show(settings: Settings, console: Console) -> None:
         console.print(f"  {prompt.count:4d}  {prompt.text}", markup=False, soft_wrap=True)
     if len(plan.prompts) > _PROMPTS_SHOWN:
         console.print(f"  and {len(plan.prompts) - _PROMPTS_SHOWN} more prompts")
-    speed = earlier_speed(settings) or measure_speed(settings, target, generator, plan)
+    speed = earlier_speed(settings) or measure_speed(components, plan)
     console.print(f"\nEstimate, by {speed.source}:", markup=False)
     for line in estimate(settings, speed):
         console.print(f"  {line}", markup=False)
@@ -110,23 +110,24 @@ def earlier_speed(settings: Settings) -> Speed | None:
     return None
 
 
-def measure_speed(settings: Settings, target: Target, generator: Generator, plan: Plan) -> Speed:
+def measure_speed(components: Components, plan: Plan) -> Speed:
     """Draw a few images, train a few steps and predict, and return how fast that was."""
+    settings, target = components.settings, components.target
+    generator, task = components.generator, components.task
     wanted = [(plan.prompts[i % len(plan.prompts)], i) for i in range(N_DRAWN)]
     draw_samples(wanted[:1], settings.session.seed, generator, target.class_names)
     started = time.monotonic()
     samples = draw_samples(wanted, settings.session.seed, generator, target.class_names)
     image_s = (time.monotonic() - started) / N_DRAWN
-    task = tasks.build(settings.dstm.task)
     train = settings.dstm.model_copy(update={"steps": N_STEPS, "balance_classes": False})
-    n_classes = len(label_names(target, task))
+    n_classes = len(components.label_names)
     ends: list[float] = []
     model, _, _ = train_model(
         samples,
         task,
         n_classes,
         train,
-        choose_device(settings),
+        components.device,
         lambda done, total: ends.append(time.monotonic()),
     )
     # The first step pays for loading kernels.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from agent.autonomous.thumbnails import strips_of
 from agent.config.settings import Settings, overrides
-from agent.loop.components import build_target
+from agent.loop.components import Components
 from agent.session.folder import folder_of, stored_settings
 from agent.steering.preferences import effects, ever_wished, wishes
 from eval.colours import (
@@ -48,7 +48,7 @@ def write_report(home: Path, name: str) -> Path:
     folder = folder_of(home, name)
     events = read_events(folder / "journal.jsonl")
     past = rounds(events)
-    target = build_target(settings.model_copy(update={"home": home}))
+    target = Components(settings.model_copy(update={"home": home})).target
     kinds = tasks.build(settings.dstm.task).needs
     data = ReportData(
         session=name,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent.config.settings import Settings
-from agent.loop.components import build_target
+from agent.loop.components import Components
 from agent.session.folder import Session, folder_of, stored_settings
 from agent.session.limits import best_round
 from memory.files import write_bytes, write_json
@@ -30,7 +30,7 @@ def write_results(session: Session) -> list[Path]:
     """Write `best/` and `dataset/` anew from the rounds so far; return the folders written."""
     folder, settings = session.folder, session.settings
     past = session.rounds()
-    target = build_target(settings)
+    target = Components(settings).target
     written = []
     best = best_round(past)
     if best:
@@ -47,7 +47,7 @@ def write_results(session: Session) -> list[Path]:
 def source_of(home: Path, name: str) -> Source:
     """Return what of a session is exported; raises SettingsError for an unknown one."""
     settings, folder = stored_settings(home, name), folder_of(home, name)
-    target = build_target(settings.model_copy(update={"home": home}))
+    target = Components(settings.model_copy(update={"home": home})).target
     past = rounds(read_events(folder / "journal.jsonl"))
     return _source(settings, folder, name, target, past)
 

@@ -24,7 +24,7 @@ from agent.brains.probe import Probe, probe
 from agent.brains.remote import RemoteBrain
 from agent.config.settings import Settings, told_settings
 from agent.loop.approval import Answer, Question
-from agent.loop.components import Workbench, build_trainer
+from agent.loop.components import Components
 from agent.loop.decider import Decider
 from agent.loop.graph import build_graph
 from agent.loop.observer import ConsoleObserver
@@ -54,7 +54,7 @@ def run(settings: Settings, console: Console, interactive: bool = False) -> Path
         with open_session(settings, name) as session, _stopped_by_sigterm(session.control):
             _say(console, f"Session {name} in {session.folder}")
             observer = ConsoleObserver(console, settings.session.rounds, interactive)
-            bench = Workbench(session, observer)
+            bench = Components.of_session(session, observer)
             _tell_faults(bench)
             stopped = None
             try:
@@ -86,7 +86,7 @@ def _say(console: Console, text: str, style: str | None = None) -> None:
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def _tell_faults(bench: Workbench) -> None:
+def _tell_faults(bench: Components) -> None:
     """Journal what a crash of the run before has left behind."""
     journal, last = bench.session.journal, bench.control.killed
     if last:
@@ -110,7 +110,7 @@ def _run_at_the_end(settings: Settings, name: str, ended_by: str) -> None:
         subprocess.run(settings.session.on_finish, shell=True, env=os.environ | told, check=False)
 
 
-def run_rounds(bench: Workbench) -> Ending:
+def run_rounds(bench: Components) -> Ending:
     """Run the rounds that are left until a limit is reached; return which one.
 
     A crashed round goes on where it stopped. Raises Stopped at a safe point within a round when
@@ -119,7 +119,7 @@ def run_rounds(bench: Workbench) -> Ending:
     session, control = bench.session, bench.control
     known = session.journal.get("session") is not None
     # So that what is wrong with it is said before anything is drawn.
-    build_trainer(session.settings, bench.device)
+    _ = bench.trainer
     palette = _open_journal(session, bench)
     decider = _decider(
         session, BrainContext(palette, bench.target.vocabulary, session.settings.llm)
@@ -147,7 +147,7 @@ def run_rounds(bench: Workbench) -> Ending:
 
 
 def _run_round(
-    graph: CompiledStateGraph[RoundState], kept: Checkpoints, bench: Workbench, number: int
+    graph: CompiledStateGraph[RoundState], kept: Checkpoints, bench: Components, number: int
 ) -> None:
     """Run a round to its end, from where a crash has left it."""
     config = kept.thread(number)
@@ -196,7 +196,7 @@ def _journal_answer(session: Session, question: Question, answer: Answer) -> Non
         session.journal.append("approval", **data, **said)
 
 
-def _open_journal(session: Session, bench: Workbench) -> AttributeDistribution:
+def _open_journal(session: Session, bench: Components) -> AttributeDistribution:
     """Journal what the session is, or that it goes on, and return its palette."""
     known = session.journal.get("session")
     if known:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from agent.loop.approval import Answer, Question
-from agent.loop.components import Workbench
+from agent.loop.components import Components
 from agent.loop.observer import Observer
 from agent.session.control import request, requested
 from agent.session.folder import Session, store_settings
@@ -68,7 +68,7 @@ class LiveSession:
     """
 
     def __init__(self, session: Session, auto_s: float | None = None) -> None:
-        self.bench = Workbench(session, _LiveObserver(self))
+        self.bench = Components.of_session(session, _LiveObserver(self))
         self.auto_s = auto_s
         self.error: Exception | None = None
         self.question: Question | None = None

@@ -273,15 +273,15 @@ def pretrain(
         preset, set_, {steps_key: steps, "home": home}, target=target, needs_weights=False
     )
     from agent.cli.commands import cards
-    from agent.loop.components import build_pretrain_target, choose_device
+    from agent.loop.components import Components
     from agent.loop.progress import counted
     from agent.loop.user_dataset import N_WORDS
     from tools.pretraining.card import write_card
     from tools.pretraining.pretrain import pretrain as train
     from tools.targets import leakage
 
-    device = choose_device(settings)
-    source = build_pretrain_target(settings)
+    components = Components(settings)
+    device, source = components.device, components.pretrain_target
     name = source.name if target else Path(preset or PRESET).stem
     folder = output or settings.home / "pretrain" / (f"{name}-{kind}" if kind else name)
     chosen: Any = getattr(settings.pretrain, kind) if kind else settings.pretrain
@@ -322,7 +322,7 @@ def pretrain(
     pipeline = folder / "pipeline"
     say(f"Trained for {chosen.steps} steps. Drawing images for its card and measuring them ...")
     watch = partial(counted, console())
-    card = write_card(pipeline, source, settings.home / "cache", settings.audit, device, watch)
+    card = write_card(pipeline, source, partial(components.classifier, source), device, watch)
     say_table(*cards.table(card))
     for line in cards.advice(card):
         say(line)

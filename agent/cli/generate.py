@@ -9,7 +9,7 @@ import numpy as np
 
 from agent.autonomous.report import labelled_pictures
 from agent.config.settings import Settings
-from agent.loop.components import build_generator, build_target, choose_device
+from agent.loop.components import Components
 from agent.steering.lexicon import Lexicon
 from eval.montage import save_montage
 from memory.errors import SettingsError
@@ -38,8 +38,8 @@ def generate(
     """
     if not prompt.strip() or n_images < 1:
         raise SettingsError("Give a prompt that is not empty and a number of images of at least 1.")
-    target = build_target(settings)
-    generator = build_generator(settings, target, choose_device(settings))
+    components = Components(settings)
+    target, generator = components.target, components.generator
     console.print(target.notice, style="dim", markup=False, highlight=False, soft_wrap=True)
     n_tokens = generator.count_tokens(prompt)
     if n_tokens > generator.max_tokens:

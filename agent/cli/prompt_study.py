@@ -19,8 +19,8 @@ from agent.brains.probe import probe
 from agent.brains.remote import RemoteBrain
 from agent.brains.spending import Spending
 from agent.config.settings import LLMSettings, Settings
-from agent.loop.components import build_generator, build_target, choose_device
-from agent.planners import AttributeDistribution, distribution_of
+from agent.loop.components import Components
+from agent.planners import AttributeDistribution
 from agent.steering.lexicon import Lexicon
 from eval.diversity import distinct_n, vendi
 from eval.metrics import wilson
@@ -32,7 +32,7 @@ from prompts.vocabulary import Vocabulary
 from tools.data.drawn import ImageRequest
 from tools.data.samples import Samples
 from tools.generators import Generator
-from tools.labelers.audit import AuditClassifier, train_audit
+from tools.labelers.audit import AuditClassifier
 from tools.pretraining.card import attribute_agreement
 from tools.targets import Target
 
@@ -172,11 +172,10 @@ def compare(
     SettingsError for a request without words of the vocabulary, or with words that exclude each
     other; BrainError if the brain fails before it wrote a prompt.
     """
-    target = build_target(settings)
+    components = Components(settings)
+    target, palette = components.target, components.distribution
     asked = understand(request, target.vocabulary)
-    palette = distribution_of(target)
     brain = _brain(settings, palette, target.vocabulary)
-    device = choose_device(settings)
     seed = settings.session.seed
     sets = []
     if brain is not None:
@@ -187,8 +186,8 @@ def compare(
     n_grammar = len(sets[0].texts) or n if sets else n
     sets.append(say(asked, n_grammar, target.vocabulary, palette, seed))
     with console.status("Training the audit"):
-        audit = train_audit(target, settings.audit, settings.home / "cache", device)
-    generator = build_generator(settings, target, device)
+        audit = components.classifier(target)
+    generator = components.generator
     columns = []
     for prompts in sets:
         with console.status(f"Drawing the images of {prompts.author}"):

@@ -33,7 +33,8 @@ from agent import planners
 from agent.config.settings import Settings, differences, fingerprint
 from agent.experiments.arms import OF_REAL_DATA, Arm, Arms, read_arm
 from agent.experiments.oracle import Oracle
-from agent.experiments.pool import Lab, Pool, Trained, broken_cells, judged_failures, load_critic
+from agent.experiments.pool import Pool, Trained, broken_cells, judged_failures, load_critic, train
+from agent.loop.components import Components
 from agent.loop.observer import Observer
 from agent.loop.trials import with_trials
 from agent.loop.validation import validate
@@ -54,7 +55,6 @@ from memory.records import (
     digest,
     read_pull,
 )
-from tools import tasks
 from tools.data.samples import Samples, concatenate
 from tools.diffusion.guidance import Critic
 from tools.generate_batch import draw, prompt_quality
@@ -111,26 +111,26 @@ class Estimated(NamedTuple):
 
 def run_seed(work: Task, done: Callable[[], None] = lambda: None) -> None:
     """Run, or finish, all arms of a seed; `done` is called after each."""
-    lab = Lab(work.settings)
+    components = Components(work.settings)
     seed_folder = work.folder / f"seed-{work.seed:03d}"
     slices = work.settings.feedback.slices
-    broken = broken_cells(lab.palette, slices, work.broken, work.seed)
-    pool = Pool(lab, seed_folder / "images", work.seed, broken)
+    broken = broken_cells(components.distribution, slices, work.broken, work.seed)
+    pool = Pool(components, seed_folder / "images", work.seed, broken)
     for name in work.arms.names():
         folder = seed_folder / _slug(name)
         if not (folder / f"round-{work.settings.session.rounds}.json").exists():
             if name in work.arms.brains:
                 _run_brain(work, name, folder)
             elif name in OF_REAL_DATA:
-                _run_real(work, lab, name, folder, broken)
+                _run_real(work, components, name, folder, broken)
             else:
-                _run_planner(work, lab, pool, _arm(work.settings, name), folder, broken)
+                _run_planner(work, components, pool, _arm(work.settings, name), folder, broken)
         done()
 
 
 def _run_planner(
     work: Task,
-    lab: Lab,
+    components: Components,
     pool: Pool,
     arm: Arm,
     folder: Path,
@@ -157,15 +157,17 @@ def _run_planner(
                 seed=work.seed,
                 rounds=tuple(past),
             )
-            plan = _plan(lab, arm, observation, sealed, broken)
+            plan = _plan(components, arm, observation, sealed, broken)
         images = pool.take(plan.prompts, taken, critic)
         parts += images
         made = concatenate(parts)
         pulls_next = arm.pull is not None and number < session.rounds
         is_judged = arm.trial is not None
         keep = folder.parent / "models" / digest(list(made.ids))
-        trained = _trained(scores, lab, made, work.seed, keep if pulls_next or is_judged else None)
-        critic = load_critic(lab, keep) if pulls_next else None
+        trained = _trained(
+            scores, components, made, work.seed, keep if pulls_next or is_judged else None
+        )
+        critic = load_critic(components, keep) if pulls_next else None
         sealed = trained.sealed
         batch = Batch(
             round=number,
@@ -187,7 +189,7 @@ def _run_planner(
             credits=credit(plan, batch, before, report),
         )
         if is_judged:
-            failures = judged_failures(lab, keep, done, images, past)
+            failures = judged_failures(components, keep, done, images, past)
             done = done.model_copy(update={"failures": failures})
         past.append(done)
         score = score_report(sealed, arm.name, work.seed, number, len(made), broken)
@@ -195,14 +197,14 @@ def _run_planner(
 
 
 def _plan(
-    lab: Lab,
+    components: Components,
     arm: Arm,
     observation: Observation,
     sealed: Report | None,
     broken: Sequence[dict[str, str]],
 ) -> Plan:
     """Return the plan of an arm, checked as in a session."""
-    vocabulary = lab.target.vocabulary
+    vocabulary = components.target.vocabulary
     rounds = observation.rounds
     if arm.feedback == "shuffled":
         rounds = tuple(shuffled(past, observation.seed) for past in rounds)
@@ -210,20 +212,20 @@ def _plan(
         rounds = rounds[:1]
     observation = observation.model_copy(update={"rounds": rounds})
     if arm.planner == ORACLE:
-        draft = Oracle(sealed, broken).plan(observation, lab.palette, vocabulary)
+        draft = Oracle(sealed, broken).plan(observation, components.distribution, vocabulary)
     else:
-        draft = planners.build(arm.planner).plan(observation, lab.palette, vocabulary)
+        draft = planners.build(arm.planner).plan(observation, components.distribution, vocabulary)
         # What is told falsely or once only does not say what has been tried.
         if arm.feedback == "true" and arm.trial:
-            draft = with_trials(draft, observation, lab.palette, vocabulary, arm.trial)
+            draft = with_trials(draft, observation, components.distribution, vocabulary, arm.trial)
     return validate(
         draft,
         observation.round,
         observation.n_images,
         arm.name,
         vocabulary,
-        lab.generator.count_tokens,
-        lab.generator.max_tokens,
+        components.generator.count_tokens,
+        components.generator.max_tokens,
         pull=arm.pull,
         unpullable=None if rounds else "no DSTM has been trained yet",
     )
@@ -244,17 +246,17 @@ def shuffled(past: Round, seed: int) -> Round:
 
 
 def _run_real(
-    work: Task, lab: Lab, name: str, folder: Path, broken: Sequence[dict[str, str]]
+    work: Task, components: Components, name: str, folder: Path, broken: Sequence[dict[str, str]]
 ) -> None:
     """Train on the real generator split: bare, augmented, or with rare slices drawn more often."""
-    samples = lab.target.split("generator")
+    samples = components.target.split("generator")
     if name == "oversample":
         table = slice_table(samples.attributes, work.settings.feedback.slices, 1)
         weights = np.zeros(len(samples))
         for members in table.values():
             weights[members] += 1 / len(members)
         samples = replace(samples, weights=weights)
-    trained = lab.train(samples, work.seed, augment=name != "real")
+    trained = train(components, samples, work.seed, augment=name != "real")
     number = work.settings.session.rounds
     score = score_report(trained.sealed, name, work.seed, number, len(samples), broken)
     entry = Entry(round=Round(number=number, report=trained.feedback), score=score)
@@ -264,7 +266,6 @@ def _run_real(
 def _run_brain(work: Task, name: str, folder: Path) -> None:
     """Run a whole session of a brain, in a home and with a memory of its own."""
     from agent.autonomous.runner import run_rounds
-    from agent.loop.components import Workbench
     from agent.session.folder import open_session
     from tools.evaluate_real import read_sealed
 
@@ -275,7 +276,7 @@ def _run_brain(work: Task, name: str, folder: Path) -> None:
     session = work.settings.session.model_copy(update={"seed": work.seed, "name": "arm"})
     settings = work.settings.model_copy(update={"home": home, "brain": name, "session": session})
     with open_session(settings, "arm") as opened:
-        run_rounds(Workbench(opened, Observer()))
+        run_rounds(Components.of_session(opened, Observer()))
         rounds, sealed = opened.rounds(), read_sealed(opened.folder)
     n_images = 0
     for past, report in zip(rounds, sealed, strict=True):
@@ -285,7 +286,7 @@ def _run_brain(work: Task, name: str, folder: Path) -> None:
 
 
 def _trained(
-    folder: Path, lab: Lab, samples: Samples, seed: int, keep: Path | None = None
+    folder: Path, components: Components, samples: Samples, seed: int, keep: Path | None = None
 ) -> Trained:
     """Train on samples, or return what a training on the same ones reached.
 
@@ -294,7 +295,7 @@ def _trained(
     path = folder / f"{digest(list(samples.ids))}.json"
     if path.exists() and (keep is None or (keep / "model.json").exists()):
         return Trained.model_validate_json(path.read_bytes())
-    trained = lab.train(samples, seed, lab.settings.dstm.augment, keep=keep)
+    trained = train(components, samples, seed, components.settings.dstm.augment, keep=keep)
     write_json(path, trained.to_json())
     return trained
 
@@ -303,9 +304,9 @@ def _arm(settings: Settings, name: str) -> Arm:
     return read_arm(name, settings.generator.pull, settings.feedback.trial or None)
 
 
-def check_pulls(lab: Lab, arms: Arms, broken: float) -> None:
+def check_pulls(components: Components, arms: Arms, broken: float) -> None:
     """Raise SettingsError when arms are guided and cannot be, before anything is drawn."""
-    guided = [arm for arm in _of_planners(lab.settings, arms) if arm.pull]
+    guided = [arm for arm in _of_planners(components.settings, arms) if arm.pull]
     if not guided:
         return
     name = guided[0].name
@@ -314,12 +315,12 @@ def check_pulls(lab: Lab, arms: Arms, broken: float) -> None:
             f"The arm {name!r} is pulled, and --broken has prompts draw something else. Compare "
             "guided arms without it."
         )
-    if not can_be_pulled(lab.generator):
+    if not can_be_pulled(components.generator):
         raise SettingsError(
-            f"The arm {name!r} is pulled, but the generator {lab.settings.generator.name!r} cannot "
+            f"The arm {name!r} is pulled, but the generator {components.generator.name!r} cannot "
             "be. Choose a preset whose generator is an MTDM, such as solar or streets."
         )
-    task = tasks.build(lab.settings.dstm.task)
+    task = components.task
     if any(read_pull(arm.pull)[0] == "entropy" for arm in guided if arm.pull):
         require_classes(task)
 
@@ -361,17 +362,17 @@ def _meaning(settings: Settings, broken: float) -> str:
     return digest([fingerprint(settings), settings.session.to_json(), broken])
 
 
-def estimate(lab: Lab, arms: Arms, n_seeds: int) -> Estimated:
+def estimate(components: Components, arms: Arms, n_seeds: int) -> Estimated:
     """Measure an image and a training, and count the most that there can be of them."""
-    session, n_steps = lab.settings.session, lab.settings.dstm.steps
-    row = lab.palette.rows[0]
-    text = lab.target.vocabulary.caption(row.attributes)
+    session, n_steps = components.settings.session, components.settings.dstm.steps
+    row = components.distribution.rows[0]
+    text = components.target.vocabulary.caption(row.attributes)
     spec = PromptSpec(id="estimate", text=text, class_name=row.class_name, count=N_TRIED)
     wanted = [(spec, index) for index in range(N_TRIED)]
 
     def drawn() -> Samples:
-        samples, confidence = draw(wanted, 0, lab.generator, lab.target.class_names)
-        lab.judge.judge(samples, confidence)
+        samples, confidence = draw(wanted, 0, components.generator, components.target.class_names)
+        components.judge.judge(samples, confidence)
         return samples
 
     def seconds(work: Callable[[], object]) -> float:
@@ -381,13 +382,13 @@ def estimate(lab: Lab, arms: Arms, n_seeds: int) -> Estimated:
 
     # Both once before, so that what is loaded or made at the first use is not counted.
     samples = drawn()
-    lab.train(samples, 0, True, steps=1)
+    train(components, samples, 0, True, steps=1)
     image_s = seconds(drawn) / N_TRIED
-    one_s, some_s = (seconds(partial(lab.train, samples, 0, True, n)) for n in (1, 4))
+    one_s, some_s = (seconds(partial(train, components, samples, 0, True, n)) for n in (1, 4))
     names = arms.names()
     n_of_real = sum(name in OF_REAL_DATA for name in names)
     n_rounds = session.rounds * (len(names) - n_of_real)
-    n_guided = sum(arm.pull is not None for arm in _of_planners(lab.settings, arms))
+    n_guided = sum(arm.pull is not None for arm in _of_planners(components.settings, arms))
     return Estimated(
         n_trainings=n_seeds * (n_rounds + n_of_real),
         n_images=n_seeds * n_rounds * session.images_per_round,

@@ -6,30 +6,25 @@ import json
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.config.settings import Settings
-from agent.loop.components import build_generator, build_judge, build_target, choose_device
-from agent.planners import AttributeDistribution, distribution_of
+from agent.loop.components import Components
+from agent.planners import AttributeDistribution
 from memory.files import write_bytes
 from memory.records import Failure, PromptSpec, Record, Report, Round, Share, digest
-from tools import tasks
 from tools.data.samples import Dense, Samples, concatenate
 from tools.data.shards import read_shards, write_shard
 from tools.diffusion.guidance import Critic, critic_of
-from tools.generate_batch import Judge, draw
-from tools.generators import Generator
+from tools.generate_batch import draw
 from tools.inspect_failures import judged
 from tools.models.criteria import Dstm, load_dstm
 from tools.models.dstm_file import save_model
 from tools.models.gradients import Gradients, sample_gradients
-from tools.targets import Target, label_names
 from tools.train_dstm import train_model
 
 
@@ -41,100 +36,89 @@ class Trained(Record):
     failures: tuple[Failure, ...]
 
 
-@dataclass(frozen=True)
-class Lab:
-    """What all arms of a seed use: the heavy parts of the preset, and its own seed."""
+def train(
+    components: Components,
+    samples: Samples,
+    seed: int,
+    augment: bool,
+    steps: int | None = None,
+    keep: Path | None = None,
+) -> Trained:
+    """Train a DSTM from scratch and measure it on feedback and on the sealed test split.
 
-    settings: Settings
-
-    @cached_property
-    def device(self) -> str:
-        """The torch device."""
-        return choose_device(self.settings)
-
-    @cached_property
-    def target(self) -> Target:
-        """The target, its cache under HOME/cache."""
-        return build_target(self.settings)
-
-    @cached_property
-    def generator(self) -> Generator:
-        """The generator with its weights."""
-        return build_generator(self.settings, self.target, self.device)
-
-    @cached_property
-    def judge(self) -> Judge:
-        """What weighs generated images."""
-        return build_judge(self.settings, self.target, self.device)
-
-    @cached_property
-    def palette(self) -> AttributeDistribution:
-        """What can be asked for."""
-        return distribution_of(self.target)
-
-    def train(
-        self,
-        samples: Samples,
-        seed: int,
-        augment: bool,
-        steps: int | None = None,
-        keep: Path | None = None,
-    ) -> Trained:
-        """Train a DSTM from scratch and measure it on feedback and on the sealed test split.
-
-        steps: in place of those of the settings; keep: folder that the model is written to.
-        """
-        dstm = self.fit(samples, seed, augment, steps)
-        if keep:
-            meta = {"task": dstm.settings.task, "settings": dstm.settings.model_dump(mode="json")}
-            save_model(keep, dstm.model, meta)
-        feedback, said = self.report(dstm, "feedback")
-        own = self.settings.feedback
-        return Trained(
-            feedback=feedback,
-            sealed=self.report(dstm, "test")[0],
-            failures=dstm.task.failures(
-                said, self.target.split("feedback"), own.slices, own.n_min, own.alpha
-            ),
-        )
-
-    def fit(self, samples: Samples, seed: int, augment: bool, steps: int | None = None) -> Dstm:
-        """Train a DSTM from scratch; steps: in place of those of the settings."""
-        settings = self.settings.dstm.model_copy(
-            update={"seed": seed, "augment": augment, "steps": steps or self.settings.dstm.steps}
-        )
-        task = tasks.build(settings.task)
-        names = label_names(self.target, task)
-        model, _, _ = train_model(samples, task, len(names), settings, self.device)
-        return Dstm(model, task, settings)
-
-    def report(self, dstm: Dstm, split: str, number: int = 1) -> tuple[Report, NDArray[Any]]:
-        """Return the report of a DSTM on a split of the target, and what it predicts there."""
-        samples, feedback = self.target.split(split), self.settings.feedback
-        said = dstm.task.predict(dstm.model, samples.images)
-        names = label_names(self.target, dstm.task)
-        return (
-            dstm.task.report(said, samples, names, number, split, feedback.slices, feedback.n_min),
-            said,
-        )
+    steps: in place of those of the settings; keep: folder that the model is written to.
+    """
+    dstm = fit(components, samples, seed, augment, steps)
+    if keep:
+        meta = {"task": dstm.settings.task, "settings": dstm.settings.model_dump(mode="json")}
+        save_model(keep, dstm.model, meta)
+    feedback, predictions = report(components, dstm, "feedback")
+    settings = components.settings.feedback
+    return Trained(
+        feedback=feedback,
+        sealed=report(components, dstm, "test")[0],
+        failures=dstm.task.failures(
+            predictions,
+            components.target.split("feedback"),
+            settings.slices,
+            settings.n_min,
+            settings.alpha,
+        ),
+    )
 
 
-def load_critic(lab: Lab, folder: Path) -> Critic:
+def fit(
+    components: Components, samples: Samples, seed: int, augment: bool, steps: int | None = None
+) -> Dstm:
+    """Train a DSTM from scratch; steps: in place of those of the settings."""
+    settings = components.settings.dstm
+    changes = {"seed": seed, "augment": augment, "steps": steps or settings.steps}
+    settings = settings.model_copy(update=changes)
+    n_classes = len(components.label_names)
+    model, _, _ = train_model(samples, components.task, n_classes, settings, components.device)
+    return Dstm(model, components.task, settings)
+
+
+def report(
+    components: Components, dstm: Dstm, split: str, number: int = 1
+) -> tuple[Report, NDArray[Any]]:
+    """Return the report of a DSTM on a split of the target, and its predictions there."""
+    samples, feedback = components.target.split(split), components.settings.feedback
+    predictions = dstm.task.predict(dstm.model, samples.images)
+    return (
+        dstm.task.report(
+            predictions,
+            samples,
+            components.label_names,
+            number,
+            split,
+            feedback.slices,
+            feedback.n_min,
+        ),
+        predictions,
+    )
+
+
+def load_critic(components: Components, folder: Path) -> Critic:
     """Return a kept model as a critic, with the feedback photographs that it fails on."""
-    dstm, feedback = load_dstm(folder, lab.device), lab.target.split("feedback")
+    dstm, feedback = load_dstm(folder, components.device), components.target.split("feedback")
     sha256 = str(json.loads((folder / "model.json").read_bytes())["sha256"])
     return critic_of(dstm, sha256, dstm.task.predict(dstm.model, feedback.images), feedback)
 
 
 def judged_failures(
-    lab: Lab, folder: Path, done: Round, images: Sequence[Samples], past: Sequence[Round]
+    components: Components,
+    folder: Path,
+    done: Round,
+    images: Sequence[Samples],
+    past: Sequence[Round],
 ) -> tuple[Failure, ...]:
     """Return the failures of a round with what is known of whether images can mend them.
 
     folder: of the model that the round trained; images: of each of its prompts.
     """
     assert done.plan is not None  # it is of a planner
-    dstm, feedback = load_dstm(folder, lab.device), lab.target.split("feedback")
+    dstm, feedback = load_dstm(folder, components.device), components.target.split("feedback")
     made = concatenate(images)
     gradients = Gradients(
         images=sample_gradients(dstm.model, dstm.task, made, dstm.settings),
@@ -160,13 +144,13 @@ class Pool:
     """
 
     def __init__(
-        self, lab: Lab, folder: Path, seed: int, broken: Sequence[Mapping[str, str]]
+        self, components: Components, folder: Path, seed: int, broken: Sequence[Mapping[str, str]]
     ) -> None:
-        self._lab = lab
+        self._components = components
         self._folder = folder
         self._seed = seed
         self._broken = broken
-        self._size = lab.settings.session.images_per_prompt
+        self._size = components.settings.session.images_per_prompt
         self._drawn: dict[str, Samples] = {}
 
     def take(
@@ -204,7 +188,7 @@ class Pool:
                 self._drawn[name + pulled] = read_shards([path]).samples
             else:
                 missing.append((self._spec(name, prompt), pulled))
-        size = max(1, self._lab.settings.session.shard_size // self._size)
+        size = max(1, self._components.settings.session.shard_size // self._size)
         for start in range(0, len(missing), size):
             part = missing[start : start + size]
             made = self._make([prompt for prompt, _ in part], critic)
@@ -216,16 +200,18 @@ class Pool:
                     [prompt.text] * self._size,
                     [prompt.id + pulled] * self._size,
                     range(self._size),
-                    self._lab.target.class_names,
+                    self._components.target.class_names,
                 )
                 write_bytes(self._path(prompt.id, pulled), data)
 
     def _make(self, prompts: Sequence[PromptSpec], critic: Critic | None) -> list[Samples]:
-        lab = self._lab
+        components = self._components
 
         def drawn_as(said: Sequence[PromptSpec]) -> tuple[Samples, Dense]:
             pairs = [(prompt, i) for prompt in said for i in range(self._size)]
-            return draw(pairs, self._seed, lab.generator, lab.target.class_names, critic)
+            return draw(
+                pairs, self._seed, components.generator, components.target.class_names, critic
+            )
 
         wrong = [self._wrong(prompt) if self._is_broken(prompt) else prompt for prompt in prompts]
         drawn, confidence = drawn_as(wrong)
@@ -233,19 +219,19 @@ class Pool:
             # The image is the one that was asked for, its labels are those of another scene.
             drawn = replace(drawn, images=drawn_as(prompts)[0].images)
         asked = [prompt for prompt in prompts for _ in range(self._size)]
-        names = list(lab.target.class_names)
+        names = list(components.target.class_names)
         drawn = replace(
             drawn,
             classes=np.array([names.index(p.class_name) for p in asked], dtype=np.int64),
             attributes=[p.attributes for p in asked],
         )
-        drawn = replace(drawn, weights=lab.judge.judge(drawn, confidence)[1])
+        drawn = replace(drawn, weights=components.judge.judge(drawn, confidence)[1])
         size = self._size
         return [drawn.take(range(i * size, (i + 1) * size)) for i in range(len(prompts))]
 
     def _spec(self, name: str, prompt: PromptSpec) -> PromptSpec:
         words = random.Random(f"{self._seed} {name}")
-        text = self._lab.target.vocabulary.caption(prompt.attributes, words)
+        text = self._components.target.vocabulary.caption(prompt.attributes, words)
         return prompt.model_copy(update={"id": name, "text": text, "count": self._size})
 
     def _is_broken(self, prompt: PromptSpec) -> bool:
@@ -254,10 +240,10 @@ class Pool:
     def _wrong(self, prompt: PromptSpec) -> PromptSpec:
         """Return what a broken prompt draws: another class, or else another scene."""
         rng = random.Random(f"{self._seed} {prompt.id} wrong")
-        rows = self._lab.palette.rows
+        rows = self._components.distribution.rows
         of_others = [row for row in rows if row.class_name != prompt.class_name]
         row = rng.choice(of_others or rows)
-        text = self._lab.target.vocabulary.caption(row.attributes, rng)
+        text = self._components.target.vocabulary.caption(row.attributes, rng)
         return prompt.model_copy(update={"text": text, "class_name": row.class_name})
 
     def _path(self, name: str, pulled: str) -> Path:

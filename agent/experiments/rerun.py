@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.config.settings import Settings
-from agent.loop.components import build_target, build_trainer, choose_device
+from agent.loop.components import Components
 from memory.errors import SettingsError, unknown
 from memory.journal import read_events, rounds
 from memory.records import Report, Round, Training
-from tools import tasks
 from tools.data.jobs import shards_of
 from tools.data.stored_images import StoredImages
 from tools.evaluate_real import evaluate
 from tools.models.dstm_file import save_model
-from tools.targets import Target, label_names
 from tools.train_dstm import train_model
 
 STAGES = ("train", "evaluate")
@@ -69,57 +67,46 @@ def rerun(
 def _results(
     folder: Path, settings: Settings, past: Sequence[Round], stages: Sequence[str]
 ) -> Iterator[Rerun]:
-    target = build_target(settings)
-    device = choose_device(settings)
+    components = Components(settings)
     for current in past:
         if "train" in stages and current.training:
             shards = shards_of(folder, (r for r in past if r.number <= current.number))
-            yield _train(current.training, shards, settings, target, device)
+            yield _train(current.training, shards, components)
         if "evaluate" in stages and current.training and current.report:
-            yield _evaluate(folder, current.training, current.report, settings, target, device)
+            yield _evaluate(folder, current.training, current.report, components)
 
 
-def _train(
-    recorded: Training, shards: Sequence[Path], settings: Settings, target: Target, device: str
-) -> Rerun:
-    own = settings.dstm.model_copy(update={"seed": settings.session.seed})
-    task = tasks.build(own.task)
-    n_classes = len(label_names(target, task))
-    if trainer := build_trainer(settings, device):
-        model, loss, _ = trainer.train(shards, n_classes, own, device)
+def _train(recorded: Training, shards: Sequence[Path], components: Components) -> Rerun:
+    settings = components.settings
+    dstm = settings.dstm.model_copy(update={"seed": settings.session.seed})
+    task, n_classes, device = components.task, len(components.label_names), components.device
+    if trainer := components.trainer:
+        model, loss, _ = trainer.train(shards, n_classes, dstm, device)
     else:
-        model, loss, _ = train_model(StoredImages(shards), task, n_classes, own, device)
+        model, loss, _ = train_model(StoredImages(shards), task, n_classes, dstm, device)
     with tempfile.TemporaryDirectory() as scratch:
-        sha256 = save_model(Path(scratch), model, {"task": own.task})
+        sha256 = save_model(Path(scratch), model, {"task": dstm.task})
     same = sha256 == recorded.sha256 and loss == recorded.final_loss
     return Rerun(recorded.round, "train", same, abs(loss - recorded.final_loss), 1)
 
 
-def _evaluate(
-    folder: Path,
-    training: Training,
-    recorded: Report,
-    settings: Settings,
-    target: Target,
-    device: str,
-) -> Rerun:
-    feedback = settings.feedback
-    samples = target.split("feedback")
+def _evaluate(folder: Path, training: Training, recorded: Report, components: Components) -> Rerun:
+    settings = components.settings.feedback
     report, _ = evaluate(
         folder / training.model,
-        samples,
+        components.target.split("feedback"),
         "feedback",
         recorded.round,
-        feedback.slices,
-        feedback.n_min,
-        device,
+        settings.slices,
+        settings.n_min,
+        components.device,
     )
-    old, new = _figures(recorded), _figures(report)
-    known = old.keys() & new.keys()
-    difference = max((abs(old[name] - new[name]) for name in known), default=0.0)
-    if old.keys() != new.keys():
+    before, after = _figures(recorded), _figures(report)
+    shared = before.keys() & after.keys()
+    difference = max((abs(before[name] - after[name]) for name in shared), default=0.0)
+    if before.keys() != after.keys():
         difference = 1.0
-    return Rerun(recorded.round, "evaluate", old == new, difference, len(old))
+    return Rerun(recorded.round, "evaluate", before == after, difference, len(before))
 
 
 def _figures(report: Report) -> dict[str, float]:

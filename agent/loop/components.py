@@ -1,14 +1,20 @@
-"""What a session works with, loaded when first needed: target, generator, audit, memory."""
+"""The heavy parts that settings name, built when first needed: target, generator, judge, memory.
+
+Only this module builds targets, generators, labelers and judges; all others are handed them, or
+have `Components`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from agent.config.settings import Settings
+from agent.config.settings import Settings, TargetSettings
 from agent.loop.observer import Observer
+from agent.planners import AttributeDistribution, distribution_of
+from agent.session.control import Control
 from agent.session.folder import Session, memory_of
 from memory.chroma import MemoryIndex
 from memory.errors import SettingsError
@@ -18,7 +24,7 @@ from tools.compute.within_memory import WithinMemory
 from tools.evaluate_real import Predict
 from tools.generate_batch import Crew, Judge
 from tools.generators import Generator
-from tools.labelers.audit import train_audit
+from tools.labelers.audit import AuditClassifier, train_audit
 from tools.labelers.dense_audit import train_dense_audit
 from tools.labelers.keep_all import KeepAll
 from tools.models.embeddings import (
@@ -29,7 +35,7 @@ from tools.models.embeddings import (
     embed_by_several,
 )
 from tools.targets import Target
-from tools.tasks import Model
+from tools.tasks import Model, Task
 from tools.train_dstm import Trainer
 
 if TYPE_CHECKING:
@@ -38,21 +44,64 @@ if TYPE_CHECKING:
 OUT_OF_MEMORY = "out of memory"
 
 
-class Workbench:
-    """The heavy parts of one session and the observer who is told what goes on."""
+class Components:
+    """Builds each part once, when it is first asked for.
 
-    def __init__(self, session: Session, observer: Observer) -> None:
-        self.session = session
-        self.observer = observer
-        self.control = session.control
-        self.control.say = observer.warn
-        self.control.after_pause = self._journal_pause
+    Within a session, stages are bracketed by its control, so that it can be paused and stopped, and
+    faults are journaled. Without one, as in comparisons, benchmarks and commands, only the observer
+    sees them.
+    """
 
-    def fault(self, what: str, told: str, **data: Any) -> None:
-        """Journal and show something that went wrong and was dealt with."""
-        number = self.control.round
-        self.session.journal.append("fault", what=what, told=told, round=number, **data)
-        self.observer.warn(told)
+    def __init__(
+        self, settings: Settings, observer: Observer | None = None, session: Session | None = None
+    ) -> None:
+        """Hold the settings; nothing is built yet.
+
+        Args:
+            settings: What the parts are built from; those of the session where there is one.
+            observer: Is shown stages, their progress and warnings; None: nobody is.
+            session: The open session that the parts belong to.
+        """
+        self.observer = observer or Observer()
+        self._settings, self._session = settings, session
+        if session:
+            session.control.say = self.observer.warn
+            session.control.after_pause = self._journal_pause
+
+    @classmethod
+    def of_session(cls, session: Session, observer: Observer) -> Self:
+        """Return the components of an open session."""
+        return cls(session.settings, observer, session)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings; those of a session may change between rounds."""
+        return self._session.settings if self._session else self._settings
+
+    @property
+    def session(self) -> Session:
+        """The open session; only within one."""
+        assert self._session is not None
+        return self._session
+
+    @session.setter
+    def session(self, session: Session) -> None:
+        self._session = session
+
+    @property
+    def control(self) -> Control:
+        """Time limits and requests of the session."""
+        return self.session.control
+
+    # -- what goes on --------------------------------------------------------------------------
+
+    def fault(self, kind: str, message: str, **data: Any) -> None:
+        """Show, and journal within a session, something that went wrong and was dealt with."""
+        if self._session:
+            number = self.control.round
+            entry = {"what": kind, "told": message, "round": number, **data}
+            self._session.journal.append("fault", **entry)
+        self.observer.warn(message)
 
     def _journal_pause(self, why: str, seconds: float) -> None:
         told = f"Waited {seconds:.0f} s: {why}"
@@ -64,7 +113,9 @@ class Workbench:
 
         The time between stages is a safe point: this is where a session that is paused waits.
         """
-        with self.control.stage(name, number), self.observer.stage(name, number):
+        session = self._session
+        bracket = session.control.stage(name, number) if session else nullcontext()
+        with bracket, self.observer.stage(name, number):
             yield
 
     def progress(self, stage: str, unit: str) -> Callable[[int, int], None]:
@@ -76,50 +127,107 @@ class Workbench:
 
         def report(done: int, total: int) -> None:
             show(done, total)
-            self.control.progress(done, total, unit)
+            if self._session:
+                self._session.control.progress(done, total, unit)
 
         return report
 
+    # -- the parts -----------------------------------------------------------------------------
+
     @cached_property
     def device(self) -> str:
-        """The torch device of this session: `cuda` where there is one, unless set otherwise."""
-        self.control.device = choose_device(self.session.settings)
-        return self.control.device
+        """The torch device: as set, or `cuda` where there is one.
+
+        Raises SettingsError when `cuda` is set and not available.
+        """
+        import torch
+
+        wanted, available = self.settings.device, "cuda" if torch.cuda.is_available() else "cpu"
+        if wanted == "cuda" != available:
+            raise SettingsError(
+                "device is 'cuda', but torch finds no CUDA device here. Set device=auto or "
+                "device=cpu."
+            )
+        device = available if wanted == "auto" else wanted
+        if self._session:
+            self.control.device = device
+        return device
 
     @cached_property
     def target(self) -> Target:
-        """The target; its small images are kept under HOME/cache."""
+        """The target; its small images are cached under HOME/cache."""
         with self.stage("load target", 0):
-            return build_target(self.session.settings)
+            return self._build_target(self.settings.target)
+
+    @cached_property
+    def pretrain_target(self) -> Target:
+        """What the MTDM is trained on: the target, unless the settings name something else."""
+        source = self.settings.pretrain_target
+        return self._build_target(source) if source else self.target
+
+    def _build_target(self, source: TargetSettings) -> Target:
+        return targets.build(source.name, self.settings.home / "cache", **source.options)
+
+    @cached_property
+    def distribution(self) -> AttributeDistribution:
+        """How often combinations of attributes occur in the target's generator split."""
+        return distribution_of(self.target)
+
+    @property
+    def task(self) -> Task:
+        """What the DSTM learns."""
+        return tasks.build(self.settings.dstm.task)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the classes that the DSTM tells apart, of images or of pixels."""
+        return tuple(targets.label_names(self.target, self.task))
+
+    @cached_property
+    def bare_generator(self) -> Generator:
+        """The generator with its weights, and the labeler behind it."""
+        with self.stage("load generator", 0):
+            return self._recipe.build(self.device)
 
     @cached_property
     def generator(self) -> Generator:
-        """The generator with its weights."""
-        with self.stage("load generator", 0):
-            found = build_generator(self.session.settings, self.target, self.device)
-        return WithinMemory(found, self._n_at_once(), self._drew_fewer)
+        """The generator, drawing fewer images at once where the device's memory is too small."""
+        return WithinMemory(self.bare_generator, self._n_at_once(), self._drew_fewer)
+
+    @property
+    def _recipe(self) -> Recipe:
+        settings = self.settings
+        arguments = settings.generator.model_dump(exclude={"name", "options", "pull"})
+        return Recipe(
+            settings.generator.name,
+            self.target.image_shape,
+            {**arguments, **settings.generator.options},
+            settings.labeler.name,
+            self.target.pixel_classes,
+            settings.labeler.options,
+        )
 
     @property
     def crew(self) -> Crew | None:
-        """What makes shards on a cluster, or None: then they are made here."""
+        """What draws shards on a cluster; None: they are drawn here."""
         return self._cluster
 
     @property
     def predict(self) -> Predict | None:
-        """What predicts on a cluster, or None: then it is done here."""
+        """What predicts on a cluster; None: it is done here."""
         return self._cluster.predict if self._cluster else None
 
     @cached_property
     def _cluster(self) -> RayCrew | None:
-        settings = self.session.settings
+        settings = self.settings
         if settings.compute.place == "local":
             return None
         from tools.compute.cluster import RayCrew
 
         return RayCrew(
             settings.compute,
-            recipe_of(settings, self.target),
-            self.audit,
+            self._recipe,
+            self.judge,
             self.generator.identity,
             settings.device,
             self._n_at_once(),
@@ -128,28 +236,40 @@ class Workbench:
 
     @property
     def trainer(self) -> Trainer | None:
-        """What trains a DSTM in several processes, or None: then it is trained in this one."""
-        return build_trainer(self.session.settings, self.device)
+        """What trains a DSTM in several processes; None: it is trained in this one.
+
+        Raises SettingsError when there are not as many devices, or a batch cannot be shared evenly.
+        """
+        settings = self.settings
+        if settings.compute.train_processes == 1:
+            return None
+        from tools.compute.data_parallel import Team
+
+        return Team(settings.compute.train_processes, self.device, settings.dstm.batch_size)
 
     def _n_at_once(self) -> int | None:
-        known = [e for e in self.session.journal.events("fault") if e["what"] == OUT_OF_MEMORY]
-        return known[-1]["n_at_once"] if known else None
+        faults = self._session.journal.events("fault") if self._session else []
+        of_memory = [fault for fault in faults if fault["what"] == OUT_OF_MEMORY]
+        return of_memory[-1]["n_at_once"] if of_memory else None
 
     def _drew_fewer(self, n_at_once: int) -> None:
-        told = f"Out of memory; from now on {n_at_once} images are drawn at once."
-        self.fault(OUT_OF_MEMORY, told, n_at_once=n_at_once)
+        message = f"Out of memory; from now on {n_at_once} images are drawn at once."
+        self.fault(OUT_OF_MEMORY, message, n_at_once=n_at_once)
 
     def embedding(self, model: Model) -> Embed:
-        """Return what turns images into vectors for discovery; model: the DSTM of the round.
+        """Return what turns images into vectors for discovery.
 
-        Raises SettingsError for the MTDM's features where the generator is none.
+        Args:
+            model: The DSTM of the round.
+
+        Raises:
+            SettingsError: For the MTDM's features where the generator is none.
         """
-        names = self.session.settings.feedback.embedding.split("+")
-        embeds = [self._embedding(name, model) for name in names]
+        embeds = [self._embedding(n, model) for n in self.settings.feedback.embedding.split("+")]
         return embeds[0] if len(embeds) == 1 else embed_by_several(embeds)
 
     def _embedding(self, name: str, model: Model) -> Embed:
-        settings = self.session.settings
+        settings = self.settings
         if name == "dstm":
             return embed_by_dstm(model)
         if name == "imagenet":
@@ -164,92 +284,42 @@ class Workbench:
         return embed_by_mtdm(load_pipeline(weights_folder(settings.generator.weights), self.device))
 
     @cached_property
-    def audit(self) -> Judge:
+    def judge(self) -> Judge:
         """What weighs generated images, e.g. a classifier, trained once per home folder."""
-        settings = self.session.settings
-        if settings.audit.method == "none":
+        if self.settings.audit.method == "none":
             return KeepAll()
         with self.stage("train audit", 0):
-            show = self.progress("train audit", "steps")
-            return build_judge(settings, self.target, self.device, show)
+            return self.train_judge(self.progress("train audit", "steps"))
+
+    def train_judge(self, progress: Callable[[int, int], None]) -> Judge:
+        """Return the judge, trained on the target's audit split or read from HOME/cache.
+
+        Args:
+            progress: Takes the steps done and the total.
+        """
+        settings = self.settings
+        if settings.audit.method == "none":
+            return KeepAll()
+        if settings.audit.method == "classifier":
+            return self.classifier(self.target, progress)
+        cache = settings.home / "cache"
+        return train_dense_audit(self.target, settings.audit, cache, self.device, progress)
+
+    def classifier(
+        self, target: Target, progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> AuditClassifier:
+        """Return a judge of image classes, whatever `audit.method` says.
+
+        Args:
+            target: Whose audit split it is trained on, unless HOME/cache has it.
+            progress: Takes the steps done and the total.
+        """
+        settings = self.settings
+        return train_audit(target, settings.audit, settings.home / "cache", self.device, progress)
 
     @cached_property
     def memory(self) -> MemoryIndex:
         """The memory over all sessions of this home folder."""
-        settings = self.session.settings
-        what = "memory damaged" if settings.memory.url is None else "memory away"
-        return memory_of(settings.home, lambda told: self.fault(what, told), settings.memory.url)
-
-
-def choose_device(settings: Settings) -> str:
-    """Return the torch device: as set, or `cuda` where there is one.
-
-    Raises SettingsError when `cuda` is asked for and is not there.
-    """
-    import torch
-
-    found = "cuda" if torch.cuda.is_available() else "cpu"
-    if settings.device == "cuda" != found:
-        raise SettingsError(
-            "device is 'cuda', but torch finds no CUDA device here. Set device=auto or device=cpu."
-        )
-    return found if settings.device == "auto" else settings.device
-
-
-def build_target(settings: Settings) -> Target:
-    """Build the target of the settings, its cache under HOME/cache."""
-    return targets.build(settings.target.name, settings.home / "cache", **settings.target.options)
-
-
-def label_kinds(settings: Settings) -> tuple[str, ...]:
-    """Return the kinds of pixel labels that the session's task learns, () for image classes."""
-    return tasks.build(settings.dstm.task).needs
-
-
-def build_pretrain_target(settings: Settings) -> Target:
-    """Build what the MTDM learns from: the target, unless the settings name something else."""
-    source = settings.pretrain_target or settings.target
-    return targets.build(source.name, settings.home / "cache", **source.options)
-
-
-def recipe_of(settings: Settings, target: Target) -> Recipe:
-    """Return how the generator of the settings is built, for the target's image shape."""
-    arguments = settings.generator.model_dump(exclude={"name", "options", "pull"})
-    return Recipe(
-        settings.generator.name,
-        target.image_shape,
-        {**arguments, **settings.generator.options},
-        settings.labeler.name,
-        target.pixel_classes,
-        settings.labeler.options,
-    )
-
-
-def build_generator(settings: Settings, target: Target, device: str) -> Generator:
-    """Build the generator of the settings for the target's image shape, and what labels it."""
-    return recipe_of(settings, target).build(device)
-
-
-def build_trainer(settings: Settings, device: str) -> Trainer | None:
-    """Build what trains a DSTM in several processes; None for one.
-
-    Raises SettingsError when there are not as many devices, or a batch cannot be shared evenly.
-    """
-    if settings.compute.train_processes == 1:
-        return None
-    from tools.compute.data_parallel import Team
-
-    return Team(settings.compute.train_processes, device, settings.dstm.batch_size)
-
-
-def build_judge(
-    settings: Settings,
-    target: Target,
-    device: str,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Judge:
-    """Build what weighs generated images, trained on the target's audit split or from the cache."""
-    if settings.audit.method == "none":
-        return KeepAll()
-    train = train_dense_audit if settings.audit.method == "dense" else train_audit
-    return train(target, settings.audit, settings.home / "cache", device, progress)
+        settings = self.settings
+        kind = "memory damaged" if settings.memory.url is None else "memory away"
+        return memory_of(settings.home, lambda text: self.fault(kind, text), settings.memory.url)

@@ -14,7 +14,7 @@ from memory.journal import Journal
 from memory.records import Failure, Report, Round
 
 if TYPE_CHECKING:
-    from agent.loop.components import Workbench
+    from agent.loop.components import Components
 
 # Rounds that an observation looks back on; keeps messages and time per round flat.
 LOOK_BACK = 20
@@ -56,7 +56,7 @@ def observe(session: Session, round_number: int) -> Observation:
 
 
 def gather(
-    bench: Workbench, observation: Observation, tokens_left: int | None, usd_left: float | None
+    bench: Components, observation: Observation, tokens_left: int | None, usd_left: float | None
 ) -> Facts:
     """Return what a brain is told at the start of a round; searches the memory."""
     settings, target = bench.session.settings, bench.target
@@ -100,7 +100,7 @@ def _steering(journal: Journal, past: Sequence[Round], wanted: Sequence[Wish]) -
 
 
 def _remembered(
-    bench: Workbench, report: Report | None, failures: Sequence[Failure]
+    bench: Components, report: Report | None, failures: Sequence[Failure]
 ) -> tuple[list[MemoryItem], list[Hit]]:
     """Return lessons and prompts of the memory that bear on what is worst now."""
     slices = [f.slice for f in failures if f.significant and f.kind == "slice"][:3]

@@ -39,7 +39,7 @@ from memory.errors import ToolError
 from memory.records import Plan
 
 if TYPE_CHECKING:
-    from agent.loop.components import Workbench
+    from agent.loop.components import Components
 
 # Characters that a question quotes of an earlier prompt.
 NEAREST_CHARS = 70
@@ -56,7 +56,7 @@ class Proposal(NamedTuple):
 class Proposals:
     """What becomes of drafts in one session, up to the question whether the plan shall be made."""
 
-    def __init__(self, bench: Workbench) -> None:
+    def __init__(self, bench: Components) -> None:
         self._bench = bench
         self._session = bench.session
         self._journal = bench.session.journal

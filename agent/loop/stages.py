@@ -11,7 +11,7 @@ from agent.loop.observations import rounds_before
 from memory.records import Batch, Failure, Plan, Report, Training
 
 if TYPE_CHECKING:
-    from agent.loop.components import Workbench
+    from agent.loop.components import Components
     from tools.diffusion.guidance import Critic
 
 
@@ -21,7 +21,7 @@ class Stages:
     They return records and journal nothing but their time, see `timed`.
     """
 
-    def __init__(self, bench: Workbench) -> None:
+    def __init__(self, bench: Components) -> None:
         self._bench = bench
         self._session = bench.session
         self._shards: dict[int, list[Path]] = {}
@@ -42,7 +42,7 @@ class Stages:
 
     def load_generator(self) -> str:
         """Load what drawing needs, and return the identity of the generator."""
-        _ = self._bench.audit
+        _ = self._bench.judge
         return self._bench.generator.identity
 
     def draw(self, plan: Plan) -> Batch:
@@ -55,7 +55,7 @@ class Stages:
             self._session.folder,
             settings.session.seed,
             bench.generator,
-            bench.audit,
+            bench.judge,
             bench.target.class_names,
             settings.session.shard_size,
             bench.progress("generate", "images"),

@@ -35,7 +35,7 @@ from memory.records import Hypothesis, Plan, Round
 from prompts.render import quote
 
 if TYPE_CHECKING:
-    from agent.loop.components import Workbench
+    from agent.loop.components import Components
 
 
 class Toolbox:
@@ -47,7 +47,7 @@ class Toolbox:
 
     def __init__(
         self,
-        bench: Workbench,
+        bench: Components,
         stages: Stages | None = None,
         proposals: Proposals | None = None,
     ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from agent.config.settings import Settings, load_settings
-from agent.loop.components import build_target
+from agent.loop.components import Components
 from memory.errors import SettingsError, WeightsError, some, unknown
 from tools.plugins import names
 from tools.targets import Target, leakage
@@ -54,7 +54,7 @@ def load_own(
         path = str(Path(path).expanduser().resolve())
     where = [f"target.name={name}", f"target.options.path={json.dumps(path)}"]
     first = load_settings(PRESETS[name], [*where, *assignments], env)
-    built = build_target(first)
+    built = Components(first).target
     weights = first.home / "pretrain" / built.name / "pipeline"
     decided = [f"dstm.task={built.task}", f"generator.weights={weights}"]
     if not first.feedback.slices:

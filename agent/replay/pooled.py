@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.config.settings import Settings, differences
-from agent.experiments.pool import Lab, cell_of
+from agent.experiments.pool import cell_of, fit, report
+from agent.loop.components import Components
 from memory.errors import SettingsError, unknown
 from memory.records import Estimate, Plan, Round
 from tools.data.jobs import shards_of
@@ -74,7 +75,7 @@ class Pools:
             )
         self._folders = sorted((base / name).glob("seed-*/images"))
         self._session = session
-        self._lab = Lab(settings)
+        self._components = Components(settings)
 
     def score(self, plan: Plan, past: Sequence[Round]) -> Scored:
         """Return what a plan would have scored after the session's rounds `past`."""
@@ -83,11 +84,11 @@ class Pools:
             return Scored(filled.held, None)
         shards = shards_of(self._session, (r for r in past if r.number < plan.round))
         before = [read_shards(shards).samples] if shards else []
-        settings = self._lab.settings
+        settings = self._components.settings
         samples = concatenate([*before, filled.samples])
-        dstm = self._lab.fit(samples, settings.session.seed, settings.dstm.augment)
-        report, _ = self._lab.report(dstm, "feedback", plan.round)
-        return Scored(filled.held, report.metrics[report.main_metric])
+        dstm = fit(self._components, samples, settings.session.seed, settings.dstm.augment)
+        measured, _ = report(self._components, dstm, "feedback", plan.round)
+        return Scored(filled.held, measured.metrics[measured.main_metric])
 
     def fill(self, plan: Plan) -> Filled:
         """Return the images of a plan that the pools hold, each used once."""

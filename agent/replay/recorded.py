@@ -30,7 +30,7 @@ from memory.records import Batch, Failure, Plan, Report, Round, Training
 from prompts.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from agent.loop.components import Workbench
+    from agent.loop.components import Components
 
 
 class RecordedSession:
@@ -127,7 +127,7 @@ class _Silent(Observer):
 
 
 class RecordedBench:
-    """Stands in for `agent.loop.components.Workbench`."""
+    """Stands in for `agent.loop.components.Components`."""
 
     def __init__(self, session: RecordedSession) -> None:
         self.session = session
@@ -145,7 +145,7 @@ class RecordedStages(Stages):
     """The stages of a round, their results taken from the journal."""
 
     def __init__(self, bench: RecordedBench) -> None:
-        super().__init__(cast("Workbench", bench))
+        super().__init__(cast("Components", bench))
         self._record = bench.session.journal
 
     @contextmanager
@@ -182,7 +182,7 @@ class RecordedProposals(Proposals):
     """Plans of drafts, what they may expect taken from the journal."""
 
     def __init__(self, bench: RecordedBench) -> None:
-        super().__init__(cast("Workbench", bench))
+        super().__init__(cast("Components", bench))
         self._record = bench.session.journal
 
     def expect(self, plan: Plan) -> Expectation:
@@ -198,7 +198,7 @@ class RecordedToolbox(Toolbox):
 
     def __init__(self, session: RecordedSession) -> None:
         bench = RecordedBench(session)
-        super().__init__(cast("Workbench", bench), RecordedStages(bench), RecordedProposals(bench))
+        super().__init__(cast("Components", bench), RecordedStages(bench), RecordedProposals(bench))
         self._record = session.journal
 
     def opening(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agent.autonomous.report import legend_of, prompt_montages
-from agent.loop.components import build_target, label_kinds
+from agent.loop.components import Components
 from agent.web.registry import Hall
 from memory.errors import DataError
 from memory.records import Round
@@ -71,7 +71,7 @@ class Pictures:
 
     def labels(self, session: str) -> tuple[str, ...]:
         """Return the kinds of labels that a session's images have, none for image classes."""
-        return label_kinds(self._hall.settings(session))
+        return Components(self._hall.settings(session)).task.needs
 
     def _round(self, session: str, number: int) -> Round:
         found = [r for r in self._hall.rounds(session) if r.number == number]
@@ -86,7 +86,7 @@ class Pictures:
         if session not in self._classes:
             room = self._hall.room(session)
             held = room.live.bench.target if room else None
-            target = held or build_target(self._hall.settings(session))
+            target = held or Components(self._hall.settings(session)).target
             self._classes[session] = tuple(target.pixel_classes)
         return self._classes[session]
 

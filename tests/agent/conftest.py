@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from agent.config.settings import Settings, load_settings
-from agent.loop.components import build_target
-from tools.labelers.audit import train_audit
+from agent.loop.components import Components
 
 # The toy generator and short trainings: a whole session takes seconds.
 QUICK = (
@@ -39,7 +38,7 @@ def prepared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("elpv_dataset", reason="needs the photographs of elpv-dataset")
     home = tmp_path_factory.mktemp("home")
     settings = load_settings("solar", [*QUICK, f"home={home}"], {})
-    train_audit(build_target(settings), settings.audit, home / "cache")
+    _ = Components(settings).judge
     return home
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from agent.autonomous.runner import run
 from agent.brains.actions import parse_action
 from agent.config.settings import Settings
-from agent.loop.components import Workbench
+from agent.loop.components import Components
 from agent.loop.observer import ConsoleObserver
 from agent.loop.state import ADVANCES, PHASES
 from agent.loop.toolbox import Toolbox
@@ -196,12 +196,12 @@ def no_escape(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def bench(make_settings: MakeSettings) -> Iterator[Workbench]:
+def bench(make_settings: MakeSettings) -> Iterator[Components]:
     """The workbench of a session whose observer really prints."""
     settings = make_settings("session.name=fuzz", "dstm.steps=2")
     with open_session(settings, "fuzz") as session:
         session.journal.append("session", key="session", session="fuzz", target="elpv")
-        yield Workbench(session, ConsoleObserver(Console(file=io.StringIO()), 2))
+        yield Components.of_session(session, ConsoleObserver(Console(file=io.StringIO()), 2))
 
 
 # Fuzzed calls of each phase and round. The stages themselves take time, so fewer of them.
@@ -209,7 +209,7 @@ N_CALLS = {"plan": 320, "generate": 12, "train": 12, "evaluate": 4, "review": 13
 
 
 @pytest.mark.usefixtures("no_escape")
-def test_a_thousand_hostile_calls(bench: Workbench) -> None:
+def test_a_thousand_hostile_calls(bench: Components) -> None:
     session, toolbox, fuzz = bench.session, Toolbox(bench), Fuzz(1)
     n_images = session.settings.session.images_per_round
     n_calls = n_refused = 0

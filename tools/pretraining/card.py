@@ -20,8 +20,8 @@ from tools.data.samples import Samples
 from tools.diffusion.pipeline import MTDMPipeline, load_pipeline
 from tools.generators import Generator
 from tools.generators.mtdm import MTDMGenerator
-from tools.labelers.audit import AuditClassifier, train_audit
-from tools.settings import AuditSettings, TrainSettings
+from tools.labelers.audit import AuditClassifier
+from tools.settings import TrainSettings
 from tools.targets import Target, licence_of
 from tools.train_dstm import train_model
 
@@ -31,7 +31,8 @@ TEACHER = TrainSettings(
 )
 BATCH_SIZE = 32
 
-Watch = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
+Progress = Callable[[int, int], None]
+Watch = Callable[[str, str], AbstractContextManager[Progress]]
 """Takes what is done and in which unit; while it is done, takes how much of how much."""
 
 
@@ -42,15 +43,15 @@ def _unwatched(what: str, unit: str) -> AbstractContextManager[Callable[[int, in
 def write_card(
     folder: Path,
     target: Target,
-    cache_dir: Path,
-    audit: AuditSettings | None = None,
+    train_judge: Callable[[Progress], AuditClassifier],
     device: str = "cpu",
     watch: Watch = _unwatched,
 ) -> dict[str, Any]:
     """Draw images for the captions of real photographs and write their figures to card.json.
 
     Uses the pipeline's default sampling. `trained` repeats step, loss and settings of the training
-    if its state lies beside the pipeline. watch: is told how far drawing and judging are.
+    if its state lies beside the pipeline. train_judge: returns a judge of the target's classes,
+    where no labels of pixels are drawn; watch: is told how far drawing and judging are.
     """
     generator = MTDMGenerator(load_pipeline(folder, device))
     with watch("draw for the card", "images") as progress:
@@ -59,7 +60,7 @@ def write_card(
         agrees: dict[str, Any] = label_agreement(target, samples, device, watch=watch)
     else:
         with watch("train a judge of classes", "steps") as progress:
-            judge = train_audit(target, audit or AuditSettings(), cache_dir, device, progress)
+            judge = train_judge(progress)
         agrees = agreement(judge, target, samples)
     card = {
         "target": target.name,

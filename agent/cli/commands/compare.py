@@ -55,8 +55,7 @@ def compare(
     """Compare ways to shape at equal cost, or go on; write a page and a CSV."""
     from agent.experiments import compare
     from agent.experiments.arms import Arms
-    from agent.experiments.pool import Lab
-    from agent.loop.components import build_judge, build_target
+    from agent.loop.components import Components
     from agent.loop.progress import counted
     from agent.session import data_manifest
     from eval.report import text
@@ -66,20 +65,20 @@ def compare(
         raise SettingsError(unknown("budget", budget, ("small", "full")))
     fewer = compare.SMALL if budget == "small" else ()
     settings = resolve(preset, [*fewer, *(set_ or [])], home=home, target=target)
+    components = Components(settings)
     arms = Arms(planners=_split(planners), controls=_split(controls), brains=_split(brains))
     arms.check(broken)
-    stem = build_target(settings).name if target else Path(preset or PRESET).stem
+    stem = components.target.name if target else Path(preset or PRESET).stem
     called = name or (f"{stem}-broken" if broken else stem)
     folder = compare.open_folder(settings, broken, called)
-    lab = Lab(settings)
-    say(lab.target.notice)
+    say(components.target.notice)
     path = settings.target.path
-    data_manifest.check_folder(folder, path, lab.target, f"the comparison {called!r}")
-    compare.check_pulls(lab, arms, broken)
+    data_manifest.check_folder(folder, path, components.target, f"the comparison {called!r}")
+    compare.check_pulls(components, arms, broken)
     with counted(console(), "training what audits images", "steps") as report:
-        build_judge(settings, lab.target, lab.device, report)
+        components.train_judge(report)
     say("Measuring how long a training and an image take ...")
-    left = compare.estimate(lab, arms, seeds)
+    left = compare.estimate(components, arms, seeds)
     say(
         f"{len(arms.names())} arms, {seeds} seeds: at most {left.n_trainings} trainings of "
         f"{left.train_s:.1f} s and {left.n_images} images of {left.image_s:.2f} s, which takes "

@@ -48,13 +48,13 @@ def fit(
 ) -> None:
     """Train a head on labelled images of the generator split, and test it on others of it."""
     settings = resolve(preset if target else preset or _PRESET, set_, {"home": home}, target=target)
-    from agent.loop.components import build_pretrain_target, choose_device
+    from agent.loop.components import Components
     from agent.loop.progress import counted
     from tools.diffusion.pipeline import load_pipeline, weights_folder
     from tools.labelers import feature_decoder
 
-    device = choose_device(settings)
-    source = build_pretrain_target(settings)
+    components = Components(settings)
+    device, source = components.device, components.pretrain_target
     say(source.notice)
     known, others = feature_decoder.labelled(source.split("generator"), n, check, seed)
     pipeline = load_pipeline(weights_folder(settings.generator.weights), device)

@@ -27,6 +27,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from scipy.special import expit
 
+from agent.config.settings import load_settings
+from agent.loop.components import Components
 from eval.credit import (
     agrees,
     credit,
@@ -38,7 +40,7 @@ from eval.credit import (
 from eval.discovery import fit_direction
 from memory.files import write_json
 from memory.records import Batch, Plan, PromptQuality, PromptSpec, Report
-from tools import targets, tasks
+from tools import tasks
 from tools.data.samples import Samples, concatenate
 from tools.models.embeddings import embed_by_dstm
 from tools.models.gradients import sample_gradients
@@ -247,11 +249,11 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=3)
     parser.add_argument("--trainings", type=int, default=2, help="of the dstm, per set of prompts")
     parser.add_argument("--steps", type=int, default=80, help="of a training of the dstm")
-    parser.add_argument("--cache", type=Path, default=Path("shaping-home/cache"))
+    parser.add_argument("--home", type=Path, default=Path("shaping-home"))
     parser.add_argument("--output", type=Path, default=Path("bench-credit.json"))
     chosen = parser.parse_args()
     console = Console(highlight=False)
-    target = targets.build("elpv", chosen.cache)
+    target = Components(load_settings("solar", [f"home={chosen.home}"])).target
     drawn, feedback = (half_size(target.split(name)) for name in ("generator", "feedback"))
     n_trainings, learn = 1, learn_dstm(TrainSettings(steps=chosen.steps, batch_size=32))
     if chosen.learner == "head":

@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from scipy.ndimage import gaussian_filter
 
+from agent.config.settings import load_settings
+from agent.loop.components import Components
 from eval.cluster_tree import side_by_side
 from eval.dense import mean_score
 from eval.discovery import Evaluated, discover
@@ -33,7 +35,7 @@ from eval.metrics import wilson
 from eval.slices import slice_table
 from memory.files import write_json
 from memory.records import Failure
-from tools import targets, tasks
+from tools import tasks
 from tools.data.samples import Images, Samples
 from tools.models.embeddings import Embed, embed_by_dstm, embed_by_imagenet, embed_by_mtdm
 from tools.settings import TrainSettings
@@ -196,11 +198,11 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--first-seed", type=int, default=200)
-    parser.add_argument("--cache", type=Path, default=Path("shaping-home/cache"))
+    parser.add_argument("--home", type=Path, default=Path("shaping-home"))
     parser.add_argument("--output", type=Path, default=Path("bench-discovery.json"))
     chosen = parser.parse_args()
     console = Console(highlight=False)
-    target = targets.build("elpv", chosen.cache)
+    target = Components(load_settings("solar", [f"home={chosen.home}"])).target
     samples, audit = target.split("generator"), target.split("audit")
     joined = {name: name.split("+") for name in chosen.embeddings.split(",") if name}
     parts = sorted({part for names in joined.values() for part in names})

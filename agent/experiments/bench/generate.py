@@ -24,7 +24,7 @@ from rich.table import Table
 
 from agent import planners
 from agent.config.settings import Settings, load_settings
-from agent.loop.components import build_generator, build_target, choose_device
+from agent.loop.components import Components
 from agent.loop.validation import validate
 from agent.planners import Observation, distribution_of
 from memory.errors import SettingsError
@@ -136,8 +136,8 @@ def main() -> None:
     named = ["generator.name=text2image", f"generator.weights={chosen.model}"]
     values = [*(named if chosen.model else []), *chosen.set]
     settings = load_settings(chosen.preset, values, os.environ)
-    target, device = build_target(settings), choose_device(settings)
-    generator = build_generator(settings, target, device)
+    components = Components(settings)
+    target, device, generator = components.target, components.device, components.bare_generator
     wanted = uniform_prompts(settings, target, generator, chosen.images)
     names = list(target.class_names)
 

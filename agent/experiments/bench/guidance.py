@@ -22,7 +22,7 @@ from rich.table import Table
 from agent import planners
 from agent.config.settings import load_settings
 from agent.experiments.bench.value import uniform_images
-from agent.loop.components import build_generator, build_judge, build_target, choose_device
+from agent.loop.components import Components
 from agent.loop.validation import validate
 from agent.planners import Observation, distribution_of
 from memory.files import write_json
@@ -51,9 +51,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("bench_pull.json"))
     chosen = parser.parse_args()
     settings = load_settings(chosen.preset, chosen.set, os.environ)
-    target, device = build_target(settings), choose_device(settings)
-    generator = build_generator(settings, target, device)
-    judge = build_judge(settings, target, device)
+    components = Components(settings)
+    target, device, judge = components.target, components.device, components.judge
+    generator = components.generator
     names = list(target.class_names)
 
     known = uniform_images(settings, target, generator, judge, chosen.train_images, chosen.seed)

@@ -24,17 +24,16 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from agent.config.settings import Settings, load_settings
-from agent.loop.components import build_target, choose_device
+from agent.config.settings import GeneratorSettings, Settings, TargetSettings, load_settings
+from agent.loop.components import Components
 from eval.corruption import corrupt
 from eval.metrics import auroc
 from memory.files import write_json
 from memory.records import digest
-from tools import generators, targets
 from tools.data.drawn import ImageRequest
 from tools.data.samples import Dense, Samples
 from tools.generators import Generator
-from tools.labelers.dense_audit import DenseAudit, train_dense_audit, true_scores
+from tools.labelers.dense_audit import DenseAudit, true_scores
 from tools.models.dstm_file import load_model, save_model
 from tools.streets import CLASS_NAMES
 from tools.targets import Target
@@ -146,22 +145,21 @@ def main() -> None:
     chosen = parser.parse_args()
     settings = load_settings(chosen.preset, [*AUDIT, *chosen.set], os.environ)
     console = Console(highlight=False)
-    device, cache = choose_device(settings), settings.home / "cache"
-    target = build_target(settings)
+    components = Components(settings)
+    target, device = components.target, components.device
     sizes = {"generator": chosen.scenes * chosen.seeds, "audit": chosen.rendered}
-    plain = targets.build("streets", cache, style="plain", sizes=sizes)
-    generator = None
-    if chosen.weights:
-        generator = generators.build(
-            "mtdm", plain.image_shape, device, weights=chosen.weights, steps=12
-        )
+    source = TargetSettings(name="streets", options={"style": "plain", "sizes": sizes})
+    drawing = GeneratorSettings(name="mtdm", weights=chosen.weights or "", steps=12)
+    of_drawing = Components(settings.model_copy(update={"target": source, "generator": drawing}))
+    plain = of_drawing.target
+    generator = of_drawing.generator if chosen.weights else None
 
     found: dict[str, list[Figures]] = {}
     for seed in range(chosen.seeds):
         train = settings.audit.train.model_copy(update={"seed": 100 * seed})
-        audit = train_dense_audit(
-            target, settings.audit.model_copy(update={"train": train}), cache, device
-        )
+        seeded = settings.audit.model_copy(update={"train": train})
+        audit = Components(settings.model_copy(update={"audit": seeded})).judge
+        assert isinstance(audit, DenseAudit)
         rows = range(seed * chosen.scenes, (seed + 1) * chosen.scenes)
         own, other = (t.split("generator").take(rows) for t in (target, plain))
         found.setdefault("faults, target's look", []).append(with_faults(audit, own, seed))

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agent.config.settings import Settings, load_settings
-from agent.loop.components import build_generator, build_pretrain_target, choose_device
+from agent.loop.components import Components
 from memory.errors import SettingsError
 from memory.files import write_json
 from memory.records import digest
@@ -57,11 +57,12 @@ class Bench:
         source = settings.pretrain_target or settings.target
         sizes = {**_mapping(source.options.get("sizes")), **SIZES}
         source = source.model_copy(update={"options": {**source.options, "sizes": sizes}})
-        self.settings = settings.model_copy(update={"pretrain_target": source})
-        self.target: Target = build_pretrain_target(self.settings)
-        self.device = choose_device(settings)
+        self.settings = settings
+        components = Components(settings.model_copy(update={"target": source}))
+        self.target: Target = components.target
+        self.device = components.device
         self.folder = settings.home / "bench"
-        self.generator: Generator = build_generator(settings, self.target, self.device)
+        self.generator: Generator = components.bare_generator
         self._console = console
 
     def drawn(self, n_images: int, seed: int) -> Samples:

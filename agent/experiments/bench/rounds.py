@@ -27,7 +27,7 @@ from agent.autonomous.report import write_report
 from agent.autonomous.results import write_results
 from agent.autonomous.runner import run_rounds
 from agent.config.settings import Settings, load_settings
-from agent.loop.components import Workbench
+from agent.loop.components import Components
 from agent.loop.observer import Observer
 from agent.session.folder import open_session
 from memory.records import Round
@@ -106,7 +106,7 @@ def measure(settings: Settings, tell: Callable[[Cost], object] = lambda cost: No
     """Run a session without its end and return what its rounds cost."""
     with open_session(settings, NAME) as session:
         meter = Meter(session.folder, lambda: session.journal.n_read, tell)
-        run_rounds(Workbench(session, meter))
+        run_rounds(Components.of_session(session, meter))
     return meter.costs
 
 

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from agent import planners
 from agent.config.settings import Settings, load_settings
-from agent.loop.components import build_generator, build_judge, build_target, choose_device
+from agent.loop.components import Components
 from agent.loop.validation import validate
 from agent.planners import Observation, distribution_of
 from agent.session.folder import folder_of
@@ -97,7 +97,7 @@ def score_on_test(
 
     The main one is called `main`, the others as in the report: metrics and slices by their names.
     """
-    device = choose_device(settings)
+    device = Components(settings).device
     task = tasks.build(settings.dstm.task)
     train = settings.dstm.model_copy(update={"seed": seed})
     names = label_names(target, task)
@@ -127,10 +127,8 @@ def main() -> None:
     settings = load_settings(chosen.preset, chosen.set, os.environ)
     shaped = [session_images(settings.home, name) for name in chosen.session]
     console = Console(highlight=False)
-    target = build_target(settings)
-    device = choose_device(settings)
-    generator = build_generator(settings, target, device)
-    judge = build_judge(settings, target, device)
+    components = Components(settings)
+    target, generator, judge = components.target, components.generator, components.judge
 
     scores: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
     agreements = []

@@ -21,7 +21,7 @@ from agent.chat.conversation import COMMANDS, Conversation
 from agent.chat.live import Happened, LiveSession
 from agent.config.settings import Settings
 from agent.loop.approval import Question
-from agent.loop.components import Workbench
+from agent.loop.components import Components
 from agent.loop.observer import Observer
 from agent.replay.verify import verify
 from agent.session.folder import folder_of, open_session, stored_settings
@@ -393,7 +393,7 @@ def test_plan_of_a_model_is_refused_when_it_breaks_a_wish(
         wish = Wish(id="w1", kind="avoid", attributes={"wafer": ("mono",)}, since=1)
         session.journal.append("wish", key="wish/w1", wish=wish.to_json())
         with pytest.raises(Exception, match="has 2 answers"):
-            run_rounds(Workbench(session, Judge()))
+            run_rounds(Components.of_session(session, Judge()))
         (illegal,) = session.journal.events("illegal_call")
         assert "the user said avoid wafer=mono (w1)" in illegal["problem"]
         (event,) = session.journal.events("plan")

@@ -18,7 +18,7 @@ from agent.brains.scripted import ScriptedBrain
 from agent.cli import prompt_study
 from agent.cli.app import app
 from agent.config.settings import LLMSettings, Price, Settings
-from agent.loop.components import build_target
+from agent.loop.components import Components
 from agent.planners import AttributeCombination, AttributeDistribution
 from memory.errors import BrainError, SettingsError
 from prompts.own_words import own_vocabulary
@@ -258,7 +258,7 @@ def test_attributes_that_the_images_do_not_show_are_not_counted(
     make_settings: MakeSettings,
 ) -> None:
     settings = make_settings()
-    target = build_target(settings)
+    target = Components(settings).target
     audit = train_audit(target, settings.audit, settings.home / "cache")
     prompts = ask(write(*GOOD), n=4)
 
@@ -286,7 +286,7 @@ def test_attributes_that_the_images_do_not_show_are_not_counted(
 
 def test_no_prompts_have_no_figures(make_settings: MakeSettings) -> None:
     settings = make_settings()
-    target = build_target(settings)
+    target = Components(settings).target
     audit = train_audit(target, settings.audit, settings.home / "cache")
     none = ask({}, {}, {}, n=1)
     generator = ToyGenerator(target.image_shape, 1.0)

@@ -16,7 +16,8 @@ from agent.cli.app import app
 from agent.config.settings import Settings, load_settings
 from agent.experiments import compare
 from agent.experiments.arms import Arms, read_arm
-from agent.experiments.pool import Lab, Pool, broken_cells
+from agent.experiments.pool import Pool, broken_cells
+from agent.loop.components import Components
 from agent.planners import AttributeCombination, AttributeDistribution, Observation
 from eval.metrics import wilson
 from memory.errors import SettingsError
@@ -58,13 +59,15 @@ def prompt(severity: str, count: int, **attributes: str) -> PromptSpec:
 
 
 @pytest.fixture
-def lab(settings: Settings) -> Lab:
+def components(settings: Settings) -> Components:
     audit = settings.audit.model_copy(update={"method": "none"})
-    return Lab(settings.model_copy(update={"audit": audit}))
+    return Components(settings.model_copy(update={"audit": audit}))
 
 
-def test_arms_draw_the_same_images_of_a_cell_and_none_twice(lab: Lab, tmp_path: Path) -> None:
-    pool = Pool(lab, tmp_path, 0, [])
+def test_arms_draw_the_same_images_of_a_cell_and_none_twice(
+    components: Components, tmp_path: Path
+) -> None:
+    pool = Pool(components, tmp_path, 0, [])
     first, second = Counter[str](), Counter[str]()
     (one,) = pool.take([prompt("defective", 3)], first)
     (more,) = pool.take([prompt("defective", 3)], first)
@@ -74,14 +77,16 @@ def test_arms_draw_the_same_images_of_a_cell_and_none_twice(lab: Lab, tmp_path: 
     assert (np.concatenate([one.images, more.images]) == again.images).all()
     files = sorted(path.name for path in tmp_path.iterdir())
     # From the disk, too.
-    other = Pool(lab, tmp_path, 0, []).take([prompt("defective", 6)], Counter())[0]
+    other = Pool(components, tmp_path, 0, []).take([prompt("defective", 6)], Counter())[0]
     assert (other.images == again.images).all()
     assert files == sorted(path.name for path in tmp_path.iterdir())
 
 
-def test_a_broken_cell_draws_another_class_under_the_same_label(lab: Lab, tmp_path: Path) -> None:
+def test_a_broken_cell_draws_another_class_under_the_same_label(
+    components: Components, tmp_path: Path
+) -> None:
     def dark(samples_of: list[dict[str, str]]) -> float:
-        pool = Pool(lab, tmp_path / str(len(samples_of)), 0, samples_of)
+        pool = Pool(components, tmp_path / str(len(samples_of)), 0, samples_of)
         (drawn,) = pool.take([prompt("functional", 24, dark_area="none")], Counter())
         assert set(drawn.classes) == {0}
         assert all(a["severity"] == "functional" for a in drawn.attributes)
@@ -92,7 +97,7 @@ def test_a_broken_cell_draws_another_class_under_the_same_label(lab: Lab, tmp_pa
 
 def test_a_broken_cell_of_streets_has_the_labels_of_another_scene(tmp_path: Path) -> None:
     size = 'target.options={"sizes": {"generator": 30}}'
-    lab = Lab(load_settings("streets-seg", [size, f"home={tmp_path}"], {}))
+    components = Components(load_settings("streets-seg", [size, f"home={tmp_path}"], {}))
     asked = PromptSpec(
         id="p",
         text="not read by the pool",
@@ -100,8 +105,10 @@ def test_a_broken_cell_of_streets_has_the_labels_of_another_scene(tmp_path: Path
         attributes={"light": "night", "weather": "clear"},
         count=4,
     )
-    (sound,) = Pool(lab, tmp_path / "sound", 0, []).take([asked], Counter())
-    (broken,) = Pool(lab, tmp_path / "broken", 0, [{"light": "night"}]).take([asked], Counter())
+    (sound,) = Pool(components, tmp_path / "sound", 0, []).take([asked], Counter())
+    (broken,) = Pool(components, tmp_path / "broken", 0, [{"light": "night"}]).take(
+        [asked], Counter()
+    )
     assert (sound.images == broken.images).all()
     agreeing = sound.labels["segmentation"] == broken.labels["segmentation"]
     assert 0.05 < agreeing.mean() < 0.9
@@ -205,7 +212,7 @@ def test_guided_arms_and_one_shot_feedback_are_held_against_the_others(
     guided = "failure:pull=entropy 0.05"
     arms = Arms(planners=("uniform", "failure", guided, "one_shot"), controls=("one_shot",))
     folder = compare.open_folder(settings, 0.0, "guided")
-    compare.check_pulls(Lab(settings), arms, 0.0)
+    compare.check_pulls(Components(settings), arms, 0.0)
     compare.run_all(settings, folder, arms, 0.0, range(1), 1, lambda done: None)
 
     def plan(arm: str, number: int) -> Plan:
@@ -263,7 +270,7 @@ def test_arms_are_read_from_their_names() -> None:
     assert read_arm("one-shot a").feedback == "first"
 
 
-def test_one_shot_feedback_stays_that_of_the_first_round(lab: Lab) -> None:
+def test_one_shot_feedback_stays_that_of_the_first_round(components: Components) -> None:
     def past(number: int, mono: int, poly: int) -> Round:
         slices = tuple(
             SliceScore(
@@ -279,7 +286,7 @@ def test_one_shot_feedback_stays_that_of_the_first_round(lab: Lab) -> None:
 
     def spent(arm: str, *rounds: Round) -> Counter[str]:
         observation = Observation(round=3, n_images=100, images_per_prompt=2, seed=0, rounds=rounds)
-        plan = compare._plan(lab, read_arm(arm), observation, None, [])
+        plan = compare._plan(components, read_arm(arm), observation, None, [])
         found: Counter[str] = Counter()
         for prompt in plan.prompts:
             found[prompt.attributes["wafer"]] += prompt.count
@@ -320,7 +327,7 @@ def test_arms_that_cannot_be_guided_are_refused(
     settings: Settings, arms: str, broken: float, message: str
 ) -> None:
     with pytest.raises(SettingsError, match=message):
-        compare.check_pulls(Lab(settings), Arms(planners=("uniform", arms)), broken)
+        compare.check_pulls(Components(settings), Arms(planners=("uniform", arms)), broken)
 
 
 def test_a_comparison_goes_on_when_settings_have_been_added_since(settings: Settings) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from agent.autonomous.runner import run, run_rounds
 from agent.config.settings import Settings
 from agent.loop.approval import Answer, Question
-from agent.loop.components import Workbench
+from agent.loop.components import Components
 from agent.loop.observer import Observer
 from agent.session.folder import folder_of, open_session
 from eval.decisions import decisions
@@ -125,7 +125,7 @@ def test_person_is_asked_and_the_answer_survives(
     path.write_text(json.dumps([question, PLAN, *REST]), encoding="utf-8")
     settings = make_settings("session.name=asked", "session.rounds=1", f"brain=scripted:{path}")
     with open_session(settings, "asked") as session:
-        run_rounds(Workbench(session, Talkative(["Poly, please."])))
+        run_rounds(Components.of_session(session, Talkative(["Poly, please."])))
     events = read_events(folder_of(settings.home, "asked") / "journal.jsonl")
     (answer,) = [e for e in events if e["kind"] == "answer"]
     assert (answer["question"], answer["answer"]) == ("Poly or mono?", "Poly, please.")

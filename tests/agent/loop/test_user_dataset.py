@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from agent.autonomous.runner import run
 from agent.cli.app import app
 from agent.config.settings import load_settings
-from agent.loop.components import build_target
+from agent.loop.components import Components
 from agent.loop.user_dataset import load_own
 from memory.errors import WeightsError
 from memory.journal import read_events, rounds
@@ -149,7 +149,7 @@ def test_an_mtdm_does_not_draw_for_photographs_that_it_has_seen(tmp_path: Path) 
     weights = Path(settings.generator.weights)
     weights.mkdir(parents=True)
     (weights / "model_index.json").write_text("{}", "utf-8")
-    leakage.note(weights.parent, build_target(settings))
+    leakage.note(weights.parent, Components(settings).target)
     assert load_own(target, [home], {}, needs_weights=True) == settings
     with pytest.raises(WeightsError, match=r"trained on .* that now lie in other splits"):
         load_own(target, [home, "target.options.seed=1"], {}, needs_weights=True)
@@ -164,7 +164,7 @@ def test_words_that_an_mtdm_has_not_learnt_are_named_with_what_to_do(tmp_path: P
     (folder / "pipeline").mkdir(parents=True)
     (folder / "pipeline" / "model_index.json").write_text("{}", "utf-8")
     (folder / "train.json").write_text('{"step": 500}', "utf-8")
-    leakage.note(folder, build_target(settings))
+    leakage.note(folder, Components(settings).target)
     names = [file.relative_to(root) for file in sorted(root.rglob("img *"))]
     lines = ["file,ringed", *(f"{n},{('yes', 'no')[i % 2]}" for i, n in enumerate(names))]
     (root / "attributes.csv").write_text("\n".join(lines), "utf-8")

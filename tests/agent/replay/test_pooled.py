@@ -13,7 +13,7 @@ from agent.cli.app import app
 from agent.config.settings import Settings, load_settings
 from agent.experiments import compare
 from agent.experiments.arms import Arms
-from agent.loop.components import Workbench
+from agent.loop.components import Components
 from agent.loop.observer import Observer
 from agent.replay.pooled import Pools
 from agent.session.folder import folder_of, open_session
@@ -45,7 +45,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     home = tmp_path_factory.mktemp("home")
     made = load_settings("solar", [*TOY, f"home={home}"], {})
     with open_session(made, "past") as session:
-        run_rounds(Workbench(session, Observer()))
+        run_rounds(Components.of_session(session, Observer()))
     folder = compare.open_folder(made, 0.0, "toys")
     arms = Arms(planners=("uniform", "failure"))
     for seed in (0, 1):

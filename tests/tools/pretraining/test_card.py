@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tools.data.drawn import Drawn, ImageRequest
 from tools.data.samples import Samples
 from tools.diffusion.pipeline import new_pipeline
+from tools.labelers.audit import AuditClassifier, train_audit
 from tools.pretraining import card
 from tools.settings import AuditSettings, TrainSettings
 from tools.targets.streets import build as build_streets
@@ -101,7 +102,10 @@ def test_card_of_an_untrained_pipeline(tmp_path: Path, target: Any) -> None:
     def watch(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: seen.update({f"{what}, {unit}": total})
 
-    written = card.write_card(folder, lit, tmp_path / "cache", audit, watch=watch)
+    def train_judge(progress: Callable[[int, int], None]) -> AuditClassifier:
+        return train_audit(lit, audit, tmp_path / "cache", progress=progress)
+
+    written = card.write_card(folder, lit, train_judge, watch=watch)
     assert seen == {
         "draw for the card, images": card.N_IMAGES,
         "train a judge of classes, steps": 4,

@@ -1,0 +1,5 @@
+"""`python -m agent.cli`: the command `shaping`."""
+
+from agent.cli.app import main
+
+main()

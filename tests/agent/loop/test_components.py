@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from agent.config.settings import load_settings
+from agent.loop.components import Components
+from agent.loop.observer import Observer
+from agent.session.folder import open_session
+from memory.errors import SettingsError
+from tools.labelers.keep_all import KeepAll
+
+ROOT = Path(__file__).parents[3]
+# Packages whose `build` makes one, and the functions that train a judge.
+BUILT = ("targets", "generators", "labelers")
+TRAINED = ("train_audit", "train_dense_audit", "Recipe")
+# A worker builds what its recipe says; a generator may be made of another one.
+OTHERS = ("tools/compute/recipe.py", "tools/generators/label_first/__init__.py")
+
+
+def builders(path: Path) -> list[str]:
+    """Return the calls in a file that build a target, a generator, a labeler or a judge."""
+    calls = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            package, _, function = name.rpartition(".")
+            built = function == "build" and package.rpartition(".")[2] in BUILT
+            if built or function in TRAINED:
+                calls.append(name)
+    return calls
+
+
+def test_components_alone_build_targets_generators_labelers_and_judges() -> None:
+    paths = [p for room in ("agent", "tools") for p in sorted((ROOT / room).rglob("*.py"))]
+    calls = {p.relative_to(ROOT).as_posix(): builders(p) for p in paths}
+    found = {path: names for path, names in calls.items() if names and path not in OTHERS}
+    assert list(found) == ["agent/loop/components.py"]
+    assert {*found["agent/loop/components.py"]} == {"targets.build", *TRAINED}
+
+
+def test_parts_are_built_once_and_stages_are_shown(tmp_path: Path) -> None:
+    class Watching(Observer):
+        stages: list[str]
+
+        def stage(self, name: str, number: int):  # type: ignore[no-untyped-def]
+            self.stages.append(name)
+            return super().stage(name, number)
+
+    toy = ("target.name=toy", "generator.name=toy", "audit.method=none", "device=cpu")
+    settings = load_settings("solar", [*toy, f"home={tmp_path}"], {})
+    observer = Watching()
+    observer.stages = []
+    components = Components(settings, observer)
+    assert components.generator is components.generator
+    assert components.pretrain_target is components.target
+    assert isinstance(components.judge, KeepAll)
+    assert observer.stages == ["load generator", "load target"]
+
+
+def test_faults_are_journaled_within_a_session_alone(tmp_path: Path) -> None:
+    class Warned(Observer):
+        def warn(self, text: str) -> None:
+            warned.append(text)
+
+    warned: list[str] = []
+    settings = load_settings("solar", ["target.name=toy", f"home={tmp_path}"], {})
+    Components(settings, Warned()).fault("tried", "It was mended.", n=1)
+    with open_session(settings, "one") as session:
+        Components.of_session(session, Warned()).fault("tried", "It was mended.", n=1)
+        (event,) = session.journal.events("fault")
+    assert (event["what"], event["told"], event["n"]) == ("tried", "It was mended.", 1)
+    assert warned == ["It was mended."] * 2
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    import torch
+
+    settings = load_settings("solar", ["device=cuda", f"home={tmp_path}"], {})
+    if torch.cuda.is_available():
+        assert Components(settings).device == "cuda"
+    else:
+        with pytest.raises(SettingsError, match="device"):
+            _ = Components(settings).device
