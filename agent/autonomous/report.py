@@ -20,7 +20,7 @@ from eval.colours import (
     side_by_side,
 )
 from eval.decisions import decisions
-from eval.report import ReportData, WishRow, build_report_html
+from eval.report.page import ReportData, WishRow, build_report_html
 from memory.errors import DataError
 from memory.files import write_bytes
 from memory.journal import Event, read_events, rounds

@@ -15,6 +15,8 @@ from agent.config.settings import Settings
 from agent.loop.components import Components
 from agent.session.folder import Session, folder_of, stored_settings
 from agent.session.limits import best_round
+from eval.report.blocks import Table, markdown
+from eval.report.text import interval, number
 from memory.files import write_bytes, write_json
 from memory.journal import read_events, rounds
 from memory.records import Report, Round
@@ -95,6 +97,17 @@ def _without_folders(settings: Settings) -> str:
     return path.parent.name if path.name == "pipeline" else path.name
 
 
+def _figures(reports: Sequence[Report]) -> Table:
+    """Return the figures of reports on several splits."""
+    columns = ["figure", "photographs", "value", "95% interval", "n"]
+    rows = [
+        [key.replace("_", " "), report.split, number(e.value), interval(e, 3), str(e.n)]
+        for report in reports
+        for key, e in report.metrics.items()
+    ]
+    return Table(columns, rows)
+
+
 def _model_card(
     name: str, settings: Settings, target: Target, best: Round, tests: Sequence[Report]
 ) -> str:
@@ -110,16 +123,8 @@ def _model_card(
         f"{best.training.n_images} generated images ({best.training.n_steps} steps). It is the "
         "round with the highest main figure on the feedback photographs.",
         "",
-        "| figure | photographs | value | 95% interval | n |",
-        "|---|---|---|---|---|",
+        *markdown(_figures([best.report, *tests])),
     ]
-    for report in (best.report, *tests):
-        for key, value in report.metrics.items():
-            figure = key.replace("_", " ")
-            lines.append(
-                f"| {figure} | {report.split} | {value.value:.3f} | {value.low:.3f} to "
-                f"{value.high:.3f} | {value.n} |"
-            )
     lines += [
         "",
         "The round was chosen by the feedback photographs, so their figures flatter it; those on "

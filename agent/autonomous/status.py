@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from agent.config.settings import Settings
 from agent.session.control import Condition, condition
 from agent.session.folder import State, folder_of, state_of, stored_settings
 from agent.session.limits import HOUR_S, Best, best_round
+from eval.report.blocks import Cell, Line, Style, Table
 from memory.journal import Event, read_events, rounds
 from memory.records import Round
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 LOG = "run.log"
+_STYLES: Mapping[str, Style] = {
+    "running": "good",
+    "finished": "good",
+    "stuck": "error",
+    "dead": "error",
+}
 
 
 class Status(NamedTuple):
@@ -92,15 +96,11 @@ def budget(
 
 def table(status: Status) -> Table:
     """Return a table of the rows of a status."""
-    from rich.table import Table
-    from rich.text import Text
-
-    colour = {"running": "green", "finished": "green", "stuck": "red", "dead": "red"}
-    shown = Table(show_header=False)
-    for name, value in status.rows:
-        style = colour.get(status.state, "yellow") if name == "state" else ""
-        shown.add_row(name, Text(value, style=style, overflow="fold"))
-    return shown
+    style = _STYLES.get(status.state, "warning")
+    rows: list[list[Cell]] = [
+        [name, Line(value, style if name == "state" else "")] for name, value in status.rows
+    ]
+    return Table((), rows)
 
 
 def _because(name: str, now: Condition, events: Sequence[Event], state: State) -> str:

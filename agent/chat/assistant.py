@@ -18,10 +18,10 @@ from pydantic import Field, ValidationError
 from agent.brains.spending import Usage, spent
 from agent.chat.live import LiveSession
 from agent.chat.overview import say_progress
-from agent.loop.context import say_failures, say_report
 from agent.planners import distribution_of
 from agent.steering.grammar import Meant
 from agent.steering.preferences import STEERING, STRENGTH, Kind, effects, wishes
+from eval.report.blocks import Line, failure_lines, plain, report_lines
 from memory.errors import BrainError, ShapingError
 from memory.records import Record
 from prompts.printable import one_line
@@ -72,8 +72,6 @@ class Talk:
         return thread
 
     def _answer(self, text: str, conversation: Conversation) -> list[Any]:
-        from agent.chat.blocks import Line
-
         call, said = self._call(text, conversation)
         name, arguments = (call["name"], call["args"]) if call else ("reply", {"text": said})
         if name == "wish":
@@ -139,8 +137,12 @@ class Talk:
         plan = next((r.plan for r in reversed(past) if r.plan), None)
         facts = [f"The session: {say_progress(self._live)}."]
         if reports:
-            facts.append(say_report(reports[-1], reports[-2] if len(reports) > 1 else None))
-            facts.append(say_failures(next((r.failures for r in reversed(past) if r.failures), ())))
+            facts.append(
+                plain(report_lines(reports[-1], reports[-2] if len(reports) > 1 else None))
+            )
+            facts.append(
+                plain(failure_lines(next((r.failures for r in reversed(past) if r.failures), ())))
+            )
         if plan:
             facts.append(f"The last plan, of round {plan.round}: {quote(plan.why, 300)}")
         held = wishes(events)

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from agent.chat.assistant import Talk
-from agent.chat.blocks import Block, Grid, Line, plan_blocks, round_blocks
 from agent.chat.live import Happened, LiveSession
 from agent.chat.overview import Overview
 from agent.chat.preferences import Wishing
-from agent.chat.queries import Answers
+from agent.chat.queries import Answers, plan_blocks
 from agent.chat.replies import not_understood, say_vague
 from agent.loop.approval import Answer, Question
 from agent.loop.plan_edits import ADD, EDIT, added, edited, read_addition, remade
@@ -29,6 +28,7 @@ from agent.steering.preferences import (
     Kind,
     slice_name,
 )
+from eval.report.blocks import Block, Line, Table, round_lines
 from memory.errors import ShapingError, ToolError, unknown
 from memory.journal import Journal
 from memory.records import Plan, Round
@@ -144,7 +144,8 @@ class Conversation:
             past = [
                 r.report for r in self._overview.rounds() if r.number < done.number and r.report
             ]
-            return round_blocks(done, past[-1] if past else None, self._overview.effects())
+            effects = [Line(f"Wish {effect.say()}") for effect in self._overview.effects()]
+            return [*round_lines(done, past[-1] if past else None), *effects]
         if happened.kind == "warning":
             return [Line(f"Warning: {one_line(happened.text)}", "warning")]
         if happened.kind == "state":
@@ -373,7 +374,7 @@ class Conversation:
         values = self._overview.values() or ["..."]
         first, second = values[0], values[-1]
         return [
-            Grid(["command", "what it does"], rows),
+            Table(["command", "what it does"], rows),
             Line(
                 f'Or plain words: "more {first}, no {second}", "20% {first}", "where does it '
                 'fail?", "show me ...", "why?", "what has changed?", "how long will it take?", "2 '

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agent.chat.blocks import Picture
 from agent.steering.preferences import Wish
 from eval.montage import save_montage
+from eval.report.blocks import Picture
 from memory.errors import DataError
 from memory.records import PromptSpec
 from prompts.printable import one_line

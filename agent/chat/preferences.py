@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agent.chat.blocks import Block, Line
 from agent.chat.live import LiveSession
 from agent.chat.overview import Overview
 from agent.steering.arguments import unquoted
 from agent.steering.grammar import Meant
 from agent.steering.preferences import CONSTRAINTS, SHARES, Wish, drawable, possible
+from eval.report.blocks import Block, Line
 from memory.errors import ToolError, unknown
 from memory.journal import Journal
 from prompts.printable import one_line

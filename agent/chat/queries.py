@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from agent.autonomous.status import budget
 from agent.chat import pictures
-from agent.chat.blocks import (
-    Block,
-    Grid,
-    Line,
-    Picture,
-    change_grids,
-    failure_grid,
-    hit_grid,
-    plan_blocks,
-    plan_grid,
-    plan_reasons,
-    say_estimate,
-    score_grid,
-    wish_grid,
-)
 from agent.chat.live import LiveSession
 from agent.chat.overview import Overview, say_progress
+from agent.loop.approval import Question
+from agent.loop.expectations import Expectation
 from agent.steering.arguments import unquoted, whole_number
+from agent.steering.preferences import Addition, Effect, Wish
+from eval.report.blocks import (
+    Block,
+    Line,
+    Picture,
+    Table,
+    change_tables,
+    failure_table,
+    hit_table,
+    plan_lines,
+    plan_table,
+    score_tables,
+    values,
+)
+from eval.report.text import estimate_text, percent, signed
 from memory.errors import ToolError, unknown
 from memory.records import Plan, PromptSpec
 from prompts.printable import one_line
@@ -49,8 +52,8 @@ class Answers:
         blocks: list[Block] = [
             Line(f"Session {session.name} ({settings.data}, brain {settings.brain})", "bold"),
             Line(f"{done} of {settings.session.rounds} rounds done; {say_progress(self._live)}"),
-            *score_grid(seen.rounds()),
-            *wish_grid(seen.wishes(), seen.additions(), seen.effects()),
+            *score_tables(seen.rounds()),
+            *wish_tables(seen.wishes(), seen.additions(), seen.effects()),
         ]
         if now.state == "waiting":
             blocks.append(Line("It waits for you: /plan, /approve, /edit, /reject.", "bold"))
@@ -65,18 +68,18 @@ class Answers:
             return [Line("No failures are known yet; the first report finds them.")]
         last = measured[-1]
         if not text:
-            return [failure_grid(last.failures, last.number), Line("/show SLICE shows pictures.")]
+            return [failure_table(last.failures, last.number), Line("/show SLICE shows pictures.")]
         if named := self._discovered(unquoted(text)):
             return named
         wish = self._overview.meant(text)
         found = [f for f in last.failures if f.slice == wish.name]
         blocks: list[Block] = []
         if found:
-            blocks.append(failure_grid(found, last.number))
+            blocks.append(failure_table(found, last.number))
         else:
             report = self._overview.last_report()
             scores = [s.accuracy for s in report.slices if s.key == wish.name] if report else []
-            said = f"accuracy {say_estimate(scores[0])}" if scores else "it is not measured"
+            said = f"accuracy {estimate_text(scores[0])}" if scores else "it is not measured"
             blocks.append(Line(f"{wish.name} is not among the failures: {said}"))
         picture = pictures.of_slice(self._live.session, self._live.bench.target, wish)
         return blocks + ([picture] if picture else [])
@@ -125,7 +128,7 @@ class Answers:
         if not found:
             return []
         number, failure = found[-1]
-        blocks: list[Block] = [failure_grid([failure], number)]
+        blocks: list[Block] = [failure_table([failure], number)]
         if failure.picture:
             path = self._live.session.folder / failure.picture
             blocks.append(Picture(path, f"{failure.slice}, what the model gets wrong"))
@@ -139,7 +142,7 @@ class Answers:
         plan = self._overview.last_plan()
         if plan is None:
             return [Line("There is no plan yet.")]
-        return [plan_grid(plan), *plan_reasons(plan)]
+        return [plan_table(plan), *plan_lines(plan)]
 
     def why(self, text: str = "") -> list[Block]:
         """Say the reasons for the plan, or for one of its prompts."""
@@ -149,18 +152,18 @@ class Answers:
             return [Line("Nothing is decided yet.")]
         if text:
             prompt = self._prompt(plan, text)
-            values = " ".join(f"{k}={v}" for k, v in prompt.attributes.items())
+            text = f"{one_line(prompt.text)} ({values(prompt.attributes)})"
             return [
-                Line(f"{prompt.id}: {prompt.count} images of {one_line(prompt.text)} ({values})"),
+                Line(f"{prompt.id}: {prompt.count} images of {text}"),
                 Line(f"Because: {one_line(prompt.why) or 'no reason given'}"),
             ]
-        blocks: list[Block] = [Line(f"Plan of round {plan.round}", "bold"), *plan_reasons(plan)]
+        blocks: list[Block] = [Line(f"Plan of round {plan.round}", "bold"), *plan_lines(plan)]
         why: dict[str, int] = {}
         for prompt in plan.prompts:
             reason = one_line(prompt.why) or "no reason given"
             why[reason] = why.get(reason, 0) + prompt.count
         rows = [[str(n), reason] for reason, n in sorted(why.items(), key=lambda item: -item[1])]
-        blocks.append(Grid(["images", "because"], rows, right=("images",)))
+        blocks.append(Table(["images", "because"], rows, right=("images",)))
         report = self._overview.last_report()
         if report and report.worst_slice:
             blocks.append(Line(f"The worst slice before it was {report.worst_slice}."))
@@ -177,7 +180,7 @@ class Answers:
         if number not in numbers[:-1]:
             raise ToolError(f"Say a round before the last one: {numbers[0]} to {numbers[-2]}.")
         first = past[numbers.index(number)]
-        blocks = change_grids(first, past[-1])
+        blocks = change_tables(first, past[-1])
         return blocks + [Line(f"Wish {effect.say()}") for effect in self._overview.effects()]
 
     def memory(self, text: str) -> list[Block]:
@@ -187,7 +190,7 @@ class Answers:
             raise ToolError('Say what to look for: /memory "dark poly cells"')
         bench = self._live.bench
         hits = bench.memory.search(text[:300], target=bench.target.name)
-        return [hit_grid(hits) if hits else Line("Nothing is remembered yet.")]
+        return [hit_table(hits) if hits else Line("Nothing is remembered yet.")]
 
     def budget(self) -> list[Block]:
         """Show what is spent and left."""
@@ -199,7 +202,7 @@ class Answers:
             session.control.worked_s,
             session.control.gpu_s,
         )
-        return [Grid(["budget", "spent and left"], rows), *self._time_left()]
+        return [Table(["budget", "spent and left"], rows), *self._time_left()]
 
     def _time_left(self) -> list[Block]:
         """Say how long the rounds that are left take, by the time of the last one."""
@@ -222,3 +225,55 @@ class Answers:
             rows = f"rows are 1 to {len(plan.prompts)}"
             raise ToolError(f"{one_line(text, 40)!r} is no row of the plan, nor an id; {rows}.")
         return specs[text]
+
+
+def plan_blocks(question: Question, wanted: Sequence[Wish]) -> list[Block]:
+    """Return the plan that a question is about, what wishes did to it, and what may be done."""
+    plan, expectation = question.plan, question.expectation
+    assert plan is not None and expectation is not None  # of questions about plans
+    kept_rates = {p.prompt_id: p.kept_rate for p in expectation.prompts}
+    seconds = None if expectation.seconds is None else expectation.seconds / plan.n_images
+    blocks: list[Block] = [
+        plan_table(plan, kept_rates, seconds, question.nearest),
+        Line(_expected(expectation), "dim"),
+        *plan_lines(plan),
+    ]
+    held = {wish.id: wish for wish in wanted}
+    blocks += [
+        Line(
+            f"Wish {shift.wish} {held[shift.wish].say()}: "
+            f"{percent(shift.before)} -> {percent(shift.after)}"
+        )
+        for shift in (question.made.shifts if question.made else ())
+        if shift.wish in held
+    ]
+    blocks += [Line(f"Warning: {one_line(text)}", "warning") for text in plan.warnings]
+    commands = '/approve, /edit N count 12, /edit N remove, /add "prompt" x8, /reject WHY'
+    return [*blocks, Line(f"Make this? {commands}", "bold")]
+
+
+def wish_tables(
+    wanted: Sequence[Wish], extra: Sequence[Addition], effects: Sequence[Effect]
+) -> list[Block]:
+    """Return the wishes that hold and what they have done; no table without any."""
+    known = {effect.wish.id: effect.say().partition(": ")[2] for effect in effects}
+    rows = [
+        [wish.id, wish.say(), f"round {wish.since}", known.get(wish.id, "not measured yet")]
+        for wish in wanted
+    ]
+    for addition in extra:
+        prompt = addition.prompt
+        text = one_line(prompt.text, 80) or values(prompt.attributes)
+        rows.append([addition.id, f"add {prompt.count} of {text}", "next plan", ""])
+    title = "Wishes (/forget ID removes one)"
+    return [Table(["id", "wish", "since", "effect"], rows, title)] if rows else []
+
+
+def _expected(expectation: Expectation) -> str:
+    n_kept = expectation.kept_rate * expectation.n_images
+    text = f"Expected: about {n_kept:.0f} of {expectation.n_images} images kept"
+    if expectation.seconds is not None:
+        text += f", {expectation.seconds:.0f} s to draw"
+    slices = expectation.slices[:3]
+    changes = [f"{s.slice} {signed(s.change)}" for s in slices if abs(s.change) > 5e-4]
+    return f"{text}; changes {', '.join(changes)}." if changes else f"{text}."

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agent.chat.blocks import Block, Line, say_estimate
 from agent.chat.overview import Overview
 from agent.steering.grammar import Understood
 from agent.steering.preferences import Wish, slice_name
+from eval.report.blocks import Block, Line
+from eval.report.text import estimate_text
 from prompts.printable import one_line
 
 _MAX_WORDS, _MAX_CHARS = 8, 400
@@ -52,7 +53,7 @@ def say_vague(seen: Overview) -> str:
             'does it fail?" shows it.'
         )
     worst = sorted(report.slices, key=lambda score: score.accuracy.value)[:3]
-    names = "; ".join(f"{s.key} {say_estimate(s.accuracy)}" for s in worst)
+    names = "; ".join(f"{s.key} {estimate_text(s.accuracy)}" for s in worst)
     said = f"Say which data: plans follow words of the target. The worst slices now: {names}."
     return f'{said} To get more of one: "more {worst[0].key}".' if worst else said
 

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import base64
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from PIL import Image
 from rich.console import Console
-from rich.table import Column, Table
 from rich.text import Text
 
-from agent.chat.blocks import Block, Grid, Line, Picture
 from agent.chat.conversation import COMMANDS, Conversation
 from agent.chat.live import LiveSession
 from agent.chat.overview import say_progress
 from agent.config.settings import Settings
 from agent.session.folder import Session, next_name, open_session
+from eval.report.terminal import Pictures, draw
 
 if TYPE_CHECKING:
     from prompt_toolkit.completion import CompleteEvent, Completion
     from prompt_toolkit.document import Document
-
-STYLES = {"good": "green", "warning": "yellow", "error": "red", "bold": "bold", "dim": "dim"}
-# Of a picture drawn with half blocks, two pixels to a character.
-MAX_COLUMNS, MAX_LINES = 96, 40
 
 
 def chat(
@@ -75,7 +67,7 @@ def _at_terminal(session: Session, auto_s: float | None, terminal: Mapping[str, 
                     break
                 if line.strip() in ("/quit", "/exit"):
                     break
-                _draw(console, talk.say(line), _can_show(terminal))
+                draw(console, talk.say(line), _can_show(terminal))
             _leave(live, console)
 
 
@@ -89,13 +81,13 @@ def _from_lines(session: Session, auto_s: float | None, stdin: IO[str]) -> None:
                 _drained(talk)
                 continue
             console.print(Text(f"> {line[:200]}"))
-            _draw(console, talk.say(line), None)
+            draw(console, talk.say(line), None)
         _leave(talk.live, console)
 
 
 @contextmanager
 def _conversation(
-    session: Session, auto_s: float | None, console: Console, protocol: str | None
+    session: Session, auto_s: float | None, console: Console, pictures: Pictures | None
 ) -> Iterator[Conversation]:
     """Start a session and print what it tells while the block runs."""
     live = LiveSession(session, auto_s)
@@ -113,7 +105,7 @@ def _conversation(
             if happened.kind == "drained":
                 happened.record.set()
             else:
-                _draw(console, talk.show(happened), protocol)
+                draw(console, talk.show(happened), pictures)
 
     thread = threading.Thread(target=listen, name="printer", daemon=True)
     thread.start()
@@ -141,84 +133,14 @@ def _leave(live: LiveSession, console: Console) -> None:
     console.print(Text(f"To go on: shaping chat {name}, or shaping resume {name}", "dim"))
 
 
-def _draw(console: Console, blocks: Iterable[Block], protocol: str | None) -> None:
-    for block in blocks:
-        if isinstance(block, Line):
-            console.print(Text(block.text, STYLES.get(block.style, "")))
-        elif isinstance(block, Grid):
-            console.print(_table(block))
-        else:
-            _draw_picture(console, block, protocol)
-
-
-def _table(grid: Grid) -> Table:
-    table = Table(
-        *(
-            Column(name, justify="right" if name in grid.right else "left", overflow="fold")
-            for name in grid.columns
-        ),
-        title=Text(grid.title, "bold") if grid.title else None,
-        title_justify="left",
-    )
-    for row in grid.rows:
-        # What comes from data or models may hold brackets: as Text it is no markup.
-        table.add_row(*(Text(cell) for cell in row))
-    return table
-
-
-def _draw_picture(console: Console, picture: Picture, protocol: str | None) -> None:
-    console.print(Text(f"{picture.caption}: {picture.path}"), soft_wrap=True)
-    if protocol in ("iterm", "kitty"):
-        data = base64.standard_b64encode(picture.path.read_bytes()).decode()
-        console.file.write(_escape(protocol, data) + "\n")
-        console.file.flush()
-    elif protocol == "blocks":
-        console.print(half_blocks(picture.path, min(MAX_COLUMNS, console.width)))
-
-
-def half_blocks(path: Path, columns: int) -> Text:
-    """Return a picture as coloured half blocks, at most `columns` wide and 40 lines high."""
-    with Image.open(path) as file:
-        picture = file.convert("RGB")
-    scale = min(columns / picture.width, 2 * MAX_LINES / picture.height, 1.0)
-    size = max(1, int(picture.width * scale)), max(2, int(picture.height * scale) // 2 * 2)
-    pixels = picture.resize(size, Image.Resampling.BOX).load()
-    assert pixels is not None  # of an image that is loaded
-    text = Text()
-    for y in range(0, size[1], 2):
-        for x in range(size[0]):
-            upper, lower = _hex(pixels[x, y]), _hex(pixels[x, y + 1])
-            text.append("▀", f"{upper} on {lower}")
-        text.append("\n")
-    text.rstrip()
-    return text
-
-
-def _hex(pixel: Any) -> str:
-    red, green, blue = pixel
-    return f"#{red:02x}{green:02x}{blue:02x}"
-
-
-def _can_show(terminal: Mapping[str, str]) -> str | None:
-    """Return how the terminal shows pictures: a protocol, coloured blocks, or not at all."""
+def _can_show(terminal: Mapping[str, str]) -> Pictures | None:
+    """Return how the terminal shows pictures; None: not at all."""
     if terminal.get("TERM_PROGRAM") in ("iTerm.app", "WezTerm"):
         return "iterm"
     if "KITTY_WINDOW_ID" in terminal or terminal.get("TERM") == "xterm-kitty":
         return "kitty"
     has_colours = "256color" in terminal.get("TERM", "") or "COLORTERM" in terminal
     return "blocks" if has_colours else None
-
-
-def _escape(protocol: str, data: str) -> str:
-    """Return what draws a PNG: of iTerm2 (inline images), or of kitty (graphics, in 4 KiB)."""
-    if protocol == "iterm":
-        return f"\033]1337;File=inline=1;width=auto:{data}\a"
-    parts = [data[i : i + 4096] for i in range(0, len(data), 4096)]
-    said = []
-    for number, part in enumerate(parts):
-        head = "a=T,f=100," if number == 0 else ""
-        said.append(f"\033_G{head}m={int(number < len(parts) - 1)};{part}\033\\")
-    return "".join(said)
 
 
 def _completer(talk: Conversation) -> Any:

@@ -24,6 +24,7 @@ from agent.planners import AttributeDistribution
 from agent.steering.lexicon import Lexicon
 from eval.diversity import distinct_n, vendi
 from eval.metrics import wilson
+from eval.report.text import estimate_text
 from memory import minilm
 from memory.errors import BrainError, SettingsError
 from memory.records import Estimate, Record, Share
@@ -515,7 +516,7 @@ def _together(estimates: Sequence[Estimate]) -> Estimate:
 def _say_estimate(estimate: Estimate | None) -> str:
     if estimate is None or estimate.n == 0:
         return "-"
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}] of {estimate.n}"
+    return estimate_text(estimate, digits=2)
 
 
 def _clean(text: object) -> str:

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from eval.report.blocks import failure_lines, plain, report_lines, verdict_text
 from memory.chroma import Hit, MemoryItem
-from memory.records import Estimate, Failure, Report, SliceScore, Verdict, slice_key
+from memory.records import Failure, Report, Verdict, slice_key
 from prompts.render import quote, render
 from prompts.vocabulary import Vocabulary
 
@@ -80,39 +81,6 @@ def brief(facts: Facts) -> tuple[str, str]:
     return system, observation
 
 
-def say_report(report: Report, previous: Report | None = None, n_slices: int = 5) -> str:
-    """Say the overall figures and the `n_slices` worst slices, with 95% intervals.
-
-    What `previous` measured as well is followed by its change since then.
-    """
-    lines = [f"Report of round {report.round} on real {report.split} photographs (95% intervals):"]
-    old_metrics = previous.metrics if previous else {}
-    old_slices = {s.key: s.accuracy for s in previous.slices} if previous else {}
-    since = f" since round {previous.round}" if previous else ""
-    for name, value in report.metrics.items():
-        lines.append(f"- {name}: {_say(value)}{_say_change(value, old_metrics.get(name), since)}")
-    for score in sorted(report.slices, key=_badness)[:n_slices]:
-        change = _say_change(score.accuracy, old_slices.get(score.key), since)
-        lines.append(f"- slice {score.key}: accuracy {_say(score.accuracy)}{change}")
-    return "\n".join(lines)
-
-
-def say_failures(failures: Sequence[Failure], limit: int = _MAX_FAILURES) -> str:
-    """Say the significant failures, the first `limit` of them."""
-    lines = _failure_lines(failures)
-    more = [f"- and {len(lines) - limit} more"] if len(lines) > limit else []
-    return "\n".join(lines[:limit] + more) or "No slice is significantly worse than the rest."
-
-
-def say_verdict(verdict: Verdict) -> str:
-    """Say what was expected, what was measured, and whether the hypothesis held."""
-    expected = f"{verdict.hypothesis.expected_change:+.3f} on '{verdict.hypothesis.slice}'"
-    if verdict.change is None:
-        return f"Expected {expected}; it was not measured before and after."
-    held = "it held" if verdict.held else "it did not hold"
-    return f"Expected {expected}; measured {verdict.change:+.3f}: {held}."
-
-
 def say_prompt(hit: Hit, limit: int = _PROMPT) -> str:
     """Say a prompt of the memory with its kept-rate and its largest credits."""
     data = hit.item.data
@@ -137,7 +105,7 @@ def _details(facts: Facts) -> Iterator[_Detail]:
     detail = _Detail(
         similar=len(facts.similar),
         lessons=len(facts.lessons),
-        failures=min(_MAX_FAILURES, len(_failure_lines(facts.failures))),
+        failures=min(_MAX_FAILURES, sum(f.significant for f in facts.failures)),
         slices=5 if facts.report else 0,
     )
     yield detail
@@ -190,10 +158,10 @@ def _example(vocabulary: Vocabulary) -> dict[str, str]:
 
 def _observation(facts: Facts, detail: _Detail) -> str:
     if facts.report:
-        report = say_report(facts.report, facts.previous, detail.slices)
+        report = plain(report_lines(facts.report, facts.previous, detail.slices))
     else:
         report = "There is no report yet: spread the images over classes and attributes."
-    if facts.report and not _failure_lines(facts.failures):
+    if facts.report and not any(f.significant for f in facts.failures):
         report += "\nNo slice is known to be significantly worse than the rest."
     return render(
         "observation",
@@ -202,8 +170,8 @@ def _observation(facts: Facts, detail: _Detail) -> str:
         budget=_say_budget(facts),
         steering="\n".join(f"- {quote(wish, _WISH)}" for wish in facts.steering[-_MAX_WISHES:]),
         report=report,
-        failures=say_failures(facts.failures, detail.failures) if detail.failures else "",
-        verdict=say_verdict(facts.verdict) if facts.verdict else "",
+        failures=plain(failure_lines(facts.failures, detail.failures)) if detail.failures else "",
+        verdict=verdict_text(facts.verdict) if facts.verdict else "",
         lessons="\n".join(_say_lesson(item) for item in facts.lessons[: detail.lessons]),
         similar="\n".join(f"- {say_prompt(hit)}" for hit in facts.similar[: detail.similar]),
     )
@@ -228,37 +196,3 @@ def _say_lesson(item: MemoryItem) -> str:
     held = item.data.get("held")
     outcome = "" if held is None else " (held)" if held else " (did not hold)"
     return f"- {quote(item.text, _LESSON)}{outcome}"
-
-
-def _failure_lines(failures: Sequence[Failure]) -> list[str]:
-    return [
-        f"- {f.words}: error {_say(f.error_rate)} against {f.rest_error_rate:.3f} elsewhere, "
-        f"q={f.q_value:.3g}{_say_fixable(f)}"
-        for f in failures
-        if f.significant
-    ]
-
-
-def _say_fixable(failure: Failure) -> str:
-    """Say the nearest prompts of a failure, and whether more images can mend it."""
-    near = "; ".join(quote(text, _SLICE) for text in failure.prompts[:1])
-    said = f"; nearest prompt {near}" if near else ""
-    if failure.fixable is None:
-        return said
-    chance = failure.fixable.chance
-    return (
-        f"{said}; {failure.fixable.verdict} (an image is drawn well and helps with chance "
-        f"{chance.value:.2f}, {chance.low:.2f} to {chance.high:.2f})"
-    )
-
-
-def _badness(score: SliceScore) -> tuple[float, str]:
-    return score.accuracy.value, score.key
-
-
-def _say(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f}, n={estimate.n})"
-
-
-def _say_change(new: Estimate, old: Estimate | None, since: str) -> str:
-    return f", {new.value - old.value:+.3f}{since}" if old else ""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from agent.loop.context import say_verdict
 from agent.loop.observations import rounds_before
 from agent.session.folder import Session
 from eval.credit import credit, settle
+from eval.report.blocks import verdict_text
 from memory.records import Lesson, Report
 
 
@@ -35,7 +35,7 @@ def learn(session: Session, report: Report) -> None:
     lesson = Lesson(
         id=f"{session.name}/{number}",
         round=number,
-        text=f"{current.plan.why} {say_verdict(verdict)}"[:600],
+        text=f"{current.plan.why} {verdict_text(verdict)}"[:600],
         slice=verdict.hypothesis.slice,
         held=verdict.held,
     )

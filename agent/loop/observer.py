@@ -124,32 +124,17 @@ class ConsoleObserver(Observer):
 
     def round_done(self, current: Round) -> None:
         """Print one table per round."""
-        from rich.table import Table
-        from rich.text import Text
+        from eval.report.blocks import Table, report_table
+        from eval.report.terminal import draw
 
         assert current.batch and current.report  # a round is done after its stages
-        table = Table(title=f"Round {current.number} of {self._n_rounds}", title_justify="left")
-        for name in ("figure", "value", "95% interval", "n"):
-            table.add_column(name, justify="left" if name == "figure" else "right")
-        for name, value in current.report.metrics.items():
-            if name == "worst_slice":
-                continue  # below, with its name
-            interval = f"{value.low:.3f} to {value.high:.3f}"
-            table.add_row(name.replace("_", " "), f"{value.value:.3f}", interval, str(value.n))
-        worst = next(
-            (s for s in current.report.slices if s.key == current.report.worst_slice), None
-        )
-        if worst:
-            a = worst.accuracy
-            table.add_row(
-                Text(f"worst slice: {worst.key}"),
-                f"{a.value:.3f}",
-                f"{a.low:.3f} to {a.high:.3f}",
-                str(a.n),
-            )
         made, kept = current.batch.n_made, current.batch.n_kept
-        table.add_row("share of images kept by the audit", f"{kept / made:.3f}", "", str(made))
-        self._console.print(table)
+        figures = report_table(
+            current.report, f"Round {current.number} of {self._n_rounds}", n_slices=1
+        )
+        audit = ["share of images kept by the audit", f"{kept / made:.3f}", "", str(made)]
+        rows = [*figures.rows, audit]
+        draw(self._console, [Table(figures.columns, rows, figures.title, figures.right)])
         if kept < _FEW_KEPT * made:
             self.warn(
                 f"The audit keeps {kept} of {made} images; most do not show their prompts: "

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 
 from agent.brains.actions import storable
 from agent.loop.approval import Question, Rejected
-from agent.loop.context import brief, say_failures, say_report
+from agent.loop.context import brief
 from agent.loop.expectations import say_expectation
 from agent.loop.lessons import learn
 from agent.loop.observations import LOOK_BACK, gather, observe, rounds_before
@@ -27,8 +27,8 @@ from agent.loop.recording import pack, unpack
 from agent.loop.stages import Stages
 from agent.loop.state import ADVANCES, PHASES
 from agent.loop.tool_schemas import offers
-from agent.loop.trials import say_trial
 from agent.planners import PlanDraft, PromptDraft
+from eval.report.blocks import failure_lines, plain, report_lines, trial_text
 from memory.chroma import items_from_events
 from memory.errors import SettingsError, ToolError
 from memory.records import Hypothesis, Plan, Round
@@ -229,7 +229,7 @@ class Toolbox:
                 round=number,
                 failures=[f.to_json() for f in failures],
             )
-        return say_failures(failures)
+        return plain(failure_lines(failures))
 
     def ask_user(self, question: Annotated[str, Field(min_length=1, max_length=500)]) -> str:
         """Ask the person at the session something that only they can decide.
@@ -292,7 +292,7 @@ class Toolbox:
             self._bench.observer.warn(warning)
         self._bench.observer.planned(plan)
         said = [f"Accepted: {plan.n_images} images from {len(plan.prompts)} prompts."]
-        said += [say_trial(trial) for trial in plan.trials]
+        said += [trial_text(trial) for trial in plan.trials]
         said += [f"Warning: {warning}" for warning in plan.warnings]
         return "\n".join([*said, say_expectation(expectation)])
 
@@ -336,7 +336,7 @@ class Toolbox:
             report = self._stages.evaluate(current.training)
         self._journal.append("report", key=f"report/{self._round}", report=report.to_json())
         learn(self._session, report)
-        return say_report(report)
+        return plain(report_lines(report))
 
     def finish(self, summary: Annotated[str, Field(max_length=1000)]) -> str:
         """End the round.

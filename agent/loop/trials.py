@@ -72,14 +72,6 @@ def with_trials(
     return draft.model_copy(update={"prompts": (*left, *prompts), "trials": tuple(trials)})
 
 
-def say_trial(trial: Trial) -> str:
-    """Say in a sentence what is on trial."""
-    return (
-        f"Trial of '{trial.slice}': {trial.n_images} images, and no more until it is known whether "
-        "they help."
-    )
-
-
 def _failing(failures: Sequence[Failure]) -> list[Failure]:
     """Return the failures that prompts can ask for, highest error first."""
     found = [f for f in failures if f.significant and f.attributes]

@@ -9,19 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 
-import numpy as np
-from rich.color import Color
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.panel import Panel
 from rich.rule import Rule
-from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from eval.report.text import estimate_text, interval, number, signed, words
+from eval.report.blocks import Picture, plan_table, report_table
+from eval.report.terminal import draw, draw_table
+from eval.report.text import estimate_text, signed
 from memory.errors import SessionError
 from memory.files import storage_error
 from memory.journal import SCHEMA, Event
@@ -34,9 +32,6 @@ HELP = (
     "n or Enter: next   p: previous   j ROUND: jump   /TEXT: search   s: pictures   "
     "m: whole messages   q: quit"
 )
-# Characters that a picture is wide; a character shows two pixels, one above the other.
-PICTURE_COLUMNS = 96
-MAX_PIXELS = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -260,20 +255,10 @@ def _model_call(event: Event, whole: bool) -> Iterator[RenderableType]:
 
 def _plan(event: Event, whole: bool) -> Iterator[RenderableType]:
     plan = Plan.model_validate(event["plan"])
-    table = Table(title="plan", title_justify="left", title_style="bold green")
-    for name, justify in (("id", "left"), ("n", "right"), ("class", "left"), ("prompt", "left")):
-        table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
-    prompts = plan.prompts if whole else plan.prompts[:SHOWN_LINES]
-    for prompt in prompts:
-        table.add_row(
-            Text(prompt.id),
-            str(prompt.count),
-            Text(printable(prompt.class_name)),
-            Text(printable(prompt.text)),
-        )
-    yield table
-    if len(prompts) < len(plan.prompts):
-        yield Text(f"  and {len(plan.prompts) - len(prompts)} more prompts (m shows them)", "dim")
+    limit = len(plan.prompts) if whole else SHOWN_LINES
+    yield draw_table(plan_table(plan, limit=limit, by_id=True))
+    if limit < len(plan.prompts):
+        yield Text(f"  and {len(plan.prompts) - limit} more prompts (m shows them)", "dim")
     yield _labelled("why", plan.why)
     if plan.hypothesis:
         expects = f"{signed(plan.hypothesis.expected_change)} on {plan.hypothesis.slice}"
@@ -299,17 +284,8 @@ def _training(event: Event, whole: bool) -> Iterator[RenderableType]:
 
 def _report(event: Event, whole: bool) -> Iterator[RenderableType]:
     report = Report.model_validate(event["report"])
-    table = Table(title=f"report on {report.split}", title_justify="left", title_style="bold green")
-    for name in ("figure", "value", "95% interval", "n"):
-        table.add_column(name, justify="left" if name == "figure" else "right")
-    for name, value in report.metrics.items():
-        if name != "worst_slice":
-            table.add_row(words(name), number(value.value), interval(value), str(value.n))
-    worst = sorted(report.slices, key=lambda s: (s.accuracy.value, s.key))
-    for score in worst if whole else worst[:5]:
-        a = score.accuracy
-        table.add_row(Text(f"slice {printable(score.key)}"), number(a.value), interval(a), str(a.n))
-    yield table
+    title = f"report on {report.split}"
+    yield draw_table(report_table(report, title, None if whole else 5))
 
 
 def _failures(event: Event, whole: bool) -> Iterator[RenderableType]:
@@ -386,16 +362,15 @@ def show_pictures(recording: Recording, place: int, console: Console) -> None:
     """Print the pictures of a step's round as coloured blocks: prompts' images, then failures."""
     round_number = recording.steps[place].round
     shown = 0
-    for name, data in pictures(recording, round_number):
-        console.print(Text(name, style="bold"))
-        console.print(blocks(data, min(PICTURE_COLUMNS, console.width)))
+    for picture in pictures(recording, round_number):
+        draw(console, [picture], "blocks")
         shown += 1
     if not shown:
         console.print(Text(f"There are no pictures of round {round_number}.", style="dim"))
 
 
-def pictures(recording: Recording, round_number: int) -> Iterator[tuple[str, bytes]]:
-    """Yield captions and PNG files: a strip of every prompt's images, and the failures."""
+def pictures(recording: Recording, round_number: int) -> Iterator[Picture]:
+    """Yield pictures: a strip of every prompt's images, and the failures."""
     from agent.autonomous.thumbnails import prompt_strips
 
     folder = recording.folder
@@ -414,34 +389,10 @@ def pictures(recording: Recording, round_number: int) -> Iterator[tuple[str, byt
                 found = [(f["slice"], f["picture"]) for f in event["failures"] if f["picture"]]
     if batch:
         for prompt_id, data in prompt_strips(folder, batch).items():
-            yield printable(f"{prompt_id} {texts.get(prompt_id, '')}"), data
+            yield Picture(data, printable(f"{prompt_id} {texts.get(prompt_id, '')}"))
     for name, picture in found:
         if (folder / picture).is_file():
-            yield printable(f"failures of {name}"), (folder / picture).read_bytes()
-
-
-def blocks(png: bytes, columns: int) -> RenderableType:
-    """Return a PNG picture as coloured half blocks, at most `columns` characters wide."""
-    from PIL import Image
-
-    with Image.open(BytesIO(png), formats=["PNG"]) as picture:
-        if picture.width * picture.height > MAX_PIXELS:
-            return Text("(a picture too large to be shown)", style="dim")
-        image = picture.convert("RGB")
-    width = min(columns, image.width)
-    height = max(2, round(image.height * width / image.width) // 2 * 2)
-    image = image.resize((width, height))
-    pixels = np.asarray(image).tolist()
-    rows = []
-    for y in range(0, height, 2):
-        row = Text()
-        for x in range(width):
-            upper, lower = pixels[y][x], pixels[y + 1][x]
-            row.append(
-                "▀", style=Style(color=Color.from_rgb(*upper), bgcolor=Color.from_rgb(*lower))
-            )
-        rows.append(row)
-    return Group(*rows)
+            yield Picture(folder / picture, printable(f"failures of {name}"))
 
 
 def _round_of(event: Event) -> int:

@@ -37,6 +37,7 @@ from agent.planners import (
     draw_prompts,
     shares_to_counts,
 )
+from eval.report.text import estimate_text, number
 from memory.journal import Event
 from memory.records import Estimate, Plan, PromptSpec, Record, Round, Share, slice_key
 from prompts.render import quote
@@ -135,10 +136,7 @@ class Effect(Record):
         line = f"{self.wish.id} {self.wish.say()}: {self.before:.0%} -> {self.after:.0%} of images"
         if self.score_before and self.score_after:
             old, new = self.score_before, self.score_after
-            line += (
-                f"; accuracy {old.value:.3f} -> {new.value:.3f} "
-                f"({new.low:.3f} to {new.high:.3f}, n={new.n})"
-            )
+            line += f"; accuracy {number(old.value)} -> {estimate_text(new)}"
         elif self.wish.kind != "avoid":
             line += "; its slice is not measured" if self.score_after is None else ""
         return line

@@ -20,13 +20,13 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI, Response
 
-from agent.chat.blocks import Block, Line, hit_grid
 from agent.config.settings import Settings, presets
 from agent.session.folder import memory_of, stored_settings
 from agent.web import page
 from agent.web.access import Guard, is_loopback
 from agent.web.pictures import Pictures
 from agent.web.registry import Hall
+from eval.report.blocks import Block, Line, hit_table
 from memory.errors import SettingsError, ShapingError
 from prompts.printable import one_line
 
@@ -196,7 +196,7 @@ class Viewer:
             hits = memory_of(home, url=url).search(one_line(query, 300), n=_N_HITS)
         except ShapingError as error:
             return _say(str(error), name)
-        found: list[Block] = [hit_grid(hits) if hits else Line("Nothing is remembered yet.")]
+        found: list[Block] = [hit_table(hits) if hits else Line("Nothing is remembered yet.")]
         return page.blocks(found, name)
 
     def begin(self, preset: str) -> tuple[str, str]:

@@ -12,12 +12,13 @@ from urllib.parse import quote, urlencode
 
 from jinja2 import Environment
 
-from agent.chat.blocks import Block, Grid, Line, Picture, plan_blocks
+from agent.chat.queries import plan_blocks
 from agent.loop.approval import Question
 from agent.session.folder import SessionInfo
 from agent.steering.preferences import STEERING, wishes
 from agent.web.registry import Room, Sight
 from agent.web.timeline import steps
+from eval.report.blocks import Block, Line, Picture, Table
 from eval.report.page import charts as draw_charts
 from eval.report.templates import page_environment
 from eval.report.text import duration, estimate_text, number, signed, words
@@ -158,7 +159,7 @@ def _environment() -> Environment:
         "quality": _quality,
     }
     environment.tests |= {
-        "grid": lambda block: isinstance(block, Grid),
+        "table": lambda block: isinstance(block, Table),
         "picture": lambda block: isinstance(block, Picture),
     }
     return environment

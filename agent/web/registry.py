@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from agent.chat.blocks import Block, Line
 from agent.chat.conversation import Conversation
 from agent.chat.live import Happened, LiveSession
 from agent.chat.overview import say_progress
@@ -23,6 +22,7 @@ from agent.session.folder import (
     state_of,
     stored_settings,
 )
+from eval.report.blocks import Block, Line
 from memory.errors import SessionError, ShapingError
 from memory.journal import Event, read_events, rounds
 from memory.records import Round, digest

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from memory.records import Estimate
 
-# An interval that is narrower than this is told with three digits.
+# A narrower interval is shown with three digits.
 _NARROW = 0.03
+_ABBREVIATIONS = {"auroc": "AUROC", "miou": "mIoU", "iou": "IoU"}
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -20,19 +21,31 @@ def signed(value: float, digits: int = 3) -> str:
     return f"+{text}" if float(f"{value:.{digits}f}") > 0 else text
 
 
-def interval(estimate: Estimate) -> str:
-    """Return the 95% interval, e.g. "0.67 to 0.75", with the digits that its width allows."""
-    digits = 2 if estimate.high - estimate.low > _NARROW else 3
-    return f"{number(estimate.low, digits)} to {number(estimate.high, digits)}"
+def interval(estimate: Estimate, digits: int | None = None, sign: bool = False) -> str:
+    """Return the 95% interval, e.g. "0.67 to 0.75".
+
+    Args:
+        estimate: the figure.
+        digits: after the point; None for as many as the width of the interval allows.
+        sign: whether bounds above zero have a plus sign.
+    """
+    if digits is None:
+        digits = 2 if estimate.high - estimate.low > _NARROW else 3
+    form = signed if sign else number
+    return f"{form(estimate.low, digits)} to {form(estimate.high, digits)}"
 
 
-def estimate_text(estimate: Estimate | None) -> str:
-    """Return value, interval and n in one phrase; of one value alone there is no interval."""
+def estimate_text(estimate: Estimate | None, digits: int = 3, sign: bool = False) -> str:
+    """Return value, interval and n in one phrase, e.g. "0.712 (0.670 to 0.750, n=90)".
+
+    A single sample has no interval. See `interval` for the arguments.
+    """
     if estimate is None:
         return "not measured"
-    if estimate.low == estimate.high:
-        return f"{number(estimate.value)} (n {count(estimate.n)})"
-    return f"{number(estimate.value)} ({interval(estimate)}, n {count(estimate.n)})"
+    value = (signed if sign else number)(estimate.value, digits)
+    if estimate.n <= 1 and estimate.low == estimate.high:
+        return f"{value} (n={estimate.n})"
+    return f"{value} ({interval(estimate, digits, sign)}, n={estimate.n})"
 
 
 def count(value: float) -> str:
@@ -40,13 +53,23 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def percent(share: float, sign: bool = False) -> str:
+    """Return a share, 0..1, or a difference of shares as whole percent."""
+    return f"{(signed if sign else number)(100 * share, 0)}%"
+
+
+def plural(n: int, noun: str) -> str:
+    """Return a number with its noun, e.g. "2 rounds"."""
+    return f"{count(n)} {noun}{'' if n == 1 else 's'}"
+
+
 def p_value(value: float) -> str:
-    """Return a probability of a test, not more exact than it is."""
+    """Return the p-value of a test with no more digits than are meaningful."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
 
 def duration(seconds: float) -> str:
-    """Return a time span in the two largest units that matter."""
+    """Return a time span in its two largest units."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -56,9 +79,6 @@ def duration(seconds: float) -> str:
         return f"{whole // 60} min {whole % 60:02d} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-_ABBREVIATIONS = {"auroc": "AUROC", "miou": "mIoU", "iou": "IoU"}
 
 
 def words(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from eval.montage import montage_png
-from eval.report import ReportData
+from eval.report.page import ReportData
 from memory.records import (
     Batch,
     Credit,

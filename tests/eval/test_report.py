@@ -8,7 +8,6 @@ from itertools import pairwise
 import pytest
 
 from eval.fixable import Evidence, fixable
-from eval.report import ReportData, WishRow, build_report_html
 from eval.report.charts import (
     Dumbbell,
     Layer,
@@ -19,7 +18,16 @@ from eval.report.charts import (
     stacked_bars,
     ticks,
 )
-from eval.report.page import composition, failure_cards, main_metric, progress, worst_slices
+from eval.report.page import (
+    ReportData,
+    WishRow,
+    build_report_html,
+    composition,
+    failure_cards,
+    main_metric,
+    progress,
+    worst_slices,
+)
 from eval.report.text import duration, number, p_value, signed
 from memory.records import Report, Round, Trial, slice_key
 from tests.eval.fake_session import session, share

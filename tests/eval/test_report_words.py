@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from eval.report import build_report_html
+from eval.report.page import build_report_html
 from eval.report.text import interval, words
 from memory.records import Estimate
 from tests.eval.fake_session import session

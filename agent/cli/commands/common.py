@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
 
 from memory.errors import SettingsError
 
@@ -158,11 +156,10 @@ def say(text: str) -> None:
 
 def say_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table."""
-    table = Table(*(Column(name, overflow="fold") for name in columns))
-    for row in rows:
-        # What was written by models or users may hold brackets: as Text it is not markup.
-        table.add_row(*(Text(str(cell)) for cell in row))
-    console().print(table)
+    from eval.report.blocks import Table
+    from eval.report.terminal import draw
+
+    draw(console(), [Table(columns, [[str(cell) for cell in row] for row in rows])])
 
 
 def note(text: str) -> None:

@@ -145,8 +145,6 @@ def _split(names: str) -> tuple[str, ...]:
 
 
 def _change(difference: Estimate | None) -> str:
-    if difference is None:
-        return ""
-    if difference.n < 2:
-        return f"{difference.value:+.3f} (one seed, no interval)"
-    return f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
+    from eval.report.text import estimate_text
+
+    return estimate_text(difference, sign=True) if difference else ""

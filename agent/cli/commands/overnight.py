@@ -56,20 +56,21 @@ def status(
     """Show what a session does: round, stage, score, and what is left of its budget."""
     from agent.autonomous.status import read_status, table
     from agent.session.folder import latest
+    from eval.report.terminal import draw_table
 
     folder = resolve(home=home).home
     name = name or latest(folder)
     found = read_status(folder, name)
     if not watch:
-        console().print(table(found))
+        console().print(draw_table(table(found)))
         return
     from rich.live import Live
 
-    with Live(table(found), console=console(), refresh_per_second=4) as live:
+    with Live(draw_table(table(found)), console=console(), refresh_per_second=4) as live:
         while found.state in ("running", "paused", "stuck"):
             time.sleep(WATCH_EVERY_S)
             found = read_status(folder, name)
-            live.update(table(found))
+            live.update(draw_table(table(found)))
 
 
 @app.command()

@@ -153,10 +153,11 @@ def _pools(home: Path, comparison: str, folder: Path) -> Pools:
 
 
 def _score(scored: Scored) -> str:
+    from eval.report.text import estimate_text
+
     if scored.score is None:
         return f"only {scored.held:.0%} drawn"
-    estimate = scored.score
-    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+    return estimate_text(scored.score)
 
 
 def _read(prompt: str) -> str:

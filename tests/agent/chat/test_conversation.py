@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from agent.autonomous.runner import run_rounds
-from agent.chat.blocks import Block, Grid, Line, Picture
 from agent.chat.conversation import COMMANDS, Conversation
 from agent.chat.live import Happened, LiveSession
 from agent.config.settings import Settings
@@ -26,6 +25,7 @@ from agent.loop.observer import Observer
 from agent.replay.verify import verify
 from agent.session.folder import folder_of, open_session, stored_settings
 from agent.steering.preferences import Shift, Wish, share, wishes
+from eval.report.blocks import Block, Line, Picture, plain
 from memory.journal import read_events
 
 MakeSettings = Callable[..., Settings]
@@ -72,16 +72,10 @@ def shifts_of(question: Question) -> tuple[Shift, ...]:
 
 
 def text_of(blocks: list[Block]) -> str:
-    lines: list[str] = []
     for block in blocks:
-        if isinstance(block, Line):
-            lines.append(block.text)
-        elif isinstance(block, Grid):
-            lines += [block.title, *(" | ".join(row) for row in [block.columns, *block.rows])]
-        else:
+        if isinstance(block, Picture):
             assert block.path.read_bytes().startswith(b"\x89PNG")
-            lines.append(f"{block.caption}: {block.path}")
-    return "\n".join(lines)
+    return plain(blocks)
 
 
 @contextmanager
@@ -427,10 +421,10 @@ def test_plain_words_go_to_the_model_and_to_the_parser_without_it(
 
 
 def test_pictures_are_drawn(make_settings: MakeSettings) -> None:
-    from agent.chat.terminal import half_blocks
+    from eval.report.terminal import half_blocks
 
     with room(make_settings("session.name=drawn", *SMALL)) as here:
         blocks = here.talk.say("/show dark mono")
         (picture,) = [block for block in blocks if isinstance(block, Picture)]
-        drawn = half_blocks(picture.path, 40).plain.splitlines()
+        drawn = half_blocks(picture.png, 40).plain.splitlines()
         assert {len(line) for line in drawn} == {40}

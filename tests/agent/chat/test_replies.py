@@ -5,10 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from agent.chat.blocks import Line
 from agent.chat.replies import not_understood, say_vague
 from agent.steering.grammar import understand
 from agent.steering.lexicon import Lexicon
+from eval.report.blocks import Line
 from memory.records import Estimate, Report, SliceScore
 from prompts.vocabulary import load_vocabulary
 

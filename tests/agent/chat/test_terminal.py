@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from agent.chat.terminal import _can_show, _escape
+from agent.chat.terminal import _can_show
 from agent.config.settings import Settings, overrides
 from agent.session.folder import folder_of
+from eval.report.terminal import inline_image
 from memory.journal import read_events
 
 MakeSettings = Callable[..., Settings]
@@ -146,7 +147,7 @@ def test_how_a_terminal_shows_pictures(variables: dict[str, str], protocol: str 
 
 
 def test_long_pictures_reach_kitty_in_parts() -> None:
-    said = _escape("kitty", "A" * 9000)
+    said = inline_image("kitty", "A" * 9000)
     assert said.count("\033_G") == 3
     assert "a=T,f=100,m=1;" in said and "\033_Gm=0;" in said
     assert max(map(len, said.split("\033_G"))) < 4200

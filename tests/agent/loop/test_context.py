@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from agent.loop.context import Facts, brief, say_failures, say_report, say_verdict
+from agent.loop.context import Facts, brief
 from agent.loop.validation import validate
 from agent.planners import PlanDraft
+from eval.report.blocks import failure_lines, plain, report_lines, verdict_text
 from memory.chroma import Data, Hit, Kind, MemoryItem
 from memory.records import Estimate, Failure, Hypothesis, Report, SliceScore, Verdict
 from prompts.vocabulary import Vocabulary, load_vocabulary
@@ -244,13 +245,20 @@ def test_the_least_important_is_dropped_first() -> None:
 
 def test_reports_failures_and_verdicts_say_their_empty_case() -> None:
     empty = Report(round=1, split="feedback", metrics={}, slices=())
-    assert say_report(empty) == "Report of round 1 on real feedback photographs (95% intervals):"
-    assert "since" not in say_report(report(1))
+    assert (
+        plain(report_lines(empty))
+        == "Report of round 1 on real feedback photographs (95% intervals):"
+    )
+    assert "since" not in plain(report_lines(report(1)))
     nothing = "No slice is significantly worse than the rest."
-    assert say_failures([]) == say_failures([failure("a=b", significant=False)]) == nothing
-    assert say_failures([failure(f"a={i}") for i in range(12)]).endswith("- and 2 more")
+    assert (
+        plain(failure_lines([]))
+        == plain(failure_lines([failure("a=b", significant=False)]))
+        == nothing
+    )
+    assert plain(failure_lines([failure(f"a={i}") for i in range(12)])).endswith("- and 2 more")
     hypothesis = Hypothesis(slice="wafer=poly", expected_change=-0.1)
     unsettled = Verdict(hypothesis=hypothesis, before=None, after=None, change=None, held=None)
-    assert say_verdict(unsettled).endswith("it was not measured before and after.")
+    assert verdict_text(unsettled).endswith("it was not measured before and after.")
     settled = unsettled.model_copy(update={"change": -0.08, "held": True})
-    assert say_verdict(settled) == "Expected -0.100 on 'wafer=poly'; measured -0.080: it held."
+    assert verdict_text(settled) == "Expected -0.100 on 'wafer=poly'; measured -0.080: it held."

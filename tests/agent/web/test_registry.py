@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.chat.blocks import Grid, Line, Picture
 from agent.config.settings import Settings
 from agent.session.folder import open_session
 from agent.web import page
 from agent.web.registry import Hall
+from eval.report.blocks import Line, Picture, Table
 from memory.errors import SessionError
 from memory.files import write_bytes
 
@@ -98,7 +98,7 @@ def test_no_text_becomes_markup_or_a_template(tmp_path: Path) -> None:
     html = page.blocks(
         [
             Line(MARKUP, "error"),
-            Grid([MARKUP], [[MARKUP]], MARKUP),
+            Table([MARKUP], [[MARKUP]], MARKUP),
             Picture(tmp_path / "x.png", MARKUP),
         ],
         MARKUP,
