@@ -11,7 +11,7 @@ from agent.autonomous.thumbnails import strips_of
 from agent.config.settings import Settings, overrides
 from agent.loop.components import Components
 from agent.session.folder import folder_of, stored_settings
-from agent.steering.preferences import effects, ever_wished, wishes
+from agent.steering.preferences import active_preferences, all_preferences, effects
 from eval.colours import (
     below_one_another,
     depth_bar,
@@ -71,9 +71,9 @@ def write_report(home: Path, name: str) -> Path:
 
 def _wish_rows(events: Sequence[Event], past: Sequence[Round]) -> list[WishRow]:
     """Return what people wished with what became of it."""
-    wished = ever_wished(events)
-    held = {wish.id for wish in wishes(events)}
-    known = {effect.wish.id: effect for effect in effects(wished, events, past)}
+    wished = all_preferences(events)
+    held = {wish.id for wish in active_preferences(events)}
+    known = {wish.id: effect for wish, effect in effects(wished, events, past)}
     rows = []
     for wish in wished:
         row = WishRow(wish.say(), wish.since, wish.id not in held)

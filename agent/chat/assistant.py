@@ -19,8 +19,14 @@ from agent.brains.spending import Usage, spent
 from agent.chat.live import LiveSession
 from agent.chat.overview import say_progress
 from agent.planners import distribution_of
-from agent.steering.grammar import Meant
-from agent.steering.preferences import STEERING, STRENGTH, Kind, effects, wishes
+from agent.steering.preferences import (
+    STEERING,
+    Preference,
+    active_preferences,
+    bounds,
+    effects,
+    say_effects,
+)
 from eval.report.blocks import Line, failure_lines, plain, report_lines
 from memory.errors import BrainError, ShapingError
 from memory.records import Record
@@ -83,8 +89,8 @@ class Talk:
             if vocabulary.problems(wish.attributes):
                 raise BrainError("it made a wish with words that the target has not")
             attributes: dict[str, tuple[str, ...]] = {k: (v,) for k, v in wish.attributes.items()}
-            kind: Kind = wish.kind if attributes else "note"
-            return conversation.wish(Meant(kind, attributes, STRENGTH), wish.text or text)
+            demand = bounds(wish.kind) if attributes else {}
+            return conversation.wish(Preference(attributes=attributes, **demand), wish.text or text)
         if name == "command":
             return conversation.say("/" + str(arguments.get("line", "status")).lstrip("/")[:200])
         answer = str(arguments.get("text", "")).strip()
@@ -145,9 +151,9 @@ class Talk:
             )
         if plan:
             facts.append(f"The last plan, of round {plan.round}: {quote(plan.why, 300)}")
-        held = wishes(events)
+        held = active_preferences(events)
         facts += [f"Wish {wish.id}: {wish.say()}" for wish in held]
-        facts += [f"Effect of {effect.say()}" for effect in effects(held, events, past)]
+        facts += [f"Effect of {line}" for line in say_effects(effects(held, events, past))]
         words = [f"- {k}: {', '.join(v)}" for k, v in conversation.vocabulary.attributes.items()]
         return render(
             "chat",

@@ -21,11 +21,12 @@ from agent.loop.proposals import Proposals
 from agent.planners import PlanDraft
 from agent.session.limits import HOUR_S
 from agent.steering.arguments import number_of, unquoted, whole_number
-from agent.steering.grammar import MAX_CHARS, Meant, Understood, understand
+from agent.steering.grammar import MAX_CHARS, Understood, understand
 from agent.steering.preferences import (
-    STRENGTH,
     Addition,
-    Kind,
+    Preference,
+    bounds,
+    say_effects,
     slice_name,
 )
 from eval.report.blocks import Block, Line, Table, round_lines
@@ -107,7 +108,7 @@ class Conversation:
             "help": self._help,
         }
 
-    def wish(self, meant: Meant, text: str) -> list[Block]:
+    def wish(self, meant: Preference, text: str) -> list[Block]:
         """Take a wish down and repeat it; raises ToolError with the reason when it cannot be."""
         return self._wishing.take(meant, text)
 
@@ -144,7 +145,7 @@ class Conversation:
             past = [
                 r.report for r in self._overview.rounds() if r.number < done.number and r.report
             ]
-            effects = [Line(f"Wish {effect.say()}") for effect in self._overview.effects()]
+            effects = [Line(f"Wish {line}") for line in say_effects(self._overview.effects())]
             return [*round_lines(done, past[-1] if past else None), *effects]
         if happened.kind == "warning":
             return [Line(f"Warning: {one_line(happened.text)}", "warning")]
@@ -251,17 +252,17 @@ class Conversation:
         said = f"Understood: {draft.count} images of it are in the next plan ({addition.id})."
         return [Line(said, "good")]
 
-    def _wish_by_command(self, kind: Kind, text: str) -> list[Block]:
+    def _wish_by_command(self, kind: str, text: str) -> list[Block]:
         text = unquoted(text)
         if not text:
             raise ToolError(f"Say what: /{kind} {COMMANDS[kind].usage}")
         attributes, left = self._overview.lexicon.read(text)
         if attributes:
-            blocks = self._wishing.take(Meant(kind, attributes, STRENGTH), text)
+            blocks = self._wishing.take(Preference(attributes=attributes, **bounds(kind)), text)
             unread = Understood(unknown=tuple(left)) if left else None
             return blocks + (not_understood(unread, self._overview) if unread else [])
         if self._talk.possible:
-            return self._wishing.take(Meant("note", {}, STRENGTH), f"{kind} {text}")
+            return self._wishing.take(Preference(), f"{kind} {text}")
         raise ToolError(self._overview.unknown_slice(text))
 
     def _budget(self, text: str) -> list[Block]:

@@ -12,7 +12,16 @@ from agent.loop.validation import slice_attributes
 from agent.planners import AttributeDistribution, distribution_of
 from agent.steering.arguments import unquoted
 from agent.steering.lexicon import Lexicon
-from agent.steering.preferences import STEERING, Addition, Effect, Wish, additions, effects, wishes
+from agent.steering.preferences import (
+    FOCUS,
+    STEERING,
+    Addition,
+    Effect,
+    Preference,
+    active_preferences,
+    additions,
+    effects,
+)
 from memory.errors import ToolError, some
 from memory.records import Plan, Report, Round
 from prompts.printable import one_line
@@ -40,18 +49,18 @@ class Overview:
         """The combinations of attributes that the target's generator split has."""
         return distribution_of(self._live.bench.target)
 
-    def wishes(self) -> list[Wish]:
+    def wishes(self) -> list[Preference]:
         """Return the wishes that hold, the oldest first."""
-        return wishes(self._live.session.journal.events(*STEERING))
+        return active_preferences(self._live.session.journal.events(*STEERING))
 
     def additions(self) -> list[Addition]:
         """Return the additions that no plan has taken up yet."""
         return additions(self._live.session.journal.events(*STEERING))
 
-    def effects(self) -> list[Effect]:
+    def effects(self) -> list[tuple[Preference, Effect]]:
         """Return what became of the wishes so far."""
         events = self._live.session.journal.events(*STEERING)
-        return effects(wishes(events), events, self.rounds())
+        return effects(active_preferences(events), events, self.rounds())
 
     def rounds(self) -> list[Round]:
         """Return all rounds so far."""
@@ -79,7 +88,7 @@ class Overview:
         """Return all values of attributes as slices name them, e.g. brightness=dark."""
         return [f"{k}={v}" for k, known in self.vocabulary.attributes.items() for v in known]
 
-    def meant(self, text: str) -> Wish:
+    def meant(self, text: str) -> Preference:
         """Return a wish that stands for the slice that a text names.
 
         Raises ToolError for a text that names none.
@@ -93,7 +102,7 @@ class Overview:
             attributes, _ = self.lexicon.read(text)
             if not attributes:
                 raise ToolError(self.unknown_slice(text))
-        return Wish(id="w0", kind="focus", attributes=attributes, since=1)
+        return Preference(attributes=attributes, min_share=FOCUS)
 
     def unknown_slice(self, text: str) -> str:
         """Say that a text names no slice, and which ones there are."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agent.steering.preferences import Wish
+from agent.steering.preferences import Preference
 from eval.montage import save_montage
 from eval.report.blocks import Picture
 from memory.errors import DataError
@@ -74,7 +74,7 @@ def of_prompts(
     )
 
 
-def of_slice(session: Session, target: Target, wish: Wish) -> Picture | None:
+def of_slice(session: Session, target: Target, wish: Preference) -> Picture | None:
     """Return real feedback photographs of a slice, wrongly predicted ones first.
 
     None when there is no such photograph.

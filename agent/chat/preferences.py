@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from agent.chat.live import LiveSession
 from agent.chat.overview import Overview
 from agent.steering.arguments import unquoted
-from agent.steering.grammar import Meant
-from agent.steering.preferences import CONSTRAINTS, SHARES, Wish, drawable, possible
+from agent.steering.preferences import Preference
+from agent.steering.steer import drawable, possible
 from eval.report.blocks import Block, Line
 from memory.errors import ToolError, unknown
 from memory.journal import Journal
@@ -25,7 +25,9 @@ class Wishing:
         self._live = live
         self._overview = overview
 
-    def take_all(self, wishes: Sequence[Meant], text: str, replans: bool = False) -> list[Block]:
+    def take_all(
+        self, wishes: Sequence[Preference], text: str, replans: bool = False
+    ) -> list[Block]:
         """Take down all wishes of a sentence that can be; of the others it is said why not."""
         blocks: list[Block] = []
         for meant in wishes:
@@ -35,21 +37,19 @@ class Wishing:
                 blocks.append(Line(f"Not taken: {one_line(str(error))}", "error"))
         return blocks
 
-    def take(self, meant: Meant, text: str, replans: bool = False) -> list[Block]:
+    def take(self, meant: Preference, text: str, replans: bool = False) -> list[Block]:
         """Take a wish down, if it leaves anything to draw, and repeat it."""
         held = self._overview.wishes()
         if len(held) >= MAX_WISHES:
             raise ToolError(f"{MAX_WISHES} wishes hold already. Take one back with /forget ID.")
         number = 1 + len(self._journal.events("wish", undone=True))
         question = self._live.question
-        wish = Wish(
-            id=f"w{number}",
-            kind=meant.kind,
-            attributes=meant.attributes,
-            strength=meant.strength,
-            share=meant.share,
-            text=text[:300],
-            since=self._overview.next_plan(),
+        wish = meant.model_copy(
+            update={
+                "id": f"w{number}",
+                "text": text[:300],
+                "since": self._overview.next_plan(),
+            }
         )
         same = [w for w in held if w.attributes == wish.attributes]
         again = [w for w in same if w.kind == wish.kind and w.share == wish.share]
@@ -57,7 +57,7 @@ class Wishing:
             again = [w for w in again if w.text == wish.text]
         if again and wish.kind not in ("more", "fewer"):
             return [Line(f"That holds already: {again[0].id} {again[0].say()}.")]
-        replaced = [w for w in same if w.kind == wish.kind and wish.kind in SHARES]
+        replaced = [w for w in same if w.kind == wish.kind and wish.has_share]
         held = [w for w in held if w not in replaced]
         if problem := self._against(wish, held):
             raise ToolError(problem)
@@ -73,12 +73,13 @@ class Wishing:
         if other := [w for w in same if w.kind != wish.kind]:
             names = " and ".join(f"{w.id} ({w.say()})" for w in other)
             blocks.append(Line(f"Beside it {names} holds too; /forget takes it back.", "warning"))
-        if wish.kind in CONSTRAINTS:
+        if wish.is_constraint:
             seen, now = self._overview, [*held, wish]
             idle = [
                 w.id
                 for w in held
-                if w.kind not in (*CONSTRAINTS, "note")
+                if w.attributes
+                and not w.is_constraint
                 and not drawable(w, now, seen.palette, self._overview.vocabulary)
             ]
             if idle:
@@ -86,23 +87,24 @@ class Wishing:
                 blocks.append(Line(said, "warning"))
         return blocks
 
-    def _against(self, wish: Wish, held: Sequence[Wish]) -> str:
+    def _against(self, wish: Preference, held: Sequence[Preference]) -> str:
         """Say what keeps a wish from being followed; "" where nothing does."""
         palette = self._overview.palette
-        others = [f"{w.say()} ({w.id})" for w in held if w.kind in CONSTRAINTS]
+        others = [f"{w.say()} ({w.id})" for w in held if w.is_constraint]
         beside = f" beside {'; '.join(others)}" if others else ""
-        if wish.kind in CONSTRAINTS:
+        if wish.is_constraint:
             if possible([*held, wish], palette, self._overview.vocabulary):
                 return ""
             return f"{wish.say()}{beside} leaves nothing to draw. /forget ID takes a wish back."
-        if wish.kind == "share" or wish.kind == "at_least":
+        if wish.has_share and wish.min_share:
             apart = [
                 w
                 for w in held
-                if w.kind in ("share", "at_least")
+                if w.has_share
+                and w.min_share
                 and any(not {*v} & {*wish.attributes.get(k, v)} for k, v in w.attributes.items())
             ]
-            total = (wish.share or 0) + sum(w.share or 0 for w in apart)
+            total = wish.min_share + sum(w.min_share or 0 for w in apart)
             if total > 1.0001:
                 names = ", ".join(f"{w.id} ({w.say()})" for w in apart)
                 return f"with {names} that is {total:.0%} of the images. /forget ID takes one back."

@@ -12,7 +12,7 @@ from agent.chat.overview import Overview, say_progress
 from agent.loop.approval import Question
 from agent.loop.expectations import Expectation
 from agent.steering.arguments import unquoted, whole_number
-from agent.steering.preferences import Addition, Effect, Wish
+from agent.steering.preferences import Addition, Effect, Preference, say_effects
 from eval.report.blocks import (
     Block,
     Line,
@@ -111,7 +111,7 @@ class Answers:
         if named := self._discovered(text):
             return named
         wish = self._overview.meant(text)
-        own = [p for p in specs if wish.means(p, self._overview.vocabulary)]
+        own = [p for p in specs if wish.matches(p, self._overview.vocabulary)]
         real = pictures.of_slice(session, target, wish)
         made = pictures.of_prompts(session, target, own, wish.name, None) if own else None
         blocks: list[Block] = [block for block in (real, made) if block]
@@ -181,7 +181,7 @@ class Answers:
             raise ToolError(f"Say a round before the last one: {numbers[0]} to {numbers[-2]}.")
         first = past[numbers.index(number)]
         blocks = change_tables(first, past[-1])
-        return blocks + [Line(f"Wish {effect.say()}") for effect in self._overview.effects()]
+        return blocks + [Line(f"Wish {line}") for line in say_effects(self._overview.effects())]
 
     def memory(self, text: str) -> list[Block]:
         """Show what all sessions have learnt about something."""
@@ -227,7 +227,7 @@ class Answers:
         return specs[text]
 
 
-def plan_blocks(question: Question, wanted: Sequence[Wish]) -> list[Block]:
+def plan_blocks(question: Question, wanted: Sequence[Preference]) -> list[Block]:
     """Return the plan that a question is about, what wishes did to it, and what may be done."""
     plan, expectation = question.plan, question.expectation
     assert plan is not None and expectation is not None  # of questions about plans
@@ -253,10 +253,12 @@ def plan_blocks(question: Question, wanted: Sequence[Wish]) -> list[Block]:
 
 
 def wish_tables(
-    wanted: Sequence[Wish], extra: Sequence[Addition], effects: Sequence[Effect]
+    wanted: Sequence[Preference],
+    extra: Sequence[Addition],
+    effects: Sequence[tuple[Preference, Effect]],
 ) -> list[Block]:
     """Return the wishes that hold and what they have done; no table without any."""
-    known = {effect.wish.id: effect.say().partition(": ")[2] for effect in effects}
+    known = {wish.id: effect.say() for wish, effect in effects}
     rows = [
         [wish.id, wish.say(), f"round {wish.since}", known.get(wish.id, "not measured yet")]
         for wish in wanted

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from agent.chat.overview import Overview
 from agent.steering.grammar import Understood
-from agent.steering.preferences import Wish, slice_name
+from agent.steering.preferences import Preference, slice_name
 from eval.report.blocks import Block, Line
 from eval.report.text import estimate_text
 from prompts.printable import one_line
@@ -17,7 +17,9 @@ from prompts.printable import one_line
 _MAX_WORDS, _MAX_CHARS = 8, 400
 
 
-def not_understood(meant: Understood, seen: Overview, made: Sequence[Wish] = ()) -> list[Block]:
+def not_understood(
+    meant: Understood, seen: Overview, made: Sequence[Preference] = ()
+) -> list[Block]:
     """Say what of a text was not taken up, and how it could be said.
 
     made: the wishes that the same text has made, which may now mean too much.

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from agent.loop.expectations import Expectation
 from agent.planners import PlanDraft
-from agent.steering.preferences import Shift
+from agent.steering.preferences import Effect
 from memory.errors import ToolError
 from memory.records import Plan, Record
 
@@ -25,7 +25,7 @@ class Made(Record):
     """
 
     draft: PlanDraft
-    shifts: tuple[Shift, ...] = ()
+    shifts: tuple[Effect, ...] = ()
     additions: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 from agent.loop.context import Facts
 from agent.planners import Observation
 from agent.session.folder import Session
-from agent.steering.preferences import Wish, say_effects, say_wishes, wishes
+from agent.steering.preferences import (
+    Preference,
+    active_preferences,
+    effects,
+    say_effects,
+    say_preferences,
+)
 from memory.chroma import Hit, MemoryItem
 from memory.journal import Journal
 from memory.records import Failure, Report, Round
@@ -30,9 +36,9 @@ def rounds_before(session: Session, number: int) -> list[Round]:
     return [r for r in rounds if r.number < number][-LOOK_BACK:]
 
 
-def held_wishes(journal: Journal) -> list[Wish]:
+def held_wishes(journal: Journal) -> list[Preference]:
     """Return the wishes that hold now, the oldest first."""
-    return wishes(journal.events("wish", "forget"))
+    return active_preferences(journal.events("wish", "forget"))
 
 
 def seconds_per_image(past: Sequence[Round]) -> float | None:
@@ -89,14 +95,15 @@ def gather(
     )
 
 
-def _steering(journal: Journal, past: Sequence[Round], wanted: Sequence[Wish]) -> list[str]:
+def _steering(journal: Journal, past: Sequence[Round], wanted: Sequence[Preference]) -> list[str]:
     """Return what the user has said and wishes."""
     answers = [
         f"asked {event['question']!r}, the user said: {event['answer']}"
         for event in journal.events("answer")[-LOOK_BACK:]
     ]
     moved = journal.events("steered", since=past[0].number) if past and wanted else []
-    return answers + say_wishes(wanted) + say_effects(wanted, moved, past)
+    so_far = "; ".join(say_effects(effects(wanted, moved, past)))
+    return answers + say_preferences(wanted) + ([f"so far: {so_far}"] if so_far else [])
 
 
 def _remembered(

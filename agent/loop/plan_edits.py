@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from agent.loop.approval import Made
 from agent.planners import PlanDraft, PromptDraft, shares_to_counts
 from agent.steering.arguments import split_words, whole_number
-from agent.steering.preferences import Wish, share
+from agent.steering.preferences import Preference
+from agent.steering.steer import share
 from memory.errors import ToolError, unknown
 from memory.records import Plan, PromptSpec
 from prompts.own_words import value_of
@@ -90,7 +91,7 @@ def read_addition(text: str, n_images: int) -> PromptDraft:
 
 
 def remade(
-    made: Made, draft: PlanDraft, plan: Plan, held: Sequence[Wish], vocabulary: Vocabulary
+    made: Made, draft: PlanDraft, plan: Plan, held: Sequence[Preference], vocabulary: Vocabulary
 ) -> Made:
     """Return what was made of a draft with a person's own in its place.
 

@@ -25,15 +25,11 @@ from agent.loop.validation import validate
 from agent.planners import AttributeDistribution, PlanDraft
 from agent.steering.preferences import (
     STEERING,
-    Shift,
-    Wish,
-    add,
+    Effect,
+    Preference,
     additions,
-    broken,
-    compare,
-    ignored,
-    steer,
 )
+from agent.steering.steer import add, broken, compare, ignored, steer
 from memory.chroma import Hit
 from memory.errors import ToolError
 from memory.records import Plan
@@ -76,7 +72,7 @@ class Proposals:
             additions(self._journal.events(*STEERING)) if self._journal.count("addition") else []
         )
         session, vocabulary = self._session.settings.session, self._bench.target.vocabulary
-        shifts: tuple[Shift, ...] = ()
+        shifts: tuple[Effect, ...] = ()
         warnings: list[str] = []
         is_policy = author.startswith("policy:")
         n_trial = self._session.settings.feedback.trial
@@ -186,7 +182,7 @@ class Proposals:
         (head,) = self._journal.events("session")
         return AttributeDistribution.model_validate(head["palette"])
 
-    def _tell_wishes(self, round_number: int, wanted: Sequence[Wish]) -> None:
+    def _tell_wishes(self, round_number: int, wanted: Sequence[Preference]) -> None:
         """Refuse a plan, once, whose author could not know of a wish given in this round."""
         opening = self._journal.get(f"opening/{round_number}") or {"facts": {}}
         known = set(opening["facts"].get("wishes", ()))

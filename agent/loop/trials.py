@@ -19,7 +19,8 @@ from collections.abc import Mapping, Sequence
 from agent.loop.validation import MAX_PROMPTS
 from agent.planners import AttributeDistribution, Observation, PlanDraft, PromptDraft
 from agent.planners.slices import slice_prompts
-from agent.steering.preferences import Wish, as_draft, breaks, scaled
+from agent.steering.preferences import Preference
+from agent.steering.steer import as_draft, breaks, scaled
 from eval.fixable import evidence_from
 from memory.records import Failure, Trial
 from prompts.vocabulary import Vocabulary
@@ -34,7 +35,7 @@ def with_trials(
     palette: AttributeDistribution,
     vocabulary: Vocabulary,
     n: int,
-    wanted: Sequence[Wish] = (),
+    wanted: Sequence[Preference] = (),
 ) -> PlanDraft:
     """Return a draft in which failing slices with fewer than `n` images so far are on trial.
 
@@ -79,7 +80,7 @@ def _failing(failures: Sequence[Failure]) -> list[Failure]:
 
 
 def _allowed(
-    palette: AttributeDistribution, wanted: Sequence[Wish], vocabulary: Vocabulary
+    palette: AttributeDistribution, wanted: Sequence[Preference], vocabulary: Vocabulary
 ) -> AttributeDistribution | None:
     """Return what of a palette keeps the constraints of a person, None where nothing does."""
     rows = [row for row in palette.rows if not breaks(as_draft(row), wanted, vocabulary)]

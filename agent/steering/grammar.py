@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from agent.steering.lexicon import Lexicon
-from agent.steering.preferences import STRENGTH, Kind, slice_name
+from agent.steering.preferences import FACTOR, Kind, Preference, bounds, slice_name
 from agent.steering.sentences import ASKED, command_of, is_question, is_vague
 
 MAX_CHARS = 2000
@@ -47,15 +47,6 @@ _OF_ALL = (
 )
 
 
-class Meant(NamedTuple):
-    """A wish as it was said: kind, values by attribute, how strongly, and a share of the images."""
-
-    kind: Kind
-    attributes: dict[str, tuple[str, ...]]
-    strength: float = STRENGTH
-    share: float | None = None
-
-
 @dataclass(frozen=True)
 class Understood:
     """What a text was taken to mean.
@@ -69,10 +60,10 @@ class Understood:
     """
 
     command: str | None = None
-    wishes: tuple[Meant, ...] = ()
+    wishes: tuple[Preference, ...] = ()
     unknown: tuple[str, ...] = ()
     bare: dict[str, tuple[str, ...]] | None = None
-    half: tuple[Meant, ...] = ()
+    half: tuple[Preference, ...] = ()
     unclear: tuple[tuple[str, dict[str, tuple[str, ...]]], ...] = ()
     topics: dict[str, str] | None = None
     question: bool = False
@@ -83,7 +74,7 @@ class _Verb(NamedTuple):
     """What a text says to do with what it names; kind None: nothing, or nothing clear."""
 
     kind: Kind | None
-    strength: float = STRENGTH
+    strength: float = FACTOR
     share: float | None = None
     said: str = ""
 
@@ -250,8 +241,8 @@ def understand(text: str, lexicon: Lexicon) -> Understood:
 
 
 def _wishes(said: str, lexicon: Lexicon) -> Understood:
-    wishes: list[Meant] = []
-    half: list[Meant] = []
+    wishes: list[Preference] = []
+    half: list[Preference] = []
     unclear: list[tuple[str, dict[str, tuple[str, ...]]]] = []
     unknown: list[str] = []
     topics: dict[str, str] = {}
@@ -263,7 +254,7 @@ def _wishes(said: str, lexicon: Lexicon) -> Understood:
             # "no cars" is what "without cars" says, where the target has such words.
             absent, left_of_absent = lexicon.read(f"without {words.strip()}")
             if absent and not left_of_absent:
-                wishes.append(Meant("only", absent))
+                wishes.append(Preference(attributes=absent, min_share=1))
                 continue
         unknown += [word for word in left if word not in own]
         topics |= own
@@ -272,7 +263,9 @@ def _wishes(said: str, lexicon: Lexicon) -> Understood:
         elif verb.kind is None:
             named |= attributes
         elif attributes:
-            meant = Meant(verb.kind, attributes, verb.strength, verb.share)
+            meant = Preference(
+                attributes=attributes, **bounds(verb.kind, verb.share, verb.strength)
+            )
             # Words beside the wish, as in "more dark ones, thanks", take nothing from it.
             parts = [(*lexicon.read(part), lexicon.topics(part)) for part in words.split(",")]
             whole = not any(values and (left or about) for values, left, about in parts)
@@ -287,14 +280,17 @@ def _wishes(said: str, lexicon: Lexicon) -> Understood:
     )
 
 
-def _swapped(said: str, lexicon: Lexicon) -> tuple[Meant, ...]:
+def _swapped(said: str, lexicon: Lexicon) -> tuple[Preference, ...]:
     """Read "fog instead of rain" as two wishes; none where a part has unknown words."""
     for pattern, kind in _INSTEAD:
         if match := pattern.fullmatch(said.strip(" .!")):
             more, left = lexicon.read(re.sub(r"\bmore\b", "", match["more"]))
             other, other_left = lexicon.read(match["other"])
             if more and other and not left and not other_left:
-                return Meant("more", more), Meant("fewer" if kind == "fewer" else "avoid", other)
+                return (
+                    Preference(attributes=more, **bounds("more")),
+                    Preference(attributes=other, **bounds(kind)),
+                )
     return ()
 
 
@@ -341,9 +337,9 @@ def _verbs(part: str) -> list[tuple[re.Match[str], _Verb]]:
 
 
 def _stronger(verb: _Verb, before: str) -> _Verb:
-    if verb.kind is None or verb.strength != STRENGTH or verb.share is not None:
+    if verb.kind is None or verb.strength != FACTOR or verb.share is not None:
         return verb
-    strength = _MUCH if _STRONG.search(before) else _LITTLE if _WEAK.search(before) else STRENGTH
+    strength = _MUCH if _STRONG.search(before) else _LITTLE if _WEAK.search(before) else FACTOR
     return verb._replace(strength=strength)
 
 

@@ -1,108 +1,168 @@
-"""Steering: what a person wishes of the next plans, and how every plan comes to obey it.
+"""Preferences of a person for the plans of a session, and what became of them.
 
-A wish names values of attributes and a kind. `only` and `avoid` are constraints: a plan that breaks
-one is changed or refused. The others are preferences: they shift images between prompts. With s the
-share of a planner's images that a wish names, k its strength and p the share that it asks for, the
-share becomes
-
-    more      max(k s, k / 20), at most 0.9
-    fewer     s / k
-    focus     at least 0.5
-    share     p
-    at_least  max(s, p)
-    at_most   min(s, p)
-
-The images that move are taken from all other prompts in proportion to their counts, and go to
-prompts drawn from the palette, class by class, so a wish on brightness leaves the shares of the
-classes as they are. Wishes with a share come last, and spare what the others of them name. `note`
-is a wish in words that only a language model can follow.
-
-Wishes are events of the journal: `wish`, `forget` and, once per round, `steered`.
+A `Preference` names values of attributes and bounds or scales their share of a plan's images. The
+grammar of plain words, the slash commands and a language model in chat all make this object. It is
+journaled as an event `wish`; `forget` takes it back, and `steered` records once per round by how
+much each preference moved the plan. `agent.steering.steer` changes plans accordingly.
 """
 
 from __future__ import annotations
 
-import random
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_serializer, model_validator
 
-from agent.planners import (
-    AttributeCombination,
-    AttributeDistribution,
-    PlanDraft,
-    PromptDraft,
-    draw_prompts,
-    shares_to_counts,
-)
+from agent.planners import PromptDraft
 from eval.report.text import estimate_text, number
 from memory.journal import Event
-from memory.records import Estimate, Plan, PromptSpec, Record, Round, Share, slice_key
+from memory.records import Estimate, PromptSpec, Record, Round, Share, slice_key
 from prompts.render import quote
 from prompts.vocabulary import Vocabulary
 
-Kind = Literal["more", "fewer", "only", "avoid", "focus", "share", "at_least", "at_most", "note"]
-
-CONSTRAINTS = ("only", "avoid")
-SHARES = ("share", "at_least", "at_most")
-# Kinds of events that say what is wished and what came of it.
+Kind = Literal[
+    "more", "fewer", "only", "avoid", "focus", "share", "at_least", "at_most", "between", "note"
+]
+# Kinds of events that record preferences and their effects.
 STEERING = ("wish", "forget", "addition", "steered")
-# What a wish asks for without "much" or "a bit".
-STRENGTH = 2.0
-_LEAST, _MOST, _FOCUS = 0.05, 0.9, 0.5
-_SAID = {
+# Factor of "more" without "much" or "a bit", and the largest one.
+FACTOR, MAX_FACTOR = 2.0, 10.0
+# Share of the images that "focus on" asks for.
+FOCUS = 0.5
+_WORDS = {
     "more": "more of",
     "fewer": "fewer of",
     "only": "only",
     "avoid": "avoid",
     "focus": "focus on",
-    "share": "of all images",
-    "at_least": "of all images at least",
-    "at_most": "of all images at most",
+    "share": "of all images {:.0%}",
+    "at_least": "of all images at least {:.0%}",
+    "at_most": "of all images at most {:.0%}",
+    "between": "of all images {:.0%} to {:.0%}",
 }
-# By how much a plan may miss a share that is wished before it counts as not followed.
-_MISSED = 0.1
 
 
-class Wish(Record):
+class Preference(Record):
     """What a person wants of every plan from round `since` on.
 
-    attributes: values by attribute; a prompt is meant if it has one of the values of each. share:
-    of the images, of the kinds that ask for one. text: as it was said.
+    The bounds 1 and 0 are constraints: a plan that breaks one is changed or refused. Everything
+    else shifts images between prompts. Without `attributes` it is a note, which only a language
+    model can follow.
+
+    Attributes:
+        id: Unique in the session, e.g. "w3"; "" before it is journaled.
+        attributes: Values by attribute. A prompt matches if it has one of the values of each.
+        min_share: Least share of the images, 0..1; 1: only these.
+        max_share: Greatest share of the images, 0..1; 0: none of these.
+        factor: What the planner's share is multiplied by, 0.1..10.
+        text: The words of the person.
+        since: First round that it holds for.
     """
 
-    id: str
-    kind: Kind
+    id: str = ""
     attributes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    strength: float = Field(STRENGTH, ge=1, le=10)
-    share: Share | None = None
+    min_share: Share | None = None
+    max_share: Share | None = None
+    factor: float | None = Field(None, ge=1 / MAX_FACTOR, le=MAX_FACTOR)
     text: str = Field("", max_length=300)
-    since: int = Field(ge=1)
+    since: int = Field(1, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_journal(cls, data: Any) -> Any:
+        """Read the keys `kind`, `strength` and `share`, which journals hold."""
+        if not isinstance(data, Mapping) or "kind" not in data:
+            return data
+        fields = dict(data)
+        kind, share = fields.pop("kind"), fields.pop("share", None)
+        strength = fields.pop("strength", FACTOR)
+        return fields | bounds(kind, share, strength)
+
+    @model_validator(mode="after")
+    def _one_demand(self) -> Preference:
+        low, high = self.min_share, self.max_share
+        if self.factor is not None and (low, high) != (None, None):
+            raise ValueError("a factor and a share exclude one another")
+        if low is not None and high is not None and low > high:
+            raise ValueError("min_share exceeds max_share")
+        if self.attributes and (self.factor, low, high) == (None, None, None):
+            raise ValueError("a share or a factor is needed")
+        return self
+
+    @model_serializer
+    def _to_journal(self) -> dict[str, Any]:
+        values = {
+            "id": self.id,
+            "kind": self.kind,
+            "attributes": {key: list(names) for key, names in self.attributes.items()},
+            "strength": self.strength,
+            "share": self.share,
+            "text": self.text,
+            "since": self.since,
+        }
+        if self.kind == "between":
+            values |= {"min_share": self.min_share, "max_share": self.max_share}
+        return values
+
+    @property
+    def kind(self) -> Kind:
+        """The demand in a word, as journals and `say` name it."""
+        low, high = self.min_share, self.max_share
+        if not self.attributes:
+            return "note"
+        if self.factor is not None:
+            return "more" if self.factor >= 1 else "fewer"
+        if self.is_constraint:
+            return "only" if low == 1 else "avoid"
+        if low is not None and high is not None:
+            return "share" if low == high else "between"
+        if low is not None:
+            return "focus" if low == FOCUS else "at_least"
+        return "at_most"
+
+    @property
+    def is_constraint(self) -> bool:
+        """Whether a plan that breaks it is changed or refused."""
+        return bool(self.attributes) and (self.min_share == 1 or self.max_share == 0)
+
+    @property
+    def has_share(self) -> bool:
+        """Whether it bounds a share of the images without being a constraint."""
+        return bool(self.attributes) and self.factor is None and not self.is_constraint
+
+    @property
+    def share(self) -> float | None:
+        """The bound of a share, the lower one of two; None where the kind says it."""
+        if self.kind in ("only", "avoid", "focus"):
+            return None
+        return self.max_share if self.min_share is None else self.min_share
+
+    @property
+    def strength(self) -> float:
+        """How strongly it scales a share, 1..10: the factor, or its inverse below 1."""
+        factor = self.factor or FACTOR
+        return factor if factor >= 1 else 1 / factor
 
     @property
     def name(self) -> str:
-        """What it is about, as slices are named."""
+        """What it is about, in the form of slices."""
         return slice_name(self.attributes) if self.attributes else quote(self.text, 80)
 
     def say(self) -> str:
-        """Say the wish in a few words."""
+        """Return the preference in a few words."""
         if self.kind == "note":
             return quote(self.text, 200)
-        if self.kind in SHARES:
-            return f"{_SAID[self.kind]} {self.share or 0:.0%} {self.name}"
-        times = f" (x{self.strength:.3g})" if self.kind in ("more", "fewer") else ""
-        return f"{_SAID[self.kind]} {self.name}{times}"
+        times = f" (x{self.strength:.3g})" if self.factor is not None else ""
+        return f"{_WORDS[self.kind].format(self.share, self.max_share)} {self.name}{times}"
 
-    def means(self, prompt: PromptDraft | PromptSpec, vocabulary: Vocabulary) -> bool:
-        """Tell whether a prompt is one of those that the wish is about."""
-        said = prompt.attributes
-        if not self.attributes.keys() <= said.keys():
-            said = {**vocabulary.parse(prompt.text), **said}
+    def matches(self, prompt: PromptDraft | PromptSpec, vocabulary: Vocabulary) -> bool:
+        """Return whether a prompt is one of those that the preference is about."""
+        values = prompt.attributes
+        if not self.attributes.keys() <= values.keys():
+            values = {**vocabulary.parse(prompt.text), **values}
         return all(
-            said[key] in values if key in said else _by_class(prompt, key, values, vocabulary)
-            for key, values in self.attributes.items()
+            values[key] in wanted if key in values else _by_class(prompt, key, wanted, vocabulary)
+            for key, wanted in self.attributes.items()
         )
 
 
@@ -113,406 +173,146 @@ class Addition(Record):
     prompt: PromptDraft
 
 
-class Shift(Record):
-    """The share of a plan's images that a wish is about, before and after steering."""
+class Effect(Record):
+    """What became of a preference.
+
+    Attributes:
+        wish: Id of the preference.
+        before: Share of the images that it is about before steering, 0..1.
+        after: The same after steering, or in the latest plan.
+        score_before: Accuracy on its slice before its first plan, where measured.
+        score_after: The same after its latest plan.
+    """
 
     wish: str
     before: Share
     after: Share
+    score_before: Estimate | None = None
+    score_after: Estimate | None = None
 
-
-class Effect(Record):
-    """What became of a wish: shares of the first and the last plan, the slice before and after."""
-
-    wish: Wish
-    rounds: int = Field(ge=1, description="plans since then")
-    before: Share
-    after: Share
-    score_before: Estimate | None
-    score_after: Estimate | None
+    @model_serializer
+    def _to_journal(self) -> dict[str, Any]:
+        return {"wish": self.wish, "before": self.before, "after": self.after}
 
     def say(self) -> str:
-        """Say it in a line."""
-        line = f"{self.wish.id} {self.wish.say()}: {self.before:.0%} -> {self.after:.0%} of images"
+        """Return shares, and scores where they were measured, in one line."""
+        line = f"{self.before:.0%} -> {self.after:.0%} of images"
         if self.score_before and self.score_after:
             old, new = self.score_before, self.score_after
             line += f"; accuracy {number(old.value)} -> {estimate_text(new)}"
-        elif self.wish.kind != "avoid":
-            line += "; its slice is not measured" if self.score_after is None else ""
+        elif self.after and self.score_after is None:
+            line += "; its slice is not measured"
         return line
 
 
+def bounds(kind: str, share: float | None = None, strength: float = FACTOR) -> dict[str, Any]:
+    """Return the fields of a `Preference` of a kind; raises ValueError for an unknown one."""
+    by_kind: dict[str, dict[str, Any]] = {
+        "more": {"factor": strength},
+        "fewer": {"factor": 1 / strength},
+        "only": {"min_share": 1.0},
+        "avoid": {"max_share": 0.0},
+        "focus": {"min_share": FOCUS},
+        "share": {"min_share": share, "max_share": share},
+        "at_least": {"min_share": share},
+        "at_most": {"max_share": share},
+        "between": {},
+        "note": {},
+    }
+    if kind not in by_kind:
+        raise ValueError(f"unknown kind of preference: {kind!r}")
+    return by_kind[kind]
+
+
 def slice_name(attributes: Mapping[str, Sequence[str]]) -> str:
-    """Return values by attribute as slices are named, several values joined by "|"."""
+    """Return values by attribute in the form of slices, several values joined by "|"."""
     return slice_key({key: "|".join(values) for key, values in attributes.items()})
 
 
-def wishes(events: Iterable[Event]) -> list[Wish]:
-    """Return the wishes that hold, the oldest first."""
-    found: dict[str, Wish] = {}
+def active_preferences(events: Iterable[Event]) -> list[Preference]:
+    """Return the preferences that hold, the oldest first."""
+    active: dict[str, Preference] = {}
     for event in events:
         if event["kind"] == "wish":
-            wish = Wish.model_validate(event["wish"])
-            found[wish.id] = wish
+            preference = Preference.model_validate(event["wish"])
+            active[preference.id] = preference
         elif event["kind"] == "forget":
-            found.pop(event["id"], None)
-    return list(found.values())
+            active.pop(event["id"], None)
+    return list(active.values())
 
 
-def ever_wished(events: Iterable[Event]) -> list[Wish]:
-    """Return all wishes, those that were taken back too, the oldest first."""
-    return [Wish.model_validate(event["wish"]) for event in events if event["kind"] == "wish"]
+def all_preferences(events: Iterable[Event]) -> list[Preference]:
+    """Return all preferences, those that were taken back too, the oldest first."""
+    return [Preference.model_validate(event["wish"]) for event in events if event["kind"] == "wish"]
 
 
 def additions(events: Iterable[Event]) -> list[Addition]:
     """Return the additions that no plan has taken up yet."""
-    found: dict[str, Addition] = {}
+    waiting: dict[str, Addition] = {}
     for event in events:
         if event["kind"] == "addition":
             addition = Addition.model_validate(event["addition"])
-            found[addition.id] = addition
+            waiting[addition.id] = addition
         elif event["kind"] == "forget":
-            found.pop(event["id"], None)
+            waiting.pop(event["id"], None)
         elif event["kind"] == "steered":
             for name in event["additions"]:
-                found.pop(name, None)
-    return list(found.values())
+                waiting.pop(name, None)
+    return list(waiting.values())
 
 
-def steer(
-    draft: PlanDraft,
-    wanted: Sequence[Wish],
-    palette: AttributeDistribution,
-    vocabulary: Vocabulary,
-    images_per_prompt: int,
-    seed: str,
-) -> tuple[PlanDraft, tuple[Shift, ...]]:
-    """Return a planner's draft as the wishes want it, with as many images, and what they moved.
-
-    The same arguments give the same draft. `wanted` must leave something to draw, see `possible`.
-    """
-    said = [wish for wish in wanted if wish.kind != "note"]
-    if not said or not draft.prompts:
-        return draft, ()
-    rng = random.Random(f"steer {seed}")
-    rows = _allowed_rows(palette, said, vocabulary)
-    prompts = list(draft.prompts)
-    before = {wish.id: share(wish, prompts, vocabulary) for wish in said}
-
-    broken = [p for p in prompts if breaks(p, said, vocabulary)]
-    if broken and rows:
-        why = "instead of what the user does not want"
-        kept = [p for p in prompts if not breaks(p, said, vocabulary)]
-        prompts = kept + _draw(rows, broken, images_per_prompt, vocabulary, rng, why)
-    shares = [wish for wish in said if wish.kind in SHARES]
-    # A wish with a share may move what another one counts, so these have a second and third turn.
-    turns = shares * (3 if len(shares) > 1 else 1)
-    for wish in (*(w for w in said if w.kind not in (*CONSTRAINTS, *SHARES)), *turns):
-        spared = [other for other in shares if other is not wish] if wish in shares else []
-        prompts = _shift(prompts, wish, rows, said, spared, vocabulary, images_per_prompt, rng)
-    shifts = tuple(
-        Shift(wish=wish.id, before=before[wish.id], after=share(wish, prompts, vocabulary))
-        for wish in said
-    )
-    steered = draft.model_copy(update={"prompts": tuple(prompts)})
-    return steered, shifts
-
-
-def add(
-    draft: PlanDraft, extra: Sequence[Addition], n_images: int, vocabulary: Vocabulary
-) -> PlanDraft:
-    """Return a draft with additions, its other counts lowered so that `n_images` are kept."""
-    if not extra:
-        return draft
-    prompts = [addition.prompt for addition in extra]
-    left = max(0, n_images - sum(p.count for p in prompts))
-    total = sum(p.count for p in draft.prompts)
-    others = scaled(draft.prompts, min(left, total))
-    return draft.model_copy(update={"prompts": (*others, *prompts)})
-
-
-def share(wish: Wish, prompts: Sequence[PromptDraft | PromptSpec], vocabulary: Vocabulary) -> float:
-    """Return the share of images that a wish is about; 0 without images."""
-    total = sum(p.count for p in prompts)
-    meant = sum(p.count for p in prompts if wish.means(p, vocabulary))
-    return meant / total if total else 0.0
-
-
-def broken(plan: Plan, wanted: Sequence[Wish], vocabulary: Vocabulary) -> list[str]:
-    """Return how a plan breaks constraints; an empty list if it keeps them."""
-    problems = []
-    for wish in wanted:
-        wrong = [p for p in plan.prompts if breaks(p, [wish], vocabulary)]
-        if wrong:
-            n_more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-            problems.append(
-                f"the user said {wish.say()} ({wish.id}), which prompt {quote(wrong[0].text, 80)}"
-                f"{n_more} breaks"
-            )
-    return problems
-
-
-def ignored(
-    plan: Plan, before: Plan | None, wanted: Sequence[Wish], vocabulary: Vocabulary
-) -> list[str]:
-    """Return which preferences a plan does not follow, measured against the plan before it."""
-    found = []
-    for wish in wanted:
-        now = share(wish, plan.prompts, vocabulary)
-        was = share(wish, before.prompts, vocabulary) if before else None
-        if wish.kind == "focus" and now < _FOCUS:
-            found.append(f"{wish.id} ({wish.say()}) gets only {now:.0%} of the images")
-        elif abs(_target_share(wish, now) - now) > _MISSED and wish.kind in SHARES:
-            found.append(f"{wish.id} ({wish.say()}) gets {now:.0%} of the images")
-        elif was is not None and (
-            (wish.kind == "more" and now <= was < _MOST)
-            or (wish.kind == "fewer" and now >= was > 0)
-        ):
-            found.append(
-                f"{wish.id} ({wish.say()}) is not followed: {was:.0%} before, {now:.0%} now"
-            )
-    return found
-
-
-def compare(
-    plan: Plan, before: Plan | None, wanted: Sequence[Wish], vocabulary: Vocabulary
-) -> tuple[Shift, ...]:
-    """Return how the shares of wishes changed from the plan of one round to that of the next."""
-    old = before.prompts if before else plan.prompts
-    return tuple(
-        Shift(
-            wish=wish.id,
-            before=share(wish, old, vocabulary),
-            after=share(wish, plan.prompts, vocabulary),
-        )
-        for wish in wanted
-        if wish.kind != "note"
-    )
-
-
-def say_wishes(wanted: Sequence[Wish]) -> list[str]:
-    """Say wishes for a language model: preferences together, constraints together, notes apart."""
-    said = [f"from now on: {wish.text}" for wish in wanted if wish.kind == "note"]
-    for head, is_constraint in (("prefer in every plan", False), ("every plan must", True)):
-        own = [
-            wish.say()
-            for wish in wanted
-            if wish.kind != "note" and (wish.kind in CONSTRAINTS) == is_constraint
-        ]
-        if own:
-            said.append(f"{head}: {'; '.join(own)}")
-    return said
-
-
-def say_effects(
-    wanted: Sequence[Wish], events: Sequence[Event], past: Sequence[Round]
-) -> list[str]:
-    """Say what became of the wishes so far, in one text or none."""
-    found = effects(wanted, events, past)
-    return [f"so far: {'; '.join(effect.say() for effect in found)}"] if found else []
-
-
-def possible(
-    wanted: Sequence[Wish], palette: AttributeDistribution, vocabulary: Vocabulary
-) -> bool:
-    """Tell whether the constraints together leave anything to draw."""
-    return bool(_allowed_rows(palette, wanted, vocabulary))
-
-
-def drawable(
-    wish: Wish, wanted: Sequence[Wish], palette: AttributeDistribution, vocabulary: Vocabulary
-) -> bool:
-    """Tell whether constraints leave anything to draw of what a wish means."""
-    rows = _variants(_allowed_rows(palette, wanted, vocabulary), wish, vocabulary)
-    return any(not breaks(as_draft(row), wanted, vocabulary) for row in rows)
-
-
-def effects(wanted: Sequence[Wish], events: Sequence[Event], past: Sequence[Round]) -> list[Effect]:
-    """Return what became of each wish that has been in a plan whose round was measured."""
+def effects(
+    preferences: Sequence[Preference], events: Sequence[Event], past: Sequence[Round]
+) -> list[tuple[Preference, Effect]]:
+    """Return what became of each preference that was in a plan whose round was measured."""
     reports = {r.number: r.report for r in past if r.report}
-    found = []
-    for wish in wanted:
+    pairs = []
+    for preference in preferences:
         moved = [
-            (event["round"], Shift.model_validate(shift))
+            (event["round"], Effect.model_validate(shift))
             for event in events
             if event["kind"] == "steered" and event["round"] in reports
             for shift in event["shifts"]
-            if shift["wish"] == wish.id
+            if shift["wish"] == preference.id
         ]
         if not moved:
             continue
-        first, last = moved[0], moved[-1]
-        earlier = [number for number in reports if number < first[0]]
-
-        def score(number: int, wish: Wish = wish) -> Estimate | None:
-            report = reports[number]
-            assert report is not None
-            return next((s.accuracy for s in report.slices if s.key == wish.name), None)
-
-        found.append(
-            Effect(
-                wish=wish,
-                rounds=len(moved),
-                before=first[1].before,
-                after=last[1].after,
-                score_before=score(max(earlier)) if earlier else None,
-                score_after=score(max(reports)),
+        earlier = [number for number in reports if number < moved[0][0]]
+        scores = {
+            number: next(
+                (s.accuracy for s in reports[number].slices if s.key == preference.name), None
             )
+            for number in (*earlier[-1:], max(reports))
+        }
+        effect = Effect(
+            wish=preference.id,
+            before=moved[0][1].before,
+            after=moved[-1][1].after,
+            score_before=scores[earlier[-1]] if earlier else None,
+            score_after=scores[max(reports)],
         )
-    return found
+        pairs.append((preference, effect))
+    return pairs
+
+
+def say_effects(pairs: Iterable[tuple[Preference, Effect]]) -> list[str]:
+    """Return one line for each preference and its effect."""
+    return [f"{wish.id} {wish.say()}: {effect.say()}" for wish, effect in pairs]
+
+
+def say_preferences(preferences: Sequence[Preference]) -> list[str]:
+    """Return preferences for a language model: notes, then preferences, then constraints."""
+    lines = [f"from now on: {p.text}" for p in preferences if p.kind == "note"]
+    for head, is_constraint in (("prefer in every plan", False), ("every plan must", True)):
+        texts = [p.say() for p in preferences if p.attributes and p.is_constraint == is_constraint]
+        if texts:
+            lines.append(f"{head}: {'; '.join(texts)}")
+    return lines
 
 
 def _by_class(
     prompt: PromptDraft | PromptSpec, key: str, values: Sequence[str], vocabulary: Vocabulary
 ) -> bool:
-    """Tell whether a prompt that names no value of the class attribute is meant by its class."""
-    meant = {vocabulary.class_of[value] for value in values if value in vocabulary.class_of}
-    return key == vocabulary.class_attribute and prompt.class_name in meant
-
-
-def breaks(
-    prompt: PromptDraft | PromptSpec, wanted: Sequence[Wish], vocabulary: Vocabulary
-) -> bool:
-    """Tell whether a prompt breaks a constraint among the wishes."""
-    return any(
-        wish.means(prompt, vocabulary) == (wish.kind == "avoid")
-        for wish in wanted
-        if wish.kind in CONSTRAINTS
-    )
-
-
-def _allowed_rows(
-    palette: AttributeDistribution, wanted: Sequence[Wish], vocabulary: Vocabulary
-) -> list[AttributeCombination]:
-    """Return what may be drawn; combinations that no photograph has only where nothing else is."""
-    rows = list(palette.rows)
-    for wish in wanted:
-        if wish.kind == "only":
-            rows = _variants(rows, wish, vocabulary)
-    return [row for row in rows if not breaks(as_draft(row), wanted, vocabulary)]
-
-
-def as_draft(row: AttributeCombination) -> PromptDraft:
-    """Return a prompt for what a row of a palette shows."""
-    return PromptDraft(class_name=row.class_name, attributes=row.attributes, count=1)
-
-
-def _variants(
-    rows: Sequence[AttributeCombination], wish: Wish, vocabulary: Vocabulary
-) -> list[AttributeCombination]:
-    """Return the rows that a wish means or, if there are none, all rows changed to be so."""
-    meant = [row for row in rows if wish.means(as_draft(row), vocabulary)]
-    return meant or [_changed(row, wish, vocabulary) for row in rows]
-
-
-def _changed(row: AttributeCombination, wish: Wish, vocabulary: Vocabulary) -> AttributeCombination:
-    wanted = {
-        key: row.attributes[key] if row.attributes.get(key) in values else values[0]
-        for key, values in wish.attributes.items()
-    }
-    attributes = {**row.attributes, **wanted}
-    for key, needs in vocabulary.requires.items():
-        for other, allowed in needs.items():
-            if key in attributes and attributes.get(other) not in allowed:
-                if key in wanted and other not in wanted:
-                    attributes[other] = allowed[0]
-                else:
-                    attributes.pop(key)
-    class_name = vocabulary.class_name(attributes) or row.class_name
-    return row.model_copy(update={"attributes": attributes, "class_name": class_name})
-
-
-def _shift(
-    prompts: list[PromptDraft],
-    wish: Wish,
-    rows: Sequence[AttributeCombination],
-    wanted: Sequence[Wish],
-    spared: Sequence[Wish],
-    vocabulary: Vocabulary,
-    images_per_prompt: int,
-    rng: random.Random,
-) -> list[PromptDraft]:
-    """Return prompts with the share that a wish wants, as far as `spared` wishes leave images."""
-
-    def is_of(prompt: PromptDraft, *kinds: Kind) -> bool:
-        return any(w.kind in kinds and w.means(prompt, vocabulary) for w in spared)
-
-    meant = [p for p in prompts if wish.means(p, vocabulary)]
-    others = [p for p in prompts if not wish.means(p, vocabulary)]
-    n_meant, total = _n_images(meant), _n_images(prompts)
-    n = round(_target_share(wish, n_meant / total) * total) - n_meant
-    if n < 0:
-        givers, takers = meant, others
-        pool = [row for row in rows if not wish.means(as_draft(row), vocabulary)]
-    else:
-        givers, takers = others, meant
-        pool = [
-            row
-            for row in _variants(rows, wish, vocabulary)
-            if not breaks(as_draft(row), wanted, vocabulary)
-        ]
-    pool = [row for row in pool if not is_of(as_draft(row), "share", "at_most")] or pool
-    free = [p for p in givers if not is_of(p, "share")]
-    if n > 0 or _n_images(free) >= -n:
-        takers, givers = [*takers, *(p for p in givers if is_of(p, "share"))], free
-    n = min(abs(n), _n_images(givers))
-    if n <= 0 or not pool:
-        return prompts
-    left = scaled(givers, _n_images(givers) - n)
-    taken = _difference(givers, left)
-    drawn = _draw(pool, taken, images_per_prompt, vocabulary, rng, wish.say())
-    return [*takers, *left, *drawn]
-
-
-def _n_images(prompts: Sequence[PromptDraft]) -> int:
-    return sum(p.count for p in prompts)
-
-
-def _target_share(wish: Wish, now: float) -> float:
-    if wish.kind == "more":
-        return max(now, min(_MOST, max(now, _LEAST) * wish.strength))
-    if wish.kind in SHARES and wish.share is not None:
-        most = max(now, wish.share) if wish.kind == "at_least" else wish.share
-        return min(now, wish.share) if wish.kind == "at_most" else most
-    return max(now, _FOCUS) if wish.kind == "focus" else now / wish.strength
-
-
-def scaled(prompts: Sequence[PromptDraft], total: int) -> list[PromptDraft]:
-    """Return the prompts with counts in the same proportions that add up to `total`."""
-    if not prompts:
-        return []
-    counts = shares_to_counts([p.count for p in prompts], total)
-    return [
-        p.model_copy(update={"count": count})
-        for p, count in zip(prompts, counts, strict=True)
-        if count
-    ]
-
-
-def _difference(before: Sequence[PromptDraft], after: Sequence[PromptDraft]) -> list[PromptDraft]:
-    """Return per class how many images were taken away, as prompts without text."""
-    taken: Counter[str | None] = Counter()
-    for prompt in before:
-        taken[prompt.class_name] += prompt.count
-    for prompt in after:
-        taken[prompt.class_name] -= prompt.count
-    return [PromptDraft(class_name=name, count=n) for name, n in taken.items() if n > 0]
-
-
-def _draw(
-    rows: Sequence[AttributeCombination],
-    instead_of: Sequence[PromptDraft],
-    images_per_prompt: int,
-    vocabulary: Vocabulary,
-    rng: random.Random,
-    why: str,
-) -> list[PromptDraft]:
-    """Draw as many images of each class as are given away, where the rows have that class."""
-    counts: Counter[str | None] = Counter()
-    for prompt in instead_of:
-        counts[prompt.class_name] += prompt.count
-    drawn = []
-    for class_name, n in sorted(counts.items(), key=lambda item: str(item[0])):
-        own = [row for row in rows if row.class_name == class_name] or list(rows)
-        drawn += draw_prompts(own, n, images_per_prompt, vocabulary, rng, why)
-    return drawn
+    """Return whether a prompt that names no value of the class attribute matches by its class."""
+    classes = {vocabulary.class_of[value] for value in values if value in vocabulary.class_of}
+    return key == vocabulary.class_attribute and prompt.class_name in classes

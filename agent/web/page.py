@@ -15,7 +15,7 @@ from jinja2 import Environment
 from agent.chat.queries import plan_blocks
 from agent.loop.approval import Question
 from agent.session.folder import SessionInfo
-from agent.steering.preferences import STEERING, wishes
+from agent.steering.preferences import STEERING, active_preferences
 from agent.web.registry import Room, Sight
 from agent.web.timeline import steps
 from eval.report.blocks import Block, Line, Picture, Table
@@ -123,7 +123,7 @@ def script() -> str:
 
 def _about(room: Room, question: Question) -> list[Block]:
     """Return what is said of a plan beside its table and the commands of the terminal."""
-    shown = plan_blocks(question, wishes(room.live.session.journal.events(*STEERING)))
+    shown = plan_blocks(question, active_preferences(room.live.session.journal.events(*STEERING)))
     return [block for block in shown[:-1] if isinstance(block, Line)]
 
 

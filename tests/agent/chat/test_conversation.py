@@ -24,7 +24,8 @@ from agent.loop.components import Components
 from agent.loop.observer import Observer
 from agent.replay.verify import verify
 from agent.session.folder import folder_of, open_session, stored_settings
-from agent.steering.preferences import Shift, Wish, share, wishes
+from agent.steering.preferences import Effect, Preference, active_preferences
+from agent.steering.steer import share
 from eval.report.blocks import Block, Line, Picture, plain
 from memory.journal import read_events
 
@@ -66,7 +67,7 @@ class Room:
         return text_of(self.talk.say(line))
 
 
-def shifts_of(question: Question) -> tuple[Shift, ...]:
+def shifts_of(question: Question) -> tuple[Effect, ...]:
     assert question.made is not None
     return question.made.shifts
 
@@ -128,7 +129,9 @@ def test_story_of_a_session(make_settings: MakeSettings) -> None:
         here.until("round")
         third = here.question()
         assert third.plan is not None and third.plan.round == 2
-        focus = next(w for w in wishes(here.live.session.journal.events()) if w.id == "w3")
+        focus = next(
+            w for w in active_preferences(here.live.session.journal.events()) if w.id == "w3"
+        )
         assert share(focus, third.plan.prompts, here.talk.vocabulary) >= 0.5
 
         failures = here.say("/failures")
@@ -384,7 +387,7 @@ def test_plan_of_a_model_is_refused_when_it_breaks_a_wish(
     path.write_text(json.dumps([plan("mono"), plan("poly")]), encoding="utf-8")
     settings = make_settings("session.name=model", "session.rounds=1", f"brain=scripted:{path}")
     with open_session(settings, "model") as session:
-        wish = Wish(id="w1", kind="avoid", attributes={"wafer": ("mono",)}, since=1)
+        wish = Preference(id="w1", attributes={"wafer": ("mono",)}, max_share=0)
         session.journal.append("wish", key="wish/w1", wish=wish.to_json())
         with pytest.raises(Exception, match="has 2 answers"):
             run_rounds(Components.of_session(session, Judge()))

@@ -6,7 +6,7 @@ from agent.loop.approval import Made
 from agent.loop.plan_edits import added, edited, read_addition, remade
 from agent.planners import PlanDraft, PromptDraft
 from agent.steering.arguments import split_words, unquoted, whole_number
-from agent.steering.preferences import Shift, Wish
+from agent.steering.preferences import Effect, Preference
 from memory.errors import ToolError
 from memory.records import Hypothesis, Plan, PromptSpec
 from prompts.vocabulary import load_vocabulary
@@ -121,12 +121,12 @@ def test_what_wishes_moved_is_measured_again_and_forgotten_ones_are_left_out() -
     plan = PLAN.model_copy(
         update={"prompts": (PLAN.prompts[0].model_copy(update={"count": 6}), *PLAN.prompts[1:])}
     )
-    shifts = tuple(Shift(wish=name, before=0.25, after=0.5) for name in ("w1", "w2"))
+    shifts = tuple(Effect(wish=name, before=0.25, after=0.5) for name in ("w1", "w2"))
     made = Made(draft=PlanDraft(prompts=()), shifts=shifts, additions=("a1",))
-    held = [Wish(id="w1", kind="more", attributes={"wafer": ("poly",)}, since=1)]
+    held = [Preference(id="w1", attributes={"wafer": ("poly",)}, factor=2)]
     again = remade(made, draft, plan, held, WORDS)
     assert again.draft == draft and again.additions == ("a1",)
-    assert again.shifts == (Shift(wish="w1", before=0.25, after=6 / 18),)
+    assert again.shifts == (Effect(wish="w1", before=0.25, after=6 / 18),)
 
 
 def test_what_follows_a_command() -> None:

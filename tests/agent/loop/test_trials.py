@@ -28,7 +28,7 @@ from agent.planners import (
 from agent.replay.verify import verify
 from agent.replay.viewer import open_recording, print_all
 from agent.session.folder import folder_of
-from agent.steering.preferences import Wish
+from agent.steering.preferences import Preference
 from eval.fixable import evidence_from, fixable
 from eval.metrics import wilson
 from memory.journal import read_events, rounds
@@ -129,7 +129,7 @@ def checked(draft: PlanDraft, number: int, n_images: int = 60) -> Plan:
     return validate(draft, number, n_images, "test", VOCABULARY, lambda text: 3, 64)
 
 
-def planned(past: Sequence[Round], n: int = 12, wanted: Sequence[Wish] = ()) -> Plan:
+def planned(past: Sequence[Round], n: int = 12, wanted: Sequence[Preference] = ()) -> Plan:
     observation = observe(past)
     draft = planners.build("audited_failure").plan(observation, PALETTE, VOCABULARY)
     draft = with_trials(draft, observation, PALETTE, VOCABULARY, n, wanted)
@@ -207,9 +207,9 @@ def test_trials_take_at_most_half_of_the_images() -> None:
 
 def test_trials_keep_what_a_person_rules_out() -> None:
     first = a_round_without("fog", "snow")
-    no_fog = Wish(id="w1", kind="avoid", attributes={"weather": ("fog",)}, since=1)
+    no_fog = Preference(id="w1", attributes={"weather": ("fog",)}, max_share=0)
     assert [t.slice for t in planned([first], wanted=[no_fog]).trials] == ["weather=snow"]
-    by_day = Wish(id="w2", kind="only", attributes={"light": ("day",)}, since=1)
+    by_day = Preference(id="w2", attributes={"light": ("day",)}, min_share=1)
     plan = planned([first], wanted=[by_day])
     tried = [p for p in plan.prompts if p.attributes["weather"] in ("fog", "snow")]
     assert {p.attributes["light"] for p in tried} == {"day"}

@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from agent import planners
 from agent.loop.validation import validate
@@ -19,17 +20,12 @@ from agent.planners import (
 from agent.steering.preferences import (
     Addition,
     Kind,
-    Wish,
-    add,
-    broken,
-    drawable,
+    Preference,
+    active_preferences,
+    bounds,
     effects,
-    ignored,
-    possible,
-    share,
-    steer,
-    wishes,
 )
+from agent.steering.steer import add, broken, drawable, ignored, possible, share, steer
 from memory.records import Estimate, Plan, Report, Round, SliceScore
 from prompts.vocabulary import Vocabulary, load_vocabulary
 from tools.plugins import names
@@ -52,13 +48,14 @@ def palette(vocabulary: Vocabulary) -> AttributeDistribution:
     return AttributeDistribution(rows=tuple(rows))
 
 
-def wish(kind: Kind, strength: float = 2.0, name: str = "w1", **attributes: str) -> Wish:
+def wish(kind: Kind, strength: float = 2.0, name: str = "w1", **attributes: str) -> Preference:
     values = {key: tuple(value.split("|")) for key, value in attributes.items()}
-    return Wish(id=name, kind=kind, attributes=values, strength=strength, since=1)
+    return Preference(id=name, attributes=values, **bounds(kind, strength=strength))
 
 
-def part(kind: Kind, wanted: float, name: str = "w1", **attributes: str) -> Wish:
-    return wish(kind, 2.0, name, **attributes).model_copy(update={"share": wanted})
+def part(kind: Kind, wanted: float, name: str = "w1", **attributes: str) -> Preference:
+    values = wish("more", 2.0, name, **attributes).attributes
+    return Preference(id=name, attributes=values, **bounds(kind, wanted))
 
 
 def draft(planner: str = "uniform", vocabulary: Vocabulary = ELPV) -> PlanDraft:
@@ -66,7 +63,9 @@ def draft(planner: str = "uniform", vocabulary: Vocabulary = ELPV) -> PlanDraft:
     return planners.build(planner).plan(observation, palette(vocabulary), vocabulary)
 
 
-def steered(wanted: list[Wish], before: PlanDraft, vocabulary: Vocabulary = ELPV) -> PlanDraft:
+def steered(
+    wanted: list[Preference], before: PlanDraft, vocabulary: Vocabulary = ELPV
+) -> PlanDraft:
     after, shifts = steer(before, wanted, palette(vocabulary), vocabulary, 8, "0 1")
     assert sum(p.count for p in after.prompts) == sum(p.count for p in before.prompts)
     assert {s.wish for s in shifts} == {w.id for w in wanted}
@@ -165,7 +164,7 @@ def test_every_planner_obeys_wishes_drawn_at_random(planner: str, vocabulary: Vo
         for number, kind in enumerate(rng.sample(kinds, 3)):
             key = rng.choice([k for k in vocabulary.attributes if k not in vocabulary.requires])
             value = rng.choice(list(vocabulary.attributes[key]))
-            wanted.append(Wish(id=f"w{number}", kind=kind, attributes={key: (value,)}, since=1))
+            wanted.append(wish(kind, 2.0, f"w{number}", **{key: value}))
         if not possible(wanted, palette(vocabulary), vocabulary):
             continue
         after = steered(wanted, before, vocabulary)
@@ -202,8 +201,8 @@ def test_preferences_that_a_model_ignores_are_named() -> None:
 
 def test_class_word_stands_for_prompts_that_name_only_their_class() -> None:
     defective = wish("avoid", severity="defective")
-    assert defective.means(PromptDraft(text="a cell", class_name="defective", count=1), ELPV)
-    assert not defective.means(PromptDraft(text="a cell", class_name="functional", count=1), ELPV)
+    assert defective.matches(PromptDraft(text="a cell", class_name="defective", count=1), ELPV)
+    assert not defective.matches(PromptDraft(text="a cell", class_name="functional", count=1), ELPV)
 
 
 def test_additions_take_their_images_from_the_others() -> None:
@@ -219,7 +218,7 @@ def test_forgotten_wishes_do_not_hold() -> None:
         {"kind": "wish", "wish": wish("avoid", name="w2", wafer="mono").to_json()},
         {"kind": "forget", "id": "w1"},
     ]
-    assert [w.id for w in wishes(events)] == ["w2"]
+    assert [w.id for w in active_preferences(events)] == ["w2"]
 
 
 def test_effect_compares_the_plans_and_the_slice() -> None:
@@ -242,6 +241,44 @@ def test_effect_compares_the_plans_and_the_slice() -> None:
         {"kind": "steered", "round": n, "shifts": [{"wish": "w1", "before": b, "after": a}]}
         for n, b, a in ((2, 0.1, 0.2), (3, 0.2, 0.4))
     ]
-    (effect,) = effects([dark], events, past)
+    ((_, effect),) = effects([dark], events, past)
     assert "10% -> 40% of images; accuracy 0.500 -> 0.700" in effect.say()
     assert effects([dark], events[:1], past[:1]) == []
+
+
+@pytest.mark.parametrize("kind", ["more", "fewer", "only", "avoid", "focus", "note"])
+def test_preferences_of_earlier_journals_load_and_keep_their_keys(kind: str) -> None:
+    stored = {"id": "w2", "kind": kind, "attributes": {"wafer": ["poly"]}, "strength": 3.0}
+    stored |= {"share": None, "text": "so", "since": 4}
+    if kind == "note":
+        stored["attributes"] = {}
+        stored["strength"] = 2.0
+    preference = Preference.model_validate(stored)
+    assert preference.kind == kind
+    expected = stored if kind in ("more", "fewer") else {**stored, "strength": 2.0}
+    assert preference.to_json() == expected
+
+
+@pytest.mark.parametrize(("kind", "wanted"), [("share", 0.2), ("at_least", 0.0), ("at_most", 0.3)])
+def test_shares_of_earlier_journals_load_and_keep_their_keys(kind: str, wanted: float) -> None:
+    stored = part("at_most", 0.3, "w1", wafer="poly").to_json() | {"kind": kind, "share": wanted}
+    assert Preference.model_validate(stored).to_json() == stored
+
+
+def test_a_range_of_shares_is_kept_and_journaled() -> None:
+    dark = Preference(
+        id="w1", attributes={"brightness": ("dark",)}, min_share=0.5, max_share=0.6, text="?"
+    )
+    assert Preference.model_validate(dark.to_json()) == dark
+    after = steered([dark], draft())
+    assert share(dark, after.prompts, ELPV) == pytest.approx(0.5, abs=0.02)
+    assert "50% to 60%" in dark.say()
+
+
+@pytest.mark.parametrize(
+    "demand",
+    [{}, {"factor": 2, "max_share": 0.5}, {"min_share": 0.6, "max_share": 0.5}, {"factor": 99}],
+)
+def test_a_preference_demands_one_thing(demand: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        Preference(attributes={"wafer": ("poly",)}, **demand)
