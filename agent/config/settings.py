@@ -43,6 +43,8 @@ ENV_PREFIX = "SHAPING_"
 
 # Where a session works, which says nothing of what comes of it: not told by journals and bundles.
 PLACES = ("compute", "memory", "session.checkpoints")
+# What a journal and a bundle leave out: places, and a command that may hold secrets.
+PRIVATE = (*PLACES, "session.on_finish")
 
 # A session may go on after a change of these: they say where, on what and for how long it works.
 FREE_KEYS = (
@@ -353,16 +355,16 @@ def overrides(settings: Settings) -> list[str]:
 
 def told_settings(settings: Settings) -> dict[str, Any]:
     """Return the settings that a journal tells, as plain JSON."""
-    return without_places(settings.model_dump(mode="json", exclude={"home"}))
+    return without_private(settings.model_dump(mode="json", exclude={"home"}))
 
 
-def without_places(values: dict[str, Any]) -> dict[str, Any]:
-    """Return settings, as plain JSON, without the servers and the cluster that they name."""
+def without_private(values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings, as plain JSON, without those in PRIVATE."""
     kept = {key: dict(part) if isinstance(part, dict) else part for key, part in values.items()}
-    for place in PLACES:
+    for place in PRIVATE:
         section, _, key = place.partition(".")
         if key:
-            kept[section].pop(key, None)
+            kept.get(section, {}).pop(key, None)
         else:
             kept.pop(section, None)
     return kept

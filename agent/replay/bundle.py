@@ -7,9 +7,11 @@ no checkpoints of the graph, no pickles.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import html
+import io
 import json
-import os
 import re
 import stat
 import tempfile
@@ -18,12 +20,13 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
 from agent.autonomous.thumbnails import prompt_strips, strip_path
-from agent.config.settings import without_places
+from agent.config.settings import without_private
+from agent.replay.secrets import find_secret, scrub
 from agent.session.folder import folder_of, latest, stored_settings
 from memory.errors import SessionError, SettingsError
 from memory.files import write_atomic
@@ -34,6 +37,11 @@ MAX_FILES = 50_000
 MAX_BYTES = 2 * 10**9
 # A text that shrinks more than this is made to fill a disk.
 MAX_RATIO = 200
+_MAX_MANIFEST_BYTES = 2 * 10**7
+_MAX_LINE_BYTES = 5 * 10**7
+_PIECE_BYTES = 2**20
+# A command that journals of earlier versions hold, and that may hold a password.
+_ON_FINISH = re.compile(r'("on_finish": )"(?:[^"\\]|\\.)*"')
 
 _MANIFEST = "manifest.json"
 _ALLOWED = re.compile(
@@ -41,10 +49,6 @@ _ALLOWED = re.compile(
     r"rounds/\d{3,6}/(failures|prompts)/[A-Za-z0-9][\w.-]{0,120}\.png|"
     r"rounds/\d{3,6}/(model\.safetensors|model\.json)"
 )
-# Two or more names behind a slash that begins a word, or a drive of Windows.
-_PATHS = re.compile(r"(?<![\w.:/\\+=-])(?:/[\w.@+-]+){1,}/([\w.@+-]+)|\b[A-Za-z]:\\[^\s\"']+")
-_KEYS = re.compile(r"\bsk-[\w*.-]{4,}|\bhf_\w{8,}|(?i:\bbearer\s+)[^\s'\",}]+")
-_SECRET_NAMES = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
 
 
 def bundle(home: Path, name: str, path: Path, weights: bool = False) -> int:
@@ -70,6 +74,12 @@ def bundle(home: Path, name: str, path: Path, weights: bool = False) -> int:
         for file in (*pictures, *own):
             if file.is_file():
                 files[file.relative_to(folder).as_posix()] = file.read_bytes()
+    for key, data in files.items():
+        if left := find_secret(data):
+            raise SessionError(
+                f"The bundle of {name!r} is not written: {key} holds {left}. Take it out of the "
+                "session's folder, or of the environment where it is not a secret."
+            )
     listed = {
         key: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         for key, data in files.items()
@@ -115,12 +125,12 @@ def unpack_bundle(path: Path, folder: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             listed = _check(path, archive)
             for name, expected in listed.items():
-                data = _read(path, archive, name)
-                if hashlib.sha256(data).hexdigest() != expected:
-                    raise _refused(path, f"{name} is not as the manifest says")
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(data)
+                with target.open("wb") as handle:
+                    if _copy(path, archive, name, handle) != expected:
+                        raise _refused(path, f"{name} is not as the manifest says")
+            _check_texts(path, folder)
     except FileNotFoundError as error:
         raise SettingsError(f"There is no bundle {path}.") from error
     except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, zlib.error, ValueError) as error:
@@ -143,8 +153,12 @@ def _check(path: Path, archive: zipfile.ZipFile) -> Mapping[str, str]:
         _check_entry(path, entry)
     if _MANIFEST not in names:
         raise _refused(path, "it has no manifest.json, so it is no bundle")
+    if archive.getinfo(_MANIFEST).file_size > _MAX_MANIFEST_BYTES:
+        raise _refused(path, "its manifest is too long")
     try:
-        manifest = json.loads(_read(path, archive, _MANIFEST))
+        with io.BytesIO() as buffer:
+            _copy(path, archive, _MANIFEST, buffer)
+            manifest = json.loads(buffer.getvalue())
         version = manifest["bundle"]
         listed = {name: str(entry["sha256"]) for name, entry in manifest["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -168,6 +182,8 @@ def _check_entry(path: Path, entry: zipfile.ZipInfo) -> None:
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if kind not in (0, stat.S_IFREG):
         raise _refused(path, f"{shown} is a link or no plain file")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise _refused(path, f"{shown} is compressed by a method that bundles do not use")
     if entry.flag_bits & 1:
         raise _refused(path, f"{shown} is encrypted")
     if name != _MANIFEST and not _ALLOWED.fullmatch(name):
@@ -180,14 +196,43 @@ def _check_entry(path: Path, entry: zipfile.ZipInfo) -> None:
         )
 
 
-def _read(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
-    """Read one file; no more than it claims to have."""
-    size = archive.getinfo(name).file_size
+def _copy(path: Path, archive: zipfile.ZipFile, name: str, target: IO[bytes]) -> str:
+    """Write one file in pieces, no more than it claims to have, and return its SHA-256."""
+    left, digest = archive.getinfo(name).file_size, hashlib.sha256()
     with archive.open(name) as handle:
-        data = handle.read(size + 1)
-    if len(data) != size:
+        while piece := handle.read(min(_PIECE_BYTES, left + 1)):
+            left -= len(piece)
+            if left < 0:
+                break
+            digest.update(piece)
+            target.write(piece)
+    if left:
         raise _refused(path, f"{name} has another size than it claims")
-    return data
+    return digest.hexdigest()
+
+
+def _check_texts(path: Path, folder: Path) -> None:
+    """Refuse texts that are nested too deeply for those who read them later."""
+    try:
+        with (folder / "journal.jsonl").open("rb") as journal:
+            while line := journal.readline(_MAX_LINE_BYTES + 1):
+                if len(line) > _MAX_LINE_BYTES:
+                    raise _refused(path, "a line of its journal is too long")
+                # A damaged line is the business of the journal's reader.
+                with contextlib.suppress(ValueError):
+                    json.loads(line)
+        settings = folder / "session.yaml"
+        if settings.is_file():
+            if settings.stat().st_size > _MAX_LINE_BYTES:
+                raise _refused(path, "its session.yaml is too long")
+            # An alias can repeat what it names without end.
+            if any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(settings.read_bytes())):
+                raise _refused(path, "its session.yaml has aliases")
+            yaml.safe_load(settings.read_bytes())
+    except RecursionError as error:
+        raise _refused(path, "its texts are nested too deeply") from error
+    except yaml.YAMLError as error:
+        raise _refused(path, "its session.yaml is no YAML") from error
 
 
 def _refused(path: Path, reason: str) -> SessionError:
@@ -198,16 +243,20 @@ def _refused(path: Path, reason: str) -> SessionError:
 
 
 def _texts(folder: Path) -> dict[str, bytes]:
-    """Return journal, settings and report without paths and keys."""
+    """Return journal, settings and report without paths, keys, and the command at the end."""
     raw = (folder / "journal.jsonl").read_bytes()
     whole = raw[: raw.rfind(b"\n") + 1]
     lines = whole.splitlines(keepends=True)
-    scrubbed = [scrub(line.decode()).encode() for line in lines]
+    scrubbed = [scrub(_ON_FINISH.sub(r"\1null", line.decode())).encode() for line in lines]
     files = {"journal.jsonl": b"".join(lines if scrubbed == lines else seal(scrubbed))}
+    command = yaml.safe_load((folder / "session.yaml").read_text("utf-8"))["settings"]["session"]
+    hidden = str(command.get("on_finish") or "")
     for name in ("session.yaml", "report.html"):
         if (folder / name).is_file():
             text = (folder / name).read_text("utf-8")
             text = _without_hosts(text) if name == "session.yaml" else text
+            for shown in filter(None, (hidden, html.escape(hidden))):
+                text = text.replace(shown, "***")
             files[name] = scrub(text).encode()
     return files
 
@@ -215,19 +264,5 @@ def _texts(folder: Path) -> dict[str, bytes]:
 def _without_hosts(settings: str) -> str:
     """Return session.yaml without the servers and the cluster that the session worked with."""
     stored = yaml.safe_load(settings)
-    stored["settings"] = without_places(stored["settings"])
+    stored["settings"] = without_private(stored["settings"])
     return yaml.safe_dump(stored, sort_keys=False)
-
-
-def scrub(text: str) -> str:
-    """Return text without absolute paths, keys, and the secrets of this environment."""
-    for name, value in os.environ.items():
-        if _SECRET_NAMES.search(name) and len(value) >= 8:
-            text = text.replace(value, "***")
-    # Pictures within a page are base64, in which anything may look like a path.
-    pieces = re.split(r"(data:[\w/+.-]+;base64,[A-Za-z0-9+/=]*)", text)
-    return "".join(p if p.startswith("data:") else _scrub(p) for p in pieces)
-
-
-def _scrub(text: str) -> str:
-    return _PATHS.sub(lambda m: f"PATH/{m[1] or 'file'}", _KEYS.sub("***", text))

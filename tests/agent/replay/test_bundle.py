@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import random
+import shutil
 import stat
+import tracemalloc
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +20,8 @@ from typer.testing import CliRunner
 
 from agent.cli.app import app
 from agent.config.settings import with_changes
-from agent.replay.bundle import bundle, opened, scrub, unpack_bundle
+from agent.replay.bundle import bundle, opened, unpack_bundle
+from agent.replay.secrets import find_secret, scrub
 from agent.replay.verify import verify
 from agent.replay.viewer import open_recording, pictures
 from agent.session.folder import store_settings, stored_settings
@@ -87,6 +93,72 @@ def test_scrubbing_leaves_words_and_pictures(monkeypatch: pytest.MonkeyPatch) ->
     assert scrub("key correct-horse sk-abc123456") == "key *** ***"
 
 
+SECRETS = {
+    "curl -u ada:hunter22 https://example.org": "hunter22",
+    "notify --password hunter22": "hunter22",
+    "https://ada:hunter22@example.org/x": "hunter22",
+    "https://hooks.slack.com/services/T00/B00/XXXXXXXX": "B00",
+    "https://discord.com/api/webhooks/123/abcdef": "abcdef",
+    "ghp_0123456789abcdefABCDEF0123456789abcd": "ghp_0123",
+    "github_pat_11ABCDEFG0123456789abcdef": "11ABCDEFG",
+    "glpat-0123456789abcdefghij": "0123456789",
+    "AKIAIOSFODNN7EXAMPLE": "IOSFODNN7",
+    "AIzaSyA0123456789abcdefghijklmnopqrstuv": "SyA0123",
+    "xoxb-1234567890-abcdef": "1234567890",
+    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl": "c2lnbmF0dXJl",
+    "Authorization: Bearer abc.def": "abc.def",
+    "Authorization: Basic YWRhOmh1bnRlcjIy": "YWRhOmh1bnRlcjIy",
+    "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----": "MIIE",
+    "DB_PASSWORD=hunter22 make": "hunter22",
+    "sk-proj-abcdefgh": "abcdefgh",
+    "hf_abcdefghijkl": "abcdefghijkl",
+}
+
+
+@pytest.mark.parametrize(("text", "secret"), SECRETS.items())
+def test_secrets_are_found_and_scrubbed(text: str, secret: str) -> None:
+    assert find_secret(text.encode()) is not None
+    assert secret not in scrub(text)
+    assert find_secret(scrub(text).encode()) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tokens=12, max_tokens: 4000, key: plan/3, shared secretly",
+        "a basic cell under basic-light conditions, the bearer of it",
+        "https://example.org:8000/v1 and http://127.0.0.1:7860/?session=a",
+        '{"tokens": {"prompt": 12}, "password": null}',
+    ],
+)
+def test_what_is_no_secret_stays(text: str) -> None:
+    assert scrub(text) == text and find_secret(text.encode()) is None
+
+
+def test_the_command_at_the_end_is_not_bundled(home: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sessions" / "shared"
+    shutil.copytree(home / "sessions" / "shared", folder)
+    command = "curl https://example.org/done?who=ada"
+    settings = with_changes(stored_settings(tmp_path, "shared"), [f"session.on_finish={command}"])
+    store_settings(folder, settings)
+    (folder / "report.html").write_text(f"<p>{command}</p>", encoding="utf-8")
+    bundle(tmp_path, "shared", tmp_path / "x.zip")
+    with zipfile.ZipFile(tmp_path / "x.zip") as archive:
+        assert not any(b"who=ada" in archive.read(name) for name in archive.namelist())
+
+
+def test_a_secret_that_is_left_stops_the_bundle(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.replay.bundle.scrub", lambda text: text)
+    folder = tmp_path / "sessions" / "shared"
+    shutil.copytree(home / "sessions" / "shared", folder)
+    (folder / "report.html").write_text("AKIAIOSFODNN7EXAMPLE", encoding="utf-8")
+    with pytest.raises(SessionError, match="a bearer token"):
+        bundle(tmp_path, "shared", tmp_path / "x.zip")
+    assert not (tmp_path / "x.zip").exists()
+
+
 def test_the_same_session_gives_the_same_bundle(home: Path, good: Path, tmp_path: Path) -> None:
     bundle(home, "shared", tmp_path / "again.zip")
     assert (tmp_path / "again.zip").read_bytes() == good.read_bytes()
@@ -134,6 +206,20 @@ def without_journal(files: Files) -> None:
     listed(files)
 
 
+def nested_journal(files: Files) -> None:
+    files["journal.jsonl"] += b'{"kind": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
+    listed(files)
+
+
+def nested_manifest(files: Files) -> None:
+    files["manifest.json"] = b"[" * 100_000 + b"]" * 100_000
+
+
+def aliases(files: Files) -> None:
+    files["session.yaml"] = b"a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"
+    listed(files)
+
+
 def unlisted(files: Files) -> None:
     files["rounds/001/failures/x.png"] = b"x"
 
@@ -153,6 +239,9 @@ def unlisted(files: Files) -> None:
         (damaged_manifest, "manifest is damaged"),
         (changed, "not as the manifest says"),
         (without_journal, "no journal"),
+        (nested_journal, "nested too deeply"),
+        (nested_manifest, "manifest is damaged"),
+        (aliases, "aliases"),
         (unlisted, "not those of its manifest"),
     ],
 )
@@ -180,6 +269,64 @@ def test_links_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SessionError, match="is a link"):
         unpack_bundle(tmp_path / "link.zip", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_other_compressions_are_refused(good: Path, tmp_path: Path, method: int) -> None:
+    """A few hundred bytes of bzip2 unpack to gigabytes at one read."""
+    with zipfile.ZipFile(good) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "odd.zip", "w", method) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    with pytest.raises(SessionError, match="compressed by a method"):
+        unpack_bundle(tmp_path / "odd.zip", tmp_path / "out")
+
+
+def test_unpacking_takes_little_memory(good: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(good) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    extra("rounds/001/model.safetensors", random.Random(0).randbytes(10**7) * 12)(files)
+    pack(files, tmp_path / "big.zip")
+    del files
+    tracemalloc.start()
+    unpack_bundle(tmp_path / "big.zip", tmp_path / "out")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50e6
+
+
+def mutate(data: bytes, rng: random.Random) -> bytes:
+    """Return a bundle with changed, removed, doubled or inserted bytes."""
+    changed = bytearray(data)
+    for _ in range(rng.choice([1, 1, 2, 8])):
+        at = rng.randrange(len(changed))
+        length = rng.choice([1, 1, 4, 64, 1024])
+        kind = rng.randrange(4)
+        if kind == 0:
+            changed[at] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            del changed[at : at + length]
+        elif kind == 2:
+            changed[at:at] = changed[at : at + length]
+        else:
+            changed[at:at] = rng.randbytes(length)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("n", [300, pytest.param(5000, marks=pytest.mark.slow)])
+def test_mutated_bundles_never_crash_or_write_elsewhere(good: Path, tmp_path: Path, n: int) -> None:
+    data, rng = good.read_bytes(), random.Random(n)
+    path, out = tmp_path / "in" / "odd.zip", tmp_path / "out"
+    path.parent.mkdir()
+    for _ in range(n):
+        path.write_bytes(mutate(data, rng))
+        out.mkdir()
+        with contextlib.suppress(SessionError), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            unpack_bundle(path, out)
+        assert {p.name for p in tmp_path.iterdir()} == {"in", "out"}
+        shutil.rmtree(out)
 
 
 def test_two_files_of_one_name_are_refused(good: Path, tmp_path: Path) -> None:
