@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import yaml
 
 from agent import planners
+from agent.brains import planner_brain, planner_of
 from agent.config.settings import Settings
 from agent.loop.components import Components
 from agent.loop.validation import validate
@@ -55,7 +56,7 @@ def show(settings: Settings, console: Console) -> None:
     console.print(f"{target.notice}\n", markup=False, soft_wrap=True)
     generator = components.generator
     plan = first_plan(settings, target, generator)
-    by = "" if settings.brain.startswith("policy:") else f", where {settings.brain} decides"
+    by = "" if planner_of(settings.brain) else f", where {settings.brain} decides"
     console.print(
         f"Round 1 as {plan.author} plans it{by}: {plan.n_images} images. {plan.why}",
         markup=False,
@@ -73,8 +74,7 @@ def show(settings: Settings, console: Console) -> None:
 
 def first_plan(settings: Settings, target: Target, generator: Generator) -> Plan:
     """Return the plan of the first round by the planner of the settings, or its stand-in."""
-    kind, _, name = settings.brain.partition(":")
-    planner = name if kind == "policy" else settings.llm.fallback
+    planner = planner_of(settings.brain) or settings.llm.fallback
     observation = Observation(
         round=1,
         n_images=settings.session.images_per_round,
@@ -86,7 +86,7 @@ def first_plan(settings: Settings, target: Target, generator: Generator) -> Plan
         draft,
         1,
         observation.n_images,
-        f"policy:{planner}",
+        planner_brain(planner),
         target.vocabulary,
         generator.count_tokens,
         generator.max_tokens,
@@ -137,8 +137,7 @@ def measure_speed(components: Components, plan: Plan) -> Speed:
     task.predict(model, photographs.images)
     # Feedback and test, and half as much again for figures, failures and pictures.
     rest_s = 3 * (time.monotonic() - started)
-    known = settings.brain.startswith("policy:")
-    nothing = 0.0 if known else None
+    nothing = 0.0 if planner_of(settings.brain) else None
     return Speed(image_s, step_s, rest_s, nothing, nothing, "a short measurement")
 
 

@@ -11,22 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph.state import CompiledStateGraph
 
 from agent import brains
 from agent.autonomous.report import write_report
 from agent.autonomous.results import write_results
-from agent.brains import BrainContext
-from agent.brains.policy import PolicyBrain
-from agent.brains.probe import Probe, probe
-from agent.brains.remote import RemoteBrain
+from agent.brains import BrainContext, planner_brain, planner_of
+from agent.brains.probe import with_mode
 from agent.config.settings import Settings, told_settings
 from agent.loop.approval import Answer, Question
 from agent.loop.components import Components
-from agent.loop.decider import Decider
-from agent.loop.graph import build_graph
+from agent.loop.graph import Decider, build_graph
 from agent.loop.observer import ConsoleObserver
 from agent.loop.recording import head
 from agent.loop.state import RoundState, new_round
@@ -221,20 +217,10 @@ def _open_journal(session: Session, bench: Components) -> AttributeDistribution:
 
 
 def _decider(session: Session, context: BrainContext) -> Decider:
-    """Build who decides: the brain of the settings and, behind a model, the policy."""
-    author, llm = session.settings.brain, session.settings.llm
-    brain = with_mode(brains.build(author, context), session)
+    """Build who decides: the brain of the settings and, behind a chat model, a planner."""
+    settings, journal = session.settings, session.journal
+    brain = with_mode(brains.build(settings.brain, context), settings.llm, journal)
     fallback = None
-    if not isinstance(brain, PolicyBrain):
-        fallback = brains.build(f"policy:{llm.fallback}", context)
-    return Decider(brain, author, fallback, session.journal, llm)
-
-
-def with_mode(brain: BaseChatModel, session: Session) -> BaseChatModel:
-    """Return a brain that calls tools in the way that works for it; probes it where none is set."""
-    if not isinstance(brain, RemoteBrain) or session.settings.llm.mode != "auto":
-        return brain
-    known = session.journal.get("probe")
-    found = Probe.model_validate(known["probe"]) if known else probe(brain)
-    session.journal.append("probe", key="probe", probe=found.to_json())
-    return brain.with_mode(found.mode)
+    if planner_of(settings.brain) is None:
+        fallback = brains.build(planner_brain(settings.llm.fallback), context)
+    return Decider(session, brain, fallback)

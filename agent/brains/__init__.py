@@ -1,32 +1,122 @@
-"""Brains: chat models that run a session. One file per kind; `build` finds them by name.
+"""Brains: who decides the next step of a round. One file per kind; `build` finds them by name.
 
-A brain file has a function `build(argument, context) -> BaseChatModel`; `argument` is what stands
-behind the colon, as in `policy:thompson`.
+There are two kinds. A chat model reads messages and answers by tool calls; any LangChain chat model
+is one. A planner reads what was observed and needs no language model. Both take a `Turn`, so the
+loop asks them in the same way.
+
+A brain file has a function `build(argument, context)`, which returns a chat model or a `Brain`;
+`argument` is what stands behind the colon, as in `policy:thompson`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
 from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AnyMessage
 
 from agent.config.settings import LLMSettings
-from agent.planners import AttributeDistribution
+from agent.planners import AttributeDistribution, Observation
+from memory.errors import BrainError
 from prompts.vocabulary import Vocabulary
 from tools.plugins import load
+
+Mode = Literal["native", "json"]
+
+_PLANNERS = "policy"
 
 
 @dataclass(frozen=True)
 class BrainContext:
     """What a brain may need to know of its session."""
 
-    palette: AttributeDistribution
+    distribution: AttributeDistribution
     vocabulary: Vocabulary
     llm: LLMSettings
 
 
-def build(spec: str, context: BrainContext) -> BaseChatModel:
+@dataclass(frozen=True)
+class Turn:
+    """One question to a brain.
+
+    Attributes:
+        round: Number of the round.
+        number: How many answers the round has so far.
+        messages: The conversation of the round.
+        tools: The tools that are legal now, in OpenAI's function format.
+        observe: Returns what a planner may know.
+    """
+
+    round: int
+    number: int
+    messages: Sequence[AnyMessage]
+    tools: Sequence[dict[str, Any]]
+    observe: Callable[[], Observation]
+
+    @property
+    def legal(self) -> list[str]:
+        """Names of the tools."""
+        return [tool["function"]["name"] for tool in self.tools]
+
+
+class Brain(Protocol):
+    """Decides the next step."""
+
+    @property
+    def mode(self) -> Mode:
+        """Whether tools are called natively or, as small models do, by JSON actions."""
+
+    def decide(self, turn: Turn) -> AIMessage:
+        """Return the tool calls that come next; raises BrainError when there is no answer."""
+
+
+@dataclass
+class ChatBrain:
+    """A chat model as a brain; after a failure it is not asked again for `cool_down_s` seconds."""
+
+    model: BaseChatModel
+    cool_down_s: float
+    _rests_until: float = field(default=0.0, init=False)
+
+    @property
+    def mode(self) -> Mode:
+        """How the model calls tools."""
+        mode: Mode = getattr(self.model, "mode", "native")
+        return mode
+
+    def with_model(self, model: BaseChatModel) -> ChatBrain:
+        """Return the same brain with another model."""
+        return replace(self, model=model)
+
+    def decide(self, turn: Turn) -> AIMessage:
+        """Ask the model."""
+        if time.monotonic() < self._rests_until:
+            raise BrainError(f"the model failed less than {self.cool_down_s:g} s ago")
+        try:
+            return self.model.bind_tools(turn.tools).invoke(list(turn.messages))
+        except BrainError:
+            self._rests_until = time.monotonic() + self.cool_down_s
+            raise
+
+
+def build(spec: str, context: BrainContext) -> Brain:
     """Build the brain KIND:ARGUMENT; raises SettingsError that names the known kinds."""
     kind, _, argument = spec.partition(":")
-    brain: BaseChatModel = load("agent.brains", kind)(argument, context)
-    return brain
+    built: BaseChatModel | Brain = load("agent.brains", kind)(argument, context)
+    if isinstance(built, BaseChatModel):
+        return ChatBrain(built, context.llm.cool_down_s)
+    return built
+
+
+def planner_of(brain: str) -> str | None:
+    """Return the planner of a brain KIND:ARGUMENT, or None for one that is no planner."""
+    kind, _, argument = brain.partition(":")
+    return argument if kind == _PLANNERS else None
+
+
+def planner_brain(planner: str) -> str:
+    """Return the name of the brain that a planner is."""
+    return f"{_PLANNERS}:{planner}"

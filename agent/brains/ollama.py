@@ -11,11 +11,11 @@ from ollama import RequestError, ResponseError
 
 from agent.brains import BrainContext
 from agent.brains.actions import Json
-from agent.brains.remote import RemoteBrain, Server
+from agent.brains.remote import RemoteModel, Server
 from memory.errors import SettingsError
 
 
-def build(argument: str, context: BrainContext) -> RemoteBrain:
+def build(argument: str, context: BrainContext) -> RemoteModel:
     """Build `ollama:MODEL`; raises SettingsError without a model."""
     if not argument:
         raise SettingsError("The brain 'ollama:' names no model. Use ollama:MODEL.")
@@ -37,7 +37,7 @@ def build(argument: str, context: BrainContext) -> RemoteBrain:
         when_unknown=f"Get the model with `ollama pull {argument}`.",
         secrets=tuple({key, client.base_url.password} - {""}),
     )
-    return RemoteBrain(
+    return RemoteModel(
         chat=chat,
         mode="json" if llm.mode == "json" else "native",
         llm=llm,

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from agent.brains import BrainContext
 from agent.brains.actions import Json
-from agent.brains.remote import RemoteBrain, Server
+from agent.brains.remote import RemoteModel, Server
 from agent.config.settings import LLMSettings
 from memory.errors import SettingsError
 
@@ -19,7 +19,7 @@ _LOCAL = ("127.0.0.1", "localhost", "::1")
 _NO_KEY = SecretStr("none")
 
 
-def build(argument: str, context: BrainContext) -> RemoteBrain:
+def build(argument: str, context: BrainContext) -> RemoteModel:
     """Build `openai:MODEL`; raises SettingsError without a model, or without a key it needs.
 
     A server on this machine needs no key.
@@ -47,7 +47,7 @@ def build(argument: str, context: BrainContext) -> RemoteBrain:
         when_unknown="Name a model that the server has, or set OPENAI_BASE_URL to another server.",
         secrets=tuple(secrets),
     )
-    return RemoteBrain(
+    return RemoteModel(
         chat=chat,
         mode="json" if llm.mode == "json" else "native",
         llm=llm,
@@ -64,7 +64,7 @@ def _chat(model: str, llm: LLMSettings, key: SecretStr | None = None) -> ChatOpe
         temperature=llm.temperature,
         timeout=llm.timeout_s,
         max_completion_tokens=llm.answer_tokens,
-        # RemoteBrain tries again itself; here as well would multiply the tries.
+        # RemoteModel tries again itself; here as well would multiply the tries.
         max_retries=0,
     )
 

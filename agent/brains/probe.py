@@ -8,9 +8,12 @@ from typing import Literal
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from pydantic import Field
 
+from agent.brains import Brain, ChatBrain
 from agent.brains.actions import Json
-from agent.brains.remote import CallError, RemoteBrain
+from agent.brains.remote import CallError, RemoteModel
+from agent.config.settings import LLMSettings
 from memory.errors import BrainError
+from memory.journal import Journal
 from memory.records import Record
 
 _SLICES = ("dark", "bright", "cracked")
@@ -46,7 +49,7 @@ class Probe(Record):
     detail: str = Field("", max_length=1000, description="what failed, and how")
 
 
-def probe(brain: RemoteBrain) -> Probe:
+def probe(brain: RemoteModel) -> Probe:
     """Make one real tool call in each way.
 
     Raises BrainError when the server cannot be reached and when the model can do neither.
@@ -86,6 +89,23 @@ def probe(brain: RemoteBrain) -> Probe:
         tokens_per_second=speed,
         detail=detail,
     )
+
+
+def with_mode(brain: Brain, llm: LLMSettings, journal: Journal | None = None) -> Brain:
+    """Return a brain that calls tools in the way that works for it.
+
+    Where `llm.mode` is "auto", a model behind a server is probed; a session's `journal` remembers
+    the outcome.
+    """
+    if not (isinstance(brain, ChatBrain) and isinstance(brain.model, RemoteModel)):
+        return brain
+    if llm.mode != "auto":
+        return brain
+    event = journal.get("probe") if journal else None
+    result = Probe.model_validate(event["probe"]) if event else probe(brain.model)
+    if journal:
+        journal.append("probe", key="probe", probe=result.to_json())
+    return brain.with_model(brain.model.with_mode(result.mode))
 
 
 def _is_right(answer: AIMessage) -> bool:

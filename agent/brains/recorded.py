@@ -2,56 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import UsageMetadata
-from pydantic import Field
 
-from agent.brains import BrainContext
-from agent.brains._local import LocalBrain
+from agent.brains import BrainContext, Mode, Turn
 from memory.errors import BrainError
 from memory.journal import Event, read_events
 
 
-class RecordedBrain(LocalBrain):
+class RecordedBrain:
     """Gives the answer that the journal holds for this round and this many answers before it."""
 
-    answers: dict[str, Any] = Field(description="events of kind model_call by their key")
+    mode: Mode = "native"
 
-    @property
-    def _llm_type(self) -> str:
-        return "recorded"
+    def __init__(self, events: Sequence[Event]) -> None:
+        self._answers = {e["key"]: e for e in events if e["kind"] == "model_call"}
 
-    def answer(self, messages: list[BaseMessage], legal: list[str]) -> AIMessage:
+    def decide(self, turn: Turn) -> AIMessage:
         """Return the recorded answer; raises BrainError where there is none."""
-        number = sum(isinstance(m, AIMessage) for m in messages)
-        round_number = next(
-            m.additional_kwargs["observation"]["round"]
-            for m in messages
-            if "observation" in m.additional_kwargs
-        )
-        event = self.answers.get(f"model_call/{round_number}/{number}")
+        event = self._answers.get(f"model_call/{turn.round}/{turn.number}")
         if event is None:
             raise BrainError(
-                f"The journal has no answer number {number + 1} of round {round_number}."
+                f"The journal has no answer number {turn.number + 1} of round {turn.round}."
             )
-        n_in, n_out = event["tokens"]["prompt"], event["tokens"]["answer"]
-        return AIMessage(
-            content=event["answer"]["content"],
-            tool_calls=event["answer"]["tool_calls"],
-            usage_metadata=UsageMetadata(
-                input_tokens=n_in, output_tokens=n_out, total_tokens=n_in + n_out
-            ),
-        )
+        return answer_of(event)
 
 
-def from_events(events: list[Event]) -> RecordedBrain:
-    """Build the brain from a journal's events."""
-    return RecordedBrain(answers={e["key"]: e for e in events if e["kind"] == "model_call"})
+def answer_of(event: Event) -> AIMessage:
+    """Return the answer of an event `model_call`, with the tokens that it took."""
+    n_in, n_out = event["tokens"]["prompt"], event["tokens"]["answer"]
+    return AIMessage(
+        content=event["answer"]["content"],
+        tool_calls=event["answer"]["tool_calls"],
+        usage_metadata=UsageMetadata(
+            input_tokens=n_in, output_tokens=n_out, total_tokens=n_in + n_out
+        ),
+    )
 
 
 def build(argument: str, context: BrainContext) -> RecordedBrain:
     """Build `recorded:JOURNAL`, the path of a journal.jsonl."""
-    return from_events(read_events(Path(argument)))
+    return RecordedBrain(read_events(Path(argument)))

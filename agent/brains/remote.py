@@ -89,7 +89,7 @@ class CallError(BrainError):
         self.pause_s = pause_s
 
 
-class RemoteBrain(BaseChatModel):
+class RemoteModel(BaseChatModel):
     """A chat model behind a server, whose answers can be relied on in form, though not in sense.
 
     Every answer has at most MAX_CALLS tool calls with fresh ids and plain JSON arguments, at most
@@ -118,7 +118,7 @@ class RemoteBrain(BaseChatModel):
     def _identifying_params(self) -> dict[str, Any]:
         return {"model": self.model, "mode": self.mode}
 
-    def with_mode(self, mode: Literal["native", "json"]) -> RemoteBrain:
+    def with_mode(self, mode: Literal["native", "json"]) -> RemoteModel:
         """Return the same brain with tools offered in the given way."""
         return self.model_copy(update={"mode": mode})
 
@@ -144,7 +144,7 @@ class RemoteBrain(BaseChatModel):
         tools = kwargs.pop("tools", [])
         by_action = self.mode == "json" and bool(tools)
         chat: Runnable[LanguageModelInput, AIMessage] = self.chat
-        # Messages carry data for policy brains beside their text, which no server has to see.
+        # Rounds begun by earlier versions carry data beside the text, which no server has to see.
         sent = [m.model_copy(update={"additional_kwargs": {}}) for m in messages]
         if by_action:
             kwargs.pop("tool_choice", None)

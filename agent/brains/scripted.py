@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage, ToolCall
 from langchain_core.messages.ai import UsageMetadata
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.runnables import Runnable
 from pydantic import PrivateAttr
 
 from agent.brains import BrainContext
-from agent.brains._local import LocalBrain
 from memory.errors import BrainError, SettingsError
 
 
-class ScriptedBrain(LocalBrain):
-    """Gives the answers of a script in order and fails when it runs out.
+class ScriptedModel(BaseChatModel):
+    """A chat model that gives the answers of a script in order and fails when it runs out.
 
     An answer is {"tool": NAME, "arguments": {...}} or {"text": "..."}, either with "tokens":
     [PROMPT, ANSWER] to be counted; or {"error": "..."}, as if the model could not be reached.
@@ -29,8 +33,27 @@ class ScriptedBrain(LocalBrain):
     def _llm_type(self) -> str:
         return "scripted"
 
-    def answer(self, messages: list[BaseMessage], legal: list[str]) -> AIMessage:
-        """Return the next answer of the script, legal or not."""
+    @property
+    def model(self) -> str:
+        """What traces call it."""
+        return self._llm_type
+
+    def bind_tools(
+        self, tools: Sequence[Any], *, tool_choice: str | None = None, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Take any tools: the script decides which of them are called."""
+        return self.bind(**kwargs)
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=self._answer())])
+
+    def _answer(self) -> AIMessage:
         if self._next >= len(self.script):
             raise SettingsError(
                 f"The script of the brain has {len(self.script)} answers and the session needs "
@@ -49,7 +72,7 @@ class ScriptedBrain(LocalBrain):
         return AIMessage(content=answer.get("text", ""), tool_calls=calls, usage_metadata=usage)
 
 
-def build(argument: str, context: BrainContext) -> ScriptedBrain:
+def build(argument: str, context: BrainContext) -> ScriptedModel:
     """Build `scripted:FILE`, a JSON list of answers."""
     try:
         script = json.loads(Path(argument).read_text("utf-8"))
@@ -57,4 +80,4 @@ def build(argument: str, context: BrainContext) -> ScriptedBrain:
         raise SettingsError(f"The script {argument!r} cannot be read: {error}.") from error
     if not isinstance(script, list):
         raise SettingsError(f"The script {argument!r} must hold a JSON list of answers.")
-    return ScriptedBrain(script=script)
+    return ScriptedModel(script=script)

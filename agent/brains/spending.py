@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from langchain_core.messages import AIMessage, BaseMessage
 
+from agent.brains import planner_of
 from agent.config.settings import LLMSettings
 from memory.errors import SettingsError
-from memory.journal import Journal
+from memory.journal import Event
+
+
+class CallRecord(Protocol):
+    """A journal, as far as calls to models are counted in it."""
+
+    def appended(self, n_known: int, /) -> Sequence[Event]:
+        """Return the events after the first `n_known`."""
 
 
 class Usage(NamedTuple):
@@ -30,17 +38,21 @@ class Spending:
 
     def __init__(self, author: str, llm: LLMSettings) -> None:
         model = author.partition(":")[2]
-        self._llm = llm
+        self._author, self._llm = author, llm
         self._price = llm.prices.get(model)
         self.n_tokens = 0
         self.usd = 0.0
         self._n_events = 0
-        if llm.max_usd is not None and self._price is None and not author.startswith("policy:"):
+        if llm.max_usd is not None and self._price is None and planner_of(author) is None:
             raise SettingsError(
                 f"llm.max_usd is set, but the price of the model {model!r} is not known. Add it, "
                 f'in USD per million tokens: --set \'llm.prices={{"{model}": '
                 '{"prompt": 1.0, "answer": 3.0}}\''
             )
+
+    def is_of(self, author: str, llm: LLMSettings) -> bool:
+        """Tell whether these are the brain and the limits that it counts for."""
+        return (author, llm) == (self._author, self._llm)
 
     def tokens_left(self) -> int | None:
         """Return what is left of the tokens, or None without a limit."""
@@ -78,7 +90,7 @@ class Spending:
         self.n_tokens += usage.prompt + usage.answer
         self.usd += usage.usd
 
-    def take_in(self, journal: Journal) -> None:
+    def take_in(self, journal: CallRecord) -> None:
         """Count the calls that a journal got since it was last looked at.
 
         In decisions and in chat, those of rounds that were taken back among them.
@@ -96,7 +108,7 @@ class Spending:
         return (n_prompt * self._price.prompt + n_answer * self._price.answer) / 1e6
 
 
-def spent(journal: Journal, author: str, llm: LLMSettings) -> Spending:
+def spent(journal: CallRecord, author: str, llm: LLMSettings) -> Spending:
     """Return what a session has spent so far, see `Spending.take_in`."""
     spending = Spending(author, llm)
     spending.take_in(journal)

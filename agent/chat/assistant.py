@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
 from pydantic import Field, ValidationError
 
+from agent.brains import planner_of
 from agent.brains.spending import Usage, spent
 from agent.chat.live import LiveSession
 from agent.chat.overview import say_progress
@@ -59,8 +60,8 @@ class Talk:
     @property
     def possible(self) -> bool:
         """Tell whether the brain is a language model."""
-        kind = self._live.session.settings.brain.partition(":")[0]
-        return kind not in ("policy", "scripted")
+        brain = self._live.session.settings.brain
+        return planner_of(brain) is None and not brain.startswith("scripted:")
 
     def ask(self, text: str, conversation: Conversation) -> threading.Thread:
         """Ask the model beside the session; the answer is told as an event `blocks`."""
@@ -128,12 +129,16 @@ class Talk:
     def _model(self) -> Any:
         if self._brain is None:
             from agent import brains
-            from agent.autonomous.runner import with_mode
-            from agent.brains import BrainContext
+            from agent.brains import BrainContext, ChatBrain
+            from agent.brains.probe import with_mode
 
             session, target = self._live.session, self._live.bench.target
             context = BrainContext(distribution_of(target), target.vocabulary, session.settings.llm)
-            self._brain = with_mode(brains.build(session.settings.brain, context), session)
+            settings = session.settings
+            brain = with_mode(brains.build(settings.brain, context), settings.llm, session.journal)
+            if not isinstance(brain, ChatBrain):
+                raise BrainError(f"the brain {settings.brain} is no chat model")
+            self._brain = brain.model
         return self._brain
 
     def _briefing(self, conversation: Conversation) -> str:

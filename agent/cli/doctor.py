@@ -57,7 +57,7 @@ def brain(settings: Settings) -> list[Check]:
     """
     from agent import brains
     from agent.brains.probe import probe
-    from agent.brains.remote import RemoteBrain
+    from agent.brains.remote import RemoteModel
     from agent.planners import AttributeCombination, AttributeDistribution
     from prompts.vocabulary import load_vocabulary
 
@@ -68,10 +68,10 @@ def brain(settings: Settings) -> list[Check]:
     )
     vocabulary = load_vocabulary(settings.target.name)
     built = brains.build(settings.brain, brains.BrainContext(palette, vocabulary, settings.llm))
-    if not isinstance(built, RemoteBrain):
+    if not (isinstance(built, brains.ChatBrain) and isinstance(built.model, RemoteModel)):
         return [Check(name, True, True, "decides without a model")]
     try:
-        found = probe(built)
+        found = probe(built.model)
     except BrainError as error:
         return [Check(name, False, True, str(error), "Do as it says, and run this again.")]
     speed = found.tokens_per_second

@@ -13,10 +13,8 @@ from langchain_core.messages import AIMessage, HumanMessage
 from pydantic import Field
 
 from agent import brains
-from agent.brains import BrainContext
-from agent.brains.policy import PolicyBrain
-from agent.brains.probe import probe
-from agent.brains.remote import RemoteBrain
+from agent.brains import BrainContext, ChatBrain
+from agent.brains.probe import with_mode
 from agent.brains.spending import Spending
 from agent.config.settings import LLMSettings, Settings
 from agent.loop.components import Components
@@ -406,10 +404,9 @@ def _brain(
     settings: Settings, palette: AttributeDistribution, vocabulary: Vocabulary
 ) -> BaseChatModel | None:
     """Build the brain, or return None for one that has no language model."""
-    brain = brains.build(settings.brain, BrainContext(palette, vocabulary, settings.llm))
-    if isinstance(brain, RemoteBrain) and settings.llm.mode == "auto":
-        brain = brain.with_mode(probe(brain).mode)
-    return None if isinstance(brain, PolicyBrain) else brain
+    context = BrainContext(palette, vocabulary, settings.llm)
+    brain = with_mode(brains.build(settings.brain, context), settings.llm)
+    return brain.model if isinstance(brain, ChatBrain) else None
 
 
 def _tool(n: int) -> dict[str, Any]:

@@ -1,30 +1,42 @@
-"""The graph of one round: observe, think, act, until the phase is done.
+"""The loop of one round: observe, think, act, until the round is done.
 
     observe -> think -> act -> think -> ... -> END
 
-`think` asks the brain for tool calls, offering only what is legal in the phase; `act` executes
-them one after the other. The brain is a chat model: an LLM or a policy that needs none.
+`think` asks a brain for tool calls, offering only what is legal in the phase; `act` executes them
+one after the other. Where a language model cannot decide (no connection, no budget left, one
+illegal call after the other), a planner takes the step in its place: journaled as a fallback, shown
+in the report.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
+from agent.brains import Brain, Turn, planner_brain, planner_of
+from agent.brains.actions import storable
+from agent.brains.spending import Spending, Usage, estimate_tokens
 from agent.loop.approval import Rejected
-from agent.loop.decider import Decider
-from agent.loop.state import ADVANCES, RoundState
+from agent.loop.observations import observe
+from agent.loop.recording import offer
+from agent.loop.state import ADVANCES, RoundState, SessionView
 from agent.loop.toolbox import Toolbox
-from memory.errors import SessionError, ToolError
+from memory.errors import BrainError, SessionError, ToolError
+from memory.journal import Event
 
 # Far above the calls of a round, far below an endless loop.
 RECURSION_LIMIT = 200
 # Illegal answers in a row after which a session stops whose brain nothing can step in for.
 MAX_ILLEGAL = 5
+# Characters that are left of an old tool result when the prompt has to become shorter.
+_SHORT = 200
 
 
 def build_graph(
@@ -32,7 +44,7 @@ def build_graph(
 ) -> CompiledStateGraph[RoundState]:
     """Wire the graph of a round around a brain and its tools."""
 
-    def observe(state: RoundState) -> dict[str, Any]:
+    def begin(state: RoundState) -> dict[str, Any]:
         spending = decider.spending
         left = (spending.tokens_left(), spending.usd_left())
         return {"messages": toolbox.opening(state["round"], *left)}
@@ -42,49 +54,10 @@ def build_graph(
         return {"messages": [decider.ask(state, toolbox.offers(legal, decider.plans_briefly))]}
 
     def act(state: RoundState) -> dict[str, Any]:
-        answer = state["messages"][-1]
-        assert isinstance(answer, AIMessage)
-        author = str(answer.response_metadata.get("author", ""))
-        phase, n_illegal, n_lookups = state["phase"], state["n_illegal"], state["n_lookups"]
-        results: list[ToolMessage | HumanMessage] = []
-        if not answer.tool_calls:
-            n_illegal += 1
-            legal = toolbox.legal(phase, n_lookups)
-            said = toolbox.refuse(state["round"], phase, legal, str(answer.content), author)
-            results.append(HumanMessage(said))
-        for call in answer.tool_calls:
-            legal = toolbox.legal(phase, n_lookups)
-            try:
-                text, status = (
-                    toolbox.execute(state["round"], phase, legal, call, author),
-                    "success",
-                )
-                n_illegal, n_lookups = 0, n_lookups + 1
-                if call["name"] in ADVANCES:
-                    phase, n_lookups = ADVANCES[call["name"]], 0
-            except ToolError as error:
-                text, status = str(error), "error"
-                # A person's no is no mistake of the brain.
-                n_illegal += not isinstance(error, Rejected)
-            results.append(
-                ToolMessage(text, tool_call_id=call["id"], name=call["name"], status=status)
-            )
-        nobody_else = author.startswith("policy:") or not decider.has_fallback
-        if n_illegal > MAX_ILLEGAL and nobody_else:
-            raise SessionError(
-                f"The brain made {n_illegal} illegal calls in a row in phase {phase!r}; the last "
-                f"answer was: {results[-1].content} Choose another with --brain and run the same "
-                "command again; finished work is kept."
-            )
-        return {
-            "messages": results,
-            "phase": phase,
-            "n_illegal": n_illegal,
-            "n_lookups": n_lookups,
-        }
+        return _act(state, decider, toolbox)
 
     graph = StateGraph(RoundState)
-    graph.add_node("observe", observe)
+    graph.add_node("observe", begin)
     graph.add_node("think", think)
     graph.add_node("act", act)
     graph.add_edge(START, "observe")
@@ -93,3 +66,179 @@ def build_graph(
     graph.add_conditional_edges("act", lambda s: END if s["phase"] == "done" else "think")
     compiled = graph.compile(checkpointer=checkpointer)
     return compiled.with_config(recursion_limit=RECURSION_LIMIT)
+
+
+class Decider:
+    """Asks the brain of a session, within its budgets, and journals question and answer.
+
+    `fallback` steps in for a language model; a planner as the brain needs none. The budgets are
+    those of the settings at the time of the question.
+    """
+
+    def __init__(self, session: SessionView, brain: Brain, fallback: Brain | None) -> None:
+        self._session = session
+        self._brain = brain
+        self._fallback = fallback
+        self._spending: Spending | None = None
+        _ = self.spending  # money that is limited without a price is an error at once
+
+    @property
+    def spending(self) -> Spending:
+        """What is spent so far; a person may have talked to the same model meanwhile."""
+        settings, spending = self._session.settings, self._spending
+        if spending is None or not spending.is_of(settings.brain, settings.llm):
+            spending = self._spending = Spending(settings.brain, settings.llm)
+        spending.take_in(self._session.journal)
+        return spending
+
+    @property
+    def plans_briefly(self) -> bool:
+        """Tell whether the brain speaks JSON actions, as small models do."""
+        return self._brain.mode == "json"
+
+    def is_last_resort(self, author: str) -> bool:
+        """Tell whether nobody can step in for the author of an answer."""
+        return self._stand_in is None or planner_of(author) is not None
+
+    @property
+    def _stand_in(self) -> Brain | None:
+        return None if planner_of(self._session.settings.brain) is not None else self._fallback
+
+    def ask(self, state: RoundState, tools: Sequence[dict[str, Any]]) -> AIMessage:
+        """Return the next message of the round; `tools` are the legal ones.
+
+        An answer that was journaled before a crash is not asked for again.
+        """
+        journal, settings = self._session.journal, self._session.settings
+        round_, number = state["round"], sum(isinstance(m, AIMessage) for m in state["messages"])
+        key = f"model_call/{round_}/{number}"
+        if recorded := journal.get(key):
+            return _answer(recorded)
+        started = time.monotonic()
+        messages = fit(state["messages"], settings.llm.context_tokens)
+        turn = Turn(round_, number, messages, tools, lambda: observe(self._session, round_))
+        try:
+            self._check_limits(state, turn)
+            answer = self._brain.decide(turn)
+            author, usage = settings.brain, self.spending.usage(answer)
+        except BrainError as error:
+            if (stand_in := self._stand_in) is None:
+                raise
+            journal.append(
+                "fallback",
+                key=f"fallback/{round_}/{number}",
+                round=round_,
+                phase=state["phase"],
+                reason=str(error)[:1000],
+            )
+            ending = [tool for tool in tools if tool["function"]["name"] in ADVANCES]
+            answer = stand_in.decide(replace(turn, tools=ending))
+            author, usage = planner_brain(settings.llm.fallback), Usage(0, 0, 0.0)
+        name, offered = offer(tools, "json" if self.plans_briefly else "native")
+        journal.append("tools", key=f"tools/{name}", **offered)
+        event = journal.append(
+            "model_call",
+            key=key,
+            round=round_,
+            phase=state["phase"],
+            author=author,
+            tools=turn.legal,
+            offer=name,
+            messages=[message_to_json(m) for m in _news(state["messages"])],
+            answer=message_to_json(answer),
+            tokens={"prompt": usage.prompt, "answer": usage.answer},
+            usd=usage.usd,
+            seconds=round(time.monotonic() - started, 3),
+        )
+        return _answer(event)
+
+    def _check_limits(self, state: RoundState, turn: Turn) -> None:
+        """Raise BrainError when the brain must not be asked now."""
+        if self._stand_in is None:
+            return
+        if state["n_illegal"] >= self._session.settings.llm.max_illegal:
+            last = next((str(m.content) for m in reversed(turn.messages)), "")
+            raise BrainError(
+                f"{state['n_illegal']} illegal calls in a row; the last answer to one: {last}"
+            )
+        if reason := self.spending.reason_against(turn.messages, turn.tools):
+            raise BrainError(reason)
+
+
+def fit(messages: Sequence[AnyMessage], max_tokens: int) -> list[AnyMessage]:
+    """Return the messages, old tool results shortened from the oldest on until they fit.
+
+    The opening (who you are, what is known) and the last message are never touched: the opening
+    is cut to the budget where it is written.
+    """
+    fitted = list(messages)
+    for i, message in enumerate(fitted[:-1]):
+        if estimate_tokens(fitted) <= max_tokens:
+            break
+        text = str(message.content)
+        if isinstance(message, ToolMessage) and len(text) > _SHORT:
+            fitted[i] = message.model_copy(update={"content": f"{text[:_SHORT]} ... (shortened)"})
+    return fitted
+
+
+def message_to_json(message: AnyMessage) -> dict[str, Any]:
+    """Return what a message says, as plain JSON."""
+    data: dict[str, Any] = {"role": message.type, "content": str(message.content)}
+    if isinstance(message, AIMessage):
+        data["tool_calls"] = [
+            {"name": call["name"], "args": call["args"], "id": call["id"]}
+            for call in message.tool_calls
+        ]
+    if isinstance(message, ToolMessage):
+        data |= {"name": message.name, "id": message.tool_call_id, "status": message.status}
+    safe: dict[str, Any] = storable(data)
+    return safe
+
+
+def _act(state: RoundState, decider: Decider, toolbox: Toolbox) -> dict[str, Any]:
+    """Execute the calls of the last answer; an illegal one is answered by what is legal."""
+    answer = state["messages"][-1]
+    assert isinstance(answer, AIMessage)
+    author = str(answer.response_metadata.get("author", ""))
+    phase, n_illegal, n_lookups = state["phase"], state["n_illegal"], state["n_lookups"]
+    results: list[ToolMessage | HumanMessage] = []
+    if not answer.tool_calls:
+        n_illegal += 1
+        legal = toolbox.legal(phase, n_lookups)
+        problem = toolbox.refuse(state["round"], phase, legal, str(answer.content), author)
+        results.append(HumanMessage(problem))
+    for call in answer.tool_calls:
+        legal = toolbox.legal(phase, n_lookups)
+        status: Literal["success", "error"] = "success"
+        try:
+            text = toolbox.execute(state["round"], phase, legal, call, author)
+            n_illegal, n_lookups = 0, n_lookups + 1
+            if call["name"] in ADVANCES:
+                phase, n_lookups = ADVANCES[call["name"]], 0
+        except ToolError as error:
+            text, status = str(error), "error"
+            # A person's no is no mistake of the brain.
+            n_illegal += not isinstance(error, Rejected)
+        results.append(ToolMessage(text, tool_call_id=call["id"], name=call["name"], status=status))
+    if n_illegal > MAX_ILLEGAL and decider.is_last_resort(author):
+        raise SessionError(
+            f"The brain made {n_illegal} illegal calls in a row in phase {phase!r}; the last "
+            f"answer was: {results[-1].content} Choose another with --brain and run the same "
+            "command again; finished work is kept."
+        )
+    return {"messages": results, "phase": phase, "n_illegal": n_illegal, "n_lookups": n_lookups}
+
+
+def _answer(event: Event) -> AIMessage:
+    answer = event["answer"]
+    return AIMessage(
+        content=answer["content"],
+        tool_calls=answer["tool_calls"],
+        response_metadata={"author": event["author"]},
+    )
+
+
+def _news(messages: Sequence[AnyMessage]) -> Sequence[AnyMessage]:
+    """Return what the brain has not been told before: all after its last answer."""
+    last = max((i for i, m in enumerate(messages) if isinstance(m, AIMessage)), default=-1)
+    return messages[last + 1 :]

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from agent.loop.observations import rounds_before
-from agent.session.folder import Session
+from agent.loop.state import SessionView
 from eval.credit import credit, settle
 from eval.report.blocks import verdict_text
 from memory.records import Lesson, Report
 
 
-def learn(session: Session, report: Report) -> None:
+def learn(session: SessionView, report: Report) -> None:
     """Journal the credits of a measured round and, where its plan had a hypothesis, what it showed.
 
     Nothing is journaled twice.
     """
     number = report.round
-    current = session.round(number)
+    current = session.journal.round(number)
     assert current is not None and current.plan is not None and current.batch is not None
-    reports = [r.report for r in rounds_before(session, number) if r.report]
+    reports = [r.report for r in rounds_before(session.journal, number) if r.report]
     before = reports[-1] if reports else None
     credits_ = credit(current.plan, current.batch, before, report)
     session.journal.append(

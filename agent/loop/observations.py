@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from agent.loop.context import Facts
+from agent.loop.state import EventLog, SessionView
 from agent.planners import Observation
-from agent.session.folder import Session
 from agent.steering.preferences import (
     Preference,
     active_preferences,
@@ -16,7 +16,6 @@ from agent.steering.preferences import (
     say_preferences,
 )
 from memory.chroma import Hit, MemoryItem
-from memory.journal import Journal
 from memory.records import Failure, Report, Round
 
 if TYPE_CHECKING:
@@ -30,13 +29,13 @@ N_RECALLED = 6
 OPENING_SHARE = 1.5
 
 
-def rounds_before(session: Session, number: int) -> list[Round]:
+def rounds_before(journal: EventLog, number: int) -> list[Round]:
     """Return the rounds before one, as many as are looked back on."""
-    rounds = session.rounds(LOOK_BACK + 1)
+    rounds = journal.rounds(LOOK_BACK + 1)
     return [r for r in rounds if r.number < number][-LOOK_BACK:]
 
 
-def held_wishes(journal: Journal) -> list[Preference]:
+def held_wishes(journal: EventLog) -> list[Preference]:
     """Return the wishes that hold now, the oldest first."""
     return active_preferences(journal.events("wish", "forget"))
 
@@ -49,7 +48,7 @@ def seconds_per_image(past: Sequence[Round]) -> float | None:
     return None
 
 
-def observe(session: Session, round_number: int) -> Observation:
+def observe(session: SessionView, round_number: int) -> Observation:
     """Return what a planner may know at the start of a round."""
     settings = session.settings.session
     return Observation(
@@ -57,7 +56,7 @@ def observe(session: Session, round_number: int) -> Observation:
         n_images=settings.images_per_round,
         images_per_prompt=settings.images_per_prompt,
         seed=settings.seed,
-        rounds=tuple(rounds_before(session, round_number)),
+        rounds=tuple(rounds_before(session.journal, round_number)),
     )
 
 
@@ -95,7 +94,7 @@ def gather(
     )
 
 
-def _steering(journal: Journal, past: Sequence[Round], wanted: Sequence[Preference]) -> list[str]:
+def _steering(journal: EventLog, past: Sequence[Round], wanted: Sequence[Preference]) -> list[str]:
     """Return what the user has said and wishes."""
     answers = [
         f"asked {event['question']!r}, the user said: {event['answer']}"

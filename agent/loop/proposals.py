@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from agent.brains import planner_of
 from agent.loop.approval import Made, Question, Rejected
 from agent.loop.context import say_prompt
 from agent.loop.expectations import Expectation, expect
@@ -74,12 +75,12 @@ class Proposals:
         session, vocabulary = self._session.settings.session, self._bench.target.vocabulary
         shifts: tuple[Effect, ...] = ()
         warnings: list[str] = []
-        is_policy = author.startswith("policy:")
+        is_planner = planner_of(author) is not None
         n_trial = self._session.settings.feedback.trial
         if n_trial:
             observation = observe(self._session, round_number)
             draft = with_trials(draft, observation, self._palette(), vocabulary, n_trial, wanted)
-        if is_policy and wanted:
+        if is_planner and wanted:
             palette = self._palette()
             seed = f"{session.seed} {round_number}"
             draft, shifts = steer(
@@ -88,11 +89,11 @@ class Proposals:
         elif wanted:
             self._tell_wishes(round_number, wanted)
         draft = add(draft, extra, session.images_per_round, vocabulary)
-        if not is_policy and wanted:
+        if not is_planner and wanted:
             plan = self.check(draft, round_number, author)
             if problems := broken(plan, wanted, vocabulary):
                 raise ToolError(f"The plan was not accepted: {'; '.join(problems)}.")
-            past = [r.plan for r in rounds_before(self._session, round_number) if r.plan]
+            past = [r.plan for r in rounds_before(self._journal, round_number) if r.plan]
             before = past[-1] if past else None
             shifts = compare(plan, before, wanted, vocabulary)
             warnings = ignored(plan, before, wanted, vocabulary)
@@ -118,7 +119,7 @@ class Proposals:
 
     def check(self, draft: PlanDraft, round_number: int, author: str) -> Plan:
         """Return the plan of a draft; raises ToolError with what is wrong, see `validate`."""
-        reports = [r.report for r in rounds_before(self._session, round_number) if r.report]
+        reports = [r.report for r in rounds_before(self._journal, round_number) if r.report]
         return validate(
             draft,
             round_number,
@@ -152,7 +153,7 @@ class Proposals:
 
     def expect(self, plan: Plan) -> Expectation:
         """Return what the memory lets a plan expect."""
-        speed = seconds_per_image(self._session.rounds(LOOK_BACK))
+        speed = seconds_per_image(self._journal.rounds(LOOK_BACK))
         return expect(plan, self._hits(plan), speed, self._bench.target.vocabulary)
 
     def adapters(self) -> list[str]:

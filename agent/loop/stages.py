@@ -74,7 +74,7 @@ class Stages:
         selection = select_images(
             number,
             self._session.folder,
-            rounds_before(self._session, number + 1),
+            rounds_before(self._session.journal, number + 1),
             settings.selection,
             settings.session.seed,
             settings.home / "selection" / bench.target.name,
@@ -122,7 +122,7 @@ class Stages:
             feedback.slices,
             feedback.n_min,
             feedback.alpha,
-            past=rounds_before(self._session, number + 1),
+            past=rounds_before(self._session.journal, number + 1),
             discovery=feedback.discovery != "off",
             embed_with=self._bench.embedding if feedback.discovery == "clusters" else None,
             encode=lambda texts: minilm.load().embed(texts),
@@ -135,7 +135,7 @@ class Stages:
         from tools.evaluate_real import read_predictions
         from tools.models.criteria import load_dstm
 
-        trained = [r.training for r in rounds_before(self._session, number) if r.report]
+        trained = [r.training for r in rounds_before(self._session.journal, number) if r.report]
         assert trained and trained[-1] is not None  # or the plan would say no pull
         folder, training = self._session.folder, trained[-1]
         dstm = load_dstm(folder / training.model, self._bench.device)

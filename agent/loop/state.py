@@ -1,11 +1,16 @@
-"""The state of one round's graph: plain JSON and messages, nothing else."""
+"""What the loop keeps: the state of a round, plain JSON and messages, and a session's record."""
 
 from __future__ import annotations
 
-from typing import Annotated, TypedDict
+from collections.abc import Sequence
+from typing import Annotated, Any, Protocol, TypedDict
 
 from langchain_core.messages import AnyMessage
 from langgraph.graph.message import add_messages
+
+from agent.config.settings import Settings
+from memory.journal import Event
+from memory.records import Round
 
 # What the agent may call in each phase; a tool that ends its phase moves on to the next one.
 PHASES: dict[str, tuple[str, ...]] = {
@@ -43,3 +48,49 @@ class RoundState(TypedDict):
 def new_round(number: int) -> RoundState:
     """Return the state in which a round begins."""
     return RoundState(round=number, phase="plan", messages=[], n_illegal=0, n_lookups=0)
+
+
+class EventLog(Protocol):
+    """What the loop writes to and reads of a journal, see `memory.journal.Journal`."""
+
+    def append(self, kind: str, *, key: str | None = None, **data: Any) -> Event:
+        """Write an event, once if it has a key, and return it as it is read back."""
+
+    def get(self, key: str, /) -> Event | None:
+        """Return the event with a key."""
+
+    def events(
+        self, *kinds: str, undone: bool = False, since: int | None = None
+    ) -> Sequence[Event]:
+        """Return the events of some kinds, oldest first."""
+
+    def count(self, kind: str, /) -> int:
+        """Return how many events there are of a kind."""
+
+    def of_rounds(self, *numbers: int) -> Sequence[Event]:
+        """Return the events of some rounds."""
+
+    def appended(self, n_known: int, /) -> Sequence[Event]:
+        """Return the events after the first `n_known`."""
+
+    def rounds(self, last: int | None = None) -> list[Round]:
+        """Return the rounds so far, or the last few of them."""
+
+    def round(self, number: int, /) -> Round | None:
+        """Return one round."""
+
+
+class SessionView(Protocol):
+    """What the loop knows of a session, live or recorded."""
+
+    @property
+    def name(self) -> str:
+        """Name of the session."""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that count now."""
+
+    @property
+    def journal(self) -> EventLog:
+        """Its record."""

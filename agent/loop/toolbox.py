@@ -90,8 +90,7 @@ class Toolbox:
                 "opening", key=key, round=round_number, facts=pack(facts, observation.rounds)
             )
         system, text = brief(unpack(known["facts"], observation.rounds, self._bench.target))
-        extra = {"observation": observation.to_json()}
-        return [SystemMessage(system), HumanMessage(text, additional_kwargs=extra)]
+        return [SystemMessage(system), HumanMessage(text)]
 
     def legal(self, phase: str, n_lookups: int) -> tuple[str, ...]:
         """Return the names of the tools that may be called now.
@@ -107,7 +106,7 @@ class Toolbox:
 
     def offers(self, names: Sequence[str], brief: bool) -> list[dict[str, Any]]:
         """Return tools as JSON schemas for a chat model, see `agent.loop.tool_schemas`."""
-        reports = [r.report for r in self._session.rounds(LOOK_BACK) if r.report]
+        reports = [r.report for r in self._journal.rounds(LOOK_BACK) if r.report]
         return offers(
             [self.tools[name] for name in names],
             self._bench.target.vocabulary,
@@ -215,7 +214,7 @@ class Toolbox:
 
     def inspect_failures(self) -> str:
         """Show the slices on which the model is significantly worse than on the rest."""
-        measured = [r for r in rounds_before(self._session, self._round + 1) if r.report]
+        measured = [r for r in rounds_before(self._journal, self._round + 1) if r.report]
         if not measured:
             return "There is no report yet, so no failures are known."
         number = measured[-1].number
@@ -369,6 +368,6 @@ class Toolbox:
         return known
 
     def _current(self) -> Round:
-        current = self._session.round(self._round)
+        current = self._journal.round(self._round)
         assert current is not None  # it has begun
         return current

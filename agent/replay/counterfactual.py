@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolMessage
 from pydantic import ValidationError
 
 from agent import brains
-from agent.brains import BrainContext
+from agent.brains import Brain, BrainContext, Turn
+from agent.brains.probe import with_mode
 from agent.config.settings import Settings
 from agent.loop.context import brief
 from agent.loop.observations import LOOK_BACK
@@ -49,8 +50,8 @@ def counterfactual(events: Sequence[Event], brain: str, start: int = 1) -> Itera
     """
     session = RecordedSession(events)
     bench, toolbox = RecordedBench(session), RecordedToolbox(session)
-    palette = AttributeDistribution.model_validate(session.head["palette"])
-    asked: BaseChatModel | None = None
+    distribution = AttributeDistribution.model_validate(session.head["palette"])
+    asked: Brain | None = None
     past: dict[int, list[Event]] = defaultdict(list)
     openings: dict[int, list[Round]] = {}
     settings = session.settings
@@ -73,7 +74,9 @@ def counterfactual(events: Sequence[Event], brain: str, start: int = 1) -> Itera
         if event["kind"] != "plan" or event["plan"]["round"] < start:
             continue
         found = True
-        asked = asked or _brain(brain, BrainContext(palette, bench.target.vocabulary, settings.llm))
+        if asked is None:
+            context = BrainContext(distribution, bench.target.vocabulary, settings.llm)
+            asked = with_mode(brains.build(brain, context), settings.llm)
         recorded = Plan.model_validate(event["plan"])
         before = openings[recorded.round]
         facts = unpack(opening["facts"], before, bench.target)
@@ -90,21 +93,24 @@ def counterfactual(events: Sequence[Event], brain: str, start: int = 1) -> Itera
             bench.target.vocabulary,
             facts.n_images,
             slices,
-            getattr(asked, "mode", "native") == "json",
+            asked.mode == "json",
         )
         system, text = brief(facts)
-        messages: list[AnyMessage] = [
-            SystemMessage(system),
-            HumanMessage(text, additional_kwargs={"observation": observation.to_json()}),
-        ]
+        messages: list[AnyMessage] = [SystemMessage(system), HumanMessage(text)]
         plan, problem = None, ""
-        for _ in range(MAX_TRIES):
+        for number in range(MAX_TRIES):
+            turn = Turn(
+                recorded.round,
+                number,
+                messages,
+                tools,
+                partial(Observation.model_copy, observation),
+            )
             try:
-                answer = asked.bind_tools(tools).invoke(messages)
+                answer = asked.decide(turn)
             except BrainError as error:
                 problem = str(error)
                 break
-            assert isinstance(answer, AIMessage)
             plan, problem = _plan(answer, recorded.round, facts.n_images, brain, bench, slices)
             if plan:
                 break
@@ -114,16 +120,6 @@ def counterfactual(events: Sequence[Event], brain: str, start: int = 1) -> Itera
         )
     if not found:
         raise SettingsError(f"The session has no plan from round {start} on.")
-
-
-def _brain(spec: str, context: BrainContext) -> BaseChatModel:
-    from agent.brains.probe import probe
-    from agent.brains.remote import RemoteBrain
-
-    brain = brains.build(spec, context)
-    if isinstance(brain, RemoteBrain) and context.llm.mode == "auto":
-        return brain.with_mode(probe(brain).mode)
-    return brain
 
 
 def _plan(

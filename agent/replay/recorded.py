@@ -13,20 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from agent.brains.recorded import from_events
+from langchain_core.messages import AIMessage
+
+from agent.brains import Mode, Turn
+from agent.brains.recorded import answer_of
 from agent.config.settings import Settings
-from agent.loop.decider import Decider
 from agent.loop.expectations import Expectation
 from agent.loop.observations import LOOK_BACK, seconds_per_image
 from agent.loop.observer import Observer
 from agent.loop.proposals import Proposals
 from agent.loop.stages import Stages
-from agent.loop.state import RoundState
 from agent.loop.toolbox import Toolbox
 from agent.replay.recorded_journal import RecordedJournal
-from agent.session.folder import Session
-from memory.journal import Event, Journal, head_of
-from memory.records import Batch, Failure, Plan, Report, Round, Training
+from memory.errors import BrainError
+from memory.journal import Event, head_of
+from memory.records import Batch, Failure, Plan, Report, Training
 from prompts.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -68,14 +69,6 @@ class RecordedSession:
         """The name of the session that wrote the next event: before a fork, that of its source."""
         forks = self.journal.events("forked")
         return str((forks[-1] if forks else self.head)["session"])
-
-    def rounds(self, last: int | None = None) -> list[Round]:
-        """Return the rounds so far, or the last few of them."""
-        return self.journal.rounds(last)
-
-    def round(self, number: int) -> Round | None:
-        """Return one of the rounds so far, or None."""
-        return self.journal.round(number)
 
 
 @dataclass(frozen=True)
@@ -216,45 +209,26 @@ class RecordedToolbox(Toolbox):
         return str(self._record.outcome(f"tool_call/{self._round}/{self._call_id}")["result"])
 
 
-class RecordedDecider(Decider):
-    """Asks the journal, in the form and within the budgets of that time."""
+class RecordedBrain:
+    """Gives the journal's answers, in the form of that time.
 
-    def __init__(self, session: RecordedSession) -> None:
-        self._session = session
-        self._record = session.journal
-        self._take_up(session.settings)
+    stands_in: whether it is who answers after a fallback; else it fails where the brain did.
+    """
 
-    def _take_up(self, settings: Settings) -> None:
-        brain = from_events(list(self._record.recorded))
-        fallback = None if settings.brain.startswith("policy:") else brain
-        journal = cast(Journal, self._record)
-        super().__init__(brain, settings.brain, fallback, journal, settings.llm)
+    def __init__(self, journal: RecordedJournal, stands_in: bool = False) -> None:
+        self._journal, self._stands_in = journal, stands_in
 
     @property
-    def plans_briefly(self) -> bool:
-        """Tell whether the brain was asked for JSON actions."""
-        call = self._record.upcoming("model_call")
-        offered = self._record.outcome(f"tools/{call['offer']}") if call else {}
-        return offered.get("mode") == "json"
+    def mode(self) -> Mode:
+        """How the tools of the next question were offered."""
+        call = self._journal.upcoming("model_call")
+        offered = self._journal.outcome(f"tools/{call['offer']}") if call else {}
+        return "json" if offered.get("mode") == "json" else "native"
 
-    def ask(self, state: RoundState, tools: Sequence[dict[str, Any]]) -> Any:
-        """Return the recorded answer; raises Divergence when another question is asked."""
-        settings = self._session.settings
-        if (settings.brain, settings.llm) != (self._author, self._settings):
-            self._take_up(settings)
-        number = sum(m.type == "ai" for m in state["messages"])
-        self._record.outcome(f"model_call/{state['round']}/{number}")
-        return super().ask(state, tools)
-
-    def _reason_against(self, state: RoundState, messages: Any, tools: Any) -> str | None:
-        number = sum(m.type == "ai" for m in state["messages"])
-        key = f"fallback/{state['round']}/{number}"
-        known = next((e for e in self._record.recorded if e.get("key") == key), None)
-        return super()._reason_against(state, messages, tools) or (
-            str(known["reason"]) if known else None
-        )
-
-
-def as_session(session: RecordedSession) -> Session:
-    """Return the recorded session as what the graph's parts take it for."""
-    return cast(Session, session)
+    def decide(self, turn: Turn) -> AIMessage:
+        """Return the recorded answer; raises Divergence when another question was asked."""
+        if not self._stands_in:
+            fallback = self._journal.find(f"fallback/{turn.round}/{turn.number}")
+            if fallback:
+                raise BrainError(fallback["reason"])
+        return answer_of(self._journal.outcome(f"model_call/{turn.round}/{turn.number}"))

@@ -147,14 +147,18 @@ class RecordedJournal:
         """Return one of the rounds so far, or None."""
         return next((r for r in reversed(self._fold.rounds()) if r.number == number), None)
 
+    def find(self, key: str) -> Event | None:
+        """Return the recorded event with this key, written again or not."""
+        place = self._place.get(key)
+        return None if place is None else self.recorded[place]
+
     def outcome(self, key: str) -> Event:
         """Return what came from outside under this key, before it is written again.
 
         Raises EndOfRecord when the journal ends here, Divergence when it goes on otherwise.
         """
-        place = self._place.get(key)
-        if place is not None:
-            return self.recorded[place]
+        if event := self.find(key):
+            return event
         places = range(self._next, len(self.recorded))
         left = [self.recorded[i]["kind"] for i in places if not self._known[i]]
         if _ON_THE_WAY.issuperset(left):

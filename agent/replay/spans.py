@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from agent.brains import planner_of
 from memory.journal import Event, round_of
 
 Value = str | int | float | bool
@@ -206,7 +207,7 @@ def _chat_call(event: Event) -> Attributes:
 def _call(event: Event) -> Attributes:
     tokens = event["tokens"]
     provider, _, model = event["author"].partition(":")
-    is_policy = provider == "policy"
+    is_policy = planner_of(event["author"]) is not None
     found: Attributes = {
         "openinference.span.kind": "LLM",
         "llm.model_name": event["author"] if is_policy or not model else model,

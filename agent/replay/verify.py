@@ -10,9 +10,9 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 
-from agent.loop.graph import build_graph
+from agent.loop.graph import Decider, build_graph
 from agent.loop.state import new_round
-from agent.replay.recorded import RecordedDecider, RecordedSession, RecordedToolbox
+from agent.replay.recorded import RecordedBrain, RecordedSession, RecordedToolbox
 from agent.replay.recorded_journal import Divergence, EndOfRecord
 from memory.errors import ShapingError
 from memory.journal import Event, changed_lines, head_of, read_events
@@ -93,7 +93,9 @@ def verify(path: Path, progress: Callable[[int], None] = lambda round_number: No
 
 
 def _run(session: RecordedSession, progress: Callable[[int], None]) -> None:
-    decider, toolbox = RecordedDecider(session), RecordedToolbox(session)
+    journal = session.journal
+    decider = Decider(session, RecordedBrain(journal), RecordedBrain(journal, stands_in=True))
+    toolbox = RecordedToolbox(session)
     saver = InMemorySaver()
     graph = build_graph(decider, toolbox, saver)
     number = 1

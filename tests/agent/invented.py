@@ -9,15 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from langchain_core.language_models import BaseChatModel
 from langgraph.checkpoint.memory import InMemorySaver
 
 from agent import brains
-from agent.brains import BrainContext
-from agent.brains.scripted import ScriptedBrain
+from agent.brains import Brain, BrainContext, ChatBrain, planner_brain
+from agent.brains.scripted import ScriptedModel
 from agent.config.settings import Settings, load_settings
-from agent.loop.decider import Decider
-from agent.loop.graph import build_graph
+from agent.loop.graph import Decider, build_graph
 from agent.loop.observer import Observer
 from agent.loop.recording import head
 from agent.loop.stages import Stages
@@ -203,7 +201,8 @@ def record(
     if not (folder / "session.yaml").exists():
         store_settings(folder, settings)
     saver = InMemorySaver()
-    brain_ = None if script is None else ScriptedBrain(script=list(script))
+    model = None if script is None else ScriptedModel(script=list(script))
+    brain_ = ChatBrain(model, settings.llm.cool_down_s) if model else None
     try:
         _run(folder, settings, brain_, Person(answers), saver, crash_in, watch, undrawn)
     except Crash:
@@ -214,7 +213,7 @@ def record(
 def _run(
     folder: Path,
     settings: Settings,
-    brain: BaseChatModel | None,
+    brain: Brain | None,
     person: Person,
     saver: InMemorySaver,
     crash_in: tuple[int, str] | None,
@@ -255,9 +254,8 @@ def _run(
     )
     toolbox = Toolbox(cast(Any, bench), InventedStages(bench, crash_in))
     context = BrainContext(PALETTE, VOCABULARY, settings.llm)
-    policy = brains.build(f"policy:{settings.llm.fallback}", context)
-    own = brain or brains.build(settings.brain, context)
-    decider = Decider(own, settings.brain, policy if brain else None, journal, settings.llm)
+    planner = brains.build(planner_brain(settings.llm.fallback), context)
+    decider = Decider(session, brain or brains.build(settings.brain, context), planner)
     graph = build_graph(decider, toolbox, saver)
     done = {e["round"] for e in read_events(journal.path) if e["kind"] == "round_done"}
     for number in range(1, settings.session.rounds + 1):

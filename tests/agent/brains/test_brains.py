@@ -19,7 +19,7 @@ from langchain_core.messages import (
 )
 
 from agent import brains
-from agent.brains import BrainContext
+from agent.brains import BrainContext, ChatBrain
 from agent.brains.actions import (
     MAX_ITEMS,
     MAX_LENGTH,
@@ -28,7 +28,7 @@ from agent.brains.actions import (
     parse_action,
     storable,
 )
-from agent.brains.remote import MAX_CALLS, MAX_CONTENT, RemoteBrain
+from agent.brains.remote import MAX_CALLS, MAX_CONTENT, RemoteModel
 from agent.config.settings import LLMSettings
 from agent.planners import AttributeCombination, AttributeDistribution
 from memory.errors import BrainError, SettingsError
@@ -62,7 +62,7 @@ STOP: dict[str, Any] = {
 QUESTION = [SystemMessage("You pick."), HumanMessage("Pick one.")]
 
 
-def build(spec: str, **settings: Any) -> RemoteBrain:
+def build(spec: str, **settings: Any) -> RemoteModel:
     quick = {"timeout_s": 5, "tries": 3, "pause_s": 0.01, **settings}
     row = AttributeCombination(attributes={}, class_name="any", n=1)
     context = BrainContext(
@@ -71,11 +71,11 @@ def build(spec: str, **settings: Any) -> RemoteBrain:
         LLMSettings.model_validate(quick),
     )
     brain = brains.build(spec, context)
-    assert isinstance(brain, RemoteBrain)
-    return brain
+    assert isinstance(brain, ChatBrain) and isinstance(brain.model, RemoteModel)
+    return brain.model
 
 
-def ask(brain: RemoteBrain, *tools: dict[str, Any], messages: Any = QUESTION) -> AIMessage:
+def ask(brain: RemoteModel, *tools: dict[str, Any], messages: Any = QUESTION) -> AIMessage:
     return brain.bind_tools(tools or (PICK, STOP)).invoke(messages)
 
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agent import brains
-from agent.brains import BrainContext
+from agent.brains import BrainContext, ChatBrain
 from agent.brains.probe import Probe, probe
-from agent.brains.remote import RemoteBrain
+from agent.brains.remote import RemoteModel
 from agent.config.settings import LLMSettings
 from agent.planners import AttributeCombination, AttributeDistribution
 from memory.errors import BrainError
@@ -27,8 +27,8 @@ def run(spec: str) -> Probe:
     llm = LLMSettings(timeout_s=5, tries=2, pause_s=0)
     context = BrainContext(AttributeDistribution(rows=(row,)), load_vocabulary("elpv"), llm)
     brain = brains.build(spec, context)
-    assert isinstance(brain, RemoteBrain)
-    return probe(brain)
+    assert isinstance(brain, ChatBrain) and isinstance(brain.model, RemoteModel)
+    return probe(brain.model)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolMessage
 
-from agent.brains.scripted import ScriptedBrain
+from agent.brains import ChatBrain
+from agent.brains.scripted import ScriptedModel
 from agent.brains.spending import estimate_tokens
-from agent.config.settings import LLMSettings, Price
-from agent.loop.decider import Decider, fit
+from agent.config.settings import Settings, load_settings
+from agent.loop.graph import Decider, fit
 from agent.loop.state import RoundState, new_round
 from memory.errors import BrainError, SettingsError
 from memory.journal import Journal
@@ -30,14 +32,22 @@ def journal(tmp_path: Path) -> Journal:
     return Journal(tmp_path / "journal.jsonl")
 
 
-def decider(journal: Journal, script: list[dict[str, Any]], **settings: Any) -> Decider:
-    return Decider(
-        ScriptedBrain(script=script),
-        AUTHOR,
-        ScriptedBrain(script=STEP_IN),
-        journal,
-        LLMSettings(**settings),
-    )
+class View(NamedTuple):
+    """A session, as far as a decider knows it."""
+
+    name: str
+    settings: Settings
+    journal: Journal
+
+
+def scripted(script: list[dict[str, Any]]) -> ChatBrain:
+    return ChatBrain(ScriptedModel(script=script), cool_down_s=60)
+
+
+def decider(journal: Journal, script: list[dict[str, Any]], **limits: Any) -> Decider:
+    llm = [f"llm.{name}={json.dumps(value)}" for name, value in limits.items()]
+    settings = load_settings("solar", [f"brain={AUTHOR}", *llm], {})
+    return Decider(View("test", settings, journal), scripted(script), scripted(STEP_IN))
 
 
 def state(*messages: AnyMessage, n_illegal: int = 0) -> RoundState:
@@ -91,7 +101,7 @@ def test_token_budget_is_kept_before_the_call_and_over_restarts(journal: Journal
 def test_money_budget_needs_a_price_and_is_kept(journal: Journal) -> None:
     with pytest.raises(SettingsError, match=r"price of the model 'small'.*llm\.prices"):
         decider(journal, [], max_usd=1)
-    prices = {"small": Price(prompt=1.0, answer=10.0)}
+    prices = {"small": {"prompt": 1.0, "answer": 10.0}}
     asked = decider(journal, [LOOK], max_usd=0.0221, prices=prices, answer_tokens=2000)
     first = asked.ask(state(), TOOLS)
     assert asked.spending.usd_left() == pytest.approx(0.0201)
@@ -116,8 +126,9 @@ def test_illegal_calls_hand_the_step_over(journal: Journal) -> None:
 
 
 def test_without_a_fallback_a_failure_is_raised(journal: Journal) -> None:
-    brain = ScriptedBrain(script=[{"error": "cannot be reached"}])
-    alone = Decider(brain, "policy:x", None, journal, LLMSettings())
+    settings = load_settings("solar", ["brain=policy:uniform"], {})
+    brain = scripted([{"error": "cannot be reached"}])
+    alone = Decider(View("test", settings, journal), brain, None)
     with pytest.raises(BrainError, match="cannot be reached"):
         alone.ask(state(), TOOLS)
 
