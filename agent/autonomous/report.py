@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from agent.autonomous.thumbnails import strips_of
@@ -20,7 +19,9 @@ from eval.colours import (
     side_by_side,
 )
 from eval.decisions import decisions
-from eval.report.page import ReportData, WishRow, build_report_html
+from eval.report.blocks import Cell, Line, Table
+from eval.report.page import ReportData, build_report_html
+from eval.report.text import percent
 from memory.errors import DataError
 from memory.files import write_bytes
 from memory.journal import Event, read_events, rounds
@@ -60,7 +61,7 @@ def write_report(home: Path, name: str) -> Path:
         failure_montages=_failure_montages(folder, past),
         legend=legend_of(kinds, target.pixel_classes),
         decisions=decisions(settings.brain, events),
-        wishes=_wish_rows(events, past),
+        preferences=_preferences(events, past),
         events=[e for e in events if e["kind"] in HAPPENINGS],
         reproduce=[_command(settings, home, name)],
     )
@@ -69,25 +70,21 @@ def write_report(home: Path, name: str) -> Path:
     return path
 
 
-def _wish_rows(events: Sequence[Event], past: Sequence[Round]) -> list[WishRow]:
-    """Return what people wished with what became of it."""
-    wished = all_preferences(events)
-    held = {wish.id for wish in active_preferences(events)}
-    known = {wish.id: effect for wish, effect in effects(wished, events, past)}
-    rows = []
+def _preferences(events: Sequence[Event], past: Sequence[Round]) -> Table | None:
+    """Return what people asked for with what became of it; None where nobody did."""
+    wished = ever_wished(events)
+    held = {wish.id for wish in wishes(events)}
+    measured = {wish.id: effect for wish, effect in effects(wished, events, past)}
+    rows: list[list[Cell]] = []
     for wish in wished:
-        row = WishRow(wish.say(), wish.since, wish.id not in held)
-        if wish.id in known:
-            of = known[wish.id]
-            row = replace(
-                row,
-                before=of.before,
-                after=of.after,
-                score_before=of.score_before,
-                score_after=of.score_after,
-            )
-        rows.append(row)
-    return rows
+        effect = measured.get(wish.id)
+        taken_back = [] if wish.id in held else [Line("(taken back)", "dim")]
+        shares = [percent(effect.before), percent(effect.after)] if effect else [None, None]
+        scores = [effect.score_before, effect.score_after] if effect else [None, None]
+        rows.append([[wish.say(), *taken_back], str(wish.since), *shares, *scores])
+    right = ("From round", "Images before", "Images after")
+    columns = ("Preference", *right, "Score before", "Score after")
+    return Table(columns, rows, "Preferences", right, wide=columns[:1]) if rows else None
 
 
 def _command(settings: Settings, home: Path, name: str) -> str:

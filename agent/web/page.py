@@ -18,11 +18,10 @@ from agent.session.folder import SessionInfo
 from agent.steering.preferences import STEERING, active_preferences
 from agent.web.registry import Room, Sight
 from agent.web.timeline import steps
-from eval.report.blocks import Block, Line, Picture, Table
-from eval.report.page import charts as draw_charts
+from eval.report.blocks import Block, Line, Picture
+from eval.report.session_charts import charts as draw_charts
 from eval.report.templates import page_environment
-from eval.report.text import duration, estimate_text, number, signed, words
-from memory.records import Batch, Failure, PromptQuality, PromptSpec, Record, Round, slice_key
+from memory.records import Batch, Failure, PromptQuality, PromptSpec, Record, Round
 from prompts.printable import one_line
 
 _UNOPENED = "Say something, or press the button above. Plain words and slash commands: /help."
@@ -147,20 +146,10 @@ def _environment() -> Environment:
     environment = page_environment("agent.web")
     environment.filters |= {
         "clean": lambda text, limit=None: one_line(str(text), limit),
-        "duration": duration,
-        "estimate": estimate_text,
-        "number": number,
-        "signed": signed,
-        "words": words,
-        "slice_key": slice_key,
         "source": _shown,
         "place": _failure,
         "strip": _strip,
         "quality": _quality,
-    }
-    environment.tests |= {
-        "table": lambda block: isinstance(block, Table),
-        "picture": lambda block: isinstance(block, Picture),
     }
     return environment
 

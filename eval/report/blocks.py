@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from markupsafe import Markup
 
-from eval.report.text import estimate_text, interval, number, percent, signed
+from eval.report.text import estimate_text, interval, number, p_value, percent, signed
 from memory.records import (
     Estimate,
     Failure,
@@ -111,6 +111,13 @@ class Chart:
     description: str
     wide: Markup
     narrow: Markup | None = None
+
+    def __html__(self) -> str:
+        """Return both for a page whose style sheet shows one of them."""
+        if self.narrow is None:
+            return self.wide
+        form = Markup('<div class="wide">{}</div><div class="narrow">{}</div>')
+        return form.format(self.wide, self.narrow)
 
 
 Block = Line | Table | Chart | Picture
@@ -289,21 +296,21 @@ def failure_lines(failures: Sequence[Failure], limit: int = _MAX_FAILURES) -> li
 
 
 def failure_table(failures: Sequence[Failure], round_number: int) -> Table:
-    """Return failing slices in their order, significant ones first."""
-    rows = [
+    """Return failing slices in their order."""
+    rows: list[list[Cell]] = [
         [
             one_line(f.words, 80),
-            number(f.error_rate.value),
-            interval(f.error_rate, 3),
-            str(f.n),
+            f.wrong,
+            f.error_rate,
             number(f.rest_error_rate),
-            f"{f.q_value:.2g}" + (" *" if f.significant else ""),
+            p_value(f.p_value),
+            p_value(f.q_value) + (" *" if f.significant else ""),
         ]
         for f in failures
     ]
-    columns = ("slice", "error", "95% interval", "n", "elsewhere", "q")
+    columns = ("slice", "photographs", "error", "elsewhere", "p", "q")
     title = f"Failures after round {round_number} (* significantly worse than the rest)"
-    return Table(columns, rows, title, columns[1:])
+    return Table(columns, rows, title, ("elsewhere", "p", "q"), ("slice",))
 
 
 def score_tables(past: Sequence[Round]) -> list[Block]:
@@ -330,7 +337,7 @@ def change_tables(first: Round, last: Round) -> list[Block]:
     """Return how the figures and slices of two rounds, and the images asked for, differ."""
     assert first.report and last.report and first.plan and last.plan  # of measured rounds
     columns = ["", f"round {first.number}", f"round {last.number}", "change"]
-    figures = [
+    figures: list[list[Cell]] = [
         [
             name.replace("_", " "),
             number(old.value),
@@ -346,18 +353,13 @@ def change_tables(first: Round, last: Round) -> list[Block]:
         key=lambda s: s.accuracy.value - earlier[s.key].value,
     )
     shown = moved if len(moved) <= 2 * _N_MOVED else moved[:_N_MOVED] + moved[-_N_MOVED:]
-    slices = [
-        [
-            s.key,
-            estimate_text(earlier[s.key]),
-            estimate_text(s.accuracy),
-            signed(s.accuracy.value - earlier[s.key].value),
-        ]
+    slices: list[list[Cell]] = [
+        [s.key, earlier[s.key], s.accuracy, signed(s.accuracy.value - earlier[s.key].value)]
         for s in shown
     ]
     before, now = value_shares(first.plan), value_shares(last.plan)
     change = {key: now.get(key, 0.0) - before.get(key, 0.0) for key in sorted({*before, *now})}
-    images = [
+    images: list[list[Cell]] = [
         [key, percent(before.get(key, 0)), percent(now.get(key, 0)), percent(change[key], True)]
         for key in sorted(change, key=lambda key: -change[key])
         if abs(change[key]) >= _LEAST_MOVE

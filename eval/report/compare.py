@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval.compare import FIGURES, ORACLE, REFERENCE, Contrast, Score, Summary, mean_curve
-from eval.report.charts import N_COLOURS, Forest, Series, forest, line_chart
-from eval.report.page import environment, flat
-
-_WIDTH = 980
+from eval.report.blocks import Chart, Table
+from eval.report.charts import N_COLOURS, WIDE, BeforeAfter, Series, line_chart, row_chart
+from eval.report.page import flat
+from eval.report.templates import page_environment
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def build_compare_html(comparison: Comparison) -> str:
     compared = [s for s in summaries if s.differences]
     figures = [*FIGURES, *(["sound_five"] if comparison.broken else [])]
     return (
-        environment()
+        page_environment()
         .get_template("compare.html.j2")
         .render(
             data=comparison,
@@ -46,22 +46,23 @@ def build_compare_html(comparison: Comparison) -> str:
             n_seeds=max((s.n_seeds for s in summaries), default=0),
             curve_chart=_curves(comparison),
             forests={
-                figure: forest(
+                figure: row_chart(
                     f"{figure.replace('_', ' ')}, difference to uniform".capitalize(),
                     "Paired differences with 95% bootstrap intervals over the seeds.",
-                    [Forest(s.arm, s.differences[figure]) for s in compared],
+                    [BeforeAfter(s.arm, None, s.differences[figure]) for s in compared],
                     "difference to uniform",
-                    _WIDTH,
+                    is_change=True,
+                    widths=(WIDE,),
                 )
                 for figure in ("worst_five", "average", *(figures[4:]))
                 if compared
             },
-            settings=list(flat(comparison.settings)),
+            settings=Table(("Setting", "Value"), list(flat(comparison.settings))),
         )
     )
 
 
-def _curves(comparison: Comparison) -> str | None:
+def _curves(comparison: Comparison) -> Chart | None:
     """Return the chart of the worst-five score by round, of as many arms as there are colours."""
     with_rounds = [s.arm for s in comparison.summaries if s.area]
     firsts = [arm for arm in (REFERENCE, ORACLE) if arm in with_rounds]
@@ -79,5 +80,5 @@ def _curves(comparison: Comparison) -> str | None:
         [Series(arm, curves[arm], f"s{i}", i == 0) for i, arm in enumerate(arms)],
         rounds,
         "Mean of the worst five slices",
-        _WIDTH,
+        (WIDE,),
     )

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
-
 from eval.evidence import Calibration, Evidence
-from eval.report.charts import Series, line_chart, scatter
-from eval.report.page import environment
+from eval.report.blocks import Chart
+from eval.report.charts import WIDE, Series, line_chart, scatter
+from eval.report.templates import page_environment
 from memory.records import Estimate
-
-_WIDTH, _HALF = 980, 470
 
 
 def build_evidence_html(found: Evidence, rounds: Sequence[Mapping[str, Any]], command: str) -> str:
@@ -21,7 +18,7 @@ def build_evidence_html(found: Evidence, rounds: Sequence[Mapping[str, Any]], co
     rounds: rows of the table of that name; command: that made the page.
     """
     return (
-        environment()
+        page_environment()
         .get_template("evidence.html.j2")
         .render(
             found=found,
@@ -33,7 +30,7 @@ def build_evidence_html(found: Evidence, rounds: Sequence[Mapping[str, Any]], co
     )
 
 
-def _chart(title: str, calibration: Calibration | None) -> Markup | None:
+def _chart(title: str, calibration: Calibration | None) -> Chart | None:
     if calibration is None:
         return None
     return scatter(
@@ -43,11 +40,10 @@ def _chart(title: str, calibration: Calibration | None) -> Markup | None:
         [(one.expected, one.measured) for one in calibration.bins if one.n > 1],
         "expected change",
         "measured change",
-        _HALF,
     )
 
 
-def _scores(rounds: Sequence[Mapping[str, Any]]) -> Markup | None:
+def _scores(rounds: Sequence[Mapping[str, Any]]) -> Chart | None:
     points: dict[str, dict[int, Estimate]] = {}
     for row in rounds:
         if row["score"] is not None:
@@ -67,5 +63,5 @@ def _scores(rounds: Sequence[Mapping[str, Any]]) -> Markup | None:
         series,
         numbers,
         name,
-        _WIDTH,
+        (WIDE,),
     )

@@ -1,22 +1,48 @@
-"""Pages from templates: everything that is filled in is escaped, nothing may be missing."""
+"""HTML pages from templates: all text is escaped, no value may be missing."""
 
 from __future__ import annotations
 
+from base64 import b64encode
+from functools import cache
 from importlib import resources
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
+from eval.report import text
+from eval.report.blocks import Chart, Line, Picture, Rate, Table
+from memory.records import Estimate, slice_key
 
-def page_environment(package: str) -> Environment:
-    """Return an environment whose templates are files of a package."""
+
+@cache
+def page_environment(package: str = "eval.report") -> Environment:
+    """Return an environment whose templates are files of a package, or of this one."""
 
     def load(name: str) -> str:
-        return resources.files(package).joinpath(name).read_text("utf-8")
+        own = resources.files(package).joinpath(name)
+        file = own if own.is_file() else resources.files("eval.report").joinpath(name)
+        return file.read_text("utf-8")
 
-    return Environment(
+    environment = Environment(
         loader=FunctionLoader(load),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {
+        "number": text.number,
+        "signed": text.signed,
+        "interval": text.interval,
+        "estimate": text.estimate_text,
+        "count": text.count,
+        "percent": text.percent,
+        "plural": text.plural,
+        "p": text.p_value,
+        "duration": text.duration,
+        "words": text.words,
+        "slice_key": slice_key,
+        "data_uri": lambda png: f"data:image/png;base64,{b64encode(png).decode()}",
+    }
+    for kind in (Line, Table, Chart, Picture, Rate, Estimate):
+        environment.tests[kind.__name__.lower()] = lambda value, kind=kind: isinstance(value, kind)
+    return environment

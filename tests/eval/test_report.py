@@ -8,26 +8,19 @@ from itertools import pairwise
 import pytest
 
 from eval.fixable import Evidence, fixable
+from eval.report.blocks import Table
 from eval.report.charts import (
-    Dumbbell,
+    BeforeAfter,
     Layer,
     Series,
-    dumbbells,
     line_chart,
+    row_chart,
     spread,
     stacked_bars,
     ticks,
 )
-from eval.report.page import (
-    ReportData,
-    WishRow,
-    build_report_html,
-    composition,
-    failure_cards,
-    main_metric,
-    progress,
-    worst_slices,
-)
+from eval.report.page import ReportData, build_report_html, failure_cards, progress
+from eval.report.session_charts import composition, main_metric, worst_slices
 from eval.report.text import duration, number, p_value, signed
 from memory.records import Report, Round, Trial, slice_key
 from tests.eval.fake_session import session, share
@@ -180,7 +173,7 @@ def test_text_of_every_origin_is_escaped() -> None:
             settings={evil: {evil: evil}},
             notice=evil,
             events=[{"kind": evil, evil: evil}],
-            wishes=[WishRow(evil, since=2, forgotten=True)],
+            preferences=Table([evil], [[evil]], evil),
             reproduce=[evil],
         )
     )
@@ -315,9 +308,9 @@ def test_composition_adds_up_and_counts_what_is_not_named() -> None:
 def test_worst_slices_are_those_of_either_end() -> None:
     reports = [r.report for r in session().rounds if r.report]
     rows = worst_slices(reports)
-    keys = {row.key for row in rows}
+    keys = {row.label for row in rows}
     assert {reports[0].worst_slice, reports[-1].worst_slice} <= keys
-    assert reports[-1].worst_slice == rows[0].key
+    assert reports[-1].worst_slice == rows[0].label
     assert 8 <= len(rows) <= 16
     alone = worst_slices(reports[:1])
     assert len(alone) == 8
@@ -388,18 +381,18 @@ def test_charts_place_their_marks_where_the_figures_are() -> None:
         [Series("a", {1: share(0.5, 9), 3: share(0.5, 9)}, "s0", True)],
         [1, 2, 3],
         "y",
-        700,
-    )
+        (700,),
+    ).wide
     left, right = (
         float(x) for x in re.findall(r'<circle class="dot s0" cx="([^"]+)"[^>]*><title>', chart)
     )
     assert right > left
     assert chart.count("<title>a, round") == 2
-    bars = stacked_bars("t", "d", [1], [Layer("a", [30], "s0"), Layer("b", [10], "s1")], "y", 320)
+    bars = stacked_bars("t", "d", [1], [Layer("a", [30], "s0"), Layer("b", [10], "s1")], "y").wide
     heights = [float(h) + 1 for h in re.findall(r'class="bar[^>]*height="([^"]+)"><title>', bars)]
     assert heights[0] / heights[1] == pytest.approx(3, abs=0.05)
-    rows = [Dumbbell("slice", share(0.2, 50), share(0.4, 50)), Dumbbell("new", None, None)]
-    pair = dumbbells("t", "d", rows, "x", None, 700)
+    rows = [BeforeAfter("slice", share(0.2, 50), share(0.4, 50)), BeforeAfter("new", None, None)]
+    pair = row_chart("t", "d", rows, "x", widths=(700,)).wide
     ring = float(re.findall(r'class="ring" cx="([^"]+)"', pair)[0])
     dot = float(re.findall(r'class="dot s0" cx="([^"]+)"', pair)[0])
     assert dot - ring == pytest.approx(0.2 * (700 - 330 - 66), abs=0.2)
