@@ -19,7 +19,7 @@ from eval.colours import (
     side_by_side,
 )
 from eval.decisions import decisions
-from eval.report.blocks import Cell, Line, Table
+from eval.report.blocks import Cell, Table
 from eval.report.page import ReportData, build_report_html
 from eval.report.text import percent
 from memory.errors import DataError
@@ -72,16 +72,16 @@ def write_report(home: Path, name: str) -> Path:
 
 def _preferences(events: Sequence[Event], past: Sequence[Round]) -> Table | None:
     """Return what people asked for with what became of it; None where nobody did."""
-    wished = ever_wished(events)
-    held = {wish.id for wish in wishes(events)}
-    measured = {wish.id: effect for wish, effect in effects(wished, events, past)}
+    preferences = all_preferences(events)
+    active = {preference.id for preference in active_preferences(events)}
+    measured = {preference.id: effect for preference, effect in effects(preferences, events, past)}
     rows: list[list[Cell]] = []
-    for wish in wished:
-        effect = measured.get(wish.id)
-        taken_back = [] if wish.id in held else [Line("(taken back)", "dim")]
+    for preference in preferences:
+        effect = measured.get(preference.id)
+        text = [preference.say()] + ([] if preference.id in active else ["(taken back)"])
         shares = [percent(effect.before), percent(effect.after)] if effect else [None, None]
         scores = [effect.score_before, effect.score_after] if effect else [None, None]
-        rows.append([[wish.say(), *taken_back], str(wish.since), *shares, *scores])
+        rows.append([text, str(preference.since), *shares, *scores])
     right = ("From round", "Images before", "Images after")
     columns = ("Preference", *right, "Score before", "Score after")
     return Table(columns, rows, "Preferences", right, wide=columns[:1]) if rows else None
