@@ -1,20 +1,21 @@
 """Statistics of a comparison: arms against one another over paired seeds, on the sealed test split.
 
 Pure functions over scores. Arms with one seed number share everything but what is compared, so
-differences are taken seed by seed; intervals resample seeds (percentile bootstrap, Efron 1979,
-always the same 10,000 resamples). With one seed they have no width.
+differences are taken seed by seed, with intervals over the seeds (`eval.intervals`). With one seed
+they have no width.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from eval.intervals import bootstrap_curve, mean_interval, ratio_interval
 from memory.errors import DataError
 from memory.records import Estimate, Record, Report
 
@@ -23,7 +24,6 @@ Floats = NDArray[np.float64]
 N_WORST = 5
 REFERENCE, ORACLE = "uniform", "oracle"
 FIGURES = ("average", "balanced", "worst_slice", "worst_five")
-_N_RESAMPLES = 10_000
 
 
 class Score(Record):
@@ -49,8 +49,9 @@ class Summary(Record):
     """One arm over all seeds, after its last round; differences are to uniform, paired.
 
     area: mean of the worst-five score over the images; images_to_match: images after which the
-    mean curve reaches uniform's final worst-five score, None if it never does; gap_closed: share
-    of the way from uniform to the oracle on the worst five, None where the oracle is no better.
+    mean curve reaches uniform's final worst-five score, None if it never does; match_interval: of
+    that number, None where it is unbounded; gap_closed: share of the way from uniform to the oracle
+    on the worst five, None where the oracle is not better beyond chance.
     """
 
     arm: str
@@ -60,6 +61,7 @@ class Summary(Record):
     differences: dict[str, Estimate] = Field(description="none for uniform and without it")
     area: Estimate | None
     images_to_match: float | None
+    match_interval: Estimate | None
     gap_closed: Estimate | None
 
 
@@ -128,7 +130,7 @@ def contrast(scores: Sequence[Score], pairs: Sequence[tuple[str, str]]) -> list[
         seeds = sorted(curves[arm].keys() & curves[other].keys())
         lasts = [(curves[arm][seed][-1], curves[other][seed][-1]) for seed in seeds]
         differences = {
-            name: bootstrap([getattr(one, name) - getattr(two, name) for one, two in lasts])
+            name: mean_interval([getattr(one, name) - getattr(two, name) for one, two in lasts])
             for name in (*FIGURES, "sound_five")
             if lasts
         }
@@ -138,30 +140,12 @@ def contrast(scores: Sequence[Score], pairs: Sequence[tuple[str, str]]) -> list[
 
 
 def mean_curve(scores: Sequence[Score], figure: str) -> dict[int, Estimate]:
-    """Return the mean of a figure over the seeds by round, with its bootstrap interval."""
+    """Return the mean of a figure over the seeds by round, with its interval."""
     rounds = sorted({score.round for score in scores})
     return {
-        number: bootstrap([getattr(s, figure) for s in scores if s.round == number])
+        number: mean_interval([getattr(s, figure) for s in scores if s.round == number])
         for number in rounds
     }
-
-
-def bootstrap(
-    values: Sequence[float] | Floats, of: Callable[[Floats], Floats] | None = None
-) -> Estimate:
-    """Return the mean of values with its 95% percentile interval over resamples.
-
-    of: takes resampled rows, (n_resamples, n, ...), to one figure each, in place of the mean.
-    Raises DataError when there is no value.
-    """
-    if len(values) == 0:
-        raise DataError("There are no scores to average; expected at least one seed.")
-    data = np.asarray(values, dtype=np.float64)
-    figure = of or (lambda rows: rows.mean(1))
-    chosen = np.random.default_rng(0).integers(len(data), size=(_N_RESAMPLES, len(data)))
-    low, high = np.nanpercentile(figure(data[chosen]), [2.5, 97.5])
-    value = float(figure(data[None])[0])
-    return Estimate(value=value, low=float(low), high=float(high), n=len(data))
 
 
 def area(curve: Sequence[Score], figure: str = "worst_five") -> float:
@@ -182,25 +166,6 @@ def images_to_reach(images: Sequence[float], values: Sequence[float], goal: floa
             part = (goal - values[i - 1]) / (values[i] - values[i - 1])
             return float(images[i - 1] + part * (images[i] - images[i - 1]))
     return None
-
-
-def gap_closed(arm: Sequence[float], uniform: Sequence[float], oracle: Sequence[float]) -> Estimate:
-    """Return the share of the gap from uniform to the oracle that an arm closes, over the seeds.
-
-    The ratio of mean gains. Raises DataError when the oracle is not better than uniform.
-    """
-    rows = np.stack([np.subtract(arm, uniform), np.subtract(oracle, uniform)], axis=1)
-    if not rows[:, 1].mean() > 0:
-        raise DataError("The oracle is not better than uniform, so there is no gap to close.")
-
-    def ratio(resampled: Floats) -> Floats:
-        means = resampled.mean(1)
-        # A resample in which the oracle gains nothing says nothing of the share.
-        gains = np.where(means[:, 1] > 0, means[:, 1], np.nan)
-        found: Floats = means[:, 0] / gains
-        return found
-
-    return bootstrap(rows, ratio)
 
 
 def to_csv(summaries: Sequence[Summary]) -> str:
@@ -242,35 +207,49 @@ def _summary(arm: str, curves: Mapping[str, _Curves]) -> Summary:
     lasts = {seed: curve[-1] for seed, curve in mine.items()}
     paired = [seed for seed in mine if seed in uniform and arm != REFERENCE]
     differences = {
-        name: bootstrap([getattr(lasts[s], name) - getattr(uniform[s][-1], name) for s in paired])
+        name: mean_interval(
+            [getattr(lasts[s], name) - getattr(uniform[s][-1], name) for s in paired]
+        )
         for name in names
         if paired
     }
     is_curve = all(len(curve) > 1 for curve in mine.values())
-    match = None
-    if is_curve and uniform:
-        goal = float(np.mean([curve[-1].worst_five for curve in uniform.values()]))
-        images = [score.n_images for score in next(iter(mine.values()))]
-        means = np.mean([[s.worst_five for s in curve] for curve in mine.values()], axis=0)
-        match = images_to_reach(images, means.tolist(), goal)
+    match, match_interval = _images_to_match(mine, uniform) if is_curve else (None, None)
     closed = None
     of_three = [seed for seed in paired if seed in oracle]
     if of_three and is_curve:
         mine5, uniform5, oracle5 = (
             [c[s][-1].worst_five for s in of_three] for c in (mine, uniform, oracle)
         )
-        if np.mean(oracle5) > np.mean(uniform5):
-            closed = gap_closed(mine5, uniform5, oracle5)
+        gains, gaps = (np.subtract(arm, uniform5).tolist() for arm in (mine5, oracle5))
+        closed = ratio_interval(gains, gaps) if np.mean(gaps) > 0 else None
     return Summary(
         arm=arm,
         n_seeds=len(mine),
         n_images=next(iter(lasts.values())).n_images,
-        figures={name: bootstrap([getattr(s, name) for s in lasts.values()]) for name in names},
+        figures={name: mean_interval([getattr(s, name) for s in lasts.values()]) for name in names},
         differences=differences,
-        area=bootstrap([area(curve) for curve in mine.values()]) if is_curve else None,
+        area=mean_interval([area(curve) for curve in mine.values()]) if is_curve else None,
         images_to_match=match,
+        match_interval=match_interval,
         gap_closed=closed,
     )
+
+
+def _images_to_match(mine: _Curves, uniform: _Curves) -> tuple[float | None, Estimate | None]:
+    """Return the images after which the mean curve reaches uniform's last score, and interval."""
+    seeds = [seed for seed in mine if seed in uniform]
+    if not seeds:
+        return None, None
+    images = [float(score.n_images) for score in mine[seeds[0]]]
+    # The goal is the last column, so that it is resampled with the curves.
+    rows = [[*(s.worst_five for s in mine[k]), uniform[k][-1].worst_five] for k in seeds]
+
+    def of(mean: Floats) -> float | None:
+        return images_to_reach(images, mean[:-1].tolist(), float(mean[-1]))
+
+    curves = np.array(rows)
+    return of(curves.mean(0)), bootstrap_curve(curves, of)
 
 
 def _curves(scores: Sequence[Score]) -> dict[int, list[Score]]:

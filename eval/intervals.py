@@ -1,4 +1,4 @@
-"""Confidence intervals over seeds: means, paired differences, ratios, and photographs within seeds.
+"""Confidence intervals over seeds: means, paired differences, ratios, figures of curves.
 
 All intervals are two-sided and at the 95% level. `tests/eval/test_intervals.py` simulates their
 coverage.
@@ -70,41 +70,6 @@ def ratio_interval(numerators: Sequence[float], denominators: Sequence[float]) -
     return Estimate(value=mean_x / mean_y, low=(b - root) / a, high=(b + root) / a, n=n)
 
 
-def _mean(values: Floats) -> Floats:
-    means: Floats = values.mean(-1)
-    return means
-
-
-def hierarchical_interval(
-    scores: Sequence[Floats], of: Callable[[Floats], Floats] = _mean
-) -> Estimate:
-    """Return the mean over seeds of a figure of photographs, for other seeds and photographs.
-
-    The variance of the mean over seeds and its variance when the same drawn photographs (bootstrap,
-    500 resamples) are scored by all seeds add up; the quantile is Student's for the seeds. It is
-    conservative, since the first variance contains a part of the second.
-
-    Args:
-        scores: For each seed the scores of the same photographs, in one order, (n_photographs,).
-        of: The figure of the last axis of an array, (..., n_photographs) to (...); the mean.
-
-    Raises:
-        DataError: There is no seed.
-    """
-    if not len(scores):
-        raise DataError("There are no scores to average; expected at least one seed.")
-    data = np.stack([np.asarray(s, dtype=np.float64) for s in scores])
-    n_seeds, n_photographs = data.shape
-    rows = np.random.default_rng(0).integers(n_photographs, size=(500, n_photographs))
-    by_photographs = np.mean([of(seed[rows]) for seed in data], axis=0)
-    figures, variance = of(data), float(by_photographs.var(ddof=1))
-    if n_seeds > 1:
-        variance += float(figures.var(ddof=1)) / n_seeds
-    quantile = _quantile(n_seeds) if n_seeds > 1 else float(stats.norm.ppf((1 + LEVEL) / 2))
-    mean, half = float(figures.mean()), quantile * math.sqrt(variance)
-    return Estimate(value=mean, low=mean - half, high=mean + half, n=n_seeds)
-
-
 def bootstrap_curve(curves: Floats, of: Callable[[Floats], float | None]) -> Estimate | None:
     """Return a figure of the mean curve over seeds, with whole curves resampled by seed.
 
@@ -128,23 +93,23 @@ def bootstrap_curve(curves: Floats, of: Callable[[Floats], float | None]) -> Est
     return Estimate(value=value, low=float(low), high=float(high), n=len(curves))
 
 
-def seeds_needed(differences: Sequence[float], power: float = 0.8) -> int | None:
-    """Return how many paired seeds would show a mean difference of the size seen.
+def seeds_needed(difference: Estimate, power: float = 0.8) -> int | None:
+    """Return how many paired seeds would show a difference of the size and spread seen.
 
     The two-sided paired t-test at 5%, by the noncentral t distribution.
 
     Args:
-        differences: Paired differences by seed, at least two.
+        difference: A paired difference as `mean_interval` returns it.
         power: Probability in 0..1 to reject a difference of 0.
 
     Returns:
-        The number of seeds, or None where more than 10,000 would be needed or the spread is 0.
+        The number of seeds, or None where it is above 10,000 or the spread is not known.
     """
-    data = np.asarray(differences, dtype=np.float64)
-    spread = float(data.std(ddof=1)) if len(data) > 1 else 0.0
-    effect = abs(float(data.mean())) / spread if spread else 0.0
-    if not effect:
+    n = difference.n
+    if n < 2 or difference.high <= difference.low:
         return None
+    spread = (difference.high - difference.low) / 2 * math.sqrt(n) / _quantile(n)
+    effect = abs(difference.value) / spread
 
     def reached(n: int) -> bool:
         bound, shift = _quantile(n), effect * math.sqrt(n)

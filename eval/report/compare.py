@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval.compare import FIGURES, ORACLE, REFERENCE, Contrast, Score, Summary, mean_curve
+from eval.intervals import seeds_needed
 from eval.report.blocks import Chart, Table
 from eval.report.charts import N_COLOURS, WIDE, BeforeAfter, Series, line_chart, row_chart
 from eval.report.page import flat
@@ -40,6 +41,7 @@ def build_compare_html(comparison: Comparison) -> str:
         .get_template("compare.html.j2")
         .render(
             data=comparison,
+            seeds_needed=seeds_needed,
             summaries=summaries,
             compared=compared,
             figures=figures,
@@ -48,7 +50,7 @@ def build_compare_html(comparison: Comparison) -> str:
             forests={
                 figure: row_chart(
                     f"{figure.replace('_', ' ')}, difference to uniform".capitalize(),
-                    "Paired differences with 95% bootstrap intervals over the seeds.",
+                    "Paired differences with 95% t-intervals over the seeds.",
                     [BeforeAfter(s.arm, None, s.differences[figure]) for s in compared],
                     "difference to uniform",
                     is_change=True,

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from eval.intervals import (
     bootstrap_curve,
-    hierarchical_interval,
     mean_interval,
     ratio_interval,
     seeds_needed,
@@ -69,18 +68,6 @@ def test_a_ratio_to_nothing_has_no_interval() -> None:
     assert ratio_interval([0.1], [0.1]) is None
 
 
-@pytest.mark.parametrize(("n_seeds", "n_photographs"), [(3, 40), (10, 40), (10, 400)])
-def test_seeds_and_photographs_are_covered(n_seeds: int, n_photographs: int) -> None:
-    rng = np.random.default_rng(n_seeds)
-    found = []
-    for _ in range(300):
-        hardness = rng.normal(0, 0.3, size=n_photographs)
-        seeds = rng.normal(0, 0.05, size=n_seeds)
-        noise = rng.normal(0, 0.3, size=(n_seeds, n_photographs))
-        found.append(hierarchical_interval(list(hardness + seeds[:, None] + noise)))
-    assert 0.91 <= np.mean([e.low <= 0 <= e.high for e in found]) <= 1.0
-
-
 def test_a_figure_of_the_mean_curve() -> None:
     rng = np.random.default_rng(0)
     curves = np.linspace(0, 1, 5) + rng.normal(0, 0.05, size=(8, 5))
@@ -97,13 +84,14 @@ def test_a_figure_of_the_mean_curve() -> None:
 @pytest.mark.parametrize("effect", [0.5, 1.0, 2.0])
 def test_the_seeds_that_would_be_needed_reach_the_power(effect: float) -> None:
     base = np.array([-1.0, 0.0, 1.0])
-    n = seeds_needed((base + effect).tolist())
+    n = seeds_needed(mean_interval(base + effect))
     assert n is not None
     rng = np.random.default_rng(1)
     draws = [mean_interval(rng.normal(effect, 1, size=n)) for _ in range(N)]
     rejected = np.mean([not e.low <= 0 <= e.high for e in draws])
     assert 0.77 <= rejected <= 0.95
-    assert seeds_needed([0.0, 0.0]) is None
+    assert seeds_needed(mean_interval([0.0, 0.0])) is None
+    assert seeds_needed(mean_interval([0.1])) is None
 
 
 def test_one_seed_has_no_width_and_none_is_an_error() -> None:

@@ -58,6 +58,7 @@ def compare(
     from agent.loop.components import Components
     from agent.loop.progress import counted
     from agent.session import data_manifest
+    from eval.intervals import seeds_needed
     from eval.report import text
     from memory.errors import SettingsError, unknown
 
@@ -118,12 +119,18 @@ def compare(
         say("One seed says little: trainings differ with it. --seeds 3 goes on with two more.")
     if found.contrasts:
         say_table(
-            ["arm", "against", "average", "worst five"],
+            ["arm", "against", "average", "worst five", "seeds to show it"],
             [
-                [c.arm, c.other, *(_change(c.differences[f]) for f in ("average", "worst_five"))]
+                [
+                    c.arm,
+                    c.other,
+                    *(_change(c.differences[f]) for f in ("average", "worst_five")),
+                    str(seeds_needed(c.differences["worst_five"]) or ""),
+                ]
                 for c in found.contrasts
             ],
         )
+        say("Seeds to show it: for a worst-five difference of this size, with a power of 0.8.")
     say(f"Page: {page}")
     say(f"Table: {page.with_suffix('.csv')}")
 
