@@ -43,7 +43,9 @@ def mean_interval(values: Sequence[float] | Floats) -> Estimate:
     return Estimate(value=mean, low=mean - half, high=mean + half, n=n)
 
 
-def ratio_interval(numerators: Sequence[float], denominators: Sequence[float]) -> Estimate | None:
+def ratio_interval(
+    numerators: Sequence[float] | Floats, denominators: Sequence[float] | Floats
+) -> Estimate | None:
     """Return the ratio of two means over the same seeds with Fieller's interval.
 
     Args:
