@@ -17,18 +17,14 @@ docs/credit.md has the figures.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from scipy.special import expit
 
-from agent.config.settings import load_settings
-from agent.loop.components import Components
+from agent.experiments.bench.harness import Benchmark, options
 from eval.credit import (
     agrees,
     credit,
@@ -38,7 +34,6 @@ from eval.credit import (
     rank_correlation,
 )
 from eval.discovery import fit_direction
-from memory.files import write_json
 from memory.records import Batch, Plan, PromptQuality, PromptSpec, Report
 from tools import tasks
 from tools.data.samples import Samples, concatenate
@@ -224,52 +219,47 @@ def _losses(model: Fitted, feedback: Samples, rows: Sequence[NDArray[np.int64]])
     return [float(losses[own].mean()) for own in rows]
 
 
-def table_of(found: Mapping[str, Sequence[Floats]]) -> list[str]:
-    """Return the rank correlations of all estimates with the effects, as lines of Markdown."""
-    effects = found["effect"]
+def correlations(cases: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return the rank correlation of every estimate with the effects, as rows of a table."""
+
+    def pooled(name: str) -> list[Floats]:
+        return [np.array(case[name]) for case in cases]
+
     compared = {
-        name: rank_correlation(values, effects)
-        for name, values in found.items()
+        name: rank_correlation(pooled(name), pooled("effect"))
+        for name in cases[0]
         if name not in ("effect", "half", "other half")
     }
-    if "half" in found:
+    if "half" in cases[0]:
         name = "half of the trainings, against the other half"
-        compared[name] = rank_correlation(found["half"], found["other half"])
-    return [
-        "| credit by | rank correlation | 95% interval |",
-        "| --- | --- | --- |",
-        *(f"| {k} | {v.value:.2f} | {v.low:.2f} to {v.high:.2f} |" for k, v in compared.items()),
-    ]
+        compared[name] = rank_correlation(pooled("half"), pooled("other half"))
+    return [[k, f"{v.value:.2f}", f"{v.low:.2f} to {v.high:.2f}"] for k, v in compared.items()]
 
 
 def main() -> None:
-    """Run the benchmark; print its figures as a table of Markdown and write all as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the benchmark."""
+    parser = options(__doc__)
     parser.add_argument("--learner", choices=["dstm", "head"], default="dstm")
-    parser.add_argument("--cases", type=int, default=3)
+    parser.add_argument("--cases", type=int, default=3, dest="seeds", help="the same as --seeds")
     parser.add_argument("--trainings", type=int, default=2, help="of the dstm, per set of prompts")
     parser.add_argument("--steps", type=int, default=80, help="of a training of the dstm")
-    parser.add_argument("--home", type=Path, default=Path("shaping-home"))
-    parser.add_argument("--output", type=Path, default=Path("bench-credit.json"))
     chosen = parser.parse_args()
-    console = Console(highlight=False)
-    target = Components(load_settings("solar", [f"home={chosen.home}"])).target
+    bench = Benchmark(chosen)
+    target = bench.components.target
     drawn, feedback = (half_size(target.split(name)) for name in ("generator", "feedback"))
-    n_trainings, learn = 1, learn_dstm(TrainSettings(steps=chosen.steps, batch_size=32))
     if chosen.learner == "head":
-        learn = learn_head(half_size(target.split("audit")))
+        n_trainings, learn = 1, learn_head(half_size(target.split("audit")))
     else:
-        n_trainings = chosen.trainings
-    found: dict[str, list[Floats]] = {}
-    for number in range(chosen.cases):
+        settings = TrainSettings(steps=chosen.steps, batch_size=32)
+        n_trainings, learn = chosen.trainings, learn_dstm(settings)
+
+    def figures(number: int) -> dict[str, Any]:
         case = draw_case(drawn, feedback, tuple(target.class_names), number)
         seeds = range(100 * number, 100 * number + n_trainings)
-        for name, values in measure(case, learn, seeds).items():
-            found.setdefault(name, []).append(values)
-        write_json(chosen.output, {k: [v.tolist() for v in each] for k, each in found.items()})
-        console.print(f"case {number} done")
-    for line in table_of(found):
-        console.print(line, markup=False, soft_wrap=True)
+        return {name: v.tolist() for name, v in measure(case, learn, seeds).items()}
+
+    rows = correlations(bench.seeds(figures))
+    bench.table(["credit by", "rank correlation", "95% interval"], rows)
 
 
 if __name__ == "__main__":

@@ -14,26 +14,21 @@ docs/discovery.md has them.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from scipy.ndimage import gaussian_filter
 
-from agent.config.settings import load_settings
-from agent.loop.components import Components
+from agent.experiments.bench.harness import Benchmark, options
 from eval.cluster_tree import side_by_side
 from eval.dense import mean_score
 from eval.discovery import Evaluated, discover
 from eval.metrics import wilson
 from eval.slices import slice_table
-from memory.files import write_json
 from memory.records import Failure
 from tools import tasks
 from tools.data.samples import Images, Samples
@@ -57,13 +52,12 @@ class Planted(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """What discovery made of one seed: which of the planted failures it found, and how many not.
+    """What discovery made of one seed.
 
-    n_false: findings of which less than half was planted; n_null: findings where nothing was
-    planted; seconds: of the processor, embedding apart.
+    found: whether each planted failure was found; n_false: findings of which less than half was
+    planted; n_null: findings where nothing was planted; seconds: of the processor, embedding apart.
     """
 
-    seed: int
     found: Mapping[str, bool]
     n_false: int
     n_findings: int
@@ -170,14 +164,13 @@ def look_at(
     return look
 
 
-def row_of(name: str, trials: Sequence[Trial]) -> list[str]:
+def cells_of(trials: Sequence[Trial]) -> list[str]:
     """Return the figures of an embedding as cells of a table."""
     shares = mean_score(np.array([trial.n_found / N_PLANTED for trial in trials]))
     n_false, n_found = (sum(getattr(t, part) for t in trials) for part in ("n_false", "n_findings"))
     false = wilson(n_false, n_found)
     n_null = sum(trial.n_null for trial in trials)
     return [
-        name,
         f"{10 * shares.value:.1f} ({10 * shares.low:.1f} to {10 * shares.high:.1f})",
         f"{n_false} of {n_found} ({false.low:.0%} to {false.high:.0%})",
         f"{n_null} in {len(trials)}",
@@ -185,33 +178,26 @@ def row_of(name: str, trials: Sequence[Trial]) -> list[str]:
     ]
 
 
-def kind_of(planted: str) -> str:
-    """Return what a planted failure is: a pair of values, or the name of a change."""
-    return planted if planted in CHANGES else "pair"
-
-
 def main() -> None:
-    """Run the benchmark; print its figures as tables of Markdown and write them as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the benchmark."""
+    parser = options(__doc__, seeds=8)
+    parser.set_defaults(first_seed=200)
     parser.add_argument(
         "--embeddings", default="dstm,mtdm,dstm+mtdm", help="dstm, mtdm, imagenet; + joins them"
     )
-    parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--first-seed", type=int, default=200)
-    parser.add_argument("--home", type=Path, default=Path("shaping-home"))
-    parser.add_argument("--output", type=Path, default=Path("bench-discovery.json"))
     chosen = parser.parse_args()
-    console = Console(highlight=False)
-    target = Components(load_settings("solar", [f"home={chosen.home}"])).target
+    bench = Benchmark(chosen)
+    target = bench.components.target
     samples, audit = target.split("generator"), target.split("audit")
     joined = {name: name.split("+") for name in chosen.embeddings.split(",") if name}
     parts = sorted({part for names in joined.values() for part in names})
     look = look_at(samples, {part: build_embed(part, audit) for part in parts})
-    trials: dict[str, list[Trial]] = {"attributes alone": [], **{name: [] for name in joined}}
-    for seed in range(chosen.first_seed, chosen.first_seed + chosen.seeds):
+
+    def trials(seed: int) -> dict[str, Any]:
         planted, nothing = plant(samples, seed), plant(samples, seed, failing=False)
         vectors = look(planted)
-        for name, own in trials.items():
+        results = {}
+        for name in ("attributes alone", *joined):
             embedded = [vectors[part] for part in joined.get(name, ())]
             seen = side_by_side(embedded) if len(embedded) > 1 else (*embedded, None)[0]
             started = time.process_time()
@@ -220,24 +206,21 @@ def main() -> None:
             names, n_false = judge(failures, samples, planted)
             n_null = len(discover(evaluated(samples, nothing, seen), N_MIN))
             which = {key: key in names for key in planted.members}
-            own.append(Trial(seed, which, n_false, len(failures), n_null, seconds))
-        write_json(chosen.output, {k: [t._asdict() for t in v] for k, v in trials.items()})
-        console.print(f"seed {seed}:", {name: own[-1].n_found for name, own in trials.items()})
-    head = ["embedded by", "found of 10", "false of all findings", "with nothing planted", "s"]
-    _print_table(console, head, [row_of(name, own) for name, own in trials.items()])
-    kinds = sorted({kind_of(k) for own in trials.values() for trial in own for k in trial.found})
-    rows = []
-    for name, own in trials.items():
-        hits = {
-            kind: [t.found[k] for t in own for k in t.found if kind_of(k) == kind] for kind in kinds
-        }
-        rows.append([name, *(f"{sum(hits[kind])} of {len(hits[kind])}" for kind in kinds)])
-    _print_table(console, ["embedded by", *kinds], rows)
+            results[name] = Trial(which, n_false, len(failures), n_null, seconds)._asdict()
+        return results
 
-
-def _print_table(console: Console, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    for cells in (head, ["---"] * len(head), *rows):
-        console.print("| " + " | ".join(cells) + " |", markup=False, soft_wrap=True)
+    seeds = bench.seeds(trials)
+    kinds = ("pair", *sorted(CHANGES))
+    measures = ["found of 10", "false of all findings", "with nothing planted", "s", *kinds]
+    columns = [measures]
+    for name in seeds[0]:
+        of_name = [Trial(**trials[name]) for trials in seeds]
+        hits: dict[str, list[bool]] = {kind: [] for kind in kinds}
+        for trial in of_name:
+            for planted, found in trial.found.items():
+                hits[planted if planted in CHANGES else "pair"].append(found)
+        columns.append([*cells_of(of_name), *(f"{sum(h)} of {len(h)}" for h in hits.values())])
+    bench.table(["embedded by", *seeds[0]], list(zip(*columns, strict=True)))
 
 
 def _glare(images: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:

@@ -11,29 +11,17 @@ denoiser, and the ratio. The best of several turns counts: what disturbs only ev
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from agent import planners
-from agent.config.settings import Settings, load_settings
-from agent.loop.components import Components
-from agent.loop.validation import validate
-from agent.planners import Observation, distribution_of
+from agent.experiments.bench.harness import Benchmark, Figures, options, uniform_prompts
 from memory.errors import SettingsError
-from memory.files import write_json
-from memory.records import PromptSpec
 from tools.data.shards import write_shard
 from tools.generate_batch import draw
 from tools.generators import Generator
-from tools.targets import Target
 
 DENOISERS = ("unet", "transformer", "controlnet")
 
@@ -107,83 +95,52 @@ class Calls:
             module(*args, **kwargs)
 
 
-def uniform_prompts(
-    settings: Settings, target: Target, generator: Generator, n_images: int
-) -> list[tuple[PromptSpec, int]]:
-    """Return prompts and indices as the first round of a uniform session has them."""
-    observation = Observation(
-        round=1,
-        n_images=n_images,
-        images_per_prompt=settings.session.images_per_prompt,
-        seed=settings.session.seed,
-    )
-    draft = planners.build("uniform").plan(observation, distribution_of(target), target.vocabulary)
-    count, limit = generator.count_tokens, generator.max_tokens
-    plan = validate(draft, 1, n_images, "bench", target.vocabulary, count, limit)
-    return [(prompt, index) for prompt in plan.prompts for index in range(prompt.count)]
-
-
 def main() -> None:
-    """Run the benchmark, print its figures and write them as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", default="solar")
+    """Run the benchmark."""
+    parser = options(__doc__, seeds=1)
     parser.add_argument("--model", help="a diffusers text-to-image model, drawn by text2image")
     parser.add_argument("--images", type=int, default=64, help="of one batch")
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--output", type=Path, default=Path("bench_generate.json"))
     chosen = parser.parse_args()
     named = ["generator.name=text2image", f"generator.weights={chosen.model}"]
-    values = [*(named if chosen.model else []), *chosen.set]
-    settings = load_settings(chosen.preset, values, os.environ)
-    components = Components(settings)
-    target, device, generator = components.target, components.device, components.bare_generator
-    wanted = uniform_prompts(settings, target, generator, chosen.images)
-    names = list(target.class_names)
+    bench = Benchmark(chosen, named if chosen.model else [])
+    components, device = bench.components, bench.components.device
+    generator, names = components.bare_generator, list(components.target.class_names)
 
-    def whole() -> None:
-        samples, _ = draw(wanted, settings.session.seed, generator, names)
-        texts, ids = [p.text for p, _ in wanted], [p.id for p, _ in wanted]
-        write_shard(samples, texts, ids, [index for _, index in wanted], names)
+    def figures(seed: int) -> Figures:
+        wanted = uniform_prompts(components, chosen.images, seed)
 
-    calls = Calls(networks(generator), device)
-    calls.record(whole)
-    calls.replay()
-    times: dict[str, list[float]] = {"whole": [], "bare": []}
-    for _ in range(chosen.turns):
-        for name, work in (("whole", whole), ("bare", calls.replay)):
-            begun = _now(device)
-            work()
-            times[name].append(_now(device) - begun)
-    begun = _now(device)
-    calls.measure(whole)
-    measured_s = _now(device) - begun
-    best_s = {name: min(values) for name, values in times.items()}
-    denoiser_s = sum(s for name, s in calls.elapsed_s.items() if name != "vae")
-    figures: dict[str, Any] = {
-        "images per second": len(wanted) / best_s["whole"],
-        "bare loop, images per second": len(wanted) / best_s["bare"],
-        "ratio to the bare loop": best_s["bare"] / best_s["whole"],
-        "share of time in the denoiser": denoiser_s / measured_s,
-    }
-    if device.startswith("cuda"):
-        figures["peak memory, GiB"] = torch.cuda.max_memory_allocated() / 2**30
-    table = Table("figure", f"{chosen.model or chosen.preset}, {len(wanted)} images at once")
-    for name, value in figures.items():
-        table.add_row(name, f"{value:.3f}")
-    Console(highlight=False).print(table)
-    card = torch.cuda.get_device_name() if device.startswith("cuda") else "CPU"
-    write_json(
-        chosen.output,
-        {
-            "preset": chosen.preset,
-            "model": chosen.model,
-            "device": card,
-            "images": len(wanted),
-            "times_s": times,
-            **figures,
-        },
-    )
+        def whole() -> None:
+            samples, _ = draw(wanted, seed, generator, names)
+            texts, ids = [p.text for p, _ in wanted], [p.id for p, _ in wanted]
+            write_shard(samples, texts, ids, [index for _, index in wanted], names)
+
+        calls = Calls(networks(generator), device)
+        calls.record(whole)
+        calls.replay()
+        times: dict[str, list[float]] = {"whole": [], "bare": []}
+        for _ in range(chosen.turns):
+            for name, work in (("whole", whole), ("bare", calls.replay)):
+                begun = _now(device)
+                work()
+                times[name].append(_now(device) - begun)
+        begun = _now(device)
+        calls.measure(whole)
+        measured_s = _now(device) - begun
+        best_s = {name: min(values) for name, values in times.items()}
+        denoiser_s = sum(s for name, s in calls.elapsed_s.items() if name != "vae")
+        speeds = {
+            "images per second": len(wanted) / best_s["whole"],
+            "bare loop, images per second": len(wanted) / best_s["bare"],
+            "ratio to the bare loop": best_s["bare"] / best_s["whole"],
+            "share of time in the denoiser": denoiser_s / measured_s,
+        }
+        if device.startswith("cuda"):
+            speeds["peak memory, GiB"] = torch.cuda.max_memory_allocated() / 2**30
+        return {f"{chosen.model or chosen.preset}, {len(wanted)} images at once": speeds}
+
+    # Not resumed: a speed is measured anew.
+    bench.means(["drawn", "figure"], [figures(chosen.first_seed)])
 
 
 if __name__ == "__main__":

@@ -12,33 +12,26 @@ scores. Ensembles and scenes are kept under HOME/cache, so that a second run is 
 
 from __future__ import annotations
 
-import argparse
-import os
 import random
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
-from agent.config.settings import GeneratorSettings, Settings, TargetSettings, load_settings
+from agent.config.settings import GeneratorSettings, Settings, TargetSettings
+from agent.experiments.bench.harness import Benchmark, options, trained_once
 from agent.loop.components import Components
 from eval.corruption import corrupt
 from eval.metrics import auroc
-from memory.files import write_json
 from memory.records import digest
 from tools.data.drawn import ImageRequest
 from tools.data.samples import Dense, Samples
 from tools.generators import Generator
 from tools.labelers.dense_audit import DenseAudit, true_scores
-from tools.models.dstm_file import load_model, save_model
 from tools.streets import CLASS_NAMES
 from tools.targets import Target
 from tools.tasks import Model, Task
-from tools.train_dstm import train_model
 
 AUDIT = (
     "audit.method=dense",
@@ -52,54 +45,53 @@ BAD_SHARE = 0.2
 REFERENCE_STEPS = 600
 _BATCH = 32
 
-Figures = dict[str, float]
+Measures = dict[str, float]
 
 
-def figures(
+def measure(
     audit: DenseAudit, samples: Samples, confidence: Dense, true: Mapping[str, NDArray[np.float64]]
-) -> Figures:
-    """Return the AUROC of bad labels by "kind: measure", and the mean of scores said and true.
+) -> Measures:
+    """Return the AUROC of bad labels by "kind: measure", and mean scores, expected and true.
 
     samples: with the labels to judge; true: their scores against the truth by kind, (n,).
     """
-    found: Figures = {}
+    measures: Measures = {}
     evidence = audit.evidence(samples, confidence)
-    said = audit.scores(evidence)
-    for kind, measures in evidence.items():
+    expected = audit.scores(evidence)
+    for kind, of_kind in evidence.items():
         bad = _bad(true[kind])
-        for name, values in measures.items():
-            found[f"{kind}: {name}"] = auroc(bad, values).value
-        found[f"{kind}: combined"] = auroc(bad, -said[kind]).value
-        found[f"{kind}: true score"] = float(np.mean(true[kind]))
-        found[f"{kind}: expected score"] = float(np.mean(said[kind]))
-    together = np.mean([true[kind] for kind in said], axis=0)
-    overall = np.mean([*said.values()], axis=0)
-    found["all: combined"] = auroc(_bad(together), -overall).value
+        for name, values in of_kind.items():
+            measures[f"{kind}: {name}"] = auroc(bad, values).value
+        measures[f"{kind}: combined"] = auroc(bad, -expected[kind]).value
+        measures[f"{kind}: true score"] = float(np.mean(true[kind]))
+        measures[f"{kind}: expected score"] = float(np.mean(expected[kind]))
+    together = np.mean([true[kind] for kind in expected], axis=0)
+    overall = np.mean([*expected.values()], axis=0)
+    measures["all: combined"] = auroc(_bad(together), -overall).value
     weights, kept = audit.weigh(overall, samples)
-    found["all: kept"] = float(kept.mean())
-    found["all: true score, weighed"] = float(np.average(together, weights=weights))
-    found["all: true score"] = float(together.mean())
-    return found
+    measures["all: kept"] = float(kept.mean())
+    measures["all: true score, weighed"] = float(np.average(together, weights=weights))
+    measures["all: true score"] = float(together.mean())
+    return measures
 
 
-def with_faults(audit: DenseAudit, samples: Samples, seed: int) -> Figures:
+def with_faults(audit: DenseAudit, samples: Samples, seed: int) -> Measures:
     """Return the figures on scenes whose labels are made wrong."""
     labels = {kind: samples.labels[kind] for kind in audit.task.needs}
     wrong = corrupt(labels, np.random.default_rng(seed))
     true = {part.name: true_scores(part, wrong[part.name], samples) for part in audit.task.parts}
-    judged = replace(samples, labels=wrong)
-    return figures(audit, judged, {}, true)
+    return measure(audit, replace(samples, labels=wrong), {}, true)
 
 
-def of_drawn(audit: DenseAudit, samples: Samples, confidence: Dense, reference: Model) -> Figures:
+def of_drawn(audit: DenseAudit, samples: Samples, confidence: Dense, reference: Model) -> Measures:
     """Return the figures on drawn images, against what a reference net says of them."""
     task = audit.task
-    said = task.predict(reference, samples.images)
+    predictions = task.predict(reference, samples.images)
     true = {}
-    for part, own in task.predictions(said):
-        truth = replace(samples, labels={part.name: own})
+    for part, predicted in task.predictions(predictions):
+        truth = replace(samples, labels={part.name: predicted})
         true[part.name] = part.scores(samples.labels[part.name], truth)
-    return figures(audit, samples, confidence, true)
+    return measure(audit, samples, confidence, true)
 
 
 def drawn(
@@ -126,59 +118,46 @@ def reference_net(samples: Samples, task: Task, settings: Settings, device: str)
     )
     key = digest([train.to_json(), len(samples), samples.ids[0]])
     folder = settings.home / "cache" / f"reference-{key}"
-    if not (folder / "model.json").exists():
-        model, _, _ = train_model(samples, task, len(CLASS_NAMES), train, device)
-        save_model(folder, model, {"task": task.name})
-    return load_model(folder, device)[0]
+    return trained_once(folder, samples, task, len(CLASS_NAMES), train, device)
 
 
 def main() -> None:
-    """Run the benchmark and write its figures as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
-    parser.add_argument("--preset", default="streets-multi")
-    parser.add_argument("--seeds", type=int, default=3)
+    """Run the benchmark."""
+    parser = options(__doc__, preset="streets-multi")
     parser.add_argument("--scenes", type=int, default=200, help="judged, per seed and setting")
     parser.add_argument("--weights", help="of an MTDM whose images are judged, too")
     parser.add_argument("--rendered", type=int, default=2000, help="scenes for the reference net")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--output", type=Path, default=Path("bench-labels.json"))
     chosen = parser.parse_args()
-    settings = load_settings(chosen.preset, [*AUDIT, *chosen.set], os.environ)
-    console = Console(highlight=False)
-    components = Components(settings)
-    target, device = components.target, components.device
-    sizes = {"generator": chosen.scenes * chosen.seeds, "audit": chosen.rendered}
+    bench = Benchmark(chosen, AUDIT)
+    settings = bench.settings
+    n_scenes = chosen.scenes * (chosen.first_seed + chosen.seeds)
+    sizes = {"generator": n_scenes, "audit": chosen.rendered}
     source = TargetSettings(name="streets", options={"style": "plain", "sizes": sizes})
     drawing = GeneratorSettings(name="mtdm", weights=chosen.weights or "", steps=12)
-    of_drawing = Components(settings.model_copy(update={"target": source, "generator": drawing}))
-    plain = of_drawing.target
-    generator = of_drawing.generator if chosen.weights else None
+    plain = Components(settings.model_copy(update={"target": source, "generator": drawing}))
 
-    found: dict[str, list[Figures]] = {}
-    for seed in range(chosen.seeds):
+    def figures(seed: int) -> dict[str, Measures]:
         train = settings.audit.train.model_copy(update={"seed": 100 * seed})
         seeded = settings.audit.model_copy(update={"train": train})
         audit = Components(settings.model_copy(update={"audit": seeded})).judge
         assert isinstance(audit, DenseAudit)
         rows = range(seed * chosen.scenes, (seed + 1) * chosen.scenes)
-        own, other = (t.split("generator").take(rows) for t in (target, plain))
-        found.setdefault("faults, target's look", []).append(with_faults(audit, own, seed))
-        found.setdefault("faults, generator's look", []).append(with_faults(audit, other, seed))
-        if generator is not None:
-            reference = reference_net(plain.split("audit"), audit.task, settings, device)
-            samples, confidence = drawn(generator, plain, other, seed)
-            of_mtdm = of_drawn(audit, samples, confidence, reference)
-            found.setdefault("drawn by the MTDM", []).append(of_mtdm)
-        write_json(chosen.output, {"scenes": chosen.scenes, "figures": found})
-        console.print(f"seed {seed} done")
-    for name, seeds in found.items():
-        table = Table(name, "mean", "per seed")
-        for figure in seeds[0]:
-            each = [values[figure] for values in seeds]
-            per_seed = " ".join(f"{value:.3f}" for value in each)
-            table.add_row(figure, f"{np.mean(each):.3f}", per_seed)
-        console.print(table)
-    console.print(f"Figures: {chosen.output}")
+        near, far = (
+            components.target.split("generator").take(rows)
+            for components in (bench.components, plain)
+        )
+        measures = {
+            "faults, target's look": with_faults(audit, near, seed),
+            "faults, generator's look": with_faults(audit, far, seed),
+        }
+        if chosen.weights:
+            rendered = plain.target.split("audit")
+            reference = reference_net(rendered, audit.task, settings, plain.device)
+            samples, confidence = drawn(plain.generator, plain.target, far, seed)
+            measures["drawn by the MTDM"] = of_drawn(audit, samples, confidence, reference)
+        return measures
+
+    bench.means(["labels", "figure"], bench.seeds(figures))
 
 
 def _bad(scores: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -14,34 +14,26 @@ control: classifiers of attributes, trained on rendered scenes, on what the prom
 
 from __future__ import annotations
 
-import argparse
-import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from agent.config.settings import Settings, load_settings
+from agent.experiments.bench.harness import Benchmark, Figures, options, trained_once
 from agent.loop.components import Components
 from memory.errors import SettingsError
-from memory.files import write_json
 from memory.records import digest
 from tools import tasks
 from tools.data.samples import Samples, content_digest
 from tools.data.shards import read_shards, write_shard
 from tools.diffusion.held_out import denoising_error
 from tools.generators import Generator
-from tools.models.dstm_file import load_model, save_model
 from tools.pretraining.card import draw_for
 from tools.settings import TrainSettings
 from tools.targets import Target
 from tools.tasks import Model
-from tools.train_dstm import train_model
 
 DENSE = {"segmentation": "miou", "depth": "abs_rel"}
 """Tasks and their figures; of abs_rel less is better."""
@@ -50,20 +42,19 @@ SIZES = {"audit": 5000, "feedback": 1000, "test": 800}
 _SHARD = 50
 
 
-class Bench:
+class Study:
     """What the figures of one preset are measured with."""
 
-    def __init__(self, settings: Settings, console: Console) -> None:
-        source = settings.pretrain_target or settings.target
+    def __init__(self, bench: Benchmark) -> None:
+        self.settings, self._console = bench.settings, bench.console
+        source = self.settings.pretrain_target or self.settings.target
         sizes = {**_mapping(source.options.get("sizes")), **SIZES}
         source = source.model_copy(update={"options": {**source.options, "sizes": sizes}})
-        self.settings = settings
-        components = Components(settings.model_copy(update={"target": source}))
+        components = Components(self.settings.model_copy(update={"target": source}))
         self.target: Target = components.target
         self.device = components.device
-        self.folder = settings.home / "bench"
+        self.folder = self.settings.home / "bench"
         self.generator: Generator = components.bare_generator
-        self._console = console
 
     def drawn(self, n_images: int, seed: int) -> Samples:
         """Return images of the MTDM for the captions of `n_images` rendered scenes."""
@@ -79,9 +70,8 @@ class Bench:
             samples, texts = draw_for(self.target, self.generator, part, seed, start)
             ids = [f"seed-{seed}"] * len(texts)
             folder.mkdir(parents=True, exist_ok=True)
-            paths[-1].write_bytes(
-                write_shard(samples, texts, ids, range(len(texts)), self.target.class_names)
-            )
+            shard = write_shard(samples, texts, ids, range(len(texts)), self.target.class_names)
+            paths[-1].write_bytes(shard)
             self._console.print(f"seed {seed}: {start + len(texts)} of {n_images} images drawn")
         return read_shards(paths).samples
 
@@ -89,11 +79,8 @@ class Bench:
         """Return a model trained on samples, from disk where it is there already."""
         key = [content_digest(samples), list(names), train.to_json()]
         folder = self.folder / f"{train.task}-{digest(key)}"
-        if (folder / "model.json").exists():
-            return load_model(folder, self.device)[0]
-        model, _, _ = train_model(samples, tasks.build(train.task), len(names), train, self.device)
-        save_model(folder, model, {"task": train.task})
-        return model
+        task = tasks.build(train.task)
+        return trained_once(folder, samples, task, len(names), train, self.device)
 
     def dense_settings(self, task: str, seed: int, steps: int) -> TrainSettings:
         """Return the preset's settings of a DSTM for another task, seed and number of steps."""
@@ -106,29 +93,27 @@ class Bench:
         """Return a model's figure of `DENSE` on samples."""
         built = tasks.build(task)
         names = self.target.pixel_classes
-        said = built.predict(model, samples.images)
-        report = built.report(said, samples, names, 0, "bench", (), len(samples))
+        predictions = built.predict(model, samples.images)
+        report = built.report(predictions, samples, names, 0, "bench", (), len(samples))
         return report.metrics[DENSE[task]].value
 
     def control(self, drawn: Samples, seed: int) -> dict[str, dict[str, float]]:
         """Return how often classifiers see the asked attribute, on rendered and drawn images."""
         known, test = self.target.split("audit"), self.target.split("test")
-        found = {}
         task = tasks.build("classification")
+        figures = {}
         for key, values in self.target.vocabulary.attributes.items():
             names = list(values)
             train = TrainSettings(seed=seed, steps=400)
             model = self.learnt(_as_classes(known, key, names), names, train)
-            accuracy = {
-                where: float(
-                    (task.predict(model, s.images).argmax(1) == _as_classes(s, key, names).classes)
-                    .astype(float)
-                    .mean()
-                )
-                for where, s in (("rendered", test), ("drawn", drawn))
-            }
-            found[key] = accuracy | {"ratio": accuracy["drawn"] / accuracy["rendered"]}
-        return found
+            accuracy = {}
+            for where, samples in (("rendered", test), ("drawn", drawn)):
+                predicted = task.predict(model, samples.images).argmax(1)
+                right = predicted == _as_classes(samples, key, names).classes
+                accuracy[where] = float(right.astype(float).mean())
+            ratio = accuracy["drawn"] / accuracy["rendered"]
+            figures[f"control {key}"] = accuracy | {"ratio": ratio}
+        return figures
 
     def denoising(self, n_images: int = 96) -> dict[int, dict[str, float]]:
         """Return the MTDM's error on rendered scenes with noise, see `tools.diffusion.held_out`."""
@@ -143,13 +128,13 @@ class Bench:
         texts = [self.target.vocabulary.caption(a, rng) for a in test.attributes]
         return denoising_error(pipeline, test, texts)
 
-    def seed_figures(self, n_images: int, seed: int, steps: int) -> dict[str, Any]:
+    def figures(self, n_images: int, seed: int, steps: int) -> Figures:
         """Return all figures of one seed."""
         names = self.target.pixel_classes
         drawn = self.drawn(n_images, seed)
         rendered = self.target.split("feedback").take(range(n_images))
         test, known = self.target.split("test"), self.target.split("audit")
-        figures: dict[str, Any] = {}
+        figures: dict[str, Mapping[str, float]] = {}
         for task in DENSE:
             reference = self.learnt(known, names, self.dense_settings(task, seed, 3 * steps))
             on_test, on_drawn = (self.score(reference, task, s) for s in (test, drawn))
@@ -166,8 +151,7 @@ class Bench:
                 "trained on drawn": of_drawn,
                 "learning": of_drawn / of_rendered,
             }
-        figures["control"] = self.control(drawn, seed)
-        return figures
+        return figures | self.control(drawn, seed)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -181,42 +165,20 @@ def _as_classes(samples: Samples, key: str, names: Sequence[str]) -> Samples:
 
 
 def main() -> None:
-    """Run the benchmark and write its figures as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
-    parser.add_argument("--preset", default="streets")
-    parser.add_argument("--seeds", type=int, default=3)
+    """Run the benchmark."""
+    parser = options(__doc__, preset="streets")
     parser.add_argument("--images", type=int, default=SIZES["feedback"])
     parser.add_argument("--steps", type=int, default=400, help="of a DSTM; references train 3x")
     parser.add_argument("--denoising", action="store_true", help="only that error, in a minute")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--output", type=Path, default=Path("bench-mtdm.json"))
     chosen = parser.parse_args()
-    console = Console(highlight=False)
-    bench = Bench(load_settings(chosen.preset, chosen.set, os.environ), console)
+    bench = Benchmark(chosen)
+    study = Study(bench)
     if chosen.denoising:
-        errors = Table("noise level", "image", "labels", title="mean squared error, whitened")
-        for level, error in bench.denoising().items():
-            errors.add_row(str(level), *(f"{error[kind]:.3f}" for kind in ("image", "labels")))
-        console.print(errors)
+        errors = {f"noise level {k}": v for k, v in study.denoising().items()}
+        bench.means(["mean squared error, whitened", "of"], [errors])
         return
-    found = []
-    for seed in range(chosen.seeds):
-        found.append(bench.seed_figures(chosen.images, seed, chosen.steps))
-        write_json(chosen.output, {"images": chosen.images, "steps": chosen.steps, "seeds": found})
-        console.print(f"seed {seed} done")
-    table = Table("figure", "mean", "per seed")
-    rows: dict[str, list[float]] = {}
-    for figures in found:
-        for part in ("segmentation", "depth"):
-            for name, value in figures[part].items():
-                rows.setdefault(f"{part}: {name}", []).append(value)
-        for key, values in figures["control"].items():
-            for name, value in values.items():
-                rows.setdefault(f"control {key}: {name}", []).append(value)
-    for name, each in rows.items():
-        table.add_row(name, f"{np.mean(each):.3f}", " ".join(f"{value:.3f}" for value in each))
-    console.print(table)
-    console.print(f"Figures: {chosen.output}")
+    seeds = bench.seeds(lambda seed: study.figures(chosen.images, seed, chosen.steps))
+    bench.means(["task or attribute", "figure"], seeds)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ Prints means over tenths of the rounds, and the last tenth relative to the secon
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 import time
@@ -20,13 +19,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
-from rich.console import Console
-from rich.table import Table
 
 from agent.autonomous.report import write_report
 from agent.autonomous.results import write_results
 from agent.autonomous.runner import run_rounds
-from agent.config.settings import Settings, load_settings
+from agent.config.settings import Settings
+from agent.experiments.bench.harness import Benchmark, options
 from agent.loop.components import Components
 from agent.loop.observer import Observer
 from agent.session.folder import open_session
@@ -144,45 +142,44 @@ def added(costs: Sequence[Cost], name: str) -> float:
 
 def main() -> None:
     """Run, measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__, seeds=1)
     parser.add_argument("--rounds", type=int, default=1000, help="at least 20")
     parser.add_argument("--csv", type=Path, default=Path(os.devnull), help="figures of every round")
-    parser.add_argument("--set", action="append", default=[], dest="changes")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as home, chosen.csv.open("w", encoding="utf-8") as file:
         fixed = [*SMALL, f"session.rounds={chosen.rounds}", f"home={home}"]
-        settings = load_settings("solar", [*fixed, *chosen.changes], {})
+        bench = Benchmark(chosen, [*fixed, f"session.seed={chosen.first_seed}"])
 
         def write(values: Sequence[object]) -> None:
             file.write(",".join(map(str, values)) + "\n")
             file.flush()
 
         write(Cost._fields)
-        costs = measure(settings, write)
+        costs = measure(bench.settings, write)
         heads = ("seconds", "of reference", "lines read", "memory, MB", "files added", "MB added")
-        table = Table("rounds", *heads)
-        for part in tenths(costs):
-            table.add_row(
+        rows = [
+            [
                 f"{part[0].round}-{part[-1].round}",
-                f"{mean(part, 'seconds'):.3f}",
+                mean(part, "seconds"),
                 f"{mean(part, 'seconds') / mean(part, 'reference_s'):.0f}",
                 f"{mean(part, 'n_read'):.1f}",
                 f"{mean(part, 'memory_mb'):.0f}",
                 f"{added(part, 'n_files'):.2f}",
-                f"{added(part, 'folder_mb'):.3f}",
-            )
-        console = Console()
-        console.print(table)
-        told = ", ".join(f"{name} {ratio:.3f}" for name, ratio in growth(costs).items())
-        console.print(f"Last tenth relative to the second: {told}")
+                added(part, "folder_mb"),
+            ]
+            for part in tenths(costs)
+        ]
+        bench.table(["rounds", *heads], rows)
+        ratios = ", ".join(f"{name} {ratio:.3f}" for name, ratio in growth(costs).items())
+        bench.console.print(f"Last tenth relative to the second: {ratios}")
         started = time.process_time()
-        report = write_report(settings.home, NAME)
+        report = write_report(bench.settings.home, NAME)
         seconds, size_mb = time.process_time() - started, report.stat().st_size / 1e6
-        console.print(f"Report: {seconds:.1f} s, {size_mb:.1f} MB")
+        bench.console.print(f"Report: {seconds:.1f} s, {size_mb:.1f} MB")
         started = time.process_time()
-        with open_session(settings, NAME) as session:
+        with open_session(bench.settings, NAME) as session:
             write_results(session)
-        console.print(f"Best model and data set: {time.process_time() - started:.1f} s")
+        bench.console.print(f"Best model and data set: {time.process_time() - started:.1f} s")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.experiments.bench import credit, value
+from agent.experiments.bench.harness import Benchmark, options
+from memory.errors import SettingsError
+
+DOC = """What is measured.
+
+    python -m agent.experiments.bench.toy
+"""
+TOY = (
+    "target.name=toy",
+    "generator.name=toy",
+    "session.images_per_prompt=2",
+    "dstm.steps=2",
+    "dstm.batch_size=8",
+    "audit.train.steps=2",
+    "feedback.n_min=4",
+    "device=cpu",
+)
+
+
+def benchmark(tmp_path: Path, *arguments: str) -> Benchmark:
+    parser = options(DOC, seeds=2)
+    parser.add_argument("--images", type=int, default=4)
+    home = ["--set", "target.name=toy", "--set", f"home={tmp_path}"]
+    output = ["--output", str(tmp_path / "figures.csv")]
+    return Benchmark(parser.parse_args([*home, *output, *arguments]))
+
+
+def test_seeds_are_resumed_and_other_options_refused(tmp_path: Path) -> None:
+    computed: list[int] = []
+
+    def figures(seed: int) -> dict[str, dict[str, float]]:
+        computed.append(seed)
+        return {"arm": {"score": seed / 2}}
+
+    assert benchmark(tmp_path).seeds(figures) == [{"arm": {"score": n / 2}} for n in range(2)]
+    bench = benchmark(tmp_path, "--seeds", "3")
+    seeds = bench.seeds(figures)
+    assert computed == [0, 1, 2]
+    bench.means(["arm", "figure"], seeds)
+    with (tmp_path / "figures.csv").open(encoding="utf-8", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["arm"], row["figure"], row["mean"]) == ("arm", "score", "0.500")
+    assert row["per seed"] == "0.000 0.500 1.000"
+    assert all(row[name] for name in ("command", "commit", "machine"))
+    for other in (["--images", "5"], ["--set", "dstm.steps=7"]):
+        with pytest.raises(SettingsError, match=r"figures\.json"):
+            benchmark(tmp_path, *other).seeds(figures)
+
+
+def test_value_compares_real_with_drawn_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "value.csv"
+    words = ["value.py", "--seeds", "1", "--images", "8", "--output", str(output)]
+    changes = [word for key in (*TOY, f"home={tmp_path}") for word in ("--set", key)]
+    monkeypatch.setattr(sys, "argv", [*words, *changes])
+    value.main()
+    rows = list(csv.DictReader(output.read_text("utf-8").splitlines()))
+    assert [row["trained on"] for row in rows[:4]] == list(value.ARMS)
+    assert all(0 <= float(row["on test"]) <= 1 for row in rows[:4])
+
+
+def test_a_benchmark_names_its_options(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["credit.py", "--help"])
+    with pytest.raises(SystemExit):
+        credit.main()
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("--learner", "--cases", "--preset", "--output"))
