@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import Field
 
+from memory.events import (
+    Event,
+    FallbackEvent,
+    IllegalCallEvent,
+    ModelCallEvent,
+    ToolCallEvent,
+)
 from memory.records import Record
 
 
@@ -29,24 +36,25 @@ class Decisions(Record):
     seconds: float = Field(0, ge=0)
 
 
-def decisions(brain: str, events: Iterable[Mapping[str, Any]]) -> list[Decisions]:
+def decisions(brain: str, events: Iterable[Event]) -> list[Decisions]:
     """Count a session's journalled decisions by round; `brain` is whose calls are counted."""
     counts: dict[int, dict[str, Any]] = defaultdict(lambda: defaultdict(int))
     for event in events:
-        kind, own = event["kind"], event.get("author") == brain
-        if kind not in ("model_call", "tool_call", "illegal_call", "fallback"):
+        if not isinstance(event, ModelCallEvent | ToolCallEvent | IllegalCallEvent | FallbackEvent):
             continue
-        row = counts[event["round"]]
-        if kind == "fallback":
+        row = counts[event.round]
+        if isinstance(event, FallbackEvent):
             row["n_fallbacks"] += 1
-        elif own and kind == "model_call":
+        elif event.author != brain:
+            continue
+        elif isinstance(event, ModelCallEvent):
             row["n_answers"] += 1
-            row["prompt_tokens"] += event["tokens"]["prompt"]
-            row["answer_tokens"] += event["tokens"]["answer"]
-            row["usd"] += event["usd"]
-            row["seconds"] += event["seconds"]
-        elif own:
-            row["n_legal" if kind == "tool_call" else "n_illegal"] += 1
+            row["prompt_tokens"] += event.tokens.prompt
+            row["answer_tokens"] += event.tokens.answer
+            row["usd"] += event.usd
+            row["seconds"] += event.seconds
+        else:
+            row["n_legal" if isinstance(event, ToolCallEvent) else "n_illegal"] += 1
     return [Decisions(round=n, brain=brain, **counts[n]) for n in sorted(counts)]
 
 

@@ -10,7 +10,17 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from memory.journal import Event, rounds
+from memory.events import (
+    Event,
+    ForkedEvent,
+    HeadEvent,
+    IllegalCallEvent,
+    ModelCallEvent,
+    PlanEvent,
+    Tokens,
+    ToolCallEvent,
+)
+from memory.journal import rounds
 from memory.records import Report, Round
 
 Row = dict[str, Any]
@@ -99,12 +109,12 @@ COLUMNS: Mapping[str, Mapping[str, type]] = {
 def tables(events: Sequence[Event]) -> dict[str, list[Row]]:
     """Return the rows of every table of COLUMNS; nothing without an event `session`."""
     found: dict[str, list[Row]] = {name: [] for name in COLUMNS}
-    head = next((e for e in events if e["kind"] == "session"), None)
+    head = next((e for e in events if isinstance(e, HeadEvent)), None)
     if head is None:
         return found
-    forks = [e["session"] for e in events if e["kind"] == "forked"]
-    session, brain = str([head["session"], *forks][-1]), str(head["settings"]["brain"])
-    plans = {e["plan"]["round"]: e.get("expectation", {}) for e in events if e["kind"] == "plan"}
+    forks = [e.session for e in events if isinstance(e, ForkedEvent)]
+    session, brain = [head.session, *forks][-1], str(head.settings["brain"])
+    plans = {e.plan.round: e.expectation for e in events if isinstance(e, PlanEvent)}
     previous: Report | None = None
     for current in rounds(events):
         where = {"session": session, "round": current.number}
@@ -197,29 +207,29 @@ def _calls(events: Sequence[Event]) -> list[Row]:
     """Return one row per tool call, legal or not, and per answer that calls no tool."""
     found: list[Row] = []
     for event in events:
-        if event["kind"] == "model_call":
-            answer = event
-        if event["kind"] not in ("tool_call", "illegal_call"):
+        if isinstance(event, ModelCallEvent):
+            tokens, usd, decision_s = event.tokens, event.usd, event.seconds
+        if not isinstance(event, ToolCallEvent | IllegalCallEvent):
             continue
-        legal = event["kind"] == "tool_call"
+        problem = event.problem if isinstance(event, IllegalCallEvent) else None
         found.append(
             {
-                "round": event["round"],
-                "phase": event["phase"],
-                "author": event["author"],
-                "tool": event["tool"],
-                "outcome": "legal" if legal else "illegal",
-                "problem": None if legal else event["problem"],
-                "prompt_tokens": answer["tokens"]["prompt"],
-                "answer_tokens": answer["tokens"]["answer"],
-                "usd": answer["usd"],
-                "decision_s": answer["seconds"],
-                "tool_s": event["seconds"] if legal else 0.0,
-                "time": event["time"],
+                "round": event.round,
+                "phase": event.phase,
+                "author": event.author,
+                "tool": event.tool,
+                "outcome": "legal" if problem is None else "illegal",
+                "problem": problem,
+                "prompt_tokens": tokens.prompt,
+                "answer_tokens": tokens.answer,
+                "usd": usd,
+                "decision_s": decision_s,
+                "tool_s": event.seconds if isinstance(event, ToolCallEvent) else 0.0,
+                "time": event.time,
             }
         )
         # Several calls of one answer cost it once.
-        answer = {**answer, "tokens": {"prompt": 0, "answer": 0}, "usd": 0.0, "seconds": 0.0}
+        tokens, usd, decision_s = Tokens(prompt=0, answer=0), 0.0, 0.0
     return found
 
 

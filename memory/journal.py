@@ -3,38 +3,62 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
-import re
 import sys
 import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, overload
 
 from pydantic import ValidationError
 
+from memory.chain import link
 from memory.errors import SessionError
+from memory.events import (
+    SCHEMA,
+    BatchEvent,
+    CreditsEvent,
+    FailuresEvent,
+    FallbackEvent,
+    HeadEvent,
+    PlanEvent,
+    ReportEvent,
+    StageEvent,
+    TrainingEvent,
+    UndoneEvent,
+    VerdictEvent,
+    kind_of,
+    parse_event,
+)
+from memory.events import Event as Event
 from memory.files import storage_error, sync_folder, write_bytes
-from memory.records import Round
+from memory.records import Round, first_problem
 
-SCHEMA = 1
 # Of what is recorded. Journals of version 0 (no such field) lack what a replay has to know.
 RECORD_VERSION = 1
 
-Event = dict[str, Any]
+E = TypeVar("E", bound=Event)
 
 _RESERVED = {"schema", "time", "chain"}
-# How a line ends: the checksum of the line and of the one before it.
-_CHAIN = re.compile(rb', "chain": "([0-9a-f]{16})"\}')
-_CHAIN_BYTES = 30
-UNDONE = "undone"
-_RECORDS = ("plan", "batch", "training", "report")
-_PARTS = ("failures", "credits", "verdict")
-_FOLDED = frozenset([*_RECORDS, *_PARTS, "stage", "fallback"])
+UNDONE = kind_of(UndoneEvent)
+# What a round is folded from.
+_FOLDED = frozenset(
+    kind_of(event)
+    for event in (
+        PlanEvent,
+        BatchEvent,
+        TrainingEvent,
+        ReportEvent,
+        FailuresEvent,
+        CreditsEvent,
+        VerdictEvent,
+        StageEvent,
+        FallbackEvent,
+    )
+)
 # What a journal keeps whole in memory: more than a round's events, more rounds than are looked at.
 _N_EVENTS, _N_ROUNDS = 256, 40
 
@@ -75,34 +99,65 @@ class Journal:
         self._lines: list[_Line] = []
         self._recent: OrderedDict[int, Event] = OrderedDict()
         self._n_bytes, self._chain = 0, ""
-        for event, n_bytes in _scan(path):
+        for event, n_bytes in scan(path):
             self._take_in(event, n_bytes)
         self.n_read = len(self._lines)
         self._index()
         if self._n_bytes < path.stat().st_size:
             self.torn = self._cut(self._n_bytes)
 
-    def append(self, kind: str, *, key: str | None = None, **data: Any) -> Event:
-        """Write one event of plain JSON values and return it once it is on the disk.
+    @overload
+    def append(self, event: E) -> E: ...
 
-        With a `key` that is already there nothing is written and the earlier event is returned:
-        work that runs again after a crash is recorded once. Raises StorageError when the disk is
-        full; the journal is as before then.
+    @overload
+    def append(self, event: str, *, key: str | None = None, **data: Any) -> Event: ...
+
+    def append(self, event: Event | str, *, key: str | None = None, **data: Any) -> Event:
+        """Write one event and return it once it is on the disk, as it will be read again.
+
+        Where an event with its key is already there nothing is written and the earlier one is
+        returned: work that runs again after a crash is recorded once.
+
+        Raises:
+            StorageError: The disk is full; the journal is as before then.
         """
+        if isinstance(event, Event):
+            kind, key, data = event.kind, event.key, event.content()
+        else:
+            kind = event
         with self._lock:
             return self._append(kind, key, data)
 
-    def events(self, *kinds: str, undone: bool = False, since: int | None = None) -> list[Event]:
-        """Return all events, or those of some kinds, oldest first; see `standing` for `undone`.
+    @overload
+    def events(self, *, undone: bool = False, since: int | None = None) -> list[Event]: ...
 
-        since: leave out those of earlier rounds, and of none.
+    @overload
+    def events(
+        self, *kinds: type[E], undone: bool = False, since: int | None = None
+    ) -> list[E]: ...
+
+    @overload
+    def events(
+        self, *kinds: str, undone: bool = False, since: int | None = None
+    ) -> list[Event]: ...
+
+    def events(
+        self, *kinds: type[Event] | str, undone: bool = False, since: int | None = None
+    ) -> Sequence[Event]:
+        """Return all events, or those of some kinds, oldest first.
+
+        Args:
+            kinds: Classes of events; none for all.
+            undone: Also those that were taken back, see `standing`.
+            since: Leave out those of earlier rounds, and of none.
         """
+        names = [kind if isinstance(kind, str) else kind_of(kind) for kind in kinds]
         with self._lock:
             if undone:
                 lines = enumerate(self._lines)
-                places = [i for i, line in lines if not kinds or line.kind in kinds]
-            elif kinds:
-                places = sorted(i for kind in kinds for i in self._by_kind.get(kind, ()))
+                places = [i for i, line in lines if not names or line.kind in names]
+            elif names:
+                places = sorted(i for name in names for i in self._by_kind.get(name, ()))
             else:
                 places = self._standing
             if since is not None:
@@ -114,10 +169,10 @@ class Journal:
         with self._lock:
             return self._read(sorted(i for n in numbers for i in self._by_round.get(n, ())))
 
-    def count(self, kind: str) -> int:
+    def count(self, kind: type[Event] | str) -> int:
         """Return how many events there are of a kind."""
         with self._lock:
-            return len(self._by_kind.get(kind, ()))
+            return len(self._by_kind.get(kind if isinstance(kind, str) else kind_of(kind), ()))
 
     def appended(self, n_known: int) -> list[Event]:
         """Return the events that came after the first `n_known`, undone ones among them."""
@@ -135,10 +190,18 @@ class Journal:
         with self._lock:
             return self._round(number) if number in self._folded else None
 
-    def get(self, key: str) -> Event | None:
-        """Return the event with this key, or None."""
+    @overload
+    def get(self, key: str) -> Event | None: ...
+
+    @overload
+    def get(self, key: str, kind: type[E]) -> E | None: ...
+
+    def get(self, key: str, kind: type[Event] = Event) -> Event | None:
+        """Return the event with this key, which is of this kind, or None."""
         with self._lock:
-            return self._get(key)
+            event = self._get(key)
+        assert event is None or isinstance(event, kind)  # keys begin with the kind
+        return event
 
     def _get(self, key: str) -> Event | None:
         place = self._by_key.get(key)
@@ -149,41 +212,34 @@ class Journal:
         return event
 
     def _append(self, kind: str, key: str | None, data: dict[str, Any]) -> Event:
-        if key is not None and (known := self._get(key)) is not None:
-            return known
+        if key is not None and (earlier := self._get(key)) is not None:
+            return earlier
         if clash := _RESERVED & data.keys():
             raise ValueError(f"event data must not be named {', '.join(sorted(clash))}")
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        head: Event = {"schema": SCHEMA, "time": time, "kind": kind}
+        head: dict[str, Any] = {"schema": SCHEMA, "time": time, "kind": kind}
         if key is not None:
             head["key"] = key
         text = json.dumps(head | data, ensure_ascii=False, allow_nan=False)
-        text = f'{text[:-1]}, "chain": "{_link(self._chain, text.encode())}"}}'
+        text = f'{text[:-1]}, "chain": "{link(self._chain, text.encode())}"}}'
+        # Read back, so that an event is the same now and after a restart.
+        event = parse_event(text)
         line = text.encode() + b"\n"
         self._write(line)
-        # Read back, so that an event is the same now and after a restart.
-        event: Event = json.loads(text)
         self._take_in(event, len(line))
-        if kind == UNDONE:
+        if isinstance(event, UndoneEvent):
             self._index()
         else:
             self._enter(len(self._lines) - 1)
         return event
 
     def _take_in(self, event: Event, n_bytes: int) -> None:
-        kind = sys.intern(event["kind"])
-        self._lines.append(
-            _Line(
-                self._n_bytes,
-                n_bytes,
-                kind,
-                event.get("key"),
-                round_of(event),
-                event["from_round"] if kind == UNDONE else None,
-            )
-        )
+        first = event.from_round if isinstance(event, UndoneEvent) else None
+        kind = sys.intern(event.kind)
+        line = _Line(self._n_bytes, n_bytes, kind, event.key, event.round_number, first)
+        self._lines.append(line)
         self._n_bytes += n_bytes
-        self._chain = event.get("chain", "")
+        self._chain = event.chain
         self._remember(len(self._lines) - 1, event)
 
     def _index(self) -> None:
@@ -234,7 +290,7 @@ class Journal:
                     handle = handle or opened.enter_context(self.path.open("rb"))
                     line = self._lines[place]
                     handle.seek(line.start)
-                    event = json.loads(handle.read(line.length))
+                    event = parse_event(handle.read(line.length))
                     self.n_read += 1
                 events.append(event)
         return events
@@ -283,7 +339,7 @@ def read_events(path: Path, undone: bool = False) -> list[Event]:
     With `undone` also those that were taken back. Raises SessionError when there is no such journal
     or a line within it is damaged.
     """
-    events = [event for event, _ in _scan(path)]
+    events = [event for event, _ in scan(path)]
     return events if undone else standing(events)
 
 
@@ -293,77 +349,37 @@ def standing(events: Iterable[Event]) -> list[Event]:
     An event `undone` takes back what was recorded before it of round `from_round` and later ones.
     What those rounds have cost is spent all the same.
     """
-    found: list[Event] = []
+    kept: list[Event] = []
     for event in events:
-        if event["kind"] == UNDONE:
-            found = [e for e in found if (round_of(e) or 0) < event["from_round"]]
-        found.append(event)
-    return found
+        if isinstance(event, UndoneEvent):
+            kept = [e for e in kept if (e.round_number or 0) < event.from_round]
+        kept.append(event)
+    return kept
 
 
 def round_of(event: Event) -> int | None:
     """Return the round that an event belongs to, or None."""
-    for holder in (event, *(event.get(name) for name in (*_RECORDS, "lesson"))):
-        if isinstance(holder, dict) and "round" in holder:
-            return int(holder["round"])
-    return None
-
-
-def changed_lines(path: Path) -> list[int]:
-    """Return the numbers of the lines that are not as they were written, or follow a gap.
-
-    Lines of a version that wrote no checksums are taken as they are.
-    """
-    changed = []
-    before = ""
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
-        tail = _CHAIN.fullmatch(line[-_CHAIN_BYTES:])
-        found = tail[1].decode() if tail else ""
-        if tail:
-            intact = found == _link(before, line[:-_CHAIN_BYTES] + b"}")
-        else:
-            intact = not before and b'"chain"' not in line[-_CHAIN_BYTES - 8 :]
-        if not intact:
-            changed.append(number)
-        before = found
-    return changed
-
-
-def seal(lines: Iterable[bytes]) -> list[bytes]:
-    """Return lines whose text was changed on purpose with checksums that fit again."""
-    sealed = []
-    before = ""
-    for line in lines:
-        text = line.rstrip(b"\n")
-        if _CHAIN.fullmatch(text[-_CHAIN_BYTES:]):
-            text = text[:-_CHAIN_BYTES] + b"}"
-        before = _link(before, text)
-        sealed.append(text[:-1] + f', "chain": "{before}"}}\n'.encode())
-    return sealed
+    return event.round_number
 
 
 class RoundFold:
     """Rounds, folded from events as they come; only rounds with new events are folded again."""
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
-        self._new = [event for event in events if event["kind"] in _FOLDED]
         self._events: dict[int, list[Event]] = defaultdict(list)
         self._rounds: dict[int, Round] = {}
+        for event in events:
+            self.add(event)
 
     def add(self, event: Event) -> None:
         """Take in the next event."""
-        if event["kind"] in _FOLDED:
-            self._new.append(event)
+        number = event.round_number or 0
+        if event.kind in _FOLDED and number >= 1:
+            self._events[number].append(event)
+            self._rounds.pop(number, None)
 
     def rounds(self) -> list[Round]:
         """Return the rounds so far, see `rounds`."""
-        for event in self._new:
-            kind = event["kind"]
-            number = event[kind]["round"] if kind in _RECORDS else event.get("round", 0)
-            if number >= 1:
-                self._events[number].append(event)
-                self._rounds.pop(number, None)
-        self._new = []
         for number in self._events.keys() - self._rounds.keys():
             self._rounds[number] = _fold(number, self._events[number])
         return [self._rounds[number] for number in sorted(self._rounds)]
@@ -380,76 +396,87 @@ def rounds(events: Iterable[Event]) -> list[Round]:
 
 def _fold(number: int, events: Iterable[Event]) -> Round:
     parts: dict[str, Any] = {}
+    seconds: dict[str, float] = {}
+    n_fallbacks = 0
     for event in events:
-        kind = event["kind"]
-        if kind == "stage":
-            seconds = parts.setdefault("seconds", {})
-            seconds[event["stage"]] = seconds.get(event["stage"], 0.0) + event["seconds"]
-        elif kind == "fallback":
-            parts["fallbacks"] = parts.get("fallbacks", 0) + 1
+        if isinstance(event, StageEvent):
+            seconds[event.stage] = seconds.get(event.stage, 0.0) + event.seconds
+        elif isinstance(event, FallbackEvent):
+            n_fallbacks += 1
         else:
-            parts[kind] = event[kind]
-    try:
-        return Round(number=number, **parts)
-    except ValidationError as error:
-        raise SessionError(
-            "The journal holds a round that this version cannot read; continue the session with "
-            f"the version that began it. {error}"
-        ) from error
+            # A record stands under the name of its event's kind.
+            parts[event.kind] = getattr(event, event.kind)
+    return Round(number=number, seconds=seconds, fallbacks=n_fallbacks, **parts)
 
 
-def _link(before: str, line: bytes) -> str:
-    """Return the checksum of a line that follows one with the checksum `before`."""
-    return hashlib.sha256(before.encode() + line).hexdigest()[:16]
+def scan(path: Path) -> Iterator[tuple[Event, int]]:
+    """Yield the events with the bytes that their lines take, without an unfinished last one.
 
-
-def _scan(path: Path) -> Iterator[tuple[Event, int]]:
-    """Yield the events with the bytes that their lines take, without an unfinished last one."""
+    Raises:
+        SessionError: There is no such journal, a line within it is damaged, or this version cannot
+            read it.
+    """
     try:
         handle = path.open("rb")
     except FileNotFoundError as error:
         raise SessionError(f"There is no journal at {path}; is it a session's folder?") from error
+    except OSError as error:
+        raise storage_error(path, error) from error
     with handle:
         for number, line in enumerate(handle, 1):
             if not line.endswith(b"\n"):
                 return
             try:
-                event = json.loads(line.decode())
-            except ValueError as error:
+                yield parse_event(line), len(line)
+            except ValidationError as error:
+                if error.errors(include_url=False)[0]["type"] != "json_invalid":
+                    raise _unreadable(f"{path}, line {number}", error) from error
                 if not handle.read(1):
                     return
                 raise SessionError(
                     f"{path}, line {number} is damaged: {error}. Restore the file from a copy, or "
                     f"cut it before line {number} and run the session again from there."
                 ) from error
-            is_event = isinstance(event, dict) and isinstance(event.get("kind"), str)
-            if not is_event or event.get("schema") != SCHEMA:
-                raise SessionError(
-                    f"{path}, line {number} is not an event of schema {SCHEMA}; continue the "
-                    "session with the version of the program that wrote it."
-                )
-            yield event, len(line)
 
 
-def head_of(events: Sequence[Event]) -> Event:
+def parse_line(line: bytes | str, place: str = "The line") -> Event:
+    """Return the event of a line.
+
+    Raises:
+        SessionError: This version cannot read it.
+    """
+    try:
+        return parse_event(line)
+    except ValidationError as error:
+        raise _unreadable(place, error) from error
+
+
+def _unreadable(place: str, error: ValidationError) -> SessionError:
+    key, problem = first_problem(error)
+    return SessionError(
+        f"{place} is no event of schema {SCHEMA} that this version can read ({key}: {problem}); "
+        "continue the session with the version of the program that wrote it."
+    )
+
+
+def head_of(events: Sequence[Event]) -> HeadEvent:
     """Return the event that says what the session is.
 
-    Raises SessionError when there is none, or when it holds too little, or more than this version
-    knows of.
+    Raises:
+        SessionError: There is none, or it holds too little, or more than this version knows of.
     """
-    head = next((e for e in events if e["kind"] == "session"), None)
+    head = next((event for event in events if isinstance(event, HeadEvent)), None)
     if head is None:
         raise SessionError("The journal has no event 'session', so it is no session's record.")
-    version = head.get("record", 0)
-    if version == 0:
+    if head.record == 0:
         raise SessionError(
-            f"The session {head['session']!r} was recorded by a version that did not write down "
+            f"The session {head.session!r} was recorded by a version that did not write down "
             "what its rounds began with, so it cannot be run again or forked. It can be stepped "
             "through: shaping replay NAME"
         )
-    if version != RECORD_VERSION:
+    if head.record != RECORD_VERSION:
         raise SessionError(
-            f"The session {head['session']!r} is a record of version {version}; this program "
+            f"The session {head.session!r} is a record of version {head.record}; this program "
             f"knows {RECORD_VERSION}. Use the version of the program that wrote it."
         )
     return head

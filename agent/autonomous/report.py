@@ -62,7 +62,7 @@ def write_report(home: Path, name: str) -> Path:
         legend=legend_of(kinds, target.pixel_classes),
         decisions=decisions(settings.brain, events),
         preferences=_preferences(events, past),
-        events=[e for e in events if e["kind"] in HAPPENINGS],
+        events=[e.to_json() for e in events if e.kind in HAPPENINGS],
         reproduce=[_command(settings, home, name)],
     )
     path = folder / "report.html"

@@ -33,6 +33,7 @@ from agent.steering.preferences import (
 from agent.steering.steer import add, broken, compare, ignored, steer
 from memory.chroma import Hit
 from memory.errors import ToolError
+from memory.events import OpeningEvent
 from memory.records import Plan
 
 if TYPE_CHECKING:
@@ -185,8 +186,8 @@ class Proposals:
 
     def _tell_wishes(self, round_number: int, wanted: Sequence[Preference]) -> None:
         """Refuse a plan, once, whose author could not know of a wish given in this round."""
-        opening = self._journal.get(f"opening/{round_number}") or {"facts": {}}
-        known = set(opening["facts"].get("wishes", ()))
+        opening = self._journal.get(f"opening/{round_number}", OpeningEvent)
+        known = set(opening.facts.get("wishes", ())) if opening else set()
         for event in self._journal.events("told", since=round_number):
             known.update(event["wishes"])
         news = [wish for wish in wanted if wish.id not in known]

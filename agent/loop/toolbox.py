@@ -31,6 +31,7 @@ from agent.planners import PlanDraft, PromptDraft
 from eval.report.blocks import failure_lines, plain, report_lines, trial_text
 from memory.chroma import items_from_events
 from memory.errors import SettingsError, ToolError
+from memory.events import Event
 from memory.records import Hypothesis, Plan, Round
 from prompts.render import quote
 
@@ -361,7 +362,7 @@ class Toolbox:
         ]
         return "\n".join(lines) or "The memory has nothing on that yet."
 
-    def _answer(self, question: Question) -> dict[str, Any]:
+    def _answer(self, question: Question) -> Event:
         """Return the journaled answer to a question; ends this run of the graph without one."""
         while (known := self._journal.get(question.key)) is None:
             interrupt(question.to_json())

@@ -28,9 +28,10 @@ from agent.autonomous.thumbnails import prompt_strips, strip_path
 from agent.config.settings import without_private
 from agent.replay.secrets import find_secret, scrub
 from agent.session.folder import folder_of, latest, stored_settings
+from memory.chain import seal
 from memory.errors import SessionError, SettingsError
 from memory.files import write_atomic
-from memory.journal import read_events, rounds, seal
+from memory.journal import read_events, rounds
 
 VERSION = 1
 MAX_FILES = 50_000

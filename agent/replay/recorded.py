@@ -222,8 +222,8 @@ class RecordedBrain:
     def mode(self) -> Mode:
         """How the tools of the next question were offered."""
         call = self._journal.upcoming("model_call")
-        offered = self._journal.outcome(f"tools/{call['offer']}") if call else {}
-        return "json" if offered.get("mode") == "json" else "native"
+        offered = self._journal.outcome(f"tools/{call['offer']}") if call else None
+        return "json" if offered and offered["mode"] == "json" else "native"
 
     def decide(self, turn: Turn) -> AIMessage:
         """Return the recorded answer; raises Divergence when another question was asked."""

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+from memory.events import kind_of
 from memory.journal import UNDONE, Event, RoundFold, round_of, standing
 from memory.records import Round
 
@@ -93,8 +94,10 @@ class RecordedJournal:
         """Tell whether all has been written again."""
         return self._next == len(self.recorded)
 
-    def append(self, kind: str, *, key: str | None = None, **data: Any) -> Event:
+    def append(self, kind: Event | str, *, key: str | None = None, **data: Any) -> Any:
         """Return the recorded event; raises Divergence when it is another one."""
+        if isinstance(kind, Event):
+            key, data, kind = kind.key, kind.content(), kind.kind
         if key is not None and key in self._by_key:
             return self._by_key[key]
         place = self._find(kind, key)
@@ -109,18 +112,22 @@ class RecordedJournal:
         self._go_on()
         return event
 
-    def events(self, *kinds: str, undone: bool = False, since: int | None = None) -> list[Event]:
+    def events(
+        self, *kinds: type[Event] | str, undone: bool = False, since: int | None = None
+    ) -> list[Any]:
         """Return the events so far, as `Journal.events` does."""
+        names = [kind if isinstance(kind, str) else kind_of(kind) for kind in kinds]
         found = self._everything[: self._n_written()] if undone else self._shown
         return [
             e
             for e in found
-            if (not kinds or e["kind"] in kinds) and (since is None or (round_of(e) or 0) >= since)
+            if (not names or e["kind"] in names) and (since is None or (round_of(e) or 0) >= since)
         ]
 
-    def count(self, kind: str) -> int:
+    def count(self, kind: type[Event] | str) -> int:
         """Return how many events so far are of a kind."""
-        return sum(e["kind"] == kind for e in self._shown)
+        name = kind if isinstance(kind, str) else kind_of(kind)
+        return sum(e["kind"] == name for e in self._shown)
 
     def of_rounds(self, *numbers: int) -> list[Event]:
         """Return the events so far of some rounds."""
@@ -134,7 +141,7 @@ class RecordedJournal:
         """Return how many lines had been written when what is due now was not."""
         return len(self._everything) if self.finished else self._lines[self._next] - 1
 
-    def get(self, key: str) -> Event | None:
+    def get(self, key: str, kind: type[Event] = Event) -> Any:
         """Return an event of those so far."""
         return self._by_key.get(key)
 
@@ -263,7 +270,7 @@ def difference(recorded: Any, replayed: Any, where: str = "") -> tuple[str, str,
     return None
 
 
-def _plain(event: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(event: Event | Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in event.items() if k not in _VOLATILE}
 
 

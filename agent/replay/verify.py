@@ -14,8 +14,9 @@ from agent.loop.graph import Decider, build_graph
 from agent.loop.state import new_round
 from agent.replay.recorded import RecordedBrain, RecordedSession, RecordedToolbox
 from agent.replay.recorded_journal import Divergence, EndOfRecord
+from memory.chain import changed_lines
 from memory.errors import ShapingError
-from memory.journal import Event, changed_lines, head_of, read_events
+from memory.journal import Event, head_of, read_events
 from prompts.render import source
 
 

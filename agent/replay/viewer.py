@@ -21,8 +21,8 @@ from eval.report.blocks import Picture, plan_table, report_table
 from eval.report.terminal import draw, draw_table
 from eval.report.text import estimate_text, signed
 from memory.errors import SessionError
+from memory.events import SCHEMA, Event
 from memory.files import storage_error
-from memory.journal import SCHEMA, Event
 from memory.records import Batch, Plan, Report, Verdict
 from prompts.printable import printable
 

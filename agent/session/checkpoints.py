@@ -20,6 +20,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 
 from memory.errors import SettingsError, StorageError
+from memory.events import HeadEvent
 from memory.records import digest
 
 if TYPE_CHECKING:
@@ -62,10 +63,10 @@ def checkpoints(session: Session) -> Iterator[Checkpoints]:
         with _in_file(session.folder / "graph.sqlite") as saver:
             yield Checkpoints(saver)
     else:
-        begun = session.journal.get("session")
-        assert begun is not None  # it has begun
+        head = session.journal.get("session", HeadEvent)
+        assert head is not None  # it has begun
         with _in_database(place) as saver:
-            yield Checkpoints(saver, f"{session.name}-{digest(begun)}/")
+            yield Checkpoints(saver, f"{session.name}-{digest(head.to_json())}/")
 
 
 class _AtomicSaver(SqliteSaver):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memory.errors import DataError
+from memory.events import HeadEvent
 from tools.targets import leakage, manifest
 
 if TYPE_CHECKING:
@@ -85,11 +86,13 @@ def check(session: Session, target: Target, fault: Callable[[str, str], None]) -
 
 def _other_words(session: Session, target: Target) -> str:
     """Return what the data call otherwise than when the session began, "" for nothing."""
-    head = session.journal.get("session") or {}
+    head = session.journal.get("session", HeadEvent)
+    if head is None:
+        return ""
     attributes = list(target.vocabulary.attributes)
     for what, before, now in (
-        ("classes", head.get("class_names"), list(target.class_names)),
-        ("attributes", list(head.get("vocabulary", {}).get("attributes", {})), attributes),
+        ("classes", list(head.class_names), list(target.class_names)),
+        ("attributes", list(head.vocabulary.get("attributes", {})), attributes),
     ):
         if before and before != now:
             return f"Their {what} were {', '.join(before)}, and are {', '.join(now)} now."

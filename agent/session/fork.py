@@ -11,8 +11,9 @@ from agent.config.settings import differences, with_changes
 from agent.session import data_manifest
 from agent.session.folder import folder_of, open_session, stored_settings
 from memory.errors import SessionError, SettingsError
+from memory.events import Event, ForkedEvent, RoundDoneEvent, ToolCallEvent
 from memory.files import storage_error, write_bytes
-from memory.journal import head_of, read_events, round_of
+from memory.journal import head_of, read_events
 from tools.data.jobs import round_folder
 
 # What the past was made with; a future of another kind would not fit to it.
@@ -54,7 +55,7 @@ def fork(
         write_bytes(new_folder / "journal.jsonl", b"".join(lines))
         data_manifest.share(folder, new_folder)
         with open_session(settings, new_name) as session:
-            session.journal.append("forked", session=new_name, source=name, at=at)
+            session.journal.append(ForkedEvent(session=new_name, source=name, at=at))
     except OSError as error:
         shutil.rmtree(new_folder, ignore_errors=True)
         raise storage_error(new_folder, error) from error
@@ -66,7 +67,7 @@ def _shared_lines(path: Path, name: str, at: int) -> list[bytes]:
     events = read_events(path, undone=True)
     head_of(events)
     lines = path.read_bytes().splitlines(keepends=True)
-    n_done = sum(e["kind"] == "round_done" for e in read_events(path))
+    n_done = sum(isinstance(e, RoundDoneEvent) for e in read_events(path))
     if not 2 <= at <= n_done + 1:
         raise SettingsError(
             f"The session {name!r} has ended {n_done} rounds, so --at must be 2 to {n_done + 1}, "
@@ -78,10 +79,10 @@ def _shared_lines(path: Path, name: str, at: int) -> list[bytes]:
     return lines[: end + 1]
 
 
-def _ends(event: dict[str, object], round_number: int) -> bool:
+def _ends(event: Event, round_number: int) -> bool:
     # The tool's result is written after the end that it causes.
-    is_finish = event["kind"] == "tool_call" and event.get("tool") == "finish"
-    return (is_finish or event["kind"] == "round_done") and round_of(event) == round_number
+    is_finish = isinstance(event, ToolCallEvent) and event.tool == "finish"
+    return (is_finish or isinstance(event, RoundDoneEvent)) and event.round_number == round_number
 
 
 def _free_name(home: Path, stem: str) -> str:

@@ -280,13 +280,13 @@ def long_journal(short: Path, path: Path, n_rounds: int) -> None:
     """Write the journal of a session with `n_rounds` rounds, each a copy of the second one."""
     import json
 
-    from memory.journal import seal
+    from memory.chain import seal
 
     events = read_events(short)
     first = next(i for i, e in enumerate(events) if e.get("key") == "opening/2")
     last = next(i for i, e in enumerate(events) if e.get("key") == "opening/3")
-    again = [json.dumps(e) for e in events[first:last]]
-    lines = [json.dumps(e) for e in events[:first]]
+    again = [json.dumps(e.to_json()) for e in events[first:last]]
+    lines = [json.dumps(e.to_json()) for e in events[:first]]
     for number in range(2, n_rounds + 1):
         for text in again:
             text = text.replace('"round": 2', f'"round": {number}').replace("/2/", f"/{number}/")

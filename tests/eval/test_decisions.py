@@ -1,36 +1,44 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from eval.decisions import decisions, legal_share
+from memory.events import (
+    Event,
+    FallbackEvent,
+    HeadEvent,
+    IllegalCallEvent,
+    Message,
+    ModelCallEvent,
+    Tokens,
+    ToolCallEvent,
+)
 
 BRAIN = "openai:small"
 
 
-def call(round_number: int, author: str = BRAIN) -> dict[str, Any]:
-    return {
-        "kind": "model_call",
-        "round": round_number,
-        "author": author,
-        "tokens": {"prompt": 100, "answer": 7},
-        "usd": 0.01,
-        "seconds": 2.0,
-    }
+def call(round_number: int, author: str = BRAIN) -> ModelCallEvent:
+    return ModelCallEvent(
+        round=round_number,
+        author=author,
+        answer=Message(role="ai", content=""),
+        tokens=Tokens(prompt=100, answer=7),
+        usd=0.01,
+        seconds=2.0,
+    )
 
 
-EVENTS: list[dict[str, Any]] = [
-    {"kind": "session", "session": "night"},
+EVENTS: list[Event] = [
+    HeadEvent(session="night", target="elpv"),
     call(1),
-    {"kind": "illegal_call", "round": 1, "author": BRAIN},
+    IllegalCallEvent(round=1, author=BRAIN),
     call(1),
-    {"kind": "tool_call", "round": 1, "author": BRAIN},
-    {"kind": "fallback", "round": 1},
+    ToolCallEvent(round=1, author=BRAIN, tool="finish"),
+    FallbackEvent(round=1),
     call(1, "policy:thompson"),
-    {"kind": "tool_call", "round": 1, "author": "policy:thompson"},
+    ToolCallEvent(round=1, author="policy:thompson", tool="finish"),
     call(2),
-    {"kind": "tool_call", "round": 2, "author": BRAIN},
+    ToolCallEvent(round=2, author=BRAIN, tool="finish"),
 ]
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from eval.evidence import calibration, evidence
 from eval.tables import COLUMNS, tables
+from tests.events import event
 
 
 def test_calibration_of_figures_by_hand() -> None:
@@ -24,7 +25,7 @@ def test_without_figures_there_is_no_calibration() -> None:
 
 
 def test_no_session_gives_empty_tables_and_no_evidence() -> None:
-    empty = tables([{"schema": 1, "kind": "note"}])
+    empty = tables([event("note")])
     assert empty == {name: [] for name in COLUMNS}
     found = evidence(empty)
     assert found.brains == () and found.hypotheses is None and found.helped == ()

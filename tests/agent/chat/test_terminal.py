@@ -18,6 +18,7 @@ from agent.chat.terminal import _can_show
 from agent.config.settings import Settings, overrides
 from agent.session.folder import folder_of
 from eval.report.terminal import inline_image
+from memory.events import Event
 from memory.journal import read_events
 
 MakeSettings = Callable[..., Settings]
@@ -153,6 +154,6 @@ def test_long_pictures_reach_kitty_in_parts() -> None:
     assert max(map(len, said.split("\033_G"))) < 4200
 
 
-def _events(settings: Settings, name: str) -> list[dict[str, Any]]:
+def _events(settings: Settings, name: str) -> list[Event]:
     path: Path = folder_of(settings.home, name) / "journal.jsonl"
     return read_events(path)

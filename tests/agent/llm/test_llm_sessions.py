@@ -21,6 +21,7 @@ from agent.replay.spans import spans
 from agent.replay.verify import verify
 from agent.session.folder import folder_of
 from eval.decisions import Decisions, decisions, legal_share
+from memory.events import Event
 from memory.journal import read_events, rounds
 
 MakeSettings = Callable[..., Settings]
@@ -39,7 +40,7 @@ def servers(openai_url: str, ollama_url: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
-def play(settings: Settings) -> tuple[list[dict[str, Any]], list[Decisions]]:
+def play(settings: Settings) -> tuple[list[Event], list[Decisions]]:
     """Run a session and return its events and how the model decided, which is printed."""
     console = Console(file=io.StringIO())
     report = run(settings, console)

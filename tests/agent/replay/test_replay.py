@@ -21,8 +21,9 @@ from agent.cli.app import app
 from agent.replay.counterfactual import counterfactual
 from agent.replay.verify import verify
 from agent.replay.viewer import open_recording, pictures, print_all, walk
+from memory.chain import seal
 from memory.errors import SessionError, SettingsError
-from memory.journal import read_events, seal
+from memory.journal import read_events
 from tests.agent.invented import long_journal, record
 
 ASK: dict[str, Any] = {"tool": "ask_user", "arguments": {"question": "Poly or mono?"}}

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from agent.cli.app import app
 from agent.replay.spans import Span, spans
+from memory.events import EndedEvent, Event
 from memory.journal import read_events
 from tests.agent.invented import record
 
@@ -45,7 +46,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def events_of(home: Path, name: str) -> list[dict[str, Any]]:
+def events_of(home: Path, name: str) -> list[Event]:
     return read_events(home / "sessions" / name / "journal.jsonl")
 
 
@@ -71,7 +72,7 @@ def test_calls_lie_in_rounds_and_rounds_in_the_session(home: Path) -> None:
         assert sum(kind(s) == name for s in found) == sum(e["kind"] == wanted for e in events)
     assert "accuracy" in str(by_id[found[1].id].attributes["output.value"])
     assert spans(events) == found
-    ended = {**events[-1], "kind": "ended", "told": "all done", "round": 2}
+    ended = EndedEvent(time=events[-1].time, rule="rounds", message="all done", round=2)
     session, *_, last = (s for s in spans([*events, ended]) if kind(s) in ("AGENT", "CHAIN"))
     assert session.attributes["output.value"] == "all done" != last.attributes["output.value"]
     assert not any(span.error for span in found)

@@ -21,6 +21,7 @@ from agent.session.checkpoints import Checkpoints, checkpoints
 from agent.session.control import Control
 from agent.session.folder import Session, folder_of
 from memory.errors import SettingsError, StorageError
+from memory.events import HeadEvent
 from memory.journal import Journal, read_events
 from tests.agent.crashes import NAME, UNTOLD_FIELDS, UNTOLD_KINDS, small
 
@@ -79,7 +80,7 @@ def session_of(settings: Settings, name: str) -> Session:
     folder = settings.home / name
     folder.mkdir(parents=True)
     journal = Journal(folder / "journal.jsonl")
-    journal.append("session", key="session", session=name)
+    journal.append(HeadEvent(key="session", session=name, target="elpv"))
     return Session(name, folder, settings, journal, Control(folder, settings.limits))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -28,6 +27,7 @@ from agent.steering.preferences import (
 from agent.steering.steer import add, broken, drawable, ignored, possible, share, steer
 from memory.records import Estimate, Plan, Report, Round, SliceScore
 from prompts.vocabulary import Vocabulary, load_vocabulary
+from tests.events import event
 from tools.plugins import names
 
 ELPV = load_vocabulary("elpv")
@@ -213,10 +213,10 @@ def test_additions_take_their_images_from_the_others() -> None:
 
 
 def test_forgotten_wishes_do_not_hold() -> None:
-    events: list[dict[str, Any]] = [
-        {"kind": "wish", "wish": wish("more", wafer="poly").to_json()},
-        {"kind": "wish", "wish": wish("avoid", name="w2", wafer="mono").to_json()},
-        {"kind": "forget", "id": "w1"},
+    events = [
+        event("wish", wish=wish("more", wafer="poly").to_json()),
+        event("wish", wish=wish("avoid", name="w2", wafer="mono").to_json()),
+        event("forget", id="w1"),
     ]
     assert [w.id for w in active_preferences(events)] == ["w2"]
 
@@ -238,7 +238,7 @@ def test_effect_compares_the_plans_and_the_slice() -> None:
         Round(number=n, report=report(n, value)) for n, value in ((1, 0.5), (2, 0.55), (3, 0.7))
     ]
     events = [
-        {"kind": "steered", "round": n, "shifts": [{"wish": "w1", "before": b, "after": a}]}
+        event("steered", round=n, shifts=[{"wish": "w1", "before": b, "after": a}])
         for n, b, a in ((2, 0.1, 0.2), (3, 0.2, 0.4))
     ]
     ((_, effect),) = effects([dark], events, past)

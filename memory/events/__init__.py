@@ -1,0 +1,153 @@
+"""The journal: what a session did, one event a line.
+
+`sessions/NAME/journal.jsonl` is only appended to, and an event counts once it is on the disk. Every
+line is a JSON object in UTF-8, so that it can be read with anything:
+
+    pandas.read_json("journal.jsonl", lines=True)
+
+`shaping trace NAME --to csv` makes tidy tables of it, `shaping replay NAME --verify` checks it (see
+[replay.md](replay.md)). Programs read it as objects of these classes, see `memory.journal`. Keys
+that a version does not know are ignored, keys that it misses have defaults.
+
+This page is made from the docstrings in `memory/events`: python -m memory.events > docs/journal.md
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any, Union
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticUndefined
+
+from memory.events.base import HEAD_KEYS, SCHEMA, Event, OtherEvent, RoundEvent
+from memory.events.brain import (
+    FallbackEvent,
+    IllegalCallEvent,
+    Message,
+    ModelCallEvent,
+    OpeningEvent,
+    Tokens,
+    ToolCallEvent,
+    ToolRequest,
+    ToolsEvent,
+)
+from memory.events.person import (
+    AdditionEvent,
+    AnswerEvent,
+    ApprovalEvent,
+    ChatCallEvent,
+    ForgetEvent,
+    PlanEditEvent,
+    ProposedEvent,
+    SteeredEvent,
+    WishesShownEvent,
+    WishEvent,
+)
+from memory.events.results import (
+    BatchEvent,
+    CreditsEvent,
+    FailuresEvent,
+    GeneratorEvent,
+    LessonEvent,
+    PlanEvent,
+    ReportEvent,
+    RoundDoneEvent,
+    StageEvent,
+    TrainingEvent,
+    VerdictEvent,
+)
+from memory.events.session import (
+    ClearedEvent,
+    EndedEvent,
+    FaultEvent,
+    ForkedEvent,
+    HeadEvent,
+    PausedEvent,
+    ProbeEvent,
+    ResumedEvent,
+    UndoneEvent,
+)
+
+__all__ = [
+    "KINDS",
+    "SCHEMA",
+    "AdditionEvent",
+    "AnswerEvent",
+    "ApprovalEvent",
+    "BatchEvent",
+    "ChatCallEvent",
+    "ClearedEvent",
+    "CreditsEvent",
+    "EndedEvent",
+    "Event",
+    "FailuresEvent",
+    "FallbackEvent",
+    "FaultEvent",
+    "ForgetEvent",
+    "ForkedEvent",
+    "GeneratorEvent",
+    "HeadEvent",
+    "IllegalCallEvent",
+    "LessonEvent",
+    "Message",
+    "ModelCallEvent",
+    "OpeningEvent",
+    "OtherEvent",
+    "PausedEvent",
+    "PlanEditEvent",
+    "PlanEvent",
+    "ProbeEvent",
+    "ProposedEvent",
+    "ReportEvent",
+    "ResumedEvent",
+    "RoundDoneEvent",
+    "RoundEvent",
+    "StageEvent",
+    "SteeredEvent",
+    "Tokens",
+    "ToolCallEvent",
+    "ToolRequest",
+    "ToolsEvent",
+    "TrainingEvent",
+    "UndoneEvent",
+    "VerdictEvent",
+    "WishEvent",
+    "WishesShownEvent",
+    "kind_of",
+    "parse_event",
+]
+
+
+def kind_of(event: type[Event]) -> str:
+    """Return the kind of the events of a class, as lines name it."""
+    return str(event.model_fields["kind"].default)
+
+
+def parse_event(line: bytes | str) -> Event:
+    """Return the event of a line.
+
+    Keys that this version does not know are left out, of a kind that it does not know all are kept
+    in `OtherEvent`. Raises ValueError for a line that is no event of this schema.
+    """
+    try:
+        return _ANY.validate_json(line, extra="ignore")
+    except ValidationError as error:
+        if error.errors(include_url=False)[0]["type"] != "union_tag_invalid":
+            raise
+    data = json.loads(line)
+    head = {name: data.pop(name) for name in HEAD_KEYS & data.keys()}
+    return OtherEvent.model_validate({**head, "data": data})
+
+
+def _classes(base: type[Event]) -> Iterator[type[Event]]:
+    for event in base.__subclasses__():
+        if event.model_fields["kind"].default is not PydanticUndefined:
+            yield event
+        yield from _classes(event)
+
+
+KINDS = {kind_of(event): event for event in _classes(Event)}
+_Any: Any = Annotated[Union[tuple(KINDS.values())], Field(discriminator="kind")]  # noqa: UP007
+_ANY: TypeAdapter[Event] = TypeAdapter(_Any)

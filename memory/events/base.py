@@ -1,0 +1,123 @@
+"""What all events of a journal have in common."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+
+class Sparse(BaseModel):
+    """Base of what is written with the keys that it was made with, and no others.
+
+    So a line that is read and written again stays as it was, whatever has been added since.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        ser_json_inf_nan="constants",
+        validate_by_name=True,
+        serialize_by_alias=True,
+    )
+
+    @model_serializer(mode="wrap")
+    def _given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields, given = type(self).model_fields, self.model_fields_set | {"version", "kind"}
+        keys = {fields[name].alias or name for name in given if name in fields}
+        return {key: value for key, value in handler(self).items() if key in keys}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the keys that were given, as plain JSON values."""
+        return self.model_dump(mode="json")
+
+
+class Event(Sparse):
+    """One line of a journal.
+
+    Attributes:
+        version: How lines are read; another number is refused, with the reason.
+        time: UTC, ISO 8601, milliseconds; "" before the event is in a journal.
+        kind: What happened, see below.
+        key: Names an event that is written once: work that runs again after a crash is recorded
+            once. None where an event may come again.
+        chain: Always last: 16 hex digits of SHA-256 over the `chain` of the line before ("" for
+            the first) and this line without its `chain`. It locates a changed character and a
+            removed or exchanged line. It is no signature: who rewrites all lines can make it fit,
+            and then `--verify` compares what follows from what. "" in lines of early versions.
+    """
+
+    version: Literal[1] = Field(1, alias="schema")
+    time: str = ""
+    kind: str
+    key: str | None = None
+    chain: str = ""
+
+    @property
+    def round_number(self) -> int | None:
+        """The round that the event belongs to, or None."""
+        record = getattr(self, self.kind, None)
+        number: int | None = getattr(self, "round", getattr(record, "round", None))
+        return number
+
+    def content(self) -> dict[str, Any]:
+        """Return what the event says beside `version`, `time`, `kind`, `key` and `chain`."""
+        return {name: value for name, value in self.to_json().items() if name not in HEAD_KEYS}
+
+    # Readers that have not moved to attributes yet.
+    @cached_property
+    def _json(self) -> dict[str, Any]:
+        return self.to_json()
+
+    def __getitem__(self, name: str) -> Any:
+        return self._json[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._json
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the value of a key of the line."""
+        return self._json.get(name, default)
+
+    def items(self) -> Any:
+        """Return the keys of the line with their values."""
+        return self._json.items()
+
+
+class RoundEvent(Event):
+    """An event of a round.
+
+    Attributes:
+        round: Number of the round, 0 before the first.
+    """
+
+    round: int = 0
+
+
+class OtherEvent(Event):
+    """An event of a kind that this version does not know.
+
+    Attributes:
+        data: All else that the line holds.
+    """
+
+    data: dict[str, Any] = Field({})
+
+    @property
+    def round_number(self) -> int | None:
+        """The round that the event says it belongs to, or None."""
+        number = self.data.get("round")
+        return number if isinstance(number, int) else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the line as plain JSON values."""
+        line = super().to_json()
+        content: dict[str, Any] = line.pop("data", {})
+        return line | content
+
+
+# Of `version`.
+SCHEMA = 1
+HEAD_KEYS = frozenset(["schema", *Event.model_fields]) - {"version"}
