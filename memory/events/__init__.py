@@ -5,9 +5,9 @@ line is a JSON object in UTF-8, so that it can be read with anything:
 
     pandas.read_json("journal.jsonl", lines=True)
 
-`shaping trace NAME --to csv` makes tidy tables of it, `shaping replay NAME --verify` checks it (see
-[replay.md](replay.md)). Programs read it as objects of these classes, see `memory.journal`. Keys
-that a version does not know are ignored, keys that it misses have defaults.
+`shaping trace NAME --to csv` makes tidy tables of it, `shaping replay NAME --verify` checks it, see
+[Replay and traces](guides/replay.md). Programs read it as objects of these classes, see
+`memory.journal`. Keys that a version does not know are ignored, keys that it misses have defaults.
 
 This page is made from the docstrings in `memory/events`: python -m memory.events > docs/journal.md
 """

@@ -46,8 +46,10 @@ def described(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _events_of(module: ModuleType) -> list[type[Event]]:
-    classes = [value for value in vars(module).values() if inspect.isclass(value)]
-    return [c for c in classes if c in KINDS.values() and c.__module__ == module.__name__]
+    kinds = {
+        event.__name__: event for event in KINDS.values() if event.__module__ == module.__name__
+    }
+    return [kinds[name] for name in vars(module) if name in kinds]
 
 
 def _class(model: type[BaseModel]) -> Iterator[str]:
