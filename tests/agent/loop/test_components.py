@@ -10,6 +10,7 @@ from agent.loop.components import Components
 from agent.loop.observer import Observer
 from agent.session.folder import open_session
 from memory.errors import SettingsError
+from memory.events import FaultEvent
 from tools.labelers.keep_all import KeepAll
 
 ROOT = Path(__file__).parents[3]
@@ -67,11 +68,11 @@ def test_faults_are_journaled_within_a_session_alone(tmp_path: Path) -> None:
 
     warned: list[str] = []
     settings = load_settings("solar", ["target.name=toy", f"home={tmp_path}"], {})
-    Components(settings, Warned()).fault("tried", "It was mended.", n=1)
+    Components(settings, Warned()).fault("tried", "It was mended.", n_at_once=1)
     with open_session(settings, "one") as session:
-        Components.of_session(session, Warned()).fault("tried", "It was mended.", n=1)
-        (event,) = session.journal.events("fault")
-    assert (event["what"], event["told"], event["n"]) == ("tried", "It was mended.", 1)
+        Components.of_session(session, Warned()).fault("tried", "It was mended.", n_at_once=1)
+        (event,) = session.journal.events(FaultEvent)
+    assert (event.what, event.message, event.n_at_once) == ("tried", "It was mended.", 1)
     assert warned == ["It was mended."] * 2
 
 
