@@ -107,12 +107,12 @@ class Journal:
             self.torn = self._cut(self._n_bytes)
 
     @overload
-    def append(self, event: E) -> E: ...
+    def append(self, event: E, /) -> E: ...
 
     @overload
-    def append(self, event: str, *, key: str | None = None, **data: Any) -> Event: ...
+    def append(self, event: str, /, *, key: str | None = None, **data: Any) -> Event: ...
 
-    def append(self, event: Event | str, *, key: str | None = None, **data: Any) -> Event:
+    def append(self, event: Event | str, /, *, key: str | None = None, **data: Any) -> Event:
         """Write one event and return it once it is on the disk, as it will be read again.
 
         Where an event with its key is already there nothing is written and the earlier one is
@@ -191,12 +191,12 @@ class Journal:
             return self._round(number) if number in self._folded else None
 
     @overload
-    def get(self, key: str) -> Event | None: ...
+    def get(self, key: str, /) -> Event | None: ...
 
     @overload
-    def get(self, key: str, kind: type[E]) -> E | None: ...
+    def get(self, key: str, kind: type[E], /) -> E | None: ...
 
-    def get(self, key: str, kind: type[Event] = Event) -> Event | None:
+    def get(self, key: str, kind: type[Event] = Event, /) -> Event | None:
         """Return the event with this key, which is of this kind, or None."""
         with self._lock:
             event = self._get(key)

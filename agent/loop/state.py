@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Protocol, TypedDict
+from typing import Annotated, Any, Protocol, TypedDict, TypeVar, overload
 
 from langchain_core.messages import AnyMessage
 from langgraph.graph.message import add_messages
 
 from agent.config.settings import Settings
-from memory.journal import Event
+from memory.events import Event
 from memory.records import Round
 
 # What the agent may call in each phase; a tool that ends its phase moves on to the next one.
@@ -50,21 +50,47 @@ def new_round(number: int) -> RoundState:
     return RoundState(round=number, phase="plan", messages=[], n_illegal=0, n_lookups=0)
 
 
+E = TypeVar("E", bound=Event)
+
+
 class EventLog(Protocol):
     """What the loop writes to and reads of a journal, see `memory.journal.Journal`."""
 
-    def append(self, kind: str, *, key: str | None = None, **data: Any) -> Event:
+    @overload
+    def append(self, event: E, /) -> E: ...
+
+    @overload
+    def append(self, event: str, /, *, key: str | None = None, **data: Any) -> Event: ...
+
+    def append(self, event: Any, /, *, key: str | None = None, **data: Any) -> Any:
         """Write an event, once if it has a key, and return it as it is read back."""
 
-    def get(self, key: str, /) -> Event | None:
+    @overload
+    def get(self, key: str, /) -> Event | None: ...
+
+    @overload
+    def get(self, key: str, kind: type[E], /) -> E | None: ...
+
+    def get(self, key: str, kind: Any = Event, /) -> Any:
         """Return the event with a key."""
 
+    @overload
+    def events(self, *, undone: bool = False, since: int | None = None) -> Sequence[Event]: ...
+
+    @overload
+    def events(
+        self, *kinds: type[E], undone: bool = False, since: int | None = None
+    ) -> Sequence[E]: ...
+
+    @overload
     def events(
         self, *kinds: str, undone: bool = False, since: int | None = None
-    ) -> Sequence[Event]:
+    ) -> Sequence[Event]: ...
+
+    def events(self, *kinds: Any, undone: bool = False, since: int | None = None) -> Any:
         """Return the events of some kinds, oldest first."""
 
-    def count(self, kind: str, /) -> int:
+    def count(self, kind: type[Event] | str, /) -> int:
         """Return how many events there are of a kind."""
 
     def of_rounds(self, *numbers: int) -> Sequence[Event]:

@@ -94,7 +94,7 @@ class RecordedJournal:
         """Tell whether all has been written again."""
         return self._next == len(self.recorded)
 
-    def append(self, kind: Event | str, *, key: str | None = None, **data: Any) -> Any:
+    def append(self, kind: Event | str, /, *, key: str | None = None, **data: Any) -> Any:
         """Return the recorded event; raises Divergence when it is another one."""
         if isinstance(kind, Event):
             key, data, kind = kind.key, kind.content(), kind.kind
@@ -141,7 +141,7 @@ class RecordedJournal:
         """Return how many lines had been written when what is due now was not."""
         return len(self._everything) if self.finished else self._lines[self._next] - 1
 
-    def get(self, key: str, kind: type[Event] = Event) -> Any:
+    def get(self, key: str, kind: type[Event] = Event, /) -> Any:
         """Return an event of those so far."""
         return self._by_key.get(key)
 
