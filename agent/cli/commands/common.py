@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -18,11 +18,38 @@ if TYPE_CHECKING:
 
 PRESET = "solar"
 QUOTES = "A path with blanks needs quotes: --target 'folder:PATH'."
+
+# The settings that options set, by the names of the commands' parameters.
+SETTINGS = {
+    "rounds": "session.rounds",
+    "images_per_round": "session.images_per_round",
+    "session": "session.name",
+    "seed": "session.seed",
+    "on_finish": "session.on_finish",
+    "brain": "brain",
+    "max_tokens": "llm.max_tokens",
+    "max_usd": "llm.max_usd",
+    "max_hours": "limits.max_hours",
+    "max_gpu_hours": "limits.max_gpu_hours",
+    "max_images": "limits.max_images",
+    "target_score": "limits.target_score",
+    "patience": "limits.patience",
+    "compute": "compute.place",
+    "memory_url": "memory.url",
+    "home": "home",
+}
+
 PresetArgument = Annotated[
     str | None,
     typer.Argument(
         help="A preset of `shaping presets`, or the path of a .yaml file.", show_default=PRESET
     ),
+]
+PresetOption = Annotated[
+    str | None, typer.Option(help="Preset whose generator draws.", show_default=PRESET)
+]
+NameArgument = Annotated[
+    str | None, typer.Argument(help="Name of the session. [default: the latest one]")
 ]
 HomeOption = Annotated[
     Path | None,
@@ -47,29 +74,55 @@ MemoryUrlOption = Annotated[
     typer.Option(metavar="URL", help="Chroma server that homes share, e.g. http://HOST:8000."),
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of the session.")]
+RoundsOption = Annotated[int | None, typer.Option(help="Rounds in all.")]
+ImagesOption = Annotated[int | None, typer.Option(help="Images of a round.")]
+
+
+def changes(ctx: typer.Context) -> list[str]:
+    """Return the settings that a command was given, as "key=value": --set, then its options."""
+    given = ctx.params
+    options = [
+        f"{SETTINGS[name]}={value}"
+        for name, value in given.items()
+        if name in SETTINGS and value is not None
+    ]
+    return [*(given.get("set_") or []), *options]
 
 
 def resolve(
-    preset: str | None = None,
-    set_: Sequence[str] | None = None,
-    options: dict[str, Any] | None = None,
-    home: Path | None = None,
-    target: str | None = None,
+    ctx: typer.Context,
+    *more: str,
+    first: Sequence[str] = (),
+    preset: str = PRESET,
     needs_weights: bool = True,
 ) -> Settings:
-    """Resolve the settings of a command; options that are None were not given.
+    """Resolve the settings of a command from its parameters `preset`, `target` and SETTINGS.
 
-    preset: None for the usual one; target: NAME:PATH of a user's own data, which then decide the
-    preset; needs_weights: whether an MTDM must have been trained for them. Raises SettingsError
-    where both are given, or data in the place of a preset.
+    Args:
+        ctx: Holds the parameters of the command.
+        more: Further "key=value" that override them.
+        first: Further "key=value" that they override.
+        preset: The usual preset, where none is given.
+        needs_weights: Whether an MTDM must have been trained for a user's own data.
+    """
+    values = [*first, *changes(ctx), *more]
+    given, target = ctx.params.get("preset"), ctx.params.get("target")
+    return settings_of(given or (None if target else preset), values, target, needs_weights)
+
+
+def settings_of(
+    preset: str | None, values: Sequence[str], target: str | None = None, needs_weights: bool = True
+) -> Settings:
+    """Return the settings of a preset, or of NAME:PATH of a user's own data.
+
+    Raises:
+        SettingsError: Where both are given, or data in the place of a preset.
     """
     from agent.config.settings import load_settings
 
-    given = {**(options or {}), **({"home": home} if home else {})}
-    wanted = [*(set_ or []), *assignments(given)]
     if target is None:
         _refuse_data(preset or PRESET)
-        return load_settings(preset or PRESET, wanted, os.environ)
+        return load_settings(preset or PRESET, values, os.environ)
     if preset is not None:
         raise SettingsError(
             f"--target {target} decides its settings itself, so the preset {preset!r} would not be "
@@ -83,20 +136,23 @@ def resolve(
     with counted(console(), "reading", "photographs", every_s=5) as report:
         token = reading.set(report)
         try:
-            return load_own(target, wanted, os.environ, needs_weights, _warn)
+            return load_own(target, values, os.environ, needs_weights, _warn)
         finally:
             reading.reset(token)
 
 
-def continued(
-    home: Path, name: str, set_: Sequence[str] | None, options: dict[str, Any]
-) -> Settings:
-    """Return the settings of a session that exists, with what was given anew."""
+def home_of(home: Path | None) -> Path:
+    """Return the folder where all is written, of --home or of the environment."""
+    return settings_of(None, [f"home={home}"] if home else []).home
+
+
+def continued(ctx: typer.Context, home: Path, name: str) -> Settings:
+    """Return the settings of a session that exists, changed by what was given anew."""
     from agent.config.settings import with_changes
     from agent.session.folder import stored_settings
 
-    given = assignments({**options, "session.name": name, "home": home})
-    return with_changes(stored_settings(home, name), [*(set_ or []), *given])
+    given = [*changes(ctx), f"session.name={name}", f"home={home}"]
+    return with_changes(stored_settings(home, name), given)
 
 
 def refuse_unknown(home: Path, name: str) -> None:
@@ -134,13 +190,8 @@ def _refuse_data(preset: str) -> None:
             )
 
 
-def assignments(options: dict[str, Any]) -> list[str]:
-    """Return the "key=value" of options; those that are None were not given."""
-    return [f"{key}={value}" for key, value in options.items() if value is not None]
-
-
-def _warn(told: str) -> None:
-    complain("Warning:", told)
+def _warn(message: str) -> None:
+    complain("Warning:", message)
 
 
 def console() -> Console:

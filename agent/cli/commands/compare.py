@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -29,6 +29,7 @@ app = typer.Typer()
 
 @app.command()
 def compare(
+    ctx: typer.Context,
     preset: PresetArgument = None,
     target: TargetOption = None,
     planners: Annotated[
@@ -40,7 +41,8 @@ def compare(
     brains: Annotated[str, typer.Option(help="Brains as arms, e.g. openai:MODEL.")] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Paired seeds, from 0 on.")] = 6,
     budget: Annotated[
-        str, typer.Option(help="small: minutes on two cores; full: the preset's own.")
+        Literal["small", "full"],
+        typer.Option(help="small: minutes on two cores; full: the preset's own."),
     ] = "small",
     broken: Annotated[
         float, typer.Option(min=0, max=1, help="Share of prompt cells that draw wrong images.")
@@ -60,12 +62,8 @@ def compare(
     from agent.session import data_manifest
     from eval.intervals import seeds_needed
     from eval.report import text
-    from memory.errors import SettingsError, unknown
 
-    if budget not in ("small", "full"):
-        raise SettingsError(unknown("budget", budget, ("small", "full")))
-    fewer = compare.SMALL if budget == "small" else ()
-    settings = resolve(preset, [*fewer, *(set_ or [])], home=home, target=target)
+    settings = resolve(ctx, first=compare.SMALL if budget == "small" else ())
     components = Components(settings)
     arms = Arms(planners=_split(planners), controls=_split(controls), brains=_split(brains))
     arms.check(broken)
@@ -86,20 +84,13 @@ def compare(
         f"{text.duration(left.seconds / jobs)} with --jobs {jobs}. Stop it at any time; the same "
         "command goes on."
     )
-    numbers = range(seeds)
     total = seeds * len(arms.names())
     with counted(console(), "done", "arms") as report:
         report(0, total)
         compare.run_all(
-            settings,
-            folder,
-            arms,
-            broken,
-            numbers,
-            jobs,
-            lambda done: report(done, total),
+            settings, folder, arms, broken, range(seeds), jobs, lambda done: report(done, total)
         )
-    page, found = compare.write_results(settings, folder, arms, broken, _command(sys.argv[1:]))
+    page, comparison = compare.write_results(settings, folder, arms, broken, _command(sys.argv[1:]))
     rows = [
         [
             s.arm,
@@ -108,7 +99,7 @@ def compare(
             _change(s.differences.get("worst_five")),
             "" if s.gap_closed is None else f"{s.gap_closed.value:.2f}",
         ]
-        for s in found.summaries
+        for s in comparison.summaries
     ]
     say_table(["arm", "average", "worst five", "worst five against uniform", "gap closed"], rows)
     say(
@@ -117,7 +108,7 @@ def compare(
     )
     if seeds == 1:
         say("One seed says little: trainings differ with it. --seeds 3 goes on with two more.")
-    if found.contrasts:
+    if comparison.contrasts:
         say_table(
             ["arm", "against", "average", "worst five", "seeds to show it"],
             [
@@ -127,7 +118,7 @@ def compare(
                     *(_change(c.differences[f]) for f in ("average", "worst_five")),
                     str(seeds_needed(c.differences["worst_five"]) or ""),
                 ]
-                for c in found.contrasts
+                for c in comparison.contrasts
             ],
         )
         say("Seeds to show it: for a worst-five difference of this size, with a power of 0.8.")

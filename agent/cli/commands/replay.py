@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.cli.commands.common import HomeOption, SetOption, console, resolve, say, say_table
+from agent.cli.commands.common import HomeOption, SetOption, console, home_of, say, say_table
 from memory.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def replay(
     from agent.replay.bundle import opened
     from agent.replay.viewer import open_recording, print_all, walk
 
-    base = resolve(home=home).home
+    base = home_of(home)
     with opened(base, name) as folder:
         if rerun and not verify:
             raise SettingsError("--rerun belongs to --verify; add it.")
@@ -235,5 +235,5 @@ def fork(
     from agent.session.fork import fork as make
 
     changes = [*(set_ or []), *([f"brain={brain}"] if brain else [])]
-    made = make(resolve(home=home).home, name, at, as_, changes)
+    made = make(home_of(home), name, at, as_, changes)
     say(f"{made} shares rounds 1 to {at - 1} with {name}. Go on with: shaping resume {made}")

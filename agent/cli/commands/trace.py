@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from agent.cli.commands.common import HomeOption, console, resolve, say, say_table
+from agent.cli.commands.common import HomeOption, console, home_of, say, say_table
 from memory.errors import SettingsError
 
 app = typer.Typer()
@@ -43,7 +43,7 @@ def trace(
     from eval.evidence import evidence
     from eval.report.text import number
 
-    folder = resolve(home=home).home
+    folder = home_of(home)
     if to == "otlp" or endpoint:
         _spans(folder, names, output / "spans.jsonl" if to == "otlp" else None, endpoint)
     found = tracing.collect(folder, names)
@@ -101,7 +101,7 @@ def diff(
         raise SettingsError(f"{one!r} is given twice; name two sessions.")
     from agent.replay.diff import COLUMNS, compare
 
-    found = compare(resolve(home=home).home, one, other)
+    found = compare(home_of(home), one, other)
     say(f"A: {one}   B: {other}")
     for line in found.settings or ["The settings are the same."]:
         say(f"  {line}")
@@ -126,5 +126,5 @@ def bundle(
     path = output or Path(f"{name}.zip")
     if path.suffix != ".zip":
         raise SettingsError(f"A bundle is a .zip file; {path.name!r} is not named so.")
-    n_bytes = pack(resolve(home=home).home, name, path, weights)
+    n_bytes = pack(home_of(home), name, path, weights)
     say(f"Bundle: {path} ({n_bytes / 1e6:.1f} MB). Look at it with: shaping replay {path}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from agent.cli.commands import cards
+from agent.cli.commands import models
 from agent.loop.observer import ConsoleObserver
 from agent.loop.progress import Lines, counted
 from tests.tools.targets.own_data import class_folders
@@ -86,13 +86,13 @@ def test_a_card_names_its_figures_and_says_what_low_ones_mean() -> None:
         "nearest_training_image_real": 47.2,
         "nearest_training_image_ratio": 0.85,
     }
-    columns, rows = cards.table(card)
+    columns, rows = models.card_table(card)
     assert columns[0] == "512 drawn images"
     assert rows[0][1:] == ["0.60", "0.97 on images of the data"]
     assert rows[1] == ["share whose dark area is the one asked for", "0.41", "0.31 by chance"]
-    assert "more --steps" in cards.advice(card)[0]
-    assert cards.advice({**card, "audit_agreement_ratio": 0.95}) == []
+    assert "more --steps" in models.card_advice(card)[0]
+    assert models.card_advice({**card, "audit_agreement_ratio": 0.95}) == []
     copied = {**card, "audit_agreement_ratio": 0.95, "nearest_training_image_ratio": 0.2}
-    assert "repeat" in cards.advice(copied)[0]
+    assert "repeat" in models.card_advice(copied)[0]
     dense = {"segmentation": {"figure": "miou", "generated": 0.5, "real": 0.8, "ratio": 0.6}}
-    assert "segmentation" in cards.table({**card, "label_agreement": dense})[1][1][0]
+    assert "segmentation" in models.card_table({**card, "label_agreement": dense})[1][1][0]

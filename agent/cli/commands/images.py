@@ -1,0 +1,76 @@
+"""`shaping generate` and `prompts`: images and prompts without a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agent.cli.commands.common import (
+    HomeOption,
+    PresetOption,
+    SeedOption,
+    SetOption,
+    TargetOption,
+    console,
+    resolve,
+    say,
+    say_table,
+)
+
+app = typer.Typer()
+
+
+@app.command()
+def generate(
+    ctx: typer.Context,
+    prompt: Annotated[str, typer.Argument(help='E.g. "a dark polycrystalline solar cell".')],
+    n: Annotated[int, typer.Option("-n", min=1, help="Number of images.")] = 16,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the images.")] = Path(
+        "generated"
+    ),
+    preset: PresetOption = None,
+    target: TargetOption = None,
+    seed: SeedOption = None,
+    home: HomeOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Draw images of one prompt."""
+    settings = resolve(ctx)
+    from agent.cli import generate
+
+    say(f"Montage: {generate.generate(settings, prompt, n, output, console())}")
+
+
+@app.command()
+def prompts(
+    ctx: typer.Context,
+    request: Annotated[str, typer.Argument(help='E.g. "a dark poly cell with a large dark area".')],
+    n: Annotated[int, typer.Option("-n", min=1, max=1000, help="Number of prompts.")] = 50,
+    brain: Annotated[
+        str | None, typer.Option(help="Who writes them beside the grammar, e.g. openai:MODEL.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, max=100, help="Images of each prompt.")] = 1,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", dir_okay=False, help="JSON file of prompts and figures."),
+    ] = None,
+    preset: PresetOption = None,
+    target: TargetOption = None,
+    seed: SeedOption = None,
+    home: HomeOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Write different prompts for a request, by a brain and by the grammar, and measure both."""
+    settings = resolve(ctx)
+    from agent.cli import prompt_study
+    from memory.files import write_json
+
+    comparison = prompt_study.compare(settings, request, n, images, console())
+    for line in prompt_study.notes(comparison):
+        say(line)
+    say_table(*prompt_study.table(comparison))
+    if output:
+        write_json(output, comparison.to_json())
+        say(f"Prompts and figures: {output}")

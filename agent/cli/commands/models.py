@@ -1,0 +1,244 @@
+"""`shaping pretrain` and `label-head`: models that draw images, and heads that label them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agent.cli.commands.common import (
+    PRESET,
+    HomeOption,
+    PresetArgument,
+    SetOption,
+    TargetOption,
+    console,
+    resolve,
+    say,
+    say_table,
+)
+from memory.errors import SettingsError, WeightsError, some
+
+# Below this share of what holds for images of the data, more steps are the first thing to try.
+_LOW = 0.8
+# Below this the nearest training photographs are suspiciously near.
+_COPIES = 0.5
+_HEAD_PRESET = "streets"
+
+app = typer.Typer()
+heads = typer.Typer(no_args_is_help=True, help="Teach an MTDM labels that it does not draw.")
+app.add_typer(heads, name="label-head")
+
+
+@app.command()
+def pretrain(
+    ctx: typer.Context,
+    preset: PresetArgument = None,
+    target: TargetOption = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps in all.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="[default: HOME/pretrain/PRESET or .../DATA]"),
+    ] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", help="A text-to-image model of others to train, folder or hub id."),
+    ] = None,
+    lora_only: Annotated[
+        bool, typer.Option("--lora-only", help="With --from: learn images alone, as a LoRA.")
+    ] = False,
+    home: HomeOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Train the preset's MTDM on the generator split, or go on, and write its card.
+
+    The training has settings of its own, e.g. --set pretrain.batch_size=64. With --from MODEL, a
+    Stable Diffusion model learns to draw the labels of pixels too; its settings are those of
+    pretrain.joint, e.g. --set pretrain.joint.rank=16. With --lora-only as well it learns how the
+    images look, by those of pretrain.lora.
+    """
+    if lora_only and from_ is None:
+        raise SettingsError("--lora-only needs the model that is trained: add --from MODEL.")
+    kind = "" if from_ is None else "lora" if lora_only else "joint"
+    steps_key = f"pretrain.{kind}.steps" if kind else "pretrain.steps"
+    more = [] if steps is None else [f"{steps_key}={steps}"]
+    settings = resolve(ctx, *more, needs_weights=False)
+    from agent.loop.components import Components
+    from agent.loop.progress import counted
+    from agent.loop.user_dataset import N_WORDS
+    from tools.pretraining.card import write_card
+    from tools.pretraining.pretrain import pretrain as train
+    from tools.targets import leakage
+
+    components = Components(settings)
+    device, source = components.device, components.pretrain_target
+    name = source.name if target else Path(preset or PRESET).stem
+    folder = output or settings.home / "pretrain" / (f"{name}-{kind}" if kind else name)
+    chosen: Any = getattr(settings.pretrain, kind) if kind else settings.pretrain
+    say(source.notice)
+    if target:
+        leakage.check(folder, source)
+        if new := leakage.unlearnt(folder, source):
+            done = leakage.steps_done(folder)
+            missing = f"the data have words that it has not learnt yet: {some(new, N_WORDS)}"
+            if done >= chosen.steps:
+                raise WeightsError(
+                    f"The MTDM in {folder} has been trained for {done} steps, and since then "
+                    f"{missing}. Train it further with --steps above {done}, e.g. --steps "
+                    f"{done + chosen.steps}, or move the folder away to begin anew."
+                )
+            say(f"It goes on from step {done}; {missing}")
+        leakage.note(folder, source)
+    with counted(console(), "pretrain", "steps") as report:
+
+        def show(step: int, loss: float, seconds: float) -> None:
+            report(step, chosen.steps, f"loss {loss:.4f}")
+
+        if from_ is not None:
+            from tools.generators.text2image.model_options import ModelOptions, read_options
+            from tools.pretraining.joint import pretrain_joint
+            from tools.pretraining.lora import pretrain_lora
+
+            options = read_options(ModelOptions, {**settings.generator.options, "weights": from_})
+            begin = pretrain_lora if lora_only else pretrain_joint
+            made = begin(source, options, chosen, folder, device, show)
+        else:
+            train(source, settings.pretrain, folder, device, show)
+    if from_ is not None:
+        what = "adapter" if lora_only else "joint"
+        console().print_json((made / f"{what}.json").read_text("utf-8"))
+        say(f"{what.capitalize()}: {made}")
+        return
+    pipeline = folder / "pipeline"
+    say(f"Trained for {chosen.steps} steps. Drawing images for its card and measuring them ...")
+    watch = partial(counted, console())
+    card = write_card(pipeline, source, partial(components.classifier, source), device, watch)
+    say_table(*card_table(card))
+    for line in card_advice(card):
+        say(line)
+    say(f"Card: {pipeline / 'card.json'}")
+    say(f"Pipeline: {pipeline}")
+    if target and not output:
+        words = ["shaping", "run", "--target", target, *(["--home", str(home)] if home else [])]
+        for text in set_ or []:
+            words += ["--set", text] if text.startswith("target.") else []
+        say(f"Next: {shlex.join(words)}")
+
+
+def card_table(card: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return the columns and rows of a card's figures."""
+    rows = []
+    if "audit_agreement_generated" in card:
+        rows.append(
+            [
+                "share whose class is seen by a classifier trained on the data",
+                f"{card['audit_agreement_generated']:.2f}",
+                f"{card['audit_agreement_real']:.2f} on images of the data",
+            ]
+        )
+    for kind, found in card.get("label_agreement", {}).items():
+        rows.append(
+            [
+                f"{kind} drawn with the image, {found['figure']} by a net trained on the data",
+                f"{found['generated']:.2f}",
+                f"{found['real']:.2f} on images of the data",
+            ]
+        )
+    for name, found in card["attributes"].items():
+        rows.append(
+            [
+                f"share whose {name.replace('_', ' ')} is the one asked for",
+                f"{found['agreement']:.2f}",
+                f"{found['chance']:.2f} by chance",
+            ]
+        )
+    rows.append(
+        [
+            "distance to the nearest training image (0 to 255)",
+            f"{card['nearest_training_image_generated']:.0f}",
+            f"{card['nearest_training_image_real']:.0f} of other images of the data",
+        ]
+    )
+    return [f"{card['n_images']} drawn images", "drawn", "to compare"], rows
+
+
+def card_advice(card: Mapping[str, Any]) -> list[str]:
+    """Return what low figures mean, and what to do about them."""
+    ratios = [found["ratio"] for found in card.get("label_agreement", {}).values()]
+    if "audit_agreement_ratio" in card:
+        ratios.append(card["audit_agreement_ratio"])
+    lines = []
+    if ratios and min(ratios) < _LOW:
+        lines.append(
+            "Many drawn images do not show what was asked for. The same command with more --steps "
+            "goes on training and mostly mends that."
+        )
+    if card["nearest_training_image_ratio"] < _COPIES:
+        lines.append(
+            "Drawn images lie near training photographs: it may repeat them. Fewer steps, or more "
+            "photographs, help."
+        )
+    return lines
+
+
+@heads.callback()
+def _group() -> None:
+    """Keep `fit` a command of its own name, though it is the only one."""
+
+
+@heads.command()
+def fit(
+    ctx: typer.Context,
+    preset: Annotated[
+        str | None,
+        typer.Argument(help="A preset, or the path of a .yaml file.", show_default=_HEAD_PRESET),
+    ] = None,
+    target: TargetOption = None,
+    n: Annotated[int, typer.Option("-n", min=2, help="Labelled images to learn from.")] = 40,
+    check: Annotated[int, typer.Option(min=1, help="Other labelled images to test on.")] = 40,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each member.")] = 400,
+    members: Annotated[int, typer.Option(min=1, help="Heads whose disagreement is doubt.")] = 3,
+    seed_: Annotated[int, typer.Option("--seed", min=0, help="Chooses the images, too.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="[default: HOME/label-heads/PRESET]")
+    ] = None,
+    home: HomeOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Train a head on labelled images of the generator split, and test it on others of it."""
+    settings = resolve(ctx, preset=_HEAD_PRESET)
+    from agent.loop.components import Components
+    from agent.loop.progress import counted
+    from tools.diffusion.pipeline import load_pipeline, weights_folder
+    from tools.labelers import feature_decoder
+
+    components = Components(settings)
+    device, source = components.device, components.pretrain_target
+    say(source.notice)
+    known, others = feature_decoder.labelled(source.split("generator"), n, check, seed_)
+    pipeline = load_pipeline(weights_folder(settings.generator.weights), device)
+    wanted = feature_decoder.HeadSettings(steps=steps, members=members, seed=seed_)
+    with counted(console(), "label head", "steps") as report:
+        decoder = feature_decoder.fit(
+            pipeline,
+            known,
+            source.pixel_classes,
+            wanted,
+            device,
+            report,
+        )
+    figures = feature_decoder.figures(decoder, others, source.pixel_classes)
+    folder = output or settings.home / "label-heads" / (
+        source.name if target else Path(preset or _HEAD_PRESET).stem
+    )
+    feature_decoder.save_head(folder, decoder, figures)
+    say_table([f"on {len(others)} others", "value"], [[k, f"{v:.3f}"] for k, v in figures.items()])
+    say(f"Label head: {folder}")
+    say(
+        "To use it: --set labeler.name=feature_decoder "
+        f"--set 'labeler.options={{head: \"{folder.resolve()}\"}}'"
+    )

@@ -1,0 +1,320 @@
+"""Sessions that run by themselves: run, resume, watch, pause, stop, list, report and export."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from agent.cli.commands.common import (
+    HomeOption,
+    ImagesOption,
+    MemoryUrlOption,
+    NameArgument,
+    PresetArgument,
+    SeedOption,
+    SetOption,
+    TargetOption,
+    console,
+    continued,
+    home_of,
+    resolve,
+    say,
+    say_table,
+)
+from memory.errors import SessionError
+
+if TYPE_CHECKING:
+    from agent.autonomous.status import Status
+    from agent.config.settings import Settings
+
+app = typer.Typer()
+
+MaxHoursOption = Annotated[float | None, typer.Option(help="Hours of work in all, pauses apart.")]
+MaxGpuHoursOption = Annotated[float | None, typer.Option(help="Hours with a GPU in all.")]
+MaxImagesOption = Annotated[int | None, typer.Option(help="Images in all.")]
+TargetScoreOption = Annotated[
+    float | None, typer.Option(help="End when the main figure on feedback is as high as this.")
+]
+PatienceOption = Annotated[
+    int | None, typer.Option(help="End after so many rounds without a better score.")
+]
+DetachOption = Annotated[
+    bool, typer.Option("--detach", "-d", help="In the background; survives the terminal.")
+]
+OnFinishOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COMMAND",
+        help="Run in a shell at the end, with $SESSION, $SESSION_FOLDER, $SESSION_REPORT and "
+        "$SESSION_ENDED_BY.",
+    ),
+]
+WATCH_EVERY_S = 1.0
+# A process that has not ended after so long does not come to a safe point any more.
+PATIENCE_S = 15.0
+
+
+@app.command()
+def run(
+    ctx: typer.Context,
+    preset: PresetArgument = None,
+    target: TargetOption = None,
+    rounds: Annotated[
+        int | None, typer.Option("--max-rounds", "--rounds", help="Rounds in all.")
+    ] = None,
+    images_per_round: ImagesOption = None,
+    session: Annotated[
+        str | None, typer.Option(help="Name of the session; one that exists is continued.")
+    ] = None,
+    seed: SeedOption = None,
+    brain: Annotated[
+        str | None,
+        typer.Option(help="Who decides: policy:PLANNER, openai:MODEL, ollama:MODEL."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Tokens that a language model may take in all.")
+    ] = None,
+    max_usd: Annotated[
+        float | None, typer.Option(help="US dollars that it may cost; needs llm.prices.")
+    ] = None,
+    max_hours: MaxHoursOption = None,
+    max_gpu_hours: MaxGpuHoursOption = None,
+    max_images: MaxImagesOption = None,
+    target_score: TargetScoreOption = None,
+    patience: PatienceOption = None,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", "-i", help="Let the agent ask you questions.")
+    ] = False,
+    detach: DetachOption = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show settings, first plan and estimates; write nothing."),
+    ] = False,
+    on_finish: OnFinishOption = None,
+    compute: Annotated[
+        str | None,
+        typer.Option(metavar="local|ray[:ADDRESS]", help="Where images are drawn and audited."),
+    ] = None,
+    memory_url: MemoryUrlOption = None,
+    home: HomeOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Run a session, or continue it, until a limit is reached, and write its report.
+
+    Without PRESET and --target, a session that exists goes on by its own settings.
+    """
+    from agent.session.folder import has_session
+
+    base = home_of(home) if session and not preset and not target else None
+    if session and base and has_session(base, session):
+        settings = continued(ctx, base, session)
+    else:
+        settings = resolve(ctx)
+    if dry_run:
+        from agent.autonomous.dry_run import show
+
+        show(settings, console())
+    else:
+        _start(settings, detach, interactive)
+
+
+@app.command()
+def resume(
+    ctx: typer.Context,
+    name: NameArgument = None,
+    rounds: Annotated[int | None, typer.Option("--max-rounds", help="Rounds in all.")] = None,
+    max_hours: MaxHoursOption = None,
+    max_gpu_hours: MaxGpuHoursOption = None,
+    max_images: MaxImagesOption = None,
+    target_score: TargetScoreOption = None,
+    patience: PatienceOption = None,
+    detach: DetachOption = False,
+    on_finish: OnFinishOption = None,
+    home: HomeOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Go on with a session by its own settings; what changes its meaning is refused."""
+    from agent.session.folder import latest
+
+    folder = home_of(home)
+    _start(continued(ctx, folder, name or latest(folder)), detach)
+
+
+@app.command()
+def status(
+    name: NameArgument = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on until it ends.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Show what a session does: round, stage, score, and what is left of its budget."""
+    from agent.autonomous.status import read_status, table
+    from agent.session.folder import latest
+    from eval.report.terminal import draw_table
+
+    folder = home_of(home)
+    name = name or latest(folder)
+    found = read_status(folder, name)
+    if not watch:
+        console().print(draw_table(table(found)))
+        return
+    from rich.live import Live
+
+    with Live(draw_table(table(found)), console=console(), refresh_per_second=4) as live:
+        while found.state in ("running", "paused", "stuck"):
+            time.sleep(WATCH_EVERY_S)
+            found = read_status(folder, name)
+            live.update(draw_table(table(found)))
+
+
+@app.command()
+def stop(
+    name: NameArgument = None,
+    now: Annotated[
+        bool,
+        typer.Option("--now", help="Within the stage in hand; a process that is stuck is killed."),
+    ] = False,
+    home: HomeOption = None,
+) -> None:
+    """End a session after the stage in hand; `shaping resume` goes on."""
+    from agent.session import control
+
+    folder, found = _running(home_of(home), name)
+    control.request(folder, "stop_now" if now else "stop")
+    if not now:
+        say(f"{folder.name} ends after the stage {found.stage!r}. To see when: shaping status -w")
+        return
+    deadline = time.monotonic() + PATIENCE_S
+    while control.condition(folder).state in ("running", "paused"):
+        if time.monotonic() > deadline:
+            say(
+                f"{folder.name} has not come to a safe point for {PATIENCE_S:.0f} s. It ends at "
+                "the next one; finished work is kept."
+            )
+            return
+        time.sleep(0.2)
+    beat = control.read_heartbeat(folder)
+    if control.condition(folder).state == "stuck" and beat:
+        if not beat.holder.alive():
+            raise SessionError(
+                f"{folder.name} is stuck in process {beat.holder.pid} on {beat.holder.host}. End "
+                "it there."
+            )
+        os.kill(beat.holder.pid, signal.SIGKILL)
+        say(f"{folder.name} was stuck; process {beat.holder.pid} is killed.")
+    say(f"{folder.name} has ended. To go on: shaping resume {folder.name}")
+
+
+@app.command()
+def pause(name: NameArgument = None, home: HomeOption = None) -> None:
+    """Let a session wait at its next safe point."""
+    from agent.session import control
+
+    folder, _ = _running(home_of(home), name)
+    control.request(folder, "pause")
+    say(f"{folder.name} waits at its next safe point. To go on: shaping continue {folder.name}")
+
+
+@app.command("continue")
+def continue_(name: NameArgument = None, home: HomeOption = None) -> None:
+    """Let a session that waits go on."""
+    from agent.session import control
+
+    folder, _ = _running(home_of(home), name)
+    control.request(folder, "continue")
+    say(f"{folder.name} goes on.")
+
+
+@app.command()
+def sessions(home: HomeOption = None) -> None:
+    """List the sessions, the latest first."""
+    from agent.session.folder import list_sessions
+
+    folder = home_of(home)
+    rows = [
+        [
+            info.name,
+            info.data,
+            f"{info.rounds_done}/{info.rounds}",
+            "" if info.score is None else f"{info.score:.3f}",
+            info.updated[:16].replace("T", " "),
+            info.state,
+        ]
+        for info in list_sessions(folder)
+    ]
+    if rows:
+        say_table(["session", "data", "rounds", "score", "updated (UTC)", "state"], rows)
+    else:
+        say(f"There are no sessions under {folder} yet. Start one with: shaping run")
+
+
+@app.command()
+def report(
+    name: NameArgument = None,
+    home: HomeOption = None,
+) -> None:
+    """Write the report of a session again."""
+    from agent.autonomous.report import write_report
+    from agent.session.folder import latest
+
+    folder = home_of(home)
+    say(f"Report: {write_report(folder, name or latest(folder))}")
+
+
+@app.command()
+def export(
+    name: NameArgument = None,
+    format_: Annotated[
+        Literal["imagefolder", "parquet", "coco", "webdataset"],
+        typer.Option("--format", "-f", help="coco: for segmentation alone."),
+    ] = "parquet",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="[default: export-NAME-FORMAT]")
+    ] = None,
+    home: HomeOption = None,
+) -> None:
+    """Write the images of a session as a data set with a card; it loads with `datasets`."""
+    from agent.autonomous.results import source_of
+    from agent.session.folder import latest
+    from tools.data import export as exporting
+
+    folder = home_of(home)
+    name = name or latest(folder)
+    place = output or Path(f"export-{name}-{format_}")
+    n_images = exporting.export(source_of(folder, name), format_, place)
+    say(f"{n_images} images in {place}")
+    say("To load them: " + exporting.loading(format_, place))
+
+
+def _start(settings: Settings, detach: bool, interactive: bool = False) -> None:
+    """Run a session here or in the background, and say where its report is."""
+    if detach:
+        from agent.autonomous import detached
+
+        begun = detached.start(settings)
+        say(f"Session {begun.name} runs in the background (process {begun.pid}).")
+        say(f"Log: {begun.log}")
+        say(f"To see how it does: shaping status {begun.name} --watch")
+    else:
+        from agent.autonomous import runner
+
+        say(f"Report: {runner.run(settings, console(), interactive)}")
+
+
+def _running(home: Path, name: str | None) -> tuple[Path, Status]:
+    """Return the folder and the status of a session; raises SessionError if nobody runs it."""
+    from agent.autonomous.status import read_status
+    from agent.session.folder import folder_of, latest
+
+    name = name or latest(home)
+    found = read_status(home, name)
+    if found.state not in ("running", "paused", "stuck"):
+        raise SessionError(
+            f"The session {name!r} does not run: it is {found.state}. To go on: "
+            f"shaping resume {name}"
+        )
+    return folder_of(home, name), found

@@ -1,0 +1,136 @@
+"""`shaping chat` and `web`: a person watches and steers sessions, at a terminal or in a browser."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agent.cli.commands.common import (
+    PRESET,
+    HomeOption,
+    ImagesOption,
+    RoundsOption,
+    SeedOption,
+    SetOption,
+    TargetOption,
+    changes,
+    continued,
+    home_of,
+    refuse_unknown,
+    say,
+    settings_of,
+)
+from memory.errors import SettingsError
+
+if TYPE_CHECKING:
+    from agent.config.settings import Settings
+
+app = typer.Typer()
+
+
+@app.command()
+def chat(
+    ctx: typer.Context,
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[PRESET|NAME]",
+            help="The name of a session to open, or a preset of `shaping presets` to begin one.",
+            show_default=PRESET,
+        ),
+    ] = None,
+    session: Annotated[
+        str | None, typer.Option(help="Name of the new session, or of one to open.")
+    ] = None,
+    rounds: RoundsOption = None,
+    images_per_round: ImagesOption = None,
+    brain: Annotated[
+        str | None,
+        typer.Option(help="Who decides beside you: policy:PLANNER, openai:MODEL, ollama:MODEL."),
+    ] = None,
+    auto: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="SECONDS", help="Approve plans after so long without a word."),
+    ] = None,
+    target: TargetOption = None,
+    seed: SeedOption = None,
+    home: HomeOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Talk with a session while it runs: see, approve, edit and steer.
+
+    Without a terminal, lines are read from standard input; "/wait" waits until a plan is there or
+    the session ends.
+    """
+    from agent.session.folder import has_session
+
+    folder = home_of(home)
+    name = session or what or ""
+    known = bool(name) and "/" not in name and has_session(folder, name)
+    if known and target is None:
+        settings = continued(ctx, folder, name)
+    else:
+        if what and target is None:
+            refuse_unknown(folder, what)
+        settings = settings_of(what, changes(ctx), target)
+    from agent.chat import terminal
+
+    terminal.chat(settings, auto, sys.stdin, os.environ)
+
+
+@app.command()
+def web(
+    ctx: typer.Context,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME|PRESET]",
+            help="A session to open, or a preset to begin one; else the page lists all sessions.",
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; others than this machine's need the token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 7860,
+    token: Annotated[
+        str | None, typer.Option(help="Ask for this token; one is made up where it is needed.")
+    ] = None,
+    auto: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="SECONDS", help="Approve plans after so long without a word."),
+    ] = None,
+    home: HomeOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Watch and steer sessions in a browser.
+
+    From elsewhere: ssh -L 7860:127.0.0.1:7860 MACHINE, then open http://127.0.0.1:7860/.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise SettingsError(
+            "The web page needs Gradio, which is not installed. Add it with: "
+            "pip install 'feedback-shaping[web]'"
+        )
+    from agent.session.folder import folder_of
+
+    # The other settings may be those of another preset than the default one.
+    placed = [text for text in changes(ctx) if text.startswith("home=")]
+    folder = settings_of(None, placed).home
+
+    def begin(preset: str) -> Settings:
+        return settings_of(preset, changes(ctx))
+
+    opened = None
+    if name is not None and "/" not in name and (folder_of(folder, name) / "session.yaml").exists():
+        opened = continued(ctx, folder, name)
+    elif name is not None:
+        refuse_unknown(folder, name)
+        opened = begin(name)
+    from agent.web import app
+    from agent.web.registry import Hall
+
+    app.serve(Hall(folder, begin, auto), opened, host, port, token, say)
