@@ -10,17 +10,14 @@ are made of; it is NaN where nothing of the image is known.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
 
-from eval.slices import Attributes, _shared, benjamini_hochberg, slice_table, worst
 from memory.errors import DataError
-from memory.records import Estimate, Failure, Report, SliceScore, digest
+from memory.records import Estimate
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -31,7 +28,6 @@ WITHIN_DEG = 11.25
 
 _N_RESAMPLES = 500
 _BINS_PER_DEG = 20
-_NOTHING_KNOWN = "No image of the split has a known pixel, so there is nothing to measure."
 
 
 def confusions(truth: NDArray[np.uint8], predictions: NDArray[np.uint8], n_classes: int) -> Counts:
@@ -177,108 +173,6 @@ def normals_metrics(counts: Floats) -> dict[str, Estimate]:
     }
 
 
-def mean_score(scores: Floats) -> Estimate:
-    """Return the mean of scores in 0..1 with Student's interval, cut to 0..1.
-
-    One score says nothing of their spread: its interval is [0, 1]. Equal scores have no width.
-    """
-    n, mean = len(scores), float(np.clip(scores.mean(), 0, 1))
-    if n == 1:
-        return Estimate(value=mean, low=0, high=1, n=1)
-    half = float(student.ppf(0.975, n - 1) * scores.std(ddof=1) / math.sqrt(n))
-    return Estimate(value=mean, low=max(0.0, mean - half), high=min(1.0, mean + half), n=n)
-
-
-def dense_report(
-    metrics: Mapping[str, Estimate],
-    scores: Floats,
-    attributes: Attributes,
-    by: Sequence[tuple[str, ...]],
-    n_min: int,
-    round: int,  # noqa: A002 (the name of the record's field)
-    split: str,
-) -> Report:
-    """Return a report of a split's metrics and of the mean score of every slice.
-
-    scores: (n,), 0..1; images whose score is NaN are in no slice. A slice's `accuracy` is its mean
-    score and `n_correct` the rounded sum: a score in 0..1 varies at most as much as a coin of the
-    same mean (Bhatia and Davis 2000), so the binomial variance that `eval.credit` derives from
-    n_correct is an upper bound, and changes are believed too little rather than too much. Raises
-    DataError when no image has a score.
-    """
-    scores, attributes, _ = _scored(scores, attributes)
-    slices = tuple(
-        SliceScore(
-            key=key,
-            attributes=_shared(key, attributes[int(members[0])]),
-            accuracy=mean_score(scores[members]),
-            n_correct=int(np.rint(scores[members].sum())),
-        )
-        for key, members in slice_table(attributes, by, max(1, n_min)).items()
-    )
-    figures, worst_slice = dict(metrics), worst(slices, n_min)
-    for score in slices:
-        if score.key == worst_slice:
-            figures["worst_slice"] = score.accuracy
-    return Report(round=round, split=split, metrics=figures, slices=slices, worst_slice=worst_slice)
-
-
-def dense_failures(
-    scores: Floats,
-    attributes: Attributes,
-    ids: Sequence[str],
-    by: Sequence[tuple[str, ...]],
-    n_min: int,
-    alpha: float = 0.05,
-    n_examples: int = 16,
-) -> tuple[Failure, ...]:
-    """Return the slices whose mean score is lower than that of the rest.
-
-    As `eval.slices.find_failures`, with Welch's one-sided t-test of each slice against all other
-    images; the error rate is 1 - mean score, n_wrong its rounded sum. Examples are the images of
-    the lowest scores, images with a score of 1 left out. Raises DataError when no image has a
-    score.
-    """
-    scores, attributes, rows = _scored(scores, attributes)
-    # A slice that holds every image has no rest to be compared with.
-    table = {
-        key: members
-        for key, members in slice_table(attributes, by, max(1, n_min)).items()
-        if len(members) < len(scores)
-    }
-    rests = [np.delete(scores, members) for members in table.values()]
-    p_values = [
-        welch(scores[members], rest) for members, rest in zip(table.values(), rests, strict=True)
-    ]
-    found = []
-    for (key, members), rest, p_value, q_value in zip(
-        table.items(), rests, p_values, benjamini_hochberg(p_values), strict=True
-    ):
-        errors = 1 - scores[members]
-        if errors.mean() <= 1 - rest.mean():
-            continue
-        order = np.argsort(-errors, kind="stable")
-        examples = [members[i] for i in order if errors[i] > 0][:n_examples]
-        found.append(
-            Failure(
-                id=digest(key),
-                slice=key,
-                attributes=_shared(key, attributes[int(members[0])]),
-                n=len(members),
-                n_wrong=int(np.rint(errors.sum())),
-                error_rate=mean_score(errors),
-                rest_error_rate=float(np.clip(1 - rest.mean(), 0, 1)),
-                p_value=p_value,
-                q_value=q_value,
-                significant=q_value <= alpha,
-                examples=tuple(ids[int(rows[i])] for i in examples),
-            )
-        )
-    return tuple(
-        sorted(found, key=lambda f: (not f.significant, f.q_value, -f.error_rate.value, f.slice))
-    )
-
-
 def _bootstrap(sums: NDArray[Any], figure: Callable[[Floats], Floats]) -> Estimate:
     """Return a figure of pooled sums with its interval; see `_resample`."""
     value, low, high = (float(part) for part in _resample(sums, figure))
@@ -295,7 +189,7 @@ def _resample(
     """
     known = sums[sums.any(1)].astype(np.float64)
     if len(known) == 0:
-        raise DataError(_NOTHING_KNOWN)
+        raise DataError("No image of the split has a known pixel, so there is nothing to measure.")
     value = figure(known.sum(0))
     counts = np.random.default_rng(0).multinomial(
         len(known), np.full(len(known), 1 / len(known)), size=_N_RESAMPLES
@@ -303,31 +197,6 @@ def _resample(
     # NaN: a class that a resample does not show has no figure there.
     low, high = np.nanquantile(figure(counts @ known), (0.025, 0.975), axis=0)
     return value, np.minimum(value, low), np.maximum(value, high)
-
-
-def welch(scores: Floats, rest: Floats) -> float:
-    """Return the chance of so low a mean if the slice is as good as the rest (Welch 1947).
-
-    One score alone says nothing of the spread: 1.
-    """
-    if min(len(scores), len(rest)) < 2:
-        return 1.0
-    difference = float(scores.mean() - rest.mean())
-    a, b = (float(part.var(ddof=1)) / len(part) for part in (scores, rest))
-    if a + b == 0:
-        return float(difference >= 0)
-    freedom = (a + b) ** 2 / (a**2 / (len(scores) - 1) + b**2 / (len(rest) - 1))
-    return float(student.cdf(difference / math.sqrt(a + b), freedom))
-
-
-def _scored(scores: Floats, attributes: Attributes) -> tuple[Floats, Attributes, Counts]:
-    """Return scores and attributes of the images that have a score, and their rows."""
-    if len(scores) != len(attributes):
-        raise DataError(f"{len(scores)} scores, but attributes of {len(attributes)} images.")
-    rows = np.flatnonzero(~np.isnan(scores))
-    if len(rows) == 0:
-        raise DataError(_NOTHING_KNOWN)
-    return scores[rows], [attributes[int(row)] for row in rows], rows
 
 
 def _mean_known(values: Floats) -> Floats:

@@ -17,6 +17,7 @@ Z95 = 1.96
 
 UNKNOWN = Estimate(value=0.5, low=0.0, high=1.0, n=0)
 
+Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 
@@ -87,6 +88,39 @@ def auroc(labels: Labels, scores: NDArray[np.floating]) -> Estimate:
         area * (1 - area) + (n_positive - 1) * two_positives + (n_negative - 1) * two_negatives
     ) / n_pairs
     return _around(area, variance, len(labels))
+
+
+def logistic_regression(x: Floats, shares: Floats, ridge: Floats) -> Floats:
+    """Return the weights of a logistic regression on shares (Papke and Wooldridge 1996).
+
+    Newton's method; scipy has no such regression, and its optimisers do not repeat weights to the
+    last bit between versions.
+
+    Args:
+        x: (n, m).
+        shares: 0..1, (n,).
+        ridge: penalty of the squared weights relative to the mean loss, (m + 1,), the offset first.
+
+    Returns:
+        (m + 1,), the offset first.
+    """
+    x = np.column_stack([np.ones(len(x)), x])
+    weights, penalty = np.zeros(x.shape[1]), np.diag(ridge)
+    for _ in range(100):
+        p = logistic(x @ weights)
+        gradient = x.T @ (shares - p) / len(x) - penalty @ weights
+        hessian = (x * (p * (1 - p))[:, None]).T @ x / len(x) + penalty
+        step = np.linalg.solve(hessian, gradient)
+        # Far from the optimum the curvature is nearly nothing, and a whole step too long.
+        weights += step * min(1.0, 2 / max(float(np.abs(step).max()), 1e-12))
+        if np.abs(step).max() < 1e-9:
+            break
+    return weights
+
+
+def logistic(x: Floats) -> Floats:
+    """Return the logistic function of log odds, 0..1."""
+    return 1 / (1 + np.exp(-np.clip(x, -500, 500)))
 
 
 def _around(value: float, variance: float, n: int) -> Estimate:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.dense import VOID
+from eval.metrics import logistic, logistic_regression
 
 Floats = NDArray[np.floating[Any]]
 Vector = NDArray[np.float64]
@@ -229,22 +230,9 @@ def excess(measures: Mapping[str, Vector], normal: Mapping[str, float]) -> dict[
 def fit_scores(evidence: Vector, scores: Vector) -> Vector:
     """Return the coefficients, (m + 1,), that predict scores from evidence; see `expected_scores`.
 
-    evidence: (n, m); scores: of the same labels against the truth, 0..1, (n,). Logistic regression
-    on shares (Papke and Wooldridge 1996) by Newton's method, with a slight ridge.
+    evidence: (n, m); scores: of the same labels against the truth, 0..1, (n,).
     """
-    x = _design(evidence)
-    coefficients = np.zeros(x.shape[1])
-    penalty = _RIDGE * np.eye(x.shape[1])
-    for _ in range(100):
-        said = _logistic(x @ coefficients)
-        gradient = x.T @ (scores - said) / len(x) - penalty @ coefficients
-        hessian = (x * (said * (1 - said))[:, None]).T @ x / len(x) + penalty
-        step = np.linalg.solve(hessian, gradient)
-        # Far from the optimum the curvature is nearly nothing, and a whole step too long.
-        coefficients += step * min(1.0, 2 / max(float(np.abs(step).max()), 1e-12))
-        if np.abs(step).max() < 1e-9:
-            break
-    return coefficients
+    return logistic_regression(evidence, scores, np.full(evidence.shape[1] + 1, _RIDGE))
 
 
 def expected_scores(
@@ -254,11 +242,8 @@ def expected_scores(
 
     against: what is taken from the logarithm of the odds, for evidence that was not fitted, (n,).
     """
-    return _logistic(_design(evidence) @ coefficients - against)
-
-
-def _design(evidence: Vector) -> Vector:
-    return np.column_stack([np.ones(len(evidence)), evidence])
+    design = np.column_stack([np.ones(len(evidence)), evidence])
+    return logistic(design @ coefficients - against)
 
 
 def _no_overlap(classes: NDArray[np.bool_], p: Floats) -> Vector:
@@ -269,10 +254,6 @@ def _no_overlap(classes: NDArray[np.bool_], p: Floats) -> Vector:
     ious = both / np.maximum(of_classes + of_p - both, 1e-9)
     missed: Vector = 1 - (ious * shown).sum(1) / np.maximum(shown.sum(1), 1)
     return missed
-
-
-def _logistic(x: Vector) -> Vector:
-    return 1 / (1 + np.exp(-np.clip(x, -500, 500)))
 
 
 def _smaller_difference(values: Floats, axis: int) -> Floats:

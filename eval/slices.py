@@ -1,35 +1,49 @@
-"""Slices: photographs that share attribute values, and how a model does on each."""
+"""Slices: photographs that share attribute values, and how a model does on each.
+
+A model's score on a photograph is a bool, right or wrong, where it predicts one class of each, and
+a number in 0..1, e.g. a mean IoU, where it predicts pixels. Both kinds are reported and tested by
+the same functions, each with its own interval and test.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control, hypergeom
+from scipy.stats import t as student
 
 from eval.metrics import accuracy, auroc, balanced_accuracy, wilson
 from memory.errors import DataError, unknown
-from memory.records import Failure, Report, SliceScore, digest, slice_key
+from memory.records import Estimate, Failure, Report, SliceScore, digest, slice_key
 
 Attributes = Sequence[Mapping[str, str]]
+Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
+Scores = NDArray[Any]
+"""Per photograph: right or wrong, or 0..1 with NaN where nothing is known."""
 SliceTable = dict[str, Indices]
 
 
 def slice_table(attributes: Attributes, by: Sequence[tuple[str, ...]], n_min: int) -> SliceTable:
     """Return the members of every slice with at least `n_min` photographs, by the slice's key.
 
-    attributes: one mapping per photograph. by: which attributes to cross, e.g. ("wafer",) and
-    ("wafer", "severity"). A photograph that lacks one of them is in no slice of that crossing.
+    Args:
+        attributes: one mapping per photograph.
+        by: which attributes to cross, e.g. ("wafer",) and ("wafer", "severity"). A photograph
+            that lacks one of them is in no slice of that crossing.
+        n_min: photographs that a slice needs.
     """
     members: dict[str, list[int]] = {}
     for names in dict.fromkeys(tuple(sorted(set(names))) for names in by):
         crossing: dict[str, list[int]] = defaultdict(list)
-        for index, known in enumerate(attributes):
-            if all(name in known for name in names):
-                crossing[slice_key({name: known[name] for name in names})].append(index)
+        for index, attribute in enumerate(attributes):
+            if all(name in attribute for name in names):
+                crossing[slice_key({name: attribute[name] for name in names})].append(index)
         members |= {key: crossing[key] for key in sorted(crossing)}
     return {
         key: np.array(indices, dtype=np.int64)
@@ -49,21 +63,23 @@ def select(table: SliceTable, key: str) -> Indices:
 
 
 def score_slices(
-    correct: NDArray[np.bool_], table: SliceTable, attributes: Attributes
+    scores: Scores, table: SliceTable, attributes: Attributes
 ) -> tuple[SliceScore, ...]:
-    """Return the accuracy of every slice of a table; `correct` is (n,), one per photograph."""
-    scores = []
-    for key, members in table.items():
-        n_correct = int(correct[members].sum())
-        scores.append(
-            SliceScore(
-                key=key,
-                attributes=_shared(key, attributes[int(members[0])]),
-                accuracy=wilson(n_correct, len(members)),
-                n_correct=n_correct,
-            )
+    """Return the mean score of every slice of a table; scores: (n,), none NaN.
+
+    `n_correct` of scores in 0..1 is their rounded sum: such a score varies at most as much as a
+    coin of the same mean (Bhatia and Davis 2000), so the binomial variance that `eval.credit`
+    derives from n_correct is an upper bound, and changes are underrated rather than overrated.
+    """
+    return tuple(
+        SliceScore(
+            key=key,
+            attributes=_shared(key, attributes[int(members[0])]),
+            accuracy=mean_score(scores[members]),
+            n_correct=int(np.rint(scores[members].sum())),
         )
-    return tuple(scores)
+        for key, members in table.items()
+    )
 
 
 def worst(slices: Sequence[SliceScore], n_min: int) -> str | None:
@@ -77,6 +93,28 @@ def worst(slices: Sequence[SliceScore], n_min: int) -> str | None:
     return min(measured, key=lambda s: (s.accuracy.value, -s.accuracy.n, s.key)).key
 
 
+def slice_report(
+    metrics: Mapping[str, Estimate],
+    scores: Scores,
+    attributes: Attributes,
+    by: Sequence[tuple[str, ...]],
+    n_min: int,
+    round: int,  # noqa: A002 (the name of the record's field)
+    split: str,
+) -> Report:
+    """Return a report of a split's metrics and of every slice, the worst among the metrics.
+
+    Raises DataError when no photograph has a score. See `slice_table` for `by` and `n_min`.
+    """
+    scores, attributes, _ = _scored(scores, attributes)
+    slices = score_slices(scores, slice_table(attributes, by, max(1, n_min)), attributes)
+    worst_slice = worst(slices, n_min)
+    figures = dict(metrics)
+    if worst_slice:
+        figures["worst_slice"] = next(s.accuracy for s in slices if s.key == worst_slice)
+    return Report(round=round, split=split, metrics=figures, slices=slices, worst_slice=worst_slice)
+
+
 def build_report(
     round: int,  # noqa: A002 (the name of the record's field)
     split: str,
@@ -88,27 +126,30 @@ def build_report(
 ) -> Report:
     """Return how a classifier does on one split.
 
-    labels: (n,). probabilities: (n, n_classes). The metrics are accuracy, balanced_accuracy,
-    auroc (two classes only) and worst_slice (if a slice has `n_min` photographs). Raises
-    DataError for an empty split, unequal lengths and probabilities that are not finite.
+    The metrics are accuracy, balanced_accuracy, auroc (two classes only) and worst_slice (if a
+    slice has `n_min` photographs).
+
+    Args:
+        round: number of the round.
+        split: name of the split.
+        labels: class ids, (n,).
+        probabilities: of the model, (n, n_classes).
+        attributes: of the photographs, n of them.
+        by: see `slice_table`.
+        n_min: photographs that a slice needs.
+
+    Raises:
+        DataError: for an empty split, unequal lengths and probabilities that are not finite.
     """
     _check(labels, probabilities, attributes)
-    n_classes = probabilities.shape[1]
     predictions = probabilities.argmax(1)
-    slices = score_slices(
-        labels == predictions, slice_table(attributes, by, max(1, n_min)), attributes
-    )
     metrics = {
         "accuracy": accuracy(labels, predictions),
-        "balanced_accuracy": balanced_accuracy(labels, predictions, n_classes),
+        "balanced_accuracy": balanced_accuracy(labels, predictions, probabilities.shape[1]),
     }
-    if n_classes == 2:
+    if probabilities.shape[1] == 2:
         metrics["auroc"] = auroc(labels, probabilities[:, 1])
-    worst_slice = worst(slices, n_min)
-    for score in slices:
-        if score.key == worst_slice:
-            metrics["worst_slice"] = score.accuracy
-    return Report(round=round, split=split, metrics=metrics, slices=slices, worst_slice=worst_slice)
+    return slice_report(metrics, labels == predictions, attributes, by, n_min, round, split)
 
 
 def find_failures(
@@ -123,55 +164,127 @@ def find_failures(
 ) -> tuple[Failure, ...]:
     """Return the slices on which a classifier errs more often than on the rest.
 
-    Each slice with `n_min` photographs is tested against all others, "as good as the rest", by
-    Fisher's exact test (one-sided), corrected for the number of slices tried; `significant` means
-    a q-value of at most `alpha`. Sorted: significant ones first, then by q-value, then by error
-    rate. The id depends on the slice alone, so a failure keeps it over the rounds. Examples are
-    wrong photographs, those first whose true class got the least probability. Raises DataError
-    as `build_report` does.
+    Examples are sorted by the probability of their true class, lowest first. See `failing_slices`
+    for the test, and `build_report` for the arguments and errors.
     """
     _check(labels, probabilities, attributes)
-    wrong = labels != probabilities.argmax(1)
-    n, n_wrong = len(labels), int(wrong.sum())
-    # A slice that holds every photograph has no rest to be compared with.
+    correct = labels == probabilities.argmax(1)
+    true_probability = probabilities[np.arange(len(labels)), labels]
+    return failing_slices(
+        correct, attributes, ids, by, n_min, alpha, n_examples, confidence=true_probability
+    )
+
+
+def failing_slices(
+    scores: Scores,
+    attributes: Attributes,
+    ids: Sequence[str],
+    by: Sequence[tuple[str, ...]],
+    n_min: int,
+    alpha: float = 0.05,
+    n_examples: int = 16,
+    confidence: NDArray[np.floating] | None = None,
+) -> tuple[Failure, ...]:
+    """Return the slices whose mean score is lower than that of the rest.
+
+    Each slice with `n_min` photographs is tested against all others, "as good as the rest", by
+    Fisher's exact test of right and wrong, or Welch's t-test of scores (both one-sided), corrected
+    for the number of slices tried (Benjamini-Hochberg).
+
+    Args:
+        scores: (n,); images whose score is NaN are left out.
+        attributes: n of them.
+        ids: n of them; examples are named by them.
+        by: see `slice_table`.
+        n_min: photographs that a slice needs.
+        alpha: `significant` means a q-value of at most this.
+        n_examples: most examples of a failure; they are images with a score below 1.
+        confidence: what examples are sorted by, lowest first, (n,); None for the score.
+
+    Returns:
+        Significant failures first, then by q-value, then by error rate. The id depends on the
+        slice alone, so a failure keeps it over the rounds.
+
+    Raises:
+        DataError: when no image has a score.
+    """
+    scores, attributes, rows = _scored(scores, attributes)
+    order_by = scores if confidence is None else confidence[rows]
+    # A slice that holds every image has no rest to be compared with.
     table = {
         key: members
         for key, members in slice_table(attributes, by, max(1, n_min)).items()
-        if len(members) < n
+        if len(members) < len(scores)
     }
+    rests = [np.delete(scores, members) for members in table.values()]
     p_values = [
-        float(hypergeom.sf(wrong[members].sum() - 1, n, n_wrong, len(members)))
-        for members in table.values()
+        worse_than_rest(scores[members], rest)
+        for members, rest in zip(table.values(), rests, strict=True)
     ]
-    true_probability = probabilities[np.arange(n), labels]
-    found = []
-    for (key, members), p_value, q_value in zip(
-        table.items(), p_values, benjamini_hochberg(p_values), strict=True
+    failures = []
+    for (key, members), rest, p_value, q_value in zip(
+        table.items(), rests, p_values, benjamini_hochberg(p_values), strict=True
     ):
-        wrong_members = members[wrong[members]]
-        error_rate = wilson(len(wrong_members), len(members))
-        rest_error_rate = (n_wrong - len(wrong_members)) / (n - len(members))
-        if error_rate.value <= rest_error_rate:
+        errors, rest_error_rate = 1 - scores[members], _mean_error(rest)
+        if errors.mean() <= rest_error_rate:
             continue
-        order = np.argsort(true_probability[wrong_members], kind="stable")[:n_examples]
-        found.append(
+        order = members[np.argsort(order_by[members], kind="stable")]
+        examples = [int(rows[i]) for i in order if scores[i] < 1][:n_examples]
+        failures.append(
             Failure(
                 id=digest(key),
                 slice=key,
                 attributes=_shared(key, attributes[int(members[0])]),
                 n=len(members),
-                n_wrong=len(wrong_members),
-                error_rate=error_rate,
-                rest_error_rate=rest_error_rate,
+                n_wrong=int(np.rint(errors.sum())),
+                error_rate=mean_score(errors.astype(scores.dtype)),
+                rest_error_rate=float(np.clip(rest_error_rate, 0, 1)),
                 p_value=min(1.0, p_value),
                 q_value=q_value,
                 significant=q_value <= alpha,
-                examples=tuple(ids[int(i)] for i in wrong_members[order]),
+                examples=tuple(ids[i] for i in examples),
             )
         )
     return tuple(
-        sorted(found, key=lambda f: (not f.significant, f.q_value, -f.error_rate.value, f.slice))
+        sorted(failures, key=lambda f: (not f.significant, f.q_value, -f.error_rate.value, f.slice))
     )
+
+
+def mean_score(scores: Scores) -> Estimate:
+    """Return the mean of scores: of bools with Wilson's interval, else with Student's, cut to 0..1.
+
+    One score in 0..1 tells nothing of their spread: its interval is [0, 1]. Equal scores have an
+    interval of no width.
+    """
+    n = len(scores)
+    if scores.dtype == bool:
+        return wilson(int(scores.sum()), n)
+    mean = float(np.clip(scores.mean(), 0, 1))
+    if n == 1:
+        return Estimate(value=mean, low=0, high=1, n=1)
+    half = float(student.ppf(0.975, n - 1) * scores.std(ddof=1) / math.sqrt(n))
+    return Estimate(value=mean, low=max(0.0, mean - half), high=min(1.0, mean + half), n=n)
+
+
+def worse_than_rest(scores: Scores, rest: Scores) -> float:
+    """Return the one-sided p-value of "as good as the rest".
+
+    Fisher's exact test of bools, Welch's t-test (1947) of scores in 0..1. One score alone tells
+    nothing of their spread: 1.
+    """
+    n, n_rest = len(scores), len(rest)
+    if scores.dtype == bool:
+        n_wrong = n - int(scores.sum())
+        n_all_wrong = n_wrong + n_rest - int(rest.sum())
+        return float(hypergeom.sf(n_wrong - 1, n + n_rest, n_all_wrong, n))
+    if min(n, n_rest) < 2:
+        return 1.0
+    difference = float(scores.mean() - rest.mean())
+    a, b = (float(part.var(ddof=1)) / len(part) for part in (scores, rest))
+    if a + b == 0:
+        return float(difference >= 0)
+    freedom = (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (n_rest - 1))
+    return float(student.cdf(difference / math.sqrt(a + b), freedom))
 
 
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
@@ -185,9 +298,23 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     return [float(q) for q in adjusted]
 
 
+def _mean_error(scores: Scores) -> float:
+    return float((~scores).mean() if scores.dtype == bool else 1 - scores.mean())
+
+
 def _shared(key: str, member: Mapping[str, str]) -> dict[str, str]:
     """Return the attributes that a slice's key names, read from one of its members."""
     return {name: value for name, value in member.items() if f" {name}={value} " in f" {key} "}
+
+
+def _scored(scores: Scores, attributes: Attributes) -> tuple[Scores, Attributes, Indices]:
+    """Return scores and attributes of the images that have a score, and their rows."""
+    if len(scores) != len(attributes):
+        raise DataError(f"{len(scores)} scores, but attributes of {len(attributes)} images.")
+    rows = np.flatnonzero(~np.isnan(scores))
+    if len(rows) == 0:
+        raise DataError("No image of the split has a score, so there is nothing to measure.")
+    return scores[rows], [attributes[int(row)] for row in rows], rows
 
 
 def _check(

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.candidates import Evaluated
 from eval.credit import prompt_influence
-from eval.discovery import Evaluated, discover, nearest_prompts
+from eval.discovery import discover, nearest_prompts
 from eval.fixable import evidence_from, fixable
 from eval.montage import save_montage
 from memory.errors import DataError

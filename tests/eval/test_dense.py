@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from eval import dense
+from eval.slices import failing_slices, slice_report
 from memory.errors import DataError
 
 
@@ -80,11 +81,11 @@ def test_a_slice_that_is_worse_is_found_and_its_worst_images_are_named() -> None
     ]
     names = [str(i) for i in range(80)]
     by = [("light",), ("layout",)]
-    worst, *others = dense.dense_failures(scores, attributes, names, by, 5)
+    worst, *others = failing_slices(scores, attributes, names, by, 5)
     assert (worst.slice, worst.significant, worst.n) == ("light=night", True, 19)
     assert worst.examples[0] == str(np.nanargmin(np.where(night, scores, 1)))
     assert not any(failure.significant for failure in others)
-    report = dense.dense_report({}, scores, attributes, by, 5, 1, "feedback")
+    report = slice_report({}, scores, attributes, by, 5, 1, "feedback")
     assert report.worst_slice == "light=night"
     (slice_,) = [s for s in report.slices if s.key == "light=night"]
     assert slice_.accuracy.value == pytest.approx(np.nanmean(scores[night]))

@@ -3,20 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eval.discovery import (
+from eval.candidates import (
     Candidate,
     Evaluated,
-    discover,
+    as_scores,
     factor_audit,
     fit_direction,
-    follow,
     group_candidates,
-    jaccard,
-    nearest_prompts,
-    select,
-    traits,
 )
-from eval.mixture import fit_mixture
+from eval.clusters import fit_mixture
+from eval.discovery import discover, follow, jaccard, nearest_prompts, select, traits
 from eval.slices import find_failures
 from memory.errors import DataError
 
@@ -152,9 +148,9 @@ def test_a_part_that_explains_the_whole_is_taken_instead() -> None:
     every = np.arange(200)
     rain = Candidate("slice", np.arange(100), every, {"weather": "rain"})
     night = Candidate("slice", np.arange(30), every, {"weather": "rain", "light": "night"})
-    (taken,) = select([rain, night], errors, n_min=10, alpha=0.05)
+    (taken,) = select([rain, night], as_scores(errors), n_min=10, alpha=0.05)
     assert taken.attributes == night.attributes
-    (only,) = select([rain], errors, n_min=10, alpha=0.05)
+    (only,) = select([rain], as_scores(errors), n_min=10, alpha=0.05)
     assert only.attributes == rain.attributes
 
 
@@ -166,7 +162,7 @@ def test_parts_explain_a_whole_together() -> None:
     # One part lies in the whole by half only.
     dark = Candidate("slice", np.arange(20), every, {"wafer": "mono", "light": "dark"})
     large = Candidate("slice", np.r_[60:80, 200:215], every, {"area": "large"})
-    taken = select([mono, dark, large], errors, n_min=10, alpha=0.05)
+    taken = select([mono, dark, large], as_scores(errors), n_min=10, alpha=0.05)
     assert [c.attributes for c in taken] in (
         [dark.attributes, large.attributes],
         [large.attributes, dark.attributes],
@@ -179,7 +175,7 @@ def test_what_is_left_of_an_overlap_is_still_tested() -> None:
     every = np.arange(300)
     first = Candidate("slice", np.arange(16), every, {"a": "x"})
     second = Candidate("slice", np.arange(8, 24), every, {"b": "y"})
-    assert len(select([first, second], errors, n_min=15, alpha=0.05)) == 2
+    assert len(select([first, second], as_scores(errors), n_min=15, alpha=0.05)) == 2
 
 
 def test_groups_are_the_same_whatever_fails() -> None:
@@ -206,8 +202,8 @@ def test_a_failure_direction_points_to_failures() -> None:
     x = rng.normal(size=(400, 5))
     errors = (x[:, 1] + 0.3 * rng.normal(size=400) > 1).astype(float)
     weights = fit_direction(x, errors)
-    assert np.abs(weights[:-1]).argmax() == 1 and weights[1] > 0
-    assert weights[-1] < 0
+    assert np.abs(weights[1:]).argmax() == 1 and weights[2] > 0
+    assert weights[0] < 0
 
 
 def test_traits_are_values_that_members_share_and_others_lack() -> None:

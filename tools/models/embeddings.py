@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from eval.cluster_tree import side_by_side
+from eval.clusters import side_by_side
 from memory.errors import SettingsError
 from tools.data.samples import Images
 from tools.tasks import Model

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import interpolate
 
-from eval.dense import dense_failures
+from eval.slices import failing_slices
 from memory.errors import DataError
 from memory.records import Failure
 from tools.data.samples import Images, Samples
@@ -74,7 +74,7 @@ class FailuresByScore(ABC):
     ) -> tuple[Failure, ...]:
         """Return the slices whose mean score is lower than that of the rest."""
         scores = self.scores(predictions, samples)
-        return dense_failures(scores, samples.attributes, samples.ids, by, n_min, alpha)
+        return failing_slices(scores, samples.attributes, samples.ids, by, n_min, alpha)
 
 
 class DenseTransformer(TransformersModel):

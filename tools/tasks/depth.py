@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from eval.colours import depth_rgb, side_by_side
-from eval.dense import dense_report, depth_metrics, depth_scores, depth_sums
+from eval.dense import depth_metrics, depth_scores, depth_sums
+from eval.slices import slice_report
 from memory.records import Report
 from tools.data.samples import Images, Samples
 from tools.tasks import Batch, Model, dense
@@ -94,7 +95,7 @@ class Depth(dense.FailuresByScore):
         """Return delta1, absolute relative error and RMSE, and every slice's mean delta1."""
         sums = depth_sums(samples.labels["depth"], predictions)
         scores, attributes = depth_scores(sums), samples.attributes
-        return dense_report(depth_metrics(sums), scores, attributes, by, n_min, round, split)
+        return slice_report(depth_metrics(sums), scores, attributes, by, n_min, round, split)
 
     def pictures(
         self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eval.dense import dense_report, mean_score
+from eval.slices import mean_score, slice_report
 from memory.errors import SettingsError
 from memory.records import Report
 from tools import tasks
@@ -107,7 +107,7 @@ class Multi(dense.FailuresByScore):
         metrics = {"mean_score": mean_score(scores[~np.isnan(scores)])}
         for part, said in self.predictions(predictions):
             metrics |= part.report(said, samples, class_names, round, split, (), n_min).metrics
-        return dense_report(metrics, scores, samples.attributes, by, n_min, round, split)
+        return slice_report(metrics, scores, samples.attributes, by, n_min, round, split)
 
     def pictures(
         self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]

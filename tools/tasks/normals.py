@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch.nn.functional import cosine_similarity, normalize
 
 from eval.colours import normals_rgb, side_by_side
-from eval.dense import angle_counts, dense_report, normals_metrics, normals_scores
+from eval.dense import angle_counts, normals_metrics, normals_scores
+from eval.slices import slice_report
 from memory.records import Report
 from tools.data.samples import Images, Samples
 from tools.tasks import Batch, Model, dense
@@ -89,7 +90,7 @@ class Normals(dense.FailuresByScore):
         """Return the share within 11.25 degrees, mean and median angle, and every slice's share."""
         counts = angle_counts(samples.labels["normals"], predictions)
         scores, attributes = normals_scores(counts), samples.attributes
-        return dense_report(normals_metrics(counts), scores, attributes, by, n_min, round, split)
+        return slice_report(normals_metrics(counts), scores, attributes, by, n_min, round, split)
 
     def pictures(
         self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]

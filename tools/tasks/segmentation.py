@@ -17,10 +17,10 @@ from eval.colours import segmentation_rgb, side_by_side
 from eval.dense import (
     class_ious,
     confusions,
-    dense_report,
     segmentation_metrics,
     segmentation_scores,
 )
+from eval.slices import slice_report
 from memory.records import Report
 from tools.data.samples import VOID, Images, Samples
 from tools.tasks import Batch, Model, dense
@@ -103,7 +103,7 @@ class Segmentation(dense.FailuresByScore):
     ) -> Report:
         """Return mIoU, pixel accuracy, the IoU of every class, and every slice's mean score."""
         confusion = confusions(samples.labels[self.name], predictions, len(class_names))
-        return dense_report(
+        return slice_report(
             segmentation_metrics(confusion, class_names),
             segmentation_scores(confusion),
             samples.attributes,

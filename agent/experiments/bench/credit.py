@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from agent.experiments.bench.harness import Benchmark, options
+from eval.candidates import fit_direction
 from eval.credit import (
     agrees,
     credit,
@@ -33,7 +34,6 @@ from eval.credit import (
     prompt_influence,
     rank_correlation,
 )
-from eval.discovery import fit_direction
 from memory.records import Batch, Plan, PromptQuality, PromptSpec, Report
 from tools import tasks
 from tools.data.samples import Samples, concatenate
@@ -143,7 +143,7 @@ def learn_head(samples: Samples) -> Learn:
         weights = fit_direction(features(images), images.classes.astype(np.float64))
 
         def defective(others: Samples) -> Floats:
-            said: Floats = expit(features(others) @ weights[:-1] + weights[-1])
+            said: Floats = expit(weights[0] + features(others) @ weights[1:])
             return said
 
         def gradients(others: Samples) -> Floats:

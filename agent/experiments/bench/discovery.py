@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from agent.experiments.bench.harness import Benchmark, options
-from eval.cluster_tree import side_by_side
-from eval.dense import mean_score
-from eval.discovery import Evaluated, discover
+from eval.candidates import Evaluated
+from eval.clusters import side_by_side
+from eval.discovery import discover
 from eval.metrics import wilson
-from eval.slices import slice_table
+from eval.slices import mean_score, slice_table
 from memory.records import Failure
 from tools import tasks
 from tools.data.samples import Images, Samples

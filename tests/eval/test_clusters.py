@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from eval.cluster_tree import look_alike, principal_components, side_by_side, tree_groups
+from eval.clusters import look_alike, principal_components, side_by_side, tree_groups
 
 
 def blobs(*sizes: int, dimension: int = 10, seed: int = 0) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -1,6 +1,10 @@
-"""Groups of images that look alike and of which a model makes the same: a mixture with outcomes.
+"""Groups of images that may fail: those that look alike, and components of a mixture.
 
-Domino (Eyuboglu et al. 2022), along the axes in which failures vary most.
+Groups at every scale come from Ward's hierarchical clustering (1963) of whitened principal
+components, cut as HDBSCAN condenses its tree (Campello et al. 2013, leaf clusters): a group ends
+where two parts that are both large enough would join. They know nothing of errors, so they can be
+tested on all images. Mixtures explain embeddings and outcomes together, along the axes in which
+failures vary most (Domino: Eyuboglu et al. 2022).
 """
 
 from __future__ import annotations
@@ -11,14 +15,78 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.hierarchy import linkage
 from scipy.special import log_softmax
 
 Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+# Principal components that distances are measured in, and how far they are whitened.
+N_DIMENSIONS = 64
+WHITENINGS = (0.5, 1.0)
+# Ward's method keeps all distances: 100 MB for so many images.
+MOST_IMAGES = 5_000
 
 N_COMPONENTS = 25
 # Whitened principal components of the embeddings, and axes among them that a mixture works on.
-N_DIMENSIONS, N_AXES = 32, 8
+N_WHITE, N_AXES = 32, 8
 N_ITERATIONS = 40
+
+
+def look_alike(embeddings: Floats, n_min: int) -> list[Indices]:
+    """Return groups of at least `n_min` images that look alike, sorted rows, none twice.
+
+    embeddings: (n, d). Groups of one whitening and those of the other overlap.
+    """
+    found = {
+        group.tobytes(): group
+        for whitening in WHITENINGS
+        for group in tree_groups(principal_components(embeddings, N_DIMENSIONS, whitening), n_min)
+    }
+    return list(found.values())
+
+
+def tree_groups(points: Floats, n_min: int) -> list[Indices]:
+    """Return the nodes of Ward's tree with `n_min` points that do not join two such, sorted rows.
+
+    points: (n, d). Smaller parts of a group come before it. None for fewer than `n_min` points.
+    """
+    if len(points) < max(2, n_min):
+        return []
+    members = [np.array([row]) for row in range(len(points))]
+    divided = [False] * len(points)
+    groups = []
+    for one, other in linkage(points, "ward")[:, :2].astype(int):
+        joint = np.concatenate([members[one], members[other]])
+        joins_two = min(len(members[one]), len(members[other])) >= n_min
+        members.append(joint)
+        divided.append(divided[one] or divided[other] or joins_two)
+        if len(joint) >= n_min and not divided[-1]:
+            groups.append(np.sort(joint))
+    return groups
+
+
+def side_by_side(embeddings: Sequence[Floats]) -> Floats:
+    """Return several embeddings of the same images as one, each with the same total variance.
+
+    embeddings: (n, d) each; returned are their half-whitened principal components, at most
+    `N_DIMENSIONS` of each.
+    """
+    parts = [principal_components(part, N_DIMENSIONS, 0.5) for part in embeddings]
+    return np.concatenate([part / np.sqrt((part**2).sum(1).mean() + 1e-12) for part in parts], 1)
+
+
+def principal_components(embeddings: Floats, n: int, whitening: float = 1.0) -> Floats:
+    """Return the leading `n` principal components of standardised embeddings, (n_images, <= n).
+
+    whitening: 0 leaves the components their spread, 1 gives all the same.
+    """
+    standard = (embeddings - embeddings.mean(0)) / (embeddings.std(0) + 1e-6)
+    u, spread, _ = np.linalg.svd(standard, full_matrices=False)
+    rank = min(n, int((spread > 1e-6 * spread[0]).sum()))
+    scale = spread[:rank] / np.sqrt(len(u))
+    components: Floats = u[:, :rank] * np.sqrt(len(u)) * scale ** (1 - whitening)
+    return components
 
 
 class Mixture(NamedTuple):
@@ -34,10 +102,10 @@ class Mixture(NamedTuple):
     means: Floats
     variances: Floats
 
-    def assign(self, embeddings: Floats) -> NDArray[np.int64]:
+    def assign(self, embeddings: Floats) -> Indices:
         """Return the likeliest component of each image by its embedding alone, (n,)."""
         z = (embeddings - self.centre) @ self.projection
-        likely: NDArray[np.int64] = (_log_normal(z, self) + self.log_weights).argmax(1)
+        likely: Indices = (_log_normal(z, self) + self.log_weights).argmax(1)
         return likely
 
 
@@ -87,7 +155,7 @@ def contrast(embeddings: Floats, errors: Floats) -> tuple[Floats, Floats]:
     scale = embeddings.std(0) + 1e-6
     centre = embeddings.mean(0)
     _, spread, axes = np.linalg.svd((embeddings - centre) / scale, full_matrices=False)
-    rank = min(N_DIMENSIONS, int((spread > 1e-6 * spread[0]).sum()))
+    rank = min(N_WHITE, int((spread > 1e-6 * spread[0]).sum()))
     whitening = axes[:rank].T / scale[:, None] / spread[:rank] * math.sqrt(len(embeddings))
     white = (embeddings - centre) @ whitening
     excess = np.maximum(0, errors - errors.mean())
@@ -122,7 +190,7 @@ def _begin(
     return responsibility
 
 
-def _spread(z: Floats, n_seeds: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def _spread(z: Floats, n_seeds: int, rng: np.random.Generator) -> Indices:
     """Return the nearest of `n_seeds` far-apart points (k-means++) for each point."""
     seeds = [int(rng.integers(len(z)))]
     distance = ((z - z[seeds[0]]) ** 2).sum(1)

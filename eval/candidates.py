@@ -1,0 +1,219 @@
+"""Candidates: sets of images on which a model may err more than on the rest.
+
+Attribute values and pairs of them (a factor audit has their F), groups of images that look alike,
+clusters of a mixture over embeddings and outcomes (Domino: Eyuboglu et al. 2022), and the ends of
+failure directions (Jain et al. 2023). A candidate that was found by its errors is never tested on
+them: mixtures are fitted on one half of the images and tested on the other, directions are
+cross-fitted in five parts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import f_oneway
+
+from eval.clusters import MOST_IMAGES, N_WHITE, fit_mixture, look_alike, principal_components
+from eval.metrics import logistic_regression
+from eval.slices import Attributes, Indices, Scores, benjamini_hochberg, slice_table
+from memory.errors import DataError
+
+Floats = NDArray[np.float64]
+Kind = Literal["slice", "cluster", "direction"]
+
+# Halvings of the images, each with two mixtures.
+N_SPLITS = 5
+N_FOLDS = 5
+# Shares of a class that the end of its failure direction may hold.
+TAILS = (0.05, 0.1, 0.2)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Images that a model was evaluated on.
+
+    Attributes:
+        ids: n of them.
+        errors: 0..1, (n,).
+        attributes: n of them.
+        outcomes: what a mixture explains beside the embeddings, each (n, c): rows of probabilities
+            (one-hot classes, predictions), or one column of scores.
+        classes: (n,); failure directions are looked for in each.
+        embeddings: (n, d), or None where only attributes are known.
+        losses: (n,), examples are sorted by them; None: by errors.
+    """
+
+    ids: Sequence[str]
+    errors: Floats
+    attributes: Attributes
+    outcomes: Sequence[Floats] = ()
+    classes: NDArray[np.int64] | None = None
+    embeddings: Floats | None = None
+    losses: Floats | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.errors)
+        parts: list[Sized] = [self.ids, self.attributes, *self.outcomes]
+        parts += [part for part in (self.classes, self.embeddings) if part is not None]
+        if any(len(part) != n for part in parts):
+            raise DataError(f"{n} errors, but other numbers of ids, attributes or embeddings.")
+        if n and not (
+            np.isfinite(self.errors).all() and 0 <= self.errors.min() <= self.errors.max() <= 1
+        ):
+            raise DataError("Errors must be within 0..1; leave out images without a score.")
+
+
+class Factor(NamedTuple):
+    """How much of the errors an attribute, or a pair of them, explains.
+
+    f: of the analysis of variance; share: of the variance of the errors; q: Benjamini-Hochberg.
+    """
+
+    names: tuple[str, ...]
+    f: float
+    share: float
+    p: float
+    q: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A set of images, and those of `tested` that its error rate is judged on."""
+
+    kind: Kind
+    members: Indices
+    tested: Indices
+    attributes: Mapping[str, str]
+    p: float = 1.0
+    q: float = 1.0
+
+
+def factor_audit(errors: Floats, attributes: Attributes, n_min: int = 10) -> tuple[Factor, ...]:
+    """Return F of every attribute and of every pair of attributes, largest F first.
+
+    One-way analysis of variance of the errors over the values, or over the cells of a pair.
+    Values and cells with fewer than `n_min` images are left out, and so are factors with nothing
+    to compare.
+    """
+    names = sorted({name for known in attributes for name in known})
+    found = []
+    for group in [*((n,) for n in names), *itertools.combinations(names, 2)]:
+        cells = list(slice_table(attributes, [group], n_min).values())
+        if len(cells) < 2:
+            continue
+        parts = [errors[rows] for rows in cells]
+        n, k = sum(map(len, parts)), len(parts)
+        if n == k or np.ptp(np.concatenate(parts)) == 0:
+            continue
+        f, p = map(float, f_oneway(*parts))
+        share = 1 / (1 + (n - k) / ((k - 1) * f)) if f > 0 else 0.0
+        found.append((tuple(group), f, share, p))
+    q_values = benjamini_hochberg([p for *_, p in found])
+    factors = [Factor(*part, q) for part, q in zip(found, q_values, strict=True)]
+    return tuple(sorted(factors, key=lambda factor: (-factor.f, factor.names)))
+
+
+def fit_direction(embeddings: Floats, errors: Floats, penalty: float = 5.0) -> Floats:
+    """Return a failure direction: (d + 1,) weights, the offset first.
+
+    The logistic regression of errors, 0..1, (n,), on standardised embeddings, (n, d), with a ridge
+    of `penalty`. An image's decision value, `w[0] + embeddings @ w[1:]`, rises towards failures.
+    """
+    ridge = np.full(embeddings.shape[1] + 1, penalty)
+    ridge[0] = 1e-6
+    return logistic_regression(embeddings, errors, ridge / len(errors))
+
+
+def as_scores(errors: Floats) -> Scores:
+    """Return 1 - errors, as bools where all images are right or wrong."""
+    return errors == 0 if np.isin(errors, (0, 1)).all() else 1 - errors
+
+
+def attribute_candidates(images: Evaluated, n_min: int) -> list[Candidate]:
+    """Return the values of attributes, and of pairs, that the factor audit can compare.
+
+    A pair whose F is small is among them: of many cells one may fail.
+    """
+    every = np.arange(len(images.errors))
+    found = []
+    for factor in factor_audit(images.errors, images.attributes, n_min):
+        for members in slice_table(images.attributes, [factor.names], n_min).values():
+            shared = {name: images.attributes[int(members[0])][name] for name in factor.names}
+            found.append(Candidate("slice", members, every, shared))
+    return found
+
+
+def group_candidates(
+    images: Evaluated, rows: Indices, n_min: int, seed: int = 0
+) -> list[Candidate]:
+    """Return groups of images that look alike, explained ones too: errors have no part in them.
+
+    Of more than `MOST_IMAGES` images, groups of as many drawn by chance, and tested on these.
+    """
+    assert images.embeddings is not None
+    every = np.arange(len(images.errors))
+    if len(every) > MOST_IMAGES:
+        rng = np.random.default_rng(seed)
+        every = np.sort(rng.choice(every, MOST_IMAGES, replace=False))
+    groups = look_alike(images.embeddings[every], n_min)
+    return [Candidate("cluster", every[group], every, {}) for group in groups]
+
+
+def mixture_candidates(
+    images: Evaluated, rows: Indices, n_min: int, seed: int = 0
+) -> list[Candidate]:
+    """Return clusters of mixtures, each fitted on one half of `rows` and tested on the other.
+
+    Images belong to the component that is likeliest by their embedding alone, so that a held-out
+    image's error has no say in where it belongs.
+    """
+    assert images.embeddings is not None
+    found = []
+    for split in range(N_SPLITS):
+        order = np.random.default_rng([seed, split]).permutation(rows)
+        halves = order[: len(order) // 2], order[len(order) // 2 :]
+        for fitted, tested in (halves, halves[::-1]):
+            errors = images.errors[fitted]
+            if errors.min() == errors.max():
+                continue
+            outcomes = [outcome[fitted] for outcome in images.outcomes]
+            mixture = fit_mixture(images.embeddings[fitted], outcomes, errors, seed)
+            component = mixture.assign(images.embeddings[rows])
+            for number in range(len(mixture.means)):
+                members = rows[component == number]
+                if len(members) >= n_min:
+                    found.append(Candidate("cluster", members, np.sort(tested), {}))
+    return found
+
+
+def direction_candidates(
+    images: Evaluated, rows: Indices, n_min: int, seed: int = 0
+) -> list[Candidate]:
+    """Return the ends of each class's failure direction, cross-fitted; without classes, of all.
+
+    An image's decision value comes from a direction that was fitted without it.
+    """
+    assert images.embeddings is not None
+    classes = np.zeros(len(rows), np.int64) if images.classes is None else images.classes[rows]
+    found = []
+    for number in np.unique(classes):
+        own = rows[classes == number]
+        fold = np.random.default_rng(seed).permutation(len(own)) % N_FOLDS
+        z = principal_components(images.embeddings[own], N_WHITE)
+        value = np.zeros(len(own))
+        for part in range(N_FOLDS):
+            held_out = fold == part
+            if held_out.any() and not held_out.all():
+                weights = fit_direction(z[~held_out], images.errors[own[~held_out]])
+                value[held_out] = weights[0] + z[held_out] @ weights[1:]
+        worst = own[np.argsort(-value, kind="stable")]
+        for tail in TAILS:
+            size = round(tail * len(own))
+            if n_min <= size < len(own):
+                found.append(Candidate("direction", np.sort(worst[:size]), own, {}))
+    return found
