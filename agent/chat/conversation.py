@@ -7,21 +7,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from agent.chat.assistant import Talk
+from agent.chat.commands import COMMANDS
 from agent.chat.live import Happened, LiveSession
 from agent.chat.overview import Overview
 from agent.chat.preferences import Wishing
 from agent.chat.queries import Answers, plan_blocks
-from agent.chat.replies import not_understood, say_vague
+from agent.chat.replies import not_taken, which_data
 from agent.loop.approval import Answer, Question
-from agent.loop.plan_edits import ADD, EDIT, added, edited, read_addition, remade
+from agent.loop.plan_edits import added, edited, read_addition, remade
 from agent.loop.proposals import Proposals
 from agent.planners import PlanDraft
 from agent.session.limits import HOUR_S
 from agent.steering.arguments import number_of, unquoted, whole_number
-from agent.steering.grammar import MAX_CHARS, Understood, understand
+from agent.steering.grammar import MAX_CHARS, ParseResult, parse
 from agent.steering.preferences import (
     Addition,
     Preference,
@@ -35,42 +35,6 @@ from memory.journal import Journal
 from memory.records import Plan, Round
 from prompts.printable import one_line
 from prompts.vocabulary import Vocabulary
-
-
-class Command(NamedTuple):
-    """A slash command: what may follow it, and what it does."""
-
-    usage: str
-    told: str
-
-
-COMMANDS: dict[str, Command] = {
-    "status": Command("", "where the session stands, its wishes and what they did"),
-    "failures": Command("[SLICE]", "where the model fails on real photographs"),
-    "show": Command("[ID|SLICE|WORDS]", "pictures: generated images or real photographs"),
-    "plan": Command("", "the plan that waits for you, or the last one"),
-    "approve": Command("", "make the plan"),
-    "edit": Command(EDIT, "change a row of the plan"),
-    "reject": Command("[WHY]", "have it planned again; wishes in WHY count at once"),
-    "add": Command(ADD, "add a prompt to this plan or the next"),
-    "focus": Command('"SLICE"', "at least half of the images of every plan"),
-    "avoid": Command('"WORDS"', "none of these in any plan"),
-    "forget": Command("ID|WORDS|all", "take wishes or additions back"),
-    "back": Command("", "take the last wish back that no plan has followed yet"),
-    "budget": Command(
-        "[rounds N|images N|total N|hours N|score N]", "what is spent and left, or another budget"
-    ),
-    "changes": Command("[ROUND]", "what has changed since a round: score, slices, images, wishes"),
-    "pause": Command("", "hold at the next safe point"),
-    "continue": Command("[N]", "go on, for N more rounds"),
-    "stop": Command("[round]", "stop now, or after this round; nothing is lost"),
-    "undo": Command("", "take the latest plan back, with all that came of it"),
-    "fork": Command("NAME", "a new session that shares the rounds done so far"),
-    "memory": Command('"QUERY"', "what all sessions have learnt about something"),
-    "why": Command("[N]", "the reasons for the plan, or for one of its prompts"),
-    "report": Command("", "write the HTML report"),
-    "help": Command("", "this list"),
-}
 
 
 class Conversation:
@@ -187,20 +151,20 @@ class Conversation:
 
     def follow(self, line: str) -> list[Block]:
         """Do what plain words mean to the small parser."""
-        meant = understand(line, self._overview.lexicon)
+        meant = parse(line, self._overview.lexicon)
         if meant.command:
             name, _, rest = meant.command.partition(" ")
             if name == "approve" and self.live.question is None:
                 return [Line("Nothing waits for your approval.")]
             return [Line(f"Understood: /{meant.command}", "dim"), *self._commands[name](rest)]
         if meant.vague:
-            return [Line(say_vague(self._overview))]
+            return [Line(which_data(self._overview))]
         if meant.question:
-            return self._answered(meant.bare)
+            return self._answered(meant.named)
         held = self._overview.wishes()
-        blocks = self._wishing.take_all(meant.wishes, line)
+        blocks = self._wishing.take_all(meant.preferences, line)
         made = self._overview.wishes()[len(held) :]
-        blocks += not_understood(meant, self._overview, made)
+        blocks += not_taken(meant, self._overview, made)
         return blocks
 
     def _answered(self, named: dict[str, tuple[str, ...]] | None) -> list[Block]:
@@ -224,8 +188,8 @@ class Conversation:
 
     def _reject(self, text: str) -> list[Block]:
         self._pending()
-        meant = understand(text, self._overview.lexicon)
-        blocks = self._wishing.take_all(meant.wishes, text, replans=True)
+        meant = parse(text, self._overview.lexicon)
+        blocks = self._wishing.take_all(meant.preferences, text, replans=True)
         self.live.answer(Answer(verdict="reject", text=text))
         return [*blocks, Line("Rejected; it is planned again.", "good")]
 
@@ -255,12 +219,12 @@ class Conversation:
     def _wish_by_command(self, kind: str, text: str) -> list[Block]:
         text = unquoted(text)
         if not text:
-            raise ToolError(f"Say what: /{kind} {COMMANDS[kind].usage}")
+            raise ToolError(f"Say what: /{kind} {COMMANDS[kind].arguments}")
         attributes, left = self._overview.lexicon.read(text)
         if attributes:
             blocks = self._wishing.take(Preference(attributes=attributes, **bounds(kind)), text)
-            unread = Understood(unknown=tuple(left)) if left else None
-            return blocks + (not_understood(unread, self._overview) if unread else [])
+            unread = ParseResult(unknown=tuple(left)) if left else None
+            return blocks + (not_taken(unread, self._overview) if unread else [])
         if self._talk.possible:
             return self._wishing.take(Preference(), f"{kind} {text}")
         raise ToolError(self._overview.unknown_slice(text))
@@ -371,7 +335,7 @@ class Conversation:
         return [Line(f"Report: {write_report(session.settings.home, session.name)}")]
 
     def _help(self, text: str) -> list[Block]:
-        rows = [[f"/{name} {c.usage}".strip(), c.told] for name, c in COMMANDS.items()]
+        rows = [[f"/{name} {c.arguments}".strip(), c.help] for name, c in COMMANDS.items()]
         values = self._overview.values() or ["..."]
         first, second = values[0], values[-1]
         return [

@@ -1,4 +1,4 @@
-"""What is said in return to plain words that were not, or not clearly, understood.
+"""Replies to plain words that were not, or not clearly, understood.
 
 Nothing is guessed: each reply names the words, why nothing was done, and what would be understood.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from agent.chat.commands import near_command
 from agent.chat.overview import Overview
-from agent.steering.grammar import Understood
+from agent.steering.grammar import ParseResult
 from agent.steering.preferences import Preference, slice_name
 from eval.report.blocks import Block, Line
 from eval.report.text import estimate_text
@@ -17,98 +18,87 @@ from prompts.printable import one_line
 _MAX_WORDS, _MAX_CHARS = 8, 400
 
 
-def not_understood(
-    meant: Understood, seen: Overview, made: Sequence[Preference] = ()
+def not_taken(
+    result: ParseResult, overview: Overview, taken: Sequence[Preference] = ()
 ) -> list[Block]:
-    """Say what of a text was not taken up, and how it could be said.
+    """Return what of a text was not taken up, why, and how it could be said.
 
-    made: the wishes that the same text has made, which may now mean too much.
+    taken: the preferences that came of the same text, which may now mean too much.
     """
-    said: list[str] = []
-    for text, values in meant.unclear:
-        said.append(_unclear(text, values))
-    if meant.bare and not meant.unclear:
-        name = slice_name(meant.bare)
-        said.append(f"What about {name}? Say more, fewer, only, avoid, focus on, 20%, or show me.")
-    said += [_topic(word, key, seen) for word, key in (meant.topics or {}).items()]
-    nothing = not (meant.wishes or meant.half or said)
-    if meant.unknown or nothing:
-        said.append(_unknown(meant.unknown, seen))
-    for wish in meant.half:
-        said.append(
-            "Not taken, as without that it means more than you said: "
-            f"{wish.kind} {slice_name(wish.attributes)}."
+    reasons = [_unclear(text, name) for text, name in result.unclear]
+    if result.named and not result.unclear:
+        name = slice_name(result.named)
+        reasons.append(f"What about {name}? Say more, fewer, only, avoid, focus on, 20%, or show.")
+    reasons += [_which_value(word, key, overview) for word, key in result.topics.items()]
+    if result.unknown or not (result.preferences or result.partial or reasons):
+        reasons.append(_unknown(result.unknown, overview))
+    for preference in result.partial:
+        reasons.append(
+            f"Ignored: {preference.kind} {preference.name}. Without the unknown words the request "
+            "would be broader."
         )
-    if not said:
-        return []
-    if made and meant.unknown:
-        said.append(f"Too much is meant now? {', '.join(f'/forget {w.id}' for w in made)}")
-    return [Line(" ".join(said), "warning")]
+    if taken and result.unknown:
+        commands = ", ".join(f"/forget {preference.id}" for preference in taken)
+        reasons.append(f"To take back what was understood: {commands}")
+    return [Line(" ".join(reasons), "warning")] if reasons else []
 
 
-def say_vague(seen: Overview) -> str:
-    """Say that better or harder data need a name, and which slices are the worst now."""
-    report = seen.last_report()
-    if report is None:
+def which_data(overview: Overview) -> str:
+    """Return a reply to a request for better or harder data: the worst slices by name."""
+    report = overview.last_report()
+    if report is None or not report.slices:
         return (
-            'What is hard shows in the first report. From then on plans go to what fails; "where '
-            'does it fail?" shows it.'
+            "The first report shows what is hard, and later plans follow its failures. "
+            '"where does it fail?" lists them.'
         )
     worst = sorted(report.slices, key=lambda score: score.accuracy.value)[:3]
     names = "; ".join(f"{s.key} {estimate_text(s.accuracy)}" for s in worst)
-    said = f"Say which data: plans follow words of the target. The worst slices now: {names}."
-    return f'{said} To get more of one: "more {worst[0].key}".' if worst else said
-
-
-def _labels(words: Sequence[str], seen: Overview) -> str:
-    """Say of a word that is a class of labelled pixels that no prompt can ask for it."""
-    report = seen.last_report()
-    metrics = report.metrics if report else {}
-    for word in words:
-        for name, value in metrics.items():
-            if name.startswith("iou_") and word.rstrip("s") == name.removeprefix("iou_"):
-                return (
-                    f"{name.removeprefix('iou_')!r} is a class of pixels (IoU {value.value:.3f}), "
-                    "for which prompts have no word of their own."
-                )
-    return ""
-
-
-def _unclear(text: str, values: dict[str, tuple[str, ...]]) -> str:
-    name = slice_name(values) if values else ""
-    if not name:
-        return f"{one_line(text, 80)!r} can mean several things."
-    told = f"{one_line(text, 80)!r} can mean several things, so nothing is changed. "
-    if text[:1].isdigit():
-        percent = f'"20% {name}" (of every plan)'
-        return f'{told}Say {percent}, or /add "PROMPT" x8 (once).'
-    return f'{told}Say "more {name}", "fewer {name}", "avoid {name}", or take a wish back: /forget.'
-
-
-def _topic(word: str, key: str, seen: Overview) -> str:
-    values = list(seen.vocabulary.attributes[key])
-    about = "" if word.startswith(key[:4]) else f"{one_line(word, 30)!r} is about {key}. "
-    either = f"{', '.join(values[:-1])} or {values[-1]}"
-    return f'{about}Which {key}: {either}? Say e.g. "more {key}={values[-1]}".'
-
-
-def _unknown(words: Sequence[str], seen: Overview) -> str:
-    said = "I did not understand that."
-    if words:
-        shown = ", ".join(one_line(word, 30) for word in words[:_MAX_WORDS])
-        said = f"Not understood: {shown}."
-    if labels := _labels(words, seen):
-        return f"{said} {labels}"
-    near = seen.lexicon.near(words)
-    several = [found for word in words if (found := seen.lexicon.meanings(word))]
-    if several:
-        return f"{said} Say which: {' or '.join(several[0])}."
-    if near:
-        return f"{said} Near words: {', '.join(near)}."
-    known = "; ".join(f"{k}: {', '.join(v)}" for k, v in seen.vocabulary.attributes.items())
-    if len(known) > _MAX_CHARS:
-        known = known[:_MAX_CHARS].rpartition(",")[0] + ", ..."
     return (
-        f'{said} I read English, e.g. "more", "fewer", "20%", "only", "avoid" or "focus on" with '
-        f"the target's words: {known}. /help lists commands."
+        f"Name the data in words of the target. The worst slices now: {names}. For more of one, "
+        f'say "more {worst[0].key}".'
+    )
+
+
+def _unclear(text: str, name: str) -> str:
+    reason = f"{one_line(text, 80)!r} can mean several things, so nothing is changed."
+    if not name:
+        return reason
+    if any(word.isdecimal() for word in text.split()):
+        return f'{reason} Say "20% {name}" (of every plan), or /add "PROMPT" x8 (once).'
+    return f'{reason} Say "more {name}", "fewer {name}", "avoid {name}", or /forget a preference.'
+
+
+def _which_value(word: str, key: str, overview: Overview) -> str:
+    values = list(overview.vocabulary.attributes[key])
+    about = "" if word.startswith(key[:4]) else f"{one_line(word, 30)!r} is about {key}. "
+    choice = f"{', '.join(values[:-1])} or {values[-1]}"
+    return f'{about}Which {key}: {choice}? Say e.g. "more {key}={values[-1]}".'
+
+
+def _unknown(words: Sequence[str], overview: Overview) -> str:
+    text = "Not understood."
+    if words:
+        text = f"Not understood: {', '.join(one_line(word, 30) for word in words[:_MAX_WORDS])}."
+    report = overview.last_report()
+    scores = {f"iou_{word.rstrip('s')}": word.rstrip("s") for word in words}
+    for metric, value in (report.metrics if report else {}).items():
+        if metric in scores:
+            return (
+                f"{text} {scores[metric]!r} is a class of pixels (IoU {value.value:.3f}), which "
+                "prompts have no word for."
+            )
+    for word in words:
+        if meanings := overview.lexicon.meanings(word):
+            return f"{text} Say which: {' or '.join(meanings)}."
+    if near := overview.lexicon.near(words):
+        return f"{text} Near words: {', '.join(near)}."
+    if command := near_command(words):
+        return f"{text} Is it {command}? /help lists commands."
+    attributes = overview.vocabulary.attributes.items()
+    values = "; ".join(f"{key}: {', '.join(names)}" for key, names in attributes)
+    if len(values) > _MAX_CHARS:
+        values = values[:_MAX_CHARS].rpartition(",")[0] + ", ..."
+    return (
+        f'{text} Plain English works, e.g. "more", "fewer", "20%", "only", "avoid" or "focus on" '
+        f"with the target's words: {values}. /help lists commands."
     )

@@ -11,7 +11,8 @@ from typing import IO, TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from agent.chat.conversation import COMMANDS, Conversation
+from agent.chat.commands import COMMANDS
+from agent.chat.conversation import Conversation
 from agent.chat.live import LiveSession
 from agent.chat.overview import say_progress
 from agent.config.settings import Settings
@@ -156,7 +157,7 @@ def _completer(talk: Conversation) -> Any:
             if before.startswith("/") and " " not in before:
                 for name, command in COMMANDS.items():
                     if name.startswith(before[1:].lower()):
-                        yield Completion(f"/{name}", -len(before), display_meta=command.told)
+                        yield Completion(f"/{name}", -len(before), display_meta=command.help)
                 return
             word = before.rpartition(" ")[2].strip("\"'")
             if not word:

@@ -1,358 +1,304 @@
 """Plain words of a person, understood without a language model.
 
-`understand` reads what a policy brain can do something with: wishes (more, fewer, shares, only,
-avoid, focus on, with words of the target's vocabulary) and what a slash command does as well. What
-it did not understand, or could be meant in several ways, is returned beside it, so that it can be
-said. `agent.steering.sentences` knows the sentences that stand for commands.
+`parse` reads preferences, and sentences that stand for slash commands, by the grammar in
+`grammar.lark`. What it does not understand, or what could mean several things, is returned too, so
+that a reply can name it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
 
-from agent.steering.lexicon import Lexicon
-from agent.steering.preferences import FACTOR, Kind, Preference, bounds, slice_name
-from agent.steering.sentences import ASKED, command_of, is_question, is_vague
+from lark import Lark, Token, Tree
+from lark.exceptions import UnexpectedInput
+
+from agent.steering.lexicon import FILLERS, Lexicon, Meanings, by_attribute
+from agent.steering.preferences import FACTOR, MAX_FACTOR, Preference, bounds, slice_name
 
 MAX_CHARS = 2000
-
-_MUCH, _LITTLE, _MOST_TIMES = 3.0, 1.5, 10.0
-_STRONG = re.compile(r"\b(?:much|a lot|lots of|far|many|way)\s+$")
-_WEAK = re.compile(r"\b(?:a bit|a little|slightly|somewhat|a few|some)\s+$")
-_BREAK = re.compile(r"[,;!?\n]+|\.(?!\d)|\bbut\b|\bplease\b|\bthen\b")
-_CONTRACTIONS = (
-    (r"\bcan(?:no|')t\b", "can not"),
-    (r"\bwon't\b", "will not"),
-    (r"n't\b", " not"),
-    (r"\b(i|you|we|they|he|she|it|that|there)'(?:d|ll|ve|re|m|s)\b", r"\1"),
-    (r"\blet's\b", "let us"),
-    (r"\bany ?more\b", "any"),
-    (r"\bat all\b", ""),
-    (r"\b(?:all|everything|anything)((?: of them)?) but\b", r"everything\1 except"),
+# Of a sentence; the parser's time grows with the cube of it.
+_MAX_WORDS, _MAX_COMMAND_WORDS = 40, 16
+_SENTENCE = re.compile(r"[;!?]+|\.(?!\d)")
+_REWRITES = {
+    r"[#\s]+": " ",
+    r"\bcan(?:no|')t\b": "can not",
+    r"\bwon't\b": "will not",
+    r"n't\b": " not",
+    r"'(?:d|ll|ve|re|m|s)\b|\blet us\b|\bat all\b": "",
+    r"\bany ?more\b": "any",
+    r"\b(?:all|everything|anything)(?: of them)? but\b": "everything except",
+    r"\b(?:a )?(?:lot|lots|plenty) of\b": "many",
+    r"(\d) ?(?:%|percent\b|per cent\b)": r"\1%",
+    r"(\d)(?=(?:h|hours?|m|mins?|minutes)\b)": r"\1 ",
+    r"\bfrom \d+%? to (?=\d+%)": "",
+    r"\b(?:between )?(\d+)%? ?(?:to|and|-) ?(\d+%)": r"\1-\2",
+    r"\bhalve\b": "1/2 as many",
+    r"\b(?:a )?half\b": "1/2",
+    r"\b(?:a|one) third\b": "1/3",
+    r"\b(?:a|one) quarter\b": "1/4",
+    r"\b(?:a|one) fifth\b": "1/5",
+    r"\b(?:a|one) tenth\b": "1/10",
+    r"\btwo thirds\b": "2/3",
+    r"\bthree quarters\b": "3/4",
+    r"\b(?:twice|double|two times)\b": "2x",
+    r"\b(?:thrice|triple|three times)\b": "3x",
+    r"\bfour times\b": "4x",
+    r"(\d) ?(?:x|times)\b": r"\1x",
+    r"\b(?:another|one|an?)(?= (?:more )?rounds?\b)": "1",
+}
+_NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+# Tokens that may stand in a demand without a meaning of their own.
+_EMPTY = ("VALUE", "ALL", "IMAGES", "WITH", "AS_MANY")
+_SHARES = ("share", "at_least", "at_most")
+_REQUEST = re.compile(
+    r"(?:(?:please|ok|okay|well|so|now|and)[ ,]+)*"
+    r"(?P<asks>(?:(?:can|could|would|will|may|might) (?:you|we|i) |(?:what|how) about ))?"
 )
-_FRACTIONS = {
-    "half": 1 / 2, "third": 1 / 3, "two thirds": 2 / 3, "quarter": 1 / 4, "three quarters": 3 / 4,
-    "fifth": 1 / 5, "tenth": 1 / 10,
+# Slash commands of rules of the grammar that are not named for one. n: the first number, rest: the
+# words after the verb, named: the slice that the sentence names.
+_COMMANDS = {
+    "more_rounds": "continue {n}", "rounds": "budget rounds {n}", "stop_round": "stop round",
+    "ask_rounds": "budget rounds", "total": "budget total {n}", "images": "budget images {n}",
+    "ask_images": "budget images", "ask_time": "budget time", "edit_remove": "edit {n} remove",
+    "edit_count": "edit {n} count {count}", "forget_all": "forget all", "forget_id": "forget {id}",
+    "forget": "forget {rest}", "why": "why {row}", "changes": "changes {n}", "state": "status",
+    "failures": "failures {named}", "show": "show {rest}", "score": "budget score {share:g}",
+    "hours": "budget hours {hours:.3g}",
 }  # fmt: skip
-_TIMES = {"twice": 2, "double": 2, "two": 2, "thrice": 3, "triple": 3, "three": 3, "four": 4}
-_FRACTION = r"half|(?:(?:a|one) )?(?:third|quarter|fifth|tenth)|two thirds|three quarters"
-_PERCENT = r"\d+(?:\.\d+)? ?(?:%|percent\b|per cent\b)"
-_OF_ALL = (
-    r"(?: of(?= )|(?: of)? "
-    r"(?:them|all|everything|it|the (?:images|pictures|data|plan)|images|pictures))*"
-    r"(?: (?:should|must|shall|has to|have to) be\b)?"
-)
 
 
 @dataclass(frozen=True)
-class Understood:
+class ParseResult:
     """What a text was taken to mean.
 
-    command: a slash command with its argument, without the slash; wishes; unknown: its words that
-    mean nothing here; bare: values that were named without saying what to do about them; half:
-    wishes without the unknown words that stand within them, which mean more than was said; unclear:
-    what could be wished in several ways, "not only rain", with its values; topics: attributes by
-    words that name none of their values; question: it asks for something, so nothing is wished;
-    vague: it asks for a model or data that are better or harder.
+    Attributes:
+        command: A slash command with its arguments, without the slash.
+        preferences: What is to be taken up.
+        partial: Preferences that are not taken up, as unknown words beside them narrow them.
+        unclear: Phrases that can mean several things, each with the slice that it names.
+        unknown: Words without a meaning here.
+        topics: Attributes by words that name none of their values.
+        named: Values that are named without anything being asked of them.
+        question: Whether it asks for something.
+        vague: Whether it asks for better or harder data without naming them.
     """
 
     command: str | None = None
-    wishes: tuple[Preference, ...] = ()
+    preferences: tuple[Preference, ...] = ()
+    partial: tuple[Preference, ...] = ()
+    unclear: tuple[tuple[str, str], ...] = ()
     unknown: tuple[str, ...] = ()
-    bare: dict[str, tuple[str, ...]] | None = None
-    half: tuple[Preference, ...] = ()
-    unclear: tuple[tuple[str, dict[str, tuple[str, ...]]], ...] = ()
-    topics: dict[str, str] | None = None
+    topics: dict[str, str] = field(default_factory=dict)
+    named: dict[str, tuple[str, ...]] = field(default_factory=dict)
     question: bool = False
     vague: bool = False
 
 
-class _Verb(NamedTuple):
-    """What a text says to do with what it names; kind None: nothing, or nothing clear."""
+@dataclass
+class _Demand:
+    """Fields of a `Preference`, None where they are unclear; its words, and what it is about."""
 
-    kind: Kind | None
-    strength: float = FACTOR
-    share: float | None = None
-    said: str = ""
-
-
-class _Clause(NamedTuple):
-    verb: _Verb
-    words: str
+    fields: dict[str, Any] | None
+    words: list[Token]
+    groups: list[list[Token]]
 
 
-_Make = Callable[[re.Match[str]], _Verb]
+def parse(text: str, lexicon: Lexicon) -> ParseResult:
+    """Return what a text means for a target with the words of a lexicon."""
+    line = text.lower().replace("\u2019", "'")
+    for pattern, replacement in _REWRITES.items():
+        line = re.sub(pattern, replacement, line)
+    for number, word in enumerate(_NUMBERS, 2):
+        line = re.sub(rf"\b{word}(?= (?:more |further )?(?:rounds?|hours?)\b)", str(number), line)
+    line = " ".join(line.split())
+    request = _REQUEST.match(line)
+    assert request is not None  # it may be empty
+    line = line[request.end() :]
+    named = lexicon.read(line)[0]
+    command = _command(line.strip(" .,!?"), slice_name(named) if named else "")
+    is_question = command == "question" or line.endswith("?")
+    if command == "vague" and not named:
+        return ParseResult(vague=True)
+    if command and command not in ("question", "vague"):
+        return ParseResult(command=command)
+    if is_question and not request["asks"]:
+        return ParseResult(named=named, question=True)
+    result = _preferences(lexicon.mark(line), lexicon)
+    is_question &= bool(result.named) and not (result.preferences or result.unclear)
+    return ParseResult(named=named, question=True) if is_question else result
 
 
-def _as(kind: Kind) -> _Make:
-    return lambda match: _Verb(kind, said=match[0])
+@cache
+def _parser(start: str) -> Lark:
+    grammar = Path(__file__).with_name("grammar.lark").read_text(encoding="utf-8")
+    fillers = "|".join(sorted(FILLERS, key=len, reverse=True))
+    return Lark(grammar.replace("FILLERS", fillers), start=start, lexer="basic")
 
 
-def _times(match: re.Match[str]) -> _Verb:
-    said = match["times"]
-    number = float(_TIMES[said]) if said in _TIMES else float(said)
-    if number < 1:
-        return _Verb("fewer", min(_MOST_TIMES, 1 / max(number, 0.01)))
-    return _Verb("more", min(_MOST_TIMES, number), said=match[0])
+def _tree(start: str, line: str) -> Tree[Token] | None:
+    try:
+        return _parser(start).parse(line)
+    except UnexpectedInput:
+        return None
 
 
-def _part(match: re.Match[str]) -> _Verb:
-    return _Verb("fewer", min(_MOST_TIMES, 1 / _number(match["part"])), said=match[0])
+def _command(line: str, named: str) -> str | None:
+    """Return the slash command that a sentence stands for, "question", "vague" or None."""
+    tree = _tree("command", line) if len(line.split()) <= _MAX_COMMAND_WORDS else None
+    if tree is None:
+        return None
+    (rule,) = tree.children
+    assert isinstance(rule, Tree)
+    tokens = [token for token in rule.children if isinstance(token, Token)]
+    first = {token.type: str(token) for token in reversed(tokens)}
+    name = str(rule.data)
+    if named and name in ("changes", "budget", "status", "state"):
+        return "question"
+    if named and name == "failures" and "SHOW" in first:
+        name = "show"
+    numbers = [str(token) for token in tokens if token.type in ("NUMBER", "DECIMAL")] + ["", ""]
+    minutes = 60 if first.get("UNIT", "").startswith("m") else 1
+    values = {
+        "n": numbers[0],
+        "count": numbers[1],
+        "row": numbers[0] or first.get("WORD", "") if "ROW" in first else "",
+        "id": first.get("ID", ""),
+        "rest": line[tokens[1].start_pos :] if len(tokens) > 1 else "",
+        "named": named,
+        "share": _number(tokens[-1]) if name == "score" else 0,
+        "hours": float(numbers[0]) / minutes if name == "hours" else 0,
+    }
+    return _COMMANDS.get(name, name).format(**values).strip()
 
 
-def _percent_more(match: re.Match[str]) -> _Verb:
-    change = _number(match["change"])
-    if match["way"] == "more":
-        return _Verb("more", min(_MOST_TIMES, 1 + change), said=match[0])
-    return _Verb("fewer", min(_MOST_TIMES, 1 / max(1 - change, 0.1)), said=match[0])
-
-
-def _share(match: re.Match[str]) -> _Verb:
-    share, bound = _number(match["share"]), match["bound"] or ""
-    if share > 1:
-        return _Verb(None, said=match[0])
-    kind: Kind = "share"
-    if re.match(r"at least|min|more than|over|above", bound):
-        kind = "at_least"
-    elif re.match(r"at most|max|no more|not more|up to|less|fewer|under|below", bound):
-        kind = "at_most"
-    if share == 0 and kind != "at_least":
-        return _Verb("avoid", said=match[0])
-    if share == 1 and kind != "at_most":
-        return _Verb("only", said=match[0])
-    return _Verb(kind, share=share, said=match[0])
-
-
-def _unclear(match: re.Match[str]) -> _Verb:
-    return _Verb(None, said=match[0])
-
-
-_NOT = (
-    r"(?:(?:do|does|did|should|must|may|can|could|would|will) not|not)"
-    r"(?: (?:want|need|like|have|use|make|draw|show|generate|include|add|to|see|be|any))*"
-)
-# Sorted: of those that match at the same place, the first counts.
-_VERBS: tuple[tuple[re.Pattern[str], _Make], ...] = tuple(
-    (re.compile(pattern if pattern[0] == "^" else rf"\b(?:{pattern})(?!\w)"), make)
-    for pattern, make in (
-        (
-            rf"(?:(?P<bound>at least|at most|no more than|not more than|more than|less than|"
-            rf"fewer than|over|under|above|below|up to|max(?:imum)?(?: of)?|min(?:imum)?(?: of)?|"
-            rf"to|about|around|exactly|only|just) )?(?P<share>{_PERCENT})"
-            rf"(?! (?:more|fewer|less)\b){_OF_ALL}",
-            _share,
-        ),
-        (rf"(?P<change>{_PERCENT}) (?P<way>more|fewer|less)\b", _percent_more),
-        (
-            r"(?P<times>twice|double|thrice|triple|(?:\d+(?:\.\d+)?|two|three|four)"
-            r"(?=(?: ?x\b| times)))(?: ?x\b| times)?"
-            r"(?: the (?:number|amount|share) of| the| as (?:many|much)| more)?\b",
-            _times,
-        ),
-        (rf"(?P<part>{_FRACTION}) (?:as (?:many|much)|the (?:number|amount|share) of)\b", _part),
-        (r"(?P<part>hal)ve(?: the)?\b", _part),
-        (
-            rf"(?:(?P<bound>at least|at most|up to|about|around|exactly|only|just) )?"
-            rf"(?P<share>{_FRACTION})\b{_OF_ALL}",
-            _share,
-        ),
-        (
-            r"(?:(?:all|everything|anything)(?: of (?:them|it))? )?"
-            r"(?:except(?: for)?|besides|other than)\b",
-            _as("avoid"),
-        ),
-        (
-            r"\d+ (?:(?:more|additional|extra)\b|(?:images|pictures|photos|scenes|examples)"
-            r"(?= (?:of|with|at|in)\b))(?: (?:images|pictures|photos|scenes|examples))?",
-            _unclear,
-        ),
-        (
-            r"^\s*(?:(?:all|everything|every image|each image)"
-            r"(?: of (?:them|it)| (?:the )?(?:images|pictures|scenes))?)"
-            r"(?! (?:except|besides|other))(?: (?:should|must|shall|has to|have to) be)?\b",
-            _as("only"),
-        ),
-        (r"nothing but\b", _as("only")),
-        (r"(?:not (?:so|as|that|too)|too) (?:many|much)\b", _as("fewer")),
-        (r"(?:not enough|too (?:few|little))\b", _as("more")),
-        (r"enough\b", _unclear),
-        (r"no (?:more|longer)\b", _as("avoid")),
-        (
-            rf"(?:{_NOT}|no|never|no need (?:for|of|to have)) (?:only|just|avoid|exclude|focus on|"
-            r"concentrate on|focus|fewer|less|reduce|more|increase|add)\b",
-            _unclear,
-        ),
-        (r"(?:no|without any) need (?:for|of)\b|(?:do|does) not need\b", _unclear),
-        (
-            rf"{_NOT}|never|nothing|neither|nor|avoid|exclude|leave out|get rid of|remove|drop|"
-            r"skip|stop (?:making|drawing|with|using|generating|showing)\b",
-            _as("avoid"),
-        ),
-        (
-            r"(?:fewer|less (?:often|frequent(?:ly)?|common)|less|rarer|reduce|decrease|lower|"
-            r"cut down on)\b",
-            _as("fewer"),
-        ),
-        (r"(?:focus on|focus|concentrate on|emphasi[sz]e|work on)\b", _as("focus")),
-        (r"(?:only|just|exclusively)\b", _as("only")),
-        (
-            r"(?:more (?:often|frequent(?:ly)?|common)|more|additional|increase|add|extra)\b",
-            _as("more"),
-        ),
-        (r"(?:without|no)\b", _as("avoid")),
-    )
-)
-_INSTEAD = (
-    (re.compile(r"(?P<more>.+?) (?:instead of|rather than) (?P<other>.+)"), "fewer"),
-    (re.compile(r"rather (?P<more>.+?) than (?P<other>.+)"), "fewer"),
-    (re.compile(r"(?:replace|swap|exchange) (?P<other>.+?) (?:with|by|for) (?P<more>.+)"), "avoid"),
-)
-
-
-def plain(text: str) -> str:
-    """Return a text in lower case, on one line, without contractions."""
-    said = " ".join(text.lower().replace("\u2019", "'").split())
-    for pattern, instead in _CONTRACTIONS:
-        said = re.sub(pattern, instead, said)
-    return " ".join(said.split())
-
-
-def understand(text: str, lexicon: Lexicon) -> Understood:
-    """Return what a text means; see `Understood`."""
-    said = plain(text)
-    named, _ = lexicon.read(said)
-    name = slice_name(named) if named else ""
-    if command := command_of(said, name):
-        return Understood(command=command)
-    if is_question(said):
-        return Understood(bare=named or None, question=True)
-    said = ASKED.sub("", said)
-    if swapped := _swapped(said, lexicon):
-        return Understood(wishes=swapped)
-    found = _wishes(said, lexicon)
-    if found.bare and not found.unclear and said.endswith("?"):
-        return Understood(bare=found.bare, question=True)
-    if is_vague(said) and not (found.wishes or named):
-        return Understood(vague=True)
-    return found
-
-
-def _wishes(said: str, lexicon: Lexicon) -> Understood:
-    wishes: list[Preference] = []
-    half: list[Preference] = []
-    unclear: list[tuple[str, dict[str, tuple[str, ...]]]] = []
+def _preferences(
+    marked: tuple[str, Sequence[tuple[str, Meanings]]], lexicon: Lexicon
+) -> ParseResult:
+    line, phrases = marked
+    demands: list[_Demand] = []
+    preferences: list[Preference] = []
+    partial: list[Preference] = []
+    unclear: list[tuple[str, str]] = []
     unknown: list[str] = []
     topics: dict[str, str] = {}
     named: dict[str, tuple[str, ...]] = {}
-    for verb, words in _clauses(said, lexicon):
-        attributes, left = lexicon.read(words)
-        own = lexicon.topics(words)
-        if verb.kind == "avoid":
+
+    def raw(tokens: Iterable[str]) -> str:
+        return " ".join(phrases[int(t[1:])][0] if t.startswith("#") else str(t) for t in tokens)
+
+    for sentence in filter(str.strip, _SENTENCE.split(line)):
+        is_long = len(sentence.split()) > _MAX_WORDS
+        tree = None if is_long else _tree("wishes", sentence)
+        if tree is not None:
+            demands += _demands(tree)
+        elif is_long or "#" in sentence:
+            unclear.append((raw(sentence.split()), ""))
+        else:
+            unknown += lexicon.read(sentence)[1]
+    for demand in demands:
+        tokens = [token for group in demand.groups for token in group]
+        if demand.fields == bounds("avoid"):
             # "no cars" is what "without cars" says, where the target has such words.
-            absent, left_of_absent = lexicon.read(f"without {words.strip()}")
-            if absent and not left_of_absent:
-                wishes.append(Preference(attributes=absent, min_share=1))
+            attributes, left = lexicon.read(f"without {raw(tokens)}")
+            if attributes and not left:
+                preferences.append(Preference(attributes=attributes, min_share=1))
                 continue
-        unknown += [word for word in left if word not in own]
-        topics |= own
-        if verb.kind is None and verb.said:
-            unclear.append((f"{verb.said.strip()} {words.strip()}".strip(), attributes))
-        elif verb.kind is None:
+        attributes = by_attribute(phrases[int(t[1:])][1] for t in tokens if t.type == "VALUE")
+        is_partial = False
+        for group in demand.groups:
+            words = [str(t) for t in group if t.type not in _EMPTY]
+            about = {w: key for w in words if (key := lexicon.topic(w)) and key not in attributes}
+            left = [w for w in words if w not in about and not lexicon.is_filler(w)]
+            is_partial |= bool(about or left) and any(token.type == "VALUE" for token in group)
+            topics |= about
+            unknown += left
+        is_bare = not tokens and {"min_share", "max_share"} & {*(demand.fields or ())}
+        if (demand.fields is None or is_bare) and demand.words:
+            in_order = sorted(demand.words + tokens, key=lambda token: token.start_pos or 0)
+            unclear.append((raw(in_order), slice_name(attributes) if attributes else ""))
+        elif demand.fields is None:
             named |= attributes
         elif attributes:
-            meant = Preference(
-                attributes=attributes, **bounds(verb.kind, verb.share, verb.strength)
-            )
-            # Words beside the wish, as in "more dark ones, thanks", take nothing from it.
-            parts = [(*lexicon.read(part), lexicon.topics(part)) for part in words.split(",")]
-            whole = not any(values and (left or about) for values, left, about in parts)
-            (wishes if whole else half).append(meant)
-    return Understood(
-        wishes=tuple(wishes),
-        unknown=tuple(dict.fromkeys(unknown)),
-        bare=named if named and not wishes else None,
-        half=tuple(half),
-        unclear=tuple(unclear),
-        topics=topics or None,
+            preference = Preference(attributes=attributes, **demand.fields)
+            (partial if is_partial else preferences).append(preference)
+    known = tuple(dict.fromkeys(unknown))
+    return ParseResult(
+        None, tuple(preferences), tuple(partial), tuple(unclear), known, topics, named
     )
 
 
-def _swapped(said: str, lexicon: Lexicon) -> tuple[Preference, ...]:
-    """Read "fog instead of rain" as two wishes; none where a part has unknown words."""
-    for pattern, kind in _INSTEAD:
-        if match := pattern.fullmatch(said.strip(" .!")):
-            more, left = lexicon.read(re.sub(r"\bmore\b", "", match["more"]))
-            other, other_left = lexicon.read(match["other"])
-            if more and other and not left and not other_left:
-                return (
-                    Preference(attributes=more, **bounds("more")),
-                    Preference(attributes=other, **bounds(kind)),
-                )
-    return ()
+def _demands(tree: Tree[Token]) -> list[_Demand]:
+    """Return the demands of a sentence, each with the words that it is about."""
+    demands: list[_Demand] = []
+    for part in (child for child in tree.children if isinstance(child, Tree)):
+        children: list[Any] = part.children
+        groups: list[Any] = [c.children for c in children if isinstance(c, Tree)]
+        if part.data in ("instead", "replace"):
+            # "fog instead of rain", "rather fog than rain", "replace rain with fog"
+            (wanted, other), less = (
+                (groups, "fewer") if part.data == "instead" else (groups[::-1], "avoid")
+            )
+            return [_Demand(bounds("more"), [], [wanted]), _Demand(bounds(less), [], [other])]
+        if part.data == "everything":
+            demands.append(_Demand(bounds("only"), [], groups))
+            continue
+        head, *rest = children
+        about: list[Token] = head.children if head else []
+        new: list[_Demand] = []
+        for demand, things in zip(rest[::2], rest[1::2], strict=True):
+            fields, words = _fields(demand), demand.children
+            group = things.children if things else []
+            is_first = not new and any(token.type == "VALUE" for token in about)
+            if is_first and (not group or re.search(r"\b(?:not|without)\b", words[0])):
+                # "rain should be rarer", "rain at 20%"; "rain should not be at night" is unclear
+                fields = None if group else fields
+                group, about = about + group, []
+            elif new and not group and demand.data in _SHARES and "factor" in (new[0].fields or ()):
+                # "increase rain to 40%"
+                group = new.pop().groups[0]
+            elif new and (not new[-1].groups[0] or words[0].startswith("without")):
+                # "more or less rain", "more rain without fog"
+                before = new.pop()
+                fields, words = None, before.words + words
+                group = before.groups[0] + group
+            new.append(_Demand(fields, words, [group]))
+        if about and demands:
+            demands[-1].groups.append(about)
+        elif about:
+            demands.append(_Demand(None, [], [about]))
+        demands += new
+    return demands
 
 
-def _clauses(said: str, lexicon: Lexicon) -> list[_Clause]:
-    """Cut a text before every verb; a part without one belongs to the part before it."""
-    found: list[_Clause] = []
-    for part in _BREAK.split(said):
-        verbs = _verbs(part)
-        ends = [match.start() for match, _ in verbs[1:]] + [len(part)]
-        head = part[: verbs[0][0].start()] if verbs else part
-        clauses = [
-            _Clause(_stronger(verb, part[: match.start()]), part[match.end() : end])
-            for (match, verb), end in zip(verbs, ends, strict=False)
-        ]
-        if clauses and lexicon.read(head)[0] and not any(lexicon.read(clauses[0].words)):
-            # "rain should be rarer", "rain at 20%": what is meant stands before the verb.
-            clauses[0], head = clauses[0]._replace(words=f"{head} {clauses[0].words}"), ""
-        elif len(clauses) > 1 and clauses[1].verb.share and not lexicon.read(clauses[1].words)[0]:
-            # "increase rain to 20%"
-            clauses[:2] = [_Clause(clauses[1].verb, clauses[0].words)]
-        if head.strip() and found:
-            found[-1] = found[-1]._replace(words=f"{found[-1].words} , {head}")
-        elif head.strip():
-            found.append(_Clause(_Verb(None), head))
-        found += clauses
-    return found
+def _fields(demand: Tree[Token]) -> dict[str, Any] | None:
+    """Return the fields of a `Preference` for a demand; None where it could mean several things."""
+    name, first, last = str(demand.data), str(demand.children[0]), str(demand.children[-1])
+    if name in ("unclear", "amount"):
+        return None
+    if name in ("more", "fewer"):
+        is_strong = re.match(r"(?:much|a lot|many|far|way) ", first)
+        is_weak = re.match(r"(?:a bit|a little|slightly|somewhat|a few|some) ", first)
+        return bounds(name, strength=3.0 if is_strong else 1.5 if is_weak else FACTOR)
+    if name in ("times", "more_by", "fewer_by"):
+        change = _number(first)
+        factor = {"times": change, "more_by": 1 + change, "fewer_by": 1 - change}[name]
+        return {"factor": min(max(factor, 1 / MAX_FACTOR), MAX_FACTOR)}
+    if name == "between":
+        low, high = (_number(f"{text.strip('%')}%") for text in first.split("-"))
+        return {"min_share": low, "max_share": high} if low <= high <= 1 else None
+    if name in _SHARES:
+        return bounds(name, _number(last)) if _number(last) <= 1 else None
+    return bounds(name)
 
 
-def _verbs(part: str) -> list[tuple[re.Match[str], _Verb]]:
-    found: list[tuple[re.Match[str], _Verb]] = []
-    at = 0
-    while True:
-        matches = [
-            (match, make)
-            for pattern, make in _VERBS
-            for match in pattern.finditer(part, at)
-            if not _within_phrase(part, match)
-        ]
-        if not matches:
-            return found
-        match, make = min(matches, key=lambda item: item[0].start())
-        found.append((match, make(match)))
-        at = max(match.end(), at + 1)
-
-
-def _stronger(verb: _Verb, before: str) -> _Verb:
-    if verb.kind is None or verb.strength != FACTOR or verb.share is not None:
-        return verb
-    strength = _MUCH if _STRONG.search(before) else _LITTLE if _WEAK.search(before) else FACTOR
-    return verb._replace(strength=strength)
-
-
-def _within_phrase(part: str, match: re.Match[str]) -> bool:
-    """Tell whether "without" or "no" belongs to words such as "cells without dark areas"."""
-    before = part[: match.start()].strip()
-    return match[0] in ("without", "no", "not") and bool(before) and not before.endswith("and")
-
-
-def _number(said: str) -> float:
-    """Return the share that "20%", "a third" or "two thirds" says."""
-    if said == "hal":
-        return 0.5
-    if match := re.match(r"\d+(?:\.\d+)?", said):
-        return float(match[0]) / 100
-    return _FRACTIONS[re.sub(r"^(?:a|one) ", "", said)]
+def _number(text: str) -> float:
+    """Return the number that "20%", "0.7", "2x" or "2/3" says."""
+    if text.endswith("%"):
+        return float(text[:-1]) / 100
+    top, _, bottom = text.removesuffix("x").partition("/")
+    return float(top) / float(bottom or 1)

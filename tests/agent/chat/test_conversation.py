@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from agent.autonomous.runner import run_rounds
-from agent.chat.conversation import COMMANDS, Conversation
+from agent.chat.commands import COMMANDS
+from agent.chat.conversation import Conversation
 from agent.chat.live import Happened, LiveSession
 from agent.config.settings import Settings
 from agent.loop.approval import Question
@@ -111,10 +112,10 @@ def test_story_of_a_session(make_settings: MakeSettings) -> None:
         assert "a broken bright poly cell" in added
         assert "added by the user" in here.say("/why")
         said = here.say("more poly, fewer crowds")
-        assert "more of wafer=poly (x2) (w1)" in said and said.endswith("? /forget w1")
+        assert "more of wafer=poly (x2) (w1)" in said and said.endswith(": /forget w1")
         said = here.say("more dark crowds")
         assert "Understood" not in said
-        assert said.endswith("means more than you said: more brightness=dark.")
+        assert "Ignored: more brightness=dark." in said
 
         assert "planned again" in here.say("/reject no bright ones")
         second = here.question()
@@ -312,7 +313,7 @@ def test_wishes_that_conflict_are_said_to(make_settings: MakeSettings) -> None:
         assert "can mean several things" in here.say("not only dark cells")
         assert "I can answer" in here.say("who wrote this program?")
         assert "first report" in here.say("make it harder")
-        assert "I read English" in here.say("mehr dunkle Zellen bitte")
+        assert "with the target's words" in here.say("mehr dunkle Zellen bitte")
 
 
 def test_budgets_and_changes_in_plain_words(make_settings: MakeSettings) -> None:

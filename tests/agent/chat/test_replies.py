@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from agent.chat.replies import not_understood, say_vague
-from agent.steering.grammar import understand
+from agent.chat.replies import not_taken, which_data
+from agent.steering.grammar import parse
 from agent.steering.lexicon import Lexicon
 from eval.report.blocks import Line
 from memory.records import Estimate, Report, SliceScore
@@ -33,7 +33,7 @@ def seen(measured: bool = True) -> Any:
 
 def answer(text: str, measured: bool = True) -> str:
     overview = seen(measured)
-    blocks = not_understood(understand(text, overview.lexicon), overview)
+    blocks = not_taken(parse(text, overview.lexicon), overview)
     return " ".join(block.text for block in blocks if isinstance(block, Line))
 
 
@@ -54,5 +54,5 @@ def test_a_class_of_pixels_is_no_word_of_prompts() -> None:
 
 
 def test_harder_data_are_named() -> None:
-    assert '"more light=night"' in say_vague(seen())
-    assert "first report" in say_vague(seen(measured=False))
+    assert '"more light=night"' in which_data(seen())
+    assert "first report" in which_data(seen(measured=False))

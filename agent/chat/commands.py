@@ -1,0 +1,66 @@
+"""The slash commands: their names, arguments and help, for the parser, completion and /help."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from agent.loop.plan_edits import ADD, EDIT
+
+
+class Command(NamedTuple):
+    """What may follow a command, and what it does.
+
+    by_model: whether a language model in chat may call it: none that decides on a plan, costs
+    work or takes something back.
+    """
+
+    arguments: str
+    help: str
+    by_model: bool = False
+
+
+COMMANDS: dict[str, Command] = {
+    "status": Command("", "where the session stands, its preferences and their effect", True),
+    "failures": Command("[SLICE]", "where the model fails on real photographs", True),
+    "show": Command("[ID|SLICE|WORDS]", "pictures: generated images or real photographs", True),
+    "plan": Command("", "the plan that waits for you, or the last one", True),
+    "approve": Command("", "accept the plan"),
+    "edit": Command(EDIT, "change a row of the plan"),
+    "reject": Command("[WHY]", "have it planned again; preferences in WHY count at once"),
+    "add": Command(ADD, "add a prompt to this plan or the next"),
+    "focus": Command('"SLICE"', "at least half of the images of every plan"),
+    "avoid": Command('"WORDS"', "none of these in any plan"),
+    "forget": Command("ID|WORDS|all", "take preferences or additions back"),
+    "back": Command("", "take the last preference back that no plan has followed yet"),
+    "budget": Command(
+        "[rounds N|images N|total N|hours N|score N]", "what is spent and left, or another budget",
+        True,
+    ),
+    "changes": Command("[ROUND]", "what has changed since a round: score, slices, images"),
+    "pause": Command("", "hold at the next safe point", True),
+    "continue": Command("[N]", "go on, for N more rounds", True),
+    "stop": Command("[round]", "stop now, or after this round; nothing is lost", True),
+    "undo": Command("", "take the latest plan back, with all that came of it"),
+    "fork": Command("NAME", "a new session that shares the rounds done so far"),
+    "memory": Command('"QUERY"', "what all sessions have learnt about something"),
+    "why": Command("[N]", "the reasons for the plan, or for one of its prompts", True),
+    "report": Command("", "write the HTML report"),
+    "help": Command("", "this list"),
+}  # fmt: skip
+
+
+def near_command(words: Iterable[str]) -> str | None:
+    """Return the usage of the command that words come nearest to, or None."""
+    for word in words:
+        similar = difflib.get_close_matches(word, COMMANDS, n=1, cutoff=0.75)
+        about = [
+            name
+            for name, command in COMMANDS.items()
+            if len(word) > 3 and word in re.findall(r"[a-z]+", command.arguments.lower())
+        ]
+        for name in (*similar, *about):
+            return f"/{name} {COMMANDS[name].arguments}".strip()
+    return None
