@@ -6,6 +6,7 @@ The journals are the truth. Every operation has the index for itself, under a fi
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from pydantic import Field
 
 from memory import minilm, opened
 from memory.arenas import give_back
-from memory.errors import SessionError, StorageError
+from memory.errors import SessionError, StorageError, some
 from memory.files import storage_error
 from memory.journal import Event, read_events, rounds
 from memory.records import Lesson, Record
@@ -52,6 +53,9 @@ _N_REPEATS = 10
 _ROUNDING = 1e-5
 _UNFINISHED = ".unfinished"
 _KEPT = (".lock", opened.OWNER, _UNFINISHED)
+_DATABASE_FILE = re.compile(re.escape(opened.DATABASE) + "(-journal|-wal|-shm)?")
+# Chroma names the folder of a vector index by a UUID.
+_INDEX_FOLDER = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 Kind = Literal["prompt", "failure", "lesson"]
 Data = dict[str, float | str | bool]
@@ -213,7 +217,8 @@ class MemoryIndex:
                 return work(collection, "")
 
     def _rebuild(self, vectors: Sequence[tuple[MemoryItem, list[float]]]) -> int:
-        # Told by this file, an index that is not yet whole is not taken for one.
+        self._refuse_foreign()
+        # By this file an index that is not yet whole is not taken for one.
         unfinished = self.folder / _UNFINISHED
         unfinished.touch()
         self._clear()
@@ -234,6 +239,8 @@ class MemoryIndex:
     def _locked(self) -> Iterator[None]:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / opened.OWNER).exists():
+                self._refuse_foreign()
             with FileLock(self.folder / ".lock", timeout=LOCK_TIMEOUT_S):
                 yield
         except Timeout as error:
@@ -265,8 +272,26 @@ class MemoryIndex:
             opened.close(self.folder)
             raise
 
+    def _refuse_foreign(self) -> None:
+        """Raise StorageError where the folder holds what no index has put there.
+
+        A database is an index of this program if the file `.opened-by` lies beside it.
+        """
+        foreign = [path.name for path in sorted(self.folder.iterdir()) if not _is_own(path)]
+        if (self.folder / opened.DATABASE).exists() and not (self.folder / opened.OWNER).exists():
+            foreign.append(opened.DATABASE)
+        if foreign:
+            raise StorageError(
+                f"The folder of the memory {self.folder} holds what this program has not made: "
+                f"{some(foreign, 5)}. Nothing was changed. Move it elsewhere, or choose another "
+                "folder with --home."
+            )
+
     def _clear(self) -> None:
-        """Empty the folder but for the lock, which other processes may be waiting for."""
+        """Remove the database; the lock stays, which other processes may be waiting for.
+
+        Only after `_refuse_foreign`.
+        """
         opened.close(self.folder)
         try:
             with self._open() as collection:
@@ -286,6 +311,14 @@ class MemoryIndex:
                 shutil.rmtree(path)
             elif path.name not in _KEPT:
                 path.unlink()
+
+
+def _is_own(path: Path) -> bool:
+    """Tell whether an entry of the folder is part of an index."""
+    if path.is_dir() and not path.is_symlink():
+        files = {file.suffix for file in path.iterdir()}
+        return bool(_INDEX_FOLDER.fullmatch(path.name)) and files <= {".bin", ".pickle"}
+    return path.name in _KEPT or bool(_DATABASE_FILE.fullmatch(path.name))
 
 
 def collection_of(client: ClientAPI) -> Collection:

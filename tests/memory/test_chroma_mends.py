@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from memory.chroma import MemoryIndex, items_from_events
+from memory.errors import StorageError
 from memory.journal import Journal, read_events
 from memory.records import Lesson
 
@@ -37,3 +38,52 @@ def test_a_damaged_index_is_rebuilt_from_the_journals(
     assert [hit.item.text for hit in index.search("help")] == ["dark cells help"]
     assert index.stats()["items"] == 1
     assert not (tmp_path / "memory" / ".unfinished").exists()
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "thesis.txt",
+        "notes/thesis.txt",
+        "chroma.sqlite3",
+        "0a1b2c3d-0000-4000-8000-000000000000/thesis.txt",
+    ],
+)
+@pytest.mark.parametrize("journals", [None, lambda: []], ids=["alone", "with journals"])
+def test_files_of_a_stranger_are_named_and_stay(
+    tmp_path: Path, name: str, journals: Callable[[], list[Path]] | None
+) -> None:
+    folder = tmp_path / "memory"
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_text("years of work")
+    before = _contents(tmp_path)
+    index = MemoryIndex(folder, embed, journals)
+    uses: list[Callable[[], object]] = [
+        index.stats,
+        lambda: index.search("help"),
+        lambda: index.reindex([]),
+        lambda: index.forget("s", 1),
+    ]
+    for use in uses:
+        with pytest.raises(StorageError, match=name.partition("/")[0]):
+            use()
+        assert _contents(tmp_path) == before
+
+
+def test_files_of_a_stranger_beside_an_index_stay(tmp_path: Path) -> None:
+    folder = tmp_path / "memory"
+    index = MemoryIndex(folder, embed, lambda: [])
+    index.add([])
+    (folder / "thesis.txt").write_text("years of work")
+    assert index.stats()["items"] == 0
+    for damage in (lambda path: path.write_bytes(b"garbage" * 1000), Path.unlink):
+        with pytest.raises(StorageError, match=r"thesis\.txt"):
+            index.reindex([])
+        damage(folder / "chroma.sqlite3")
+        with pytest.raises(StorageError, match=r"thesis\.txt"):
+            index.stats()
+        assert (folder / "thesis.txt").read_text() == "years of work"
