@@ -12,19 +12,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from pydantic import Field
 
 from memory import minilm, opened
 from memory.arenas import give_back
-from memory.errors import SessionError, StorageError, some
+from memory.errors import StorageError, some
 from memory.files import storage_error
-from memory.journal import Event, read_events, rounds
-from memory.records import Lesson, Record
+from memory.items import Hit, MemoryItem, items_from_events, items_of
+from memory.journal import read_events
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -57,39 +56,10 @@ _DATABASE_FILE = re.compile(re.escape(opened.DATABASE) + "(-journal|-wal|-shm)?"
 # Chroma names the folder of a vector index by a UUID.
 _INDEX_FOLDER = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
-Kind = Literal["prompt", "failure", "lesson"]
-Data = dict[str, float | str | bool]
 Result = TypeVar("Result")
 Work = Callable[["Collection", str], Result]
 """What is done with a collection; its second argument: whose items are written, "" for one home."""
 Embed = Callable[[Sequence[str]], list[list[float]]]
-
-
-class MemoryItem(Record):
-    """One thing worth finding again; `text` is what a search compares."""
-
-    id: str
-    kind: Kind
-    text: str
-    target: str
-    session: str
-    round: int
-    data: Data = Field(default_factory=dict)
-
-    def describe(self) -> str:
-        """Return the text with what is known of it, for people and chat models."""
-        known = (
-            f"{name} {value:.3g}" if type(value) is float else f"{name} {value}"
-            for name, value in self.data.items()
-        )
-        return f"{self.text} ({', '.join(known)})" if self.data else self.text
-
-
-class Hit(Record):
-    """An item found, with the cosine similarity of its text to the query, -1..1."""
-
-    item: MemoryItem
-    similarity: float
 
 
 class MemoryIndex:
@@ -333,80 +303,6 @@ def both(*conditions: Mapping[str, str] | None) -> Where | None:
     wanted = [dict(condition) for condition in conditions if condition]
     found = {"$and": wanted} if len(wanted) > 1 else wanted[0] if wanted else None
     return cast("Where | None", found)
-
-
-def items_of(journal: Path) -> list[MemoryItem]:
-    """Return what a journal gives to remember; nothing of one that is damaged."""
-    try:
-        return items_from_events(read_events(journal))
-    except SessionError:
-        return []
-
-
-def items_from_events(events: Iterable[Event]) -> list[MemoryItem]:
-    """Return what a session's events give to remember; nothing without its "session" event.
-
-    Prompts whose images were made, with `n_made`, `kept_rate` and, for every slice they were
-    credited with, `credit SLICE` (change per 100 images); significant failures with their
-    figures; lessons.
-    """
-    events = list(events)
-    start = next((event for event in events if event["kind"] == "session"), None)
-    if start is None:
-        return []
-    session, target = str(start["session"]), str(start["target"])
-    # What a fork shares with the session that it comes from is remembered there.
-    forks = [event for event in events if event["kind"] == "forked"]
-    first = 0
-    if forks:
-        session, first = str(forks[-1]["session"]), int(forks[-1]["at"])
-
-    def item(kind: Kind, name: str, text: str, round_number: int, data: Data) -> MemoryItem:
-        return MemoryItem(
-            id=f"{session}/{kind}/{name}",
-            kind=kind,
-            text=text,
-            target=target,
-            session=session,
-            round=round_number,
-            data=data,
-        )
-
-    items = []
-    for done in rounds(events):
-        if done.number < first:
-            continue
-        quality = {q.prompt_id: q for q in done.batch.quality if q.n_made} if done.batch else {}
-        for prompt in done.plan.prompts if done.plan else ():
-            if prompt.id in quality:
-                made = quality[prompt.id]
-                data: Data = {"n_made": made.n_made, "kept_rate": made.n_kept / made.n_made}
-                for credit in done.credits:
-                    if credit.prompt_id == prompt.id:
-                        data[f"credit {credit.slice}"] = credit.change_per_100
-                items.append(item("prompt", prompt.id, prompt.text, done.number, data))
-        for failure in done.failures:
-            if failure.significant:
-                data = {
-                    "n": failure.n,
-                    "error_rate": failure.error_rate.value,
-                    "rest_error_rate": failure.rest_error_rate,
-                    "q_value": failure.q_value,
-                }
-                words = ", ".join(f"{value} {name}" for name, value in failure.attributes.items())
-                words = words or "what no attribute says"
-                name = f"{done.number}/{failure.id}"
-                text = f"the model often errs on photographs with {words}"
-                items.append(item("failure", name, text, done.number, data))
-    for event in events:
-        if event["kind"] == "lesson":
-            lesson = Lesson.model_validate(event["lesson"])
-            if lesson.round < first:
-                continue
-            known = {"slice": lesson.slice, "held": lesson.held}
-            data = {name: value for name, value in known.items() if value is not None}
-            items.append(item("lesson", lesson.id, lesson.text, lesson.round, data))
-    return items
 
 
 def _nearest(

@@ -16,17 +16,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from memory.chroma import (
-    Embed,
-    MemoryIndex,
-    Result,
-    Work,
-    collection_of,
-    items_of,
-    upsert,
-)
+from memory.chroma import Embed, MemoryIndex, Result, Work, collection_of, upsert
 from memory.errors import SettingsError, StorageError
 from memory.files import storing, write_bytes
+from memory.items import items_of
 from memory.records import digest
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from eval.report.blocks import failure_lines, plain, report_lines, verdict_text
-from memory.chroma import Hit, MemoryItem
+from memory.items import Hit, MemoryItem
 from memory.records import Failure, Report, Verdict, slice_key
 from prompts.render import quote, render
 from prompts.vocabulary import Vocabulary

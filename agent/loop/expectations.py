@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import Field
 
 from agent.loop.validation import slice_attributes
-from memory.chroma import Hit
+from memory.items import Hit
 from memory.records import Plan, PromptSpec, Record, Share
 from prompts.render import quote
 from prompts.vocabulary import Vocabulary

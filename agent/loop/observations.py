@@ -15,7 +15,7 @@ from agent.steering.preferences import (
     say_effects,
     say_preferences,
 )
-from memory.chroma import Hit, MemoryItem
+from memory.items import Hit, MemoryItem
 from memory.records import Failure, Report, Round
 
 if TYPE_CHECKING:

@@ -31,9 +31,9 @@ from agent.steering.preferences import (
     additions,
 )
 from agent.steering.steer import add, broken, compare, ignored, steer
-from memory.chroma import Hit
 from memory.errors import ToolError
 from memory.events import OpeningEvent
+from memory.items import Hit
 from memory.records import Plan
 
 if TYPE_CHECKING:

@@ -29,9 +29,9 @@ from agent.loop.state import ADVANCES, PHASES
 from agent.loop.tool_schemas import offers
 from agent.planners import PlanDraft, PromptDraft
 from eval.report.blocks import failure_lines, plain, report_lines, trial_text
-from memory.chroma import items_from_events
 from memory.errors import SettingsError, ToolError
 from memory.events import Event
+from memory.items import items_from_events
 from memory.records import Hypothesis, Plan, Round
 from prompts.render import quote
 

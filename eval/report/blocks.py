@@ -29,7 +29,7 @@ from prompts.printable import one_line
 from prompts.render import quote
 
 if TYPE_CHECKING:
-    from memory.chroma import Hit
+    from memory.items import Hit
 
 # Slices shown of those that became worse, and of those that became better.
 _N_MOVED = 4

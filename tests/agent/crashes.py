@@ -37,8 +37,8 @@ from agent.config.settings import Settings, load_settings
 from agent.session.control import read_heartbeat
 from agent.session.folder import folder_of, memory_of
 from memory import minilm
-from memory.chroma import items_from_events
 from memory.errors import ShapingError
+from memory.items import items_from_events
 from memory.journal import Event, read_events
 from tests.agent.brains.planning_server import MODEL, PlanningServer
 

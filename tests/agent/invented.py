@@ -23,7 +23,7 @@ from agent.loop.state import new_round
 from agent.loop.toolbox import Toolbox
 from agent.planners import AttributeCombination, AttributeDistribution
 from agent.session.folder import Session, store_settings
-from memory.chroma import Hit, MemoryItem
+from memory.items import Hit, MemoryItem
 from memory.journal import Journal, read_events, rounds
 from memory.records import (
     Batch,

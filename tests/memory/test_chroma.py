@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from memory.chroma import MemoryIndex, MemoryItem, items_from_events
+from memory.chroma import MemoryIndex
 from memory.errors import SessionError, StorageError
+from memory.items import MemoryItem, items_from_events
 from memory.journal import Journal
 
 ROOT = Path(__file__).parents[2]

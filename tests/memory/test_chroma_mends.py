@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from memory.chroma import MemoryIndex, items_from_events
+from memory.chroma import MemoryIndex
 from memory.errors import StorageError
+from memory.items import items_from_events
 from memory.journal import Journal, read_events
 from memory.records import Lesson
 

@@ -15,8 +15,9 @@ import httpx
 import pytest
 
 from memory import server as memory_server
-from memory.chroma import MemoryIndex, items_from_events
+from memory.chroma import MemoryIndex
 from memory.errors import SettingsError, StorageError
+from memory.items import items_from_events
 from memory.journal import read_events
 from memory.server import ServedMemory
 from tests.memory.test_chroma import embed, item, write_session

@@ -10,7 +10,7 @@ from agent.loop.context import Facts, brief
 from agent.loop.validation import validate
 from agent.planners import PlanDraft
 from eval.report.blocks import failure_lines, plain, report_lines, verdict_text
-from memory.chroma import Data, Hit, Kind, MemoryItem
+from memory.items import Data, Hit, Kind, MemoryItem
 from memory.records import Estimate, Failure, Hypothesis, Report, SliceScore, Verdict
 from prompts.vocabulary import Vocabulary, load_vocabulary
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pytest
 
 from agent.loop.expectations import expect, say_expectation
-from memory.chroma import Data, Hit, MemoryItem
+from memory.items import Data, Hit, MemoryItem
 from memory.records import Plan, PromptSpec
 from prompts.vocabulary import load_vocabulary
 

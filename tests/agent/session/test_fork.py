@@ -16,8 +16,8 @@ from agent.replay.verify import verify
 from agent.session.fork import fork
 from eval.tables import COLUMNS
 from memory.chain import changed_lines
-from memory.chroma import items_from_events
 from memory.errors import SessionError, SettingsError
+from memory.items import items_from_events
 from memory.journal import read_events
 from tests.agent.invented import only_round, record
 

@@ -1,0 +1,113 @@
+"""What of a session is worth finding again: prompts, failures and lessons of its events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from memory.errors import SessionError
+from memory.events import Event, ForkedEvent, HeadEvent, LessonEvent
+from memory.journal import read_events, rounds
+from memory.records import Record
+
+Kind = Literal["prompt", "failure", "lesson"]
+Data = dict[str, float | str | bool]
+
+
+class MemoryItem(Record):
+    """One thing worth finding again; `text` is what a search compares."""
+
+    id: str
+    kind: Kind
+    text: str
+    target: str
+    session: str
+    round: int
+    data: Data = Field(default_factory=dict)
+
+    def describe(self) -> str:
+        """Return the text with what is known of it, for people and chat models."""
+        known = (
+            f"{name} {value:.3g}" if type(value) is float else f"{name} {value}"
+            for name, value in self.data.items()
+        )
+        return f"{self.text} ({', '.join(known)})" if self.data else self.text
+
+
+class Hit(Record):
+    """An item found, with the cosine similarity of its text to the query, -1..1."""
+
+    item: MemoryItem
+    similarity: float
+
+
+def items_of(journal: Path) -> list[MemoryItem]:
+    """Return what a journal gives to remember; nothing of one that is damaged."""
+    try:
+        return items_from_events(read_events(journal))
+    except SessionError:
+        return []
+
+
+def items_from_events(events: Iterable[Event]) -> list[MemoryItem]:
+    """Return what a session's events give to remember; nothing without their `HeadEvent`.
+
+    Prompts whose images were made, with `n_made`, `kept_rate` and, for every slice they were
+    credited with, `credit SLICE` (change per 100 images); significant failures with their
+    figures; lessons. What a fork shares with the session that it comes from is remembered there.
+    """
+    events = list(events)
+    head = next((event for event in events if isinstance(event, HeadEvent)), None)
+    if head is None:
+        return []
+    forks = [event for event in events if isinstance(event, ForkedEvent)]
+    session, first = (forks[-1].session, forks[-1].at) if forks else (head.session, 0)
+    target = head.target
+
+    def item(kind: Kind, name: str, text: str, round_number: int, data: Data) -> MemoryItem:
+        return MemoryItem(
+            id=f"{session}/{kind}/{name}",
+            kind=kind,
+            text=text,
+            target=target,
+            session=session,
+            round=round_number,
+            data=data,
+        )
+
+    items = []
+    for done in rounds(events):
+        if done.number < first:
+            continue
+        quality = {q.prompt_id: q for q in done.batch.quality if q.n_made} if done.batch else {}
+        for prompt in done.plan.prompts if done.plan else ():
+            if made := quality.get(prompt.id):
+                data: Data = {"n_made": made.n_made, "kept_rate": made.n_kept / made.n_made}
+                for credit in done.credits:
+                    if credit.prompt_id == prompt.id:
+                        data[f"credit {credit.slice}"] = credit.change_per_100
+                items.append(item("prompt", prompt.id, prompt.text, done.number, data))
+        for failure in done.failures:
+            if failure.significant:
+                words = ", ".join(f"{value} {name}" for name, value in failure.attributes.items())
+                text = (
+                    f"the model often errs on photographs with {words or 'what no attribute says'}"
+                )
+                data = {
+                    "n": failure.n,
+                    "error_rate": failure.error_rate.value,
+                    "rest_error_rate": failure.rest_error_rate,
+                    "q_value": failure.q_value,
+                }
+                name = f"{done.number}/{failure.id}"
+                items.append(item("failure", name, text, done.number, data))
+    for event in events:
+        if isinstance(event, LessonEvent) and event.lesson.round >= first:
+            lesson = event.lesson
+            shown = {"slice": lesson.slice, "held": lesson.held}
+            data = {name: value for name, value in shown.items() if value is not None}
+            items.append(item("lesson", lesson.id, lesson.text, lesson.round, data))
+    return items
