@@ -40,6 +40,8 @@ from tools.settings import (
 )
 
 ENV_PREFIX = "SHAPING_"
+# The token of the web page is a secret of one command, and no setting of a session.
+WEB_TOKEN = f"{ENV_PREFIX}WEB_TOKEN"
 
 # Where a session works, which says nothing of what comes of it: not told by journals and bundles.
 PLACES = ("compute", "memory", "session.checkpoints")
@@ -269,7 +271,7 @@ def load_settings(
     assignments = [
         (name.removeprefix(ENV_PREFIX).lower().replace("__", "."), text, f"by {name}")
         for name, text in sorted((env or {}).items())
-        if name.startswith(ENV_PREFIX)
+        if name.startswith(ENV_PREFIX) and name != WEB_TOKEN
     ]
     return _build(preset, values, [*assignments, *_assignments(overrides)])
 

@@ -1,181 +1,186 @@
-"""What the web page shows, as HTML: every text is escaped, no brace reaches Gradio's templates."""
+"""What the web page shows, as HTML. All text is escaped, and free of control characters."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import time
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, urlencode
 
 from jinja2 import Environment
 
 from agent.chat.queries import plan_blocks
-from agent.loop.approval import Question
-from agent.session.folder import SessionInfo
+from agent.config.settings import presets
+from agent.session.folder import SessionInfo, memory_of
 from agent.steering.preferences import STEERING, active_preferences
-from agent.web.registry import Room, Sight
+from agent.web.pictures import Pictures
+from agent.web.registry import HostedSession, SessionRegistry
 from agent.web.timeline import steps
-from eval.report.blocks import Block, Line, Picture
-from eval.report.session_charts import charts as draw_charts
+from eval.report.blocks import Block, Line, hit_table
+from eval.report.session_charts import charts
 from eval.report.templates import page_environment
-from memory.records import Batch, Failure, PromptQuality, PromptSpec, Record, Round
+from memory.errors import ShapingError
+from memory.records import Record, digest
 from prompts.printable import one_line
 
-_UNOPENED = "Say something, or press the button above. Plain words and slash commands: /help."
-_HELD = "What is said to a session that another process has is not known here."
+_N_HITS = 10
+# Reading all journals is not cheap, and all viewers share one list.
+_LIST_S = 5.0
 
 
-def head(sight: Sight) -> str:
-    """Show where a session stands."""
-    return _draw("head", sight)
+class Page:
+    """The pages of a registry's sessions; nothing is kept about who looks at them."""
 
+    def __init__(self, registry: SessionRegistry, pictures: Pictures) -> None:
+        self._registry, self._pictures = registry, pictures
+        self._drawn: dict[tuple[str, str], tuple[tuple[object, ...], str]] = {}
+        self._listed: tuple[float, list[SessionInfo]] = (0.0, [])
 
-def nothing(home: Path) -> str:
-    """Say that there is no session yet."""
-    return _draw("nothing", str(home))
+    def document(self, name: str) -> str:
+        """Return the page of a session; of all sessions for "" or a name that is unknown."""
+        notice = ""
+        try:
+            if name:
+                self._registry.settings(name)
+        except ShapingError as error:
+            name, notice = "", str(error)
+        return (
+            _environment()
+            .get_template("page.html.j2")
+            .render(
+                name=name,
+                notice=notice,
+                home=str(self._registry.home),
+                parts=self.parts(name),
+                presets=[preset.name for preset in presets()],
+            )
+        )
 
+    def parts(self, name: str) -> dict[str, str]:
+        """Return the HTML of all parts that change with a session, by their id."""
+        if not name:
+            return {"sessions": draw("sessions", self._sessions())}
+        try:
+            session, snapshot = self._registry.hosted(name), self._registry.snapshot(name)
+            entries, past = session.entries if session else None, snapshot.rounds
+            labels = self._pictures.labels(name)
+        except ShapingError as error:
+            return {"head": draw("line", Line(str(error), "error"))}
 
-def controls(sight: Sight) -> str:
-    """Show the buttons that start, hold and end a session."""
-    return _draw("controls", sight)
+        def part(macro: str, *values: object) -> str:
+            """Draw a part again only when its values are other objects.
 
+            All viewers look every second, beside a session that wants the processor.
+            """
+            known = self._drawn.get((name, macro))
+            if known is None or any(a is not b for a, b in zip(known[0], values, strict=True)):
+                known = self._drawn[name, macro] = (values, draw(macro, *values))
+            return known[1]
 
-def plan(room: Room | None, name: str) -> str:
-    """Show the plan that waits for an answer, each cell to be edited; "" when none does."""
-    question = room.live.question if room is not None else None
-    if room is None or question is None or question.plan is None:
+        return {
+            "head": draw("head", snapshot),
+            "controls": draw("controls", snapshot),
+            "plan": plan(session, name),
+            "chat": part("chat", entries, snapshot.mode, snapshot.name),
+            "charts": part("charts", past),
+            "timeline": part("timeline", past, name),
+            "failures": part("failures", past, name, snapshot.mode),
+            "prompts": part("prompts", past, name, bool(labels)),
+        }
+
+    def submit(self, name: str, line: str, plan_mark: str) -> str:
+        """Execute a line in a session; return why it was refused, or ""."""
+        try:
+            if line.strip() == "/leave":
+                self._registry.release(name)
+            else:
+                self._registry.open(name).submit(line, plan_mark)
+        except ShapingError as error:
+            return str(error)
         return ""
-    # A new turn draws the table anew, so that a cell which was refused shows its old value.
-    turn, problem = _last_edit(room)
+
+    def memory(self, query: str, name: str) -> str:
+        """Return what the memory of all sessions holds about a text."""
+        block: Block = Line("Enter what to look for, e.g. dark poly cells.", "error")
+        try:
+            if query.strip():
+                url = self._registry.settings(name).memory.url if name else None
+                memory = memory_of(self._registry.home, url=url)
+                hits = memory.search(one_line(query, 300), n=_N_HITS)
+                block = hit_table(hits) if hits else Line("Nothing is remembered yet.")
+        except ShapingError as error:
+            block = Line(one_line(str(error)), "error")
+        return draw("blocks", [block], name)
+
+    def _sessions(self) -> list[SessionInfo]:
+        then, infos = self._listed
+        if time.monotonic() - then > _LIST_S or not infos:
+            infos = self._registry.sessions()
+            self._listed = (time.monotonic(), infos)
+        return infos
+
+
+def draw(macro: str, *values: object) -> str:
+    """Return the HTML of a macro of parts.html.j2."""
+    template = _environment().get_template("parts.html.j2")
+    return str(getattr(template.module, macro)(*values)).strip()
+
+
+def plan(session: HostedSession | None, name: str) -> str:
+    """Return the plan that waits for approval, each cell editable; "" when none waits."""
+    question = session.live.question if session is not None else None
+    if session is None or question is None or question.plan is None:
+        return ""
     expectation = question.expectation
-    expected = {p.prompt_id: p.kept_rate for p in expectation.prompts} if expectation else {}
-    seconds = None
-    if expectation and expectation.seconds is not None:
-        seconds = expectation.seconds / question.plan.n_images
-    vocabulary = room.talk.vocabulary
-    return _draw(
+    seconds = expectation.seconds if expectation else None
+    wanted = active_preferences(session.live.session.journal.events(*STEERING))
+    return draw(
         "plan",
         question,
-        room.plan_mark,
-        problem,
-        turn,
-        vocabulary,
-        expected,
-        seconds,
-        _about(room, question),
-        name,
+        session.plan_mark,
+        [b for b in plan_blocks(question, wanted)[:-1] if isinstance(b, Line)],
+        _refusal(session),
+        session.conversation.vocabulary,
+        {p.prompt_id: p.kept_rate for p in expectation.prompts} if expectation else {},
+        None if seconds is None else seconds / question.plan.n_images,
     )
 
 
-def chat(room: Room | None, sight: Sight) -> str:
-    """Show what was said in a room."""
-    empty = _HELD if sight.mode == "elsewhere" else _UNOPENED
-    return _draw("chat", room.entries if room else [], sight.name, empty)
+def asset(file: str) -> str:
+    """Return the text of page.css, with the colours of the charts, or of page.js."""
+    text = resources.files("agent.web").joinpath(file).read_text("utf-8")
+    if file == "page.css":
+        text = resources.files("eval.report").joinpath("charts.css").read_text("utf-8") + text
+    return text
 
 
-def charts(past: Sequence[Round]) -> str:
-    """Draw scores and what was asked for by round."""
-    return _draw("charts", draw_charts(past))
-
-
-def timeline(past: Sequence[Round], name: str) -> str:
-    """Show round by round what was planned, drawn and reached, and why."""
-    return _draw("timeline", steps(past), name)
-
-
-def failures(sight: Sight) -> str:
-    """Show the failures of the last report with their pictures."""
-    last = next((r for r in reversed(sight.rounds) if r.failures), None)
-    found, number = (last.failures, last.number) if last else ((), 0)
-    return _draw("failures", found, number, sight.name, sight.mode != "elsewhere")
-
-
-def prompts(sight: Sight, has_labels: bool) -> str:
-    """Show the first images of every prompt, the latest round first."""
-    drawn = [r for r in reversed(sight.rounds) if r.batch and r.plan]
-    return _draw("prompts", drawn, sight.name, has_labels)
-
-
-def sessions(infos: Sequence[SessionInfo], name: str) -> str:
-    """List the sessions; the current one is marked."""
-    return _draw("sessions", infos, name)
-
-
-def blocks(shown: Sequence[Block], name: str) -> str:
-    """Show blocks of a session."""
-    return _draw("blocks", shown, name)
-
-
-def style() -> str:
-    """Return the style sheet of the page."""
-    charts_css = resources.files("eval.report").joinpath("charts.css").read_text("utf-8")
-    return charts_css + resources.files("agent.web").joinpath("page.css").read_text("utf-8")
-
-
-def script() -> str:
-    """Return what makes the controls of the parts work."""
-    return resources.files("agent.web").joinpath("page.js").read_text("utf-8")
-
-
-def _about(room: Room, question: Question) -> list[Block]:
-    """Return what is said of a plan beside its table and the commands of the terminal."""
-    shown = plan_blocks(question, active_preferences(room.live.session.journal.events(*STEERING)))
-    return [block for block in shown[:-1] if isinstance(block, Line)]
-
-
-def _last_edit(room: Room) -> tuple[int, str]:
-    """Return how often a plan was edited, and what is wrong with the latest edit."""
-    edits = [entry for entry in room.entries if entry.said.startswith(("/edit", "/add"))]
-    if not edits or edits[-1] is not next(e for e in reversed(room.entries) if e.said):
-        return len(edits), ""
-    wrong = [b.text for b in edits[-1].blocks if isinstance(b, Line) and b.style == "error"]
-    return len(edits), " ".join(wrong)
-
-
-def _draw(name: str, *given: Any) -> str:
-    macro = getattr(_environment().get_template("page.html.j2").module, name)
-    # What is in braces would be a template to Gradio's HTML component.
-    return str(macro(*given)).replace("{", "&#123;").replace("}", "&#125;").strip()
+def _refusal(session: HostedSession) -> str:
+    """Return why the latest line, an edit of the plan, was refused; "" if it was not."""
+    typed = [entry for entry in session.entries if entry.text][-1:]
+    return " ".join(
+        block.text
+        for entry in typed
+        if entry.text.startswith(("/edit", "/add"))
+        for block in entry.blocks
+        if isinstance(block, Line) and block.style == "error"
+    )
 
 
 @cache
 def _environment() -> Environment:
     environment = page_environment("agent.web")
-    environment.filters |= {
-        "clean": lambda text, limit=None: one_line(str(text), limit),
-        "source": _shown,
-        "place": _failure,
-        "strip": _strip,
-        "quality": _quality,
-    }
+    environment.filters["clean"] = lambda text, limit=None: one_line(str(text), limit)
+    environment.globals |= {"charts_of": charts, "steps_of": steps, "picture_url": _picture_url}
     return environment
 
 
-def _shown(block: Picture, name: str) -> str:
-    version = str(block.path.stat().st_mtime_ns) if block.path.exists() else ""
-    return _address(f"shown/{quote(block.path.name, safe='')}", name, version)
-
-
-def _failure(failure: Failure, name: str, number: int) -> str:
-    return _address(f"failures/{number}/{quote(failure.id, safe='')}", name, _version(failure))
-
-
-def _strip(prompt: PromptSpec, name: str, of: Round) -> str:
-    assert of.batch is not None  # only rounds with images are shown
-    return _address(f"prompts/{of.number}/{quote(prompt.id, safe='')}", name, _version(of.batch))
-
-
-def _address(path: str, name: str, version: str) -> str:
-    return f"/pictures/{path}?{urlencode({'session': name, 'v': version})}"
-
-
-def _version(record: Record) -> str:
-    """Return what changes with a record, so that a browser may keep the picture."""
-    return hashlib.sha256(record.model_dump_json().encode()).hexdigest()[:8]
-
-
-def _quality(batch: Batch, prompt_id: str) -> PromptQuality | None:
-    return next((q for q in batch.quality if q.prompt_id == prompt_id), None)
+def _picture_url(of: Record | Path | None, session: str, *path: object) -> str:
+    """Return the address of a picture; it changes with the record or file that is shown."""
+    version = ""
+    if isinstance(of, Record):
+        version = digest(of.to_json())[:8]
+    elif of is not None and of.exists():
+        version = str(of.stat().st_mtime_ns)
+    place = "/".join(quote(str(part), safe="") for part in path)
+    return f"/pictures/{place}?{urlencode({'session': session, 'v': version})}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from agent.autonomous.report import legend_of, prompt_montages
 from agent.loop.components import Components
-from agent.web.registry import Hall
+from agent.web.registry import SessionRegistry
 from memory.errors import DataError
 from memory.records import Round
 
@@ -19,10 +19,10 @@ _FILE = re.compile(r"[A-Za-z0-9=._-]{1,100}\.png")
 
 
 class Pictures:
-    """PNG files of the sessions of a hall; a method raises DataError when there is none."""
+    """PNG files of the sessions of a registry; a method raises DataError when there is none."""
 
-    def __init__(self, hall: Hall) -> None:
-        self._hall = hall
+    def __init__(self, registry: SessionRegistry) -> None:
+        self._registry = registry
         self._strips: dict[tuple[str, str], Mapping[str, bytes]] = {}
         self._classes: dict[str, tuple[str, ...]] = {}
         self._lock = threading.Lock()
@@ -31,11 +31,11 @@ class Pictures:
         """Return a montage that a conversation has made."""
         if not _FILE.fullmatch(file):
             raise DataError(f"{file!r} is no picture of a conversation.")
-        return _read(self._hall.folder(session) / "shown" / file)
+        return _read(self._registry.folder(session) / "shown" / file)
 
     def failure(self, session: str, number: int, failure_id: str) -> bytes:
         """Return the photographs of a failure: wrong ones, with truth and prediction."""
-        folder = self._hall.folder(session)
+        folder = self._registry.folder(session)
         for failure in self._round(session, number).failures:
             if failure.id == failure_id and failure.picture:
                 path = (folder / failure.picture).resolve()
@@ -52,7 +52,7 @@ class Pictures:
             if key not in self._strips:
                 needs = self.labels(session)
                 drawn = prompt_montages(
-                    self._hall.folder(session), [of], needs, self._pixel_classes(session)
+                    self._registry.folder(session), [of], needs, self._pixel_classes(session)
                 )
                 kept = list(self._strips.items())[1 - _N_KEPT :]
                 self._strips = {**dict(kept), key: drawn}
@@ -64,29 +64,32 @@ class Pictures:
     def legend(self, session: str) -> bytes:
         """Return what the colours of the labels mean."""
         with self._lock:
-            found = legend_of(self.labels(session), self._pixel_classes(session))
-        if found is None:
+            legend = legend_of(self.labels(session), self._pixel_classes(session))
+        if legend is None:
             raise DataError(f"The labels of {session!r} have no colours.")
-        return found
+        return legend
 
     def labels(self, session: str) -> tuple[str, ...]:
         """Return the kinds of labels that a session's images have, none for image classes."""
-        return Components(self._hall.settings(session)).task.needs
+        return Components(self._registry.settings(session)).task.needs
 
     def _round(self, session: str, number: int) -> Round:
-        found = [r for r in self._hall.rounds(session) if r.number == number]
-        if not found:
-            raise DataError(f"{session!r} has no round {number}.")
-        return found[0]
+        for known in self._registry.rounds(session):
+            if known.number == number:
+                return known
+        raise DataError(f"{session!r} has no round {number}.")
 
     def _pixel_classes(self, session: str) -> tuple[str, ...]:
         """Return the names of a target's pixel classes; the target is loaded once."""
         if not self.labels(session):
             return ()
         if session not in self._classes:
-            room = self._hall.room(session)
-            held = room.live.bench.target if room else None
-            target = held or Components(self._hall.settings(session)).target
+            hosted = self._registry.hosted(session)
+            target = (
+                hosted.live.bench.target
+                if hosted
+                else Components(self._registry.settings(session)).target
+            )
             self._classes[session] = tuple(target.pixel_classes)
         return self._classes[session]
 

@@ -1,4 +1,4 @@
-"""The sessions that a web page shows: those that this process holds, and those it only reads."""
+"""The sessions of a home folder: those that this process hosts, and those it only reads."""
 
 from __future__ import annotations
 
@@ -27,51 +27,59 @@ from memory.errors import SessionError, ShapingError
 from memory.journal import Event, read_events, rounds
 from memory.records import Round, digest
 
-# Of what was said, so much is kept for those who come later.
+# Turns of the chat that are kept for viewers who come later.
 MAX_ENTRIES = 200
 
 Mode = Literal["here", "free", "elsewhere"]
-"""here: this process holds the session; free: nobody does; elsewhere: another process does."""
+"""here: hosted by this process; free: open in no process; elsewhere: open in another process."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A turn of the chat: what a person said, "" for the session itself, and what was shown."""
+    """A turn of the chat.
 
-    said: str
+    Attributes:
+        text: What a person typed; "" for a message of the session itself.
+        blocks: What was shown in return.
+    """
+
+    text: str
     blocks: Sequence[Block]
 
 
-class Progress(NamedTuple):
-    """How far the stage in hand is, in `unit`; total is 0 where that is not counted."""
+class SessionSnapshot(NamedTuple):
+    """A session at one moment.
 
-    done: int
-    total: int
-    unit: str
-
-
-class Sight(NamedTuple):
-    """A session at one moment, as its folder or this process knows it.
-
-    state: of `agent.chat.live` for a session held here, else of `agent.session.folder`; told: one
-    line.
+    Attributes:
+        name: Name of the session.
+        mode: Which process has it open.
+        state: A state of `agent.chat.live` if it is hosted here, else of `agent.session.folder`.
+        status: One line of text: round, stage, and process if it is another one.
+        done: Finished units of the current stage.
+        total: Units of the current stage; 0 if they are not counted.
+        rounds: All rounds so far.
+        n_done: Number of finished rounds.
+        n_rounds: Number of rounds that the settings ask for.
+        brain: Name of the brain.
     """
 
     name: str
     mode: Mode
     state: str
-    told: str
-    progress: Progress
+    status: str
+    done: int
+    total: int
     rounds: Sequence[Round]
     n_done: int
     n_rounds: int
     brain: str
 
 
-class Room:
-    """A session that this process holds, and what is said in it; shared by all who look at it.
+class HostedSession:
+    """A session that this process has open, and its chat; shared by all viewers.
 
-    Raises what `open_session` raises.
+    Raises:
+        ShapingError: As of `open_session`.
     """
 
     def __init__(self, settings: Settings, name: str, auto_s: float | None) -> None:
@@ -80,7 +88,7 @@ class Room:
         self._lock = threading.RLock()
         self._opened = threading.Event()
         self._thread = threading.Thread(
-            target=self._hold, args=(settings, name, auto_s), name=f"room {name}", daemon=True
+            target=self._host, args=(settings, name, auto_s), name=f"host of {name}", daemon=True
         )
         self._thread.start()
         self._opened.wait()
@@ -88,133 +96,146 @@ class Room:
             raise self._error
 
     @property
-    def open(self) -> bool:
-        """Whether the session is still held."""
+    def is_open(self) -> bool:
+        """Whether the session is still open in this process."""
         return self._thread.is_alive()
 
     @property
     def plan_mark(self) -> str:
-        """What tells the plan that waits from any other, also from itself before an edit."""
+        """Digest of the plan that waits for approval, or ""; every edit changes it."""
         question = self.live.question
         return digest(question.plan.to_json()) if question and question.plan else ""
 
-    def say(self, line: str, seen: str = "") -> None:
-        """Do what a line asks for; what is shown in return is added for everybody.
+    def submit(self, line: str, plan_mark: str = "") -> None:
+        """Execute a line of the chat and append its answer.
 
-        seen: the mark of the plan that the line is about. Raises SessionError, and does nothing,
-        when another plan waits by now.
+        Args:
+            line: A slash command or plain words.
+            plan_mark: `plan_mark` of the plan that the line refers to; "": no particular one.
+
+        Raises:
+            SessionError: Another plan waits by now; nothing was done.
         """
         with self._lock:
-            if seen and self.plan_mark not in ("", seen):
+            if plan_mark and self.plan_mark not in ("", plan_mark):
                 raise SessionError(
                     "The plan has changed since this page showed it, so nothing was done. "
                     "Look at the plan that waits now."
                 )
-            before, shown = self.live.question, self.talk.say(line)
+            before, blocks = self.live.question, self.conversation.say(line)
             if line.startswith(("/edit", "/add")) and self.live.question is not before:
-                shown = [Line("The plan above is changed.", "good")]
-            self._add(line, shown)
+                blocks = [Line("The plan on this page is changed.", "good")]
+            self._append(line, blocks)
 
     def close(self) -> None:
-        """End the session at its next safe point and let go of it."""
-        if self.open:
+        """End the session at its next safe point and release it."""
+        if self.is_open:
             self.live.tell("end")
             self._thread.join()
         if self._error is not None and not isinstance(self._error, ShapingError):
             raise self._error
 
-    def _hold(self, settings: Settings, name: str, auto_s: float | None) -> None:
-        # A lock of a file is let go by the thread that took it, so this one opens and closes.
+    def _host(self, settings: Settings, name: str, auto_s: float | None) -> None:
+        # A file lock is released by the thread that took it, so this thread opens and closes.
         try:
             with open_session(settings, name) as session:
                 self.live = LiveSession(session, auto_s)
-                self.talk = Conversation(self.live)
-                heard = self.live.listen()
+                self.conversation = Conversation(self.live)
+                events = self.live.listen()
                 self._opened.set()
                 try:
-                    self._add("", [Line(self.live.bench.target.notice, "dim")])
-                    while (happened := heard.get()).kind != "end":
-                        self._add("", self._show(happened))
+                    self._append("", [Line(self.live.bench.target.notice, "dim")])
+                    while (event := events.get()).kind != "end":
+                        self._append("", self._blocks_of(event))
                 finally:
                     self.live.close()
         except Exception as error:
-            # Raised again by the thread that made the room, or that closes it.
+            # Raised again by the constructor or by `close`.
             self._error = error
         finally:
             self._opened.set()
 
-    def _show(self, happened: Happened) -> Sequence[Block]:
+    def _blocks_of(self, event: Happened) -> Sequence[Block]:
         """Return what to show in the chat; a plan has a place of its own on the page."""
-        if happened.kind == "question" and happened.record.kind == "plan":
-            return [Line(f"The plan of round {happened.record.round} waits for you above.", "bold")]
-        return self.talk.show(happened)
+        if event.kind == "question" and event.record.kind == "plan":
+            return [Line(f"The plan of round {event.record.round} waits for you.", "bold")]
+        return self.conversation.show(event)
 
-    def _add(self, said: str, blocks: Sequence[Block]) -> None:
+    def _append(self, text: str, blocks: Sequence[Block]) -> None:
         with self._lock:
-            self.entries = [*self.entries, Entry(said, blocks)][-MAX_ENTRIES:]
+            self.entries = [*self.entries, Entry(text, blocks)][-MAX_ENTRIES:]
 
 
-class Hall:
-    """The sessions of a home folder, and the rooms of those that this process holds.
+class SessionRegistry:
+    """All sessions of a home folder, and those of them that this process hosts.
 
-    begin: settings of a new session of a preset; auto_s: as of `LiveSession`.
+    Args:
+        home: Folder whose `sessions` are listed.
+        settings_of: Returns the settings of a new session of a preset.
+        auto_s: As of `LiveSession`.
     """
 
     def __init__(
-        self, home: Path, begin: Callable[[str], Settings], auto_s: float | None = None
+        self, home: Path, settings_of: Callable[[str], Settings], auto_s: float | None = None
     ) -> None:
         self.home = home
-        self._begin, self._auto_s = begin, auto_s
-        self._rooms: dict[str, Room] = {}
-        self._folded: dict[str, tuple[object, list[Event], list[Round]]] = {}
+        self._settings_of, self._auto_s = settings_of, auto_s
+        self._hosted: dict[str, HostedSession] = {}
+        self._read: dict[str, tuple[object, list[Event], list[Round]]] = {}
         self._lock = threading.Lock()
 
     def sessions(self) -> list[SessionInfo]:
         """Return all sessions, the latest first."""
         return list_sessions(self.home)
 
-    def room(self, name: str) -> Room | None:
-        """Return the room of a session that is held here, or None."""
-        room = self._rooms.get(name)
-        return room if room is not None and room.open else None
+    def hosted(self, name: str) -> HostedSession | None:
+        """Return a session that is hosted here, or None."""
+        session = self._hosted.get(name)
+        return session if session is not None and session.is_open else None
 
-    def enter(self, name: str, settings: Settings | None = None) -> Room:
-        """Return the room of a session, taking the session if nobody has it.
+    def open(self, name: str, settings: Settings | None = None) -> HostedSession:
+        """Return a session that is hosted here, opening it if no process has it open.
 
-        settings: of a new session. Raises SessionError when another process has it.
+        Args:
+            name: Name of the session.
+            settings: Settings of a new session; None: the stored ones.
+
+        Raises:
+            SessionError: Another process has it open.
         """
         with self._lock:
-            found = self.room(name)
-            if found is None:
+            session = self.hosted(name)
+            if session is None:
                 if settings is None:
-                    own = [f"session.name={name}", f"home={self.home}"]
-                    settings = with_changes(stored_settings(self.home, name), own)
-                found = self._rooms[name] = Room(settings, name, self._auto_s)
-            return found
+                    place = [f"session.name={name}", f"home={self.home}"]
+                    settings = with_changes(stored_settings(self.home, name), place)
+                session = self._hosted[name] = HostedSession(settings, name, self._auto_s)
+            return session
 
     def begin(self, preset: str) -> str:
-        """Make a session of a preset, held here, and return its name."""
-        return self.begin_with(self._begin(preset))
+        """Open a new session of a preset and return its name."""
+        return self.open_as_set(self._settings_of(preset))
 
-    def begin_with(self, settings: Settings) -> str:
+    def open_as_set(self, settings: Settings) -> str:
         """Open the session that settings name, or a new one, and return its name."""
         name = settings.session.name or next_name(self.home, settings.stem)
-        self.enter(name, settings)
+        self.open(name, settings)
         return name
 
-    def leave(self, name: str) -> None:
-        """Let go of a session, at its next safe point, so that other programs can have it."""
-        room = self.room(name)
-        if room is not None:
-            room.close()
+    def release(self, name: str) -> None:
+        """Close a hosted session at its next safe point, so that other programs can open it."""
+        if session := self.hosted(name):
+            session.close()
 
     def close(self) -> None:
-        """Let go of all sessions."""
-        for name in list(self._rooms):
-            self.leave(name)
+        """Release all sessions."""
+        for name in list(self._hosted):
+            self.release(name)
 
     def settings(self, name: str) -> Settings:
         """Return the settings of a session, with this home; raises SettingsError for no session."""
+        if session := self.hosted(name):
+            return session.live.session.settings
         return stored_settings(self.home, name).model_copy(update={"home": self.home})
 
     def folder(self, name: str) -> Path:
@@ -223,33 +244,42 @@ class Hall:
 
     def rounds(self, name: str) -> Sequence[Round]:
         """Return the rounds of a session so far."""
-        return self._fold(name)[1]
+        return self._journal(name)[1]
 
-    def look(self, name: str) -> Sight:
-        """Return what a session does now; raises SettingsError when there is no such session."""
-        room = self.room(name)
-        events, past = self._fold(name)
-        n_done = sum(event["kind"] == "round_done" for event in events)
-        mode: Mode
+    def snapshot(self, name: str) -> SessionSnapshot:
+        """Return where a session stands; raises SettingsError when there is no such session."""
+        events, past = self._journal(name)
+        settings = self.settings(name)
+        mode: Mode = "free"
         state: str
-        if room is not None:
-            settings, now = room.live.session.settings, room.live.progress
-            told = say_progress(room.live)
-            progress, mode, state = Progress(now.done, now.total, now.unit), "here", now.state
+        if session := self.hosted(name):
+            progress = session.live.progress
+            mode, state, status = "here", progress.state, say_progress(session.live)
+            done, total = progress.done, progress.total
         else:
-            settings, found = self.settings(name), condition(self.folder(name))
-            state = state_of(found, events, settings.session.rounds)
-            is_held = found.state in ("running", "paused", "stuck")
-            mode = "elsewhere" if is_held else "free"
-            told, progress = state, Progress(0, 0, "")
-            if is_held and (beat := found.heartbeat):
-                where = f"round {beat.round}: {beat.stage}" if beat.stage else beat.why
-                told = f"{state} in process {beat.holder.pid} on {beat.holder.host}, {where}"
-                progress = Progress(beat.done, beat.total, beat.unit)
-        n_rounds = settings.session.rounds
-        return Sight(name, mode, state, told, progress, past, n_done, n_rounds, settings.brain)
+            now = condition(self.folder(name))
+            state = status = state_of(now, events, settings.session.rounds)
+            done = total = 0
+            if now.state in ("running", "paused", "stuck"):
+                mode = "elsewhere"
+                if beat := now.heartbeat:
+                    place = f"round {beat.round}: {beat.stage}" if beat.stage else beat.why
+                    status = f"{state} in process {beat.holder.pid} on {beat.holder.host}, {place}"
+                    done, total = beat.done, beat.total
+        return SessionSnapshot(
+            name=name,
+            mode=mode,
+            state=state,
+            status=status,
+            done=done,
+            total=total,
+            rounds=past,
+            n_done=sum(event["kind"] == "round_done" for event in events),
+            n_rounds=settings.session.rounds,
+            brain=settings.brain,
+        )
 
-    def _fold(self, name: str) -> tuple[list[Event], list[Round]]:
+    def _journal(self, name: str) -> tuple[list[Event], list[Round]]:
         """Return the events and rounds of a session, read again only when there are new ones."""
         path = self.folder(name) / "journal.jsonl"
         if not path.exists():
@@ -257,8 +287,8 @@ class Hall:
             return [], []
         status = path.stat()
         stamp = (status.st_size, status.st_mtime_ns)
-        known = self._folded.get(name)
+        known = self._read.get(name)
         if known is None or known[0] != stamp:
             events = read_events(path)
-            known = self._folded[name] = (stamp, events, rounds(events))
+            known = self._read[name] = (stamp, events, rounds(events))
         return known[1], known[2]

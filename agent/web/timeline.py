@@ -34,10 +34,10 @@ class Step:
 def steps(past: Sequence[Round]) -> list[Step]:
     """Return the rounds that have a plan, the first one first."""
     scores = {r.number: _score(r) for r in past}
-    known = [score for score in scores.values() if score]
-    low = min((score.low for score in known), default=0.0)
-    span = max((score.high for score in known), default=1.0) - low or 1.0
-    found = []
+    measured = [score for score in scores.values() if score]
+    low = min((score.low for score in measured), default=0.0)
+    span = max((score.high for score in measured), default=1.0) - low or 1.0
+    timeline = []
     before: Estimate | None = None
     for current in past:
         if current.plan is None:
@@ -46,7 +46,7 @@ def steps(past: Sequence[Round]) -> list[Step]:
         at = score or Estimate(value=low, low=low, high=low, n=0)
         worst = [s.accuracy for s in report.slices if s.key == report.worst_slice] if report else []
         largest = sorted(current.plan.prompts, key=lambda p: -p.count)
-        found.append(
+        timeline.append(
             Step(
                 round=current,
                 score=score,
@@ -61,7 +61,7 @@ def steps(past: Sequence[Round]) -> list[Step]:
             )
         )
         before = score or before
-    return found
+    return timeline
 
 
 def _score(current: Round) -> Estimate | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -93,11 +94,15 @@ def web(
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen at; others than this machine's need the token.")
+        str, typer.Option(help="Address to listen at; by default only this machine reaches it.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 7860,
-    token: Annotated[
-        str | None, typer.Option(help="Ask for this token; one is made up where it is needed.")
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="File with the token to ask for; also SHAPING_WEB_TOKEN. [default: a random one]",
+        ),
     ] = None,
     auto: Annotated[
         float | None,
@@ -108,14 +113,14 @@ def web(
 ) -> None:
     """Watch and steer sessions in a browser.
 
-    From elsewhere: ssh -L 7860:127.0.0.1:7860 MACHINE, then open http://127.0.0.1:7860/.
+    From elsewhere: ssh -L 7860:127.0.0.1:7860 MACHINE, then open the printed address.
     """
-    if importlib.util.find_spec("gradio") is None:
+    if importlib.util.find_spec("fastapi") is None:
         raise SettingsError(
-            "The web page needs Gradio, which is not installed. Add it with: "
+            "The web page needs FastAPI, which is not installed. Add it with: "
             "pip install 'feedback-shaping[web]'"
         )
-    from agent.session.folder import folder_of
+    from agent.session.folder import has_session
 
     # The other settings may be those of another preset than the default one.
     placed = [text for text in changes(ctx) if text.startswith("home=")]
@@ -125,12 +130,26 @@ def web(
         return settings_of(preset, changes(ctx))
 
     opened = None
-    if name is not None and "/" not in name and (folder_of(folder, name) / "session.yaml").exists():
+    if name is not None and "/" not in name and has_session(folder, name):
         opened = continued(ctx, folder, name)
     elif name is not None:
         refuse_unknown(folder, name)
         opened = begin(name)
     from agent.web import app
-    from agent.web.registry import Hall
+    from agent.web.registry import SessionRegistry
 
-    app.serve(Hall(folder, begin, auto), opened, host, port, token, say)
+    registry = SessionRegistry(folder, begin, auto)
+    app.serve(registry, opened, host, port, _token(token_file), say)
+
+
+def _token(file: Path | None) -> str | None:
+    """Return the token of a file, or of the environment, where child processes do not find it."""
+    from agent.config.settings import WEB_TOKEN
+
+    token = os.environ.pop(WEB_TOKEN, None)
+    if file is not None:
+        try:
+            token = file.read_text("utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"The token file {file} cannot be read: {error}.") from error
+    return token

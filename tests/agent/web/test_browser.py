@@ -27,12 +27,21 @@ from memory.journal import read_events
 
 MakeSettings = Callable[..., Settings]
 
-pytest.importorskip("gradio", reason="needs gradio: pip install '.[web]'")
+pytest.importorskip("fastapi", reason="needs fastapi: pip install '.[web]'")
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
 
 PATIENCE_S = 100
 # Trainings last some seconds, so that their progress can be seen.
 SMALL = ("session.images_per_round=16", "session.shard_size=2", "dstm.steps=400")
+# Elements that stick out of the window to the right, but for those in a box that scrolls.
+OVERFLOWING = """
+return [...document.querySelectorAll('body, body *')].filter((element) =>
+  !element.parentElement.closest('.scroll, [role=tablist]') &&
+  element.getBoundingClientRect().right > document.documentElement.clientWidth + 1
+).map((element) => element.outerHTML.slice(0, 200))
+  .concat(document.documentElement.scrollWidth > innerWidth ? ['the page'] : []);
+"""
+PHONE = 375
 OPTIONS = (
     "--headless",
     "--no-sandbox",
@@ -56,7 +65,7 @@ def chromium() -> tuple[str, str]:
 
 @contextmanager
 def served(settings: Settings) -> Iterator[str]:
-    """Serve the page in a process of its own and return its address."""
+    """Serve the page in a process of its own and return its address, with the token."""
     name = settings.session.name
     words = [sys.executable, "-m", "agent.cli.app", "web", "solar", "--port", "0"]
     for assignment in overrides(settings):
@@ -64,10 +73,10 @@ def served(settings: Settings) -> Iterator[str]:
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        said = process.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:\d+/\?session=" + str(name), said)
-        assert found, said
-        yield found[0]
+        printed = process.stdout.readline()
+        address = re.search(rf"http://127\.0\.0\.1:\d+/\?session={name}&token=\S+", printed)
+        assert address, printed
+        yield address[0]
     finally:
         process.send_signal(signal.SIGINT)
         try:
@@ -86,7 +95,7 @@ class Page:
         options.binary_location = browser
         for option in (*OPTIONS, f"--user-data-dir={folder}"):
             options.add_argument(option)
-        options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+        options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
         service = webdriver.ChromeService(executable_path=driver)
         self.driver = webdriver.Chrome(options=options, service=service)
         self._pictures = pictures
@@ -119,24 +128,32 @@ class Page:
         # Not `clear`, which counts as a change.
         field.send_keys("\ue009a\ue000" + value + end)
 
+    def keys(self, keys: str) -> None:
+        """Press keys wherever the focus is."""
+        webdriver.ActionChains(self.driver).send_keys(keys).perform()
+
     def tab(self, name: str) -> None:
-        for tab in self.find("[role=tab]"):
-            if name in tab.text:
-                tab.click()
-                return
-        raise AssertionError(f"no tab {name}")
+        self.press(f"#tab-{name}")
+        assert self.find(f"#panel-{name}")[0].is_displayed()
 
     def shoot(self, name: str, width: int = 1280) -> None:
+        """Keep a screenshot; on a phone all of the page, of which nothing may overflow."""
         height = 1100 if width > 700 else 844
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 700}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         time.sleep(0.5)
+        if width < 700:
+            assert self.driver.execute_script(OVERFLOWING) == []
         shot = self.driver.execute_cdp_cmd(
             "Page.captureScreenshot", {"captureBeyondViewport": width < 700}
         )
         self._pictures.mkdir(parents=True, exist_ok=True)
         (self._pictures / f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
         self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+    def console(self) -> list[str]:
+        """Return what the browser's console shows since the last call."""
+        return [entry["message"] for entry in self.driver.get_log("browser")]
 
     def hosts(self) -> set[str]:
         """Return all hosts that answered, or were asked for, so far."""
@@ -171,18 +188,24 @@ def test_story_in_a_browser(make_settings: MakeSettings, page: Page) -> None:
     with served(settings) as address:
         page.driver.get(address)
         page.press("#controls button", "Start")
-        page.until("#plan [data-key='1 count']")
+        page.until("#plan [data-edit='1 count']")
+        assert "token" not in page.driver.current_url
         page.shoot("plan")
-        page.shoot("plan-phone", 390)
+        page.shoot("plan-phone", PHONE)
 
-        page.fill("[data-key='1 count']", "7", "\t")
-        page.until("#plan [data-turn='1']")
-        assert page.find("[data-key='1 count']")[0].get_attribute("value") == "7"
+        page.fill("[data-edit='1 count']", "7", "\t")
+        page.until("#plan [data-edit='1 count'][value='7']")
+        assert page.find("[data-edit='1 count']")[0].get_attribute("value") == "7"
         field = page.driver.switch_to.active_element
-        assert field.get_attribute("data-key") is not None, "the focus is kept"
-        page.fill("[data-key='2 count']", "0", "\t")
+        assert field.get_attribute("data-say") == "/edit 1 remove", "the focus is kept"
+        page.fill("#plan form input", "half a reas", "")
+        page.fill("[data-edit='2 count']", "0", "\t")
         page.until("#plan .error", "no whole number")
-        page.press("[data-key='/approve']")
+        page.until("#plan [data-edit='2 count']:not([value='0'])")
+        assert page.find("[data-edit='2 count']")[0].get_attribute("value") != "0"
+        typed = page.find("#plan form input")[0].get_attribute("value")
+        assert typed == "half a reas", "what is typed is kept"
+        page.press("[data-say='/approve']")
 
         page.until("#head progress[max='400']")
         page.shoot("progress")
@@ -192,7 +215,7 @@ def test_story_in_a_browser(make_settings: MakeSettings, page: Page) -> None:
         page.until("#failures img")
         wait_for_pictures(page, "#failures img")
         page.shoot("failures")
-        page.shoot("failures-phone", 390)
+        page.shoot("failures-phone", PHONE)
         page.press("#failures button[data-say^='/focus']")
         page.until("#chat", "Understood: focus")
 
@@ -208,36 +231,40 @@ def test_story_in_a_browser(make_settings: MakeSettings, page: Page) -> None:
         page.fill("#plan form input", "no bright ones")
         page.until("#chat", "it is planned again")
         page.until("#plan", "Wish w2")
-        page.press("[data-key='/approve']")
-        page.press("[data-key='/pause']")
+        page.press("[data-say='/approve']")
+        page.press("[data-say='/pause']")
         page.until("#head .badge", "paused")
         page.shoot("paused")
         page.driver.refresh()
         page.until("#head .badge", "paused")
         page.until("#chat", "Understood: focus")
-        page.press("[data-key='/continue']")
+        page.press("[data-say='/continue']")
         page.until("#plan h2", "Plan of round 3")
         page.tab("Scores")
         page.until("#charts svg")
         page.shoot("scores")
-        page.shoot("scores-phone", 390)
+        page.shoot("scores-phone", PHONE)
         page.tab("Timeline")
         wait_for_pictures(page, "#timeline img")
         page.shoot("timeline")
-        page.driver.execute_script("document.querySelectorAll('.timeline summary')[1].focus()")
+        page.driver.execute_script("document.querySelectorAll('#timeline summary')[1].focus()")
         page.driver.switch_to.active_element.send_keys("\ue013")  # arrow up
         page.driver.switch_to.active_element.send_keys("\n")
-        page.until(".timeline li:first-child details[open] dl", "Why")
+        page.until("#timeline li:first-child details[open] dl", "Why")
         page.tab("Memory")
         page.fill("#query textarea, #query input", "dark poly cells")
         page.until("#found table")
         page.shoot("memory")
-        page.tab("Sessions")
-        page.until("#sessions tr.current", "web")
-        page.press("[data-key='/stop']")
+        page.shoot("memory-phone", PHONE)
+        page.press("nav a")
+        page.until("#sessions tr td", "web")
+        page.press("#sessions a", "web")
+        page.until("#tab-Memory[aria-selected=false]")
+        page.press("[data-say='/stop']")
         page.until("#head .badge", "idle")
-        page.press("[data-key='/leave']")
-        page.until("#controls", "Nobody has this session")
+        page.press("[data-say='/leave']")
+        page.until("#head", "No process has this session open")
+        assert page.console() == []
         assert page.hosts() == {address.split("/")[2]}
     events = read_events(folder_of(settings.home, "web") / "journal.jsonl")
     first, second = (e["plan"] for e in events if e["kind"] == "plan")
@@ -265,25 +292,59 @@ def test_two_viewers_share_one_session(make_settings: MakeSettings, tmp_path: Pa
             page.driver.get(address)
         one.press("#controls button", "Start")
         for page in (one, two):
-            page.until("#plan [data-key='1 count']")
-        one.fill("[data-key='1 count']", "7", "\t")
-        two.until("#plan [data-turn='1']")
-        assert two.find("[data-key='1 count']")[0].get_attribute("value") == "7"
+            page.until("#plan [data-edit='1 count']")
+        one.fill("[data-edit='1 count']", "7", "\t")
+        two.until("#plan [data-edit='1 count'][value='7']")
+        assert two.find("[data-edit='1 count']")[0].get_attribute("value") == "7"
 
         two.fill("#line textarea", "more dark poly cells")
         for page in (one, two):
             page.until("#chat", "Understood: more of")
         # Both press at once: the plan is approved once, and nobody is told of a failure.
-        two.press("[data-key='/approve']")
-        one.driver.execute_script("document.querySelector(\"[data-key='/approve']\")?.click()")
+        two.press("[data-say='/approve']")
+        one.driver.execute_script("document.querySelector(\"[data-say='/approve']\")?.click()")
         for page in (one, two):
             page.until("#plan h2", "Plan of round 2")
-        two.press("[data-key='/approve']")
+        two.press("[data-say='/approve']")
         for page in (one, two):
             page.until("#head .badge", "finished")
             assert "Traceback" not in page.text("body")
+            assert page.console() == []
     journal = folder_of(settings.home, "shared") / "journal.jsonl"
     events = read_events(journal)
     assert [e["verdict"] for e in events if e["kind"] == "approval"] == ["approve", "approve"]
     assert [e["plan"]["round"] for e in events if e["kind"] == "plan"] == [1, 2]
     assert next(e["plan"] for e in events if e["kind"] == "plan")["prompts"][0]["count"] == 7
+
+
+@pytest.mark.slow
+def test_the_address_without_a_session_lists_them(make_settings: MakeSettings, page: Page) -> None:
+    settings = make_settings("session.name=listed", *SMALL)
+    with served(settings) as address:
+        page.driver.get(address.replace("session=listed&", ""))
+        page.until("#sessions td", "listed")
+        page.shoot("sessions")
+        page.shoot("sessions-phone", PHONE)
+        page.press("#begin button")
+        page.until("#notice", "")
+        page.driver.get(address.partition("?")[0] + "?session=none")
+        page.until("#notice", "no session 'none'")
+        page.press("#sessions a", "listed")
+        page.until("#head h1", "listed")
+        assert page.console() == []
+
+
+@pytest.mark.slow
+def test_the_keyboard_alone_starts_a_session(make_settings: MakeSettings, page: Page) -> None:
+    settings = make_settings("session.name=keys", *SMALL)
+    with served(settings) as address:
+        page.driver.get(address)
+        page.until("#controls button")
+        page.keys("\ue004\ue004\n")  # past the link to all sessions
+        page.until("#plan [data-edit='1 count']")
+        page.driver.execute_script("document.querySelector('#tab-Scores').focus()")
+        page.keys("\ue014")  # arrow right
+        page.until("#tab-Timeline[aria-selected=true]")
+        page.driver.refresh()
+        page.until("#tab-Timeline[aria-selected=true]")
+        assert page.console() == []

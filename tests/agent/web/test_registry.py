@@ -10,8 +10,8 @@ import pytest
 
 from agent.config.settings import Settings
 from agent.session.folder import open_session
-from agent.web import page
-from agent.web.registry import Hall
+from agent.web.page import draw, plan
+from agent.web.registry import SessionRegistry
 from eval.report.blocks import Line, Picture, Table
 from memory.errors import SessionError
 from memory.files import write_bytes
@@ -23,59 +23,62 @@ PATIENCE_S = 300.0
 MARKUP = '<b onclick="x()">&amp;</b> {{value}} ${1+1} \x1b[31m'
 
 
-def wait_for(what: Callable[[], object]) -> None:
+def wait_for(is_reached: Callable[[], object]) -> None:
     deadline = time.monotonic() + PATIENCE_S
-    while not what():
+    while not is_reached():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def test_rooms_are_shared_left_and_entered_again(make_settings: MakeSettings) -> None:
+def test_sessions_are_shared_released_and_opened_again(make_settings: MakeSettings) -> None:
     settings = make_settings("session.name=room", "session.rounds=1", *SMALL)
-    hall = Hall(settings.home, lambda preset: settings)
-    name = hall.begin("solar")
-    room = hall.room(name)
-    assert room is not None and hall.enter(name) is room
-    sight = hall.look(name)
-    assert (sight.mode, sight.state, sight.n_rounds) == ("here", "idle", 1)
-    assert page.plan(room, name) == ""
+    registry = SessionRegistry(settings.home, lambda preset: settings)
+    name = registry.begin("solar")
+    session = registry.hosted(name)
+    assert session is not None and registry.open(name) is session
+    snapshot = registry.snapshot(name)
+    assert (snapshot.mode, snapshot.state, snapshot.n_rounds) == ("here", "idle", 1)
+    assert plan(session, name) == ""
 
-    room.say("/continue")
-    wait_for(lambda: room.live.question)
-    shown = page.plan(room, name)
-    assert 'data-edit="1 count"' in shown and 'data-say="/approve"' in shown
-    mark = room.plan_mark
-    assert f'data-plan="{mark}"' in shown
-    room.say("/edit 2 count 2", mark)
+    session.submit("/continue")
+    wait_for(lambda: session.live.question)
+    html = plan(session, name)
+    assert 'data-edit="1 count"' in html and 'data-say="/approve"' in html
+    mark = session.plan_mark
+    assert f'data-plan="{mark}"' in html
+    session.submit("/edit 2 count 2", mark)
     with pytest.raises(SessionError, match="plan has changed"):
-        room.say("/approve", mark)
-    assert room.live.question is not None
-    room.say("/edit 1 count -3")
-    assert "no whole number" in page.plan(room, name)
-    room.say(MARKUP)
-    assert "&lt;b" in page.chat(room, hall.look(name))
-    assert "<b onclick" not in page.chat(room, hall.look(name))
+        session.submit("/approve", mark)
+    assert session.live.question is not None
+    assert 'role="alert"' not in plan(session, name)
+    session.submit("/edit 1 count -3")
+    assert 'role="alert"' in plan(session, name)
+    session.submit(MARKUP)
+    chat = draw("chat", session.entries, "here", name)
+    assert "&lt;b" in chat and "<b onclick" not in chat
 
-    room.say("/approve")
-    wait_for(lambda: room.live.progress.state == "finished")
-    sight = hall.look(name)
-    assert sight.n_done == 1
-    assert "<svg" in page.charts(sight.rounds)
-    assert f"?session={name}" in page.failures(sight)
-    assert "kept" in page.prompts(sight, has_labels=False)
+    session.submit("/approve")
+    wait_for(lambda: session.live.progress.state == "finished")
+    snapshot = registry.snapshot(name)
+    assert snapshot.n_done == 1
+    assert "<svg" in draw("charts", snapshot.rounds)
+    assert f"?session={name}" in draw("failures", snapshot.rounds, name, "here")
+    assert "kept" in draw("prompts", snapshot.rounds, name, False)
 
-    said = len(room.entries)
-    hall.leave(name)
-    assert hall.look(name).mode == "free"
+    n_entries = len(session.entries)
+    registry.release(name)
+    assert registry.snapshot(name).mode == "free"
     with open_session(settings, name):
-        assert (hall.look(name).mode, hall.look(name).n_done) == ("elsewhere", 1)
-        assert "only be looked at" in page.controls(hall.look(name))
+        snapshot = registry.snapshot(name)
+        assert (snapshot.mode, snapshot.n_done) == ("elsewhere", 1)
+        assert "only be looked at" in draw("head", snapshot)
+        assert draw("controls", snapshot).count(" disabled") == 5
         with pytest.raises(SessionError, match="in use"):
-            hall.enter(name)
-    again = hall.enter(name)
-    assert again is not room and len(again.entries) < said
-    hall.close()
-    assert hall.room(name) is None
+            registry.open(name)
+    again = registry.open(name)
+    assert again is not session and len(again.entries) < n_entries
+    registry.close()
+    assert registry.hosted(name) is None
 
 
 def test_pictures_are_those_of_a_session_alone(make_settings: MakeSettings) -> None:
@@ -84,25 +87,22 @@ def test_pictures_are_those_of_a_session_alone(make_settings: MakeSettings) -> N
     from memory.errors import DataError
 
     settings = make_settings("session.name=pictures", *SMALL)
-    hall = Hall(settings.home, lambda preset: settings)
-    folder = hall.folder("pictures")
+    registry = SessionRegistry(settings.home, lambda preset: settings)
+    folder = registry.folder("pictures")
     write_bytes(folder / "shown" / "a=b.png", b"png")
-    pictures = Pictures(hall)
+    pictures = Pictures(registry)
     assert pictures.shown("pictures", "a=b.png") == b"png"
     for file in ("../../session.yaml", "..", "b.png", "session.yaml", "a/b.png"):
         with pytest.raises(DataError):
             pictures.shown("pictures", file)
 
 
-def test_no_text_becomes_markup_or_a_template(tmp_path: Path) -> None:
-    html = page.blocks(
-        [
-            Line(MARKUP, "error"),
-            Table([MARKUP], [[MARKUP]], MARKUP),
-            Picture(tmp_path / "x.png", MARKUP),
-        ],
-        MARKUP,
-    )
+def test_no_text_becomes_markup(tmp_path: Path) -> None:
+    blocks = [
+        Line(MARKUP, "error"),
+        Table([MARKUP], [[MARKUP]], MARKUP),
+        Picture(tmp_path / "x.png", MARKUP),
+    ]
+    html = draw("blocks", blocks, MARKUP)
     assert "<b" not in html
-    assert "{" not in html and "}" not in html
     assert html.count("&lt;b onclick") >= 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agent.web import page
+from agent.web.page import draw
 from agent.web.timeline import N_PROMPTS, steps
 from memory.journal import read_events, rounds
 from tests.agent.invented import record
@@ -24,7 +24,7 @@ def test_rounds_come_with_reasons_scores_and_pictures(tmp_path: Path) -> None:
         assert 0 <= step.left <= step.place <= step.left + step.width <= 100.1
         assert len(step.prompts) <= N_PROMPTS
 
-    html = page.timeline(past, "policy")
+    html = draw("timeline", past, "policy")
     assert html.count("<summary") == 3 and html.count("<details") == 3
     assert html.count(" open>") == 1
     assert "Slices get equally many images." in html
@@ -40,7 +40,7 @@ def test_a_round_that_only_has_a_plan_is_shown_and_its_words_are_harmless(tmp_pa
     begun = whole.model_copy(update={"plan": plan, "batch": None, "report": None})
     (step,) = steps([begun])
     assert step.score is None
-    html = page.timeline([begun], "policy")
-    assert "&lt;b&gt;&#123;&#123;x" in html and "\x1b" not in html and "<img" not in html
+    html = draw("timeline", [begun], "policy")
+    assert "&lt;b&gt;{{x}}&lt;/b&gt;" in html and "\x1b" not in html and "<img" not in html
     assert steps([whole.model_copy(update={"plan": None})]) == []
-    assert "is shown here" in page.timeline([], "policy")
+    assert "is shown here" in draw("timeline", [], "policy")
