@@ -16,7 +16,7 @@ from pydantic import Field
 
 from eval.metrics import wilson
 from memory.records import Estimate, Record
-from prompts.own_words import value_of
+from prompts.user_vocabulary import value_of
 
 Row = Mapping[str, Any]
 

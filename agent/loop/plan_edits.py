@@ -16,7 +16,7 @@ from agent.steering.preferences import Preference
 from agent.steering.steer import share
 from memory.errors import ToolError, unknown
 from memory.records import Plan, PromptSpec
-from prompts.own_words import value_of
+from prompts.user_vocabulary import value_of
 from prompts.vocabulary import Vocabulary
 
 EDIT = "N count 12 | N ATTRIBUTE VALUE | N remove"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from functools import cached_property
 
-from prompts.own_words import NO, PLURALS, YES
+from prompts.user_vocabulary import NO, PLURALS, YES
 from prompts.vocabulary import Vocabulary
 
 _WORD = re.compile(r"[\w=-]+")

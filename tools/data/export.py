@@ -22,11 +22,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from memory.errors import DataError, SettingsError
 from memory.files import write_bytes, write_json
-from prompts.own_words import CLASS
+from prompts.user_vocabulary import CLASS
+from tools.data.regions import run_lengths
 from tools.data.samples import VOID
 from tools.data.shards import decode_label, decode_png
 
@@ -256,12 +256,3 @@ def _coco(source: Source, folder: Path) -> int:
         {"info": described, "images": images, "annotations": annotations, "categories": names},
     )
     return len(images)
-
-
-def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
-    """Return COCO's run lengths of a mask, (h, w): column by column, zeros first."""
-    flat = mask.flatten(order="F")
-    changes = np.flatnonzero(np.diff(flat)) + 1
-    bounds = np.concatenate([[0], changes, [flat.size]])
-    lengths: list[int] = np.diff(bounds).tolist()
-    return [0, *lengths] if flat[0] else lengths

@@ -9,13 +9,19 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 
+def fit_picture(picture: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Scale a picture to cover (width, height) and crop the rest, equally on both sides.
+
+    Returns:
+        (1 or 3, height, width), of the picture's type: float32 of mode F.
+    """
+    pixels = np.asarray(ImageOps.fit(picture, size, Image.Resampling.LANCZOS))
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
 def fitted(pictures: Sequence[Image.Image], image_shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Return pictures, at least one, cropped to an aspect ratio and scaled, (n, *image_shape)."""
+    """Return pictures, at least one, cropped and scaled to a shape: uint8, (n, *image_shape)."""
     channels, height, width = image_shape
     mode = "L" if channels == 1 else "RGB"
-    scaled = [
-        ImageOps.fit(picture.convert(mode), (width, height), Image.Resampling.LANCZOS)
-        for picture in pictures
-    ]
-    pixels = np.stack([np.asarray(picture) for picture in scaled])
-    return pixels[:, None] if channels == 1 else pixels.transpose(0, 3, 1, 2).copy()
+    scaled = [fit_picture(picture.convert(mode), (width, height)) for picture in pictures]
+    return np.ascontiguousarray(np.stack(scaled))

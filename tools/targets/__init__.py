@@ -1,4 +1,8 @@
-"""Kinds of real data. One file per target; `build` finds them by name."""
+"""Targets: kinds of real data on which a model is to do well.
+
+`Target` is the protocol. To add one, write a file here with a function
+`build(cache_dir, **options) -> Target`; `build` below finds it by its name.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from memory.errors import SettingsError, unknown
+from memory.errors import DataError, SettingsError, unknown
 from prompts.vocabulary import Vocabulary
 from tools.data.samples import Samples
 from tools.plugins import load
@@ -21,24 +25,28 @@ if TYPE_CHECKING:
 
 Image = NDArray[np.uint8]
 
+SPLITS = ("generator", "audit", "feedback", "test")
+
 reading: ContextVar[Callable[[int, int], None]] = ContextVar(
     "reading", default=lambda done, total: None
 )
-"""Is told how many photographs are read, of how many, while a target is built anew."""
-
-SPLITS = ("generator", "audit", "feedback", "test")
+"""Called with the number of photographs read, and of all, while a target is built anew."""
 
 
 @runtime_checkable
 class Target(Protocol):
-    """Real, labelled photographs on which a model must do well.
+    """Real, labelled photographs.
 
-    class_names: of images, ("scene",) where only pixels have classes; pixel_classes: of the ids
-    of `Samples.labels["segmentation"]`, () without one; flips: "horizontal", "vertical" where a
-    mirrored image is as plausible as the image itself; notice: its first line, of licence and
-    origin, goes with all that is made of the photographs, the others are for their owner alone.
-
-    A target file has a function `build(cache_dir, **options) -> Target`.
+    Attributes:
+        name: Unique; part of file names.
+        task: A plug-in of `tools.tasks`.
+        image_shape: (channels, height, width), 1 or 3 channels.
+        class_names: Classes of images, ("scene",) where only pixels have classes.
+        pixel_classes: Classes of the ids in `Samples.labels["segmentation"]`, () without one.
+        vocabulary: Attributes of the images and the words for them.
+        notice: Its first line, of licence and origin, goes with everything that is made of the
+            photographs; the others are for their owner alone.
+        flips: "horizontal", "vertical" where a mirrored image is as plausible as the image.
     """
 
     name: str
@@ -51,7 +59,11 @@ class Target(Protocol):
     flips: tuple[str, ...]
 
     def split(self, name: str) -> Samples:
-        """Return one of the four disjoint splits; `test` is for reports and comparisons alone."""
+        """Return one of the four disjoint `SPLITS`; raises DataError for another name.
+
+        `generator` trains the MTDM, `audit` the judge of labels; the agent plans by results on
+        `feedback`; `test` is for reports and comparisons alone.
+        """
         ...
 
     def flip(self, attributes: dict[str, str], horizontal: bool, vertical: bool) -> dict[str, str]:
@@ -59,15 +71,31 @@ class Target(Protocol):
         ...
 
     def measure(self, image: Image, attributes: Mapping[str, str]) -> dict[str, str]:
-        """Return the attributes that can be seen on an image, (c, h, w).
+        """Return the attributes that can be measured on an image.
 
-        attributes: what is known of it, e.g. what a prompt asked for.
+        Args:
+            image: uint8, `image_shape`.
+            attributes: What is known of it, e.g. what a prompt asked for.
         """
         ...
 
 
+def check_split(name: str) -> None:
+    """Raise DataError for a name of no split."""
+    if name not in SPLITS:
+        raise DataError(unknown("split", name, SPLITS))
+
+
+def flip_where(attributes: dict[str, str], horizontal: bool, vertical: bool) -> dict[str, str]:
+    """Return attributes of which `where` alone has a side, of the mirrored image."""
+    swap = {"left": "right", "right": "left"} if horizontal else {}
+    swap |= {"top": "bottom", "bottom": "top"} if vertical else {}
+    where = attributes.get("where", "")
+    return {**attributes, "where": swap[where]} if where in swap else attributes
+
+
 def label_names(target: Target, task: Task) -> Sequence[str]:
-    """Return the names of the classes that a task tells apart on a target."""
+    """Return the names of the classes that a task distinguishes on a target."""
     return target.pixel_classes if task.needs else target.class_names
 
 
@@ -79,14 +107,15 @@ def licence_of(target: Target) -> str:
 def build(name: str, cache_dir: Path, **options: object) -> Target:
     """Build the target `name`, or the one at the dotted path `package.module:build`.
 
-    Raises SettingsError for an option that the target does not have.
+    Raises:
+        SettingsError: An option that the target does not have.
     """
-    make = load("tools.targets", name)
-    known = signature(make).parameters
-    if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in known.values()):
+    factory = load("tools.targets", name)
+    parameters = signature(factory).parameters
+    if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
         for option in options:
-            if option not in known:
-                what = unknown("option", option, known.keys() - {"cache_dir"})
-                raise SettingsError(f"{what} They are options of the target {name!r}.")
-    target: Target = make(cache_dir=cache_dir, **options)
+            if option not in parameters:
+                message = unknown("option", option, parameters.keys() - {"cache_dir"})
+                raise SettingsError(f"{message} They are options of the target {name!r}.")
+    target: Target = factory(cache_dir=cache_dir, **options)
     return target

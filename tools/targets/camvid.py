@@ -18,19 +18,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memory.errors import DataError, unknown
 from prompts.vocabulary import load_vocabulary
+from tools.data.fitted import fit_picture
 from tools.data.samples import VOID, Samples
 from tools.streets import BICYCLIST, CLASS_NAMES, HEIGHT, WIDTH, visible
-from tools.targets import SPLITS
-from tools.targets.elpv import SHARES
-from tools.targets.user import levels
-from tools.targets.user import pictures as pictures
-from tools.targets.user.options import options_of
-from tools.targets.user.pictures import Unusable
-from tools.targets.user.problems import Problems
+from tools.targets import SPLITS, check_split
+from tools.targets.levels import measure_levels
+from tools.targets.splits import SHARES
+from tools.targets.user import pictures
+from tools.targets.user.loading import ReadOptions, Size
+from tools.targets.user.pictures import UnreadableImageError
+from tools.targets.validation import ValidationReport, refusal
 
-# Fixed, so that a photograph's words do not depend on how the frames were dealt.
+# Fixed, so that a photograph's attributes do not depend on the assignment to splits.
 BRIGHTNESS = (0.3, 0.45)
 GAP = 3
 # Frames of val/ are 1/15 s apart, those of train/ one second: one in so many is used.
@@ -55,49 +55,48 @@ class CamVid:
     flips = ("horizontal",)
     notice = NOTICE
 
-    def __init__(self, root: Path, size: tuple[int, int], gap: int) -> None:
+    def __init__(self, root: Path, size: Size, gap: int) -> None:
         self.vocabulary = load_vocabulary("camvid")
         self.image_shape = (3, size[1], size[0])
         self._size = size
-        self._frames = _deal(_frames(root), gap)
+        self._frames = _assign_splits(_find_frames(root), gap)
         self._read = cache(self._load)
 
     def split(self, name: str) -> Samples:
         """Return a split, its frames in the order of time."""
-        if name not in SPLITS:
-            raise DataError(unknown("split", name, SPLITS))
+        check_split(name)
         return self._read(name)
 
     def flip(self, attributes: dict[str, str], horizontal: bool, vertical: bool) -> dict[str, str]:
-        """Return the attributes as they are: none has a side."""
+        """Return the attributes unchanged: none has a side."""
         return attributes
 
     def measure(self, image: NDArray[np.uint8], attributes: Mapping[str, str]) -> dict[str, str]:
-        """Return the brightness; what else a street shows is read from its labels."""
-        return levels.measured(image, {"brightness": BRIGHTNESS})
+        """Return the brightness; other attributes of a street are read from its labels."""
+        return measure_levels(image, {"brightness": BRIGHTNESS})
 
     def _load(self, name: str) -> Samples:
-        found = Problems()
+        report = ValidationReport()
         images, masks, attributes, ids = [], [], [], []
         for frame in self._frames[name]:
             try:
                 picture = pictures.open_picture(frame.image).convert("RGB")
-                values = pictures.ids(frame.mask)
-            except Unusable as problem:
-                found.fault(f"files {problem}", frame.name)
+                values = pictures.read_ids(frame.mask)
+            except UnreadableImageError as error:
+                report.error("label-unreadable", frame.name, files="files", error=error)
                 continue
             if values.shape != picture.size[::-1]:
-                found.fault("masks of another size than their image", frame.name)
+                report.error("label-size", frame.name, files="masks")
             elif values.max() > _VOID_ID:
-                found.fault(f"masks with ids above {_VOID_ID}", frame.name)
+                report.error("camvid-ids", frame.name, maximum=_VOID_ID)
             else:
                 values[values == _VOID_ID] = VOID
-                mask = pictures.fitted_labels(values.astype(np.uint8), self._size)
-                images.append(pictures.fitted(picture, self._size))
+                mask = pictures.fit_labels(values.astype(np.uint8), self._size)
+                images.append(fit_picture(picture, self._size))
                 masks.append(mask)
                 ids.append(frame.name)
                 attributes.append(self._attributes(frame, images[-1], mask))
-        found.stop("of camvid")
+        report.raise_errors("of camvid")
         return Samples(
             images=np.stack(images),
             classes=np.zeros(len(images), np.int64),
@@ -125,15 +124,19 @@ def build(
 ) -> CamVid:
     """Build the target from the folder `path`.
 
-    size: width and height, in whole multiples of 8; what is too high or too wide is cut off on
-    both sides. gap: frames that are left out between the splits of a sequence. Raises DataError
-    when the folder is not as the head of this file says.
+    Args:
+        cache_dir: Not used: frames are read from `path` at every start.
+        path: The folder.
+        size: Width and height in pixels, multiples of 8; images are cropped to this aspect ratio.
+        gap: Number of frames that are left out between the splits of a sequence.
+
+    Raises:
+        DataError: The folder has another layout than the module describes.
     """
     if not path:
-        raise DataError("The target camvid needs to know where: --target camvid:PATH.")
-    options = options_of(None, size, VOID, 1, (), 0)
-    assert options.size is not None
-    return CamVid(Path(path).expanduser(), options.size, gap)
+        raise refusal("no-path", target="camvid")
+    options = ReadOptions.parse("camvid", {"size": size})
+    return CamVid(Path(path).expanduser(), options.size or (WIDTH, HEIGHT), gap)
 
 
 @dataclass(frozen=True)
@@ -148,46 +151,44 @@ class _Frame:
         return self.image.stem
 
 
-def _frames(root: Path) -> dict[str, list[_Frame]]:
+def _find_frames(root: Path) -> dict[str, list[_Frame]]:
     """Return the frames of train/ and val/ in the order of time."""
-    found = Problems()
+    report = ValidationReport()
     frames: dict[str, list[_Frame]] = {"train": [], "val": []}
-    for part, own in frames.items():
+    for part, in_part in frames.items():
         for image in sorted((root / part).glob("*")):
             match = _NAME.fullmatch(image.stem)
             mask = root / f"{part}annot" / f"{image.stem}.png"
             if image.suffix not in (".jpg", ".png") or not match:
-                found.fault(f"files in {part}/ that are no SEQUENCE_NUMBER.jpg or .png", image.name)
+                report.error("camvid-name", image.name, part=part)
             elif not mask.is_file():
-                found.fault(f"images without a mask in {part}annot/", image.name)
+                report.error("camvid-no-mask", image.name, part=part)
             else:
-                own.append(_Frame(match["sequence"], int(match["number"]), image, mask))
-        own.sort(key=lambda frame: (frame.sequence, frame.number))
-        if not own:
-            found.fault(
-                f"there is no image in {part}/: expected train/, trainannot/, val/, valannot/"
-            )
-    found.stop(str(root))
+                in_part.append(_Frame(match["sequence"], int(match["number"]), image, mask))
+        in_part.sort(key=lambda frame: (frame.sequence, frame.number))
+        if not in_part:
+            report.error("camvid-no-image", part=part)
+    report.raise_errors(str(root))
     return frames
 
 
-def _deal(frames: Mapping[str, Sequence[_Frame]], gap: int) -> dict[str, list[_Frame]]:
-    """Cut every sequence of train/ into one block for each split, `gap` frames between them.
+def _assign_splits(frames: Mapping[str, Sequence[_Frame]], gap: int) -> dict[str, list[_Frame]]:
+    """Divide every sequence of train/ into one block for each split, `gap` frames between them.
 
     val/, a few seconds within the last block of a sequence, goes to the test split.
     """
     sequences: dict[str, list[_Frame]] = defaultdict(list)
     for frame in frames["train"]:
         sequences[frame.sequence].append(frame)
-    dealt: dict[str, list[_Frame]] = {name: [] for name in SPLITS}
-    for own in sequences.values():
-        n = len(own) - gap * (len(SPLITS) - 1)
+    splits: dict[str, list[_Frame]] = {name: [] for name in SPLITS}
+    for in_sequence in sequences.values():
+        n = len(in_sequence) - gap * (len(SPLITS) - 1)
         start = 0
         share = 0.0
         for place, name in enumerate(SPLITS):
             share += SHARES[name]
             end = round(n * share) + gap * place
-            dealt[name] += own[start:end]
+            splits[name] += in_sequence[start:end]
             start = end + gap
-    dealt["test"] += frames["val"][::VAL_STEP]
-    return dealt
+    splits["test"] += frames["val"][::VAL_STEP]
+    return splits

@@ -9,8 +9,6 @@ be measured by the same functions.
 from __future__ import annotations
 
 import json
-import random
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata, util
@@ -21,17 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from memory.errors import DataError
 from memory.files import write_atomic
 from prompts.vocabulary import Vocabulary, load_vocabulary
 from tools.data.samples import Samples
+from tools.targets import check_split, flip_where
+from tools.targets.levels import level
+from tools.targets.splits import SHARES, connected_groups, split_groups
 
 SIZE = 64
 SEVERITIES = ("functional", "suspect", "probable", "defective")
-SHARES = {"generator": 0.4, "audit": 0.2, "feedback": 0.2, "test": 0.2}
 NOTICE = (
     "The photographs of the ELPV data set (Buerhop-Lutz, Deitsch et al.) are licensed "
     "CC BY-NC-SA 4.0: non-commercial use, same licence, credit to the authors. Images made by a "
@@ -72,8 +70,7 @@ class Elpv:
 
     def split(self, name: str) -> Samples:
         """Return one of the disjoint splits; sources are named like the package's files."""
-        if name not in self._splits:
-            raise DataError(f"The target elpv has no split {name!r}; it has {', '.join(SHARES)}.")
+        check_split(name)
         index = self._splits[name]
         attributes = [self._attributes(i) for i in index]
         classes = [
@@ -88,22 +85,15 @@ class Elpv:
 
     def flip(self, attributes: dict[str, str], horizontal: bool, vertical: bool) -> dict[str, str]:
         """Return the attributes of the mirrored photograph: only `where` changes."""
-        swap: dict[str, str] = {}
-        if horizontal:
-            swap |= {"left": "right", "right": "left"}
-        if vertical:
-            swap |= {"top": "bottom", "bottom": "top"}
-        if attributes.get("where") in swap:
-            return {**attributes, "where": swap[attributes["where"]]}
-        return attributes
+        return flip_where(attributes, horizontal, vertical)
 
     def measure(self, image: NDArray[np.uint8], attributes: Mapping[str, str]) -> dict[str, str]:
-        """Measure an image, (1, 64, 64); of what is known only `wafer` is used."""
+        """Measure an image, (1, 64, 64); of the known attributes only `wafer` is used."""
         return measure(image[0], attributes.get("wafer", "poly"))
 
     def _attributes(self, i: int) -> dict[str, str]:
-        known = {"wafer": self._wafers[i], "severity": self._severities[i]}
-        return known | self._measured[i]
+        labelled = {"wafer": self._wafers[i], "severity": self._severities[i]}
+        return labelled | self._measured[i]
 
 
 def build(cache_dir: Path, seed: int = 0) -> Elpv:
@@ -112,45 +102,48 @@ def build(cache_dir: Path, seed: int = 0) -> Elpv:
 
 
 def measure(image: NDArray[np.uint8], wafer: str) -> dict[str, str]:
-    """Name what can be measured on a 64x64 gray image (uint8, 0..255).
+    """Return the attributes that can be measured on an image.
 
-    brightness: mean luminance of the cell; dark_area and where: share and centre of gravity of
-    the smoothed cell below 0.65 of its upper quartile, busbars painted over; contrast: spread of
-    the texture; busbars: two or three, absent where the row profile shows neither clearly.
+    Args:
+        image: (64, 64), gray, 0..255.
+        wafer: "mono" or "poly".
+
+    Returns:
+        brightness: mean luminance of the cell; dark_area and where: fraction and centre of gravity
+        of the smoothed cell below 0.65 of its upper quartile, busbars interpolated; contrast:
+        standard deviation of the texture; busbars: two or three, absent where the row profile
+        shows neither clearly.
     """
     x = image.astype(np.float32) / 255
     inner = _cell_mask(wafer)
     profile = np.quantile(x[:, 8:-8], 0.65, axis=1)
     dips = profile - gaussian_filter1d(profile, 5)
     clean = _without_busbars(x, dips)
-    found = {"brightness": _level(float(x[inner].mean()), 0.57, 0.70, ("dark", "medium", "bright"))}
+    luminance = float(x[inner].mean())
+    attributes = {"brightness": level(luminance, (0.57, 0.70), ("dark", "medium", "bright"))}
 
     smooth = gaussian_filter(clean, 1.5)
     dark = (smooth < 0.65 * np.quantile(smooth[inner], 0.75)) & inner
     share = float(dark.sum() / inner.sum())
-    found["dark_area"] = _level(share, 0.005, 0.06, ("none", "small", "large"))
-    if found["dark_area"] != "none":
+    attributes["dark_area"] = level(share, (0.005, 0.06), ("none", "small", "large"))
+    if attributes["dark_area"] != "none":
         rows, columns = np.nonzero(dark)
         dx, dy = float(columns.mean()) - (SIZE - 1) / 2, float(rows.mean()) - (SIZE - 1) / 2
         if max(abs(dx), abs(dy)) < 8:
-            found["where"] = "centre"
+            attributes["where"] = "centre"
         elif abs(dx) >= abs(dy):
-            found["where"] = "left" if dx < 0 else "right"
+            attributes["where"] = "left" if dx < 0 else "right"
         else:
-            found["where"] = "top" if dy < 0 else "bottom"
+            attributes["where"] = "top" if dy < 0 else "bottom"
 
     texture = (clean - gaussian_filter(clean, 4))[inner].std() / max(
         float(clean[inner].mean()), 0.1
     )
-    found["contrast"] = _level(float(texture), 0.03, 0.06, ("low", "medium", "high"))
+    attributes["contrast"] = level(float(texture), (0.03, 0.06), ("low", "medium", "high"))
     busbars = _busbars(x)
     if busbars:
-        found["busbars"] = busbars
-    return found
-
-
-def _level(value: float, low: float, high: float, names: tuple[str, str, str]) -> str:
-    return names[0] if value < low else names[1] if value < high else names[2]
+        attributes["busbars"] = busbars
+    return attributes
 
 
 def _cell_mask(wafer: str) -> NDArray[np.bool_]:
@@ -187,10 +180,16 @@ def _busbars(x: Gray) -> str | None:
 def near_copies(images: NDArray[np.uint8], wafers: list[str]) -> NDArray[np.int64]:
     """Group photographs that show the same wafer, or sister wafers of one ingot, twice.
 
-    images: uint8, (n, 64, 64). Returns a group number per image, (n,). Two images of one wafer
-    type are linked when their texture (busbars, rows and columns removed) correlates above 0.6;
-    groups are the connected components. Sister wafers share their grain pattern, so the texture
-    alone tells a photograph's twin.
+    Two images of one wafer type are linked when their texture (busbars, rows and columns removed)
+    correlates above 0.6; groups are the connected components. Sister wafers share their grain
+    pattern, so the texture alone identifies them.
+
+    Args:
+        images: (n, 64, 64).
+        wafers: Type of each, "mono" or "poly".
+
+    Returns:
+        Number of the group of each image, (n,).
     """
     x = images[:, 4:-4, 4:-4].astype(np.float32) / 255
     profile = x.mean(2)
@@ -206,48 +205,7 @@ def near_copies(images: NDArray[np.uint8], wafers: list[str]) -> NDArray[np.int6
     alike = np.triu(flat @ flat.T, 1) > _NEAR_COPY
     kind = np.array(wafers)
     rows, columns = np.nonzero(alike & (kind[:, None] == kind[None, :]))
-    graph = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(x), len(x)))
-    groups: NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)
-    return groups
-
-
-def split_groups(
-    groups: NDArray[np.int64], strata: list[str], shares: Mapping[str, float], seed: int
-) -> dict[str, list[int]]:
-    """Deal whole groups to splits so that every stratum keeps the wanted shares.
-
-    Large groups first, each to the split that lacks most of the group's strata; ties and order
-    are seeded. Returns sorted indices per split; asserts that splits are disjoint and whole.
-    """
-    members: dict[int, list[int]] = defaultdict(list)
-    for index, group in enumerate(groups):
-        members[int(group)].append(index)
-    order = list(members.values())
-    random.Random(seed).shuffle(order)
-    order.sort(key=len, reverse=True)
-
-    total: dict[str, int] = defaultdict(int)
-    for stratum in strata:
-        total[stratum] += 1
-    missing = {s: {k: share * n for k, n in total.items()} for s, share in shares.items()}
-    splits: dict[str, list[int]] = {name: [] for name in shares}
-    for group_members in order:
-
-        def lack(name: str, members: list[int] = group_members) -> float:
-            return sum(missing[name][strata[i]] / total[strata[i]] / shares[name] for i in members)
-
-        best = max(shares, key=lack)
-        splits[best].extend(group_members)
-        for i in group_members:
-            missing[best][strata[i]] -= 1
-
-    dealt = sorted(i for indices in splits.values() for i in indices)
-    assert dealt == list(range(len(strata))), "splits must be disjoint and cover every photograph"
-    owner = {int(groups[i]): name for name, indices in splits.items() for i in indices}
-    assert all(owner[int(groups[i])] == n for n, indices in splits.items() for i in indices), (
-        "near-copies must stay in one split"
-    )
-    return {name: sorted(indices) for name, indices in splits.items()}
+    return connected_groups(len(x), rows, columns)
 
 
 def _load_small(cache_dir: Path) -> dict[str, NDArray[Any]]:

@@ -6,7 +6,6 @@ PATH is a folder that `save_to_disk` wrote, a parquet file or a folder of them, 
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,14 +20,14 @@ import yaml
 
 from memory.errors import DataError, unknown
 from memory.yaml_text import parse_yaml
-from prompts.own_words import plain, value_of
-from tools.targets.splits import WORDS
-from tools.targets.user.class_files import named
-from tools.targets.user.loading import Item
-from tools.targets.user.options import options_of
-from tools.targets.user.photos import Photos, cached, own_name, read_photos
-from tools.targets.user.pictures import Content, Source, Unusable
-from tools.targets.user.problems import Problems
+from prompts.user_vocabulary import plain, value_of
+from tools.targets.splits import SPLIT_NAMES
+from tools.targets.user.dataset import UserDataset, cached, default_name, read_dataset
+from tools.targets.user.loading import LABEL_NAMES, Item, ReadOptions
+from tools.targets.user.masks import ClassNames, names_by_id
+from tools.targets.user.pictures import Content, UnreadableImageError
+from tools.targets.user.refusals import near_names
+from tools.targets.validation import ValidationReport, refusal
 
 # Columns by what they hold, the usual names first.
 USUAL = {
@@ -43,58 +42,65 @@ USUAL = {
 }
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?", re.ASCII)
 _HUB_TIMEOUT_S = 10.0
-_LOOKED_AT = 1000
+_INSPECTED = 1000
 # What rows are called of parquet files that name no split.
 _UNNAMED = "data"
-_PIXELS = ("segmentation", "depth", "normals")
 
 Columns = Mapping[str, Any]
 
 
+class HfOptions(ReadOptions):
+    """`target.options` of the target `hf`.
+
+    Attributes:
+        columns: The names of the columns that hold image, label, segmentation, depth, normals,
+            split and group, and a list of those that are attributes; or the path of a YAML file
+            with these. What it omits is looked for under usual names.
+        config: Of a data set of several.
+        classes: Names of the ids in masks.
+    """
+
+    columns: Mapping[str, Any] | str | None = None
+    config: str | None = None
+    classes: Sequence[Any] | Mapping[Any, Any] | None = None
+
+
 def build(
-    cache_dir: Path,
-    path: str | None = None,
-    name: str | None = None,
-    columns: Columns | str | None = None,
-    config: str | None = None,
-    classes: Sequence[str] | Mapping[Any, Any] | None = None,
-    task: str | None = None,
-    size: int | str | Sequence[int] | None = None,
-    void: int | Sequence[int] = 255,
-    depth_scale: float = 256,
-    flips: Sequence[str] = ("horizontal",),
-    seed: int = 0,
-) -> Photos:
+    cache_dir: Path, path: str | None = None, name: str | None = None, **options: object
+) -> UserDataset:
     """Build the target.
 
-    columns: the names of the columns that hold image, label, segmentation, depth, normals, split
-    and group, and a list of those that are attributes; as a mapping, or as a YAML file of one.
-    What it leaves out is looked for under usual names. config: of a data set of several; classes:
-    names of the ids in masks; see `options_of` and `Options` for the others. Raises DataError.
+    Args:
+        cache_dir: What was read is kept there until the data set changes.
+        path: See the module.
+        name: Of the target; None for the end of the path with a digest of it.
+        options: See `HfOptions`.
+
+    Raises:
+        DataError: Names and counts all that is wrong.
+        SettingsError: An option that does not exist.
     """
     if not path:
-        raise DataError("The target hf needs to know where: --target hf:PATH, or hf:NAME.")
+        raise refusal("no-path", target="hf")
     if util.find_spec("datasets") is None:
-        raise DataError(
-            "The target hf needs the library datasets, which is not installed. Add it with: "
-            "pip install 'feedback-shaping[hf]'"
-        )
-    options = options_of(task, size, void, depth_scale, flips, seed)
-    if classes:
-        options = options.with_names(named(classes))
-    wanted = _read_columns(columns)
-    parts = _load(path, config, cache_dir)
-    name = name or own_name(Path(path))
+        raise refusal("hf-not-installed")
+    given = HfOptions.parse("hf", options)
+    names = ClassNames(names_by_id(given.classes) if given.classes else None)
+    columns = _read_columns(given.columns)
+    parts = _load(path, given.config, cache_dir)
+    name = name or default_name(Path(path))
     key = [
-        str(options),
-        {kind: wanted[kind] for kind in sorted(wanted)},
-        {word: part._fingerprint for word, part in sorted(parts.items())},
+        given.model_dump(mode="json", exclude={"columns"}),
+        {kind: columns[kind] for kind in sorted(columns)},
+        {split: part._fingerprint for split, part in sorted(parts.items())},
     ]
 
-    def read() -> Photos:
-        found = Problems()
-        items = [item for word, part in parts.items() for item in _items(word, part, wanted, found)]
-        return read_photos(name, path, items, options, cache_dir, found)
+    def read() -> UserDataset:
+        report = ValidationReport()
+        items = [
+            item for split, part in parts.items() for item in _items(split, part, columns, report)
+        ]
+        return read_dataset(name, path, items, given, names, cache_dir, report)
 
     return cached(name, key, cache_dir, read, path)
 
@@ -104,9 +110,9 @@ def _read_columns(columns: Columns | str | None) -> Columns:
         try:
             columns = parse_yaml(Path(columns).expanduser().read_text("utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise DataError(f"The columns cannot be read from {columns}: {error}.") from error
+            raise refusal("hf-columns-file", path=columns, error=error) from error
     if columns is not None and not isinstance(columns, Mapping):
-        raise DataError(f"columns must map {', '.join(USUAL)} to names, not {columns!r}.")
+        raise refusal("hf-columns", known=", ".join(USUAL), value=columns)
     for kind in columns or {}:
         if kind not in USUAL:
             raise DataError(unknown("kind of column", str(kind), USUAL))
@@ -118,212 +124,171 @@ def _load(path: str, config: str | None, cache_dir: Path) -> dict[str, Any]:
     import datasets
 
     datasets.disable_progress_bars()
-    where = Path(path).expanduser()
+    local = Path(path).expanduser()
     kept = str(cache_dir / "datasets")
     try:
-        if not where.exists():
-            with _hub(path, where):
+        if not local.exists():
+            with _hub(path, local):
                 loaded = datasets.load_dataset(path, config)
-        elif (where / "dataset_dict.json").is_file() or (where / "state.json").is_file():
-            loaded = datasets.load_from_disk(str(where))
-        elif files := _parquet(where):
+        elif (local / "dataset_dict.json").is_file() or (local / "state.json").is_file():
+            loaded = datasets.load_from_disk(str(local))
+        elif files := _parquet_files(local):
             loaded = datasets.load_dataset("parquet", data_files=files, cache_dir=kept)
         else:
-            loaded = datasets.load_dataset("imagefolder", data_dir=str(where), cache_dir=kept)
+            loaded = datasets.load_dataset("imagefolder", data_dir=str(local), cache_dir=kept)
     except Exception as error:  # datasets raises many types, those of its hub client among them
-        raise DataError(
-            f"The library datasets cannot load {path!r}: {' '.join(str(error).split())[:300]}. "
-            "Give a folder of save_to_disk, parquet files, a folder for imagefolder, or the name "
-            "of a data set; without a network only one that is in its cache."
-        ) from error
+        reason = " ".join(str(error).split())[:300]
+        raise refusal("hf-load", path=path, error=reason) from error
     return dict(loaded) if isinstance(loaded, dict) else {"": loaded}
 
 
 @contextmanager
-def _hub(path: str, where: Path) -> Iterator[None]:
-    """Let a name be looked for on the hub; where it cannot be asked, in the cache alone.
+def _hub(path: str, local: Path) -> Iterator[None]:
+    """Look for a data set on the hub; where it cannot be reached, in the cache alone.
 
-    Raises FileNotFoundError for what is no name of a data set, or none that the hub knows.
+    Raises:
+        FileNotFoundError: No name of a data set, or none that the hub knows.
     """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
-    near = _near(where)
+    folder = local.parent if local.parent.is_dir() else Path()
+    beside = [f for f in folder.iterdir() if f.is_dir() or f.suffix == ".parquet"]
+    missing = f"there is no folder or file {local}{{}}{near_names(local, beside)}"
     if not _HUB_NAME.fullmatch(path):
-        raise FileNotFoundError(f"there is no folder or file {where}{near}")
+        raise FileNotFoundError(missing.format(""))
     offline = constants.HF_HUB_OFFLINE
     try:
         if not offline:
             # Asked once and shortly: the library itself tries again for half a minute.
             HfApi().dataset_info(path, timeout=_HUB_TIMEOUT_S)
     except RepositoryNotFoundError:
-        raise FileNotFoundError(
-            f"there is no folder or file {where}, and no such data set on the hub{near}"
-        ) from None
+        raise FileNotFoundError(missing.format(", and no such data set on the hub")) from None
     except HfHubHTTPError:
-        pass  # it answers; what is wrong is better said by the library
+        pass  # it answers; the library explains better what is wrong
     except Exception:  # of its client, which has many types for a hub that is not reached
         constants.HF_HUB_OFFLINE = True
     try:
         yield
     except ConnectionError:
         raise FileNotFoundError(
-            f"there is no folder or file {where}, the hub cannot be reached, and its cache has no "
-            f"{path}{near}"
+            missing.format(f", the hub cannot be reached, and its cache has no {path}")
         ) from None
     finally:
         constants.HF_HUB_OFFLINE = offline
 
 
-def _near(where: Path) -> str:
-    """Return what lies beside a path and is called nearly so, as an end of a sentence."""
-    beside = where.parent if where.parent.is_dir() else Path()
-    names = [f.name for f in beside.iterdir() if f.is_dir() or f.suffix == ".parquet"]
-    found = difflib.get_close_matches(where.name, names, n=3, cutoff=0.6)
-    return f" (near: {', '.join(str(where.parent / name) for name in found)})" if found else ""
-
-
-def _parquet(where: Path) -> dict[str, list[str]]:
+def _parquet_files(local: Path) -> dict[str, list[str]]:
     """Return parquet files by split, if their names begin with one as those of the hub do."""
-    files = [where] if where.suffix == ".parquet" else sorted(where.rglob("*.parquet"))
+    files = [local] if local.suffix == ".parquet" else sorted(local.rglob("*.parquet"))
     parts: dict[str, list[str]] = {}
     for file in files:
-        word = file.stem.split("-")[0].lower()
-        parts.setdefault(word if word in WORDS else _UNNAMED, []).append(str(file))
+        split = file.stem.split("-")[0].lower()
+        parts.setdefault(split if split in SPLIT_NAMES else _UNNAMED, []).append(str(file))
     return parts
 
 
-def _items(word: str, part: Any, wanted: Columns, found: Problems) -> Iterator[Item]:
+def _items(part_name: str, part: Any, wanted: Columns, report: ValidationReport) -> Iterator[Item]:
+    """Yield the rows of a part of a data set."""
     import datasets
 
     features = part.features
-    columns = {kind: _column(kind, wanted, features) for kind in USUAL if kind != "attributes"}
-    image = columns["image"] or _first_picture(features)
+    for columns in wanted.values():
+        for column in columns if isinstance(columns, list | tuple) else [columns]:
+            if column not in features:
+                raise DataError(unknown("column", str(column), features))
+    column_of = {
+        kind: wanted.get(kind) or next((name for name in names if name in features), None)
+        for kind, names in USUAL.items()
+    }
+    pictures = [name for name in features if isinstance(features[name], datasets.Image)]
+    image = column_of["image"] or next(iter(pictures), None)
     if image is None:
-        raise DataError(f"No column holds pictures; there are: {', '.join(features)}.")
+        raise refusal("hf-no-pictures", columns=", ".join(features))
     if getattr(features[image], "dtype", None) in ("string", "large_string"):
-        raise DataError(
-            f"The column {image!r} holds text, no pictures. If these are paths, save the data set "
-            f"again after cast_column({image!r}, datasets.Image()); or name another column by "
-            "--set 'target.options.columns={image: COLUMN}'."
-        )
-    label = columns["label"]
-    if label and isinstance(features[label], datasets.Image):
-        columns["segmentation"], label = columns["segmentation"] or label, None
-    pixels = {kind: column for kind in _PIXELS if (column := columns[kind])}
+        raise refusal("hf-paths", column=image)
+    label = column_of["label"]
+    if label in pictures:
+        column_of["segmentation"], label = column_of["segmentation"] or label, None
+    pixels = {kind: column for kind in LABEL_NAMES if (column := column_of[kind])}
     for column in (image, *pixels.values()):
-        if isinstance(features[column], datasets.Image):
+        if column in pictures:
             part = part.cast_column(column, datasets.Image(decode=False))
     plain_part = part.remove_columns([image, *pixels.values()])
     if not label and not pixels:
         others = [name for name in features if name != image and not name.startswith("__")]
-        raise DataError(
-            f"No column is known to hold labels; there are: {', '.join(features)}. Name it, e.g. "
-            f"--set 'target.options.columns={{label: {_likely(part, others)}}}', or segmentation, "
-            "depth, normals; columns that are to be attributes as attributes: [COLUMN]."
-        )
-    titles = _titles(features[label], found) if label else None
-    said = wanted.get("attributes") or [c for c in USUAL["attributes"] if c in features]
-    for column in said:
-        if column not in features:
-            raise DataError(unknown("column", str(column), features))
-    used = {image, *pixels.values(), columns["split"], columns["group"], *said}
-    _note_unused([c for c in features if c not in (used if pixels else used | {label})], found)
-    for row, values in enumerate(_rows(plain_part, len(part))):
-        name = f"{word or 'row'}/{row:06d}"
-        class_name = None
-        if label and not pixels:
-            class_name = titles(values[label]) if titles else None
-            if not class_name:
-                found.note("rows without a label, left out", name)
-                continue
-        labels: dict[str, Source] = {}
-        for kind, column in pixels.items():
-            if part[row][column] is not None:
-                labels[kind] = partial(_picture, part, row, column)
-        split = str(values.get(columns["split"] or "", "") or word).lower()
-        if split and split not in (*WORDS, _UNNAMED):
-            found.note("splits of unknown names, whose rows are dealt to all splits", split)
-        group = values.get(columns["group"] or "")
+        likely = _likely_label(part, others)
+        raise refusal("hf-no-labels", columns=", ".join(features), likely=likely)
+    class_name_of = _class_names(features[label], report) if label and not pixels else None
+    attributes = wanted.get("attributes") or [c for c in USUAL["attributes"] if c in features]
+    attributes = [attributes] if isinstance(attributes, str) else attributes
+    read = {image, *pixels.values(), column_of["split"], column_of["group"], *attributes}
+    unread = [c for c in features if c not in read and (pixels or c != label)]
+    if unread and not report.has_warning("hf-unread-columns"):  # once for all parts
+        report.warn("hf-unread-columns", *unread)
+    # A data set of pictures alone has no columns left.
+    rows = plain_part if plain_part.column_names else ({} for _ in range(len(part)))
+    for row, values in enumerate(rows):
+        name = f"{part_name or 'row'}/{row:06d}"
+        class_name = class_name_of(values[label]) if class_name_of else None
+        if class_name_of and not class_name:
+            report.warn("hf-no-label", name)
+            continue
+        split = str(values.get(column_of["split"] or "", "") or part_name).lower()
+        if split and split not in (*SPLIT_NAMES, _UNNAMED):
+            report.warn("hf-unknown-split", split)
+        group = values.get(column_of["group"] or "")
         yield Item(
             name,
-            partial(_picture, part, row, image),
+            partial(_content, part, row, image),
             class_name,
-            WORDS.get(split),
+            SPLIT_NAMES.get(split),
             None if group is None else str(group),
-            _attributes(values, said, features),
-            labels,
+            _attributes(values, attributes, features),
+            {
+                kind: partial(_content, part, row, column)
+                for kind, column in pixels.items()
+                if part[row][column] is not None
+            },
         )
 
 
-def _likely(part: Any, columns: Sequence[str]) -> str:
-    """Return the column that looks most like labels: the first of few words that come again."""
+def _likely_label(part: Any, columns: Sequence[str]) -> str:
+    """Return the column that looks most like labels: the first with few different values."""
     for column in columns:
-        values = part[:_LOOKED_AT][column]
+        values = part[:_INSPECTED][column]
         if all(isinstance(v, str | int) for v in values) and 1 < len(set(values)) < len(values) / 2:
             return column
     return "COLUMN"
 
 
-def _note_unused(columns: Sequence[str], found: Problems) -> None:
-    """Note columns that nothing reads, once for all parts of a data set."""
-    what = (
-        "columns that are not read; to use them: "
-        "--set 'target.options.columns={attributes: [COLUMN, ...]}'"
-    )
-    for column in columns:
-        if column not in found.notes.get(what, ()):
-            found.note(what, column)
-
-
-def _rows(part: Any, n: int) -> Iterator[Mapping[str, Any]]:
-    """Yield the rows without their pictures; a data set of pictures alone has no columns left."""
-    yield from part if part.column_names else ({} for _ in range(n))
-
-
-def _column(kind: str, wanted: Columns, features: Mapping[str, Any]) -> str | None:
-    if kind in wanted:
-        column = str(wanted[kind])
-        if column not in features:
-            raise DataError(unknown("column", column, features))
-        return column
-    return next((name for name in USUAL[kind] if name in features), None)
-
-
-def _first_picture(features: Mapping[str, Any]) -> str | None:
-    import datasets
-
-    return next((n for n, kind in features.items() if isinstance(kind, datasets.Image)), None)
-
-
-def _titles(feature: Any, found: Problems) -> Callable[[Any], str]:
-    """Return what turns a value of the label's column into the name of a class, "" for none."""
+def _class_names(feature: Any, report: ValidationReport) -> Callable[[Any], str]:
+    """Return a function from a value of the label's column to the class name, "" for none."""
     names = getattr(feature, "names", None)
-    if names:
-        words: dict[str, str] = {}
-        for title in names:
-            if not plain(title):
-                found.fault("classes without a letter or digit in their name: rename them", title)
-            if words.setdefault(value_of(title), title) != title:
-                found.fault(f"classes that read like {words[value_of(title)]!r}", title)
+    first: dict[str, str] = {}
+    for title in names or ():
+        if not plain(title):
+            report.error("hf-class-name", title)
+        if first.setdefault(value_of(title), title) != title:
+            report.error("hf-class-alike", title, other=first[value_of(title)])
 
-    def title_of(value: Any) -> str:
+    def class_name_of(value: Any) -> str:
         if value is None or (names and not 0 <= value < len(names)):
             return ""
         return plain(names[value] if names else str(value))
 
-    return title_of
+    return class_name_of
 
 
 def _attributes(
-    values: Mapping[str, Any], said: Sequence[str], features: Mapping[str, Any]
+    values: Mapping[str, Any], columns: Sequence[str], features: Mapping[str, Any]
 ) -> dict[str, str]:
     """Return the words of the attribute columns; JSON, or a mapping, holds several."""
     result: dict[str, str] = {}
-    for column in said:
+    for column in columns:
         value = values[column]
         if isinstance(value, str) and value.startswith("{"):
-            with suppress(ValueError):  # words that only begin like JSON
+            with suppress(ValueError):  # text that only begins like JSON
                 value = json.loads(value)
         if isinstance(value, Mapping):
             result |= {str(k): str(v) for k, v in value.items() if v is not None}
@@ -333,14 +298,12 @@ def _attributes(
     return result
 
 
-def _picture(part: Any, row: int, column: str) -> Content:
-    """Fetch one cell: the file of a picture, its bytes, or an array."""
+def _content(part: Any, row: int, column: str) -> Content:
+    """Return one cell: the file of a picture, its bytes, or an array."""
     value = part[row][column]
     if isinstance(value, Mapping):
         content: Content | None = value["bytes"] or (value["path"] and Path(value["path"]))
         value = content or None
     if value is None:
-        raise Unusable("that are missing")
-    if isinstance(value, bytes | Path):
-        return value
-    return np.asarray(value)
+        raise UnreadableImageError("that are missing")
+    return value if isinstance(value, bytes | Path) else np.asarray(value)

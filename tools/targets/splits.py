@@ -1,22 +1,24 @@
-"""Deals photographs to the four splits: near-copies together, classes in equal shares."""
+"""Assignment of photographs to the four splits: near-copies together, classes in equal shares."""
 
 from __future__ import annotations
 
+import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from memory.errors import DataError
 from tools.targets import SPLITS
-from tools.targets.elpv import SHARES, split_groups
-from tools.targets.user.problems import Problems
+from tools.targets.validation import ValidationReport, refusal
 
-# Names of splits that are in use elsewhere; "train" is dealt to the splits that nobody names.
-WORDS = {
+SHARES = {"generator": 0.4, "audit": 0.2, "feedback": 0.2, "test": 0.2}
+# Names of splits in other programs; "train" is divided among the splits that no name claims.
+SPLIT_NAMES = {
     "train": "train", "training": "train",
     "val": "feedback", "valid": "feedback", "validation": "feedback", "dev": "feedback",
     "test": "test", "testing": "test",
@@ -24,85 +26,124 @@ WORDS = {
 _NUMBERED = re.compile(r"([a-z]+)[ _.-]*\d*")
 
 
-def split_word(name: str) -> str | None:
-    """Return the split that a name says, as of a folder train, Validation or val2017; or None."""
+def split_from_name(name: str) -> str | None:
+    """Return the split in the name of a folder or file, as train, Validation or val2017."""
     match = _NUMBERED.fullmatch(name.lower())
-    return WORDS.get(match[1]) if match else None
+    return SPLIT_NAMES.get(match[1]) if match else None
 
 
-def deal(
+def assign_splits(
     strata: Sequence[str],
     given: Sequence[str | None],
-    alike: Sequence[Sequence[str]],
+    marks: Sequence[Sequence[str]],
     names: Sequence[str],
     seed: int,
-    problems: Problems,
+    report: ValidationReport,
 ) -> list[str]:
-    """Return the split of every photograph, "" for one that is left out.
+    """Assign photographs to splits.
 
-    strata: of equal ones every split gets its share; given: a word of `WORDS`, or None; alike:
-    marks of each photograph; those that share a mark stay in one split. Where the given splits
-    part exact copies, the copy in the most sealed split stays; it is noted.
+    Where the given splits separate exact copies, the copy in the most sealed split stays and the
+    others are left out, with a warning.
+
+    Args:
+        strata: The class, or another property that all splits get equal shares of.
+        given: A value of `SPLIT_NAMES`, or None.
+        marks: Those that share a mark stay in one split.
+        names: For messages.
+        seed: Of the random order.
+        report: Takes the warnings.
+
+    Returns:
+        The split of each photograph, "" for one that is left out.
+
+    Raises:
+        DataError: All splits are given, but not for all photographs.
     """
-    fixed = [None if word in (None, "train") else word for word in given]
-    groups = _components(alike)
+    fixed = [None if split in (None, "train") else split for split in given]
+    first: dict[str, int] = {}
+    edges = [(i, first.setdefault(mark, i)) for i, of_one in enumerate(marks) for mark in of_one]
+    groups = connected_groups(len(marks), *(zip(*edges, strict=True) if edges else ((), ())))
+    members: dict[int, list[int]] = defaultdict(list)
+    for i, group in enumerate(groups):
+        members[int(group)].append(i)
+    assigned = [""] * len(strata)
+    pool: list[int] = []
+    for group_members in members.values():
+        wanted = {split for i in group_members if (split := fixed[i])}
+        if not wanted:
+            pool += group_members
+            continue
+        stays = max(wanted, key=SPLITS.index)
+        for i in group_members:
+            if given[i] in (None, stays):
+                assigned[i] = stays
+            else:
+                report.warn("copies-in-two-splits", names[i], split=stays)
+    if not pool:
+        return assigned
+    shares = {name: share for name, share in SHARES.items() if name not in fixed}
+    if not shares:
+        raise refusal("all-splits-given", n=len(pool), name=names[pool[0]])
+    total = sum(shares.values())
+    shares = {name: share / total for name, share in shares.items()}
+    for name, rows in split_groups(groups[pool], [strata[i] for i in pool], shares, seed).items():
+        for row in rows:
+            assigned[pool[row]] = name
+    return assigned
+
+
+def check_splits(assigned: Sequence[str], strata: Sequence[str], report: ValidationReport) -> None:
+    """Add an error for every class that is missing in a split."""
+    counts = Counter(zip(assigned, strata, strict=True))
+    for name in SPLITS:
+        missing = [stratum for stratum in sorted(set(strata)) if not counts[name, stratum]]
+        if missing:
+            report.error("class-not-in-split", *missing, split=name)
+
+
+def split_groups(
+    groups: NDArray[np.int64], strata: Sequence[str], shares: Mapping[str, float], seed: int
+) -> dict[str, list[int]]:
+    """Assign whole groups to splits so that every stratum keeps the wanted shares.
+
+    Large groups first, each to the split that lacks most of the group's strata; ties and order
+    are seeded.
+
+    Args:
+        groups: Number of the group of each photograph, (n,).
+        strata: Stratum of each photograph, (n,).
+        shares: Fraction by split, in sum 1.
+        seed: Of the random order.
+
+    Returns:
+        Sorted indices by split, disjoint and complete.
+    """
     members: dict[int, list[int]] = defaultdict(list)
     for index, group in enumerate(groups):
-        members[group].append(index)
-    split = [""] * len(strata)
-    pool: list[int] = []
-    for own in members.values():
-        wanted = {fixed[i] for i in own if fixed[i]}
-        if not wanted:
-            pool += own
-            continue
-        stays = max((word for word in wanted if word), key=SPLITS.index)
-        for i in own:
-            if given[i] in (None, stays):
-                split[i] = stays
-            else:
-                problems.note(
-                    f"photographs left out, since a copy is in the split {stays}", names[i]
-                )
-    open_splits = [name for name in SPLITS if name not in fixed]
-    if not pool:
-        return split
-    if not open_splits:
-        raise DataError(
-            "All four splits are given, and some photographs are marked 'train' or not at all: "
-            f"{len(pool)}, e.g. {names[pool[0]]}. Mark them generator, audit, feedback or test."
-        )
-    total = sum(SHARES[name] for name in open_splits)
-    shares = {name: SHARES[name] / total for name in open_splits}
-    dealt = split_groups(
-        np.array([groups[i] for i in pool]), [strata[i] for i in pool], shares, seed
-    )
-    for name, rows in dealt.items():
-        for row in rows:
-            split[pool[row]] = name
-    return split
+        members[int(group)].append(index)
+    order = list(members.values())
+    random.Random(seed).shuffle(order)
+    order.sort(key=len, reverse=True)
+
+    total = Counter(strata)
+    missing = {s: {k: share * n for k, n in total.items()} for s, share in shares.items()}
+    splits: dict[str, list[int]] = {name: [] for name in shares}
+    for group_members in order:
+
+        def lack(name: str, members: list[int] = group_members) -> float:
+            return sum(missing[name][strata[i]] / total[strata[i]] / shares[name] for i in members)
+
+        best = max(shares, key=lack)
+        splits[best].extend(group_members)
+        for i in group_members:
+            missing[best][strata[i]] -= 1
+    return {name: sorted(indices) for name, indices in splits.items()}
 
 
-def check_splits(split: Sequence[str], strata: Sequence[str], problems: Problems) -> None:
-    """Add a fault for every class that is missing in a split."""
-    found = Counter(zip(split, strata, strict=True))
-    for name in SPLITS:
-        for stratum in sorted(set(strata)):
-            if not found[name, stratum]:
-                problems.fault(
-                    f"classes without a photograph in the split {name}: add photographs, let fewer "
-                    "be near-copies (groups) of each other or, where splits are your own, put some "
-                    "of every class into each (generator and audit get theirs from train)",
-                    stratum,
-                )
-
-
-def _components(alike: Sequence[Sequence[str]]) -> list[int]:
-    """Number the groups of photographs that are linked by shared marks."""
-    first: dict[str, int] = {}
-    edges = [
-        (index, first.setdefault(mark, index)) for index, own in enumerate(alike) for mark in own
-    ]
-    rows, columns = zip(*edges, strict=True) if edges else ((), ())
-    graph = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(alike),) * 2)
-    return [int(label) for label in connected_components(graph, directed=False)[1]]
+def connected_groups(
+    n: int, rows: Sequence[int] | NDArray[Any], columns: Sequence[int] | NDArray[Any]
+) -> NDArray[np.int64]:
+    """Number the connected components of a graph of n nodes with the edges (rows, columns)."""
+    graph = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(n, n))
+    groups: NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)
+    return groups

@@ -15,15 +15,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from memory.errors import DataError, unknown
 from memory.files import write_bytes
 from prompts.vocabulary import load_vocabulary
 from tools.data.samples import Samples
 from tools.data.shards import read_shards, write_shard
 from tools.streets import CLASS_NAMES, HEIGHT, WIDTH, Style, render
-from tools.targets import SPLITS
+from tools.targets import SPLITS, check_split
 
-# To be raised when the renderer draws other pixels than before.
+# Increased whenever the renderer draws other pixels than before.
 _CACHE_VERSION = 1
 SIZES = {"generator": 1200, "audit": 400, "feedback": 400, "test": 800}
 
@@ -48,16 +47,15 @@ class Streets:
 
     def split(self, name: str) -> Samples:
         """Return a split, rendered at its first use and kept as a parquet file."""
-        if name not in SPLITS:
-            raise DataError(unknown("split", name, SPLITS))
+        check_split(name)
         return self._read(name)
 
     def flip(self, attributes: dict[str, str], horizontal: bool, vertical: bool) -> dict[str, str]:
-        """Return the attributes as they are: none has a side."""
+        """Return the attributes unchanged: none has a side."""
         return attributes
 
     def measure(self, image: NDArray[np.uint8], attributes: Mapping[str, str]) -> dict[str, str]:
-        """Return nothing: what a street shows is read from its labels, not from its colours."""
+        """Return {}: attributes of a street are read from its labels, not from its colours."""
         return {}
 
     def _load(self, name: str) -> Samples:
@@ -98,10 +96,15 @@ def build(
 ) -> Streets:
     """Build the target.
 
-    style: "shifted", or "plain" as the generator draws; scale: 96x64 pixels times this; sizes:
-    scenes by split, where they differ from `SIZES`. Raises DataError for an unknown split.
+    Args:
+        cache_dir: Splits are kept there as parquet files.
+        style: "shifted", or "plain" as the generator draws.
+        scale: Images have 96x64 pixels times this.
+        sizes: Number of scenes by split, where it differs from `SIZES`.
+
+    Raises:
+        DataError: An unknown split.
     """
     for name in sizes or {}:
-        if name not in SPLITS:
-            raise DataError(unknown("split", name, SPLITS))
+        check_split(name)
     return Streets(cache_dir, style, scale, {**SIZES, **(sizes or {})})

@@ -1,7 +1,7 @@
-"""A target for tests and dry runs: painted at once, no data and no cache behind it.
+"""The target `toy`, for tests and dry runs: painted in milliseconds, without data and cache.
 
 The generator `toy` paints the photographs, 32x32, with other noise than it draws images with, and
-leaves out some defects. Real plug-in, same protocol, no claim of realism.
+omits some defects.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from memory.errors import DataError, unknown
 from prompts.vocabulary import Vocabulary, load_vocabulary
 from tools.data.drawn import ImageRequest
 from tools.data.samples import Samples
 from tools.generators.toy import ToyGenerator
+from tools.targets import check_split, flip_where
+from tools.targets.levels import level
 
 SIZES = {"generator": 80, "audit": 60, "feedback": 60, "test": 60}
 # Far from the seeds of sessions.
@@ -42,14 +43,13 @@ class Toy:
 
     def split(self, name: str) -> Samples:
         """Paint one of the four splits."""
-        if name not in SIZES:
-            raise DataError(unknown("split", name, SIZES))
+        check_split(name)
         rng = random.Random(f"toy {name}")
         attributes = [self._draw(rng) for _ in range(SIZES[name])]
         ids = [f"{name}{i:03d}" for i in range(SIZES[name])]
         requests = [
-            ImageRequest(self.vocabulary.caption(said), identity, 0, _SEED)
-            for said, identity in zip(attributes, ids, strict=True)
+            ImageRequest(self.vocabulary.caption(of_one), identity, 0, _SEED)
+            for of_one, identity in zip(attributes, ids, strict=True)
         ]
         classes = [self.class_names.index(str(self.vocabulary.class_name(a))) for a in attributes]
         return Samples(
@@ -61,15 +61,12 @@ class Toy:
 
     def flip(self, attributes: dict[str, str], horizontal: bool, vertical: bool) -> dict[str, str]:
         """Return the attributes of the mirrored image: only `where` changes."""
-        swap = {"left": "right", "right": "left"} if horizontal else {}
-        swap |= {"top": "bottom", "bottom": "top"} if vertical else {}
-        where = attributes.get("where", "")
-        return {**attributes, "where": swap[where]} if where in swap else attributes
+        return flip_where(attributes, horizontal, vertical)
 
     def measure(self, image: NDArray[np.uint8], attributes: Mapping[str, str]) -> dict[str, str]:
         """Return the brightness, the one attribute that is measured."""
-        level = float(np.median(image)) / 255
-        return {"brightness": "dark" if level < 0.53 else "medium" if level < 0.68 else "bright"}
+        median = float(np.median(image)) / 255
+        return {"brightness": level(median, (0.53, 0.68), ("dark", "medium", "bright"))}
 
     def _draw(self, rng: random.Random) -> dict[str, str]:
         values = {key: rng.choice(list(named)) for key, named in self.vocabulary.attributes.items()}

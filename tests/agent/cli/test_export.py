@@ -18,7 +18,8 @@ from agent.autonomous.runner import run
 from agent.session.folder import folder_of, open_session
 from memory.errors import SessionInUse, SettingsError
 from tests.agent.crashes import NAME, small
-from tools.data.export import FORMATS, export, run_lengths
+from tools.data.export import FORMATS, export
+from tools.data.regions import run_lengths
 
 
 @pytest.fixture(scope="module")

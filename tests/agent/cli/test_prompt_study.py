@@ -20,7 +20,7 @@ from agent.config.settings import LLMSettings, Price, Settings
 from agent.loop.components import Components
 from agent.planners import AttributeCombination, AttributeDistribution
 from memory.errors import BrainError, SettingsError
-from prompts.own_words import own_vocabulary
+from prompts.user_vocabulary import user_vocabulary
 from prompts.vocabulary import load_vocabulary
 from tools.generators.toy import ToyGenerator
 from tools.labelers.audit import train_audit
@@ -107,7 +107,7 @@ def test_a_request_without_words_of_the_vocabulary_is_refused(request_: str) -> 
 
 
 def test_a_request_may_name_a_class_in_another_number() -> None:
-    own = own_vocabulary("birds", ["birds", "fruit"], {"brightness": ["dark", "medium", "bright"]})
+    own = user_vocabulary("birds", ["birds", "fruit"], {"brightness": ["dark", "medium", "bright"]})
     assert prompt_study.understand("a dark bird", own) == {"brightness": "dark", "class": "birds"}
 
 

@@ -13,7 +13,7 @@ import pytest
 from agent.steering.grammar import MAX_CHARS, ParseResult, parse
 from agent.steering.lexicon import Lexicon
 from agent.steering.preferences import Preference, bounds
-from prompts.own_words import own_vocabulary
+from prompts.user_vocabulary import user_vocabulary
 from prompts.vocabulary import load_vocabulary
 
 ELPV = Lexicon(load_vocabulary("elpv"))
@@ -203,7 +203,7 @@ def test_harder_data_are_no_wish() -> None:
 
 
 OWN = Lexicon(
-    own_vocabulary(
+    user_vocabulary(
         "mine",
         ["Äpfel", "blue mug", "STOP-sign", "tennis ball", "Traffic Cone"],
         {"brightness": ["dark", "medium", "bright"], "colour": ["pale", "medium", "vivid"]},
@@ -235,7 +235,7 @@ def test_classes_are_named_as_people_write_them(
 
 
 FRUIT = Lexicon(
-    own_vocabulary(
+    user_vocabulary(
         "fruit",
         ["red apple", "green apple", "Tomato", "Cherry", "leaf", "insects 1", "person", "knife"],
         {
@@ -269,7 +269,7 @@ def test_plurals_parts_of_names_and_yes_or_no(text: str, values: dict[str, str])
 
 
 def test_the_class_of_a_prompt_may_be_said_in_another_number() -> None:
-    birds = Lexicon(own_vocabulary("birds", ["birds", "red fruit"], {}))
+    birds = Lexicon(user_vocabulary("birds", ["birds", "red fruit"], {}))
     assert birds.class_of("a dark photograph of a bird") == "birds"
     assert birds.class_of("many fruits") == "red-fruit"
     assert birds.class_of("birds and fruits") is None

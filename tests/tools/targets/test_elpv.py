@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tools.targets.elpv import SHARES, measure, near_copies, split_groups
+from tools.targets.elpv import measure, near_copies
+from tools.targets.splits import SHARES, split_groups
 
 
 def cell(

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from memory.errors import DataError
-from prompts.own_words import own_vocabulary, value_of
+from prompts.user_vocabulary import user_vocabulary, value_of
 from tests.tools.targets.own_data import CLASSES, class_folders, save_mask, scenes
 from tools import targets
 from tools.data.samples import VOID
@@ -122,7 +122,7 @@ def test_splits_that_are_given_are_kept(tmp_path: Path) -> None:
     # Pictures of test/ repeat those of train/ pixel for pixel as far as they go; they stay sealed.
     assert all(name.startswith("test/") for name in target.split("test").ids)
     assert not any(name.startswith("test/") for s in SPLITS[:3] for name in target.split(s).ids)
-    assert "a copy is in the split test" in target.notice
+    assert "a copy is in the split test [copies-in-two-splits]" in target.notice
 
 
 def test_what_is_odd_is_named_and_counted(tmp_path: Path) -> None:
@@ -139,13 +139,13 @@ def test_what_is_odd_is_named_and_counted(tmp_path: Path) -> None:
     (root / ".hidden").write_text("x", "utf-8")
     target = build(root)
     for words in (
-        'that cannot be read (no picture, damaged or cut off), left out (2): "Red Kite/cut.jpg"',
-        'no pictures, left out (1): "Red Kite/readme.txt"',
-        "a copy lies in another class (2)",
-        'of 16 bits, read as 8 (divided by 256) (1): "Red Kite/deep.png"',
-        'files of attributes.csv that are not there (1): "gone.jpg"',
-        "all are scaled and cropped to 64x64",
-        "columns left out, since an attribute has 2 to 20 values (1)",
+        '[unreadable-image] (2): "Red Kite/cut.jpg"',
+        '[no-picture] (1): "Red Kite/readme.txt"',
+        "[copies-in-two-classes] (2)",
+        '(divided by 256) [sixteen-bits] (1): "Red Kite/deep.png"',
+        '[table-missing] (1): "gone.jpg"',
+        "scaled and cropped to 64x64 [sizes]",
+        '[column-values] (1): "ring, 1"',
     ):
         assert words in target.notice, target.notice
     assert not {"Red Kite/cut.jpg", "Red Kite/img 0-01.png"} & set(all_ids(target))
@@ -163,28 +163,28 @@ def test_all_faults_are_in_one_message(tmp_path: Path) -> None:
         build(root)
     message = str(caught.value)
     for words in (
-        'class folders without a picture: fill them, or take them away (1): "empty class"',
-        "class folders that read like 'Red Kite'",
+        '[class-folder-empty] (1): "empty class"',
+        "class folders that read like 'Red Kite': rename or merge them [class-folder-alike]",
         "unknown splits (known: train, ",
-        'lines of attributes.csv that have not 3 cells as its head has: mend them (1): "line 3"',
+        'header\'s (3): fix them [table-cells] (1): "line 3"',
     ):
         assert words in message, message
     assert not list((tmp_path / "cache").glob("*.npz"))
 
 
 def test_too_few_photographs_are_counted(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r'fewer than 8 usable photographs.*\(3\): "Red Kite, 5"'):
+    with pytest.raises(DataError, match=r'fewer than 8 .*\[few-of-class\] \(3\): "Red Kite, 5"'):
         build(class_folders(tmp_path / "few", n=5))
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"size": 50}, "The size 50 cannot be used"),
-        ({"size": "96x"}, "The size '96x' cannot be used"),
-        ({"task": "segmentatoin"}, "Did you mean 'segmentation'"),
-        ({"flips": ["sideways"]}, "Unknown flip 'sideways'"),
-        ({"depth_scale": 0}, "depth_scale must be above 0"),
+        ({"size": 50}, "target.options.size cannot be 50"),
+        ({"size": "96x"}, "target.options.size cannot be '96x'"),
+        ({"task": "segmentatoin"}, "task cannot be 'segmentatoin'.*'segmentation'"),
+        ({"flips": ["sideways"]}, "flips cannot be .*sideways.*'horizontal'"),
+        ({"depth_scale": 0}, "depth_scale cannot be 0.*greater than 0"),
     ],
 )
 def test_options_are_checked(tmp_path: Path, options: dict[str, Any], words: str) -> None:
@@ -195,9 +195,9 @@ def test_options_are_checked(tmp_path: Path, options: dict[str, Any], words: str
 
 def test_a_folder_without_a_layout_is_told_the_layouts(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    with pytest.raises(DataError, match="PATH/CLASS"):
+    with pytest.raises(DataError, match=r"\[nothing-found\] .*PATH/CLASS"):
         build(tmp_path / "data")
-    with pytest.raises(DataError, match="There is no folder"):
+    with pytest.raises(DataError, match=r"\[no-folder\] .*There is no folder "):
         build(tmp_path / "gone")
     with pytest.raises(DataError, match="--target folder:PATH"):
         targets.build("folder", tmp_path)
@@ -221,7 +221,7 @@ def test_images_with_masks_and_depth(tmp_path: Path) -> None:
     for seen in SPLITS:
         assert set(np.unique(target.split(seen).labels["segmentation"])) == {0, 1, 2}
     assert {a["car"] for a in split.attributes} <= {"none", "some", "much"}
-    assert "zeros or NaN, unknown in those pixels (24)" in target.notice
+    assert "[depth-holes] (24)" in target.notice
 
 
 def test_a_mask_goes_with_its_image_through_scaling_and_cropping(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_mask_goes_with_its_image_through_scaling_and_cropping(tmp_path: Path)
             bright = split.images[row].mean(0) > 127
             assert (bright == (split.labels["segmentation"][row] == 2)).mean() > 0.99
             assert np.isnan(split.labels["depth"][row]).all()
-    assert 'images without depth, unknown in all their pixels (1): "images/00.png"' in target.notice
+    assert '[label-unknown] (1): "images/00.png"' in target.notice
 
 
 def test_the_task_can_be_chosen_and_decides_what_an_image_needs(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_the_task_can_be_chosen_and_decides_what_an_image_needs(tmp_path: Path) 
     (root / "masks" / "03.png").unlink()
     (root / "depth" / "04.png").unlink()
     target = build(root)
-    assert 'images without masks, left out (1): "images/03.png"' in target.notice
+    assert 'images without masks, left out [label-missing] (1): "images/03.png"' in target.notice
     assert "images/03.png" not in all_ids(target)
     target = build(root, task="depth", size="48x32")
     assert target.image_shape == (3, 32, 48)
@@ -274,7 +274,7 @@ def test_masks_of_0_and_255_have_two_classes(tmp_path: Path) -> None:
         save_mask(path, ((np.asarray(Image.open(path)) == 2) * 255).astype(np.uint8))
     target = build(root)
     assert target.pixel_classes == ["class 0", "class 1"]
-    assert "255 is read as a class" in target.notice
+    assert "[mask-binary]" in target.notice
 
 
 def broken_size(root: Path) -> None:
@@ -319,15 +319,18 @@ def two_masks(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (broken_size, "masks of another size than their image: save both in one size (1)"),
+        (
+            broken_size,
+            "save both in one size [label-size] (1)",
+        ),
         (broken_ids, "masks with ids out of range, 7: name them"),
         (sixteen_bit_ids, "masks with ids out of range, 26001: name them"),
         (colours, "masks in colour beside others with ids: save all in one way"),
         (jpeg, "masks in JPEG, which blurs ids: save masks as PNG"),
-        (cut, "masks that cannot be read (no picture, damaged or cut off)"),
-        (blind_depth, "depth files without a known pixel: take them out"),
+        (cut, "masks that cannot be read (no picture, damaged or truncated) [label-unreadable]"),
+        (blind_depth, "depth files without a known pixel: remove them [label-blank]"),
         (shallow_depth, "depth files of mode L: save depth as 16-bit PNG"),
-        (two_masks, 'images with two segmentation files: keep one (1): "05"'),
+        (two_masks, 'segmentation files: keep one [label-twice] (1): "05"'),
     ],
 )
 def test_labels_that_cannot_be_right_stop_the_reading(
@@ -345,7 +348,7 @@ def test_gray_photographs_are_no_masks(tmp_path: Path) -> None:
     root = scenes(tmp_path / "scenes", names="")
     noise = np.random.default_rng(0).integers(0, 200, (32, 48)).astype(np.uint8)
     save_mask(root / "masks" / "05.png", noise)
-    with pytest.raises(DataError, match="different values in the masks are too many"):
+    with pytest.raises(DataError, match=r"\[mask-values\]"):
         build(root)
 
 
@@ -353,12 +356,12 @@ def test_images_alone_are_refused(tmp_path: Path) -> None:
     root = scenes(tmp_path / "scenes")
     shutil.rmtree(root / "masks")
     shutil.rmtree(root / "depth")
-    with pytest.raises(DataError, match="no labels of pixels beside them"):
+    with pytest.raises(DataError, match=r"\[no-labels\]"):
         build(root)
 
 
 def test_how_much_there_is_of_a_class_is_said_as_people_say_it() -> None:
-    words = own_vocabulary("x", (), {"car": ("none", "some", "much")}).attributes["car"]
+    words = user_vocabulary("x", (), {"car": ("none", "some", "much")}).attributes["car"]
     assert {value: phrases.clause for value, phrases in words.items()} == {
         "none": ("without car", "that has no car"),
         "some": ("with some car", "that has some car"),
@@ -368,7 +371,7 @@ def test_how_much_there_is_of_a_class_is_said_as_people_say_it() -> None:
 
 def test_classes_in_the_plural_are_said_without_an_article() -> None:
     names = ("buses", "people", "glass", "bus", "tennis court", "Fire Trucks", "lens")
-    words = own_vocabulary("x", names, {"brightness": ("dark", "bright")})
+    words = user_vocabulary("x", names, {"brightness": ("dark", "bright")})
     said = [words.caption({"class": value_of(name), "brightness": "dark"}) for name in names]
     assert said == [
         "a dark photograph of buses",
@@ -390,6 +393,6 @@ def test_classes_in_the_plural_are_said_without_an_article() -> None:
 def test_hundreds_of_classes_take_no_minutes() -> None:
     names = [f"species {i}" for i in range(500)]
     began = time.process_time()
-    words = own_vocabulary("x", names, {"brightness": ("dark", "bright")})
+    words = user_vocabulary("x", names, {"brightness": ("dark", "bright")})
     assert words.parse("a dark photograph of a species 377")["class"] == "species-377"
     assert time.process_time() - began < 20

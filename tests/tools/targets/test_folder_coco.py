@@ -13,10 +13,9 @@ from PIL import Image
 from memory.errors import DataError
 from tests.tools.targets.own_data import CLASSES, class_folders, scenes
 from tools import targets
-from tools.data.export import run_lengths
+from tools.data.regions import draw_region, run_lengths
 from tools.data.samples import VOID
 from tools.targets import SPLITS, Target
-from tools.targets.user.outlines import region
 
 WIDTH, HEIGHT = 48, 32
 
@@ -104,7 +103,7 @@ def test_splits_come_from_the_names_of_files_and_folders(tmp_path: Path) -> None
     target = build(root)
     assert all(name.startswith("val2017/") for name in target.split("feedback").ids)
     assert len(target.split("feedback").ids) == 10
-    assert 'images without masks, left out (1): "val2017/alone.jpg"' in target.notice
+    assert '[label-missing] (1): "val2017/alone.jpg"' in target.notice
 
 
 def test_pictures_of_equal_names_are_told_apart_by_their_folder(tmp_path: Path) -> None:
@@ -129,14 +128,16 @@ def test_the_table_says_more_of_pictures_with_outlines(tmp_path: Path) -> None:
 def test_boxes_alone_are_refused_and_beside_outlines_unknown(tmp_path: Path) -> None:
     root = tmp_path / "own"
     write(root, range(24), "train2017", "annotations/instances_train2017.json", outlines=False)
-    with pytest.raises(DataError, match=r"instances_train2017\.json of .* boxes and no outlines"):
+    with pytest.raises(
+        DataError, match=r"\[annotation-boxes\] .*instances_train2017\.json of .* boxes "
+    ):
         build(root)
     write(root, range(24), "train2017", "annotations/instances_train2017.json")
     data = json.loads((root / "annotations" / "instances_train2017.json").read_bytes())
     data["annotations"][0]["segmentation"] = []
     (root / "annotations" / "instances_train2017.json").write_text(json.dumps(data), "utf-8")
     target = build(root, size="48x32")
-    assert "1 objects have a box and no outline: their boxes are of unknown class" in target.notice
+    assert "1 objects have a box and no outline" in target.notice
     mask = masks_of(target)["000.jpg"]
     assert mask[9, 5] == VOID
     assert mask[13, 11] == 1
@@ -153,14 +154,16 @@ def test_what_is_wrong_with_outlines_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError) as stopped:
         build(root)
     assert "masks of outlines that cannot be read" in str(stopped.value)
-    assert '(1): "images/000.jpg"' in str(stopped.value)
-    assert 'pictures of annotations.json that are not there (1): "gone.jpg"' in str(stopped.value)
+    assert '[label-unreadable] (1): "images/000.jpg"' in str(stopped.value)
+    assert '[annotation-missing] (1): "gone.jpg"' in str(stopped.value)
     del data["annotations"][3]["category_id"]
     (root / "annotations.json").write_text(json.dumps(data), "utf-8")
-    with pytest.raises(DataError, match=r"annotations\.json cannot be read .*KeyError.*of COCO"):
+    with pytest.raises(
+        DataError, match=r"\[annotation-record\] .*annotations\.json .*annotations\.3\.category_id"
+    ):
         build(root)
     (root / "annotations.json").write_text('{"images": [', "utf-8")
-    with pytest.raises(DataError, match=r"annotations\.json cannot be read as JSON"):
+    with pytest.raises(DataError, match=r"\[annotation-json\] .*annotations\.json "):
         build(root)
 
 
@@ -184,18 +187,18 @@ def test_run_lengths_are_read_plain_and_as_text() -> None:
     mask[5:8, 2:6] = True
     mask[:, 2] ^= True
     plain = {"size": [60, 7], "counts": run_lengths(mask)}
-    assert np.array_equal(region(plain, 7, 60), mask)
+    assert np.array_equal(draw_region(plain, 7, 60), mask)
     as_text = {
         "size": [60, 7],
         "counts": "o1f13]Nc10_N0d1000g1",
     }  # as pycocotools encodes the same mask
-    assert np.array_equal(region(as_text, 7, 60), mask)
+    assert np.array_equal(draw_region(as_text, 7, 60), mask)
 
 
 def test_an_outline_covers_the_pixels_whose_centre_it_encloses() -> None:
-    triangle = region([[0, 0, 4, 0, 0, 4]], 5, 5)
+    triangle = draw_region([[0, 0, 4, 0, 0, 4]], 5, 5)
     assert triangle.sum(1).tolist() == [3, 2, 1, 0, 0]
-    beyond = region([[-3, -3, 2, -3, 2, 9, -3, 9]], 5, 5)
+    beyond = draw_region([[-3, -3, 2, -3, 2, 9, -3, 9]], 5, 5)
     assert beyond[:, :2].all()
     assert not beyond[:, 2:].any()
 
@@ -228,14 +231,14 @@ def test_outlines_of_labelme_are_masks(tmp_path: Path, files: str) -> None:
     assert mask[3, 41] == VOID
     assert mask[0, 0] == 0
     assert f"outlines in {files}/*.json" in target.notice
-    assert "points or lines, which are left out (24)" in target.notice
+    assert "[shapes-without-area] (24)" in target.notice
 
 
 def test_rectangles_of_labelme_are_boxes_and_broken_shapes_are_named(tmp_path: Path) -> None:
     root = labelme(tmp_path / "own", "images", "images", [BOX])
-    with pytest.raises(DataError, match=r"images/\*\.json of .* boxes and no outlines"):
+    with pytest.raises(DataError, match=r"\[annotation-boxes\] .*images/\*\.json of .* boxes "):
         build(root)
     data = {"shapes": [{"label": "dog", "points": [[1], [2]]}]}
     (root / "images" / "003.json").write_text(json.dumps(data), "utf-8")
-    with pytest.raises(DataError, match=r"003\.json cannot be read as outlines of LabelMe"):
+    with pytest.raises(DataError, match=r"\[annotation-record\] .*003\.json .*shapes\.0\.points"):
         build(root)

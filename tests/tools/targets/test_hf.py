@@ -123,10 +123,8 @@ def test_columns_and_splits_that_are_not_read_are_noted(tmp_path: Path, labelled
     parts = {"train": labelled.select(range(24)), "unsupervised": labelled.select(range(24, 36))}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
     notice = build(tmp_path / "saved", tmp_path, columns={"label": "kind"}).notice
-    assert "--set 'target.options.columns={attributes: [COLUMN, ...]}' (1): \"light\"" in notice
-    assert (
-        'splits of unknown names, whose rows are dealt to all splits (12): "unsupervised"' in notice
-    )
+    assert '[hf-unread-columns] (1): "light"' in notice
+    assert '[hf-unknown-split] (12): "unsupervised"' in notice
 
 
 def test_shards_of_webdataset_have_usual_columns_too(tmp_path: Path, labelled: Any) -> None:
@@ -148,7 +146,7 @@ def test_rows_without_a_picture_and_words_like_json_are_no_end(
     data.save_to_disk(tmp_path / "saved")
     target = build(tmp_path / "saved", tmp_path, columns={"label": "kind", "attributes": ["light"]})
     assert target.vocabulary.attributes["light"].keys() == {"day", "night"}
-    assert 'photographs that are missing, left out (1): "row/000003"' in target.notice
+    assert 'images that are missing, left out [unreadable-image] (1): "row/000003"' in target.notice
 
 
 def test_paths_of_pictures_as_text_are_refused(tmp_path: Path) -> None:
@@ -156,5 +154,5 @@ def test_paths_of_pictures_as_text_are_refused(tmp_path: Path) -> None:
     files = sorted(str(file) for file in root.rglob("*.png"))
     rows = {"image": files, "label": [Path(file).parent.name for file in files]}
     datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / "all.parquet"))
-    with pytest.raises(DataError, match=r"column 'image' holds text.*cast_column"):
+    with pytest.raises(DataError, match=r"\[hf-paths\] .*column 'image' .*cast_column"):
         build(tmp_path / "all.parquet", tmp_path)

@@ -1,7 +1,8 @@
-"""Attributes of a user's own photographs: as the owner says them, and as measured.
+"""Attributes of a user's photographs: from columns of a table, from masks, and as measured.
 
-Each function adds to `attributes`, a mapping for every photograph. `in_generator` tells which of
-them are in the split generator: bounds come of these alone.
+Each `add_*` function adds to `attributes`, a dictionary for every photograph, and returns the
+values of each new attribute in order. Bounds between values come from the photographs of the
+split generator alone, which `in_generator` selects.
 """
 
 from __future__ import annotations
@@ -12,90 +13,82 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prompts.own_words import key_of, value_of
-from tools.targets.user import levels
+from prompts.user_vocabulary import key_of, value_of
+from tools.targets.levels import LEVELS, Bounds, bounds_of, level, measure_figures
 from tools.targets.user.loading import Loaded
-from tools.targets.user.problems import Problems
+from tools.targets.validation import ValidationReport
 
-_MOST_VALUES = 20
+_NUMBER_LEVELS = ("low", "medium", "high")
+_MAX_VALUES = 20
 # A column of more different numbers than this is read as low, medium and high.
-_FEW_NUMBERS = 8
-_MOST_PRESENCES = 4
-_LEAST_PRESENCE = 0.1
+_MAX_NUMBERS = 8
+_MAX_PRESENCES = 4
+_MIN_PRESENCE = 0.1
 _PRESENCE = ("none", "some", "much")
-_BLANKS = ("na", "n/a", "#n/a", "nan", "null", "unknown", "-", "?")
+_BLANKS = ("", "na", "n/a", "#n/a", "nan", "null", "unknown", "-", "?")
 
 
-def add_said(
+def add_columns(
     loaded: Sequence[Loaded],
     attributes: Sequence[dict[str, str]],
     in_generator: Sequence[bool],
-    found: Problems,
+    report: ValidationReport,
 ) -> dict[str, list[str]]:
-    """Add what owners say of their photographs; return the values by attribute."""
+    """Add the columns of the owner's table; those that cannot be used are in the report."""
     values: dict[str, list[str]] = {}
-    columns = dict.fromkeys(column for entry in loaded for column in entry.item.attributes)
-    for column in columns:
+    classes = [value_of(entry.item.class_name or "") for entry in loaded]
+    for column in dict.fromkeys(column for entry in loaded for column in entry.item.attributes):
         key = key_of(column)
-        said = [_known(entry.item.attributes.get(column, "")) for entry in loaded]
         if not key or key == "class" or key in values:
-            found.note("columns left out, since their name cannot be used", column)
+            report.warn("column-name", column)
             continue
-        numbers = _numbers(said)
-        if numbers is not None and _is_numbering(numbers):
-            found.note("columns left out, since they number the photographs", column)
-            continue
-        if numbers is not None:
-            known = [n for n, own in zip(numbers, in_generator, strict=True) if own]
-            bounds = levels.bounds_of([n for n in known if n is not None])
-            if bounds is None:
-                found.note(
-                    "columns of numbers left out, since they do not part into thirds", column
-                )
-                continue
-            words = ["" if n is None else levels.level(n, bounds, levels.NUMBERS) for n in numbers]
-            different = list(levels.NUMBERS)
-        else:
-            words = [value_of(text) for text in said]
+        texts = [entry.item.attributes.get(column, "").strip() for entry in loaded]
+        texts = ["" if text.lower() in _BLANKS else text for text in texts]
+        numbers = _numbers(texts)
+        if numbers is None:
+            words = [value_of(text) for text in texts]
             different = sorted(set(words) - {""})
             if different and all(
-                word in ("", value_of(entry.item.class_name or ""))
-                for word, entry in zip(words, loaded, strict=True)
+                word in ("", name) for word, name in zip(words, classes, strict=True)
             ):
-                found.note("columns left out, since they repeat the class", column)
+                report.warn("column-class", column)
                 continue
-            if not 1 < len(different) <= _MOST_VALUES:
-                found.note(
-                    f"columns left out, since an attribute has 2 to {_MOST_VALUES} values",
-                    f"{column}, {len(different)}",
-                )
+            if not 1 < len(different) <= _MAX_VALUES:
+                report.warn("column-values", f"{column}, {len(different)}", maximum=_MAX_VALUES)
                 continue
+        elif _is_numbering(numbers):
+            report.warn("column-numbering", column)
+            continue
+        else:
+            bounds = bounds_of(
+                [n for n, own in zip(numbers, in_generator, strict=True) if own and n is not None]
+            )
+            if bounds is None:
+                report.warn("column-thirds", column)
+                continue
+            words = ["" if n is None else level(n, bounds, _NUMBER_LEVELS) for n in numbers]
+            different = list(_NUMBER_LEVELS)
         values[key] = [value for value in different if value in words]
-        for known_of, word in zip(attributes, words, strict=True):
+        for of_one, word in zip(attributes, words, strict=True):
             if word:
-                known_of[key] = word
+                of_one[key] = word
     return values
 
 
-def _known(text: str) -> str:
-    """Return what a cell says, "" where it says that nothing is known."""
-    return "" if text.strip().lower() in _BLANKS else text.strip()
-
-
-def _numbers(said: Sequence[str]) -> list[float | None] | None:
+def _numbers(texts: Sequence[str]) -> list[float | None] | None:
     """Return a column as numbers if it has many different ones, or negative ones."""
     try:
-        numbers = [float(text) if text else None for text in said]
+        numbers = [float(text) if text else None for text in texts]
     except ValueError:
         return None
-    known = {n for n in numbers if n is not None}
-    if not all(np.isfinite(n) for n in known):
+    different = {n for n in numbers if n is not None}
+    if not all(np.isfinite(n) for n in different):
         return None
-    return numbers if len(known) > _FEW_NUMBERS or any(n < 0 for n in known) else None
+    return numbers if len(different) > _MAX_NUMBERS or any(n < 0 for n in different) else None
 
 
 def _is_numbering(numbers: Sequence[float | None]) -> bool:
-    """Tell whether each photograph has a whole number of its own, without a gap."""
+    """Return whether each photograph has a whole number of its own, without a gap."""
     known = sorted(n for n in numbers if n is not None)
     return len(known) == len(numbers) and known == [known[0] + i for i in range(len(known))]
 
@@ -107,28 +100,33 @@ def add_presences(
     taken: Mapping[str, object],
     in_generator: Sequence[bool],
 ) -> dict[str, list[str]]:
-    """Add how much there is of the few classes whose presence tells photographs apart best.
+    """Add the amount of those few classes of pixels whose presence divides photographs best.
 
-    taken: names that other attributes have. Returns the values by attribute.
+    Args:
+        arrays: "segmentation", (n, h, w), if there are masks.
+        pixel_names: Names of the classes.
+        attributes: See the module.
+        taken: Names of other attributes.
+        in_generator: See the module.
     """
     if "segmentation" not in arrays:
         return {}
-    own = np.array(in_generator)
+    selected = np.array(in_generator)
     rated = []
-    for place, title in enumerate(pixel_names):
+    for index, title in enumerate(pixel_names):
         key = key_of(title)
-        share = (arrays["segmentation"] == place).mean((1, 2))
-        there = share > 0
-        part = float(there[own].mean())
-        if key and key not in taken and _LEAST_PRESENCE <= part <= 1 - _LEAST_PRESENCE:
-            usual = float(np.median(share[own & there]))
+        share = (arrays["segmentation"] == index).mean((1, 2))
+        present = share > 0
+        frequency = float(present[selected].mean())
+        if key and key not in taken and _MIN_PRESENCE <= frequency <= 1 - _MIN_PRESENCE:
+            usual = float(np.median(share[selected & present]))
             words = [_PRESENCE[0 if s == 0 else 1 if s < usual else 2] for s in share]
-            rated.append((abs(part - 0.5), key, words))
+            rated.append((abs(frequency - 0.5), key, words))
     values = {}
-    for _, key, words in sorted(rated)[:_MOST_PRESENCES]:
+    for _, key, words in sorted(rated)[:_MAX_PRESENCES]:
         values[key] = [value for value in _PRESENCE if value in words]
-        for known, word in zip(attributes, words, strict=True):
-            known[key] = word
+        for of_one, word in zip(attributes, words, strict=True):
+            of_one[key] = word
     return values
 
 
@@ -137,19 +135,25 @@ def add_measured(
     attributes: Sequence[dict[str, str]],
     values: dict[str, list[str]],
     in_generator: Sequence[bool],
-) -> dict[str, levels.Bounds]:
-    """Add brightness, contrast and colour where the owner has no such attribute; return bounds.
+) -> dict[str, Bounds]:
+    """Add brightness, contrast and colour where the owner has no such attribute.
 
-    images: (n, 1 or 3, h, w); values: those of each attribute, to which these are added, too.
+    Args:
+        images: (n, 1 or 3, h, w).
+        attributes: See the module.
+        values: Those of each attribute; the measured ones are added.
+        in_generator: See the module.
+
+    Returns:
+        The bounds between the values by attribute.
     """
-    figures = [levels.figures(image) for image in images]
+    figures = [measure_figures(image) for image in images]
     bounds = {}
     for name in figures[0]:
-        own = [f[name] for f, mine in zip(figures, in_generator, strict=True) if mine]
-        limits = levels.bounds_of(own)
+        limits = bounds_of([f[name] for f, own in zip(figures, in_generator, strict=True) if own])
         if limits and name not in values:
             bounds[name] = limits
-            values[name] = list(levels.NAMES[name])
-            for known, figure in zip(attributes, figures, strict=True):
-                known[name] = levels.level(figure[name], limits, levels.NAMES[name])
+            values[name] = list(LEVELS[name])
+            for of_one, figure in zip(attributes, figures, strict=True):
+                of_one[name] = level(figure[name], limits, LEVELS[name])
     return bounds

@@ -1,41 +1,121 @@
-"""Photographs with what their owners say of them, and as they are read, at one size."""
+"""Photographs of a user with what is known of them, and the same loaded at one size."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from memory.errors import SettingsError, unknown
+from tools.data.fitted import fit_picture
+from tools.data.samples import VOID
 from tools.targets import reading
-from tools.targets.user import pictures as pictures
-from tools.targets.user.options import TASKS, Options
-from tools.targets.user.pictures import Source, Unusable
-from tools.targets.user.problems import Problems
+from tools.targets.user import pictures
+from tools.targets.user.pictures import DEEP_MODES, Source, UnreadableImageError
+from tools.targets.validation import ValidationReport, refusal
 
-CLASS_SIZE = (64, 64)
-LONGEST_SIDE = 96
-LABEL_WORDS = {"segmentation": "masks", "depth": "depth", "normals": "normals"}
+Size = tuple[int, int]
+
+DEPTH_SCALE = 256
+# What messages call labels of pixels.
+LABEL_NAMES = {"segmentation": "masks", "depth": "depth", "normals": "normals"}
+_CLASS_SIZE = (64, 64)
+_LONGEST_SIDE = 96
+_MULTIPLE = 8
 # Bits per pixel of cameras and scanners that save 16.
-_DEPTHS = (8, 10, 12, 14, 16)
-_DEEPEST = (1 << _DEPTHS[-1]) - 1
-_LEAST_SEEN = 0.5
-_FEW_PIXELS = 8
-_FILES = {"segmentation": "masks", "depth": "depth files", "normals": "files of normals"}
+_BIT_DEPTHS = (8, 10, 12, 14, 16)
+_MIN_VISIBLE = 0.5
+_MIN_PIXELS = 8
+_ORIENTATION = 0x0112
+_FILES = {"segmentation": "masks", "depth": "depth files", "normals": "normals files"}
+
+
+def _read_size(size: object) -> object:
+    """Return (width, height) of a number of pixels, "WIDTHxHEIGHT", or a pair."""
+    if size is None:
+        return None
+    parts = size.lower().split("x") if isinstance(size, str) else size
+    try:
+        sides = [parts, parts] if isinstance(parts, int) else [int(s) for s in parts]  # type: ignore[attr-defined]
+        width, height = sides * 2 if len(sides) == 1 else sides
+    except (TypeError, ValueError):
+        width = height = 0
+    if any(side < _MULTIPLE or side % _MULTIPLE for side in (width, height)):
+        raise ValueError(f"expected pixels or WIDTHxHEIGHT, as 96x64, in multiples of {_MULTIPLE}")
+    return width, height
+
+
+def _as_tuple(value: object) -> object:
+    if isinstance(value, list | tuple):
+        return tuple(value)
+    return (value,)
+
+
+class ReadOptions(BaseModel):
+    """`target.options` of a user's own data that say how they are read.
+
+    Attributes:
+        task: None for what the labels allow.
+        size: (width, height) in pixels; None for 64x64 with classes of images, and for 96 on the
+            longer side with labels of pixels.
+        void: Ids of pixels of unknown class.
+        depth_scale: The values of 16-bit depth files are divided by it; 1000 for millimetres.
+        flips: "horizontal", "vertical", where a mirrored image is as plausible as the image.
+        seed: Of the assignment to splits.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    task: Literal["classification", "segmentation", "depth", "normals"] | None = None
+    size: Annotated[Size | None, BeforeValidator(_read_size)] = None
+    void: Annotated[tuple[int, ...], BeforeValidator(_as_tuple)] = (VOID,)
+    depth_scale: float = Field(DEPTH_SCALE, gt=0)
+    flips: Annotated[tuple[Literal["horizontal", "vertical"], ...], BeforeValidator(_as_tuple)] = (
+        "horizontal",
+    )
+    seed: int = Field(0, ge=0)
+
+    @classmethod
+    def parse(cls, target: str, options: Mapping[str, object]) -> Self:
+        """Return the options of a target, checked.
+
+        Raises:
+            SettingsError: The target has no such option.
+            DataError: A value that cannot be used; names the option.
+        """
+        try:
+            return cls.model_validate(options)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            key = str(problem["loc"][0])
+            if problem["type"] == "extra_forbidden":
+                message = unknown("option", key, ["path", "name", *cls.model_fields])
+                raise SettingsError(f"{message} They are options of {target!r}.") from error
+            message = problem["msg"].removeprefix("Value error, ")
+            raise refusal("option", key=key, value=options[key], error=message) from error
 
 
 @dataclass(frozen=True)
 class Item:
     """One photograph with what its owner says of it.
 
-    name: unique; class_name: as `plain` gives it; split: a word of `_deal.WORDS`; group: equal
-    for near-copies; attributes: their words as they stand; labels: of pixels, by kind.
+    Attributes:
+        name: Unique in the data.
+        picture: Its file or content.
+        class_name: As `plain` returns it; None without one.
+        split: A value of `splits.SPLIT_NAMES`; None where it is to be assigned.
+        group: Equal for near-copies.
+        attributes: Cells of the owner's table by column.
+        labels: Labels of pixels by kind.
     """
 
     name: str
@@ -49,11 +129,16 @@ class Item:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A photograph at its working size, (width, height).
+    """A photograph at its working size.
 
-    image: (1 or 3, height, width); labels: (height, width), of normals (3, height, width), masks
-    as ids or colours of their files; ids: those of the whole mask; marks: of its pixels and of its
-    owner's group.
+    Attributes:
+        item: What its owner says of it.
+        image: (1 or 3, height, width).
+        labels: (height, width), normals (3, height, width); masks hold ids or colours of files.
+        ids: Those of the uncropped mask.
+        marks: A digest of its pixels and the owner's group; equal marks stay in one split.
+        picture_size: (width, height) in pixels of its file.
+        peak: The highest value of one of 16 bits, whose image is not scaled to 8 bits yet.
     """
 
     item: Item
@@ -61,159 +146,167 @@ class Loaded:
     labels: Mapping[str, NDArray[Any]]
     ids: frozenset[int]
     marks: tuple[str, ...]
+    picture_size: Size
+    peak: int = 0
 
 
 def task_of(items: Sequence[Item]) -> str:
-    """Return the task that the labels allow: of pixels where there are such."""
+    """Return the task that the labels allow: the first kind of labels of pixels, if any."""
     kinds = {kind for item in items for kind in item.labels}
-    return next((task for task in TASKS[1:] if task in kinds), TASKS[0])
+    return next((kind for kind in LABEL_NAMES if kind in kinds), "classification")
 
 
-def readable(
-    items: Sequence[Item], task: str, options: Options, found: Problems
-) -> tuple[list[Item], tuple[int, int]]:
-    """Leave out what has no label or is no picture, and choose the size to work at."""
+def select_readable(
+    items: Sequence[Item], task: str, options: ReadOptions, report: ValidationReport
+) -> tuple[list[Item], Size]:
+    """Return the items that have a label and are pictures, and the size to work at."""
     sizes = []
     kept = []
     for item in items:
         if task != "classification" and task not in item.labels:
-            found.note(f"images without {LABEL_WORDS[task]}, left out", item.name)
+            report.warn("label-missing", item.name, labels=LABEL_NAMES[task])
             continue
         try:
             sizes.append(pictures.header_size(item.picture))
             kept.append(item)
-        except Unusable as problem:
-            found.note(f"photographs {problem}, left out", item.name)
+        except UnreadableImageError as error:
+            report.warn("unreadable-image", item.name, error=error)
     if options.size:
         return kept, options.size
     if task == "classification" or not sizes:
-        return kept, CLASS_SIZE
-    return kept, pictures.working_size(sizes, LONGEST_SIDE)
+        return kept, _CLASS_SIZE
+    return kept, pictures.working_size(sizes, _LONGEST_SIDE)
 
 
-def load_all(
+def load_items(
     items: Sequence[Item],
-    size: tuple[int, int],
-    options: Options,
-    found: Problems,
+    size: Size,
+    options: ReadOptions,
+    by_colour: bool,
+    report: ValidationReport,
 ) -> list[Loaded]:
-    """Read all pictures and labels at `size`, (width, height); add what is wrong with them."""
+    """Load photographs and their labels at one size.
+
+    Args:
+        items: Those of `select_readable`.
+        size: (width, height) in pixels.
+        options: See there.
+        by_colour: Whether the classes of masks are given by colour.
+        report: Takes what is wrong with the files.
+
+    Returns:
+        The items that could be read, in order.
+    """
     kinds = sorted({kind for item in items for kind in item.labels})
-    sizes = Counter[tuple[int, int]]()
-    tops: list[int] = []
-
-    def load(item: Item) -> tuple[Loaded | None, list[tuple[str, str]], tuple[int, int]]:
-        """Return the photograph and its problems as (fault or note, text)."""
-        said: list[tuple[str, str]] = []
-        try:
-            picture = pictures.open_picture(item.picture)
-        except Unusable as problem:
-            return None, [("note", f"photographs {problem}, left out")], (0, 0)
-        if pictures.is_see_through(picture):
-            said.append(("note", "photographs with transparent parts, read as if they had none"))
-        if pictures.n_frames(picture) > 1:
-            said.append(("note", "files of several pictures, of which the first is read"))
-        given: dict[str, NDArray[Any]] = {}
-        for kind in kinds:
-            if kind not in item.labels:
-                said.append(
-                    ("note", f"images without {LABEL_WORDS[kind]}, unknown in all their pixels")
-                )
-                continue
-            try:
-                given[kind] = _read_label(kind, item.labels[kind], options)
-            except Unusable as problem:
-                said.append(("fault", f"{_FILES[kind]} {problem}"))
-        if pictures.is_turned(picture):
-            picture, note = _turned(picture, given)
-            said += [("note", note)] if item.labels else []
-        labels: dict[str, NDArray[Any]] = {}
-        present: frozenset[int] = frozenset()
-        for kind, values in given.items():
-            if values.shape[-2:] != picture.size[::-1]:
-                said.append(
-                    (
-                        "fault",
-                        f"{_FILES[kind]} of another size than their image: save both in one size",
-                    )
-                )
-                continue
-            if kind == "segmentation":
-                present = frozenset(int(i) for i in np.unique(values))
-            elif np.isnan(values).all():
-                said.append(("fault", f"{_FILES[kind]} without a known pixel: take them out"))
-            elif kind == "depth" and np.isnan(values).any():
-                said.append(("note", "depth files with zeros or NaN, unknown in those pixels"))
-            labels[kind] = pictures.fitted_labels(values, size)
-        mark = hashlib.sha256(f"{picture.mode} {picture.size}".encode() + picture.tobytes())
-        marks = (f"pixels {mark.hexdigest()}", *([f"group {item.group}"] if item.group else []))
-        try:
-            small = pictures.fitted(pictures.photograph(picture), size)
-        except Unusable as problem:
-            return None, [("note", f"photographs {problem}, left out")], (0, 0)
-        if pictures.is_deep(picture):
-            tops.append(min(int(np.asarray(picture).max()), _DEEPEST))
-        if pictures.seen_share(picture.size, size) < _LEAST_SEEN:
-            said.append(
-                (
-                    "note",
-                    f"photographs of which less than half is seen, since all are cut to the form "
-                    f"of {size[0]}x{size[1]}; another: --set target.options.size=WIDTHxHEIGHT",
-                )
-            )
-        if min(picture.size) < _FEW_PIXELS:
-            said.append(("note", f"photographs of fewer than {_FEW_PIXELS} pixels on a side"))
-        return Loaded(item, small, labels, present, marks), said, picture.size
-
-    loaded = []
-    tell = reading.get()
+    load = partial(_load, size=size, options=options, by_colour=by_colour, kinds=kinds)
+    loaded: list[Loaded] = []
+    show_progress = reading.get()
     with ThreadPoolExecutor(2) as pool:
-        read = zip(items, pool.map(load, items), strict=True)
-        for n, (item, (entry, said, picture_size)) in enumerate(read, 1):
-            tell(n, len(items))
-            for how, what in said:
-                (found.fault if how == "fault" else found.note)(what, item.name)
-            if entry is not None:
-                loaded.append(entry)
-                sizes[picture_size] += 1
+        for n, (entry, problems) in enumerate(pool.map(load, items), 1):
+            show_progress(n, len(items))
+            report.add(problems)
+            loaded += [] if entry is None else [entry]
+    sizes = Counter(entry.picture_size for entry in loaded)
     if len(sizes) > 1:
-        (width, height), n = sizes.most_common(1)[0]
-        found.note(
-            f"{len(loaded) - n} photographs have another size than the usual {width}x{height}; all "
-            f"are scaled and cropped to {size[0]}x{size[1]}"
+        ((width, height), n), *_ = sizes.most_common(1)
+        report.warn(
+            "sizes", n=len(loaded) - n, usual=f"{width}x{height}", size=f"{size[0]}x{size[1]}"
         )
-    return _in_8_bits(loaded, max(tops), found) if tops else loaded
+    return _to_8_bits(loaded, report)
 
 
-def _turned(picture: Image.Image, labels: Mapping[str, NDArray[Any]]) -> tuple[Image.Image, str]:
-    """Return a photograph that its camera noted to turn as its labels lie, and what to note."""
-    upright = pictures.upright(picture)
-    sizes = {values.shape[:-3:-1] for values in labels.values()}
-    if not labels or (picture.size not in sizes and upright.size in sizes):
-        return upright, "photographs turned as their camera noted, since their labels are"
-    return picture, (
-        "photographs that their camera noted to turn, read as they are stored: if their labels "
-        "were made for the turned ones, save these turned"
+def _load(
+    item: Item, size: Size, options: ReadOptions, by_colour: bool, kinds: Sequence[str]
+) -> tuple[Loaded | None, ValidationReport]:
+    """Load one item, None where its picture cannot be used; called in several threads."""
+    report = ValidationReport()
+    try:
+        picture = pictures.open_picture(item.picture)
+        n_frames = getattr(picture, "n_frames", 1)
+        labels = _read_labels(item, options, by_colour, kinds, report)
+        if picture.getexif().get(_ORIENTATION, 1) not in (0, 1):
+            picture = _turned(picture, item, labels, report)
+        digest = hashlib.sha256(f"{picture.mode} {picture.size}".encode() + picture.tobytes())
+        image = fit_picture(pictures.to_photograph(picture), size)
+    except UnreadableImageError as error:
+        report = ValidationReport()
+        report.warn("unreadable-image", item.name, error=error)
+        return None, report
+    if pictures.is_transparent(picture):
+        report.warn("transparent", item.name)
+    if n_frames > 1:
+        report.warn("several-frames", item.name)
+    if pictures.visible_fraction(picture.size, size) < _MIN_VISIBLE:
+        report.warn("cropped", item.name, size=f"{size[0]}x{size[1]}")
+    if min(picture.size) < _MIN_PIXELS:
+        report.warn("tiny", item.name, minimum=_MIN_PIXELS)
+    fitted: dict[str, NDArray[Any]] = {}
+    for kind, values in labels.items():
+        if values.shape[-2:] != picture.size[::-1]:
+            report.error("label-size", item.name, files=_FILES[kind])
+            continue
+        if kind != "segmentation" and np.isnan(values).all():
+            report.error("label-blank", item.name, files=_FILES[kind])
+        elif kind == "depth" and np.isnan(values).any():
+            report.warn("depth-holes", item.name)
+        fitted[kind] = pictures.fit_labels(values, size)
+    mask = labels["segmentation"] if "segmentation" in fitted else ()
+    entry = Loaded(
+        item,
+        image,
+        fitted,
+        ids=frozenset(int(i) for i in np.unique(mask)),
+        marks=(f"pixels {digest.hexdigest()}", *([f"group {item.group}"] if item.group else [])),
+        picture_size=picture.size,
+        peak=int(np.asarray(picture).max()) if picture.mode in DEEP_MODES else 0,
     )
+    return entry, report
 
 
-def _in_8_bits(loaded: Sequence[Loaded], top: int, found: Problems) -> list[Loaded]:
-    """Scale photographs of 16 bits to 0..255, all by the bits that `top`, their highest, needs."""
-    scale = next(1 << (bits - 8) for bits in _DEPTHS if top < 1 << bits)
+def _read_labels(
+    item: Item,
+    options: ReadOptions,
+    by_colour: bool,
+    kinds: Sequence[str],
+    report: ValidationReport,
+) -> dict[str, NDArray[Any]]:
+    read: Mapping[str, Callable[[Source], NDArray[Any]]] = {
+        "segmentation": partial(pictures.read_mask, by_colour=by_colour),
+        "depth": partial(pictures.read_depth, scale=options.depth_scale),
+        "normals": pictures.read_normals,
+    }
+    labels: dict[str, NDArray[Any]] = {}
+    for kind in kinds:
+        if kind not in item.labels:
+            report.warn("label-unknown", item.name, labels=LABEL_NAMES[kind])
+            continue
+        try:
+            labels[kind] = read[kind](item.labels[kind])
+        except UnreadableImageError as error:
+            report.error("label-unreadable", item.name, files=_FILES[kind], error=error)
+    return labels
+
+
+def _turned(
+    picture: Image.Image, item: Item, labels: Mapping[str, NDArray[Any]], report: ValidationReport
+) -> Image.Image:
+    """Return a photograph that its camera noted to turn, oriented as its labels are."""
+    upright = ImageOps.exif_transpose(picture)
+    sizes = {values.shape[:-3:-1] for values in labels.values()}
+    turn = not labels or (picture.size not in sizes and upright.size in sizes)
+    if item.labels:
+        report.warn("turned" if turn else "not-turned", item.name)
+    return upright if turn else picture
+
+
+def _to_8_bits(loaded: Sequence[Loaded], report: ValidationReport) -> list[Loaded]:
+    """Scale photographs of 16 bits to 0..255, all by the bits that the highest value needs."""
+    peak = max((entry.peak for entry in loaded), default=0)
+    scale = next((1 << (bits - 8) for bits in _BIT_DEPTHS if peak < 1 << bits), 1 << 8)
     scaled = []
     for entry in loaded:
         if entry.image.dtype != np.uint8:
-            found.note(f"photographs of 16 bits, read as 8 (divided by {scale})", entry.item.name)
+            report.warn("sixteen-bits", entry.item.name, scale=scale)
             entry = replace(entry, image=(entry.image / scale).clip(0, 255).astype(np.uint8))
         scaled.append(entry)
     return scaled
-
-
-def _read_label(kind: str, source: Source, options: Options) -> NDArray[Any]:
-    if kind == "segmentation":
-        return pictures.ids_or_colours(source, options.by_colour)
-    return (
-        pictures.metres(source, options.depth_scale)
-        if kind == "depth"
-        else pictures.directions(source)
-    )

@@ -1,63 +1,399 @@
-"""Regions of COCO as pixels: outlines of corners, and run lengths, plain or as text.
-
-Not by pycocotools: from run lengths that do not fill the image it returns memory never written.
-"""
+"""Outlines of objects as masks: annotation files of COCO and of LabelMe."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import json
+import math
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, BeforeValidator, TypeAdapter, ValidationError
+
+from prompts.user_vocabulary import plain, value_of
+from tools.data.regions import draw_region
+from tools.data.samples import VOID
+from tools.targets.splits import split_from_name
+from tools.targets.user.loading import Item
+from tools.targets.user.pictures import (
+    UnreadableImageError,
+    belongs_to_picture,
+    header_size,
+    is_picture,
+    picture_stems,
+)
+from tools.targets.validation import ValidationReport, refusal, text
+
+_HEAD = re.compile(rb'"(?:images|annotations|categories)"\s*:\s*\[')
+_HEAD_BYTES = 1 << 16
+_BACKGROUND = "background"
+_CIRCLE_CORNERS = 32
 
 
-def region(segmentation: Any, width: int, height: int) -> NDArray[np.bool_]:
-    """Return where an object is, (height, width).
+# Fields of foreign files, each of which may be missing, null, text or NaN.
 
-    segmentation: a list of outlines [x, y, x, y, ...] in pixels, or {"size": [h, w], "counts": run
-    lengths, column by column, zeros first}, these as numbers or as the text of pycocotools. Raises
-    ValueError, TypeError or KeyError for anything else.
+
+def _read_id(value: object) -> object:
+    """Return 1, 1.0 and "1" as "1"."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, int | str) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError("expected a number or text")
+
+
+def _read_number(value: Any) -> float | None:
+    """Return a finite number, None for anything else."""
+    try:
+        return float(value) if math.isfinite(float(value)) else None
+    except (TypeError, ValueError):
+        return None
+
+
+def _read_box(value: Any) -> tuple[float, ...] | None:
+    """Return (x, y, width, height), None where one of them is unknown."""
+    numbers = [_read_number(v) for v in value] if isinstance(value, list | tuple) else []
+    known = tuple(number for number in numbers if number is not None)
+    return known if len(known) == len(numbers) == 4 else None
+
+
+def _drop_empty(value: Any) -> Any:
+    return [outline for outline in value if outline != []] if isinstance(value, list) else value
+
+
+def _check_name(name: str) -> str:
+    if not plain(name):
+        raise ValueError("it has no letter or digit")
+    return name
+
+
+_Id = Annotated[str, BeforeValidator(_read_id)]
+_Number = Annotated[float | None, BeforeValidator(_read_number)]
+
+
+class _Image(BaseModel):
+    id: _Id
+    file_name: _Id
+    width: _Number = None
+    height: _Number = None
+
+
+class _Object(BaseModel):
+    image_id: _Id
+    category_id: _Id
+    segmentation: Annotated[Any, BeforeValidator(_drop_empty)] = None
+    bbox: Annotated[tuple[float, ...] | None, BeforeValidator(_read_box)] = None
+    area: _Number = None
+
+    def size(self) -> float:
+        """Return its area in pixels; small objects are painted over large ones."""
+        return self.area or (self.bbox[2] * self.bbox[3] if self.bbox else 0.0)
+
+
+class _Category(BaseModel):
+    id: _Id
+    name: _Id
+
+
+class _Shape(BaseModel):
+    label: Annotated[_Id, AfterValidator(_check_name)]
+    shape_type: str | None = None
+    points: list[tuple[float, float]]
+
+
+_Record = TypeVar("_Record", bound=BaseModel)
+
+
+def _records(
+    kind: type[_Record], data: Mapping[str, Any], path: Path, key: str, form: str = "coco-form"
+) -> list[_Record]:
+    """Return the records of a list; raises DataError that names the file and the record."""
+    try:
+        return TypeAdapter(list[kind]).validate_python(data[key])  # type: ignore[valid-type]
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise refusal(
+            "annotation-record",
+            path=path,
+            place=f"{key}.{place}",
+            value=repr(problem["input"])[:80],
+            error=problem["msg"],
+            form=text(form),
+        ) from error
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """A file of COCO, or files of LabelMe in a folder in the same form."""
+
+    path: Path
+    images: list[_Image]
+    objects: list[_Object]
+    categories: list[_Category]
+
+    @property
+    def split(self) -> str | None:
+        """The split in the file's name, as of instances_val2017.json."""
+        return split_from_name(self.path.stem.rpartition("_")[2])
+
+
+def outlined_items(
+    root: Path, files: Sequence[Path], report: ValidationReport
+) -> tuple[list[Item], dict[int, str]] | None:
+    """Return all pictures, those with outlines with masks, and the names of the ids in these.
+
+    What no outline covers is the class background; objects of which only the box is known are of
+    unknown class.
+
+    Args:
+        root: Folder of the data.
+        files: All files in it.
+        report: Takes what is wrong with single pictures.
+
+    Returns:
+        None where no picture has annotations.
+
+    Raises:
+        DataError: A file that cannot be read, or only boxes; names the file and the record.
     """
-    if isinstance(segmentation, dict):
-        counts = segmentation["counts"]
-        lengths = _lengths(counts) if isinstance(counts, str) else counts
-        flat = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
-        return flat.reshape(width, height).T
-    covered = np.zeros((height, width), bool)
-    for outline in segmentation:
-        covered |= _inside(np.asarray(outline, float).reshape(-1, 2), width, height)
-    return covered
+    annotated = _coco_files(files) or _labelme_files(root, files, report)
+    pictures = [file for file in files if is_picture(file)]
+    by_name: dict[str, list[Path]] = defaultdict(list)
+    for file in pictures:
+        for name in {file.name, _folded(file.name)}:
+            by_name[name].append(file)
+    masks: dict[Path, partial[NDArray[np.int32]]] = {}
+    splits: dict[Path, str | None] = {}
+    ids = {_BACKGROUND: 0}
+    names = {0: _BACKGROUND}
+    for one in annotated:
+        titles = _add_classes(one, ids, names)
+        objects: dict[str, list[_Object]] = defaultdict(list)
+        for entry in one.objects:
+            objects[entry.image_id].append(entry)
+        where = one.path.relative_to(root)
+        for image in one.images:
+            regions = sorted(objects.pop(image.id, []), key=_Object.size, reverse=True)
+            picture = _find_picture(image.file_name, one, by_name, root, report)
+            if picture is None:
+                continue
+            if unknown := [r.category_id for r in regions if r.category_id not in titles]:
+                raise refusal(
+                    "annotation-category",
+                    path=one.path,
+                    category=unknown[0],
+                    image=image.file_name,
+                )
+            if picture in masks:
+                report.error("annotation-twice", str(picture.relative_to(root)))
+            numbers = [ids[value_of(titles[r.category_id])] for r in regions]
+            masks[picture] = partial(_paint, picture, image, numbers, regions)
+            splits[picture] = one.split
+        if objects:
+            report.warn("annotation-orphans", *objects, file=where)
+    if not masks:
+        return None
+    _check_objects(root, annotated, names, report)
+    items = []
+    for file in pictures:
+        folders = file.relative_to(root).parts[:-1]
+        given = [splits.get(file), *(split_from_name(folder) for folder in folders)]
+        items.append(
+            Item(
+                str(file.relative_to(root)),
+                file,
+                split=next((split for split in given if split), None),
+                labels={"segmentation": masks[file]} if file in masks else {},
+            )
+        )
+    return items, names
 
 
-def _inside(corners: NDArray[np.float64], width: int, height: int) -> NDArray[np.bool_]:
-    """Return the pixels whose centre lies within an outline, by the even-odd rule."""
-    crossed = np.zeros((height, width + 1), np.int32)
-    for (x, y), (next_x, next_y) in zip(corners, np.roll(corners, -1, 0), strict=True):
-        if y != next_y:
-            low, high = np.ceil(np.sort([y, next_y]) - 0.5).clip(0, height).astype(int)
-            rows = np.arange(low, high)
-            columns = x + (rows + 0.5 - y) * (next_x - x) / (next_y - y)
-            crossed[rows, np.ceil(columns - 0.5).clip(0, width).astype(int)] += 1
-    inside: NDArray[np.bool_] = crossed.cumsum(1)[:, :width] % 2 == 1
-    return inside
+def _add_classes(one: Annotations, ids: dict[str, int], names: dict[int, str]) -> dict[str, str]:
+    """Number the categories that are in use; return the class names by category."""
+    used = {entry.category_id for entry in one.objects}
+    titles = {category.id: plain(category.name) for category in one.categories}
+    for category, title in titles.items():
+        if category in used:
+            if not title:
+                raise refusal("annotation-name", path=one.path, category=category)
+            names.setdefault(ids.setdefault(value_of(title), len(ids)), title)
+    return titles
 
 
-def _lengths(text: str) -> Sequence[int]:
-    """Read run lengths as `rleToString` of pycocotools' maskApi.c writes them.
+def _check_objects(
+    root: Path, annotated: Sequence[Annotations], names: Mapping[int, str], report: ValidationReport
+) -> None:
+    listed = ", ".join(str(one.path.relative_to(root)) for one in annotated)
+    objects = [entry for one in annotated for entry in one.objects]
+    boxes = [entry for entry in objects if not entry.segmentation]
+    if len(boxes) == len(objects):
+        content = "boxes" if objects else "no objects"
+        raise refusal("annotation-boxes", files=listed, root=root, content=content)
+    if len(names) > VOID:
+        raise refusal("annotation-classes", files=listed, root=root, n=len(names), maximum=VOID)
+    report.warn("outlines", files=listed)
+    if boxes:
+        report.warn("boxes", n=len(boxes))
 
-    Each character holds 5 bits; from the fourth on, lengths are less the one before the last.
+
+def _folded(name: str) -> str:
+    """Return a file name in NFC, without case, marked so that it is no other file's name."""
+    return f"/{unicodedata.normalize('NFC', name).casefold()}"
+
+
+def _find_picture(
+    name: str,
+    one: Annotations,
+    by_name: Mapping[str, Sequence[Path]],
+    root: Path,
+    report: ValidationReport,
+) -> Path | None:
+    """Return the picture that an annotation file names, by the end of its path and its split."""
+    path = Path(name.replace("\\", "/"))
+    fitting = by_name.get(path.name) or by_name.get(_folded(path.name), ())
+    for narrower in (
+        [p for p in fitting if p in (one.path.parent / path, root / path)],
+        [p for p in fitting if p.is_relative_to(one.path.parent)],
+        [p for p in fitting if one.split and one.split in map(split_from_name, p.parent.parts)],
+        [p for p in fitting if str(p).endswith(f"/{path}")],
+    ):
+        if len(fitting) > 1 and narrower:
+            fitting = narrower
+    if len(fitting) > 1:
+        report.error("annotation-ambiguous", name)
+    elif not fitting:
+        report.warn("annotation-missing", name, file=one.path.relative_to(root))
+    return fitting[0] if fitting else None
+
+
+def _paint(
+    picture: Path, image: _Image, numbers: Sequence[int], regions: Sequence[_Object]
+) -> NDArray[np.int32]:
+    """Paint the objects of a picture, the first below.
+
+    Args:
+        picture: Its file.
+        image: Its record, with the size that outlines refer to; without one that of the file.
+        numbers: Class id of each object.
+        regions: The objects.
+
+    Returns:
+        (height, width), ids of classes.
+
+    Raises:
+        UnreadableImageError: An outline cannot be read.
     """
-    lengths: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
+    width, height = int(image.width or 0), int(image.height or 0)
+    if min(width, height) < 1:
+        width, height = header_size(picture)
+    mask = np.zeros((height, width), np.int32)
+    for entry in regions:
+        if not entry.segmentation and entry.bbox:
+            x, y, w, h = entry.bbox
+            mask[round(max(y, 0)) : round(y + h), round(max(x, 0)) : round(x + w)] = VOID
+    for number, entry in zip(numbers, regions, strict=True):
+        if entry.segmentation:
+            try:
+                mask[draw_region(entry.segmentation, width, height)] = number
+            except (KeyError, TypeError, ValueError) as error:
+                raise UnreadableImageError(f"of outlines that cannot be read ({error})") from error
+    return mask
+
+
+def _coco_files(files: Sequence[Path]) -> list[Annotations]:
+    """Return the files in the form of COCO; of several kinds instances alone."""
+    stems = picture_stems(files)
+    annotated = []
+    for file in files:
+        # LabelMe has one for each picture.
+        if file.suffix.lower() != ".json" or belongs_to_picture(file, stems):
             continue
-        if bits & 16:
-            value -= 1 << shift
-        lengths.append(value + lengths[-2] if len(lengths) > 2 else value)
-        value = shift = 0
-    return lengths
+        try:
+            with file.open("rb") as handle:
+                if not _HEAD.search(handle.read(_HEAD_BYTES)):
+                    continue
+            data = json.loads(file.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            form = text("coco-form")
+            raise refusal("annotation-json", path=file, error=error, form=form) from error
+        keys = ("images", "annotations", "categories")
+        if isinstance(data, dict) and all(isinstance(data.get(key), list) for key in keys):
+            annotated.append((file, data))
+    instances = [one for one in annotated if one[0].stem.lower().startswith("instances")]
+    return [
+        Annotations(
+            file,
+            _records(_Image, data, file, "images"),
+            _records(_Object, data, file, "annotations"),
+            _records(_Category, data, file, "categories"),
+        )
+        for file, data in instances or annotated
+    ]
+
+
+def _labelme_files(
+    root: Path, files: Sequence[Path], report: ValidationReport
+) -> list[Annotations]:
+    """Return files of LabelMe by folder; rectangles are boxes, points and lines are left out.
+
+    A file belongs to the picture of its name, beside it or elsewhere.
+    """
+    pictures: dict[str, list[Path]] = defaultdict(list)
+    for file in files:
+        if is_picture(file):
+            pictures[file.stem].append(file)
+    folders: dict[Path, Annotations] = {}
+    for file in files:
+        named = pictures.get(file.stem) or pictures.get(Path(file.stem).stem, [])
+        beside = [picture for picture in named if picture.parent == file.parent]
+        if file.suffix.lower() != ".json" or len(beside or named) != 1:
+            continue
+        try:
+            data = json.loads(file.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            form = text("labelme-form")
+            raise refusal("annotation-json", path=file, error=error, form=form) from error
+        if not isinstance(data, dict) or not isinstance(data.get("shapes"), list):
+            continue
+        name = str((beside or named)[0].relative_to(root))
+        shapes = _records(_Shape, data, file, "shapes", "labelme-form")
+        objects = [entry for shape in shapes if (entry := _object_of(str(file), shape))]
+        if len(objects) < len(shapes):
+            report.warn("shapes-without-area", name)
+        one = folders.setdefault(file.parent, Annotations(file.parent / "*.json", [], [], []))
+        size = {"width": data.get("imageWidth"), "height": data.get("imageHeight")}
+        one.images.append(_Image(id=str(file), file_name=name, **size))
+        one.objects.extend(objects)
+    for one in folders.values():
+        labels = sorted({entry.category_id for entry in one.objects})
+        one.categories.extend(_Category(id=label, name=label) for label in labels)
+    return list(folders.values())
+
+
+def _object_of(file: str, shape: _Shape) -> _Object | None:
+    """Return a shape as an object of COCO, None for one without an area."""
+    points = shape.points
+    kind = shape.shape_type or "polygon"
+    if kind == "circle" and len(points) == 2:
+        (x, y), edge = points
+        radius = math.dist((x, y), edge)
+        angles = [2 * math.pi * i / _CIRCLE_CORNERS for i in range(_CIRCLE_CORNERS)]
+        points = [(x + radius * math.cos(a), y + radius * math.sin(a)) for a in angles]
+    elif kind not in ("polygon", "rectangle") or not points:
+        return None
+    xs, ys = zip(*points, strict=True)
+    return _Object(
+        image_id=file,
+        category_id=shape.label,
+        bbox=(min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)),
+        segmentation=[] if kind == "rectangle" else [[c for point in points for c in point]],
+    )

@@ -1,4 +1,4 @@
-"""Data that cannot be read as they lie: refused with what they look like and what to do."""
+"""Data in a layout that is not read: refused with what they look like and what to do."""
 
 from __future__ import annotations
 
@@ -6,142 +6,129 @@ import difflib
 import re
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from memory.errors import DataError, some
-from tools.targets.splits import split_word
-from tools.targets.user.class_files import COLOUR_FILES
-from tools.targets.user.folder_names import (
+from tools.targets.splits import split_from_name
+from tools.targets.user.masks import COLOUR_FILES
+from tools.targets.user.names import (
     IMAGE_FOLDERS,
     bare_name,
-    is_folder,
+    find_images_and_labels,
+    folders_in,
     is_label_name,
     labels_among,
-    look_like_images_and_labels,
 )
 from tools.targets.user.pictures import (
     JPEG,
     LABEL_SUFFIXES,
     SUFFIXES,
-    is_of_a_picture,
+    belongs_to_picture,
     is_picture,
     picture_stems,
 )
+from tools.targets.validation import refusal, text
 
-LAYOUTS = (
-    "Expected PATH/CLASS/*.png (a folder for each class), or PATH/images/ with PATH/masks/, "
-    "PATH/depth/ or PATH/normals/; see docs/own-data.md."
-)
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar", ".xz")
 # Files in which other programs keep boxes and outlines.
 _SHAPES = (".json", ".xml", ".txt")
-_IF_CLASSES = "If they are classes, say --set target.options.task=classification."
-_OR_DEPTH = "Where they are depth or normals, read that for masks in what follows. "
-_FEW = 3
-_MANY = 8
 _COCO = re.compile(r"annotations/|.*/_?(?:annotations|instances)", re.IGNORECASE)
+_OF_DATASETS = ("dataset_dict.json", "*.arrow", "metadata.jsonl", "*/metadata.jsonl")
+_FEW = 5
+_MANY = 8
 
 
 def refuse_no_folder(root: Path) -> None:
     """Raise DataError for a path that is no folder."""
-    if root.is_dir():
-        return
-    if not root.exists():
-        raise DataError(f"There is no folder {root}{_near(root)}. {LAYOUTS}")
-    if root.suffix.lower() in _ARCHIVES:
-        raise DataError(
-            f"{root} is an archive. Unpack it, and give the folder that comes out by "
-            "--target folder:PATH."
-        )
-    hint = f" If it is one of your photographs, give their folder. {LAYOUTS}"
-    raise DataError(f"There is no folder {root}; it is a file.{hint}")
+    layouts = text("layouts")
+    if root.is_file() and root.suffix.lower() in _ARCHIVES:
+        raise refusal("archive", root=root)
+    if root.is_file():
+        raise refusal("no-folder-but-file", root=root, layouts=layouts)
+    if not root.is_dir():
+        near = near_names(root, folders_in(root.parent) if root.parent.is_dir() else [])
+        raise refusal("no-folder", root=root, near=near, layouts=layouts)
 
 
-def _near(path: Path) -> str:
-    """Return the folders beside a path that are called nearly so, as an end of a sentence."""
-    if not path.parent.is_dir():
-        return ""
-    names = {f.name.lower(): f for f in path.parent.iterdir() if is_folder(f)}
-    found = difflib.get_close_matches(path.name.strip().lower(), names, n=3, cutoff=0.6)
-    return f" (near: {', '.join(str(names[name]) for name in found)})" if found else ""
+def near_names(path: Path, beside: Sequence[Path]) -> str:
+    """Return those of some paths that are named nearly as `path`, as the end of a sentence."""
+    names = {p.name.lower(): str(p) for p in beside}
+    near = difflib.get_close_matches(path.name.strip().lower(), names, n=3, cutoff=0.6)
+    return f" (near: {', '.join(names[name] for name in near)})" if near else ""
 
 
-def refuse_other_kinds(root: Path, files: Sequence[Path]) -> None:
+def refuse_other_targets(root: Path, files: Sequence[Path]) -> None:
     """Raise DataError for data that another target reads."""
-    endings = {file.suffix.lower() for file in files}
-    saved = (root / "dataset_dict.json").is_file() or any(root.glob("*.arrow"))
-    listed = [*root.glob("metadata.jsonl"), *root.glob("*/metadata.jsonl")]
-    kind = ""
+    suffixes = {file.suffix.lower() for file in files}
     if (root / "trainannot").is_dir() and (root / "train").is_dir():
-        kind = "camvid"
-    elif saved or listed or (".parquet" in endings and not endings & set(SUFFIXES)):
-        kind = "hf"
-    if kind:
-        known = {"hf": "the library datasets saves them", "camvid": "CamVid has them"}[kind]
-        raise DataError(f"The files in {root} lie as {known}: say --target '{kind}:{root}'.")
+        raise refusal("other-target", root=root, origin="in the layout of CamVid", target="camvid")
+    if any(any(root.glob(pattern)) for pattern in _OF_DATASETS) or (
+        ".parquet" in suffixes and not suffixes & set(SUFFIXES)
+    ):
+        origin = "saved by the library datasets"
+        raise refusal("other-target", root=root, origin=origin, target="hf")
 
 
-def refuse_images_with_labels(root: Path, files: Sequence[Path]) -> None:
+def refuse_folder_pairs(root: Path, files: Sequence[Path]) -> None:
     """Raise DataError for folders as train and train_masks, which could be taken for classes."""
-    folders = sorted(f for f in root.iterdir() if is_folder(f))
-    if pair := look_like_images_and_labels(folders, files):
+    if pair := find_images_and_labels(folders_in(root), files):
         images, labels = (folder.name for folder in pair)
-        raise DataError(
-            f"{images}/ and {labels}/ of {root} look like images and their labels of pixels. Call "
-            "the folders images/ and masks/ (or depth/, normals/), with splits images/train/ and "
-            f"masks/train/, and give an image and its labels one name. {_IF_CLASSES}"
-        )
+        if_classes = text("if-classes")
+        raise refusal("folder-pair", root=root, images=images, labels=labels, if_classes=if_classes)
 
 
-def refuse_no_classes(root: Path, part: Path, files: Sequence[Path]) -> None:
-    """Raise DataError where folders hold something else than a class each, by their names."""
-    _refuse_side_by_side(part, files)
-    folders = sorted(f for f in part.iterdir() if is_folder(f))
-    if len(folders) == 1:
-        (only,) = folders
-        inside = sorted(f.name for f in only.iterdir() if is_folder(f))
-        if len(inside) > 1:
-            raise DataError(
-                f"{part} holds one folder, {only.name}/, with the folders {some(inside, 5)}. If "
-                f"these are the classes or splits, give --target 'folder:{only}'."
-            )
-    full = {f.relative_to(part).parts[0] for f in files if is_picture(f)}
-    named = [f for f in folders if f.name in full and f.name.lower() in IMAGE_FOLDERS]
-    if len(folders) > 1 and named and full <= {named[0].name}:
-        raise DataError(f"{part} has {no_labels(part, files, named[0])}")
-    labelled = labels_among(part, files, depth=1)
-    if len(labelled) * 3 > len([f for f in files if is_picture(f)]):
-        raise DataError(
-            f"The folders of {part} are no classes: they hold labels of pixels, as "
-            f"{labelled[0].relative_to(part)}. Put images and labels into folders side by side, "
-            f"with equal names. {_IF_CLASSES} {LAYOUTS}"
-        )
-    inner = [{f.name for f in folder.iterdir() if is_folder(f)} for folder in folders]
+def refuse_no_classes(root: Path, files: Sequence[Path]) -> None:
+    """Raise DataError where the folders in `root` are no classes, by their names and content."""
+    _refuse_side_by_side(root, files)
+    folders = folders_in(root)
+    pictures = [file for file in files if is_picture(file)]
+    inner = [{folder.name for folder in folders_in(folder)} for folder in folders]
+    used = {file.relative_to(root).parts[0] for file in pictures}
+    named = [f for f in folders if f.name in used and f.name.lower() in IMAGE_FOLDERS]
+    labelled = labels_among(root, files, depth=1)
     shared = set.intersection(*inner) if inner else set()
+    if len(folders) == 1 and len(inner[0]) > 1:
+        names = some(sorted(inner[0]), _FEW)
+        raise refusal("one-folder", root=root, folder=folders[0].name, names=names)
+    if len(folders) > 1 and named and used <= {named[0].name}:
+        raise refusal(
+            "no-labels", subject=f"{root} has", **describe_no_labels(root, files, named[0])
+        )
+    if len(labelled) * 3 > len(pictures):
+        raise refusal(
+            "labels-in-class-folders",
+            root=root,
+            example=labelled[0].relative_to(root),
+            if_classes=text("if-classes"),
+            layouts=text("layouts"),
+        )
     if len(folders) > 1 and {name.lower() for name in shared} & set(IMAGE_FOLDERS):
-        raise DataError(
-            f"The folders of {part} are no classes: each holds "
-            f"{', '.join(f'{name}/' for name in sorted(shared))}. Labels of pixels are pictures in "
-            f"a folder beside the images. {_how_to_paint(files)}{LAYOUTS}"
+        raise refusal(
+            "images-in-class-folders",
+            root=root,
+            names=", ".join(f"{name}/" for name in sorted(shared)),
+            export=_how_to_export_masks(files),
+            layouts=text("layouts"),
         )
 
 
-def _refuse_side_by_side(part: Path, files: Sequence[Path]) -> None:
+def _refuse_side_by_side(root: Path, files: Sequence[Path]) -> None:
     """Raise DataError where images and their labels are in one folder, as x.jpg and x_mask.png."""
-    groups: dict[Path, list[Path]] = defaultdict(list)
     pictures = [file for file in files if file.suffix.lower() in LABEL_SUFFIXES]
+    groups: dict[Path, list[Path]] = defaultdict(list)
     for file in pictures:
         groups[file.with_name(bare_name(file.stem))].append(file)
     pairs = []
-    for bare, own in groups.items():
-        labels = [file for file in own if is_label_name(file.stem)]
-        if not labels:  # x.png beside x.jpg, or x.npy beside either
-            arrays = [file for file in own if file.suffix.lower() == ".npy"]
-            labels = arrays or [file for file in own if file.suffix.lower() not in JPEG]
-        if labels and len(own) == len(labels) + 1:
-            (image,) = set(own) - set(labels)
+    for bare, group in groups.items():
+        labels = (
+            [file for file in group if is_label_name(file.stem)]
+            or [file for file in group if file.suffix.lower() == ".npy"]
+            or [file for file in group if file.suffix.lower() not in JPEG]  # x.png beside x.jpg
+        )
+        if labels and len(group) == len(labels) + 1:
+            (image,) = set(group) - set(labels)
             pairs.append((image, labels[0], bare.name))
     if len(pairs) * 3 < len(pictures) or not pairs:
         return
@@ -149,130 +136,93 @@ def _refuse_side_by_side(part: Path, files: Sequence[Path]) -> None:
     head, _, tail = label.name.partition(bare_stem)
     kind = next((k for k in ("depth", "normals") if k[:-1] in f"{head}{tail}".lower()), "masks")
     of_labels = f"*{tail}" if not head else f"{head}*{label.suffix}"
-    folders = {one.parent for one, _, _ in pairs}
-    if len(folders) == 1:
-        where = "" if image.parent == part else shlex.quote(f"{image.parent.relative_to(part)}/")
-        moves = [
-            f"mv {where}{_glob(name)} {to}/"
-            for name, to in ((of_labels, kind), (f"*{image.suffix}", "images"))
-        ]
+    patterns = ((of_labels, kind), (f"*{image.suffix}", "images"))
+    if len({image.parent for image, _, _ in pairs}) == 1:
+        where = "" if image.parent == root else shlex.quote(f"{image.parent.relative_to(root)}/")
+        moves = [f"mv {where}{_quoted_glob(p)} {folder}/" for p, folder in patterns]
     else:
         elsewhere = f"-not -path './{kind}/*' -not -path './images/*'"
         moves = [
-            f"find . -name {shlex.quote(name)} {elsewhere} -exec mv -n {{}} {to}/ \\;"
-            for name, to in ((of_labels, kind), (f"*{image.suffix}", "images"))
+            f"find . -name {shlex.quote(p)} {elsewhere} -exec mv -n {{}} {folder}/ \\;"
+            for p, folder in patterns
         ]
-    raise DataError(
-        f"{image.parent} holds images beside their labels of pixels ({image.name}, {label.name}). "
-        f"{_OR_DEPTH if not is_label_name(label.stem) else ''}Part them into images/ and {kind}/: "
-        f"cd {shlex.quote(str(part))} && mkdir -p images {kind} && {' && '.join(moves)}"
+    raise refusal(
+        "side-by-side",
+        folder=image.parent,
+        image=image.name,
+        label=label.name,
+        or_depth="" if is_label_name(label.stem) else text("or-depth"),
+        kind=kind,
+        command=" && ".join([f"cd {shlex.quote(str(root))}", f"mkdir -p images {kind}", *moves]),
     )
 
 
-def _glob(name: str) -> str:
+def _quoted_glob(pattern: str) -> str:
     """Return a pattern for a shell, quoted but for its star."""
-    return "*".join(shlex.quote(text) if text else "" for text in name.split("*"))
+    return "*".join(shlex.quote(part) if part else "" for part in pattern.split("*"))
 
 
-def no_labels(part: Path, files: Sequence[Path], image_folder: Path) -> str:
-    """Say that images have no labels of pixels beside them, and what there is."""
-    beside = sorted(f.name for f in part.iterdir() if is_folder(f))
-    said = (
-        "images and no labels of pixels beside them, in masks/, depth/ or normals/ (there is: "
-        f"{', '.join(f'{name}/' for name in beside)}). "
-    )
+def describe_no_labels(root: Path, files: Sequence[Path], images: Path) -> dict[str, str]:
+    """Return the values of the problem no-labels: a folder `images` has none beside it."""
+    beside = [folder.name for folder in folders_in(root)]
+    hint = _how_to_export_masks(files)
     if any(name.lower().startswith("disp") for name in beside):
-        said += (
-            "Disparity is no depth: save focal length (pixels) times baseline (metres) by "
-            "disparity (pixels) in depth/. "
-        )
-    elif paint := _how_to_paint(files):
-        said += paint
-    elif len(beside) > 1:
-        said += "Rename the folder that has them so. "
-    inside = [f.name for f in sorted(image_folder.iterdir()) if is_folder(f)]
-    if len([name for name in inside if split_word(name) is None]) > 1:
-        said += (
-            f"If {some(inside, 5)} in {image_folder.name}/ are classes, give --target "
-            f"'folder:{image_folder}'. "
-        )
-    return (
-        f"{said}If each image has one class, sort the images into a folder for each, or name it in "
-        f"the column class of PATH/attributes.csv. {LAYOUTS}"
-    )
+        hint = text("disparity")
+    elif not hint and len(beside) > 1:
+        hint = text("rename-folder")
+    inside = [folder.name for folder in folders_in(images)]
+    if len([name for name in inside if split_from_name(name) is None]) > 1:
+        hint += text("classes-in-images", names=some(inside, _FEW), folder=images)
+    return {
+        "names": ", ".join(f"{name}/" for name in beside),
+        "hint": hint,
+        "layouts": text("layouts"),
+    }
 
 
-def unread_labels(kind: str, ending: str) -> str:
-    """Say that labels of pixels are in a format that nothing here reads."""
-    files, form = {
-        "segmentation": ("masks", "masks as PNG with ids in 8 or 16 bits, or as .npy"),
-        "depth": ("depth files", "depth as 16-bit PNG (metres times 256) or as .npy in metres"),
-        "normals": ("files of normals", "normals as 8-bit RGB, 127 n + 128"),
-    }[kind]
-    return f"{files} in formats that are not read, {ending}: save {form}"
+def nothing_found(root: Path, files: Sequence[Path], columns: Sequence[str]) -> DataError:
+    """Return the error for no images of a class or with labels, with what is there instead.
 
-
-def nothing_found(root: Path, files: Sequence[Path], columns: Sequence[str]) -> str:
-    """Say that there are no photographs of a class or with labels, and what is there instead.
-
-    columns: those of the table, none without one.
+    Args:
+        root: Folder of the data.
+        files: All files in it.
+        columns: Those of attributes.csv, none without one.
     """
     n = sum(is_picture(file) for file in files)
-    said = f"No pictures of a class or with labels are in {root}. "
+    suffixes = Counter(file.suffix.lower() or file.name for file in files).most_common()
+    archives = sorted(file.name for file in files if file.suffix.lower() in _ARCHIVES)
     if n and columns:
-        said += (
-            f"Its {n} pictures lie in no class folder, and attributes.csv has the columns "
-            f"{some(columns, _MANY)} and none called class: call the one so that says the class. "
-        )
+        there = text("no-class-column", n=n, columns=some(columns, _MANY))
     elif n:
-        said += (
-            f"Its {n} pictures lie in no class folder: sort them into a folder for each class, or "
-            f"write {root / 'attributes.csv'}, a line FILE,CLASS for each below the head "
-            f"file,class. {_other_table(root)}"
-        )
-    elif archives := sorted(f.name for f in files if f.suffix.lower() in _ARCHIVES):
-        said += (
-            f"It holds archives ({some(archives, _FEW)}): unpack them. Shards of webdataset: "
-            f"datasets.load_dataset('webdataset', data_files='{root}/*.tar').save_to_disk('NEW'), "
-            "then --target hf:NEW. "
-        )
+        there = text("no-class-folder", n=n, root=root) + _other_table(root)
+    elif archives:
+        there = text("archives-inside", root=root, names=some(archives, _FEW))
+    elif suffixes:
+        listed = some([f"{count} {suffix}" for suffix, count in suffixes], _MANY)
+        there = text("other-files", names=listed)
     else:
-        endings = Counter(file.suffix.lower() or file.name for file in files).most_common()
-        there = some([f"{count} {ending}" for ending, count in endings], _MANY)
-        said += f"It holds no picture: {there}. " if endings else "It is empty. "
-    return said + _how_to_paint(files) + LAYOUTS
+        there = text("empty-folder")
+    export = _how_to_export_masks(files)
+    return refusal("nothing-found", root=root, there=there, export=export, layouts=text("layouts"))
 
 
 def _other_table(root: Path) -> str:
-    """Say which table of another name may hold the classes."""
+    """Return a hint to a table of another name that may hold the classes."""
     tables = [path for path in root.glob("*.csv") if path.name not in COLOUR_FILES]
     for path in sorted(tables, key=lambda path: -path.stat().st_size):
         with suppress(OSError, UnicodeDecodeError), path.open(encoding="utf-8-sig") as handle:
             columns = re.split(r"[,;\t]", handle.readline().strip())
             if len(columns) > 1:
-                return (
-                    f"{path.name} may be such a table: it has the columns {some(columns, _MANY)}; "
-                    "copy it, and call the column so that says the class. "
-                )
+                return text("other-table", table=path.name, columns=some(columns, _MANY))
     return ""
 
 
-def _how_to_paint(files: Collection[Path]) -> str:
-    """Say what to do with outlines and boxes, if files look as if they held such."""
+def _how_to_export_masks(files: Sequence[Path]) -> str:
+    """Return what to do with outlines and boxes, if files look as if they held such."""
     stems = picture_stems(files)
-    shapes = [
-        file
-        for file in files
-        if file.suffix.lower() in _SHAPES
-        and (
-            is_of_a_picture(file, stems)
-            or (file.suffix.lower() == ".json" and _COCO.match(f"{file.parent.name}/{file.name}"))
-        )
-    ]
-    if not shapes:
-        return ""
-    return (
-        f"Outlines and boxes, as perhaps {shapes[0].parent.name}/{shapes[0].name} has them, are "
-        "not read: let the program that wrote them export masks (PNG, a pixel's value is the id "
-        "of its class) with the names of the images. "
-    )
+    for file in files:
+        place = f"{file.parent.name}/{file.name}"
+        is_coco = file.suffix.lower() == ".json" and _COCO.match(place)
+        if file.suffix.lower() in _SHAPES and (belongs_to_picture(file, stems) or is_coco):
+            return text("export-masks", file=place)
+    return ""

@@ -52,7 +52,7 @@ def key_of(text: str) -> str:
     return re.sub(r"\W+", "_", plain(text).lower()).strip("_")
 
 
-def own_vocabulary(
+def user_vocabulary(
     name: str, classes: Sequence[str], attributes: Mapping[str, Sequence[str]]
 ) -> Vocabulary:
     """Build a vocabulary.

@@ -1,0 +1,338 @@
+"""A target over a user's own photographs, wherever they come from: read once, checked, cached."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory.files import write_atomic, write_bytes
+from memory.records import digest
+from prompts.user_vocabulary import user_vocabulary, value_of
+from prompts.vocabulary import Vocabulary
+from tools.data.samples import VOID, Samples
+from tools.targets import SPLITS, check_split
+from tools.targets.levels import measure_levels
+from tools.targets.splits import assign_splits, check_splits
+from tools.targets.user.attributes import add_columns, add_measured, add_presences
+from tools.targets.user.loading import (
+    DEPTH_SCALE,
+    LABEL_NAMES,
+    Item,
+    Loaded,
+    ReadOptions,
+    load_items,
+    select_readable,
+    task_of,
+)
+from tools.targets.user.masks import ClassNames, pixel_classes
+from tools.targets.user.pictures import stores_metres
+from tools.targets.validation import ValidationReport, refusal, text
+
+_CACHE_VERSION = 5
+_MIN_IMAGES = 20
+_MIN_OF_CLASS = 8
+_FEW_OF_CLASS = 5
+# Metres beyond which photographs seldom reach.
+_FARTHEST_M = 1000
+
+
+class UserDataset:
+    """A target of a user's own photographs; see `tools.targets.Target`."""
+
+    def __init__(self, name: str, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]):
+        self.name = name
+        self.task: str = meta["task"]
+        self.class_names: Sequence[str] = meta["class_names"]
+        self.pixel_classes: Sequence[str] = meta["pixel_classes"]
+        self.vocabulary = Vocabulary.model_validate(meta["vocabulary"])
+        self.notice: str = meta["notice"]
+        self.flips: tuple[str, ...] = tuple(meta["flips"])
+        channels, height, width = arrays["images"].shape[1:]
+        self.image_shape = (channels, height, width)
+        self._arrays = arrays
+        self._meta = meta
+
+    def split(self, name: str) -> Samples:
+        """Return one of the disjoint splits; ids are the names of the files."""
+        check_split(name)
+        rows = [i for i, split in enumerate(self._meta["splits"]) if split == name]
+        kinds = [kind for kind in self._arrays if kind not in ("images", "classes")]
+        return Samples(
+            images=self._arrays["images"][rows],
+            classes=self._arrays["classes"][rows],
+            attributes=[self._meta["attributes"][i] for i in rows],
+            ids=[self._meta["ids"][i] for i in rows],
+            labels={kind: self._arrays[kind][rows] for kind in kinds},
+        )
+
+    def flip(self, attributes: dict[str, str], horizontal: bool, vertical: bool) -> dict[str, str]:
+        """Return the attributes unchanged: which of a user's words name a side is not known."""
+        return attributes
+
+    def measure(self, image: NDArray[np.uint8], attributes: Mapping[str, str]) -> dict[str, str]:
+        """Return brightness, contrast and colour, as far as the data's attributes have them."""
+        return measure_levels(image, self._meta["bounds"])
+
+
+def default_name(path: Path) -> str:
+    """Return a name for the data at a path: the last part of it and a digest of all."""
+    where = hashlib.sha256(str(path.expanduser().resolve()).encode()).hexdigest()
+    stem = "".join(c if c.isascii() and c.isalnum() else "-" for c in path.stem).strip("-")
+    return f"{stem[:40] or 'data'}-{where[:6]}"
+
+
+def cached(
+    name: str, key: Sequence[Any], cache_dir: Path, read: Callable[[], UserDataset], data: str
+) -> UserDataset:
+    """Return the target in the cache under `key` (plain JSON), or read it and keep it there."""
+    path = cache_dir / f"{name}-{digest([_CACHE_VERSION, *key])}.npz"
+    if not path.exists():
+        dataset = read()
+        meta = np.frombuffer(json.dumps(dict(dataset._meta)).encode(), np.uint8)
+        content: dict[str, Any] = {**dataset._arrays, "meta": meta}
+        write_atomic(path, lambda handle: np.savez_compressed(handle, **content))
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {kind: file[kind] for kind in file.files}
+        return UserDataset(name, arrays, json.loads(arrays.pop("meta").tobytes()))
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise refusal("cache-damaged", path=path, data=data, error=error) from error
+
+
+def read_dataset(
+    name: str,
+    data: str,
+    items: Sequence[Item],
+    options: ReadOptions,
+    names: ClassNames,
+    cache_dir: Path,
+    report: ValidationReport,
+) -> UserDataset:
+    """Read all photographs, assign them to splits and find the words for them.
+
+    Args:
+        name: Of the target.
+        data: How messages call the data.
+        items: The photographs with what is known of them.
+        options: How they are read.
+        names: Of the classes in masks.
+        cache_dir: What was left out is written there, with all names.
+        report: The problems so far; warnings become part of the target's notice.
+
+    Raises:
+        DataError: Names and counts every error.
+    """
+    task = options.task or task_of(items)
+    classified = task == "classification"
+    readable, size = select_readable(items, task, options, report)
+    loaded = load_items(readable, size, options, names.by_colour, report)
+    pixel_names, index_of = pixel_classes(loaded, options.void, names, report)
+    loaded = _without_contradictions(loaded, report)
+    _check_counts(loaded, {i.class_name for i in items if i.class_name}, classified, report)
+    report.raise_errors(data)
+
+    splits = assign_splits(
+        _strata(loaded, index_of),
+        [entry.item.split for entry in loaded],
+        [entry.marks for entry in loaded],
+        [entry.item.name for entry in loaded],
+        options.seed,
+        report,
+    )
+    loaded = [entry for entry, split in zip(loaded, splits, strict=True) if split]
+    splits = [split for split in splits if split]
+    classes = [entry.item.class_name or "scene" for entry in loaded]
+    check_splits(splits, classes, report)
+    report.raise_errors(data)
+    if classified:
+        _warn_rare(classes, splits, report)
+
+    class_names = sorted(set(classes)) if classified else ["scene"]
+    arrays = _arrays(loaded, size, index_of)
+    _warn_depth(arrays, loaded, options, report)
+    _warn_missing(arrays, pixel_names, splits, report)
+    arrays["classes"] = np.array([class_names.index(c) for c in classes], np.int64)
+    in_generator = [split == "generator" for split in splits]
+    attributes: list[dict[str, str]] = [{} for _ in loaded]
+    values = add_columns(loaded, attributes, in_generator, report)
+    values |= add_presences(arrays, pixel_names, attributes, values, in_generator)
+    bounds = add_measured(arrays["images"], attributes, values, in_generator)
+    if classified:
+        for of_one, class_name in zip(attributes, classes, strict=True):
+            of_one["class"] = value_of(class_name)
+    try:
+        vocabulary = user_vocabulary(name, class_names if classified else (), values)
+    except ValueError as error:  # of words that read alike
+        raise refusal("words-alike", error=error) from error
+    notes = cache_dir / f"{name}-notes.txt"
+    if report.warnings:
+        write_bytes(notes, report.listing().encode())
+    meta = {
+        "task": task,
+        "class_names": class_names,
+        "pixel_classes": list(pixel_names),
+        "vocabulary": vocabulary.model_dump(mode="json"),
+        "flips": options.flips,
+        "splits": splits,
+        "ids": [entry.item.name for entry in loaded],
+        "attributes": attributes,
+        "bounds": bounds,
+        "notice": _notice(name, arrays, splits, class_names, pixel_names, report, notes),
+    }
+    return UserDataset(name, arrays, meta)
+
+
+def _without_contradictions(loaded: Sequence[Loaded], report: ValidationReport) -> list[Loaded]:
+    """Leave out photographs with copies in several classes; warn of other exact copies."""
+    copies: dict[str, list[Loaded]] = defaultdict(list)
+    for entry in loaded:
+        copies[entry.marks[0]].append(entry)
+    dropped = set()
+    for mark, entries in copies.items():
+        if len({entry.item.class_name for entry in entries}) > 1:
+            dropped.add(mark)
+            report.warn("copies-in-two-classes", *(entry.item.name for entry in entries))
+        elif len(entries) > 1:
+            report.warn("copies", *(entry.item.name for entry in entries[1:]))
+    return [entry for entry in loaded if entry.marks[0] not in dropped]
+
+
+def _check_counts(
+    loaded: Sequence[Loaded], classes: Collection[str], classified: bool, report: ValidationReport
+) -> None:
+    """Add errors for too few photographs, of a class or in all, and for too few classes.
+
+    Args:
+        loaded: The photographs that can be used.
+        classes: Those of all pictures, of which perhaps none could be read.
+        classified: Whether the task is classification.
+        report: Takes the errors.
+    """
+    if len(loaded) < _MIN_IMAGES:
+        report.error("few-images", n=len(loaded), minimum=_MIN_IMAGES)
+    if not classified or not loaded:
+        return
+    if any(entry.item.class_name is None for entry in loaded):
+        report.error("class-needed")
+        return
+    counts = Counter(entry.item.class_name or "" for entry in loaded)
+    counts.update(dict.fromkeys(classes, 0))
+    if rare := [f"{name}, {n}" for name, n in sorted(counts.items()) if n < _MIN_OF_CLASS]:
+        report.error("few-of-class", *rare, minimum=_MIN_OF_CLASS)
+    if len(counts) < 2:
+        report.error("one-class", *counts)
+
+
+def _warn_rare(classes: Sequence[str], splits: Sequence[str], report: ValidationReport) -> None:
+    """Warn of classes with too few photographs to measure a model on them."""
+    counts = Counter(zip(splits, classes, strict=True))
+    for name in sorted(set(classes)):
+        feedback, test = counts["feedback", name], counts["test", name]
+        if min(feedback, test) < _FEW_OF_CLASS:
+            affected = f"{name}, feedback {feedback}, test {test}"
+            report.warn("rare-class", affected, minimum=_FEW_OF_CLASS)
+
+
+def _warn_depth(
+    arrays: Mapping[str, NDArray[Any]],
+    loaded: Sequence[Loaded],
+    options: ReadOptions,
+    report: ValidationReport,
+) -> None:
+    """Report the range of depth, so that a wrong unit is seen."""
+    if "depth" not in arrays:
+        return
+    near, far = np.nanpercentile(arrays["depth"], (5, 95))
+    unit = ""
+    sources = [entry.item.labels.get("depth") for entry in loaded]
+    # One of each format tells.
+    files = {source.suffix.lower(): source for source in sources if isinstance(source, Path)}
+    in_metres = bool(files) and all(stores_metres(file) for file in files.values())
+    if in_metres and far > _FARTHEST_M:
+        unit = text("depth-in-metres")
+    elif options.depth_scale == DEPTH_SCALE and not in_metres:
+        unit = text("depth-in-bits", scale=DEPTH_SCALE)
+    report.warn("depth-range", near=near, far=far, unit=unit)
+
+
+def _warn_missing(
+    arrays: Mapping[str, NDArray[Any]],
+    pixel_names: Sequence[str],
+    splits: Sequence[str],
+    report: ValidationReport,
+) -> None:
+    """Warn of classes of pixels that a split does not have, so that it cannot measure them."""
+    for split in SPLITS if "segmentation" in arrays else ():
+        rows = [i for i, own in enumerate(splits) if own == split]
+        present = set(np.unique(arrays["segmentation"][rows]).tolist())
+        if missing := [name for i, name in enumerate(pixel_names) if i not in present]:
+            report.warn("pixel-class-not-in-split", *missing, split=split)
+
+
+def _strata(loaded: Sequence[Loaded], index_of: Mapping[int, int]) -> list[str]:
+    """Return what every split gets its share of: the class, or the rarest class of pixels."""
+    n_images = Counter(number for entry in loaded for number in entry.ids if number in index_of)
+
+    def rarest(entry: Loaded) -> int:
+        return min(entry.ids & index_of.keys(), key=lambda i: (n_images[i], i), default=VOID)
+
+    return [entry.item.class_name or str(rarest(entry)) for entry in loaded]
+
+
+def _arrays(
+    loaded: Sequence[Loaded], size: tuple[int, int], index_of: Mapping[int, int]
+) -> dict[str, NDArray[Any]]:
+    """Stack images, in colour if one of them is, and labels, unknown where there are none."""
+    width, height = size
+    channels = max(len(entry.image) for entry in loaded)
+    arrays: dict[str, NDArray[Any]] = {
+        "images": np.stack([np.broadcast_to(e.image, (channels, height, width)) for e in loaded])
+    }
+    kinds = {kind for entry in loaded for kind in entry.labels}
+    if "segmentation" in kinds:
+        masks = np.full((len(loaded), height, width), VOID, np.uint8)
+        for row, entry in enumerate(loaded):
+            if "segmentation" in entry.labels:
+                values = entry.labels["segmentation"]
+                for number, index in index_of.items():
+                    masks[row][values == number] = index
+        arrays["segmentation"] = masks
+    for kind, shape in (("depth", (height, width)), ("normals", (3, height, width))):
+        if kind in kinds:
+            blank = np.full(shape, np.nan, np.float32)
+            arrays[kind] = np.stack([entry.labels.get(kind, blank) for entry in loaded])
+    return arrays
+
+
+def _notice(
+    name: str,
+    arrays: Mapping[str, NDArray[Any]],
+    splits: Sequence[str],
+    class_names: Sequence[str],
+    pixel_names: Sequence[str],
+    report: ValidationReport,
+    notes: Path,
+) -> str:
+    n, channels, height, width = arrays["images"].shape
+    counts = Counter(splits)
+    assigned = ", ".join(f"{split} {counts[split]}" for split in SPLITS)
+    kinds = [
+        f"{word} of {len(pixel_names)} classes" if kind == "segmentation" else word
+        for kind, word in LABEL_NAMES.items()
+        if kind in arrays
+    ]
+    labels = f"labels: {', '.join(kinds)}" if kinds else f"{len(class_names)} classes"
+    text = (
+        f"Your own data {name}: {n} photographs, {labels}, read at {width}x{height} in "
+        f"{'colour' if channels == 3 else 'gray'}; {assigned}."
+    )
+    if report.warnings:
+        text += "\n- ".join([f"\nNoted (all names are in {notes}):", *report.summary()])
+    return text

@@ -1,0 +1,288 @@
+"""Classes of the pixels in masks: by ids or by colours, with names from files or without."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from memory.errors import some
+from memory.yaml_text import parse_yaml
+from prompts.user_vocabulary import plain, value_of
+from tools.data.samples import VOID
+from tools.targets.user.loading import Loaded
+from tools.targets.user.pictures import COLOUR, Source, colour_text, gray_level
+from tools.targets.validation import ValidationReport, refusal, text
+
+COLOUR_FILES = ("classes.csv", "class_dict.csv", "labelmap.txt", "label_colors.txt")
+_ADE_FILE = "objectInfo150.txt"
+CLASS_FILES = (
+    "classes.txt", "classes.json", "classes.yaml", "classes.yml", "data.yaml", _ADE_FILE,
+)  # fmt: skip
+_MAX_CLASSES = 64
+_SHOWN = 5
+_VOID_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")
+_COLOUR = re.compile(r"(?<![\d.])(\d{1,3})[,;\s]+(\d{1,3})[,;\s]+(\d{1,3})(?![\d.])")
+
+_CITYSCAPES = {
+    7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole",
+    19: "traffic light", 20: "traffic sign", 21: "vegetation", 22: "terrain", 23: "sky",
+    24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus", 31: "train", 32: "motorcycle",
+    33: "bicycle",
+}  # fmt: skip
+_VOC = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
+    "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
+    "train", "tvmonitor",
+)  # fmt: skip
+
+
+class PublicClasses(NamedTuple):
+    """Names of the ids in masks of a public data set, those that do not count called void."""
+
+    source: str
+    names: Mapping[int, str]
+
+
+# By patterns of a mask's path. Pictures of VOC are named by year, those in copies of its folders
+# are not.
+_PUBLIC = {
+    r".*_gt(?:Fine|Coarse)_labelIds\.png": PublicClasses(
+        "Cityscapes", {i: _CITYSCAPES.get(i, "void") for i in range(34)}
+    ),
+    r".*_gt(?:Fine|Coarse)_labelTrainIds\.png": PublicClasses(
+        "Cityscapes", dict(enumerate(_CITYSCAPES.values()))
+    ),
+    r".*\bSegmentationClass/20\d\d_\d{6}\.png": PublicClasses("VOC", dict(enumerate(_VOC))),
+}
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """What is known of the names of classes in masks.
+
+    Attributes:
+        given: By id, or by colour (`pictures.COLOUR`), by the user; None without.
+        public: Of the public data set that the masks' file names tell of; used without `given`.
+    """
+
+    given: Mapping[int, str] | None = None
+    public: PublicClasses | None = None
+
+    @property
+    def by_colour(self) -> bool:
+        """Whether the classes are given by colours."""
+        return bool(self.given) and all(number >= COLOUR for number in self.given or ())
+
+
+def public_classes(masks: Sequence[Source]) -> PublicClasses | None:
+    """Return the class names of the public data set that these masks are of, or None."""
+    paths = [mask.as_posix() for mask in masks if isinstance(mask, Path)]
+    if not paths or len(paths) < len(masks):
+        return None
+    fitting = (p for p in _PUBLIC if all(re.fullmatch(p, path) for path in paths))
+    pattern = next(fitting, None)
+    return None if pattern is None else _PUBLIC[pattern]
+
+
+def read_class_file(root: Path) -> dict[int, str] | None:
+    """Return the names of classes by id or by colour from the file that `root` has, or None.
+
+    Raises:
+        DataError: The file cannot be read; names the file and the forms that it may have.
+    """
+    for name in (*COLOUR_FILES, *CLASS_FILES):
+        path = root / name
+        if not path.is_file():
+            continue
+        form = (
+            "NAME,RED,GREEN,BLUE on each line, the colour as three numbers of 0 to 255"
+            if name in COLOUR_FILES
+            else "a name a line, a list, or a mapping of ids and names"
+        )
+        try:
+            return names_by_id(_parse(path))
+        except (OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
+            raise refusal("class-file", path=path, error=error, form=form) from error
+    return None
+
+
+def _parse(path: Path) -> Any:
+    content = path.read_text("utf-8-sig")
+    if path.name in COLOUR_FILES:
+        return _colour_names(content)
+    if path.name == _ADE_FILE:  # columns Idx and Name, of several names the first
+        rows = [line.split("\t") for line in content.splitlines()[1:] if line.strip()]
+        return {0: "void"} | {int(row[0]): row[-1].split(",")[0].strip() for row in rows}
+    if path.suffix == ".txt":
+        return [line.strip() for line in content.splitlines() if line.strip()]
+    return json.loads(content) if path.suffix == ".json" else parse_yaml(content)
+
+
+def _colour_names(content: str) -> dict[int, str]:
+    """Return names by colour; anything else on a line, as in files of CVAT, is ignored."""
+    names: dict[int, str] = {}
+    for line in content.splitlines():
+        match = None if line.startswith("#") else _COLOUR.search(line)
+        if match and all(int(byte) < 256 for byte in match.groups()):
+            red, green, blue = map(int, match.groups())
+            before, after = (
+                part.strip(' ,;:\t"') for part in (line[: match.start()], line[match.end() :])
+            )
+            names[COLOUR + (red << 16) + (green << 8) + blue] = before or after
+    return names
+
+
+def names_by_id(values: Any) -> dict[int, str]:
+    """Read [name, ...], {id: name}, {name: id} or {"names": any of these} as names by id.
+
+    Several ids may be void and, in a mapping, have one name, which makes them one class.
+
+    Raises:
+        ValueError: Says which names cannot be used.
+    """
+    if isinstance(values, dict) and "names" in values:
+        values = values["names"]
+    if isinstance(values, list):
+        names = dict(enumerate(str(v) for v in values))
+    else:
+        pairs = values.items()
+        by_name = all(isinstance(v, int) for _, v in pairs)
+        names = {int(v if by_name else k): str(k if by_name else v) for k, v in pairs}
+    if not names:
+        raise ValueError("it is empty")
+    first: dict[str, str] = {}
+    for number, name in names.items():
+        word = value_of(name)
+        if not word:
+            raise ValueError(f"the name of {number} has no letter or digit")
+        if is_void(name):
+            continue
+        if isinstance(values, list) and word in first and first[word] == name:
+            raise ValueError(f"{name!r} is there twice")
+        if first.setdefault(word, name) != name:
+            raise ValueError(f"{first[word]!r} and {name!r} read alike")
+    return names
+
+
+def is_void(name: str) -> bool:
+    """Return whether a class is named as one whose pixels do not count."""
+    return plain(name).lower() in _VOID_NAMES
+
+
+def pixel_classes(
+    loaded: Sequence[Loaded], void: Sequence[int], names: ClassNames, report: ValidationReport
+) -> tuple[list[str], dict[int, int]]:
+    """Find the classes of pixels.
+
+    Args:
+        loaded: Photographs with their masks.
+        void: Ids of pixels of unknown class.
+        names: Names of the classes, as far as they are known.
+        report: Takes an error for ids that no class has.
+
+    Returns:
+        The names of the classes, and their index in these by id in the masks; ids without an
+        index are of unknown class.
+    """
+    stored = set().union(*(entry.ids for entry in loaded)) if loaded else set()
+    levels = {i: gray for i in stored if (gray := gray_level(i)) is not None}
+    # Masks of three channels that are gray in all pixels hold ids.
+    id_of = levels if not names.by_colour and len(levels) == len(stored) else {i: i for i in stored}
+    titles, index_of = _classes(loaded, id_of, void, names, report)
+    return titles, {i: index_of[id_of[i]] for i in stored if id_of[i] in index_of}
+
+
+def _classes(
+    loaded: Sequence[Loaded],
+    id_of: Mapping[int, int],
+    void: Sequence[int],
+    names: ClassNames,
+    report: ValidationReport,
+) -> tuple[list[str], dict[int, int]]:
+    """Find the classes; id_of: the ids that count by those in the masks."""
+    present = set(id_of.values())
+    unknown = set(void)
+    if not present:
+        return [], {}
+    if len(present) == 1:
+        report.error("mask-one-class", number=min(present))
+        return [], {}
+    if present == {0, VOID} and VOID in unknown:
+        how = "" if names.given else f"; to name both, {text('name-ids')}"
+        report.warn("mask-binary", how=how)
+        return [plain((names.given or {}).get(i, f"class {i}")) for i in (0, 1)], {0: 0, VOID: 1}
+    if not names.by_colour and any(number >= COLOUR for number in present):
+        return _colour_classes(loaded, present, names, report)
+    given = names.given
+    if given is None and names.public and present - unknown <= names.public.names.keys():
+        given = {i: names.public.names[i] for i in present - unknown}
+        dropped = [str(i) for i, title in sorted(given.items()) if is_void(title)]
+        void_ids = f", ids {', '.join(dropped)} count as of unknown class" if dropped else ""
+        report.warn(
+            "mask-public", source=names.public.source, dropped=void_ids, how=text("name-ids")
+        )
+    if given is None:
+        titles = _unnamed(present, unknown, report)
+    else:
+        unknown |= {i for i, title in given.items() if is_void(title)}
+        titles = {i: plain(title) for i, title in sorted(given.items()) if i not in unknown}
+    if foreign := present - unknown - set(titles):
+        affected = [e.item.name for e in loaded if any(id_of[i] in foreign for i in e.ids)]
+        if names.by_colour:
+            listed = some([colour_text(i) for i in sorted(foreign)], _SHOWN, "; ")
+            report.error("mask-foreign-colours", *affected, numbers=listed)
+        else:
+            listed = some([str(i) for i in sorted(foreign)], 2 * _SHOWN)
+            classes = some([f"{i} {title}" for i, title in titles.items()], 2 * _SHOWN)
+            report.error("mask-foreign-ids", *affected, numbers=listed, classes=classes)
+    different = list(dict.fromkeys(titles.values()))
+    return different, {number: different.index(title) for number, title in titles.items()}
+
+
+def _unnamed(present: set[int], unknown: set[int], report: ValidationReport) -> dict[int, str]:
+    """Return "class ID" by id."""
+    for number in sorted(present & unknown):
+        report.warn("mask-void", number=number)
+    titles = {i: f"class {i}" for i in sorted(present - unknown)}
+    if len(titles) > _MAX_CLASSES:
+        report.error("mask-values", n=len(titles), maximum=_MAX_CLASSES)
+    report.warn("mask-unnamed", how=text("name-ids"), numbers=", ".join(map(str, titles)))
+    return titles
+
+
+def _colour_classes(
+    loaded: Sequence[Loaded], present: set[int], names: ClassNames, report: ValidationReport
+) -> tuple[list[str], dict[int, int]]:
+    """Find the classes where each colour is one without a name, black and white too."""
+    if any(i < COLOUR and i not in (0, VOID) for i in present):
+        in_colour = [e.item.name for e in loaded if any(i >= COLOUR for i in e.ids)]
+        report.error("mask-mixed", *in_colour)
+        return [], {}
+    colour_of = {i: i if i >= COLOUR else COLOUR + i * 0x010101 for i in present}
+    colours = sorted(set(colour_of.values()))
+    if len(colours) > _MAX_CLASSES:
+        report.error("mask-colours", n=len(colours), maximum=_MAX_CLASSES)
+        return [], {}
+    shares: Counter[str] = Counter()
+    for entry in loaded:
+        if "segmentation" in entry.labels:
+            numbers, counts = np.unique(entry.labels["segmentation"], return_counts=True)
+            n_pixels = entry.labels["segmentation"].size * len(loaded)
+            for number, count in zip(numbers, counts, strict=True):
+                shares[colour_text(int(number))] += count / n_pixels
+    lines = "; ".join(f"NAME,{colour} ({share:.1%})" for colour, share in shares.most_common())
+    how = text("name-colours", lines=lines)
+    if names.given:
+        report.error("mask-colours-by-id", how=how)
+    else:
+        report.warn("mask-colours-unnamed", how=how)
+    titles = [f"colour {colour_text(i).replace(',', ' ')}" for i in colours]
+    return titles, {i: colours.index(colour_of[i]) for i in present}

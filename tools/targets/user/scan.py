@@ -1,0 +1,281 @@
+"""What lies in folders of a user: pictures of classes, or images with labels of pixels."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from memory.errors import some
+from prompts.user_vocabulary import plain, value_of
+from tools.targets.splits import SPLIT_NAMES, split_from_name
+from tools.targets.user.loading import LABEL_NAMES, Item
+from tools.targets.user.masks import CLASS_FILES, COLOUR_FILES
+from tools.targets.user.names import KINDS, folders_in, is_system_name, match_labels, roles_of
+from tools.targets.user.pictures import is_picture
+from tools.targets.user.refusals import describe_no_labels
+from tools.targets.validation import ValidationReport, refusal
+
+# What files of labels are called, and what is read.
+LABEL_FORMATS = {
+    "segmentation": ("masks", "PNG with ids of 8 or 16 bits, or .npy"),
+    "depth": ("depth files", "16-bit PNG (metres times 256), or .npy in metres"),
+    "normals": ("normals files", "8-bit RGB, 127 n + 128"),
+}
+_FEW = 5
+# Formats of labels and of pictures that are not read.
+_ARRAYS = (".npz", ".exr", ".pfm", ".mat", ".h5", ".hdf5", ".pt", ".dpt", ".pkl", ".raw", ".bin")
+_UNREAD_PICTURES = (
+    ".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw", ".raw", ".svg",
+)  # fmt: skip
+_TABLE_SUFFIXES = (".csv", ".tsv", ".xls", ".xlsx", ".txt", ".json", ".yaml", ".yml", ".xml")
+_DOCUMENTS = ("readme", "license", "licence", "notice")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A folder with a layout of its own: all data, or those of one split.
+
+    Attributes:
+        root: Folder of all data; names of images are relative to it.
+        path: Folder of the part.
+        files: All files below it.
+        split: A value of `SPLIT_NAMES`, or None.
+    """
+
+    root: Path
+    path: Path
+    files: Sequence[Path]
+    split: str | None = None
+
+    def name(self, file: Path) -> str:
+        """Return how a file is called in messages and as an image."""
+        return str(file.relative_to(self.root))
+
+
+def files_below(root: Path, report: ValidationReport) -> list[Path]:
+    """Return the files below a folder, sorted, without what systems and programs leave there.
+
+    Links are followed, but for one to a folder that holds it.
+
+    Raises:
+        DataError: Names that are not in UTF-8, which no journal or page could hold.
+    """
+    files = []
+    foreign = []
+    pending = [(root, {root.resolve()})]
+    while pending:
+        folder, above = pending.pop()
+        try:
+            inside = list(folder.iterdir())
+        except PermissionError:
+            report.warn("no-permission", _relative(folder, root))
+            continue
+        for path in inside:
+            name = str(path.relative_to(root))
+            if is_system_name(path.name):
+                continue
+            if name != _relative(path, root):
+                foreign.append(_relative(path, root))
+            elif path.is_file():
+                files.append(path)
+            elif path.is_dir():
+                if (real := path.resolve()) not in above:
+                    pending.append((path, above | {real}))
+            elif path.is_symlink():
+                report.warn("broken-link", name)
+    if foreign:
+        raise refusal("not-utf8", root=root, n=len(foreign), names=some(sorted(foreign), _FEW))
+    return sorted(files)
+
+
+def _relative(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)).encode("utf-8", "backslashreplace").decode()
+
+
+def find_parts(root: Path, files: Sequence[Path]) -> list[Part]:
+    """Return the folders that have a layout each, with their splits: often the root alone."""
+    folders = {folder.name: folder for folder in folders_in(root)}
+    of_folder = {
+        name: [f for f in files if f.is_relative_to(folder)] for name, folder in folders.items()
+    }
+    named = {name: split for name in folders if (split := split_from_name(name))}
+    exact = [name for name in named if name.lower() in SPLIT_NAMES]
+    # Several folders of one split, as "test 1" and "test 2", may be classes.
+    splits = list(named) if len(set(named.values())) == len(named) > 1 else exact
+    if folders and len(splits) == len(folders):
+        return [Part(root, root / name, of_folder[name], named[name]) for name in splits]
+    if len(splits) > 1:
+        others = sorted(folders.keys() - set(splits))
+        raise refusal(
+            "split-folders",
+            root=root,
+            splits=", ".join(splits),
+            others=", ".join(others),
+            known=", ".join(SPLIT_NAMES),
+        )
+    if len(folders) > 1 and all(roles_of(folders[name], of_folder[name]) for name in folders):
+        return [Part(root, folder, of_folder[name]) for name, folder in folders.items()]
+    return [Part(root, root, files)]
+
+
+def scan_classes(
+    part: Part, lists: Collection[Path], by_table: bool, report: ValidationReport
+) -> list[Item]:
+    """Return the pictures of class folders.
+
+    Args:
+        part: Folder of the class folders.
+        lists: Lists of splits, whose folders are no classes.
+        by_table: Whether a table names classes, so that pictures in no folder are returned too.
+        report: Takes what is left out.
+    """
+    by_class: dict[str, list[Path]] = {
+        folder.name: []
+        for folder in folders_in(part.path)
+        if not any(file.is_relative_to(folder) for file in lists)
+    }
+    items = []
+    inner: list[tuple[str, ...]] = []
+    for file in part.files:
+        *folders, _ = file.relative_to(part.path).parts
+        if folders and _is_read(file, part.name(file), report):
+            by_class.setdefault(folders[0], []).append(file)
+            inner.append(tuple(folders[1:]))
+            if inner[-1]:
+                report.warn("folders-in-class", part.name(file))
+        elif not folders and is_picture(file) and by_table:
+            items.append(Item(part.name(file), file, split=part.split))
+        elif not folders and is_picture(file):
+            report.warn("no-class", part.name(file))
+    if inner and all(inner):
+        names = sorted({folders[-1] for folders in inner})
+        report.warn("classes-deeper", names=some(names, _FEW))
+    words: dict[str, str] = {}
+    for folder, files in by_class.items():
+        class_name = plain(folder)
+        if not class_name:
+            report.error("class-folder-name", folder)
+        if not files:
+            report.error("class-folder-empty", folder)
+        other = words.setdefault(value_of(folder), folder)
+        if other != folder:
+            report.error("class-folder-alike", folder, other=other)
+        items += [Item(part.name(file), file, class_name, part.split) for file in files]
+    return items
+
+
+def scan_images(
+    part: Part, roles: Mapping[str, str], by_table: bool, report: ValidationReport
+) -> list[Item]:
+    """Return the images of a part with their labels of pixels.
+
+    Args:
+        part: Folder of the images and their labels.
+        roles: What its folders hold, as `roles_of` returns it.
+        by_table: Whether a table names classes, so that no labels are needed.
+        report: Takes what is left out, and labels that cannot be assigned to images.
+    """
+    for folder, role in roles.items():
+        if folder not in ("images", *KINDS):
+            report.warn("read-from", labels=LABEL_NAMES.get(role, role), folder=folder)
+    by_role: dict[str, dict[str, list[Path]]] = {
+        role: defaultdict(list) for role in ("images", *KINDS.values())
+    }
+    unread = False
+    for file in part.files:
+        folder, *inside = file.relative_to(part.path).parts
+        if not inside:
+            if is_picture(file):
+                report.warn("outside-images", file.name)
+            continue
+        role = roles.get(folder, "")
+        is_label = role in KINDS.values()
+        if not role:
+            report.warn("unread-folder", part.name(file), folder=folder)
+        elif is_label and file.suffix.lower() in _ARRAYS:
+            unread = True
+            files, form = LABEL_FORMATS[role]
+            report.error(
+                "label-format", part.name(file), files=files, suffix=file.suffix, form=form
+            )
+        elif (is_label and file.suffix.lower() == ".npy") or _is_read(
+            file, part.name(file), report
+        ):
+            by_role[role][str(Path(*inside).with_suffix(""))].append(file)
+    images = by_role.pop("images")
+    labels = {
+        kind: _joined_labels(part, kind, files, images, report) for kind, files in by_role.items()
+    }
+    if not any(by_role.values()) and not unread and not by_table:
+        (folder,) = (name for name, role in roles.items() if role == "images")
+        where = part.name(part.path) if part.path != part.root else part.root.name
+        values = describe_no_labels(part.path, part.files, part.path / folder)
+        report.error("no-labels", where, subject="folders with", **values)
+    if twice := [stem for stem, files in images.items() if len(files) > 1]:
+        report.error("image-twice", *twice)
+    items = []
+    for stem, (file, *_) in images.items():
+        first, *rest = Path(stem).parts
+        items.append(
+            Item(
+                part.name(file),
+                file,
+                split=part.split or (SPLIT_NAMES.get(first.lower()) if rest else None),
+                labels={kind: files[stem][0] for kind, files in labels.items() if stem in files},
+            )
+        )
+    return items
+
+
+def _joined_labels(
+    part: Part,
+    kind: str,
+    labels: Mapping[str, list[Path]],
+    images: Mapping[str, list[Path]],
+    report: ValidationReport,
+) -> Mapping[str, list[Path]]:
+    """Return files of labels by the path of their image without suffix."""
+    if labels and images and not labels.keys() & images.keys():
+        labels = match_labels(kind, labels, images, report)
+        if not labels.keys() & images.keys():
+            label, image = (part.name(min(files.values())[0]) for files in (labels, images))
+            report.error("label-names", f"{label}, {image}", kind=kind)
+            return labels
+    for stem, files in labels.items():
+        if stem not in images:
+            report.warn("label-without-image", part.name(files[0]), kind=kind)
+        if len(files) > 1:
+            report.error("label-twice", stem, kind=kind)
+    return labels
+
+
+def warn_unread_tables(
+    part: Part, with_images: bool, table: Path | None, report: ValidationReport
+) -> None:
+    """Warn of tables and lists beside the folders of a part that nothing reads."""
+    read = {table}
+    if with_images:
+        read |= {part.root / name for name in (*COLOUR_FILES, *CLASS_FILES)}
+    names = "names of ids in masks from PATH/classes.txt" if with_images else "classes from folders"
+    unread = [
+        part.name(file)
+        for file in part.files
+        if file.parent in (part.root, part.path)
+        and file not in read
+        and file.suffix.lower() in _TABLE_SUFFIXES
+        and not file.stem.lower().startswith(_DOCUMENTS)
+    ]
+    if unread:
+        report.warn("unread-file", *unread, names=names)
+
+
+def _is_read(file: Path, name: str, report: ValidationReport) -> bool:
+    if is_picture(file):
+        return True
+    if file.suffix.lower() in _UNREAD_PICTURES:
+        report.warn("unread-picture-format", name)
+    else:
+        report.warn("no-picture", name)
+    return False
