@@ -19,7 +19,7 @@ from agent.autonomous.report import write_report
 from agent.autonomous.results import write_results
 from agent.brains import BrainContext, planner_brain, planner_of
 from agent.brains.probe import with_mode
-from agent.config.settings import Settings, told_settings
+from agent.config.settings import Settings, journaled_settings
 from agent.loop.approval import Answer, Question
 from agent.loop.components import Components
 from agent.loop.graph import Decider, build_graph
@@ -198,7 +198,7 @@ def _open_journal(session: Session, bench: Components) -> AttributeDistribution:
     if known:
         session.journal.append(
             "resumed",
-            settings=told_settings(session.settings),
+            settings=journaled_settings(session.settings),
             interactive=bench.observer.interactive,
         )
         return AttributeDistribution.model_validate(known["palette"])
@@ -209,7 +209,7 @@ def _open_journal(session: Session, bench: Components) -> AttributeDistribution:
         key="session",
         session=session.name,
         target=bench.target.name,
-        settings=told_settings(session.settings),
+        settings=journaled_settings(session.settings),
         palette=palette.to_json(),
         **head(bench.target, bench.observer.interactive),
     )

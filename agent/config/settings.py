@@ -8,21 +8,12 @@ This is the only module that reads any of these.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from types import UnionType
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    NamedTuple,
-    TypeGuard,
-    Union,
-    get_args,
-    get_origin,
-)
+from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, ValidationError
@@ -43,12 +34,12 @@ ENV_PREFIX = "SHAPING_"
 # The token of the web page is a secret of one command, and no setting of a session.
 WEB_TOKEN = f"{ENV_PREFIX}WEB_TOKEN"
 
-# Where a session works, which says nothing of what comes of it: not told by journals and bundles.
+# Deployment settings; they do not affect results and are left out of journals and bundles.
 PLACES = ("compute", "memory", "session.checkpoints")
 # What a journal and a bundle leave out: places, and a command that may hold secrets.
 PRIVATE = (*PLACES, "session.on_finish")
 
-# A session may go on after a change of these: they say where, on what and for how long it works.
+# Settings that a session may be resumed with other values of.
 FREE_KEYS = (
     "preset",
     "pretrain",
@@ -233,27 +224,20 @@ class Settings(Record):
 
     @property
     def data(self) -> str:
-        """What the session is of: its preset or, of a user's own data, NAME:FOLDER."""
+        """Source of the data: the preset or, for a user's own data, NAME:FOLDER."""
         path = self.target.path
         return self.preset if path is None else f"{self.target.name}:{Path(str(path)).name}"
 
     @property
     def stem(self) -> str:
-        """What sessions are called that nobody names: like the preset or, of own data, these."""
-        own = self.preset == "own" and self.target.path is not None
-        return self.data.partition(":")[2] if own else Path(self.preset).stem
+        """Stem of the names of sessions that nobody names: the preset, or the user's folder."""
+        is_users = self.preset == "own" and self.target.path is not None
+        return self.data.partition(":")[2] if is_users else Path(self.preset).stem
 
 
-class Preset(NamedTuple):
-    """A preset that comes with the program."""
-
-    name: str
-    description: str
-
-
-def presets() -> list[Preset]:
-    """Return the presets of the package, sorted by name."""
-    return [Preset(name, _read_preset(name)[1]) for name in sorted(_preset_files())]
+def presets() -> dict[str, str]:
+    """Return the presets of the package with their descriptions, sorted by name."""
+    return {name: _read_preset(name)[1] for name in sorted(_preset_files())}
 
 
 def load_settings(
@@ -261,11 +245,16 @@ def load_settings(
 ) -> Settings:
     """Resolve the settings of a preset.
 
-    preset: a name of `presets()`, or the path of a .yaml file; overrides: "section.key=value", the
-    last one wins; env: where SHAPING_* variables are looked up. Overrides go before the
-    environment, that before the preset, that before the defaults. Values are YAML, but text
-    settings take the text as it stands. Raises SettingsError that names key, value and what was
-    expected.
+    Overrides take precedence over the environment, the environment over the preset, the preset over
+    the defaults. Values are YAML; settings of type text or path take their text as it stands.
+
+    Args:
+        preset: A name of `presets()`, or the path of a .yaml file.
+        overrides: "section.key=value"; of equal keys the last one counts.
+        env: Where variables SHAPING_SECTION__KEY are looked up.
+
+    Raises:
+        SettingsError: Names the key, the value and what was expected.
     """
     values, _ = _read_preset(preset)
     assignments = [
@@ -284,60 +273,62 @@ def with_changes(settings: Settings, overrides: Sequence[str]) -> Settings:
 
 def _assignments(overrides: Sequence[str]) -> list[tuple[str, str, str]]:
     """Return key, text and origin of each "key=value" of the command line."""
-    found = []
+    assignments = []
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise SettingsError(f"{override!r} sets nothing; expected KEY=VALUE.")
-        found.append((key.strip(), text, "on the command line"))
-    return found
+        assignments.append((key.strip(), text, "on the command line"))
+    return assignments
 
 
 def _build(
     preset: str, values: dict[str, Any], assignments: Sequence[tuple[str, str, str]]
 ) -> Settings:
-    origins: dict[str, str] = {}
     for key, text, origin in assignments:
         if key == "preset":
             raise SettingsError(f"A preset cannot be given {origin} as a setting; use run PRESET.")
         value = text if _takes_text(key) else _parse(text, f"The setting {key}, given {origin},")
-        values = _merge(values, _nest(key, value))
-        origins[key] = origin
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        values = _merge(values, value)
     try:
         return Settings.model_validate({**values, "preset": preset})
     except ValidationError as error:
+        origins = {key: origin for key, _, origin in assignments}
         raise SettingsError(_explain(error, origins)) from error
 
 
 def keys(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
     """Return the dotted keys of all settings, in the order of their definition."""
-    found = []
+    names: list[str] = []
     for name, field in model.model_fields.items():
-        if _is_section(field.annotation):
-            found += keys(field.annotation, f"{prefix}{name}.")
-        else:
-            found.append(prefix + name)
-    return found
+        section = field.annotation
+        names += keys(section, f"{prefix}{name}.") if _is_section(section) else [prefix + name]
+    return names
 
 
 def fingerprint(settings: Settings) -> str:
-    """Return a digest of the settings that a session cannot change on its way, see FREE_KEYS."""
-    return digest({k: v for k, v in _leaves(settings) if not _is_free(k)})
+    """Return a digest of the settings that a session is bound to: all but FREE_KEYS."""
+    return digest(_bound(_leaves(settings.model_dump(mode="json"))))
 
 
-def _is_free(key: str) -> bool:
-    return f"{key}.".startswith(tuple(f"{free}." for free in FREE_KEYS))
+def _bound(leaves: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    free = tuple(f"{key}." for key in FREE_KEYS)
+    return {key: value for key, value in leaves.items() if not f"{key}.".startswith(free)}
 
 
 def differences(old: Settings, new: Settings, *, bound: bool = False) -> list[str]:
     """Return "key: old -> new" for each setting that differs.
 
-    bound: only those that a session cannot change on its way.
+    Args:
+        old: Settings before.
+        new: Settings after.
+        bound: Whether only those count that a session is bound to.
     """
-    before, after = (
-        {key: value for key, value in _leaves(settings) if not bound or not _is_free(key)}
-        for settings in (old, new)
-    )
+    before, after = (_leaves(settings.model_dump(mode="json")) for settings in (old, new))
+    if bound:
+        before, after = _bound(before), _bound(after)
     return [
         f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
@@ -347,16 +338,16 @@ def differences(old: Settings, new: Settings, *, bound: bool = False) -> list[st
 
 def overrides(settings: Settings) -> list[str]:
     """Return the "key=value" that make these settings from their preset, for `load_settings`."""
-    plain = dict(_leaves(load_settings(settings.preset)))
+    base = _leaves(load_settings(settings.preset).model_dump(mode="json"))
     return [
         f"{key}={value if isinstance(value, str) else json.dumps(value)}"
-        for key, value in _leaves(settings)
-        if value != plain.get(key)
+        for key, value in _leaves(settings.model_dump(mode="json")).items()
+        if value != base.get(key)
     ]
 
 
-def told_settings(settings: Settings) -> dict[str, Any]:
-    """Return the settings that a journal tells, as plain JSON."""
+def journaled_settings(settings: Settings) -> dict[str, Any]:
+    """Return the settings that a journal records, as plain JSON."""
     return without_private(settings.model_dump(mode="json", exclude={"home"}))
 
 
@@ -374,8 +365,8 @@ def without_private(values: dict[str, Any]) -> dict[str, Any]:
 
 def _preset_files() -> dict[str, Traversable]:
     folder = resources.files("agent.config").joinpath("presets")
-    found = [file for file in folder.iterdir() if file.name.endswith(".yaml")]
-    return {file.name.removesuffix(".yaml"): file for file in found}
+    files = [file for file in folder.iterdir() if file.name.endswith(".yaml")]
+    return {file.name.removesuffix(".yaml"): file for file in files}
 
 
 def _read_preset(preset: str) -> tuple[dict[str, Any], str]:
@@ -410,14 +401,13 @@ def _parse(text: str, origin: str) -> Any:
 
 
 def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
-    """Say what is wrong with the first unknown key or, if all are known, the first value.
+    """Explain the first unknown key or, if all are known, the first wrong value.
 
-    origins: dotted key -> where its value was given, if not in the preset.
+    origins: where values were given, by their dotted keys, if not in the preset.
     """
     problem = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     is_unknown = problem["type"] == "extra_forbidden"
-    location = [str(part) for part in problem["loc"]]
-    given = problem["input"]
+    location, given = [str(part) for part in problem["loc"]], problem["input"]
     while is_unknown and isinstance(given, dict) and given:
         part, given = next(iter(given.items()))
         location.append(str(part))
@@ -427,8 +417,7 @@ def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
     if is_unknown:
         return unknown("setting", key, keys()) + where
     expected = problem["msg"].replace("Input should", "it should", 1)
-    shown = hidden(repr(given))
-    return f"The setting {key} cannot be {shown}{where}: {expected}."
+    return f"The setting {key} cannot be {hidden(repr(given))}{where}: {expected}."
 
 
 def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
@@ -446,28 +435,17 @@ def _takes_text(key: str) -> bool:
     return str in choices or Path in choices
 
 
-def _nest(key: str, value: Any) -> dict[str, Any]:
-    first, _, rest = key.partition(".")
-    return {first: _nest(rest, value) if rest else value}
+def _merge(below: Any, above: Any) -> Any:
+    """Return `above`, or both joined key by key where both are mappings."""
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return {**below, **{key: _merge(below.get(key), value) for key, value in above.items()}}
 
 
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        if isinstance(old, dict) and isinstance(value, dict):
-            merged[key] = _merge(old, value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _leaves(settings: Settings) -> Iterator[tuple[str, JsonValue]]:
-    def walk(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, JsonValue]]:
-        for name, value in values.items():
-            if isinstance(value, dict):
-                yield from walk(value, f"{prefix}{name}.")
-            else:
-                yield prefix + name, value
-
-    return walk(settings.model_dump(mode="json"), "")
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, JsonValue]:
+    """Return nested values by their dotted keys."""
+    leaves: dict[str, JsonValue] = {}
+    for name, value in values.items():
+        inner = _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else None
+        leaves |= {prefix + name: value} if inner is None else inner
+    return leaves

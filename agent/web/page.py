@@ -53,7 +53,7 @@ class Page:
                 notice=notice,
                 home=str(self._registry.home),
                 parts=self.parts(name),
-                presets=[preset.name for preset in presets()],
+                presets=list(presets()),
             )
         )
 

@@ -161,7 +161,7 @@ def refuse_unknown(home: Path, name: str) -> None:
     from agent.session.folder import list_sessions
     from memory.errors import unknown
 
-    known = [preset for preset, _ in presets()]
+    known = list(presets())
     if name in known or ":" in name or "/" in name or Path(name).exists() or "." in name:
         return  # a preset, or explained where it is read
     raise SettingsError(
@@ -183,7 +183,7 @@ def _refuse_data(preset: str) -> None:
     elif Path(preset).expanduser().is_dir():
         from agent.config.settings import presets
 
-        if preset not in [name for name, _ in presets()]:
+        if preset not in presets():
             raise SettingsError(
                 f"{preset!r} is a folder, no preset. If your data lie there, say "
                 f"--target {shlex.quote(f'folder:{preset}')}."

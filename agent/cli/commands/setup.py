@@ -16,7 +16,7 @@ def presets() -> None:
     """List the presets."""
     from agent.config.settings import presets as known
 
-    say_table(["preset", "what it is"], known())
+    say_table(["preset", "what it is"], list(known().items()))
 
 
 @app.command()

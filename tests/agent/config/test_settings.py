@@ -22,11 +22,10 @@ def preset_file(folder: Path, text: str) -> str:
 
 
 def test_solar_is_a_preset_with_a_description() -> None:
-    found = {preset.name: preset.description for preset in presets()}
-    assert found["solar"].startswith("Solar cells, functional or defective")
+    assert presets()["solar"].startswith("Solar cells, functional or defective")
 
 
-@pytest.mark.parametrize("name", [preset.name for preset in presets()])
+@pytest.mark.parametrize("name", list(presets()))
 def test_every_preset_loads(name: str) -> None:
     assert load_settings(name).preset == name
 
