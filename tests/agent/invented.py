@@ -27,18 +27,16 @@ from memory.items import Hit, MemoryItem
 from memory.journal import Journal, read_events, rounds
 from memory.records import (
     Batch,
-    Estimate,
     Failure,
     Plan,
     PromptQuality,
     Report,
     Round,
     Shard,
-    SliceScore,
     Training,
-    digest,
 )
 from prompts.vocabulary import load_vocabulary
+from tests.factories import estimate, failure, report, slice_score
 
 VOCABULARY = load_vocabulary("elpv")
 PALETTE = AttributeDistribution(
@@ -101,46 +99,19 @@ class InventedStages(Stages):
         rng = random.Random(training.round)
         scores = []
         for row in PALETTE.rows:
-            n_correct = rng.randrange(10, 40)
-            value = n_correct / 40
-            scores.append(
-                SliceScore(
-                    key=" ".join(f"{k}={v}" for k, v in sorted(row.attributes.items())),
-                    attributes=row.attributes,
-                    accuracy=Estimate(value=value, low=value - 0.1, high=value + 0.1, n=40),
-                    n_correct=n_correct,
-                )
-            )
-        overall = Estimate(value=rng.random(), low=0.0, high=1.0, n=160)
-        worst = min(scores, key=lambda s: s.accuracy.value).key
-        return Report(
-            round=training.round,
-            split="feedback",
-            metrics={"balanced_accuracy": overall},
-            slices=tuple(scores),
-            worst_slice=worst,
+            scores.append(slice_score(row.attributes, rng.randrange(10, 40) / 40, n=40, half=0.1))
+        return report(
+            *scores,
+            number=training.round,
+            metrics={"balanced_accuracy": estimate(rng.random(), n=160)},
+            worst_slice=min(scores, key=lambda s: s.accuracy.value).key,
         )
 
     def inspect(self, number: int) -> tuple[Failure, ...]:
         current = self._session.round(number)
         assert current is not None and current.report is not None
-        report = current.report
-        score = min(report.slices, key=lambda s: s.accuracy.value)
-        error = 1 - score.accuracy.value
-        return (
-            Failure(
-                id=digest(score.key),
-                slice=score.key,
-                attributes=score.attributes,
-                n=40,
-                n_wrong=40 - score.n_correct,
-                error_rate=Estimate(value=error, low=error - 0.1, high=error + 0.1, n=40),
-                rest_error_rate=0.2,
-                p_value=0.001,
-                q_value=0.002,
-                significant=True,
-            ),
-        )
+        score = min(current.report.slices, key=lambda s: s.accuracy.value)
+        return (failure(score.attributes, 1 - score.accuracy.value),)
 
     def _maybe_crash(self, number: int, stage: str) -> None:
         if self._crash_in == (number, stage):

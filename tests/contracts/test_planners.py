@@ -7,8 +7,9 @@ import pytest
 from agent import planners
 from agent.loop.validation import validate
 from agent.planners import AttributeCombination, AttributeDistribution, Observation, Planner
-from memory.records import Estimate, Report, Round, SliceScore, slice_key
+from memory.records import Round
 from prompts.vocabulary import load_vocabulary
+from tests.factories import report, slice_score
 from tools.plugins import names
 
 VOCABULARY = load_vocabulary("elpv")
@@ -32,13 +33,8 @@ def planner(request: pytest.FixtureRequest) -> Planner:
 
 
 def observation(n_images: int, with_report: bool) -> Observation:
-    attributes = {"wafer": "poly", "brightness": "dark"}
-    accuracy = Estimate(value=0.4, low=0.3, high=0.5, n=50)
-    score = SliceScore(
-        key=slice_key(attributes), attributes=attributes, accuracy=accuracy, n_correct=20
-    )
-    report = Report(round=1, split="feedback", metrics={}, slices=(score,))
-    rounds = (Round(number=1, report=report),) if with_report else ()
+    measured = report(slice_score({"wafer": "poly", "brightness": "dark"}, 0.4, n=50))
+    rounds = (Round(number=1, report=measured),) if with_report else ()
     return Observation(round=2, n_images=n_images, images_per_prompt=8, seed=1, rounds=rounds)
 
 

@@ -23,12 +23,11 @@ from memory.records import (
     Report,
     Round,
     Shard,
-    SliceScore,
     Training,
     Verdict,
-    digest,
-    slice_key,
 )
+from tests import factories
+from tests.factories import slice_score
 
 WAFERS = ("mono", "poly")
 SEVERITIES = ("functional", "suspect", "probable", "defective")
@@ -74,26 +73,19 @@ def report(rng: random.Random, number: int, split: str, level: float) -> Report:
     for wafer in WAFERS:
         for severity in SEVERITIES:
             for brightness in BRIGHTNESS:
-                said = {"wafer": wafer, "severity": severity, "brightness": brightness}
+                named = {"wafer": wafer, "severity": severity, "brightness": brightness}
                 n = rng.randint(12, 90)
                 p = min(max(level + rng.gauss(0, 0.13), 0.1), 0.97)
-                correct = round(p * n)
-                slices.append(
-                    SliceScore(
-                        key=slice_key(said),
-                        attributes=said,
-                        accuracy=share(correct / n, n),
-                        n_correct=correct,
-                    )
-                )
+                score = slice_score(named, round(p * n) / n, n)
+                slices.append(score.model_copy(update={"accuracy": share(score.n_correct / n, n)}))
     metrics = {
         "accuracy": share(level + 0.05, 525),
         "balanced_accuracy": share(level, 525),
         "auroc": share(level + 0.07, 525),
     }
     worst = min(slices, key=lambda s: s.accuracy.value)
-    return Report(
-        round=number, split=split, metrics=metrics, slices=tuple(slices), worst_slice=worst.key
+    return factories.report(
+        *slices, number=number, split=split, metrics=metrics, worst_slice=worst.key
     )
 
 
@@ -105,10 +97,8 @@ def failures(rng: random.Random, of: Report) -> tuple[Failure, ...]:
         wrong = n - s.n_correct
         p = min(10 ** (rank - 5.0) * rng.uniform(0.5, 1.5), 1.0)
         found.append(
-            Failure(
-                id=digest(s.key),
-                slice=s.key,
-                attributes=s.attributes,
+            factories.failure(
+                s.attributes,
                 n=n,
                 n_wrong=wrong,
                 error_rate=share(wrong / n, n),

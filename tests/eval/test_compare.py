@@ -17,7 +17,9 @@ from eval.compare import (
 )
 from eval.report.compare import Comparison, build_compare_html
 from memory.errors import DataError
-from memory.records import Estimate, Report, SliceScore, slice_key
+from memory.records import Report
+from tests import factories
+from tests.factories import estimate, slice_score
 
 
 def score(arm: str, seed: int, number: int, worst_five: float) -> Score:
@@ -107,17 +109,12 @@ def test_curve_area_and_reach() -> None:
 
 
 def report(values: dict[str, float]) -> Report:
-    def slice_score(weather: str, light: str, value: float) -> SliceScore:
-        attributes = {"weather": weather, "light": light}
-        estimate = Estimate(value=value, low=value, high=value, n=20)
-        return SliceScore(
-            key=slice_key(attributes), attributes=attributes, accuracy=estimate, n_correct=1
-        )
-
-    split = {tuple(key.split()): value for key, value in values.items()}
-    slices = tuple(slice_score(key[0], key[1], value) for key, value in split.items())
-    miou = Estimate(value=0.4, low=0.4, high=0.4, n=40)
-    return Report(round=1, split="test", metrics={"miou": miou}, slices=slices)
+    names = ("weather", "light")
+    slices = [
+        slice_score(dict(zip(names, key.split(), strict=True)), value)
+        for key, value in values.items()
+    ]
+    return factories.report(*slices, split="test", metrics={"miou": estimate(0.4)})
 
 
 def test_scores_of_a_report() -> None:

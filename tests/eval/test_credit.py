@@ -5,32 +5,22 @@ import pytest
 from scipy.stats import spearmanr
 
 from eval.credit import credit, prompt_influence, rank_correlation, settle, shrunk_change
-from eval.metrics import binomial_variance, wilson
+from eval.metrics import binomial_variance
 from memory.records import (
     Batch,
     Hypothesis,
     Plan,
     PromptQuality,
     PromptSpec,
-    Report,
     SliceScore,
-    slice_key,
 )
+from tests.factories import report, slice_score
 
 DARK = {"wafer": "poly", "brightness": "dark"}
 
 
 def score(attributes: dict[str, str], n_correct: int, n: int) -> SliceScore:
-    return SliceScore(
-        key=slice_key(attributes),
-        attributes=attributes,
-        accuracy=wilson(n_correct, n),
-        n_correct=n_correct,
-    )
-
-
-def report(*slices: SliceScore) -> Report:
-    return Report(round=1, split="feedback", metrics={}, slices=slices)
+    return slice_score(attributes, n_correct / n, n)
 
 
 def prompt(name: str, **attributes: str) -> PromptSpec:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from eval.fixable import Evidence, evidence_from, fixable
-from eval.metrics import wilson
-from memory.records import Batch, Plan, PromptQuality, PromptSpec, Report, Round, SliceScore
+from memory.records import Batch, Plan, PromptQuality, PromptSpec, Round
+from tests.factories import report, slice_score
 
 DARK = {"light": "night"}
 
@@ -76,9 +76,6 @@ def a_round(number: int, n_correct: int, light: str = "night", kept: int = 8) ->
     prompt = PromptSpec(
         id=f"r{number}", text="a street", class_name="scene", attributes={"light": light}, count=10
     )
-    score = SliceScore(
-        key="light=night", attributes=DARK, accuracy=wilson(n_correct, 100), n_correct=n_correct
-    )
     return Round(
         number=number,
         plan=Plan(round=number, author="uniform", prompts=(prompt,)),
@@ -88,7 +85,7 @@ def a_round(number: int, n_correct: int, light: str = "night", kept: int = 8) ->
             shards=(),
             quality=(PromptQuality(prompt_id=prompt.id, n_made=10, n_kept=kept, mean_weight=0.8),),
         ),
-        report=Report(round=number, split="feedback", metrics={}, slices=(score,)),
+        report=report(slice_score(DARK, n_correct / 100), number=number),
     )
 
 

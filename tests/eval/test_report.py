@@ -22,8 +22,9 @@ from eval.report.charts import (
 from eval.report.page import ReportData, build_report_html, failure_cards, progress
 from eval.report.session_charts import composition, main_metric, worst_slices
 from eval.report.text import duration, number, p_value, signed
-from memory.records import Report, Round, Trial, slice_key
+from memory.records import Round, Trial, slice_key
 from tests.eval.fake_session import session, share
+from tests.factories import report
 
 VOID = {"meta", "link", "img", "br"}
 
@@ -85,7 +86,7 @@ def nothing() -> ReportData:
 
 
 def bare_report() -> ReportData:
-    bare = Report(round=1, split="feedback", metrics={}, slices=())
+    bare = report()
     return replace(nothing(), rounds=[Round(number=1, report=bare)], sealed=[bare])
 
 
@@ -187,8 +188,8 @@ def test_headline_figures_appear_with_their_intervals() -> None:
     data = session()
     reports = [r.report for r in data.rounds if r.report]
     text = Page(build_report_html(data)).text
-    for report in (reports[0], reports[-1], data.sealed[0], data.sealed[-1]):
-        score = report.metrics["balanced_accuracy"]
+    for measured in (reports[0], reports[-1], data.sealed[0], data.sealed[-1]):
+        score = measured.metrics["balanced_accuracy"]
         assert f"{score.value:.3f}" in text
         assert f"95% interval {score.low:.2f} to {score.high:.2f}" in text
     assert "Balanced accuracy on feedback" in text
@@ -329,8 +330,7 @@ def test_failures_that_are_gone_are_told_apart_from_those_that_stay() -> None:
 
 
 def test_the_leading_metric_and_its_progress() -> None:
-    report = Report(round=1, split="test", metrics={"miou": share(0.5, 10)}, slices=())
-    assert main_metric([report]) == "miou"
+    assert main_metric([report(metrics={"miou": share(0.5, 10)})]) == "miou"
     assert main_metric([]) == "balanced_accuracy"
     assert progress({}) is None
     moved = progress({3: share(0.7, 100), 1: share(0.6, 100)})

@@ -25,7 +25,8 @@ from memory.events import (
     UndoneEvent,
 )
 from memory.journal import _N_EVENTS, Journal, read_events, rounds, standing
-from memory.records import Plan, PromptSpec, Report
+from memory.records import Plan, PromptSpec
+from tests import factories
 
 
 @pytest.fixture
@@ -197,7 +198,7 @@ def test_events_fold_into_rounds(path: Path) -> None:
     prompt = PromptSpec(id="p", text="a cell", class_name="functional", count=5)
     plan = Plan(round=2, author="uniform", prompts=(prompt,))
     earlier = plan.model_copy(update={"prompts": (prompt.model_copy(update={"count": 9}),)})
-    report = Report(round=0, split="feedback", metrics={}, slices=())
+    report = factories.report(number=0)
     journal.append(HeadEvent(session="s", target="elpv"))
     journal.append(ReportEvent(report=report))
     journal.append(PlanEvent(plan=earlier))

@@ -168,7 +168,7 @@ def test_story_of_a_session(make_settings: MakeSettings) -> None:
         assert "% of images" in here.say("/status")
         assert "Report: " in here.say("/report")
         page = (folder / "report.html").read_text("utf-8")
-        told = re.sub(r"<[^>]+>|\s+", " ", page[page.index('id="wishes"') :])
+        told = re.sub(r"<[^>]+>|\s+", " ", page[page.index('id="preferences"') :])
         assert re.search(r"more of wafer=poly \(x2\) +1 +\d+% +\d+%", told)
         assert re.search(r"no bright ones|avoid brightness=bright", told)
         assert told.count("(taken back)") == 2

@@ -9,25 +9,19 @@ from agent.chat.replies import not_taken, which_data
 from agent.steering.grammar import parse
 from agent.steering.lexicon import Lexicon
 from eval.report.blocks import Line
-from memory.records import Estimate, Report, SliceScore
 from prompts.vocabulary import load_vocabulary
+from tests.factories import estimate, report, slice_score
 
 
 def seen(measured: bool = True) -> Any:
     """An overview of a session on streets."""
     vocabulary = load_vocabulary("streets")
-    low = Estimate(value=0.1, low=0.05, high=0.2, n=40)
-    scores = tuple(
-        SliceScore(
-            key=key, attributes={"light": key[6:]}, n_correct=4, accuracy=low.model_copy(update=new)
-        )
-        for key, new in (("light=day", {"value": 0.4}), ("light=night", {"value": 0.15}))
-    )
-    report = Report(round=1, split="feedback", metrics={"iou_bicyclist": low}, slices=scores)
+    scores = [slice_score({"light": key}, value) for key, value in (("day", 0.4), ("night", 0.15))]
+    measured_now = report(*scores, metrics={"iou_bicyclist": estimate(0.1)})
     return SimpleNamespace(
         vocabulary=vocabulary,
         lexicon=Lexicon(vocabulary),
-        last_report=lambda: report if measured else None,
+        last_report=lambda: measured_now if measured else None,
     )
 
 

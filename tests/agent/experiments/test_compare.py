@@ -19,9 +19,9 @@ from agent.experiments.arms import Arms, read_arm
 from agent.experiments.pool import Pool, broken_cells
 from agent.loop.components import Components
 from agent.planners import AttributeCombination, AttributeDistribution, Observation
-from eval.metrics import wilson
 from memory.errors import SettingsError
-from memory.records import Estimate, Plan, PromptSpec, Report, Round, SliceScore, slice_key
+from memory.records import Plan, PromptSpec, Round
+from tests.factories import report, slice_score
 from tools.diffusion.pipeline import new_pipeline
 
 # Painted photographs and images: a whole comparison takes seconds.
@@ -130,20 +130,10 @@ def test_broken_cells_are_a_seeded_share_of_the_first_crossing() -> None:
 
 
 def test_shuffled_feedback_keeps_the_scores_and_moves_them() -> None:
-    def slice_score(number: int) -> SliceScore:
-        attributes = {"brightness": str(number)}
-        value = number / 20
-        estimate = Estimate(value=value, low=value, high=value, n=20)
-        return SliceScore(
-            key=slice_key(attributes), attributes=attributes, accuracy=estimate, n_correct=number
-        )
-
-    report = Report(
-        round=1, split="feedback", metrics={}, slices=tuple(map(slice_score, range(20)))
-    )
-    moved = compare.shuffled(Round(number=1, report=report), seed=0).report
+    measured = report(*(slice_score({"brightness": str(i)}, i / 20, n=20) for i in range(20)))
+    moved = compare.shuffled(Round(number=1, report=measured), seed=0).report
     assert moved is not None
-    assert [s.key for s in moved.slices] == [s.key for s in report.slices]
+    assert [s.key for s in moved.slices] == [s.key for s in measured.slices]
     values = [s.n_correct for s in moved.slices]
     assert sorted(values) == list(range(20)) != values
 
@@ -272,17 +262,9 @@ def test_arms_are_read_from_their_names() -> None:
 
 def test_one_shot_feedback_stays_that_of_the_first_round(components: Components) -> None:
     def past(number: int, mono: int, poly: int) -> Round:
-        slices = tuple(
-            SliceScore(
-                key=f"wafer={name}",
-                attributes={"wafer": name},
-                accuracy=wilson(n, 100),
-                n_correct=n,
-            )
-            for name, n in (("mono", mono), ("poly", poly))
-        )
-        report = Report(round=number, split="feedback", metrics={}, slices=slices)
-        return Round(number=number, report=report)
+        scores = (("mono", mono / 100), ("poly", poly / 100))
+        slices = [slice_score({"wafer": name}, value) for name, value in scores]
+        return Round(number=number, report=report(*slices, number=number))
 
     def spent(arm: str, *rounds: Round) -> Counter[str]:
         observation = Observation(round=3, n_images=100, images_per_prompt=2, seed=0, rounds=rounds)

@@ -30,21 +30,17 @@ from agent.replay.viewer import open_recording, print_all
 from agent.session.folder import folder_of
 from agent.steering.preferences import Preference
 from eval.fixable import evidence_from, fixable
-from eval.metrics import wilson
 from memory.journal import read_events, rounds
 from memory.records import (
     Batch,
-    Failure,
     Plan,
     PromptQuality,
-    Report,
     Round,
-    SliceScore,
-    digest,
     slice_key,
 )
 from prompts.vocabulary import load_vocabulary
 from tests.agent.invented import record
+from tests.factories import failure, report, slice_score
 
 MakeSettings = Callable[..., Settings]
 
@@ -58,6 +54,7 @@ PALETTE = AttributeDistribution(
         for weather in ("clear", "rain", "fog", "snow")
     )
 )
+
 FOG, SNOW = {"weather": "fog"}, {"weather": "snow"}
 # Snow and fog are as hard as one another, but the generator draws something else for snow, and a
 # model that has seen fog is better on it.
@@ -78,45 +75,21 @@ def live(plan: Plan, past: Sequence[Round]) -> Round:
         for p in plan.prompts
     )
     correct = CORRECT | ({"fog": FOG_SEEN} if n_images(plan, "fog") else {})
-    scores = tuple(
-        SliceScore(
-            key=f"weather={weather}",
-            attributes={"weather": weather},
-            accuracy=wilson(n, 100),
-            n_correct=n,
-        )
-        for weather, n in correct.items()
-    )
+    scores = [slice_score({"weather": weather}, n / 100) for weather, n in correct.items()]
     number = plan.round
     done = Round(
         number=number,
         plan=plan,
         batch=Batch(round=number, job_id="j", shards=(), quality=quality),
-        report=Report(round=number, split="feedback", metrics={}, slices=scores),
+        report=report(*scores, number=number),
     )
     pulls = {p.id: 1.0 if NO_SNOW_DRAWN[p.attributes["weather"]] else -1.0 for p in plan.prompts}
     failures = []
     for attributes in (FOG, SNOW):
         key = slice_key(attributes)
         evidence = evidence_from(attributes, key, [*past, done], [pulls])
-        failures.append(failing(attributes).model_copy(update={"fixable": fixable(evidence)}))
+        failures.append(failure(attributes).model_copy(update={"fixable": fixable(evidence)}))
     return done.model_copy(update={"failures": tuple(failures)})
-
-
-def failing(attributes: dict[str, str], significant: bool = True) -> Failure:
-    key = slice_key(attributes)
-    return Failure(
-        id=digest(key),
-        slice=key,
-        attributes=attributes,
-        n=100,
-        n_wrong=60,
-        error_rate=wilson(60, 100),
-        rest_error_rate=0.1,
-        p_value=0,
-        q_value=0,
-        significant=significant,
-    )
 
 
 def observe(past: Sequence[Round], n_images: int = 60) -> Observation:
@@ -190,9 +163,9 @@ def test_a_trial_is_only_for_what_lacks_images() -> None:
 def test_what_is_not_significant_or_cannot_be_asked_for_is_not_tried() -> None:
     first = a_round_without("fog", "snow")
     failures = (
-        failing(FOG, significant=False),
-        failing({"light": "dusk"}),
-        failing({}).model_copy(update={"slice": "cluster 1"}),
+        failure(FOG, significant=False),
+        failure({"light": "dusk"}),
+        failure({}).model_copy(update={"slice": "cluster 1"}),
     )
     assert planned([first.model_copy(update={"failures": failures})]).trials == ()
 

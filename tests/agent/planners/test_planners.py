@@ -18,17 +18,14 @@ from agent.planners.thompson import build as build_thompson
 from memory.errors import ToolError
 from memory.records import (
     Batch,
-    Estimate,
     Hypothesis,
     Plan,
     PromptQuality,
     PromptSpec,
-    Report,
     Round,
-    SliceScore,
-    slice_key,
 )
 from prompts.vocabulary import load_vocabulary
+from tests.factories import report, slice_score
 
 VOCABULARY = load_vocabulary("elpv")
 
@@ -41,13 +38,6 @@ def palette() -> AttributeDistribution:
                 attributes = {"wafer": wafer, "severity": severity, "brightness": brightness}
                 rows.append(AttributeCombination(attributes=attributes, class_name=class_name, n=n))
     return AttributeDistribution(rows=tuple(rows))
-
-
-def score(attributes: dict[str, str], accuracy: float, n: int = 100) -> SliceScore:
-    estimate = Estimate(value=accuracy, low=accuracy - 0.1, high=accuracy + 0.1, n=n)
-    key = slice_key(attributes)
-    n_correct = round(accuracy * n)
-    return SliceScore(key=key, attributes=attributes, accuracy=estimate, n_correct=n_correct)
 
 
 def past_round(number: int, accuracies: dict[str, float], kept: dict[str, float]) -> Round:
@@ -67,12 +57,12 @@ def past_round(number: int, accuracies: dict[str, float], kept: dict[str, float]
         PromptQuality(prompt_id=p.id, n_made=100, n_kept=round(100 * kept[v]), mean_weight=kept[v])
         for p, v in zip(prompts, values, strict=True)
     )
-    slices = tuple(score({"brightness": v}, accuracies[v]) for v in values)
+    slices = [slice_score({"brightness": v}, accuracies[v]) for v in values]
     return Round(
         number=number,
         plan=Plan(round=number, author="test", prompts=prompts),
         batch=Batch(round=number, job_id="j", shards=(), quality=quality),
-        report=Report(round=number, split="feedback", metrics={}, slices=slices),
+        report=report(*slices, number=number),
     )
 
 

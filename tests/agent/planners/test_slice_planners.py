@@ -20,18 +20,15 @@ from agent.planners.slices import SlicePlanner, curriculum_slices
 from memory.errors import SettingsError
 from memory.records import (
     Batch,
-    Estimate,
-    Failure,
     Fixable,
     Plan,
     PromptQuality,
     PromptSpec,
-    Report,
     Round,
     SliceScore,
-    slice_key,
 )
 from prompts.vocabulary import load_vocabulary
+from tests.factories import estimate, failure, report, slice_score
 
 VOCABULARY = load_vocabulary("streets")
 LIGHTS, WEATHERS = ("day", "dusk", "night"), ("clear", "rain", "fog", "snow")
@@ -47,11 +44,7 @@ PALETTE = AttributeDistribution(
 
 
 def score(accuracy: float, n: int = 100, half: float = 0.05, **attributes: str) -> SliceScore:
-    estimate = Estimate(value=accuracy, low=accuracy - half, high=accuracy + half, n=n)
-    n_correct = round(accuracy * n)
-    return SliceScore(
-        key=slice_key(attributes), attributes=attributes, accuracy=estimate, n_correct=n_correct
-    )
+    return slice_score(attributes, accuracy, n, half)
 
 
 def lights(day: float, dusk: float, night: float, n: int = 100) -> tuple[SliceScore, ...]:
@@ -78,7 +71,7 @@ def past(number: int, slices: tuple[SliceScore, ...], asked: tuple[str, ...] = L
         number=number,
         plan=Plan(round=number, author="test", prompts=prompts),
         batch=Batch(round=number, job_id="j", shards=(), quality=quality),
-        report=Report(round=number, split="feedback", metrics={}, slices=slices),
+        report=report(*slices, number=number),
     )
 
 
@@ -181,20 +174,9 @@ def test_audited_failure_turns_away_from_what_is_rejected_but_tests_it_again() -
 
 def test_audited_failure_leaves_what_inspection_finds_hard() -> None:
     history = past(1, lights(0.9, 0.5, 0.5))
-    known = Estimate(value=0.05, low=0.0, high=0.1, n=40)
-    hard = Failure(
-        id="f",
-        slice="light=night",
-        attributes={"light": "night"},
-        n=100,
-        n_wrong=50,
-        error_rate=Estimate(value=0.5, low=0.4, high=0.6, n=100),
-        rest_error_rate=0.3,
-        p_value=0.01,
-        q_value=0.01,
-        significant=True,
-        fixable=Fixable(chance=known, drawable=known, useful=known),
-    )
+    known = estimate(0.05, n=40, half=0.05)
+    fixable = Fixable(chance=known, drawable=known, useful=known)
+    hard = failure({"light": "night"}, 0.5, fixable=fixable)
     judged = history.model_copy(update={"failures": (hard,)})
     found = spent(plan("audited_failure:floor=0", judged, n_images=1000))
     assert found["dusk"] / found["night"] == pytest.approx(10, rel=0.05)
@@ -281,7 +263,7 @@ def test_curriculum_is_an_option_of_planners() -> None:
 
 
 def test_oracle_goes_by_the_sealed_report_and_asks_for_nothing_broken() -> None:
-    sealed = Report(round=1, split="test", metrics={}, slices=lights(0.9, 0.9, 0.2))
+    sealed = report(*lights(0.9, 0.9, 0.2), split="test")
     broken = [{"light": "night", "weather": "fog"}]
     history = past(1, lights(0.1, 0.9, 0.9))
     draft = Oracle(sealed, broken, floor=0.0).plan(observe(history), PALETTE, VOCABULARY)

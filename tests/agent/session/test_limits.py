@@ -13,7 +13,8 @@ from agent.session.folder import folder_of
 from agent.session.limits import best_round, done_of, ending
 from memory.errors import SettingsError
 from memory.journal import read_events
-from memory.records import Batch, Estimate, PromptQuality, Report, Round, Training
+from memory.records import Batch, PromptQuality, Round, Training
+from tests.factories import estimate, report
 
 MakeSettings = Callable[..., Settings]
 
@@ -37,12 +38,7 @@ def done(*scores: float, seconds: float = 60) -> list[Round]:
                 final_loss=0.1,
                 sha256="0",
             ),
-            report=Report(
-                round=number,
-                split="feedback",
-                metrics={"accuracy": Estimate(value=score, low=0, high=1, n=9)},
-                slices=(),
-            ),
+            report=report(number=number, metrics={"accuracy": estimate(score)}),
             seconds={"generate": seconds},
         )
         for number, score in enumerate(scores, 1)

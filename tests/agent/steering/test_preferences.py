@@ -25,9 +25,10 @@ from agent.steering.preferences import (
     effects,
 )
 from agent.steering.steer import add, broken, drawable, ignored, possible, share, steer
-from memory.records import Estimate, Plan, Report, Round, SliceScore
+from memory.records import Plan, Round
 from prompts.vocabulary import Vocabulary, load_vocabulary
 from tests.events import event
+from tests.factories import report, slice_score
 from tools.plugins import names
 
 ELPV = load_vocabulary("elpv")
@@ -221,22 +222,14 @@ def test_forgotten_wishes_do_not_hold() -> None:
     assert [w.id for w in active_preferences(events)] == ["w2"]
 
 
+DARK_POLY = {"wafer": "poly", "brightness": "dark"}
+
+
 def test_effect_compares_the_plans_and_the_slice() -> None:
     dark = wish("more", wafer="poly", brightness="dark")
 
-    def report(number: int, value: float) -> Report:
-        figure = Estimate(value=value, low=0.1, high=0.9, n=40)
-        score = SliceScore(
-            key="brightness=dark wafer=poly",
-            attributes={"wafer": "poly", "brightness": "dark"},
-            accuracy=figure,
-            n_correct=20,
-        )
-        return Report(round=number, split="feedback", metrics={"accuracy": figure}, slices=(score,))
-
-    past = [
-        Round(number=n, report=report(n, value)) for n, value in ((1, 0.5), (2, 0.55), (3, 0.7))
-    ]
+    slices = [slice_score(DARK_POLY, value, n=40) for value in (0.5, 0.55, 0.7)]
+    past = [Round(number=n, report=report(score, number=n)) for n, score in enumerate(slices, 1)]
     events = [
         event("steered", round=n, shifts=[{"wish": "w1", "before": b, "after": a}])
         for n, b, a in ((2, 0.1, 0.2), (3, 0.2, 0.4))

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from memory.errors import SettingsError, WeightsError
-from memory.records import Batch, Estimate, Plan, PromptSpec, Report, Round, Shard, Training
+from memory.records import Batch, Plan, PromptSpec, Round, Shard, Training
+from tests.factories import estimate, report
 from tools import selection
 from tools.data.jobs import round_folder
 from tools.data.samples import Samples
@@ -142,7 +143,6 @@ class Session:
             file=file.relative_to(self.folder).as_posix(), n_images=24, sha256=f"{number}"
         )
         prompt = PromptSpec(id=f"r{number}p0", text="x", class_name="plain", count=24)
-        score = Estimate(value=0.5 + 0.05 * number, low=0, high=1, n=10)
         done = Round(
             number=number,
             plan=Plan(round=number, author="test", prompts=(prompt,)),
@@ -150,8 +150,8 @@ class Session:
         )
         self.rounds.append(done)
         training = self.train(number)
-        report = Report(round=number, split="feedback", metrics={"accuracy": score}, slices=())
-        self.rounds[-1] = done.model_copy(update={"training": training, "report": report})
+        measured = report(number=number, metrics={"accuracy": estimate(0.5 + 0.05 * number)})
+        self.rounds[-1] = done.model_copy(update={"training": training, "report": measured})
         return self.rounds[-1]
 
     def train(self, number: int) -> Training:
