@@ -163,29 +163,14 @@ def application(registry: SessionRegistry, token: str, is_local: bool) -> Guard:
     def memory(query: str, session: str = "") -> HTMLResponse:
         return HTMLResponse(page.memory(query, session))
 
-    @app.get("/pictures/shown/{file}")
-    def shown(file: str, session: str) -> Response:
-        return png(lambda: pictures.shown(session, file))
-
-    @app.get("/pictures/failures/{number}/{failure}")
-    def failure(number: int, failure: str, session: str) -> Response:
-        return png(lambda: pictures.failure(session, number, failure))
-
-    @app.get("/pictures/prompts/{number}/{prompt}")
-    def prompt(number: int, prompt: str, session: str) -> Response:
-        return png(lambda: pictures.prompt(session, number, prompt))
-
-    @app.get("/pictures/legend")
-    def legend(session: str) -> Response:
-        return png(lambda: pictures.legend(session))
-
-    def png(read: Callable[[], bytes]) -> Response:
+    @app.get("/pictures/{path:path}")
+    def picture(path: str, session: str) -> Response:
         try:
-            data = read()
+            png = pictures.read(session, path)
         except ShapingError as error:
             return Response(str(error), 404, media_type="text/plain")
         headers = {"cache-control": "private, max-age=3600"}
-        return Response(data, headers=headers, media_type="image/png")
+        return Response(png, headers=headers, media_type="image/png")
 
     return Guard(app, token, is_local)
 

@@ -19,7 +19,7 @@ _FILE = re.compile(r"[A-Za-z0-9=._-]{1,100}\.png")
 
 
 class Pictures:
-    """PNG files of the sessions of a registry; a method raises DataError when there is none."""
+    """PNG files of the sessions of a registry."""
 
     def __init__(self, registry: SessionRegistry) -> None:
         self._registry = registry
@@ -27,57 +27,55 @@ class Pictures:
         self._classes: dict[str, tuple[str, ...]] = {}
         self._lock = threading.Lock()
 
-    def shown(self, session: str, file: str) -> bytes:
-        """Return a montage that a conversation has made."""
-        if not _FILE.fullmatch(file):
-            raise DataError(f"{file!r} is no picture of a conversation.")
-        return _read(self._registry.folder(session) / "shown" / file)
+    def read(self, session: str, path: str) -> bytes:
+        """Return a picture as PNG.
 
-    def failure(self, session: str, number: int, failure_id: str) -> bytes:
-        """Return the photographs of a failure: wrong ones, with truth and prediction."""
-        folder = self._registry.folder(session)
-        for failure in self._round(session, number).failures:
-            if failure.id == failure_id and failure.picture:
-                path = (folder / failure.picture).resolve()
-                # A journal may come from somebody else.
-                if path.is_relative_to(folder.resolve()) and path.suffix == ".png":
-                    return _read(path)
-        raise DataError(f"Round {number} has no picture of a failure {failure_id!r}.")
+        Args:
+            session: Name of the session.
+            path: "shown/FILE" for a montage of the chat, "failures/ROUND/ID" for photographs of a
+                failure, "prompts/ROUND/ID" for the first images of a prompt, each with its labels
+                beside it, or "legend" for the colours of the labels.
 
-    def prompt(self, session: str, number: int, prompt_id: str) -> bytes:
-        """Return the first images of a prompt, each with its labels beside it."""
-        of = self._round(session, number)
-        key = (session, of.batch.model_dump_json() if of.batch else "")
+        Raises:
+            ShapingError: There is no such picture or session.
+        """
+        folder, picture = self._registry.folder(session), None
+        match path.split("/"):
+            case ["shown", file] if _FILE.fullmatch(file):
+                picture = _file(folder / "shown" / file, folder)
+            case ["failures", number, failure_id]:
+                for failure in self._round(session, number).failures:
+                    if failure.id == failure_id and failure.picture:
+                        picture = _file(folder / failure.picture, folder)
+            case ["prompts", number, prompt_id]:
+                picture = self._prompts(session, self._round(session, number)).get(prompt_id)
+            case ["legend"]:
+                with self._lock:
+                    picture = legend_of(self.labels(session), self._pixel_classes(session))
+        if picture is None:
+            raise DataError(f"The session {session!r} has no picture {path!r}.")
+        return picture
+
+    def _prompts(self, session: str, drawn: Round) -> Mapping[str, bytes]:
+        """Return the strips of a round's prompts by id; those of the last few rounds are kept."""
+        key = (session, drawn.batch.model_dump_json() if drawn.batch else "")
         with self._lock:
             if key not in self._strips:
-                needs = self.labels(session)
-                drawn = prompt_montages(
-                    self._registry.folder(session), [of], needs, self._pixel_classes(session)
-                )
-                kept = list(self._strips.items())[1 - _N_KEPT :]
-                self._strips = {**dict(kept), key: drawn}
-            strips = self._strips[key]
-        if prompt_id not in strips:
-            raise DataError(f"Round {number} has no images of a prompt {prompt_id!r}.")
-        return strips[prompt_id]
-
-    def legend(self, session: str) -> bytes:
-        """Return what the colours of the labels mean."""
-        with self._lock:
-            legend = legend_of(self.labels(session), self._pixel_classes(session))
-        if legend is None:
-            raise DataError(f"The labels of {session!r} have no colours.")
-        return legend
+                kinds, classes = self.labels(session), self._pixel_classes(session)
+                folder = self._registry.folder(session)
+                strips = prompt_montages(folder, [drawn], kinds, classes)
+                self._strips = dict([*self._strips.items()][1 - _N_KEPT :]) | {key: strips}
+            return self._strips[key]
 
     def labels(self, session: str) -> tuple[str, ...]:
         """Return the kinds of labels that a session's images have, none for image classes."""
         return Components(self._registry.settings(session)).task.needs
 
-    def _round(self, session: str, number: int) -> Round:
+    def _round(self, session: str, number: str) -> Round:
         for known in self._registry.rounds(session):
-            if known.number == number:
+            if str(known.number) == number:
                 return known
-        raise DataError(f"{session!r} has no round {number}.")
+        raise DataError(f"The session {session!r} has no round {number!r}.")
 
     def _pixel_classes(self, session: str) -> tuple[str, ...]:
         """Return the names of a target's pixel classes; the target is loaded once."""
@@ -85,17 +83,14 @@ class Pictures:
             return ()
         if session not in self._classes:
             hosted = self._registry.hosted(session)
-            target = (
-                hosted.live.bench.target
-                if hosted
-                else Components(self._registry.settings(session)).target
-            )
+            components = hosted.live.bench if hosted else None
+            target = (components or Components(self._registry.settings(session))).target
             self._classes[session] = tuple(target.pixel_classes)
         return self._classes[session]
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"The picture {path.name} is missing.") from error
+def _file(path: Path, folder: Path) -> bytes | None:
+    """Return a PNG file; None where there is none, or outside the folder of the session."""
+    # A journal may come from somebody else.
+    is_inside = path.resolve().is_relative_to(folder.resolve()) and path.suffix == ".png"
+    return path.read_bytes() if is_inside and path.is_file() else None

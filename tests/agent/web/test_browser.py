@@ -326,7 +326,7 @@ def test_the_address_without_a_session_lists_them(make_settings: MakeSettings, p
         page.shoot("sessions")
         page.shoot("sessions-phone", PHONE)
         page.press("#begin button")
-        page.until("#notice", "")
+        page.until("#head h1", "listed")
         page.driver.get(address.partition("?")[0] + "?session=none")
         page.until("#notice", "no session 'none'")
         page.press("#sessions a", "listed")

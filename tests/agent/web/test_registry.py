@@ -11,9 +11,10 @@ import pytest
 from agent.config.settings import Settings
 from agent.session.folder import open_session
 from agent.web.page import draw, plan
+from agent.web.pictures import Pictures
 from agent.web.registry import SessionRegistry
 from eval.report.blocks import Line, Picture, Table
-from memory.errors import SessionError
+from memory.errors import DataError, SessionError, SettingsError
 from memory.files import write_bytes
 
 MakeSettings = Callable[..., Settings]
@@ -64,6 +65,14 @@ def test_sessions_are_shared_released_and_opened_again(make_settings: MakeSettin
     assert "<svg" in draw("charts", snapshot.rounds)
     assert f"?session={name}" in draw("failures", snapshot.rounds, name, "here")
     assert "kept" in draw("prompts", snapshot.rounds, name, False)
+    pictures, (done,) = Pictures(registry), snapshot.rounds
+    assert done.plan and done.failures
+    failure = next(failure for failure in done.failures if failure.picture)
+    for path in (f"failures/1/{failure.id}", f"prompts/1/{done.plan.prompts[0].id}"):
+        assert pictures.read(name, path).startswith(b"\x89PNG")
+    for path in ("failures/1/none", "failures/9/none", "failures/x/none", "prompts/1/none"):
+        with pytest.raises(DataError):
+            pictures.read(name, path)
 
     n_entries = len(session.entries)
     registry.release(name)
@@ -82,19 +91,20 @@ def test_sessions_are_shared_released_and_opened_again(make_settings: MakeSettin
 
 
 def test_pictures_are_those_of_a_session_alone(make_settings: MakeSettings) -> None:
-    pytest.importorskip("torch")
-    from agent.web.pictures import Pictures
-    from memory.errors import DataError
-
     settings = make_settings("session.name=pictures", *SMALL)
     registry = SessionRegistry(settings.home, lambda preset: settings)
     folder = registry.folder("pictures")
     write_bytes(folder / "shown" / "a=b.png", b"png")
     pictures = Pictures(registry)
-    assert pictures.shown("pictures", "a=b.png") == b"png"
+    assert pictures.read("pictures", "shown/a=b.png") == b"png"
     for file in ("../../session.yaml", "..", "b.png", "session.yaml", "a/b.png"):
         with pytest.raises(DataError):
-            pictures.shown("pictures", file)
+            pictures.read("pictures", f"shown/{file}")
+    for path in ("", "shown", "legend/1", "shown/a=b.png/x"):
+        with pytest.raises(DataError):
+            pictures.read("pictures", path)
+    with pytest.raises(SettingsError):
+        pictures.read("..", "shown/a=b.png")
 
 
 def test_no_text_becomes_markup(tmp_path: Path) -> None:
