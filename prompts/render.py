@@ -13,11 +13,20 @@ _OPENERS = "<["
 
 
 def render(name: str, **values: object) -> str:
-    """Render `prompts/NAME.md` with Jinja; raises TypeError unless it uses exactly `values`."""
-    template, used = _template(name)
+    """Render `prompts/NAME.md`, see `render_text`."""
+    return render_text(source(name), **values)
+
+
+def render_text(text: str, /, **values: object) -> str:
+    """Render the text of a prompt file with Jinja.
+
+    Raises:
+        TypeError: The text does not use exactly `values`.
+    """
+    template, used = _template(text)
     if used != set(values):
         raise TypeError(
-            f"prompt {name}.md: unused values {sorted(set(values) - used)}, "
+            f"prompt {text[:40]!r}...: unused values {sorted(set(values) - used)}, "
             f"missing values {sorted(used - set(values))}"
         )
     return template.render(**values).strip()
@@ -29,9 +38,8 @@ def source(name: str) -> str:
 
 
 @cache
-def _template(name: str) -> tuple[Template, set[str]]:
-    """Return a prompt file and the names of the values that it uses."""
-    text = source(name)
+def _template(text: str) -> tuple[Template, set[str]]:
+    """Return the template of a text and the names of the values that it uses."""
     # Prompts are plain text for a model, never HTML, so nothing is escaped.
     environment = Environment(
         undefined=StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True

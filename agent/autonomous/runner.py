@@ -17,16 +17,16 @@ from langgraph.graph.state import CompiledStateGraph
 from agent import brains
 from agent.autonomous.report import write_report
 from agent.autonomous.results import write_results
-from agent.brains import BrainContext, planner_brain, planner_of
+from agent.brains import Brain, BrainContext, planner_brain, planner_of
 from agent.brains.probe import with_mode
 from agent.config.settings import Settings, journaled_settings
-from agent.loop.approval import Answer, Question
+from agent.loop.approval import ApprovalDecision, ApprovalRequest
 from agent.loop.components import Components
-from agent.loop.graph import Decider, build_graph
+from agent.loop.effects import LiveEffects
+from agent.loop.graph import build_graph
+from agent.loop.observations import session_head
 from agent.loop.observer import ConsoleObserver
-from agent.loop.recording import head
 from agent.loop.state import RoundState, new_round
-from agent.loop.toolbox import Toolbox
 from agent.planners import AttributeDistribution, distribution_of
 from agent.session import data_manifest
 from agent.session.checkpoints import Checkpoints, checkpoints
@@ -117,12 +117,10 @@ def run_rounds(bench: Components) -> Ending:
     # So that what is wrong with it is said before anything is drawn.
     _ = bench.trainer
     palette = _open_journal(session, bench)
-    decider = _decider(
-        session, BrainContext(palette, bench.target.vocabulary, session.settings.llm)
-    )
-    toolbox = Toolbox(bench)
+    context = BrainContext(palette, bench.target.vocabulary, session.settings.llm)
+    brain, fallback = _brains(session, context)
     with checkpoints(session) as kept:
-        graph = build_graph(decider, toolbox, kept.saver)
+        graph = build_graph(session, LiveEffects(bench), brain, fallback, kept.saver)
         last = session.n_done()
         if kept.has(last):
             # A crash came between the end of the round and the last event of its graph.
@@ -171,7 +169,7 @@ def _stopped_by_sigterm(control: Control) -> Iterator[None]:
 
 def _advance(
     graph: CompiledStateGraph[RoundState], step: RoundState | None, config: RunnableConfig
-) -> Question | None:
+) -> ApprovalRequest | None:
     """Run a round until it ends (None) or a person is asked (the question).
 
     A step None goes on where the round stopped: after a crash, or at a question whose answer the
@@ -179,10 +177,10 @@ def _advance(
     """
     state: Any = graph.invoke(step, config, durability="sync")
     interrupts = state.get("__interrupt__", ())
-    return Question.model_validate(interrupts[0].value) if interrupts else None
+    return ApprovalRequest.model_validate(interrupts[0].value) if interrupts else None
 
 
-def _journal_answer(session: Session, question: Question, answer: Answer) -> None:
+def _journal_answer(session: Session, question: ApprovalRequest, answer: ApprovalDecision) -> None:
     """Record what a person answered, before anything comes of it."""
     data: dict[str, Any] = {"key": question.key, "round": question.round}
     if question.kind == "words":
@@ -211,16 +209,16 @@ def _open_journal(session: Session, bench: Components) -> AttributeDistribution:
         target=bench.target.name,
         settings=journaled_settings(session.settings),
         palette=palette.to_json(),
-        **head(bench.target, bench.observer.interactive),
+        **session_head(bench.target, bench.observer.interactive),
     )
     return palette
 
 
-def _decider(session: Session, context: BrainContext) -> Decider:
-    """Build who decides: the brain of the settings and, behind a chat model, a planner."""
+def _brains(session: Session, context: BrainContext) -> tuple[Brain, Brain | None]:
+    """Build the brain of the settings and, behind a chat model, the planner that steps in."""
     settings, journal = session.settings, session.journal
     brain = with_mode(brains.build(settings.brain, context), settings.llm, journal)
     fallback = None
     if planner_of(settings.brain) is None:
         fallback = brains.build(planner_brain(settings.llm.fallback), context)
-    return Decider(session, brain, fallback)
+    return brain, fallback

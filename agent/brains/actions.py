@@ -24,7 +24,7 @@ from langchain_core.messages import (
 )
 from langchain_core.utils.json_schema import dereference_refs
 
-from prompts.render import render
+from prompts.render import render_text, source
 
 Json = dict[str, Any]
 
@@ -82,17 +82,21 @@ def parse_action(text: str) -> ToolCall | None:
     return None
 
 
-def as_plain_messages(messages: Sequence[BaseMessage], tools: Sequence[Json]) -> list[BaseMessage]:
+def as_plain_messages(
+    messages: Sequence[BaseMessage], tools: Sequence[Json], template: str | None = None
+) -> list[BaseMessage]:
     """Say a conversation with tools as one of a system, a user and an assistant.
 
     Calls become actions of the assistant, results words of the user; what has no text is left
-    out and neighbours of one role are merged. The tools and how to call them come last.
+    out and neighbours of one role are merged. The tools and how to call them come last, said by
+    `template`, the text of `prompts/json_action.md` unless given.
     """
     said = [_say_message(message) for message in messages]
     if tools:
         # Last and not in the system text, because they change with every phase: servers keep what
         # they computed for the beginning that two prompts share.
-        text = render("json_action", tools="\n".join(_say_tool(tool) for tool in tools))
+        lines = "\n".join(_say_tool(tool) for tool in tools)
+        text = render_text(template or source("json_action"), tools=lines)
         said.append((text, HumanMessage))
     system = [text for text, role in said if role is SystemMessage]
     plain: list[BaseMessage] = [SystemMessage("\n\n".join(system))] if system else []

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from agent.loop.plan_edits import ADD, EDIT
+from agent.loop.approval import ADD, EDIT
 
 
 class Command(NamedTuple):

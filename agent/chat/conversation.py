@@ -15,8 +15,15 @@ from agent.chat.overview import Overview
 from agent.chat.preferences import Wishing
 from agent.chat.queries import Answers, plan_blocks
 from agent.chat.replies import not_taken, which_data
-from agent.loop.approval import Answer, Question
-from agent.loop.plan_edits import added, edited, read_addition, remade
+from agent.loop.approval import (
+    ApprovalDecision,
+    ApprovalRequest,
+    added,
+    edited,
+    read_addition,
+    remade,
+)
+from agent.loop.effects import LiveEffects
 from agent.loop.proposals import Proposals
 from agent.planners import PlanDraft
 from agent.session.limits import HOUR_S
@@ -98,7 +105,7 @@ class Conversation:
     def show(self, happened: Happened) -> list[Block]:
         """Return what to show of something that the session tells."""
         if happened.kind == "question":
-            question: Question = happened.record
+            question: ApprovalRequest = happened.record
             if question.kind == "words":
                 return [Line(f"The agent asks: {one_line(question.text)}", "bold")]
             return plan_blocks(question, self._overview.wishes())
@@ -142,7 +149,7 @@ class Conversation:
     def _words(self, line: str) -> list[Block]:
         question = self.live.question
         if question is not None and question.kind == "words":
-            self.live.answer(Answer(verdict="words", text=line))
+            self.live.answer(ApprovalDecision(verdict="words", text=line))
             return [Line("The agent is told.", "dim")]
         if self._talk.possible:
             self._talk.ask(line, self)
@@ -182,7 +189,7 @@ class Conversation:
 
     def _approve(self, text: str) -> list[Block]:
         self._pending()
-        if not self.live.answer(Answer(verdict="approve")):
+        if not self.live.answer(ApprovalDecision(verdict="approve")):
             return [Line("It is answered already.")]
         return [Line("Approved.", "good")]
 
@@ -190,7 +197,7 @@ class Conversation:
         self._pending()
         meant = parse(text, self._overview.lexicon)
         blocks = self._wishing.take_all(meant.preferences, text, replans=True)
-        self.live.answer(Answer(verdict="reject", text=text))
+        self.live.answer(ApprovalDecision(verdict="reject", text=text))
         return [*blocks, Line("Rejected; it is planned again.", "good")]
 
     def _edit(self, text: str) -> list[Block]:
@@ -207,9 +214,7 @@ class Conversation:
         if draft.count > left:
             raise ToolError(f"The next plan has room for {left} more images, not {draft.count}.")
         # Checked now, when a mistake can still be put right.
-        Proposals(self.live.bench).check(
-            PlanDraft(prompts=(draft,)), self._overview.next_plan(), "user"
-        )
+        self._proposals.check(PlanDraft(prompts=(draft,)), self._overview.next_plan(), "user")
         number = 1 + len(self._journal.events("addition", undone=True))
         addition = Addition(id=f"a{number}", prompt=draft)
         self._journal.append("addition", key=f"addition/{addition.id}", addition=addition.to_json())
@@ -354,26 +359,29 @@ class Conversation:
     def _journal(self) -> Journal:
         return self.live.session.journal
 
+    @property
+    def _proposals(self) -> Proposals:
+        return Proposals(self.live.session, LiveEffects(self.live.bench))
+
     def _n_images(self) -> int:
         return self.live.session.settings.session.images_per_round
 
-    def _pending(self) -> tuple[Question, Plan]:
+    def _pending(self) -> tuple[ApprovalRequest, Plan]:
         question = self.live.question
         if question is None or question.plan is None:
             raise ToolError("No plan waits for you now; /status says what goes on.")
         return question, question.plan
 
-    def _ask_instead(self, question: Question, draft: PlanDraft) -> list[Block]:
+    def _ask_instead(self, question: ApprovalRequest, draft: PlanDraft) -> list[Block]:
         """Check an edited plan, journal it, and ask about it instead."""
-        assert question.plan is not None and question.made is not None  # of one about a plan
-        proposals, author = Proposals(self.live.bench), question.plan.author
+        assert question.plan is not None and question.resolved is not None  # of one about a plan
+        proposals, author = self._proposals, question.plan.author
         plan = proposals.check(draft, question.round, author)
-        made = remade(question.made, draft, plan, self._overview.wishes(), self.vocabulary)
+        resolved = remade(question.resolved, draft, plan, self._overview.wishes(), self.vocabulary)
         self._journal.append(
-            "plan_edit", round=question.round, question=question.key, made=made.to_json()
+            "plan_edit", round=question.round, question=question.key, made=resolved.to_json()
         )
-        again = proposals.question(
-            proposals.propose(made, question.round, author, question.key), question.key
-        )
+        plan = proposals.plan(resolved, question.round, author)
+        again = proposals.request(resolved, plan, question.key)
         self.live.ask_again(again)
         return plan_blocks(again, self._overview.wishes())

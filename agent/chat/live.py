@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from agent.loop.approval import Answer, Question
+from agent.loop.approval import ApprovalDecision, ApprovalRequest
 from agent.loop.components import Components
 from agent.loop.observer import Observer
 from agent.session.control import request, requested
@@ -71,8 +71,8 @@ class LiveSession:
         self.bench = Components.of_session(session, _LiveObserver(self))
         self.auto_s = auto_s
         self.error: Exception | None = None
-        self.question: Question | None = None
-        self._answer: Answer | None = None
+        self.question: ApprovalRequest | None = None
+        self._answer: ApprovalDecision | None = None
         self._deadline: float | None = None
         self._progress = Progress("idle")
         self._stage_began = 0.0
@@ -171,7 +171,7 @@ class LiveSession:
             self._then(change)
             self._changed.notify_all()
 
-    def answer(self, answer: Answer) -> bool:
+    def answer(self, answer: ApprovalDecision) -> bool:
         """Answer the question that is open; False when there is none."""
         with self._changed:
             if self.question is None or self._answer is not None:
@@ -180,7 +180,7 @@ class LiveSession:
             self._changed.notify_all()
             return True
 
-    def ask_again(self, question: Question) -> None:
+    def ask_again(self, question: ApprovalRequest) -> None:
         """Put an edited question in the place of the open one; its time begins anew."""
         with self._changed:
             if self.question is not None and self.question.key == question.key:
@@ -310,7 +310,7 @@ class _LiveObserver(Observer):
     def __init__(self, live: LiveSession) -> None:
         self._live = live
 
-    def ask(self, question: Question) -> Answer:
+    def ask(self, question: ApprovalRequest) -> ApprovalDecision:
         """Wait for an answer; raises Stopped when the session has to end meanwhile."""
         live = self._live
         with live._changed:
@@ -330,7 +330,7 @@ class _LiveObserver(Observer):
                         live._start_clock()
                     is_late = live._deadline is not None and time.monotonic() >= live._deadline
                     if live._answer is None and is_late:
-                        return Answer(verdict="approve", by="nobody")
+                        return ApprovalDecision(verdict="approve", by="nobody")
                     live._changed.wait_for(lambda: live._answer is not None, _BEAT_S)
                     if live._answer is not None:
                         return live._answer

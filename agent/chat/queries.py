@@ -9,7 +9,7 @@ from agent.autonomous.status import budget
 from agent.chat import pictures
 from agent.chat.live import LiveSession
 from agent.chat.overview import Overview, say_progress
-from agent.loop.approval import Question
+from agent.loop.approval import ApprovalRequest
 from agent.loop.expectations import Expectation
 from agent.steering.arguments import unquoted, whole_number
 from agent.steering.preferences import Addition, Effect, Preference, say_effects
@@ -227,7 +227,7 @@ class Answers:
         return specs[text]
 
 
-def plan_blocks(question: Question, wanted: Sequence[Preference]) -> list[Block]:
+def plan_blocks(question: ApprovalRequest, wanted: Sequence[Preference]) -> list[Block]:
     """Return the plan that a question is about, what wishes did to it, and what may be done."""
     plan, expectation = question.plan, question.expectation
     assert plan is not None and expectation is not None  # of questions about plans
@@ -244,7 +244,7 @@ def plan_blocks(question: Question, wanted: Sequence[Preference]) -> list[Block]
             f"Wish {shift.wish} {held[shift.wish].say()}: "
             f"{percent(shift.before)} -> {percent(shift.after)}"
         )
-        for shift in (question.made.shifts if question.made else ())
+        for shift in (question.resolved.shifts if question.resolved else ())
         if shift.wish in held
     ]
     blocks += [Line(f"Warning: {one_line(text)}", "warning") for text in plan.warnings]

@@ -6,14 +6,14 @@ Figures come from records; text that comes from data (memory, the user) is quote
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from eval.report.blocks import failure_lines, plain, report_lines, verdict_text
 from memory.items import Hit, MemoryItem
 from memory.records import Failure, Report, Verdict, slice_key
-from prompts.render import quote, render
+from prompts.render import quote, render_text, source
 from prompts.vocabulary import Vocabulary
 
 # Most characters that are quoted of one text, by what it is.
@@ -64,18 +64,25 @@ class _Detail(NamedTuple):
     slices: int
 
 
-def brief(facts: Facts) -> tuple[str, str]:
+def prompt_files() -> dict[str, str]:
+    """Return the texts of the prompt files that a session shows to its brain, by name."""
+    return {name: source(name) for name in ("system", "observation", "json_action")}
+
+
+def brief(facts: Facts, templates: Mapping[str, str] | None = None) -> tuple[str, str]:
     """Return the system text, the same in every round, and the observation of this round.
 
     If both are longer than `facts.max_chars` together, the observation is shortened: first by the
     least similar prompts, then by lessons, by failures beyond the third, by slices, by the other
     failures. Words, budget, wishes of the user (the last 5, 300 characters each), the overall
-    figures and the last hypothesis always stay, so a very small `max_chars` is exceeded.
+    figures and the last hypothesis always stay, so a very small `max_chars` is exceeded. templates:
+    texts that stand in for the `prompt_files`.
     """
-    system = _system(facts)
+    templates = templates or prompt_files()
+    system = _system(facts, templates["system"])
     observation = ""
     for detail in _details(facts):
-        observation = _observation(facts, detail)
+        observation = _observation(facts, detail, templates["observation"])
         if len(system) + len(observation) <= facts.max_chars:
             break
     return system, observation
@@ -116,7 +123,7 @@ def _details(facts: Facts) -> Iterator[_Detail]:
     yield detail._replace(failures=0)
 
 
-def _system(facts: Facts) -> str:
+def _system(facts: Facts, template: str) -> str:
     vocabulary = facts.vocabulary
     words = [f"- {key}: {', '.join(values)}" for key, values in vocabulary.attributes.items()]
     meanings = [
@@ -137,8 +144,8 @@ def _system(facts: Facts) -> str:
         "why": "this slice is the worst",
         "hypothesis": {"slice": slice_key(attributes), "expected_change": 0.05},
     }
-    return render(
-        "system",
+    return render_text(
+        template,
         target=facts.target,
         classes=", ".join(facts.class_names),
         words="\n".join(words),
@@ -156,15 +163,15 @@ def _example(vocabulary: Vocabulary) -> dict[str, str]:
     return {key: list(vocabulary.attributes[key])[-1] for key in names if key in chosen}
 
 
-def _observation(facts: Facts, detail: _Detail) -> str:
+def _observation(facts: Facts, detail: _Detail, template: str) -> str:
     if facts.report:
         report = plain(report_lines(facts.report, facts.previous, detail.slices))
     else:
         report = "There is no report yet: spread the images over classes and attributes."
     if facts.report and not any(f.significant for f in facts.failures):
         report += "\nNo slice is known to be significantly worse than the rest."
-    return render(
-        "observation",
+    return render_text(
+        template,
         round=facts.round,
         rounds=facts.rounds,
         budget=_say_budget(facts),

@@ -11,7 +11,7 @@ in the report.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -21,15 +21,16 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
 from agent.brains import Brain, Turn, planner_brain, planner_of
-from agent.brains.actions import storable
+from agent.brains.actions import as_plain_messages, storable
 from agent.brains.spending import Spending, Usage, estimate_tokens
 from agent.loop.approval import Rejected
-from agent.loop.observations import observe
-from agent.loop.recording import offer
+from agent.loop.effects import Effects
+from agent.loop.observations import observe, open_round
 from agent.loop.state import ADVANCES, RoundState, SessionView
 from agent.loop.toolbox import Toolbox
 from memory.errors import BrainError, SessionError, ToolError
 from memory.journal import Event
+from memory.records import digest
 
 # Far above the calls of a round, far below an endless loop.
 RECURSION_LIMIT = 200
@@ -40,24 +41,38 @@ _SHORT = 200
 
 
 def build_graph(
-    decider: Decider, toolbox: Toolbox, checkpointer: BaseCheckpointSaver[Any] | None = None
+    session: SessionView,
+    effects: Effects,
+    brain: Brain,
+    fallback: Brain | None = None,
+    checkpointer: BaseCheckpointSaver[Any] | None = None,
 ) -> CompiledStateGraph[RoundState]:
-    """Wire the graph of a round around a brain and its tools."""
+    """Wire the graph of a round.
 
-    def begin(state: RoundState) -> dict[str, Any]:
+    Args:
+        session: Its settings, and the journal that everything is written to.
+        effects: What draws, trains, measures, remembers and asks.
+        brain: Who decides.
+        fallback: Who steps in for a language model; None: nobody.
+        checkpointer: Keeps the state between steps; None: a round runs through.
+    """
+    decider = Decider(session, effects.templates, brain, fallback)
+    toolbox = Toolbox(session, effects)
+
+    def observe(state: RoundState) -> dict[str, Any]:
         spending = decider.spending
         left = (spending.tokens_left(), spending.usd_left())
-        return {"messages": toolbox.opening(state["round"], *left)}
+        return {"messages": open_round(session, effects, state["round"], *left)}
 
     def think(state: RoundState) -> dict[str, Any]:
         legal = toolbox.legal(state["phase"], state["n_lookups"])
-        return {"messages": [decider.ask(state, toolbox.offers(legal, decider.plans_briefly))]}
+        return {"messages": [decider.ask(state, toolbox.schemas(legal, decider.plans_briefly))]}
 
     def act(state: RoundState) -> dict[str, Any]:
         return _act(state, decider, toolbox)
 
     graph = StateGraph(RoundState)
-    graph.add_node("observe", begin)
+    graph.add_node("observe", observe)
     graph.add_node("think", think)
     graph.add_node("act", act)
     graph.add_edge(START, "observe")
@@ -75,8 +90,15 @@ class Decider:
     those of the settings at the time of the question.
     """
 
-    def __init__(self, session: SessionView, brain: Brain, fallback: Brain | None) -> None:
+    def __init__(
+        self,
+        session: SessionView,
+        templates: Mapping[str, str],
+        brain: Brain,
+        fallback: Brain | None,
+    ) -> None:
         self._session = session
+        self._templates = templates
         self._brain = brain
         self._fallback = fallback
         self._spending: Spending | None = None
@@ -134,7 +156,8 @@ class Decider:
             ending = [tool for tool in tools if tool["function"]["name"] in ADVANCES]
             answer = stand_in.decide(replace(turn, tools=ending))
             author, usage = planner_brain(settings.llm.fallback), Usage(0, 0, 0.0)
-        name, offered = offer(tools, "json" if self.plans_briefly else "native")
+        offered = self._offered(tools)
+        name = digest(offered)
         journal.append("tools", key=f"tools/{name}", **offered)
         event = journal.append(
             "model_call",
@@ -151,6 +174,13 @@ class Decider:
             seconds=round(time.monotonic() - started, 3),
         )
         return _answer(event)
+
+    def _offered(self, tools: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return what the event `tools` says; models that answer by JSON are told them in words."""
+        if not self.plans_briefly:
+            return {"mode": "native", "tools": list(tools)}
+        (words,) = as_plain_messages([], tools, self._templates["json_action"])
+        return {"mode": "json", "tools": list(tools), "said": str(words.content)}
 
     def _check_limits(self, state: RoundState, turn: Turn) -> None:
         """Raise BrainError when the brain must not be asked now."""

@@ -1,32 +1,62 @@
-"""What is known when a round begins: from the journal and the memory to the facts of a briefing."""
+"""What is known when a round begins, and the messages that say it.
+
+It is gathered from the journal and the memory into `Facts`, journaled as `opening`, and said from
+there, so that the messages of a round can be made again without the memory.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from agent.loop.context import Facts
-from agent.loop.state import EventLog, SessionView
+from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage
+from pydantic import TypeAdapter
+
+from agent.brains.actions import storable
+from agent.loop.context import Facts, brief, prompt_files
+from agent.loop.state import EventLog, SessionView, TargetView
 from agent.planners import Observation
 from agent.steering.preferences import (
     Preference,
     active_preferences,
-    effects,
     say_effects,
     say_preferences,
 )
-from memory.items import Hit, MemoryItem
+from agent.steering.preferences import (
+    effects as effects_of,
+)
+from memory.errors import SessionError
+from memory.journal import RECORD_VERSION
 from memory.records import Failure, Report, Round
 
 if TYPE_CHECKING:
-    from agent.loop.components import Components
+    from agent.loop.effects import Effects
 
 # Rounds that an observation looks back on; keeps messages and time per round flat.
 LOOK_BACK = 20
-# Lessons and prompts that are recalled for an observation, and hits for a prompt of a plan.
-N_RECALLED = 6
 # Characters of the opening per token of a prompt: half of the space, at three characters a token.
 OPENING_SHARE = 1.5
+
+Json = dict[str, Any]
+
+# Known from the target, or a record that the journal holds already: packed as its round's number.
+_ELSEWHERE = ("target", "class_names", "vocabulary", "report", "previous", "failures", "verdict")
+_FACTS = TypeAdapter(Facts)
+
+
+def session_head(target: TargetView, interactive: bool) -> Json:
+    """Return what the event `session` says beside settings and attributes.
+
+    With it and the events `opening` and `tools`, a session can be run again without its tools.
+    """
+    return {
+        "record": RECORD_VERSION,
+        "interactive": interactive,
+        "class_names": list(target.class_names),
+        "vocabulary": target.vocabulary.model_dump(mode="json"),
+        "templates": prompt_files(),
+    }
 
 
 def rounds_before(journal: EventLog, number: int) -> list[Round]:
@@ -35,8 +65,8 @@ def rounds_before(journal: EventLog, number: int) -> list[Round]:
     return [r for r in rounds if r.number < number][-LOOK_BACK:]
 
 
-def held_wishes(journal: EventLog) -> list[Preference]:
-    """Return the wishes that hold now, the oldest first."""
+def preferences_of(journal: EventLog) -> list[Preference]:
+    """Return the preferences that hold now, the oldest first."""
     return active_preferences(journal.events("wish", "forget"))
 
 
@@ -60,16 +90,42 @@ def observe(session: SessionView, round_number: int) -> Observation:
     )
 
 
+def open_round(
+    session: SessionView,
+    effects: Effects,
+    round_number: int,
+    tokens_left: int | None,
+    usd_left: float | None,
+) -> list[AnyMessage]:
+    """Return the first messages of a round: who you are, and what is known."""
+    observation = observe(session, round_number)
+    key = f"opening/{round_number}"
+    opening = session.journal.get(key)
+    if opening is None:
+        facts = gather(session, effects, observation, tokens_left, usd_left)
+        opening = session.journal.append(
+            "opening", key=key, round=round_number, facts=pack(facts, observation.rounds)
+        )
+    facts = unpack(opening["facts"], observation.rounds, effects.target)
+    system, text = brief(facts, effects.templates)
+    return [SystemMessage(system), HumanMessage(text)]
+
+
 def gather(
-    bench: Components, observation: Observation, tokens_left: int | None, usd_left: float | None
+    session: SessionView,
+    effects: Effects,
+    observation: Observation,
+    tokens_left: int | None,
+    usd_left: float | None,
 ) -> Facts:
     """Return what a brain is told at the start of a round; searches the memory."""
-    settings, target = bench.session.settings, bench.target
+    settings, target, journal = session.settings, effects.target, session.journal
     round_number, past = observation.round, observation.rounds
     reports = [r.report for r in past if r.report]
     failures = past[-1].failures if past else ()
-    lessons, similar = _remembered(bench, reports[-1] if reports else None, failures)
-    wanted = held_wishes(bench.session.journal)
+    query = _question(reports[-1] if reports else None, failures)
+    lessons, similar = effects.recall(round_number, query)
+    preferences = preferences_of(journal)
     return Facts(
         target=target.name,
         class_names=target.class_names,
@@ -86,8 +142,8 @@ def gather(
         verdict=past[-1].verdict if past else None,
         lessons=lessons,
         similar=similar,
-        steering=_steering(bench.session.journal, past, wanted),
-        wishes=[wish.id for wish in wanted],
+        steering=_steering(journal, past, preferences),
+        wishes=[preference.id for preference in preferences],
         seconds_per_image=seconds_per_image(past),
         tokens_left=tokens_left,
         usd_left=usd_left,
@@ -101,19 +157,51 @@ def _steering(journal: EventLog, past: Sequence[Round], wanted: Sequence[Prefere
         for event in journal.events("answer")[-LOOK_BACK:]
     ]
     moved = journal.events("steered", since=past[0].number) if past and wanted else []
-    so_far = "; ".join(say_effects(effects(wanted, moved, past)))
+    so_far = "; ".join(say_effects(effects_of(wanted, moved, past)))
     return answers + say_preferences(wanted) + ([f"so far: {so_far}"] if so_far else [])
 
 
-def _remembered(
-    bench: Components, report: Report | None, failures: Sequence[Failure]
-) -> tuple[list[MemoryItem], list[Hit]]:
-    """Return lessons and prompts of the memory that bear on what is worst now."""
+def _question(report: Report | None, failures: Sequence[Failure]) -> str:
+    """Return what to ask the memory for: what bears on the slices that are worst now."""
     slices = [f.slice for f in failures if f.significant and f.kind == "slice"][:3]
     if not slices and report and report.worst_slice:
         slices = [report.worst_slice]
-    query = "what helped on " + (", ".join(slices) or "all photographs")
-    target = bench.target.name
-    lessons = bench.memory.search(query, n=N_RECALLED, kind="lesson", target=target)
-    similar = bench.memory.search(query, n=N_RECALLED, kind="prompt", target=target)
-    return [hit.item for hit in lessons], similar
+    return "what helped on " + (", ".join(slices) or "all photographs")
+
+
+def pack(facts: Facts, past: Sequence[Round]) -> Json:
+    """Return facts as plain JSON, records by the number of their round."""
+    packed: Json = _FACTS.dump_python(facts, mode="json", exclude=set(_ELSEWHERE))
+    reports = [r.number for r in past if r.report]
+    safe: Json = storable(packed)
+    return safe | {"reports": reports[-2:], "past": past[-1].number if past else None}
+
+
+def unpack(packed: Mapping[str, Any], past: Sequence[Round], target: TargetView) -> Facts:
+    """Return the facts that were packed; `past` are the rounds that the journal holds.
+
+    Raises SessionError when they are of another version.
+    """
+    by_number = {r.number: r for r in past}
+    try:
+        reports: list[Report | None] = [by_number[n].report for n in packed["reports"]]
+        last = by_number[packed["past"]] if packed["past"] else None
+        known = {
+            "target": target.name,
+            "class_names": target.class_names,
+            "vocabulary": target.vocabulary,
+            "report": reports[-1] if reports else None,
+            "previous": reports[-2] if len(reports) > 1 else None,
+            "failures": last.failures if last else (),
+            "verdict": last.verdict if last else None,
+        }
+        values = {k: v for k, v in packed.items() if k not in ("reports", "past")}
+        unknown = values.keys() - {field.name for field in dataclasses.fields(Facts)}
+        if unknown:
+            raise ValueError(f"unknown facts {sorted(unknown)}")
+        return _FACTS.validate_python(values | known)
+    except (KeyError, ValueError) as error:
+        raise SessionError(
+            f"The journal holds an opening that this version cannot read ({error}); continue the "
+            "session with the version that began it."
+        ) from error

@@ -1,14 +1,14 @@
-"""Who is told what a session does: nobody, or a person at a terminal."""
+"""Who is shown what goes on: nobody, or a person at a terminal, in a log or behind a pipe."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from agent.loop.approval import Answer, Question
-from agent.loop.progress import Lines
+from agent.loop.approval import ApprovalDecision, ApprovalRequest
+from eval.report.text import duration
 from memory.records import Plan, Round
 from prompts.printable import printable
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
+EVERY_S = 30.0
+# So soon it is seen that something goes on; then lines come less and less often.
+FIRST_S = 10.0
 # Below this share of kept images a person is told that the generator draws something else.
 _FEW_KEPT = 0.2
 
@@ -27,7 +30,7 @@ class Observer:
     interactive = False  # whether a person can be asked
     approves = False  # whether a person approves plans
 
-    def ask(self, question: Question) -> Answer:
+    def ask(self, question: ApprovalRequest) -> ApprovalDecision:
         """Return a person's answer; only called where `interactive`, or `approves` for plans."""
         raise NotImplementedError
 
@@ -142,11 +145,11 @@ class ConsoleObserver(Observer):
                 "shaping pretrain."
             )
 
-    def ask(self, question: Question) -> Answer:
+    def ask(self, question: ApprovalRequest) -> ApprovalDecision:
         """Print the question and read the answer."""
         self._console.print("[bold]The agent asks:[/bold]", highlight=False)
         self._console.print(_plain(question.text), highlight=False)
-        return Answer(verdict="words", text=self._console.input("> ")[:2000])
+        return ApprovalDecision(verdict="words", text=self._console.input("> ")[:2000])
 
     def warn(self, text: str) -> None:
         """Print a warning."""
@@ -158,3 +161,84 @@ def _plain(text: str) -> str:
     from rich.markup import escape
 
     return escape(printable(text))
+
+
+class ProgressReport(Protocol):
+    """Takes how much is done of the total, and figures to show beside it."""
+
+    def __call__(self, done: int, total: int, figures: str = "") -> None:
+        """Show it."""
+
+
+class Lines:
+    """Says how far something is, soon, then every `every_s` seconds, and nothing of quick work."""
+
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        what: str,
+        unit: str,
+        every_s: float = EVERY_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._say, self._what, self._unit = say, what, unit
+        self._every_s, self._clock = every_s, clock
+        self._began = self._said = clock()
+        self._wait_s = min(FIRST_S, every_s)
+        self._first: int | None = None
+
+    def __call__(self, done: int, total: int, figures: str = "") -> None:
+        """Take how much is done."""
+        now = self._clock()
+        if self._first is None:
+            # What an earlier run has done says nothing of the speed.
+            self._first, self._began = done, now
+        if now - self._said < self._wait_s or done >= total:
+            return
+        self._said, self._wait_s = now, min(2 * self._wait_s, self._every_s)
+        rate = (done - self._first) / max(now - self._began, 1e-6)
+        parts = [f"{self._what}: {done} of {total} {self._unit}", *([figures] if figures else [])]
+        if rate >= 0.1:
+            parts.append(f"{rate:.{0 if rate >= 10 else 1}f} {self._unit}/s")
+        if rate > 0:
+            parts.append(f"{duration((total - done) / rate)} left")
+        self._say(", ".join(parts))
+
+
+@contextmanager
+def counted(
+    console: Console, what: str, unit: str, every_s: float = EVERY_S
+) -> Iterator[ProgressReport]:
+    """Show how far something is while it is done; yields what takes the numbers.
+
+    every_s: how often a line is printed where no bar can be drawn.
+    """
+    if not console.is_terminal:
+
+        def say(text: str) -> None:
+            console.print(text, markup=False, soft_wrap=True)
+
+        yield Lines(say, what, unit, every_s)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    bar = Progress(
+        what,
+        BarColumn(),
+        MofNCompleteColumn(),
+        unit,
+        "{task.fields[figures]}",
+        TimeRemainingColumn(),
+        console=console,
+    )
+    task = bar.add_task(what, total=None, figures="")
+
+    def report(done: int, total: int, figures: str = "") -> None:
+        # Not before: nothing is shown of what is done already.
+        bar.start()
+        bar.update(task, completed=done, total=total, figures=figures)
+
+    try:
+        yield report
+    finally:
+        bar.stop()

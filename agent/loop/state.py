@@ -11,6 +11,7 @@ from langgraph.graph.message import add_messages
 from agent.config.settings import Settings
 from memory.events import Event
 from memory.records import Round
+from prompts.vocabulary import Vocabulary
 
 # What the agent may call in each phase; a tool that ends its phase moves on to the next one.
 PHASES: dict[str, tuple[str, ...]] = {
@@ -104,6 +105,22 @@ class EventLog(Protocol):
 
     def round(self, number: int, /) -> Round | None:
         """Return one round."""
+
+
+class TargetView(Protocol):
+    """What a brain is told of a target."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Classes of its images."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Its words."""
 
 
 class SessionView(Protocol):

@@ -32,7 +32,7 @@ _ADAPTERS = (
 )
 
 
-def offers(
+def tool_schemas(
     tools: Sequence[BaseTool],
     vocabulary: Vocabulary,
     n_images: int,
@@ -48,9 +48,9 @@ def offers(
     prompts said by attributes, whose counts cannot add up to more than the round's images, and
     hypotheses on measured slices alone.
     """
-    found = [convert_to_openai_tool(tool) for tool in tools]
-    for tool in found:
-        function = tool["function"]
+    schemas = [convert_to_openai_tool(tool) for tool in tools]
+    for schema in schemas:
+        function = schema["function"]
         if function["name"] == "propose_plan":
             properties = function["parameters"]["properties"]
             _spell_out(properties, vocabulary, n_images, pulls, adapters)
@@ -58,7 +58,7 @@ def offers(
                 _shorten(function["parameters"], vocabulary, n_images, slices)
         elif function["name"] == "finish" and brief:
             function["parameters"]["properties"]["summary"]["maxLength"] = BRIEF_LENGTH
-    return found
+    return schemas
 
 
 def _spell_out(

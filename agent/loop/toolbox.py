@@ -1,4 +1,4 @@
-"""The tools by their names, bound to LangChain: thin wrappers around stages and proposals.
+"""The tools by their names, bound to LangChain: thin wrappers around effects and proposals.
 
 A method's docstring is what a brain reads; its arguments are what a brain may choose. Everything
 else comes from the session. Results are short texts with the figures.
@@ -8,55 +8,37 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
 
-from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage, ToolCall
+from langchain_core.messages import ToolCall
 from langchain_core.tools import BaseTool, StructuredTool
-from langgraph.types import interrupt
 from pydantic import Field, ValidationError
 
 from agent.brains.actions import storable
-from agent.loop.approval import Question, Rejected
-from agent.loop.context import brief
+from agent.loop.approval import ApprovalRequest, Rejected
+from agent.loop.effects import Effects
 from agent.loop.expectations import say_expectation
-from agent.loop.lessons import learn
-from agent.loop.observations import LOOK_BACK, gather, observe, rounds_before
+from agent.loop.observations import LOOK_BACK, rounds_before
 from agent.loop.proposals import Proposals
-from agent.loop.recording import pack, unpack
-from agent.loop.stages import Stages
-from agent.loop.state import ADVANCES, PHASES
-from agent.loop.tool_schemas import offers
+from agent.loop.state import ADVANCES, PHASES, SessionView
+from agent.loop.tool_schemas import tool_schemas
 from agent.planners import PlanDraft, PromptDraft
-from eval.report.blocks import failure_lines, plain, report_lines, trial_text
+from eval.credit import credit, settle
+from eval.report.blocks import failure_lines, plain, report_lines, trial_text, verdict_text
 from memory.errors import SettingsError, ToolError
-from memory.events import Event
-from memory.items import items_from_events
-from memory.records import Hypothesis, Plan, Round
+from memory.records import Hypothesis, Lesson, Plan, Report, Round
 from prompts.render import quote
-
-if TYPE_CHECKING:
-    from agent.loop.components import Components
 
 
 class Toolbox:
-    """What the agent can do in one session.
+    """What the agent can do in one session."""
 
-    stages, proposals: stand-ins for what draws, trains and measures, and for what makes plans of
-    drafts; None for those of the bench.
-    """
-
-    def __init__(
-        self,
-        bench: Components,
-        stages: Stages | None = None,
-        proposals: Proposals | None = None,
-    ) -> None:
-        self._bench = bench
-        self._session = bench.session
-        self._journal = bench.session.journal
-        self._stages = stages or Stages(bench)
-        self._proposals = proposals or Proposals(bench)
+    def __init__(self, session: SessionView, effects: Effects) -> None:
+        self._session, self._effects = session, effects
+        self._journal = session.journal
+        self._proposals = Proposals(session, effects)
         self._round, self._call_id, self._author = 0, "", ""
         functions: list[Callable[..., str]] = [
             self.recall_memory,
@@ -75,48 +57,31 @@ class Toolbox:
             for f in functions
         }
 
-    def opening(
-        self, round_number: int, tokens_left: int | None, usd_left: float | None
-    ) -> list[AnyMessage]:
-        """Return the first messages of a round: who you are, and what is known.
-
-        What is known is journaled first, so that the messages can be made again from it.
-        """
-        observation = observe(self._session, round_number)
-        key = f"opening/{round_number}"
-        known = self._journal.get(key)
-        if known is None:
-            facts = gather(self._bench, observation, tokens_left, usd_left)
-            known = self._journal.append(
-                "opening", key=key, round=round_number, facts=pack(facts, observation.rounds)
-            )
-        system, text = brief(unpack(known["facts"], observation.rounds, self._bench.target))
-        return [SystemMessage(system), HumanMessage(text)]
-
     def legal(self, phase: str, n_lookups: int) -> tuple[str, ...]:
         """Return the names of the tools that may be called now.
 
         After `llm.max_lookups` calls that did not end the phase only what ends it is left.
         """
         names = PHASES[phase]
-        if not self._bench.observer.interactive:
+        if not self._effects.observer.interactive:
             names = tuple(name for name in names if name != "ask_user")
         if n_lookups >= self._session.settings.llm.max_lookups:
             names = tuple(name for name in names if name in ADVANCES)
         return names
 
-    def offers(self, names: Sequence[str], brief: bool) -> list[dict[str, Any]]:
+    def schemas(self, names: Sequence[str], brief: bool) -> list[dict[str, Any]]:
         """Return tools as JSON schemas for a chat model, see `agent.loop.tool_schemas`."""
         reports = [r.report for r in self._journal.rounds(LOOK_BACK) if r.report]
-        return offers(
+        schemas = tool_schemas(
             [self.tools[name] for name in names],
-            self._bench.target.vocabulary,
+            self._effects.target.vocabulary,
             self._session.settings.session.images_per_round,
             [score.key for score in reports[-1].slices] if reports else [],
             brief,
             pulls="propose_plan" in names and self._proposals.unpullable(bool(reports)) is None,
             adapters=self._proposals.adapters(),
         )
+        return self._effects.word(schemas)
 
     def refuse(
         self, round_number: int, phase: str, legal: Sequence[str], text: str, author: str
@@ -137,8 +102,8 @@ class Toolbox:
         except Rejected:
             raise
         except ToolError as error:
-            said = json.dumps(call["args"])
-            self._illegal(round_number, phase, author, name, said, str(error))
+            arguments = json.dumps(call["args"])
+            self._illegal(round_number, phase, author, name, arguments, str(error))
             raise
 
     def _execute(
@@ -211,7 +176,7 @@ class Toolbox:
             query: What to look for, in plain words.
             n: How many entries to return, 1 to 20.
         """
-        return self._recall(query, n)
+        return self._effects.search(f"tool_call/{self._round}/{self._call_id}", query, n)
 
     def inspect_failures(self) -> str:
         """Show the slices on which the model is significantly worse than on the rest."""
@@ -221,8 +186,8 @@ class Toolbox:
         number = measured[-1].number
         failures = measured[-1].failures
         if self._journal.get(f"failures/{number}") is None:
-            with self._stages.timed("inspect", number):
-                failures = self._stages.inspect(number)
+            with self._timed("inspect", number):
+                failures = self._effects.inspect(number)
             self._journal.append(
                 "failures",
                 key=f"failures/{number}",
@@ -238,8 +203,8 @@ class Toolbox:
             question: One short question.
         """
         key = f"answer/{self._round}/{self._call_id}"
-        asked = Question(key=key, kind="words", round=self._round, text=question)
-        return f"The user says: {self._answer(asked)['answer']}"
+        asked = ApprovalRequest(key=key, kind="words", round=self._round, text=question)
+        return f"The user says: {self._effects.ask(asked)['answer']}"
 
     def propose_plan(
         self,
@@ -256,86 +221,86 @@ class Toolbox:
         """
         key = f"approval/{self._round}/{self._call_id}"
         draft = PlanDraft(prompts=tuple(prompts), why=why, hypothesis=hypothesis)
-        made = self._proposals.make(draft, self._round, self._author, key)
-        proposal = self._proposals.propose(made, self._round, self._author, key)
-        plan, expectation = proposal.plan, proposal.expectation
+        proposals = self._proposals
+        resolved = proposals.resolve(draft, self._round, self._author, key)
+        resolved = proposals.edited(resolved, self._round, key)
+        plan = proposals.plan(resolved, self._round, self._author)
         verdict = self._journal.get(key)
         is_open = verdict is None and self._journal.get(f"plan/{self._round}") is None
-        if is_open and self._bench.observer.approves:
-            verdict = self._answer(self._proposals.question(proposal, key))
+        if is_open and self._effects.observer.approves:
+            verdict = self._effects.ask(proposals.request(resolved, plan, key))
         if verdict and verdict["verdict"] == "reject":
             why_not = quote(verdict["why"] or "no reason given", 500)
             raise Rejected(f"The user rejects the plan: {why_not}. Propose another one.")
-        shifts, added = proposal.made.shifts, proposal.made.additions
-        if shifts or added:
+        if resolved.shifts or resolved.additions:
             self._journal.append(
                 "steered",
                 key=f"steered/{self._round}",
                 round=self._round,
-                shifts=[shift.to_json() for shift in shifts],
-                additions=list(added),
+                shifts=[shift.to_json() for shift in resolved.shifts],
+                additions=list(resolved.additions),
             )
-        undrawn = self._proposals.undrawn
-        idle = {p.text: list(words) for p in plan.prompts if (words := undrawn(p.text))}
+        effects, expectation = self._effects, proposals.expect(plan)
+        idle = {p.text: list(words) for p in plan.prompts if (words := effects.undrawn(p.text))}
         event = self._journal.append(
             "plan",
             key=f"plan/{self._round}",
             plan=plan.to_json(),
             # Seconds differ from run to run, and plans are to be compared.
             expectation=expectation.model_dump(mode="json", exclude={"seconds"}),
-            n_tokens={p.text: self._bench.generator.count_tokens(p.text) for p in plan.prompts},
-            max_tokens=self._bench.generator.max_tokens,
+            n_tokens={p.text: effects.count_tokens(p.text) for p in plan.prompts},
+            max_tokens=effects.max_tokens,
             **({"undrawn": idle} if idle else {}),
         )
         plan = Plan.model_validate(event["plan"])
         for warning in plan.warnings:
-            self._bench.observer.warn(warning)
-        self._bench.observer.planned(plan)
-        said = [f"Accepted: {plan.n_images} images from {len(plan.prompts)} prompts."]
-        said += [trial_text(trial) for trial in plan.trials]
-        said += [f"Warning: {warning}" for warning in plan.warnings]
-        return "\n".join([*said, say_expectation(expectation)])
+            effects.observer.warn(warning)
+        effects.observer.planned(plan)
+        lines = [f"Accepted: {plan.n_images} images from {len(plan.prompts)} prompts."]
+        lines += [trial_text(trial) for trial in plan.trials]
+        lines += [f"Warning: {warning}" for warning in plan.warnings]
+        return "\n".join([*lines, say_expectation(expectation)])
 
     def generate_batch(self) -> str:
         """Draw the images of the accepted plan and let the audit weigh their labels."""
         plan = self._current().plan
         assert plan is not None  # the phase follows propose_plan
-        identity = self._stages.load_generator()
+        identity = self._effects.load_generator()
         began = self._journal.append("generator", key="generator", identity=identity)
         if began["identity"] != identity:
             raise SettingsError(
                 f"The session began with the generator {began['identity']!r}, but its weights or "
                 f"sampling are {identity!r} now. Restore them, or begin a new session."
             )
-        with self._stages.timed("generate", self._round):
-            batch = self._stages.draw(plan)
+        with self._timed("generate"):
+            batch = self._effects.draw(plan)
         self._journal.append("batch", key=f"batch/{self._round}", batch=batch.to_json())
         return f"{batch.n_made} images made, the audit keeps {batch.n_kept}."
 
     def train_dstm(self) -> str:
         """Train the downstream task model on all synthetic images so far."""
-        with self._stages.timed("train", self._round):
-            training = self._stages.train(self._round)
+        with self._timed("train"):
+            training = self._effects.train(self._round)
         self._journal.append("training", key=f"training/{self._round}", training=training.to_json())
-        said = (
+        text = (
             f"Trained on {training.n_images} images, {training.n_steps} steps, "
             f"final loss {training.final_loss:.3f}."
         )
         if chosen := training.selection:
-            said += (
+            text += (
                 f" Of this round's {chosen.n_candidates} images {chosen.n_chosen} were chosen by "
                 f"{chosen.method}."
             )
-        return said
+        return text
 
     def evaluate_real(self) -> str:
         """Evaluate the trained model on the real feedback photographs."""
         current = self._current()
         assert current.training is not None and current.plan is not None  # phases guarantee it
-        with self._stages.timed("evaluate", self._round):
-            report = self._stages.evaluate(current.training)
+        with self._timed("evaluate"):
+            report = self._effects.evaluate(current.training)
         self._journal.append("report", key=f"report/{self._round}", report=report.to_json())
-        learn(self._session, report)
+        _learn(self._session, report)
         return plain(report_lines(report))
 
     def finish(self, summary: Annotated[str, Field(max_length=1000)]) -> str:
@@ -348,27 +313,58 @@ class Toolbox:
         self._journal.append("round_done", key=key, round=self._round, summary=summary[:500])
         # The round before as well: its failures may have been inspected in this one.
         recent = self._journal.of_rounds(self._round - 1, self._round)
-        known = self._journal.events("session", "forked")
-        self._bench.memory.add(items_from_events([*known, *recent]))
-        self._bench.observer.round_done(self._current())
+        head = self._journal.events("session", "forked")
+        self._effects.remember([*head, *recent])
+        self._effects.observer.round_done(self._current())
         return "The round is over."
 
     # -- helpers -------------------------------------------------------------------------------
 
-    def _recall(self, query: str, n: int) -> str:
-        hits = self._bench.memory.search(query, n=n, target=self._bench.target.name)
-        lines = [
-            f"- {hit.item.kind} ({hit.similarity:.2f}): {hit.item.describe()[:400]}" for hit in hits
-        ]
-        return "\n".join(lines) or "The memory has nothing on that yet."
-
-    def _answer(self, question: Question) -> Event:
-        """Return the journaled answer to a question; ends this run of the graph without one."""
-        while (known := self._journal.get(question.key)) is None:
-            interrupt(question.to_json())
-        return known
+    @contextmanager
+    def _timed(self, stage: str, round_number: int | None = None) -> Iterator[None]:
+        """Time a stage, show it, and journal its seconds once."""
+        number = round_number or self._round
+        started = self._effects.worked_s()
+        with self._effects.stage(stage, number):
+            yield
+        seconds = round(self._effects.worked_s() - started, 3)
+        key = f"stage/{number}/{stage}"
+        self._journal.append("stage", key=key, round=number, stage=stage, seconds=seconds)
 
     def _current(self) -> Round:
         current = self._journal.round(self._round)
         assert current is not None  # it has begun
         return current
+
+
+def _learn(session: SessionView, report: Report) -> None:
+    """Journal the credits of a measured round and, where its plan had a hypothesis, what it showed.
+
+    Nothing is journaled twice.
+    """
+    number = report.round
+    current = session.journal.round(number)
+    assert current is not None and current.plan is not None and current.batch is not None
+    reports = [r.report for r in rounds_before(session.journal, number) if r.report]
+    before = reports[-1] if reports else None
+    credits_ = credit(current.plan, current.batch, before, report)
+    session.journal.append(
+        "credits",
+        key=f"credits/{number}",
+        round=number,
+        credits=[c.to_json() for c in credits_],
+    )
+    if current.plan.hypothesis is None:
+        return
+    verdict = settle(current.plan.hypothesis, before, report)
+    session.journal.append(
+        "verdict", key=f"verdict/{number}", round=number, verdict=verdict.to_json()
+    )
+    lesson = Lesson(
+        id=f"{session.name}/{number}",
+        round=number,
+        text=f"{current.plan.why} {verdict_text(verdict)}"[:600],
+        slice=verdict.hypothesis.slice,
+        held=verdict.held,
+    )
+    session.journal.append("lesson", key=f"lesson/{number}", lesson=lesson.to_json())

@@ -15,12 +15,12 @@ from agent.brains import Brain, BrainContext, Turn
 from agent.brains.probe import with_mode
 from agent.config.settings import Settings
 from agent.loop.context import brief
-from agent.loop.observations import LOOK_BACK
-from agent.loop.recording import unpack
-from agent.loop.tool_schemas import offers
+from agent.loop.observations import LOOK_BACK, unpack
+from agent.loop.tool_schemas import tool_schemas
+from agent.loop.toolbox import Toolbox
 from agent.loop.validation import validate
 from agent.planners import AttributeDistribution, Observation, PlanDraft
-from agent.replay.recorded import RecordedBench, RecordedSession, RecordedToolbox
+from agent.replay.recorded import RecordedEffects, RecordedSession
 from eval.agreement import Agreement, agreement
 from memory.errors import BrainError, SettingsError, ToolError
 from memory.journal import Event, round_of, rounds, standing
@@ -49,7 +49,8 @@ def counterfactual(events: Sequence[Event], brain: str, start: int = 1) -> Itera
     SessionError for a record that holds too little.
     """
     session = RecordedSession(events)
-    bench, toolbox = RecordedBench(session), RecordedToolbox(session)
+    effects = RecordedEffects(session)
+    propose_plan = Toolbox(session, effects).tools["propose_plan"]
     distribution = AttributeDistribution.model_validate(session.head["palette"])
     asked: Brain | None = None
     past: dict[int, list[Event]] = defaultdict(list)
@@ -75,11 +76,11 @@ def counterfactual(events: Sequence[Event], brain: str, start: int = 1) -> Itera
             continue
         found = True
         if asked is None:
-            context = BrainContext(distribution, bench.target.vocabulary, settings.llm)
+            context = BrainContext(distribution, effects.target.vocabulary, settings.llm)
             asked = with_mode(brains.build(brain, context), settings.llm)
         recorded = Plan.model_validate(event["plan"])
         before = openings[recorded.round]
-        facts = unpack(opening["facts"], before, bench.target)
+        facts = unpack(opening["facts"], before, effects.target)
         observation = Observation(
             round=recorded.round,
             n_images=facts.n_images,
@@ -88,14 +89,14 @@ def counterfactual(events: Sequence[Event], brain: str, start: int = 1) -> Itera
             rounds=tuple(before),
         )
         slices = [score.key for score in facts.report.slices] if facts.report else []
-        tools = offers(
-            [toolbox.tools["propose_plan"]],
-            bench.target.vocabulary,
+        tools = tool_schemas(
+            [propose_plan],
+            effects.target.vocabulary,
             facts.n_images,
             slices,
             asked.mode == "json",
         )
-        system, text = brief(facts)
+        system, text = brief(facts, effects.templates)
         messages: list[AnyMessage] = [SystemMessage(system), HumanMessage(text)]
         plan, problem = None, ""
         for number in range(MAX_TRIES):
@@ -111,7 +112,7 @@ def counterfactual(events: Sequence[Event], brain: str, start: int = 1) -> Itera
             except BrainError as error:
                 problem = str(error)
                 break
-            plan, problem = _plan(answer, recorded.round, facts.n_images, brain, bench, slices)
+            plan, problem = _plan(answer, recorded.round, facts.n_images, brain, effects, slices)
             if plan:
                 break
             messages += [answer, _reply(answer, problem)]
@@ -127,7 +128,7 @@ def _plan(
     round_number: int,
     n_images: int,
     author: str,
-    bench: RecordedBench,
+    effects: RecordedEffects,
     slices: Sequence[str],
 ) -> tuple[Plan | None, str]:
     call = next((c for c in answer.tool_calls if c["name"] == "propose_plan"), None)
@@ -135,15 +136,14 @@ def _plan(
         return None, "The answer does not call propose_plan."
     try:
         draft = PlanDraft.model_validate(call["args"])
-        vocabulary, generator = bench.target.vocabulary, bench.generator
         plan = validate(
             draft,
             round_number,
             n_images,
             author,
-            vocabulary,
-            generator.count_tokens,
-            generator.max_tokens,
+            effects.target.vocabulary,
+            effects.count_tokens,
+            effects.max_tokens,
             slices,
         )
     except (ToolError, ValidationError) as error:

@@ -7,31 +7,30 @@ and verdicts. What they would write into the journal is compared with what it ho
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from langchain_core.messages import AIMessage
+from pydantic import TypeAdapter
 
 from agent.brains import Mode, Turn
 from agent.brains.recorded import answer_of
 from agent.config.settings import Settings
+from agent.loop.approval import ApprovalRequest
 from agent.loop.expectations import Expectation
-from agent.loop.observations import LOOK_BACK, seconds_per_image
 from agent.loop.observer import Observer
-from agent.loop.proposals import Proposals
-from agent.loop.stages import Stages
-from agent.loop.toolbox import Toolbox
-from agent.replay.recorded_journal import RecordedJournal
+from agent.replay.recorded_journal import EndOfRecord, RecordedJournal
+from memory.items import Hit, MemoryItem
 from memory.errors import BrainError
 from memory.journal import Event, head_of
 from memory.records import Batch, Failure, Plan, Report, Training
 from prompts.vocabulary import Vocabulary
 
-if TYPE_CHECKING:
-    from agent.loop.components import Components
+Json = dict[str, Any]
+
+_ITEMS, _HITS = TypeAdapter(list[MemoryItem]), TypeAdapter(list[Hit])
 
 
 class RecordedSession:
@@ -41,7 +40,6 @@ class RecordedSession:
         self.head = head_of(everything)
         self.journal = RecordedJournal(everything)
         events = self.journal.recorded
-        self.folder = Path()
         self._starts = [
             (i, e) for i, e in enumerate(events) if "settings" in e and "interactive" in e
         ]
@@ -80,11 +78,23 @@ class RecordedTarget:
     vocabulary: Vocabulary
 
 
-class RecordedGenerator:
-    """Counts tokens, and names the words it cannot draw, as the generator did; it draws nothing."""
+class RecordedEffects:
+    """The outcomes that a journal holds, in place of the work; see `agent.loop.effects.Effects`.
 
-    def __init__(self, events: Sequence[Event]) -> None:
-        plans = [e for e in events if e["kind"] == "plan"]
+    `reworded` has the texts of tools that the program words otherwise by now, by the tool's name:
+    as recorded, and as they are. The loop is shown the recorded ones.
+    """
+
+    def __init__(self, session: RecordedSession) -> None:
+        self._session, self._journal = session, session.journal
+        self.reworded: dict[str, tuple[str, str]] = {}
+        self.target = RecordedTarget(
+            name=session.head["target"],
+            class_names=session.head["class_names"],
+            vocabulary=Vocabulary.model_validate(session.head["vocabulary"]),
+        )
+        self.templates: Mapping[str, str] = session.head["templates"]
+        plans = [e for e in self._journal.recorded if e["kind"] == "plan"]
         self._n_tokens = {text: n for e in plans for text, n in e["n_tokens"].items()}
         self._undrawn: dict[str, list[str]] = {
             text: words for e in plans for text, words in e.get("undrawn", {}).items()
@@ -92,121 +102,96 @@ class RecordedGenerator:
         self.max_tokens = int(plans[0]["max_tokens"]) if plans else 0
         # As the tools were offered; "pull" is left out of them where it is not possible.
         self.can_be_pulled = any(
-            '"pull"' in json.dumps(e["tools"]) for e in events if e["kind"] == "tools"
+            '"pull"' in json.dumps(e["tools"])
+            for e in self._journal.recorded
+            if e["kind"] == "tools"
         ) or any(prompt.get("pull") for e in plans for prompt in e["plan"]["prompts"])
+
+    @property
+    def observer(self) -> Observer:
+        """Nobody watches; tells whether a person could be asked."""
+        observer = Observer()
+        observer.interactive = self._session.interactive
+        return observer
+
+    def word(self, tools: list[Json]) -> list[Json]:
+        """Return the tools that were offered, where they differ in their texts alone."""
+        call = self._journal.upcoming("model_call")
+        event = self._journal.find(f"tools/{call['offer']}") if call else None
+        if event is None or _bare(list(event["tools"])) != _bare(tools):
+            return tools
+        recorded: list[Json] = list(event["tools"])
+        for old, new in zip(recorded, tools, strict=True):
+            if old != new:
+                name: str = new["function"]["name"]
+                self.reworded[name] = (_text(old), _text(new))
+        return recorded
 
     def count_tokens(self, text: str) -> int:
         """Return the tokens of a text that was planned; others were refused, and 0 stands."""
         return int(self._n_tokens.get(text, 0))
 
     def undrawn(self, text: str) -> Sequence[str]:
-        """Return the words of a text that was planned, see `tools.generators.undrawn`."""
+        """Return the words of a text that was planned which the generator could not draw."""
         return self._undrawn.get(text, ())
 
+    def recall(self, round_number: int, query: str) -> tuple[Sequence[MemoryItem], Sequence[Hit]]:
+        """Return what the memory gave at the start of the round."""
+        facts = self._journal.outcome(f"opening/{round_number}")["facts"]
+        return _ITEMS.validate_python(facts["lessons"]), _HITS.validate_python(facts["similar"])
 
-class _NoMemory:
-    def add(self, items: Sequence[object]) -> None:
+    def search(self, key: str, query: str, n: int) -> str:
+        """Return what the memory gave for this call."""
+        return str(self._journal.outcome(key)["result"])
+
+    def expect(self, plan: Plan) -> Expectation:
+        """Return what was expected of the plan."""
+        expectation = self._journal.outcome(f"plan/{plan.round}")["expectation"]
+        return Expectation.model_validate({**expectation, "seconds": None})
+
+    def nearest(self, plan: Plan) -> dict[str, str]:
+        """Return nothing: who was asked about the plan has answered."""
+        return {}
+
+    def remember(self, events: Sequence[Event]) -> None:
         """Leave the memory as it is."""
 
-
-class _Silent(Observer):
-    def __init__(self, session: RecordedSession) -> None:
-        self._session = session
-
-    @property
-    def interactive(self) -> bool:  # type: ignore[override]
-        """Whether a person could be asked."""
-        return self._session.interactive
-
-
-class RecordedBench:
-    """Stands in for `agent.loop.components.Components`."""
-
-    def __init__(self, session: RecordedSession) -> None:
-        self.session = session
-        self.observer = _Silent(session)
-        self.target = RecordedTarget(
-            name=session.head["target"],
-            class_names=session.head["class_names"],
-            vocabulary=Vocabulary.model_validate(session.head["vocabulary"]),
-        )
-        self.generator = RecordedGenerator(session.journal.recorded)
-        self.memory = _NoMemory()
-
-
-class RecordedStages(Stages):
-    """The stages of a round, their results taken from the journal."""
-
-    def __init__(self, bench: RecordedBench) -> None:
-        super().__init__(cast("Components", bench))
-        self._record = bench.session.journal
-
-    @contextmanager
-    def timed(self, name: str, number: int) -> Iterator[None]:
+    def worked_s(self) -> float:
         """Take no time."""
-        yield
-        self._record.append(
-            "stage", key=f"stage/{number}/{name}", round=number, stage=name, seconds=0.0
-        )
+        return 0.0
+
+    def stage(self, name: str, round_number: int) -> AbstractContextManager[None]:
+        """Keep no limits."""
+        return nullcontext()
 
     def load_generator(self) -> str:
         """Return the identity of the generator that drew."""
-        return str(self._record.outcome("generator")["identity"])
+        return str(self._journal.outcome("generator")["identity"])
 
     def draw(self, plan: Plan) -> Batch:
         """Return what was drawn."""
-        return Batch.model_validate(self._record.outcome(f"batch/{plan.round}")["batch"])
+        return Batch.model_validate(self._journal.outcome(f"batch/{plan.round}")["batch"])
 
     def train(self, number: int) -> Training:
         """Return what was trained."""
-        return Training.model_validate(self._record.outcome(f"training/{number}")["training"])
+        return Training.model_validate(self._journal.outcome(f"training/{number}")["training"])
 
     def evaluate(self, training: Training) -> Report:
         """Return what was measured."""
-        return Report.model_validate(self._record.outcome(f"report/{training.round}")["report"])
+        return Report.model_validate(self._journal.outcome(f"report/{training.round}")["report"])
 
     def inspect(self, number: int) -> tuple[Failure, ...]:
         """Return the failures that were found."""
-        event = self._record.outcome(f"failures/{number}")
-        return tuple(Failure.model_validate(f) for f in event["failures"])
+        event = self._journal.outcome(f"failures/{number}")
+        return tuple(Failure.model_validate(failure) for failure in event["failures"])
 
-
-class RecordedProposals(Proposals):
-    """Plans of drafts, what they may expect taken from the journal."""
-
-    def __init__(self, bench: RecordedBench) -> None:
-        super().__init__(cast("Components", bench))
-        self._record = bench.session.journal
-
-    def expect(self, plan: Plan) -> Expectation:
-        """Return what was expected, the time from the rounds so far."""
-        known = self._record.outcome(f"plan/{plan.round}")["expectation"]
-        speed = seconds_per_image(self._record.rounds(LOOK_BACK))
-        seconds = None if speed is None else speed * plan.n_images
-        return Expectation.model_validate({**known, "seconds": seconds})
-
-
-class RecordedToolbox(Toolbox):
-    """The tools, what comes from outside of the graph taken from the journal."""
-
-    def __init__(self, session: RecordedSession) -> None:
-        bench = RecordedBench(session)
-        super().__init__(cast("Components", bench), RecordedStages(bench), RecordedProposals(bench))
-        self._record = session.journal
-
-    def opening(
-        self, round_number: int, tokens_left: int | None, usd_left: float | None
-    ) -> list[Any]:
-        """Make the first messages of a round again from what it began with."""
-        told = self._record.recorded[self._record.next :][:1]
-        if told and told[0]["kind"] == "told":
-            self._record.append("told", round=round_number, wishes=told[0]["wishes"])
-        known = self._record.outcome(f"opening/{round_number}")
-        self._record.append("opening", key=known["key"], round=round_number, facts=known["facts"])
-        return super().opening(round_number, tokens_left, usd_left)
-
-    def _recall(self, query: str, n: int) -> str:
-        return str(self._record.outcome(f"tool_call/{self._round}/{self._call_id}")["result"])
+    def ask(self, request: ApprovalRequest) -> Event:
+        """Return the recorded answer: it was journaled before the loop went on."""
+        if answer := self._journal.get(request.key):
+            return answer
+        if not self._journal.finished:
+            self._journal.refuse("a question to the person")
+        raise EndOfRecord
 
 
 class RecordedBrain:
@@ -232,3 +217,18 @@ class RecordedBrain:
             if fallback:
                 raise BrainError(fallback["reason"])
         return answer_of(self._journal.outcome(f"model_call/{turn.round}/{turn.number}"))
+
+
+def _bare(schema: Any) -> Any:
+    """Return a JSON schema without the texts that only explain it."""
+    if isinstance(schema, Mapping):
+        return {
+            key: _bare(value)
+            for key, value in schema.items()
+            if not (key in ("description", "title") and isinstance(value, str))
+        }
+    return [_bare(item) for item in schema] if isinstance(schema, list | tuple) else schema
+
+
+def _text(tool: Json) -> str:
+    return json.dumps(tool, indent=1, ensure_ascii=False)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.memory import InMemorySaver
-
-from agent.loop.graph import Decider, build_graph
+from agent.loop.graph import build_graph
 from agent.loop.state import new_round
-from agent.replay.recorded import RecordedBrain, RecordedSession, RecordedToolbox
+from agent.replay.recorded import RecordedBrain, RecordedEffects, RecordedSession
 from agent.replay.recorded_journal import Divergence, EndOfRecord
 from memory.chain import changed_lines
 from memory.errors import ShapingError
@@ -34,6 +30,9 @@ class Finding:
 class Verification:
     """What a replay found; `findings` is empty when all is identical.
 
+    reworded: templates and tools that are worded otherwise by now; the session was run again with
+    the texts that its journal holds.
+
     n_messages: told to and by the brain; n_calls: of tools, none of which was executed; ended:
     whether the record ends with a round's end; torn: whether its last line is unfinished, which was
     left out.
@@ -47,10 +46,11 @@ class Verification:
     ended: bool
     torn: bool
     findings: tuple[Finding, ...]
+    reworded: tuple[Finding, ...]
 
 
 def verify(path: Path, progress: Callable[[int], None] = lambda round_number: None) -> Verification:
-    """Replay the journal at `path`: find changed lines, changed templates, the first divergence.
+    """Replay the journal at `path`: find changed lines, the first divergence, and reworded texts.
 
     Raises SessionError when the journal cannot be read or holds too little.
     """
@@ -63,11 +63,11 @@ def verify(path: Path, progress: Callable[[int], None] = lambda round_number: No
         )
         for n in changed_lines(path)
     ]
-    findings += _templates(head)
     session = RecordedSession(everything)
+    effects = RecordedEffects(session)
     ended = True
     try:
-        _run(session, progress)
+        _run(session, effects, progress)
     except Divergence as found:
         findings.append(
             Finding(
@@ -90,44 +90,38 @@ def verify(path: Path, progress: Callable[[int], None] = lambda round_number: No
         ended=ended,
         torn=not path.read_bytes().endswith(b"\n"),
         findings=tuple(findings),
+        reworded=tuple(_reworded(head, effects.reworded)),
     )
 
 
-def _run(session: RecordedSession, progress: Callable[[int], None]) -> None:
+def _run(
+    session: RecordedSession, effects: RecordedEffects, progress: Callable[[int], None]
+) -> None:
     journal = session.journal
-    decider = Decider(session, RecordedBrain(journal), RecordedBrain(journal, stands_in=True))
-    toolbox = RecordedToolbox(session)
-    saver = InMemorySaver()
-    graph = build_graph(decider, toolbox, saver)
+    brain, stand_in = RecordedBrain(journal), RecordedBrain(journal, stands_in=True)
+    graph = build_graph(session, effects, brain, stand_in)
     number = 1
-    while not session.journal.finished:
-        config: RunnableConfig = {"configurable": {"thread_id": str(number)}}
+    while not journal.finished:
         try:
-            state: Any = graph.invoke(new_round(number), config)
+            graph.invoke(new_round(number))
         except ShapingError as error:
             # The session itself ended by it: its journal must hold nothing more.
-            if not session.journal.finished:
-                session.journal.refuse(str(error))
+            if not journal.finished:
+                journal.refuse(str(error))
             raise EndOfRecord from error
-        if state.get("__interrupt__"):
-            # Answers are in the journal before they are asked for; here the record ends.
-            if not session.journal.finished:
-                session.journal.refuse("a question to the person")
-            raise EndOfRecord
-        saver.delete_thread(str(number))
         progress(number)
         number += 1
 
 
-def _templates(head: Event) -> list[Finding]:
-    findings = []
-    for name, recorded in head["templates"].items():
-        now = source(name)
+def _reworded(head: Event, tools: Mapping[str, tuple[str, str]]) -> Iterator[Finding]:
+    """Yield what is worded otherwise by now: templates, and tools by their names."""
+    texts = {f"prompts/{name}.md": (text, source(name)) for name, text in head["templates"].items()}
+    texts |= {f"tools/{name}": both for name, both in sorted(tools.items())}
+    for place, (recorded, now) in texts.items():
         if now != recorded:
             line, column = _first_change(recorded, now)
-            what = f"the template was changed since, first in line {line}, column {column}"
-            findings.append(Finding(f"prompts/{name}.md", what, recorded, now))
-    return findings
+            change = f"reworded since, first in line {line}, column {column}"
+            yield Finding(place, change, recorded, now)
 
 
 def _first_change(old: str, new: str) -> tuple[int, int]:

@@ -1,30 +1,32 @@
-"""Sessions in milliseconds: the real graph, decider and tools around stages that invent results."""
+"""Sessions in milliseconds: the real graph and tools around effects that invent results."""
 
 from __future__ import annotations
 
 import itertools
 import random
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import interrupt
 
 from agent import brains
 from agent.brains import Brain, BrainContext, ChatBrain, planner_brain
 from agent.brains.scripted import ScriptedModel
 from agent.config.settings import Settings, load_settings
-from agent.loop.graph import Decider, build_graph
+from agent.loop.approval import ApprovalRequest
+from agent.loop.context import prompt_files
+from agent.loop.expectations import Expectation, expect
+from agent.loop.graph import build_graph
+from agent.loop.observations import session_head
 from agent.loop.observer import Observer
-from agent.loop.recording import head
-from agent.loop.stages import Stages
-from agent.loop.state import new_round
-from agent.loop.toolbox import Toolbox
+from agent.loop.state import TargetView, new_round
 from agent.planners import AttributeCombination, AttributeDistribution
 from agent.session.folder import Session, store_settings
 from memory.items import Hit, MemoryItem
-from memory.journal import Journal, read_events, rounds
+from memory.journal import Event, Journal, read_events, rounds
 from memory.records import (
     Batch,
     Failure,
@@ -35,7 +37,7 @@ from memory.records import (
     Shard,
     Training,
 )
-from prompts.vocabulary import load_vocabulary
+from prompts.vocabulary import Vocabulary, load_vocabulary
 from tests.factories import estimate, failure, report, slice_score
 
 VOCABULARY = load_vocabulary("elpv")
@@ -59,19 +61,78 @@ PALETTE = AttributeDistribution(
 )
 
 
+class Target(NamedTuple):
+    """What a brain is told of the target."""
+
+    name: str
+    class_names: tuple[str, ...]
+    vocabulary: Vocabulary
+
+
+TARGET = Target("elpv", tuple(VOCABULARY.classes), VOCABULARY)
+
+
 class Crash(BaseException):
     """The process is gone: nothing catches it."""
 
 
-class InventedStages(Stages):
-    """Stages that take no time; `crash_in` is the round and stage at which the process dies."""
+class InventedEffects:
+    """Effects that take no time; `crash_in` is the round and stage at which the process dies."""
 
-    def __init__(self, bench: Any, crash_in: tuple[int, str] | None) -> None:
-        super().__init__(bench)
-        self._crash_in = crash_in
+    max_tokens = 12
+    can_be_pulled = False
+
+    def __init__(
+        self,
+        session: Session,
+        observer: Observer,
+        crash_in: tuple[int, str] | None,
+        undrawn: Collection[str],
+    ) -> None:
+        self.observer = observer
+        self.target: TargetView = TARGET
+        self.templates = prompt_files()
+        self._session, self._crash_in, self._undrawn = session, crash_in, undrawn
+        self._ticks = itertools.count()
+
+    def word(self, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return tools
+
+    def count_tokens(self, text: str) -> int:
+        return len(text.split())
+
+    def undrawn(self, text: str) -> list[str]:
+        return [word for word in text.split() if word in self._undrawn]
+
+    def recall(self, round_number: int, query: str) -> tuple[list[MemoryItem], list[Hit]]:
+        return [hit("lesson", query).item], [hit("prompt", query)]
+
+    def search(self, key: str, query: str, n: int) -> str:
+        return f"- prompt (0.75): {hit('prompt', query).item.describe()[:400]}"
+
+    def expect(self, plan: Plan) -> Expectation:
+        hits = {prompt.id: [hit("prompt", prompt.text)] for prompt in plan.prompts}
+        return expect(plan, hits, None, VOCABULARY)
+
+    def nearest(self, plan: Plan) -> dict[str, str]:
+        return {}
+
+    def remember(self, events: Sequence[Event]) -> None:
+        pass
+
+    def worked_s(self) -> float:
+        return 0.25 * next(self._ticks)
+
+    def stage(self, name: str, round_number: int) -> AbstractContextManager[None]:
+        return self.observer.stage(name, round_number)
 
     def load_generator(self) -> str:
         return "invented"
+
+    def ask(self, request: ApprovalRequest) -> Event:
+        while (answer := self._session.journal.get(request.key)) is None:
+            interrupt(request.to_json())
+        return answer
 
     def draw(self, plan: Plan) -> Batch:
         self._maybe_crash(plan.round, "generate")
@@ -118,28 +179,18 @@ class InventedStages(Stages):
             raise Crash
 
 
-class InventedMemory:
-    """Finds the same every time."""
-
-    def search(
-        self, query: str, n: int = 5, kind: str | None = None, target: str = ""
-    ) -> list[Hit]:
-        item = MemoryItem(
-            id="old/prompt/1",
-            kind="lesson" if kind == "lesson" else "prompt",
-            text=f"a dark poly cell <|{query}|>",
-            target="elpv",
-            session="old",
-            round=1,
-            data={"n_made": 8, "kept_rate": 0.5, "credit wafer=poly": 0.123456789},
-        )
-        return [Hit(item=item, similarity=0.75)]
-
-    def search_all(self, queries: Sequence[str], **options: Any) -> list[list[Hit]]:
-        return [self.search(query, **options) for query in queries]
-
-    def add(self, items: Sequence[MemoryItem]) -> None:
-        pass
+def hit(kind: Literal["lesson", "prompt"], query: str) -> Hit:
+    """What the memory finds, the same every time."""
+    item = MemoryItem(
+        id="old/prompt/1",
+        kind=kind,
+        text=f"a dark poly cell <|{query}|>",
+        target="elpv",
+        session="old",
+        round=1,
+        data={"n_made": 8, "kept_rate": 0.5, "credit wafer=poly": 0.123456789},
+    )
+    return Hit(item=item, similarity=0.75)
 
 
 class Person(Observer):
@@ -193,9 +244,6 @@ def _run(
 ) -> None:
     journal = Journal(folder / "journal.jsonl")
     session = Session(folder.name, folder, settings, journal, cast(Any, None))
-    target = SimpleNamespace(
-        name="elpv", class_names=list(VOCABULARY.classes), vocabulary=VOCABULARY
-    )
     told = settings.model_dump(mode="json", exclude={"home"})
     if journal.get("session"):
         journal.append("resumed", settings=told, interactive=person.interactive)
@@ -207,27 +255,13 @@ def _run(
             target="elpv",
             settings=told,
             palette=PALETTE.to_json(),
-            **head(cast(Any, target), person.interactive),
+            **session_head(TARGET, person.interactive),
         )
-    ticks = itertools.count()
-    bench = SimpleNamespace(
-        session=session,
-        observer=person,
-        target=target,
-        memory=InventedMemory(),
-        generator=SimpleNamespace(
-            count_tokens=lambda text: len(text.split()),
-            max_tokens=12,
-            undrawn=lambda text: [word for word in text.split() if word in undrawn],
-        ),
-        control=SimpleNamespace(worked=lambda: 0.25 * next(ticks)),
-        stage=person.stage,
-    )
-    toolbox = Toolbox(cast(Any, bench), InventedStages(bench, crash_in))
     context = BrainContext(PALETTE, VOCABULARY, settings.llm)
-    planner = brains.build(planner_brain(settings.llm.fallback), context)
-    decider = Decider(session, brain or brains.build(settings.brain, context), planner)
-    graph = build_graph(decider, toolbox, saver)
+    fallback = brains.build(planner_brain(settings.llm.fallback), context)
+    effects = InventedEffects(session, person, crash_in, undrawn)
+    brain = brain or brains.build(settings.brain, context)
+    graph = build_graph(session, effects, brain, fallback, saver)
     done = {e["round"] for e in read_events(journal.path) if e["kind"] == "round_done"}
     for number in range(1, settings.session.rounds + 1):
         if number in done:

@@ -18,6 +18,7 @@ from agent.autonomous.runner import run
 from agent.brains.actions import parse_action
 from agent.config.settings import Settings
 from agent.loop.components import Components
+from agent.loop.effects import LiveEffects
 from agent.loop.observer import ConsoleObserver
 from agent.loop.state import ADVANCES, PHASES
 from agent.loop.toolbox import Toolbox
@@ -210,7 +211,8 @@ N_CALLS = {"plan": 320, "generate": 12, "train": 12, "evaluate": 4, "review": 13
 
 @pytest.mark.usefixtures("no_escape")
 def test_a_thousand_hostile_calls(bench: Components) -> None:
-    session, toolbox, fuzz = bench.session, Toolbox(bench), Fuzz(1)
+    session, fuzz = bench.session, Fuzz(1)
+    toolbox = Toolbox(session, LiveEffects(bench))
     n_images = session.settings.session.images_per_round
     n_calls = n_refused = 0
     for number in (1, 2):

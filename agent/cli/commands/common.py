@@ -129,7 +129,7 @@ def settings_of(
             "used. Leave out the one or the other; single settings go with --set KEY=VALUE. "
             f"{QUOTES}"
         )
-    from agent.loop.progress import counted
+    from agent.loop.observer import counted
     from agent.loop.user_dataset import load_own
     from tools.targets import reading
 

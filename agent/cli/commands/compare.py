@@ -58,7 +58,7 @@ def compare(
     from agent.experiments import compare
     from agent.experiments.arms import Arms
     from agent.loop.components import Components
-    from agent.loop.progress import counted
+    from agent.loop.observer import counted
     from agent.session import data_manifest
     from eval.intervals import seeds_needed
     from eval.report import text

@@ -68,7 +68,7 @@ def pretrain(
     more = [] if steps is None else [f"{steps_key}={steps}"]
     settings = resolve(ctx, *more, needs_weights=False)
     from agent.loop.components import Components
-    from agent.loop.progress import counted
+    from agent.loop.observer import counted
     from agent.loop.user_dataset import N_WORDS
     from tools.pretraining.card import write_card
     from tools.pretraining.pretrain import pretrain as train
@@ -212,7 +212,7 @@ def fit(
     """Train a head on labelled images of the generator split, and test it on others of it."""
     settings = resolve(ctx, preset=_HEAD_PRESET)
     from agent.loop.components import Components
-    from agent.loop.progress import counted
+    from agent.loop.observer import counted
     from tools.diffusion.pipeline import load_pipeline, weights_folder
     from tools.labelers import feature_decoder
 

@@ -177,6 +177,8 @@ def _verify(folder: Path) -> bool:
     )
     for finding in found.findings:
         _print_finding(finding)
+    for text in found.reworded:
+        say(f"{text.place}: {text.what}; the session was run again with its own text.")
     if found.torn:
         say("The last line of the journal is unfinished, as after a crash; it was left out.")
     if found.findings:

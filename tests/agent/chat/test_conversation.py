@@ -20,7 +20,7 @@ from agent.chat.commands import COMMANDS
 from agent.chat.conversation import Conversation
 from agent.chat.live import Happened, LiveSession
 from agent.config.settings import Settings
-from agent.loop.approval import Question
+from agent.loop.approval import ApprovalRequest
 from agent.loop.components import Components
 from agent.loop.observer import Observer
 from agent.replay.verify import verify
@@ -58,9 +58,9 @@ class Room:
             if happened.kind == kind and text in happened.text:
                 return happened
 
-    def question(self) -> Question:
+    def question(self) -> ApprovalRequest:
         """Return the next question."""
-        asked: Question = self.until("question").record
+        asked: ApprovalRequest = self.until("question").record
         return asked
 
     def say(self, line: str) -> str:
@@ -68,9 +68,9 @@ class Room:
         return text_of(self.talk.say(line))
 
 
-def shifts_of(question: Question) -> tuple[Effect, ...]:
-    assert question.made is not None
-    return question.made.shifts
+def shifts_of(question: ApprovalRequest) -> tuple[Effect, ...]:
+    assert question.resolved is not None
+    return question.resolved.shifts
 
 
 def text_of(blocks: list[Block]) -> str:

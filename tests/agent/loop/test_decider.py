@@ -47,7 +47,8 @@ def scripted(script: list[dict[str, Any]]) -> ChatBrain:
 def decider(journal: Journal, script: list[dict[str, Any]], **limits: Any) -> Decider:
     llm = [f"llm.{name}={json.dumps(value)}" for name, value in limits.items()]
     settings = load_settings("solar", [f"brain={AUTHOR}", *llm], {})
-    return Decider(View("test", settings, journal), scripted(script), scripted(STEP_IN))
+    view = View("test", settings, journal)
+    return Decider(view, {}, scripted(script), scripted(STEP_IN))
 
 
 def state(*messages: AnyMessage, n_illegal: int = 0) -> RoundState:
@@ -128,7 +129,7 @@ def test_illegal_calls_hand_the_step_over(journal: Journal) -> None:
 def test_without_a_fallback_a_failure_is_raised(journal: Journal) -> None:
     settings = load_settings("solar", ["brain=policy:uniform"], {})
     brain = scripted([{"error": "cannot be reached"}])
-    alone = Decider(View("test", settings, journal), brain, None)
+    alone = Decider(View("test", settings, journal), {}, brain, None)
     with pytest.raises(BrainError, match="cannot be reached"):
         alone.ask(state(), TOOLS)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from agent.autonomous.runner import run, run_rounds
 from agent.config.settings import Settings
-from agent.loop.approval import Answer, Question
+from agent.loop.approval import ApprovalDecision, ApprovalRequest
 from agent.loop.components import Components
 from agent.loop.observer import Observer
 from agent.session.folder import folder_of, open_session
@@ -31,8 +31,8 @@ class Talkative(Observer):
     def __init__(self, answers: list[str]) -> None:
         self._answers = iter(answers)
 
-    def ask(self, question: Question) -> Answer:
-        return Answer(verdict="words", text=next(self._answers))
+    def ask(self, question: ApprovalRequest) -> ApprovalDecision:
+        return ApprovalDecision(verdict="words", text=next(self._answers))
 
 
 PLAN: dict[str, Any] = {

@@ -13,7 +13,7 @@ from rich.console import Console
 from agent.autonomous.runner import run
 from agent.config.settings import Settings, load_settings
 from agent.experiments.rerun import rerun
-from agent.loop.tool_schemas import offers
+from agent.loop.tool_schemas import tool_schemas
 from agent.loop.validation import validate
 from agent.planners import PlanDraft, PromptDraft
 from agent.replay.verify import verify
@@ -65,7 +65,7 @@ def propose_plan(prompts: list[PromptDraft], why: str = "") -> str:
 def test_a_brain_is_offered_pulls_only_where_there_are_any() -> None:
     tools: list[BaseTool] = [StructuredTool.from_function(propose_plan)]
     for pulls in (False, True):
-        (plan,) = offers(tools, VOCABULARY, 100, (), brief=False, pulls=pulls)
+        (plan,) = tool_schemas(tools, VOCABULARY, 100, (), brief=False, pulls=pulls)
         prompt = plan["function"]["parameters"]["properties"]["prompts"]["items"]["properties"]
         assert ("pull" in prompt) == pulls
     for text in prompt["pull"]["enum"]:
@@ -75,7 +75,7 @@ def test_a_brain_is_offered_pulls_only_where_there_are_any() -> None:
 def test_a_brain_is_offered_the_adapters_that_there_are() -> None:
     tools: list[BaseTool] = [StructuredTool.from_function(propose_plan)]
     for names in ((), ("night", "rain")):
-        (plan,) = offers(tools, VOCABULARY, 100, (), brief=False, adapters=names)
+        (plan,) = tool_schemas(tools, VOCABULARY, 100, (), brief=False, adapters=names)
         prompt = plan["function"]["parameters"]["properties"]["prompts"]["items"]["properties"]
         assert tuple(prompt.get("adapters", {}).get("properties", ())) == names
 

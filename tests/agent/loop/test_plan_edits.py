@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.loop.approval import Made
-from agent.loop.plan_edits import added, edited, read_addition, remade
+from agent.loop.approval import ResolvedDraft, added, edited, read_addition, remade
 from agent.planners import PlanDraft, PromptDraft
 from agent.steering.arguments import split_words, unquoted, whole_number
 from agent.steering.preferences import Effect, Preference
@@ -122,7 +121,7 @@ def test_what_wishes_moved_is_measured_again_and_forgotten_ones_are_left_out() -
         update={"prompts": (PLAN.prompts[0].model_copy(update={"count": 6}), *PLAN.prompts[1:])}
     )
     shifts = tuple(Effect(wish=name, before=0.25, after=0.5) for name in ("w1", "w2"))
-    made = Made(draft=PlanDraft(prompts=()), shifts=shifts, additions=("a1",))
+    made = ResolvedDraft(draft=PlanDraft(prompts=()), shifts=shifts, additions=("a1",))
     held = [Preference(id="w1", attributes={"wafer": ("poly",)}, factor=2)]
     again = remade(made, draft, plan, held, WORDS)
     assert again.draft == draft and again.additions == ("a1",)

@@ -8,8 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from agent.cli.commands import models
-from agent.loop.observer import ConsoleObserver
-from agent.loop.progress import Lines, counted
+from agent.loop.observer import ConsoleObserver, Lines, counted
 from tests.tools.targets.own_data import class_folders
 from tools import targets
 from tools.targets import reading

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from langchain_core.tools import BaseTool, StructuredTool
 
-from agent.loop.tool_schemas import offers
+from agent.loop.tool_schemas import tool_schemas
 from agent.planners import PromptDraft
 from memory.records import Hypothesis
 from prompts.vocabulary import load_vocabulary
@@ -31,7 +31,7 @@ TOOLS: list[BaseTool] = [StructuredTool.from_function(f) for f in (propose_plan,
 
 
 def schema(brief: bool, n_images: int = 200, slices: tuple[str, ...] = ()) -> Any:
-    plan, end = offers(TOOLS, ELPV, n_images, slices, brief)
+    plan, end = tool_schemas(TOOLS, ELPV, n_images, slices, brief)
     assert [plan["function"]["name"], end["function"]["name"]] == ["propose_plan", "finish"]
     return plan["function"]["parameters"], end["function"]["parameters"]
 

@@ -71,7 +71,10 @@ for folder in sys.argv[1:]:
     print(json.dumps({
         "name": found.session, "rounds": found.n_rounds, "events": found.n_events,
         "ended": found.ended,
-        "findings": [[f.place, f.what, f.recorded, f.replayed] for f in found.findings],
+        **{
+            name: [[f.place, f.what, f.recorded, f.replayed] for f in getattr(found, name)]
+            for name in ("findings", "reworded")
+        },
     }))
 """
 
@@ -227,19 +230,57 @@ def test_a_removed_line_is_found(policy: Path, tmp_path: Path) -> None:
     assert verify(path).findings[0].place == "journal.jsonl, line 11"
 
 
-def test_a_changed_template_is_located(policy: Path, tmp_path: Path) -> None:
-    """The program finds another character in a prompt file than the session was told with."""
-    shutil.copytree(Path("prompts"), tmp_path / "prompts")
-    template = tmp_path / "prompts" / "observation.md"
-    text = template.read_text("utf-8")
-    template.write_text(text.replace("Next: look", "Next; look"), encoding="utf-8")
+def reword(package: str, file: str, old: str, new: str, to: Path) -> str:
+    """Copy a package, a text of it changed, to where it is imported from; return the old text."""
+    shutil.copytree(Path(package), to / package, ignore=shutil.ignore_patterns("__pycache__"))
+    path = to / package / file
+    text = path.read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    return text
+
+
+def test_a_changed_template_is_named_and_nothing_else(policy: Path, tmp_path: Path) -> None:
+    """A prompt file differs in one character; the session is run again with the one it had."""
+    text = reword("prompts", "observation.md", "Next: look", "Next; look", tmp_path)
     (found,) = verify_blocked(policy, path=tmp_path)
-    template_finding, message = found["findings"]
+    assert found["findings"] == []
+    ((place, change, recorded, now),) = found["reworded"]
     line = text[: text.index("Next: look")].count("\n") + 1
-    assert template_finding[0] == "prompts/observation.md"
-    assert f"line {line}, column 5" in template_finding[1]
-    assert "model_call/1/0: messages[1].content differs" in message[1]
-    assert "Next: look" in message[2] and "Next; look" in message[3]
+    assert place == "prompts/observation.md"
+    assert f"line {line}, column 5" in change
+    assert "Next: look" in recorded and "Next; look" in now
+
+
+def test_what_was_forged_is_found_though_templates_changed(policy: Path, tmp_path: Path) -> None:
+    folder = copy(policy, tmp_path)
+    line = change(folder, "model_call", "You may make", "You may take", sealed=True)
+    reword("prompts", "observation.md", "Next: look", "Next; look", tmp_path)
+    (found,) = verify_blocked(folder, path=tmp_path)
+    ((place, what, *_),) = found["findings"]
+    assert place == f"journal.jsonl, line {line}"
+    assert "messages[1].content differs" in what
+
+
+def test_a_reworded_tool_is_named_and_nothing_else(folders: list[Path], tmp_path: Path) -> None:
+    """The docstring of a tool has changed: texts of the journal, checks of the program."""
+    looks = next(folder for folder in folders if folder.name == "looks")
+    old, new = "What to look for, in plain words.", "The words to look for."
+    reword("agent", "loop/toolbox.py", old, new, tmp_path)
+    (found,) = verify_blocked(looks, path=tmp_path)
+    assert found["findings"] == []
+    ((place, _, recorded, now),) = found["reworded"]
+    assert place == "tools/recall_memory"
+    assert old in recorded and new in now
+
+
+def test_tools_that_take_something_else_diverge(folders: list[Path], tmp_path: Path) -> None:
+    looks = next(folder for folder in folders if folder.name == "looks")
+    reword("agent", "loop/toolbox.py", "Field(ge=1, le=20)", "Field(ge=1, le=21)", tmp_path)
+    (found,) = verify_blocked(looks, path=tmp_path)
+    assert found["reworded"] == []
+    ((_, what, *_),) = found["findings"]
+    assert "tools" in what
 
 
 def test_a_record_that_ends_within_a_round_is_verified_up_to_there(

@@ -1,0 +1,321 @@
+"""What leaves the graph of a round: everything that is slow, drawn at random, looked up, or asked.
+
+The loop itself decides and writes; it reaches the world through `Effects` alone. `LiveEffects` does
+the work, `agent.replay.recorded.RecordedEffects` takes its outcomes from a journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from langgraph.types import interrupt
+
+from agent.loop.approval import ApprovalRequest
+from agent.loop.context import prompt_files, say_prompt
+from agent.loop.expectations import Expectation, expect
+from agent.loop.observations import rounds_before
+from agent.loop.observer import Observer
+from agent.loop.state import TargetView
+from memory.items import Hit, MemoryItem, items_from_events
+from memory.journal import Event
+from memory.records import Batch, Failure, Plan, Report, Training
+
+if TYPE_CHECKING:
+    from agent.loop.components import Components
+    from tools.diffusion.guidance import Critic
+
+# Lessons and prompts that are recalled at the start of a round, and hits for a prompt of a plan.
+N_RECALLED = 6
+# Characters that a request for approval quotes of an earlier prompt.
+NEAREST_CHARS = 70
+
+
+class Effects(Protocol):
+    """What the loop needs of the world."""
+
+    @property
+    def target(self) -> TargetView:
+        """What a brain is told of the target."""
+
+    @property
+    def observer(self) -> Observer:
+        """Who is shown what goes on."""
+
+    @property
+    def templates(self) -> Mapping[str, str]:
+        """Texts of the `prompt_files` that a brain is shown."""
+
+    def word(self, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return tools, in OpenAI's function format, in the words that a brain is shown."""
+
+    # -- the generator, as far as prompts are checked against it -------------------------------
+
+    @property
+    def max_tokens(self) -> int:
+        """How many tokens of a prompt the generator reads."""
+
+    @property
+    def can_be_pulled(self) -> bool:
+        """Whether a DSTM can guide the generator."""
+
+    def count_tokens(self, text: str) -> int:
+        """Return the tokens of a prompt."""
+
+    def undrawn(self, text: str) -> Sequence[str]:
+        """Return the words of a prompt that have no effect on what is drawn."""
+
+    # -- the memory ----------------------------------------------------------------------------
+
+    def recall(self, round_number: int, query: str) -> tuple[Sequence[MemoryItem], Sequence[Hit]]:
+        """Return lessons, and prompts with what they achieved, for the start of a round."""
+
+    def search(self, key: str, query: str, n: int) -> str:
+        """Return what the memory knows, in words; key: of the tool call that asks."""
+
+    def expect(self, plan: Plan) -> Expectation:
+        """Return what the memory lets a plan expect, but for the time."""
+
+    def nearest(self, plan: Plan) -> dict[str, str]:
+        """Return the nearest earlier prompt in words, by the id of the plan's prompt."""
+
+    def remember(self, events: Sequence[Event]) -> None:
+        """Add what a round has shown."""
+
+    # -- the work ------------------------------------------------------------------------------
+
+    def worked_s(self) -> float:
+        """Return the seconds that the session has worked, pauses apart."""
+
+    def stage(self, name: str, round_number: int) -> AbstractContextManager[None]:
+        """Bracket a stage; raises Stopped when the session has to end."""
+
+    def load_generator(self) -> str:
+        """Load what drawing needs, and return the identity of the generator."""
+
+    def draw(self, plan: Plan) -> Batch:
+        """Draw the images of a plan and let the judge weigh their labels."""
+
+    def train(self, number: int) -> Training:
+        """Choose from the images of round `number`, and train the DSTM on those of all so far."""
+
+    def evaluate(self, training: Training) -> Report:
+        """Measure a trained DSTM on the real photographs of the feedback split."""
+
+    def inspect(self, number: int) -> tuple[Failure, ...]:
+        """Find where the DSTM of round `number`, which was measured, fails."""
+
+    # -- people --------------------------------------------------------------------------------
+
+    def ask(self, request: ApprovalRequest) -> Event:
+        """Return the journaled answer to a question; ends this run of the graph without one."""
+
+
+class LiveEffects:
+    """Effects of a running session, by its components."""
+
+    def __init__(self, components: Components) -> None:
+        self._parts = components
+        self._session = components.session
+        self._shards: dict[int, list[Path]] = {}
+
+    @property
+    def target(self) -> TargetView:
+        """The target."""
+        return self._parts.target
+
+    @property
+    def observer(self) -> Observer:
+        """Who watches the session."""
+        return self._parts.observer
+
+    @property
+    def templates(self) -> Mapping[str, str]:
+        """The prompt files."""
+        return prompt_files()
+
+    def word(self, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the tools as they are."""
+        return tools
+
+    @property
+    def max_tokens(self) -> int:
+        """How many tokens of a prompt the generator reads."""
+        return self._parts.generator.max_tokens
+
+    @property
+    def can_be_pulled(self) -> bool:
+        """Whether a DSTM can guide the generator."""
+        from tools.generators import can_be_pulled
+
+        return can_be_pulled(self._parts.generator)
+
+    def count_tokens(self, text: str) -> int:
+        """Return the tokens of a prompt."""
+        return self._parts.generator.count_tokens(text)
+
+    def undrawn(self, text: str) -> Sequence[str]:
+        """Return the words that the generator is known not to draw."""
+        from tools.generators import undrawn
+
+        return undrawn(self._parts.generator, text)
+
+    def recall(self, round_number: int, query: str) -> tuple[Sequence[MemoryItem], Sequence[Hit]]:
+        """Search the memory of all sessions."""
+        memory, target = self._parts.memory, self.target.name
+        lessons = memory.search(query, n=N_RECALLED, kind="lesson", target=target)
+        similar = memory.search(query, n=N_RECALLED, kind="prompt", target=target)
+        return [hit.item for hit in lessons], similar
+
+    def search(self, key: str, query: str, n: int) -> str:
+        """Search the memory of all sessions."""
+        hits = self._parts.memory.search(query, n=n, target=self.target.name)
+        lines = [
+            f"- {hit.item.kind} ({hit.similarity:.2f}): {hit.item.describe()[:400]}" for hit in hits
+        ]
+        return "\n".join(lines) or "The memory has nothing on that yet."
+
+    def expect(self, plan: Plan) -> Expectation:
+        """Return what similar prompts of the memory let a plan expect."""
+        return expect(plan, self._similar(plan), None, self.target.vocabulary)
+
+    def nearest(self, plan: Plan) -> dict[str, str]:
+        """Return the most similar prompt of the memory for each of a plan."""
+        similar = self._similar(plan).items()
+        return {name: say_prompt(hits[0], NEAREST_CHARS) for name, hits in similar if hits}
+
+    def _similar(self, plan: Plan) -> dict[str, list[Hit]]:
+        texts = [prompt.text for prompt in plan.prompts]
+        hits = self._parts.memory.search_all(
+            texts, n=N_RECALLED, kind="prompt", target=self.target.name
+        )
+        return {prompt.id: near for prompt, near in zip(plan.prompts, hits, strict=True)}
+
+    def remember(self, events: Sequence[Event]) -> None:
+        """Add prompts, failures and lessons to the memory."""
+        self._parts.memory.add(items_from_events(events))
+
+    def worked_s(self) -> float:
+        """Return the seconds worked by all runs of the session."""
+        return self._parts.control.worked()
+
+    def stage(self, name: str, round_number: int) -> AbstractContextManager[None]:
+        """Show the stage, and keep the session's limits where it begins."""
+        return self._parts.stage(name, round_number)
+
+    def load_generator(self) -> str:
+        """Load generator and judge."""
+        _ = self._parts.judge
+        return self._parts.generator.identity
+
+    def draw(self, plan: Plan) -> Batch:
+        """Draw the images of a plan and let the audit weigh their labels."""
+        from tools.generate_batch import generate_batch
+
+        parts, settings = self._parts, self._session.settings
+        return generate_batch(
+            plan,
+            self._session.folder,
+            settings.session.seed,
+            parts.generator,
+            parts.judge,
+            parts.target.class_names,
+            settings.session.shard_size,
+            parts.progress("generate", "images"),
+            self._critic(plan.round) if any(prompt.pull for prompt in plan.prompts) else None,
+            parts.crew,
+        )
+
+    def train(self, number: int) -> Training:
+        """Choose from the images of round `number`, and train the DSTM on those of all so far."""
+        from tools.selection.select import select_images
+        from tools.train_dstm import train_dstm
+
+        parts, settings = self._parts, self._session.settings
+        selection = select_images(
+            number,
+            self._session.folder,
+            rounds_before(self._session.journal, number + 1),
+            settings.selection,
+            settings.session.seed,
+            settings.home / "selection" / parts.target.name,
+            parts.device,
+        )
+        return train_dstm(
+            number,
+            self._session.folder,
+            self._all_shards(number),
+            parts.label_names,
+            settings.dstm.model_copy(update={"seed": settings.session.seed}),
+            parts.device,
+            parts.progress("train", "steps"),
+            parts.fault,
+            selection,
+            parts.trainer,
+        )
+
+    def evaluate(self, training: Training) -> Report:
+        """Measure a trained DSTM on the real photographs of the feedback split."""
+        from tools.evaluate_real import evaluate_real
+
+        feedback = self._session.settings.feedback
+        return evaluate_real(
+            training.round,
+            self._session.folder,
+            training,
+            self._parts.target,
+            feedback.slices,
+            feedback.n_min,
+            self._parts.device,
+            self._parts.predict,
+        )
+
+    def inspect(self, number: int) -> tuple[Failure, ...]:
+        """Find where the DSTM of round `number`, which was measured, fails."""
+        from memory import minilm
+        from tools.inspect_failures import inspect
+
+        feedback = self._session.settings.feedback
+        return inspect(
+            number,
+            self._session.folder,
+            self._parts.target,
+            feedback.slices,
+            feedback.n_min,
+            feedback.alpha,
+            past=rounds_before(self._session.journal, number + 1),
+            discovery=feedback.discovery != "off",
+            embed_with=self._parts.embedding if feedback.discovery == "clusters" else None,
+            encode=lambda texts: minilm.load().embed(texts),
+            device=self._parts.device,
+        )
+
+    def _critic(self, number: int) -> Critic:
+        """Load the DSTM of the round before `number`, by which images are pulled."""
+        from tools.diffusion.guidance import critic_of
+        from tools.evaluate_real import read_predictions
+        from tools.models.criteria import load_dstm
+
+        trained = [r.training for r in rounds_before(self._session.journal, number) if r.report]
+        assert trained and trained[-1] is not None  # or the plan would say no pull
+        folder, training = self._session.folder, trained[-1]
+        dstm = load_dstm(folder / training.model, self._parts.device)
+        predicted = read_predictions(folder, training.round).values
+        return critic_of(dstm, training.sha256, predicted, self._parts.target.split("feedback"))
+
+    def _all_shards(self, number: int) -> list[Path]:
+        """Return the shards of all rounds up to one; a round's are looked up once."""
+        for earlier in range(1, number + 1):
+            if earlier not in self._shards:
+                past = self._session.journal.round(earlier)
+                batch = past.batch if past else None
+                self._shards[earlier] = [Path(s.file) for s in batch.shards] if batch else []
+        return [path for earlier in sorted(self._shards) for path in self._shards[earlier]]
+
+    def ask(self, request: ApprovalRequest) -> Event:
+        """Interrupt the graph until the journal holds the answer."""
+        while (answer := self._session.journal.get(request.key)) is None:
+            interrupt(request.to_json())
+        return answer
