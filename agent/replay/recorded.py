@@ -187,7 +187,8 @@ class RecordedEffects:
 
     def ask(self, request: ApprovalRequest) -> Event:
         """Return the recorded answer: it was journaled before the loop went on."""
-        if answer := self._journal.get(request.key):
+        answer: Event | None = self._journal.get(request.key)
+        if answer is not None:
             return answer
         if not self._journal.finished:
             self._journal.refuse("a question to the person")
