@@ -27,7 +27,6 @@ from agent.steering.preferences import STEERING, Effect, Preference, additions
 from agent.steering.steer import add, broken, compare, ignored, steer
 from memory.errors import ToolError
 from memory.events import OpeningEvent
-from memory.items import Hit
 from memory.records import Plan
 
 

@@ -22,8 +22,8 @@ from agent.loop.approval import ApprovalRequest
 from agent.loop.expectations import Expectation
 from agent.loop.observer import Observer
 from agent.replay.recorded_journal import EndOfRecord, RecordedJournal
-from memory.items import Hit, MemoryItem
 from memory.errors import BrainError
+from memory.items import Hit, MemoryItem
 from memory.journal import Event, head_of
 from memory.records import Batch, Failure, Plan, Report, Training
 from prompts.vocabulary import Vocabulary
