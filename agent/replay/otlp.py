@@ -1,14 +1,16 @@
-"""Writes spans as OTLP: lines of JSON in a file, or requests to a collector."""
+"""Writes spans as OTLP by OpenTelemetry's exporter: lines of JSON in a file, or to a collector."""
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from agent.replay.spans import Attributes, Span, Value
+from agent.replay.spans import Span
 from memory.errors import SettingsError, StorageError
 from memory.files import write_atomic
 
@@ -17,48 +19,49 @@ SERVICE = "shaping"
 PER_REQUEST = 200
 TIMEOUT_S = 10.0
 
-# Of the protocol's enumerations.
-_INTERNAL = 1
-_OK, _ERROR = 1, 2
 
-
-def write_spans(found: Sequence[Span], path: Path) -> None:
+def write_spans(spans: Sequence[Span], path: Path) -> None:
     """Write spans, one request of OTLP (opentelemetry-proto, JSON) a line.
 
-    Raises StorageError.
+    Raises:
+        SettingsError: The extra `trace` is not installed.
+        StorageError: The file cannot be written.
     """
+    with _packages():
+        from google.protobuf.json_format import MessageToDict
+        from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
     def write(handle: Any) -> None:
-        for part in _parts(found):
-            handle.write(json.dumps(_request(part), ensure_ascii=False).encode() + b"\n")
+        for part in _requests(spans):
+            request = MessageToDict(encode_spans(part), use_integers_for_enums=True)
+            text = json.dumps(_with_hex_ids(request), ensure_ascii=False)
+            handle.write(text.encode() + b"\n")
 
     write_atomic(path, write)
 
 
-def send_spans(found: Sequence[Span], endpoint: str) -> None:
+def send_spans(spans: Sequence[Span], endpoint: str) -> None:
     """Send spans by OTLP over HTTP (protobuf) to an address, e.g. http://127.0.0.1:6006.
 
     /v1/traces is appended to an address without a path. OTEL_EXPORTER_OTLP_HEADERS may hold keys.
-    Raises SettingsError for an address that is none or without the extra `trace`, StorageError
-    when it does not take the spans.
+
+    Raises:
+        SettingsError: The address cannot be one, or the extra `trace` is not installed.
+        StorageError: The collector does not take the spans.
     """
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SettingsError(
             f"{endpoint!r} is no address of a collector; give one like http://127.0.0.1:4318."
         )
-    try:
+    with _packages():
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace.export import SpanExportResult
-    except ImportError as error:
-        raise SettingsError(
-            "--endpoint needs packages: pip install 'feedback-shaping[trace]'"
-        ) from error
     url = endpoint if parts.path.strip("/") else f"{endpoint.rstrip('/')}/v1/traces"
     exporter = OTLPSpanExporter(endpoint=url, timeout=TIMEOUT_S)
     try:
-        for part in _parts(found):
-            if exporter.export([_readable(span) for span in part]) is not SpanExportResult.SUCCESS:
+        for part in _requests(spans):
+            if exporter.export(part) is not SpanExportResult.SUCCESS:
                 raise StorageError(
                     f"{url} did not take the spans; does a collector of OTLP over HTTP listen "
                     "there? `--to otlp` writes them to a file instead."
@@ -67,76 +70,58 @@ def send_spans(found: Sequence[Span], endpoint: str) -> None:
         exporter.shutdown()
 
 
-def _parts(found: Sequence[Span]) -> Iterator[Sequence[Span]]:
-    for first in range(0, len(found), PER_REQUEST):
-        yield found[first : first + PER_REQUEST]
+@contextmanager
+def _packages() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise SettingsError(
+            "Spans need packages of the extra `trace`: pip install 'feedback-shaping[trace]'"
+        ) from error
 
 
-def _request(found: Sequence[Span]) -> dict[str, Any]:
-    scope = {"scope": {"name": SERVICE}, "spans": [_plain(span) for span in found]}
-    resource = {"attributes": _attributes(_resource(found))}
-    return {"resourceSpans": [{"resource": resource, "scopeSpans": [scope]}]}
-
-
-def _plain(span: Span) -> dict[str, Any]:
-    plain: dict[str, Any] = {
-        "traceId": span.trace_id,
-        "spanId": span.id,
-        "name": span.name,
-        "kind": _INTERNAL,
-        "startTimeUnixNano": str(span.start_ns),
-        "endTimeUnixNano": str(span.end_ns),
-        "attributes": _attributes(span.attributes),
-        "events": [
-            {
-                "timeUnixNano": str(moment.time_ns),
-                "name": moment.name,
-                "attributes": _attributes(moment.attributes),
-            }
-            for moment in span.moments
-        ],
-        "status": {"code": _ERROR, "message": span.error} if span.error else {"code": _OK},
-    }
-    return plain | ({"parentSpanId": span.parent} if span.parent else {})
-
-
-def _attributes(attributes: Attributes) -> list[dict[str, Any]]:
-    return [{"key": key, "value": _value(value)} for key, value in attributes.items()]
-
-
-def _value(value: Value) -> dict[str, Any]:
-    if isinstance(value, bool):
-        return {"boolValue": value}
-    if isinstance(value, int):
-        return {"intValue": str(value)}
-    return {"doubleValue": value} if isinstance(value, float) else {"stringValue": value}
-
-
-def _resource(found: Sequence[Span]) -> Attributes:
-    # Phoenix sorts traces into projects by the second name.
-    return {"service.name": SERVICE, "openinference.project.name": SERVICE}
-
-
-def _readable(span: Span) -> Any:
+def _requests(spans: Sequence[Span]) -> Iterator[list[Any]]:
+    """Yield the spans of each request as those of OpenTelemetry's SDK."""
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import Event, ReadableSpan
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
     from opentelemetry.trace import SpanContext, TraceFlags
     from opentelemetry.trace.status import Status, StatusCode
 
-    def context(id_: str) -> SpanContext:
-        sampled = TraceFlags(TraceFlags.SAMPLED)
-        return SpanContext(int(span.trace_id, 16), int(id_, 16), False, sampled)
+    # Phoenix sorts traces into projects by the second name.
+    resource = Resource({"service.name": SERVICE, "openinference.project.name": SERVICE})
+    scope = InstrumentationScope(SERVICE)
 
-    return ReadableSpan(
-        span.name,
-        context(span.id),
-        context(span.parent) if span.parent else None,
-        Resource(_resource([span])),
-        span.attributes,
-        [Event(m.name, m.attributes, m.time_ns) for m in span.moments],
-        status=Status(StatusCode.ERROR, span.error) if span.error else Status(StatusCode.OK),
-        start_time=span.start_ns,
-        end_time=span.end_ns,
-        instrumentation_scope=InstrumentationScope(SERVICE),
-    )
+    def context(span: Span, id_: str) -> SpanContext:
+        flags = TraceFlags(TraceFlags.SAMPLED)
+        return SpanContext(int(span.trace_id, 16), int(id_, 16), is_remote=False, trace_flags=flags)
+
+    def readable(span: Span) -> ReadableSpan:
+        return ReadableSpan(
+            span.name,
+            context(span, span.id),
+            context(span, span.parent) if span.parent else None,
+            resource,
+            span.attributes,
+            [Event(moment.name, moment.attributes, moment.time_ns) for moment in span.moments],
+            status=Status(StatusCode.ERROR, span.error) if span.error else Status(StatusCode.OK),
+            start_time=span.start_ns,
+            end_time=span.end_ns,
+            instrumentation_scope=scope,
+        )
+
+    for first in range(0, len(spans), PER_REQUEST):
+        yield [readable(span) for span in spans[first : first + PER_REQUEST]]
+
+
+def _with_hex_ids(value: Any) -> Any:
+    """Return a request with ids in hex, as OTLP has them in JSON; protobuf has bytes in base64."""
+    if isinstance(value, list):
+        return [_with_hex_ids(entry) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    ids = ("traceId", "spanId", "parentSpanId")
+    return {
+        key: base64.b64decode(entry).hex() if key in ids else _with_hex_ids(entry)
+        for key, entry in value.items()
+    }
