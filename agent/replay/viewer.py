@@ -20,10 +20,31 @@ from rich.text import Text
 from eval.report.blocks import Picture, plan_table, report_table
 from eval.report.terminal import draw, draw_table
 from eval.report.text import estimate_text, signed
-from memory.errors import SessionError
-from memory.events import SCHEMA, Event
-from memory.files import storage_error
-from memory.records import Batch, Plan, Report, Verdict
+from memory.events import (
+    AnswerEvent,
+    BatchEvent,
+    CreditsEvent,
+    Event,
+    FailuresEvent,
+    FallbackEvent,
+    GeneratorEvent,
+    HeadEvent,
+    IllegalCallEvent,
+    LessonEvent,
+    ModelCallEvent,
+    OpeningEvent,
+    PlanEvent,
+    ReportEvent,
+    ResumedEvent,
+    RoundDoneEvent,
+    StageEvent,
+    ToolCallEvent,
+    ToolsEvent,
+    TrainingEvent,
+    VerdictEvent,
+)
+from memory.journal import parse_line, rounds, scan
+from memory.records import Plan, Verdict
 from prompts.printable import printable
 
 # Lines of a message that are shown unless all are asked for.
@@ -58,24 +79,23 @@ class Recording:
 
     def events(self, step: Step) -> list[Event]:
         """Read the events of a step."""
-        start, end = self._starts[step.first], self._starts[step.last]
-        with self.journal.open("rb") as handle:
-            handle.seek(start)
-            return [json.loads(line) for line in handle.read(end - start).splitlines()]
+        return [parse_line(line) for line in self._bytes(step).splitlines()]
 
     def search(self, text: str, after: int) -> int | None:
         """Return the first step behind `after`, going round, that holds a text in any case."""
-        wanted = text.lower()
         n = len(self.steps)
+        places = ((after + offset) % n for offset in range(1, n + 1))
+        wanted = text.lower()
+        return next((i for i in places if wanted in self._text(self.steps[i])), None)
+
+    def _text(self, step: Step) -> str:
+        return self._bytes(step).decode().lower()
+
+    def _bytes(self, step: Step) -> bytes:
+        start, end = self._starts[step.first], self._starts[step.last]
         with self.journal.open("rb") as handle:
-            for offset in range(1, n + 1):
-                place = (after + offset) % n
-                step = self.steps[place]
-                handle.seek(self._starts[step.first])
-                data = handle.read(self._starts[step.last] - self._starts[step.first])
-                if wanted in data.decode().lower():
-                    return place
-        return None
+            handle.seek(start)
+            return handle.read(end - start)
 
     def at_round(self, round_number: int) -> int | None:
         """Return the first step of a round, or None."""
@@ -85,52 +105,30 @@ class Recording:
 def open_recording(folder: Path) -> Recording:
     """Index the journal of a session folder; an unfinished last line is left out.
 
-    Raises SessionError when there is none, when a line is damaged, or of another schema.
+    A step begins with a round, and with a model call after another one.
+
+    Raises:
+        SessionError: There is no journal, or this version cannot read a line of it.
     """
     recording = Recording(folder)
-    starts, marks = [0], [(0, 0)]
+    starts, begins = [0], [(0, 0)]
     last_round, has_call = 0, False
-    try:
-        with recording.journal.open("rb") as handle:
-            for n, line in enumerate(handle):
-                if not line.endswith(b"\n"):
-                    break
-                event = _parse(line, recording.journal, n + 1)
-                starts.append(starts[-1] + len(line))
-                round_number = _round_of(event) or last_round
-                is_call = event["kind"] == "model_call"
-                if round_number != last_round or (is_call and has_call):
-                    marks.append((n, round_number))
-                    has_call = False
-                last_round, has_call = round_number, has_call or is_call
-    except FileNotFoundError as error:
-        raise SessionError(
-            f"There is no journal at {recording.journal}; is it a session's folder?"
-        ) from error
-    except OSError as error:
-        raise storage_error(recording.journal, error) from error
-    n_lines = len(starts) - 1
-    ends = [mark[0] for mark in marks[1:]] + [n_lines]
+    for place, (event, n_bytes) in enumerate(scan(recording.journal)):
+        starts.append(starts[-1] + n_bytes)
+        round_number = event.round_number or last_round
+        is_call = isinstance(event, ModelCallEvent)
+        if round_number != last_round or (is_call and has_call):
+            begins.append((place, round_number))
+            has_call = False
+        last_round, has_call = round_number, has_call or is_call
+    ends = [first for first, _ in begins[1:]] + [len(starts) - 1]
     recording._starts = starts
     recording.steps = [
         Step(round_number, first, end)
-        for (first, round_number), end in zip(marks, ends, strict=True)
+        for (first, round_number), end in zip(begins, ends, strict=True)
         if end > first
     ]
     return recording
-
-
-def _parse(line: bytes, path: Path, number_: int) -> Event:
-    try:
-        event: Event = json.loads(line.decode())
-        if event["schema"] != SCHEMA or not isinstance(event["kind"], str):
-            raise ValueError(f"schema {event['schema']}, this program knows {SCHEMA}")
-    except (ValueError, TypeError, KeyError) as error:
-        raise SessionError(
-            f"{path}, line {number_} is no event of a journal that this version reads: {error}. "
-            "Restore the file, or use the version that wrote it."
-        ) from error
-    return event
 
 
 def walk(recording: Recording, console: Console, read: Callable[[], str]) -> None:
@@ -139,17 +137,13 @@ def walk(recording: Recording, console: Console, read: Callable[[], str]) -> Non
     show_step(recording, place, console, whole)
     console.print(Text(HELP, style="dim"))
     last = len(recording.steps) - 1
-    while True:
-        command = read().strip()
-        told = ""
-        if command == "q":
-            return
+    while (command := read().strip()) != "q":
+        goal: int | None = place
+        problem = ""
         if command in ("", "n"):
-            told = "" if place < last else "This is the last step."
-            place = min(place + 1, last)
+            goal, problem = place + 1, "This is the last step."
         elif command == "p":
-            told = "" if place else "This is the first step."
-            place = max(place - 1, 0)
+            goal, problem = place - 1, "This is the first step."
         elif command == "m":
             whole = not whole
         elif command == "s":
@@ -157,18 +151,17 @@ def walk(recording: Recording, console: Console, read: Callable[[], str]) -> Non
             continue
         elif command.startswith("j"):
             wanted = command[1:].strip()
-            found = recording.at_round(int(wanted)) if wanted.isdecimal() else None
-            told = "" if found is not None else f"There is no round {wanted!r}."
-            place = place if found is None else found
+            goal = recording.at_round(int(wanted)) if wanted.isdecimal() else None
+            problem = f"There is no round {wanted!r}."
         elif command.startswith("/") and len(command) > 1:
-            found = recording.search(command[1:], place)
-            told = "" if found is not None else f"{command[1:]!r} is nowhere."
-            place = place if found is None else found
+            goal = recording.search(command[1:], place)
+            problem = f"{command[1:]!r} is nowhere."
         else:
-            told = HELP
-        if told:
-            console.print(Text(told, style="dim"))
+            goal, problem = None, HELP
+        if goal is None or not 0 <= goal <= last:
+            console.print(Text(problem, style="dim"))
         else:
+            place = goal
             show_step(recording, place, console, whole)
 
 
@@ -182,15 +175,14 @@ def show_step(recording: Recording, place: int, console: Console, whole: bool) -
     """Print one step."""
     step = recording.steps[place]
     events = recording.events(step)
-    call = next((e for e in events if e["kind"] == "model_call"), None)
-    title = f"step {place + 1} of {len(recording.steps)}"
+    title = [f"step {place + 1} of {len(recording.steps)}"]
     if step.round:
-        title += f" | round {step.round}"
-    if call:
-        tokens = call["tokens"]["prompt"] + call["tokens"]["answer"]
-        title += f" | {call['phase']} | {printable(call['author'])} | {call['seconds']:.2f} s"
-        title += f" | {tokens} tokens" if tokens else ""
-    console.print(Rule(Text(title, style="bold cyan"), align="left", style="cyan"))
+        title.append(f"round {step.round}")
+    if call := next((event for event in events if isinstance(event, ModelCallEvent)), None):
+        title += [call.phase, printable(call.author), f"{call.seconds:.2f} s"]
+        title += [f"{call.tokens.total} tokens"] if call.tokens.total else []
+    rule = Rule(Text(" | ".join(title), style="bold cyan"), align="left", style="cyan")
+    console.print(rule)
     for event in events:
         for shown in _show(event, whole):
             console.print(shown)
@@ -198,12 +190,46 @@ def show_step(recording: Recording, place: int, console: Console, whole: bool) -
 
 def _show(event: Event, whole: bool) -> Iterator[RenderableType]:
     """Yield what a person sees of an event."""
-    show = _SHOWN.get(event["kind"])
-    if show is not None:
-        yield from show(event, whole)
-    elif event["kind"] not in _HIDDEN:
-        data = {k: v for k, v in event.items() if k not in ("schema", "kind", "key", "chain")}
-        yield _labelled(event["kind"], json.dumps(data, ensure_ascii=False), "dim", whole)
+    match event:
+        case OpeningEvent() | ToolsEvent() | CreditsEvent() | LessonEvent() | GeneratorEvent():
+            return  # seen in another event already
+        case HeadEvent():
+            yield _head(event)
+        case ModelCallEvent():
+            yield from _model_call(event, whole)
+        case ToolCallEvent():
+            yield _labelled("result", event.result, "", whole)
+        case PlanEvent():
+            yield from _plan(event.plan, whole)
+        case BatchEvent(batch=batch):
+            share = batch.n_kept / batch.n_made if batch.n_made else 0.0
+            made = f"{batch.n_made} images made, {batch.n_kept} kept ({share:.2f})"
+            yield _labelled("batch", f"{made}, job {batch.job_id}", "green")
+        case TrainingEvent(training=done):
+            figures = f"{done.n_images} images, {done.n_steps} steps, loss {done.final_loss:.3f}"
+            yield _labelled("training", f"{figures}, weights {done.sha256[:12]}", "green")
+        case ReportEvent(report=report):
+            title = f"report on {report.split}"
+            yield draw_table(report_table(report, title, None if whole else 5))
+        case FailuresEvent():
+            yield _failures(event, whole)
+        case VerdictEvent():
+            yield from _verdict(event.verdict)
+        case IllegalCallEvent():
+            yield _labelled("illegal", event.problem, "red", whole)
+        case FallbackEvent():
+            yield _labelled("fallback", event.reason, "yellow", whole)
+        case StageEvent():
+            yield _labelled("stage", f"{event.stage} took {event.seconds:.2f} s", "dim")
+        case ResumedEvent():
+            yield Rule(Text(f"resumed {event.time}", style="yellow"), style="yellow")
+        case AnswerEvent():
+            answer = {"question": event.question, "answer": event.answer}
+            yield _labelled("person", _dump(answer), "magenta", whole)
+        case RoundDoneEvent():
+            yield _labelled("round done", event.summary, "bold")
+        case _:
+            yield _labelled(event.kind, _dump({"time": event.time} | event.content()), "dim", whole)
 
 
 def _labelled(label: str, text: str, style: str = "", whole: bool = True) -> RenderableType:
@@ -218,43 +244,38 @@ def _labelled(label: str, text: str, style: str = "", whole: bool = True) -> Ren
     return grid
 
 
-def _session(event: Event, whole: bool) -> Iterator[RenderableType]:
-    settings = event["settings"]
-    budget = settings["session"]
+def _head(event: HeadEvent) -> RenderableType:
+    budget = event.settings["session"]
     grid = Table.grid(padding=(0, 2))
     rows = {
-        "session": event["session"],
-        "recorded": event["time"],
-        "target": event["target"],
-        "brain": settings["brain"],
+        "session": event.session,
+        "recorded": event.time,
+        "target": event.target,
+        "brain": event.settings["brain"],
         "budget": f"{budget['rounds']} rounds of {budget['images_per_round']} images",
         "seed": budget["seed"],
-        "record": f"version {event.get('record', 0)}",
+        "record": f"version {event.record}",
     }
     for name, value in rows.items():
         grid.add_row(Text(name, style="bold dim"), Text(printable(value)))
-    yield Panel(grid, expand=False, border_style="cyan")
+    return Panel(grid, expand=False, border_style="cyan")
 
 
-def _model_call(event: Event, whole: bool) -> Iterator[RenderableType]:
-    for message in event["messages"]:
-        label = {"human": "told", "tool": message.get("name") or "tool"}.get(
-            message["role"], message["role"]
-        )
-        failed = message.get("status") == "error"
-        yield _labelled(str(label)[:16], message["content"], "red" if failed else "dim", whole)
-    yield _labelled("may call", ", ".join(event["tools"]), "dim")
-    answer = event["answer"]
-    if answer["content"]:
-        yield _labelled("says", answer["content"], "", whole)
-    for call in answer["tool_calls"]:
-        arguments = call["args"]
-        said = "" if call["name"] == "propose_plan" else json.dumps(arguments, ensure_ascii=False)
-        yield _labelled("calls", f"{call['name']} {said if said != '{}' else ''}", "bold", whole)
+def _model_call(event: ModelCallEvent, whole: bool) -> Iterator[RenderableType]:
+    for message in event.messages:
+        label = {"human": "user", "tool": message.name or "tool"}.get(message.role, message.role)
+        style = "red" if message.status == "error" else "dim"
+        yield _labelled(label[:16], message.content, style, whole)
+    yield _labelled("may call", ", ".join(event.tools), "dim")
+    if event.answer.content:
+        yield _labelled("answers", event.answer.content, "", whole)
+    for call in event.answer.tool_calls:
+        # A plan is shown as a table when it is accepted.
+        arguments = _dump(call.args) if call.args and call.name != "propose_plan" else ""
+        yield _labelled("calls", f"{call.name} {arguments}", "bold", whole)
 
 
-def _plan(event: Event, whole: bool) -> Iterator[RenderableType]:
-    plan = Plan.model_validate(event["plan"])
+def _plan(plan: Plan, whole: bool) -> Iterator[RenderableType]:
     limit = len(plan.prompts) if whole else SHOWN_LINES
     yield draw_table(plan_table(plan, limit=limit, by_id=True))
     if limit < len(plan.prompts):
@@ -269,93 +290,27 @@ def _plan(event: Event, whole: bool) -> Iterator[RenderableType]:
         yield _labelled("warning", warning, "yellow")
 
 
-def _batch(event: Event, whole: bool) -> Iterator[RenderableType]:
-    batch = Batch.model_validate(event["batch"])
-    share = batch.n_kept / batch.n_made if batch.n_made else 0.0
-    told = f"{batch.n_made} images made, {batch.n_kept} kept ({share:.2f}), job {batch.job_id}"
-    yield _labelled("batch", told, "green")
+def _failures(event: FailuresEvent, whole: bool) -> RenderableType:
+    worse = [failure for failure in event.failures if failure.significant]
+    n_pictures = sum(bool(failure.picture) for failure in event.failures)
+    lines = [f"{len(worse)} slices are significantly worse; {n_pictures} pictures (s shows them)"]
+    lines += [f"{f.slice} (error {f.error_rate.value:.2f}, n {f.n})" for f in worse]
+    return _labelled("failures", "\n".join(lines), "yellow" if worse else "", whole)
 
 
-def _training(event: Event, whole: bool) -> Iterator[RenderableType]:
-    done = event["training"]
-    told = f"{done['n_images']} images, {done['n_steps']} steps, loss {done['final_loss']:.3f}"
-    yield _labelled("training", f"{told}, weights {done['sha256'][:12]}", "green")
-
-
-def _report(event: Event, whole: bool) -> Iterator[RenderableType]:
-    report = Report.model_validate(event["report"])
-    title = f"report on {report.split}"
-    yield draw_table(report_table(report, title, None if whole else 5))
-
-
-def _failures(event: Event, whole: bool) -> Iterator[RenderableType]:
-    found = [f for f in event["failures"] if f["significant"]]
-    told = [f"{f['slice']} (error {f['error_rate']['value']:.2f}, n {f['n']})" for f in found]
-    pictures = sum(bool(f["picture"]) for f in event["failures"])
-    head = f"{len(found)} slices are significantly worse; {pictures} pictures (s shows them)"
-    yield _labelled("failures", "\n".join([head, *told]), "yellow" if found else "", whole)
-
-
-def _verdict(event: Event, whole: bool) -> Iterator[RenderableType]:
-    verdict = Verdict.model_validate(event["verdict"])
+def _verdict(verdict: Verdict) -> Iterator[RenderableType]:
     expected = verdict.hypothesis
     outcome = {True: "held", False: "did not hold", None: "was not measured"}[verdict.held]
     change = "" if verdict.change is None else f", measured {signed(verdict.change)}"
-    told = f"{signed(expected.expected_change)} on {expected.slice}{change}: it {outcome}"
+    text = f"{signed(expected.expected_change)} on {expected.slice}{change}: it {outcome}"
     style = {True: "green", False: "red", None: "dim"}[verdict.held]
-    yield _labelled("hypothesis", told, style)
+    yield _labelled("hypothesis", text, style)
     yield _labelled("", f"{estimate_text(verdict.before)} before", "dim")
     yield _labelled("", f"{estimate_text(verdict.after)} after", "dim")
 
 
-def _illegal(event: Event, whole: bool) -> Iterator[RenderableType]:
-    yield _labelled("illegal", event["problem"], "red", whole)
-
-
-def _fallback(event: Event, whole: bool) -> Iterator[RenderableType]:
-    yield _labelled("fallback", event.get("reason", ""), "yellow", whole)
-
-
-def _stage(event: Event, whole: bool) -> Iterator[RenderableType]:
-    yield _labelled("stage", f"{event['stage']} took {event['seconds']:.2f} s", "dim")
-
-
-def _resumed(event: Event, whole: bool) -> Iterator[RenderableType]:
-    yield Rule(Text(f"resumed {event['time']}", style="yellow"), style="yellow")
-
-
-def _answer(event: Event, whole: bool) -> Iterator[RenderableType]:
-    said = {k: v for k, v in event.items() if k in ("question", "answer", "verdict", "text", "by")}
-    yield _labelled("person", json.dumps(said, ensure_ascii=False), "magenta", whole)
-
-
-def _tool_call(event: Event, whole: bool) -> Iterator[RenderableType]:
-    yield _labelled("result", event["result"], "", whole)
-
-
-def _round_done(event: Event, whole: bool) -> Iterator[RenderableType]:
-    yield _labelled("round done", event["summary"], "bold")
-
-
-_SHOWN: dict[str, Callable[[Event, bool], Iterator[RenderableType]]] = {
-    "session": _session,
-    "model_call": _model_call,
-    "tool_call": _tool_call,
-    "plan": _plan,
-    "batch": _batch,
-    "training": _training,
-    "report": _report,
-    "failures": _failures,
-    "verdict": _verdict,
-    "illegal_call": _illegal,
-    "fallback": _fallback,
-    "stage": _stage,
-    "resumed": _resumed,
-    "answer": _answer,
-    "round_done": _round_done,
-}
-# Seen in another event already.
-_HIDDEN = frozenset(["opening", "tools", "credits", "lesson", "generator"])
+def _dump(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def show_pictures(recording: Recording, place: int, console: Console) -> None:
@@ -374,29 +329,14 @@ def pictures(recording: Recording, round_number: int) -> Iterator[Picture]:
     from agent.autonomous.thumbnails import prompt_strips
 
     folder = recording.folder
-    texts: dict[str, str] = {}
-    found: list[tuple[str, str]] = []
-    batch = None
-    for step in recording.steps:
-        if step.round != round_number:
-            continue
-        for event in recording.events(step):
-            if event["kind"] == "plan":
-                texts = {p["id"]: p["text"] for p in event["plan"]["prompts"]}
-            elif event["kind"] == "batch":
-                batch = Batch.model_validate(event["batch"])
-            elif event["kind"] == "failures":
-                found = [(f["slice"], f["picture"]) for f in event["failures"] if f["picture"]]
-    if batch:
-        for prompt_id, data in prompt_strips(folder, batch).items():
+    steps = (step for step in recording.steps if step.round == round_number)
+    events = [event for step in steps for event in recording.events(step)]
+    for current in rounds(events):
+        texts = {prompt.id: prompt.text for prompt in current.plan.prompts} if current.plan else {}
+        strips = prompt_strips(folder, current.batch) if current.batch else {}
+        for prompt_id, data in strips.items():
             yield Picture(data, printable(f"{prompt_id} {texts.get(prompt_id, '')}"))
-    for name, picture in found:
-        if (folder / picture).is_file():
-            yield Picture(folder / picture, printable(f"failures of {name}"))
-
-
-def _round_of(event: Event) -> int:
-    holder = event.get(event["kind"])
-    if "round" not in event and isinstance(holder, dict):
-        return int(holder.get("round", 0))
-    return int(event.get("round", 0))
+        for failure in current.failures:
+            if failure.picture and (folder / failure.picture).is_file():
+                caption = printable(f"failures of {failure.slice}")
+                yield Picture(folder / failure.picture, caption)
