@@ -9,8 +9,8 @@ from pydantic import Field
 
 from memory.records import Plan, Record, Share
 
-# Stands for an attribute that a prompt leaves open.
-UNSAID = "(any)"
+# Value of an attribute that a prompt does not name.
+UNNAMED = "(any)"
 
 
 class Agreement(Record):
@@ -50,7 +50,7 @@ def agreement(one: Plan, other: Plan) -> Agreement:
         attributes={
             name: total_variation(
                 *(
-                    _mixture(plan, {p.id: p.attributes.get(name, UNSAID) for p in plan.prompts})
+                    _mixture(plan, {p.id: p.attributes.get(name, UNNAMED) for p in plan.prompts})
                     for plan in (one, other)
                 )
             )

@@ -71,7 +71,12 @@ class Evaluated:
 class Factor(NamedTuple):
     """How much of the errors an attribute, or a pair of them, explains.
 
-    f: of the analysis of variance; share: of the variance of the errors; q: Benjamini-Hochberg.
+    Attributes:
+        names: of the attribute or the pair.
+        f: statistic of the one-way analysis of variance.
+        share: of the variance of the errors, 0..1 (eta squared).
+        p: of the F-test.
+        q: p corrected for the number of factors (Benjamini-Hochberg).
     """
 
     names: tuple[str, ...]
@@ -83,7 +88,7 @@ class Factor(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A set of images, and those of `tested` that its error rate is judged on."""
+    """A set of images; its error rate is judged on those that are among `tested`."""
 
     kind: Kind
     members: Indices
@@ -100,8 +105,8 @@ def factor_audit(errors: Floats, attributes: Attributes, n_min: int = 10) -> tup
     Values and cells with fewer than `n_min` images are left out, and so are factors with nothing
     to compare.
     """
-    names = sorted({name for known in attributes for name in known})
-    found = []
+    names = sorted({name for named in attributes for name in named})
+    tested = []
     for group in [*((n,) for n in names), *itertools.combinations(names, 2)]:
         cells = list(slice_table(attributes, [group], n_min).values())
         if len(cells) < 2:
@@ -112,9 +117,9 @@ def factor_audit(errors: Floats, attributes: Attributes, n_min: int = 10) -> tup
             continue
         f, p = map(float, f_oneway(*parts))
         share = 1 / (1 + (n - k) / ((k - 1) * f)) if f > 0 else 0.0
-        found.append((tuple(group), f, share, p))
-    q_values = benjamini_hochberg([p for *_, p in found])
-    factors = [Factor(*part, q) for part, q in zip(found, q_values, strict=True)]
+        tested.append((tuple(group), f, share, p))
+    q_values = benjamini_hochberg([p for *_, p in tested])
+    factors = [Factor(*part, q) for part, q in zip(tested, q_values, strict=True)]
     return tuple(sorted(factors, key=lambda factor: (-factor.f, factor.names)))
 
 
@@ -140,12 +145,12 @@ def attribute_candidates(images: Evaluated, n_min: int) -> list[Candidate]:
     A pair whose F is small is among them: of many cells one may fail.
     """
     every = np.arange(len(images.errors))
-    found = []
+    candidates = []
     for factor in factor_audit(images.errors, images.attributes, n_min):
         for members in slice_table(images.attributes, [factor.names], n_min).values():
             shared = {name: images.attributes[int(members[0])][name] for name in factor.names}
-            found.append(Candidate("slice", members, every, shared))
-    return found
+            candidates.append(Candidate("slice", members, every, shared))
+    return candidates
 
 
 def group_candidates(
@@ -173,7 +178,7 @@ def mixture_candidates(
     image's error has no say in where it belongs.
     """
     assert images.embeddings is not None
-    found = []
+    candidates = []
     for split in range(N_SPLITS):
         order = np.random.default_rng([seed, split]).permutation(rows)
         halves = order[: len(order) // 2], order[len(order) // 2 :]
@@ -187,8 +192,8 @@ def mixture_candidates(
             for number in range(len(mixture.means)):
                 members = rows[component == number]
                 if len(members) >= n_min:
-                    found.append(Candidate("cluster", members, np.sort(tested), {}))
-    return found
+                    candidates.append(Candidate("cluster", members, np.sort(tested), {}))
+    return candidates
 
 
 def direction_candidates(
@@ -200,20 +205,20 @@ def direction_candidates(
     """
     assert images.embeddings is not None
     classes = np.zeros(len(rows), np.int64) if images.classes is None else images.classes[rows]
-    found = []
+    candidates = []
     for number in np.unique(classes):
-        own = rows[classes == number]
-        fold = np.random.default_rng(seed).permutation(len(own)) % N_FOLDS
-        z = principal_components(images.embeddings[own], N_WHITE)
-        value = np.zeros(len(own))
+        of_class = rows[classes == number]
+        fold = np.random.default_rng(seed).permutation(len(of_class)) % N_FOLDS
+        z = principal_components(images.embeddings[of_class], N_WHITE)
+        value = np.zeros(len(of_class))
         for part in range(N_FOLDS):
             held_out = fold == part
             if held_out.any() and not held_out.all():
-                weights = fit_direction(z[~held_out], images.errors[own[~held_out]])
+                weights = fit_direction(z[~held_out], images.errors[of_class[~held_out]])
                 value[held_out] = weights[0] + z[held_out] @ weights[1:]
-        worst = own[np.argsort(-value, kind="stable")]
+        worst = of_class[np.argsort(-value, kind="stable")]
         for tail in TAILS:
-            size = round(tail * len(own))
-            if n_min <= size < len(own):
-                found.append(Candidate("direction", np.sort(worst[:size]), own, {}))
-    return found
+            size = round(tail * len(of_class))
+            if n_min <= size < len(of_class):
+                candidates.append(Candidate("direction", np.sort(worst[:size]), of_class, {}))
+    return candidates

@@ -38,12 +38,12 @@ def look_alike(embeddings: Floats, n_min: int) -> list[Indices]:
 
     embeddings: (n, d). Groups of one whitening and those of the other overlap.
     """
-    found = {
+    groups = {
         group.tobytes(): group
         for whitening in WHITENINGS
         for group in tree_groups(principal_components(embeddings, N_DIMENSIONS, whitening), n_min)
     }
-    return list(found.values())
+    return list(groups.values())
 
 
 def tree_groups(points: Floats, n_min: int) -> list[Indices]:
@@ -184,9 +184,9 @@ def _begin(
         n_seeds = min(len(rows), max(1, left // (len(cells) - position)))
         left -= n_seeds
         nearest = _spread(z[rows], n_seeds, rng)
-        own = np.zeros((len(z), n_seeds))
-        own[rows, nearest] = 1
-        responsibility = np.concatenate([responsibility, own], axis=1)
+        hard = np.zeros((len(z), n_seeds))
+        hard[rows, nearest] = 1
+        responsibility = np.concatenate([responsibility, hard], axis=1)
     return responsibility
 
 

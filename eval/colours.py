@@ -64,13 +64,13 @@ def depth_rgb(depth: NDArray[np.floating], near_m: float, far_m: float) -> Image
 
     near_m, far_m: ends of the scale, above 0, which is logarithmic as sight is.
     """
-    known = np.isfinite(depth)
-    metres = np.clip(np.where(known, depth, far_m), near_m, far_m)
+    valid = np.isfinite(depth)
+    metres = np.clip(np.where(valid, depth, far_m), near_m, far_m)
     nearness = np.log(far_m / metres) / max(np.log(far_m / near_m), 1e-9)
     colours = np.array(_FAR_TO_NEAR)
     steps = np.linspace(0, 1, len(colours))
     rgb = np.stack([np.interp(nearness, steps, channel) for channel in colours.T], axis=1)
-    return _bytes(rgb * known[:, None])
+    return _bytes(rgb * valid[:, None])
 
 
 def normals_rgb(normals: NDArray[np.floating]) -> Images:
@@ -78,11 +78,11 @@ def normals_rgb(normals: NDArray[np.floating]) -> Images:
 
     Red grows to the right, green upwards, blue towards the camera; unknown pixels are black.
     """
-    known = np.isfinite(normals).all(1, keepdims=True)
+    valid = np.isfinite(normals).all(1, keepdims=True)
     # x points right, y down and z away from the camera.
     signs = np.array([1, -1, -1]).reshape(3, 1, 1)
-    rgb = (np.where(known, normals, 0) * signs + 1) / 2 * 255
-    return _bytes(rgb * known)
+    rgb = (np.where(valid, normals, 0) * signs + 1) / 2 * 255
+    return _bytes(rgb * valid)
 
 
 def label_colours(
@@ -95,17 +95,17 @@ def label_colours(
 
     depth_m: ends of the scale of `depth_rgb`.
     """
-    found = []
+    pictures = []
     for kind in kinds:
         if kind not in labels:
             continue
         if kind == "segmentation":
-            found.append(segmentation_rgb(labels[kind], class_names))
+            pictures.append(segmentation_rgb(labels[kind], class_names))
         elif kind == "depth":
-            found.append(depth_rgb(labels[kind], *depth_m))
+            pictures.append(depth_rgb(labels[kind], *depth_m))
         else:
-            found.append(normals_rgb(labels[kind]))
-    return found
+            pictures.append(normals_rgb(labels[kind]))
+    return pictures
 
 
 def side_by_side(images: Images, *colours: Images) -> Images:

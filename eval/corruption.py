@@ -1,8 +1,8 @@
-"""Labels of pixels made wrong as generators make them wrong, to try measures of quality on.
+"""Synthetic errors of dense labels, modelled on those of generators, to calibrate label quality.
 
-Each fault is a function of labels of one image (as in `tools.data.samples.Samples`, without the
-first axis), those of another one, a strength in 0..1 and a random generator, and hits all kinds
-alike.
+A fault takes the labels of one image (as in `tools.data.samples.Samples`, without the first axis),
+those of a donor image, a strength in 0..1 and a random generator. It affects all kinds of labels in
+the same places.
 """
 
 from __future__ import annotations
@@ -23,111 +23,116 @@ Fault = Callable[[Labels, Labels, float, np.random.Generator], dict[str, NDArray
 def corrupt(
     labels: Mapping[str, NDArray[Any]], rng: np.random.Generator, clean_share: float = 0.3
 ) -> dict[str, NDArray[Any]]:
-    """Return labels of images, arrays as in `Samples`, of which most have one random fault.
+    """Return labels of images of which most have one random fault of a uniform strength.
 
-    clean_share: how many stay as they are. Strengths are spread evenly over 0..1.
+    Args:
+        labels: arrays by kind as in `Samples`, n images each.
+        rng: decides on all.
+        clean_share: expected share of images without a fault, 0..1.
     """
     n = len(next(iter(labels.values())))
-    made: dict[str, list[NDArray[Any]]] = {kind: [] for kind in labels}
+    corrupted: dict[str, list[NDArray[Any]]] = {kind: [] for kind in labels}
     names = [*FAULTS]
     for i in range(n):
-        own = {kind: filled(kind, values[i]) for kind, values in labels.items()}
+        image = {kind: filled(kind, values[i]) for kind, values in labels.items()}
         if rng.random() >= clean_share:
             j = (i + int(rng.integers(1, n))) % n if n > 1 else i
-            other = {kind: filled(kind, values[j]) for kind, values in labels.items()}
+            donor = {kind: filled(kind, values[j]) for kind, values in labels.items()}
             fault = FAULTS[names[int(rng.integers(len(names)))]]
-            own = fault(own, other, float(rng.random()), rng)
-        for kind, values in own.items():
+            image = fault(image, donor, float(rng.random()), rng)
+        for kind, values in image.items():
             unknown: Any = VOID if kind == "segmentation" else np.nan
-            known = is_known(kind, labels[kind][i])
-            made[kind].append(np.where(known, values, np.array(unknown, values.dtype)))
-    return {kind: np.stack(values) for kind, values in made.items()}
+            valid = is_valid(kind, labels[kind][i])
+            corrupted[kind].append(np.where(valid, values, np.array(unknown, values.dtype)))
+    return {kind: np.stack(values) for kind, values in corrupted.items()}
 
 
-def is_known(kind: str, values: NDArray[Any]) -> NDArray[np.bool_]:
+def is_valid(kind: str, values: NDArray[Any]) -> NDArray[np.bool_]:
     """Return where one image's labels are known, (h, w)."""
-    known: NDArray[np.bool_] = values != VOID if kind == "segmentation" else np.isfinite(values)
-    return np.all(known, axis=0) if kind == "normals" else known
+    valid: NDArray[np.bool_] = values != VOID if kind == "segmentation" else np.isfinite(values)
+    return np.all(valid, axis=0) if kind == "normals" else valid
 
 
 def filled(kind: str, values: NDArray[Any]) -> NDArray[Any]:
-    """Return one image's labels, unknown pixels as the nearest known one, if there is one."""
-    known = is_known(kind, values)
-    if known.all() or not known.any():
+    """Return one image's labels with unknown pixels filled from the nearest known one, if any."""
+    valid = is_valid(kind, values)
+    if valid.all() or not valid.any():
         return values
-    nearest = distance_transform_edt(~known, return_distances=False, return_indices=True)
+    nearest = distance_transform_edt(~valid, return_distances=False, return_indices=True)
     return values[..., nearest[0], nearest[1]]
 
 
 def elsewhere(
-    own: Labels, other: Labels, strength: float, rng: np.random.Generator
+    labels: Labels, donor: Labels, strength: float, rng: np.random.Generator
 ) -> dict[str, NDArray[Any]]:
-    """Take a part of the labels, from half strength on all of them, from another image."""
-    _, width = _size(own)
+    """Replace a vertical strip of the labels, from half strength on all, by those of the donor."""
+    _, width = _size(labels)
     wide = max(1, round(width * min(1.0, 2 * strength)))
     start = int(rng.integers(0, width - wide + 1))
-    made = {kind: values.copy() for kind, values in own.items()}
+    made = {kind: values.copy() for kind, values in labels.items()}
     for kind, values in made.items():
-        values[..., start : start + wide] = other[kind][..., start : start + wide]
+        values[..., start : start + wide] = donor[kind][..., start : start + wide]
     return made
 
 
 def shifted(
-    own: Labels, other: Labels, strength: float, rng: np.random.Generator
+    labels: Labels, donor: Labels, strength: float, rng: np.random.Generator
 ) -> dict[str, NDArray[Any]]:
-    """Move all labels by up to a sixth of the width, the edge repeated."""
-    height, width = _size(own)
+    """Translate all labels by up to a sixth of the width, with the edge repeated."""
+    height, width = _size(labels)
     reach = strength * width / 6
     angle = rng.uniform(0, 2 * np.pi)
     dx, dy = round(reach * np.cos(angle)), round(reach * np.sin(angle))
     rows = np.clip(np.arange(height) + dy, 0, height - 1)
     columns = np.clip(np.arange(width) + dx, 0, width - 1)
-    return {kind: values[..., rows[:, None], columns] for kind, values in own.items()}
+    return {kind: values[..., rows[:, None], columns] for kind, values in labels.items()}
 
 
 def coarse(
-    own: Labels, other: Labels, strength: float, rng: np.random.Generator
+    labels: Labels, donor: Labels, strength: float, rng: np.random.Generator
 ) -> dict[str, NDArray[Any]]:
-    """Lose detail: one class per block of up to 12 pixels; depth and normals blurred as much."""
+    """Remove detail: one class per block of up to 12 pixels; depth and normals blurred alike."""
     block = 1 + round(11 * strength)
-    height, width = _size(own)
+    height, width = _size(labels)
     rows = np.minimum(np.arange(height) // block * block + block // 2, height - 1)
     columns = np.minimum(np.arange(width) // block * block + block // 2, width - 1)
-    made = dict(own)
-    if "segmentation" in own:
-        made["segmentation"] = own["segmentation"][rows[:, None], columns]
-    if "depth" in own:
-        made["depth"] = np.exp(gaussian_filter(np.log(own["depth"]), block / 3)).astype(np.float32)
-    if "normals" in own:
-        made["normals"] = _unit(gaussian_filter(own["normals"], (0, block / 3, block / 3)))
+    made = dict(labels)
+    if "segmentation" in labels:
+        made["segmentation"] = labels["segmentation"][rows[:, None], columns]
+    if "depth" in labels:
+        made["depth"] = np.exp(gaussian_filter(np.log(labels["depth"]), block / 3)).astype(
+            np.float32
+        )
+    if "normals" in labels:
+        made["normals"] = _unit(gaussian_filter(labels["normals"], (0, block / 3, block / 3)))
     return made
 
 
 def missing(
-    own: Labels, other: Labels, strength: float, rng: np.random.Generator
+    labels: Labels, donor: Labels, strength: float, rng: np.random.Generator
 ) -> dict[str, NDArray[Any]]:
-    """Leave out objects: regions of one class of at most a tenth of the image, up to all of them.
+    """Remove objects, i.e. regions of one class of at most a tenth of the image, up to all of them.
 
-    What is nearest around them takes their place. Without segmentation, random discs are taken.
+    They are filled from the nearest pixel around them. Without segmentation they are random discs.
     """
-    gone = np.zeros(_size(own), np.bool_)
-    for region in _small_regions(own, rng):
+    gone = np.zeros(_size(labels), np.bool_)
+    for region in _small_regions(labels, rng):
         if rng.random() < strength:
             gone |= region
     if not gone.any() or gone.all():
-        return dict(own)
+        return dict(labels)
     nearest = distance_transform_edt(gone, return_distances=False, return_indices=True)
-    return {kind: values[..., nearest[0], nearest[1]] for kind, values in own.items()}
+    return {kind: values[..., nearest[0], nearest[1]] for kind, values in labels.items()}
 
 
 def mistaken(
-    own: Labels, other: Labels, strength: float, rng: np.random.Generator
+    labels: Labels, donor: Labels, strength: float, rng: np.random.Generator
 ) -> dict[str, NDArray[Any]]:
-    """Take regions for something else: another class of the image, another distance and slant."""
-    made = {kind: values.copy() for kind, values in own.items()}
-    classes = np.unique(own["segmentation"]) if "segmentation" in own else np.arange(1)
-    regions = [own["segmentation"] == k for k in classes] if len(classes) > 1 else []
-    for region in regions or _small_regions(own, rng):
+    """Give regions another class of the image, another distance and another slant."""
+    made = {kind: values.copy() for kind, values in labels.items()}
+    classes = np.unique(labels["segmentation"]) if "segmentation" in labels else np.arange(1)
+    regions = [labels["segmentation"] == k for k in classes] if len(classes) > 1 else []
+    for region in regions or _small_regions(labels, rng):
         if rng.random() >= strength:
             continue
         if "segmentation" in made:
@@ -135,55 +140,59 @@ def mistaken(
         if "depth" in made:
             made["depth"][region] *= np.float32(np.exp(rng.normal(0, 0.6)))
         if "normals" in made:
-            turned = _turned(own["normals"], rng.normal(0, 0.5, 2))
+            turned = _turned(labels["normals"], rng.normal(0, 0.5, 2))
             made["normals"][:, region] = turned[:, region]
     return made
 
 
 def noisy(
-    own: Labels, other: Labels, strength: float, rng: np.random.Generator
+    labels: Labels, donor: Labels, strength: float, rng: np.random.Generator
 ) -> dict[str, NDArray[Any]]:
-    """Add errors that are alike over some pixels: of class, of log depth, of direction."""
-    size = _size(own)
+    """Add spatially correlated errors of class, of log depth and of direction."""
+    size = _size(labels)
 
     def smooth() -> NDArray[np.float64]:
         field = gaussian_filter(rng.normal(size=size), 3)
         scaled: NDArray[np.float64] = field / max(float(field.std()), 1e-9)
         return scaled
 
-    made = dict(own)
-    if "segmentation" in own:
-        # The flipped pixels are the tops of a smooth field; others lend their class.
+    made = dict(labels)
+    if "segmentation" in labels:
+        # The flipped pixels are the maxima of a smooth field and take a class from elsewhere.
         flipped = smooth() > 2 - 2.5 * strength
         made["segmentation"] = np.where(
-            flipped, np.roll(own["segmentation"], 17, 0), own["segmentation"]
+            flipped, np.roll(labels["segmentation"], 17, 0), labels["segmentation"]
         )
-    if "depth" in own:
-        made["depth"] = (own["depth"] * np.exp(0.5 * strength * smooth())).astype(np.float32)
-    if "normals" in own:
+    if "depth" in labels:
+        made["depth"] = (labels["depth"] * np.exp(0.5 * strength * smooth())).astype(np.float32)
+    if "normals" in labels:
         field = np.stack([smooth(), smooth(), smooth()])
-        made["normals"] = _unit(own["normals"] + 0.7 * strength * field)
+        made["normals"] = _unit(labels["normals"] + 0.7 * strength * field)
     return made
 
 
 def rescaled(
-    own: Labels, other: Labels, strength: float, rng: np.random.Generator
+    labels: Labels, donor: Labels, strength: float, rng: np.random.Generator
 ) -> dict[str, NDArray[Any]]:
-    """Be wrong as a whole: all depths too near or too far, all normals tilted, classes shrunk."""
+    """Add a global error: all depths too near or too far, all normals tilted, classes zoomed."""
     sign = rng.choice([-1, 1])
-    made = dict(own)
-    if "depth" in own:
-        made["depth"] = (own["depth"] * np.exp(sign * 0.7 * strength)).astype(np.float32)
-    if "normals" in own:
+    made = dict(labels)
+    if "depth" in labels:
+        made["depth"] = (labels["depth"] * np.exp(sign * 0.7 * strength)).astype(np.float32)
+    if "normals" in labels:
         angle = rng.uniform(0, 2 * np.pi)
         tilt = 0.6 * strength
-        made["normals"] = _turned(own["normals"], tilt * np.array([np.cos(angle), np.sin(angle)]))
-    if "segmentation" in own:
-        height, width = _size(own)
+        made["normals"] = _turned(
+            labels["normals"], tilt * np.array([np.cos(angle), np.sin(angle)])
+        )
+    if "segmentation" in labels:
+        height, width = _size(labels)
         zoom = 1 + sign * 0.4 * strength
         rows = np.clip((np.arange(height) - height / 2) * zoom + height / 2, 0, height - 1)
         columns = np.clip((np.arange(width) - width / 2) * zoom + width / 2, 0, width - 1)
-        made["segmentation"] = own["segmentation"][rows.astype(int)[:, None], columns.astype(int)]
+        made["segmentation"] = labels["segmentation"][
+            rows.astype(int)[:, None], columns.astype(int)
+        ]
     return made
 
 
@@ -216,14 +225,14 @@ def _small_regions(labels: Labels, rng: np.random.Generator) -> list[NDArray[np.
             )
         return discs
     ids = labels["segmentation"]
-    found = []
+    small = []
     for k in np.unique(ids[ids != VOID]):
         regions, n_regions = label(ids == k)
         for number in range(1, n_regions + 1):
             region = regions == number
             if region.mean() < 0.1:
-                found.append(region)
-    return found
+                small.append(region)
+    return small
 
 
 def _turned(normals: NDArray[Any], slant: NDArray[np.float64]) -> NDArray[np.float32]:

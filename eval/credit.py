@@ -1,4 +1,4 @@
-"""What a prompt did for a slice, and whether a plan's hypothesis came true."""
+"""Credit of prompts for the changes of slices, and verdicts on hypotheses."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ Floats = NDArray[np.float64]
 
 PRIOR_VARIANCE = 0.05**2
 N_RESAMPLES = 500
-# Squared length of a gradient that is no more than rounding.
-LEAST_PULL = 1e-20
+# Squared length of a gradient up to which it is rounding error.
+LEAST_SQUARE = 1e-20
 
 
 def credit(plan: Plan, batch: Batch, before: Report | None, after: Report) -> tuple[Credit, ...]:
@@ -42,7 +42,7 @@ def credit(plan: Plan, batch: Batch, before: Report | None, after: Report) -> tu
         return ()
     quality = {q.prompt_id: q for q in batch.quality if q.n_made}
     measured = {score.key: score for score in before.slices}
-    found = []
+    credits_ = []
     for score in after.slices:
         if score.key not in measured:
             continue
@@ -52,7 +52,7 @@ def credit(plan: Plan, batch: Batch, before: Report | None, after: Report) -> tu
         for prompt in agreeing:
             made = quality[prompt.id]
             share = made.n_kept / n_kept if n_kept else 0.0
-            found.append(
+            credits_.append(
                 Credit(
                     prompt_id=prompt.id,
                     slice=score.key,
@@ -60,7 +60,7 @@ def credit(plan: Plan, batch: Batch, before: Report | None, after: Report) -> tu
                     change_per_100=change * share * 100 / made.n_made,
                 )
             )
-    return tuple(found)
+    return tuple(credits_)
 
 
 def agrees(prompt: PromptSpec, score: SliceScore) -> bool:
@@ -95,11 +95,15 @@ def settle(hypothesis: Hypothesis, before: Report | None, after: Report) -> Verd
 
 
 def head_gradients(features: Floats, residuals: Floats) -> Floats:
-    """Return the gradient of each image's loss by a linear layer, offsets included, (n, o (f + 1)).
+    """Return the gradient of each image's loss by a linear layer, offsets included.
 
-    features: the layer's input, (n, f) or (n, f, h, w) of a 1x1 convolution; residuals: the
-    derivative of an image's loss by the layer's output, (n, o) or (n, o, h, w), for softmax and
-    cross-entropy p - y. Pixels add up.
+    Args:
+        features: the layer's input, (n, f), or (n, f, h, w) of a 1x1 convolution.
+        residuals: the derivative of an image's loss by the layer's output, (n, o) or (n, o, h, w);
+            p - y for softmax and cross-entropy.
+
+    Returns:
+        (n, o * (f + 1)), summed over pixels.
     """
     n, n_outputs = residuals.shape[:2]
     flat = residuals.reshape(n, n_outputs, -1)
@@ -120,9 +124,13 @@ def prompt_agreement(
 ) -> dict[str, float]:
     """Return each prompt's agreement with a slice: the cosine of their mean gradients.
 
-    images: gradients of generated images, (n, d), prompt_ids: whose they are, (n,); photographs:
-    gradients of the slice's photographs, (m, d). Above 0, a step on the prompt's images lowers
-    the slice's loss (to first order, and as far as the last layer goes).
+    Above 0, a step on the prompt's images lowers the slice's loss, to first order and as far as the
+    last layer is concerned.
+
+    Args:
+        images: gradients of generated images, (n, d).
+        prompt_ids: prompt of each image, (n,).
+        photographs: gradients of the slice's photographs, (m, d).
     """
     owner, wanted = np.array(prompt_ids), photographs.mean(0)
     return {
@@ -133,33 +141,40 @@ def prompt_agreement(
 def prompt_influence(
     images: Floats, prompt_ids: Sequence[str], photographs: Floats
 ) -> dict[str, float]:
-    """Return how strongly each prompt pulls where a slice's photographs do; see `prompt_agreement`.
+    """Return each prompt's influence on a slice; see `prompt_agreement` for the arguments.
 
-    The projection of its mean gradient on theirs, in units of theirs: 1 is as much as the
-    photographs themselves, below 0 is harm. Unlike the cosine it is near 0 for images that the
-    model knows already, whatever their direction. 0 where the photographs pull nowhere.
+    It is the projection of the prompt's mean gradient on that of the photographs, relative to its
+    length: 1 is as much as the photographs themselves, below 0 is harm. Unlike the cosine it is
+    near 0 for images that the model has learnt already, whatever their direction. 0 where the
+    photographs have no gradient.
     """
     owner, wanted = np.array(prompt_ids), photographs.mean(0)
     size = float(wanted @ wanted)
     return {
-        name: float(images[owner == name].mean(0) @ wanted) / size if size > LEAST_PULL else 0.0
+        name: float(images[owner == name].mean(0) @ wanted) / size if size > LEAST_SQUARE else 0.0
         for name in dict.fromkeys(prompt_ids)
     }
 
 
 def rank_correlation(estimates: Sequence[Floats], effects: Sequence[Floats]) -> Estimate:
-    """Return how well credit ranks what prompts really did, -1..1: the mean Spearman correlation.
+    """Return the mean Spearman correlation of credit with true effects of prompts, -1..1.
 
-    estimates, effects: of every case, (n_prompts, n_slices); all pairs of a case are ranked
-    together, and the correlation of a case in which all are alike is 0. The interval resamples
-    the prompts of each case, with all their slices; n counts prompts.
+    All prompts and slices of a case are ranked together; the correlation of a case in which all are
+    equal is 0. The interval resamples the prompts of each case, with all their slices.
+
+    Args:
+        estimates: credits of every case, (n_prompts, n_slices).
+        effects: true effects of every case, (n_prompts, n_slices).
+
+    Returns:
+        The correlation; n counts prompts.
     """
     rng = np.random.default_rng(0)
     cases = list(zip(estimates, effects, strict=True))
 
     def mean(rows: Sequence[NDArray[np.int64]]) -> float:
-        found = [_spearman(x[own], y[own]) for (x, y), own in zip(cases, rows, strict=True)]
-        return float(np.mean(found))
+        pairs = zip(cases, rows, strict=True)
+        return float(np.mean([_spearman(x[chosen], y[chosen]) for (x, y), chosen in pairs]))
 
     sizes = [len(x) for x, _ in cases]
     again = [mean([rng.integers(0, n, n) for n in sizes]) for _ in range(N_RESAMPLES)]

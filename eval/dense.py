@@ -1,6 +1,6 @@
-"""Figures over labels of pixels: segmentation, depth, normals; with 95% intervals over images.
+"""Metrics of dense predictions: segmentation, depth, normals; with 95% intervals over images.
 
-What is known of each image is first counted up (`confusions`, `depth_sums`, `angle_counts`). The
+Statistics of each image are counted first (`confusions`, `depth_sums`, `angle_counts`). The
 figures pool the pixels of all images; their intervals resample whole images, because the pixels of
 one image are not independent (percentile bootstrap, Efron 1979; always the same 500 resamples).
 An interval over one image has no width. Without a known pixel there is nothing to measure, and the
@@ -37,13 +37,13 @@ def confusions(truth: NDArray[np.uint8], predictions: NDArray[np.uint8], n_class
     Raises DataError for unequal shapes and other ids.
     """
     _check_shapes(truth, predictions)
-    known = truth != VOID
-    highest = max(truth[known].max(initial=0), predictions[known].max(initial=0))
+    valid = truth != VOID
+    highest = max(truth[valid].max(initial=0), predictions[valid].max(initial=0))
     if highest >= n_classes:
         raise DataError(f"Class id {highest} in labels of {n_classes} classes, whose ids are less.")
     image = np.arange(len(truth))[:, None, None]
     cells = (image * n_classes + truth) * n_classes + predictions
-    counts = np.bincount(cells[known], minlength=len(truth) * n_classes**2)
+    counts = np.bincount(cells[valid], minlength=len(truth) * n_classes**2)
     return counts.reshape(len(truth), n_classes, n_classes)
 
 
@@ -54,8 +54,8 @@ def class_ious(confusion: NDArray[Any]) -> Floats:
     """
     right = np.diagonal(confusion, axis1=-2, axis2=-1)
     true, predicted = confusion.sum(-1), confusion.sum(-2)
-    found: Floats = np.where(true > 0, right / np.maximum(true + predicted - right, 1), np.nan)
-    return found
+    result: Floats = np.where(true > 0, right / np.maximum(true + predicted - right, 1), np.nan)
+    return result
 
 
 def segmentation_scores(confusion: Counts) -> Floats:
@@ -103,12 +103,12 @@ def depth_sums(truth: NDArray[np.float32], predictions: NDArray[np.float32]) -> 
     unequal shapes and predictions that are not finite.
     """
     _check_shapes(truth, predictions)
-    known = np.isfinite(truth) & (truth > 0)
-    true = np.where(known, truth, 1).astype(np.float64)
-    said = np.where(known, predictions, 1).astype(np.float64)
-    error = np.abs(said - true)
-    within = (said < DELTA * true) & (true < DELTA * said) & known
-    return np.stack([part.sum((1, 2)) for part in (known, within, error / true, error**2)], axis=1)
+    valid = np.isfinite(truth) & (truth > 0)
+    true = np.where(valid, truth, 1).astype(np.float64)
+    predicted = np.where(valid, predictions, 1).astype(np.float64)
+    error = np.abs(predicted - true)
+    within = (predicted < DELTA * true) & (true < DELTA * predicted) & valid
+    return np.stack([part.sum((1, 2)) for part in (valid, within, error / true, error**2)], axis=1)
 
 
 def depth_scores(sums: Floats) -> Floats:
@@ -134,9 +134,9 @@ def angle_counts(truth: NDArray[np.float32], predictions: NDArray[np.float32]) -
     _check_shapes(truth, predictions)
     n_bins = 180 * _BINS_PER_DEG
     counts = np.zeros((len(truth), n_bins + 1))
-    for row, true, said in zip(counts, truth, predictions, strict=True):
-        known = np.isfinite(true).all(0)
-        a, b = true[:, known].astype(np.float64), said[:, known].astype(np.float64)
+    for row, true, predicted in zip(counts, truth, predictions, strict=True):
+        valid = np.isfinite(true).all(0)
+        a, b = true[:, valid].astype(np.float64), predicted[:, valid].astype(np.float64)
         # Unlike the arc cosine this is exact for small angles.
         sine, cosine = np.linalg.norm(np.cross(a, b, axis=0), axis=0), (a * b).sum(0)
         angle_deg = np.degrees(np.arctan2(sine, cosine))
@@ -163,8 +163,8 @@ def normals_metrics(counts: Floats) -> dict[str, Estimate]:
         return below
 
     def mean(pooled: Floats) -> Floats:
-        found: Floats = pooled[..., -1] / pooled[..., :-1].sum(-1)
-        return found
+        result: Floats = pooled[..., -1] / pooled[..., :-1].sum(-1)
+        return result
 
     return {
         "within_11": _bootstrap(counts, lambda p: _within(p) / p[..., :-1].sum(-1)),
@@ -187,27 +187,27 @@ def _resample(
     sums: per image, (n, m), zeros for an image of which nothing is known; figure: of pooled sums,
     (..., m) to (..., figures).
     """
-    known = sums[sums.any(1)].astype(np.float64)
-    if len(known) == 0:
+    measured = sums[sums.any(1)].astype(np.float64)
+    if len(measured) == 0:
         raise DataError("No image of the split has a known pixel, so there is nothing to measure.")
-    value = figure(known.sum(0))
+    value = figure(measured.sum(0))
     counts = np.random.default_rng(0).multinomial(
-        len(known), np.full(len(known), 1 / len(known)), size=_N_RESAMPLES
+        len(measured), np.full(len(measured), 1 / len(measured)), size=_N_RESAMPLES
     )
     # NaN: a class that a resample does not show has no figure there.
-    low, high = np.nanquantile(figure(counts @ known), (0.025, 0.975), axis=0)
+    low, high = np.nanquantile(figure(counts @ measured), (0.025, 0.975), axis=0)
     return value, np.minimum(value, low), np.maximum(value, high)
 
 
 def _mean_known(values: Floats) -> Floats:
-    known = ~np.isnan(values)
-    return _ratio(np.where(known, values, 0).sum(-1), known.sum(-1))
+    valid = ~np.isnan(values)
+    return _ratio(np.where(valid, values, 0).sum(-1), valid.sum(-1))
 
 
 def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
     """Return part / whole, NaN where the whole is 0."""
-    found: Floats = np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
-    return found
+    result: Floats = np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
+    return result
 
 
 def _within(counts: Floats) -> Floats:

@@ -55,10 +55,19 @@ def select(
     """Return the candidates that err more than the rest, each for what the earlier do not explain.
 
     All are tested and corrected together (Benjamini-Hochberg). Then the most significant one is
-    taken, or the part of it that explains it; its images are set aside, and the others are tested
-    again on what is left, at the level of the first test, until none passes. scores: (n,), see
-    `as_scores`; explained: images that are set aside from the start. Sorted as taken, with p and q
-    of the first test.
+    selected, or the part that explains it; its images are set aside, and the others are tested
+    again on the remaining ones, at the level of the first test, until none passes.
+
+    Args:
+        candidates: to be tested.
+        scores: (n,), see `as_scores`.
+        n_min: images that a candidate needs; half of them must be tested and not set aside.
+        alpha: false discovery rate, 0..1.
+        explained: images that are set aside from the start.
+        limit: most candidates that are selected.
+
+    Returns:
+        Candidates in the order of selection, with p and q of the first test.
     """
     aside = np.zeros(len(scores), bool)
     p_values = [_worse(candidate, scores, aside, n_min) for candidate in candidates]
@@ -143,38 +152,50 @@ def discover(
     n_min: int,
     alpha: float = 0.05,
     seed: int = 0,
-    known: Sequence[Failure] = (),
+    reported: Sequence[Failure] = (),
     previous: Sequence[Failure] = (),
     limit: int = 10,
     n_examples: int = 16,
 ) -> tuple[Failure, ...]:
-    """Return at most `limit` failures that the significant ones of `known` do not explain.
+    """Return failures that the significant ones of `reported` do not explain.
 
-    Clusters and directions are looked for where there are embeddings. n_min: photographs that a
-    finding needs; alpha: share of false discoveries to allow; previous: failures of the round
-    before, whose ids and names are kept by what overlaps them most (Jaccard, at least 0.3). Error
-    rates are those of all members, and of the rest that they are tested against; p and q of a
-    cluster come from the half that it was not fitted to. The same arguments give the same failures.
-    No image, or no error, gives none.
+    Error rates are those of all members, and of the rest that they are tested against; p and q of
+    a cluster come from the half that it was not fitted to. The same arguments give the same
+    failures.
+
+    Args:
+        images: what the model was evaluated on. Clusters and directions are looked for where there
+            are embeddings.
+        n_min: photographs that a finding needs.
+        alpha: false discovery rate, 0..1.
+        seed: of the halvings and folds.
+        reported: failures of the slices that a report measures.
+        previous: failures of the round before; findings that overlap them (see `follow`) keep
+            their ids and names.
+        limit: most findings.
+        n_examples: most examples of a finding.
+
+    Returns:
+        Findings in the order in which they were selected; none without images or errors.
     """
     n, scores = len(images.errors), as_scores(images.errors)
     if n < 2 * n_min or np.ptp(images.errors) == 0:
         return ()
-    explained = _explained(images, known)
-    found = select(attribute_candidates(images, n_min), scores, n_min, alpha, explained, limit)
-    explained = np.unique(np.concatenate([explained, *(c.members for c in found)]))
+    explained = _explained(images, reported)
+    findings = select(attribute_candidates(images, n_min), scores, n_min, alpha, explained, limit)
+    explained = np.unique(np.concatenate([explained, *(c.members for c in findings)]))
     if images.embeddings is not None:
         # The end of a direction may hold several clusters, so those go first.
         for look in (group_candidates, mixture_candidates, direction_candidates):
             rows = np.setdiff1d(np.arange(n), explained)
             candidates = look(images, rows, n_min, seed) if len(rows) >= 4 * n_min else []
-            new = select(candidates, scores, n_min, alpha, explained, limit - len(found))
+            new = select(candidates, scores, n_min, alpha, explained, limit - len(findings))
             explained = np.unique(np.concatenate([explained, *(c.members for c in new)]))
-            found += new
-    listed = {failure.slice for failure in known}
+            findings += new
+    listed = {failure.slice for failure in reported}
     failures = [
         _failure(images, candidate, n_examples)
-        for candidate in found
+        for candidate in findings
         if slice_key(candidate.attributes) not in listed or candidate.kind != "slice"
     ]
     return follow(failures, previous)
@@ -185,34 +206,39 @@ def traits(members: Indices, attributes: Attributes) -> tuple[Trait, ...]:
 
     At least half of the members, and 1.5 times as frequent as among all; largest lift first.
     """
-    found = []
-    for name in sorted({name for known in attributes for name in known}):
-        everywhere = [known.get(name) for known in attributes]
+    common = []
+    for name in sorted({name for named in attributes for name in named}):
+        everywhere = [named.get(name) for named in attributes]
         for value in sorted({value for value in everywhere if value is not None}):
             share = sum(everywhere[int(i)] == value for i in members) / len(members)
             lift = share / (everywhere.count(value) / len(everywhere))
             if share >= LEAST_SHARE and lift >= LEAST_LIFT:
-                found.append(Trait(attribute=name, value=value, share=share, lift=round(lift, 3)))
-    return tuple(sorted(found, key=lambda t: (-t.lift, t.attribute)))
+                common.append(Trait(attribute=name, value=value, share=share, lift=round(lift, 3)))
+    return tuple(sorted(common, key=lambda t: (-t.lift, t.attribute)))
 
 
 def nearest_prompts(members: Indices, captions: Floats, prompts: Floats, n: int = 3) -> list[int]:
-    """Return the numbers of the prompts that say best what members have and others have not.
+    """Return the indices of the prompts that describe best what distinguishes the members.
 
-    captions: vectors of the images' captions, (n_images, d); prompts: of the prompts' texts,
-    (n_prompts, d). Ranked by the cosine with the members' mean caption less that of all images,
-    which the prompts are measured from too.
+    They are ranked by the cosine between prompt and mean caption of the members, both relative to
+    the mean caption of all images.
+
+    Args:
+        members: indices of images.
+        captions: vectors of the images' captions, (n_images, d).
+        prompts: vectors of the prompts' texts, (n_prompts, d).
+        n: most prompts that are returned.
     """
     if len(prompts) == 0:
         return []
     middle = captions.mean(0)
-    wanted, said = captions[members].mean(0) - middle, prompts - middle
-    lengths = np.linalg.norm(said, axis=1) * np.linalg.norm(wanted) + 1e-12
-    order = np.argsort(-(said @ wanted) / lengths, kind="stable")
+    wanted, offsets = captions[members].mean(0) - middle, prompts - middle
+    lengths = np.linalg.norm(offsets, axis=1) * np.linalg.norm(wanted) + 1e-12
+    order = np.argsort(-(offsets @ wanted) / lengths, kind="stable")
     return [int(i) for i in order[:n]]
 
 
-def follow(found: Sequence[Failure], previous: Sequence[Failure]) -> tuple[Failure, ...]:
+def follow(findings: Sequence[Failure], previous: Sequence[Failure]) -> tuple[Failure, ...]:
     """Give findings the ids and names of those of the round before that they overlap most.
 
     One to one, largest overlap of members (Jaccard) first, from `SAME` on. Slices of attributes
@@ -220,7 +246,7 @@ def follow(found: Sequence[Failure], previous: Sequence[Failure]) -> tuple[Failu
     """
     pairs = [
         (jaccard(new.members, old.members), i, j)
-        for i, new in enumerate(found)
+        for i, new in enumerate(findings)
         for j, old in enumerate(previous)
         if new.kind != "slice" and old.kind != "slice"
     ]
@@ -232,7 +258,7 @@ def follow(found: Sequence[Failure], previous: Sequence[Failure]) -> tuple[Failu
         failure.model_copy(update={"id": previous[named[i]].id, "slice": previous[named[i]].slice})
         if i in named
         else failure
-        for i, failure in enumerate(found)
+        for i, failure in enumerate(findings)
     )
 
 
@@ -242,11 +268,11 @@ def jaccard(one: Sequence[str], other: Sequence[str]) -> float:
     return len(a & b) / len(a | b) if a | b else 0.0
 
 
-def _explained(images: Evaluated, known: Sequence[Failure]) -> Indices:
+def _explained(images: Evaluated, reported: Sequence[Failure]) -> Indices:
     """Return the images of failures that are significant already."""
     inside = [
-        any(f.attributes.items() <= dict(own).items() for f in known if f.significant)
-        for own in images.attributes
+        any(f.attributes.items() <= dict(named).items() for f in reported if f.significant)
+        for named in images.attributes
     ]
     return np.flatnonzero(inside)
 

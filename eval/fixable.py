@@ -1,13 +1,13 @@
-"""Hard, or not drawable? What speaks for images of a failure's prompts mending it.
+"""Whether a failure can be fixed by more images, or is one that the generator cannot draw.
 
-Two questions, each a beta distribution from a flat prior: are the images drawn as asked
-(drawable: what the audit kept), and do they help (useful: prompts whose last-layer gradients agree
-with the failing photographs, and rounds after which these photographs were better). The chance
-that an image does both is their product, matched to a beta distribution by mean and variance.
+Two shares have a beta posterior from a flat prior: images that are drawn as asked (drawable, from
+the audit), and images that help (useful, from prompts whose last-layer gradients agree with the
+failing photographs, and from rounds after which these photographs scored better). The chance that
+an image does both is their product, matched to a beta distribution by mean and variance.
 
-Of the prompts, the benefit is held against the harm: a prompt counts by how strongly it pulls. In
-a slice of two classes the model may know one of them, whose prompts then pull the wrong way, but
-hardly at all. Prompts of unequal strength are fewer witnesses (effective sample size, Kish 1965).
+A prompt is weighted by the size of its gradient: in a slice of two classes the model may know one
+of them, whose prompts then have the wrong sign, but hardly any size. Prompts of unequal weight have
+a smaller effective sample size (Kish 1965).
 """
 
 from __future__ import annotations
@@ -22,19 +22,22 @@ from scipy.stats import beta, norm
 from eval.metrics import binomial_variance
 from memory.records import Estimate, Fixable, Round
 
-# What one prompt and one round count for, in observations: the prompts of a round share one model
-# and one generator, so they are no independent witnesses.
+# Pseudo-observations of one prompt and one round: the prompts of a round share one model and one
+# generator, so they are not independent.
 PROMPT_WEIGHT, MAX_PROMPTS = 0.5, 16
 ROUND_WEIGHT = 3.0
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of the prompts that ask for a failure's photographs.
+    """Measurements of the prompts that name a failure's attributes.
 
-    n_made, n_kept: their images; agreements: per prompt, see `eval.credit.prompt_influence`;
-    changes: of the photographs' score after each round that used such images, with its standard
-    error.
+    Attributes:
+        n_made: images of these prompts.
+        n_kept: those of them that the audit kept.
+        agreements: one per prompt, see `eval.credit.prompt_influence`.
+        changes: of the photographs' score after each round that used such images, each with its
+            standard error.
     """
 
     n_made: int = 0
@@ -81,10 +84,14 @@ def evidence_from(
     agreements: Sequence[Mapping[str, float]] = (),
     changes: Sequence[tuple[float, float]] = (),
 ) -> Evidence:
-    """Collect what rounds say of the prompts that name all of a failure's attributes.
+    """Collect the measurements of the prompts that name all of a failure's attributes.
 
-    agreements: per round, by prompt id. The changes of a slice that the reports measure are added
-    to `changes`. A failure without attributes cannot be asked for, so there is no evidence.
+    Args:
+        attributes: of the failure. Without any it cannot be asked for, so there is no evidence.
+        slice_name: key of the slice, whose changes in the reports are added to `changes`.
+        rounds: up to the failure's own.
+        agreements: per round, by prompt id.
+        changes: measured otherwise, with their standard errors.
     """
     if not attributes:
         return Evidence()
@@ -96,7 +103,7 @@ def evidence_from(
     every = set().union(*aimed.values())
     quality = [q for r in rounds if r.batch for q in r.batch.quality if q.prompt_id in every]
     measured = [r for r in rounds if r.report]
-    found = list(changes)
+    measured_changes = list(changes)
     for before, after in pairwise(measured):
         if not aimed.get(after.number):
             continue
@@ -108,12 +115,12 @@ def evidence_from(
         old, new = scores
         if old and new:
             variance = sum(binomial_variance(s.n_correct, s.accuracy.n) for s in (old, new))
-            found.append((new.accuracy.value - old.accuracy.value, math.sqrt(variance)))
+            measured_changes.append((new.accuracy.value - old.accuracy.value, math.sqrt(variance)))
     return Evidence(
         n_made=sum(q.n_made for q in quality),
         n_kept=sum(q.n_kept for q in quality),
-        agreements=[value for said in agreements for name, value in said.items() if name in every],
-        changes=found,
+        agreements=[value for one in agreements for name, value in one.items() if name in every],
+        changes=measured_changes,
     )
 
 

@@ -47,7 +47,7 @@ def montage(
     font = ImageFont.load_default()
     lines = [caption_lines(caption, tile_w, font) for caption in captions or ()]
     step_x = tile_w + _GAP_PX
-    step_y = tile_h + _GAP_PX + _CAPTION_PX * max((len(own) for own in lines), default=0)
+    step_y = tile_h + _GAP_PX + _CAPTION_PX * max((len(caption) for caption in lines), default=0)
     mode = "RGB" if channels == 3 else "L"
     size = (columns * step_x + _GAP_PX, rows * step_y + _GAP_PX)
     sheet = Image.new(mode, size, _BACKGROUND if channels == 3 else _BACKGROUND[0])
@@ -93,7 +93,7 @@ def caption_lines(text: str, width_px: int, font: Font) -> list[str]:
     n = 1
     while n < len(words) and font.getlength(" ".join(words[: n + 1])) <= width_px:
         n += 1
-    # "defective as functional" is read best with what was said on a line of its own.
+    # In "defective as functional" the prediction stands on a line of its own.
     if "as" in words[1 : n + 1]:
         n = words.index("as", 1)
     parts = [words[:n], words[n:]][:_CAPTION_LINES]

@@ -77,7 +77,7 @@ def inspect(
         embed = embed_with(dstm.model) if embed_with and dstm else None
         images = _evaluated(task, predictions, feedback, embed)
         found = discover(
-            images, n_min, alpha, known=failures, previous=last.failures if last else ()
+            images, n_min, alpha, reported=failures, previous=last.failures if last else ()
         )
         if encode:
             found = _with_prompts(found, images, past, target, encode)

@@ -12,7 +12,9 @@ from eval.report.templates import page_environment
 from memory.records import Estimate
 
 
-def build_evidence_html(found: Evidence, rounds: Sequence[Mapping[str, Any]], command: str) -> str:
+def build_evidence_html(
+    evidence: Evidence, rounds: Sequence[Mapping[str, Any]], command: str
+) -> str:
     """Return the page: no script, no outside request, all text escaped.
 
     rounds: rows of the table of that name; command: that made the page.
@@ -21,11 +23,11 @@ def build_evidence_html(found: Evidence, rounds: Sequence[Mapping[str, Any]], co
         page_environment()
         .get_template("evidence.html.j2")
         .render(
-            found=found,
+            evidence=evidence,
             command=command,
             score_chart=_scores(rounds),
-            hypotheses_chart=_chart("Hypotheses of the brains", found.hypotheses),
-            memory_chart=_chart("What the memory let expect", found.memory),
+            hypotheses_chart=_chart("Hypotheses of the brains", evidence.hypotheses),
+            memory_chart=_chart("What the memory let expect", evidence.memory),
         )
     )
 
@@ -50,12 +52,12 @@ def _scores(rounds: Sequence[Mapping[str, Any]]) -> Chart | None:
             points.setdefault(row["session"], {})[row["round"]] = Estimate(
                 value=row["score"], low=row["score_low"], high=row["score_high"], n=0
             )
-    # More lines than colours cannot be told apart.
+    # No more lines than colours, so that they can be distinguished.
     shown = list(points.items())[:6]
     if not shown:
         return None
-    numbers = sorted({number for own in points.values() for number in own})
-    series = [Series(name, own, f"s{i}", False) for i, (name, own) in enumerate(shown)]
+    numbers = sorted({number for estimates in points.values() for number in estimates})
+    series = [Series(name, estimates, f"s{i}", False) for i, (name, estimates) in enumerate(shown)]
     name = str(next(row["metric"] for row in rounds if row["metric"])).replace("_", " ")
     return line_chart(
         f"{name.capitalize()} on feedback by round",

@@ -284,12 +284,12 @@ def _slice_table(slices: Sequence[BeforeAfter], rounds: Sequence[int]) -> Table:
     return Table(columns, rows, "Worst slices", ("n", "Change"), ("Slice",))
 
 
-def _prompt_table(of: Round, rounds: Sequence[Round], montages: Mapping[str, bytes]) -> Table:
+def _prompt_table(current: Round, rounds: Sequence[Round], montages: Mapping[str, bytes]) -> Table:
     """Return the prompts of one round with their audit, credits and montages."""
-    assert of.plan
-    quality = {q.prompt_id: q for q in of.batch.quality if q.n_made} if of.batch else {}
+    assert current.plan
+    quality = {q.prompt_id: q for q in current.batch.quality if q.n_made} if current.batch else {}
     rows: list[list[Cell]] = []
-    for prompt in of.plan.prompts:
+    for prompt in current.plan.prompts:
         credited = [c for r in rounds for c in r.credits if c.prompt_id == prompt.id]
         credited.sort(key=lambda c: (-c.change_per_100, c.slice))
         audit, montage = quality.get(prompt.id), montages.get(prompt.id)
@@ -308,7 +308,7 @@ def _prompt_table(of: Round, rounds: Sequence[Round], montages: Mapping[str, byt
             ]
         )
     columns = ("Prompt", "Class", "Images", "Kept", "Credit", "Pictures")
-    title = f"Prompts of round {of.number}"
+    title = f"Prompts of round {current.number}"
     return Table(columns, rows, title, ("Images",), wide=("Prompt", "Credit"))
 
 
@@ -316,20 +316,20 @@ def _credit(credit: Credit) -> list[Line]:
     return [Line(text.signed(credit.change), "bold"), Line(credit.slice, "key")]
 
 
-def _trials(of: Round) -> list[str]:
+def _trials(current: Round) -> list[str]:
     """Return the trials of one round with what came of them, as far as it is known."""
-    kept = {q.prompt_id: q.n_kept for q in of.batch.quality} if of.batch else None
-    verdicts = {failure.slice: failure.fixable for failure in of.failures}
+    kept = {q.prompt_id: q.n_kept for q in current.batch.quality} if current.batch else None
+    verdicts = {failure.slice: failure.fixable for failure in current.failures}
     lines = []
-    for trial in of.plan.trials if of.plan else ():
+    for trial in current.plan.trials if current.plan else ():
         line = f"Trial of {trial.slice}: {text.plural(trial.n_images, 'image')} and no more"
-        if of.plan and kept is not None:
+        if current.plan and kept is not None:
             wanted = trial.attributes.items()
-            ids = [p.id for p in of.plan.prompts if wanted <= p.attributes.items()]
+            ids = [p.id for p in current.plan.prompts if wanted <= p.attributes.items()]
             line += f"; the audit kept {sum(kept.get(name, 0) for name in ids)}"
-        if found := verdicts.get(trial.slice):
-            chance = f"{text.number(found.chance.value, 2)} {text.interval(found.chance)}"
-            line += f"; since then: {found.verdict} ({chance})"
+        if fixable := verdicts.get(trial.slice):
+            chance = f"{text.number(fixable.chance.value, 2)} {text.interval(fixable.chance)}"
+            line += f"; since then: {fixable.verdict} ({chance})"
         lines.append(f"{line}.")
     return lines
 

@@ -18,9 +18,8 @@ def page_environment(package: str = "eval.report") -> Environment:
     """Return an environment whose templates are files of a package, or of this one."""
 
     def load(name: str) -> str:
-        own = resources.files(package).joinpath(name)
-        file = own if own.is_file() else resources.files("eval.report").joinpath(name)
-        return file.read_text("utf-8")
+        files = [resources.files(folder).joinpath(name) for folder in (package, "eval.report")]
+        return next(file for file in files if file.is_file()).read_text("utf-8")
 
     environment = Environment(
         loader=FunctionLoader(load),

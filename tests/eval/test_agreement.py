@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from eval.agreement import UNSAID, agreement, total_variation
+from eval.agreement import UNNAMED, agreement, total_variation
 from memory.records import Hypothesis, Plan, PromptSpec
 
 
@@ -12,7 +12,7 @@ def plan(*parts: tuple[str, str, int], slice_: str | None = None) -> Plan:
             id=f"p{i}",
             text=f"a {wafer} cell",
             class_name=name,
-            attributes={"wafer": wafer} if wafer != UNSAID else {},
+            attributes={"wafer": wafer} if wafer != UNNAMED else {},
             count=count,
         )
         for i, (name, wafer, count) in enumerate(parts)
@@ -33,7 +33,7 @@ def test_equal_mixtures_agree_however_they_are_said() -> None:
 
 def test_distances_are_total_variations() -> None:
     one = plan(("defective", "poly", 8), slice_="wafer=poly")
-    other = plan(("defective", "mono", 4), ("functional", UNSAID, 4), slice_="wafer=mono")
+    other = plan(("defective", "mono", 4), ("functional", UNNAMED, 4), slice_="wafer=mono")
     found = agreement(one, other)
     assert found.images == 1
     assert found.classes == 0.5

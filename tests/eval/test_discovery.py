@@ -120,7 +120,7 @@ def test_what_is_known_is_not_found_again() -> None:
         [("light", "weather")],
         n_min=15,
     )
-    found = discover(images, n_min=15, known=known)
+    found = discover(images, n_min=15, reported=known)
     assert "light=night weather=rain" not in [failure.slice for failure in found]
     assert found[0].kind == "cluster"
 
