@@ -1,194 +1,197 @@
-"""Plain words that go to a language model: it answers, takes a wish down, or calls a command.
+"""Plain words that go to a language model: it replies, states preferences, or calls a command.
 
-The call runs beside the session, is journaled as `chat_call` and counts against its budgets. When
-the model cannot be reached, or makes no sense, the small parser of `agent.steering.grammar` steps
-in.
+The call is journaled as `chat_call` and counts against the budgets of the session.
 """
 
 from __future__ import annotations
 
 import json
-import threading
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, NamedTuple
 
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from agent.brains import planner_of
-from agent.brains.spending import Usage, spent
+from agent.brains.spending import spent
+from agent.chat.commands import COMMANDS
 from agent.chat.live import LiveSession
-from agent.chat.overview import say_progress
+from agent.chat.overview import Overview, say_progress
 from agent.planners import distribution_of
-from agent.steering.preferences import (
-    STEERING,
-    Preference,
-    active_preferences,
-    bounds,
-    effects,
-    say_effects,
-)
-from eval.report.blocks import Line, failure_lines, plain, report_lines
-from memory.errors import BrainError, ShapingError
-from memory.records import Record
+from agent.steering.preferences import MAX_FACTOR, Preference, say_effects
+from eval.report.blocks import failure_lines, plain, report_lines
+from memory.errors import BrainError
+from memory.events.brain import Tokens
+from memory.events.person import ChatCallEvent
 from prompts.printable import one_line
 from prompts.render import quote, render
 
-if TYPE_CHECKING:
-    from agent.chat.conversation import Conversation
-
-# Commands that a model may call for a person: none that decides on a plan or takes work back.
-COMMANDS = ("status", "failures", "show", "plan", "pause", "continue", "stop", "why", "budget")
+_COMMANDS = [name for name, command in COMMANDS.items() if command.by_model]
 _N_REMEMBERED = 6
-_MAX_FACTS = 4000
+_MAX_FACTS, _MAX_REPLY = 4000, 1500
 
 
-class _Wish(Record):
-    kind: Literal["more", "fewer", "only", "avoid", "focus", "note"]
-    attributes: dict[str, str] = Field(default_factory=dict)
-    text: str = Field("", max_length=300)
+class AssistantReply(NamedTuple):
+    """What a model does about a person's words: one of the three."""
+
+    text: str = ""
+    command: str = ""
+    preferences: tuple[Preference, ...] = ()
 
 
-class Talk:
-    """A person's talk with the session's language model, where it has one."""
+class ChatAssistant:
+    """The session's language model in a conversation with a person, where there is one."""
 
-    def __init__(self, live: LiveSession) -> None:
+    def __init__(self, live: LiveSession, overview: Overview) -> None:
         self._live = live
-        self._said: list[AnyMessage] = []
-        self._brain: Any = None
+        self._overview = overview
+        self._history: list[AnyMessage] = []
+        self._model: BaseChatModel | None = None
 
     @property
-    def possible(self) -> bool:
-        """Tell whether the brain is a language model."""
+    def available(self) -> bool:
+        """Whether the brain is a language model."""
         brain = self._live.session.settings.brain
         return planner_of(brain) is None and not brain.startswith("scripted:")
 
-    def ask(self, text: str, conversation: Conversation) -> threading.Thread:
-        """Ask the model beside the session; the answer is told as an event `blocks`."""
+    def ask(self, text: str) -> AssistantReply:
+        """Ask the model.
 
-        def answer() -> None:
-            try:
-                blocks = self._answer(text, conversation)
-            except ShapingError as error:
-                self._live.tell("warning", f"The model gave no answer: {error}")
-                blocks = conversation.follow(text)
-            self._live.tell("blocks", record=blocks)
-
-        thread = threading.Thread(target=answer, name="talk", daemon=True)
-        thread.start()
-        return thread
-
-    def _answer(self, text: str, conversation: Conversation) -> list[Any]:
-        call, said = self._call(text, conversation)
-        name, arguments = (call["name"], call["args"]) if call else ("reply", {"text": said})
-        if name == "wish":
-            try:
-                wish = _Wish.model_validate(arguments)
-            except ValidationError as error:
-                raise BrainError("it made a wish that cannot be read") from error
-            vocabulary = conversation.vocabulary
-            if vocabulary.problems(wish.attributes):
-                raise BrainError("it made a wish with words that the target has not")
-            attributes: dict[str, tuple[str, ...]] = {k: (v,) for k, v in wish.attributes.items()}
-            demand = bounds(wish.kind) if attributes else {}
-            return conversation.wish(Preference(attributes=attributes, **demand), wish.text or text)
+        Raises:
+            BrainError: It cannot be reached, its budget is spent, or its answer makes no sense.
+        """
+        call, content = self._call(text)
+        name, arguments = (call["name"], call["args"]) if call else ("reply", {"text": content})
+        if name == "prefer":
+            return AssistantReply(preferences=self._preferences(arguments))
         if name == "command":
-            return conversation.say("/" + str(arguments.get("line", "status")).lstrip("/")[:200])
-        answer = str(arguments.get("text", "")).strip()
+            line = str(arguments.get("line", "status")).lstrip("/")[:200]
+            return AssistantReply(command=line)
+        answer = one_line(str(arguments.get("text", "")), _MAX_REPLY)
         if not answer:
             raise BrainError("its answer is empty")
-        return [Line(one_line(answer, 1500))]
+        return AssistantReply(text=answer)
 
-    def _call(self, text: str, conversation: Conversation) -> tuple[Any, str]:
-        """Return the model's tool call, if it made one, and its text; journal and count them."""
+    def _preferences(self, arguments: dict[str, Any]) -> tuple[Preference, ...]:
+        """Return the preferences of a call of `prefer`, validated like those of the grammar."""
+        allowed = {"attributes", "min_share", "max_share", "factor", "text"}
+        preferences = []
+        for given in arguments.get("preferences") or [{}]:
+            try:
+                if not given or given.keys() - allowed:
+                    raise BrainError(f"a preference has the fields {', '.join(sorted(allowed))}")
+                attributes = {
+                    key: (names,) if isinstance(names, str) else tuple(names)
+                    for key, names in given.get("attributes", {}).items()
+                }
+                fields = {**given, "attributes": attributes}
+                preferences.append(Preference.model_validate(fields))
+            except (ValidationError, AttributeError, TypeError) as error:
+                raise BrainError(f"it stated a preference that cannot be read: {given}") from error
+            for key, names in attributes.items():
+                for name in names:
+                    if problems := self._overview.vocabulary.problems({key: name}):
+                        raise BrainError(
+                            "it used attribute values the target does not define: "
+                            f"{'; '.join(problems)}"
+                        )
+        return tuple(preferences)
+
+    def _call(self, text: str) -> tuple[Any, str]:
+        """Return the model's first tool call, if any, and its text; the call is journaled."""
         session = self._live.session
-        spending = spent(session.journal, session.settings.brain, session.settings.llm)
+        settings = session.settings
+        spending = spent(session.journal, settings.brain, settings.llm)
         question = HumanMessage(quote(text, 1000))
-        messages = [SystemMessage(self._briefing(conversation)), *self._said, question]
-        tools = _tools(conversation)
+        messages = [SystemMessage(self._system_prompt()), *self._history, question]
+        tools = self._tools()
         if reason := spending.reason_against(messages, tools):
             raise BrainError(reason)
         started = time.monotonic()
-        answer = self._model().bind_tools(tools).invoke(messages)
-        usage: Usage = spending.usage(answer)
+        answer = self._chat_model().bind_tools(tools).invoke(messages)
+        usage = spending.usage(answer)
         call = answer.tool_calls[0] if answer.tool_calls else None
-        said = json.dumps(call["args"]) if call else str(answer.content)
+        content = json.dumps(call["args"]) if call else str(answer.content)
         session.journal.append(
-            "chat_call",
-            author=session.settings.brain,
-            question=text,
-            tool=call["name"] if call else None,
-            answer=said[:2000],
-            tokens={"prompt": usage.prompt, "answer": usage.answer},
-            usd=usage.usd,
-            seconds=round(time.monotonic() - started, 3),
+            ChatCallEvent(
+                author=settings.brain,
+                question=text,
+                tool=call["name"] if call else None,
+                answer=content[:2000],
+                tokens=Tokens(prompt=usage.prompt, answer=usage.answer),
+                usd=usage.usd,
+                seconds=round(time.monotonic() - started, 3),
+            )
         )
-        self._said = [*self._said, question, AIMessage(said[:500])][-_N_REMEMBERED:]
+        self._history = [*self._history, question, AIMessage(content[:500])][-_N_REMEMBERED:]
         return call, str(answer.content)
 
-    def _model(self) -> Any:
-        if self._brain is None:
+    def _chat_model(self) -> BaseChatModel:
+        if self._model is None:
             from agent import brains
-            from agent.brains import BrainContext, ChatBrain
             from agent.brains.probe import with_mode
 
             session, target = self._live.session, self._live.bench.target
-            context = BrainContext(distribution_of(target), target.vocabulary, session.settings.llm)
             settings = session.settings
+            context = brains.BrainContext(distribution_of(target), target.vocabulary, settings.llm)
             brain = with_mode(brains.build(settings.brain, context), settings.llm, session.journal)
-            if not isinstance(brain, ChatBrain):
+            if not isinstance(brain, brains.ChatBrain):
                 raise BrainError(f"the brain {settings.brain} is no chat model")
-            self._brain = brain.model
-        return self._brain
+            self._model = brain.model
+        return self._model
 
-    def _briefing(self, conversation: Conversation) -> str:
-        session = self._live.session
-        past, events = session.rounds(), session.journal.events(*STEERING)
+    def _system_prompt(self) -> str:
+        past, store = self._overview.rounds(), self._overview.preferences
         reports = [r.report for r in past if r.report]
-        plan = next((r.plan for r in reversed(past) if r.plan), None)
+        plan = self._overview.last_plan()
         facts = [f"The session: {say_progress(self._live)}."]
         if reports:
-            facts.append(
-                plain(report_lines(reports[-1], reports[-2] if len(reports) > 1 else None))
-            )
-            facts.append(
-                plain(failure_lines(next((r.failures for r in reversed(past) if r.failures), ())))
-            )
+            failures = next((r.failures for r in reversed(past) if r.failures), ())
+            previous = reports[-2] if len(reports) > 1 else None
+            facts += [plain(report_lines(reports[-1], previous)), plain(failure_lines(failures))]
         if plan:
             facts.append(f"The last plan, of round {plan.round}: {quote(plan.why, 300)}")
-        held = active_preferences(events)
-        facts += [f"Wish {wish.id}: {wish.say()}" for wish in held]
-        facts += [f"Effect of {line}" for line in say_effects(effects(held, events, past))]
-        words = [f"- {k}: {', '.join(v)}" for k, v in conversation.vocabulary.attributes.items()]
+        facts += [f"Preference {p.id}: {p.say()}" for p in store.active()]
+        facts += [f"Effect of {line}" for line in say_effects(store.effects())]
+        words = self._overview.vocabulary.attributes.items()
         return render(
             "chat",
-            target=session.settings.target.name,
-            commands=", ".join(COMMANDS),
-            words="\n".join(words),
+            target=self._live.session.settings.target.name,
+            commands=", ".join(_COMMANDS),
+            words="\n".join(f"- {key}: {', '.join(names)}" for key, names in words),
             facts="\n".join(facts)[:_MAX_FACTS],
         )
 
+    def _tools(self) -> list[dict[str, Any]]:
+        share = {"type": "number", "minimum": 0, "maximum": 1}
+        values = {
+            key: {"type": "array", "items": {"enum": list(names)}}
+            for key, names in self._overview.vocabulary.attributes.items()
+        }
+        preference = {
+            "attributes": {"type": "object", "properties": values, "additionalProperties": False},
+            "min_share": {**share, "description": "least share of the images; 1: only these"},
+            "max_share": {**share, "description": "greatest share of the images; 0: none"},
+            "factor": {
+                "type": "number",
+                "minimum": 1 / MAX_FACTOR,
+                "maximum": MAX_FACTOR,
+                "description": "more (2) or fewer (0.5) than now; not beside a share",
+            },
+            "text": {"type": "string", "maxLength": 300, "description": "for what no value says"},
+        }
+        item = {"type": "object", "properties": preference, "additionalProperties": False}
+        preferences = {"type": "array", "items": item, "minItems": 1, "maxItems": 8}
+        reply = {"type": "string", "maxLength": 600}
+        return [
+            _tool("reply", "Answer the person.", "text", reply),
+            _tool("prefer", "State what the person wants of plans.", "preferences", preferences),
+            _tool("command", "Run a command, e.g. 'failures'.", "line", {"enum": _COMMANDS}),
+        ]
 
-def _tools(conversation: Conversation) -> list[dict[str, Any]]:
-    text = {"type": "string", "maxLength": 600}
-    values = {
-        key: {"enum": list(known)} for key, known in conversation.vocabulary.attributes.items()
-    }
-    attributes = {"type": "object", "properties": values, "additionalProperties": False}
-    kinds = {"enum": ["more", "fewer", "only", "avoid", "focus", "note"]}
-    return [
-        _tool("reply", "Answer the person.", {"text": text}),
-        _tool(
-            "wish",
-            "Take down what the person wants of the next plans.",
-            {"kind": kinds, "attributes": attributes, "text": {"type": "string", "maxLength": 300}},
-        ),
-        _tool("command", "Do a command, e.g. 'failures'.", {"line": {"enum": list(COMMANDS)}}),
-    ]
 
-
-def _tool(name: str, told: str, properties: dict[str, Any]) -> dict[str, Any]:
-    required = [key for key in properties if name != "wish" or key == "kind"]
-    parameters = {"type": "object", "properties": properties, "required": required}
-    function = {"name": name, "description": told, "parameters": parameters}
+def _tool(name: str, description: str, argument: str, schema: dict[str, Any]) -> dict[str, Any]:
+    parameters = {"type": "object", "properties": {argument: schema}, "required": [argument]}
+    function = {"name": name, "description": description, "parameters": parameters}
     return {"type": "function", "function": function}

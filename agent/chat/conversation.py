@@ -6,14 +6,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 
-from agent.chat.assistant import Talk
+from agent.chat.assistant import ChatAssistant
 from agent.chat.commands import COMMANDS
-from agent.chat.live import Happened, LiveSession
+from agent.chat.live import LiveSession, SessionEvent
 from agent.chat.overview import Overview
-from agent.chat.preferences import Wishing
-from agent.chat.queries import Answers, plan_blocks
+from agent.chat.queries import Queries, plan_blocks
 from agent.chat.replies import not_taken, which_data
 from agent.loop.approval import (
     ApprovalDecision,
@@ -36,12 +36,20 @@ from agent.steering.preferences import (
     say_effects,
     slice_name,
 )
-from eval.report.blocks import Block, Line, Table, round_lines
+from eval.report.blocks import Block, Line, round_lines
 from memory.errors import ShapingError, ToolError, unknown
+from memory.events.person import AdditionEvent
 from memory.journal import Journal
 from memory.records import Plan, Round
 from prompts.printable import one_line
 from prompts.vocabulary import Vocabulary
+
+ANSWERS = (
+    'Ask e.g. "where does it fail?", "how good is it at ...?", "why?", "what has changed?", "what '
+    'are my preferences?", "what does it cost?", "how long will it take?", "show me ...". A '
+    "language model as the brain (--brain) answers freely."
+)
+_WITHOUT = {"min_share": None, "max_share": None, "factor": None}
 
 
 class Conversation:
@@ -50,38 +58,35 @@ class Conversation:
     def __init__(self, live: LiveSession) -> None:
         self.live = live
         self._overview = Overview(live)
-        self._answers = Answers(live, self._overview)
-        self._wishing = Wishing(live, self._overview)
-        self._talk = Talk(live)
+        self._preferences = self._overview.preferences
+        self._queries = Queries(live, self._overview)
+        self._assistant = ChatAssistant(live, self._overview)
+        queries, preferences = self._queries, self._preferences
         self._commands: dict[str, Callable[[str], list[Block]]] = {
-            "status": self._answers.status,
-            "failures": self._answers.failures,
-            "show": self._answers.show,
-            "plan": self._answers.plan,
+            "status": queries.status,
+            "failures": queries.failures,
+            "show": queries.show,
+            "plan": queries.plan,
             "approve": self._approve,
             "edit": self._edit,
             "reject": self._reject,
             "add": self._add,
-            "focus": lambda text: self._wish_by_command("focus", text),
-            "avoid": lambda text: self._wish_by_command("avoid", text),
-            "forget": self._wishing.forget,
-            "back": lambda text: self._wishing.back(),
+            "focus": lambda text: self._prefer("focus", text),
+            "avoid": lambda text: self._prefer("avoid", text),
+            "forget": preferences.forget,
+            "back": lambda text: preferences.back(),
             "budget": self._budget,
-            "changes": self._answers.changes,
+            "changes": queries.changes,
             "pause": self._pause,
             "continue": self._continue,
             "stop": self._stop,
             "undo": self._undo,
             "fork": self._fork,
-            "memory": self._answers.memory,
-            "why": self._answers.why,
+            "memory": queries.memory,
+            "why": queries.why,
             "report": self._report,
-            "help": self._help,
+            "help": queries.help,
         }
-
-    def wish(self, meant: Preference, text: str) -> list[Block]:
-        """Take a wish down and repeat it; raises ToolError with the reason when it cannot be."""
-        return self._wishing.take(meant, text)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -93,97 +98,110 @@ class Conversation:
         if len(text) > MAX_CHARS:
             return [Line(f"That has {len(text)} characters; say it in {MAX_CHARS}.", "error")]
         # Pasted lines are sentences of their own, unless a language model reads them.
-        lines = [text] if self._talk.possible else text.splitlines()
-        return [block for line in map(one_line, lines) if line for block in self._said(line)]
+        lines = [text] if self._assistant.available else text.splitlines()
+        return [block for line in map(one_line, lines) if line for block in self._line(line)]
 
-    def _said(self, line: str) -> list[Block]:
+    def _line(self, line: str) -> list[Block]:
         try:
-            return self._command(line) if line.startswith("/") else self._words(line)
+            return self._command(line[1:]) if line.startswith("/") else self._words(line)
         except ShapingError as error:
             return [Line(one_line(str(error)), "error")]
 
-    def show(self, happened: Happened) -> list[Block]:
-        """Return what to show of something that the session tells."""
-        if happened.kind == "question":
-            question: ApprovalRequest = happened.record
+    def show(self, event: SessionEvent) -> list[Block]:
+        """Return what to show of something that happened in the session."""
+        if event.kind == "question":
+            question: ApprovalRequest = event.record
             if question.kind == "words":
                 return [Line(f"The agent asks: {one_line(question.text)}", "bold")]
-            return plan_blocks(question, self._overview.wishes())
-        if happened.kind == "blocks":
-            return list(happened.record)
-        if happened.kind == "round":
-            done: Round = happened.record
-            past = [
-                r.report for r in self._overview.rounds() if r.number < done.number and r.report
-            ]
-            effects = [Line(f"Wish {line}") for line in say_effects(self._overview.effects())]
-            return [*round_lines(done, past[-1] if past else None), *effects]
-        if happened.kind == "warning":
-            return [Line(f"Warning: {one_line(happened.text)}", "warning")]
-        if happened.kind == "state":
-            return [Line(one_line(happened.text), "bold")]
-        return [Line(one_line(happened.text), "dim")]
+            return plan_blocks(question, self._preferences.active())
+        if event.kind == "blocks":
+            return list(event.record)
+        if event.kind == "round":
+            done: Round = event.record
+            rounds = self._overview.rounds()
+            reports = [r.report for r in rounds if r.number < done.number and r.report]
+            lines = round_lines(done, reports[-1] if reports else None)
+            effects = say_effects(self._preferences.effects())
+            return [*lines, *(Line(f"Preference {line}") for line in effects)]
+        if event.kind == "warning":
+            return [Line(f"Warning: {one_line(event.text)}", "warning")]
+        return [Line(one_line(event.text), "bold" if event.kind == "state" else "dim")]
 
     def words(self) -> list[str]:
         """Return words that a line may hold, for completion."""
-        seen = self._overview
         kinds = ["more", "fewer", "only", "avoid", "focus on"]
-        names = [v for known in self.vocabulary.attributes.values() for v in known]
-        return list(dict.fromkeys([*seen.slices(), *seen.values(), *names, *kinds]))
+        names = [name for names in self.vocabulary.attributes.values() for name in names]
+        return list(dict.fromkeys([*self._overview.slices(), *names, *kinds]))
 
     def ids(self) -> list[str]:
-        """Return the ids of wishes, additions and of the last plan's prompts, for completion."""
+        """Return the ids of preferences, additions and the last plan's prompts, for completion."""
         plan = self._overview.last_plan()
-        return self._wishing.ids() + ([p.id for p in plan.prompts] if plan else [])
-
-    # -- what was said ---------------------------------------------------------------------------
+        return self._preferences.ids() + ([p.id for p in plan.prompts] if plan else [])
 
     def _command(self, line: str) -> list[Block]:
-        name, _, rest = line[1:].partition(" ")
+        name, _, arguments = line.partition(" ")
         name = name.lower()
         if name not in COMMANDS:
             problem = unknown("command", f"/{name[:40]}", [f"/{known}" for known in COMMANDS])
             return [Line(f"{problem} /help explains them.", "error")]
-        return self._commands[name](rest.strip())
+        return self._commands[name](arguments.strip())
+
+    # -- plain words -----------------------------------------------------------------------------
 
     def _words(self, line: str) -> list[Block]:
         question = self.live.question
         if question is not None and question.kind == "words":
             self.live.answer(ApprovalDecision(verdict="words", text=line))
             return [Line("The agent is told.", "dim")]
-        if self._talk.possible:
-            self._talk.ask(line, self)
-            return [Line("The brain thinks about it ...", "dim")]
-        return self.follow(line)
+        if not self._assistant.available:
+            return self._parsed(line)
+        threading.Thread(target=self._ask, args=(line,), name="assistant", daemon=True).start()
+        return [Line("The brain thinks about it ...", "dim")]
 
-    def follow(self, line: str) -> list[Block]:
-        """Do what plain words mean to the small parser."""
-        meant = parse(line, self._overview.lexicon)
-        if meant.command:
-            name, _, rest = meant.command.partition(" ")
-            if name == "approve" and self.live.question is None:
-                return [Line("Nothing waits for your approval.")]
-            return [Line(f"Understood: /{meant.command}", "dim"), *self._commands[name](rest)]
-        if meant.vague:
+    def _ask(self, line: str) -> None:
+        """Ask the language model beside the session; the grammar stands in for it."""
+        try:
+            reply = self._assistant.ask(line)
+        except ShapingError as error:
+            self.live.tell("warning", f"The model gave no answer: {error}")
+            blocks = self._parsed(line)
+        else:
+            if reply.command:
+                blocks = self._line(f"/{reply.command}")
+            elif reply.preferences:
+                blocks = self._take(reply.preferences, line)
+            else:
+                blocks = [Line(reply.text)]
+        self.live.tell("blocks", record=blocks)
+
+    def _parsed(self, line: str) -> list[Block]:
+        """Do what plain words mean to the grammar."""
+        result = parse(line, self._overview.lexicon)
+        if result.command == "approve" and self.live.question is None:
+            return [Line("Nothing waits for your approval.")]
+        if result.command:
+            understood = Line(f"Understood: /{result.command}", "dim")
+            return [understood, *self._command(result.command)]
+        if result.vague:
             return [Line(which_data(self._overview))]
-        if meant.question:
-            return self._answered(meant.named)
-        held = self._overview.wishes()
-        blocks = self._wishing.take_all(meant.preferences, line)
-        made = self._overview.wishes()[len(held) :]
-        blocks += not_taken(meant, self._overview, made)
-        return blocks
+        if result.question and result.named:
+            return self._queries.failures(slice_name(result.named))
+        if result.question:
+            return [Line(ANSWERS)]
+        earlier = self._preferences.ids()
+        blocks = self._take(result.preferences, line)
+        taken = [p for p in self._preferences.active() if p.id not in earlier]
+        return blocks + not_taken(result, self._overview, taken)
 
-    def _answered(self, named: dict[str, tuple[str, ...]] | None) -> list[Block]:
-        """Answer a question: of a slice how good it is, of anything else what can be asked."""
-        if named:
-            return self._answers.failures(slice_name(named))
-        said = (
-            'I can answer: "where does it fail?", "how good is it at ...?", "why?", "what has '
-            'changed?", "what did my wishes do?", "what does it cost?", "how long will it take?", '
-            '"show me ...". A language model as the brain (--brain) answers freely.'
-        )
-        return [Line(said)]
+    def _take(self, preferences: Sequence[Preference], line: str) -> list[Block]:
+        """Take preferences up; they hold from the next plan on."""
+        earlier = self._preferences.ids()
+        blocks = self._preferences.take_all(preferences, line)
+        question = self.live.question
+        is_new = any(name not in earlier for name in self._preferences.ids())
+        if is_new and question is not None and question.kind == "plan":
+            blocks.append(Line("The plan that waits was made before; /reject has it made again."))
+        return blocks
 
     # -- commands --------------------------------------------------------------------------------
 
@@ -195,8 +213,8 @@ class Conversation:
 
     def _reject(self, text: str) -> list[Block]:
         self._pending()
-        meant = parse(text, self._overview.lexicon)
-        blocks = self._wishing.take_all(meant.preferences, text, replans=True)
+        preferences = parse(text, self._overview.lexicon).preferences
+        blocks = self._preferences.take_all(preferences, text)
         self.live.answer(ApprovalDecision(verdict="reject", text=text))
         return [*blocks, Line("Rejected; it is planned again.", "good")]
 
@@ -210,69 +228,70 @@ class Conversation:
         if question is not None and question.kind == "plan":
             plan = self._pending()[1]
             return self._ask_instead(question, added(plan, draft, self._n_images()))
-        left = self._n_images() - sum(a.prompt.count for a in self._overview.additions())
+        left = self._n_images() - sum(a.prompt.count for a in self._preferences.additions())
         if draft.count > left:
             raise ToolError(f"The next plan has room for {left} more images, not {draft.count}.")
         # Checked now, when a mistake can still be put right.
-        self._proposals.check(PlanDraft(prompts=(draft,)), self._overview.next_plan(), "user")
-        number = 1 + len(self._journal.events("addition", undone=True))
+        self._proposals.check(PlanDraft(prompts=(draft,)), self._preferences.next_round(), "user")
+        number = 1 + len(self._journal.events(AdditionEvent, undone=True))
         addition = Addition(id=f"a{number}", prompt=draft)
-        self._journal.append("addition", key=f"addition/{addition.id}", addition=addition.to_json())
-        said = f"Understood: {draft.count} images of it are in the next plan ({addition.id})."
-        return [Line(said, "good")]
+        self._journal.append(
+            AdditionEvent(key=f"addition/{addition.id}", addition=addition.to_json())
+        )
+        text = f"Understood: {draft.count} images of it are in the next plan ({addition.id})."
+        return [Line(text, "good")]
 
-    def _wish_by_command(self, kind: str, text: str) -> list[Block]:
+    def _prefer(self, kind: str, text: str) -> list[Block]:
         text = unquoted(text)
         if not text:
             raise ToolError(f"Say what: /{kind} {COMMANDS[kind].arguments}")
-        attributes, left = self._overview.lexicon.read(text)
-        if attributes:
-            blocks = self._wishing.take(Preference(attributes=attributes, **bounds(kind)), text)
-            unread = ParseResult(unknown=tuple(left)) if left else None
-            return blocks + (not_taken(unread, self._overview) if unread else [])
-        if self._talk.possible:
-            return self._wishing.take(Preference(), f"{kind} {text}")
-        raise ToolError(self._overview.unknown_slice(text))
+        attributes, unknown_words = self._overview.lexicon.read(text)
+        if not attributes and self._assistant.available:
+            return self._take([Preference()], f"{kind} {text}")
+        preference = self._overview.slice_of(text).model_copy(update=_WITHOUT | bounds(kind))
+        if attributes and unknown_words:
+            result = ParseResult(partial=(preference,), unknown=tuple(unknown_words))
+            return not_taken(result, self._overview)
+        return self._take([preference], text)
 
     def _budget(self, text: str) -> list[Block]:
-        words = text.replace("=", " ").split()
-        if not words:
-            return self._answers.budget()
-        name, value = words[0], " ".join(words[1:])
-        session = self.live.session
+        name, _, value = text.replace("=", " ").strip().partition(" ")
+        value = value.strip()
+        if not name:
+            return self._queries.budget()
         if name == "rounds":
             return self._rounds(whole_number(value, 100_000))
         if name == "images":
-            number = whole_number(value, 100_000)
-            self.live.change_budget(images=number)
-            what = f"{number} images a round"
+            n_images = whole_number(value, 100_000)
+            self.live.change_budget(images=n_images)
+            text = f"{n_images} images a round"
         elif name == "total":
-            number = whole_number(value, 10_000_000)
-            self.live.change_budget(max_images=number)
-            what = f"at most {number} images in all"
+            n_images = whole_number(value, 10_000_000)
+            self.live.change_budget(max_images=n_images)
+            text = f"at most {n_images} images in all"
         elif name == "hours":
             hours = number_of(value, 0.001, 10_000)
             self.live.change_budget(max_hours=hours)
-            spent = session.control.worked_s / HOUR_S
-            what = f"at most {hours:g} hours of work in all, of which {spent:.3g} are spent"
+            spent_h = self.live.session.control.worked_s / HOUR_S
+            text = f"at most {hours:g} hours of work in all, of which {spent_h:.3g} are spent"
         elif name == "score":
             score = number_of(value, 0, 1)
             self.live.change_budget(target_score=score)
-            what = f"it ends when a round scores {score:g} on feedback"
+            text = f"it ends when a round scores {score:g} on feedback"
         else:
             raise ToolError(
                 "Say e.g. /budget rounds 6, /budget images 120 (of each round), /budget total 500 "
                 "(images in all), /budget hours 2, or /budget score 0.7."
             )
-        return [Line(f"Understood: {what}, from the next round on.", "good")]
+        return [Line(f"Understood: {text}, from the next round on.", "good")]
 
     def _rounds(self, number: int) -> list[Block]:
         done = self.live.session.n_done()
         if number < max(done, 1):
             raise ToolError(f"{done} rounds are done already; say {max(done, 1)} or more.")
         self.live.change_budget(rounds=number)
-        said = f"{number} round{'s' if number > 1 else ''} in all, from the next round on."
-        return [Line(f"Understood: {said}", "good")]
+        rounds = f"{number} round{'s' if number > 1 else ''}"
+        return [Line(f"Understood: {rounds} in all, from the next round on.", "good")]
 
     def _pause(self, text: str) -> list[Block]:
         state = self.live.progress.state
@@ -309,8 +328,8 @@ class Conversation:
         name = self.live.session.name
         if text == "round":
             return [Line("It stops after this round.", "good")]
-        said = f"It stops at the next safe point. Later: /continue, or shaping chat {name}"
-        return [Line(said, "good")]
+        text = f"It stops at the next safe point. Later: /continue, or shaping chat {name}"
+        return [Line(text, "good")]
 
     def _undo(self, text: str) -> list[Block]:
         plan = self._overview.last_plan()
@@ -339,20 +358,6 @@ class Conversation:
         session = self.live.session
         return [Line(f"Report: {write_report(session.settings.home, session.name)}")]
 
-    def _help(self, text: str) -> list[Block]:
-        rows = [[f"/{name} {c.arguments}".strip(), c.help] for name, c in COMMANDS.items()]
-        values = self._overview.values() or ["..."]
-        first, second = values[0], values[-1]
-        return [
-            Table(["command", "what it does"], rows),
-            Line(
-                f'Or plain words: "more {first}, no {second}", "20% {first}", "where does it '
-                'fail?", "show me ...", "why?", "what has changed?", "how long will it take?", "2 '
-                'more rounds", "run until the score is 0.7", "stop after this round", "undo". '
-                "Ctrl-D or /quit leaves."
-            ),
-        ]
-
     # -- helpers ---------------------------------------------------------------------------------
 
     @property
@@ -377,11 +382,13 @@ class Conversation:
         assert question.plan is not None and question.resolved is not None  # of one about a plan
         proposals, author = self._proposals, question.plan.author
         plan = proposals.check(draft, question.round, author)
-        resolved = remade(question.resolved, draft, plan, self._overview.wishes(), self.vocabulary)
+        resolved = remade(
+            question.resolved, draft, plan, self._preferences.active(), self.vocabulary
+        )
         self._journal.append(
             "plan_edit", round=question.round, question=question.key, made=resolved.to_json()
         )
         plan = proposals.plan(resolved, question.round, author)
         again = proposals.request(resolved, plan, question.key)
         self.live.ask_again(again)
-        return plan_blocks(again, self._overview.wishes())
+        return plan_blocks(again, self._preferences.active())

@@ -49,7 +49,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Happened:
+class SessionEvent:
     """Something that listeners are told: a kind, a text, and the record that it is about, if any.
 
     kinds: "stage", "plan", "question", "round", "warning", "state", and "blocks"
@@ -76,7 +76,7 @@ class LiveSession:
         self._deadline: float | None = None
         self._progress = Progress("idle")
         self._stage_began = 0.0
-        self._listeners: list[queue.SimpleQueue[Happened]] = []
+        self._listeners: list[queue.SimpleQueue[SessionEvent]] = []
         self._changed = threading.Condition()
         self._wanted = False
         self._closing = False
@@ -98,16 +98,16 @@ class LiveSession:
             return replace(now, auto_s=max(0.0, deadline - time.monotonic()))
         return now
 
-    def listen(self) -> queue.SimpleQueue[Happened]:
+    def listen(self) -> queue.SimpleQueue[SessionEvent]:
         """Return a queue that gets all that happens from now on."""
-        listener: queue.SimpleQueue[Happened] = queue.SimpleQueue()
+        listener: queue.SimpleQueue[SessionEvent] = queue.SimpleQueue()
         self._listeners.append(listener)
         return listener
 
     def tell(self, kind: str, text: str = "", record: Any = None) -> None:
         """Tell all listeners."""
         for listener in list(self._listeners):
-            listener.put(Happened(kind, text, record))
+            listener.put(SessionEvent(kind, text, record))
 
     def start(self) -> None:
         """Run the session, or go on; takes a pause back."""

@@ -1,27 +1,16 @@
-"""What a conversation looks up of its live session: rounds, plans, wishes, and its target's words.
+"""What a conversation looks up of its live session: rounds, plans, slices.
 
-Nothing is kept but the words: a session goes on while a person talks.
+Nothing is kept: a session goes on while a person talks.
 """
 
 from __future__ import annotations
 
-from functools import cached_property
-
 from agent.chat.live import LiveSession
+from agent.chat.preferences import PreferenceStore
 from agent.loop.validation import slice_attributes
-from agent.planners import AttributeDistribution, distribution_of
 from agent.steering.arguments import unquoted
 from agent.steering.lexicon import Lexicon
-from agent.steering.preferences import (
-    FOCUS,
-    STEERING,
-    Addition,
-    Effect,
-    Preference,
-    active_preferences,
-    additions,
-    effects,
-)
+from agent.steering.preferences import FOCUS, Preference
 from memory.errors import ToolError, some
 from memory.records import Plan, Report, Round
 from prompts.printable import one_line
@@ -33,34 +22,9 @@ class Overview:
 
     def __init__(self, live: LiveSession) -> None:
         self._live = live
-
-    @cached_property
-    def vocabulary(self) -> Vocabulary:
-        """The target's words."""
-        return self._live.bench.target.vocabulary
-
-    @cached_property
-    def lexicon(self) -> Lexicon:
-        """The target's words as people say them."""
-        return Lexicon(self.vocabulary)
-
-    @cached_property
-    def palette(self) -> AttributeDistribution:
-        """The combinations of attributes that the target's generator split has."""
-        return distribution_of(self._live.bench.target)
-
-    def wishes(self) -> list[Preference]:
-        """Return the wishes that hold, the oldest first."""
-        return active_preferences(self._live.session.journal.events(*STEERING))
-
-    def additions(self) -> list[Addition]:
-        """Return the additions that no plan has taken up yet."""
-        return additions(self._live.session.journal.events(*STEERING))
-
-    def effects(self) -> list[tuple[Preference, Effect]]:
-        """Return what became of the wishes so far."""
-        events = self._live.session.journal.events(*STEERING)
-        return effects(active_preferences(events), events, self.rounds())
+        self.vocabulary: Vocabulary = live.bench.target.vocabulary
+        self.preferences = PreferenceStore(live.session, live.bench.target)
+        self.lexicon: Lexicon = self.preferences.lexicon
 
     def rounds(self) -> list[Round]:
         """Return all rounds so far."""
@@ -74,61 +38,52 @@ class Overview:
         """Return the last plan that was accepted, or None before there is one."""
         return next((r.plan for r in reversed(self.rounds()) if r.plan), None)
 
-    def next_plan(self) -> int:
-        """Return the round whose plan is the next to be accepted."""
-        plan = self.last_plan()
-        return plan.round + 1 if plan else 1
-
     def slices(self) -> list[str]:
-        """Return the keys of the slices that the last report has measured."""
-        report = self.last_report()
-        return [score.key for score in report.slices] if report else []
+        """Return the slices of the last report, or all values of attributes before there is one."""
+        if report := self.last_report():
+            return [score.key for score in report.slices]
+        return [
+            f"{key}={name}" for key, names in self.vocabulary.attributes.items() for name in names
+        ]
 
-    def values(self) -> list[str]:
-        """Return all values of attributes as slices name them, e.g. brightness=dark."""
-        return [f"{k}={v}" for k, known in self.vocabulary.attributes.items() for v in known]
+    def slice_of(self, text: str) -> Preference:
+        """Return a preference for the slice that a text names.
 
-    def meant(self, text: str) -> Preference:
-        """Return a wish that stands for the slice that a text names.
-
-        Raises ToolError for a text that names none.
+        Raises:
+            ToolError: The text names none.
         """
         given = slice_attributes(unquoted(text))
         if given is not None:
             if problems := self.vocabulary.problems(given):
                 raise ToolError(f"{'; '.join(problems)}.")
-            attributes: dict[str, tuple[str, ...]] = {k: (v,) for k, v in given.items()}
-        else:
-            attributes, _ = self.lexicon.read(text)
-            if not attributes:
-                raise ToolError(self.unknown_slice(text))
-        return Preference(attributes=attributes, min_share=FOCUS)
-
-    def unknown_slice(self, text: str) -> str:
-        """Say that a text names no slice, and which ones there are."""
-        known = self.slices() if self.last_report() else self.values()
+            return Preference(
+                attributes={key: (name,) for key, name in given.items()}, min_share=FOCUS
+            )
+        attributes, _ = self.lexicon.read(text)
+        if attributes:
+            return Preference(attributes=attributes, min_share=FOCUS)
         near = self.lexicon.near(text.lower().split()[:20])
         hint = f" Near words: {', '.join(near)}." if near else ""
-        return (
-            f"{one_line(text, 60)!r} names no slice of the target.{hint} Slices: {some(known, 12)}"
+        raise ToolError(
+            f"{one_line(text, 60)!r} names no slice of the target.{hint} "
+            f"Slices: {some(self.slices(), 12)}"
         )
 
 
 def say_progress(live: LiveSession) -> str:
-    """Say in one line where a session stands."""
+    """Return in one line where a session stands."""
     now = live.progress
     if now.state == "waiting":
         auto = "" if now.auto_s is None else f", approved by itself in {now.auto_s:.0f} s"
         what = "a plan waits for you" if live.question and live.question.plan else "it asks you"
         return f"round {now.round}: {what}{auto}"
     if now.state != "working":
-        return {"idle": "stopped", "finished": "finished", "failed": "stopped by an error"}.get(
-            now.state, now.state
-        )
-    where = f"round {now.round}: " if now.round else ""
-    said = f"{where}{now.stage or 'deciding'}"
+        states = {"idle": "stopped", "failed": "stopped by an error"}
+        return states.get(now.state, now.state)
+    text = f"round {now.round}: " if now.round else ""
+    text += now.stage or "deciding"
     if now.total:
-        said += f" {now.done}/{now.total} {now.unit}"
+        text += f" {now.done}/{now.total} {now.unit}"
         if now.done and now.per_s:
-            said += f", {(now.total - now.done) / now.per_s:.0f} s left"
-    return said
+            text += f", {(now.total - now.done) / now.per_s:.0f} s left"
+    return text

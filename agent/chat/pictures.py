@@ -74,7 +74,7 @@ def of_prompts(
     )
 
 
-def of_slice(session: Session, target: Target, wish: Preference) -> Picture | None:
+def of_slice(session: Session, target: Target, preference: Preference) -> Picture | None:
     """Return real feedback photographs of a slice, wrongly predicted ones first.
 
     None when there is no such photograph.
@@ -83,11 +83,11 @@ def of_slice(session: Session, target: Target, wish: Preference) -> Picture | No
     rows = [
         row
         for row, attributes in enumerate(feedback.attributes)
-        if all(attributes.get(key) in values for key, values in wish.attributes.items())
+        if all(attributes.get(key) in values for key, values in preference.attributes.items())
     ]
     if not rows:
         return None
-    return _of_photographs(session, target, feedback, rows, wish.name)
+    return _of_photographs(session, target, feedback, rows, preference.name)
 
 
 def of_photograph(session: Session, target: Target, name: str) -> Picture | None:

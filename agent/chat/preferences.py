@@ -1,161 +1,203 @@
-"""A person's wishes of a live session: taken down, held against one another, and taken back."""
+"""Preferences of a person in a live session: journaled, checked against one another, taken back."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
-from agent.chat.live import LiveSession
-from agent.chat.overview import Overview
+from agent.planners import AttributeDistribution, distribution_of
+from agent.session.folder import Session
 from agent.steering.arguments import unquoted
-from agent.steering.preferences import Preference
+from agent.steering.lexicon import Lexicon
+from agent.steering.preferences import (
+    STEERING,
+    Addition,
+    Effect,
+    Preference,
+    active_preferences,
+    additions,
+    effects,
+)
 from agent.steering.steer import drawable, possible
 from eval.report.blocks import Block, Line
 from memory.errors import ToolError, unknown
-from memory.journal import Journal
+from memory.events.person import AdditionEvent, ForgetEvent, SteeredEvent, WishEvent
 from prompts.printable import one_line
+from tools.targets import Target
 
-# Wishes that hold at once; more than a person can keep in mind, and than a prompt should say.
-MAX_WISHES = 30
+# More than a person can keep in mind, and than a prompt should say.
+MAX_PREFERENCES = 30
 
 
-class Wishing:
-    """Writes the wishes of one live session into its journal; all raise ToolError with a reason."""
+class PreferenceStore:
+    """The preferences of one session, as its journal holds them."""
 
-    def __init__(self, live: LiveSession, overview: Overview) -> None:
-        self._live = live
-        self._overview = overview
+    def __init__(self, session: Session, target: Target) -> None:
+        self._session = session
+        self._journal = session.journal
+        self._target = target
+        self._vocabulary = target.vocabulary
 
-    def take_all(
-        self, wishes: Sequence[Preference], text: str, replans: bool = False
-    ) -> list[Block]:
-        """Take down all wishes of a sentence that can be; of the others it is said why not."""
+    @cached_property
+    def lexicon(self) -> Lexicon:
+        """The target's words as people say them."""
+        return Lexicon(self._vocabulary)
+
+    @cached_property
+    def _distribution(self) -> AttributeDistribution:
+        return distribution_of(self._target)
+
+    def active(self) -> list[Preference]:
+        """Return the preferences that hold, the oldest first."""
+        return active_preferences(self._journal.events(*STEERING))
+
+    def additions(self) -> list[Addition]:
+        """Return the additions that no plan has taken up yet."""
+        return additions(self._journal.events(*STEERING))
+
+    def effects(self) -> list[tuple[Preference, Effect]]:
+        """Return what became of the preferences so far."""
+        events = self._journal.events(*STEERING)
+        return effects(active_preferences(events), events, self._session.rounds())
+
+    def ids(self) -> list[str]:
+        """Return the ids of what a person can take back."""
+        return [p.id for p in self.active()] + [addition.id for addition in self.additions()]
+
+    def next_round(self) -> int:
+        """Return the round whose plan is the next to be accepted."""
+        plans = [r.plan for r in self._session.rounds() if r.plan]
+        return plans[-1].round + 1 if plans else 1
+
+    def take_all(self, preferences: Sequence[Preference], text: str) -> list[Block]:
+        """Take up all preferences of a sentence that can be, and give a reason for the others."""
         blocks: list[Block] = []
-        for meant in wishes:
+        for preference in preferences:
             try:
-                blocks += self.take(meant, text, replans)
+                blocks += self.take(preference, text)
             except ToolError as error:
                 blocks.append(Line(f"Not taken: {one_line(str(error))}", "error"))
         return blocks
 
-    def take(self, meant: Preference, text: str, replans: bool = False) -> list[Block]:
-        """Take a wish down, if it leaves anything to draw, and repeat it."""
-        held = self._overview.wishes()
-        if len(held) >= MAX_WISHES:
-            raise ToolError(f"{MAX_WISHES} wishes hold already. Take one back with /forget ID.")
-        number = 1 + len(self._journal.events("wish", undone=True))
-        question = self._live.question
-        wish = meant.model_copy(
-            update={
-                "id": f"w{number}",
-                "text": text[:300],
-                "since": self._overview.next_plan(),
-            }
-        )
-        same = [w for w in held if w.attributes == wish.attributes]
-        again = [w for w in same if w.kind == wish.kind and w.share == wish.share]
-        if wish.kind == "note":
-            again = [w for w in again if w.text == wish.text]
-        if again and wish.kind not in ("more", "fewer"):
-            return [Line(f"That holds already: {again[0].id} {again[0].say()}.")]
-        replaced = [w for w in same if w.kind == wish.kind and wish.has_share]
-        held = [w for w in held if w not in replaced]
-        if problem := self._against(wish, held):
-            raise ToolError(problem)
-        self._journal.append("wish", key=f"wish/{wish.id}", wish=wish.to_json())
+    def take(self, preference: Preference, text: str) -> list[Block]:
+        """Journal a preference and repeat it.
+
+        Args:
+            preference: What is wanted; its id and round are set here.
+            text: The words of the person, for a preference without a text.
+
+        Raises:
+            ToolError: With the others that hold, it cannot be followed.
+        """
+        active = self.active()
+        if len(active) >= MAX_PREFERENCES:
+            raise ToolError(f"{MAX_PREFERENCES} preferences hold already; /forget ID removes one.")
+        number = 1 + len(self._journal.events(WishEvent, undone=True))
+        fields = {"id": f"w{number}", "since": self.next_round()}
+        new = preference.model_copy(update={"text": preference.text or text[:300], **fields})
+        same = [p for p in active if p.attributes == new.attributes]
+        for old in same:
+            if new.factor is None and new.say() == old.say():
+                return [Line(f"That holds already: {old.id} {old.say()}.")]
+        replaced = [p for p in same if new.has_share and p.kind == new.kind]
+        others = [p for p in active if p not in replaced]
+        self._check(new, others)
+        self._journal.append(WishEvent(key=f"wish/{new.id}", wish=new.to_json()))
         for old in replaced:
-            self._journal.append("forget", key=f"forget/{old.id}", id=old.id)
-        said = f"Understood: {wish.say()} ({wish.id}), from the next plan on."
-        if question is not None and question.kind == "plan" and not replans:
-            said += " The one that waits was made before; /reject has it made again."
-        blocks: list[Block] = [Line(said, "good")]
+            self._journal.append(ForgetEvent(key=f"forget/{old.id}", id=old.id))
+        blocks: list[Block] = [
+            Line(f"Understood: {new.say()} ({new.id}), from the next plan on.", "good")
+        ]
         if replaced:
-            blocks.append(Line(f"It takes the place of {', '.join(w.id for w in replaced)}."))
-        if other := [w for w in same if w.kind != wish.kind]:
-            names = " and ".join(f"{w.id} ({w.say()})" for w in other)
-            blocks.append(Line(f"Beside it {names} holds too; /forget takes it back.", "warning"))
-        if wish.is_constraint:
-            seen, now = self._overview, [*held, wish]
-            idle = [
-                w.id
-                for w in held
-                if w.attributes
-                and not w.is_constraint
-                and not drawable(w, now, seen.palette, self._overview.vocabulary)
-            ]
-            if idle:
-                said = f"Beside it nothing comes of {', '.join(idle)}; /forget takes it back."
-                blocks.append(Line(said, "warning"))
+            blocks.append(Line(f"It takes the place of {_names(replaced)}."))
+        if beside := [p for p in same if new.attributes and p.kind != new.kind]:
+            text = f"{_names(beside)} about the same data holds too; /forget removes it."
+            blocks.append(Line(text, "warning"))
+        idle = [
+            p.id
+            for p in others
+            if new.is_constraint
+            and p.attributes
+            and not p.is_constraint
+            and not drawable(p, [*others, new], self._distribution, self._vocabulary)
+        ]
+        if idle:
+            ids = ", ".join(idle)
+            text = f"No effect under this constraint: {ids}; /forget ID removes one."
+            blocks.append(Line(text, "warning"))
         return blocks
 
-    def _against(self, wish: Preference, held: Sequence[Preference]) -> str:
-        """Say what keeps a wish from being followed; "" where nothing does."""
-        palette = self._overview.palette
-        others = [f"{w.say()} ({w.id})" for w in held if w.is_constraint]
-        beside = f" beside {'; '.join(others)}" if others else ""
-        if wish.is_constraint:
-            if possible([*held, wish], palette, self._overview.vocabulary):
-                return ""
-            return f"{wish.say()}{beside} leaves nothing to draw. /forget ID takes a wish back."
-        if wish.has_share and wish.min_share:
-            apart = [
-                w
-                for w in held
-                if w.has_share
-                and w.min_share
-                and any(not {*v} & {*wish.attributes.get(k, v)} for k, v in w.attributes.items())
-            ]
-            total = wish.min_share + sum(w.min_share or 0 for w in apart)
-            if total > 1.0001:
-                names = ", ".join(f"{w.id} ({w.say()})" for w in apart)
-                return f"with {names} that is {total:.0%} of the images. /forget ID takes one back."
-        if wish.kind in ("fewer", "at_most", "note"):
-            return ""
-        if drawable(wish, held, palette, self._overview.vocabulary):
-            return ""
-        return f"{wish.say()}{beside}: nothing of it can be drawn. /forget ID takes a wish back."
+    def _check(self, new: Preference, others: Sequence[Preference]) -> None:
+        """Raise ToolError where a preference cannot be followed beside others."""
+        constraints = [p for p in others if p.is_constraint]
+        beside = f" beside {_names(constraints)}" if constraints else ""
+        if new.is_constraint:
+            if not possible([*others, new], self._distribution, self._vocabulary):
+                raise ToolError(f"{new.say()}{beside} leaves nothing to draw. /forget ID helps.")
+            return
+        if new.kind in ("fewer", "at_most", "note"):
+            return
+        apart = [
+            p
+            for p in others
+            if p.has_share
+            and p.min_share
+            and any(not {*v} & {*new.attributes.get(k, v)} for k, v in p.attributes.items())
+        ]
+        total = sum(p.min_share or 0 for p in (new, *apart))
+        if new.min_share and total > 1.0001:
+            raise ToolError(
+                f"with {_names(apart)} that is {total:.0%} of the images. /forget ID removes one."
+            )
+        if not drawable(new, others, self._distribution, self._vocabulary):
+            raise ToolError(f"{new.say()}{beside}: nothing of it can be drawn. /forget ID helps.")
 
     def forget(self, text: str) -> list[Block]:
-        """Take back wishes and additions: of an id, about words, or all."""
-        known = self.ids()
-        text = unquoted(text)
-        found = [text] if text in known else known if text == "all" else self._about(text)
-        if not found:
-            if not known:
-                raise ToolError("No wish holds that could be taken back.")
-            raise ToolError(unknown("wish", one_line(text, 40), known))
-        for name in found:
-            self._journal.append("forget", key=f"forget/{name}", id=name)
-        are = "is" if len(found) == 1 else "are"
-        return [Line(f"{', '.join(found)} {are} forgotten.", "good")]
+        """Take preferences and additions back: of an id, about the values that words name, or all.
 
-    def _about(self, text: str) -> list[str]:
-        """Return the ids of the wishes about values that a text names."""
-        named = self._overview.lexicon.read(text)[0]
-        return [
-            w.id
-            for w in self._overview.wishes()
-            if named and all({*v} & {*w.attributes.get(k, ())} for k, v in named.items())
-        ]
+        Raises:
+            ToolError: There is none of them.
+        """
+        ids, text = self.ids(), unquoted(text)
+        named = self.lexicon.read(text)[0]
+        chosen = [text] if text in ids else ids if text == "all" else []
+        if not chosen and named:
+            chosen = [
+                p.id
+                for p in self.active()
+                if all({*v} & {*p.attributes.get(k, ())} for k, v in named.items())
+            ]
+        if not chosen:
+            if not ids:
+                raise ToolError("There is no preference that could be taken back.")
+            raise ToolError(unknown("preference", one_line(text, 40), ids))
+        for name in chosen:
+            self._journal.append(ForgetEvent(key=f"forget/{name}", id=name))
+        return [Line(f"Forgotten: {', '.join(chosen)}.", "good")]
 
     def back(self) -> list[Block]:
-        """Take the last wish or addition back that no plan has followed yet."""
-        steered = self._journal.events("steered")
-        followed = {shift["wish"] for event in steered for shift in event["shifts"]}
-        names = [e[e["kind"]]["id"] for e in self._journal.events("wish", "addition")]
-        own = [name for name in names if name in self.ids() and name not in followed]
-        if own:
-            return self.forget(own[-1])
-        plan = self._overview.last_plan()
-        if plan is None:
+        """Take the last preference or addition back that no plan has followed yet."""
+        steered = self._journal.events(SteeredEvent)
+        followed = {shift["wish"] for event in steered for shift in event.shifts}
+        ids = [
+            event.wish["id"] if isinstance(event, WishEvent) else event.addition["id"]
+            for event in self._journal.events()
+            if isinstance(event, WishEvent | AdditionEvent)
+        ]
+        active = self.ids()
+        open_ids = [name for name in ids if name in active and name not in followed]
+        if open_ids:
+            return self.forget(open_ids[-1])
+        number = self.next_round() - 1
+        if not number:
             return [Line("There is nothing that could be taken back.")]
-        said = f"No wish is newer than the plan of round {plan.round}; /undo takes that plan back"
-        return [Line(f"{said}, with all that came of it.")]
+        return [
+            Line(
+                f"No preference is newer than the plan of round {number}; /undo takes that plan "
+                "back, with all that came of it."
+            )
+        ]
 
-    def ids(self) -> list[str]:
-        """Return the ids of what a person can take back."""
-        seen = self._overview
-        return [w.id for w in seen.wishes()] + [a.id for a in seen.additions()]
 
-    @property
-    def _journal(self) -> Journal:
-        return self._live.session.journal
+def _names(preferences: Sequence[Preference]) -> str:
+    return " and ".join(f"{p.id} ({p.say()})" for p in preferences)

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 from agent.autonomous.status import budget
 from agent.chat import pictures
+from agent.chat.commands import COMMANDS
 from agent.chat.live import LiveSession
 from agent.chat.overview import Overview, say_progress
+from agent.chat.preferences import PreferenceStore
 from agent.loop.approval import ApprovalRequest
 from agent.loop.expectations import Expectation
 from agent.steering.arguments import unquoted, whole_number
-from agent.steering.preferences import Addition, Effect, Preference, say_effects
+from agent.steering.preferences import Preference, say_effects
 from eval.report.blocks import (
     Block,
     Line,
@@ -34,10 +36,10 @@ from prompts.printable import one_line
 _PROMPT_ID = re.compile(r"(r\d{3}p\d{2,3})(?:-(\d{4}))?")
 
 
-class Answers:
+class Queries:
     """What is shown of one live session when it is asked for; nothing is changed by it.
 
-    text: what was said after the command. All raise ToolError for a text that names nothing.
+    Each takes the text after its command, and raises ToolError for one that names nothing.
     """
 
     def __init__(self, live: LiveSession, overview: Overview) -> None:
@@ -45,15 +47,15 @@ class Answers:
         self._overview = overview
 
     def status(self, text: str = "") -> list[Block]:
-        """Say where the session stands, its wishes and what they did."""
+        """Show where the session stands, its preferences and their effect."""
         session, now = self._live.session, self._live.progress
-        settings, seen = session.settings, self._overview
+        settings = session.settings
         done = session.n_done()
         blocks: list[Block] = [
             Line(f"Session {session.name} ({settings.data}, brain {settings.brain})", "bold"),
             Line(f"{done} of {settings.session.rounds} rounds done; {say_progress(self._live)}"),
-            *score_tables(seen.rounds()),
-            *wish_tables(seen.wishes(), seen.additions(), seen.effects()),
+            *score_tables(self._overview.rounds()),
+            *preference_tables(self._overview.preferences),
         ]
         if now.state == "waiting":
             blocks.append(Line("It waits for you: /plan, /approve, /edit, /reject.", "bold"))
@@ -62,7 +64,7 @@ class Answers:
         return blocks
 
     def failures(self, text: str = "") -> list[Block]:
-        """Say where the model fails on real photographs; of a slice, with pictures."""
+        """Show where the model fails on real photographs; of a slice, with pictures."""
         measured = [r for r in self._overview.rounds() if r.failures]
         if not measured:
             return [Line("No failures are known yet; the first report finds them.")]
@@ -71,17 +73,16 @@ class Answers:
             return [failure_table(last.failures, last.number), Line("/show SLICE shows pictures.")]
         if named := self._discovered(unquoted(text)):
             return named
-        wish = self._overview.meant(text)
-        found = [f for f in last.failures if f.slice == wish.name]
-        blocks: list[Block] = []
-        if found:
-            blocks.append(failure_table(found, last.number))
-        else:
+        preference = self._overview.slice_of(text)
+        failures = [f for f in last.failures if f.slice == preference.name]
+        blocks: list[Block] = [failure_table(failures, last.number)] if failures else []
+        if not failures:
             report = self._overview.last_report()
-            scores = [s.accuracy for s in report.slices if s.key == wish.name] if report else []
-            said = f"accuracy {estimate_text(scores[0])}" if scores else "it is not measured"
-            blocks.append(Line(f"{wish.name} is not among the failures: {said}"))
-        picture = pictures.of_slice(self._live.session, self._live.bench.target, wish)
+            slices = report.slices if report else ()
+            accuracy = [estimate_text(s.accuracy) for s in slices if s.key == preference.name]
+            text = f"accuracy {accuracy[0]}" if accuracy else "it is not measured"
+            blocks = [Line(f"{preference.name} is not among the failures: {text}")]
+        picture = pictures.of_slice(self._live.session, self._live.bench.target, preference)
         return blocks + ([picture] if picture else [])
 
     def show(self, text: str = "") -> list[Block]:
@@ -94,28 +95,28 @@ class Answers:
             if measured:
                 return self.show(measured[-1].failures[0].slice)
             plan = self._overview.last_plan()
-            found = plan and pictures.of_prompts(session, target, plan.prompts, "latest", None)
-            return [found] if found else [Line("There are no pictures yet.")]
-        specs = [p for r in rounds if r.plan for p in r.plan.prompts]
+            latest = plan and pictures.of_prompts(session, target, plan.prompts, "latest", None)
+            return [latest] if latest else [Line("There are no pictures yet.")]
+        prompts = [p for r in rounds if r.plan for p in r.plan.prompts]
         if match := _PROMPT_ID.fullmatch(text):
-            own = [p for p in specs if p.id == match[1]]
-            if not own:
-                raise ToolError(unknown("prompt", match[1], [p.id for p in specs][-30:]))
+            prompt = next((p for p in prompts if p.id == match[1]), None)
+            if prompt is None:
+                raise ToolError(unknown("prompt", match[1], [p.id for p in prompts][-30:]))
             index = int(match[2]) if match[2] else None
-            found = pictures.of_prompts(session, target, own, text, index)
-            if found is None:
-                return [Line(f"{text} has no images yet: {own[0].text}")]
-            return [Line(f"{own[0].id}: {own[0].text}, {own[0].class_name}"), found]
+            picture = pictures.of_prompts(session, target, [prompt], text, index)
+            if picture is None:
+                return [Line(f"{text} has no images yet: {prompt.text}")]
+            return [Line(f"{prompt.id}: {prompt.text}, {prompt.class_name}"), picture]
         if picture := pictures.of_photograph(session, target, text):
             return [picture]
-        if named := self._discovered(text):
-            return named
-        wish = self._overview.meant(text)
-        own = [p for p in specs if wish.matches(p, self._overview.vocabulary)]
-        real = pictures.of_slice(session, target, wish)
-        made = pictures.of_prompts(session, target, own, wish.name, None) if own else None
-        blocks: list[Block] = [block for block in (real, made) if block]
-        return blocks or [Line(f"There are no pictures of {wish.name}.")]
+        if blocks := self._discovered(text):
+            return blocks
+        preference = self._overview.slice_of(text)
+        matching = [p for p in prompts if preference.matches(p, self._overview.vocabulary)]
+        real = pictures.of_slice(session, target, preference)
+        generated = pictures.of_prompts(session, target, matching, preference.name, None)
+        blocks = [block for block in (real, generated) if block]
+        return blocks or [Line(f"There are no pictures of {preference.name}.")]
 
     def _discovered(self, name: str) -> list[Block]:
         """Show the last cluster or direction of a name, "direction 8ffc3b"; nothing for others."""
@@ -138,14 +139,14 @@ class Answers:
         """Show the plan that waits, or the last one."""
         question = self._live.question
         if question is not None and question.kind == "plan":
-            return plan_blocks(question, self._overview.wishes())
+            return plan_blocks(question, self._overview.preferences.active())
         plan = self._overview.last_plan()
         if plan is None:
             return [Line("There is no plan yet.")]
         return [plan_table(plan), *plan_lines(plan)]
 
     def why(self, text: str = "") -> list[Block]:
-        """Say the reasons for the plan, or for one of its prompts."""
+        """Show the reasons for the plan, or for one of its prompts."""
         question = self._live.question
         plan = question.plan if question and question.plan else self._overview.last_plan()
         if plan is None:
@@ -170,7 +171,7 @@ class Answers:
         return blocks
 
     def changes(self, text: str = "") -> list[Block]:
-        """Say what has changed since a round, the first by default, and what the wishes did."""
+        """Show what has changed since a round, the first by default, and effects of preferences."""
         past = [r for r in self._overview.rounds() if r.report and r.report.metrics and r.plan]
         if len(past) < 2:
             n = f"{len(past)} round{' is' if len(past) == 1 else 's are'}"
@@ -181,7 +182,9 @@ class Answers:
             raise ToolError(f"Say a round before the last one: {numbers[0]} to {numbers[-2]}.")
         first = past[numbers.index(number)]
         blocks = change_tables(first, past[-1])
-        return blocks + [Line(f"Wish {line}") for line in say_effects(self._overview.effects())]
+        return blocks + [
+            Line(f"Preference {line}") for line in say_effects(self._overview.preferences.effects())
+        ]
 
     def memory(self, text: str) -> list[Block]:
         """Show what all sessions have learnt about something."""
@@ -204,8 +207,23 @@ class Answers:
         )
         return [Table(["budget", "spent and left"], rows), *self._time_left()]
 
+    def help(self, text: str = "") -> list[Block]:
+        """List the commands."""
+        rows = [[f"/{name} {c.arguments}".strip(), c.help] for name, c in COMMANDS.items()]
+        slices = self._overview.slices() or ["..."]
+        first, second = slices[0], slices[-1]
+        return [
+            Table(["command", "what it does"], rows),
+            Line(
+                f'Or plain words: "more {first}, no {second}", "20% {first}", "where does it '
+                'fail?", "show me ...", "why?", "what has changed?", "how long will it take?", "2 '
+                'more rounds", "run until the score is 0.7", "stop after this round", "undo". '
+                "Ctrl-D or /quit leaves."
+            ),
+        ]
+
     def _time_left(self) -> list[Block]:
-        """Say how long the rounds that are left take, by the time of the last one."""
+        """Show how long the rounds that are left take, by the time of the last one."""
         session, past = self._live.session, self._overview.rounds()
         done = [r for r in past if r.report and r.training]
         n_left = session.settings.session.rounds - session.n_done()
@@ -227,48 +245,42 @@ class Answers:
         return specs[text]
 
 
-def plan_blocks(question: ApprovalRequest, wanted: Sequence[Preference]) -> list[Block]:
-    """Return the plan that a question is about, what wishes did to it, and what may be done."""
+def plan_blocks(question: ApprovalRequest, preferences: Sequence[Preference]) -> list[Block]:
+    """Return the plan that waits, what preferences did to it, and what may be done."""
     plan, expectation = question.plan, question.expectation
     assert plan is not None and expectation is not None  # of questions about plans
     kept_rates = {p.prompt_id: p.kept_rate for p in expectation.prompts}
     seconds = None if expectation.seconds is None else expectation.seconds / plan.n_images
-    blocks: list[Block] = [
+    texts = {p.id: p.say() for p in preferences}
+    shifts = [
+        f"Preference {e.wish} {texts[e.wish]}: {percent(e.before)} -> {percent(e.after)}"
+        for e in (question.resolved.shifts if question.resolved else ())
+        if e.wish in texts
+    ]
+    commands = '/approve, /edit N count 12, /edit N remove, /add "prompt" x8, /reject WHY'
+    return [
         plan_table(plan, kept_rates, seconds, question.nearest),
         Line(_expected(expectation), "dim"),
         *plan_lines(plan),
+        *map(Line, shifts),
+        *(Line(f"Warning: {one_line(text)}", "warning") for text in plan.warnings),
+        Line(f"Make this? {commands}", "bold"),
     ]
-    held = {wish.id: wish for wish in wanted}
-    blocks += [
-        Line(
-            f"Wish {shift.wish} {held[shift.wish].say()}: "
-            f"{percent(shift.before)} -> {percent(shift.after)}"
-        )
-        for shift in (question.resolved.shifts if question.resolved else ())
-        if shift.wish in held
-    ]
-    blocks += [Line(f"Warning: {one_line(text)}", "warning") for text in plan.warnings]
-    commands = '/approve, /edit N count 12, /edit N remove, /add "prompt" x8, /reject WHY'
-    return [*blocks, Line(f"Make this? {commands}", "bold")]
 
 
-def wish_tables(
-    wanted: Sequence[Preference],
-    extra: Sequence[Addition],
-    effects: Sequence[tuple[Preference, Effect]],
-) -> list[Block]:
-    """Return the wishes that hold and what they have done; no table without any."""
-    known = {wish.id: effect.say() for wish, effect in effects}
+def preference_tables(store: PreferenceStore) -> list[Block]:
+    """Return the preferences that hold and their effects; no table without any."""
+    measured = {preference.id: effect.say() for preference, effect in store.effects()}
     rows = [
-        [wish.id, wish.say(), f"round {wish.since}", known.get(wish.id, "not measured yet")]
-        for wish in wanted
+        [p.id, p.say(), f"round {p.since}", measured.get(p.id, "not measured yet")]
+        for p in store.active()
     ]
-    for addition in extra:
+    for addition in store.additions():
         prompt = addition.prompt
         text = one_line(prompt.text, 80) or values(prompt.attributes)
         rows.append([addition.id, f"add {prompt.count} of {text}", "next plan", ""])
-    title = "Wishes (/forget ID removes one)"
-    return [Table(["id", "wish", "since", "effect"], rows, title)] if rows else []
+    title = "Preferences (/forget ID removes one)"
+    return [Table(["id", "preference", "since", "effect"], rows, title)] if rows else []
 
 
 def _expected(expectation: Expectation) -> str:

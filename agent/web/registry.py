@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from agent.chat.conversation import Conversation
-from agent.chat.live import Happened, LiveSession
+from agent.chat.live import LiveSession
 from agent.chat.overview import say_progress
 from agent.config.settings import Settings, with_changes
 from agent.session.control import condition
@@ -155,7 +155,7 @@ class HostedSession:
         finally:
             self._opened.set()
 
-    def _blocks_of(self, event: Happened) -> Sequence[Block]:
+    def _blocks_of(self, event: SessionEvent) -> Sequence[Block]:
         """Return what to show in the chat; a plan has a place of its own on the page."""
         if event.kind == "question" and event.record.kind == "plan":
             return [Line(f"The plan of round {event.record.round} waits for you.", "bold")]

@@ -18,7 +18,7 @@ import pytest
 from agent.autonomous.runner import run_rounds
 from agent.chat.commands import COMMANDS
 from agent.chat.conversation import Conversation
-from agent.chat.live import Happened, LiveSession
+from agent.chat.live import LiveSession, SessionEvent
 from agent.config.settings import Settings
 from agent.loop.approval import ApprovalRequest
 from agent.loop.components import Components
@@ -42,10 +42,10 @@ class Room:
     def __init__(self, live: LiveSession) -> None:
         self.live = live
         self.talk = Conversation(live)
-        self.told: list[Happened] = []
+        self.told: list[SessionEvent] = []
         self._heard = live.listen()
 
-    def until(self, kind: str, text: str = "") -> Happened:
+    def until(self, kind: str, text: str = "") -> SessionEvent:
         """Return the next thing of a kind that the session tells."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
@@ -143,7 +143,7 @@ def test_story_of_a_session(make_settings: MakeSettings) -> None:
         assert "not measured yet" in here.say("/status")
 
         assert "(w4)" in here.say("more cells with medium contrast")
-        assert "w4 is forgotten" in here.say("undo")
+        assert "Forgotten: w4" in here.say("undo")
         assert "Round 1 is taken back" in here.say("/undo")
         here.until("state", "Round 1 is taken back")
         again = here.question()
@@ -153,7 +153,7 @@ def test_story_of_a_session(make_settings: MakeSettings) -> None:
         assert (folder / "rounds" / "001.undone-1" / "data-00000.parquet").exists()
         assert not (folder / "rounds" / "001").exists()
 
-        assert "w2 is forgotten" in here.say("/forget w2")
+        assert "Forgotten: w2" in here.say("/forget w2")
         here.say("/approve")
         here.until("plan")
         assert "after this round" in here.say("stop after this round")
@@ -168,10 +168,10 @@ def test_story_of_a_session(make_settings: MakeSettings) -> None:
         assert "% of images" in here.say("/status")
         assert "Report: " in here.say("/report")
         page = (folder / "report.html").read_text("utf-8")
-        told = re.sub(r"<[^>]+>|\s+", " ", page[page.index('id="preferences"') :])
-        assert re.search(r"more of wafer=poly \(x2\) +1 +\d+% +\d+%", told)
-        assert re.search(r"no bright ones|avoid brightness=bright", told)
-        assert told.count("(taken back)") == 2
+        shown = re.sub(r"<[^>]+>|\s+", " ", page[page.index('id="preferences"') :])
+        assert re.search(r"more of wafer=poly \(x2\) +1 +\d+% +\d+%", shown)
+        assert re.search(r"no bright ones|avoid brightness=bright", shown)
+        assert shown.count("(taken back)") == 2
     journal = folder / "journal.jsonl"
     assert [e["verdict"] for e in read_events(journal, undone=True) if e["kind"] == "approval"] == [
         "reject",
@@ -299,19 +299,19 @@ def test_wishes_that_conflict_are_said_to(make_settings: MakeSettings) -> None:
         assert "of all images 20% brightness=bright (w1)" in here.say("20% bright ones")
         assert "It takes the place of w1" in here.say("a quarter of them bright")
         assert "is 105% of the images" in here.say("80% dark")
-        assert "Beside it w2" in here.say("fewer bright ones")
+        assert "w2 (of all images 25% brightness=bright)" in here.say("fewer bright ones")
         said = here.say("no bright ones")
-        assert "avoid brightness=bright (w4)" in said and "nothing comes of w2" in said
+        assert "avoid brightness=bright (w4)" in said and "constraint: w2, w3" in said
         assert "nothing of it can be drawn" in here.say("more bright poly cells")
         said = here.say("only mono and only poly")
         assert "Understood: only wafer=mono (w5)" in said and "Not taken: only wafer=poly" in said
-        assert "w5 is forgotten" in here.say("undo")
-        assert "w2, w3, w4 are forgotten" in here.say("forget the bright ones")
+        assert "Forgotten: w5" in here.say("undo")
+        assert "Forgotten: w2, w3, w4" in here.say("forget the bright ones")
         assert "nothing that could be taken back" in here.say("back")
         said = here.say("more cells with contrast")
         assert "Which contrast: low, medium or high?" in said and "Understood" not in said
         assert "can mean several things" in here.say("not only dark cells")
-        assert "I can answer" in here.say("who wrote this program?")
+        assert "where does it fail" in here.say("who wrote this program?")
         assert "first report" in here.say("make it harder")
         assert "with the target's words" in here.say("mehr dunkle Zellen bitte")
 
@@ -400,27 +400,60 @@ def test_plan_of_a_model_is_refused_when_it_breaks_a_wish(
         assert any("every plan must: avoid wafer=mono" in m["content"] for m in told)
 
 
-def test_plain_words_go_to_the_model_and_to_the_parser_without_it(
+def test_plain_words_go_to_the_model_and_to_the_grammar_without_it(
     make_settings: MakeSettings, fake_llm: Any
 ) -> None:
     settings = make_settings(
         "session.name=llm", "brain=openai:small", "llm.mode=native", "llm.tries=1"
     )
     fake_llm.answers = [
-        {"tool": "wish", "arguments": {"kind": "more", "attributes": {"wafer": "poly"}}},
+        {
+            "tool": "prefer",
+            "arguments": {
+                "preferences": [
+                    {"attributes": {"wafer": ["poly"]}, "factor": 2},
+                    {"attributes": {"brightness": ["dark"]}, "min_share": 0.2, "max_share": 0.2},
+                    {"attributes": {"contrast": ["low", "high"]}, "max_share": 0},
+                    {"text": "show scratches"},
+                ]
+            },
+        },
+        {
+            "tool": "prefer",
+            "arguments": {"preferences": [{"attributes": {"wafer": ["gold"]}, "factor": 2}]},
+        },
+        {
+            "tool": "prefer",
+            "arguments": {"preferences": [{"attributes": {"wafer": ["poly"]}, "max_share": 7}]},
+        },
         {"tool": "reply", "arguments": {"text": "Because poly is worst. <b>\x1b[1m"}},
         {"status": 500, "error": "broken"},
     ]
     with room(settings) as here:
         said = []
-        for line in ("I want more multicrystalline ones", "why?", "fewer dark cells"):
+        for line in (
+            "I want more multicrystalline ones",
+            "more golden ones",
+            "only mono",
+            "why?",
+            "fewer dark cells",
+        ):
             assert "thinks" in here.say(line)
             said.append(text_of(here.talk.show(here.until("blocks"))))
-        assert "more of wafer=poly" in said[0]
-        assert said[1] == "Because poly is worst. <b> [1m"
-        assert "fewer of brightness=dark" in said[2]
+        for text in (
+            "more of wafer=poly (x2) (w1)",
+            "20% brightness=dark (w2)",
+            "avoid contrast=low|high (w3)",
+            '"show scratches" (w4)',
+        ):
+            assert text in said[0]
+        # What the target does not define, and what is no preference, goes to the grammar.
+        assert "golden" in said[1]
+        assert "only wafer=mono (w5)" in said[2]
+        assert said[3] == "Because poly is worst. <b> [1m"
+        assert "fewer of brightness=dark" in said[4]
         calls = here.live.session.journal.events("chat_call")
-        assert [c["tool"] for c in calls] == ["wish", "reply"]
+        assert [c["tool"] for c in calls] == ["prefer", "prefer", "prefer", "reply"]
         assert calls[0]["tokens"] == {"prompt": 30, "answer": 12}
 
 

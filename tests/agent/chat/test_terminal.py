@@ -84,7 +84,7 @@ def test_story_through_a_pseudo_terminal(make_settings: MakeSettings) -> None:
         child.expect("rounds done")
         child.expect("Round 1 is done")
         child.expect("Plan of round 2")
-        child.expect("Wish w1")
+        child.expect("Preference w1")
         say(child, "where does it fail?")
         child.expect("Failures after round 1")
         say(child, "/show")

@@ -230,7 +230,7 @@ def test_story_in_a_browser(make_settings: MakeSettings, page: Page) -> None:
 
         page.fill("#plan form input", "no bright ones")
         page.until("#chat", "it is planned again")
-        page.until("#plan", "Wish w2")
+        page.until("#plan", "Preference w2")
         page.press("[data-say='/approve']")
         page.press("[data-say='/pause']")
         page.until("#head .badge", "paused")
