@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from agent.chat.conversation import Conversation
-from agent.chat.live import LiveSession
+from agent.chat.live import LiveSession, SessionEvent
 from agent.chat.overview import say_progress
 from agent.config.settings import Settings, with_changes
 from agent.session.control import condition
