@@ -22,7 +22,7 @@ from agent.brains.probe import with_mode
 from agent.config.settings import Settings, journaled_settings
 from agent.loop.approval import ApprovalDecision, ApprovalRequest
 from agent.loop.components import Components
-from agent.loop.effects import LiveEffects
+from agent.loop.effects import Effects, LiveEffects
 from agent.loop.graph import build_graph
 from agent.loop.observations import session_head
 from agent.loop.observer import ConsoleObserver
@@ -106,11 +106,14 @@ def _run_at_the_end(settings: Settings, name: str, ended_by: str) -> None:
         subprocess.run(settings.session.on_finish, shell=True, env=os.environ | told, check=False)
 
 
-def run_rounds(bench: Components) -> Ending:
+def run_rounds(
+    bench: Components, effects: Effects | None = None, brain: Brain | None = None
+) -> Ending:
     """Run the rounds that are left until a limit is reached; return which one.
 
-    A crashed round goes on where it stopped. Raises Stopped at a safe point within a round when
-    the session is asked to end or its time is over.
+    A crashed round goes on where it stopped. effects, brain: None for those of the components and
+    of the settings. Raises Stopped at a safe point within a round when the session is asked to end
+    or its time is over.
     """
     session, control = bench.session, bench.control
     known = session.journal.get("session") is not None
@@ -118,9 +121,9 @@ def run_rounds(bench: Components) -> Ending:
     _ = bench.trainer
     palette = _open_journal(session, bench)
     context = BrainContext(palette, bench.target.vocabulary, session.settings.llm)
-    brain, fallback = _brains(session, context)
+    built, fallback = (brain, None) if brain else _brains(session, context)
     with checkpoints(session) as kept:
-        graph = build_graph(session, LiveEffects(bench), brain, fallback, kept.saver)
+        graph = build_graph(session, effects or LiveEffects(bench), built, fallback, kept.saver)
         last = session.n_done()
         if kept.has(last):
             # A crash came between the end of the round and the last event of its graph.

@@ -1,13 +1,14 @@
 """Comparisons: planners, controls and brains as arms, over paired seeds at equal cost.
 
 compare/NAME/  compare.json (settings)  compare.html  compare.csv
-               seed-000/images/  scores/ (one per training)  models/  ARM/round-1.json
+               seed-000/images/  models/ (one per training)
+               seed-000/ARM/     round-1.json  home/ (its session)
 
-Planners of one seed draw from one pool: the k-th image of a prompt cell (class and attributes) is
-the same for all of them, made once, and none uses an image twice. A guided arm draws its own from
-the second round on, of the same words and noise, pulled by its own DSTM. A training that two arms
-share, as in the first round, is done once. Every file is whole or absent, so the same command goes
-on.
+The arms of planners and brains are sessions of their own, run by the loop. Planners of one seed
+draw from one pool: the k-th image of a prompt cell (class and attributes) is the same for all of
+them, made once, and none uses an image twice. A guided arm draws its own from the second round on,
+of the same words and noise, pulled by its own DSTM. A training that two arms share, as in the first
+round, is done once. Every file is whole or absent, so the same command goes on.
 """
 
 from __future__ import annotations
@@ -15,11 +16,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import random
 import re
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import replace
@@ -29,35 +28,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from agent import planners
 from agent.config.settings import Settings, differences, fingerprint
 from agent.experiments.arms import OF_REAL_DATA, Arm, Arms, read_arm
-from agent.experiments.oracle import Oracle
-from agent.experiments.pool import Pool, Trained, broken_cells, judged_failures, load_critic, train
+from agent.experiments.pool import Pool, broken_cells
+from agent.experiments.rounds import Outcome, fit, report, run_brain, run_planner
 from agent.loop.components import Components
-from agent.loop.observer import Observer
-from agent.loop.trials import with_trials
-from agent.loop.validation import validate
-from agent.planners import Observation
-from eval.compare import ORACLE, Score, contrast, score_report, summarise, to_csv
-from eval.credit import credit
+from eval.compare import Score, contrast, score_report, summarise, to_csv
 from eval.report.compare import Comparison, build_compare_html
 from eval.slices import slice_table
 from memory.errors import SettingsError
 from memory.files import write_bytes, write_json
-from memory.records import (
-    Batch,
-    Plan,
-    PromptSpec,
-    Record,
-    Report,
-    Round,
-    digest,
-    read_pull,
-)
-from tools.data.samples import Samples, concatenate
-from tools.diffusion.guidance import Critic
-from tools.generate_batch import draw, prompt_quality
+from memory.records import PromptSpec, Record, Round, digest, read_pull
+from tools.data.samples import Samples
+from tools.generate_batch import draw
 from tools.generators import can_be_pulled
 from tools.models.criteria import require_classes
 
@@ -119,134 +102,34 @@ def run_seed(work: Task, done: Callable[[], None] = lambda: None) -> None:
     for name in work.arms.names():
         folder = seed_folder / _slug(name)
         if not (folder / f"round-{work.settings.session.rounds}.json").exists():
-            if name in work.arms.brains:
-                _run_brain(work, name, folder)
-            elif name in OF_REAL_DATA:
+            if name in OF_REAL_DATA:
                 _run_real(work, components, name, folder, broken)
+            elif name in work.arms.brains:
+                _write(name, folder, work.seed, run_brain(work.settings, name, folder, work.seed))
             else:
-                _run_planner(work, components, pool, _arm(work.settings, name), folder, broken)
+                arm = _arm(work.settings, name)
+                outcome = run_planner(components, pool, arm, folder, work.seed, broken)
+                _write(name, folder, work.seed, outcome, broken)
         done()
 
 
-def _run_planner(
-    work: Task,
-    components: Components,
-    pool: Pool,
-    arm: Arm,
-    folder: Path,
-    broken: Sequence[dict[str, str]],
+def _write(
+    name: str, folder: Path, seed: int, outcome: Outcome, broken: Sequence[dict[str, str]] = ()
 ) -> None:
-    """Run the rounds of a planner as a session does, without its graph and its journal."""
-    session = work.settings.session
-    scores = folder.parent / "scores"
-    critic: Critic | None = None
-    past: list[Round] = []
-    parts: list[Samples] = []
-    taken: Counter[str] = Counter()
-    sealed: Report | None = None
-    for number in range(1, session.rounds + 1):
-        path = folder / f"round-{number}.json"
-        known = Entry.model_validate_json(path.read_bytes()) if path.exists() else None
-        if known and known.round.plan:
-            plan = known.round.plan
-        else:
-            observation = Observation(
-                round=number,
-                n_images=session.images_per_round,
-                images_per_prompt=session.images_per_prompt,
-                seed=work.seed,
-                rounds=tuple(past),
-            )
-            plan = _plan(components, arm, observation, sealed, broken)
-        images = pool.take(plan.prompts, taken, critic)
-        parts += images
-        made = concatenate(parts)
-        pulls_next = arm.pull is not None and number < session.rounds
-        is_judged = arm.trial is not None
-        keep = folder.parent / "models" / digest(list(made.ids))
-        trained = _trained(
-            scores, components, made, work.seed, keep if pulls_next or is_judged else None
-        )
-        critic = load_critic(components, keep) if pulls_next else None
-        sealed = trained.sealed
-        batch = Batch(
-            round=number,
-            job_id=folder.name,
-            shards=(),
-            quality=tuple(
-                prompt_quality(prompt.id, own.weights)
-                for prompt, own in zip(plan.prompts, images, strict=True)
-            ),
-        )
-        before = past[-1].report if past else None
-        report = trained.feedback.model_copy(update={"round": number})
-        done = Round(
-            number=number,
-            plan=plan,
-            batch=batch,
-            report=report,
-            failures=trained.failures,
-            credits=credit(plan, batch, before, report),
-        )
-        if is_judged:
-            failures = judged_failures(components, keep, done, images, past)
-            done = done.model_copy(update={"failures": failures})
-        past.append(done)
-        score = score_report(sealed, arm.name, work.seed, number, len(made), broken)
-        write_json(path, Entry(round=past[-1], score=score).to_json())
-
-
-def _plan(
-    components: Components,
-    arm: Arm,
-    observation: Observation,
-    sealed: Report | None,
-    broken: Sequence[dict[str, str]],
-) -> Plan:
-    """Return the plan of an arm, checked as in a session."""
-    vocabulary = components.target.vocabulary
-    rounds = observation.rounds
-    if arm.feedback == "shuffled":
-        rounds = tuple(shuffled(past, observation.seed) for past in rounds)
-    elif arm.feedback == "first":
-        rounds = rounds[:1]
-    observation = observation.model_copy(update={"rounds": rounds})
-    if arm.planner == ORACLE:
-        draft = Oracle(sealed, broken).plan(observation, components.distribution, vocabulary)
-    else:
-        draft = planners.build(arm.planner).plan(observation, components.distribution, vocabulary)
-        # What is told falsely or once only does not say what has been tried.
-        if arm.feedback == "true" and arm.trial:
-            draft = with_trials(draft, observation, components.distribution, vocabulary, arm.trial)
-    return validate(
-        draft,
-        observation.round,
-        observation.n_images,
-        arm.name,
-        vocabulary,
-        components.generator.count_tokens,
-        components.generator.max_tokens,
-        pull=arm.pull,
-        unpullable=None if rounds else "no DSTM has been trained yet",
-    )
-
-
-def shuffled(past: Round, seed: int) -> Round:
-    """Return a round whose report gives each slice the score of another; credits are left out."""
-    if past.report is None:
-        return past
-    scores = list(past.report.slices)
-    random.Random(f"shuffled {seed} {past.number}").shuffle(scores)
-    slices = tuple(
-        own.model_copy(update={"accuracy": other.accuracy, "n_correct": other.n_correct})
-        for own, other in zip(past.report.slices, scores, strict=True)
-    )
-    report = past.report.model_copy(update={"slices": slices})
-    return past.model_copy(update={"report": report, "failures": (), "credits": ()})
+    """Write the rounds of an arm with their scores on the test split."""
+    n_images = 0
+    for past, sealed in zip(outcome.rounds, outcome.sealed, strict=True):
+        n_images += past.batch.n_made if past.batch else 0
+        score = score_report(sealed, name, seed, past.number, n_images, broken)
+        write_json(folder / f"round-{past.number}.json", Entry(round=past, score=score).to_json())
 
 
 def _run_real(
-    work: Task, components: Components, name: str, folder: Path, broken: Sequence[dict[str, str]]
+    work: Task,
+    components: Components,
+    name: str,
+    folder: Path,
+    broken: Sequence[dict[str, str]],
 ) -> None:
     """Train on the real generator split: bare, augmented, or with rare slices drawn more often."""
     samples = components.target.split("generator")
@@ -256,48 +139,12 @@ def _run_real(
         for members in table.values():
             weights[members] += 1 / len(members)
         samples = replace(samples, weights=weights)
-    trained = train(components, samples, work.seed, augment=name != "real")
+    dstm = fit(components, samples, work.seed, augment=name != "real")
+    feedback, sealed = (report(components, dstm, split)[0] for split in ("feedback", "test"))
     number = work.settings.session.rounds
-    score = score_report(trained.sealed, name, work.seed, number, len(samples), broken)
-    entry = Entry(round=Round(number=number, report=trained.feedback), score=score)
+    score = score_report(sealed, name, work.seed, number, len(samples), broken)
+    entry = Entry(round=Round(number=number, report=feedback), score=score)
     write_json(folder / f"round-{number}.json", entry.to_json())
-
-
-def _run_brain(work: Task, name: str, folder: Path) -> None:
-    """Run a whole session of a brain, in a home and with a memory of its own."""
-    from agent.autonomous.runner import run_rounds
-    from agent.session.folder import open_session
-    from tools.evaluate_real import read_sealed
-
-    home = folder / "home"
-    home.mkdir(parents=True, exist_ok=True)
-    if not (home / "cache").exists():
-        (home / "cache").symlink_to((work.settings.home / "cache").absolute())
-    session = work.settings.session.model_copy(update={"seed": work.seed, "name": "arm"})
-    settings = work.settings.model_copy(update={"home": home, "brain": name, "session": session})
-    with open_session(settings, "arm") as opened:
-        run_rounds(Components.of_session(opened, Observer()))
-        rounds, sealed = opened.rounds(), read_sealed(opened.folder)
-    n_images = 0
-    for past, report in zip(rounds, sealed, strict=True):
-        n_images += past.batch.n_made if past.batch else 0
-        score = score_report(report, name, work.seed, past.number, n_images)
-        write_json(folder / f"round-{past.number}.json", Entry(round=past, score=score).to_json())
-
-
-def _trained(
-    folder: Path, components: Components, samples: Samples, seed: int, keep: Path | None = None
-) -> Trained:
-    """Train on samples, or return what a training on the same ones reached.
-
-    keep: folder that the model is to be in.
-    """
-    path = folder / f"{digest(list(samples.ids))}.json"
-    if path.exists() and (keep is None or (keep / "model.json").exists()):
-        return Trained.model_validate_json(path.read_bytes())
-    trained = train(components, samples, seed, components.settings.dstm.augment, keep=keep)
-    write_json(path, trained.to_json())
-    return trained
 
 
 def _arm(settings: Settings, name: str) -> Arm:
@@ -320,9 +167,8 @@ def check_pulls(components: Components, arms: Arms, broken: float) -> None:
             f"The arm {name!r} is pulled, but the generator {components.generator.name!r} cannot "
             "be. Choose a preset whose generator is an MTDM, such as solar or streets."
         )
-    task = components.task
     if any(read_pull(arm.pull)[0] == "entropy" for arm in guided if arm.pull):
-        require_classes(task)
+        require_classes(components.task)
 
 
 def _of_planners(settings: Settings, arms: Arms) -> list[Arm]:
@@ -382,9 +228,15 @@ def estimate(components: Components, arms: Arms, n_seeds: int) -> Estimated:
 
     # Both once before, so that what is loaded or made at the first use is not counted.
     samples = drawn()
-    train(components, samples, 0, True, steps=1)
+
+    def train(n: int) -> None:
+        dstm = fit(components, samples, 0, augment=True, steps=n)
+        for split in ("feedback", "test"):
+            report(components, dstm, split)
+
+    train(1)
     image_s = seconds(drawn) / N_TRIED
-    one_s, some_s = (seconds(partial(train, components, samples, 0, True, n)) for n in (1, 4))
+    one_s, some_s = (seconds(partial(train, n)) for n in (1, 4))
     names = arms.names()
     n_of_real = sum(name in OF_REAL_DATA for name in names)
     n_rounds = session.rounds * (len(names) - n_of_real)

@@ -1,136 +1,23 @@
-"""What the arms of a comparison share: one set-up and, per seed, one pool of images."""
+"""What the arms of a comparison share: one pool of images per seed."""
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agent.loop.components import Components
 from agent.planners import AttributeDistribution
 from memory.files import write_bytes
-from memory.records import Failure, PromptSpec, Record, Report, Round, Share, digest
+from memory.records import PromptSpec, Share, digest
 from tools.data.samples import Dense, Samples, concatenate
 from tools.data.shards import read_shards, write_shard
-from tools.diffusion.guidance import Critic, critic_of
+from tools.diffusion.guidance import Critic
 from tools.generate_batch import draw
-from tools.inspect_failures import judged
-from tools.models.criteria import Dstm, load_dstm
-from tools.models.dstm_file import save_model
-from tools.models.gradients import Gradients, sample_gradients
-from tools.train_dstm import train_model
-
-
-class Trained(Record):
-    """What one training reached: reports on both splits, failures on feedback."""
-
-    feedback: Report
-    sealed: Report
-    failures: tuple[Failure, ...]
-
-
-def train(
-    components: Components,
-    samples: Samples,
-    seed: int,
-    augment: bool,
-    steps: int | None = None,
-    keep: Path | None = None,
-) -> Trained:
-    """Train a DSTM from scratch and measure it on feedback and on the sealed test split.
-
-    steps: in place of those of the settings; keep: folder that the model is written to.
-    """
-    dstm = fit(components, samples, seed, augment, steps)
-    if keep:
-        meta = {"task": dstm.settings.task, "settings": dstm.settings.model_dump(mode="json")}
-        save_model(keep, dstm.model, meta)
-    feedback, predictions = report(components, dstm, "feedback")
-    settings = components.settings.feedback
-    return Trained(
-        feedback=feedback,
-        sealed=report(components, dstm, "test")[0],
-        failures=dstm.task.failures(
-            predictions,
-            components.target.split("feedback"),
-            settings.slices,
-            settings.n_min,
-            settings.alpha,
-        ),
-    )
-
-
-def fit(
-    components: Components, samples: Samples, seed: int, augment: bool, steps: int | None = None
-) -> Dstm:
-    """Train a DSTM from scratch; steps: in place of those of the settings."""
-    settings = components.settings.dstm
-    changes = {"seed": seed, "augment": augment, "steps": steps or settings.steps}
-    settings = settings.model_copy(update=changes)
-    n_classes = len(components.label_names)
-    model, _, _ = train_model(samples, components.task, n_classes, settings, components.device)
-    return Dstm(model, components.task, settings)
-
-
-def report(
-    components: Components, dstm: Dstm, split: str, number: int = 1
-) -> tuple[Report, NDArray[Any]]:
-    """Return the report of a DSTM on a split of the target, and its predictions there."""
-    samples, feedback = components.target.split(split), components.settings.feedback
-    predictions = dstm.task.predict(dstm.model, samples.images)
-    return (
-        dstm.task.report(
-            predictions,
-            samples,
-            components.label_names,
-            number,
-            split,
-            feedback.slices,
-            feedback.n_min,
-        ),
-        predictions,
-    )
-
-
-def load_critic(components: Components, folder: Path) -> Critic:
-    """Return a kept model as a critic, with the feedback photographs that it fails on."""
-    dstm, feedback = load_dstm(folder, components.device), components.target.split("feedback")
-    sha256 = str(json.loads((folder / "model.json").read_bytes())["sha256"])
-    return critic_of(dstm, sha256, dstm.task.predict(dstm.model, feedback.images), feedback)
-
-
-def judged_failures(
-    components: Components,
-    folder: Path,
-    done: Round,
-    images: Sequence[Samples],
-    past: Sequence[Round],
-) -> tuple[Failure, ...]:
-    """Return the failures of a round with what is known of whether images can mend them.
-
-    folder: of the model that the round trained; images: of each of its prompts.
-    """
-    assert done.plan is not None  # it is of a planner
-    dstm, feedback = load_dstm(folder, components.device), components.target.split("feedback")
-    made = concatenate(images)
-    gradients = Gradients(
-        images=sample_gradients(dstm.model, dstm.task, made, dstm.settings),
-        prompt_ids=[
-            prompt.id
-            for prompt, own in zip(done.plan.prompts, images, strict=True)
-            for _ in range(len(own))
-        ],
-        photographs=sample_gradients(dstm.model, dstm.task, feedback, dstm.settings),
-    )
-    rounds = [*past, done]
-    return tuple(judged(failure, feedback, rounds, gradients) for failure in done.failures)
 
 
 class Pool:

@@ -6,6 +6,7 @@ have `Components`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
@@ -64,6 +65,7 @@ class Components:
         """
         self.observer = observer or Observer()
         self._settings, self._session = settings, session
+        self._crew: Crew | None = None
         if session:
             session.control.say = self.observer.warn
             session.control.after_pause = self._journal_pause
@@ -72,6 +74,18 @@ class Components:
     def of_session(cls, session: Session, observer: Observer) -> Self:
         """Return the components of an open session."""
         return cls(session.settings, observer, session)
+
+    def in_session(self, session: Session, crew: Crew) -> Components:
+        """Return components of a session that share target, generator, judge and their like.
+
+        Args:
+            session: One whose settings name the same parts.
+            crew: Makes the shards of its images.
+        """
+        _ = self.device, self.distribution, self.generator, self.judge
+        shared = copy.copy(self)
+        shared._session, shared._crew = session, crew
+        return shared
 
     @property
     def settings(self) -> Settings:
@@ -209,8 +223,8 @@ class Components:
 
     @property
     def crew(self) -> Crew | None:
-        """What draws shards on a cluster; None: they are drawn here."""
-        return self._cluster
+        """What makes shards elsewhere, e.g. on a cluster; None: they are made here."""
+        return self._crew or self._cluster
 
     @property
     def predict(self) -> Predict | None:

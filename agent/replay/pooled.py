@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.config.settings import Settings, differences
-from agent.experiments.pool import cell_of, fit, report
+from agent.experiments.pool import cell_of
+from agent.experiments.rounds import fit, report
 from agent.loop.components import Components
 from memory.errors import SettingsError, unknown
 from memory.records import Estimate, Plan, Round
@@ -86,7 +87,7 @@ class Pools:
         before = [read_shards(shards).samples] if shards else []
         settings = self._components.settings
         samples = concatenate([*before, filled.samples])
-        dstm = fit(self._components, samples, settings.session.seed, settings.dstm.augment)
+        dstm = fit(self._components, samples, settings.session.seed)
         measured, _ = report(self._components, dstm, "feedback", plan.round)
         return Scored(filled.held, measured.metrics[measured.main_metric])
 

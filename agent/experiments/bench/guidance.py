@@ -17,10 +17,10 @@ from agent.experiments.bench.harness import (
     Benchmark,
     Figures,
     options,
-    train,
     uniform_images,
     uniform_prompts,
 )
+from agent.experiments.rounds import fit
 from tools.data.samples import Samples
 from tools.diffusion.guidance import Critic, failed_photographs
 from tools.generate_batch import draw
@@ -43,7 +43,7 @@ def main() -> None:
 
     def figures(seed: int) -> Figures:
         known = uniform_images(components, chosen.train_images, seed)
-        model = train(components, known, seed)
+        model = fit(components, known, seed).model
         model.requires_grad_(requires_grad=False)
         feedback = components.target.split("feedback")
         scores = task.scores(task.predict(model, feedback.images), feedback)

@@ -191,13 +191,6 @@ def uniform_images(components: Components, n_images: int, seed: int) -> Samples:
     return concatenate(parts)
 
 
-def train(components: Components, samples: Samples, seed: int) -> Model:
-    """Train the DSTM of the settings with a seed."""
-    settings = components.settings.dstm.model_copy(update={"seed": seed})
-    n_classes = len(components.label_names)
-    return train_model(samples, components.task, n_classes, settings, components.device)[0]
-
-
 def trained_once(
     folder: Path, samples: Samples, task: Task, n_classes: int, settings: TrainSettings, device: str
 ) -> Model:

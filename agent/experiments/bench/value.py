@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from agent.experiments.bench.harness import Benchmark, options, train, uniform_images
+from agent.experiments.bench.harness import Benchmark, options, uniform_images
+from agent.experiments.rounds import fit, report
 from agent.loop.components import Components
 from agent.session.folder import folder_of
 from memory.errors import DataError
@@ -45,14 +46,10 @@ def score_on_test(components: Components, samples: Samples, seed: int) -> dict[s
 
     The main one is called `main`, the others as in the report: metrics and slices by their names.
     """
-    model, task = train(components, samples, seed), components.task
-    test, feedback = components.target.split("test"), components.settings.feedback
-    names = components.label_names
-    predictions = task.predict(model, test.images)
-    report = task.report(predictions, test, names, 0, "test", feedback.slices, feedback.n_min)
-    figures = {name: estimate.value for name, estimate in report.metrics.items()}
-    figures |= {part.key: part.accuracy.value for part in report.slices}
-    return {"main": report.metrics[report.main_metric].value, **figures}
+    measured, _ = report(components, fit(components, samples, seed), "test")
+    figures = {name: estimate.value for name, estimate in measured.metrics.items()}
+    figures |= {part.key: part.accuracy.value for part in measured.slices}
+    return {"main": measured.metrics[measured.main_metric].value, **figures}
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from agent.config.settings import Settings, load_settings
 from agent.experiments import compare
 from agent.experiments.arms import Arms, read_arm
 from agent.experiments.pool import Pool, broken_cells
+from agent.experiments.rounds import planner_of_arm, shuffled
 from agent.loop.components import Components
 from agent.planners import AttributeCombination, AttributeDistribution, Observation
 from memory.errors import SettingsError
@@ -131,7 +132,7 @@ def test_broken_cells_are_a_seeded_share_of_the_first_crossing() -> None:
 
 def test_shuffled_feedback_keeps_the_scores_and_moves_them() -> None:
     measured = report(*(slice_score({"brightness": str(i)}, i / 20, n=20) for i in range(20)))
-    moved = compare.shuffled(Round(number=1, report=measured), seed=0).report
+    moved = shuffled(Round(number=1, report=measured), seed=0).report
     assert moved is not None
     assert [s.key for s in moved.slices] == [s.key for s in measured.slices]
     values = [s.n_correct for s in moved.slices]
@@ -268,7 +269,9 @@ def test_one_shot_feedback_stays_that_of_the_first_round(components: Components)
 
     def spent(arm: str, *rounds: Round) -> Counter[str]:
         observation = Observation(round=3, n_images=100, images_per_prompt=2, seed=0, rounds=rounds)
-        plan = compare._plan(components, read_arm(arm), observation, None, [])
+        planner = planner_of_arm(read_arm(arm), lambda: (), [])
+        vocabulary = components.target.vocabulary
+        plan = planner.plan(observation, components.distribution, vocabulary)
         found: Counter[str] = Counter()
         for prompt in plan.prompts:
             found[prompt.attributes["wafer"]] += prompt.count

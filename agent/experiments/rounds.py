@@ -1,0 +1,310 @@
+"""The rounds of an arm: those of a session, with images of the pool and without a memory.
+
+An arm of a planner or a brain is a session in a home of its own, run by the loop itself. What an
+arm differs in stands here: its planner and what that is shown, where images come from, and that
+failures are judged where the arm says so.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from agent import planners
+from agent.autonomous.runner import run_rounds
+from agent.brains.policy import PlannerBrain
+from agent.config.settings import Settings
+from agent.experiments.arms import Arm
+from agent.experiments.oracle import Oracle
+from agent.experiments.pool import Pool, cell_of
+from agent.loop.components import Components
+from agent.loop.effects import LiveEffects
+from agent.loop.observer import Observer
+from agent.planners import AttributeDistribution, Observation, PlanDraft, Planner
+from agent.session.folder import Session, open_session
+from eval.compare import ORACLE
+from memory.events import Event
+from memory.files import write_bytes, write_json
+from memory.items import Hit, MemoryItem
+from memory.records import Batch, Failure, Plan, PromptSpec, Report, Round, Training, digest
+from prompts.vocabulary import Vocabulary
+from tools.data.jobs import round_folder, write_missing
+from tools.data.samples import Samples, concatenate
+from tools.data.shards import read_shards, write_shard
+from tools.evaluate_real import read_sealed
+from tools.generate_batch import Order
+from tools.inspect_failures import inspect
+from tools.models.criteria import Dstm
+from tools.train_dstm import train_model
+
+NAME = "arm"
+_MODEL = ("model.safetensors", "model.json")
+
+
+class Outcome(NamedTuple):
+    """The rounds of an arm, and their reports on the sealed test split."""
+
+    rounds: Sequence[Round]
+    sealed: Sequence[Report]
+
+
+@dataclass
+class ArmPlanner:
+    """The planner of an arm, with the observation that the arm is shown.
+
+    Attributes:
+        name: Of the planner.
+        build: Returns the planner of a round.
+        show: Returns what it sees of what was observed.
+    """
+
+    name: str
+    build: Callable[[], Planner]
+    show: Callable[[Observation], Observation]
+
+    def plan(
+        self, observation: Observation, distribution: AttributeDistribution, vocabulary: Vocabulary
+    ) -> PlanDraft:
+        """Return the draft of a round."""
+        return self.build().plan(self.show(observation), distribution, vocabulary)
+
+
+def planner_of_arm(
+    arm: Arm, sealed: Callable[[], Sequence[Report]], broken: Collection[dict[str, str]]
+) -> ArmPlanner:
+    """Return the planner of an arm.
+
+    Args:
+        arm: Says the planner and its feedback.
+        sealed: Returns the reports on the test split so far, for the oracle alone.
+        broken: Attributes of cells that draw something else, for the oracle alone.
+    """
+
+    def build() -> Planner:
+        if arm.planner == ORACLE:
+            return Oracle((None, *sealed())[-1], broken)
+        return planners.build(arm.planner)
+
+    def show(observation: Observation) -> Observation:
+        rounds = observation.rounds
+        if arm.feedback == "shuffled":
+            rounds = tuple(shuffled(past, observation.seed) for past in rounds)
+        elif arm.feedback == "first":
+            rounds = rounds[:1]
+        return observation.model_copy(update={"rounds": rounds})
+
+    return ArmPlanner(arm.planner, build, show)
+
+
+def shuffled(past: Round, seed: int) -> Round:
+    """Return a round whose report gives each slice the score of another; credits are left out."""
+    if past.report is None:
+        return past
+    scores = list(past.report.slices)
+    random.Random(f"shuffled {seed} {past.number}").shuffle(scores)
+    slices = tuple(
+        score.model_copy(update={"accuracy": other.accuracy, "n_correct": other.n_correct})
+        for score, other in zip(past.report.slices, scores, strict=True)
+    )
+    report = past.report.model_copy(update={"slices": slices})
+    return past.model_copy(update={"report": report, "failures": (), "credits": ()})
+
+
+@dataclass
+class PoolShards:
+    """Makes shards of the images of a pool, where a session's crew would draw them.
+
+    Attributes:
+        pool: The images of the seed.
+        taken: How many of each cell the arm has used in earlier rounds.
+    """
+
+    pool: Pool
+    taken: Counter[str] = field(default_factory=Counter)
+
+    def write_missing(
+        self, paths: Sequence[Path], order: Order, done: Callable[[int], None]
+    ) -> None:
+        """Create those of `paths` that do not exist."""
+        prompts: dict[str, PromptSpec] = {p.id: p for piece in order.pieces for p, _ in piece}
+        images = self.pool.take([*prompts.values()], Counter(self.taken), order.critic)
+        samples = concatenate(images)
+        starts = [0]
+        for piece in order.pieces:
+            starts.append(starts[-1] + len(piece))
+
+        def make(number: int) -> bytes:
+            piece = order.pieces[number]
+            return write_shard(
+                samples.take(range(starts[number], starts[number + 1])),
+                [prompt.text for prompt, _ in piece],
+                [prompt.id for prompt, _ in piece],
+                [index for _, index in piece],
+                order.class_names,
+            )
+
+        write_missing(paths, make, done)
+
+
+class ArmEffects(LiveEffects):
+    """Effects of an arm: images of the pool, trainings shared with other arms, no memory."""
+
+    def __init__(self, components: Components, shards: PoolShards, models: Path, arm: Arm) -> None:
+        """Hold what differs from a session.
+
+        Args:
+            components: Those of the arm's session; `shards` are their crew.
+            shards: Makes the shards.
+            models: Folder of the seed's trainings.
+            arm: Says whether failures are judged.
+        """
+        super().__init__(components)
+        self._pooled, self._models, self._arm = shards, models, arm
+
+    def recall(self, round_number: int, query: str) -> tuple[Sequence[MemoryItem], Sequence[Hit]]:
+        """Return nothing."""
+        return (), ()
+
+    def search(self, key: str, query: str, n: int) -> str:
+        """Return nothing."""
+        return "There is no memory."
+
+    def _similar(self, plan: Plan) -> dict[str, list[Hit]]:
+        return {}
+
+    def remember(self, events: Sequence[Event]) -> None:
+        """Keep nothing."""
+
+    def draw(self, plan: Plan) -> Batch:
+        """Take the images of a plan from the pool, after those of earlier rounds."""
+        self._pooled.taken = Counter()
+        for past in self._session.rounds():
+            if past.plan and past.number < plan.round:
+                for prompt in past.plan.prompts:
+                    self._pooled.taken[cell_of(prompt)] += prompt.count
+        return super().draw(plan)
+
+    def train(self, number: int) -> Training:
+        """Train, or copy what another arm has trained on the same images."""
+        folder = self._session.folder
+        if self._session.settings.selection.method != "all":
+            return super().train(number)
+        samples = read_shards([folder / shard for shard in self._all_shards(number)]).samples
+        shared, place = self._models / digest(list(samples.ids)), round_folder(folder, number)
+        if (shared / "training.json").exists() and not (place / "model.json").exists():
+            training = Training.model_validate_json((shared / "training.json").read_bytes())
+            for name in _MODEL:
+                write_bytes(place / name, (shared / name).read_bytes())
+            model = place.relative_to(folder).as_posix()
+            return training.model_copy(update={"round": number, "model": model})
+        training = super().train(number)
+        if not (shared / "training.json").exists():
+            for name in _MODEL:
+                write_bytes(shared / name, (place / name).read_bytes())
+            write_json(shared / "training.json", training.to_json())
+        return training
+
+    def inspect(self, number: int) -> tuple[Failure, ...]:
+        """Return the failures, judged where the arm tries slices first."""
+        if self._arm.trial is not None:
+            return super().inspect(number)
+        feedback, parts = self._session.settings.feedback, self._parts
+        limits = (feedback.slices, feedback.n_min, feedback.alpha)
+        return inspect(number, self._session.folder, parts.target, *limits, device=parts.device)
+
+
+def run_planner(
+    shared: Components,
+    pool: Pool,
+    arm: Arm,
+    folder: Path,
+    seed: int,
+    broken: Sequence[dict[str, str]],
+) -> Outcome:
+    """Run, or finish, the session of an arm of a planner.
+
+    Args:
+        shared: Components of the comparison.
+        pool: Images of the seed.
+        arm: What is run.
+        folder: Of the arm.
+        seed: Of the session.
+        broken: Attributes of cells that draw something else.
+    """
+    trial = arm.trial if arm.trial and arm.feedback == "true" else 0
+    settings = shared.settings
+    settings = settings.model_copy(
+        update={
+            "brain": f"policy:{arm.name}",
+            "feedback": settings.feedback.model_copy(update={"trial": trial, "discovery": "off"}),
+            "generator": settings.generator.model_copy(update={"pull": arm.pull}),
+        }
+    )
+
+    def run(session: Session) -> None:
+        shards = PoolShards(pool)
+        components = shared.in_session(session, shards)
+        planner = planner_of_arm(arm, lambda: read_sealed(session.folder), broken)
+        brain = PlannerBrain(planner, components.distribution, components.target.vocabulary)
+        effects = ArmEffects(components, shards, folder.parent / "models", arm)
+        run_rounds(components, effects, brain)
+
+    return _run_session(settings, folder, seed, run)
+
+
+def run_brain(settings: Settings, name: str, folder: Path, seed: int) -> Outcome:
+    """Run, or finish, the session of a brain, with images and a memory of its own."""
+    settings = settings.model_copy(update={"brain": name})
+    return _run_session(
+        settings,
+        folder,
+        seed,
+        lambda session: run_rounds(Components.of_session(session, Observer())),
+    )
+
+
+def _run_session(
+    settings: Settings, folder: Path, seed: int, run: Callable[[Session], object]
+) -> Outcome:
+    home = folder / "home"
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "cache").exists():
+        (home / "cache").symlink_to((settings.home / "cache").absolute())
+    session = settings.session.model_copy(update={"seed": seed, "name": NAME})
+    with open_session(
+        settings.model_copy(update={"home": home, "session": session}), NAME
+    ) as opened:
+        run(opened)
+        return Outcome(opened.rounds(), read_sealed(opened.folder))
+
+
+def fit(components: Components, samples: Samples, seed: int, **changes: bool | int) -> Dstm:
+    """Train a DSTM from scratch, without a session.
+
+    Args:
+        components: Give settings, task and classes.
+        samples: What it is trained on.
+        seed: Of the training.
+        changes: Other settings of the training.
+    """
+    settings = components.settings.dstm.model_copy(update={"seed": seed, **changes})
+    n_classes = len(components.label_names)
+    model, _, _ = train_model(samples, components.task, n_classes, settings, components.device)
+    return Dstm(model, components.task, settings)
+
+
+def report(
+    components: Components, dstm: Dstm, split: str, number: int = 1
+) -> tuple[Report, NDArray[Any]]:
+    """Return the report of a DSTM on a split of the target, and its predictions there."""
+    samples, feedback = components.target.split(split), components.settings.feedback
+    predictions = dstm.task.predict(dstm.model, samples.images)
+    limits = (split, feedback.slices, feedback.n_min)
+    names = components.label_names
+    return dstm.task.report(predictions, samples, names, number, *limits), predictions
