@@ -70,14 +70,16 @@ class Guard:
         """Serve a request, or refuse it before the application sees it."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
         elif problem := _foreign(scope, self._is_local):
-            await _respond(scope, send, 403, problem)
+            await _respond(send, 403, problem)
         elif any(self._matches(text) for text in self._credentials(scope)):
             await self._app(scope, receive, _with_headers(send))
-        elif self._matches(dict(_query(scope)).get("token", "")):
-            await self._sign_in(scope, receive, send)
+        elif scope["method"] == "GET" and self._matches(dict(_query(scope)).get("token", "")):
+            await self._sign_in(scope, send)
         else:
-            await _respond(scope, send, 401, _SIGN_IN, (b"content-type", _HTML))
+            await _respond(send, 401, _SIGN_IN, (b"content-type", _HTML))
 
     def _credentials(self, scope: Scope) -> list[str]:
         """Return what a request brings as bearer or cookie."""
@@ -94,11 +96,8 @@ class Guard:
         """Compare with the token, in a time that does not depend on where they differ."""
         return hmac.compare_digest(text.encode(), self._token.encode())
 
-    async def _sign_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _sign_in(self, scope: Scope, send: Send) -> None:
         """Set the cookie, and take the token out of a page's address."""
-        if scope["type"] == "websocket" or scope["method"] != "GET":
-            await self._app(scope, receive, _with_headers(send))
-            return
         secure = "; Secure" if scope.get("scheme") == "https" else ""
         cookie = f"{self._cookie}={self._token}; Path=/; HttpOnly; SameSite=Strict{secure}"
         rest = urlencode([pair for pair in _query(scope) if pair[0] != "token"])
@@ -107,7 +106,7 @@ class Guard:
         # After a redirection of another site's link the browser would not send a strict cookie.
         head = ((b"set-cookie", cookie.encode()), (b"refresh", f"0;url={place}".encode()))
         body = '<!doctype html><title>Shaping</title><link rel="icon" href="data:,">'
-        await _respond(scope, send, 200, body, (b"content-type", _HTML), *head)
+        await _respond(send, 200, body, (b"content-type", _HTML), *head)
 
 
 def _foreign(scope: Scope, is_local: bool) -> str:
@@ -144,12 +143,7 @@ def _with_headers(send: Send) -> Send:
     return sending
 
 
-async def _respond(
-    scope: Scope, send: Send, status: int, body: str, *head: tuple[bytes, bytes]
-) -> None:
-    if scope["type"] == "websocket":
-        await send({"type": "websocket.close", "code": 1008})
-        return
+async def _respond(send: Send, status: int, body: str, *head: tuple[bytes, bytes]) -> None:
     headers = [*(head or ((b"content-type", _TEXT),)), (b"cache-control", b"no-store"), *_HEADERS]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body.encode()})

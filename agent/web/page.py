@@ -12,7 +12,7 @@ from jinja2 import Environment
 
 from agent.chat.queries import plan_blocks
 from agent.config.settings import presets
-from agent.session.folder import SessionInfo, memory_of
+from agent.session.folder import SessionInfo, list_sessions, memory_of
 from agent.steering.preferences import STEERING, active_preferences
 from agent.web.pictures import Pictures
 from agent.web.registry import HostedSession, SessionRegistry
@@ -73,10 +73,10 @@ class Page:
 
             All viewers look every second, beside a session that wants the processor.
             """
-            known = self._drawn.get((name, macro))
-            if known is None or any(a is not b for a, b in zip(known[0], values, strict=True)):
-                known = self._drawn[name, macro] = (values, draw(macro, *values))
-            return known[1]
+            cached = self._drawn.get((name, macro))
+            if cached is None or any(a is not b for a, b in zip(cached[0], values, strict=True)):
+                cached = self._drawn[name, macro] = (values, draw(macro, *values))
+            return cached[1]
 
         return {
             "head": draw("head", snapshot),
@@ -116,7 +116,7 @@ class Page:
     def _sessions(self) -> list[SessionInfo]:
         then, infos = self._listed
         if time.monotonic() - then > _LIST_S or not infos:
-            infos = self._registry.sessions()
+            infos = list_sessions(self._registry.home)
             self._listed = (time.monotonic(), infos)
         return infos
 

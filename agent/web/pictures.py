@@ -9,6 +9,7 @@ from pathlib import Path
 
 from agent.autonomous.report import legend_of, prompt_montages
 from agent.loop.components import Components
+from agent.session.folder import folder_of
 from agent.web.registry import SessionRegistry
 from memory.errors import DataError
 from memory.records import Round
@@ -39,7 +40,7 @@ class Pictures:
         Raises:
             ShapingError: There is no such picture or session.
         """
-        folder, picture = self._registry.folder(session), None
+        folder, picture = folder_of(self._registry.home, session), None
         match path.split("/"):
             case ["shown", file] if _FILE.fullmatch(file):
                 picture = _file(folder / "shown" / file, folder)
@@ -62,7 +63,7 @@ class Pictures:
         with self._lock:
             if key not in self._strips:
                 kinds, classes = self.labels(session), self._pixel_classes(session)
-                folder = self._registry.folder(session)
+                folder = folder_of(self._registry.home, session)
                 strips = prompt_montages(folder, [drawn], kinds, classes)
                 self._strips = dict([*self._strips.items()][1 - _N_KEPT :]) | {key: strips}
             return self._strips[key]
@@ -72,9 +73,9 @@ class Pictures:
         return Components(self._registry.settings(session)).task.needs
 
     def _round(self, session: str, number: str) -> Round:
-        for known in self._registry.rounds(session):
-            if str(known.number) == number:
-                return known
+        for candidate in self._registry.rounds(session):
+            if str(candidate.number) == number:
+                return candidate
         raise DataError(f"The session {session!r} has no round {number!r}.")
 
     def _pixel_classes(self, session: str) -> tuple[str, ...]:

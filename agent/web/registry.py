@@ -14,9 +14,7 @@ from agent.chat.overview import say_progress
 from agent.config.settings import Settings, with_changes
 from agent.session.control import condition
 from agent.session.folder import (
-    SessionInfo,
     folder_of,
-    list_sessions,
     next_name,
     open_session,
     state_of,
@@ -184,10 +182,6 @@ class SessionRegistry:
         self._read: dict[str, tuple[object, list[Event], list[Round]]] = {}
         self._lock = threading.Lock()
 
-    def sessions(self) -> list[SessionInfo]:
-        """Return all sessions, the latest first."""
-        return list_sessions(self.home)
-
     def hosted(self, name: str) -> HostedSession | None:
         """Return a session that is hosted here, or None."""
         session = self._hosted.get(name)
@@ -238,10 +232,6 @@ class SessionRegistry:
             return session.live.session.settings
         return stored_settings(self.home, name).model_copy(update={"home": self.home})
 
-    def folder(self, name: str) -> Path:
-        """Return the folder of a session; raises SettingsError for what is no plain name."""
-        return folder_of(self.home, name)
-
     def rounds(self, name: str) -> Sequence[Round]:
         """Return the rounds of a session so far."""
         return self._journal(name)[1]
@@ -257,7 +247,7 @@ class SessionRegistry:
             mode, state, status = "here", progress.state, say_progress(session.live)
             done, total = progress.done, progress.total
         else:
-            now = condition(self.folder(name))
+            now = condition(folder_of(self.home, name))
             state = status = state_of(now, events, settings.session.rounds)
             done = total = 0
             if now.state in ("running", "paused", "stuck"):
@@ -281,14 +271,14 @@ class SessionRegistry:
 
     def _journal(self, name: str) -> tuple[list[Event], list[Round]]:
         """Return the events and rounds of a session, read again only when there are new ones."""
-        path = self.folder(name) / "journal.jsonl"
+        path = folder_of(self.home, name) / "journal.jsonl"
         if not path.exists():
             stored_settings(self.home, name)
             return [], []
         status = path.stat()
         stamp = (status.st_size, status.st_mtime_ns)
-        known = self._read.get(name)
-        if known is None or known[0] != stamp:
+        cached = self._read.get(name)
+        if cached is None or cached[0] != stamp:
             events = read_events(path)
-            known = self._read[name] = (stamp, events, rounds(events))
-        return known[1], known[2]
+            cached = self._read[name] = (stamp, events, rounds(events))
+        return cached[1], cached[2]

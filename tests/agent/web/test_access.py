@@ -13,6 +13,7 @@ import pytest
 from agent.web.access import Guard, Receive, Scope, Send, is_loopback
 
 TOKEN = "a-token-of-24-characters"
+AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 HERE, THERE = "http://127.0.0.1:7860", "http://lab.example:7860"
 
 
@@ -43,7 +44,7 @@ def test_a_token_is_a_cookie_or_a_bearer() -> None:
     guard = Guard(application, TOKEN, False)
     assert ask(guard, "GET", THERE, headers={"Authorization": "Bearer wrong"}).status_code == 401
     assert ask(guard, "GET", THERE, headers={"Cookie": "shaping-1=x; ;="}).status_code == 401
-    assert ask(guard, "POST", THERE, headers={"Authorization": f"Bearer {TOKEN}"}).text == "inside"
+    assert ask(guard, "POST", THERE, headers=AUTHORIZED).text == "inside"
 
 
 def test_the_token_of_the_address_becomes_a_cookie() -> None:
@@ -73,37 +74,33 @@ def test_the_token_of_the_address_becomes_a_cookie() -> None:
 def test_other_origins_are_refused_even_with_the_token(
     is_local: bool, headers: dict[str, str]
 ) -> None:
-    known = {"Authorization": f"Bearer {TOKEN}", **headers}
+    guard = Guard(application, TOKEN, is_local)
     for method in ("GET", "POST", "OPTIONS"):
-        assert (
-            ask(Guard(application, TOKEN, is_local), method, HERE, headers=known).status_code == 403
-        )
+        assert ask(guard, method, HERE, headers={**AUTHORIZED, **headers}).status_code == 403
 
 
 def test_a_tunnel_and_a_link_work_on_loopback() -> None:
     guard = Guard(application, TOKEN, True)
-    known = {"Authorization": f"Bearer {TOKEN}"}
     for url in (HERE, "http://localhost:9000", "http://[::1]:7860"):
-        own = {**known, "Origin": url, "Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
-        assert ask(guard, "POST", url, headers=own).text == "inside"
+        script = {"Origin": url, "Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
+        assert ask(guard, "POST", url, headers={**AUTHORIZED, **script}).text == "inside"
     link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
-    assert ask(guard, "GET", HERE, headers={**known, **link}).text == "inside"
+    assert ask(guard, "GET", HERE, headers={**AUTHORIZED, **link}).text == "inside"
     assert ask(guard, "GET", f"{HERE}/?token={TOKEN}", headers=link).status_code == 200
     # A name of a stranger's that points to this machine.
     for host in ("evil.example", "127.0.0.1.evil.example:7860", "localhost.evil.example"):
-        assert ask(guard, "GET", f"http://{host}/", headers=known).status_code == 403
+        assert ask(guard, "GET", f"http://{host}/", headers=AUTHORIZED).status_code == 403
 
 
 def test_the_browser_is_told_to_load_nothing_from_outside() -> None:
-    known = {"Authorization": f"Bearer {TOKEN}"}
-    served = ask(Guard(application, TOKEN, True), "GET", HERE, headers=known)
-    policy = served.headers["content-security-policy"]
+    page = ask(Guard(application, TOKEN, True), "GET", HERE, headers=AUTHORIZED)
+    policy = page.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "http" not in policy and "unsafe" not in policy
-    assert served.headers["x-frame-options"] == "DENY"
+    assert page.headers["x-frame-options"] == "DENY"
 
 
-def test_websockets_of_strangers_are_closed() -> None:
+def test_websockets_are_closed() -> None:
     sent: list[MutableMapping[str, Any]] = []
 
     async def send(message: MutableMapping[str, Any]) -> None:
@@ -139,20 +136,19 @@ def test_every_route_is_behind_the_guard(guard: Any) -> None:
     for path in routes:
         for method in ("GET", "POST", "HEAD", "OPTIONS"):
             assert ask(guard, method, THERE + path).status_code == 401, path
-            foreign = {"Authorization": f"Bearer {TOKEN}", "Origin": "http://evil.example"}
+            foreign = {**AUTHORIZED, "Origin": "http://evil.example"}
             assert ask(guard, method, THERE + path, headers=foreign).status_code == 403, path
 
 
 def test_the_pages_are_served_with_the_token(guard: Any) -> None:
-    known = {"Authorization": f"Bearer {TOKEN}"}
     for query, words in (("", "There are no sessions yet"), ("?session=%3Cb%3E", "&lt;b&gt;")):
-        served = ask(guard, "GET", f"{THERE}/{query}", headers=known)
-        assert served.status_code == 200
-        assert words in served.text and "<b>" not in served.text
+        page = ask(guard, "GET", f"{THERE}/{query}", headers=AUTHORIZED)
+        assert page.status_code == 200
+        assert words in page.text and "<b>" not in page.text
     for file in ("page.css", "page.js"):
-        assert ask(guard, "GET", f"{THERE}/{file}", headers=known).status_code == 200
+        assert ask(guard, "GET", f"{THERE}/{file}", headers=AUTHORIZED).status_code == 200
     line = {"session": "none", "line": "/continue"}
-    said = ask(guard, "POST", f"{THERE}/say", headers=known, json=line).json()
-    assert "'none'" in said["notice"]
+    answer = ask(guard, "POST", f"{THERE}/say", headers=AUTHORIZED, json=line).json()
+    assert "'none'" in answer["notice"]
     for path in ("/docs", "/page.py", "/pictures/shown/..%2F..%2Fetc%2Fpasswd?session=x"):
-        assert ask(guard, "GET", THERE + path, headers=known).status_code == 404, path
+        assert ask(guard, "GET", THERE + path, headers=AUTHORIZED).status_code == 404, path

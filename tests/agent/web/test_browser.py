@@ -101,8 +101,8 @@ class Page:
         self._pictures = pictures
 
     def find(self, css: str) -> list[Any]:
-        found: list[Any] = self.driver.find_elements("css selector", css)
-        return found
+        elements: list[Any] = self.driver.find_elements("css selector", css)
+        return elements
 
     def text(self, css: str) -> str:
         """Return the text of an element, also of one that is out of sight."""
@@ -113,9 +113,9 @@ class Page:
         """Return the first usable element once its text has the words."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
-            found = self.find(f"{css}:not(:disabled)")
-            if found and words in self.text(css):
-                return found[0]
+            elements = self.find(f"{css}:not(:disabled)")
+            if elements and words in self.text(css):
+                return elements[0]
             time.sleep(0.1)
         self.shoot("failed")
         raise AssertionError(f"no {css} with {words!r}; the page says: {self.text('body')[:2000]}")

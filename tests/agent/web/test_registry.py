@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.config.settings import Settings
-from agent.session.folder import open_session
+from agent.session.folder import folder_of, open_session
 from agent.web.page import draw, plan
 from agent.web.pictures import Pictures
 from agent.web.registry import SessionRegistry
@@ -93,7 +93,7 @@ def test_sessions_are_shared_released_and_opened_again(make_settings: MakeSettin
 def test_pictures_are_those_of_a_session_alone(make_settings: MakeSettings) -> None:
     settings = make_settings("session.name=pictures", *SMALL)
     registry = SessionRegistry(settings.home, lambda preset: settings)
-    folder = registry.folder("pictures")
+    folder = folder_of(registry.home, "pictures")
     write_bytes(folder / "shown" / "a=b.png", b"png")
     pictures = Pictures(registry)
     assert pictures.read("pictures", "shown/a=b.png") == b"png"

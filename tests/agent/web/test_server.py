@@ -50,8 +50,8 @@ def test_the_token_of_a_variable_is_asked_for_on_loopback(tmp_path: Path) -> Non
         assert TOKEN not in address
         assert TOKEN not in Path(f"/proc/{pid}/cmdline").read_text()
         assert httpx.get(address).status_code == 401
-        known = {"Authorization": f"Bearer {TOKEN}"}
-        assert "Sessions" in httpx.get(address, headers=known).text
+        authorized = {"Authorization": f"Bearer {TOKEN}"}
+        assert "Sessions" in httpx.get(address, headers=authorized).text
 
 
 def test_a_random_token_is_printed_and_becomes_a_cookie(tmp_path: Path) -> None:
@@ -66,10 +66,10 @@ def test_a_random_token_is_printed_and_becomes_a_cookie(tmp_path: Path) -> None:
 def test_the_stream_brings_all_parts_and_then_those_that_change(tmp_path: Path) -> None:
     journal = record(tmp_path, "policy", "session.rounds=2") / "journal.jsonl"
     (tmp_path / "token").write_text(f"{TOKEN}\n")
-    known = {"Authorization": f"Bearer {TOKEN}"}
+    authorized = {"Authorization": f"Bearer {TOKEN}"}
     with (
         served(tmp_path, "--token-file", str(tmp_path / "token")) as (address, _),
-        httpx.Client(base_url=address, headers=known, timeout=TIMEOUT_S) as client,
+        httpx.Client(base_url=address, headers=authorized, timeout=TIMEOUT_S) as client,
         client.stream("GET", "/events?session=policy") as stream,
     ):
         events = parts_of(stream)
