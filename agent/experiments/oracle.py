@@ -37,7 +37,7 @@ class Oracle:
             return audited_shares(errors(slices), {s.key: 1.0 for s in slices}, sharpness)
 
         self._planner = SlicePlanner(
-            self.name, shares, floor, base=Count(), report=lambda rounds: sealed
+            self.name, shares, Count(), floor, report=lambda rounds: sealed
         )
 
     def plan(

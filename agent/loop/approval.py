@@ -13,7 +13,8 @@ from typing import Literal
 from pydantic import Field
 
 from agent.loop.expectations import Expectation
-from agent.planners import PlanDraft, PromptDraft, shares_to_counts
+from agent.planners import PlanDraft, PromptDraft
+from agent.planners.slices import shares_to_counts
 from agent.steering.arguments import split_words, whole_number
 from agent.steering.preferences import Effect, Preference
 from agent.steering.steer import share

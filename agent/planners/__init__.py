@@ -7,7 +7,6 @@ observation and distribution give the same draft.
 from __future__ import annotations
 
 import inspect
-import random
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 
@@ -140,75 +139,3 @@ def count_attributes(samples: Samples, class_names: Sequence[str]) -> AttributeD
         for (label, items), n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     ]
     return AttributeDistribution(rows=tuple(rows))
-
-
-def cells(
-    distribution: AttributeDistribution, attributes: Sequence[str]
-) -> list[tuple[dict[str, str], str]]:
-    """Return the distinct (values of `attributes`, class) that the distribution has, sorted."""
-    found = {
-        (row.class_name, tuple((k, row.attributes[k]) for k in attributes if k in row.attributes))
-        for row in distribution.rows
-    }
-    return [(dict(items), class_name) for class_name, items in sorted(found)]
-
-
-def draw_prompts(
-    rows: Sequence[AttributeCombination],
-    n_images: int,
-    images_per_prompt: int,
-    vocabulary: Vocabulary,
-    rng: random.Random,
-    why: str,
-) -> list[PromptDraft]:
-    """Say `n_images` images as prompts of at most `images_per_prompt`, rows drawn by frequency."""
-    drafts = []
-    while n_images > 0:
-        count = min(images_per_prompt, n_images)
-        row = rng.choices(rows, weights=[r.n for r in rows])[0]
-        drafts.append(
-            PromptDraft(
-                text=vocabulary.caption(row.attributes, rng),
-                class_name=row.class_name,
-                attributes=row.attributes,
-                count=count,
-                why=why,
-            )
-        )
-        n_images -= count
-    return drafts
-
-
-def cell_prompts(
-    shares: Sequence[float],
-    found: Sequence[tuple[dict[str, str], str]],
-    observation: Observation,
-    distribution: AttributeDistribution,
-    vocabulary: Vocabulary,
-    rng: random.Random,
-    why: str,
-) -> list[PromptDraft]:
-    """Return prompts that give the cells, see `cells`, their shares of the images of a round."""
-    counts = shares_to_counts(shares, observation.n_images)
-    return [
-        draft
-        for (attributes, class_name), count in zip(found, counts, strict=True)
-        for draft in draw_prompts(
-            distribution.matching(attributes, class_name),
-            count,
-            observation.images_per_prompt,
-            vocabulary,
-            rng,
-            why,
-        )
-    ]
-
-
-def shares_to_counts(shares: Sequence[float], total: int) -> list[int]:
-    """Round shares to whole numbers that add up to `total` (largest remainder)."""
-    scale = total / sum(shares)
-    floors = [int(share * scale) for share in shares]
-    order = sorted(range(len(shares)), key=lambda i: floors[i] - shares[i] * scale)
-    for i in order[: total - sum(floors)]:
-        floors[i] += 1
-    return floors

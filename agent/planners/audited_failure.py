@@ -53,4 +53,4 @@ def build(floor: float = 0.4, sharpness: float = 1.5, curriculum: bool = False) 
             shares |= {key: max(shares[key], prompt) for key in kept if kept[key] < _MOSTLY}
         return shares
 
-    return SlicePlanner("audited_failure", shares, floor, curriculum, base=Count())
+    return SlicePlanner("audited_failure", shares, Count(), floor, curriculum)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from agent.planners.slices import SlicePlanner, errors
+from agent.planners.uniform import Uniform
 
 
 def build(floor: float = 0.0, curriculum: bool = False) -> SlicePlanner:
     """Build the planner; for the options see `SlicePlanner`."""
-    return SlicePlanner("failure", lambda seen, slices: errors(slices), floor, curriculum)
+    return SlicePlanner(
+        "failure", lambda seen, slices: errors(slices), Uniform(), floor, curriculum
+    )

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from agent.planners import Observation
 from agent.planners.slices import SlicePlanner, changes
+from agent.planners.uniform import Uniform
 from memory.records import SliceScore
 
 Floats = NDArray[np.float64]
@@ -120,4 +121,4 @@ def build(random_share: float = 0.2) -> SlicePlanner:
             left -= count
         return {score.key: float(n_images[number]) for number, score in enumerate(slices)}
 
-    return SlicePlanner("learning_progress", shares)
+    return SlicePlanner("learning_progress", shares, Uniform())

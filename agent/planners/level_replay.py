@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from agent.planners import Observation
 from agent.planners.slices import SlicePlanner, asked_for, errors
+from agent.planners.uniform import Uniform
 from memory.records import Round, SliceScore
 
 
@@ -43,4 +44,4 @@ def build(beta: float = 0.5, rho: float = 0.1) -> SlicePlanner:
             for key, share in rank_shares(errors(slices), beta).items()
         }
 
-    return SlicePlanner("level_replay", shares)
+    return SlicePlanner("level_replay", shares, Uniform())

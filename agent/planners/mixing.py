@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from agent.planners.slices import Shares, SlicePlanner, changes, reward
+from agent.planners.uniform import Uniform
 from eval.credit import agrees
 from memory.errors import SettingsError, unknown
 from memory.records import Round, SliceScore
@@ -78,4 +79,4 @@ def build(method: Method = "exp3", eta: float = 2.0) -> SlicePlanner:
     }
     if method not in methods:
         raise SettingsError(unknown("method of mixing", method, methods))
-    return SlicePlanner("mixing", methods[method])
+    return SlicePlanner("mixing", methods[method], Uniform())

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agent.planners.slices import SlicePlanner, errors
+from agent.planners.uniform import Uniform
 from memory.records import Report, Round
 
 
@@ -18,4 +19,6 @@ def first_report(rounds: Sequence[Round]) -> Report | None:
 
 def build() -> SlicePlanner:
     """Build the planner."""
-    return SlicePlanner("one_shot", lambda seen, slices: errors(slices), report=first_report)
+    return SlicePlanner(
+        "one_shot", lambda seen, slices: errors(slices), Uniform(), report=first_report
+    )

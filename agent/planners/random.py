@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 
-from agent.planners import AttributeDistribution, Observation, PlanDraft, cell_prompts, cells
+from agent.planners import AttributeDistribution, Observation, PlanDraft
+from agent.planners.uniform import cell_prompts, cells
 from prompts.vocabulary import Vocabulary
 
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 from agent.planners import (
+    AttributeCombination,
     AttributeDistribution,
     Observation,
     PlanDraft,
     Planner,
     PromptDraft,
-    draw_prompts,
-    shares_to_counts,
 )
-from agent.planners.uniform import Uniform
 from eval.credit import agrees, shrunk_change
 from memory.records import Hypothesis, Report, Round, SliceScore
 from prompts.vocabulary import Vocabulary
@@ -147,6 +145,42 @@ def slice_prompts(
     ]
 
 
+def draw_prompts(
+    rows: Sequence[AttributeCombination],
+    n_images: int,
+    images_per_prompt: int,
+    vocabulary: Vocabulary,
+    rng: random.Random,
+    why: str,
+) -> list[PromptDraft]:
+    """Say `n_images` images as prompts of at most `images_per_prompt`, rows drawn by frequency."""
+    drafts = []
+    while n_images > 0:
+        count = min(images_per_prompt, n_images)
+        row = rng.choices(rows, weights=[r.n for r in rows])[0]
+        drafts.append(
+            PromptDraft(
+                text=vocabulary.caption(row.attributes, rng),
+                class_name=row.class_name,
+                attributes=row.attributes,
+                count=count,
+                why=why,
+            )
+        )
+        n_images -= count
+    return drafts
+
+
+def shares_to_counts(shares: Sequence[float], total: int) -> list[int]:
+    """Round shares to whole numbers that add up to `total` (largest remainder)."""
+    scale = total / sum(shares)
+    floors = [int(share * scale) for share in shares]
+    order = sorted(range(len(shares)), key=lambda i: floors[i] - shares[i] * scale)
+    for i in order[: total - sum(floors)]:
+        floors[i] += 1
+    return floors
+
+
 @dataclass
 class SlicePlanner:
     """Gives the slices of a report their shares of the images.
@@ -155,17 +189,17 @@ class SlicePlanner:
         name: Name of the planner.
         shares: Maps what is known and the slices to shares, at least 0, by the slice's key. None:
             nothing can be said of the slices yet.
+        base: Plans the floor, and everything while there is no report.
         floor: Share of the images, 0..1, that `base` plans.
         curriculum: Whether combinations wait for their parts, see `curriculum_slices`.
-        base: Plans the floor, and everything while there is no report.
         report: Returns the report whose slices count.
     """
 
     name: str
     shares: Shares
+    base: Planner
     floor: float = 0.0
     curriculum: bool = False
-    base: Planner = field(default_factory=Uniform)
     report: Callable[[Sequence[Round]], Report | None] = last_report
 
     def plan(

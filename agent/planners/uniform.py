@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
-from agent.planners import AttributeDistribution, Observation, PlanDraft, cell_prompts, cells
+from agent.planners import AttributeDistribution, Observation, PlanDraft, PromptDraft
+from agent.planners.slices import draw_prompts, shares_to_counts
 from prompts.vocabulary import Vocabulary
 
 
@@ -29,6 +31,42 @@ class Uniform:
         by_class = [] if vocabulary.class_attribute in (None, first) else ["class"]
         why = f"Equal shares over {' and '.join([first, *by_class])}."
         return PlanDraft(prompts=tuple(prompts), why=why)
+
+
+def cells(
+    distribution: AttributeDistribution, attributes: Sequence[str]
+) -> list[tuple[dict[str, str], str]]:
+    """Return the distinct (values of `attributes`, class) that the distribution has, sorted."""
+    found = {
+        (row.class_name, tuple((k, row.attributes[k]) for k in attributes if k in row.attributes))
+        for row in distribution.rows
+    }
+    return [(dict(items), class_name) for class_name, items in sorted(found)]
+
+
+def cell_prompts(
+    shares: Sequence[float],
+    found: Sequence[tuple[dict[str, str], str]],
+    observation: Observation,
+    distribution: AttributeDistribution,
+    vocabulary: Vocabulary,
+    rng: random.Random,
+    why: str,
+) -> list[PromptDraft]:
+    """Return prompts that give the cells, see `cells`, their shares of the images of a round."""
+    counts = shares_to_counts(shares, observation.n_images)
+    return [
+        draft
+        for (attributes, class_name), count in zip(found, counts, strict=True)
+        for draft in draw_prompts(
+            distribution.matching(attributes, class_name),
+            count,
+            observation.images_per_prompt,
+            vocabulary,
+            rng,
+            why,
+        )
+    ]
 
 
 def build() -> Uniform:

@@ -24,9 +24,8 @@ from agent.planners import (
     AttributeDistribution,
     PlanDraft,
     PromptDraft,
-    draw_prompts,
-    shares_to_counts,
 )
+from agent.planners.slices import draw_prompts, shares_to_counts
 from agent.steering.preferences import Addition, Effect, Preference
 from memory.records import Plan, PromptSpec
 from prompts.render import quote

@@ -12,8 +12,8 @@ from agent.planners import (
     PlanDraft,
     PromptDraft,
     count_attributes,
-    shares_to_counts,
 )
+from agent.planners.slices import shares_to_counts
 from agent.planners.thompson import build as build_thompson
 from memory.errors import ToolError
 from memory.records import (

@@ -12,6 +12,7 @@ from agent import planners
 from agent.experiments.oracle import Oracle
 from agent.planners import AttributeCombination, AttributeDistribution, Observation, PlanDraft
 from agent.planners.audited_failure import audited_shares
+from agent.planners.count import Count
 from agent.planners.learning_progress import best_mixture, fit
 from agent.planners.learning_progress import build as build_learning_progress
 from agent.planners.level_replay import rank_shares, staleness
@@ -290,7 +291,7 @@ def test_classes_of_a_slice_get_equal_shares() -> None:
         )
     )
     slices = [score(0.5, wafer="mono")]
-    planner = SlicePlanner("x", lambda seen, slices: {"wafer=mono": 1.0})
+    planner = SlicePlanner("x", lambda seen, slices: {"wafer=mono": 1.0}, Count())
     draft = planner.allocate(
         {"wafer=mono": 1.0}, slices, observe(), palette, load_vocabulary("elpv")
     )
