@@ -27,7 +27,7 @@ from agent.loop.approval import Rejected
 from agent.loop.effects import Effects
 from agent.loop.observations import observe, open_round
 from agent.loop.state import ADVANCES, RoundState, SessionView
-from agent.loop.toolbox import Toolbox
+from agent.loop.toolbox import Step, Toolbox
 from memory.errors import BrainError, SessionError, ToolError
 from memory.journal import Event
 from memory.records import digest
@@ -234,14 +234,15 @@ def _act(state: RoundState, decider: Decider, toolbox: Toolbox) -> dict[str, Any
     results: list[ToolMessage | HumanMessage] = []
     if not answer.tool_calls:
         n_illegal += 1
-        legal = toolbox.legal(phase, n_lookups)
-        problem = toolbox.refuse(state["round"], phase, legal, str(answer.content), author)
+        step = Step(state["round"], phase, toolbox.legal(phase, n_lookups), author)
+        problem = f"Your answer calls no tool. Call one of: {', '.join(step.legal)}."
+        toolbox.refuse(step, None, str(answer.content), problem)
         results.append(HumanMessage(problem))
     for call in answer.tool_calls:
-        legal = toolbox.legal(phase, n_lookups)
+        step = Step(state["round"], phase, toolbox.legal(phase, n_lookups), author)
         status: Literal["success", "error"] = "success"
         try:
-            text = toolbox.execute(state["round"], phase, legal, call, author)
+            text = toolbox.execute(step, call)
             n_illegal, n_lookups = 0, n_lookups + 1
             if call["name"] in ADVANCES:
                 phase, n_lookups = ADVANCES[call["name"]], 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from agent.loop.approval import ApprovalDecision, ApprovalRequest
@@ -14,7 +14,6 @@ from prompts.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
 
 
 EVERY_S = 30.0
@@ -60,56 +59,31 @@ class ConsoleObserver(Observer):
         self.interactive = interactive
         self._console = console
         self._n_rounds = n_rounds
-        self._bar: Progress | None = None
+        self._bars = ExitStack()
 
     @contextmanager
     def stage(self, name: str, number: int) -> Iterator[None]:
         """Print the stage's name when it begins and its seconds when it ends."""
         started = time.monotonic()
         where = f"[dim]round {number}/{self._n_rounds}[/dim] " if number else ""
-        try:
+        with self._bars:
             yield
-        finally:
-            if self._bar is not None:
-                self._bar.stop()
-                self._bar = None
         seconds = time.monotonic() - started
         if seconds >= 0.05:
             self._console.print(f"{where}{name} [green]done[/green] in {seconds:.1f} s")
 
     def progress(self, stage: str, unit: str) -> Callable[[int, int], None]:
-        """Show a bar from the first report on."""
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
+        """Show a bar, until the stage ends, from the first report on."""
         started = time.monotonic()
-        state: dict[str, int] = {}
+        report = self._bars.enter_context(counted(self._console, stage, unit, transient=True))
         if not self._console.is_terminal:
-            return Lines(lambda text: self._console.print(text, markup=False), stage, unit)
+            return report
 
-        def report(done: int, total: int) -> None:
-            if self._bar is None:
-                self._bar = Progress(
-                    TextColumn("{task.description}"),
-                    BarColumn(),
-                    MofNCompleteColumn(),
-                    TextColumn("{task.fields[rate]}"),
-                    TimeRemainingColumn(),
-                    console=self._console,
-                    transient=True,
-                )
-                self._bar.start()
-                state["task"] = int(self._bar.add_task(stage, total=total, rate=""))
+        def show(done: int, total: int) -> None:
             rate = done / max(time.monotonic() - started, 1e-6)
-            task = self._bar.tasks[0].id
-            self._bar.update(task, completed=done, total=total, rate=f"{rate:.1f} {unit}/s")
+            report(done, total, f"{rate:.1f} {unit}/s")
 
-        return report
+        return show
 
     def planned(self, plan: Plan) -> None:
         """Print the plan's reason and size."""
@@ -207,11 +181,12 @@ class Lines:
 
 @contextmanager
 def counted(
-    console: Console, what: str, unit: str, every_s: float = EVERY_S
+    console: Console, what: str, unit: str, every_s: float = EVERY_S, transient: bool = False
 ) -> Iterator[ProgressReport]:
     """Show how far something is while it is done; yields what takes the numbers.
 
-    every_s: how often a line is printed where no bar can be drawn.
+    every_s: how often a line is printed where no bar can be drawn; transient: whether the bar
+    vanishes at the end.
     """
     if not console.is_terminal:
 
@@ -230,6 +205,7 @@ def counted(
         "{task.fields[figures]}",
         TimeRemainingColumn(),
         console=console,
+        transient=transient,
     )
     task = bar.add_task(what, total=None, figures="")
 

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from langchain_core.messages import ToolCall
 from langchain_core.tools import BaseTool, StructuredTool
@@ -32,6 +32,15 @@ from memory.records import Hypothesis, Lesson, Plan, Report, Round
 from prompts.render import quote
 
 
+class Step(NamedTuple):
+    """Where a tool is called: the round and its phase, what is legal now, and who calls."""
+
+    round: int
+    phase: str
+    legal: tuple[str, ...]
+    author: str
+
+
 class Toolbox:
     """What the agent can do in one session."""
 
@@ -39,7 +48,7 @@ class Toolbox:
         self._session, self._effects = session, effects
         self._journal = session.journal
         self._proposals = Proposals(session, effects)
-        self._round, self._call_id, self._author = 0, "", ""
+        self._step, self._call_id = Step(0, "", (), ""), ""
         functions: list[Callable[..., str]] = [
             self.recall_memory,
             self.inspect_failures,
@@ -83,83 +92,61 @@ class Toolbox:
         )
         return self._effects.word(schemas)
 
-    def refuse(
-        self, round_number: int, phase: str, legal: Sequence[str], text: str, author: str
-    ) -> str:
-        """Journal an answer that calls no tool, and return what to say to it."""
-        problem = f"Your answer calls no tool. Call one of: {', '.join(legal)}."
-        self._illegal(round_number, phase, author, None, text, problem)
-        return problem
+    def execute(self, step: Step, call: ToolCall) -> str:
+        """Run one tool call, journal it, and return its result.
 
-    def execute(
-        self, round_number: int, phase: str, legal: Sequence[str], call: ToolCall, author: str
-    ) -> str:
-        """Run one tool call; raises ToolError that says what is legal when the call is not."""
+        Raises:
+            ToolError: The call is illegal; says what is legal.
+            Rejected: A person, or a wish of theirs, turns it down.
+        """
         call = storable(call)
-        name = call["name"]
+        name, arguments = call["name"], call["args"]
+        self._step, self._call_id = step, str(call["id"])
+        started, rejection = time.monotonic(), None
         try:
-            return self._execute(round_number, phase, legal, call, author)
-        except Rejected:
-            raise
-        except ToolError as error:
-            arguments = json.dumps(call["args"])
-            self._illegal(round_number, phase, author, name, arguments, str(error))
-            raise
-
-    def _execute(
-        self, round_number: int, phase: str, legal: Sequence[str], call: ToolCall, author: str
-    ) -> str:
-        name = call["name"]
-        if name not in legal:
-            raise ToolError(
-                f"{name[:100]!r} is not legal now (phase {phase!r}). Call one of: "
-                f"{', '.join(legal)}."
-            )
-        self._round, self._call_id, self._author = round_number, str(call["id"]), author
-        started = time.monotonic()
-        try:
-            result, refused = str(self.tools[name].invoke(call["args"])), None
+            if name not in step.legal:
+                raise ToolError(
+                    f"{name[:100]!r} is not legal now (phase {step.phase!r}). Call one of: "
+                    f"{', '.join(step.legal)}."
+                )
+            result = str(self.tools[name].invoke(arguments))
         except Rejected as error:
-            result, refused = str(error), error
-        except ValidationError as error:
-            wrong = "; ".join(
-                f"{'.'.join(map(str, e['loc']))[:100] or 'arguments'}: {e['msg'][:200]}"
-                for e in error.errors()[:5]
-            )
-            raise ToolError(f"The arguments of {name} are wrong: {wrong}.") from error
+            result, rejection = str(error), error
+        except (ToolError, ValidationError) as error:
+            problem = str(error)
+            if isinstance(error, ValidationError):
+                wrong = "; ".join(
+                    f"{'.'.join(map(str, e['loc']))[:100] or 'arguments'}: {e['msg'][:200]}"
+                    for e in error.errors()[:5]
+                )
+                problem = f"The arguments of {name} are wrong: {wrong}."
+            self.refuse(step, name[:100], json.dumps(arguments), problem)
+            raise ToolError(problem) from error
         self._journal.append(
             "tool_call",
-            key=f"tool_call/{round_number}/{call['id']}",
-            round=round_number,
-            phase=phase,
-            author=author,
+            key=f"tool_call/{step.round}/{call['id']}",
+            round=step.round,
+            phase=step.phase,
+            author=step.author,
             tool=name,
-            arguments=call["args"],
+            arguments=arguments,
             result=result,
             seconds=round(time.monotonic() - started, 3),
-            **({"rejected": True} if refused else {}),
+            **({"rejected": True} if rejection else {}),
         )
-        if refused:
-            raise refused
+        if rejection:
+            raise rejection
         return result
 
-    def _illegal(
-        self,
-        round_number: int,
-        phase: str,
-        author: str,
-        tool: str | None,
-        said: str,
-        problem: str,
-    ) -> None:
+    def refuse(self, step: Step, tool: str | None, answer: str, problem: str) -> None:
         """Journal an answer that was no legal call; such answers are counted, never executed."""
         self._journal.append(
             "illegal_call",
-            round=round_number,
-            phase=phase,
-            author=author,
-            tool=tool and tool[:100],
-            said=said[:1000],
+            round=step.round,
+            phase=step.phase,
+            author=step.author,
+            tool=tool,
+            said=answer[:1000],
             problem=problem,
         )
 
@@ -222,9 +209,9 @@ class Toolbox:
         key = f"approval/{self._round}/{self._call_id}"
         draft = PlanDraft(prompts=tuple(prompts), why=why, hypothesis=hypothesis)
         proposals = self._proposals
-        resolved = proposals.resolve(draft, self._round, self._author, key)
+        resolved = proposals.resolve(draft, self._round, self._step.author, key)
         resolved = proposals.edited(resolved, self._round, key)
-        plan = proposals.plan(resolved, self._round, self._author)
+        plan = proposals.plan(resolved, self._round, self._step.author)
         verdict = self._journal.get(key)
         is_open = verdict is None and self._journal.get(f"plan/{self._round}") is None
         if is_open and self._effects.observer.approves:
@@ -319,6 +306,10 @@ class Toolbox:
         return "The round is over."
 
     # -- helpers -------------------------------------------------------------------------------
+
+    @property
+    def _round(self) -> int:
+        return self._step.round
 
     @contextmanager
     def _timed(self, stage: str, round_number: int | None = None) -> Iterator[None]:

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 from pydantic import ValidationError
 
 from agent import brains
 from agent.brains import Brain, BrainContext, Turn
 from agent.brains.probe import with_mode
-from agent.config.settings import Settings
-from agent.loop.context import brief
-from agent.loop.observations import LOOK_BACK, unpack
-from agent.loop.tool_schemas import tool_schemas
+from agent.loop.observations import observe, open_round
+from agent.loop.proposals import Proposals
 from agent.loop.toolbox import Toolbox
-from agent.loop.validation import validate
-from agent.planners import AttributeDistribution, Observation, PlanDraft
+from agent.planners import AttributeDistribution, PlanDraft
 from agent.replay.recorded import RecordedEffects, RecordedSession
 from eval.agreement import Agreement, agreement
 from memory.errors import BrainError, SettingsError, ToolError
-from memory.journal import Event, round_of, rounds, standing
-from memory.records import Plan, Round
+from memory.journal import Event
+from memory.records import Plan
 
 # Refused plans after which a brain counts as having none.
 MAX_TRIES = 3
@@ -49,106 +45,51 @@ def counterfactual(events: Sequence[Event], brain: str, start: int = 1) -> Itera
     SessionError for a record that holds too little.
     """
     session = RecordedSession(events)
-    effects = RecordedEffects(session)
-    propose_plan = Toolbox(session, effects).tools["propose_plan"]
-    distribution = AttributeDistribution.model_validate(session.head["palette"])
-    asked: Brain | None = None
-    past: dict[int, list[Event]] = defaultdict(list)
-    openings: dict[int, list[Round]] = {}
-    settings = session.settings
-    found = False
-    kept = standing(events)
-    for event in kept:
-        if "settings" in event:
-            settings = Settings.model_validate(event["settings"])
-        number = round_of(event)
-        if event["kind"] == "opening":
-            openings[event["round"]] = [
-                r
-                for n in sorted(past)[-LOOK_BACK:]
-                for r in rounds(past[n])
-                if r.number < event["round"]
-            ]
-            opening = event
-        if number:
-            past[number].append(event)
-        if event["kind"] != "plan" or event["plan"]["round"] < start:
-            continue
-        found = True
-        if asked is None:
-            context = BrainContext(distribution, effects.target.vocabulary, settings.llm)
-            asked = with_mode(brains.build(brain, context), settings.llm)
-        recorded = Plan.model_validate(event["plan"])
-        before = openings[recorded.round]
-        facts = unpack(opening["facts"], before, effects.target)
-        observation = Observation(
-            round=recorded.round,
-            n_images=facts.n_images,
-            images_per_prompt=facts.images_per_prompt,
-            seed=settings.session.seed,
-            rounds=tuple(before),
-        )
-        slices = [score.key for score in facts.report.slices] if facts.report else []
-        tools = tool_schemas(
-            [propose_plan],
-            effects.target.vocabulary,
-            facts.n_images,
-            slices,
-            asked.mode == "json",
-        )
-        system, text = brief(facts, effects.templates)
-        messages: list[AnyMessage] = [SystemMessage(system), HumanMessage(text)]
+    journal, effects = session.journal, RecordedEffects(session)
+    toolbox, proposals = Toolbox(session, effects), Proposals(session, effects)
+    plans = [Plan.model_validate(e["plan"]) for e in journal.recorded if e["kind"] == "plan"]
+    plans = [plan for plan in plans if plan.round >= start]
+    if not plans:
+        raise SettingsError(f"The session has no plan from round {start} on.")
+    other: Brain | None = None
+    for recorded in plans:
+        number = recorded.round
+        journal.skip_to(f"opening/{number}")
+        if other is None:
+            distribution = AttributeDistribution.model_validate(session.head["palette"])
+            llm = session.settings.llm
+            context = BrainContext(distribution, effects.target.vocabulary, llm)
+            other = with_mode(brains.build(brain, context), llm)
+        messages = open_round(session, effects, number, None, None)
+        tools = toolbox.schemas(["propose_plan"], other.mode == "json")
         plan, problem = None, ""
-        for number in range(MAX_TRIES):
-            turn = Turn(
-                recorded.round,
-                number,
-                messages,
-                tools,
-                partial(Observation.model_copy, observation),
-            )
+        for n_answers in range(MAX_TRIES):
+            turn = Turn(number, n_answers, messages, tools, partial(observe, session, number))
             try:
-                answer = asked.decide(turn)
+                answer = other.decide(turn)
             except BrainError as error:
                 problem = str(error)
                 break
-            plan, problem = _plan(answer, recorded.round, facts.n_images, brain, effects, slices)
+            plan, problem = _plan(answer, number, brain, proposals)
             if plan:
                 break
-            messages += [answer, _reply(answer, problem)]
-        yield Decision(
-            recorded.round, recorded, plan, agreement(recorded, plan) if plan else None, problem
-        )
-    if not found:
-        raise SettingsError(f"The session has no plan from round {start} on.")
+            messages = [*messages, answer, _reply(answer, problem)]
+        alike = agreement(recorded, plan) if plan else None
+        yield Decision(number, recorded, plan, alike, problem)
 
 
 def _plan(
-    answer: AIMessage,
-    round_number: int,
-    n_images: int,
-    author: str,
-    effects: RecordedEffects,
-    slices: Sequence[str],
+    answer: AIMessage, round_number: int, author: str, proposals: Proposals
 ) -> tuple[Plan | None, str]:
+    """Return the plan that an answer proposes, or None and what is wrong with it."""
     call = next((c for c in answer.tool_calls if c["name"] == "propose_plan"), None)
     if call is None:
         return None, "The answer does not call propose_plan."
     try:
         draft = PlanDraft.model_validate(call["args"])
-        plan = validate(
-            draft,
-            round_number,
-            n_images,
-            author,
-            effects.target.vocabulary,
-            effects.count_tokens,
-            effects.max_tokens,
-            slices,
-        )
+        return proposals.check(draft, round_number, author), ""
     except (ToolError, ValidationError) as error:
         return None, str(error)[:1000]
-    return plan, ""
 
 
 def _reply(answer: AIMessage, problem: str) -> AnyMessage:

@@ -183,6 +183,13 @@ class RecordedJournal:
             None,
         )
 
+    def skip_to(self, key: str) -> None:
+        """Show all up to the event with this key as if it had been written again."""
+        while self._next <= self._place[key]:
+            if not self._known[self._next]:
+                self._show(self._next)
+            self._next += 1
+
     def refuse(self, replayed: str) -> NoReturn:
         """Raise that something else comes next than the journal says."""
         expected = self.recorded[self._next]
