@@ -50,7 +50,7 @@ class Depth(dense.FailuresByScore):
 
     def labels(self, samples: Samples) -> torch.Tensor:
         """Return metres, float32, (n, h, w), NaN where unknown; raises DataError without any."""
-        return dense.labels_of(samples, self.name)
+        return dense.labels_of(samples, self.needs[0])
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Return mirrored, brighter, darker and noisier variants."""

@@ -48,7 +48,7 @@ class Normals(dense.FailuresByScore):
 
         Raises DataError when the samples have none.
         """
-        return dense.labels_of(samples, self.name)
+        return dense.labels_of(samples, self.needs[0])
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Return mirrored, brighter, darker and noisier variants."""

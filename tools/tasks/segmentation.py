@@ -49,7 +49,7 @@ class Segmentation(dense.FailuresByScore):
 
     def labels(self, samples: Samples) -> torch.Tensor:
         """Return the class ids, uint8, (n, h, w); raises DataError without any."""
-        return dense.labels_of(samples, self.name)
+        return dense.labels_of(samples, self.needs[0])
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Return mirrored, brighter, darker and noisier variants."""
@@ -102,7 +102,7 @@ class Segmentation(dense.FailuresByScore):
         n_min: int,
     ) -> Report:
         """Return mIoU, pixel accuracy, the IoU of every class, and every slice's mean score."""
-        confusion = confusions(samples.labels[self.name], predictions, len(class_names))
+        confusion = confusions(samples.labels[self.needs[0]], predictions, len(class_names))
         return slice_report(
             segmentation_metrics(confusion, class_names),
             segmentation_scores(confusion),
