@@ -20,34 +20,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from memory.errors import DataError
+from tools.targets.user import names, refusals, scan, tables
 from tools.targets.user.dataset import UserDataset, cached, default_name, read_dataset
 from tools.targets.user.loading import Item, ReadOptions
 from tools.targets.user.masks import ClassNames, public_classes, read_class_file
-from tools.targets.user.names import labels_among, roles_of
 from tools.targets.user.outlines import outlined_items
-from tools.targets.user.refusals import (
-    nothing_found,
-    refuse_folder_pairs,
-    refuse_no_classes,
-    refuse_no_folder,
-    refuse_other_targets,
-)
-from tools.targets.user.scan import (
-    files_below,
-    find_parts,
-    scan_classes,
-    scan_images,
-    warn_unread_tables,
-)
-from tools.targets.user.tables import (
-    find_split_lists,
-    find_table,
-    join_split_lists,
-    join_table,
-    read_table,
-    table_columns,
-)
-from tools.targets.validation import ValidationReport, refusal, text
+from tools.targets.validation import ValidationReport, refusal
 
 
 def build(
@@ -69,10 +47,10 @@ def build(
         raise refusal("no-path", target="folder")
     read_options = ReadOptions.parse("folder", options)
     root = Path(path).expanduser().resolve()
-    refuse_no_folder(root)
+    refusals.refuse_no_folder(root)
     report = ValidationReport()
-    files = files_below(root, report)
-    refuse_other_targets(root, files)
+    files = scan.files_below(root, report)
+    refusals.refuse_other_targets(root, files)
     name = name or default_name(root)
     stats = [(str(file.relative_to(root)), file.stat()) for file in files]
     key = [
@@ -81,9 +59,9 @@ def build(
     ]
 
     def read() -> UserDataset:
-        items, names = _scan(root, files, read_options.task, report)
+        items, class_names = _scan(root, files, read_options.task, report)
         masks = [item.labels["segmentation"] for item in items if "segmentation" in item.labels]
-        classes = ClassNames(names, public_classes(masks))
+        classes = ClassNames(class_names, public_classes(masks))
         return read_dataset(name, str(root), items, read_options, classes, cache_dir, report)
 
     return cached(name, key, cache_dir, read, str(root))
@@ -93,42 +71,42 @@ def _scan(
     root: Path, files: Sequence[Path], task: str | None, report: ValidationReport
 ) -> tuple[list[Item], Mapping[int, str] | None]:
     """List the photographs of any layout with all that is known of them, and names of ids."""
-    table = find_table(root)
-    rows = read_table(table, report) if table else {}
-    lists = find_split_lists(root, files)
+    table = tables.find_table(root)
+    rows = tables.read_table(table, report) if table else {}
+    lists = tables.find_split_lists(root, files)
     files = [file for file in files if file not in lists]
-    if task in (None, "segmentation") and not labels_among(root, files):
+    if task in (None, "segmentation") and not names.labels_among(root, files):
         outlined = outlined_items(root, files, report)
         if outlined:
-            items = join_split_lists(root, outlined[0], lists, report)
-            return join_table(items, rows, report) if table else items, outlined[1]
-    if task != "classification" and not roles_of(root, files):
-        refuse_folder_pairs(root, files)
-    parts = find_parts(root, files)
-    roles = [roles_of(part.path, part.files) for part in parts]
+            items = tables.join_split_lists(root, outlined[0], lists, report)
+            return tables.join_table(items, rows, report) if table else items, outlined[1]
+    if task != "classification" and not names.roles_of(root, files):
+        refusals.refuse_folder_pairs(root, files)
+    parts = scan.find_parts(root, files)
+    roles = [names.roles_of(part.path, part.files) for part in parts]
     with_images = any(roles)
     if with_images and not all(roles):
-        raise refusal("mixed-layouts", root=root, layouts=text("layouts"))
+        raise refusal("mixed-layouts", root=root)
     by_table = any(row.class_name for row in rows.values())
     items = []
     for part, roles_in_part in zip(parts, roles, strict=True):
         if with_images:
-            items += scan_images(part, roles_in_part, by_table, report)
+            items += scan.scan_images(part, roles_in_part, by_table, report)
         else:
             if not by_table and task != "classification":
-                refuse_no_classes(part.path, part.files)
-            items += scan_classes(part, lists, by_table, report)
-        warn_unread_tables(part, with_images, table, report)
+                refusals.refuse_no_classes(part.path, part.files)
+            items += scan.scan_classes(part, lists, by_table, report)
+        scan.warn_unread_tables(part, with_images, table, report)
     labelled = any(item.labels for item in items)
     if not items or (with_images and not labelled and not by_table):
         report.raise_errors(str(root))
     if not items:
-        columns = table_columns(table) if table else []
+        columns = tables.table_columns(table) if table else []
         also = [f"(also) {line}" for line in report.summary()]
-        raise DataError("\n- ".join([str(nothing_found(root, files, columns)), *also]))
-    items = join_split_lists(root, items, lists, report)
+        raise DataError("\n- ".join([str(refusals.nothing_found(root, files, columns)), *also]))
+    items = tables.join_split_lists(root, items, lists, report)
     if table:
-        items = join_table(items, rows, report)
+        items = tables.join_table(items, rows, report)
     if not labelled:
         if unclassed := [item.name for item in items if item.class_name is None]:
             report.warn("no-class-in-table", *unclassed)

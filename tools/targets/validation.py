@@ -27,9 +27,16 @@ def catalog() -> Mapping[str, str]:
     return texts
 
 
+class _Values(dict[str, object]):
+    """Values of a text; what is not given is another text of the catalog."""
+
+    def __missing__(self, code: str) -> str:
+        return text(code)
+
+
 def text(code: str, **values: object) -> str:
     """Return a text of problems.yaml with its values, without the code."""
-    return catalog()[code].format(**values).replace("\n", " ")
+    return catalog()[code].format_map(_Values(values)).replace("\n", " ")
 
 
 def refusal(code: str, **values: object) -> DataError:

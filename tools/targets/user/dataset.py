@@ -20,17 +20,9 @@ from tools.data.samples import VOID, Samples
 from tools.targets import SPLITS, check_split
 from tools.targets.levels import measure_levels
 from tools.targets.splits import assign_splits, check_splits
+from tools.targets.user import loading
 from tools.targets.user.attributes import add_columns, add_measured, add_presences
-from tools.targets.user.loading import (
-    DEPTH_SCALE,
-    LABEL_NAMES,
-    Item,
-    Loaded,
-    ReadOptions,
-    load_items,
-    select_readable,
-    task_of,
-)
+from tools.targets.user.loading import DEPTH_SCALE, LABEL_NAMES, Item, Loaded, ReadOptions
 from tools.targets.user.masks import ClassNames, pixel_classes
 from tools.targets.user.pictures import stores_metres
 from tools.targets.validation import ValidationReport, refusal, text
@@ -129,10 +121,10 @@ def read_dataset(
     Raises:
         DataError: Names and counts every error.
     """
-    task = options.task or task_of(items)
+    task = options.task or loading.task_of(items)
     classified = task == "classification"
-    readable, size = select_readable(items, task, options, report)
-    loaded = load_items(readable, size, options, names.by_colour, report)
+    readable, size = loading.select_readable(items, task, options, report)
+    loaded = loading.load_items(readable, size, options, names.by_colour, report)
     pixel_names, index_of = pixel_classes(loaded, options.void, names, report)
     loaded = _without_contradictions(loaded, report)
     _check_counts(loaded, {i.class_name for i in items if i.class_name}, classified, report)

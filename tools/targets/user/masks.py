@@ -216,8 +216,7 @@ def _classes(
         report.error("mask-one-class", number=min(present))
         return [], {}
     if present == {0, VOID} and VOID in unknown:
-        how = "" if names.given else f"; to name both, {text('name-ids')}"
-        report.warn("mask-binary", how=how)
+        report.warn("mask-binary")
         return [plain((names.given or {}).get(i, f"class {i}")) for i in (0, 1)], {0: 0, VOID: 1}
     if not names.by_colour and any(number >= COLOUR for number in present):
         return _colour_classes(loaded, present, names, report)
@@ -254,7 +253,7 @@ def _unnamed(present: set[int], unknown: set[int], report: ValidationReport) -> 
     titles = {i: f"class {i}" for i in sorted(present - unknown)}
     if len(titles) > _MAX_CLASSES:
         report.error("mask-values", n=len(titles), maximum=_MAX_CLASSES)
-    report.warn("mask-unnamed", how=text("name-ids"), numbers=", ".join(map(str, titles)))
+    report.warn("mask-unnamed", numbers=", ".join(map(str, titles)))
     return titles
 
 

@@ -21,14 +21,9 @@ from prompts.user_vocabulary import plain, value_of
 from tools.data.regions import draw_region
 from tools.data.samples import VOID
 from tools.targets.splits import split_from_name
+from tools.targets.user import pictures
 from tools.targets.user.loading import Item
-from tools.targets.user.pictures import (
-    UnreadableImageError,
-    belongs_to_picture,
-    header_size,
-    is_picture,
-    picture_stems,
-)
+from tools.targets.user.pictures import UnreadableImageError, is_picture
 from tools.targets.validation import ValidationReport, refusal, text
 
 _HEAD = re.compile(rb'"(?:images|annotations|categories)"\s*:\s*\[')
@@ -165,9 +160,9 @@ def outlined_items(
         DataError: A file that cannot be read, or only boxes; names the file and the record.
     """
     annotated = _coco_files(files) or _labelme_files(root, files, report)
-    pictures = [file for file in files if is_picture(file)]
+    image_files = [file for file in files if is_picture(file)]
     by_name: dict[str, list[Path]] = defaultdict(list)
-    for file in pictures:
+    for file in image_files:
         for name in {file.name, _folded(file.name)}:
             by_name[name].append(file)
     masks: dict[Path, partial[NDArray[np.int32]]] = {}
@@ -203,7 +198,7 @@ def outlined_items(
         return None
     _check_objects(root, annotated, names, report)
     items = []
-    for file in pictures:
+    for file in image_files:
         folders = file.relative_to(root).parts[:-1]
         given = [splits.get(file), *(split_from_name(folder) for folder in folders)]
         items.append(
@@ -294,7 +289,7 @@ def _paint(
     """
     width, height = int(image.width or 0), int(image.height or 0)
     if min(width, height) < 1:
-        width, height = header_size(picture)
+        width, height = pictures.header_size(picture)
     mask = np.zeros((height, width), np.int32)
     for entry in regions:
         if not entry.segmentation and entry.bbox:
@@ -311,11 +306,11 @@ def _paint(
 
 def _coco_files(files: Sequence[Path]) -> list[Annotations]:
     """Return the files in the form of COCO; of several kinds instances alone."""
-    stems = picture_stems(files)
+    stems = pictures.picture_stems(files)
     annotated = []
     for file in files:
         # LabelMe has one for each picture.
-        if file.suffix.lower() != ".json" or belongs_to_picture(file, stems):
+        if file.suffix.lower() != ".json" or pictures.belongs_to_picture(file, stems):
             continue
         try:
             with file.open("rb") as handle:
@@ -323,8 +318,7 @@ def _coco_files(files: Sequence[Path]) -> list[Annotations]:
                     continue
             data = json.loads(file.read_bytes())
         except (OSError, ValueError, RecursionError) as error:
-            form = text("coco-form")
-            raise refusal("annotation-json", path=file, error=error, form=form) from error
+            raise refusal("annotation-json", path=file, error=error) from error
         keys = ("images", "annotations", "categories")
         if isinstance(data, dict) and all(isinstance(data.get(key), list) for key in keys):
             annotated.append((file, data))
@@ -347,21 +341,20 @@ def _labelme_files(
 
     A file belongs to the picture of its name, beside it or elsewhere.
     """
-    pictures: dict[str, list[Path]] = defaultdict(list)
+    by_stem: dict[str, list[Path]] = defaultdict(list)
     for file in files:
         if is_picture(file):
-            pictures[file.stem].append(file)
+            by_stem[file.stem].append(file)
     folders: dict[Path, Annotations] = {}
     for file in files:
-        named = pictures.get(file.stem) or pictures.get(Path(file.stem).stem, [])
+        named = by_stem.get(file.stem) or by_stem.get(Path(file.stem).stem, [])
         beside = [picture for picture in named if picture.parent == file.parent]
         if file.suffix.lower() != ".json" or len(beside or named) != 1:
             continue
         try:
             data = json.loads(file.read_bytes())
         except (OSError, ValueError, RecursionError) as error:
-            form = text("labelme-form")
-            raise refusal("annotation-json", path=file, error=error, form=form) from error
+            raise refusal("annotation-json", path=file, error=error) from error
         if not isinstance(data, dict) or not isinstance(data.get("shapes"), list):
             continue
         name = str((beside or named)[0].relative_to(root))

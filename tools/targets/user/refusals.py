@@ -12,23 +12,10 @@ from pathlib import Path
 
 from memory.errors import DataError, some
 from tools.targets.splits import split_from_name
+from tools.targets.user import names, pictures
 from tools.targets.user.masks import COLOUR_FILES
-from tools.targets.user.names import (
-    IMAGE_FOLDERS,
-    bare_name,
-    find_images_and_labels,
-    folders_in,
-    is_label_name,
-    labels_among,
-)
-from tools.targets.user.pictures import (
-    JPEG,
-    LABEL_SUFFIXES,
-    SUFFIXES,
-    belongs_to_picture,
-    is_picture,
-    picture_stems,
-)
+from tools.targets.user.names import IMAGE_FOLDERS, folders_in
+from tools.targets.user.pictures import is_picture
 from tools.targets.validation import refusal, text
 
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar", ".xz")
@@ -42,21 +29,20 @@ _MANY = 8
 
 def refuse_no_folder(root: Path) -> None:
     """Raise DataError for a path that is no folder."""
-    layouts = text("layouts")
     if root.is_file() and root.suffix.lower() in _ARCHIVES:
         raise refusal("archive", root=root)
     if root.is_file():
-        raise refusal("no-folder-but-file", root=root, layouts=layouts)
+        raise refusal("no-folder-but-file", root=root)
     if not root.is_dir():
         near = near_names(root, folders_in(root.parent) if root.parent.is_dir() else [])
-        raise refusal("no-folder", root=root, near=near, layouts=layouts)
+        raise refusal("no-folder", root=root, near=near)
 
 
 def near_names(path: Path, beside: Sequence[Path]) -> str:
     """Return those of some paths that are named nearly as `path`, as the end of a sentence."""
-    names = {p.name.lower(): str(p) for p in beside}
-    near = difflib.get_close_matches(path.name.strip().lower(), names, n=3, cutoff=0.6)
-    return f" (near: {', '.join(names[name] for name in near)})" if near else ""
+    by_name = {p.name.lower(): str(p) for p in beside}
+    near = difflib.get_close_matches(path.name.strip().lower(), by_name, n=3, cutoff=0.6)
+    return f" (near: {', '.join(by_name[name] for name in near)})" if near else ""
 
 
 def refuse_other_targets(root: Path, files: Sequence[Path]) -> None:
@@ -65,7 +51,7 @@ def refuse_other_targets(root: Path, files: Sequence[Path]) -> None:
     if (root / "trainannot").is_dir() and (root / "train").is_dir():
         raise refusal("other-target", root=root, origin="in the layout of CamVid", target="camvid")
     if any(any(root.glob(pattern)) for pattern in _OF_DATASETS) or (
-        ".parquet" in suffixes and not suffixes & set(SUFFIXES)
+        ".parquet" in suffixes and not suffixes & set(pictures.SUFFIXES)
     ):
         origin = "saved by the library datasets"
         raise refusal("other-target", root=root, origin=origin, target="hf")
@@ -73,36 +59,33 @@ def refuse_other_targets(root: Path, files: Sequence[Path]) -> None:
 
 def refuse_folder_pairs(root: Path, files: Sequence[Path]) -> None:
     """Raise DataError for folders as train and train_masks, which could be taken for classes."""
-    if pair := find_images_and_labels(folders_in(root), files):
+    if pair := names.find_images_and_labels(folders_in(root), files):
         images, labels = (folder.name for folder in pair)
-        if_classes = text("if-classes")
-        raise refusal("folder-pair", root=root, images=images, labels=labels, if_classes=if_classes)
+        raise refusal("folder-pair", root=root, images=images, labels=labels)
 
 
 def refuse_no_classes(root: Path, files: Sequence[Path]) -> None:
     """Raise DataError where the folders in `root` are no classes, by their names and content."""
     _refuse_side_by_side(root, files)
     folders = folders_in(root)
-    pictures = [file for file in files if is_picture(file)]
+    image_files = [file for file in files if is_picture(file)]
     inner = [{folder.name for folder in folders_in(folder)} for folder in folders]
-    used = {file.relative_to(root).parts[0] for file in pictures}
+    used = {file.relative_to(root).parts[0] for file in image_files}
     named = [f for f in folders if f.name in used and f.name.lower() in IMAGE_FOLDERS]
-    labelled = labels_among(root, files, depth=1)
+    labelled = names.labels_among(root, files, depth=1)
     shared = set.intersection(*inner) if inner else set()
     if len(folders) == 1 and len(inner[0]) > 1:
-        names = some(sorted(inner[0]), _FEW)
-        raise refusal("one-folder", root=root, folder=folders[0].name, names=names)
+        listed = some(sorted(inner[0]), _FEW)
+        raise refusal("one-folder", root=root, folder=folders[0].name, names=listed)
     if len(folders) > 1 and named and used <= {named[0].name}:
         raise refusal(
             "no-labels", subject=f"{root} has", **describe_no_labels(root, files, named[0])
         )
-    if len(labelled) * 3 > len(pictures):
+    if len(labelled) * 3 > len(image_files):
         raise refusal(
             "labels-in-class-folders",
             root=root,
             example=labelled[0].relative_to(root),
-            if_classes=text("if-classes"),
-            layouts=text("layouts"),
         )
     if len(folders) > 1 and {name.lower() for name in shared} & set(IMAGE_FOLDERS):
         raise refusal(
@@ -110,27 +93,26 @@ def refuse_no_classes(root: Path, files: Sequence[Path]) -> None:
             root=root,
             names=", ".join(f"{name}/" for name in sorted(shared)),
             export=_how_to_export_masks(files),
-            layouts=text("layouts"),
         )
 
 
 def _refuse_side_by_side(root: Path, files: Sequence[Path]) -> None:
     """Raise DataError where images and their labels are in one folder, as x.jpg and x_mask.png."""
-    pictures = [file for file in files if file.suffix.lower() in LABEL_SUFFIXES]
+    image_files = [file for file in files if file.suffix.lower() in pictures.LABEL_SUFFIXES]
     groups: dict[Path, list[Path]] = defaultdict(list)
-    for file in pictures:
-        groups[file.with_name(bare_name(file.stem))].append(file)
+    for file in image_files:
+        groups[file.with_name(names.bare_name(file.stem))].append(file)
     pairs = []
     for bare, group in groups.items():
         labels = (
-            [file for file in group if is_label_name(file.stem)]
+            [file for file in group if names.is_label_name(file.stem)]
             or [file for file in group if file.suffix.lower() == ".npy"]
-            or [file for file in group if file.suffix.lower() not in JPEG]  # x.png beside x.jpg
+            or [file for file in group if file.suffix.lower() not in pictures.JPEG]
         )
         if labels and len(group) == len(labels) + 1:
             (image,) = set(group) - set(labels)
             pairs.append((image, labels[0], bare.name))
-    if len(pairs) * 3 < len(pictures) or not pairs:
+    if len(pairs) * 3 < len(image_files) or not pairs:
         return
     image, label, bare_stem = pairs[0]
     head, _, tail = label.name.partition(bare_stem)
@@ -151,7 +133,7 @@ def _refuse_side_by_side(root: Path, files: Sequence[Path]) -> None:
         folder=image.parent,
         image=image.name,
         label=label.name,
-        or_depth="" if is_label_name(label.stem) else text("or-depth"),
+        or_depth="" if names.is_label_name(label.stem) else text("or-depth"),
         kind=kind,
         command=" && ".join([f"cd {shlex.quote(str(root))}", f"mkdir -p images {kind}", *moves]),
     )
@@ -176,7 +158,6 @@ def describe_no_labels(root: Path, files: Sequence[Path], images: Path) -> dict[
     return {
         "names": ", ".join(f"{name}/" for name in beside),
         "hint": hint,
-        "layouts": text("layouts"),
     }
 
 
@@ -203,7 +184,7 @@ def nothing_found(root: Path, files: Sequence[Path], columns: Sequence[str]) -> 
     else:
         there = text("empty-folder")
     export = _how_to_export_masks(files)
-    return refusal("nothing-found", root=root, there=there, export=export, layouts=text("layouts"))
+    return refusal("nothing-found", root=root, there=there, export=export)
 
 
 def _other_table(root: Path) -> str:
@@ -219,10 +200,10 @@ def _other_table(root: Path) -> str:
 
 def _how_to_export_masks(files: Sequence[Path]) -> str:
     """Return what to do with outlines and boxes, if files look as if they held such."""
-    stems = picture_stems(files)
+    stems = pictures.picture_stems(files)
     for file in files:
         place = f"{file.parent.name}/{file.name}"
         is_coco = file.suffix.lower() == ".json" and _COCO.match(place)
-        if file.suffix.lower() in _SHAPES and (belongs_to_picture(file, stems) or is_coco):
+        if file.suffix.lower() in _SHAPES and (pictures.belongs_to_picture(file, stems) or is_coco):
             return text("export-masks", file=place)
     return ""
