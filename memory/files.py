@@ -8,8 +8,9 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache, wraps
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from memory.errors import StorageError
 
@@ -50,6 +51,24 @@ def write_json(path: Path, value: Any) -> None:
     """Write plain JSON atomically, indented, with a newline at the end."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     write_bytes(path, (text + "\n").encode())
+
+
+Content = TypeVar("Content")
+
+
+def cached_until_changed(read: Callable[[Path], Content]) -> Callable[[Path], Content]:
+    """Cache what a function reads from a file, until its size or time of change differs."""
+
+    @cache
+    def read_version(path: Path, mtime_ns: int, n_bytes: int) -> Content:
+        return read(path)
+
+    @wraps(read)
+    def read_cached(path: Path) -> Content:
+        status = path.stat()
+        return read_version(path, status.st_mtime_ns, status.st_size)
+
+    return read_cached
 
 
 def remove_temporaries(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a generator is asked for, and what it draws."""
+"""Requests to generators, and the images that they draw."""
 
 from __future__ import annotations
 
@@ -22,7 +22,14 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 class ImageRequest:
     """One image to draw; its noise is a function of (seed, prompt_id, index) alone.
 
-    adapters: how much LoRA adapters count, by name; others as the settings say.
+    Attributes:
+        text: The prompt.
+        prompt_id: Id of the prompt.
+        index: Number of the image within the prompt.
+        seed: Of the session.
+        guidance: Scale of classifier-free guidance; None for the generator's default.
+        pull: Guidance by the DSTM; None without.
+        adapters: Weights of LoRA adapters by name, where they differ from the settings.
     """
 
     text: str

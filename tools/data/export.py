@@ -15,13 +15,15 @@ import json
 import os
 import shutil
 import tarfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pyarrow.parquet as pq
+from jinja2 import Environment, StrictUndefined
 
 from memory.errors import DataError, SettingsError
 from memory.files import write_bytes, write_json
@@ -31,14 +33,21 @@ from tools.data.samples import VOID
 from tools.data.shards import decode_label, decode_png
 
 Format = Literal["imagefolder", "parquet", "coco", "webdataset"]
-FORMATS: tuple[Format, ...] = ("imagefolder", "parquet", "coco", "webdataset")
+FORMATS: tuple[Format, ...] = get_args(Format)
 LABELS = ("segmentation", "depth", "normals")
 
 
 class Source(NamedTuple):
-    """What is exported: shards in order, names of classes, and what the card says of it.
+    """What is exported, and what its card contains.
 
-    generator: what drew the images; licence: the notice of the target.
+    Attributes:
+        session: Its name.
+        shards: Files of images, in order.
+        class_names: Of the labels.
+        pixel_classes: Of the ids in segmentations, () without one.
+        generator: Name of what drew the images.
+        target: Its name.
+        licence: Of the target.
     """
 
     session: str
@@ -82,61 +91,29 @@ def loading(form: Format, folder: Path) -> str:
 def card(source: Source, form: Format) -> str:
     """Return the data set card: composition, prompts, generator, quality, licence."""
     texts: Counter[str] = Counter()
-    classes: Counter[str] = Counter()
-    said: dict[str, Counter[str]] = {}
-    n_kept, weight = 0, 0.0
+    tables: dict[str, Counter[str]] = defaultdict(Counter)
+    weights = []
     for row in _rows(source):
         texts[row["text"]] += 1
-        classes[source.class_names[row["label"]]] += 1
-        for key, value in json.loads(row["attributes"]).items():
-            if key != CLASS:  # is said by the table of classes
-                said.setdefault(key, Counter())[value] += 1
-        n_kept += row["weight"] >= 1
-        weight += row["weight"]
-    n = sum(texts.values())
-    lines = [
-        "---",
-        "license: other",
-        f"pretty_name: {json.dumps(source.session)}",
-        "tags: [synthetic]",
-    ]
-    if form == "parquet":
-        lines += ["configs:", "- config_name: default", "  data_files: data/*.parquet"]
-    elif form == "webdataset":
-        lines += ["configs:", "- config_name: default", "  data_files: data-*.tar"]
-    lines += [
-        "---",
-        f"# {source.session}",
-        "",
-        f"{n} generated images of the shaping session `{source.session}` for the target "
-        f"`{source.target}`, drawn by the generator `{source.generator}`. "
-        "No image is a photograph.",
-        "",
-        "## Composition",
-        "",
-        *_table("class", classes),
-        *(line for key, values in sorted(said.items()) for line in _table(key, values)),
-        "## Quality",
-        "",
-        f"The audit keeps {n_kept} of {n} images ({n_kept / n:.0%}); the mean weight is "
-        f"{weight / n:.3f}. The weight of an image, 0 to 1, is how much it counted in training.",
-        "",
-        f"## Prompts ({len(texts)})",
-        "",
-        *(f"- {count} x {_escaped(text)}" for text, count in texts.most_common(200)),
-        *([f"- and {len(texts) - 200} more"] if len(texts) > 200 else []),
-        "",
-        "## Licence",
-        "",
-        source.licence or "The target states no licence of its own.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _table(name: str, counts: Mapping[str, int]) -> list[str]:
-    rows = [f"| {value} | {count} |" for value, count in sorted(counts.items())]
-    return [f"| {name} | images |", "|---|---|", *rows, ""]
+        # The attribute of the class repeats the label.
+        attributes = {k: v for k, v in json.loads(row["attributes"]).items() if k != CLASS}
+        for key, value in ({"class": source.class_names[row["label"]]} | attributes).items():
+            tables[key][value] += 1
+        weights.append(row["weight"])
+    environment = Environment(
+        undefined=StrictUndefined, autoescape=False, trim_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {"json": json.dumps, "escaped": _escaped}
+    template = resources.files("tools.data").joinpath("card.md.j2").read_text("utf-8")
+    return environment.from_string(template).render(
+        source._asdict(),
+        files={"parquet": "data/*.parquet", "webdataset": "data-*.tar"}.get(form),
+        n=len(weights),
+        n_kept=sum(weight >= 1 for weight in weights),
+        mean_weight=sum(weights) / len(weights),
+        tables=sorted(tables.items(), key=lambda table: (table[0] != "class", table[0])),
+        texts=texts.most_common(),
+    )
 
 
 def _escaped(text: str) -> str:
@@ -173,7 +150,7 @@ def _imagefolder(source: Source, folder: Path) -> int:
         for kind in LABELS:
             if kind in row:
                 write_bytes(folder / kind / name, row[kind]["bytes"])
-        lines.append(json.dumps({"file_name": name, **_said(row, source)}))
+        lines.append(json.dumps({"file_name": name, **_fields(row, source)}))
     write_bytes(folder / "images" / "metadata.jsonl", "\n".join([*lines, ""]).encode())
     return len(lines)
 
@@ -189,7 +166,7 @@ def _webdataset(source: Source, folder: Path) -> int:
                 for kind in LABELS:
                     if kind in row:
                         _add(tar, f"{key}.{kind}.png", row[kind]["bytes"])
-                _add(tar, f"{key}.json", json.dumps(_said(row, source)).encode())
+                _add(tar, f"{key}.json", json.dumps(_fields(row, source)).encode())
                 n_images += 1
         write_bytes(folder / f"data-{number:05d}.tar", file.getvalue())
     return n_images
@@ -201,8 +178,8 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(entry, io.BytesIO(data))
 
 
-def _said(row: Mapping[str, Any], source: Source) -> dict[str, Any]:
-    """Return what is known of an image beside its pixels."""
+def _fields(row: Mapping[str, Any], source: Source) -> dict[str, Any]:
+    """Return the metadata of an image."""
     return {
         "label": source.class_names[row["label"]],
         "text": row["text"],
@@ -226,12 +203,14 @@ def _coco(source: Source, folder: Path) -> int:
         _, height, width = decode_png(row["image"]["bytes"]).shape
         number = len(images) + 1
         size = {"id": number, "file_name": name, "height": height, "width": width}
-        images.append(size | _said(row, source))
+        images.append(size | _fields(row, source))
         ids = decode_label("segmentation", row["segmentation"]["bytes"])
         for category in np.unique(ids[ids != VOID]):
             mask = ids == category
             rows, columns = np.nonzero(mask)
-            left, top = int(columns.min()), int(rows.min())
+            left, top, right, bottom = (
+                int(edge) for edge in (columns.min(), rows.min(), columns.max(), rows.max())
+            )
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -239,12 +218,7 @@ def _coco(source: Source, folder: Path) -> int:
                     "category_id": int(category) + 1,
                     "segmentation": {"size": [height, width], "counts": run_lengths(mask)},
                     "area": int(mask.sum()),
-                    "bbox": [
-                        left,
-                        top,
-                        int(columns.max()) + 1 - left,
-                        int(rows.max()) + 1 - top,
-                    ],
+                    "bbox": [left, top, right + 1 - left, bottom + 1 - top],
                     # A crowd is what COCO calls a region that is given by run lengths.
                     "iscrowd": 1,
                 }

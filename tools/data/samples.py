@@ -1,4 +1,4 @@
-"""Labelled images as arrays: what targets, generators and tasks hand to one another."""
+"""Labelled images as arrays: what targets, generators and tasks exchange."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Labels = NDArray[np.int64]
 Dense = Mapping[str, NDArray[Any]]
 """Labels of every pixel: "segmentation", "depth", "normals"; see `Samples`."""
 
-# The id of pixels whose class is not known.
+# The class id of pixels of unknown class.
 VOID = 255
 
 _DENSE_TYPES = {"segmentation": np.uint8, "depth": np.float32, "normals": np.float32}
@@ -25,17 +25,18 @@ _DENSE_TYPES = {"segmentation": np.uint8, "depth": np.float32, "normals": np.flo
 
 @dataclass(frozen=True)
 class Samples:
-    """`n` images with what is known of them.
+    """`n` labelled images.
 
-    images: uint8, (n, channels, height, width), 0..255
-    classes: int64, (n,), index into the target's class names
-    attributes: one mapping per image; an attribute that could not be measured is absent
-    ids: unique names of the source images
-    weights: float64, (n,), at least 0; how much an image counts in training
-    labels: of every pixel, as far as there are any: "segmentation", uint8, (n, h, w), class ids,
-        VOID where unknown; "depth", float32, (n, h, w), metres, NaN where unknown; "normals",
-        float32, (n, 3, h, w), unit vectors that face the camera (x right, y down, z forward), NaN
-        where unknown
+    Attributes:
+        images: uint8, (n, channels, height, width), 0..255.
+        classes: int64, (n,), index into the target's class names.
+        attributes: One mapping per image; an attribute that could not be measured is absent.
+        ids: Unique names of the source images.
+        weights: float64, (n,), at least 0; the weight of an image in training.
+        labels: Labels of pixels by kind. "segmentation", uint8, (n, h, w): class ids, VOID where
+            unknown; "depth", float32, (n, h, w): metres, NaN where unknown; "normals", float32,
+            (n, 3, h, w): unit vectors facing the camera (x right, y down, z forward), NaN where
+            unknown.
     """
 
     images: Images

@@ -1,23 +1,22 @@
-"""Where a round's choice of images is kept: rounds/NNN/selection.json, beside the shards."""
+"""The selection of a round's images, stored as rounds/NNN/selection.json beside the shards."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from memory.errors import DataError
-from memory.files import write_json
+from memory.files import cached_until_changed, write_json
 from tools.data.samples import Samples
 
 FILE = "selection.json"
 
 
 def write_choice(folder: Path, method: str, ids: Sequence[str], chosen: Sequence[int]) -> str:
-    """Store which of a round's images were chosen, by row; return the SHA-256 of the file."""
+    """Store which rows of a round's images were chosen; return the SHA-256 of the file."""
     rows = set(chosen)
     parts = {
         "chosen": [name for row, name in enumerate(ids) if row in rows],
@@ -36,9 +35,8 @@ def choices(shards: Sequence[Path]) -> list[Path]:
 def without_left_out(samples: Samples, shards: Sequence[Path]) -> Samples:
     """Return the samples of shards, without those that were not chosen."""
     names = left_out(shards)
-    if not names:
-        return samples
-    return samples.take([row for row, name in enumerate(samples.ids) if name not in names])
+    kept = [row for row, name in enumerate(samples.ids) if name not in names]
+    return samples.take(kept) if names else samples
 
 
 def left_out(shards: Sequence[Path]) -> set[str]:
@@ -53,17 +51,9 @@ class Choice(NamedTuple):
     left_out: tuple[str, ...]
 
 
+@cached_until_changed
 def read_choice(path: Path) -> Choice:
-    """Return the choice in a file, read again when the file has changed since.
-
-    Raises DataError when it is damaged.
-    """
-    status = path.stat()
-    return _read_choice(path, status.st_mtime_ns, status.st_size)
-
-
-@cache
-def _read_choice(path: Path, mtime_ns: int, n_bytes: int) -> Choice:
+    """Return the choice in a file; raises DataError when it is damaged."""
     try:
         data = path.read_bytes()
         names = tuple(json.loads(data)["left_out"])

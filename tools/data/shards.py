@@ -55,8 +55,15 @@ def write_shard(
 ) -> bytes:
     """Return the parquet file of generated images; the same input gives the same bytes.
 
-    indices: number of each image within its prompt. The schema carries the Hugging Face features,
-    so that `image` is decoded as a picture and `label` is a class of `class_names`.
+    The schema carries the Hugging Face features, so that `image` is decoded as a picture and
+    `label` is a class of `class_names`.
+
+    Args:
+        samples: The images with their labels.
+        texts: Prompt of each image.
+        prompt_ids: Id of the prompt of each image.
+        indices: Number of each image within its prompt.
+        class_names: Of the labels.
     """
     rows = {
         "image": [
@@ -88,8 +95,8 @@ def write_shard(
 def read_shards(paths: Sequence[Path]) -> Generated:
     """Return the images of all shards, in order.
 
-    Raises DataError when there is no shard, or when one is missing, damaged or of another image
-    shape than the others.
+    Raises:
+        DataError: There is no shard, or one is missing, damaged or of another image shape.
     """
     tables = []
     parts = []
@@ -135,40 +142,42 @@ def check_shapes(
         )
 
 
+def _png(pixels: NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return file.getvalue()
+
+
+def _pixels(data: bytes) -> NDArray[Any]:
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+        return np.asarray(picture)
+
+
 def encode_png(image: NDArray[np.uint8]) -> bytes:
     """Return the PNG file of an image, uint8, (1 or 3, height, width)."""
-    picture = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
-    file = io.BytesIO()
-    picture.save(file, format="PNG")
-    return file.getvalue()
+    return _png(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
 
 
 def decode_png(data: bytes) -> NDArray[np.uint8]:
     """Invert `encode_png`."""
-    with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-        pixels = np.asarray(picture)
+    pixels = _pixels(data)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def encode_label(kind: str, values: NDArray[Any]) -> bytes:
     """Return the PNG file of one image's labels, as the head of this file says."""
     if kind == "segmentation":
-        picture = Image.fromarray(values)
-    elif kind == "depth":
+        return _png(values)
+    if kind == "depth":
         scaled = np.nan_to_num(values * _DEPTH_SCALE, nan=0.0).round().clip(0, 2**16 - 1)
-        picture = Image.fromarray(scaled.astype(np.uint16))
-    else:
-        coded = np.nan_to_num(values * 127 + 128, nan=0.0).round().clip(0, 255)
-        picture = Image.fromarray(coded.astype(np.uint8).transpose(1, 2, 0))
-    file = io.BytesIO()
-    picture.save(file, format="PNG")
-    return file.getvalue()
+        return _png(scaled.astype(np.uint16))
+    coded = np.nan_to_num(values * 127 + 128, nan=0.0).round().clip(0, 255)
+    return _png(coded.astype(np.uint8).transpose(1, 2, 0))
 
 
 def decode_label(kind: str, data: bytes) -> NDArray[Any]:
-    """Invert `encode_label`, but for what the bits of depth and normals round off."""
-    with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-        pixels = np.asarray(picture)
+    """Invert `encode_label`, up to the rounding of depth and normals."""
+    pixels = _pixels(data)
     if kind == "segmentation":
         return pixels
     if kind == "depth":

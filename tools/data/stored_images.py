@@ -1,7 +1,7 @@
-"""The images of many shards to draw from: only those that are drawn are decoded.
+"""The images of many shards to sample from: only those in a batch are decoded.
 
-What decides how often an image is drawn (class, weight, whether it was chosen) is read of a shard
-once per process. So a training over all rounds of a long session reads of the earlier ones no more
+Class, weight and selection, which decide how often an image is sampled, are read once per process
+and shard. A training over all rounds of a long session thus reads no more pixels of earlier rounds
 than its batches need.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,13 +18,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from memory.errors import DataError
+from memory.files import cached_until_changed
 from tools.data.samples import Labels, Samples, concatenate
 from tools.data.selected import left_out
 from tools.data.shards import check_shapes, decode_png, explained, kinds_of, read_table, samples_of
 
 
 class Contents(NamedTuple):
-    """A shard without its pixels; kinds: the labels of pixels that it has."""
+    """A shard without its pixels; kinds: kinds of labels of pixels that it has."""
 
     sha256: str
     image_shape: tuple[int, int, int]
@@ -36,17 +36,13 @@ class Contents(NamedTuple):
 
 
 def contents(path: Path) -> Contents:
-    """Return what a shard holds; raises DataError for one that is missing or damaged.
-
-    It is read again when the file has changed since.
-    """
+    """Return what a shard holds; raises DataError for one that is missing or damaged."""
     with explained(path):
-        status = path.stat()
-        return _contents(path, status.st_mtime_ns, status.st_size)
+        return _contents(path)
 
 
-@cache
-def _contents(path: Path, mtime_ns: int, n_bytes: int) -> Contents:
+@cached_until_changed
+def _contents(path: Path) -> Contents:
     table = read_table(path)
     pictures = table["image"].combine_chunks()
     channels, height, width = decode_png(pictures[0].as_py()["bytes"]).shape
@@ -63,9 +59,13 @@ def _contents(path: Path, mtime_ns: int, n_bytes: int) -> Contents:
 class StoredImages:
     """The images of shards, in order, without those that a selection left out: a `Pool`.
 
-    Labels of pixels that not all shards have are left out. Raises DataError when there is no shard,
-    or when one is missing, damaged or of another image shape than the others. `n_read` counts the
-    shards that were read for their pixels.
+    Labels of pixels that not all shards have are left out.
+
+    Attributes:
+        n_read: Number of shards that were read for their pixels.
+
+    Raises:
+        DataError: There is no shard, or one is missing, damaged or of another image shape.
     """
 
     def __init__(self, shards: Sequence[Path]) -> None:
