@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 from pydantic import Field
 
-from memory.records import Plan, Record, Share
+from memory.records import Plan, PromptSpec, Record, Share
 
 # Value of an attribute that a prompt does not name.
 UNNAMED = "(any)"
 
 
 class Agreement(Record):
-    """Two plans compared: distances are total variations, 0 for the same mixture, 1 for disjoint.
+    """Two plans compared by total variation: 0 for the same mixture of images, 1 for disjoint ones.
 
-    images: of the combinations of class and attributes; classes: of the classes; attributes: of
-    the values of each.
+    Attributes:
+        round: of both.
+        images: distance over combinations of class and attributes.
+        classes: distance over classes.
+        attributes: distance over the values of each attribute.
+        n_prompts: of the two plans.
+        n_images: of the two plans.
+        same_slice: whether their hypotheses name the same slice.
     """
 
     round: int = Field(ge=1)
@@ -36,26 +42,21 @@ class Agreement(Record):
 
 def agreement(one: Plan, other: Plan) -> Agreement:
     """Compare two plans of a round; an attribute that no prompt names is left out."""
-    names = sorted({name for plan in (one, other) for p in plan.prompts for name in p.attributes})
-    slices = [plan.hypothesis.slice if plan.hypothesis else None for plan in (one, other)]
-    cells = [
-        _mixture(plan, {p.id: (p.class_name, *sorted(p.attributes.items())) for p in plan.prompts})
-        for plan in (one, other)
-    ]
-    classes = [_mixture(plan, {p.id: p.class_name for p in plan.prompts}) for plan in (one, other)]
+    plans = (one, other)
+    names = sorted({name for plan in plans for p in plan.prompts for name in p.attributes})
+    slices = [plan.hypothesis.slice if plan.hypothesis else None for plan in plans]
+
+    def distance(cell: Callable[[PromptSpec], Hashable]) -> float:
+        return total_variation(*(_mixture(plan, cell) for plan in plans))
+
+    def value_of(name: str) -> Callable[[PromptSpec], str]:
+        return lambda prompt: prompt.attributes.get(name, UNNAMED)
+
     return Agreement(
         round=one.round,
-        images=total_variation(*cells),
-        classes=total_variation(*classes),
-        attributes={
-            name: total_variation(
-                *(
-                    _mixture(plan, {p.id: p.attributes.get(name, UNNAMED) for p in plan.prompts})
-                    for plan in (one, other)
-                )
-            )
-            for name in names
-        },
+        images=distance(lambda p: (p.class_name, *sorted(p.attributes.items()))),
+        classes=distance(lambda p: p.class_name),
+        attributes={name: distance(value_of(name)) for name in names},
         n_prompts=(len(one.prompts), len(other.prompts)),
         n_images=(one.n_images, other.n_images),
         same_slice=None if None in slices else slices[0] == slices[1],
@@ -68,9 +69,9 @@ def total_variation(p: Mapping[Hashable, float], q: Mapping[Hashable, float]) ->
     return min(1.0, max(0.0, distance))
 
 
-def _mixture(plan: Plan, names: Mapping[str, Hashable]) -> dict[Hashable, float]:
-    """Return the share of a plan's images by the name of their prompt."""
+def _mixture(plan: Plan, cell: Callable[[PromptSpec], Hashable]) -> dict[Hashable, float]:
+    """Return the share of a plan's images by the cell of their prompt."""
     counts: Counter[Hashable] = Counter()
     for prompt in plan.prompts:
-        counts[names[prompt.id]] += prompt.count
-    return {name: n / plan.n_images for name, n in counts.items()}
+        counts[cell(prompt)] += prompt.count
+    return {key: n / plan.n_images for key, n in counts.items()}

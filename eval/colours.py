@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from eval.montage import drawable
+from eval.montage import BACKGROUND, INK, drawable
 
 Images = NDArray[np.uint8]
 
@@ -35,8 +35,6 @@ _FAR_TO_NEAR = (
 _ROW_PX = 16
 _SWATCH_PX = 12
 _BAR_WIDTH_PX = 192
-_BACKGROUND = (22, 24, 28)
-_INK = (226, 226, 222)
 
 
 def palette(class_names: Sequence[str]) -> Images:
@@ -119,34 +117,34 @@ def legend(class_names: Sequence[str]) -> Images:
     font = ImageFont.load_default()
     names = [drawable(name) for name in class_names]
     width = 2 * _ROW_PX + int(max((font.getlength(name) for name in names), default=0))
-    picture = Image.new("RGB", (width, max(1, len(class_names)) * _ROW_PX), _BACKGROUND)
+    picture = Image.new("RGB", (width, max(1, len(class_names)) * _ROW_PX), BACKGROUND)
     draw = ImageDraw.Draw(picture)
     for row, (name, colour) in enumerate(zip(names, palette(class_names), strict=True)):
         top = row * _ROW_PX + (_ROW_PX - _SWATCH_PX) // 2
         box = (2, top, 1 + _SWATCH_PX, top + _SWATCH_PX - 1)
         draw.rectangle(box, fill=tuple(int(part) for part in colour))
         middle = (row + 0.5) * _ROW_PX
-        draw.text((_ROW_PX + 4, middle), name, fill=_INK, font=font, anchor="lm")
+        draw.text((_ROW_PX + 4, middle), name, fill=INK, font=font, anchor="lm")
     return _channels_first(picture)
 
 
 def depth_bar(near_m: float, far_m: float) -> Images:
     """Return the scale of `depth_rgb` with its ends in metres, (3, h, w)."""
     metres = np.geomspace(near_m, far_m, _BAR_WIDTH_PX)[None, None].repeat(_SWATCH_PX, 1)
-    picture = Image.new("RGB", (_BAR_WIDTH_PX, _SWATCH_PX + _ROW_PX), _BACKGROUND)
+    picture = Image.new("RGB", (_BAR_WIDTH_PX, _SWATCH_PX + _ROW_PX), BACKGROUND)
     bar = depth_rgb(metres, near_m, far_m)[0].transpose(1, 2, 0)
     picture.paste(Image.fromarray(np.ascontiguousarray(bar)))
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default()
     middle = _SWATCH_PX + _ROW_PX / 2
-    draw.text((2, middle), f"{near_m:g} m", fill=_INK, font=font, anchor="lm")
-    draw.text((_BAR_WIDTH_PX - 2, middle), f"{far_m:g} m", fill=_INK, font=font, anchor="rm")
+    draw.text((2, middle), f"{near_m:g} m", fill=INK, font=font, anchor="lm")
+    draw.text((_BAR_WIDTH_PX - 2, middle), f"{far_m:g} m", fill=INK, font=font, anchor="rm")
     return _channels_first(picture)
 
 
 def below_one_another(pictures: Sequence[Images]) -> Images:
     """Return pictures, (3, h, w), of any widths as one, with the background of the legends."""
     width = max(picture.shape[2] for picture in pictures)
-    background = np.array(_BACKGROUND, np.uint8).reshape(3, 1, 1)
+    background = np.array(BACKGROUND, np.uint8).reshape(3, 1, 1)
     rows = []
     for picture in pictures:
         row = np.broadcast_to(background, (3, picture.shape[1], width)).copy()

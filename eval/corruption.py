@@ -14,14 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter, label
 
-VOID = 255
+from eval.dense import VOID
+from eval.quality import unit_vectors
 
+Generator = np.random.Generator
 Labels = Mapping[str, NDArray[Any]]
-Fault = Callable[[Labels, Labels, float, np.random.Generator], dict[str, NDArray[Any]]]
+Image = dict[str, NDArray[Any]]
+"""Labels of one image by kind."""
+Fault = Callable[[Labels, Labels, float, Generator], Image]
 
 
 def corrupt(
-    labels: Mapping[str, NDArray[Any]], rng: np.random.Generator, clean_share: float = 0.3
+    labels: Mapping[str, NDArray[Any]], rng: Generator, clean_share: float = 0.3
 ) -> dict[str, NDArray[Any]]:
     """Return labels of images of which most have one random fault of a uniform strength.
 
@@ -62,9 +66,7 @@ def filled(kind: str, values: NDArray[Any]) -> NDArray[Any]:
     return values[..., nearest[0], nearest[1]]
 
 
-def elsewhere(
-    labels: Labels, donor: Labels, strength: float, rng: np.random.Generator
-) -> dict[str, NDArray[Any]]:
+def elsewhere(labels: Labels, donor: Labels, strength: float, rng: Generator) -> Image:
     """Replace a vertical strip of the labels, from half strength on all, by those of the donor."""
     _, width = _size(labels)
     wide = max(1, round(width * min(1.0, 2 * strength)))
@@ -75,9 +77,7 @@ def elsewhere(
     return made
 
 
-def shifted(
-    labels: Labels, donor: Labels, strength: float, rng: np.random.Generator
-) -> dict[str, NDArray[Any]]:
+def shifted(labels: Labels, donor: Labels, strength: float, rng: Generator) -> Image:
     """Translate all labels by up to a sixth of the width, with the edge repeated."""
     height, width = _size(labels)
     reach = strength * width / 6
@@ -88,9 +88,7 @@ def shifted(
     return {kind: values[..., rows[:, None], columns] for kind, values in labels.items()}
 
 
-def coarse(
-    labels: Labels, donor: Labels, strength: float, rng: np.random.Generator
-) -> dict[str, NDArray[Any]]:
+def coarse(labels: Labels, donor: Labels, strength: float, rng: Generator) -> Image:
     """Remove detail: one class per block of up to 12 pixels; depth and normals blurred alike."""
     block = 1 + round(11 * strength)
     height, width = _size(labels)
@@ -104,13 +102,12 @@ def coarse(
             np.float32
         )
     if "normals" in labels:
-        made["normals"] = _unit(gaussian_filter(labels["normals"], (0, block / 3, block / 3)))
+        blurred = gaussian_filter(labels["normals"], (0, block / 3, block / 3))
+        made["normals"] = unit_vectors(blurred, axis=0).astype(np.float32)
     return made
 
 
-def missing(
-    labels: Labels, donor: Labels, strength: float, rng: np.random.Generator
-) -> dict[str, NDArray[Any]]:
+def missing(labels: Labels, donor: Labels, strength: float, rng: Generator) -> Image:
     """Remove objects, i.e. regions of one class of at most a tenth of the image, up to all of them.
 
     They are filled from the nearest pixel around them. Without segmentation they are random discs.
@@ -125,9 +122,7 @@ def missing(
     return {kind: values[..., nearest[0], nearest[1]] for kind, values in labels.items()}
 
 
-def mistaken(
-    labels: Labels, donor: Labels, strength: float, rng: np.random.Generator
-) -> dict[str, NDArray[Any]]:
+def mistaken(labels: Labels, donor: Labels, strength: float, rng: Generator) -> Image:
     """Give regions another class of the image, another distance and another slant."""
     made = {kind: values.copy() for kind, values in labels.items()}
     classes = np.unique(labels["segmentation"]) if "segmentation" in labels else np.arange(1)
@@ -145,9 +140,7 @@ def mistaken(
     return made
 
 
-def noisy(
-    labels: Labels, donor: Labels, strength: float, rng: np.random.Generator
-) -> dict[str, NDArray[Any]]:
+def noisy(labels: Labels, donor: Labels, strength: float, rng: Generator) -> Image:
     """Add spatially correlated errors of class, of log depth and of direction."""
     size = _size(labels)
 
@@ -167,13 +160,12 @@ def noisy(
         made["depth"] = (labels["depth"] * np.exp(0.5 * strength * smooth())).astype(np.float32)
     if "normals" in labels:
         field = np.stack([smooth(), smooth(), smooth()])
-        made["normals"] = _unit(labels["normals"] + 0.7 * strength * field)
+        noisy_normals = labels["normals"] + 0.7 * strength * field
+        made["normals"] = unit_vectors(noisy_normals, axis=0).astype(np.float32)
     return made
 
 
-def rescaled(
-    labels: Labels, donor: Labels, strength: float, rng: np.random.Generator
-) -> dict[str, NDArray[Any]]:
+def rescaled(labels: Labels, donor: Labels, strength: float, rng: Generator) -> Image:
     """Add a global error: all depths too near or too far, all normals tilted, classes zoomed."""
     sign = rng.choice([-1, 1])
     made = dict(labels)
@@ -213,7 +205,7 @@ def _size(labels: Labels) -> tuple[int, int]:
     return height, width
 
 
-def _small_regions(labels: Labels, rng: np.random.Generator) -> list[NDArray[np.bool_]]:
+def _small_regions(labels: Labels, rng: Generator) -> list[NDArray[np.bool_]]:
     height, width = _size(labels)
     if "segmentation" not in labels:
         y, x = np.mgrid[:height, :width]
@@ -242,9 +234,3 @@ def _turned(normals: NDArray[Any], slant: NDArray[np.float64]) -> NDArray[np.flo
     about_x = np.array([[1, 0, 0], [0, cb, -sb], [0, sb, cb]])
     turned: NDArray[np.float32] = np.einsum("ij,jhw->ihw", about_x @ about_y, normals).astype("f4")
     return turned
-
-
-def _unit(vectors: NDArray[Any]) -> NDArray[np.float32]:
-    length = np.linalg.norm(vectors, axis=0, keepdims=True)
-    unit: NDArray[np.float32] = (vectors / np.maximum(length, 1e-9)).astype(np.float32)
-    return unit

@@ -23,8 +23,8 @@ _IN_ASCII = str.maketrans(
      "\u0131": "i", "\u2013": "-", "\u2014": "-", "\u2019": "'"}
 )  # fmt: skip
 # Dark surroundings suit photographs and sit well on a light and on a dark page.
-_BACKGROUND = (22, 24, 28)
-_INK = (226, 226, 222)
+BACKGROUND = (22, 24, 28)
+INK = (226, 226, 222)
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -50,9 +50,9 @@ def montage(
     step_y = tile_h + _GAP_PX + _CAPTION_PX * max((len(caption) for caption in lines), default=0)
     mode = "RGB" if channels == 3 else "L"
     size = (columns * step_x + _GAP_PX, rows * step_y + _GAP_PX)
-    sheet = Image.new(mode, size, _BACKGROUND if channels == 3 else _BACKGROUND[0])
+    sheet = Image.new(mode, size, BACKGROUND if channels == 3 else BACKGROUND[0])
     draw = ImageDraw.Draw(sheet)
-    ink = _INK if channels == 3 else _INK[0]
+    ink = INK if channels == 3 else INK[0]
     for i, image in enumerate(images):
         x = _GAP_PX + i % columns * step_x
         y = _GAP_PX + i // columns * step_y

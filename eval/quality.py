@@ -84,7 +84,7 @@ def normals_difference(normals: Floats, teachers: Floats) -> tuple[Vector, Vecto
     Returns:
         Both as means over the known pixels of each image, (n,).
     """
-    middle = _unit(teachers.mean(0), axis=1)
+    middle = unit_vectors(teachers.mean(0), axis=1)
     difference = angles_deg(normals, middle, axis=1)
     spread = angles_deg(teachers, middle[None], axis=2).mean(0)
     valid = np.isfinite(difference)
@@ -121,7 +121,7 @@ def normals_of_depth(depth_m: Floats, focal_px: float) -> Floats:
     along_x = _smaller_difference(inverse, axis=2) * focal_px
     along_y = _smaller_difference(inverse, axis=1) * focal_px
     forward = inverse - x * along_x - y * along_y
-    return _unit(-np.stack([along_x, along_y, forward], axis=1), axis=1)
+    return unit_vectors(-np.stack([along_x, along_y, forward], axis=1), axis=1)
 
 
 def estimate_focal(depth_m: Floats, normals: Floats) -> float:
@@ -145,11 +145,18 @@ def angles_deg(a: Floats, b: Floats, axis: int) -> Floats:
     angles: Floats = np.degrees(
         2
         * np.arctan2(
-            np.linalg.norm(_unit(a, axis) - _unit(b, axis), axis=axis),
-            np.linalg.norm(_unit(a, axis) + _unit(b, axis), axis=axis),
+            np.linalg.norm(unit_vectors(a, axis) - unit_vectors(b, axis), axis=axis),
+            np.linalg.norm(unit_vectors(a, axis) + unit_vectors(b, axis), axis=axis),
         )
     )
     return angles
+
+
+def unit_vectors(vectors: Floats, axis: int) -> Floats:
+    """Return vectors along `axis` divided by their length."""
+    length = np.linalg.norm(vectors, axis=axis, keepdims=True)
+    unit: Floats = vectors / np.maximum(length, 1e-12)
+    return unit
 
 
 def collect(
@@ -296,9 +303,3 @@ def _smaller_difference(values: Floats, axis: int) -> Floats:
     before = np.pad(step, pad, constant_values=np.nan)
     take_after = np.isnan(before) | (np.abs(after) < np.abs(before))
     return np.where(take_after, after, before)
-
-
-def _unit(vectors: Floats, axis: int) -> Floats:
-    length = np.linalg.norm(vectors, axis=axis, keepdims=True)
-    unit: Floats = vectors / np.maximum(length, 1e-12)
-    return unit

@@ -187,7 +187,9 @@ def row_chart(
 
     def draw(width: int) -> Drawing:
         beside = width >= _ROOMY
-        left, right = 330.0 if beside else 14.0, width - 66.0
+        longest = max((len(row.label) for row in rows), default=0)
+        left = min(330.0, longest * _CHARACTER + 30) if beside else 14.0
+        right = width - 66.0
         top, row_h = 34.0, 34.0 if beside else 50.0
         foot = top + row_h * len(rows)
         room = int(((left - 16) if beside else width - 12) / _CHARACTER)

@@ -77,31 +77,6 @@ class ReportData:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """A figure at its first and at its last measurement."""
-
-    first_round: int
-    first: Estimate
-    last_round: int
-    last: Estimate
-
-    @property
-    def moved(self) -> bool:
-        """Whether there is more than one measurement."""
-        return self.first_round != self.last_round
-
-    @property
-    def change(self) -> float:
-        """Last minus first value."""
-        return self.last.value - self.first.value
-
-    @property
-    def overlap(self) -> bool:
-        """Whether the two intervals overlap, so that chance may explain the change."""
-        return _overlap(self.first, self.last)
-
-
-@dataclass(frozen=True)
 class FailureCard:
     """A failure as last measured, and the rounds in which it was significant."""
 
@@ -127,9 +102,9 @@ def build_report_html(data: ReportData) -> str:
         data=data,
         metric=name,
         score=score,
-        progress=progress(feedback),
-        sealed_progress=progress(sealed),
-        worst=progress({n: s.accuracy for n, r in reports.items() if (s := worst_slice(r))}),
+        feedback=feedback,
+        sealed=dict(sorted(sealed.items())),
+        worst=[s.accuracy for r in reports.values() if (s := worst_slice(r))],
         n_prompts=sum(len(r.plan.prompts) for r in rounds if r.plan),
         n_made=sum(r.batch.n_made for r in rounds if r.batch),
         n_kept=sum(r.batch.n_kept for r in rounds if r.batch),
@@ -160,14 +135,6 @@ def build_report_html(data: ReportData) -> str:
         events=_event_table(data.events),
         settings=Table(("Setting", "Value"), list(flat(data.settings)), keys=("Setting", "Value")),
     )
-
-
-def progress(figures: Mapping[int, Estimate]) -> Progress | None:
-    """Return the first and last of figures by round; None if there are none."""
-    if not figures:
-        return None
-    first, last = min(figures), max(figures)
-    return Progress(first, figures[first], last, figures[last])
 
 
 def unfinished(rounds: Sequence[Round]) -> dict[str, Any] | None:
@@ -237,10 +204,6 @@ def _score_name(settings: Mapping[str, Any]) -> str:
     dstm = settings.get("dstm")
     by_class = not isinstance(dstm, Mapping) or dstm.get("task") in (None, "classification")
     return "accuracy" if by_class else "mean score"
-
-
-def _overlap(one: Estimate, other: Estimate) -> bool:
-    return one.low <= other.high and other.low <= one.high
 
 
 def _rounds_table(
@@ -367,7 +330,7 @@ def _verdict(verdict: Verdict | None) -> list[Line]:
         return [Line("○ not measurable")]
     lines = [Line("✓ held", "good") if verdict.held else Line("✕ did not hold", "error")]
     before, after = verdict.before, verdict.after
-    if verdict.change and before and after and _overlap(before, after):
+    if verdict.change and before and after and text.overlap(before, after):
         lines.append(Line("(intervals overlap)", "dim"))
     return lines
 

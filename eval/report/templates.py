@@ -33,6 +33,7 @@ def page_environment(package: str = "eval.report") -> Environment:
         "signed": text.signed,
         "interval": text.interval,
         "estimate": text.estimate_text,
+        "overlaps": text.overlap,
         "count": text.count,
         "percent": text.percent,
         "plural": text.plural,

@@ -48,6 +48,11 @@ def estimate_text(estimate: Estimate | None, digits: int = 3, sign: bool = False
     return f"{value} ({interval(estimate, digits, sign)}, n={estimate.n})"
 
 
+def overlap(one: Estimate, other: Estimate) -> bool:
+    """Tell whether two intervals overlap, so that chance may explain the difference."""
+    return one.low <= other.high and other.low <= one.high
+
+
 def count(value: float) -> str:
     """Return a whole number with commas between thousands."""
     return f"{value:,.0f}"

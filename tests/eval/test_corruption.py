@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from eval.corruption import FAULTS, VOID, corrupt
+from eval.corruption import FAULTS, corrupt
+from eval.dense import VOID
 
 SIZE = (24, 36)
 

@@ -19,7 +19,7 @@ from eval.report.charts import (
     stacked_bars,
     ticks,
 )
-from eval.report.page import ReportData, build_report_html, failure_cards, progress
+from eval.report.page import ReportData, build_report_html, failure_cards
 from eval.report.session_charts import composition, main_metric, worst_slices
 from eval.report.text import duration, number, p_value, signed
 from memory.records import Round, Trial, slice_key
@@ -329,15 +329,9 @@ def test_failures_that_are_gone_are_told_apart_from_those_that_stay() -> None:
     assert all(6 in c.rounds for c in now if c.failure.significant)
 
 
-def test_the_leading_metric_and_its_progress() -> None:
+def test_the_leading_metric() -> None:
     assert main_metric([report(metrics={"miou": share(0.5, 10)})]) == "miou"
     assert main_metric([]) == "balanced_accuracy"
-    assert progress({}) is None
-    moved = progress({3: share(0.7, 100), 1: share(0.6, 100)})
-    assert moved
-    assert (moved.first_round, moved.last_round) == (1, 3)
-    assert moved.change == pytest.approx(0.1)
-    assert moved.overlap
 
 
 def test_many_values_share_one_colour() -> None:
@@ -395,7 +389,8 @@ def test_charts_place_their_marks_where_the_figures_are() -> None:
     pair = row_chart("t", "d", rows, "x", widths=(700,)).wide
     ring = float(re.findall(r'class="ring" cx="([^"]+)"', pair)[0])
     dot = float(re.findall(r'class="dot s0" cx="([^"]+)"', pair)[0])
-    assert dot - ring == pytest.approx(0.2 * (700 - 330 - 66), abs=0.2)
+    zero, *_, one = map(float, re.findall(r'class="grid" x1="([^"]+)"', pair))
+    assert dot - ring == pytest.approx(0.2 * (one - zero), abs=0.2)
     assert "+0.20" in pair
 
 

@@ -34,6 +34,7 @@ from eval.credit import (
     prompt_influence,
     rank_correlation,
 )
+from eval.report import text
 from memory.records import Batch, Plan, PromptQuality, PromptSpec, Report
 from tools import tasks
 from tools.data.samples import Samples, concatenate
@@ -233,7 +234,7 @@ def correlations(cases: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     if "half" in cases[0]:
         name = "half of the trainings, against the other half"
         compared[name] = rank_correlation(pooled("half"), pooled("other half"))
-    return [[k, f"{v.value:.2f}", f"{v.low:.2f} to {v.high:.2f}"] for k, v in compared.items()]
+    return [[k, text.number(v.value, 2), text.interval(v, 2)] for k, v in compared.items()]
 
 
 def main() -> None:
