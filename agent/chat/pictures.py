@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from agent.autonomous.report import labelled_pictures
 from agent.steering.preferences import Preference
 from eval.montage import save_montage
 from eval.report.blocks import Picture
@@ -17,7 +19,6 @@ from memory.records import PromptSpec
 from prompts.printable import one_line
 from tools import tasks
 from tools.data.jobs import shards_of
-from tools.data.samples import Samples
 from tools.data.shards import read_shards
 from tools.evaluate_real import read_predictions
 from tools.targets import Target, label_names
@@ -36,95 +37,77 @@ def of_prompts(
 
     index: of one image of the prompt, or None for up to 16 of all.
     """
-    wanted = {prompt.id for prompt in prompts}
-    drawn_in = (
-        done
-        for done in session.rounds()
-        if done.batch and wanted & {q.prompt_id for q in done.batch.quality}
+    ids = {prompt.id for prompt in prompts}
+    batches = [r for r in session.rounds() if r.batch]
+    shards = shards_of(
+        session.folder,
+        (r for r in batches if r.batch and ids & {q.prompt_id for q in r.batch.quality}),
     )
-    shards = shards_of(session.folder, drawn_in)
     if not shards:
         return None
     stored = read_shards(shards)
-    rows = [row for row, prompt in enumerate(stored.prompt_ids) if prompt in wanted]
-    if index is not None:
-        rows = [row for row in rows if stored.samples.ids[row].endswith(f"-{index:04d}")]
+    ending = "" if index is None else f"-{index:04d}"
+    rows = [
+        row
+        for row, prompt in enumerate(stored.prompt_ids)
+        if prompt in ids and stored.samples.ids[row].endswith(ending)
+    ]
     if not rows:
         return None
     weights = stored.samples.weights
     # Turns, so that every prompt is seen before one is seen twice.
-    turn: dict[str, int] = {}
+    turns: Counter[str] = Counter()
     order = []
     for row in sorted(rows, key=lambda row: -weights[row]):
-        prompt = stored.prompt_ids[row]
-        turn[prompt] = turn.get(prompt, 0) + 1
-        order.append((turn[prompt], row))
-    rows = [row for _, row in sorted(order)][:N_SHOWN]
-    chosen = stored.samples.take(rows)
+        turns[stored.prompt_ids[row]] += 1
+        order.append((turns[stored.prompt_ids[row]], row))
+    chosen = stored.samples.take([row for _, row in sorted(order)][:N_SHOWN])
     captions = [
-        f"{chosen.ids[i]} {'kept' if chosen.weights[i] >= 1 else f'w {chosen.weights[i]:.2f}'}"
-        for i in range(len(rows))
+        f"{name} {'kept' if weight >= 1 else f'w {weight:.2f}'}"
+        for name, weight in zip(chosen.ids, chosen.weights, strict=True)
     ]
-    return _save(
-        session,
-        _with_labels(session, target, chosen),
-        captions,
-        f"prompts-{name}",
-        f"generated: {one_line(name, 80)}",
-    )
+    kinds = tasks.build(session.settings.dstm.task).needs
+    images = labelled_pictures(chosen, kinds, target.pixel_classes)
+    caption = f"generated: {one_line(name, 80)}"
+    return _save(session, images, captions, f"prompts-{name}", caption)
 
 
 def of_slice(session: Session, target: Target, preference: Preference) -> Picture | None:
-    """Return real feedback photographs of a slice, wrongly predicted ones first.
-
-    None when there is no such photograph.
-    """
-    feedback = target.split("feedback")
+    """Return real feedback photographs of a slice, wrongly predicted ones first, or None."""
     rows = [
         row
-        for row, attributes in enumerate(feedback.attributes)
-        if all(attributes.get(key) in values for key, values in preference.attributes.items())
+        for row, attributes in enumerate(target.split("feedback").attributes)
+        if all(attributes.get(key) in names for key, names in preference.attributes.items())
     ]
-    if not rows:
-        return None
-    return _of_photographs(session, target, feedback, rows, preference.name)
+    return _of_photographs(session, target, rows, preference.name) if rows else None
 
 
 def of_photograph(session: Session, target: Target, name: str) -> Picture | None:
     """Return one feedback photograph by its id, or None where there is none."""
+    rows = [row for row, id_ in enumerate(target.split("feedback").ids) if id_ == name]
+    return _of_photographs(session, target, rows, name) if rows else None
+
+
+def _of_photographs(session: Session, target: Target, rows: list[int], name: str) -> Picture:
     feedback = target.split("feedback")
-    rows = [row for row, known in enumerate(feedback.ids) if known == name]
-    return _of_photographs(session, target, feedback, rows, name) if rows else None
-
-
-def _of_photographs(
-    session: Session, target: Target, feedback: Samples, rows: list[int], name: str
-) -> Picture:
     measured = [r.number for r in session.rounds() if r.report]
-    caption = f"real photographs: {one_line(name, 80)}"
     if not measured:
         chosen = feedback.take(rows[:N_SHOWN])
-        names = [target.class_names[label] for label in chosen.classes]
-        return _save(session, chosen.images, names, f"photographs-{name}", caption)
-    task = tasks.build(session.settings.dstm.task)
-    said = read_predictions(session.folder, measured[-1])
-    if list(said.ids) != list(feedback.ids):
-        raise DataError("The predictions are of other photographs than the target has now.")
-    if said.values.ndim == 2:
-        # Classes: the probability of the true one, so that errors come first.
-        rows = sorted(rows, key=lambda row: said.values[row][feedback.classes[row]])
-    rows = rows[:N_SHOWN]
-    images, captions = task.pictures(
-        said.values[rows], feedback.take(rows), label_names(target, task)
-    )
+        images, captions = chosen.images, [target.class_names[label] for label in chosen.classes]
+    else:
+        task = tasks.build(session.settings.dstm.task)
+        predictions = read_predictions(session.folder, measured[-1])
+        if list(predictions.ids) != list(feedback.ids):
+            raise DataError("The predictions are of other photographs than the target has now.")
+        values = predictions.values
+        if values.ndim == 2:
+            # Classes: the probability of the true one, so that errors come first.
+            rows = sorted(rows, key=lambda row: values[row][feedback.classes[row]])
+        rows = rows[:N_SHOWN]
+        names = label_names(target, task)
+        images, captions = task.pictures(values[rows], feedback.take(rows), names)
+    caption = f"real photographs: {one_line(name, 80)}"
     return _save(session, images, captions, f"photographs-{name}", caption)
-
-
-def _with_labels(session: Session, target: Target, samples: Samples) -> np.ndarray:
-    from agent.autonomous.report import labelled_pictures
-
-    kinds = tasks.build(session.settings.dstm.task).needs
-    return labelled_pictures(samples, kinds, target.pixel_classes)
 
 
 def _save(

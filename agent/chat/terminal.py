@@ -49,11 +49,11 @@ def _at_terminal(session: Session, auto_s: float | None, terminal: Mapping[str, 
     with patch_stdout(raw=True):
         # Made here, so that it writes above the prompt.
         console = Console(file=sys.stdout, force_terminal=True, highlight=False)
-        with _conversation(session, auto_s, console, _can_show(terminal)) as talk:
-            live = talk.live
+        with _conversation(session, auto_s, console, _can_show(terminal)) as conversation:
+            live = conversation.live
             prompt: PromptSession[str] = PromptSession(
                 history=FileHistory(str(history)),
-                completer=_completer(talk),
+                completer=_completer(conversation),
                 complete_while_typing=True,
                 bottom_toolbar=lambda: f" {session.name}  {say_progress(live)}  /help",
                 refresh_interval=0.5,
@@ -68,61 +68,61 @@ def _at_terminal(session: Session, auto_s: float | None, terminal: Mapping[str, 
                     break
                 if line.strip() in ("/quit", "/exit"):
                     break
-                draw(console, talk.say(line), _can_show(terminal))
+                draw(console, conversation.say(line), _can_show(terminal))
             _leave(live, console)
 
 
 def _from_lines(session: Session, auto_s: float | None, stdin: IO[str]) -> None:
     console = Console(highlight=False, soft_wrap=True, width=160)
-    with _conversation(session, auto_s, console, None) as talk:
+    with _conversation(session, auto_s, console, None) as conversation:
         for line in stdin:
             line = line.rstrip("\n")
             if line.strip() == "/wait":
-                talk.live.wait()
-                _drained(talk)
+                conversation.live.wait()
+                _drained(conversation)
                 continue
             console.print(Text(f"> {line[:200]}"))
-            draw(console, talk.say(line), None)
-        _leave(talk.live, console)
+            draw(console, conversation.say(line), None)
+        _leave(conversation.live, console)
 
 
 @contextmanager
 def _conversation(
     session: Session, auto_s: float | None, console: Console, pictures: Pictures | None
 ) -> Iterator[Conversation]:
-    """Start a session and print what it tells while the block runs."""
+    """Start a session and print its events while the block runs."""
     live = LiveSession(session, auto_s)
-    talk = Conversation(live)
+    conversation = Conversation(live)
     console.print(Text(f"Session {session.name} in {session.folder}", "bold"))
     console.print(Text(live.bench.target.notice, "dim"))
     if session.journal.torn:
         console.print(
             Text(f"A torn last line of the journal was put aside: {session.journal.torn}", "yellow")
         )
-    heard = live.listen()
+    events = live.listen()
 
     def listen() -> None:
-        while (happened := heard.get()).kind != "end":
-            if happened.kind == "drained":
-                happened.record.set()
+        while (event := events.get()).kind != "end":
+            if event.kind == "drained":
+                event.record.set()
             else:
-                draw(console, talk.show(happened), pictures)
+                draw(console, conversation.show(event), pictures)
 
     thread = threading.Thread(target=listen, name="printer", daemon=True)
     thread.start()
     live.start()
     try:
-        yield talk
+        yield conversation
     finally:
         live.close()
         live.tell("end")
         thread.join()
 
 
-def _drained(talk: Conversation) -> None:
-    """Wait until all that was told is printed."""
+def _drained(conversation: Conversation) -> None:
+    """Wait until all events so far are printed."""
     printed = threading.Event()
-    talk.live.tell("drained", record=printed)
+    conversation.live.tell("drained", record=printed)
     printed.wait()
 
 
@@ -144,7 +144,7 @@ def _can_show(terminal: Mapping[str, str]) -> Pictures | None:
     return "blocks" if has_colours else None
 
 
-def _completer(talk: Conversation) -> Any:
+def _completer(conversation: Conversation) -> Any:
     from prompt_toolkit.completion import Completer, Completion
 
     class Words(Completer):
@@ -162,8 +162,8 @@ def _completer(talk: Conversation) -> Any:
             word = before.rpartition(" ")[2].strip("\"'")
             if not word:
                 return
-            known = [*talk.words(), *(talk.ids() if before.startswith("/") else [])]
-            for name in known:
+            names = [*conversation.words(), *(conversation.ids() if before.startswith("/") else [])]
+            for name in names:
                 if name.startswith(word.lower()) and name != word:
                     yield Completion(name, -len(word))
 

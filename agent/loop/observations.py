@@ -65,11 +65,6 @@ def rounds_before(journal: EventLog, number: int) -> list[Round]:
     return [r for r in rounds if r.number < number][-LOOK_BACK:]
 
 
-def preferences_of(journal: EventLog) -> list[Preference]:
-    """Return the preferences that hold now, the oldest first."""
-    return active_preferences(journal.events("wish", "forget"))
-
-
 def seconds_per_image(past: Sequence[Round]) -> float | None:
     """Return how long an image took in the last round that made some, or None."""
     for done in reversed(past):
@@ -125,7 +120,7 @@ def gather(
     failures = past[-1].failures if past else ()
     query = _question(reports[-1] if reports else None, failures)
     lessons, similar = effects.recall(round_number, query)
-    preferences = preferences_of(journal)
+    preferences = active_preferences(journal.events("wish", "forget"))
     return Facts(
         target=target.name,
         class_names=target.class_names,

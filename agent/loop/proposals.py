@@ -15,7 +15,6 @@ from agent.loop.expectations import Expectation
 from agent.loop.observations import (
     LOOK_BACK,
     observe,
-    preferences_of,
     rounds_before,
     seconds_per_image,
 )
@@ -23,7 +22,7 @@ from agent.loop.state import SessionView
 from agent.loop.trials import with_trials
 from agent.loop.validation import validate
 from agent.planners import AttributeDistribution, PlanDraft
-from agent.steering.preferences import STEERING, Effect, Preference, additions
+from agent.steering.preferences import STEERING, Effect, Preference, active_preferences, additions
 from agent.steering.steer import add, broken, compare, ignored, steer
 from memory.errors import ToolError
 from memory.events import OpeningEvent
@@ -54,7 +53,8 @@ class Proposals:
         if event := self._journal.get(name):
             return ResolvedDraft.model_validate(event["made"])
         settings, vocabulary = self._session.settings, self._effects.target.vocabulary
-        session, preferences = settings.session, preferences_of(self._journal)
+        session = settings.session
+        preferences = active_preferences(self._journal.events("wish", "forget"))
         extra = (
             additions(self._journal.events(*STEERING)) if self._journal.count("addition") else []
         )

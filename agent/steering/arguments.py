@@ -24,19 +24,15 @@ def split_words(text: str) -> list[str]:
 
 def whole_number(text: str, most: int) -> int:
     """Read a whole number of 1 to `most`; raises ToolError for anything else."""
-    try:
-        number = int(text) if len(text) < 10 else None
-    except ValueError:
-        number = None
-    if number is None or not 1 <= number <= most:
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:10]) <= most:
         raise ToolError(f"{one_line(text, 20)!r} is no whole number of 1 to {most}.")
-    return number
+    return int(text[:10])
 
 
 def number_of(text: str, least: float, most: float) -> float:
     """Read a number of `least` to `most`; raises ToolError for anything else."""
     try:
-        number = float(text) if len(text) < 20 else math.nan
+        number = float(text[:20])
     except ValueError:
         number = math.nan
     if not least <= number <= most:

@@ -9,7 +9,7 @@ much each preference moved the plan. `agent.steering.steer` changes plans accord
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, model_serializer, model_validator
 
@@ -207,21 +207,13 @@ class Effect(Record):
 
 def bounds(kind: str, share: float | None = None, strength: float = FACTOR) -> dict[str, Any]:
     """Return the fields of a `Preference` of a kind; raises ValueError for an unknown one."""
-    by_kind: dict[str, dict[str, Any]] = {
-        "more": {"factor": strength},
-        "fewer": {"factor": 1 / strength},
-        "only": {"min_share": 1.0},
-        "avoid": {"max_share": 0.0},
-        "focus": {"min_share": FOCUS},
-        "share": {"min_share": share, "max_share": share},
-        "at_least": {"min_share": share},
-        "at_most": {"max_share": share},
-        "between": {},
-        "note": {},
-    }
-    if kind not in by_kind:
+    if kind not in get_args(Kind):
         raise ValueError(f"unknown kind of preference: {kind!r}")
-    return by_kind[kind]
+    low = {"only": 1.0, "focus": FOCUS, "share": share, "at_least": share}.get(kind)
+    high = {"avoid": 0.0, "share": share, "at_most": share}.get(kind)
+    factor = {"more": strength, "fewer": 1 / strength}.get(kind)
+    fields = {"min_share": low, "max_share": high, "factor": factor}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def slice_name(attributes: Mapping[str, Sequence[str]]) -> str:

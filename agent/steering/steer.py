@@ -18,6 +18,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from agent.planners import (
     AttributeCombination,
@@ -60,67 +61,55 @@ def steer(
     followed = [p for p in preferences if p.attributes]
     if not followed or not draft.prompts:
         return draft, ()
-    steering = _Steering(followed, distribution, vocabulary, images_per_prompt, seed)
+    rows = _allowed_rows(distribution, followed, vocabulary)
+    rng = random.Random(f"steer {seed}")
+    steering = _Steering(followed, rows, vocabulary, images_per_prompt, rng)
     prompts = steering.without_broken(list(draft.prompts))
     bounded = [p for p in followed if p.has_share]
     # One with a share may move what another one counts, so these have a second and third turn.
     turns = bounded * (3 if len(bounded) > 1 else 1)
     for preference in (*(p for p in followed if p.factor is not None), *turns):
         prompts = steering.shifted(prompts, preference)
-    effects = tuple(
-        Effect(
-            wish=p.id,
-            before=share(p, draft.prompts, vocabulary),
-            after=share(p, prompts, vocabulary),
-        )
-        for p in followed
-    )
+    effects = _effects(followed, draft.prompts, prompts, vocabulary)
     return draft.model_copy(update={"prompts": tuple(prompts)}), effects
 
 
+@dataclass(frozen=True)
 class _Steering:
-    """Moves images between the prompts of one draft."""
+    """Moves images between the prompts of one draft; rows: what constraints leave to draw."""
 
-    def __init__(
-        self,
-        preferences: Sequence[Preference],
-        distribution: AttributeDistribution,
-        vocabulary: Vocabulary,
-        images_per_prompt: int,
-        seed: str,
-    ) -> None:
-        self._preferences = preferences
-        self._vocabulary = vocabulary
-        self._images_per_prompt = images_per_prompt
-        self._rng = random.Random(f"steer {seed}")
-        self._rows = _allowed_rows(distribution, preferences, vocabulary)
+    preferences: Sequence[Preference]
+    rows: Sequence[AttributeCombination]
+    vocabulary: Vocabulary
+    images_per_prompt: int
+    rng: random.Random
 
     def without_broken(self, prompts: list[PromptDraft]) -> list[PromptDraft]:
         """Replace the prompts that break a constraint."""
-        kept = [p for p in prompts if not breaks(p, self._preferences, self._vocabulary)]
-        if len(kept) == len(prompts) or not self._rows:
+        kept = [p for p in prompts if not breaks(p, self.preferences, self.vocabulary)]
+        if len(kept) == len(prompts) or not self.rows:
             return prompts
-        replaced = [p for p in prompts if breaks(p, self._preferences, self._vocabulary)]
-        return kept + self._draw(self._rows, replaced, "instead of what the user does not want")
+        replaced = [p for p in prompts if breaks(p, self.preferences, self.vocabulary)]
+        return kept + self._draw(self.rows, replaced, "instead of what the user does not want")
 
     def shifted(self, prompts: list[PromptDraft], preference: Preference) -> list[PromptDraft]:
         """Return prompts with the share that a preference asks for, as far as others allow."""
-        matching = [p for p in prompts if preference.matches(p, self._vocabulary)]
-        others = [p for p in prompts if not preference.matches(p, self._vocabulary)]
+        matching = [p for p in prompts if preference.matches(p, self.vocabulary)]
+        others = [p for p in prompts if not preference.matches(p, self.vocabulary)]
         n_matching, total = _n_images(matching), _n_images(prompts)
         n = round(_target_share(preference, n_matching / total) * total) - n_matching
         if n < 0:
             givers, takers = matching, others
-            rows = [r for r in self._rows if not preference.matches(as_draft(r), self._vocabulary)]
+            rows = [r for r in self.rows if not preference.matches(as_draft(r), self.vocabulary)]
         else:
             givers, takers = others, matching
             rows = [
                 row
-                for row in _variants(self._rows, preference, self._vocabulary)
-                if not breaks(as_draft(row), self._preferences, self._vocabulary)
+                for row in _variants(self.rows, preference, self.vocabulary)
+                if not breaks(as_draft(row), self.preferences, self.vocabulary)
             ]
         spared = [
-            p for p in self._preferences if p.has_share and p != preference and preference.has_share
+            p for p in self.preferences if p.has_share and p != preference and preference.has_share
         ]
         capped = [p for p in spared if p.max_share is not None]
         exact = [p for p in capped if p.min_share is not None]
@@ -135,7 +124,7 @@ class _Steering:
         return [*takers, *left, *self._draw(rows, _difference(givers, left), preference.say())]
 
     def _matches(self, prompt: PromptDraft, preferences: Sequence[Preference]) -> bool:
-        return any(p.matches(prompt, self._vocabulary) for p in preferences)
+        return any(p.matches(prompt, self.vocabulary) for p in preferences)
 
     def _draw(
         self, rows: Sequence[AttributeCombination], replaced: Sequence[PromptDraft], why: str
@@ -148,7 +137,7 @@ class _Steering:
         for name, n in sorted(counts.items(), key=lambda item: str(item[0])):
             of_class = [row for row in rows if row.class_name == name] or list(rows)
             drawn += draw_prompts(
-                of_class, n, self._images_per_prompt, self._vocabulary, self._rng, why
+                of_class, n, self.images_per_prompt, self.vocabulary, self.rng, why
             )
         return drawn
 
@@ -217,13 +206,7 @@ def compare(
 ) -> tuple[Effect, ...]:
     """Return how the shares of preferences changed from one round's plan to that of the next."""
     old = before.prompts if before else plan.prompts
-    return tuple(
-        Effect(
-            wish=p.id, before=share(p, old, vocabulary), after=share(p, plan.prompts, vocabulary)
-        )
-        for p in preferences
-        if p.attributes
-    )
+    return _effects([p for p in preferences if p.attributes], old, plan.prompts, vocabulary)
 
 
 def possible(
@@ -306,6 +289,19 @@ def _changed(
                     attributes.pop(key)
     class_name = vocabulary.class_name(attributes) or row.class_name
     return row.model_copy(update={"attributes": attributes, "class_name": class_name})
+
+
+def _effects(
+    preferences: Sequence[Preference],
+    before: Sequence[PromptDraft | PromptSpec],
+    after: Sequence[PromptDraft | PromptSpec],
+    vocabulary: Vocabulary,
+) -> tuple[Effect, ...]:
+    shares = [[share(p, prompts, vocabulary) for prompts in (before, after)] for p in preferences]
+    return tuple(
+        Effect(wish=p.id, before=old, after=new)
+        for p, (old, new) in zip(preferences, shares, strict=True)
+    )
 
 
 def _n_images(prompts: Sequence[PromptDraft | PromptSpec]) -> int:

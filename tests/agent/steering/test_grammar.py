@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -309,8 +310,8 @@ def test_any_text_is_survived() -> None:
     alphabet = (
         "ab more no only . , ; = | x [] <b> \x00\x1b \u202e \U0001f600 dark poly ( ) * \\ + ?"
     )
-    for _ in range(300):
-        text = "".join(rng.choice(alphabet.split(" ")) + " " for _ in range(rng.randrange(30)))
+    for _ in range(100):
+        text = "".join(rng.choice(alphabet.split(" ")) + " " for _ in range(rng.randrange(24)))
         parse(text, ELPV)
 
 
@@ -321,13 +322,19 @@ PHRASINGS = [
 LEXICONS = {"elpv": ELPV, "streets": STREETS, "own": OWN, "fruit": FRUIT}
 
 
+@cache
+def read(target: str, text: str) -> ParseResult:
+    """Read a phrasing once for all tests."""
+    return parse(text, LEXICONS[target])
+
+
 def understood_the_same(row: dict[str, Any]) -> bool:
     """Whether a phrasing is read as by the parser of regular expressions that came before.
 
     Arguments of commands that name a slice may name it in other words.
     """
     lexicon = LEXICONS[row["target"]]
-    result = parse(row["text"], lexicon)
+    result = read(row["target"], row["text"])
 
     def meaning(command: str | None) -> tuple[str, Any]:
         name, _, words = (command or "").partition(" ")
@@ -359,7 +366,7 @@ def test_what_was_not_taken_before_is_not_taken_now() -> None:
     taken = {
         row["text"]
         for row in PHRASINGS
-        if not row.get("preferences") and parse(row["text"], LEXICONS[row["target"]]).preferences
+        if not row.get("preferences") and read(row["target"], row["text"]).preferences
     }
     assert taken == better
 
