@@ -16,6 +16,7 @@ from agent.loop.validation import validate
 from agent.planners import Observation, distribution_of
 from agent.session.folder import folder_of, list_sessions, stored_settings
 from agent.session.limits import HOUR_S
+from memory.events import ModelCallEvent
 from memory.journal import read_events, rounds
 from memory.records import Plan, Round
 from tools.generate_batch import draw_samples
@@ -103,9 +104,9 @@ def earlier_speed(settings: Settings) -> Speed | None:
             whole = [r for r in rounds(events) if r.report and r.batch and r.training]
             if whole:
                 same_brain = other.brain == settings.brain
-                calls = [e for e in events if e["kind"] == "model_call" and same_brain]
-                tokens = sum(c["tokens"]["prompt"] + c["tokens"]["answer"] for c in calls)
-                usd = sum(c["usd"] for c in calls)
+                calls = [e for e in events if isinstance(e, ModelCallEvent) and same_brain]
+                tokens = sum(call.tokens.total for call in calls)
+                usd = sum(call.usd for call in calls)
                 return _speed_of(whole, tokens, usd, same_brain, info.name)
     return None
 
@@ -155,9 +156,9 @@ def estimate(settings: Settings, speed: Speed) -> list[str]:
     round_s = sum(parts.values())
     if limits.max_hours is not None:
         n_rounds = min(n_rounds, int(limits.max_hours * HOUR_S // max(round_s, 1e-9)))
-    told = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in parts.items())
+    stages = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in parts.items())
     lines = [
-        f"a round: {_duration(round_s)} ({told})",
+        f"a round: {_duration(round_s)} ({stages})",
         f"{n_rounds} rounds with {n_rounds * session.images_per_round} images: "
         f"{_duration(n_rounds * round_s)}",
     ]

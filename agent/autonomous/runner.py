@@ -34,37 +34,38 @@ from agent.session.control import Control
 from agent.session.folder import Session, folder_of, next_name, open_session
 from agent.session.limits import Done, Ending, done_of, ending
 from memory.errors import SessionInUse, Stopped
+from memory.events import AnswerEvent, ApprovalEvent, HeadEvent, ResumedEvent
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 def run(settings: Settings, console: Console, interactive: bool = False) -> Path:
-    """Run, or go on running, a session at a terminal; return the path of its report.
+    """Run, or continue, a session at a terminal; return the path of its report.
 
-    Raises Stopped, its report written, when somebody or a signal ended the session early.
+    Raises:
+        Stopped: Somebody or a signal ended the session early; its report is written.
     """
     name = settings.session.name or next_name(settings.home, settings.stem)
     ended_by = "error"
     try:
         with open_session(settings, name) as session, _stopped_by_sigterm(session.control):
-            _say(console, f"Session {name} in {session.folder}")
+            _print(console, f"Session {name} in {session.folder}")
             observer = ConsoleObserver(console, settings.session.rounds, interactive)
-            bench = Components.of_session(session, observer)
-            _tell_faults(bench)
+            components = Components.of_session(session, observer)
+            _journal_faults(components)
             stopped = None
             try:
-                _say(console, bench.target.notice, "dim")
-                end = run_rounds(bench)
+                _print(console, components.target.notice, "dim")
+                end = run_rounds(components)
             except Stopped as error:
                 end, stopped = Ending(error.rule, str(error)), error
             ended_by = end.rule
-            n_done = session.n_done()
-            session.journal.append("ended", rule=end.rule, told=end.told, round=n_done)
-            _say(console, f"Ended by {end.rule}: {end.told}")
+            session.journal.append(end.event(session.n_done()))
+            _print(console, f"Ended by {end.rule}: {end.message}")
             report = write_report(settings.home, name)
             for place in write_results(session):
-                _say(console, f"Written: {place}")
+                _print(console, f"Written: {place}")
             if stopped and end.rule in ("asked", "signal"):
                 raise stopped
             return report
@@ -77,57 +78,70 @@ def run(settings: Settings, console: Console, interactive: bool = False) -> Path
             _run_at_the_end(settings, name, ended_by)
 
 
-def _say(console: Console, text: str, style: str | None = None) -> None:
+def _print(console: Console, text: str, style: str | None = None) -> None:
     """Print a text as it stands: names of files and classes may hold brackets, no markup."""
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def _tell_faults(bench: Components) -> None:
-    """Journal what a crash of the run before has left behind."""
-    journal, last = bench.session.journal, bench.control.killed
+def _journal_faults(components: Components) -> None:
+    """Journal what a crash of the previous run left behind."""
+    journal, last = components.session.journal, components.control.killed
     if last:
         where = f"in stage {last.stage!r} of round {last.round}" if last.stage else "at its start"
         why = f": {last.why}" if last.why and last.state == "running" else ""
-        bench.fault("killed", f"The run before was killed {where}{why}. Finished work was kept.")
+        components.fault(
+            "killed", f"The run before was killed {where}{why}. Finished work was kept."
+        )
     if journal.torn:
-        bench.fault("torn journal", f"A torn last line of the journal is in {journal.torn.name}.")
+        components.fault(
+            "torn journal", f"A torn last line of the journal is in {journal.torn.name}."
+        )
 
 
 def _run_at_the_end(settings: Settings, name: str, ended_by: str) -> None:
     """Run the command of the settings, which may send a message or switch the machine off."""
     if settings.session.on_finish:
         folder = folder_of(settings.home, name)
-        told = {
+        variables = {
             "SESSION": name,
             "SESSION_FOLDER": str(folder),
             "SESSION_REPORT": str(folder / "report.html"),
             "SESSION_ENDED_BY": ended_by,
         }
-        subprocess.run(settings.session.on_finish, shell=True, env=os.environ | told, check=False)
+        command, environment = settings.session.on_finish, os.environ | variables
+        subprocess.run(command, shell=True, env=environment, check=False)
 
 
 def run_rounds(
-    bench: Components, effects: Effects | None = None, brain: Brain | None = None
+    components: Components, effects: Effects | None = None, brain: Brain | None = None
 ) -> Ending:
-    """Run the rounds that are left until a limit is reached; return which one.
+    """Run the remaining rounds until a limit is reached; return which one.
 
-    A crashed round goes on where it stopped. effects, brain: None for those of the components and
-    of the settings. Raises Stopped at a safe point within a round when the session is asked to end
-    or its time is over.
+    A crashed round continues where it stopped.
+
+    Args:
+        components: Of the session.
+        effects: None for those of the components.
+        brain: None for that of the settings, with its fallback.
+
+    Raises:
+        Stopped: At a safe point within a round, when the session is asked to end or its time is
+            over.
     """
-    session, control = bench.session, bench.control
-    known = session.journal.get("session") is not None
-    # So that what is wrong with it is said before anything is drawn.
-    _ = bench.trainer
-    palette = _open_journal(session, bench)
-    context = BrainContext(palette, bench.target.vocabulary, session.settings.llm)
-    built, fallback = (brain, None) if brain else _brains(session, context)
-    with checkpoints(session) as kept:
-        graph = build_graph(session, effects or LiveEffects(bench), built, fallback, kept.saver)
+    session, control = components.session, components.control
+    is_resumed = session.journal.get("session", HeadEvent) is not None
+    # Its settings are checked before anything is drawn.
+    _ = components.trainer
+    distribution = _open_journal(session, components)
+    context = BrainContext(distribution, components.target.vocabulary, session.settings.llm)
+    used, fallback = (brain, None) if brain else _brains(session, context)
+    effects = effects or LiveEffects(components)
+    with checkpoints(session) as saved:
+        graph = build_graph(session, effects, used, fallback, saved.saver)
         last = session.n_done()
-        if kept.has(last):
+        if saved.has(last):
             # A crash came between the end of the round and the last event of its graph.
-            _run_round(graph, kept, bench, last)
+            _run_round(graph, saved, components, last)
         done: list[Done] = []
         while True:
             for number in range(len(done) + 1, session.n_done() + 1):
@@ -136,25 +150,25 @@ def run_rounds(
                 done.append(done_of(current))
             if end := ending(session.settings, done, control.worked(), control.gpu_s):
                 return end
-            if known:
-                data_manifest.check(bench.session, bench.target, bench.fault)
-                known = False
+            if is_resumed:
+                data_manifest.check(components.session, components.target, components.fault)
+                is_resumed = False
             with control.stage("decide", len(done) + 1):
-                _run_round(graph, kept, bench, len(done) + 1)
+                _run_round(graph, saved, components, len(done) + 1)
 
 
 def _run_round(
-    graph: CompiledStateGraph[RoundState], kept: Checkpoints, bench: Components, number: int
+    graph: CompiledStateGraph[RoundState], saved: Checkpoints, components: Components, number: int
 ) -> None:
     """Run a round to its end, from where a crash has left it."""
-    config = kept.thread(number)
+    config = saved.thread(number)
     # Not get_state().next: it is empty after a crash between a step and its checkpoint.
-    step: RoundState | None = None if kept.has(number) else new_round(number)
+    step: RoundState | None = None if saved.has(number) else new_round(number)
     while question := _advance(graph, step, config):
-        _journal_answer(bench.session, question, bench.observer.ask(question))
+        _journal_answer(components.session, question, components.observer.ask(question))
         step = None
     # The journal holds what a finished round needs; its checkpoints only cost space.
-    kept.delete(number)
+    saved.delete(number)
 
 
 @contextmanager
@@ -185,36 +199,37 @@ def _advance(
 
 def _journal_answer(session: Session, question: ApprovalRequest, answer: ApprovalDecision) -> None:
     """Record what a person answered, before anything comes of it."""
-    data: dict[str, Any] = {"key": question.key, "round": question.round}
-    if question.kind == "words":
-        session.journal.append("answer", **data, question=question.text, answer=answer.text)
+    key, number = question.key, question.round
+    if question.kind == "words" or answer.verdict == "words":
+        event = AnswerEvent(key=key, round=number, question=question.text, answer=answer.text)
+        session.journal.append(event)
     else:
-        said = {"verdict": answer.verdict, "why": answer.text, "by": answer.by}
-        session.journal.append("approval", **data, **said)
-
-
-def _open_journal(session: Session, bench: Components) -> AttributeDistribution:
-    """Journal what the session is, or that it goes on, and return its palette."""
-    known = session.journal.get("session")
-    if known:
         session.journal.append(
-            "resumed",
-            settings=journaled_settings(session.settings),
-            interactive=bench.observer.interactive,
+            ApprovalEvent(
+                key=key, round=number, verdict=answer.verdict, why=answer.text, by=answer.by
+            )
         )
-        return AttributeDistribution.model_validate(known["palette"])
-    palette = distribution_of(bench.target)
-    data_manifest.begin(session, bench.target)
+
+
+def _open_journal(session: Session, components: Components) -> AttributeDistribution:
+    """Journal what the session is, or that it continues; return its attribute distribution."""
+    settings, interactive = journaled_settings(session.settings), components.observer.interactive
+    if head := session.journal.get("session", HeadEvent):
+        session.journal.append(ResumedEvent(settings=settings, interactive=interactive))
+        return AttributeDistribution.model_validate(head.palette)
+    distribution = distribution_of(components.target)
+    data_manifest.begin(session, components.target)
     session.journal.append(
-        "session",
-        key="session",
-        session=session.name,
-        target=bench.target.name,
-        settings=journaled_settings(session.settings),
-        palette=palette.to_json(),
-        **session_head(bench.target, bench.observer.interactive),
+        HeadEvent(
+            key="session",
+            session=session.name,
+            target=components.target.name,
+            settings=settings,
+            palette=distribution.to_json(),
+            **session_head(components.target, interactive),
+        )
     )
-    return palette
+    return distribution
 
 
 def _brains(session: Session, context: BrainContext) -> tuple[Brain, Brain | None]:

@@ -11,7 +11,8 @@ from agent.session.control import Condition, condition
 from agent.session.folder import State, folder_of, state_of, stored_settings
 from agent.session.limits import HOUR_S, Best, best_round
 from eval.report.blocks import Cell, Line, Style, Table
-from memory.journal import Event, read_events, rounds
+from memory.events import EndedEvent, Event, ModelCallEvent, RoundDoneEvent
+from memory.journal import read_events, rounds
 from memory.records import Round
 
 LOG = "run.log"
@@ -53,8 +54,8 @@ def read_status(home: Path, name: str) -> Status:
     if best and last and last.report:
         metric = last.report.main_metric
         value = last.report.metrics[metric].value
-        told = f"{value:.3f} in round {last.number}, best {best.score:.3f} in round {best.round}"
-        rows.append((metric.replace("_", " "), told))
+        figures = f"{value:.3f} in round {last.number}, best {best.score:.3f} in round {best.round}"
+        rows.append((metric.replace("_", " "), figures))
     worked_s, gpu_s = (beat.worked_s, beat.gpu_s) if beat else (0.0, 0.0)
     rows += budget(settings, events, past, worked_s, gpu_s)
     if (folder / LOG).exists():
@@ -73,16 +74,16 @@ def budget(
 ) -> list[tuple[str, str]]:
     """Return what is spent, and what of it is allowed, of rounds, images, time, tokens, money."""
     limits, llm = settings.limits, settings.llm
-    n_done = sum(event["kind"] == "round_done" for event in events)
-    calls = [event for event in events if event["kind"] == "model_call"]
-    tokens = sum(call["tokens"]["prompt"] + call["tokens"]["answer"] for call in calls)
+    n_done = sum(isinstance(event, RoundDoneEvent) for event in events)
+    calls = [event for event in events if isinstance(event, ModelCallEvent)]
+    tokens = sum(call.tokens.total for call in calls)
     figures: list[tuple[str, float, float | None, str]] = [
         ("rounds", n_done, settings.session.rounds, ".0f"),
         ("images", sum(r.batch.n_made for r in past if r.batch), limits.max_images, ".0f"),
         ("hours", worked_s / HOUR_S, limits.max_hours, ".3g"),
         ("GPU hours", gpu_s / HOUR_S, limits.max_gpu_hours, ".3g"),
         ("tokens", tokens, llm.max_tokens, ".0f"),
-        ("US dollars", sum(call["usd"] for call in calls), llm.max_usd, ".2f"),
+        ("US dollars", sum(call.usd for call in calls), llm.max_usd, ".2f"),
     ]
     rows = []
     for name, spent, limit, form in figures:
@@ -111,6 +112,6 @@ def _because(name: str, now: Condition, events: Sequence[Event], state: State) -
         return f". To go on: shaping stop --now {name}, then shaping resume {name}"
     if state == "dead":
         return f" (killed, or the machine was switched off). To go on: shaping resume {name}"
-    if state in ("stopped", "finished") and events and events[-1]["kind"] == "ended":
-        return f": {events[-1]['told']}"
+    if state in ("stopped", "finished") and events and isinstance(events[-1], EndedEvent):
+        return f": {events[-1].message}"
     return ""

@@ -25,8 +25,9 @@ from agent.config.settings import Settings, differences, fingerprint
 from agent.session.control import Condition, Control, condition
 from memory.arenas import share_arenas
 from memory.errors import SessionError, SessionInUse, SettingsError, Stopped
+from memory.events import EndedEvent, Event, RoundDoneEvent
 from memory.files import remove_temporaries, storage_error, storing, write_bytes
-from memory.journal import Event, Journal, read_events, rounds
+from memory.journal import Journal, read_events, rounds
 from memory.records import Round
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Session:
 
     def n_done(self) -> int:
         """Return how many rounds have ended."""
-        return self.journal.count("round_done")
+        return self.journal.count(RoundDoneEvent)
 
 
 def folder_of(home: Path, name: str) -> Path:
@@ -253,9 +254,9 @@ def state_of(now: Condition, events: Sequence[Event], n_rounds: int) -> State:
         return now.state
     if now.heartbeat and now.heartbeat.why:
         return "failed"
-    if events and events[-1]["kind"] == "ended":
-        return "stopped" if events[-1]["rule"] in ("asked", "signal") else "finished"
-    n_done = sum(event["kind"] == "round_done" for event in events)
+    if events and isinstance(events[-1], EndedEvent):
+        return "stopped" if events[-1].rule in ("asked", "signal") else "finished"
+    n_done = sum(isinstance(event, RoundDoneEvent) for event in events)
     return "finished" if n_done >= n_rounds else "open"
 
 
@@ -272,7 +273,7 @@ def list_sessions(home: Path) -> list[SessionInfo]:
             for r in past
             if r.report and r.report.metrics
         ]
-        n_done = sum(event["kind"] == "round_done" for event in events)
+        n_done = sum(isinstance(event, RoundDoneEvent) for event in events)
         found.append(
             SessionInfo(
                 name=path.parent.name,
@@ -280,7 +281,7 @@ def list_sessions(home: Path) -> list[SessionInfo]:
                 rounds_done=n_done,
                 rounds=settings.session.rounds,
                 score=scores[-1] if scores else None,
-                updated=events[-1]["time"] if events else "",
+                updated=events[-1].time if events else "",
                 state=state_of(condition(path.parent), events, settings.session.rounds),
             )
         )

@@ -7,16 +7,21 @@ from typing import NamedTuple
 
 from agent.config.settings import Settings
 from memory.errors import SettingsError
+from memory.events import EndedEvent
 from memory.records import Round
 
 HOUR_S = 3600
 
 
 class Ending(NamedTuple):
-    """The rule that ended a session, e.g. "rounds" or "max_hours", and what it says."""
+    """The rule that ended a session, e.g. "rounds" or "max_hours", and its figures in words."""
 
     rule: str
-    told: str
+    message: str
+
+    def event(self, n_done: int) -> EndedEvent:
+        """Return the event of the journal; n_done: rounds that have ended."""
+        return EndedEvent(rule=self.rule, message=self.message, round=n_done)
 
 
 class Best(NamedTuple):

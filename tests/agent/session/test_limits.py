@@ -79,7 +79,7 @@ def test_the_first_rule_that_holds_ends_a_session(
 
 def test_small_limits_are_told_with_digits_that_differ() -> None:
     found = ending(settings(max_hours=0.004), [], 37, 0)
-    assert found and found.told.startswith("0.0103 of 0.004 hours are spent")
+    assert found and found.message.startswith("0.0103 of 0.004 hours are spent")
 
 
 def test_fewer_images_than_one_round_are_refused() -> None:
