@@ -6,7 +6,6 @@ Pure functions over the tables of `eval.tables`.
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -14,13 +13,13 @@ from typing import Any
 
 from pydantic import Field
 
+from eval.intervals import mean_interval
 from eval.metrics import wilson
 from memory.records import Estimate, Record
 from prompts.user_vocabulary import value_of
 
 Row = Mapping[str, Any]
 
-Z95 = 1.959964
 # Fewer prompts than this say nothing on what helps.
 MIN_PROMPTS = 2
 
@@ -158,26 +157,26 @@ def _helped(prompts: Sequence[Row], credits_: Sequence[Row]) -> list[Helped]:
         prompt = by_id.get((row["session"], row["round"], row["prompt"]))
         if prompt is not None:
             attributes = json.loads(prompt["attributes"])
-            # A class that is an attribute too, as of a user's own data, is said once.
+            # A class that is an attribute too, as in a user's dataset, is named once.
             others = [v for v in attributes.values() if v != value_of(prompt["class_name"])]
             words = " ".join([prompt["class_name"], *others[:3]])
             changes[words, row["slice"]].append((row["change_per_100"], row["n_images"]))
-    found = [
+    groups = [
         Helped(
             words=words,
             slice=key,
-            n_prompts=len(own),
-            n_images=sum(n for _, n in own),
-            change_per_100=_mean([change for change, _ in own]),
+            n_prompts=len(pairs),
+            n_images=sum(n for _, n in pairs),
+            change_per_100=_mean([change for change, _ in pairs]),
         )
-        for (words, key), own in changes.items()
-        if len(own) >= MIN_PROMPTS
+        for (words, key), pairs in changes.items()
+        if len(pairs) >= MIN_PROMPTS
     ]
-    return sorted(found, key=lambda h: (-h.change_per_100.value, h.words, h.slice))
+    return sorted(groups, key=lambda h: (-h.change_per_100.value, h.words, h.slice))
 
 
 def _brains(tables: Mapping[str, Sequence[Row]]) -> list[Brain]:
-    found = []
+    brains = []
     for session in dict.fromkeys(row["session"] for row in tables["rounds"]):
         rounds = [row for row in tables["rounds"] if row["session"] == session]
         brain = rounds[0]["brain"]
@@ -186,7 +185,7 @@ def _brains(tables: Mapping[str, Sequence[Row]]) -> list[Brain]:
         settled = [row["held"] for row in rounds if row["held"] is not None]
         scores = [row["score"] for row in rounds if row["score"] is not None]
         n = max(len(calls), 1)
-        found.append(
+        brains.append(
             Brain(
                 session=session,
                 brain=brain,
@@ -203,7 +202,7 @@ def _brains(tables: Mapping[str, Sequence[Row]]) -> list[Brain]:
                 last_score=scores[-1] if scores else None,
             )
         )
-    return found
+    return brains
 
 
 def _stages(costs: Sequence[Row]) -> list[Stage]:
@@ -211,25 +210,21 @@ def _stages(costs: Sequence[Row]) -> list[Stage]:
     for row in costs:
         seconds[row["stage"]].append(row["seconds"])
     total = sum(map(sum, seconds.values())) or 1.0
-    found = [
+    stages = [
         Stage(
             stage=stage,
-            n=len(own),
-            seconds=sum(own),
-            median_s=sorted(own)[len(own) // 2],
-            share=sum(own) / total,
+            n=len(times),
+            seconds=sum(times),
+            median_s=sorted(times)[len(times) // 2],
+            share=sum(times) / total,
         )
-        for stage, own in seconds.items()
+        for stage, times in seconds.items()
     ]
-    return sorted(found, key=lambda s: -s.seconds)
+    return sorted(stages, key=lambda s: -s.seconds)
 
 
 def _mean(values: Sequence[float]) -> Estimate:
-    """Return a mean with its 95% interval (normal); of one value it is as wide as the range."""
-    n = len(values)
-    mean = sum(values) / n
-    if n == 1:
-        return Estimate(value=mean, low=-1.0, high=1.0, n=1)
-    variance = sum((v - mean) ** 2 for v in values) / (n - 1)
-    half = Z95 * math.sqrt(variance / n)
-    return Estimate(value=mean, low=mean - half, high=mean + half, n=n)
+    """Return a mean with Student's t-interval; of one value it is as wide as the range."""
+    if len(values) == 1:
+        return Estimate(value=values[0], low=-1.0, high=1.0, n=1)
+    return mean_interval(values)

@@ -1,6 +1,6 @@
 """A session's journal as tidy tables: one row per round, prompt, slice, call and cost.
 
-docs/journal.md describes the columns. Every row names its session, so tables of several sessions
+Every row names its session, so tables of several sessions
 can be put under each other.
 """
 
@@ -108,10 +108,10 @@ COLUMNS: Mapping[str, Mapping[str, type]] = {
 
 def tables(events: Sequence[Event]) -> dict[str, list[Row]]:
     """Return the rows of every table of COLUMNS; nothing without an event `session`."""
-    found: dict[str, list[Row]] = {name: [] for name in COLUMNS}
+    rows: dict[str, list[Row]] = {name: [] for name in COLUMNS}
     head = next((e for e in events if isinstance(e, HeadEvent)), None)
     if head is None:
-        return found
+        return rows
     forks = [e.session for e in events if isinstance(e, ForkedEvent)]
     session, brain = [head.session, *forks][-1], str(head.settings["brain"])
     plans = {e.plan.round: e.expectation for e in events if isinstance(e, PlanEvent)}
@@ -119,10 +119,10 @@ def tables(events: Sequence[Event]) -> dict[str, list[Row]]:
     for current in rounds(events):
         where = {"session": session, "round": current.number}
         expected = plans.get(current.number, {})
-        found["rounds"].append(where | {"brain": brain} | _round(current))
-        found["prompts"] += [where | row for row in _prompts(current, expected)]
-        found["slices"] += [where | row for row in _slices(current, previous, expected)]
-        found["credits"] += [
+        rows["rounds"].append(where | {"brain": brain} | _round(current))
+        rows["prompts"] += [where | row for row in _prompts(current, expected)]
+        rows["slices"] += [where | row for row in _slices(current, previous, expected)]
+        rows["credits"] += [
             where
             | {
                 "prompt": c.prompt_id,
@@ -132,14 +132,14 @@ def tables(events: Sequence[Event]) -> dict[str, list[Row]]:
             }
             for c in current.credits
         ]
-        found["costs"] += [
+        rows["costs"] += [
             where | {"stage": stage, "seconds": seconds, "tokens": 0, "usd": 0.0}
             for stage, seconds in current.seconds.items()
         ]
         previous = current.report or previous
-    found["calls"] = [{"session": session} | row for row in _calls(events)]
-    found["costs"] += _decisions(session, found["calls"])
-    return found
+    rows["calls"] = [{"session": session} | row for row in _calls(events)]
+    rows["costs"] += _decisions(session, rows["calls"])
+    return rows
 
 
 def _round(current: Round) -> Row:
@@ -205,14 +205,14 @@ def _slices(current: Round, previous: Report | None, expected: Mapping[str, Any]
 
 def _calls(events: Sequence[Event]) -> list[Row]:
     """Return one row per tool call, legal or not, and per answer that calls no tool."""
-    found: list[Row] = []
+    rows: list[Row] = []
     for event in events:
         if isinstance(event, ModelCallEvent):
             tokens, usd, decision_s = event.tokens, event.usd, event.seconds
         if not isinstance(event, ToolCallEvent | IllegalCallEvent):
             continue
         problem = event.problem if isinstance(event, IllegalCallEvent) else None
-        found.append(
+        rows.append(
             {
                 "round": event.round,
                 "phase": event.phase,
@@ -230,25 +230,17 @@ def _calls(events: Sequence[Event]) -> list[Row]:
         )
         # Several calls of one answer cost it once.
         tokens, usd, decision_s = Tokens(prompt=0, answer=0), 0.0, 0.0
-    return found
+    return rows
 
 
 def _decisions(session: str, calls: Sequence[Row]) -> list[Row]:
     """Return what deciding has cost, by round."""
-    found: dict[int, Row] = {}
+    rows: dict[int, Row] = {}
     for call in calls:
-        row = found.setdefault(
-            call["round"],
-            {
-                "session": session,
-                "round": call["round"],
-                "stage": "decide",
-                "seconds": 0.0,
-                "tokens": 0,
-                "usd": 0.0,
-            },
-        )
+        number = call["round"]
+        empty = {"stage": "decide", "seconds": 0.0, "tokens": 0, "usd": 0.0}
+        row = rows.setdefault(number, {"session": session, "round": number} | empty)
         row["seconds"] += call["decision_s"]
         row["tokens"] += call["prompt_tokens"] + call["answer_tokens"]
         row["usd"] += call["usd"]
-    return list(found.values())
+    return list(rows.values())

@@ -26,14 +26,14 @@ def changed_lines(path: Path) -> list[int]:
     before = ""
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
         tail = _CHAIN.fullmatch(line[-_CHAIN_BYTES:])
-        found = tail[1].decode() if tail else ""
+        checksum = tail[1].decode() if tail else ""
         if tail:
-            intact = found == link(before, line[:-_CHAIN_BYTES] + b"}")
+            intact = checksum == link(before, line[:-_CHAIN_BYTES] + b"}")
         else:
             intact = not before and b'"chain"' not in line[-_CHAIN_BYTES - 8 :]
         if not intact:
             changed.append(number)
-        before = found
+        before = checksum
     return changed
 
 

@@ -67,7 +67,7 @@ class MemoryIndex:
 
     `embed` turns texts into vectors of one length; by default the packaged MiniLM. With
     `journals`, which returns those of all sessions, an index that is missing or damaged is rebuilt
-    from them when it is next used, and `tell` is told so. Every method raises StorageError when the
+    from them when it is next used, which `tell` reports. Every method raises StorageError when the
     index is damaged and there are no such (`reindex` repairs it), the disk is full, or another
     process keeps the index for more than two minutes.
     """
@@ -98,11 +98,11 @@ class MemoryIndex:
 
         def remove(collection: Collection, owner: str) -> None:
             where = both({"session": session}, {"owner": owner} if owner else None)
-            found = collection.get(where=where, include=["metadatas"])
-            items = [str(metadata["item"]) for metadata in found["metadatas"] or []]
+            stored = collection.get(where=where, include=["metadatas"])
+            items = [str(metadata["item"]) for metadata in stored["metadatas"] or []]
             late = [
                 name
-                for name, item in zip(found["ids"], items, strict=True)
+                for name, item in zip(stored["ids"], items, strict=True)
                 if MemoryItem.model_validate_json(item).round >= from_round
             ]
             if late:
@@ -131,30 +131,29 @@ class MemoryIndex:
 
         def look(collection: Collection, _: str) -> list[list[Hit]]:
             # A condition takes time in proportion to all items that meet it, so the nearest of all
-            # are looked at first.
+            # are searched first.
             near = _nearest(collection, vectors, n_near)
             if where is None:
                 return [_latest(hits)[:n] for hits in near]
-            found = [_within(hits, kind, target) for hits in near]
-            few = [place for place, hits in enumerate(found) if len(hits) < n]
+            matching = [_within(hits, kind, target) for hits in near]
+            few = [place for place, hits in enumerate(matching) if len(hits) < n]
             if few:
                 rest = _nearest(collection, vectors[few], n_near, where)
                 for place, hits in zip(few, rest, strict=True):
-                    found[place] = _latest(hits)
-            return [hits[:n] for hits in found]
+                    matching[place] = _latest(hits)
+            return [hits[:n] for hits in matching]
 
         return self._use(look)
 
     def stats(self) -> dict[str, Any]:
         """Return how many items there are: `items`, `kinds`, `targets` and `sessions`."""
         got = self._use(lambda collection, _: collection.get(include=["metadatas"]))
-        found = got["metadatas"] or []
-        return {
-            "items": len(found),
-            "kinds": dict(Counter(str(m["kind"]) for m in found)),
-            "targets": dict(Counter(str(m["target"]) for m in found)),
-            "sessions": dict(Counter(str(m["session"]) for m in found)),
+        items = got["metadatas"] or []
+        counts = {
+            f"{name}s": dict(Counter(str(item[name]) for item in items))
+            for name in ("kind", "target", "session")
         }
+        return {"items": len(items), **counts}
 
     def reindex(self, journals: Iterable[Path]) -> int:
         """Build the index anew from sessions' journals and return how many items it has.
@@ -300,9 +299,9 @@ def collection_of(client: ClientAPI) -> Collection:
 
 def both(*conditions: Mapping[str, str] | None) -> Where | None:
     """Return Chroma's form of all conditions that are not None."""
-    wanted = [dict(condition) for condition in conditions if condition]
-    found = {"$and": wanted} if len(wanted) > 1 else wanted[0] if wanted else None
-    return cast("Where | None", found)
+    given = [dict(condition) for condition in conditions if condition]
+    where = {"$and": given} if len(given) > 1 else given[0] if given else None
+    return cast("Where | None", where)
 
 
 def _nearest(
@@ -312,7 +311,7 @@ def _nearest(
     where: Where | None = None,
 ) -> list[list[Hit]]:
     """Return the `n` items nearest to each vector, best first."""
-    found = collection.query(
+    results = collection.query(
         query_embeddings=vectors, n_results=n, where=where, include=["metadatas", "distances"]
     )
     return [
@@ -324,7 +323,7 @@ def _nearest(
             for metadata, distance in zip(metadatas, distances, strict=True)
         ]
         for metadatas, distances in zip(
-            found["metadatas"] or [], found["distances"] or [], strict=True
+            results["metadatas"] or [], results["distances"] or [], strict=True
         )
     ]
 
@@ -357,15 +356,15 @@ def _latest(hits: Iterable[Hit]) -> list[Hit]:
 
 def changed(collection: Collection, items: Sequence[MemoryItem], owner: str) -> list[MemoryItem]:
     """Return the items that a collection does not have as they are."""
-    known: dict[str, str] = {}
+    stored: dict[str, str] = {}
     names = [_name(item, owner) for item in items]
     for start in range(0, len(names), _N_ADDED_AT_ONCE):
         part = list(dict.fromkeys(names[start : start + _N_ADDED_AT_ONCE]))
-        found = collection.get(ids=part, include=["metadatas"])
-        told = [str(metadata["item"]) for metadata in found["metadatas"] or []]
-        known |= zip(found["ids"], told, strict=True)
+        got = collection.get(ids=part, include=["metadatas"])
+        items_ = [str(metadata["item"]) for metadata in got["metadatas"] or []]
+        stored |= zip(got["ids"], items_, strict=True)
     last = dict(zip(names, items, strict=True))
-    return [item for name, item in last.items() if known.get(name) != item.model_dump_json()]
+    return [item for name, item in last.items() if stored.get(name) != item.model_dump_json()]
 
 
 def _name(item: MemoryItem, owner: str) -> str:
@@ -376,7 +375,7 @@ def upsert(
     collection: Collection, vectors: Sequence[tuple[MemoryItem, list[float]]], owner: str = ""
 ) -> None:
     """Add or replace items with their vectors; owner: whose they are, where several share them."""
-    known = {"owner": owner} if owner else {}
+    owned = {"owner": owner} if owner else {}
     for start in range(0, len(vectors), _N_ADDED_AT_ONCE):
         part = vectors[start : start + _N_ADDED_AT_ONCE]
         collection.upsert(
@@ -389,7 +388,7 @@ def upsert(
                     "target": item.target,
                     "session": item.session,
                     "item": item.model_dump_json(),
-                    **known,
+                    **owned,
                 }
                 for item, _ in part
             ],

@@ -29,12 +29,12 @@ class MemoryItem(Record):
     data: Data = Field(default_factory=dict)
 
     def describe(self) -> str:
-        """Return the text with what is known of it, for people and chat models."""
-        known = (
+        """Return the text with its data, for people and chat models."""
+        figures = (
             f"{name} {value:.3g}" if type(value) is float else f"{name} {value}"
             for name, value in self.data.items()
         )
-        return f"{self.text} ({', '.join(known)})" if self.data else self.text
+        return f"{self.text} ({', '.join(figures)})" if self.data else self.text
 
 
 class Hit(Record):

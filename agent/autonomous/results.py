@@ -162,11 +162,11 @@ for path in map(Path, sys.argv[1:]):
     picture = Image.open(path).convert("L" if n_channels == 1 else "RGB").resize((width, height))
     pixels = np.asarray(picture)
     image = pixels[None] if n_channels == 1 else pixels.transpose(2, 0, 1)
-    said = task.predict(model, image[None])[0]
+    prediction = task.predict(model, image[None])[0]
     if task.needs:
         place = path.with_suffix(f".{meta['task'].replace(':', '-')}.npy")
-        np.save(place, said)
+        np.save(place, prediction)
         print(f"{path}: {place}")
     else:
-        print(f"{path}: {meta['class_names'][said.argmax()]} ({said.max():.3f})")
+        print(f"{path}: {meta['class_names'][prediction.argmax()]} ({prediction.max():.3f})")
 '''

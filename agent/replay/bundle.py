@@ -67,12 +67,12 @@ def bundle(home: Path, name: str, path: Path, weights: bool = False) -> int:
                 file = strip_path(folder, done.number, prompt_id)
                 files[file.relative_to(folder).as_posix()] = data
         pictures = [folder / f.picture for f in done.failures if f.picture]
-        own = (
+        model = (
             [folder / done.training.model / n for n in ("model.json", "model.safetensors")]
             if (weights and done.training)
             else []
         )
-        for file in (*pictures, *own):
+        for file in (*pictures, *model):
             if file.is_file():
                 files[file.relative_to(folder).as_posix()] = file.read_bytes()
     for key, data in files.items():

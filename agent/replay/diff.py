@@ -11,7 +11,8 @@ from agent.session.folder import folder_of, stored_settings
 from eval.agreement import agreement
 from eval.report.text import duration, number, signed
 from eval.tables import tables
-from memory.journal import Event, read_events, rounds
+from memory.events import Event, ModelCallEvent
+from memory.journal import read_events, rounds
 from memory.records import Round
 
 
@@ -33,7 +34,7 @@ def compare(home: Path, one: str, other: str) -> Difference:
     names = (one, other)
     settings = [stored_settings(home, name) for name in names]
     events = [read_events(folder_of(home, name) / "journal.jsonl") for name in names]
-    past = [{r.number: r for r in rounds(own)} for own in events]
+    past = [{r.number: r for r in rounds(one_session)} for one_session in events]
     numbers = sorted(past[0].keys() | past[1].keys())
     rows = [_row(n, past[0].get(n), past[1].get(n)) for n in numbers]
     changed = [
@@ -50,7 +51,7 @@ def _row(number_: int, one: Round | None, other: Round | None) -> list[str]:
         report.metrics[report.main_metric].value if report and report.metrics else None
         for report in reports
     ]
-    kept = [
+    kept_rates = [
         number(r.batch.n_kept / r.batch.n_made, 2) if r and r.batch and r.batch.n_made else "-"
         for r in (one, other)
     ]
@@ -69,7 +70,7 @@ def _row(number_: int, one: Round | None, other: Round | None) -> list[str]:
         str(number_),
         *("-" if s is None else number(s) for s in scores),
         change,
-        " / ".join(kept),
+        " / ".join(kept_rates),
         same,
         " / ".join(held),
     ]
@@ -77,17 +78,17 @@ def _row(number_: int, one: Round | None, other: Round | None) -> list[str]:
 
 def _totals(events: list[list[Event]]) -> list[list[str]]:
     columns = []
-    for own in events:
-        found = tables(own)
-        calls = found["calls"]
+    for one_session in events:
+        rows = tables(one_session)
+        calls = rows["calls"]
         legal = sum(call["outcome"] == "legal" for call in calls)
         columns.append(
             [
-                str(sum(row["n_images"] or 0 for row in found["rounds"])),
+                str(sum(row["n_images"] or 0 for row in rows["rounds"])),
                 f"{legal} of {len(calls)}",
-                str(sum(row["n_fallbacks"] for row in found["rounds"])),
+                str(sum(row["n_fallbacks"] for row in rows["rounds"])),
                 str(sum(c["prompt_tokens"] + c["answer_tokens"] for c in calls)),
-                duration(sum(row["seconds"] for row in found["costs"])),
+                duration(sum(row["seconds"] for row in rows["costs"])),
             ]
         )
     names = ("images", "legal calls", "fallbacks", "tokens", "time")
@@ -95,19 +96,18 @@ def _totals(events: list[list[Event]]) -> list[list[str]]:
 
 
 def _parts(one: list[Event], other: list[Event]) -> str:
-    """Say which decision is the first that differs."""
-    calls = [[e for e in own if e["kind"] == "model_call"] for own in (one, other)]
+    """Return which decision is the first that differs, in a sentence."""
+    calls = [[e for e in events if isinstance(e, ModelCallEvent)] for events in (one, other)]
     for a, b in zip_longest(*calls):
         if a is None or b is None:
             longer = "B" if a is None else "A"
             return f"They are the same as far as both go; {longer} goes on."
-        said = [
-            [(c["name"], c["args"]) for c in e["answer"]["tool_calls"]] or e["answer"]["content"]
-            for e in (a, b)
-        ]
-        if said[0] != said[1]:
-            what = " / ".join(
-                ", ".join(c["name"] for c in e["answer"]["tool_calls"]) or "words" for e in (a, b)
-            )
-            return f"They part in round {a['round']}, phase {a['phase']}: {what}."
+        if _decision(a) != _decision(b):
+            tools = [", ".join(c.name for c in e.answer.tool_calls) or "words" for e in (a, b)]
+            return f"They part in round {a.round}, phase {a.phase}: {' / '.join(tools)}."
     return "Every decision is the same."
+
+
+def _decision(event: ModelCallEvent) -> object:
+    calls = [(call.name, call.args) for call in event.answer.tool_calls]
+    return calls or event.answer.content

@@ -58,8 +58,8 @@ class Pools:
         base = home / "compare"
         path = base / name / "compare.json"
         if not path.exists():
-            known = sorted(found.parent.name for found in base.glob("*/compare.json"))
-            raise SettingsError(unknown("comparison", name, known))
+            names = sorted(file.parent.name for file in base.glob("*/compare.json"))
+            raise SettingsError(unknown("comparison", name, names))
         stored = json.loads(path.read_bytes())
         changed = [
             line

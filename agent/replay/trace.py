@@ -13,8 +13,9 @@ from eval.evidence import evidence
 from eval.report.evidence import build_evidence_html
 from eval.tables import COLUMNS, Row, tables
 from memory.errors import SettingsError, unknown
+from memory.events import Event, ForkedEvent
 from memory.files import storage_error, write_atomic, write_bytes
-from memory.journal import Event, read_events
+from memory.journal import read_events
 
 FORMATS = ("csv", "parquet", "duckdb")
 
@@ -30,17 +31,17 @@ def collect(home: Path, names: Sequence[str]) -> dict[str, list[Row]]:
 
     What a fork shares with a session that is there as well is counted once.
     """
-    found: dict[str, list[Row]] = {name: [] for name in COLUMNS}
+    collected: dict[str, list[Row]] = {name: [] for name in COLUMNS}
     for name in names:
         events = read_session(home, name)
-        shared = [e["at"] for e in events if e["kind"] == "forked" and e["source"] in names]
-        first = max(shared, default=0)
+        forks = (event for event in events if isinstance(event, ForkedEvent))
+        first = max((fork.at for fork in forks if fork.source in names), default=0)
         for table, rows in tables(events).items():
-            found[table] += [row for row in rows if row["round"] >= first]
-    return found
+            collected[table] += [row for row in rows if row["round"] >= first]
+    return collected
 
 
-def write_tables(found: dict[str, list[Row]], kind: str, folder: Path) -> list[Path]:
+def write_tables(tables_: dict[str, list[Row]], kind: str, folder: Path) -> list[Path]:
     """Write the tables as files of one kind and return their paths.
 
     Raises SettingsError for an unknown kind, or when the package duckdb is missing.
@@ -48,9 +49,9 @@ def write_tables(found: dict[str, list[Row]], kind: str, folder: Path) -> list[P
     if kind not in FORMATS:
         raise SettingsError(unknown("format", kind, (*FORMATS, "otlp")))
     if kind == "duckdb":
-        return [_write_duckdb(found, folder / "trace.duckdb")]
+        return [_write_duckdb(tables_, folder / "trace.duckdb")]
     paths = []
-    for name, rows in found.items():
+    for name, rows in tables_.items():
         path = folder / f"{name}.{kind}"
         (_write_csv if kind == "csv" else _write_parquet)(name, rows, path)
         paths.append(path)
@@ -59,9 +60,11 @@ def write_tables(found: dict[str, list[Row]], kind: str, folder: Path) -> list[P
 
 def write_page(home: Path, names: Sequence[str], path: Path) -> None:
     """Write the page of several sessions."""
-    found = collect(home, names)
+    collected = collect(home, names)
     command = shlex.join(["shaping", "trace", *names, "--report", path.name])
-    write_bytes(path, build_evidence_html(evidence(found), found["rounds"], command).encode())
+    write_bytes(
+        path, build_evidence_html(evidence(collected), collected["rounds"], command).encode()
+    )
 
 
 def _write_csv(name: str, rows: Sequence[Row], path: Path) -> None:
@@ -89,7 +92,7 @@ def _write_parquet(name: str, rows: Sequence[Row], path: Path) -> None:
     write_atomic(path, lambda handle: pq.write_table(_table(name, rows), handle))
 
 
-def _write_duckdb(found: dict[str, list[Row]], path: Path) -> Path:
+def _write_duckdb(tables_: dict[str, list[Row]], path: Path) -> Path:
     try:
         import duckdb
     except ImportError as error:
@@ -99,7 +102,7 @@ def _write_duckdb(found: dict[str, list[Row]], path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     with duckdb.connect(str(path)) as database:
-        for name, rows in found.items():
+        for name, rows in tables_.items():
             database.register("rows_", _table(name, rows))
             database.execute(f'CREATE TABLE "{name}" AS SELECT * FROM rows_')
             database.unregister("rows_")

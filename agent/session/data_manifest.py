@@ -30,22 +30,22 @@ def share(source: Path, folder: Path) -> None:
         shutil.copyfile(source / manifest.FILE, folder / manifest.FILE)
 
 
-def check_folder(folder: Path, path: object, target: Target, what: str) -> None:
+def check_folder(folder: Path, path: object, target: Target, task: str) -> None:
     """Note the photographs of what lies in `folder`, or raise DataError if they have changed.
 
-    path: where they lie, None for those of no user; what: how messages call what is done there.
+    path: where they lie, None for those of no user; task: what is done there, for messages.
     """
     if path is None:
         return
     before = manifest.read(folder)
     if before is None:
         manifest.note(folder, target)
-    elif found := manifest.changes(before, manifest.noted(target)):
-        moved = f"; {found.n_moved} lie in another split" if found.moved else ""
+    elif changes := manifest.changes(before, manifest.noted(target)):
+        moved = f"; {changes.n_moved} lie in another split" if changes.moved else ""
         raise DataError(
-            f"The photographs in {path} are not those that {what} began with "
-            f"({found.say()}{moved}), so its figures could not be compared. Bring those of before "
-            "back, or begin anew with another --name."
+            f"The photographs in {path} are not those that {task} began with "
+            f"({changes.say()}{moved}), so its figures could not be compared. Restore the earlier "
+            "ones, or begin anew with another --name."
         )
 
 
@@ -75,12 +75,12 @@ def check(session: Session, target: Target, fault: Callable[[str, str], None]) -
     if generator.name == "mtdm" and generator.weights:
         leakage.check(Path(generator.weights).parent, target)
     if changes:
-        told = (
+        message = (
             f"Photographs have changed since the session was last worked on ({changes.say()}). It "
             "goes on with those of now: figures from here on are of other photographs than those "
             "before, and a difference between them may come from that."
         )
-        fault(CHANGED, told)
+        fault(CHANGED, message)
         manifest.note(session.folder, target)
 
 
@@ -90,34 +90,34 @@ def _other_words(session: Session, target: Target) -> str:
     if head is None:
         return ""
     attributes = list(target.vocabulary.attributes)
-    for what, before, now in (
+    for name, before, now in (
         ("classes", list(head.class_names), list(target.class_names)),
         ("attributes", list(head.vocabulary.get("attributes", {})), attributes),
     ):
         if before and before != now:
-            return f"Their {what} were {', '.join(before)}, and are {', '.join(now)} now."
+            return f"Their {name} were {', '.join(before)}, and are {', '.join(now)} now."
     return ""
 
 
 def _refusal(session: Session, changes: manifest.Changes, words: str, table: Path | None) -> str:
     path = str(session.settings.target.path)
-    said = [
+    sentences = [
         f"The photographs in {path} are not those that the session {session.name!r} "
         f"worked with ({changes.say()})."
     ]
     if changes.moved:
         shown = any("test" in pair for pair in changes.moved)
         sealed = ", and the agent would plan by photographs that were sealed" if shown else ""
-        said.append(
+        sentences.append(
             f"The splits were dealt anew, so {changes.n_moved} photographs lie in another one "
             f"({changes.say_moved()}): figures could not be compared with those before{sealed}."
         )
-    said += [words] if words else []
-    said.append("Bring back the photographs of before, or begin another session with --session.")
+    sentences += [words] if words else []
+    sentences.append("Restore the earlier photographs, or begin another session with --session.")
     if table and session.settings.target.name == "folder":
-        said.append(
+        sentences.append(
             f"Or keep the splits: copy {table} to {Path(path, 'attributes.csv')}, or its "
             "column split into the one there. What came since stands in generator there, where "
             "nothing is measured."
         )
-    return " ".join(said)
+    return " ".join(sentences)

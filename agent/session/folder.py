@@ -91,7 +91,7 @@ def folder_of(home: Path, name: str) -> Path:
 def memory_of(
     home: Path, tell: Callable[[str], None] = lambda text: None, url: str | None = None
 ) -> MemoryIndex:
-    """Return the memory of all sessions under a home folder; `tell` is told of its damages.
+    """Return the memory of all sessions under a home folder; `tell` reports its damages.
 
     url: of a Chroma server that several homes share.
     """
@@ -121,13 +121,13 @@ def next_name(home: Path, stem: str) -> str:
 
 def latest(home: Path) -> str:
     """Return the name of the session that was last worked on; raises SettingsError for none."""
-    found = list_sessions(home)
-    if not found:
+    sessions = list_sessions(home)
+    if not sessions:
         raise SettingsError(
             f"There are no sessions under {home}. Start one with `shaping run`, or name another "
             "folder with --home."
         )
-    return found[0].name
+    return sessions[0].name
 
 
 @contextmanager
@@ -243,8 +243,8 @@ def stored_settings(home: Path, name: str) -> Settings:
     """Return the settings of an existing session; raises SettingsError with the known names."""
     path = folder_of(home, name) / "session.yaml"
     if not has_session(home, name):
-        known = ", ".join(info.name for info in list_sessions(home)) or "none"
-        raise SettingsError(f"There is no session {name!r} under {home}. Known: {known}.")
+        names = ", ".join(info.name for info in list_sessions(home)) or "none"
+        raise SettingsError(f"There is no session {name!r} under {home}. Known: {names}.")
     return _read_settings(path)["settings"]
 
 
@@ -262,7 +262,7 @@ def state_of(now: Condition, events: Sequence[Event], n_rounds: int) -> State:
 
 def list_sessions(home: Path) -> list[SessionInfo]:
     """Return all sessions under a home folder, the latest first."""
-    found = []
+    infos = []
     for path in (home / "sessions").glob("*/session.yaml"):
         settings = _read_settings(path)["settings"]
         journal = path.parent / "journal.jsonl"
@@ -274,7 +274,7 @@ def list_sessions(home: Path) -> list[SessionInfo]:
             if r.report and r.report.metrics
         ]
         n_done = sum(isinstance(event, RoundDoneEvent) for event in events)
-        found.append(
+        infos.append(
             SessionInfo(
                 name=path.parent.name,
                 data=settings.data,
@@ -285,4 +285,4 @@ def list_sessions(home: Path) -> list[SessionInfo]:
                 state=state_of(condition(path.parent), events, settings.session.rounds),
             )
         )
-    return sorted(found, key=lambda info: info.updated, reverse=True)
+    return sorted(infos, key=lambda info: info.updated, reverse=True)

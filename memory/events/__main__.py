@@ -36,13 +36,13 @@ def render() -> str:
 
 def described(model: type[BaseModel]) -> dict[str, str]:
     """Return the descriptions of a class's fields: of its docstring and those of its bases."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for base in reversed(model.__mro__[: -len(BaseModel.__mro__)]):
         _, _, section = inspect.cleandoc(base.__doc__ or "").partition("\nAttributes:\n")
         for entry in re.split(r"\n(?=    \w)", f"\n{section}")[1:]:
             name, _, text = entry.strip().partition(": ")
-            found[name] = " ".join(text.split())
-    return found
+            texts[name] = " ".join(text.split())
+    return texts
 
 
 def _events_of(module: ModuleType) -> list[type[Event]]:

@@ -1,4 +1,4 @@
-"""What the brain is told at the start of a round, what it is asked, and what it answers."""
+"""What the brain knows at the start of a round, what it is asked, and what it answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Tokens(Record):
     """Tokens of one call to a language model.
 
     Attributes:
-        prompt: Of what it was told.
+        prompt: Of the messages to it.
         answer: Of what it answered.
     """
 
@@ -136,7 +136,7 @@ class ToolCallEvent(RoundEvent):
         author: The brain that called.
         tool: Name of the tool.
         arguments: Arguments of the call.
-        result: What the brain is told.
+        result: Text that the brain gets.
         seconds: Time of the call.
         rejected: Whether a person rejected the plan that was proposed.
     """
@@ -159,7 +159,7 @@ class IllegalCallEvent(RoundEvent):
         author: The brain that answered.
         tool: Name of the tool that it called, None for none.
         answer: Its text, or the arguments of the call.
-        problem: What the brain is told of it.
+        problem: What is wrong with it, as the brain is answered.
     """
 
     kind: Literal["illegal_call"] = "illegal_call"
