@@ -1,6 +1,6 @@
-"""How a DSTM does on real photographs.
+"""The tool evaluate_real: figures of a DSTM on real photographs.
 
-What the agent may see is the `feedback` split. The figures on `test` go to a sealed file that only
+The agent sees those of the `feedback` split. The figures on `test` go to a sealed file that only
 `read_sealed` opens, for reports and comparisons.
 """
 
@@ -24,7 +24,7 @@ from tools import tasks
 from tools.data.jobs import round_folder
 from tools.data.samples import Images, Samples
 from tools.models.dstm_file import load_model
-from tools.tasks import Model
+from tools.tasks import Model, Slicing
 
 if TYPE_CHECKING:
     from tools.targets import Target
@@ -35,37 +35,17 @@ Predict = Callable[[str, Model, Images], NDArray[Any]]
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a DSTM said of a split: ids of the images, and its predictions, (n, ...)."""
+    """Predictions of a DSTM for a split.
+
+    Attributes:
+        ids: Of the n images.
+        task: Name of the task.
+        values: (n, ...), see `tools.tasks.Task.predict`.
+    """
 
     ids: Sequence[str]
     task: str
     values: NDArray[Any]
-
-
-def evaluate(
-    model_folder: Path,
-    samples: Samples,
-    split: str,
-    round: int,  # noqa: A002 (the name of the record's field)
-    by: Sequence[tuple[str, ...]],
-    n_min: int,
-    device: str = "cpu",
-    predict: Predict | None = None,
-) -> tuple[Report, Predictions]:
-    """Return the report of a saved model on samples, and its predictions.
-
-    by: attributes whose combinations are slices; n_min: photographs that a slice needs; predict:
-    predicts elsewhere, None: here. Raises WeightsError for an unusable model, DataError for an
-    empty split.
-    """
-    model, meta = load_model(model_folder, device)
-    task = tasks.build(meta["task"])
-    if predict is None:
-        values = task.predict(model, samples.images)
-    else:
-        values = predict(meta["task"], model, samples.images)
-    report = task.report(values, samples, meta["class_names"], round, split, by, n_min)
-    return report, Predictions(samples.ids, task.name, values)
 
 
 def evaluate_real(
@@ -73,27 +53,71 @@ def evaluate_real(
     session_folder: Path,
     training: Training,
     target: Target,
-    by: Sequence[tuple[str, ...]],
-    n_min: int,
+    slicing: Slicing,
     device: str = "cpu",
     predict: Predict | None = None,
 ) -> Report:
     """Return the report on the target's feedback split.
 
-    Writes to rounds/NNN: the predictions on feedback, for `inspect_failures`, and the sealed
-    report on the test split, of which nothing is returned.
+    Writes to rounds/NNN: the predictions on feedback, for `inspect_failures`, and the sealed report
+    on the test split, of which nothing is returned.
+
+    Args:
+        round: Number of the round.
+        session_folder: Of the session.
+        training: Of the round's DSTM.
+        target: Whose splits are predicted.
+        slicing: Which slices are measured.
+        device: A torch device.
+        predict: Predicts elsewhere; None: on `device`.
     """
     model_folder, folder = session_folder / training.model, round_folder(session_folder, round)
     test = target.split("test")
-    sealed, _ = evaluate(model_folder, test, "test", round, by, n_min, device, predict)
+    sealed, _ = evaluate(model_folder, test, "test", round, slicing, device, predict)
     write_json(folder / "sealed.json", sealed.to_json())
 
     feedback = target.split("feedback")
-    report, said = evaluate(model_folder, feedback, "feedback", round, by, n_min, device, predict)
-    metadata = {"ids": json.dumps(list(said.ids)), "task": said.task}
-    data = save({"predictions": np.ascontiguousarray(said.values)}, metadata=metadata)
+    report, predictions = evaluate(
+        model_folder, feedback, "feedback", round, slicing, device, predict
+    )
+    metadata = {"ids": json.dumps(list(predictions.ids)), "task": predictions.task}
+    data = save({"predictions": np.ascontiguousarray(predictions.values)}, metadata=metadata)
     write_bytes(folder / "feedback.safetensors", data)
     return report
+
+
+def evaluate(
+    model_folder: Path,
+    samples: Samples,
+    split: str,
+    round: int,  # noqa: A002 (the name of the record's field)
+    slicing: Slicing,
+    device: str = "cpu",
+    predict: Predict | None = None,
+) -> tuple[Report, Predictions]:
+    """Return the report of a saved model on samples, and its predictions.
+
+    Args:
+        model_folder: With model.json.
+        samples: Of the split.
+        split: Its name.
+        round: Number of the round.
+        slicing: Which slices are measured.
+        device: A torch device.
+        predict: Predicts elsewhere; None: on `device`.
+
+    Raises:
+        WeightsError: The model cannot be used.
+        DataError: The split is empty.
+    """
+    model, meta = load_model(model_folder, device)
+    task = tasks.build(meta["task"])
+    if predict is None:
+        values = task.predict(model, samples.images)
+    else:
+        values = predict(meta["task"], model, samples.images)
+    report = task.report(values, samples, meta["class_names"], round, split, slicing)
+    return report, Predictions(samples.ids, task.name, values)
 
 
 def read_predictions(

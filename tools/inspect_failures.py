@@ -1,9 +1,10 @@
-"""On which photographs the DSTM fails: slices and clusters, with pictures of their errors."""
+"""The tool inspect_failures: slices and clusters on which the DSTM fails, with pictures of them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,11 @@ from tools import tasks
 from tools.data.jobs import round_folder
 from tools.data.samples import Samples
 from tools.evaluate_real import Predictions, read_predictions
-from tools.models.criteria import load_dstm
+from tools.models.criteria import Dstm, load_dstm
 from tools.models.embeddings import Embed
 from tools.models.gradients import Gradients, measure_gradients
 from tools.targets import Target, label_names
-from tools.tasks import Model, Task
+from tools.tasks import Model, Slicing, Task
 
 N_PICTURES = 8
 # Of a montage: as many columns as fit, at least two.
@@ -35,29 +36,60 @@ Encode = Callable[[Sequence[str]], Sequence[Sequence[float]]]
 """Turns texts into vectors, e.g. `memory.minilm`."""
 
 
+@dataclass(frozen=True)
+class Discovery:
+    """How failures are found that the slices do not explain.
+
+    Attributes:
+        embed_with: Given the round's model, returns what embeds images for clusters; None: by
+            attributes alone.
+        encode: Of captions, to name the prompts nearest to a finding; None: none are named.
+    """
+
+    embed_with: Callable[[Model], Embed] | None = None
+    encode: Encode | None = None
+
+
+@dataclass(frozen=True)
+class _Inspection:
+    """A round's predictions on feedback, with the rounds before it."""
+
+    session_folder: Path
+    target: Target
+    task: Task
+    feedback: Samples
+    predictions: Predictions
+    past: Sequence[Round]
+    current: Round | None
+    previous: Round | None
+
+
 def inspect(
     round: int,  # noqa: A002 (the name of the record's field)
     session_folder: Path,
     target: Target,
-    by: Sequence[tuple[str, ...]],
-    n_min: int,
-    alpha: float = 0.05,
+    slicing: Slicing,
     past: Sequence[Round] = (),
-    discovery: bool = False,
-    embed_with: Callable[[Model], Embed] | None = None,
-    encode: Encode | None = None,
+    discovery: Discovery | None = None,
     device: str = "cpu",
 ) -> tuple[Failure, ...]:
     """Return the failures of a round on feedback, significant ones first.
 
     The first eight, and all that were discovered, get a picture, rounds/NNN/failures/<id>.png:
-    their wrong photographs, worst first, each beside what is true and what the DSTM predicted.
+    their wrong photographs, worst first, each beside the truth and the prediction.
 
-    past: the session's rounds up to this one; what they say of a failure's prompts, and the
-    last-layer gradients of this round's images, tell whether it can be fixed. discovery: look for
-    failures that the slices do not explain; embed_with: embeds images for clusters, given the
-    round's model, None for attributes alone; encode: of captions, for the nearest prompts. Raises
-    DataError when the round was not evaluated, or on another target.
+    Args:
+        round: Number of the round, which was evaluated.
+        session_folder: Of the session.
+        target: Of the session.
+        slicing: Which slices are tested, and at which level.
+        past: The session's rounds up to this one. Their results for a failure's prompts, and the
+            last-layer gradients of this round's images, decide whether it can be fixed.
+        discovery: How failures beyond the slices are found; None: they are not.
+        device: A torch device.
+
+    Raises:
+        DataError: The round was not evaluated, or on another target.
     """
     feedback = target.split("feedback")
     predictions = read_predictions(session_folder, round)
@@ -67,66 +99,59 @@ def inspect(
             f"of {target.name!r}. Use the session's own target, or evaluate the round again."
         )
     task = tasks.build(predictions.task)
-    failures = task.failures(predictions.values, feedback, by, n_min, alpha)
     current = next((r for r in past if r.number == round), None)
-    last = next((r for r in reversed(past) if r.number < round and r.report), None)
+    previous = next((r for r in reversed(past) if r.number < round and r.report), None)
+    inspection = _Inspection(
+        session_folder, target, task, feedback, predictions, past, current, previous
+    )
     dstm = None
     if current and current.training:
         dstm = load_dstm(session_folder / current.training.model, device)
+
+    failures = task.failures(predictions.values, feedback, slicing)
     if discovery:
-        embed = embed_with(dstm.model) if embed_with and dstm else None
-        images = _evaluated(task, predictions, feedback, embed)
-        found = discover(
-            images, n_min, alpha, reported=failures, previous=last.failures if last else ()
-        )
-        if encode:
-            found = _with_prompts(found, images, past, target, encode)
+        discovered = _discover(inspection, slicing, discovery, failures, dstm)
         n_significant = sum(failure.significant for failure in failures)
-        failures = (*failures[:n_significant], *found, *failures[n_significant:])
+        failures = (*failures[:n_significant], *discovered, *failures[n_significant:])
     if current and dstm and current.batch:
-        shards = [session_folder / shard.file for shard in current.batch.shards]
-        gradients = measure_gradients(dstm, shards, feedback)
-        changes = {
-            f.id: _change(f, feedback, task, session_folder, (last.number, round))
-            for f in (last.failures if last else ())
-            if last and f.kind != "slice"
-        }
-        failures = tuple(
-            judged(failure, feedback, past, gradients, changes.get(failure.id))
-            for failure in failures
-        )
-    row = {name: index for index, name in enumerate(feedback.ids)}
-
-    def with_picture(failure: Failure) -> Failure:
-        rows = [row[name] for name in failure.examples]
-        path = round_folder(session_folder, round) / "failures" / f"{failure.id}.png"
-        images, captions = task.pictures(
-            predictions.values[rows], feedback.take(rows), label_names(target, task)
-        )
-        columns = min(_MAX_COLUMNS, max(2, _WIDTH_PX // images.shape[3]))
-        save_montage(path, images, captions, columns)
-        picture = path.relative_to(session_folder).as_posix()
-        return failure.model_copy(update={"picture": picture})
-
+        failures = _assess_all(inspection, current, failures, dstm)
     return tuple(
-        with_picture(failure) if number < N_PICTURES or failure.kind != "slice" else failure
+        _with_picture(inspection, failure, round)
+        if number < N_PICTURES or failure.kind != "slice"
+        else failure
         for number, failure in enumerate(failures)
     )
 
 
-def _evaluated(
-    task: Task, predictions: Predictions, feedback: Samples, embed: Embed | None
-) -> Evaluated:
-    """Return what discovery looks at, images without a score left out."""
-    scores = task.scores(predictions.values, feedback)
+def _discover(
+    inspection: _Inspection,
+    slicing: Slicing,
+    discovery: Discovery,
+    known: Sequence[Failure],
+    dstm: Dstm | None,
+) -> tuple[Failure, ...]:
+    """Return failures beyond the `known` slices."""
+    embed = discovery.embed_with(dstm.model) if discovery.embed_with and dstm else None
+    images = _evaluated(inspection, embed)
+    previous = inspection.previous.failures if inspection.previous else ()
+    findings = discover(images, slicing.n_min, slicing.alpha, reported=known, previous=previous)
+    if discovery.encode:
+        return _with_prompts(findings, images, inspection, discovery.encode)
+    return tuple(findings)
+
+
+def _evaluated(inspection: _Inspection, embed: Embed | None) -> Evaluated:
+    """Return the input of discovery, images without a score left out."""
+    task, feedback = inspection.task, inspection.feedback
+    scores = task.scores(inspection.predictions.values, feedback)
     rows = np.flatnonzero(np.isfinite(scores))
     outcomes: tuple[NDArray[np.float64], ...] = (scores[rows, None],)
     losses = 1 - scores[rows]
     if not task.needs:
-        said = predictions.values[rows].astype(np.float64)
+        probabilities = inspection.predictions.values[rows].astype(np.float64)
         true = feedback.classes[rows]
-        outcomes = np.eye(said.shape[1])[true], said
-        losses = 1 - said[np.arange(len(rows)), true]
+        outcomes = np.eye(probabilities.shape[1])[true], probabilities
+        losses = 1 - probabilities[np.arange(len(rows)), true]
     return Evaluated(
         ids=[feedback.ids[int(i)] for i in rows],
         errors=np.clip(1 - scores[rows], 0, 1),
@@ -139,34 +164,50 @@ def _evaluated(
 
 
 def _with_prompts(
-    found: Sequence[Failure],
-    images: Evaluated,
-    past: Sequence[Round],
-    target: Target,
-    encode: Encode,
+    findings: Sequence[Failure], images: Evaluated, inspection: _Inspection, encode: Encode
 ) -> tuple[Failure, ...]:
-    """Name the prompts so far whose texts are nearest to what a finding's photographs show."""
+    """Name the prompts whose texts are nearest to the captions of a finding's photographs."""
+    past = inspection.past
     texts = list(dict.fromkeys(p.text for r in past if r.plan for p in r.plan.prompts))
-    if not found or not texts:
-        return tuple(found)
-    captions = [target.vocabulary.caption(attributes) for attributes in images.attributes]
+    if not findings or not texts:
+        return tuple(findings)
+    vocabulary = inspection.target.vocabulary
+    captions = [vocabulary.caption(attributes) for attributes in images.attributes]
     distinct = list(dict.fromkeys(captions))
     vectors = np.array(encode([*distinct, *texts]), dtype=np.float64)
     number = {caption: i for i, caption in enumerate(distinct)}
-    own = vectors[[number[caption] for caption in captions]]
+    of_images = vectors[[number[caption] for caption in captions]]
     row = {name: i for i, name in enumerate(images.ids)}
 
-    def named(failure: Failure) -> Failure:
+    def with_prompts(failure: Failure) -> Failure:
         if failure.kind == "slice":
             return failure
         members = np.array([row[name] for name in failure.members])
-        nearest = nearest_prompts(members, own, vectors[len(distinct) :])
+        nearest = nearest_prompts(members, of_images, vectors[len(distinct) :])
         return failure.model_copy(update={"prompts": tuple(texts[i] for i in nearest)})
 
-    return tuple(named(failure) for failure in found)
+    return tuple(with_prompts(failure) for failure in findings)
 
 
-def judged(
+def _assess_all(
+    inspection: _Inspection, current: Round, failures: Sequence[Failure], dstm: Dstm
+) -> tuple[Failure, ...]:
+    """Assess each failure by the gradients of this round's images, see `assess`."""
+    assert current.batch is not None  # asked before
+    shards = [inspection.session_folder / shard.file for shard in current.batch.shards]
+    gradients = measure_gradients(dstm, shards, inspection.feedback)
+    changes: dict[str, tuple[float, float]] = {}
+    if previous := inspection.previous:
+        rounds = previous.number, current.number
+        findings = [failure for failure in previous.failures if failure.kind != "slice"]
+        changes = {failure.id: _change(failure, inspection, rounds) for failure in findings}
+    return tuple(
+        assess(failure, inspection.feedback, inspection.past, gradients, changes.get(failure.id))
+        for failure in failures
+    )
+
+
+def assess(
     failure: Failure,
     feedback: Samples,
     past: Sequence[Round],
@@ -175,8 +216,13 @@ def judged(
 ) -> Failure:
     """Add to a failure how its prompts' gradients agree with it, and whether it can be fixed.
 
-    past: rounds up to the failure's own; change: of the photographs' score in that round with its
-    standard error, where it is no slice of the reports.
+    Args:
+        failure: Of the last round of `past`.
+        feedback: The feedback split.
+        past: Rounds up to the failure's own.
+        gradients: Of the round's images and of the photographs.
+        change: Of the photographs' score in that round, with its standard error, for a failure that
+            is no slice of the reports.
     """
     agreements = prompt_influence(
         gradients.images, gradients.prompt_ids, gradients.photographs[_rows(failure, feedback)]
@@ -199,16 +245,19 @@ def judged(
 
 
 def _change(
-    failure: Failure, feedback: Samples, task: Task, session_folder: Path, rounds: tuple[int, int]
+    failure: Failure, inspection: _Inspection, rounds: tuple[int, int]
 ) -> tuple[float, float]:
-    """Return how the score of a finding's photographs changed, and the standard error of that."""
-    rows = _rows(failure, feedback)
+    """Return how the score of a finding's photographs changed, and its standard error."""
+    rows = _rows(failure, inspection.feedback)
+    photographs = inspection.feedback.take(rows)
     before, after = (
-        task.scores(read_predictions(session_folder, number).values[rows], feedback.take(rows))
+        inspection.task.scores(
+            read_predictions(inspection.session_folder, number).values[rows], photographs
+        )
         for number in rounds
     )
     change = (after - before)[np.isfinite(after - before)]
-    # An observation of no change: a few photographs that all stay as they are say little.
+    # One pseudo-observation of no change: a few equal photographs are weak evidence.
     spread = float(np.sqrt((change**2).sum() + 1) / (len(change) + 1))
     return float(change.sum() / (len(change) + 1)), spread / math.sqrt(len(change) + 1)
 
@@ -218,5 +267,21 @@ def _rows(failure: Failure, feedback: Samples) -> NDArray[np.int64]:
     if failure.kind != "slice":
         row = {name: index for index, name in enumerate(feedback.ids)}
         return np.array([row[name] for name in failure.members], dtype=np.int64)
-    own = failure.attributes.items()
-    return np.flatnonzero([own <= dict(known).items() for known in feedback.attributes])
+    wanted = failure.attributes.items()
+    return np.flatnonzero([wanted <= dict(given).items() for given in feedback.attributes])
+
+
+def _with_picture(inspection: _Inspection, failure: Failure, round_number: int) -> Failure:
+    """Save the montage of a failure's wrong photographs and add its path."""
+    feedback, session_folder = inspection.feedback, inspection.session_folder
+    row = {name: index for index, name in enumerate(feedback.ids)}
+    rows = [row[name] for name in failure.examples]
+    path = round_folder(session_folder, round_number) / "failures" / f"{failure.id}.png"
+    images, captions = inspection.task.pictures(
+        inspection.predictions.values[rows],
+        feedback.take(rows),
+        label_names(inspection.target, inspection.task),
+    )
+    columns = min(_MAX_COLUMNS, max(2, _WIDTH_PX // images.shape[3]))
+    save_montage(path, images, captions, columns)
+    return failure.model_copy(update={"picture": path.relative_to(session_folder).as_posix()})

@@ -6,11 +6,16 @@ import importlib
 import importlib.util
 import pkgutil
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
 
 from memory.errors import SettingsError, unknown
+from memory.records import Record, first_problem
+
+Options = TypeVar("Options", bound=Record)
 
 
 def names(package: str) -> list[str]:
@@ -20,10 +25,16 @@ def names(package: str) -> list[str]:
 
 
 def load(package: str, name: str, attribute: str = "build") -> Callable[..., Any]:
-    """Return `attribute` of the plug-in `name` of `package`.
+    """Return an attribute of a plug-in, by default the function that builds it.
 
-    A name with a colon is a dotted path, `package.module:function`, and serves code outside the
-    repository. Raises SettingsError that names the known plug-ins.
+    Args:
+        package: E.g. "tools.generators".
+        name: Of a file or folder of the package; or, with a colon, a dotted path,
+            `package.module:function`, to code outside the repository.
+        attribute: Of the plug-in.
+
+    Raises:
+        SettingsError: There is no such plug-in; the message names those that there are.
     """
     kind = package.rsplit(".", 1)[-1].removesuffix("s")
     path, _, function = name.partition(":")
@@ -39,8 +50,29 @@ def load(package: str, name: str, attribute: str = "build") -> Callable[..., Any
         module = importlib.import_module(f"{package}.{name}")
     if not hasattr(module, attribute):
         raise SettingsError(f"The {kind} {name!r} has no function {attribute!r} to build it with.")
-    found: Callable[..., Any] = getattr(module, attribute)
-    return found
+    plugin: Callable[..., Any] = getattr(module, attribute)
+    return plugin
+
+
+def read_options(section: str, kind: type[Options], options: Mapping[str, object]) -> Options:
+    """Return the options of a plug-in, validated; those that are None keep their default.
+
+    Args:
+        section: Of the settings, e.g. "generator.options", as errors name it.
+        kind: Record of the options.
+        options: As given.
+
+    Raises:
+        SettingsError: An option is unknown or has a wrong value; the message names its key.
+    """
+    try:
+        return kind.model_validate({key: v for key, v in options.items() if v is not None})
+    except ValidationError as error:
+        key, problem = first_problem(error)
+        if error.errors()[0]["type"] == "extra_forbidden":
+            raise SettingsError(unknown(f"key of {section}", key, kind.model_fields)) from error
+        given = error.errors()[0]["input"]
+        raise SettingsError(f"{section}.{key} cannot be {given!r}: {problem}.") from error
 
 
 def _is_plugin(package: str, module: pkgutil.ModuleInfo) -> bool:

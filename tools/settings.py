@@ -1,16 +1,38 @@
-"""Settings of the long stages. They stand here because their own modules import torch."""
+"""Settings of the long stages, apart from their modules, which import torch."""
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from memory.records import Record, Share
 
+_RENAMED = {
+    "label_lead": "label_noise_offset",
+    "noise_kept": "s_noise",
+    "power_kept": "explained_variance",
+    "rare_power": "class_balance_exponent",
+    "rare_within": "class_balance_scope",
+    "spacing": "timestep_rho",
+}
+
+
+def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings under today's names, for those that earlier versions wrote.
+
+    Where a setting is given under both names, the later entry counts.
+    """
+    current: dict[str, Any] = {}
+    for key, value in values.items():
+        name = _RENAMED.get(key, key)
+        current[name] = "residual" if (key, value) == ("prediction", "remainder") else value
+    return current
+
 
 class TrainSettings(Record):
-    """Settings of a training; the number of steps does not depend on the number of images."""
+    """Settings of a DSTM's training; the number of steps does not depend on that of images."""
 
     task: str = "classification"
     model: str = Field("convnet", description="convnet, or the folder of a transformers model")
@@ -40,7 +62,7 @@ class SelectionSettings(Record):
     def _check(self) -> Self:
         if (self.method == "all") != (self.keep == 1):
             raise ValueError(
-                f"the method {self.method} does not go with keep={self.keep:g}; all keeps 1, every "
+                f"the method {self.method} excludes keep={self.keep:g}: all needs keep=1, every "
                 "other method less, e.g. selection.method=entropy and selection.keep=0.5"
             )
         return self
@@ -137,19 +159,19 @@ class JointSettings(LoraSettings):
 
 
 class PretrainSettings(CaptionedRun):
-    """Settings of a pretraining of an MTDM."""
+    """Settings of a pretraining of an MTDM; names of earlier versions are still read."""
 
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the network's arithmetic; auto: bfloat16 where it is faster"
     )
     channels: tuple[int, ...] = (64, 128)
     patch: int = Field(4, ge=1)
-    prediction: Literal["velocity", "clean", "remainder"] = Field(
+    prediction: Literal["velocity", "clean", "residual"] = Field(
         "velocity",
-        description="of the network; remainder, of what a linear denoiser expects, learns fastest "
-        "where there are colours or labels",
+        description="of the network; residual, of a linear denoiser, learns fastest where there "
+        "are colours or labels",
     )
-    label_lead: float = Field(
+    label_noise_offset: float = Field(
         0.0,
         ge=0,
         lt=1,
@@ -158,32 +180,32 @@ class PretrainSettings(CaptionedRun):
     label_dropout: Share = Field(
         0.0,
         description="share of the examples whose labels are all noise, so that the network "
-        "also knows images whose labels are not known",
+        "also learns from images with unknown labels",
     )
-    power_kept: dict[str, Share] | None = Field(
+    explained_variance: dict[str, Share] | None = Field(
         None,
-        description="share of the power of patches that their principal components keep, by kind "
-        "(image, segmentation, depth, normals; others keep all); None: the network sees all pixels",
+        description="share of the variance of patches that their principal components explain, by "
+        "kind (image, segmentation, depth, normals; others: all); None: no projection",
     )
-    rare_power: Share = Field(
+    class_balance_exponent: Share = Field(
         0.0,
-        description="how much more patches with rare classes weigh in the loss: a pixel's weight "
-        "falls with this power of its class's frequency; 0: all weigh the same",
+        description="a pixel's weight in the loss falls with this power of its class's frequency; "
+        "0: all weigh the same",
     )
-    rare_within: Literal["data", "image"] = Field(
+    class_balance_scope: Literal["data", "image"] = Field(
         "data", description="where a class's frequency is counted: in all images, or in each"
     )
-    noise_kept: tuple[Share, Share] | None = Field(
+    s_noise: tuple[Share, Share] | None = Field(
         None,
-        description="what a step of drawing keeps of the noise of image and labels; with less, the "
-        "pictures of a young MTDM are calmer, and vary less; None: all, or as the weights say",
+        description="share of the noise of image and labels that a step of drawing keeps; less "
+        "makes pictures calmer and less varied; None: 1, or as the weights say",
     )
-    spacing: float | None = Field(
+    timestep_rho: float | None = Field(
         None,
         ge=1,
         le=4,
-        description="of the steps of drawing: with more than 1 they are closer where there is much "
-        "noise, and layouts vary more; None: 1, or as the weights say",
+        description="spacing of the steps of drawing; above 1 they are closer at high noise, and "
+        "layouts vary more; None: 1, or as the weights say",
     )
     start: str | None = Field(None, description="weights to begin with: bundled:NAME or a folder")
     lora: LoraSettings = Field(
@@ -192,3 +214,8 @@ class PretrainSettings(CaptionedRun):
     joint: JointSettings = Field(
         JointSettings(), description="of `shaping pretrain --from MODEL` alone"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier_names(cls, values: Any) -> Any:
+        return renamed(values) if isinstance(values, Mapping) else values

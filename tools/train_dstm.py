@@ -1,4 +1,4 @@
-"""Training of the DSTM: one loop for all tasks, linear from top to bottom.
+"""The tool train_dstm: one training loop for all tasks, linear from top to bottom.
 
 The same samples, settings and seed give the same weights, to the last bit on one CPU.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.utils.deterministic
@@ -28,24 +29,40 @@ from tools.tasks import Batch, Model, Task
 Progress = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
 
-Tell = Callable[[str, str], None]
-"""Called with what went wrong in a training that went on, in short and in a sentence."""
+Warn = Callable[[str, str], None]
+"""Called with a problem that the training recovered from: its kind and a sentence."""
+
+# How often a training returns to its last good weights, and the factor of its learning rate then.
+MAX_RETURNS = 2
+SLOWER = 0.3
+_N_SNAPSHOTS = 20
 
 
-class Sharing(Protocol):
-    """What several processes that train one model do at each step; each has the same batch."""
+class Callbacks(NamedTuple):
+    """What is called while a DSTM trains."""
+
+    progress: Progress = lambda done, total: None
+    warn: Warn = lambda kind, message: None
+
+
+class GradientSync(Protocol):
+    """What processes that train one model together do at each step; each has the same batch."""
 
     def share(self, batch: Batch) -> Batch:
         """Return this process's part of a batch, as large as that of the others."""
         ...
 
     def mean(self, model: Model, loss: float) -> float:
-        """Make the gradients those of the whole batch; return the mean of all losses."""
+        """Average the gradients over all processes; return the mean of their losses."""
         ...
 
 
 class Trainer(Protocol):
-    """Trains on stored images in several processes, as `train_model` does in this one."""
+    """Trains on stored images, in this process or in several.
+
+    Attributes:
+        n_processes: That share the training.
+    """
 
     n_processes: int
 
@@ -54,18 +71,100 @@ class Trainer(Protocol):
         shards: Sequence[Path],
         n_classes: int,
         settings: TrainSettings,
-        device: str,
-        progress: Progress = lambda done, total: None,
-        tell: Tell = lambda what, told: None,
+        callbacks: Callbacks | None = None,
     ) -> tuple[Model, float, int]:
-        """Return the model, on `device`, its loss and the steps, see `train_model`."""
+        """Return the model, on the trainer's device, its loss and the steps, see `train_model`."""
         ...
 
 
-# How often a training goes back to weights that were good, and how much slower it learns then.
-MAX_RETURNS = 2
-SLOWER = 0.3
-_SAVES = 20
+@dataclass(frozen=True)
+class LocalTrainer:
+    """Trains in this process, on a torch device."""
+
+    device: str = "cpu"
+    n_processes = 1
+
+    def train(
+        self,
+        shards: Sequence[Path],
+        n_classes: int,
+        settings: TrainSettings,
+        callbacks: Callbacks | None = None,
+    ) -> tuple[Model, float, int]:
+        """See `Trainer`."""
+        task, samples = tasks.build(settings.task), StoredImages(shards)
+        progress, warn = callbacks or Callbacks()
+        return train_model(samples, task, n_classes, settings, self.device, progress, warn)
+
+
+def train_dstm(
+    round: int,  # noqa: A002 (the name of the record's field)
+    session_folder: Path,
+    shards: Sequence[Path],
+    class_names: Sequence[str],
+    settings: TrainSettings,
+    trainer: Trainer | None = None,
+    selection: Selection | None = None,
+    callbacks: Callbacks | None = None,
+) -> Training:
+    """Train the DSTM of a round on the shards of all rounds so far, once.
+
+    The model is in rounds/NNN of the session. Called again, the stored result is returned; after a
+    kill the training starts over.
+
+    Args:
+        round: Number of the round.
+        session_folder: Of the session.
+        shards: Relative to the session folder, or absolute. Images that a round left out are not
+            used.
+        class_names: Of the labels that the task learns.
+        settings: Of the training.
+        trainer: Does the work; None: `LocalTrainer` on the CPU.
+        selection: How this round's images were chosen.
+        callbacks: Progress and warnings; None: none.
+
+    Raises:
+        DataError: A shard is missing or damaged.
+    """
+    trainer = trainer or LocalTrainer()
+    paths = [session_folder / shard for shard in shards]
+    arguments: dict[str, Any] = {
+        "settings": settings.model_dump(mode="json"),
+        "class_names": list(class_names),
+        # A digest, so that the stored job does not grow with the rounds.
+        "shards": digest([[path.name, contents(path).sha256] for path in paths]),
+    }
+    if chosen := choices(paths):
+        arguments["chosen"] = digest([read_choice(path).sha256 for path in chosen])
+    if trainer.n_processes > 1:
+        arguments["processes"] = trainer.n_processes
+    job = job_id(session_folder.name, round, "train_dstm", arguments)
+    job_folder, model_folder = session_folder / "jobs" / job, round_folder(session_folder, round)
+
+    def work() -> dict[str, Any]:
+        n_images = len(StoredImages(paths))
+        model, final_loss, n_steps = trainer.train(paths, len(class_names), settings, callbacks)
+        meta = {
+            "task": settings.task,
+            "class_names": list(class_names),
+            "settings": arguments["settings"],
+            "job_id": job,
+        }
+        training = Training(
+            round=round,
+            job_id=job,
+            model=model_folder.relative_to(session_folder).as_posix(),
+            n_images=n_images,
+            n_steps=n_steps,
+            final_loss=final_loss,
+            sha256=save_model(model_folder, model, meta),
+            selection=selection,
+        )
+        return training.to_json()
+
+    if not (model_folder / "model.json").exists():
+        (job_folder / "result.json").unlink(missing_ok=True)
+    return Training.model_validate(run_once(job_folder, arguments, work))
 
 
 def train_model(
@@ -75,58 +174,71 @@ def train_model(
     settings: TrainSettings,
     device: str = "cpu",
     progress: Progress = lambda done, total: None,
-    tell: Tell = lambda what, told: None,
-    sharing: Sharing | None = None,
+    warn: Warn = lambda kind, message: None,
+    sync: GradientSync | None = None,
 ) -> tuple[Model, float, int]:
-    """Train a new model; return it, the mean loss of the last tenth of the steps, and the steps.
+    """Train a new model.
 
-    AdamW under a one-cycle schedule (Smith and Topin 2019). An image is drawn as often as its
-    weight says, classes equally often if `balance_classes`. torch's global generators are left as
-    they were. A loss that is no number sends the training back to its last good weights, at a
-    lower rate; a batch for which the device has no memory is passed through the model in parts.
-    sharing: with processes that train the same model beside this one, see
-    `tools.compute.data_parallel`. Raises DataError when no image has a weight, ShapingError when
-    the loss diverges again and again.
+    AdamW under a one-cycle schedule (Smith and Topin 2019). Images are sampled in proportion to
+    their weight, classes equally often if `balance_classes`. A non-finite loss returns the training
+    to its last good weights, at a lower rate; a batch for which the device has no memory passes
+    through the model in parts. torch's global generators are left as they were.
+
+    Args:
+        samples: Images to train on.
+        task: What is learnt.
+        n_classes: Of the task's labels.
+        settings: Of the training.
+        device: A torch device.
+        progress: Gets the steps done and the steps in all.
+        warn: See `Warn`.
+        sync: With processes that train the same model, see `tools.compute.data_parallel`.
+
+    Returns:
+        The model, the mean loss of the last tenth of the steps, and the number of steps.
+
+    Raises:
+        DataError: No image has a weight above 0.
+        ShapingError: The loss diverges more than `MAX_RETURNS` times.
     """
     chances = sampling_chances(samples, settings.balance_classes)
     generator = torch.Generator().manual_seed(settings.seed)
     with reproducible(settings.seed, device):
         model = task.build_model(samples.image_shape, n_classes, settings).to(device).train()
         decayed = [p for p in model.parameters() if p.ndim > 1]
-        plain = [p for p in model.parameters() if p.ndim <= 1]
+        others = [p for p in model.parameters() if p.ndim <= 1]
+        groups: list[dict[str, Any]] = [
+            {"params": decayed},
+            {"params": others, "weight_decay": 0.0},
+        ]
         optimizer = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": settings.weight_decay},
-                {"params": plain, "weight_decay": 0.0},
-            ],
-            lr=settings.learning_rate,
+            groups, lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         n_returns = 0
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: SLOWER**n_returns * _one_cycle(step / settings.steps)
         )
-        good: tuple[Any, Any] = ({}, {})
+        snapshot: tuple[Any, Any] = ({}, {})
         losses: list[float] = []
         n_parts = 1
         for step in range(settings.steps):
-            chosen = torch.multinomial(
+            rows = torch.multinomial(
                 chances, settings.batch_size, replacement=True, generator=generator
             )
-            drawn = samples.take(chosen.numpy())
-            images = torch.from_numpy(drawn.images).to(device).float() / 255
-            batch = Batch(images, task.labels(drawn).to(device))
+            part = samples.take(rows.numpy())
+            images = torch.from_numpy(part.images).to(device).float() / 255
+            batch = Batch(images, task.labels(part).to(device))
             if settings.augment:
                 batch = task.augment(batch, generator)
-            if sharing:
-                batch = sharing.share(batch)
-            loss, n_parts = _backward(model, task, batch, settings, n_parts, tell)
-            if sharing:
-                loss = sharing.mean(model, loss)
+            if sync:
+                batch = sync.share(batch)
+            loss, n_parts = _backward(model, task, batch, settings, n_parts, warn)
+            if sync:
+                loss = sync.mean(model, loss)
             if math.isfinite(loss):
                 losses.append(loss)
-                if step % max(1, settings.steps // _SAVES) == 0:
-                    # Good, since this loss comes from them.
-                    good = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+                if step % max(1, settings.steps // _N_SNAPSHOTS) == 0:
+                    snapshot = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
                 optimizer.step()
             else:
                 n_returns += 1
@@ -136,9 +248,9 @@ def train_model(
                         f"The training diverged: {where}. Lower the learning rate "
                         f"({settings.learning_rate:g})."
                     )
-                model.load_state_dict(good[0])
-                optimizer.load_state_dict(good[1])
-                tell("diverged", f"In the training {where}: back to good weights, slower.")
+                model.load_state_dict(snapshot[0])
+                optimizer.load_state_dict(snapshot[1])
+                warn("diverged", f"In the training {where}: back to good weights, slower.")
             schedule.step()
             progress(step + 1, settings.steps)
     last = losses[-max(1, settings.steps // 10) :]
@@ -146,12 +258,14 @@ def train_model(
 
 
 def _backward(
-    model: Model, task: Task, batch: Batch, settings: TrainSettings, n_parts: int, tell: Tell
+    model: Model, task: Task, batch: Batch, settings: TrainSettings, n_parts: int, warn: Warn
 ) -> tuple[float, int]:
-    """Leave the gradient of the mean loss of a batch in the model; return the loss.
+    """Compute the gradient of a batch's mean loss, in `n_parts` parts.
 
-    The batch passes in `n_parts` parts, twice as many whenever the device has no memory for one;
-    returns the number that sufficed, too.
+    Whenever the device has no memory for one, there are twice as many parts.
+
+    Returns:
+        The loss, and the number of parts that sufficed.
     """
     n = len(batch.images)
     is_short = settings.precision == "bfloat16"
@@ -164,8 +278,8 @@ def _backward(
             ):
                 part = Batch(images, labels)
                 with torch.autocast(images.device.type, torch.bfloat16, enabled=is_short):
-                    said = model(images).float()
-                loss = task.loss(said, part, settings).mean() * (len(images) / n)
+                    outputs = model(images).float()
+                loss = task.loss(outputs, part, settings).mean() * (len(images) / n)
                 total += loss.item()
                 loss.backward()
             return total, n_parts
@@ -178,14 +292,18 @@ def _backward(
                 ) from error
             n_parts *= 2
             torch.cuda.empty_cache()
-            tell("out of memory in training", f"Batches pass in {n_parts} parts from now on.")
+            warn("out of memory in training", f"Batches pass in {n_parts} parts from now on.")
 
 
 def sampling_chances(samples: Pool, balance_classes: bool) -> torch.Tensor:
-    """Return how often to draw each image, float64, (n,), in proportion to its weight.
+    """Return the sampling weight of each image, float64, (n,), proportional to its own weight.
 
-    If `balance_classes`, the classes that have weight at all share the draws equally. Raises
-    DataError when no image has a weight above 0.
+    Args:
+        samples: n images.
+        balance_classes: Whether classes with a weight above 0 are sampled equally often.
+
+    Raises:
+        DataError: No image has a weight above 0.
     """
     chances = torch.from_numpy(samples.weights).double().clone()
     if not chances.sum() > 0:
@@ -199,74 +317,8 @@ def sampling_chances(samples: Pool, balance_classes: bool) -> torch.Tensor:
     return chances
 
 
-def train_dstm(
-    round: int,  # noqa: A002 (the name of the record's field)
-    session_folder: Path,
-    shards: Sequence[Path],
-    class_names: Sequence[str],
-    settings: TrainSettings,
-    device: str = "cpu",
-    progress: Progress = lambda done, total: None,
-    tell: Tell = lambda what, told: None,
-    selection: Selection | None = None,
-    trainer: Trainer | None = None,
-) -> Training:
-    """Train the DSTM of a round on the shards of all rounds so far, once.
-
-    selection: how this round's images were chosen; images that a round left out are not used.
-    trainer: trains in several processes; None: in this one. shards: relative to the session folder,
-    or absolute. The model is in rounds/NNN of the session; run again, the stored result is
-    returned, after a kill the training starts over. Raises DataError for a shard that is missing or
-    damaged.
-    """
-    paths = [session_folder / shard for shard in shards]
-    arguments: dict[str, Any] = {
-        "settings": settings.model_dump(mode="json"),
-        "class_names": list(class_names),
-        # Not the list, so that what is stored of a job does not grow with the rounds.
-        "shards": digest([[path.name, contents(path).sha256] for path in paths]),
-    }
-    if chosen := choices(paths):
-        arguments["chosen"] = digest([read_choice(path).sha256 for path in chosen])
-    if trainer:
-        arguments["processes"] = trainer.n_processes
-    name = job_id(session_folder.name, round, "train_dstm", arguments)
-    job_folder, model_folder = session_folder / "jobs" / name, round_folder(session_folder, round)
-
-    def work() -> dict[str, Any]:
-        samples = StoredImages(paths)
-        n_classes = len(class_names)
-        if trainer:
-            found = trainer.train(paths, n_classes, settings, device, progress, tell)
-        else:
-            task = tasks.build(settings.task)
-            found = train_model(samples, task, n_classes, settings, device, progress, tell)
-        model, final_loss, n_steps = found
-        meta = {
-            "task": settings.task,
-            "class_names": list(class_names),
-            "settings": arguments["settings"],
-            "job_id": name,
-        }
-        training = Training(
-            round=round,
-            job_id=name,
-            model=model_folder.relative_to(session_folder).as_posix(),
-            n_images=len(samples),
-            n_steps=n_steps,
-            final_loss=final_loss,
-            sha256=save_model(model_folder, model, meta),
-            selection=selection,
-        )
-        return training.to_json()
-
-    if not (model_folder / "model.json").exists():
-        (job_folder / "result.json").unlink(missing_ok=True)
-    return Training.model_validate(run_once(job_folder, arguments, work))
-
-
-def _one_cycle(part: float, warmup: float = 0.15) -> float:
-    """Return the share of the highest learning rate at `part`, 0..1, of the training."""
-    if part < warmup:
-        return 0.04 + 0.96 * part / warmup
-    return 0.5 + 0.5 * math.cos(math.pi * (part - warmup) / (1 - warmup))
+def _one_cycle(progress: float, warmup: float = 0.15) -> float:
+    """Return the learning rate as a share of the highest, at `progress`, 0..1, of the training."""
+    if progress < warmup:
+        return 0.04 + 0.96 * progress / warmup
+    return 0.5 + 0.5 * math.cos(math.pi * (progress - warmup) / (1 - warmup))

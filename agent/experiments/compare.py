@@ -41,7 +41,7 @@ from memory.files import write_bytes, write_json
 from memory.records import PromptSpec, Record, Round, digest, read_pull
 from tools.data.samples import Samples
 from tools.generate_batch import draw
-from tools.generators import can_be_pulled
+from tools.generators import accepts_feedback
 from tools.models.criteria import require_classes
 
 _OF_PRETRAINING = ("pretrain", "pretrain_target")
@@ -162,7 +162,7 @@ def check_pulls(components: Components, arms: Arms, broken: float) -> None:
             f"The arm {name!r} is pulled, and --broken has prompts draw something else. Compare "
             "guided arms without it."
         )
-    if not can_be_pulled(components.generator):
+    if not accepts_feedback(components.generator):
         raise SettingsError(
             f"The arm {name!r} is pulled, but the generator {components.generator.name!r} cannot "
             "be. Choose a preset whose generator is an MTDM, such as solar or streets."
@@ -218,7 +218,7 @@ def estimate(components: Components, arms: Arms, n_seeds: int) -> Estimated:
 
     def drawn() -> Samples:
         samples, confidence = draw(wanted, 0, components.generator, components.target.class_names)
-        components.judge.judge(samples, confidence)
+        components.judge.verify(samples, confidence)
         return samples
 
     def seconds(work: Callable[[], object]) -> float:

@@ -112,7 +112,7 @@ class Pool:
             classes=np.array([names.index(p.class_name) for p in asked], dtype=np.int64),
             attributes=[p.attributes for p in asked],
         )
-        drawn = replace(drawn, weights=components.judge.judge(drawn, confidence)[1])
+        drawn = replace(drawn, weights=components.judge.verify(drawn, confidence)[1])
         size = self._size
         return [drawn.take(range(i * size, (i + 1) * size)) for i in range(len(prompts))]
 

@@ -13,10 +13,9 @@ from memory.errors import SettingsError, unknown
 from memory.journal import read_events, rounds
 from memory.records import Report, Round, Training
 from tools.data.jobs import shards_of
-from tools.data.stored_images import StoredImages
 from tools.evaluate_real import evaluate
 from tools.models.dstm_file import save_model
-from tools.train_dstm import train_model
+from tools.tasks import Slicing
 
 STAGES = ("train", "evaluate")
 # Another processor or version of torch rounds otherwise: a report then may differ by some
@@ -79,11 +78,7 @@ def _results(
 def _train(recorded: Training, shards: Sequence[Path], components: Components) -> Rerun:
     settings = components.settings
     dstm = settings.dstm.model_copy(update={"seed": settings.session.seed})
-    task, n_classes, device = components.task, len(components.label_names), components.device
-    if trainer := components.trainer:
-        model, loss, _ = trainer.train(shards, n_classes, dstm, device)
-    else:
-        model, loss, _ = train_model(StoredImages(shards), task, n_classes, dstm, device)
+    model, loss, _ = components.trainer.train(shards, len(components.label_names), dstm)
     with tempfile.TemporaryDirectory() as scratch:
         sha256 = save_model(Path(scratch), model, {"task": dstm.task})
     same = sha256 == recorded.sha256 and loss == recorded.final_loss
@@ -97,8 +92,7 @@ def _evaluate(folder: Path, training: Training, recorded: Report, components: Co
         components.target.split("feedback"),
         "feedback",
         recorded.round,
-        settings.slices,
-        settings.n_min,
+        Slicing(settings.slices, settings.n_min),
         components.device,
     )
     before, after = _figures(recorded), _figures(report)

@@ -38,9 +38,10 @@ from tools.data.jobs import round_folder, write_missing
 from tools.data.samples import Samples, concatenate
 from tools.data.shards import read_shards, write_shard
 from tools.evaluate_real import read_sealed
-from tools.generate_batch import Order
+from tools.generate_batch import ShardSpec
 from tools.inspect_failures import inspect
 from tools.models.criteria import Dstm
+from tools.tasks import Slicing
 from tools.train_dstm import train_model
 
 NAME = "arm"
@@ -118,7 +119,7 @@ def shuffled(past: Round, seed: int) -> Round:
 
 @dataclass
 class PoolShards:
-    """Makes shards of the images of a pool, where a session's crew would draw them.
+    """Makes shards of the images of a pool, where a session's executor would draw them.
 
     Attributes:
         pool: The images of the seed.
@@ -129,24 +130,24 @@ class PoolShards:
     taken: Counter[str] = field(default_factory=Counter)
 
     def write_missing(
-        self, paths: Sequence[Path], order: Order, done: Callable[[int], None]
+        self, paths: Sequence[Path], spec: ShardSpec, done: Callable[[int], None]
     ) -> None:
         """Create those of `paths` that do not exist."""
-        prompts: dict[str, PromptSpec] = {p.id: p for piece in order.pieces for p, _ in piece}
-        images = self.pool.take([*prompts.values()], Counter(self.taken), order.critic)
+        prompts: dict[str, PromptSpec] = {p.id: p for piece in spec.pieces for p, _ in piece}
+        images = self.pool.take([*prompts.values()], Counter(self.taken), spec.critic)
         samples = concatenate(images)
         starts = [0]
-        for piece in order.pieces:
+        for piece in spec.pieces:
             starts.append(starts[-1] + len(piece))
 
         def make(number: int) -> bytes:
-            piece = order.pieces[number]
+            piece = spec.pieces[number]
             return write_shard(
                 samples.take(range(starts[number], starts[number + 1])),
                 [prompt.text for prompt, _ in piece],
                 [prompt.id for prompt, _ in piece],
                 [index for _, index in piece],
-                order.class_names,
+                spec.class_names,
             )
 
         write_missing(paths, make, done)
@@ -159,7 +160,7 @@ class ArmEffects(LiveEffects):
         """Hold what differs from a session.
 
         Args:
-            components: Those of the arm's session; `shards` are their crew.
+            components: Those of the arm's session; `shards` are their executor.
             shards: Makes the shards.
             models: Folder of the seed's trainings.
             arm: Says whether failures are judged.
@@ -215,8 +216,8 @@ class ArmEffects(LiveEffects):
         if self._arm.trial is not None:
             return super().inspect(number)
         feedback, parts = self._session.settings.feedback, self._parts
-        limits = (feedback.slices, feedback.n_min, feedback.alpha)
-        return inspect(number, self._session.folder, parts.target, *limits, device=parts.device)
+        slicing = Slicing(feedback.slices, feedback.n_min, feedback.alpha)
+        return inspect(number, self._session.folder, parts.target, slicing, device=parts.device)
 
 
 def run_planner(
@@ -305,6 +306,5 @@ def report(
     """Return the report of a DSTM on a split of the target, and its predictions there."""
     samples, feedback = components.target.split(split), components.settings.feedback
     predictions = dstm.task.predict(dstm.model, samples.images)
-    limits = (split, feedback.slices, feedback.n_min)
-    names = components.label_names
-    return dstm.task.report(predictions, samples, names, number, *limits), predictions
+    slicing, names = Slicing(feedback.slices, feedback.n_min), components.label_names
+    return dstm.task.report(predictions, samples, names, number, split, slicing), predictions

@@ -23,11 +23,10 @@ from tools import targets, tasks
 from tools.compute.recipe import Recipe
 from tools.compute.within_memory import WithinMemory
 from tools.evaluate_real import Predict
-from tools.generate_batch import Crew, Judge
+from tools.generate_batch import LabelVerifier, ShardExecutor
 from tools.generators import Generator
-from tools.labelers.audit import AuditClassifier, train_audit
+from tools.labelers.audit import AuditClassifier, KeepAll, train_audit
 from tools.labelers.dense_audit import train_dense_audit
-from tools.labelers.keep_all import KeepAll
 from tools.models.embeddings import (
     Embed,
     embed_by_dstm,
@@ -37,10 +36,10 @@ from tools.models.embeddings import (
 )
 from tools.targets import Target
 from tools.tasks import Model, Task
-from tools.train_dstm import Trainer
+from tools.train_dstm import LocalTrainer, Trainer
 
 if TYPE_CHECKING:
-    from tools.compute.cluster import RayCrew
+    from tools.compute.cluster import RayExecutor
 
 OUT_OF_MEMORY = "out of memory"
 
@@ -65,7 +64,7 @@ class Components:
         """
         self.observer = observer or Observer()
         self._settings, self._session = settings, session
-        self._crew: Crew | None = None
+        self._executor: ShardExecutor | None = None
         if session:
             session.control.say = self.observer.warn
             session.control.after_pause = self._journal_pause
@@ -75,16 +74,16 @@ class Components:
         """Return the components of an open session."""
         return cls(session.settings, observer, session)
 
-    def in_session(self, session: Session, crew: Crew) -> Components:
+    def in_session(self, session: Session, executor: ShardExecutor) -> Components:
         """Return components of a session that share target, generator, judge and their like.
 
         Args:
             session: One whose settings name the same parts.
-            crew: Makes the shards of its images.
+            executor: Makes the shards of its images.
         """
         _ = self.device, self.distribution, self.generator, self.judge
         shared = copy.copy(self)
-        shared._session, shared._crew = session, crew
+        shared._session, shared._executor = session, executor
         return shared
 
     @property
@@ -222,9 +221,9 @@ class Components:
         )
 
     @property
-    def crew(self) -> Crew | None:
+    def executor(self) -> ShardExecutor | None:
         """What makes shards elsewhere, e.g. on a cluster; None: they are made here."""
-        return self._crew or self._cluster
+        return self._executor or self._cluster
 
     @property
     def predict(self) -> Predict | None:
@@ -232,13 +231,13 @@ class Components:
         return self._cluster.predict if self._cluster else None
 
     @cached_property
-    def _cluster(self) -> RayCrew | None:
+    def _cluster(self) -> RayExecutor | None:
         settings = self.settings
         if settings.compute.place == "local":
             return None
-        from tools.compute.cluster import RayCrew
+        from tools.compute.cluster import RayExecutor
 
-        return RayCrew(
+        return RayExecutor(
             settings.compute,
             self._recipe,
             self.judge,
@@ -249,17 +248,19 @@ class Components:
         )
 
     @property
-    def trainer(self) -> Trainer | None:
-        """What trains a DSTM in several processes; None: it is trained in this one.
+    def trainer(self) -> Trainer:
+        """What trains a DSTM, in this process or in several.
 
         Raises SettingsError when there are not as many devices, or a batch cannot be shared evenly.
         """
         settings = self.settings
         if settings.compute.train_processes == 1:
-            return None
-        from tools.compute.data_parallel import Team
+            return LocalTrainer(self.device)
+        from tools.compute.data_parallel import DataParallelTrainer
 
-        return Team(settings.compute.train_processes, self.device, settings.dstm.batch_size)
+        return DataParallelTrainer(
+            settings.compute.train_processes, self.device, settings.dstm.batch_size
+        )
 
     def _n_at_once(self) -> int | None:
         faults = self._session.journal.events("fault") if self._session else []
@@ -293,19 +294,19 @@ class Components:
                 f"feedback.embedding is {settings.feedback.embedding!r}, but the generator is "
                 f"{settings.generator.name!r}. Set feedback.embedding to dstm or imagenet."
             )
-        from tools.diffusion.pipeline import load_pipeline, weights_folder
+        from tools.diffusion.weights import load_pipeline, weights_folder
 
         return embed_by_mtdm(load_pipeline(weights_folder(settings.generator.weights), self.device))
 
     @cached_property
-    def judge(self) -> Judge:
+    def judge(self) -> LabelVerifier:
         """What weighs generated images, e.g. a classifier, trained once per home folder."""
         if self.settings.audit.method == "none":
             return KeepAll()
         with self.stage("train audit", 0):
             return self.train_judge(self.progress("train audit", "steps"))
 
-    def train_judge(self, progress: Callable[[int, int], None]) -> Judge:
+    def train_judge(self, progress: Callable[[int, int], None]) -> LabelVerifier:
         """Return the judge, trained on the target's audit split or read from HOME/cache.
 
         Args:

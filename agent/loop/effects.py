@@ -58,7 +58,7 @@ class Effects(Protocol):
         """How many tokens of a prompt the generator reads."""
 
     @property
-    def can_be_pulled(self) -> bool:
+    def accepts_feedback(self) -> bool:
         """Whether a DSTM can guide the generator."""
 
     def count_tokens(self, text: str) -> int:
@@ -146,11 +146,11 @@ class LiveEffects:
         return self._parts.generator.max_tokens
 
     @property
-    def can_be_pulled(self) -> bool:
+    def accepts_feedback(self) -> bool:
         """Whether a DSTM can guide the generator."""
-        from tools.generators import can_be_pulled
+        from tools.generators import accepts_feedback
 
-        return can_be_pulled(self._parts.generator)
+        return accepts_feedback(self._parts.generator)
 
     def count_tokens(self, text: str) -> int:
         """Return the tokens of a prompt."""
@@ -212,26 +212,28 @@ class LiveEffects:
 
     def draw(self, plan: Plan) -> Batch:
         """Draw the images of a plan and let the audit weigh their labels."""
-        from tools.generate_batch import generate_batch
+        from tools.generate_batch import Workshop, generate_batch
 
         parts, settings = self._parts, self._session.settings
         return generate_batch(
             plan,
             self._session.folder,
             settings.session.seed,
-            parts.generator,
-            parts.judge,
-            parts.target.class_names,
+            Workshop(
+                parts.generator,
+                parts.judge,
+                parts.target.class_names,
+                self._critic(plan.round) if any(prompt.pull for prompt in plan.prompts) else None,
+                parts.executor,
+            ),
             settings.session.shard_size,
             parts.progress("generate", "images"),
-            self._critic(plan.round) if any(prompt.pull for prompt in plan.prompts) else None,
-            parts.crew,
         )
 
     def train(self, number: int) -> Training:
         """Choose from the images of round `number`, and train the DSTM on those of all so far."""
         from tools.selection.select import select_images
-        from tools.train_dstm import train_dstm
+        from tools.train_dstm import Callbacks, train_dstm
 
         parts, settings = self._parts, self._session.settings
         selection = select_images(
@@ -249,16 +251,15 @@ class LiveEffects:
             self._all_shards(number),
             parts.label_names,
             settings.dstm.model_copy(update={"seed": settings.session.seed}),
-            parts.device,
-            parts.progress("train", "steps"),
-            parts.fault,
-            selection,
             parts.trainer,
+            selection,
+            Callbacks(parts.progress("train", "steps"), parts.fault),
         )
 
     def evaluate(self, training: Training) -> Report:
         """Measure a trained DSTM on the real photographs of the feedback split."""
         from tools.evaluate_real import evaluate_real
+        from tools.tasks import Slicing
 
         feedback = self._session.settings.feedback
         return evaluate_real(
@@ -266,8 +267,7 @@ class LiveEffects:
             self._session.folder,
             training,
             self._parts.target,
-            feedback.slices,
-            feedback.n_min,
+            Slicing(feedback.slices, feedback.n_min),
             self._parts.device,
             self._parts.predict,
         )
@@ -275,21 +275,22 @@ class LiveEffects:
     def inspect(self, number: int) -> tuple[Failure, ...]:
         """Find where the DSTM of round `number`, which was measured, fails."""
         from memory import minilm
-        from tools.inspect_failures import inspect
+        from tools.inspect_failures import Discovery, inspect
+        from tools.tasks import Slicing
 
         feedback = self._session.settings.feedback
+        discovery = None
+        if feedback.discovery != "off":
+            embed_with = self._parts.embedding if feedback.discovery == "clusters" else None
+            discovery = Discovery(embed_with, lambda texts: minilm.load().embed(texts))
         return inspect(
             number,
             self._session.folder,
             self._parts.target,
-            feedback.slices,
-            feedback.n_min,
-            feedback.alpha,
-            past=rounds_before(self._session.journal, number + 1),
-            discovery=feedback.discovery != "off",
-            embed_with=self._parts.embedding if feedback.discovery == "clusters" else None,
-            encode=lambda texts: minilm.load().embed(texts),
-            device=self._parts.device,
+            Slicing(feedback.slices, feedback.n_min, feedback.alpha),
+            rounds_before(self._session.journal, number + 1),
+            discovery,
+            self._parts.device,
         )
 
     def _critic(self, number: int) -> Critic:

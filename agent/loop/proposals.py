@@ -149,7 +149,7 @@ class Proposals:
         """Return why no DSTM can pull the images of a round, or None; was one trained before?"""
         if not is_trained:
             return "no DSTM has been trained yet"
-        if not self._effects.can_be_pulled:
+        if not self._effects.accepts_feedback:
             return f"the generator {self._session.settings.generator.name!r} cannot be pulled"
         return None
 

@@ -101,7 +101,7 @@ class RecordedEffects:
         }
         self.max_tokens = int(plans[0]["max_tokens"]) if plans else 0
         # As the tools were offered; "pull" is left out of them where it is not possible.
-        self.can_be_pulled = any(
+        self.accepts_feedback = any(
             '"pull"' in json.dumps(e["tools"])
             for e in self._journal.recorded
             if e["kind"] == "tools"

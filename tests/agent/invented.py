@@ -80,7 +80,7 @@ class InventedEffects:
     """Effects that take no time; `crash_in` is the round and stage at which the process dies."""
 
     max_tokens = 12
-    can_be_pulled = False
+    accepts_feedback = False
 
     def __init__(
         self,

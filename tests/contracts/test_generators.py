@@ -13,7 +13,7 @@ from tests.tools.tiny_scenes import Scenes, untrained_joint
 from tools import generators
 from tools.data.drawn import ImageRequest
 from tools.data.samples import Samples
-from tools.diffusion.pipeline import new_pipeline
+from tools.diffusion.weights import new_pipeline
 from tools.generators import Generator
 from tools.plugins import names
 

@@ -18,7 +18,7 @@ from tools.data.samples import Samples
 from tools.models.dstm_file import load_model, save_model
 from tools.plugins import names
 from tools.settings import TrainSettings
-from tools.tasks import Batch, Model, Task
+from tools.tasks import Batch, Model, Slicing, Task
 from tools.tasks.classification import TransformersClassifier
 from tools.train_dstm import train_model
 
@@ -50,6 +50,7 @@ def settings_of(task: Task) -> TrainSettings:
 
 
 NAMES = ("sky", "road", "car")
+SLICING = Slicing([("light",)], 2)
 
 
 def batch(task: Task, given: Samples) -> Batch:
@@ -102,10 +103,10 @@ def test_what_is_said_is_reported_and_shown(task: Task) -> None:
     given = samples()
     model = task.build_model((1, 32, 32), 3, settings_of(task))
     said = task.predict(model, given.images)
-    report = task.report(said, given, NAMES, 2, "feedback", [("light",)], 2)
+    report = task.report(said, given, NAMES, 2, "feedback", SLICING)
     assert (report.round, report.split, report.main_metric) == (2, "feedback", task.metric)
     assert [s.key for s in report.slices] == ["light=day", "light=night"]
-    for failure in task.failures(said, given, [("light",)], 2, 0.05):
+    for failure in task.failures(said, given, SLICING):
         assert failure.slice in ("light=day", "light=night")
     pictures, captions = task.pictures(said, given, NAMES)
     assert pictures.dtype == np.uint8

@@ -13,9 +13,10 @@ from tools import tasks
 from tools.evaluate_real import evaluate, evaluate_real, read_predictions, read_sealed
 from tools.models.dstm_file import save_model
 from tools.settings import TrainSettings
+from tools.tasks import Slicing
 from tools.train_dstm import train_model
 
-BY = [("light",)]
+SLICING = Slicing([("light",)], 5)
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def training(model: str = "rounds/001") -> Training:
 
 def test_a_report_fits_its_predictions(session: Path, target: Any) -> None:
     feedback = target.split("feedback")
-    report, said = evaluate(session / "rounds/001", feedback, "feedback", 1, BY, 5)
+    report, said = evaluate(session / "rounds/001", feedback, "feedback", 1, SLICING)
     probabilities = said.values
     assert (said.task, list(said.ids)) == ("classification", list(feedback.ids))
     assert probabilities.shape == (80, 2)
@@ -53,14 +54,14 @@ def test_a_report_fits_its_predictions(session: Path, target: Any) -> None:
 
 
 def test_an_evaluation_repeats_to_the_last_bit(session: Path, target: Any) -> None:
-    args = (session / "rounds/001", target.split("feedback"), "feedback", 1, BY, 5)
+    args = (session / "rounds/001", target.split("feedback"), "feedback", 1, SLICING)
     first, second = evaluate(*args), evaluate(*args)
     assert first[0] == second[0]
     assert np.array_equal(first[1].values, second[1].values)
 
 
 def test_the_agent_gets_feedback_and_the_test_is_sealed(session: Path, target: Any) -> None:
-    report = evaluate_real(1, session, training(), target, BY, 5)
+    report = evaluate_real(1, session, training(), target, SLICING)
     assert report.split == "feedback"
     predictions = read_predictions(session, 1)
     assert list(predictions.ids) == list(target.split("feedback").ids)
@@ -68,7 +69,7 @@ def test_the_agent_gets_feedback_and_the_test_is_sealed(session: Path, target: A
     assert report.metrics["accuracy"].value == pytest.approx(correct.mean())
     (sealed,) = read_sealed(session)
     assert (sealed.round, sealed.split) == (1, "test")
-    expected, _ = evaluate(session / "rounds/001", target.split("test"), "test", 1, BY, 5)
+    expected, _ = evaluate(session / "rounds/001", target.split("test"), "test", 1, SLICING)
     assert sealed == expected
     opened = [p.name for p in (session / "rounds/001").iterdir() if b"sealed" in p.read_bytes()]
     assert opened == []
@@ -76,7 +77,7 @@ def test_the_agent_gets_feedback_and_the_test_is_sealed(session: Path, target: A
 
 def test_sealed_reports_are_sorted_by_round(session: Path, target: Any) -> None:
     for number in (2, 1):
-        evaluate_real(number, session, training(), target, BY, 5)
+        evaluate_real(number, session, training(), target, SLICING)
     assert [r.round for r in read_sealed(session)] == [1, 2]
 
 
@@ -86,14 +87,14 @@ def test_a_session_without_rounds_has_no_sealed_reports(tmp_path: Path) -> None:
 
 def test_a_missing_model_is_an_error(session: Path, target: Any) -> None:
     with pytest.raises(WeightsError, match="rounds/009"):
-        evaluate_real(9, session, training("rounds/009"), target, BY, 5)
+        evaluate_real(9, session, training("rounds/009"), target, SLICING)
     assert read_sealed(session) == ()
 
 
 def test_an_empty_split_is_an_error(session: Path, target: Any) -> None:
     nothing = target.split("feedback").take([])
     with pytest.raises(DataError, match="no photographs"):
-        evaluate(session / "rounds/001", nothing, "feedback", 1, BY, 5)
+        evaluate(session / "rounds/001", nothing, "feedback", 1, SLICING)
 
 
 @pytest.mark.parametrize("damaged", [False, True])

@@ -12,7 +12,7 @@ from tools import generators
 from tools.data.drawn import Drawn, ImageRequest
 from tools.data.samples import Dense, Samples
 from tools.data.shards import read_shards
-from tools.generate_batch import generate_batch
+from tools.generate_batch import Workshop, generate_batch
 from tools.generators import Generator
 
 PLAN = Plan(
@@ -48,9 +48,9 @@ class Counting:
 
 
 class Half:
-    """A judge that keeps functional cells alone."""
+    """A verifier that keeps functional cells alone."""
 
-    def judge(
+    def verify(
         self, samples: Samples, confidence: Dense
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
         kept = samples.classes == 0
@@ -59,7 +59,7 @@ class Half:
 
 def generate(folder: Path, generator: Counting) -> Batch:
     classes = ("functional", "defective")
-    return generate_batch(PLAN, folder, 0, generator, Half(), classes, shard_size=4)
+    return generate_batch(PLAN, folder, 0, Workshop(generator, Half(), classes), shard_size=4)
 
 
 def test_batch_has_labels_weights_and_quality(tmp_path: Path) -> None:

@@ -26,12 +26,14 @@ from tools import tasks
 from tools.data.samples import Samples
 from tools.data.shards import write_shard
 from tools.evaluate_real import evaluate_real
-from tools.inspect_failures import inspect
+from tools.inspect_failures import Discovery, inspect
 from tools.models.dstm_file import save_model
 from tools.settings import TrainSettings
+from tools.tasks import Slicing
 from tools.train_dstm import train_model
 
 BY = [("light",)]
+SLICING = Slicing(BY, 10)
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def parts(samples: Any) -> tuple[Any, Any]:
 
 
 def test_a_failure_comes_with_a_picture_of_its_errors(session: Path, target: Any) -> None:
-    (failure,) = inspect(2, session, target, BY, n_min=10)
+    (failure,) = inspect(2, session, target, SLICING)
     assert (failure.slice, failure.n, failure.n_wrong) == ("light=dim", 40, 20)
     assert failure.significant
     assert failure.rest_error_rate == 0
@@ -70,35 +72,35 @@ def test_a_failure_comes_with_a_picture_of_its_errors(session: Path, target: Any
 
 
 def test_inspecting_twice_gives_the_same(session: Path, target: Any) -> None:
-    first = inspect(2, session, target, BY, n_min=10)
+    first = inspect(2, session, target, SLICING)
     path = session / str(first[0].picture)
     data = path.read_bytes()
-    assert inspect(2, session, target, BY, n_min=10) == first
+    assert inspect(2, session, target, SLICING) == first
     assert path.read_bytes() == data
 
 
 def test_no_slice_is_large_enough(session: Path, target: Any) -> None:
-    assert inspect(2, session, target, BY, n_min=41) == ()
+    assert inspect(2, session, target, Slicing(BY, 41)) == ()
     assert not (session / "rounds/002/failures").exists()
 
 
 def test_a_round_that_was_not_evaluated(session: Path, target: Any) -> None:
     with pytest.raises(DataError, match="Call evaluate_real"):
-        inspect(3, session, target, BY, n_min=10)
+        inspect(3, session, target, SLICING)
 
 
 def test_predictions_of_another_target_are_refused(session: Path, target: Any) -> None:
     other = dataclasses.replace(target, n_images=40)
     with pytest.raises(DataError, match="other photographs"):
-        inspect(2, session, other, BY, n_min=10)
+        inspect(2, session, other, SLICING)
 
 
 def test_a_failure_beyond_the_slices_is_discovered(session: Path, target: Any) -> None:
-    (found,) = inspect(2, session, target, [], n_min=10, discovery=True)
+    (found,) = inspect(2, session, target, Slicing(n_min=10), discovery=Discovery())
     assert (found.slice, found.n, found.n_wrong) == ("light=dim", 40, 20)
     assert found.significant and found.fixable is None
     assert found.picture and (session / found.picture).is_file()
-    known = inspect(2, session, target, BY, n_min=10, discovery=True)
+    known = inspect(2, session, target, SLICING, discovery=Discovery())
     assert [failure.slice for failure in known] == ["light=dim"]
 
 
@@ -146,7 +148,7 @@ def tried(target: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
         final_loss=loss,
         sha256=save_model(folder / "rounds/002", model, meta),
     )
-    report = evaluate_real(2, folder, training, dark, BY, 10)
+    report = evaluate_real(2, folder, training, dark, SLICING)
     drawn = dark.split("audit")
     rows = np.flatnonzero([a == DIM for a in drawn.attributes])[:24]
 
@@ -172,7 +174,7 @@ def tried(target: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
             training=training,
             report=report,
         )
-        found = inspect(2, folder, dark, BY, n_min=10, past=[done])
+        found = inspect(2, folder, dark, SLICING, past=[done])
         return next(f for f in found if f.slice == "light=dim")
 
     return judge

@@ -16,7 +16,7 @@ from tools.data.samples import Samples
 from tools.data.shards import write_shard
 from tools.models.dstm_file import load_model, save_model
 from tools.settings import TrainSettings
-from tools.train_dstm import sampling_chances, train_dstm, train_model
+from tools.train_dstm import Callbacks, sampling_chances, train_dstm, train_model
 
 TASK = tasks.build("classification")
 
@@ -147,7 +147,9 @@ def test_a_damaged_model_is_an_error(tmp_path: Path, target: Any, damage: str) -
 def train(session: Path, progress: Any = lambda done, total: None) -> Training:
     shards = [Path("rounds/001/data-000.parquet"), Path("rounds/002/data-000.parquet")]
     settings = TrainSettings(steps=3, batch_size=8)
-    return train_dstm(2, session, shards, ["plain", "square"], settings, progress=progress)
+    return train_dstm(
+        2, session, shards, ["plain", "square"], settings, callbacks=Callbacks(progress)
+    )
 
 
 @pytest.fixture

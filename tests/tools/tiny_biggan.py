@@ -40,7 +40,7 @@ def stirred(network: BigGAN) -> BigGAN:
 def biggan(folder: Path, **changes: Any) -> BigGAN:
     """Save a network to `folder`; changes: of `CONFIG`, None takes a key out."""
     said = {k: v for k, v in {**CONFIG, **changes}.items() if v is not None}
-    network = stirred(BigGANConfig.model_validate(said).network())
+    network = stirred(BigGAN(BigGANConfig.model_validate(said)))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(said))
     save_file(network.state_dict(), folder / "model.safetensors")

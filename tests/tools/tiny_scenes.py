@@ -21,12 +21,11 @@ from transformers import CLIPTextModel
 from prompts.vocabulary import load_vocabulary
 from tests.tools.tiny_diffusers import text_config, tokenizer
 from tools.data.samples import Samples
-from tools.diffusion.label_codes import LabelCodes
-from tools.diffusion.label_grid import LabelGrid
+from tools.diffusion.label_codes import LabelCodes, LabelGrid
 from tools.generators.joint.folder import JointCard, save_joint, widen
 from tools.generators.text2image.diffusion_model import DiffusionModel, load_model
 from tools.generators.text2image.model_options import ModelOptions
-from tools.models.diffusers_folder import folder_sha256
+from tools.models.digests import folder_sha256
 from tools.pretraining.finetuning import ATTENTION, add_lora, lora_state
 from tools.streets import CLASS_NAMES, HEIGHT, WIDTH, Scene, render
 

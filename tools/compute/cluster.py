@@ -1,9 +1,9 @@
 """Shards and predictions from all devices of a Ray cluster: one worker, a Ray actor, on each.
 
-Placing workers, starting them again, and repeating what a dead node had in hand is Ray's work
-(`max_restarts`, `max_task_retries`, `ray.util.ActorPool`). Files are written here alone, so nodes
-need no common disk; what they need in common is this program and the generator's weights. Workers
-live as long as one batch, so that several sessions can share a cluster.
+Ray places and restarts workers and repeats the tasks of a dead node (`max_restarts`,
+`max_task_retries`, `ray.util.ActorPool`). Files are written by the session alone, so nodes need no
+shared disk, but the same program and the same weights of the generator. Workers live as long as one
+batch, so that several sessions can share a cluster.
 """
 
 from __future__ import annotations
@@ -26,92 +26,107 @@ from memory.errors import SettingsError, ShapingError
 from memory.files import write_bytes
 from tools import tasks
 from tools.compute.recipe import Recipe
-from tools.compute.worker import Made, Worker, pack, pack_order
+from tools.compute.worker import ShardResult, Worker, WorkerSpec, pack, pack_spec
 from tools.data.samples import Images
-from tools.generate_batch import Judge, Order
+from tools.generate_batch import LabelVerifier, ShardSpec
 from tools.settings import ComputeSettings
 from tools.tasks import Model
 
 # A multiple of what tasks predict at once, so that the same arithmetic is done as in one piece.
 _PREDICTED_AT_ONCE = 1024
-# So often it is looked whether the session has to end, and whether there are nodes left.
-_LOOK_EVERY_S = 1.0
+# Interval of the checks whether the session has to end, and whether there are nodes left.
+_POLL_S = 1.0
+
+Kind = Literal["cpu", "cuda"]
 
 Call = Callable[[Any], Any]
-"""Takes an actor, calls it, and returns Ray's reference to what will come of it."""
+"""Takes an actor, calls it, and returns Ray's reference to the result."""
 
 
-class RayCrew:
-    """Makes shards on a Ray cluster, see `tools.generate_batch.Crew`.
+class RayExecutor:
+    """Makes shards on a Ray cluster; a `tools.generate_batch.ShardExecutor`.
 
-    identity: of the session's generator; device: "auto" for GPUs where the cluster has any;
-    n_at_once: images that a worker draws at once, None for a whole shard; tell: gets their number
-    when there was no memory for so many.
+    Args:
+        settings: Of the cluster.
+        recipe: Of the generator.
+        verifier: Weighs the images.
+        identity: Of the session's generator.
+        device: "auto": GPUs where the cluster has any.
+        n_at_once: Images that a worker draws at once; None: a whole shard.
+        on_halved: Gets the new number when a worker had no memory for so many.
     """
 
     def __init__(
         self,
         settings: ComputeSettings,
         recipe: Recipe,
-        judge: Judge,
+        verifier: LabelVerifier,
         identity: str,
         device: Literal["auto", "cpu", "cuda"] = "auto",
         n_at_once: int | None = None,
-        tell: Callable[[int], None] = lambda n_at_once: None,
+        on_halved: Callable[[int], None] = lambda n_at_once: None,
     ) -> None:
         self._settings, self._device = settings, device
-        self._recipe, self._judge, self._identity = recipe, judge, identity
-        self._n_at_once, self._tell = n_at_once, tell
+        self._recipe, self._verifier, self._identity = recipe, verifier, identity
+        self._n_at_once, self._on_halved = n_at_once, on_halved
 
     def write_missing(
-        self, paths: Sequence[Path], order: Order, done: Callable[[int], None]
+        self, paths: Sequence[Path], spec: ShardSpec, done: Callable[[int], None]
     ) -> None:
-        """Create those of `paths` that do not exist, each by a worker that is free.
+        """Create those of `paths` that do not exist, each by a free worker.
 
-        Raises SettingsError where Ray is not installed, the cluster cannot be reached or has no
-        device of the kind, ShapingError when workers die again and again over the same shard or
-        no node is left for `patience_s`.
+        Args:
+            paths: One per shard.
+            spec: The shards.
+            done: See `ShardExecutor`.
+
+        Raises:
+            SettingsError: Ray is not installed, or the cluster cannot be reached or has no device
+                of the kind.
+            ShapingError: Workers die repeatedly over the same shard, or no node is left for
+                `patience_s`.
         """
         missing = [number for number, path in enumerate(paths) if not path.exists()]
-        n_there = len(paths) - len(missing)
-        done(n_there)
+        n_done = len(paths) - len(missing)
+        done(n_done)
         if not missing:
             return
         ray = connect(self._settings.address)
-        packed = ray.put(pack_order(order))
+        packed = ray.put(pack_spec(spec))
 
         def call(number: int) -> Call:
             return lambda actor: actor.make.remote(packed, number)
 
-        def take(made: Made) -> None:
-            nonlocal n_there
-            write_bytes(paths[made.number], made.data)
-            for n_at_once in made.told:
-                self._halved(n_at_once)
-            n_there += 1
-            done(n_there)
+        def take(result: ShardResult) -> None:
+            nonlocal n_done
+            write_bytes(paths[result.number], result.data)
+            for n_at_once in result.halved:
+                if self._n_at_once is None or n_at_once < self._n_at_once:
+                    self._n_at_once = n_at_once
+                    self._on_halved(n_at_once)
+            n_done += 1
+            done(n_done)
 
-        self._run(ray, [call(number) for number in missing], take, lambda: done(n_there))
+        self._run(ray, [call(number) for number in missing], take, lambda: done(n_done))
 
     def predict(self, task: str, model: Model, images: Images) -> NDArray[Any]:
-        """Return what a DSTM says of images, see `tools.evaluate_real.Predict`.
+        """Return a DSTM's predictions for images, see `tools.evaluate_real.Predict`.
 
-        No more images than one worker predicts at once are not worth sending anywhere. Raises as
-        `write_missing` does.
+        As few images as one worker predicts at once are predicted here. Raises as `write_missing`.
         """
         starts = range(0, len(images), _PREDICTED_AT_ONCE)
         if len(starts) < 2:
             return tasks.build(task).predict(model, images)
         ray = connect(self._settings.address)
         packed = ray.put(pack(model))
-        found: dict[int, NDArray[Any]] = {}
+        parts: dict[int, NDArray[Any]] = {}
 
         def call(start: int) -> Call:
             piece = images[start : start + _PREDICTED_AT_ONCE]
             return lambda actor: actor.predict.remote(task, packed, piece, start)
 
-        self._run(ray, [call(start) for start in starts], lambda made: found.update([made]))
-        return np.concatenate([found[start] for start in starts])
+        self._run(ray, [call(start) for start in starts], lambda part: parts.update([part]))
+        return np.concatenate([parts[start] for start in starts])
 
     def _run(
         self,
@@ -120,14 +135,14 @@ class RayCrew:
         take: Callable[[Any], None],
         wait: Callable[[], None] = lambda: None,
     ) -> None:
-        """Give each result to `take` as it comes; `wait` is called while nothing comes."""
+        """Give each result to `take` as it comes; call `wait` while none does."""
         from ray.exceptions import RayActorError, RayTaskError
         from ray.util import ActorPool
 
-        # Kept as long as the actors: one that is started again needs it again.
-        judge = ray.put(pack(self._judge))
         kind = self._kind(ray)
-        actors = self._hire(ray, kind, judge, len(calls))
+        # Kept as long as the actors: one that is restarted needs it again.
+        verifier = ray.put(pack(self._verifier))
+        actors = self._start_workers(ray, kind, verifier, len(calls))
         pool = ActorPool(actors)
         seen_at = time.monotonic()
         try:
@@ -135,14 +150,20 @@ class RayCrew:
                 pool.submit(lambda actor, value: value(actor), call)
             while pool.has_next():
                 try:
-                    result = pool.get_next_unordered(timeout=_LOOK_EVERY_S)
+                    result = pool.get_next_unordered(timeout=_POLL_S)
                 except RayTaskError as error:
                     raise error.cause from error
                 except TimeoutError:
                     wait()
                     if slots(ray.nodes(), kind, self._settings.cpus):
                         seen_at = time.monotonic()
-                    self._give_up_after(time.monotonic() - seen_at)
+                    idle_s = time.monotonic() - seen_at
+                    if idle_s > self._settings.patience_s:
+                        raise ShapingError(
+                            f"For {idle_s:.0f} s no node of the Ray cluster has had a device for a "
+                            "worker. Start nodes, and run the same command again; finished shards "
+                            "are kept."
+                        ) from None
                 else:
                     seen_at = time.monotonic()
                     take(result)
@@ -151,8 +172,8 @@ class RayCrew:
                     ray.kill(idle)
         except RayActorError as error:
             raise ShapingError(
-                f"Workers of the Ray cluster died over the same work, however often it was begun "
-                f"again (compute.retries={self._settings.retries}): {error} Is this program "
+                f"Workers of the Ray cluster died over the same work after "
+                f"{self._settings.retries} retries (compute.retries): {error} Is this program "
                 "installed on every node, and the memory enough (session.shard_size)? Run the same "
                 "command again; finished shards are kept."
             ) from error
@@ -160,10 +181,10 @@ class RayCrew:
             for actor in actors:
                 ray.kill(actor)
 
-    def _hire(self, ray: Any, kind: Literal["cpu", "cuda"], judge: Any, n_calls: int) -> list[Any]:
+    def _start_workers(self, ray: Any, kind: Kind, verifier: Any, n_calls: int) -> list[Any]:
         """Start workers, one on every device, no more than there are calls.
 
-        judge: Ray's reference to a packed one.
+        verifier: Ray's reference to a packed one.
         """
         settings = self._settings
         n_slots = slots(ray.nodes(), kind, settings.cpus)
@@ -173,7 +194,7 @@ class RayCrew:
                 f"No node of the Ray cluster has {wanted} for a worker. Set device and compute.cpus"
                 " to what `ray status` shows, or add nodes."
             )
-        actor = ray.remote(Worker).options(
+        actor = ray.remote(_RayWorker).options(
             num_cpus=settings.cpus,
             num_gpus=int(kind == "cuda"),
             max_restarts=-1,
@@ -181,50 +202,46 @@ class RayCrew:
             scheduling_strategy="SPREAD",
         )
         n_threads = max(1, int(settings.cpus)) if kind == "cpu" else None
-        arguments = (self._recipe, judge, self._identity, kind, self._n_at_once, n_threads)
-        return [
-            actor.remote(*arguments, Path.cwd())
-            for _ in range(min(n_slots, n_calls, settings.workers or n_calls))
-        ]
+        others = (self._identity, kind, self._n_at_once, n_threads, Path.cwd())
+        n_workers = min(n_slots, n_calls, settings.workers or n_calls)
+        return [actor.remote(self._recipe, verifier, *others) for _ in range(n_workers)]
 
-    def _kind(self, ray: Any) -> Literal["cpu", "cuda"]:
+    def _kind(self, ray: Any) -> Kind:
         if self._device == "auto":
             return "cuda" if slots(ray.nodes(), "cuda", self._settings.cpus) else "cpu"
         return self._device
 
-    def _give_up_after(self, seconds: float) -> None:
-        if seconds > self._settings.patience_s:
-            raise ShapingError(
-                f"For {seconds:.0f} s no node of the Ray cluster has had a device for a worker. "
-                "Start nodes, and run the same command again; finished shards are kept."
-            )
 
-    def _halved(self, n_at_once: int) -> None:
-        if self._n_at_once is None or n_at_once < self._n_at_once:
-            self._n_at_once = n_at_once
-            self._tell(n_at_once)
+class _RayWorker(Worker):
+    """A worker as a Ray actor: Ray resolves the reference to the packed verifier."""
+
+    def __init__(self, recipe: Recipe, verifier: bytes, *others: Any) -> None:
+        super().__init__(WorkerSpec(recipe, verifier, *others))
 
 
-def slots(nodes: Sequence[Mapping[str, Any]], kind: Literal["cpu", "cuda"], cpus: float) -> int:
-    """Return how many workers living nodes have room for; nodes: as `ray.nodes()` says."""
+def slots(nodes: Sequence[Mapping[str, Any]], kind: Kind, cpus: float) -> int:
+    """Return how many workers living nodes have room for; nodes: as from `ray.nodes()`."""
     alive = [node["Resources"] for node in nodes if node["Alive"]]
-    n_by_cpu = [int(own.get("CPU", 0) / cpus + 1e-9) for own in alive]
+    n_by_cpu = [int(node.get("CPU", 0) / cpus + 1e-9) for node in alive]
     if kind == "cpu":
         return sum(n_by_cpu)
-    return sum(min(n, int(own.get("GPU", 0))) for n, own in zip(n_by_cpu, alive, strict=True))
+    return sum(min(n, int(node.get("GPU", 0))) for n, node in zip(n_by_cpu, alive, strict=True))
 
 
 def connect(address: str | None) -> Any:
-    """Return the module ray, connected to the cluster at HOST:PORT.
+    """Return the module ray, connected to a cluster.
 
-    address: None for that of RAY_ADDRESS, else the one that runs on this machine, else a new one
-    of this machine alone. Raises SettingsError where there is no Ray or no such cluster.
+    Args:
+        address: HOST:PORT; None: that of RAY_ADDRESS, else the cluster on this machine, else a new
+            one of this machine alone.
+
+    Raises:
+        SettingsError: Ray is not installed, or there is no such cluster.
     """
     if importlib.util.find_spec("ray") is None:
         raise SettingsError(
             "compute.place is ray, but Ray is not installed. Add it with: pip install '.[ray]'"
         )
-    # What is done with this program is nobody else's business.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with _sigterm_kept():
         import ray
@@ -243,7 +260,7 @@ def connect(address: str | None) -> Any:
 
 @contextmanager
 def _sigterm_kept() -> Iterator[None]:
-    """Keep the handler of SIGTERM, by which a session ends at a safe point; Ray sets its own."""
+    """Restore the handler of SIGTERM, which ends a session at a safe point; Ray sets its own."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield

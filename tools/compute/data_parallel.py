@@ -1,9 +1,9 @@
-"""A training that several devices of this machine share, through Accelerate: a process for each.
+"""Data-parallel training on several devices of this machine, through Accelerate.
 
-Every process draws the same batches, passes its share of each through the model and takes the step
-that the mean of all gradients says, so that all hold the same model; the first one writes it and
-tells how far they are. Starting the processes, and ending all when one of them fails, is the work
-of torchrun. With normalisation over a batch, a process sees its own share alone.
+Every process samples the same batches, passes its share of each through the model and steps along
+the mean of all gradients, so that all hold the same model; the first one writes it and reports
+progress. torchrun starts the processes and ends all when one fails. Normalisation over a batch is
+over a process's own share.
 
     python -m torch.distributed.run --standalone --nproc-per-node N -m tools.compute.data_parallel
     FOLDER
@@ -34,18 +34,24 @@ from tools.data.stored_images import StoredImages
 from tools.models.dstm_file import load_model, save_model
 from tools.settings import TrainSettings
 from tools.tasks import Batch, Model
-from tools.train_dstm import Progress, Tell, train_model
+from tools.train_dstm import Callbacks, train_model
 
-_LOOK_EVERY_S = 0.1
-_ORDER, _TOLD, _FAILED, _LOG = "order.json", "told.jsonl", "failed.json", "log.txt"
+_POLL_S = 0.1
+_SPEC, _MESSAGES, _FAILED, _LOG = "spec.json", "messages.jsonl", "failed.json", "log.txt"
 # Batch normalisation needs two images.
-_LEAST_SHARE = 2
+_MIN_SHARE = 2
 
 
-class Team:
-    """Trains in `n_processes` processes, each on a GPU of its own or all on the CPU.
+class DataParallelTrainer:
+    """Trains in several processes; a `tools.train_dstm.Trainer`.
 
-    Raises SettingsError for more processes than there are GPUs, or than share a batch evenly.
+    Args:
+        n_processes: Each on a GPU of its own, or all on the CPU.
+        device: A torch device.
+        batch_size: Of the training, a multiple of `n_processes`.
+
+    Raises:
+        SettingsError: There are fewer GPUs, or a batch cannot be shared evenly.
     """
 
     def __init__(self, n_processes: int, device: str, batch_size: int) -> None:
@@ -55,45 +61,43 @@ class Team:
                 f"compute.train_processes is {n_processes}, but this machine has {n_devices} GPUs. "
                 "Set one process for each GPU at most."
             )
-        if batch_size % n_processes or batch_size < _LEAST_SHARE * n_processes:
+        if batch_size % n_processes or batch_size < _MIN_SHARE * n_processes:
             raise SettingsError(
                 f"compute.train_processes is {n_processes}, which do not share a batch of "
-                f"{batch_size} images (dstm.batch_size) evenly, {_LEAST_SHARE} or more for each. "
+                f"{batch_size} images (dstm.batch_size) evenly, {_MIN_SHARE} or more for each. "
                 "Choose a batch size that is a multiple."
             )
-        self.n_processes = n_processes
+        self.n_processes, self._device = n_processes, device
 
     def train(
         self,
         shards: Sequence[Path],
         n_classes: int,
         settings: TrainSettings,
-        device: str,
-        progress: Progress = lambda done, total: None,
-        tell: Tell = lambda what, told: None,
+        callbacks: Callbacks | None = None,
     ) -> tuple[Model, float, int]:
         """See `tools.train_dstm.Trainer`; an error of a process is raised here."""
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
-            order = {
+            spec = {
                 "shards": [str(path.absolute()) for path in shards],
                 "n_classes": n_classes,
                 "settings": settings.model_dump(mode="json"),
-                "device": device,
-                "for": os.getpid(),
+                "device": self._device,
+                "parent": os.getpid(),
             }
-            write_json(folder / _ORDER, order)
+            write_json(folder / _SPEC, spec)
             with self._started(folder) as process:
                 n_read = 0
                 while True:
                     is_over = process.poll() is not None
-                    n_read = _pass_on(folder / _TOLD, n_read, progress, tell)
+                    n_read = _forward(folder / _MESSAGES, n_read, callbacks or Callbacks())
                     if is_over:
                         break
-                    time.sleep(_LOOK_EVERY_S)
+                    time.sleep(_POLL_S)
             if process.returncode:
                 raise _error_of(folder)
-            model, meta = load_model(folder, device)
+            model, meta = load_model(folder, self._device)
             return model, meta["loss"], meta["n_steps"]
 
     @contextmanager
@@ -119,35 +123,35 @@ class Team:
                 process.wait()
 
 
-def _pass_on(path: Path, n_read: int, progress: Progress, tell: Tell) -> int:
-    """Pass on what the first process has told since `n_read` bytes; return how many there are."""
+def _forward(path: Path, n_read: int, callbacks: Callbacks) -> int:
+    """Forward the messages of the first process after `n_read` bytes; return the bytes read."""
     with path.open("rb") if path.exists() else open(os.devnull, "rb") as file:
         file.seek(n_read)
         whole = file.read().rpartition(b"\n")[0]
     for line in whole.splitlines():
-        told = json.loads(line)
-        if "done" in told:
-            progress(told["done"], told["total"])
+        message = json.loads(line)
+        if "done" in message:
+            callbacks.progress(message["done"], message["total"])
         else:
-            tell(told["what"], told["told"])
+            callbacks.warn(message["kind"], message["text"])
     return n_read + len(whole) + bool(whole)
 
 
 def _error_of(folder: Path) -> ShapingError:
-    """Return the error that a process has left, or the last lines that were printed."""
+    """Return the error that a process wrote, or one with the last lines of the log."""
     if (folder / _FAILED).exists():
         failed = json.loads((folder / _FAILED).read_bytes())
         kind: type[ShapingError] = getattr(errors, failed["kind"])
-        return kind(failed["told"])
+        return kind(failed["message"])
     last = "\n".join((folder / _LOG).read_text("utf-8", "replace").splitlines()[-20:])
     return ShapingError(
-        f"The processes that share the training ended without a result. Run the same command "
-        f"again, or set compute.train_processes=1. The last lines that they printed:\n{last}"
+        f"The processes of the training ended without a result. Run the same command again, or "
+        f"set compute.train_processes=1. Their last lines of output:\n{last}"
     )
 
 
-class _Member:
-    """One of the processes: its share of a batch, and the mean with the others."""
+class _ProcessSync:
+    """The `GradientSync` of one of the processes."""
 
     def __init__(self, device: str) -> None:
         self._accelerator = Accelerator(cpu=device == "cpu")
@@ -155,12 +159,12 @@ class _Member:
         self.is_first = self._accelerator.is_main_process
 
     def share(self, batch: Batch) -> Batch:
-        """See `tools.train_dstm.Sharing`."""
+        """See `GradientSync`."""
         own = slice(self._accelerator.process_index, None, self._accelerator.num_processes)
         return Batch(batch.images[own], batch.labels[own])
 
     def mean(self, model: Model, loss: float) -> float:
-        """See `tools.train_dstm.Sharing`; one message for all."""
+        """See `GradientSync`; one message for all gradients and the loss."""
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         parts = [*(g.flatten() for g in gradients), torch.tensor([loss], device=self.device)]
         mean: Any = self._accelerator.reduce(torch.cat(parts), "mean")
@@ -174,55 +178,50 @@ class _Member:
         self._accelerator.end_training()
 
 
-class _Voice:
-    """What the first process tells whoever started it; the others say nothing."""
+class _Reporter:
+    """Writes messages of the first process for the parent; the others write none."""
 
-    def __init__(self, path: Path, is_heard: bool, heard_by: int) -> None:
-        self._path, self._is_heard, self._heard_by = path, is_heard, heard_by
+    def __init__(self, path: Path, is_first: bool, parent: int) -> None:
+        self._path, self._is_first, self._parent = path, is_first, parent
 
     def progress(self, done: int, total: int) -> None:
-        """Tell the steps done; ends this process when nobody waits for it any more."""
+        """Report the steps done; ends this process when the parent is gone."""
         try:
-            os.kill(self._heard_by, 0)
+            os.kill(self._parent, 0)
         except ProcessLookupError as error:
             raise SystemExit(1) from error
-        self._say({"done": done, "total": total})
+        self._write({"done": done, "total": total})
 
-    def tell(self, what: str, told: str) -> None:
-        """Tell of a fault."""
-        self._say({"what": what, "told": told})
+    def warn(self, kind: str, message: str) -> None:
+        """Report a problem that the training recovered from."""
+        self._write({"kind": kind, "text": message})
 
-    def _say(self, what: dict[str, Any]) -> None:
-        if self._is_heard:
+    def _write(self, message: dict[str, Any]) -> None:
+        if self._is_first:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(what) + "\n")
+                file.write(json.dumps(message) + "\n")
 
 
 def main() -> None:
     """Train as one of the processes that torchrun has started."""
     folder = Path(sys.argv[1])
-    order = json.loads((folder / _ORDER).read_bytes())
-    member = _Member(order["device"])
-    voice = _Voice(folder / _TOLD, member.is_first, order["for"])
-    settings = TrainSettings.model_validate(order["settings"])
+    spec = json.loads((folder / _SPEC).read_bytes())
+    sync = _ProcessSync(spec["device"])
+    reporter = _Reporter(folder / _MESSAGES, sync.is_first, spec["parent"])
+    settings = TrainSettings.model_validate(spec["settings"])
+    task, n_classes = tasks.build(settings.task), spec["n_classes"]
+    callbacks = reporter.progress, reporter.warn
     try:
-        samples = StoredImages([Path(name) for name in order["shards"]])
+        samples = StoredImages([Path(name) for name in spec["shards"]])
         model, loss, n_steps = train_model(
-            samples,
-            tasks.build(settings.task),
-            order["n_classes"],
-            settings,
-            member.device,
-            voice.progress,
-            voice.tell,
-            member,
+            samples, task, n_classes, settings, sync.device, *callbacks, sync
         )
     except ShapingError as error:
-        write_json(folder / _FAILED, {"kind": type(error).__name__, "told": str(error)})
+        write_json(folder / _FAILED, {"kind": type(error).__name__, "message": str(error)})
         raise SystemExit(1) from error
-    if member.is_first:
+    if sync.is_first:
         save_model(folder, model, {"task": settings.task, "loss": loss, "n_steps": n_steps})
-    member.close()
+    sync.close()
 
 
 if __name__ == "__main__":

@@ -12,9 +12,15 @@ from tools.labelers.labelled import Labelled
 
 @dataclass(frozen=True)
 class Recipe:
-    """Name and options of a generator and of the labeler behind it, "none" for no labeler.
+    """Name and options of a generator and of its labeler.
 
-    pixel_classes: names of the class ids that a labeler's labels shall have.
+    Attributes:
+        name: Of the generator.
+        image_shape: (channels, height, width).
+        options: Of the generator.
+        labeler: Its name; "none": no labeler.
+        pixel_classes: Names of the class ids that the labeler's labels shall have.
+        labeler_options: Of the labeler.
     """
 
     name: str
@@ -26,10 +32,10 @@ class Recipe:
 
     def build(self, device: str) -> Generator:
         """Build the generator on a torch device."""
-        found = generators.build(self.name, self.image_shape, device, **self.options)
+        generator = generators.build(self.name, self.image_shape, device, **self.options)
         if self.labeler == "none":
-            return found
+            return generator
         labeler = labelers.build(
-            self.labeler, found, self.pixel_classes, device, **self.labeler_options
+            self.labeler, generator, self.pixel_classes, device, **self.labeler_options
         )
-        return Labelled(found, labeler)
+        return Labelled(generator, labeler)

@@ -9,36 +9,25 @@ import torch
 
 from memory.errors import ShapingError
 from tools.data.drawn import Drawn, ImageRequest, join
-from tools.generators import Generator, can_be_pulled, undrawn
+from tools.generators import Generator, GeneratorWrapper
 
 
-class WithinMemory:
-    """Behaves like `inner`, but halves the batch when the memory of the device does not suffice.
+class WithinMemory(GeneratorWrapper):
+    """Behaves like `inner`, but halves the batch when the device runs out of memory.
 
-    n_at_once: images drawn at once, None for as many as are asked for; tell: gets the new number
-    whenever it had to be halved. Pixels depend on the request alone, so they stay the same.
+    Pixels depend on the request alone, so they stay the same.
+
+    Args:
+        inner: Draws the images.
+        n_at_once: Images drawn at once; None: as many as are asked for.
+        on_halved: Gets the new number whenever it was halved.
     """
 
     def __init__(
-        self, inner: Generator, n_at_once: int | None, tell: Callable[[int], None]
+        self, inner: Generator, n_at_once: int | None, on_halved: Callable[[int], None]
     ) -> None:
-        self.name = inner.name
-        self.max_tokens = inner.max_tokens
-        self.can_be_pulled = can_be_pulled(inner)
-        self._inner, self._n_at_once, self._tell = inner, n_at_once, tell
-
-    @property
-    def identity(self) -> str:
-        """Return the identity of the generator within."""
-        return self._inner.identity
-
-    def count_tokens(self, text: str) -> int:
-        """Count as the generator within does."""
-        return self._inner.count_tokens(text)
-
-    def undrawn(self, text: str) -> Sequence[str]:
-        """Return what the generator within cannot draw of a prompt."""
-        return undrawn(self._inner, text)
+        super().__init__(inner)
+        self._n_at_once, self._on_halved = n_at_once, on_halved
 
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
         """Draw all requests; raises ShapingError where there is no memory for a single one."""
@@ -63,4 +52,4 @@ class WithinMemory:
         self._n_at_once = n // 2
         gc.collect()
         torch.cuda.empty_cache()
-        self._tell(self._n_at_once)
+        self._on_halved(self._n_at_once)

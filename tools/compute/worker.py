@@ -1,7 +1,7 @@
-"""What works on one device of a cluster: draws and audits shards, and predicts.
+"""A worker on one device of a cluster: draws and verifies shards, and predicts.
 
-A worker is made of plain data and bytes, and loads what it needs when it is first used: it can be
-started again on another machine at any time, where it makes the same.
+A worker is built from plain data and bytes, and loads its parts when they are first used: it can be
+restarted on another machine at any time, with the same results.
 """
 
 from __future__ import annotations
@@ -24,113 +24,122 @@ from tools import tasks
 from tools.compute.recipe import Recipe
 from tools.compute.within_memory import WithinMemory
 from tools.data.samples import Images
-from tools.generate_batch import Judge, Order, make_shard
+from tools.generate_batch import LabelVerifier, ShardSpec, make_shard
 from tools.generators import Generator
 
 
-class Made(NamedTuple):
-    """A shard's number and parquet file; told: images drawn at once, each time it was halved."""
+class ShardResult(NamedTuple):
+    """A finished shard.
+
+    Attributes:
+        number: Of the shard.
+        data: Its parquet file.
+        halved: Images drawn at once, each time the number was halved.
+    """
 
     number: int
     data: bytes
-    told: Sequence[int]
+    halved: Sequence[int]
 
 
 @dataclass(frozen=True)
-class Packed:
-    """An order whose critic is packed, see `pack`."""
+class PackedSpec:
+    """Shards whose critic is packed, see `pack`."""
 
-    order: Order
+    spec: ShardSpec
     critic: bytes | None
 
 
-class Worker:
-    """Makes shards and predictions on one torch device.
+@dataclass(frozen=True)
+class WorkerSpec:
+    """How a worker is built.
 
-    judge: a packed `Judge`; identity: of the generator that the session has, which the one built
-    here must have too; n_at_once: images drawn at once, None for a whole shard; n_threads: of
-    arithmetic on the processor, None as torch chooses; folder: of the session's process, where
-    relative paths of the recipe begin, if it is here too.
+    Attributes:
+        recipe: Of the generator.
+        verifier: A packed `LabelVerifier`.
+        identity: Of the session's generator, which that of the worker must have too.
+        device: A torch device.
+        n_at_once: Images drawn at once; None: a whole shard.
+        n_threads: Of arithmetic on the CPU; None: torch's default.
+        folder: Working directory of the session, for relative paths of the recipe, if it exists.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        judge: bytes,
-        identity: str,
-        device: str = "cpu",
-        n_at_once: int | None = None,
-        n_threads: int | None = None,
-        folder: Path = Path(),
-    ) -> None:
-        self._recipe, self._packed_judge, self._identity = recipe, judge, identity
-        self._device, self._n_at_once, self._folder = device, n_at_once, folder
+    recipe: Recipe
+    verifier: bytes
+    identity: str
+    device: str = "cpu"
+    n_at_once: int | None = None
+    n_threads: int | None = None
+    folder: Path = Path()
+
+
+class Worker:
+    """Makes shards and predictions on one torch device."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._spec = spec
         self._halved: list[int] = []
         self._critic: tuple[bytes, Any] | None = None
-        if n_threads is not None:
-            torch.set_num_threads(n_threads)
+        if spec.n_threads is not None:
+            torch.set_num_threads(spec.n_threads)
 
-    def make(self, packed: Packed, number: int) -> Made:
-        """Make one shard of an order.
-
-        Raises WeightsError when the generator is another one here than in the session.
-        """
-        order = replace(packed.order, critic=self._load_critic(packed.critic))
-        data = make_shard(order, number, self._generator, self._judge)
-        told, self._halved = self._halved, []
-        return Made(number, data, told)
+    def make(self, packed: PackedSpec, number: int) -> ShardResult:
+        """Make one shard; raises WeightsError when the generator differs from the session's."""
+        spec = replace(packed.spec, critic=self._load_critic(packed.critic))
+        data = make_shard(spec, number, self._generator, self._verifier)
+        halved, self._halved = self._halved, []
+        return ShardResult(number, data, halved)
 
     def predict(
         self, task: str, model: bytes, images: Images, number: int
     ) -> tuple[int, NDArray[Any]]:
-        """Return the number of a piece and what a packed DSTM says of its images."""
-        return number, tasks.build(task).predict(unpack(model, self._device), images)
+        """Return the number of a piece and a packed DSTM's predictions for its images."""
+        dstm = unpack(model, self._spec.device)
+        return number, tasks.build(task).predict(dstm, images)
 
     @cached_property
     def _generator(self) -> Generator:
+        spec = self._spec
+        worker = f"The worker {os.getpid()} on {socket.gethostname()}"
         try:
-            with chdir(self._folder) if self._folder.is_dir() else nullcontext():
-                found = self._recipe.build(self._device)
+            with chdir(spec.folder) if spec.folder.is_dir() else nullcontext():
+                generator = spec.recipe.build(spec.device)
         except ShapingError as error:
-            raise type(error)(f"{_here()}: {error}") from error
-        if found.identity != self._identity:
+            raise type(error)(f"{worker}: {error}") from error
+        if generator.identity != spec.identity:
             raise WeightsError(
-                f"{_here()} has the generator {found.identity!r}, the session {self._identity!r}. "
-                "Install the same version of this program, and the same weights at the same path, "
-                "on every node of the cluster."
+                f"{worker} has the generator {generator.identity!r}, the session "
+                f"{spec.identity!r}. Install the same version of this program, and the same "
+                "weights at the same path, on every node of the cluster."
             )
-        return WithinMemory(found, self._n_at_once, self._halved.append)
+        return WithinMemory(generator, spec.n_at_once, self._halved.append)
 
     @cached_property
-    def _judge(self) -> Judge:
-        found: Judge = unpack(self._packed_judge, self._device)
-        return found
+    def _verifier(self) -> LabelVerifier:
+        verifier: LabelVerifier = unpack(self._spec.verifier, self._spec.device)
+        return verifier
 
     def _load_critic(self, packed: bytes | None) -> Any:
         if packed is None:
             return None
         if self._critic is None or self._critic[0] != packed:
-            self._critic = packed, unpack(packed, self._device)
+            self._critic = packed, unpack(packed, self._spec.device)
         return self._critic[1]
 
 
-def pack(what: object) -> bytes:
-    """Return an object with torch modules inside as bytes, to be unpacked on another device."""
+def pack(value: object) -> bytes:
+    """Serialise an object with torch modules inside, to be unpacked on another device."""
     file = io.BytesIO()
-    torch.save(what, file)
+    torch.save(value, file)
     return file.getvalue()
 
 
-def pack_order(order: Order) -> Packed:
-    """Return an order that can be sent to a worker."""
-    critic = None if order.critic is None else pack(order.critic)
-    return Packed(replace(order, critic=None), critic)
+def pack_spec(spec: ShardSpec) -> PackedSpec:
+    """Return shards in a form that can be sent to a worker."""
+    critic = None if spec.critic is None else pack(spec.critic)
+    return PackedSpec(replace(spec, critic=None), critic)
 
 
 def unpack(data: bytes, device: str) -> Any:
-    """Invert `pack`, tensors going to a torch device; only for bytes of this program's own."""
+    """Invert `pack`, with tensors on a torch device; for bytes of this program alone."""
     return torch.load(io.BytesIO(data), map_location=device, weights_only=False)
-
-
-def _here() -> str:
-    return f"The worker {os.getpid()} on {socket.gethostname()}"

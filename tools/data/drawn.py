@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tools.data.samples import Dense
 
 if TYPE_CHECKING:
-    from tools.diffusion.guidance import Pull
+    from tools.diffusion.guidance import FeedbackGuidance
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
@@ -28,7 +28,7 @@ class ImageRequest:
         index: Number of the image within the prompt.
         seed: Of the session.
         guidance: Scale of classifier-free guidance; None for the generator's default.
-        pull: Guidance by the DSTM; None without.
+        feedback: Guidance by the DSTM; None: without.
         adapters: Weights of LoRA adapters by name, where they differ from the settings.
     """
 
@@ -37,7 +37,7 @@ class ImageRequest:
     index: int
     seed: int
     guidance: float | None = None
-    pull: Pull | None = None
+    feedback: FeedbackGuidance | None = None
     adapters: Mapping[str, float] = field(default_factory=dict)
 
 

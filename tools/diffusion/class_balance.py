@@ -1,4 +1,4 @@
-"""More weight in an MTDM's loss where a picture shows rare classes.
+"""Class balance: more weight in an MTDM's loss where a picture shows rare classes.
 
 A scene's poles, signs and cyclists are a few pixels in a hundred, and a network with little to
 spend learns what is common. Weights that fall with a power of a class's frequency (as Mikolov et
@@ -20,25 +20,27 @@ from torch.nn.functional import avg_pool2d
 
 from tools.data.samples import VOID
 
-_MOST = 20.0
+_MAX_WEIGHT = 20.0
 
 
-def class_weights(segmentation: NDArray[np.uint8], n_classes: int, power: float) -> torch.Tensor:
-    """Return the weight of a pixel of each class, (256,), 1 for unknown ones and 1 on average.
+def class_weights(segmentation: NDArray[np.uint8], n_classes: int, exponent: float) -> torch.Tensor:
+    """Return the weight of a pixel of each class, (256,), 1 on average, `_MAX_WEIGHT` at most.
 
-    segmentation: class ids, (n, h, w); power: 0 weighs all alike, 1 gives all classes the same
-    share of the loss; a weight is `_MOST` at most. Classes without a pixel weigh 1.
+    Args:
+        segmentation: Class ids, (n, h, w).
+        n_classes: Number of classes; unknown ones and those without a pixel weigh 1.
+        exponent: 0 weighs all alike, 1 gives all classes the same share of the loss.
     """
     # Image by image: bincount makes eight bytes of each.
     per_image = (np.bincount(ids.reshape(-1), minlength=VOID + 1) for ids in segmentation)
     counts = sum(per_image, np.zeros(VOID + 1))[:n_classes]
-    found = counts > 0
+    present = counts > 0
     weights = np.ones(VOID + 1, np.float32)
-    if found.any():
-        shares = counts[found] / counts.sum()
-        raised = shares**-power
-        raised = (raised / (shares * raised).sum()).clip(max=_MOST)
-        weights[:n_classes][found] = raised / (shares * raised).sum()
+    if present.any():
+        shares = counts[present] / counts.sum()
+        raised = shares**-exponent
+        raised = (raised / (shares * raised).sum()).clip(max=_MAX_WEIGHT)
+        weights[:n_classes][present] = raised / (shares * raised).sum()
     return torch.from_numpy(weights)
 
 
@@ -47,7 +49,10 @@ def patch_weights(
 ) -> torch.Tensor:
     """Return the mean weight of the pixels of each patch, (n, 1, h / patch, w / patch).
 
-    weights: of a pixel of each class, (256,), or by image, (n, 256).
+    Args:
+        segmentation: Class ids, (n, h, w).
+        weights: Of a pixel of each class, (256,), or by image, (n, 256).
+        patch: Side, pixels.
     """
     ids = torch.from_numpy(segmentation.astype(np.int64))
     of_images = weights.expand(len(ids), -1)

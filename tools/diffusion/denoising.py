@@ -1,4 +1,4 @@
-"""The steps of an MTDM's training: batches, noise, loss, checkpoints."""
+"""Training of denoisers: the resumable trainer, an MTDM's loss and its held-out error."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,35 +18,40 @@ from torch.nn.functional import pixel_unshuffle
 from memory.errors import SettingsError
 from memory.files import write_bytes, write_json
 from tools.data.samples import Dense, Samples
-from tools.diffusion.label_codes import mirrored
-from tools.diffusion.pipeline import MTDMPipeline
+from tools.diffusion.pipeline import MTDMPipeline, encode_prompts
 from tools.settings import CaptionedRun, PretrainSettings
 
-if TYPE_CHECKING:
-    from tools.targets import Target
+Progress = Callable[[int, float, float], None]
+"""Gets the steps done, the loss of the last one and the seconds since the first."""
 
-Captions = Sequence[Sequence[Sequence[Sequence[str]]]]
-"""Of each image, unless or if flipped horizontally, unless or if vertically, its wordings."""
+MIN_SNR_GAMMA = 5.0
+"""Largest weight of a noise level in the loss (Min-SNR, Hang et al. 2023)."""
 
-_MOST_WEIGHT = 5.0
+NOISE_LEVELS = (100, 300, 500, 700, 900)
+_BATCH = 32
 _MAY_CHANGE = frozenset(
     {
         "steps",
         "save_every",
-        "noise_kept",
-        "spacing",
-        "rare_power",
-        "rare_within",
+        "s_noise",
+        "timestep_rho",
+        "class_balance_exponent",
+        "class_balance_scope",
         "lora",
         "joint",
     }
 )
 
 
-class Run:
-    """A resumable training: AdamW, averaged (EMA) weights and checkpoints in a folder.
+class DiffusionTrainer:
+    """A resumable training: AdamW, exponential moving average (EMA) of weights, checkpoints.
 
-    `train.safetensors` and `train.json` allow to continue it.
+    `train-STEP.safetensors` and `train.json` in the folder allow to continue it.
+
+    Args:
+        folder: Of the checkpoints.
+        settings: Steps, learning rate, decay of the average, interval of checkpoints.
+        network: Trains; its state is what a checkpoint holds.
     """
 
     def __init__(self, folder: Path, settings: CaptionedRun, network: torch.nn.Module) -> None:
@@ -62,13 +67,16 @@ class Run:
         self,
         first: int,
         loss_of: Callable[[int], torch.Tensor],
-        progress: Callable[[int, float, float], None],
-        saved: Callable[[int], None] = lambda done: None,
+        progress: Progress,
+        on_checkpoint: Callable[[int], None] = lambda done: None,
     ) -> None:
         """Take the steps from `first` on.
 
-        loss_of: returns the loss of a step; progress: gets the steps done, the loss and the seconds
-        since the first; saved: gets the steps done after each checkpoint.
+        Args:
+            first: Number of the first step, as `restore` returns it.
+            loss_of: Returns the loss of a step.
+            progress: See `Progress`.
+            on_checkpoint: Gets the steps done, after each checkpoint.
         """
         started = time.monotonic()
         for step in range(first, self._settings.steps):
@@ -78,7 +86,7 @@ class Run:
             progress(done, loss.item(), time.monotonic() - started)
             if self.is_due(done):
                 self.save(done, loss.item())
-                saved(done)
+                on_checkpoint(done)
 
     def update(self, step: int, loss: torch.Tensor) -> None:
         """Change the weights once, by the gradient of a loss."""
@@ -115,20 +123,22 @@ class Run:
         write_json(self._folder / "train.json", meta)
 
     def restore(self) -> int:
-        """Load the last checkpoint, if there is one, and return its step.
+        """Load the last checkpoint, if there is one, and return its step, else 0.
 
-        Raises SettingsError when it was made with other settings.
+        Raises:
+            SettingsError: The checkpoint was made with other settings.
         """
         path = self._folder / "train.json"
         if not path.exists():
             return 0
         meta = json.loads(path.read_text("utf-8"))
-        mine: dict[str, Any] = self._settings.model_dump(mode="json", exclude=set(_MAY_CHANGE))
-        # What an older version did not know had the value that is now the default.
-        known = type(self._settings).model_validate(meta["settings"])
-        other = known.model_dump(mode="json", exclude=set(_MAY_CHANGE))
-        if mine != other:
-            changed = [f"{k}: {other[k]} -> {mine[k]}" for k in mine if mine[k] != other[k]]
+        # Settings that an older version lacked had the value that is now the default.
+        stored = type(self._settings).model_validate(meta["settings"])
+        old, new = (
+            s.model_dump(mode="json", exclude=set(_MAY_CHANGE)) for s in (stored, self._settings)
+        )
+        if old != new:
+            changed = [f"{k}: {old[k]} -> {new[k]}" for k in new if old[k] != new[k]]
             raise SettingsError(
                 f"{self._folder} holds a run with other settings ({'; '.join(changed)}). Use the "
                 "same settings to continue it, or another folder to start anew."
@@ -160,31 +170,38 @@ def denoising_loss(
     settings: PretrainSettings,
     step: int,
 ) -> torch.Tensor:
-    """Return the loss of a network on images and labels with noise.
+    """Return the weighted squared error of the estimate without noise, a scalar.
 
-    x, weight: folded, see `folded`; states, mask: of the prompts, as of `MTDMPipeline.predict`. The
-    noise is a function of (seed, step). Labels of some images may be noise alone (`label_dropout`),
-    so that one network knows the joint distribution and that of images (UniDiffuser, Bao et al.
-    2023).
+    Min-SNR weights, clamped at `MIN_SNR_GAMMA` (Hang et al. 2023); unclamped for the velocity.
+    Labels of a share of the images may be noise alone (`label_dropout`), so that one network knows
+    the joint distribution and that of images (UniDiffuser, Bao et al. 2023).
+
+    Args:
+        pipeline: Its network is trained.
+        x: Folded channels, (n, c, h, w), see `to_channels`.
+        weight: Of each channel in the loss, same shape.
+        states: Token states of the captions, (n, tokens, 384).
+        mask: Of the tokens, (n, tokens).
+        settings: Seed, precision and label dropout.
+        step: The noise is a function of (seed, step).
     """
     generator = torch.Generator("cpu").manual_seed(settings.seed * 1_000_003 + step)
     noise = torch.randn(x.shape, generator=generator).to(x.device)
     n_times = len(pipeline.scheduler.alphas_cumprod)
     t = torch.randint(n_times, (len(x),), generator=generator).to(x.device)
-    of_image, of_labels = pipeline.levels(t)
+    image_level, label_level = pipeline.levels(t)
     if settings.label_dropout:
         dropped = torch.rand(len(x), generator=generator) < settings.label_dropout
-        of_labels = torch.where(dropped.to(x.device), 0.0, of_labels)
-    levels = (of_image, of_labels)
+        label_level = torch.where(dropped.to(x.device), 0.0, label_level)
+    levels = (image_level, label_level)
     noisy = pipeline.add_noise(x, noise, levels)
     kind = x.device.type
     with torch.autocast(kind, torch.bfloat16, enabled=_in_bfloat16(settings.precision, kind)):
-        found = pipeline.predict(noisy, t, states, mask, levels).float()
-    error = pipeline.within(found - x) ** 2
-    # As the loss of the velocity has it, otherwise without the greatest (Hang et al. 2023).
-    most = math.inf if pipeline.prediction == "velocity" else _MOST_WEIGHT
-    share = (1 / (1 - pipeline.per_channel(levels))).clamp(max=most)
-    return (weight * share * error).sum() / weight.sum()
+        clean = pipeline.predict(noisy, t, states, mask, levels).float()
+    error = pipeline.reconstruct(pipeline.project(clean - x)) ** 2
+    gamma = math.inf if pipeline.prediction == "velocity" else MIN_SNR_GAMMA
+    snr_weight = (1 / (1 - pipeline.per_channel(levels))).clamp(max=gamma)
+    return (weight * snr_weight * error).sum() / weight.sum()
 
 
 def _in_bfloat16(precision: str, device: str) -> bool:
@@ -197,50 +214,10 @@ def _in_bfloat16(precision: str, device: str) -> bool:
     return precision == "bfloat16"
 
 
-def rows_of(
-    n: int, target: Target, settings: CaptionedRun, step: int, rng: np.random.Generator
-) -> tuple[list[int], NDArray[np.bool_]]:
-    """Return which of `n` images a step trains on, and how each is mirrored.
-
-    Mirrored is (rows, 2), left to right and top to bottom, as far as the target may be.
-    """
-    may_flip = [direction in target.flips for direction in ("horizontal", "vertical")]
-    chosen = epoch_order(n, settings, step)
-    return chosen, rng.integers(0, 2, (len(chosen), 2)).astype(bool) & may_flip
-
-
-def words_of(
-    captions: Captions,
-    chosen: Sequence[int],
-    flips: NDArray[np.bool_],
-    settings: CaptionedRun,
-    rng: np.random.Generator,
-) -> list[str]:
-    """Return a caption for each row of a step, "" for a share of `text_dropout`."""
-    wordings = (captions[i][int(h)][int(v)] for i, (h, v) in zip(chosen, flips, strict=True))
-    return [
-        "" if rng.random() < settings.text_dropout else texts[int(rng.integers(len(texts)))]
-        for texts in wordings
-    ]
-
-
-def mirrored_batch(
-    samples: Samples, chosen: Sequence[int], flips: NDArray[np.bool_]
-) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
-    """Return images and labels; flips: (n, 2), left to right and top to bottom."""
-    images, labels = [], []
-    for i, (horizontal, vertical) in zip(chosen, flips.tolist(), strict=True):
-        flipped = {"image": samples.images[i], **{k: v[i] for k, v in samples.labels.items()}}
-        turned = mirrored(flipped, horizontal, vertical)
-        images.append(turned.pop("image"))
-        labels.append(turned)
-    return np.stack(images), {k: np.stack([row[k] for row in labels]) for k in samples.labels}
-
-
-def folded(
+def to_channels(
     pipeline: MTDMPipeline, images: NDArray[np.uint8], labels: Dense
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the network's channels and the weight of each in the loss, 0 where unknown."""
+    """Return folded channels and their weight in the loss, 0 where unknown, (n, c, h, w) each."""
     pixels = torch.from_numpy(images.astype(np.float32) / 255)
     known = torch.ones_like(pixels)
     if not pipeline.codes.kinds:
@@ -251,19 +228,52 @@ def folded(
     return x, pixel_unshuffle(known, pipeline.config.patch)
 
 
+@torch.inference_mode()
+def denoising_error(
+    pipeline: MTDMPipeline,
+    samples: Samples,
+    texts: Sequence[str],
+    levels: Sequence[int] = NOISE_LEVELS,
+) -> dict[int, dict[str, float]]:
+    """Return the mean squared error of the clean image and of its labels, by noise level.
+
+    Tells two networks or trainings apart within minutes, long before drawn images do. Errors are
+    of whitened values, so 1 is what guessing the mean gives. The noise is the same for every
+    pipeline.
+
+    Args:
+        pipeline: Its network is measured.
+        samples: Images, and labels as far as they are known.
+        texts: Caption of each sample.
+        levels: Times of the scheduler, 0 (little noise) to 999.
+
+    Returns:
+        By level, "image" and "labels": those of all kinds together.
+    """
+    errors: dict[int, dict[str, float]] = {}
+    for level in levels:
+        sums = {"image": np.zeros(2), "labels": np.zeros(2)}
+        for start in range(0, len(samples), _BATCH):
+            rows = range(start, min(start + _BATCH, len(samples)))
+            part = samples.take(rows)
+            x, weight = to_channels(pipeline, part.images, part.labels)
+            generator = torch.Generator("cpu").manual_seed(level * 1_000_003 + start)
+            times = torch.full((len(x),), level)
+            noise = torch.randn(x.shape, generator=generator)
+            noisy = pipeline.add_noise(x, noise, pipeline.levels(times))
+            states, mask = encode_prompts([texts[row] for row in rows])
+            inputs: Any = (v.to(pipeline.device) for v in (noisy, times, states, mask))
+            clean = pipeline.predict(*inputs).float().cpu()
+            error = (weight * (clean - x) ** 2).sum((0, 2, 3)), weight.sum((0, 2, 3))
+            n = pipeline.n_image_channels
+            for kind, channels in (("image", slice(0, n)), ("labels", slice(n, None))):
+                sums[kind] += [float(v[channels].sum()) for v in error]
+        errors[level] = {k: float(s[0] / s[1]) for k, s in sums.items() if s[1] > 0}
+    return errors
+
+
 def _learning_rate(step: int, settings: CaptionedRun) -> float:
     """Warm up, hold, then fall linearly to zero over the last part (cooldown)."""
     warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
     left = (settings.steps - step) / max(1.0, settings.cooldown_share * settings.steps)
     return settings.learning_rate * min(warm, left, 1.0)
-
-
-def epoch_order(n: int, settings: CaptionedRun, step: int) -> list[int]:
-    """Return the image indices of a step: shuffled epochs laid end to end."""
-    start = step * settings.batch_size
-    positions = range(start, start + settings.batch_size)
-    orders = {
-        epoch: np.random.default_rng([settings.seed, 1, epoch]).permutation(n)
-        for epoch in {p // n for p in positions}
-    }
-    return [int(orders[p // n][p % n]) for p in positions]

@@ -1,9 +1,9 @@
-"""The DSTM pulls images while they are drawn, toward what it is unsure of or fails on.
+"""Feedback guidance: the DSTM moves images, while they are drawn, toward its own failures.
 
 `entropy W` and `loss W` follow feedback-guided synthesis (Askari Hemmat et al. 2024): before a
 step of the sampler the noisy image x moves by W |x| g / |g|, where g is the gradient of the DSTM's
-entropy, or of its loss, by the clean image that is expected of x. `real W` follows ActGen (Huang
-et al. 2024): x moves toward a photograph on which the DSTM fails, as noisy as x is itself, by W
+entropy, or of its loss, by the estimate of x without noise. `real W` follows ActGen (Huang et al.
+2024): x moves toward a photograph on which the DSTM fails, with the noise that x has itself, by W
 times a weight that falls to 0 in the middle of the steps.
 
 Everything is computed per image, so an image does not depend on the others of its batch.
@@ -35,9 +35,12 @@ _FAILED_QUANTILE = 0.25
 
 @dataclass(frozen=True)
 class Critic:
-    """A DSTM whose opinion moves images; failed: photographs that it fails on, worst first.
+    """A DSTM that guides images.
 
-    sha256: of its weights, on which everything that it pulls depends.
+    Attributes:
+        model, task, settings: The trained DSTM.
+        sha256: Of its weights, on which all guided images depend.
+        failed: Photographs that it fails on, worst first; None: there are none.
     """
 
     model: Model
@@ -49,9 +52,13 @@ class Critic:
     def criterion(
         self, by: str, images: torch.Tensor, classes: Sequence[int], labels: Dense
     ) -> torch.Tensor:
-        """Return the entropy or the loss of images, float 0..1, (n, c, h, w), as (n,).
+        """Return the entropy or the loss of each image, (n,), differentiable.
 
-        classes and labels: what the images show, for the loss.
+        Args:
+            by: "entropy" or "loss".
+            images: float 0..1, (n, c, h, w).
+            classes: Of the images, for the loss.
+            labels: Of their pixels, for the loss.
         """
         outputs = self.model(images)
         if by == "entropy":
@@ -66,15 +73,15 @@ class Critic:
         batch = Batch(images, self.task.labels(shown).to(images.device))
         return criteria.loss(self.task, outputs, batch, self.settings)
 
-    def pull(self, prompt: PromptSpec, index: int, class_index: int) -> Pull | None:
-        """Return how the `index`-th image of a prompt is pulled; None: not at all."""
+    def guidance(self, prompt: PromptSpec, index: int, class_index: int) -> FeedbackGuidance | None:
+        """Return the guidance of the `index`-th image of a prompt; None: it is not guided."""
         if prompt.pull is None:
             return None
         by, weight = read_pull(prompt.pull)
         photograph = self._photograph(prompt.attributes, index, class_index)
         if by == "real" and photograph is None:
             return None
-        return Pull(by, weight, self, class_index, photograph if by == "real" else None)
+        return FeedbackGuidance(by, weight, self, class_index, photograph if by == "real" else None)
 
     def _photograph(
         self, attributes: Mapping[str, str], index: int, class_index: int
@@ -82,7 +89,7 @@ class Critic:
         """Return one of the failed photographs of a class that share the most attributes."""
         if self.failed is None:
             return None
-        rows = [i for i, own in enumerate(self.failed.classes) if own == class_index]
+        rows = np.flatnonzero(self.failed.classes == class_index).tolist()
         shared = {
             i: sum(self.failed.attributes[i].get(k) == v for k, v in attributes.items())
             for i in rows
@@ -92,8 +99,16 @@ class Critic:
 
 
 @dataclass(frozen=True)
-class Pull:
-    """How one image is pulled; photograph: uint8, (c, h, w), what it goes to, for `real`."""
+class FeedbackGuidance:
+    """Guidance of one image.
+
+    Attributes:
+        by: "entropy", "loss" or "real".
+        weight: Strength, above 0, at most 1.
+        critic: The DSTM that guides.
+        class_index: Class of the image.
+        photograph: For "real", the goal, uint8, (c, h, w).
+    """
 
     by: str
     weight: float
@@ -102,17 +117,29 @@ class Pull:
     photograph: NDArray[np.uint8] | None = None
 
 
-def critic_of(dstm: criteria.Dstm, sha256: str, said: NDArray[Any], feedback: Samples) -> Critic:
-    """Return a DSTM, which then learns no more, as a critic; said: what it predicts of feedback."""
+def critic_of(
+    dstm: criteria.Dstm, sha256: str, predictions: NDArray[Any], feedback: Samples
+) -> Critic:
+    """Return a DSTM, whose weights are frozen, as a critic.
+
+    Args:
+        dstm: A trained DSTM.
+        sha256: Of its weights.
+        predictions: Of the feedback split.
+        feedback: The split.
+    """
     dstm.model.requires_grad_(requires_grad=False)
-    failed = failed_photographs(dstm.task.scores(said, feedback), feedback)
+    failed = failed_photographs(dstm.task.scores(predictions, feedback), feedback)
     return Critic(dstm.model, dstm.task, dstm.settings, sha256, failed)
 
 
-def by_gradient(x: torch.Tensor, gradient: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Return x moved up the gradient, each image by its weight times its own length.
+def along_gradient(x: torch.Tensor, gradient: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return x moved up the gradient, each image by its weight times its own norm.
 
-    x, gradient: (n, ...); weights: (n,). An image whose gradient is 0 stays.
+    Args:
+        x: (n, ...).
+        gradient: Same shape; an image whose gradient is 0 stays.
+        weights: (n,).
     """
     n = len(x)
     length, steepness = (v.reshape(n, -1).norm(dim=1) for v in (x, gradient))
@@ -122,15 +149,18 @@ def by_gradient(x: torch.Tensor, gradient: torch.Tensor, weights: torch.Tensor) 
 
 
 def actgen_weight(step: int, n_steps: int) -> float:
-    """Return how strongly the photograph pulls before a step, 1..0; steps count from 0."""
-    at = step * ACTGEN_STEPS / n_steps
-    return 1 - 1 / (1 + math.exp(ACTGEN_MIDDLE - at))
+    """Return the weight of the photograph before a step, 1..0; steps count from 0."""
+    position = step * ACTGEN_STEPS / n_steps
+    return 1 - 1 / (1 + math.exp(ACTGEN_MIDDLE - position))
 
 
 def failed_photographs(scores: NDArray[np.float64], photographs: Samples) -> Samples | None:
-    """Return the photographs that a DSTM fails on, worst first, or None.
+    """Return the photographs that a DSTM fails on, worst first; None: there are none.
 
-    Those that are wrong, or, where a score is a share, the quarter with the lowest.
+    Args:
+        scores: Of the photographs, (n,), NaN where unknown. Of scores that are 0 or 1 the wrong
+            ones fail, otherwise the lowest quarter.
+        photographs: n samples.
     """
     known = np.isfinite(scores)
     if not known.any():

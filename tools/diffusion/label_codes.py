@@ -1,9 +1,13 @@
 """Labels of pixels as channels that a diffusion model can denoise beside the image, and back.
 
 segmentation: the bits of the class id and their parity, -1 or 1 each ("analog bits", Chen et al.
-2023); words of two classes differ in two bits at least, so that a pixel between two classes is
-not read as a third one. depth: logarithm of metres. normals: x, y, z. Every channel is whitened,
-so that the network sees about unit variance.
+2023); code words of two classes differ in two bits at least, so that a pixel between two classes is
+not read as a third one. depth: logarithm of metres. normals: x, y, z. Every channel is whitened to
+about unit variance.
+
+`LabelGrid` folds these channels to the resolution of a VAE's latents by a pixel-unshuffle. Marigold
+(Ke et al. 2024) and LDM3D (Stan et al. 2023) send labels through the VAE, as pictures; folding is
+exact, also for thin things, class ids and pixels of unknown labels.
 """
 
 from __future__ import annotations
@@ -12,7 +16,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
 
 from memory.errors import DataError
 from memory.records import Record
@@ -29,8 +35,11 @@ _STATISTICS_IMAGES = 2000
 class LabelCodes(Record):
     """How the labels of one data set are coded.
 
-    kinds: some of `KINDS`, in that order; class_names: of segmentation; mean, std: of every
-    channel before whitening; depth_m: the nearest and the farthest distance, metres.
+    Attributes:
+        kinds: Some of `KINDS`, in that order.
+        class_names: Of segmentation.
+        mean, std: Of every channel before whitening.
+        depth_m: The nearest and the farthest distance, metres.
     """
 
     kinds: tuple[str, ...] = ()
@@ -41,9 +50,10 @@ class LabelCodes(Record):
 
     @classmethod
     def of(cls, samples: Samples, class_names: Sequence[str]) -> Self:
-        """Return the codes for the labels of some samples; channels that never vary keep std 1.
+        """Fit the codes to the labels of some samples; channels that never vary keep std 1.
 
-        Raises DataError for class ids beyond the names, or depth that is not above 0.
+        Raises:
+            DataError: There are class ids beyond the names, or depth that is not above 0.
         """
         kinds = tuple(kind for kind in KINDS if kind in samples.labels)
         plain = cls(kinds=kinds, class_names=tuple(class_names) if "segmentation" in kinds else ())
@@ -61,9 +71,9 @@ class LabelCodes(Record):
         values, known_pixels = plain._channels(labels, samples.images.shape[2:])
         mean, std = [], []
         for channel in range(values.shape[1]):
-            found = values[:, channel][known_pixels[:, channel]]
-            mean.append(float(found.mean()) if len(found) else 0.0)
-            spread = float(found.std()) if len(found) else 0.0
+            known_values = values[:, channel][known_pixels[:, channel]]
+            mean.append(float(known_values.mean()) if len(known_values) else 0.0)
+            spread = float(known_values.std()) if len(known_values) else 0.0
             std.append(spread if spread > 1e-3 else 1.0)
         return plain.model_copy(update={"mean": tuple(mean), "std": tuple(std), "depth_m": depth_m})
 
@@ -88,9 +98,11 @@ class LabelCodes(Record):
     def encode(
         self, labels: Dense, size: Sequence[int]
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Return whitened channels, (n, c, h, w), 0 where unknown, and where they are known.
+        """Return whitened channels, (n, c, h, w), 0 where unknown, and a mask of known ones.
 
-        labels: as in `Samples`, a kind that is missing is unknown; size: height and width.
+        Args:
+            labels: As in `Samples`; a kind that is missing is unknown.
+            size: Height and width, pixels.
         """
         values, known = self._channels(labels, size)
         mean, std = (np.array(v, np.float32)[:, None, None] for v in (self.mean, self.std))
@@ -102,9 +114,13 @@ class LabelCodes(Record):
     ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[np.float32]]]:
         """Return labels as in `Samples`, and the confidence in each pixel, 0..1, by kind.
 
-        channels: whitened, (n, c, h, w); before: the same, one step of denoising earlier. A class
-        is the one with the nearest word, its confidence the lead over the second. Confidence in
-        normals falls as their length departs from 1, in depth as the last step changed it.
+        A class is the one with the nearest code word, its confidence the lead over the second.
+        Confidence in normals falls as their length departs from 1, in depth as the last step
+        changed it.
+
+        Args:
+            channels: Whitened, (n, c, h, w).
+            before: The same, one step of denoising earlier.
         """
         mean, std = (np.array(v, np.float32)[:, None, None] for v in (self.mean, self.std))
         labels: dict[str, NDArray[Any]] = {}
@@ -180,17 +196,85 @@ class LabelCodes(Record):
         return widths[kind]
 
 
+class LabelGrid(Record):
+    """How labels lie on latents.
+
+    Attributes:
+        codes: Of the labels.
+        label_size: Height and width, pixels, of labels as in `Samples`.
+        grid: Height and width of the latents.
+        patch: Side of the square of pixels that lies on one latent.
+    """
+
+    codes: LabelCodes
+    label_size: tuple[int, int]
+    grid: tuple[int, int]
+    patch: int
+
+    @classmethod
+    def of(
+        cls, codes: LabelCodes, label_size: tuple[int, int], size: tuple[int, int], scale: int
+    ) -> Self:
+        """Return the coarsest grid that holds every pixel of the labels.
+
+        Args:
+            codes: Of the labels.
+            label_size: Height and width, pixels; finer labels than the picture are sampled at the
+                picture's pixels.
+            size: Height and width, pixels, of the pictures.
+            scale: Pixels of the picture on a latent's side.
+        """
+        height, width = size[0] // scale, size[1] // scale
+        needed = max(-(-label_size[0] // height), -(-label_size[1] // width))
+        return cls(
+            codes=codes, label_size=label_size, grid=(height, width), patch=min(needed, scale)
+        )
+
+    @property
+    def n_channels(self) -> int:
+        """Return the number of channels of all labels together."""
+        return int(self.codes.n_channels * self.patch**2)
+
+    def encode(self, labels: Dense) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return channels of about unit variance, (n, c, *grid), and 1 where known, else 0.
+
+        labels: as in `Samples`, a kind that is missing is unknown. Raises DataError for class ids
+        beyond the names.
+        """
+        values, known = self.codes.encode(labels, self.label_size)
+        height, width = (side * self.patch for side in self.grid)
+        both = torch.cat([torch.from_numpy(values), torch.from_numpy(known.astype(np.float32))])
+        fine = interpolate(both, (height, width), mode="nearest-exact")
+        channels, is_known = pixel_unshuffle(fine, self.patch).chunk(2)
+        return channels, is_known
+
+    def decode(
+        self, channels: torch.Tensor, before: torch.Tensor
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[np.float32]]]:
+        """Return labels and confidence as `LabelCodes.decode` does.
+
+        Args:
+            channels: (n, c, *grid).
+            before: The same, one step of denoising earlier.
+        """
+        last, earlier = (
+            interpolate(pixel_shuffle(x, self.patch), self.label_size, mode="nearest-exact")
+            for x in (channels.float().cpu(), before.float().cpu())
+        )
+        return self.codes.decode(last.numpy(), earlier.numpy())
+
+
 def mirrored(labels: Dense, horizontal: bool, vertical: bool) -> dict[str, NDArray[Any]]:
     """Return the labels of the mirrored image; arrays as in `Samples`, without the first axis.
 
     Normals turn with the image: x changes its sign left to right, y top to bottom.
     """
     across = (slice(None, None, -1 if vertical else 1), slice(None, None, -1 if horizontal else 1))
-    turned: dict[str, NDArray[Any]] = {kind: v[(..., *across)] for kind, v in labels.items()}
-    if "normals" in turned:
+    flipped: dict[str, NDArray[Any]] = {kind: v[(..., *across)] for kind, v in labels.items()}
+    if "normals" in flipped:
         signs = [-1 if horizontal else 1, -1 if vertical else 1, 1]
-        turned["normals"] = turned["normals"] * np.array(signs, np.float32)[:, None, None]
-    return turned
+        flipped["normals"] = flipped["normals"] * np.array(signs, np.float32)[:, None, None]
+    return flipped
 
 
 def _n_bits(n_classes: int) -> int:

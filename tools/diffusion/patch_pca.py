@@ -1,9 +1,8 @@
-"""The few directions in which small patches of images and labels really vary.
+"""Principal components of small patches of images and labels.
 
-A patch of 4x4 pixels of an image with its labels has some two hundred numbers, most of which are
-nearly always nought: what is learnt of them is only to take their noise away. A linear basis from
-principal components (of each kind apart) keeps the rest, as the autoencoder of latent diffusion
-does (Rombach et al. 2022), but exactly and without any training.
+A patch of 4x4 pixels of an image with its labels has about two hundred numbers, most of which
+hardly vary. A linear basis of principal components, of each kind apart, keeps the others, as the
+autoencoder of latent diffusion does (Rombach et al. 2022), but without training.
 """
 
 from __future__ import annotations
@@ -15,15 +14,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-# Patches further away tell of a patch, too: how much is left of what the next ones do not tell.
+# Share of the variance unexplained by the next patches that farther ones leave unexplained too.
 _BEYOND_NEIGHBOURS = 0.25
 
 
 def fit(x: NDArray[np.float32], parts: Sequence[tuple[int, float]]) -> NDArray[np.float16]:
-    """Return an orthonormal basis, (k, c), that keeps a share of the power of each kind.
+    """Return an orthonormal basis, (k, c), that explains a share of the variance of each kind.
 
-    x: folded images and labels, (n, c, h, w), whitened, 0 where unknown; parts: of each kind the
-    channels, c in all, and the share, 0..1.
+    Args:
+        x: Folded images and labels, (n, c, h, w), whitened, 0 where unknown.
+        parts: Of each kind the number of channels, c in all, and the share, 0..1.
     """
     patches = np.moveaxis(x, 1, -1).reshape(-1, x.shape[1])
     rows: list[NDArray[np.float64]] = []
@@ -43,12 +43,15 @@ def fit(x: NDArray[np.float32], parts: Sequence[tuple[int, float]]) -> NDArray[n
 
 
 def powers(x: NDArray[np.float32]) -> list[list[float]]:
-    """Return the mean square of each channel, and of what its neighbours do not tell of it, (2, k).
+    """Return the mean square of each channel, and of what its neighbours do not explain, (2, k).
 
-    x: folded images and labels as the network sees them, (n, k, h, w), h and w at least 3. The
-    second is the residual of a linear regression on the same channel of the eight patches around.
+    The second is the residual of a linear regression on the same channel of the eight patches
+    around.
+
+    Args:
+        x: Projected channels of images and labels, (n, k, h, w), h and w at least 3.
     """
-    own = []
+    unexplained = []
     for channel in np.moveaxis(x, 1, 0):
         height, width = channel.shape[1:]
         inner = channel[:, 1:-1, 1:-1].reshape(-1)
@@ -58,9 +61,9 @@ def powers(x: NDArray[np.float32]) -> list[list[float]]:
             if (i, j) != (1, 1)
         ]
         design = np.stack([*around, np.ones_like(inner)], axis=1).astype(np.float64)
-        told = design @ np.linalg.lstsq(design, inner, rcond=None)[0]
-        own.append(float(((inner - told) ** 2).mean()) * _BEYOND_NEIGHBOURS)
-    return [(x.astype(np.float64) ** 2).mean((0, 2, 3)).tolist(), own]
+        predicted = design @ np.linalg.lstsq(design, inner, rcond=None)[0]
+        unexplained.append(float(((inner - predicted) ** 2).mean()) * _BEYOND_NEIGHBOURS)
+    return [(x.astype(np.float64) ** 2).mean((0, 2, 3)).tolist(), unexplained]
 
 
 def stored(basis: NDArray[np.float16] | None) -> str:

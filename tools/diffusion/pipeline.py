@@ -1,72 +1,55 @@
 """The multi-task diffusion model (MTDM): draws an image, and its labels, from a prompt.
 
-One self-contained diffusers pipeline. A prompt becomes the token states of the packaged MiniLM;
-a small UNet denoises the channels of image and labels together, folded by a pixel-unshuffle. The
-text enters twice: its tokens through cross-attention at the lowest resolution, their mean beside
-the time embedding. A cosine schedule rescaled to zero terminal SNR with trailing steps (Lin et al.
-2024), classifier-free guidance (Ho and Salimans 2022) in an interval of the steps only
-(Kynkaanniemi et al. 2024).
+One self-contained diffusers pipeline: encode the prompt, prepare the noise, denoise, decode. A
+prompt becomes the token states of the packaged MiniLM; a small UNet denoises the channels of image
+and labels together, folded by a pixel-unshuffle. The text enters twice: its tokens through
+cross-attention at the lowest resolution, their mean beside the time embedding. The schedule is
+cosine, rescaled to zero terminal SNR, with trailing steps (Lin et al. 2024); classifier-free
+guidance (Ho and Salimans 2022) acts in an interval of the steps (Kynkaanniemi et al. 2024).
 
-The network predicts the velocity (Salimans and Ho 2022), the clean image, or what a linear denoiser
-leaves of it: where there is less noise than a patch has of its own, its noisy value is the better
-part of the answer, and the network adds the rest, scaled to unit variance (the preconditioning of
-Karras et al. 2022, for each channel apart). The velocity holds all of the noise, so it needs more
-channels at the first level than the folded image has.
+What the network predicts is set by `prediction`, see `tools.diffusion.preconditioning`. The
+velocity holds all of the noise, so it needs more channels at the first level than the folded image
+has; the residual learns fastest where there are colours or labels.
 
-Labels may lead: they are free of noise earlier than the image (`label_lead`), so that one run
-decides the labels first and draws the image to them.
-
-Steps may lie closer together where there is much noise (`spacing`). The layout of a scene is common
-to so many patches that it is decided while the signal has a thousandth of a pixel's power; where
-the first step jumps over that, all scenes come out as their mean.
+Labels may be free of noise earlier than the image (`label_noise_offset`): one run then decides the
+labels first and draws the image to them. Steps may lie closer at high noise (`timestep_rho`): the
+layout of a scene is decided while the signal has a thousandth of a pixel's power, and where the
+first step jumps over that, all scenes come out as their mean.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
-from diffusers.utils import logging as diffusers_logging
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from memory import minilm
-from memory.errors import SettingsError, WeightsError
 from tools.data.drawn import Drawn
 from tools.data.samples import Dense
-from tools.diffusion import patch_pca
-from tools.diffusion.guidance import Pull, actgen_weight, by_gradient
-from tools.diffusion.label_codes import LabelCodes, restored, stored
+from tools.diffusion import patch_pca, sampler
+from tools.diffusion.guidance import FeedbackGuidance, actgen_weight, along_gradient
+from tools.diffusion.label_codes import LabelCodes, restored
+from tools.diffusion.preconditioning import PREDICTION_TYPES, Prediction, preconditioning
+from tools.diffusion.sampler import Levels, per_channel
+from tools.settings import renamed
 
 MAX_TOKENS = 64
 STEPS = 8
 GUIDANCE = 2.0
 GUIDANCE_INTERVAL = (0.0, 0.5)
 
-Prediction = Literal["velocity", "clean", "remainder"]
-PREDICTIONS: Mapping[Prediction, str] = {
-    "velocity": "v_prediction",
-    "clean": "sample",
-    "remainder": "sample",
-}
-"""What the network predicts, and the scheduler's word for it."""
-
-Levels = tuple[torch.Tensor, torch.Tensor]
-"""Share of the signal's power in the noisy image and in its noisy labels, 0..1, (n,) each."""
-
 Text = tuple[torch.Tensor, torch.Tensor]
 """Token states of prompts, (n, tokens, 384), and their mask, (n, tokens)."""
 
-_LEAST_POWER = 1e-4
-
-Encode = Callable[[Sequence[str]], tuple[torch.Tensor, torch.Tensor]]
+_MIN_POWER = 1e-4
 
 
-def encode_prompts(texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_prompts(texts: Sequence[str]) -> Text:
     """Return token states, (n, 64, 384), and mask, (n, 64); padding is zero."""
     return minilm.load().token_states(texts, MAX_TOKENS)
 
@@ -74,16 +57,26 @@ def encode_prompts(texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
 class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
     """Text to image and labels.
 
-    image_channels: 1 or 3; image_size: pixels, of a square's side or [height, width]; patch: side
-    of the pixel-unshuffle; mean, std: of the pixels in 0..1, so that the network sees about unit
-    variance; trained_on: free text; label_codes: of the labels that are drawn with the image, as
-    `tools.diffusion.label_codes.stored` has them, or none; basis: of the patches that the network
-    sees, as `tools.diffusion.patch_pca.stored` has it, or none; power: where the network predicts
-    the remainder, (2, k), the mean square of every channel that it sees, and of what the patches
-    around do not tell of it; else none; label_lead: share of the noise levels, from the least, in
-    which labels are free of noise; noise_kept: of image and of labels, 0..1, what a step of drawing
-    keeps of the noise that DDIM would, unless a call says otherwise: with less, pictures are calmer
-    and vary less; spacing: of the steps of drawing, at least 1, see `times`.
+    Channels come in two forms: folded, (n, c, h, w), a pixel-unshuffle of image and labels; and
+    projected on the basis of patches, (n, k, h, w), which is what the network sees.
+
+    Args:
+        unet: Denoises projected channels.
+        scheduler: Gives the noise schedule and the kind of prediction.
+        image_channels: 1 or 3.
+        image_size: Pixels, of a square's side or [height, width].
+        patch: Side of the pixel-unshuffle.
+        mean, std: Of the pixels in 0..1, so that the network sees about unit variance.
+        trained_on: Free text.
+        label_codes: Codes of the labels drawn with the image, see
+            `tools.diffusion.label_codes.stored`; None: no labels.
+        basis: Basis of the patches, see `tools.diffusion.patch_pca.stored`; empty: all pixels.
+        power: For the prediction "residual", (2, k), see `preconditioning`; else empty.
+        label_noise_offset: Share of the noise levels, from the least, in which labels are free of
+            noise, 0..1.
+        s_noise: Share of the noise that a step of drawing keeps, of image and of labels, 0..1:
+            with less, pictures are calmer and vary less.
+        timestep_rho: Spacing of the steps of drawing, at least 1, see `sampler.timesteps`.
     """
 
     def __init__(
@@ -100,9 +93,9 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         basis: str = "",
         # Unions, since diffusers warns of other types that it cannot look into.
         power: Sequence[Sequence[float]] | None = None,
-        label_lead: float = 0.0,
-        noise_kept: Sequence[float] | None = None,
-        spacing: float = 1.0,
+        label_noise_offset: float = 0.0,
+        s_noise: Sequence[float] | None = None,
+        timestep_rho: float = 1.0,
     ) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
@@ -116,11 +109,17 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             label_codes=dict(label_codes or {}),
             basis=basis,
             power=[list(row) for row in power or ()],
-            label_lead=label_lead,
-            noise_kept=list(noise_kept or (1.0, 1.0)),
-            spacing=spacing,
+            label_noise_offset=label_noise_offset,
+            s_noise=list(s_noise or (1.0, 1.0)),
+            timestep_rho=timestep_rho,
         )
-        self._known: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._text_cache: dict[str, Text] = {}
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """Read a folder's configuration; names of earlier versions are replaced."""
+        config = super().load_config(*args, **kwargs)
+        return renamed(config) if isinstance(config, dict) else config
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -134,35 +133,13 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         """How labels are coded; of no kind for a model that draws images alone."""
         return restored(self.config.label_codes)
 
-    @cached_property
-    def _basis(self) -> torch.Tensor | None:
-        rows = patch_pca.restored(self.config.basis)
-        return None if rows is None else torch.from_numpy(rows)
-
-    @cached_property
-    def _powers(self) -> torch.Tensor:
-        """Return `power` so that its rows are laid over levels, (2, 1, k, 1, 1)."""
-        return torch.tensor(self.config.power).clamp(min=_LEAST_POWER)[:, None, :, None, None]
-
     @property
     def prediction(self) -> Prediction:
         """What the network predicts."""
         if self.config.power:
-            return "remainder"
-        velocity = self.scheduler.config.prediction_type == PREDICTIONS["velocity"]
-        return "velocity" if velocity else "clean"
-
-    def within(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the part of folded images and labels that the network can draw."""
-        return self._shown(self._seen(x))
-
-    def _seen(self, x: torch.Tensor) -> torch.Tensor:
-        """Return folded images and labels, (n, c, h, w), as the network sees them, (n, k, h, w)."""
-        return x if self._basis is None else _mixed(self._basis.to(x), x)
-
-    def _shown(self, seen: torch.Tensor) -> torch.Tensor:
-        """Invert `_seen`, but for what the network does not see."""
-        return seen if self._basis is None else _mixed(self._basis.T.to(seen), seen)
+            return "residual"
+        is_velocity = self.scheduler.config.prediction_type == PREDICTION_TYPES["velocity"]
+        return "velocity" if is_velocity else "clean"
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
@@ -172,25 +149,49 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     @property
     def n_image_channels(self) -> int:
-        """Number of the network's channels that hold the image; those of labels follow."""
+        """Number of folded channels that hold the image; those of labels follow."""
         return int(self.config.image_channels * self.config.patch**2)
 
-    def fold(self, images: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        """Turn pixels and coded labels into the network's channels.
+    @cached_property
+    def _basis(self) -> torch.Tensor | None:
+        rows = patch_pca.restored(self.config.basis)
+        return None if rows is None else torch.from_numpy(rows)
 
-        images: float in 0..1, (n, c, h, w); labels: whitened channels of `codes`, or None.
+    @cached_property
+    def _powers(self) -> torch.Tensor | None:
+        """Return `power` as (2, 1, k, 1, 1), None for other predictions than the residual."""
+        if not self.config.power:
+            return None
+        return torch.tensor(self.config.power).clamp(min=_MIN_POWER)[:, None, :, None, None]
+
+    @cached_property
+    def _n_projected(self) -> tuple[int, int]:
+        """Return the number of projected channels of the image, and of labels."""
+        n = self.n_image_channels
+        if self._basis is None:
+            return n, self.unet.config.in_channels - n
+        n_image = int((self._basis[:, :n] != 0).any(1).sum())
+        return n_image, len(self._basis) - n_image
+
+    def project(self, x: torch.Tensor) -> torch.Tensor:
+        """Return folded channels, (n, c, h, w), projected on the basis, (n, k, h, w)."""
+        return x if self._basis is None else _mix(self._basis.to(x), x)
+
+    def reconstruct(self, projected: torch.Tensor) -> torch.Tensor:
+        """Invert `project`, but for what is outside of the basis."""
+        return projected if self._basis is None else _mix(self._basis.T.to(projected), projected)
+
+    def fold(self, images: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        """Turn pixels and coded labels into folded channels.
+
+        Args:
+            images: float in 0..1, (n, c, h, w).
+            labels: Whitened channels of `codes`, (n, c, h, w); None: a model without labels.
         """
         whitened = (images - self.config.mean) / self.config.std
         if labels is not None:
             whitened = torch.cat([whitened, labels], dim=1)
         return pixel_unshuffle(whitened, self.config.patch)
-
-    def _without_labels(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Fold images whose labels are not known: averages take their place."""
-        n_labels = self.codes.n_channels
-        if not n_labels:
-            return self.fold(pixels)
-        return self.fold(pixels, pixels.new_zeros(len(pixels), n_labels, *pixels.shape[2:]))
 
     def unfold(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Invert `fold`: pixels, not clipped, and whitened channels of labels."""
@@ -198,37 +199,31 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         flat = pixel_shuffle(x, self.config.patch)
         return flat[:, :channels] * self.config.std + self.config.mean, flat[:, channels:]
 
-    def times(self, steps: int) -> torch.Tensor:
-        """Return the times at which an image is drawn, falling, (at most `steps`,), int64.
+    def _fold_unlabelled(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Fold images without labels: the mean, 0, takes their place."""
+        n_labels = self.codes.n_channels
+        if not n_labels:
+            return self.fold(pixels)
+        return self.fold(pixels, pixels.new_zeros(len(pixels), n_labels, *pixels.shape[2:]))
 
-        The i-th lies (i / steps) ** spacing of the way from pure noise: with 1 they are the
-        trailing steps of Lin et al. 2024.
-        """
+    def times(self, steps: int) -> torch.Tensor:
+        """Return the times at which an image is denoised, see `sampler.timesteps`."""
         n_times = len(self.scheduler.alphas_cumprod)
-        way = (np.arange(steps) / steps) ** self.config.spacing
-        times = np.maximum(np.round(n_times * (1 - way)).astype(np.int64) - 1, 0)
-        distinct: torch.Tensor = torch.from_numpy(times).unique(sorted=True).flip(0)
-        return distinct.to(self.device)
+        return sampler.timesteps(n_times, steps, self.config.timestep_rho).to(self.device)
 
     def levels(self, t: torch.Tensor) -> Levels:
-        """Return how much of image and labels is seen at the times `t` of the scheduler, (n,)."""
-        alphas = self.scheduler.alphas_cumprod.to(t.device)
-        lead, last = self.config.label_lead, len(alphas) - 1
-        if not lead:
-            return alphas[t], alphas[t]
-        of_image = (t / (1 - lead)).clamp(max=last).round().long()
-        of_labels = ((t - lead * last) / (1 - lead)).clamp(min=0).round().long()
-        return alphas[of_image], alphas[of_labels]
+        """Return the signal power of image and labels at times, see `sampler.levels_at`."""
+        alphas = self.scheduler.alphas_cumprod
+        return sampler.levels_at(alphas, t, self.config.label_noise_offset)
 
     def per_channel(self, levels: Levels) -> torch.Tensor:
-        """Return the levels of every channel of folded images and labels, (n, c, 1, 1)."""
+        """Return the levels of every folded channel, (n, c, 1, 1)."""
         n_labels = self.codes.n_channels * self.config.patch**2
-        return _repeated(levels, (self.n_image_channels, n_labels))
+        return per_channel(levels, (self.n_image_channels, n_labels))
 
     def add_noise(self, x: torch.Tensor, noise: torch.Tensor, levels: Levels) -> torch.Tensor:
-        """Return folded images and labels, (n, c, h, w), with as much noise as the levels say."""
-        a = self.per_channel(levels).to(x)
-        return a.sqrt() * x + (1 - a).sqrt() * noise
+        """Return folded channels, (n, c, h, w), with noise as the levels say."""
+        return sampler.add_noise(x, noise, self.per_channel(levels).to(x))
 
     def predict(
         self,
@@ -238,92 +233,81 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         mask: torch.Tensor,
         levels: Levels | None = None,
     ) -> torch.Tensor:
-        """Return the clean, folded images and labels that the network expects of noisy ones.
+        """Return the network's estimate of folded channels without noise.
 
-        x: (n, c, h, w); t: int64, (n,) or scalar; states: (n, tokens, 384); mask: (n, tokens);
-        levels: of the noise, where they are not those of `t`.
+        Args:
+            x: Noisy folded channels, (n, c, h, w).
+            t: Times, int64, (n,) or scalar.
+            states: Token states of the prompts, (n, tokens, 384).
+            mask: Of the tokens, (n, tokens).
+            levels: Of the noise, where they are not those of `t`.
         """
-        return self._shown(self._denoised(self._seen(x), t, (states, mask), levels=levels))
+        return self.reconstruct(self._denoise(self.project(x), t, (states, mask), levels=levels))
 
-    def _denoised(
+    def _denoise(
         self,
         x: torch.Tensor,
         t: torch.Tensor,
-        told: Text,
-        untold: Text | None = None,
+        cond: Text,
+        uncond: Text | None = None,
         guidance: float = 1.0,
         levels: Levels | None = None,
     ) -> torch.Tensor:
-        """Return what the network expects of noisy images and labels, both as it sees them.
+        """Return the estimate without noise; input and output are projected channels.
 
-        told, untold: the prompts, and what guidance leads away from; None: no guidance.
+        Args:
+            x: Noisy channels, (n, k, h, w).
+            t: Times, int64, (n,) or scalar.
+            cond: Text embeddings of the prompts.
+            uncond: Embeddings of the empty prompt; None disables classifier-free guidance.
+            guidance: Scale of classifier-free guidance, 1 has no effect.
+            levels: Of the noise, where they are not those of `t`.
         """
-        a = _repeated(levels or self.levels(t.reshape(-1)), self._n_seen)
-        scale, kept, added = (part.to(x) for part in self._parts_of(a))
-        scaled = scale * x
-        if untold is None:
-            said = self._said(scaled, t, *told)
+        a = per_channel(levels or self.levels(t.reshape(-1)), self._n_projected)
+        coefficients = preconditioning(self.prediction, a, self._powers)
+        c_in, c_skip, c_out = (c.to(x) for c in coefficients)
+        scaled = c_in * x
+        if uncond is None:
+            output = self._network(scaled, t, *cond)
         else:
-            states, mask = (torch.cat(both) for both in zip(told, untold, strict=True))
-            said, without = self._said(torch.cat([scaled, scaled]), t, states, mask).chunk(2)
-            said = without + guidance * (said - without)
-        return kept * x + added * said
+            states, mask = (torch.cat(both) for both in zip(cond, uncond, strict=True))
+            with_text, without = self._network(torch.cat([scaled, scaled]), t, states, mask).chunk(
+                2
+            )
+            output = without + guidance * (with_text - without)
+        return c_skip * x + c_out * output
 
-    def _said(
+    def _network(
         self, x: torch.Tensor, t: torch.Tensor, states: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
-        """Return the network's output."""
+        """Return the output of the UNet, (n, k, h, w)."""
         weights = mask.unsqueeze(-1).to(states.dtype)
         pooled = (states * weights).sum(1) / weights.sum(1)
-        said: torch.Tensor = self.unet(
+        output: torch.Tensor = self.unet(
             x, t, states, class_labels=pooled, encoder_attention_mask=mask
         ).sample
-        return said
+        return output
 
-    def look(self, pixels: torch.Tensor, noise: torch.Tensor, step: int) -> None:
-        """Let the network denoise photographs without labels, for who watches its activations.
+    def extract_features(self, pixels: torch.Tensor, noise: torch.Tensor, step: int) -> None:
+        """Run the network on images without labels, for hooks on its activations.
 
-        pixels: float in 0..1, (n, c, h, w); noise: of all of them, (1, *noise_shape); step: how
-        much of it is in the image, 0 to 999. Where labels lead, theirs is all noise; otherwise they
-        are noisy averages.
+        Args:
+            pixels: float in 0..1, (n, c, h, w).
+            noise: The same for all images, (1, *noise_shape).
+            step: Noise level of the image, 0 to 999. Labels are all noise where
+                `label_noise_offset` is set, otherwise noisy averages.
         """
         n = len(pixels)
-        clean = self._without_labels(pixels)
-        t = torch.full((n,), round(step * (1 - self.config.label_lead)))
-        of_image, of_labels = self.levels(t)
-        if self.config.label_lead:
-            of_labels = torch.zeros_like(of_labels)
-        levels = (of_image.to(self.device), of_labels.to(self.device))
-        folded = pixel_unshuffle(noise, self.config.patch).expand(n, -1, -1, -1)
-        noisy = self.add_noise(clean, folded, (of_image, of_labels))
+        t = torch.full((n,), round(step * (1 - self.config.label_noise_offset)))
+        image, labels = self.levels(t)
+        if self.config.label_noise_offset:
+            labels = torch.zeros_like(labels)
+        folded_noise = pixel_unshuffle(noise, self.config.patch).expand(n, -1, -1, -1)
+        noisy = self.add_noise(self._fold_unlabelled(pixels), folded_noise, (image, labels))
         states, mask = (part.expand(n, *part.shape[1:]) for part in self._encode([""]))
-        self.predict(
-            noisy.to(self.device, self.unet.dtype), t.to(self.device), states, mask, levels
-        )
-
-    def _parts_of(self, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return what scales the network's input, and how input and output make the clean image.
-
-        a: levels of the channels that the network sees, (n, k, 1, 1), and so is each part.
-        """
-        one, none = torch.ones_like(a), torch.zeros_like(a)
-        if self.prediction == "clean":
-            return one, none, one
-        if self.prediction == "velocity":
-            return one, a.sqrt(), -(1 - a).sqrt()
-        power, own = self._powers.to(a)
-        kept = a.sqrt() * own / (a * own + (1 - a))
-        left = (1 - kept * a.sqrt()) ** 2 * power + kept**2 * (1 - a)
-        return (a * power + (1 - a)).rsqrt(), kept, left.sqrt()
-
-    @cached_property
-    def _n_seen(self) -> tuple[int, int]:
-        """Return how many of the channels that the network sees are of the image, and of labels."""
-        n = self.n_image_channels
-        if self._basis is None:
-            return n, self.unet.config.in_channels - n
-        of_image = int((self._basis[:, :n] != 0).any(1).sum())
-        return of_image, len(self._basis) - of_image
+        levels = (image.to(self.device), labels.to(self.device))
+        noisy = noisy.to(self.device, self.unet.dtype)
+        self.predict(noisy, t.to(self.device), states, mask, levels)
 
     @torch.inference_mode()
     def __call__(
@@ -333,255 +317,137 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         steps: int = STEPS,
         guidance: float = GUIDANCE,
         guidance_interval: tuple[float, float] = GUIDANCE_INTERVAL,
-        pulls: Sequence[Pull] = (),
-        noise_kept: Sequence[float] | None = None,
+        feedback: Sequence[FeedbackGuidance] = (),
+        s_noise: Sequence[float] | None = None,
     ) -> Drawn:
         """Draw one image per prompt, with its labels.
 
-        noise: standard normal, (n, *noise_shape), see `seeded_noise`; steps: network steps;
-        guidance: 1 is none; guidance_interval: part of the steps, 0..1, in which guidance acts;
-        pulls: one per prompt, all by the same critic and criterion, or none. The steps between are
-        those of DDIM (Song et al. 2021), without noise of their own. Labels that lead are read when
-        they have no noise left, and written again as clean codes, to which the image is drawn.
-        noise_kept: as of the class; None: as the weights say.
+        Labels with a `label_noise_offset` are read when they have no noise left and written again
+        as clean codes, to which the image is drawn.
+
+        Args:
+            prompts: n texts.
+            noise: Standard normal, (n, *noise_shape), see `sampler.seeded_noise`.
+            steps: Network steps.
+            guidance: Scale of classifier-free guidance, 1: none.
+            guidance_interval: Part of the steps, 0..1, in which guidance acts.
+            feedback: Guidance by a DSTM, one per prompt, all by the same critic and criterion;
+                empty: none.
+            s_noise: As of the class; None: as configured.
         """
-        told, untold = self._encode(prompts), self._encode([""] * len(prompts))
+        cond, uncond = self._encode(prompts), self._encode([""] * len(prompts))
         folded = pixel_unshuffle(noise.to(self.device, self.unet.dtype), self.config.patch)
-        # All that is between the noise and the picture is as the network sees it.
-        x = clean = before = seen_noise = self._seen(folded)
+        x = clean = previous = projected_noise = self.project(folded)
         times = self.times(steps)
-        of_image, of_labels = self.config.noise_kept if noise_kept is None else noise_kept
-        keep = _repeated((torch.tensor([of_image]), torch.tensor([of_labels])), self._n_seen).to(
-            x.device
-        )
-        read: tuple[Dense, Dense] | None = None
+        kept_image, kept_labels = self.config.s_noise if s_noise is None else s_noise
+        kept = (torch.tensor([kept_image]), torch.tensor([kept_labels]))
+        keep = per_channel(kept, self._n_projected).to(x.device)
+        early_labels: tuple[Dense, Dense] | None = None
         for i, t in enumerate(self.progress_bar(times)):
-            # What is pulled is always denoised after, so that it becomes a picture again.
-            if pulls and i > 0:
-                x = self._pulled(x, clean, seen_noise, times, i, pulls)
-            way = i / len(times)
-            guided = guidance != 1 and guidance_interval[0] <= way < guidance_interval[1]
-            before = clean
-            clean = self._denoised(x, t, told, untold if guided else None, guidance)
+            # What is moved is always denoised after, so that it becomes a picture again.
+            if feedback and i > 0:
+                x = self._apply_feedback(x, clean, projected_noise, times, i, feedback)
+            progress = i / len(times)
+            guided = guidance != 1 and guidance_interval[0] <= progress < guidance_interval[1]
+            previous = clean
+            clean = self._denoise(x, t, cond, uncond if guided else None, guidance)
             if i + 1 < len(times):
-                x = self._earlier(x, clean, t, times[i + 1], keep)
-                if read is None and self._ends_labels(times[i + 1]):
-                    read = self._read(clean, before)
-                    x = self._written(x, read[0])
-        pixels, _ = self.unfold(self._shown(clean.float()))
+                now, following = (
+                    per_channel(self.levels(time.reshape(1)), self._n_projected)
+                    for time in (t, times[i + 1])
+                )
+                x = sampler.ddim_step(x, clean, now, following, keep)
+                if early_labels is None and self._labels_are_clean(times[i + 1]):
+                    early_labels = self._decode_labels(clean, previous)
+                    x = self._write_labels(x, early_labels[0])
+        pixels, _ = self.unfold(self.reconstruct(clean.float()))
         images = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
         if not self.codes.kinds:
             return Drawn(images)
-        return Drawn(images, *(read or self._read(clean, before)))
+        return Drawn(images, *(early_labels or self._decode_labels(clean, previous)))
 
-    def _ends_labels(self, t: torch.Tensor) -> bool:
-        """Return whether labels that lead have no noise left at a time."""
-        lead = self.config.label_lead
+    def _labels_are_clean(self, t: torch.Tensor) -> bool:
+        """Return whether labels with a noise offset have no noise left at a time."""
+        offset = self.config.label_noise_offset
         return bool(
-            self.codes.kinds and lead and t <= lead * (len(self.scheduler.alphas_cumprod) - 1)
+            self.codes.kinds and offset and t <= offset * (len(self.scheduler.alphas_cumprod) - 1)
         )
 
-    def _earlier(
-        self,
-        x: torch.Tensor,
-        clean: torch.Tensor,
-        t: torch.Tensor,
-        following: torch.Tensor,
-        keep: torch.Tensor,
-    ) -> torch.Tensor:
-        """Return noisy images of the time `t` at the following time, which has less noise.
-
-        x, clean: as the network sees them; keep: `noise_kept` of every channel, (1, k, 1, 1).
-        """
-        a, less = (_repeated(self.levels(time.reshape(1)), self._n_seen) for time in (t, following))
-        noise = (x.float() - a.sqrt() * clean) / (1 - a).sqrt()
-        # What has not begun to be denoised keeps all of it.
-        noise *= torch.where(less > a, keep, 1.0)
-        return (less.sqrt() * clean + (1 - less).sqrt() * noise).to(x.dtype)
-
-    def _pulled(
+    def _apply_feedback(
         self,
         x: torch.Tensor,
         clean: torch.Tensor,
         noise: torch.Tensor,
         times: torch.Tensor,
         step: int,
-        pulls: Sequence[Pull],
+        feedback: Sequence[FeedbackGuidance],
     ) -> torch.Tensor:
-        """Return the noisy images before a step, moved by guidance; labels stay.
+        """Return noisy projected channels before a step, the image's moved; labels stay.
 
-        clean: what was expected of them one step earlier; times: of all steps. Images, labels and
-        noise are as the network sees them.
+        Args:
+            x: Noisy channels, (n, k, h, w).
+            clean: Estimate without noise of one step earlier.
+            noise: The initial noise, projected.
+            times: Of all steps.
+            step: Number of the step, from 0.
+            feedback: One per image.
         """
-        n_image = self._n_seen[0]
+        n_image = self._n_projected[0]
         image, labels = x[:, :n_image], x[:, n_image:]
-        weights = torch.tensor([pull.weight for pull in pulls], device=x.device, dtype=x.dtype)
-        if pulls[0].by == "real":
-            photographs = np.stack([p.photograph for p in pulls if p.photograph is not None])
+        weights = torch.tensor([g.weight for g in feedback], device=x.device, dtype=x.dtype)
+        if feedback[0].by == "real":
+            photographs = np.stack([g.photograph for g in feedback if g.photograph is not None])
             pixels = torch.from_numpy(photographs).to(x.device, x.dtype) / 255
-            goal = self._seen(self._without_labels(pixels))[:, :n_image]
+            goal = self.project(self._fold_unlabelled(pixels))[:, :n_image]
             alpha = self.levels(times[step])[0].to(x)
-            as_noisy = alpha.sqrt() * goal + (1 - alpha).sqrt() * noise[:, :n_image]
+            as_noisy = sampler.add_noise(goal, noise[:, :n_image], alpha)
             share = weights * actgen_weight(step, len(times))
             moved = image + share.view(-1, 1, 1, 1) * (as_noisy - image)
         else:
-            moved = by_gradient(image, self._gradient(clean, pulls)[:, :n_image], weights)
+            moved = along_gradient(image, self._gradient(clean, feedback)[:, :n_image], weights)
         return torch.cat([moved, labels], dim=1)
 
-    def _gradient(self, clean: torch.Tensor, pulls: Sequence[Pull]) -> torch.Tensor:
-        """Return the gradient of the critic's criterion by expected clean images.
-
-        Both are as the network sees them.
-        """
-        critic = pulls[0].critic
+    def _gradient(self, clean: torch.Tensor, feedback: Sequence[FeedbackGuidance]) -> torch.Tensor:
+        """Return the gradient of the critic's criterion by projected channels without noise."""
         with torch.inference_mode(mode=False), torch.enable_grad():
-            draft = clean.float().clone().requires_grad_()
-            pixels, channels = self.unfold(self._shown(draft))
+            leaf = clean.float().clone().requires_grad_()
+            pixels, channels = self.unfold(self.reconstruct(leaf))
             coded = channels.detach().cpu().numpy()
             labels = self.codes.decode(coded, coded)[0] if self.codes.kinds else {}
-            classes = [pull.class_index for pull in pulls]
-            value = critic.criterion(pulls[0].by, pixels.clamp(0, 1), classes, labels)
-            (gradient,) = torch.autograd.grad(value.sum(), draft)
+            classes = [g.class_index for g in feedback]
+            first = feedback[0]
+            value = first.critic.criterion(first.by, pixels.clamp(0, 1), classes, labels)
+            (gradient,) = torch.autograd.grad(value.sum(), leaf)
         return gradient.to(clean.dtype)
 
-    def _read(self, clean: torch.Tensor, before: torch.Tensor) -> tuple[Dense, Dense]:
-        """Return labels and the confidence in them; before: what was expected one step earlier."""
-        labels, earlier = (self.unfold(self._shown(part.float()))[1] for part in (clean, before))
+    def _decode_labels(self, clean: torch.Tensor, previous: torch.Tensor) -> tuple[Dense, Dense]:
+        """Return labels and confidence; previous: the estimate of one step earlier."""
+        labels, earlier = (
+            self.unfold(self.reconstruct(part.float()))[1] for part in (clean, previous)
+        )
         return self.codes.decode(labels.cpu().numpy(), earlier.cpu().numpy())
 
-    def _written(self, x: torch.Tensor, labels: Dense) -> torch.Tensor:
-        """Return images with labels in the place of what their channels hold, as they are seen."""
+    def _write_labels(self, x: torch.Tensor, labels: Dense) -> torch.Tensor:
+        """Return projected channels whose label channels hold the codes of `labels`."""
         values, _ = self.codes.encode(labels, self.image_shape[1:])
         whitened = torch.from_numpy(values).to(x)
-        seen = self._seen(self.fold(whitened.new_zeros(len(x), *self.image_shape), whitened))
-        n_image = self._n_seen[0]
-        return torch.cat([x[:, :n_image], seen[:, n_image:]], dim=1)
+        coded = self.project(self.fold(whitened.new_zeros(len(x), *self.image_shape), whitened))
+        n_image = self._n_projected[0]
+        return torch.cat([x[:, :n_image], coded[:, n_image:]], dim=1)
 
     def _encode(self, prompts: Sequence[str]) -> Text:
         """Encode each distinct prompt once."""
         for text in dict.fromkeys(prompts):
-            if text not in self._known:
+            if text not in self._text_cache:
                 states, mask = encode_prompts([text])
-                self._known[text] = (states.to(self.unet.dtype), mask)
-        found = [self._known[text] for text in prompts]
-        return (
-            torch.cat([states for states, _ in found]).to(self.device),
-            torch.cat([mask for _, mask in found]).to(self.device),
-        )
+                self._text_cache[text] = (states.to(self.unet.dtype), mask)
+        pairs = zip(*(self._text_cache[text] for text in prompts), strict=True)
+        all_states, masks = (torch.cat(parts).to(self.device) for parts in pairs)
+        return all_states, masks
 
 
-def new_pipeline(
-    image_shape: tuple[int, int, int],
-    patch: int,
-    channels: Sequence[int],
-    mean: float,
-    std: float,
-    codes: LabelCodes | None = None,
-    prediction: Prediction = "velocity",
-    basis: str = "",
-    power: Sequence[Sequence[float]] = (),
-    label_lead: float = 0.0,
-) -> MTDMPipeline:
-    """Build an untrained MTDM: one level per entry of `channels`, text attention at the lowest.
-
-    basis, power, label_lead: as of `MTDMPipeline`; power is needed for the remainder. Raises
-    SettingsError when the image cannot be folded by `patch` and halved once per level.
-    """
-    image_channels, height, width = image_shape
-    plain = len(channels) - 1
-    unit = patch * 2 ** (len(channels) - 1)
-    if height % unit or width % unit:
-        raise SettingsError(
-            f"An MTDM with patch {patch} and {len(channels)} levels draws images whose sides are "
-            f"multiples of {unit} pixels, not {width}x{height}. Choose another size of the "
-            "target's images, or set pretrain.patch or pretrain.channels."
-        )
-    codes = codes or LabelCodes()
-    rows = patch_pca.restored(basis)
-    seen = (image_channels + codes.n_channels) * patch**2 if rows is None else len(rows)
-    unet = UNet2DConditionModel(
-        sample_size=(height // patch, width // patch),
-        in_channels=seen,
-        out_channels=seen,
-        down_block_types=("DownBlock2D",) * plain + ("CrossAttnDownBlock2D",),
-        mid_block_type="UNetMidBlock2DCrossAttn",
-        up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * plain,
-        block_out_channels=tuple(channels),
-        layers_per_block=1,
-        norm_num_groups=16,
-        cross_attention_dim=minilm.DIMENSION,
-        attention_head_dim=4,
-        class_embed_type="projection",
-        projection_class_embeddings_input_dim=minilm.DIMENSION,
-    )
-    scheduler = DDIMScheduler(
-        beta_schedule="squaredcos_cap_v2",
-        prediction_type=PREDICTIONS[prediction],
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-        clip_sample=False,
-    )
-    size = height if height == width else [height, width]
-    return MTDMPipeline(
-        unet,
-        scheduler,
-        image_channels,
-        size,
-        patch,
-        mean,
-        std,
-        label_codes=stored(codes),
-        basis=basis,
-        power=power,
-        label_lead=label_lead,
-    )
-
-
-def _mixed(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+def _mix(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Return channels (k) that are sums of channels (c), (n, k, h, w); weights: (k, c)."""
     # The same numbers as einsum's, in half of the time.
     mixed: torch.Tensor = (weights @ x.flatten(2)).unflatten(2, x.shape[2:])
     return mixed
-
-
-def _repeated(levels: Levels, n_channels: tuple[int, int]) -> torch.Tensor:
-    """Return one level for each channel of images and of labels, (n, c, 1, 1)."""
-    columns = [
-        level.float()[:, None].expand(-1, n) for level, n in zip(levels, n_channels, strict=True)
-    ]
-    return torch.cat(columns, dim=1)[..., None, None]
-
-
-def load_pipeline(folder: Path, device: str = "cpu") -> MTDMPipeline:
-    """Load a saved MTDM; raises WeightsError that says what is missing or damaged."""
-    needed = ["model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"]
-    missing = [name for name in needed if not (folder / name).is_file()]
-    if missing:
-        raise WeightsError(
-            f"The MTDM folder {folder} lacks {', '.join(missing)}. Train one with "
-            "`shaping pretrain`, or point generator.weights to a folder that has them."
-        )
-    diffusers_logging.disable_progress_bar()
-    try:
-        pipeline: MTDMPipeline = MTDMPipeline.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
-        )
-    except Exception as error:  # diffusers and safetensors raise many types for a damaged file
-        raise WeightsError(
-            f"The MTDM in {folder} is damaged or of another version: {error} "
-            "Restore the folder, or train it again with `shaping pretrain`."
-        ) from error
-    pipeline.set_progress_bar_config(disable=True)
-    # On CPUs convolutions over channels-last images are about an eighth faster.
-    pipeline.unet.to(memory_format=torch.channels_last)
-    loaded: MTDMPipeline = pipeline.to(device)
-    return loaded
-
-
-BUNDLED = Path(__file__).parents[1] / "weights"
-
-
-def weights_folder(weights: str) -> Path:
-    """Return the folder that `bundled:NAME`, or a path, stands for."""
-    _, bundled, name = weights.rpartition("bundled:")
-    return BUNDLED / name if bundled else Path(weights)

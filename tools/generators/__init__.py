@@ -1,4 +1,4 @@
-"""Generators: from prompts to images. One file per generator; `build` finds them by name."""
+"""Generators: from prompts to images. One file or folder per generator, found by its name."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ class Generator(Protocol):
     """Draws images from text.
 
     A generator file has a function `build(image_shape, device, **options) -> Generator`.
+
+    Attributes:
+        name: Of the file.
+        max_tokens: Tokens that a prompt may have.
     """
 
     name: str
@@ -33,23 +37,46 @@ class Generator(Protocol):
         ...
 
 
-def can_be_pulled(generator: Generator) -> bool:
-    """Tell whether a DSTM can pull the generator's images, see `tools.diffusion.guidance`.
+def accepts_feedback(generator: Generator) -> bool:
+    """Return whether a DSTM can guide the generator, see `tools.diffusion.guidance`.
 
-    Such a generator has an attribute `can_be_pulled` that says so.
+    Such a generator has an attribute `accepts_feedback` that is True.
     """
-    return bool(getattr(generator, "can_be_pulled", False))
+    return bool(getattr(generator, "accepts_feedback", False))
 
 
 def undrawn(generator: Generator, text: str) -> Sequence[str]:
-    """Return the words of a prompt that surely have no effect on what the generator draws.
+    """Return the words of a prompt that certainly have no effect on the image.
 
-    A generator that cannot follow words, as one that knows classes alone, has a method `undrawn`
-    that names them; of others nothing is known.
+    A generator that cannot follow words, such as one that knows classes alone, has a method
+    `undrawn` that names them; of others nothing is known.
     """
-    named = getattr(generator, "undrawn", None)
-    words: Sequence[str] = named(text) if named else ()
+    method = getattr(generator, "undrawn", None)
+    words: Sequence[str] = method(text) if method else ()
     return words
+
+
+class GeneratorWrapper:
+    """Behaves like the generator `inner`; subclasses change how images are drawn."""
+
+    def __init__(self, inner: Generator) -> None:
+        self.name = inner.name
+        self.max_tokens = inner.max_tokens
+        self.accepts_feedback = accepts_feedback(inner)
+        self._inner = inner
+
+    @property
+    def identity(self) -> str:
+        """Return the identity of `inner`."""
+        return self._inner.identity
+
+    def count_tokens(self, text: str) -> int:
+        """Count as `inner` does."""
+        return self._inner.count_tokens(text)
+
+    def undrawn(self, text: str) -> Sequence[str]:
+        """Return the words that `inner` cannot draw."""
+        return undrawn(self._inner, text)
 
 
 def build(

@@ -2,121 +2,115 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field, model_validator
 
 from memory import minilm
-from memory.errors import SettingsError, WeightsError
+from memory.errors import WeightsError
+from memory.records import Record, Share
 from tools.data.drawn import Drawn, ImageRequest, join
-from tools.diffusion.noise import seeded_noise
-from tools.diffusion.pipeline import (
-    GUIDANCE,
-    GUIDANCE_INTERVAL,
-    MAX_TOKENS,
-    STEPS,
-    MTDMPipeline,
-    load_pipeline,
-    weights_folder,
-)
+from tools.diffusion.pipeline import GUIDANCE, GUIDANCE_INTERVAL, MAX_TOKENS, STEPS, MTDMPipeline
+from tools.diffusion.sampler import seeded_noise
+from tools.diffusion.weights import load_pipeline, weights_folder
+from tools.models.digests import identity_of
+from tools.plugins import read_options
+from tools.settings import renamed
+
+
+class MTDMOptions(Record):
+    """Which MTDM draws, and how; each is a key of generator or of generator.options."""
+
+    weights: str = Field("bundled:solar", description="a folder, or bundled:NAME")
+    steps: int = Field(STEPS, ge=1)
+    guidance: float = Field(GUIDANCE, ge=0)
+    guidance_interval: tuple[Share, Share] = GUIDANCE_INTERVAL
+    s_noise: tuple[Share, Share] | None = Field(
+        None, description="share of the noise of image and labels that a step keeps; None: own"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier_names(cls, values: Any) -> Any:
+        return renamed(values) if isinstance(values, Mapping) else values
 
 
 class MTDMGenerator:
-    """The generator `mtdm`: a saved `MTDMPipeline` behind the generator protocol."""
+    """A saved `MTDMPipeline` behind the generator protocol."""
 
     name = "mtdm"
     max_tokens = MAX_TOKENS
-    can_be_pulled = True
+    accepts_feedback = True
 
-    def __init__(
-        self,
-        pipeline: MTDMPipeline,
-        steps: int = STEPS,
-        guidance: float = GUIDANCE,
-        guidance_interval: tuple[float, float] = GUIDANCE_INTERVAL,
-        noise_kept: Sequence[float] | None = None,
-    ) -> None:
-        self.pipeline = pipeline
-        self._noise_kept = tuple(pipeline.config.noise_kept if noise_kept is None else noise_kept)
-        self._steps = steps
-        self._guidance = guidance
-        self._interval = guidance_interval
+    def __init__(self, pipeline: MTDMPipeline, options: MTDMOptions | None = None) -> None:
+        self.pipeline, self._options = pipeline, options or MTDMOptions()
+        s_noise = self._options.s_noise
+        self._s_noise = tuple(pipeline.config.s_noise if s_noise is None else s_noise)
 
     @cached_property
     def identity(self) -> str:
         """Return a digest of weights and sampling."""
-        sampling: list[Any] = [self._steps, self._guidance, self._interval]
-        if self._noise_kept != (1, 1):
-            sampling.append(self._noise_kept)
-        if self.pipeline.config.spacing != 1:
-            sampling.append(self.pipeline.config.spacing)
-        content = hashlib.sha256(json.dumps(sampling).encode())
-        for name, value in sorted(self.pipeline.unet.state_dict().items()):
-            content.update(name.encode())
-            content.update(value.cpu().contiguous().numpy().tobytes())
-        return f"mtdm {content.hexdigest()[:16]}"
+        options, rho = self._options, self.pipeline.config.timestep_rho
+        sampling: list[Any] = [options.steps, options.guidance, options.guidance_interval]
+        # Identities from before there were such settings stay as they were.
+        sampling += [self._s_noise] if self._s_noise != (1, 1) else []
+        sampling += [rho] if rho != 1 else []
+        return identity_of("mtdm", sampling, [self.pipeline.unet])
 
     def count_tokens(self, text: str) -> int:
         """Return the number of MiniLM tokens, the two special ones included."""
         return minilm.load().count_tokens(text)
 
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
-        """Draw all requests; those of equal guidance and criterion of a pull share a batch."""
+        """Draw all requests; those of equal guidance and feedback criterion share a batch."""
+        options = self._options
         kinds = [
-            (self._guidance if r.guidance is None else r.guidance, r.pull.by if r.pull else "")
+            (
+                options.guidance if r.guidance is None else r.guidance,
+                r.feedback.by if r.feedback else "",
+            )
             for r in requests
         ]
         order: list[int] = []
         parts: list[Drawn] = []
-        for guidance, by in sorted(set(kinds)):
-            rows = [i for i, kind in enumerate(kinds) if kind == (guidance, by)]
-            chosen = [requests[i] for i in rows]
+        for kind in sorted(set(kinds)):
+            rows = [i for i, other in enumerate(kinds) if other == kind]
+            batch = [requests[i] for i in rows]
             shape = self.pipeline.noise_shape
-            noise = [seeded_noise(r.seed, r.prompt_id, r.index, shape) for r in chosen]
+            noise = [seeded_noise(r.seed, r.prompt_id, r.index, shape) for r in batch]
             order += rows
             parts.append(
                 self.pipeline(
-                    [r.text for r in chosen],
+                    [r.text for r in batch],
                     torch.stack(noise),
-                    self._steps,
-                    guidance,
-                    self._interval,
-                    [r.pull for r in chosen if r.pull],
-                    self._noise_kept,
+                    options.steps,
+                    kind[0],
+                    options.guidance_interval,
+                    [r.feedback for r in batch if r.feedback],
+                    self._s_noise,
                 )
             )
         return join(parts).take(np.argsort(order))
 
 
 def build(
-    image_shape: tuple[int, int, int],
-    device: str = "cpu",
-    weights: str = "bundled:solar",
-    steps: int = STEPS,
-    guidance: float = GUIDANCE,
-    guidance_interval: tuple[float, float] = GUIDANCE_INTERVAL,
-    noise_kept: Sequence[float] | None = None,
+    image_shape: tuple[int, int, int], device: str = "cpu", **options: object
 ) -> MTDMGenerator:
-    """Load the MTDM in the folder `weights`, or the bundled one for `bundled:NAME`.
+    """Load the MTDM that `MTDMOptions` describe.
 
-    noise_kept: see `MTDMPipeline`; None: as the weights say.
+    Raises:
+        SettingsError: An option is unknown or has a wrong value.
+        WeightsError: The folder cannot be used, or draws images of another shape.
     """
-    if noise_kept is not None and not (
-        len(noise_kept) == 2 and all(0 <= share <= 1 for share in noise_kept)
-    ):
-        raise SettingsError(
-            f"generator.options.noise_kept is {noise_kept}. Expected two shares of 0 to 1, of the "
-            "image and of its labels, e.g. [0.8, 0.9]."
-        )
-    pipeline = load_pipeline(weights_folder(weights), device)
+    chosen = read_options("generator.options", MTDMOptions, options)
+    pipeline = load_pipeline(weights_folder(chosen.weights), device)
     if pipeline.image_shape != tuple(image_shape):
         raise WeightsError(
-            f"The MTDM {weights} draws images of shape {pipeline.image_shape}, but the target's "
-            f"are {tuple(image_shape)}. Train one for this target with `shaping pretrain`."
+            f"The MTDM {chosen.weights} draws images of shape {pipeline.image_shape}, but the "
+            f"target's are {tuple(image_shape)}. Train one for this target with `shaping pretrain`."
         )
-    return MTDMGenerator(pipeline, steps, guidance, guidance_interval, noise_kept)
+    return MTDMGenerator(pipeline, chosen)

@@ -1,7 +1,7 @@
-"""Ways to get, or to judge, the labels of an image. One file per way.
+"""Labelers and label verifiers. One file per way to get, or to check, the labels of an image.
 
-A file with a function `build` gives labels of pixels to images that were drawn without; the others
-are judges, see `tools.generate_batch.Judge`.
+A file with a function `build` gives labels of pixels to images that were drawn without; `audit` and
+`dense_audit` verify labels, see `tools.generate_batch.LabelVerifier`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Labeler(Protocol):
     def label(self, images: Images) -> tuple[Dense, Dense]:
         """Return labels and the confidence in them, as `tools.data.drawn.Drawn` has them.
 
-        What is said of an image does not depend on the others.
+        The labels of an image do not depend on the other images.
         """
         ...
 
@@ -49,9 +49,14 @@ def build(
     device: str = "cpu",
     **options: object,
 ) -> Labeler:
-    """Build the labeler `name`, or the one at the dotted path `package.module:build`.
+    """Build a labeler.
 
-    generator: draws the images; pixel_classes: names of the class ids that the labels shall have.
+    Args:
+        name: Of the file, or a dotted path `package.module:build`.
+        generator: Draws the images.
+        pixel_classes: Names of the class ids that the labels shall have.
+        device: A torch device.
+        **options: Of the labeler.
     """
     labeler: Labeler = load("tools.labelers", name)(
         generator=generator, pixel_classes=pixel_classes, device=device, **options

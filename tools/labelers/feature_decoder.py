@@ -1,9 +1,9 @@
-"""The labeler `feature_decoder`: reads labels of pixels off the MTDM's denoiser.
+"""The labeler `feature_decoder`: predicts labels of pixels from features of the MTDM's denoiser.
 
-A small head is trained on what the up-blocks of the denoiser say of a few dozen labelled images
-that are made slightly noisy (DatasetGAN, Zhang et al. 2021; DatasetDM, Wu et al. 2023), so an MTDM
-that draws images alone, or other labels, gets these too. Nothing is read from, or put into, the
-channels of labels that the MTDM may have of its own. `shaping label-head fit` makes a head.
+A small head is trained on the up-block activations of the denoiser for a few dozen labelled images
+with a little noise (DatasetGAN, Zhang et al. 2021; DatasetDM, Wu et al. 2023), so an MTDM that
+draws images alone, or other labels, gets these too. Channels of labels that the MTDM may have are
+not used. `shaping label-head fit` makes a head.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ from tools.diffusion.label_codes import KINDS, mirrored
 from tools.diffusion.pipeline import MTDMPipeline
 from tools.generators import Generator
 from tools.generators.mtdm import MTDMGenerator
+from tools.models.embeddings import recorded
 from tools.settings import TrainSettings
-from tools.tasks import Batch
+from tools.tasks import Batch, pixel_batches
 from tools.tasks.multi import Multi
 
 TENSORS, DESCRIPTION = "head.safetensors", "head.json"
@@ -47,8 +48,9 @@ _DEPTH_SPREAD = 0.1
 class HeadSettings(Record):
     """Settings of a head and its training.
 
-    timesteps: of 1,000, at which the denoiser looks at an image; members: heads that are trained
-    alike but for their seeds, whose disagreement is the doubt in a label.
+    Attributes:
+        timesteps: Of 1,000, at which features of an image are taken.
+        members: Heads that differ in their seeds alone; their agreement is the confidence.
     """
 
     timesteps: tuple[int, ...] = Field((50, 250), min_length=1)
@@ -62,7 +64,7 @@ class HeadSettings(Record):
 
 
 class Description(Record):
-    """What head.json holds: kinds of labels, classes of pixels, and of which MTDM the head is."""
+    """Contents of head.json: kinds of labels, classes of pixels, and the MTDM of the head."""
 
     kinds: tuple[str, ...]
     class_names: tuple[str, ...]
@@ -73,7 +75,7 @@ class Description(Record):
 
 
 class Features:
-    """What the denoiser of an MTDM sees in images: up-block activations, and the pixels folded."""
+    """Features of images: the denoiser's up-block activations, and the folded pixels."""
 
     def __init__(self, pipeline: MTDMPipeline, timesteps: Sequence[int]) -> None:
         self._pipeline = pipeline
@@ -91,32 +93,23 @@ class Features:
     @torch.inference_mode()
     def __call__(self, images: Images) -> torch.Tensor:
         """Return features, float32, on the CPU, (n, n_channels, height / patch, width / patch)."""
-        parts = [
-            self._look(torch.from_numpy(images[start : start + _BATCH]).float() / 255)
-            for start in range(0, len(images), _BATCH)
-        ]
-        return torch.cat(parts)
+        return torch.cat([self._extract(pixels) for pixels in pixel_batches(images, _BATCH)])
 
-    def _look(self, pixels: torch.Tensor) -> torch.Tensor:
+    def _extract(self, pixels: torch.Tensor) -> torch.Tensor:
         pipeline = self._pipeline
-        seen: list[torch.Tensor] = []
-        handles = [
-            block.register_forward_hook(lambda _, __, output: seen.append(output.float().cpu()))
-            for block in pipeline.unet.up_blocks
-        ]
-        try:
+        with recorded(pipeline.unet.up_blocks) as outputs:
             for step in self._timesteps:
-                pipeline.look(pixels, self._noise, step)
-        finally:
-            for handle in handles:
-                handle.remove()
+                pipeline.extract_features(pixels, self._noise, step)
         image = pipeline.fold(pixels)
-        maps = [interpolate(x, image.shape[2:], mode="bilinear", align_corners=False) for x in seen]
+        maps = [
+            interpolate(x.float().cpu(), image.shape[2:], mode="bilinear", align_corners=False)
+            for x in outputs
+        ]
         return torch.cat([*maps, image], dim=1)
 
 
 class Head(nn.Module):
-    """Turns features into outputs of `tools.tasks.multi` for every pixel; normalises them first."""
+    """Normalises features and turns them into outputs of `tools.tasks.multi` for every pixel."""
 
     def __init__(self, n_features: int, width: int, n_outputs: int, patch: int) -> None:
         super().__init__()
@@ -142,7 +135,7 @@ class Head(nn.Module):
 
 @dataclass(frozen=True)
 class FeatureDecoder:
-    """Heads on an MTDM; see `tools.labelers.Labeler`."""
+    """Heads on an MTDM; a `Labeler`."""
 
     features: Features
     heads: nn.ModuleList
@@ -156,7 +149,7 @@ class FeatureDecoder:
 
     @property
     def identity(self) -> str:
-        """Return a digest of the heads; the MTDM is named by the generator."""
+        """Return a digest of the heads; that of the MTDM is the generator's."""
         content = hashlib.sha256(json.dumps(self.description.to_json(), sort_keys=True).encode())
         for _, value in sorted(self.heads.state_dict().items()):
             content.update(value.cpu().contiguous().numpy().tobytes())
@@ -164,41 +157,30 @@ class FeatureDecoder:
 
     @torch.inference_mode()
     def label(self, images: Images) -> tuple[Dense, Dense]:
-        """Return the labels that the members agree on, and how much they do."""
+        """Return the mean label of the members, and their agreement, 0..1."""
         task = Multi(self.kinds)
         features = self.features(images).to(self.device)
-        said = [task.split_outputs(head(features).float()) for head in self.heads]
+        outputs = [task.split_outputs(head(features).float()) for head in self.heads]
         labels: dict[str, NDArray[Any]] = {}
         confidence: dict[str, NDArray[np.float32]] = {}
-        for number, kind in enumerate(self.kinds):
-            outputs = torch.stack([member[number] for member in said])
-            found, sure = _AGREED[kind](outputs)
-            labels[kind], confidence[kind] = found.cpu().numpy(), sure.cpu().numpy()
+        for kind, of_members in zip(self.kinds, zip(*outputs, strict=True), strict=True):
+            mean, agreement = _aggregate(kind, torch.stack(of_members))
+            labels[kind], confidence[kind] = mean.cpu().numpy(), agreement.cpu().numpy()
         return labels, confidence
 
 
-def _agreed_classes(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    sure, ids = logits.softmax(2).mean(0).max(1)
-    return ids.byte(), sure
-
-
-def _agreed_depth(logarithms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    values = logarithms[:, :, 0]
-    spread = values.std(0, correction=0)
-    return values.mean(0).exp(), (-spread / _DEPTH_SPREAD).exp()
-
-
-def _agreed_normals(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    mean = nn.functional.normalize(vectors, dim=2).mean(0)
+def _aggregate(kind: str, outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the label and the members' agreement, 0..1, of outputs, (members, n, c, h, w)."""
+    if kind == "segmentation":
+        probability, ids = outputs.softmax(2).mean(0).max(1)
+        return ids.byte(), probability
+    if kind == "depth":
+        logarithms = outputs[:, :, 0]
+        spread = logarithms.std(0, correction=0)
+        return logarithms.mean(0).exp(), (-spread / _DEPTH_SPREAD).exp()
+    mean = nn.functional.normalize(outputs, dim=2).mean(0)
     # Vectors that point apart have a short mean.
     return nn.functional.normalize(mean, dim=1), mean.norm(dim=1).clamp(max=1)
-
-
-_AGREED: dict[str, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]] = {
-    "segmentation": _agreed_classes,
-    "depth": _agreed_depth,
-    "normals": _agreed_normals,
-}
 
 
 def fit(
@@ -211,8 +193,16 @@ def fit(
 ) -> FeatureDecoder:
     """Train heads on labelled images and their mirror images.
 
-    class_names: of the pixels. Raises DataError when the images have no labels of pixels, or
-    another shape than those that the MTDM draws.
+    Args:
+        pipeline: Whose denoiser gives the features.
+        samples: With labels of pixels.
+        class_names: Of the pixels.
+        settings: Of the heads.
+        device: A torch device.
+        progress: Gets the steps done and the steps in all.
+
+    Raises:
+        DataError: The images have no labels of pixels, or another shape than the MTDM's.
     """
     kinds = tuple(kind for kind in KINDS if kind in samples.labels)
     if not kinds:
@@ -228,8 +218,8 @@ def fit(
     task = Multi(kinds)
     both = _with_mirrored(samples)
     labels = task.labels(both).to(device)
-    seen = Features(pipeline, settings.timesteps)
-    features = seen(both.images).to(device)
+    extractor = Features(pipeline, settings.timesteps)
+    features = extractor(both.images).to(device)
     description = Description(
         kinds=kinds,
         class_names=tuple(class_names) if "segmentation" in kinds else (),
@@ -237,7 +227,7 @@ def fit(
         n_images=len(samples),
         settings=settings,
     )
-    heads = _new_heads(seen, description, pipeline.config.patch).to(device)
+    heads = _new_heads(extractor, description, pipeline.config.patch).to(device)
     train = TrainSettings(label_smoothing=0, balance_classes=True)
     total = settings.members * settings.steps
     for member, module in enumerate(heads):
@@ -245,7 +235,7 @@ def fit(
         head.mean.copy_(features.mean((0, 2, 3)).view(-1, 1, 1))
         head.std.copy_(features.std((0, 2, 3)).view(-1, 1, 1).clamp(min=1e-3))
         if "depth" in kinds:
-            _start_at(head, description, samples.labels["depth"], pipeline.config.patch)
+            _init_depth(head, description, samples.labels["depth"], pipeline.config.patch)
         optimizer = torch.optim.AdamW(
             head.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )
@@ -263,13 +253,14 @@ def fit(
             optimizer.step()
             schedule.step()
             progress(member * settings.steps + step + 1, total)
-    return FeatureDecoder(seen, heads.eval(), description, device)
+    return FeatureDecoder(extractor, heads.eval(), description, device)
 
 
 def labelled(samples: Samples, n: int, n_check: int, seed: int) -> tuple[Samples, Samples]:
     """Return `n` random samples to learn from and up to `n_check` others.
 
-    Raises DataError when there are not even `n` and one more.
+    Raises:
+        DataError: There are fewer than n + 1 samples.
     """
     if len(samples) <= n:
         raise DataError(
@@ -285,11 +276,11 @@ def figures(
 ) -> dict[str, float]:
     """Return the figures of the labels against those of the samples, by their names."""
     labels, _ = decoder.label(samples.images)
-    found: dict[str, float] = {}
-    for part in Multi(decoder.kinds).parts:
-        report = part.report(labels[part.name], samples, class_names, 0, "check", (), len(samples))
-        found |= {f"{part.name}: {name}": e.value for name, e in report.metrics.items()}
-    return found
+    return {
+        f"{part.name}: {name}": estimate.value
+        for part in Multi(decoder.kinds).parts
+        for name, estimate in part.figures(labels[part.name], samples, class_names)[0].items()
+    }
 
 
 def save_head(folder: Path, decoder: FeatureDecoder, figures: dict[str, float]) -> None:
@@ -303,20 +294,20 @@ def save_head(folder: Path, decoder: FeatureDecoder, figures: dict[str, float]) 
 
 
 def load_head(folder: Path, pipeline: MTDMPipeline, device: str = "cpu") -> FeatureDecoder:
-    """Load saved heads; raises WeightsError for a folder that lacks them or is of another MTDM."""
+    """Load saved heads; raises WeightsError for a partial folder or one of another MTDM."""
     again = "Make one with `shaping label-head fit`."
     missing = [name for name in (TENSORS, DESCRIPTION) if not (folder / name).is_file()]
     if missing:
         raise WeightsError(f"The label head {folder} lacks {', '.join(missing)}. {again}")
     try:
         description = Description.model_validate_json((folder / DESCRIPTION).read_bytes())
-        seen = Features(pipeline, description.settings.timesteps)
-        heads = _new_heads(seen, description, pipeline.config.patch)
+        extractor = Features(pipeline, description.settings.timesteps)
+        heads = _new_heads(extractor, description, pipeline.config.patch)
         _check_denoiser(folder, description, pipeline)
         heads.load_state_dict(load((folder / TENSORS).read_bytes()))
     except (ValidationError, SafetensorError, RuntimeError) as error:
         raise WeightsError(f"The label head {folder} is damaged: {error} {again}") from error
-    return FeatureDecoder(seen, heads.to(device).eval(), description, device)
+    return FeatureDecoder(extractor, heads.to(device).eval(), description, device)
 
 
 def build(
@@ -324,12 +315,13 @@ def build(
 ) -> FeatureDecoder:
     """Load the head in the folder `head`, for the MTDM that draws the images.
 
-    Raises SettingsError for another generator or without a folder, WeightsError for one that
-    cannot be used.
+    Raises:
+        SettingsError: The generator is no MTDM, or there is no folder.
+        WeightsError: The folder cannot be used.
     """
     if not isinstance(generator, MTDMGenerator):
         raise SettingsError(
-            f"The labeler 'feature_decoder' reads the denoiser of an MTDM, but the generator is "
+            f"The labeler 'feature_decoder' uses the denoiser of an MTDM, but the generator is "
             f"{generator.name!r}. Set generator.name=mtdm, or labeler.name=pseudo."
         )
     if not head:
@@ -347,7 +339,7 @@ def build(
     return decoder
 
 
-def _new_heads(seen: Features, description: Description, patch: int) -> nn.ModuleList:
+def _new_heads(extractor: Features, description: Description, patch: int) -> nn.ModuleList:
     """Return untrained heads; torch's global generator is left as it was."""
     settings = description.settings
     n_classes = len(description.class_names)
@@ -356,14 +348,14 @@ def _new_heads(seen: Features, description: Description, patch: int) -> nn.Modul
     with torch.random.fork_rng(devices=[]):
         for member in range(settings.members):
             torch.manual_seed(settings.seed + member)
-            heads.append(Head(seen.n_channels, settings.width, n_outputs, patch))
+            heads.append(Head(extractor.n_channels, settings.width, n_outputs, patch))
     return nn.ModuleList(heads)
 
 
-def _start_at(
+def _init_depth(
     head: Head, description: Description, depth_m: NDArray[np.float32], patch: int
 ) -> None:
-    """Let an untrained head say the typical distance everywhere."""
+    """Initialise the bias of an untrained head to the mean logarithm of depth."""
     first = len(description.class_names) * patch**2
     known = depth_m[np.isfinite(depth_m) & (depth_m > 0)]
     if len(known):
@@ -373,7 +365,7 @@ def _start_at(
 
 def _with_mirrored(samples: Samples) -> Samples:
     """Return samples followed by their mirror images, left to right."""
-    turned = [
+    flipped = [
         mirrored({kind: v[i] for kind, v in samples.labels.items()}, True, False)
         for i in range(len(samples))
     ]
@@ -383,7 +375,7 @@ def _with_mirrored(samples: Samples) -> Samples:
         attributes=[*samples.attributes, *samples.attributes],
         ids=[*samples.ids, *(f"{name} mirrored" for name in samples.ids)],
         labels={
-            kind: np.concatenate([values, np.stack([row[kind] for row in turned])])
+            kind: np.concatenate([values, np.stack([row[kind] for row in flipped])])
             for kind, values in samples.labels.items()
         },
     )
@@ -399,9 +391,9 @@ def _denoiser(pipeline: MTDMPipeline) -> str:
 
 
 def _check_denoiser(folder: Path, description: Description, pipeline: MTDMPipeline) -> None:
-    found = _denoiser(pipeline)
-    if description.denoiser != found:
+    given = _denoiser(pipeline)
+    if description.denoiser != given:
         raise WeightsError(
             f"The label head {folder} was fitted to the MTDM {description.denoiser}, but the "
-            f"generator's weights are {found}. Fit one to these with `shaping label-head fit`."
+            f"generator's weights are {given}. Fit one to these with `shaping label-head fit`."
         )

@@ -1,15 +1,13 @@
-"""The labeler `marigold`: diffusion models that see depth and normals (Ke et al. 2024).
+"""The labeler `marigold`: diffusion models that predict depth and normals (Ke et al. 2024).
 
 Marigold's pipelines of diffusers, in local folders; safetensors alone, no code of a folder is run.
-Its depth is relative: of each picture by itself, from its nearest point at 0 to its farthest at 1,
-so metres of it are as good as the scale that is stated. The noise is the same for every picture,
-so what is said of one does not depend on the others.
+Its depth is relative, from the nearest point of a picture at 0 to its farthest at 1, so metres are
+as good as the scale in the options. The noise is the same for every picture, so the labels of one
+do not depend on the others.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +27,14 @@ from transformers.utils import logging as transformers_logging
 
 from memory.errors import SettingsError, WeightsError
 from tools.data.samples import Dense, Images
-from tools.diffusion.noise import seeded_generator
+from tools.diffusion.sampler import seeded_generator
 from tools.generators import Generator
 from tools.generators.text2image.diffusion_model import DTYPES
-from tools.labelers._depth_unit import DepthOutput, DepthUnit, check_scale
-from tools.labelers._options import read_options
-from tools.models.diffusers_folder import checked_index, folder_sha256
+from tools.labelers.depth_unit import DepthOutput, DepthUnit, check_scale
+from tools.models.diffusers_folder import checked_index
+from tools.models.digests import folder_sha256, identity_of
+from tools.plugins import read_options
+from tools.tasks import pixel_batches
 
 Kind = Literal["depth", "normals"]
 
@@ -50,7 +50,8 @@ _AXES = np.array([1, -1, -1], np.float32)[:, None, None]
 class MarigoldSettings(DepthUnit):
     """Options of the labeler; at least one of the two models.
 
-    members: runs with other noise that are joined; 3 or more also give a confidence.
+    Attributes:
+        members: Runs with other noise that are averaged; 3 or more also give a confidence.
     """
 
     depth: str | None = Field(None, description="folder of a MarigoldDepthPipeline")
@@ -59,7 +60,7 @@ class MarigoldSettings(DepthUnit):
     resolution: int | None = Field(
         None,
         ge=0,
-        description="longer side, pixels, that the model sees; 0: the images', None: own",
+        description="longer side, pixels, of the model's input; 0: the images', None: own",
     )
     members: int = Field(1, ge=1)
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
@@ -67,7 +68,13 @@ class MarigoldSettings(DepthUnit):
 
 @dataclass(frozen=True)
 class Marigold:
-    """The pipelines by what they give; see `tools.labelers.Labeler`. sha256: of their files."""
+    """A `Labeler`.
+
+    Attributes:
+        options: Scale and sampling.
+        pipelines: By kind of labels.
+        sha256: Of their files, by kind.
+    """
 
     options: MarigoldSettings
     pipelines: Mapping[Kind, DiffusionPipeline]
@@ -81,67 +88,66 @@ class Marigold:
     @property
     def identity(self) -> str:
         """Return a digest of weights, scale and sampling."""
-        meaning = self.options.model_dump(exclude={"depth", "normals"})
-        content = json.dumps([meaning, dict(self.sha256)], sort_keys=True).encode()
-        return f"marigold {hashlib.sha256(content).hexdigest()[:16]}"
+        options = self.options.model_dump(exclude={"depth", "normals"})
+        ordered = [dict(sorted(part.items())) for part in (options, self.sha256)]
+        return identity_of("marigold", ordered)
 
     def label(self, images: Images) -> tuple[Dense, Dense]:
-        """Return labels and, of 3 members or more, how far these agree, 0..1, in every pixel."""
+        """Return labels and, of 3 members or more, their agreement, 0..1, in every pixel."""
         labels: dict[str, NDArray[Any]] = {}
         confidence: dict[str, NDArray[np.float32]] = {}
         for kind in self.pipelines:
-            size = images.shape[2:]
-            parts = [
-                self._said(kind, images[start : start + _BATCH])
-                for start in range(0, len(images), _BATCH)
-            ]
-            width = 1 if kind == "depth" else 3
-            empty = (np.zeros((0, width, *size), np.float32), np.zeros((0, 1, *size), np.float32))
-            said, unsure = (np.concatenate(column) for column in zip(empty, *parts, strict=True))
-            labels[kind] = self._metres(said) if kind == "depth" else facing(said)
+            parts = [self._predict(kind, pixels) for pixels in pixel_batches(images, _BATCH)]
+            values, uncertainty = (np.concatenate(column) for column in zip(*parts, strict=True))
+            labels[kind] = self._metres(values) if kind == "depth" else facing(values)
             if self.options.members > 1:
-                confidence[kind] = (1 - unsure[:, 0]).clip(0, 1)
+                confidence[kind] = (1 - uncertainty[:, 0]).clip(0, 1)
         return labels, confidence
 
-    def _said(self, kind: Kind, images: Images) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return what a pipeline says, (n, 1 or 3, h, w), and its uncertainty, (n, 1, h, w)."""
+    def _predict(
+        self, kind: Kind, images: torch.Tensor
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return a pipeline's prediction, (n, 1 or 3, h, w), and uncertainty, (n, 1, h, w)."""
+        n, _, *size = images.shape
+        none = np.zeros((n, 1, *size), np.float32)
+        if not n:
+            return np.zeros((0, 1 if kind == "depth" else 3, *size), np.float32), none
         members = self.options.members
-        found = self.pipelines[kind](
-            torch.from_numpy(images).float() / 255,
+        result = self.pipelines[kind](
+            images,
             num_inference_steps=self.options.steps,
             processing_resolution=self.options.resolution,
             ensemble_size=members,
             # All at once, since some schedulers draw noise for all of them in every step.
-            batch_size=len(images) * members,
+            batch_size=n * members,
             generator=[
                 seeded_generator(0, "marigold", member)
-                for _ in range(len(images))
+                for _ in range(n)
                 for member in range(members)
             ],
             output_type="pt",
             output_uncertainty=members > 1,
         )
-        said = found.prediction.float().cpu().numpy()
-        if members == 1:
-            return said, np.zeros((len(said), 1, *said.shape[2:]), np.float32)
-        return said, found.uncertainty.float().cpu().numpy()
+        prediction = result.prediction.float().cpu().numpy()
+        return prediction, none if members == 1 else result.uncertainty.float().cpu().numpy()
 
-    def _metres(self, said: NDArray[np.float32]) -> NDArray[np.float32]:
-        shares = torch.from_numpy(said[:, 0])
-        found: NDArray[np.float32] = self.options.metres(shares, shares > 1e-3).numpy()
-        return found
+    def _metres(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        depth = torch.from_numpy(values[:, 0])
+        metres: NDArray[np.float32] = self.options.metres(depth, depth > 1e-3).numpy()
+        return metres
 
 
-def facing(said: NDArray[np.float32]) -> NDArray[np.float32]:
+def facing(normals: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return Marigold's normals as unit vectors as in `Samples`, NaN where one faces away.
 
-    said: (n, 3, h, w), x right, y up, z towards the viewer, of about unit length.
+    Args:
+        normals: (n, 3, h, w), x right, y up, z towards the viewer, of about unit length.
     """
-    turned = said * _AXES
-    length = np.linalg.norm(turned, axis=1, keepdims=True)
-    known = (length > 1e-3) & (turned[:, 2:] <= 0)
-    found: NDArray[np.float32] = np.where(known, turned / np.maximum(length, 1e-3), np.nan)
-    return found.astype(np.float32)
+    ours = normals * _AXES
+    length = np.linalg.norm(ours, axis=1, keepdims=True)
+    known = (length > 1e-3) & (ours[:, 2:] <= 0)
+    unit: NDArray[np.float32] = np.where(known, ours / np.maximum(length, 1e-3), np.nan)
+    return unit.astype(np.float32)
 
 
 def build(
@@ -149,10 +155,11 @@ def build(
 ) -> Marigold:
     """Load the pipelines of `MarigoldSettings`.
 
-    Raises SettingsError for options or a scale that cannot be used, WeightsError for a folder that
-    cannot.
+    Raises:
+        SettingsError: Options or a scale cannot be used.
+        WeightsError: A folder cannot be used.
     """
-    chosen = read_options("marigold", MarigoldSettings, options)
+    chosen = read_options("labeler.options", MarigoldSettings, options)
     if chosen.members == 2:
         raise SettingsError("labeler.options.members=2 is no better than 1. Set it to 3 or more.")
     folders: dict[Kind, Path] = {
@@ -185,18 +192,18 @@ def _check(kind: Kind, folder: Path) -> None:
 
 
 def _check_unit(folder: Path, options: MarigoldSettings) -> None:
-    """Raise SettingsError unless the unit is stated and goes with what the model says."""
+    """Raise SettingsError unless the unit is given and is that of the model's output."""
     of_disparity = checked_index(folder).get("prediction_type") == "disparity"
     wanted: DepthOutput = "inverse" if of_disparity else "linear"
     if options.depth_output is None:
         raise SettingsError(
-            f"What the depth model {folder} says has no known unit. State it with "
+            f"The output of the depth model {folder} has no known unit. Set it with "
             f"labeler.options.depth_output={wanted} and depth_scale, metres."
         )
     if options.depth_output != wanted:
         raise SettingsError(
-            f"labeler.options.depth_output is {options.depth_output}, but what the depth model "
-            f"{folder} says is {wanted}. Set depth_output={wanted} and depth_scale, metres."
+            f"labeler.options.depth_output is {options.depth_output}, but the output of the depth "
+            f"model {folder} is {wanted}. Set depth_output={wanted} and depth_scale, metres."
         )
     check_scale(wanted, options.depth_scale)
 
@@ -214,19 +221,18 @@ def _load(kind: Kind, folder: Path, options: MarigoldSettings, device: str) -> D
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     unit = pipeline.vae_scale_factor
-    for name, own in (
+    for name, default in (
         ("resolution", pipeline.default_processing_resolution),
         ("steps", pipeline.default_denoising_steps),
     ):
-        value = getattr(options, name)
-        if (own if value is None else value) is None:
+        if getattr(options, name) is None and default is None:
             raise SettingsError(
                 f"The model {folder} has no {name} of its own. Set labeler.options.{name}."
             )
     if (options.resolution or 0) % unit:
         raise SettingsError(
-            f"labeler.options.resolution is {options.resolution}, but the model sees multiples of "
-            f"{unit} pixels."
+            f"labeler.options.resolution is {options.resolution}, but the model takes multiples "
+            f"of {unit} pixels."
         )
     placed: DiffusionPipeline = pipeline.to(device)
     return placed

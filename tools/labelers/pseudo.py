@@ -1,15 +1,13 @@
 """The labeler `pseudo`: models of transformers, in local folders, label images that have no labels.
 
 Segmentation: the classes of the model become those of the target by a mapping; where a class that
-maps to nothing is the most probable, the pixel is unknown. Depth: what a model says of distances
-has no unit unless it was trained on metres, so its scale must be stated. Weights are read from
+maps to nothing is the most probable, the pixel is unknown. Depth: a model's output has no unit
+unless it was trained on metres, so the options must give its scale. Weights are read from
 safetensors alone, and code inside a folder is never run.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +22,10 @@ from memory.errors import SettingsError, WeightsError, unknown
 from memory.yaml_text import parse_yaml
 from tools.data.samples import VOID, Dense, Images
 from tools.generators import Generator
-from tools.labelers._depth_unit import DepthOutput, DepthUnit, check_scale
-from tools.labelers._options import read_options
+from tools.labelers.depth_unit import DepthOutput, DepthUnit, check_scale
+from tools.models.diffusers_folder import PICKLED
+from tools.models.digests import identity_of
+from tools.plugins import read_options
 from tools.tasks import dense
 
 _METRIC = ("zoedepth",)
@@ -34,8 +34,10 @@ _METRIC = ("zoedepth",)
 class PseudoSettings(DepthUnit):
     """Options of the labeler; at least one of the two models.
 
-    mapping: class of the segmentation model -> class of the target or "void", or a YAML file of
-    it; without one, classes of the same name belong together.
+    Attributes:
+        segmentation, depth: Folders of the models.
+        mapping: Class of the segmentation model -> class of the target or "void", or a YAML file of
+            it; None: by equal names.
     """
 
     segmentation: str | None = None
@@ -45,9 +47,13 @@ class PseudoSettings(DepthUnit):
 
 @dataclass(frozen=True)
 class Pseudo:
-    """The models with what their outputs mean; see `tools.labelers.Labeler`.
+    """A `Labeler`.
 
-    to_target: float32, (classes of the model, classes of the target and one for unknown), 0 or 1.
+    Attributes:
+        options: Of the models.
+        segmenter, estimator: Of classes and of depth, None where there is none.
+        to_target: float32, (classes of the model, classes of the target and one for unknown),
+            0 or 1.
     """
 
     options: PseudoSettings
@@ -58,19 +64,15 @@ class Pseudo:
     @property
     def kinds(self) -> Sequence[str]:
         """Return the kinds of labels that there is a model for."""
-        found = {"segmentation": self.segmenter, "depth": self.estimator}
-        return [kind for kind, model in found.items() if model is not None]
+        models = {"segmentation": self.segmenter, "depth": self.estimator}
+        return [kind for kind, model in models.items() if model is not None]
 
     @property
     def identity(self) -> str:
         """Return a digest of weights, mapping and scale."""
-        meaning = self.options.model_dump(exclude={"segmentation", "depth", "mapping"})
-        content = hashlib.sha256(json.dumps([meaning, self.to_target.tolist()]).encode())
-        for model in (self.segmenter, self.estimator):
-            for name, value in sorted(model.state_dict().items()) if model else ():
-                content.update(name.encode())
-                content.update(value.cpu().contiguous().numpy().tobytes())
-        return f"pseudo {content.hexdigest()[:16]}"
+        options = self.options.model_dump(exclude={"segmentation", "depth", "mapping"})
+        models = [model for model in (self.segmenter, self.estimator) if model]
+        return identity_of("pseudo", [options, self.to_target.tolist()], models)
 
     def label(self, images: Images) -> tuple[Dense, Dense]:
         """Return labels, and the probability of each pixel's class; depth has no confidence."""
@@ -93,11 +95,11 @@ class Pseudo:
         return ids.byte().cpu().numpy(), sure.cpu().numpy()
 
     def _metres(self, logarithms: torch.Tensor) -> NDArray[np.float32]:
-        # As `DenseTransformer` has it; what is not above 0 comes out as its least value.
-        said = logarithms[:, 0].float().exp()
-        metres = self.options.metres(said, said > 1.01 * dense.LEAST_M)
-        found: NDArray[np.float32] = metres.cpu().numpy()
-        return found
+        # `DenseTransformer` clamps outputs that are not above 0 to its least value.
+        outputs = logarithms[:, 0].float().exp()
+        metres = self.options.metres(outputs, outputs > 1.01 * dense.LEAST_M)
+        array: NDArray[np.float32] = metres.cpu().numpy()
+        return array
 
 
 def build(
@@ -105,10 +107,11 @@ def build(
 ) -> Pseudo:
     """Load the models of `PseudoSettings`.
 
-    Raises SettingsError for options, a mapping or a scale that cannot be used, WeightsError for a
-    folder that cannot.
+    Raises:
+        SettingsError: Options, a mapping or a scale cannot be used.
+        WeightsError: A folder cannot be used.
     """
-    chosen = read_options("pseudo", PseudoSettings, options)
+    chosen = read_options("labeler.options", PseudoSettings, options)
     if chosen.segmentation is None and chosen.depth is None:
         raise SettingsError(
             "The labeler 'pseudo' needs a model: set labeler.options={segmentation: FOLDER} or "
@@ -127,9 +130,8 @@ def build(
 
 def _load(path: str, head: dense.Head, device: str) -> dense.DenseTransformer:
     folder = Path(path).expanduser()
-    present = [name for name in ("config.json", "model.safetensors") if (folder / name).is_file()]
-    if len(present) < 2:
-        pickled = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
+    if not all((folder / name).is_file() for name in ("config.json", "model.safetensors")):
+        pickled = [path for path in folder.glob("*") if path.suffix in PICKLED]
         why = f" {pickled[0].name} is pickled and never opened." if pickled else ""
         raise WeightsError(
             f"{folder} is no trained model for {head}: it needs config.json and "
@@ -146,6 +148,7 @@ def _to_target(
     """Return which class of the model is which of the target; the last column is unknown."""
     config: Any = segmenter.network.config
     names = [str(config.id2label[i]) for i in range(len(config.id2label))]
+    columns = [*pixel_classes, "void"]
     if not pixel_classes:
         raise SettingsError("The target has no classes of pixels that a segmentation could name.")
     if mapping is None:
@@ -153,19 +156,18 @@ def _to_target(
         given: Mapping[str, str] = {n: by_name[n.lower()] for n in names if n.lower() in by_name}
     else:
         given = _read_mapping(mapping)
-    for own, wanted in given.items():
-        if own not in names:
-            raise SettingsError(f"The mapping: {unknown('class of the model', own, names)}")
-        if wanted not in (*pixel_classes, "void"):
-            known = [*pixel_classes, "void"]
-            raise SettingsError(f"The mapping: {unknown('class of the target', wanted, known)}")
-    if not any(wanted != "void" for wanted in given.values()):
+    for of_model, of_target in given.items():
+        if of_model not in names:
+            raise SettingsError(f"The mapping: {unknown('class of the model', of_model, names)}")
+        if of_target not in columns:
+            problem = unknown("class of the target", of_target, columns)
+            raise SettingsError(f"The mapping: {problem}")
+    if not set(given.values()) - {"void"}:
         raise SettingsError(
             f"No class of the model ({', '.join(names)}) is one of the target "
             f"({', '.join(pixel_classes)}). Set labeler.options.mapping to a YAML file with lines "
             "of MODEL CLASS: TARGET CLASS."
         )
-    columns = [*pixel_classes, "void"]
     table = torch.zeros(len(names), len(columns))
     for row, name in enumerate(names):
         table[row, columns.index(given.get(name, "void"))] = 1
@@ -176,26 +178,26 @@ def _read_mapping(mapping: str | dict[str, str]) -> Mapping[str, str]:
     if not isinstance(mapping, str):
         return mapping
     try:
-        found = parse_yaml(Path(mapping).expanduser().read_text("utf-8"))
+        values = parse_yaml(Path(mapping).expanduser().read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsError(f"The mapping {mapping} cannot be read: {error}.") from error
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         raise SettingsError(f"The mapping {mapping} has no lines of MODEL CLASS: TARGET CLASS.")
-    return {str(own): str(wanted) for own, wanted in found.items()}
+    return {str(key): str(value) for key, value in values.items()}
 
 
 def _depth_output(estimator: dense.DenseTransformer, options: PseudoSettings) -> DepthOutput:
-    """Return what the model says; raises SettingsError where no one states its unit."""
+    """Return the unit of the model's output; raises SettingsError where it is unknown."""
     config: Any = estimator.network.config
     metric = config.model_type in _METRIC or (
         getattr(config, "depth_estimation_type", None) == "metric"
     )
     if options.depth_output is None and not metric:
         raise SettingsError(
-            f"What the depth model {options.depth} says has no known unit. State it with "
+            f"The output of the depth model {options.depth} has no known unit. Set it with "
             "labeler.options.depth_output: metres, or linear or inverse with depth_scale, which is "
-            "multiplied with, or divided by, what it says to give metres."
+            "multiplied with, or divided by, the output to give metres."
         )
-    found = options.depth_output or "metres"
-    check_scale(found, options.depth_scale)
-    return found
+    output = options.depth_output or "metres"
+    check_scale(output, options.depth_scale)
+    return output

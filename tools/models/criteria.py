@@ -1,4 +1,4 @@
-"""What a saved DSTM thinks of images, as torch sees it: entropy, margin, loss; differentiable."""
+"""Differentiable criteria of a DSTM for images: entropy, margin, loss."""
 
 from __future__ import annotations
 
@@ -30,25 +30,29 @@ def load_dstm(folder: Path, device: str = "cpu") -> Dstm:
     return Dstm(model, tasks.build(meta["task"]), TrainSettings.model_validate(meta["settings"]))
 
 
-def says_classes(task: Task) -> bool:
-    """Tell whether a task's outputs are logits of classes, of images or of pixels."""
+def predicts_classes(task: Task) -> bool:
+    """Return whether a task's outputs are logits of classes, of images or of pixels."""
     return not task.needs or getattr(task, "n_outputs", 0) is None
 
 
 def entropy(task: Task, outputs: torch.Tensor) -> torch.Tensor:
-    """Return the entropy of each image's prediction, 0..1 of the highest possible, (n,).
+    """Return the normalised entropy of each image's prediction, 0..1, (n,).
 
-    outputs: logits, (n, classes, ...), where pixels have classes their mean. Raises SettingsError
-    for a task without class probabilities.
+    Args:
+        task: Of the model.
+        outputs: Logits, (n, classes, ...); of pixels the mean is taken.
+
+    Raises:
+        SettingsError: The task has no class probabilities.
     """
     log_p = _log_probabilities(task, outputs)
     return _per_image(-(log_p.exp() * log_p).sum(1) / math.log(log_p.shape[1]))
 
 
 def margin(task: Task, outputs: torch.Tensor) -> torch.Tensor:
-    """Return the lead of each image's likeliest class over the second, 0..1, (n,).
+    """Return the margin of each image's likeliest class over the second, 0..1, (n,).
 
-    See `entropy` for outputs and errors.
+    See `entropy` for arguments and errors.
     """
     first, second = _log_probabilities(task, outputs).exp().topk(2, dim=1).values.unbind(1)
     return _per_image(first - second)
@@ -62,10 +66,10 @@ def loss(task: Task, outputs: torch.Tensor, batch: Batch, settings: TrainSetting
 
 def require_classes(task: Task) -> None:
     """Raise SettingsError for a task without class probabilities, which entropy needs."""
-    if not says_classes(task):
+    if not predicts_classes(task):
         raise SettingsError(
-            f"The task {task.name!r} says no probabilities of classes, so entropy and margin are "
-            "not known. Pull by loss or real; select by core_set, vog, audit or random."
+            f"The task {task.name!r} predicts no probabilities of classes, so entropy and margin "
+            "are undefined. Set pull to loss or real; select by core_set, vog, audit or random."
         )
 
 

@@ -6,10 +6,8 @@ allowed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +20,17 @@ PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
 def model_folder(weights: str, revision: str | None, variant: str | None, online: bool) -> Path:
-    """Return the folder of a model, from the cache of the hub for an id.
+    """Return the folder of a model.
 
-    Raises SettingsError for an id without a pinned revision, WeightsError for what is not there.
+    Args:
+        weights: A folder, or a hub id, ORGANISATION/NAME, in the hub's cache.
+        revision: Of a hub id, 40 hex digits of a commit.
+        variant: Of the files, e.g. "fp16".
+        online: Whether a hub id may be downloaded.
+
+    Raises:
+        SettingsError: A hub id has no pinned revision.
+        WeightsError: There is no such folder, or it is not in the cache and not downloaded.
     """
     folder = Path(weights).expanduser()
     if folder.exists():
@@ -41,7 +47,7 @@ def model_folder(weights: str, revision: str | None, variant: str | None, online
             f"same. Given: {revision!r}."
         )
     try:
-        found = DiffusionPipeline.download(
+        folder = DiffusionPipeline.download(
             weights,
             revision=revision,
             variant=variant,
@@ -50,10 +56,10 @@ def model_folder(weights: str, revision: str | None, variant: str | None, online
         )
     except Exception as error:  # the hub's client raises many types
         raise WeightsError(
-            f"The model {weights} at {revision} cannot be had: {error} Set "
+            f"The model {weights} at {revision} is not available: {error} Set "
             "generator.options.allow_network=true to download it, or generator.weights to a folder."
         ) from error
-    return Path(found)
+    return Path(folder)
 
 
 def checked_index(folder: Path) -> dict[str, Any]:
@@ -82,7 +88,12 @@ def checked_index(folder: Path) -> dict[str, Any]:
 def network_config(folder: Path, what: str) -> dict[str, Any]:
     """Return the `config.json` of a single network's folder, e.g. of a ControlNet.
 
-    what: how errors call it. Raises WeightsError for a folder that is missing, partial or pickled.
+    Args:
+        folder: That `save_pretrained` wrote.
+        what: How errors name the network.
+
+    Raises:
+        WeightsError: The folder is missing, partial or pickled.
     """
     if not (folder / "config.json").is_file():
         raise WeightsError(
@@ -120,21 +131,6 @@ def adapter_file(given: str) -> Path:
             f"There is no adapter {given}. Give a .safetensors file, or a folder with {LORA_FILE}."
         )
     return file
-
-
-def folder_sha256(folder: Path) -> str:
-    """Return a digest of the weights and settings in a folder, by name and content."""
-    kinds = (".safetensors", ".json", ".txt")
-    return files_sha256(sorted(path for path in folder.rglob("*") if path.suffix in kinds))
-
-
-def files_sha256(paths: Sequence[Path]) -> str:
-    """Return a digest of files, by name and content, in that order."""
-    content = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            content.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
-    return content.hexdigest()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

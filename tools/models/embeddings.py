@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from eval.clusters import side_by_side
 from memory.errors import SettingsError
 from tools.data.samples import Images
-from tools.tasks import Model
+from tools.tasks import Model, pixel_batches
 
 if TYPE_CHECKING:
     from tools.diffusion.pipeline import MTDMPipeline
@@ -22,34 +23,44 @@ Embed = Callable[[Images], NDArray[np.float64]]
 """Turns uint8 images, (n, c, h, w), into vectors, (n, d)."""
 
 _BATCH = 64
-# Diffusion step of 1,000 at which the denoiser looks at an image: little noise, but some.
+# Diffusion step, of 1,000, of the features: little noise.
 _STEP = 50
+
+
+@contextmanager
+def recorded(layers: Iterable[nn.Module], inputs: bool = False) -> Iterator[list[torch.Tensor]]:
+    """Collect the outputs of layers, or their first inputs, from the calls within the context."""
+    tensors: list[torch.Tensor] = []
+
+    def record(_: nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        tensors.append(given[0] if inputs else output)
+
+    handles = [layer.register_forward_hook(record) for layer in layers]
+    try:
+        yield tensors
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def embed_by_dstm(model: Model) -> Embed:
     """Return the embedding by a DSTM: the input of its last layer, or its deepest activations.
 
-    A model that labels pixels works at full resolution in its last layer, so of the U-Net the
-    middle is taken; activations of maps are averaged over the image.
+    The last layer of a model that labels pixels has full resolution, so of the U-Net the middle is
+    taken; activations of maps are averaged over the image.
     """
-    seen: list[torch.Tensor] = []
     middle = getattr(model, "middle", None)
+    is_unet = isinstance(middle, nn.Module)
     device = next(model.parameters()).device
 
-    def look(pixels: torch.Tensor) -> torch.Tensor:
-        if isinstance(middle, nn.Module):
-            handle = middle.register_forward_hook(lambda _, __, output: seen.append(output))
-        else:
-            layer = last_layer(model)
-            handle = layer.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
-        try:
+    def features_of(pixels: torch.Tensor) -> torch.Tensor:
+        layer = middle if isinstance(middle, nn.Module) else last_layer(model)
+        with recorded([layer], inputs=not is_unet) as tensors:
             model.eval()(pixels.to(device))
-        finally:
-            handle.remove()
-        features = seen.pop()
+        features = tensors.pop()
         return features.mean((2, 3)) if features.ndim == 4 else features.flatten(1)
 
-    return lambda images: _in_batches(images, look)
+    return lambda images: _in_batches(images, features_of)
 
 
 def embed_by_mtdm(pipeline: MTDMPipeline) -> Embed:
@@ -59,18 +70,13 @@ def embed_by_mtdm(pipeline: MTDMPipeline) -> Embed:
     """
     noise = torch.randn(1, *pipeline.noise_shape, generator=torch.Generator().manual_seed(0))
 
-    def look(pixels: torch.Tensor) -> torch.Tensor:
-        seen: list[torch.Tensor] = []
-        middle = pipeline.unet.mid_block
-        handle = middle.register_forward_hook(lambda _, __, output: seen.append(output))
-        try:
-            pipeline.look(pixels, noise, _STEP)
-        finally:
-            handle.remove()
-        features = seen.pop().float()
+    def features_of(pixels: torch.Tensor) -> torch.Tensor:
+        with recorded([pipeline.unet.mid_block]) as tensors:
+            pipeline.extract_features(pixels, noise, _STEP)
+        features = tensors.pop().float()
         return torch.cat([features.mean((2, 3)), features.std((2, 3))], dim=1)
 
-    return lambda images: _in_batches(images, look)
+    return lambda images: _in_batches(images, features_of)
 
 
 def embed_by_imagenet(device: str = "cpu") -> Embed:
@@ -88,27 +94,23 @@ def embed_by_several(embeds: Sequence[Embed]) -> Embed:
 
 def last_layer(model: nn.Module) -> nn.Linear | nn.Conv2d:
     """Return the last linear layer or 1x1 convolution of a model; raises SettingsError for none."""
-    found: Any = None
-    for module in model.modules():
-        if isinstance(module, nn.Linear) or (
-            isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1
-        ):
-            found = module
-    if found is None:
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Linear)
+        or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1)
+    ]
+    if not layers:
         raise SettingsError(
-            f"{type(model).__name__} has neither a linear layer nor a 1x1 convolution to look at. "
-            "Set feedback.embedding to imagenet or mtdm."
+            f"{type(model).__name__} has neither a linear layer nor a 1x1 convolution. Set "
+            "feedback.embedding to imagenet or mtdm."
         )
-    layer: nn.Linear | nn.Conv2d = found
-    return layer
+    return layers[-1]
 
 
 @torch.inference_mode()
 def _in_batches(
-    images: Images, look: Callable[[torch.Tensor], torch.Tensor]
+    images: Images, features_of: Callable[[torch.Tensor], torch.Tensor]
 ) -> NDArray[np.float64]:
-    parts = []
-    for start in range(0, len(images), _BATCH):
-        pixels = torch.from_numpy(images[start : start + _BATCH]).float() / 255
-        parts.append(look(pixels).double().cpu().numpy())
-    return np.concatenate(parts)
+    parts = [features_of(pixels).double() for pixels in pixel_batches(images, _BATCH)]
+    return np.concatenate([part.cpu().numpy() for part in parts])

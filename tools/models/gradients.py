@@ -1,8 +1,8 @@
-"""Last-layer gradients of a DSTM: which images pull it where the failing photographs do.
+"""Last-layer gradients of a DSTM: which images change it as the failing photographs would.
 
 The gradient of an image's loss by the weights of the last layer is the outer product of the
-layer's input and of the loss's derivative by its output, for softmax p - y (Pruthi et al. 2020 use
-it as a cheap influence).
+layer's input and of the loss's derivative by its output, for softmax p - y (used as a cheap
+influence by TracIn, Pruthi et al. 2020).
 """
 
 from __future__ import annotations
@@ -20,18 +20,21 @@ from tools.data.samples import Samples
 from tools.data.shards import read_shards
 from tools.models import criteria
 from tools.models.criteria import Dstm
-from tools.models.embeddings import last_layer
+from tools.models.embeddings import last_layer, recorded
 from tools.settings import TrainSettings
-from tools.tasks import Batch, Model, Task
+from tools.tasks import Batch, Model, Task, pixel_batches
 
 _BATCH = 64
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """Gradients of a model's loss: on generated images, by prompt, and on photographs.
+    """Gradients of a model's loss.
 
-    images: (n, d); prompt_ids: whose they are, (n,); photographs: (m, d).
+    Attributes:
+        images: On generated images, (n, d).
+        prompt_ids: Of these, (n,).
+        photographs: On real ones, (m, d).
     """
 
     images: NDArray[np.float64]
@@ -42,10 +45,10 @@ class Gradients:
 def measure_gradients(dstm: Dstm, shards: Sequence[Path], photographs: Samples) -> Gradients:
     """Return the gradients of a model on the images of shards and on photographs."""
     model, task, settings = dstm.model, dstm.task, dstm.settings
-    made = read_shards(shards)
+    generated = read_shards(shards)
     return Gradients(
-        images=sample_gradients(model, task, made.samples, settings),
-        prompt_ids=made.prompt_ids,
+        images=sample_gradients(model, task, generated.samples, settings),
+        prompt_ids=generated.prompt_ids,
         photographs=sample_gradients(model, task, photographs, settings),
     )
 
@@ -60,20 +63,14 @@ def sample_gradients(
     """
     layer, labels = last_layer(model.eval()), task.labels(samples)
     device = next(model.parameters()).device
-    seen: list[torch.Tensor] = []
-    handle = layer.register_forward_hook(lambda _, inputs, out: seen.extend((inputs[0], out)))
     parts = []
-    try:
-        for start in range(0, len(samples), _BATCH):
-            rows = slice(start, start + _BATCH)
-            images = torch.from_numpy(samples.images[rows]).to(device).float() / 255
-            batch = Batch(images, labels[rows].to(device))
+    with recorded([layer], inputs=True) as inputs, recorded([layer]) as outputs:
+        batches = pixel_batches(samples.images, _BATCH, device)
+        for images, true in zip(batches, labels.split(_BATCH), strict=True):
+            batch = Batch(images, true.to(device))
             loss = criteria.loss(task, model(images), batch, settings).sum()
-            features, outputs = seen[-2:]
-            seen.clear()
-            (residuals,) = torch.autograd.grad(loss, outputs)
+            features, output = inputs.pop(), outputs.pop()
+            (residuals,) = torch.autograd.grad(loss, output)
             arrays = (part.detach().double().cpu().numpy() for part in (features, residuals))
             parts.append(head_gradients(*arrays))
-    finally:
-        handle.remove()
     return np.concatenate(parts)

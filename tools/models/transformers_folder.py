@@ -1,39 +1,176 @@
-"""Models of transformers in local folders: whole, from safetensors, without code of the folder."""
+"""Models of transformers in local folders: loaded from safetensors, or with a head of our classes.
+
+Code inside a folder is never run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.functional import interpolate
 
-from memory.errors import WeightsError
+from memory.errors import SettingsError, WeightsError, unknown
+from tools.tasks import Model
+
+_OPTIONS: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
-def load_whole(
-    kind: Any,
-    folder: Path,
-    unusable: Callable[[Exception], str],
-    partial: Callable[[int, str], str],
-) -> Any:
-    """Return the model in `folder`, float32, with all of its weights from the folder.
+class TransformersModel(Model):
+    """A model of transformers as a DSTM; subclasses say what it returns.
 
-    kind: a class of transformers that has `from_pretrained`; unusable: says what is wrong, of what
-    transformers raised; partial: the same, of the number of missing weights and the first one's
-    name. Raises WeightsError with that text.
+    Args:
+        network: The model.
+        size: Height and width of its input; None: any.
+        mean, std: Per channel, of pixels in 0..1. Gray images are repeated to the network's
+            channels.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        size: Sequence[int] | None,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.network = network
+        config: Any = network.config
+        self.description = {
+            "model": "transformers",
+            "config": json.loads(config.to_json_string(use_diff=False)),
+            "size": None if size is None else list(size),
+            "mean": list(mean),
+            "std": list(std),
+        }
+        self._n_channels = getattr(config, "num_channels", 3)
+        self._size = None if size is None else tuple(size)
+        self._mean: torch.Tensor
+        self._std: torch.Tensor
+        self.register_buffer("_mean", torch.tensor(mean).reshape(-1, 1, 1), persistent=False)
+        self.register_buffer("_std", torch.tensor(std).reshape(-1, 1, 1), persistent=False)
+
+    def run_network(self, images: torch.Tensor) -> Any:
+        """Return the network's own output for images in 0..1, (n, channels, h, w)."""
+        if self._size is not None and images.shape[2:] != self._size:
+            images = interpolate(images, self._size, mode="bilinear", antialias=True)
+        if images.shape[1] == 1:
+            images = images.expand(-1, self._n_channels, -1, -1)
+        return self.network((images - self._mean) / self._std)
+
+
+def folder_of(model: str, alternative: str, kind: str) -> Path:
+    """Return the folder that the setting `model` names.
+
+    Args:
+        model: The setting.
+        alternative: Name of our own model, for the message.
+        kind: What the folder should hold, for the message.
+
+    Raises:
+        SettingsError: The folder has no config.json.
+    """
+    folder = Path(model).expanduser()
+    if not (folder / "config.json").is_file():
+        raise SettingsError(
+            f"{unknown('model', model, [alternative])} A folder with the config.json of {kind} of "
+            "transformers can be given too."
+        )
+    return folder
+
+
+def load_whole(auto_class: Any, folder: Path, kind: str) -> Any:
+    """Return the model in a folder, float32, with all of its weights.
+
+    Args:
+        auto_class: Of transformers, with `from_pretrained`.
+        folder: With config.json and model.safetensors.
+        kind: What the folder should hold, for the message, e.g. "a model for depth estimation".
+
+    Raises:
+        WeightsError: The folder cannot be loaded, or lacks weights.
     """
     try:
-        model, found = kind.from_pretrained(
-            folder,
-            use_safetensors=True,
-            dtype=torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
+        model, report = auto_class.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **_OPTIONS
         )
     except Exception as error:  # transformers and safetensors raise many types for a bad folder
-        raise WeightsError(unusable(error)) from error
-    if missing := sorted(found["missing_keys"]):
-        raise WeightsError(partial(len(missing), missing[0]))
+        raise _unusable(folder, kind, error) from error
+    if missing := sorted(report["missing_keys"]):
+        raise WeightsError(
+            f"{folder} lacks {len(missing)} weights of {kind}, e.g. {missing[0]}. Give the folder "
+            "of a model that was trained for it."
+        )
     return model
+
+
+def with_new_head(auto_class: Any, folder: Path, kind: str, **labels: int) -> nn.Module:
+    """Return the network of a folder with a head of our classes.
+
+    The weights are those of the folder, random ones where it has config.json alone.
+
+    Args:
+        auto_class: Of transformers.
+        folder: See `folder_of`.
+        kind: What the folder should hold, for the message.
+        **labels: `num_labels`, where the head has classes.
+
+    Raises:
+        WeightsError: The folder cannot be loaded.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, **labels, **_OPTIONS)
+        if not (folder / "model.safetensors").is_file():
+            return untrained(auto_class, config)
+        network: nn.Module = auto_class.from_pretrained(
+            folder,
+            config=config,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # the head has the classes of another task
+            dtype=torch.float32,
+            **_OPTIONS,
+        )
+    except Exception as error:  # transformers and safetensors raise many types for a bad folder
+        raise _unusable(folder, kind, error) from error
+    return network
+
+
+def _unusable(folder: Path, kind: str, error: Exception) -> WeightsError:
+    return WeightsError(
+        f"{folder} does not hold {kind} that transformers can load ({error}). "
+        "Give a folder with a config.json and, for trained weights, a model.safetensors."
+    )
+
+
+def untrained(auto_class: Any, config: Any) -> nn.Module:
+    """Return a network with random weights; config: transformers' own, or its saved form."""
+    from transformers import AutoConfig
+
+    if isinstance(config, Mapping):
+        config = AutoConfig.for_model(**config)
+    network: nn.Module = auto_class.from_config(config, trust_remote_code=False)
+    return network
+
+
+def preprocessing(folder: Path, network: nn.Module) -> dict[str, Any]:
+    """Return the `size`, `mean` and `std` of `TransformersModel` that a folder asks for."""
+    config: Any = network.config
+    path = folder / "preprocessor_config.json"
+    processor = json.loads(path.read_bytes()) if path.is_file() else {}
+    n_channels = getattr(config, "num_channels", 3)
+    size = getattr(config, "image_size", None) or processor.get("size")
+    # transformers writes a size as a number, a pair, or a dictionary.
+    if isinstance(size, dict):
+        edge = size.get("shortest_edge")
+        size = [edge, edge] if edge else [size["height"], size["width"]]
+    return {
+        "size": [size, size] if isinstance(size, int) else size,
+        "mean": processor.get("image_mean", [0.5] * n_channels),
+        "std": processor.get("image_std", [0.5] * n_channels),
+    }

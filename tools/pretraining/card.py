@@ -17,12 +17,14 @@ from memory.files import write_json
 from tools import tasks
 from tools.data.drawn import ImageRequest, join
 from tools.data.samples import Samples
-from tools.diffusion.pipeline import MTDMPipeline, load_pipeline
+from tools.diffusion.pipeline import MTDMPipeline
+from tools.diffusion.weights import load_pipeline
 from tools.generators import Generator
 from tools.generators.mtdm import MTDMGenerator
 from tools.labelers.audit import AuditClassifier
-from tools.settings import TrainSettings
+from tools.settings import TrainSettings, renamed
 from tools.targets import Target, licence_of
+from tools.tasks import Slicing
 from tools.train_dstm import train_model
 
 N_IMAGES = 512
@@ -102,8 +104,8 @@ def _state(folder: Path, pipeline: MTDMPipeline) -> dict[str, Any] | None:
         return None
     state: dict[str, Any] = json.loads(path.read_text("utf-8"))
     # They may have been set anew after the last step.
-    now = {key: pipeline.config[key] for key in ("noise_kept", "spacing")}
-    return state | {"settings": state["settings"] | now}
+    now = {key: pipeline.config[key] for key in ("s_noise", "timestep_rho")}
+    return state | {"settings": renamed(state["settings"]) | now}
 
 
 def draw_for(
@@ -180,7 +182,7 @@ def label_agreement(
         figures = {}
         for where, seen in (("generated", samples), ("real", unseen)):
             said = task.predict(model, seen.images)
-            report = task.report(said, seen, names, 0, "card", (), len(seen))
+            report = task.report(said, seen, names, 0, "card", Slicing())
             figures[where] = report.metrics[task.metric].value
         ratio = figures["generated"] / max(figures["real"], 1e-9)
         found[kind] = {"figure": task.metric, **figures, "ratio": ratio}

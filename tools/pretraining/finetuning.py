@@ -1,11 +1,14 @@
-"""What trainings of a text-to-image model of others share: the model as it is, and a LoRA in it.
+"""Fine-tuning of a text-to-image model of others by a low-rank update (LoRA, Hu et al. 2022).
 
-For UNets that denoise the latents of a VAE: Stable Diffusion and SDXL.
+Shared by `lora` and `joint`. For UNets that denoise the latents of a VAE: Stable Diffusion and
+SDXL. Running a training again continues at the last checkpoint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,26 +19,197 @@ from numpy.typing import NDArray
 
 from memory.errors import WeightsError
 from tools.data.samples import Dense, Samples
-from tools.diffusion.denoising import Captions, mirrored_batch, rows_of, words_of
+from tools.diffusion.denoising import DiffusionTrainer, Progress
 from tools.generators.label_first.conditions import pictures
-from tools.generators.text2image.diffusion_model import dtype_of, load_model
+from tools.generators.text2image.diffusion_model import dtype_of, load_model, size_like
 from tools.generators.text2image.model_options import ModelOptions
-from tools.settings import CaptionedRun
-from tools.targets import Target
+from tools.pretraining.batches import Batches, captions_of
+from tools.settings import LoraSettings
+from tools.targets import Target, licence_of
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 RESNETS = ("conv1", "conv2", "conv_shortcut", "time_emb_proj")
+SUPPORTED = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 
 _N_UNSEEN = 16
 
-SUPPORTED = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+
+class NoisyBatch(NamedTuple):
+    """What a step trains on.
+
+    Attributes:
+        images: uint8, (n, 1 or 3, h, w).
+        labels: As in `Samples`.
+        captions: One per image.
+        times: (n,), 0 is the least noise.
+        generator: Of the noise.
+    """
+
+    images: NDArray[np.uint8]
+    labels: Dense
+    captions: Sequence[str]
+    times: torch.Tensor
+    generator: torch.Generator
+
+
+class FineTuning(ABC):
+    """A frozen text-to-image model with a LoRA in its UNet that learns.
+
+    Subclasses may change the UNet in `widen`, and define what is learnt in `losses`.
+
+    Args:
+        target: Its image shape gives the aspect ratio at which images are learnt.
+        options: Of the model; `dtype` is that of the arithmetic.
+        settings: Rank, seed and training.
+        device: A torch device.
+
+    Raises:
+        WeightsError: The model is none of `SUPPORTED`, or cannot be loaded.
+    """
+
+    what: str
+    """What is trained, as errors name it."""
+    layers: Sequence[str] = ATTENTION
+    """Layers with a LoRA: all whose names end in one of these."""
+
+    def __init__(
+        self, target: Target, options: ModelOptions, settings: LoraSettings, device: str
+    ) -> None:
+        self.target, self.settings, self._device = target, settings, device
+        self.pipeline = load_to_train(options, device, self.what)
+        self.size = size_like(self.pipeline, options, target.image_shape[1:])
+        dtype = dtype_of(options, device)
+        # Gradients in float16 would need scaling.
+        self._dtype = torch.float32 if dtype == torch.float16 else dtype
+        self.schedule = DDPMScheduler.from_config(self.pipeline.scheduler.config)
+        self.n_times = int(self.schedule.config.num_train_timesteps)
+        new_parameters = self.widen()
+        add_lora(self.pipeline.unet, settings.rank, settings.seed, device, self.layers)
+        for parameter in new_parameters:
+            parameter.requires_grad_()
+        # Of the network, what is learnt, and so what a checkpoint holds.
+        self.weights = torch.nn.ParameterList(
+            parameter for parameter in self.pipeline.unet.parameters() if parameter.requires_grad
+        )
+
+    def widen(self) -> Iterable[torch.nn.Parameter]:
+        """Change the UNet before it gets its LoRA; return new parameters, which are learnt too."""
+        return ()
+
+    @abstractmethod
+    def losses(self, batch: NoisyBatch) -> tuple[torch.Tensor, ...]:
+        """Return the losses of a batch, scalars, whose sum is minimised."""
+
+    def train(self, samples: Samples, folder: Path, progress: Progress) -> None:
+        """Train, or continue to train, on samples; at the end the UNet has averaged weights.
+
+        A batch is a function of (seed, step).
+
+        Raises:
+            SettingsError: The folder holds a run with other settings.
+        """
+        trainer = DiffusionTrainer(folder, self.settings, self.weights)
+        first = trainer.restore()
+        batches = Batches(samples, self.target, self.settings)
+
+        def loss_of(step: int) -> torch.Tensor:
+            batch = batches(step)
+            seed = self.settings.seed * 1_000_003 + step
+            generator = torch.Generator("cpu").manual_seed(seed)
+            times = torch.randint(self.n_times, (len(batch.images),), generator=generator)
+            return torch.stack(self.losses(NoisyBatch(*batch, times, generator))).sum()
+
+        trainer.train(first, loss_of, progress)
+        self.weights.load_state_dict(trainer.average)
+
+    @torch.no_grad()
+    def errors(self) -> tuple[int, list[float]]:
+        """Return the number of held-out images and the mean of each loss on them."""
+        self.pipeline.unet.eval()
+        rows = [[loss.item() for loss in self.losses(batch)] for batch in self._unseen()]
+        return len(rows), [float(mean) for mean in np.mean(rows, axis=0)]
+
+    def _unseen(self) -> Iterator[NoisyBatch]:
+        """Yield images of the audit split, spread evenly over it and over the times."""
+        audit = self.target.split("audit")
+        rows = np.linspace(0, len(audit) - 1, min(len(audit), _N_UNSEEN)).astype(int)
+        unseen = audit.take(rows.tolist())
+        captions = captions_of(unseen, self.target, self.settings)
+        times = torch.linspace(0, self.n_times - 1, len(unseen)).long()
+        for i in range(len(unseen)):
+            row = slice(i, i + 1)
+            labels = {kind: values[row] for kind, values in unseen.labels.items()}
+            generator = torch.Generator("cpu").manual_seed(i)
+            text = [captions[i][0][0][0]]
+            yield NoisyBatch(unseen.images[row], labels, text, times[row], generator)
+
+    def card(self) -> dict[str, Any]:
+        """Return what cards of all fine-tuned models say of their training."""
+        return {
+            "trained_on": f"{self.target.name}: generator split. {licence_of(self.target)}",
+            "steps": self.settings.steps,
+            "rank": self.settings.rank,
+        }
+
+    def autocast(self) -> torch.autocast:
+        """Return the context of the arithmetic."""
+        enabled = self._dtype != torch.float32
+        kind = self._device.split(":")[0]
+        return torch.autocast(kind, self._dtype if enabled else torch.bfloat16, enabled=enabled)
+
+    @torch.no_grad()
+    def latents(self, images: NDArray[np.uint8]) -> torch.Tensor:
+        """Return the VAE latents of images, uint8, (n, 1 or 3, h, w)."""
+        vae = self.pipeline.vae
+        rgb = np.stack([np.asarray(one) for one in pictures(images, self.size, smooth=True)])
+        pixels = torch.from_numpy(rgb).permute(0, 3, 1, 2).to(self._device, torch.float32)
+        with self.autocast():
+            mode = vae.encode(pixels / 127.5 - 1).latent_dist.mode()
+        latents: torch.Tensor = mode.float() * vae.config.scaling_factor
+        return latents
+
+    @torch.no_grad()
+    def states(self, captions: Sequence[str]) -> tuple[torch.Tensor, dict[str, Any] | None]:
+        """Return token states of captions, and the further conditions of SDXL's UNet."""
+        pipeline = self.pipeline
+        with self.autocast():
+            # The method of the class: that of the instance caches every text.
+            encoded = type(pipeline).encode_prompt(
+                pipeline,
+                prompt=list(captions),
+                device=self._device,
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=False,
+            )
+        if len(encoded) == 2:
+            return encoded[0], None
+        states, _, pooled, _ = encoded
+        # Micro-conditioning of SDXL: original size, crop, target size.
+        ids = torch.tensor([[*self.size, 0, 0, *self.size]], device=self._device).float()
+        return states, {"text_embeds": pooled, "time_ids": ids.expand(len(captions), -1)}
+
+    def prediction_goal(
+        self, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor
+    ) -> torch.Tensor:
+        """Return what the UNet should predict of latents with noise at times, (n,)."""
+        goals: dict[str, torch.Tensor] = {
+            "epsilon": noise,
+            "sample": latents,
+            "v_prediction": self.schedule.get_velocity(latents, noise, times),
+        }
+        return goals[self.schedule.config.prediction_type]
 
 
 def load_to_train(options: ModelOptions, device: str, what: str) -> DiffusionPipeline:
-    """Load the model of some options in float32, without adapters; all of it is frozen.
+    """Load a model in float32, without adapters, all of it frozen.
 
-    what: is trained for it, as errors say. Raises WeightsError for a model that is none of
-    `SUPPORTED` or cannot be loaded.
+    Args:
+        options: Of the model.
+        device: A torch device.
+        what: What is trained, as errors name it.
+
+    Raises:
+        WeightsError: The model is none of `SUPPORTED`, or cannot be loaded.
     """
     plain = options.model_copy(
         update={
@@ -46,7 +220,7 @@ def load_to_train(options: ModelOptions, device: str, what: str) -> DiffusionPip
             "quantize": "none",
         }
     )
-    # What the encoder cannot read of a caption is cut; it would say so at every step.
+    # Captions that the encoder cuts would be reported at every step.
     diffusers_logging.set_verbosity_error()
     pipeline = load_model(plain, device).pipeline
     if type(pipeline).__name__ not in SUPPORTED:
@@ -81,113 +255,3 @@ def lora_state(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
         name: value.detach().cpu().contiguous()
         for name, value in get_peft_model_state_dict(unet).items()
     }
-
-
-class Batch(NamedTuple):
-    """What a step trains on: images, their labels and prompts, and how noisy they are made.
-
-    images: (n, c, h, w); labels: as in `Samples`; times: (n,), 0 is the least noise; noise: its
-    source, from which the times were drawn already.
-    """
-
-    images: NDArray[np.uint8]
-    labels: Dense
-    words: list[str]
-    times: torch.Tensor
-    noise: torch.Generator
-
-
-def batch_of(
-    samples: Samples,
-    captions: Captions,
-    target: Target,
-    settings: CaptionedRun,
-    step: int,
-    n_times: int,
-) -> Batch:
-    """Return the batch of a step, a function of (seed, step); captions: as of `captions_of`."""
-    rng = np.random.default_rng([settings.seed, step])
-    chosen, flips = rows_of(len(samples), target, settings, step, rng)
-    images, labels = mirrored_batch(samples, chosen, flips)
-    words = words_of(captions, chosen, flips, settings, rng)
-    noise = torch.Generator("cpu").manual_seed(settings.seed * 1_000_003 + step)
-    times = torch.randint(n_times, (len(chosen),), generator=noise)
-    return Batch(images, labels, words, times, noise)
-
-
-def unseen_of(target: Target) -> Samples:
-    """Return a few photographs of the audit split, spread evenly over it, to measure errors on."""
-    unseen = target.split("audit")
-    rows = np.linspace(0, len(unseen) - 1, min(len(unseen), _N_UNSEEN)).astype(int)
-    return unseen.take(rows.tolist())
-
-
-class Frozen:
-    """What of a pipeline's parts is not trained, and how they see images and words.
-
-    size: height and width at which images are learnt; options: those of the model, `dtype` is that
-    of the arithmetic.
-    """
-
-    def __init__(
-        self,
-        pipeline: DiffusionPipeline,
-        size: tuple[int, int],
-        options: ModelOptions,
-        device: str,
-    ) -> None:
-        self._pipeline, self._size, self._device = pipeline, size, device
-        dtype = dtype_of(options, device)
-        # Gradients in float16 would need scaling.
-        self._dtype = torch.float32 if dtype == torch.float16 else dtype
-        self.schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
-        self.n_times = int(self.schedule.config.num_train_timesteps)
-
-    def autocast(self) -> torch.autocast:
-        """Return the context of the arithmetic."""
-        enabled = self._dtype != torch.float32
-        kind = self._device.split(":")[0]
-        return torch.autocast(kind, self._dtype if enabled else torch.bfloat16, enabled=enabled)
-
-    @torch.no_grad()
-    def latents(self, images: NDArray[np.uint8]) -> torch.Tensor:
-        """Return the latents of images, (n, 1 or 3, h, w)."""
-        vae = self._pipeline.vae
-        seen = pictures(images, self._size, smooth=True)
-        pixels = torch.from_numpy(np.stack([np.asarray(one) for one in seen]))
-        pixels = pixels.permute(0, 3, 1, 2).to(self._device, torch.float32) / 127.5 - 1
-        with self.autocast():
-            found = vae.encode(pixels).latent_dist.mode()
-        latents: torch.Tensor = found.float() * vae.config.scaling_factor
-        return latents
-
-    @torch.no_grad()
-    def states(self, words: Sequence[str]) -> tuple[torch.Tensor, dict[str, Any] | None]:
-        """Return the text's states, and what SDXL's UNet takes beside them."""
-        pipeline = self._pipeline
-        with self.autocast():
-            # The class's own: that of the instance keeps every text that it has seen.
-            found = type(pipeline).encode_prompt(
-                pipeline,
-                prompt=list(words),
-                device=self._device,
-                num_images_per_prompt=1,
-                do_classifier_free_guidance=False,
-            )
-        if len(found) == 2:
-            return found[0], None
-        states, _, pooled, _ = found
-        # Its own size, not cropped, is what an image is drawn at.
-        ids = torch.tensor([[*self._size, 0, 0, *self._size]], device=self._device).float()
-        return states, {"text_embeds": pooled, "time_ids": ids.expand(len(words), -1)}
-
-    def wanted(
-        self, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor
-    ) -> torch.Tensor:
-        """Return what the UNet should predict of latents made noisy at times, (n,)."""
-        kinds: dict[str, torch.Tensor] = {
-            "epsilon": noise,
-            "sample": latents,
-            "v_prediction": self.schedule.get_velocity(latents, noise, times),
-        }
-        return kinds[self.schedule.config.prediction_type]

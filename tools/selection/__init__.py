@@ -5,7 +5,7 @@ A method file has a function `build() -> Method`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -19,18 +19,23 @@ Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
 MEASURES = ("entropy", "margin", "features", "variance", "credit")
-"""What the DSTM of the round before, or the rounds so far, can say of an image."""
+"""Measures of an image by the DSTM of the round before, or by the rounds so far."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """`n` images to choose from; None for what the method does not need.
+    """`n` images to choose from; None for measures that the method does not need.
 
-    audit: weights, 0..1; entropy: of the DSTM's prediction, 0..1; margin: lead of its likeliest
-    class, 0..1; features: its embedding, (n, d); chosen_features: the same of the images that
-    were chosen in earlier rounds, (m, d); variance: of the loss's gradients over the DSTMs so
-    far; credit: of earlier prompts with these attributes. score: the DSTM's main figure on
-    feedback; gain: how it changed by the last round, None if there was none before.
+    Attributes:
+        audit: Weights, 0..1, (n,).
+        entropy: Of the DSTM's prediction, 0..1, (n,).
+        margin: Of its likeliest class over the second, 0..1, (n,).
+        features: Its embedding, (n, d).
+        chosen_features: The same of the images chosen in earlier rounds, (m, d).
+        variance: Of the loss's gradients over the DSTMs so far, (n,).
+        credit: Of earlier prompts with these attributes, (n,).
+        score: The DSTM's main figure on feedback.
+        gain: Its change by the last round; None if there was none before.
     """
 
     audit: Floats
@@ -49,7 +54,12 @@ class Candidates:
 
 @runtime_checkable
 class Method(Protocol):
-    """Chooses images; needs: those of `MEASURES` that it looks at."""
+    """Chooses images.
+
+    Attributes:
+        name: Of the file.
+        needs: Those of `MEASURES` that it uses.
+    """
 
     name: str
     needs: tuple[str, ...]
@@ -61,14 +71,14 @@ class Method(Protocol):
 
 @runtime_checkable
 class Learner(Protocol):
-    """A method that learns from what its choices came to."""
+    """A method that learns from the results of its choices."""
 
     def restore(self, state: Mapping[str, torch.Tensor], same_session: bool) -> None:
-        """Go on from a state; of another session only what it has learned counts."""
+        """Load a state; of another session only what was learned is used."""
         ...
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return what is to be kept for the next round."""
+        """Return the state to keep for the next round."""
         ...
 
 
@@ -78,10 +88,23 @@ def build(name: str) -> Method:
     return method
 
 
-def needed(values: Floats | None, what: str) -> Floats:
-    """Return a measure that a method said it needs."""
-    assert values is not None, f"{what} is in `needs` of the method, so it has been measured"
+def needed(values: Floats | None, measure: str) -> Floats:
+    """Return a measure that is in `needs` of the method."""
+    assert values is not None, f"{measure} is in `needs` of the method, so it has been measured"
     return values
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A `Method` that chooses the images with the lowest values of a key, ties at random."""
+
+    name: str
+    needs: tuple[str, ...]
+    key: Callable[[Candidates], Floats]
+
+    def choose(self, candidates: Candidates, n: int, seed: int) -> Rows:
+        """Return the rows of the `n` lowest values."""
+        return lowest(self.key(candidates), n, seed)
 
 
 def lowest(values: Floats, n: int, seed: int) -> Rows:

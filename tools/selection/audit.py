@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-from tools.selection import Candidates, Rows, lowest
+from tools.selection import Ranking
 
 
-class Audit:
-    """See `tools.selection.Method`."""
-
-    name = "audit"
-    needs: tuple[str, ...] = ()
-
-    def choose(self, candidates: Candidates, n: int, seed: int) -> Rows:
-        """Return the rows of the highest weights."""
-        return lowest(-candidates.audit, n, seed)
-
-
-def build() -> Audit:
-    """Build the method."""
-    return Audit()
+def build() -> Ranking:
+    """Build the method: highest weights first."""
+    return Ranking("audit", (), lambda candidates: -candidates.audit)

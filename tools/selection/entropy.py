@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-from tools.selection import Candidates, Rows, lowest, needed
+from tools.selection import Ranking, needed
 
 
-class Entropy:
-    """See `tools.selection.Method`."""
-
-    name = "entropy"
-    needs: tuple[str, ...] = ("entropy",)
-
-    def choose(self, candidates: Candidates, n: int, seed: int) -> Rows:
-        """Return the rows of the highest entropy."""
-        return lowest(-needed(candidates.entropy, "entropy"), n, seed)
-
-
-def build() -> Entropy:
-    """Build the method."""
-    return Entropy()
+def build() -> Ranking:
+    """Build the method: highest entropy first."""
+    return Ranking("entropy", ("entropy",), lambda c: -needed(c.entropy, "entropy"))

@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-from tools.selection import Candidates, Rows, lowest, needed
+from tools.selection import Ranking, needed
 
 
-class Margin:
-    """See `tools.selection.Method`."""
-
-    name = "margin"
-    needs: tuple[str, ...] = ("margin",)
-
-    def choose(self, candidates: Candidates, n: int, seed: int) -> Rows:
-        """Return the rows of the smallest margin."""
-        return lowest(needed(candidates.margin, "margin"), n, seed)
-
-
-def build() -> Margin:
-    """Build the method."""
-    return Margin()
+def build() -> Ranking:
+    """Build the method: smallest margin first."""
+    return Ranking("margin", ("margin",), lambda c: needed(c.margin, "margin"))

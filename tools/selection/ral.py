@@ -1,9 +1,9 @@
 """The method `ral`: learns over rounds and sessions which images are worth choosing.
 
-Reinforced active learning (Casanova et al. 2020): a small Q-network values an image by how unsure
-the DSTM is of it, how far it is from what was chosen, what earlier prompts like its own achieved,
-and what the audit thinks of it. A decision is a set of images; its value is the mean over them,
-its reward the change of the DSTM's score on feedback by the round.
+Reinforced active learning (Casanova et al. 2020): a small Q-network values an image by the DSTM's
+uncertainty, its distance from the chosen images, the credit of earlier prompts like its own, and
+its weight in the audit. A decision is a set of images; its value is the mean over them, its reward
+the change of the DSTM's score on feedback by the round.
 
 A round gives one reward only, so exploration ranks the images of a whole round by a random
 direction of these features: chance alone would hardly make one round's set differ from another's.
@@ -24,13 +24,13 @@ FEATURES = ("entropy", "margin", "distance", "credit", "audit")
 # Beside an image's own features the network sees the DSTM's score: the higher, the less to gain.
 _N_INPUTS = len(FEATURES) + 1
 _HIDDEN = 16
-# The set is chosen in so many parts, the distance to what is chosen being taken anew for each.
+# Number of parts of a choice; distances to the chosen images are updated for each.
 _PARTS = 4
-# Images that stand for a decision, and decisions that are remembered.
+# Images that represent a decision, and decisions that are remembered.
 _ROWS = 16
 _REMEMBERED = 256
 _DISCOUNT = 0.5
-# A change of the score that is worth 1, so that the network learns figures of this size.
+# Change of the score that counts as a reward of 1.
 _GAIN_UNIT = 0.05
 _STEPS = 60
 _LEARNING_RATE = 0.02
@@ -60,8 +60,8 @@ class Reinforced:
         """Learn from the last round's gain, if there is one, and return the most valuable rows."""
         rng = np.random.default_rng(seed)
         if len(self._pending) and candidates.gain is not None:
-            seen = self._sample(self._inputs(candidates, []), rng)
-            self._learn(candidates.gain, seen, n / len(candidates))
+            following = self._sample(self._inputs(candidates, []), rng)
+            self._learn(candidates.gain, following, n / len(candidates))
         direction = rng.normal(size=len(FEATURES)) if rng.random() < self.exploration else None
         rows: list[int] = []
         parts = []
@@ -81,7 +81,7 @@ class Reinforced:
         return max(_LEAST_EXPLORATION, float(2.0 ** (-len(self._gains) / _HALVED_AFTER)))
 
     def restore(self, state: Mapping[str, torch.Tensor], same_session: bool) -> None:
-        """Take over network and experience, and in the same session the decision still open."""
+        """Load network and experience, and in the same session the decision still open."""
         weights = {
             name.removeprefix("network."): value
             for name, value in state.items()
@@ -103,7 +103,7 @@ class Reinforced:
         }
 
     def _inputs(self, candidates: Candidates, rows: list[int]) -> Floats:
-        """Return what the network sees of each candidate, (n, inputs), `rows` being chosen."""
+        """Return the network's inputs for each candidate, (n, inputs), `rows` being chosen."""
         features = needed(candidates.features, "features")
         earlier = needed(candidates.chosen_features, "chosen_features")
         columns = (
@@ -117,7 +117,7 @@ class Reinforced:
         return np.stack([*map(_percentiles, columns), score], axis=1)
 
     def _sample(self, inputs: Floats, rng: np.random.Generator) -> torch.Tensor:
-        """Return the rows that stand for a set, (rows, inputs); some twice if there are few."""
+        """Return rows that represent a set, (rows, inputs); some twice if there are few."""
         few = len(inputs) < _ROWS
         drawn = rng.choice(len(inputs), _ROWS, replace=few)
         return torch.from_numpy(inputs[drawn]).float()
@@ -129,14 +129,19 @@ class Reinforced:
         )
         return values
 
-    def _learn(self, gain: float, seen: torch.Tensor, share: float) -> None:
+    def _learn(self, gain: float, following: torch.Tensor, share: float) -> None:
         """Add the open decision and its gain to the experience, and fit the network to it.
 
-        seen: of the candidates after it; share: of the candidates that a decision takes.
+        One step of Q-learning with replay; see Casanova et al. 2020.
+
+        Args:
+            gain: Change of the score by the decision.
+            following: Inputs of the candidates after it, (rows, inputs).
+            share: Of the candidates that a decision takes, 0..1.
         """
         self._chosen = torch.cat([self._chosen, self._pending])[-_REMEMBERED:]
         self._gains = torch.cat([self._gains, torch.tensor([gain])])[-_REMEMBERED:]
-        self._next = torch.cat([self._next, seen[None]])[-_REMEMBERED:]
+        self._next = torch.cat([self._next, following[None]])[-_REMEMBERED:]
         with torch.no_grad():
             n_best = max(1, round(share * _ROWS))
             later = self._network(self._next)[..., 0].topk(n_best, dim=1).values.mean(1)
@@ -145,8 +150,8 @@ class Reinforced:
             self._network.parameters(), lr=_LEARNING_RATE, weight_decay=0.01
         )
         for _ in range(_STEPS):
-            said = self._network(self._chosen)[..., 0].mean(1)
-            loss = nn.functional.huber_loss(said, wanted)
+            values = self._network(self._chosen)[..., 0].mean(1)
+            loss = nn.functional.huber_loss(values, wanted)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

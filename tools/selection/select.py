@@ -25,7 +25,7 @@ from tools.models.criteria import Dstm, load_dstm
 from tools.models.embeddings import embed_by_dstm
 from tools.selection import Candidates, Learner
 from tools.settings import SelectionSettings
-from tools.tasks import Batch
+from tools.tasks import Batch, pixel_batches
 
 STATE = "selection.safetensors"
 # DSTMs over whose gradients the variance is taken, the latest ones.
@@ -42,13 +42,23 @@ def select_images(
     memory_folder: Path,
     device: str = "cpu",
 ) -> Selection | None:
-    """Choose among the images of a round, once; None when all of them are wanted.
+    """Choose among the images of a round, once; None: all are used.
 
-    past: the session's rounds up to this one; memory_folder: where a method that learns keeps
-    what it learned for later sessions. What earlier rounds chose stays chosen. The choice is in
-    rounds/NNN/selection.json, the state of a method that learns beside it, so that a resumed or
-    forked session goes on as it would have. Where no DSTM has been trained yet, or too few for
-    the variance of gradients, methods that need one choose at random.
+    The choice is in rounds/NNN/selection.json, the state of a method that learns beside it, so that
+    a resumed or forked session continues as it would have. Where no DSTM has been trained yet, or
+    too few for the variance of gradients, methods that need one choose at random.
+
+    Args:
+        round: Number of the round.
+        session_folder: Of the session.
+        past: The session's rounds up to this one; their choices stay.
+        settings: Method and share of the images.
+        seed: Of the session.
+        memory_folder: Where a method that learns keeps its state for later sessions.
+        device: A torch device.
+
+    Raises:
+        WeightsError: The stored state of a method is damaged.
     """
     current = next(r for r in past if r.number == round)
     if settings.keep == 1 or current.batch is None:
@@ -77,25 +87,24 @@ def select_images(
             candidates = _measure(method.needs, generated, models, session_folder, round, past)
         else:
             candidates = Candidates(audit=generated.samples.weights)
-        own_seed = int(digest([seed, round, "selection"]), 16)
-        rows = chooser.choose(candidates, n, own_seed)
+        rows = chooser.choose(candidates, n, int(digest([seed, round, "selection"]), 16))
         if isinstance(method, Learner):
             write_bytes(folder / STATE, _pack(method))
-        found = Selection(
+        made = Selection(
             method=chooser.name,
             n_candidates=len(generated.samples),
             n_chosen=len(rows),
             file=(folder / FILE).relative_to(session_folder).as_posix(),
             sha256=write_choice(folder, chooser.name, generated.samples.ids, rows.tolist()),
         )
-        return found.to_json()
+        return made.to_json()
 
     if not (folder / FILE).exists():
         (job / "result.json").unlink(missing_ok=True)
-    found = Selection.model_validate(run_once(job, arguments, work))
+    made = Selection.model_validate(run_once(job, arguments, work))
     if settings.remember and (folder / STATE).exists():
         write_bytes(shared, (folder / STATE).read_bytes())
-    return found
+    return made
 
 
 def _restore(
@@ -105,26 +114,26 @@ def _restore(
     session_folder: Path,
     shared: Path | None,
 ) -> None:
-    """Give a method its state: of the session's last choice, or else of earlier sessions.
+    """Restore a method's state from the session's last choice, or else from earlier sessions.
 
-    The state is copied first, since another session may change what is shared before a killed
-    choice is made again.
+    The state is copied first, since another session may change the shared one before a killed
+    choice is repeated.
     """
     earlier = [round_folder(session_folder, n) / STATE for n in range(round_number - 1, 0, -1)]
-    own = next((path for path in earlier if path.exists()), None)
+    last = next((path for path in earlier if path.exists()), None)
     start = job / "start.safetensors"
     if not start.exists():
-        source = own or (shared if shared and shared.exists() else None)
+        source = last or (shared if shared and shared.exists() else None)
         write_bytes(start, source.read_bytes() if source else b"")
     data = start.read_bytes()
     if not data:
         return
     try:
-        method.restore(load(data), same_session=own is not None)
+        method.restore(load(data), same_session=last is not None)
     except (SafetensorError, KeyError, RuntimeError) as error:
         raise WeightsError(
-            f"What {own or shared} holds is damaged or of another version: {error}. Delete this "
-            f"file and {start}, and run the same command again: the method begins anew."
+            f"{last or shared} is damaged or of another version: {error}. Delete this file and "
+            f"{start}, and run the same command again: the method starts untrained."
         ) from error
 
 
@@ -151,19 +160,19 @@ def _measure(
     round_number: int,
     past: Sequence[Round],
 ) -> Candidates:
-    """Return what the latest DSTM and the rounds so far say of a round's images."""
+    """Return the measures of a round's images by the latest DSTMs and the rounds so far."""
     samples = generated.samples
     scores = [
         r.report.metrics[r.report.main_metric].value
         for r in past
         if r.report and r.report.metrics and r.number < round_number
     ]
-    found: dict[str, Any] = {}
+    measures: dict[str, Any] = {}
     if "entropy" in needs or "margin" in needs:
-        found |= _uncertainty(models[-1], samples)
+        measures |= _uncertainty(models[-1], samples)
     if "features" in needs:
         embed = embed_by_dstm(models[-1].model)
-        found["features"] = embed(samples.images)
+        measures["features"] = embed(samples.images)
         earlier = [
             session_folder / shard.file
             for r in past
@@ -171,60 +180,63 @@ def _measure(
             for shard in r.batch.shards
         ]
         known = without_left_out(read_shards(earlier).samples, earlier)
-        found["chosen_features"] = embed(known.images)
+        measures["chosen_features"] = embed(known.images)
     if "variance" in needs:
-        found["variance"] = variance_of_gradients(models, samples)
+        measures["variance"] = variance_of_gradients(models, samples)
     if "credit" in needs:
-        found["credit"] = _credit(samples, past)
+        measures["credit"] = _credit(samples, past)
     return Candidates(
         audit=samples.weights,
         score=scores[-1] if scores else None,
         gain=scores[-1] - scores[-2] if len(scores) > 1 else None,
-        **found,
+        **measures,
     )
 
 
-def _pixels(dstm: Dstm, samples: Samples, rows: slice) -> torch.Tensor:
-    device = next(dstm.model.parameters()).device
-    return torch.from_numpy(samples.images[rows]).to(device).float() / 255
+def _device_of(dstm: Dstm) -> torch.device:
+    return next(dstm.model.parameters()).device
 
 
 @torch.inference_mode()
 def _uncertainty(dstm: Dstm, samples: Samples) -> dict[str, NDArray[np.float64]]:
     parts: dict[str, list[NDArray[np.float64]]] = {"entropy": [], "margin": []}
-    for start in range(0, len(samples), _BATCH):
-        outputs = dstm.model(_pixels(dstm, samples, slice(start, start + _BATCH)))
+    for pixels in pixel_batches(samples.images, _BATCH, _device_of(dstm)):
+        outputs = dstm.model(pixels)
         for name, measure in (("entropy", criteria.entropy), ("margin", criteria.margin)):
             parts[name].append(measure(dstm.task, outputs).double().cpu().numpy())
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
 def variance_of_gradients(models: Sequence[Dstm], samples: Samples) -> NDArray[np.float64]:
-    """Return the variance over models of the loss's gradient by each pixel, averaged, (n,).
+    """Return the variance of gradients, (n,), (Agarwal et al. 2022), standardised by class.
 
-    In standard deviations from the mean of the image's class, as classes differ in it.
+    The variance over models of the loss's gradient by each pixel, averaged over the image; in
+    standard deviations from the mean of the image's class.
+
+    Args:
+        models: Checkpoints, at least two.
+        samples: n images with their labels.
     """
-    labels = [dstm.task.labels(samples) for dstm in models]
+    labels = [dstm.task.labels(samples).split(_BATCH) for dstm in models]
     parts = []
-    for start in range(0, len(samples), _BATCH):
-        rows = slice(start, start + _BATCH)
+    for number, pixels in enumerate(pixel_batches(samples.images, _BATCH)):
         gradients: list[torch.Tensor] = []
         for dstm, true in zip(models, labels, strict=True):
-            images = _pixels(dstm, samples, rows).requires_grad_()
-            batch = Batch(images, true[rows].to(images.device))
+            images = pixels.to(_device_of(dstm)).requires_grad_()
+            batch = Batch(images, true[number].to(images.device))
             losses = criteria.loss(dstm.task, dstm.model(images), batch, dstm.settings)
             gradients += torch.autograd.grad(losses.sum(), images)
         spread = torch.stack(gradients).var(0, correction=0).flatten(1).mean(1)
         parts.append(spread.double().cpu().numpy())
     values = np.concatenate(parts)
     for number in np.unique(samples.classes):
-        own = samples.classes == number
-        values[own] = (values[own] - values[own].mean()) / (values[own].std() + 1e-12)
+        rows = samples.classes == number
+        values[rows] = (values[rows] - values[rows].mean()) / (values[rows].std() + 1e-12)
     return values
 
 
 def _credit(samples: Samples, past: Sequence[Round]) -> NDArray[np.float64]:
-    """Return what earlier prompts did for the slices that an image belongs to, (n,); 0 if none."""
+    """Return the mean credit of earlier prompts for the slices of each image, (n,); 0: none."""
     gains: dict[str, list[float]] = {}
     slices: dict[str, dict[str, str]] = {}
     for done in past:
@@ -232,10 +244,10 @@ def _credit(samples: Samples, past: Sequence[Round]) -> NDArray[np.float64]:
             slices |= {part.key: part.attributes for part in done.report.slices}
         for credit in done.credits:
             gains.setdefault(credit.slice, []).append(credit.change_per_100)
-    means = {name: float(np.mean(own)) for name, own in gains.items() if name in slices}
+    means = {name: float(np.mean(values)) for name, values in gains.items() if name in slices}
 
-    def of(attributes: dict[str, str]) -> float:
-        own = [mean for name, mean in means.items() if slices[name].items() <= attributes.items()]
-        return float(np.mean(own)) if own else 0.0
+    def credit_of(attributes: dict[str, str]) -> float:
+        shared = [m for name, m in means.items() if slices[name].items() <= attributes.items()]
+        return float(np.mean(shared)) if shared else 0.0
 
-    return np.array([of(dict(attributes)) for attributes in samples.attributes])
+    return np.array([credit_of(dict(attributes)) for attributes in samples.attributes])

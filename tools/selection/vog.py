@@ -7,20 +7,9 @@ highest (GenDataAgent filters by it); `random` is its control.
 
 from __future__ import annotations
 
-from tools.selection import Candidates, Rows, lowest, needed
+from tools.selection import Ranking, needed
 
 
-class VarianceOfGradients:
-    """See `tools.selection.Method`."""
-
-    name = "vog"
-    needs: tuple[str, ...] = ("variance",)
-
-    def choose(self, candidates: Candidates, n: int, seed: int) -> Rows:
-        """Return the rows of the lowest variance."""
-        return lowest(needed(candidates.variance, "variance"), n, seed)
-
-
-def build() -> VarianceOfGradients:
-    """Build the method."""
-    return VarianceOfGradients()
+def build() -> Ranking:
+    """Build the method: lowest variance first."""
+    return Ranking("vog", ("variance",), lambda c: needed(c.variance, "variance"))

@@ -1,12 +1,12 @@
 """What a DSTM learns. One file per task; `build` finds them by name.
 
-A task is stateless: it says how a model is built, what it is compared with and how it predicts.
-The training loop in `tools.train_dstm` is the same for all tasks.
+A task is stateless: it builds a model, gives its labels and loss, and reads its predictions. The
+training loop in `tools.train_dstm` is the same for all tasks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -25,17 +25,35 @@ if TYPE_CHECKING:
 class Batch:
     """What one training step sees.
 
-    images: float32, (n, channels, height, width), 0..1; labels: the task's own, (n, ...).
+    Attributes:
+        images: float32, (n, channels, height, width), 0..1.
+        labels: The task's own, (n, ...).
     """
 
     images: torch.Tensor
     labels: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Slicing:
+    """Which slices are measured.
+
+    Attributes:
+        by: Attributes whose combinations are slices.
+        n_min: Images that a slice needs, at least 1.
+        alpha: False discovery rate of failures, 0..1.
+    """
+
+    by: Sequence[tuple[str, ...]] = ()
+    n_min: int = 1
+    alpha: float = 0.05
+
+
 class Model(torch.nn.Module):
     """A DSTM: images as in `Batch` in, the task's outputs out.
 
-    description: plain JSON from which the task's `restore_model` builds the same architecture.
+    Attributes:
+        description: Plain JSON from which the task's `restore_model` builds the same architecture.
     """
 
     description: dict[str, Any]
@@ -45,8 +63,10 @@ class Model(torch.nn.Module):
 class Task(Protocol):
     """A kind of downstream task. A task file has a function `build() -> Task`.
 
-    needs: kinds of labels (`Samples.labels`) that it learns from, none for image classes; metric:
-    its main figure, higher is better.
+    Attributes:
+        name: Of the file.
+        needs: Kinds of labels (`Samples.labels`) that it learns from, none for image classes.
+        metric: Its main figure, higher is better.
     """
 
     name: str
@@ -76,7 +96,7 @@ class Task(Protocol):
         ...
 
     def predict(self, model: Model, images: Images) -> NDArray[Any]:
-        """Return what the model says of uint8 images, (n, ...), computed on its device.
+        """Return the predictions for uint8 images, (n, ...), computed on the model's device.
 
         Class probabilities of images; ids, metres or unit vectors of pixels, see `Samples`.
         """
@@ -93,19 +113,13 @@ class Task(Protocol):
         class_names: Sequence[str],
         round: int,  # noqa: A002 (the name of the record's field)
         split: str,
-        by: Sequence[tuple[str, ...]],
-        n_min: int,
+        slicing: Slicing,
     ) -> Report:
-        """Return the task's figures on a split, overall and by slices of `n_min` images."""
+        """Return the task's figures on a split, overall and by slices."""
         ...
 
     def failures(
-        self,
-        predictions: NDArray[Any],
-        samples: Samples,
-        by: Sequence[tuple[str, ...]],
-        n_min: int,
-        alpha: float,
+        self, predictions: NDArray[Any], samples: Samples, slicing: Slicing
     ) -> tuple[Failure, ...]:
         """Return the slices that are worse than the rest, significant ones first."""
         ...
@@ -113,8 +127,14 @@ class Task(Protocol):
     def pictures(
         self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
     ) -> tuple[Images, list[str]]:
-        """Return a picture and a caption of each sample: what is true, what was predicted."""
+        """Return a picture and a caption of each sample: the truth and the prediction."""
         ...
+
+
+def pixel_batches(images: Images, size: int, device: Any = "cpu") -> Iterator[torch.Tensor]:
+    """Yield uint8 images as float32 in 0..1, `size` at a time; one empty batch for no image."""
+    for start in range(0, max(1, len(images)), size):
+        yield torch.from_numpy(images[start : start + size]).to(device).float() / 255
 
 
 def build(name: str) -> Task:
@@ -125,7 +145,7 @@ def build(name: str) -> Task:
     from tools.plugins import load
 
     if "+" in name:
-        several: Task = load("tools.tasks", "multi", "Multi")(name.split("+"))
-        return several
+        joined: Task = load("tools.tasks", "multi", "Multi")(name.split("+"))
+        return joined
     task: Task = load("tools.tasks", name)()
     return task

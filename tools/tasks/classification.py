@@ -1,7 +1,7 @@
 """The task `classification`: one class per image.
 
 The default model is a small convolutional net; `model` may also be the folder of any image
-classifier of transformers, see `tools.tasks._transformers`.
+classifier of transformers, see `tools.models.transformers_folder`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from torch.nn.functional import cross_entropy
 from eval.slices import build_report, find_failures
 from memory.records import Failure, Report
 from tools.data.samples import Images, Samples
-from tools.tasks import Batch, Model
-from tools.tasks._transformers import (
+from tools.models.transformers_folder import (
     TransformersModel,
     folder_of,
+    preprocessing,
     untrained,
-    wishes,
     with_new_head,
 )
+from tools.tasks import Batch, Model, Slicing, pixel_batches
 
 if TYPE_CHECKING:
     from tools.settings import TrainSettings
@@ -38,8 +38,12 @@ _KIND = "an image classifier"
 class ConvNet(Model):
     """A small net for 32 to 128 pixels: a strided stem, then strided convolutions.
 
-    image_shape: (channels, height, width); channels: width of each layer, each at half the
-    resolution of the one before. The head sees the mean and the maximum over the last one.
+    The head sees the mean and the maximum over the last layer.
+
+    Args:
+        image_shape: (channels, height, width).
+        n_classes: Number of classes.
+        channels: Width of each layer, each at half the resolution of the one before.
     """
 
     def __init__(
@@ -73,7 +77,7 @@ class TransformersClassifier(TransformersModel):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits, (n, n_classes)."""
-        logits: torch.Tensor = self.see(images).logits
+        logits: torch.Tensor = self.run_network(images).logits
         return logits
 
 
@@ -92,7 +96,7 @@ class Classification:
             return ConvNet(image_shape, n_classes)
         folder = folder_of(settings.model, "convnet", _KIND)
         network = with_new_head(_auto_class(), folder, _KIND, num_labels=n_classes)
-        return TransformersClassifier(network, **wishes(folder, network))
+        return TransformersClassifier(network, **preprocessing(folder, network))
 
     def restore_model(self, description: Mapping[str, Any]) -> Model:
         """Return an untrained model of the described architecture."""
@@ -108,13 +112,13 @@ class Classification:
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Mirror half of the images in each direction.
 
-        Where an image sits in its frame and how bright it is carry meaning: shifts by 4 pixels
-        with a jitter of 10% cost 0.03 balanced accuracy on the target elpv.
+        Position and brightness carry meaning: shifts by 4 pixels with a jitter of 10% cost 0.03
+        balanced accuracy on the target elpv.
         """
         images = batch.images
         for axis in (2, 3):
-            mirrored = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
-            images = torch.where(mirrored.to(images.device), images.flip(axis), images)
+            flipped = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
+            images = torch.where(flipped.to(images.device), images.flip(axis), images)
         return Batch(images, batch.labels)
 
     def loss(self, outputs: torch.Tensor, batch: Batch, settings: TrainSettings) -> torch.Tensor:
@@ -126,12 +130,9 @@ class Classification:
     @torch.inference_mode()
     def predict(self, model: Model, images: Images) -> NDArray[np.float64]:
         """Return class probabilities, (n, n_classes), the mean over the four mirrored views."""
-        model.eval()
-        device = next(model.parameters()).device
+        device = next(model.eval().parameters()).device
         parts = []
-        for start in range(0, max(1, len(images)), _PREDICT_BATCH):
-            pixels = torch.from_numpy(images[start : start + _PREDICT_BATCH]).to(device)
-            x = pixels.float() / 255
+        for x in pixel_batches(images, _PREDICT_BATCH, device):
             views = [x, x.flip(2), x.flip(3), x.flip(2, 3)]
             mean = sum(model(view).double().softmax(1) for view in views) / len(views)
             parts.append(mean.cpu().numpy())
@@ -139,8 +140,8 @@ class Classification:
 
     def scores(self, predictions: NDArray[Any], samples: Samples) -> NDArray[np.float64]:
         """Return 1 for an image whose likeliest class is the true one, else 0, (n,)."""
-        right: NDArray[np.bool_] = predictions.argmax(1) == samples.classes
-        return right.astype(np.float64)
+        correct: NDArray[np.bool_] = predictions.argmax(1) == samples.classes
+        return correct.astype(np.float64)
 
     def report(
         self,
@@ -149,33 +150,27 @@ class Classification:
         class_names: Sequence[str],
         round: int,  # noqa: A002 (the name of the record's field)
         split: str,
-        by: Sequence[tuple[str, ...]],
-        n_min: int,
+        slicing: Slicing,
     ) -> Report:
         """Return accuracy, balanced accuracy and AUROC, and the accuracy of every slice."""
-        attributes = samples.attributes
+        attributes, by, n_min = samples.attributes, slicing.by, slicing.n_min
         return build_report(round, split, samples.classes, predictions, attributes, by, n_min)
 
     def failures(
-        self,
-        predictions: NDArray[Any],
-        samples: Samples,
-        by: Sequence[tuple[str, ...]],
-        n_min: int,
-        alpha: float,
+        self, predictions: NDArray[Any], samples: Samples, slicing: Slicing
     ) -> tuple[Failure, ...]:
         """Return the slices on which the classifier errs more often than on the rest."""
         attributes, ids = samples.attributes, samples.ids
+        by, n_min, alpha = slicing.by, slicing.n_min, slicing.alpha
         return find_failures(samples.classes, predictions, attributes, ids, by, n_min, alpha)
 
     def pictures(
         self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
     ) -> tuple[Images, list[str]]:
         """Return the images themselves and "TRUE CLASS as PREDICTED CLASS"."""
-        seen = predictions.argmax(1)
         captions = [
-            f"{class_names[true]} as {class_names[said]}"
-            for true, said in zip(samples.classes, seen, strict=True)
+            f"{class_names[true]} as {class_names[predicted]}"
+            for true, predicted in zip(samples.classes, predictions.argmax(1), strict=True)
         ]
         return samples.images, captions
 

@@ -1,15 +1,15 @@
-"""What the tasks that label every pixel share: models, augmentation, batches, pictures.
+"""What the tasks that label every pixel share: models, augmentation, batches, reports.
 
 The model `unet` is our own; `model` may also be the folder of a transformers model that labels
-pixels, see `tools.tasks._transformers`.
+pixels, see `tools.models.transformers_folder`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -17,20 +17,20 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import interpolate
 
-from eval.slices import failing_slices
+from eval.slices import failing_slices, slice_report
 from memory.errors import DataError
-from memory.records import Failure
+from memory.records import Estimate, Failure, Report
 from tools.data.samples import Images, Samples
-from tools.models.transformers_folder import load_whole
-from tools.tasks import Batch, Model, Task
-from tools.tasks._transformers import (
+from tools.models.transformers_folder import (
     TransformersModel,
     folder_of,
+    load_whole,
+    preprocessing,
     untrained,
-    wishes,
     with_new_head,
 )
-from tools.tasks._unet import UNet
+from tools.tasks import Batch, Model, Slicing, pixel_batches
+from tools.tasks.unet import UNet
 
 if TYPE_CHECKING:
     from tools.settings import TrainSettings
@@ -38,50 +38,146 @@ if TYPE_CHECKING:
 Head = Literal["semantic segmentation", "depth estimation"]
 
 _PREDICT_BATCH = 64
-# What a depth estimator says is at least this.
+# Least output of a depth estimator.
 LEAST_M = 1e-3
 
 
-@runtime_checkable
-class DenseTask(Task, Protocol):
-    """A task whose labels belong to pixels, and that can share a model with others of its kind.
+class DenseTask(ABC):
+    """Base of tasks whose labels belong to pixels; see `tools.tasks.Task`.
 
-    n_outputs: numbers per pixel that the model says, and that a label has; None: logits of
-    classes, and one class id.
+    Attributes:
+        name: Of the task and, for one kind of labels, of that kind.
+        n_outputs: Numbers per pixel that the model returns, and that a label has; None: logits of
+            classes, and one class id; 0: those of several parts.
+        head: Of transformers models that serve as its model.
     """
 
+    name: str
+    needs: tuple[str, ...]
+    metric: str
     n_outputs: int | None
+    head: Head = "semantic segmentation"
 
+    def build_model(
+        self, image_shape: tuple[int, int, int], n_classes: int, settings: TrainSettings
+    ) -> Model:
+        """Return the net `unet` or the transformers model in the folder `settings.model`.
+
+        Its outputs are (n, n_outputs or n_classes, h, w).
+        """
+        n_outputs = self.n_outputs or n_classes
+        if settings.model == "unet":
+            return UNet(image_shape[0], n_outputs)
+        kind = f"a model for {self.head}"
+        folder = folder_of(settings.model, "unet", kind)
+        labels = {} if self.head == "depth estimation" else {"num_labels": n_outputs}
+        network = with_new_head(_auto_class(self.head), folder, kind, **labels)
+        return DenseTransformer(network, self.head, **preprocessing(folder, network))
+
+    def restore_model(self, description: Mapping[str, Any]) -> Model:
+        """Return an untrained model of the described architecture."""
+        parts = dict(description)
+        if parts.pop("model") == "unet":
+            return UNet(**parts)
+        network = untrained(_auto_class(parts["head"]), parts.pop("config"))
+        return DenseTransformer(network, **parts)
+
+    def labels(self, samples: Samples) -> torch.Tensor:
+        """Return the labels as in `Samples`; raises DataError when the samples have none."""
+        kind = self.needs[0]
+        if kind not in samples.labels:
+            raise DataError(
+                f"The images have no labels {kind!r} (there are: "
+                f"{', '.join(samples.labels) or 'none'}). Choose a target and a generator that "
+                "have them, or another task."
+            )
+        return torch.from_numpy(samples.labels[kind])
+
+    def mirror(self, labels: torch.Tensor) -> torch.Tensor:
+        """Return labels mirrored left to right."""
+        return labels.flip(-1)
+
+    def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Mirror half of the images left to right; change brightness, contrast and noise of all.
+
+        Brightness and contrast change by up to 20%; the noise has a standard deviation of up to
+        0.02. Labels stay sharp: nothing is rotated, scaled or shifted.
+        """
+        images, labels = batch.images, batch.labels
+
+        def uniform(low: float, high: float) -> torch.Tensor:
+            values = torch.rand(len(images), 1, 1, 1, generator=generator)
+            return (low + (high - low) * values).to(images.device)
+
+        flipped = uniform(0, 1) < 0.5
+        images = torch.where(flipped, images.flip(-1), images)
+        which = flipped.view(-1, *[1] * (labels.ndim - 1))
+        labels = torch.where(which, self.mirror(labels), labels)
+        middle = images.mean((1, 2, 3), keepdim=True)
+        images = (middle + (images - middle) * uniform(0.8, 1.2)) * uniform(0.8, 1.2)
+        noise = torch.randn(images.shape, generator=generator).to(images.device)
+        return Batch((images + noise * uniform(0, 0.02)).clamp(0, 1), labels)
+
+    @abstractmethod
+    def loss(self, outputs: torch.Tensor, batch: Batch, settings: TrainSettings) -> torch.Tensor:
+        """Return the loss of every image, (n,)."""
+
+    def predict(self, model: Model, images: Images) -> NDArray[Any]:
+        """Return the decoded outputs for uint8 images, (n, ...)."""
+        return np.concatenate([self.decode(part) for part in outputs_of(model, images)])
+
+    @abstractmethod
     def decode(self, outputs: torch.Tensor) -> NDArray[Any]:
-        """Return what `predict` returns, of a model's outputs, (n, n_outputs, h, w)."""
-        ...
-
-
-class FailuresByScore(ABC):
-    """Gives a task of pixels its failures: the slices with a lower mean score than the rest."""
+        """Return labels as in `Samples`, of a model's outputs, (n, n_outputs, h, w)."""
 
     @abstractmethod
     def scores(self, predictions: NDArray[Any], samples: Samples) -> NDArray[np.float64]:
-        """Return each image's score, (n,), NaN where it has none."""
+        """Return each image's score, 0..1, (n,), NaN where nothing of it is known."""
 
-    def failures(
+    @abstractmethod
+    def figures(
+        self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
+    ) -> tuple[Mapping[str, Estimate], NDArray[np.float64]]:
+        """Return the figures of a report by name, and each image's score, (n,)."""
+
+    def report(
         self,
         predictions: NDArray[Any],
         samples: Samples,
-        by: Sequence[tuple[str, ...]],
-        n_min: int,
-        alpha: float,
+        class_names: Sequence[str],
+        round: int,  # noqa: A002 (the name of the record's field)
+        split: str,
+        slicing: Slicing,
+    ) -> Report:
+        """Return the figures of a split, and every slice's mean score."""
+        metrics, scores = self.figures(predictions, samples, class_names)
+        by, n_min = slicing.by, slicing.n_min
+        return slice_report(metrics, scores, samples.attributes, by, n_min, round, split)
+
+    def failures(
+        self, predictions: NDArray[Any], samples: Samples, slicing: Slicing
     ) -> tuple[Failure, ...]:
         """Return the slices whose mean score is lower than that of the rest."""
         scores = self.scores(predictions, samples)
+        by, n_min, alpha = slicing.by, slicing.n_min, slicing.alpha
         return failing_slices(scores, samples.attributes, samples.ids, by, n_min, alpha)
+
+    @abstractmethod
+    def pictures(
+        self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
+    ) -> tuple[Images, list[str]]:
+        """Return a picture and a caption of each sample."""
 
 
 class DenseTransformer(TransformersModel):
     """A model of transformers that labels pixels, see `TransformersModel`.
 
-    head: its kind. Outputs are scaled to the size of the images. What a depth estimator says is
-    read as metres.
+    Outputs are scaled to the size of the images; those of a depth estimator are read as metres.
+
+    Args:
+        network: The model.
+        head: Its kind.
+        size, mean, std: See `TransformersModel`.
     """
 
     def __init__(
@@ -94,108 +190,41 @@ class DenseTransformer(TransformersModel):
     ) -> None:
         super().__init__(network, size, mean, std)
         self.description["head"] = head
-        self._of_depth = head == "depth estimation"
+        self._is_depth = head == "depth estimation"
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits, (n, n_outputs, h, w), or the logarithms of metres, (n, 1, h, w)."""
-        found = self.see(images)
+        result = self.run_network(images)
         outputs: torch.Tensor
-        if self._of_depth:
-            outputs = found.predicted_depth[:, None].clamp(min=LEAST_M).log()
+        if self._is_depth:
+            outputs = result.predicted_depth[:, None].clamp(min=LEAST_M).log()
         else:
-            outputs = found.logits
+            outputs = result.logits
         return interpolate(outputs, images.shape[2:], mode="bilinear", align_corners=False)
 
 
-def build_model(
-    image_shape: tuple[int, int, int], n_outputs: int, settings: TrainSettings, head: Head
-) -> Model:
-    """Return the net `unet` or the transformers model in the folder that `settings.model` names."""
-    if settings.model == "unet":
-        return UNet(image_shape[0], n_outputs)
-    kind = f"a model for {head}"
-    folder = folder_of(settings.model, "unet", kind)
-    labels = {} if head == "depth estimation" else {"num_labels": n_outputs}
-    network = with_new_head(_auto_class(head), folder, kind, **labels)
-    return DenseTransformer(network, head, **wishes(folder, network))
-
-
-def restore_model(description: Mapping[str, Any]) -> Model:
-    """Return an untrained model of the described architecture."""
-    parts = dict(description)
-    if parts.pop("model") == "unet":
-        return UNet(**parts)
-    network = untrained(_auto_class(parts["head"]), parts.pop("config"))
-    return DenseTransformer(network, **parts)
-
-
-def labels_of(samples: Samples, kind: str) -> torch.Tensor:
-    """Return one kind of the samples' labels; raises DataError when they have none of it."""
-    if kind not in samples.labels:
-        raise DataError(
-            f"The images have no labels {kind!r} (there are: "
-            f"{', '.join(samples.labels) or 'none'}). Choose a target and a generator that have "
-            "them, or another task."
-        )
-    return torch.from_numpy(samples.labels[kind])
-
-
-def augment(
-    batch: Batch, generator: torch.Generator, mirror: Callable[[torch.Tensor], torch.Tensor]
-) -> Batch:
-    """Mirror half of the images left to right; change brightness, contrast and noise of all.
-
-    mirror: does the same to labels. Brightness and contrast change by up to 20%; the noise has a
-    standard deviation of up to 0.02. Labels stay sharp: nothing is turned, scaled or shifted.
-    """
-    images, labels = batch.images, batch.labels
-
-    def uniform(low: float, high: float) -> torch.Tensor:
-        drawn = torch.rand(len(images), 1, 1, 1, generator=generator)
-        return (low + (high - low) * drawn).to(images.device)
-
-    mirrored = uniform(0, 1) < 0.5
-    images = torch.where(mirrored, images.flip(-1), images)
-    labels = torch.where(mirrored.view(-1, *[1] * (labels.ndim - 1)), mirror(labels), labels)
-    middle = images.mean((1, 2, 3), keepdim=True)
-    images = (middle + (images - middle) * uniform(0.8, 1.2)) * uniform(0.8, 1.2)
-    noise = torch.randn(images.shape, generator=generator).to(images.device)
-    return Batch((images + noise * uniform(0, 0.02)).clamp(0, 1), labels)
+def load_trained(folder: Path, head: Head) -> DenseTransformer:
+    """Load a model with all of its weights, from safetensors; raises WeightsError otherwise."""
+    network = load_whole(_auto_class(head), folder, f"a model for {head}")
+    return DenseTransformer(network, head, **preprocessing(folder, network))
 
 
 def mean_over_known(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     """Return each image's mean over its known pixels, (n,), 0 where none is known.
 
-    values: (n, h, w), finite everywhere; known: bool, of the same shape.
+    Args:
+        values: (n, h, w), finite everywhere.
+        known: bool, of the same shape.
     """
     return (values * known).sum((1, 2)) / known.sum((1, 2)).clamp(min=1)
 
 
 @torch.inference_mode()
 def outputs_of(model: Model, images: Images) -> Iterator[torch.Tensor]:
-    """Yield the outputs for uint8 images batch by batch; one empty batch if there is no image."""
-    model.eval()
-    device = next(model.parameters()).device
-    for start in range(0, max(1, len(images)), _PREDICT_BATCH):
-        pixels = torch.from_numpy(images[start : start + _PREDICT_BATCH]).to(device)
-        yield model(pixels.float() / 255)
-
-
-def load_trained(folder: Path, head: Head) -> DenseTransformer:
-    """Load a model with all of its weights, from safetensors; raises WeightsError otherwise."""
-    network = load_whole(
-        _auto_class(head),
-        folder,
-        unusable=lambda error: (
-            f"{folder} holds no model for {head} that transformers can load ({error}). Give a "
-            "folder with the config.json and the model.safetensors of one."
-        ),
-        partial=lambda n, first: (
-            f"{folder} lacks {n} weights of a model for {head}, e.g. {first}. Give the folder of a "
-            "model that was trained for it."
-        ),
-    )
-    return DenseTransformer(network, head, **wishes(folder, network))
+    """Yield the outputs for uint8 images batch by batch; one empty batch for no image."""
+    device = next(model.eval().parameters()).device
+    for pixels in pixel_batches(images, _PREDICT_BATCH, device):
+        yield model(pixels)
 
 
 def _auto_class(head: Head) -> Any:

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eval.slices import mean_score, slice_report
+from eval.slices import mean_score
 from memory.errors import SettingsError
-from memory.records import Report
+from memory.records import Estimate
 from tools import tasks
 from tools.data.samples import Images, Samples
-from tools.tasks import Batch, Model, dense
-from tools.tasks.dense import DenseTask
+from tools.tasks import Batch, Model
+from tools.tasks.dense import DenseTask, outputs_of
 
 if TYPE_CHECKING:
     from tools.settings import TrainSettings
@@ -27,49 +27,47 @@ if TYPE_CHECKING:
 KINDS = ("segmentation", "depth", "normals")
 
 
-class Multi(dense.FailuresByScore):
-    """See `tools.tasks.Task`; labels and predictions are those of the parts, stacked.
+class Multi(DenseTask):
+    """Labels and predictions are those of the parts, stacked.
 
     Both are float32, (n, c, h, w), in the order of the parts, where a class id and metres are one
     channel and a normal is three. An image's score is the mean of its scores in the parts.
     """
 
     metric = "mean_score"
+    n_outputs: int | None = 0
 
     def __init__(self, names: Sequence[str]) -> None:
         self.parts = [_part(name) for name in names]
         self.name = "multi" if tuple(names) == KINDS else "+".join(names)
-        self.needs: tuple[str, ...] = tuple(kind for part in self.parts for kind in part.needs)
+        self.needs = tuple(kind for part in self.parts for kind in part.needs)
 
     def build_model(
         self, image_shape: tuple[int, int, int], n_classes: int, settings: TrainSettings
     ) -> Model:
         """Return a model whose outputs are those of the parts' models, stacked."""
         n_outputs = sum(part.n_outputs or n_classes for part in self.parts)
-        return dense.build_model(image_shape, n_outputs, settings, "semantic segmentation")
-
-    def restore_model(self, description: Mapping[str, Any]) -> Model:
-        """Return an untrained model of the described architecture."""
-        return dense.restore_model(description)
+        return super().build_model(image_shape, n_outputs, settings)
 
     def labels(self, samples: Samples) -> torch.Tensor:
-        """Return the parts' labels; a kind may be unknown of an image, but not missing in all.
+        """Return the parts' labels, stacked, NaN or VOID where unknown.
 
-        Raises DataError when the samples have none of a kind.
+        Raises:
+            DataError: The samples have none of a kind.
         """
         return torch.cat([_with_channels(part.labels(samples)) for part in self.parts], dim=1)
 
-    def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """Return mirrored, brighter, darker and noisier variants."""
+    def mirror(self, labels: torch.Tensor) -> torch.Tensor:
+        """Return labels mirrored left to right: x of normals changes its sign."""
         signs = [s for name in self.needs for s in ((-1, 1, 1) if name == "normals" else (1,))]
-        turned = torch.tensor(signs, dtype=torch.float32, device=batch.labels.device)
-        return dense.augment(batch, generator, lambda x: x.flip(-1) * turned.view(-1, 1, 1))
+        factors = torch.tensor(signs, dtype=torch.float32, device=labels.device)
+        return labels.flip(-1) * factors.view(-1, 1, 1)
 
     def loss(self, outputs: torch.Tensor, batch: Batch, settings: TrainSettings) -> torch.Tensor:
         """Return the sum of the parts' losses, (n,), to which unknown labels add nothing."""
         losses = [
-            part.loss(said, Batch(batch.images, true), settings)
-            for part, said, true in zip(
+            part.loss(predicted, Batch(batch.images, true), settings)
+            for part, predicted, true in zip(
                 self.parts, self.split_outputs(outputs), self._split(batch.labels), strict=True
             )
         ]
@@ -77,14 +75,15 @@ class Multi(dense.FailuresByScore):
 
     def predict(self, model: Model, images: Images) -> NDArray[Any]:
         """Return the parts' predictions, stacked, float32, (n, c, h, w)."""
-        said = []
-        for outputs in dense.outputs_of(model, images):
-            decoded = [
-                torch.from_numpy(part.decode(own))
-                for part, own in zip(self.parts, self.split_outputs(outputs), strict=True)
-            ]
-            said.append(torch.cat([_with_channels(x) for x in decoded], dim=1).numpy())
-        return np.concatenate(said)
+        return np.concatenate([self.decode(outputs) for outputs in outputs_of(model, images)])
+
+    def decode(self, outputs: torch.Tensor) -> NDArray[Any]:
+        """Return the parts' predictions, stacked, of a model's outputs."""
+        decoded = [
+            _with_channels(torch.from_numpy(part.decode(part_outputs)))
+            for part, part_outputs in zip(self.parts, self.split_outputs(outputs), strict=True)
+        ]
+        return torch.cat(decoded, dim=1).numpy()
 
     def split_outputs(self, outputs: torch.Tensor) -> Sequence[torch.Tensor]:
         """Return the outputs of each part, (n, its outputs, h, w)."""
@@ -92,47 +91,40 @@ class Multi(dense.FailuresByScore):
         sizes = [part.n_outputs or outputs.shape[1] - others for part in self.parts]
         return torch.split(outputs, sizes, dim=1)
 
-    def report(
-        self,
-        predictions: NDArray[Any],
-        samples: Samples,
-        class_names: Sequence[str],
-        round: int,  # noqa: A002 (the name of the record's field)
-        split: str,
-        by: Sequence[tuple[str, ...]],
-        n_min: int,
-    ) -> Report:
-        """Return mean_score and the figures of every part; a slice's score is that mean, too."""
+    def figures(
+        self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
+    ) -> tuple[Mapping[str, Estimate], NDArray[np.float64]]:
+        """Return mean_score and the figures of every part, and each image's mean score."""
         scores = self.scores(predictions, samples)
         metrics = {"mean_score": mean_score(scores[~np.isnan(scores)])}
-        for part, said in self.predictions(predictions):
-            metrics |= part.report(said, samples, class_names, round, split, (), n_min).metrics
-        return slice_report(metrics, scores, samples.attributes, by, n_min, round, split)
+        for part, values in self.predictions(predictions):
+            metrics |= part.figures(values, samples, class_names)[0]
+        return metrics, scores
 
     def pictures(
         self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
     ) -> tuple[Images, list[str]]:
         """Return the pictures of the parts below one another, and their captions in a row."""
         shown = [
-            part.pictures(said, samples, class_names)
-            for part, said in self.predictions(predictions)
+            part.pictures(values, samples, class_names)
+            for part, values in self.predictions(predictions)
         ]
         captions = zip(*(lines for _, lines in shown), strict=True)
         return np.concatenate([p for p, _ in shown], axis=2), ["; ".join(c) for c in captions]
 
     def scores(self, predictions: NDArray[Any], samples: Samples) -> NDArray[np.float64]:
         """Return the mean of each image's known scores, (n,), NaN where none is known."""
-        found = [part.scores(said, samples) for part, said in self.predictions(predictions)]
-        known = ~np.isnan(found)
-        total = np.where(known, found, 0).sum(0)
+        scores = np.array([part.scores(v, samples) for part, v in self.predictions(predictions)])
+        known = ~np.isnan(scores)
+        total = np.where(known, scores, 0).sum(0)
         return np.where(known.any(0), total / np.maximum(known.sum(0), 1), np.nan)
 
     def predictions(self, stacked: NDArray[Any]) -> list[tuple[DenseTask, NDArray[Any]]]:
         """Return each part with its predictions, in its own form, of those of all parts."""
-        found = [x.numpy() for x in self._split(torch.from_numpy(stacked))]
+        values = [x.numpy() for x in self._split(torch.from_numpy(stacked))]
         return [
-            (part, said.astype(np.uint8) if part.n_outputs is None else said)
-            for part, said in zip(self.parts, found, strict=True)
+            (part, v.astype(np.uint8) if part.n_outputs is None else v)
+            for part, v in zip(self.parts, values, strict=True)
         ]
 
     def _split(self, stacked: torch.Tensor) -> list[torch.Tensor]:

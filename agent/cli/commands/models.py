@@ -99,11 +99,13 @@ def pretrain(
             report(step, chosen.steps, f"loss {loss:.4f}")
 
         if from_ is not None:
-            from tools.generators.text2image.model_options import ModelOptions, read_options
+            from tools.generators.text2image.model_options import ModelOptions
+            from tools.plugins import read_options
             from tools.pretraining.joint import pretrain_joint
             from tools.pretraining.lora import pretrain_lora
 
-            options = read_options(ModelOptions, {**settings.generator.options, "weights": from_})
+            given = {**settings.generator.options, "weights": from_}
+            options = read_options("generator.options", ModelOptions, given)
             begin = pretrain_lora if lora_only else pretrain_joint
             made = begin(source, options, chosen, folder, device, show)
         else:
@@ -213,7 +215,7 @@ def fit(
     settings = resolve(ctx, preset=_HEAD_PRESET)
     from agent.loop.components import Components
     from agent.loop.observer import counted
-    from tools.diffusion.pipeline import load_pipeline, weights_folder
+    from tools.diffusion.weights import load_pipeline, weights_folder
     from tools.labelers import feature_decoder
 
     components = Components(settings)

@@ -41,13 +41,14 @@ from tools.data.samples import Samples, concatenate
 from tools.models.embeddings import embed_by_dstm
 from tools.models.gradients import sample_gradients
 from tools.settings import TrainSettings
+from tools.tasks import Slicing
 from tools.train_dstm import train_model
 
 Floats = NDArray[np.float64]
 
 N_IMAGES, N_BEFORE, N_BROKEN = 16, 96, 4
 CELL = ("wafer", "brightness")
-N_MIN = 15
+SLICING = Slicing([CELL], 15)
 N_CLASSES = 2
 TASK = tasks.build("classification")
 
@@ -211,7 +212,7 @@ def _by_gradient(
 
 def _report(model: Fitted, feedback: Samples) -> Report:
     said = model.probabilities(feedback)
-    return TASK.report(said, feedback, ("functional", "defective"), 2, "feedback", [CELL], N_MIN)
+    return TASK.report(said, feedback, ("functional", "defective"), 2, "feedback", SLICING)
 
 
 def _losses(model: Fitted, feedback: Samples, rows: Sequence[NDArray[np.int64]]) -> list[float]:

@@ -140,7 +140,7 @@ def build_embed(name: str, audit: Samples) -> Embed:
     if name == "imagenet":
         return embed_by_imagenet()
     if name == "mtdm":
-        from tools.diffusion.pipeline import load_pipeline, weights_folder
+        from tools.diffusion.weights import load_pipeline, weights_folder
 
         return embed_by_mtdm(load_pipeline(weights_folder("bundled:solar")))
     from tools.train_dstm import train_model

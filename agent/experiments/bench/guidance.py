@@ -61,11 +61,11 @@ def main() -> None:
         for pull in (None, *PULLS):
             wanted = [(p.model_copy(update={"pull": pull}), index) for p, index in prompts]
             samples, confidence = draw(wanted, seed, components.generator, names, critic)
-            _, _, kept = components.judge.judge(samples, confidence)
+            _, _, kept = components.judge.verify(samples, confidence)
             distances = []
             for (prompt, index), image in zip(wanted, samples.images, strict=True):
                 to_real = prompt.model_copy(update={"pull": "real 1"})
-                goal = critic.pull(to_real, index, names.index(prompt.class_name))
+                goal = critic.guidance(to_real, index, names.index(prompt.class_name))
                 if goal and goal.photograph is not None:
                     difference = image.astype(float) - goal.photograph
                     distances.append(float(np.sqrt(np.mean(difference**2))) / 255)

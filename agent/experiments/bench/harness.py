@@ -186,7 +186,7 @@ def uniform_images(components: Components, n_images: int, seed: int) -> Samples:
     for start in range(0, len(wanted), size):
         piece = wanted[start : start + size]
         samples, confidence = draw(piece, seed, components.generator, names)
-        _, weights, _ = components.judge.judge(samples, confidence)
+        _, weights, _ = components.judge.verify(samples, confidence)
         parts.append(replace(samples, weights=weights))
     return concatenate(parts)
 

@@ -28,12 +28,12 @@ from memory.records import digest
 from tools import tasks
 from tools.data.samples import Samples, content_digest
 from tools.data.shards import read_shards, write_shard
-from tools.diffusion.held_out import denoising_error
+from tools.diffusion.denoising import denoising_error
 from tools.generators import Generator
 from tools.pretraining.card import draw_for
 from tools.settings import TrainSettings
 from tools.targets import Target
-from tools.tasks import Model
+from tools.tasks import Model, Slicing
 
 DENSE = {"segmentation": "miou", "depth": "abs_rel"}
 """Tasks and their figures; of abs_rel less is better."""
@@ -94,7 +94,7 @@ class Study:
         built = tasks.build(task)
         names = self.target.pixel_classes
         predictions = built.predict(model, samples.images)
-        report = built.report(predictions, samples, names, 0, "bench", (), len(samples))
+        report = built.report(predictions, samples, names, 0, "bench", Slicing())
         return report.metrics[DENSE[task]].value
 
     def control(self, drawn: Samples, seed: int) -> dict[str, dict[str, float]]:
@@ -116,7 +116,7 @@ class Study:
         return figures
 
     def denoising(self, n_images: int = 96) -> dict[int, dict[str, float]]:
-        """Return the MTDM's error on rendered scenes with noise, see `tools.diffusion.held_out`."""
+        """Return the MTDM's error on noisy rendered scenes, see `tools.diffusion.denoising`."""
         pipeline = getattr(self.generator, "pipeline", None)
         if pipeline is None:
             raise SettingsError(

@@ -23,7 +23,7 @@ from agent.planners import AttributeCombination, AttributeDistribution, Observat
 from memory.errors import SettingsError
 from memory.records import Plan, PromptSpec, Round
 from tests.factories import report, slice_score
-from tools.diffusion.pipeline import new_pipeline
+from tools.diffusion.weights import new_pipeline
 
 # Painted photographs and images: a whole comparison takes seconds.
 TOY = (

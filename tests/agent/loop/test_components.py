@@ -11,7 +11,7 @@ from agent.loop.observer import Observer
 from agent.session.folder import open_session
 from memory.errors import SettingsError
 from memory.events import FaultEvent
-from tools.labelers.keep_all import KeepAll
+from tools.labelers.audit import KeepAll
 
 ROOT = Path(__file__).parents[3]
 # Packages whose `build` makes one, and the functions that train a judge.

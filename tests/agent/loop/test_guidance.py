@@ -22,7 +22,7 @@ from memory.errors import SettingsError, ToolError
 from memory.journal import read_events, rounds
 from memory.records import Plan
 from prompts.vocabulary import load_vocabulary
-from tools.diffusion.pipeline import new_pipeline
+from tools.diffusion.weights import new_pipeline
 
 MakeSettings = Callable[..., Settings]
 
@@ -99,7 +99,7 @@ def test_prompts_weigh_the_adapters_of_the_generator() -> None:
 def test_settings_that_cannot_be_are_refused() -> None:
     with pytest.raises(SettingsError, match=r"generator\.pull cannot be 'hope 1'.*entropy, loss"):
         load_settings("solar", ["generator.pull=hope 1"])
-    with pytest.raises(SettingsError, match=r"selection.*all keeps 1.*selection\.keep=0\.5"):
+    with pytest.raises(SettingsError, match=r"selection.*all needs keep=1.*selection\.keep=0\.5"):
         load_settings("solar", ["selection.method=ral"])
 
 

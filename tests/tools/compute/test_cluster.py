@@ -13,9 +13,9 @@ import pytest
 from memory.errors import SettingsError, Stopped, WeightsError
 from memory.records import Batch, Plan, PromptSpec
 from tools import targets
-from tools.compute.cluster import RayCrew, connect, slots
+from tools.compute.cluster import RayExecutor, connect, slots
 from tools.compute.recipe import Recipe
-from tools.generate_batch import Crew, Judge, generate_batch
+from tools.generate_batch import LabelVerifier, ShardExecutor, Workshop, generate_batch
 from tools.generators import Generator
 from tools.labelers.audit import AuditClassifier, train_audit
 from tools.settings import AuditSettings, ComputeSettings, TrainSettings
@@ -44,7 +44,7 @@ Progress = Callable[[int, int], None]
 
 
 @pytest.fixture(scope="module")
-def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
+def judge(tmp_path_factory: pytest.TempPathFactory) -> LabelVerifier:
     cache = tmp_path_factory.mktemp("cache")
     train = TrainSettings(steps=4, batch_size=8)
     target: Target = targets.build("toy", cache)
@@ -74,27 +74,34 @@ def cluster() -> Iterator[Any]:
 def make(
     folder: Path,
     recipe: Recipe,
-    judge: Judge,
-    crew: Crew | None = None,
+    judge: LabelVerifier,
+    crew: ShardExecutor | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Batch:
     generator: Generator = recipe.build("cpu")
     classes = ("functional", "defective")
     # The name of the folder is part of the manifest.
     return generate_batch(
-        PLAN, folder / "session", 0, generator, judge, classes, 2, progress, crew=crew
+        PLAN,
+        folder / "session",
+        0,
+        Workshop(generator, judge, classes, executor=crew),
+        2,
+        progress,
     )
 
 
-def crew_of(cluster: Any, recipe: Recipe, judge: Judge, identity: str, **settings: Any) -> RayCrew:
+def crew_of(
+    cluster: Any, recipe: Recipe, judge: LabelVerifier, identity: str, **settings: Any
+) -> RayExecutor:
     place = ComputeSettings(place=f"ray:{cluster.address}", **settings)
-    return RayCrew(place, recipe, judge, identity, "cpu")
+    return RayExecutor(place, recipe, judge, identity, "cpu")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", [TOY, MTDM], ids=["toy", "mtdm"])
 def test_a_cluster_makes_the_manifest_that_is_made_here(
-    tmp_path: Path, cluster: Any, judge: Judge, recipe: Recipe
+    tmp_path: Path, cluster: Any, judge: LabelVerifier, recipe: Recipe
 ) -> None:
     here = make(tmp_path / "here", recipe, judge)
     crew = crew_of(cluster, recipe, judge, recipe.build("cpu").identity)
@@ -107,7 +114,7 @@ def test_a_cluster_makes_the_manifest_that_is_made_here(
 
 @pytest.mark.slow
 def test_a_stopped_batch_goes_on_at_the_missing_shards(
-    tmp_path: Path, cluster: Any, judge: Judge
+    tmp_path: Path, cluster: Any, judge: LabelVerifier
 ) -> None:
     def stop(done: int, total: int) -> None:
         if done >= 4:
@@ -124,7 +131,9 @@ def test_a_stopped_batch_goes_on_at_the_missing_shards(
 
 
 @pytest.mark.slow
-def test_other_weights_on_a_node_are_refused(tmp_path: Path, cluster: Any, judge: Judge) -> None:
+def test_other_weights_on_a_node_are_refused(
+    tmp_path: Path, cluster: Any, judge: LabelVerifier
+) -> None:
     crew = crew_of(cluster, TOY, judge, "toy 0.5")
     with pytest.raises(WeightsError, match=r"has the generator 'toy 1.0', the session 'toy 0.5'"):
         make(tmp_path, TOY, judge, crew)
@@ -132,7 +141,7 @@ def test_other_weights_on_a_node_are_refused(tmp_path: Path, cluster: Any, judge
 
 @pytest.mark.slow
 def test_without_room_for_a_worker_nothing_is_waited_for(
-    tmp_path: Path, cluster: Any, judge: Judge
+    tmp_path: Path, cluster: Any, judge: LabelVerifier
 ) -> None:
     crew = crew_of(cluster, TOY, judge, "toy 1.0", cpus=64)
     with pytest.raises(SettingsError, match="No node of the Ray cluster has 64 CPU"):
@@ -140,7 +149,7 @@ def test_without_room_for_a_worker_nothing_is_waited_for(
 
 
 @pytest.mark.slow
-def test_a_cluster_predicts_what_is_predicted_here(cluster: Any, judge: Judge) -> None:
+def test_a_cluster_predicts_what_is_predicted_here(cluster: Any, judge: LabelVerifier) -> None:
     assert isinstance(judge, AuditClassifier)
     images = np.random.default_rng(0).integers(0, 256, (1100, *SHAPE), dtype=np.uint8)
     crew = crew_of(cluster, TOY, judge, "toy 1.0")
@@ -150,7 +159,7 @@ def test_a_cluster_predicts_what_is_predicted_here(cluster: Any, judge: Judge) -
 
 @pytest.mark.slow
 def test_a_node_that_dies_in_mid_batch_loses_no_shard(
-    tmp_path: Path, cluster: Any, judge: Judge
+    tmp_path: Path, cluster: Any, judge: LabelVerifier
 ) -> None:
     """The last test of the module: the node that is killed is not there afterwards."""
     (doomed,) = cluster.worker_nodes

@@ -13,12 +13,12 @@ from transformers import ViTConfig
 
 from memory.errors import SettingsError, ShapingError, Stopped
 from tools import tasks
-from tools.compute.data_parallel import Team
+from tools.compute.data_parallel import DataParallelTrainer
 from tools.data.shards import write_shard
 from tools.data.stored_images import StoredImages
 from tools.models.dstm_file import load_model
 from tools.settings import TrainSettings
-from tools.train_dstm import Trainer, train_dstm, train_model
+from tools.train_dstm import Callbacks, Trainer, train_dstm, train_model
 
 TASK = tasks.build("classification")
 CLASSES = ["plain", "square"]
@@ -57,7 +57,7 @@ def settings(tmp_path: Path) -> TrainSettings:
 @pytest.mark.slow
 def test_two_processes_train_the_same_model(shard: Path, settings: TrainSettings) -> None:
     expected, loss_of_one, _ = train_model(StoredImages([shard]), TASK, 2, settings)
-    team: Trainer = Team(2, "cpu", settings.batch_size)
+    team: Trainer = DataParallelTrainer(2, "cpu", settings.batch_size)
     steps: list[tuple[int, int]] = []
     trained = train_dstm(
         1,
@@ -65,8 +65,8 @@ def test_two_processes_train_the_same_model(shard: Path, settings: TrainSettings
         [shard],
         CLASSES,
         settings,
-        progress=lambda *done: steps.append(done),
-        trainer=team,
+        team,
+        callbacks=Callbacks(lambda *done: steps.append(done)),
     )
     assert steps == [(step, 30) for step in range(1, 31)]
     assert trained.n_steps == 30
@@ -85,7 +85,7 @@ def test_who_stops_the_training_ends_all_processes(shard: Path, settings: TrainS
 
     many = settings.model_copy(update={"steps": 100_000})
     with pytest.raises(Stopped):
-        Team(2, "cpu", 16).train([shard], 2, many, "cpu", stop)
+        DataParallelTrainer(2, "cpu", 16).train([shard], 2, many, Callbacks(stop))
     time.sleep(1)
     assert not psutil.Process().children(recursive=True)
     assert not [
@@ -99,18 +99,18 @@ def test_who_stops_the_training_ends_all_processes(shard: Path, settings: TrainS
 def test_what_fails_in_a_process_is_said_here(shard: Path, settings: TrainSettings) -> None:
     wild = settings.model_copy(update={"learning_rate": 1e30})
     with pytest.raises(ShapingError, match=r"the loss is (nan|inf) at step .*1e\+30"):
-        Team(2, "cpu", 16).train([shard], 2, wild, "cpu")
+        DataParallelTrainer(2, "cpu", 16).train([shard], 2, wild)
 
 
 def test_a_batch_is_shared_evenly() -> None:
-    assert Team(4, "cpu", 64).n_processes == 4
+    assert DataParallelTrainer(4, "cpu", 64).n_processes == 4
     with pytest.raises(SettingsError, match=r"train_processes is 3.* 64 images"):
-        Team(3, "cpu", 64)
+        DataParallelTrainer(3, "cpu", 64)
     with pytest.raises(SettingsError, match="2 or more for each"):
-        Team(4, "cpu", 4)
+        DataParallelTrainer(4, "cpu", 4)
 
 
 def test_there_are_no_more_processes_than_gpus() -> None:
     n = torch.cuda.device_count() + 1
     with pytest.raises(SettingsError, match=f"{n}, but this machine has {n - 1} GPUs"):
-        Team(n, "cuda", 2 * n)
+        DataParallelTrainer(n, "cuda", 2 * n)

@@ -8,14 +8,14 @@ from memory.errors import SettingsError, WeightsError
 from memory.records import PromptSpec
 from tools import targets
 from tools.compute.recipe import Recipe
-from tools.compute.worker import Worker, pack, pack_order
-from tools.generate_batch import Order, make_shard
+from tools.compute.worker import Worker, WorkerSpec, pack, pack_spec
+from tools.generate_batch import ShardSpec, make_shard
 from tools.labelers.audit import AuditClassifier, train_audit
 from tools.settings import AuditSettings, TrainSettings
 
 SHAPE = (1, 64, 64)
 PROMPT = PromptSpec(id="r001p00", text="a broken cell", class_name="defective", count=4)
-ORDER = Order([[(PROMPT, 0)], [(PROMPT, i) for i in (1, 2, 3)]], 7, ("functional", "defective"))
+SPEC = ShardSpec([[(PROMPT, 0)], [(PROMPT, i) for i in (1, 2, 3)]], 7, ("functional", "defective"))
 TOY = Recipe("toy", SHAPE, {})
 
 
@@ -27,27 +27,27 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> AuditClassifier:
 
 
 def test_a_worker_makes_the_same_shard(judge: AuditClassifier) -> None:
-    made = Worker(TOY, pack(judge), "toy 1.0").make(pack_order(ORDER), 1)
-    assert (made.number, made.told) == (1, [])
-    assert made.data == make_shard(ORDER, 1, TOY.build("cpu"), judge)
+    made = Worker(WorkerSpec(TOY, pack(judge), "toy 1.0")).make(pack_spec(SPEC), 1)
+    assert (made.number, made.halved) == (1, [])
+    assert made.data == make_shard(SPEC, 1, TOY.build("cpu"), judge)
 
 
 def test_a_worker_with_little_memory_tells_and_makes_the_same(judge: AuditClassifier) -> None:
     faulty = Recipe("tests.agent.loop.faulty:build", SHAPE, {"max_batch": 1})
-    worker = Worker(faulty, pack(judge), "toy 1.0")
-    made = worker.make(pack_order(ORDER), 1)
-    assert made.told == [1]
-    assert made.data == make_shard(ORDER, 1, TOY.build("cpu"), judge)
-    assert worker.make(pack_order(ORDER), 1).told == []
+    worker = Worker(WorkerSpec(faulty, pack(judge), "toy 1.0"))
+    made = worker.make(pack_spec(SPEC), 1)
+    assert made.halved == [1]
+    assert made.data == make_shard(SPEC, 1, TOY.build("cpu"), judge)
+    assert worker.make(pack_spec(SPEC), 1).halved == []
 
 
 def test_another_generator_is_refused(judge: AuditClassifier) -> None:
-    worker = Worker(TOY, pack(judge), "toy 0.5")
+    worker = Worker(WorkerSpec(TOY, pack(judge), "toy 0.5"))
     with pytest.raises(WeightsError, match=r"worker \d+ on .* 'toy 1.0', the session 'toy 0.5'"):
-        worker.make(pack_order(ORDER), 0)
+        worker.make(pack_spec(SPEC), 0)
 
 
 def test_a_generator_that_cannot_be_built_is_told_with_its_node(judge: AuditClassifier) -> None:
-    worker = Worker(Recipe("toyy", SHAPE, {}), pack(judge), "toy 1.0")
+    worker = Worker(WorkerSpec(Recipe("toyy", SHAPE, {}), pack(judge), "toy 1.0"))
     with pytest.raises(SettingsError, match=r"worker \d+ on .*Unknown generator 'toyy'"):
-        worker.make(pack_order(ORDER), 0)
+        worker.make(pack_spec(SPEC), 0)

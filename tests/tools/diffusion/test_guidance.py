@@ -14,10 +14,11 @@ from memory.records import PromptSpec
 from tools import tasks
 from tools.data.drawn import ImageRequest
 from tools.data.samples import Samples
-from tools.diffusion.guidance import Critic, actgen_weight, by_gradient
+from tools.diffusion.guidance import Critic, actgen_weight, along_gradient
 from tools.diffusion.label_codes import LabelCodes
-from tools.diffusion.pipeline import MTDMPipeline, new_pipeline, weights_folder
-from tools.generators.mtdm import MTDMGenerator
+from tools.diffusion.pipeline import MTDMPipeline
+from tools.diffusion.weights import new_pipeline, weights_folder
+from tools.generators.mtdm import MTDMGenerator, MTDMOptions
 from tools.generators.mtdm import build as build_mtdm
 from tools.models import criteria
 from tools.settings import TrainSettings
@@ -56,8 +57,8 @@ def requests(critic: Critic, pull: str | None, n: int) -> list[ImageRequest]:
     found = []
     for i in range(n):
         prompt = PromptSpec(id=f"p{i % 2}", text=TEXTS[i % 2], class_name="any", count=n, pull=pull)
-        own = critic.pull(prompt, i, 1 - i % 2)
-        found.append(ImageRequest(prompt.text, prompt.id, i, 0, pull=own))
+        own = critic.guidance(prompt, i, 1 - i % 2)
+        found.append(ImageRequest(prompt.text, prompt.id, i, 0, feedback=own))
     return found
 
 
@@ -113,16 +114,16 @@ def test_photograph_is_of_the_class_and_shares_the_most_attributes(critic: Criti
     prompt = PromptSpec(
         id="p", text="x", class_name="any", count=9, attributes={"wafer": "poly"}, pull="real 0.1"
     )
-    pulls = [own.pull(prompt, index, 1) for index in range(3)]
+    pulls = [own.guidance(prompt, index, 1) for index in range(3)]
     assert [int(p.photograph.max()) for p in pulls if p and p.photograph is not None] == [2, 3, 2]
-    assert own.pull(prompt, 0, 7) is None
-    assert replace(critic, failed=None).pull(prompt, 0, 1) is None
+    assert own.guidance(prompt, 0, 7) is None
+    assert replace(critic, failed=None).guidance(prompt, 0, 1) is None
 
 
 def test_each_image_moves_by_its_own_length() -> None:
     x = torch.tensor([[3.0, 4.0], [0.0, 1.0], [1.0, 1.0]])
     gradient = torch.tensor([[0.0, 2.0], [9.0, 0.0], [0.0, 0.0]])
-    moved = by_gradient(x, gradient, torch.tensor([0.1, 0.5, 0.5]))
+    moved = along_gradient(x, gradient, torch.tensor([0.1, 0.5, 0.5]))
     assert torch.allclose(moved, torch.tensor([[3.0, 4.5], [0.5, 1.0], [1.0, 1.0]]))
 
 
@@ -152,7 +153,7 @@ def test_gradient_by_a_dstm_of_pixels(joint: MTDMPipeline, by: str) -> None:
     torch.manual_seed(1)
     model = task.build_model((3, 32, 48), 2, settings).eval().requires_grad_(requires_grad=False)
     critic = Critic(model, task, settings, "sha")
-    pulls = [request.pull for request in requests(critic, f"{by} 0.2", 4) if request.pull]
+    pulls = [request.feedback for request in requests(critic, f"{by} 0.2", 4) if request.feedback]
     pixels = torch.rand(4, 3, 32, 48, generator=torch.Generator().manual_seed(0))
     ids = np.arange(4 * 32 * 48).reshape(4, 32, 48) // 7 % 2
     # One bit and its parity.
@@ -164,7 +165,7 @@ def test_gradient_by_a_dstm_of_pixels(joint: MTDMPipeline, by: str) -> None:
         return critic.criterion(by, joint.unfold(folded)[0].clamp(0, 1), [0] * 4, labels)
 
     gradient = joint._gradient(clean, pulls)
-    assert (value(by_gradient(clean, gradient, torch.full((4,), 0.02))) > value(clean)).all()
+    assert (value(along_gradient(clean, gradient, torch.full((4,), 0.02))) > value(clean)).all()
     # Labels are not the DSTM's to change.
     assert (gradient[:, 3 * 16 :] == 0).all()
 
@@ -174,14 +175,14 @@ def test_pull_draws_labels_too(joint: MTDMPipeline) -> None:
     settings = TrainSettings(task="segmentation", model="unet")
     model = task.build_model((3, 32, 48), 2, settings).eval().requires_grad_(requires_grad=False)
     critic = Critic(model, task, settings, "sha")
-    generator = MTDMGenerator(joint, steps=3)
+    generator = MTDMGenerator(joint, MTDMOptions(steps=3))
     plain, pulled = (generator.draw(requests(critic, pull, 2)) for pull in (None, "loss 0.1"))
     assert pulled.labels["segmentation"].shape == (2, 32, 48)
     assert (plain.images != pulled.images).any()
 
 
 def test_entropy_of_a_task_without_classes_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"'depth' says no probabilities.*loss or real"):
+    with pytest.raises(SettingsError, match=r"'depth' predicts no probabilities.*loss or real"):
         criteria.entropy(tasks.build("depth"), torch.zeros(1, 1, 4, 4))
 
 

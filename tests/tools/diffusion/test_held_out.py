@@ -8,9 +8,10 @@ import torch
 
 from tests.tools.pretraining.test_pretrain import QUICK, StreetTarget, TinyTarget
 from tools.data.samples import Samples
-from tools.diffusion.held_out import denoising_error
+from tools.diffusion.denoising import denoising_error
 from tools.diffusion.label_codes import LabelCodes
-from tools.diffusion.pipeline import MTDMPipeline, load_pipeline, new_pipeline
+from tools.diffusion.pipeline import MTDMPipeline
+from tools.diffusion.weights import load_pipeline, new_pipeline
 from tools.pretraining.pretrain import pretrain
 
 

@@ -7,8 +7,7 @@ import pytest
 
 from tests.tools.tiny_scenes import Scenes
 from tools.data.samples import VOID
-from tools.diffusion.label_codes import LabelCodes
-from tools.diffusion.label_grid import LabelGrid
+from tools.diffusion.label_codes import LabelCodes, LabelGrid
 
 SCENES = Scenes()
 CODES = LabelCodes.of(SCENES.samples, SCENES.pixel_classes)

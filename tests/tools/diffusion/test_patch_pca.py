@@ -6,8 +6,9 @@ import torch
 
 from tools.diffusion import patch_pca
 from tools.diffusion.label_codes import LabelCodes
-from tools.diffusion.noise import seeded_noise
-from tools.diffusion.pipeline import Prediction, new_pipeline
+from tools.diffusion.preconditioning import Prediction
+from tools.diffusion.sampler import seeded_noise
+from tools.diffusion.weights import new_pipeline
 
 
 def test_basis_keeps_the_asked_share_of_each_kind() -> None:
@@ -37,7 +38,7 @@ def test_basis_of_what_never_varies_and_of_everything() -> None:
     assert patch_pca.restored(patch_pca.stored(None)) is None
 
 
-@pytest.mark.parametrize("prediction", ["velocity", "clean", "remainder"])
+@pytest.mark.parametrize("prediction", ["velocity", "clean", "residual"])
 def test_nothing_is_expected_outside_of_the_basis(prediction: Prediction) -> None:
     rows = np.linalg.qr(np.random.default_rng(0).normal(size=(48, 10)))[0].T.astype(np.float16)
     torch.manual_seed(0)
@@ -49,7 +50,7 @@ def test_nothing_is_expected_outside_of_the_basis(prediction: Prediction) -> Non
         0.25,
         prediction=prediction,
         basis=patch_pca.stored(rows),
-        power=[[1.0] * 10] * 2 if prediction == "remainder" else [],
+        power=[[1.0] * 10] * 2 if prediction == "residual" else [],
     )
     assert pipeline.unet.config.in_channels == 10
     assert pipeline.prediction == prediction
@@ -58,7 +59,9 @@ def test_nothing_is_expected_outside_of_the_basis(prediction: Prediction) -> Non
         said = pipeline.predict(
             torch.randn(1, 48, 4, 4), t, torch.zeros(1, 2, 384), torch.ones(1, 2).long()
         )
-    assert pipeline.within(said).numpy() == pytest.approx(said.numpy(), abs=0.02)
+    assert pipeline.reconstruct(pipeline.project(said)).numpy() == pytest.approx(
+        said.numpy(), abs=0.02
+    )
     assert said.std() > 0.1
 
 
@@ -83,11 +86,11 @@ def test_drawing_in_a_basis_of_everything_changes_nothing() -> None:
     for basis in ("", patch_pca.stored(np.eye(80, dtype=np.float16))):
         torch.manual_seed(0)
         made = new_pipeline(
-            (3, 16, 16), 4, (16, 32), 0.5, 0.25, codes, "clean", basis, label_lead=0.4
+            (3, 16, 16), 4, (16, 32), 0.5, 0.25, codes, "clean", basis=basis, label_noise_offset=0.4
         )
         made.set_progress_bar_config(disable=True)
         noise = torch.stack([seeded_noise(0, "p", i, made.noise_shape) for i in range(2)])
-        drawn.append(made(["a street", "a night"], noise, 4, 2.0, noise_kept=(0.8, 0.9)))
+        drawn.append(made(["a street", "a night"], noise, 4, 2.0, s_noise=(0.8, 0.9)))
     plain, turned = drawn
     assert np.abs(plain.images.astype(int) - turned.images.astype(int)).max() <= 1
     assert (plain.labels["segmentation"] == turned.labels["segmentation"]).all()

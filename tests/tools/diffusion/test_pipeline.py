@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +14,10 @@ from memory.errors import SettingsError, WeightsError
 from tools.data.drawn import ImageRequest
 from tools.data.samples import Samples
 from tools.diffusion.label_codes import LabelCodes
-from tools.diffusion.noise import seeded_noise
-from tools.diffusion.pipeline import MTDMPipeline, load_pipeline, new_pipeline
-from tools.generators.mtdm import MTDMGenerator, build
+from tools.diffusion.pipeline import MTDMPipeline
+from tools.diffusion.sampler import ddim_step, seeded_noise
+from tools.diffusion.weights import load_pipeline, new_pipeline
+from tools.generators.mtdm import MTDMGenerator, MTDMOptions, build
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +73,11 @@ def test_guidance_of_one_is_no_guidance(pipeline: MTDMPipeline) -> None:
 
 def test_identity_changes_with_weights_and_sampling(pipeline: MTDMPipeline) -> None:
     other = new_pipeline((1, 16, 16), 4, (16, 32), 0.5, 0.25)
-    drawers = [MTDMGenerator(pipeline), MTDMGenerator(pipeline, 3), MTDMGenerator(other)]
+    drawers = [
+        MTDMGenerator(pipeline),
+        MTDMGenerator(pipeline, MTDMOptions(steps=3)),
+        MTDMGenerator(other),
+    ]
     assert len({drawer.identity for drawer in drawers}) == 3
 
 
@@ -111,8 +118,8 @@ def test_labels_are_drawn_with_the_image_and_survive_saving(
 def test_noise_that_the_network_cannot_hold_is_taken_away_by_predicting_the_clean_image() -> None:
     torch.manual_seed(0)
     spreads = {}
-    for prediction in ("velocity", "clean", "remainder"):
-        power = [[1.0] * 24 + [0.01] * 24] * 2 if prediction == "remainder" else []
+    for prediction in ("velocity", "clean", "residual"):
+        power = [[1.0] * 24 + [0.01] * 24] * 2 if prediction == "residual" else []
         made = new_pipeline((3, 32, 48), 4, (16, 32), 0.5, 0.25, None, prediction, power=power)
         made.set_progress_bar_config(disable=True)
         # A network that says nothing: 0 of the velocity leaves the noise, 0 of the image grey, 0 of
@@ -122,7 +129,7 @@ def test_noise_that_the_network_cannot_hold_is_taken_away_by_predicting_the_clea
         noise = torch.stack([seeded_noise(0, "p", 0, made.noise_shape)])
         spreads[prediction] = float(made(["a street"], noise, 3).images.std())
     assert spreads["clean"] < 1
-    assert 1 < spreads["remainder"] < 0.8 * spreads["velocity"]
+    assert 1 < spreads["residual"] < 0.8 * spreads["velocity"]
 
 
 def test_labels_lead(joint: MTDMPipeline, tmp_path: Path) -> None:
@@ -130,7 +137,7 @@ def test_labels_lead(joint: MTDMPipeline, tmp_path: Path) -> None:
     made = load_pipeline(tmp_path)
     t = torch.tensor([0, 300, 400, 600, 999])
     assert all((level == made.scheduler.alphas_cumprod[t]).all() for level in made.levels(t))
-    made.register_to_config(label_lead=0.4)
+    made.register_to_config(label_noise_offset=0.4)
     of_image, of_labels = made.levels(t)
     alphas = made.scheduler.alphas_cumprod
     assert of_labels.tolist() == alphas[[0, 0, 1, 334, 999]].tolist()
@@ -138,7 +145,8 @@ def test_labels_lead(joint: MTDMPipeline, tmp_path: Path) -> None:
     # What is drawn of the labels does not change any more while the image is denoised.
     shape = (1, made.unet.config.in_channels, 8, 12)
     x, clean = torch.randn(shape), torch.randn(shape)
-    later = made._earlier(x, clean, torch.tensor(300), torch.tensor(200), torch.ones(1))
+    now, following = (made.per_channel(made.levels(torch.tensor([time]))) for time in (300, 200))
+    later = ddim_step(x, clean, now, following, torch.ones(1))
     assert torch.allclose(later[:, 48:], x[:, 48:], atol=1e-4)
     assert not torch.allclose(later[:, :48], x[:, :48], atol=0.1)
 
@@ -148,7 +156,7 @@ def test_the_remainder_is_what_a_linear_denoiser_leaves() -> None:
     power = [4.0] * 8 + [0.01] * 8
     # As nothing is told by what is around, the power and what is left of it are the same.
     both = [power, power]
-    made = new_pipeline((1, 32, 32), 4, (16, 32), 0.5, 0.25, None, "remainder", power=both)
+    made = new_pipeline((1, 32, 32), 4, (16, 32), 0.5, 0.25, None, "residual", power=both)
     torch.nn.init.zeros_(made.unet.conv_out.weight)
     torch.nn.init.zeros_(made.unet.conv_out.bias)
     torch.manual_seed(0)
@@ -210,13 +218,13 @@ def test_looking_at_a_photograph_gives_it_the_noise_of_the_step(
 ) -> None:
     joint.save_pretrained(tmp_path)
     made = load_pipeline(tmp_path)
-    made.register_to_config(label_lead=0.4)
+    made.register_to_config(label_noise_offset=0.4)
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     made.unet.register_forward_pre_hook(lambda _, given: seen.append(given[:2]))
     pixels = torch.rand(2, 3, 32, 48)
     noise = torch.randn(1, *made.noise_shape)
     with torch.inference_mode():
-        made.look(pixels, noise, 250)
+        made.extract_features(pixels, noise, 250)
     x, t = seen[0]
     assert t.tolist() == [150, 150]
     a = made.scheduler.alphas_cumprod[250]
@@ -226,6 +234,29 @@ def test_looking_at_a_photograph_gives_it_the_noise_of_the_step(
     assert torch.allclose(x[:, 48:], folded[:, 48:].expand(2, -1, -1, -1))
 
 
+def test_names_of_earlier_versions_are_still_read(joint: MTDMPipeline, tmp_path: Path) -> None:
+    joint.register_to_config(s_noise=[0.5, 1], timestep_rho=1.5, label_noise_offset=0.4)
+    joint.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    for name, earlier in (
+        ("s_noise", "noise_kept"),
+        ("timestep_rho", "spacing"),
+        ("label_noise_offset", "label_lead"),
+    ):
+        index[earlier] = index.pop(name)
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    config = load_pipeline(tmp_path).config
+    joint.register_to_config(s_noise=[1.0, 1.0], timestep_rho=1.0, label_noise_offset=0.0)
+    assert (config.s_noise, config.timestep_rho, config.label_noise_offset) == ([0.5, 1], 1.5, 0.4)
+    shape = (3, 32, 48)
+    given: dict[str, Any] = {"weights": str(tmp_path)}
+    now, before = (
+        build(shape, **given, s_noise=[0.7, 1]),
+        build(shape, **given, noise_kept=[0.7, 1]),
+    )
+    assert now.identity == before.identity
+
+
 def test_steps_that_keep_less_noise_draw_calmer_pictures(
     joint: MTDMPipeline, tmp_path: Path
 ) -> None:
@@ -233,26 +264,26 @@ def test_steps_that_keep_less_noise_draw_calmer_pictures(
     request = [ImageRequest("a street", "p", 0, 0)]
     shape = (3, 32, 48)
 
-    def drawer(noise_kept: Sequence[float] | None) -> MTDMGenerator:
-        return build(shape, weights=str(tmp_path), steps=6, noise_kept=noise_kept)
+    def drawer(s_noise: Sequence[float] | None) -> MTDMGenerator:
+        return build(shape, weights=str(tmp_path), steps=6, s_noise=s_noise)
 
     plain, all_kept, calm = drawer(None), drawer([1, 1]), drawer([0.5, 1])
     assert plain.identity == all_kept.identity != calm.identity
     assert (plain.draw(request).images == all_kept.draw(request).images).all()
     assert calm.draw(request).images.std() < plain.draw(request).images.std()
     made = load_pipeline(tmp_path)
-    made.register_to_config(noise_kept=[0.5, 1])
+    made.register_to_config(s_noise=[0.5, 1.0])
     made.save_pretrained(tmp_path / "calm")
     as_weights_say = build(shape, weights=str(tmp_path / "calm"), steps=6)
     assert as_weights_say.identity == calm.identity
-    with pytest.raises(SettingsError, match=r"noise_kept is \[2\]. Expected two shares"):
+    with pytest.raises(SettingsError, match=r"generator\.options\.s_noise"):
         drawer([2])
 
 
 class OneTone(MTDMPipeline):
     """Knows exactly what noisy pictures of a single tone show, the tone being standard normal."""
 
-    def _denoised(self, x: torch.Tensor, t: torch.Tensor, *_: object) -> torch.Tensor:
+    def _denoise(self, x: torch.Tensor, t: torch.Tensor, *_: object) -> torch.Tensor:
         a = self.levels(t.reshape(-1))[0][0]
         n_pixels = x[0].numel()
         tone = a.sqrt() * x.sum((1, 2, 3), keepdim=True) / (a * n_pixels + 1 - a)
@@ -270,7 +301,7 @@ def test_steps_that_are_closer_in_much_noise_draw_layouts_as_varied_as_they_are(
     exact.set_progress_bar_config(disable=True)
 
     def spread(spacing: float) -> float:
-        exact.register_to_config(spacing=spacing)
+        exact.register_to_config(timestep_rho=spacing)
         tones = exact([""] * 64, noise(64), 16).images.mean((1, 2, 3)) / 255
         return float(tones.std() / 0.01)
 
@@ -281,6 +312,6 @@ def test_steps_that_are_closer_in_much_noise_draw_layouts_as_varied_as_they_are(
     plain = MTDMGenerator(pipeline).identity
     pipeline.save_pretrained(tmp_path)
     made = load_pipeline(tmp_path)
-    made.register_to_config(spacing=1.5)
+    made.register_to_config(timestep_rho=1.5)
     made.save_pretrained(tmp_path)
     assert MTDMGenerator(load_pipeline(tmp_path)).identity != plain

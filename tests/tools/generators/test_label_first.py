@@ -121,7 +121,7 @@ def test_a_little_strength_keeps_more_of_the_source(sd: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({}, "needs what steers the picture"),
+        ({}, "options.controlnet .*options.strength"),
         ({"source": {}, "strength": 0.5}, "must name the generator"),
         ({"source": {"name": "streats"}, "strength": 0.5}, "Did you mean 'streets'"),
         ({"source": {"name": "toy"}, "strength": 0.5}, "draws no labels of pixels"),

@@ -27,7 +27,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_judges_by_the_label(target: Any, settings: AuditSettings, cache_dir: Path) -> None:
     audit = train_audit(target, settings, cache_dir)
     samples = target.split("generator")
-    p_label, weights, kept = audit.judge(samples)
+    p_label, weights, kept = audit.verify(samples)
     assert p_label.dtype == weights.dtype == np.float64
     assert p_label.shape == weights.shape == kept.shape == (80,)
     assert np.array_equal(kept, p_label >= 0.6)
@@ -36,14 +36,14 @@ def test_it_judges_by_the_label(target: Any, settings: AuditSettings, cache_dir:
     clear = np.array([a["light"] == "good" for a in samples.attributes]) & (samples.classes == 1)
     assert kept[clear].mean() >= 0.8
     swapped = Samples(samples.images, 1 - samples.classes, samples.attributes, samples.ids)
-    assert np.allclose(audit.judge(swapped)[0], 1 - p_label)
-    assert audit.judge(swapped)[2][clear].mean() <= 0.2
+    assert np.allclose(audit.verify(swapped)[0], 1 - p_label)
+    assert audit.verify(swapped)[2][clear].mean() <= 0.2
 
 
 def test_agreement(target: Any, settings: AuditSettings, cache_dir: Path) -> None:
     audit = train_audit(target, settings, cache_dir)
     feedback = target.split("feedback")
-    p_label = audit.judge(feedback)[0]
+    p_label = audit.verify(feedback)[0]
     assert audit.agreement(feedback) == pytest.approx((p_label > 0.5).mean())
 
 
@@ -59,7 +59,7 @@ def test_it_is_trained_once(target: Any, settings: AuditSettings, tmp_path: Path
     second = train_audit(target, lenient, tmp_path, progress=note)
     assert n_steps == len(steps) == settings.train.steps
     samples = target.split("feedback")
-    assert np.array_equal(first.judge(samples)[0], second.judge(samples)[0])
+    assert np.array_equal(first.verify(samples)[0], second.verify(samples)[0])
     assert second.settings.threshold == 0.3
     train_audit(dataclasses.replace(target, n_images=60), settings, tmp_path, progress=note)
     assert len(steps) == 2 * n_steps
@@ -82,7 +82,7 @@ def test_a_damaged_cache_is_named(target: Any, settings: AuditSettings, tmp_path
 def test_no_images(target: Any, settings: AuditSettings, cache_dir: Path) -> None:
     audit = train_audit(target, settings, cache_dir)
     nothing = target.split("feedback").take([])
-    assert [len(part) for part in audit.judge(nothing)] == [0, 0, 0]
+    assert [len(part) for part in audit.verify(nothing)] == [0, 0, 0]
 
 
 def test_the_threshold_is_checked() -> None:

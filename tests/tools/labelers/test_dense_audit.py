@@ -16,7 +16,7 @@ from memory.records import Plan, PromptSpec
 from tools.data.drawn import Drawn, ImageRequest
 from tools.data.samples import Samples
 from tools.data.shards import read_shards
-from tools.generate_batch import generate_batch
+from tools.generate_batch import Workshop, generate_batch
 from tools.labelers.dense_audit import DenseAudit, train_dense_audit
 from tools.settings import AuditSettings, TrainSettings
 
@@ -94,8 +94,8 @@ def of_other_scenes(samples: Samples) -> Samples:
 def test_true_labels_score_high_and_those_of_other_scenes_low(
     audit: DenseAudit, unseen: Samples
 ) -> None:
-    true, weights, kept = audit.judge(unseen, {})
-    wrong, wrong_weights, _ = audit.judge(of_other_scenes(unseen), {})
+    true, weights, kept = audit.verify(unseen, {})
+    wrong, wrong_weights, _ = audit.verify(of_other_scenes(unseen), {})
     assert true.shape == weights.shape == kept.shape == (64,)
     assert np.median(true) > 0.75
     assert np.median(wrong) < 0.6
@@ -121,10 +121,10 @@ def test_every_kind_is_judged_by_itself(audit: DenseAudit, unseen: Samples) -> N
 def test_what_the_generator_doubts_is_doubted(audit: DenseAudit, unseen: Samples) -> None:
     kinds = ("segmentation", "depth", "normals")
     sure = {kind: np.ones((64, *SIZE), np.float32) for kind in kinds}
-    plain, certain = audit.judge(unseen, {})[0], audit.judge(unseen, sure)[0]
+    plain, certain = audit.verify(unseen, {})[0], audit.verify(unseen, sure)[0]
     assert np.allclose(plain, certain)
     sure["depth"][:32] = 0.2
-    doubted = audit.judge(unseen, sure)[0]
+    doubted = audit.verify(unseen, sure)[0]
     assert (doubted[:32] < plain[:32]).all()
     assert np.allclose(doubted[32:], plain[32:])
 
@@ -132,10 +132,10 @@ def test_what_the_generator_doubts_is_doubted(audit: DenseAudit, unseen: Samples
 def test_what_is_said_of_an_image_does_not_depend_on_the_others(
     audit: DenseAudit, unseen: Samples
 ) -> None:
-    together = audit.judge(unseen, {})
-    alone = audit.judge(unseen.take([7]), {})
+    together = audit.verify(unseen, {})
+    alone = audit.verify(unseen.take([7]), {})
     assert np.allclose([part[7] for part in together], [part[0] for part in alone], atol=1e-4)
-    assert [len(part) for part in audit.judge(unseen.take([]), {})] == [0, 0, 0]
+    assert [len(part) for part in audit.verify(unseen.take([]), {})] == [0, 0, 0]
 
 
 def test_the_focal_length_is_that_of_the_camera(audit: DenseAudit) -> None:
@@ -150,9 +150,9 @@ def test_a_hard_slice_is_not_held_to_the_limit_of_easy_ones(
     night = replace(unseen, attributes=[{"light": "night"}] * len(unseen))
     day = replace(unseen, attributes=[{"light": "day"}] * len(unseen))
     wrong = of_other_scenes(day)
-    scores, _, kept = lenient.judge(wrong, {})
+    scores, _, kept = lenient.verify(wrong, {})
     assert np.array_equal(kept, scores >= 0.4)
-    scores, _, kept = lenient.judge(replace(night, labels=wrong.labels), {})
+    scores, _, kept = lenient.verify(replace(night, labels=wrong.labels), {})
     assert np.array_equal(kept, scores >= 0.1)
 
 
@@ -167,7 +167,7 @@ def test_it_is_trained_once(
     strict = SETTINGS.model_copy(update={"threshold": 0.9})
     again = train_dense_audit(target, strict, cache_dir, progress=note)
     assert not steps
-    assert np.array_equal(again.judge(unseen, {})[0], audit.judge(unseen, {})[0])
+    assert np.array_equal(again.verify(unseen, {})[0], audit.verify(unseen, {})[0])
 
 
 class Drawing:
@@ -199,7 +199,7 @@ def test_generated_batches_are_weighed(audit: DenseAudit, target: Any, tmp_path:
     weights = []
     for size in (2, 5):
         folder = tmp_path / str(size)
-        batch = generate_batch(plan, folder, 0, generator, audit, ("scene",), size)
+        batch = generate_batch(plan, folder, 0, Workshop(generator, audit, ("scene",)), size)
         stored = read_shards([folder / shard.file for shard in batch.shards]).samples
         assert batch.n_kept == (stored.weights == 1).sum()
         weights.append(stored.weights)
@@ -212,6 +212,6 @@ def test_what_cannot_be_judged_is_named(
 ) -> None:
     with pytest.raises(DataError, match="the images have no depth, normals"):
         only = {"segmentation": unseen.labels["segmentation"]}
-        audit.judge(replace(unseen, labels=only), {})
+        audit.verify(replace(unseen, labels=only), {})
     with pytest.raises(SettingsError, match=r"audit\.train\.task is 'classification'"):
         train_dense_audit(target, AuditSettings(method="dense"), tmp_path)

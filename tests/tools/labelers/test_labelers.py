@@ -18,10 +18,11 @@ from memory.errors import DataError, SettingsError, WeightsError
 from tools import labelers
 from tools.data.drawn import ImageRequest
 from tools.data.samples import VOID, Images, Samples
-from tools.diffusion.pipeline import MTDMPipeline, new_pipeline
+from tools.diffusion.pipeline import MTDMPipeline
+from tools.diffusion.weights import new_pipeline
 from tools.generators import Generator
 from tools.generators import build as build_generator
-from tools.generators.mtdm import MTDMGenerator
+from tools.generators.mtdm import MTDMGenerator, MTDMOptions
 from tools.labelers import feature_decoder, pseudo
 from tools.labelers.feature_decoder import HeadSettings
 from tools.labelers.labelled import Labelled
@@ -134,7 +135,7 @@ def test_depth_without_a_unit_is_refused_and_scaled_as_stated(
     ("options", "match"),
     [
         ({}, "needs a model"),
-        ({"normals": "x"}, "labeler.options.normals.*knows .*segmentation"),
+        ({"normals": "x"}, "key of labeler.options 'normals'.*segmentation"),
         ({"mapping": {"shadow": "dark"}}, "Unknown class of the model 'shadow'.*'shade'"),
         ({"mapping": {"shade": "drak"}}, "Unknown class of the target 'drak'.*'dark'"),
         ({"mapping": "nowhere.yaml"}, r"nowhere\.yaml cannot be read"),
@@ -159,7 +160,7 @@ def test_folders_that_cannot_be_used_are_explained(
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickled")
     with pytest.raises(WeightsError, match=r"pytorch_model\.bin is pickled and never opened"):
         make(generator, segmentation=str(tmp_path), mapping=MAPPING)
-    with pytest.raises(WeightsError, match="no model for depth estimation"):
+    with pytest.raises(WeightsError, match="a model for depth estimation"):
         make(generator, depth=str(segformer), depth_output="metres")
 
 
@@ -224,7 +225,7 @@ def test_a_saved_head_says_the_same_of_its_own_mtdm_alone(
 ) -> None:
     folder = tmp_path / "head"
     feature_decoder.save_head(folder, decoder, {"miou": 0.5})
-    drawer = MTDMGenerator(pipeline, steps=2)
+    drawer = MTDMGenerator(pipeline, MTDMOptions(steps=2))
     again = feature_decoder.build(drawer, CLASSES, head=str(folder))
     seen = pictures(2).images
     assert np.array_equal(again.label(seen)[0]["depth"], decoder.label(seen)[0]["depth"])

@@ -24,7 +24,7 @@ from tools import labelers
 from tools.compute.recipe import Recipe
 from tools.data.drawn import ImageRequest
 from tools.data.samples import Images, Samples
-from tools.diffusion.noise import seeded_generator
+from tools.diffusion.sampler import seeded_generator
 from tools.generators.toy import ToyGenerator
 from tools.labelers.marigold import Marigold, facing
 
@@ -150,13 +150,13 @@ def test_labels_come_with_the_images_of_a_generator(normals: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({}, "State it with labeler.options.depth_output=linear and depth_scale"),
-        ({"depth_output": "metres"}, "is metres, but .* says is linear"),
-        ({"depth_output": "inverse", "depth_scale": 2.0}, "is inverse, but .* says is linear"),
+        ({}, "labeler.options.depth_output=linear and depth_scale"),
+        ({"depth_output": "metres"}, "is metres, but .* is linear"),
+        ({"depth_output": "inverse", "depth_scale": 2.0}, "is inverse, but .* is linear"),
         ({"depth_output": "linear"}, "needs a depth_scale"),
         ({"members": 2, **LINEAR}, "no better than 1"),
         ({"resolution": 15, **LINEAR}, "multiples of 2"),
-        ({"segmentation": "x"}, "labeler.options.segmentation.*knows depth_output"),
+        ({"segmentation": "x"}, "key of labeler.options 'segmentation'.*depth_output"),
     ],
 )
 def test_options_that_cannot_be_used(depth: Path, options: dict[str, Any], told: str) -> None:
@@ -177,7 +177,7 @@ def test_folders_that_cannot_be_used(depth: Path, normals: Path, tmp_path: Path)
     with pytest.raises(WeightsError, match="is a pickle"):
         make(normals=str(partial))
     disparity = save(MarigoldDepthPipeline, tmp_path / "disparity", prediction_type="disparity")
-    with pytest.raises(SettingsError, match="says is inverse"):
+    with pytest.raises(SettingsError, match="is inverse"):
         make(depth=str(disparity), **LINEAR)
     labels, _ = make(depth=str(disparity), depth_output="inverse", depth_scale=2.0).label(images(1))
     assert np.nanmin(labels["depth"]) >= 2

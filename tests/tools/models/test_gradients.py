@@ -14,7 +14,7 @@ from tools.data.samples import Samples
 from tools.models.embeddings import embed_by_dstm, embed_by_several, last_layer
 from tools.models.gradients import sample_gradients
 from tools.settings import TrainSettings
-from tools.tasks._unet import UNet
+from tools.tasks.unet import UNet
 from tools.train_dstm import train_model
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tools.data.drawn import Drawn, ImageRequest
 from tools.data.samples import Samples
-from tools.diffusion.pipeline import new_pipeline
+from tools.diffusion.weights import new_pipeline
 from tools.labelers.audit import AuditClassifier, train_audit
 from tools.pretraining import card
 from tools.settings import AuditSettings, TrainSettings
@@ -92,7 +92,7 @@ def test_copies_of_training_images_are_noticed(target: Any) -> None:
 def test_card_of_an_untrained_pipeline(tmp_path: Path, target: Any) -> None:
     folder = tmp_path / "pipeline"
     new_pipeline((1, 16, 16), 4, (16, 32), 0.5, 0.25).save_pretrained(folder)
-    settings = {"steps": 7, "noise_kept": None, "spacing": 2.0}
+    settings = {"steps": 7, "s_noise": None, "timestep_rho": 2.0}
     (tmp_path / "train.json").write_text(json.dumps({"step": 7, "settings": settings}), "utf-8")
     audit = AuditSettings(train=TrainSettings(steps=4, batch_size=8))
     lit: Any = Lit(target)
@@ -111,7 +111,7 @@ def test_card_of_an_untrained_pipeline(tmp_path: Path, target: Any) -> None:
         "train a judge of classes, steps": 4,
     }
     assert json.loads((folder / "card.json").read_text("utf-8")) == written
-    as_it_draws = {"steps": 7, "noise_kept": [1, 1], "spacing": 1}
+    as_it_draws = {"steps": 7, "s_noise": [1, 1], "timestep_rho": 1}
     assert written["trained"] == {"step": 7, "settings": as_it_draws}
     assert written["n_images"] == card.N_IMAGES
     ratio = written["audit_agreement_generated"] / written["audit_agreement_real"]

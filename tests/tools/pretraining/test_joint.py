@@ -20,12 +20,10 @@ from tests.tools.tiny_scenes import Scenes, stable_diffusion_of
 from tools import generators, targets
 from tools.data.drawn import ImageRequest
 from tools.data.samples import VOID
-from tools.diffusion.label_codes import LabelCodes
-from tools.diffusion.label_grid import LabelGrid
 from tools.generators.joint.folder import ADAPTER_FILE, LABELS_FILE, read_card
 from tools.generators.text2image.model_options import ModelOptions
-from tools.pretraining.finetuning import Frozen, load_to_train
-from tools.pretraining.joint import _Learner, pretrain_joint
+from tools.pretraining.finetuning import NoisyBatch
+from tools.pretraining.joint import JointFineTuning, pretrain_joint
 from tools.settings import JointSettings
 
 # diffusers 0.42 has not followed numpy 2 everywhere.
@@ -120,14 +118,12 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
 
 def test_what_is_not_known_is_not_learnt(sd: Path) -> None:
     options = ModelOptions(weights=str(sd), size=SIZE)
-    pipeline = load_to_train(options, "cpu", "A joint model")
-    codes = LabelCodes.of(SCENES.samples, SCENES.pixel_classes)
-    grid = LabelGrid.of(codes, SIZE, SIZE, pipeline.vae_scale_factor)
-    learner = _Learner(pipeline, Frozen(pipeline, SIZE, options, "cpu"), grid, QUICK, "cpu")
+    learner = JointFineTuning(SCENES.samples, SCENES, options, QUICK, "cpu")
 
     def error(labels: dict[str, np.ndarray]) -> float:
         times, noise = torch.tensor([10, 400, 700, 999]), torch.Generator().manual_seed(0)
-        return learner.losses(SCENES.samples.images, labels, [""] * 4, times, noise)[1].item()
+        batch = NoisyBatch(SCENES.samples.images, labels, [""] * 4, times, noise)
+        return learner.losses(batch)[1].item()
 
     given = dict(SCENES.samples.labels)
     assert error(given) > 0.5

@@ -14,16 +14,13 @@ from safetensors.torch import load_file
 from memory.errors import SettingsError
 from prompts.vocabulary import load_vocabulary
 from tools.data.samples import Samples
-from tools.diffusion.denoising import denoising_loss, folded
-from tools.diffusion.pipeline import (
-    PREDICTIONS,
-    Levels,
-    MTDMPipeline,
-    Prediction,
-    encode_prompts,
-    load_pipeline,
-)
-from tools.pretraining.pretrain import captions_of, pretrain, sample_prompts
+from tools.diffusion.denoising import denoising_loss, to_channels
+from tools.diffusion.pipeline import MTDMPipeline, encode_prompts
+from tools.diffusion.preconditioning import PREDICTION_TYPES, Prediction
+from tools.diffusion.sampler import Levels
+from tools.diffusion.weights import load_pipeline
+from tools.pretraining.batches import captions_of
+from tools.pretraining.pretrain import pretrain, sample_prompts
 from tools.settings import PretrainSettings
 from tools.targets import Target
 
@@ -128,7 +125,7 @@ def test_labels_are_learnt_where_they_are_known(tmp_path: Path, prediction: Pred
     pipeline = pretrain(
         StreetTarget(), settings, tmp_path, progress=lambda step, loss, _: losses.append(loss)
     )
-    assert pipeline.scheduler.config.prediction_type == PREDICTIONS[prediction]
+    assert pipeline.scheduler.config.prediction_type == PREDICTION_TYPES[prediction]
     assert np.isfinite(losses).all()
     assert pipeline.codes.kinds == ("segmentation", "depth")
     assert pipeline.noise_shape == (3 + 3 + 1, 16, 24)
@@ -151,7 +148,7 @@ def test_a_class_may_be_rare_in_all_images_or_in_one(tmp_path: Path) -> None:
     def losses(target: Target, power: float, within: str) -> list[float]:
         seen: list[float] = []
         settings = QUICK.model_copy(
-            update={"rare_power": power, "rare_within": within, "batch_size": 4}
+            update={"class_balance_exponent": power, "class_balance_scope": within, "batch_size": 4}
         )
         folder = tmp_path / f"{type(target).__name__}-{power}-{within}"
         pretrain(target, settings, folder, progress=lambda step, loss, _: seen.append(loss))
@@ -165,23 +162,23 @@ def test_a_class_may_be_rare_in_all_images_or_in_one(tmp_path: Path) -> None:
 
 def test_network_may_see_only_the_main_directions_of_patches(tmp_path: Path) -> None:
     kept = {"image": 0.9, "segmentation": 0.5}
-    settings = QUICK.model_copy(update={"power_kept": kept})
+    settings = QUICK.model_copy(update={"explained_variance": kept})
     pipeline = pretrain(StreetTarget(), settings, tmp_path)
     seen = pipeline.unet.config.in_channels
     assert 16 < seen < 7 * 16
     assert load_pipeline(tmp_path / "pipeline").config.basis == pipeline.config.basis
     drawn = pipeline(["a street"], torch.zeros(1, *pipeline.noise_shape), 2)
     assert drawn.labels["segmentation"].shape == (1, 16, 24)
-    with pytest.raises(SettingsError, match=r"power_kept 'normal'. Did you mean 'normals'"):
-        other = QUICK.model_copy(update={"power_kept": {"normal": 0.9}})
+    with pytest.raises(SettingsError, match=r"explained_variance 'normal'. Did you mean 'normals'"):
+        other = QUICK.model_copy(update={"explained_variance": {"normal": 0.9}})
         pretrain(StreetTarget(), other, tmp_path / "other")
 
 
 def test_settings_of_labels_serve_images_without_labels_too(tmp_path: Path) -> None:
-    of_labels = {"power_kept": {"image": 0.9, "depth": 0.9}, "label_lead": 0.4}
-    of_labels |= {"label_dropout": 0.5, "prediction": "remainder"}
+    of_labels = {"explained_variance": {"image": 0.9, "depth": 0.9}, "label_noise_offset": 0.4}
+    of_labels |= {"label_dropout": 0.5, "prediction": "residual"}
     pipeline = pretrain(TinyTarget(), QUICK.model_copy(update=of_labels), tmp_path)
-    assert pipeline.config.label_lead == 0
+    assert pipeline.config.label_noise_offset == 0
     t = torch.tensor([300])
     of_image, of_none = pipeline.levels(t)
     assert of_image == of_none == pipeline.scheduler.alphas_cumprod[300]
@@ -218,15 +215,15 @@ class Watched(MTDMPipeline):
 
 def test_labels_that_lead_and_are_dropped_are_learnt(tmp_path: Path) -> None:
     settings = QUICK.model_copy(
-        update={"prediction": "remainder", "label_lead": 0.4, "label_dropout": 0.5}
+        update={"prediction": "residual", "label_noise_offset": 0.4, "label_dropout": 0.5}
     )
     pipeline = pretrain(StreetTarget(), settings, tmp_path)
-    assert pipeline.config.label_lead == 0.4
-    assert pipeline.prediction == "remainder"
+    assert pipeline.config.label_noise_offset == 0.4
+    assert pipeline.prediction == "residual"
     assert len(pipeline.config.power[0]) == pipeline.unet.config.in_channels
     watched: Watched = Watched.from_pretrained(tmp_path / "pipeline", dtype=torch.float32)
     target = StreetTarget()
-    x, weight = folded(watched, target.split("").images, target.split("").labels)
+    x, weight = to_channels(watched, target.split("").images, target.split("").labels)
     states, mask = (part.expand(len(x), *part.shape[1:]) for part in encode_prompts([""]))
     for step in range(20):
         loss = denoising_loss(watched, x, weight, states, mask, settings, step)
@@ -245,6 +242,18 @@ def test_equal_attributes_can_share_their_captions(tmp_path: Path) -> None:
     assert len(captions[0][0][0]) == 3
 
 
+def test_settings_of_earlier_versions_are_read() -> None:
+    earlier = {"label_lead": 0.4, "noise_kept": [0.5, 0.6], "spacing": 2.0, "rare_power": 0.3}
+    earlier |= {"power_kept": {"image": 0.9}, "rare_within": "image", "prediction": "remainder"}
+    settings = PretrainSettings.model_validate(earlier)
+    assert (settings.label_noise_offset, settings.s_noise) == (0.4, (0.5, 0.6))
+    assert (settings.timestep_rho, settings.class_balance_exponent) == (2.0, 0.3)
+    assert (settings.class_balance_scope, settings.prediction) == ("image", "residual")
+    assert settings.explained_variance == {"image": 0.9}
+    both = PretrainSettings.model_validate({"timestep_rho": 1.5, "spacing": 3.0})
+    assert both.timestep_rho == 3.0
+
+
 def test_sample_prompts_are_distinct_and_legal() -> None:
     vocabulary = load_vocabulary("elpv")
     prompts = sample_prompts(TinyTarget())
@@ -254,9 +263,9 @@ def test_sample_prompts_are_distinct_and_legal() -> None:
 
 def test_how_it_draws_is_set_anew_without_another_step(tmp_path: Path) -> None:
     before = pretrain(TinyTarget(), QUICK, tmp_path)
-    other = QUICK.model_copy(update={"spacing": 2.0, "noise_kept": (0.5, 0.5)})
+    other = QUICK.model_copy(update={"timestep_rho": 2.0, "s_noise": (0.5, 0.5)})
     after = pretrain(TinyTarget(), other, tmp_path)
-    assert (before.config.spacing, after.config.spacing) == (1, 2)
-    assert after.config.noise_kept == [0.5, 0.5]
+    assert (before.config.timestep_rho, after.config.timestep_rho) == (1, 2)
+    assert after.config.s_noise == [0.5, 0.5]
     for name, value in before.unet.state_dict().items():
         assert torch.equal(value, after.unet.state_dict()[name])

@@ -223,12 +223,12 @@ def test_ral_goes_on_with_what_it_learned_in_this_session_and_in_earlier_ones(
 def test_damaged_state_is_named(tmp_path: Path) -> None:
     (tmp_path / "learned").mkdir()
     (tmp_path / "learned" / "ral.safetensors").write_bytes(b"damaged")
-    with pytest.raises(WeightsError, match=r"ral\.safetensors holds is damaged.*Delete"):
+    with pytest.raises(WeightsError, match=r"ral\.safetensors is damaged.*Delete"):
         Session(tmp_path / "one", settings("ral")).go_on()
 
 
 def test_settings_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"all keeps 1.*selection\.keep=0\.5"):
+    with pytest.raises(ValueError, match=r"all needs keep=1.*selection\.keep=0\.5"):
         SelectionSettings(method="entropy")
     with pytest.raises(SettingsError, match=r"Unknown selection 'entropie'.*entropy"):
         Session(tmp_path / "one", settings("entropie")).go_on()

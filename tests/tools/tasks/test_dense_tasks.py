@@ -17,7 +17,7 @@ from tools.data.samples import VOID, Samples
 from tools.models.dstm_file import load_model, save_model
 from tools.settings import TrainSettings
 from tools.streets import CLASS_NAMES, render
-from tools.tasks import Batch
+from tools.tasks import Batch, Slicing
 from tools.train_dstm import train_model
 
 QUICK = TrainSettings(model="unet", steps=60, batch_size=8, learning_rate=0.005)
@@ -67,7 +67,7 @@ def test_a_small_net_learns_streets(
     task = tasks.build(name)
     model, _, _ = train_model(known, task, len(CLASS_NAMES), QUICK)
     said = task.predict(model, unseen.images)
-    report = task.report(said, unseen, CLASS_NAMES, 1, "test", [("layout",)], 2)
+    report = task.report(said, unseen, CLASS_NAMES, 1, "test", Slicing([("layout",)], 2))
     assert low <= report.metrics[metric].value <= high
     save_model(tmp_path, model, {"task": name, "class_names": list(CLASS_NAMES)})
     restored, _ = load_model(tmp_path)
@@ -94,7 +94,7 @@ def test_tasks_learned_together(known: Samples, unseen: Samples, tmp_path: Path)
     model, _, _ = train_model(known, task, len(CLASS_NAMES), QUICK)
     said = task.predict(model, unseen.images)
     assert said.shape == (20, 2, 64, 96)
-    report = task.report(said, unseen, CLASS_NAMES, 1, "test", [("layout",)], 2)
+    report = task.report(said, unseen, CLASS_NAMES, 1, "test", Slicing([("layout",)], 2))
     assert report.metrics["miou"].value > 0.15
     assert report.metrics["delta1"].value > 0.25
     save_model(tmp_path, model, {"task": task.name, "class_names": list(CLASS_NAMES)})
@@ -105,13 +105,13 @@ def test_tasks_learned_together(known: Samples, unseen: Samples, tmp_path: Path)
 def test_a_right_answer_to_several_tasks_is_right_in_each(unseen: Samples) -> None:
     task = tasks.build("multi")
     truth = task.labels(unseen).numpy()
-    report = task.report(truth, unseen, CLASS_NAMES, 1, "test", [("layout",)], 2)
+    report = task.report(truth, unseen, CLASS_NAMES, 1, "test", Slicing([("layout",)], 2))
     for metric in ("mean_score", "miou", "delta1", "within_11"):
         assert report.metrics[metric].value == 1
     assert all(score.accuracy.value == 1 for score in report.slices)
     # A third of the score is lost with the third of the labels.
     truth[:, 1] *= 3
-    report = task.report(truth, unseen, CLASS_NAMES, 1, "test", [], 2)
+    report = task.report(truth, unseen, CLASS_NAMES, 1, "test", Slicing())
     assert report.metrics["delta1"].value == 0
     assert report.metrics["mean_score"].value == pytest.approx(2 / 3)
     pictures, captions = task.pictures(truth, unseen, CLASS_NAMES)
@@ -136,7 +136,7 @@ def test_a_street_that_lacks_a_label_trains_the_other_tasks(unseen: Samples, mis
     assert alone[missing][0] == 0
     assert all(loss[0] > 0 for name, loss in alone.items() if name != missing)
     said = task.predict(model, unseen.images)
-    report = task.report(said, partly, CLASS_NAMES, 1, "test", [], 1)
+    report = task.report(said, partly, CLASS_NAMES, 1, "test", Slicing())
     assert report.metrics["mean_score"].n == 20
     assert report.metrics[tasks.build(missing).metric].n == 19
 
@@ -162,7 +162,7 @@ def test_unknown_pixels_do_not_count(unseen: Samples, name: str) -> None:
     other[..., :48] += 3
     assert torch.allclose(task.loss(other, Batch(images, task.labels(half)), plain), loss)
     said = task.predict(model, unseen.images)
-    report = task.report(said, half, CLASS_NAMES, 1, "test", [], 1)
+    report = task.report(said, half, CLASS_NAMES, 1, "test", Slicing())
     assert report.metrics[task.metric].n == 19
 
 

@@ -1,13 +1,11 @@
 """The generator `class_gan`: a class-conditional GAN draws the class that a prompt names.
 
-A BigGAN (Brock et al. 2019), in the role that it has in BigDatasetGAN (Li et al. 2022). It knows
-classes and nothing else: what a prompt says beyond its class has no effect, see `undrawn`.
+A BigGAN (Brock et al. 2019), in the role that it has in BigDatasetGAN (Li et al. 2022). It is
+conditioned on classes alone: other words of a prompt have no effect, see `undrawn`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,12 +22,12 @@ from memory.records import Record
 from prompts.vocabulary import load_vocabulary, vocabulary_names
 from tools.data.drawn import Drawn, ImageRequest
 from tools.data.fitted import fitted
-from tools.diffusion.noise import seeded_generator
+from tools.diffusion.sampler import seeded_generator
 from tools.generators.class_gan.biggan import BigGAN
 from tools.generators.class_gan.class_words import ClassWords
 from tools.generators.class_gan.folder import CONFIG_FILE, WEIGHTS_FILE, BigGANConfig, load_biggan
-from tools.generators.text2image.model_options import read_options
-from tools.models.diffusers_folder import files_sha256
+from tools.models.digests import files_sha256, identity_of
+from tools.plugins import read_options
 
 
 class ClassGANOptions(Record):
@@ -52,7 +50,17 @@ class ClassGANOptions(Record):
 
 
 class ClassGANGenerator:
-    """A BigGAN behind the generator protocol; sha256: of its folder's files."""
+    """A BigGAN behind the generator protocol.
+
+    Args:
+        network: On its device.
+        config: Of the network.
+        words: Which class a prompt names.
+        image_shape: (channels, height, width) of the target.
+        options: Truncation and what decides the class.
+        sha256: Of the folder's files.
+        device: A torch device.
+    """
 
     name = "class_gan"
     max_tokens = 64
@@ -75,8 +83,7 @@ class ClassGANGenerator:
     def identity(self) -> str:
         """Return a digest of weights, truncation, and what decides the class."""
         options = self._options.model_dump(include={"truncation", "classes", "vocabulary"})
-        said = json.dumps([self._sha256, options, self._shape])
-        return f"class_gan {hashlib.sha256(said.encode()).hexdigest()[:16]}"
+        return identity_of("class_gan", [self._sha256, options, self._shape])
 
     def count_tokens(self, text: str) -> int:
         """Count words."""
@@ -88,18 +95,18 @@ class ClassGANGenerator:
 
     @torch.inference_mode()
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
-        """Draw all requests; raises SettingsError, first of all, for one that names no class."""
+        """Draw all requests; raises SettingsError before drawing for one that names no class."""
         choices = [self._words.rows(request.text) for request in requests]
         latents, classes = [], []
         for request, rows in zip(requests, choices, strict=True):
             source = seeded_generator(request.seed, request.prompt_id, request.index)
             latents.append(torch.randn(self._config.latent_size, generator=source))
-            # Of several classes that serve one of the target, the noise of the image chooses.
+            # Of several classes that serve one of the target, the image's generator chooses.
             classes.append(rows[int(torch.randint(len(rows), (), generator=source))])
         z = truncated(torch.stack(latents), self._options.truncation)
-        said = self.network(z.to(self._device), torch.tensor(classes, device=self._device))
+        images = self.network(z.to(self._device), torch.tensor(classes, device=self._device))
         low, high = self._config.value_range
-        pixels = ((said - low) / (high - low) * 255).round().clamp(0, 255).byte().cpu().numpy()
+        pixels = ((images - low) / (high - low) * 255).round().clamp(0, 255).byte().cpu().numpy()
         return Drawn(self._sized(pixels))
 
     def _sized(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -110,10 +117,14 @@ class ClassGANGenerator:
 
 
 def truncated(latents: torch.Tensor, threshold: float | None) -> torch.Tensor:
-    """Return standard normal numbers as those of a normal distribution cut at +-threshold.
+    """Map standard normal numbers to a normal distribution truncated at +-threshold.
 
-    The truncation of Brock et al. 2019, but by the distribution function and not by drawing again,
-    so that every latent moves continuously with the threshold. None: as they are.
+    The truncation of Brock et al. 2019, but by the distribution function and not by resampling, so
+    that every latent moves continuously with the threshold.
+
+    Args:
+        latents: Standard normal, of any shape.
+        threshold: Above 0; None: no truncation.
     """
     if threshold is None:
         return latents
@@ -129,10 +140,11 @@ def build(
 ) -> ClassGANGenerator:
     """Load the BigGAN that `ClassGANOptions` describe.
 
-    Raises WeightsError for a folder that cannot be used or draws images of another shape,
-    SettingsError for options that are unknown, and for classes that are or that nothing serves.
+    Raises:
+        WeightsError: The folder cannot be used, or draws images of another shape.
+        SettingsError: Options or classes are unknown, or no class serves one of the target.
     """
-    chosen = read_options(ClassGANOptions, options)
+    chosen = read_options("generator.options", ClassGANOptions, options)
     folder = Path(chosen.weights).expanduser()
     config, network = load_biggan(folder)
     drawn = (config.image_channels, *config.size)
@@ -145,8 +157,8 @@ def build(
     vocabulary = None
     if chosen.vocabulary is not None:
         if chosen.vocabulary not in vocabulary_names():
-            told = unknown("vocabulary", chosen.vocabulary, vocabulary_names())
-            raise SettingsError(f"generator.options.vocabulary: {told}")
+            problem = unknown("vocabulary", chosen.vocabulary, vocabulary_names())
+            raise SettingsError(f"generator.options.vocabulary: {problem}")
         vocabulary = load_vocabulary(chosen.vocabulary)
     words = ClassWords(config.names, chosen.classes or config.serves, vocabulary)
     sha256 = files_sha256([folder / CONFIG_FILE, folder / WEIGHTS_FILE])

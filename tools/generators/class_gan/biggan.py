@@ -7,82 +7,65 @@ of the authors' PyTorch code; where that has spectral norm, its weights are divi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import nn
 from torch.nn.functional import batch_norm, instance_norm, interpolate, max_pool2d
 
+if TYPE_CHECKING:
+    from tools.generators.class_gan.folder import BigGANConfig
+
 Normalisation = Literal["batch", "instance", "none"]
-Activation = Literal["tanh", "sigmoid"]
 
 
 class BigGAN(nn.Module):
-    """A latent and a class become an image.
+    """A latent and a class become an image; built from the `BigGANConfig` of its folder."""
 
-    latent_size: numbers of the latent; hierarchical: it is cut into equal pieces, the first for
-    the coarsest grid and one for each block, beside the class; grid: height and width of the
-    coarsest grid; channels: of the coarsest grid, then of what each block gives, each twice as high
-    and wide as the one before; attention_after: blocks, from 0, that self-attention follows.
-    """
-
-    def __init__(
-        self,
-        latent_size: int,
-        n_classes: int,
-        embedding_size: int,
-        grid: tuple[int, int],
-        channels: Sequence[int],
-        image_channels: int = 3,
-        attention_after: Sequence[int] = (),
-        hierarchical: bool = True,
-        normalisation: Normalisation = "batch",
-        norm_eps: float = 1e-5,
-        activation: Activation = "tanh",
-    ) -> None:
+    def __init__(self, config: BigGANConfig) -> None:
         super().__init__()
+        channels, grid = config.channels, config.grid
         n_blocks = len(channels) - 1
-        piece = latent_size // (n_blocks + 1) if hierarchical else latent_size
-        condition = embedding_size + (piece if hierarchical else 0)
-        self._piece, self._hierarchical, self._grid = piece, hierarchical, grid
-        self._activation = activation
-        self.shared = nn.Embedding(n_classes, embedding_size)
-        self.linear = nn.Linear(piece, channels[0] * grid[0] * grid[1])
+        self._config = config
+        self._piece = config.latent_size // (n_blocks + 1 if config.hierarchical else 1)
+        condition = config.embedding_size + (self._piece if config.hierarchical else 0)
+        self.shared = nn.Embedding(len(config.names), config.embedding_size)
+        self.linear = nn.Linear(self._piece, channels[0] * grid[0] * grid[1])
         blocks = []
         for i in range(n_blocks):
-            parts: list[nn.Module] = [
-                _Block(channels[i], channels[i + 1], condition, normalisation, norm_eps)
-            ]
-            if i in attention_after:
+            norm = condition, config.normalisation, config.norm_eps
+            parts: list[nn.Module] = [_Block(channels[i], channels[i + 1], *norm)]
+            if config.heights[i] in config.attention:
                 parts.append(_Attention(channels[i + 1]))
             blocks.append(nn.ModuleList(parts))
         self.blocks = nn.ModuleList(blocks)
         self.output_layer = nn.Sequential(
             _PlainNorm(channels[-1]),
             nn.ReLU(),
-            nn.Conv2d(channels[-1], image_channels, 3, padding=1),
+            nn.Conv2d(channels[-1], config.image_channels, 3, padding=1),
         )
 
     def forward(self, latents: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-        """Return images, (n, image_channels, height, width), in -1..1 for tanh, else in 0..1.
+        """Return images, (n, image_channels, height, width), in the configured value range.
 
-        latents: float, (n, latent_size); classes: int64, (n,).
+        Args:
+            latents: float, (n, latent_size).
+            classes: int64, (n,).
         """
         embedded = self.shared(classes)
-        if self._hierarchical:
+        if self._config.hierarchical:
             first, *rest = latents.split(self._piece, dim=1)
             conditions = [torch.cat([embedded, piece], dim=1) for piece in rest]
         else:
             first, conditions = latents, [embedded] * len(self.blocks)
-        x = self.linear(first).view(len(latents), -1, *self._grid)
+        x = self.linear(first).view(len(latents), -1, *self._config.grid)
         for parts, condition in zip(self.blocks, conditions, strict=True):
             block, *attention = cast("nn.ModuleList", parts)
             x = block(x, condition)
             for layer in attention:
                 x = layer(x)
-        said: torch.Tensor = self.output_layer(x)
-        return said.tanh() if self._activation == "tanh" else said.sigmoid()
+        output: torch.Tensor = self.output_layer(x)
+        return output.tanh() if self._config.value_range[0] < 0 else output.sigmoid()
 
 
 class _Block(nn.Module):
@@ -105,18 +88,26 @@ class _Block(nn.Module):
         return h + shortcut
 
 
-class _ConditionalNorm(nn.Module):
-    """Normalises by stored statistics; gain (about 1) and bias are linear in the condition."""
+class _StoredStatistics(nn.Module):
+    """Base of norms that normalise by stored mean and variance, (n,) each."""
+
+    stored_mean: torch.Tensor
+    stored_var: torch.Tensor
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.register_buffer("stored_mean", torch.zeros(n))
+        self.register_buffer("stored_var", torch.ones(n))
+
+
+class _ConditionalNorm(_StoredStatistics):
+    """Gain (about 1) and bias are linear in the condition."""
 
     def __init__(self, n: int, condition: int, normalisation: Normalisation, eps: float) -> None:
-        super().__init__()
+        super().__init__(n)
         self._normalisation, self._eps = normalisation, eps
         self.gain = nn.Linear(condition, n, bias=False)
         self.bias = nn.Linear(condition, n, bias=False)
-        self.stored_mean: torch.Tensor
-        self.stored_var: torch.Tensor
-        self.register_buffer("stored_mean", torch.zeros(n))
-        self.register_buffer("stored_var", torch.ones(n))
 
     def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         if self._normalisation == "batch":
@@ -128,16 +119,12 @@ class _ConditionalNorm(nn.Module):
         return changed
 
 
-class _PlainNorm(nn.Module):
-    """Normalises by stored statistics, with a gain and a bias for each channel."""
+class _PlainNorm(_StoredStatistics):
+    """Each channel has a gain and a bias."""
 
     def __init__(self, n: int) -> None:
-        super().__init__()
+        super().__init__(n)
         self.gain, self.bias = nn.Parameter(torch.ones(n)), nn.Parameter(torch.zeros(n))
-        self.stored_mean: torch.Tensor
-        self.stored_var: torch.Tensor
-        self.register_buffer("stored_mean", torch.zeros(n))
-        self.register_buffer("stored_var", torch.ones(n))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return batch_norm(x, self.stored_mean, self.stored_var, self.gain, self.bias)
@@ -158,6 +145,6 @@ class _Attention(nn.Module):
         queries = self.theta(x).flatten(2)
         keys, values = (max_pool2d(part(x), 2).flatten(2) for part in (self.phi, self.g))
         shares = (queries.transpose(1, 2) @ keys).softmax(-1)
-        seen = self.o((values @ shares.transpose(1, 2)).unflatten(2, x.shape[2:]))
-        added: torch.Tensor = x + self.gamma * seen
-        return added
+        attended = self.o((values @ shares.transpose(1, 2)).unflatten(2, x.shape[2:]))
+        output: torch.Tensor = x + self.gamma * attended
+        return output

@@ -1,4 +1,4 @@
-"""Which classes of a class-conditional generator a prompt means, and what it says beyond."""
+"""Which classes of a class-conditional generator a prompt names, and its further words."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ _WORD = re.compile(r"\w+(?:-\w+)*")
 class ClassWords:
     """The words for a generator's classes.
 
-    names: of its classes in their order, alternatives parted by commas, as ImageNet has them;
-    serves: class of the generator -> class of the target, without it each serves its own name;
-    vocabulary: tells the class of the target from a prompt, None: only the names do.
+    Args:
+        names: Of its classes in their order, synonyms separated by commas, as in ImageNet.
+        serves: Class of the generator -> class of the target; empty: each serves its own name.
+        vocabulary: Reads the class of the target from a prompt; None: only the names do.
 
-    Raises SettingsError for an unknown class on either side, and for a class of the vocabulary that
-    nothing serves.
+    Raises:
+        SettingsError: A class of either side is unknown, or nothing serves a class of the
+            vocabulary.
     """
 
     def __init__(
@@ -36,52 +38,55 @@ class ClassWords:
         for row, name in enumerate(names):
             if name in served:
                 self._rows.setdefault(served[name], []).append(row)
-        own = [
-            (_plain(said), served[name], [row])
+        synonyms = [
+            (_plain(synonym), served[name], [row])
             for row, name in enumerate(names)
             if name in served
-            for said in name.split(",")
+            for synonym in name.split(",")
         ]
         targets = [(_plain(target), target, rows) for target, rows in self._rows.items()]
-        self._phrases = [phrase for phrase in (*targets, *own) if phrase[0]]
+        self._phrases = [phrase for phrase in (*targets, *synonyms) if phrase[0]]
         self._words = {word for phrase, _, _ in self._phrases for word in phrase.split()}
         self._rest = _without_attributes(vocabulary or load_vocabulary("photographs"))
-        self._known: dict[str, list[int]] = {}
+        self._cache: dict[str, list[int]] = {}
 
     def rows(self, text: str) -> list[int]:
-        """Return the classes, at least one, of which an image of the prompt may be.
+        """Return the classes, at least one, that serve a prompt.
 
         The class of the generator that the text names, else all that serve the class of the target
-        that it means. Raises SettingsError for a text that means none of them.
+        that it names.
+
+        Raises:
+            SettingsError: The text names no class.
         """
-        if text not in self._known:
-            self._known[text] = self._found(text)
-        return self._known[text]
+        if text not in self._cache:
+            self._cache[text] = self._find_rows(text)
+        return self._cache[text]
 
     def undrawn(self, text: str) -> list[str]:
-        """Return the words of a text that say nothing of its class, each once, in their order."""
+        """Return the words of a text that do not name its class, each once, in their order."""
         return [word for word in self._rest.foreign_words(text) if word not in self._words]
 
-    def _found(self, text: str) -> list[int]:
-        said = _plain(text)
-        meant = None
+    def _find_rows(self, text: str) -> list[int]:
+        words = f" {_plain(text)} "
+        named = None
         if self._vocabulary is not None:
-            meant = self._vocabulary.class_name(self._vocabulary.parse(text))
+            named = self._vocabulary.class_name(self._vocabulary.parse(text))
         # The longest phrase wins, a class of the generator before one of the target.
         candidates = [
             (len(phrase), len(rows) == 1, rows)
             for phrase, target, rows in self._phrases
-            if f" {phrase} " in f" {said} " and meant in (None, target)
+            if f" {phrase} " in words and named in (None, target)
         ]
         if candidates:
             return max(candidates)[2]
-        if meant is not None:
-            return self._rows[meant]
-        known = list(self._rows)
-        more = f" and {len(known) - 20} more" if len(known) > 20 else ""
+        if named is not None:
+            return self._rows[named]
+        classes = list(self._rows)
+        more = f" and {len(classes) - 20} more" if len(classes) > 20 else ""
         raise SettingsError(
             f"The prompt {text[:200]!r} names no class that the generator 'class_gan' draws: "
-            f"{', '.join(known[:20])}{more}. Name one, or set generator.options.vocabulary or "
+            f"{', '.join(classes[:20])}{more}. Name one, or set generator.options.vocabulary or "
             "generator.options.classes."
         )
 

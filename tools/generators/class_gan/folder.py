@@ -24,10 +24,10 @@ _NEVER_OPENED = (*PICKLED, ".pt2", ".ts", ".torchscript")
 
 
 class BigGANConfig(Record):
-    """What config.json holds.
+    """Contents of config.json.
 
     Classes have names, or only a number of them (`n_classes`), and are then called "0", "1" and so
-    on. `serves`: class of the network -> class of the target; without it each has its own name.
+    on. `serves`: class of the network -> class of the target; empty: each serves its own name.
     """
 
     latent_size: int = Field(ge=1, le=65536)
@@ -62,11 +62,11 @@ class BigGANConfig(Record):
             raise ValueError(f"serves: {unknown('class', strange[0], self.names)}")
         if min(self.channels) < 1 or max(self.channels) > 65536:
             raise ValueError("channels must be 1 to 65536")
-        times = 2 ** (len(self.channels) - 1)
-        if any(side < times or side % times for side in self.size):
+        scale = 2 ** (len(self.channels) - 1)
+        if any(side < scale or side % scale for side in self.size):
             raise ValueError(
                 f"{len(self.channels)} numbers in channels double the coarsest grid "
-                f"{len(self.channels) - 1} times, so image_size must be a multiple of {times}, not "
+                f"{len(self.channels) - 1} times, so image_size must be a multiple of {scale}, not "
                 f"{self.size[0]}x{self.size[1]}"
             )
         if strange_heights := sorted(set(self.attention) - set(self.heights)):
@@ -98,33 +98,23 @@ class BigGANConfig(Record):
 
     @property
     def heights(self) -> list[int]:
-        """Height of what each block gives."""
+        """Height of each block's output."""
         n_blocks = len(self.channels) - 1
         return [self.size[0] // 2 ** (n_blocks - 1 - i) for i in range(n_blocks)]
 
-    def network(self) -> BigGAN:
-        """Build the network, untrained."""
-        times = 2 ** (len(self.channels) - 1)
-        return BigGAN(
-            latent_size=self.latent_size,
-            n_classes=len(self.names),
-            embedding_size=self.embedding_size,
-            grid=(self.size[0] // times, self.size[1] // times),
-            channels=self.channels,
-            image_channels=self.image_channels,
-            attention_after=[self.heights.index(height) for height in self.attention],
-            hierarchical=self.hierarchical,
-            normalisation=self.normalisation,
-            norm_eps=self.norm_eps,
-            activation="tanh" if self.value_range[0] < 0 else "sigmoid",
-        )
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of the coarsest grid."""
+        scale = 2 ** (len(self.channels) - 1)
+        return self.size[0] // scale, self.size[1] // scale
 
 
 def load_biggan(folder: Path) -> tuple[BigGANConfig, BigGAN]:
     """Load a network on the CPU, in float32.
 
-    Raises WeightsError for a folder that is missing, partial, damaged, pickled or a program, and
-    for weights that are not those of the network that its config.json describes.
+    Raises:
+        WeightsError: The folder is missing, partial, damaged, pickled or a program, or the weights
+            do not fit the network that its config.json describes.
     """
     _check_files(folder)
     try:
@@ -136,7 +126,7 @@ def load_biggan(folder: Path) -> tuple[BigGANConfig, BigGAN]:
             f"{f'{where}: ' if where else ''}{problem}. See docs/text2image.md."
         ) from error
     with torch.device("meta"):
-        network = config.network()
+        network = BigGAN(config)
     path = folder / WEIGHTS_FILE
     _check_shapes(path, {name: tuple(v.shape) for name, v in network.state_dict().items()})
     weights = {name: value.float() for name, value in load_file(path).items()}
@@ -166,13 +156,13 @@ def _check_shapes(path: Path, expected: dict[str, tuple[int, ...]]) -> None:
     """Compare names and shapes before anything is read into memory."""
     try:
         with safe_open(path, "pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise WeightsError(
             f"{path} is damaged or no safetensors file: {error}. Copy it again."
         ) from error
-    missing = sorted(set(expected) - set(found))
-    foreign = sorted(set(found) - set(expected))
+    missing = sorted(set(expected) - set(shapes))
+    foreign = sorted(set(shapes) - set(expected))
     if missing or foreign:
         name = (missing or foreign)[0]
         raise WeightsError(
@@ -181,8 +171,8 @@ def _check_shapes(path: Path, expected: dict[str, tuple[int, ...]]) -> None:
             "Correct the configuration, or copy the weights again."
         )
     for name, shape in expected.items():
-        if found[name] != shape:
+        if shapes[name] != shape:
             raise WeightsError(
                 f"{path} is not of the network that {CONFIG_FILE} describes: {name} has the shape "
-                f"{found[name]}, expected {shape}. Correct the configuration."
+                f"{shapes[name]}, expected {shape}. Correct the configuration."
             )

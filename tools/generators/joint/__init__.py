@@ -2,15 +2,12 @@
 
 `shaping pretrain --from MODEL` makes one, see `tools.pretraining.joint`. It is the model, its UNet
 widened by the labels, and a LoRA: the pipeline, its schedulers and its options are the model's own,
-see `_diffusion_model`. Image and labels are denoised together, in one run.
+see `text2image.diffusion_model`. Image and labels are denoised together, in one run.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +23,18 @@ from tools.generators.joint.folder import (
     CARD_FILE,
     LABELS_FILE,
     JointCard,
-    put_on,
+    install,
     read_card,
 )
-from tools.generators.text2image.diffusion_model import DiffusionModel, load_model
+from tools.generators.text2image.diffusion_model import (
+    DiffusionModel,
+    ModelGenerator,
+    load_model,
+)
 from tools.generators.text2image.lora import require_peft
-from tools.generators.text2image.model_options import ModelOptions, read_options
-from tools.models.diffusers_folder import files_sha256
+from tools.generators.text2image.model_options import ModelOptions
+from tools.models.digests import files_sha256
+from tools.plugins import read_options
 
 
 class JointOptions(ModelOptions):
@@ -41,62 +43,59 @@ class JointOptions(ModelOptions):
     joint: str = Field("", description="the folder that `shaping pretrain --from MODEL` wrote")
 
 
-class _Reader:
+class _LabelReader:
     """Reads labels while a pipeline draws: a callback on the end of its steps.
 
-    clean, before: labels without noise as the last step expects them, and the one before it.
+    Attributes:
+        clean: Labels without noise as estimated in the last step.
+        previous: The same of the step before.
     """
 
     clean: torch.Tensor
-    before: torch.Tensor
+    previous: torch.Tensor
 
     def __call__(
         self, pipeline: DiffusionPipeline, step: int, time: torch.Tensor, given: Mapping[str, Any]
     ) -> dict[str, torch.Tensor]:
         """Note the labels; after the last step, leave only the image's latents to be decoded."""
-        said = pipeline.unet.clean_labels
+        clean = pipeline.unet.clean_labels
         if pipeline.do_classifier_free_guidance:
-            without, with_text = said.chunk(2)
-            said = without + pipeline.guidance_scale * (with_text - without)
-        self.before = self.clean if step else said
-        self.clean = said
+            uncond, cond = clean.chunk(2)
+            clean = uncond + pipeline.guidance_scale * (cond - uncond)
+        self.previous = self.clean if step else clean
+        self.clean = clean
         if step < pipeline.num_timesteps - 1:
             return {}
         return {"latents": given["latents"][:, : pipeline.unet.n_image]}
 
 
-class JointGenerator:
+class JointGenerator(ModelGenerator):
     """A joint model behind the generator protocol; sha256: of its folder's files."""
 
     name = "joint"
 
     def __init__(self, model: DiffusionModel, card: JointCard, sha256: str) -> None:
-        self.pipeline, self.max_tokens = model.pipeline, model.max_tokens
-        self._model, self._card, self._sha256 = model, card, sha256
+        super().__init__(model)
+        self._card, self._sha256 = card, sha256
 
-    @cached_property
-    def identity(self) -> str:
-        """Return a digest of model, adapters, labels and sampling."""
-        said = json.dumps([*self._model.said, self._sha256])
-        return f"joint {hashlib.sha256(said.encode()).hexdigest()[:16]}"
-
-    def count_tokens(self, text: str) -> int:
-        """Return the number of tokens of the encoder that reads most of a prompt."""
-        return self._model.count_tokens(text)
+    @property
+    def fingerprint(self) -> list[Any]:
+        """Model, adapters, labels and sampling."""
+        return [*self._model.fingerprint, self._sha256]
 
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
         """Draw all requests; those of equal guidance and adapters share a batch."""
-        read: list[tuple[Sequence[int], _Reader]] = []
+        readers: list[tuple[Sequence[int], _LabelReader]] = []
 
-        def reading(rows: Sequence[int]) -> Mapping[str, Any]:
-            read.append((rows, _Reader()))
-            return {"callback_on_step_end": read[-1][1]}
+        def read_labels(rows: Sequence[int]) -> Mapping[str, Any]:
+            readers.append((rows, _LabelReader()))
+            return {"callback_on_step_end": readers[-1][1]}
 
-        images = self._model.draw(requests, self._card.image_shape, reading)
-        order = [row for rows, _ in read for row in rows]
+        images = self._model.draw(requests, self._card.image_shape, read_labels)
+        order = [row for rows, _ in readers for row in rows]
         parts = [
-            Drawn(images[list(rows)], *self._card.labels.decode(reader.clean, reader.before))
-            for rows, reader in read
+            Drawn(images[list(rows)], *self._card.labels.decode(reader.clean, reader.previous))
+            for rows, reader in readers
         ]
         return join(parts).take(np.argsort(order))
 
@@ -106,11 +105,12 @@ def build(
 ) -> JointGenerator:
     """Load the joint model that `JointOptions` describe.
 
-    Raises WeightsError for a joint model that is missing, partial, damaged, or made for another
-    model or other images, and for a model or adapter that cannot be used; SettingsError for options
-    that are unknown or do not go together.
+    Raises:
+        WeightsError: The joint model is missing, partial, damaged, or made for another model or
+            other images; or a model or adapter cannot be used.
+        SettingsError: Options are unknown or exclude each other.
     """
-    chosen = read_options(JointOptions, options)
+    chosen = read_options("generator.options", JointOptions, options)
     if not chosen.joint:
         raise SettingsError(
             "The generator 'joint' needs generator.options.joint: the folder that `shaping "
@@ -140,7 +140,7 @@ def build(
     model = load_model(
         chosen.model_copy(update={"size": card.size, "adapters": adapters}),
         device,
-        prepare=lambda pipeline, sha256: put_on(folder, card, pipeline, sha256),
+        prepare=lambda pipeline, sha256: install(folder, card, pipeline, sha256),
     )
     sha256 = files_sha256([folder / CARD_FILE, folder / LABELS_FILE])
     return JointGenerator(model, card, sha256)

@@ -1,4 +1,4 @@
-"""The folder of a joint model: what was trained beside a model of others, and how it is put on."""
+"""The folder of a joint model: what was trained on a model of others, and how it is installed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from safetensors.torch import load_file, save
 from memory.errors import WeightsError
 from memory.files import write_bytes, write_json
 from memory.records import Record, first_problem
-from tools.diffusion.label_codes import KINDS
-from tools.diffusion.label_grid import LabelGrid
+from tools.diffusion.label_codes import KINDS, LabelGrid
 from tools.generators.joint.unet import JointUNet
 from tools.models.diffusers_folder import PICKLED
 
@@ -25,12 +24,16 @@ LABELS_FILE = "joint_labels.safetensors"
 
 
 class JointCard(Record):
-    """What a joint model is.
+    """Card of a joint model.
 
-    model, revision, variant, model_sha256: of the model that it was trained on; image_shape: of the
-    target, (c, h, w); size: height and width, pixels, of the pictures of the model; labels: how
-    they lie on its latents; errors: mean squared, on `n_unseen` images of the audit split, of the
-    model's prediction for the image and of labels without noise (1: nothing of them is known).
+    Attributes:
+        model, revision, variant, model_sha256: Of the model that it was trained on.
+        image_shape: Of the target, (c, h, w).
+        size: Height and width, pixels, of the model's pictures.
+        labels: How labels lie on its latents.
+        error_image: Mean squared error of the prediction for latents, on `n_unseen` held-out
+            images of the audit split.
+        error_labels: The same of labels without noise; 1 is what guessing the mean gives.
     """
 
     model: str
@@ -51,17 +54,17 @@ class JointCard(Record):
 def read_card(folder: Path) -> JointCard:
     """Return the card of a joint model whose files are all there.
 
-    Raises WeightsError for a folder that is missing, partial, pickled, damaged, or has labels that
-    are not known here.
+    Raises:
+        WeightsError: The folder is missing, partial, pickled, damaged, or has unknown labels.
     """
     missing = [
         name for name in (CARD_FILE, ADAPTER_FILE, LABELS_FILE) if not (folder / name).is_file()
     ]
     if missing:
         pickled = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLED)
-        told = f" {pickled[0]} is a pickle, which can run code." if pickled else ""
+        refused = f" {pickled[0]} is a pickle, which can run code." if pickled else ""
         raise WeightsError(
-            f"The joint model {folder} lacks {', '.join(missing)}.{told} Set "
+            f"The joint model {folder} lacks {', '.join(missing)}.{refused} Set "
             "generator.options.joint to the folder that `shaping pretrain --from MODEL` wrote."
         )
     text = (folder / CARD_FILE).read_text("utf-8")
@@ -85,9 +88,13 @@ def read_card(folder: Path) -> JointCard:
 def save_joint(
     folder: Path, card: JointCard, pipeline: DiffusionPipeline, lora: Mapping[str, torch.Tensor]
 ) -> None:
-    """Write a joint model; the card last, since it vouches for the tensors.
+    """Write a joint model; the card last, since its existence means that the tensors are whole.
 
-    lora: of the UNet, as diffusers saves it.
+    Args:
+        folder: To write.
+        card: Of the model.
+        pipeline: Its UNet is widened.
+        lora: Of the UNet, as diffusers saves it.
     """
     pipeline.save_lora_weights(folder, unet_lora_layers=dict(lora), weight_name=ADAPTER_FILE)
     tensors = {k: v.detach().cpu().contiguous() for k, v in pipeline.unet.label_weights.items()}
@@ -95,11 +102,11 @@ def save_joint(
     write_json(folder / CARD_FILE, card.to_json())
 
 
-def put_on(folder: Path, card: JointCard, pipeline: DiffusionPipeline, model_sha256: str) -> None:
-    """Widen the UNet of the model that a joint model was trained on, by its labels.
+def install(folder: Path, card: JointCard, pipeline: DiffusionPipeline, model_sha256: str) -> None:
+    """Widen the UNet of the model that a joint model was trained on; its LoRA is not loaded here.
 
-    Its LoRA is left to who loads adapters. Raises WeightsError for another model, and for damaged
-    or foreign tensors.
+    Raises:
+        WeightsError: The pipeline is of another model, or tensors are damaged or foreign.
     """
     if model_sha256 != card.model_sha256:
         raise WeightsError(
@@ -131,12 +138,14 @@ def widen(pipeline: DiffusionPipeline, n_labels: int) -> JointUNet:
 
 @torch.no_grad()
 def _load_labels(joint: JointUNet, tensors: Mapping[str, torch.Tensor], file: Path) -> None:
-    """Set what the widened convolutions learnt; raises WeightsError for other tensors."""
-    wanted = {name: tuple(value.shape) for name, value in joint.label_weights.items()}
-    found = {name: tuple(value.shape) for name, value in tensors.items()}
-    if wanted != found:
+    """Load the weights of the widened convolutions; raises WeightsError for other tensors."""
+    expected, given = (
+        {name: tuple(value.shape) for name, value in weights.items()}
+        for weights in (joint.label_weights, tensors)
+    )
+    if expected != given:
         raise WeightsError(
-            f"{file} holds tensors of the shapes {found}, expected {wanted}. Copy it again."
+            f"{file} holds tensors of the shapes {given}, expected {expected}. Copy it again."
         )
     for name, value in joint.label_weights.items():
         value.copy_(tensors[name])

@@ -1,9 +1,9 @@
 """A Stable Diffusion UNet that denoises labels of pixels beside the latents of the image.
 
 Its first and last convolution are widened by the channels of the labels (as LDM3D, Stan et al.
-2023, and Marigold, Ke et al. 2024, do). All channels share one noise schedule. Of labels the
-network predicts what they are without noise: the noise of many channels is more than its first
-level could tell. To samplers it speaks as the UNet did before.
+2023, and Marigold, Ke et al. 2024, do). All channels share one noise schedule. For labels the
+network predicts the clean channels, as the noise of many channels is more than its first level
+could represent; to samplers it returns the kind of prediction that the UNet did.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class _WideIn(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         n = self.image.in_channels
-        said: torch.Tensor = self.image(x[:, :n]) + self.labels(x[:, n:])
-        return said
+        summed: torch.Tensor = self.image(x[:, :n]) + self.labels(x[:, n:])
+        return summed
 
 
 class _WideOut(torch.nn.Module):
@@ -62,8 +62,9 @@ def _like(image: torch.nn.Conv2d, n_in: int, n_out: int, bias: bool) -> torch.nn
 class JointUNet(UNet2DConditionModel):  # type: ignore[misc]
     """A UNet widened by labels, see `widened`.
 
-    n_image: channels of the image's latents, the first ones; clean_labels: what the last call
-    expected of labels without noise, (n, c, h, w), float32.
+    Attributes:
+        n_image: Number of channels of the image's latents, the first ones.
+        clean_labels: Labels without noise as the last call estimated them, (n, c, h, w), float32.
     """
 
     n_image: int
@@ -73,8 +74,13 @@ class JointUNet(UNet2DConditionModel):  # type: ignore[misc]
     def widened(cls, unet: UNet2DConditionModel, n_labels: int, scheduler: SchedulerMixin) -> Self:
         """Return a UNet that also denoises `n_labels` channels; it takes over the weights.
 
-        scheduler: whose noise and kind of prediction are the UNet's. Raises WeightsError for a UNet
-        that takes or gives other things than the latents of an image.
+        Args:
+            unet: Denoises the latents of an image.
+            n_labels: Channels of labels.
+            scheduler: Gives the noise schedule and the kind of prediction.
+
+        Raises:
+            WeightsError: The UNet takes or returns other things than the latents of an image.
         """
         n_image = int(unet.config.in_channels)
         if unet.config.out_channels != n_image:
@@ -98,7 +104,7 @@ class JointUNet(UNet2DConditionModel):  # type: ignore[misc]
 
     @property
     def label_weights(self) -> dict[str, torch.nn.Parameter]:
-        """What the widened convolutions have beside those of the UNet before."""
+        """New weights of the widened convolutions."""
         return {
             "label_in.weight": self.conv_in.labels.weight,
             "label_out.weight": self.conv_out.labels.weight,
@@ -106,7 +112,7 @@ class JointUNet(UNet2DConditionModel):  # type: ignore[misc]
         }
 
     def signal(self, times: torch.Tensor | float) -> torch.Tensor:
-        """Return the share of the signal's power at times, between steps too, (n, 1, 1, 1)."""
+        """Return the signal power at times, which may lie between steps, 0..1, (n, 1, 1, 1)."""
         sigmas = self._sigmas
         t = torch.as_tensor(times, device=sigmas.device, dtype=torch.float32).reshape(-1)
         below = t.long().clamp(0, len(sigmas) - 1)
@@ -115,15 +121,18 @@ class JointUNet(UNet2DConditionModel):  # type: ignore[misc]
         return (1 / (1 + sigma**2)).view(-1, 1, 1, 1)
 
     def denoise(
-        self, sample: torch.Tensor, times: torch.Tensor | float, *args: Any, **more: Any
+        self, sample: torch.Tensor, times: torch.Tensor | float, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the prediction for the image's latents, as ever, and labels without noise.
+        """Return the UNet's prediction for the image's latents, and labels without noise.
 
-        sample: noisy latents and labels, (n, c, h, w), of unit variance; times: (n,) or one; args,
-        more: as the UNet takes them.
+        Args:
+            sample: Noisy latents and labels, (n, c, h, w), of unit variance.
+            times: (n,) or one.
+            *args: Of the UNet.
+            **kwargs: Of the UNet.
         """
-        (said,) = super().forward(sample, times, *args, **{**more, "return_dict": False})
-        return said[:, : self.n_image], said[:, self.n_image :].float()
+        (output,) = super().forward(sample, times, *args, **{**kwargs, "return_dict": False})
+        return output[:, : self.n_image], output[:, self.n_image :].float()
 
     def forward(
         self,
@@ -131,17 +140,16 @@ class JointUNet(UNet2DConditionModel):  # type: ignore[misc]
         timestep: torch.Tensor | float,
         *args: Any,
         return_dict: bool = True,
-        **more: Any,
+        **kwargs: Any,
     ) -> Any:
-        """Return what the scheduler expects, for image and labels."""
-        of_image, clean = self.denoise(sample, timestep, *args, **more)
+        """Return the prediction of the scheduler's kind, for image and labels."""
+        image, clean = self.denoise(sample, timestep, *args, **kwargs)
         self.clean_labels = clean.detach()
-        if self._prediction == "sample":
-            of_labels = clean
-        else:
+        labels = clean
+        if self._prediction != "sample":
             a = self.signal(timestep)
             noise = (sample[:, self.n_image :].float() - a.sqrt() * clean) / (1 - a).sqrt()
             velocity = a.sqrt() * noise - (1 - a).sqrt() * clean
-            of_labels = velocity if self._prediction == "v_prediction" else noise
-        said = torch.cat([of_image, of_labels.to(of_image.dtype)], dim=1)
-        return UNet2DConditionOutput(sample=said) if return_dict else (said,)
+            labels = velocity if self._prediction == "v_prediction" else noise
+        output = torch.cat([image, labels.to(image.dtype)], dim=1)
+        return UNet2DConditionOutput(sample=output) if return_dict else (output,)

@@ -8,12 +8,9 @@ is the label.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,9 +22,14 @@ from tools.data.drawn import Drawn, ImageRequest
 from tools.generators import Generator
 from tools.generators.label_first.conditions import Colours, condition, pictures, read_palette
 from tools.generators.label_first.controlnet import load_controlnet
-from tools.generators.text2image.diffusion_model import DiffusionModel, load_model
-from tools.generators.text2image.model_options import ModelOptions, read_options
-from tools.models.diffusers_folder import folder_sha256
+from tools.generators.text2image.diffusion_model import (
+    DiffusionModel,
+    ModelGenerator,
+    load_model,
+)
+from tools.generators.text2image.model_options import ModelOptions
+from tools.models.digests import folder_sha256
+from tools.plugins import read_options
 
 Condition = Literal["depth", "segmentation", "normals"]
 
@@ -42,7 +44,7 @@ class LabelFirstOptions(ModelOptions):
     condition: Condition = Field("depth", description="the labels that the ControlNet sees")
     control_scale: float = Field(1.0, ge=0, description="how strongly the ControlNet steers")
     palette: str | list[list[int]] = Field(
-        "ade20k", description="of segmentation, see `_conditions.read_palette`"
+        "ade20k", description="of segmentation, see `conditions.read_palette`"
     )
     strength: float | None = Field(
         None,
@@ -52,10 +54,16 @@ class LabelFirstOptions(ModelOptions):
     )
 
 
-class LabelFirstGenerator:
+class LabelFirstGenerator(ModelGenerator):
     """A source of labels, and the model that draws pictures to them.
 
-    control_sha256: of the ControlNet, None where there is none; colours: of class ids.
+    Args:
+        source: Generator of the labels.
+        model: Draws the pictures, at a size of the labels' aspect ratio.
+        image_shape: (channels, height, width) of the target.
+        options: How labels steer the model.
+        control_sha256: Of the ControlNet; None: there is none.
+        colours: Of class ids, (n_classes, 3).
     """
 
     name = "label_first"
@@ -70,48 +78,43 @@ class LabelFirstGenerator:
         colours: Colours,
     ) -> None:
         assert model.size is not None  # `load_model` gives one of the labels' aspect ratio
-        self.pipeline, self.max_tokens = model.pipeline, model.max_tokens
-        self._source, self._model, self._shape = source, model, image_shape
+        super().__init__(model)
+        self._source, self._shape = source, image_shape
         self._size = model.size
         self._options, self._control_sha256, self._colours = options, control_sha256, colours
         call = inspect.signature(model.pipeline.__call__).parameters
         self._control_key = "control_image" if "control_image" in call else "image"
 
-    @cached_property
-    def identity(self) -> str:
-        """Return a digest of source, model, ControlNet, and how labels become pictures."""
+    @property
+    def fingerprint(self) -> list[Any]:
+        """Source, model, ControlNet, and how labels become pictures."""
         options = self._options
         steered = [self._control_sha256, options.condition, options.control_scale]
         colours = self._colours.tolist() if options.condition == "segmentation" else []
-        said = [
+        return [
             self._source.identity,
-            *self._model.said,
+            *self._model.fingerprint,
             *([*steered, colours] if self._control_sha256 else []),
             options.strength,
         ]
-        return f"label_first {hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]}"
-
-    def count_tokens(self, text: str) -> int:
-        """Return the number of tokens of the encoder that reads most of a prompt."""
-        return self._model.count_tokens(text)
 
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
         """Draw labels, then pictures to them; a prompt's guidance and adapters are the model's."""
-        plain = [replace(r, guidance=None, pull=None, adapters={}) for r in requests]
+        plain = [replace(r, guidance=None, feedback=None, adapters={}) for r in requests]
         drawn = self._source.draw(plain)
 
         def steering(rows: Sequence[int]) -> Mapping[str, Any]:
-            chosen = drawn.take(rows)
-            more: dict[str, Any] = {}
+            batch = drawn.take(rows)
+            arguments: dict[str, Any] = {}
             if self._options.strength is not None:
-                more["image"] = pictures(chosen.images, self._size, smooth=True)
-                more["strength"] = self._options.strength
+                arguments["image"] = pictures(batch.images, self._size, smooth=True)
+                arguments["strength"] = self._options.strength
             if self._control_sha256 is not None:
                 kind = self._options.condition
-                seen = condition(kind, chosen.labels[kind], self._colours)
-                more[self._control_key] = pictures(seen, self._size, kind != "segmentation")
-                more["controlnet_conditioning_scale"] = self._options.control_scale
-            return more
+                images = condition(kind, batch.labels[kind], self._colours)
+                arguments[self._control_key] = pictures(images, self._size, kind != "segmentation")
+                arguments["controlnet_conditioning_scale"] = self._options.control_scale
+            return arguments
 
         images = self._model.draw(requests, self._shape, steering)
         return Drawn(images, drawn.labels, drawn.confidence)
@@ -122,13 +125,14 @@ def build(
 ) -> LabelFirstGenerator:
     """Load the source and the model that `LabelFirstOptions` describe.
 
-    Raises SettingsError for options that are unknown or do not go together, and for a source
-    without the labels; WeightsError for a model, an adapter or a ControlNet that cannot be used.
+    Raises:
+        SettingsError: Options are unknown or exclude each other, or the source lacks the labels.
+        WeightsError: A model, an adapter or a ControlNet cannot be used.
     """
-    chosen = read_options(LabelFirstOptions, options)
+    chosen = read_options("generator.options", LabelFirstOptions, options)
     if chosen.controlnet is None and chosen.strength is None:
         raise SettingsError(
-            "label_first needs what steers the picture: set generator.options.controlnet to the "
+            "label_first needs a ControlNet or a strength: set generator.options.controlnet to the "
             "folder of a ControlNet, or generator.options.strength, e.g. 0.6, to draw over the "
             "source's picture."
         )
@@ -156,15 +160,15 @@ def build(
 def _source(
     options: LabelFirstOptions, image_shape: tuple[int, int, int], device: str
 ) -> Generator:
-    """Build the generator of the labels, and let it draw one image to see what it gives."""
+    """Build the generator of the labels, and check one image that it draws."""
     name = options.source.get("name")
     if not isinstance(name, str):
         raise SettingsError(
             "generator.options.source must name the generator that draws the labels, e.g. "
             f"{{name: streets}}, got {options.source}."
         )
-    more = {key: value for key, value in options.source.items() if key != "name"}
-    source = generators.build(name, image_shape, device, **more)
+    own_options = {key: value for key, value in options.source.items() if key != "name"}
+    source = generators.build(name, image_shape, device, **own_options)
     drawn = source.draw([ImageRequest("a street", "trial", 0, 0)])
     if drawn.images.shape[1:] != image_shape:
         raise SettingsError(

@@ -1,4 +1,4 @@
-"""Labels of pixels as the pictures that ControlNets are steered by."""
+"""Labels of pixels as condition images of ControlNets."""
 
 from __future__ import annotations
 
@@ -37,9 +37,13 @@ _ADE20K = {
 def read_palette(given: str | Sequence[Sequence[int]]) -> Colours:
     """Return the colour of every class id, (n_classes, 3).
 
-    given: "streets", the colours of our reports, or "ade20k", of the ADE20K class that is nearest,
-    both for CamVid's eleven classes; or "R, G, B" in 0..255 of every class in the order of their
-    ids, as a list or a YAML file with one. Raises SettingsError for anything else.
+    Args:
+        given: "streets", the colours of our reports, or "ade20k", of the nearest ADE20K class, both
+            for CamVid's eleven classes; or [R, G, B] in 0..255 of every class in the order of their
+            ids, as a list or as a YAML file with one.
+
+    Raises:
+        SettingsError: `given` is anything else.
     """
     if given == "streets":
         return palette(CLASS_NAMES)
@@ -76,21 +80,27 @@ def read_palette(given: str | Sequence[Sequence[int]]) -> Colours:
 
 
 def condition(kind: str, labels: NDArray[Any], colours: Colours) -> NDArray[np.uint8]:
-    """Return labels, as in `Samples`, as pictures, uint8, (n, 3, h, w).
+    """Return labels as pictures, uint8, (n, 3, h, w).
 
     depth: as MiDaS draws it, its inverse stretched over 0..255 in each picture, near is white,
     unknown is black; a picture of one distance is black. segmentation: the colour of each class,
     unknown is black. normals: x, -y and -z from -1..1 as red, green and blue in 0..255, so that a
     surface that faces the camera is light blue.
 
-    Raises SettingsError for a class without a colour.
+    Args:
+        kind: "depth", "segmentation" or "normals".
+        labels: As in `Samples`.
+        colours: Of the class ids, (n_classes, 3).
+
+    Raises:
+        SettingsError: A class has no colour.
     """
     if kind == "segmentation":
-        found = labels[labels != VOID]
-        if found.size and found.max() >= len(colours):
+        ids = labels[labels != VOID]
+        if ids.size and ids.max() >= len(colours):
             raise SettingsError(
                 f"The palette has {len(colours)} colours, but the labels have the class id "
-                f"{found.max()}. Add its colour to generator.options.palette."
+                f"{ids.max()}. Add its colour to generator.options.palette."
             )
         table = np.zeros((256, 3), np.uint8)
         table[: len(colours)] = colours

@@ -29,8 +29,9 @@ _SHARED = (
 def load_controlnet(given: str, options: ModelOptions, device: str) -> ModelMixin:
     """Return the ControlNet in the folder `given` for the model of `options`.
 
-    Raises WeightsError for a folder that is missing, partial or pickled, and for a ControlNet that
-    was made for another model, before anything large is read.
+    Raises:
+        WeightsError: The folder is missing, partial or pickled, or the ControlNet was made for
+            another model; checked before anything large is read.
     """
     folder = Path(given).expanduser()
     config = network_config(folder, "The ControlNet")

@@ -1,7 +1,8 @@
-"""A text-to-image model of diffusers, loaded, placed on its device, and drawing.
+"""A text-to-image model of diffusers: loading, placing on a device, drawing.
 
-Stable Diffusion, SDXL, SD3, FLUX, PixArt and what else `AutoPipelineForText2Image` knows. Pictures
-are drawn at the model's size, then cropped to the aspect ratio that is wanted and made as small.
+Stable Diffusion, SDXL, SD3, FLUX, PixArt and all else that `AutoPipelineForText2Image` supports.
+Pictures are drawn at the model's size, then cropped to the aspect ratio of the target's images and
+scaled to their size.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,17 +30,17 @@ from transformers.utils import logging as transformers_logging
 from memory.errors import SettingsError, WeightsError, unknown
 from tools.data.drawn import ImageRequest
 from tools.data.fitted import fitted
-from tools.diffusion.noise import seeded_generator
+from tools.diffusion.sampler import seeded_generator
 from tools.generators.text2image.lora import Adapters
 from tools.generators.text2image.model_options import ModelOptions
 from tools.generators.text2image.quantize import quantization
-from tools.models.diffusers_folder import checked_index, folder_sha256, model_folder
+from tools.models.diffusers_folder import checked_index, model_folder
+from tools.models.digests import folder_sha256, identity_of
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
-More = Callable[[Sequence[int]], Mapping[str, Any]]
-"""Gets rows of the requests; returns what the pipeline's call takes beside the prompts of them."""
-
+BatchArguments = Callable[[Sequence[int]], Mapping[str, Any]]
+"""Gets rows of the requests; returns further arguments of the pipeline's call for them."""
 
 Prepare = Callable[[DiffusionPipeline, str], None]
 """Gets a pipeline, not yet on its device, and the digest of the model's files."""
@@ -46,8 +49,12 @@ Prepare = Callable[[DiffusionPipeline, str], None]
 class DiffusionModel:
     """A pipeline and how it samples.
 
-    pipeline: of diffusers, on its device; sha256: of the model's files; size: height and width of
-    what is drawn, None for the model's own.
+    Args:
+        pipeline: Of diffusers, on its device.
+        adapters: LoRA adapters of the pipeline.
+        sha256: Of the model's files.
+        options: Steps, guidance and what else decides the pixels.
+        size: Height and width of what is drawn; None: the model's own.
     """
 
     def __init__(
@@ -61,20 +68,20 @@ class DiffusionModel:
         self.pipeline, self.adapters, self.size = pipeline, adapters, size
         self._sha256, self._options = sha256, options
         self._call = inspect.signature(pipeline.__call__).parameters
-        self._tokenizer, self.max_tokens = _longest_reader(pipeline)
+        self._tokenizer, self.max_tokens = _longest_tokenizer(pipeline)
         self._encoded_once: _EncodedOnce | None = None
         if hasattr(pipeline, "encode_prompt"):
             self._encoded_once = _EncodedOnce(pipeline.encode_prompt)
             pipeline.encode_prompt = self._encoded_once
 
     @property
-    def said(self) -> list[Any]:
+    def fingerprint(self) -> list[Any]:
         """All that decides the pixels beside the request, as plain JSON."""
         content = hashlib.sha256(self._sha256.encode())
         for name, weight in self.adapters.weights.items():
             content.update(f"{self.adapters.sha256[name]} {weight}".encode())
         # Identities from before there was such a setting stay as they were.
-        quantized = [] if self._options.quantize == "none" else [self._options.quantize]
+        quantize = [] if self._options.quantize == "none" else [self._options.quantize]
         return [
             content.hexdigest(),
             type(self.pipeline.scheduler).__name__,
@@ -84,24 +91,31 @@ class DiffusionModel:
             self._options.guidance,
             self._options.negative_prompt,
             "safety_checker" in parts_of(self.pipeline),
-            *quantized,
+            *quantize,
         ]
 
     def count_tokens(self, text: str) -> int:
-        """Return the number of tokens of the encoder that reads most of a prompt."""
-        # A longer text than the encoder reads is what is asked about here, so no warning of it.
+        """Return the number of tokens of the encoder with the longest context."""
+        # No warning of a text that exceeds the context: this is what is asked here.
         return len(self._tokenizer(text, truncation=False, verbose=False).input_ids)
 
     def draw(
         self,
         requests: Sequence[ImageRequest],
         image_shape: tuple[int, int, int],
-        more: More = lambda rows: {},
+        batch_arguments: BatchArguments = lambda rows: {},
     ) -> NDArray[np.uint8]:
-        """Return pictures, (n, *image_shape); equal guidance and adapters share a batch.
+        """Return pictures, (n, *image_shape), in batches of equal guidance and adapters.
 
-        Of a prompt that is longer than the encoder reads the rest is cut; plans warn of it. Raises
-        SettingsError for a request that weighs an adapter that is not there.
+        A prompt that exceeds the encoder's context is cut; plans warn of it.
+
+        Args:
+            requests: n of them.
+            image_shape: (channels, height, width) of the target.
+            batch_arguments: See `BatchArguments`.
+
+        Raises:
+            SettingsError: A request weighs an adapter that does not exist.
         """
         kinds = [
             (
@@ -112,13 +126,13 @@ class DiffusionModel:
         ]
         images = np.empty((len(requests), *image_shape), np.uint8)
         for kind in sorted(set(kinds)):
-            rows = [i for i, found in enumerate(kinds) if found == kind]
+            rows = [i for i, other in enumerate(kinds) if other == kind]
             guidance, weights = kind
             self.adapters.weigh(dict(weights))
             if self._encoded_once is not None:
                 self._encoded_once.adapters = weights
-            chosen = [requests[i] for i in rows]
-            images[rows] = self._batch(chosen, image_shape, guidance, more(rows))
+            batch = [requests[i] for i in rows]
+            images[rows] = self._batch(batch, image_shape, guidance, batch_arguments(rows))
         return images
 
     @torch.inference_mode()
@@ -127,23 +141,46 @@ class DiffusionModel:
         requests: Sequence[ImageRequest],
         image_shape: tuple[int, int, int],
         guidance: float,
-        more: Mapping[str, Any],
+        further: Mapping[str, Any],
     ) -> NDArray[np.uint8]:
-        common: dict[str, Any] = {"num_inference_steps": self._options.steps}
+        arguments: dict[str, Any] = {"num_inference_steps": self._options.steps, **further}
         if self._options.negative_prompt:
-            common["negative_prompt"] = [self._options.negative_prompt] * len(requests)
+            arguments["negative_prompt"] = [self._options.negative_prompt] * len(requests)
         # Some pipelines that draw over a picture take its size.
         if self.size is not None and "height" in self._call:
-            common |= {"height": self.size[0], "width": self.size[1]}
+            arguments |= {"height": self.size[0], "width": self.size[1]}
         drawn = self.pipeline(
             prompt=[r.text for r in requests],
             generator=[seeded_generator(r.seed, r.prompt_id, r.index) for r in requests],
             guidance_scale=guidance,
             output_type="pil",
-            **common,
-            **more,
+            **arguments,
         ).images
         return fitted(drawn, image_shape)
+
+
+class ModelGenerator(ABC):
+    """Base of generators that draw with a `DiffusionModel`."""
+
+    name: str
+
+    def __init__(self, model: DiffusionModel) -> None:
+        self.pipeline, self.max_tokens = model.pipeline, model.max_tokens
+        self._model = model
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> list[Any]:
+        """All that decides the pixels beside the request, as plain JSON."""
+
+    @cached_property
+    def identity(self) -> str:
+        """Return a digest of `fingerprint`."""
+        return identity_of(self.name, self.fingerprint)
+
+    def count_tokens(self, text: str) -> int:
+        """Return the number of tokens of the encoder with the longest context."""
+        return self._model.count_tokens(text)
 
 
 def load_model(
@@ -156,24 +193,30 @@ def load_model(
 ) -> DiffusionModel:
     """Load a text-to-image model.
 
-    from_image: it draws over a picture; controlnet: steers it, see `load_controlnet`; like: height
-    and width whose aspect ratio the pictures must have, so that nothing of them is cropped.
+    Args:
+        options: Of the model.
+        device: A torch device.
+        from_image: Whether it draws over a picture.
+        controlnet: Steers it, see `load_controlnet`.
+        like: Height and width whose aspect ratio the pictures must have, so that nothing is
+            cropped; None: any.
+        prepare: Changes the pipeline before it gets adapters and a device.
 
-    Raises WeightsError for a model or adapter that is missing, partial, pickled or foreign, and
-    SettingsError for an option that does not suit the model.
+    Raises:
+        WeightsError: A model or adapter is missing, partial, pickled or foreign.
+        SettingsError: An option does not suit the model.
     """
     folder = model_folder(options.weights, options.revision, options.variant, options.allow_network)
     index = checked_index(folder)
-    steered = {} if controlnet is None else {"controlnet": controlnet}
-    checked = {}
+    parts: dict[str, Any] = {} if controlnet is None else {"controlnet": controlnet}
     if "safety_checker" in index and not options.safety_checker:
-        checked = {"safety_checker": None, "requires_safety_checker": False}
+        parts |= {"safety_checker": None, "requires_safety_checker": False}
     if options.safety_checker and index.get("safety_checker", [None])[0] is None:
         raise SettingsError(
             f"The model {folder} has no safety checker. Set generator.options.safety_checker=false."
         )
     dtype = dtype_of(options, device)
-    fewer_bits = quantization(options, index, dtype, device)
+    parts |= quantization(options, index, dtype, device)
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     kind = AutoPipelineForImage2Image if from_image else AutoPipelineForText2Image
@@ -184,12 +227,11 @@ def load_model(
             variant=options.variant,
             local_files_only=True,
             use_safetensors=True,
-            **checked,
-            **steered,
-            **fewer_bits,
+            **parts,
         )
     except Exception as error:  # diffusers, transformers and safetensors raise many types
-        asked = "an image from text" if not (from_image or steered) else "images in this way"
+        is_plain = not from_image and controlnet is None
+        asked = "an image from text" if is_plain else "images in this way"
         raise WeightsError(
             f"The model in {folder} is damaged, of another version, or does not draw {asked}: "
             f"{error} Copy it again, or choose another one."
@@ -215,12 +257,12 @@ def load_model(
 
 
 def parts_of(pipeline: DiffusionPipeline) -> dict[str, Any]:
-    """Return the parts of a pipeline that are there, by name."""
+    """Return the components of a pipeline that are not None, by name."""
     return {name: part for name, part in pipeline.components.items() if part is not None}
 
 
 def dtype_of(options: ModelOptions, device: str) -> torch.dtype:
-    """Return the precision: as set, or float32 on a CPU and the shorter one a GPU is good at."""
+    """Return the precision: as set, or float32 on a CPU, else bfloat16 or float16."""
     if options.dtype != "auto":
         return DTYPES[options.dtype]
     if device == "cpu":
@@ -228,10 +270,10 @@ def dtype_of(options: ModelOptions, device: str) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
-def _longest_reader(pipeline: DiffusionPipeline) -> tuple[Any, int]:
-    """Return the tokenizer that reads most of a prompt, and how many tokens that is.
+def _longest_tokenizer(pipeline: DiffusionPipeline) -> tuple[Any, int]:
+    """Return the tokenizer of the encoder with the longest context, and its context length.
 
-    Of several encoders the short ones (CLIP beside T5) only see the beginning.
+    Of several encoders the short ones (CLIP beside T5) only see the beginning of a prompt.
     """
     call = inspect.signature(pipeline.__call__).parameters
     limit = call["max_sequence_length"].default if "max_sequence_length" in call else None
@@ -252,15 +294,17 @@ def _longest_reader(pipeline: DiffusionPipeline) -> tuple[Any, int]:
 class _EncodedOnce:
     """A pipeline's `encode_prompt` that encodes each distinct prompt once, and by itself.
 
-    So what a prompt becomes does not depend on the batch either. adapters: their weights, since
-    some of them change the encoder.
+    So the encoding of a prompt does not depend on the batch.
+
+    Attributes:
+        adapters: Their weights, as some of them change the encoder.
     """
 
     def __init__(self, encode: Any) -> None:
         self.adapters: tuple[tuple[str, float], ...] = ()
         self._encode = encode
         self._signature = inspect.signature(encode)
-        self._known: dict[str, Any] = {}
+        self._cache: dict[str, Any] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         given = self._signature.bind(*args, **kwargs).arguments
@@ -269,16 +313,16 @@ class _EncodedOnce:
             return self._encode(**given)
         per_row = {k for k, v in given.items() if isinstance(v, list) and len(v) == len(prompts)}
         per_row -= {"complex_human_instruction"}
-        found = []
+        encodings = []
         for i in range(len(prompts)):
             row = {k: [v[i]] if k in per_row else v for k, v in given.items()}
             key = repr((row, self.adapters))
-            if key not in self._known:
-                self._known[key] = self._encode(**row)
-            found.append(self._known[key])
-        columns = list(zip(*found, strict=True))
+            if key not in self._cache:
+                self._cache[key] = self._encode(**row)
+            encodings.append(self._cache[key])
+        columns = list(zip(*encodings, strict=True))
         if any(len({part.shape for part in c if part is not None}) > 1 for c in columns):
-            # States as long as the prompt: only the pipeline knows how it pads them.
+            # States as long as the prompt: padding is left to the pipeline.
             return self._encode(**given)
         return tuple(
             torch.cat(c) if c[0] is not None and c[0].shape[0] == 1 else c[0] for c in columns
@@ -286,7 +330,7 @@ class _EncodedOnce:
 
 
 def _unit(pipeline: DiffusionPipeline) -> int:
-    """Return of what the height and the width of a model's pictures are multiples."""
+    """Return the number of pixels of which height and width of pictures are multiples."""
     scale = int(getattr(pipeline, "vae_scale_factor", 8))
     # Transformers take the latents in squares of two.
     return scale if "unet" in parts_of(pipeline) else max(16, scale)
@@ -311,9 +355,10 @@ def _size(
 def size_like(
     pipeline: DiffusionPipeline, options: ModelOptions, like: tuple[int, int]
 ) -> tuple[int, int]:
-    """Return height and width of the aspect ratio of `like`: as set, or about the model's own.
+    """Return height and width in the aspect ratio of `like`: as set, or about the model's own.
 
-    Raises SettingsError for a size of another aspect ratio.
+    Raises:
+        SettingsError: The size in `options` has another aspect ratio.
     """
     unit = _unit(pipeline)
     height, width = (side // math.gcd(*like) * unit for side in like)

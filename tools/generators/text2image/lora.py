@@ -14,17 +14,21 @@ from safetensors import SafetensorError, safe_open
 
 from memory.errors import SettingsError, WeightsError
 from tools.data.drawn import adapter_name
-from tools.models.diffusers_folder import adapter_file, files_sha256
+from tools.models.diffusers_folder import adapter_file
+from tools.models.digests import files_sha256
 
 
 class Adapters:
     """The adapters of a pipeline.
 
-    given: files or folders, with how much each counts where a prompt says nothing of it; see
-    `adapter_name` for their names.
+    Args:
+        pipeline: Gets the adapters.
+        given: Files or folders, with their weight in prompts that set none; see `adapter_name` for
+            their names.
 
-    Raises WeightsError for an adapter that is missing, a pickle, damaged or for another model, and
-    SettingsError for two of one name, or without the package peft.
+    Raises:
+        WeightsError: An adapter is missing, a pickle, damaged or for another model.
+        SettingsError: Two have one name, or the package peft is missing.
     """
 
     def __init__(self, pipeline: DiffusionPipeline, given: Mapping[str, float]) -> None:
@@ -48,10 +52,7 @@ class Adapters:
         self._set: dict[str, float] | None = None
 
     def weigh(self, weights: Mapping[str, float]) -> None:
-        """Let adapters count as `weights` says, the others as settings do.
-
-        Raises SettingsError for a name that there is not.
-        """
+        """Set adapters' weights, others as the settings say; SettingsError for unknown ones."""
         wanted = self.all_weights(weights)
         if wanted and wanted != self._set:
             inner = [self._inner[name] for name in wanted]
@@ -59,7 +60,7 @@ class Adapters:
             self._set = wanted
 
     def all_weights(self, weights: Mapping[str, float]) -> dict[str, float]:
-        """Return the weight of every adapter, by name, where a prompt says `weights`."""
+        """Return the weight of every adapter, by name, in a prompt that sets `weights`."""
         foreign = weights.keys() - self.weights.keys()
         if foreign:
             raise SettingsError(
@@ -98,10 +99,10 @@ def _add(pipeline: DiffusionPipeline, file: Path, name: str) -> None:
         for key, _ in part.named_parameters()
         if f".{name}." in key
     ]
-    # diffusers leaves out, with a warning at most, what it has no place for.
+    # diffusers skips tensors without a counterpart, with a warning at most.
     if not loaded or len(loaded) < len(wanted):
-        told = f"{len(loaded)} of its {len(wanted)} tensors have a place there."
-        raise WeightsError(_foreign(file, pipeline, told))
+        matched = f"{len(loaded)} of its {len(wanted)} tensors match."
+        raise WeightsError(_foreign(file, pipeline, matched))
 
 
 def _foreign(file: Path, pipeline: DiffusionPipeline, why: str) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from memory.errors import SettingsError, unknown
 from memory.records import Record
 
 
@@ -45,21 +43,3 @@ class ModelOptions(Record):
     safety_checker: bool = Field(
         False, description="the model's own, which blackens what it objects to"
     )
-
-
-Options = TypeVar("Options", bound=Record)
-
-
-def read_options(kind: type[Options], options: Mapping[str, object]) -> Options:
-    """Return options of a generator, checked; raises SettingsError that names the key."""
-    try:
-        return kind.model_validate({key: v for key, v in options.items() if v is not None})
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            told = unknown("key of generator.options", key, kind.model_fields)
-            raise SettingsError(told) from error
-        raise SettingsError(
-            f"generator.options.{key} cannot be {problem['input']!r}: {problem['msg']}."
-        ) from error

@@ -20,36 +20,42 @@ from tools.generators.text2image.model_options import ModelOptions
 def quantization(
     options: ModelOptions, index: Mapping[str, Any], dtype: torch.dtype, device: str
 ) -> dict[str, Any]:
-    """Return what `from_pretrained` of a pipeline takes for it; nothing where it is not wanted.
+    """Return the arguments of a pipeline's `from_pretrained` for it; {} without quantization.
 
-    index: of the model's folder; dtype: in which it computes. Raises SettingsError where the
-    package is not installed, or precision, device or other options do not go with it.
+    Args:
+        options: Of the model.
+        index: `model_index.json` of the model's folder.
+        dtype: Of the computation.
+        device: A torch device.
+
+    Raises:
+        SettingsError: torchao is not installed, or precision, device or other options exclude it.
     """
     if options.quantize == "none":
         return {}
-    said = f"generator.options.quantize={options.quantize}"
+    option = f"generator.options.quantize={options.quantize}"
     usable = [torch.bfloat16, torch.float32] if device == "cpu" else [torch.bfloat16]
     if dtype not in usable:
         names = " or ".join(str(kind).removeprefix("torch.") for kind in usable)
         raise SettingsError(
-            f"{said} computes in {names} on the device {device}, but here it would be "
+            f"{option} computes in {names} on the device {device}, but here it would be "
             f"{str(dtype).removeprefix('torch.')}. Set generator.options.dtype, or leave it out "
             "where the device has no such precision."
         )
     denoiser = next((name for name in ("unet", "transformer") if name in index), None)
     if denoiser is None:
         raise SettingsError(
-            f"{said} needs a model with a unet or a transformer; this one has "
+            f"{option} needs a model with a unet or a transformer; this one has "
             f"{', '.join(name for name in index if not name.startswith('_'))}. Leave it out."
         )
     if options.offload != "none":
         raise SettingsError(
-            f"{said} does not go with generator.options.offload={options.offload}. Leave one out."
+            f"{option} excludes generator.options.offload={options.offload}. Leave one out."
         )
     if importlib.util.find_spec("torchao") is None:
         raise SettingsError(
-            f"{said} needs the package torchao: pip install 'feedback-shaping[quantize]', or leave "
-            "it out."
+            f"{option} needs the package torchao: pip install 'feedback-shaping[quantize]', or "
+            "leave it out."
         )
 
     from torchao.quantization import Int8WeightOnlyConfig

@@ -17,9 +17,12 @@ _GROUP = 8
 class UNet(Model):
     """A U-Net (Ronneberger et al. 2015) of about half a million parameters, for images of any size.
 
-    channels: of the images; n_outputs: numbers per pixel; widths: channels at full, half, quarter
-    and eighth resolution, whole multiples of 8. Most of the work is done at low resolution, where
-    it is cheap and sees the whole image. GroupNorm: batches may be as small as one image.
+    GroupNorm, so that batches may be as small as one image.
+
+    Args:
+        channels: Of the images.
+        n_outputs: Numbers per pixel.
+        widths: Channels at full, half, quarter and eighth resolution, multiples of 8.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a model says of distances, as metres."""
+"""The unit of a depth model's output, and its conversion to metres."""
 
 from __future__ import annotations
 
@@ -16,22 +16,26 @@ DepthOutput = Literal["metres", "linear", "inverse"]
 class DepthUnit(Record):
     """Options of labelers with a depth model.
 
-    depth_output: what the model says; metres are depth_scale (metres) times `linear`, or divided by
-    `inverse`. Depth beyond farthest_m metres counts as unknown.
+    Attributes:
+        depth_output: Unit of the model's output; None: unknown.
+        depth_scale: Metres; multiplied with `linear`, or divided by `inverse` outputs.
+        farthest_m: Depth beyond it counts as unknown.
     """
 
     depth_output: DepthOutput | None = None
     depth_scale: float | None = Field(None, gt=0)
     farthest_m: float = Field(500.0, gt=0)
 
-    def metres(self, said: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-        """Return metres, NaN where they are not known.
+    def metres(self, outputs: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        """Convert a model's outputs to metres, NaN where unknown.
 
-        said: what the model says, above 0 where `known`, a bool of the same shape.
+        Args:
+            outputs: Above 0 where `known`.
+            known: bool, of the same shape.
         """
         scale = self.depth_scale or 1.0
-        found = scale / said if self.depth_output == "inverse" else scale * said
-        return found.where(known & (found <= self.farthest_m), torch.nan)
+        metres = scale / outputs if self.depth_output == "inverse" else scale * outputs
+        return metres.where(known & (metres <= self.farthest_m), torch.nan)
 
 
 def check_scale(output: DepthOutput, scale: float | None) -> None:

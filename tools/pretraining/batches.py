@@ -1,0 +1,134 @@
+"""What a step of a pretraining sees: images with labels and captions, mirrored at random.
+
+A batch is a function of (seed, step), so an interrupted run ends with the weights of an undisturbed
+one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tools.data.samples import Dense, Samples
+from tools.diffusion.label_codes import mirrored
+from tools.settings import CaptionedRun
+from tools.targets import Target
+
+CAPTIONS_PER_IMAGE = 6
+
+Captions = Sequence[Sequence[Sequence[Sequence[str]]]]
+"""captions[image][flipped horizontally][flipped vertically][variant]."""
+
+
+class Batch(NamedTuple):
+    """Images, uint8, (n, c, h, w), with labels as in `Samples` and one caption each."""
+
+    images: NDArray[np.uint8]
+    labels: Dense
+    captions: list[str]
+
+
+class Batches:
+    """The batches of a training.
+
+    Args:
+        samples: Images to learn from.
+        target: Its vocabulary writes captions, and says which flips keep their meaning.
+        settings: Batch size, seed, and how often captions or attributes are left out.
+    """
+
+    def __init__(self, samples: Samples, target: Target, settings: CaptionedRun) -> None:
+        self._samples, self._settings = samples, settings
+        self._captions = captions_of(samples, target, settings)
+        self._may_flip = [direction in target.flips for direction in ("horizontal", "vertical")]
+
+    def texts(self) -> Iterator[str]:
+        """Yield the captions that some batch may have, and the empty one."""
+        yield ""
+        across, down = ((False, True) if may else (False,) for may in self._may_flip)
+        for image in self._captions:
+            for h in across:
+                for v in down:
+                    yield from image[h][v]
+
+    def __call__(self, step: int) -> Batch:
+        """Return the batch of a step."""
+        rng = np.random.default_rng([self._settings.seed, step])
+        rows = epoch_order(len(self._samples), self._settings, step)
+        flips = rng.integers(0, 2, (len(rows), 2)).astype(bool) & self._may_flip
+        images, labels = [], []
+        for i, (horizontal, vertical) in zip(rows, flips.tolist(), strict=True):
+            planes = {k: v[i] for k, v in self._samples.labels.items()}
+            flipped = mirrored({"image": self._samples.images[i], **planes}, horizontal, vertical)
+            images.append(flipped.pop("image"))
+            labels.append(flipped)
+        stacked: dict[str, NDArray[Any]] = {
+            kind: np.stack([row[kind] for row in labels]) for kind in self._samples.labels
+        }
+        return Batch(np.stack(images), stacked, self._sample_captions(rows, flips, rng))
+
+    def _sample_captions(
+        self, rows: Sequence[int], flips: NDArray[np.bool_], rng: np.random.Generator
+    ) -> list[str]:
+        """Return a caption for each row, "" for a share of `text_dropout`."""
+        variants = [
+            self._captions[i][int(h)][int(v)] for i, (h, v) in zip(rows, flips, strict=True)
+        ]
+        return [
+            ""
+            if rng.random() < self._settings.text_dropout
+            else texts[int(rng.integers(len(texts)))]
+            for texts in variants
+        ]
+
+
+def epoch_order(n: int, settings: CaptionedRun, step: int) -> list[int]:
+    """Return the image indices of a step: shuffled epochs laid end to end."""
+    start = step * settings.batch_size
+    positions = range(start, start + settings.batch_size)
+    orders = {
+        epoch: np.random.default_rng([settings.seed, 1, epoch]).permutation(n)
+        for epoch in {p // n for p in positions}
+    }
+    return [int(orders[p // n][p % n]) for p in positions]
+
+
+def captions_of(
+    samples: Samples, target: Target, settings: CaptionedRun
+) -> list[list[list[list[str]]]]:
+    """Return the captions of all samples, see `Captions`.
+
+    Attributes are left out at random, so that the model also understands a prompt that names only
+    some; the first variant always names all.
+    """
+    rng = random.Random(settings.seed)
+    vocabulary = target.vocabulary
+    shared: dict[frozenset[tuple[str, str]], list[str]] = {}
+
+    def variants(attributes: Mapping[str, str], n: int) -> list[str]:
+        result = [vocabulary.caption(attributes, rng)]
+        while len(result) < n:
+            kept = {
+                k: v for k, v in attributes.items() if rng.random() >= settings.attribute_dropout
+            }
+            if vocabulary.problems(kept):
+                kept = {k: v for k, v in kept.items() if k not in vocabulary.requires}
+            result.append(vocabulary.caption(kept, rng))
+        return result
+
+    def captions(attributes: Mapping[str, str]) -> list[str]:
+        if settings.shared_captions is None:
+            return variants(attributes, CAPTIONS_PER_IMAGE)
+        key = frozenset(attributes.items())
+        if key not in shared:
+            shared[key] = variants(attributes, settings.shared_captions)
+        return shared[key]
+
+    return [
+        [[captions(target.flip(dict(a), h, v)) for v in (False, True)] for h in (False, True)]
+        for a in samples.attributes
+    ]
