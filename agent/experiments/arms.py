@@ -20,15 +20,19 @@ from memory.records import PullText, Record
 CONTROLS = ("real", "augment", "oversample", "one_shot", "shuffled", "oracle")
 OF_REAL_DATA = ("real", "augment", "oversample")
 _PREFIXES: dict[str, Literal["shuffled", "first"]] = {"shuffled ": "shuffled", "one-shot ": "first"}
-_OWN = ("pull", "trial")
+_ARM_OPTIONS = ("pull", "trial")
 
 
 class Arm(Record):
     """One planner as an arm.
 
-    planner: as `planners.build` takes it, or the oracle; feedback: what it is shown, the reports as
-    they are, with scores of other slices, or only those of the first round; trial: as
-    `feedback.trial`, None where failures are not judged.
+    Attributes:
+        name: By which it is listed.
+        planner: As `planners.build` takes it, or the oracle.
+        feedback: What it is shown: the reports as they are, with scores of other slices, or only
+            those of the first round.
+        pull: As `generator.pull`.
+        trial: As `feedback.trial`; None: failures are not judged.
     """
 
     name: str
@@ -39,30 +43,39 @@ class Arm(Record):
 
 
 def read_arm(name: str, pull: str | None = None, trial: int | None = None) -> Arm:
-    """Return the arm of a name; pull, trial: where it says none.
+    """Return the arm of a name.
 
-    Raises SettingsError for a value that cannot be.
+    Args:
+        name: Of the forms above.
+        pull: Where the name has none.
+        trial: Where the name has none.
+
+    Raises:
+        SettingsError: For a value that is not valid.
     """
     prefix = next((p for p in _PREFIXES if name.startswith(p)), "")
-    parts = name.removeprefix(prefix).split(":")
-    own = dict(p.split("=", 1) for p in parts if p.split("=", 1)[0] in _OWN and "=" in p)
-    given = {"pull": pull, "trial": trial, **own}
-    kept = [p for p in parts if "=" not in p or p.split("=", 1)[0] not in own]
+    planner, options = _split(name.removeprefix(prefix))
+    values = {"planner": planner, "feedback": _PREFIXES.get(prefix, "true")}
     try:
-        return Arm.model_validate(
-            {
-                "name": name,
-                "planner": ":".join(kept),
-                "feedback": _PREFIXES.get(prefix, "true"),
-                **given,
-            }
-        )
+        return Arm.model_validate({"name": name, **values, "pull": pull, "trial": trial, **options})
     except ValidationError as error:
         problem = error.errors()[0]
         key = problem["loc"][0]
         raise SettingsError(
             f"The arm {name!r} cannot have {key}={problem['input']!r}: {problem['msg']}."
         ) from error
+
+
+def _split(name: str) -> tuple[str, dict[str, str]]:
+    """Return the planner of a name with its own options, and the options of the arm."""
+    planner, options = [], {}
+    for part in name.split(":"):
+        key, equals, value = part.partition("=")
+        if equals and key in _ARM_OPTIONS:
+            options[key] = value
+        else:
+            planner.append(part)
+    return ":".join(planner), options
 
 
 class Arms(Record):
@@ -77,31 +90,27 @@ class Arms(Record):
 
         `shuffled` and `one_shot` are those of the first planner but uniform.
         """
-        said = {"shuffled": f"shuffled {self._first}", "one_shot": f"one-shot {self._first}"}
-        controls = [said.get(name, name) for name in self.controls]
+        named = {"shuffled": f"shuffled {self._first}", "one_shot": f"one-shot {self._first}"}
+        controls = [named.get(name, name) for name in self.controls]
         return list(dict.fromkeys([*self.planners, *controls, *self.brains]))
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Return the arms that are held against one another, the one that should win first.
+        """Return the arms that are contrasted, the one that should win first.
 
         True against shuffled feedback, every round's against that of the first round, guided
         against unguided, with trials against without.
         """
         names = self.names()
-        found = [
+        pairs = [
             (name.removeprefix(prefix), name)
             for prefix in _PREFIXES
             for name in names
             if name.startswith(prefix)
         ]
         if "one_shot" in self.planners and self._first != "one_shot":
-            found.append((self._first, "one_shot"))
-        plain = {
-            name: ":".join(p for p in name.split(":") if p.split("=", 1)[0] not in _OWN)
-            for name in self.planners
-        }
-        found += [(name, bare) for name, bare in plain.items() if bare != name and bare in names]
-        return found
+            pairs.append((self._first, "one_shot"))
+        bare = {name: _split(name)[0] for name in self.planners}
+        return pairs + [(name, b) for name, b in bare.items() if b != name and b in names]
 
     def check(self, broken: float) -> None:
         """Raise SettingsError for unknown names, before anything is computed."""

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -29,9 +29,9 @@ from typing import NamedTuple
 import numpy as np
 
 from agent.config.settings import Settings, differences, fingerprint
+from agent.experiments.arm_sessions import Measured, fit, report, run_brain, run_planner
 from agent.experiments.arms import OF_REAL_DATA, Arm, Arms, read_arm
 from agent.experiments.pool import Pool, broken_cells
-from agent.experiments.rounds import Outcome, fit, report, run_brain, run_planner
 from agent.loop.components import Components
 from eval.compare import Score, contrast, score_report, summarise, to_csv
 from eval.report.compare import Comparison, build_compare_html
@@ -66,18 +66,16 @@ class Entry(Record):
     score: Score
 
 
-class Task(NamedTuple):
-    """The work of one process: all arms with one seed."""
+class Workload(NamedTuple):
+    """How much there is to do, and how long one piece of it took.
 
-    settings: Settings
-    folder: Path
-    arms: Arms
-    broken: float
-    seed: int
-
-
-class Estimated(NamedTuple):
-    """How much there is to do, and how long one piece of it took; n_pulled: of the images."""
+    Attributes:
+        n_trainings: Trainings of DSTMs, at most.
+        n_images: Images to draw, at most.
+        n_pulled: How many of them a DSTM guides.
+        train_s: Seconds of a training.
+        image_s: Seconds of an unguided image.
+    """
 
     n_trainings: int
     n_images: int
@@ -92,193 +90,223 @@ class Estimated(NamedTuple):
         return self.n_trainings * self.train_s + n_drawn * self.image_s
 
 
-def run_seed(work: Task, done: Callable[[], None] = lambda: None) -> None:
-    """Run, or finish, all arms of a seed; `done` is called after each."""
-    components = Components(work.settings)
-    seed_folder = work.folder / f"seed-{work.seed:03d}"
-    slices = work.settings.feedback.slices
-    broken = broken_cells(components.distribution, slices, work.broken, work.seed)
-    pool = Pool(components, seed_folder / "images", work.seed, broken)
-    for name in work.arms.names():
-        folder = seed_folder / _slug(name)
-        if not (folder / f"round-{work.settings.session.rounds}.json").exists():
-            if name in OF_REAL_DATA:
-                _run_real(work, components, name, folder, broken)
-            elif name in work.arms.brains:
-                _write(name, folder, work.seed, run_brain(work.settings, name, folder, work.seed))
-            else:
-                arm = _arm(work.settings, name)
-                outcome = run_planner(components, pool, arm, folder, work.seed, broken)
-                _write(name, folder, work.seed, outcome, broken)
-        done()
+@dataclass(frozen=True)
+class Experiment:
+    """A comparison of arms.
 
+    Attributes:
+        settings: What all arms have in common.
+        folder: HOME/compare/NAME.
+        arms: What is compared.
+        broken: Share of the prompt cells that draw something else.
+    """
 
-def _write(
-    name: str, folder: Path, seed: int, outcome: Outcome, broken: Sequence[dict[str, str]] = ()
-) -> None:
-    """Write the rounds of an arm with their scores on the test split."""
-    n_images = 0
-    for past, sealed in zip(outcome.rounds, outcome.sealed, strict=True):
-        n_images += past.batch.n_made if past.batch else 0
-        score = score_report(sealed, name, seed, past.number, n_images, broken)
-        write_json(folder / f"round-{past.number}.json", Entry(round=past, score=score).to_json())
+    settings: Settings
+    folder: Path
+    arms: Arms
+    broken: float = 0.0
 
+    @classmethod
+    def open(cls, settings: Settings, name: str, arms: Arms, broken: float = 0.0) -> Experiment:
+        """Make the folder of a comparison, or go on with it.
 
-def _run_real(
-    work: Task,
-    components: Components,
-    name: str,
-    folder: Path,
-    broken: Sequence[dict[str, str]],
-) -> None:
-    """Train on the real generator split: bare, augmented, or with rare slices drawn more often."""
-    samples = components.target.split("generator")
-    if name == "oversample":
-        table = slice_table(samples.attributes, work.settings.feedback.slices, 1)
-        weights = np.zeros(len(samples))
-        for members in table.values():
-            weights[members] += 1 / len(members)
-        samples = replace(samples, weights=weights)
-    dstm = fit(components, samples, work.seed, augment=name != "real")
-    feedback, sealed = (report(components, dstm, split)[0] for split in ("feedback", "test"))
-    number = work.settings.session.rounds
-    score = score_report(sealed, name, work.seed, number, len(samples), broken)
-    entry = Entry(round=Round(number=number, report=feedback), score=score)
-    write_json(folder / f"round-{number}.json", entry.to_json())
-
-
-def _arm(settings: Settings, name: str) -> Arm:
-    return read_arm(name, settings.generator.pull, settings.feedback.trial or None)
-
-
-def check_pulls(components: Components, arms: Arms, broken: float) -> None:
-    """Raise SettingsError when arms are guided and cannot be, before anything is drawn."""
-    guided = [arm for arm in _of_planners(components.settings, arms) if arm.pull]
-    if not guided:
-        return
-    name = guided[0].name
-    if broken:
-        raise SettingsError(
-            f"The arm {name!r} is pulled, and --broken has prompts draw something else. Compare "
-            "guided arms without it."
-        )
-    if not accepts_feedback(components.generator):
-        raise SettingsError(
-            f"The arm {name!r} is pulled, but the generator {components.generator.name!r} cannot "
-            "be. Choose a preset whose generator is an MTDM, such as solar or streets."
-        )
-    if any(read_pull(arm.pull)[0] == "entropy" for arm in guided if arm.pull):
-        require_classes(components.task)
-
-
-def _of_planners(settings: Settings, arms: Arms) -> list[Arm]:
-    others = (*OF_REAL_DATA, *arms.brains)
-    return [_arm(settings, name) for name in arms.names() if name not in others]
-
-
-def open_folder(settings: Settings, broken: float, name: str) -> Path:
-    """Return the folder of a comparison; raises SettingsError when it was made otherwise."""
-    folder = settings.home / "compare" / name
-    path = folder / "compare.json"
-    stored = {
-        "broken": broken,
-        "settings": settings.model_dump(mode="json"),
-    }
-    if path.exists():
-        known = json.loads(path.read_bytes())
-        # Settings that have come or, of pretraining, have gone since then do no harm.
-        kept = {k: v for k, v in known["settings"].items() if k not in _OF_PRETRAINING}
+        Raises:
+            SettingsError: If it was made with settings of another meaning.
+        """
+        folder = settings.home / "compare" / name
+        path = folder / "compare.json"
+        if not path.exists():
+            write_json(path, {"broken": broken, "settings": settings.model_dump(mode="json")})
+            return cls(settings, folder, arms, broken)
+        stored = json.loads(path.read_bytes())
+        # Settings that were added since, or removed from pretraining, change nothing.
+        kept = {k: v for k, v in stored["settings"].items() if k not in _OF_PRETRAINING}
         before = Settings.model_validate(kept)
-        if _meaning(before, known["broken"]) != _meaning(settings, broken):
+        if _meaning(before, stored["broken"]) != _meaning(settings, broken):
             changed = differences(before, settings)
-            if known["broken"] != broken:
-                changed.append(f"--broken: {known['broken']} -> {broken}")
+            if stored["broken"] != broken:
+                changed.append(f"--broken: {stored['broken']} -> {broken}")
             raise SettingsError(
                 f"The comparison {name!r} was made with other settings: {'; '.join(changed)}. "
-                "Go on with its own, or choose another name with --name."
+                "Continue it with its own, or choose another name with --name."
             )
-    else:
-        write_json(path, stored)
-    return folder
+        return cls(settings, folder, arms, broken)
+
+    def arm(self, name: str) -> Arm:
+        """Return the arm of a planner by its name."""
+        settings = self.settings
+        return read_arm(name, settings.generator.pull, settings.feedback.trial or None)
+
+    def _guided(self) -> list[Arm]:
+        others = (*OF_REAL_DATA, *self.arms.brains)
+        arms = [self.arm(name) for name in self.arms.names() if name not in others]
+        return [arm for arm in arms if arm.pull]
+
+    def check_pulls(self, components: Components) -> None:
+        """Raise SettingsError when arms are guided and cannot be, before anything is drawn."""
+        guided = self._guided()
+        if not guided:
+            return
+        name = guided[0].name
+        if self.broken:
+            raise SettingsError(
+                f"The arm {name!r} is pulled, and --broken has prompts draw something else. "
+                "Compare guided arms without it."
+            )
+        if not accepts_feedback(components.generator):
+            raise SettingsError(
+                f"The arm {name!r} is pulled, but the generator {components.generator.name!r} "
+                "cannot be. Choose a preset whose generator is an MTDM, such as solar or streets."
+            )
+        if any(read_pull(arm.pull)[0] == "entropy" for arm in guided if arm.pull):
+            require_classes(components.task)
+
+    def estimate(self, components: Components, n_seeds: int) -> Workload:
+        """Measure an image and a training, and count the most that there can be of them."""
+        session, n_steps = self.settings.session, self.settings.dstm.steps
+        row = components.distribution.rows[0]
+        text = components.target.vocabulary.caption(row.attributes)
+        spec = PromptSpec(id="estimate", text=text, class_name=row.class_name, count=N_TRIED)
+        wanted = [(spec, index) for index in range(N_TRIED)]
+        names = components.target.class_names
+
+        def draw_some() -> Samples:
+            samples, confidence = draw(wanted, 0, components.generator, names)
+            components.judge.verify(samples, confidence)
+            return samples
+
+        def train(samples: Samples, steps: int) -> None:
+            dstm = fit(components, samples, 0, augment=True, steps=steps)
+            for split in ("feedback", "test"):
+                report(components, dstm, split)
+
+        def seconds(work: Callable[[], object]) -> float:
+            started = time.monotonic()
+            work()
+            return time.monotonic() - started
+
+        # Both once before, so that what is loaded or made at the first use is not counted.
+        samples = draw_some()
+        train(samples, 1)
+        image_s = seconds(draw_some) / N_TRIED
+        one_s, four_s = (seconds(partial(train, samples, steps)) for steps in (1, 4))
+        arms = self.arms.names()
+        n_of_real = sum(name in OF_REAL_DATA for name in arms)
+        n_rounds = session.rounds * (len(arms) - n_of_real)
+        n_guided = len(self._guided()) * (session.rounds - 1)
+        return Workload(
+            n_trainings=n_seeds * (n_rounds + n_of_real),
+            n_images=n_seeds * n_rounds * session.images_per_round,
+            n_pulled=n_seeds * n_guided * session.images_per_round,
+            train_s=one_s + max(0.0, four_s - one_s) / 3 * (n_steps - 1),
+            image_s=image_s,
+        )
+
+    def run(self, seeds: Sequence[int], jobs: int, done: Callable[[int], None]) -> None:
+        """Run all seeds.
+
+        Args:
+            seeds: Seeds to run, or to finish.
+            jobs: Processes.
+            done: Takes how many arms of the seeds are complete.
+        """
+        if jobs == 1:
+            for seed in seeds:
+                self.run_seed(seed, lambda: done(self.n_done(seeds)))
+            return
+        # One thread each: two busy threads on a shared core are slower than one.
+        os.environ["OMP_NUM_THREADS"] = "1"
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, context, end_with_parent) as processes:
+            waiting = {processes.submit(self.run_seed, seed) for seed in seeds}
+            try:
+                while waiting:
+                    finished, waiting = wait(waiting, timeout=2)
+                    for future in finished:
+                        future.result()
+                    done(self.n_done(seeds))
+            except BaseException:
+                processes.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def run_seed(self, seed: int, done: Callable[[], None] = lambda: None) -> None:
+        """Run, or finish, all arms of a seed; `done` is called after each."""
+        components = Components(self.settings)
+        folder = self.folder / f"seed-{seed:03d}"
+        slices = self.settings.feedback.slices
+        broken = broken_cells(components.distribution, slices, self.broken, seed)
+        pool = Pool(components, folder / "images", seed, broken)
+        for name in self.arms.names():
+            place = folder / _slug(name)
+            if not (place / self._last).exists():
+                if name in OF_REAL_DATA:
+                    outcome = self._on_real_data(components, name, seed)
+                elif name in self.arms.brains:
+                    outcome = run_brain(self.settings, name, place, seed)
+                else:
+                    outcome = run_planner(components, pool, self.arm(name), place)
+                for past, sealed, n_images in outcome:
+                    score = score_report(sealed, name, seed, past.number, n_images, broken)
+                    entry = Entry(round=past, score=score)
+                    write_json(place / f"round-{past.number}.json", entry.to_json())
+            done()
+
+    def _on_real_data(self, components: Components, name: str, seed: int) -> list[Measured]:
+        """Train on the real generator split: bare, augmented, or rare slices drawn more often."""
+        samples = components.target.split("generator")
+        if name == "oversample":
+            table = slice_table(samples.attributes, self.settings.feedback.slices, 1)
+            weights = np.zeros(len(samples))
+            for members in table.values():
+                weights[members] += 1 / len(members)
+            samples = replace(samples, weights=weights)
+        dstm = fit(components, samples, seed, augment=name != "real")
+        feedback, sealed = (report(components, dstm, split)[0] for split in ("feedback", "test"))
+        last = Round(number=self.settings.session.rounds, report=feedback)
+        return [Measured(last, sealed, len(samples))]
+
+    @property
+    def _last(self) -> str:
+        return f"round-{self.settings.session.rounds}.json"
+
+    def n_done(self, seeds: Sequence[int]) -> int:
+        """Return how many arms of how many seeds have their last round."""
+        return sum(
+            (self.folder / f"seed-{seed:03d}" / _slug(name) / self._last).exists()
+            for seed in seeds
+            for name in self.arms.names()
+        )
+
+    def scores(self) -> list[Score]:
+        """Return all scores, those of earlier arms and seeds included."""
+        paths = sorted(self.folder.glob("seed-*/*/round-*.json"))
+        return [Entry.model_validate_json(path.read_bytes()).score for path in paths]
+
+    def write_results(self, command: str) -> tuple[Path, Comparison]:
+        """Write compare.html and compare.csv; return the page's path and what it shows."""
+        order = {name: number for number, name in enumerate(self.arms.names())}
+        scores = sorted(self.scores(), key=lambda s: (order.get(s.arm, len(order)), s.arm))
+        settings, name = self.settings, self.folder.name
+        comparison = Comparison(
+            # All users' own data share one preset, so the folder names them.
+            preset=name if settings.target.path is not None else Path(settings.preset).stem,
+            broken=self.broken,
+            settings=settings.model_dump(mode="json", exclude={"home"}),
+            scores=scores,
+            summaries=summarise(scores),
+            contrasts=contrast(scores, self.arms.pairs()),
+            command=command,
+        )
+        write_bytes(self.folder / "compare.csv", to_csv(comparison.summaries).encode())
+        page = self.folder / "compare.html"
+        write_bytes(page, build_compare_html(comparison).encode())
+        return page, comparison
 
 
 def _meaning(settings: Settings, broken: float) -> str:
-    # Arms say who plans, the settings do not.
+    # The arms decide who plans, not the setting `brain`.
     settings = settings.model_copy(update={"brain": ""})
     return digest([fingerprint(settings), settings.session.to_json(), broken])
-
-
-def estimate(components: Components, arms: Arms, n_seeds: int) -> Estimated:
-    """Measure an image and a training, and count the most that there can be of them."""
-    session, n_steps = components.settings.session, components.settings.dstm.steps
-    row = components.distribution.rows[0]
-    text = components.target.vocabulary.caption(row.attributes)
-    spec = PromptSpec(id="estimate", text=text, class_name=row.class_name, count=N_TRIED)
-    wanted = [(spec, index) for index in range(N_TRIED)]
-
-    def drawn() -> Samples:
-        samples, confidence = draw(wanted, 0, components.generator, components.target.class_names)
-        components.judge.verify(samples, confidence)
-        return samples
-
-    def seconds(work: Callable[[], object]) -> float:
-        started = time.monotonic()
-        work()
-        return time.monotonic() - started
-
-    # Both once before, so that what is loaded or made at the first use is not counted.
-    samples = drawn()
-
-    def train(n: int) -> None:
-        dstm = fit(components, samples, 0, augment=True, steps=n)
-        for split in ("feedback", "test"):
-            report(components, dstm, split)
-
-    train(1)
-    image_s = seconds(drawn) / N_TRIED
-    one_s, some_s = (seconds(partial(train, n)) for n in (1, 4))
-    names = arms.names()
-    n_of_real = sum(name in OF_REAL_DATA for name in names)
-    n_rounds = session.rounds * (len(names) - n_of_real)
-    n_guided = sum(arm.pull is not None for arm in _of_planners(components.settings, arms))
-    return Estimated(
-        n_trainings=n_seeds * (n_rounds + n_of_real),
-        n_images=n_seeds * n_rounds * session.images_per_round,
-        n_pulled=n_seeds * n_guided * (session.rounds - 1) * session.images_per_round,
-        train_s=one_s + max(0.0, some_s - one_s) / 3 * (n_steps - 1),
-        image_s=image_s,
-    )
-
-
-def run_all(
-    settings: Settings,
-    folder: Path,
-    arms: Arms,
-    broken: float,
-    seeds: Sequence[int],
-    jobs: int,
-    done: Callable[[int], None],
-) -> None:
-    """Run all seeds, `jobs` at a time; `done` is told how many arms of seeds are there."""
-    work = [Task(settings, folder, arms, broken, seed) for seed in seeds]
-    if jobs == 1:
-        for task in work:
-            run_seed(task, lambda: done(n_done(folder, settings, arms, seeds)))
-        return
-    # One thread each: two busy threads on a shared core are slower than one.
-    os.environ["OMP_NUM_THREADS"] = "1"
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, end_with_parent) as processes:
-        waiting = {processes.submit(run_seed, task) for task in work}
-        try:
-            while waiting:
-                finished, waiting = wait(waiting, timeout=2)
-                for future in finished:
-                    future.result()
-                done(n_done(folder, settings, arms, seeds))
-        except BaseException:
-            processes.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def end_with_parent() -> None:
@@ -294,44 +322,6 @@ def end_with_parent() -> None:
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def n_done(folder: Path, settings: Settings, arms: Arms, seeds: Sequence[int]) -> int:
-    """Return how many arms of how many seeds have their last round."""
-    last = f"round-{settings.session.rounds}.json"
-    return sum(
-        (folder / f"seed-{seed:03d}" / _slug(name) / last).exists()
-        for seed in seeds
-        for name in arms.names()
-    )
-
-
-def read_scores(folder: Path) -> list[Score]:
-    """Return all scores of a comparison, those of earlier arms and seeds included."""
-    paths = sorted(folder.glob("seed-*/*/round-*.json"))
-    return [Entry.model_validate_json(path.read_bytes()).score for path in paths]
-
-
-def write_results(
-    settings: Settings, folder: Path, arms: Arms, broken: float, command: str
-) -> tuple[Path, Comparison]:
-    """Write compare.html and compare.csv; return the page's path and what it shows."""
-    order = {name: number for number, name in enumerate(arms.names())}
-    scores = sorted(read_scores(folder), key=lambda s: (order.get(s.arm, len(order)), s.arm))
-    comparison = Comparison(
-        # A user's own data all have one preset; the folder is called as they are.
-        preset=folder.name if settings.target.path is not None else Path(settings.preset).stem,
-        broken=broken,
-        settings=settings.model_dump(mode="json", exclude={"home"}),
-        scores=scores,
-        summaries=summarise(scores),
-        contrasts=contrast(scores, arms.pairs()),
-        command=command,
-    )
-    write_bytes(folder / "compare.csv", to_csv(comparison.summaries).encode())
-    page = folder / "compare.html"
-    write_bytes(page, build_compare_html(comparison).encode())
-    return page, comparison
 
 
 def _slug(name: str) -> str:

@@ -23,48 +23,51 @@ from tools.generate_batch import draw
 class Pool:
     """The images of one seed by prompt cell, drawn once, when first asked for, and kept on disk.
 
-    Images that a critic pulls are drawn for it alone, of the words and the noise that the others
-    have.
+    Images that a critic pulls are drawn for it alone, with the words and the noise of the others.
 
-    broken: attributes of cells that draw something else: another class, or, where labels belong to
-    pixels, the labels of another scene.
+    Attributes:
+        seed: The seed.
+        broken: Attributes of cells that draw something else: another class, or, where labels belong
+            to pixels, the labels of another scene.
     """
 
     def __init__(
-        self, components: Components, folder: Path, seed: int, broken: Sequence[Mapping[str, str]]
+        self, components: Components, folder: Path, seed: int, broken: Sequence[dict[str, str]]
     ) -> None:
-        self._components = components
-        self._folder = folder
-        self._seed = seed
-        self._broken = broken
+        self.seed, self.broken = seed, broken
+        self._components, self._folder = components, folder
         self._size = components.settings.session.images_per_prompt
         self._drawn: dict[str, Samples] = {}
 
     def take(
         self, prompts: Sequence[PromptSpec], taken: Counter[str], critic: Critic | None = None
     ) -> list[Samples]:
-        """Return the images of every prompt and count them in `taken`, by cell.
+        """Return the images of every prompt.
 
-        critic: pulls those of prompts with a pull, which have ids of their own.
+        Args:
+            prompts: What is asked for; their texts are not read.
+            taken: How many images of each cell are used; counted on.
+            critic: Pulls the images of prompts with a pull, which have ids of their own.
         """
-        wanted = []
+        places = []
         for prompt in prompts:
             cell = cell_of(prompt)
             pulled = f"-{digest([critic.sha256, prompt.pull])}" if critic and prompt.pull else ""
             numbers = range(taken[cell], taken[cell] + prompt.count)
             taken[cell] += prompt.count
-            own = [(f"{cell}-{i // self._size:03d}", pulled, i % self._size) for i in numbers]
-            wanted.append((prompt, own))
-        self._draw({(name, pulled): p for p, own in wanted for name, pulled, _ in own}, critic)
+            of_prompt = [(f"{cell}-{i // self._size:03d}", pulled, i % self._size) for i in numbers]
+            places.append((prompt, of_prompt))
+        self._draw({(name, pulled): p for p, of in places for name, pulled, _ in of}, critic)
         return [
-            concatenate([self._drawn[name + pulled].take([i]) for name, pulled, i in own])
-            for _, own in wanted
+            concatenate([self._drawn[name + pulled].take([i]) for name, pulled, i in of_prompt])
+            for _, of_prompt in places
         ]
 
     def _draw(self, pieces: Mapping[tuple[str, str], PromptSpec], critic: Critic | None) -> None:
-        """Have pieces in memory and on disk: `images_per_prompt` images of one cell each.
+        """Load or draw pieces: `images_per_prompt` images of one cell each.
 
-        A piece's first name says its words and its noise, the second what pulled it, if anything.
+        The first name of a piece decides its words and its noise, the second what pulled it, if
+        anything did.
         """
         missing = []
         for (name, pulled), prompt in pieces.items():
@@ -80,10 +83,10 @@ class Pool:
             part = missing[start : start + size]
             made = self._make([prompt for prompt, _ in part], critic)
             for (prompt, pulled), samples in zip(part, made, strict=True):
-                own = replace(samples, ids=[name + pulled for name in samples.ids])
-                self._drawn[prompt.id + pulled] = own
+                renamed = replace(samples, ids=[name + pulled for name in samples.ids])
+                self._drawn[prompt.id + pulled] = renamed
                 data = write_shard(
-                    own,
+                    renamed,
                     [prompt.text] * self._size,
                     [prompt.id + pulled] * self._size,
                     range(self._size),
@@ -94,16 +97,16 @@ class Pool:
     def _make(self, prompts: Sequence[PromptSpec], critic: Critic | None) -> list[Samples]:
         components = self._components
 
-        def drawn_as(said: Sequence[PromptSpec]) -> tuple[Samples, Dense]:
-            pairs = [(prompt, i) for prompt in said for i in range(self._size)]
+        def drawn_as(specs: Sequence[PromptSpec]) -> tuple[Samples, Dense]:
+            pairs = [(prompt, i) for prompt in specs for i in range(self._size)]
             return draw(
-                pairs, self._seed, components.generator, components.target.class_names, critic
+                pairs, self.seed, components.generator, components.target.class_names, critic
             )
 
         wrong = [self._wrong(prompt) if self._is_broken(prompt) else prompt for prompt in prompts]
         drawn, confidence = drawn_as(wrong)
         if drawn.labels and wrong != prompts:
-            # The image is the one that was asked for, its labels are those of another scene.
+            # The image is the one asked for, with the labels of another scene.
             drawn = replace(drawn, images=drawn_as(prompts)[0].images)
         asked = [prompt for prompt in prompts for _ in range(self._size)]
         names = list(components.target.class_names)
@@ -117,16 +120,16 @@ class Pool:
         return [drawn.take(range(i * size, (i + 1) * size)) for i in range(len(prompts))]
 
     def _spec(self, name: str, prompt: PromptSpec) -> PromptSpec:
-        words = random.Random(f"{self._seed} {name}")
+        words = random.Random(f"{self.seed} {name}")
         text = self._components.target.vocabulary.caption(prompt.attributes, words)
         return prompt.model_copy(update={"id": name, "text": text, "count": self._size})
 
     def _is_broken(self, prompt: PromptSpec) -> bool:
-        return any(cell.items() <= prompt.attributes.items() for cell in self._broken)
+        return any(cell.items() <= prompt.attributes.items() for cell in self.broken)
 
     def _wrong(self, prompt: PromptSpec) -> PromptSpec:
         """Return what a broken prompt draws: another class, or else another scene."""
-        rng = random.Random(f"{self._seed} {prompt.id} wrong")
+        rng = random.Random(f"{self.seed} {prompt.id} wrong")
         rows = self._components.distribution.rows
         of_others = [row for row in rows if row.class_name != prompt.class_name]
         row = rng.choice(of_others or rows)
@@ -134,7 +137,7 @@ class Pool:
         return prompt.model_copy(update={"text": text, "class_name": row.class_name})
 
     def _path(self, name: str, pulled: str) -> Path:
-        # Apart from those that others use, too.
+        # Apart from those that other arms use.
         folder = self._folder.with_name("pulled") if pulled else self._folder
         return folder / f"{name}{pulled}.parquet"
 
@@ -145,17 +148,24 @@ def cell_of(prompt: PromptSpec) -> str:
 
 
 def broken_cells(
-    palette: AttributeDistribution, slices: Sequence[tuple[str, ...]], share: Share, seed: int
+    distribution: AttributeDistribution,
+    slices: Sequence[tuple[str, ...]],
+    share: Share,
+    seed: int,
 ) -> list[dict[str, str]]:
-    """Return a share of the prompt cells, at least one if it is above 0, drawn by the seed.
+    """Return a share of the prompt cells, drawn by the seed.
 
-    Cells are the values, found in the palette, of the first of `slices` that crosses attributes.
+    Args:
+        distribution: Combinations of attributes that can be asked for.
+        slices: The first of them that crosses attributes defines the cells.
+        share: 0..1; above 0, at least one cell is broken.
+        seed: Of the comparison.
     """
     names = next((by for by in slices if len(by) > 1), slices[0])
-    found = {
+    values = {
         tuple((name, row.attributes[name]) for name in names if name in row.attributes)
-        for row in palette.rows
+        for row in distribution.rows
     }
-    cells = sorted(items for items in found if len(items) == len(names))
+    cells = sorted(items for items in values if len(items) == len(names))
     n_broken = max(1, round(share * len(cells))) if share else 0
     return [dict(items) for items in random.Random(f"broken {seed}").sample(cells, n_broken)]

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.config.settings import Settings, differences
+from agent.experiments.arm_sessions import fit, report
 from agent.experiments.pool import cell_of
-from agent.experiments.rounds import fit, report
 from agent.loop.components import Components
 from memory.errors import SettingsError, unknown
 from memory.records import Estimate, Plan, Round

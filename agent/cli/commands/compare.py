@@ -55,29 +55,29 @@ def compare(
     set_: SetOption = None,
 ) -> None:
     """Compare ways to shape at equal cost, or go on; write a page and a CSV."""
-    from agent.experiments import compare
     from agent.experiments.arms import Arms
+    from agent.experiments.compare import SMALL, Experiment
     from agent.loop.components import Components
     from agent.loop.observer import counted
     from agent.session import data_manifest
     from eval.intervals import seeds_needed
     from eval.report import text
 
-    settings = resolve(ctx, first=compare.SMALL if budget == "small" else ())
+    settings = resolve(ctx, first=SMALL if budget == "small" else ())
     components = Components(settings)
     arms = Arms(planners=_split(planners), controls=_split(controls), brains=_split(brains))
     arms.check(broken)
     stem = components.target.name if target else Path(preset or PRESET).stem
-    called = name or (f"{stem}-broken" if broken else stem)
-    folder = compare.open_folder(settings, broken, called)
+    name = name or (f"{stem}-broken" if broken else stem)
+    experiment = Experiment.open(settings, name, arms, broken)
     say(components.target.notice)
-    path = settings.target.path
-    data_manifest.check_folder(folder, path, components.target, f"the comparison {called!r}")
-    compare.check_pulls(components, arms, broken)
+    path, folder = settings.target.path, experiment.folder
+    data_manifest.check_folder(folder, path, components.target, f"the comparison {name!r}")
+    experiment.check_pulls(components)
     with counted(console(), "training what audits images", "steps") as report:
         components.train_judge(report)
     say("Measuring how long a training and an image take ...")
-    left = compare.estimate(components, arms, seeds)
+    left = experiment.estimate(components, seeds)
     say(
         f"{len(arms.names())} arms, {seeds} seeds: at most {left.n_trainings} trainings of "
         f"{left.train_s:.1f} s and {left.n_images} images of {left.image_s:.2f} s, which takes "
@@ -87,10 +87,8 @@ def compare(
     total = seeds * len(arms.names())
     with counted(console(), "done", "arms") as report:
         report(0, total)
-        compare.run_all(
-            settings, folder, arms, broken, range(seeds), jobs, lambda done: report(done, total)
-        )
-    page, comparison = compare.write_results(settings, folder, arms, broken, _command(sys.argv[1:]))
+        experiment.run(range(seeds), jobs, lambda done: report(done, total))
+    page, comparison = experiment.write_results(_command(sys.argv[1:]))
     rows = [
         [
             s.arm,

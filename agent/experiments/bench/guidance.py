@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from agent.experiments.arm_sessions import fit
 from agent.experiments.bench.harness import (
     Benchmark,
     Figures,
@@ -20,7 +21,6 @@ from agent.experiments.bench.harness import (
     uniform_images,
     uniform_prompts,
 )
-from agent.experiments.rounds import fit
 from tools.data.samples import Samples
 from tools.diffusion.guidance import Critic, failed_photographs
 from tools.generate_batch import draw

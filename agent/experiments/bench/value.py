@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from agent.experiments.arm_sessions import fit, report
 from agent.experiments.bench.harness import Benchmark, options, uniform_images
-from agent.experiments.rounds import fit, report
 from agent.loop.components import Components
 from agent.session.folder import folder_of
 from memory.errors import DataError

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from agent.cli.app import app
 from agent.config.settings import Settings, load_settings
-from agent.experiments import compare
+from agent.experiments.arm_sessions import planner_of_arm, shuffled
 from agent.experiments.arms import Arms, read_arm
+from agent.experiments.compare import Entry, Experiment, _slug
 from agent.experiments.pool import Pool, broken_cells
-from agent.experiments.rounds import planner_of_arm, shuffled
 from agent.loop.components import Components
 from agent.planners import AttributeCombination, AttributeDistribution, Observation
 from memory.errors import SettingsError
@@ -142,7 +142,8 @@ def test_shuffled_feedback_keeps_the_scores_and_moves_them() -> None:
 def test_a_comparison_ends_with_page_and_table_and_goes_on_after_a_stop(
     settings: Settings,
 ) -> None:
-    folder = compare.open_folder(settings, 0.15, "test")
+    experiment = Experiment.open(settings, "test", ARMS, 0.15)
+    folder = experiment.folder
 
     class Stopped(Exception):
         pass
@@ -152,7 +153,7 @@ def test_a_comparison_ends_with_page_and_table_and_goes_on_after_a_stop(
             raise Stopped
 
     with pytest.raises(Stopped):
-        compare.run_all(settings, folder, ARMS, 0.15, range(1), 1, stop)
+        experiment.run(range(1), 1, stop)
     made = [
         *folder.glob("seed-000/models/*/*"),
         *folder.glob("seed-000/*/home/sessions/arm/rounds/*/*"),
@@ -161,12 +162,12 @@ def test_a_comparison_ends_with_page_and_table_and_goes_on_after_a_stop(
     stopped = folder / "seed-000/uniform/round-2.json"
     expected = json.loads(stopped.read_bytes())
     stopped.unlink()
-    compare.run_all(settings, folder, ARMS, 0.15, range(1), 1, lambda done: None)
+    experiment.run(range(1), 1, lambda done: None)
 
     assert json.loads(stopped.read_bytes()) == expected
     assert all(path.stat().st_mtime_ns == time for path, time in known.items())
-    assert compare.n_done(folder, settings, ARMS, range(1)) == 5
-    scores = compare.read_scores(folder)
+    assert experiment.n_done(range(1)) == 5
+    scores = experiment.scores()
     by_arm = Counter(score.arm for score in scores)
     assert by_arm == {
         "uniform": 2,
@@ -182,19 +183,19 @@ def test_a_comparison_ends_with_page_and_table_and_goes_on_after_a_stop(
     firsts = [s for s in scores if s.round == 1 and s.arm != "oracle"]
     assert len({s.average for s in firsts}) == 1
 
-    page, found = compare.write_results(settings, folder, ARMS, 0.15, "shaping compare")
+    page, found = experiment.write_results("shaping compare")
     assert [s.arm for s in found.summaries] == ARMS.names()
     assert "Differences to uniform" in page.read_text("utf-8")
     assert len(page.with_suffix(".csv").read_text("utf-8").splitlines()) == 6
     with pytest.raises(SettingsError, match="made with other settings: --broken"):
-        compare.open_folder(settings, 0.0, "test")
+        Experiment.open(settings, "test", ARMS)
 
 
 def test_a_brain_is_an_arm(settings: Settings) -> None:
     arms = Arms(planners=("uniform",), brains=("policy:uniform",))
-    folder = compare.open_folder(settings, 0.0, "brains")
-    compare.run_all(settings, folder, arms, 0.0, range(1), 1, lambda done: None)
-    scores = [s for s in compare.read_scores(folder) if s.arm == "policy:uniform"]
+    experiment = Experiment.open(settings, "brains", arms)
+    experiment.run(range(1), 1, lambda done: None)
+    scores = [s for s in experiment.scores() if s.arm == "policy:uniform"]
     assert [(s.round, s.n_images) for s in scores] == [(1, 16), (2, 32)]
 
 
@@ -207,13 +208,14 @@ def test_guided_arms_and_one_shot_feedback_are_held_against_the_others(
     settings = load_settings("solar", [*options, f"home={settings.home}"], {})
     guided = "failure:pull=entropy 0.05"
     arms = Arms(planners=("uniform", "failure", guided, "one_shot"), controls=("one_shot",))
-    folder = compare.open_folder(settings, 0.0, "guided")
-    compare.check_pulls(Components(settings), arms, 0.0)
-    compare.run_all(settings, folder, arms, 0.0, range(1), 1, lambda done: None)
+    experiment = Experiment.open(settings, "guided", arms)
+    folder = experiment.folder
+    experiment.check_pulls(Components(settings))
+    experiment.run(range(1), 1, lambda done: None)
 
     def plan(arm: str, number: int) -> Plan:
         (path,) = folder.glob(f"seed-000/{arm}*/round-{number}.json")
-        found = compare.Entry.model_validate_json(path.read_bytes()).round.plan
+        found = Entry.model_validate_json(path.read_bytes()).round.plan
         assert found
         return found
 
@@ -221,16 +223,16 @@ def test_guided_arms_and_one_shot_feedback_are_held_against_the_others(
     assert {p.pull for p in plan("failure-pull", 1).prompts} == {None}
     assert {p.pull for p in plan("failure-pull", 2).prompts} == {"entropy 0.05"}
     assert sum(1 for _ in (folder / "seed-000/pulled").iterdir()) >= 8
-    n_made = {s.arm: s.n_images for s in compare.read_scores(folder) if s.round == 2}
+    n_made = {s.arm: s.n_images for s in experiment.scores() if s.round == 2}
     assert n_made == dict.fromkeys(arms.names(), 32)
 
-    _, found = compare.write_results(settings, folder, arms, 0.0, "shaping compare")
+    _, found = experiment.write_results("shaping compare")
     assert [(c.arm, c.other) for c in found.contrasts] == arms.pairs()
     # Resumed, nothing is drawn or trained again.
     made = [p for part in ("images", "pulled", "models") for p in folder.rglob(part)]
     before = {p: p.stat().st_mtime_ns for part in made for p in part.rglob("*.*")}
-    (folder / f"seed-000/{compare._slug(guided)}/round-2.json").unlink()
-    compare.run_all(settings, folder, arms, 0.0, range(1), 1, lambda done: None)
+    (folder / f"seed-000/{_slug(guided)}/round-2.json").unlink()
+    experiment.run(range(1), 1, lambda done: None)
     after = {p: p.stat().st_mtime_ns for part in made for p in part.rglob("*.*")}
     assert before == after
 
@@ -294,10 +296,11 @@ def test_an_arm_with_trials_judges_its_failures(settings: Settings) -> None:
         {},
     )
     arms = Arms(planners=("uniform", "audited_failure:trial=8"))
-    folder = compare.open_folder(settings, 0.0, "trial")
-    compare.run_all(settings, folder, arms, 0.0, range(1), 1, lambda done: None)
+    experiment = Experiment.open(settings, "trial", arms)
+    folder = experiment.folder
+    experiment.run(range(1), 1, lambda done: None)
     paths = sorted(folder.glob("seed-000/audited_failure-trial-*/round-*.json"))
-    found = [compare.Entry.model_validate_json(p.read_bytes()).round for p in paths]
+    found = [Entry.model_validate_json(p.read_bytes()).round for p in paths]
     assert any(f.fixable for r in found for f in r.failures)
     assert [r.plan.n_images for r in found if r.plan] == [16] * 3
     plans = [r.plan for r in found if r.plan]
@@ -316,21 +319,23 @@ def test_an_arm_with_trials_judges_its_failures(settings: Settings) -> None:
 def test_arms_that_cannot_be_guided_are_refused(
     settings: Settings, arms: str, broken: float, message: str
 ) -> None:
+    experiment = Experiment(settings, settings.home, Arms(planners=("uniform", arms)), broken)
     with pytest.raises(SettingsError, match=message):
-        compare.check_pulls(Components(settings), Arms(planners=("uniform", arms)), broken)
+        experiment.check_pulls(Components(settings))
 
 
 def test_a_comparison_goes_on_when_settings_have_been_added_since(settings: Settings) -> None:
-    folder = compare.open_folder(settings, 0.0, "old")
+    experiment = Experiment.open(settings, "old", ARMS)
+    folder = experiment.folder
     path = folder / "compare.json"
     known = json.loads(path.read_bytes())
     del known["settings"]["feedback"]["trial"]
     known["settings"]["pretrain"]["of_an_earlier_version"] = 1
     path.write_text(json.dumps({**known, "fingerprint": "of an earlier version"}))
-    assert compare.open_folder(settings, 0.0, "old") == folder
+    assert Experiment.open(settings, "old", ARMS) == experiment
     changed = load_settings("solar", [*TOY, "feedback.trial=3", f"home={settings.home}"], {})
     with pytest.raises(SettingsError, match=r"feedback\.trial: 0 -> 3"):
-        compare.open_folder(changed, 0.0, "old")
+        Experiment.open(changed, "old", ARMS)
 
 
 @pytest.mark.parametrize(

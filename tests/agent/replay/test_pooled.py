@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from agent.autonomous.runner import run_rounds
 from agent.cli.app import app
 from agent.config.settings import Settings, load_settings
-from agent.experiments import compare
 from agent.experiments.arms import Arms
+from agent.experiments.compare import Experiment
 from agent.loop.components import Components
 from agent.loop.observer import Observer
 from agent.replay.pooled import Pools
@@ -46,10 +46,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     made = load_settings("solar", [*TOY, f"home={home}"], {})
     with open_session(made, "past") as session:
         run_rounds(Components.of_session(session, Observer()))
-    folder = compare.open_folder(made, 0.0, "toys")
-    arms = Arms(planners=("uniform", "failure"))
+    experiment = Experiment.open(made, "toys", Arms(planners=("uniform", "failure")))
     for seed in (0, 1):
-        compare.run_seed(compare.Task(made, folder, arms, 0.0, seed))
+        experiment.run_seed(seed)
     return made
 
 

@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,11 +49,12 @@ NAME = "arm"
 _MODEL = ("model.safetensors", "model.json")
 
 
-class Outcome(NamedTuple):
-    """The rounds of an arm, and their reports on the sealed test split."""
+class Measured(NamedTuple):
+    """A round, its report on the sealed test split, and how many images the arm had by then."""
 
-    rounds: Sequence[Round]
-    sealed: Sequence[Report]
+    round: Round
+    sealed: Report
+    n_images: int
 
 
 @dataclass
@@ -220,69 +222,55 @@ class ArmEffects(LiveEffects):
         return inspect(number, self._session.folder, parts.target, slicing, device=parts.device)
 
 
-def run_planner(
-    shared: Components,
-    pool: Pool,
-    arm: Arm,
-    folder: Path,
-    seed: int,
-    broken: Sequence[dict[str, str]],
-) -> Outcome:
+def run_planner(shared: Components, pool: Pool, arm: Arm, folder: Path) -> list[Measured]:
     """Run, or finish, the session of an arm of a planner.
 
     Args:
         shared: Components of the comparison.
-        pool: Images of the seed.
+        pool: Images of the seed, which is the session's, too.
         arm: What is run.
         folder: Of the arm.
-        seed: Of the session.
-        broken: Attributes of cells that draw something else.
     """
     trial = arm.trial if arm.trial and arm.feedback == "true" else 0
     settings = shared.settings
-    settings = settings.model_copy(
-        update={
-            "brain": f"policy:{arm.name}",
-            "feedback": settings.feedback.model_copy(update={"trial": trial, "discovery": "off"}),
-            "generator": settings.generator.model_copy(update={"pull": arm.pull}),
-        }
-    )
+    feedback = settings.feedback.model_copy(update={"trial": trial, "discovery": "off"})
+    generator = settings.generator.model_copy(update={"pull": arm.pull})
+    changes = {"brain": f"policy:{arm.name}", "feedback": feedback, "generator": generator}
 
     def run(session: Session) -> None:
         shards = PoolShards(pool)
         components = shared.in_session(session, shards)
-        planner = planner_of_arm(arm, lambda: read_sealed(session.folder), broken)
+        planner = planner_of_arm(arm, lambda: read_sealed(session.folder), pool.broken)
         brain = PlannerBrain(planner, components.distribution, components.target.vocabulary)
         effects = ArmEffects(components, shards, folder.parent / "models", arm)
         run_rounds(components, effects, brain)
 
-    return _run_session(settings, folder, seed, run)
+    return _run_session(settings.model_copy(update=changes), folder, pool.seed, run)
 
 
-def run_brain(settings: Settings, name: str, folder: Path, seed: int) -> Outcome:
+def run_brain(settings: Settings, name: str, folder: Path, seed: int) -> list[Measured]:
     """Run, or finish, the session of a brain, with images and a memory of its own."""
-    settings = settings.model_copy(update={"brain": name})
-    return _run_session(
-        settings,
-        folder,
-        seed,
-        lambda session: run_rounds(Components.of_session(session, Observer())),
-    )
+
+    def run(session: Session) -> None:
+        run_rounds(Components.of_session(session, Observer()))
+
+    return _run_session(settings.model_copy(update={"brain": name}), folder, seed, run)
 
 
 def _run_session(
-    settings: Settings, folder: Path, seed: int, run: Callable[[Session], object]
-) -> Outcome:
+    settings: Settings, folder: Path, seed: int, run: Callable[[Session], None]
+) -> list[Measured]:
     home = folder / "home"
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "cache").exists():
         (home / "cache").symlink_to((settings.home / "cache").absolute())
     session = settings.session.model_copy(update={"seed": seed, "name": NAME})
-    with open_session(
-        settings.model_copy(update={"home": home, "session": session}), NAME
-    ) as opened:
+    settings = settings.model_copy(update={"home": home, "session": session})
+    with open_session(settings, NAME) as opened:
         run(opened)
-        return Outcome(opened.rounds(), read_sealed(opened.folder))
+        rounds, sealed = opened.rounds(), read_sealed(opened.folder)
+    n_images = accumulate(past.batch.n_made if past.batch else 0 for past in rounds)
+    return [Measured(*parts) for parts in zip(rounds, sealed, n_images, strict=True)]
 
 
 def fit(components: Components, samples: Samples, seed: int, **changes: bool | int) -> Dstm:
