@@ -1,7 +1,7 @@
 """A person's conversation with a live session: what they type in, what is shown in return.
 
 `Conversation.say` takes a line, a slash command or plain words, and returns blocks to show;
-`Conversation.show` does the same for what the session tells. Neither knows a terminal or a page.
+`Conversation.show` does the same for an event of the session. Neither knows a terminal or a page.
 """
 
 from __future__ import annotations
@@ -213,8 +213,10 @@ class Conversation:
 
     def _reject(self, text: str) -> list[Block]:
         self._pending()
-        preferences = parse(text, self._overview.lexicon).preferences
-        blocks = self._preferences.take_all(preferences, text)
+        result = parse(text, self._overview.lexicon)
+        blocks = self._preferences.take_all(result.preferences, text)
+        if text and not result.command and not self._assistant.available:
+            blocks += not_taken(result, self._overview)
         self.live.answer(ApprovalDecision(verdict="reject", text=text))
         return [*blocks, Line("Rejected; it is planned again.", "good")]
 

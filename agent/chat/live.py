@@ -1,7 +1,7 @@
 """A session that runs in a thread of its own while a person watches and steers it.
 
 `LiveSession` holds what every user interface needs and knows none of them: it starts, pauses, stops
-and takes back, hands questions over and answers in, and tells its listeners what happens.
+and takes back, hands questions over and answers in, and sends its listeners events.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from agent.loop.components import Components
 from agent.loop.observer import Observer
 from agent.session.control import request, requested
 from agent.session.folder import Session, store_settings
+from agent.session.limits import Ending
 from agent.session.undo import clear_undone, undo
 from memory.errors import ShapingError, Stopped
+from memory.events.session import EndedEvent
 from memory.records import Plan, Round
 
 State = Literal["idle", "working", "waiting", "paused", "finished", "failed"]
 """idle: not started, or stopped; waiting: for an answer; finished: by a limit of the session."""
 
+_AT_REST = ("idle", "finished", "failed")
 # How often a thread that waits for an answer gives a sign of life.
 _BEAT_S = 0.5
 _REST_S = 5.0
@@ -33,9 +36,17 @@ _REST_S = 5.0
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the session stands; done of total, in `unit`, of the stage; 0 where it is not counted.
+    """Where a live session stands.
 
-    auto_s: seconds until the plan is approved without an answer, or None.
+    Attributes:
+        state: See `State`.
+        round: Number of the round, 0 before the first.
+        stage: Name of the stage in hand.
+        done: How much of the stage is done, in `unit`.
+        total: Of how much; 0 where that is not counted.
+        unit: E.g. "images".
+        per_s: Units per second.
+        auto_s: Seconds until the plan is approved without an answer, or None.
     """
 
     state: State
@@ -50,10 +61,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class SessionEvent:
-    """Something that listeners are told: a kind, a text, and the record that it is about, if any.
+    """Something that happened in a live session.
 
-    kinds: "stage", "plan", "question", "round", "warning", "state", and "blocks"
-    (`agent.chat.blocks`).
+    Attributes:
+        kind: "stage", "plan", "question", "round", "warning", "state" or "blocks".
+        text: One line about it.
+        record: The plan, question, round or blocks (`eval.report.blocks`) that it is about.
     """
 
     kind: str
@@ -99,13 +112,13 @@ class LiveSession:
         return now
 
     def listen(self) -> queue.SimpleQueue[SessionEvent]:
-        """Return a queue that gets all that happens from now on."""
+        """Return a queue of all events from now on."""
         listener: queue.SimpleQueue[SessionEvent] = queue.SimpleQueue()
         self._listeners.append(listener)
         return listener
 
     def tell(self, kind: str, text: str = "", record: Any = None) -> None:
-        """Tell all listeners."""
+        """Send an event to all listeners."""
         for listener in list(self._listeners):
             listener.put(SessionEvent(kind, text, record))
 
@@ -118,7 +131,7 @@ class LiveSession:
             elif requested(self.session.folder) == "pause":
                 # Another budget waits for the end of the round, a round taken back for a stop.
                 request(self.session.folder, "continue" if self._after_round else "stop_now")
-            if self._progress.state in ("idle", "finished", "failed"):
+            if self._progress.state in _AT_REST:
                 self._wanted = True
             self._changed.notify_all()
 
@@ -141,7 +154,9 @@ class LiveSession:
             self.tell("state", f"Round {number} is taken back; it is planned anew.")
             self._wanted = True
 
-        self._stop_then(take_back)
+        with self._changed:
+            self._then(take_back)
+            self._halt()
 
     def change_budget(
         self, rounds: int | None = None, images: int | None = None, **limits: float
@@ -151,23 +166,23 @@ class LiveSession:
         limits: of the settings, e.g. max_hours. A session that ended by its budget goes on then;
         one that was stopped stays so.
         """
-        given = {"rounds": rounds, "images_per_round": images}
+        sizes = {"rounds": rounds, "images_per_round": images}
+        sizes = {name: size for name, size in sizes.items() if size is not None}
         goes_on = self._progress.state not in ("idle", "failed")
 
         def change() -> None:
-            session = self.session
-            changed = {name: value for name, value in given.items() if value is not None}
-            own = session.settings.session.model_copy(update=changed)
-            kept = session.settings.limits.model_copy(update=limits)
-            settings = session.settings.model_copy(update={"session": own, "limits": kept})
-            session.control.keep(kept)
+            session, old = self.session, self.session.settings
+            new_limits = old.limits.model_copy(update=limits)
+            new_session = old.session.model_copy(update=sizes)
+            settings = old.model_copy(update={"session": new_session, "limits": new_limits})
+            session.control.keep(new_limits)
             store_settings(session.folder, settings)
             self.bench.session = replace(session, settings=settings)
             self._wanted = self._wanted or goes_on
 
         with self._changed:
-            between = self._progress.state in ("idle", "finished", "failed")
-            self._after_round = not between and (self._after_stop is None or self._after_round)
+            runs = self._progress.state not in _AT_REST
+            self._after_round = runs and (self._after_stop is None or self._after_round)
             self._then(change)
             self._changed.notify_all()
 
@@ -196,7 +211,7 @@ class LiveSession:
     def close(self, timeout_s: float | None = None) -> bool:
         """Stop at the next safe point and end the thread; True when it has ended.
 
-        Raises what the session failed by, unless it explains itself and was told.
+        Raises the error that the session failed by, unless it is one for people to read.
         """
         with self._changed:
             self._closing = True
@@ -229,7 +244,7 @@ class LiveSession:
                 else:
                     self._run()
             except Exception as error:
-                # Told here and raised by `close`: an error must not die with its thread.
+                # Sent here and raised by `close`: an error must not die with its thread.
                 self.error = error
                 self._set("failed")
                 self.tell("state", f"The session stopped by an error: {error}")
@@ -239,26 +254,23 @@ class LiveSession:
 
         self.error = None
         control, journal = self.session.control, self.session.journal
+        state: State
         try:
             clear_undone(self.session, self.bench.memory)
             control.check(between_stages=True)
-            rule, told = run_rounds(self.bench)
-            state: State = "finished"
+            ending, state = run_rounds(self.bench), "finished"
         except Stopped as error:
-            rule, told = error.rule, str(error)
-            state = "idle"
+            ending, state = Ending(error.rule, str(error)), "idle"
         request(self.session.folder, "continue")
         if self._after_stop is None or self._closing:
             n_done = self.session.n_done()
-            journal.append("ended", rule=rule, told=told, round=n_done)
-            head = "Stopped" if state == "idle" else f"Finished: {told}"
-            self.tell("state", f"{head}. Rounds done: {n_done}.")
+            rule, message = ending
+            journal.append(
+                EndedEvent.model_validate({"rule": rule, "told": message, "round": n_done})
+            )
+            text = "Stopped" if state == "idle" else f"Finished: {message}"
+            self.tell("state", f"{text}. Rounds done: {n_done}.")
         self._set(state, stage="", done=0, total=0)
-
-    def _stop_then(self, action: Callable[[], None]) -> None:
-        with self._changed:
-            self._then(action)
-            self._halt()
 
     def _then(self, action: Callable[[], None]) -> None:
         """Do something once the session stops, after what waits for that already."""
@@ -274,7 +286,7 @@ class LiveSession:
     def _halt(self) -> None:
         self._after_round = False
         self.question = None
-        if self._progress.state in ("working", "waiting", "paused"):
+        if self._progress.state not in _AT_REST:
             request(self.session.folder, "stop_now")
         self._changed.notify_all()
 
@@ -286,12 +298,11 @@ class LiveSession:
             # With a clock it goes on by itself.
             is_open = self._answer is None and self.question is not None
             return is_open and self._deadline is None
-        return state in ("idle", "paused", "finished", "failed") and not self._wanted
+        return state in (*_AT_REST, "paused") and not self._wanted
 
     def _set(self, state: State | None = None, **where: Any) -> None:
         with self._changed:
-            changed = {"state": state, **where} if state else where
-            self._progress = replace(self._progress, **changed)
+            self._progress = replace(self._progress, state=state or self._progress.state, **where)
             self._changed.notify_all()
 
     def _start_clock(self) -> None:
@@ -302,7 +313,7 @@ class LiveSession:
 
 
 class _LiveObserver(Observer):
-    """Tells a live session what its own thread does."""
+    """Passes on to a live session what its thread does."""
 
     interactive = True
     approves = True
@@ -341,7 +352,7 @@ class _LiveObserver(Observer):
 
     @contextmanager
     def stage(self, name: str, number: int) -> Iterator[None]:
-        """Tell when a stage begins and ends."""
+        """Keep track of a stage, and send an event when it ends."""
         live, started = self._live, time.monotonic()
         outside = live._progress
         live._stage_began = started
@@ -364,14 +375,14 @@ class _LiveObserver(Observer):
         return report
 
     def planned(self, plan: Plan) -> None:
-        """Tell that a plan is accepted."""
+        """Send an event about an accepted plan."""
         live = self._live
         live._set(round=plan.round)
         size = f"{plan.n_images} images from {len(plan.prompts)} prompts"
         live.tell("plan", f"round {plan.round}: plan accepted, {size}", plan)
 
     def round_done(self, current: Round) -> None:
-        """Tell the outcome, and stop here where that was wanted."""
+        """Send the outcome, and stop here where that was wanted."""
         live = self._live
         live.tell("round", f"round {current.number} is done", current)
         with live._changed:
@@ -380,7 +391,7 @@ class _LiveObserver(Observer):
                 request(live.session.folder, "stop")
 
     def warn(self, text: str) -> None:
-        """Tell a warning, and what the control says of pauses."""
+        """Send a warning; what the control says of pauses changes the state."""
         live = self._live
         if text.startswith("Paused: "):
             live._paused(True)

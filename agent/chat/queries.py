@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from agent.autonomous.status import budget
@@ -120,20 +121,16 @@ class Queries:
 
     def _discovered(self, name: str) -> list[Block]:
         """Show the last cluster or direction of a name, "direction 8ffc3b"; nothing for others."""
-        found = [
-            (r.number, f)
-            for r in self._overview.rounds()
-            for f in r.failures
-            if f.kind != "slice" and f.slice == name.partition(":")[0].lower()
-        ]
-        if not found:
-            return []
-        number, failure = found[-1]
-        blocks: list[Block] = [failure_table([failure], number)]
-        if failure.picture:
-            path = self._live.session.folder / failure.picture
-            blocks.append(Picture(path, f"{failure.slice}, what the model gets wrong"))
-        return blocks
+        name = name.partition(":")[0].lower()
+        for past in reversed(self._overview.rounds()):
+            for failure in past.failures:
+                if failure.kind != "slice" and failure.slice == name:
+                    blocks: list[Block] = [failure_table([failure], past.number)]
+                    if failure.picture:
+                        path = self._live.session.folder / failure.picture
+                        blocks.append(Picture(path, f"{name}, what the model gets wrong"))
+                    return blocks
+        return []
 
     def plan(self, text: str = "") -> list[Block]:
         """Show the plan that waits, or the last one."""
@@ -159,11 +156,10 @@ class Queries:
                 Line(f"Because: {one_line(prompt.why) or 'no reason given'}"),
             ]
         blocks: list[Block] = [Line(f"Plan of round {plan.round}", "bold"), *plan_lines(plan)]
-        why: dict[str, int] = {}
+        n_images: Counter[str] = Counter()
         for prompt in plan.prompts:
-            reason = one_line(prompt.why) or "no reason given"
-            why[reason] = why.get(reason, 0) + prompt.count
-        rows = [[str(n), reason] for reason, n in sorted(why.items(), key=lambda item: -item[1])]
+            n_images[one_line(prompt.why) or "no reason given"] += prompt.count
+        rows = [[str(n), reason] for reason, n in n_images.most_common()]
         blocks.append(Table(["images", "because"], rows, right=("images",)))
         report = self._overview.last_report()
         if report and report.worst_slice:
@@ -174,8 +170,8 @@ class Queries:
         """Show what has changed since a round, the first by default, and effects of preferences."""
         past = [r for r in self._overview.rounds() if r.report and r.report.metrics and r.plan]
         if len(past) < 2:
-            n = f"{len(past)} round{' is' if len(past) == 1 else 's are'}"
-            return [Line(f"{n} measured; what changes shows after the second.")]
+            text = f"Rounds measured: {len(past)}; changes show after the second."
+            return [Line(text)]
         number = whole_number(text, 100_000) if text else past[0].number
         numbers = [r.number for r in past]
         if number not in numbers[:-1]:
