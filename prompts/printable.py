@@ -1,4 +1,4 @@
-"""Text of models, users and files as it can be printed: no control characters or codes."""
+"""Text of models, users and files without control characters, for printing."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The vocabulary of a user's own data: their classes and attributes, said in generic phrases.
+"""The vocabulary of a user's own data: their classes and attributes in generic phrases.
 
-What users wrote (folder names, cells of a table) is data: only its letters and digits are kept.
+Text of users (folder names, cells of a table) is data: only its letters and digits are kept.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ PLURALS = {
 }  # fmt: skip
 _ALWAYS_PLURAL = ("cattle",)
 _SINGULAR_IN_S = ("lens", "canvas", "atlas", "christmas", "chaos", "bias")
-# How columns of two values alone are said.
+# Columns of two values alone that stand for yes and no.
 _FLAGS: tuple[dict[str, str], ...] = (
     {"0": "no", "1": "yes"}, {"n": "no", "y": "yes"}, {"n": "no", "j": "yes"},
     {"f": "no", "t": "yes"},
 )  # fmt: skip
-# From so many letters on a name by itself is not mistaken for another word of a sentence.
-_PLAIN_LETTERS = 3
+# Shorter names by themselves could be mistaken for other words of a sentence.
+_MIN_LETTERS = 3
 
 
 def plain(text: str) -> str:
-    """Return the words of a text, at most 40 characters, parted by single blanks; "" without any.
+    """Return the words of a text, at most 40 characters, separated by blanks; "" without any.
 
     Underscores count as blanks; composed (NFC), so that equal names of two file systems are equal.
     """
@@ -57,23 +57,25 @@ def user_vocabulary(
 ) -> Vocabulary:
     """Build a vocabulary.
 
-    classes: names as `plain` gives them, none where only pixels have classes; attributes: values
-    by name, as `key_of` and `value_of` give them. Those of the vocabulary `photographs` are said
-    in its words. Raises ValueError when two of them could not be told apart in a caption.
+    Args:
+        name: Of the target.
+        classes: Names as `plain` returns them; none where only pixels have classes.
+        attributes: Values by attribute, as `key_of` and `value_of` return them. Those of the
+            vocabulary `photographs` have its phrases.
+
+    Raises:
+        ValueError: Two values could not be distinguished in a caption.
     """
     base = load_vocabulary("photographs")
     words: dict[str, dict[str, Phrases]] = {}
     if classes:
         words[CLASS] = {value_of(c): _class_phrases(c, base.subjects) for c in classes}
     for key, values in attributes.items():
-        known = base.attributes.get(key, {})
+        phrases = base.attributes.get(key, {})
         flag = next((flag for flag in _FLAGS if set(values) == set(flag)), {})
-        said = (
-            known
-            if set(values) <= set(known)
-            else {v: _phrases(key, flag.get(v, v)) for v in values}
-        )
-        words[key] = {value: said[value] for value in values}
+        if not set(values) <= set(phrases):
+            phrases = {value: _phrases(key, flag.get(value, value)) for value in values}
+        words[key] = {value: phrases[value] for value in values}
     vocabulary = Vocabulary(
         name=name,
         subjects=base.subjects,
@@ -87,32 +89,32 @@ def user_vocabulary(
 
 
 def _class_phrases(name: str, subjects: Sequence[str]) -> Phrases:
-    """Say a class as a noun; alone only where it can hardly mean anything else.
+    """Return the phrases of a class: "photograph of a NAME", and NAME alone if unambiguous.
 
-    A plural alone is understood, as an adjective is, and never said: captions begin with "a".
+    A plural alone is parsed, as an adjective, and never written: captions begin with "a".
     """
-    said = name.lower()
-    article = "an" if unicodedata.normalize("NFD", said)[0] in "aeiou" else "a"
-    several = is_plural(said)
-    nouns = [f"{subject} of {said if several else f'{article} {said}'}" for subject in subjects]
+    word = name.lower()
+    article = "an" if unicodedata.normalize("NFD", word)[0] in "aeiou" else "a"
+    several = is_plural(word)
+    nouns = [f"{subject} of {word if several else f'{article} {word}'}" for subject in subjects]
     reserved = {
         phrase
         for values in load_vocabulary("photographs").attributes.values()
         for phrases in values.values()
         for phrase in phrases.adjective
     }
-    plain_enough = len(said) >= _PLAIN_LETTERS and not (
-        {said, *said.split()} & {*reserved, *subjects}
+    is_unambiguous = len(word) >= _MIN_LETTERS and not (
+        {word, *word.split()} & {*reserved, *subjects}
     )
-    alone = (said,) if plain_enough else ()
+    alone = (word,) if is_unambiguous else ()
     return Phrases(noun=(*nouns, *(() if several else alone)), adjective=alone if several else ())
 
 
 def is_plural(name: str) -> bool:
-    """Tell whether the last word of a name looks like an English plural."""
+    """Return whether the last word of a name looks like an English plural."""
     word = name.lower().split()[-1]
     return word in (*PLURALS, *_ALWAYS_PLURAL) or (
-        len(word) > _PLAIN_LETTERS
+        len(word) > _MIN_LETTERS
         and word.endswith("s")
         and not word.endswith(("ss", "us", "is"))
         and word not in _SINGULAR_IN_S
@@ -133,15 +135,16 @@ def _phrases(key: str, value: str) -> Phrases:
 
 
 def _check(vocabulary: Vocabulary) -> None:
-    """Make sure that every value is read back from its caption, with the first class before it."""
+    """Raise ValueError unless every value is parsed from its caption, next to the first class."""
     first = {CLASS: next(iter(vocabulary.attributes[CLASS]))} if vocabulary.class_attribute else {}
     for key, values in vocabulary.attributes.items():
         for value in values:
-            asked = first | {key: value}
-            if (read := vocabulary.parse(vocabulary.caption(asked))) != asked:
+            attributes = first | {key: value}
+            caption = vocabulary.caption(attributes)
+            if (parsed := vocabulary.parse(caption)) != attributes:
                 raise ValueError(
-                    f"The words of {key}={quote(value, MAX_CHARACTERS)} are mistaken for others: "
-                    f"{quote(vocabulary.caption(asked), 200)} reads as "
-                    f"{', '.join(f'{k}={v}' for k, v in read.items())}. Rename this value, or the "
-                    "class or column that has the same words."
+                    f"The words of {key}={quote(value, MAX_CHARACTERS)} are ambiguous: "
+                    f"{quote(caption, 200)} reads as "
+                    f"{', '.join(f'{k}={v}' for k, v in parsed.items())}. Rename this value, or "
+                    "the class or column with the same words."
                 )

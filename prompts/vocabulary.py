@@ -1,4 +1,4 @@
-"""The words of a target: attribute values, their phrases, and a small caption grammar."""
+"""The vocabulary of a target: attribute values, their phrases, and a small caption grammar."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ from pydantic import BaseModel, ConfigDict, model_validator
 Attributes = Mapping[str, str]
 
 _WORD = re.compile(r"\w+(?:-\w+)*")
-# Words that join the others and that a text may always use.
-_JOINING = frozenset(
+# Function words, which belong to every vocabulary.
+_FUNCTION_WORDS = frozenset(
     ["a", "an", "the", "and", "or", "of", "with", "without", "in", "on", "at", "by", "to", "from"]
 )
 
 
 class Phrases(BaseModel):
-    """Ways to say one attribute value: before the noun, after it, both, or as the noun itself."""
+    """Phrases for one attribute value.
+
+    Attributes:
+        adjective: Those that stand before the noun.
+        clause: Those that stand after it.
+        noun: Those that replace it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,10 +44,18 @@ class Phrases(BaseModel):
 
 
 class Vocabulary(BaseModel):
-    """Attributes of a target, the phrases for their values, and what class a value means.
+    """Attributes of a target, the phrases for their values, and the class that a value implies.
 
-    Attributes appear in captions in the order in which the file lists them. Without a class
-    attribute, as where labels belong to pixels, all images are of the one class `scene`.
+    Attributes:
+        name: Of the vocabulary.
+        intros: Beginnings of captions, as "a photo of".
+        subjects: Nouns, where no attribute gives one.
+        class_attribute: The attribute that determines the class. Without one, as where labels
+            belong to pixels, all images are of the class `scene`.
+        classes: Names of the classes.
+        class_of: Class by value of the class attribute.
+        requires: By attribute, the values that other attributes must have for it to exist.
+        attributes: Phrases by attribute and value, in the order of captions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,33 +81,36 @@ class Vocabulary(BaseModel):
         return self
 
     def problems(self, attributes: Attributes) -> list[str]:
-        """Return what is wrong with a set of attribute values; an empty list if they are legal."""
-        found = []
+        """Return the problems of a set of attribute values; [] if they are legal."""
+        problems = []
         for key, value in attributes.items():
             if key not in self.attributes:
-                found.append(f"unknown attribute {key!r} (known: {', '.join(self.attributes)})")
+                names = ", ".join(self.attributes)
+                problems.append(f"unknown attribute {key!r} (known: {names})")
             elif value not in self.attributes[key]:
-                known = ", ".join(self.attributes[key])
-                found.append(f"unknown value {value!r} of {key!r} (known: {known})")
+                values = ", ".join(self.attributes[key])
+                problems.append(f"unknown value {value!r} of {key!r} (known: {values})")
         for key, needs in self.requires.items():
             if key in attributes:
                 for other, allowed in needs.items():
                     if attributes.get(other) not in allowed:
-                        found.append(f"{key!r} needs {other!r} to be {' or '.join(allowed)}")
-        return found
+                        problems.append(f"{key!r} needs {other!r} to be {' or '.join(allowed)}")
+        return problems
 
     def class_name(self, attributes: Attributes) -> str | None:
-        """Return the class that the attributes imply, or None if they do not say."""
+        """Return the class that the attributes imply, None without the class attribute."""
         if self.class_attribute is None:
             return self.classes[0]
         value = attributes.get(self.class_attribute)
         return None if value is None else self.class_of[value]
 
     def caption(self, attributes: Attributes, rng: random.Random | None = None) -> str:
-        """Say the attributes as one caption.
+        """Return a caption with all the attributes.
 
-        Without `rng` the canonical phrase of every value is used, so equal attributes give equal
-        text. With `rng` intro, noun, phrases and their place vary.
+        Args:
+            attributes: Values by attribute.
+            rng: Varies intro, noun, phrases and their place. None for the first phrase of every
+                value, so that equal attributes give equal text.
         """
 
         def pick(options: tuple[str, ...]) -> str:
@@ -128,14 +145,14 @@ class Vocabulary(BaseModel):
         return ", ".join([text, *after]) if after else text
 
     def parse(self, text: str) -> dict[str, str]:
-        """Return the attribute values that a text names.
+        """Return the attribute values that a text contains.
 
         The longest phrase wins where two overlap; of several values of one attribute the first
         mentioned counts. Unknown words are ignored.
         """
         lowered = " ".join(text.lower().split())
         taken = [False] * len(lowered)
-        found: dict[str, tuple[int, str]] = {}
+        first: dict[str, tuple[int, str]] = {}
         for phrase, key, value in self._phrases():
             if phrase not in lowered:  # hundreds of classes have thousands of phrases
                 continue
@@ -143,28 +160,28 @@ class Vocabulary(BaseModel):
                 if any(taken[match.start() : match.end()]):
                     continue
                 taken[match.start() : match.end()] = [True] * (match.end() - match.start())
-                if key not in found or match.start() < found[key][0]:
-                    found[key] = (match.start(), value)
-        named = {key: found[key][1] for key in self.attributes if key in found}
+                if key not in first or match.start() < first[key][0]:
+                    first[key] = (match.start(), value)
+        named = {key: first[key][1] for key in self.attributes if key in first}
         for key, needs in self.requires.items():
             if key in named and any(named.get(k) not in allowed for k, allowed in needs.items()):
                 del named[key]
         return named
 
     def foreign_words(self, text: str) -> list[str]:
-        """Return the words of a text, lower-cased, that occur nowhere in the vocabulary.
+        """Return the words of a text, in lower case, that occur nowhere in the vocabulary.
 
         Each once, in the order of the text; articles and prepositions belong to every vocabulary.
         """
-        known = self._known_words()
-        return [word for word in dict.fromkeys(_words(text)) if word not in known]
+        own_words = self._own_words()
+        return [word for word in dict.fromkeys(_words(text)) if word not in own_words]
 
-    def _known_words(self) -> frozenset[str]:
+    def _own_words(self) -> frozenset[str]:
         phrases = [phrase for phrase, _, _ in self._phrases()]
-        values = [value for known in self.attributes.values() for value in known]
+        values = [value for values in self.attributes.values() for value in values]
         names = [key.replace("_", " ") for key in self.attributes]
-        said = [*phrases, *values, *names, *self.classes, *self.subjects, *self.intros]
-        return _JOINING.union(*(_words(words) for words in said))
+        texts = [*phrases, *values, *names, *self.classes, *self.subjects, *self.intros]
+        return _FUNCTION_WORDS.union(*(_words(text) for text in texts))
 
     def _phrases(self) -> list[tuple[str, str, str]]:
         every = [

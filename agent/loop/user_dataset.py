@@ -1,4 +1,4 @@
-"""Settings for a user's own data, `--target NAME:PATH`: what the data themselves decide."""
+"""Settings for a user's own data, `--target NAME:PATH`, as far as the data determine them."""
 
 from __future__ import annotations
 
@@ -13,102 +13,117 @@ from memory.errors import SettingsError, WeightsError, some, unknown
 from tools.plugins import names
 from tools.targets import Target, leakage
 
-# Targets whose data lie somewhere else, and the preset that each is shaped with.
+# Targets whose data are given by a path, with the preset of each.
 PRESETS = {"camvid": "camvid", "folder": "own", "hf": "own"}
 
 # A pretraining that was timed: minutes on two CPU cores for steps times pixels.
-_KNOWN_MINUTES = 30
-_KNOWN_WORK = 3250 * 64 * 64
-# Words that are named of those that an MTDM has not learnt.
+_TIMED_MINUTES = 30
+_TIMED_WORK = 3250 * 64 * 64
+# At most so many unlearned words are named.
 N_WORDS = 6
 _DENSE = ("model=unet", "batch_size=16", "learning_rate=0.003")
 
 
-def load_own(
+def user_settings(
     target: str,
     assignments: Sequence[str],
     env: Mapping[str, str],
     needs_weights: bool,
-    warn: Callable[[str], None] = lambda told: None,
+    warn: Callable[[str], None] = lambda message: None,
 ) -> Settings:
-    """Resolve the settings for `target`, NAME:PATH.
+    """Resolve the settings for a user's own data.
 
-    assignments: "key=value" that go before what the data decide: task, model, audit, and the
-    weights that `shaping pretrain` left under HOME/pretrain. needs_weights: whether the generator
-    is going to draw; warn: is told what its MTDM has not learnt. Raises WeightsError that says how
-    to train it when it has no weights yet, or when it was trained on photographs that are now to
-    judge.
+    Args:
+        target: NAME:PATH.
+        assignments: "key=value", which override what the data determine: task, model, audit, and
+            the weights that `shaping pretrain` left under HOME/pretrain.
+        env: Environment variables.
+        needs_weights: Whether the generator is going to draw.
+        warn: Called with a message about attribute values that the MTDM has not learned.
+
+    Raises:
+        SettingsError: The target cannot be used.
+        WeightsError: There is no MTDM yet (the message contains the command that trains one), or
+            it was trained on photographs of other splits.
     """
     name, _, path = target.partition(":")
-    if name not in PRESETS:
-        if Path(target).expanduser().exists():
-            raise SettingsError(
-                f"The target {target!r} is a path without the kind of data that lie there. For a "
-                f"folder of photographs say --target {shlex.quote(f'folder:{target}')}, for data "
-                f"of the library datasets --target {shlex.quote(f'hf:{target}')}."
-            )
-        raise SettingsError(f"{unknown('target', name, PRESETS)} {_form(target)}")
-    if not path:
-        raise SettingsError(f"The target {target!r} names no data. {_form(target)}")
+    if name not in PRESETS and Path(target).expanduser().exists():
+        folder, saved = (shlex.quote(f"{kind}:{target}") for kind in ("folder", "hf"))
+        raise SettingsError(
+            f"The target {target!r} is a path without the kind of its data: --target {folder} for "
+            f"a folder of photographs, --target {saved} for data of the library datasets."
+        )
+    if name not in PRESETS or not path:
+        problem = f"The target {target!r} has no path."
+        problem = problem if name in PRESETS else unknown("target", name, PRESETS)
+        forms = ", ".join(f"{name}:PATH" for name in PRESETS)
+        bundled = ", ".join(name for name in names("tools.targets") if name not in PRESETS)
+        raise SettingsError(
+            f"{problem} Expected one of {forms}; {bundled} have presets of their own."
+        )
     if Path(path).expanduser().exists():
         path = str(Path(path).expanduser().resolve())
-    where = [f"target.name={name}", f"target.options.path={json.dumps(path)}"]
-    first = load_settings(PRESETS[name], [*where, *assignments], env)
+    given = [f"target.name={name}", f"target.options.path={json.dumps(path)}"]
+    first = load_settings(PRESETS[name], [*given, *assignments], env)
     built = Components(first).target
     weights = first.home / "pretrain" / built.name / "pipeline"
-    decided = [f"dstm.task={built.task}", f"generator.weights={weights}"]
+    given += [f"dstm.task={built.task}", f"generator.weights={weights}"]
     if not first.feedback.slices:
-        decided.append(f"feedback.slices={json.dumps(_slices(built))}")
+        given.append(f"feedback.slices={json.dumps(_slices(built))}")
     if built.task != "classification":
-        decided += ["audit.method=none", *(f"dstm.{text}" for text in _DENSE)]
-    # The slices stand in `assignments` where a user has set them, but perhaps as "auto".
+        given += ["audit.method=none", *(f"dstm.{assignment}" for assignment in _DENSE)]
+    # Slices that a user has set are in `assignments`, but perhaps as "auto".
     wanted = [text for text in assignments if text != "feedback.slices=auto"]
-    settings = load_settings(PRESETS[name], [*where, *decided, *wanted], env)
-    drawn_by_it = settings.generator.name == "mtdm" and settings.generator.weights == str(weights)
-    if needs_weights and drawn_by_it and not (weights / "model_index.json").is_file():
-        _, height, width = built.image_shape
-        share = settings.pretrain.steps * height * width / _KNOWN_WORK
-        raise WeightsError(
-            f"There is no MTDM for {target} yet: {weights} is missing. Train one first, with the "
-            f"same --home: {_pretrain_command(target, assignments)}\nIt takes "
-            f"{settings.pretrain.steps} steps, about {max(1, round(_KNOWN_MINUTES * share))} "
-            f"minutes on two CPU cores for photographs of {width}x{height}; --steps 500 is enough "
-            f"for a first look.\nThis is how the data are read:\n{built.notice}"
-        )
-    if needs_weights and drawn_by_it:
-        leakage.check(weights.parent, built)
-        if new := leakage.unlearnt(weights.parent, built):
-            n_steps = leakage.steps_done(weights.parent)
-            more = [*assignments, f"pretrain.steps={n_steps + settings.pretrain.steps}"]
-            warn(
-                f"The MTDM in {weights.parent} was trained before the data had these words, and "
-                f"does not draw them: {some(new, N_WORDS)}. To train it further: "
-                f"{_pretrain_command(target, more)}"
-            )
+    settings = load_settings(PRESETS[name], [*given, *wanted], env)
+    generator = settings.generator
+    if needs_weights and generator.name == "mtdm" and generator.weights == str(weights):
+        _check_weights(weights, settings.pretrain.steps, built, target, assignments, warn)
     return settings
 
 
+def _check_weights(
+    weights: Path,
+    steps: int,
+    built: Target,
+    target: str,
+    assignments: Sequence[str],
+    warn: Callable[[str], None],
+) -> None:
+    """Raise WeightsError for an MTDM that is missing or must not draw; warn of unlearned words."""
+    if not (weights / "model_index.json").is_file():
+        _, height, width = built.image_shape
+        minutes = max(1, round(_TIMED_MINUTES * steps * height * width / _TIMED_WORK))
+        raise WeightsError(
+            f"There is no MTDM for {target} yet: {weights} is missing. Train one first, with the "
+            f"same --home: {_pretrain_command(target, assignments)}\nIt takes {steps} steps, about "
+            f"{minutes} minutes on two CPU cores for photographs of {width}x{height}; --steps 500 "
+            f"is enough for a first look.\nThis is how the data are read:\n{built.notice}"
+        )
+    leakage.check(weights.parent, built)
+    if unlearned := leakage.unlearned_words(weights.parent, built):
+        n_steps = leakage.trained_steps(weights.parent) + steps
+        command = _pretrain_command(target, [*assignments, f"pretrain.steps={n_steps}"])
+        warn(
+            f"The MTDM in {weights.parent} ignores attribute values added after its training: "
+            f"{some(unlearned, N_WORDS)}. To train it further: {command}"
+        )
+
+
 def _pretrain_command(target: str, assignments: Sequence[str]) -> str:
-    """Return the command that trains what a command with these settings draws with."""
+    """Return the command that trains the MTDM which a command with these settings draws with."""
     words = ["shaping", "pretrain", "--target", target]
-    for text in assignments:
-        key, _, value = text.partition("=")
+    for assignment in assignments:
+        key, _, value = assignment.partition("=")
         if key == "home":
             words += ["--home", value]
         elif key.startswith(("target.", "pretrain.")):
-            words += ["--set", text]
+            words += ["--set", assignment]
     return shlex.join(words)
 
 
 def _slices(target: Target) -> list[list[str]]:
-    """Return the attributes of a target, alone and each with the one that decides the class."""
+    """Return the attributes of a target, alone and each with the one that determines the class."""
     by_class = target.vocabulary.class_attribute
     keys = list(target.vocabulary.attributes)
     crossed = [[by_class, key] for key in keys if key != by_class] if by_class else []
     return [[key] for key in keys] + crossed
-
-
-def _form(target: str) -> str:
-    known = ", ".join(f"{name}:PATH" for name in PRESETS)
-    bundled = ", ".join(name for name in names("tools.targets") if name not in PRESETS)
-    return f"Expected one of {known}; {bundled} have presets of their own."

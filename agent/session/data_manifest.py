@@ -21,7 +21,7 @@ CHANGED = "photographs changed"
 def begin(session: Session, target: Target) -> None:
     """Write down which photographs a session begins with, where they are a user's own."""
     if session.settings.target.path is not None:
-        manifest.note(session.folder, target)
+        manifest.write(session.folder, target)
 
 
 def share(source: Path, folder: Path) -> None:
@@ -39,13 +39,13 @@ def check_folder(folder: Path, path: object, target: Target, task: str) -> None:
         return
     before = manifest.read(folder)
     if before is None:
-        manifest.note(folder, target)
-    elif changes := manifest.changes(before, manifest.noted(target)):
+        manifest.write(folder, target)
+    elif changes := manifest.changes_between(before, manifest.manifest_of(target)):
         moved = f"; {changes.n_moved} lie in another split" if changes.moved else ""
         raise DataError(
-            f"The photographs in {path} are not those that {task} began with "
-            f"({changes.say()}{moved}), so its figures could not be compared. Restore the earlier "
-            "ones, or begin anew with another --name."
+            f"The photographs in {path} are not those that {task} began with ({changes.summary()}"
+            f"{moved}), so its figures could not be compared. Restore the earlier ones, or begin "
+            "anew with another --name."
         )
 
 
@@ -65,8 +65,8 @@ def check(session: Session, target: Target, fault: Callable[[str, str], None]) -
     if before is None:  # a session of an earlier version
         begin(session, target)
         return
-    now = manifest.noted(target)
-    changes = manifest.changes(before, now)
+    now = manifest.manifest_of(target)
+    changes = manifest.changes_between(before, now)
     words = _other_words(session, target)
     if changes.moved or words:
         table = manifest.write_splits(session.folder, before, now) if changes.moved else None
@@ -76,12 +76,12 @@ def check(session: Session, target: Target, fault: Callable[[str, str], None]) -
         leakage.check(Path(generator.weights).parent, target)
     if changes:
         message = (
-            f"Photographs have changed since the session was last worked on ({changes.say()}). It "
-            "goes on with those of now: figures from here on are of other photographs than those "
-            "before, and a difference between them may come from that."
+            f"Photographs have changed since the session was last worked on ({changes.summary()}). "
+            "It goes on with those of now: figures from here on are of other photographs than "
+            "those before, and a difference between them may come from that."
         )
         fault(CHANGED, message)
-        manifest.note(session.folder, target)
+        manifest.write(session.folder, target)
 
 
 def _other_words(session: Session, target: Target) -> str:
@@ -103,14 +103,14 @@ def _refusal(session: Session, changes: manifest.Changes, words: str, table: Pat
     path = str(session.settings.target.path)
     sentences = [
         f"The photographs in {path} are not those that the session {session.name!r} "
-        f"worked with ({changes.say()})."
+        f"worked with ({changes.summary()})."
     ]
     if changes.moved:
         shown = any("test" in pair for pair in changes.moved)
         sealed = ", and the agent would plan by photographs that were sealed" if shown else ""
         sentences.append(
-            f"The splits were dealt anew, so {changes.n_moved} photographs lie in another one "
-            f"({changes.say_moved()}): figures could not be compared with those before{sealed}."
+            f"The splits were assigned anew, so {changes.n_moved} photographs lie in another one "
+            f"({changes.moves()}): figures could not be compared with those before{sealed}."
         )
     sentences += [words] if words else []
     sentences.append("Restore the earlier photographs, or begin another session with --session.")

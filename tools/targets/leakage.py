@@ -1,9 +1,8 @@
-"""Which photographs and words an MTDM has learnt to draw.
+"""The leakage check: which photographs and words an MTDM was trained on.
 
-None of these photographs may ever judge what it draws: a split is dealt anew when photographs come,
-go, or are read otherwise, and an MTDM that was trained before has then seen photographs that now
-measure the model which learns from its images. To words that came later, as those of a new table of
-attributes, it is deaf.
+None of these photographs may measure what the MTDM draws. Splits are assigned anew when photographs
+are added, removed or read otherwise, and an MTDM from before has then seen photographs of other
+splits. It also ignores attribute values added after its training.
 """
 
 from __future__ import annotations
@@ -21,69 +20,69 @@ FILE = "photographs.json"
 _SHOWN = 3
 
 
-def note(folder: Path, target: Target) -> None:
-    """Add the generator split's photographs, and the target's words, to those that the MTDM knows.
+def record(folder: Path, target: Target) -> None:
+    """Add the generator split's photographs and the target's words to those of the MTDM.
 
-    It is the one in `folder`.
+    Args:
+        folder: Of the MTDM.
+        target: What it is trained on.
     """
-    seen = _noted(folder, "photographs") | _digests(target.split("generator")).keys()
-    words = _noted(folder, "words") | _words(target)
+    seen = _recorded(folder, "photographs") | _names_by_digest(target.split("generator")).keys()
+    words = _recorded(folder, "words") | _words(target)
     write_json(folder / FILE, {"photographs": sorted(seen), "words": sorted(words)})
 
 
-def unlearnt(folder: Path, target: Target) -> list[str]:
-    """Return the "attribute=value" of a target that were unknown when the MTDM was trained.
+def unlearned_words(folder: Path, target: Target) -> list[str]:
+    """Return the "attribute=value" of a target that were added after the MTDM's training.
 
-    Nothing for one whose words are not noted (bundled, or of an earlier version).
+    [] for an MTDM without a record (bundled, or of an earlier version).
     """
-    learnt = _noted(folder, "words")
-    return sorted(_words(target) - learnt) if learnt else []
+    learned = _recorded(folder, "words")
+    return sorted(_words(target) - learned) if learned else []
 
 
-def steps_done(folder: Path) -> int:
-    """Return the steps of the last checkpoint of the training in `folder`, 0 without one."""
+def trained_steps(folder: Path) -> int:
+    """Return the step of the last checkpoint of the training in `folder`, 0 without one."""
     try:
         return int(json.loads((folder / "train.json").read_text("utf-8"))["step"])
-    except (OSError, ValueError, KeyError, TypeError):  # the training itself says what is wrong
+    except (OSError, ValueError, KeyError, TypeError):  # the training itself reports the problem
         return 0
 
 
 def check(folder: Path, target: Target) -> None:
-    """Raise WeightsError if the MTDM in `folder` has seen a photograph of another split.
+    """Raise WeightsError if the MTDM in `folder` was trained on a photograph of another split.
 
-    One that nothing is noted of (bundled, or of an earlier version) passes.
+    An MTDM without a record (bundled, or of an earlier version) passes.
     """
-    seen = _noted(folder, "photographs")
-    if not seen:
-        return
+    seen = _recorded(folder, "photographs")
     leaked = {
-        split: sorted(name for digest, name in _digests(target.split(split)).items()
-                      if digest in seen)
+        split: sorted(
+            name for key, name in _names_by_digest(target.split(split)).items() if key in seen
+        )
         for split in ("audit", "feedback", "test")
-    }  # fmt: skip
-    n = sum(len(names) for names in leaked.values())
-    if n:
-        counts = ", ".join(f"{split} {len(names)}" for split, names in leaked.items() if names)
-        some = ", ".join([name for names in leaked.values() for name in names][:_SHOWN])
+        if seen
+    }
+    if names := [name for of_split in leaked.values() for name in of_split]:
+        counts = ", ".join(f"{split} {len(of)}" for split, of in leaked.items() if of)
         raise WeightsError(
-            f"The MTDM in {folder} was trained on {n} photographs that now lie in other splits "
-            f"({counts}), e.g. {some}: photographs or options have changed since, so the splits "
-            "were dealt anew and figures on them would be too good. Move this folder away and run "
-            "shaping pretrain again, or go back to the photographs and options of before. To add "
-            "photographs and keep the splits, write them in the column split of attributes.csv."
+            f"The MTDM in {folder} was trained on {len(names)} photographs that now lie in other "
+            f"splits ({counts}), e.g. {', '.join(names[:_SHOWN])}: photographs or options have "
+            "changed since, so figures would be too good. Move this folder away and run shaping "
+            "pretrain again, or restore the photographs and options of before. To add photographs "
+            "and keep the splits, write them in the column split of attributes.csv."
         )
 
 
-def _noted(folder: Path, what: str) -> set[str]:
+def _recorded(folder: Path, key: str) -> set[str]:
     file = folder / FILE
     if not file.is_file():
         return set()
     try:
-        return set(json.loads(file.read_text("utf-8")).get(what, ()))
+        return set(json.loads(file.read_text("utf-8")).get(key, ()))
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise WeightsError(
-            f"{file} is damaged ({error}). It says which photographs the MTDM beside it has seen; "
-            "move the folder away and run shaping pretrain again."
+            f"{file} is damaged ({error}). It lists the photographs that the MTDM beside it was "
+            "trained on; move the folder away and run shaping pretrain again."
         ) from error
 
 
@@ -91,8 +90,8 @@ def _words(target: Target) -> set[str]:
     return {f"{k}={v}" for k, values in target.vocabulary.attributes.items() for v in values}
 
 
-def _digests(samples: Samples) -> dict[str, str]:
-    """Return the names of photographs by what they show, whatever their files are called."""
+def _names_by_digest(samples: Samples) -> dict[str, str]:
+    """Return the names of photographs by their pixels, which stay when files are renamed."""
     return {
         hashlib.sha256(image.tobytes()).hexdigest()[:16]: name
         for image, name in zip(samples.images, samples.ids, strict=True)

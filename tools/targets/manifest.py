@@ -1,8 +1,8 @@
-"""Which photographs a session works with, so that it notices when they change under it.
+"""The data manifest: which photographs a session works with, so that changes are noticed.
 
-A session is left for days, and a folder of photographs lives on: files are edited, come and go,
-and then the splits are dealt anew. Figures of before and after are of other photographs then, and
-what was sealed has perhaps been shown.
+A session lasts for days, and files of a folder are edited, added and removed meanwhile; then the
+splits are assigned anew. Figures of before and after could not be compared, and sealed photographs
+may have been shown.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import csv
 import hashlib
 import io
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,23 +29,28 @@ _SHOWN = 3
 _NAME = 60
 
 
-class Note(NamedTuple):
-    """What is noted of a photograph: digests of what it shows with its labels, and of its words."""
+class Entry(NamedTuple):
+    """A photograph in a manifest: its split, digests of its pixels with labels, and its words."""
 
     split: str
-    mark: str
+    content: str
     words: str
 
 
-Noted = Mapping[str, Note]
-"""Of every photograph by its name."""
+Manifest = Mapping[str, Entry]
+"""The entries by name of the photograph."""
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What has become of photographs; names, and of those that changed their split how they did.
+    """Differences between two manifests, as names of photographs.
 
-    moved: by (split before, split now); described: those with other attributes.
+    Attributes:
+        added: Names that are new.
+        removed: Names that are gone.
+        edited: Those with other pixels or labels.
+        described: Those with other attributes.
+        moved: Those in another split, by (split before, split now).
     """
 
     added: Sequence[str]
@@ -58,101 +64,102 @@ class Changes:
 
     @property
     def n_moved(self) -> int:
-        """How many photographs lie in another split."""
+        """Number of photographs in another split."""
         return sum(map(len, self.moved.values()))
 
-    def say(self) -> str:
-        """Return what came, went and was edited, with counts and a few names."""
-        parts = (
-            ("added", self.added),
-            ("removed", self.removed),
-            ("edited", self.edited),
-            ("with other attributes", self.described),
-        )
+    def summary(self) -> str:
+        """Return what was added, removed and edited, with counts and a few names."""
+        parts = {
+            "added": self.added,
+            "removed": self.removed,
+            "edited": self.edited,
+            "with other attributes": self.described,
+        }
         return "; ".join(
-            f"{len(names)} {what}: {_some(names)}" for what, names in parts if names
-        ) or ("none came, went or was edited, but attributes.csv or options say something else")
+            f"{len(names)} {change}: {some([quote(name, _NAME) for name in names], _SHOWN)}"
+            for change, names in parts.items()
+            if names
+        ) or ("none was added, removed or edited, but attributes.csv or options differ")
 
-    def say_moved(self) -> str:
-        """Return how many photographs went from which split to which."""
+    def moves(self) -> str:
+        """Return the number of photographs by splits before and now."""
         return ", ".join(
             f"{before} to {now} {len(names)}" for (before, now), names in self.moved.items()
         )
 
 
-def noted(target: Target) -> Noted:
-    """Return what a target's photographs are now."""
-    found = {}
+def manifest_of(target: Target) -> Manifest:
+    """Return the manifest of a target's photographs."""
+    entries = {}
     for split in SPLITS:
         samples = target.split(split)
         for row, name in enumerate(samples.ids):
-            mark = hashlib.sha256(samples.images[row].tobytes())
-            mark.update(str(target.class_names[samples.classes[row]]).encode())
+            content = hashlib.sha256(samples.images[row].tobytes())
+            content.update(str(target.class_names[samples.classes[row]]).encode())
             for kind in sorted(samples.labels):
-                mark.update(samples.labels[kind][row].tobytes())
+                content.update(samples.labels[kind][row].tobytes())
             words = digest(dict(samples.attributes[row]))
-            found[name] = Note(split, mark.hexdigest()[:16], words)
-    return found
+            entries[name] = Entry(split, content.hexdigest()[:16], words)
+    return entries
 
 
-def note(folder: Path, target: Target) -> None:
-    """Write down in the session's `folder` what the target's photographs are now."""
-    write_json(folder / FILE, {"photographs": {k: list(v) for k, v in noted(target).items()}})
+def write(folder: Path, target: Target) -> None:
+    """Store the manifest of a target in the session's `folder`."""
+    entries = {name: list(entry) for name, entry in manifest_of(target).items()}
+    write_json(folder / FILE, {"photographs": entries})
 
 
-def read(folder: Path) -> Noted | None:
-    """Return what was noted, None where nothing was; raises SessionError for a damaged file."""
+def read(folder: Path) -> Manifest | None:
+    """Return the stored manifest, None without one; raises SessionError for a damaged file."""
     file = folder / FILE
     if not file.is_file():
         return None
     try:
-        known = json.loads(file.read_text("utf-8"))["photographs"]
-        return {str(name): Note(*map(str, parts)) for name, parts in known.items()}
+        entries = json.loads(file.read_text("utf-8"))["photographs"]
+        return {str(name): Entry(*map(str, parts)) for name, parts in entries.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SessionError(
-            f"{file} is damaged ({error}). It says which photographs the session began with; "
-            "delete it where you are sure that they are the same."
+            f"{file} is damaged ({error}). It lists the photographs that the session began with; "
+            "delete it if you are sure that they are the same."
         ) from error
 
 
-def changes(before: Noted, now: Noted) -> Changes:
-    """Return what has changed; a file that is only called otherwise is no other photograph."""
-    gone, came = before.keys() - now.keys(), now.keys() - before.keys()
-    by_mark = {now[name].mark: name for name in came}
+def changes_between(before: Manifest, now: Manifest) -> Changes:
+    """Return the differences of two manifests; a file that is only renamed is unchanged."""
+    gone, new = before.keys() - now.keys(), now.keys() - before.keys()
+    by_content = {now[name].content: name for name in new}
     renamed = {
-        old: new for old in sorted(gone) if (new := by_mark.pop(before[old].mark, None)) is not None
+        old: name
+        for old in sorted(gone)
+        if (name := by_content.pop(before[old].content, None)) is not None
     }
-    moved: dict[tuple[str, str], list[str]] = {}
+    moved: dict[tuple[str, str], list[str]] = defaultdict(list)
     for old in sorted(before):
-        new = renamed.get(old, old)
-        if new in now and before[old].split != now[new].split:
-            moved.setdefault((before[old].split, now[new].split), []).append(new)
+        name = renamed.get(old, old)
+        if name in now and before[old].split != now[name].split:
+            moved[before[old].split, now[name].split].append(name)
     both = sorted(before.keys() & now.keys())
     return Changes(
-        added=sorted(came - set(renamed.values())),
+        added=sorted(new - set(renamed.values())),
         removed=sorted(gone - renamed.keys()),
-        edited=[name for name in both if before[name].mark != now[name].mark],
+        edited=[name for name in both if before[name].content != now[name].content],
         described=[name for name in both if before[name].words != now[name].words],
         moved=dict(sorted(moved.items())),
     )
 
 
-def write_splits(folder: Path, before: Noted, now: Noted) -> Path:
-    """Write a table that keeps the splits of before; what came since is where nothing is measured.
+def write_splits(folder: Path, before: Manifest, now: Manifest) -> Path:
+    """Write a table that keeps the splits of before; new photographs are in `generator`.
 
     It serves as the attributes.csv of a folder, or for its column split.
     """
-    split_of = {entry.mark: entry.split for entry in before.values()}
-    known = {name: entry.split for name, entry in before.items()}
+    split_of = {entry.content: entry.split for entry in before.values()}
+    split_of |= {name: entry.split for name, entry in before.items()}
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["file", "split"])
     for name, entry in sorted(now.items()):
-        table.writerow([name, known.get(name) or split_of.get(entry.mark, "generator")])
+        table.writerow([name, split_of.get(name) or split_of.get(entry.content, "generator")])
     path = folder / SPLITS_FILE
     write_bytes(path, text.getvalue().encode())
     return path
-
-
-def _some(names: Sequence[str]) -> str:
-    return some([quote(name, _NAME) for name in names], _SHOWN)

@@ -130,13 +130,13 @@ def settings_of(
             f"{QUOTES}"
         )
     from agent.loop.observer import counted
-    from agent.loop.user_dataset import load_own
+    from agent.loop.user_dataset import user_settings
     from tools.targets import reading
 
     with counted(console(), "reading", "photographs", every_s=5) as report:
         token = reading.set(report)
         try:
-            return load_own(target, values, os.environ, needs_weights, _warn)
+            return user_settings(target, values, os.environ, needs_weights, _warn)
         finally:
             reading.reset(token)
 

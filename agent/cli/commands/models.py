@@ -82,8 +82,8 @@ def pretrain(
     say(source.notice)
     if target:
         leakage.check(folder, source)
-        if new := leakage.unlearnt(folder, source):
-            done = leakage.steps_done(folder)
+        if new := leakage.unlearned_words(folder, source):
+            done = leakage.trained_steps(folder)
             missing = f"the data have words that it has not learnt yet: {some(new, N_WORDS)}"
             if done >= chosen.steps:
                 raise WeightsError(
@@ -92,7 +92,7 @@ def pretrain(
                     f"{done + chosen.steps}, or move the folder away to begin anew."
                 )
             say(f"It goes on from step {done}; {missing}")
-        leakage.note(folder, source)
+        leakage.record(folder, source)
     with counted(console(), "pretrain", "steps") as report:
 
         def show(step: int, loss: float, seconds: float) -> None:

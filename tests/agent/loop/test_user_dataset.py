@@ -12,7 +12,7 @@ from agent.autonomous.runner import run
 from agent.cli.app import app
 from agent.config.settings import load_settings
 from agent.loop.components import Components
-from agent.loop.user_dataset import load_own
+from agent.loop.user_dataset import user_settings
 from memory.errors import WeightsError
 from memory.journal import read_events, rounds
 from tests.tools.targets.own_data import class_folders, scenes
@@ -25,7 +25,7 @@ def test_class_folders_decide_task_slices_and_weights(tmp_path: Path) -> None:
     class_folders(tmp_path / "my birds")
     target = f"folder:{tmp_path / 'my birds'}"
     home = f"home={tmp_path / 'home'}"
-    settings = load_own(target, [home, "dstm.steps=7"], {}, needs_weights=False)
+    settings = user_settings(target, [home, "dstm.steps=7"], {}, needs_weights=False)
     assert (settings.preset, settings.target.name) == ("own", "folder")
     assert settings.target.options == {"path": str(tmp_path / "my birds")}
     assert (settings.dstm.task, settings.dstm.steps) == ("classification", 7)
@@ -35,13 +35,13 @@ def test_class_folders_decide_task_slices_and_weights(tmp_path: Path) -> None:
     weights = Path(settings.generator.weights)
     assert weights.parent.parent == tmp_path / "home" / "pretrain"
     assert weights.parent.name.startswith("my-birds-")
-    chosen = load_own(target, [home, "feedback.slices=[[class]]"], {}, needs_weights=False)
+    chosen = user_settings(target, [home, "feedback.slices=[[class]]"], {}, needs_weights=False)
     assert chosen.feedback.slices == (("class",),)
 
 
 def test_masks_decide_for_segmentation_and_no_audit(tmp_path: Path) -> None:
     target = f"folder:{scenes(tmp_path / 'scenes')}"
-    settings = load_own(target, [f"home={tmp_path / 'home'}"], {}, needs_weights=False)
+    settings = user_settings(target, [f"home={tmp_path / 'home'}"], {}, needs_weights=False)
     assert (settings.dstm.task, settings.dstm.model) == ("segmentation", "unet")
     assert settings.audit.method == "none"
     assert ("car",) in settings.feedback.slices
@@ -55,14 +55,14 @@ def test_without_weights_it_says_to_pretrain_first(tmp_path: Path) -> None:
     assert f"shaping pretrain --target {target}" in result.stderr
     assert "36 photographs, 3 classes, read at 64x64" in result.stderr
     with pytest.raises(WeightsError, match="There is no MTDM for"):
-        load_own(target, [f"home={tmp_path}"], {}, needs_weights=True)
+        user_settings(target, [f"home={tmp_path}"], {}, needs_weights=True)
 
 
 @pytest.mark.parametrize(
     ("target", "words"),
     [
         ("foldr:x", "Unknown target 'foldr'. Did you mean 'folder'?"),
-        ("folder", "names no data. Expected one of camvid:PATH, folder:PATH, hf:PATH"),
+        ("folder", "has no path. Expected one of camvid:PATH, folder:PATH, hf:PATH"),
         ("elpv:x", "elpv, streets"),
         ("folder:/no/such", "There is no folder /no/such"),
     ],
@@ -96,7 +96,7 @@ def test_a_session_over_class_folders(tmp_path: Path) -> None:
         "audit.train.batch_size=8",
         "device=cpu",
     ]
-    settings = load_own(f"folder:{root}", overrides, {}, needs_weights=True)
+    settings = user_settings(f"folder:{root}", overrides, {}, needs_weights=True)
     page = run(settings, Console(quiet=True))
     (only,) = rounds(read_events(page.parent / "journal.jsonl"))
     assert only.batch and only.report
@@ -145,33 +145,33 @@ def test_the_command_that_pretrains_can_be_copied(tmp_path: Path) -> None:
 def test_an_mtdm_does_not_draw_for_photographs_that_it_has_seen(tmp_path: Path) -> None:
     target = f"folder:{class_folders(tmp_path / 'birds')}"
     home = f"home={tmp_path / 'home'}"
-    settings = load_own(target, [home], {}, needs_weights=False)
+    settings = user_settings(target, [home], {}, needs_weights=False)
     weights = Path(settings.generator.weights)
     weights.mkdir(parents=True)
     (weights / "model_index.json").write_text("{}", "utf-8")
-    leakage.note(weights.parent, Components(settings).target)
-    assert load_own(target, [home], {}, needs_weights=True) == settings
+    leakage.record(weights.parent, Components(settings).target)
+    assert user_settings(target, [home], {}, needs_weights=True) == settings
     with pytest.raises(WeightsError, match=r"trained on .* that now lie in other splits"):
-        load_own(target, [home, "target.options.seed=1"], {}, needs_weights=True)
+        user_settings(target, [home, "target.options.seed=1"], {}, needs_weights=True)
 
 
 def test_words_that_an_mtdm_has_not_learnt_are_named_with_what_to_do(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "birds")
     target = f"folder:{root}"
     home = tmp_path / "home"
-    settings = load_own(target, [f"home={home}"], {}, needs_weights=False)
+    settings = user_settings(target, [f"home={home}"], {}, needs_weights=False)
     folder = Path(settings.generator.weights).parent
     (folder / "pipeline").mkdir(parents=True)
     (folder / "pipeline" / "model_index.json").write_text("{}", "utf-8")
     (folder / "train.json").write_text('{"step": 500}', "utf-8")
-    leakage.note(folder, Components(settings).target)
+    leakage.record(folder, Components(settings).target)
     names = [file.relative_to(root) for file in sorted(root.rglob("img *"))]
     lines = ["file,ringed", *(f"{n},{('yes', 'no')[i % 2]}" for i, n in enumerate(names))]
     (root / "attributes.csv").write_text("\n".join(lines), "utf-8")
-    told: list[str] = []
-    load_own(target, [f"home={home}"], {}, needs_weights=True, warn=told.append)
-    assert "does not draw them: ringed=no, ringed=yes. To train it further" in told[0]
-    assert "--set pretrain.steps=3750" in told[0]
+    warnings: list[str] = []
+    user_settings(target, [f"home={home}"], {}, needs_weights=True, warn=warnings.append)
+    assert "its training: ringed=no, ringed=yes. To train it further" in warnings[0]
+    assert "--set pretrain.steps=3750" in warnings[0]
     command = ["pretrain", "--target", target, "--home", str(home), "--steps", "500"]
     result = runner.invoke(app, command)
     assert result.exit_code == 2

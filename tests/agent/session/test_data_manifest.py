@@ -11,14 +11,14 @@ from rich.console import Console
 
 from agent.autonomous.runner import run
 from agent.config.settings import Settings
-from agent.loop.user_dataset import load_own
+from agent.loop.user_dataset import user_settings
 from agent.session.data_manifest import check_folder
 from agent.session.fork import fork
 from memory.errors import DataError, SessionError
 from memory.journal import read_events
 from tests.tools.targets.own_data import class_folders
 from tools import targets
-from tools.targets.manifest import FILE, SPLITS_FILE, Note, changes
+from tools.targets.manifest import FILE, SPLITS_FILE, Entry, changes_between
 
 
 def session(root: Path, rounds: int = 1) -> Settings:
@@ -33,7 +33,7 @@ def session(root: Path, rounds: int = 1) -> Settings:
         "audit.method=none",
         "device=cpu",
     ]
-    return load_own(f"folder:{root}", overrides, {}, needs_weights=True)
+    return user_settings(f"folder:{root}", overrides, {}, needs_weights=True)
 
 
 def faults(page: Path) -> list[str]:
@@ -93,21 +93,21 @@ def test_a_file_of_another_name_or_time_is_no_change(tmp_path: Path) -> None:
     page = run(session(root, rounds=2), Console(quiet=True))
     assert faults(page) == []
     before = {
-        "a.png": Note("test", "1", "-"),
-        "b.png": Note("audit", "2", "-"),
-        "c.png": Note("audit", "3", "-"),
+        "a.png": Entry("test", "1", "-"),
+        "b.png": Entry("audit", "2", "-"),
+        "c.png": Entry("audit", "3", "-"),
     }
     now = {
-        "z.png": Note("test", "1", "-"),
-        "b.png": Note("test", "2", "+"),
-        "c.png": Note("audit", "4", "-"),
+        "z.png": Entry("test", "1", "-"),
+        "b.png": Entry("test", "2", "+"),
+        "c.png": Entry("audit", "4", "-"),
     }
-    found = changes(before, now)
+    found = changes_between(before, now)
     assert (found.added, found.removed, found.edited) == ([], [], ["c.png"])
     assert found.described == ["b.png"]
     assert found.moved == {("audit", "test"): ["b.png"]}
-    assert (found.n_moved, found.say_moved()) == (1, "audit to test 1")
-    assert not changes(before, before)
+    assert (found.n_moved, found.moves()) == (1, "audit to test 1")
+    assert not changes_between(before, before)
 
 
 def test_a_class_of_another_name_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def test_photographs_that_change_their_split_are_found_whatever_they_are_called(
 ) -> None:
     root = class_folders(tmp_path / "birds")
     leakage.check(tmp_path, build(root))  # nothing is known of it
-    leakage.note(tmp_path, build(root))
+    leakage.record(tmp_path, build(root))
     leakage.check(tmp_path, build(root))
     for file in list(root.rglob("*.png")):
         file.rename(file.with_stem(f"zz {file.stem[::-1]}"))
@@ -31,23 +31,23 @@ def test_photographs_that_change_their_split_are_found_whatever_they_are_called(
 
 def test_what_was_seen_once_stays_seen(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "birds")
-    leakage.note(tmp_path, build(root))
-    leakage.note(tmp_path, build(root, seed=1))
-    with pytest.raises(WeightsError, match="dealt anew"):
+    leakage.record(tmp_path, build(root))
+    leakage.record(tmp_path, build(root, seed=1))
+    with pytest.raises(WeightsError, match="in other splits"):
         leakage.check(tmp_path, build(root, seed=1))
 
 
 def test_words_that_came_after_the_training_are_found(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "birds")
-    leakage.note(tmp_path, build(root))
-    assert leakage.unlearnt(tmp_path, build(root)) == []
+    leakage.record(tmp_path, build(root))
+    assert leakage.unlearned_words(tmp_path, build(root)) == []
     names = [file.relative_to(root) for file in sorted(root.rglob("img *"))]
     lines = ["file,ringed", *(f"{n},{('yes', 'no')[i % 2]}" for i, n in enumerate(names))]
     (root / "attributes.csv").write_text("\n".join(lines), "utf-8")
-    assert leakage.unlearnt(tmp_path, build(root)) == ["ringed=no", "ringed=yes"]
-    leakage.note(tmp_path, build(root))
-    assert leakage.unlearnt(tmp_path, build(root)) == []
-    assert leakage.unlearnt(tmp_path / "of an earlier version", build(root)) == []
+    assert leakage.unlearned_words(tmp_path, build(root)) == ["ringed=no", "ringed=yes"]
+    leakage.record(tmp_path, build(root))
+    assert leakage.unlearned_words(tmp_path, build(root)) == []
+    assert leakage.unlearned_words(tmp_path / "of an earlier version", build(root)) == []
 
 
 def test_a_damaged_note_is_named(tmp_path: Path) -> None:
