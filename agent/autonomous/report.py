@@ -6,18 +6,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from agent.autonomous.thumbnails import strips_of
+from agent.autonomous.thumbnails import labelled_thumbnails, legend_of
 from agent.config.settings import Settings, overrides
 from agent.loop.components import Components
 from agent.session.folder import folder_of, stored_settings
 from agent.steering.preferences import active_preferences, all_preferences, effects
-from eval.colours import (
-    below_one_another,
-    depth_bar,
-    label_colours,
-    legend,
-    side_by_side,
-)
 from eval.decisions import decisions
 from eval.report.blocks import Cell, Table
 from eval.report.page import ReportData, build_report_html
@@ -27,23 +20,21 @@ from memory.files import write_bytes
 from memory.journal import Event, read_events, rounds
 from memory.records import Round
 from tools import tasks
-from tools.data.samples import Images, Samples
-from tools.data.shards import encode_png, read_shards
 from tools.evaluate_real import read_sealed
 
-# Ends of the colours of depth.
-DEPTH_M = (2.0, 100.0)
-# Kinds of events that the report tells.
-HAPPENINGS = ("resumed", "warning", "fallback", "fault", "paused", "ended")
-# Images shown per prompt, in rows of about so many pixels.
-SHOWN = 8
-WIDTH_PX = 384
+# Kinds of journal events that the report lists.
+REPORTED_EVENTS = ("resumed", "warning", "fallback", "fault", "paused", "ended")
 
 
 def write_report(home: Path, name: str) -> Path:
-    """Write `report.html` into the session folder and return its path.
+    """Write `report.html`, with the sealed test figures, into the session folder.
 
-    Opens the sealed test figures; raises SettingsError for an unknown session.
+    Returns:
+        The path of the page.
+
+    Raises:
+        SettingsError: there is no such session.
+        DataError: images or pictures of the session are missing.
     """
     settings = stored_settings(home, name)
     folder = folder_of(home, name)
@@ -51,18 +42,22 @@ def write_report(home: Path, name: str) -> Path:
     past = rounds(events)
     target = Components(settings.model_copy(update={"home": home})).target
     kinds = tasks.build(settings.dstm.task).needs
+    montages: dict[str, bytes] = {}
+    for done in past:
+        if done.batch:
+            montages |= labelled_thumbnails(folder, done.batch, kinds, target.pixel_classes)
     data = ReportData(
         session=name,
         settings=settings.model_dump(mode="json"),
         notice=target.notice,
         rounds=past,
         sealed=read_sealed(folder),
-        prompt_montages=prompt_montages(folder, past, kinds, target.pixel_classes),
+        prompt_montages=montages,
         failure_montages=_failure_montages(folder, past),
         legend=legend_of(kinds, target.pixel_classes),
         decisions=decisions(settings.brain, events),
         preferences=_preferences(events, past),
-        events=[e.to_json() for e in events if e.kind in HAPPENINGS],
+        events=[e.to_json() for e in events if e.kind in REPORTED_EVENTS],
         reproduce=[_command(settings, home, name)],
     )
     path = folder / "report.html"
@@ -96,21 +91,6 @@ def _command(settings: Settings, home: Path, name: str) -> str:
     return shlex.join(words)
 
 
-def prompt_montages(
-    folder: Path, past: list[Round], kinds: Sequence[str], names: Sequence[str]
-) -> Mapping[str, bytes]:
-    """Return a PNG strip of the first images of every prompt, with their labels beside them."""
-    pictures: dict[str, bytes] = {}
-    for current in past:
-        if current.batch is None:
-            continue
-        stored = read_shards([folder / shard.file for shard in current.batch.shards])
-        images = labelled_pictures(stored.samples, kinds, names)
-        columns = min(SHOWN // 2, max(1, WIDTH_PX // images.shape[3]))
-        pictures |= strips_of(images, stored.prompt_ids, SHOWN, columns)
-    return pictures
-
-
 def _failure_montages(folder: Path, past: list[Round]) -> Mapping[str, bytes]:
     """Return the stored failure pictures of the last round that has some."""
     failures = next((r.failures for r in reversed(past) if r.failures), ())
@@ -122,19 +102,3 @@ def _failure_montages(folder: Path, past: list[Round]) -> Mapping[str, bytes]:
                 raise DataError(f"The picture {path} of failure {failure.id} is missing.")
             pictures[failure.id] = path.read_bytes()
     return pictures
-
-
-def legend_of(kinds: Sequence[str], names: Sequence[str]) -> bytes | None:
-    """Return a PNG that explains the colours of `labelled_pictures`; None where none is needed."""
-    pictures = []
-    if "segmentation" in kinds:
-        pictures.append(legend(names))
-    if "depth" in kinds:
-        pictures.append(depth_bar(*DEPTH_M))
-    return encode_png(below_one_another(pictures)) if pictures else None
-
-
-def labelled_pictures(samples: Samples, kinds: Sequence[str], names: Sequence[str]) -> Images:
-    """Return images with the colours of these kinds of labels, as far as there are any, right."""
-    colours = label_colours(samples.labels, kinds, names, DEPTH_M)
-    return side_by_side(samples.images, *colours) if colours else samples.images

@@ -1,28 +1,33 @@
-"""Thumbnails of a prompt's first images, read from the shards of a round or from a bundle."""
+"""Thumbnails of a session's images, with their labels in colours, and the legend of these."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from eval.colours import below_one_another, depth_bar, label_colours, legend, side_by_side
 from eval.montage import montage_png
 from memory.errors import DataError
 from memory.records import Batch
 from tools.data.jobs import round_folder
-from tools.data.samples import Images
-from tools.data.shards import read_shards
+from tools.data.samples import Images, Samples
+from tools.data.shards import encode_png, read_shards
 
+# Images of a prompt that are shown, with labels in rows of about so many pixels.
 N_SHOWN = 8
+_WIDTH_PX = 384
+# Ends of the colour scale of depth.
+_DEPTH_M = (2.0, 100.0)
 
 
-def strip_path(folder: Path, round_number: int, prompt_id: str) -> Path:
+def thumbnail_path(folder: Path, round_number: int, prompt_id: str) -> Path:
     """Return where a bundle keeps the thumbnails of a prompt."""
     return round_folder(folder, round_number) / "prompts" / f"{prompt_id}.png"
 
 
-def prompt_strips(folder: Path, batch: Batch) -> dict[str, bytes]:
+def prompt_thumbnails(folder: Path, batch: Batch) -> dict[str, bytes]:
     """Return a PNG strip of every prompt of a batch, by its id; {} where no image is left."""
-    paths = {q.prompt_id: strip_path(folder, batch.round, q.prompt_id) for q in batch.quality}
+    paths = {q.prompt_id: thumbnail_path(folder, batch.round, q.prompt_id) for q in batch.quality}
     stored = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
     if stored:
         return stored
@@ -30,22 +35,45 @@ def prompt_strips(folder: Path, batch: Batch) -> dict[str, bytes]:
         shards = read_shards([folder / shard.file for shard in batch.shards])
     except DataError:
         return {}
-    return strips_of(shards.samples.images, shards.prompt_ids, N_SHOWN, N_SHOWN)
+    return _strips(shards.samples.images, shards.prompt_ids, N_SHOWN)
 
 
-def strips_of(
-    images: Images, prompt_ids: Sequence[str], limit: int, columns: int
+def labelled_thumbnails(
+    folder: Path, batch: Batch, kinds: Sequence[str], class_names: Sequence[str]
 ) -> dict[str, bytes]:
-    """Return a PNG strip of the first images of every prompt, by its id.
+    """Return a PNG strip of every prompt of a batch with labels, by its id.
+
+    See `labelled_pictures` for `kinds` and `class_names`. Raises DataError without the shards.
+    """
+    shards = read_shards([folder / shard.file for shard in batch.shards])
+    images = labelled_pictures(shards.samples, kinds, class_names)
+    columns = min(N_SHOWN // 2, max(1, _WIDTH_PX // images.shape[3]))
+    return _strips(images, shards.prompt_ids, columns)
+
+
+def labelled_pictures(samples: Samples, kinds: Sequence[str], class_names: Sequence[str]) -> Images:
+    """Return images with the colours of their labels to the right.
 
     Args:
-        images: (n, c, h, w).
-        prompt_ids: prompt of each image, (n,).
-        limit: images of a prompt that are shown.
-        columns: of a strip.
+        samples: images and labels.
+        kinds: of labels that are shown where there are any, e.g. "depth".
+        class_names: of segmentation.
     """
+    colours = label_colours(samples.labels, kinds, class_names, _DEPTH_M)
+    return side_by_side(samples.images, *colours) if colours else samples.images
+
+
+def legend_of(kinds: Sequence[str], class_names: Sequence[str]) -> bytes | None:
+    """Return a PNG that explains the colours of `labelled_pictures`; None where none is needed."""
+    pictures = [legend(class_names)] if "segmentation" in kinds else []
+    pictures += [depth_bar(*_DEPTH_M)] if "depth" in kinds else []
+    return encode_png(below_one_another(pictures)) if pictures else None
+
+
+def _strips(images: Images, prompt_ids: Sequence[str], columns: int) -> dict[str, bytes]:
+    """Return a PNG strip of the first images of every prompt, by its id."""
     strips = {}
     for prompt_id in dict.fromkeys(prompt_ids):
-        rows = [i for i, name in enumerate(prompt_ids) if name == prompt_id][:limit]
+        rows = [i for i, name in enumerate(prompt_ids) if name == prompt_id][:N_SHOWN]
         strips[prompt_id] = montage_png(images[rows], None, columns, 1)
     return strips

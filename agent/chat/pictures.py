@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agent.autonomous.report import labelled_pictures
+from agent.autonomous.thumbnails import labelled_pictures
 from agent.steering.preferences import Preference
 from eval.montage import save_montage
 from eval.report.blocks import Picture

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agent.autonomous.report import labelled_pictures
+from agent.autonomous.thumbnails import labelled_pictures
 from agent.config.settings import Settings
 from agent.loop.components import Components
 from agent.steering.lexicon import Lexicon

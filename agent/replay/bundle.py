@@ -24,7 +24,7 @@ from typing import IO, Any
 
 import yaml
 
-from agent.autonomous.thumbnails import prompt_strips, strip_path
+from agent.autonomous.thumbnails import prompt_thumbnails, thumbnail_path
 from agent.config.settings import without_private
 from agent.replay.secrets import find_secret, scrub
 from agent.session.folder import folder_of, latest, stored_settings
@@ -63,8 +63,8 @@ def bundle(home: Path, name: str, path: Path, weights: bool = False) -> int:
     files = _texts(folder)
     for done in rounds(read_events(folder / "journal.jsonl")):
         if done.batch:
-            for prompt_id, data in prompt_strips(folder, done.batch).items():
-                file = strip_path(folder, done.number, prompt_id)
+            for prompt_id, data in prompt_thumbnails(folder, done.batch).items():
+                file = thumbnail_path(folder, done.number, prompt_id)
                 files[file.relative_to(folder).as_posix()] = data
         pictures = [folder / f.picture for f in done.failures if f.picture]
         model = (

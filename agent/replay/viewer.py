@@ -326,14 +326,14 @@ def show_pictures(recording: Recording, place: int, console: Console) -> None:
 
 def pictures(recording: Recording, round_number: int) -> Iterator[Picture]:
     """Yield pictures: a strip of every prompt's images, and the failures."""
-    from agent.autonomous.thumbnails import prompt_strips
+    from agent.autonomous.thumbnails import prompt_thumbnails
 
     folder = recording.folder
     steps = (step for step in recording.steps if step.round == round_number)
     events = [event for step in steps for event in recording.events(step)]
     for current in rounds(events):
         texts = {prompt.id: prompt.text for prompt in current.plan.prompts} if current.plan else {}
-        strips = prompt_strips(folder, current.batch) if current.batch else {}
+        strips = prompt_thumbnails(folder, current.batch) if current.batch else {}
         for prompt_id, data in strips.items():
             yield Picture(data, printable(f"{prompt_id} {texts.get(prompt_id, '')}"))
         for failure in current.failures:

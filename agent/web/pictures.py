@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from agent.autonomous.report import legend_of, prompt_montages
+from agent.autonomous.thumbnails import labelled_thumbnails, legend_of
 from agent.loop.components import Components
 from agent.session.folder import folder_of
 from agent.web.registry import SessionRegistry
@@ -64,7 +64,8 @@ class Pictures:
             if key not in self._strips:
                 kinds, classes = self.labels(session), self._pixel_classes(session)
                 folder = folder_of(self._registry.home, session)
-                strips = prompt_montages(folder, [drawn], kinds, classes)
+                batch = drawn.batch
+                strips = labelled_thumbnails(folder, batch, kinds, classes) if batch else {}
                 self._strips = dict([*self._strips.items()][1 - _N_KEPT :]) | {key: strips}
             return self._strips[key]
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from agent.autonomous.report import labelled_pictures
 from agent.autonomous.results import source_of
 from agent.autonomous.runner import run
+from agent.autonomous.thumbnails import labelled_pictures
 from agent.config.settings import load_settings
 from agent.session.folder import list_sessions
 from memory.journal import read_events, rounds
