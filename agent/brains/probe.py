@@ -13,6 +13,7 @@ from agent.brains.actions import Json
 from agent.brains.remote import CallError, RemoteModel
 from agent.config.settings import LLMSettings
 from memory.errors import BrainError
+from memory.events import ProbeEvent
 from memory.journal import Journal
 from memory.records import Record
 
@@ -101,10 +102,10 @@ def with_mode(brain: Brain, llm: LLMSettings, journal: Journal | None = None) ->
         return brain
     if llm.mode != "auto":
         return brain
-    event = journal.get("probe") if journal else None
-    result = Probe.model_validate(event["probe"]) if event else probe(brain.model)
+    event = journal.get("probe", ProbeEvent) if journal else None
+    result = Probe.model_validate(event.probe) if event else probe(brain.model)
     if journal:
-        journal.append("probe", key="probe", probe=result.to_json())
+        journal.append(ProbeEvent(key="probe", probe=result.to_json()))
     return brain.with_model(brain.model.with_mode(result.mode))
 
 

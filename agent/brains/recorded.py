@@ -10,7 +10,8 @@ from langchain_core.messages.ai import UsageMetadata
 
 from agent.brains import BrainContext, Mode, Turn
 from memory.errors import BrainError
-from memory.journal import Event, read_events
+from memory.events import Event, ModelCallEvent
+from memory.journal import read_events
 
 
 class RecordedBrain:
@@ -19,7 +20,7 @@ class RecordedBrain:
     mode: Mode = "native"
 
     def __init__(self, events: Sequence[Event]) -> None:
-        self._answers = {e["key"]: e for e in events if e["kind"] == "model_call"}
+        self._answers = {event.key: event for event in events if isinstance(event, ModelCallEvent)}
 
     def decide(self, turn: Turn) -> AIMessage:
         """Return the recorded answer; raises BrainError where there is none."""
@@ -31,14 +32,16 @@ class RecordedBrain:
         return answer_of(event)
 
 
-def answer_of(event: Event) -> AIMessage:
-    """Return the answer of an event `model_call`, with the tokens that it took."""
-    n_in, n_out = event["tokens"]["prompt"], event["tokens"]["answer"]
+def answer_of(event: ModelCallEvent) -> AIMessage:
+    """Return a recorded answer, with the tokens that it took."""
+    tokens = event.tokens
     return AIMessage(
-        content=event["answer"]["content"],
-        tool_calls=event["answer"]["tool_calls"],
+        content=event.answer.content,
+        tool_calls=[call.to_json() for call in event.answer.tool_calls],
         usage_metadata=UsageMetadata(
-            input_tokens=n_in, output_tokens=n_out, total_tokens=n_in + n_out
+            input_tokens=tokens.prompt,
+            output_tokens=tokens.answer,
+            total_tokens=tokens.total,
         ),
     )
 

@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from agent.brains import planner_of
 from agent.config.settings import LLMSettings
 from memory.errors import SettingsError
-from memory.journal import Event
+from memory.events import ChatCallEvent, Event, ModelCallEvent
 
 
 class CallRecord(Protocol):
@@ -98,9 +98,8 @@ class Spending:
         events = journal.appended(self._n_events)
         self._n_events += len(events)
         for event in events:
-            if event["kind"] in ("model_call", "chat_call"):
-                tokens = event["tokens"]
-                self.add(Usage(tokens["prompt"], tokens["answer"], event["usd"]))
+            if isinstance(event, ModelCallEvent | ChatCallEvent):
+                self.add(Usage(event.tokens.prompt, event.tokens.answer, event.usd))
 
     def _cost(self, n_prompt: int, n_answer: int) -> float:
         if self._price is None:

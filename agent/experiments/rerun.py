@@ -10,6 +10,7 @@ from pathlib import Path
 from agent.config.settings import Settings
 from agent.loop.components import Components
 from memory.errors import SettingsError, unknown
+from memory.events import HeadEvent
 from memory.journal import read_events, rounds
 from memory.records import Report, Round, Training
 from tools.data.jobs import shards_of
@@ -54,8 +55,8 @@ def rerun(
         if stage not in STAGES:
             raise SettingsError(unknown("stage to rerun", stage, STAGES))
     events = read_events(folder / "journal.jsonl")
-    head = next(e for e in events if e["kind"] == "session")
-    settings = Settings.model_validate({**head["settings"], "home": home})
+    head = next(event for event in events if isinstance(event, HeadEvent))
+    settings = Settings.model_validate({**head.settings, "home": home})
     results = []
     for result in _results(folder, settings, rounds(events), stages):
         done(result)

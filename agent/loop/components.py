@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from agent.config.settings import Settings, TargetSettings
 from agent.loop.observer import Observer
@@ -19,6 +19,7 @@ from agent.session.control import Control
 from agent.session.folder import Session, memory_of
 from memory.chroma import MemoryIndex
 from memory.errors import SettingsError
+from memory.events import FaultEvent, PausedEvent
 from tools import targets, tasks
 from tools.compute.recipe import Recipe
 from tools.compute.within_memory import WithinMemory
@@ -108,17 +109,18 @@ class Components:
 
     # -- what goes on --------------------------------------------------------------------------
 
-    def fault(self, kind: str, message: str, **data: Any) -> None:
+    def fault(self, kind: str, message: str, n_at_once: int | None = None) -> None:
         """Show, and journal within a session, something that went wrong and was dealt with."""
         if self._session:
-            number = self.control.round
-            entry = {"what": kind, "told": message, "round": number, **data}
-            self._session.journal.append("fault", **entry)
+            event = FaultEvent(what=kind, message=message, round=self.control.round)
+            if n_at_once is not None:
+                event = event.model_copy(update={"n_at_once": n_at_once})
+            self._session.journal.append(event)
         self.observer.warn(message)
 
     def _journal_pause(self, why: str, seconds: float) -> None:
-        told = f"Waited {seconds:.0f} s: {why}"
-        self.session.journal.append("paused", told=told, round=self.control.round)
+        message = f"Waited {seconds:.0f} s: {why}"
+        self.session.journal.append(PausedEvent(message=message, round=self.control.round))
 
     @contextmanager
     def stage(self, name: str, number: int) -> Iterator[None]:
@@ -263,9 +265,9 @@ class Components:
         )
 
     def _n_at_once(self) -> int | None:
-        faults = self._session.journal.events("fault") if self._session else []
-        of_memory = [fault for fault in faults if fault["what"] == OUT_OF_MEMORY]
-        return of_memory[-1]["n_at_once"] if of_memory else None
+        faults = self._session.journal.events(FaultEvent) if self._session else []
+        of_memory = [fault for fault in faults if fault.what == OUT_OF_MEMORY]
+        return of_memory[-1].n_at_once if of_memory else None
 
     def _drew_fewer(self, n_at_once: int) -> None:
         message = f"Out of memory; from now on {n_at_once} images are drawn at once."

@@ -19,8 +19,8 @@ from agent.loop.expectations import Expectation, expect
 from agent.loop.observations import rounds_before
 from agent.loop.observer import Observer
 from agent.loop.state import TargetView
+from memory.events import AnswerEvent, ApprovalEvent, Event, RoundEvent
 from memory.items import Hit, MemoryItem, items_from_events
-from memory.journal import Event
 from memory.records import Batch, Failure, Plan, Report, Training
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Effects(Protocol):
 
     # -- people --------------------------------------------------------------------------------
 
-    def ask(self, request: ApprovalRequest) -> Event:
+    def ask(self, request: ApprovalRequest) -> AnswerEvent | ApprovalEvent:
         """Return the journaled answer to a question; ends this run of the graph without one."""
 
 
@@ -315,8 +315,10 @@ class LiveEffects:
                 self._shards[earlier] = [Path(s.file) for s in batch.shards] if batch else []
         return [path for earlier in sorted(self._shards) for path in self._shards[earlier]]
 
-    def ask(self, request: ApprovalRequest) -> Event:
+    def ask(self, request: ApprovalRequest) -> AnswerEvent | ApprovalEvent:
         """Interrupt the graph until the journal holds the answer."""
-        while (answer := self._session.journal.get(request.key)) is None:
+        while True:
+            answer = self._session.journal.get(request.key, RoundEvent)
+            if isinstance(answer, AnswerEvent | ApprovalEvent):
+                return answer
             interrupt(request.to_json())
-        return answer

@@ -29,7 +29,7 @@ from agent.loop.observations import observe, open_round
 from agent.loop.state import ADVANCES, RoundState, SessionView
 from agent.loop.toolbox import Step, Toolbox
 from memory.errors import BrainError, SessionError, ToolError
-from memory.journal import Event
+from memory.events import FallbackEvent, Message, ModelCallEvent, Tokens, ToolsEvent
 from memory.records import digest
 
 # Far above the calls of a round, far below an endless loop.
@@ -134,7 +134,7 @@ class Decider:
         journal, settings = self._session.journal, self._session.settings
         round_, number = state["round"], sum(isinstance(m, AIMessage) for m in state["messages"])
         key = f"model_call/{round_}/{number}"
-        if recorded := journal.get(key):
+        if recorded := journal.get(key, ModelCallEvent):
             return _answer(recorded)
         started = time.monotonic()
         messages = fit(state["messages"], settings.llm.context_tokens)
@@ -147,40 +147,40 @@ class Decider:
             if (stand_in := self._stand_in) is None:
                 raise
             journal.append(
-                "fallback",
-                key=f"fallback/{round_}/{number}",
-                round=round_,
-                phase=state["phase"],
-                reason=str(error)[:1000],
+                FallbackEvent(
+                    key=f"fallback/{round_}/{number}",
+                    round=round_,
+                    phase=state["phase"],
+                    reason=str(error)[:1000],
+                )
             )
             ending = [tool for tool in tools if tool["function"]["name"] in ADVANCES]
             answer = stand_in.decide(replace(turn, tools=ending))
             author, usage = planner_brain(settings.llm.fallback), Usage(0, 0, 0.0)
         offered = self._offered(tools)
-        name = digest(offered)
-        journal.append("tools", key=f"tools/{name}", **offered)
-        event = journal.append(
-            "model_call",
+        name = digest(offered.content())
+        journal.append(offered.model_copy(update={"key": f"tools/{name}"}))
+        event = ModelCallEvent(
             key=key,
             round=round_,
             phase=state["phase"],
             author=author,
-            tools=turn.legal,
+            tools=tuple(turn.legal),
             offer=name,
-            messages=[message_to_json(m) for m in _news(state["messages"])],
-            answer=message_to_json(answer),
-            tokens={"prompt": usage.prompt, "answer": usage.answer},
+            messages=tuple(recorded_message(m) for m in _news(state["messages"])),
+            answer=recorded_message(answer),
+            tokens=Tokens(prompt=usage.prompt, answer=usage.answer),
             usd=usage.usd,
             seconds=round(time.monotonic() - started, 3),
         )
-        return _answer(event)
+        return _answer(journal.append(event))
 
-    def _offered(self, tools: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Return what the event `tools` says; models that answer by JSON are told them in words."""
+    def _offered(self, tools: Sequence[dict[str, Any]]) -> ToolsEvent:
+        """Return the offer of tools; models that answer by JSON read them in words."""
         if not self.plans_briefly:
-            return {"mode": "native", "tools": list(tools)}
+            return ToolsEvent(mode="native", tools=tuple(tools))
         (words,) = as_plain_messages([], tools, self._templates["json_action"])
-        return {"mode": "json", "tools": list(tools), "said": str(words.content)}
+        return ToolsEvent(mode="json", tools=tuple(tools), text=str(words.content))
 
     def _check_limits(self, state: RoundState, turn: Turn) -> None:
         """Raise BrainError when the brain must not be asked now."""
@@ -211,8 +211,8 @@ def fit(messages: Sequence[AnyMessage], max_tokens: int) -> list[AnyMessage]:
     return fitted
 
 
-def message_to_json(message: AnyMessage) -> dict[str, Any]:
-    """Return what a message says, as plain JSON."""
+def recorded_message(message: AnyMessage) -> Message:
+    """Return a message as the journal holds it."""
     data: dict[str, Any] = {"role": message.type, "content": str(message.content)}
     if isinstance(message, AIMessage):
         data["tool_calls"] = [
@@ -221,8 +221,7 @@ def message_to_json(message: AnyMessage) -> dict[str, Any]:
         ]
     if isinstance(message, ToolMessage):
         data |= {"name": message.name, "id": message.tool_call_id, "status": message.status}
-    safe: dict[str, Any] = storable(data)
-    return safe
+    return Message.model_validate(storable(data))
 
 
 def _act(state: RoundState, decider: Decider, toolbox: Toolbox) -> dict[str, Any]:
@@ -260,12 +259,11 @@ def _act(state: RoundState, decider: Decider, toolbox: Toolbox) -> dict[str, Any
     return {"messages": results, "phase": phase, "n_illegal": n_illegal, "n_lookups": n_lookups}
 
 
-def _answer(event: Event) -> AIMessage:
-    answer = event["answer"]
+def _answer(event: ModelCallEvent) -> AIMessage:
     return AIMessage(
-        content=answer["content"],
-        tool_calls=answer["tool_calls"],
-        response_metadata={"author": event["author"]},
+        content=event.answer.content,
+        tool_calls=[call.to_json() for call in event.answer.tool_calls],
+        response_metadata={"author": event.author},
     )
 
 

@@ -27,6 +27,7 @@ from agent.steering.preferences import (
     effects as effects_of,
 )
 from memory.errors import SessionError
+from memory.events import AnswerEvent, ForgetEvent, OpeningEvent, SteeredEvent, WishEvent
 from memory.journal import RECORD_VERSION
 from memory.records import Failure, Report, Round
 
@@ -95,13 +96,12 @@ def open_round(
     """Return the first messages of a round: who you are, and what is known."""
     observation = observe(session, round_number)
     key = f"opening/{round_number}"
-    opening = session.journal.get(key)
+    opening = session.journal.get(key, OpeningEvent)
     if opening is None:
         facts = gather(session, effects, observation, tokens_left, usd_left)
-        opening = session.journal.append(
-            "opening", key=key, round=round_number, facts=pack(facts, observation.rounds)
-        )
-    facts = unpack(opening["facts"], observation.rounds, effects.target)
+        packed = pack(facts, observation.rounds)
+        opening = session.journal.append(OpeningEvent(key=key, round=round_number, facts=packed))
+    facts = unpack(opening.facts, observation.rounds, effects.target)
     system, text = brief(facts, effects.templates)
     return [SystemMessage(system), HumanMessage(text)]
 
@@ -120,7 +120,7 @@ def gather(
     failures = past[-1].failures if past else ()
     query = _question(reports[-1] if reports else None, failures)
     lessons, similar = effects.recall(round_number, query)
-    preferences = active_preferences(journal.events("wish", "forget"))
+    preferences = active_preferences(journal.events(WishEvent, ForgetEvent))
     return Facts(
         target=target.name,
         class_names=target.class_names,
@@ -148,10 +148,10 @@ def gather(
 def _steering(journal: EventLog, past: Sequence[Round], wanted: Sequence[Preference]) -> list[str]:
     """Return what the user has said and wishes."""
     answers = [
-        f"asked {event['question']!r}, the user said: {event['answer']}"
-        for event in journal.events("answer")[-LOOK_BACK:]
+        f"asked {event.question!r}, the user said: {event.answer}"
+        for event in journal.events(AnswerEvent)[-LOOK_BACK:]
     ]
-    moved = journal.events("steered", since=past[0].number) if past and wanted else []
+    moved = journal.events(SteeredEvent, since=past[0].number) if past and wanted else []
     so_far = "; ".join(say_effects(effects_of(wanted, moved, past)))
     return answers + say_preferences(wanted) + ([f"so far: {so_far}"] if so_far else [])
 

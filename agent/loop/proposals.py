@@ -25,7 +25,16 @@ from agent.planners import AttributeDistribution, PlanDraft
 from agent.steering.preferences import STEERING, Effect, Preference, active_preferences, additions
 from agent.steering.steer import add, broken, compare, ignored, steer
 from memory.errors import ToolError
-from memory.events import OpeningEvent
+from memory.events import (
+    AdditionEvent,
+    ForgetEvent,
+    HeadEvent,
+    OpeningEvent,
+    PlanEditEvent,
+    ProposedEvent,
+    WishesShownEvent,
+    WishEvent,
+)
 from memory.records import Plan
 
 
@@ -50,13 +59,13 @@ class Proposals:
             Rejected: It was made before its author knew of a wish.
         """
         name = f"proposed/{key.removeprefix('approval/')}"
-        if event := self._journal.get(name):
-            return ResolvedDraft.model_validate(event["made"])
+        if event := self._journal.get(name, ProposedEvent):
+            return ResolvedDraft.model_validate(event.made)
         settings, vocabulary = self._session.settings, self._effects.target.vocabulary
         session = settings.session
-        preferences = active_preferences(self._journal.events("wish", "forget"))
+        preferences = active_preferences(self._journal.events(WishEvent, ForgetEvent))
         extra = (
-            additions(self._journal.events(*STEERING)) if self._journal.count("addition") else []
+            additions(self._journal.events(*STEERING)) if self._journal.count(AdditionEvent) else []
         )
         shifts: tuple[Effect, ...] = ()
         warnings: list[str] = []
@@ -87,14 +96,14 @@ class Proposals:
         )
         if preferences or extra or draft.trials or self._effects.observer.interactive:
             made = resolved.to_json()
-            self._journal.append("proposed", key=name, round=round_number, made=made)
+            self._journal.append(ProposedEvent(key=name, round=round_number, made=made))
         return resolved
 
     def edited(self, resolved: ResolvedDraft, round_number: int, key: str) -> ResolvedDraft:
         """Return what a person has made of a draft since the question `key`, or the draft."""
-        edits = self._journal.events("plan_edit", since=round_number)
-        edits = [edit for edit in edits if edit["question"] == key]
-        return ResolvedDraft.model_validate(edits[-1]["made"]) if edits else resolved
+        edits = self._journal.events(PlanEditEvent, since=round_number)
+        edits = [edit for edit in edits if edit.question == key]
+        return ResolvedDraft.model_validate(edits[-1].made) if edits else resolved
 
     def plan(self, resolved: ResolvedDraft, round_number: int, author: str) -> Plan:
         """Return the plan of a draft; raises ToolError for one that cannot be a plan."""
@@ -154,18 +163,19 @@ class Proposals:
         return None
 
     def _distribution(self) -> AttributeDistribution:
-        (head,) = self._journal.events("session")
-        return AttributeDistribution.model_validate(head["palette"])
+        (head,) = self._journal.events(HeadEvent)
+        return AttributeDistribution.model_validate(head.palette)
 
     def _tell_wishes(self, round_number: int, preferences: Sequence[Preference]) -> None:
         """Refuse a plan, once, whose author could not know of a wish given in this round."""
         opening = self._journal.get(f"opening/{round_number}", OpeningEvent)
         known = set(opening.facts.get("wishes", ())) if opening else set()
-        for event in self._journal.events("told", since=round_number):
-            known.update(event["wishes"])
+        for event in self._journal.events(WishesShownEvent, since=round_number):
+            known.update(event.wishes)
         news = [preference for preference in preferences if preference.id not in known]
         if news:
-            self._journal.append("told", round=round_number, wishes=[wish.id for wish in news])
+            shown = tuple(preference.id for preference in news)
+            self._journal.append(WishesShownEvent(round=round_number, wishes=shown))
             raise Rejected(
                 "Since this round began the user has said: "
                 f"{'; '.join(wish.say() for wish in news)}. Propose a plan that does so."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Protocol, TypedDict, TypeVar, overload
+from typing import Annotated, Protocol, TypedDict, TypeVar
 
 from langchain_core.messages import AnyMessage
 from langgraph.graph.message import add_messages
@@ -57,41 +57,18 @@ E = TypeVar("E", bound=Event)
 class EventLog(Protocol):
     """What the loop writes to and reads of a journal, see `memory.journal.Journal`."""
 
-    @overload
-    def append(self, event: E, /) -> E: ...
-
-    @overload
-    def append(self, event: str, /, *, key: str | None = None, **data: Any) -> Event: ...
-
-    def append(self, event: Any, /, *, key: str | None = None, **data: Any) -> Any:
+    def append(self, event: E, /) -> E:
         """Write an event, once if it has a key, and return it as it is read back."""
 
-    @overload
-    def get(self, key: str, /) -> Event | None: ...
+    def get(self, key: str, kind: type[E], /) -> E | None:
+        """Return the event with a key, which is of this kind."""
 
-    @overload
-    def get(self, key: str, kind: type[E], /) -> E | None: ...
-
-    def get(self, key: str, kind: Any = Event, /) -> Any:
-        """Return the event with a key."""
-
-    @overload
-    def events(self, *, undone: bool = False, since: int | None = None) -> Sequence[Event]: ...
-
-    @overload
     def events(
         self, *kinds: type[E], undone: bool = False, since: int | None = None
-    ) -> Sequence[E]: ...
-
-    @overload
-    def events(
-        self, *kinds: str, undone: bool = False, since: int | None = None
-    ) -> Sequence[Event]: ...
-
-    def events(self, *kinds: Any, undone: bool = False, since: int | None = None) -> Any:
+    ) -> Sequence[E]:
         """Return the events of some kinds, oldest first."""
 
-    def count(self, kind: type[Event] | str, /) -> int:
+    def count(self, kind: type[Event], /) -> int:
         """Return how many events there are of a kind."""
 
     def of_rounds(self, *numbers: int) -> Sequence[Event]:

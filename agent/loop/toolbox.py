@@ -28,7 +28,28 @@ from agent.planners import PlanDraft, PromptDraft
 from eval.credit import credit, settle
 from eval.report.blocks import failure_lines, plain, report_lines, trial_text, verdict_text
 from memory.errors import SettingsError, ToolError
-from memory.records import Hypothesis, Lesson, Plan, Report, Round
+from memory.events import (
+    AnswerEvent,
+    ApprovalEvent,
+    BatchEvent,
+    CreditsEvent,
+    Event,
+    FailuresEvent,
+    ForkedEvent,
+    GeneratorEvent,
+    HeadEvent,
+    IllegalCallEvent,
+    LessonEvent,
+    PlanEvent,
+    ReportEvent,
+    RoundDoneEvent,
+    StageEvent,
+    SteeredEvent,
+    ToolCallEvent,
+    TrainingEvent,
+    VerdictEvent,
+)
+from memory.records import Hypothesis, Lesson, Report, Round
 from prompts.render import quote
 
 
@@ -122,8 +143,7 @@ class Toolbox:
                 problem = f"The arguments of {name} are wrong: {wrong}."
             self.refuse(step, name[:100], json.dumps(arguments), problem)
             raise ToolError(problem) from error
-        self._journal.append(
-            "tool_call",
+        event = ToolCallEvent(
             key=f"tool_call/{step.round}/{call['id']}",
             round=step.round,
             phase=step.phase,
@@ -132,22 +152,24 @@ class Toolbox:
             arguments=arguments,
             result=result,
             seconds=round(time.monotonic() - started, 3),
-            **({"rejected": True} if rejection else {}),
         )
         if rejection:
+            self._journal.append(event.model_copy(update={"rejected": True}))
             raise rejection
+        self._journal.append(event)
         return result
 
     def refuse(self, step: Step, tool: str | None, answer: str, problem: str) -> None:
         """Journal an answer that was no legal call; such answers are counted, never executed."""
         self._journal.append(
-            "illegal_call",
-            round=step.round,
-            phase=step.phase,
-            author=step.author,
-            tool=tool,
-            said=answer[:1000],
-            problem=problem,
+            IllegalCallEvent(
+                round=step.round,
+                phase=step.phase,
+                author=step.author,
+                tool=tool,
+                answer=answer[:1000],
+                problem=problem,
+            )
         )
 
     # -- tools ---------------------------------------------------------------------------------
@@ -172,15 +194,11 @@ class Toolbox:
             return "There is no report yet, so no failures are known."
         number = measured[-1].number
         failures = measured[-1].failures
-        if self._journal.get(f"failures/{number}") is None:
+        key = f"failures/{number}"
+        if self._journal.get(key, FailuresEvent) is None:
             with self._timed("inspect", number):
                 failures = self._effects.inspect(number)
-            self._journal.append(
-                "failures",
-                key=f"failures/{number}",
-                round=number,
-                failures=[f.to_json() for f in failures],
-            )
+            self._journal.append(FailuresEvent(key=key, round=number, failures=failures))
         return plain(failure_lines(failures))
 
     def ask_user(self, question: Annotated[str, Field(min_length=1, max_length=500)]) -> str:
@@ -191,7 +209,9 @@ class Toolbox:
         """
         key = f"answer/{self._round}/{self._call_id}"
         asked = ApprovalRequest(key=key, kind="words", round=self._round, text=question)
-        return f"The user says: {self._effects.ask(asked)['answer']}"
+        event = self._effects.ask(asked)
+        assert isinstance(event, AnswerEvent)  # of a question in words
+        return f"The user says: {event.answer}"
 
     def propose_plan(
         self,
@@ -212,34 +232,35 @@ class Toolbox:
         resolved = proposals.resolve(draft, self._round, self._step.author, key)
         resolved = proposals.edited(resolved, self._round, key)
         plan = proposals.plan(resolved, self._round, self._step.author)
-        verdict = self._journal.get(key)
-        is_open = verdict is None and self._journal.get(f"plan/{self._round}") is None
+        decision: Event | None = self._journal.get(key, ApprovalEvent)
+        is_open = decision is None and self._journal.get(f"plan/{self._round}", PlanEvent) is None
         if is_open and self._effects.observer.approves:
-            verdict = self._effects.ask(proposals.request(resolved, plan, key))
-        if verdict and verdict["verdict"] == "reject":
-            why_not = quote(verdict["why"] or "no reason given", 500)
+            decision = self._effects.ask(proposals.request(resolved, plan, key))
+        if isinstance(decision, ApprovalEvent) and decision.verdict == "reject":
+            why_not = quote(decision.why or "no reason given", 500)
             raise Rejected(f"The user rejects the plan: {why_not}. Propose another one.")
         if resolved.shifts or resolved.additions:
             self._journal.append(
-                "steered",
-                key=f"steered/{self._round}",
-                round=self._round,
-                shifts=[shift.to_json() for shift in resolved.shifts],
-                additions=list(resolved.additions),
+                SteeredEvent(
+                    key=f"steered/{self._round}",
+                    round=self._round,
+                    shifts=tuple(shift.to_json() for shift in resolved.shifts),
+                    additions=resolved.additions,
+                )
             )
         effects, expectation = self._effects, proposals.expect(plan)
-        idle = {p.text: list(words) for p in plan.prompts if (words := effects.undrawn(p.text))}
-        event = self._journal.append(
-            "plan",
+        event = PlanEvent(
             key=f"plan/{self._round}",
-            plan=plan.to_json(),
+            plan=plan,
             # Seconds differ from run to run, and plans are to be compared.
             expectation=expectation.model_dump(mode="json", exclude={"seconds"}),
             n_tokens={p.text: effects.count_tokens(p.text) for p in plan.prompts},
             max_tokens=effects.max_tokens,
-            **({"undrawn": idle} if idle else {}),
         )
-        plan = Plan.model_validate(event["plan"])
+        idle = {p.text: tuple(words) for p in plan.prompts if (words := effects.undrawn(p.text))}
+        if idle:
+            event = event.model_copy(update={"undrawn": idle})
+        plan = self._journal.append(event).plan
         for warning in plan.warnings:
             effects.observer.warn(warning)
         effects.observer.planned(plan)
@@ -253,22 +274,22 @@ class Toolbox:
         plan = self._current().plan
         assert plan is not None  # the phase follows propose_plan
         identity = self._effects.load_generator()
-        began = self._journal.append("generator", key="generator", identity=identity)
-        if began["identity"] != identity:
+        first = self._journal.append(GeneratorEvent(key="generator", identity=identity))
+        if first.identity != identity:
             raise SettingsError(
-                f"The session began with the generator {began['identity']!r}, but its weights or "
+                f"The session began with the generator {first.identity!r}, but its weights or "
                 f"sampling are {identity!r} now. Restore them, or begin a new session."
             )
         with self._timed("generate"):
             batch = self._effects.draw(plan)
-        self._journal.append("batch", key=f"batch/{self._round}", batch=batch.to_json())
+        self._journal.append(BatchEvent(key=f"batch/{self._round}", batch=batch))
         return f"{batch.n_made} images made, the audit keeps {batch.n_kept}."
 
     def train_dstm(self) -> str:
         """Train the downstream task model on all synthetic images so far."""
         with self._timed("train"):
             training = self._effects.train(self._round)
-        self._journal.append("training", key=f"training/{self._round}", training=training.to_json())
+        self._journal.append(TrainingEvent(key=f"training/{self._round}", training=training))
         text = (
             f"Trained on {training.n_images} images, {training.n_steps} steps, "
             f"final loss {training.final_loss:.3f}."
@@ -286,7 +307,7 @@ class Toolbox:
         assert current.training is not None and current.plan is not None  # phases guarantee it
         with self._timed("evaluate"):
             report = self._effects.evaluate(current.training)
-        self._journal.append("report", key=f"report/{self._round}", report=report.to_json())
+        self._journal.append(ReportEvent(key=f"report/{self._round}", report=report))
         _learn(self._session, report)
         return plain(report_lines(report))
 
@@ -297,10 +318,10 @@ class Toolbox:
             summary: One sentence on what this round showed.
         """
         key = f"round_done/{self._round}"
-        self._journal.append("round_done", key=key, round=self._round, summary=summary[:500])
+        self._journal.append(RoundDoneEvent(key=key, round=self._round, summary=summary[:500]))
         # The round before as well: its failures may have been inspected in this one.
         recent = self._journal.of_rounds(self._round - 1, self._round)
-        head = self._journal.events("session", "forked")
+        head = self._journal.events(HeadEvent, ForkedEvent)
         self._effects.remember([*head, *recent])
         self._effects.observer.round_done(self._current())
         return "The round is over."
@@ -320,7 +341,7 @@ class Toolbox:
             yield
         seconds = round(self._effects.worked_s() - started, 3)
         key = f"stage/{number}/{stage}"
-        self._journal.append("stage", key=key, round=number, stage=stage, seconds=seconds)
+        self._journal.append(StageEvent(key=key, round=number, stage=stage, seconds=seconds))
 
     def _current(self) -> Round:
         current = self._journal.round(self._round)
@@ -340,17 +361,12 @@ def _learn(session: SessionView, report: Report) -> None:
     before = reports[-1] if reports else None
     credits_ = credit(current.plan, current.batch, before, report)
     session.journal.append(
-        "credits",
-        key=f"credits/{number}",
-        round=number,
-        credits=[c.to_json() for c in credits_],
+        CreditsEvent(key=f"credits/{number}", round=number, credits=tuple(credits_))
     )
     if current.plan.hypothesis is None:
         return
     verdict = settle(current.plan.hypothesis, before, report)
-    session.journal.append(
-        "verdict", key=f"verdict/{number}", round=number, verdict=verdict.to_json()
-    )
+    session.journal.append(VerdictEvent(key=f"verdict/{number}", round=number, verdict=verdict))
     lesson = Lesson(
         id=f"{session.name}/{number}",
         round=number,
@@ -358,4 +374,4 @@ def _learn(session: SessionView, report: Report) -> None:
         slice=verdict.hypothesis.slice,
         held=verdict.held,
     )
-    session.journal.append("lesson", key=f"lesson/{number}", lesson=lesson.to_json())
+    session.journal.append(LessonEvent(key=f"lesson/{number}", lesson=lesson))

@@ -19,7 +19,7 @@ from agent.planners import AttributeDistribution, PlanDraft
 from agent.replay.recorded import RecordedEffects, RecordedSession
 from eval.agreement import Agreement, agreement
 from memory.errors import BrainError, SettingsError, ToolError
-from memory.journal import Event
+from memory.events import Event, PlanEvent
 from memory.records import Plan
 
 # Refused plans after which a brain counts as having none.
@@ -47,7 +47,7 @@ def counterfactual(events: Sequence[Event], brain: str, start: int = 1) -> Itera
     session = RecordedSession(events)
     journal, effects = session.journal, RecordedEffects(session)
     toolbox, proposals = Toolbox(session, effects), Proposals(session, effects)
-    plans = [Plan.model_validate(e["plan"]) for e in journal.recorded if e["kind"] == "plan"]
+    plans = [event.plan for event in journal.recorded if isinstance(event, PlanEvent)]
     plans = [plan for plan in plans if plan.round >= start]
     if not plans:
         raise SettingsError(f"The session has no plan from round {start} on.")
@@ -56,7 +56,7 @@ def counterfactual(events: Sequence[Event], brain: str, start: int = 1) -> Itera
         number = recorded.round
         journal.skip_to(f"opening/{number}")
         if other is None:
-            distribution = AttributeDistribution.model_validate(session.head["palette"])
+            distribution = AttributeDistribution.model_validate(session.head.palette)
             llm = session.settings.llm
             context = BrainContext(distribution, effects.target.vocabulary, llm)
             other = with_mode(brains.build(brain, context), llm)

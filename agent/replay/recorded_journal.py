@@ -4,42 +4,64 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn, TypeVar, cast, overload
 
-from memory.events import kind_of
-from memory.journal import UNDONE, Event, RoundFold, round_of, standing
+from memory.events import (
+    BatchEvent,
+    CreditsEvent,
+    Event,
+    FailuresEvent,
+    FallbackEvent,
+    GeneratorEvent,
+    IllegalCallEvent,
+    LessonEvent,
+    ModelCallEvent,
+    OpeningEvent,
+    PlanEvent,
+    ProposedEvent,
+    ReportEvent,
+    ResumedEvent,
+    RoundDoneEvent,
+    StageEvent,
+    SteeredEvent,
+    ToolCallEvent,
+    ToolsEvent,
+    TrainingEvent,
+    UndoneEvent,
+    VerdictEvent,
+    WishesShownEvent,
+)
+from memory.journal import RoundFold, standing
 from memory.records import Round
 
 # What the graph of a round writes; all else comes from outside of it and is taken as it is.
-GRAPH_KINDS = frozenset(
-    [
-        "opening",
-        "tools",
-        "fallback",
-        "model_call",
-        "tool_call",
-        "illegal_call",
-        "told",
-        "proposed",
-        "steered",
-        "plan",
-        "generator",
-        "stage",
-        "batch",
-        "training",
-        "report",
-        "failures",
-        "credits",
-        "verdict",
-        "lesson",
-        "round_done",
-    ]
+GRAPH_EVENTS = (
+    OpeningEvent,
+    ToolsEvent,
+    FallbackEvent,
+    ModelCallEvent,
+    ToolCallEvent,
+    IllegalCallEvent,
+    WishesShownEvent,
+    ProposedEvent,
+    SteeredEvent,
+    PlanEvent,
+    GeneratorEvent,
+    StageEvent,
+    BatchEvent,
+    TrainingEvent,
+    ReportEvent,
+    FailuresEvent,
+    CreditsEvent,
+    VerdictEvent,
+    LessonEvent,
+    RoundDoneEvent,
 )
 # What is written before the outcome that it leads to.
-_ON_THE_WAY = frozenset(["tools", "stage", "fallback", "generator", "told"])
-# What differs from run to run.
-_VOLATILE = frozenset(["schema", "time", "kind", "key", "chain", "seconds"])
+_ON_THE_WAY = (ToolsEvent, StageEvent, FallbackEvent, GeneratorEvent, WishesShownEvent)
+
+E = TypeVar("E", bound=Event)
 
 
 class Divergence(Exception):
@@ -50,7 +72,7 @@ class Divergence(Exception):
     """
 
     def __init__(self, line: int, event: Event, where: str, recorded: str, replayed: str) -> None:
-        super().__init__(f"line {line}, {event['kind']}, {where}")
+        super().__init__(f"line {line}, {event.kind}, {where}")
         self.line, self.event, self.where = line, event, where
         self.recorded, self.replayed = recorded, replayed
 
@@ -70,16 +92,16 @@ class RecordedJournal:
         self.recorded = events = standing(everything)
         line_of = {id(event): n for n, event in enumerate(everything, 1)}
         self._lines = [line_of[id(event)] for event in events]
-        self._place = {e["key"]: i for i, e in enumerate(events) if "key" in e}
+        self._place = {event.key: i for i, event in enumerate(events) if event.key is not None}
         self._unkeyed: dict[str, list[int]] = defaultdict(list)
         for i, event in enumerate(events):
-            if "key" not in event:
-                self._unkeyed[event["kind"]].append(i)
+            if event.key is None:
+                self._unkeyed[event.kind].append(i)
         self._known = [False] * len(events)
         self._shown: list[Event] = []
         self._by_key: dict[str, Event] = {}
         self._fold = RoundFold()
-        undone = [i for i, event in enumerate(events) if event["kind"] == UNDONE]
+        undone = [i for i, event in enumerate(events) if isinstance(event, UndoneEvent)]
         self._n_before_undone = undone[-1] if undone else 0
         self._next = 0
         self._go_on()
@@ -94,44 +116,47 @@ class RecordedJournal:
         """Tell whether all has been written again."""
         return self._next == len(self.recorded)
 
-    def append(self, kind: Event | str, /, *, key: str | None = None, **data: Any) -> Any:
+    def append(self, event: E, /) -> E:
         """Return the recorded event; raises Divergence when it is another one."""
-        if isinstance(kind, Event):
-            key, data, kind = kind.key, kind.content(), kind.kind
-        if key is not None and key in self._by_key:
-            return self._by_key[key]
-        place = self._find(kind, key)
+        if event.key is not None and event.key in self._by_key:
+            return cast(E, self._by_key[event.key])
+        place = self._find(event)
         if place is None:
-            self._diverge({"kind": kind, **data})
-        event = self.recorded[place]
-        # As the journal would read it back.
-        found = difference(_plain(event), _plain(json.loads(json.dumps(data))))
-        if found:
-            raise Divergence(self._lines[place], event, *found)
+            self._diverge(event)
+        recorded = self.recorded[place]
+        if found := difference(_compared(recorded), _compared(event)):
+            raise Divergence(self._lines[place], recorded, *found)
         self._show(place)
         self._go_on()
-        return event
+        return cast(E, recorded)
+
+    @overload
+    def events(self, *, undone: bool = False, since: int | None = None) -> list[Event]: ...
+
+    @overload
+    def events(
+        self, *kinds: type[E], undone: bool = False, since: int | None = None
+    ) -> list[E]: ...
 
     def events(
-        self, *kinds: type[Event] | str, undone: bool = False, since: int | None = None
-    ) -> list[Any]:
+        self, *kinds: type[Event], undone: bool = False, since: int | None = None
+    ) -> Sequence[Event]:
         """Return the events so far, as `Journal.events` does."""
-        names = [kind if isinstance(kind, str) else kind_of(kind) for kind in kinds]
-        found = self._everything[: self._n_written()] if undone else self._shown
+        events = self._everything[: self._n_written()] if undone else self._shown
         return [
-            e
-            for e in found
-            if (not names or e["kind"] in names) and (since is None or (round_of(e) or 0) >= since)
+            event
+            for event in events
+            if isinstance(event, kinds or Event)
+            and (since is None or (event.round_number or 0) >= since)
         ]
 
-    def count(self, kind: type[Event] | str) -> int:
+    def count(self, kind: type[Event], /) -> int:
         """Return how many events so far are of a kind."""
-        name = kind if isinstance(kind, str) else kind_of(kind)
-        return sum(e["kind"] == name for e in self._shown)
+        return sum(isinstance(event, kind) for event in self._shown)
 
     def of_rounds(self, *numbers: int) -> list[Event]:
         """Return the events so far of some rounds."""
-        return [e for e in self._shown if round_of(e) in numbers]
+        return [event for event in self._shown if event.round_number in numbers]
 
     def appended(self, n_known: int) -> list[Event]:
         """Return the events so far but for the first ones, undone ones among them."""
@@ -141,47 +166,48 @@ class RecordedJournal:
         """Return how many lines had been written when what is due now was not."""
         return len(self._everything) if self.finished else self._lines[self._next] - 1
 
-    def get(self, key: str, kind: type[Event] = Event, /) -> Any:
+    def get(self, key: str, kind: type[E], /) -> E | None:
         """Return an event of those so far."""
-        return self._by_key.get(key)
+        event = self._by_key.get(key)
+        assert event is None or isinstance(event, kind)  # keys begin with the kind
+        return event
 
     def rounds(self, last: int | None = None) -> list[Round]:
         """Return the rounds so far, or the last few of them."""
-        found = self._fold.rounds()
-        return found if last is None else found[-last:]
+        rounds = self._fold.rounds()
+        return rounds if last is None else rounds[-last:]
 
     def round(self, number: int) -> Round | None:
         """Return one of the rounds so far, or None."""
         return next((r for r in reversed(self._fold.rounds()) if r.number == number), None)
 
-    def find(self, key: str) -> Event | None:
+    def find(self, key: str, kind: type[E]) -> E | None:
         """Return the recorded event with this key, written again or not."""
-        place = self._place.get(key)
-        return None if place is None else self.recorded[place]
+        event = self.recorded[self._place[key]] if key in self._place else None
+        assert event is None or isinstance(event, kind)  # keys begin with the kind
+        return event
 
-    def outcome(self, key: str) -> Event:
+    def outcome(self, key: str, kind: type[E]) -> E:
         """Return what came from outside under this key, before it is written again.
 
         Raises EndOfRecord when the journal ends here, Divergence when it goes on otherwise.
         """
-        if event := self.find(key):
+        if event := self.find(key, kind):
             return event
-        places = range(self._next, len(self.recorded))
-        left = [self.recorded[i]["kind"] for i in places if not self._known[i]]
-        if _ON_THE_WAY.issuperset(left):
+        if all(isinstance(event, _ON_THE_WAY) for event in self._left()):
             raise EndOfRecord
-        self._diverge({"kind": key.partition("/")[0], "key": key})
+        self.refuse(key)
 
-    def upcoming(self, kind: str) -> Event | None:
-        """Return the next event of a kind that has not been written again, or None."""
-        return next(
-            (
-                self.recorded[i]
-                for i in range(self._next, len(self.recorded))
-                if not self._known[i] and self.recorded[i]["kind"] == kind
-            ),
-            None,
-        )
+    def offer(self) -> ToolsEvent | None:
+        """Return the tools that the next question, if there is one, was asked with."""
+        calls = (event for event in self._left() if isinstance(event, ModelCallEvent))
+        call = next(calls, None)
+        return self.find(f"tools/{call.offer}", ToolsEvent) if call else None
+
+    def _left(self) -> Iterator[Event]:
+        """Yield the events that have not been written again."""
+        places = range(self._next, len(self.recorded))
+        return (self.recorded[place] for place in places if not self._known[place])
 
     def skip_to(self, key: str) -> None:
         """Show all up to the event with this key as if it had been written again."""
@@ -193,31 +219,31 @@ class RecordedJournal:
     def refuse(self, replayed: str) -> NoReturn:
         """Raise that something else comes next than the journal says."""
         expected = self.recorded[self._next]
-        name = str(expected.get("key", expected["kind"]))
+        name = expected.key or expected.kind
         raise Divergence(self._lines[self._next], expected, "kind", name, replayed)
 
-    def _find(self, kind: str, key: str | None) -> int | None:
-        if key is not None:
-            return self._place.get(key)
-        return next((i for i in self._unkeyed[kind] if not self._known[i]), None)
+    def _find(self, event: Event) -> int | None:
+        if event.key is not None:
+            return self._place.get(event.key)
+        return next((i for i in self._unkeyed[event.kind] if not self._known[i]), None)
 
-    def _diverge(self, data: Mapping[str, Any]) -> NoReturn:
+    def _diverge(self, event: Event) -> NoReturn:
         """Raise what is due when the program does what the journal does not hold."""
         if self.finished:
             raise EndOfRecord
         expected = self.recorded[self._next]
-        if data["kind"] == expected["kind"]:
-            found = difference(_plain(expected), _plain({**data}))
+        if event.kind == expected.kind:
+            found = difference(_compared(expected), _compared(event))
             if found:
                 raise Divergence(self._lines[self._next], expected, *found)
-        self.refuse(str(data.get("key", data["kind"])))
+        self.refuse(event.kind)
 
     def _go_on(self) -> None:
         """Show what came from outside since the last event, and what a crash made twice."""
         while self._next < len(self.recorded):
             event = self.recorded[self._next]
             if not self._known[self._next]:
-                is_due = event["kind"] in GRAPH_KINDS and not self._is_left_over(self._next)
+                is_due = isinstance(event, GRAPH_EVENTS) and not self._is_left_over(self._next)
                 if is_due and not self._is_repeated(event):
                     return
                 self._show(self._next)
@@ -229,26 +255,25 @@ class RecordedJournal:
         The rounds that are made instead write it again, or do not need it; what a person said
         behind it counts before that.
         """
-        return place < self._n_before_undone and round_of(self.recorded[place]) is None
+        return place < self._n_before_undone and self.recorded[place].round_number is None
 
     def _is_repeated(self, event: Event) -> bool:
         """Tell whether an event without a key was written again after a resumption."""
-        if "key" in event:
+        if event.key is not None:
             return False
-        resumed = next(
-            (i for i in reversed(range(len(self._shown))) if self._shown[i]["kind"] == "resumed"),
-            None,
-        )
+        places = reversed(range(len(self._shown)))
+        resumed = next((i for i in places if isinstance(self._shown[i], ResumedEvent)), None)
         return resumed is not None and any(
-            e["kind"] == event["kind"] and _plain(e) == _plain(event) for e in self._shown[:resumed]
+            earlier.kind == event.kind and _compared(earlier) == _compared(event)
+            for earlier in self._shown[:resumed]
         )
 
     def _show(self, place: int) -> None:
         event = self.recorded[place]
         self._known[place] = True
         self._shown.append(event)
-        if "key" in event:
-            self._by_key[event["key"]] = event
+        if event.key is not None:
+            self._by_key[event.key] = event
         self._fold.add(event)
 
 
@@ -277,8 +302,9 @@ def difference(recorded: Any, replayed: Any, where: str = "") -> tuple[str, str,
     return None
 
 
-def _plain(event: Event | Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in event.items() if k not in _VOLATILE}
+def _compared(event: Event) -> dict[str, Any]:
+    """Return what of an event must be the same in every run."""
+    return {name: value for name, value in event.content().items() if name != "seconds"}
 
 
 def _say(value: Any) -> str:

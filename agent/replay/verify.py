@@ -12,7 +12,15 @@ from agent.replay.recorded import RecordedBrain, RecordedEffects, RecordedSessio
 from agent.replay.recorded_journal import Divergence, EndOfRecord
 from memory.chain import changed_lines
 from memory.errors import ShapingError
-from memory.journal import Event, head_of, read_events
+from memory.events import (
+    Event,
+    HeadEvent,
+    IllegalCallEvent,
+    ModelCallEvent,
+    RoundDoneEvent,
+    ToolCallEvent,
+)
+from memory.journal import head_of, read_events
 from prompts.render import source
 
 
@@ -80,12 +88,12 @@ def verify(path: Path, progress: Callable[[int], None] = lambda round_number: No
     except EndOfRecord:
         ended = False
     done = session.journal.events()
-    calls = [e for e in done if e["kind"] == "model_call"]
+    calls = session.journal.events(ModelCallEvent)
     return Verification(
         session=session.name,
-        n_rounds=sum(e["kind"] == "round_done" for e in done),
-        n_messages=sum(len(e["messages"]) + 1 for e in calls),
-        n_calls=sum(e["kind"] in ("tool_call", "illegal_call") for e in done),
+        n_rounds=session.journal.count(RoundDoneEvent),
+        n_messages=sum(len(event.messages) + 1 for event in calls),
+        n_calls=sum(isinstance(event, ToolCallEvent | IllegalCallEvent) for event in done),
         n_events=len(done),
         ended=ended,
         torn=not path.read_bytes().endswith(b"\n"),
@@ -113,9 +121,9 @@ def _run(
         number += 1
 
 
-def _reworded(head: Event, tools: Mapping[str, tuple[str, str]]) -> Iterator[Finding]:
+def _reworded(head: HeadEvent, tools: Mapping[str, tuple[str, str]]) -> Iterator[Finding]:
     """Yield what is worded otherwise by now: templates, and tools by their names."""
-    texts = {f"prompts/{name}.md": (text, source(name)) for name, text in head["templates"].items()}
+    texts = {f"prompts/{name}.md": (text, source(name)) for name, text in head.templates.items()}
     texts |= {f"tools/{name}": both for name, both in sorted(tools.items())}
     for place, (recorded, now) in texts.items():
         if now != recorded:
@@ -135,4 +143,4 @@ def _first_change(old: str, new: str) -> tuple[int, int]:
 
 
 def _name(event: Event) -> str:
-    return str(event.get("key", event["kind"]))
+    return event.key or event.kind

@@ -15,7 +15,7 @@ from pydantic import Field, model_serializer, model_validator
 
 from agent.planners import PromptDraft
 from eval.report.text import estimate_text, number
-from memory.journal import Event
+from memory.events import AdditionEvent, Event, ForgetEvent, SteeredEvent, WishEvent
 from memory.records import Estimate, PromptSpec, Record, Round, Share, slice_key
 from prompts.render import quote
 from prompts.vocabulary import Vocabulary
@@ -24,7 +24,7 @@ Kind = Literal[
     "more", "fewer", "only", "avoid", "focus", "share", "at_least", "at_most", "between", "note"
 ]
 # Kinds of events that record preferences and their effects.
-STEERING = ("wish", "forget", "addition", "steered")
+STEERING = (WishEvent, ForgetEvent, AdditionEvent, SteeredEvent)
 # Factor of "more" without "much" or "a bit", and the largest one.
 FACTOR, MAX_FACTOR = 2.0, 10.0
 # Share of the images that "focus on" asks for.
@@ -225,30 +225,31 @@ def active_preferences(events: Iterable[Event]) -> list[Preference]:
     """Return the preferences that hold, the oldest first."""
     active: dict[str, Preference] = {}
     for event in events:
-        if event["kind"] == "wish":
-            preference = Preference.model_validate(event["wish"])
+        if isinstance(event, WishEvent):
+            preference = Preference.model_validate(event.wish)
             active[preference.id] = preference
-        elif event["kind"] == "forget":
-            active.pop(event["id"], None)
+        elif isinstance(event, ForgetEvent):
+            active.pop(event.id, None)
     return list(active.values())
 
 
 def all_preferences(events: Iterable[Event]) -> list[Preference]:
     """Return all preferences, those that were taken back too, the oldest first."""
-    return [Preference.model_validate(event["wish"]) for event in events if event["kind"] == "wish"]
+    wishes = (event.wish for event in events if isinstance(event, WishEvent))
+    return [Preference.model_validate(wish) for wish in wishes]
 
 
 def additions(events: Iterable[Event]) -> list[Addition]:
     """Return the additions that no plan has taken up yet."""
     waiting: dict[str, Addition] = {}
     for event in events:
-        if event["kind"] == "addition":
-            addition = Addition.model_validate(event["addition"])
+        if isinstance(event, AdditionEvent):
+            addition = Addition.model_validate(event.addition)
             waiting[addition.id] = addition
-        elif event["kind"] == "forget":
-            waiting.pop(event["id"], None)
-        elif event["kind"] == "steered":
-            for name in event["additions"]:
+        elif isinstance(event, ForgetEvent):
+            waiting.pop(event.id, None)
+        elif isinstance(event, SteeredEvent):
+            for name in event.additions:
                 waiting.pop(name, None)
     return list(waiting.values())
 
@@ -261,10 +262,10 @@ def effects(
     pairs = []
     for preference in preferences:
         moved = [
-            (event["round"], Effect.model_validate(shift))
+            (event.round, Effect.model_validate(shift))
             for event in events
-            if event["kind"] == "steered" and event["round"] in reports
-            for shift in event["shifts"]
+            if isinstance(event, SteeredEvent) and event.round in reports
+            for shift in event.shifts
             if shift["wish"] == preference.id
         ]
         if not moved:

@@ -25,8 +25,9 @@ from agent.loop.observer import Observer
 from agent.loop.state import TargetView, new_round
 from agent.planners import AttributeCombination, AttributeDistribution
 from agent.session.folder import Session, store_settings
+from memory.events import AnswerEvent, ApprovalEvent, Event, RoundEvent
 from memory.items import Hit, MemoryItem
-from memory.journal import Event, Journal, read_events, rounds
+from memory.journal import Journal, read_events, rounds
 from memory.records import (
     Batch,
     Failure,
@@ -129,10 +130,12 @@ class InventedEffects:
     def load_generator(self) -> str:
         return "invented"
 
-    def ask(self, request: ApprovalRequest) -> Event:
-        while (answer := self._session.journal.get(request.key)) is None:
+    def ask(self, request: ApprovalRequest) -> AnswerEvent | ApprovalEvent:
+        while True:
+            answer = self._session.journal.get(request.key, RoundEvent)
+            if isinstance(answer, AnswerEvent | ApprovalEvent):
+                return answer
             interrupt(request.to_json())
-        return answer
 
     def draw(self, plan: Plan) -> Batch:
         self._maybe_crash(plan.round, "generate")
