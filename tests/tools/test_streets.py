@@ -57,7 +57,7 @@ def test_shapes_types_and_ranges(scenes: list[Scene]) -> None:
         assert scene.depth.dtype == scene.normals.dtype == np.float32
         assert scene.segmentation.max() < len(streets.CLASS_NAMES)
         assert scene.depth.min() > 0.2 and scene.depth.max() == streets.FAR_M
-        assert (scene.depth[scene.segmentation == streets.SKY] == streets.FAR_M).all()
+        assert (scene.depth[scene.segmentation == streets.Surface.SKY] == streets.FAR_M).all()
         np.testing.assert_allclose(np.linalg.norm(scene.normals, axis=0), 1, atol=1e-4)
         assert set(scene.attributes) == set(streets.PRIOR)
         assert scene.image.std() > 5
@@ -77,7 +77,9 @@ def test_normals_face_the_camera(scenes: list[Scene]) -> None:
         assert (towards < 0.02).all()
 
 
-@pytest.mark.parametrize("label", [streets.ROAD, streets.BUILDING, streets.CAR])
+@pytest.mark.parametrize(
+    "label", [streets.Surface.ROAD, streets.Surface.BUILDING, streets.Surface.CAR]
+)
 def test_normals_agree_with_the_gradient_of_depth(label: int, scenes: list[Scene]) -> None:
     angles = []
     for scene in scenes[:60]:
@@ -101,7 +103,7 @@ def test_depth_of_the_road_is_that_of_a_plane_below_the_camera(scenes: list[Scen
         camera = scene.camera
         y = (np.arange(64)[:, None] + 0.5 - 32) / streets.focal_px(96)
         down = y * math.cos(camera.pitch_rad) + math.sin(camera.pitch_rad)
-        road = scene.segmentation == streets.ROAD
+        road = scene.segmentation == streets.Surface.ROAD
         expected = np.broadcast_to(camera.height_m / np.where(down > 0, down, np.nan), road.shape)
         np.testing.assert_allclose(scene.depth[road], expected[road], rtol=1e-4)
 
@@ -111,9 +113,9 @@ def test_densities_are_visible_in_the_labels(scenes: list[Scene]) -> None:
         for key, value in visible(scene.segmentation).items():
             assert scene.attributes[key] == value, (scene.attributes, key, value)
         if scene.attributes["pedestrians"] == "few":
-            assert (scene.segmentation == streets.PEDESTRIAN).sum() >= 10
+            assert (scene.segmentation == streets.Surface.PEDESTRIAN).sum() >= 10
         if scene.attributes["traffic"] == "light":
-            assert (scene.segmentation == streets.CAR).sum() >= 30
+            assert (scene.segmentation == streets.Surface.CAR).sum() >= 30
 
 
 def test_light_and_weather_leave_the_street_and_its_labels_as_they_are() -> None:

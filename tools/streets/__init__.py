@@ -24,38 +24,23 @@ from tools.streets.ground import draw_ground
 from tools.streets.light import develop, illuminate
 from tools.streets.plan import Street, Style
 from tools.streets.rays import (
-    BICYCLIST,
-    BUILDING,
-    CAR,
     FAR_M,
-    FENCE,
     HEIGHT,
-    PAVEMENT,
-    PEDESTRIAN,
-    POLE,
-    ROAD,
-    SIGN,
-    SKY,
-    TREE,
     WIDTH,
     Buffers,
     Camera,
+    Surface,
     draw_solid,
     focal_px,
     windows,
 )
 
 __all__ = [
-    "BICYCLIST", "BUILDING", "CAR", "CLASS_NAMES", "DENSE_SHARE", "FAR_M", "FENCE", "HEIGHT",
-    "MANY_SHARE", "NATURAL_PRIOR", "PAVEMENT", "PEDESTRIAN", "POLE", "PRIOR", "ROAD", "SIGN",
-    "SKY", "TREE", "WIDTH", "Camera", "Scene", "Style", "focal_px", "render", "scene_attributes",
-    "visible",
+    "CLASS_NAMES", "FAR_M", "HEIGHT", "NATURAL_PRIOR", "PRIOR", "WIDTH", "Camera", "Scene", "Style",
+    "Surface", "focal_px", "render", "scene_attributes", "visible",
 ]  # fmt: skip
 
-CLASS_NAMES = (
-    "sky", "building", "pole", "road", "pavement", "tree",
-    "sign", "fence", "car", "pedestrian", "bicyclist",
-)  # fmt: skip
+CLASS_NAMES = tuple(surface.name.lower() for surface in Surface)
 
 PRIOR: dict[str, dict[str, float]] = {
     "light": {"day": 0.4, "dusk": 0.3, "night": 0.3},
@@ -116,8 +101,8 @@ def scene_attributes(
 
 def visible(segmentation: NDArray[np.uint8]) -> dict[str, str]:
     """Return the densities that labels show: traffic and pedestrians, by their share of pixels."""
-    cars = float((segmentation == CAR).mean())
-    people = float((segmentation == PEDESTRIAN).mean())
+    cars = float((segmentation == Surface.CAR).mean())
+    people = float((segmentation == Surface.PEDESTRIAN).mean())
     return {
         "traffic": "empty" if cars == 0 else "light" if cars < DENSE_SHARE else "dense",
         "pedestrians": "none" if people == 0 else "few" if people < MANY_SHARE else "many",
@@ -149,5 +134,5 @@ def render(
     colour = illuminate(buffers, street)
     image = develop(colour, np.random.default_rng([seed, 1]), style)
     normals = np.tensordot(street.camera.rotation().T, buffers.normal, 1).astype("f4")
-    normals[:, buffers.label == SKY] = np.array([[0], [0], [-1]], "f4")
+    normals[:, buffers.label == Surface.SKY] = np.array([[0], [0], [-1]], "f4")
     return Scene(image, buffers.label, buffers.depth, normals, complete, street.camera)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tools.streets.plan import Street
-from tools.streets.rays import FAR_M, PAVEMENT, ROAD, Array, Buffers, Mask, rgb
+from tools.streets.rays import FAR_M, Array, Buffers, Mask, Surface, rgb
 from tools.streets.textures import fraction, mix, noise
 
 
@@ -31,7 +31,7 @@ def draw_ground(buffers: Buffers, street: Street) -> None:
     depth = np.where(raised, high, np.where(step, face, low))
     seen = depth < FAR_M
     np.copyto(buffers.depth, depth, where=seen)
-    buffers.label[seen] = np.where(raised | step, PAVEMENT, ROAD)[seen]
+    buffers.label[seen] = np.where(raised | step, Surface.PAVEMENT, Surface.ROAD)[seen]
     buffers.normal[1] = np.where(step, 0, -1)
     buffers.normal[0] = np.where(step & ~across, np.where(on_left, 1, -1), 0)
     buffers.normal[2] = np.where(step & across, -1, 0)

@@ -12,18 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tools.streets.plan import Footprint, Street, Style
+from tools.streets.plan import Street, Style
 from tools.streets.rays import (
     HEIGHT,
-    PAVEMENT,
-    ROAD,
-    SKY,
-    TREE,
     WIDTH,
     Array,
     Buffers,
     Colour,
     Solid,
+    Spot,
+    Surface,
     camera_rays,
     rgb,
     windows,
@@ -69,12 +67,12 @@ def illuminate(buffers: Buffers, street: Street) -> Array:
     if attributes["weather"] == "snow":
         _snow_cover(buffers, street, points)
     lit = buffers.albedo * _irradiance(buffers, street, points, air) + buffers.glow
-    image = np.where(buffers.label == SKY, _sky(buffers, street, air), lit)
+    image = np.where(buffers.label == Surface.SKY, _sky(buffers, street, air), lit)
     if attributes["weather"] == "rain":
         image = _wet(buffers, image, points)
     clear = np.exp(-_EXTINCTION_PER_M[attributes["weather"]] * buffers.depth)
     if attributes["weather"] == "clear":
-        clear[buffers.label == SKY] = 1
+        clear[buffers.label == Surface.SKY] = 1
     image = mix(rgb(air.horizon), image, clear)
     _halos(image, buffers, street)
     return _precipitation(image, street)
@@ -87,8 +85,8 @@ def _snow_cover(buffers: Buffers, street: Street, points: Array) -> None:
         np.abs(np.abs(x - lane) - 0.75) < 0.28 for lane in (street.own_x, street.oncoming_x)
     )
     patchy = 0.8 + 0.2 * noise(x * 2, z)
-    worn = np.where(buffers.label == ROAD, 1 - 0.55 * np.asarray(tracks), 1)
-    cover = np.where(buffers.label == TREE, np.clip(up + 0.35, 0, 1), up) * worn * patchy
+    worn = np.where(buffers.label == Surface.ROAD, 1 - 0.55 * np.asarray(tracks), 1)
+    cover = np.where(buffers.label == Surface.TREE, np.clip(up + 0.35, 0, 1), up) * worn * patchy
     np.copyto(buffers.albedo, mix(buffers.albedo, 0.88, cover))
 
 
@@ -111,14 +109,14 @@ def _irradiance(buffers: Buffers, street: Street, points: Array, air: _Air) -> A
     return light
 
 
-def _contact_shadows(light: Array, buffers: Buffers, spots: Sequence[Footprint]) -> None:
+def _contact_shadows(light: Array, buffers: Buffers, spots: Sequence[Spot]) -> None:
     """Darken the ground under cars and people."""
     ground = buffers.camera.height_m
     boxes = [
         Solid(
             (spot.x - spot.half_x, ground - 0.15, spot.z - spot.half_z),
             (spot.x + spot.half_x, ground, spot.z + spot.half_z),
-            ROAD,
+            Surface.ROAD,
             (0, 0, 0),
         )
         for spot in spots
@@ -174,7 +172,7 @@ def _sky(buffers: Buffers, street: Street, air: _Air) -> Array:
 
 def _wet(buffers: Buffers, image: Array, points: Array) -> Array:
     """Mirror each column at the foot of what stands on the ground; more at grazing angles."""
-    ground = (buffers.label == ROAD) | (buffers.label == PAVEMENT)
+    ground = (buffers.label == Surface.ROAD) | (buffers.label == Surface.PAVEMENT)
     row = np.arange(ground.shape[0])[:, None]
     foot = np.maximum.accumulate(np.where(ground, 0, row + 1), 0)
     column = np.arange(ground.shape[1])

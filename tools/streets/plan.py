@@ -6,26 +6,12 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from tools.streets.rays import (
-    BICYCLIST,
-    BUILDING,
-    CAR,
-    FENCE,
-    PEDESTRIAN,
-    POLE,
-    SIGN,
-    TREE,
-    Camera,
-    Colour,
-    Paint,
-    Solid,
-    Vector,
-)
+from tools.streets.rays import Camera, Colour, Paint, Shape, Solid, Spot, Surface, Vector
 from tools.streets.textures import (
     body_paint,
     facade_paint,
@@ -82,37 +68,6 @@ _PALETTES: dict[str, _Palette] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Footprint:
-    """A rectangle on the ground, and the horizontal angles (tangents) that it covers."""
-
-    x: float
-    z: float
-    half_x: float
-    half_z: float
-
-    def overlaps(self, other: Footprint) -> bool:
-        """Whether two rectangles are closer than 0.2 m."""
-        gap_x = abs(self.x - other.x) - self.half_x - other.half_x
-        gap_z = abs(self.z - other.z) - self.half_z - other.half_z
-        return gap_x < 0.2 and gap_z < 0.2
-
-    def hides(self, other: Footprint) -> bool:
-        """Whether this stands before a quarter or more of the other."""
-        (a, b), (c, d) = self.span, other.span
-        return self.z - self.half_z < other.z and min(b, d) - max(a, c) > 0.25 * (d - c)
-
-    @cached_property
-    def span(self) -> tuple[float, float]:
-        """Least and greatest x / z of the corners."""
-        ends = [
-            (self.x + sx * self.half_x) / max(self.z + sz * self.half_z, 0.5)
-            for sx in (-1, 1)
-            for sz in (-1, 1)
-        ]
-        return min(ends), max(ends)
-
-
 @dataclass
 class Street:
     """All that stands in one scene, placed by the random streams of the seed."""
@@ -121,10 +76,10 @@ class Street:
     seed: int
     style: Style
     solids: list[Solid] = field(default_factory=list)
-    shadows: list[Footprint] = field(default_factory=list)
+    shadows: list[Spot] = field(default_factory=list)
     lamps: list[Lamp] = field(default_factory=list)
-    taken: list[Footprint] = field(default_factory=list)
-    reserved: list[Footprint] = field(default_factory=list)
+    taken: list[Spot] = field(default_factory=list)
+    reserved: list[Spot] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.palette = _PALETTES[self.style]
@@ -166,11 +121,11 @@ class Street:
         crossing_z = rng.uniform(9, 15)
         self.crossing = (crossing_z, crossing_z + rng.uniform(7, 10))
 
-    def blocked(self, spot: Footprint) -> bool:
+    def blocked(self, spot: Spot) -> bool:
         """Whether a spot is taken, or something there would hide what must stay visible."""
         return any(map(spot.overlaps, self.taken)) or any(map(spot.hides, self.reserved))
 
-    def place(self, spot: Footprint, reserve: bool = False) -> bool:
+    def place(self, spot: Spot, reserve: bool = False) -> bool:
         """Take a free spot; a reserved one is in the picture and nothing may stand before it."""
         if self.blocked(spot):
             return False
@@ -184,29 +139,19 @@ class Street:
 
     def add(
         self,
-        x: float,
-        z: float,
-        half_x: float,
-        half_z: float,
+        spot: Spot,
         bottom_m: float,
         top_m: float,
-        label: int,
+        label: Surface,
         colour: Colour,
-        shape: Literal["box", "ellipsoid", "cylinder"] = "box",
+        shape: Shape = "box",
         paint: Paint | None = None,
     ) -> None:
-        """Add a solid by its middle on the ground, half sizes, and heights above the road."""
+        """Add a solid by its rectangle on the ground and its heights above the road."""
         ground = self.camera.height_m
-        self.solids.append(
-            Solid(
-                (x - half_x, ground - top_m, z - half_z),
-                (x + half_x, ground - bottom_m, z + half_z),
-                label,
-                colour,
-                shape,
-                paint,
-            )
-        )
+        low = spot.x - spot.half_x, ground - top_m, spot.z - spot.half_z
+        high = spot.x + spot.half_x, ground - bottom_m, spot.z + spot.half_z
+        self.solids.append(Solid(low, high, label, colour, shape, paint))
 
     def in_crossing(self, z: float, margin: float = 0.0) -> bool:
         """Whether z lies in the cross street."""
@@ -266,32 +211,32 @@ class Street:
             return False
         half_x, half_z = rng.uniform(0.82, 0.92), rng.uniform(1.9, 2.3)
         kind = rng.random()
-        if not self.place(Footprint(x, z + half_z, half_x, half_z), reserve):
+        spot = Spot(x, z + half_z, half_x, half_z)
+        if not self.place(spot, reserve):
             return False
-        self._build_car(x, z + half_z, half_x, half_z, kind, rear=lane in (0, 2), lit=lane < 2)
+        self._build_car(spot, kind, rear=lane in (0, 2), lit=lane < 2)
         return True
 
-    def _build_car(
-        self, x: float, z: float, half_x: float, half_z: float, kind: float, rear: bool, lit: bool
-    ) -> None:
+    def _build_car(self, spot: Spot, kind: float, rear: bool, lit: bool) -> None:
+        x, z, half_x, half_z = spot.x, spot.z, spot.half_x, spot.half_z
         paint = self.look.choice(self.palette.cars)
         waist, roof = (1.0, 2.1) if kind > 0.85 else (0.9, 1.45)
-        self.shadows.append(Footprint(x, z, half_x + 0.15, half_z + 0.2))
+        self.shadows.append(Spot(x, z, half_x + 0.15, half_z + 0.2))
         lights = (0.9, 0.02, 0.01) if rear else (1.0, 0.95, 0.75)
         glow = (1.0 if rear else 2.5) if lit and self.dark else 0.0
-        body = body_paint(x, z, self.camera.height_m, half_x, half_z, waist, paint, lights, glow)
-        self.add(x, z, half_x - 0.1, half_z - 0.5, 0, 0.3, CAR, (0.01, 0.01, 0.01))
-        self.add(x, z, half_x, half_z, 0.25, waist, CAR, paint, paint=body)
+        body = body_paint(spot, self.camera.height_m, waist, paint, lights, glow)
+        self.add(Spot(x, z, half_x - 0.1, half_z - 0.5), 0, 0.3, Surface.CAR, (0.01, 0.01, 0.01))
+        self.add(spot, 0.25, waist, Surface.CAR, paint, paint=body)
         back = half_z * (0.98 if kind > 0.4 else 0.7)
         front = half_z * (0.8 if kind > 0.85 else 0.35)
         ends = (z - back, z + front) if rear else (z - front, z + back)
-        cabin = Footprint(x, sum(ends) / 2, half_x - 0.1, (ends[1] - ends[0]) / 2)
-        glass = glass_paint(*_spread(cabin), self.camera.height_m - waist, roof - waist, paint)
-        self.add(*_spread(cabin), waist, roof, CAR, paint, paint=glass)
+        cabin = Spot(x, sum(ends) / 2, half_x - 0.1, (ends[1] - ends[0]) / 2)
+        glass = glass_paint(cabin, self.camera.height_m - waist, roof - waist, paint)
+        self.add(cabin, waist, roof, Surface.CAR, paint, paint=glass)
         if glow:
             for side in (-1, 1):
-                spot = (x + side * (half_x - 0.2), self.camera.height_m - 0.7, z - half_z)
-                self.lamps.append(Lamp(spot, lights, 0.3 if rear else 0.55))
+                place = (x + side * (half_x - 0.2), self.camera.height_m - 0.7, z - half_z)
+                self.lamps.append(Lamp(place, lights, 0.3 if rear else 0.55))
 
     def _pedestrian(
         self, rng: random.Random, near: float, spread: float, reserve: bool = False
@@ -304,22 +249,24 @@ class Street:
         else:
             x = rng.uniform(*sorted((self.edges[side], self.fronts[side])))
             floor_m = 0.0 if self.in_crossing(z) else self.kerb_m
-        if not self.place(Footprint(x, z, 0.3, 0.25), reserve):
+        if not self.place(Spot(x, z, 0.3, 0.25), reserve):
             return False
-        self.shadows.append(Footprint(x, z, 0.35, 0.25))
-        self._person(x, z, floor_m, rng.uniform(0.92, 1.08), PEDESTRIAN, rng.uniform(0.2, 0.27))
+        self.shadows.append(Spot(x, z, 0.35, 0.25))
+        self._person(
+            x, z, floor_m, rng.uniform(0.92, 1.08), Surface.PEDESTRIAN, rng.uniform(0.2, 0.27)
+        )
         return True
 
     def _person(
-        self, x: float, z: float, floor_m: float, size: float, label: int, shoulder_m: float
+        self, x: float, z: float, floor_m: float, size: float, label: Surface, shoulder_m: float
     ) -> None:
         trousers, coat = self.look.choices(self.palette.clothes, k=2)
         skin = self.look.choice(((0.5, 0.3, 0.2), (0.25, 0.13, 0.08), (0.6, 0.38, 0.28)))
 
         def part(half_x: float, half_z: float, low: float, high: float, colour: Colour) -> None:
-            shape: Literal["ellipsoid", "cylinder"] = "ellipsoid" if low > 1.4 else "cylinder"
             heights = floor_m + size * low, floor_m + size * high
-            self.add(x, z, half_x, half_z, *heights, label, colour, shape)
+            shape: Shape = "ellipsoid" if low > 1.4 else "cylinder"
+            self.add(Spot(x, z, half_x, half_z), *heights, label, colour, shape)
 
         part(0.16, 0.14, 0.0, 0.85, trousers)
         part(shoulder_m, 0.16, 0.8, 1.48, coat)
@@ -327,17 +274,18 @@ class Street:
 
     def _cyclist(self, rng: random.Random) -> bool:
         z, lane = rng.uniform(6, 22), rng.choice((self.own_x - 0.9, self.oncoming_x + 1.0))
-        if not self.place(Footprint(lane, z, 0.4, 0.9)):
+        if not self.place(Spot(lane, z, 0.4, 0.9)):
             return False
         ground = self.camera.height_m
-        self.shadows.append(Footprint(lane, z, 0.3, 0.9))
+        self.shadows.append(Spot(lane, z, 0.3, 0.9))
         for hub_z in (z - 0.52, z + 0.52):
             tyre = tyre_paint(ground - 0.34, hub_z)
-            self.add(lane, hub_z, 0.035, 0.34, 0, 0.68, BICYCLIST, (0.02, 0.02, 0.02), paint=tyre)
+            wheel = Spot(lane, hub_z, 0.035, 0.34)
+            self.add(wheel, 0, 0.68, Surface.BICYCLIST, (0.02, 0.02, 0.02), paint=tyre)
         frame = self.look.choice(self.palette.cars)
-        self.add(lane, z, 0.03, 0.4, 0.45, 0.6, BICYCLIST, frame)
-        self.add(lane, z + 0.45, 0.28, 0.03, 0.95, 1.0, BICYCLIST, (0.05, 0.05, 0.05))
-        self._person(lane, z, 0.12, 0.97, BICYCLIST, 0.22)
+        self.add(Spot(lane, z, 0.03, 0.4), 0.45, 0.6, Surface.BICYCLIST, frame)
+        self.add(Spot(lane, z + 0.45, 0.28, 0.03), 0.95, 1.0, Surface.BICYCLIST, (0.05, 0.05, 0.05))
+        self._person(lane, z, 0.12, 0.97, Surface.BICYCLIST, 0.22)
         return True
 
     # -- what does not move
@@ -376,55 +324,61 @@ class Street:
         paint = facade_paint(
             self.look, wall, self.camera.height_m, height, self.dark, self.snowy, self.palette.grain
         )
-        self.add(x, z, half_x, half_z, 0, height, BUILDING, wall, paint=paint)
+        self.add(Spot(x, z, half_x, half_z), 0, height, Surface.BUILDING, wall, paint=paint)
 
     def _hedge(self, front: float, z: float, length: float) -> None:
         leaf = self.look.choice(self.palette.leaves)
         outward = math.copysign(2.5, front)
         paint = leaf_paint(self.rng.uniform(0, 500), leaf, holes=0.0)
-        self.add(front + 2 * outward, z, 2.5, length / 2, 0, 2.2, TREE, leaf, paint=paint)
+        self.add(
+            Spot(front + 2 * outward, z, 2.5, length / 2), 0, 2.2, Surface.TREE, leaf, paint=paint
+        )
 
     def _fence(self, x: float, z: float, half_z: float) -> None:
         colour = self.look.choice(((0.05, 0.06, 0.05), (0.45, 0.42, 0.38), (0.2, 0.12, 0.06)))
         top_m = self.rng.uniform(1.0, 1.5)
         paint = fence_paint(self.camera.height_m, top_m, colour)
-        self.add(x, z, 0.04, half_z, 0, top_m, FENCE, colour, paint=paint)
+        self.add(Spot(x, z, 0.04, half_z), 0, top_m, Surface.FENCE, colour, paint=paint)
 
     def _tree(self, x: float, z: float, radius: float) -> None:
         leaf, trunk = self.look.choice(self.palette.leaves), self.rng.uniform(2.0, 3.0)
-        if not self.place(Footprint(x, z, 0.25, 0.25)):
+        if not self.place(Spot(x, z, 0.25, 0.25)):
             return
         paint = leaf_paint(self.rng.uniform(0, 500), leaf, holes=0.16)
-        self.add(x, z, 0.17, 0.17, 0, trunk + 0.6, TREE, (0.09, 0.06, 0.04), "cylinder")
+        self.add(
+            Spot(x, z, 0.17, 0.17), 0, trunk + 0.6, Surface.TREE, (0.09, 0.06, 0.04), "cylinder"
+        )
         top = trunk + radius * self.rng.uniform(1.6, 2.2)
-        self.add(x, z, radius, radius, trunk, top, TREE, leaf, "ellipsoid", paint)
+        self.add(Spot(x, z, radius, radius), trunk, top, Surface.TREE, leaf, "ellipsoid", paint)
 
     def _furniture(self, side: int) -> None:
         rng, inward = self.rng, (1, -1)[side]
         x = self.edges[side] - inward * 0.5
         lamp_z, has_trees = rng.uniform(5, 20), rng.random() < 0.45
         for z in (lamp_z, lamp_z + 24):
-            if not self.in_crossing(z, 1) and self.place(Footprint(x, z, 0.15, 0.15)):
+            if not self.in_crossing(z, 1) and self.place(Spot(x, z, 0.15, 0.15)):
                 self._street_lamp(x, z, inward)
         for z in (rng.uniform(6, 11), rng.uniform(14, 30)):
-            if not self.in_crossing(z, 1) and self.place(Footprint(x, z, 0.4, 0.2)):
+            if not self.in_crossing(z, 1) and self.place(Spot(x, z, 0.4, 0.2)):
                 self._sign(x, z)
         if has_trees:
             for z in (rng.uniform(7, 12), rng.uniform(16, 24), rng.uniform(28, 36)):
                 if not self.in_crossing(z, 3):
                     self._tree(x - inward * 0.3, z, rng.uniform(1.3, 2.1))
         if rng.random() < 0.15 and not self.has_crossing:
-            rail = Footprint(self.edges[side] - inward * 0.15, 14, 0.05, 6)
+            rail = Spot(self.edges[side] - inward * 0.15, 14, 0.05, 6)
             if self.place(rail):
                 self._fence(rail.x, rail.z, rail.half_z)
 
     def _street_lamp(self, x: float, z: float, inward: int) -> None:
         grey, top_m, arm_m = (0.12, 0.13, 0.13), self.rng.uniform(5, 6.5), 0.8
         lit: Paint | None = glow_paint((1.6, 1.1, 0.5)) if self.dark else None
-        self.add(x, z, 0.1, 0.1, 0, top_m, POLE, grey, "cylinder")
-        self.add(x + inward * arm_m / 2, z, arm_m / 2, 0.06, top_m - 0.1, top_m, POLE, grey)
+        self.add(Spot(x, z, 0.1, 0.1), 0, top_m, Surface.POLE, grey, "cylinder")
+        self.add(
+            Spot(x + inward * arm_m / 2, z, arm_m / 2, 0.06), top_m - 0.1, top_m, Surface.POLE, grey
+        )
         head_x = x + inward * (arm_m + 0.3)
-        self.add(head_x, z, 0.35, 0.15, top_m - 0.2, top_m, POLE, grey, paint=lit)
+        self.add(Spot(head_x, z, 0.35, 0.15), top_m - 0.2, top_m, Surface.POLE, grey, paint=lit)
         if self.dark:
             place = (head_x, self.camera.height_m - top_m + 0.2, z)
             self.lamps.append(Lamp(place, (1.0, 0.72, 0.35), 1.2))
@@ -432,22 +386,25 @@ class Street:
     def _sign(self, x: float, z: float) -> None:
         colours = ((0.6, 0.03, 0.03), (0.03, 0.12, 0.5), (0.75, 0.75, 0.7), (0.7, 0.5, 0.02))
         colour, half = self.look.choice(colours), self.rng.uniform(0.33, 0.5)
-        self.add(x, z, 0.05, 0.05, 0, 2.2, POLE, (0.25, 0.25, 0.25), "cylinder")
-        self.add(x, z - 0.05, half, 0.03, 2.0, 2.0 + 2 * half, SIGN, colour)
+        self.add(Spot(x, z, 0.05, 0.05), 0, 2.2, Surface.POLE, (0.25, 0.25, 0.25), "cylinder")
+        self.add(Spot(x, z - 0.05, half, 0.03), 2.0, 2.0 + 2 * half, Surface.SIGN, colour)
 
     def _traffic_lights(self) -> None:
         z, shine = self.crossing[0] - 0.6, self.rng.choice(((1.5, 0.1, 0.05), (0.1, 1.3, 0.5)))
         for x in (self.edges[0] - 0.4, self.edges[1] + 0.4):
-            if not self.place(Footprint(x, z, 0.2, 0.15)):
+            if not self.place(Spot(x, z, 0.2, 0.15)):
                 continue
-            self.add(x, z, 0.07, 0.07, 0, 2.3, POLE, (0.05, 0.05, 0.05), "cylinder")
-            self.add(x, z, 0.2, 0.12, 2.2, 3.1, SIGN, (0.02, 0.02, 0.02))
+            self.add(Spot(x, z, 0.07, 0.07), 0, 2.3, Surface.POLE, (0.05, 0.05, 0.05), "cylinder")
+            self.add(Spot(x, z, 0.2, 0.12), 2.2, 3.1, Surface.SIGN, (0.02, 0.02, 0.02))
             low = 2.75 if shine[0] > 1 else 2.3
-            self.add(x, z - 0.13, 0.12, 0.02, low, low + 0.25, SIGN, shine, paint=glow_paint(shine))
+            self.add(
+                Spot(x, z - 0.13, 0.12, 0.02),
+                low,
+                low + 0.25,
+                Surface.SIGN,
+                shine,
+                paint=glow_paint(shine),
+            )
             if self.dark:
                 spot = (x, self.camera.height_m - low, z - 0.2)
                 self.lamps.append(Lamp(spot, (min(shine[0], 1), shine[1] / 1.5, shine[2]), 0.35))
-
-
-def _spread(spot: Footprint) -> tuple[float, float, float, float]:
-    return spot.x, spot.z, spot.half_x, spot.half_z

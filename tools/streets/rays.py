@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from enum import IntEnum
+from functools import cache, cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,8 +19,24 @@ Array = NDArray[np.floating[Any]]
 Vector = tuple[float, float, float]
 Colour = tuple[float, float, float]
 Mask = NDArray[np.bool_]
+Shape = Literal["box", "ellipsoid", "cylinder"]
 
-SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST = range(11)
+
+class Surface(IntEnum):
+    """Class ids of pixels, those of CamVid's eleven classes."""
+
+    SKY = 0
+    BUILDING = 1
+    POLE = 2
+    ROAD = 3
+    PAVEMENT = 4
+    TREE = 5
+    SIGN = 6
+    FENCE = 7
+    CAR = 8
+    PEDESTRIAN = 9
+    BICYCLIST = 10
+
 
 WIDTH, HEIGHT = 96, 64
 """Size of the smallest image; others are whole multiples of it."""
@@ -50,6 +67,37 @@ def focal_px(width: int) -> float:
     return 84.0 * width / WIDTH
 
 
+@dataclass(frozen=True)
+class Spot:
+    """A rectangle on the ground, and the horizontal angles (tangents) that it covers."""
+
+    x: float
+    z: float
+    half_x: float
+    half_z: float
+
+    def overlaps(self, other: Spot) -> bool:
+        """Whether two rectangles are closer than 0.2 m."""
+        gap_x = abs(self.x - other.x) - self.half_x - other.half_x
+        gap_z = abs(self.z - other.z) - self.half_z - other.half_z
+        return gap_x < 0.2 and gap_z < 0.2
+
+    def hides(self, other: Spot) -> bool:
+        """Whether this stands before a quarter or more of the other."""
+        (a, b), (c, d) = self.span, other.span
+        return self.z - self.half_z < other.z and min(b, d) - max(a, c) > 0.25 * (d - c)
+
+    @cached_property
+    def span(self) -> tuple[float, float]:
+        """Least and greatest x / z of the corners."""
+        ends = [
+            (self.x + sx * self.half_x) / max(self.z + sz * self.half_z, 0.5)
+            for sx in (-1, 1)
+            for sz in (-1, 1)
+        ]
+        return min(ends), max(ends)
+
+
 class Texture(NamedTuple):
     """Colour, (3, h, w); its own light, or None; where the surface has no holes, or None."""
 
@@ -75,9 +123,9 @@ class Solid:
 
     low: Vector
     high: Vector
-    label: int
+    label: Surface
     colour: Colour
-    shape: Literal["box", "ellipsoid", "cylinder"] = "box"
+    shape: Shape = "box"
     paint: Paint | None = None
 
 
@@ -104,7 +152,7 @@ class Buffers:
         self.rays: Array = np.where(np.abs(rays) < 1e-6, np.float32(1e-6), rays)
         self.inverse: Array = 1 / self.rays
         self.depth: Array = np.full((height, width), FAR_M, "f4")
-        self.label: NDArray[np.uint8] = np.full((height, width), SKY, "u1")
+        self.label: NDArray[np.uint8] = np.full((height, width), Surface.SKY, "u1")
         self.normal: Array = np.zeros((3, height, width), "f4")
         self.albedo: Array = np.zeros((3, height, width), "f4")
         self.glow: Array = np.zeros((3, height, width), "f4")

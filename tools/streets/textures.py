@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from tools.streets.rays import Array, Colour, Hit, Mask, Paint, Texture, rgb
+from tools.streets.rays import Array, Colour, Hit, Mask, Paint, Spot, Texture, rgb
 
 
 @cache
@@ -88,22 +88,14 @@ def facade_paint(
 
 
 def body_paint(
-    x: float,
-    z: float,
-    ground: float,
-    half_x: float,
-    half_z: float,
-    waist: float,
-    paint: Colour,
-    lights: Colour,
-    glow: float,
+    spot: Spot, ground: float, waist: float, paint: Colour, lights: Colour, glow: float
 ) -> Paint:
     """Paint a car's body: lights and number plate at the ends, wheels at the sides."""
 
     def texture(hit: Hit) -> Texture:
-        u = np.abs(hit.points[0] - x) / half_x
+        u = np.abs(hit.points[0] - spot.x) / spot.half_x
         v = ground - hit.points[1]
-        along = np.abs(hit.points[2] - z) - half_z * 0.62
+        along = np.abs(hit.points[2] - spot.z) - spot.half_z * 0.62
         end = np.abs(hit.normal[2]) > 0.5
         lamp = end & (u > 0.66) & (v > waist - 0.4) & (v < waist - 0.15)
         plate = end & (u < 0.28) & (v > 0.42) & (v < 0.56)
@@ -115,14 +107,13 @@ def body_paint(
     return texture
 
 
-def glass_paint(
-    x: float, z: float, half_x: float, half_z: float, waist_y: float, height: float, paint: Colour
-) -> Paint:
+def glass_paint(spot: Spot, waist_y: float, height: float, paint: Colour) -> Paint:
     """Paint a car's cabin: panes between pillars."""
 
     def texture(hit: Hit) -> Texture:
         end = np.abs(hit.normal[2]) > 0.5
-        across = np.where(end, (hit.points[0] - x) / half_x, (hit.points[2] - z) / half_z)
+        x, z = hit.points[0] - spot.x, hit.points[2] - spot.z
+        across = np.where(end, x / spot.half_x, z / spot.half_z)
         v = (waist_y - hit.points[1]) / height
         pane = (np.abs(across) < 0.86) & (v > 0.08) & (v < 0.8)
         return Texture(np.where(pane, rgb((0.04, 0.055, 0.07)) + 0.05 * v, rgb(paint)))

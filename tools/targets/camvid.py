@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from prompts.vocabulary import load_vocabulary
 from tools.data.fitted import fit_picture
 from tools.data.samples import VOID, Samples
-from tools.streets import BICYCLIST, CLASS_NAMES, HEIGHT, WIDTH, visible
+from tools.streets import CLASS_NAMES, HEIGHT, WIDTH, Surface, visible
 from tools.targets import SPLITS, check_split
 from tools.targets.levels import measure_levels
 from tools.targets.splits import SHARES
@@ -112,7 +112,7 @@ class CamVid:
             "light": "dusk" if frame.sequence == _DUSK else "day",
             **self.measure(image, {}),
             **visible(mask),
-            "cyclists": "some" if (mask == BICYCLIST).any() else "none",
+            "cyclists": "some" if (mask == Surface.BICYCLIST).any() else "none",
         }
 
 
