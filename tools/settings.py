@@ -101,7 +101,7 @@ class ComputeSettings(Record):
 class AuditSettings(Record):
     """Settings of the audit: of classes, of labels of pixels, or none where labels are exact.
 
-    `train` says what judges: with the method `dense`, each of `members` models of its task.
+    `train` sets the classifier or, with the method `dense`, each of `members` models of its task.
     """
 
     method: Literal["classifier", "dense", "none"] = "classifier"
@@ -110,7 +110,9 @@ class AuditSettings(Record):
     floor: Share = Field(0.1, description="the least weight of an image")
     members: int = Field(3, ge=1, description="models of the ensemble, method dense")
     focal_px: float | None = Field(
-        None, gt=0, description="of the camera; None: as depth and normals of the target tell"
+        None,
+        gt=0,
+        description="of the camera; None: estimated from depth and normals of the target",
     )
 
 

@@ -1,4 +1,4 @@
-"""The generator `streets`: renders what a prompt says, with exact labels of every pixel."""
+"""The generator `streets`: renders the attributes of a prompt, with exact labels of every pixel."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class StreetsGenerator:
         return len(text.split())
 
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
-        """Render all requests; what a prompt does not say is drawn at random."""
+        """Render all requests; attributes that a prompt leaves open are random."""
         scenes = [
             render(self._vocabulary.parse(r.text), _seed(r), self._width, self._height, self._style)
             for r in requests

@@ -1,6 +1,6 @@
 """A drawing generator for tests and dry runs: no weights, thousands of images a second.
 
-It paints what the words of the elpv vocabulary say: brightness, wafer texture, busbars, and a
+It paints the attributes of the elpv vocabulary: brightness, wafer texture, busbars, and a
 dark patch for dark areas and defects. Real plug-in, same protocol, no claim of realism.
 """
 

@@ -35,11 +35,15 @@ BATCH_SIZE = 32
 
 Progress = Callable[[int, int], None]
 Watch = Callable[[str, str], AbstractContextManager[Progress]]
-"""Takes what is done and in which unit; while it is done, takes how much of how much."""
+"""Gets a task and its unit; while the task runs, the context takes the units done and in all."""
 
 
-def _unwatched(what: str, unit: str) -> AbstractContextManager[Callable[[int, int], None]]:
-    return nullcontext(lambda done, total: None)
+def _no_progress(done: int, total: int) -> None:
+    pass
+
+
+def _unwatched(task: str, unit: str) -> AbstractContextManager[Progress]:
+    return nullcontext(_no_progress)
 
 
 def write_card(
@@ -52,24 +56,32 @@ def write_card(
     """Draw images for the captions of real photographs and write their figures to card.json.
 
     Uses the pipeline's default sampling. `trained` repeats step, loss and settings of the training
-    if its state lies beside the pipeline. train_judge: returns a judge of the target's classes,
-    where no labels of pixels are drawn; watch: is told how far drawing and judging are.
+    if its state lies beside the pipeline.
+
+    Args:
+        folder: Of the MTDM.
+        target: That it was trained on.
+        train_judge: Returns a classifier of the target's classes, for an MTDM without labels.
+        device: A torch device.
+        watch: Shows the progress of drawing and training.
+
+    Returns:
+        The content of card.json.
     """
     generator = MTDMGenerator(load_pipeline(folder, device))
     with watch("draw for the card", "images") as progress:
         samples, texts = draw_like(target, generator, N_IMAGES, progress=progress)
     if samples.labels:
-        agrees: dict[str, Any] = label_agreement(target, samples, device, watch=watch)
+        figures: dict[str, Any] = label_agreement(target, samples, device, watch=watch)
     else:
         with watch("train a judge of classes", "steps") as progress:
-            judge = train_judge(progress)
-        agrees = agreement(judge, target, samples)
+            figures = agreement(train_judge(progress), target, samples)
     card = {
         "target": target.name,
         "notice": licence_of(target),
         "trained": _state(folder.parent, generator.pipeline),
         "n_images": len(samples),
-        **agrees,
+        **figures,
         "attributes": attribute_agreement(target, samples),
         **memorisation(target, samples),
         "example_prompts": texts[:4],
@@ -83,12 +95,15 @@ def draw_like(
     generator: Generator,
     n_images: int,
     seed: int = 0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = _no_progress,
 ) -> tuple[Samples, list[str]]:
     """Draw one image for the caption of each of `n_images` photographs of the generator split.
 
-    Photographs are drawn with replacement, so classes and attributes are as frequent as in
-    reality. Returns the images with what they were asked to show, and the captions.
+    Photographs are sampled with replacement, so classes and attributes are as frequent as in
+    reality.
+
+    Returns:
+        The images with the attributes of their prompts, and the captions.
     """
     real = target.split("generator")
     rng = random.Random(seed)
@@ -98,7 +113,7 @@ def draw_like(
 
 
 def _state(folder: Path, pipeline: MTDMPipeline) -> dict[str, Any] | None:
-    """Return the state of a training, with how its pipeline draws now."""
+    """Return the state of a training, with today's sampling settings of its pipeline."""
     path = folder / "train.json"
     if not path.exists():
         return None
@@ -109,24 +124,25 @@ def _state(folder: Path, pipeline: MTDMPipeline) -> dict[str, Any] | None:
 
 
 def draw_for(
-    target: Target, generator: Generator, asked: Samples, seed: int, first: int = 0
+    target: Target, generator: Generator, samples: Samples, seed: int, first: int = 0
 ) -> tuple[Samples, list[str]]:
-    """Draw one image for a caption of each sample; `first` numbers them.
+    """Draw one image for a caption of each sample; `first` is the number of the first image.
 
-    Returns the images with what they were asked to show, and the captions.
+    Returns:
+        The images with the attributes of their prompts, and the captions.
     """
     rng = random.Random(f"{seed} {first}")
-    texts = [target.vocabulary.caption(attributes, rng) for attributes in asked.attributes]
-    return _draw(generator, asked, texts, seed, first), texts
+    texts = [target.vocabulary.caption(attributes, rng) for attributes in samples.attributes]
+    return _draw(generator, samples, texts, seed, first), texts
 
 
 def _draw(
     generator: Generator,
-    asked: Samples,
+    samples: Samples,
     texts: Sequence[str],
     seed: int,
     first: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = _no_progress,
 ) -> Samples:
     requests = [ImageRequest(text, "card", first + i, seed) for i, text in enumerate(texts)]
     batches = []
@@ -134,17 +150,12 @@ def _draw(
         progress(start, len(requests))
         batches.append(generator.draw(requests[start : start + BATCH_SIZE]))
     drawn = join(batches)
-    return Samples(
-        images=drawn.images,
-        classes=asked.classes,
-        attributes=asked.attributes,
-        ids=[f"card-{first + i:04d}" for i in range(len(asked))],
-        labels=drawn.labels,
-    )
+    ids = [f"card-{first + i:04d}" for i in range(len(samples))]
+    return Samples(drawn.images, samples.classes, samples.attributes, ids, labels=drawn.labels)
 
 
 def agreement(audit: AuditClassifier, target: Target, samples: Samples) -> dict[str, float]:
-    """Return how often the audit sees the prompt's class, beside how often it is right on photos.
+    """Return the audit's agreement with the prompt's class, and its accuracy on photographs.
 
     The photographs are those of the feedback split, which the audit was not trained on.
     """
@@ -164,14 +175,21 @@ def label_agreement(
     teacher: TrainSettings = TEACHER,
     watch: Watch = _unwatched,
 ) -> dict[str, Any]:
-    """Return how well labels drawn with images agree with nets trained on the audit split.
+    """Return the agreement of generated labels with nets trained on the audit split.
 
-    Per kind of labels the task's main figure, higher is better, on drawn images and on the
+    Per kind of labels the task's main figure, higher is better, on generated images and on the
     feedback split, which the nets were not trained on, and the ratio of the two.
+
+    Args:
+        target: Gives both splits.
+        samples: Generated images with labels.
+        device: A torch device.
+        teacher: Settings of the nets' training.
+        watch: Shows its progress.
     """
     known, unseen = target.split("audit"), target.split("feedback")
     names = target.pixel_classes
-    found = {}
+    agreements = {}
     for kind in samples.labels:
         if kind not in known.labels or kind not in unseen.labels:
             continue
@@ -180,33 +198,34 @@ def label_agreement(
         with watch(f"train a judge of {kind}", "steps") as progress:
             model, _, _ = train_model(known, task, len(names), train, device, progress)
         figures = {}
-        for where, seen in (("generated", samples), ("real", unseen)):
-            said = task.predict(model, seen.images)
-            report = task.report(said, seen, names, 0, "card", Slicing())
-            figures[where] = report.metrics[task.metric].value
+        for origin, part in (("generated", samples), ("real", unseen)):
+            predictions = task.predict(model, part.images)
+            report = task.report(predictions, part, names, 0, "card", Slicing())
+            figures[origin] = report.metrics[task.metric].value
         ratio = figures["generated"] / max(figures["real"], 1e-9)
-        found[kind] = {"figure": task.metric, **figures, "ratio": ratio}
-    return {"label_agreement": found}
+        agreements[kind] = {"figure": task.metric, **figures, "ratio": ratio}
+    return {"label_agreement": agreements}
 
 
 def attribute_agreement(target: Target, samples: Samples) -> dict[str, dict[str, float]]:
-    """Return, per attribute that can be measured, the share of images that show what was asked.
+    """Return, per measurable attribute, the share of images that show the prompt's value.
 
-    `chance` is the share that a generator deaf to its prompt would reach with the same images.
+    `chance` is the share of a generator that ignores its prompt, with the same images.
     """
     measurable = _measurable(target)
-    asked: dict[str, list[str]] = defaultdict(list)
-    seen: dict[str, list[str]] = defaultdict(list)
+    pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for image, attributes in zip(samples.images, samples.attributes, strict=True):
         measured = target.measure(image, attributes)
         for key in measurable & attributes.keys():
-            asked[key].append(attributes[key])
-            seen[key].append(measured.get(key, ""))
+            pairs[key].append((attributes[key], measured.get(key, "")))
     result = {}
-    for key in sorted(asked):
-        a, s = np.array(asked[key]), np.array(seen[key])
-        chance = sum(float((a == v).mean() * (s == v).mean()) for v in set(asked[key]))
-        result[key] = {"agreement": float((a == s).mean()), "chance": chance, "n": len(a)}
+    for key, values in sorted(pairs.items()):
+        prompted, shown = np.array(values).T
+        chance = sum(
+            float((prompted == v).mean() * (shown == v).mean()) for v in {v for v, _ in values}
+        )
+        agreement = float((prompted == shown).mean())
+        result[key] = {"agreement": agreement, "chance": chance, "n": len(values)}
     return result
 
 

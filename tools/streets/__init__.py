@@ -49,7 +49,7 @@ PRIOR: dict[str, dict[str, float]] = {
     "pedestrians": {"none": 0.3, "few": 0.4, "many": 0.3},
     "layout": {"straight": 0.6, "intersection": 0.4},
 }
-"""How often each value is drawn where the caller does not say, style `plain`."""
+"""How often each value is drawn where the caller leaves it open, style `plain`."""
 
 NATURAL_PRIOR: dict[str, dict[str, float]] = {
     "light": {"day": 0.72, "dusk": 0.17, "night": 0.11},

@@ -383,8 +383,7 @@ def _own_size(pipeline: DiffusionPipeline) -> tuple[int, int]:
     sample = sample or getattr(getattr(denoiser, "config", None), "sample_size", None)
     if sample is None:
         raise SettingsError(
-            f"A {type(pipeline).__name__} does not say how large its pictures are. Set "
-            "generator.options.size."
+            f"A {type(pipeline).__name__} has no size of its own. Set generator.options.size."
         )
     height, width = (sample, sample) if isinstance(sample, int) else sample
     scale = int(getattr(pipeline, "vae_scale_factor", 8))

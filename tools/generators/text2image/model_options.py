@@ -14,7 +14,7 @@ class ModelOptions(Record):
 
     weights: str = Field("", description="a folder, or a hub id with its revision")
     steps: int = Field(20, ge=1)
-    guidance: float = Field(5.0, ge=0, description="of requests that say none")
+    guidance: float = Field(5.0, ge=0, description="of requests without one")
     guidance_interval: Any = Field(None, description="of the MTDM alone, without effect here")
     revision: str | None = Field(None, description="40 digits of a commit, for a hub id")
     variant: str | None = Field(None, description='of the files, e.g. "fp16"')
