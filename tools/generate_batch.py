@@ -210,16 +210,6 @@ def make_shard(
     )
 
 
-def draw_samples(
-    images: Sequence[tuple[PromptSpec, int]],
-    seed: int,
-    generator: Generator,
-    class_names: Sequence[str],
-) -> Samples:
-    """Draw (prompt, index) pairs; the class is the prompt's."""
-    return draw(images, seed, generator, class_names)[0]
-
-
 def draw(
     images: Sequence[tuple[PromptSpec, int]],
     seed: int,

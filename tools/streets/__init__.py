@@ -69,10 +69,14 @@ MANY_SHARE = 0.023
 class Scene:
     """One rendered street.
 
-    image: uint8, (3, h, w); segmentation: uint8, (h, w), ids as in `CLASS_NAMES` (CamVid's);
-    depth: float32, (h, w), metres along the optical axis, sky `FAR_M`; normals: float32,
-    (3, h, w), unit vectors in camera axes that face the camera, sky (0, 0, -1); attributes: all
-    five, whether given or drawn.
+    Attributes:
+        image: uint8, (3, h, w).
+        segmentation: uint8, (h, w), ids of `Surface`.
+        depth: float32, (h, w), metres along the optical axis, sky `FAR_M`.
+        normals: float32, (3, h, w), unit vectors in camera axes that face the camera, sky
+            (0, 0, -1).
+        attributes: All five, given or random.
+        camera: Of the picture.
     """
 
     image: NDArray[np.uint8]
@@ -116,10 +120,17 @@ def render(
     height: int = HEIGHT,
     style: Style = "plain",
 ) -> Scene:
-    """Draw one street.
+    """Render one street.
 
-    width, height: 96x64 times one whole number; the scene is the same at every size. style:
-    `shifted` has other colours and textures, and the faults of a cheap camera. Raises DataError.
+    Args:
+        attributes: Of the scene; the others are random, see `scene_attributes`.
+        seed: Of the scene, which is the same at every size.
+        width: 96 times a whole number.
+        height: 64 times the same number.
+        style: `shifted` has other colours and textures, and the faults of a cheap camera.
+
+    Raises:
+        DataError: The size, an attribute or a value is not supported.
     """
     if width % WIDTH or height % HEIGHT or width // WIDTH != height // HEIGHT or width < WIDTH:
         raise DataError(f"a street is 96x64 times a whole number, not {width}x{height}")

@@ -48,7 +48,10 @@ FAR_M = 200.0
 class Camera:
     """A pinhole camera without distortion; its principal point is the middle of the image.
 
-    height_m: above the road; pitch_rad: positive looks down; yaw_rad: positive looks right.
+    Attributes:
+        height_m: Above the road.
+        pitch_rad: Positive looks down.
+        yaw_rad: Positive looks right.
     """
 
     height_m: float
@@ -107,7 +110,13 @@ class Texture(NamedTuple):
 
 
 class Hit(NamedTuple):
-    """Where rays meet a solid: points, (3, h, w), metres; normal, (3, h, w); depth, (h, w)."""
+    """Where rays meet a solid.
+
+    Attributes:
+        points: In world axes, (3, h, w), metres.
+        normal: Unit vectors, (3, h, w).
+        depth: Along the optical axis, (h, w), metres.
+    """
 
     points: Array
     normal: Array

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import Field, TypeAdapter, ValidationError
 
 from eval.colours import normals_rgb, palette
 from memory.errors import SettingsError
@@ -17,6 +18,10 @@ from tools.data.samples import VOID
 from tools.streets import CLASS_NAMES
 
 Colours = NDArray[np.uint8]
+
+_Level = Annotated[int, Field(ge=0, le=255, strict=True)]
+_Palette = Annotated[list[tuple[_Level, _Level, _Level]], Field(min_length=1, max_length=VOID)]
+_PALETTE = TypeAdapter(_Palette)
 
 # Of the ADE20K classes that the classes of streets are, as ControlNets for segmentation know them.
 _ADE20K = {
@@ -49,7 +54,7 @@ def read_palette(given: str | Sequence[Sequence[int]]) -> Colours:
         return palette(CLASS_NAMES)
     if given == "ade20k":
         return np.array([_ADE20K[name] for name in CLASS_NAMES], np.uint8)
-    colours: Any = given
+    colours: object = given
     if isinstance(given, str):
         path = Path(given).expanduser()
         if not path.is_file():
@@ -61,22 +66,13 @@ def read_palette(given: str | Sequence[Sequence[int]]) -> Colours:
             colours = yaml.safe_load(path.read_text("utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise SettingsError(f"The palette {given} is no YAML: {error}") from error
-    is_palette = (
-        isinstance(colours, list | tuple)
-        and 0 < len(colours) <= VOID
-        and all(
-            isinstance(colour, list | tuple)
-            and len(colour) == 3
-            and all(isinstance(part, int) and 0 <= part <= 255 for part in colour)
-            for colour in colours
-        )
-    )
-    if not is_palette:
+    try:
+        return np.array(_PALETTE.validate_python(colours), np.uint8)
+    except ValidationError as error:
         raise SettingsError(
             f"generator.options.palette must be a list of [R, G, B], whole numbers in 0..255, one "
             f"for each class id, got {str(colours)[:200]}."
-        )
-    return np.array(colours, np.uint8)
+        ) from error
 
 
 def condition(kind: str, labels: NDArray[Any], colours: Colours) -> NDArray[np.uint8]:
