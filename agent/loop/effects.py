@@ -18,9 +18,9 @@ from agent.loop.context import prompt_files, say_prompt
 from agent.loop.expectations import Expectation, expect
 from agent.loop.observations import rounds_before
 from agent.loop.observer import Observer
-from agent.loop.state import TargetView
-from memory.events import AnswerEvent, ApprovalEvent, Event, RoundEvent
+from agent.loop.state import E, TargetView
 from memory.items import Hit, MemoryItem, items_from_events
+from memory.journal import Event
 from memory.records import Batch, Failure, Plan, Report, Training
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Effects(Protocol):
 
     # -- people --------------------------------------------------------------------------------
 
-    def ask(self, request: ApprovalRequest) -> AnswerEvent | ApprovalEvent:
+    def ask(self, request: ApprovalRequest, kind: type[E]) -> E:
         """Return the journaled answer to a question; ends this run of the graph without one."""
 
 
@@ -315,10 +315,8 @@ class LiveEffects:
                 self._shards[earlier] = [Path(s.file) for s in batch.shards] if batch else []
         return [path for earlier in sorted(self._shards) for path in self._shards[earlier]]
 
-    def ask(self, request: ApprovalRequest) -> AnswerEvent | ApprovalEvent:
+    def ask(self, request: ApprovalRequest, kind: type[E]) -> E:
         """Interrupt the graph until the journal holds the answer."""
-        while True:
-            answer = self._session.journal.get(request.key, RoundEvent)
-            if isinstance(answer, AnswerEvent | ApprovalEvent):
-                return answer
+        while (answer := self._session.journal.get(request.key, kind)) is None:
             interrupt(request.to_json())
+        return answer

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolCall, ToolMessage
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
@@ -157,30 +157,30 @@ class Decider:
             ending = [tool for tool in tools if tool["function"]["name"] in ADVANCES]
             answer = stand_in.decide(replace(turn, tools=ending))
             author, usage = planner_brain(settings.llm.fallback), Usage(0, 0, 0.0)
-        offered = self._offered(tools)
-        name = digest(offered.content())
-        journal.append(offered.model_copy(update={"key": f"tools/{name}"}))
+        offered = journal.append(self._offered(tools))
         event = ModelCallEvent(
             key=key,
             round=round_,
             phase=state["phase"],
             author=author,
             tools=tuple(turn.legal),
-            offer=name,
-            messages=tuple(recorded_message(m) for m in _news(state["messages"])),
-            answer=recorded_message(answer),
+            offer=str(offered.key).removeprefix("tools/"),
+            messages=tuple(message_of(m) for m in _news(state["messages"])),
+            answer=message_of(answer),
             tokens=Tokens(prompt=usage.prompt, answer=usage.answer),
             usd=usage.usd,
             seconds=round(time.monotonic() - started, 3),
         )
-        return _answer(journal.append(event))
+        event = journal.append(event)
+        return _answer(event)
 
     def _offered(self, tools: Sequence[dict[str, Any]]) -> ToolsEvent:
-        """Return the offer of tools; models that answer by JSON read them in words."""
-        if not self.plans_briefly:
-            return ToolsEvent(mode="native", tools=tuple(tools))
-        (words,) = as_plain_messages([], tools, self._templates["json_action"])
-        return ToolsEvent(mode="json", tools=tuple(tools), text=str(words.content))
+        """Return the event of what is offered; models that answer by JSON are told it in words."""
+        event = ToolsEvent(mode="native", tools=tuple(tools))
+        if self.plans_briefly:
+            (words,) = as_plain_messages([], tools, self._templates["json_action"])
+            event = ToolsEvent(mode="json", tools=tuple(tools), text=str(words.content))
+        return event.model_copy(update={"key": f"tools/{digest(event.content())}"})
 
     def _check_limits(self, state: RoundState, turn: Turn) -> None:
         """Raise BrainError when the brain must not be asked now."""
@@ -211,8 +211,8 @@ def fit(messages: Sequence[AnyMessage], max_tokens: int) -> list[AnyMessage]:
     return fitted
 
 
-def recorded_message(message: AnyMessage) -> Message:
-    """Return a message as the journal holds it."""
+def message_of(message: AnyMessage) -> Message:
+    """Return what a message says, as the journal holds it."""
     data: dict[str, Any] = {"role": message.type, "content": str(message.content)}
     if isinstance(message, AIMessage):
         data["tool_calls"] = [
@@ -260,9 +260,10 @@ def _act(state: RoundState, decider: Decider, toolbox: Toolbox) -> dict[str, Any
 
 
 def _answer(event: ModelCallEvent) -> AIMessage:
+    calls = [ToolCall(name=c.name, args=c.args, id=c.id) for c in event.answer.tool_calls]
     return AIMessage(
         content=event.answer.content,
-        tool_calls=[call.to_json() for call in event.answer.tool_calls],
+        tool_calls=calls,
         response_metadata={"author": event.author},
     )
 

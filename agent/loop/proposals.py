@@ -64,9 +64,8 @@ class Proposals:
         settings, vocabulary = self._session.settings, self._effects.target.vocabulary
         session = settings.session
         preferences = active_preferences(self._journal.events(WishEvent, ForgetEvent))
-        extra = (
-            additions(self._journal.events(*STEERING)) if self._journal.count(AdditionEvent) else []
-        )
+        waiting = self._journal.events(*STEERING) if self._journal.count(AdditionEvent) else ()
+        extra = additions(waiting)
         shifts: tuple[Effect, ...] = ()
         warnings: list[str] = []
         if n := settings.feedback.trial:
@@ -174,8 +173,8 @@ class Proposals:
             known.update(event.wishes)
         news = [preference for preference in preferences if preference.id not in known]
         if news:
-            shown = tuple(preference.id for preference in news)
-            self._journal.append(WishesShownEvent(round=round_number, wishes=shown))
+            ids = tuple(wish.id for wish in news)
+            self._journal.append(WishesShownEvent(round=round_number, wishes=ids))
             raise Rejected(
                 "Since this round began the user has said: "
                 f"{'; '.join(wish.say() for wish in news)}. Propose a plan that does so."

@@ -61,7 +61,7 @@ class EventLog(Protocol):
         """Write an event, once if it has a key, and return it as it is read back."""
 
     def get(self, key: str, kind: type[E], /) -> E | None:
-        """Return the event with a key, which is of this kind."""
+        """Return the event with a key."""
 
     def events(
         self, *kinds: type[E], undone: bool = False, since: int | None = None

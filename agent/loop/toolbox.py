@@ -153,10 +153,9 @@ class Toolbox:
             result=result,
             seconds=round(time.monotonic() - started, 3),
         )
+        self._journal.append(event.model_copy(update={"rejected": True}) if rejection else event)
         if rejection:
-            self._journal.append(event.model_copy(update={"rejected": True}))
             raise rejection
-        self._journal.append(event)
         return result
 
     def refuse(self, step: Step, tool: str | None, answer: str, problem: str) -> None:
@@ -194,11 +193,12 @@ class Toolbox:
             return "There is no report yet, so no failures are known."
         number = measured[-1].number
         failures = measured[-1].failures
-        key = f"failures/{number}"
-        if self._journal.get(key, FailuresEvent) is None:
+        if self._journal.get(f"failures/{number}", FailuresEvent) is None:
             with self._timed("inspect", number):
                 failures = self._effects.inspect(number)
-            self._journal.append(FailuresEvent(key=key, round=number, failures=failures))
+            self._journal.append(
+                FailuresEvent(key=f"failures/{number}", round=number, failures=failures)
+            )
         return plain(failure_lines(failures))
 
     def ask_user(self, question: Annotated[str, Field(min_length=1, max_length=500)]) -> str:
@@ -209,9 +209,7 @@ class Toolbox:
         """
         key = f"answer/{self._round}/{self._call_id}"
         asked = ApprovalRequest(key=key, kind="words", round=self._round, text=question)
-        event = self._effects.ask(asked)
-        assert isinstance(event, AnswerEvent)  # of a question in words
-        return f"The user says: {event.answer}"
+        return f"The user says: {self._effects.ask(asked, AnswerEvent).answer}"
 
     def propose_plan(
         self,
@@ -232,12 +230,13 @@ class Toolbox:
         resolved = proposals.resolve(draft, self._round, self._step.author, key)
         resolved = proposals.edited(resolved, self._round, key)
         plan = proposals.plan(resolved, self._round, self._step.author)
-        decision: Event | None = self._journal.get(key, ApprovalEvent)
-        is_open = decision is None and self._journal.get(f"plan/{self._round}", PlanEvent) is None
+        approval = self._journal.get(key, ApprovalEvent)
+        is_open = approval is None and self._journal.get(f"plan/{self._round}", PlanEvent) is None
         if is_open and self._effects.observer.approves:
-            decision = self._effects.ask(proposals.request(resolved, plan, key))
-        if isinstance(decision, ApprovalEvent) and decision.verdict == "reject":
-            why_not = quote(decision.why or "no reason given", 500)
+            request = proposals.request(resolved, plan, key)
+            approval = self._effects.ask(request, ApprovalEvent)
+        if approval and approval.verdict == "reject":
+            why_not = quote(approval.why or "no reason given", 500)
             raise Rejected(f"The user rejects the plan: {why_not}. Propose another one.")
         if resolved.shifts or resolved.additions:
             self._journal.append(
@@ -257,9 +256,9 @@ class Toolbox:
             n_tokens={p.text: effects.count_tokens(p.text) for p in plan.prompts},
             max_tokens=effects.max_tokens,
         )
-        idle = {p.text: tuple(words) for p in plan.prompts if (words := effects.undrawn(p.text))}
-        if idle:
-            event = event.model_copy(update={"undrawn": idle})
+        undrawn = {p.text: tuple(w) for p in plan.prompts if (w := effects.undrawn(p.text))}
+        if undrawn:
+            event = event.model_copy(update={"undrawn": undrawn})
         plan = self._journal.append(event).plan
         for warning in plan.warnings:
             effects.observer.warn(warning)
@@ -274,10 +273,10 @@ class Toolbox:
         plan = self._current().plan
         assert plan is not None  # the phase follows propose_plan
         identity = self._effects.load_generator()
-        first = self._journal.append(GeneratorEvent(key="generator", identity=identity))
-        if first.identity != identity:
+        began = self._journal.append(GeneratorEvent(key="generator", identity=identity))
+        if began.identity != identity:
             raise SettingsError(
-                f"The session began with the generator {first.identity!r}, but its weights or "
+                f"The session began with the generator {began.identity!r}, but its weights or "
                 f"sampling are {identity!r} now. Restore them, or begin a new session."
             )
         with self._timed("generate"):
@@ -321,8 +320,8 @@ class Toolbox:
         self._journal.append(RoundDoneEvent(key=key, round=self._round, summary=summary[:500]))
         # The round before as well: its failures may have been inspected in this one.
         recent = self._journal.of_rounds(self._round - 1, self._round)
-        head = self._journal.events(HeadEvent, ForkedEvent)
-        self._effects.remember([*head, *recent])
+        heads: list[Event] = [*self._journal.events(HeadEvent), *self._journal.events(ForkedEvent)]
+        self._effects.remember([*heads, *recent])
         self._effects.observer.round_done(self._current())
         return "The round is over."
 

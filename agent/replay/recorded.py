@@ -21,30 +21,11 @@ from agent.config.settings import Settings
 from agent.loop.approval import ApprovalRequest
 from agent.loop.expectations import Expectation
 from agent.loop.observer import Observer
+from agent.loop.state import E
 from agent.replay.recorded_journal import EndOfRecord, RecordedJournal
 from memory.errors import BrainError
-from memory.events import (
-    AnswerEvent,
-    ApprovalEvent,
-    BatchEvent,
-    Event,
-    FailuresEvent,
-    FallbackEvent,
-    ForkedEvent,
-    GeneratorEvent,
-    HeadEvent,
-    ModelCallEvent,
-    OpeningEvent,
-    PlanEvent,
-    ReportEvent,
-    ResumedEvent,
-    RoundEvent,
-    ToolCallEvent,
-    ToolsEvent,
-    TrainingEvent,
-)
 from memory.items import Hit, MemoryItem
-from memory.journal import head_of
+from memory.journal import Event, head_of
 from memory.records import Batch, Failure, Plan, Report, Training
 from prompts.vocabulary import Vocabulary
 
@@ -61,13 +42,11 @@ class RecordedSession:
         self.journal = RecordedJournal(everything)
         events = self.journal.recorded
         self._starts = [
-            (i, event)
-            for i, event in enumerate(events)
-            if isinstance(event, HeadEvent | ResumedEvent)
+            (i, e) for i, e in enumerate(events) if "settings" in e and "interactive" in e
         ]
         self._settings: dict[int, Settings] = {}
 
-    def _start(self) -> tuple[int, HeadEvent | ResumedEvent]:
+    def _start(self) -> tuple[int, Event]:
         """Return the start or resumption that the next event belongs to."""
         return [start for start in self._starts if start[0] <= self.journal.next][-1]
 
@@ -76,19 +55,19 @@ class RecordedSession:
         """The settings of the start or resumption that the next event belongs to."""
         place, event = self._start()
         if place not in self._settings:
-            self._settings[place] = Settings.model_validate(event.settings)
+            self._settings[place] = Settings.model_validate(event["settings"])
         return self._settings[place]
 
     @property
     def interactive(self) -> bool:
         """Whether a person could be asked."""
-        return self._start()[1].interactive
+        return bool(self._start()[1]["interactive"])
 
     @property
     def name(self) -> str:
         """The name of the session that wrote the next event: before a fork, that of its source."""
-        forks = self.journal.events(ForkedEvent)
-        return (forks[-1] if forks else self.head).session
+        forks = self.journal.events("forked")
+        return str((forks[-1] if forks else self.head)["session"])
 
 
 @dataclass(frozen=True)
@@ -111,20 +90,23 @@ class RecordedEffects:
         self._session, self._journal = session, session.journal
         self.reworded: dict[str, tuple[str, str]] = {}
         self.target = RecordedTarget(
-            name=session.head.target,
-            class_names=session.head.class_names,
-            vocabulary=Vocabulary.model_validate(session.head.vocabulary),
+            name=session.head["target"],
+            class_names=session.head["class_names"],
+            vocabulary=Vocabulary.model_validate(session.head["vocabulary"]),
         )
-        self.templates: Mapping[str, str] = session.head.templates
-        events = self._journal.recorded
-        plans = [event for event in events if isinstance(event, PlanEvent)]
-        self._n_tokens = {text: n for event in plans for text, n in event.n_tokens.items()}
-        self._undrawn = {text: words for event in plans for text, words in event.undrawn.items()}
-        self.max_tokens = plans[0].max_tokens if plans else 0
+        self.templates: Mapping[str, str] = session.head["templates"]
+        plans = [e for e in self._journal.recorded if e["kind"] == "plan"]
+        self._n_tokens = {text: n for e in plans for text, n in e["n_tokens"].items()}
+        self._undrawn: dict[str, list[str]] = {
+            text: words for e in plans for text, words in e.get("undrawn", {}).items()
+        }
+        self.max_tokens = int(plans[0]["max_tokens"]) if plans else 0
         # As the tools were offered; "pull" is left out of them where it is not possible.
         self.accepts_feedback = any(
-            '"pull"' in json.dumps(event.tools) for event in events if isinstance(event, ToolsEvent)
-        ) or any(prompt.pull for event in plans for prompt in event.plan.prompts)
+            '"pull"' in json.dumps(e["tools"])
+            for e in self._journal.recorded
+            if e["kind"] == "tools"
+        ) or any(prompt.get("pull") for e in plans for prompt in e["plan"]["prompts"])
 
     @property
     def observer(self) -> Observer:
@@ -135,10 +117,11 @@ class RecordedEffects:
 
     def word(self, tools: list[Json]) -> list[Json]:
         """Return the tools that were offered, where they differ in their texts alone."""
-        event = self._journal.offer()
-        if event is None or _bare(event.tools) != _bare(tools):
+        call = self._journal.upcoming("model_call")
+        event = self._journal.find(f"tools/{call['offer']}") if call else None
+        if event is None or _bare(list(event["tools"])) != _bare(tools):
             return tools
-        recorded = list(event.tools)
+        recorded: list[Json] = list(event["tools"])
         for old, new in zip(recorded, tools, strict=True):
             if old != new:
                 name: str = new["function"]["name"]
@@ -147,7 +130,7 @@ class RecordedEffects:
 
     def count_tokens(self, text: str) -> int:
         """Return the tokens of a text that was planned; others were refused, and 0 stands."""
-        return self._n_tokens.get(text, 0)
+        return int(self._n_tokens.get(text, 0))
 
     def undrawn(self, text: str) -> Sequence[str]:
         """Return the words of a text that was planned which the generator could not draw."""
@@ -155,16 +138,16 @@ class RecordedEffects:
 
     def recall(self, round_number: int, query: str) -> tuple[Sequence[MemoryItem], Sequence[Hit]]:
         """Return what the memory gave at the start of the round."""
-        facts = self._journal.outcome(f"opening/{round_number}", OpeningEvent).facts
+        facts = self._journal.outcome(f"opening/{round_number}")["facts"]
         return _ITEMS.validate_python(facts["lessons"]), _HITS.validate_python(facts["similar"])
 
     def search(self, key: str, query: str, n: int) -> str:
         """Return what the memory gave for this call."""
-        return self._journal.outcome(key, ToolCallEvent).result
+        return str(self._journal.outcome(key)["result"])
 
     def expect(self, plan: Plan) -> Expectation:
         """Return what was expected of the plan."""
-        expectation = self._journal.outcome(f"plan/{plan.round}", PlanEvent).expectation
+        expectation = self._journal.outcome(f"plan/{plan.round}")["expectation"]
         return Expectation.model_validate({**expectation, "seconds": None})
 
     def nearest(self, plan: Plan) -> dict[str, str]:
@@ -184,28 +167,29 @@ class RecordedEffects:
 
     def load_generator(self) -> str:
         """Return the identity of the generator that drew."""
-        return self._journal.outcome("generator", GeneratorEvent).identity
+        return str(self._journal.outcome("generator")["identity"])
 
     def draw(self, plan: Plan) -> Batch:
         """Return what was drawn."""
-        return self._journal.outcome(f"batch/{plan.round}", BatchEvent).batch
+        return Batch.model_validate(self._journal.outcome(f"batch/{plan.round}")["batch"])
 
     def train(self, number: int) -> Training:
         """Return what was trained."""
-        return self._journal.outcome(f"training/{number}", TrainingEvent).training
+        return Training.model_validate(self._journal.outcome(f"training/{number}")["training"])
 
     def evaluate(self, training: Training) -> Report:
         """Return what was measured."""
-        return self._journal.outcome(f"report/{training.round}", ReportEvent).report
+        return Report.model_validate(self._journal.outcome(f"report/{training.round}")["report"])
 
     def inspect(self, number: int) -> tuple[Failure, ...]:
         """Return the failures that were found."""
-        return self._journal.outcome(f"failures/{number}", FailuresEvent).failures
+        event = self._journal.outcome(f"failures/{number}")
+        return tuple(Failure.model_validate(failure) for failure in event["failures"])
 
-    def ask(self, request: ApprovalRequest) -> AnswerEvent | ApprovalEvent:
+    def ask(self, request: ApprovalRequest, kind: type[E]) -> E:
         """Return the recorded answer: it was journaled before the loop went on."""
-        answer = self._journal.get(request.key, RoundEvent)
-        if isinstance(answer, AnswerEvent | ApprovalEvent):
+        answer: E | None = self._journal.get(request.key, kind)
+        if answer is not None:
             return answer
         if not self._journal.finished:
             self._journal.refuse("a question to the person")
@@ -224,17 +208,17 @@ class RecordedBrain:
     @property
     def mode(self) -> Mode:
         """How the tools of the next question were offered."""
-        offer = self._journal.offer()
-        return "json" if offer and offer.mode == "json" else "native"
+        call = self._journal.upcoming("model_call")
+        offered = self._journal.outcome(f"tools/{call['offer']}") if call else None
+        return "json" if offered and offered["mode"] == "json" else "native"
 
     def decide(self, turn: Turn) -> AIMessage:
         """Return the recorded answer; raises Divergence when another question was asked."""
         if not self._stands_in:
-            fallback = self._journal.find(f"fallback/{turn.round}/{turn.number}", FallbackEvent)
+            fallback = self._journal.find(f"fallback/{turn.round}/{turn.number}")
             if fallback:
-                raise BrainError(fallback.reason)
-        key = f"model_call/{turn.round}/{turn.number}"
-        return answer_of(self._journal.outcome(key, ModelCallEvent))
+                raise BrainError(fallback["reason"])
+        return answer_of(self._journal.outcome(f"model_call/{turn.round}/{turn.number}"))
 
 
 def _bare(schema: Any) -> Any:

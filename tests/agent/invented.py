@@ -22,12 +22,11 @@ from agent.loop.expectations import Expectation, expect
 from agent.loop.graph import build_graph
 from agent.loop.observations import session_head
 from agent.loop.observer import Observer
-from agent.loop.state import TargetView, new_round
+from agent.loop.state import E, TargetView, new_round
 from agent.planners import AttributeCombination, AttributeDistribution
 from agent.session.folder import Session, store_settings
-from memory.events import AnswerEvent, ApprovalEvent, Event, RoundEvent
 from memory.items import Hit, MemoryItem
-from memory.journal import Journal, read_events, rounds
+from memory.journal import Event, Journal, read_events, rounds
 from memory.records import (
     Batch,
     Failure,
@@ -130,12 +129,10 @@ class InventedEffects:
     def load_generator(self) -> str:
         return "invented"
 
-    def ask(self, request: ApprovalRequest) -> AnswerEvent | ApprovalEvent:
-        while True:
-            answer = self._session.journal.get(request.key, RoundEvent)
-            if isinstance(answer, AnswerEvent | ApprovalEvent):
-                return answer
+    def ask(self, request: ApprovalRequest, kind: type[E]) -> E:
+        while (answer := self._session.journal.get(request.key, kind)) is None:
             interrupt(request.to_json())
+        return answer
 
     def draw(self, plan: Plan) -> Batch:
         self._maybe_crash(plan.round, "generate")
