@@ -91,16 +91,16 @@ def as_plain_messages(
     out and neighbours of one role are merged. The tools and how to call them come last, said by
     `template`, the text of `prompts/json_action.md` unless given.
     """
-    said = [_say_message(message) for message in messages]
+    texts = [_say_message(message) for message in messages]
     if tools:
         # Last and not in the system text, because they change with every phase: servers keep what
         # they computed for the beginning that two prompts share.
         lines = "\n".join(_say_tool(tool) for tool in tools)
         text = render_text(template or source("json_action"), tools=lines)
-        said.append((text, HumanMessage))
-    system = [text for text, role in said if role is SystemMessage]
+        texts.append((text, HumanMessage))
+    system = [text for text, role in texts if role is SystemMessage]
     plain: list[BaseMessage] = [SystemMessage("\n\n".join(system))] if system else []
-    for text, role in said:
+    for text, role in texts:
         if role is SystemMessage:
             continue
         if text and plain and isinstance(plain[-1], role):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, ToolCall
 from langchain_core.messages.ai import UsageMetadata
 
 from agent.brains import BrainContext, Mode, Turn
@@ -20,7 +20,7 @@ class RecordedBrain:
     mode: Mode = "native"
 
     def __init__(self, events: Sequence[Event]) -> None:
-        self._answers = {event.key: event for event in events if isinstance(event, ModelCallEvent)}
+        self._answers = {e.key: e for e in events if isinstance(e, ModelCallEvent)}
 
     def decide(self, turn: Turn) -> AIMessage:
         """Return the recorded answer; raises BrainError where there is none."""
@@ -33,15 +33,14 @@ class RecordedBrain:
 
 
 def answer_of(event: ModelCallEvent) -> AIMessage:
-    """Return a recorded answer, with the tokens that it took."""
+    """Return an answer, with the tokens that it took."""
     tokens = event.tokens
     return AIMessage(
         content=event.answer.content,
-        tool_calls=[call.to_json() for call in event.answer.tool_calls],
+        tool_calls=[ToolCall(name=c.name, args=c.args, id=c.id) for c in event.answer.tool_calls],
+        response_metadata={"author": event.author},
         usage_metadata=UsageMetadata(
-            input_tokens=tokens.prompt,
-            output_tokens=tokens.answer,
-            total_tokens=tokens.total,
+            input_tokens=tokens.prompt, output_tokens=tokens.answer, total_tokens=tokens.total
         ),
     )
 

@@ -114,7 +114,7 @@ def added(plan: Plan, draft: PromptDraft, n_images: int) -> PlanDraft:
 def read_addition(text: str, n_images: int) -> PromptDraft:
     """Read a prompt in the form `ADD`, of 1 to `n_images` images."""
     words = split_words(text)
-    said: list[str] = []
+    texts: list[str] = []
     count = None
     given: dict[str, str] = {}
     class_name = None
@@ -128,11 +128,11 @@ def read_addition(text: str, n_images: int) -> PromptDraft:
             else:
                 given[key] = value
         else:
-            said.append(word)
-    if count is None or not (said or given):
+            texts.append(word)
+    if count is None or not (texts or given):
         raise ToolError(f'Say /add {ADD}, e.g. /add "a dark poly cell" x8')
     return PromptDraft(
-        text=" ".join(said),
+        text=" ".join(texts),
         class_name=class_name,
         attributes=given,
         count=count,
@@ -214,12 +214,4 @@ def _with_prompts(plan: Plan, prompts: Sequence[PromptDraft]) -> PlanDraft:
 
 
 def _as_draft(prompt: PromptSpec) -> PromptDraft:
-    return PromptDraft(
-        text=prompt.text,
-        class_name=prompt.class_name,
-        attributes=prompt.attributes,
-        count=prompt.count,
-        why=prompt.why,
-        pull=prompt.pull,
-        adapters=prompt.adapters,
-    )
+    return PromptDraft.model_validate(prompt.model_dump(exclude={"id", "guidance"}))

@@ -102,8 +102,8 @@ def say_prompt(hit: Hit, limit: int = _PROMPT) -> str:
     ]
     largest = sorted(credits_, key=lambda item: -abs(item[1]))[:_MAX_CREDITS]
     if largest:
-        said = (f"{quote(key, _SLICE)} {value:+.3f}" for key, value in largest)
-        line += f"; credit {', '.join(said)}"
+        texts = (f"{quote(key, _SLICE)} {value:+.3f}" for key, value in largest)
+        line += f"; credit {', '.join(texts)}"
     return line
 
 
@@ -185,18 +185,18 @@ def _observation(facts: Facts, detail: _Detail, template: str) -> str:
 
 
 def _say_budget(facts: Facts) -> str:
-    said = [
+    sentences = [
         f"You may make {facts.n_images} images now, about {facts.images_per_prompt} per prompt; "
         f"{facts.images_left} are left in all."
     ]
     if facts.seconds_per_image is not None:
         seconds = facts.seconds_per_image * facts.n_images
-        said.append(f"Drawing all now takes {seconds:.0f} s.")
+        sentences.append(f"Drawing all now takes {seconds:.0f} s.")
     if facts.tokens_left is not None:
-        said.append(f"You have {facts.tokens_left} tokens left.")
+        sentences.append(f"You have {facts.tokens_left} tokens left.")
     if facts.usd_left is not None:
-        said.append(f"You have {facts.usd_left:.4f} US dollars left.")
-    return " ".join(said)
+        sentences.append(f"You have {facts.usd_left:.4f} US dollars left.")
+    return " ".join(sentences)
 
 
 def _say_lesson(item: MemoryItem) -> str:

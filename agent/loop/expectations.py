@@ -90,7 +90,7 @@ def expect(
     were tried (the vocabulary reads the same attributes in a similar prompt) and failed: of at
     least 8 images made less than 0.4 were kept, or most slices were credited with a loss.
     """
-    made = {hit.item.id: hit for found in hits.values() for hit in found if _made(hit)}
+    made = {hit.item.id: hit for near in hits.values() for hit in near if _made(hit)}
     n_behind = sum(_made(hit) for hit in made.values())
     n_kept = sum(_made(hit) * _rate(hit) for hit in made.values())
     overall = (PRIOR_KEPT + n_kept) / (PRIOR_MADE + n_behind)

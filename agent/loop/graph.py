@@ -15,13 +15,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolCall, ToolMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
 from agent.brains import Brain, Turn, planner_brain, planner_of
 from agent.brains.actions import as_plain_messages, storable
+from agent.brains.recorded import answer_of
 from agent.brains.spending import Spending, Usage, estimate_tokens
 from agent.loop.approval import Rejected
 from agent.loop.effects import Effects
@@ -135,7 +136,7 @@ class Decider:
         round_, number = state["round"], sum(isinstance(m, AIMessage) for m in state["messages"])
         key = f"model_call/{round_}/{number}"
         if recorded := journal.get(key, ModelCallEvent):
-            return _answer(recorded)
+            return answer_of(recorded)
         started = time.monotonic()
         messages = fit(state["messages"], settings.llm.context_tokens)
         turn = Turn(round_, number, messages, tools, lambda: observe(self._session, round_))
@@ -171,8 +172,7 @@ class Decider:
             usd=usage.usd,
             seconds=round(time.monotonic() - started, 3),
         )
-        event = journal.append(event)
-        return _answer(event)
+        return answer_of(journal.append(event))
 
     def _offered(self, tools: Sequence[dict[str, Any]]) -> ToolsEvent:
         """Return the event of what is offered; models that answer by JSON are told it in words."""
@@ -257,15 +257,6 @@ def _act(state: RoundState, decider: Decider, toolbox: Toolbox) -> dict[str, Any
             "command again; finished work is kept."
         )
     return {"messages": results, "phase": phase, "n_illegal": n_illegal, "n_lookups": n_lookups}
-
-
-def _answer(event: ModelCallEvent) -> AIMessage:
-    calls = [ToolCall(name=c.name, args=c.args, id=c.id) for c in event.answer.tool_calls]
-    return AIMessage(
-        content=event.answer.content,
-        tool_calls=calls,
-        response_metadata={"author": event.author},
-    )
 
 
 def _news(messages: Sequence[AnyMessage]) -> Sequence[AnyMessage]:

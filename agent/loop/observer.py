@@ -93,9 +93,10 @@ class ConsoleObserver(Observer):
             if hypothesis
             else ""
         )
-        told = _plain(f"{len(plan.prompts)} prompts. {plan.why}{expects}")
+        summary = _plain(f"{len(plan.prompts)} prompts. {plan.why}{expects}")
         self._console.print(
-            f"[dim]round {plan.round}/{self._n_rounds}[/dim] plan: {plan.n_images} images, {told}",
+            f"[dim]round {plan.round}/{self._n_rounds}[/dim] plan: {plan.n_images} images, "
+            f"{summary}",
             highlight=False,
         )
 
@@ -150,14 +151,14 @@ class Lines:
     def __init__(
         self,
         say: Callable[[str], None],
-        what: str,
+        task: str,
         unit: str,
         every_s: float = EVERY_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._say, self._what, self._unit = say, what, unit
+        self._say, self._task, self._unit = say, task, unit
         self._every_s, self._clock = every_s, clock
-        self._began = self._said = clock()
+        self._began = self._printed_at = clock()
         self._wait_s = min(FIRST_S, every_s)
         self._first: int | None = None
 
@@ -167,11 +168,11 @@ class Lines:
         if self._first is None:
             # What an earlier run has done says nothing of the speed.
             self._first, self._began = done, now
-        if now - self._said < self._wait_s or done >= total:
+        if now - self._printed_at < self._wait_s or done >= total:
             return
-        self._said, self._wait_s = now, min(2 * self._wait_s, self._every_s)
+        self._printed_at, self._wait_s = now, min(2 * self._wait_s, self._every_s)
         rate = (done - self._first) / max(now - self._began, 1e-6)
-        parts = [f"{self._what}: {done} of {total} {self._unit}", *([figures] if figures else [])]
+        parts = [f"{self._task}: {done} of {total} {self._unit}", *([figures] if figures else [])]
         if rate >= 0.1:
             parts.append(f"{rate:.{0 if rate >= 10 else 1}f} {self._unit}/s")
         if rate > 0:

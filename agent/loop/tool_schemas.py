@@ -101,11 +101,11 @@ def _shorten(
     prompts = properties["prompts"]
     prompts["maxItems"] = n_prompts
     # Text and class could only contradict what the attributes say already.
-    known = prompts["items"]["properties"]
+    prompt = prompts["items"]["properties"]
     key = vocabulary.class_attribute
-    known["attributes"]["required"] = [key] if key else list(vocabulary.attributes)
-    known["count"]["maximum"] = n_images // n_prompts
-    prompts["items"]["properties"] = {key: known[key] for key in ("attributes", "count")}
+    prompt["attributes"]["required"] = [key] if key else list(vocabulary.attributes)
+    prompt["count"]["maximum"] = n_images // n_prompts
+    prompts["items"]["properties"] = {key: prompt[key] for key in ("attributes", "count")}
     prompts["items"]["required"] = ["attributes", "count"]
     properties["why"]["maxLength"] = BRIEF_LENGTH
     parameters["required"] = ["prompts", "why"]

@@ -59,8 +59,8 @@ def with_trials(
     for failure in _failing(observation.failures):
         attributes = failure.attributes
         made = evidence_from(attributes, failure.slice, observation.rounds).n_made
-        own = sum(attributes.items() <= prompt.attributes.items() for prompt in prompts)
-        lacking = max(0, n - made - own)
+        n_asked = sum(attributes.items() <= prompt.attributes.items() for prompt in prompts)
+        lacking = max(0, n - made - n_asked)
         if made >= n or len(prompts) + lacking > room or not _supplies(allowed, attributes):
             continue
         why = f"trial: {made} images of '{failure.slice}' so far"
@@ -75,8 +75,8 @@ def with_trials(
 
 def _failing(failures: Sequence[Failure]) -> list[Failure]:
     """Return the failures that prompts can ask for, highest error first."""
-    found = [f for f in failures if f.significant and f.attributes]
-    return sorted(found, key=lambda f: (-f.error_rate.value, f.slice))
+    named = [f for f in failures if f.significant and f.attributes]
+    return sorted(named, key=lambda f: (-f.error_rate.value, f.slice))
 
 
 def _allowed(
@@ -92,5 +92,5 @@ def _supplies(palette: AttributeDistribution, attributes: Mapping[str, str]) -> 
 
 
 def _names(prompt: PromptDraft, trial: Trial, vocabulary: Vocabulary) -> bool:
-    said = {**vocabulary.parse(prompt.text), **prompt.attributes}
-    return trial.attributes.items() <= said.items()
+    attributes = {**vocabulary.parse(prompt.text), **prompt.attributes}
+    return trial.attributes.items() <= attributes.items()

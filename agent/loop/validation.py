@@ -73,9 +73,9 @@ def validate(
     for number, prompt in enumerate(draft.prompts[:MAX_PROMPTS]):
         name = f"prompt {number + 1}"
         text = one_line(prompt.text)
-        found = _problems(prompt, text, vocabulary) + _foreign_adapters(prompt, adapters)
-        if found:
-            problems += [f"{name} ({quote(text, _QUOTED)}): {problem}" for problem in found]
+        faults = _problems(prompt, text, vocabulary) + _foreign_adapters(prompt, adapters)
+        if faults:
+            problems += [f"{name} ({quote(text, _QUOTED)}): {problem}" for problem in faults]
             continue
         spec = _spec(prompt, text, f"r{round_number:03d}p{number:02d}", vocabulary)
         if not unpullable:
@@ -88,10 +88,10 @@ def validate(
             warnings.append(f"{name} is drawn without adapters: the generator has none")
         weighed = tuple(sorted((spec.adapters or {}).items()))
         same = (spec.text, spec.class_name, spec.pull, weighed)
-        known = specs.get(same)
-        if known:
+        earlier = specs.get(same)
+        if earlier:
             n_merged += 1
-            spec = known.model_copy(update={"count": known.count + spec.count})
+            spec = earlier.model_copy(update={"count": earlier.count + spec.count})
         else:
             warnings += [
                 f"{name} {warning}: {quote(spec.text, _QUOTED)}"
@@ -172,27 +172,27 @@ def _check_slice(
 def _problems(prompt: PromptDraft, text: str, vocabulary: Vocabulary) -> list[str]:
     named = vocabulary.parse(text[:_MAX_TEXT])
     attributes = {**named, **prompt.attributes}
-    found = vocabulary.problems(attributes)
-    found += [
+    problems = vocabulary.problems(attributes)
+    problems += [
         f"its text says {key}={named[key]}, but its attributes say {key}={value}"
         for key, value in prompt.attributes.items()
         if named.get(key, value) != value and value in vocabulary.attributes[key]
     ]
     if len(text) > _MAX_TEXT or not (text or prompt.attributes):
-        found.append(f"the text must have 1 to {_MAX_TEXT} characters, it has {len(text)}")
+        problems.append(f"the text must have 1 to {_MAX_TEXT} characters, it has {len(text)}")
     if prompt.count < 1:
-        found.append(f"the count must be 1 or more, it is {_say_count(prompt.count)}")
+        problems.append(f"the count must be 1 or more, it is {_say_count(prompt.count)}")
     if prompt.count > MAX_COUNT:
-        found.append(f"the count must be at most {MAX_COUNT}, it is {_say_count(prompt.count)}")
+        problems.append(f"the count must be at most {MAX_COUNT}, it is {_say_count(prompt.count)}")
     if prompt.class_name is not None and prompt.class_name not in vocabulary.classes:
-        found.append(unknown("class", prompt.class_name[:_QUOTED], vocabulary.classes))
+        problems.append(unknown("class", prompt.class_name[:_QUOTED], vocabulary.classes))
     value = attributes.get(vocabulary.class_attribute or "")
     implied = vocabulary.class_of.get(value) if value else None
     if prompt.class_name is None and value is None and vocabulary.class_attribute:
-        found.append(f"it names no class; say one of {', '.join(vocabulary.classes)}")
+        problems.append(f"it names no class; say one of {', '.join(vocabulary.classes)}")
     if prompt.class_name in vocabulary.classes and implied and prompt.class_name != implied:
-        found.append(f"its words mean {implied!r}, but its class is {prompt.class_name!r}")
-    return found
+        problems.append(f"its words mean {implied!r}, but its class is {prompt.class_name!r}")
+    return problems
 
 
 def _foreign_adapters(prompt: PromptDraft, adapters: Collection[str]) -> list[str]:
@@ -208,20 +208,20 @@ def _say_count(count: int) -> str:
 def _warnings(
     spec: PromptSpec, vocabulary: Vocabulary, n_tokens: int, max_tokens: int
 ) -> list[str]:
-    found = []
+    warnings = []
     if n_tokens > max_tokens:
-        found.append(f"has {n_tokens} tokens; the generator reads only the first {max_tokens}")
+        warnings.append(f"has {n_tokens} tokens; the generator reads only the first {max_tokens}")
     foreign = vocabulary.foreign_words(spec.text)
     if foreign:
-        found.append(f"has words that the vocabulary has not: {_quoted_words(foreign)}")
-    said = vocabulary.parse(spec.text)
-    unsaid = [f"{key}={value}" for key, value in spec.attributes.items() if key not in said]
+        warnings.append(f"has words that the vocabulary has not: {_quoted_words(foreign)}")
+    named = vocabulary.parse(spec.text)
+    unnamed = [f"{key}={value}" for key, value in spec.attributes.items() if key not in named]
     key = vocabulary.class_attribute
-    if key and key not in said and key not in spec.attributes:
-        unsaid.append(f"the class {spec.class_name!r}")
-    if unsaid:
-        found.append(f"does not say {', '.join(unsaid)}, and the generator reads only the text")
-    return found
+    if key and key not in named and key not in spec.attributes:
+        unnamed.append(f"the class {spec.class_name!r}")
+    if unnamed:
+        warnings.append(f"does not say {', '.join(unnamed)}, and the generator reads only the text")
+    return warnings
 
 
 def _quoted_words(words: Sequence[str]) -> str:

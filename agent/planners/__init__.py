@@ -115,10 +115,10 @@ def build(spec: str) -> Planner:
     given = dict(part.split("=", 1) for part in parts if "=" in part)
     options = {key: yaml.safe_load(value) for key, value in given.items()}
     builder = load("agent.planners", name)
-    known = inspect.signature(builder).parameters
+    parameters = inspect.signature(builder).parameters
     for key in options:
-        if key not in known:
-            raise SettingsError(unknown(f"option of the planner {name}", key, known))
+        if key not in parameters:
+            raise SettingsError(unknown(f"option of the planner {name}", key, parameters))
     planner: Planner = builder(**options)
     return planner
 

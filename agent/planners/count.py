@@ -26,8 +26,8 @@ class Count:
     ) -> PlanDraft:
         """Return the draft of a round."""
         rng = random.Random(f"count {observation.seed} {observation.round}")
-        known = supported_slices(last_report(observation.rounds), distribution)
-        slices = {s.key: s.attributes for s in known} or plain_slices(distribution, vocabulary)
+        scores = supported_slices(last_report(observation.rounds), distribution)
+        slices = {s.key: s.attributes for s in scores} or plain_slices(distribution, vocabulary)
         made: Counter[str] = Counter()
         for past in observation.rounds:
             for prompt in past.plan.prompts if past.plan else ():
@@ -51,13 +51,13 @@ def plain_slices(
     distribution: AttributeDistribution, vocabulary: Vocabulary
 ) -> dict[str, dict[str, str]]:
     """Return the attribute values that the distribution has, as slices by their key."""
-    found = [
+    slices = [
         {name: value}
         for name, values in vocabulary.attributes.items()
         for value in values
         if any(row.attributes.get(name) == value for row in distribution.rows)
     ]
-    return {slice_key(attributes): attributes for attributes in found}
+    return {slice_key(attributes): attributes for attributes in slices}
 
 
 def _count(

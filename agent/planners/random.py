@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from agent.planners import AttributeDistribution, Observation, PlanDraft
-from agent.planners.uniform import cell_prompts, cells
+from agent.planners.uniform import cell_prompts, cells_of
 from prompts.vocabulary import Vocabulary
 
 
@@ -22,11 +22,11 @@ class Random:
     ) -> PlanDraft:
         """Return the draft of a round; it depends on the seed and the round's number alone."""
         rng = random.Random(f"random {observation.seed} {observation.round}")
-        found = cells(distribution, [next(iter(vocabulary.attributes))])
+        cells = cells_of(distribution, [next(iter(vocabulary.attributes))])
         # Normalised gamma variates are Dirichlet distributed.
-        shares = [rng.gammavariate(self._concentration, 1) + 1e-12 for _ in found]
+        shares = [rng.gammavariate(self._concentration, 1) + 1e-12 for _ in cells]
         prompts = cell_prompts(
-            shares, found, observation, distribution, vocabulary, rng, "random share"
+            shares, cells, observation, distribution, vocabulary, rng, "random share"
         )
         return PlanDraft(prompts=tuple(prompts), why="Shares drawn at random.")
 

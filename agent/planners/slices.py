@@ -100,16 +100,16 @@ def asked_for(past: Round, score: SliceScore) -> bool:
 
 def changes(rounds: Sequence[Round]) -> list[tuple[Round, SliceScore, SliceScore]]:
     """Return (round, score before, score after) of every slice a round used, oldest first."""
-    found = []
+    pairs = []
     for before, after in pairwise(rounds):
         if before.report and after.report:
             earlier = {score.key: score for score in before.report.slices}
-            found += [
+            pairs += [
                 (after, earlier[score.key], score)
                 for score in after.report.slices
                 if score.key in earlier and asked_for(after, score)
             ]
-    return found
+    return pairs
 
 
 def reward(before: SliceScore, after: SliceScore) -> float:

@@ -23,9 +23,9 @@ class Uniform:
     ) -> PlanDraft:
         """Return the draft of a round; it depends on the seed and the round's number alone."""
         rng = random.Random(f"uniform {observation.seed} {observation.round}")
-        found = cells(distribution, [next(iter(vocabulary.attributes))])
+        cells = cells_of(distribution, [next(iter(vocabulary.attributes))])
         prompts = cell_prompts(
-            [1.0] * len(found), found, observation, distribution, vocabulary, rng, "equal share"
+            [1.0] * len(cells), cells, observation, distribution, vocabulary, rng, "equal share"
         )
         first = next(iter(vocabulary.attributes))
         by_class = [] if vocabulary.class_attribute in (None, first) else ["class"]
@@ -33,31 +33,31 @@ class Uniform:
         return PlanDraft(prompts=tuple(prompts), why=why)
 
 
-def cells(
+def cells_of(
     distribution: AttributeDistribution, attributes: Sequence[str]
 ) -> list[tuple[dict[str, str], str]]:
     """Return the distinct (values of `attributes`, class) that the distribution has, sorted."""
-    found = {
+    cells = {
         (row.class_name, tuple((k, row.attributes[k]) for k in attributes if k in row.attributes))
         for row in distribution.rows
     }
-    return [(dict(items), class_name) for class_name, items in sorted(found)]
+    return [(dict(items), class_name) for class_name, items in sorted(cells)]
 
 
 def cell_prompts(
     shares: Sequence[float],
-    found: Sequence[tuple[dict[str, str], str]],
+    cells: Sequence[tuple[dict[str, str], str]],
     observation: Observation,
     distribution: AttributeDistribution,
     vocabulary: Vocabulary,
     rng: random.Random,
     why: str,
 ) -> list[PromptDraft]:
-    """Return prompts that give the cells, see `cells`, their shares of the images of a round."""
+    """Return prompts that give the cells, see `cells_of`, their shares of the images of a round."""
     counts = shares_to_counts(shares, observation.n_images)
     return [
         draft
-        for (attributes, class_name), count in zip(found, counts, strict=True)
+        for (attributes, class_name), count in zip(cells, counts, strict=True)
         for draft in draw_prompts(
             distribution.matching(attributes, class_name),
             count,

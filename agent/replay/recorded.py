@@ -24,8 +24,25 @@ from agent.loop.observer import Observer
 from agent.loop.state import E
 from agent.replay.recorded_journal import EndOfRecord, RecordedJournal
 from memory.errors import BrainError
+from memory.events import (
+    BatchEvent,
+    Event,
+    FailuresEvent,
+    FallbackEvent,
+    ForkedEvent,
+    GeneratorEvent,
+    HeadEvent,
+    ModelCallEvent,
+    OpeningEvent,
+    PlanEvent,
+    ReportEvent,
+    ResumedEvent,
+    ToolCallEvent,
+    ToolsEvent,
+    TrainingEvent,
+)
 from memory.items import Hit, MemoryItem
-from memory.journal import Event, head_of
+from memory.journal import head_of
 from memory.records import Batch, Failure, Plan, Report, Training
 from prompts.vocabulary import Vocabulary
 
@@ -40,13 +57,14 @@ class RecordedSession:
     def __init__(self, everything: Sequence[Event]) -> None:
         self.head = head_of(everything)
         self.journal = RecordedJournal(everything)
-        events = self.journal.recorded
         self._starts = [
-            (i, e) for i, e in enumerate(events) if "settings" in e and "interactive" in e
+            (place, event)
+            for place, event in enumerate(self.journal.recorded)
+            if isinstance(event, HeadEvent | ResumedEvent)
         ]
         self._settings: dict[int, Settings] = {}
 
-    def _start(self) -> tuple[int, Event]:
+    def _start(self) -> tuple[int, HeadEvent | ResumedEvent]:
         """Return the start or resumption that the next event belongs to."""
         return [start for start in self._starts if start[0] <= self.journal.next][-1]
 
@@ -55,19 +73,19 @@ class RecordedSession:
         """The settings of the start or resumption that the next event belongs to."""
         place, event = self._start()
         if place not in self._settings:
-            self._settings[place] = Settings.model_validate(event["settings"])
+            self._settings[place] = Settings.model_validate(event.settings)
         return self._settings[place]
 
     @property
     def interactive(self) -> bool:
         """Whether a person could be asked."""
-        return bool(self._start()[1]["interactive"])
+        return self._start()[1].interactive
 
     @property
     def name(self) -> str:
         """The name of the session that wrote the next event: before a fork, that of its source."""
-        forks = self.journal.events("forked")
-        return str((forks[-1] if forks else self.head)["session"])
+        forks = self.journal.events(ForkedEvent)
+        return forks[-1].session if forks else self.head.session
 
 
 @dataclass(frozen=True)
@@ -90,23 +108,20 @@ class RecordedEffects:
         self._session, self._journal = session, session.journal
         self.reworded: dict[str, tuple[str, str]] = {}
         self.target = RecordedTarget(
-            name=session.head["target"],
-            class_names=session.head["class_names"],
-            vocabulary=Vocabulary.model_validate(session.head["vocabulary"]),
+            name=session.head.target,
+            class_names=session.head.class_names,
+            vocabulary=Vocabulary.model_validate(session.head.vocabulary),
         )
-        self.templates: Mapping[str, str] = session.head["templates"]
-        plans = [e for e in self._journal.recorded if e["kind"] == "plan"]
-        self._n_tokens = {text: n for e in plans for text, n in e["n_tokens"].items()}
-        self._undrawn: dict[str, list[str]] = {
-            text: words for e in plans for text, words in e.get("undrawn", {}).items()
-        }
-        self.max_tokens = int(plans[0]["max_tokens"]) if plans else 0
+        self.templates: Mapping[str, str] = session.head.templates
+        plans = [e for e in self._journal.recorded if isinstance(e, PlanEvent)]
+        offered = [e for e in self._journal.recorded if isinstance(e, ToolsEvent)]
+        self._n_tokens = {text: n for e in plans for text, n in e.n_tokens.items()}
+        self._undrawn = {text: words for e in plans for text, words in e.undrawn.items()}
+        self.max_tokens = plans[0].max_tokens if plans else 0
         # As the tools were offered; "pull" is left out of them where it is not possible.
-        self.accepts_feedback = any(
-            '"pull"' in json.dumps(e["tools"])
-            for e in self._journal.recorded
-            if e["kind"] == "tools"
-        ) or any(prompt.get("pull") for e in plans for prompt in e["plan"]["prompts"])
+        self.accepts_feedback = any('"pull"' in json.dumps(e.tools) for e in offered) or any(
+            prompt.pull for e in plans for prompt in e.plan.prompts
+        )
 
     @property
     def observer(self) -> Observer:
@@ -117,11 +132,11 @@ class RecordedEffects:
 
     def word(self, tools: list[Json]) -> list[Json]:
         """Return the tools that were offered, where they differ in their texts alone."""
-        call = self._journal.upcoming("model_call")
-        event = self._journal.find(f"tools/{call['offer']}") if call else None
-        if event is None or _bare(list(event["tools"])) != _bare(tools):
+        call = self._journal.upcoming(ModelCallEvent)
+        event = self._journal.find(f"tools/{call.offer}", ToolsEvent) if call else None
+        if event is None or _bare(event.tools) != _bare(tools):
             return tools
-        recorded: list[Json] = list(event["tools"])
+        recorded = list(event.tools)
         for old, new in zip(recorded, tools, strict=True):
             if old != new:
                 name: str = new["function"]["name"]
@@ -130,7 +145,7 @@ class RecordedEffects:
 
     def count_tokens(self, text: str) -> int:
         """Return the tokens of a text that was planned; others were refused, and 0 stands."""
-        return int(self._n_tokens.get(text, 0))
+        return self._n_tokens.get(text, 0)
 
     def undrawn(self, text: str) -> Sequence[str]:
         """Return the words of a text that was planned which the generator could not draw."""
@@ -138,17 +153,17 @@ class RecordedEffects:
 
     def recall(self, round_number: int, query: str) -> tuple[Sequence[MemoryItem], Sequence[Hit]]:
         """Return what the memory gave at the start of the round."""
-        facts = self._journal.outcome(f"opening/{round_number}")["facts"]
+        facts = self._journal.outcome(f"opening/{round_number}", OpeningEvent).facts
         return _ITEMS.validate_python(facts["lessons"]), _HITS.validate_python(facts["similar"])
 
     def search(self, key: str, query: str, n: int) -> str:
         """Return what the memory gave for this call."""
-        return str(self._journal.outcome(key)["result"])
+        return self._journal.outcome(key, ToolCallEvent).result
 
     def expect(self, plan: Plan) -> Expectation:
         """Return what was expected of the plan."""
-        expectation = self._journal.outcome(f"plan/{plan.round}")["expectation"]
-        return Expectation.model_validate({**expectation, "seconds": None})
+        event = self._journal.outcome(f"plan/{plan.round}", PlanEvent)
+        return Expectation.model_validate({**event.expectation, "seconds": None})
 
     def nearest(self, plan: Plan) -> dict[str, str]:
         """Return nothing: who was asked about the plan has answered."""
@@ -167,29 +182,27 @@ class RecordedEffects:
 
     def load_generator(self) -> str:
         """Return the identity of the generator that drew."""
-        return str(self._journal.outcome("generator")["identity"])
+        return self._journal.outcome("generator", GeneratorEvent).identity
 
     def draw(self, plan: Plan) -> Batch:
         """Return what was drawn."""
-        return Batch.model_validate(self._journal.outcome(f"batch/{plan.round}")["batch"])
+        return self._journal.outcome(f"batch/{plan.round}", BatchEvent).batch
 
     def train(self, number: int) -> Training:
         """Return what was trained."""
-        return Training.model_validate(self._journal.outcome(f"training/{number}")["training"])
+        return self._journal.outcome(f"training/{number}", TrainingEvent).training
 
     def evaluate(self, training: Training) -> Report:
         """Return what was measured."""
-        return Report.model_validate(self._journal.outcome(f"report/{training.round}")["report"])
+        return self._journal.outcome(f"report/{training.round}", ReportEvent).report
 
     def inspect(self, number: int) -> tuple[Failure, ...]:
         """Return the failures that were found."""
-        event = self._journal.outcome(f"failures/{number}")
-        return tuple(Failure.model_validate(failure) for failure in event["failures"])
+        return self._journal.outcome(f"failures/{number}", FailuresEvent).failures
 
     def ask(self, request: ApprovalRequest, kind: type[E]) -> E:
         """Return the recorded answer: it was journaled before the loop went on."""
-        answer: E | None = self._journal.get(request.key, kind)
-        if answer is not None:
+        if answer := self._journal.get(request.key, kind):
             return answer
         if not self._journal.finished:
             self._journal.refuse("a question to the person")
@@ -208,17 +221,17 @@ class RecordedBrain:
     @property
     def mode(self) -> Mode:
         """How the tools of the next question were offered."""
-        call = self._journal.upcoming("model_call")
-        offered = self._journal.outcome(f"tools/{call['offer']}") if call else None
-        return "json" if offered and offered["mode"] == "json" else "native"
+        call = self._journal.upcoming(ModelCallEvent)
+        event = self._journal.outcome(f"tools/{call.offer}", ToolsEvent) if call else None
+        return "json" if event and event.mode == "json" else "native"
 
     def decide(self, turn: Turn) -> AIMessage:
         """Return the recorded answer; raises Divergence when another question was asked."""
-        if not self._stands_in:
-            fallback = self._journal.find(f"fallback/{turn.round}/{turn.number}")
-            if fallback:
-                raise BrainError(fallback["reason"])
-        return answer_of(self._journal.outcome(f"model_call/{turn.round}/{turn.number}"))
+        key = f"{turn.round}/{turn.number}"
+        fallback = self._journal.find(f"fallback/{key}", FallbackEvent)
+        if fallback and not self._stands_in:
+            raise BrainError(fallback.reason)
+        return answer_of(self._journal.outcome(f"model_call/{key}", ModelCallEvent))
 
 
 def _bare(schema: Any) -> Any:

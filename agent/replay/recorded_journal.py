@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn, TypeVar, cast, overload
+from typing import Any, NoReturn, TypeVar
 
 from memory.events import (
     BatchEvent,
@@ -35,20 +35,20 @@ from memory.events import (
 from memory.journal import RoundFold, standing
 from memory.records import Round
 
+E = TypeVar("E", bound=Event)
+
+# What is written before the outcome that it leads to.
+_ON_THE_WAY = (ToolsEvent, StageEvent, FallbackEvent, GeneratorEvent, WishesShownEvent)
 # What the graph of a round writes; all else comes from outside of it and is taken as it is.
-GRAPH_EVENTS = (
+_OF_GRAPH = (
+    *_ON_THE_WAY,
     OpeningEvent,
-    ToolsEvent,
-    FallbackEvent,
     ModelCallEvent,
     ToolCallEvent,
     IllegalCallEvent,
-    WishesShownEvent,
     ProposedEvent,
     SteeredEvent,
     PlanEvent,
-    GeneratorEvent,
-    StageEvent,
     BatchEvent,
     TrainingEvent,
     ReportEvent,
@@ -58,10 +58,6 @@ GRAPH_EVENTS = (
     LessonEvent,
     RoundDoneEvent,
 )
-# What is written before the outcome that it leads to.
-_ON_THE_WAY = (ToolsEvent, StageEvent, FallbackEvent, GeneratorEvent, WishesShownEvent)
-
-E = TypeVar("E", bound=Event)
 
 
 class Divergence(Exception):
@@ -92,13 +88,14 @@ class RecordedJournal:
         self.recorded = events = standing(everything)
         line_of = {id(event): n for n, event in enumerate(everything, 1)}
         self._lines = [line_of[id(event)] for event in events]
-        self._place = {event.key: i for i, event in enumerate(events) if event.key is not None}
+        self._place = {e.key: i for i, e in enumerate(events) if e.key is not None}
         self._unkeyed: dict[str, list[int]] = defaultdict(list)
         for i, event in enumerate(events):
             if event.key is None:
                 self._unkeyed[event.kind].append(i)
-        self._known = [False] * len(events)
-        self._shown: list[Event] = []
+        self._written = [False] * len(events)
+        # What has been written again so far.
+        self.shown: list[Event] = []
         self._by_key: dict[str, Event] = {}
         self._fold = RoundFold()
         undone = [i for i, event in enumerate(events) if isinstance(event, UndoneEvent)]
@@ -119,46 +116,37 @@ class RecordedJournal:
     def append(self, event: E, /) -> E:
         """Return the recorded event; raises Divergence when it is another one."""
         if event.key is not None and event.key in self._by_key:
-            return cast(E, self._by_key[event.key])
-        place = self._find(event)
+            return _of(type(event), self._by_key[event.key])
+        if event.key is not None:
+            place = self._place.get(event.key)
+        else:
+            unkeyed = self._unkeyed[event.kind]
+            place = next((i for i in unkeyed if not self._written[i]), None)
         if place is None:
-            self._diverge(event)
+            self._diverge(event.kind, event.key, event)
         recorded = self.recorded[place]
-        if found := difference(_compared(recorded), _compared(event)):
-            raise Divergence(self._lines[place], recorded, *found)
+        changed = difference(_content(recorded), _content(event))
+        if changed is not None:
+            raise Divergence(self._lines[place], recorded, *changed)
         self._show(place)
         self._go_on()
-        return cast(E, recorded)
+        return _of(type(event), recorded)
 
-    @overload
-    def events(self, *, undone: bool = False, since: int | None = None) -> list[Event]: ...
-
-    @overload
-    def events(
-        self, *kinds: type[E], undone: bool = False, since: int | None = None
-    ) -> list[E]: ...
-
-    def events(
-        self, *kinds: type[Event], undone: bool = False, since: int | None = None
-    ) -> Sequence[Event]:
+    def events(self, *kinds: type[E], undone: bool = False, since: int | None = None) -> list[E]:
         """Return the events so far, as `Journal.events` does."""
-        events = self._everything[: self._n_written()] if undone else self._shown
-        return [
-            event
-            for event in events
-            if isinstance(event, kinds or Event)
-            and (since is None or (event.round_number or 0) >= since)
-        ]
+        events = self._everything[: self._n_written()] if undone else self.shown
+        of_kinds = [event for event in events if isinstance(event, kinds)]
+        return [e for e in of_kinds if since is None or (e.round_number or 0) >= since]
 
     def count(self, kind: type[Event], /) -> int:
         """Return how many events so far are of a kind."""
-        return sum(isinstance(event, kind) for event in self._shown)
+        return sum(isinstance(event, kind) for event in self.shown)
 
     def of_rounds(self, *numbers: int) -> list[Event]:
         """Return the events so far of some rounds."""
-        return [event for event in self._shown if event.round_number in numbers]
+        return [event for event in self.shown if event.round_number in numbers]
 
-    def appended(self, n_known: int) -> list[Event]:
+    def appended(self, n_known: int, /) -> list[Event]:
         """Return the events so far but for the first ones, undone ones among them."""
         return list(self._everything[n_known : self._n_written()])
 
@@ -169,23 +157,21 @@ class RecordedJournal:
     def get(self, key: str, kind: type[E], /) -> E | None:
         """Return an event of those so far."""
         event = self._by_key.get(key)
-        assert event is None or isinstance(event, kind)  # keys begin with the kind
-        return event
+        return None if event is None else _of(kind, event)
 
     def rounds(self, last: int | None = None) -> list[Round]:
         """Return the rounds so far, or the last few of them."""
         rounds = self._fold.rounds()
         return rounds if last is None else rounds[-last:]
 
-    def round(self, number: int) -> Round | None:
+    def round(self, number: int, /) -> Round | None:
         """Return one of the rounds so far, or None."""
         return next((r for r in reversed(self._fold.rounds()) if r.number == number), None)
 
     def find(self, key: str, kind: type[E]) -> E | None:
         """Return the recorded event with this key, written again or not."""
-        event = self.recorded[self._place[key]] if key in self._place else None
-        assert event is None or isinstance(event, kind)  # keys begin with the kind
-        return event
+        place = self._place.get(key)
+        return None if place is None else _of(kind, self.recorded[place])
 
     def outcome(self, key: str, kind: type[E]) -> E:
         """Return what came from outside under this key, before it is written again.
@@ -194,25 +180,24 @@ class RecordedJournal:
         """
         if event := self.find(key, kind):
             return event
-        if all(isinstance(event, _ON_THE_WAY) for event in self._left()):
+        if all(isinstance(e, _ON_THE_WAY) for e in self._left()):
             raise EndOfRecord
-        self.refuse(key)
+        self._diverge(key.partition("/")[0], key)
 
-    def offer(self) -> ToolsEvent | None:
-        """Return the tools that the next question, if there is one, was asked with."""
-        calls = (event for event in self._left() if isinstance(event, ModelCallEvent))
-        call = next(calls, None)
-        return self.find(f"tools/{call.offer}", ToolsEvent) if call else None
+    def upcoming(self, kind: type[E]) -> E | None:
+        """Return the next event of a kind that has not been written again, or None."""
+        return next((event for event in self._left() if isinstance(event, kind)), None)
 
     def _left(self) -> Iterator[Event]:
         """Yield the events that have not been written again."""
-        places = range(self._next, len(self.recorded))
-        return (self.recorded[place] for place in places if not self._known[place])
+        for place in range(self._next, len(self.recorded)):
+            if not self._written[place]:
+                yield self.recorded[place]
 
     def skip_to(self, key: str) -> None:
         """Show all up to the event with this key as if it had been written again."""
         while self._next <= self._place[key]:
-            if not self._known[self._next]:
+            if not self._written[self._next]:
                 self._show(self._next)
             self._next += 1
 
@@ -222,28 +207,23 @@ class RecordedJournal:
         name = expected.key or expected.kind
         raise Divergence(self._lines[self._next], expected, "kind", name, replayed)
 
-    def _find(self, event: Event) -> int | None:
-        if event.key is not None:
-            return self._place.get(event.key)
-        return next((i for i in self._unkeyed[event.kind] if not self._known[i]), None)
-
-    def _diverge(self, event: Event) -> NoReturn:
+    def _diverge(self, kind: str, key: str | None, event: Event | None = None) -> NoReturn:
         """Raise what is due when the program does what the journal does not hold."""
         if self.finished:
             raise EndOfRecord
         expected = self.recorded[self._next]
-        if event.kind == expected.kind:
-            found = difference(_compared(expected), _compared(event))
-            if found:
-                raise Divergence(self._lines[self._next], expected, *found)
-        self.refuse(event.kind)
+        if event is not None and kind == expected.kind:
+            changed = difference(_content(expected), _content(event))
+            if changed is not None:
+                raise Divergence(self._lines[self._next], expected, *changed)
+        self.refuse(key or kind)
 
     def _go_on(self) -> None:
         """Show what came from outside since the last event, and what a crash made twice."""
         while self._next < len(self.recorded):
             event = self.recorded[self._next]
-            if not self._known[self._next]:
-                is_due = isinstance(event, GRAPH_EVENTS) and not self._is_left_over(self._next)
+            if not self._written[self._next]:
+                is_due = isinstance(event, _OF_GRAPH) and not self._is_left_over(self._next)
                 if is_due and not self._is_repeated(event):
                     return
                 self._show(self._next)
@@ -252,29 +232,36 @@ class RecordedJournal:
     def _is_left_over(self, place: int) -> bool:
         """Tell whether an event of no round was written in rounds that were taken back later.
 
-        The rounds that are made instead write it again, or do not need it; what a person said
+        The rounds that are made instead write it again, or do not need it; what a person entered
         behind it counts before that.
         """
         return place < self._n_before_undone and self.recorded[place].round_number is None
 
     def _is_repeated(self, event: Event) -> bool:
-        """Tell whether an event without a key was written again after a resumption."""
+        """Tell whether an event without a key was written again after a resumption.
+
+        One that a stop has cut off from its round's opening is taken as it is, too.
+        """
         if event.key is not None:
             return False
-        places = reversed(range(len(self._shown)))
-        resumed = next((i for i in places if isinstance(self._shown[i], ResumedEvent)), None)
-        return resumed is not None and any(
-            earlier.kind == event.kind and _compared(earlier) == _compared(event)
-            for earlier in self._shown[:resumed]
-        )
+        if isinstance(event, WishesShownEvent) and f"opening/{event.round}" not in self._by_key:
+            return True
+        resumed = [i for i, e in enumerate(self.shown) if isinstance(e, ResumedEvent)]
+        earlier = self.shown[: resumed[-1]] if resumed else []
+        return any(e.kind == event.kind and _content(e) == _content(event) for e in earlier)
 
     def _show(self, place: int) -> None:
         event = self.recorded[place]
-        self._known[place] = True
-        self._shown.append(event)
+        self._written[place] = True
+        self.shown.append(event)
         if event.key is not None:
             self._by_key[event.key] = event
         self._fold.add(event)
+
+
+def _of(kind: type[E], event: Event) -> E:
+    assert isinstance(event, kind)  # keys begin with the kind
+    return event
 
 
 def difference(recorded: Any, replayed: Any, where: str = "") -> tuple[str, str, str] | None:
@@ -286,13 +273,13 @@ def difference(recorded: Any, replayed: Any, where: str = "") -> tuple[str, str,
             inner = f"{where}.{name}" if where else str(name)
             if name not in recorded or name not in replayed:
                 return inner, _say(recorded.get(name)), _say(replayed.get(name))
-            if found := difference(recorded[name], replayed[name], inner):
-                return found
+            if inner_difference := difference(recorded[name], replayed[name], inner):
+                return inner_difference
         return None
     if isinstance(recorded, list) and isinstance(replayed, list):
         for i, (old, new) in enumerate(zip(recorded, replayed, strict=False)):
-            if found := difference(old, new, f"{where}[{i}]"):
-                return found
+            if inner_difference := difference(old, new, f"{where}[{i}]"):
+                return inner_difference
         if len(recorded) != len(replayed):
             i = min(len(recorded), len(replayed))
             return f"{where}[{i}]", _say(recorded[i:]), _say(replayed[i:])
@@ -302,9 +289,11 @@ def difference(recorded: Any, replayed: Any, where: str = "") -> tuple[str, str,
     return None
 
 
-def _compared(event: Event) -> dict[str, Any]:
-    """Return what of an event must be the same in every run."""
-    return {name: value for name, value in event.content().items() if name != "seconds"}
+def _content(event: Event) -> dict[str, Any]:
+    """Return what an event says, but for what differs from run to run."""
+    content: dict[str, Any] = json.loads(json.dumps(event.content()))
+    content.pop("seconds", None)
+    return content
 
 
 def _say(value: Any) -> str:

@@ -76,24 +76,24 @@ def verify(path: Path, progress: Callable[[int], None] = lambda round_number: No
     ended = True
     try:
         _run(session, effects, progress)
-    except Divergence as found:
+    except Divergence as divergence:
         findings.append(
             Finding(
-                f"{path.name}, line {found.line}",
-                f"{_name(found.event)}: {found.where} differs",
-                found.recorded,
-                found.replayed,
+                f"{path.name}, line {divergence.line}",
+                f"{_name(divergence.event)}: {divergence.where} differs",
+                divergence.recorded,
+                divergence.replayed,
             )
         )
     except EndOfRecord:
         ended = False
-    done = session.journal.events()
-    calls = session.journal.events(ModelCallEvent)
+    done = session.journal.shown
+    calls = [e for e in done if isinstance(e, ModelCallEvent)]
     return Verification(
         session=session.name,
-        n_rounds=session.journal.count(RoundDoneEvent),
-        n_messages=sum(len(event.messages) + 1 for event in calls),
-        n_calls=sum(isinstance(event, ToolCallEvent | IllegalCallEvent) for event in done),
+        n_rounds=sum(isinstance(e, RoundDoneEvent) for e in done),
+        n_messages=sum(len(e.messages) + 1 for e in calls),
+        n_calls=sum(isinstance(e, ToolCallEvent | IllegalCallEvent) for e in done),
         n_events=len(done),
         ended=ended,
         torn=not path.read_bytes().endswith(b"\n"),
