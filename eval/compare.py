@@ -24,6 +24,7 @@ Floats = NDArray[np.float64]
 N_WORST = 5
 REFERENCE, ORACLE = "uniform", "oracle"
 FIGURES = ("average", "balanced", "worst_slice", "worst_five")
+_ALL_FIGURES = (*FIGURES, "sound_five")
 
 
 class Score(Record):
@@ -125,18 +126,12 @@ def contrast(scores: Sequence[Score], pairs: Sequence[tuple[str, str]]) -> list[
     """Return the paired differences of pairs of arms, of those that have a seed in common."""
     arms = {name for pair in pairs for name in pair}
     curves = {arm: _curves([s for s in scores if s.arm == arm]) for arm in arms}
-    found = []
-    for arm, other in pairs:
-        seeds = sorted(curves[arm].keys() & curves[other].keys())
-        lasts = [(curves[arm][seed][-1], curves[other][seed][-1]) for seed in seeds]
-        differences = {
-            name: mean_interval([getattr(one, name) - getattr(two, name) for one, two in lasts])
-            for name in (*FIGURES, "sound_five")
-            if lasts
-        }
-        if differences:
-            found.append(Contrast(arm=arm, other=other, differences=differences))
-    return found
+    differences = {pair: _differences(*(curves[arm] for arm in pair)) for pair in pairs}
+    return [
+        Contrast(arm=arm, other=other, differences=figures)
+        for (arm, other), figures in differences.items()
+        if figures
+    ]
 
 
 def mean_curve(scores: Sequence[Score], figure: str) -> dict[int, Estimate]:
@@ -170,30 +165,25 @@ def images_to_reach(images: Sequence[float], values: Sequence[float], goal: floa
 
 def to_csv(summaries: Sequence[Summary]) -> str:
     """Return a table with a row per arm; figures that do not exist are empty."""
-    out = io.StringIO()
-    named = [
-        *FIGURES,
-        "sound_five",
-        *(f"{figure}_vs_uniform" for figure in (*FIGURES, "sound_five")),
-        "area",
-        "gap_closed",
-    ]
-    columns = [f"{name}{part}" for name in named for part in ("", "_low", "_high")]
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["arm", "seeds", "images", "images_to_match", *columns])
+    rows = []
     for s in summaries:
-        match = "" if s.images_to_match is None else f"{s.images_to_match:.0f}"
-        row = [s.arm, str(s.n_seeds), str(s.n_images), match]
-        found: dict[str, Estimate | None] = {
-            **s.figures,
-            **{f"{figure}_vs_uniform": value for figure, value in s.differences.items()},
+        row: dict[str, str | int] = {"arm": s.arm, "seeds": s.n_seeds, "images": s.n_images}
+        row["images_to_match"] = "" if s.images_to_match is None else f"{s.images_to_match:.0f}"
+        estimates: dict[str, Estimate | None] = {
+            **{name: s.figures.get(name) for name in _ALL_FIGURES},
+            **{f"{name}_vs_uniform": s.differences.get(name) for name in _ALL_FIGURES},
             "area": s.area,
             "gap_closed": s.gap_closed,
         }
-        for name in named:
-            value = found.get(name)
-            row += [f"{v:.4f}" for v in (value.value, value.low, value.high)] if value else [""] * 3
-        writer.writerow(row)
+        for name, e in estimates.items():
+            parts = (e.value, e.low, e.high) if e else ()
+            cells = [f"{part:.4f}" for part in parts] or [""] * 3
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), cells, strict=True))
+        rows.append(row)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, rows[0] if rows else ["arm"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return out.getvalue()
 
 
@@ -203,16 +193,8 @@ _Curves = Mapping[int, Sequence[Score]]
 def _summary(arm: str, curves: Mapping[str, _Curves]) -> Summary:
     mine, uniform = curves[arm], curves.get(REFERENCE, {})
     oracle = curves.get(ORACLE, {})
-    names = (*FIGURES, "sound_five")
     lasts = {seed: curve[-1] for seed, curve in mine.items()}
     paired = [seed for seed in mine if seed in uniform and arm != REFERENCE]
-    differences = {
-        name: mean_interval(
-            [getattr(lasts[s], name) - getattr(uniform[s][-1], name) for s in paired]
-        )
-        for name in names
-        if paired
-    }
     is_curve = all(len(curve) > 1 for curve in mine.values())
     match, match_interval = _images_to_match(mine, uniform) if is_curve else (None, None)
     closed = None
@@ -227,13 +209,25 @@ def _summary(arm: str, curves: Mapping[str, _Curves]) -> Summary:
         arm=arm,
         n_seeds=len(mine),
         n_images=next(iter(lasts.values())).n_images,
-        figures={name: mean_interval([getattr(s, name) for s in lasts.values()]) for name in names},
-        differences=differences,
+        figures={
+            name: mean_interval([getattr(s, name) for s in lasts.values()]) for name in _ALL_FIGURES
+        },
+        differences=_differences(mine, uniform) if arm != REFERENCE else {},
         area=mean_interval([area(curve) for curve in mine.values()]) if is_curve else None,
         images_to_match=match,
         match_interval=match_interval,
         gap_closed=closed,
     )
+
+
+def _differences(one: _Curves, other: _Curves) -> dict[str, Estimate]:
+    """Return the paired differences of two arms after the last round; {} without a common seed."""
+    lasts = [(one[seed][-1], other[seed][-1]) for seed in one if seed in other]
+    return {
+        name: mean_interval([getattr(a, name) - getattr(b, name) for a, b in lasts])
+        for name in _ALL_FIGURES
+        if lasts
+    }
 
 
 def _images_to_match(mine: _Curves, uniform: _Curves) -> tuple[float | None, Estimate | None]:

@@ -18,7 +18,7 @@ from scipy.stats import false_discovery_control, hypergeom
 from scipy.stats import t as student
 
 from eval.metrics import accuracy, auroc, balanced_accuracy, wilson
-from memory.errors import DataError, unknown
+from memory.errors import DataError
 from memory.records import Estimate, Failure, Report, SliceScore, digest, slice_key
 
 Attributes = Sequence[Mapping[str, str]]
@@ -50,16 +50,6 @@ def slice_table(attributes: Attributes, by: Sequence[tuple[str, ...]], n_min: in
         for key, indices in members.items()
         if len(indices) >= n_min
     }
-
-
-def select(table: SliceTable, key: str) -> Indices:
-    """Return the members of one slice; raises DataError when it is empty or too small."""
-    if key not in table:
-        raise DataError(
-            f"The slice {key!r} has no photographs, or too few to measure. "
-            + unknown("slice", key, table)
-        )
-    return table[key]
 
 
 def score_slices(

@@ -10,7 +10,6 @@ from eval.slices import (
     build_report,
     find_failures,
     score_slices,
-    select,
     slice_table,
     worst,
 )
@@ -55,15 +54,6 @@ def test_slices_hold_the_photographs_that_share_values() -> None:
     assert list(slice_table(ATTRIBUTES, [("light", "wafer"), ("wafer", "light")], 2)) == [
         "light=dark wafer=poly"
     ]
-
-
-def test_an_empty_slice_is_an_error_that_names_the_near_ones() -> None:
-    table = slice_table(ATTRIBUTES, BY, n_min=1)
-    assert select(table, "wafer=poly").tolist() == [1, 2, 3]
-    with pytest.raises(DataError, match=r"'wafer=pol'.*Did you mean 'wafer=poly'"):
-        select(table, "wafer=pol")
-    with pytest.raises(DataError, match=r"no photographs.*Known: none"):
-        select({}, "wafer=poly")
 
 
 def test_scores_carry_counts_and_attributes() -> None:
