@@ -34,9 +34,15 @@ N_ITERATIONS = 40
 
 
 def look_alike(embeddings: Floats, n_min: int) -> list[Indices]:
-    """Return groups of at least `n_min` images that look alike, sorted rows, none twice.
+    """Return groups of images that look alike, at every scale.
 
-    embeddings: (n, d). Groups of one whitening and those of the other overlap.
+    Args:
+        embeddings: (n, d).
+        n_min: images that a group needs.
+
+    Returns:
+        Sorted row indices of each group, none twice. Groups of one whitening and those of the other
+        overlap.
     """
     groups = {
         group.tobytes(): group
@@ -47,9 +53,15 @@ def look_alike(embeddings: Floats, n_min: int) -> list[Indices]:
 
 
 def tree_groups(points: Floats, n_min: int) -> list[Indices]:
-    """Return the nodes of Ward's tree with `n_min` points that do not join two such, sorted rows.
+    """Return the nodes of Ward's tree with `n_min` points that do not join two such nodes.
 
-    points: (n, d). Smaller parts of a group come before it. None for fewer than `n_min` points.
+    Args:
+        points: (n, d).
+        n_min: points that a group needs.
+
+    Returns:
+        Sorted row indices of each group, parts before the groups that contain them; none for fewer
+        than `n_min` points.
     """
     if len(points) < max(2, n_min):
         return []
@@ -69,17 +81,26 @@ def tree_groups(points: Floats, n_min: int) -> list[Indices]:
 def side_by_side(embeddings: Sequence[Floats]) -> Floats:
     """Return several embeddings of the same images as one, each with the same total variance.
 
-    embeddings: (n, d) each; returned are their half-whitened principal components, at most
-    `N_DIMENSIONS` of each.
+    Args:
+        embeddings: (n, d) each.
+
+    Returns:
+        Their half-whitened principal components, at most `N_DIMENSIONS` of each, (n, d_all).
     """
     parts = [principal_components(part, N_DIMENSIONS, 0.5) for part in embeddings]
     return np.concatenate([part / np.sqrt((part**2).sum(1).mean() + 1e-12) for part in parts], 1)
 
 
 def principal_components(embeddings: Floats, n: int, whitening: float = 1.0) -> Floats:
-    """Return the leading `n` principal components of standardised embeddings, (n_images, <= n).
+    """Return the leading principal components of standardised embeddings.
 
-    whitening: 0 leaves the components their spread, 1 gives all the same.
+    Args:
+        embeddings: (n_images, d).
+        n: number of components.
+        whitening: 0 keeps the variances of the components, 1 makes them equal.
+
+    Returns:
+        (n_images, at most n).
     """
     standard = (embeddings - embeddings.mean(0)) / (embeddings.std(0) + 1e-6)
     u, spread, _ = np.linalg.svd(standard, full_matrices=False)
@@ -92,8 +113,12 @@ def principal_components(embeddings: Floats, n: int, whitening: float = 1.0) -> 
 class Mixture(NamedTuple):
     """A mixture of diagonal Gaussians over projected embeddings.
 
-    centre: (d,), of the embeddings; projection: (d, k); log_weights: (s,); means and variances:
-    (s, k).
+    Attributes:
+        centre: of the embeddings, (d,).
+        projection: (d, k).
+        log_weights: (s,).
+        means: (s, k).
+        variances: (s, k).
     """
 
     centre: Floats
@@ -116,13 +141,20 @@ def fit_mixture(
     seed: int = 0,
     n_components: int = N_COMPONENTS,
 ) -> Mixture:
-    """Fit components that agree in how images look and in what the model makes of them.
+    """Fit components whose images are alike in appearance and in the outcome of the model.
 
     Expectation maximisation of sum_i log sum_s P(s) N(z_i; mu_s, S_s) P(outcomes_i | s) with
-    diagonal S_s (Domino), begun within the cells of equal outcomes. Outcomes as in `Evaluated`; a
-    column of scores is normal within a component. Other than in the paper, z are not the axes along
-    which images vary most but, of whitened embeddings, those along which failures vary most. The
-    same arguments give the same mixture.
+    diagonal S_s (Domino: Eyuboglu et al. 2022), initialised within the cells of equal outcomes.
+    Unlike in the paper, z are not the axes along which images vary most but, of whitened
+    embeddings, those along which failures vary most. The same arguments give the same mixture.
+
+    Args:
+        embeddings: (n, d).
+        outcomes: as in `eval.candidates.Evaluated`; a column of scores is normal within a
+            component.
+        errors: 0..1, (n,).
+        seed: of the initialisation.
+        n_components: most components.
     """
     rng = np.random.default_rng(seed)
     centre, projection = contrast(embeddings, errors)

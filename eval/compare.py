@@ -28,17 +28,24 @@ _ALL_FIGURES = (*FIGURES, "sound_five")
 
 
 class Score(Record):
-    """What one arm reached with one seed after one round, on the sealed test split.
+    """Figures of one arm with one seed after one round, on the sealed test split.
 
-    average: the first figure of the report (accuracy, mIoU, ...); balanced: balanced accuracy, or
-    the mean over the slices where there are no image classes; worst_five: mean of the five lowest
-    slices; sound_five: the same over slices outside of the broken prompt cells.
+    Attributes:
+        arm: its name.
+        seed: its seed.
+        round: number of the round.
+        n_images: made so far, rejected ones included.
+        average: the first metric of the report (accuracy, mIoU, ...).
+        balanced: balanced accuracy, or the mean over the slices where there are no image classes.
+        worst_slice: the lowest slice.
+        worst_five: mean of the five lowest slices.
+        sound_five: the same over slices outside of the broken prompt cells.
     """
 
     arm: str
     seed: int
     round: int = Field(ge=1)
-    n_images: int = Field(ge=0, description="made so far, rejected ones included")
+    n_images: int = Field(ge=0)
     average: float
     balanced: float
     worst_slice: float
@@ -47,19 +54,27 @@ class Score(Record):
 
 
 class Summary(Record):
-    """One arm over all seeds, after its last round; differences are to uniform, paired.
+    """One arm over all seeds, after its last round.
 
-    area: mean of the worst-five score over the images; images_to_match: images after which the
-    mean curve reaches uniform's final worst-five score, None if it never does; match_interval: of
-    that number, None where it is unbounded; gap_closed: share of the way from uniform to the oracle
-    on the worst five, None where the oracle is not better beyond chance.
+    Attributes:
+        arm: its name.
+        n_seeds: seeds that have all rounds.
+        n_images: made by the last round.
+        figures: means over the seeds.
+        differences: to uniform, paired by seed; none for uniform and without it.
+        area: mean of the worst-five score over the images; None for a single round.
+        images_to_match: images after which the mean curve reaches uniform's final worst-five score,
+            None if it never does.
+        match_interval: of that number, None where it is unbounded.
+        gap_closed: share of the way from uniform to the oracle on the worst five, None where the
+            oracle is not better beyond chance.
     """
 
     arm: str
     n_seeds: int
     n_images: int
     figures: dict[str, Estimate]
-    differences: dict[str, Estimate] = Field(description="none for uniform and without it")
+    differences: dict[str, Estimate]
     area: Estimate | None
     images_to_match: float | None
     match_interval: Estimate | None

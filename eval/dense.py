@@ -31,10 +31,18 @@ _BINS_PER_DEG = 20
 
 
 def confusions(truth: NDArray[np.uint8], predictions: NDArray[np.uint8], n_classes: int) -> Counts:
-    """Count the known pixels of each image by class, (n, true, predicted).
+    """Count the known pixels of each image by true and predicted class.
 
-    truth, predictions: class ids below `n_classes`, (n, h, w); VOID in the truth is left out.
-    Raises DataError for unequal shapes and other ids.
+    Args:
+        truth: class ids below `n_classes`, (n, h, w); pixels of VOID are ignored.
+        predictions: class ids, (n, h, w).
+        n_classes: number of classes.
+
+    Returns:
+        Numbers of pixels, (n, true, predicted).
+
+    Raises:
+        DataError: for unequal shapes and other ids.
     """
     _check_shapes(truth, predictions)
     valid = truth != VOID
@@ -48,9 +56,13 @@ def confusions(truth: NDArray[np.uint8], predictions: NDArray[np.uint8], n_class
 
 
 def class_ious(confusion: NDArray[Any]) -> Floats:
-    """Return intersection over union of each class, (..., n_classes), NaN where none is true.
+    """Return the intersection over union of each class.
 
-    confusion: numbers of pixels, (..., true, predicted).
+    Args:
+        confusion: numbers of pixels, (..., true, predicted).
+
+    Returns:
+        (..., n_classes), NaN for classes without a true pixel.
     """
     right = np.diagonal(confusion, axis1=-2, axis2=-1)
     true, predicted = confusion.sum(-1), confusion.sum(-2)
@@ -96,11 +108,18 @@ def segmentation_metrics(confusion: Counts, class_names: Sequence[str]) -> dict[
 
 
 def depth_sums(truth: NDArray[np.float32], predictions: NDArray[np.float32]) -> Floats:
-    """Add up the errors of each image, (n, 4): pixels, within `DELTA`, relative, squared.
+    """Sum up the depth errors of each image.
 
-    truth, predictions: metres, (n, h, w); truth that is not a number above 0 is unknown. Relative
-    errors are |predicted - true| / true, squared ones in square metres. Raises DataError for
-    unequal shapes and predictions that are not finite.
+    Args:
+        truth: metres, (n, h, w); values that are not finite and above 0 are unknown.
+        predictions: metres, (n, h, w).
+
+    Returns:
+        (n, 4): known pixels, pixels within a factor of `DELTA`, sum of |predicted - true| / true,
+        and sum of squared errors in square metres.
+
+    Raises:
+        DataError: for unequal shapes and predictions that are not finite.
     """
     _check_shapes(truth, predictions)
     valid = np.isfinite(truth) & (truth > 0)
@@ -126,10 +145,17 @@ def depth_metrics(sums: Floats) -> dict[str, Estimate]:
 
 
 def angle_counts(truth: NDArray[np.float32], predictions: NDArray[np.float32]) -> Floats:
-    """Count the pixels of each image by their angle in steps of 0.05 degrees, (n, 3601).
+    """Count the pixels of each image by their angular error, in bins of 0.05 degrees.
 
-    truth, predictions: vectors, (n, 3, h, w); truth that is not finite is unknown. The last column
-    is the sum of the angles in degrees. Raises DataError as `depth_sums` does.
+    Args:
+        truth: normals, (n, 3, h, w); vectors that are not finite are unknown.
+        predictions: normals, (n, 3, h, w).
+
+    Returns:
+        (n, 3601): the bins, and the sum of the angles in degrees as the last column.
+
+    Raises:
+        DataError: for unequal shapes and predictions that are not finite.
     """
     _check_shapes(truth, predictions)
     n_bins = 180 * _BINS_PER_DEG

@@ -24,11 +24,18 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
 
 
 def vendi(vectors: ArrayLike) -> float:
-    """Return the effective number of different vectors (Friedman and Dieng 2023, TMLR).
+    """Return the Vendi score, the effective number of different vectors (Friedman and Dieng 2023).
 
-    vectors: (n, dimension), none of them zero, of any length. The score is exp(entropy) of the
-    eigenvalues of K / n, where K holds the cosines of all pairs: 1 if all point the same way, n
-    if all are orthogonal, 0 without vectors. Raises ValueError for a zero vector.
+    It is exp(entropy) of the eigenvalues of K / n, where K holds the cosines of all pairs.
+
+    Args:
+        vectors: (n, d), of any length above 0.
+
+    Returns:
+        1 if all have the same direction, n if all are orthogonal, 0 without vectors.
+
+    Raises:
+        ValueError: for a zero vector.
     """
     rows = np.asarray(vectors, dtype=np.float64)
     if len(rows) == 0:

@@ -32,12 +32,19 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 def montage(
     images: NDArray[np.uint8], captions: Sequence[str] | None, columns: int, scale: int = 2
 ) -> Image.Image:
-    """Lay images out in rows of `columns` tiles, each with its caption below.
+    """Lay images out in rows of tiles, each with its caption below.
 
-    images: uint8, (n, c, h, w) with c = 1 (gray) or 3 (RGB). captions: one per image, in two lines
-    at most of the width of a tile, or None. scale: whole number by which pixels are enlarged.
-    Returns an image of mode L or RGB. Raises DataError when there is nothing to show or the shapes
-    do not fit.
+    Args:
+        images: uint8, (n, c, h, w) with c = 1 (gray) or 3 (RGB).
+        captions: one per image, wrapped to at most two lines of the width of a tile, or None.
+        columns: tiles in a row.
+        scale: whole number by which pixels are enlarged.
+
+    Returns:
+        An image of mode L or RGB.
+
+    Raises:
+        DataError: when there is nothing to show or the shapes do not fit.
     """
     _check(images, captions, columns, scale)
     n_images, channels, height, width = images.shape

@@ -18,8 +18,14 @@ from eval.report.templates import page_environment
 class Comparison:
     """All that the page shows; the same data give the same bytes.
 
-    broken: share of the prompt cells that draw something else; command: that made it; contrasts:
-    arms that are held against one another.
+    Attributes:
+        preset: its name.
+        broken: share of the prompt cells that draw something else, 0..1.
+        settings: as resolved.
+        scores: of all arms and seeds.
+        summaries: of the arms.
+        command: that made the page.
+        contrasts: differences between pairs of arms.
     """
 
     preset: str
