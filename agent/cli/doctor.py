@@ -71,19 +71,19 @@ def brain(settings: Settings) -> list[Check]:
     if not (isinstance(built, brains.ChatBrain) and isinstance(built.model, RemoteModel)):
         return [Check(name, True, True, "decides without a model")]
     try:
-        found = probe(built.model)
+        result = probe(built.model)
     except BrainError as error:
         return [Check(name, False, True, str(error), "Do as it says, and run this again.")]
-    speed = found.tokens_per_second
+    speed = result.tokens_per_second
     pace = "" if speed is None else f", {speed:g} tokens/s"
-    chosen = found.mode if settings.llm.mode == "auto" else settings.llm.mode
+    chosen = result.mode if settings.llm.mode == "auto" else settings.llm.mode
     why = "as found" if settings.llm.mode == "auto" else "as set by llm.mode"
-    works = found.native if chosen == "native" else found.json_action
-    fix = "" if works else f"Set llm.mode=auto or llm.mode={found.mode}."
+    works = result.native if chosen == "native" else result.json_action
+    fix = "" if works else f"Set llm.mode=auto or llm.mode={result.mode}."
     return [
-        Check(name, True, True, f"first answer in {found.seconds:.1f} s{pace}"),
-        _way("native tool calls", found.native, found.detail),
-        _way("JSON actions", found.json_action, found.detail),
+        Check(name, True, True, f"first answer in {result.seconds:.1f} s{pace}"),
+        _way("native tool calls", result.native, result.detail),
+        _way("JSON actions", result.json_action, result.detail),
         Check("way of calling tools", works, True, f"{chosen}, {why}", fix),
     ]
 

@@ -56,12 +56,12 @@ def generate(
     words = ", ".join(f"{key}={value}" for key, value in named.items())
     console.print(f"Recognised: {words or 'nothing of the vocabulary'}", highlight=False)
     if (target.vocabulary.class_attribute or "") not in {"", *named}:
-        # Told, since a generator draws something of a word that it has never read, too.
+        # Even of a word that it was not trained on, a generator draws something.
         classes = ", ".join(target.vocabulary.classes)
-        told = f"It names none of the classes: {classes}"
+        message = f"It names none of the classes: {classes}"
         if meant := Lexicon(target.vocabulary).class_of(prompt):
-            told += f". If {meant} is meant, write it so, since the MTDM has learnt that word"
-        console.print(told, highlight=False, markup=False)
+            message += f". If {meant} is meant, write it so, since the MTDM has learnt that word"
+        console.print(message, highlight=False, markup=False)
     seed = settings.session.seed
     requests = [ImageRequest(prompt, "generate", i, seed) for i in range(n_images)]
     drawn = generator.draw(requests)

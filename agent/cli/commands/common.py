@@ -156,21 +156,21 @@ def continued(ctx: typer.Context, home: Path, name: str) -> Settings:
 
 
 def refuse_unknown(home: Path, name: str) -> None:
-    """Raise SettingsError for what is the name of no session and of no preset."""
+    """Raise SettingsError for a name that is neither a session's nor a preset's."""
     from agent.config.settings import presets
     from agent.session.folder import list_sessions
     from memory.errors import unknown
 
-    known = list(presets())
-    if name in known or ":" in name or "/" in name or Path(name).exists() or "." in name:
+    names = list(presets())
+    if name in names or ":" in name or "/" in name or Path(name).exists() or "." in name:
         return  # a preset, or explained where it is read
     raise SettingsError(
-        unknown("session or preset", name, [*known, *(info.name for info in list_sessions(home))])
+        unknown("session or preset", name, [*names, *(info.name for info in list_sessions(home))])
     )
 
 
 def _refuse_data(preset: str) -> None:
-    """Raise SettingsError for data that stand where a preset should."""
+    """Raise SettingsError for data given in the place of a preset."""
     kind, colon, _ = preset.partition(":")
     if colon:
         from agent.loop.user_dataset import PRESETS

@@ -111,9 +111,9 @@ def pretrain(
         else:
             train(source, settings.pretrain, folder, device, show)
     if from_ is not None:
-        what = "adapter" if lora_only else "joint"
-        console().print_json((made / f"{what}.json").read_text("utf-8"))
-        say(f"{what.capitalize()}: {made}")
+        product = "adapter" if lora_only else "joint"
+        console().print_json((made / f"{product}.json").read_text("utf-8"))
+        say(f"{product.capitalize()}: {made}")
         return
     pipeline = folder / "pipeline"
     say(f"Trained for {chosen.steps} steps. Drawing images for its card and measuring them ...")
@@ -142,22 +142,14 @@ def card_table(card: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
                 f"{card['audit_agreement_real']:.2f} on images of the data",
             ]
         )
-    for kind, found in card.get("label_agreement", {}).items():
-        rows.append(
-            [
-                f"{kind} drawn with the image, {found['figure']} by a net trained on the data",
-                f"{found['generated']:.2f}",
-                f"{found['real']:.2f} on images of the data",
-            ]
-        )
-    for name, found in card["attributes"].items():
-        rows.append(
-            [
-                f"share whose {name.replace('_', ' ')} is the one asked for",
-                f"{found['agreement']:.2f}",
-                f"{found['chance']:.2f} by chance",
-            ]
-        )
+    for kind, of_kind in card.get("label_agreement", {}).items():
+        figure = f"{kind} drawn with the image, {of_kind['figure']} by a net trained on the data"
+        real = f"{of_kind['real']:.2f} on images of the data"
+        rows.append([figure, f"{of_kind['generated']:.2f}", real])
+    for name, attribute in card["attributes"].items():
+        figure = f"share whose {name.replace('_', ' ')} is the one asked for"
+        chance = f"{attribute['chance']:.2f} by chance"
+        rows.append([figure, f"{attribute['agreement']:.2f}", chance])
     rows.append(
         [
             "distance to the nearest training image (0 to 255)",
@@ -170,19 +162,19 @@ def card_table(card: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def card_advice(card: Mapping[str, Any]) -> list[str]:
     """Return what low figures mean, and what to do about them."""
-    ratios = [found["ratio"] for found in card.get("label_agreement", {}).values()]
+    ratios = [kind["ratio"] for kind in card.get("label_agreement", {}).values()]
     if "audit_agreement_ratio" in card:
         ratios.append(card["audit_agreement_ratio"])
     lines = []
     if ratios and min(ratios) < _LOW:
         lines.append(
             "Many drawn images do not show what was asked for. The same command with more --steps "
-            "goes on training and mostly mends that."
+            "continues the training, which mostly helps."
         )
     if card["nearest_training_image_ratio"] < _COPIES:
         lines.append(
-            "Drawn images lie near training photographs: it may repeat them. Fewer steps, or more "
-            "photographs, help."
+            "Drawn images are close to training photographs: the MTDM may repeat them. Fewer "
+            "steps, or more photographs, help."
         )
     return lines
 
@@ -221,17 +213,12 @@ def fit(
     components = Components(settings)
     device, source = components.device, components.pretrain_target
     say(source.notice)
-    known, others = feature_decoder.labelled(source.split("generator"), n, check, seed_)
+    training, others = feature_decoder.labelled(source.split("generator"), n, check, seed_)
     pipeline = load_pipeline(weights_folder(settings.generator.weights), device)
     wanted = feature_decoder.HeadSettings(steps=steps, members=members, seed=seed_)
     with counted(console(), "label head", "steps") as report:
         decoder = feature_decoder.fit(
-            pipeline,
-            known,
-            source.pixel_classes,
-            wanted,
-            device,
-            report,
+            pipeline, training, source.pixel_classes, wanted, device, report
         )
     figures = feature_decoder.figures(decoder, others, source.pixel_classes)
     folder = output or settings.home / "label-heads" / (

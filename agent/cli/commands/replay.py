@@ -64,36 +64,30 @@ def replay(
     from agent.replay.viewer import open_recording, print_all, walk
 
     base = home_of(home)
+    if rerun and not verify:
+        raise SettingsError("--rerun belongs to --verify; add it.")
+    if scores and not brain:
+        raise SettingsError("--scores belongs to --brain; add it.")
+    if (rerun or scores) and name and name.endswith(".zip"):
+        option = "--rerun" if rerun else "--scores"
+        raise SettingsError(f"{option} needs the images of a session; a bundle has none.")
     with opened(base, name) as folder:
-        if rerun and not verify:
-            raise SettingsError("--rerun belongs to --verify; add it.")
-        if scores and not brain:
-            raise SettingsError("--scores belongs to --brain; add it.")
         if verify:
             same = _verify(folder)
             if rerun:
-                if name and name.endswith(".zip"):
-                    raise SettingsError(
-                        "--rerun needs the images and models of a session; a bundle has none."
-                    )
                 same = _rerun(folder, base, rerun) and same
             if not same:
                 raise typer.Exit(1)
-            return
-        if brain:
-            if scores and name and name.endswith(".zip"):
-                raise SettingsError("--scores needs the images of a session; a bundle has none.")
+        elif brain:
             _ask_instead(folder, base, brain, from_, scores)
-            return
-        recording = open_recording(folder)
-        screen = console()
-        if print_ or not sys.stdin.isatty():
-            print_all(recording, screen)
+        elif print_ or not sys.stdin.isatty():
+            print_all(open_recording(folder), console())
         else:
-            walk(recording, screen, lambda: _read("> "))
+            walk(open_recording(folder), console(), lambda: _read("> "))
 
 
 def _ask_instead(folder: Path, home: Path, brain: str, start: int, scores: str | None) -> None:
+    """Print what another brain would have planned, and, with `scores`, what that was worth."""
     from agent.replay.counterfactual import counterfactual
     from eval.report.text import number, signed
     from memory.journal import read_events, rounds, standing
@@ -101,41 +95,40 @@ def _ask_instead(folder: Path, home: Path, brain: str, start: int, scores: str |
     events = read_events(folder / "journal.jsonl", undone=True)
     pools = _pools(home, scores, folder) if scores else None
     past = rounds(standing(events)) if pools else []
-    rows = []
-    found = []
+    heads = ["round", "same images", "total variation", "prompts x images", "hypotheses"]
+    heads += ["score"] if pools else []
+    rows, agreements = [], []
     for decision in counterfactual(events, brain, start):
-        same = decision.agreement
+        plans, agreement = (decision.recorded, decision.plan), decision.agreement
+        if agreement is None or decision.plan is None:
+            problem = f"no legal plan: {decision.problem[:200]}"
+            rows.append([decision.round, problem, *[""] * (len(heads) - 2)])
+            continue
+        agreements.append(agreement)
+        distances = sorted(agreement.attributes.items(), key=lambda item: -item[1])
+        sizes = zip(agreement.n_prompts, agreement.n_images, strict=True)
         hypotheses = [
             "none" if h is None else f"{h.slice} {signed(h.expected_change)}"
-            for h in (p.hypothesis if p else None for p in (decision.recorded, decision.plan))
+            for h in (plan.hypothesis if plan else None for plan in plans)
         ]
-        if same is None or decision.plan is None:
-            problem = f"no legal plan: {decision.problem[:200]}"
-            rows.append([decision.round, problem, *[""] * (4 if pools else 3)])
-            continue
-        found.append(same)
-        distances = sorted(same.attributes.items(), key=lambda item: -item[1])
-        rows.append(
-            [
-                decision.round,
-                number(same.overlap, 2),
-                ", ".join(f"{name} {number(value, 2)}" for name, value in distances),
-                " / ".join(f"{n}x{k}" for n, k in zip(same.n_prompts, same.n_images, strict=True)),
-                " / ".join(hypotheses),
-            ]
-        )
+        row = [
+            decision.round,
+            number(agreement.overlap, 2),
+            ", ".join(f"{name} {number(value, 2)}" for name, value in distances),
+            " / ".join(f"{n}x{k}" for n, k in sizes),
+            " / ".join(hypotheses),
+        ]
         if pools:
-            plans = (decision.recorded, decision.plan)
-            rows[-1].append(" / ".join(_score(pools.score(plan, past)) for plan in plans))
-    heads = ["round", "same images", "total variation", "prompts x images", "hypotheses"]
-    say_table([*heads, "score"] if pools else heads, rows)
-    if found:
-        mean = sum(same.overlap for same in found) / len(found)
-        settled = [same.same_slice for same in found if same.same_slice is not None]
+            row.append(" / ".join(_score(pools.score(plan, past)) for plan in plans if plan))
+        rows.append(row)
+    say_table(heads, rows)
+    if agreements:
+        mean = sum(agreement.overlap for agreement in agreements) / len(agreements)
+        slices = [a.same_slice for a in agreements if a.same_slice is not None]
         say(
-            f"{brain} in place of the recorded brain, {len(found)} of {len(rows)} rounds with a "
-            f"legal plan: on average {mean:.2f} of the images are the same"
-            + (f", {sum(settled)} of {len(settled)} hypotheses name one slice." if settled else ".")
+            f"{brain} in place of the recorded brain, {len(agreements)} of {len(rows)} rounds with "
+            f"a legal plan: on average {mean:.2f} of the images are the same"
+            + (f", {sum(slices)} of {len(slices)} hypotheses name one slice." if slices else ".")
         )
     if pools:
         say(
@@ -170,21 +163,21 @@ def _read(prompt: str) -> str:
 def _verify(folder: Path) -> bool:
     from agent.replay.verify import verify
 
-    found = verify(folder / "journal.jsonl")
+    check = verify(folder / "journal.jsonl")
     done = (
-        f"{found.session}: {found.n_rounds} rounds, {found.n_events} events, "
-        f"{found.n_messages} messages and {found.n_calls} tool calls replayed, no tool executed"
+        f"{check.session}: {check.n_rounds} rounds, {check.n_events} events, "
+        f"{check.n_messages} messages and {check.n_calls} tool calls replayed, no tool executed"
     )
-    for finding in found.findings:
+    for finding in check.findings:
         _print_finding(finding)
-    for text in found.reworded:
+    for text in check.reworded:
         say(f"{text.place}: {text.what}; the session was run again with its own text.")
-    if found.torn:
+    if check.torn:
         say("The last line of the journal is unfinished, as after a crash; it was left out.")
-    if found.findings:
-        say(f"{done} up to there. NOT identical: {len(found.findings)} findings.")
+    if check.findings:
+        say(f"{done} up to there. NOT identical: {len(check.findings)} findings.")
         return False
-    say(f"{done}. Identical{'' if found.ended else ', up to where the record ends'}.")
+    say(f"{done}. Identical{'' if check.ended else ', up to where the record ends'}.")
     return True
 
 
@@ -192,13 +185,13 @@ def _rerun(folder: Path, home: Path, stages: str) -> bool:
     from agent.experiments.rerun import TOLERANCE, Rerun, rerun
 
     def show(result: Rerun) -> None:
-        told = "bit for bit the same"
+        outcome = "bit for bit the same"
         if not result.same:
-            told = f"differ by up to {result.difference:.2g} (tolerance {TOLERANCE:g})"
+            outcome = f"differ by up to {result.difference:.2g} (tolerance {TOLERANCE:g})"
         if not result.same and not result.difference:
-            told = "the same, but the weights differ"
+            outcome = "the same, but the weights differ"
         verdict = "" if result.ok else " TOO MUCH"
-        say(f"round {result.round} {result.stage}: {result.figures} figures, {told}{verdict}")
+        say(f"round {result.round} {result.stage}: {result.figures} figures, {outcome}{verdict}")
 
     names = [name.strip() for name in stages.split(",")]
     return all(result.ok for result in rerun(folder, home, names, show))
@@ -215,8 +208,8 @@ def _print_finding(finding: Finding) -> None:
     screen.print(
         Text(f"{finding.place}: {printable(finding.what)}", style="bold red"), soft_wrap=True
     )
-    old, new = (printable(t).splitlines() for t in (finding.recorded, finding.replayed))
-    lines = difflib.unified_diff(old, new, "recorded", "replayed", n=1, lineterm="")
+    recorded, replayed = (printable(t).splitlines() for t in (finding.recorded, finding.replayed))
+    lines = difflib.unified_diff(recorded, replayed, "recorded", "replayed", n=1, lineterm="")
     for line in lines:
         style = {"-": "red", "+": "green", "@": "cyan"}.get(line[:1], "dim")
         screen.print(Text(line, style=style), soft_wrap=True)

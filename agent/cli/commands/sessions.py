@@ -158,17 +158,17 @@ def status(
 
     folder = home_of(home)
     name = name or latest(folder)
-    found = read_status(folder, name)
+    current = read_status(folder, name)
     if not watch:
-        console().print(draw_table(table(found)))
+        console().print(draw_table(table(current)))
         return
     from rich.live import Live
 
-    with Live(draw_table(table(found)), console=console(), refresh_per_second=4) as live:
-        while found.state in ("running", "paused", "stuck"):
+    with Live(draw_table(table(current)), console=console(), refresh_per_second=4) as live:
+        while current.state in ("running", "paused", "stuck"):
             time.sleep(WATCH_EVERY_S)
-            found = read_status(folder, name)
-            live.update(draw_table(table(found)))
+            current = read_status(folder, name)
+            live.update(draw_table(table(current)))
 
 
 @app.command()
@@ -183,10 +183,10 @@ def stop(
     """End a session after the stage in hand; `shaping resume` goes on."""
     from agent.session import control
 
-    folder, found = _running(home_of(home), name)
+    folder, running = _running(home_of(home), name)
     control.request(folder, "stop_now" if now else "stop")
     if not now:
-        say(f"{folder.name} ends after the stage {found.stage!r}. To see when: shaping status -w")
+        say(f"{folder.name} ends after the stage {running.stage!r}. To see when: shaping status -w")
         return
     deadline = time.monotonic() + PATIENCE_S
     while control.condition(folder).state in ("running", "paused"):
@@ -212,21 +212,14 @@ def stop(
 @app.command()
 def pause(name: NameArgument = None, home: HomeOption = None) -> None:
     """Let a session wait at its next safe point."""
-    from agent.session import control
-
-    folder, _ = _running(home_of(home), name)
-    control.request(folder, "pause")
-    say(f"{folder.name} waits at its next safe point. To go on: shaping continue {folder.name}")
+    name = _request("pause", home, name)
+    say(f"{name} waits at its next safe point. To go on: shaping continue {name}")
 
 
 @app.command("continue")
 def continue_(name: NameArgument = None, home: HomeOption = None) -> None:
     """Let a session that waits go on."""
-    from agent.session import control
-
-    folder, _ = _running(home_of(home), name)
-    control.request(folder, "continue")
-    say(f"{folder.name} goes on.")
+    say(f"{_request('continue', home, name)} goes on.")
 
 
 @app.command()
@@ -305,16 +298,25 @@ def _start(settings: Settings, detach: bool, interactive: bool = False) -> None:
         say(f"Report: {runner.run(settings, console(), interactive)}")
 
 
+def _request(word: Literal["pause", "continue"], home: Path | None, name: str | None) -> str:
+    """Make a request of a session that runs; return its name."""
+    from agent.session import control
+
+    folder, _ = _running(home_of(home), name)
+    control.request(folder, word)
+    return folder.name
+
+
 def _running(home: Path, name: str | None) -> tuple[Path, Status]:
     """Return the folder and the status of a session; raises SessionError if nobody runs it."""
     from agent.autonomous.status import read_status
     from agent.session.folder import folder_of, latest
 
     name = name or latest(home)
-    found = read_status(home, name)
-    if found.state not in ("running", "paused", "stuck"):
+    status = read_status(home, name)
+    if status.state not in ("running", "paused", "stuck"):
         raise SessionError(
-            f"The session {name!r} does not run: it is {found.state}. To go on: "
+            f"The session {name!r} does not run: it is {status.state}. To go on: "
             f"shaping resume {name}"
         )
-    return folder_of(home, name), found
+    return folder_of(home, name), status

@@ -14,9 +14,9 @@ app = typer.Typer()
 @app.command()
 def presets() -> None:
     """List the presets."""
-    from agent.config.settings import presets as known
+    from agent.config import settings
 
-    say_table(["preset", "what it is"], list(known().items()))
+    say_table(["preset", "what it is"], list(settings.presets().items()))
 
 
 @app.command()

@@ -36,7 +36,7 @@ app = typer.Typer()
 @app.command()
 def chat(
     ctx: typer.Context,
-    what: Annotated[
+    opened: Annotated[
         str | None,
         typer.Argument(
             metavar="[PRESET|NAME]",
@@ -70,14 +70,14 @@ def chat(
     from agent.session.folder import has_session
 
     folder = home_of(home)
-    name = session or what or ""
-    known = bool(name) and "/" not in name and has_session(folder, name)
-    if known and target is None:
+    name = session or opened or ""
+    exists = bool(name) and "/" not in name and has_session(folder, name)
+    if exists and target is None:
         settings = continued(ctx, folder, name)
     else:
-        if what and target is None:
-            refuse_unknown(folder, what)
-        settings = settings_of(what, changes(ctx), target)
+        if opened and target is None:
+            refuse_unknown(folder, opened)
+        settings = settings_of(opened, changes(ctx), target)
     from agent.chat import terminal
 
     terminal.chat(settings, auto, sys.stdin, os.environ)

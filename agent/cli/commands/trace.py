@@ -46,9 +46,9 @@ def trace(
     folder = home_of(home)
     if to == "otlp" or endpoint:
         _spans(folder, names, output / "spans.jsonl" if to == "otlp" else None, endpoint)
-    found = tracing.collect(folder, names)
+    tables = tracing.collect(folder, names)
     if to and to != "otlp":
-        for path in tracing.write_tables(found, to, output):
+        for path in tracing.write_tables(tables, to, output):
             say(f"Table: {path}")
     if report:
         tracing.write_page(folder, names, report)
@@ -56,7 +56,7 @@ def trace(
     if to or report or endpoint:
         return
     rows = []
-    for brain in evidence(found).brains:
+    for brain in evidence(tables).brains:
         rows.append(
             [
                 brain.session,
@@ -81,13 +81,13 @@ def _spans(home: Path, names: list[str], path: Path | None, endpoint: str | None
     from agent.replay.spans import spans
     from agent.replay.trace import read_session
 
-    found = [span for name in names for span in spans(read_session(home, name))]
+    all_spans = [span for name in names for span in spans(read_session(home, name))]
     if path:
-        write_spans(found, path)
-        say(f"Spans: {path} ({len(found)})")
+        write_spans(all_spans, path)
+        say(f"Spans: {path} ({len(all_spans)})")
     if endpoint:
-        send_spans(found, endpoint)
-        say(f"Sent {len(found)} spans to {endpoint}")
+        send_spans(all_spans, endpoint)
+        say(f"Sent {len(all_spans)} spans to {endpoint}")
 
 
 @app.command()
@@ -101,13 +101,13 @@ def diff(
         raise SettingsError(f"{one!r} is given twice; name two sessions.")
     from agent.replay.diff import COLUMNS, compare
 
-    found = compare(home_of(home), one, other)
+    difference = compare(home_of(home), one, other)
     say(f"A: {one}   B: {other}")
-    for line in found.settings or ["The settings are the same."]:
+    for line in difference.settings or ["The settings are the same."]:
         say(f"  {line}")
-    say_table(COLUMNS, found.rows)
-    say_table(["in all", "A", "B"], found.totals)
-    console().print(found.parts)
+    say_table(COLUMNS, difference.rows)
+    say_table(["in all", "A", "B"], difference.totals)
+    console().print(difference.parts)
 
 
 @app.command()
