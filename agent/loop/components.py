@@ -282,12 +282,15 @@ class Components:
         Raises:
             SettingsError: For the MTDM's features where the generator is none.
         """
-        embeds = [self._embedding(n, model) for n in self.settings.feedback.embedding.split("+")]
+        names = self.settings.feedback.embedding.split("+")
+        embeds = [self.embed_by(name, model) for name in names]
         return embeds[0] if len(embeds) == 1 else embed_by_several(embeds)
 
-    def _embedding(self, name: str, model: Model) -> Embed:
+    def embed_by(self, name: str, model: Model | None) -> Embed:
+        """Return one embedding: `dstm`, by `model`, `imagenet` or `mtdm`."""
         settings = self.settings
         if name == "dstm":
+            assert model is not None
             return embed_by_dstm(model)
         if name == "imagenet":
             return embed_by_imagenet(self.device)

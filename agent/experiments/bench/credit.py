@@ -1,4 +1,4 @@
-"""Does credit say what a prompt did? Against training again without each prompt.
+"""Does credit estimate the effect of a prompt? Compared with training again without it.
 
     python -m agent.experiments.bench.credit --learner head --cases 20
     python -m agent.experiments.bench.credit --learner dstm --cases 3
@@ -18,6 +18,7 @@ docs/credit.md has the figures.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,30 +69,28 @@ def half_size(samples: Samples) -> Samples:
     n, channels, height, width = samples.images.shape
     blocks = samples.images.reshape(n, channels, height // 2, 2, width // 2, 2)
     small = blocks.mean((3, 5)).astype(np.uint8)
-    return Samples(small, samples.classes, samples.attributes, samples.ids)
+    return replace(samples, images=small)
 
 
 def draw_case(drawn: Samples, feedback: Samples, class_names: tuple[str, ...], seed: int) -> Case:
     """Return a case; of the prompts of the plan, `N_BROKEN` are labelled with the other class."""
     rng = np.random.default_rng(seed)
     cells: dict[tuple[str, ...], list[int]] = {}
-    for row, known in enumerate(drawn.attributes):
-        names = (*(known[name] for name in CELL), class_names[drawn.classes[row]])
+    for row, attributes in enumerate(drawn.attributes):
+        names = (*(attributes[name] for name in CELL), class_names[drawn.classes[row]])
         cells.setdefault(names, []).append(row)
-    chosen = {key: rng.permutation(rows) for key, rows in sorted(cells.items())}
-    broken = set(rng.choice(len(chosen), N_BROKEN, replace=False).tolist())
+    shuffled = {key: rng.permutation(rows) for key, rows in sorted(cells.items())}
+    broken = set(rng.choice(len(shuffled), N_BROKEN, replace=False).tolist())
     prompts, specs, left = {}, [], []
-    for number, (key, rows) in enumerate(chosen.items()):
+    for number, (key, rows) in enumerate(shuffled.items()):
         name = "-".join(key)
-        own = drawn.take(rows[:N_IMAGES])
-        asked = 1 - own.classes if number in broken else own.classes
-        prompts[name] = Samples(own.images, asked, own.attributes, own.ids)
+        images = drawn.take(rows[:N_IMAGES])
+        asked = 1 - images.classes if number in broken else images.classes
+        prompts[name] = replace(images, classes=asked)
         left.append(rows[N_IMAGES:])
-        attributes = dict(zip(CELL, key, strict=False))
+        cell = dict(zip(CELL, key, strict=False))
         specs.append(
-            PromptSpec(
-                id=name, text=name, class_name=key[-1], attributes=attributes, count=len(own)
-            )
+            PromptSpec(id=name, text=name, class_name=key[-1], attributes=cell, count=len(images))
         )
     quality = tuple(
         PromptQuality(prompt_id=s.id, n_made=s.count, n_kept=s.count, mean_weight=1.0)
@@ -121,11 +120,11 @@ def learn_dstm(settings: TrainSettings) -> Learn:
     """Return the learner `dstm`: all of the model, from scratch."""
 
     def learn(samples: Samples, seed: int) -> Fitted:
-        own = settings.model_copy(update={"seed": seed})
-        model = train_model(samples, TASK, N_CLASSES, own)[0]
+        seeded = settings.model_copy(update={"seed": seed})
+        model = train_model(samples, TASK, N_CLASSES, seeded)[0]
         return Fitted(
             lambda images: TASK.predict(model, images.images),
-            lambda images: sample_gradients(model, TASK, images, own),
+            lambda images: sample_gradients(model, TASK, images, seeded),
         )
 
     return learn
@@ -134,19 +133,19 @@ def learn_dstm(settings: TrainSettings) -> Learn:
 def learn_head(samples: Samples) -> Learn:
     """Return the learner `head`, on the features of a DSTM that is trained on `samples` first."""
     embed = embed_by_dstm(train_model(samples, TASK, N_CLASSES, TrainSettings())[0])
-    known = embed(samples.images)
-    middle, spread = known.mean(0), known.std(0) + 1e-6
+    vectors = embed(samples.images)
+    mean, std = vectors.mean(0), vectors.std(0) + 1e-6
 
     def features(images: Samples) -> Floats:
-        found: Floats = (embed(images.images) - middle) / spread
-        return found
+        standardised: Floats = (embed(images.images) - mean) / std
+        return standardised
 
     def learn(images: Samples, seed: int) -> Fitted:
         weights = fit_direction(features(images), images.classes.astype(np.float64))
 
         def defective(others: Samples) -> Floats:
-            said: Floats = expit(weights[0] + features(others) @ weights[1:])
-            return said
+            probabilities: Floats = expit(weights[0] + features(others) @ weights[1:])
+            return probabilities
 
         def gradients(others: Samples) -> Floats:
             return head_gradients(features(others), (defective(others) - others.classes)[:, None])
@@ -157,44 +156,44 @@ def learn_head(samples: Samples) -> Learn:
 
 
 def measure(case: Case, learn: Learn, seeds: Sequence[int]) -> dict[str, Floats]:
-    """Return what each prompt did for each slice, as retraining and as credit say, (p, s) each."""
+    """Return the effect of each prompt on each slice, by retraining and by credit, (p, s) each."""
 
     def train(without: str | None, seed: int) -> Fitted:
-        parts = [own for name, own in case.prompts.items() if name != without]
+        parts = [images for name, images in case.prompts.items() if name != without]
         return learn(concatenate([case.before, *parts]), seed)
 
     full = [train(None, seed) for seed in seeds]
     before = learn(case.before, seeds[0])
     reports = [_report(model, case.feedback) for model in (before, full[0])]
     slices = reports[1].slices
-    known = [dict(attributes) for attributes in case.feedback.attributes]
-    rows = [np.flatnonzero([s.attributes.items() <= k.items() for k in known]) for s in slices]
+    attributes = [dict(of_photograph).items() for of_photograph in case.feedback.attributes]
+    rows = [np.flatnonzero([s.attributes.items() <= a for a in attributes]) for s in slices]
     without = [
         [_losses(train(name, seed), case.feedback, rows) for seed in seeds] for name in case.prompts
     ]
     effects = np.array(without) - np.array([_losses(m, case.feedback, rows) for m in full])
     half = len(seeds) // 2
-    given = {
+    credits_ = {
         (c.prompt_id, c.slice): c.change_per_100 * c.n_images / 100
         for c in credit(case.plan, case.batch, *reports)
     }
     pairs = [[(p, s) for s in slices] for p in case.plan.prompts]
     of = case, rows
-    found = {
+    estimates = {
         "effect": effects.mean(1),
         "gradient cosine, model after the round": _by_gradient(prompt_agreement, full[0], *of),
         "gradient cosine, model before the round": _by_gradient(prompt_agreement, before, *of),
         "gradient influence, model after the round": _by_gradient(prompt_influence, full[0], *of),
         "shrunk change of the slice": np.array(
-            [[given.get((p.id, s.key), 0.0) for p, s in row] for row in pairs]
+            [[credits_.get((p.id, s.key), 0.0) for p, s in row] for row in pairs]
         ),
         "the prompt names the slice": np.array(
             [[float(agrees(p, s)) for p, s in row] for row in pairs]
         ),
     }
     if half:
-        found |= {"half": effects[:, :half].mean(1), "other half": effects[:, half:].mean(1)}
-    return found
+        estimates |= {"half": effects[:, :half].mean(1), "other half": effects[:, half:].mean(1)}
+    return estimates
 
 
 def _by_gradient(
@@ -204,21 +203,21 @@ def _by_gradient(
     rows: Sequence[NDArray[np.int64]],
 ) -> Floats:
     images = model.gradients(concatenate(list(case.prompts.values())))
-    owner = [name for name, own in case.prompts.items() for _ in range(len(own))]
+    owner = [name for name, of_prompt in case.prompts.items() for _ in range(len(of_prompt))]
     photographs = model.gradients(case.feedback)
-    each = [estimate(images, owner, photographs[own]) for own in rows]
-    return np.array([[found[name] for found in each] for name in case.prompts])
+    by_slice = [estimate(images, owner, photographs[of_slice]) for of_slice in rows]
+    return np.array([[values[name] for values in by_slice] for name in case.prompts])
 
 
 def _report(model: Fitted, feedback: Samples) -> Report:
-    said = model.probabilities(feedback)
-    return TASK.report(said, feedback, ("functional", "defective"), 2, "feedback", SLICING)
+    probabilities = model.probabilities(feedback)
+    return TASK.report(probabilities, feedback, ("functional", "defective"), 2, "feedback", SLICING)
 
 
 def _losses(model: Fitted, feedback: Samples, rows: Sequence[NDArray[np.int64]]) -> list[float]:
-    said = model.probabilities(feedback)
-    losses = -np.log(said[np.arange(len(feedback)), feedback.classes].clip(1e-6))
-    return [float(losses[own].mean()) for own in rows]
+    true = model.probabilities(feedback)[np.arange(len(feedback)), feedback.classes]
+    losses = -np.log(true.clip(1e-6))
+    return [float(losses[of_slice].mean()) for of_slice in rows]
 
 
 def correlations(cases: Sequence[Mapping[str, Any]]) -> list[list[str]]:

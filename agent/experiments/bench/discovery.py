@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from agent.experiments.arm_sessions import fit
 from agent.experiments.bench.harness import Benchmark, options
 from eval.candidates import Evaluated
 from eval.clusters import side_by_side
@@ -30,10 +31,8 @@ from eval.discovery import discover
 from eval.metrics import wilson
 from eval.slices import mean_score, slice_table
 from memory.records import Failure
-from tools import tasks
 from tools.data.samples import Images, Samples
-from tools.models.embeddings import Embed, embed_by_dstm, embed_by_imagenet, embed_by_mtdm
-from tools.settings import TrainSettings
+from tools.models.embeddings import Embed
 
 N_PLANTED, N_PAIRS, N_CHANGED = 10, 5, 40
 BASE, PLANTED = 0.1, 0.7
@@ -83,19 +82,20 @@ def plant(samples: Samples, seed: int, failing: bool = True) -> Planted:
     used = np.zeros(n, bool)
     members: dict[str, NDArray[np.int64]] = {}
     for key in rng.permutation(sorted(pairs)):
-        own, trial = pairs[key], used.copy()
-        trial[own] = True
-        clear = len(own) <= 70 and used[own].mean() < 0.2
-        if clear and len(members) < N_PAIRS and all(trial[v].mean() < 0.4 for v in values.values()):
-            members[str(key)], used = own, trial
+        rows, with_pair = pairs[key], used.copy()
+        with_pair[rows] = True
+        clear = len(rows) <= 70 and used[rows].mean() < 0.2
+        spread = all(with_pair[of_value].mean() < 0.4 for of_value in values.values())
+        if clear and spread and len(members) < N_PAIRS:
+            members[str(key)], used = rows, with_pair
     images, changed = samples.images.copy(), []
     for name in rng.permutation(sorted(CHANGES))[: N_PLANTED - len(members)]:
-        own = np.sort(rng.choice(np.flatnonzero(~used), N_CHANGED, replace=False))
-        used[own] = True
-        altered = CHANGES[name](samples.images[own].astype(np.float64), rng)
-        images[own] = altered.clip(0, 255).astype(np.uint8)
-        members[str(name)] = own
-        changed.append(own)
+        rows = np.sort(rng.choice(np.flatnonzero(~used), N_CHANGED, replace=False))
+        used[rows] = True
+        altered = CHANGES[name](samples.images[rows].astype(np.float64), rng)
+        images[rows] = altered.clip(0, 255).astype(np.uint8)
+        members[str(name)] = rows
+        changed.append(rows)
     chance = np.where(used & failing, PLANTED, BASE)
     wrong = (rng.random(n) < chance).astype(np.int64)
     return Planted(members, images, np.concatenate(changed), wrong)
@@ -122,46 +122,32 @@ def judge(found: tuple[Failure, ...], samples: Samples, planted: Planted) -> tup
     row = {name: i for i, name in enumerate(samples.ids)}
     names, n_false = set(), 0
     for failure in found:
-        own = {row[name] for name in failure.members} or {
+        members = {row[name] for name in failure.members} or {
             i
-            for i, known in enumerate(samples.attributes)
-            if failure.attributes.items() <= known.items()
+            for i, attributes in enumerate(samples.attributes)
+            if failure.attributes.items() <= attributes.items()
         }
-        n_false += len(own & every) < len(own) / 2
+        n_false += len(members & every) < len(members) / 2
         for name, rows in planted.members.items():
-            both = len(own & set(rows.tolist()))
-            if both >= len(own) / 2 and both >= len(rows) / 3:
+            both = len(members & set(rows.tolist()))
+            if both >= len(members) / 2 and both >= len(rows) / 3:
                 names.add(name)
     return names, n_false
 
 
-def build_embed(name: str, audit: Samples) -> Embed:
-    """Return an embedding; the DSTM is trained on the audit split, which it is not tried on."""
-    if name == "imagenet":
-        return embed_by_imagenet()
-    if name == "mtdm":
-        from tools.diffusion.weights import load_pipeline, weights_folder
-
-        return embed_by_mtdm(load_pipeline(weights_folder("bundled:solar")))
-    from tools.train_dstm import train_model
-
-    model, _, _ = train_model(audit, tasks.build("classification"), 2, TrainSettings())
-    return embed_by_dstm(model)
-
-
-def look_at(
+def embed_planted(
     samples: Samples, embeds: Mapping[str, Embed]
 ) -> Callable[[Planted], dict[str, NDArray[np.float64]]]:
     """Return a function that embeds planted images, those that did not change only once."""
-    plain = {name: embed(samples.images) for name, embed in embeds.items()}
+    plain = {name: vectors_of(samples.images) for name, vectors_of in embeds.items()}
 
-    def look(planted: Planted) -> dict[str, NDArray[np.float64]]:
+    def embed(planted: Planted) -> dict[str, NDArray[np.float64]]:
         vectors = {name: part.copy() for name, part in plain.items()}
-        for name, embed in embeds.items():
-            vectors[name][planted.changed] = embed(planted.images[planted.changed])
+        for name, vectors_of in embeds.items():
+            vectors[name][planted.changed] = vectors_of(planted.images[planted.changed])
         return vectors
 
-    return look
+    return embed
 
 
 def cells_of(trials: Sequence[Trial]) -> list[str]:
@@ -187,15 +173,17 @@ def main() -> None:
     )
     chosen = parser.parse_args()
     bench = Benchmark(chosen)
-    target = bench.components.target
-    samples, audit = target.split("generator"), target.split("audit")
+    components, target = bench.components, bench.components.target
+    samples = target.split("generator")
     joined = {name: name.split("+") for name in chosen.embeddings.split(",") if name}
     parts = sorted({part for names in joined.values() for part in names})
-    look = look_at(samples, {part: build_embed(part, audit) for part in parts})
+    # Of the audit split, which is not tried.
+    model = fit(components, target.split("audit"), 0).model if "dstm" in parts else None
+    embed = embed_planted(samples, {part: components.embed_by(part, model) for part in parts})
 
     def trials(seed: int) -> dict[str, Any]:
         planted, nothing = plant(samples, seed), plant(samples, seed, failing=False)
-        vectors = look(planted)
+        vectors = embed(planted)
         results = {}
         for name in ("attributes alone", *joined):
             embedded = [vectors[part] for part in joined.get(name, ())]
