@@ -28,13 +28,21 @@ MONTAGE_PX = 800
 def generate(
     settings: Settings, prompt: str, n_images: int, folder: Path, console: Console
 ) -> Path:
-    """Write `n_images` PNGs and a montage of a prompt into `folder`; return the montage's path.
+    """Write images of a prompt and a montage of them; return the montage's path.
 
-    Labels that are drawn with the images lie beside them, as `tools.data.shards` describes them,
-    and in colours in the montage.
+    Labels that are drawn with the images are written beside them, encoded as in
+    `tools.data.shards`, and shown in colours in the montage.
 
-    Says which attributes the vocabulary recognises in the prompt, and warns when it is longer
-    than the generator reads. Raises SettingsError for an empty prompt or a count below 1.
+    Args:
+        settings: Name the generator.
+        prompt: One prompt.
+        n_images: How many images, at least 1.
+        folder: Where the PNG files are written.
+        console: Is told which attributes the vocabulary recognises, and of words and tokens that
+            the generator does not read.
+
+    Raises:
+        SettingsError: For an empty prompt or a count below 1.
     """
     if not prompt.strip() or n_images < 1:
         raise SettingsError("Give a prompt that is not empty and a number of images of at least 1.")

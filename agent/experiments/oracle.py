@@ -18,8 +18,11 @@ from prompts.vocabulary import Vocabulary
 class Oracle:
     """Allocates by the true errors and asks for nothing that is broken.
 
-    sealed: the report on the test split of the round before, None in the first round; broken:
-    slices, by their attributes, whose prompts draw something else.
+    Args:
+        sealed: Report on the test split of the round before; None in the first round.
+        broken: Attributes of the cells whose prompts draw something else.
+        floor: Share of the budget that is spread evenly, 0..1.
+        sharpness: How strongly errors weigh.
     """
 
     name = "oracle"

@@ -19,14 +19,22 @@ from tools.models.dstm_file import save_model
 from tools.tasks import Slicing
 
 STAGES = ("train", "evaluate")
-# Another processor or version of torch rounds otherwise: a report then may differ by some
-# photographs, a loss by a little.
+# Another processor or version of torch rounds differently, which may change the prediction for a
+# few photographs.
 TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
 class Rerun:
-    """One stage computed again; difference: the largest of any figure, 0 when bit for bit."""
+    """One stage computed again.
+
+    Attributes:
+        round: Number of the round.
+        stage: One of STAGES.
+        same: Whether everything is bit for bit the same.
+        difference: The largest of any figure.
+        figures: How many figures were compared.
+    """
 
     round: int
     stage: str
@@ -46,10 +54,18 @@ def rerun(
     stages: Sequence[str],
     done: Callable[[Rerun], None] = lambda result: None,
 ) -> list[Rerun]:
-    """Train and evaluate every round again; the session's own files are only read.
+    """Train and evaluate every round again; the files of the session are only read.
 
-    Raises SettingsError for an unknown stage, DataError or WeightsError for files that are
-    missing or damaged.
+    Args:
+        folder: Of the session.
+        home: Where the target's cache is.
+        stages: Of STAGES.
+        done: Takes each result.
+
+    Raises:
+        SettingsError: For an unknown stage.
+        DataError: For images that are missing or damaged.
+        WeightsError: For a model that is missing or damaged.
     """
     for stage in stages:
         if stage not in STAGES:

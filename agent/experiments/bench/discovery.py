@@ -53,8 +53,12 @@ class Planted(NamedTuple):
 class Trial(NamedTuple):
     """What discovery made of one seed.
 
-    found: whether each planted failure was found; n_false: findings of which less than half was
-    planted; n_null: findings where nothing was planted; seconds: of the processor, embedding apart.
+    Attributes:
+        found: Whether each planted failure was found.
+        n_false: Findings of which less than half was planted.
+        n_findings: All findings.
+        n_null: Findings where nothing was planted.
+        seconds: Of the processor, without the embedding.
     """
 
     found: Mapping[str, bool]
@@ -116,12 +120,14 @@ def evaluated(
     )
 
 
-def judge(found: tuple[Failure, ...], samples: Samples, planted: Planted) -> tuple[set[str], int]:
+def judge(
+    findings: tuple[Failure, ...], samples: Samples, planted: Planted
+) -> tuple[set[str], int]:
     """Return the planted failures that were found, and the number of false findings."""
     every = set(np.concatenate(list(planted.members.values())).tolist())
     row = {name: i for i, name in enumerate(samples.ids)}
     names, n_false = set(), 0
-    for failure in found:
+    for failure in findings:
         members = {row[name] for name in failure.members} or {
             i
             for i, attributes in enumerate(samples.attributes)
@@ -153,12 +159,13 @@ def embed_planted(
 def cells_of(trials: Sequence[Trial]) -> list[str]:
     """Return the figures of an embedding as cells of a table."""
     shares = mean_score(np.array([trial.n_found / N_PLANTED for trial in trials]))
-    n_false, n_found = (sum(getattr(t, part) for t in trials) for part in ("n_false", "n_findings"))
-    false = wilson(n_false, n_found)
-    n_null = sum(trial.n_null for trial in trials)
+    n_false, n_findings, n_null = (
+        sum(getattr(t, part) for t in trials) for part in ("n_false", "n_findings", "n_null")
+    )
+    false = wilson(n_false, n_findings)
     return [
         f"{10 * shares.value:.1f} ({10 * shares.low:.1f} to {10 * shares.high:.1f})",
-        f"{n_false} of {n_found} ({false.low:.0%} to {false.high:.0%})",
+        f"{n_false} of {n_findings} ({false.low:.0%} to {false.high:.0%})",
         f"{n_null} in {len(trials)}",
         f"{np.mean([trial.seconds for trial in trials]):.1f}",
     ]

@@ -38,10 +38,10 @@ def networks(generator: Generator) -> dict[str, torch.nn.Module]:
             "text2image, or give --model."
         )
     parts = pipeline.components
-    found = {name: parts[name] for name in DENOISERS if parts.get(name) is not None}
+    modules = {name: parts[name] for name in DENOISERS if parts.get(name) is not None}
     if parts.get("vae") is not None:
-        found["vae"] = parts["vae"].decoder
-    return found
+        modules["vae"] = parts["vae"].decoder
+    return modules
 
 
 def _now(device: str) -> float:

@@ -42,8 +42,8 @@ def main() -> None:
     names, task = list(components.target.class_names), components.task
 
     def figures(seed: int) -> Figures:
-        known = uniform_images(components, chosen.train_images, seed)
-        model = fit(components, known, seed).model
+        images = uniform_images(components, chosen.train_images, seed)
+        model = fit(components, images, seed).model
         model.requires_grad_(requires_grad=False)
         feedback = components.target.split("feedback")
         scores = task.scores(task.predict(model, feedback.images), feedback)

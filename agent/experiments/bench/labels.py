@@ -53,7 +53,11 @@ def measure(
 ) -> Measures:
     """Return the AUROC of bad labels by "kind: measure", and mean scores, expected and true.
 
-    samples: with the labels to judge; true: their scores against the truth by kind, (n,).
+    Args:
+        audit: What is measured.
+        samples: Images with the labels to judge.
+        confidence: The generator's own, by kind.
+        true: Scores of the labels against the truth, by kind, (n,).
     """
     measures: Measures = {}
     evidence = audit.evidence(samples, confidence)

@@ -99,13 +99,13 @@ class Study:
 
     def control(self, drawn: Samples, seed: int) -> dict[str, dict[str, float]]:
         """Return how often classifiers see the asked attribute, on rendered and drawn images."""
-        known, test = self.target.split("audit"), self.target.split("test")
+        rendered, test = self.target.split("audit"), self.target.split("test")
         task = tasks.build("classification")
         figures = {}
         for key, values in self.target.vocabulary.attributes.items():
             names = list(values)
             train = TrainSettings(seed=seed, steps=400)
-            model = self.learnt(_as_classes(known, key, names), names, train)
+            model = self.learnt(_as_classes(rendered, key, names), names, train)
             accuracy = {}
             for where, samples in (("rendered", test), ("drawn", drawn)):
                 predicted = task.predict(model, samples.images).argmax(1)
@@ -133,10 +133,10 @@ class Study:
         names = self.target.pixel_classes
         drawn = self.drawn(n_images, seed)
         rendered = self.target.split("feedback").take(range(n_images))
-        test, known = self.target.split("test"), self.target.split("audit")
+        test, training = self.target.split("test"), self.target.split("audit")
         figures: dict[str, Mapping[str, float]] = {}
         for task in DENSE:
-            reference = self.learnt(known, names, self.dense_settings(task, seed, 3 * steps))
+            reference = self.learnt(training, names, self.dense_settings(task, seed, 3 * steps))
             on_test, on_drawn = (self.score(reference, task, s) for s in (test, drawn))
             pupils = [
                 self.learnt(s, names, self.dense_settings(task, seed, steps))

@@ -139,9 +139,9 @@ def test_memory_without_sessions(tmp_path: Path) -> None:
     home = ["--home", str(tmp_path)]
     assert runner.invoke(app, ["memory", "reindex", *home]).stdout == "0 items from 0 sessions.\n"
     assert "items" in runner.invoke(app, ["memory", "stats", *home]).stdout
-    found = runner.invoke(app, ["memory", "search", "dark poly cell", *home])
-    assert found.stdout == "Nothing is remembered that fits.\n"
-    assert found.stderr == "Opening the memory ...\n"
+    search = runner.invoke(app, ["memory", "search", "dark poly cell", *home])
+    assert search.stdout == "Nothing is remembered that fits.\n"
+    assert search.stderr == "Opening the memory ...\n"
 
 
 def test_doctor_fails_when_something_required_is_missing(tmp_path: Path) -> None:

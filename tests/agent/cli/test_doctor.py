@@ -42,9 +42,9 @@ def test_a_missing_package_has_the_command_that_adds_it() -> None:
 
 
 def test_all_that_is_missing_has_a_fix(tmp_path: Path) -> None:
-    found = doctor.checks(tmp_path / "not" / "there")
-    assert all(check.fix for check in found if not check.ok)
-    names = {check.name: check for check in found}
+    checks = doctor.checks(tmp_path / "not" / "there")
+    assert all(check.fix for check in checks if not check.ok)
+    names = {check.name: check for check in checks}
     assert names["text encoder"].ok
     assert names["photographs"].ok
     assert names["free disk"].ok
@@ -84,27 +84,27 @@ def test_a_home_that_is_a_file(tmp_path: Path) -> None:
 
 def of_brain(spec: str, *overrides: str) -> dict[str, doctor.Check]:
     quick = ["llm.pause_s=0", "llm.tries=1", f"brain={spec}"]
-    found = doctor.brain(load_settings("solar", [*quick, *overrides], {}))
-    return {check.name: check for check in found}
+    checks = doctor.brain(load_settings("solar", [*quick, *overrides], {}))
+    return {check.name: check for check in checks}
 
 
 def test_a_brain_that_calls_tools(fake_llm: FakeLLM) -> None:
     fake_llm.answers += [RIGHT, RIGHT]
-    found = of_brain("openai:tiny")
-    assert all(check.ok and not check.fix for check in found.values())
-    assert found["brain openai:tiny"].detail.startswith("first answer in 0.")
-    assert found["brain openai:tiny"].detail.endswith(" tokens/s")
-    assert found["way of calling tools"].detail == "native, as found"
+    checks = of_brain("openai:tiny")
+    assert all(check.ok and not check.fix for check in checks.values())
+    assert checks["brain openai:tiny"].detail.startswith("first answer in 0.")
+    assert checks["brain openai:tiny"].detail.endswith(" tokens/s")
+    assert checks["way of calling tools"].detail == "native, as found"
 
 
 def test_a_brain_that_needs_json_actions(fake_llm: FakeLLM) -> None:
     refusal = {"status": 400, "error": "tiny does not support tools"}
     fake_llm.answers += [refusal, RIGHT]
-    found = of_brain("ollama:tiny")
-    assert not found["native tool calls"].ok
-    assert "does not support tools" in found["native tool calls"].detail
-    assert all(check.ok for check in found.values() if check.required)
-    assert found["way of calling tools"].detail == "json, as found"
+    checks = of_brain("ollama:tiny")
+    assert not checks["native tool calls"].ok
+    assert "does not support tools" in checks["native tool calls"].detail
+    assert all(check.ok for check in checks.values() if check.required)
+    assert checks["way of calling tools"].detail == "json, as found"
     fake_llm.answers += [refusal, RIGHT]
     way = of_brain("ollama:tiny", "llm.mode=native")["way of calling tools"]
     assert (way.ok, way.required, way.detail) == (False, True, "native, as set by llm.mode")

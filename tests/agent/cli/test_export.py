@@ -41,15 +41,15 @@ def test_an_exported_data_set_loads(home: Path, form: str, tmp_path: Path) -> No
     assert len(loaded) == 24
     picture = loaded[0]["png" if form == "webdataset" else "image"]
     assert picture.size == (32, 32)
-    said = loaded[0]["json"] if form == "webdataset" else loaded[0]
-    assert "cell" in said["text"]
+    output = loaded[0]["json"] if form == "webdataset" else loaded[0]
+    assert "cell" in output["text"]
 
 
 def test_the_card_says_what_is_in_it(home: Path, tmp_path: Path) -> None:
     export(source_of(home, NAME), "parquet", tmp_path / "set")
     card = (tmp_path / "set" / "README.md").read_text("utf-8")
-    for said in ("24 generated images", "| class | images |", "The audit keeps", "## Licence"):
-        assert said in card
+    for output in ("24 generated images", "| class | images |", "The audit keeps", "## Licence"):
+        assert output in card
 
 
 def test_who_is_refused_a_session_does_not_run_the_command_at_its_end(tmp_path: Path) -> None:
@@ -77,15 +77,15 @@ def test_the_best_model_predicts_outside(home: Path, tmp_path: Path) -> None:
     best = folder_of(home, NAME) / "best"
     picture = tmp_path / "cell.png"
     Image.fromarray(np.full((300, 300), 90, np.uint8)).save(picture)
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, str(best / "predict.py"), str(picture)],
         capture_output=True,
         text=True,
         check=True,
         cwd=tmp_path,
     )
-    assert f"{picture}: " in said.stdout
-    assert any(name in said.stdout for name in ("functional", "defective"))
+    assert f"{picture}: " in output.stdout
+    assert any(name in output.stdout for name in ("functional", "defective"))
     card = (best / "README.md").read_text("utf-8")
     assert "| feedback |" in card
     assert "| test |" in card

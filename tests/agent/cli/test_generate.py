@@ -32,11 +32,11 @@ def test_writes_images_and_a_montage(
     with Image.open(folder / "0002.png") as image:
         assert (image.size, image.mode) == ((64, 64), "L")
     assert montage == folder / "montage.png"
-    said = console.export_text()
-    assert "CC BY-NC-SA" in said
-    assert "Recognised: wafer=poly, brightness=dark" in said
-    assert "It names none of the classes: functional, defective" in said
-    assert "160 tokens; the generator reads only the first 64" in said
+    output = console.export_text()
+    assert "CC BY-NC-SA" in output
+    assert "Recognised: wafer=poly, brightness=dark" in output
+    assert "It names none of the classes: functional, defective" in output
+    assert "160 tokens; the generator reads only the first 64" in output
 
 
 def test_words_that_the_generator_cannot_draw_are_named(
@@ -50,8 +50,8 @@ def test_words_that_the_generator_cannot_draw_are_named(
     )
     console = Console(record=True, width=300, file=io.StringIO())
     generate.generate(settings, "a dark poly cell with a crack", 2, tmp_path / "images", console)
-    said = console.export_text()
-    assert "the generator class_gan cannot draw dark, poly; these words have no effect" in said
+    output = console.export_text()
+    assert "the generator class_gan cannot draw dark, poly; these words have no effect" in output
 
 
 @pytest.mark.parametrize(("prompt", "n"), [("  ", 3), ("a cell", 0)])

@@ -122,7 +122,7 @@ def test_a_request_that_contradicts_itself_is_refused() -> None:
 
 
 def test_what_is_dropped_is_counted_by_its_reason() -> None:
-    found = ask(
+    result = ask(
         write(
             GOOD[0],
             GOOD[0].upper() + ".",
@@ -141,13 +141,13 @@ def test_what_is_dropped_is_counted_by_its_reason() -> None:
         write(GOOD[2]),
         n=10,
     )
-    assert found.texts == tuple(GOOD)
-    assert (found.n_lost, found.n_contradicting, found.n_malformed) == (1, 2, 5)
-    assert found.n_duplicates == 1 + 1 + 3
-    assert found.n_written == 10 + 4 + 3
-    assert found.n_calls == 5
-    assert found.share_valid.value == pytest.approx(9 / 17)
-    assert found.stopped.startswith("3 answers in a row")
+    assert result.texts == tuple(GOOD)
+    assert (result.n_lost, result.n_contradicting, result.n_malformed) == (1, 2, 5)
+    assert result.n_duplicates == 1 + 1 + 3
+    assert result.n_written == 10 + 4 + 3
+    assert result.n_calls == 5
+    assert result.share_valid.value == pytest.approx(9 / 17)
+    assert result.stopped.startswith("3 answers in a row")
 
 
 def test_lines_and_blanks_are_made_one_line() -> None:
@@ -169,10 +169,10 @@ def test_lines_and_blanks_are_made_one_line() -> None:
     ],
 )
 def test_three_answers_without_a_prompt_end_it(answer: dict[str, Any]) -> None:
-    found = ask(answer, answer, answer, n=5)
-    assert found.texts == ()
-    assert (found.n_calls, found.share_valid.value >= 0) == (3, True)
-    assert "3 answers in a row" in found.stopped
+    result = ask(answer, answer, answer, n=5)
+    assert result.texts == ()
+    assert (result.n_calls, result.share_valid.value >= 0) == (3, True)
+    assert "3 answers in a row" in result.stopped
 
 
 def test_an_answer_gives_no_more_than_was_asked_for() -> None:
@@ -181,7 +181,7 @@ def test_an_answer_gives_no_more_than_was_asked_for() -> None:
 
 def test_each_question_names_the_request_the_words_and_what_is_there() -> None:
     brain = failing(*GOOD[:2], "a bright poly cell, with a large dark area")
-    found = prompt_authors.ask(brain, "x", WANTED, 14, LLMSettings())
+    result = prompt_authors.ask(brain, "x", WANTED, 14, LLMSettings())
     first, second = brain._asked
     assert f'"{REQUEST}"' in first
     assert 'brightness: dark ("dark", "dim", "dimly glowing")' in first
@@ -194,7 +194,7 @@ def test_each_question_names_the_request_the_words_and_what_is_there() -> None:
     assert "it says brightness=bright" in second
     # Servers keep what they computed for the beginning that two prompts share.
     assert second.startswith(first.partition("\n\nCall write_prompts")[0])
-    assert found.stopped == "The model is gone."
+    assert result.stopped == "The model is gone."
 
 
 def test_text_from_data_cannot_end_its_quotes() -> None:
@@ -206,8 +206,8 @@ def test_text_from_data_cannot_end_its_quotes() -> None:
 
 
 def test_a_brain_that_fails_keeps_what_it_wrote_and_raises_if_that_is_nothing() -> None:
-    found = prompt_authors.ask(failing(*GOOD), "x", WANTED, 9, LLMSettings())
-    assert (found.texts, found.n_tokens) == (tuple(GOOD), 1000)
+    result = prompt_authors.ask(failing(*GOOD), "x", WANTED, 9, LLMSettings())
+    assert (result.texts, result.n_tokens) == (tuple(GOOD), 1000)
     with pytest.raises(BrainError, match="gone"):
         prompt_authors.ask(failing(), "x", WANTED, 9, LLMSettings())
 
@@ -217,12 +217,12 @@ def test_limits_are_kept_before_the_call() -> None:
     llm = LLMSettings(max_usd=2.5, prices=prices, answer_tokens=2000)
     none = failing(*GOOD)
     # 2,000 tokens of an answer cost 2 USD, the prompt about 0.1; the first call took 0.19.
-    found = prompt_authors.ask(none, "openai:m", WANTED, 9, llm)
-    assert found.n_calls == 1
-    assert found.stopped == "The model is gone."
+    result = prompt_authors.ask(none, "openai:m", WANTED, 9, llm)
+    assert result.n_calls == 1
+    assert result.stopped == "The model is gone."
     dear = llm.model_copy(update={"max_usd": 2.2})
-    found = prompt_authors.ask(failing(*GOOD), "openai:m", WANTED, 9, dear)
-    assert (found.n_calls, "USD and 2.0" in found.stopped) == (1, True)
+    result = prompt_authors.ask(failing(*GOOD), "openai:m", WANTED, 9, dear)
+    assert (result.n_calls, "USD and 2.0" in result.stopped) == (1, True)
     few = ask(write(*GOOD), n=9, llm=LLMSettings(max_tokens=500))
     assert (few.n_calls, "500 are left" in few.stopped) == (0, True)
     with pytest.raises(SettingsError, match="price of the model 'other'"):
@@ -230,10 +230,10 @@ def test_limits_are_kept_before_the_call() -> None:
 
 
 def test_the_grammar_says_all_that_was_asked_and_adds_what_photographs_have() -> None:
-    found = prompt_authors.caption(WANTED, 40, PALETTE, seed=0)
-    assert len(set(found.texts)) == 40
-    assert found.share_valid.value == 1
-    named = [ELPV.parse(text) for text in found.texts]
+    result = prompt_authors.caption(WANTED, 40, PALETTE, seed=0)
+    assert len(set(result.texts)) == 40
+    assert result.share_valid.value == 1
+    named = [ELPV.parse(text) for text in result.texts]
     assert all(attributes.items() >= ASKED.items() for attributes in named)
     added = [{k: v for k, v in attributes.items() if k not in ASKED} for attributes in named]
     assert {item for some in added for item in some.items()} == {
@@ -242,18 +242,18 @@ def test_the_grammar_says_all_that_was_asked_and_adds_what_photographs_have() ->
         ("severity", "defective"),
     }
     assert {len(some) for some in added} == {0, 1, 2, 3}
-    assert found == prompt_authors.caption(WANTED, 40, PALETTE, seed=0)
-    assert found.texts != prompt_authors.caption(WANTED, 40, PALETTE, seed=1).texts
+    assert result == prompt_authors.caption(WANTED, 40, PALETTE, seed=0)
+    assert result.texts != prompt_authors.caption(WANTED, 40, PALETTE, seed=1).texts
 
 
 def test_the_grammar_without_a_photograph_like_it_adds_nothing_and_ends() -> None:
     asked = {"wafer": "mono", "contrast": "medium"}
     request = PromptRequest("a mono cell of medium contrast", asked, ELPV)
-    found = prompt_authors.caption(request, 100, PALETTE, seed=0)
-    assert {tuple(ELPV.parse(text).items()) for text in found.texts} == {tuple(asked.items())}
+    result = prompt_authors.caption(request, 100, PALETTE, seed=0)
+    assert {tuple(ELPV.parse(text).items()) for text in result.texts} == {tuple(asked.items())}
     # 3 intros, 3 subjects, 3 ways to say mono, 2 to say medium contrast.
-    assert len(found.texts) == 54
-    assert found.stopped
+    assert len(result.texts) == 54
+    assert result.stopped
 
 
 def test_attributes_that_the_images_do_not_show_are_not_counted(
@@ -270,7 +270,7 @@ def test_attributes_that_the_images_do_not_show_are_not_counted(
 
     good, deaf = figures(1.0), figures(0.0)
     assert good.n_images == 20
-    assert {key: found.n for key, found in good.attributes.items()} == {
+    assert {key: result.n for key, result in good.attributes.items()} == {
         "brightness": 20,
         "dark_area": 20,
         "where": 5,
@@ -303,17 +303,17 @@ def test_brain_and_grammar_are_compared_at_equal_numbers(
     path = tmp_path / "script.json"
     path.write_text(json.dumps([write(*GOOD), *[write()] * 3]), encoding="utf-8")
     settings = make_settings(f"brain=scripted:{path}")
-    found = prompt_study.compare(settings, REQUEST, 9, 2, Console(quiet=True))
-    assert [c.prompts.author for c in found.columns] == [f"scripted:{path}", "grammar"]
-    assert [len(c.prompts.texts) for c in found.columns] == [4, 4]
-    assert [c.figures.n_images for c in found.columns] == [8, 8]
-    assert found.asked == ASKED
-    assert found.unseen == ("wafer",)
-    head, rows = prompt_study.table(found)
+    result = prompt_study.compare(settings, REQUEST, 9, 2, Console(quiet=True))
+    assert [c.prompts.author for c in result.columns] == [f"scripted:{path}", "grammar"]
+    assert [len(c.prompts.texts) for c in result.columns] == [4, 4]
+    assert [c.figures.n_images for c in result.columns] == [8, 8]
+    assert result.asked == ASKED
+    assert result.unseen == ("wafer",)
+    head, rows = prompt_study.table(result)
     assert head == ["figure", f"scripted:{path}", "grammar"]
     assert all(len(row) == 3 for row in rows)
     assert ["prompts", "4", "4"] in rows
-    text = "\n".join(prompt_study.notes(found, n_texts=3))
+    text = "\n".join(prompt_study.notes(result, n_texts=3))
     assert f"{GOOD[2]}\n  ... and 1 more" in text
     assert GOOD[3] not in text
     assert "Stopped after 4: 3 answers in a row" in text
@@ -330,9 +330,9 @@ def test_a_remote_brain_writes_prompts_in_every_mode(
             {"tool": "pick_slice", "arguments": {"slice": "dark"}},
         ]
     fake_llm.answers.append(write(*GOOD))
-    found = prompt_study.compare(settings, REQUEST, 4, 1, Console(quiet=True))
-    assert found.columns[0].prompts.texts == tuple(GOOD)
-    assert found.columns[0].prompts.n_tokens == 42
+    result = prompt_study.compare(settings, REQUEST, 4, 1, Console(quiet=True))
+    assert result.columns[0].prompts.texts == tuple(GOOD)
+    assert result.columns[0].prompts.n_tokens == 42
     body = fake_llm.requests[-1]["body"]
     assert ("tools" in body) == (mode == "native")
     assert ("response_format" in body) == (mode != "native")

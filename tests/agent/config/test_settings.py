@@ -175,9 +175,9 @@ def test_a_wrong_preset_file_is_explained(tmp_path: Path, text: str, message: st
 
 
 def test_free_keys_exist_and_do_not_change_the_fingerprint() -> None:
-    known = keys()
+    names = keys()
     for free in FREE_KEYS:
-        assert any(f"{key}.".startswith(f"{free}.") for key in known), free
+        assert any(f"{key}.".startswith(f"{free}.") for key in names), free
     overrides = ["session.rounds=9", "session.images_per_round=5", "session.name=x", "home=/y"]
     changed = load_settings("solar", [*overrides, "device=cpu", "pretrain.steps=1"])
     assert fingerprint(changed) == fingerprint(load_settings("solar"))

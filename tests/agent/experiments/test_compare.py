@@ -158,14 +158,14 @@ def test_a_comparison_ends_with_page_and_table_and_goes_on_after_a_stop(
         *folder.glob("seed-000/models/*/*"),
         *folder.glob("seed-000/*/home/sessions/arm/rounds/*/*"),
     ]
-    known = {path: path.stat().st_mtime_ns for path in made if path.suffix != ".png"}
+    written = {path: path.stat().st_mtime_ns for path in made if path.suffix != ".png"}
     stopped = folder / "seed-000/uniform/round-2.json"
     expected = json.loads(stopped.read_bytes())
     stopped.unlink()
     experiment.run(range(1), 1, lambda done: None)
 
     assert json.loads(stopped.read_bytes()) == expected
-    assert all(path.stat().st_mtime_ns == time for path, time in known.items())
+    assert all(path.stat().st_mtime_ns == time for path, time in written.items())
     assert experiment.n_done(range(1)) == 5
     scores = experiment.scores()
     by_arm = Counter(score.arm for score in scores)
@@ -183,8 +183,8 @@ def test_a_comparison_ends_with_page_and_table_and_goes_on_after_a_stop(
     firsts = [s for s in scores if s.round == 1 and s.arm != "oracle"]
     assert len({s.average for s in firsts}) == 1
 
-    page, found = experiment.write_results("shaping compare")
-    assert [s.arm for s in found.summaries] == ARMS.names()
+    page, comparison = experiment.write_results("shaping compare")
+    assert [s.arm for s in comparison.summaries] == ARMS.names()
     assert "Differences to uniform" in page.read_text("utf-8")
     assert len(page.with_suffix(".csv").read_text("utf-8").splitlines()) == 6
     with pytest.raises(SettingsError, match="made with other settings: --broken"):
@@ -215,9 +215,9 @@ def test_guided_arms_and_one_shot_feedback_are_held_against_the_others(
 
     def plan(arm: str, number: int) -> Plan:
         (path,) = folder.glob(f"seed-000/{arm}*/round-{number}.json")
-        found = Entry.model_validate_json(path.read_bytes()).round.plan
-        assert found
-        return found
+        plan = Entry.model_validate_json(path.read_bytes()).round.plan
+        assert plan
+        return plan
 
     # The first round has no DSTM to be pulled by; later the prompts are the same but for the pull.
     assert {p.pull for p in plan("failure-pull", 1).prompts} == {None}
@@ -226,8 +226,8 @@ def test_guided_arms_and_one_shot_feedback_are_held_against_the_others(
     n_made = {s.arm: s.n_images for s in experiment.scores() if s.round == 2}
     assert n_made == dict.fromkeys(arms.names(), 32)
 
-    _, found = experiment.write_results("shaping compare")
-    assert [(c.arm, c.other) for c in found.contrasts] == arms.pairs()
+    _, comparison = experiment.write_results("shaping compare")
+    assert [(c.arm, c.other) for c in comparison.contrasts] == arms.pairs()
     # Resumed, nothing is drawn or trained again.
     made = [p for part in ("images", "pulled", "models") for p in folder.rglob(part)]
     before = {p: p.stat().st_mtime_ns for part in made for p in part.rglob("*.*")}
@@ -279,10 +279,10 @@ def test_one_shot_feedback_stays_that_of_the_first_round(components: Components)
         planner = planner_of_arm(read_arm(arm), lambda: (), [])
         vocabulary = components.target.vocabulary
         plan = planner.plan(observation, components.distribution, vocabulary)
-        found: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         for prompt in plan.prompts:
-            found[prompt.attributes["wafer"]] += prompt.count
-        return found
+            counts[prompt.attributes["wafer"]] += prompt.count
+        return counts
 
     first, second = past(1, mono=20, poly=80), past(2, mono=90, poly=10)
     assert spent("failure", first, second) == {"mono": 10, "poly": 90}
@@ -300,10 +300,10 @@ def test_an_arm_with_trials_judges_its_failures(settings: Settings) -> None:
     folder = experiment.folder
     experiment.run(range(1), 1, lambda done: None)
     paths = sorted(folder.glob("seed-000/audited_failure-trial-*/round-*.json"))
-    found = [Entry.model_validate_json(p.read_bytes()).round for p in paths]
-    assert any(f.fixable for r in found for f in r.failures)
-    assert [r.plan.n_images for r in found if r.plan] == [16] * 3
-    plans = [r.plan for r in found if r.plan]
+    past = [Entry.model_validate_json(p.read_bytes()).round for p in paths]
+    assert any(f.fixable for r in past for f in r.failures)
+    assert [r.plan.n_images for r in past if r.plan] == [16] * 3
+    plans = [r.plan for r in past if r.plan]
     assert any(plan.trials for plan in plans[1:])
 
 
@@ -328,10 +328,10 @@ def test_a_comparison_goes_on_when_settings_have_been_added_since(settings: Sett
     experiment = Experiment.open(settings, "old", ARMS)
     folder = experiment.folder
     path = folder / "compare.json"
-    known = json.loads(path.read_bytes())
-    del known["settings"]["feedback"]["trial"]
-    known["settings"]["pretrain"]["of_an_earlier_version"] = 1
-    path.write_text(json.dumps({**known, "fingerprint": "of an earlier version"}))
+    stored = json.loads(path.read_bytes())
+    del stored["settings"]["feedback"]["trial"]
+    stored["settings"]["pretrain"]["of_an_earlier_version"] = 1
+    path.write_text(json.dumps({**stored, "fingerprint": "of an earlier version"}))
     assert Experiment.open(settings, "old", ARMS) == experiment
     changed = load_settings("solar", [*TOY, "feedback.trial=3", f"home={settings.home}"], {})
     with pytest.raises(SettingsError, match=r"feedback\.trial: 0 -> 3"):
@@ -386,9 +386,9 @@ if __name__ == "__main__":
 def test_no_process_outlives_a_killed_comparison(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(_PARENT)
-    said = subprocess.run([sys.executable, script], capture_output=True, timeout=120, check=False)
-    assert said.returncode == -signal.SIGKILL
-    folder = Path("/proc") / said.stdout.decode().strip()
+    parent = subprocess.run([sys.executable, script], capture_output=True, timeout=120, check=False)
+    assert parent.returncode == -signal.SIGKILL
+    folder = Path("/proc") / parent.stdout.decode().strip()
     until = time.monotonic() + 20
     while folder.exists() and "zombie" not in (folder / "status").read_text():
         assert time.monotonic() < until
