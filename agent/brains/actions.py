@@ -1,7 +1,7 @@
 """Tool calls as one JSON object, for models that have no reliable tool calls of their own.
 
 An action is {"tool": NAME, "arguments": {...}}. Pure functions: the JSON schema that a server's
-grammar enforces, the reading of what a model answered, and a conversation said in plain text.
+grammar enforces, the parser of a model's answer, and a conversation in plain text.
 Tools are in the function format of OpenAI:
 {"type": "function", "function": {"name", "description", "parameters"}}.
 """
@@ -88,7 +88,7 @@ def as_plain_messages(
     """Say a conversation with tools as one of a system, a user and an assistant.
 
     Calls become actions of the assistant, results words of the user; what has no text is left
-    out and neighbours of one role are merged. The tools and how to call them come last, said by
+    out and neighbours of one role are merged. The tools and how to call them come last, by
     `template`, the text of `prompts/json_action.md` unless given.
     """
     texts = [_say_message(message) for message in messages]

@@ -1,7 +1,7 @@
 """A plan that waits for a person: what is asked, what may be answered, how a line changes the plan.
 
 Edits are pure functions: a plan and a line give a draft, which is checked like any other. They
-raise ToolError with what may be said instead.
+raise ToolError with the legal forms.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def remade(
 
 
 def _changed(draft: PromptDraft, key: str, value: str, vocabulary: Vocabulary) -> PromptDraft:
-    """Return a prompt with another value of an attribute, or class, said by the grammar."""
+    """Return a prompt with another value of an attribute, or class, and the caption that names it."""
     if key == "class":
         named = [c for c in vocabulary.classes if value_of(c) == value_of(value)]
         value = named[0] if named else value

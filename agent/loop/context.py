@@ -1,4 +1,4 @@
-"""What a brain is told at the start of a round, within the space that it has.
+"""The first messages of a round, within the space that a model has.
 
 Figures come from records; text that comes from data (memory, the user) is quoted and cut.
 """
@@ -27,10 +27,27 @@ _MAX_FAILURES = 10
 class Facts:
     """What a brain may know at the start of a round; plain data, nothing is looked up.
 
-    n_images and images_left: of this round, and of this and all later ones. report and previous:
-    the last report and the one before it. failures: of the last report. steering: what the user
-    said, the latest last; wishes: ids of the wishes that hold. tokens_left, usd_left: None without
-    a limit. max_chars: space for both texts together.
+    Attributes:
+        target: Name of the target.
+        class_names: Classes of its images.
+        vocabulary: Its attributes and their values.
+        round: Number of the round.
+        rounds: Rounds of the session.
+        n_images: Budget of this round.
+        images_left: Budget of this and all later rounds.
+        images_per_prompt: Images that a prompt usually gets.
+        max_chars: Space for the system text and the observation together.
+        report: The last report.
+        previous: The report before it.
+        failures: Failures of the last report.
+        verdict: How the last hypothesis came out.
+        lessons: Lessons of the memory.
+        similar: Prompts of the memory with what they achieved.
+        steering: Answers and preferences of the user, the latest last.
+        seconds_per_image: Time to draw one, None while it is not known.
+        wishes: Ids of the preferences that hold.
+        tokens_left: None without a limit.
+        usd_left: None without a limit.
     """
 
     target: str
@@ -56,7 +73,7 @@ class Facts:
 
 
 class _Detail(NamedTuple):
-    """How much is said of what may be left out."""
+    """How many entries of each optional part are shown."""
 
     similar: int
     lessons: int
@@ -72,11 +89,14 @@ def prompt_files() -> dict[str, str]:
 def brief(facts: Facts, templates: Mapping[str, str] | None = None) -> tuple[str, str]:
     """Return the system text, the same in every round, and the observation of this round.
 
-    If both are longer than `facts.max_chars` together, the observation is shortened: first by the
-    least similar prompts, then by lessons, by failures beyond the third, by slices, by the other
-    failures. Words, budget, wishes of the user (the last 5, 300 characters each), the overall
-    figures and the last hypothesis always stay, so a very small `max_chars` is exceeded. templates:
-    texts that stand in for the `prompt_files`.
+    Words, budget, wishes of the user (the last 5, 300 characters each), the overall figures and the
+    last hypothesis are always shown, so a very small `max_chars` is exceeded. If both
+    texts are longer, entries are left out: first the least similar prompts, then lessons, failures
+    beyond the third, slices, the other failures.
+
+    Args:
+        facts: What is known.
+        templates: Texts that stand in for the `prompt_files`.
     """
     templates = templates or prompt_files()
     system = _system(facts, templates["system"])

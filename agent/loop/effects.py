@@ -38,7 +38,7 @@ class Effects(Protocol):
 
     @property
     def target(self) -> TargetView:
-        """What a brain is told of the target."""
+        """Name, classes and vocabulary of the target."""
 
     @property
     def observer(self) -> Observer:
@@ -120,21 +120,8 @@ class LiveEffects:
         self._parts = components
         self._session = components.session
         self._shards: dict[int, list[Path]] = {}
-
-    @property
-    def target(self) -> TargetView:
-        """The target."""
-        return self._parts.target
-
-    @property
-    def observer(self) -> Observer:
-        """Who watches the session."""
-        return self._parts.observer
-
-    @property
-    def templates(self) -> Mapping[str, str]:
-        """The prompt files."""
-        return prompt_files()
+        self.target: TargetView = components.target
+        self.observer, self.templates = components.observer, prompt_files()
 
     def word(self, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the tools as they are."""

@@ -175,7 +175,7 @@ class Decider:
         return answer_of(journal.append(event))
 
     def _offered(self, tools: Sequence[dict[str, Any]]) -> ToolsEvent:
-        """Return the event of what is offered; models that answer by JSON are told it in words."""
+        """Return the event of what is offered; models that answer by JSON read it in words."""
         event = ToolsEvent(mode="native", tools=tuple(tools))
         if self.plans_briefly:
             (words,) = as_plain_messages([], tools, self._templates["json_action"])
@@ -260,6 +260,6 @@ def _act(state: RoundState, decider: Decider, toolbox: Toolbox) -> dict[str, Any
 
 
 def _news(messages: Sequence[AnyMessage]) -> Sequence[AnyMessage]:
-    """Return what the brain has not been told before: all after its last answer."""
+    """Return the messages that the brain has not seen: all after its last answer."""
     last = max((i for i, m in enumerate(messages) if isinstance(m, AIMessage)), default=-1)
     return messages[last + 1 :]

@@ -1,7 +1,7 @@
 """What is known when a round begins, and the messages that say it.
 
-It is gathered from the journal and the memory into `Facts`, journaled as `opening`, and said from
-there, so that the messages of a round can be made again without the memory.
+It is gathered from the journal and the memory into `Facts`, journaled as `opening`, and rendered
+from there, so that the messages of a round can be made again without the memory.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def gather(
     tokens_left: int | None,
     usd_left: float | None,
 ) -> Facts:
-    """Return what a brain is told at the start of a round; searches the memory."""
+    """Return what a brain may know at the start of a round; searches the memory."""
     settings, target, journal = session.settings, effects.target, session.journal
     round_number, past = observation.round, observation.rounds
     reports = [r.report for r in past if r.report]
@@ -146,7 +146,7 @@ def gather(
 
 
 def _steering(journal: EventLog, past: Sequence[Round], wanted: Sequence[Preference]) -> list[str]:
-    """Return what the user has said and wishes."""
+    """Return answers and preferences of the user."""
     answers = [
         f"asked {event.question!r}, the user said: {event.answer}"
         for event in journal.events(AnswerEvent)[-LOOK_BACK:]

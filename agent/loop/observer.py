@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 EVERY_S = 30.0
 # So soon it is seen that something goes on; then lines come less and less often.
 FIRST_S = 10.0
-# Below this share of kept images a person is told that the generator draws something else.
+# Below this share of kept images a warning says that the generator draws something else.
 _FEW_KEPT = 0.2
 
 

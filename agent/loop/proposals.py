@@ -123,7 +123,7 @@ class Proposals:
             effects.max_tokens,
             slices=[score.key for score in reports[-1].slices] if reports else (),
             pull=settings.generator.pull,
-            unpullable=self.unpullable(bool(reports)),
+            no_guidance=self.no_guidance(bool(reports)),
             adapters=self.adapters(),
             undrawn=effects.undrawn,
         )
@@ -153,8 +153,8 @@ class Proposals:
         given = self._session.settings.generator.options.get("adapters")
         return sorted(adapter_name(path) for path in given) if isinstance(given, dict) else []
 
-    def unpullable(self, is_trained: bool) -> str | None:
-        """Return why no DSTM can pull the images of a round, or None; was one trained before?"""
+    def no_guidance(self, is_trained: bool) -> str | None:
+        """Return why no DSTM can guide the images of a round, or None; was one trained before?"""
         if not is_trained:
             return "no DSTM has been trained yet"
         if not self._effects.accepts_feedback:

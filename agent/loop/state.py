@@ -85,7 +85,7 @@ class EventLog(Protocol):
 
 
 class TargetView(Protocol):
-    """What a brain is told of a target."""
+    """Name, classes and vocabulary of a target."""
 
     @property
     def name(self) -> str:

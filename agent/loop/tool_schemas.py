@@ -43,10 +43,15 @@ def tool_schemas(
 ) -> list[Json]:
     """Return the tools in OpenAI's function format.
 
-    n_images: of the round; slices: measured in the last report; pulls: whether the DSTM can pull
-    images; adapters: names of those that prompts may weigh. `brief` is for small models: a few
-    prompts said by attributes, whose counts cannot add up to more than the round's images, and
-    hypotheses on measured slices alone.
+    Args:
+        tools: The tools that are legal now.
+        vocabulary: Classes, attributes and values of the target, which become enums.
+        n_images: Budget of the round.
+        slices: Keys of the slices that the last report measured.
+        brief: For small models: a few prompts by attributes alone, whose counts cannot exceed the
+            budget, and hypotheses on measured slices.
+        pulls: Whether the DSTM can guide images.
+        adapters: Names of the adapters that prompts may weigh.
     """
     schemas = [convert_to_openai_tool(tool) for tool in tools]
     for schema in schemas:

@@ -108,7 +108,7 @@ class Toolbox:
             self._session.settings.session.images_per_round,
             [score.key for score in reports[-1].slices] if reports else [],
             brief,
-            pulls="propose_plan" in names and self._proposals.unpullable(bool(reports)) is None,
+            pulls="propose_plan" in names and self._proposals.no_guidance(bool(reports)) is None,
             adapters=self._proposals.adapters(),
         )
         return self._effects.word(schemas)

@@ -32,14 +32,14 @@ MOST = 0.5
 def with_trials(
     draft: PlanDraft,
     observation: Observation,
-    palette: AttributeDistribution,
+    distribution: AttributeDistribution,
     vocabulary: Vocabulary,
     n: int,
     wanted: Sequence[Preference] = (),
 ) -> PlanDraft:
     """Return a draft in which failing slices with fewer than `n` images so far are on trial.
 
-    Such a slice is a significant failure that the palette can supply; the worst come first, as many
+    Such a slice is a significant failure that the distribution can supply; the worst come first, as many
     as fit into half of the images. It gets what it lacks of `n` images, and all other prompts that
     name its attributes are left out; the rest of the draft, its counts scaled, gets what remains,
     so the total stays. Where there is no rest, the draft itself gets it. A draft that cannot be a
@@ -47,7 +47,7 @@ def with_trials(
     arguments give the same draft.
     """
     total = sum(prompt.count for prompt in draft.prompts)
-    allowed = _allowed(palette, wanted, vocabulary)
+    allowed = _allowed(distribution, wanted, vocabulary)
     is_plan = total <= observation.n_images and all(p.count > 0 for p in draft.prompts)
     if not (n and allowed and is_plan):
         return draft
@@ -80,15 +80,15 @@ def _failing(failures: Sequence[Failure]) -> list[Failure]:
 
 
 def _allowed(
-    palette: AttributeDistribution, wanted: Sequence[Preference], vocabulary: Vocabulary
+    distribution: AttributeDistribution, wanted: Sequence[Preference], vocabulary: Vocabulary
 ) -> AttributeDistribution | None:
-    """Return what of a palette keeps the constraints of a person, None where nothing does."""
-    rows = [row for row in palette.rows if not breaks(as_draft(row), wanted, vocabulary)]
+    """Return what of a distribution keeps the constraints of a person, None where nothing does."""
+    rows = [row for row in distribution.rows if not breaks(as_draft(row), wanted, vocabulary)]
     return AttributeDistribution(rows=tuple(rows)) if rows else None
 
 
-def _supplies(palette: AttributeDistribution, attributes: Mapping[str, str]) -> bool:
-    return any(attributes.items() <= row.attributes.items() for row in palette.rows)
+def _supplies(distribution: AttributeDistribution, attributes: Mapping[str, str]) -> bool:
+    return any(attributes.items() <= row.attributes.items() for row in distribution.rows)
 
 
 def _names(prompt: PromptDraft, trial: Trial, vocabulary: Vocabulary) -> bool:

@@ -38,24 +38,41 @@ def validate(
     max_tokens: int,
     slices: Sequence[str] = (),
     pull: str | None = None,
-    unpullable: str | None = None,
+    no_guidance: str | None = None,
     adapters: Collection[str] = (),
     undrawn: Callable[[str], Sequence[str]] = lambda text: (),
 ) -> Plan:
-    """Return the plan, or raise ToolError with everything that is wrong and what would be legal.
+    """Return the plan that a draft stands for.
 
-    slices: the keys of the last report, if there is one. pull: of prompts that say none;
-    unpullable: why there is no pull in this round, if so, with which prompts that want one get a
-    warning. adapters: names of those that prompts may weigh; where there are none, a prompt that
-    does gets a warning. undrawn: gives the words of a text that the generator cannot draw. A
-    prompt's attributes are those given and those its text names; a prompt without a text is said
-    by the caption grammar; its class is the one given or the one its words imply. Prompts of equal
-    text, class, pull and adapters are made one. The hypothesis gets the canonical key of its
-    slice. Trials count the images that the plan has for them, those without
-    are left out. `warnings`, at most 10, name what is legal but works badly: a text
-    over the token limit, words that the vocabulary has not, attributes that the text does not say,
-    a slice that is not measured. The message of an error lists at most 10 problems in at most
-    2,000 characters.
+    A prompt's attributes are those given and those its text names; a prompt without a text gets one
+    from the caption grammar; its class is the one given or the one its words imply. Prompts of
+    equal text, class, guidance and adapters become one. The hypothesis gets the canonical key of
+    its slice. Trials count the images that the plan has for them; those without are left out.
+
+    Args:
+        draft: What was proposed.
+        round_number: Number of the round.
+        n_images: Budget of the round.
+        author: The brain that plans, e.g. `policy:thompson`.
+        vocabulary: Attributes, values and classes of the target.
+        count_tokens: Returns the tokens of a text.
+        max_tokens: How many of them the generator reads.
+        slices: Keys of the slices of the last report.
+        pull: Guidance by the DSTM of prompts that name none.
+        no_guidance: Why the DSTM guides no images in this round, None if it can; prompts that want
+            it get a warning.
+        adapters: Names of the adapters that prompts may weigh; where there are none, a prompt that
+            weighs some gets a warning.
+        undrawn: Returns the words of a text that the generator cannot draw.
+
+    Returns:
+        The plan. Its `warnings`, at most 10, name what is legal but works badly: a text over the
+        token limit, words outside the vocabulary, attributes that the text does not name, a slice
+        that is not measured.
+
+    Raises:
+        ToolError: The draft cannot be a plan; names at most 10 problems, and what would be legal,
+            in at most 2,000 characters.
     """
     problems = []
     if not draft.prompts:
@@ -78,10 +95,10 @@ def validate(
             problems += [f"{name} ({quote(text, _QUOTED)}): {problem}" for problem in faults]
             continue
         spec = _spec(prompt, text, f"r{round_number:03d}p{number:02d}", vocabulary)
-        if not unpullable:
+        if not no_guidance:
             spec = spec.model_copy(update={"pull": prompt.pull or pull})
         elif prompt.pull:
-            warnings.append(f"{name} is drawn without its pull: {unpullable}")
+            warnings.append(f"{name} is drawn without its pull: {no_guidance}")
         if adapters:
             spec = spec.model_copy(update={"adapters": prompt.adapters or None})
         elif prompt.adapters:

@@ -188,7 +188,7 @@ class SlicePlanner:
     Attributes:
         name: Name of the planner.
         shares: Maps what is known and the slices to shares, at least 0, by the slice's key. None:
-            nothing can be said of the slices yet.
+            nothing is known of the slices yet.
         base: Plans the floor, and everything while there is no report.
         floor: Share of the images, 0..1, that `base` plans.
         curriculum: Whether combinations wait for their parts, see `curriculum_slices`.

@@ -28,7 +28,7 @@ MAX_TRIES = 3
 
 @dataclass(frozen=True)
 class Decision:
-    """One decision of a session, and what the other brain said to it; plan None: no legal one."""
+    """One decision of a session, and the plan of the other brain; None: it made no legal one."""
 
     round: int
     recorded: Plan
@@ -40,9 +40,17 @@ class Decision:
 def counterfactual(events: Sequence[Event], brain: str, start: int = 1) -> Iterator[Decision]:
     """Ask `brain` for a plan at every recorded decision from round `start` on.
 
-    It is told what the recorded brain was told at the start of the round, and offered propose_plan
-    alone. Nothing is drawn. Raises SettingsError for an unknown brain or when no plan is left,
-    SessionError for a record that holds too little.
+    It reads the messages that the recorded brain read at the start of the round, and may call
+    propose_plan alone. Nothing is drawn.
+
+    Args:
+        events: Of the session's journal, undone ones too.
+        brain: KIND:ARGUMENT.
+        start: First round.
+
+    Raises:
+        SettingsError: The brain is unknown, or there is no plan from round `start` on.
+        SessionError: The record holds too little.
     """
     session = RecordedSession(events)
     journal, effects = session.journal, RecordedEffects(session)

@@ -90,7 +90,7 @@ class RecordedSession:
 
 @dataclass(frozen=True)
 class RecordedTarget:
-    """What of the target the brain was told."""
+    """Name, classes and vocabulary of the target, as journaled."""
 
     name: str
     class_names: Sequence[str]

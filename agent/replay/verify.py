@@ -41,7 +41,7 @@ class Verification:
     reworded: templates and tools that are worded otherwise by now; the session was run again with
     the texts that its journal holds.
 
-    n_messages: told to and by the brain; n_calls: of tools, none of which was executed; ended:
+    n_messages: to and from the brain; n_calls: of tools, none of which was executed; ended:
     whether the record ends with a round's end; torn: whether its last line is unfinished, which was
     left out.
     """

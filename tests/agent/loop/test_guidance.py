@@ -29,7 +29,7 @@ MakeSettings = Callable[..., Settings]
 VOCABULARY = load_vocabulary("elpv")
 
 
-def check(*pulls: str | None, default: str | None = None, unpullable: str | None = None) -> Plan:
+def check(*pulls: str | None, default: str | None = None, no_guidance: str | None = None) -> Plan:
     prompts = tuple(PromptDraft(text="a broken cell", count=2, pull=pull) for pull in pulls)
     return validate(
         PlanDraft(prompts=prompts),
@@ -40,7 +40,7 @@ def check(*pulls: str | None, default: str | None = None, unpullable: str | None
         lambda text: 3,
         64,
         pull=default,
-        unpullable=unpullable,
+        no_guidance=no_guidance,
     )
 
 
@@ -51,10 +51,10 @@ def test_a_prompt_without_a_pull_gets_the_one_of_the_settings() -> None:
 
 
 def test_where_nothing_can_pull_a_wish_for_it_is_a_warning() -> None:
-    plan = check("entropy 0.05", default="loss 0.03", unpullable="no DSTM has been trained yet")
+    plan = check("entropy 0.05", default="loss 0.03", no_guidance="no DSTM has been trained yet")
     assert plan.prompts[0].pull is None
     assert plan.warnings == ("prompt 1 is drawn without its pull: no DSTM has been trained yet",)
-    assert check(None, default="loss 0.03", unpullable="no DSTM").warnings == ()
+    assert check(None, default="loss 0.03", no_guidance="no DSTM").warnings == ()
 
 
 def propose_plan(prompts: list[PromptDraft], why: str = "") -> str:
