@@ -172,7 +172,7 @@ class RemoteModel(BaseChatModel):
         try:
             answer = chat.invoke(messages, **arguments)
         except ValidationError as error:
-            # Arguments that are no object and the like: the model's mistake, which it reads in the next message.
+            # Arguments that are no object and the like: the model's mistake, and its next message.
             given = json.dumps([e["input"] for e in error.errors()], default=repr)
             return AIMessage(content=given)
         except failures as error:

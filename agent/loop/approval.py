@@ -161,7 +161,7 @@ def remade(
 
 
 def _changed(draft: PromptDraft, key: str, value: str, vocabulary: Vocabulary) -> PromptDraft:
-    """Return a prompt with another value of an attribute, or class, and the caption that names it."""
+    """Return a prompt with another value of an attribute, or class, and its caption."""
     if key == "class":
         named = [c for c in vocabulary.classes if value_of(c) == value_of(value)]
         value = named[0] if named else value

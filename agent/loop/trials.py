@@ -39,8 +39,8 @@ def with_trials(
 ) -> PlanDraft:
     """Return a draft in which failing slices with fewer than `n` images so far are on trial.
 
-    Such a slice is a significant failure that the distribution can supply; the worst come first, as many
-    as fit into half of the images. It gets what it lacks of `n` images, and all other prompts that
+    Such a slice is a significant failure that the distribution supports; the worst come first, as
+    many as fit into half of the images. It gets what it lacks of `n` images, and all other prompts that
     name its attributes are left out; the rest of the draft, its counts scaled, gets what remains,
     so the total stays. Where there is no rest, the draft itself gets it. A draft that cannot be a
     plan is left to be refused. wanted: wishes of a person, whose constraints trials keep. The same
