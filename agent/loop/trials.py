@@ -40,11 +40,18 @@ def with_trials(
     """Return a draft in which failing slices with fewer than `n` images so far are on trial.
 
     Such a slice is a significant failure that the distribution supports; the worst come first, as
-    many as fit into half of the images. It gets what it lacks of `n` images, and all other prompts that
-    name its attributes are left out; the rest of the draft, its counts scaled, gets what remains,
-    so the total stays. Where there is no rest, the draft itself gets it. A draft that cannot be a
-    plan is left to be refused. wanted: wishes of a person, whose constraints trials keep. The same
-    arguments give the same draft.
+    many as fit into half of the images. It gets what it lacks of `n` images, and all other prompts
+    that name its attributes are left out; the rest of the draft, its counts scaled, gets what
+    remains, so the total stays. Where there is no rest, the draft itself gets it. A draft that
+    cannot be a plan is left to be refused. The same arguments give the same draft.
+
+    Args:
+        draft: What was proposed.
+        observation: Rounds so far and the budget.
+        distribution: What the generator can be asked for.
+        vocabulary: Attributes and values of the target.
+        n: Images that a slice needs before more are spent on it; 0: no trials.
+        wanted: Preferences of a person, whose constraints trials keep.
     """
     total = sum(prompt.count for prompt in draft.prompts)
     allowed = _allowed(distribution, wanted, vocabulary)
