@@ -22,8 +22,7 @@ from agent.planners import distribution_of
 from agent.steering.preferences import MAX_FACTOR, Preference, say_effects
 from eval.report.blocks import failure_lines, plain, report_lines
 from memory.errors import BrainError
-from memory.events.brain import Tokens
-from memory.events.person import ChatCallEvent
+from memory.events import ChatCallEvent, Tokens
 from prompts.printable import one_line
 from prompts.render import quote, render
 

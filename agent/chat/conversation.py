@@ -38,7 +38,7 @@ from agent.steering.preferences import (
 )
 from eval.report.blocks import Block, Line, round_lines
 from memory.errors import ShapingError, ToolError, unknown
-from memory.events.person import AdditionEvent
+from memory.events import AdditionEvent, PlanEditEvent
 from memory.journal import Journal
 from memory.records import Plan, Round
 from prompts.printable import one_line
@@ -387,9 +387,8 @@ class Conversation:
         resolved = remade(
             question.resolved, draft, plan, self._preferences.active(), self.vocabulary
         )
-        self._journal.append(
-            "plan_edit", round=question.round, question=question.key, made=resolved.to_json()
-        )
+        made = resolved.to_json()
+        self._journal.append(PlanEditEvent(round=question.round, question=question.key, made=made))
         plan = proposals.plan(resolved, question.round, author)
         again = proposals.request(resolved, plan, question.key)
         self.live.ask_again(again)

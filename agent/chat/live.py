@@ -22,7 +22,6 @@ from agent.session.folder import Session, store_settings
 from agent.session.limits import Ending
 from agent.session.undo import clear_undone, undo
 from memory.errors import ShapingError, Stopped
-from memory.events.session import EndedEvent
 from memory.records import Plan, Round
 
 State = Literal["idle", "working", "waiting", "paused", "finished", "failed"]
@@ -264,11 +263,8 @@ class LiveSession:
         request(self.session.folder, "continue")
         if self._after_stop is None or self._closing:
             n_done = self.session.n_done()
-            rule, message = ending
-            journal.append(
-                EndedEvent.model_validate({"rule": rule, "told": message, "round": n_done})
-            )
-            text = "Stopped" if state == "idle" else f"Finished: {message}"
+            journal.append(ending.event(n_done))
+            text = "Stopped" if state == "idle" else f"Finished: {ending.message}"
             self.tell("state", f"{text}. Rounds done: {n_done}.")
         self._set(state, stage="", done=0, total=0)
 

@@ -21,7 +21,7 @@ from agent.steering.preferences import (
 from agent.steering.steer import drawable, possible
 from eval.report.blocks import Block, Line
 from memory.errors import ToolError, unknown
-from memory.events.person import AdditionEvent, ForgetEvent, SteeredEvent, WishEvent
+from memory.events import AdditionEvent, ForgetEvent, SteeredEvent, WishEvent
 from prompts.printable import one_line
 from tools.targets import Target
 

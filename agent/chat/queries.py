@@ -31,6 +31,7 @@ from eval.report.blocks import (
 )
 from eval.report.text import estimate_text, percent, signed
 from memory.errors import ToolError, unknown
+from memory.events import ModelCallEvent, RoundDoneEvent
 from memory.records import Plan, PromptSpec
 from prompts.printable import one_line
 
@@ -196,7 +197,7 @@ class Queries:
         session = self._live.session
         rows = budget(
             session.settings,
-            session.journal.events("round_done", "model_call"),
+            session.journal.events(RoundDoneEvent, ModelCallEvent),
             self._overview.rounds(),
             session.control.worked_s,
             session.control.gpu_s,

@@ -22,7 +22,8 @@ from agent.session.folder import (
 )
 from eval.report.blocks import Block, Line
 from memory.errors import SessionError, ShapingError
-from memory.journal import Event, read_events, rounds
+from memory.events import Event, RoundDoneEvent
+from memory.journal import read_events, rounds
 from memory.records import Round, digest
 
 # Turns of the chat that are kept for viewers who come later.
@@ -264,7 +265,7 @@ class SessionRegistry:
             done=done,
             total=total,
             rounds=past,
-            n_done=sum(event["kind"] == "round_done" for event in events),
+            n_done=sum(isinstance(event, RoundDoneEvent) for event in events),
             n_rounds=settings.session.rounds,
             brain=settings.brain,
         )
