@@ -11,7 +11,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, cast, overload
 
 from pydantic import ValidationError
 
@@ -42,8 +42,6 @@ RECORD_VERSION = 1
 
 E = TypeVar("E", bound=Event)
 
-_RESERVED = {"schema", "time", "chain"}
-UNDONE = kind_of(UndoneEvent)
 # What a round is folded from.
 _FOLDED = frozenset(
     kind_of(event)
@@ -106,13 +104,7 @@ class Journal:
         if self._n_bytes < path.stat().st_size:
             self.torn = self._cut(self._n_bytes)
 
-    @overload
-    def append(self, event: E, /) -> E: ...
-
-    @overload
-    def append(self, event: str, /, *, key: str | None = None, **data: Any) -> Event: ...
-
-    def append(self, event: Event | str, /, *, key: str | None = None, **data: Any) -> Event:
+    def append(self, event: E, /) -> E:
         """Write one event and return it once it is on the disk, as it will be read again.
 
         Where an event with its key is already there nothing is written and the earlier one is
@@ -120,13 +112,10 @@ class Journal:
 
         Raises:
             StorageError: The disk is full; the journal is as before then.
+            ValueError: The event holds a number that JSON has not, such as NaN.
         """
-        if isinstance(event, Event):
-            kind, key, data = event.kind, event.key, event.content()
-        else:
-            kind = event
         with self._lock:
-            return self._append(kind, key, data)
+            return cast(E, self._append(event))
 
     @overload
     def events(self, *, undone: bool = False, since: int | None = None) -> list[Event]: ...
@@ -136,13 +125,8 @@ class Journal:
         self, *kinds: type[E], undone: bool = False, since: int | None = None
     ) -> list[E]: ...
 
-    @overload
     def events(
-        self, *kinds: str, undone: bool = False, since: int | None = None
-    ) -> list[Event]: ...
-
-    def events(
-        self, *kinds: type[Event] | str, undone: bool = False, since: int | None = None
+        self, *kinds: type[Event], undone: bool = False, since: int | None = None
     ) -> Sequence[Event]:
         """Return all events, or those of some kinds, oldest first.
 
@@ -151,7 +135,7 @@ class Journal:
             undone: Also those that were taken back, see `standing`.
             since: Leave out those of earlier rounds, and of none.
         """
-        names = [kind if isinstance(kind, str) else kind_of(kind) for kind in kinds]
+        names = [kind_of(kind) for kind in kinds]
         with self._lock:
             if undone:
                 lines = enumerate(self._lines)
@@ -169,10 +153,10 @@ class Journal:
         with self._lock:
             return self._read(sorted(i for n in numbers for i in self._by_round.get(n, ())))
 
-    def count(self, kind: type[Event] | str) -> int:
+    def count(self, kind: type[Event]) -> int:
         """Return how many events there are of a kind."""
         with self._lock:
-            return len(self._by_kind.get(kind if isinstance(kind, str) else kind_of(kind), ()))
+            return len(self._by_kind.get(kind_of(kind), ()))
 
     def appended(self, n_known: int) -> list[Event]:
         """Return the events that came after the first `n_known`, undone ones among them."""
@@ -190,13 +174,7 @@ class Journal:
         with self._lock:
             return self._round(number) if number in self._folded else None
 
-    @overload
-    def get(self, key: str, /) -> Event | None: ...
-
-    @overload
-    def get(self, key: str, kind: type[E], /) -> E | None: ...
-
-    def get(self, key: str, kind: type[Event] = Event, /) -> Event | None:
+    def get(self, key: str, kind: type[E], /) -> E | None:
         """Return the event with this key, which is of this kind, or None."""
         with self._lock:
             event = self._get(key)
@@ -211,16 +189,14 @@ class Journal:
         self._remember(place, event)
         return event
 
-    def _append(self, kind: str, key: str | None, data: dict[str, Any]) -> Event:
-        if key is not None and (earlier := self._get(key)) is not None:
+    def _append(self, event: Event) -> Event:
+        if event.key is not None and (earlier := self._get(event.key)) is not None:
             return earlier
-        if clash := _RESERVED & data.keys():
-            raise ValueError(f"event data must not be named {', '.join(sorted(clash))}")
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        head: dict[str, Any] = {"schema": SCHEMA, "time": time, "kind": kind}
-        if key is not None:
-            head["key"] = key
-        text = json.dumps(head | data, ensure_ascii=False, allow_nan=False)
+        head = {"schema": SCHEMA, "time": time, "kind": event.kind}
+        if event.key is not None:
+            head["key"] = event.key
+        text = json.dumps(head | event.content(), ensure_ascii=False, allow_nan=False)
         text = f'{text[:-1]}, "chain": "{link(self._chain, text.encode())}"}}'
         # Read back, so that an event is the same now and after a restart.
         event = parse_event(text)
@@ -355,11 +331,6 @@ def standing(events: Iterable[Event]) -> list[Event]:
             kept = [e for e in kept if (e.round_number or 0) < event.from_round]
         kept.append(event)
     return kept
-
-
-def round_of(event: Event) -> int | None:
-    """Return the round that an event belongs to, or None."""
-    return event.round_number
 
 
 class RoundFold:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
@@ -65,25 +64,6 @@ class Event(Sparse):
     def content(self) -> dict[str, Any]:
         """Return what the event says beside `version`, `time`, `kind`, `key` and `chain`."""
         return {name: value for name, value in self.to_json().items() if name not in HEAD_KEYS}
-
-    # Readers that have not moved to attributes yet.
-    @cached_property
-    def _json(self) -> dict[str, Any]:
-        return self.to_json()
-
-    def __getitem__(self, name: str) -> Any:
-        return self._json[name]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._json
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return the value of a key of the line."""
-        return self._json.get(name, default)
-
-    def items(self) -> Any:
-        """Return the keys of the line with their values."""
-        return self._json.items()
 
 
 class RoundEvent(Event):

@@ -38,6 +38,7 @@ from agent.session.control import read_heartbeat
 from agent.session.folder import folder_of, memory_of
 from memory import minilm
 from memory.errors import ShapingError
+from memory.events import FallbackEvent, FaultEvent, ModelCallEvent, RoundDoneEvent
 from memory.items import items_from_events
 from memory.journal import Event, read_events
 from tests.agent.brains.planning_server import MODEL, PlanningServer
@@ -88,9 +89,9 @@ def outcome(settings: Settings) -> dict[str, Any]:
     folder = folder_of(settings.home, NAME)
     return {
         "journal": [
-            {k: v for k, v in event.items() if k not in UNTOLD_FIELDS}
+            {k: v for k, v in event.to_json().items() if k not in UNTOLD_FIELDS}
             for event in read_events(folder / "journal.jsonl")
-            if event["kind"] not in UNTOLD_KINDS
+            if event.kind not in UNTOLD_KINDS
         ],
         "files": {
             str(path.relative_to(folder)): _content(path)
@@ -246,7 +247,7 @@ class Trials:
             settings = small(home, "generator.name=tests.agent.loop.faulty:build", options)
             counts["exit 0"] += finish(settings) == 0
             events = read_events(folder_of(home, NAME) / "journal.jsonl")
-            counts["in the journal"] += any(e["kind"] == "fault" for e in events)
+            counts["in the journal"] += any(isinstance(e, FaultEvent) for e in events)
             counts["same"] += self.same(small(home), f"oom {seed}")
         return counts
 
@@ -284,10 +285,10 @@ class Trials:
                 server.start()
                 code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
                 events = read_events(folder_of(settings.home, NAME) / "journal.jsonl")
-                authors = [e["author"] for e in events if e["kind"] == "model_call"]
+                authors = [e.author for e in events if isinstance(e, ModelCallEvent)]
                 n_by_policy = sum(author.startswith("policy:") for author in authors)
-                n_told = sum(e["kind"] == "fallback" for e in events)
-                rounds_ = sum(e["kind"] == "round_done" for e in events)
+                n_told = sum(isinstance(e, FallbackEvent) for e in events)
+                rounds_ = sum(isinstance(e, RoundDoneEvent) for e in events)
                 counts[f"exit {code}"] += 1
                 counts["calls that the policy took"] += n_by_policy
                 good = code == 0 and rounds_ == 3 and 0 < n_by_policy == n_told
@@ -350,7 +351,7 @@ def _wait_for(settings: Settings, pid: int, kind: str, n: int) -> list[Event]:
     while True:
         ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         events = read_events(path) if path.exists() else []
-        if ended or sum(event["kind"] == kind for event in events) >= n:
+        if ended or sum(event.kind == kind for event in events) >= n:
             return events
         time.sleep(0.02)
 

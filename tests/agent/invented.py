@@ -25,8 +25,17 @@ from agent.loop.observer import Observer
 from agent.loop.state import E, TargetView, new_round
 from agent.planners import AttributeCombination, AttributeDistribution
 from agent.session.folder import Session, store_settings
+from memory.events import (
+    AnswerEvent,
+    ApprovalEvent,
+    Event,
+    HeadEvent,
+    ResumedEvent,
+    RoundDoneEvent,
+    RoundEvent,
+)
 from memory.items import Hit, MemoryItem
-from memory.journal import Event, Journal, read_events, rounds
+from memory.journal import Journal, read_events, rounds
 from memory.records import (
     Batch,
     Failure,
@@ -245,24 +254,25 @@ def _run(
     journal = Journal(folder / "journal.jsonl")
     session = Session(folder.name, folder, settings, journal, cast(Any, None))
     told = settings.model_dump(mode="json", exclude={"home"})
-    if journal.get("session"):
-        journal.append("resumed", settings=told, interactive=person.interactive)
+    if journal.get("session", HeadEvent):
+        journal.append(ResumedEvent(settings=told, interactive=person.interactive))
     else:
         journal.append(
-            "session",
-            key="session",
-            session=folder.name,
-            target="elpv",
-            settings=told,
-            palette=PALETTE.to_json(),
-            **session_head(TARGET, person.interactive),
+            HeadEvent(
+                key="session",
+                session=folder.name,
+                target="elpv",
+                settings=told,
+                palette=PALETTE.to_json(),
+                **session_head(TARGET, person.interactive),
+            )
         )
     context = BrainContext(PALETTE, VOCABULARY, settings.llm)
     fallback = brains.build(planner_brain(settings.llm.fallback), context)
     effects = InventedEffects(session, person, crash_in, undrawn)
     brain = brain or brains.build(settings.brain, context)
     graph = build_graph(session, effects, brain, fallback, saver)
-    done = {e["round"] for e in read_events(journal.path) if e["kind"] == "round_done"}
+    done = {e.round for e in read_events(journal.path) if isinstance(e, RoundDoneEvent)}
     for number in range(1, settings.session.rounds + 1):
         if number in done:
             continue
@@ -271,11 +281,12 @@ def _run(
         while asked := graph.invoke(step, config).get("__interrupt__"):
             question = asked[0].value
             journal.append(
-                "answer",
-                key=question["key"],
-                round=number,
-                question=question["text"],
-                answer=person.answers.pop(0),
+                AnswerEvent(
+                    key=question["key"],
+                    round=number,
+                    question=question["text"],
+                    answer=person.answers.pop(0),
+                )
             )
             step = None
         watch(journal)
@@ -288,8 +299,8 @@ def long_journal(short: Path, path: Path, n_rounds: int) -> None:
     from memory.chain import seal
 
     events = read_events(short)
-    first = next(i for i, e in enumerate(events) if e.get("key") == "opening/2")
-    last = next(i for i, e in enumerate(events) if e.get("key") == "opening/3")
+    first = next(i for i, e in enumerate(events) if e.key == "opening/2")
+    last = next(i for i, e in enumerate(events) if e.key == "opening/3")
     again = [json.dumps(e.to_json()) for e in events[first:last]]
     lines = [json.dumps(e.to_json()) for e in events[:first]]
     for number in range(2, n_rounds + 1):

@@ -24,6 +24,7 @@ from agent.loop.state import ADVANCES, PHASES
 from agent.loop.toolbox import Step, Toolbox
 from agent.session.folder import folder_of, open_session
 from memory.errors import ToolError
+from memory.events import HeadEvent, IllegalCallEvent, ToolCallEvent
 from memory.journal import read_events, rounds
 
 MakeSettings = Callable[..., Settings]
@@ -201,7 +202,7 @@ def bench(make_settings: MakeSettings) -> Iterator[Components]:
     """The workbench of a session whose observer really prints."""
     settings = make_settings("session.name=fuzz", "dstm.steps=2")
     with open_session(settings, "fuzz") as session:
-        session.journal.append("session", key="session", session="fuzz", target="elpv")
+        session.journal.append(HeadEvent(key="session", session="fuzz", target="elpv"))
         yield Components.of_session(session, ConsoleObserver(Console(file=io.StringIO()), 2))
 
 
@@ -243,7 +244,7 @@ def test_a_thousand_hostile_calls(bench: Components) -> None:
     assert 400 < n_refused < 1000  # neither all refused nor all taken
 
     events = read_events(session.folder / "journal.jsonl")
-    refused = [e for e in events if e["kind"] == "illegal_call"]
+    refused = [e for e in events if isinstance(e, IllegalCallEvent)]
     assert len(refused) == n_refused
     assert all(len(json.dumps(e.to_json())) < 20_000 for e in refused)
     for current in rounds(events):
@@ -289,7 +290,7 @@ def test_session_survives_a_hostile_brain(make_settings: MakeSettings, tmp_path:
 
     folder = folder_of(settings.home, "hostile")
     events = read_events(folder / "journal.jsonl")
-    kinds = [e["kind"] for e in events]
+    kinds = [e.kind for e in events]
     assert kinds.count("round_done") == 2
     assert kinds.count("illegal_call") > 10
     done = rounds(events)
@@ -315,6 +316,7 @@ def test_injected_texts_stay_texts(make_settings: MakeSettings, tmp_path: Path) 
     assert "alert(" in report and "<script>alert" not in report
 
     events = read_events(folder_of(settings.home, "injected") / "journal.jsonl")
-    assert [e["tool"] for e in events if e["kind"] == "tool_call"] == names * 2
-    recalled = [e["result"] for e in events if e.get("tool") == "recall_memory"][1]
+    made = [e for e in events if isinstance(e, ToolCallEvent)]
+    assert [e.tool for e in made] == names * 2
+    recalled = [e.result for e in made if e.tool == "recall_memory"][1]
     assert "prompt" in recalled and len(recalled) <= MAX_ANSWER

@@ -13,8 +13,10 @@ import pytest
 
 from memory.chroma import MemoryIndex
 from memory.errors import SessionError, StorageError
+from memory.events import HeadEvent
 from memory.items import MemoryItem, items_from_events
 from memory.journal import Journal
+from tests.events import event
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +44,7 @@ def estimate(value: float, n: int) -> dict[str, float]:
 
 def write_session(folder: Path, name: str, n_rounds: int = 1) -> Path:
     journal = Journal(folder / name / "journal.jsonl")
-    journal.append("session", session=name, target="elpv", settings={})
+    journal.append(HeadEvent(session=name, target="elpv"))
     for number in range(1, n_rounds + 1):
         ids = [f"r{number:03d}p{i:02d}" for i in (1, 2)]
         texts = ["a dark polycrystalline solar cell", "a bright monocrystalline solar cell"]
@@ -61,22 +63,19 @@ def write_session(folder: Path, name: str, n_rounds: int = 1) -> Path:
             "p_value": 0.001,
             "q_value": 0.01,
         }
-        journal.append("plan", plan={"round": number, "author": "uniform", "prompts": prompts})
-        journal.append(
-            "batch", batch={"round": number, "job_id": "j", "shards": [], "quality": quality}
-        )
-        journal.append(
-            "failures",
-            round=number,
-            failures=[
-                failure | {"id": "f1", "significant": True},
-                failure | {"id": "f2", "significant": False, "slice": "wafer=mono"},
-            ],
-        )
+        plan = {"round": number, "author": "uniform", "prompts": prompts}
+        journal.append(event("plan", plan=plan))
+        batch = {"round": number, "job_id": "j", "shards": [], "quality": quality}
+        journal.append(event("batch", batch=batch))
+        failures = [
+            failure | {"id": "f1", "significant": True},
+            failure | {"id": "f2", "significant": False, "slice": "wafer=mono"},
+        ]
+        journal.append(event("failures", round=number, failures=failures))
         credit = {"prompt_id": ids[0], "slice": "wafer=poly", "n_images": 10}
-        journal.append("credits", round=number, credits=[credit | {"change_per_100": 0.25}])
+        journal.append(event("credits", round=number, credits=[credit | {"change_per_100": 0.25}]))
     lesson = {"id": f"{name}/1", "round": 1, "text": "more dark cells helped", "held": True}
-    journal.append("lesson", lesson=lesson)
+    journal.append(event("lesson", lesson=lesson))
     return journal.path
 
 
@@ -156,7 +155,7 @@ def test_a_session_gives_prompts_failures_and_lessons(tmp_path: Path) -> None:
     assert failure.data["error_rate"] == 0.5
     assert (lesson.text, lesson.data) == ("more dark cells helped", {"held": True})
     assert {i.target for i in (prompt, failure, lesson)} == {"elpv"}
-    assert items_from_events(e for e in events if e["kind"] != "session") == []
+    assert items_from_events(e for e in events if not isinstance(e, HeadEvent)) == []
 
 
 def test_reindex_equals_adding_and_forgets_the_rest(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from memory.chroma import MemoryIndex
 from memory.errors import StorageError
+from memory.events import HeadEvent, LessonEvent
 from memory.items import items_from_events
 from memory.journal import Journal, read_events
 from memory.records import Lesson
@@ -30,8 +31,9 @@ def test_a_damaged_index_is_rebuilt_from_the_journals(
     tmp_path: Path, damage: Callable[[Path], object]
 ) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
-    journal.append("session", session="s", target="toy")
-    journal.append("lesson", lesson=Lesson(id="s/1", round=1, text="dark cells help").to_json())
+    journal.append(HeadEvent(session="s", target="toy"))
+    lesson = Lesson(id="s/1", round=1, text="dark cells help")
+    journal.append(LessonEvent(lesson=lesson))
     told: list[str] = []
     index = MemoryIndex(tmp_path / "memory", embed, lambda: [journal.path], told.append)
     index.add(items_from_events(read_events(journal.path)))

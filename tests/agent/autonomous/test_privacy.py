@@ -13,6 +13,7 @@ from rich.console import Console
 
 from agent.autonomous.runner import run
 from agent.config.settings import Settings
+from memory.events import FallbackEvent
 from memory.journal import read_events
 
 # Ends the process at the first connection that is no local socket file.
@@ -59,8 +60,8 @@ def test_keys_are_written_nowhere(make_settings: Callable[..., Settings], fake_l
     console = Console(record=True, file=io.StringIO())
     report = run(settings, console)
     events = read_events(report.parent / "journal.jsonl")
-    assert sum(e["kind"] == "fallback" for e in events) >= 4
-    assert "[key]" in next(e["reason"] for e in events if e["kind"] == "fallback")
+    assert sum(isinstance(e, FallbackEvent) for e in events) >= 4
+    assert "[key]" in next(e.reason for e in events if isinstance(e, FallbackEvent))
     assert fake_llm.requests[0]["headers"]["authorization"] == f"Bearer {fake_llm.key}"
     secret = fake_llm.key.encode()
     written = [p for p in settings.home.rglob("*") if p.is_file()]

@@ -23,6 +23,7 @@ from agent.config.settings import Settings, load_settings, overrides
 from agent.session.folder import folder_of, list_sessions, next_name, open_session
 from memory.chroma import MemoryIndex
 from memory.errors import SessionError, SettingsError
+from memory.events import StageEvent
 from memory.journal import read_events, rounds
 
 MakeSettings = Callable[..., Settings]
@@ -40,8 +41,8 @@ def content(folder: Path) -> list[dict[str, Any]]:
     untold = ("time", "seconds", "messages", "result", "chain")
     keep = []
     for event in read_events(folder / "journal.jsonl"):
-        if event["kind"] not in ("stage", "resumed", "opening", "ended", "fault", "paused"):
-            keep.append({k: v for k, v in event.items() if k not in untold})
+        if event.kind not in ("stage", "resumed", "opening", "ended", "fault", "paused"):
+            keep.append({k: v for k, v in event.to_json().items() if k not in untold})
     return keep
 
 
@@ -205,9 +206,9 @@ def test_kill_9_then_the_same_command_goes_on(
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert stage not in {
-        e["stage"]
+        e.stage
         for e in read_events(folder / "journal.jsonl")
-        if e.get("round") == 2 and "stage" in e
+        if isinstance(e, StageEvent) and e.round == 2
     }
     made = {p: p.stat().st_mtime_ns for p in folder.glob("rounds/*/data-*.parquet")}
 

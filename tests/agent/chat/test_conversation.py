@@ -28,6 +28,16 @@ from agent.session.folder import folder_of, open_session, stored_settings
 from agent.steering.preferences import Effect, Preference, active_preferences
 from agent.steering.steer import share
 from eval.report.blocks import Block, Line, Picture, plain
+from memory.events import (
+    ApprovalEvent,
+    ChatCallEvent,
+    EndedEvent,
+    IllegalCallEvent,
+    ModelCallEvent,
+    PlanEvent,
+    ProposedEvent,
+    WishEvent,
+)
 from memory.journal import read_events
 
 MakeSettings = Callable[..., Settings]
@@ -173,11 +183,9 @@ def test_story_of_a_session(make_settings: MakeSettings) -> None:
         assert re.search(r"no bright ones|avoid brightness=bright", shown)
         assert shown.count("(taken back)") == 2
     journal = folder / "journal.jsonl"
-    assert [e["verdict"] for e in read_events(journal, undone=True) if e["kind"] == "approval"] == [
-        "reject",
-        "approve",
-        "approve",
-    ]
+    events = read_events(journal, undone=True)
+    verdicts = [e.verdict for e in events if isinstance(e, ApprovalEvent)]
+    assert verdicts == ["reject", "approve", "approve"]
     assert verify(journal).findings == ()
 
 
@@ -199,10 +207,10 @@ def test_a_wish_in_mid_round_is_in_the_next_plan(make_settings: MakeSettings) ->
     events = read_events(folder_of(settings.home, "wishes") / "journal.jsonl")
     n_obeyed = 0
     for place, event in enumerate(events):
-        if event["kind"] == "wish":
-            later = [e for e in events[place:] if e["kind"] == "proposed"]
-            shifts = later[0]["made"]["shifts"]
-            n_obeyed += event["wish"]["id"] in {shift["wish"] for shift in shifts}
+        if isinstance(event, WishEvent):
+            later = [e for e in events[place:] if isinstance(e, ProposedEvent)]
+            shifts = later[0].made["shifts"]
+            n_obeyed += event.wish["id"] in {shift["wish"] for shift in shifts}
     assert (n_given, n_obeyed) == (21, 21)
 
 
@@ -347,7 +355,8 @@ def test_budgets_and_changes_in_plain_words(make_settings: MakeSettings) -> None
         assert (limits.max_hours, limits.target_score) == (2, 0.99)
         here.say("at most 3 hours")
     assert stored_settings(settings.home, "budgets").limits.max_hours == 3
-    assert read_events(folder_of(settings.home, "budgets") / "journal.jsonl")[-1]["kind"] == "ended"
+    events = read_events(folder_of(settings.home, "budgets") / "journal.jsonl")
+    assert isinstance(events[-1], EndedEvent)
 
 
 def test_pause_holds_and_continue_goes_on(make_settings: MakeSettings) -> None:
@@ -389,15 +398,15 @@ def test_plan_of_a_model_is_refused_when_it_breaks_a_wish(
     settings = make_settings("session.name=model", "session.rounds=1", f"brain=scripted:{path}")
     with open_session(settings, "model") as session:
         wish = Preference(id="w1", attributes={"wafer": ("mono",)}, max_share=0)
-        session.journal.append("wish", key="wish/w1", wish=wish.to_json())
+        session.journal.append(WishEvent(key="wish/w1", wish=wish.to_json()))
         with pytest.raises(Exception, match="has 2 answers"):
             run_rounds(Components.of_session(session, Judge()))
-        (illegal,) = session.journal.events("illegal_call")
-        assert "the user said avoid wafer=mono (w1)" in illegal["problem"]
-        (event,) = session.journal.events("plan")
-        assert event["plan"]["prompts"][0]["attributes"]["wafer"] == "poly"
-        told = session.journal.events("model_call")[0]["messages"]
-        assert any("every plan must: avoid wafer=mono" in m["content"] for m in told)
+        (illegal,) = session.journal.events(IllegalCallEvent)
+        assert "the user said avoid wafer=mono (w1)" in illegal.problem
+        (event,) = session.journal.events(PlanEvent)
+        assert event.plan.prompts[0].attributes["wafer"] == "poly"
+        told = session.journal.events(ModelCallEvent)[0].messages
+        assert any("every plan must: avoid wafer=mono" in m.content for m in told)
 
 
 def test_plain_words_go_to_the_model_and_to_the_grammar_without_it(
@@ -452,9 +461,9 @@ def test_plain_words_go_to_the_model_and_to_the_grammar_without_it(
         assert "only wafer=mono (w5)" in said[2]
         assert said[3] == "Because poly is worst. <b> [1m"
         assert "fewer of brightness=dark" in said[4]
-        calls = here.live.session.journal.events("chat_call")
-        assert [c["tool"] for c in calls] == ["prefer", "prefer", "prefer", "reply"]
-        assert calls[0]["tokens"] == {"prompt": 30, "answer": 12}
+        calls = here.live.session.journal.events(ChatCallEvent)
+        assert [c.tool for c in calls] == ["prefer", "prefer", "prefer", "reply"]
+        assert (calls[0].tokens.prompt, calls[0].tokens.answer) == (30, 12)
 
 
 def test_pictures_are_drawn(make_settings: MakeSettings) -> None:

@@ -18,7 +18,7 @@ from agent.chat.terminal import _can_show
 from agent.config.settings import Settings, overrides
 from agent.session.folder import folder_of
 from eval.report.terminal import inline_image
-from memory.events import Event
+from memory.events import ApprovalEvent, EndedEvent, Event, PlanEvent
 from memory.journal import read_events
 
 MakeSettings = Callable[..., Settings]
@@ -72,7 +72,7 @@ def test_story_through_a_pseudo_terminal(make_settings: MakeSettings) -> None:
         child.kill(signal.SIGKILL)
         child.wait()
     folder = folder_of(settings.home, "tty")
-    assert [e for e in read_events(folder / "journal.jsonl") if e["kind"] == "plan"] == []
+    assert [e for e in read_events(folder / "journal.jsonl") if isinstance(e, PlanEvent)] == []
 
     with terminal(settings) as child:
         child.expect("Make this")
@@ -96,10 +96,11 @@ def test_story_through_a_pseudo_terminal(make_settings: MakeSettings) -> None:
         say(child, "/quit")
         child.expect("To go on: shaping chat tty")
         child.expect(r"\Z", timeout=60)
-    (first,) = [e for e in read_events(folder / "journal.jsonl") if e["kind"] == "plan"]
-    assert first["plan"]["prompts"][0]["count"] == 7
+    (first,) = [e for e in read_events(folder / "journal.jsonl") if isinstance(e, PlanEvent)]
+    assert first.plan.prompts[0].count == 7
     events = read_events(folder / "journal.jsonl")
-    assert (events[-1]["kind"], events[-1]["rule"]) == ("ended", "asked")
+    last = events[-1]
+    assert isinstance(last, EndedEvent) and last.rule == "asked"
 
 
 def test_lines_of_a_pipe(make_settings: MakeSettings) -> None:
@@ -115,8 +116,8 @@ def test_lines_of_a_pipe(make_settings: MakeSettings) -> None:
     assert "Understood: only wafer=poly (w1)" in said
     assert "Finished: all 1 rounds are done" in said
     assert "report.html" in said
-    (plan,) = [e["plan"] for e in _events(settings, "pipe") if e["kind"] == "plan"]
-    assert {p["attributes"]["wafer"] for p in plan["prompts"]} == {"poly"}
+    (plan,) = [e.plan for e in _events(settings, "pipe") if isinstance(e, PlanEvent)]
+    assert {p.attributes["wafer"] for p in plan.prompts} == {"poly"}
 
 
 @pytest.mark.slow
@@ -130,8 +131,8 @@ def test_plans_are_approved_by_themselves_after_a_while(make_settings: MakeSetti
         timeout=PATIENCE_S,
     )
     assert "Finished" in done.stdout, done.stderr
-    (approval,) = [e for e in _events(settings, "auto") if e["kind"] == "approval"]
-    assert (approval["verdict"], approval["by"]) == ("approve", "nobody")
+    (approval,) = [e for e in _events(settings, "auto") if isinstance(e, ApprovalEvent)]
+    assert (approval.verdict, approval.by) == ("approve", "nobody")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from agent.replay.spans import spans
 from agent.replay.verify import verify
 from agent.session.folder import folder_of
 from eval.decisions import Decisions, decisions, legal_share
-from memory.events import Event
+from memory.events import Event, FallbackEvent, ModelCallEvent, ProbeEvent, RoundDoneEvent
 from memory.journal import read_events, rounds
 
 MakeSettings = Callable[..., Settings]
@@ -70,24 +70,24 @@ def test_smollm2_drives_a_session_of_two_rounds(make_settings: MakeSettings, bra
     events, rows = play(settings)
     say(brain, rows)
 
-    probe = next(e["probe"] for e in events if e["kind"] == "probe")
+    probe = next(e.probe for e in events if isinstance(e, ProbeEvent))
     assert (probe["native"], probe["json_action"], probe["mode"]) == (False, True, "json")
     done = rounds(events)
     assert [current.number for current in done] == [1, 2]
-    assert sum(e["kind"] == "round_done" for e in events) == 2
+    assert sum(isinstance(e, RoundDoneEvent) for e in events) == 2
     for current in done:
         assert current.plan and current.batch and current.training and current.report
         assert current.plan.n_images <= 24
 
     # Every step was the model's or is counted as a fallback, and every illegal one is on record.
-    calls = [e for e in events if e["kind"] == "model_call"]
-    stepped_in = [e for e in events if e["kind"] == "fallback"]
-    assert {e["author"] for e in calls} <= {brain, "policy:audited_failure"}
-    assert sum(e["author"] != brain for e in calls) == len(stepped_in)
+    calls = [e for e in events if isinstance(e, ModelCallEvent)]
+    stepped_in = [e for e in events if isinstance(e, FallbackEvent)]
+    assert {e.author for e in calls} <= {brain, "policy:audited_failure"}
+    assert sum(e.author != brain for e in calls) == len(stepped_in)
     assert sum(current.fallbacks for current in done) == len(stepped_in)
     assert sum(r.n_legal for r in rows) >= 1
     assert sum(r.answer_tokens for r in rows) > 0
-    assert all(e["tokens"]["prompt"] > 0 for e in calls if e["author"] == brain)
+    assert all(e.tokens.prompt > 0 for e in calls if e.author == brain)
 
     # The record of it runs again without the model.
     found = verify(folder_of(settings.home, "small") / "journal.jsonl")
@@ -110,7 +110,7 @@ def test_session_outlives_its_server(
     assert one.n_answers > 0
     assert two.n_answers == two.n_legal == two.n_illegal == 0
     assert two.n_fallbacks == 5  # one for each phase
-    reasons = [e["reason"] for e in events if e["kind"] == "fallback" and e["round"] == 2]
+    reasons = [e.reason for e in events if isinstance(e, FallbackEvent) and e.round == 2]
     assert "cannot be reached" in reasons[0]
 
 

@@ -16,6 +16,7 @@ from agent.config.settings import Settings, load_settings
 from agent.loop.graph import Decider, fit
 from agent.loop.state import RoundState, new_round
 from memory.errors import BrainError, SettingsError
+from memory.events import FallbackEvent, ModelCallEvent
 from memory.journal import Journal
 
 TOOLS: list[dict[str, Any]] = [
@@ -61,22 +62,22 @@ def test_question_and_answer_are_journaled(journal: Journal) -> None:
     answer = asked.ask(state(), TOOLS)
     assert answer.tool_calls[0]["name"] == "recall_memory"
     assert answer.response_metadata["author"] == AUTHOR
-    (event,) = journal.events("model_call")
-    assert event["tools"] == ["recall_memory", "propose_plan"]
-    assert event["messages"] == [
+    (event,) = journal.events(ModelCallEvent)
+    assert event.tools == ("recall_memory", "propose_plan")
+    assert [message.to_json() for message in event.messages] == [
         {"role": "system", "content": "You shape."},
         {"role": "human", "content": "Round 1."},
     ]
-    assert event["answer"]["tool_calls"][0]["args"] == {"query": "?"}
-    assert event["tokens"] == {"prompt": 1000, "answer": 100}
+    assert event.answer.tool_calls[0].args == {"query": "?"}
+    assert (event.tokens.prompt, event.tokens.answer) == (1000, 100)
 
 
 def test_only_news_are_journaled(journal: Journal) -> None:
     asked = decider(journal, [LOOK, LOOK])
     first = asked.ask(state(), TOOLS)
     asked.ask(state(first, ToolMessage("nothing", tool_call_id="s1", name="x")), TOOLS)
-    told = journal.events("model_call")[1]["messages"]
-    assert [(m["role"], m["content"]) for m in told] == [("tool", "nothing")]
+    told = journal.events(ModelCallEvent)[1].messages
+    assert [(m.role, m.content) for m in told] == [("tool", "nothing")]
 
 
 def test_an_answer_is_paid_once(journal: Journal) -> None:
@@ -94,8 +95,8 @@ def test_token_budget_is_kept_before_the_call_and_over_restarts(journal: Journal
     long = HumanMessage("x" * 800)  # some 200 tokens, 300 for the answer
     answer = later.ask(state(first, long), TOOLS)
     assert answer.response_metadata["author"] == "policy:audited_failure"
-    (fallback,) = Journal(journal.path).events("fallback")
-    assert "400 are left" in fallback["reason"]
+    (fallback,) = Journal(journal.path).events(FallbackEvent)
+    assert "400 are left" in fallback.reason
     assert later.spending.tokens_left() == 400
 
 
@@ -107,7 +108,7 @@ def test_money_budget_needs_a_price_and_is_kept(journal: Journal) -> None:
     first = asked.ask(state(), TOOLS)
     assert asked.spending.usd_left() == pytest.approx(0.0201)
     asked.ask(state(first, HumanMessage("x" * 800)), TOOLS)
-    assert "USD and 0.0201 are left" in journal.events("fallback")[0]["reason"]
+    assert "USD and 0.0201 are left" in journal.events(FallbackEvent)[0].reason
 
 
 def test_a_dead_server_is_not_asked_again_at_once(journal: Journal) -> None:
@@ -115,7 +116,7 @@ def test_a_dead_server_is_not_asked_again_at_once(journal: Journal) -> None:
     first = asked.ask(state(), TOOLS)
     second = asked.ask(state(first), TOOLS)
     assert [m.content for m in (first, second)] == ["instead", "instead"]
-    reasons = [e["reason"] for e in journal.events("fallback")]
+    reasons = [e.reason for e in journal.events(FallbackEvent)]
     assert reasons == ["cannot be reached", "the model failed less than 60 s ago"]
 
 
@@ -123,7 +124,7 @@ def test_illegal_calls_hand_the_step_over(journal: Journal) -> None:
     asked = decider(journal, [LOOK], max_illegal=2)
     answer = asked.ask(state(HumanMessage("Call one of: x."), n_illegal=2), TOOLS)
     assert answer.content == "instead"
-    assert "Call one of: x." in journal.events("fallback")[0]["reason"]
+    assert "Call one of: x." in journal.events(FallbackEvent)[0].reason
 
 
 def test_without_a_fallback_a_failure_is_raised(journal: Journal) -> None:

@@ -18,6 +18,14 @@ from agent.loop.observer import Observer
 from agent.session.folder import folder_of, open_session
 from eval.decisions import decisions
 from memory.errors import SettingsError
+from memory.events import (
+    AnswerEvent,
+    FallbackEvent,
+    IllegalCallEvent,
+    ModelCallEvent,
+    RoundDoneEvent,
+    ToolCallEvent,
+)
 from memory.journal import read_events, rounds
 
 MakeSettings = Callable[..., Settings]
@@ -85,7 +93,7 @@ def test_illegal_and_malformed_calls_are_answered_and_nothing_is_lost(
         {"tool": "propose_plan", "arguments": {"prompts": [{"text": "a dog", "count": 2}]}},
     ]
     folder = play(make_settings, tmp_path, [*wrong, PLAN, *REST])
-    calls = [e["tool"] for e in read_events(folder / "journal.jsonl") if e["kind"] == "tool_call"]
+    calls = [e.tool for e in read_events(folder / "journal.jsonl") if isinstance(e, ToolCallEvent)]
     assert calls == ["propose_plan", "generate_batch", "train_dstm", "evaluate_real", "finish"]
 
 
@@ -99,8 +107,8 @@ def test_after_illegal_calls_the_policy_takes_the_step(
     assert only.fallbacks == 1
     assert only.plan is not None
     assert (only.plan.author, only.plan.n_images) == ("policy:audited_failure", 24)
-    (fallback,) = [e for e in events if e["kind"] == "fallback"]
-    assert "3 illegal calls in a row" in fallback["reason"]
+    (fallback,) = [e for e in events if isinstance(e, FallbackEvent)]
+    assert "3 illegal calls in a row" in fallback.reason
     brain = f"scripted:{tmp_path / 'script.json'}"
     (row,) = decisions(brain, events)
     assert (row.n_answers, row.n_legal, row.n_illegal, row.n_fallbacks) == (7, 4, 3, 1)
@@ -110,11 +118,11 @@ def test_lookups_are_bounded(make_settings: MakeSettings, tmp_path: Path) -> Non
     look = [{"tool": "recall_memory", "arguments": {"query": "dark"}}] * 7
     folder = play(make_settings, tmp_path, [*look, PLAN, *REST])
     events = read_events(folder / "journal.jsonl")
-    tools = [e["tools"] for e in events if e["kind"] == "model_call"]
-    assert tools[5] == ["recall_memory", "inspect_failures", "propose_plan"]
-    assert tools[6] == ["propose_plan"]
-    (illegal,) = [e for e in events if e["kind"] == "illegal_call"]
-    assert "Call one of: propose_plan" in illegal["problem"]
+    tools = [e.tools for e in events if isinstance(e, ModelCallEvent)]
+    assert tools[5] == ("recall_memory", "inspect_failures", "propose_plan")
+    assert tools[6] == ("propose_plan",)
+    (illegal,) = [e for e in events if isinstance(e, IllegalCallEvent)]
+    assert "Call one of: propose_plan" in illegal.problem
 
 
 def test_person_is_asked_and_the_answer_survives(
@@ -127,18 +135,20 @@ def test_person_is_asked_and_the_answer_survives(
     with open_session(settings, "asked") as session:
         run_rounds(Components.of_session(session, Talkative(["Poly, please."])))
     events = read_events(folder_of(settings.home, "asked") / "journal.jsonl")
-    (answer,) = [e for e in events if e["kind"] == "answer"]
-    assert (answer["question"], answer["answer"]) == ("Poly or mono?", "Poly, please.")
-    (told,) = [e["result"] for e in events if e.get("tool") == "ask_user"]
+    (answer,) = [e for e in events if isinstance(e, AnswerEvent)]
+    assert (answer.question, answer.answer) == ("Poly or mono?", "Poly, please.")
+    (told,) = [e.result for e in events if isinstance(e, ToolCallEvent) and e.tool == "ask_user"]
     assert "Poly, please." in told
-    assert [e["round"] for e in events if e["kind"] == "round_done"] == [1]
+    assert [e.round for e in events if isinstance(e, RoundDoneEvent)] == [1]
 
 
 def test_nobody_is_asked_where_nobody_is(make_settings: MakeSettings, tmp_path: Path) -> None:
     question = {"tool": "ask_user", "arguments": {"question": "Poly or mono?"}}
     folder = play(make_settings, tmp_path, [question, PLAN, *REST])
-    (illegal,) = [e for e in read_events(folder / "journal.jsonl") if e["kind"] == "illegal_call"]
-    assert illegal["tool"] == "ask_user"
+    (illegal,) = [
+        e for e in read_events(folder / "journal.jsonl") if isinstance(e, IllegalCallEvent)
+    ]
+    assert illegal.tool == "ask_user"
 
 
 def test_script_that_runs_out_says_so(make_settings: MakeSettings, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from agent.autonomous.runner import run
 from agent.config.settings import Settings
 from agent.session.folder import folder_of
 from memory.errors import SettingsError
+from memory.events import ModelCallEvent
 from memory.journal import Event, read_events, rounds
 from tools.plugins import names
 
@@ -145,7 +146,7 @@ def test_a_new_brain(make_settings: MakeSettings, add_file: AddFile, name: str, 
     (only,) = rounds(events)
     assert only.plan is not None and only.report is not None
     assert only.plan.prompts[0].text == prompt
-    calls = [e for e in events if e["kind"] == "model_call"]
-    assert {e["author"] for e in calls} == {f"{name}:{prompt}"}
-    assert [e["phase"] for e in calls] == ["plan", "generate", "train", "evaluate", "review"]
-    assert not any(e["kind"] in ("fallback", "illegal_call") for e in events)
+    calls = [e for e in events if isinstance(e, ModelCallEvent)]
+    assert {e.author for e in calls} == {f"{name}:{prompt}"}
+    assert [e.phase for e in calls] == ["plan", "generate", "train", "evaluate", "review"]
+    assert not any(e.kind in ("fallback", "illegal_call") for e in events)

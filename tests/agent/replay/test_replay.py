@@ -23,6 +23,7 @@ from agent.replay.verify import verify
 from agent.replay.viewer import open_recording, pictures, print_all, walk
 from memory.chain import seal
 from memory.errors import SessionError, SettingsError
+from memory.events import PlanEvent, ToolCallEvent
 from memory.journal import read_events
 from tests.agent.invented import long_journal, record
 
@@ -138,7 +139,7 @@ def test_sessions_of_all_kinds_run_again_identically(folders: list[Path]) -> Non
         assert found["findings"] == [], found
         assert found["ended"]
         assert found["events"] == len(read_events(folder / "journal.jsonl"))
-    kinds = {e["kind"] for f in folders for e in read_events(f / "journal.jsonl")}
+    kinds = {e.kind for f in folders for e in read_events(f / "journal.jsonl")}
     assert {"illegal_call", "fallback", "answer", "resumed", "verdict"} <= kinds
 
 
@@ -151,12 +152,12 @@ def test_words_that_the_generator_cannot_draw_are_recorded(tmp_path: Path) -> No
         undrawn={"dark", "poly"},
     )
     events = read_events(folder / "journal.jsonl")
-    (plan,) = (e for e in events if e["kind"] == "plan")
+    (plan,) = (e for e in events if isinstance(e, PlanEvent))
     said = 'prompt 1 has words that the generator cannot draw: "dark", "poly"'
-    assert said in plan["plan"]["warnings"]
-    assert plan["undrawn"] == {"a dark poly cell, with a clear defect": ["dark", "poly"]}
-    accepted = next(e for e in events if e["kind"] == "tool_call" and e["tool"] == "propose_plan")
-    assert f"Warning: {said}" in accepted["result"]
+    assert said in plan.plan.warnings
+    assert plan.undrawn == {"a dark poly cell, with a clear defect": ("dark", "poly")}
+    accepted = next(e for e in events if isinstance(e, ToolCallEvent) and e.tool == "propose_plan")
+    assert f"Warning: {said}" in accepted.result
     (found,) = verify_blocked(folder)
     assert found["findings"] == []
     assert found["ended"]

@@ -69,7 +69,7 @@ def test_calls_lie_in_rounds_and_rounds_in_the_session(home: Path) -> None:
             assert parent.start_ns <= span.start_ns and span.end_ns <= parent.end_ns
     assert [s.name for s in found if kind(s) == "CHAIN"] == ["round 1", "round 2"]
     for name, wanted in (("LLM", "model_call"), ("TOOL", "tool_call")):
-        assert sum(kind(s) == name for s in found) == sum(e["kind"] == wanted for e in events)
+        assert sum(kind(s) == name for s in found) == sum(e.kind == wanted for e in events)
     assert "accuracy" in str(by_id[found[1].id].attributes["output.value"])
     assert spans(events) == found
     ended = EndedEvent(time=events[-1].time, rule="rounds", message="all done", round=2)

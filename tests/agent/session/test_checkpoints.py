@@ -95,9 +95,9 @@ def put(kept: Checkpoints, number: int) -> None:
 def said(settings: Settings) -> list[object]:
     """What a session's journal says, times aside."""
     return [
-        {key: value for key, value in event.items() if key not in UNTOLD_FIELDS}
+        {key: value for key, value in event.to_json().items() if key not in UNTOLD_FIELDS}
         for event in read_events(folder_of(settings.home, NAME) / "journal.jsonl")
-        if event["kind"] not in UNTOLD_KINDS
+        if event.kind not in UNTOLD_KINDS
     ]
 
 

@@ -15,6 +15,7 @@ from agent.loop.user_dataset import user_settings
 from agent.session.data_manifest import check_folder
 from agent.session.fork import fork
 from memory.errors import DataError, SessionError
+from memory.events import FaultEvent
 from memory.journal import read_events
 from tests.tools.targets.own_data import class_folders
 from tools import targets
@@ -38,7 +39,7 @@ def session(root: Path, rounds: int = 1) -> Settings:
 
 def faults(page: Path) -> list[str]:
     events = read_events(page.parent / "journal.jsonl")
-    return [e["told"] for e in events if e["kind"] == "fault"]
+    return [e.message for e in events if isinstance(e, FaultEvent)]
 
 
 def test_photographs_that_came_and_went_stop_a_session_until_their_splits_are_kept(

@@ -12,6 +12,7 @@ from agent.config.settings import Settings, load_settings
 from agent.session.folder import folder_of
 from agent.session.limits import best_round, done_of, ending
 from memory.errors import SettingsError
+from memory.events import EndedEvent
 from memory.journal import read_events
 from memory.records import Batch, PromptQuality, Round, Training
 from tests.factories import estimate, report
@@ -99,10 +100,11 @@ def test_a_session_ends_by_a_limit_says_so_and_goes_on_with_a_higher_one(
     run(less, Console(quiet=True))
     path = folder_of(less.home, "less") / "journal.jsonl"
     last = read_events(path)[-1]
-    assert (last["kind"], last["rule"], last["round"]) == ("ended", "max_images", 1)
+    assert isinstance(last, EndedEvent) and (last.rule, last.round) == ("max_images", 1)
     assert "would pass 30" in (path.parent / "report.html").read_text("utf-8")
     run(make_settings("session.name=less", "session.rounds=2"), Console(quiet=True))
-    assert read_events(path)[-1]["rule"] == "rounds"
+    last = read_events(path)[-1]
+    assert isinstance(last, EndedEvent) and last.rule == "rounds"
 
 
 def test_a_dry_run_shows_plan_and_estimate_and_writes_no_session(

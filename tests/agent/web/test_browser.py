@@ -23,6 +23,7 @@ import pytest
 
 from agent.config.settings import Settings, overrides
 from agent.session.folder import folder_of
+from memory.events import ApprovalEvent, EndedEvent, PlanEvent
 from memory.journal import read_events
 
 MakeSettings = Callable[..., Settings]
@@ -267,10 +268,11 @@ def test_story_in_a_browser(make_settings: MakeSettings, page: Page) -> None:
         assert page.console() == []
         assert page.hosts() == {address.split("/")[2]}
     events = read_events(folder_of(settings.home, "web") / "journal.jsonl")
-    first, second = (e["plan"] for e in events if e["kind"] == "plan")
-    assert first["prompts"][0]["count"] == 7
-    assert "bright" not in {p["attributes"].get("brightness") for p in second["prompts"]}
-    assert (events[-1]["kind"], events[-1]["rule"]) == ("ended", "asked")
+    first, second = (e.plan for e in events if isinstance(e, PlanEvent))
+    assert first.prompts[0].count == 7
+    assert "bright" not in {p.attributes.get("brightness") for p in second.prompts}
+    last = events[-1]
+    assert isinstance(last, EndedEvent) and last.rule == "asked"
 
 
 def wait_for_pictures(page: Page, css: str) -> None:
@@ -312,9 +314,9 @@ def test_two_viewers_share_one_session(make_settings: MakeSettings, tmp_path: Pa
             assert page.console() == []
     journal = folder_of(settings.home, "shared") / "journal.jsonl"
     events = read_events(journal)
-    assert [e["verdict"] for e in events if e["kind"] == "approval"] == ["approve", "approve"]
-    assert [e["plan"]["round"] for e in events if e["kind"] == "plan"] == [1, 2]
-    assert next(e["plan"] for e in events if e["kind"] == "plan")["prompts"][0]["count"] == 7
+    assert [e.verdict for e in events if isinstance(e, ApprovalEvent)] == ["approve", "approve"]
+    assert [e.plan.round for e in events if isinstance(e, PlanEvent)] == [1, 2]
+    assert next(e.plan for e in events if isinstance(e, PlanEvent)).prompts[0].count == 7
 
 
 @pytest.mark.slow
