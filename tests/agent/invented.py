@@ -27,12 +27,10 @@ from agent.planners import AttributeCombination, AttributeDistribution
 from agent.session.folder import Session, store_settings
 from memory.events import (
     AnswerEvent,
-    ApprovalEvent,
     Event,
     HeadEvent,
     ResumedEvent,
     RoundDoneEvent,
-    RoundEvent,
 )
 from memory.items import Hit, MemoryItem
 from memory.journal import Journal, read_events, rounds
