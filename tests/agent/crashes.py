@@ -33,7 +33,7 @@ from safetensors import safe_open
 
 from agent.autonomous import runner
 from agent.cli.app import exit_code
-from agent.config.settings import Settings, load_settings
+from agent.config.settings import Settings
 from agent.session.control import read_heartbeat
 from agent.session.folder import folder_of, memory_of
 from memory import minilm
@@ -42,24 +42,20 @@ from memory.events import FallbackEvent, FaultEvent, ModelCallEvent, RoundDoneEv
 from memory.items import items_from_events
 from memory.journal import Event, read_events
 from tests.agent.brains.planning_server import MODEL, PlanningServer
+from tests.agent.quick import toy_settings
 
 NAME = "crash"
 SMALL = (
-    "target.name=toy",
-    "generator.name=toy",
     "dstm.steps=8",
-    "dstm.batch_size=8",
     "audit.train.steps=4",
     "audit.train.batch_size=8",
     "feedback.n_min=5",
     "feedback.slices=[[brightness], [severity]]",
-    "session.rounds=2",
     "session.images_per_round=12",
     "session.images_per_prompt=4",
     "session.shard_size=4",
     "limits.disk_reserve_gb=0",
     f"session.name={NAME}",
-    "device=cpu",
 )
 # Of a run, not of what it came to; and what a brain was told, in which there are times.
 UNTOLD_KINDS = ("stage", "resumed", "opening", "ended", "fault", "paused")
@@ -81,7 +77,7 @@ Prepare = Callable[[], object]
 
 def small(home: Path, *overrides: str) -> Settings:
     """Settings of a session of a second or two."""
-    return load_settings("solar", [*SMALL, f"home={home}", *overrides], {})
+    return toy_settings(home, *SMALL, *overrides)
 
 
 def outcome(settings: Settings) -> dict[str, Any]:

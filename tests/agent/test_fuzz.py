@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from rich.console import Console
 
 from agent.autonomous.runner import run
 from agent.brains.actions import parse_action
-from agent.config.settings import Settings
 from agent.loop.components import Components
 from agent.loop.effects import LiveEffects
 from agent.loop.observer import ConsoleObserver
@@ -26,8 +25,7 @@ from agent.session.folder import folder_of, open_session
 from memory.errors import ToolError
 from memory.events import HeadEvent, IllegalCallEvent, ToolCallEvent
 from memory.journal import read_events, rounds
-
-MakeSettings = Callable[..., Settings]
+from tests.agent.quick import MakeSettings
 
 ESCAPE = "shaping-fuzz-escape"
 INJECTIONS = (

@@ -35,7 +35,7 @@ from memory.errors import BrainError, SettingsError
 from prompts.vocabulary import load_vocabulary
 
 if TYPE_CHECKING:
-    from tests.agent.conftest import FakeLLM
+    from tests.agent.fake_llm import FakeLLM
 
 KINDS = ("openai", "ollama")
 MODES = ("native", "json")

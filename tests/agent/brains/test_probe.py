@@ -15,7 +15,7 @@ from memory.errors import BrainError
 from prompts.vocabulary import load_vocabulary
 
 if TYPE_CHECKING:
-    from tests.agent.conftest import FakeLLM
+    from tests.agent.fake_llm import FakeLLM
 
 KINDS = ("openai", "ollama")
 RIGHT = {"tool": "pick_slice", "arguments": {"slice": "dark"}}

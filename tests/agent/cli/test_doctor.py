@@ -12,7 +12,7 @@ from agent.cli.app import app
 from agent.config.settings import load_settings
 
 if TYPE_CHECKING:
-    from tests.agent.conftest import FakeLLM
+    from tests.agent.fake_llm import FakeLLM
 
 RIGHT = {"tool": "pick_slice", "arguments": {"slice": "dark"}}
 

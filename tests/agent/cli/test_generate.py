@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +11,13 @@ from PIL import Image
 from rich.console import Console
 
 from agent.cli import generate
-from agent.config.settings import Settings, load_settings
+from agent.config.settings import load_settings
 from memory.errors import SettingsError
+from tests.agent.quick import MakeSettings
 from tests.tools.tiny_biggan import biggan
 
 
-def test_writes_images_and_a_montage(
-    make_settings: Callable[..., Settings], tmp_path: Path
-) -> None:
+def test_writes_images_and_a_montage(make_settings: MakeSettings, tmp_path: Path) -> None:
     console = Console(record=True, width=300, file=io.StringIO())
     folder = tmp_path / "images"
     montage = generate.generate(make_settings(), "a dark poly cell " * 40, 3, folder, console)
@@ -40,7 +38,7 @@ def test_writes_images_and_a_montage(
 
 
 def test_words_that_the_generator_cannot_draw_are_named(
-    make_settings: Callable[..., Settings], tmp_path: Path
+    make_settings: MakeSettings, tmp_path: Path
 ) -> None:
     biggan(tmp_path / "gan")
     settings = make_settings(
@@ -56,7 +54,7 @@ def test_words_that_the_generator_cannot_draw_are_named(
 
 @pytest.mark.parametrize(("prompt", "n"), [("  ", 3), ("a cell", 0)])
 def test_nothing_to_draw_is_refused(
-    make_settings: Callable[..., Settings], tmp_path: Path, prompt: str, n: int
+    make_settings: MakeSettings, tmp_path: Path, prompt: str, n: int
 ) -> None:
     with pytest.raises(SettingsError, match="not empty"):
         generate.generate(make_settings(), prompt, n, tmp_path, Console(quiet=True))

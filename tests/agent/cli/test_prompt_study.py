@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,16 +16,16 @@ from agent.brains.scripted import ScriptedModel
 from agent.cli import prompt_authors, prompt_study
 from agent.cli.app import app
 from agent.cli.prompt_authors import PromptRequest, PromptSet
-from agent.config.settings import LLMSettings, Price, Settings
+from agent.config.settings import LLMSettings, Price
 from agent.loop.components import Components
 from agent.planners import AttributeCombination, AttributeDistribution
 from memory.errors import BrainError, SettingsError
 from prompts.user_vocabulary import user_vocabulary
 from prompts.vocabulary import load_vocabulary
+from tests.agent.fake_llm import FakeLLM
+from tests.agent.quick import MakeSettings
 from tools.generators.toy import ToyGenerator
 from tools.labelers.audit import train_audit
-
-MakeSettings = Callable[..., Settings]
 
 ELPV = load_vocabulary("elpv")
 REQUEST = "a dark poly cell with a large dark area"
@@ -50,11 +49,6 @@ PALETTE = AttributeDistribution(
         ),
     )
 )
-
-
-class FakeServer(Protocol):
-    answers: list[dict[str, Any]]
-    requests: list[dict[str, Any]]
 
 
 class FailingModel(ScriptedModel):
@@ -321,7 +315,7 @@ def test_brain_and_grammar_are_compared_at_equal_numbers(
 
 @pytest.mark.parametrize("mode", ["native", "json", "auto"])
 def test_a_remote_brain_writes_prompts_in_every_mode(
-    fake_llm: FakeServer, make_settings: MakeSettings, mode: str
+    fake_llm: FakeLLM, make_settings: MakeSettings, mode: str
 ) -> None:
     settings = make_settings("brain=openai:fake", f"llm.mode={mode}")
     if mode == "auto":

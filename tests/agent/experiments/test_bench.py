@@ -9,21 +9,12 @@ import pytest
 from agent.experiments.bench import credit, value
 from agent.experiments.bench.harness import Benchmark, options
 from memory.errors import SettingsError
+from tests.agent.quick import TOY
 
 DOC = """What is measured.
 
     python -m agent.experiments.bench.toy
 """
-TOY = (
-    "target.name=toy",
-    "generator.name=toy",
-    "session.images_per_prompt=2",
-    "dstm.steps=2",
-    "dstm.batch_size=8",
-    "audit.train.steps=2",
-    "feedback.n_min=4",
-    "device=cpu",
-)
 
 
 def benchmark(tmp_path: Path, *arguments: str) -> Benchmark:

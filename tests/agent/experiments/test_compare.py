@@ -22,22 +22,10 @@ from agent.loop.components import Components
 from agent.planners import AttributeCombination, AttributeDistribution, Observation
 from memory.errors import SettingsError
 from memory.records import Plan, PromptSpec, Round
+from tests.agent.quick import TOY, toy_settings
 from tests.factories import report, slice_score
 from tools.diffusion.weights import new_pipeline
 
-# Painted photographs and images: a whole comparison takes seconds.
-TOY = (
-    "target.name=toy",
-    "generator.name=toy",
-    "session.images_per_round=16",
-    "session.images_per_prompt=2",
-    "session.rounds=2",
-    "dstm.steps=3",
-    "dstm.batch_size=8",
-    "audit.train.steps=3",
-    "feedback.n_min=4",
-    "device=cpu",
-)
 ARMS = Arms(
     planners=("uniform", "failure:floor=0.5"), controls=("oversample", "shuffled", "oracle")
 )
@@ -45,7 +33,7 @@ ARMS = Arms(
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return load_settings("solar", [*TOY, f"home={tmp_path / 'home'}"], {})
+    return toy_settings(tmp_path / "home")
 
 
 def prompt(severity: str, count: int, **attributes: str) -> PromptSpec:
@@ -204,8 +192,8 @@ def test_guided_arms_and_one_shot_feedback_are_held_against_the_others(
 ) -> None:
     weights = tmp_path / "weights"
     new_pipeline((1, 32, 32), 4, (16, 32), 0.6, 0.2).save_pretrained(weights)
-    options = [*TOY, "generator.name=mtdm", f"generator.weights={weights}", "generator.steps=2"]
-    settings = load_settings("solar", [*options, f"home={settings.home}"], {})
+    options = ["generator.name=mtdm", f"generator.weights={weights}", "generator.steps=2"]
+    settings = toy_settings(settings.home, *options)
     guided = "failure:pull=entropy 0.05"
     arms = Arms(planners=("uniform", "failure", guided, "one_shot"), controls=("one_shot",))
     experiment = Experiment.open(settings, "guided", arms)
@@ -290,11 +278,7 @@ def test_one_shot_feedback_stays_that_of_the_first_round(components: Components)
 
 
 def test_an_arm_with_trials_judges_its_failures(settings: Settings) -> None:
-    settings = load_settings(
-        "solar",
-        [*TOY, "feedback.alpha=0.99", "session.rounds=3", f"home={settings.home}"],
-        {},
-    )
+    settings = toy_settings(settings.home, "feedback.alpha=0.99", "session.rounds=3")
     arms = Arms(planners=("uniform", "audited_failure:trial=8"))
     experiment = Experiment.open(settings, "trial", arms)
     folder = experiment.folder
@@ -333,7 +317,7 @@ def test_a_comparison_goes_on_when_settings_have_been_added_since(settings: Sett
     stored["settings"]["pretrain"]["of_an_earlier_version"] = 1
     path.write_text(json.dumps({**stored, "fingerprint": "of an earlier version"}))
     assert Experiment.open(settings, "old", ARMS) == experiment
-    changed = load_settings("solar", [*TOY, "feedback.trial=3", f"home={settings.home}"], {})
+    changed = toy_settings(settings.home, "feedback.trial=3")
     with pytest.raises(SettingsError, match=r"feedback\.trial: 0 -> 3"):
         Experiment.open(changed, "old", ARMS)
 

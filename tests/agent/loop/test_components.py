@@ -11,6 +11,7 @@ from agent.loop.observer import Observer
 from agent.session.folder import open_session
 from memory.errors import SettingsError
 from memory.events import FaultEvent
+from tests.agent.quick import toy_settings
 from tools.labelers.audit import KeepAll
 
 ROOT = Path(__file__).parents[3]
@@ -50,8 +51,7 @@ def test_parts_are_built_once_and_stages_are_shown(tmp_path: Path) -> None:
             self.stages.append(name)
             return super().stage(name, number)
 
-    toy = ("target.name=toy", "generator.name=toy", "audit.method=none", "device=cpu")
-    settings = load_settings("solar", [*toy, f"home={tmp_path}"], {})
+    settings = toy_settings(tmp_path, "audit.method=none")
     observer = Watching()
     observer.stages = []
     components = Components(settings, observer)
@@ -67,7 +67,7 @@ def test_faults_are_journaled_within_a_session_alone(tmp_path: Path) -> None:
             warned.append(text)
 
     warned: list[str] = []
-    settings = load_settings("solar", ["target.name=toy", f"home={tmp_path}"], {})
+    settings = toy_settings(tmp_path)
     Components(settings, Warned()).fault("tried", "It was mended.", n_at_once=1)
     with open_session(settings, "one") as session:
         Components.of_session(session, Warned()).fault("tried", "It was mended.", n_at_once=1)

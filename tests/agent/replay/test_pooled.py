@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from agent.autonomous.runner import run_rounds
 from agent.cli.app import app
-from agent.config.settings import Settings, load_settings
+from agent.config.settings import Settings
 from agent.experiments.arms import Arms
 from agent.experiments.compare import Experiment
 from agent.loop.components import Components
@@ -20,30 +20,16 @@ from agent.session.folder import folder_of, open_session
 from memory.errors import SettingsError
 from memory.journal import read_events, rounds
 from memory.records import Plan
+from tests.agent.quick import toy_settings
 
-# Painted photographs and images, so that all takes seconds.
-TOY = (
-    "target.name=toy",
-    "generator.name=toy",
-    "brain=policy:uniform",
-    "session.images_per_round=16",
-    "session.images_per_prompt=2",
-    "session.rounds=2",
-    "session.name=past",
-    "dstm.steps=3",
-    "dstm.batch_size=8",
-    "audit.train.steps=3",
-    "feedback.n_min=4",
-    "limits.disk_reserve_gb=0",
-    "device=cpu",
-)
+OF_SESSION = ("brain=policy:uniform", "session.name=past", "limits.disk_reserve_gb=0")
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings of a session that is done, beside a comparison of the same preset."""
     home = tmp_path_factory.mktemp("home")
-    made = load_settings("solar", [*TOY, f"home={home}"], {})
+    made = toy_settings(home, *OF_SESSION)
     with open_session(made, "past") as session:
         run_rounds(Components.of_session(session, Observer()))
     experiment = Experiment.open(made, "toys", Arms(planners=("uniform", "failure")))

@@ -1,0 +1,143 @@
+"""A server that plays scripted answers in the protocols of OpenAI and Ollama."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class FakeLLM:
+    """A server on 127.0.0.1 that plays scripted answers in the protocols of OpenAI and Ollama.
+
+    An answer of `answers` is used once, the first one first: {"tool": NAME, "arguments": {...}}
+    is a native call where the request offers tools and a JSON action where it does not; "calls"
+    are several native ones, each with "id" and "raw" arguments if wanted; {"text": "..."} is
+    text. Besides: "finish", "refusal", "usage" (False: none is given), "delay" in seconds,
+    "status" with "error" and "headers", "body" (the raw response), "drop" (the connection ends).
+    Without an answer the server says 400. `requests` holds "path", "headers" and "body" of each.
+    """
+
+    openai_url: str
+    ollama_url: str
+    key: str
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
+
+
+@contextmanager
+def serve() -> Iterator[FakeLLM]:
+    """Serve until the block ends."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            fake.requests.append({"path": self.path, "headers": dict(self.headers), "body": body})
+            exhausted: dict[str, Any] = {
+                "status": 400,
+                "error": "the script of the test has run out",
+            }
+            answer = fake.answers.pop(0) if fake.answers else exhausted
+            time.sleep(answer.get("delay", 0))
+            if answer.get("drop"):
+                self.close_connection = True
+                return
+            status = answer.get("status", 200)
+            if "body" in answer:
+                data = answer["body"]
+            elif status != 200:
+                error = answer.get("error", "scripted")
+                is_ollama = self.path == "/api/chat"
+                data = json.dumps({"error": error if is_ollama else {"message": error}})
+            else:
+                encode = _as_ollama if self.path == "/api/chat" else _as_openai
+                data = json.dumps(encode(answer, body))
+            try:
+                self.send_response(status)
+                for name, value in answer.get("headers", {}).items():
+                    self.send_header(name, value)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data.encode())))
+                self.end_headers()
+                self.wfile.write(data.encode())
+            except ConnectionError:
+                # The client did not wait for a delayed answer.
+                self.close_connection = True
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+    fake = FakeLLM(openai_url=f"{url}/v1", ollama_url=url, key="sk-test-0123456789abcdef")
+    try:
+        yield fake
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _calls(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    return answer.get("calls") or ([answer] if "tool" in answer else [])
+
+
+def _text(answer: dict[str, Any], body: dict[str, Any]) -> str:
+    if "tool" in answer and not body.get("tools"):
+        return json.dumps({"tool": answer["tool"], "arguments": answer.get("arguments", {})})
+    return str(answer.get("text", ""))
+
+
+def _as_openai(answer: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": _text(answer, body)}
+    if "refusal" in answer:
+        message |= {"content": None, "refusal": answer["refusal"]}
+    if body.get("tools") and _calls(answer):
+        message["tool_calls"] = [
+            {
+                "id": call.get("id", "call_0"),
+                "type": "function",
+                "function": {
+                    "name": call["tool"],
+                    "arguments": call.get("raw", json.dumps(call.get("arguments", {}))),
+                },
+            }
+            for call in _calls(answer)
+        ]
+    usage = {"prompt_tokens": 30, "completion_tokens": 12, "total_tokens": 42}
+    return {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 0,
+        "model": body["model"],
+        "choices": [
+            {"index": 0, "message": message, "finish_reason": answer.get("finish", "stop")}
+        ],
+        **({"usage": usage} if answer.get("usage", True) else {}),
+    }
+
+
+def _as_ollama(answer: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": _text(answer, body)}
+    if body.get("tools") and _calls(answer):
+        message["tool_calls"] = [
+            {"function": {"name": call["tool"], "arguments": call.get("arguments", {})}}
+            for call in _calls(answer)
+        ]
+    usage = {"prompt_eval_count": 30, "eval_count": 12}
+    return {
+        "model": body["model"],
+        "created_at": "2025-01-01T00:00:00Z",
+        "message": message,
+        "done": True,
+        "done_reason": answer.get("finish", "stop"),
+        **(usage if answer.get("usage", True) else {}),
+    }
