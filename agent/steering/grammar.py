@@ -8,7 +8,7 @@ that a reply can name it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -54,6 +54,8 @@ _REWRITES = {
 _NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 # Tokens that may stand in a demand without a meaning of their own.
 _EMPTY = ("VALUE", "ALL", "IMAGES", "WITH", "AS_MANY")
+# Rules of sentences that may name a slice.
+_OF_SLICES = ("failures", "forget", "question", "show", "vague", "why")
 _SHARES = ("share", "at_least", "at_most")
 _REQUEST = re.compile(
     r"(?:(?:please|ok|okay|well|so|now|and)[ ,]+)*"
@@ -120,7 +122,7 @@ def parse(text: str, lexicon: Lexicon) -> ParseResult:
     assert request is not None  # it may be empty
     line = line[request.end() :]
     named = lexicon.read(line)[0]
-    command = _command(line.strip(" .,!?"), slice_name(named) if named else "")
+    command = _command(line.strip(" .,!?"), named, lexicon)
     is_question = command == "question" or line.endswith("?")
     if command == "vague" and not named:
         return ParseResult(vague=True)
@@ -147,7 +149,7 @@ def _tree(start: str, line: str) -> Tree[Token] | None:
         return None
 
 
-def _command(line: str, named: str) -> str | None:
+def _command(line: str, named: Mapping[str, Sequence[str]], lexicon: Lexicon) -> str | None:
     """Return the slash command that a sentence stands for, "question", "vague" or None."""
     tree = _tree("command", line) if len(line.split()) <= _MAX_COMMAND_WORDS else None
     if tree is None:
@@ -157,8 +159,10 @@ def _command(line: str, named: str) -> str | None:
     tokens = [token for token in rule.children if isinstance(token, Token)]
     first = {token.type: str(token) for token in reversed(tokens)}
     name = str(rule.data)
-    if named and name in ("changes", "budget", "status", "state"):
-        return "question"
+    words = " ".join(token for token in tokens if token.type == "WORD")
+    if name not in _OF_SLICES and lexicon.read(words)[0]:
+        # "stop rain at 20%", "what changed at night?"
+        return "question" if tokens[0].type in ("ASK", "HOW_MANY", "HOW_LONG") else None
     if named and name == "failures" and "SHOW" in first:
         name = "show"
     numbers = [str(token) for token in tokens if token.type in ("NUMBER", "DECIMAL")] + ["", ""]
@@ -169,7 +173,7 @@ def _command(line: str, named: str) -> str | None:
         "row": numbers[0] or first.get("WORD", "") if "ROW" in first else "",
         "id": first.get("ID", ""),
         "rest": line[tokens[1].start_pos :] if len(tokens) > 1 else "",
-        "named": named,
+        "named": slice_name(named) if named else "",
         "share": _number(tokens[-1]) if name == "score" else 0,
         "hours": float(numbers[0]) / minutes if name == "hours" else 0,
     }
@@ -254,8 +258,10 @@ def _demands(tree: Tree[Token]) -> list[_Demand]:
             fields, words = _fields(demand), demand.children
             group = things.children if things else []
             is_first = not new and any(token.type == "VALUE" for token in about)
-            if is_first and (not group or re.search(r"\b(?:not|without)\b", words[0])):
-                # "rain should be rarer", "rain at 20%"; "rain should not be at night" is unclear
+            splits = demand.data in _SHARES or re.search(r"\b(?:not|without)\b", words[0])
+            if is_first and (not group or splits):
+                # "rain should be rarer"; "rain at 20% and fog", "rain should not be at night" are
+                # unclear.
                 fields = None if group else fields
                 group, about = about + group, []
             elif new and not group and demand.data in _SHARES and "factor" in (new[0].fields or ()):

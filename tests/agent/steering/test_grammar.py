@@ -380,6 +380,8 @@ def test_what_was_not_taken_before_is_not_taken_now() -> None:
         "more or less rain",
         "avoid rain unless it is night",
         "more fog in round 3",
+        "stop rain at 20% and fog",
+        "no rain tomorrow",
         f"more rain {'and ' * 60} fog",
     ],
 )
@@ -400,3 +402,9 @@ def test_long_text_is_read_in_time() -> None:
     for words in ("no ", "stop until ", "20% ", "not more less only ", "more rain, "):
         parse((words * 900)[:MAX_CHARS], STREETS)
     assert time.monotonic() - began < 10
+
+
+def test_commands_are_understood_where_a_class_has_their_words() -> None:
+    assert parse("stop", OWN).command == "stop"
+    assert parse("stop at 70%", OWN).command == "budget score 0.7"
+    assert parse("stop rain at 20%", STREETS).command is None
