@@ -179,11 +179,9 @@ class PreferenceStore:
         """Take the last preference or addition back that no plan has followed yet."""
         steered = self._journal.events(SteeredEvent)
         followed = {shift["wish"] for event in steered for shift in event.shifts}
-        ids = [
-            event.wish["id"] if isinstance(event, WishEvent) else event.addition["id"]
-            for event in self._journal.events()
-            if isinstance(event, WishEvent | AdditionEvent)
-        ]
+        # Both have their key from their id: wish/w3, addition/a1.
+        events = self._journal.events(WishEvent, AdditionEvent)
+        ids = [str(event.key).partition("/")[2] for event in events]
         active = self.ids()
         open_ids = [name for name in ids if name in active and name not in followed]
         if open_ids:
