@@ -250,9 +250,9 @@ def plan_blocks(question: ApprovalRequest, preferences: Sequence[Preference]) ->
     seconds = None if expectation.seconds is None else expectation.seconds / plan.n_images
     texts = {p.id: p.say() for p in preferences}
     shifts = [
-        f"Preference {e.wish} {texts[e.wish]}: {percent(e.before)} -> {percent(e.after)}"
-        for e in (question.resolved.shifts if question.resolved else ())
-        if e.wish in texts
+        f"Preference {id_} {texts[id_]}: {percent(shift.before)} -> {percent(shift.after)}"
+        for shift in (question.resolved.shifts if question.resolved else ())
+        if (id_ := shift.preference) in texts
     ]
     commands = '/approve, /edit N count 12, /edit N remove, /add "prompt" x8, /reject WHY'
     return [

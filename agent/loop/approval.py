@@ -153,9 +153,9 @@ def remade(
     """
     by_id = {wish.id: wish for wish in held}
     shifts = [
-        shift.model_copy(update={"after": share(by_id[shift.wish], plan.prompts, vocabulary)})
+        shift.model_copy(update={"after": share(by_id[shift.preference], plan.prompts, vocabulary)})
         for shift in resolved.shifts
-        if shift.wish in by_id
+        if shift.preference in by_id
     ]
     return resolved.model_copy(update={"draft": draft, "shifts": tuple(shifts)})
 

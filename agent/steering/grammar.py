@@ -197,7 +197,7 @@ def _preferences(
 
     for sentence in filter(str.strip, _SENTENCE.split(line)):
         is_long = len(sentence.split()) > _MAX_WORDS
-        tree = None if is_long else _tree("wishes", sentence)
+        tree = None if is_long else _tree("preferences", sentence)
         if tree is not None:
             demands += _demands(tree)
         elif is_long or "#" in sentence:
@@ -230,9 +230,13 @@ def _preferences(
         elif attributes:
             preference = Preference(attributes=attributes, **demand.fields)
             (partial if is_partial else preferences).append(preference)
-    known = tuple(dict.fromkeys(unknown))
     return ParseResult(
-        None, tuple(preferences), tuple(partial), tuple(unclear), known, topics, named
+        preferences=tuple(preferences),
+        partial=tuple(partial),
+        unclear=tuple(unclear),
+        unknown=tuple(dict.fromkeys(unknown)),
+        topics=topics,
+        named=named,
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from pydantic import Field, model_serializer, model_validator
+from pydantic import ConfigDict, Field, model_serializer, model_validator
 
 from agent.planners import PromptDraft
 from eval.report.text import estimate_text, number
@@ -177,14 +177,16 @@ class Effect(Record):
     """What became of a preference.
 
     Attributes:
-        wish: Id of the preference.
+        preference: Id of the preference; `wish` in journals.
         before: Share of the images that it is about before steering, 0..1.
         after: The same after steering, or in the latest plan.
         score_before: Accuracy on its slice before its first plan, where measured.
         score_after: The same after its latest plan.
     """
 
-    wish: str
+    model_config = ConfigDict(validate_by_name=True)
+
+    preference: str = Field(alias="wish")
     before: Share
     after: Share
     score_before: Estimate | None = None
@@ -192,7 +194,7 @@ class Effect(Record):
 
     @model_serializer
     def _to_journal(self) -> dict[str, Any]:
-        return {"wish": self.wish, "before": self.before, "after": self.after}
+        return {"wish": self.preference, "before": self.before, "after": self.after}
 
     def say(self) -> str:
         """Return shares, and scores where they were measured, in one line."""
@@ -235,8 +237,8 @@ def active_preferences(events: Iterable[Event]) -> list[Preference]:
 
 def all_preferences(events: Iterable[Event]) -> list[Preference]:
     """Return all preferences, those that were taken back too, the oldest first."""
-    wishes = (event.wish for event in events if isinstance(event, WishEvent))
-    return [Preference.model_validate(wish) for wish in wishes]
+    stored = (event.wish for event in events if isinstance(event, WishEvent))
+    return [Preference.model_validate(fields) for fields in stored]
 
 
 def additions(events: Iterable[Event]) -> list[Addition]:
@@ -278,7 +280,7 @@ def effects(
             for number in (*earlier[-1:], max(reports))
         }
         effect = Effect(
-            wish=preference.id,
+            preference=preference.id,
             before=moved[0][1].before,
             after=moved[-1][1].after,
             score_before=scores[earlier[-1]] if earlier else None,
@@ -290,7 +292,7 @@ def effects(
 
 def say_effects(pairs: Iterable[tuple[Preference, Effect]]) -> list[str]:
     """Return one line for each preference and its effect."""
-    return [f"{wish.id} {wish.say()}: {effect.say()}" for wish, effect in pairs]
+    return [f"{p.id} {p.say()}: {effect.say()}" for p, effect in pairs]
 
 
 def say_preferences(preferences: Sequence[Preference]) -> list[str]:

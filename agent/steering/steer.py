@@ -299,7 +299,7 @@ def _effects(
 ) -> tuple[Effect, ...]:
     shares = [[share(p, prompts, vocabulary) for prompts in (before, after)] for p in preferences]
     return tuple(
-        Effect(wish=p.id, before=old, after=new)
+        Effect(preference=p.id, before=old, after=new)
         for p, (old, new) in zip(preferences, shares, strict=True)
     )
 

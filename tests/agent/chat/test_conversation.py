@@ -47,12 +47,12 @@ PATIENCE_S = 300.0
 
 
 class Room:
-    """A conversation and what the session has told so far."""
+    """A conversation and the events of its session so far."""
 
     def __init__(self, live: LiveSession) -> None:
         self.live = live
-        self.talk = Conversation(live)
-        self.told: list[SessionEvent] = []
+        self.conversation = Conversation(live)
+        self.events: list[SessionEvent] = []
         self._heard = live.listen()
 
     def until(self, kind: str, text: str = "") -> SessionEvent:
@@ -60,13 +60,13 @@ class Room:
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
-                happened = self._heard.get(timeout=max(0.1, deadline - time.monotonic()))
+                event = self._heard.get(timeout=max(0.1, deadline - time.monotonic()))
             except queue.Empty:
-                raise AssertionError(f"no {kind}; told so far: {self.told}") from None
-            self.told.append(happened)
-            assert "error" not in happened.text, happened.text
-            if happened.kind == kind and text in happened.text:
-                return happened
+                raise AssertionError(f"no {kind}; events so far: {self.events}") from None
+            self.events.append(event)
+            assert "error" not in event.text, event.text
+            if event.kind == kind and text in event.text:
+                return event
 
     def question(self) -> ApprovalRequest:
         """Return the next question."""
@@ -75,7 +75,7 @@ class Room:
 
     def say(self, line: str) -> str:
         """Say something and return all text of the answer."""
-        return text_of(self.talk.say(line))
+        return text_of(self.conversation.say(line))
 
 
 def shifts_of(question: ApprovalRequest) -> tuple[Effect, ...]:
@@ -121,18 +121,18 @@ def test_story_of_a_session(make_settings: MakeSettings) -> None:
         added = here.say('/add "a broken bright poly cell" x4')
         assert "a broken bright poly cell" in added
         assert "added by the user" in here.say("/why")
-        said = here.say("more poly, fewer crowds")
-        assert "more of wafer=poly (x2) (w1)" in said and said.endswith(": /forget w1")
-        said = here.say("more dark crowds")
-        assert "Understood" not in said
-        assert "Ignored: more brightness=dark." in said
+        reply = here.say("more poly, fewer crowds")
+        assert "more of wafer=poly (x2) (w1)" in reply and reply.endswith(": /forget w1")
+        reply = here.say("more dark crowds")
+        assert "Understood" not in reply
+        assert "Ignored: more brightness=dark." in reply
 
         assert "planned again" in here.say("/reject no bright ones")
         second = here.question()
         assert second.key != first.key
         assert second.plan is not None
         assert "bright" not in {p.attributes.get("brightness") for p in second.plan.prompts}
-        assert {s.wish for s in shifts_of(second)} == {"w1", "w2"}
+        assert {s.preference for s in shifts_of(second)} == {"w1", "w2"}
 
         assert "Approved" in here.say("/approve")
         here.until("plan")
@@ -143,7 +143,7 @@ def test_story_of_a_session(make_settings: MakeSettings) -> None:
         focus = next(
             w for w in active_preferences(here.live.session.journal.events()) if w.id == "w3"
         )
-        assert share(focus, third.plan.prompts, here.talk.vocabulary) >= 0.5
+        assert share(focus, third.plan.prompts, here.conversation.vocabulary) >= 0.5
 
         failures = here.say("/failures")
         assert "Failures after round 1" in failures
@@ -158,7 +158,7 @@ def test_story_of_a_session(make_settings: MakeSettings) -> None:
         here.until("state", "Round 1 is taken back")
         again = here.question()
         assert again.plan is not None and again.plan.round == 1
-        assert {s.wish for s in shifts_of(again)} == {"w1", "w2", "w3"}
+        assert {s.preference for s in shifts_of(again)} == {"w1", "w2", "w3"}
         folder = folder_of(settings.home, "story")
         assert (folder / "rounds" / "001.undone-1" / "data-00000.parquet").exists()
         assert not (folder / "rounds" / "001").exists()
@@ -282,12 +282,12 @@ def test_wrong_input_is_answered_with_help(make_settings: MakeSettings) -> None:
         here.live.start()
         asked = here.question()
         for line in WRONG:
-            blocks = here.talk.say(line)
+            blocks = here.conversation.say(line)
             assert blocks, line[:40]
             assert all(isinstance(block, Line) for block in blocks), line[:40]
-            said = text_of(blocks)
-            assert 10 < len(said) < 2500
-            assert "\x1b" not in said and "\x00" not in said
+            reply = text_of(blocks)
+            assert 10 < len(reply) < 2500
+            assert "\x1b" not in reply and "\x00" not in reply
         assert here.say("   ") == ""
         assert "'/status'" in here.say("/statsu")
         assert "defective, functional" in here.say("/edit 1 class cracked")
@@ -297,7 +297,7 @@ def test_wrong_input_is_answered_with_help(make_settings: MakeSettings) -> None:
         assert "leaves nothing to draw" in here.say("only mono")
         for name in COMMANDS:
             if name not in ("stop", "pause", "undo", "approve", "reject", "continue"):
-                here.talk.say(f"/{name}")
+                here.conversation.say(f"/{name}")
 
 
 def test_wishes_that_conflict_are_said_to(make_settings: MakeSettings) -> None:
@@ -308,16 +308,16 @@ def test_wishes_that_conflict_are_said_to(make_settings: MakeSettings) -> None:
         assert "It takes the place of w1" in here.say("a quarter of them bright")
         assert "is 105% of the images" in here.say("80% dark")
         assert "w2 (of all images 25% brightness=bright)" in here.say("fewer bright ones")
-        said = here.say("no bright ones")
-        assert "avoid brightness=bright (w4)" in said and "constraint: w2, w3" in said
+        reply = here.say("no bright ones")
+        assert "avoid brightness=bright (w4)" in reply and "constraint: w2, w3" in reply
         assert "nothing of it can be drawn" in here.say("more bright poly cells")
-        said = here.say("only mono and only poly")
-        assert "Understood: only wafer=mono (w5)" in said and "Not taken: only wafer=poly" in said
+        reply = here.say("only mono and only poly")
+        assert "Understood: only wafer=mono (w5)" in reply and "Not taken: only wafer=poly" in reply
         assert "Forgotten: w5" in here.say("undo")
         assert "Forgotten: w2, w3, w4" in here.say("forget the bright ones")
         assert "nothing that could be taken back" in here.say("back")
-        said = here.say("more cells with contrast")
-        assert "Which contrast: low, medium or high?" in said and "Understood" not in said
+        reply = here.say("more cells with contrast")
+        assert "Which contrast: low, medium or high?" in reply and "Understood" not in reply
         assert "can mean several things" in here.say("not only dark cells")
         assert "where does it fail" in here.say("who wrote this program?")
         assert "first report" in here.say("make it harder")
@@ -335,8 +335,8 @@ def test_budgets_and_changes_in_plain_words(make_settings: MakeSettings) -> None
         assert "a round scores 0.99" in here.say("run until the score is 0.99")
         assert "at most 2 hours" in here.say("do not spend more than 2 hours")
         assert "Say e.g. /budget" in here.say("/budget coffee 3")
-        said = here.say("more dark cells\n\n/budget\nno bright ones")
-        assert "dark (x2) (w1)" in said and "0 of" in said and "bright (w2)" in said
+        reply = here.say("more dark cells\n\n/budget\nno bright ones")
+        assert "dark (x2) (w1)" in reply and "0 of" in reply and "bright (w2)" in reply
         assert "no number of 0 to 1" in here.say("/budget score 7")
         here.say("yes please")
         here.until("round")
@@ -344,8 +344,8 @@ def test_budgets_and_changes_in_plain_words(make_settings: MakeSettings) -> None
         assert second.plan is not None and second.plan.n_images == 12
         here.say("/approve")
         here.until("state", "Finished")
-        said = here.say("what changed since round 1?")
-        assert "| round 1 | round 2 | change" in said and "Slices that changed most" in said
+        reply = here.say("what changed since round 1?")
+        assert "| round 1 | round 2 | change" in reply and "Slices that changed most" in reply
         assert "a round before the last one: 1 to 1" in here.say("/changes 2")
         assert "The worst slices now: " in here.say("make it harder")
         assert "3 rounds in all" in here.say("one more round")
@@ -405,8 +405,8 @@ def test_plan_of_a_model_is_refused_when_it_breaks_a_wish(
         assert "the user said avoid wafer=mono (w1)" in illegal.problem
         (event,) = session.journal.events(PlanEvent)
         assert event.plan.prompts[0].attributes["wafer"] == "poly"
-        told = session.journal.events(ModelCallEvent)[0].messages
-        assert any("every plan must: avoid wafer=mono" in m.content for m in told)
+        messages = session.journal.events(ModelCallEvent)[0].messages
+        assert any("every plan must: avoid wafer=mono" in m.content for m in messages)
 
 
 def test_plain_words_go_to_the_model_and_to_the_grammar_without_it(
@@ -439,7 +439,7 @@ def test_plain_words_go_to_the_model_and_to_the_grammar_without_it(
         {"status": 500, "error": "broken"},
     ]
     with room(settings) as here:
-        said = []
+        replies = []
         for line in (
             "I want more multicrystalline ones",
             "more golden ones",
@@ -448,19 +448,19 @@ def test_plain_words_go_to_the_model_and_to_the_grammar_without_it(
             "fewer dark cells",
         ):
             assert "thinks" in here.say(line)
-            said.append(text_of(here.talk.show(here.until("blocks"))))
+            replies.append(text_of(here.conversation.show(here.until("blocks"))))
         for text in (
             "more of wafer=poly (x2) (w1)",
             "20% brightness=dark (w2)",
             "avoid contrast=low|high (w3)",
             '"show scratches" (w4)',
         ):
-            assert text in said[0]
+            assert text in replies[0]
         # What the target does not define, and what is no preference, goes to the grammar.
-        assert "golden" in said[1]
-        assert "only wafer=mono (w5)" in said[2]
-        assert said[3] == "Because poly is worst. <b> [1m"
-        assert "fewer of brightness=dark" in said[4]
+        assert "golden" in replies[1]
+        assert "only wafer=mono (w5)" in replies[2]
+        assert replies[3] == "Because poly is worst. <b> [1m"
+        assert "fewer of brightness=dark" in replies[4]
         calls = here.live.session.journal.events(ChatCallEvent)
         assert [c.tool for c in calls] == ["prefer", "prefer", "prefer", "reply"]
         assert (calls[0].tokens.prompt, calls[0].tokens.answer) == (30, 12)
@@ -470,7 +470,7 @@ def test_pictures_are_drawn(make_settings: MakeSettings) -> None:
     from eval.report.terminal import half_blocks
 
     with room(make_settings("session.name=drawn", *SMALL)) as here:
-        blocks = here.talk.say("/show dark mono")
+        blocks = here.conversation.say("/show dark mono")
         (picture,) = [block for block in blocks if isinstance(block, Picture)]
         drawn = half_blocks(picture.png, 40).plain.splitlines()
         assert {len(line) for line in drawn} == {40}

@@ -120,12 +120,12 @@ def test_what_wishes_moved_is_measured_again_and_forgotten_ones_are_left_out() -
     plan = PLAN.model_copy(
         update={"prompts": (PLAN.prompts[0].model_copy(update={"count": 6}), *PLAN.prompts[1:])}
     )
-    shifts = tuple(Effect(wish=name, before=0.25, after=0.5) for name in ("w1", "w2"))
+    shifts = tuple(Effect(preference=name, before=0.25, after=0.5) for name in ("w1", "w2"))
     made = ResolvedDraft(draft=PlanDraft(prompts=()), shifts=shifts, additions=("a1",))
     held = [Preference(id="w1", attributes={"wafer": ("poly",)}, factor=2)]
     again = remade(made, draft, plan, held, WORDS)
     assert again.draft == draft and again.additions == ("a1",)
-    assert again.shifts == (Effect(wish="w1", before=0.25, after=6 / 18),)
+    assert again.shifts == (Effect(preference="w1", before=0.25, after=6 / 18),)
 
 
 def test_what_follows_a_command() -> None:

@@ -1,4 +1,4 @@
-"""Steering: what becomes of a draft, whoever wrote it, and what is said of it afterwards."""
+"""Steering: what becomes of a draft, whoever wrote it, and what is reply of it afterwards."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def steered(
 ) -> PlanDraft:
     after, shifts = steer(before, wanted, palette(vocabulary), vocabulary, 8, "0 1")
     assert sum(p.count for p in after.prompts) == sum(p.count for p in before.prompts)
-    assert {s.wish for s in shifts} == {w.id for w in wanted}
+    assert {s.preference for s in shifts} == {w.id for w in wanted}
     return after
 
 
