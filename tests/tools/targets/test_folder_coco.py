@@ -242,3 +242,61 @@ def test_rectangles_of_labelme_are_boxes_and_broken_shapes_are_named(tmp_path: P
     (root / "images" / "003.json").write_text(json.dumps(data), "utf-8")
     with pytest.raises(DataError, match=r"\[annotation-record\] .*003\.json .*shapes\.0\.points"):
         build(root)
+
+
+ODD_VALUES = ["missing", None, "text", float("nan"), -1, [], [[]], {}, True]
+
+
+@pytest.mark.parametrize("odd", ODD_VALUES, ids=repr)
+@pytest.mark.parametrize(
+    "place",
+    [
+        *("images.id", "images.file_name", "images.width", "images.height"),
+        *("annotations.image_id", "annotations.category_id", "annotations.segmentation"),
+        *("annotations.bbox", "annotations.area", "categories.id", "categories.name"),
+    ],
+)
+def test_an_odd_value_of_a_record_is_read_or_named(tmp_path: Path, place: str, odd: Any) -> None:
+    root = tmp_path / "own"
+    write(root, range(24), "images", "coco.json")
+    data = json.loads((root / "coco.json").read_bytes())
+    part, key = place.split(".")
+    record = data[part][-1]
+    record[key] = odd
+    if odd == "missing":
+        del record[key]
+    (root / "coco.json").write_text(json.dumps(data), "utf-8")
+    try:
+        assert build(root).pixel_classes[0] == "background"
+    except DataError as error:
+        assert "coco.json" in str(error) or "images/023.jpg" in str(error)
+
+
+@pytest.mark.parametrize("odd", ODD_VALUES, ids=repr)
+@pytest.mark.parametrize("key", ["label", "shape_type", "points", "imageWidth"])
+def test_an_odd_value_of_labelme_is_read_or_named(tmp_path: Path, key: str, odd: Any) -> None:
+    root = labelme(tmp_path / "own", "images", "images", [DOG, TRAM])
+    file = root / "images" / "003.json"
+    data = json.loads(file.read_bytes())
+    record = data if key == "imageWidth" else data["shapes"][0]
+    record[key] = odd
+    if odd == "missing":
+        del record[key]
+    file.write_text(json.dumps(data), "utf-8")
+    try:
+        assert build(root).pixel_classes[0] == "background"
+    except DataError as error:
+        assert "003.json" in str(error) or "images/003.jpg" in str(error)
+
+
+def test_sizes_and_ids_may_be_of_other_types(tmp_path: Path) -> None:
+    plain, odd = tmp_path / "plain", tmp_path / "odd"
+    for root in (plain, odd):
+        write(root, range(24), "images", "coco.json")
+    data = json.loads((odd / "coco.json").read_bytes())
+    for image, annotation in zip(data["images"], data["annotations"], strict=False):
+        image |= {"width": None, "height": None, "id": str(image["id"])}
+        annotation["category_id"] = float(annotation["category_id"])
+    (odd / "coco.json").write_text(json.dumps(data), "utf-8")
+    read, expected = masks_of(build(odd)), masks_of(build(plain))
+    assert all(np.array_equal(read[name], expected[name]) for name in expected)
