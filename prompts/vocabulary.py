@@ -73,7 +73,7 @@ class Vocabulary(BaseModel):
     def _consistent(self) -> Self:
         values = set(self.attributes.get(self.class_attribute or "", {}))
         if self.class_attribute is None and len(self.classes) > 1:
-            raise ValueError("several classes need a class_attribute that tells them apart")
+            raise ValueError("several classes need a class_attribute that distinguishes them")
         if set(self.class_of) != values:
             raise ValueError(f"class_of must name exactly the values of {self.class_attribute!r}")
         if not set(self.class_of.values()) <= set(self.classes):

@@ -43,10 +43,12 @@ class ImageRequest:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a generator drew: images and, as far as it makes them, labels of every pixel.
+    """What a generator drew.
 
-    images: uint8, (n, channels, height, width); labels: as in `Samples`; confidence: float32,
-    (n, height, width), 0..1, of labels whose truth is not known, by their kind.
+    Attributes:
+        images: uint8, (n, channels, height, width).
+        labels: Labels of pixels by kind, see `Samples`, if the generator draws them.
+        confidence: float32, (n, height, width), 0..1, by the kind of labels that are estimates.
     """
 
     images: NDArray[np.uint8]
@@ -72,9 +74,9 @@ def join(parts: Sequence[Drawn]) -> Drawn:
 
 
 def adapter_name(given: str) -> str:
-    """Return by what name prompts weigh a LoRA adapter that settings give as a file or a folder.
+    """Return the name by which prompts weight a LoRA adapter, given as a file or a folder.
 
-    The file's without its suffix, or the folder's where the file has the usual name.
+    That of the file without its suffix, or that of the folder if the file has the usual name.
     """
     path = Path(given)
     if path.name == LORA_FILE:

@@ -1,6 +1,6 @@
 """Long work that can be killed and started again: same arguments, same result, nothing twice.
 
-A job's folder holds `job.json` (what was asked for) and, when all is done, `result.json`.
+A job's folder holds `job.json` (the arguments) and, once it has finished, `result.json`.
 """
 
 from __future__ import annotations
@@ -17,34 +17,32 @@ from memory.records import Round, digest
 JSON = Any  # plain JSON: what json.dumps takes and json.loads returns
 
 
-def job_id(
-    session: str,
-    round: int,  # noqa: A002 (the name of the record's field)
-    tool: str,
-    arguments: JSON,
-) -> str:
-    """Return the name of a job, 16 hex digits: the same call has the same name."""
-    return digest([session, round, tool, arguments])
+def job_id(session: str, number: int, tool: str, arguments: JSON) -> str:
+    """Return the name of a job, 16 hex digits: the same call in a round has the same name."""
+    return digest([session, number, tool, arguments])
 
 
-def round_folder(
-    session_folder: Path,
-    round: int,  # noqa: A002 (the name of the record's field)
-) -> Path:
-    """Return where a session keeps the data, model and pictures of a round."""
-    return session_folder / "rounds" / f"{round:03d}"
+def round_folder(session_folder: Path, number: int) -> Path:
+    """Return the folder with the data, model and pictures of a round."""
+    return session_folder / "rounds" / f"{number:03d}"
 
 
 def shards_of(session_folder: Path, rounds: Iterable[Round]) -> list[Path]:
-    """Return the files of all images that some rounds of a session have made, in order."""
+    """Return the shards of all images of some rounds of a session, in order."""
     return [session_folder / s.file for r in rounds if r.batch for s in r.batch.shards]
 
 
 def run_once(folder: Path, arguments: JSON, work: Callable[[], JSON]) -> JSON:
     """Return the stored result of a job, or do its work and store the result.
 
-    `work` may have been interrupted before: it continues from the files that it finds. Raises
-    SessionError when the stored result cannot be read.
+    Args:
+        folder: Of the job.
+        arguments: Stored beside the result.
+        work: Returns the result. It may have been interrupted before, and continues from the
+            files that exist.
+
+    Raises:
+        SessionError: The stored result cannot be read.
     """
     result_path = folder / "result.json"
     if result_path.exists():
@@ -64,10 +62,12 @@ def run_once(folder: Path, arguments: JSON, work: Callable[[], JSON]) -> JSON:
 def write_missing(
     paths: Sequence[Path], make: Callable[[int], bytes], done: Callable[[int], None]
 ) -> None:
-    """Create those of `paths` that do not exist, in order, each whole or not at all.
+    """Create those of `paths` that do not exist, in order and atomically.
 
-    make: content of the file at an index; done: called with the number of files that are there,
-    those of an earlier run included.
+    Args:
+        paths: Of the files.
+        make: Returns the content of the file at an index.
+        done: Called with the number of files that exist, those of an earlier run included.
     """
     for index, path in enumerate(paths):
         if not path.exists():

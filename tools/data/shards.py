@@ -165,7 +165,7 @@ def decode_png(data: bytes) -> NDArray[np.uint8]:
 
 
 def encode_label(kind: str, values: NDArray[Any]) -> bytes:
-    """Return the PNG file of one image's labels, as the head of this file says."""
+    """Return the PNG file of one image's labels, see the module."""
     if kind == "segmentation":
         return _png(values)
     if kind == "depth":

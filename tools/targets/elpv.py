@@ -2,8 +2,8 @@
 
 2,624 gray 300x300 photographs with an expert's defect probability (0, 1/3, 2/3, 1) of mono- and
 polycrystalline cells: Buerhop-Lutz et al. 2018, Deitsch et al. 2019 and 2021. CC BY-NC-SA 4.0.
-They are worked on at 64x64. Attributes are measured on the small image, so a generated image can
-be measured by the same functions.
+They are scaled to 64x64, and attributes are measured on the small image, so that generated images
+can be measured by the same functions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NOTICE = (
     "model trained on them should be treated alike."
 )
 
-# Of what is kept of the photographs: `measure` and `near_copies` have a part in it.
+# Increased whenever `measure` or `near_copies` changes, as their results are cached.
 _CACHE_VERSION = 2
 _NEAR_COPY = 0.6
 

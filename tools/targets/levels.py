@@ -14,7 +14,7 @@ LEVELS = {
     "contrast": ("low", "medium", "high"),
     "colour": ("pale", "medium", "vivid"),
 }
-# The least share of photographs at each level; with fewer the attribute says nothing.
+# The least share of photographs at each level; with fewer the attribute is uninformative.
 _MIN_SHARE = 0.1
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
 

@@ -46,7 +46,7 @@ def refusal(code: str, **values: object) -> DataError:
 
 @dataclass
 class ValidationReport:
-    """Errors stop the reading; warnings tell what was left out or read in another way.
+    """Errors stop the reading; warnings name what was left out or read in another way.
 
     Each is given by its code in problems.yaml, with the values of the text.
 

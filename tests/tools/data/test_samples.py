@@ -34,7 +34,7 @@ def test_labels_that_a_part_lacks_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "message"),
     [
         ({"segmentation": np.zeros((3, 8, 8), np.uint8)}, r"shape \(3, 8, 12\).*\(3, 8, 8\)"),
         ({"segmentation": np.zeros((3, 8, 12), np.int64)}, "must be uint8.*got int64"),
@@ -42,6 +42,6 @@ def test_labels_that_a_part_lacks_are_left_out() -> None:
         ({"dept": np.zeros((3, 8, 12), np.float32)}, "Did you mean 'depth'"),
     ],
 )
-def test_labels_that_do_not_fit_are_refused(labels: dict[str, Any], told: str) -> None:
-    with pytest.raises(DataError, match=told):
+def test_labels_that_do_not_fit_are_refused(labels: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
         dense(**labels)

@@ -244,7 +244,7 @@ def test_rectangles_of_labelme_are_boxes_and_broken_shapes_are_named(tmp_path: P
         build(root)
 
 
-ODD_VALUES = ["missing", None, "text", float("nan"), -1, [], [[]], {}, True]
+ODD_VALUES: list[Any] = ["missing", None, "text", float("nan"), -1, [], [[]], {}, True]
 
 
 @pytest.mark.parametrize("odd", ODD_VALUES, ids=repr)

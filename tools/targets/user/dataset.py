@@ -244,7 +244,7 @@ def _warn_depth(
     near, far = np.nanpercentile(arrays["depth"], (5, 95))
     unit = ""
     sources = [entry.item.labels.get("depth") for entry in loaded]
-    # One of each format tells.
+    # One file of each format is enough.
     files = {source.suffix.lower(): source for source in sources if isinstance(source, Path)}
     in_metres = bool(files) and all(stores_metres(file) for file in files.values())
     if in_metres and far > _FARTHEST_M:
@@ -262,7 +262,7 @@ def _warn_missing(
 ) -> None:
     """Warn of classes of pixels that a split does not have, so that it cannot measure them."""
     for split in SPLITS if "segmentation" in arrays else ():
-        rows = [i for i, own in enumerate(splits) if own == split]
+        rows = [i for i, assigned in enumerate(splits) if assigned == split]
         present = set(np.unique(arrays["segmentation"][rows]).tolist())
         if missing := [name for i, name in enumerate(pixel_names) if i not in present]:
             report.warn("pixel-class-not-in-split", *missing, split=split)

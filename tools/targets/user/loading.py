@@ -61,7 +61,7 @@ def _as_tuple(value: object) -> object:
 
 
 class ReadOptions(BaseModel):
-    """`target.options` of a user's own data that say how they are read.
+    """`target.options` of a user's own data, which determine how they are read.
 
     Attributes:
         task: None for what the labels allow.
@@ -106,7 +106,7 @@ class ReadOptions(BaseModel):
 
 @dataclass(frozen=True)
 class Item:
-    """One photograph with what its owner says of it.
+    """One photograph with what its owner states about it.
 
     Attributes:
         name: Unique in the data.
@@ -132,7 +132,7 @@ class Loaded:
     """A photograph at its working size.
 
     Attributes:
-        item: What its owner says of it.
+        item: What its owner states about it.
         image: (1 or 3, height, width).
         labels: (height, width), normals (3, height, width); masks hold ids or colours of files.
         ids: Those of the uncropped mask.

@@ -70,7 +70,7 @@ class ClassNames:
 
     Attributes:
         given: By id, or by colour (`pictures.COLOUR`), by the user; None without.
-        public: Of the public data set that the masks' file names tell of; used without `given`.
+        public: Of the public data set that the masks' file names belong to; used without `given`.
     """
 
     given: Mapping[int, str] | None = None

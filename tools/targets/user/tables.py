@@ -1,4 +1,4 @@
-"""What text files say of photographs: the table attributes.csv, and lists of splits."""
+"""Text files about photographs: the table attributes.csv, and lists of splits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LIST_FOLDERS = (
 
 @dataclass(frozen=True)
 class Row:
-    """What the table says of one photograph."""
+    """A row of the table: what its owner states about one photograph."""
 
     split: str | None
     group: str | None
