@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import time
@@ -92,6 +93,17 @@ def test_splits_are_a_function_of_seed_and_cached_until_a_file_changes(tmp_path:
     os.utime(picture, (1, 1))
     build(root)
     assert len(list((tmp_path / "cache").glob("*.npz"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("write", "digest"), [(class_folders, "924d900bb768d2cc"), (scenes, "52ef4f8fc725dac6")]
+)
+def test_splits_of_a_folder_are_those_of_earlier_versions(
+    tmp_path: Path, write: Any, digest: str
+) -> None:
+    target = build(write(tmp_path / "data"))
+    lines = sorted(f"{name} {split}" for split in SPLITS for name in target.split(split).ids)
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16] == digest
 
 
 def test_exact_copies_and_groups_stay_together(tmp_path: Path) -> None:
