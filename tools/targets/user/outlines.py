@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, BeforeValidator, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError
 
 from prompts.user_vocabulary import plain, value_of
 from tools.data.regions import draw_region
@@ -103,36 +103,62 @@ class _Shape(BaseModel):
     points: list[tuple[float, float]]
 
 
-_Record = TypeVar("_Record", bound=BaseModel)
+class _Coco(BaseModel):
+    images: list[_Image]
+    annotations: list[_Object]
+    categories: list[_Category]
 
 
-def _records(
-    kind: type[_Record], data: Mapping[str, Any], path: Path, key: str, form: str = "coco-form"
-) -> list[_Record]:
-    """Return the records of a list; raises DataError that names the file and the record."""
+class _LabelMe(BaseModel):
+    shapes: list[_Shape]
+    imageWidth: _Number = None
+    imageHeight: _Number = None
+
+
+_Form = TypeVar("_Form", _Coco, _LabelMe)
+
+
+def _parse(form: type[_Form], data: object, path: Path) -> _Form:
+    """Return the records of a file; raises DataError that names the file and the record."""
     try:
-        return TypeAdapter(list[kind]).validate_python(data[key])  # type: ignore[valid-type]
+        return form.model_validate(data)
     except ValidationError as error:
         problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
         raise refusal(
             "annotation-record",
             path=path,
-            place=f"{key}.{place}",
+            place=".".join(map(str, problem["loc"])),
             value=repr(problem["input"])[:80],
             error=problem["msg"],
-            form=text(form),
+            form=text("coco-form" if form is _Coco else "labelme-form"),
         ) from error
+
+
+def _read_json(file: Path, *lists: str, head: re.Pattern[bytes] | None = None) -> object:
+    """Return the content of a JSON file, None where one of the lists is missing in it.
+
+    Args:
+        file: Its path.
+        lists: Keys of lists.
+        head: What the beginning must contain; of other files, which may be large, no more is read.
+    """
+    try:
+        with file.open("rb") as handle:
+            if head and not head.search(handle.read(_HEAD_BYTES)):
+                return None
+        data = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise refusal("annotation-json", path=file, error=error) from error
+    is_form = isinstance(data, dict) and all(isinstance(data.get(key), list) for key in lists)
+    return data if is_form else None
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """A file of COCO, or files of LabelMe in a folder in the same form."""
+    """A file of COCO, or the files of LabelMe in a folder in the same form."""
 
     path: Path
-    images: list[_Image]
-    objects: list[_Object]
-    categories: list[_Category]
+    records: _Coco
 
     @property
     def split(self) -> str | None:
@@ -172,28 +198,23 @@ def outlined_items(
     for one in annotated:
         titles = _add_classes(one, ids, names)
         objects: dict[str, list[_Object]] = defaultdict(list)
-        for entry in one.objects:
+        for entry in one.records.annotations:
             objects[entry.image_id].append(entry)
-        where = one.path.relative_to(root)
-        for image in one.images:
-            regions = sorted(objects.pop(image.id, []), key=_Object.size, reverse=True)
+        for image in one.records.images:
+            regions = sorted(objects[image.id], key=_Object.size, reverse=True)
             picture = _find_picture(image.file_name, one, by_name, root, report)
             if picture is None:
                 continue
             if unknown := [r.category_id for r in regions if r.category_id not in titles]:
-                raise refusal(
-                    "annotation-category",
-                    path=one.path,
-                    category=unknown[0],
-                    image=image.file_name,
-                )
+                values = {"category": unknown[0], "image": image.file_name}
+                raise refusal("annotation-category", path=one.path, **values)
             if picture in masks:
                 report.error("annotation-twice", str(picture.relative_to(root)))
             numbers = [ids[value_of(titles[r.category_id])] for r in regions]
             masks[picture] = partial(_paint, picture, image, numbers, regions)
             splits[picture] = one.split
-        if objects:
-            report.warn("annotation-orphans", *objects, file=where)
+        if orphans := objects.keys() - {image.id for image in one.records.images}:
+            report.warn("annotation-orphans", *orphans, file=one.path.relative_to(root))
     if not masks:
         return None
     _check_objects(root, annotated, names, report)
@@ -214,8 +235,8 @@ def outlined_items(
 
 def _add_classes(one: Annotations, ids: dict[str, int], names: dict[int, str]) -> dict[str, str]:
     """Number the categories that are in use; return the class names by category."""
-    used = {entry.category_id for entry in one.objects}
-    titles = {category.id: plain(category.name) for category in one.categories}
+    used = {entry.category_id for entry in one.records.annotations}
+    titles = {category.id: plain(category.name) for category in one.records.categories}
     for category, title in titles.items():
         if category in used:
             if not title:
@@ -228,7 +249,7 @@ def _check_objects(
     root: Path, annotated: Sequence[Annotations], names: Mapping[int, str], report: ValidationReport
 ) -> None:
     listed = ", ".join(str(one.path.relative_to(root)) for one in annotated)
-    objects = [entry for one in annotated for entry in one.objects]
+    objects = [entry for one in annotated for entry in one.records.annotations]
     boxes = [entry for entry in objects if not entry.segmentation]
     if len(boxes) == len(objects):
         content = "boxes" if objects else "no objects"
@@ -307,31 +328,15 @@ def _paint(
 def _coco_files(files: Sequence[Path]) -> list[Annotations]:
     """Return the files in the form of COCO; of several kinds instances alone."""
     stems = pictures.picture_stems(files)
-    annotated = []
+    contents: dict[Path, object] = {}
     for file in files:
         # LabelMe has one for each picture.
         if file.suffix.lower() != ".json" or pictures.belongs_to_picture(file, stems):
             continue
-        try:
-            with file.open("rb") as handle:
-                if not _HEAD.search(handle.read(_HEAD_BYTES)):
-                    continue
-            data = json.loads(file.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
-            raise refusal("annotation-json", path=file, error=error) from error
-        keys = ("images", "annotations", "categories")
-        if isinstance(data, dict) and all(isinstance(data.get(key), list) for key in keys):
-            annotated.append((file, data))
-    instances = [one for one in annotated if one[0].stem.lower().startswith("instances")]
-    return [
-        Annotations(
-            file,
-            _records(_Image, data, file, "images"),
-            _records(_Object, data, file, "annotations"),
-            _records(_Category, data, file, "categories"),
-        )
-        for file, data in instances or annotated
-    ]
+        if data := _read_json(file, "images", "annotations", "categories", head=_HEAD):
+            contents[file] = data
+    instances = [file for file in contents if file.stem.lower().startswith("instances")]
+    return [Annotations(f, _parse(_Coco, contents[f], f)) for f in instances or contents]
 
 
 def _labelme_files(
@@ -345,31 +350,27 @@ def _labelme_files(
     for file in files:
         if is_picture(file):
             by_stem[file.stem].append(file)
-    folders: dict[Path, Annotations] = {}
+    folders: dict[Path, _Coco] = defaultdict(
+        lambda: _Coco(images=[], annotations=[], categories=[])
+    )
     for file in files:
         named = by_stem.get(file.stem) or by_stem.get(Path(file.stem).stem, [])
-        beside = [picture for picture in named if picture.parent == file.parent]
-        if file.suffix.lower() != ".json" or len(beside or named) != 1:
+        named = [picture for picture in named if picture.parent == file.parent] or named
+        if file.suffix.lower() != ".json" or len(named) != 1:
             continue
-        try:
-            data = json.loads(file.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
-            raise refusal("annotation-json", path=file, error=error) from error
-        if not isinstance(data, dict) or not isinstance(data.get("shapes"), list):
-            continue
-        name = str((beside or named)[0].relative_to(root))
-        shapes = _records(_Shape, data, file, "shapes", "labelme-form")
-        objects = [entry for shape in shapes if (entry := _object_of(str(file), shape))]
-        if len(objects) < len(shapes):
-            report.warn("shapes-without-area", name)
-        one = folders.setdefault(file.parent, Annotations(file.parent / "*.json", [], [], []))
-        size = {"width": data.get("imageWidth"), "height": data.get("imageHeight")}
-        one.images.append(_Image(id=str(file), file_name=name, **size))
-        one.objects.extend(objects)
-    for one in folders.values():
-        labels = sorted({entry.category_id for entry in one.objects})
-        one.categories.extend(_Category(id=label, name=label) for label in labels)
-    return list(folders.values())
+        if data := _read_json(file, "shapes"):
+            one, records = _parse(_LabelMe, data, file), folders[file.parent]
+            name = str(named[0].relative_to(root))
+            size = {"width": one.imageWidth, "height": one.imageHeight}
+            records.images.append(_Image(id=str(file), file_name=name, **size))
+            objects = [entry for s in one.shapes if (entry := _object_of(str(file), s))]
+            records.annotations.extend(objects)
+            if len(objects) < len(one.shapes):
+                report.warn("shapes-without-area", name)
+    for records in folders.values():
+        labels = sorted({entry.category_id for entry in records.annotations})
+        records.categories.extend(_Category(id=label, name=label) for label in labels)
+    return [Annotations(folder / "*.json", records) for folder, records in folders.items()]
 
 
 def _object_of(file: str, shape: _Shape) -> _Object | None:
