@@ -23,7 +23,7 @@ from tools.data.samples import Samples
 from tools.evaluate_real import Predictions, read_predictions
 from tools.models.criteria import Dstm, load_dstm
 from tools.models.embeddings import Embed
-from tools.models.gradients import Gradients, measure_gradients
+from tools.models.gradients import measure_gradients
 from tools.targets import Target, label_names
 from tools.tasks import Model, Slicing, Task
 
@@ -114,7 +114,7 @@ def inspect(
         n_significant = sum(failure.significant for failure in failures)
         failures = (*failures[:n_significant], *discovered, *failures[n_significant:])
     if current and dstm and current.batch:
-        failures = _assess_all(inspection, current, failures, dstm)
+        failures = _assess(inspection, current, failures, dstm)
     return tuple(
         _with_picture(inspection, failure, round)
         if number < N_PICTURES or failure.kind != "slice"
@@ -189,59 +189,39 @@ def _with_prompts(
     return tuple(with_prompts(failure) for failure in findings)
 
 
-def _assess_all(
+def _assess(
     inspection: _Inspection, current: Round, failures: Sequence[Failure], dstm: Dstm
 ) -> tuple[Failure, ...]:
-    """Assess each failure by the gradients of this round's images, see `assess`."""
+    """Add to failures whether they can be fixed, and how their prompts' gradients agree with them.
+
+    The gradients are those of the loss on this round's images and on the failure's photographs.
+    """
     assert current.batch is not None  # asked before
+    feedback, past = inspection.feedback, inspection.past
     shards = [inspection.session_folder / shard.file for shard in current.batch.shards]
-    gradients = measure_gradients(dstm, shards, inspection.feedback)
+    gradients = measure_gradients(dstm, shards, feedback)
     changes: dict[str, tuple[float, float]] = {}
     if previous := inspection.previous:
         rounds = previous.number, current.number
         findings = [failure for failure in previous.failures if failure.kind != "slice"]
         changes = {failure.id: _change(failure, inspection, rounds) for failure in findings}
-    return tuple(
-        assess(failure, inspection.feedback, inspection.past, gradients, changes.get(failure.id))
-        for failure in failures
-    )
 
+    def assessed(failure: Failure) -> Failure:
+        photographs = gradients.photographs[_rows(failure, feedback)]
+        agreements = prompt_influence(gradients.images, gradients.prompt_ids, photographs)
+        earlier = [f.agreements for r in past for f in r.failures if f.id == failure.id]
+        evidence = evidence_from(
+            failure.attributes,
+            failure.slice,
+            past,
+            agreements=[*earlier, agreements],
+            changes=[changes[failure.id]] if failure.id in changes else [],
+        )
+        rounded = {name: float(f"{value:.3g}") for name, value in agreements.items()}
+        shown = rounded if failure.significant else {}
+        return failure.model_copy(update={"fixable": fixable(evidence), "agreements": shown})
 
-def assess(
-    failure: Failure,
-    feedback: Samples,
-    past: Sequence[Round],
-    gradients: Gradients,
-    change: tuple[float, float] | None = None,
-) -> Failure:
-    """Add to a failure how its prompts' gradients agree with it, and whether it can be fixed.
-
-    Args:
-        failure: Of the last round of `past`.
-        feedback: The feedback split.
-        past: Rounds up to the failure's own.
-        gradients: Of the round's images and of the photographs.
-        change: Of the photographs' score in that round, with its standard error, for a failure that
-            is no slice of the reports.
-    """
-    agreements = prompt_influence(
-        gradients.images, gradients.prompt_ids, gradients.photographs[_rows(failure, feedback)]
-    )
-    earlier = [f.agreements for r in past for f in r.failures if f.id == failure.id]
-    evidence = evidence_from(
-        failure.attributes,
-        failure.slice,
-        past,
-        agreements=[*earlier, agreements],
-        changes=[change] if change else [],
-    )
-    kept = {name: float(f"{value:.3g}") for name, value in agreements.items()}
-    return failure.model_copy(
-        update={
-            "fixable": fixable(evidence),
-            "agreements": kept if failure.significant else {},
-        }
-    )
+    return tuple(map(assessed, failures))
 
 
 def _change(

@@ -160,8 +160,8 @@ class _ProcessSync:
 
     def share(self, batch: Batch) -> Batch:
         """See `GradientSync`."""
-        own = slice(self._accelerator.process_index, None, self._accelerator.num_processes)
-        return Batch(batch.images[own], batch.labels[own])
+        share = slice(self._accelerator.process_index, None, self._accelerator.num_processes)
+        return Batch(batch.images[share], batch.labels[share])
 
     def mean(self, model: Model, loss: float) -> float:
         """See `GradientSync`; one message for all gradients and the loss."""

@@ -81,7 +81,7 @@ class Pseudo:
         if self.segmenter is not None:
             parts = [self._classes(x) for x in dense.outputs_of(self.segmenter, images)]
             labels["segmentation"] = np.concatenate([ids for ids, _ in parts])
-            confidence["segmentation"] = np.concatenate([sure for _, sure in parts])
+            confidence["segmentation"] = np.concatenate([probability for _, probability in parts])
         if self.estimator is not None:
             outputs = dense.outputs_of(self.estimator, images)
             labels["depth"] = np.concatenate([self._metres(x) for x in outputs])
@@ -90,9 +90,9 @@ class Pseudo:
     def _classes(self, logits: torch.Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         by_model = logits.float().softmax(1)
         by_target = torch.einsum("nkhw,kc->nchw", by_model, self.to_target.to(by_model))
-        sure, ids = by_target.max(1)
+        probability, ids = by_target.max(1)
         ids[ids == by_target.shape[1] - 1] = VOID
-        return ids.byte().cpu().numpy(), sure.cpu().numpy()
+        return ids.byte().cpu().numpy(), probability.cpu().numpy()
 
     def _metres(self, logarithms: torch.Tensor) -> NDArray[np.float32]:
         # `DenseTransformer` clamps outputs that are not above 0 to its least value.

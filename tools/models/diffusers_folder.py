@@ -85,22 +85,22 @@ def checked_index(folder: Path) -> dict[str, Any]:
     return index
 
 
-def network_config(folder: Path, what: str) -> dict[str, Any]:
+def network_config(folder: Path, name: str) -> dict[str, Any]:
     """Return the `config.json` of a single network's folder, e.g. of a ControlNet.
 
     Args:
         folder: That `save_pretrained` wrote.
-        what: How errors name the network.
+        name: How errors name the network.
 
     Raises:
         WeightsError: The folder is missing, partial or pickled.
     """
     if not (folder / "config.json").is_file():
         raise WeightsError(
-            f"{what} {folder} is not there or has no config.json. Give the folder that "
+            f"{name} {folder} is not there or has no config.json. Give the folder that "
             "`save_pretrained` wrote."
         )
-    _check_part(folder, f"{what} {folder}", "the folder", is_network=True)
+    _check_part(folder, f"{name} {folder}", "the folder", is_network=True)
     return _read_json(folder / "config.json")
 
 

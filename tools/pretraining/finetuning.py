@@ -67,7 +67,7 @@ class FineTuning(ABC):
         WeightsError: The model is none of `SUPPORTED`, or cannot be loaded.
     """
 
-    what: str
+    description: str
     """What is trained, as errors name it."""
     layers: Sequence[str] = ATTENTION
     """Layers with a LoRA: all whose names end in one of these."""
@@ -76,7 +76,7 @@ class FineTuning(ABC):
         self, target: Target, options: ModelOptions, settings: LoraSettings, device: str
     ) -> None:
         self.target, self.settings, self._device = target, settings, device
-        self.pipeline = load_to_train(options, device, self.what)
+        self.pipeline = load_to_train(options, device, self.description)
         self.size = size_like(self.pipeline, options, target.image_shape[1:])
         dtype = dtype_of(options, device)
         # Gradients in float16 would need scaling.
@@ -200,13 +200,13 @@ class FineTuning(ABC):
         return goals[self.schedule.config.prediction_type]
 
 
-def load_to_train(options: ModelOptions, device: str, what: str) -> DiffusionPipeline:
+def load_to_train(options: ModelOptions, device: str, description: str) -> DiffusionPipeline:
     """Load a model in float32, without adapters, all of it frozen.
 
     Args:
         options: Of the model.
         device: A torch device.
-        what: What is trained, as errors name it.
+        description: What is trained, as errors name it.
 
     Raises:
         WeightsError: The model is none of `SUPPORTED`, or cannot be loaded.
@@ -225,8 +225,8 @@ def load_to_train(options: ModelOptions, device: str, what: str) -> DiffusionPip
     pipeline = load_model(plain, device).pipeline
     if type(pipeline).__name__ not in SUPPORTED:
         raise WeightsError(
-            f"{what} is trained for {' or '.join(SUPPORTED)}, but the model {options.weights} is "
-            f"a {type(pipeline).__name__}. Choose another one."
+            f"{description} is trained for {' or '.join(SUPPORTED)}, but the model "
+            f"{options.weights} is a {type(pipeline).__name__}. Choose another one."
         )
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):

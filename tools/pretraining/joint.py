@@ -85,15 +85,15 @@ def pretrain_joint(
 
 def _with_labels(samples: Samples, target: Target, settings: JointSettings) -> Samples:
     """Return samples with only the labels to learn; raises SettingsError where they lack some."""
-    wanted = tuple(samples.labels) if settings.labels is None else settings.labels
-    missing = sorted(set(wanted) - set(samples.labels))
-    if missing or not wanted:
+    kinds = tuple(samples.labels) if settings.labels is None else settings.labels
+    missing = sorted(set(kinds) - set(samples.labels))
+    if missing or not kinds:
         raise SettingsError(
             f"A joint model learns {' and '.join(missing) or 'labels of pixels'}, but the target "
             f"{target.name!r} has {', '.join(samples.labels) or 'no labels of pixels'}. Choose "
             "among them with pretrain.joint.labels, or add --lora-only to learn images alone."
         )
-    return replace(samples, labels={kind: samples.labels[kind] for kind in wanted})
+    return replace(samples, labels={kind: samples.labels[kind] for kind in kinds})
 
 
 class JointFineTuning(FineTuning):
@@ -104,7 +104,7 @@ class JointFineTuning(FineTuning):
         target, options, settings, device: See `FineTuning`.
     """
 
-    what = "A joint model"
+    description = "A joint model"
     settings: JointSettings
 
     def __init__(

@@ -67,7 +67,7 @@ def pretrain_lora(
 class DomainLora(FineTuning):
     """A text-to-image model that learns images alone."""
 
-    what = "A domain LoRA"
+    description = "A domain LoRA"
 
     def losses(self, batch: NoisyBatch) -> tuple[torch.Tensor, ...]:
         """Return the mean squared error of the UNet's prediction."""

@@ -145,13 +145,13 @@ class Reinforced:
         with torch.no_grad():
             n_best = max(1, round(share * _ROWS))
             later = self._network(self._next)[..., 0].topk(n_best, dim=1).values.mean(1)
-            wanted = self._gains / _GAIN_UNIT + _DISCOUNT * later
+            targets = self._gains / _GAIN_UNIT + _DISCOUNT * later
         optimizer = torch.optim.AdamW(
             self._network.parameters(), lr=_LEARNING_RATE, weight_decay=0.01
         )
         for _ in range(_STEPS):
             values = self._network(self._chosen)[..., 0].mean(1)
-            loss = nn.functional.huber_loss(values, wanted)
+            loss = nn.functional.huber_loss(values, targets)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -92,21 +92,21 @@ def select_images(
         if isinstance(method, Learner):
             state = {name: value.contiguous() for name, value in method.state().items()}
             write_bytes(folder / STATE, save(state))
-        made = Selection(
+        record = Selection(
             method=chooser.name,
             n_candidates=len(generated.samples),
             n_chosen=len(rows),
             file=(folder / FILE).relative_to(session_folder).as_posix(),
             sha256=write_choice(folder, chooser.name, generated.samples.ids, rows.tolist()),
         )
-        return made.to_json()
+        return record.to_json()
 
     if not (folder / FILE).exists():
         (job / "result.json").unlink(missing_ok=True)
-    made = Selection.model_validate(run_once(job, arguments, work))
+    record = Selection.model_validate(run_once(job, arguments, work))
     if settings.remember and (folder / STATE).exists():
         write_bytes(shared, (folder / STATE).read_bytes())
-    return made
+    return record
 
 
 def _restore(

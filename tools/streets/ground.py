@@ -29,13 +29,13 @@ def draw_ground(buffers: Buffers, street: Street) -> None:
     across = (side < high) | (side > low)  # not met at the side, so at the far end of a crossing
     face = np.where(across, street.crossing[1] * buffers.inverse[2], side)
     depth = np.where(raised, high, np.where(step, face, low))
-    seen = depth < FAR_M
-    np.copyto(buffers.depth, depth, where=seen)
-    buffers.label[seen] = np.where(raised | step, Surface.PAVEMENT, Surface.ROAD)[seen]
+    visible = depth < FAR_M
+    np.copyto(buffers.depth, depth, where=visible)
+    buffers.label[visible] = np.where(raised | step, Surface.PAVEMENT, Surface.ROAD)[visible]
     buffers.normal[1] = np.where(step, 0, -1)
     buffers.normal[0] = np.where(step & ~across, np.where(on_left, 1, -1), 0)
     buffers.normal[2] = np.where(step & across, -1, 0)
-    np.copyto(buffers.albedo, _ground_colour(buffers, street, raised, step), where=seen)
+    np.copyto(buffers.albedo, _ground_colour(buffers, street, raised, step), where=visible)
 
 
 def _ground_colour(buffers: Buffers, street: Street, raised: Mask, step: Mask) -> Array:

@@ -145,9 +145,9 @@ def _lamp_light(buffers: Buffers, street: Street, points: Array) -> Array:
     total: Array = np.zeros_like(points)
     for lamp in street.lamps:
         if lamp.radius_m > 1:
-            way = rgb(lamp.position) - points
-            square = (way * way).sum(0)
-            facing = np.maximum((way * normal).sum(0), 0) + 0.3
+            offset = rgb(lamp.position) - points
+            square = (offset * offset).sum(0)
+            facing = np.maximum((offset * normal).sum(0), 0) + 0.3
             total += rgb(lamp.colour) * (strength * 14 * facing / (square * np.sqrt(square) + 12))
     beam = np.exp(-((rays[0] / 0.35) ** 2) - ((rays[1] - 0.12) / 0.16) ** 2)
     facing = np.clip(-(normal * rays).sum(0), 0, 1) ** 0.5
@@ -245,9 +245,9 @@ def develop(colour: Array, rng: np.random.Generator, style: Style) -> NDArray[np
     x, y = camera_rays(width, height)[:2]
     vignette = 1 - rng.uniform(0.3, 0.8) * (x * x + y * y)
     balance = np.exp(rng.normal(0, [0.08, 0.03, 0.12])) * np.exp(rng.normal(0.05, 0.28))
-    seen = _blur(_blur(colour, 0.22), rng.uniform(0.1, 0.25)) * vignette * rgb(tuple(balance))
+    exposed = _blur(_blur(colour, 0.22), rng.uniform(0.1, 0.25)) * vignette * rgb(tuple(balance))
     noise = rng.standard_normal(colour.shape, dtype="f4") * rng.uniform(0.012, 0.04)
-    image = np.clip(0.04 + 0.93 * np.clip(seen, 0, None) ** 0.55 + noise, 0, 1)
+    image = np.clip(0.04 + 0.93 * np.clip(exposed, 0, None) ** 0.55 + noise, 0, 1)
     file = io.BytesIO()
     pixels = (image * 255 + 0.5).astype("u1").transpose(1, 2, 0)
     Image.fromarray(pixels).save(file, "JPEG", quality=int(rng.integers(35, 70)))

@@ -190,21 +190,21 @@ def draw_solid(buffers: Buffers, solid: Solid, window: tuple[slice, slice]) -> N
     here = (slice(None), rows, columns)
     rays, before = buffers.rays[here], buffers.depth[window]
     meet = _meet_box if solid.shape == "box" else _meet_round
-    depth, normal, seen = meet(solid, rays, buffers.inverse[here])
-    seen &= (depth < before) & (depth > 0.2)
-    if not seen.any():
+    depth, normal, visible = meet(solid, rays, buffers.inverse[here])
+    visible &= (depth < before) & (depth > 0.2)
+    if not visible.any():
         return
     if solid.paint:
         texture = solid.paint(Hit(depth * rays, normal, depth))
         if texture.solid is not None:
-            seen &= texture.solid
+            visible &= texture.solid
     else:
         texture = Texture(rgb(solid.colour))
-    np.copyto(before, depth, where=seen)
-    np.copyto(buffers.label[window], np.uint8(solid.label), where=seen)
-    np.copyto(buffers.normal[here], normal, where=seen)
-    np.copyto(buffers.albedo[here], texture.colour, where=seen)
-    np.copyto(buffers.glow[here], 0 if texture.glow is None else texture.glow, where=seen)
+    np.copyto(before, depth, where=visible)
+    np.copyto(buffers.label[window], np.uint8(solid.label), where=visible)
+    np.copyto(buffers.normal[here], normal, where=visible)
+    np.copyto(buffers.albedo[here], texture.colour, where=visible)
+    np.copyto(buffers.glow[here], 0 if texture.glow is None else texture.glow, where=visible)
 
 
 _Meeting = tuple[Array, Array, NDArray[np.bool_]]
@@ -214,9 +214,9 @@ def _meet_box(solid: Solid, rays: Array, inverse: Array) -> _Meeting:
     a, b = rgb(solid.low) * inverse, rgb(solid.high) * inverse
     enter = np.minimum(a, b)
     depth = enter.max(0)
-    seen = depth < np.maximum(a, b).min(0)
+    visible = depth < np.maximum(a, b).min(0)
     normal = np.where(enter == depth, -np.sign(rays), np.float32(0))
-    return depth, normal, seen
+    return depth, normal, visible
 
 
 def _meet_round(solid: Solid, rays: Array, _: Array) -> _Meeting:
@@ -231,10 +231,10 @@ def _meet_round(solid: Solid, rays: Array, _: Array) -> _Meeting:
     b = np.einsum("ijk,i->jk", scaled, middle)
     root = b * b - a * (middle @ middle - 1)
     depth = (b - np.sqrt(np.maximum(root, 0))) / a
-    seen = root > 0
+    visible = root > 0
     if solid.shape == "cylinder":
         y = depth * rays[1]
-        seen &= (y > low[1]) & (y < high[1])
+        visible &= (y > low[1]) & (y < high[1])
     normal = (depth * scaled - middle[:, None, None]) * scale[:, None, None]
     normal /= np.sqrt(np.einsum("ijk,ijk->jk", normal, normal))
-    return depth, normal, seen
+    return depth, normal, visible

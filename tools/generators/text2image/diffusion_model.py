@@ -231,9 +231,9 @@ def load_model(
         )
     except Exception as error:  # diffusers, transformers and safetensors raise many types
         is_plain = not from_image and controlnet is None
-        asked = "an image from text" if is_plain else "images in this way"
+        purpose = "an image from text" if is_plain else "images in this way"
         raise WeightsError(
-            f"The model in {folder} is damaged, of another version, or does not draw {asked}: "
+            f"The model in {folder} is damaged, of another version, or does not draw {purpose}: "
             f"{error} Copy it again, or choose another one."
         ) from error
     pipeline.set_progress_bar_config(disable=True)
