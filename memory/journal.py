@@ -11,52 +11,22 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast, overload
+from typing import NamedTuple, TypeVar, cast, overload
 
 from pydantic import ValidationError
 
 from memory.chain import link
 from memory.errors import SessionError
-from memory.events import (
-    SCHEMA,
-    BatchEvent,
-    CreditsEvent,
-    FailuresEvent,
-    FallbackEvent,
-    HeadEvent,
-    PlanEvent,
-    ReportEvent,
-    StageEvent,
-    TrainingEvent,
-    UndoneEvent,
-    VerdictEvent,
-    kind_of,
-    parse_event,
-)
-from memory.events import Event as Event
+from memory.events import SCHEMA, Event, HeadEvent, UndoneEvent, kind_of, parse_event
 from memory.files import storage_error, sync_folder, write_bytes
 from memory.records import Round, first_problem
+from memory.rounds import FOLDED, RoundFold, fold
 
 # Of what is recorded. Journals of version 0 (no such field) lack what a replay has to know.
 RECORD_VERSION = 1
 
 E = TypeVar("E", bound=Event)
 
-# What a round is folded from.
-_FOLDED = frozenset(
-    kind_of(event)
-    for event in (
-        PlanEvent,
-        BatchEvent,
-        TrainingEvent,
-        ReportEvent,
-        FailuresEvent,
-        CreditsEvent,
-        VerdictEvent,
-        StageEvent,
-        FallbackEvent,
-    )
-)
 # What a journal keeps whole in memory: more than a round's events, more rounds than are looked at.
 _N_EVENTS, _N_ROUNDS = 256, 40
 
@@ -242,14 +212,14 @@ class Journal:
             self._by_key[line.key] = place
         if line.round is not None:
             self._by_round[line.round].append(place)
-            if line.kind in _FOLDED and line.round >= 1:
+            if line.kind in FOLDED and line.round >= 1:
                 self._folded.add(line.round)
                 self._rounds.pop(line.round, None)
 
     def _round(self, number: int) -> Round:
         if number not in self._rounds:
-            places = [i for i in self._by_round[number] if self._lines[i].kind in _FOLDED]
-            self._rounds[number] = _fold(number, self._read(places))
+            places = [i for i in self._by_round[number] if self._lines[i].kind in FOLDED]
+            self._rounds[number] = fold(number, self._read(places))
             if len(self._rounds) > _N_ROUNDS:
                 self._rounds.popitem(last=False)
         self._rounds.move_to_end(number)
@@ -333,29 +303,6 @@ def standing(events: Iterable[Event]) -> list[Event]:
     return kept
 
 
-class RoundFold:
-    """Rounds, folded from events as they come; only rounds with new events are folded again."""
-
-    def __init__(self, events: Iterable[Event] = ()) -> None:
-        self._events: dict[int, list[Event]] = defaultdict(list)
-        self._rounds: dict[int, Round] = {}
-        for event in events:
-            self.add(event)
-
-    def add(self, event: Event) -> None:
-        """Take in the next event."""
-        number = event.round_number or 0
-        if event.kind in _FOLDED and number >= 1:
-            self._events[number].append(event)
-            self._rounds.pop(number, None)
-
-    def rounds(self) -> list[Round]:
-        """Return the rounds so far, see `rounds`."""
-        for number in self._events.keys() - self._rounds.keys():
-            self._rounds[number] = _fold(number, self._events[number])
-        return [self._rounds[number] for number in sorted(self._rounds)]
-
-
 def rounds(events: Iterable[Event]) -> list[Round]:
     """Fold events into one record per round, ordered by number.
 
@@ -363,21 +310,6 @@ def rounds(events: Iterable[Event]) -> list[Round]:
     belongs to no round (number 0, such as a report before the first plan) is left out.
     """
     return RoundFold(events).rounds()
-
-
-def _fold(number: int, events: Iterable[Event]) -> Round:
-    parts: dict[str, Any] = {}
-    seconds: dict[str, float] = {}
-    n_fallbacks = 0
-    for event in events:
-        if isinstance(event, StageEvent):
-            seconds[event.stage] = seconds.get(event.stage, 0.0) + event.seconds
-        elif isinstance(event, FallbackEvent):
-            n_fallbacks += 1
-        else:
-            # A record stands under the name of its event's kind.
-            parts[event.kind] = getattr(event, event.kind)
-    return Round(number=number, seconds=seconds, fallbacks=n_fallbacks, **parts)
 
 
 def scan(path: Path) -> Iterator[tuple[Event, int]]:

@@ -16,8 +16,9 @@ from eval.report.blocks import Cell, Table
 from eval.report.page import ReportData, build_report_html
 from eval.report.text import percent
 from memory.errors import DataError
+from memory.events import Event
 from memory.files import write_bytes
-from memory.journal import Event, read_events, rounds
+from memory.journal import read_events, rounds
 from memory.records import Round
 from tools import tasks
 from tools.evaluate_real import read_sealed

@@ -19,8 +19,8 @@ from agent.loop.expectations import Expectation, expect
 from agent.loop.observations import rounds_before
 from agent.loop.observer import Observer
 from agent.loop.state import E, TargetView
+from memory.events import Event
 from memory.items import Hit, MemoryItem, items_from_events
-from memory.journal import Event
 from memory.records import Batch, Failure, Plan, Report, Training
 
 if TYPE_CHECKING:

@@ -32,8 +32,9 @@ from memory.events import (
     VerdictEvent,
     WishesShownEvent,
 )
-from memory.journal import RoundFold, standing
+from memory.journal import standing
 from memory.records import Round
+from memory.rounds import RoundFold
 
 E = TypeVar("E", bound=Event)
 

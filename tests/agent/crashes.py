@@ -38,9 +38,9 @@ from agent.session.control import read_heartbeat
 from agent.session.folder import folder_of, memory_of
 from memory import minilm
 from memory.errors import ShapingError
-from memory.events import FallbackEvent, FaultEvent, ModelCallEvent, RoundDoneEvent
+from memory.events import Event, FallbackEvent, FaultEvent, ModelCallEvent, RoundDoneEvent
 from memory.items import items_from_events
-from memory.journal import Event, read_events
+from memory.journal import read_events
 from tests.agent.brains.planning_server import MODEL, PlanningServer
 from tests.agent.quick import toy_settings
 

@@ -14,8 +14,8 @@ from agent.autonomous.runner import run
 from agent.config.settings import Settings
 from agent.session.folder import folder_of
 from memory.errors import SettingsError
-from memory.events import ModelCallEvent
-from memory.journal import Event, read_events, rounds
+from memory.events import Event, ModelCallEvent
+from memory.journal import read_events, rounds
 from tools.plugins import names
 
 MakeSettings = Callable[..., Settings]

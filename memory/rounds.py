@@ -1,0 +1,77 @@
+"""Rounds, folded from the events of a journal."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from memory.events import (
+    BatchEvent,
+    CreditsEvent,
+    Event,
+    FailuresEvent,
+    FallbackEvent,
+    PlanEvent,
+    ReportEvent,
+    StageEvent,
+    TrainingEvent,
+    VerdictEvent,
+    kind_of,
+)
+from memory.records import Round
+
+# What a round is folded from.
+FOLDED = frozenset(
+    kind_of(event)
+    for event in (
+        PlanEvent,
+        BatchEvent,
+        TrainingEvent,
+        ReportEvent,
+        FailuresEvent,
+        CreditsEvent,
+        VerdictEvent,
+        StageEvent,
+        FallbackEvent,
+    )
+)
+
+
+class RoundFold:
+    """Rounds, folded from events as they come; only rounds with new events are folded again."""
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self._events: dict[int, list[Event]] = defaultdict(list)
+        self._rounds: dict[int, Round] = {}
+        for event in events:
+            self.add(event)
+
+    def add(self, event: Event) -> None:
+        """Take in the next event."""
+        number = event.round_number or 0
+        if event.kind in FOLDED and number >= 1:
+            self._events[number].append(event)
+            self._rounds.pop(number, None)
+
+    def rounds(self) -> list[Round]:
+        """Return the rounds so far, see `memory.journal.rounds`."""
+        for number in self._events.keys() - self._rounds.keys():
+            self._rounds[number] = fold(number, self._events[number])
+        return [self._rounds[number] for number in sorted(self._rounds)]
+
+
+def fold(number: int, events: Iterable[Event]) -> Round:
+    """Return the round of this number from its events of the kinds FOLDED."""
+    parts: dict[str, Any] = {}
+    seconds: dict[str, float] = {}
+    n_fallbacks = 0
+    for event in events:
+        if isinstance(event, StageEvent):
+            seconds[event.stage] = seconds.get(event.stage, 0.0) + event.seconds
+        elif isinstance(event, FallbackEvent):
+            n_fallbacks += 1
+        else:
+            # A record stands under the name of its event's kind.
+            parts[event.kind] = getattr(event, event.kind)
+    return Round(number=number, seconds=seconds, fallbacks=n_fallbacks, **parts)
