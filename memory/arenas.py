@@ -1,4 +1,4 @@
-"""How much freed memory the C library keeps for threads: without glibc, nothing is done here."""
+"""Limits on freed memory that glibc keeps for threads; no effect with other C libraries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _N_ARENAS = 2
 
 
 def share_arenas() -> None:
-    """Let all threads of this process allocate from two arenas.
+    """Limit malloc to two arenas for all threads of this process.
 
     By default glibc makes up to eight a core, and each keeps what was freed in it (man 3 mallopt).
     Low thresholds for giving that back are no way: torch's tensors would come from the kernel each
@@ -24,7 +24,7 @@ def share_arenas() -> None:
 
 
 def give_back() -> None:
-    """Give freed memory back to the system, after something large that comes seldom.
+    """Return freed memory to the system, after a large and rare allocation.
 
     Takes milliseconds. Of arenas other than the first one their ends stay (man 3 malloc_trim).
     """

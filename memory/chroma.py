@@ -1,7 +1,6 @@
-"""What all sessions remember, searchable by meaning: a Chroma index that can be rebuilt.
+"""The memory of all sessions: a Chroma index for semantic search, rebuilt from the journals.
 
-The journals are the truth. Every operation has the index for itself, under a file lock; see
-`memory.opened` for how long it stays open.
+Every operation holds a file lock on the index; see `memory.opened` for how long it stays open.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ Embed = Callable[[Sequence[str]], list[list[float]]]
 
 
 class MemoryIndex:
-    """The index in `folder`, made when first needed.
+    """The index in `folder`, created when first needed.
 
     `embed` turns texts into vectors of one length; by default the packaged MiniLM. With
     `journals`, which returns those of all sessions, an index that is missing or damaged is rebuilt
@@ -283,7 +282,7 @@ class MemoryIndex:
 
 
 def _is_own(path: Path) -> bool:
-    """Tell whether an entry of the folder is part of an index."""
+    """Return whether an entry of the folder is part of an index."""
     if path.is_dir() and not path.is_symlink():
         files = {file.suffix for file in path.iterdir()}
         return bool(_INDEX_FOLDER.fullmatch(path.name)) and files <= {".bin", ".pickle"}

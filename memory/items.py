@@ -1,4 +1,4 @@
-"""What of a session is worth finding again: prompts, failures and lessons of its events."""
+"""Items of the memory: prompts, failures and lessons of a session's events."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Data = dict[str, float | str | bool]
 
 
 class MemoryItem(Record):
-    """One thing worth finding again; `text` is what a search compares."""
+    """One entry of the memory; searches compare `text`."""
 
     id: str
     kind: Kind
@@ -45,7 +45,7 @@ class Hit(Record):
 
 
 def items_of(journal: Path) -> list[MemoryItem]:
-    """Return what a journal gives to remember; nothing of one that is damaged."""
+    """Return the items of a journal; none of a damaged one."""
     try:
         return items_from_events(read_events(journal))
     except SessionError:
@@ -53,11 +53,11 @@ def items_of(journal: Path) -> list[MemoryItem]:
 
 
 def items_from_events(events: Iterable[Event]) -> list[MemoryItem]:
-    """Return what a session's events give to remember; nothing without their `HeadEvent`.
+    """Return the items of a session's events; none without their `HeadEvent`.
 
     Prompts whose images were made, with `n_made`, `kept_rate` and, for every slice they were
     credited with, `credit SLICE` (change per 100 images); significant failures with their
-    figures; lessons. What a fork shares with the session that it comes from is remembered there.
+    figures; lessons. Rounds that a fork shares with its source belong to the source.
     """
     events = list(events)
     head = next((event for event in events if isinstance(event, HeadEvent)), None)

@@ -1,4 +1,4 @@
-"""The append-only record of a session: what is not in the journal did not happen."""
+"""The journal of a session: append-only, one event per line."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from memory.files import storage_error, sync_folder, write_bytes
 from memory.records import Round, first_problem
 from memory.rounds import FOLDED, RoundFold, fold
 
-# Of what is recorded. Journals of version 0 (no such field) lack what a replay has to know.
+# Version of the recorded content. Journals of version 0 (no such field) cannot be replayed.
 RECORD_VERSION = 1
 
 E = TypeVar("E", bound=Event)
 
-# What a journal keeps whole in memory: more than a round's events, more rounds than are looked at.
+# Events and rounds kept in memory: more than one round's events, more than the look-back.
 _N_EVENTS, _N_ROUNDS = 256, 40
 
 
 class _Line(NamedTuple):
-    """Where a line of the journal lies, in bytes, and what can be asked of it without reading it.
+    """Position of a line in bytes, and the fields that are indexed.
 
-    from_round: of the kind `undone`, what it takes back.
+    from_round: first undone round, for the kind `undone`.
     """
 
     start: int
@@ -48,12 +48,14 @@ class _Line(NamedTuple):
 class Journal:
     """One session's journal.jsonl, open for appending by a single process, from any thread.
 
-    What is kept in memory of an event is where its line lies; the latest events and rounds are kept
-    whole, others are read again when they are asked for, so that a long session stays small and a
-    round of it costs what its own events cost. `n_read` counts the lines that were read.
+    Of older events only the position of the line is kept in memory; they are read again on request,
+    so that memory and time per round do not grow with the session.
 
-    `torn` is the file that holds what a crash had left of an unfinished last line, or None. Such
-    a line was never acknowledged, so cutting it off loses nothing.
+    Attributes:
+        path: The file.
+        torn: File with the unfinished last line that a crash left, or None. Such a line was never
+            acknowledged, so cutting it off loses nothing.
+        n_read: Number of lines read so far.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,7 +64,7 @@ class Journal:
         self.n_read = 0
         if not path.exists():
             write_bytes(path, b"")
-        # Who steers a session appends beside the thread that runs it.
+        # A person who steers appends from another thread than the session.
         self._lock = threading.Lock()
         self._lines: list[_Line] = []
         self._recent: OrderedDict[int, Event] = OrderedDict()
@@ -140,7 +142,7 @@ class Journal:
             return [self._round(n) for n in (numbers if last is None else numbers[-last:])]
 
     def round(self, number: int) -> Round | None:
-        """Return one round, or None when nothing is known of it."""
+        """Return one round, or None if it has no events."""
         with self._lock:
             return self._round(number) if number in self._folded else None
 

@@ -1,4 +1,4 @@
-"""Chroma clients that stay open between operations, for as long as nobody else opens their folder.
+"""Chroma clients that stay open between operations until another process opens their folder.
 
 Opening a client costs milliseconds, and its first operation loads the whole index and applies again
 what was added since the index was last written. Two processes that write to one folder, each by

@@ -1,4 +1,4 @@
-"""The memory on a Chroma server that many homes share; the local index stands in while it is away.
+"""The memory on a shared Chroma server; the local index replaces it while it is unavailable.
 
 A home's items carry its name, a number drawn once, so that sessions of one name on two hosts do not
 replace each other's. Everybody finds everything.
@@ -95,7 +95,7 @@ class ServedMemory(MemoryIndex):
             super().reindex(self._journals())
 
     def _catch_up(self, collection: Collection) -> None:
-        """Give the server what the journals of this home tell and it does not have."""
+        """Add to the server what is in the journals of this home and missing there."""
         if self._journals is None or (self._whole.exists() and collection.count()):
             return
         # Read before the journals: what others add now is in their journals already.

@@ -1,9 +1,9 @@
-"""A session in the background that survives the terminal, and the process that watches over it.
+"""Sessions in the background that outlive the terminal, and the process that supervises them.
 
     python -m agent.autonomous.detached HOME NAME
 
-The watcher runs `shaping resume NAME` and starts it again when it was killed or gave no sign of
-life, up to three times in a row without progress; finished work is never lost by that.
+The watcher runs `shaping resume NAME` and restarts it when it was killed or its heartbeat stopped,
+up to three times in a row without progress; finished work is never lost by that.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from memory.errors import SessionError
 MAX_RESTARTS = 3
 LOOK_EVERY_S = 1.0
 _START_S = 60.0
-# Exit codes with which a session says that starting it again would not help, see agent.cli.app.
+# Exit codes after which a restart would not help, see agent.cli.app.
 _FINAL = (0, 2, 3, 4, 5, 6, 130)
 
 
@@ -37,9 +37,11 @@ class Started(NamedTuple):
 
 
 def start(settings: Settings) -> Started:
-    """Run a session, new or not, in the background; return when it gives its first sign of life.
+    """Start or resume a session in the background; return at its first heartbeat.
 
-    Raises what `open_session` raises, and SessionError when it ends before that.
+    Raises:
+        SessionError: It ends before that.
+        ShapingError: Whatever `open_session` raises.
     """
     name = settings.session.name or next_name(settings.home, settings.stem)
     home = settings.home.resolve()
@@ -87,7 +89,7 @@ def watch(home: Path, name: str) -> int:
 
 
 def _wait(child: subprocess.Popen[bytes], folder: Path) -> int:
-    """Wait for the end of a run; kill it when it gives no sign of life."""
+    """Wait for the end of a run; kill it when its heartbeat stops."""
     while True:
         try:
             return child.wait(LOOK_EVERY_S)

@@ -1,4 +1,4 @@
-"""`shaping run --dry-run`: settings, first plan, and what a session would take; nothing is kept."""
+"""`shaping run --dry-run`: settings, first plan, and the estimated cost; nothing is kept."""
 
 from __future__ import annotations
 
@@ -27,15 +27,21 @@ from tools.train_dstm import train_model
 if TYPE_CHECKING:
     from rich.console import Console
 
-# What is drawn and trained to measure the speed where no session tells it.
+# Images and training steps that measure the speed where no earlier session gives it.
 N_DRAWN, N_STEPS = 8, 5
 _PROMPTS_SHOWN = 12
 
 
 class Speed(NamedTuple):
-    """Seconds of an image, of a training step, and of the rest of a round.
+    """Speed of a session.
 
-    tokens, usd: of a round, None where nothing tells them; source: where the figures come from.
+    Attributes:
+        image_s: Seconds per image.
+        step_s: Seconds per training step.
+        rest_s: Seconds of the rest of a round.
+        tokens: Tokens per round; None: unknown.
+        usd: US dollars per round; None: unknown.
+        source: Where the figures come from.
     """
 
     image_s: float
@@ -47,7 +53,7 @@ class Speed(NamedTuple):
 
 
 def show(settings: Settings, console: Console) -> None:
-    """Print what a session of these settings would be; writes nothing but the target's cache."""
+    """Print the plan and the estimate of a session; writes nothing but the target's cache."""
     resolved = yaml.safe_dump(
         settings.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=100
     )
@@ -96,7 +102,7 @@ def first_plan(settings: Settings, target: Target, generator: Generator) -> Plan
 
 
 def earlier_speed(settings: Settings) -> Speed | None:
-    """Return how fast the latest session of the same target, generator, model and device was."""
+    """Return the speed of the latest session of the same target, generator, model and device."""
     for info in list_sessions(settings.home):
         other = stored_settings(settings.home, info.name)
         if _costs_alike(settings, other):
@@ -112,7 +118,7 @@ def earlier_speed(settings: Settings) -> Speed | None:
 
 
 def measure_speed(components: Components, plan: Plan) -> Speed:
-    """Draw a few images, train a few steps and predict, and return how fast that was."""
+    """Measure the speed with a few images, training steps and predictions."""
     settings, target = components.settings, components.target
     generator, task = components.generator, components.task
     wanted = [(plan.prompts[i % len(plan.prompts)], i) for i in range(N_DRAWN)]
@@ -131,19 +137,19 @@ def measure_speed(components: Components, plan: Plan) -> Speed:
         components.device,
         lambda done, total: ends.append(time.monotonic()),
     )
-    # The first step pays for loading kernels.
+    # The first step includes loading kernels.
     step_s = (ends[-1] - ends[0]) / (N_STEPS - 1)
     photographs = target.split("feedback")
     started = time.monotonic()
     task.predict(model, photographs.images)
-    # Feedback and test, and half as much again for figures, failures and pictures.
+    # Two splits, and half as much again for figures, failures and pictures.
     rest_s = 3 * (time.monotonic() - started)
     nothing = 0.0 if planner_of(settings.brain) else None
     return Speed(image_s, step_s, rest_s, nothing, nothing, "a short measurement")
 
 
 def estimate(settings: Settings, speed: Speed) -> list[str]:
-    """Return lines on time, images and money of a session, as far as its limits let it go."""
+    """Return lines on time, images and cost of a session within its limits."""
     session, limits = settings.session, settings.limits
     n_rounds = session.rounds
     if limits.max_images is not None:

@@ -1,4 +1,4 @@
-"""What a session leaves behind: its best model with a card, and its images as a data set.
+"""Results of a session: its best model with a card, and its images as a data set.
 
 best/     model.safetensors  model.json  README.md  predict.py
 dataset/  data/*.parquet  README.md

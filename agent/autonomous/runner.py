@@ -1,4 +1,4 @@
-"""A session that runs by itself: round after round until one of its limits is reached."""
+"""Runs a session round by round until one of its limits is reached."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def run_rounds(
 def _run_round(
     graph: CompiledStateGraph[RoundState], saved: Checkpoints, components: Components, number: int
 ) -> None:
-    """Run a round to its end, from where a crash has left it."""
+    """Run a round to its end, resuming after a crash."""
     config = saved.thread(number)
     # Not get_state().next: it is empty after a crash between a step and its checkpoint.
     step: RoundState | None = None if saved.has(number) else new_round(number)
@@ -173,7 +173,7 @@ def _run_round(
 
 @contextmanager
 def _stopped_by_sigterm(control: Control) -> Iterator[None]:
-    """Let SIGTERM end the session at its next safe point."""
+    """End the session at its next safe point on SIGTERM."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -198,7 +198,7 @@ def _advance(
 
 
 def _journal_answer(session: Session, question: ApprovalRequest, answer: ApprovalDecision) -> None:
-    """Record what a person answered, before anything comes of it."""
+    """Journal the answer of a person before the graph continues."""
     key, number = question.key, question.round
     if question.kind == "words" or answer.verdict == "words":
         event = AnswerEvent(key=key, round=number, question=question.text, answer=answer.text)
@@ -233,7 +233,7 @@ def _open_journal(session: Session, components: Components) -> AttributeDistribu
 
 
 def _brains(session: Session, context: BrainContext) -> tuple[Brain, Brain | None]:
-    """Build the brain of the settings and, behind a chat model, the planner that steps in."""
+    """Build the brain of the settings and, for a chat model, its fallback planner."""
     settings, journal = session.settings, session.journal
     brain = with_mode(brains.build(settings.brain, context), settings.llm, journal)
     fallback = None

@@ -1,4 +1,4 @@
-"""What a session does now and what is left of its budget, read from its folder alone."""
+"""State and remaining budget of a session, read from its folder alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STYLES: Mapping[str, Style] = {
 
 
 class Status(NamedTuple):
-    """A session at one moment; `rows` are what to show of it, name and value."""
+    """A session at one moment; `rows` are its displayed names and values."""
 
     name: str
     state: State
@@ -72,7 +72,7 @@ def budget(
     worked_s: float,
     gpu_s: float,
 ) -> list[tuple[str, str]]:
-    """Return what is spent, and what of it is allowed, of rounds, images, time, tokens, money."""
+    """Return used and allowed rounds, images, time, tokens and money."""
     limits, llm = settings.limits, settings.llm
     n_done = sum(isinstance(event, RoundDoneEvent) for event in events)
     calls = [event for event in events if isinstance(event, ModelCallEvent)]

@@ -1,4 +1,4 @@
-"""How two sessions differ: settings, plans, figures, costs, and where they part."""
+"""Differences of two sessions: settings, plans, figures, costs, first differing decision."""
 
 from __future__ import annotations
 

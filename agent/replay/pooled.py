@@ -1,4 +1,4 @@
-"""What plans of a session would have scored, by images that a comparison has drawn already.
+"""Scores of hypothetical plans of a session, from images that a comparison has drawn.
 
 Both plans of a round are filled from the same pools (`agent.experiments.pool`), so that the
 difference between their scores is that of the plans, not of the images; a DSTM is trained on them

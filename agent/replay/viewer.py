@@ -1,4 +1,4 @@
-"""Walks through a recorded session at a terminal, one decision after the other.
+"""Steps through a recorded session at a terminal, one decision at a time.
 
 A journal is indexed by where its lines begin and read again where it is looked at, so that a
 session of a thousand rounds opens at once and takes little memory.

@@ -1,7 +1,7 @@
-"""Where the graph of a round keeps its checkpoints: a file of the session, or a Postgres database.
+"""Checkpoint storage of the round graph: a file of the session, or a Postgres database.
 
-In a database each round of each session is a thread of its own, named by the session and by how its
-journal begins, so that sessions of one name on two hosts do not meet.
+In a database each round of each session is a separate thread, named by the session and a digest of
+the first event of its journal, so that sessions of one name on two hosts do not collide.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from memory.records import digest
 if TYPE_CHECKING:
     from agent.session.folder import Session
 
-# Of the lock under which a database gets its tables: two that make them at once both fail.
+# Advisory lock for creating the tables: two sessions that create them at once both fail.
 _SETUP_LOCK = 7_209_113_460_551
 _SETUP_PAUSE_S = 0.1
 
@@ -43,7 +43,7 @@ class Checkpoints:
         return {"configurable": {"thread_id": f"{self.prefix}round-{number}"}}
 
     def has(self, number: int) -> bool:
-        """Tell whether a round has begun and its checkpoints are still there."""
+        """Return whether a round has begun and still has checkpoints."""
         return self.saver.get_tuple(self.thread(number)) is not None
 
     def delete(self, number: int) -> None:
@@ -53,10 +53,11 @@ class Checkpoints:
 
 @contextmanager
 def checkpoints(session: Session) -> Iterator[Checkpoints]:
-    """Open the checkpoints of a session whose journal has begun, where its settings say.
+    """Open the checkpoints of a session whose journal has a head event.
 
-    Raises StorageError when they cannot be written, SettingsError where what a database needs is
-    not installed.
+    Raises:
+        StorageError: They cannot be written.
+        SettingsError: The packages for a database are not installed.
     """
     place = session.settings.session.checkpoints
     if place == "sqlite":
@@ -70,11 +71,11 @@ def checkpoints(session: Session) -> Iterator[Checkpoints]:
 
 
 class _AtomicSaver(SqliteSaver):
-    """Rolls a failed write back; the original commits the half of it that fitted on the disk."""
+    """Rolls failed writes back; SqliteSaver commits the part that fitted on the disk."""
 
     @contextmanager
     def cursor(self, transaction: bool = True) -> Iterator[sqlite3.Cursor]:
-        """Yield a cursor whose statements are all committed, or none."""
+        """Yield a cursor whose statements are committed together or not at all."""
         with self.lock:
             self.setup()
             cursor = self.conn.cursor()
@@ -109,8 +110,8 @@ def _in_database(url: str) -> Iterator[BaseCheckpointSaver[Any]]:
     needed = ("psycopg", "langgraph.checkpoint.postgres")
     if not all(importlib.util.find_spec(name) for name in needed):
         raise SettingsError(
-            "session.checkpoints is a Postgres database, but what it needs is not installed. Add "
-            "it with: pip install '.[postgres]'"
+            "session.checkpoints is a Postgres database, but its packages are not installed. Add "
+            "them with: pip install '.[postgres]'"
         )
     import psycopg
     from langgraph.checkpoint.postgres import PostgresSaver
@@ -128,7 +129,7 @@ def _in_database(url: str) -> Iterator[BaseCheckpointSaver[Any]]:
 
 
 def _set_up(saver: Any) -> None:
-    """Make the tables; one session after the other, and without keeping a transaction waiting."""
+    """Create the tables, one session at a time, without blocking inside a transaction."""
     while True:
         row = saver.conn.execute("SELECT pg_try_advisory_lock(%s) AS ours", (_SETUP_LOCK,))
         if row.fetchone()["ours"]:

@@ -1,10 +1,10 @@
-"""How a running session is watched and steered from outside, by two files in its folder.
+"""Monitoring and control of a running session from outside, by two files in its folder.
 
-heartbeat.json  who runs the session and where it stands; written by the running process
-control.json    what somebody asks of it; written by `request`, obeyed by `Control.check`
+heartbeat.json  process and progress of the session; written by the running process
+control.json    requested action; written by `request`, executed by `Control.check`
 
 The running side calls `check` at safe points: between shards, steps and stages, where the files on
-disk are whole and the session can go on later as if nothing had happened.
+disk are complete and the session can be resumed.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from memory.records import Record
 
 Action = Literal["pause", "stop", "stop_now", "continue"]
 """pause: block at the next safe point; stop: end before the next stage; stop_now: end at the next
-safe point; continue: take back what was asked for."""
+safe point; continue: cancel the request."""
 
 HEARTBEAT, CONTROL = "heartbeat.json", "control.json"
-# A check costs a look at the clock; the files are looked at so often.
+# Interval between reads of the files; other checks read the clock only.
 CHECK_EVERY_S = 0.5
 PAUSE_S = 0.5
 _GB = 1e9
 
 
 class Holder(Record):
-    """A process on a machine, told from a later one that has its number."""
+    """A process on a machine; `boot` and `started` tell later ones of its number apart."""
 
     pid: int
     host: str
@@ -47,17 +47,21 @@ class Holder(Record):
     started: float = 0.0
 
     def alive(self) -> bool | None:
-        """Tell whether the process still runs; None when it is on another machine."""
+        """Return whether the process still runs; None when it is on another machine."""
         if self.host != socket.gethostname():
             return None
         return self.boot == _boot_id() and self.started == _started(self.pid)
 
 
 class Heartbeat(Record):
-    """The last sign of life of a session.
+    """The last heartbeat of a session.
 
-    beat: seconds since the machine's start, which no change of the clock moves; time: seconds
-    since 1970; worked_s, gpu_s: of all runs of the session, pauses apart.
+    Attributes:
+        beat: Monotonic clock in seconds, independent of changes of the wall clock.
+        time: Seconds since 1970.
+        silent_s: Age in seconds from which the session counts as stuck.
+        worked_s: Time worked by all runs of the session in seconds, without pauses.
+        gpu_s: The part of `worked_s` on a GPU.
     """
 
     holder: Holder
@@ -75,14 +79,14 @@ class Heartbeat(Record):
     unit: str = ""
 
     def age_s(self) -> float:
-        """Return the seconds since this sign of life."""
+        """Return the seconds since this heartbeat."""
         if self.holder.host == socket.gethostname() and self.holder.boot == _boot_id():
             return time.monotonic() - self.beat
         return max(0.0, time.time() - self.time)
 
 
 class Condition(NamedTuple):
-    """What a session does: running, paused, stuck, dead, or ended; and its last heartbeat."""
+    """The state of a session and its last heartbeat."""
 
     state: Literal["running", "paused", "stuck", "dead", "ended"]
     heartbeat: Heartbeat | None
@@ -95,7 +99,7 @@ def myself() -> Holder:
 
 
 def request(folder: Path, action: Action) -> None:
-    """Ask the process that runs the session in `folder` for something; the last wish counts."""
+    """Request an action of the process that runs the session in `folder`; the last one counts."""
     if action == "continue":
         with storing(folder / CONTROL):
             (folder / CONTROL).unlink(missing_ok=True)
@@ -104,7 +108,7 @@ def request(folder: Path, action: Action) -> None:
 
 
 def requested(folder: Path) -> Action | None:
-    """Return what is asked of a session, or None."""
+    """Return the requested action, or None."""
     try:
         action: Action = json.loads((folder / CONTROL).read_bytes())["action"]
         return action
@@ -113,7 +117,7 @@ def requested(folder: Path) -> Action | None:
 
 
 def read_heartbeat(folder: Path) -> Heartbeat | None:
-    """Return the last sign of life of a session, or None."""
+    """Return the last heartbeat of a session, or None."""
     try:
         return Heartbeat.model_validate_json((folder / HEARTBEAT).read_bytes())
     except (OSError, ValueError):
@@ -121,7 +125,7 @@ def read_heartbeat(folder: Path) -> Heartbeat | None:
 
 
 def condition(folder: Path) -> Condition:
-    """Tell what the session in `folder` does now."""
+    """Return the condition of the session in `folder`."""
     last = read_heartbeat(folder)
     if last is None or last.state == "ended":
         return Condition("ended", last)
@@ -133,18 +137,25 @@ def condition(folder: Path) -> Condition:
 
 
 def note(folder: Path, why: str) -> None:
-    """Write beside the last sign of life of a process why it is going to be killed."""
+    """Add to the last heartbeat of a process why it is going to be killed."""
     if last := read_heartbeat(folder):
         _write(folder, last.model_copy(update={"why": why}))
 
 
 class Control:
-    """The running side of a session: gives signs of life, obeys requests, keeps time limits.
+    """The running side of a session: writes heartbeats, executes requests, enforces time limits.
 
-    say: tells a person why a session pauses; after_pause: is told why, and for how many seconds, it
-    did. killed: the last sign of life of the run before, when it did not end by itself. clock:
-    seconds, monotonic, so that a clock that is set does not change what counts as worked; wall:
-    seconds since 1970, which only other machines go by.
+    Attributes:
+        say: Called with the reason when a session pauses.
+        after_pause: Called with the reason and the duration in seconds after a pause.
+        killed: The last heartbeat of the previous run if it did not end by itself.
+
+    Args:
+        folder: Folder of the session.
+        limits: Time limits and disk reserve.
+        clock: Monotonic seconds, independent of changes of the wall clock.
+        sleep: Waits for seconds.
+        wall: Seconds since 1970, read by other machines only.
     """
 
     def __init__(
@@ -173,7 +184,7 @@ class Control:
 
     @contextmanager
     def stage(self, name: str, number: int) -> Iterator[None]:
-        """Bracket a stage of round `number`; where it begins is where `stop` ends a session."""
+        """Bracket a stage of round `number`; `stop` ends a session at the start of a stage."""
         outside, self._where = self._where, {"stage": name, "round": number}
         try:
             self.check(between_stages=True)
@@ -183,29 +194,33 @@ class Control:
 
     @property
     def round(self) -> int:
-        """The number of the round in hand, 0 outside."""
+        """The number of the current round, 0 outside of one."""
         return int(self._where.get("round", 0))
 
     def worked(self) -> float:
-        """Return the seconds worked so far by all runs of the session, pauses apart."""
+        """Return the seconds worked so far by all runs of the session, without pauses."""
         self._count()
         return self.worked_s
 
     def progress(self, done: int, total: int, unit: str) -> None:
-        """Say how far the stage is."""
+        """Record the progress of the stage and check for requests."""
         self._where |= {"done": done, "total": total, "unit": unit}
         self.check()
 
     def keep(self, limits: LimitSettings) -> None:
-        """Keep other limits from now on."""
+        """Replace the limits."""
         self._limits = limits
 
     def stop(self, signal: str) -> None:
-        """Make the next check end the session; may be called by a signal handler."""
+        """End the session at the next check; may be called by a signal handler."""
         self._signal = signal
 
     def check(self, between_stages: bool = False) -> None:
-        """Give a sign of life, block while paused; raise Stopped when the session has to end."""
+        """Write a heartbeat and block while paused.
+
+        Raises:
+            Stopped: The session has to end.
+        """
         now = self._clock()
         if not between_stages and not self._signal and now - self._checked_at < CHECK_EVERY_S:
             return
@@ -219,7 +234,7 @@ class Control:
             while why:
                 self._beat("paused", why)
                 self._sleep(PAUSE_S)
-                # Nothing is left to finish first, so that any stop ends the pause.
+                # No stage is running, so any stop request ends the pause.
                 self._end_if_asked(between_stages=True)
                 why = self._reason_to_pause()
             self._counted_at = self._clock()
@@ -228,16 +243,17 @@ class Control:
             self.after_pause(first, self._counted_at - now)
 
     def rest(self, why: str) -> None:
-        """Give a sign of life while a person is waited for, which does not count as work.
+        """Write a heartbeat while waiting for a person, which does not count as work.
 
-        Raises Stopped when the session is asked to end.
+        Raises:
+            Stopped: The session is requested to end.
         """
         self._counted_at = self._clock()
         self._beat("paused", why)
         self._end_if_asked(between_stages=True)
 
     def close(self, why: str = "") -> None:
-        """Say that the process lets go of the session; why: the error that made it."""
+        """Write that the run has ended; why: the error that ended it."""
         self._count()
         self._beat("ended", why)
         with contextlib.suppress(OSError):
@@ -292,7 +308,7 @@ class Control:
 def _write(folder: Path, beat: Heartbeat) -> None:
     path = folder / HEARTBEAT
     temporary = path.with_suffix(".tmp")
-    # Not synced, and no reason to end a session: on a full disk the work itself says so.
+    # Not synced, and errors are ignored: on a full disk the work itself fails.
     with contextlib.suppress(OSError):
         temporary.write_text(beat.model_dump_json(), encoding="utf-8")
         temporary.replace(path)
@@ -306,7 +322,7 @@ def _boot_id() -> str:
 
 
 def _started(pid: int) -> float:
-    """Return when a process began; 0 when there is none. On Linux in ticks since the start."""
+    """Return the start time of a process, 0 for none; on Linux in ticks since boot."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8")
         state, *fields = stat.rpartition(")")[2].split()

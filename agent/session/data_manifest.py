@@ -1,4 +1,4 @@
-"""A session over a user's own photographs notices when they have changed since it began."""
+"""Detects changes of a user's images since their session began."""
 
 from __future__ import annotations
 
@@ -19,21 +19,28 @@ CHANGED = "photographs changed"
 
 
 def begin(session: Session, target: Target) -> None:
-    """Write down which photographs a session begins with, where they are a user's own."""
+    """Record which images a session begins with, if they are a user's."""
     if session.settings.target.path is not None:
         manifest.write(session.folder, target)
 
 
 def share(source: Path, folder: Path) -> None:
-    """Let a fork know the photographs of the session in `source`."""
+    """Copy the data manifest of the session in `source` to a fork."""
     if (source / manifest.FILE).is_file():
         shutil.copyfile(source / manifest.FILE, folder / manifest.FILE)
 
 
 def check_folder(folder: Path, path: object, target: Target, task: str) -> None:
-    """Note the photographs of what lies in `folder`, or raise DataError if they have changed.
+    """Record the images of a user's dataset in `folder`, or compare them with the record.
 
-    path: where they lie, None for those of no user; task: what is done there, for messages.
+    Args:
+        folder: Where the record is kept.
+        path: The user's dataset, None for a built-in target.
+        target: The target over it.
+        task: What uses the record, for messages.
+
+    Raises:
+        DataError: The images have changed.
     """
     if path is None:
         return
@@ -50,14 +57,17 @@ def check_folder(folder: Path, path: object, target: Target, task: str) -> None:
 
 
 def check(session: Session, target: Target, fault: Callable[[str, str], None]) -> None:
-    """Say what has changed since the session was last worked on, before it goes on.
+    """Compare the images with those of the last run before a session is resumed.
 
-    fault: is called with a short name and a sentence where the session can go on.
+    Args:
+        session: The session.
+        target: Its target.
+        fault: Called with a short name and a message when the session can continue.
 
-    Raises DataError where photographs lie in other splits, or the target has other classes or
-    words: what is measured from now on could not be compared with what was, and the agent would
-    plan by photographs that were sealed. Raises WeightsError for an MTDM that has seen some of
-    those that are measured.
+    Raises:
+        DataError: Images are in other splits, or the target has other classes or attributes:
+            later figures would not be comparable, and sealed images could guide plans.
+        WeightsError: An MTDM was trained on images that are measured.
     """
     if session.settings.target.path is None:
         return
@@ -85,7 +95,7 @@ def check(session: Session, target: Target, fault: Callable[[str, str], None]) -
 
 
 def _other_words(session: Session, target: Target) -> str:
-    """Return what the data call otherwise than when the session began, "" for nothing."""
+    """Return which names of the data differ from those of the session's start, "" for none."""
     head = session.journal.get("session", HeadEvent)
     if head is None:
         return ""

@@ -1,4 +1,4 @@
-"""A session folder: opened under a lock, made once, resumed by the same name.
+"""The session folder: created once, opened under a lock, resumed by the same name.
 
 sessions/NAME/  session.yaml  journal.jsonl  graph.sqlite  jobs/  rounds/  lock
 """
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from memory.chroma import MemoryIndex
 
 State = Literal["running", "paused", "stuck", "dead", "failed", "stopped", "finished", "open"]
-"""running, paused: as it should be; stuck: its process gives no sign of life; dead: its process is
-gone without a word; failed: it ended by an error; stopped: on request; finished: by a limit; open:
-begun and left by a version without heartbeats."""
+"""running, paused: in normal operation; stuck: no heartbeats; dead: the process is gone; failed:
+ended by an error; stopped: on request; finished: by a limit; open: left by a version without
+heartbeats."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _STEM = 40
@@ -44,7 +44,7 @@ _STEM = 40
 
 @dataclass(frozen=True)
 class SessionInfo:
-    """What `shaping sessions` shows of one session."""
+    """One session in the list of `shaping sessions`."""
 
     name: str
     data: str
@@ -70,7 +70,7 @@ class Session:
         return self.journal.rounds(last)
 
     def round(self, number: int) -> Round | None:
-        """Return one round, or None when nothing is known of it."""
+        """Return one round, or None if it has no events."""
         return self.journal.round(number)
 
     def n_done(self) -> int:
@@ -79,7 +79,7 @@ class Session:
 
 
 def folder_of(home: Path, name: str) -> Path:
-    """Return the folder of a session; raises SettingsError for a name that is no plain name."""
+    """Return the folder of a session; raises SettingsError for an invalid name."""
     if not _NAME.fullmatch(name):
         raise SettingsError(
             f"The session name {name!r} cannot be used. Use 1 to 64 letters, digits, '.', '_' or "
@@ -120,7 +120,7 @@ def next_name(home: Path, stem: str) -> str:
 
 
 def latest(home: Path) -> str:
-    """Return the name of the session that was last worked on; raises SettingsError for none."""
+    """Return the name of the session that was last active; raises SettingsError for none."""
     sessions = list_sessions(home)
     if not sessions:
         raise SettingsError(
@@ -132,11 +132,12 @@ def latest(home: Path) -> str:
 
 @contextmanager
 def open_session(settings: Settings, name: str) -> Iterator[Session]:
-    """Make or resume a session and hold its lock.
+    """Create or resume a session and hold its lock.
 
-    Raises SessionInUse when another process has it (named with pid and host), SettingsError when
-    the session was made with settings of another meaning (the differences are named), StorageError
-    when its folder cannot be written.
+    Raises:
+        SessionInUse: Another process holds it; the message names pid and host.
+        SettingsError: The session was created with other settings; the differences are named.
+        StorageError: Its folder cannot be written.
     """
     # Each time the memory is opened, Chroma loads all of its index in threads of its own.
     share_arenas()
@@ -180,7 +181,7 @@ def _locked(folder: Path, name: str) -> Iterator[None]:
             holder.write_text(json.dumps(who), encoding="utf-8")
         yield
     finally:
-        # Nothing rests on it: who cannot remove it has said so by another error.
+        # Not required; a folder that cannot be written has raised another error before.
         with contextlib.suppress(OSError):
             holder.unlink(missing_ok=True)
         lock.release()
@@ -198,7 +199,7 @@ def _check_settings(path: Path, settings: Settings, name: str) -> None:
     if path.exists():
         stored = _read_settings(path)
         changed = differences(stored["settings"], settings)
-        # Of the settings as they are read now: one that came later has its default in both.
+        # Computed from the settings as read now: a setting added since has its default in both.
         if fingerprint(stored["settings"]) != fingerprint(settings):
             bound = differences(stored["settings"], settings, bound=True)
             raise SettingsError(
@@ -249,7 +250,7 @@ def stored_settings(home: Path, name: str) -> Settings:
 
 
 def state_of(now: Condition, events: Sequence[Event], n_rounds: int) -> State:
-    """Tell what a session does from its heartbeat and its journal."""
+    """Return the state of a session from its heartbeat and its journal."""
     if now.state != "ended":
         return now.state
     if now.heartbeat and now.heartbeat.why:

@@ -1,4 +1,4 @@
-"""A new session that shares the past of another one, and goes on its own way."""
+"""Forks: new sessions that share the first rounds of another one."""
 
 from __future__ import annotations
 
@@ -16,18 +16,27 @@ from memory.files import storage_error, write_bytes
 from memory.journal import head_of, read_events
 from tools.data.jobs import round_folder
 
-# What the past was made with; a future of another kind would not fit to it.
+# Settings of the shared rounds that later rounds cannot change.
 _FIXED = ("target", "generator", "audit", "feedback", "session.seed", "dstm")
 
 
 def fork(
     home: Path, name: str, at: int, new_name: str | None = None, changes: Sequence[str] = ()
 ) -> str:
-    """Make a session whose rounds before `at` are those of `name`, and return its name.
+    """Create a session whose rounds before `at` are those of `name`, and return its name.
 
-    changes: "key=value", as for `shaping run --set`. The files of the shared rounds are hard
-    links, so they take no space. Raises SettingsError for a round that has not been reached and
-    for a change that the past would not fit to, SessionError when the new name is taken.
+    The files of the shared rounds are hard links, so they take no space.
+
+    Args:
+        home: Home folder.
+        name: The source.
+        at: First round of the fork's own.
+        new_name: Name of the fork; None for `NAME-atN`.
+        changes: "key=value", as for `shaping run --set`.
+
+    Raises:
+        SettingsError: The round has not been reached, or a change contradicts the shared rounds.
+        SessionError: The new name is taken.
     """
     folder = folder_of(home, name)
     old = stored_settings(home, name)
@@ -44,8 +53,8 @@ def fork(
         if any(f"{change.partition(':')[0]}.".startswith(f"{key}.") for key in _FIXED)
     ]:
         raise SettingsError(
-            f"A fork shares images and models with its past, so {'; '.join(changed)} cannot be. "
-            "Begin a new session for that: shaping run"
+            f"A fork shares images and models with its source, so {'; '.join(changed)} cannot "
+            "change. Begin a new session for that: shaping run"
         )
     lines = _shared_lines(folder / "journal.jsonl", name, at)
     try:
@@ -80,7 +89,7 @@ def _shared_lines(path: Path, name: str, at: int) -> list[bytes]:
 
 
 def _ends(event: Event, round_number: int) -> bool:
-    # The tool's result is written after the end that it causes.
+    # The result of `finish` is written after the end of the round that it causes.
     is_finish = isinstance(event, ToolCallEvent) and event.tool == "finish"
     return (is_finish or isinstance(event, RoundDoneEvent)) and event.round_number == round_number
 

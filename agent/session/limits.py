@@ -1,4 +1,4 @@
-"""When a session ends by itself: the rules that are looked at before every round."""
+"""Stopping rules of a session, evaluated before every round."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Best(NamedTuple):
 
 
 class Done(NamedTuple):
-    """Of a round that has ended what limits look at; score: None where nothing was trained."""
+    """Summary of a finished round for the limits; score: None if nothing was trained."""
 
     round: int
     score: float | None
@@ -41,7 +41,7 @@ class Done(NamedTuple):
 
 
 def done_of(current: Round) -> Done:
-    """Return what limits look at of a round."""
+    """Return the summary of a round."""
     report = current.report
     is_scored = report and report.metrics and current.training
     return Done(
@@ -53,7 +53,7 @@ def done_of(current: Round) -> Done:
 
 
 def best_round(past: Sequence[Round]) -> Best | None:
-    """Return the best round by what the agent may see, or None before the first report."""
+    """Return the best round by the feedback figures, or None before the first report."""
     return best_of([done_of(current) for current in past])
 
 
@@ -68,8 +68,13 @@ def ending(
 ) -> Ending | None:
     """Return the first rule that forbids another round, or None.
 
-    done: the rounds that have ended; worked_s, gpu_s: spent so far. A round that is not likely to
-    end in time, by the last one, is not begun.
+    A round that would exceed the time limit, by the duration of the last one, is not started.
+
+    Args:
+        settings: Of the session.
+        done: The finished rounds.
+        worked_s: Time worked so far in seconds.
+        gpu_s: The part of it on a GPU.
     """
     limits, session = settings.limits, settings.session
     best = best_of(done)

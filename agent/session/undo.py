@@ -1,4 +1,4 @@
-"""Takes a round back: the journal says so, its files are put aside, it can be planned anew."""
+"""Undo of a round: recorded in the journal, its files are moved aside, it can be planned again."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ if TYPE_CHECKING:
 
 
 def undo(session: Session, memory: MemoryIndex) -> int:
-    """Take the latest accepted plan back, with all that came of it; return its round.
+    """Undo the latest accepted plan with its results, and return its round.
 
-    Must not be called while the session runs. Raises SessionError when there is no plan yet.
+    Must not be called while the session runs.
+
+    Raises:
+        SessionError: There is no plan yet.
     """
     plans = session.journal.events(PlanEvent)
     if not plans:
-        raise SessionError("There is no plan yet that could be taken back.")
+        raise SessionError("There is no plan yet to undo.")
     number = max(event.plan.round for event in plans)
     session.journal.append(UndoneEvent(from_round=number))
     clear_undone(session, memory)
@@ -29,10 +32,10 @@ def undo(session: Session, memory: MemoryIndex) -> int:
 
 
 def clear_undone(session: Session, memory: MemoryIndex) -> None:
-    """Put aside what rounds that were taken back left behind; finishes what a crash interrupted.
+    """Move the files of undone rounds aside; completes an undo that a crash interrupted.
 
-    Their folders become rounds/NNN.undone-K. Without this the next plan of such a round would find
-    their shards and take them for its own.
+    Their folders become rounds/NNN.undone-K. Otherwise the next plan of such a round would reuse
+    their shards.
     """
     taken_back = session.journal.events(UndoneEvent)
     key = f"cleared/{len(taken_back)}"
@@ -48,7 +51,7 @@ def clear_undone(session: Session, memory: MemoryIndex) -> None:
         folder = round_folder(session.folder, number)
         folder.rename(folder.with_name(f"{folder.name}.undone-{len(taken_back)}"))
     with checkpoints(session) as saved:
-        # The latest plan is taken back, so no later round can have done more than begin.
+        # The latest plan is undone, so at most the round after it has begun.
         for number in (first, first + 1):
             saved.delete(number)
     memory.forget(session.name, first)
