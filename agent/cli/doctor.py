@@ -62,12 +62,12 @@ def brain(settings: Settings) -> list[Check]:
     from prompts.vocabulary import load_vocabulary
 
     name = f"brain {settings.brain}"
-    # What the probe asks is not about the target, so no photographs need to be read for it.
-    palette = AttributeDistribution(
+    # The probe asks nothing about the target, so its photographs are not read.
+    nothing = AttributeDistribution(
         rows=(AttributeCombination(attributes={}, class_name="any", n=1),)
     )
     vocabulary = load_vocabulary(settings.target.name)
-    built = brains.build(settings.brain, brains.BrainContext(palette, vocabulary, settings.llm))
+    built = brains.build(settings.brain, brains.BrainContext(nothing, vocabulary, settings.llm))
     if not (isinstance(built, brains.ChatBrain) and isinstance(built.model, RemoteModel)):
         return [Check(name, True, True, "decides without a model")]
     try:

@@ -38,8 +38,8 @@ def generate(
         prompt: One prompt.
         n_images: How many images, at least 1.
         folder: Where the PNG files are written.
-        console: Is told which attributes the vocabulary recognises, and of words and tokens that
-            the generator does not read.
+        console: Where the attributes that the vocabulary recognises are printed, and the words
+            and tokens that the generator does not read.
 
     Raises:
         SettingsError: For an empty prompt or a count below 1.

@@ -264,7 +264,9 @@ def _run_session(
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "cache").exists():
         (home / "cache").symlink_to((settings.home / "cache").absolute())
-    session = settings.session.model_copy(update={"seed": seed, "name": NAME})
+    # All arms have the same name, so their checkpoints are not kept in one database.
+    changes = {"seed": seed, "name": NAME, "checkpoints": "sqlite"}
+    session = settings.session.model_copy(update=changes)
     settings = settings.model_copy(update={"home": home, "session": session})
     with open_session(settings, NAME) as opened:
         run(opened)

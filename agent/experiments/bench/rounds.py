@@ -67,7 +67,7 @@ class Cost(NamedTuple):
 
 
 class Meter(Observer):
-    """Takes down what every round costs; `tell` gets it at once."""
+    """Measures what every round costs; `tell` takes it at once."""
 
     def __init__(self, folder: Path, n_read: Callable[[], int], tell: Callable[[Cost], object]):
         self._folder, self._n_read, self._tell = folder, n_read, tell
