@@ -19,7 +19,7 @@ from memory.records import Record
 
 
 class Decisions(Record):
-    """The decisions of one round; legal and illegal calls count only what the brain itself said.
+    """The decisions of one round; only calls of the brain itself count as legal or illegal.
 
     tokens: of prompts and answers; seconds: spent waiting for answers.
     """
