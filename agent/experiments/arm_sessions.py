@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from agent import planners
 from agent.autonomous.runner import run_rounds
+from agent.brains import planner_brain
 from agent.brains.policy import PlannerBrain
 from agent.config.settings import Settings
 from agent.experiments.arms import Arm
@@ -235,7 +236,7 @@ def run_planner(shared: Components, pool: Pool, arm: Arm, folder: Path) -> list[
     settings = shared.settings
     feedback = settings.feedback.model_copy(update={"trial": trial, "discovery": "off"})
     generator = settings.generator.model_copy(update={"pull": arm.pull})
-    changes = {"brain": f"policy:{arm.name}", "feedback": feedback, "generator": generator}
+    changes = {"brain": planner_brain(arm.name), "feedback": feedback, "generator": generator}
 
     def run(session: Session) -> None:
         shards = PoolShards(pool)

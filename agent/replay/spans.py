@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from agent.brains import planner_of
 from memory.events import (
     AdditionEvent,
     AnswerEvent,
@@ -198,7 +199,7 @@ def _chat_call(event: ChatCallEvent) -> Attributes:
 
 def _call(event: ModelCallEvent | ChatCallEvent) -> Attributes:
     provider, _, model = event.author.partition(":")
-    is_policy = provider == "policy"
+    is_policy = planner_of(event.author) is not None
     attributes: Attributes = _kind("LLM") | {
         "llm.model_name": event.author if is_policy or not model else model,
         "llm.token_count.prompt": event.tokens.prompt,
