@@ -44,12 +44,11 @@ from memory.records import Plan, Round
 from prompts.printable import one_line
 from prompts.vocabulary import Vocabulary
 
-ANSWERS = (
+_ANSWERED = (
     'Ask e.g. "where does it fail?", "how good is it at ...?", "why?", "what has changed?", "what '
     'are my preferences?", "what does it cost?", "how long will it take?", "show me ...". A '
     "language model as the brain (--brain) answers freely."
 )
-_WITHOUT = {"min_share": None, "max_share": None, "factor": None}
 
 
 class Conversation:
@@ -187,7 +186,7 @@ class Conversation:
         if result.question and result.named:
             return self._queries.failures(slice_name(result.named))
         if result.question:
-            return [Line(ANSWERS)]
+            return [Line(_ANSWERED)]
         earlier = self._preferences.ids()
         blocks = self._take(result.preferences, line)
         taken = [p for p in self._preferences.active() if p.id not in earlier]
@@ -250,7 +249,7 @@ class Conversation:
         attributes, unknown_words = self._overview.lexicon.read(text)
         if not attributes and self._assistant.available:
             return self._take([Preference()], f"{kind} {text}")
-        preference = self._overview.slice_of(text).model_copy(update=_WITHOUT | bounds(kind))
+        preference = Preference(attributes=self._overview.slice_of(text).attributes, **bounds(kind))
         if attributes and unknown_words:
             result = ParseResult(partial=(preference,), unknown=tuple(unknown_words))
             return not_taken(result, self._overview)
