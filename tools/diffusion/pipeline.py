@@ -382,15 +382,9 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         step: int,
         feedback: Sequence[FeedbackGuidance],
     ) -> torch.Tensor:
-        """Return noisy projected channels before a step, the image's moved; labels stay.
+        """Return noisy projected channels before a step, from 0, with the image's moved.
 
-        Args:
-            x: Noisy channels, (n, k, h, w).
-            clean: Estimate without noise of one step earlier.
-            noise: The initial noise, projected.
-            times: Of all steps.
-            step: Number of the step, from 0.
-            feedback: One per image.
+        clean: estimate without noise of one step earlier; noise: the initial one, projected.
         """
         n_image = self._n_projected[0]
         image, labels = x[:, :n_image], x[:, n_image:]
