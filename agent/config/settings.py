@@ -1,8 +1,7 @@
 """The settings of a session: one tree, read from preset, environment and command line.
 
-To add a setting, add a field to one of the sections below; it is then known as SECTION.KEY to
-presets, to `--set SECTION.KEY=VALUE` and, as SHAPING_SECTION__KEY, to the environment.
-This is the only module that reads any of these.
+A field of a section below is known as SECTION.KEY to presets and `--set`, and to the environment as
+SHAPING_SECTION__KEY. No other module reads any of these.
 """
 
 from __future__ import annotations

@@ -7,14 +7,9 @@ cross-attention at the lowest resolution, their mean beside the time embedding. 
 cosine, rescaled to zero terminal SNR, with trailing steps (Lin et al. 2024); classifier-free
 guidance (Ho and Salimans 2022) acts in an interval of the steps (Kynkaanniemi et al. 2024).
 
-What the network predicts is set by `prediction`, see `tools.diffusion.preconditioning`. The
-velocity holds all of the noise, so it needs more channels at the first level than the folded image
-has; the residual learns fastest where there are colours or labels.
-
-Labels may be free of noise earlier than the image (`label_noise_offset`): one run then decides the
-labels first and draws the image to them. Steps may lie closer at high noise (`timestep_rho`): the
-layout of a scene is decided while the signal has a thousandth of a pixel's power, and where the
-first step jumps over that, all scenes come out as their mean.
+What the network predicts is set by `prediction`, see `tools.diffusion.preconditioning`. With
+`label_noise_offset` labels reach zero noise before the image, which is then drawn to fit them; with
+`timestep_rho` steps are denser at high noise, where the layout of a scene is decided.
 """
 
 from __future__ import annotations
