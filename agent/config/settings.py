@@ -326,8 +326,7 @@ def differences(old: Settings, new: Settings, *, bound: bool = False) -> list[st
         bound: Whether only those count that a session is bound to.
     """
     before, after = (_leaves(settings.model_dump(mode="json")) for settings in (old, new))
-    if bound:
-        before, after = _bound(before), _bound(after)
+    before, after = (_bound(leaves) if bound else leaves for leaves in (before, after))
     return [
         f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
@@ -411,8 +410,8 @@ def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
         part, given = next(iter(given.items()))
         location.append(str(part))
     key = ".".join(location)
-    origin = next((o for k, o in origins.items() if f"{key}.".startswith(f"{k}.")), None)
-    where = f" (given {origin})" if origin else ""
+    given_by = [origin for k, origin in origins.items() if f"{key}.".startswith(f"{k}.")]
+    where = f" (given {given_by[0]})" if given_by else ""
     if is_unknown:
         return unknown("setting", key, keys()) + where
     expected = problem["msg"].replace("Input should", "it should", 1)
