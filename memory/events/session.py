@@ -18,7 +18,7 @@ class HeadEvent(Event):
         settings: All settings but `home`; the seeds are `settings.session.seed` and
             `settings.dstm.seed`.
         palette: Combinations of attributes that the generator split has, as
-            `agent.planners.Palette`.
+            `agent.planners.AttributeDistribution`.
         record: What is recorded, 1 at present. Journals without it can be walked through, but not
             verified, forked or asked anew; a higher number is refused.
         interactive: Whether a person can be asked.
