@@ -27,6 +27,9 @@ def draw_region(segmentation: Any, width: int, height: int) -> NDArray[np.bool_]
     if isinstance(segmentation, dict):
         counts = segmentation["counts"]
         lengths = _run_lengths(counts) if isinstance(counts, str) else counts
+        # Checked before they are allocated.
+        if min(lengths, default=0) < 0 or sum(lengths) != width * height:
+            raise ValueError(f"run lengths that do not fill {width}x{height} pixels")
         flat = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
         return flat.reshape(width, height).T
     covered = np.zeros((height, width), bool)
@@ -40,14 +43,15 @@ def draw_region(segmentation: Any, width: int, height: int) -> NDArray[np.bool_]
 
 def _inside(corners: NDArray[np.float64], width: int, height: int) -> NDArray[np.bool_]:
     """Return the pixels whose centre lies within an outline, by the even-odd rule."""
-    crossed = np.zeros((height, width + 1), np.int32)
+    crossed = np.zeros((height, width + 1), np.uint8)
     for (x, y), (next_x, next_y) in zip(corners, np.roll(corners, -1, 0), strict=True):
         if y != next_y:
             low, high = np.ceil(np.sort([y, next_y]) - 0.5).clip(0, height).astype(int)
             rows = np.arange(low, high)
             columns = x + (rows + 0.5 - y) * (next_x - x) / (next_y - y)
             crossed[rows, np.ceil(columns - 0.5).clip(0, width).astype(int)] += 1
-    inside: NDArray[np.bool_] = crossed.cumsum(1)[:, :width] % 2 == 1
+    # The count may wrap at 256, which keeps it even or odd.
+    inside: NDArray[np.bool_] = crossed.cumsum(1, dtype=np.uint8)[:, :width] % 2 == 1
     return inside
 
 

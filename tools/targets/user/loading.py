@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -71,6 +70,8 @@ class ReadOptions(BaseModel):
         depth_scale: The values of 16-bit depth files are divided by it; 1000 for millimetres.
         flips: "horizontal", "vertical", where a mirrored image is as plausible as the image.
         seed: Of the assignment to splits.
+        max_pixels: Photographs with more pixels are left out before they are decoded; of labels
+            with more it is an error.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -83,6 +84,7 @@ class ReadOptions(BaseModel):
         "horizontal",
     )
     seed: int = Field(0, ge=0)
+    max_pixels: int = Field(pictures.MAX_PIXELS, gt=0, le=pictures.LIMIT_PIXELS)
 
     @classmethod
     def parse(cls, target: str, options: Mapping[str, object]) -> Self:
@@ -167,7 +169,7 @@ def select_readable(
             report.warn("label-missing", item.name, labels=LABEL_NAMES[task])
             continue
         try:
-            sizes.append(pictures.header_size(item.picture))
+            sizes.append(pictures.header_size(item.picture, options.max_pixels))
             kept.append(item)
         except UnreadableImageError as error:
             report.warn("unreadable-image", item.name, error=error)
@@ -221,12 +223,12 @@ def _load(
     """Load one item, None where its picture cannot be used; called in several threads."""
     report = ValidationReport()
     try:
-        picture = pictures.open_picture(item.picture)
+        picture = pictures.open_picture(item.picture, options.max_pixels)
         n_frames = getattr(picture, "n_frames", 1)
         labels = _read_labels(item, options, by_colour, kinds, report)
         if picture.getexif().get(_ORIENTATION, 1) not in (0, 1):
             picture = _turned(picture, item, labels, report)
-        digest = hashlib.sha256(f"{picture.mode} {picture.size}".encode() + picture.tobytes())
+        digest = pictures.pixel_digest(picture)
         image = fit_picture(pictures.to_photograph(picture), size)
     except UnreadableImageError as error:
         report = ValidationReport()
@@ -256,7 +258,7 @@ def _load(
         image,
         fitted,
         ids=frozenset(int(i) for i in np.unique(mask)),
-        marks=(f"pixels {digest.hexdigest()}", *([f"group {item.group}"] if item.group else [])),
+        marks=(f"pixels {digest}", *([f"group {item.group}"] if item.group else [])),
         picture_size=picture.size,
         peak=int(np.asarray(picture).max()) if picture.mode in DEEP_MODES else 0,
     )
@@ -270,10 +272,11 @@ def _read_labels(
     kinds: Sequence[str],
     report: ValidationReport,
 ) -> dict[str, NDArray[Any]]:
+    most = options.max_pixels
     read: Mapping[str, Callable[[Source], NDArray[Any]]] = {
-        "segmentation": partial(pictures.read_mask, by_colour=by_colour),
-        "depth": partial(pictures.read_depth, scale=options.depth_scale),
-        "normals": pictures.read_normals,
+        "segmentation": partial(pictures.read_mask, by_colour=by_colour, max_pixels=most),
+        "depth": partial(pictures.read_depth, scale=options.depth_scale, max_pixels=most),
+        "normals": partial(pictures.read_normals, max_pixels=most),
     }
     labels: dict[str, NDArray[Any]] = {}
     for kind in kinds:

@@ -306,11 +306,18 @@ def _paint(
         (height, width), ids of classes.
 
     Raises:
-        UnreadableImageError: An outline cannot be read.
+        UnreadableImageError: An outline cannot be read, or is of an image of another size.
     """
+    size = pictures.header_size(picture, pictures.LIMIT_PIXELS)
     width, height = int(image.width or 0), int(image.height or 0)
     if min(width, height) < 1:
-        width, height = pictures.header_size(picture)
+        width, height = size
+    # Its size is allocated, so it is not taken from the annotation alone.
+    if sorted((width, height)) != sorted(size):
+        raise UnreadableImageError(
+            f"of {width}x{height} pixels by their annotation, of an image of {size[0]}x{size[1]}: "
+            "annotate the image as it is, or save it in that size"
+        )
     mask = np.zeros((height, width), np.int32)
     for entry in regions:
         if not entry.segmentation and entry.bbox:

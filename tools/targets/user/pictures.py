@@ -6,8 +6,10 @@ says why and what to do.
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Callable, Collection, Iterable, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,12 @@ SUFFIXES = (*JPEG, ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".p
 LABEL_SUFFIXES = (*SUFFIXES, ".npy")
 # Ids of masks from here on are colours: COLOUR + 0xRRGGBB.
 COLOUR = 1 << 24
+# A picture with more pixels is not decoded, unless the options of the target allow it.
+MAX_PIXELS = 64_000_000
+# From here on Pillow itself refuses a picture.
+LIMIT_PIXELS = 178_000_000
+# Pixels of a large picture that are worked on at once.
+_STRIP_PIXELS = 1 << 18
 # Modes of 16 bits per pixel.
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")
 # Above this mean difference of its channels (0..255) a picture is coloured.
@@ -52,48 +60,91 @@ def belongs_to_picture(file: Path, stems: Collection[str]) -> bool:
     return file.stem in stems or Path(file.stem).stem in stems
 
 
-def open_picture(source: Source) -> Image.Image:
+def open_picture(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Return a picture, completely decoded.
 
+    Args:
+        source: Where it is.
+        max_pixels: A picture with more is refused before its pixels are decoded.
+
     Raises:
-        UnreadableImageError: It is no picture, or truncated.
+        UnreadableImageError: It is no picture, truncated, or has too many pixels.
     """
     source = _fetch(source)
     try:
         if isinstance(source, np.ndarray):
+            header_size(source, max_pixels)
             return Image.fromarray(source)
         # Read whole first: Pillow keeps the file of a damaged picture open.
         data = source.read_bytes() if isinstance(source, Path) else source
         picture = Image.open(io.BytesIO(data))
+        _check_pixels(picture.size, max_pixels)
         picture.load()
         return picture
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_large(max_pixels) from None
     except _UNDECODABLE:
         raise _unreadable() from None
 
 
-_UNDECODABLE = (
-    OSError, SyntaxError, ValueError, TypeError, EOFError, Image.DecompressionBombError,
-)  # fmt: skip
+_UNDECODABLE = (OSError, SyntaxError, ValueError, TypeError, EOFError)
 
 
 def _unreadable() -> UnreadableImageError:
     return UnreadableImageError("that cannot be read (no picture, damaged or truncated)")
 
 
-def header_size(source: Source) -> tuple[int, int]:
-    """Return (width, height) without decoding the pixels; raises UnreadableImageError."""
+def _check_pixels(size: tuple[int, ...], max_pixels: int) -> None:
+    if math.prod(size) > max_pixels:
+        raise _too_large(max_pixels)
+
+
+def _too_large(max_pixels: int) -> UnreadableImageError:
+    return UnreadableImageError(
+        f"of more than {max_pixels / 1e6:g} megapixels: scale them down, or raise "
+        f"target.options.max_pixels (to at most {LIMIT_PIXELS})"
+    )
+
+
+def header_size(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Return (width, height) without decoding the pixels.
+
+    Raises:
+        UnreadableImageError: It is no picture, or has more than `max_pixels`.
+    """
     source = _fetch(source)
     if isinstance(source, np.ndarray):
         if source.ndim not in (2, 3):
             raise UnreadableImageError(
                 f"of shape {source.shape} (expected height, width, channels)"
             )
+        _check_pixels(source.shape[:2], max_pixels)
         return source.shape[1], source.shape[0]
     try:
         with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as picture:
-            return picture.size
+            size = picture.size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_large(max_pixels) from None
     except _UNDECODABLE:
         raise _unreadable() from None
+    _check_pixels(size, max_pixels)
+    return size
+
+
+def strips(picture: Image.Image) -> Iterator[Image.Image]:
+    """Yield a picture from top to bottom in parts of full width, which take little memory."""
+    width, height = picture.size
+    step = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, step):
+        yield picture.crop((0, top, width, min(top + step, height)))
+
+
+def pixel_digest(picture: Image.Image) -> str:
+    """Return a digest of a picture's mode, size and pixels."""
+    found = hashlib.sha256(f"{picture.mode} {picture.size}".encode())
+    for strip in strips(picture):
+        found.update(strip.tobytes())
+    return found.hexdigest()
 
 
 def is_transparent(picture: Image.Image) -> bool:
@@ -114,18 +165,26 @@ def to_photograph(picture: Image.Image) -> Image.Image:
         raise UnreadableImageError("of floating point numbers, of unknown range (save 8 bits)")
     if picture.mode in ("1", "L", "LA"):
         return picture.convert("L")
-    rgb = picture.convert("RGB")
-    values = np.asarray(rgb).astype(np.int16)
-    spread = np.abs(values - values.mean(2, keepdims=True)).mean()
-    return rgb if spread > _COLOURED else rgb.convert("L")
+    rgb = picture if picture.mode == "RGB" else picture.convert("RGB")
+    # The differences of the channels from their mean, times 3 to be whole numbers.
+    total = 0
+    for strip in strips(rgb):
+        values = np.asarray(strip).astype(np.int16)
+        differences = 3 * values - values.sum(2, keepdims=True, dtype=np.int16)
+        total += int(np.abs(differences).sum(dtype=np.int64))
+    is_coloured = total > _COLOURED * 9 * rgb.width * rgb.height
+    return rgb if is_coloured else rgb.convert("L")
 
 
-def read_mask(source: Source, by_colour: bool = False) -> NDArray[np.int32]:
+def read_mask(
+    source: Source, by_colour: bool = False, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.int32]:
     """Return the class ids of a mask.
 
     Args:
         source: Of 8 or 16 bits, gray or with a palette; or in colour (three channels).
         by_colour: Whether masks of one channel are read by colour too.
+        max_pixels: Of a mask with more, UnreadableImageError is raised.
 
     Returns:
         Ids, (height, width); of masks in colour COLOUR + 0xRRGGBB.
@@ -135,14 +194,14 @@ def read_mask(source: Source, by_colour: bool = False) -> NDArray[np.int32]:
         raise UnreadableImageError(
             "in JPEG, which blurs ids: save masks as PNG (of two classes, cut at 128 to 0 and 255)"
         )
-    source = _array_or_picture(source)
+    source = _array_or_picture(source, max_pixels)
     if isinstance(source, np.ndarray):
         if source.ndim != 2 or source.dtype.kind not in "iub":
             raise UnreadableImageError(
                 "without whole numbers of shape (height, width): save class ids"
             )
         return source.astype(np.int32)
-    picture = open_picture(source)
+    picture = open_picture(source, max_pixels)
     if picture.mode == "LA":
         picture = picture.getchannel("L")
     if picture.mode in DEEP_MODES or (picture.mode in ("P", "L", "1") and not by_colour):
@@ -151,9 +210,9 @@ def read_mask(source: Source, by_colour: bool = False) -> NDArray[np.int32]:
         raise UnreadableImageError(
             f"of mode {picture.mode}: save masks as ids of 8 bits (gray or palette), or as RGB"
         )
-    values = np.asarray(picture.convert("RGB")).astype(np.int32)
-    colours: NDArray[np.int32] = values @ np.array([1 << 16, 1 << 8, 1], np.int32) + COLOUR
-    return colours
+    powers = np.array([1 << 16, 1 << 8, 1], np.int32)
+    rows = [np.asarray(part.convert("RGB")).astype(np.int32) @ powers for part in strips(picture)]
+    return np.concatenate(rows) + np.int32(COLOUR)
 
 
 def read_ids(source: Source) -> NDArray[np.int32]:
@@ -178,14 +237,15 @@ def colour_text(number: int) -> str:
     return ",".join(str(byte) for byte in (number - COLOUR).to_bytes(3))
 
 
-def read_depth(source: Source, scale: float) -> NDArray[np.float32]:
+def read_depth(source: Source, scale: float, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
     """Return depth in metres, (height, width), NaN where it is unknown: not finite, or not > 0.
 
     Args:
         source: Arrays and float TIFF files hold metres.
         scale: The values of 16-bit files are divided by it.
+        max_pixels: Of a file with more, UnreadableImageError is raised.
     """
-    source = _array_or_picture(_fetch(source))
+    source = _array_or_picture(_fetch(source), max_pixels)
     if isinstance(source, np.ndarray):
         if source.ndim == 3 and 1 in (source.shape[0], source.shape[2]):
             source = source[0] if source.shape[0] == 1 else source[..., 0]
@@ -195,7 +255,7 @@ def read_depth(source: Source, scale: float) -> NDArray[np.float32]:
             )
         values = source.astype(np.float32)
     else:
-        picture = open_picture(source)
+        picture = open_picture(source, max_pixels)
         if picture.mode != "F" and picture.mode not in DEEP_MODES:
             raise UnreadableImageError(
                 f"of mode {picture.mode}: save depth as 16-bit PNG (metres times {scale:g}) or as "
@@ -215,14 +275,14 @@ def stores_metres(path: Path) -> bool:
         return picture.mode == "F"
 
 
-def read_normals(source: Source) -> NDArray[np.float32]:
+def read_normals(source: Source, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
     """Return unit normals, (3, height, width), of RGB = 127 n + 128; NaN where it is black."""
-    picture = open_picture(source)
+    picture = open_picture(source, max_pixels)
     if picture.mode != "RGB":
         raise UnreadableImageError(
             f"of mode {picture.mode}: save normals as 8-bit RGB, 127 n + 128"
         )
-    return decode_normals(np.asarray(picture))
+    return np.concatenate([decode_normals(np.asarray(part)) for part in strips(picture)], axis=1)
 
 
 def visible_fraction(picture_size: tuple[int, int], size: tuple[int, int]) -> float:
@@ -260,12 +320,19 @@ def _fetch(source: Source) -> Content:
     return source() if callable(source) else source
 
 
-def _array_or_picture(source: Content) -> Content:
+def _array_or_picture(source: Content, max_pixels: int) -> Content:
     """Return the array in a .npy file, anything else as it is."""
     if not isinstance(source, Path) or source.suffix.lower() != ".npy":
         return source
     try:
-        values: NDArray[Any] = np.load(source, allow_pickle=False)
-        return values
-    except (OSError, ValueError, EOFError):
+        # Mapped first: a header can declare any shape, which would be allocated.
+        mapped = np.load(source, mmap_mode="r", allow_pickle=False)
+        _check_pixels(_plane(mapped.shape), max_pixels)
+        return np.array(mapped)
+    except (OSError, ValueError, EOFError, OverflowError, AttributeError):
         raise UnreadableImageError("that cannot be read as arrays") from None
+
+
+def _plane(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape without a single channel."""
+    return tuple(length for length in shape if length != 1)
