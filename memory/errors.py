@@ -7,7 +7,8 @@ Every message names what was given, what was expected and what to do. The tree::
     |- DataError             a target, image, label or split that is unusable
     |- WeightsError          model weights that are missing, damaged or foreign
     |- SessionError          a session folder that is in use, foreign or damaged
-    |  `- SessionInUse       one that another process holds
+    |  |- SessionInUse       one that another process holds
+    |  `- UntrustedSession   one that names commands or code that were not given here
     |- StorageError          a disk that is full or cannot be written
     |- ToolError             a tool call that is illegal or malformed
     |- BrainError            a language model that cannot be reached or gives no answer
@@ -42,6 +43,10 @@ class SessionError(ShapingError):
 
 class SessionInUse(SessionError):
     """A session that another process holds."""
+
+
+class UntrustedSession(SessionError):
+    """A session folder that names commands or code that were not given on this machine."""
 
 
 class StorageError(ShapingError):

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import pkgutil
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,40 @@ from memory.errors import SettingsError, unknown
 from memory.records import Record, first_problem
 
 Options = TypeVar("Options", bound=Record)
+
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+# Dotted paths of this process: given by its user, and named by files of unknown origin only.
+_allowed: set[str] = set()
+_refused: set[str] = set()
+
+
+def is_dotted_path(name: str) -> bool:
+    """Return whether a name is `package.module:function`."""
+    return _DOTTED.fullmatch(name) is not None
+
+
+def allow(paths: Iterable[str]) -> None:
+    """Let dotted paths be loaded that the user of this process has given or confirmed."""
+    _allowed.update(paths)
+    _refused.difference_update(_allowed)
+
+
+def refuse(paths: Iterable[str]) -> None:
+    """Let dotted paths not be loaded, unless they were allowed."""
+    _refused.update(set(paths) - _allowed)
+
+
+def refuse_unknown(name: str) -> None:
+    """Raise SettingsError for a dotted path, named by a file, that nobody has allowed or loaded."""
+    if ":" in name and name not in _allowed:
+        raise SettingsError(_UNTRUSTED.format(name))
+
+
+_UNTRUSTED = (
+    "The code path {!r} was not given on this machine but is named by a file, so it is not "
+    "imported. If you trust whoever made that file: shaping resume NAME --trust for a session, "
+    "tools.plugins.allow in a program."
+)
 
 
 def names(package: str) -> list[str]:
@@ -39,11 +73,16 @@ def load(package: str, name: str, attribute: str = "build") -> Callable[..., Any
     kind = package.rsplit(".", 1)[-1].removesuffix("s")
     path, _, function = name.partition(":")
     if function:
+        if not is_dotted_path(name):
+            raise SettingsError(f"{name!r} is no {kind}; expected NAME or package.module:function.")
+        if name in _refused:
+            raise SettingsError(_UNTRUSTED.format(name))
         try:
             module = importlib.import_module(path)
         except ImportError as error:
             raise SettingsError(f"Cannot import {kind} {name!r}: {error}.") from error
         attribute = function
+        _allowed.add(name)
     else:
         if name not in names(package):
             raise SettingsError(unknown(kind, name, names(package)))

@@ -33,7 +33,7 @@ from agent.session.checkpoints import Checkpoints, checkpoints
 from agent.session.control import Control
 from agent.session.folder import Session, folder_of, next_name, open_session
 from agent.session.limits import Done, Ending, done_of, ending
-from memory.errors import SessionInUse, Stopped
+from memory.errors import SessionInUse, Stopped, UntrustedSession
 from memory.events import AnswerEvent, ApprovalEvent, HeadEvent, ResumedEvent
 
 if TYPE_CHECKING:
@@ -69,8 +69,9 @@ def run(settings: Settings, console: Console, interactive: bool = False) -> Path
             if stopped and end.rule in ("asked", "signal"):
                 raise stopped
             return report
-    except SessionInUse:
-        # It has not ended: the process that holds it runs the command at its end.
+    except (SessionInUse, UntrustedSession):
+        # It has not ended: the process that holds it runs the command at its end. Or the command
+        # is not trusted.
         ended_by = ""
         raise
     finally:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from agent.config.settings import Settings
 from agent.loop.components import Components
+from agent.session import trust
 from memory.errors import SettingsError, unknown
 from memory.events import HeadEvent
 from memory.journal import read_events, rounds
@@ -66,18 +67,26 @@ def rerun(
         SettingsError: For an unknown stage.
         DataError: For images that are missing or damaged.
         WeightsError: For a model that is missing or damaged.
+        UntrustedSession: The record names code that was not given on this machine.
     """
     for stage in stages:
         if stage not in STAGES:
             raise SettingsError(unknown("stage to rerun", stage, STAGES))
-    events = read_events(folder / "journal.jsonl")
-    head = next(event for event in events if isinstance(event, HeadEvent))
-    settings = Settings.model_validate({**head.settings, "home": home})
+    settings = recorded_settings(folder, home)
+    trust.check(settings, settings, folder.name)
+    trust.trust(settings)
     results = []
-    for result in _results(folder, settings, rounds(events), stages):
+    for result in _results(folder, settings, rounds(read_events(folder / "journal.jsonl")), stages):
         done(result)
         results.append(result)
     return results
+
+
+def recorded_settings(folder: Path, home: Path) -> Settings:
+    """Return the settings that the journal of a session has recorded."""
+    events = read_events(folder / "journal.jsonl")
+    head = next(event for event in events if isinstance(event, HeadEvent))
+    return Settings.model_validate({**head.settings, "home": home})
 
 
 def _results(

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from agent.config.settings import Settings, differences, fingerprint
+from agent.session import trust
 from agent.session.control import Condition, Control, condition
 from memory.arenas import share_arenas
 from memory.errors import SessionError, SessionInUse, SettingsError, Stopped
@@ -137,6 +138,7 @@ def open_session(settings: Settings, name: str) -> Iterator[Session]:
     Raises:
         SessionInUse: Another process holds it; the message names pid and host.
         SettingsError: The session was created with other settings; the differences are named.
+        UntrustedSession: Its folder names commands or code that were not given on this machine.
         StorageError: Its folder cannot be written.
     """
     # Each time the memory is opened, Chroma loads all of its index in threads of its own.
@@ -207,8 +209,11 @@ def _check_settings(path: Path, settings: Settings, name: str) -> None:
                 f"Continue it with its own (shaping resume {shlex.quote(name)}), or choose another "
                 "name with --session."
             )
+        trust.check(settings, stored["settings"], name)
+        trust.trust(settings)
         if not changed:
             return
+    trust.trust(settings)
     store_settings(path.parent, settings)
 
 
@@ -227,12 +232,14 @@ def _read_settings(path: Path) -> _Stored:
     try:
         stored = yaml.safe_load(path.read_text("utf-8"))
         settings = Settings.model_validate(stored["settings"])
-        return {"fingerprint": stored["fingerprint"], "settings": settings}
+        result: _Stored = {"fingerprint": stored["fingerprint"], "settings": settings}
     except (OSError, yaml.YAMLError, TypeError, KeyError, ValidationError) as error:
         raise SessionError(
             f"{path} cannot be read as the settings of a session of this version: {error}. "
             "Restore it, or choose another session name."
         ) from error
+    trust.mark_code(settings)
+    return result
 
 
 def has_session(home: Path, name: str) -> bool:

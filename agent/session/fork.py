@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent.config.settings import differences, with_changes
-from agent.session import data_manifest
+from agent.session import data_manifest, trust
 from agent.session.folder import folder_of, open_session, stored_settings
 from memory.errors import SessionError, SettingsError
 from memory.events import Event, ForkedEvent, RoundDoneEvent, ToolCallEvent
@@ -37,6 +37,7 @@ def fork(
     Raises:
         SettingsError: The round has not been reached, or a change contradicts the shared rounds.
         SessionError: The new name is taken.
+        UntrustedSession: The source names commands or code that were not given on this machine.
     """
     folder = folder_of(home, name)
     old = stored_settings(home, name)
@@ -56,6 +57,7 @@ def fork(
             f"A fork shares images and models with its source, so {'; '.join(changed)} cannot "
             "change. Begin a new session for that: shaping run"
         )
+    trust.check(settings, old, name)
     lines = _shared_lines(folder / "journal.jsonl", name, at)
     try:
         for number in range(1, at):

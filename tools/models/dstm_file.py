@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 
 from memory.errors import WeightsError
 from memory.files import write_bytes, write_json
-from tools import tasks
+from tools import plugins, tasks
 from tools.tasks import Model
 
 
@@ -54,6 +54,8 @@ def load_model(folder: Path, device: str = "cpu") -> tuple[Model, dict[str, Any]
         sha256 = hashlib.sha256(data).hexdigest()
         if sha256 != meta["sha256"]:
             raise ValueError(f"SHA-256 {sha256[:12]}..., expected {meta['sha256'][:12]}...")
+        for part in str(meta["task"]).split("+"):
+            plugins.refuse_unknown(part)
         with reproducible(0, device):
             model = tasks.build(meta["task"]).restore_model(meta["architecture"])
         model.load_state_dict(load(data))

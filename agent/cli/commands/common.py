@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -74,6 +75,12 @@ MemoryUrlOption = Annotated[
     typer.Option(metavar="URL", help="Chroma server that homes share, e.g. http://HOST:8000."),
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of the session.")]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Run the commands and code that a session folder of others names."
+    ),
+]
 RoundsOption = Annotated[int | None, typer.Option(help="Rounds in all.")]
 ImagesOption = Annotated[int | None, typer.Option(help="Images of a round.")]
 
@@ -122,7 +129,7 @@ def settings_of(
 
     if target is None:
         _refuse_data(preset or PRESET)
-        return load_settings(preset or PRESET, values, os.environ)
+        return _given(load_settings(preset or PRESET, values, os.environ))
     if preset is not None:
         raise SettingsError(
             f"--target {target} decides its settings itself, so the preset {preset!r} would not be "
@@ -136,9 +143,18 @@ def settings_of(
     with counted(console(), "reading", "photographs", every_s=5) as report:
         token = reading.set(report)
         try:
-            return user_settings(target, values, os.environ, needs_weights, _warn)
+            return _given(user_settings(target, values, os.environ, needs_weights, _warn))
         finally:
             reading.reset(token)
+
+
+def _given(settings: Settings) -> Settings:
+    """Let this process import the code that its user has named."""
+    from agent.session import trust
+    from tools import plugins
+
+    plugins.allow(i.text for i in trust.instructions(settings) if i.kind == "code")
+    return settings
 
 
 def home_of(home: Path | None) -> Path:
@@ -152,7 +168,34 @@ def continued(ctx: typer.Context, home: Path, name: str) -> Settings:
     from agent.session.folder import stored_settings
 
     given = [*changes(ctx), f"session.name={name}", f"home={home}"]
-    return with_changes(stored_settings(home, name), given)
+    stored = stored_settings(home, name)
+    settings = with_changes(stored, given)
+    confirm(settings, stored, name, ctx.params.get("trust", False))
+    return settings
+
+
+def confirm(settings: Settings, stored: Settings, name: str, is_trusted: bool = False) -> None:
+    """Ask at a terminal whether to run what a session folder of somebody else names.
+
+    Args:
+        settings: What is going to run.
+        stored: Settings of the folder.
+        name: Of the session.
+        is_trusted: Whether --trust was given; nothing is asked then.
+
+    Raises:
+        UntrustedSession: It is not to be run.
+    """
+    from agent.session import trust
+
+    found = trust.untrusted(settings, stored)
+    if found and not is_trusted and sys.stdin.isatty():
+        note(f"The session {name!r} runs what was not given on this machine:")
+        note(trust.listed(found))
+        is_trusted = typer.confirm("Run it?", err=True)
+    if not is_trusted:
+        trust.check(settings, stored, name)
+    trust.trust(settings)
 
 
 def refuse_unknown(home: Path, name: str) -> None:

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.cli.commands.common import HomeOption, SetOption, console, home_of, say, say_table
+from agent.cli.commands.common import (
+    HomeOption,
+    SetOption,
+    TrustOption,
+    confirm,
+    console,
+    home_of,
+    say,
+    say_table,
+)
 from memory.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -54,6 +63,7 @@ def replay(
             "plans have scored?",
         ),
     ] = None,
+    trust: TrustOption = False,
     home: HomeOption = None,
 ) -> None:
     """Walk through a recorded session, check it, or ask another brain; nothing is drawn.
@@ -75,7 +85,7 @@ def replay(
         if verify:
             same = _verify(folder)
             if rerun:
-                same = _rerun(folder, base, rerun) and same
+                same = _rerun(folder, base, rerun, trust) and same
             if not same:
                 raise typer.Exit(1)
         elif brain:
@@ -181,8 +191,8 @@ def _verify(folder: Path) -> bool:
     return True
 
 
-def _rerun(folder: Path, home: Path, stages: str) -> bool:
-    from agent.experiments.rerun import TOLERANCE, Rerun, rerun
+def _rerun(folder: Path, home: Path, stages: str, is_trusted: bool) -> bool:
+    from agent.experiments.rerun import TOLERANCE, Rerun, recorded_settings, rerun
 
     def show(result: Rerun) -> None:
         outcome = "bit for bit the same"
@@ -193,6 +203,8 @@ def _rerun(folder: Path, home: Path, stages: str) -> bool:
         verdict = "" if result.ok else " TOO MUCH"
         say(f"round {result.round} {result.stage}: {result.figures} figures, {outcome}{verdict}")
 
+    settings = recorded_settings(folder, home)
+    confirm(settings, settings, folder.name, is_trusted)
     names = [name.strip() for name in stages.split(",")]
     return all(result.ok for result in rerun(folder, home, names, show))
 

@@ -19,6 +19,8 @@ from agent.cli.commands.common import (
     SeedOption,
     SetOption,
     TargetOption,
+    TrustOption,
+    confirm,
     console,
     continued,
     home_of,
@@ -101,6 +103,7 @@ def run(
         typer.Option(metavar="local|ray[:ADDRESS]", help="Where images are drawn and audited."),
     ] = None,
     memory_url: MemoryUrlOption = None,
+    trust: TrustOption = False,
     home: HomeOption = None,
     set_: SetOption = None,
 ) -> None:
@@ -108,13 +111,16 @@ def run(
 
     Without PRESET and --target, a session that exists goes on by its own settings.
     """
-    from agent.session.folder import has_session
+    from agent.session.folder import has_session, stored_settings
 
     base = home_of(home) if session and not preset and not target else None
     if session and base and has_session(base, session):
         settings = continued(ctx, base, session)
     else:
         settings = resolve(ctx)
+        name = settings.session.name
+        if name and has_session(settings.home, name):
+            confirm(settings, stored_settings(settings.home, name), name, trust)
     if dry_run:
         from agent.autonomous.dry_run import show
 
@@ -135,6 +141,7 @@ def resume(
     patience: PatienceOption = None,
     detach: DetachOption = False,
     on_finish: OnFinishOption = None,
+    trust: TrustOption = False,
     home: HomeOption = None,
     set_: SetOption = None,
 ) -> None:

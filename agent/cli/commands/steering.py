@@ -18,6 +18,7 @@ from agent.cli.commands.common import (
     SeedOption,
     SetOption,
     TargetOption,
+    TrustOption,
     changes,
     continued,
     home_of,
@@ -59,6 +60,7 @@ def chat(
     ] = None,
     target: TargetOption = None,
     seed: SeedOption = None,
+    trust: TrustOption = False,
     home: HomeOption = None,
     set_: SetOption = None,
 ) -> None:
@@ -108,6 +110,7 @@ def web(
         float | None,
         typer.Option(min=0, metavar="SECONDS", help="Approve plans after so long without a word."),
     ] = None,
+    trust: TrustOption = False,
     home: HomeOption = None,
     set_: SetOption = None,
 ) -> None:

@@ -1,0 +1,151 @@
+"""Which commands and code paths of sessions were given on this machine.
+
+A session folder may come from somebody else, and its settings name a command, code and a cluster.
+What was given here is recorded outside of all homes and sessions, by digest, in
+$XDG_STATE_HOME/feedback-shaping/trusted.json, so that a folder that is copied brings no trust.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from filelock import FileLock
+
+from agent.config.settings import Settings
+from memory.errors import StorageError, UntrustedSession
+from memory.files import write_json
+from memory.records import digest
+from tools import plugins
+
+# Texts with a colon that name no code: a model, weights, a preset.
+_NO_CODE = ("brain", "preset", "weights")
+
+
+class Instruction(NamedTuple):
+    """A setting that makes this machine execute something.
+
+    Attributes:
+        kind: command: for a shell; code: imported; cluster: whose answers are unpickled.
+        key: Of the settings.
+        text: The command, dotted path, or address.
+    """
+
+    kind: Literal["command", "code", "cluster"]
+    key: str
+    text: str
+
+    @property
+    def mark(self) -> str:
+        """Digest of what is executed, whichever setting names it."""
+        return digest([self.kind, self.text])
+
+
+def instructions(settings: Settings) -> list[Instruction]:
+    """Return the commands, code paths and clusters that settings name."""
+    found = []
+    if settings.session.on_finish:
+        found.append(Instruction("command", "session.on_finish", settings.session.on_finish))
+    if settings.compute.address:
+        found.append(Instruction("cluster", "compute.place", settings.compute.place))
+    values = settings.model_dump(mode="json", exclude={"session", "compute", "home"})
+    found += [Instruction("code", key, path) for key, path in _code_paths(values, "")]
+    return found
+
+
+def untrusted(settings: Settings, stored: Settings) -> list[Instruction]:
+    """Return the instructions of a session folder that were not given on this machine.
+
+    Args:
+        settings: What is going to run.
+        stored: Settings of the folder; an instruction that it does not hold was given just now.
+    """
+    given = instructions(settings)
+    if not given:
+        return []
+    held = {instruction.mark for instruction in instructions(stored)} - _recorded()
+    return [instruction for instruction in given if instruction.mark in held]
+
+
+def check(settings: Settings, stored: Settings, name: str) -> None:
+    """Raise UntrustedSession if a session would run what was not given on this machine."""
+    if unknown := untrusted(settings, stored):
+        raise UntrustedSession(
+            f"The session {name!r} runs what was not given on this machine:\n"
+            f"{listed(unknown)}\n"
+            "If you trust whoever made the session folder, add --trust once, e.g. shaping resume "
+            f"{shlex.quote(name)} --trust. To see the session without running anything: shaping "
+            f"replay {shlex.quote(name)}"
+        )
+
+
+def listed(found: list[Instruction]) -> str:
+    """Return one line for each instruction."""
+    # repr: control characters must not hide a part of a command at a terminal.
+    return "\n".join(f"  {i.kind} {i.text!r} ({i.key})" for i in found)
+
+
+def trust(settings: Settings) -> None:
+    """Record the instructions of settings as given on this machine.
+
+    Raises:
+        StorageError: They cannot be recorded.
+    """
+    given = instructions(settings)
+    plugins.allow(i.text for i in given if i.kind == "code")
+    marks = {instruction.mark for instruction in given}
+    if not marks or marks <= _recorded():
+        return
+    path = _path()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with FileLock(path.with_suffix(".lock")):
+            write_json(path, {"schema": 1, "sha256": sorted(_recorded() | marks)})
+    except (OSError, StorageError) as error:
+        raise StorageError(
+            f"{path} cannot be written ({error}). It records the commands and code paths that "
+            "were given on this machine; set XDG_STATE_HOME to a folder that can be written."
+        ) from error
+
+
+def mark_code(stored: Settings) -> None:
+    """Refuse the code paths of a session folder in this process unless they were given here."""
+    code = [i for i in instructions(stored) if i.kind == "code"]
+    recorded = _recorded() if code else set()
+    plugins.allow(i.text for i in code if i.mark in recorded)
+    plugins.refuse(i.text for i in code if i.mark not in recorded)
+
+
+def _code_paths(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Yield the key and path of each text that `plugins.load` could take as a dotted path."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _code_paths(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _code_paths(inner, key)
+    elif isinstance(value, str):
+        is_planner = value.startswith("policy:")
+        if key.rpartition(".")[2] in _NO_CODE and not is_planner:
+            return
+        # Tasks are joined by "+"; a planner has options behind its name.
+        for part in value.removeprefix("policy:").split("+"):
+            path = ":".join(word for word in part.split(":") if "=" not in word)
+            if plugins.is_dotted_path(path):
+                yield key, path
+
+
+def _recorded() -> set[str]:
+    try:
+        return set(json.loads(_path().read_bytes())["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def _path() -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(state).expanduser() / "feedback-shaping" / "trusted.json"
