@@ -7,7 +7,6 @@ they have no width.
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Mapping, Sequence
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from eval.intervals import bootstrap_curve, mean_interval, ratio_interval
+from memory.csv_text import write_csv
 from memory.errors import DataError
 from memory.records import Estimate, Record, Report
 
@@ -196,9 +196,7 @@ def to_csv(summaries: Sequence[Summary]) -> str:
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), cells, strict=True))
         rows.append(row)
     out = io.StringIO()
-    writer = csv.DictWriter(out, rows[0] if rows else ["arm"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    write_csv(out, list(rows[0]) if rows else ["arm"], [list(row.values()) for row in rows])
     return out.getvalue()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from agent.session.folder import folder_of, stored_settings
 from eval.evidence import evidence
 from eval.report.evidence import build_evidence_html
 from eval.tables import COLUMNS, Row, tables
+from memory.csv_text import write_csv
 from memory.errors import SettingsError, unknown
 from memory.events import Event, ForkedEvent
 from memory.files import storage_error, write_atomic, write_bytes
@@ -71,9 +71,9 @@ def _write_csv(name: str, rows: Sequence[Row], path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8", newline="") as handle:
-            writer = csv.DictWriter(handle, list(COLUMNS[name]))
-            writer.writeheader()
-            writer.writerows(rows)
+            columns = list(COLUMNS[name])
+            cells = ([row.get(column, "") for column in columns] for row in rows)
+            write_csv(handle, columns, cells, line_end="\r\n")
     except OSError as error:
         raise storage_error(path, error) from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from agent.config.settings import differences, with_changes
@@ -25,7 +26,7 @@ def fork(
 ) -> str:
     """Create a session whose rounds before `at` are those of `name`, and return its name.
 
-    The files of the shared rounds are hard links, so they take no space.
+    The files of the shared rounds are hard links inside `home`, so they take no space.
 
     Args:
         home: Home folder.
@@ -62,7 +63,7 @@ def fork(
     try:
         for number in range(1, at):
             source, copy = round_folder(folder, number), round_folder(new_folder, number)
-            shutil.copytree(source, copy, copy_function=os.link)
+            shutil.copytree(source, copy, copy_function=partial(_link, home=home.resolve()))
         write_bytes(new_folder / "journal.jsonl", b"".join(lines))
         data_manifest.share(folder, new_folder)
         with open_session(settings, new_name) as session:
@@ -71,6 +72,15 @@ def fork(
         shutil.rmtree(new_folder, ignore_errors=True)
         raise storage_error(new_folder, error) from error
     return new_name
+
+
+def _link(source: str, copy: str, home: Path) -> None:
+    """Link a file of `home`; copy one that lies elsewhere, behind a symbolic link."""
+    file = Path(source).resolve()
+    if file.is_relative_to(home):
+        os.link(file, copy)
+    else:
+        shutil.copyfile(file, copy)
 
 
 def _shared_lines(path: Path, name: str, at: int) -> list[bytes]:

@@ -1,6 +1,6 @@
 """The images of a session as a data set for other programs, with its card.
 
-    parquet      data/*.parquet, linked where the disk can do that
+    parquet      data/*.parquet, copies of the session's files
     imagefolder  images/*.png and metadata.jsonl
     webdataset   data-*.tar with NAME.png, NAME.json and the labels of pixels beside them
     coco         images/*.png and annotations.json, for segmentation: regions as uncompressed RLE
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 import tarfile
 from collections import Counter, defaultdict
@@ -134,10 +133,8 @@ def _parquet(source: Source, folder: Path) -> int:
     data.mkdir(parents=True)
     for path in source.shards:
         place = data / f"{path.parent.name}-{path.name}"
-        try:
-            os.link(path, place)
-        except OSError:
-            shutil.copyfile(path, place)
+        # Copied, not linked: an edit of an export must not change the session.
+        shutil.copyfile(path, place)
     return sum(pq.read_metadata(path).num_rows for path in source.shards)
 
 

@@ -7,7 +7,6 @@ may have been shown.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import json
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from memory.csv_text import write_csv
 from memory.errors import SessionError, some
 from memory.files import write_bytes, write_json
 from memory.records import digest
@@ -156,10 +156,11 @@ def write_splits(folder: Path, before: Manifest, now: Manifest) -> Path:
     split_of = {entry.content: entry.split for entry in before.values()}
     split_of |= {name: entry.split for name, entry in before.items()}
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["file", "split"])
-    for name, entry in sorted(now.items()):
-        table.writerow([name, split_of.get(name) or split_of.get(entry.content, "generator")])
+    rows = [
+        (name, split_of.get(name) or split_of.get(entry.content, "generator"))
+        for name, entry in sorted(now.items())
+    ]
+    write_csv(text, ["file", "split"], rows)
     path = folder / SPLITS_FILE
     write_bytes(path, text.getvalue().encode())
     return path

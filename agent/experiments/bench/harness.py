@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import platform
@@ -26,6 +25,7 @@ from agent.config.settings import fingerprint, load_settings
 from agent.loop.components import Components
 from agent.loop.validation import validate
 from agent.planners import Observation
+from memory.csv_text import write_csv
 from memory.errors import SettingsError
 from memory.files import write_json
 from memory.records import PromptSpec, digest
@@ -124,9 +124,8 @@ class Benchmark:
         origin = (_command(), _commit(), _machine(self.components.device))
         self.chosen.output.parent.mkdir(parents=True, exist_ok=True)
         with self.chosen.output.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow([*columns, "command", "commit", "machine"])
-            writer.writerows([*row, *origin] for row in cells)
+            head = [*columns, "command", "commit", "machine"]
+            write_csv(file, head, ([*row, *origin] for row in cells), line_end="\r\n")
         self.console.print(f"Table: {self.chosen.output}")
 
     def means(self, heads: Sequence[str], seeds: Sequence[Figures]) -> None:

@@ -45,6 +45,17 @@ def test_an_exported_data_set_loads(home: Path, form: str, tmp_path: Path) -> No
     assert "cell" in output["text"]
 
 
+def test_an_edit_of_an_export_leaves_the_session_as_it_is(home: Path, tmp_path: Path) -> None:
+    shards = source_of(home, NAME).shards
+    before = [path.read_bytes() for path in shards]
+    export(source_of(home, NAME), "parquet", tmp_path / "set")
+    session = home / "sessions" / NAME
+    for file in [*(tmp_path / "set" / "data").iterdir(), *session.glob("best/dataset/data/*")]:
+        with file.open("r+b") as handle:
+            handle.write(b"edited")
+    assert [path.read_bytes() for path in shards] == before
+
+
 def test_the_card_says_what_is_in_it(home: Path, tmp_path: Path) -> None:
     export(source_of(home, NAME), "parquet", tmp_path / "set")
     card = (tmp_path / "set" / "README.md").read_text("utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -58,6 +59,25 @@ def test_fork_shares_its_past_without_copies(home: Path, forked: Path) -> None:
     n = next(i for i, line in enumerate(ours) if json.loads(line)["kind"] == "forked")
     assert ours[:n] == theirs[:n]
     assert changed_lines(forked / "journal.jsonl") == []
+
+
+def test_a_fork_links_no_file_outside_its_home(home: Path, tmp_path: Path) -> None:
+    shared = home / "sessions" / "first" / "rounds" / "001" / "data-0.parquet"
+    elsewhere = tmp_path / "data.parquet"
+    shutil.move(shared, elsewhere)
+    shared.symlink_to(elsewhere)
+    try:
+        copy = (
+            home
+            / "sessions"
+            / fork(home, "first", 2, "copied")
+            / shared.relative_to(home / "sessions" / "first")
+        )
+        assert copy.read_bytes() == elsewhere.read_bytes()
+        assert not copy.is_symlink() and not copy.samefile(elsewhere)
+    finally:
+        shared.unlink()
+        shutil.move(elsewhere, shared)
 
 
 def test_memory_keeps_the_shared_past_once(home: Path, forked: Path) -> None:

@@ -18,7 +18,9 @@ from prompts.user_vocabulary import user_vocabulary, value_of
 from tests.tools.targets.own_data import CLASSES, class_folders, save_mask, scenes
 from tools import targets
 from tools.data.samples import VOID
-from tools.targets import SPLITS, Target
+from tools.targets import SPLITS, Target, manifest
+from tools.targets.user import tables
+from tools.targets.validation import ValidationReport
 
 
 def build(root: Path, **options: Any) -> Target:
@@ -408,3 +410,10 @@ def test_hundreds_of_classes_take_no_minutes() -> None:
     words = user_vocabulary("x", names, {"brightness": ("dark", "bright")})
     assert words.parse("a dark photograph of a species 377")["class"] == "species-377"
     assert time.process_time() - began < 20
+
+
+def test_a_table_of_splits_keeps_names_like_formulas(tmp_path: Path) -> None:
+    rows = {name: manifest.Entry("test", name, "") for name in ("=1+1.jpg", "'=2.jpg", "-3")}
+    table = manifest.write_splits(tmp_path, rows, rows)
+    assert "'=1+1.jpg,test" in table.read_text("utf-8").splitlines()
+    assert tables.read_table(table, ValidationReport()).keys() == rows.keys()

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from memory.csv_text import unmark_cell
 from prompts.user_vocabulary import plain
 from tools.targets.splits import SPLIT_NAMES
 from tools.targets.user.loading import Item
@@ -56,7 +57,8 @@ def _read_cells(path: Path, report: ValidationReport) -> tuple[list[list[str]], 
         separator = _SEPARATOR.match(text)  # as spreadsheets write it
         text = text[separator.end() :] if separator else text
         delimiter = separator[1] if separator else max(",;\t", key=text.partition("\n")[0].count)
-        lines = [line for line in csv.reader(io.StringIO(text), delimiter=delimiter) if any(line)]
+        rows = csv.reader(io.StringIO(text), delimiter=delimiter)
+        lines = [[unmark_cell(cell) for cell in row] for row in rows if any(row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise refusal("table-unreadable", path=path, error=error) from error
     if lines and len(lines[0]) > 2 and not lines[0][0].strip():
