@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,10 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from memory.errors import StorageError
+
+_SUFFIX = ".shaping-tmp"
+TEMPORARY = r"\..+\.[a-z0-9_]{8}\.shaping-tmp"
+"""Names of files that are being written, as a regular expression."""
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -24,7 +29,7 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_SUFFIX)
     except OSError as error:
         raise storage_error(path, error) from error
     temporary = Path(name)
@@ -73,8 +78,8 @@ def cached_until_changed(read: Callable[[Path], Content]) -> Callable[[Path], Co
 
 def remove_temporaries(folder: Path) -> None:
     """Remove what writes that a crash broke off have left, in `folder` and below."""
-    for path in folder.rglob(".*.????????"):
-        if path.is_file():
+    for path in folder.rglob(f".*{_SUFFIX}"):
+        if re.fullmatch(TEMPORARY, path.name) and path.is_file():
             path.unlink()
 
 

@@ -2,12 +2,13 @@
 
 best/     model.safetensors  model.json  README.md  predict.py
 dataset/  data/*.parquet  README.md
+
+Both are written anew at each end; files that the user added or changed there are kept.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from eval.report.blocks import Table, markdown
 from eval.report.text import interval, number
 from memory.files import write_bytes, write_json
 from memory.journal import read_events, rounds
+from memory.owned import replacing
 from memory.records import Report, Round
 from tools.data.export import Source, export
 from tools.data.jobs import shards_of
@@ -40,8 +42,8 @@ def write_results(session: Session) -> list[Path]:
         written.append(write_best(folder, settings, target, chosen, read_sealed(folder)))
     if any(r.batch for r in past):
         place = folder / DATASET
-        shutil.rmtree(place, ignore_errors=True)
-        export(_source(settings, folder, session.name, target, past), "parquet", place)
+        with replacing(place) as new:
+            export(_source(settings, folder, session.name, target, past), "parquet", new)
         written.append(place)
     return written
 
@@ -64,13 +66,14 @@ def write_best(
     assert best.training and best.report  # chosen by its score
     place = folder / BEST
     model = folder / best.training.model
-    write_bytes(place / "model.safetensors", (model / "model.safetensors").read_bytes())
     meta = json.loads((model / "model.json").read_bytes())
-    write_json(place / "model.json", meta | {"image_shape": list(target.image_shape)})
-    write_bytes(place / "predict.py", _PREDICT.encode())
     tests = [report for report in sealed if report.round == best.number]
     text = _model_card(folder.name, settings, target, best, tests)
-    write_bytes(place / "README.md", text.encode())
+    with replacing(place) as new:
+        write_bytes(new / "model.safetensors", (model / "model.safetensors").read_bytes())
+        write_json(new / "model.json", meta | {"image_shape": list(target.image_shape)})
+        write_bytes(new / "predict.py", _PREDICT.encode())
+        write_bytes(new / "README.md", text.encode())
     return place
 
 

@@ -14,6 +14,7 @@ from agent.steering.lexicon import Lexicon
 from eval.montage import save_montage
 from memory.errors import SettingsError
 from memory.files import write_bytes
+from memory.owned import refuse_taken, writing
 from tools.data.drawn import ImageRequest
 from tools.data.samples import Samples
 from tools.data.shards import encode_label, encode_png
@@ -42,10 +43,12 @@ def generate(
             and tokens that the generator does not read.
 
     Raises:
-        SettingsError: For an empty prompt or a count below 1.
+        SettingsError: For an empty prompt or a count below 1, or where the folder holds a file of
+            the user's of a name that is written.
     """
     if not prompt.strip() or n_images < 1:
         raise SettingsError("Give a prompt that is not empty and a number of images of at least 1.")
+    refuse_taken(folder, [*(f"{i:04d}.png" for i in range(n_images)), "montage.png"])
     components = Components(settings)
     target, generator = components.target, components.generator
     console.print(target.notice, style="dim", markup=False, highlight=False, soft_wrap=True)
@@ -80,13 +83,16 @@ def generate(
         ids=[f"{i:04d}" for i in range(n_images)],
         labels=drawn.labels,
     )
-    for i, name in enumerate(samples.ids):
-        write_bytes(folder / f"{name}.png", encode_png(samples.images[i]))
-        for kind, values in samples.labels.items():
-            write_bytes(folder / f"{name}.{kind}.png", encode_label(kind, values[i]))
+    files = {f"{name}.png": encode_png(samples.images[i]) for i, name in enumerate(samples.ids)}
+    for kind, values in samples.labels.items():
+        for i, name in enumerate(samples.ids):
+            files[f"{name}.{kind}.png"] = encode_label(kind, values[i])
     montage = folder / "montage.png"
     pictures = labelled_pictures(samples, list(samples.labels), target.pixel_classes)
     columns = max(1, min(8, n_images, MONTAGE_PX // pictures.shape[3]))
-    save_montage(montage, pictures, None, columns, 2)
+    with writing(folder, [*files, montage.name]):
+        for name, data in files.items():
+            write_bytes(folder / name, data)
+        save_montage(montage, pictures, None, columns, 2)
     console.print(f"{n_images} images in {folder}", markup=False, highlight=False, soft_wrap=True)
     return montage

@@ -38,6 +38,7 @@ from eval.report.compare import Comparison, build_compare_html
 from eval.slices import slice_table
 from memory.errors import SettingsError
 from memory.files import write_bytes, write_json
+from memory.owned import refuse_foreign
 from memory.records import PromptSpec, Record, Round, digest, read_pull
 from tools.data.samples import Samples
 from tools.generate_batch import draw
@@ -116,6 +117,7 @@ class Experiment:
         folder = settings.home / "compare" / name
         path = folder / "compare.json"
         if not path.exists():
+            refuse_foreign(folder, path.name, instead="--name")
             write_json(path, {"broken": broken, "settings": settings.model_dump(mode="json")})
             return cls(settings, folder, arms, broken)
         stored = json.loads(path.read_bytes())

@@ -32,6 +32,7 @@ from memory.chain import seal
 from memory.errors import SessionError, SettingsError
 from memory.files import write_atomic
 from memory.journal import read_events, rounds
+from memory.owned import writing
 
 VERSION = 1
 MAX_FILES = 50_000
@@ -93,7 +94,8 @@ def bundle(home: Path, name: str, path: Path, weights: bool = False) -> int:
                 # Without times, so that the same session gives the same file.
                 archive.writestr(zipfile.ZipInfo(key), data, zipfile.ZIP_DEFLATED)
 
-    write_atomic(path, write)
+    with writing(path.parent, [path.name]):
+        write_atomic(path, write)
     return path.stat().st_size
 
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from agent.replay.spans import Span
 from memory.errors import SettingsError, StorageError
 from memory.files import write_atomic
+from memory.owned import writing
 
 SERVICE = "shaping"
 # Spans in a line or a request: a round has about 16, and repeats its opening in half of them.
@@ -24,7 +25,7 @@ def write_spans(spans: Sequence[Span], path: Path) -> None:
     """Write spans, one request of OTLP (opentelemetry-proto, JSON) a line.
 
     Raises:
-        SettingsError: The extra `trace` is not installed.
+        SettingsError: The extra `trace` is not installed, or the file is the user's.
         StorageError: The file cannot be written.
     """
     with _packages():
@@ -37,7 +38,8 @@ def write_spans(spans: Sequence[Span], path: Path) -> None:
             text = json.dumps(_with_hex_ids(request), ensure_ascii=False)
             handle.write(text.encode() + b"\n")
 
-    write_atomic(path, write)
+    with writing(path.parent, [path.name]):
+        write_atomic(path, write)
 
 
 def send_spans(spans: Sequence[Span], endpoint: str) -> None:

@@ -16,6 +16,7 @@ from memory.errors import SettingsError, unknown
 from memory.events import Event, ForkedEvent
 from memory.files import storage_error, write_atomic, write_bytes
 from memory.journal import read_events
+from memory.owned import writing
 
 FORMATS = ("csv", "parquet", "duckdb")
 
@@ -44,27 +45,28 @@ def collect(home: Path, names: Sequence[str]) -> dict[str, list[Row]]:
 def write_tables(tables_: dict[str, list[Row]], kind: str, folder: Path) -> list[Path]:
     """Write the tables as files of one kind and return their paths.
 
-    Raises SettingsError for an unknown kind, or when the package duckdb is missing.
+    Raises SettingsError for an unknown kind, when the package duckdb is missing, or where a file of
+    the user's has the name of one of them.
     """
     if kind not in FORMATS:
         raise SettingsError(unknown("format", kind, (*FORMATS, "otlp")))
     if kind == "duckdb":
-        return [_write_duckdb(tables_, folder / "trace.duckdb")]
-    paths = []
-    for name, rows in tables_.items():
-        path = folder / f"{name}.{kind}"
-        (_write_csv if kind == "csv" else _write_parquet)(name, rows, path)
-        paths.append(path)
-    return paths
+        with writing(folder, ["trace.duckdb"]):
+            return [_write_duckdb(tables_, folder / "trace.duckdb")]
+    paths = {name: folder / f"{name}.{kind}" for name in tables_}
+    with writing(folder, [path.name for path in paths.values()]):
+        for name, path in paths.items():
+            (_write_csv if kind == "csv" else _write_parquet)(name, tables_[name], path)
+    return list(paths.values())
 
 
 def write_page(home: Path, names: Sequence[str], path: Path) -> None:
     """Write the page of several sessions."""
     collected = collect(home, names)
     command = shlex.join(["shaping", "trace", *names, "--report", path.name])
-    write_bytes(
-        path, build_evidence_html(evidence(collected), collected["rounds"], command).encode()
-    )
+    page = build_evidence_html(evidence(collected), collected["rounds"], command)
+    with writing(path.parent, [path.name]):
+        write_bytes(path, page.encode())
 
 
 def _write_csv(name: str, rows: Sequence[Row], path: Path) -> None:

@@ -29,6 +29,7 @@ from memory.errors import SessionError, SessionInUse, SettingsError, Stopped
 from memory.events import EndedEvent, Event, RoundDoneEvent
 from memory.files import remove_temporaries, storage_error, storing, write_bytes
 from memory.journal import Journal, read_events, rounds
+from memory.owned import refuse_foreign
 from memory.records import Round
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ heartbeats."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _STEM = 40
+# What may be in a folder before session.yaml is.
+_BEGUN = ("lock", r"lock\.json")
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,7 @@ def open_session(settings: Settings, name: str) -> Iterator[Session]:
     folder = folder_of(settings.home, name)
     with storing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    refuse_foreign(folder, "session.yaml", _BEGUN, "--session")
     with _locked(folder, name):
         with storing(folder):
             _check_settings(folder / "session.yaml", settings, name)

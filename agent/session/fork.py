@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent.config.settings import differences, with_changes
 from agent.session import data_manifest, trust
-from agent.session.folder import folder_of, open_session, stored_settings
+from agent.session.folder import folder_of, open_session, store_settings, stored_settings
 from memory.errors import SessionError, SettingsError
 from memory.events import Event, ForkedEvent, RoundDoneEvent, ToolCallEvent
 from memory.files import storage_error, write_bytes
@@ -66,6 +66,8 @@ def fork(
             shutil.copytree(source, copy, copy_function=partial(_link, home=home.resolve()))
         write_bytes(new_folder / "journal.jsonl", b"".join(lines))
         data_manifest.share(folder, new_folder)
+        trust.trust(settings)  # checked above, or given just now
+        store_settings(new_folder, settings)
         with open_session(settings, new_name) as session:
             session.journal.append(ForkedEvent(session=new_name, source=name, at=at))
     except OSError as error:

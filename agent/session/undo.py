@@ -49,7 +49,10 @@ def clear_undone(session: Session, memory: MemoryIndex) -> None:
     ]
     for number in numbers:
         folder = round_folder(session.folder, number)
-        folder.rename(folder.with_name(f"{folder.name}.undone-{len(taken_back)}"))
+        aside, n = folder.with_name(f"{folder.name}.undone-{len(taken_back)}"), 1
+        while aside.exists():
+            aside, n = aside.with_name(f"{folder.name}.undone-{len(taken_back)}-{n + 1}"), n + 1
+        folder.rename(aside)
     with checkpoints(session) as saved:
         # The latest plan is undone, so at most the round after it has begun.
         for number in (first, first + 1):

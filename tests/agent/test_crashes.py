@@ -45,7 +45,7 @@ def test_two_sessions_at_once_lose_nothing_of_what_they_remember() -> None:
 
 
 def test_what_a_broken_write_has_left_is_removed(tmp_path: Path) -> None:
-    left = tmp_path / "rounds" / "001" / ".data-00001.parquet.k3_x9abc"
+    left = tmp_path / "rounds" / "001" / ".data-00001.parquet.k3_x9abc.shaping-tmp"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half")
     whole = left.with_name("data-00001.parquet")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -41,6 +42,8 @@ _MAY_CHANGE = frozenset(
         "joint",
     }
 )
+
+_CHECKPOINT = re.compile(r"train-\d{7,}\.safetensors")
 
 
 class DiffusionTrainer:
@@ -114,7 +117,7 @@ class DiffusionTrainer:
             tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
         data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
         for old in self._folder.glob("train-*.safetensors"):
-            if old.name != self._current():
+            if _CHECKPOINT.fullmatch(old.name) and old.name != self._current():
                 old.unlink()
         name = f"train-{step:07d}.safetensors"
         write_bytes(self._folder / name, data)

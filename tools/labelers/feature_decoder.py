@@ -26,6 +26,7 @@ from torch.nn.functional import interpolate, pixel_shuffle
 
 from memory.errors import DataError, SettingsError, WeightsError
 from memory.files import write_bytes, write_json
+from memory.owned import writing
 from memory.records import Record
 from tools.data.samples import Dense, Images, Samples
 from tools.diffusion.label_codes import KINDS, mirrored
@@ -284,13 +285,16 @@ def figures(
 
 
 def save_head(folder: Path, decoder: FeatureDecoder, figures: dict[str, float]) -> None:
-    """Write head.safetensors, then head.json with the figures of the head."""
+    """Write head.safetensors, then head.json with the figures of the head.
+
+    Raises SettingsError where such a file is the user's.
+    """
     tensors = {k: v.cpu().contiguous() for k, v in decoder.heads.state_dict().items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / DESCRIPTION).unlink(missing_ok=True)
-    write_bytes(folder / TENSORS, save(tensors))
     described = decoder.description.model_copy(update={"figures": figures})
-    write_json(folder / DESCRIPTION, described.to_json())
+    with writing(folder, (TENSORS, DESCRIPTION)):
+        (folder / DESCRIPTION).unlink(missing_ok=True)
+        write_bytes(folder / TENSORS, save(tensors))
+        write_json(folder / DESCRIPTION, described.to_json())
 
 
 def load_head(folder: Path, pipeline: MTDMPipeline, device: str = "cpu") -> FeatureDecoder:

@@ -66,11 +66,15 @@ def prompts(
     settings = resolve(ctx)
     from agent.cli import prompt_study
     from memory.files import write_json
+    from memory.owned import refuse_taken, writing
 
+    if output:
+        refuse_taken(output.parent, [output.name])
     comparison = prompt_study.compare(settings, request, n, images, console())
     for line in prompt_study.notes(comparison):
         say(line)
     say_table(*prompt_study.table(comparison))
     if output:
-        write_json(output, comparison.to_json())
+        with writing(output.parent, [output.name]):
+            write_json(output, comparison.to_json())
         say(f"Prompts and figures: {output}")

@@ -70,6 +70,7 @@ def pretrain(
     from agent.loop.components import Components
     from agent.loop.observer import counted
     from agent.loop.user_dataset import N_WORDS
+    from memory.owned import refuse_foreign
     from tools.pretraining.card import write_card
     from tools.pretraining.pretrain import pretrain as train
     from tools.targets import leakage
@@ -80,6 +81,7 @@ def pretrain(
     folder = output or settings.home / "pretrain" / (f"{name}-{kind}" if kind else name)
     chosen: Any = getattr(settings.pretrain, kind) if kind else settings.pretrain
     say(source.notice)
+    refuse_foreign(folder, "train.json", (leakage.FILE, r"train-\d+\.safetensors", r"run\.json"))
     if target:
         leakage.check(folder, source)
         if new := leakage.unlearned_words(folder, source):
@@ -207,12 +209,17 @@ def fit(
     settings = resolve(ctx, preset=_HEAD_PRESET)
     from agent.loop.components import Components
     from agent.loop.observer import counted
+    from memory.owned import refuse_taken
     from tools.diffusion.weights import load_pipeline, weights_folder
     from tools.labelers import feature_decoder
 
     components = Components(settings)
     device, source = components.device, components.pretrain_target
     say(source.notice)
+    folder = output or settings.home / "label-heads" / (
+        source.name if target else Path(preset or _HEAD_PRESET).stem
+    )
+    refuse_taken(folder, (feature_decoder.TENSORS, feature_decoder.DESCRIPTION))
     training, others = feature_decoder.labelled(source.split("generator"), n, check, seed_)
     pipeline = load_pipeline(weights_folder(settings.generator.weights), device)
     wanted = feature_decoder.HeadSettings(steps=steps, members=members, seed=seed_)
@@ -221,9 +228,6 @@ def fit(
             pipeline, training, source.pixel_classes, wanted, device, report
         )
     figures = feature_decoder.figures(decoder, others, source.pixel_classes)
-    folder = output or settings.home / "label-heads" / (
-        source.name if target else Path(preset or _HEAD_PRESET).stem
-    )
     feature_decoder.save_head(folder, decoder, figures)
     say_table([f"on {len(others)} others", "value"], [[k, f"{v:.3f}"] for k, v in figures.items()])
     say(f"Label head: {folder}")

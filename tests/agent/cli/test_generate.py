@@ -22,6 +22,7 @@ def test_writes_images_and_a_montage(make_settings: MakeSettings, tmp_path: Path
     folder = tmp_path / "images"
     montage = generate.generate(make_settings(), "a dark poly cell " * 40, 3, folder, console)
     assert sorted(p.name for p in folder.iterdir()) == [
+        ".shaping-files.json",
         "0000.png",
         "0001.png",
         "0002.png",
@@ -66,7 +67,7 @@ def test_labels_lie_beside_their_images(tmp_path: Path) -> None:
     montage = generate.generate(settings, "a rainy street", 2, folder, Console(quiet=True))
     kinds = ("", ".depth", ".normals", ".segmentation")
     names = {f"{i:04d}{kind}.png" for i in range(2) for kind in kinds}
-    assert {p.name for p in folder.iterdir()} == names | {"montage.png"}
+    assert {p.name for p in folder.iterdir()} == names | {"montage.png", ".shaping-files.json"}
     with Image.open(folder / "0001.segmentation.png") as ids:
         assert (ids.size, ids.mode) == ((96, 64), "L")
         assert np.asarray(ids).max() <= 10

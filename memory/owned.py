@@ -1,0 +1,163 @@
+"""Folders that the program shares with its user: it replaces and removes only files that it wrote.
+
+A record, `.shaping-files.json`, names them with their SHA-256. A file that the record does not name
+or that has other content is the user's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from memory.errors import SettingsError, some
+from memory.files import TEMPORARY, storing, write_json
+
+RECORD = ".shaping-files.json"
+_SHOWN = 5
+
+# SHA-256 of files by their paths below the folder; None: it is being written.
+Record = Mapping[str, str | None]
+
+
+def refuse_foreign(
+    folder: Path, marker: str, begun: Collection[str] = (), instead: str = "--output"
+) -> None:
+    """Raise SettingsError where a folder without `marker` holds what the program did not put there.
+
+    Args:
+        folder: Need not exist.
+        marker: Name of the file by which the program knows a folder of its own.
+        begun: Names that may be there before the marker is, as regular expressions.
+        instead: Option that names another folder.
+    """
+    with storing(folder):
+        entries = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if (folder / marker).is_file():
+        return
+    allowed = [re.compile(name) for name in (*begun, TEMPORARY)]
+    if foreign := [name for name in entries if not any(a.fullmatch(name) for a in allowed)]:
+        raise SettingsError(
+            f"The folder {folder} holds what this program did not write: {some(foreign, _SHOWN)}. "
+            f"Nothing was changed. Move it elsewhere, or name another one with {instead}."
+        )
+
+
+def refuse_taken(folder: Path, names: Collection[str]) -> None:
+    """Raise SettingsError where a folder holds a file of one of these names that is the user's."""
+    before = _read(folder)
+    if foreign := [name for name in names if _is_foreign(folder, name, before)]:
+        raise SettingsError(
+            f"{some(foreign, _SHOWN)} in {folder} would be overwritten, and this program did not "
+            "write what is there, or it was changed since. Nothing was changed. Move it elsewhere, "
+            "or name another place with --output."
+        )
+
+
+@contextmanager
+def writing(folder: Path, names: Collection[str]) -> Iterator[None]:
+    """Allow to write files of these names into a folder; other files in it are not touched.
+
+    Raises:
+        SettingsError: As of `refuse_taken`.
+    """
+    refuse_taken(folder, names)
+    before = _read(folder)
+    with storing(folder):
+        write_json(folder / RECORD, {**before, **dict.fromkeys(names)})
+    try:
+        yield
+    finally:
+        with storing(folder):
+            made = {name: _digest(folder / name) for name in names if (folder / name).is_file()}
+            kept = {name: value for name, value in before.items() if name not in names}
+            write_json(folder / RECORD, {**kept, **made})
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Yield a new folder, whose files afterwards replace those of the last call in `folder`.
+
+    Files of the user stay; one in the place of a new file is renamed `NAME.kept-N`.
+    """
+    stage = folder.with_name(f".{folder.name}.shaping-new")
+    with storing(folder):
+        shutil.rmtree(stage, ignore_errors=True)
+        stage.mkdir(parents=True)
+    try:
+        yield stage
+        with storing(folder):
+            _move(stage, folder)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _move(stage: Path, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    made = {
+        path.relative_to(stage).as_posix(): _digest(path)
+        for path in sorted(stage.rglob("*"))
+        if path.is_file()
+    }
+    before = _read(folder)
+    for name in made:
+        for parent in list(Path(name).parents)[-2::-1]:
+            if (folder / parent).is_symlink() or (folder / parent).is_file():
+                _set_aside(folder / parent)
+        same = (folder / name).is_file() and _digest(folder / name) == made[name]
+        if not same and _is_foreign(folder, name, before):
+            _set_aside(folder / name)
+    # By this record, what a crash leaves is known as the program's.
+    write_json(folder / RECORD, {**before, **dict.fromkeys(made)})
+    for name in made:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (stage / name).replace(folder / name)
+    for name in before.keys() - made.keys():
+        if not _is_foreign(folder, name, before):
+            (folder / name).unlink(missing_ok=True)
+    write_json(folder / RECORD, made)
+
+
+def _set_aside(path: Path) -> None:
+    n = 1
+    while (aside := path.with_name(f"{path.name}.kept-{n}")).exists():
+        n += 1
+    path.rename(aside)
+
+
+def _is_foreign(folder: Path, name: str, record: Record) -> bool:
+    """Return whether a path exists and is not what the record says."""
+    path = folder / name
+    if not path.exists() and not path.is_symlink():
+        return False
+    if name not in record or path.is_symlink() or not path.is_file():
+        return True
+    return record[name] is not None and record[name] != _digest(path)
+
+
+def _read(folder: Path) -> dict[str, str | None]:
+    """Return the record of a folder; nothing is the program's by one that is damaged."""
+    try:
+        record = json.loads((folder / RECORD).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(record, dict):
+        return {}
+    return {
+        name: value
+        for name, value in record.items()
+        if (value is None or isinstance(value, str)) and _is_below(name)
+    }
+
+
+def _is_below(name: str) -> bool:
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
