@@ -164,6 +164,7 @@ class Journal:
     def _append(self, event: Event) -> Event:
         if event.key is not None and (earlier := self._get(event.key)) is not None:
             return earlier
+        event = event.hidden()
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         head = {"schema": SCHEMA, "time": time, "kind": event.kind}
         if event.key is not None:

@@ -6,6 +6,7 @@ replace each other's. Everybody finds everything.
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from memory.addresses import warn_of_plain_key
 from memory.chroma import Embed, MemoryIndex, Result, Work, collection_of, upsert
 from memory.errors import SettingsError, StorageError
 from memory.files import storing, write_bytes
@@ -25,6 +27,7 @@ from memory.records import digest
 if TYPE_CHECKING:
     from chromadb.api.models.Collection import Collection
 
+_CREDENTIALS = "CHROMA_CLIENT_AUTH_CREDENTIALS"
 PING_TIMEOUT_S = 10.0
 # A server that was away is not asked again for so long.
 COOL_DOWN_S = 60.0
@@ -49,6 +52,8 @@ class ServedMemory(MemoryIndex):
     ) -> None:
         super().__init__(folder, embed, journals, tell)
         self.url, self._address = url, _address(url)
+        if os.environ.get(_CREDENTIALS):
+            warn_of_plain_key(url, "memory.url", _CREDENTIALS)
         self._state = folder.with_name(f"{folder.name}-server")
         self._is_away, self._asked_at = False, 0.0
 

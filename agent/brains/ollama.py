@@ -12,6 +12,7 @@ from ollama import RequestError, ResponseError
 from agent.brains import BrainContext
 from agent.brains.actions import Json
 from agent.brains.remote import RemoteModel, Server
+from memory.addresses import warn_of_plain_key
 from memory.errors import SettingsError
 
 
@@ -29,13 +30,17 @@ def build(argument: str, context: BrainContext) -> RemoteModel:
     )
     client: httpx.Client = chat._client._client
     key = client.headers.get("authorization", "").removeprefix("Bearer ")
+    url = str(client.base_url.copy_with(userinfo=b""))
+    secrets = {key, client.base_url.password} - {""}
+    if secrets:
+        warn_of_plain_key(url, "OLLAMA_HOST", "OLLAMA_API_KEY")
     server = Server(
-        url=str(client.base_url.copy_with(userinfo=b"")).rstrip("/"),
+        url=url.rstrip("/"),
         errors=(RequestError, ResponseError, httpx.HTTPError, OSError),
         when_unreachable="Start it with `ollama serve`, or set OLLAMA_HOST to where it is.",
         when_forbidden="Set OLLAMA_API_KEY to a key that this server accepts.",
         when_unknown=f"Get the model with `ollama pull {argument}`.",
-        secrets=tuple({key, client.base_url.password} - {""}),
+        secrets=tuple(secrets),
     )
     return RemoteModel(
         chat=chat,

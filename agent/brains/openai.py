@@ -5,6 +5,8 @@ langchain_openai reads OPENAI_API_KEY and OPENAI_BASE_URL from the environment b
 
 from __future__ import annotations
 
+import os
+
 from langchain_openai import ChatOpenAI
 from openai import OpenAIError
 from pydantic import SecretStr
@@ -13,9 +15,9 @@ from agent.brains import BrainContext
 from agent.brains.actions import Json
 from agent.brains.remote import RemoteModel, Server
 from agent.config.settings import LLMSettings
+from memory.addresses import is_local, warn_of_plain_key
 from memory.errors import SettingsError
 
-_LOCAL = ("127.0.0.1", "localhost", "::1")
 _NO_KEY = SecretStr("none")
 
 
@@ -31,7 +33,7 @@ def build(argument: str, context: BrainContext) -> RemoteModel:
         chat = _chat(argument, llm)
     except OpenAIError:
         chat = _chat(argument, llm, _NO_KEY)
-        if chat.root_client.base_url.host not in _LOCAL:
+        if not is_local(chat.root_client.base_url.host):
             raise SettingsError(
                 f"The brain 'openai:{argument}' needs a key. Set OPENAI_API_KEY, or set "
                 "OPENAI_BASE_URL to a server on this machine, or use policy:audited_failure."
@@ -39,6 +41,10 @@ def build(argument: str, context: BrainContext) -> RemoteModel:
     client = chat.root_client
     url = client.base_url.copy_with(userinfo=b"")
     secrets = {str(client.api_key), client.base_url.password} - {"", _NO_KEY.get_secret_value()}
+    if secrets:
+        is_old = "OPENAI_BASE_URL" not in os.environ and "OPENAI_API_BASE" in os.environ
+        variable = "OPENAI_API_BASE" if is_old else "OPENAI_BASE_URL"
+        warn_of_plain_key(str(url), variable, "OPENAI_API_KEY")
     server = Server(
         url=str(url).rstrip("/"),
         errors=(OpenAIError,),

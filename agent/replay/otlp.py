@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from agent.replay.spans import Span
+from memory.addresses import warn_of_plain_key
 from memory.errors import SettingsError, StorageError
 from memory.files import write_atomic
 from memory.owned import writing
@@ -60,6 +62,9 @@ def send_spans(spans: Sequence[Span], endpoint: str) -> None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace.export import SpanExportResult
     url = endpoint if parts.path.strip("/") else f"{endpoint.rstrip('/')}/v1/traces"
+    for key in ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"):
+        if os.environ.get(key):
+            warn_of_plain_key(endpoint, "--endpoint", key)
     exporter = OTLPSpanExporter(endpoint=url, timeout=TIMEOUT_S)
     try:
         for part in _requests(spans):

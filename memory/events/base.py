@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+from memory.addresses import without_addresses
+
+FAILURE = "tells of a failure, possibly with the address of a server"
+FailureText = Annotated[str, FAILURE]
+"""Text of an error or a wait; addresses in it are hidden before it is journaled."""
 
 
 class Sparse(BaseModel):
@@ -54,6 +60,13 @@ class Event(Sparse):
     key: str | None = None
     chain: str = ""
 
+    def hidden(self) -> Self:
+        """Return the event without addresses of servers in the fields that are marked FAILURE."""
+        marked = [n for n, f in type(self).model_fields.items() if FAILURE in f.metadata]
+        given = {name: getattr(self, name) for name in marked if name in self.model_fields_set}
+        changed = {name: _without_addresses(value) for name, value in given.items()}
+        return self.model_copy(update=changed) if changed != given else self
+
     @property
     def round_number(self) -> int | None:
         """The round that the event belongs to, or None."""
@@ -64,6 +77,14 @@ class Event(Sparse):
     def content(self) -> dict[str, Any]:
         """Return what the event says beside `version`, `time`, `kind`, `key` and `chain`."""
         return {name: value for name, value in self.to_json().items() if name not in HEAD_KEYS}
+
+
+def _without_addresses(value: Any) -> Any:
+    if isinstance(value, str):
+        return without_addresses(value)
+    if isinstance(value, dict):
+        return {key: _without_addresses(inner) for key, inner in value.items()}
+    return value
 
 
 class RoundEvent(Event):

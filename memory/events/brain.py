@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from memory.events.base import Event, RoundEvent, Sparse
+from memory.events.base import Event, FailureText, RoundEvent, Sparse
 from memory.records import Record
 
 
@@ -98,7 +98,7 @@ class FallbackEvent(RoundEvent):
 
     kind: Literal["fallback"] = "fallback"
     phase: str = ""
-    reason: str = ""
+    reason: FailureText = ""
 
 
 class ModelCallEvent(RoundEvent):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from memory.events.base import Event
+from memory.events.base import FAILURE, Event, FailureText
 
 
 class HeadEvent(Event):
@@ -75,7 +75,7 @@ class ProbeEvent(Event):
     """
 
     kind: Literal["probe"] = "probe"
-    probe: dict[str, Any]
+    probe: Annotated[dict[str, Any], FAILURE]
 
 
 class FaultEvent(Event):
@@ -90,7 +90,7 @@ class FaultEvent(Event):
 
     kind: Literal["fault"] = "fault"
     what: str
-    message: str = Field("", alias="told")
+    message: FailureText = Field("", alias="told")
     round: int = 0
     n_at_once: int | None = None
 
@@ -104,7 +104,7 @@ class PausedEvent(Event):
     """
 
     kind: Literal["paused"] = "paused"
-    message: str = Field("", alias="told")
+    message: FailureText = Field("", alias="told")
     round: int = 0
 
 
@@ -119,7 +119,7 @@ class EndedEvent(Event):
 
     kind: Literal["ended"] = "ended"
     rule: str
-    message: str = Field("", alias="told")
+    message: FailureText = Field("", alias="told")
     round: int = 0
 
 
