@@ -17,10 +17,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import beta, norm
 
 from eval.metrics import binomial_variance
 from memory.records import Estimate, Fixable, Round
+
+Floats = NDArray[np.float64]
 
 # Pseudo-observations of one prompt and one round: the prompts of a round share one model and one
 # generator, so they are not independent.
@@ -75,6 +79,22 @@ def fixable(evidence: Evidence) -> Fixable | None:
         drawable=_estimate(*drawn, evidence.n_made),
         useful=_estimate(*useful, n_seen),
     )
+
+
+def mean_change(before: Floats, after: Floats) -> tuple[float, float]:
+    """Return how much the scores of photographs changed on average, and its standard error.
+
+    One pseudo-observation of no change with the variance 1 is added, since a few equal photographs
+    are weak evidence. The photographs must not have been chosen by `before` or `after`: those
+    chosen for their errors improve without any effect (regression to the mean).
+
+    Args:
+        before: Scores of the photographs, 0..1, (n,); NaN where unknown.
+        after: Scores of the same photographs after a training, (n,).
+    """
+    change = (after - before)[np.isfinite(after - before)]
+    n = len(change) + 1
+    return float(change.sum() / n), math.sqrt((float((change**2).sum()) + 1) / n / n)
 
 
 def evidence_from(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from eval.candidates import Evaluated
 from eval.credit import prompt_influence
 from eval.discovery import discover, nearest_prompts
-from eval.fixable import evidence_from, fixable
+from eval.fixable import evidence_from, fixable, mean_change
 from eval.montage import save_montage
 from memory.errors import DataError
 from memory.records import Failure, Round
@@ -100,7 +99,7 @@ def inspect(
         )
     task = tasks.build(predictions.task)
     current = next((r for r in past if r.number == round), None)
-    previous = next((r for r in reversed(past) if r.number < round and r.report), None)
+    previous = _report_before(past, round)
     inspection = _Inspection(
         session_folder, target, task, feedback, predictions, past, current, previous
     )
@@ -201,9 +200,11 @@ def _assess(
     shards = [inspection.session_folder / shard.file for shard in current.batch.shards]
     gradients = measure_gradients(dstm, shards, feedback)
     changes: dict[str, tuple[float, float]] = {}
-    if previous := inspection.previous:
+    if (previous := inspection.previous) and (chosen_in := _report_before(past, previous.number)):
+        # The predictions that chose a finding's photographs for their errors would show an
+        # improvement by chance alone, so both sides of the change are later ones.
         rounds = previous.number, current.number
-        findings = [failure for failure in previous.failures if failure.kind != "slice"]
+        findings = [failure for failure in chosen_in.failures if failure.kind != "slice"]
         changes = {failure.id: _change(failure, inspection, rounds) for failure in findings}
 
     def assessed(failure: Failure) -> Failure:
@@ -236,10 +237,11 @@ def _change(
         )
         for number in rounds
     )
-    change = (after - before)[np.isfinite(after - before)]
-    # One pseudo-observation of no change: a few equal photographs are weak evidence.
-    spread = float(np.sqrt((change**2).sum() + 1) / (len(change) + 1))
-    return float(change.sum() / (len(change) + 1)), spread / math.sqrt(len(change) + 1)
+    return mean_change(before, after)
+
+
+def _report_before(past: Sequence[Round], number: int) -> Round | None:
+    return next((r for r in reversed(past) if r.number < number and r.report), None)
 
 
 def _rows(failure: Failure, feedback: Samples) -> NDArray[np.int64]:

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
-import pytest
+import math
 
-from eval.fixable import Evidence, evidence_from, fixable
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from eval.fixable import Evidence, evidence_from, fixable, mean_change
 from memory.records import Batch, Plan, PromptQuality, PromptSpec, Round
 from tests.factories import report, slice_score
 
 DARK = {"light": "night"}
+
+Floats = NDArray[np.float64]
 
 
 def test_nothing_is_known_without_images() -> None:
@@ -102,3 +109,38 @@ def test_evidence_is_of_prompts_that_ask_for_the_slice() -> None:
 
 def test_what_cannot_be_asked_for_has_no_evidence() -> None:
     assert evidence_from({}, "cluster 12ab", [a_round(1, 50)]) == Evidence()
+
+
+def scores(rng: np.random.Generator, chances: Floats) -> Floats:
+    return (rng.random(len(chances)) < chances).astype(np.float64)
+
+
+def test_without_an_effect_the_error_of_a_change_is_as_large_as_the_change() -> None:
+    """The chance that photographs got better is uniform, not near 0 or 1."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(2000):
+        chances = rng.uniform(0.2, 0.9, size=40)
+        change, error = mean_change(scores(rng, chances), scores(rng, chances))
+        found.append(norm.cdf(change / error))
+    assert 0.03 <= np.mean(np.abs(np.array(found) - 0.5) > 0.475) <= 0.07
+    assert np.mean(found) == pytest.approx(0.5, abs=0.02)
+
+
+def test_photographs_chosen_for_their_errors_must_be_judged_by_later_rounds() -> None:
+    rng = np.random.default_rng(0)
+    biased, fair = [], []
+    for _ in range(500):
+        chances = rng.uniform(0.3, 0.9, size=400)
+        first, second, third = (scores(rng, chances) for _ in range(3))
+        chosen = np.argsort(first + rng.random(400), kind="stable")[:40]
+        for found, before, after in ((biased, first, second), (fair, second, third)):
+            change, error = mean_change(before[chosen], after[chosen])
+            found.append(norm.cdf(change / error))
+    assert np.mean(biased) > 0.95
+    assert np.mean(fair) == pytest.approx(0.5, abs=0.05)
+
+
+def test_unknown_scores_do_not_count() -> None:
+    change, error = mean_change(np.array([0.0, np.nan]), np.array([1.0, 1.0]))
+    assert (change, error) == pytest.approx((0.5, math.sqrt(2) / 2))
