@@ -82,6 +82,8 @@ def _scan(
             return tables.join_table(items, rows, report) if table else items, outlined[1]
     if task != "classification" and not names.roles_of(root, files):
         refusals.refuse_folder_pairs(root, files)
+        if not any(row.class_name for row in rows.values()):
+            refusals.refuse_mask_folders(root, files)
     parts = scan.find_parts(root, files)
     roles = [names.roles_of(part.path, part.files) for part in parts]
     with_images = any(roles)

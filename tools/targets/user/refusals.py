@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from memory.errors import DataError, some
 from tools.targets.splits import split_from_name
 from tools.targets.user import names, pictures
@@ -24,6 +27,10 @@ _SHAPES = (".json", ".xml", ".txt")
 _COCO = re.compile(r"annotations/|.*/_?(?:annotations|instances)", re.IGNORECASE)
 _OF_DATASETS = ("dataset_dict.json", "*.arrow", "metadata.jsonl", "*/metadata.jsonl")
 _FEW = 5
+# Of masks and photographs: how many pictures of a folder are looked at, at which size, and how many
+# colours they have at most and at least.
+_FEW_FOLDERS, _N_SAMPLED, _SAMPLE_PX = 12, 5, 256
+_MASK_COLOURS, _PHOTOGRAPH_COLOURS = 40, 120
 _MANY = 8
 
 
@@ -64,9 +71,51 @@ def refuse_folder_pairs(root: Path, files: Sequence[Path]) -> None:
         raise refusal("folder-pair", root=root, images=images, labels=labels)
 
 
+def refuse_mask_folders(root: Path, files: Sequence[Path]) -> None:
+    """Raise DataError where a folder that could be a class holds masks of another one's pictures.
+
+    Masks have few colours, photographs many. Folders of many classes are looked at only where the
+    names of their pictures are those of another folder's, since reading takes time.
+    """
+    by_folder: dict[Path, list[Path]] = {folder: [] for folder in folders_in(root)}
+    for file in files:
+        if is_picture(file) and (folder := root / file.relative_to(root).parts[0]) in by_folder:
+            by_folder[folder].append(file)
+    by_folder = {folder: found for folder, found in by_folder.items() if found}
+    if len(by_folder) > _FEW_FOLDERS:
+        stems = {folder: {f.stem for f in found} for folder, found in by_folder.items()}
+        shared = Counter(stem for of_folder in stems.values() for stem in of_folder)
+        by_folder = {
+            folder: found
+            for folder, found in by_folder.items()
+            if all(shared[stem] > 1 for stem in stems[folder])
+        }
+    if not 2 <= len(by_folder) <= _FEW_FOLDERS:
+        return
+    colours = {folder: _median_colours(found) for folder, found in by_folder.items()}
+    labels, fewest = min(colours.items(), key=lambda item: item[1])
+    images, most = max(colours.items(), key=lambda item: item[1])
+    if 0 < fewest <= _MASK_COLOURS and most >= _PHOTOGRAPH_COLOURS:
+        raise refusal("mask-folder", root=root, images=images.name, labels=labels.name)
+
+
+def _median_colours(files: Sequence[Path]) -> float:
+    """Return the median number of colours of some pictures, 0 where none can be read."""
+    counts = []
+    step = max(1, len(files) // _N_SAMPLED)
+    for file in files[::step][:_N_SAMPLED]:
+        with suppress(OSError, ValueError, SyntaxError), Image.open(file) as picture:
+            picture.thumbnail((_SAMPLE_PX, _SAMPLE_PX), Image.Resampling.NEAREST)
+            pixels = np.asarray(picture)
+            values = pixels.reshape(-1, pixels.shape[2]) if pixels.ndim == 3 else pixels.ravel()
+            counts.append(len(np.unique(values, axis=0)))
+    return float(np.median(counts)) if counts else 0.0
+
+
 def refuse_no_classes(root: Path, files: Sequence[Path]) -> None:
     """Raise DataError where the folders in `root` are no classes, by their names and content."""
     _refuse_side_by_side(root, files)
+    refuse_mask_folders(root, files)
     folders = folders_in(root)
     image_files = [file for file in files if is_picture(file)]
     inner = [{folder.name for folder in folders_in(folder)} for folder in folders]
