@@ -48,6 +48,7 @@ def build(
     read_options = ReadOptions.parse("folder", options)
     root = Path(path).expanduser().resolve()
     refusals.refuse_no_folder(root)
+    refusals.refuse_home_inside(root, cache_dir.resolve().parent)
     report = ValidationReport()
     files = scan.files_below(root, report)
     refusals.refuse_other_targets(root, files)

@@ -76,3 +76,18 @@ def test_classes_with_equal_names_of_photographs_are_read(tmp_path: Path) -> Non
         for i, file in enumerate(sorted(folder.iterdir())):
             file.rename(folder / f"{i:04d}{file.suffix}")
     assert len(targets.build("folder", tmp_path / "cache", path=str(root)).class_names) == 3
+
+
+def test_our_own_home_within_the_data_is_no_class(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "own", n=20)
+    for _ in range(2):
+        target = targets.build("folder", root / "shaping-home" / "cache", path=str(root))
+        assert len(target.class_names) == 3
+    assert any((root / "shaping-home" / "cache").iterdir())
+
+
+@pytest.mark.parametrize("home", ["results", "."])
+def test_another_home_within_the_data_is_refused_by_name(tmp_path: Path, home: str) -> None:
+    root = class_folders(tmp_path / "own", n=20)
+    with pytest.raises(DataError, match=r"home-inside.*--home"):
+        targets.build("folder", root / home / "cache", path=str(root))

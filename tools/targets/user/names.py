@@ -29,8 +29,10 @@ _LABEL_NAMES = {name for kind, names in _FOLDERS.items() for name in names if ki
 _LABEL_WORDS = _LABEL_NAMES | {"map", "maps"}
 _IMAGE_WORDS = {*IMAGE_FOLDERS, "of"}
 _MOST = 0.9
-# What systems leave in folders of pictures: Windows, and the NAS of Synology.
-_SYSTEM_NAMES = ("thumbs.db", "desktop.ini", "@eadir", "system volume information")
+# What systems leave in folders of pictures: Windows, and the NAS of Synology; and our own folder.
+_SYSTEM_NAMES = (
+    "thumbs.db", "desktop.ini", "@eadir", "system volume information", "shaping-home",
+)  # fmt: skip
 # Words before or after the name of an image, or of its labels.
 _LABEL_AFFIXES = (
     "mask|label|labels|labelids|gt|gtfine|ground_truth|seg|segmentation|annotation|depth|normal|"

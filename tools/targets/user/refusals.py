@@ -45,6 +45,13 @@ def refuse_no_folder(root: Path) -> None:
         raise refusal("no-folder", root=root, near=near)
 
 
+def refuse_home_inside(root: Path, home: Path) -> None:
+    """Raise DataError for a home folder within the data, unless it has its usual name."""
+    inside = home.is_relative_to(root)
+    if inside and not any(map(names.is_system_name, home.relative_to(root).parts)):
+        raise refusal("home-inside", root=root, home=home)
+
+
 def near_names(path: Path, beside: Sequence[Path]) -> str:
     """Return those of some paths that are named nearly as `path`, as the end of a sentence."""
     by_name = {p.name.lower(): str(p) for p in beside}
