@@ -18,6 +18,7 @@ from tests.tools.targets.own_data import CLASSES, class_folders, save_mask, scen
 from tools import targets
 from tools.data.samples import VOID
 from tools.targets import SPLITS, Target
+from tools.targets.user.masks import COLOUR, read_class_file
 
 
 def build(root: Path, **options: Any) -> Target:
@@ -611,3 +612,23 @@ def test_folders_of_image_and_depth_words_alone_are_no_classes(tmp_path: Path) -
     (root / "depth").rename(root / "groundtruth_depth")
     with pytest.raises(DataError, match=r"\[folder-pair\] .*image/ and groundtruth_depth/ of "):
         build(root)
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "colour"),
+    [
+        ("lane1,128,0,0", "lane1", 0x800000),
+        ("lane 2,0,128,0", "lane 2", 0x008000),
+        ("road;1;2;3", "road", 0x010203),
+        ("128 0 0 road", "road", 0x800000),
+        ("road:128,64,128::", "road", 0x804080),
+        ("car,1,2,3,7", "car", 0x010203),
+        ("1,2,3,lane 4", "lane 4", 0x010203),
+        ('"a b",1,2,3', "a b", 0x010203),
+    ],
+)
+def test_names_of_colours_may_end_in_digits(
+    tmp_path: Path, line: str, name: str, colour: int
+) -> None:
+    (tmp_path / "classes.csv").write_text(f"{line}\nsky,70,130,180\n", "utf-8")
+    assert read_class_file(tmp_path) == {COLOUR + colour: name, COLOUR + 0x4682B4: "sky"}

@@ -29,7 +29,8 @@ CLASS_FILES = (
 _MAX_CLASSES = 64
 _SHOWN = 5
 _VOID_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")
-_COLOUR = re.compile(r"(?<![\d.])(\d{1,3})[,;\s]+(\d{1,3})[,;\s]+(\d{1,3})(?![\d.])")
+_AROUND = ' ,;:\t"'
+_COLOUR = re.compile(r"(?<![\w.])(\d{1,3})[,;\s]+(\d{1,3})[,;\s]+(\d{1,3})(?![\d.])")
 
 _CITYSCAPES = {
     7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole",
@@ -130,14 +131,30 @@ def _colour_names(content: str) -> dict[int, str]:
     """Return names by colour; anything else on a line, as in files of CVAT, is ignored."""
     names: dict[int, str] = {}
     for line in content.splitlines():
-        match = None if line.startswith("#") else _COLOUR.search(line)
-        if match and all(int(byte) < 256 for byte in match.groups()):
-            red, green, blue = map(int, match.groups())
-            before, after = (
-                part.strip(' ,;:\t"') for part in (line[: match.start()], line[match.end() :])
-            )
-            names[COLOUR + (red << 16) + (green << 8) + blue] = before or after
+        if not line.startswith("#") and (parts := _split_colour(line)):
+            red, green, blue = parts[1]
+            if max(parts[1]) < 256:
+                names[COLOUR + (red << 16) + (green << 8) + blue] = parts[0]
     return names
+
+
+def _split_colour(line: str) -> tuple[str, list[int]] | None:
+    """Return the name and the colour of a line, None without a colour.
+
+    A name may end in digits: of cells, the first three numbers in a row are the colour.
+    """
+    for separator in ",;\t":
+        cells = [cell.strip(' "') for cell in line.split(separator)]
+        for i in range(len(cells) - 2):
+            if all(re.fullmatch(r"\d{1,3}", cell) for cell in cells[i : i + 3]):
+                name = separator.join(cells[:i]) or separator.join(cells[i + 3 :])
+                return name.strip(_AROUND), [int(cell) for cell in cells[i : i + 3]]
+    if match := _COLOUR.search(line):
+        before, after = (
+            part.strip(_AROUND) for part in (line[: match.start()], line[match.end() :])
+        )
+        return before or after, [int(byte) for byte in match.groups()]
+    return None
 
 
 def names_by_id(values: Any) -> dict[int, str]:
