@@ -1,7 +1,9 @@
 """The target `hf`: a user's own data as the library `datasets` has them.
 
 PATH is a folder that `save_to_disk` wrote, a parquet file or a folder of them, a folder for
-`imagefolder`, or a name on the Hugging Face Hub. Needs the extra `hf`.
+`imagefolder`, or a name on the Hugging Face Hub with a pinned commit, which is downloaded only if
+that is allowed. Pictures that the data give by path are read below the data's own folder alone.
+Needs the extra `hf`.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ USUAL = {
     "group": ("group",),
 }
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_TIMEOUT_S = 10.0
 _INSPECTED = 1000
 # What rows are called of parquet files that name no split.
@@ -58,11 +61,16 @@ class HfOptions(ReadOptions):
             with these. What it omits is looked for under usual names.
         config: Of a data set of several.
         classes: Names of the ids in masks.
+        revision: Of a name on the hub, 40 hex digits of a commit.
+        allow_network: Whether a data set of the hub may be downloaded; otherwise only one that was
+            downloaded before at this revision is read.
     """
 
     columns: Mapping[str, Any] | str | None = None
     config: str | None = None
     classes: Sequence[Any] | Mapping[Any, Any] | None = None
+    revision: str | None = None
+    allow_network: bool = False
 
 
 def build(
@@ -87,10 +95,10 @@ def build(
     given = HfOptions.parse("hf", options)
     names = ClassNames(names_by_id(given.classes) if given.classes else None)
     columns = _read_columns(given.columns)
-    parts = _load(path, given.config, cache_dir)
+    parts, roots = _load(path, given, cache_dir)
     name = name or default_name(Path(path))
     key = [
-        given.model_dump(mode="json", exclude={"columns"}),
+        given.model_dump(mode="json", exclude={"columns", "revision", "allow_network"}),
         {kind: columns[kind] for kind in sorted(columns)},
         {split: part._fingerprint for split, part in sorted(parts.items())},
     ]
@@ -98,7 +106,9 @@ def build(
     def read() -> UserDataset:
         report = ValidationReport()
         items = [
-            item for split, part in parts.items() for item in _items(split, part, columns, report)
+            item
+            for split, part in parts.items()
+            for item in _items(split, part, columns, roots, report)
         ]
         return read_dataset(name, path, items, given, names, cache_dir, report)
 
@@ -119,17 +129,23 @@ def _read_columns(columns: Columns | str | None) -> Columns:
     return columns or {}
 
 
-def _load(path: str, config: str | None, cache_dir: Path) -> dict[str, Any]:
-    """Return the parts of a data set by the names of their splits."""
+def _load(path: str, given: HfOptions, cache_dir: Path) -> tuple[dict[str, Any], tuple[Path, ...]]:
+    """Return the parts of a data set by the names of their splits, and the folders of its files."""
     import datasets
 
     datasets.disable_progress_bars()
-    local = Path(path).expanduser()
+    local = Path(path).expanduser().resolve()
     kept = str(cache_dir / "datasets")
+    root = local.parent if local.is_file() else local
     try:
         if not local.exists():
-            with _hub(path, local):
-                loaded = datasets.load_dataset(path, config)
+            # One cache for each commit: offline, the library takes the latest of its cache.
+            kept = str(cache_dir / "datasets" / "hub" / _commit(path, local, given.revision))
+            with _hub(path, local, given):
+                loaded = datasets.load_dataset(
+                    path, given.config, revision=given.revision, cache_dir=kept
+                )
+            root = _hub_folder(path)
         elif (local / "dataset_dict.json").is_file() or (local / "state.json").is_file():
             loaded = datasets.load_from_disk(str(local))
         elif files := _parquet_files(local):
@@ -137,45 +153,79 @@ def _load(path: str, config: str | None, cache_dir: Path) -> dict[str, Any]:
         else:
             loaded = datasets.load_dataset("imagefolder", data_dir=str(local), cache_dir=kept)
     except Exception as error:  # datasets raises many types, those of its hub client among them
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:600]
         raise refusal("hf-load", path=path, error=reason) from error
-    return dict(loaded) if isinstance(loaded, dict) else {"": loaded}
+    parts = dict(loaded) if isinstance(loaded, dict) else {"": loaded}
+    return parts, (root, Path(kept).resolve())
+
+
+def _missing(local: Path, where: str = "") -> FileNotFoundError:
+    folder = local.parent if local.parent.is_dir() else Path()
+    beside = [f for f in folder.iterdir() if f.is_dir() or f.suffix == ".parquet"]
+    return FileNotFoundError(
+        f"there is no folder or file {local}{near_names(local, beside)}{where}"
+    )
+
+
+def _commit(path: str, local: Path, revision: str | None) -> str:
+    """Return the pinned commit of a name on the hub; raises FileNotFoundError without one."""
+    if not _HUB_NAME.fullmatch(path):
+        raise _missing(local)
+    if revision is None or not _COMMIT.fullmatch(revision):
+        raise _missing(
+            local,
+            "; as the name of a data set on the hub it needs target.options.revision: the 40 "
+            "digits of a commit, so that the data stay the same; and "
+            f"target.options.allow_network=true to download it. Given: {revision!r}",
+        )
+    return revision
+
+
+def _hub_folder(path: str) -> Path:
+    """Return where the hub's client keeps the files of a data set."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE, f"datasets--{path.replace('/', '--')}").resolve()
 
 
 @contextmanager
-def _hub(path: str, local: Path) -> Iterator[None]:
-    """Look for a data set on the hub; where it cannot be reached, in the cache alone.
+def _hub(path: str, local: Path, given: HfOptions) -> Iterator[None]:
+    """Look for a data set on the hub; where that is not allowed or not reached, in the cache alone.
 
     Raises:
-        FileNotFoundError: No name of a data set, or none that the hub knows.
+        FileNotFoundError: The hub does not know it, or the cache does not have it.
     """
+    from datasets import config
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
-    folder = local.parent if local.parent.is_dir() else Path()
-    beside = [f for f in folder.iterdir() if f.is_dir() or f.suffix == ".parquet"]
-    missing = f"there is no folder or file {local}{{}}{near_names(local, beside)}"
-    if not _HUB_NAME.fullmatch(path):
-        raise FileNotFoundError(missing.format(""))
-    offline = constants.HF_HUB_OFFLINE
+    offline = constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE
+    where = (
+        f"the hub cannot be reached, and the cache has no {path}"
+        if given.allow_network
+        else f"the cache has no {path} of this revision. To download it from the hub: "
+        "target.options.allow_network=true"
+    )
+    reached = False
     try:
-        if not offline:
+        if given.allow_network and not any(offline):
             # Asked once and shortly: the library itself tries again for half a minute.
-            HfApi().dataset_info(path, timeout=_HUB_TIMEOUT_S)
+            HfApi().dataset_info(path, revision=given.revision, timeout=_HUB_TIMEOUT_S)
+            reached = True
     except RepositoryNotFoundError:
-        raise FileNotFoundError(missing.format(", and no such data set on the hub")) from None
+        raise _missing(local, ", and no such data set on the hub") from None
     except HfHubHTTPError:
-        pass  # it answers; the library explains better what is wrong
+        reached = True  # it answers; the library explains better what is wrong
     except Exception:  # of its client, which has many types for a hub that is not reached
-        constants.HF_HUB_OFFLINE = True
+        pass
+    if not reached:
+        constants.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE = True
     try:
         yield
     except ConnectionError:
-        raise FileNotFoundError(
-            missing.format(f", the hub cannot be reached, and its cache has no {path}")
-        ) from None
+        raise _missing(local, f", and {where}") from None
     finally:
-        constants.HF_HUB_OFFLINE = offline
+        constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE = offline
 
 
 def _parquet_files(local: Path) -> dict[str, list[str]]:
@@ -188,8 +238,10 @@ def _parquet_files(local: Path) -> dict[str, list[str]]:
     return parts
 
 
-def _items(part_name: str, part: Any, wanted: Columns, report: ValidationReport) -> Iterator[Item]:
-    """Yield the rows of a part of a data set."""
+def _items(
+    part_name: str, part: Any, wanted: Columns, roots: Sequence[Path], report: ValidationReport
+) -> Iterator[Item]:
+    """Yield the rows of a part of a data set, whose files lie below `roots`."""
     import datasets
 
     features = part.features
@@ -211,9 +263,8 @@ def _items(part_name: str, part: Any, wanted: Columns, report: ValidationReport)
     if label in pictures:
         column_of["segmentation"], label = column_of["segmentation"] or label, None
     pixels = {kind: column for kind in LABEL_NAMES if (column := column_of[kind])}
-    for column in (image, *pixels.values()):
-        if column in pictures:
-            part = part.cast_column(column, datasets.Image(decode=False))
+    for column in pictures:  # also those not read: decoding opens any path
+        part = part.cast_column(column, datasets.Image(decode=False))
     plain_part = part.remove_columns([image, *pixels.values()])
     if not label and not pixels:
         others = [name for name in features if name != image and not name.startswith("__")]
@@ -240,13 +291,13 @@ def _items(part_name: str, part: Any, wanted: Columns, report: ValidationReport)
         group = values.get(column_of["group"] or "")
         yield Item(
             name,
-            partial(_content, part, row, image),
+            partial(_content, part, row, image, roots),
             class_name,
             SPLIT_NAMES.get(split),
             None if group is None else str(group),
             _attributes(values, attributes, features),
             {
-                kind: partial(_content, part, row, column)
+                kind: partial(_content, part, row, column, roots)
                 for kind, column in pixels.items()
                 if part[row][column] is not None
             },
@@ -298,12 +349,30 @@ def _attributes(
     return result
 
 
-def _content(part: Any, row: int, column: str) -> Content:
-    """Return one cell: the file of a picture, its bytes, or an array."""
+def _content(part: Any, row: int, column: str, roots: Sequence[Path]) -> Content:
+    """Return one cell: the file of a picture below `roots`, its bytes, or an array."""
     value = part[row][column]
     if isinstance(value, Mapping):
-        content: Content | None = value["bytes"] or (value["path"] and Path(value["path"]))
-        value = content or None
+        path = value.get("path")
+        value = value.get("bytes") or (_file_below(roots, path) if path else None)
     if value is None:
         raise UnreadableImageError("that are missing")
     return value if isinstance(value, bytes | Path) else np.asarray(value)
+
+
+def _file_below(roots: Sequence[Path], path: object) -> Path:
+    """Return the file that a cell names.
+
+    Raises:
+        UnreadableImageError: It is no regular file, or lies outside, also by a symbolic link.
+    """
+    try:
+        file = Path(roots[0], str(path)).resolve()
+        if any(file.is_relative_to(root) for root in roots) and file.is_file():
+            return file
+    except (OSError, ValueError, RuntimeError):
+        pass
+    raise UnreadableImageError(
+        f"whose path names no regular file below {roots[0]}: move the files there, or save the "
+        "data set with the pictures in it"
+    )

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -15,6 +20,9 @@ from tools import targets
 from tools.targets import SPLITS, Target
 
 datasets = pytest.importorskip("datasets", reason="needs the extra hf")
+
+
+COMMIT = "0123456789" * 4
 
 
 def build(path: Path, cache: Path, **options: Any) -> Target:
@@ -100,8 +108,8 @@ def test_what_cannot_be_loaded_is_explained(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no folder or file"):
         build(tmp_path / "gone", tmp_path)
     # The tests are offline, see tests/conftest.py.
-    with pytest.raises(DataError, match="only one that is in its cache"):
-        targets.build("hf", tmp_path, path="nobody/nothing")
+    with pytest.raises(DataError, match=r"no folder .*cache has no nobody/nothing.*allow_network"):
+        targets.build("hf", tmp_path, path="nobody/nothing", revision=COMMIT)
 
 
 def test_a_mistyped_folder_is_not_looked_for_on_the_hub_for_long(
@@ -114,7 +122,7 @@ def test_a_mistyped_folder_is_not_looked_for_on_the_hub_for_long(
     began = time.monotonic()
     for name in ("my_brds", "data/my birds", "some/thing/else", str(tmp_path / "my_bird")):
         with pytest.raises(DataError, match=r"there is no folder or file") as stopped:
-            targets.build("hf", tmp_path / "cache", path=name)
+            targets.build("hf", tmp_path / "cache", path=name, revision=COMMIT, allow_network=True)
         assert "my_birds" in str(stopped.value) or "else" in name
     assert time.monotonic() - began < 5
 
@@ -156,3 +164,92 @@ def test_paths_of_pictures_as_text_are_refused(tmp_path: Path) -> None:
     datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / "all.parquet"))
     with pytest.raises(DataError, match=r"\[hf-paths\] .*column 'image' .*cast_column"):
         build(tmp_path / "all.parquet", tmp_path)
+
+
+@pytest.mark.parametrize("revision", [None, "main", "0123abc", COMMIT + "\n", COMMIT.upper() + "F"])
+def test_a_name_on_the_hub_needs_a_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str | None
+) -> None:
+    monkeypatch.setattr("datasets.load_dataset", None)  # not reached
+    options = {"revision": revision, "allow_network": True}
+    with pytest.raises(DataError, match=r"no folder or file .*my_brds.*target.options.revision"):
+        targets.build("hf", tmp_path, path="my_brds", **options)
+
+
+@pytest.mark.parametrize("allow", [False, True])
+def test_the_hub_is_asked_only_with_consent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allow: bool
+) -> None:
+    asked = []
+
+    def dataset_info(_: object, path: str, revision: str, timeout: float) -> None:
+        asked.append((path, revision))
+        raise TimeoutError
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", dataset_info)
+    with pytest.raises(DataError, match=r"the cache has no nobody/nothing") as stopped:
+        targets.build("hf", tmp_path, path="nobody/nothing", revision=COMMIT, allow_network=allow)
+    assert asked == ([("nobody/nothing", COMMIT)] if allow else [])
+    assert ("allow_network=true" in str(stopped.value)) is not allow
+
+
+def test_cells_read_no_file_outside_the_data(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "data" / "birds", n=24)
+    files = sorted(root.rglob("*.png"))
+    secret = tmp_path / "private.png"
+    shutil.copyfile(files[0], secret)
+    (root / "link.png").symlink_to(secret)
+    os.mkfifo(root / "pipe.png")
+    paths = [str(file.relative_to(root.parent)) if i % 2 else str(file)
+             for i, file in enumerate(files)]  # fmt: skip
+    outside = [
+        str(secret), "../private.png", "birds/link.png", "birds/pipe.png", "/dev/zero", "birds"
+    ]  # fmt: skip
+    images = [{"bytes": None, "path": path} for path in [*paths, *outside]]
+    labels = [file.parent.name for file in files] + ["Red Kite"] * len(outside)
+    table = pa.table({"image": images, "label": labels})
+    info = {"info": {"features": {
+        "image": {"_type": "Image"}, "label": {"dtype": "string", "_type": "Value"}
+    }}}  # fmt: skip
+    table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
+    pq.write_table(table, root.parent / "all.parquet")
+    (tmp_path / "elsewhere").mkdir()
+    with contextlib.chdir(tmp_path / "elsewhere"):
+        target = build(root.parent / "all.parquet", tmp_path / "cache")
+    assert sum(len(target.split(split).ids) for split in SPLITS) == len(paths)
+    assert "names no regular file below" in target.notice
+    assert f"[unreadable-image] ({len(outside)})" in target.notice
+
+
+def test_pictures_in_columns_that_are_not_read_are_not_opened(
+    tmp_path: Path, labelled: Any
+) -> None:
+    secret = tmp_path / "private.png"
+    secret.write_bytes(b"no picture")
+    rows = labelled.to_dict() | {"other": [{"bytes": None, "path": str(secret)}] * len(labelled)}
+    features = datasets.Features({**labelled.features, "other": datasets.Image()})
+    data = datasets.Dataset.from_dict(rows, features=features)
+    pq.write_table(data.data.table, tmp_path / "all.parquet")
+    assert build(tmp_path / "all.parquet", tmp_path, columns={"image": "img", "label": "kind"})
+
+
+def test_a_name_on_the_hub_is_loaded_at_its_commit(
+    tmp_path: Path, labelled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def load_dataset(path: str, config: str | None, revision: str, cache_dir: str) -> Any:
+        asked.append((path, revision, datasets.config.HF_HUB_OFFLINE))
+        assert COMMIT in cache_dir
+        return labelled
+
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    options = {"path": "some/birds", "revision": COMMIT, "columns": {"label": "kind"}}
+    target = targets.build("hf", tmp_path, **options)
+    assert list(target.class_names) == ["T-shirt", "a cat", "dog"]
+    assert asked == [("some/birds", COMMIT, True)]
+    assert datasets.config.HF_HUB_OFFLINE is False
