@@ -129,7 +129,8 @@ def test_without_an_effect_the_error_of_a_change_is_as_large_as_the_change() -> 
 
 def test_photographs_chosen_for_their_errors_must_be_judged_by_later_rounds() -> None:
     rng = np.random.default_rng(0)
-    biased, fair = [], []
+    biased: list[float] = []
+    fair: list[float] = []
     for _ in range(500):
         chances = rng.uniform(0.3, 0.9, size=400)
         first, second, third = (scores(rng, chances) for _ in range(3))
