@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from memory import minilm, opened
 from memory.arenas import give_back
 from memory.errors import StorageError, some
-from memory.files import storage_error
+from memory.files import storage_error, sync_folder
 from memory.items import Hit, MemoryItem, items_from_events, items_of
 from memory.journal import read_events
 
@@ -272,6 +272,8 @@ class MemoryIndex:
             for path in self.folder.iterdir():
                 if path.name not in _KEPT:
                     path.rename(aside / path.name)
+            for folder in (aside, self.folder, aside.parent):
+                sync_folder(folder)
             return
         opened.close(self.folder)
         for path in self.folder.iterdir():

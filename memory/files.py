@@ -28,7 +28,7 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     disk is full or read-only; the old file is untouched then.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_SUFFIX)
     except OSError as error:
         raise storage_error(path, error) from error
@@ -81,6 +81,18 @@ def remove_temporaries(folder: Path) -> None:
     for path in folder.rglob(f".*{_SUFFIX}"):
         if re.fullmatch(TEMPORARY, path.name) and path.is_file():
             path.unlink()
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder, and those above it, so that they survive a power loss."""
+    made = []
+    above = folder
+    while not above.exists():
+        made.append(above)
+        above = above.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    for new in made:
+        sync_folder(new.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -3,14 +3,19 @@
     python -m agent.autonomous.detached HOME NAME
 
 The watcher runs `shaping resume NAME` and restarts it when it was killed or its heartbeat stopped,
-up to three times in a row without progress; finished work is never lost by that.
+up to three times in a row without progress; finished work is never lost by that. A session that
+ended since its disk is full is started again when there is space.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -24,8 +29,12 @@ from memory.errors import SessionError
 MAX_RESTARTS = 3
 LOOK_EVERY_S = 1.0
 _START_S = 60.0
+# While a disk is full, between two attempts to write to it.
+DISK_EVERY_S = 5.0
+_PROBE_BYTES = 1 << 20
 # Exit codes after which a restart would not help, see agent.cli.app.
-_FINAL = (0, 2, 3, 4, 5, 6, 130)
+_FINAL = (0, 2, 4, 5, 6, 130)
+_STORAGE = 3
 
 
 class Started(NamedTuple):
@@ -73,13 +82,34 @@ def watch(home: Path, name: str) -> int:
     folder = folder_of(home, name)
     command = [sys.executable, "-m", "agent.cli.app", "resume", name, "--home", str(home)]
     n_in_a_row, progress = 0, -1
+    terminated = threading.Event()
+    child: subprocess.Popen[bytes] | None = None
+
+    def terminate(*_: object) -> None:
+        terminated.set()
+        if child is not None:
+            child.terminate()
+
+    signal.signal(signal.SIGTERM, terminate)
     while True:
         child = subprocess.Popen(command)
-        signal.signal(signal.SIGTERM, lambda *_, running=child: running.terminate())
         code = _wait(child, folder)
-        asked = control.requested(folder) in ("stop", "stop_now")
-        if code in _FINAL or code == -signal.SIGTERM or asked:
+        if code in _FINAL or code == -signal.SIGTERM or _is_to_end(folder, terminated):
             return code
+        if code == _STORAGE:
+            is_full = first = _disk_is_full(folder)
+            if is_full:
+                _say("The disk is full; the session goes on when there is space.")
+            while is_full:
+                terminated.wait(DISK_EVERY_S)
+                if _is_to_end(folder, terminated):
+                    return code
+                is_full = _disk_is_full(folder)
+            if is_full is None:
+                return code
+            if first:
+                _say("There is space again; the session is started.")
+                continue
         before, progress = progress, _n_bytes(folder / "journal.jsonl")
         n_in_a_row = n_in_a_row + 1 if progress <= before else 1
         if n_in_a_row > MAX_RESTARTS:
@@ -99,6 +129,26 @@ def _wait(child: subprocess.Popen[bytes], folder: Path) -> int:
             if stuck and stuck.holder.pid == child.pid:
                 control.note(folder, f"it gave no sign of life for {stuck.age_s():.0f} s")
                 child.kill()
+
+
+def _is_to_end(folder: Path, terminated: threading.Event) -> bool:
+    return terminated.is_set() or control.requested(folder) in ("stop", "stop_now")
+
+
+def _disk_is_full(folder: Path) -> bool | None:
+    """Return whether a disk is full; None where a folder cannot be written for another reason."""
+    path = folder / ".watcher"
+    try:
+        with path.open("wb") as handle:
+            handle.write(bytes(_PROBE_BYTES))
+            handle.flush()
+            os.fsync(handle.fileno())
+    except OSError as error:
+        return True if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+    return False
 
 
 def _n_bytes(path: Path) -> int:

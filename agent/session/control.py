@@ -1,6 +1,7 @@
 """Monitoring and control of a running session from outside, by two files in its folder.
 
 heartbeat.json  process and progress of the session; written by the running process
+heartbeat.touched  empty; touched in its place while the disk is full
 control.json    requested action; written by `request`, executed by `Control.check`
 
 The running side calls `check` at safe points: between shards, steps and stages, where the files on
@@ -32,6 +33,8 @@ Action = Literal["pause", "stop", "stop_now", "continue"]
 safe point; continue: cancel the request."""
 
 HEARTBEAT, CONTROL = "heartbeat.json", "control.json"
+# Empty: its time of change is a sign of life that takes no space on a full disk.
+TOUCHED = "heartbeat.touched"
 # Interval between reads of the files; other checks read the clock only.
 CHECK_EVERY_S = 0.5
 PAUSE_S = 0.5
@@ -132,6 +135,9 @@ def condition(folder: Path) -> Condition:
     if last.holder.alive() is False:
         return Condition("dead", last)
     if last.age_s() > last.silent_s:
+        if _touched_s(folder) <= last.silent_s:
+            why = "its disk is full: no heartbeat can be written. Free some space."
+            return Condition("paused", last.model_copy(update={"why": why}))
         return Condition("stuck", last)
     return Condition(last.state, last)
 
@@ -180,6 +186,8 @@ class Control:
         self._signal: str | None = None
         self._counted_at = self._checked_at = clock()
         (folder / CONTROL).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (folder / TOUCHED).touch()
         self._beat("running")
 
     @contextmanager
@@ -308,10 +316,26 @@ class Control:
 def _write(folder: Path, beat: Heartbeat) -> None:
     path = folder / HEARTBEAT
     temporary = path.with_suffix(".tmp")
-    # Not synced, and errors are ignored: on a full disk the work itself fails.
-    with contextlib.suppress(OSError):
+    # Not synced, and errors are ignored: on a full disk the work itself fails, or waits for space.
+    try:
         temporary.write_text(beat.model_dump_json(), encoding="utf-8")
         temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.utime(folder / TOUCHED)
+
+
+def _touched_s(folder: Path) -> float:
+    """Return the seconds since a sign of life in place of a heartbeat; infinite for none."""
+    try:
+        touched = (folder / TOUCHED).stat().st_mtime
+        if touched <= (folder / HEARTBEAT).stat().st_mtime:
+            return float("inf")
+    except OSError:
+        return float("inf")
+    # A clock that was set back must not keep a dead heartbeat alive.
+    age_s = time.time() - touched
+    return age_s if age_s >= 0 else float("inf")
 
 
 def _boot_id() -> str:

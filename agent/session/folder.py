@@ -27,7 +27,7 @@ from agent.session.control import Condition, Control, condition
 from memory.arenas import share_arenas
 from memory.errors import SessionError, SessionInUse, SettingsError, Stopped
 from memory.events import EndedEvent, Event, RoundDoneEvent
-from memory.files import remove_temporaries, storage_error, storing, write_bytes
+from memory.files import make_folder, remove_temporaries, storage_error, storing, write_bytes
 from memory.journal import Journal, read_events, rounds
 from memory.owned import refuse_foreign
 from memory.records import Round
@@ -148,7 +148,7 @@ def open_session(settings: Settings, name: str) -> Iterator[Session]:
     share_arenas()
     folder = folder_of(settings.home, name)
     with storing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     refuse_foreign(folder, "session.yaml", _BEGUN, "--session")
     with _locked(folder, name):
         with storing(folder):

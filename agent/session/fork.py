@@ -13,7 +13,7 @@ from agent.session import data_manifest, trust
 from agent.session.folder import folder_of, open_session, store_settings, stored_settings
 from memory.errors import SessionError, SettingsError
 from memory.events import Event, ForkedEvent, RoundDoneEvent, ToolCallEvent
-from memory.files import storage_error, write_bytes
+from memory.files import storage_error, sync_folder, write_bytes
 from memory.journal import head_of, read_events
 from tools.data.jobs import round_folder
 
@@ -64,6 +64,8 @@ def fork(
         for number in range(1, at):
             source, copy = round_folder(folder, number), round_folder(new_folder, number)
             shutil.copytree(source, copy, copy_function=partial(_link, home=home.resolve()))
+            for place in (*(p for p in copy.rglob("*") if p.is_dir()), copy, copy.parent):
+                sync_folder(place)
         write_bytes(new_folder / "journal.jsonl", b"".join(lines))
         data_manifest.share(folder, new_folder)
         trust.trust(settings)  # checked above, or given just now

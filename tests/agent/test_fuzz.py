@@ -249,7 +249,14 @@ def test_a_thousand_hostile_calls(bench: Components) -> None:
         assert current.plan and current.batch and current.report
         assert current.plan.n_images <= n_images
         assert current.batch.n_made == current.plan.n_images
-    known = {"session.yaml", "journal.jsonl", "lock", "lock.json", "heartbeat.json"}
+    known = {
+        "session.yaml",
+        "journal.jsonl",
+        "lock",
+        "lock.json",
+        "heartbeat.json",
+        "heartbeat.touched",
+    }
     known |= {"jobs", "rounds"}
     assert {p.name for p in session.folder.iterdir()} <= known
     assert {p.name for p in session.settings.home.iterdir()} <= {
