@@ -10,12 +10,13 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 from prompts.render import quote
-from prompts.vocabulary import Phrases, Vocabulary, load_vocabulary
+from prompts.vocabulary import LETTER, Phrases, Vocabulary, load_vocabulary
 
 CLASS = "class"
 MAX_CHARACTERS = 40
 
-_WORD = re.compile(r"\w+(?:['.-]\w+)*")
+_WORD = re.compile(rf"{LETTER}+(?:['.-]{LETTER}+)*")
+_OTHERS = re.compile(LETTER.replace("[", "[^", 1) + "+")
 YES = ("yes", "true", "ja", "oui")
 NO = ("no", "false", "none", "nein", "non")
 PLURALS = {
@@ -49,7 +50,7 @@ def value_of(text: str) -> str:
 
 def key_of(text: str) -> str:
     """Return a text as the name of an attribute: lower case, joined by underscores."""
-    return re.sub(r"\W+", "_", plain(text).lower()).strip("_")
+    return _OTHERS.sub("_", plain(text).lower()).strip("_")
 
 
 def user_vocabulary(

@@ -8,13 +8,19 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from typing import Self
+from unicodedata import category
 
 import yaml
 from pydantic import BaseModel, ConfigDict, model_validator
 
 Attributes = Mapping[str, str]
 
-_WORD = re.compile(r"\w+(?:-\w+)*")
+# Vowel signs and viramas of Indic scripts, and other marks, belong to the letters before them; `\w`
+# leaves them out.
+_MARKS = "".join(c for c in map(chr, range(0x300, 0x12000)) if category(c) in ("Mn", "Mc"))
+LETTER = rf"[\w{_MARKS}]"
+_WORD = re.compile(rf"{LETTER}+(?:-{LETTER}+)*")
+_IN_WORD = re.compile(rf"-|{LETTER}")
 # Function words, which belong to every vocabulary.
 _FUNCTION_WORDS = frozenset(
     ["a", "an", "the", "and", "or", "of", "with", "without", "in", "on", "at", "by", "to", "from"]
@@ -156,12 +162,14 @@ class Vocabulary(BaseModel):
         for phrase, key, value in self._phrases():
             if phrase not in lowered:  # hundreds of classes have thousands of phrases
                 continue
-            for match in re.finditer(rf"(?<![\w-]){re.escape(phrase)}(?![\w-])", lowered):
-                if any(taken[match.start() : match.end()]):
+            for match in re.finditer(re.escape(phrase), lowered):
+                start, end = match.span()
+                around = lowered[max(0, start - 1) : start] + lowered[end : end + 1]
+                if _IN_WORD.search(around) or any(taken[start:end]):
                     continue
-                taken[match.start() : match.end()] = [True] * (match.end() - match.start())
-                if key not in first or match.start() < first[key][0]:
-                    first[key] = (match.start(), value)
+                taken[start:end] = [True] * (end - start)
+                if key not in first or start < first[key][0]:
+                    first[key] = (start, value)
         named = {key: first[key][1] for key in self.attributes if key in first}
         for key, needs in self.requires.items():
             if key in named and any(named.get(k) not in allowed for k, allowed in needs.items()):

@@ -6,6 +6,7 @@ import random
 import pytest
 from pydantic import ValidationError
 
+from prompts.user_vocabulary import plain, value_of
 from prompts.vocabulary import Vocabulary, load_vocabulary
 
 ELPV = load_vocabulary("elpv")
@@ -160,3 +161,11 @@ def test_a_noun_takes_the_place_of_the_subject() -> None:
     assert vocabulary.caption({"kind": "cat", "light": "dark"}) == "a dark photograph of a cat"
     assert vocabulary.caption({"light": "even"}) == "a photograph, in even light"
     assert vocabulary.parse("a dark dog") == {"kind": "dog", "light": "dark"}
+
+
+@pytest.mark.parametrize(
+    "names", [("कुत्ता", "बिल्ली", "बिल्ला"), ("பல்", "பால்"), ("แมว", "หมา"), ("naïve", "naive")]
+)
+def test_names_in_scripts_with_marks_stay_whole(names: tuple[str, ...]) -> None:
+    assert [plain(name) for name in names] == list(names)
+    assert len({value_of(name) for name in names}) == len(names)
