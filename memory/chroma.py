@@ -21,8 +21,7 @@ from memory import minilm, opened
 from memory.arenas import give_back
 from memory.errors import StorageError, some
 from memory.files import storage_error, sync_folder
-from memory.items import Hit, MemoryItem, items_from_events, items_of
-from memory.journal import read_events
+from memory.items import Hit, MemoryItem, items_of, read_item, readable_items
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -98,11 +97,11 @@ class MemoryIndex:
         def remove(collection: Collection, owner: str) -> None:
             where = both({"session": session}, {"owner": owner} if owner else None)
             stored = collection.get(where=where, include=["metadatas"])
-            items = [str(metadata["item"]) for metadata in stored["metadatas"] or []]
+            items = [read_item(metadata.get("item")) for metadata in stored["metadatas"] or []]
             late = [
                 name
                 for name, item in zip(stored["ids"], items, strict=True)
-                if MemoryItem.model_validate_json(item).round >= from_round
+                if item and item.round >= from_round
             ]
             if late:
                 collection.delete(ids=late)
@@ -114,7 +113,8 @@ class MemoryIndex:
     ) -> list[Hit]:
         """Return the `n` items nearest in meaning, best first, of one kind and target if given.
 
-        Of a text that a session repeats only the latest round is returned.
+        Of a text that a session repeats only the latest round is returned. Damaged items are
+        skipped, and their number is told.
         """
         return self.search_all([query], n, kind, target)[0]
 
@@ -127,42 +127,65 @@ class MemoryIndex:
         vectors = np.array(self._embed(queries), dtype=np.float32)
         where = both({"kind": kind} if kind else None, {"target": target} if target else None)
         n_near = n * _N_REPEATS
+        damaged: set[str] = set()
 
         def look(collection: Collection, _: str) -> list[list[Hit]]:
             # A condition takes time in proportion to all items that meet it, so the nearest of all
             # are searched first.
-            near = _nearest(collection, vectors, n_near)
+            near = _nearest(collection, vectors, n_near, damaged)
             if where is None:
                 return [_latest(hits)[:n] for hits in near]
             matching = [_within(hits, kind, target) for hits in near]
             few = [place for place, hits in enumerate(matching) if len(hits) < n]
             if few:
-                rest = _nearest(collection, vectors[few], n_near, where)
+                rest = _nearest(collection, vectors[few], n_near, damaged, where)
                 for place, hits in zip(few, rest, strict=True):
                     matching[place] = _latest(hits)
             return [hits[:n] for hits in matching]
 
-        return self._use(look)
+        found = self._use(look)
+        if damaged:
+            self._tell(
+                f"The memory skipped {len(damaged)} damaged items. To build it anew from the "
+                "journals: shaping memory reindex"
+            )
+        return found
 
     def stats(self) -> dict[str, Any]:
-        """Return how many items there are: `items`, `kinds`, `targets` and `sessions`."""
+        """Return how many items there are: `items`, `kinds`, `targets`, `sessions`, and `damaged`.
+
+        The last is there only where items are damaged.
+        """
         got = self._use(lambda collection, _: collection.get(include=["metadatas"]))
         items = got["metadatas"] or []
         counts = {
-            f"{name}s": dict(Counter(str(item[name]) for item in items))
+            f"{name}s": dict(Counter(str(item.get(name, "?")) for item in items))
             for name in ("kind", "target", "session")
         }
-        return {"items": len(items), **counts}
+        n_damaged = sum(read_item(item.get("item")) is None for item in items)
+        return {"items": len(items), **counts} | ({"damaged": n_damaged} if n_damaged else {})
 
     def reindex(self, journals: Iterable[Path]) -> int:
         """Build the index anew from sessions' journals and return how many items it has.
 
-        A damaged index is moved aside first, to `NAME.damaged-N` beside the folder.
+        A damaged index is moved aside first, to `NAME.damaged-N` beside the folder. Of
+        damaged journals, which are told, the items that the index had are kept.
         """
-        items = [item for path in journals for item in items_from_events(read_events(path))]
-        vectors = self._vectors(items)
+        items, damaged = readable_items(journals, self._tell)
         with self._locked():
-            return self._rebuild(vectors)
+            return self._rebuild(self._vectors([*self._items_of_sessions(damaged), *items]))
+
+    def _items_of_sessions(self, names: Sequence[str]) -> list[MemoryItem]:
+        """Return the readable items of sessions in the index; none of a damaged index."""
+        if not names:
+            return []
+        try:
+            with self._open() as collection:
+                where = cast("Where", {"session": {"$in": list(names)}})
+                stored = collection.get(where=where, include=["metadatas"])["metadatas"] or []
+        except StorageError:
+            return []
+        return [item for metadata in stored if (item := read_item(metadata.get("item")))]
 
     def _use(self, work: Work[Result]) -> Result:
         """Return what `work` makes of the collection, rebuilt before where that is needed."""
@@ -179,8 +202,7 @@ class MemoryIndex:
                         return work(collection, "")
                 except StorageError as error:
                     self._tell(f"The memory is rebuilt from the journals: {error}")
-            paths = list(self._journals())
-            self._rebuild(self._vectors([item for p in paths for item in items_of(p)]))
+            self._rebuild(self._vectors(items_of(self._journals(), self._tell)))
             with self._open() as collection:
                 return work(collection, "")
 
@@ -309,24 +331,28 @@ def _nearest(
     collection: Collection,
     vectors: NDArray[np.float32],
     n: int,
+    damaged: set[str],
     where: Where | None = None,
 ) -> list[list[Hit]]:
-    """Return the `n` items nearest to each vector, best first."""
+    """Return the `n` items nearest to each vector, best first.
+
+    The ids of damaged ones among them are added to `damaged`.
+    """
     results = collection.query(
         query_embeddings=vectors, n_results=n, where=where, include=["metadatas", "distances"]
     )
-    return [
-        [
-            Hit(
-                item=MemoryItem.model_validate_json(str(metadata["item"])),
-                similarity=max(-1.0, min(1.0, 1 - distance)),
-            )
-            for metadata, distance in zip(metadatas, distances, strict=True)
-        ]
-        for metadatas, distances in zip(
-            results["metadatas"] or [], results["distances"] or [], strict=True
-        )
-    ]
+    nearest = []
+    for names, metadatas, distances in zip(
+        results["ids"], results["metadatas"] or [], results["distances"] or [], strict=True
+    ):
+        hits = []
+        for name, metadata, distance in zip(names, metadatas, distances, strict=True):
+            if item := read_item((metadata or {}).get("item")):
+                hits.append(Hit(item=item, similarity=max(-1.0, min(1.0, 1 - distance))))
+            else:
+                damaged.add(name)
+        nearest.append(hits)
+    return nearest
 
 
 def _within(near: Sequence[Hit], kind: str | None, target: str | None) -> list[Hit]:
@@ -362,7 +388,7 @@ def changed(collection: Collection, items: Sequence[MemoryItem], owner: str) -> 
     for start in range(0, len(names), _N_ADDED_AT_ONCE):
         part = list(dict.fromkeys(names[start : start + _N_ADDED_AT_ONCE]))
         got = collection.get(ids=part, include=["metadatas"])
-        items_ = [str(metadata["item"]) for metadata in got["metadatas"] or []]
+        items_ = [str(metadata.get("item")) for metadata in got["metadatas"] or []]
         stored |= zip(got["ids"], items_, strict=True)
     last = dict(zip(names, items, strict=True))
     return [item for name, item in last.items() if stored.get(name) != item.model_dump_json()]

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from memory.errors import SessionError
+from memory.errors import SessionError, StorageError, some
 from memory.events import Event, ForkedEvent, HeadEvent, LessonEvent
 from memory.journal import read_events, rounds
 from memory.records import Record
 
 Kind = Literal["prompt", "failure", "lesson"]
 Data = dict[str, float | str | bool]
+_SHOWN = 3
 
 
 class MemoryItem(Record):
@@ -44,12 +45,36 @@ class Hit(Record):
     similarity: float
 
 
-def items_of(journal: Path) -> list[MemoryItem]:
-    """Return the items of a journal; none of a damaged one."""
+def items_of(
+    journals: Iterable[Path], tell: Callable[[str], None] = lambda text: None
+) -> list[MemoryItem]:
+    """Return the items of journals, in order; those that cannot be read are skipped and told."""
+    return readable_items(journals, tell)[0]
+
+
+def readable_items(
+    journals: Iterable[Path], tell: Callable[[str], None]
+) -> tuple[list[MemoryItem], list[str]]:
+    """Return what `items_of` does, and the names of the sessions that were skipped."""
+    items: list[MemoryItem] = []
+    damaged, skipped = [], []
+    for path in journals:
+        try:
+            items += items_from_events(read_events(path))
+        except (SessionError, StorageError) as error:
+            damaged.append(path.parent.name)
+            skipped.append(f"{path.parent.name}: {error}")
+    if skipped:
+        tell(f"Journals of {len(skipped)} sessions were not read. {some(skipped, _SHOWN, ' ')}")
+    return items, damaged
+
+
+def read_item(text: object) -> MemoryItem | None:
+    """Return an item from its JSON; None if it is damaged or of a version with other fields."""
     try:
-        return items_from_events(read_events(journal))
-    except SessionError:
-        return []
+        return MemoryItem.model_validate_json(str(text))
+    except ValidationError:
+        return None
 
 
 def items_from_events(events: Iterable[Event]) -> list[MemoryItem]:

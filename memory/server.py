@@ -65,7 +65,7 @@ class ServedMemory(MemoryIndex):
 
     def reindex(self, journals: Iterable[Path]) -> int:
         """Replace this home's items on the server by those of journals; return how many."""
-        items = [item for path in journals for item in items_of(path)]
+        items = items_of(journals, self._tell)
         with self._served() as collection:
             collection.delete(where={"owner": self._owner()})
             upsert(collection, self._vectors(items), self._owner())
@@ -105,8 +105,8 @@ class ServedMemory(MemoryIndex):
             return
         # Read before the journals: what others add now is in their journals already.
         stored = collection.get(where={"owner": self._owner()}, include=["metadatas"])
-        served = {str(metadata["item"]) for metadata in stored["metadatas"] or []}
-        items = {item.id: item for path in self._journals() for item in items_of(path)}
+        served = {str(metadata.get("item")) for metadata in stored["metadatas"] or []}
+        items = {item.id: item for item in items_of(self._journals(), self._tell)}
         missing = [item for item in items.values() if item.model_dump_json() not in served]
         upsert(collection, self._vectors(missing), self._owner())
         write_bytes(self._whole, b"")

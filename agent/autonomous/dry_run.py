@@ -104,6 +104,8 @@ def first_plan(settings: Settings, target: Target, generator: Generator) -> Plan
 def earlier_speed(settings: Settings) -> Speed | None:
     """Return the speed of the latest session of the same target, generator, model and device."""
     for info in list_sessions(settings.home):
+        if info.problem:
+            continue
         other = stored_settings(settings.home, info.name)
         if _costs_alike(settings, other):
             events = read_events(folder_of(settings.home, info.name) / "journal.jsonl")

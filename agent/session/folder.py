@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 import yaml
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
 from agent.config.settings import Settings, differences, fingerprint
 from agent.session import trust
 from agent.session.control import Condition, Control, condition
 from memory.arenas import share_arenas
-from memory.errors import SessionError, SessionInUse, SettingsError, Stopped
+from memory.errors import SessionError, SessionInUse, SettingsError, ShapingError, Stopped
 from memory.events import EndedEvent, Event, RoundDoneEvent
 from memory.files import make_folder, remove_temporaries, storage_error, storing, write_bytes
 from memory.journal import Journal, read_events, rounds
@@ -35,10 +34,12 @@ from memory.records import Round
 if TYPE_CHECKING:
     from memory.chroma import MemoryIndex
 
-State = Literal["running", "paused", "stuck", "dead", "failed", "stopped", "finished", "open"]
+State = Literal[
+    "running", "paused", "stuck", "dead", "failed", "stopped", "finished", "open", "damaged"
+]
 """running, paused: in normal operation; stuck: no heartbeats; dead: the process is gone; failed:
 ended by an error; stopped: on request; finished: by a limit; open: left by a version without
-heartbeats."""
+heartbeats; damaged: settings or journal cannot be read."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _STEM = 40
@@ -57,6 +58,8 @@ class SessionInfo:
     score: float | None
     updated: str
     state: State
+    problem: str = ""
+    """Why it cannot be read, "" if it can."""
 
 
 @dataclass(frozen=True)
@@ -125,11 +128,11 @@ def next_name(home: Path, stem: str) -> str:
 
 def latest(home: Path) -> str:
     """Return the name of the session that was last active; raises SettingsError for none."""
-    sessions = list_sessions(home)
+    sessions = [info for info in list_sessions(home) if not info.problem]
     if not sessions:
         raise SettingsError(
-            f"There are no sessions under {home}. Start one with `shaping run`, or name another "
-            "folder with --home."
+            f"There are no readable sessions under {home}. Start one with `shaping run`, or name "
+            "another folder with --home."
         )
     return sessions[0].name
 
@@ -237,7 +240,7 @@ def _read_settings(path: Path) -> _Stored:
         stored = yaml.safe_load(path.read_text("utf-8"))
         settings = Settings.model_validate(stored["settings"])
         result: _Stored = {"fingerprint": stored["fingerprint"], "settings": settings}
-    except (OSError, yaml.YAMLError, TypeError, KeyError, ValidationError) as error:
+    except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError, RecursionError) as error:
         raise SessionError(
             f"{path} cannot be read as the settings of a session of this version: {error}. "
             "Restore it, or choose another session name."
@@ -273,28 +276,28 @@ def state_of(now: Condition, events: Sequence[Event], n_rounds: int) -> State:
 
 
 def list_sessions(home: Path) -> list[SessionInfo]:
-    """Return all sessions under a home folder, the latest first."""
+    """Return all sessions under a home folder, the latest first, damaged ones last."""
     infos = []
     for path in (home / "sessions").glob("*/session.yaml"):
-        settings = _read_settings(path)["settings"]
-        journal = path.parent / "journal.jsonl"
-        events = read_events(journal) if journal.exists() else []
-        past = rounds(events)
-        scores = [
-            r.report.metrics[r.report.main_metric].value
-            for r in past
-            if r.report and r.report.metrics
-        ]
-        n_done = sum(isinstance(event, RoundDoneEvent) for event in events)
-        infos.append(
-            SessionInfo(
-                name=path.parent.name,
-                data=settings.data,
-                rounds_done=n_done,
-                rounds=settings.session.rounds,
-                score=scores[-1] if scores else None,
-                updated=events[-1].time if events else "",
-                state=state_of(condition(path.parent), events, settings.session.rounds),
-            )
-        )
+        try:
+            infos.append(_info(path.parent))
+        except (ShapingError, OSError, ValueError, KeyError) as error:
+            problem = f"{error}" if isinstance(error, ShapingError) else f"{path.parent}: {error!r}"
+            infos.append(SessionInfo(path.parent.name, "", 0, 0, None, "", "damaged", problem))
     return sorted(infos, key=lambda info: info.updated, reverse=True)
+
+
+def _info(folder: Path) -> SessionInfo:
+    settings = _read_settings(folder / "session.yaml")["settings"]
+    journal = folder / "journal.jsonl"
+    events = read_events(journal) if journal.exists() else []
+    reports = [r.report for r in rounds(events) if r.report and r.report.metrics]
+    return SessionInfo(
+        name=folder.name,
+        data=settings.data,
+        rounds_done=sum(isinstance(event, RoundDoneEvent) for event in events),
+        rounds=settings.session.rounds,
+        score=reports[-1].metrics[reports[-1].main_metric].value if reports else None,
+        updated=events[-1].time if events else "",
+        state=state_of(condition(folder), events, settings.session.rounds),
+    )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from memory.chroma import MemoryIndex
-from memory.errors import SessionError, StorageError
+from memory.errors import StorageError
 from memory.events import HeadEvent
 from memory.items import MemoryItem, items_from_events
 from memory.journal import Journal
@@ -194,14 +194,18 @@ def test_a_damaged_index_is_moved_aside_and_rebuilt(tmp_path: Path, damage: byte
     assert (tmp_path / "memory.damaged-2").is_dir()
 
 
-def test_a_damaged_journal_leaves_the_index_as_it_was(tmp_path: Path) -> None:
-    path = write_session(tmp_path, "s")
-    index = MemoryIndex(tmp_path / "memory", embed)
-    index.reindex([path])
-    path.write_bytes(b"{oops\n" + path.read_bytes())
-    with pytest.raises(SessionError, match="line 1"):
-        index.reindex([path])
-    assert index.stats()["items"] == 3
+def test_a_damaged_journal_leaves_the_items_of_its_session_as_they_were(tmp_path: Path) -> None:
+    paths = [write_session(tmp_path, name) for name in ("s", "t")]
+    told: list[str] = []
+    index = MemoryIndex(tmp_path / "memory", embed, tell=told.append)
+    index.reindex(paths)
+    before = index.stats()
+    assert before["sessions"] == {"s": 3, "t": 3}
+    paths[0].write_bytes(b"{oops\n" + paths[0].read_bytes())
+    assert index.reindex(paths) == 6
+    assert index.stats() == before
+    assert len(told) == 1
+    assert "line 1" in told[0]
 
 
 def test_a_folder_that_is_a_file(tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from chromadb import Collection
 
 from memory.chroma import MemoryIndex
 from memory.errors import StorageError
 from memory.events import HeadEvent, LessonEvent
-from memory.items import items_from_events
+from memory.items import MemoryItem, items_from_events
 from memory.journal import Journal, read_events
 from memory.records import Lesson
 
@@ -90,3 +91,55 @@ def test_files_of_a_stranger_beside_an_index_stay(tmp_path: Path) -> None:
         with pytest.raises(StorageError, match=r"thesis\.txt"):
             index.stats()
         assert (folder / "thesis.txt").read_text() == "years of work"
+
+
+def _lesson(name: str) -> MemoryItem:
+    return MemoryItem(
+        id=name, kind="lesson", text=f"lesson {name}", target="toy", session="s", round=1
+    )
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"item": '{"id": "b", "colour": "of a later version"}'},
+        {"item": "{garbage"},
+        {"item": ""},
+        {"other": "value"},
+    ],
+)
+def test_a_damaged_item_is_counted_and_the_others_are_found(
+    tmp_path: Path, metadata: dict[str, str]
+) -> None:
+    told: list[str] = []
+    index = MemoryIndex(tmp_path / "memory", embed, tell=told.append)
+    index.add([_lesson("a"), _lesson("b"), _lesson("c")])
+
+    def damage(collection: Collection, _: str) -> None:
+        embedding = collection.get(ids=["b"], include=["embeddings"])["embeddings"]
+        collection.delete(ids=["b"])
+        collection.add(ids=["b"], embeddings=embedding, metadatas=[metadata])
+
+    index._use(damage)
+    assert [hit.item.id for hit in index.search("lesson")] == ["a", "c"]
+    assert [text for text in told if "1 damaged items" in text and "reindex" in text]
+    assert index.stats()["items"] == 3
+    assert index.stats()["damaged"] == 1
+    index.add([_lesson("b")])
+    assert "damaged" not in index.stats()
+    index.forget("s", 1)
+    assert index.stats()["items"] == 0
+
+
+def test_a_damaged_journal_does_not_stop_a_rebuild(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good" / "journal.jsonl", tmp_path / "bad" / "journal.jsonl"
+    for path in (good, bad):
+        journal = Journal(path)
+        journal.append(HeadEvent(session=path.parent.name, target="toy"))
+        journal.append(LessonEvent(lesson=Lesson(id=f"{path}/1", round=1, text="dark cells help")))
+    bad.write_bytes(b"garbage\n" + bad.read_bytes())
+    told: list[str] = []
+    index = MemoryIndex(tmp_path / "memory", embed, tell=told.append)
+    assert index.reindex([bad, good]) == 1
+    assert len(told) == 1
+    assert "1 sessions were not read. bad: " in told[0]

@@ -235,6 +235,7 @@ def sessions(home: HomeOption = None) -> None:
     from agent.session.folder import list_sessions
 
     folder = home_of(home)
+    infos = list_sessions(folder)
     rows = [
         [
             info.name,
@@ -244,10 +245,14 @@ def sessions(home: HomeOption = None) -> None:
             info.updated[:16].replace("T", " "),
             info.state,
         ]
-        for info in list_sessions(folder)
+        for info in infos
     ]
     if rows:
         say_table(["session", "data", "rounds", "score", "updated (UTC)", "state"], rows)
+        if damaged := [info for info in infos if info.problem]:
+            say(f"{len(damaged)} damaged:")
+            for info in damaged:
+                say(f"  {info.name}: {' '.join(info.problem.split())}")
     else:
         say(f"There are no sessions under {folder} yet. Start one with: shaping run")
 
