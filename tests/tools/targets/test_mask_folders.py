@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from memory.errors import DataError
-from tests.tools.targets.own_data import class_folders, scenes
+from tests.tools.targets.own_data import CLASSES, class_folders, scenes
 from tools import targets
 
 
@@ -91,3 +91,13 @@ def test_another_home_within_the_data_is_refused_by_name(tmp_path: Path, home: s
     root = class_folders(tmp_path / "own", n=20)
     with pytest.raises(DataError, match=r"home-inside.*--home"):
         targets.build("folder", root / home / "cache", path=str(root))
+
+
+def test_formats_that_start_programs_are_not_opened(tmp_path: Path) -> None:
+    """An EPS that is called .png would be handed to Ghostscript."""
+    root = class_folders(tmp_path / "own", n=20)
+    file = root / CLASSES[0] / "odd.png"
+    file.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n%%EOF\n")
+    target = targets.build("folder", tmp_path / "cache", path=str(root))
+    assert "odd.png" in target.notice
+    assert sum(len(target.split(name)) for name in targets.SPLITS) == 60

@@ -27,6 +27,8 @@ Source = Content | Callable[[], Content]
 JPEG = (".jpg", ".jpeg", ".jfif", ".jpe")
 SUFFIXES = (*JPEG, ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 LABEL_SUFFIXES = (*SUFFIXES, ".npy")
+# Read whatever the name of the file is; others would start programs (EPS: Ghostscript).
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM")
 # Ids of masks from here on are colours: COLOUR + 0xRRGGBB.
 COLOUR = 1 << 24
 # A picture with more pixels is not decoded, unless the options of the target allow it.
@@ -77,7 +79,7 @@ def open_picture(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
             return Image.fromarray(source)
         # Read whole first: Pillow keeps the file of a damaged picture open.
         data = source.read_bytes() if isinstance(source, Path) else source
-        picture = Image.open(io.BytesIO(data))
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
         _check_pixels(picture.size, max_pixels)
         picture.load()
         return picture
@@ -121,7 +123,8 @@ def header_size(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[int, int]
         _check_pixels(source.shape[:2], max_pixels)
         return source.shape[1], source.shape[0]
     try:
-        with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as picture:
+        file = source if isinstance(source, Path) else io.BytesIO(source)
+        with Image.open(file, formats=FORMATS) as picture:
             size = picture.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(max_pixels) from None
@@ -271,7 +274,7 @@ def stores_metres(path: Path) -> bool:
     """Return whether a depth file holds metres, not values of 16 bits."""
     if path.suffix.lower() == ".npy":
         return True
-    with Image.open(path) as picture:
+    with Image.open(path, formats=FORMATS) as picture:
         return picture.mode == "F"
 
 

@@ -111,7 +111,12 @@ def _median_colours(files: Sequence[Path]) -> float:
     counts = []
     step = max(1, len(files) // _N_SAMPLED)
     for file in files[::step][:_N_SAMPLED]:
-        with suppress(OSError, ValueError, SyntaxError), Image.open(file) as picture:
+        with (
+            suppress(OSError, ValueError, SyntaxError),
+            Image.open(file, formats=pictures.FORMATS) as picture,
+        ):
+            if picture.width * picture.height > pictures.MAX_PIXELS:
+                continue
             picture.thumbnail((_SAMPLE_PX, _SAMPLE_PX), Image.Resampling.NEAREST)
             pixels = np.asarray(picture)
             values = pixels.reshape(-1, pixels.shape[2]) if pixels.ndim == 3 else pixels.ravel()
