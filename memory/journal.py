@@ -11,7 +11,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, TypeVar, cast, overload
+from typing import IO, NamedTuple, TypeVar, cast, overload
 
 from pydantic import ValidationError
 
@@ -29,6 +29,8 @@ E = TypeVar("E", bound=Event)
 
 # Events and rounds kept in memory: more than one round's events, more than the look-back.
 _N_EVENTS, _N_ROUNDS = 256, 40
+# The end of a line that holds its checksum.
+_END_BYTES = 64
 
 
 class _Line(NamedTuple):
@@ -253,8 +255,9 @@ class Journal:
     def _write(self, line: bytes) -> None:
         try:
             # Unbuffered: a buffer would be flushed again on close, after the truncation.
-            with self.path.open("ab", buffering=0) as handle:
+            with self.path.open("a+b", buffering=0) as handle:
                 n_before = os.fstat(handle.fileno()).st_size
+                self._check_untouched(handle, n_before)
                 try:
                     rest = memoryview(line)
                     while rest:
@@ -266,6 +269,16 @@ class Journal:
                     raise
         except OSError as error:
             raise storage_error(self.path, error) from error
+
+    def _check_untouched(self, handle: IO[bytes], n_bytes: int) -> None:
+        """Raise SessionError where another process has written to the journal."""
+        handle.seek(max(0, self._n_bytes - _END_BYTES))
+        if n_bytes != self._n_bytes or self._chain.encode() not in handle.read():
+            raise SessionError(
+                f"Another process has written to {self.path}, which has {n_bytes} bytes where this "
+                f"one left {self._n_bytes}. Only one may work on a session, also of two machines "
+                "that share its folder. Stop the other one, and run the command again."
+            )
 
     def _cut(self, n_whole: int) -> Path:
         n = 1

@@ -6,7 +6,8 @@ import json
 from functools import cache
 from importlib import resources
 
-from jinja2 import Environment, StrictUndefined, Template, meta
+from jinja2 import StrictUndefined, Template, meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 # What opens the control tokens of chat templates, such as <|im_end|> or [INST].
 _OPENERS = "<["
@@ -40,8 +41,9 @@ def source(name: str) -> str:
 @cache
 def _template(text: str) -> tuple[Template, set[str]]:
     """Return the template of a text and the names of the values that it uses."""
-    # Prompts are plain text for a model, never HTML, so nothing is escaped.
-    environment = Environment(
+    # Prompts are plain text for a model, never HTML, so nothing is escaped. Sandboxed, because a
+    # replay renders the templates of a journal that somebody else may have written.
+    environment = ImmutableSandboxedEnvironment(
         undefined=StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True
     )
     used = meta.find_undeclared_variables(environment.parse(text))

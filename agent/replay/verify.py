@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.loop.context import prompt_files
 from agent.loop.graph import build_graph
 from agent.loop.state import new_round
 from agent.replay.recorded import RecordedBrain, RecordedEffects, RecordedSession
@@ -21,7 +22,6 @@ from memory.events import (
     ToolCallEvent,
 )
 from memory.journal import head_of, read_events
-from prompts.render import source
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,10 @@ def _run(
 
 def _reworded(head: HeadEvent, tools: Mapping[str, tuple[str, str]]) -> Iterator[Finding]:
     """Yield what is worded otherwise by now: templates, and tools by their names."""
-    texts = {f"prompts/{name}.md": (text, source(name)) for name, text in head.templates.items()}
+    current = prompt_files()
+    texts = {
+        f"prompts/{name}.md": (text, current.get(name, "")) for name, text in head.templates.items()
+    }
     texts |= {f"tools/{name}": both for name, both in sorted(tools.items())}
     for place, (recorded, now) in texts.items():
         if now != recorded:

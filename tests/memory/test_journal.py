@@ -319,3 +319,28 @@ def test_what_is_taken_back_is_not_read_again(path: Path) -> None:
         assert [e.content()["text"] for e in known.of_rounds(2)] == ["anew"]
         assert len(known.appended(0)) == 4
         assert known.count(UndoneEvent) == 1
+
+
+def test_a_second_writer_is_found_before_a_line_is_written(tmp_path: Path) -> None:
+    """As two machines that share a folder would be, where file locks do not reach."""
+    path = tmp_path / "journal.jsonl"
+    one = Journal(path)
+    one.append(GeneratorEvent(identity="first"))
+    other = Journal(path)
+    other.append(GeneratorEvent(identity="second"))
+    before = path.read_bytes()
+    with pytest.raises(SessionError, match="Another process"):
+        one.append(GeneratorEvent(identity="third"))
+    assert path.read_bytes() == before
+    other.append(GeneratorEvent(identity="fourth"))
+    assert len(read_events(path)) == 3
+
+
+def test_a_line_exchanged_for_one_of_equal_length_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    journal.append(GeneratorEvent(identity="first"))
+    data = path.read_bytes()
+    path.write_bytes(data[:-20] + b"0" * 16 + data[-4:])
+    with pytest.raises(SessionError, match="Another process"):
+        journal.append(GeneratorEvent(identity="second"))

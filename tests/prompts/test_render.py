@@ -3,8 +3,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from jinja2.exceptions import SecurityError, UndefinedError
 
-from prompts.render import quote, render
+from prompts.render import quote, render, render_text
 
 
 @pytest.mark.parametrize(
@@ -40,3 +41,17 @@ def test_a_text_that_just_fits_is_whole() -> None:
 def test_unused_and_missing_values_are_refused() -> None:
     with pytest.raises(TypeError, match=r"unused values \['colour'\], missing values \['tools'\]"):
         render("json_action", colour="red")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{{ lipsum.__globals__['os'].getcwd() }}",
+    ],
+)
+def test_a_foreign_template_runs_no_code(text: str) -> None:
+    """A replay renders the templates of a journal that somebody else may have written."""
+    with pytest.raises((SecurityError, UndefinedError)):
+        render_text(text)
