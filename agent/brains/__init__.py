@@ -10,6 +10,7 @@ A brain file has a function `build(argument, context)`, which returns a chat mod
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,13 +21,18 @@ from langchain_core.messages import AIMessage, AnyMessage
 
 from agent.config.settings import LLMSettings
 from agent.planners import AttributeDistribution, Observation
-from memory.errors import BrainError
+from memory.errors import BrainError, SettingsError, ShapingError
 from prompts.vocabulary import Vocabulary
 from tools.plugins import load
 
 Mode = Literal["native", "json"]
 
 _PLANNERS = "policy"
+# Variables that clients of language models read.
+_OF_CLIENTS = (
+    "OPENAI_BASE_URL", "OPENAI_API_BASE", "OLLAMA_HOST", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY",
+    "http_proxy", "https_proxy", "all_proxy",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,17 @@ class ChatBrain:
 def build(spec: str, context: BrainContext) -> Brain:
     """Build the brain KIND:ARGUMENT; raises SettingsError that names the known kinds."""
     kind, _, argument = spec.partition(":")
-    built: BaseChatModel | Brain = load("agent.brains", kind)(argument, context)
+    try:
+        built: BaseChatModel | Brain = load("agent.brains", kind)(argument, context)
+    except ShapingError:
+        raise
+    except Exception as error:
+        # Clients are built from the environment, some when they are imported, and raise many types.
+        given = [name for name in _OF_CLIENTS if name in os.environ]
+        raise SettingsError(
+            f"The client of the brain {spec!r} cannot be built: {error}. Correct or unset what it "
+            f"reads from the environment: {', '.join(given) or 'none of its variables is set'}."
+        ) from error
     if isinstance(built, BaseChatModel):
         return ChatBrain(built, context.llm.cool_down_s)
     return built

@@ -579,3 +579,24 @@ def test_a_prompt_begins_like_the_one_before() -> None:
     second = as_plain_messages(QUESTION, [STOP])
     assert first[0] == second[0]
     assert first[1].text.split("Answer with")[0] == second[1].text.split("Answer with")[0]
+
+
+@pytest.mark.parametrize(
+    ("brain", "variable", "value"),
+    [
+        ("openai:m", "OPENAI_BASE_URL", "http://127.0.0.1:9/v1\r"),
+        ("openai:m", "HTTP_PROXY", "not-a-url:xx"),
+        ("openai:m", "ALL_PROXY", "socks5://127.0.0.1:9"),
+        ("ollama:m", "OLLAMA_HOST", "127.0.0.1:99999"),
+        ("ollama:m", "ALL_PROXY", "socks5://127.0.0.1:9"),
+    ],
+)
+def test_what_a_client_cannot_read_of_the_environment_is_named(
+    brain: str, variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_BASE_URL", "OLLAMA_HOST", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-abcdef123456")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=variable):
+        build(brain)
