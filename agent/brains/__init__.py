@@ -119,8 +119,9 @@ def build(spec: str, context: BrainContext) -> Brain:
         # Clients are built from the environment, some when they are imported, and raise many types.
         given = [name for name in _OF_CLIENTS if name in os.environ]
         raise SettingsError(
-            f"The client of the brain {spec!r} cannot be built: {str(error).rstrip('.')}. Correct or unset what "
-            f"it reads from the environment: {', '.join(given) or 'none of its variables is set'}."
+            f"The client of the brain {spec!r} cannot be built: {str(error).rstrip('.')}. Correct "
+            "or unset what it reads from the environment: "
+            f"{', '.join(given) or 'none of its variables is set'}."
         ) from error
     if isinstance(built, BaseChatModel):
         return ChatBrain(built, context.llm.cool_down_s)
