@@ -105,7 +105,7 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
         (["chat", "streetz"], "Unknown session or preset 'streetz'. Did you mean 'streets'"),
         (["run", "--target", "folder:Meine", "Fotos", "2024"], "needs quotes"),
         (["run", "--target", "folder:Meine", "Fotos"], "needs quotes: --target 'folder:PATH'"),
-        (["report"], "There are no sessions under"),
+        (["report"], "There are no readable sessions under"),
         (["report", "solar-9"], "There is no session 'solar-9'"),
     ],
 )
