@@ -142,6 +142,23 @@ def condition(folder: Path) -> Condition:
     return Condition(last.state, last)
 
 
+def other_host(folder: Path) -> Heartbeat | None:
+    """Return the heartbeat of a process on another machine that holds a session, or None.
+
+    File locks do not reach from one machine to another on every file system.
+    """
+    state, last = condition(folder)
+    is_held = state in ("running", "paused") and last is not None and last.holder.alive() is None
+    return last if is_held else None
+
+
+def take_over_from_other_host(folder: Path) -> None:
+    """Remove the heartbeat of another machine, which is known to be gone."""
+    if other_host(folder):
+        with storing(folder / HEARTBEAT):
+            (folder / HEARTBEAT).unlink(missing_ok=True)
+
+
 def note(folder: Path, why: str) -> None:
     """Add to the last heartbeat of a process why it is going to be killed."""
     if last := read_heartbeat(folder):

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from agent.config.settings import Settings, differences, fingerprint
 from agent.session import trust
-from agent.session.control import Condition, Control, condition
+from agent.session.control import Condition, Control, condition, other_host
 from memory.arenas import share_arenas
 from memory.errors import SessionError, SessionInUse, SettingsError, ShapingError, Stopped
 from memory.events import EndedEvent, Event, RoundDoneEvent
@@ -184,6 +184,14 @@ def _locked(folder: Path, name: str) -> Iterator[None]:
         ) from None
     except OSError as error:
         raise storage_error(folder, error) from error
+    if held := other_host(folder):
+        lock.release()
+        raise SessionInUse(
+            f"The session {name!r} is in use by process {held.holder.pid} on "
+            f"{held.holder.host}, which gave a sign of life {held.age_s():.0f} s ago. Stop it "
+            f"there: shaping stop {name}. If that machine is gone: shaping resume {name} "
+            "--take-over"
+        )
     try:
         who = {"pid": os.getpid(), "host": socket.gethostname()}
         with storing(holder):

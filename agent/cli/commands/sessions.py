@@ -142,14 +142,22 @@ def resume(
     detach: DetachOption = False,
     on_finish: OnFinishOption = None,
     trust: TrustOption = False,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="The machine that held the session is gone.")
+    ] = False,
     home: HomeOption = None,
     set_: SetOption = None,
 ) -> None:
     """Go on with a session by its own settings; what changes its meaning is refused."""
-    from agent.session.folder import latest
+    from agent.session.control import take_over_from_other_host
+    from agent.session.folder import folder_of, latest
 
-    folder = home_of(home)
-    _start(continued(ctx, folder, name or latest(folder)), detach)
+    base = home_of(home)
+    name = name or latest(base)
+    settings = continued(ctx, base, name)
+    if take_over:
+        take_over_from_other_host(folder_of(base, name))
+    _start(settings, detach)
 
 
 @app.command()
