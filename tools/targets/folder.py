@@ -81,22 +81,24 @@ def _scan(
         if outlined:
             items = tables.join_split_lists(root, outlined[0], lists, report)
             return tables.join_table(items, rows, report) if table else items, outlined[1]
+    by_table = any(row.class_name for row in rows.values())
     if task != "classification" and not names.roles_of(root, files):
         refusals.refuse_folder_pairs(root, files)
-        if not any(row.class_name for row in rows.values()):
+        if not by_table:
             refusals.refuse_mask_folders(root, files)
     parts = scan.find_parts(root, files)
     roles = [names.roles_of(part.path, part.files) for part in parts]
     with_images = any(roles)
     if with_images and not all(roles):
         raise refusal("mixed-layouts", root=root)
-    by_table = any(row.class_name for row in rows.values())
     items = []
     for part, roles_in_part in zip(parts, roles, strict=True):
         if with_images:
             items += scan.scan_images(part, roles_in_part, by_table, report)
         else:
             if not by_table and task != "classification":
+                if part.path != root:  # whose folders have been looked at above
+                    refusals.refuse_mask_folders(part.path, part.files)
                 refusals.refuse_no_classes(part.path, part.files)
             items += scan.scan_classes(part, lists, by_table, report)
         scan.warn_unread_tables(part, with_images, table, report)

@@ -127,7 +127,6 @@ def _median_colours(files: Sequence[Path]) -> float:
 def refuse_no_classes(root: Path, files: Sequence[Path]) -> None:
     """Raise DataError where the folders in `root` are no classes, by their names and content."""
     _refuse_side_by_side(root, files)
-    refuse_mask_folders(root, files)
     folders = folders_in(root)
     image_files = [file for file in files if is_picture(file)]
     inner = [{folder.name for folder in folders_in(folder)} for folder in folders]
