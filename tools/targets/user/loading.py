@@ -138,6 +138,7 @@ class Loaded:
         image: (1 or 3, height, width).
         labels: (height, width), normals (3, height, width); masks hold ids or colours of files.
         ids: Those of the uncropped mask.
+        palette: Colours 0xRRGGBB of these ids, of a mask with a palette.
         marks: A digest of its pixels and the owner's group; equal marks stay in one split.
         picture_size: (width, height) in pixels of its file.
         peak: The highest value of one of 16 bits, whose image is not scaled to 8 bits yet.
@@ -150,6 +151,7 @@ class Loaded:
     marks: tuple[str, ...]
     picture_size: Size
     peak: int = 0
+    palette: Mapping[int, int] = field(default_factory=dict)
 
 
 def task_of(items: Sequence[Item]) -> str:
@@ -252,12 +254,17 @@ def _load(
         elif kind == "depth" and np.isnan(values).any():
             report.warn("depth-holes", item.name)
         fitted[kind] = pictures.fit_labels(values, size)
-    mask = labels["segmentation"] if "segmentation" in fitted else ()
+    ids: frozenset[int] = frozenset()
+    palette: Mapping[int, int] = {}
+    if "segmentation" in fitted:
+        ids = frozenset(np.unique(labels["segmentation"]).tolist())
+        palette = pictures.mask_palette(item.labels["segmentation"], ids)
     entry = Loaded(
         item,
         image,
         fitted,
-        ids=frozenset(int(i) for i in np.unique(mask)),
+        ids=ids,
+        palette=palette,
         marks=(f"pixels {digest}", *([f"group {item.group}"] if item.group else [])),
         picture_size=picture.size,
         peak=int(np.asarray(picture).max()) if picture.mode in DEEP_MODES else 0,

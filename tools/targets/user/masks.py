@@ -225,6 +225,8 @@ def _classes(
     report: ValidationReport,
 ) -> tuple[list[str], dict[int, int]]:
     """Find the classes; id_of: the ids that count by those in the masks."""
+    if not names.by_colour:
+        _check_palettes(loaded, report)
     present = set(id_of.values())
     unknown = set(void)
     if not present:
@@ -263,8 +265,24 @@ def _classes(
     return different, {number: different.index(title) for number, title in titles.items()}
 
 
+def _check_palettes(loaded: Sequence[Loaded], report: ValidationReport) -> None:
+    """Add an error where the palettes of two masks give one id different colours."""
+    colours: dict[int, int] = {}
+    for entry in loaded:
+        for number, colour in entry.palette.items():
+            if colours.setdefault(number, colour) != colour:
+                both = [colour_text(COLOUR + c) for c in (colours[number], colour)]
+                values = {"number": number, "colours": " and ".join(both)}
+                report.error("mask-palettes", entry.item.name, **values)
+                return
+
+
 def _unnamed(present: set[int], unknown: set[int], report: ValidationReport) -> dict[int, str]:
-    """Return "class ID" by id."""
+    """Return "class ID" by id; 255 beside ids that are no small ones is not guessed to be void."""
+    soft = sorted(i for i in present - unknown if i >= _MAX_CLASSES)
+    if VOID in present & unknown and soft and max(soft) < VOID:
+        numbers = some([str(i) for i in sorted(present)], 2 * _SHOWN)
+        report.error("mask-255", numbers=numbers)
     for number in sorted(present & unknown):
         report.warn("mask-void", number=number)
     titles = {i: f"class {i}" for i in sorted(present - unknown)}

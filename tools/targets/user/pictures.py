@@ -82,6 +82,8 @@ def open_picture(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
         _check_pixels(picture.size, max_pixels)
         picture.load()
+        if picture.format == "WEBP":
+            picture.info["is_lossy"] = b"VP8L" not in data
         return picture
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(max_pixels) from None
@@ -192,12 +194,7 @@ def read_mask(
     Returns:
         Ids, (height, width); of masks in colour COLOUR + 0xRRGGBB.
     """
-    source = _fetch(source)
-    if isinstance(source, Path) and source.suffix.lower() in JPEG:
-        raise UnreadableImageError(
-            "in JPEG, which blurs ids: save masks as PNG (of two classes, cut at 128 to 0 and 255)"
-        )
-    source = _array_or_picture(source, max_pixels)
+    source = _array_or_picture(_fetch(source), max_pixels)
     if isinstance(source, np.ndarray):
         if source.ndim != 2 or source.dtype.kind not in "iub":
             raise UnreadableImageError(
@@ -205,6 +202,11 @@ def read_mask(
             )
         return source.astype(np.int32)
     picture = open_picture(source, max_pixels)
+    if lossy := _lossy_format(picture):
+        raise UnreadableImageError(
+            f"in {lossy}, which blurs ids: save masks as PNG (of two classes, cut at 128 to 0 and "
+            "255)"
+        )
     if picture.mode == "LA":
         picture = picture.getchannel("L")
     if picture.mode in DEEP_MODES or (picture.mode in ("P", "L", "1") and not by_colour):
@@ -216,6 +218,28 @@ def read_mask(
     powers = np.array([1 << 16, 1 << 8, 1], np.int32)
     rows = [np.asarray(part.convert("RGB")).astype(np.int32) @ powers for part in strips(picture)]
     return np.concatenate(rows) + np.int32(COLOUR)
+
+
+def _lossy_format(picture: Image.Image) -> str:
+    """Return the format of a picture, whatever its file is called, if it keeps no exact values."""
+    if picture.format in ("JPEG", "MPO") or "jpeg" in str(picture.info.get("compression")):
+        return "JPEG"
+    return "lossy WEBP" if picture.info.get("is_lossy") else ""
+
+
+def mask_palette(source: Source, ids: Collection[int]) -> dict[int, int]:
+    """Return the colours 0xRRGGBB of the ids in a mask, {} where these are no palette's."""
+    source = _fetch(source)
+    if isinstance(source, np.ndarray) or (isinstance(source, Path) and source.suffix == ".npy"):
+        return {}
+    file = source if isinstance(source, Path) else io.BytesIO(source)
+    with Image.open(file, formats=FORMATS) as picture:
+        if picture.mode != "P":
+            return {}
+        colours = np.reshape(picture.getpalette("RGB") or (), (-1, 3)) @ [1 << 16, 1 << 8, 1]
+    used = {i: int(colours[i]) for i in ids if i < len(colours)}
+    is_gray = all(colour == i * 0x010101 for i, colour in used.items())
+    return {} if is_gray else used
 
 
 def read_ids(source: Source) -> NDArray[np.int32]:

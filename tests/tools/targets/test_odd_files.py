@@ -1,0 +1,103 @@
+"""Odd files: each is read with the right values, or refused by name; no label changes silently."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from memory.errors import DataError
+from tests.tools.targets.own_data import save_mask, scenes
+from tools import targets
+from tools.targets import SPLITS, Target
+
+
+def build(root: Path, **options: Any) -> Target:
+    return targets.build("folder", root.parent / "cache", path=str(root), **options)
+
+
+def masks_of(target: Target) -> dict[str, np.ndarray]:
+    """Return the class names of all pixels of every photograph, by its name without suffix."""
+    names = np.array([*target.pixel_classes, *[""] * (256 - len(target.pixel_classes))])
+    return {
+        Path(name).stem: names[mask]
+        for split in map(target.split, SPLITS)
+        for name, mask in zip(split.ids, split.labels["segmentation"], strict=True)
+    }
+
+
+def rewrite(root: Path, write: Callable[[Path, np.ndarray], None]) -> Path:
+    """Write every mask anew."""
+    for file in sorted((root / "masks").iterdir()):
+        mask = np.array(Image.open(file))
+        file.unlink()
+        write(file, mask)
+    return root
+
+
+# Masks.
+
+COLOURS = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]], np.uint8)
+
+
+def with_own_palette(file: Path, mask: np.ndarray) -> None:
+    """Save a mask as programs do that sort the colours of each file."""
+    order = np.random.default_rng(int(file.stem)).permutation(3)
+    picture = Image.fromarray(np.argsort(order)[mask].astype(np.uint8)).copy()
+    picture.putpalette(COLOURS[order].tobytes())
+    picture.save(file)
+
+
+def test_palettes_of_each_mask_are_refused_or_read_by_colour(tmp_path: Path) -> None:
+    right = masks_of(build(scenes(tmp_path / "right")))
+    root = rewrite(scenes(tmp_path / "data"), with_own_palette)
+    with pytest.raises(DataError, match=r"mask-palettes"):
+        build(root)
+    (root / "classes.txt").unlink()
+    (root / "classes.csv").write_text("sky,0,0,0\nroad,255,0,0\ncar,0,255,0\n")
+    found = masks_of(build(root))
+    assert all(np.array_equal(found[name], mask) for name, mask in right.items())
+
+
+@pytest.mark.parametrize(
+    ("ending", "how"),
+    [
+        (".png", {"format": "JPEG"}),
+        (".png", {"format": "WEBP"}),
+        (".tif", {"format": "TIFF", "compression": "jpeg"}),
+    ],
+)
+def test_masks_of_lossy_formats_are_refused_by_content(
+    tmp_path: Path, ending: str, how: dict[str, Any]
+) -> None:
+    def write(file: Path, mask: np.ndarray) -> None:
+        Image.fromarray(mask).save(file.with_suffix(ending), **how)
+
+    with pytest.raises(DataError, match=rf"{how['format'].replace('TIFF', 'JPEG')}, which blurs"):
+        build(rewrite(scenes(tmp_path / "data"), write))
+
+
+@pytest.mark.parametrize("how", [{"format": "PNG"}, {"format": "WEBP", "lossless": True}])
+def test_masks_of_exact_formats_are_read_by_content(tmp_path: Path, how: dict[str, Any]) -> None:
+    def write(file: Path, mask: np.ndarray) -> None:
+        Image.fromarray(mask).save(file.with_suffix(".jpg"), **how)
+
+    right = masks_of(build(scenes(tmp_path / "right")))
+    found = masks_of(build(rewrite(scenes(tmp_path / "data"), write)))
+    assert all(np.array_equal(found[name], mask) for name, mask in right.items())
+
+
+@pytest.mark.parametrize("values", [(0, 128, 255), (0, 251, 255)])
+def test_whether_255_is_a_class_is_not_guessed(tmp_path: Path, values: tuple[int, ...]) -> None:
+    """Values between 0 and 255 may be classes, or soft edges of two."""
+    root = scenes(tmp_path / "data", names="")
+    rewrite(root, lambda file, mask: save_mask(file, np.array(values, np.uint8)[mask]))
+    with pytest.raises(DataError, match=r"mask-255"):
+        build(root)
+    assert len(build(root, void=[]).pixel_classes) == 3
+    (root / "classes.yaml").write_text(f"0: sky\n{values[1]}: road\n255: void\n")
+    assert build(root).pixel_classes == ["sky", "road"]
