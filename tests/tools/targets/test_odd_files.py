@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,3 +102,22 @@ def test_whether_255_is_a_class_is_not_guessed(tmp_path: Path, values: tuple[int
     assert len(build(root, void=[]).pixel_classes) == 3
     (root / "classes.yaml").write_text(f"0: sky\n{values[1]}: road\n255: void\n")
     assert build(root).pixel_classes == ["sky", "road"]
+
+
+def test_photographs_without_a_known_pixel_are_left_out(tmp_path: Path) -> None:
+    """The test split of Cityscapes has dummy masks; it could not be measured after training."""
+    root = scenes(tmp_path / "data", names="sky\nroad\ncar\nvoid\n")
+    shutil.rmtree(root / "depth")
+
+    def write(file: Path, mask: np.ndarray) -> None:
+        split = "test" if int(file.stem) < 4 else "train"
+        for folder in ("images", "masks"):
+            (root / folder / split).mkdir(exist_ok=True)
+        image = root / "images" / file.name
+        image.rename(root / "images" / split / file.name)
+        save_mask(file.parent / split / file.name, np.full_like(mask, 3) if split == "test" else mask)
+
+    target = build(rewrite(root, write))
+    assert "masks have no known pixel, left out [label-void] (4)" in target.notice
+    for split in SPLITS:
+        assert (target.split(split).labels["segmentation"] < 3).any()

@@ -126,6 +126,7 @@ def read_dataset(
     readable, size = loading.select_readable(items, task, options, report)
     loaded = loading.load_items(readable, size, options, names.by_colour, report)
     pixel_names, index_of = pixel_classes(loaded, options.void, names, report)
+    loaded = _with_known_pixels(loaded, task, index_of, report)
     loaded = _without_contradictions(loaded, report)
     _check_counts(loaded, {i.class_name for i in items if i.class_name}, classified, report)
     report.raise_errors(data)
@@ -179,6 +180,27 @@ def read_dataset(
         "notice": _notice(name, arrays, splits, class_names, pixel_names, report, notes),
     }
     return UserDataset(name, arrays, meta)
+
+
+def _with_known_pixels(
+    loaded: Sequence[Loaded], task: str, index_of: Mapping[int, int], report: ValidationReport
+) -> list[Loaded]:
+    """Leave out photographs whose labels, at the working size, have no known pixel of the task.
+
+    A split of such photographs alone, as the test split of Cityscapes, could not be measured.
+    """
+    kept = []
+    for entry in loaded:
+        labels = entry.labels.get(task)
+        if labels is None or report.errors or _known(task, labels, [*index_of]).any():
+            kept.append(entry)
+        else:
+            report.warn("label-void", entry.item.name, labels=LABEL_NAMES[task])
+    return kept
+
+
+def _known(kind: str, labels: NDArray[Any], ids: Sequence[int]) -> NDArray[np.bool_]:
+    return np.isin(labels, ids) if kind == "segmentation" else ~np.isnan(labels)
 
 
 def _without_contradictions(loaded: Sequence[Loaded], report: ValidationReport) -> list[Loaded]:
@@ -260,9 +282,14 @@ def _warn_missing(
     splits: Sequence[str],
     report: ValidationReport,
 ) -> None:
-    """Warn of classes of pixels that a split does not have, so that it cannot measure them."""
-    for split in SPLITS if "segmentation" in arrays else ():
+    """Warn of labels and classes of pixels that a split does not have, which it cannot measure."""
+    for split in SPLITS:
         rows = [i for i, assigned in enumerate(splits) if assigned == split]
+        for kind, labels in arrays.items():
+            if kind in LABEL_NAMES and not _known(kind, labels[rows], range(VOID)).any():
+                report.warn("label-not-in-split", labels=LABEL_NAMES[kind], split=split)
+        if "segmentation" not in arrays:
+            continue
         present = set(np.unique(arrays["segmentation"][rows]).tolist())
         if missing := [name for i, name in enumerate(pixel_names) if i not in present]:
             report.warn("pixel-class-not-in-split", *missing, split=split)
