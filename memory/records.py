@@ -186,12 +186,21 @@ class Selection(Record):
 
 
 class Training(Record):
-    """One training of the DSTM on all rounds so far."""
+    """One training of the DSTM on all rounds so far; round 0: on photographs alone."""
 
-    round: int = Field(ge=1)
+    round: int = Field(ge=0)
     job_id: str
     model: str = Field(description="folder with model.safetensors and model.json, relative")
-    n_images: int = Field(ge=1)
+    n_images: int = Field(ge=0, description="generated images")
+    n_real: int | None = Field(
+        None, ge=1, exclude_if=lambda n_real: n_real is None, description="photographs"
+    )
+    effective_size: float | None = Field(
+        None,
+        gt=0,
+        exclude_if=lambda size: size is None,
+        description="equally frequent images that vary as much as those drawn (Kish 1965)",
+    )
     n_steps: int = Field(ge=1)
     final_loss: float
     sha256: str

@@ -51,6 +51,58 @@ class TrainSettings(Record):
     seed: int = Field(0, ge=0)
 
 
+class DstmSettings(TrainSettings):
+    """Settings of a session's DSTM, which may learn from real and generated images together."""
+
+    train_on: Literal["real+synthetic", "synthetic", "real"] = Field(
+        "real+synthetic",
+        description="photographs of the splits generator and audit, generated images, or both",
+    )
+    synthetic_share: Share = Field(
+        1 / 3,
+        description="of the draws of a class that are generated images, where it has both kinds; "
+        "below min_class_weight less",
+    )
+    synthetic_weight: float = Field(
+        1.0, gt=0, description="of a generated image's loss; that of a photograph is 1"
+    )
+    min_class_weight: float = Field(
+        50.0,
+        ge=0,
+        description="sum of the squared weights of a class's generated images from which on they "
+        "are drawn in full; below, in proportion; 0: always in full, however few the audit keeps",
+    )
+    real_images: int | None = Field(
+        None,
+        ge=1,
+        description="photographs that the DSTM learns from, of each class the same share and at "
+        "least one; None: all",
+    )
+    real_finish: Share = Field(
+        0.0, description="share of the steps, the last ones, on photographs alone"
+    )
+    logit_adjustment: float = Field(
+        0.0,
+        ge=0,
+        description="times the logarithm of a class's frequency, added to its logit in the loss "
+        "(Menon et al. 2021); classification without balance_classes alone",
+    )
+
+    @model_validator(mode="after")
+    def _check_logit_adjustment(self) -> Self:
+        if self.logit_adjustment and (self.balance_classes or self.task != "classification"):
+            problem = (
+                "balance_classes=true, which draws all classes equally often"
+                if self.balance_classes
+                else f"task={self.task}"
+            )
+            raise ValueError(
+                f"logit_adjustment={self.logit_adjustment:g} excludes {problem}: set "
+                "logit_adjustment=0, or balance_classes=false with task=classification"
+            )
+        return self
+
+
 class SelectionSettings(Record):
     """Which of a round's images the DSTM learns from; what was chosen once stays chosen."""
 

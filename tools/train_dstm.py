@@ -8,22 +8,25 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 import torch.utils.deterministic
+from numpy.typing import NDArray
 
-from memory.errors import DataError, ShapingError
+from memory.errors import ShapingError
 from memory.records import Selection, Training, digest
 from tools import tasks
 from tools.data.jobs import job_id, round_folder, run_once
 from tools.data.samples import Pool
+from tools.data.sampling import class_frequencies, effective_size, sampling_chances
 from tools.data.selected import choices, read_choice
 from tools.data.stored_images import StoredImages, contents
 from tools.models.dstm_file import reproducible, save_model
-from tools.settings import TrainSettings
+from tools.settings import DstmSettings, TrainSettings
 from tools.tasks import Batch, Model, Task
 
 Progress = Callable[[int, int], None]
@@ -72,8 +75,12 @@ class Trainer(Protocol):
         n_classes: int,
         settings: TrainSettings,
         callbacks: Callbacks | None = None,
+        real: Sequence[Path] = (),
     ) -> tuple[Model, float, int]:
-        """Return the model, on the trainer's device, its loss and the steps, see `train_model`."""
+        """Return the model, on the trainer's device, its loss and the steps, see `train_model`.
+
+        real: shards of photographs.
+        """
         ...
 
 
@@ -90,11 +97,21 @@ class LocalTrainer:
         n_classes: int,
         settings: TrainSettings,
         callbacks: Callbacks | None = None,
+        real: Sequence[Path] = (),
     ) -> tuple[Model, float, int]:
         """See `Trainer`."""
-        task, samples = tasks.build(settings.task), StoredImages(shards)
+        task, samples = tasks.build(settings.task), StoredImages(shards, real)
         progress, warn = callbacks or Callbacks()
-        return train_model(samples, task, n_classes, settings, self.device, progress, warn)
+        return train_model(
+            samples,
+            task,
+            n_classes,
+            settings,
+            self.device,
+            progress,
+            warn,
+            is_real=samples.is_real,
+        )
 
 
 def train_dstm(
@@ -106,44 +123,51 @@ def train_dstm(
     trainer: Trainer | None = None,
     selection: Selection | None = None,
     callbacks: Callbacks | None = None,
+    real: Sequence[Path] = (),
 ) -> Training:
-    """Train the DSTM of a round on the shards of all rounds so far, once.
+    """Train the DSTM of a round on the shards of all rounds so far and on photographs, once.
 
     The model is in rounds/NNN of the session. Called again, the stored result is returned; after a
     kill the training starts over.
 
     Args:
-        round: Number of the round.
+        round: Number of the round; 0 for photographs alone.
         session_folder: Of the session.
-        shards: Relative to the session folder, or absolute. Images that a round left out are not
-            used.
+        shards: Of generated images, relative to the session folder, or absolute. Images that a
+            round left out are not used.
         class_names: Of the labels that the task learns.
         settings: Of the training.
         trainer: Does the work; None: `LocalTrainer` on the CPU.
         selection: How this round's images were chosen.
         callbacks: Progress and warnings; None: none.
+        real: Shards of photographs, see `tools.data.photographs`.
 
     Raises:
-        DataError: A shard is missing or damaged.
+        DataError: A shard is missing or damaged, or there is none.
     """
     trainer = trainer or LocalTrainer()
     paths = [session_folder / shard for shard in shards]
     arguments: dict[str, Any] = {
-        "settings": settings.model_dump(mode="json"),
+        "settings": _effective(settings, bool(real)),
         "class_names": list(class_names),
         # A digest, so that the stored job does not grow with the rounds.
         "shards": digest([[path.name, contents(path).sha256] for path in paths]),
     }
     if chosen := choices(paths):
         arguments["chosen"] = digest([read_choice(path).sha256 for path in chosen])
+    if real:
+        arguments["real"] = digest([contents(path).sha256 for path in real])
     if trainer.n_processes > 1:
         arguments["processes"] = trainer.n_processes
     job = job_id(session_folder.name, round, "train_dstm", arguments)
     job_folder, model_folder = session_folder / "jobs" / job, round_folder(session_folder, round)
 
     def work() -> dict[str, Any]:
-        n_images = len(StoredImages(paths))
-        model, final_loss, n_steps = trainer.train(paths, len(class_names), settings, callbacks)
+        images = StoredImages(paths, real)
+        n_real = int(images.is_real.sum())
+        model, final_loss, n_steps = trainer.train(
+            paths, len(class_names), settings, callbacks, real
+        )
         meta = {
             "task": settings.task,
             "class_names": list(class_names),
@@ -154,7 +178,9 @@ def train_dstm(
             round=round,
             job_id=job,
             model=model_folder.relative_to(session_folder).as_posix(),
-            n_images=n_images,
+            n_images=len(images) - n_real,
+            n_real=n_real or None,
+            effective_size=_effective_size(images, settings),
             n_steps=n_steps,
             final_loss=final_loss,
             sha256=save_model(model_folder, model, meta),
@@ -167,6 +193,29 @@ def train_dstm(
     return Training.model_validate(run_once(job_folder, arguments, work))
 
 
+def _effective(settings: TrainSettings, with_real: bool) -> dict[str, Any]:
+    """Return the settings that have an effect on a training, as plain JSON.
+
+    Those of mixing photographs and generated images are left out where there is nothing to mix, so
+    that jobs of earlier versions keep their ids.
+    """
+    values = settings.model_dump(mode="json")
+    if with_real:
+        return values
+    added = DstmSettings.model_fields.keys() - TrainSettings.model_fields.keys()
+    kept = ("min_class_weight", "logit_adjustment")
+    return {k: v for k, v in values.items() if k not in added or (k in kept and v)}
+
+
+def _effective_size(images: StoredImages, settings: TrainSettings) -> float | None:
+    """Return the effective number of images; None for the rule of earlier versions."""
+    if not isinstance(settings, DstmSettings):
+        return None
+    if not images.is_real.any() and not settings.min_class_weight:
+        return None
+    return effective_size(sampling_chances(images, settings, images.is_real))
+
+
 def train_model(
     samples: Pool,
     task: Task,
@@ -176,11 +225,14 @@ def train_model(
     progress: Progress = lambda done, total: None,
     warn: Warn = lambda kind, message: None,
     sync: GradientSync | None = None,
+    is_real: NDArray[np.bool_] | None = None,
 ) -> tuple[Model, float, int]:
     """Train a new model.
 
-    AdamW under a one-cycle schedule (Smith and Topin 2019). Images are sampled in proportion to
-    their weight, classes equally often if `balance_classes`. A non-finite loss returns the training
+    AdamW under a one-cycle schedule (Smith and Topin 2019). Images are sampled as
+    `tools.data.sampling` says. With `logit_adjustment` tau the loss is that of the outputs plus
+    tau log(pi), where pi are the frequencies of the classes (Menon et al. 2021, eq. 10); the model
+    itself returns the outputs. A non-finite loss returns the training
     to its last good weights, at a lower rate; a batch for which the device has no memory passes
     through the model in parts. torch's global generators are left as they were.
 
@@ -193,6 +245,7 @@ def train_model(
         progress: Gets the steps done and the steps in all.
         warn: See `Warn`.
         sync: With processes that train the same model, see `tools.compute.data_parallel`.
+        is_real: Which samples are photographs, (n,), with `DstmSettings`; None: none.
 
     Returns:
         The model, the mean loss of the last tenth of the steps, and the number of steps.
@@ -201,7 +254,7 @@ def train_model(
         DataError: No image has a weight above 0.
         ShapingError: The loss diverges more than `MAX_RETURNS` times.
     """
-    chances = sampling_chances(samples, settings.balance_classes)
+    mix = _Mix(samples, n_classes, settings, is_real)
     generator = torch.Generator().manual_seed(settings.seed)
     with reproducible(settings.seed, device):
         model = task.build_model(samples.image_shape, n_classes, settings).to(device).train()
@@ -223,16 +276,18 @@ def train_model(
         n_parts = 1
         for step in range(settings.steps):
             rows = torch.multinomial(
-                chances, settings.batch_size, replacement=True, generator=generator
+                mix.chances(step), settings.batch_size, replacement=True, generator=generator
             )
             part = samples.take(rows.numpy())
             images = torch.from_numpy(part.images).to(device).float() / 255
             batch = Batch(images, task.labels(part).to(device))
             if settings.augment:
                 batch = task.augment(batch, generator)
+            if (weights := mix.weights(step)) is not None:
+                batch = replace(batch, weights=weights[rows].to(device))
             if sync:
                 batch = sync.share(batch)
-            loss, n_parts = _backward(model, task, batch, settings, n_parts, warn)
+            loss, n_parts = _backward(model, task, batch, settings, n_parts, warn, mix.adjustment)
             if sync:
                 loss = sync.mean(model, loss)
             if math.isfinite(loss):
@@ -257,12 +312,64 @@ def train_model(
     return model.eval(), sum(last) / len(last), settings.steps
 
 
+class _Mix:
+    """How photographs and generated images are mixed at each step of a training.
+
+    Attributes:
+        adjustment: What is added to the outputs in the loss, (n_classes,), or None.
+    """
+
+    def __init__(
+        self,
+        samples: Pool,
+        n_classes: int,
+        settings: TrainSettings,
+        is_real: NDArray[np.bool_] | None,
+    ) -> None:
+        self._chances = self._of_real = sampling_chances(samples, settings, is_real)
+        self._finish = settings.steps
+        self._weights: torch.Tensor | None = None
+        self.adjustment: torch.Tensor | None = None
+        if not isinstance(settings, DstmSettings):
+            return
+        if settings.logit_adjustment:
+            frequencies = class_frequencies(samples, self._chances, n_classes)
+            least = float(frequencies[frequencies > 0].min())
+            # A class that is never drawn counts as the rarest.
+            log_prior = frequencies.clamp(min=least).log().float()
+            self.adjustment = settings.logit_adjustment * log_prior
+        if is_real is None or is_real.all() or not is_real.any():
+            return
+        if settings.synthetic_weight != 1:
+            weights = torch.where(torch.from_numpy(is_real), 1.0, settings.synthetic_weight)
+            # In expectation 1, so that the learning rate keeps its meaning.
+            self._weights = weights * self._chances.sum() / (weights * self._chances).sum()
+        if settings.real_finish:
+            self._finish = round(settings.steps * (1 - settings.real_finish))
+            self._of_real = sampling_chances(samples, settings, is_real, real_alone=True)
+
+    def chances(self, step: int) -> torch.Tensor:
+        """Return the chance of each image at a step, see `sampling_chances`."""
+        return self._chances if step < self._finish else self._of_real
+
+    def weights(self, step: int) -> torch.Tensor | None:
+        """Return each image's weight in the loss at a step, float32, (n,); None: all 1."""
+        return self._weights.float() if self._weights is not None and step < self._finish else None
+
+
 def _backward(
-    model: Model, task: Task, batch: Batch, settings: TrainSettings, n_parts: int, warn: Warn
+    model: Model,
+    task: Task,
+    batch: Batch,
+    settings: TrainSettings,
+    n_parts: int,
+    warn: Warn,
+    adjustment: torch.Tensor | None = None,
 ) -> tuple[float, int]:
     """Compute the gradient of a batch's mean loss, in `n_parts` parts.
 
-    Whenever the device has no memory for one, there are twice as many parts.
+    Whenever the device has no memory for one, there are twice as many parts. The adjustment,
+    (n_classes,), is added to the outputs.
 
     Returns:
         The loss, and the number of parts that sufficed.
@@ -273,13 +380,16 @@ def _backward(
         model.zero_grad(set_to_none=True)
         total = 0.0
         try:
-            for images, labels in zip(
-                batch.images.chunk(n_parts), batch.labels.chunk(n_parts), strict=True
-            ):
-                part = Batch(images, labels)
-                with torch.autocast(images.device.type, torch.bfloat16, enabled=is_short):
-                    outputs = model(images).float()
-                loss = task.loss(outputs, part, settings).mean() * (len(images) / n)
+            for rows in torch.arange(n).chunk(n_parts):
+                part = Batch(batch.images[rows], batch.labels[rows])
+                with torch.autocast(part.images.device.type, torch.bfloat16, enabled=is_short):
+                    outputs = model(part.images).float()
+                if adjustment is not None:
+                    outputs = outputs + adjustment.to(outputs.device)
+                losses = task.loss(outputs, part, settings)
+                if batch.weights is not None:
+                    losses = losses * batch.weights[rows]
+                loss = losses.mean() * (len(rows) / n)
                 total += loss.item()
                 loss.backward()
             return total, n_parts
@@ -293,28 +403,6 @@ def _backward(
             n_parts *= 2
             torch.cuda.empty_cache()
             warn("out of memory in training", f"Batches pass in {n_parts} parts from now on.")
-
-
-def sampling_chances(samples: Pool, balance_classes: bool) -> torch.Tensor:
-    """Return the sampling weight of each image, float64, (n,), proportional to its own weight.
-
-    Args:
-        samples: n images.
-        balance_classes: Whether classes with a weight above 0 are sampled equally often.
-
-    Raises:
-        DataError: No image has a weight above 0.
-    """
-    chances = torch.from_numpy(samples.weights).double().clone()
-    if not chances.sum() > 0:
-        raise DataError(
-            f"None of {len(samples)} images has a weight above 0, so there is nothing to train "
-            "on. Generate more images, or lower the threshold of the audit."
-        )
-    if balance_classes:
-        totals = torch.bincount(torch.from_numpy(samples.classes), weights=chances)
-        chances /= totals.clamp(min=1e-12)[torch.from_numpy(samples.classes)]
-    return chances
 
 
 def _one_cycle(progress: float, warmup: float = 0.15) -> float:

@@ -24,9 +24,9 @@ from memory.yaml_text import parse_yaml
 from tools.settings import (
     AuditSettings,
     ComputeSettings,
+    DstmSettings,
     PretrainSettings,
     SelectionSettings,
-    TrainSettings,
 )
 
 ENV_PREFIX = "SHAPING_"
@@ -203,7 +203,7 @@ class Settings(Record):
     labeler: LabelerSettings = LabelerSettings()
     audit: AuditSettings = AuditSettings()
     selection: SelectionSettings = SelectionSettings()
-    dstm: TrainSettings = TrainSettings()
+    dstm: DstmSettings = DstmSettings()
     feedback: FeedbackSettings = FeedbackSettings()
     brain: str = Field(
         "policy:audited_failure",

@@ -29,6 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from agent.config.settings import Settings, differences, fingerprint
+from agent.config.stored import read_stored
 from agent.experiments.arm_sessions import Measured, fit, report, run_brain, run_planner
 from agent.experiments.arms import OF_REAL_DATA, Arm, Arms, read_arm
 from agent.experiments.pool import Pool, broken_cells
@@ -123,7 +124,7 @@ class Experiment:
         stored = json.loads(path.read_bytes())
         # Settings that were added since, or removed from pretraining, change nothing.
         kept = {k: v for k, v in stored["settings"].items() if k not in _OF_PRETRAINING}
-        before = Settings.model_validate(kept)
+        before = read_stored(kept)
         if _meaning(before, stored["broken"]) != _meaning(settings, broken):
             changed = differences(before, settings)
             if stored["broken"] != broken:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.config.settings import Settings
+from agent.config.stored import read_stored
 from agent.loop.components import Components
 from agent.session import trust
 from memory.errors import SettingsError, unknown
@@ -86,7 +87,7 @@ def recorded_settings(folder: Path, home: Path) -> Settings:
     """Return the settings that the journal of a session has recorded."""
     events = read_events(folder / "journal.jsonl")
     head = next(event for event in events if isinstance(event, HeadEvent))
-    return Settings.model_validate({**head.settings, "home": home})
+    return read_stored({**head.settings, "home": home})
 
 
 def _results(
@@ -104,7 +105,9 @@ def _results(
 def _train(recorded: Training, shards: Sequence[Path], components: Components) -> Rerun:
     settings = components.settings
     dstm = settings.dstm.model_copy(update={"seed": settings.session.seed})
-    model, loss, _ = components.trainer.train(shards, len(components.label_names), dstm)
+    shards, real = components.learnt_from(shards)
+    n_classes = len(components.label_names)
+    model, loss, _ = components.trainer.train(shards, n_classes, dstm, real=real)
     with tempfile.TemporaryDirectory() as scratch:
         sha256 = save_model(Path(scratch), model, {"task": dstm.task})
     same = sha256 == recorded.sha256 and loss == recorded.final_loss

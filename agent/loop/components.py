@@ -7,9 +7,10 @@ have `Components`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from agent.config.settings import Settings, TargetSettings
@@ -23,6 +24,8 @@ from memory.events import FaultEvent, PausedEvent
 from tools import targets, tasks
 from tools.compute.recipe import Recipe
 from tools.compute.within_memory import WithinMemory
+from tools.data.photographs import stratified, write_photographs
+from tools.data.samples import Samples, concatenate
 from tools.evaluate_real import Predict
 from tools.generate_batch import LabelVerifier, ShardExecutor
 from tools.generators import Generator
@@ -66,6 +69,8 @@ class Components:
         self.observer = observer or Observer()
         self._settings, self._session = settings, session
         self._executor: ShardExecutor | None = None
+        # Shards of photographs by what decides which these are.
+        self._real_shards: dict[tuple[int | None, int], list[Path]] = {}
         if session:
             session.control.say = self.observer.warn
             session.control.after_pause = self._journal_pause
@@ -192,6 +197,54 @@ class Components:
     def task(self) -> Task:
         """What the DSTM learns."""
         return tasks.build(self.settings.dstm.task)
+
+    @property
+    def real_shards(self) -> list[Path]:
+        """Shards of the photographs that the DSTM may learn from, in HOME/cache.
+
+        Those of the splits generator and audit, or `dstm.real_images` of them by the session's
+        seed. Empty where the target has none with the labels that the task needs.
+        """
+        settings = self.settings
+        key = settings.dstm.real_images, settings.session.seed
+        if key not in self._real_shards:
+            self._real_shards[key] = self._write_real(*key)
+        return self._real_shards[key]
+
+    def _write_real(self, n: int | None, seed: int) -> list[Path]:
+        photographs = self.photographs(n, seed)
+        if not all(kind in photographs.labels for kind in self.task.needs) or not len(photographs):
+            self.observer.warn(
+                f"The target {self.target.name!r} has no photographs to train on, so the DSTM "
+                "learns from generated images alone."
+            )
+            return []
+        cache = self.settings.home / "cache"
+        return write_photographs(photographs, cache, self.target.class_names)
+
+    def photographs(self, n: int | None, seed: int) -> Samples:
+        """Return the splits generator and audit, or n of their photographs, see `stratified`."""
+        parts = [self.target.split(name) for name in ("generator", "audit")]
+        photographs = concatenate(parts)
+        return photographs if n is None else stratified(photographs, n, seed)
+
+    def learnt_from(self, shards: Sequence[Path]) -> tuple[Sequence[Path], Sequence[Path]]:
+        """Return the shards of generated images and of photographs that the DSTM learns from.
+
+        Args:
+            shards: Of all generated images so far; none in round 0.
+
+        Raises:
+            SettingsError: `dstm.train_on` is real, and there are no photographs.
+        """
+        train_on = self.settings.dstm.train_on
+        real = [] if train_on == "synthetic" else self.real_shards
+        if train_on == "real" and not real:
+            raise SettingsError(
+                f"dstm.train_on is 'real', but the target {self.target.name!r} has no photographs "
+                "to train on. Set dstm.train_on=synthetic."
+            )
+        return ([] if train_on == "real" else shards), real
 
     @property
     def label_names(self) -> tuple[str, ...]:

@@ -99,7 +99,10 @@ class Effects(Protocol):
         """Draw the images of a plan and let the judge weigh their labels."""
 
     def train(self, number: int) -> Training:
-        """Choose from the images of round `number`, and train the DSTM on those of all so far."""
+        """Choose from the images of round `number`, and train the DSTM on those of all so far.
+
+        Photographs are added as `dstm.train_on` says; round 0 has no others.
+        """
 
     def evaluate(self, training: Training) -> Report:
         """Measure a trained DSTM on the real photographs of the feedback split."""
@@ -223,24 +226,28 @@ class LiveEffects:
         from tools.train_dstm import Callbacks, train_dstm
 
         parts, settings = self._parts, self._session.settings
-        selection = select_images(
-            number,
-            self._session.folder,
-            rounds_before(self._session.journal, number + 1),
-            settings.selection,
-            settings.session.seed,
-            settings.home / "selection" / parts.target.name,
-            parts.device,
-        )
+        selection = None
+        if number:
+            selection = select_images(
+                number,
+                self._session.folder,
+                rounds_before(self._session.journal, number + 1),
+                settings.selection,
+                settings.session.seed,
+                settings.home / "selection" / parts.target.name,
+                parts.device,
+            )
+        shards, real = parts.learnt_from(self._all_shards(number))
         return train_dstm(
             number,
             self._session.folder,
-            self._all_shards(number),
+            shards,
             parts.label_names,
             settings.dstm.model_copy(update={"seed": settings.session.seed}),
             parts.trainer,
             selection,
             Callbacks(parts.progress("train", "steps"), parts.fault),
+            real,
         )
 
     def evaluate(self, training: Training) -> Report:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.config.settings import Settings, differences
+from agent.config.stored import read_stored
 from agent.experiments.arm_sessions import fit, report
 from agent.experiments.pool import cell_of
 from agent.loop.components import Components
@@ -63,7 +64,7 @@ class Pools:
         stored = json.loads(path.read_bytes())
         changed = [
             line
-            for line in differences(Settings.model_validate(stored["settings"]), settings)
+            for line in differences(read_stored(stored["settings"]), settings)
             if line.startswith(_OF_IMAGES)
         ]
         if stored["broken"]:

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from agent.brains import Mode, Turn
 from agent.brains.recorded import answer_of
 from agent.config.settings import Settings
+from agent.config.stored import read_stored
 from agent.loop.approval import ApprovalRequest
 from agent.loop.expectations import Expectation
 from agent.loop.observer import Observer
@@ -73,7 +74,7 @@ class RecordedSession:
         """The settings of the start or resumption that the next event belongs to."""
         place, event = self._start()
         if place not in self._settings:
-            self._settings[place] = Settings.model_validate(event.settings)
+            self._settings[place] = read_stored(event.settings)
         return self._settings[place]
 
     @property

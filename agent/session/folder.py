@@ -21,6 +21,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from agent.config.settings import Settings, differences, fingerprint
+from agent.config.stored import read_stored
 from agent.session import trust
 from agent.session.control import Condition, Control, condition, other_host
 from memory.arenas import share_arenas
@@ -246,7 +247,7 @@ class _Stored(TypedDict):
 def _read_settings(path: Path) -> _Stored:
     try:
         stored = yaml.safe_load(path.read_text("utf-8"))
-        settings = Settings.model_validate(stored["settings"])
+        settings = read_stored(stored["settings"])
         result: _Stored = {"fingerprint": stored["fingerprint"], "settings": settings}
     except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError, RecursionError) as error:
         raise SessionError(

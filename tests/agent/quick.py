@@ -10,6 +10,7 @@ from agent.config.settings import Settings, load_settings
 # Photographs of elpv, images of the toy generator, short trainings.
 QUICK = (
     "generator.name=toy",
+    *("dstm.train_on=synthetic", "dstm.min_class_weight=0"),
     "dstm.steps=12",
     "dstm.batch_size=16",
     "audit.train.steps=12",
@@ -25,6 +26,7 @@ TOY = (
     "session.images_per_round=16",
     "session.images_per_prompt=2",
     "session.rounds=2",
+    *("dstm.train_on=synthetic", "dstm.min_class_weight=0"),
     "dstm.steps=3",
     "dstm.batch_size=8",
     "audit.train.steps=3",

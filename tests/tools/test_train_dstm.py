@@ -12,11 +12,11 @@ import torch
 from memory.errors import DataError, ShapingError, WeightsError
 from memory.records import Training
 from tools import tasks
-from tools.data.samples import Samples
+from tools.data.samples import Samples, concatenate
 from tools.data.shards import write_shard
 from tools.models.dstm_file import load_model, save_model
-from tools.settings import TrainSettings
-from tools.train_dstm import Callbacks, sampling_chances, train_dstm, train_model
+from tools.settings import DstmSettings, TrainSettings
+from tools.train_dstm import Callbacks, train_dstm, train_model
 
 TASK = tasks.build("classification")
 
@@ -78,12 +78,6 @@ def test_the_seed_decides_every_bit(target: Any, quick: TrainSettings) -> None:
     assert first[1:] == second[1:]
     other = train_model(samples, TASK, 2, settings.model_copy(update={"seed": 1}))
     assert state(first[0]) != state(other[0])
-
-
-def test_weights_and_classes_decide_how_often_an_image_is_drawn() -> None:
-    samples = few([1, 0.5, 0, 1], [0, 0, 0, 1])
-    assert sampling_chances(samples, False).tolist() == [1, 0.5, 0, 1]
-    assert sampling_chances(samples, True).tolist() == pytest.approx([2 / 3, 1 / 3, 0, 1])
 
 
 def test_an_image_without_weight_is_not_used(target: Any, quick: TrainSettings) -> None:
@@ -174,6 +168,76 @@ def test_a_round_is_trained_once(session: Path) -> None:
     assert meta["sha256"] == first.sha256
     assert train(session, lambda done, total: steps.append(done)) == first
     assert steps == [1, 2, 3]
+
+
+def test_photographs_alone_are_round_0(session: Path) -> None:
+    real = [session / "rounds/001/data-000.parquet"]
+    settings = DstmSettings(steps=3, batch_size=8)
+    first = train_dstm(0, session, [], ["plain", "square"], settings, real=real)
+    assert (first.round, first.model, first.n_images, first.n_real) == (0, "rounds/000", 0, 80)
+    assert first.effective_size == pytest.approx(80, rel=0.05)
+    # The same photographs and seed, so the same training in any round.
+    again = train_dstm(2, session, [], ["plain", "square"], settings, real=real)
+    assert again.sha256 == first.sha256 and again.job_id != first.job_id
+
+
+def test_photographs_join_generated_images(session: Path) -> None:
+    paths = [Path(f"rounds/00{n}/data-000.parquet") for n in (1, 2)]
+    made, real = paths[:1], [session / paths[1]]
+    settings = DstmSettings(steps=3, batch_size=8)
+    both = train_dstm(1, session, made, ["plain", "square"], settings, real=real)
+    assert (both.n_images, both.n_real) == (80, 80)
+    job = json.loads((session / "jobs" / both.job_id / "job.json").read_bytes())
+    assert job["settings"]["synthetic_share"] == settings.synthetic_share and job["real"]
+
+
+def test_a_job_of_before_keeps_its_id(session: Path) -> None:
+    before = TrainSettings(steps=3, batch_size=8)
+    now = DstmSettings(steps=3, batch_size=8, train_on="synthetic", min_class_weight=0)
+    shards = [Path("rounds/001/data-000.parquet")]
+    first = train_dstm(1, session, shards, ["plain", "square"], before)
+    steps: list[int] = []
+    callbacks = Callbacks(lambda done, total: steps.append(done))
+    again = train_dstm(1, session, shards, ["plain", "square"], now, callbacks=callbacks)
+    assert again == first and not steps
+
+
+def mixed(target: Any) -> tuple[Samples, Any]:
+    """Photographs of squares and generated images whose labels are all wrong."""
+    real, made = target.split("generator"), target.split("audit")
+    made = replace(made, classes=1 - made.classes)
+    return concatenate([made, real]), np.repeat([False, True], [len(made), len(real)])
+
+
+def agreement(target: Any, quick: TrainSettings, **changes: Any) -> float:
+    samples, is_real = mixed(replace(target, n_images=200))
+    settings = DstmSettings(**quick.model_dump() | {"steps": 60}).model_copy(update=changes)
+    model, _, _ = train_model(samples, TASK, 2, settings, is_real=is_real)
+    test = target.split("test")
+    return float((TASK.predict(model, test.images).argmax(1) == test.classes).mean())
+
+
+def test_share_weight_and_finish_decide_whom_a_model_believes(
+    target: Any, quick: TrainSettings
+) -> None:
+    assert agreement(target, quick, synthetic_share=0.9) < 0.4
+    assert agreement(target, quick, synthetic_share=0.1) > 0.6
+    assert agreement(target, quick, synthetic_share=0.9, synthetic_weight=0.01) > 0.6
+    assert agreement(target, quick, synthetic_share=0.9, real_finish=0.8) > 0.6
+
+
+def test_logit_adjustment_undoes_the_prior(target: Any, quick: TrainSettings) -> None:
+    samples = replace(target, n_images=400).split("generator")
+    squares, plain = (np.flatnonzero(samples.classes == c) for c in (1, 0))
+    long_tail = samples.take(np.concatenate([plain, squares[:10]]))
+    test = replace(target, n_images=400).split("test")
+    rates = []
+    for tau in (0.0, 1.0):
+        values = {**quick.model_dump(), "balance_classes": False, "logit_adjustment": tau}
+        model, _, _ = train_model(long_tail, TASK, 2, DstmSettings.model_validate(values))
+        predicted = TASK.predict(model, test.images).argmax(1)
+        rates.append((predicted[test.classes == 1] == 1).mean())
+    assert rates[1] > rates[0] + 0.2
 
 
 def test_an_interrupted_training_ends_with_the_same_model(session: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from memory.files import write_json
 from tools import tasks
 from tools.data.stored_images import StoredImages
 from tools.models.dstm_file import load_model, save_model
-from tools.settings import TrainSettings
+from tools.settings import DstmSettings, TrainSettings
 from tools.tasks import Batch, Model
 from tools.train_dstm import Callbacks, train_model
 
@@ -75,12 +75,15 @@ class DataParallelTrainer:
         n_classes: int,
         settings: TrainSettings,
         callbacks: Callbacks | None = None,
+        real: Sequence[Path] = (),
     ) -> tuple[Model, float, int]:
         """See `tools.train_dstm.Trainer`; an error of a process is raised here."""
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             spec = {
                 "shards": [str(path.absolute()) for path in shards],
+                "real": [str(path.absolute()) for path in real],
+                "is_dstm": isinstance(settings, DstmSettings),
                 "n_classes": n_classes,
                 "settings": settings.model_dump(mode="json"),
                 "device": self._device,
@@ -161,7 +164,8 @@ class _ProcessSync:
     def share(self, batch: Batch) -> Batch:
         """See `GradientSync`."""
         share = slice(self._accelerator.process_index, None, self._accelerator.num_processes)
-        return Batch(batch.images[share], batch.labels[share])
+        weights = None if batch.weights is None else batch.weights[share]
+        return Batch(batch.images[share], batch.labels[share], weights)
 
     def mean(self, model: Model, loss: float) -> float:
         """See `GradientSync`; one message for all gradients and the loss."""
@@ -208,13 +212,15 @@ def main() -> None:
     spec = json.loads((folder / _SPEC).read_bytes())
     sync = _ProcessSync(spec["device"])
     reporter = _Reporter(folder / _MESSAGES, sync.is_first, spec["parent"])
-    settings = TrainSettings.model_validate(spec["settings"])
+    kind = DstmSettings if spec["is_dstm"] else TrainSettings
+    settings = kind.model_validate(spec["settings"])
     task, n_classes = tasks.build(settings.task), spec["n_classes"]
     callbacks = reporter.progress, reporter.warn
     try:
-        samples = StoredImages([Path(name) for name in spec["shards"]])
+        shards, real = ([Path(name) for name in spec[part]] for part in ("shards", "real"))
+        samples = StoredImages(shards, real)
         model, loss, n_steps = train_model(
-            samples, task, n_classes, settings, sync.device, *callbacks, sync
+            samples, task, n_classes, settings, sync.device, *callbacks, sync, samples.is_real
         )
     except ShapingError as error:
         write_json(folder / _FAILED, {"kind": type(error).__name__, "message": str(error)})

@@ -61,17 +61,22 @@ class StoredImages:
 
     Labels of pixels that not all shards have are left out.
 
+    Args:
+        shards: Of generated images.
+        real: Shards of photographs, which come after them.
+
     Attributes:
         n_read: Number of shards that were read for their pixels.
+        is_real: Which images are photographs, (n,).
 
     Raises:
         DataError: There is no shard, or one is missing, damaged or of another image shape.
     """
 
-    def __init__(self, shards: Sequence[Path]) -> None:
-        if not shards:
+    def __init__(self, shards: Sequence[Path], real: Sequence[Path] = ()) -> None:
+        self._shards = [*shards, *real]
+        if not self._shards:
             raise DataError("no samples to join")
-        self._shards = list(shards)
         parts = [contents(path) for path in self._shards]
         for path, part in zip(self._shards, parts, strict=True):
             check_shapes(path, part.image_shape, self._shards[0], parts[0].image_shape)
@@ -83,10 +88,14 @@ class StoredImages:
         self._row = np.concatenate([np.arange(size) for size in sizes])
         self.classes: Labels = np.concatenate([part.classes for part in parts])
         self.weights: NDArray[np.float64] = np.concatenate([part.weights for part in parts])
-        if names := left_out(self._shards):
-            kept = np.array([name not in names for part in parts for name in part.ids])
+        self.is_real: NDArray[np.bool_] = self._owner >= len(shards)
+        if names := left_out(shards):
+            ids = [name for part in parts for name in part.ids]
+            is_chosen = np.array([name not in names for name in ids])
+            kept = is_chosen | self.is_real
             self._owner, self._row = self._owner[kept], self._row[kept]
             self.classes, self.weights = self.classes[kept], self.weights[kept]
+            self.is_real = self.is_real[kept]
         self._tables: dict[int, pa.Table] = {}
         self._decoded: dict[int, Samples] = {}
 

@@ -11,7 +11,7 @@ import torch
 from memory.errors import SettingsError
 from tools import tasks
 from tools.models.dstm_file import load_model
-from tools.settings import TrainSettings
+from tools.settings import DstmSettings, TrainSettings
 from tools.tasks import Batch, Model, Task
 
 
@@ -27,7 +27,7 @@ class Dstm:
 def load_dstm(folder: Path, device: str = "cpu") -> Dstm:
     """Return a saved DSTM, ready to predict; raises WeightsError when it cannot be used."""
     model, meta = load_model(folder, device)
-    return Dstm(model, tasks.build(meta["task"]), TrainSettings.model_validate(meta["settings"]))
+    return Dstm(model, tasks.build(meta["task"]), DstmSettings.model_validate(meta["settings"]))
 
 
 def predicts_classes(task: Task) -> bool:

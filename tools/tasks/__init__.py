@@ -28,10 +28,12 @@ class Batch:
     Attributes:
         images: float32, (n, channels, height, width), 0..1.
         labels: The task's own, (n, ...).
+        weights: Of the images in the loss, (n,); None: all 1.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
+    weights: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)

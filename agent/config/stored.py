@@ -1,0 +1,25 @@
+"""Settings that an earlier version may have stored: what it did not know, it did in one way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agent.config.settings import Settings
+
+_DSTM_BEFORE = {"train_on": "synthetic", "min_class_weight": 0.0}
+
+
+def read_stored(values: Any) -> Settings:
+    """Return the settings of a session or a comparison as they were meant when they were stored.
+
+    Args:
+        values: Plain JSON; a setting that is missing was added since, and has the value by which
+            that version worked.
+
+    Raises:
+        ValidationError: The values are no settings.
+    """
+    if isinstance(values, Mapping) and isinstance(dstm := values.get("dstm", {}), Mapping):
+        values = {**values, "dstm": {**_DSTM_BEFORE, **dstm}}
+    return Settings.model_validate(values)

@@ -1,0 +1,116 @@
+"""The DSTM of a session learns from photographs and generated images together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from agent.autonomous.runner import run
+from agent.config.settings import load_settings
+from agent.config.stored import read_stored
+from agent.experiments.rerun import rerun
+from agent.loop.components import Components
+from agent.loop.effects import LiveEffects
+from agent.loop.observer import Observer
+from agent.session.folder import folder_of, open_session, stored_settings
+from memory.errors import SettingsError
+from memory.journal import read_events, rounds
+from tests.agent.quick import toy_settings
+from tools.data.samples import Samples
+from tools.data.stored_images import contents
+from tools.targets.toy import SIZES, Toy
+
+BOTH = "dstm.train_on=real+synthetic"
+BARE = "target.name=tests.agent.loop.test_photographs:bare"
+N_PHOTOGRAPHS = SIZES["generator"] + SIZES["audit"]
+RECORDED = Path(__file__).parents[2] / "data" / "sessions"
+
+
+class Bare(Toy):
+    """Photographs to measure by, and none to learn from."""
+
+    name = "bare"
+
+    def split(self, name: str) -> Samples:
+        """Return one of the four splits, two of them empty."""
+        samples = super().split(name)
+        return samples.take(()) if name in ("generator", "audit") else samples
+
+
+def bare(cache_dir: Path) -> Bare:
+    """Build the target; nothing is cached."""
+    return Bare()
+
+
+class Warned(Observer):
+    """Collects warnings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        """Keep a warning."""
+        self.warnings.append(text)
+
+
+def test_a_session_trains_on_both_and_holds_no_photograph(tmp_path: Path) -> None:
+    settings = toy_settings(tmp_path, BOTH, "dstm.real_images=50", "session.name=both")
+    run(settings, Console(quiet=True))
+    folder = folder_of(tmp_path, "both")
+    past = rounds(read_events(folder / "journal.jsonl"))
+    trained = [one.training for one in past if one.training and one.number]
+    assert [(t.n_images, t.n_real) for t in trained] == [(16, 50), (32, 50)]
+    assert all(t.effective_size and t.effective_size <= t.n_images + 50 for t in trained)
+    assert all(result.same for result in rerun(folder, tmp_path, ["train"]))
+    ids = {name for path in folder.rglob("*.parquet") for name in contents(path).ids}
+    assert ids and not any(name.startswith(("generator", "audit")) for name in ids)
+
+
+def test_round_0_is_trained_on_photographs_alone(tmp_path: Path) -> None:
+    for train_on in ("real+synthetic", "real"):
+        settings = toy_settings(tmp_path, f"dstm.train_on={train_on}")
+        with open_session(settings, train_on.replace("+", "-")) as session:
+            training = LiveEffects(Components.of_session(session, Observer())).train(0)
+            assert (training.n_images, training.n_real) == (0, N_PHOTOGRAPHS)
+            assert (session.folder / "rounds/000/model.json").exists()
+
+
+def test_the_seed_chooses_the_photographs(tmp_path: Path) -> None:
+    def ids(seed: int) -> set[str]:
+        settings = toy_settings(tmp_path, BOTH, "dstm.real_images=20", f"session.seed={seed}")
+        return {name for path in Components(settings).real_shards for name in contents(path).ids}
+
+    assert len(ids(0)) == 20 and ids(0) == ids(0) != ids(1)
+    assert not any(name.startswith(("feedback", "test")) for name in ids(0) | ids(1))
+
+
+def test_a_target_without_photographs_is_said_once(tmp_path: Path) -> None:
+    observer = Warned()
+    components = Components(toy_settings(tmp_path, BOTH, BARE), observer)
+    shards = [tmp_path / "data-000.parquet"]
+    assert [components.learnt_from(shards) for _ in range(2)] == [(shards, [])] * 2
+    (warning,) = observer.warnings
+    assert "'bare' has no photographs" in warning
+    with pytest.raises(SettingsError, match=r"train_on=synthetic"):
+        Components(toy_settings(tmp_path, "dstm.train_on=real", BARE), observer).learnt_from(shards)
+
+
+def test_settings_of_before_mean_what_they_meant(tmp_path: Path) -> None:
+    (tmp_path / "sessions").symlink_to(RECORDED)
+    for name in ("old-policy", "old-steered", "old-llm"):
+        before = stored_settings(tmp_path, name).dstm
+        assert (before.train_on, before.min_class_weight) == ("synthetic", 0)
+    now = load_settings("solar").model_dump(mode="json")
+    assert read_stored(now).dstm.train_on == "real+synthetic"
+
+
+def test_logit_adjustment_excludes_balanced_drawing() -> None:
+    with pytest.raises(SettingsError, match=r"logit_adjustment=1 excludes balance_classes=true"):
+        load_settings("solar", ["dstm.logit_adjustment=1"])
+    adjusted = ["dstm.logit_adjustment=1", "dstm.balance_classes=false"]
+    assert load_settings("solar", adjusted).dstm.logit_adjustment == 1
+    with pytest.raises(SettingsError, match=r"excludes task=segmentation"):
+        load_settings("camvid", adjusted)

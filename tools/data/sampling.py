@@ -1,0 +1,87 @@
+"""How often each image is drawn in a training, of generated ones and of photographs.
+
+Classes have equal totals, and within a class an image's chance is proportional to its weight. Where
+a class has photographs, generated images have a share of its total. Generated images count in full
+from an evidence of `min_class_weight` on, and in proportion below it, so that a class of which the
+audit keeps next to nothing is not drawn as often as others from what the audit rejects.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from memory.errors import DataError
+from tools.data.samples import Pool
+from tools.settings import DstmSettings, TrainSettings
+
+
+def sampling_chances(
+    samples: Pool,
+    settings: TrainSettings,
+    is_real: NDArray[np.bool_] | None = None,
+    real_alone: bool = False,
+) -> torch.Tensor:
+    """Return the chance of each image to be drawn, up to a factor, float64, (n,).
+
+    For class c with weights w_i of its images, evidence e_c = sum of w_i^2 over its generated
+    images, and t_c = min(1, e_c / min_class_weight): a class of both kinds draws generated images
+    with the share s_c = synthetic_share t_c, and its total is 1; a class of generated images alone
+    has the total t_c; a class of photographs alone 1. Without `balance_classes` the total is the
+    sum of the weights instead.
+
+    Args:
+        samples: n images.
+        settings: Of the training; of a `TrainSettings` that is no `DstmSettings`, min_class_weight
+            is 0, and all images are of one kind.
+        is_real: Which images are photographs, (n,); None: none.
+        real_alone: Whether generated images are not drawn.
+
+    Raises:
+        DataError: No image has a weight above 0.
+    """
+    weights = torch.from_numpy(samples.weights).double().clone()
+    if not weights.sum() > 0:
+        raise DataError(
+            f"None of {len(samples)} images has a weight above 0, so there is nothing to train "
+            "on. Generate more images, or lower the threshold of the audit."
+        )
+    real = torch.zeros(len(samples), dtype=torch.bool)
+    share, least = 1.0, 0.0
+    if isinstance(settings, DstmSettings):
+        share, least = settings.synthetic_share, settings.min_class_weight
+        real = real if is_real is None else torch.from_numpy(is_real)
+    if real_alone:
+        weights *= real
+    if not settings.balance_classes and not real.any():
+        return weights
+    classes = torch.from_numpy(samples.classes)
+
+    def totals(values: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
+        n_classes = int(classes.max()) + 1
+        return torch.bincount(classes, weights=values * of, minlength=n_classes)
+
+    of_real, of_synthetic = totals(weights, real), totals(weights, ~real)
+    trust = (totals(weights**2, ~real) / least).clamp(max=1) if least else torch.ones(len(of_real))
+    has_both = (of_real > 0) & (of_synthetic > 0)
+    shares = torch.where(has_both, share * trust, (of_real == 0).double())
+    full = torch.where(of_real > 0, 1.0, trust)
+    of_class = full if settings.balance_classes else of_real + of_synthetic
+    within = torch.where(
+        real,
+        (1 - shares)[classes] * weights / of_real.clamp(min=1e-12)[classes],
+        shares[classes] * (weights / of_synthetic.clamp(min=1e-12)[classes]),
+    )
+    return of_class[classes] * within
+
+
+def effective_size(chances: torch.Tensor) -> float:
+    """Return (sum p)^2 / sum p^2, the effective sample size of unequal chances (Kish 1965)."""
+    return float(chances.sum() ** 2 / (chances**2).sum())
+
+
+def class_frequencies(samples: Pool, chances: torch.Tensor, n_classes: int) -> torch.Tensor:
+    """Return how often each class is drawn, in sum 1, float64, (n_classes,)."""
+    totals = torch.bincount(torch.from_numpy(samples.classes), weights=chances, minlength=n_classes)
+    return totals / totals.sum()
