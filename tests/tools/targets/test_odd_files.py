@@ -115,7 +115,9 @@ def test_photographs_without_a_known_pixel_are_left_out(tmp_path: Path) -> None:
             (root / folder / split).mkdir(exist_ok=True)
         image = root / "images" / file.name
         image.rename(root / "images" / split / file.name)
-        save_mask(file.parent / split / file.name, np.full_like(mask, 3) if split == "test" else mask)
+        save_mask(
+            file.parent / split / file.name, np.full_like(mask, 3) if split == "test" else mask
+        )
 
     target = build(rewrite(root, write))
     assert "masks have no known pixel, left out [label-void] (4)" in target.notice
