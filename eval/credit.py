@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from eval.metrics import binomial_variance
+from eval.effects import Effect, agrees
 from memory.records import (
     Batch,
     Credit,
     Estimate,
     Hypothesis,
     Plan,
-    PromptSpec,
     Report,
     SliceScore,
     Verdict,
@@ -23,30 +22,35 @@ from memory.records import (
 
 Floats = NDArray[np.float64]
 
-PRIOR_VARIANCE = 0.05**2
+# What is called no change of an accuracy.
+NO_CHANGE = 0.05
 N_RESAMPLES = 500
 # Squared length of a gradient up to which it is rounding error.
 LEAST_SQUARE = 1e-20
 
 
-def credit(plan: Plan, batch: Batch, before: Report | None, after: Report) -> tuple[Credit, ...]:
-    """Share out the change of every slice among the prompts that agree with all its attributes.
+def credit(
+    plan: Plan, batch: Batch, slices: Sequence[SliceScore], effects: Mapping[str, Effect]
+) -> tuple[Credit, ...]:
+    """Share out the effect on every slice among the prompts that agree with all its attributes.
 
-    The change of a slice's accuracy is shrunk towards zero by its binomial error (empirical
-    Bayes: a change is believed to vary with a standard deviation of 0.05), given to prompts in
-    proportion to their kept images, and divided by the images made, so that images which the
-    audit rejects cost credit. Slices that `before` and `after` do not both measure, prompts that
-    made nothing, and a round without a report before give none.
+    The effect is shrunk towards zero by its error (empirical Bayes: effects are believed to vary
+    with a standard deviation of 0.05), given to prompts in proportion to their kept images, and
+    divided by the images made, so that images which the audit rejects cost credit. Slices without
+    an effect and prompts that made nothing give none.
+
+    Args:
+        plan: of the round.
+        batch: of the round.
+        slices: of the report after the round.
+        effects: by the key of the slice, see `eval.effects`.
     """
-    if before is None:
-        return ()
     quality = {q.prompt_id: q for q in batch.quality if q.n_made}
-    measured = {score.key: score for score in before.slices}
     credits_ = []
-    for score in after.slices:
-        if score.key not in measured:
+    for score in slices:
+        effect = effects.get(score.key)
+        if effect is None:
             continue
-        change = shrunk_change(measured[score.key], score)
         agreeing = [p for p in plan.prompts if p.id in quality and agrees(p, score)]
         n_kept = sum(quality[p.id].n_kept for p in agreeing)
         for prompt in agreeing:
@@ -57,29 +61,25 @@ def credit(plan: Plan, batch: Batch, before: Report | None, after: Report) -> tu
                     prompt_id=prompt.id,
                     slice=score.key,
                     n_images=made.n_made,
-                    change_per_100=change * share * 100 / made.n_made,
+                    change_per_100=effect.shrunk * share * 100 / made.n_made,
+                    error=None if effect.plain else effect.error * share * 100 / made.n_made,
                 )
             )
     return tuple(credits_)
 
 
-def agrees(prompt: PromptSpec, score: SliceScore) -> bool:
-    """Return whether a prompt names every attribute value of a slice."""
-    return score.attributes.items() <= prompt.attributes.items()
-
-
-def shrunk_change(before: SliceScore, after: SliceScore) -> float:
-    """Return the change of a slice's accuracy, -1..1, shrunk by its binomial error."""
-    error = sum(binomial_variance(s.n_correct, s.accuracy.n) for s in (before, after))
-    change = after.accuracy.value - before.accuracy.value
-    return change * PRIOR_VARIANCE / (PRIOR_VARIANCE + error)
-
-
-def settle(hypothesis: Hypothesis, before: Report | None, after: Report) -> Verdict:
+def settle(
+    hypothesis: Hypothesis, before: Report | None, after: Report, effects: Mapping[str, Effect]
+) -> Verdict:
     """Return how a hypothesis came out.
 
-    It held if the slice's accuracy moved at least half as far as expected, in that direction; if
-    no change was expected, if the accuracy before lies within the interval after.
+    It held if the effect on the slice is at least half of what was expected and its 95% interval is
+    on that side of 0; it did not hold if the whole interval is below half of what was expected.
+    Where no change was expected, it held if the interval lies within 0.05 of 0, and did not hold
+    if 0 is outside of it. Otherwise it is undecided.
+
+    Plain changes are settled by the rule of record version 1: the change is at least half as large
+    as expected, or where none was, the accuracy before lies within the interval after.
     """
     old, new = (
         next((s.accuracy for s in report.slices if s.key == hypothesis.slice), None)
@@ -90,8 +90,32 @@ def settle(hypothesis: Hypothesis, before: Report | None, after: Report) -> Verd
     if old is None or new is None:
         return Verdict(hypothesis=hypothesis, before=old, after=new, change=None, held=None)
     change, expected = new.value - old.value, hypothesis.expected_change
-    held = change / expected >= 0.5 if expected else new.low <= old.value <= new.high
-    return Verdict(hypothesis=hypothesis, before=old, after=new, change=change, held=held)
+    effect = effects[hypothesis.slice]
+    if effect.plain:
+        held = change / expected >= 0.5 if expected else new.low <= old.value <= new.high
+        return Verdict(hypothesis=hypothesis, before=old, after=new, change=change, held=held)
+    estimate = effect.estimate(new.n)
+    return Verdict(
+        hypothesis=hypothesis,
+        before=old,
+        after=new,
+        change=change,
+        effect=estimate,
+        held=_held(estimate, expected),
+    )
+
+
+def _held(effect: Estimate, expected: float) -> bool | None:
+    if not expected:
+        if effect.low >= -NO_CHANGE and effect.high <= NO_CHANGE:
+            return True
+        return False if effect.low > 0 or effect.high < 0 else None
+    value, low, high = effect.value, effect.low, effect.high
+    if expected < 0:
+        value, low, high = -value, -high, -low
+    if low > 0 and value >= abs(expected) / 2:
+        return True
+    return False if high < abs(expected) / 2 else None
 
 
 def head_gradients(features: Floats, residuals: Floats) -> Floats:

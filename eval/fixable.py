@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta, norm
 
-from eval.metrics import binomial_variance
+from eval.effects import slice_effects
 from memory.records import Estimate, Fixable, Round
 
 Floats = NDArray[np.float64]
@@ -108,7 +108,7 @@ def evidence_from(
 
     Args:
         attributes: of the failure. Without any it cannot be asked for, so there is no evidence.
-        slice_name: key of the slice, whose changes in the reports are added to `changes`.
+        slice_name: key of the slice; the effects on it (`eval.effects`) are added to `changes`.
         rounds: up to the failure's own.
         agreements: per round, by prompt id.
         changes: measured otherwise, with their standard errors.
@@ -127,15 +127,10 @@ def evidence_from(
     for before, after in pairwise(measured):
         if not aimed.get(after.number):
             continue
-        scores = [
-            next((s for s in r.report.slices if s.key == slice_name), None)
-            for r in (before, after)
-            if r.report
-        ]
-        old, new = scores
-        if old and new:
-            variance = sum(binomial_variance(s.n_correct, s.accuracy.n) for s in (old, new))
-            measured_changes.append((new.accuracy.value - old.accuracy.value, math.sqrt(variance)))
+        assert before.report and after.report and after.plan
+        effects = slice_effects(after.plan, before.report, after.report)
+        if effect := effects.get(slice_name):
+            measured_changes.append((effect.value, math.sqrt(effect.variance)))
     return Evidence(
         n_made=sum(q.n_made for q in quality),
         n_kept=sum(q.n_kept for q in quality),

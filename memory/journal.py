@@ -23,7 +23,9 @@ from memory.records import Round, first_problem
 from memory.rounds import FOLDED, RoundFold, fold
 
 # Version of the recorded content. Journals of version 0 (no such field) cannot be replayed.
-RECORD_VERSION = 1
+# 2: credits and verdicts apart from retraining and chance (`eval.effects`); a session keeps the
+# rules that it began with.
+RECORD_VERSION = 2
 
 E = TypeVar("E", bound=Event)
 
@@ -393,9 +395,9 @@ def head_of(events: Sequence[Event]) -> HeadEvent:
             "what its rounds began with, so it cannot be run again or forked. It can be stepped "
             "through: shaping replay NAME"
         )
-    if head.record != RECORD_VERSION:
+    if head.record > RECORD_VERSION:
         raise SessionError(
             f"The session {head.session!r} is a record of version {head.record}; this program "
-            f"knows {RECORD_VERSION}. Use the version of the program that wrote it."
+            f"knows those up to {RECORD_VERSION}. Use the version of the program that wrote it."
         )
     return head

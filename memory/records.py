@@ -111,7 +111,19 @@ class Verdict(Record):
     before: Estimate | None
     after: Estimate | None
     change: float | None
-    held: bool | None = Field(description="None: the slice was not measured in both reports")
+    effect: Estimate | None = Field(
+        None,
+        exclude_if=lambda effect: effect is None,
+        description="the change apart from what would have happened anyway; see `eval.effects`",
+    )
+    held: bool | None = Field(description="None: undecided, or not measured in both reports")
+
+    @property
+    def outcome(self) -> str:
+        """How it came out, in words."""
+        if self.change is None:
+            return "was not measured"
+        return {True: "held", False: "did not hold", None: "is undecided"}[self.held]
 
 
 class Trial(Record):
@@ -317,6 +329,11 @@ class Credit(Record):
     slice: str
     n_images: int = Field(ge=0)
     change_per_100: float
+    error: float | None = Field(
+        None,
+        exclude_if=lambda error: error is None,
+        description="standard error of change_per_100; None in records before version 2",
+    )
 
     @property
     def change(self) -> float:

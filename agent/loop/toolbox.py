@@ -26,6 +26,7 @@ from agent.loop.state import ADVANCES, PHASES, SessionView
 from agent.loop.tool_schemas import tool_schemas
 from agent.planners import PlanDraft, PromptDraft
 from eval.credit import credit, settle
+from eval.effects import effects_of
 from eval.report.blocks import failure_lines, plain, report_lines, trial_text, verdict_text
 from memory.errors import SettingsError, ToolError
 from memory.events import (
@@ -358,13 +359,15 @@ def _learn(session: SessionView, report: Report) -> None:
     assert current is not None and current.plan is not None and current.batch is not None
     reports = [r.report for r in rounds_before(session.journal, number) if r.report]
     before = reports[-1] if reports else None
-    credits_ = credit(current.plan, current.batch, before, report)
+    version = session.journal.events(HeadEvent)[0].record
+    effects = effects_of(current.plan, before, report, version)
+    credits_ = credit(current.plan, current.batch, report.slices, effects)
     session.journal.append(
         CreditsEvent(key=f"credits/{number}", round=number, credits=tuple(credits_))
     )
     if current.plan.hypothesis is None:
         return
-    verdict = settle(current.plan.hypothesis, before, report)
+    verdict = settle(current.plan.hypothesis, before, report, effects)
     session.journal.append(VerdictEvent(key=f"verdict/{number}", round=number, verdict=verdict))
     lesson = Lesson(
         id=f"{session.name}/{number}",

@@ -96,9 +96,9 @@ def build(random_share: float = 0.2) -> SlicePlanner:
     def shares(observation: Observation, slices: Sequence[SliceScore]) -> dict[str, float] | None:
         numbers = {score.key: number for number, score in enumerate(slices)}
         pairs = [
-            (numbers[after.key], abs(after.accuracy.value - before.accuracy.value))
-            for _, before, after in changes(observation.rounds)
-            if after.key in numbers
+            (numbers[c.after.key], abs(c.after.accuracy.value - c.before.accuracy.value))
+            for c in changes(observation.rounds)
+            if c.after.key in numbers
         ][-_N_PAIRS:]
         if not pairs:
             return None

@@ -14,7 +14,7 @@ from typing import Literal
 
 from agent.planners.slices import Shares, SlicePlanner, changes, reward
 from agent.planners.uniform import Uniform
-from eval.credit import agrees
+from eval.effects import agrees
 from memory.errors import SettingsError, unknown
 from memory.records import Round, SliceScore
 
@@ -29,9 +29,9 @@ def exp3(rounds: Sequence[Round], slices: Sequence[SliceScore]) -> dict[str, flo
     step = 1
     for past in rounds:
         gained = {
-            after.key: (reward(before, after), _spent(past, after))
-            for number, before, after in changes(rounds)
-            if number.number == past.number and after.key in totals
+            change.after.key: (reward(change.effect), _spent(past, change.after))
+            for change in changes(rounds)
+            if change.round.number == past.number and change.after.key in totals
         }
         if gained:
             for key, (value, share) in gained.items():

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from agent.planners import (
     AttributeCombination,
@@ -16,7 +17,7 @@ from agent.planners import (
     Planner,
     PromptDraft,
 )
-from eval.credit import agrees, shrunk_change
+from eval.effects import Effect, agrees, slice_effects
 from memory.records import Hypothesis, Report, Round, SliceScore
 from prompts.vocabulary import Vocabulary
 
@@ -98,23 +99,33 @@ def asked_for(past: Round, score: SliceScore) -> bool:
     return past.plan is not None and any(agrees(p, score) for p in past.plan.prompts)
 
 
-def changes(rounds: Sequence[Round]) -> list[tuple[Round, SliceScore, SliceScore]]:
-    """Return (round, score before, score after) of every slice a round used, oldest first."""
-    pairs = []
+class Change(NamedTuple):
+    """What a round did to one slice that it asked for."""
+
+    round: Round
+    before: SliceScore
+    after: SliceScore
+    effect: Effect
+
+
+def changes(rounds: Sequence[Round]) -> list[Change]:
+    """Return the changes of every slice that a round asked for, oldest first."""
+    found = []
     for before, after in pairwise(rounds):
-        if before.report and after.report:
+        if before.report and after.report and after.plan:
+            effects = slice_effects(after.plan, before.report, after.report)
             earlier = {score.key: score for score in before.report.slices}
-            pairs += [
-                (after, earlier[score.key], score)
+            found += [
+                Change(after, earlier[score.key], score, effects[score.key])
                 for score in after.report.slices
                 if score.key in earlier and asked_for(after, score)
             ]
-    return pairs
+    return found
 
 
-def reward(before: SliceScore, after: SliceScore) -> float:
-    """Map the shrunk change of a slice's score to 0..1; no change is 0.5."""
-    return min(1.0, max(0.0, 0.5 + shrunk_change(before, after) / (2 * FULL_CHANGE)))
+def reward(effect: Effect) -> float:
+    """Map the shrunk effect on a slice's score to 0..1; none is 0.5."""
+    return min(1.0, max(0.0, 0.5 + effect.shrunk / (2 * FULL_CHANGE)))
 
 
 def slice_prompts(

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from itertools import pairwise
 
 from agent.planners import AttributeDistribution, Observation, PlanDraft, PromptDraft
 from agent.planners.slices import (
     FULL_CHANGE,
     MIN_SUPPORT,
-    asked_for,
+    changes,
     curriculum_slices,
     kept_rates,
     last_report,
@@ -95,18 +94,11 @@ class Thompson:
         """Fold the history into Beta parameters per slice; one prior success and failure."""
         successes: dict[str, float] = defaultdict(float)
         failures: dict[str, float] = defaultdict(float)
-        for before, after in pairwise(rounds):
-            if not (before.report and after.report and after.plan):
-                continue
-            for key in successes | failures:
-                successes[key] *= self._discount
-                failures[key] *= self._discount
-            earlier = {s.key: s for s in before.report.slices}
-            for score in after.report.slices:
-                if asked_for(after, score) and score.key in earlier:
-                    gained = reward(earlier[score.key], score)
-                    successes[score.key] += gained
-                    failures[score.key] += 1 - gained
+        for change in changes(rounds):
+            fade = self._discount ** (rounds[-1].number - change.round.number)
+            gained = reward(change.effect)
+            successes[change.after.key] += fade * gained
+            failures[change.after.key] += fade * (1 - gained)
         return defaultdict(
             lambda: (1.0, 1.0),
             {key: (1 + successes[key], 1 + failures[key]) for key in successes | failures},

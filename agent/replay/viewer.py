@@ -300,9 +300,8 @@ def _failures(event: FailuresEvent, whole: bool) -> RenderableType:
 
 def _verdict(verdict: Verdict) -> Iterator[RenderableType]:
     expected = verdict.hypothesis
-    outcome = {True: "held", False: "did not hold", None: "was not measured"}[verdict.held]
     change = "" if verdict.change is None else f", measured {signed(verdict.change)}"
-    text = f"{signed(expected.expected_change)} on {expected.slice}{change}: it {outcome}"
+    text = f"{signed(expected.expected_change)} on {expected.slice}{change}: it {verdict.outcome}"
     style = {True: "green", False: "red", None: "dim"}[verdict.held]
     yield _labelled("hypothesis", text, style)
     yield _labelled("", f"{estimate_text(verdict.before)} before", "dim")

@@ -9,7 +9,6 @@ from memory.records import Estimate, Failure, PromptSpec, Round
 
 # Pictures of a round: those of its largest prompts, and of its worst failures.
 N_PROMPTS, N_FAILURES = 6, 4
-_OUTCOMES = {True: "held", False: "did not hold", None: "was not measured"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def steps(past: Sequence[Round]) -> list[Step]:
                 width=round(100 * (at.high - at.low) / span, 1),
                 place=round(100 * (at.value - low) / span, 1),
                 worst=worst[0] if worst else None,
-                verdict=_OUTCOMES[verdict.held] if verdict else "",
+                verdict=verdict.outcome if verdict else "",
                 prompts=largest[:N_PROMPTS],
                 failures=[f for f in current.failures if f.picture][:N_FAILURES],
             )

@@ -222,8 +222,10 @@ def verdict_text(verdict: Verdict) -> str:
     expected = f"{verdict.hypothesis.expected_change:+.3f} on '{verdict.hypothesis.slice}'"
     if verdict.change is None:
         return f"Expected {expected}; it was not measured before and after."
-    held = "it held" if verdict.held else "it did not hold"
-    return f"Expected {expected}; measured {verdict.change:+.3f}: {held}."
+    text = f"Expected {expected}; measured {verdict.change:+.3f}"
+    if effect := verdict.effect:
+        text += f", of which {effect.value:+.3f} [{effect.low:+.3f}, {effect.high:+.3f}] by images"
+    return f"{text}: it {verdict.outcome}."
 
 
 def round_lines(done: Round, before: Report | None) -> list[Block]:

@@ -326,11 +326,13 @@ def _hypothesis_table(rounds: Sequence[Round]) -> Table | None:
 def _verdict(verdict: Verdict | None) -> list[Line]:
     if verdict is None:
         return [Line("○ open")]
-    if verdict.held is None:
+    if verdict.change is None:
         return [Line("○ not measurable")]
+    if verdict.held is None:
+        return [Line("○ undecided")]
     lines = [Line("✓ held", "good") if verdict.held else Line("✕ did not hold", "error")]
     before, after = verdict.before, verdict.after
-    if verdict.change and before and after and text.overlap(before, after):
+    if verdict.effect is None and before and after and text.overlap(before, after):
         lines.append(Line("(intervals overlap)", "dim"))
     return lines
 

@@ -19,7 +19,8 @@ class HeadEvent(Event):
             `settings.dstm.seed`.
         palette: Combinations of attributes that the generator split has, as
             `agent.planners.AttributeDistribution`.
-        record: What is recorded, 1 at present. Journals without it can be walked through, but not
+        record: What is recorded, 2 at present; of 1, credits and verdicts are settled by
+            the rules of that version. Journals without it can be walked through, but not
             verified, forked or asked anew; a higher number is refused.
         interactive: Whether a person can be asked.
         class_names: Classes of the target.

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from eval.credit import credit, prompt_influence, rank_correlation, settle, shrunk_change
+from eval.credit import credit, prompt_influence, rank_correlation, settle
+from eval.effects import Effect, effects_of, plain_changes, slice_effects
 from eval.metrics import binomial_variance
 from memory.records import (
     Batch,
@@ -12,6 +13,7 @@ from memory.records import (
     Plan,
     PromptQuality,
     PromptSpec,
+    Report,
     SliceScore,
 )
 from tests.factories import report, slice_score
@@ -41,15 +43,22 @@ def batch_of(**made_and_kept: tuple[int, int]) -> Batch:
     return Batch(round=1, job_id="j", shards=(), quality=quality)
 
 
+def plain(before: Report | None, after: Report) -> dict[str, Effect]:
+    return plain_changes(before, after) if before else {}
+
+
 def test_changes_are_shrunk_by_their_error() -> None:
+    def shrunk(before: SliceScore, after: SliceScore) -> float:
+        return plain_changes(report(before), report(after))[after.key].shrunk
+
     before, after = score(DARK, 50, 100), score(DARK, 60, 100)
     error = binomial_variance(50, 100) + binomial_variance(60, 100)
     expected = 0.1 * 0.0025 / (0.0025 + error)
-    assert shrunk_change(before, after) == pytest.approx(expected)
+    assert shrunk(before, after) == pytest.approx(expected)
     assert 0.03 < expected < 0.04
-    many = shrunk_change(score(DARK, 50_000, 100_000), score(DARK, 60_000, 100_000))
+    many = shrunk(score(DARK, 50_000, 100_000), score(DARK, 60_000, 100_000))
     assert many == pytest.approx(0.1, abs=0.001)
-    assert shrunk_change(score(DARK, 1, 2), score(DARK, 2, 2)) < 0.02
+    assert shrunk(score(DARK, 1, 2), score(DARK, 2, 2)) < 0.02
 
 
 def test_credit_goes_to_kept_images_of_prompts_that_agree() -> None:
@@ -61,8 +70,11 @@ def test_credit_goes_to_kept_images_of_prompts_that_agree() -> None:
     )
     batch = batch_of(both=(50, 30), half=(20, 10), vague=(99, 99), other=(9, 9))
     before, after = report(score(DARK, 50, 100)), report(score(DARK, 60, 100))
-    change = shrunk_change(before.slices[0], after.slices[0])
-    both, half = credit(plan, batch, before, after)
+    effects = slice_effects(plan, before, after)
+    change = effects[after.slices[0].key].shrunk
+    both, half = credit(plan, batch, after.slices, effects)
+    assert both.error is not None and half.error is not None
+    assert both.error / half.error == pytest.approx(both.change_per_100 / half.change_per_100)
     assert (both.prompt_id, both.slice, both.n_images) == (
         "both",
         "brightness=dark wafer=poly",
@@ -77,20 +89,23 @@ def test_credit_goes_to_kept_images_of_prompts_that_agree() -> None:
 
 def test_a_loss_is_shared_out_too() -> None:
     before, after = report(score(DARK, 90, 100)), report(score(DARK, 60, 100))
-    (only,) = credit(plan_of(prompt("p", **DARK)), batch_of(p=(10, 10)), before, after)
+    plan = plan_of(prompt("p", **DARK))
+    effects = slice_effects(plan, before, after)
+    (only,) = credit(plan, batch_of(p=(10, 10)), after.slices, effects)
     assert only.change_per_100 < 0
 
 
 def test_what_was_not_measured_or_made_gets_no_credit() -> None:
     plan = plan_of(prompt("p", **DARK), prompt("q", **DARK))
     before, after = report(score(DARK, 50, 100)), report(score(DARK, 60, 100))
-    assert credit(plan, batch_of(p=(10, 10)), None, after) == ()
-    assert credit(plan, batch_of(p=(10, 10)), report(), after) == ()
-    assert credit(plan, batch_of(p=(10, 10)), before, report()) == ()
-    assert [c.prompt_id for c in credit(plan, batch_of(p=(10, 1), q=(0, 0)), before, after)] == [
-        "p"
-    ]
-    (rejected,) = credit(plan, batch_of(p=(10, 0)), before, after)
+    effects = slice_effects(plan, before, after)
+    assert effects_of(plan, None, after, 2) == {}
+    assert slice_effects(plan, report(), after) == {}
+    assert slice_effects(plan, before, report()) == {}
+    assert credit(plan, batch_of(p=(10, 10)), after.slices, {}) == ()
+    some = credit(plan, batch_of(p=(10, 1), q=(0, 0)), after.slices, effects)
+    assert [c.prompt_id for c in some] == ["p"]
+    (rejected,) = credit(plan, batch_of(p=(10, 0)), after.slices, effects)
     assert rejected.change_per_100 == 0
 
 
@@ -108,10 +123,12 @@ def test_what_was_not_measured_or_made_gets_no_credit() -> None:
         (0.0, 90, False),
     ],
 )
-def test_hypotheses_are_settled(expected: float, n_after: int, held: bool) -> None:
+def test_old_records_are_settled_as_they_were(expected: float, n_after: int, held: bool) -> None:
     hypothesis = Hypothesis(slice="brightness=dark wafer=poly", expected_change=expected)
     before, after = score(DARK, 50, 100), score(DARK, n_after, 100)
-    verdict = settle(hypothesis, report(before), report(after))
+    verdict = settle(
+        hypothesis, report(before), report(after), plain(report(before), report(after))
+    )
     assert verdict.held is held
     assert verdict.change == pytest.approx((n_after - 50) / 100)
     assert (verdict.before, verdict.after) == (before.accuracy, after.accuracy)
@@ -121,7 +138,7 @@ def test_a_hypothesis_without_both_figures_stays_open() -> None:
     hypothesis = Hypothesis(slice="brightness=dark wafer=poly", expected_change=0.1)
     measured = report(score(DARK, 50, 100))
     for before, after in ((None, measured), (report(), measured), (measured, report())):
-        verdict = settle(hypothesis, before, after)
+        verdict = settle(hypothesis, before, after, plain(before, after))
         assert (verdict.change, verdict.held) == (None, None)
 
 

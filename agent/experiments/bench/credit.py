@@ -28,13 +28,13 @@ from scipy.special import expit
 from agent.experiments.bench.harness import Benchmark, options
 from eval.candidates import fit_direction
 from eval.credit import (
-    agrees,
     credit,
     head_gradients,
     prompt_agreement,
     prompt_influence,
     rank_correlation,
 )
+from eval.effects import agrees, slice_effects
 from eval.report import text
 from memory.records import Batch, Plan, PromptQuality, PromptSpec, Report
 from tools import tasks
@@ -175,7 +175,7 @@ def measure(case: Case, learn: Learn, seeds: Sequence[int]) -> dict[str, Floats]
     half = len(seeds) // 2
     credits_ = {
         (c.prompt_id, c.slice): c.change_per_100 * c.n_images / 100
-        for c in credit(case.plan, case.batch, *reports)
+        for c in credit(case.plan, case.batch, slices, slice_effects(case.plan, *reports))
     }
     pairs = [[(p, s) for s in slices] for p in case.plan.prompts]
     of = case, rows

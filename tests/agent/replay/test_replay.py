@@ -218,7 +218,7 @@ def test_a_change_with_forged_checksums_is_found_by_running_again(
     policy: Path, tmp_path: Path
 ) -> None:
     folder = copy(policy, tmp_path)
-    line = change(folder, "verdict", '"held": ', '"held": null, "x": ', sealed=True)
+    line = change(folder, "verdict", '"held": ', '"held": true, "x": ', sealed=True)
     (finding,) = verify(folder / "journal.jsonl").findings
     assert finding.place == f"journal.jsonl, line {line}"
     assert "verdict.held differs" in finding.what
@@ -299,11 +299,11 @@ def test_a_record_that_ends_within_a_round_is_verified_up_to_there(
 def test_journals_of_other_versions_are_refused_or_read(policy: Path, tmp_path: Path) -> None:
     path = copy(policy, tmp_path) / "journal.jsonl"
     text = path.read_text("utf-8")
-    path.write_text(text.replace('"record": 1, ', "", 1), encoding="utf-8")
+    path.write_text(text.replace('"record": 2, ', "", 1), encoding="utf-8")
     with pytest.raises(SessionError, match="stepped through"):
         verify(path)
     assert len(open_recording(path.parent).steps) > 3
-    path.write_text(text.replace('"record": 1, ', '"record": 9, ', 1), encoding="utf-8")
+    path.write_text(text.replace('"record": 2, ', '"record": 9, ', 1), encoding="utf-8")
     with pytest.raises(SessionError, match="version 9"):
         verify(path)
     path.write_text(text.replace('"schema": 1', '"schema": 2', 1), encoding="utf-8")

@@ -19,7 +19,7 @@ def test_rounds_come_with_reasons_scores_and_pictures(tmp_path: Path) -> None:
     assert first.change is None and first.verdict == ""
     assert first.score and second.score and second.change is not None
     assert abs(second.change - (second.score.value - first.score.value)) < 1e-12
-    assert third.verdict in ("held", "did not hold")
+    assert third.verdict in ("held", "did not hold", "is undecided")
     for step in found:
         assert 0 <= step.left <= step.place <= step.left + step.width <= 100.1
         assert len(step.prompts) <= N_PROMPTS
