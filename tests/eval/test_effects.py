@@ -114,7 +114,7 @@ def test_a_loss_of_all_slices_is_not_the_images() -> None:
         (0.35, 700, True),
         (0.9, 700, False),
         (0.0, 900, False),
-        (0.0, 540, None),
+        (0.0, 530, None),
     ],
 )
 def test_three_verdicts(expected: float, n_after: int, held: bool | None) -> None:
