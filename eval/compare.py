@@ -44,7 +44,7 @@ class Score(Record):
 
     arm: str
     seed: int
-    round: int = Field(ge=1)
+    round: int = Field(ge=0)
     n_images: int = Field(ge=0)
     average: float
     balanced: float
@@ -124,6 +124,12 @@ def score_report(
         worst_five=_mean_of_lowest(values),
         sound_five=_mean_of_lowest(sound or values),
     )
+
+
+def mean_score(scores: Sequence[Score]) -> Score:
+    """Return the mean figures of several trainings of one round of an arm."""
+    means = {name: float(np.mean([getattr(s, name) for s in scores])) for name in _ALL_FIGURES}
+    return scores[0].model_copy(update=means)
 
 
 def summarise(scores: Sequence[Score]) -> list[Summary]:

@@ -42,7 +42,9 @@ class TrainSettings(Record):
     weight_decay: float = Field(0.05, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     balance_classes: bool = True
-    augment: bool = True
+    augment: bool | Literal["strong"] = Field(
+        True, description="true: as the task says; strong: see tools/tasks/strong.py, too"
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="of the network's arithmetic; where a processor has instructions for bfloat16, "

@@ -27,7 +27,7 @@ from tools.data.selected import choices, read_choice
 from tools.data.stored_images import StoredImages, contents
 from tools.models.dstm_file import reproducible, save_model
 from tools.settings import DstmSettings, TrainSettings
-from tools.tasks import Batch, Model, Task
+from tools.tasks import Batch, Model, Task, strong
 
 Progress = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
@@ -283,6 +283,8 @@ def train_model(
             batch = Batch(images, task.labels(part).to(device))
             if settings.augment:
                 batch = task.augment(batch, generator)
+            if settings.augment == "strong":
+                batch = strong.augment(batch, generator, moves=not task.needs)
             if (weights := mix.weights(step)) is not None:
                 batch = replace(batch, weights=weights[rows].to(device))
             if sync:

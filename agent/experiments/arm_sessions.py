@@ -15,6 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from agent import planners
@@ -36,9 +37,11 @@ from memory.files import write_bytes, write_json
 from memory.items import Hit, MemoryItem
 from memory.records import Batch, Failure, Plan, PromptSpec, Report, Round, Training, digest
 from prompts.vocabulary import Vocabulary
-from tools.data.jobs import round_folder, write_missing
+from tools.data.jobs import round_folder, shards_of, write_missing
 from tools.data.samples import Samples, concatenate
-from tools.data.shards import read_shards, write_shard
+from tools.data.selected import choices, read_choice
+from tools.data.shards import write_shard
+from tools.data.stored_images import contents
 from tools.evaluate_real import read_sealed
 from tools.generate_batch import ShardSpec
 from tools.inspect_failures import inspect
@@ -51,10 +54,16 @@ _MODEL = ("model.safetensors", "model.json")
 
 
 class Measured(NamedTuple):
-    """A round, its report on the sealed test split, and how many images the arm had by then."""
+    """A round, and how many images the arm had by then.
+
+    Attributes:
+        round: The round.
+        sealed: Reports on the sealed test split, one for each training.
+        n_images: Number of images.
+    """
 
     round: Round
-    sealed: Report
+    sealed: Sequence[Report]
     n_images: int
 
 
@@ -199,8 +208,9 @@ class ArmEffects(LiveEffects):
         folder = self._session.folder
         if self._session.settings.selection.method != "all":
             return super().train(number)
-        samples = read_shards([folder / shard for shard in self._all_shards(number)]).samples
-        shared, place = self._models / digest(list(samples.ids)), round_folder(folder, number)
+        made = [folder / shard for shard in self._all_shards(number)]
+        shared = self._models / _key(*self._parts.learnt_from(made))
+        place = round_folder(folder, number)
         if (shared / "training.json").exists() and not (place / "model.json").exists():
             training = Training.model_validate_json((shared / "training.json").read_bytes())
             for name in _MODEL:
@@ -223,7 +233,52 @@ class ArmEffects(LiveEffects):
         return inspect(number, self._session.folder, parts.target, slicing, device=parts.device)
 
 
-def run_planner(shared: Components, pool: Pool, arm: Arm, folder: Path) -> list[Measured]:
+def _key(shards: Sequence[Path], real: Sequence[Path]) -> str:
+    """Return a digest of what a training of a seed learns from."""
+    ids = [name for path in shards for name in contents(path).ids]
+    parts: list[object] = [contents(path).sha256 for path in real]
+    parts += [read_choice(path).sha256 for path in choices(shards)]
+    return digest([ids, *parts] if parts else ids)
+
+
+def seeds_of_trainings(seed: int, n: int) -> list[int]:
+    """Return the seeds of n trainings on the same images, that of the session first."""
+    return [seed + 1000 * number for number in range(n)]
+
+
+def _measure(
+    components: Components, session: Session, rounds: Sequence[Round], n: int, shared: Path
+) -> list[tuple[Report, ...]]:
+    """Return the sealed reports of each round, of its own training and of further ones.
+
+    Args:
+        components: Of the session.
+        session: A finished session of an arm.
+        rounds: Its rounds.
+        n: Trainings of each round.
+        shared: Folder of the seed's trainings, for reports of the same images.
+    """
+    reports = []
+    for past, sealed in zip(rounds, read_sealed(session.folder), strict=True):
+        made = shards_of(session.folder, (r for r in rounds if r.number <= past.number))
+        shards, real = components.learnt_from(made)
+        more = []
+        for seed in seeds_of_trainings(session.settings.session.seed, n)[1:]:
+            path = shared / _key(shards, real) / f"sealed-{seed}.json"
+            if not path.exists():
+                dstm = components.settings.dstm.model_copy(update={"seed": seed})
+                n_classes = len(components.label_names)
+                model, _, _ = components.trainer.train(shards, n_classes, dstm, real=real)
+                fitted = Dstm(model, components.task, dstm)
+                write_json(path, report(components, fitted, "test", past.number)[0].to_json())
+            more.append(Report.model_validate_json(path.read_bytes()))
+        reports.append((sealed, *more))
+    return reports
+
+
+def run_planner(
+    shared: Components, pool: Pool, arm: Arm, folder: Path, n_trainings: int = 1
+) -> list[Measured]:
     """Run, or finish, the session of an arm of a planner.
 
     Args:
@@ -231,6 +286,7 @@ def run_planner(shared: Components, pool: Pool, arm: Arm, folder: Path) -> list[
         pool: Images of the seed, which is the session's, too.
         arm: What is run.
         folder: Of the arm.
+        n_trainings: That each round is measured by.
     """
     trial = arm.trial if arm.trial and arm.feedback == "true" else 0
     settings = shared.settings
@@ -238,28 +294,38 @@ def run_planner(shared: Components, pool: Pool, arm: Arm, folder: Path) -> list[
     generator = settings.generator.model_copy(update={"pull": arm.pull})
     changes = {"brain": planner_brain(arm.name), "feedback": feedback, "generator": generator}
 
-    def run(session: Session) -> None:
+    def run(session: Session) -> Components:
         shards = PoolShards(pool)
         components = shared.in_session(session, shards)
         planner = planner_of_arm(arm, lambda: read_sealed(session.folder), pool.broken)
         brain = PlannerBrain(planner, components.distribution, components.target.vocabulary)
         effects = ArmEffects(components, shards, folder.parent / "models", arm)
         run_rounds(components, effects, brain)
+        return components
 
-    return _run_session(settings.model_copy(update=changes), folder, pool.seed, run)
+    return _run_session(settings.model_copy(update=changes), folder, pool.seed, run, n_trainings)
 
 
-def run_brain(settings: Settings, name: str, folder: Path, seed: int) -> list[Measured]:
+def run_brain(
+    settings: Settings, name: str, folder: Path, seed: int, n_trainings: int = 1
+) -> list[Measured]:
     """Run, or finish, the session of a brain, with images and a memory of its own."""
 
-    def run(session: Session) -> None:
-        run_rounds(Components.of_session(session, Observer()))
+    def run(session: Session) -> Components:
+        components = Components.of_session(session, Observer())
+        run_rounds(components)
+        return components
 
-    return _run_session(settings.model_copy(update={"brain": name}), folder, seed, run)
+    changed = settings.model_copy(update={"brain": name})
+    return _run_session(changed, folder, seed, run, n_trainings)
 
 
 def _run_session(
-    settings: Settings, folder: Path, seed: int, run: Callable[[Session], None]
+    settings: Settings,
+    folder: Path,
+    seed: int,
+    run: Callable[[Session], Components],
+    n_trainings: int,
 ) -> list[Measured]:
     home = folder / "home"
     home.mkdir(parents=True, exist_ok=True)
@@ -270,24 +336,29 @@ def _run_session(
     session = settings.session.model_copy(update=changes)
     settings = settings.model_copy(update={"home": home, "session": session})
     with open_session(settings, NAME) as opened:
-        run(opened)
-        rounds, sealed = opened.rounds(), read_sealed(opened.folder)
+        components, rounds = run(opened), opened.rounds()
+        sealed = _measure(components, opened, rounds, n_trainings, folder.parent / "models")
     n_images = accumulate(past.batch.n_made if past.batch else 0 for past in rounds)
     return [Measured(*parts) for parts in zip(rounds, sealed, n_images, strict=True)]
 
 
-def fit(components: Components, samples: Samples, seed: int, **changes: bool | int) -> Dstm:
+def fit(
+    components: Components, samples: Samples, seed: int, *, real: bool = False, **changes: object
+) -> Dstm:
     """Train a DSTM from scratch, without a session.
 
     Args:
         components: Give settings, task and classes.
         samples: What it is trained on.
         seed: Of the training.
+        real: Whether the samples are photographs.
         changes: Other settings of the training.
     """
     settings = components.settings.dstm.model_copy(update={"seed": seed, **changes})
     n_classes = len(components.label_names)
-    model, _, _ = train_model(samples, components.task, n_classes, settings, components.device)
+    is_real = np.full(len(samples), real)
+    task, device = components.task, components.device
+    model, _, _ = train_model(samples, task, n_classes, settings, device, is_real=is_real)
     return Dstm(model, components.task, settings)
 
 

@@ -17,8 +17,8 @@ from eval.compare import REFERENCE
 from memory.errors import SettingsError, unknown
 from memory.records import PullText, Record
 
-CONTROLS = ("real", "augment", "oversample", "one_shot", "shuffled", "oracle")
-OF_REAL_DATA = ("real", "augment", "oversample")
+OF_REAL_DATA = ("real", "augment", "oversample", "logit_adjusted")
+CONTROLS = (*OF_REAL_DATA, "one_shot", "shuffled", "oracle")
 _PREFIXES: dict[str, Literal["shuffled", "first"]] = {"shuffled ": "shuffled", "one-shot ": "first"}
 _ARM_OPTIONS = ("pull", "trial")
 

@@ -1,6 +1,6 @@
 """Comparisons: planners, controls and brains as arms, over paired seeds at equal cost.
 
-compare/NAME/  compare.json (settings)  compare.html  compare.csv
+compare/NAME/  compare.json (settings)  compare.html  compare.csv  compare-slices.csv
                seed-000/images/  models/ (one per training)
                seed-000/ARM/     round-1.json  home/ (its session)
 
@@ -13,6 +13,7 @@ round, is done once. Every file is whole or absent, so the same command goes on.
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
@@ -30,17 +31,25 @@ import numpy as np
 
 from agent.config.settings import Settings, differences, fingerprint
 from agent.config.stored import read_stored
-from agent.experiments.arm_sessions import Measured, fit, report, run_brain, run_planner
+from agent.experiments.arm_sessions import (
+    Measured,
+    fit,
+    report,
+    run_brain,
+    run_planner,
+    seeds_of_trainings,
+)
 from agent.experiments.arms import OF_REAL_DATA, Arm, Arms, read_arm
 from agent.experiments.pool import Pool, broken_cells
 from agent.loop.components import Components
-from eval.compare import Score, contrast, score_report, summarise, to_csv
+from eval.compare import Score, contrast, mean_score, score_report, summarise, to_csv
 from eval.report.compare import Comparison, build_compare_html
 from eval.slices import slice_table
+from memory.csv_text import write_csv
 from memory.errors import SettingsError
 from memory.files import write_bytes, write_json
 from memory.owned import refuse_foreign
-from memory.records import PromptSpec, Record, Round, digest, read_pull
+from memory.records import PromptSpec, Record, Report, Round, digest, read_pull
 from tools.data.samples import Samples
 from tools.generate_batch import draw
 from tools.generators import accepts_feedback
@@ -49,6 +58,7 @@ from tools.models.criteria import require_classes
 _OF_PRETRAINING = ("pretrain", "pretrain_target")
 # Images that are drawn to see how long one takes.
 N_TRIED = 8
+SLICE_COLUMNS = ("arm", "seed", "round", "split", "slice", "n", "score")
 # What a pulled image costs, relative to another (Askari Hemmat et al. 2025).
 PULLED_COST = 1.82
 # Rounds and images of `--budget small`: images are what is scarce, and the DSTM is trained as long
@@ -61,11 +71,24 @@ SMALL = (
 )
 
 
+class SliceFigure(Record):
+    """The score of one slice of a split, the mean over the trainings of a round.
+
+    n: photographs of the slice.
+    """
+
+    split: str
+    slice: str
+    n: int
+    score: float
+
+
 class Entry(Record):
     """One round of an arm, as stored."""
 
     round: Round
     score: Score
+    slices: tuple[SliceFigure, ...] = ()
 
 
 class Workload(NamedTuple):
@@ -101,15 +124,19 @@ class Experiment:
         folder: HOME/compare/NAME.
         arms: What is compared.
         broken: Share of the prompt cells that draw something else.
+        trainings: Trainings, with seeds of their own, whose mean is a round's score.
     """
 
     settings: Settings
     folder: Path
     arms: Arms
     broken: float = 0.0
+    trainings: int = 1
 
     @classmethod
-    def open(cls, settings: Settings, name: str, arms: Arms, broken: float = 0.0) -> Experiment:
+    def open(
+        cls, settings: Settings, name: str, arms: Arms, broken: float = 0.0, trainings: int = 1
+    ) -> Experiment:
         """Make the folder of a comparison, or go on with it.
 
         Raises:
@@ -119,21 +146,33 @@ class Experiment:
         path = folder / "compare.json"
         if not path.exists():
             refuse_foreign(folder, path.name, instead="--name")
-            write_json(path, {"broken": broken, "settings": settings.model_dump(mode="json")})
-            return cls(settings, folder, arms, broken)
+            values = settings.model_dump(mode="json")
+            write_json(path, {"broken": broken, "trainings": trainings, "settings": values})
+            return cls(settings, folder, arms, broken, trainings)
         stored = json.loads(path.read_bytes())
         # Settings that were added since, or removed from pretraining, change nothing.
         kept = {k: v for k, v in stored["settings"].items() if k not in _OF_PRETRAINING}
         before = read_stored(kept)
-        if _meaning(before, stored["broken"]) != _meaning(settings, broken):
-            changed = differences(before, settings)
-            if stored["broken"] != broken:
-                changed.append(f"--broken: {stored['broken']} -> {broken}")
+        options = {"broken": broken, "trainings": trainings}
+        changed = [
+            f"--{key}: {old} -> {new}"
+            for key, new in options.items()
+            if (old := stored.get(key, 1)) != new
+        ]
+        if _meaning(before) != _meaning(settings) or changed:
+            changed = [*differences(before, settings), *changed]
             raise SettingsError(
                 f"The comparison {name!r} was made with other settings: {'; '.join(changed)}. "
                 "Continue it with its own, or choose another name with --name."
             )
-        return cls(settings, folder, arms, broken)
+        of_real = [name for name in arms.controls if name in OF_REAL_DATA]
+        if of_real and "train_on" not in stored["settings"]["dstm"]:
+            raise SettingsError(
+                f"The comparison {name!r} was made by an earlier version, whose controls "
+                f"{', '.join(of_real)} learnt from fewer photographs. Continue it without them, "
+                "or choose another name with --name."
+            )
+        return cls(settings, folder, arms, broken, trainings)
 
     def arm(self, name: str) -> Arm:
         """Return the arm of a planner by its name."""
@@ -145,8 +184,13 @@ class Experiment:
         arms = [self.arm(name) for name in self.arms.names() if name not in others]
         return [arm for arm in arms if arm.pull]
 
-    def check_pulls(self, components: Components) -> None:
-        """Raise SettingsError when arms are guided and cannot be, before anything is drawn."""
+    def check(self, components: Components) -> None:
+        """Raise SettingsError for arms that the settings exclude, before anything is drawn."""
+        if "logit_adjusted" in self.arms.controls and components.task.name != "classification":
+            raise SettingsError(
+                "The control 'logit_adjusted' needs classes of images, but the task is "
+                f"{components.task.name!r}. Compare without it."
+            )
         guided = self._guided()
         if not guided:
             return
@@ -196,9 +240,10 @@ class Experiment:
         arms = self.arms.names()
         n_of_real = sum(name in OF_REAL_DATA for name in arms)
         n_rounds = session.rounds * (len(arms) - n_of_real)
+        has_round_0 = self.settings.dstm.train_on != "synthetic"
         n_guided = len(self._guided()) * (session.rounds - 1)
         return Workload(
-            n_trainings=n_seeds * (n_rounds + n_of_real),
+            n_trainings=n_seeds * self.trainings * (n_rounds + n_of_real + has_round_0),
             n_images=n_seeds * n_rounds * session.images_per_round,
             n_pulled=n_seeds * n_guided * session.images_per_round,
             train_s=one_s + max(0.0, four_s - one_s) / 3 * (n_steps - 1),
@@ -245,27 +290,48 @@ class Experiment:
                 if name in OF_REAL_DATA:
                     outcome = self._on_real_data(components, name, seed)
                 elif name in self.arms.brains:
-                    outcome = run_brain(self.settings, name, place, seed)
+                    outcome = run_brain(self.settings, name, place, seed, self.trainings)
                 else:
-                    outcome = run_planner(components, pool, self.arm(name), place)
+                    arm = self.arm(name)
+                    outcome = run_planner(components, pool, arm, place, self.trainings)
                 for past, sealed, n_images in outcome:
-                    score = score_report(sealed, name, seed, past.number, n_images, broken)
-                    entry = Entry(round=past, score=score)
+                    scores = [
+                        score_report(report, name, seed, past.number, n_images, broken)
+                        for report in sealed
+                    ]
+                    of_feedback = [past.report] if past.report else []
+                    figures = (*_slices(of_feedback), *_slices(sealed))
+                    entry = Entry(round=past, score=mean_score(scores), slices=figures)
                     write_json(place / f"round-{past.number}.json", entry.to_json())
             done()
 
     def _on_real_data(self, components: Components, name: str, seed: int) -> list[Measured]:
-        """Train on the real generator split: bare, augmented, or rare slices drawn more often."""
-        samples = components.target.split("generator")
+        """Train on the photographs that the other arms have.
+
+        As these train (real), with stronger augmentation, with rare slices drawn more often, or
+        with the loss of Menon et al. (2021) in place of balanced drawing.
+        """
+        settings = self.settings.dstm
+        samples = components.photographs(settings.real_images, seed)
+        changes: dict[str, object] = {}
+        if name == "augment":
+            changes = {"augment": "strong"}
+        if name == "logit_adjusted":
+            tau = settings.logit_adjustment or 1.0
+            changes = {"balance_classes": False, "logit_adjustment": tau}
         if name == "oversample":
             table = slice_table(samples.attributes, self.settings.feedback.slices, 1)
             weights = np.zeros(len(samples))
             for members in table.values():
                 weights[members] += 1 / len(members)
             samples = replace(samples, weights=weights)
-        dstm = fit(components, samples, seed, augment=name != "real")
-        feedback, sealed = (report(components, dstm, split)[0] for split in ("feedback", "test"))
+        fitted = [
+            fit(components, samples, of_training, real=True, **changes)
+            for of_training in seeds_of_trainings(seed, self.trainings)
+        ]
+        feedback = report(components, fitted[0], "feedback")[0]
         last = Round(number=self.settings.session.rounds, report=feedback)
+        sealed = [report(components, dstm, "test")[0] for dstm in fitted]
         return [Measured(last, sealed, len(samples))]
 
     @property
@@ -280,15 +346,25 @@ class Experiment:
             for name in self.arms.names()
         )
 
-    def scores(self) -> list[Score]:
-        """Return all scores, those of earlier arms and seeds included."""
+    def entries(self) -> list[Entry]:
+        """Return what is stored of all rounds, those of earlier arms and seeds included."""
         paths = sorted(self.folder.glob("seed-*/*/round-*.json"))
-        return [Entry.model_validate_json(path.read_bytes()).score for path in paths]
+        return [Entry.model_validate_json(path.read_bytes()) for path in paths]
+
+    def scores(self) -> list[Score]:
+        """Return the scores of `entries`."""
+        return [entry.score for entry in self.entries()]
 
     def write_results(self, command: str) -> tuple[Path, Comparison]:
-        """Write compare.html and compare.csv; return the page's path and what it shows."""
+        """Write the page and its tables; return the page's path and what it shows.
+
+        compare.html, compare.csv (a row per arm), compare-slices.csv (a row per slice and round).
+        """
         order = {name: number for number, name in enumerate(self.arms.names())}
-        scores = sorted(self.scores(), key=lambda s: (order.get(s.arm, len(order)), s.arm))
+        entries = sorted(
+            self.entries(), key=lambda e: (order.get(e.score.arm, len(order)), e.score.arm)
+        )
+        scores = [entry.score for entry in entries]
         settings, name = self.settings, self.folder.name
         comparison = Comparison(
             # All users' own data share one preset, so the folder names them.
@@ -301,15 +377,37 @@ class Experiment:
             command=command,
         )
         write_bytes(self.folder / "compare.csv", to_csv(comparison.summaries).encode())
+        table = io.StringIO()
+        write_csv(table, SLICE_COLUMNS, [row for entry in entries for row in _rows(entry)])
+        write_bytes(self.folder / "compare-slices.csv", table.getvalue().encode())
         page = self.folder / "compare.html"
         write_bytes(page, build_compare_html(comparison).encode())
         return page, comparison
 
 
-def _meaning(settings: Settings, broken: float) -> str:
+def _slices(reports: Sequence[Report]) -> list[SliceFigure]:
+    """Return the mean scores of the slices of several reports on one split."""
+    return [
+        SliceFigure(
+            split=reports[0].split,
+            slice=scores[0].key,
+            n=scores[0].accuracy.n,
+            score=float(np.mean([score.accuracy.value for score in scores])),
+        )
+        for scores in zip(*(report.slices for report in reports), strict=True)
+    ]
+
+
+def _rows(entry: Entry) -> list[list[str]]:
+    """Return the rows of compare-slices.csv for one round."""
+    of_round = [entry.score.arm, str(entry.score.seed), str(entry.score.round)]
+    return [[*of_round, s.split, s.slice, str(s.n), f"{s.score:.4f}"] for s in entry.slices]
+
+
+def _meaning(settings: Settings) -> str:
     # The arms decide who plans, not the setting `brain`.
     settings = settings.model_copy(update={"brain": ""})
-    return digest([fingerprint(settings), settings.session.to_json(), broken])
+    return digest([fingerprint(settings), settings.session.to_json()])
 
 
 def end_with_parent() -> None:

@@ -16,6 +16,7 @@ from tools.data.samples import Samples, concatenate
 from tools.data.shards import write_shard
 from tools.models.dstm_file import load_model, save_model
 from tools.settings import DstmSettings, TrainSettings
+from tools.tasks import Batch, strong
 from tools.train_dstm import Callbacks, train_dstm, train_model
 
 TASK = tasks.build("classification")
@@ -224,6 +225,21 @@ def test_share_weight_and_finish_decide_whom_a_model_believes(
     assert agreement(target, quick, synthetic_share=0.1) > 0.6
     assert agreement(target, quick, synthetic_share=0.9, synthetic_weight=0.01) > 0.6
     assert agreement(target, quick, synthetic_share=0.9, real_finish=0.8) > 0.6
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_strong_augmentation_changes_images_and_keeps_labels(target: Any, moves: bool) -> None:
+    photographs = target.split("generator")
+    images = torch.from_numpy(photographs.images).float() / 255
+    batch = Batch(images, TASK.labels(photographs), torch.ones(len(images)))
+    one, same, other = (
+        strong.augment(batch, torch.Generator().manual_seed(seed), moves) for seed in (0, 0, 1)
+    )
+    assert torch.equal(one.images, same.images) and not torch.equal(one.images, other.images)
+    assert one.labels is batch.labels and one.weights is batch.weights
+    assert one.images.shape == images.shape and 0 <= one.images.min() <= one.images.max() <= 1
+    changed = (one.images - images).abs().flatten(1).mean(1)
+    assert changed.min() > 0 and 0.02 < changed.mean() < 0.3
 
 
 def test_logit_adjustment_undoes_the_prior(target: Any, quick: TrainSettings) -> None:

@@ -36,7 +36,10 @@ def compare(
         str, typer.Option(help="Arms, e.g. uniform,failure:floor=0.5:pull=entropy 0.03.")
     ] = "uniform,audited_failure,thompson",
     controls: Annotated[
-        str, typer.Option(help="Of real, augment, oversample, one_shot, shuffled, oracle.")
+        str,
+        typer.Option(
+            help="Of real, augment, oversample, logit_adjusted, one_shot, shuffled, oracle."
+        ),
     ] = "shuffled,oracle",
     brains: Annotated[str, typer.Option(help="Brains as arms, e.g. openai:MODEL.")] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Paired seeds, from 0 on.")] = 6,
@@ -47,6 +50,9 @@ def compare(
     broken: Annotated[
         float, typer.Option(min=0, max=1, help="Share of prompt cells that draw wrong images.")
     ] = 0.0,
+    trainings: Annotated[
+        int, typer.Option(min=1, help="Trainings of each round, whose mean is its score.")
+    ] = 1,
     jobs: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = 2,
     name: Annotated[
         str | None, typer.Option(help="Of the comparison. [default: PRESET or DATA]")
@@ -69,11 +75,11 @@ def compare(
     arms.check(broken)
     stem = components.target.name if target else Path(preset or PRESET).stem
     name = name or (f"{stem}-broken" if broken else stem)
-    experiment = Experiment.open(settings, name, arms, broken)
+    experiment = Experiment.open(settings, name, arms, broken, trainings)
     say(components.target.notice)
     path, folder = settings.target.path, experiment.folder
     data_manifest.check_folder(folder, path, components.target, f"the comparison {name!r}")
-    experiment.check_pulls(components)
+    experiment.check(components)
     with counted(console(), "training what audits images", "steps") as report:
         components.train_judge(report)
     say("Measuring how long a training and an image take ...")
@@ -121,7 +127,7 @@ def compare(
         )
         say("Seeds to show it: for a worst-five difference of this size, with a power of 0.8.")
     say(f"Page: {page}")
-    say(f"Table: {page.with_suffix('.csv')}")
+    say(f"Tables: {page.with_suffix('.csv')}, {page.with_name('compare-slices.csv')}")
 
 
 def _command(arguments: list[str]) -> str:

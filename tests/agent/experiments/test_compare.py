@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import signal
 import subprocess
@@ -179,6 +180,53 @@ def test_a_comparison_ends_with_page_and_table_and_goes_on_after_a_stop(
         Experiment.open(settings, "test", ARMS)
 
 
+def test_all_arms_learn_from_the_same_photographs(settings: Settings) -> None:
+    options = ["dstm.train_on=real+synthetic", "dstm.real_images=40", "session.rounds=1"]
+    settings = toy_settings(settings.home, *options)
+    controls = ("real", "augment", "oversample", "logit_adjusted")
+    arms = Arms(planners=("uniform", "count"), controls=controls)
+    experiment = Experiment.open(settings, "both", arms, trainings=2)
+    experiment.check(Components(settings))
+    experiment.run(range(1), 1, lambda done: None)
+    entries = {e.score.arm: e for e in experiment.entries() if e.score.round == 1}
+    for name in arms.planners:
+        trained = entries[name].round.training
+        assert trained and (trained.n_images, trained.n_real) == (16, 40)
+    assert all(entries[name].score.n_images == 40 for name in controls)
+    # One shared training of each kind, and one more for its mean.
+    assert not (experiment.folder / "seed-000/real/home").exists()
+    further = [*experiment.folder.glob("seed-000/models/*/sealed-1000.json")]
+    assert len(further) == len([*experiment.folder.glob("seed-000/models/*/training.json")])
+
+    page, _ = experiment.write_results("shaping compare")
+    with page.with_name("compare-slices.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["split"] for row in rows} == {"feedback", "test"}
+    assert {row["arm"] for row in rows} == {*arms.names()}
+    of_real = [r for r in rows if (r["arm"], r["split"]) == ("real", "test")]
+    assert sum(int(r["n"]) for r in of_real if r["slice"].count("=") == 1) >= 60
+    worst = min(float(r["score"]) for r in of_real)
+    # A mean over two trainings, whose worst slices may differ.
+    assert entries["real"].score.worst_slice <= worst + 1e-4
+    with pytest.raises(SettingsError, match="--trainings: 2 -> 1"):
+        Experiment.open(settings, "both", arms)
+
+
+def test_controls_are_checked_before_anything_is_drawn(settings: Settings) -> None:
+    arms = Arms(planners=("uniform",), controls=("logit_adjusted",))
+    dense = load_settings("streets-seg", [f"home={settings.home}"])
+    with pytest.raises(SettingsError, match="'logit_adjusted' needs classes"):
+        Experiment(dense, settings.home, arms).check(Components(dense))
+    experiment = Experiment.open(settings, "earlier", arms)
+    path = experiment.folder / "compare.json"
+    stored = json.loads(path.read_bytes())
+    del stored["settings"]["dstm"]["train_on"], stored["trainings"]
+    path.write_text(json.dumps(stored))
+    with pytest.raises(SettingsError, match="earlier version, whose controls logit_adjusted"):
+        Experiment.open(settings, "earlier", arms)
+    assert Experiment.open(settings, "earlier", Arms(planners=("uniform",))).trainings == 1
+
+
 def test_a_brain_is_an_arm(settings: Settings) -> None:
     arms = Arms(planners=("uniform",), brains=("policy:uniform",))
     experiment = Experiment.open(settings, "brains", arms)
@@ -198,7 +246,7 @@ def test_guided_arms_and_one_shot_feedback_are_held_against_the_others(
     arms = Arms(planners=("uniform", "failure", guided, "one_shot"), controls=("one_shot",))
     experiment = Experiment.open(settings, "guided", arms)
     folder = experiment.folder
-    experiment.check_pulls(Components(settings))
+    experiment.check(Components(settings))
     experiment.run(range(1), 1, lambda done: None)
 
     def plan(arm: str, number: int) -> Plan:
@@ -305,7 +353,7 @@ def test_arms_that_cannot_be_guided_are_refused(
 ) -> None:
     experiment = Experiment(settings, settings.home, Arms(planners=("uniform", arms)), broken)
     with pytest.raises(SettingsError, match=message):
-        experiment.check_pulls(Components(settings))
+        experiment.check(Components(settings))
 
 
 def test_a_comparison_goes_on_when_settings_have_been_added_since(settings: Settings) -> None:
