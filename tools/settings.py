@@ -160,7 +160,19 @@ class AuditSettings(Record):
 
     method: Literal["classifier", "dense", "none"] = "classifier"
     train: TrainSettings = TrainSettings()
-    threshold: float = Field(0.5, gt=0, le=1, description="an image is kept from here on")
+    threshold: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="probability from which on an image of any class is kept; None: each class has "
+        "its own, from real photographs (dense: score, at most; None: 0.5)",
+    )
+    real_rejected: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="share of a class's real photographs below its limit, where threshold is None",
+    )
     floor: Share = Field(0.1, description="the least weight of an image")
     members: int = Field(3, ge=1, description="models of the ensemble, method dense")
     focal_px: float | None = Field(

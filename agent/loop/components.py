@@ -29,7 +29,7 @@ from tools.data.samples import Samples, concatenate
 from tools.evaluate_real import Predict
 from tools.generate_batch import LabelVerifier, ShardExecutor
 from tools.generators import Generator
-from tools.labelers.audit import AuditClassifier, KeepAll, train_audit
+from tools.labelers.audit import N_LEAST, AuditClassifier, KeepAll, train_audit
 from tools.labelers.dense_audit import train_dense_audit
 from tools.models.embeddings import (
     Embed,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from tools.compute.cluster import RayExecutor
 
 OUT_OF_MEMORY = "out of memory"
+ABSTAINS = "audit abstains"
 
 
 class Components:
@@ -388,7 +389,15 @@ class Components:
             progress: Takes the steps done and the total.
         """
         settings = self.settings
-        return train_audit(target, settings.audit, settings.home / "cache", self.device, progress)
+        cache = settings.home / "cache"
+        audit = train_audit(target, settings.audit, cache, self.device, progress)
+        if audit.abstains:
+            self.fault(
+                ABSTAINS,
+                f"The audit knows too few photographs of {', '.join(audit.abstains)}: images of "
+                f"these classes are kept unseen. It needs {N_LEAST} of a class in its split.",
+            )
+        return audit
 
     @cached_property
     def memory(self) -> MemoryIndex:

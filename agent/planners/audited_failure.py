@@ -1,9 +1,10 @@
 """Audited failure: towards the worst slices, as far as the audit finds that they can be drawn.
 
-A slice's share is exp(sharpness z) times the square of its kept-rate, where z is how many standard
-deviations its error lies above that of the other slices, so the shares mean the same for errors
-of 0.05 and of 0.7. Where inspection has judged a failure, the share is multiplied by the upper
-bound of its chance to be fixable, so that only evidence takes images away. A floor of evenly
+A slice's share is exp(sharpness z) times its kept-rate, where z is how many standard deviations its
+error lies above that of the other slices, so the shares mean the same for errors of 0.05 and of
+0.7. Of real photographs the audit keeps the same share in every class, so kept-rates of slices can
+be compared. Where inspection has judged a failure, the share is multiplied by the upper bound of
+the share of kept images that help, so that only evidence takes images away. A floor of evenly
 spread prompts (`count`) stays, since sparse greedy allocations did badly. A slice that the audit
 mostly rejects is not deleted: every third round it gets a prompt again, so that a generator or an
 audit that has changed is noticed.
@@ -33,7 +34,7 @@ def audited_shares(
     spread = float(values.std())
     weights = {
         key: (math.exp(sharpness * (value - float(values.mean())) / spread) if spread else 1.0)
-        * kept[key] ** 2
+        * kept[key]
         for key, value in error.items()
     }
     total = sum(weights.values())
@@ -45,9 +46,9 @@ def build(floor: float = 0.4, sharpness: float = 1.5, curriculum: bool = False) 
 
     def shares(observation: Observation, slices: Sequence[SliceScore]) -> dict[str, float]:
         kept = kept_rates(observation.rounds, slices)
-        chances = {f.slice: f.fixable.chance.high for f in observation.failures if f.fixable}
+        useful = {f.slice: f.fixable.useful.high for f in observation.failures if f.fixable}
         by_error = audited_shares(errors(slices), kept, sharpness)
-        shares = {key: share * chances.get(key, 1.0) for key, share in by_error.items()}
+        shares = {key: share * useful.get(key, 1.0) for key, share in by_error.items()}
         if observation.round % _RETEST_EVERY == 0:
             prompt = observation.images_per_prompt / observation.n_images
             shares |= {key: max(shares[key], prompt) for key in kept if kept[key] < _MOSTLY}

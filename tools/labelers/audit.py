@@ -2,10 +2,20 @@
 
 A classifier trained on the target's `audit` split verifies, never the current DSTM, which would
 delete hard images. Doubtful images are weighted down, not deleted.
+
+How sure a classifier is of the true class differs by class, so images are compared with the real
+photographs of their class, by cross-conformal prediction (Vovk 2015) within classes: a third of the
+photographs at a time is scored by a model of the other two thirds. With p_k the probability of its
+class by model k, an image of a class with n photographs, n_k of them scored by k, is kept if
+1 + sum_k #{i <= n_k: p_ki <= p_k} > alpha (n + 1). So about 1 - alpha of further real photographs
+are kept, of every class alike; at least 1 - 2 alpha, less a term of the order of 1/n, whatever the
+models (Barber et al. 2021). Of a class with fewer than `N_LEAST` photographs too little is known:
+its images are kept.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from memory.files import write_json
 from memory.records import digest
 from tools import tasks
 from tools.data.samples import Dense, Samples, content_digest
@@ -24,6 +35,9 @@ from tools.train_dstm import train_model
 
 # To be raised when the same settings would give another classifier.
 _CACHE_VERSION = 1
+N_FOLDS = 3
+N_LEAST = 20
+"""Real photographs of a class from which on its images are judged."""
 
 
 Verdict = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]
@@ -41,29 +55,65 @@ class KeepAll:
 
 @dataclass(frozen=True)
 class AuditClassifier:
-    """A trained classifier with the thresholds of the audit; a `LabelVerifier`."""
+    """Trained classifiers with the limits of the audit; a `LabelVerifier`.
+
+    Attributes:
+        task: Of the models.
+        models: One per fold; a single one where no class has `N_LEAST` photographs, and where the
+            settings have a threshold.
+        settings: Of the audit.
+        class_names: Of the target.
+        out_of_fold: Per model and class, the probabilities of the class of those real photographs
+            of it that the model was not trained on, ascending; () for a single model.
+    """
 
     task: Task
-    model: Model
+    models: Sequence[Model]
     settings: AuditSettings
+    class_names: Sequence[str]
+    out_of_fold: Sequence[Sequence[Sequence[float]]] = ()
+
+    @property
+    def abstains(self) -> tuple[str, ...]:
+        """The classes of which too little is known, so that all of their images are kept."""
+        if self.settings.threshold is not None:
+            return ()
+        needed = self._n_needed()
+        return tuple(name for name, n in zip(self.class_names, needed, strict=True) if not n)
 
     def verify(self, samples: Samples, confidence: Dense | None = None) -> Verdict:
         """Return the probability of each image's own class, its weight, and whether it is kept.
 
-        Each is (n,). The weight is probability / threshold, at least `floor` and at most 1; an
-        image is kept if its probability is at least `threshold`. Confidence in labels of pixels has
-        no effect.
+        Each is (n,). Kept images have weight 1. The weight of others is the number of real
+        photographs that are as doubtful, or with a threshold the probability, over that which
+        suffices; it is at least `floor`. Confidence in labels of pixels has no effect.
         """
-        probabilities = self.task.predict(self.model, samples.images)
-        p_label = probabilities[np.arange(len(samples)), samples.classes]
-        threshold = self.settings.threshold
-        weights = np.clip(p_label / threshold, self.settings.floor, 1)
-        return p_label, weights, p_label >= threshold
+        by_model = [self.task.predict(model, samples.images) for model in self.models]
+        own = [p[np.arange(len(samples)), samples.classes] for p in by_model]
+        p_label: NDArray[np.float64] = np.mean(own, axis=0)
+        if self.settings.threshold is not None:
+            standing, needed = p_label, np.full(len(samples), self.settings.threshold)
+        else:
+            standing = np.zeros(len(samples))
+            for p_own, real in zip(own, self.out_of_fold, strict=False):
+                for number, photographs in enumerate(real):
+                    rows = samples.classes == number
+                    standing[rows] += np.searchsorted(photographs, p_own[rows], side="right")
+            needed = self._n_needed()[samples.classes]
+        kept = standing >= needed
+        weights = np.clip(standing / np.where(kept, 1, needed), self.settings.floor, 1)
+        return p_label, np.where(kept, 1, weights), kept
 
     def agreement(self, samples: Samples) -> float:
         """Return the share of images, 0..1, whose most probable class is their own."""
-        predictions = self.task.predict(self.model, samples.images).argmax(1)
-        return float((predictions == samples.classes).mean())
+        by_model = [self.task.predict(model, samples.images) for model in self.models]
+        return float((np.mean(by_model, axis=0).argmax(1) == samples.classes).mean())
+
+    def _n_needed(self) -> NDArray[np.float64]:
+        """Return how many photographs of its class must be as doubtful as a kept image."""
+        n_classes = len(self.class_names)
+        n = np.array([sum(len(r[c]) for r in self.out_of_fold) for c in range(n_classes)])
+        return np.where(n < N_LEAST, 0.0, np.floor(self.settings.real_rejected * (n + 1)))
 
 
 def train_audit(
@@ -73,13 +123,36 @@ def train_audit(
     device: str = "cpu",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> AuditClassifier:
-    """Train the classifier on the target's audit split, or load it from `cache_dir`."""
+    """Train the classifiers on the target's audit split, or load them from `cache_dir`."""
     samples, train, names = target.split("audit"), settings.train, target.class_names
     key = [_CACHE_VERSION, target.name, content_digest(samples), train.model_dump(mode="json")]
     folder = cache_dir / f"audit-{target.name}-{digest(key)}"
     task = tasks.build(train.task)
-    model = trained_once(folder, task, samples, names, train, device, progress)
-    return AuditClassifier(task, model, settings)
+    counts = np.bincount(samples.classes, minlength=len(names))
+    if settings.threshold is not None or counts.max() < N_LEAST:
+        model = trained_once(folder, task, samples, names, train, device, progress)
+        return AuditClassifier(task, [model], settings, names)
+    folds = np.zeros(len(samples), dtype=np.int64)
+    for number, n in enumerate(counts):
+        folds[samples.classes == number] = np.arange(n) % N_FOLDS
+    models, out_of_fold = [], []
+    for fold in range(N_FOLDS):
+
+        def done(step: int, total: int, fold: int = fold) -> None:
+            progress(fold * train.steps + step, N_FOLDS * train.steps)
+
+        known, held = (
+            samples.take(np.flatnonzero(rows)) for rows in (folds != fold, folds == fold)
+        )
+        own_folder = folder / f"fold-{fold}"
+        model = trained_once(own_folder, task, known, names, train, device, done)
+        path = own_folder / "out-of-fold.json"
+        if not path.exists():
+            p = task.predict(model, held.images)
+            write_json(path, [np.sort(p[held.classes == i, i]).tolist() for i in range(len(names))])
+        models.append(model)
+        out_of_fold.append(json.loads(path.read_bytes()))
+    return AuditClassifier(task, models, settings, names, out_of_fold)
 
 
 def trained_once(

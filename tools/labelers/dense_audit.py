@@ -47,6 +47,8 @@ _HELD_OUT = 4
 _WRONG_VARIANTS = 4
 _REAL_QUANTILE = 0.05
 _N_MIN = 10
+# Labels that are as good as this are kept, also where true ones score higher.
+_THRESHOLD = 0.5
 
 # Decrease of the logarithm of a score's odds for a mean confidence that is lower by 1. Set by hand:
 # corrupted labels have no confidence to fit it on.
@@ -126,7 +128,8 @@ class DenseAudit:
     def _limit(self, attributes: Mapping[str, str]) -> float:
         slices = ["", *(f"{key}={value}" for key, value in attributes.items())]
         limits = self.calibration.limits
-        return min(self.settings.threshold, *(limits[key] for key in slices if key in limits))
+        threshold = self.settings.threshold or _THRESHOLD
+        return min(threshold, *(limits[key] for key in slices if key in limits))
 
 
 def train_dense_audit(

@@ -81,7 +81,7 @@ def test_values_are_yaml() -> None:
     assert settings.dstm.learning_rate == 0.001
     assert settings.dstm.augment is False
     assert settings.target.options == {"seed": 3}
-    assert (settings.audit.floor, settings.audit.threshold) == (0.2, 0.5)
+    assert (settings.audit.floor, settings.audit.threshold) == (0.2, None)
     assert settings.audit.train.steps == 50
 
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,7 @@ from agent.session.folder import open_session
 from memory.errors import SettingsError
 from memory.events import FaultEvent
 from tests.agent.quick import toy_settings
-from tools.labelers.audit import KeepAll
+from tools.labelers.audit import AuditClassifier, KeepAll
 
 ROOT = Path(__file__).parents[3]
 # Packages whose `build` makes one, and the functions that train a judge.
@@ -74,6 +76,23 @@ def test_faults_are_journaled_within_a_session_alone(tmp_path: Path) -> None:
         (event,) = session.journal.events(FaultEvent)
     assert (event.what, event.message, event.n_at_once) == ("tried", "It was mended.", 1)
     assert warned == ["It was mended."] * 2
+
+
+def test_an_audit_that_knows_too_little_says_so(tmp_path: Path) -> None:
+    class Warned(Observer):
+        def warn(self, text: str) -> None:
+            warned.append(text)
+
+    warned: list[str] = []
+    settings = toy_settings(tmp_path, "audit.train.steps=2")
+    assert isinstance(Components(settings, Warned()).judge, AuditClassifier)
+    assert warned == []
+    few = Components(settings, Warned()).target.split("audit").take(range(30))
+    with_few: Any = SimpleNamespace(name="few", class_names=("a", "b"), split=lambda name: few)
+    audit = Components(settings, Warned()).classifier(with_few)
+    assert audit.abstains == ("a", "b")
+    assert len(warned) == 1
+    assert audit.verify(few)[2].all()
 
 
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:

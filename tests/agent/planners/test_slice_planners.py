@@ -151,7 +151,7 @@ def test_audited_shares_are_exponential_in_standard_errors_and_fall_with_the_kep
     scaled = audited_shares({"a": 0.02, "b": 0.04}, {"a": 1.0, "b": 1.0}, sharpness=1.0)
     assert scaled == pytest.approx(shares)
     broken = audited_shares(error, {"a": 1.0, "b": 0.1}, sharpness=1.0)
-    assert broken["b"] / broken["a"] == pytest.approx(math.exp(2) / 100)
+    assert broken["b"] / broken["a"] == pytest.approx(math.exp(2) / 10)
 
 
 def test_audited_failure_turns_away_from_what_is_rejected_but_tests_it_again() -> None:
@@ -181,6 +181,25 @@ def test_audited_failure_leaves_what_inspection_finds_hard() -> None:
     judged = history.model_copy(update={"failures": (hard,)})
     found = spent(plan("audited_failure:floor=0", judged, n_images=1000))
     assert found["dusk"] / found["night"] == pytest.approx(10, rel=0.05)
+
+
+def test_audited_failure_counts_the_kept_rate_once() -> None:
+    """Half of the nights are kept, and all that are kept help: half the images of dusk."""
+    done = past(1, lights(0.9, 0.5, 0.5))
+    assert done.batch is not None
+    kept = (1000, 1000, 500)
+    quality = tuple(
+        q.model_copy(update={"n_made": 1000, "n_kept": n})
+        for q, n in zip(done.batch.quality, kept, strict=True)
+    )
+    half, helps = estimate(0.5, n=1000, half=0.0), estimate(1.0, n=40, half=0.0)
+    judged = failure(
+        {"light": "night"}, 0.5, fixable=Fixable(chance=half, drawable=half, useful=helps)
+    )
+    batch = done.batch.model_copy(update={"quality": quality})
+    history = done.model_copy(update={"batch": batch, "failures": (judged,)})
+    found = spent(plan("audited_failure:floor=0", history, n_images=1000))
+    assert found["night"] / found["dusk"] == pytest.approx(0.5, rel=0.05)
 
 
 def test_learning_progress_prefers_the_slice_whose_score_changes() -> None:

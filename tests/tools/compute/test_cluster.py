@@ -153,8 +153,8 @@ def test_a_cluster_predicts_what_is_predicted_here(cluster: Any, judge: LabelVer
     assert isinstance(judge, AuditClassifier)
     images = np.random.default_rng(0).integers(0, 256, (1100, *SHAPE), dtype=np.uint8)
     crew = crew_of(cluster, TOY, judge, "toy 1.0")
-    there = crew.predict("classification", judge.model, images)
-    np.testing.assert_array_equal(there, judge.task.predict(judge.model, images))
+    there = crew.predict("classification", judge.models[0], images)
+    np.testing.assert_array_equal(there, judge.task.predict(judge.models[0], images))
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ def test_it_is_trained_once(target: Any, settings: AuditSettings, tmp_path: Path
 
 
 def test_it_is_deterministic(target: Any, settings: AuditSettings, tmp_path: Path) -> None:
-    first, second = (train_audit(target, settings, tmp_path / name).model for name in "ab")
+    first, second = (train_audit(target, settings, tmp_path / name).models[0] for name in "ab")
     for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
         assert torch.equal(a, b)
 
