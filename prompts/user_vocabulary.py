@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from prompts.render import quote
 from prompts.vocabulary import LETTER, Phrases, Vocabulary, load_vocabulary
@@ -30,6 +30,11 @@ _FLAGS: tuple[dict[str, str], ...] = (
     {"0": "no", "1": "yes"}, {"n": "no", "y": "yes"}, {"n": "no", "j": "yes"},
     {"f": "no", "t": "yes"},
 )  # fmt: skip
+# Cells without a value, as spreadsheets and pandas write them.
+_BLANKS = (
+    "", "na", "n/a", "n.a.", "#n/a", "#na", "<na>", "nan", "-nan", "null", "unknown", "-", "?",
+)  # fmt: skip
+_AROUND = " \"'()[]{},:;"
 # Shorter names by themselves could be mistaken for other words of a sentence.
 _MIN_LETTERS = 3
 
@@ -46,6 +51,26 @@ def plain(text: str) -> str:
 def value_of(text: str) -> str:
     """Return a text as the value of an attribute: lower case, joined by hyphens."""
     return "-".join(plain(text).lower().split())
+
+
+def is_blank(text: str) -> bool:
+    """Return whether a cell says that its value is unknown, as NA does."""
+    return text.strip().lower() in _BLANKS
+
+
+def first_alike(texts: Iterable[str]) -> tuple[str, str] | None:
+    """Return two texts that become one value though not only case, blanks or quotes differ.
+
+    A+ and A- are such, Red_Kite and "red kite" are not.
+    """
+    spelled: dict[str, tuple[str, str]] = {}
+    for text in dict.fromkeys(texts):
+        bare = unicodedata.normalize("NFKC", text).casefold().lstrip(_AROUND).rstrip(f"{_AROUND}.")
+        bare = re.sub(r"(?<=\w)[-–](?=\w)|[\s_]", "", bare)  # noqa: RUF001
+        other, spelling = spelled.setdefault(value_of(text), (text, bare))
+        if spelling != bare:
+            return other, text
+    return None
 
 
 def key_of(text: str) -> str:

@@ -22,8 +22,9 @@ import yaml
 
 from memory.errors import DataError, unknown
 from memory.yaml_text import parse_yaml
-from prompts.user_vocabulary import plain, value_of
+from prompts.user_vocabulary import is_blank, plain, value_of
 from tools.targets.splits import SPLIT_NAMES
+from tools.targets.user.class_cells import ClassCells
 from tools.targets.user.dataset import UserDataset, cached, default_name, read_dataset
 from tools.targets.user.loading import LABEL_NAMES, Item, ReadOptions
 from tools.targets.user.masks import ClassNames, names_by_id
@@ -105,11 +106,13 @@ def build(
 
     def read() -> UserDataset:
         report = ValidationReport()
+        class_cells = ClassCells()
         items = [
             item
             for split, part in parts.items()
-            for item in _items(split, part, columns, roots, report)
+            for item in _items(split, part, columns, roots, class_cells, report)
         ]
+        class_cells.check(report)
         return read_dataset(name, path, items, given, names, cache_dir, report)
 
     return cached(name, key, cache_dir, read, path)
@@ -239,9 +242,23 @@ def _parquet_files(local: Path) -> dict[str, list[str]]:
 
 
 def _items(
-    part_name: str, part: Any, wanted: Columns, roots: Sequence[Path], report: ValidationReport
+    part_name: str,
+    part: Any,
+    wanted: Columns,
+    roots: Sequence[Path],
+    class_cells: ClassCells,
+    report: ValidationReport,
 ) -> Iterator[Item]:
-    """Yield the rows of a part of a data set, whose files lie below `roots`."""
+    """Yield the rows of a part of a data set.
+
+    Args:
+        part_name: Of its split.
+        part: A `datasets.Dataset`.
+        wanted: Columns by kind, as the user names them.
+        roots: Folders that may hold its files.
+        class_cells: Reads the classes that are given as text, not by a list of names.
+        report: Takes what is left out.
+    """
     import datasets
 
     features = part.features
@@ -270,7 +287,8 @@ def _items(
         others = [name for name in features if name != image and not name.startswith("__")]
         likely = _likely_label(part, others)
         raise refusal("hf-no-labels", columns=", ".join(features), likely=likely)
-    class_name_of = _class_names(features[label], report) if label and not pixels else None
+    class_names = _names_of(features[label]) if label else ()
+    class_cell_of = _class_cells(class_names, report) if label and not pixels else None
     attributes = wanted.get("attributes") or [c for c in USUAL["attributes"] if c in features]
     attributes = [attributes] if isinstance(attributes, str) else attributes
     read = {image, *pixels.values(), column_of["split"], column_of["group"], *attributes}
@@ -281,20 +299,26 @@ def _items(
     rows = plain_part if plain_part.column_names else ({} for _ in range(len(part)))
     for row, values in enumerate(rows):
         name = f"{part_name or 'row'}/{row:06d}"
-        class_name = class_name_of(values[label]) if class_name_of else None
-        if class_name_of and not class_name:
-            report.warn("hf-no-label", name)
-            continue
-        split = str(values.get(column_of["split"] or "", "") or part_name).lower()
+        class_name = None
+        if class_cell_of:
+            try:
+                cell = class_cell_of(values[label])
+            except ValueError as error:
+                report.error("hf-label", name, error=error)
+                continue
+            class_name = plain(cell) if class_names else class_cells.read(cell)
+            if not class_name:
+                report.warn("hf-no-label", name)
+                continue
+        split = (_cell(values.get(column_of["split"] or "")) or part_name).lower()
         if split and split not in (*SPLIT_NAMES, _UNNAMED):
             report.warn("hf-unknown-split", split)
-        group = values.get(column_of["group"] or "")
         yield Item(
             name,
             partial(_content, part, row, image, roots),
             class_name,
             SPLIT_NAMES.get(split),
-            None if group is None else str(group),
+            _cell(values.get(column_of["group"] or "")) or None,
             _attributes(values, attributes, features),
             {
                 kind: partial(_content, part, row, column, roots)
@@ -313,22 +337,41 @@ def _likely_label(part: Any, columns: Sequence[str]) -> str:
     return "COLUMN"
 
 
-def _class_names(feature: Any, report: ValidationReport) -> Callable[[Any], str]:
-    """Return a function from a value of the label's column to the class name, "" for none."""
-    names = getattr(feature, "names", None)
+def _cell(value: Any) -> str:
+    """Return a value as text, "" where it is unknown."""
+    text = "" if value is None else str(value)
+    return "" if is_blank(text) else text
+
+
+def _names_of(feature: Any) -> Sequence[str]:
+    """Return the class names of a column, also of one of lists."""
+    return getattr(getattr(feature, "feature", feature), "names", None) or ()
+
+
+def _class_cells(names: Sequence[str], report: ValidationReport) -> Callable[[Any], str]:
+    """Return a function from a value of the label's column to the class as text, "" for none.
+
+    It raises ValueError for several classes of one picture, and for what is no class at all.
+    """
     first: dict[str, str] = {}
-    for title in names or ():
+    for title in names:
         if not plain(title):
             report.error("hf-class-name", title)
         if first.setdefault(value_of(title), title) != title:
             report.error("hf-class-alike", title, other=first[value_of(title)])
 
-    def class_name_of(value: Any) -> str:
+    def class_cell_of(value: Any) -> str:
+        if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+            if len(value) > 1:
+                raise ValueError("several classes for one image")
+            value = value[0] if value else None
         if value is None or (names and not 0 <= value < len(names)):
             return ""
-        return plain(names[value] if names else str(value))
+        if not isinstance(value, str | int | float):
+            raise ValueError(f"a value that is no class ({type(value).__name__})")
+        return str(names[value]) if names else _cell(value)
 
-    return class_name_of
+    return class_cell_of
 
 
 def _attributes(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +124,83 @@ def test_photographs_without_a_known_pixel_are_left_out(tmp_path: Path) -> None:
     assert "masks have no known pixel, left out [label-void] (4)" in target.notice
     for split in SPLITS:
         assert (target.split(split).labels["segmentation"] < 3).any()
+
+
+# Names and cells.
+
+
+@pytest.mark.parametrize("forms", [("NFD", "NFC"), ("NFC", "NFD")])
+def test_composed_and_decomposed_names_are_pairs(tmp_path: Path, forms: tuple[str, str]) -> None:
+    right = masks_of(build(scenes(tmp_path / "right")))
+    root = scenes(tmp_path / "data")
+    shutil.rmtree(root / "depth")
+    for folder, form in zip(("images", "masks"), forms, strict=True):
+        for file in list((root / folder).iterdir()):
+            file.rename(file.with_name(unicodedata.normalize(form, f"é{file.name}")))
+    names = [unicodedata.normalize(forms[1], f"é{i:02d}") for i in range(24)]
+    (root / "train.txt").write_text("\n".join(names[4:]), "utf-8")
+    (root / "test.txt").write_text("\n".join(names[:4]), "utf-8")
+    target = build(root)
+    found = {name[-2:]: mask for name, mask in masks_of(target).items()}
+    assert all(np.array_equal(found[name], mask) for name, mask in right.items())
+    assert len(target.split("test").ids) == 4
+
+
+def photographs(root: Path, cells: Sequence[str], column: str = "class") -> Path:
+    """Write photographs with a table that gives each a cell of `cells` in turn."""
+    scenes(root, n=36)
+    for file in (root / "images").iterdir():
+        file.rename(root / file.name)
+    for folder in ("images", "masks", "depth"):
+        shutil.rmtree(root / folder)
+    (root / "classes.txt").unlink()
+    lines = [f'{i:02d}.png,"{cells[i % len(cells)]}","{i % 2}"' for i in range(36)]
+    head = ("file", column, "kind" if column == "class" else "class")
+    (root / "attributes.csv").write_text("\n".join([",".join(head), *lines]), "utf-8")
+    return root
+
+
+@pytest.mark.parametrize("cell", ["NA", "n/a", "<NA>", "nan", "?", " "])
+def test_a_class_that_is_unknown_is_no_class(tmp_path: Path, cell: str) -> None:
+    target = build(photographs(tmp_path / "data", ["cat", "dog", cell]))
+    assert target.class_names == ["cat", "dog"]
+    assert "[no-class-in-table] (12)" in target.notice
+
+
+@pytest.mark.parametrize(
+    "cells", [("A+", "A-"), ("C", "C++"), ("<5", ">5"), ("x" * 41, "x" * 42), ("dog", "dog?")]
+)
+def test_classes_and_values_are_not_merged_silently(tmp_path: Path, cells: tuple[str, str]) -> None:
+    with pytest.raises(DataError, match=r"classes-alike"):
+        build(photographs(tmp_path / "classes", cells))
+    target = build(photographs(tmp_path / "attributes", [*cells, "other"], "grade"))
+    assert "[column-alike]" in target.notice
+    assert "grade" not in target.vocabulary.attributes
+
+
+def test_classes_and_values_of_other_typography_are_one(tmp_path: Path) -> None:
+    cells = ["Red Kite", "red_kite", "red-kite ", "owl", "'Owl'", "(owl)"]
+    target = build(photographs(tmp_path / "data", cells))
+    assert target.class_names == ["Red Kite", "owl"]
+    target = build(photographs(tmp_path / "attributes", cells, "bird"))
+    assert set(target.vocabulary.attributes["bird"]) == {"red-kite", "owl"}
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ("cat", "dog", "cat;dog"),
+        ("cat|dog", "dog|bird", "bird|cat"),
+        ("['cat']", "['dog']", "['cat', 'dog']"),
+        ("cat", "dog", "cat, dog"),
+        ("cat", "dog", "cat+dog"),
+    ],
+)
+def test_cells_of_several_classes_are_refused(tmp_path: Path, cells: Sequence[str]) -> None:
+    with pytest.raises(DataError, match=r"classes-in-cell"):
+        build(photographs(tmp_path / "data", cells))
+
+
+def test_names_with_a_comma_are_no_lists(tmp_path: Path) -> None:
+    cells = ["Tomato, late blight", "Potato, late blight", "Tomato, healthy"]
+    assert len(build(photographs(tmp_path / "data", cells)).class_names) == 3

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prompts.user_vocabulary import key_of, value_of
+from prompts.user_vocabulary import first_alike, is_blank, key_of, value_of
 from tools.targets.levels import LEVELS, Bounds, bounds_of, level, measure_figures
 from tools.targets.user.loading import Loaded
 from tools.targets.validation import ValidationReport
@@ -25,7 +25,6 @@ _MAX_NUMBERS = 8
 _MAX_PRESENCES = 4
 _MIN_PRESENCE = 0.1
 _PRESENCE = ("none", "some", "much")
-_BLANKS = ("", "na", "n/a", "#n/a", "nan", "null", "unknown", "-", "?")
 
 
 def add_columns(
@@ -43,9 +42,12 @@ def add_columns(
             report.warn("column-name", column)
             continue
         texts = [entry.item.attributes.get(column, "").strip() for entry in loaded]
-        texts = ["" if text.lower() in _BLANKS else text for text in texts]
+        texts = ["" if is_blank(text) else text for text in texts]
         numbers = _numbers(texts)
         if numbers is None:
+            if alike := first_alike(text for text in texts if text):
+                report.warn("column-alike", f"{column}, {' and '.join(alike)}")
+                continue
             words = [value_of(text) for text in texts]
             different = sorted(set(words) - {""})
             if different and all(

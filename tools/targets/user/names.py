@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tools.targets.user.pictures import LABEL_SUFFIXES, is_picture
+from tools.targets.user.pictures import LABEL_SUFFIXES, composed, is_picture
 from tools.targets.validation import ValidationReport, refusal
 
 KINDS = {"masks": "segmentation", "depth": "depth", "normals": "normals"}
@@ -142,6 +142,7 @@ def _words(name: str) -> set[str]:
 
 def bare_name(name: str, affix: re.Pattern[str] = _AFFIX) -> str:
     """Return the name of an image or of its labels without words such as image or mask."""
+    name = composed(name)
     while (short := affix.sub("", name)) != name:
         name = short
     return name

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError
 
-from prompts.user_vocabulary import plain, value_of
+from prompts.user_vocabulary import first_alike, plain, value_of
 from tools.data.regions import draw_region
 from tools.data.samples import VOID
 from tools.targets.splits import split_from_name
@@ -256,6 +255,14 @@ def _check_objects(
         raise refusal("annotation-boxes", files=listed, root=root, content=content)
     if len(names) > VOID:
         raise refusal("annotation-classes", files=listed, root=root, n=len(names), maximum=VOID)
+    titles = (
+        category.name
+        for one in annotated
+        for category in one.records.categories
+        if category.id in {entry.category_id for entry in one.records.annotations}
+    )
+    if alike := first_alike(titles):
+        report.error("classes-alike", *alike)
     report.warn("outlines", files=listed)
     if boxes:
         report.warn("boxes", n=len(boxes))
@@ -263,7 +270,7 @@ def _check_objects(
 
 def _folded(name: str) -> str:
     """Return a file name in NFC, without case, marked so that it is no other file's name."""
-    return f"/{unicodedata.normalize('NFC', name).casefold()}"
+    return f"/{pictures.composed(name).casefold()}"
 
 
 def _find_picture(
@@ -356,12 +363,13 @@ def _labelme_files(
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for file in files:
         if is_picture(file):
-            by_stem[file.stem].append(file)
+            by_stem[pictures.composed(file.stem)].append(file)
     folders: dict[Path, _Coco] = defaultdict(
         lambda: _Coco(images=[], annotations=[], categories=[])
     )
     for file in files:
-        named = by_stem.get(file.stem) or by_stem.get(Path(file.stem).stem, [])
+        stem = pictures.composed(file.stem)
+        named = by_stem.get(stem) or by_stem.get(Path(stem).stem, [])
         named = [picture for picture in named if picture.parent == file.parent] or named
         if file.suffix.lower() != ".json" or len(named) != 1:
             continue

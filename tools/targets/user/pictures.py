@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,14 +53,20 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
+def composed(name: str) -> str:
+    """Return a file name as NFC, so that equal names of two file systems are equal."""
+    return unicodedata.normalize("NFC", name)
+
+
 def picture_stems(files: Iterable[Path]) -> set[str]:
     """Return the names of the pictures among files, without folders and suffixes."""
-    return {file.stem for file in files if is_picture(file)}
+    return {composed(file.stem) for file in files if is_picture(file)}
 
 
 def belongs_to_picture(file: Path, stems: Collection[str]) -> bool:
     """Return whether a file is named after one of the pictures, as x.json or x.jpg.json."""
-    return file.stem in stems or Path(file.stem).stem in stems
+    stem = composed(file.stem)
+    return stem in stems or Path(stem).stem in stems
 
 
 def open_picture(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:

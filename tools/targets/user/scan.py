@@ -13,7 +13,7 @@ from tools.targets.splits import SPLIT_NAMES, split_from_name
 from tools.targets.user.loading import LABEL_NAMES, Item
 from tools.targets.user.masks import CLASS_FILES, COLOUR_FILES
 from tools.targets.user.names import KINDS, folders_in, is_system_name, match_labels, roles_of
-from tools.targets.user.pictures import is_picture
+from tools.targets.user.pictures import composed, is_picture
 from tools.targets.user.refusals import describe_no_labels
 from tools.targets.validation import ValidationReport, refusal
 
@@ -203,7 +203,7 @@ def scan_images(
         elif (is_label and file.suffix.lower() == ".npy") or _is_read(
             file, part.name(file), report
         ):
-            by_role[role][str(Path(*inside).with_suffix(""))].append(file)
+            by_role[role][composed(str(Path(*inside).with_suffix("")))].append(file)
     images = by_role.pop("images")
     labels = {
         kind: _joined_labels(part, kind, files, images, report) for kind, files in by_role.items()

@@ -6,17 +6,17 @@ import codecs
 import csv
 import io
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memory.csv_text import unmark_cell
-from prompts.user_vocabulary import plain
+from prompts.user_vocabulary import is_blank
 from tools.targets.splits import SPLIT_NAMES
+from tools.targets.user.class_cells import ClassCells
 from tools.targets.user.loading import Item
-from tools.targets.user.pictures import is_picture, picture_stems
+from tools.targets.user.pictures import composed, is_picture, picture_stems
 from tools.targets.validation import ValidationReport, refusal
 
 TABLE = "attributes.csv"
@@ -88,6 +88,7 @@ def read_table(path: Path, report: ValidationReport) -> dict[str, Row]:
     if twice := sorted(name for name, n in Counter(header).items() if n > 1):
         report.error("table-column-twice", *twice)
     rows: dict[str, Row] = {}
+    classes = ClassCells()
     for number, line in enumerate(lines, 2):
         if len(line) != len(header):
             report.error("table-cells", f"line {number}", n=len(header))
@@ -96,10 +97,11 @@ def read_table(path: Path, report: ValidationReport) -> dict[str, Row]:
         special = {name.lower(): name for name in cells if name.lower() in _SPECIAL}
         split = cells.pop(special.get("split", ""), "").strip().lower()
         group = cells.pop(special.get("group", ""), "").strip()
-        class_name = plain(cells.get(special.get("class", ""), ""))
+        split, group = ("" if is_blank(cell) else cell for cell in (split, group))
+        class_name = classes.read(cells.get(special.get("class", ""), ""))
         if split and split not in SPLIT_NAMES:
             report.error("unknown-split", split, known=", ".join(SPLIT_NAMES))
-        name = _composed(line[0].strip().replace("\\", "/").removeprefix("./"))
+        name = composed(line[0].strip().replace("\\", "/").removeprefix("./"))
         if name in rows:
             report.error("table-row-twice", name)
         if delimiter == ";":
@@ -108,6 +110,7 @@ def read_table(path: Path, report: ValidationReport) -> dict[str, Row]:
                 for column, text in cells.items()
             }
         rows[name] = Row(SPLIT_NAMES.get(split), group or None, class_name, cells)
+    classes.check(report)
     return rows
 
 
@@ -122,7 +125,7 @@ def join_table(
     bare: dict[str, set[int]] = defaultdict(set)
     bare_paths: dict[str, set[int]] = defaultdict(set)
     for index, item in enumerate(items):
-        path = Path(_composed(item.name))
+        path = Path(composed(item.name))
         paths = {path, Path(*path.parts[1:]), Path(path.name)} - {Path()}
         for name in {str(p) for p in paths} | {str(p.with_suffix("")) for p in paths}:
             exact[name].append(index)
@@ -170,11 +173,6 @@ def _bare(path: Path) -> str:
     return str(path.with_suffix("") if is_picture(path) else path).casefold()
 
 
-def _composed(name: str) -> str:
-    """Return a file name as NFC, so that those of two file systems are equal."""
-    return unicodedata.normalize("NFC", name)
-
-
 def find_split_lists(root: Path, files: Sequence[Path]) -> dict[Path, list[str]]:
     """Return the lists of splits, as ImageSets/Segmentation/val.txt of VOC, with their names.
 
@@ -198,7 +196,7 @@ def _names_in(file: Path, stems: set[str]) -> list[str]:
         lines = file.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
         return []
-    names = [line.strip() for line in lines if line.strip()]
+    names = [composed(line.strip()) for line in lines if line.strip()]
     names = [name if _stem(name).name in stems else name.split()[0] for name in names]
     n_known = sum(_stem(name).name in stems for name in names)
     return names if n_known * 2 > len(names) else []
@@ -218,7 +216,7 @@ def join_split_lists(
         return list(items)
     by_name: dict[str, list[int]] = defaultdict(list)
     for index, item in enumerate(items):
-        parts = Path(item.name).with_suffix("").parts
+        parts = Path(composed(item.name)).with_suffix("").parts
         for start in range(len(parts)):
             by_name["/".join(parts[start:])].append(index)
     splits: dict[int, str] = {}
