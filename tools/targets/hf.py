@@ -365,11 +365,11 @@ def _class_cells(names: Sequence[str], report: ValidationReport) -> Callable[[An
             if len(value) > 1:
                 raise ValueError("several classes for one image")
             value = value[0] if value else None
-        if value is None or (names and not 0 <= value < len(names)):
-            return ""
-        if not isinstance(value, str | int | float):
+        if names and isinstance(value, int):
+            return names[value] if 0 <= value < len(names) else ""
+        if value is not None and not isinstance(value, str | int | float):
             raise ValueError(f"a value that is no class ({type(value).__name__})")
-        return str(names[value]) if names else _cell(value)
+        return _cell(value)
 
     return class_cell_of
 

@@ -253,3 +253,68 @@ def test_a_name_on_the_hub_is_loaded_at_its_commit(
     assert list(target.class_names) == ["T-shirt", "a cat", "dog"]
     assert asked == [("some/birds", COMMIT, True)]
     assert datasets.config.HF_HUB_OFFLINE is False
+
+
+def saved(folder: Path, label: Any, values: list[Any], **others: list[Any]) -> Path:
+    features = datasets.Features(image=datasets.Image(), label=label)
+    features |= {name: datasets.Value(type(cells[0]).__name__) for name, cells in others.items()}
+    images = pictures()["img"]
+    labels = [values[i % len(values)] for i in range(len(images))]
+    rows = {"image": images, "label": labels, **others}
+    datasets.Dataset.from_dict(rows, features=datasets.Features(features)).save_to_disk(folder)
+    return folder
+
+
+def test_one_class_in_a_list_is_read_and_several_are_refused(tmp_path: Path) -> None:
+    lists = datasets.Sequence(datasets.ClassLabel(names=["cat", "dog"]))
+    target = build(saved(tmp_path / "one", lists, [[0], [1], []]), tmp_path)
+    assert target.class_names == ["cat", "dog"]
+    assert "[hf-no-label] (12)" in target.notice
+    with pytest.raises(DataError, match=r"hf-label\] \(12\)"):
+        build(saved(tmp_path / "several", lists, [[0], [1], [0, 1]]), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        (["cat", "dog", "cat;dog"], "classes-in-cell"),
+        (["A+", "A-"], "classes-alike"),
+        ([0.0, 1.0, float("nan")], "hf-no-label"),
+        (["cat", "dog", "NA"], "hf-no-label"),
+        (["cat", "dog", None], "hf-no-label"),
+    ],
+)
+def test_labels_as_text_are_one_known_class(tmp_path: Path, values: list[Any], code: str) -> None:
+    label = datasets.Value("float32" if isinstance(values[0], float) else "string")
+    try:
+        target = build(saved(tmp_path / "data", label, values), tmp_path)
+        assert len(target.class_names) == 2
+        assert code in target.notice
+    except DataError as error:
+        assert code.startswith("classes-")
+        assert code in str(error)
+
+
+def test_a_group_that_is_unknown_is_no_group(tmp_path: Path) -> None:
+    """Else all photographs of the group NaN would stay in one split."""
+    groups = [float(i) if i < 4 else float("nan") for i in range(36)]
+    data = saved(tmp_path / "data", datasets.Value("string"), ["cat", "dog"], group=groups)
+    target = build(data, tmp_path)
+    assert min(len(target.split(split).ids) for split in SPLITS) > 5
+
+
+@pytest.mark.parametrize("kind", ["lists", "fractions", "channels first"])
+def test_pictures_as_arrays_are_read(tmp_path: Path, kind: str) -> None:
+    images = [np.asarray(picture) for picture in pictures()["img"]]
+    cells: list[Any] = [image.tolist() for image in images]
+    if kind == "fractions":
+        cells = [(image / 255).astype(np.float32).tolist() for image in images]
+    elif kind == "channels first":
+        cells = [image.transpose(2, 0, 1).tolist() for image in images]
+    table = pa.table({"image": cells, "label": [i % 2 for i in range(36)]})
+    pq.write_table(table, tmp_path / "x.parquet")
+    target = build(tmp_path / "x.parquet", tmp_path)
+    split = target.split("generator")
+    assert split.images.shape[1:] == (3, 64, 64)
+    row = int(split.ids[0].rpartition("/")[2])
+    assert abs(split.images[0].mean() - images[row].mean()) < 3

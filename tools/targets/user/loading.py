@@ -15,11 +15,11 @@ from PIL import Image, ImageOps
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from memory.errors import SettingsError, unknown
-from tools.data.fitted import fit_picture
 from tools.data.samples import VOID
 from tools.targets import reading
 from tools.targets.user import pictures
-from tools.targets.user.pictures import DEEP_MODES, Source, UnreadableImageError
+from tools.targets.user.deep import LOW_BYTES
+from tools.targets.user.pictures import Source, UnreadableImageError
 from tools.targets.validation import ValidationReport, refusal
 
 Size = tuple[int, int]
@@ -135,7 +135,7 @@ class Loaded:
 
     Attributes:
         item: What its owner states about it.
-        image: (1 or 3, height, width).
+        image: (1 or 3, height, width); of 16 bits floats, until all are scaled to 8 bits.
         labels: (height, width), normals (3, height, width); masks hold ids or colours of files.
         ids: Those of the uncropped mask.
         palette: Colours 0xRRGGBB of these ids, of a mask with a palette.
@@ -145,7 +145,7 @@ class Loaded:
     """
 
     item: Item
-    image: NDArray[np.uint8]
+    image: NDArray[np.uint8] | NDArray[np.float32]
     labels: Mapping[str, NDArray[Any]]
     ids: frozenset[int]
     marks: tuple[str, ...]
@@ -231,7 +231,7 @@ def _load(
         if picture.getexif().get(_ORIENTATION, 1) not in (0, 1):
             picture = _turned(picture, item, labels, report)
         digest = pictures.pixel_digest(picture)
-        image = fit_picture(pictures.to_photograph(picture), size)
+        image, peak = pictures.fit_photograph(picture, size)
     except UnreadableImageError as error:
         report = ValidationReport()
         report.warn("unreadable-image", item.name, error=error)
@@ -267,7 +267,7 @@ def _load(
         palette=palette,
         marks=(f"pixels {digest}", *([f"group {item.group}"] if item.group else [])),
         picture_size=picture.size,
-        peak=int(np.asarray(picture).max()) if picture.mode in DEEP_MODES else 0,
+        peak=peak,
     )
     return entry, report
 
@@ -302,6 +302,9 @@ def _turned(
 ) -> Image.Image:
     """Return a photograph that its camera noted to turn, oriented as its labels are."""
     upright = ImageOps.exif_transpose(picture)
+    if low := picture.info.get(LOW_BYTES):
+        low.info |= {key: picture.info[key] for key in ("exif",) if key in picture.info}
+        upright.info[LOW_BYTES] = ImageOps.exif_transpose(low)
     sizes = {values.shape[:-3:-1] for values in labels.values()}
     turn = not labels or (picture.size not in sizes and upright.size in sizes)
     if item.labels:

@@ -10,16 +10,19 @@ import hashlib
 import io
 import math
 import unicodedata
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from memory.errors import DataError
+from tools.data.fitted import fit_picture
 from tools.data.shards import decode_normals
+from tools.targets.user import deep
 
 Content = Path | bytes | NDArray[Any]
 Source = Content | Callable[[], Content]
@@ -40,6 +43,9 @@ LIMIT_PIXELS = 178_000_000
 _STRIP_PIXELS = 1 << 18
 # Modes of 16 bits per pixel.
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")
+_DEEPEST = 65535
+# Sizes are checked before anything is decoded.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # Above this mean difference of its channels (0..255) a picture is coloured.
 _COLOURED = 2.0
 
@@ -80,29 +86,74 @@ def open_picture(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
         UnreadableImageError: It is no picture, truncated, or has too many pixels.
     """
     source = _fetch(source)
+    if isinstance(source, np.ndarray):
+        return _picture_of(source, max_pixels)
     try:
-        if isinstance(source, np.ndarray):
-            header_size(source, max_pixels)
-            return Image.fromarray(source)
         # Read whole first: Pillow keeps the file of a damaged picture open.
         data = source.read_bytes() if isinstance(source, Path) else source
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
         _check_pixels(picture.size, max_pixels)
+        deep.keep_low_bytes(picture, data)
         picture.load()
         if picture.format == "WEBP":
             picture.info["is_lossy"] = b"VP8L" not in data
         return picture
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(max_pixels) from None
-    except _UNDECODABLE:
-        raise _unreadable() from None
+    except _UNDECODABLE as error:
+        raise _unreadable(source, error) from None
+
+
+def _picture_of(values: NDArray[Any], max_pixels: int) -> Image.Image:
+    """Return an array as a picture: whole numbers of any width, or 0..1; channels first or last."""
+    header_size(values, max_pixels)
+    if _is_channels_first(values):
+        values = values.transpose(1, 2, 0)
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[..., 0]
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if values.dtype.kind == "f" and low >= 0 and high <= 1:
+        values = np.round(values * 255)
+    elif values.dtype.kind not in "iub" or low < 0 or high > _DEEPEST:
+        raise UnreadableImageError(
+            f"that are arrays of {values.dtype} from {low:.3g} to {high:.3g}: save whole numbers "
+            "from 0 to 255, or fractions from 0 to 1"
+        )
+    if values.dtype.kind == "b":
+        values = values * 255
+    if high > 255 and values.ndim == 3:
+        return deep.from_values(values[..., :3].astype(np.uint16))
+    return Image.fromarray(values.astype(np.uint16 if high > 255 else np.uint8))
+
+
+def _is_channels_first(values: NDArray[Any]) -> bool:
+    return values.ndim == 3 and values.shape[0] in (1, 3, 4) and values.shape[2] not in (1, 3, 4)
 
 
 _UNDECODABLE = (OSError, SyntaxError, ValueError, TypeError, EOFError)
 
 
-def _unreadable() -> UnreadableImageError:
-    return UnreadableImageError("that cannot be read (no picture, damaged or truncated)")
+def _unreadable(source: Path | bytes, error: Exception) -> UnreadableImageError:
+    """Return the error for a file that is no picture, with what is known of it."""
+    reason = "no picture, damaged or truncated"
+    if not isinstance(error, UnidentifiedImageError):
+        reason += f": {error}"
+    elif bands := _tiff_bands(source):
+        reason = f"TIFF of {bands}: save three bands of 8 bits, or one"
+    return UnreadableImageError(f"that cannot be read ({reason})")
+
+
+def _tiff_bands(source: Path | bytes) -> str:
+    """Return the bands of a TIFF file in words, "" where it is none, or damaged."""
+    file = io.BytesIO(source.read_bytes() if isinstance(source, Path) else source)
+    try:
+        header = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+        file.seek(header.next)
+        header.load(file)
+        bits = header[TiffImagePlugin.BITSPERSAMPLE]
+    except Exception:  # damaged files raise many types here
+        return ""
+    return f"{len(bits)} band{'s' * (len(bits) > 1)} of {max(bits)} bits"
 
 
 def _check_pixels(size: tuple[int, ...], max_pixels: int) -> None:
@@ -129,16 +180,17 @@ def header_size(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[int, int]
             raise UnreadableImageError(
                 f"of shape {source.shape} (expected height, width, channels)"
             )
-        _check_pixels(source.shape[:2], max_pixels)
-        return source.shape[1], source.shape[0]
+        height, width = source.shape[1:] if _is_channels_first(source) else source.shape[:2]
+        _check_pixels((height, width), max_pixels)
+        return width, height
     try:
         file = source if isinstance(source, Path) else io.BytesIO(source)
         with Image.open(file, formats=FORMATS) as picture:
             size = picture.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(max_pixels) from None
-    except _UNDECODABLE:
-        raise _unreadable() from None
+    except _UNDECODABLE as error:
+        raise _unreadable(source, error) from None
     _check_pixels(size, max_pixels)
     return size
 
@@ -154,7 +206,8 @@ def strips(picture: Image.Image) -> Iterator[Image.Image]:
 def pixel_digest(picture: Image.Image) -> str:
     """Return a digest of a picture's mode, size and pixels."""
     found = hashlib.sha256(f"{picture.mode} {picture.size}".encode())
-    for strip in strips(picture):
+    low = picture.info.get(deep.LOW_BYTES)
+    for strip in (*strips(picture), *(strips(low) if low else ())):
         found.update(strip.tobytes())
     return found.hexdigest()
 
@@ -164,6 +217,27 @@ def is_transparent(picture: Image.Image) -> bool:
     if picture.getbands()[-1] == "A":  # of LAB, A is a colour
         return picture.getchannel("A").getextrema()[0] != 255
     return "transparency" in picture.info
+
+
+def fit_photograph(
+    picture: Image.Image, size: tuple[int, int]
+) -> tuple[NDArray[np.uint8] | NDArray[np.float32], int]:
+    """Return a picture at a size, and the highest value of one of 16 bits, 0 of another.
+
+    Args:
+        picture: Of any mode.
+        size: (width, height).
+
+    Returns:
+        (1 or 3, height, width), 0..255; of 16 bits 0..65535 as floats.
+
+    Raises:
+        UnreadableImageError: Its values are floating point numbers.
+    """
+    if deep.LOW_BYTES in picture.info:
+        return deep.fit_bands(picture, size, _COLOURED)
+    peak = int(np.asarray(picture).max()) if picture.mode in DEEP_MODES else 0
+    return fit_picture(to_photograph(picture), size), peak
 
 
 def to_photograph(picture: Image.Image) -> Image.Image:
@@ -216,6 +290,10 @@ def read_mask(
         )
     if picture.mode == "LA":
         picture = picture.getchannel("L")
+    if low := picture.info.get(deep.LOW_BYTES):
+        if np.asarray(picture.convert("RGB")).any():
+            raise UnreadableImageError("of 16 bits in several channels: save ids of 8 bits in gray")
+        picture = low
     if picture.mode in DEEP_MODES or (picture.mode in ("P", "L", "1") and not by_colour):
         return np.asarray(picture).astype(np.int32)
     if picture.mode not in ("P", "L", "1", "RGB", "RGBA"):

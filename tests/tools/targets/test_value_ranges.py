@@ -1,0 +1,155 @@
+"""The value range of every kind of picture: none is read as black, or as white."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tools.targets.user import pictures
+from tools.targets.user.loading import Item, ReadOptions, load_items
+from tools.targets.user.pictures import Source, UnreadableImageError
+from tools.targets.validation import ValidationReport
+
+RAMP = np.tile(np.linspace(0, 255, 32), (16, 1)).round()
+COLOURS = np.stack([RAMP, RAMP / 2, 255 - RAMP], -1)
+OPAQUE = np.full((*RAMP.shape, 1), 255)
+
+
+def png(values: np.ndarray, path: Path) -> None:
+    """Write a PNG file of 16 bits, (h, w, channels), which Pillow does not write in colour."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    height, width, channels = values.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks))
+
+
+def tiff(values: np.ndarray, path: Path, order: str = "<") -> None:
+    """Write a TIFF file of 16 bits, (h, w, channels), uncompressed."""
+    height, width, channels = values.shape
+    data = values.astype(f"{order}u2").tobytes()
+    bits = struct.pack(f"{order}{channels}H", *[16] * channels)
+    entries = [
+        (256, 3, 1, width), (257, 3, 1, height), (258, 3, channels, 0), (259, 3, 1, 1),
+        (262, 3, 1, 2 if channels > 2 else 1), (273, 4, 1, 0), (277, 3, 1, channels),
+        (278, 3, 1, height), (279, 4, 1, len(data)),
+    ]  # fmt: skip
+    end = 8 + 2 + 12 * len(entries) + 4
+    out = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(entries))
+    for tag, kind, n, value in entries:
+        at = {258: end if channels > 1 else 16, 273: end + len(bits)}.get(tag, value)
+        is_short = kind == 3 and n == 1
+        out += struct.pack(f"{order}HHI", tag, kind, n)
+        out += struct.pack(f"{order}HH", at, 0) if is_short else struct.pack(f"{order}I", at)
+    path.write_bytes(out + b"\0\0\0\0" + bits + data)
+
+
+def ppm(values: np.ndarray, path: Path, highest: int = 65535) -> None:
+    height, width, _ = values.shape
+    path.write_bytes(f"P6 {width} {height} {highest}\n".encode() + values.astype(">u2").tobytes())
+
+
+def save(mode: str, ending: str) -> Callable[[Path], Source]:
+    """Return a function that writes the ramp in a mode of Pillow."""
+
+    def write(folder: Path) -> Source:
+        path = folder / f"x{ending}"
+        is_gray = mode in ("L", "LA", "1")
+        values = RAMP if is_gray else COLOURS
+        picture = Image.fromarray(values.astype(np.uint8))
+        picture.convert(mode, dither=Image.Dither.NONE).save(path)
+        return path
+
+    return write
+
+
+def of_values(
+    write: Callable[[np.ndarray, Path], None], values: np.ndarray
+) -> Callable[..., Source]:
+    def writes(folder: Path) -> Source:
+        write(values.astype(np.uint16), folder / "x")
+        return folder / "x"
+
+    return writes
+
+
+def of_array(values: np.ndarray) -> Callable[..., Source]:
+    return lambda folder: values
+
+
+GRAY = RAMP[..., None]
+KINDS: dict[str, Callable[[Path], Source]] = {
+    **{f"{mode} {ending}": save(mode, ending) for mode, ending in (
+        ("L", ".png"), ("LA", ".png"), ("RGB", ".png"), ("RGBA", ".png"), ("P", ".gif"),
+        ("L", ".jpg"), ("RGB", ".jpg"), ("CMYK", ".jpg"), ("RGB", ".webp"), ("L", ".bmp"),
+        ("L", ".tif"), ("LA", ".tif"), ("CMYK", ".tif"), ("LAB", ".tif"),
+        ("RGBA", ".tif"), ("L", ".pgm"), ("RGB", ".ppm"), ("1", ".png"),
+    )},
+    **{f"{name} of {bits} bits": of_values(write, values * (1 << bits - 8)) for bits in (12, 16)
+       for name, write, values in (
+        ("gray PNG", png, GRAY), ("gray and alpha PNG", png, np.dstack([RAMP, OPAQUE])),
+        ("colour PNG", png, COLOURS), ("colour and alpha PNG", png, np.dstack([COLOURS, OPAQUE])),
+        ("gray TIFF", tiff, GRAY), ("colour TIFF", tiff, COLOURS),
+        ("colour TIFF, big endian", lambda v, p: tiff(v, p, ">"), COLOURS),
+        ("colour PPM", ppm, COLOURS),
+    )},
+    "PPM up to 4095": of_values(lambda v, p: ppm(v, p, 4095), COLOURS * 16),
+    **{f"array {kind}": of_array((COLOURS * scale).astype(kind)) for kind, scale in (
+        ("uint8", 1), ("int64", 1), ("float32", 1 / 255), ("uint16", 16),
+    )},
+    "array of bool": of_array(RAMP > 127),
+    "array, channels first": of_array(COLOURS.transpose(2, 0, 1).astype(np.int32)),
+    "array, one channel": of_array(GRAY.astype(np.int64)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dark_is_dark_and_bright_is_bright(tmp_path: Path, kind: str) -> None:
+    item = Item("x", KINDS[kind](tmp_path))
+    report = ValidationReport()
+    (entry,) = load_items([item], (32, 16), ReadOptions(), False, report)
+    assert not report.errors
+    assert entry.image.dtype == np.uint8
+    is_gray = any(word in kind for word in ("gray", "L ", "LA ", "1 ", "bool", "one channel"))
+    right: np.ndarray = RAMP[None] if is_gray and "LAB" not in kind else COLOURS.transpose(2, 0, 1)
+    if kind in ("1 .png", "array of bool"):
+        right = (RAMP[None] > 127) * 255
+    assert entry.image.shape == right.shape
+    lossy = any(word in kind for word in ("jpg", "gif", "webp", "CMYK", "LAB"))
+    assert np.abs(entry.image.astype(int) - right).mean() < (16 if lossy else 1.5)
+
+
+@pytest.mark.parametrize("values", [COLOURS - 1.5, COLOURS * 1e9, COLOURS * np.nan, COLOURS[None]])
+def test_arrays_of_no_known_range_are_refused(values: np.ndarray) -> None:
+    with pytest.raises(UnreadableImageError):
+        pictures.open_picture(values)
+
+
+def test_ids_in_the_low_bytes_of_colours_are_ids(tmp_path: Path) -> None:
+    mask = (RAMP > 100).astype(np.uint16) + (RAMP > 200)
+    png(np.dstack([mask] * 3), tmp_path / "x.png")
+    assert np.array_equal(pictures.read_ids(tmp_path / "x.png"), mask)
+    png(np.dstack([mask * 300] * 3), tmp_path / "x.png")
+    with pytest.raises(UnreadableImageError, match="16 bits"):
+        pictures.read_mask(tmp_path / "x.png")
+
+
+def test_pictures_that_differ_in_low_bytes_are_no_copies(tmp_path: Path) -> None:
+    digests = set()
+    for i in range(2):
+        png((COLOURS / 2 + i).astype(np.uint16), tmp_path / "x.png")
+        digests.add(pictures.pixel_digest(pictures.open_picture(tmp_path / "x.png")))
+    assert len(digests) == 2

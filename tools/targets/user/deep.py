@@ -1,0 +1,107 @@
+"""Photographs of 16 bits per colour, of which Pillow keeps the high bytes alone.
+
+The low bytes are decoded by a second reading, in which the file is said to be in the other byte
+order.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from tools.data.fitted import fit_picture
+
+LOW_BYTES = "low_bytes"
+# Raw modes of Pillow with the byte order that makes them give the low bytes.
+_OTHER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+_DEEP = tuple(f"{bands};16{order}" for bands in ("RGB", "RGBA", "RGBX") for order in _OTHER)
+_GRAY_ALPHA = "LA;16B"
+_BYTE = 255
+
+
+def keep_low_bytes(picture: Image.Image, data: bytes) -> None:
+    """Keep the low bytes in the info of a picture that was opened and not loaded.
+
+    Args:
+        picture: Of a file; one of 8 bits is left as it is.
+        data: The content of its file.
+
+    Raises:
+        ValueError: 16 bits in a form that Pillow does not read right.
+    """
+    if not isinstance(picture, ImageFile.ImageFile) or len(picture.tile) == 0:
+        return
+    raw_mode = _raw_mode(picture)
+    if picture.format == "PPM" and raw_mode == "RGB" and _highest(picture) > _BYTE:
+        # Pillow scales by the highest value that is possible, not by the one that is there.
+        raw_mode = "RGB;16B"
+        picture.tile = [picture.tile[0]._replace(codec_name="raw", args=(raw_mode, 0, 1))]
+    is_deep = 16 in getattr(picture, "tag_v2", {}).get(258, ())
+    if is_deep and raw_mode in ("R", "G", "B", "A"):
+        raise ValueError("16 bits in planes, uncompressed")
+    if raw_mode in _DEEP or raw_mode == _GRAY_ALPHA:
+        with Image.open(io.BytesIO(data), formats=[str(picture.format)]) as low:
+            assert isinstance(low, ImageFile.ImageFile)
+            # Of gray with alpha the four bytes are read as four bands.
+            other = "RGBA" if raw_mode == _GRAY_ALPHA else raw_mode[:-1] + _OTHER[raw_mode[-1]]
+            low.tile = [tile._replace(args=_with_mode(tile.args, other)) for tile in picture.tile]
+            low.load()
+            if raw_mode == _GRAY_ALPHA:
+                picture.info[LOW_BYTES] = low.getchannel("G").convert("RGB")
+            else:
+                picture.info[LOW_BYTES] = low.convert("RGB")
+
+
+def _highest(picture: ImageFile.ImageFile) -> int:
+    """Return the highest value that a PPM file may have."""
+    args = picture.tile[0].args
+    return int(args[-1]) if isinstance(args, tuple) else 0
+
+
+def _with_mode(args: tuple[Any, ...] | str | None, raw_mode: str) -> tuple[Any, ...] | str:
+    return (raw_mode, *args[1:]) if isinstance(args, tuple) else raw_mode
+
+
+def _raw_mode(picture: ImageFile.ImageFile) -> str:
+    args = picture.tile[0].args
+    return str(args if isinstance(args, str) else args[0] if args else "")
+
+
+def from_values(values: NDArray[np.uint16]) -> Image.Image:
+    """Return colours of 16 bits, (height, width, 3), as a picture with low bytes."""
+    picture = Image.fromarray((values >> 8).astype(np.uint8))
+    picture.info[LOW_BYTES] = Image.fromarray((values & _BYTE).astype(np.uint8))
+    return picture
+
+
+def fit_bands(
+    picture: Image.Image, size: tuple[int, int], coloured: float
+) -> tuple[NDArray[np.float32], int]:
+    """Return the values of a picture with low bytes at a size, and the highest one.
+
+    Args:
+        picture: In colour, or gray.
+        size: (width, height).
+        coloured: The mean difference of its channels, 0..255, above which it is coloured.
+
+    Returns:
+        (1 or 3, height, width), 0..65535, and the highest value of the whole picture.
+    """
+    low: Image.Image = picture.info[LOW_BYTES]
+    bands = np.stack(
+        [
+            np.asarray(high, np.float32) * 256 + np.asarray(rest, np.float32)
+            for high, rest in zip(picture.convert("RGB").split(), low.split(), strict=True)
+        ]
+    )
+    peak = float(bands.max())
+    mean = bands.mean(0)
+    is_coloured = float(np.abs(bands - mean).mean()) * 255 > coloured * max(peak, 1)
+    kept = bands if is_coloured else mean[None]
+    fitted = [fit_picture(Image.fromarray(band), size) for band in kept]
+    return np.concatenate(fitted).astype(np.float32), int(peak)
