@@ -189,7 +189,7 @@ def _brains(tables: Mapping[str, Sequence[Row]]) -> list[Brain]:
             Brain(
                 session=session,
                 brain=brain,
-                n_rounds=len(rounds),
+                n_rounds=sum(row["round"] > 0 for row in rounds),
                 n_calls=len(calls),
                 legal=wilson(n_legal, len(calls)) if calls else None,
                 n_fallbacks=sum(row["n_fallbacks"] for row in rounds),

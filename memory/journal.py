@@ -20,7 +20,7 @@ from memory.errors import SessionError
 from memory.events import SCHEMA, Event, HeadEvent, UndoneEvent, kind_of, parse_event
 from memory.files import storage_error, sync_folder, write_bytes
 from memory.records import Round, first_problem
-from memory.rounds import FOLDED, RoundFold, fold
+from memory.rounds import RoundFold, fold, is_folded
 
 # Version of the recorded content. Journals of version 0 (no such field) cannot be replayed.
 # 2: credits and verdicts apart from retraining and chance (`eval.effects`); a session keeps the
@@ -219,13 +219,13 @@ class Journal:
             self._by_key[line.key] = place
         if line.round is not None:
             self._by_round[line.round].append(place)
-            if line.kind in FOLDED and line.round >= 1:
+            if is_folded(line.kind, line.round):
                 self._folded.add(line.round)
                 self._rounds.pop(line.round, None)
 
     def _round(self, number: int) -> Round:
         if number not in self._rounds:
-            places = [i for i in self._by_round[number] if self._lines[i].kind in FOLDED]
+            places = [i for i in self._by_round[number] if is_folded(self._lines[i].kind, number)]
             self._rounds[number] = fold(number, self._read(places))
             if len(self._rounds) > _N_ROUNDS:
                 self._rounds.popitem(last=False)
@@ -324,8 +324,8 @@ def standing(events: Iterable[Event]) -> list[Event]:
 def rounds(events: Iterable[Event]) -> list[Round]:
     """Fold events into one record per round, ordered by number.
 
-    Of several events of one kind and round the last counts; the seconds of a stage add up. What
-    belongs to no round (number 0, such as a report before the first plan) is left out.
+    Of several events of one kind and round the last counts; the seconds of a stage add up. Round 0
+    is the baseline, where the session has one; what belongs to no round is left out.
     """
     return RoundFold(events).rounds()
 

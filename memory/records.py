@@ -352,9 +352,12 @@ class Lesson(Record):
 
 
 class Round(Record):
-    """Everything about one round; parts are None until their stage has ended."""
+    """Everything about one round; parts are None until their stage has ended.
 
-    number: int = Field(ge=1)
+    Round 0 is the baseline, a DSTM of the photographs alone: it has no plan and no images.
+    """
+
+    number: int = Field(ge=0)
     plan: Plan | None = None
     batch: Batch | None = None
     training: Training | None = None
@@ -364,6 +367,14 @@ class Round(Record):
     verdict: Verdict | None = None
     seconds: dict[str, float] = Field({}, description="time per stage: generate, train, ...")
     fallbacks: int = Field(0, ge=0)
+
+    @property
+    def label(self) -> str:
+        """The number, and of round 0 what its model has learnt from."""
+        if self.number:
+            return str(self.number)
+        is_given = self.training is not None and self.training.n_steps == 0
+        return "0 (your model)" if is_given else "0 (real only)"
 
 
 def slice_key(attributes: Mapping[str, str]) -> str:

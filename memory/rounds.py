@@ -21,7 +21,10 @@ from memory.events import (
 )
 from memory.records import Round
 
-# What a round is folded from.
+# What a round is folded from; round 0 from some of it, see `is_folded`.
+_OF_BASELINE = frozenset(
+    kind_of(event) for event in (TrainingEvent, ReportEvent, FailuresEvent, StageEvent)
+)
 FOLDED = frozenset(
     kind_of(event)
     for event in (
@@ -38,6 +41,13 @@ FOLDED = frozenset(
 )
 
 
+def is_folded(kind: str, number: int | None) -> bool:
+    """Return whether an event of a kind is part of the round of this number, if it names any."""
+    if number is None:
+        return False
+    return kind in (FOLDED if number else _OF_BASELINE)
+
+
 class RoundFold:
     """Rounds, folded from events as they come; only rounds with new events are folded again."""
 
@@ -49,8 +59,8 @@ class RoundFold:
 
     def add(self, event: Event) -> None:
         """Take in the next event."""
-        number = event.round_number or 0
-        if event.kind in FOLDED and number >= 1:
+        number = event.round_number
+        if number is not None and is_folded(event.kind, number):
             self._events[number].append(event)
             self._rounds.pop(number, None)
 

@@ -26,6 +26,7 @@ from agent.loop.effects import Effects, LiveEffects
 from agent.loop.graph import build_graph
 from agent.loop.observations import session_head
 from agent.loop.observer import ConsoleObserver
+from agent.loop.stages import BASELINE, has_baseline, run_baseline
 from agent.loop.state import RoundState, new_round
 from agent.planners import AttributeDistribution, distribution_of
 from agent.session import data_manifest
@@ -145,7 +146,8 @@ def run_rounds(
             _run_round(graph, saved, components, last)
         done: list[Done] = []
         while True:
-            for number in range(len(done) + 1, session.n_done() + 1):
+            first = BASELINE if has_baseline(session.journal) else BASELINE + 1
+            for number in range(done[-1].round + 1 if done else first, session.n_done() + 1):
                 current = session.round(number)
                 assert current is not None  # it has ended
                 done.append(done_of(current))
@@ -154,8 +156,12 @@ def run_rounds(
             if is_resumed:
                 data_manifest.check(components.session, components.target, components.fault)
                 is_resumed = False
-            with control.stage("decide", len(done) + 1):
-                _run_round(graph, saved, components, len(done) + 1)
+            if not done and effects.begins_with_baseline:
+                run_baseline(session.journal, effects)
+                continue
+            number = session.n_done() + 1
+            with control.stage("decide", number):
+                _run_round(graph, saved, components, number)
 
 
 def _run_round(

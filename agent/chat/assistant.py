@@ -20,7 +20,7 @@ from agent.chat.live import LiveSession
 from agent.chat.overview import Overview, say_progress
 from agent.planners import distribution_of
 from agent.steering.preferences import MAX_FACTOR, Preference, say_effects
-from eval.report.blocks import failure_lines, plain, report_lines
+from eval.report.blocks import baseline_lines, failure_lines, plain, report_lines
 from memory.errors import BrainError
 from memory.events import ChatCallEvent, Tokens
 from prompts.printable import one_line
@@ -149,6 +149,7 @@ class ChatAssistant:
             failures = next((r.failures for r in reversed(past) if r.failures), ())
             previous = reports[-2] if len(reports) > 1 else None
             facts += [plain(report_lines(reports[-1], previous)), plain(failure_lines(failures))]
+            facts += [plain(baseline_lines(past))]
         if plan:
             facts.append(f"The last plan, of round {plan.round}: {quote(plan.why, 300)}")
         facts += [f"Preference {p.id}: {p.say()}" for p in store.active()]

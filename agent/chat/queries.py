@@ -169,7 +169,7 @@ class Queries:
 
     def changes(self, text: str = "") -> list[Block]:
         """Show what has changed since a round, the first by default, and effects of preferences."""
-        past = [r for r in self._overview.rounds() if r.report and r.report.metrics and r.plan]
+        past = [r for r in self._overview.rounds() if r.report and r.report.metrics]
         if len(past) < 2:
             text = f"Rounds measured: {len(past)}; changes show after the second."
             return [Line(text)]

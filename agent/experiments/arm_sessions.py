@@ -206,7 +206,9 @@ class ArmEffects(LiveEffects):
     def train(self, number: int) -> Training:
         """Train, or copy what another arm has trained on the same images."""
         folder = self._session.folder
-        if self._session.settings.selection.method != "all":
+        settings = self._session.settings
+        is_given = number == 0 and settings.session.baseline is not None
+        if is_given or settings.selection.method != "all":
             return super().train(number)
         made = [folder / shard for shard in self._all_shards(number)]
         shared = self._models / _key(*self._parts.learnt_from(made))
@@ -254,12 +256,13 @@ def _measure(
     Args:
         components: Of the session.
         session: A finished session of an arm.
-        rounds: Its rounds.
+        rounds: Its rounds with images.
         n: Trainings of each round.
         shared: Folder of the seed's trainings, for reports of the same images.
     """
     reports = []
-    for past, sealed in zip(rounds, read_sealed(session.folder), strict=True):
+    of_rounds = [sealed for sealed in read_sealed(session.folder) if sealed.round]
+    for past, sealed in zip(rounds, of_rounds, strict=True):
         made = shards_of(session.folder, (r for r in rounds if r.number <= past.number))
         shards, real = components.learnt_from(made)
         more = []
@@ -336,7 +339,8 @@ def _run_session(
     session = settings.session.model_copy(update=changes)
     settings = settings.model_copy(update={"home": home, "session": session})
     with open_session(settings, NAME) as opened:
-        components, rounds = run(opened), opened.rounds()
+        components = run(opened)
+        rounds = [past for past in opened.rounds() if past.number]
         sealed = _measure(components, opened, rounds, n_trainings, folder.parent / "models")
     n_images = accumulate(past.batch.n_made if past.batch else 0 for past in rounds)
     return [Measured(*parts) for parts in zip(rounds, sealed, n_images, strict=True)]

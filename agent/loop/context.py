@@ -48,6 +48,7 @@ class Facts:
         wishes: Ids of the preferences that hold.
         tokens_left: None without a limit.
         usd_left: None without a limit.
+        baseline: The main figure of round 0 on feedback, None without a round 0.
     """
 
     target: str
@@ -70,6 +71,7 @@ class Facts:
     wishes: Sequence[str] = ()
     tokens_left: int | None = None
     usd_left: float | None = None
+    baseline: float | None = None
 
 
 class _Detail(NamedTuple):
@@ -188,6 +190,13 @@ def _observation(facts: Facts, detail: _Detail, template: str) -> str:
         report = plain(report_lines(facts.report, facts.previous, detail.slices))
     else:
         report = "There is no report yet: spread the images over classes and attributes."
+    if facts.report and facts.baseline is not None and facts.report.round:
+        metric = facts.report.main_metric
+        change = facts.report.metrics[metric].value - facts.baseline
+        report += (
+            f"\nRound 0, before any image was generated: {metric} {facts.baseline:.3f}; the images "
+            f"so far have changed it by {change:+.3f}."
+        )
     if facts.report and not any(f.significant for f in facts.failures):
         report += "\nNo slice is known to be significantly worse than the rest."
     return render_text(

@@ -86,6 +86,10 @@ class Effects(Protocol):
 
     # -- the work ------------------------------------------------------------------------------
 
+    @property
+    def begins_with_baseline(self) -> bool:
+        """Whether the session begins with round 0, see `agent.loop.stages`."""
+
     def worked_s(self) -> float:
         """Return the seconds that the session has worked, pauses apart."""
 
@@ -186,6 +190,12 @@ class LiveEffects:
     def remember(self, events: Sequence[Event]) -> None:
         """Add prompts, failures and lessons to the memory."""
         self._parts.memory.add(items_from_events(events))
+
+    @property
+    def begins_with_baseline(self) -> bool:
+        """Whether there are photographs to train on, and the settings say to do so."""
+        wanted = self._session.settings.dstm.train_on != "synthetic"
+        return wanted and bool(self._parts.real_shards)
 
     def worked_s(self) -> float:
         """Return the seconds worked by all runs of the session."""

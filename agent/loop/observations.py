@@ -142,7 +142,15 @@ def gather(
         seconds_per_image=seconds_per_image(past),
         tokens_left=tokens_left,
         usd_left=usd_left,
+        baseline=_baseline(journal),
     )
+
+
+def _baseline(journal: EventLog) -> float | None:
+    """Return the main figure of round 0 on feedback."""
+    first = journal.round(0)
+    report = first.report if first else None
+    return report.metrics[report.main_metric].value if report and report.metrics else None
 
 
 def _steering(journal: EventLog, past: Sequence[Round], wanted: Sequence[Preference]) -> list[str]:
@@ -167,6 +175,8 @@ def _question(report: Report | None, failures: Sequence[Failure]) -> str:
 def pack(facts: Facts, past: Sequence[Round]) -> Json:
     """Return facts as plain JSON, records by the number of their round."""
     packed: Json = _FACTS.dump_python(facts, mode="json", exclude=set(_ELSEWHERE))
+    if facts.baseline is None:
+        del packed["baseline"]  # as in records of before there was a round 0
     reports = [r.number for r in past if r.report]
     safe: Json = storable(packed)
     return safe | {"reports": reports[-2:], "past": past[-1].number if past else None}
@@ -180,7 +190,7 @@ def unpack(packed: Mapping[str, Any], past: Sequence[Round], target: TargetView)
     by_number = {r.number: r for r in past}
     try:
         reports: list[Report | None] = [by_number[n].report for n in packed["reports"]]
-        last = by_number[packed["past"]] if packed["past"] else None
+        last = by_number[packed["past"]] if packed["past"] is not None else None
         known = {
             "target": target.name,
             "class_names": target.class_names,

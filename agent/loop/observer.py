@@ -105,11 +105,13 @@ class ConsoleObserver(Observer):
         from eval.report.blocks import Table, report_table
         from eval.report.terminal import draw
 
-        assert current.batch and current.report  # a round is done after its stages
+        assert current.report  # a round is done after its stages
+        of = f" of {self._n_rounds}" if current.number else ""
+        figures = report_table(current.report, f"Round {current.label}{of}", n_slices=1)
+        if current.batch is None:
+            draw(self._console, [figures])
+            return
         made, kept = current.batch.n_made, current.batch.n_kept
-        figures = report_table(
-            current.report, f"Round {current.number} of {self._n_rounds}", n_slices=1
-        )
         audit = ["share of images kept by the audit", f"{kept / made:.3f}", "", str(made)]
         rows = [*figures.rows, audit]
         draw(self._console, [Table(figures.columns, rows, figures.title, figures.right)])

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 from langchain_core.messages import ToolCall
@@ -17,6 +16,7 @@ from langchain_core.tools import BaseTool, StructuredTool
 from pydantic import Field, ValidationError
 
 from agent.brains.actions import storable
+from agent.loop import stages
 from agent.loop.approval import ApprovalRequest, Rejected
 from agent.loop.effects import Effects
 from agent.loop.expectations import say_expectation
@@ -35,19 +35,15 @@ from memory.events import (
     BatchEvent,
     CreditsEvent,
     Event,
-    FailuresEvent,
     ForkedEvent,
     GeneratorEvent,
     HeadEvent,
     IllegalCallEvent,
     LessonEvent,
     PlanEvent,
-    ReportEvent,
     RoundDoneEvent,
-    StageEvent,
     SteeredEvent,
     ToolCallEvent,
-    TrainingEvent,
     VerdictEvent,
 )
 from memory.records import Hypothesis, Lesson, Report, Round
@@ -192,14 +188,7 @@ class Toolbox:
         measured = [r for r in rounds_before(self._journal, self._round + 1) if r.report]
         if not measured:
             return "There is no report yet, so no failures are known."
-        number = measured[-1].number
-        failures = measured[-1].failures
-        if self._journal.get(f"failures/{number}", FailuresEvent) is None:
-            with self._timed("inspect", number):
-                failures = self._effects.inspect(number)
-            self._journal.append(
-                FailuresEvent(key=f"failures/{number}", round=number, failures=failures)
-            )
+        failures = stages.inspect(self._journal, self._effects, measured[-1].number)
         return plain(failure_lines(failures))
 
     def ask_user(self, question: Annotated[str, Field(min_length=1, max_length=500)]) -> str:
@@ -280,16 +269,14 @@ class Toolbox:
                 f"The session began with the generator {began.identity!r}, but its weights or "
                 f"sampling are {identity!r} now. Restore them, or begin a new session."
             )
-        with self._timed("generate"):
+        with stages.timed(self._journal, self._effects, "generate", self._round):
             batch = self._effects.draw(plan)
         self._journal.append(BatchEvent(key=f"batch/{self._round}", batch=batch))
         return f"{batch.n_made} images made, the audit keeps {batch.n_kept}."
 
     def train_dstm(self) -> str:
         """Train the downstream task model on all synthetic images so far."""
-        with self._timed("train"):
-            training = self._effects.train(self._round)
-        self._journal.append(TrainingEvent(key=f"training/{self._round}", training=training))
+        training = stages.train(self._journal, self._effects, self._round)
         text = (
             f"Trained on {training.n_images} images, {training.n_steps} steps, "
             f"final loss {training.final_loss:.3f}."
@@ -305,9 +292,7 @@ class Toolbox:
         """Evaluate the trained model on the real feedback photographs."""
         current = self._current()
         assert current.training is not None and current.plan is not None  # phases guarantee it
-        with self._timed("evaluate"):
-            report = self._effects.evaluate(current.training)
-        self._journal.append(ReportEvent(key=f"report/{self._round}", report=report))
+        report = stages.evaluate(self._journal, self._effects, current.training)
         _learn(self._session, report)
         return plain(report_lines(report))
 
@@ -331,17 +316,6 @@ class Toolbox:
     @property
     def _round(self) -> int:
         return self._step.round
-
-    @contextmanager
-    def _timed(self, stage: str, round_number: int | None = None) -> Iterator[None]:
-        """Time a stage, show it, and journal its seconds once."""
-        number = round_number or self._round
-        started = self._effects.worked_s()
-        with self._effects.stage(stage, number):
-            yield
-        seconds = round(self._effects.worked_s() - started, 3)
-        key = f"stage/{number}/{stage}"
-        self._journal.append(StageEvent(key=key, round=number, stage=stage, seconds=seconds))
 
     def _current(self) -> Round:
         current = self._journal.round(self._round)

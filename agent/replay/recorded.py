@@ -173,6 +173,11 @@ class RecordedEffects:
     def remember(self, events: Sequence[Event]) -> None:
         """Leave the memory as it is."""
 
+    @property
+    def begins_with_baseline(self) -> bool:
+        """Whether round 0 is recorded."""
+        return self._journal.find("training/0", TrainingEvent) is not None
+
     def worked_s(self) -> float:
         """Take no time."""
         return 0.0

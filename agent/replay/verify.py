@@ -8,6 +8,7 @@ from pathlib import Path
 
 from agent.loop.context import prompt_files
 from agent.loop.graph import build_graph
+from agent.loop.stages import run_baseline
 from agent.loop.state import new_round
 from agent.replay.recorded import RecordedBrain, RecordedEffects, RecordedSession
 from agent.replay.recorded_journal import Divergence, EndOfRecord
@@ -108,6 +109,7 @@ def _run(
     journal = session.journal
     brain, stand_in = RecordedBrain(journal), RecordedBrain(journal, stands_in=True)
     graph = build_graph(session, effects, brain, stand_in)
+    run_baseline(journal, effects)
     number = 1
     while not journal.finished:
         try:

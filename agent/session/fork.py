@@ -61,8 +61,10 @@ def fork(
     trust.check(settings, old, name)
     lines = _shared_lines(folder / "journal.jsonl", name, at)
     try:
-        for number in range(1, at):
+        for number in range(at):
             source, copy = round_folder(folder, number), round_folder(new_folder, number)
+            if not number and not source.exists():
+                continue  # it has no round 0
             shutil.copytree(source, copy, copy_function=partial(_link, home=home.resolve()))
             for place in (*(p for p in copy.rglob("*") if p.is_dir()), copy, copy.parent):
                 sync_folder(place)

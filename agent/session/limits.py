@@ -72,7 +72,7 @@ def ending(
 
     Args:
         settings: Of the session.
-        done: The finished rounds.
+        done: The finished rounds, round 0 among them, which no limit counts.
         worked_s: Time worked so far in seconds.
         gpu_s: The part of it on a GPU.
     """
@@ -83,7 +83,7 @@ def ending(
             "target_score",
             f"round {best.round} scores {best.score:.3f}, {limits.target_score:g} was wanted",
         )
-    if len(done) >= session.rounds:
+    if sum(one.round > 0 for one in done) >= session.rounds:
         return Ending("rounds", f"all {session.rounds} rounds are done")
     if best and limits.patience is not None and done[-1].round - best.round >= limits.patience:
         return Ending(
@@ -93,7 +93,7 @@ def ending(
         )
     n_made = sum(one.n_made for one in done)
     if limits.max_images is not None and n_made + session.images_per_round > limits.max_images:
-        if not done:
+        if not n_made:
             raise SettingsError(
                 f"limits.max_images is {limits.max_images}, fewer than the "
                 f"{session.images_per_round} images of one round. Raise it, or lower "

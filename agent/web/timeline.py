@@ -39,9 +39,10 @@ def steps(past: Sequence[Round]) -> list[Step]:
     timeline = []
     before: Estimate | None = None
     for current in past:
-        if current.plan is None:
-            continue
         score, report, verdict = scores[current.number], current.report, current.verdict
+        if current.plan is None:
+            before = score or before
+            continue
         at = score or Estimate(value=low, low=low, high=low, n=0)
         worst = [s.accuracy for s in report.slices if s.key == report.worst_slice] if report else []
         largest = sorted(current.plan.prompts, key=lambda p: -p.count)

@@ -230,15 +230,16 @@ def verdict_text(verdict: Verdict) -> str:
 
 def round_lines(done: Round, before: Report | None) -> list[Block]:
     """Return how a finished round came out; before: the report of the round before it."""
-    assert done.batch and done.report  # a round is done after its stages
+    assert done.report  # a round is done after its stages
     metric = done.report.main_metric
     value = done.report.metrics[metric]
-    line = f"Round {done.number} is done: {metric.replace('_', ' ')} {estimate_text(value)}"
+    line = f"Round {done.label} is done: {metric.replace('_', ' ')} {estimate_text(value)}"
     if before and metric in before.metrics:
         change = value.value - before.metrics[metric].value
         line += f", {signed(change)} since round {before.round}"
     blocks: list[Block] = [Line(line, "good")]
-    blocks.append(Line(f"{done.batch.n_made} images made, {done.batch.n_kept} kept by the audit."))
+    if batch := done.batch:
+        blocks.append(Line(f"{batch.n_made} images made, {batch.n_kept} kept by the audit."))
     if worst := worst_slice(done.report):
         blocks.append(Line(f"Worst slice: {worst.key}, {estimate_text(worst.accuracy)}"))
     if done.verdict:
@@ -273,7 +274,10 @@ def report_lines(report: Report, previous: Report | None = None, n_slices: int =
         change = f", {new.value - old.value:+.3f}{since}" if old else ""
         return Line(f"- {name}{estimate_text(new)}{change}")
 
-    head = f"Report of round {report.round} on real {report.split} photographs (95% intervals):"
+    made = "" if report.round else ", whose model has seen no generated image,"
+    head = (
+        f"Report of round {report.round}{made} on real {report.split} photographs (95% intervals):"
+    )
     return [
         Line(head),
         *(line(f"{name}: ", e, old_metrics.get(name)) for name, e in report.metrics.items()),
@@ -324,7 +328,7 @@ def score_tables(past: Sequence[Round]) -> list[Block]:
             value, worst = done.report.metrics[done.report.main_metric], worst_slice(done.report)
             rows.append(
                 [
-                    str(done.number),
+                    done.label,
                     number(value.value),
                     interval(value, 3),
                     str(done.batch.n_made) if done.batch else "",
@@ -335,10 +339,29 @@ def score_tables(past: Sequence[Round]) -> list[Block]:
     return [Table(columns, rows, right=columns[:4])] if rows else []
 
 
+def baseline_lines(past: Sequence[Round]) -> list[Block]:
+    """Return how the latest round compares with round 0; none without both on feedback."""
+    measured = [r for r in past if r.report and r.report.metrics]
+    if len(measured) < 2 or measured[0].number:
+        return []
+    first, last = measured[0], measured[-1]
+    assert first.report and last.report  # chosen so
+    metric = first.report.main_metric
+    old, new = first.report.metrics[metric], last.report.metrics[metric]
+    n_images = sum(r.batch.n_made for r in past if r.batch)
+    return [
+        Line(
+            f"{metric.replace('_', ' ').capitalize()} on feedback: round {first.label} "
+            f"{estimate_text(old)}; round {last.label}, {n_images} images made, "
+            f"{estimate_text(new)}, {signed(new.value - old.value)}."
+        )
+    ]
+
+
 def change_tables(first: Round, last: Round) -> list[Block]:
     """Return how the figures and slices of two rounds, and the images asked for, differ."""
-    assert first.report and last.report and first.plan and last.plan  # of measured rounds
-    columns = ["", f"round {first.number}", f"round {last.number}", "change"]
+    assert first.report and last.report  # of measured rounds
+    columns = ["", f"round {first.label}", f"round {last.label}", "change"]
     figures: list[list[Cell]] = [
         [
             name.replace("_", " "),
@@ -359,7 +382,9 @@ def change_tables(first: Round, last: Round) -> list[Block]:
         [s.key, earlier[s.key], s.accuracy, signed(s.accuracy.value - earlier[s.key].value)]
         for s in shown
     ]
-    before, now = value_shares(first.plan), value_shares(last.plan)
+    # Round 0 asked for no images that others could be compared with.
+    plans = [r.plan for r in (first, last) if r.plan]
+    before, now = map(value_shares, plans) if len(plans) == 2 else ({}, {})
     change = {key: now.get(key, 0.0) - before.get(key, 0.0) for key in sorted({*before, *now})}
     images: list[list[Cell]] = [
         [key, percent(before.get(key, 0)), percent(now.get(key, 0)), percent(change[key], True)]

@@ -142,7 +142,8 @@ def unfinished(rounds: Sequence[Round]) -> dict[str, Any] | None:
     if not rounds or rounds[-1].report:
         return None
     last = rounds[-1]
-    stages = {"planned": last.plan, "generated": last.batch, "trained": last.training}
+    stages: dict[str, object] = {"planned": last.plan, "generated": last.batch}
+    stages = (stages if last.number else {}) | {"trained": last.training}
     done = [name for name, part in stages.items() if part]
     todo = [name for name, part in stages.items() if not part]
     return {"round": last.number, "done": done, "next": (*todo, "evaluated")[0]}
@@ -216,7 +217,7 @@ def _rounds_table(
         made = r.batch.n_made if r.batch else 0
         rows.append(
             [
-                str(r.number),
+                r.label,
                 author,
                 text.count(made) if r.batch else None,
                 text.percent(r.batch.n_kept / made) if r.batch and made else None,

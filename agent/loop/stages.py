@@ -1,0 +1,73 @@
+"""The stages that measure a DSTM, journaled once each; and round 0, which consists of them.
+
+Round 0 is the baseline that generated images have to beat: a DSTM of the user's photographs alone,
+trained and measured before anything is drawn. It has no plan and no images, is no round of the
+budget, and its failures are what the first plan goes by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from agent.loop.effects import Effects
+from agent.loop.state import EventLog
+from memory.events import FailuresEvent, ReportEvent, StageEvent, TrainingEvent
+from memory.records import Failure, Report, Training
+
+BASELINE = 0
+
+
+@contextmanager
+def timed(journal: EventLog, effects: Effects, stage: str, number: int) -> Iterator[None]:
+    """Time a stage of a round, show it, and journal its seconds once."""
+    started = effects.worked_s()
+    with effects.stage(stage, number):
+        yield
+    seconds = round(effects.worked_s() - started, 3)
+    key = f"stage/{number}/{stage}"
+    journal.append(StageEvent(key=key, round=number, stage=stage, seconds=seconds))
+
+
+def train(journal: EventLog, effects: Effects, number: int) -> Training:
+    """Train the DSTM of a round."""
+    with timed(journal, effects, "train", number):
+        training = effects.train(number)
+    return journal.append(TrainingEvent(key=f"training/{number}", training=training)).training
+
+
+def evaluate(journal: EventLog, effects: Effects, training: Training) -> Report:
+    """Measure the DSTM of a round on the feedback photographs."""
+    number = training.round
+    with timed(journal, effects, "evaluate", number):
+        report = effects.evaluate(training)
+    return journal.append(ReportEvent(key=f"report/{number}", report=report)).report
+
+
+def inspect(journal: EventLog, effects: Effects, number: int) -> tuple[Failure, ...]:
+    """Find where the DSTM of a round fails, unless it is known."""
+    key = f"failures/{number}"
+    if known := journal.get(key, FailuresEvent):
+        return known.failures
+    with timed(journal, effects, "inspect", number):
+        failures = effects.inspect(number)
+    return journal.append(FailuresEvent(key=key, round=number, failures=failures)).failures
+
+
+def has_baseline(journal: EventLog) -> bool:
+    """Return whether round 0 has ended."""
+    return journal.get(f"failures/{BASELINE}", FailuresEvent) is not None
+
+
+def run_baseline(journal: EventLog, effects: Effects) -> None:
+    """Run round 0, from where it stopped, in a session that begins with one."""
+    if not effects.begins_with_baseline or has_baseline(journal):
+        return
+    known = journal.get(f"training/{BASELINE}", TrainingEvent)
+    training = known.training if known else train(journal, effects, BASELINE)
+    if journal.get(f"report/{BASELINE}", ReportEvent) is None:
+        evaluate(journal, effects, training)
+    inspect(journal, effects, BASELINE)
+    current = journal.round(BASELINE)
+    assert current is not None  # it has just ended
+    effects.observer.round_done(current)

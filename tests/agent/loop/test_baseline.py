@@ -1,0 +1,187 @@
+"""Round 0: the model of the photographs alone, which sessions begin with and are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from agent.autonomous.report import write_report
+from agent.autonomous.runner import run, run_rounds
+from agent.config.settings import Settings
+from agent.loop.components import Components
+from agent.loop.effects import LiveEffects
+from agent.loop.observer import Observer
+from agent.replay.counterfactual import counterfactual
+from agent.replay.diff import compare
+from agent.replay.verify import verify
+from agent.session.folder import folder_of, list_sessions, memory_of, open_session
+from agent.session.fork import fork
+from agent.session.undo import undo
+from memory.events import Event, RoundDoneEvent
+from memory.items import items_from_events
+from memory.journal import read_events, rounds
+from tests.agent.quick import toy_settings
+from tools.data.jobs import round_folder
+from tools.evaluate_real import read_sealed
+
+BASELINE = (
+    "dstm.train_on=real+synthetic",
+    "feedback.discovery='off'",
+    "feedback.slices=[[brightness],[severity]]",
+    "session.shard_size=8",
+    "limits.disk_reserve_gb=0",
+)
+
+
+def settings_of(home: Path, name: str, *overrides: str) -> Settings:
+    return toy_settings(home, *BASELINE, f"session.name={name}", *overrides)
+
+
+def finished(settings: Settings) -> Path:
+    run(settings, Console(quiet=True))
+    return folder_of(settings.home, str(settings.session.name))
+
+
+def keys(folder: Path) -> list[str]:
+    return [event.key for event in read_events(folder / "journal.jsonl") if event.key]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def folder(home: Path) -> Path:
+    """A session of round 0 and two rounds with images."""
+    return finished(settings_of(home, "whole"))
+
+
+@pytest.fixture(scope="module")
+def events(folder: Path) -> list[Event]:
+    return read_events(folder / "journal.jsonl")
+
+
+def test_a_session_begins_with_the_model_of_the_photographs(
+    folder: Path, events: list[Event]
+) -> None:
+    zero, one, two = rounds(events)
+    assert zero.number == 0
+    assert zero.label == "0 (real only)"
+    assert zero.plan is None
+    assert zero.batch is None
+    assert zero.training and zero.report and zero.failures
+    assert set(zero.seconds) == {"train", "evaluate", "inspect"}
+    assert [e.key for e in events if e.round_number in (0, 1) and e.key][:7] == [
+        "stage/0/train",
+        "training/0",
+        "stage/0/evaluate",
+        "report/0",
+        "stage/0/inspect",
+        "failures/0",
+        "opening/1",
+    ]
+    assert [report.round for report in read_sealed(folder)] == [0, 1, 2]
+    # It is no round of the budget, and all of that is spent on images.
+    assert sum(isinstance(e, RoundDoneEvent) for e in events) == 2
+    assert one.batch and two.batch and one.batch.n_made == two.batch.n_made == 16
+
+
+def test_its_failures_are_what_the_first_plan_goes_by(events: list[Event]) -> None:
+    zero, one, _ = rounds(events)
+    assert zero.report and one.plan and one.plan.hypothesis and one.verdict
+    before = {score.key: score.accuracy for score in zero.report.slices}
+    assert one.plan.hypothesis.slice in before
+    assert one.verdict.before == before[one.plan.hypothesis.slice]
+    assert {credit.slice for credit in one.credits} <= before.keys()
+    (opening,) = (e for e in events if e.key == "opening/1")
+    assert opening.content()["facts"]["reports"] == [0]
+    (second,) = (e for e in events if e.key == "opening/2")
+    metric = zero.report.main_metric
+    assert second.content()["facts"]["baseline"] == zero.report.metrics[metric].value
+
+
+def test_all_that_reads_sessions_knows_it(home: Path, folder: Path, events: list[Event]) -> None:
+    assert verify(folder / "journal.jsonl").findings == ()
+    assert "0 (real only)" in write_report(home, "whole").read_text("utf-8")
+    (info,) = list_sessions(home)
+    assert (info.rounds_done, info.rounds, info.state) == (2, 2, "finished")
+    assert [row[0] for row in compare(home, "whole", "whole").rows] == ["0", "1", "2"]
+    decisions = list(
+        counterfactual(read_events(folder / "journal.jsonl", undone=True), "policy:count")
+    )
+    assert [(d.round, d.plan is not None) for d in decisions] == [(1, True), (2, True)]
+    remembered = items_from_events(events)
+    known = {item.round for item in remembered if item.kind == "failure"}
+    zero = rounds(events)[0]
+    assert (0 in known) == any(failure.significant for failure in zero.failures)
+
+
+def test_forks_and_undone_sessions_keep_it(home: Path, folder: Path) -> None:
+    shared = folder_of(home, fork(home, "whole", 2, "forked", ["brain=policy:count"]))
+    assert (round_folder(shared, 0) / "model.json").exists()
+    finished(settings_of(home, "forked", "brain=policy:count"))
+    assert [r.number for r in rounds(read_events(shared / "journal.jsonl"))] == [0, 1, 2]
+    assert verify(shared / "journal.jsonl").findings == ()
+    settings = settings_of(home, "forked", "brain=policy:count")
+    with open_session(settings, "forked") as session:
+        assert undo(session, memory_of(home)) == 2
+        assert undo(session, memory_of(home)) == 1
+        assert [r.number for r in session.rounds()] == [0]
+        with pytest.raises(Exception, match="no plan"):
+            undo(session, memory_of(home))
+    finished(settings)
+    assert verify(shared / "journal.jsonl").findings == ()
+    assert sum(key == "training/0" for key in keys(shared)) == 1
+
+
+def test_a_model_that_is_good_enough_needs_no_image(home: Path) -> None:
+    folder = finished(settings_of(home, "enough", "limits.target_score=0.01"))
+    events = read_events(folder / "journal.jsonl")
+    assert [r.number for r in rounds(events)] == [0]
+    assert events[-1].content()["rule"] == "target_score"
+    assert (folder / "best" / "predict.py").exists()
+    assert verify(folder / "journal.jsonl").findings == ()
+
+
+def test_where_only_images_are_trained_on_there_is_none(home: Path) -> None:
+    folder = finished(settings_of(home, "images", "dstm.train_on=synthetic", "session.rounds=1"))
+    assert [r.number for r in rounds(read_events(folder / "journal.jsonl"))] == [1]
+    assert not round_folder(folder, 0).exists()
+
+
+class Interrupted(LiveEffects):
+    """Ends with an error where a stage's work is done, but not journaled yet."""
+
+    def __init__(self, components: Components, stage: str) -> None:
+        super().__init__(components)
+        self._at = stage
+
+    @contextmanager
+    def stage(self, name: str, round_number: int) -> Iterator[None]:
+        with super().stage(name, round_number):
+            yield
+            if name == self._at:
+                raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stage", ["train", "evaluate", "inspect"])
+def test_a_session_that_is_ended_in_it_goes_on(
+    home: Path, folder: Path, tmp_path: Path, stage: str
+) -> None:
+    (tmp_path / "cache").symlink_to(home / "cache")
+    settings = settings_of(tmp_path, "whole", "limits.target_score=0.01")
+    with open_session(settings, "whole") as session:
+        components = Components.of_session(session, Observer())
+        with pytest.raises(KeyboardInterrupt):
+            run_rounds(components, Interrupted(components, stage))
+        assert f"stage/0/{stage}" not in keys(session.folder)
+    (resumed,) = rounds(read_events(finished(settings) / "journal.jsonl"))
+    whole = rounds(read_events(folder / "journal.jsonl"))[0]
+    assert resumed.training == whole.training
+    assert resumed.report == whole.report
+    assert resumed.failures == whole.failures
