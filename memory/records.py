@@ -213,7 +213,7 @@ class Training(Record):
         exclude_if=lambda size: size is None,
         description="equally frequent images that vary as much as those drawn (Kish 1965)",
     )
-    n_steps: int = Field(ge=1)
+    n_steps: int = Field(ge=0, description="0: of a model that was given")
     final_loss: float
     sha256: str
     selection: Selection | None = Field(

@@ -134,6 +134,8 @@ def run_rounds(
     is_resumed = session.journal.get("session", HeadEvent) is not None
     # Its settings are checked before anything is drawn.
     _ = components.trainer
+    if not has_baseline(session.journal):
+        _ = components.given_model
     distribution = _open_journal(session, components)
     context = BrainContext(distribution, components.target.vocabulary, session.settings.llm)
     used, fallback = (brain, None) if brain else _brains(session, context)

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_orig
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, ValidationError
 
+from agent.config.session import SessionSettings
 from agent.config.urls import PlainUrl, hidden
 from memory.errors import SettingsError, unknown
 from memory.records import PullText, Record, Share, digest
@@ -154,24 +155,6 @@ class LLMSettings(Record):
     max_illegal: int = Field(3, ge=1, description="calls in a row, then the policy takes the step")
     max_lookups: int = Field(6, ge=1, description="calls of a phase that do not end it")
     fallback: str = Field("audited_failure", description="planner that takes over")
-
-
-class SessionSettings(Record):
-    """Name, budget and seed of a session."""
-
-    name: str | None = None
-    rounds: int = Field(4, ge=1)
-    images_per_round: int = Field(200, ge=1)
-    images_per_prompt: int = Field(8, ge=1)
-    shard_size: int = Field(32, ge=1)
-    seed: int = Field(0, ge=0)
-    on_finish: str | None = Field(None, description="shell command that is run at the end")
-    checkpoints: PlainUrl = Field(
-        "sqlite",
-        pattern="^(sqlite|postgres(ql)?://.*)$",
-        description="sqlite, a file of the session, or postgresql://USER@HOST/DATABASE; "
-        "its password is that of PGPASSWORD or ~/.pgpass",
-    )
 
 
 class MemorySettings(Record):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from agent.config.settings import Settings, TargetSettings
 from agent.loop.observer import Observer
@@ -251,6 +251,19 @@ class Components:
     def label_names(self) -> tuple[str, ...]:
         """Names of the classes that the DSTM tells apart, of images or of pixels."""
         return tuple(targets.label_names(self.target, self.task))
+
+    @cached_property
+    def given_model(self) -> tuple[Model, dict[str, Any]] | None:
+        """The user's own model with its model.json, where the settings name one.
+
+        Raises SettingsError for one of other classes, WeightsError where it cannot be loaded.
+        """
+        folder = self.settings.session.baseline
+        if folder is None:
+            return None
+        from tools.given_model import load_given
+
+        return load_given(Path(folder).expanduser(), self.task, self.target, self.settings.dstm)
 
     @cached_property
     def bare_generator(self) -> Generator:

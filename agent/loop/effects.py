@@ -194,8 +194,10 @@ class LiveEffects:
     @property
     def begins_with_baseline(self) -> bool:
         """Whether there are photographs to train on, and the settings say to do so."""
-        wanted = self._session.settings.dstm.train_on != "synthetic"
-        return wanted and bool(self._parts.real_shards)
+        settings = self._session.settings
+        if settings.session.baseline is not None:
+            return True
+        return settings.dstm.train_on != "synthetic" and bool(self._parts.real_shards)
 
     def worked_s(self) -> float:
         """Return the seconds worked by all runs of the session."""
@@ -236,6 +238,10 @@ class LiveEffects:
         from tools.train_dstm import Callbacks, train_dstm
 
         parts, settings = self._parts, self._session.settings
+        if number == 0 and parts.given_model:
+            from tools.given_model import adopt
+
+            return adopt(self._session.folder, *parts.given_model)
         selection = None
         if number:
             selection = select_images(

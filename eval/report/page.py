@@ -222,7 +222,7 @@ def _rounds_table(
                 text.count(made) if r.batch else None,
                 text.percent(r.batch.n_kept / made) if r.batch and made else None,
                 text.count(r.training.n_images) if r.training else None,
-                text.number(r.training.final_loss) if r.training else None,
+                text.number(r.training.final_loss) if r.training and r.training.n_steps else None,
                 feedback.get(r.number),
                 sealed.get(r.number),
                 (r.report.worst_slice if r.report else "") or None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from tools.data.samples import Images, Samples
 from tools.models.transformers_folder import (
     TransformersModel,
     folder_of,
+    load_whole,
     preprocessing,
     untrained,
     with_new_head,
@@ -173,6 +175,12 @@ class Classification:
             for true, predicted in zip(samples.classes, predictions.argmax(1), strict=True)
         ]
         return samples.images, captions
+
+
+def load_classifier(folder: Path) -> TransformersClassifier:
+    """Load a classifier with its weights, from safetensors; raises WeightsError otherwise."""
+    network = load_whole(_auto_class(), folder, _KIND)
+    return TransformersClassifier(network, **preprocessing(folder, network))
 
 
 def build() -> Classification:

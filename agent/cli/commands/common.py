@@ -28,6 +28,7 @@ SETTINGS = {
     "seed": "session.seed",
     "on_finish": "session.on_finish",
     "brain": "brain",
+    "baseline": "session.baseline",
     "max_tokens": "llm.max_tokens",
     "max_usd": "llm.max_usd",
     "max_hours": "limits.max_hours",
@@ -79,6 +80,14 @@ TrustOption = Annotated[
     bool,
     typer.Option(
         "--trust", help="Run the commands and code that a session folder of others names."
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="FOLDER",
+        help="Your model, which images have to better: of transformers, or best/ of a session.",
     ),
 ]
 RoundsOption = Annotated[int | None, typer.Option(help="Rounds in all.")]

@@ -14,6 +14,7 @@ from agent.cli.commands.common import (
     HomeOption,
     ImagesOption,
     MemoryUrlOption,
+    ModelOption,
     NameArgument,
     PresetArgument,
     SeedOption,
@@ -78,6 +79,7 @@ def run(
         str | None,
         typer.Option(help="Who decides: policy:PLANNER, openai:MODEL, ollama:MODEL."),
     ] = None,
+    baseline: ModelOption = None,
     max_tokens: Annotated[
         int | None, typer.Option(help="Tokens that a language model may take in all.")
     ] = None,

@@ -14,6 +14,7 @@ from agent.cli.commands.common import (
     PRESET,
     HomeOption,
     ImagesOption,
+    ModelOption,
     RoundsOption,
     SeedOption,
     SetOption,
@@ -54,6 +55,7 @@ def chat(
         str | None,
         typer.Option(help="Who decides beside you: policy:PLANNER, openai:MODEL, ollama:MODEL."),
     ] = None,
+    baseline: ModelOption = None,
     auto: Annotated[
         float | None,
         typer.Option(min=0, metavar="SECONDS", help="Approve plans after so long without a word."),

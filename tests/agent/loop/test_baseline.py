@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 from agent.autonomous.report import write_report
 from agent.autonomous.runner import run, run_rounds
 from agent.config.settings import Settings
+from agent.experiments.rerun import rerun
 from agent.loop.components import Components
 from agent.loop.effects import LiveEffects
 from agent.loop.observer import Observer
@@ -21,6 +23,7 @@ from agent.replay.verify import verify
 from agent.session.folder import folder_of, list_sessions, memory_of, open_session
 from agent.session.fork import fork
 from agent.session.undo import undo
+from memory.errors import SettingsError
 from memory.events import Event, RoundDoneEvent
 from memory.items import items_from_events
 from memory.journal import read_events, rounds
@@ -185,3 +188,42 @@ def test_a_session_that_is_ended_in_it_goes_on(
     assert resumed.training == whole.training
     assert resumed.report == whole.report
     assert resumed.failures == whole.failures
+
+
+def test_the_users_own_model_is_measured_as_it_is(home: Path, folder: Path) -> None:
+    given = folder / "best"
+    own = finished(settings_of(home, "own", f"session.baseline={given}", "session.rounds=1"))
+    zero, one = rounds(read_events(own / "journal.jsonl"))
+    best = json.loads((given / "model.json").read_bytes())
+    assert zero.training and zero.report and one.plan
+    assert zero.label == "0 (your model)"
+    assert zero.training.n_steps == zero.training.n_images == 0
+    assert zero.training.sha256 == best["sha256"]
+    measured = [r for r in rounds(read_events(folder / "journal.jsonl")) if r.training]
+    (same,) = (r for r in measured if r.training and r.training.sha256 == best["sha256"])
+    assert same.report and zero.report.metrics == same.report.metrics
+    assert verify(own / "journal.jsonl").findings == ()
+    assert rerun(own, home, ["evaluate"])[0].same
+
+
+def test_a_classifier_of_transformers_can_be_given(home: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    place = tmp_path / "resnet"
+    names = {0: "functional", 1: "defective"}
+    config = transformers.ResNetConfig(
+        num_channels=1,
+        embedding_size=4,
+        hidden_sizes=[4, 8],
+        depths=[1, 1],
+        id2label=names,
+    )
+    transformers.AutoModelForImageClassification.from_config(config).save_pretrained(place)
+    settings = settings_of(home, "hub", f"session.baseline={place}", "limits.target_score=0.01")
+    (zero,) = rounds(read_events(finished(settings) / "journal.jsonl"))
+    assert zero.label == "0 (your model)"
+    config.id2label = {0: "cat", 1: "dog"}
+    config.save_pretrained(place)
+    with pytest.raises(SettingsError, match=r"cat, dog.*functional, defective"):
+        finished(settings_of(home, "cats", f"session.baseline={place}"))
+    with pytest.raises(SettingsError, match="neither"):
+        finished(settings_of(home, "none", f"session.baseline={tmp_path}"))

@@ -1,0 +1,31 @@
+"""Settings of a session itself: its budget, what it begins with, and what it delivers."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from agent.config.urls import PlainUrl
+from memory.records import Record
+
+
+class SessionSettings(Record):
+    """Name, budget and seed of a session."""
+
+    name: str | None = None
+    rounds: int = Field(4, ge=1)
+    images_per_round: int = Field(200, ge=1)
+    images_per_prompt: int = Field(8, ge=1)
+    shard_size: int = Field(32, ge=1)
+    seed: int = Field(0, ge=0)
+    baseline: str | None = Field(
+        None,
+        description="folder of the model to begin with and to beat: best/ of a session, or a "
+        "trained model of transformers; None: it is trained on the photographs",
+    )
+    on_finish: str | None = Field(None, description="shell command that is run at the end")
+    checkpoints: PlainUrl = Field(
+        "sqlite",
+        pattern="^(sqlite|postgres(ql)?://.*)$",
+        description="sqlite, a file of the session, or postgresql://USER@HOST/DATABASE; "
+        "its password is that of PGPASSWORD or ~/.pgpass",
+    )
