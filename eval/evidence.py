@@ -13,25 +13,39 @@ from typing import Any
 
 from pydantic import Field
 
-from eval.intervals import mean_interval
+from eval.intervals import mean_interval, no_change
 from eval.metrics import wilson
+from eval.slices import benjamini_hochberg
 from memory.records import Estimate, Record
 from prompts.user_vocabulary import value_of
 
 Row = Mapping[str, Any]
 
-# Fewer prompts than this say nothing on what helps.
-MIN_PROMPTS = 2
+# The prompts of one round share one training and its noise; fewer rounds than this say nothing on
+# what helps.
+MIN_ROUNDS = 2
+# Share of false discoveries among the prompts that are said to help or to harm.
+ALPHA = 0.05
 
 
 class Helped(Record):
-    """Prompts of one class and main attributes, and the mean change they are credited with."""
+    """Prompts of one class and main attributes, and the mean change they are credited with.
+
+    Attributes:
+        words: class and attributes.
+        slice: key of the slice.
+        n_prompts: prompts.
+        n_images: made of them.
+        change_per_100: mean over rounds, and n counts rounds.
+        q_value: Benjamini-Hochberg over all such groups, of Student's t-test of no change.
+    """
 
     words: str
     slice: str
     n_prompts: int = Field(ge=1)
     n_images: int = Field(ge=0)
     change_per_100: Estimate
+    q_value: float = Field(ge=0, le=1)
 
 
 class Bin(Record):
@@ -96,8 +110,12 @@ class Evidence(Record):
 
 
 def evidence(tables: Mapping[str, Sequence[Row]], n_shown: int = 12) -> Evidence:
-    """Sum up the tables of sessions; `n_shown` prompts that helped, and as many that did not."""
-    ranked = _helped(tables["prompts"], tables["credits"])
+    """Sum up the tables of sessions.
+
+    At most `n_shown` prompts that helped, and as many that harmed, are named: those whose mean
+    change over the rounds differs from 0 at a false discovery rate of 5%.
+    """
+    ranked = [h for h in _helped(tables["prompts"], tables["credits"]) if h.q_value <= ALPHA]
     up = [h for h in ranked if h.change_per_100.value > 0]
     down = [h for h in reversed(ranked) if h.change_per_100.value < 0]
     stated = [
@@ -152,7 +170,9 @@ def calibration(points: Sequence[tuple[float, float]], n_bins: int = 5) -> Calib
 def _helped(prompts: Sequence[Row], credits_: Sequence[Row]) -> list[Helped]:
     """Return groups of like prompts by their mean credit on the slices that they name."""
     by_id = {(p["session"], p["round"], p["prompt"]): p for p in prompts}
-    changes: dict[tuple[str, str], list[tuple[float, int]]] = defaultdict(list)
+    changes: dict[tuple[str, str], dict[tuple[str, int], list[tuple[float, int]]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     for row in credits_:
         prompt = by_id.get((row["session"], row["round"], row["prompt"]))
         if prompt is not None:
@@ -160,17 +180,26 @@ def _helped(prompts: Sequence[Row], credits_: Sequence[Row]) -> list[Helped]:
             # A class that is an attribute too, as in a user's dataset, is named once.
             others = [v for v in attributes.values() if v != value_of(prompt["class_name"])]
             words = " ".join([prompt["class_name"], *others[:3]])
-            changes[words, row["slice"]].append((row["change_per_100"], row["n_images"]))
+            of_round = changes[words, row["slice"]][row["session"], row["round"]]
+            of_round.append((row["change_per_100"], row["n_images"]))
+    known = {group: list(r.values()) for group, r in changes.items() if len(r) >= MIN_ROUNDS}
+    means = [
+        [sum(change for change, _ in pairs) / len(pairs) for pairs in of_group]
+        for of_group in known.values()
+    ]
+    q_values = benjamini_hochberg([no_change(values) for values in means])
     groups = [
         Helped(
             words=words,
             slice=key,
-            n_prompts=len(pairs),
-            n_images=sum(n for _, n in pairs),
-            change_per_100=_mean([change for change, _ in pairs]),
+            n_prompts=sum(map(len, of_group)),
+            n_images=sum(n for pairs in of_group for _, n in pairs),
+            change_per_100=_mean(values),
+            q_value=q_value,
         )
-        for (words, key), pairs in changes.items()
-        if len(pairs) >= MIN_PROMPTS
+        for ((words, key), of_group), values, q_value in zip(
+            known.items(), means, q_values, strict=True
+        )
     ]
     return sorted(groups, key=lambda h: (-h.change_per_100.value, h.words, h.slice))
 

@@ -43,6 +43,16 @@ def mean_interval(values: Sequence[float] | Floats) -> Estimate:
     return Estimate(value=mean, low=mean - half, high=mean + half, n=n)
 
 
+def no_change(values: Sequence[float] | Floats) -> float:
+    """Return the two-sided p-value of Student's t-test that the mean is 0; 1 for one value."""
+    estimate = mean_interval(values)
+    half = estimate.high - estimate.value
+    if half <= 0:
+        return 1.0
+    t = estimate.value / half * _quantile(estimate.n)
+    return float(2 * stats.t.sf(abs(t), estimate.n - 1))
+
+
 def ratio_interval(
     numerators: Sequence[float] | Floats, denominators: Sequence[float] | Floats
 ) -> Estimate | None:

@@ -15,6 +15,8 @@ from memory.records import Record
 
 Kind = Literal["prompt", "failure", "lesson"]
 Data = dict[str, float | str | bool]
+# Prefixes of what a prompt is credited with per 100 images, and of its standard error, by slice.
+CREDIT, ERROR = "credit ", "error of "
 _SHOWN = 3
 
 
@@ -31,10 +33,13 @@ class MemoryItem(Record):
 
     def describe(self) -> str:
         """Return the text with its data, for people and chat models."""
-        figures = (
-            f"{name} {value:.3g}" if type(value) is float else f"{name} {value}"
-            for name, value in self.data.items()
-        )
+        figures = []
+        for name, value in self.data.items():
+            if name.startswith(ERROR):
+                continue
+            error = self.data.get(f"{ERROR}{name.removeprefix(CREDIT)}")
+            said = f"{name} {value:.3g}" if type(value) is float else f"{name} {value}"
+            figures.append(f"{said} +-{error:.2g}" if type(error) is float else said)
         return f"{self.text} ({', '.join(figures)})" if self.data else self.text
 
 
@@ -113,7 +118,9 @@ def items_from_events(events: Iterable[Event]) -> list[MemoryItem]:
                 data: Data = {"n_made": made.n_made, "kept_rate": made.n_kept / made.n_made}
                 for credit in done.credits:
                     if credit.prompt_id == prompt.id:
-                        data[f"credit {credit.slice}"] = credit.change_per_100
+                        data[f"{CREDIT}{credit.slice}"] = credit.change_per_100
+                        if credit.error is not None:
+                            data[f"{ERROR}{credit.slice}"] = credit.error
                 items.append(item("prompt", prompt.id, prompt.text, done.number, data))
         for failure in done.failures:
             if failure.significant:

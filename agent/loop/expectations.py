@@ -21,20 +21,20 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from pydantic import Field
+from scipy.stats import norm
 
 from agent.loop.validation import slice_attributes
-from memory.items import Hit
+from memory.items import CREDIT, ERROR, Hit
 from memory.records import Plan, PromptSpec, Record, Share
 from prompts.render import quote
 from prompts.vocabulary import Vocabulary
 
 MIN_SIMILARITY = 0.6
 PRIOR_KEPT, PRIOR_MADE = 8.0, 10.0
-PRIOR_CREDIT_IMAGES = 50.0
+PRIORCREDIT_IMAGES = 50.0
 # A prompt that was made so often and kept so seldom has failed.
 FAILED_MADE, FAILED_RATE = 8, 0.4
 
-_CREDIT = "credit "
 _MAX_WARNINGS = 10
 _MAX_TEXT = 2000
 
@@ -88,7 +88,8 @@ def expect(
     hits: what the memory found for each prompt, by its id; items that are no prompts are left out.
     The vocabulary tells which class words a text says. `warnings`, at most 10, name prompts that
     were tried (the vocabulary reads the same attributes in a similar prompt) and failed: of at
-    least 8 images made less than 0.4 were kept, or most slices were credited with a loss.
+    least 8 images made less than 0.4 were kept, or a slice lost accuracy: the 95% interval of the
+    change that it is credited with is below 0, corrected for the number of slices.
     """
     made = {hit.item.id: hit for near in hits.values() for hit in near if _made(hit)}
     n_behind = sum(_made(hit) for hit in made.values())
@@ -195,9 +196,9 @@ def _similar(prompt: PromptSpec, hits: Sequence[Hit], vocabulary: Vocabulary) ->
 def _credits(hit: Hit) -> dict[str, float]:
     """Return the change per 100 images of every slice that a prompt was credited with."""
     return {
-        name.removeprefix(_CREDIT): _number(hit, name)
+        name.removeprefix(CREDIT): _number(hit, name)
         for name in hit.item.data
-        if name.startswith(_CREDIT)
+        if name.startswith(CREDIT)
     }
 
 
@@ -212,7 +213,7 @@ def _changes(prompt: PromptSpec, similar: Sequence[Hit]) -> dict[str, float]:
                 n = _weight(hit) * _made(hit)
                 total[key] += n * per_100
                 images[key] += n
-    return {key: total[key] / (PRIOR_CREDIT_IMAGES + images[key]) for key in total}
+    return {key: total[key] / (PRIORCREDIT_IMAGES + images[key]) for key in total}
 
 
 def _failure(tried: Sequence[Hit]) -> str:
@@ -226,11 +227,28 @@ def _failure(tried: Sequence[Hit]) -> str:
             f"the audit kept {n_kept:.0f} of {n_made:.0f} images; ask for less of it, or for "
             "something easier to draw"
         )
-    sums: dict[str, float] = defaultdict(float)
+    by_slice: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     for hit in tried:
         for key, per_100 in _credits(hit).items():
-            sums[key] += _made(hit) * per_100
-    n_worse = sum(value < 0 for value in sums.values())
-    if n_worse * 2 > len(sums):
-        return f"{n_worse} of {len(sums)} slices lost accuracy; ask for less of it"
+            if (error := _number(hit, f"{ERROR}{key}")) > 0:
+                by_slice[key].append((_made(hit), per_100, error))
+    n_worse = sum(_mean_is_below_0(found, len(by_slice)) for found in by_slice.values())
+    if n_worse:
+        return f"{n_worse} of {len(by_slice)} slices lost accuracy; ask for less of it"
     return ""
+
+
+def _mean_is_below_0(credited: Sequence[tuple[float, float, float]], n_slices: int) -> bool:
+    """Return whether a mean credit is below 0 beyond chance, among so many slices.
+
+    Prompts of one round share its noise, and the memory does not say which do, so errors are added
+    up as if all were of one round.
+
+    Args:
+        credited: images, change per 100 and its standard error, of each prompt.
+        n_slices: slices that are looked at (Bonferroni).
+    """
+    n = sum(images for images, _, _ in credited)
+    mean = sum(images * change for images, change, _ in credited) / n
+    error = sum(images * error for images, _, error in credited) / n
+    return mean + float(norm.ppf(1 - 0.025 / n_slices)) * error < 0

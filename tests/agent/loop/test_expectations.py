@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import pytest
 
 from agent.loop.expectations import expect, say_expectation
@@ -39,6 +40,7 @@ def hit(
 ) -> Hit:
     data: Data = {"n_made": n_made, "kept_rate": kept_rate}
     data |= {f"credit {key}": value for key, value in (credited or {}).items()}
+    data |= {f"error of {key}": 0.03 for key in credited or {}}
     name = f"{text} {n_made} {kept_rate} {similarity}"
     item = MemoryItem(
         id=name, kind="prompt", text=text, target="elpv", session="s", round=1, data=data
@@ -117,11 +119,24 @@ def test_what_was_tried_and_failed_is_a_warning(hits: list[Hit], says: str) -> N
         [hit(7, 0.0)],
         [hit(100, 0.4)],
         [hit(100, 0.1, text="a bright polycrystalline defective cell")],
-        [hit(100, 0.9, {"a": -0.1, "b": 0.1})],
+        [hit(100, 0.9, {"a": -0.05, "b": 0.1})],
+        [hit(100, 0.9, {"a": -0.06, "b": -0.06})],
     ],
 )
 def test_what_may_still_work_is_none(hits: list[Hit]) -> None:
     assert expect(plan(8), {"p0": hits}, None, VOCABULARY).warnings == ()
+
+
+def test_harm_is_warned_of_beyond_chance_only() -> None:
+    """Eight prompts of a round are credited with its noise on three slices."""
+    rng = np.random.default_rng(0)
+    n_warned = 0
+    for _ in range(200):
+        noise = rng.normal(0, 0.03, 3)
+        credited = {name: float(value) for name, value in zip("abc", noise, strict=True)}
+        hits = [hit(8 + i, 0.9, credited) for i in range(8)]
+        n_warned += bool(expect(plan(8), {"p0": hits}, None, VOCABULARY).warnings)
+    assert n_warned <= 0.06 * 200
 
 
 def test_other_kinds_of_memory_are_left_out() -> None:
