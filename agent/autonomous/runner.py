@@ -50,7 +50,7 @@ def run(settings: Settings, console: Console, interactive: bool = False) -> Path
     name = settings.session.name or next_name(settings.home, settings.stem)
     ended_by = "error"
     try:
-        with open_session(settings, name) as session, _stopped_by_sigterm(session.control):
+        with open_session(settings, name) as session, _stopped_by_signals(session.control):
             _print(console, f"Session {name} in {session.folder}")
             observer = ConsoleObserver(console, settings.session.rounds, interactive)
             components = Components.of_session(session, observer)
@@ -181,16 +181,24 @@ def _run_round(
 
 
 @contextmanager
-def _stopped_by_sigterm(control: Control) -> Iterator[None]:
-    """End the session at its next safe point on SIGTERM."""
+def _stopped_by_signals(control: Control) -> Iterator[None]:
+    """End the session at its next safe point on SIGTERM, or when its terminal is closed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: control.stop("SIGTERM"))
+    # Those that are ignored stay so, as SIGHUP by nohup.
+    before = {
+        number: handler
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if (handler := signal.getsignal(number)) is not signal.SIG_IGN
+    }
+    for number in before:
+        signal.signal(number, lambda number, frame: control.stop(signal.Signals(number).name))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _advance(

@@ -19,6 +19,7 @@ from agent.cli.commands import (
     trace,
 )
 from agent.cli.commands.common import QUOTES, complain
+from agent.cli.streams import lost_output, make_lenient
 from memory.errors import (
     BrainError,
     DataError,
@@ -35,6 +36,7 @@ EPILOG = (
     "3 a disk that is full or cannot be written; 4 a session in use or damaged; 5 a language "
     "model that cannot be used; 6 a session ended on request, to be resumed; 130 interrupted."
 )
+_STORAGE = 3
 
 
 # Of click, which Typer has a copy of: its only usage error that Typer names is a kind of it.
@@ -66,7 +68,7 @@ def exit_code(error: ShapingError) -> int:
     if isinstance(error, SettingsError | DataError | WeightsError):
         return 2
     if isinstance(error, StorageError):
-        return 3
+        return _STORAGE
     if isinstance(error, SessionError):
         return 4
     if isinstance(error, BrainError):
@@ -87,7 +89,14 @@ for topic in (sessions, steering, replay, trace, images, models, compare, memory
 
 def main() -> None:
     """Entry point of the command `shaping`."""
-    app()
+    make_lenient()
+    try:
+        app()
+    except SystemExit as end:
+        if error := lost_output():
+            complain("Error:", f"Standard output cannot be written, and is lost: {error}")
+            raise SystemExit(end.code or _STORAGE) from error
+        raise
 
 
 if __name__ == "__main__":
