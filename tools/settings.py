@@ -9,6 +9,8 @@ from pydantic import Field, field_validator, model_validator
 
 from memory.records import Record, Share
 
+BOTH_FLIPS = ("horizontal", "vertical")
+
 _RENAMED = {
     "label_lead": "label_noise_offset",
     "noise_kept": "s_noise",
@@ -49,6 +51,12 @@ class TrainSettings(Record):
         "float32",
         description="of the network's arithmetic; where a processor has instructions for bfloat16, "
         "a U-Net trains in about half the time",
+    )
+    flips: tuple[Literal["horizontal", "vertical"], ...] | None = Field(
+        None,
+        exclude_if=lambda flips: flips is None,
+        description="directions in which training mirrors images and, where classes of images are "
+        "learnt, prediction averages views; None: those of the target",
     )
     seed: int = Field(0, ge=0)
 

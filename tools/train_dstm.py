@@ -26,7 +26,7 @@ from tools.data.sampling import class_frequencies, effective_size, sampling_chan
 from tools.data.selected import choices, read_choice
 from tools.data.stored_images import StoredImages, contents
 from tools.models.dstm_file import reproducible, save_model
-from tools.settings import DstmSettings, TrainSettings
+from tools.settings import BOTH_FLIPS, DstmSettings, TrainSettings
 from tools.tasks import Batch, Model, Task, strong
 
 Progress = Callable[[int, int], None]
@@ -256,8 +256,10 @@ def train_model(
     """
     mix = _Mix(samples, n_classes, settings, is_real)
     generator = torch.Generator().manual_seed(settings.seed)
+    flips = BOTH_FLIPS if settings.flips is None else settings.flips
     with reproducible(settings.seed, device):
         model = task.build_model(samples.image_shape, n_classes, settings).to(device).train()
+        model.flips = flips if settings.augment else ()
         decayed = [p for p in model.parameters() if p.ndim > 1]
         others = [p for p in model.parameters() if p.ndim <= 1]
         groups: list[dict[str, Any]] = [
@@ -280,7 +282,7 @@ def train_model(
             )
             part = samples.take(rows.numpy())
             images = torch.from_numpy(part.images).to(device).float() / 255
-            batch = Batch(images, task.labels(part).to(device))
+            batch = Batch(images, task.labels(part).to(device), flips=flips)
             if settings.augment:
                 batch = task.augment(batch, generator)
             if settings.augment == "strong":

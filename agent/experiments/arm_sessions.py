@@ -269,7 +269,7 @@ def _measure(
         for seed in seeds_of_trainings(session.settings.session.seed, n)[1:]:
             path = shared / _key(shards, real) / f"sealed-{seed}.json"
             if not path.exists():
-                dstm = components.settings.dstm.model_copy(update={"seed": seed})
+                dstm = components.dstm.model_copy(update={"seed": seed})
                 n_classes = len(components.label_names)
                 model, _, _ = components.trainer.train(shards, n_classes, dstm, real=real)
                 fitted = Dstm(model, components.task, dstm)
@@ -358,7 +358,7 @@ def fit(
         real: Whether the samples are photographs.
         changes: Other settings of the training.
     """
-    settings = components.settings.dstm.model_copy(update={"seed": seed, **changes})
+    settings = components.dstm.model_copy(update={"seed": seed, **changes})
     n_classes = len(components.label_names)
     is_real = np.full(len(samples), real)
     task, device = components.task, components.device

@@ -38,7 +38,8 @@ from tools.models.embeddings import (
     embed_by_mtdm,
     embed_by_several,
 )
-from tools.targets import Target
+from tools.settings import DstmSettings
+from tools.targets import Target, with_flips
 from tools.tasks import Model, Task
 from tools.train_dstm import LocalTrainer, Trainer
 
@@ -198,6 +199,11 @@ class Components:
     def task(self) -> Task:
         """What the DSTM learns."""
         return tasks.build(self.settings.dstm.task)
+
+    @property
+    def dstm(self) -> DstmSettings:
+        """Settings of the DSTM's training, with the directions in which the target is mirrored."""
+        return with_flips(self.settings.dstm, self.target)
 
     @property
     def real_shards(self) -> list[Path]:

@@ -259,7 +259,7 @@ class LiveEffects:
             self._session.folder,
             shards,
             parts.label_names,
-            settings.dstm.model_copy(update={"seed": settings.session.seed}),
+            parts.dstm.model_copy(update={"seed": settings.session.seed}),
             parts.trainer,
             selection,
             Callbacks(parts.progress("train", "steps"), parts.fault),

@@ -29,7 +29,7 @@ from tools import tasks
 from tools.data.samples import Dense, Samples, content_digest
 from tools.models.dstm_file import load_model, save_model
 from tools.settings import AuditSettings, TrainSettings
-from tools.targets import Target
+from tools.targets import Target, with_flips
 from tools.tasks import Model, Task
 from tools.train_dstm import train_model
 
@@ -124,7 +124,8 @@ def train_audit(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> AuditClassifier:
     """Train the classifiers on the target's audit split, or load them from `cache_dir`."""
-    samples, train, names = target.split("audit"), settings.train, target.class_names
+    samples, names = target.split("audit"), target.class_names
+    train = with_flips(settings.train, target)
     key = [_CACHE_VERSION, target.name, content_digest(samples), train.model_dump(mode="json")]
     folder = cache_dir / f"audit-{target.name}-{digest(key)}"
     task = tasks.build(train.task)

@@ -36,7 +36,7 @@ from tools.data.samples import Dense, Samples, content_digest
 from tools.labelers.audit import Verdict, trained_once
 from tools.models.dstm_file import load_model
 from tools.settings import AuditSettings
-from tools.targets import Target
+from tools.targets import Target, with_flips
 from tools.tasks import Model, dense
 from tools.tasks.dense import DenseTask
 from tools.tasks.multi import Multi
@@ -157,13 +157,14 @@ def train_dense_audit(
             "by +; or set audit.method=classifier."
         )
     samples = target.split("audit")
+    base = with_flips(settings.train, target)
     key = [
         _CACHE_VERSION,
         target.name,
         content_digest(samples),
         settings.members,
         settings.focal_px,
-        settings.train.model_dump(mode="json"),
+        base.model_dump(mode="json"),
     ]
     folder = cache_dir / f"audit-{target.name}-{digest(key)}"
     n_steps = settings.train.steps
@@ -171,7 +172,7 @@ def train_dense_audit(
     held_out = np.arange(len(samples)) % _HELD_OUT == 0
     known, names = samples.take(np.flatnonzero(~held_out)), target.pixel_classes
     for member in range(settings.members):
-        train = settings.train.model_copy(update={"seed": settings.train.seed + member})
+        train = base.model_copy(update={"seed": base.seed + member})
 
         def done(step: int, total: int, member: int = member) -> None:
             progress(member * n_steps + step, settings.members * n_steps)

@@ -35,10 +35,8 @@ def save_model(folder: Path, model: Model, meta: Mapping[str, Any]) -> str:
     data = save({name: value.contiguous() for name, value in model.state_dict().items()})
     sha256 = hashlib.sha256(data).hexdigest()
     write_bytes(folder / "model.safetensors", data)
-    write_json(
-        folder / "model.json",
-        {"schema": 1, "sha256": sha256, "architecture": model.description, **meta},
-    )
+    own = {"sha256": sha256, "architecture": model.description, "flips": list(model.flips)}
+    write_json(folder / "model.json", {"schema": 1, **own, **meta})
     return sha256
 
 
@@ -59,6 +57,7 @@ def load_model(folder: Path, device: str = "cpu") -> tuple[Model, dict[str, Any]
         with reproducible(0, device):
             model = tasks.build(meta["task"]).restore_model(meta["architecture"])
         model.load_state_dict(load(data))
+        model.flips = tuple(meta.get("flips", model.flips))
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise WeightsError(
             f"The model in {folder} is missing or damaged: {error}. Restore model.safetensors and "

@@ -23,7 +23,7 @@ from tools.generators import Generator
 from tools.generators.mtdm import MTDMGenerator
 from tools.labelers.audit import AuditClassifier
 from tools.settings import TrainSettings, renamed
-from tools.targets import Target, licence_of
+from tools.targets import Target, licence_of, with_flips
 from tools.tasks import Slicing
 from tools.train_dstm import train_model
 
@@ -194,7 +194,7 @@ def label_agreement(
         if kind not in known.labels or kind not in unseen.labels:
             continue
         task = tasks.build(kind)
-        train = teacher.model_copy(update={"task": kind})
+        train = with_flips(teacher.model_copy(update={"task": kind}), target)
         with watch(f"train a judge of {kind}", "steps") as progress:
             model, _, _ = train_model(known, task, len(names), train, device, progress)
         figures = {}

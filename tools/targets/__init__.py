@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from memory.errors import DataError, SettingsError, unknown
 from prompts.vocabulary import Vocabulary
 from tools.data.samples import Samples
 from tools.plugins import load
+from tools.settings import BOTH_FLIPS, TrainSettings
 
 if TYPE_CHECKING:
     from tools.tasks import Task
@@ -46,7 +47,8 @@ class Target(Protocol):
         vocabulary: Attributes of the images and the words for them.
         notice: Its first line, of licence and origin, goes with everything that is made of the
             photographs; the others are for their owner alone.
-        flips: "horizontal", "vertical" where a mirrored image is as plausible as the image.
+        flips: "horizontal", "vertical" where a mirrored image is as plausible as the image, and its
+            class and attributes, but for those that `flip` changes, are the same.
     """
 
     name: str
@@ -97,6 +99,16 @@ def flip_where(attributes: dict[str, str], horizontal: bool, vertical: bool) -> 
 def label_names(target: Target, task: Task) -> Sequence[str]:
     """Return the names of the classes that a task distinguishes on a target."""
     return target.pixel_classes if task.needs else target.class_names
+
+
+Trained = TypeVar("Trained", bound=TrainSettings)
+
+
+def with_flips(settings: Trained, target: Target) -> Trained:
+    """Return settings of a training that mirrors images as a target allows, if none say how."""
+    if settings.flips is not None or {*BOTH_FLIPS} <= {*target.flips}:
+        return settings
+    return settings.model_copy(update={"flips": tuple(target.flips)})
 
 
 def licence_of(target: Target) -> str:

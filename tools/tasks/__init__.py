@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from memory.records import Failure, Report
 from tools.data.samples import Images, Samples
+from tools.settings import BOTH_FLIPS
 
 if TYPE_CHECKING:
     from tools.settings import TrainSettings
@@ -29,11 +30,13 @@ class Batch:
         images: float32, (n, channels, height, width), 0..1.
         labels: The task's own, (n, ...).
         weights: Of the images in the loss, (n,); None: all 1.
+        flips: Directions in which an image may be mirrored.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     weights: torch.Tensor | None = None
+    flips: Sequence[str] = BOTH_FLIPS
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,12 @@ class Model(torch.nn.Module):
 
     Attributes:
         description: Plain JSON from which the task's `restore_model` builds the same architecture.
+        flips: Directions in which it was trained on mirrored images, over which `Task.predict` may
+            average; of models of earlier versions, both.
     """
 
     description: dict[str, Any]
+    flips: tuple[str, ...] = BOTH_FLIPS
 
 
 @runtime_checkable

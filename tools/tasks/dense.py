@@ -100,8 +100,9 @@ class DenseTask(ABC):
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Mirror half of the images left to right; change brightness, contrast and noise of all.
 
-        Brightness and contrast change by up to 20%; the noise has a standard deviation of up to
-        0.02. Labels stay sharp: nothing is rotated, scaled or shifted.
+        Nothing is mirrored where the batch's directions lack "horizontal". Brightness and contrast
+        change by up to 20%; the noise has a standard deviation of up to 0.02. Labels stay sharp:
+        nothing is rotated, scaled or shifted.
         """
         images, labels = batch.images, batch.labels
 
@@ -109,7 +110,7 @@ class DenseTask(ABC):
             values = torch.rand(len(images), 1, 1, 1, generator=generator)
             return (low + (high - low) * values).to(images.device)
 
-        flipped = uniform(0, 1) < 0.5
+        flipped = (uniform(0, 1) < 0.5) & ("horizontal" in batch.flips)
         images = torch.where(flipped, images.flip(-1), images)
         which = flipped.view(-1, *[1] * (labels.ndim - 1))
         labels = torch.where(which, self.mirror(labels), labels)

@@ -88,7 +88,9 @@ def test_an_audit_that_knows_too_little_says_so(tmp_path: Path) -> None:
     assert isinstance(Components(settings, Warned()).judge, AuditClassifier)
     assert warned == []
     few = Components(settings, Warned()).target.split("audit").take(range(30))
-    with_few: Any = SimpleNamespace(name="few", class_names=("a", "b"), split=lambda name: few)
+    with_few: Any = SimpleNamespace(
+        name="few", flips=(), class_names=("a", "b"), split=lambda name: few
+    )
     audit = Components(settings, Warned()).classifier(with_few)
     assert audit.abstains == ("a", "b")
     assert len(warned) == 1

@@ -25,6 +25,7 @@ class Grays:
     """Noise whose brightness is the class; neighbours are often mistaken."""
 
     name: str = "grays"
+    flips: tuple[str, ...] = ()
     class_names: tuple[str, ...] = tuple(f"gray {i}" for i in range(len(N_REAL)))
 
     def draw(self, counts: tuple[int, ...], seed: int) -> Samples:

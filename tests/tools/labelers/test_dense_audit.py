@@ -33,6 +33,7 @@ class Patches:
     """Patches of planes; brightness says which of four directions and distances a patch has."""
 
     name: str = "patches"
+    flips: Sequence[str] = ("horizontal",)
     pixel_classes: Sequence[str] = ("ahead", "floor", "left", "right")
 
     def split(self, name: str) -> Samples:

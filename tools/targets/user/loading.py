@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from memory.errors import SettingsError, unknown
 from tools.data.samples import VOID
+from tools.settings import BOTH_FLIPS
 from tools.targets import reading
 from tools.targets.user import pictures
 from tools.targets.user.deep import LOW_BYTES
@@ -53,6 +54,11 @@ def _read_size(size: object) -> object:
     return width, height
 
 
+def _read_flips(value: object) -> object:
+    named = {"none": (), "both": BOTH_FLIPS}
+    return named[value] if isinstance(value, str) and value in named else _as_tuple(value)
+
+
 def _as_tuple(value: object) -> object:
     if isinstance(value, list | tuple):
         return tuple(value)
@@ -68,7 +74,9 @@ class ReadOptions(BaseModel):
             longer side with labels of pixels.
         void: Ids of pixels of unknown class.
         depth_scale: The values of 16-bit depth files are divided by it; 1000 for millimetres.
-        flips: "horizontal", "vertical", where a mirrored image is as plausible as the image.
+        flips: "none", "horizontal", "vertical" or "both": where a mirrored image is as plausible as
+            the image and of the same class. Generator, DSTM and audit learn from mirrored images
+            accordingly, and predictions are means over these views.
         seed: Of the assignment to splits.
         max_pixels: Photographs with more pixels are left out before they are decoded; of labels
             with more it is an error.
@@ -80,9 +88,9 @@ class ReadOptions(BaseModel):
     size: Annotated[Size | None, BeforeValidator(_read_size)] = None
     void: Annotated[tuple[int, ...], BeforeValidator(_as_tuple)] = (VOID,)
     depth_scale: float = Field(DEPTH_SCALE, gt=0)
-    flips: Annotated[tuple[Literal["horizontal", "vertical"], ...], BeforeValidator(_as_tuple)] = (
-        "horizontal",
-    )
+    flips: Annotated[
+        tuple[Literal["horizontal", "vertical"], ...], BeforeValidator(_read_flips)
+    ] = ("horizontal",)
     seed: int = Field(0, ge=0)
     max_pixels: int = Field(pictures.MAX_PIXELS, gt=0, le=pictures.LIMIT_PIXELS)
 
