@@ -283,6 +283,11 @@ class PretrainSettings(CaptionedRun):
         description="spacing of the steps of drawing; above 1 they are closer at high noise, and "
         "layouts vary more; None: 1, or as the weights say",
     )
+    class_sampling_exponent: Share = Field(
+        0.0,
+        description="an image's chance to be in a batch falls with this power of its class's "
+        "frequency; 0: every image equally often, 1: every class",
+    )
     start: str | None = Field(None, description="weights to begin with: bundled:NAME or a folder")
     lora: LoraSettings = Field(
         LoraSettings(), description="of `shaping pretrain --from MODEL --lora-only` alone"

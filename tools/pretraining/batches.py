@@ -7,7 +7,7 @@ one.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tools.data.samples import Dense, Samples
 from tools.diffusion.label_codes import mirrored
-from tools.settings import CaptionedRun
+from tools.settings import CaptionedRun, PretrainSettings
 from tools.targets import Target
 
 CAPTIONS_PER_IMAGE = 6
@@ -44,6 +44,7 @@ class Batches:
     def __init__(self, samples: Samples, target: Target, settings: CaptionedRun) -> None:
         self._samples, self._settings = samples, settings
         self._captions = captions_of(samples, target, settings)
+        self._order = order_of(samples, settings)
         self._may_flip = [direction in target.flips for direction in ("horizontal", "vertical")]
 
     def texts(self) -> Iterator[str]:
@@ -58,7 +59,7 @@ class Batches:
     def __call__(self, step: int) -> Batch:
         """Return the batch of a step."""
         rng = np.random.default_rng([self._settings.seed, step])
-        rows = epoch_order(len(self._samples), self._settings, step)
+        rows = self._order(step)
         flips = rng.integers(0, 2, (len(rows), 2)).astype(bool) & self._may_flip
         images, labels = [], []
         for i, (horizontal, vertical) in zip(rows, flips.tolist(), strict=True):
@@ -84,6 +85,22 @@ class Batches:
             else texts[int(rng.integers(len(texts)))]
             for texts in variants
         ]
+
+
+def order_of(samples: Samples, settings: CaptionedRun) -> Callable[[int], list[int]]:
+    """Return what gives the image indices of a step, by epochs or by the frequency of classes."""
+    exponent = settings.class_sampling_exponent if isinstance(settings, PretrainSettings) else 0.0
+    if exponent == 0:
+        return lambda step: epoch_order(len(samples), settings, step)
+    chances = np.bincount(samples.classes)[samples.classes].astype(float) ** -exponent
+    chances /= chances.sum()
+
+    def sampled(step: int) -> list[int]:
+        rng = np.random.default_rng([settings.seed, 1, step])
+        rows: list[int] = rng.choice(len(samples), settings.batch_size, p=chances).tolist()
+        return rows
+
+    return sampled
 
 
 def epoch_order(n: int, settings: CaptionedRun, step: int) -> list[int]:
