@@ -45,9 +45,7 @@ def tail(seed: int) -> dict[str, int]:
     """Return the number of training photographs of each class, from most to fewest."""
     order = np.random.default_rng(seed).permutation(len(CLASSES))
     last = len(CLASSES) - 1
-    return {
-        CLASSES[c]: round(N_LARGEST * RATIO ** (-rank / last)) for rank, c in enumerate(order)
-    }
+    return {CLASSES[c]: round(N_LARGEST * RATIO ** (-rank / last)) for rank, c in enumerate(order)}
 
 
 def write_tail(folder: Path, seed: int, source: Path = SOURCE) -> Path:
@@ -61,7 +59,9 @@ def write_tail(folder: Path, seed: int, source: Path = SOURCE) -> Path:
         c = CLASSES.index(name)
         rows = rng.permutation(np.flatnonzero(labels == c)[: _N_OF_CLASS // 2])
         n_audit = max(2, round(_AUDIT_SHARE * n))
-        feedback, audit, generator = np.split(rows[: N_FEEDBACK + n], [N_FEEDBACK, N_FEEDBACK + n_audit])
+        feedback, audit, generator = np.split(
+            rows[: N_FEEDBACK + n], [N_FEEDBACK, N_FEEDBACK + n_audit]
+        )
         test = len(images) + np.flatnonzero(test_labels == c)[:N_TEST]
         parts = {"generator": generator, "audit": audit, "feedback": feedback, "test": test}
         for split, chosen in parts.items():
@@ -79,7 +79,9 @@ def write_public(folder: Path, source: Path = SOURCE) -> Path:
         rows = np.flatnonzero(labels == c)[_N_OF_CLASS // 2 :]
         bounds = np.cumsum([N_PUBLIC, 20, 20])
         for split, chosen in zip(
-            ("generator", "audit", "feedback", "test"), np.split(rows[: bounds[-1] + 20], bounds), strict=True
+            ("generator", "audit", "feedback", "test"),
+            np.split(rows[: bounds[-1] + 20], bounds),
+            strict=True,
         ):
             splits.setdefault(split, []).append(chosen)
     joined = {split: np.concatenate(parts) for split, parts in splits.items()}

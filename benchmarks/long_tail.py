@@ -1,6 +1,6 @@
 """Design A: does shaping pay on a long tail of real photographs? (docs/results/protocol.md)
 
-    OMP_NUM_THREADS=1 python -m benchmarks.long_tail public --home FOLDER --seeds 100-109 --resume
+OMP_NUM_THREADS=1 python -m benchmarks.long_tail public --home FOLDER --seeds 100-109 --resume
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def settings_of(home: Path, data: Path, generator: Path, *overrides: str) -> Set
 def train_generator(kind: str, home: Path, data: Path) -> Path:
     """Train, or go on to train, the MTDM on the photographs of `data`; return its folder."""
     folder = home / f"mtdm-{data.name}"
-    settings = settings_of(home, data, folder, f"pretrain.class_sampling_exponent={_EXPONENT[kind]}")
+    settings = settings_of(
+        home, data, folder, f"pretrain.class_sampling_exponent={_EXPONENT[kind]}"
+    )
 
     def progress(step: int, loss: float, seconds: float) -> None:
         if step % _EVERY == 0:

@@ -1,0 +1,91 @@
+"""Which share of a batch should be generated images? Measured on feedback, never on the test split.
+
+    python -m agent.experiments.bench.synthetic_share --preset solar --seeds 4 --real 210
+
+Trains the preset's DSTM, with the same steps, on photographs and uniformly prompted images, for
+each value of `dstm.synthetic_share` and of `dstm.synthetic_weight`; the share 0 is training on the
+photographs alone. Figures are differences from that by seed, with t-intervals.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from agent.experiments.arm_sessions import report
+from agent.experiments.bench.harness import Benchmark, options, uniform_images
+from eval.intervals import mean_interval
+from tools.data.samples import Samples, concatenate
+from tools.models.criteria import Dstm
+from tools.train_dstm import train_model
+
+FIGURES = ("main", "worst_five")
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = options(__doc__)
+    parser.add_argument("--images", type=int, default=800, help="generated images")
+    parser.add_argument("--real", type=int, help="photographs; default: all")
+    parser.add_argument("--shares", default="0,0.1,0.2,0.333,0.5,0.667,1")
+    parser.add_argument("--weights", default="1")
+    chosen = parser.parse_args()
+    bench = Benchmark(chosen, ["dstm.train_on=real+synthetic"])
+    components = bench.components
+    shares, weights = (
+        [float(value) for value in text.split(",")] for text in (chosen.shares, chosen.weights)
+    )
+    cells = [(s, w) for s in shares for w in (weights if s else weights[:1])]
+
+    def score(real: Samples, drawn: Samples, seed: int, share: float, weight: float) -> Any:
+        changes = {"synthetic_share": share, "synthetic_weight": weight, "seed": seed}
+        settings = bench.settings.dstm.model_copy(update=changes)
+        samples = concatenate([real, drawn]) if share else real
+        is_real = np.arange(len(samples)) < len(real)
+        model, _, _ = train_model(
+            samples,
+            components.task,
+            len(components.label_names),
+            settings,
+            components.device,
+            is_real=is_real,
+        )
+        measured, _ = report(components, Dstm(model, components.task, settings), "feedback")
+        worst = sorted(part.accuracy.value for part in measured.slices)[:5]
+        return [measured.metrics[measured.main_metric].value, float(np.mean(worst))]
+
+    def figures(seed: int) -> Any:
+        real = components.photographs(chosen.real, seed)
+        drawn = uniform_images(components, chosen.images, seed)
+        return {f"{s:g} {w:g}": score(real, drawn, seed, s, w) for s, w in cells}
+
+    seeds = bench.seeds(figures)
+    base = np.array([values["0 1"] for values in seeds])
+    rows = []
+    for share, weight in cells:
+        each = np.array([values[f"{share:g} {weight:g}"] for values in seeds])
+        for name, column, reference in zip(FIGURES, each.T, base.T, strict=True):
+            change = mean_interval(column - reference)
+            rows.append(
+                [f"{share:g}", f"{weight:g}", name, float(column.mean()),
+                 float(change.value), float(change.low), float(change.high),
+                 " ".join(f"{value:.3f}" for value in column)]
+            )  # fmt: skip
+    bench.table(
+        [
+            "share",
+            "weight",
+            "figure on feedback",
+            "mean",
+            "minus real alone",
+            "low",
+            "high",
+            "per seed",
+        ],
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    main()
