@@ -6,8 +6,8 @@ Needs the Debian package `dataset-fashion-mnist`, or its four files elsewhere (`
 photographs, MIT licence, are copied to FOLDER and never into this repository.
 
 FOLDER/public/     500 photographs of each class: what a public generator has seen
-FOLDER/seed-000/   a long tail of 1,000 to 10 photographs a class, which class is rare decided by the
-                   seed; 100 a class of feedback, 1,000 a class to test
+FOLDER/seed-000/   a long tail of 1,000 to 10 photographs a class, whose order the seed decides; 100
+                   a class of feedback, 1,000 a class to test
 
 Both are class folders with `attributes.csv`. No photograph is in both, nor in two splits.
 """
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from rich.console import Console
 
 CLASSES = (
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot",
@@ -59,9 +60,8 @@ def write_tail(folder: Path, seed: int, source: Path = SOURCE) -> Path:
         c = CLASSES.index(name)
         rows = rng.permutation(np.flatnonzero(labels == c)[: _N_OF_CLASS // 2])
         n_audit = max(2, round(_AUDIT_SHARE * n))
-        feedback, audit, generator = np.split(
-            rows[: N_FEEDBACK + n], [N_FEEDBACK, N_FEEDBACK + n_audit]
-        )
+        bounds = [N_FEEDBACK, N_FEEDBACK + n_audit]
+        feedback, audit, generator = np.split(rows[: N_FEEDBACK + n], bounds)
         test = len(images) + np.flatnonzero(test_labels == c)[:N_TEST]
         parts = {"generator": generator, "audit": audit, "feedback": feedback, "test": test}
         for split, chosen in parts.items():
@@ -77,13 +77,10 @@ def write_public(folder: Path, source: Path = SOURCE) -> Path:
     splits: dict[str, list[NDArray[np.int64]]] = {}
     for c in range(len(CLASSES)):
         rows = np.flatnonzero(labels == c)[_N_OF_CLASS // 2 :]
-        bounds = np.cumsum([N_PUBLIC, 20, 20])
-        for split, chosen in zip(
-            ("generator", "audit", "feedback", "test"),
-            np.split(rows[: bounds[-1] + 20], bounds),
-            strict=True,
-        ):
-            splits.setdefault(split, []).append(chosen)
+        first = 0
+        for split, n in (("generator", N_PUBLIC), ("audit", 20), ("feedback", 20), ("test", 20)):
+            splits.setdefault(split, []).append(rows[first : first + n])
+            first += n
     joined = {split: np.concatenate(parts) for split, parts in splits.items()}
     return _write(folder / "public", images, labels, joined)
 
@@ -135,11 +132,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--source", type=Path, default=SOURCE)
     options = parser.parse_args()
+    console = Console(highlight=False, soft_wrap=True)
     for path in (
         write_public(options.folder, options.source),
         write_tail(options.folder, options.seed, options.source),
     ):
-        print(path)
+        console.print(str(path))
 
 
 if __name__ == "__main__":

@@ -1,67 +1,195 @@
-"""Design A: does shaping pay on a long tail of real photographs? (docs/results/protocol.md)
+"""Design A of docs/results/protocol.md: does shaping pay on a long tail of real photographs?
 
-OMP_NUM_THREADS=1 python -m benchmarks.long_tail public --home FOLDER --seeds 100-109 --resume
+    OMP_NUM_THREADS=1 python -m benchmarks.long_tail public --home FOLDER --seeds 0-9
+
+`public`: the MTDM has seen 500 other photographs of each class. `tail`: the photographs of the
+split generator alone. Run again, it goes on where it stopped. Figures of all seeds that are
+complete are written to docs/results/long-tail-GENERATOR.csv (by seed) and -summary.csv.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from rich.console import Console
+
 from agent.config.settings import Settings, load_settings
+from agent.experiments.arms import Arms
+from agent.experiments.bench.harness import origin
+from agent.experiments.compare import Experiment
 from agent.loop.components import Components
 from benchmarks import fashion_mnist
+from eval.intervals import mean_interval, seeds_needed
+from memory.csv_text import write_csv
 from tools.pretraining.pretrain import pretrain
 
 PRESET = str(Path(__file__).with_name("fashion_mnist.yaml"))
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
 GENERATORS = ("public", "tail")
-# An MTDM of a long tail sees its classes more evenly; that of `public` has equal classes.
+PLANNERS = ("audited_failure", "uniform", "count", "expected_gain")
+CONTROLS = ("real", "augment", "oversample", "logit_adjusted", "one_shot", "shuffled", "oracle")
+# The best of these is "the photographs alone".
+OF_REAL = ("real", "augment", "oversample", "logit_adjusted")
+FIGURES = ("all", "few", "many", "worst_five")
+PAIRS = (
+    *((planner, control) for planner in ("uniform", "audited_failure", "expected_gain")
+      for control in ("best of real",)),
+    *((planner, "uniform") for planner in ("audited_failure", "expected_gain", "count", "oracle")),
+    *((planner, other) for planner in ("audited_failure", "expected_gain")
+      for other in ("count", "one-shot audited_failure", "shuffled audited_failure")),
+)  # fmt: skip
+# An MTDM of a long tail sees its classes more evenly; those of `public` are equal.
 _EXPONENT = {"public": 0.0, "tail": 0.5}
 _EVERY = 250
+# The three classes with the fewest photographs, and with the most.
+_N_FEW = 3
+
+console = Console(highlight=False, soft_wrap=True)
+
+Figures = Mapping[str, float]
 
 
-def settings_of(home: Path, data: Path, generator: Path, *overrides: str) -> Settings:
-    """Return the settings of a seed: its photographs, and the generator's weights."""
-    return load_settings(
-        PRESET,
-        [
-            f"home={home}",
-            f"target.options.path={data}",
-            f"generator.weights={generator / 'pipeline'}",
-            *overrides,
-        ],
+def settings_of(home: Path, data: Path, generator: Path, overrides: Sequence[str]) -> Settings:
+    """Return the settings of a folder of photographs and the generator's weights."""
+    places = (
+        f"home={home}",
+        f"target.options.path={data}",
+        f"generator.weights={generator / 'pipeline'}",
     )
+    return load_settings(PRESET, [*places, *overrides])
 
 
 def train_generator(kind: str, home: Path, data: Path) -> Path:
     """Train, or go on to train, the MTDM on the photographs of `data`; return its folder."""
     folder = home / f"mtdm-{data.name}"
-    settings = settings_of(
-        home, data, folder, f"pretrain.class_sampling_exponent={_EXPONENT[kind]}"
-    )
+    changes = [f"pretrain.class_sampling_exponent={_EXPONENT[kind]}"]
+    settings = settings_of(home, data, folder, changes)
 
     def progress(step: int, loss: float, seconds: float) -> None:
         if step % _EVERY == 0:
-            print(f"{data.name}: step {step}, loss {loss:.4f}, {seconds:.0f} s", flush=True)
+            console.print(f"{data.name}: step {step}, loss {loss:.4f}, {seconds:.0f} s")
 
     pretrain(Components(settings).target, settings.pretrain, folder, progress=progress)
     return folder
 
 
+def figures_of(path: Path, counts: Mapping[str, int]) -> Iterator[tuple[str, Figures]]:
+    """Yield the name and the figures of each arm in its last round, from a compare-slices.csv.
+
+    Args:
+        path: Of the file.
+        counts: Training photographs of each class, from most to fewest.
+    """
+    by_arm: dict[str, dict[int, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            key, equals, name = row["slice"].partition("=")
+            if row["split"] == "test" and key == "class" and equals and name in counts:
+                by_arm[row["arm"]][int(row["round"])][name] = float(row["score"])
+    for arm, rounds in by_arm.items():
+        score = rounds[max(rounds)]
+        values = [score[name] for name in counts]
+        yield (
+            arm,
+            {
+                "all": float(np.mean(values)),
+                "few": float(np.mean(values[-_N_FEW:])),
+                "many": float(np.mean(values[:_N_FEW])),
+                "worst_five": float(np.mean(sorted(values)[:5])),
+            },
+        )
+
+
+def with_best_of_real(arms: Sequence[Mapping[str, Figures]]) -> list[dict[str, Figures]]:
+    """Add the best control of photographs alone: that of the highest mean over all seeds."""
+    names = [name for name in OF_REAL if all(name in of_seed for of_seed in arms)]
+    best = max(names, key=lambda name: float(np.mean([s[name]["few"] for s in arms])))
+    return [{**of_seed, "best of real": of_seed[best]} for of_seed in arms]
+
+
+def write_results(kind: str, by_seed: Mapping[int, Mapping[str, Figures]], command: str) -> None:
+    """Write the figures of each seed and their differences, with t-intervals; print the latter."""
+    stamp = origin(command)
+    rows = [
+        [str(seed), arm, *(f"{values[name]:.4f}" for name in FIGURES), *stamp]
+        for seed, arms in sorted(by_seed.items())
+        for arm, values in arms.items()
+    ]
+    heads = ["command", "commit", "machine"]
+    _write(RESULTS / f"long-tail-{kind}.csv", ["seed", "arm", *FIGURES, *heads], rows)
+    seeds = with_best_of_real([by_seed[seed] for seed in sorted(by_seed)])
+    rows = []
+    for figure in FIGURES:
+        for arm in seeds[0]:
+            mean = mean_interval([arms[arm][figure] for arms in seeds])
+            rows.append([figure, arm, "", *_cells(mean.value, mean.low, mean.high), ""])
+        for arm, other in PAIRS:
+            if arm in seeds[0] and other in seeds[0]:
+                each = [arms[arm][figure] - arms[other][figure] for arms in seeds]
+                change = mean_interval(each)
+                needed = seeds_needed(change)
+                cells = _cells(change.value, change.low, change.high)
+                rows.append([figure, arm, other, *cells, str(needed or "")])
+    columns = ["figure", "arm", "minus", "mean", "low", "high", "seeds needed"]
+    rows = [[*row, str(len(seeds)), *stamp] for row in rows]
+    _write(RESULTS / f"long-tail-{kind}-summary.csv", [*columns, "seeds", *heads], rows)
+    for row in rows:
+        console.print("  ".join(f"{cell:>16}" for cell in row[:7]))
+
+
+def _cells(*values: float) -> list[str]:
+    return [f"{value:.4f}" for value in values]
+
+
+def _write(path: Path, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        write_csv(file, heads, rows, line_end="\r\n")
+    console.print(f"Written: {path}")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    """Run the seeds and write the results."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("generator", choices=GENERATORS)
-    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--home", type=Path, required=True, help="of data, weights and images")
     parser.add_argument("--source", type=Path, default=fashion_mnist.SOURCE)
-    parser.add_argument("--seeds", default="0-9")
-    options = parser.parse_args()
-    first, _, last = options.seeds.partition("-")
+    parser.add_argument("--seeds", default="0-9", metavar="FIRST-LAST")
+    parser.add_argument("--trainings", type=int, default=1, help="that a figure is the mean of")
+    parser.add_argument("--planners", default=",".join(PLANNERS))
+    parser.add_argument("--controls", default=",".join(CONTROLS))
+    parser.add_argument("--name", default="", help="of another variant of the design")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--pretrain-only", action="store_true")
+    chosen = parser.parse_args()
+    first, _, last = chosen.seeds.partition("-")
+    planners, controls = chosen.planners.split(","), [c for c in chosen.controls.split(",") if c]
+    kind = f"{chosen.generator}-{chosen.name}" if chosen.name else chosen.generator
+    by_seed: dict[int, dict[str, Figures]] = {}
     for seed in range(int(first), int(last or first) + 1):
-        data = fashion_mnist.write_tail(options.home / "data", seed, options.source)
-        source = data
-        if options.generator == "public":
-            source = fashion_mnist.write_public(options.home / "data", options.source)
-        train_generator(options.generator, options.home, source)
+        source = data = fashion_mnist.write_tail(chosen.home / "data", seed, chosen.source)
+        if chosen.generator == "public":
+            source = fashion_mnist.write_public(chosen.home / "data", chosen.source)
+        weights = train_generator(chosen.generator, chosen.home, source)
+        if chosen.pretrain_only:
+            continue
+        settings = settings_of(chosen.home, data, weights, chosen.set)
+        arms = Arms(planners=tuple(planners), controls=tuple(controls))
+        name = f"long-tail-{kind}-{seed:03d}"
+        experiment = Experiment.open(settings, name, arms, trainings=chosen.trainings)
+        experiment.run_seed(seed)
+        command = f"python -m benchmarks.long_tail {chosen.generator} --seeds {chosen.seeds}"
+        experiment.write_results(command)
+        by_seed[seed] = dict(
+            figures_of(experiment.folder / "compare-slices.csv", fashion_mnist.tail(seed))
+        )
+        write_results(kind, by_seed, command)
 
 
 if __name__ == "__main__":

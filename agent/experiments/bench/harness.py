@@ -121,11 +121,11 @@ class Benchmark:
         for row in cells:
             shown.add_row(*row)
         self.console.print(shown)
-        origin = (_command(), _commit(), _machine(self.components.device))
+        stamp = origin(_command(), self.components.device)
         self.chosen.output.parent.mkdir(parents=True, exist_ok=True)
         with self.chosen.output.open("w", encoding="utf-8", newline="") as file:
             head = [*columns, "command", "commit", "machine"]
-            write_csv(file, head, ([*row, *origin] for row in cells), line_end="\r\n")
+            write_csv(file, head, ([*row, *stamp] for row in cells), line_end="\r\n")
         self.console.print(f"Table: {self.chosen.output}")
 
     def means(self, heads: Sequence[str], seeds: Sequence[Figures]) -> None:
@@ -198,6 +198,11 @@ def trained_once(
         model, _, _ = train_model(samples, task, n_classes, settings, device)
         save_model(folder, model, {"task": task.name})
     return load_model(folder, device)[0]
+
+
+def origin(command: str, device: str = "cpu") -> tuple[str, str, str]:
+    """Return what a table of figures is stamped with: command, commit and machine."""
+    return command, _commit(), _machine(device)
 
 
 def _command() -> str:

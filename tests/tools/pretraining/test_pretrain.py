@@ -19,10 +19,11 @@ from tools.diffusion.pipeline import MTDMPipeline, encode_prompts
 from tools.diffusion.preconditioning import PREDICTION_TYPES, Prediction
 from tools.diffusion.sampler import Levels
 from tools.diffusion.weights import load_pipeline
-from tools.pretraining.batches import captions_of
+from tools.pretraining.batches import captions_of, order_of
 from tools.pretraining.pretrain import pretrain, sample_prompts
 from tools.settings import PretrainSettings
 from tools.targets import Target
+from tools.targets.toy import Toy
 
 QUICK = PretrainSettings(
     steps=4, batch_size=2, channels=(16, 32), save_every=2, warmup_steps=1, patch=4
@@ -269,3 +270,19 @@ def test_how_it_draws_is_set_anew_without_another_step(tmp_path: Path) -> None:
     assert after.config.s_noise == [0.5, 0.5]
     for name, value in before.unet.state_dict().items():
         assert torch.equal(value, after.unet.state_dict()[name])
+
+
+def test_batches_may_hold_rare_classes_as_often_as_others() -> None:
+    samples = Toy().split("generator")
+    rare = np.flatnonzero(samples.classes == 1)[:3]
+    kept = np.concatenate([np.flatnonzero(samples.classes == 0), rare])
+    few = samples.take(kept)
+
+    def share(exponent: float) -> float:
+        settings = PretrainSettings(class_sampling_exponent=exponent, batch_size=50)
+        order = order_of(few, settings)
+        rows = [row for step in range(20) for row in order(step)]
+        return float((few.classes[rows] == 1).mean())
+
+    assert share(0.0) == pytest.approx(3 / len(few), abs=0.005)
+    assert share(1.0) == pytest.approx(0.5, abs=0.05)

@@ -1,0 +1,46 @@
+"""Figures of the long-tail experiment from a table of slices, and the tails of its seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.fashion_mnist import CLASSES, tail
+from benchmarks.long_tail import figures_of, with_best_of_real
+
+
+def test_a_tail_has_a_ratio_of_100_and_its_order_is_the_seeds() -> None:
+    first, second = tail(0), tail(1)
+    assert [*first.values()] == sorted(first.values(), reverse=True)
+    assert (max(first.values()), min(first.values())) == (1000, 10)
+    assert set(first) == set(second) == set(CLASSES)
+    assert [*first] != [*second]
+
+
+def test_figures_are_those_of_classes_on_the_test_split_in_the_last_round(tmp_path: Path) -> None:
+    counts = {"a": 1000, "b": 500, "c": 200, "d": 50, "e": 20, "f": 10}
+    scores = {"a": 0.9, "b": 0.8, "c": 0.7, "d": 0.3, "e": 0.2, "f": 0.4}
+    lines = ["arm,seed,round,split,slice,n,score"]
+    lines += [f"uniform,0,2,test,class={name},100,{score}" for name, score in scores.items()]
+    lines += [f"uniform,0,1,test,class={name},100,0" for name in scores]
+    lines += [f"uniform,0,2,feedback,class={name},100,1" for name in scores]
+    lines += ["uniform,0,2,test,brightness=dark class=a,10,0"]
+    path = tmp_path / "compare-slices.csv"
+    path.write_text("\n".join(lines), "utf-8")
+    ((arm, figures),) = figures_of(path, counts)
+    assert arm == "uniform"
+    assert figures == pytest.approx(
+        {"all": 0.55, "few": 0.3, "many": 0.8, "worst_five": (0.2 + 0.3 + 0.4 + 0.7 + 0.8) / 5}
+    )
+
+
+def test_the_best_control_is_one_arm_for_all_seeds() -> None:
+    def values(few: float) -> dict[str, float]:
+        return {"few": few}
+
+    seeds = [
+        {"real": values(0.1), "oversample": values(0.5)},
+        {"real": values(0.6), "oversample": values(0.4)},
+    ]
+    assert [s["best of real"]["few"] for s in with_best_of_real(seeds)] == [0.5, 0.4]
