@@ -45,12 +45,14 @@ class Effect:
     Attributes:
         value: -1..1 or a little more.
         variance: squared standard error.
+        common: part of the variance that the slices of a round share.
         freedom: degrees of freedom that the variance is known with.
         plain: whether nothing was taken off, as by `plain_changes`.
     """
 
     value: float
     variance: float
+    common: float = 0.0
     freedom: float = math.inf
     plain: bool = False
 
@@ -63,6 +65,12 @@ class Effect:
     def error(self) -> float:
         """The posterior standard deviation that belongs to `shrunk`."""
         return math.sqrt(PRIOR_VARIANCE * self.variance / (PRIOR_VARIANCE + self.variance))
+
+    @property
+    def noise(self) -> float:
+        """The mean size that `shrunk` has without any effect, if the value is normal."""
+        size = math.sqrt(2 * self.variance / math.pi)
+        return size * PRIOR_VARIANCE / (PRIOR_VARIANCE + self.variance)
 
     def estimate(self, n: int) -> Estimate:
         """Return the value with its 95% interval."""
@@ -134,6 +142,7 @@ def slice_effects(plan: Plan, before: Report, after: Report) -> dict[str, Effect
         effects[score.key] = Effect(
             value=float(moved[i]) - common / precision,
             variance=float(1 / weight[i]) + 1 / precision,
+            common=1 / precision,
             freedom=PRIOR_CONTROLS + max(0, int(controls.sum()) - 1),
         )
     return effects

@@ -1,7 +1,8 @@
 """Learning progress: ALP-GMM (Portelas et al., CoRL 2019) over slices.
 
 A task is a slice, as a vector of 0 and 1 for its attribute values. Its absolute learning progress
-(ALP) is |score - score in the report before|, the slice itself being the nearest earlier task.
+(ALP) is the size of a round's shrunk effect on it (`eval.effects`), less what noise alone would
+have on average: without that, small slices win by their noise.
 Mixtures of 2 to 10 normal distributions are fitted to the last 250 (task, ALP) pairs, the one with
 the lowest AIC is kept. For every prompt a component is drawn in proportion to its mean ALP, a
 point from it, and the slice nearest to the point; 20% of the prompts go to slices at random.
@@ -96,7 +97,7 @@ def build(random_share: float = 0.2) -> SlicePlanner:
     def shares(observation: Observation, slices: Sequence[SliceScore]) -> dict[str, float] | None:
         numbers = {score.key: number for number, score in enumerate(slices)}
         pairs = [
-            (numbers[c.after.key], abs(c.after.accuracy.value - c.before.accuracy.value))
+            (numbers[c.after.key], abs(c.effect.shrunk) - c.effect.noise)
             for c in changes(observation.rounds)
             if c.after.key in numbers
         ][-_N_PAIRS:]

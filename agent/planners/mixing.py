@@ -1,59 +1,51 @@
-"""Online mixing of slices: Exp3 on their progress, or GroupDRO on their errors.
+"""Online mixing of slices: exponential weights on their progress, or GroupDRO on their errors.
 
-Exp3 as in online data mixing (Albalak et al. 2023): pi = (1 - K e) softmax(e' R) + e with
-e = min(1 / K, sqrt(ln K / (K t))), e' that of the step before; a slice that got the share s of a
-round's images adds s reward / pi to its R. GroupDRO (Sagawa et al., ICLR 2020): q_g is
-multiplied by exp(eta error_g) with every report.
+Exponential weights with a known horizon (Hedge; Cesa-Bianchi and Lugosi 2006, theorem 2.2): pi =
+(1 - e) softmax(eta R) + e / K with eta = sqrt(8 ln K / T) and e = 0.1. R adds up the rewards of a
+slice over the T rounds of a session. Online data mixing (Albalak et al. 2023) has Exp3, which sees
+the reward of one arm at a time: it is uniform until t > K ln K, more rounds than a session has, and
+divides by pi, which favours slices that overlap with many prompts. A report measures every slice.
+GroupDRO (Sagawa et al., ICLR 2020): q_g is multiplied by exp(eta error_g) with every report.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
+
+import numpy as np
+from scipy.special import softmax
 
 from agent.planners.slices import Shares, SlicePlanner, changes, reward
 from agent.planners.uniform import Uniform
-from eval.effects import agrees
 from memory.errors import SettingsError, unknown
 from memory.records import Round, SliceScore
 
-Method = Literal["exp3", "groupdro"]
+Method = Literal["hedge", "groupdro"]
+
+# Share of the images that all slices get alike.
+_EXPLORED = 0.1
 
 
-def exp3(rounds: Sequence[Round], slices: Sequence[SliceScore]) -> dict[str, float]:
-    """Return the shares of the slices after a history; they add up to 1."""
-    keys = [score.key for score in slices]
-    totals = dict.fromkeys(keys, 0.0)
-    shares = dict.fromkeys(keys, 1 / len(keys))
-    step = 1
-    for past in rounds:
-        gained = {
-            change.after.key: (reward(change.effect), _spent(past, change.after))
-            for change in changes(rounds)
-            if change.round.number == past.number and change.after.key in totals
-        }
-        if gained:
-            for key, (value, share) in gained.items():
-                totals[key] += share * value / shares[key]
-            shares = _exp3_shares(totals, step)
-            step += 1
-    return shares
+def hedge(
+    rounds: Sequence[Round], slices: Sequence[SliceScore], horizon: int = 4
+) -> dict[str, float]:
+    """Return the shares of the slices after a history; they add up to 1.
 
-
-def _exp3_shares(totals: Mapping[str, float], step: int) -> dict[str, float]:
-    n = len(totals)
-    before, now = (min(1 / n, math.sqrt(math.log(n) / (n * t))) for t in (step, step + 1))
-    highest = max(totals.values())
-    weights = {key: math.exp(before * (total - highest)) for key, total in totals.items()}
-    scale = (1 - n * now) / sum(weights.values())
-    return {key: scale * weight + now for key, weight in weights.items()}
-
-
-def _spent(past: Round, score: SliceScore) -> float:
-    """Return the share of a round's images that are of a slice."""
-    assert past.plan is not None  # `changes` names rounds with a plan only
-    return sum(p.count for p in past.plan.prompts if agrees(p, score)) / past.plan.n_images
+    Args:
+        rounds: the history.
+        slices: slices that may get images.
+        horizon: rounds of the session.
+    """
+    totals = dict.fromkeys((score.key for score in slices), 0.0)
+    for change in changes(rounds):
+        if change.after.key in totals:
+            totals[change.after.key] += reward(change.effect)
+    eta = math.sqrt(8 * math.log(max(2, len(totals))) / horizon)
+    shares = softmax(eta * np.array(list(totals.values())))
+    mixed = (1 - _EXPLORED) * shares + _EXPLORED / len(totals)
+    return dict(zip(totals, map(float, mixed), strict=True))
 
 
 def group_dro(
@@ -65,16 +57,22 @@ def group_dro(
         for score in past.report.slices if past.report else ():
             if score.key in logs:
                 logs[score.key] += eta * (1 - score.accuracy.value)
-    highest = max(logs.values())
-    weights = {key: math.exp(value - highest) for key, value in logs.items()}
-    total = sum(weights.values())
-    return {key: weight / total for key, weight in weights.items()}
+    return dict(zip(logs, map(float, softmax(list(logs.values()))), strict=True))
 
 
-def build(method: Method = "exp3", eta: float = 2.0) -> SlicePlanner:
-    """Build the planner; eta: step of GroupDRO. Raises SettingsError for an unknown method."""
+def build(method: Method = "hedge", eta: float = 2.0, horizon: int = 4) -> SlicePlanner:
+    """Build the planner.
+
+    Args:
+        method: hedge (exponential weights on progress) or groupdro (on errors).
+        eta: step of GroupDRO.
+        horizon: rounds of a session, for hedge.
+
+    Raises:
+        SettingsError: for an unknown method.
+    """
     methods: dict[str, Shares] = {
-        "exp3": lambda seen, slices: exp3(seen.rounds, slices),
+        "hedge": lambda seen, slices: hedge(seen.rounds, slices, horizon),
         "groupdro": lambda seen, slices: group_dro(seen.rounds, slices, eta),
     }
     if method not in methods:

@@ -107,6 +107,12 @@ class Change(NamedTuple):
     after: SliceScore
     effect: Effect
 
+    @property
+    def n_images(self) -> int:
+        """Images that the round asked for of the slice."""
+        assert self.round.plan is not None  # `changes` names rounds with a plan only
+        return sum(p.count for p in self.round.plan.prompts if agrees(p, self.after))
+
 
 def changes(rounds: Sequence[Round]) -> list[Change]:
     """Return the changes of every slice that a round asked for, oldest first."""

@@ -1,36 +1,42 @@
-"""Discounted Thompson sampling over slices, with a floor (ALGORITHMS: planners).
+"""Discounted Thompson sampling over slices, with a floor.
 
-An arm is a slice of the last report. Its reward is the change of the slice's accuracy in a round
-that spent images on it, shrunk by its binomial error; old rewards fade. What an arm is worth is
-its sampled reward times what is left to gain (its error rate) times its kept-rate, so a slice
-that the generator cannot draw does not swallow the budget. A floor of uniform prompts stays,
-since sparse greedy allocations did badly.
+An arm is a slice of the last report. What it is worth is the gain of its accuracy per 100 images,
+which has a normal belief: before any image its mean and deviation are 0.2 and 0.15 of the
+slice's error, times its kept-rate. A round's effect on the slice (`eval.effects`), divided by the
+images asked for, is an observation of it whose error is divided alike, so the few images of a floor
+count for little. Old observations fade. Every prompt goes to the arm whose draw from its belief, at
+most its error, is highest (Thompson 1933). A floor of uniform prompts stays, since sparse greedy
+allocations did badly.
 """
 
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Sequence
 
 from agent.planners import AttributeDistribution, Observation, PlanDraft, PromptDraft
 from agent.planners.slices import (
-    FULL_CHANGE,
     MIN_SUPPORT,
     changes,
     curriculum_slices,
+    errors,
     kept_rates,
     last_report,
-    reward,
     slice_prompts,
     supported_slices,
 )
 from agent.planners.uniform import Uniform
-from memory.records import Hypothesis, Round
+from memory.records import Hypothesis, Round, SliceScore
 from prompts.vocabulary import Vocabulary
+
+# Of a slice's error, per 100 images: what is believed to be gained, and how it varies.
+_PRIOR_GAIN, _PRIOR_DEVIATION = 0.2, 0.15
+_LEAST_ERROR = 0.01
 
 
 class Thompson:
-    """The planner `thompson`; floor: share of uniform prompts; discount: memory of rewards.
+    """The planner `thompson`; floor: share of uniform prompts; discount: of old effects, a round.
 
     min_support: photographs of the generator split that a slice needs; curriculum: see
     `curriculum_slices`.
@@ -61,18 +67,14 @@ class Thompson:
             fewer = observation.model_copy(update={"n_images": n_floor})
             prompts += Uniform().plan(fewer, distribution, vocabulary).prompts
 
-        beliefs = self._beliefs(observation.rounds)
         kept = kept_rates(observation.rounds, arms)
+        beliefs = {arm.key: self._belief(arm, kept[arm.key], observation.rounds) for arm in arms}
+        left_to_gain = errors(arms)
         spent: Counter[str] = Counter()
         left = observation.n_images - n_floor
         while left > 0:
             count = min(observation.images_per_prompt, left)
-            worth = {
-                arm.key: rng.betavariate(*beliefs[arm.key])
-                * (1 - arm.accuracy.value)
-                * kept[arm.key]
-                for arm in arms
-            }
+            worth = {k: min(rng.gauss(*belief), left_to_gain[k]) for k, belief in beliefs.items()}
             spent[max(worth, key=lambda key: worth[key])] += count
             left -= count
         for arm in arms:
@@ -82,27 +84,25 @@ class Thompson:
                     arm.attributes, spent[arm.key], observation, distribution, vocabulary, rng, why
                 )
         favourite, n_favourite = spent.most_common(1)[0] if spent else (arms[0].key, 0)
-        a, b = beliefs[favourite]
-        expected = max(0.01, (a / (a + b) - 0.5) * 2 * FULL_CHANGE)
+        expected = min(1.0, max(0.01, beliefs[favourite][0] * n_favourite / 100))
         return PlanDraft(
             prompts=tuple(prompts),
             hypothesis=Hypothesis(slice=favourite, expected_change=round(expected, 4)),
             why=f"{n_favourite} images go to '{favourite}', {n_floor} stay uniform.",
         )
 
-    def _beliefs(self, rounds: tuple[Round, ...]) -> dict[str, tuple[float, float]]:
-        """Fold the history into Beta parameters per slice; one prior success and failure."""
-        successes: dict[str, float] = defaultdict(float)
-        failures: dict[str, float] = defaultdict(float)
+    def _belief(self, arm: SliceScore, kept: float, rounds: Sequence[Round]) -> tuple[float, float]:
+        """Return mean and deviation of an arm's gain per 100 images."""
+        hoped = max(_LEAST_ERROR, (1 - arm.accuracy.value) * kept)
+        precision = 1 / (_PRIOR_DEVIATION * hoped) ** 2
+        total = precision * _PRIOR_GAIN * hoped
         for change in changes(rounds):
-            fade = self._discount ** (rounds[-1].number - change.round.number)
-            gained = reward(change.effect)
-            successes[change.after.key] += fade * gained
-            failures[change.after.key] += fade * (1 - gained)
-        return defaultdict(
-            lambda: (1.0, 1.0),
-            {key: (1 + successes[key], 1 + failures[key]) for key in successes | failures},
-        )
+            if change.after.key == arm.key:
+                hundreds = change.n_images / 100
+                fade = self._discount ** (rounds[-1].number - change.round.number)
+                precision += fade * hundreds**2 / change.effect.variance
+                total += fade * hundreds * change.effect.value / change.effect.variance
+        return total / precision, precision**-0.5
 
 
 def build(

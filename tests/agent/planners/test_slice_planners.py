@@ -16,8 +16,8 @@ from agent.planners.count import Count
 from agent.planners.learning_progress import best_mixture, fit
 from agent.planners.learning_progress import build as build_learning_progress
 from agent.planners.level_replay import rank_shares, staleness
-from agent.planners.mixing import exp3, group_dro
-from agent.planners.slices import SlicePlanner, curriculum_slices
+from agent.planners.mixing import group_dro, hedge
+from agent.planners.slices import SlicePlanner, changes, curriculum_slices, reward
 from memory.errors import SettingsError
 from memory.records import (
     Batch,
@@ -232,15 +232,15 @@ def test_level_replay_counts_the_rounds_since_a_slice_was_asked_for() -> None:
     assert staleness(history, slices) == {"light=day": 0, "light=dusk": 1, "light=night": 2}
 
 
-def test_exp3_after_one_reward() -> None:
-    """Half a success is no change; one slice of three gained 0.1, shrunk to nearly 0.1."""
+def test_hedge_after_one_reward() -> None:
+    """Half a success is no change; one slice of three gained 0.1 and is credited with a part."""
     before, after = lights(0.5, 0.5, 0.5, n=10**6), lights(0.5, 0.5, 0.6, n=10**6)
-    shares = exp3([past(1, before), past(2, after)], list(after))
-    # Each slice had a third of the images and of pi, so R is the reward itself.
-    first, second = (min(1 / 3, math.sqrt(math.log(3) / (3 * t))) for t in (1, 2))
-    weights = [math.exp(first * r) for r in (0.5, 0.5, 1.0)]
-    expected = [(1 - 3 * second) * w / sum(weights) + second for w in weights]
-    assert list(shares.values()) == pytest.approx(expected, abs=1e-3)
+    history = [past(1, before), past(2, after)]
+    rewards = [reward(change.effect) for change in changes(history)]
+    assert rewards[2] > rewards[0] == pytest.approx(rewards[1])
+    shares = hedge(history, list(after), horizon=4)
+    weights = np.exp(math.sqrt(8 * math.log(3) / 4) * np.array(rewards))
+    assert list(shares.values()) == pytest.approx(0.9 * weights / weights.sum() + 0.1 / 3)
     assert sum(shares.values()) == pytest.approx(1)
 
 
@@ -253,8 +253,8 @@ def test_group_dro_multiplies_by_the_errors_of_every_report() -> None:
 
 
 def test_mixing_refuses_an_unknown_method() -> None:
-    with pytest.raises(SettingsError, match="exp3"):
-        planners.build("mixing:method=exp4")
+    with pytest.raises(SettingsError, match="hedge"):
+        planners.build("mixing:method=hedges")
 
 
 def test_curriculum_opens_a_pair_when_its_parents_are_learnt() -> None:

@@ -1,0 +1,147 @@
+"""Expected gain: towards slices that more images are known to help, evenly where nothing is known.
+
+Error is not gain: an ambiguous class errs much and gains nothing, a class that is short of
+photographs gains. A slice that has had M images and gets m more gains theta log((M0 + M + m) /
+(M0 + M)), since the gain of images saturates; M0 is what a round asks for of a slice on average.
+The effects of all rounds (`eval.effects`) are normal about it, and those of one round share the
+error of their common change. The thetas have a normal prior with the mean 0 and a covariance that
+grows with the attributes that two slices share (Jaccard index), so that similar slices learn from
+one another: a Gaussian process, whose posterior is in closed form (Rasmussen and Williams 2006,
+eqs. 2.23 and 2.24).
+
+A slice gets images in proportion to the lower bound of its gain, one posterior deviation below the
+mean and at most its error; a share of the images, the floor, is always spread evenly, and all of
+them are where no bound is above 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.planners import AttributeDistribution, Observation, PlanDraft
+from agent.planners.slices import SlicePlanner, changes, errors, last_report, supported_slices
+from agent.planners.uniform import Uniform
+from eval.effects import PRIOR_VARIANCE, agrees
+from memory.records import Hypothesis, Round, SliceScore
+from prompts.vocabulary import Vocabulary
+
+Floats = NDArray[np.float64]
+
+# Variances of theta that similar slices share, and all: in its first average round a slice then has
+# effects with the deviation that `eval.effects` believes in.
+_SIMILAR = PRIOR_VARIANCE / math.log(2) ** 2
+_COMMON = _SIMILAR / 4
+_DEVIATIONS = 1.0
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What an average round's images gain on a slice, in accuracy, and its posterior deviation."""
+
+    mean: float
+    deviation: float
+
+    @property
+    def low(self) -> float:
+        """A lower bound."""
+        return self.mean - _DEVIATIONS * self.deviation
+
+
+def gains(rounds: Sequence[Round], slices: Sequence[SliceScore]) -> dict[str, Gain]:
+    """Return the expected gain of every slice, by its key."""
+    by_key = {score.key: score for score in slices}
+    seen = [change for change in changes(rounds) if change.after.key in by_key]
+    made = {key: _made(rounds, score) for key, score in by_key.items()}
+    n_rounds = max(1, sum(r.plan is not None for r in rounds))
+    average = max(1.0, sum(n[None] for n in made.values()) / len(made) / n_rounds)
+
+    def exposure_of(n_before: int, n_more: float) -> float:
+        return math.log1p(n_more / (average + n_before))
+
+    next_exposure = {key: exposure_of(made[key][None], average) for key in by_key}
+    prior = _covariance(slices, slices)
+    if not seen:
+        spread = np.sqrt(np.diag(prior))
+        return {
+            key: Gain(0.0, float(next_exposure[key] * spread[i])) for i, key in enumerate(by_key)
+        }
+    exposure = np.array([exposure_of(made[c.after.key][c.round.number], c.n_images) for c in seen])
+    same_round = np.array([[a.round.number == b.round.number for b in seen] for a in seen])
+    common = np.sqrt([c.effect.common for c in seen])
+    noise = same_round * np.outer(common, common)
+    np.fill_diagonal(noise, [c.effect.variance for c in seen])
+    of_seen = [c.after for c in seen]
+    covariance = np.outer(exposure, exposure) * _covariance(of_seen, of_seen) + noise
+    cross = _covariance(slices, of_seen) * exposure
+    solved = np.linalg.solve(covariance, np.column_stack([[c.effect.value for c in seen], cross.T]))
+    means = cross @ solved[:, 0]
+    variances = np.diag(prior) - np.einsum("ij,ji->i", cross, solved[:, 1:])
+    return {
+        key: Gain(
+            float(next_exposure[key] * means[i]),
+            float(next_exposure[key] * np.sqrt(max(0.0, float(variances[i])))),
+        )
+        for i, key in enumerate(by_key)
+    }
+
+
+def _made(rounds: Sequence[Round], score: SliceScore) -> dict[int | None, int]:
+    """Return the images asked for of a slice before each round, and, at None, up to now."""
+    before: dict[int | None, int] = {}
+    total = 0
+    for past in rounds:
+        before[past.number] = total
+        total += sum(p.count for p in past.plan.prompts if agrees(p, score)) if past.plan else 0
+    return {**before, None: total}
+
+
+def _covariance(one: Sequence[SliceScore], other: Sequence[SliceScore]) -> Floats:
+    """Return the prior covariance of the thetas of slices, (len(one), len(other))."""
+    items = [[set(s.attributes.items()) for s in slices] for slices in (one, other)]
+    shared = [[len(a & b) / max(1, len(a | b)) for b in items[1]] for a in items[0]]
+    return _COMMON + _SIMILAR * np.array(shared).reshape(len(one), len(other))
+
+
+class ExpectedGain:
+    """The planner `expected_gain`; floor: share of the images that is always spread evenly."""
+
+    name = "expected_gain"
+
+    def __init__(self, floor: float) -> None:
+        self._floor = floor
+
+    def plan(
+        self, observation: Observation, distribution: AttributeDistribution, vocabulary: Vocabulary
+    ) -> PlanDraft:
+        """Return the draft of a round."""
+        slices = supported_slices(last_report(observation.rounds), distribution)
+        expected = gains(observation.rounds, slices) if slices else {}
+        left = errors(slices)
+        worth = {key: max(0.0, min(gain.low, left[key])) for key, gain in expected.items()}
+        if not any(worth.values()):
+            draft = Uniform().plan(observation, distribution, vocabulary)
+            why = "No slice is known to gain by more images: they are spread evenly."
+            return draft.model_copy(update={"why": why})
+        planner = SlicePlanner(self.name, lambda *_: worth, Uniform(), self._floor)
+        draft = planner.allocate(worth, slices, observation, distribution, vocabulary)
+        assert draft.hypothesis is not None  # `allocate` names its favourite
+        key = draft.hypothesis.slice
+        gain = expected[key]
+        change = round(min(left[key], max(0.01, gain.mean)), 4)
+        why = (
+            f"{draft.why} As many as a round's average for '{key}' gain {gain.mean:+.3f} "
+            f"+-{gain.deviation:.3f} by what the rounds so far showed."
+        )
+        return draft.model_copy(
+            update={"why": why, "hypothesis": Hypothesis(slice=key, expected_change=change)}
+        )
+
+
+def build(floor: float = 0.5) -> ExpectedGain:
+    """Build the planner; floor: 0..1, share of the images that is always spread evenly."""
+    return ExpectedGain(floor)
