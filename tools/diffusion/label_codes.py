@@ -53,8 +53,12 @@ class LabelCodes(Record):
         """Fit the codes to the labels of some samples; channels that never vary keep std 1.
 
         Raises:
-            DataError: There are class ids beyond the names, or depth that is not above 0.
+            DataError: Labels of any image hold class ids beyond the names, or depth that is not
+                above 0; names the image.
         """
+        for kind in samples.labels.keys() & {"segmentation", "depth"}:
+            for name, values in zip(samples.ids, samples.labels[kind], strict=True):
+                check_labels(kind, values, len(class_names), f" of the image {name!r}")
         kinds = tuple(kind for kind in KINDS if kind in samples.labels)
         plain = cls(kinds=kinds, class_names=tuple(class_names) if "segmentation" in kinds else ())
         chosen = np.linspace(0, len(samples) - 1, min(len(samples), _STATISTICS_IMAGES)).astype(int)
@@ -62,8 +66,6 @@ class LabelCodes(Record):
         depth_m = (1.0, 1.0)
         if "depth" in kinds:
             known = labels["depth"][np.isfinite(labels["depth"])]
-            if (known <= 0).any():
-                raise DataError("Depth must be above 0 metres, or NaN where it is unknown.")
             if len(known):
                 depth_m = (float(known.min()), float(known.max()))
         if not kinds:
@@ -171,14 +173,9 @@ class LabelCodes(Record):
                 masks.append(np.zeros(shape, np.bool_))
                 continue
             values = labels[kind]
+            check_labels(kind, values, len(self.class_names))
             if kind == "segmentation":
                 known = values != VOID
-                n_classes = len(self.class_names)
-                if (values[known] >= n_classes).any():
-                    raise DataError(
-                        f"The segmentation holds the class id {values[known].max()}, but there are "
-                        f"{n_classes} classes. Ids are 0 to {n_classes - 1}, or {VOID} for unknown."
-                    )
                 coded = np.moveaxis(self.words[np.where(known, values, 0)], -1, 1)
                 known = known[:, None]
             elif kind == "depth":
@@ -265,6 +262,27 @@ class LabelGrid(Record):
             for x in (channels.float().cpu(), before.float().cpu())
         )
         return self.codes.decode(last.numpy(), earlier.numpy())
+
+
+def check_labels(kind: str, values: NDArray[Any], n_classes: int, of: str = "") -> None:
+    """Raise DataError for labels that have no code.
+
+    Args:
+        kind: Of the labels; normals are always good.
+        values: As in `Samples`, of one image or of several.
+        n_classes: Of segmentation.
+        of: Words for whose they are.
+    """
+    if kind == "segmentation" and (wrong := values[(values >= n_classes) & (values != VOID)]).size:
+        raise DataError(
+            f"The segmentation{of} holds the class id {wrong.max()}, but there are {n_classes} "
+            f"classes. Ids are 0 to {n_classes - 1}, or {VOID} for unknown."
+        )
+    if kind == "depth" and (wrong := values[np.isfinite(values) & (values <= 0)]).size:
+        raise DataError(
+            f"The depth{of} is {wrong.min():g} metres somewhere; it must be above 0, or NaN where "
+            "it is unknown."
+        )
 
 
 def mirrored(labels: Dense, horizontal: bool, vertical: bool) -> dict[str, NDArray[Any]]:

@@ -92,8 +92,30 @@ def test_bad_labels_are_named() -> None:
     given = samples()
     with pytest.raises(DataError, match=r"class id 10, but there are 4 classes.*0 to 3"):
         LabelCodes.of(given, NAMES[:4])
+    codes = LabelCodes.of(given, NAMES)
     given.labels["depth"][2, 0, 0] = 0
-    with pytest.raises(DataError, match="above 0 metres"):
+    with pytest.raises(DataError, match="'2' is 0 metres.*above 0"):
+        LabelCodes.of(given, NAMES)
+    with pytest.raises(DataError, match="above 0"):
+        codes.encode(given.labels, (8, 12))
+
+
+def test_every_image_is_checked_not_those_of_the_statistics_alone() -> None:
+    n = 4001
+    depth = np.ones((n, 1, 1), np.float32)
+    given = Samples(
+        images=np.zeros((n, 1, 1, 1), np.uint8),
+        classes=np.zeros(n, np.int64),
+        attributes=[{}] * n,
+        ids=[f"photograph {i}" for i in range(n)],
+        labels={"depth": depth, "segmentation": np.zeros((n, 1, 1), np.uint8)},
+    )
+    depth[3] = 0
+    with pytest.raises(DataError, match="'photograph 3'"):
+        LabelCodes.of(given, NAMES)
+    depth[3] = np.nan
+    given.labels["segmentation"][3999] = 20
+    with pytest.raises(DataError, match=r"'photograph 3999'.*class id 20"):
         LabelCodes.of(given, NAMES)
 
 
