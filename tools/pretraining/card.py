@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import betabinom
 
 from memory.files import write_json
 from tools import tasks
 from tools.data.drawn import ImageRequest, join
-from tools.data.samples import Samples
+from tools.data.samples import Images, Samples
 from tools.diffusion.pipeline import MTDMPipeline
 from tools.diffusion.weights import load_pipeline
 from tools.generators import Generator
@@ -232,17 +233,42 @@ def attribute_agreement(target: Target, samples: Samples) -> dict[str, dict[str,
 def memorisation(target: Target, samples: Samples) -> dict[str, float]:
     """Compare distances to the nearest training photograph: of generated and of unseen real images.
 
-    Root mean square over pixels, 0..255, medians. A ratio far below 1 means that the model
-    repeats its training photographs.
+    A training photograph counts as mirrored, too, where the target allows it. Distances are root
+    mean squares over pixels, 0..255; `nearest_training_image_*` are medians, and a ratio far below
+    1 means that the model repeats its training photographs.
+    A median hides a minority, which `near_copies` counts, see there.
     """
-    known = _flat(target.split("generator"))
-    generated = _nearest(_flat(samples), known)
-    real = _nearest(_flat(target.split("feedback")), known)
+    known = _flat(target.split("generator").images)
+    generated = nearest_distances(samples.images, known, target.flips)
+    real = nearest_distances(target.split("feedback").images, known, target.flips)
+    share, p_value = near_copies(generated, real)
+    medians = float(np.median(generated)), float(np.median(real))
     return {
-        "nearest_training_image_generated": generated,
-        "nearest_training_image_real": real,
-        "nearest_training_image_ratio": generated / real,
+        "nearest_training_image_generated": medians[0],
+        "nearest_training_image_real": medians[1],
+        "nearest_training_image_ratio": medians[0] / medians[1],
+        "near_copies": share,
+        "near_copies_p_value": p_value,
     }
+
+
+def near_copies(generated: NDArray[np.float32], real: NDArray[np.float32]) -> tuple[float, float]:
+    """Return the share of near copies among generated images, and its p-value.
+
+    They are nearer to a training photograph than the k-th nearest of n unseen photographs, where k
+    is 1% of n, at least 1. If generated images were further photographs, the number of those would
+    have a beta-binomial distribution with parameters k and n + 1 - k, whatever the distances; the
+    p-value is the chance of at least as many. A generator of smooth images, which are near to many
+    others, has near copies as well.
+
+    Args:
+        generated: Distances to the nearest training photograph, at least one.
+        real: The same of unseen photographs, (n,), n at least 1.
+    """
+    k = max(1, len(real) // 100)
+    n_near = int((generated < np.sort(real)[k - 1]).sum())
+    p_value = betabinom.sf(n_near - 1, len(generated), k, len(real) + 1 - k)
+    return n_near / len(generated), float(p_value)
 
 
 def _measurable(target: Target) -> set[str]:
@@ -255,11 +281,28 @@ def _measurable(target: Target) -> set[str]:
     }
 
 
-def _flat(samples: Samples) -> NDArray[np.float32]:
-    return samples.images.reshape(len(samples), -1).astype(np.float32)
+def nearest_distances(
+    images: Images, known: NDArray[np.float32], flips: Sequence[str]
+) -> NDArray[np.float32]:
+    """Return the distance of each image or a mirror image of it to the nearest known one, (n,).
+
+    Args:
+        images: (n, channels, height, width).
+        known: Others of the same size, (m, channels * height * width).
+        flips: Directions of mirroring.
+    """
+    views = [images]
+    for axis, direction in ((2, "vertical"), (3, "horizontal")):
+        if direction in flips:
+            views += [np.flip(view, axis) for view in views]
+    length, least = (known**2).sum(1), np.full(len(images), np.inf, np.float32)
+    for view in views:
+        flat = _flat(view)
+        squares = (flat**2).sum(1)[:, None] + length[None] - 2 * flat @ known.T
+        least = np.minimum(least, squares.min(1))
+    distances: NDArray[np.float32] = np.sqrt(np.maximum(least, 0) / known.shape[1])
+    return distances
 
 
-def _nearest(images: NDArray[np.float32], known: NDArray[np.float32]) -> float:
-    squares = (images**2).sum(1)[:, None] + (known**2).sum(1)[None] - 2 * images @ known.T
-    nearest = np.sqrt(np.maximum(squares.min(1), 0) / images.shape[1])
-    return float(np.median(nearest))
+def _flat(images: Images) -> NDArray[np.float32]:
+    return images.reshape(len(images), -1).astype(np.float32)

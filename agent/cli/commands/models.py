@@ -27,6 +27,8 @@ from memory.errors import SettingsError, WeightsError, some
 _LOW = 0.8
 # Below this the nearest training photographs are suspiciously near.
 _COPIES = 0.5
+# So improbable are as many near copies in drawn images that are none.
+_CHANCE = 0.01
 _HEAD_PRESET = "streets"
 
 app = typer.Typer()
@@ -159,6 +161,9 @@ def card_table(card: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             f"{card['nearest_training_image_real']:.0f} of other images of the data",
         ]
     )
+    if "near_copies" in card:
+        figure = "share nearer to a training image than the nearest 1% of other images"
+        rows.append([figure, f"{card['near_copies']:.2f}", "0.01"])
     return [f"{card['n_images']} drawn images", "drawn", "to compare"], rows
 
 
@@ -173,10 +178,12 @@ def card_advice(card: Mapping[str, Any]) -> list[str]:
             "Many drawn images do not show what was asked for. The same command with more --steps "
             "continues the training, which mostly helps."
         )
-    if card["nearest_training_image_ratio"] < _COPIES:
+    few_near = card.get("near_copies_p_value", 1) >= _CHANCE
+    if card["nearest_training_image_ratio"] < _COPIES or not few_near:
+        share = "Drawn images" if few_near else f"{card['near_copies']:.0%} of the drawn images"
         lines.append(
-            "Drawn images are close to training photographs: the MTDM may repeat them. Fewer "
-            "steps, or more photographs, help."
+            f"{share} are close to training photographs: the MTDM may repeat them. Fewer steps, or "
+            "more photographs, help."
         )
     return lines
 

@@ -93,5 +93,9 @@ def test_a_card_names_its_figures_and_says_what_low_ones_mean() -> None:
     assert models.card_advice({**card, "audit_agreement_ratio": 0.95}) == []
     copied = {**card, "audit_agreement_ratio": 0.95, "nearest_training_image_ratio": 0.2}
     assert "repeat" in models.card_advice(copied)[0]
+    some = {**card, "audit_agreement_ratio": 0.95, "near_copies": 0.07, "near_copies_p_value": 0.0}
+    assert "7%" in models.card_advice(some)[0]
+    assert models.card_table(some)[1][-1][1] == "0.07"
+    assert models.card_advice({**some, "near_copies": 0.01, "near_copies_p_value": 0.4}) == []
     dense = {"segmentation": {"figure": "miou", "generated": 0.5, "real": 0.8, "ratio": 0.6}}
     assert "segmentation" in models.card_table({**card, "label_agreement": dense})[1][1][0]

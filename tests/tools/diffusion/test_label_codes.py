@@ -94,7 +94,7 @@ def test_bad_labels_are_named() -> None:
         LabelCodes.of(given, NAMES[:4])
     codes = LabelCodes.of(given, NAMES)
     given.labels["depth"][2, 0, 0] = 0
-    with pytest.raises(DataError, match="'2' is 0 metres.*above 0"):
+    with pytest.raises(DataError, match=r"'2' is 0 metres.*above 0"):
         LabelCodes.of(given, NAMES)
     with pytest.raises(DataError, match="above 0"):
         codes.encode(given.labels, (8, 12))
