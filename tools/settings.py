@@ -37,7 +37,11 @@ class TrainSettings(Record):
     """Settings of a DSTM's training; the number of steps does not depend on that of images."""
 
     task: str = "classification"
-    model: str = Field("convnet", description="convnet, or the folder of a transformers model")
+    model: str = Field(
+        "convnet",
+        description="convnet or unet, efficientnet_lite0 with ImageNet's weights (extra imagenet), "
+        "or the folder of a transformers model",
+    )
     steps: int = Field(250, ge=1)
     batch_size: int = Field(64, ge=2)
     learning_rate: float = Field(2e-3, gt=0, description="the highest of the one-cycle schedule")
@@ -97,6 +101,22 @@ class DstmSettings(TrainSettings):
         description="times the logarithm of a class's frequency, added to its logit in the loss "
         "(Menon et al. 2021); classification without balance_classes alone",
     )
+
+    freeze: Literal["none", "backbone"] = Field(
+        "none", description="backbone: of a pretrained model the last layer alone is trained"
+    )
+    backbone_rate: float = Field(
+        1.0, gt=0, description="learning rate of all but the last layer, as a share of the highest"
+    )
+
+    @model_validator(mode="after")
+    def _check_freeze(self) -> Self:
+        if self.freeze == "backbone" and self.model in ("convnet", "unet"):
+            raise ValueError(
+                f"freeze=backbone excludes model={self.model}, which is not pretrained: set "
+                "model=efficientnet_lite0 or a folder, or freeze=none"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_logit_adjustment(self) -> Self:

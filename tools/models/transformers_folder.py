@@ -63,12 +63,12 @@ class TransformersModel(Model):
         return self.network((images - self._mean) / self._std)
 
 
-def folder_of(model: str, alternative: str, kind: str) -> Path:
+def folder_of(model: str, alternatives: Sequence[str], kind: str) -> Path:
     """Return the folder that the setting `model` names.
 
     Args:
         model: The setting.
-        alternative: Name of our own model, for the message.
+        alternatives: Names of our own models, for the message.
         kind: What the folder should hold, for the message.
 
     Raises:
@@ -77,7 +77,7 @@ def folder_of(model: str, alternative: str, kind: str) -> Path:
     folder = Path(model).expanduser()
     if not (folder / "config.json").is_file():
         raise SettingsError(
-            f"{unknown('model', model, [alternative])} A folder with the config.json of {kind} of "
+            f"{unknown('model', model, alternatives)} A folder with the config.json of {kind} of "
             "transformers can be given too."
         )
     return folder

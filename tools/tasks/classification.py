@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 from eval.slices import build_report, find_failures
 from memory.records import Failure, Report
 from tools.data.samples import Images, Samples
+from tools.models.efficientnet import Lite0Classifier, load
 from tools.models.transformers_folder import (
     TransformersModel,
     folder_of,
@@ -93,18 +94,23 @@ class Classification:
     def build_model(
         self, image_shape: tuple[int, int, int], n_classes: int, settings: TrainSettings
     ) -> Model:
-        """Return the net `convnet` or the transformers classifier in the folder given."""
+        """Return `convnet`, `efficientnet_lite0` or the transformers classifier in a folder."""
         if settings.model == "convnet":
             return ConvNet(image_shape, n_classes)
-        folder = folder_of(settings.model, "convnet", _KIND)
+        if settings.model == "efficientnet_lite0":
+            return Lite0Classifier(n_classes, load().requires_grad_(True))
+        folder = folder_of(settings.model, ("convnet", "efficientnet_lite0"), _KIND)
         network = with_new_head(_auto_class(), folder, _KIND, num_labels=n_classes)
         return TransformersClassifier(network, **preprocessing(folder, network))
 
     def restore_model(self, description: Mapping[str, Any]) -> Model:
         """Return an untrained model of the described architecture."""
         parts = dict(description)
-        if parts.pop("model") == "convnet":
+        kind = parts.pop("model")
+        if kind == "convnet":
             return ConvNet(**parts)
+        if kind == "efficientnet_lite0":
+            return Lite0Classifier(**parts)
         return TransformersClassifier(untrained(_auto_class(), parts.pop("config")), **parts)
 
     def labels(self, samples: Samples) -> torch.Tensor:

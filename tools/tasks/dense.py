@@ -69,7 +69,7 @@ class DenseTask(ABC):
         if settings.model == "unet":
             return UNet(image_shape[0], n_outputs)
         kind = f"a model for {self.head}"
-        folder = folder_of(settings.model, "unet", kind)
+        folder = folder_of(settings.model, ("unet",), kind)
         labels = {} if self.head == "depth estimation" else {"num_labels": n_outputs}
         network = with_new_head(_auto_class(self.head), folder, kind, **labels)
         return DenseTransformer(network, self.head, **preprocessing(folder, network))

@@ -1,0 +1,64 @@
+"""Training of a model's last layer alone, on features that are computed once.
+
+Features are kept between trainings of one process, so that a later round computes those of its new
+images alone. Those of an image are computed by itself, so that no bit depends on the others of a
+batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+from tools.models.embeddings import last_layer, recorded
+from tools.tasks import Model
+
+# Bytes of features that are kept, the latest used.
+_LIMIT = 256 * 2**20
+_kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+
+
+def freeze(model: Model) -> nn.Module:
+    """Freeze all of a model but its last layer, which is returned.
+
+    Normalisation over a batch uses the stored statistics from then on.
+
+    Raises:
+        SettingsError: The model has no last layer that is linear.
+    """
+    head = last_layer(model)
+    model.eval().requires_grad_(False)
+    head.requires_grad_(True)
+    return head
+
+
+class Features:
+    """What the last layer of a frozen model sees, (n, ...), of images as in `Batch`."""
+
+    def __init__(self, model: Model) -> None:
+        self._model, self._head = model, last_layer(model)
+        state = hashlib.sha256()
+        for name, value in model.state_dict().items():
+            if not any(value.data_ptr() == own.data_ptr() for own in self._head.parameters()):
+                state.update(name.encode() + value.cpu().numpy().tobytes())
+        self._state = state.digest()
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the features, computed for images that are not yet known."""
+        return torch.stack([self._of(image) for image in images.cpu()]).to(images.device)
+
+    @torch.no_grad()
+    def _of(self, image: torch.Tensor) -> torch.Tensor:
+        key = hashlib.sha256(self._state + image.numpy().tobytes()).digest()
+        if key not in _kept:
+            device = next(self._model.parameters()).device
+            with recorded([self._head], inputs=True) as inputs:
+                self._model(image[None].to(device))
+            _kept[key] = inputs.pop()[0].cpu()
+            if len(_kept) * _kept[key].nbytes > _LIMIT:
+                _kept.popitem(last=False)
+        _kept.move_to_end(key)
+        return _kept[key]
