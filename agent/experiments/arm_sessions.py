@@ -256,17 +256,18 @@ def _measure(
     Args:
         components: Of the session.
         session: A finished session of an arm.
-        rounds: Its rounds with images.
+        rounds: Its rounds.
         n: Trainings of each round.
         shared: Folder of the seed's trainings, for reports of the same images.
     """
     reports = []
-    of_rounds = [sealed for sealed in read_sealed(session.folder) if sealed.round]
-    for past, sealed in zip(rounds, of_rounds, strict=True):
+    for past, sealed in zip(rounds, read_sealed(session.folder), strict=True):
         made = shards_of(session.folder, (r for r in rounds if r.number <= past.number))
         shards, real = components.learnt_from(made)
         more = []
-        for seed in seeds_of_trainings(session.settings.session.seed, n)[1:]:
+        is_given = past.training is not None and past.training.n_steps == 0
+        n_further = 0 if is_given else n - 1
+        for seed in seeds_of_trainings(session.settings.session.seed, 1 + n_further)[1:]:
             path = shared / _key(shards, real) / f"sealed-{seed}.json"
             if not path.exists():
                 dstm = components.dstm.model_copy(update={"seed": seed})
@@ -339,8 +340,7 @@ def _run_session(
     session = settings.session.model_copy(update=changes)
     settings = settings.model_copy(update={"home": home, "session": session})
     with open_session(settings, NAME) as opened:
-        components = run(opened)
-        rounds = [past for past in opened.rounds() if past.number]
+        components, rounds = run(opened), opened.rounds()
         sealed = _measure(components, opened, rounds, n_trainings, folder.parent / "models")
     n_images = accumulate(past.batch.n_made if past.batch else 0 for past in rounds)
     return [Measured(*parts) for parts in zip(rounds, sealed, n_images, strict=True)]

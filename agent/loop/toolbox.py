@@ -275,10 +275,11 @@ class Toolbox:
         return f"{batch.n_made} images made, the audit keeps {batch.n_kept}."
 
     def train_dstm(self) -> str:
-        """Train the downstream task model on all synthetic images so far."""
+        """Train the downstream task model on all generated images so far and real photographs."""
         training = stages.train(self._journal, self._effects, self._round)
+        real = f" and {training.n_real} photographs" if training.n_real else ""
         text = (
-            f"Trained on {training.n_images} images, {training.n_steps} steps, "
+            f"Trained on {training.n_images} images{real}, {training.n_steps} steps, "
             f"final loss {training.final_loss:.3f}."
         )
         if chosen := training.selection:

@@ -188,7 +188,13 @@ def test_all_arms_learn_from_the_same_photographs(settings: Settings) -> None:
     experiment = Experiment.open(settings, "both", arms, trainings=2)
     experiment.check(Components(settings))
     experiment.run(range(1), 1, lambda done: None)
-    entries = {e.score.arm: e for e in experiment.entries() if e.score.round == 1}
+    before, entries = (
+        {e.score.arm: e for e in experiment.entries() if e.score.round == n} for n in (0, 1)
+    )
+    # Round 0 is one training of both planners, and the same as that of the control.
+    assert set(before) == {*arms.planners} and {e.score.n_images for e in before.values()} == {0}
+    scores = [e.score.average for e in (*before.values(), entries["real"])]
+    assert scores == [scores[0]] * 3
     for name in arms.planners:
         trained = entries[name].round.training
         assert trained and (trained.n_images, trained.n_real) == (16, 40)
