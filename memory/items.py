@@ -38,8 +38,8 @@ class MemoryItem(Record):
             if name.startswith(ERROR):
                 continue
             error = self.data.get(f"{ERROR}{name.removeprefix(CREDIT)}")
-            said = f"{name} {value:.3g}" if type(value) is float else f"{name} {value}"
-            figures.append(f"{said} +-{error:.2g}" if type(error) is float else said)
+            figure = f"{name} {value:.3g}" if type(value) is float else f"{name} {value}"
+            figures.append(f"{figure} +-{error:.2g}" if type(error) is float else figure)
         return f"{self.text} ({', '.join(figures)})" if self.data else self.text
 
 
