@@ -121,8 +121,8 @@ def score_report(
         average=next(iter(report.metrics.values())).value,
         balanced=balanced.value if balanced else float(np.mean(values)),
         worst_slice=min(values),
-        worst_five=_mean_of_lowest(values),
-        sound_five=_mean_of_lowest(sound or values),
+        worst_five=mean_of_lowest(values),
+        sound_five=mean_of_lowest(sound or values),
     )
 
 
@@ -274,5 +274,6 @@ def _curves(scores: Sequence[Score]) -> dict[int, list[Score]]:
     return {seed: curve for seed, curve in by_seed.items() if len(curve) == len(rounds)}
 
 
-def _mean_of_lowest(values: Sequence[float]) -> float:
+def mean_of_lowest(values: Sequence[float]) -> float:
+    """Return the mean of the `N_WORST` lowest values."""
     return float(np.mean(sorted(values)[:N_WORST]))

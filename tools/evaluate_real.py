@@ -1,7 +1,7 @@
 """The tool evaluate_real: figures of a DSTM on real photographs.
 
-The agent sees those of the `feedback` split. The figures on `test` go to a sealed file that only
-`read_sealed` opens, for reports and comparisons.
+The agent sees those of the `feedback` split. Figures and predictions on `test` go to sealed files
+that only `read_sealed` and `read_predictions` open, for reports and comparisons.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from tools.tasks import Model, Slicing
 
 if TYPE_CHECKING:
     from tools.targets import Target
+
+_FILES = {"feedback": "feedback.safetensors", "test": "sealed.safetensors"}
 
 Predict = Callable[[str, Model, Images], NDArray[Any]]
 """Takes the name of a task, a model and images; returns what `tools.tasks.Task.predict` does."""
@@ -60,7 +62,7 @@ def evaluate_real(
     """Return the report on the target's feedback split.
 
     Writes to rounds/NNN: the predictions on feedback, for `inspect_failures`, and the sealed report
-    on the test split, of which nothing is returned.
+    and predictions on the test split, of which nothing is returned.
 
     Args:
         round: Number of the round.
@@ -73,17 +75,22 @@ def evaluate_real(
     """
     model_folder, folder = session_folder / training.model, round_folder(session_folder, round)
     test = target.split("test")
-    sealed, _ = evaluate(model_folder, test, "test", round, slicing, device, predict)
+    sealed, predictions = evaluate(model_folder, test, "test", round, slicing, device, predict)
+    _write_predictions(folder / _FILES["test"], predictions)
     write_json(folder / "sealed.json", sealed.to_json())
 
     feedback = target.split("feedback")
     report, predictions = evaluate(
         model_folder, feedback, "feedback", round, slicing, device, predict
     )
+    _write_predictions(folder / _FILES["feedback"], predictions)
+    return report
+
+
+def _write_predictions(path: Path, predictions: Predictions) -> None:
     metadata = {"ids": json.dumps(list(predictions.ids)), "task": predictions.task}
     data = save({"predictions": np.ascontiguousarray(predictions.values)}, metadata=metadata)
-    write_bytes(folder / "feedback.safetensors", data)
-    return report
+    write_bytes(path, data)
 
 
 def evaluate(
@@ -123,9 +130,13 @@ def evaluate(
 def read_predictions(
     session_folder: Path,
     round: int,  # noqa: A002 (the name of the record's field)
+    split: str = "feedback",
 ) -> Predictions:
-    """Return the stored predictions on feedback; raises DataError when there are none."""
-    path = round_folder(session_folder, round) / "feedback.safetensors"
+    """Return the stored predictions on a split; raises DataError when there are none.
+
+    Those on `test` are for reports and comparisons alone.
+    """
+    path = round_folder(session_folder, round) / _FILES[split]
     try:
         with safe_open(path, framework="np") as file:
             return Predictions(

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from agent.autonomous.delivery import write_delivery
 from agent.autonomous.thumbnails import labelled_thumbnails, legend_of
 from agent.config.settings import Settings, overrides
 from agent.loop.components import Components
@@ -48,6 +49,7 @@ def write_report(home: Path, name: str) -> Path:
         if done.batch:
             montages |= labelled_thumbnails(folder, done.batch, kinds, target.pixel_classes)
     data = ReportData(
+        delivery=write_delivery(folder, settings, target, past),
         session=name,
         settings=settings.model_dump(mode="json"),
         notice=target.notice,

@@ -12,16 +12,18 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from agent.autonomous.status import read_delivery
 from agent.config.settings import Settings
 from agent.loop.components import Components
 from agent.session.folder import Session, folder_of, stored_settings
-from agent.session.limits import best_round
+from eval.delivery import Delivery, delivered_round
 from eval.report.blocks import Table, markdown
+from eval.report.delivery import RULES, delivery_line, delivery_table
 from eval.report.text import interval, number
 from memory.files import write_bytes, write_json
 from memory.journal import read_events, rounds
 from memory.owned import replacing
-from memory.records import Report, Round
+from memory.records import Report, Round, Training
 from tools.data.export import Source, export
 from tools.data.jobs import shards_of
 from tools.evaluate_real import read_sealed
@@ -36,10 +38,10 @@ def write_results(session: Session) -> list[Path]:
     past = session.rounds()
     target = Components(settings).target
     written = []
-    best = best_round(past)
-    if best:
-        chosen = next(r for r in past if r.number == best.round)
-        written.append(write_best(folder, settings, target, chosen, read_sealed(folder)))
+    chosen = delivered_round(past, settings.session.deliver)
+    if chosen:
+        sealed, delivery = read_sealed(folder), read_delivery(folder)
+        written.append(write_best(folder, settings, target, chosen, sealed, delivery))
     if any(r.batch for r in past):
         place = folder / DATASET
         with replacing(place) as new:
@@ -57,18 +59,29 @@ def source_of(home: Path, name: str) -> Source:
 
 
 def write_best(
-    folder: Path, settings: Settings, target: Target, best: Round, sealed: Sequence[Report]
+    folder: Path,
+    settings: Settings,
+    target: Target,
+    best: Round,
+    sealed: Sequence[Report],
+    delivery: Delivery | None = None,
 ) -> Path:
     """Copy the model of a round to `best/`, with its card and a program that predicts with it.
 
-    sealed: reports on the test split, which a card may show and no choice may rest on.
+    Args:
+        folder: Of the session.
+        settings: Of the session.
+        target: Of the session.
+        best: The round.
+        sealed: Reports on the test split, which a card may show and no choice may rest on.
+        delivery: What the images changed, for the card.
     """
     assert best.training and best.report  # chosen by its score
     place = folder / BEST
     model = folder / best.training.model
     meta = json.loads((model / "model.json").read_bytes())
     tests = [report for report in sealed if report.round == best.number]
-    text = _model_card(folder.name, settings, target, best, tests)
+    text = _model_card(folder.name, settings, target, best, tests, delivery)
     with replacing(place) as new:
         write_bytes(new / "model.safetensors", (model / "model.safetensors").read_bytes())
         write_json(new / "model.json", meta | {"image_shape": list(target.image_shape)})
@@ -112,7 +125,12 @@ def _figures(reports: Sequence[Report]) -> Table:
 
 
 def _model_card(
-    name: str, settings: Settings, target: Target, best: Round, tests: Sequence[Report]
+    name: str,
+    settings: Settings,
+    target: Target,
+    best: Round,
+    tests: Sequence[Report],
+    delivery: Delivery | None,
 ) -> str:
     assert best.training and best.report
     lines = [
@@ -120,14 +138,18 @@ def _model_card(
         "license: other",
         f"tags: {json.dumps(['synthetic-data', settings.dstm.task])}",
         "---",
-        f"# {name}, round {best.number}",
+        f"# {name}, round {best.label}",
         "",
-        f"A model for {settings.dstm.task} on the target `{target.name}`, trained on "
-        f"{best.training.n_images} generated images ({best.training.n_steps} steps). It is the "
-        "round with the highest main figure on the feedback photographs.",
+        f"A model for {settings.dstm.task} on the target `{target.name}`, "
+        f"{_learnt(best.training)}. It is the best round by {RULES[settings.session.deliver]} on "
+        "the feedback photographs.",
         "",
-        *markdown(_figures([best.report, *tests])),
     ]
+    if delivery:
+        figures = delivery_table(delivery)
+        lines += [f"## {figures.title}", "", *markdown(figures), ""]
+        lines += [delivery_line(delivery).text, "", "## Figures", ""]
+    lines += markdown(_figures([best.report, *tests]))
     lines += [
         "",
         "The round was chosen by the feedback photographs, so their figures flatter it; those on "
@@ -142,6 +164,14 @@ def _model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _learnt(training: Training) -> str:
+    if not training.n_steps:
+        return "which was given"
+    parts = [f"{training.n_real} photographs"] if training.n_real else []
+    parts += [f"{training.n_images} generated images"] if training.n_images else []
+    return f"trained on {' and '.join(parts)} ({training.n_steps} steps)"
 
 
 _PREDICT = '''"""Predict with this model: python predict.py IMAGE...

@@ -17,6 +17,7 @@ from langgraph.graph.state import CompiledStateGraph
 from agent import brains
 from agent.autonomous.report import write_report
 from agent.autonomous.results import write_results
+from agent.autonomous.status import read_delivery
 from agent.brains import Brain, BrainContext, planner_brain, planner_of
 from agent.brains.probe import with_mode
 from agent.config.settings import Settings, journaled_settings
@@ -34,6 +35,8 @@ from agent.session.checkpoints import Checkpoints, checkpoints
 from agent.session.control import Control
 from agent.session.folder import Session, folder_of, next_name, open_session
 from agent.session.limits import Done, Ending, done_of, ending
+from eval.report.delivery import delivery_blocks
+from eval.report.terminal import draw
 from memory.errors import SessionInUse, Stopped, UntrustedSession
 from memory.events import AnswerEvent, ApprovalEvent, HeadEvent, ResumedEvent
 
@@ -67,6 +70,8 @@ def run(settings: Settings, console: Console, interactive: bool = False) -> Path
             report = write_report(settings.home, name)
             for place in write_results(session):
                 _print(console, f"Written: {place}")
+            if delivery := read_delivery(session.folder):
+                draw(console, delivery_blocks(delivery))
             if stopped and end.rule in ("asked", "signal"):
                 raise stopped
             return report

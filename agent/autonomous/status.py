@@ -6,16 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import ValidationError
+
 from agent.config.settings import Settings
 from agent.session.control import Condition, condition
 from agent.session.folder import State, folder_of, state_of, stored_settings
 from agent.session.limits import HOUR_S, Best, best_round
+from eval.delivery import Delivery
 from eval.report.blocks import Cell, Line, Style, Table
 from memory.events import EndedEvent, Event, ModelCallEvent, RoundDoneEvent
 from memory.journal import read_events, rounds
 from memory.records import Round
 
-LOG = "run.log"
+LOG, DELIVERY = "run.log", "delivery.json"
 _STYLES: Mapping[str, Style] = {
     "running": "good",
     "finished": "good",
@@ -25,13 +28,25 @@ _STYLES: Mapping[str, Style] = {
 
 
 class Status(NamedTuple):
-    """A session at one moment; `rows` are its displayed names and values."""
+    """A session at one moment; `rows` are its displayed names and values.
+
+    delivery: what its images changed, of a session that has ended.
+    """
 
     name: str
     state: State
     stage: str
     score: Best | None
     rows: Sequence[tuple[str, str]]
+    delivery: Delivery | None
+
+
+def read_delivery(folder: Path) -> Delivery | None:
+    """Return what the last report of a session said; None where it said nothing."""
+    try:
+        return Delivery.model_validate_json((folder / DELIVERY).read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def read_status(home: Path, name: str) -> Status:
@@ -62,7 +77,9 @@ def read_status(home: Path, name: str) -> Status:
         rows.append(("log", str(folder / LOG)))
     if (folder / "report.html").exists():
         rows.append(("report", str(folder / "report.html")))
-    return Status(name, state, beat.stage if beat else "", best, rows)
+    is_over = state in ("finished", "stopped")
+    delivery = read_delivery(folder) if is_over else None
+    return Status(name, state, beat.stage if beat else "", best, rows, delivery)
 
 
 def budget(

@@ -20,7 +20,8 @@ from agent.chat.live import LiveSession
 from agent.chat.overview import Overview, say_progress
 from agent.planners import distribution_of
 from agent.steering.preferences import MAX_FACTOR, Preference, say_effects
-from eval.report.blocks import baseline_lines, failure_lines, plain, report_lines
+from eval.report.blocks import failure_lines, plain, report_lines
+from eval.report.delivery import baseline_lines
 from memory.errors import BrainError
 from memory.events import ChatCallEvent, Tokens
 from prompts.printable import one_line

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from agent.config.urls import PlainUrl
@@ -21,6 +23,11 @@ class SessionSettings(Record):
         None,
         description="folder of the model to begin with and to beat: best/ of a session, or a "
         "trained model of transformers; None: it is trained on the photographs",
+    )
+    deliver: Literal["main", "worst5", "balanced"] = Field(
+        "main",
+        description="which round is the best: by the main figure on feedback, by the mean of the "
+        "five worst slices there, or by the mean of both; of equal ones that of fewer images",
     )
     on_finish: str | None = Field(None, description="shell command that is run at the end")
     checkpoints: PlainUrl = Field(

@@ -339,25 +339,6 @@ def score_tables(past: Sequence[Round]) -> list[Block]:
     return [Table(columns, rows, right=columns[:4])] if rows else []
 
 
-def baseline_lines(past: Sequence[Round]) -> list[Block]:
-    """Return how the latest round compares with round 0; none without both on feedback."""
-    measured = [r for r in past if r.report and r.report.metrics]
-    if len(measured) < 2 or measured[0].number:
-        return []
-    first, last = measured[0], measured[-1]
-    assert first.report and last.report  # chosen so
-    metric = first.report.main_metric
-    old, new = first.report.metrics[metric], last.report.metrics[metric]
-    n_images = sum(r.batch.n_made for r in past if r.batch)
-    return [
-        Line(
-            f"{metric.replace('_', ' ').capitalize()} on feedback: round {first.label} "
-            f"{estimate_text(old)}; round {last.label}, {n_images} images made, "
-            f"{estimate_text(new)}, {signed(new.value - old.value)}."
-        )
-    ]
-
-
 def change_tables(first: Round, last: Round) -> list[Block]:
     """Return how the figures and slices of two rounds, and the images asked for, differ."""
     assert first.report and last.report  # of measured rounds

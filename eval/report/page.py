@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any
 
 from eval.decisions import Decisions, legal_share
+from eval.delivery import Delivery
 from eval.report import text
 from eval.report.blocks import (
     Cell,
@@ -23,6 +24,7 @@ from eval.report.blocks import (
     worst_slice,
 )
 from eval.report.charts import BeforeAfter, whisker_bar
+from eval.report.delivery import delivery_blocks
 from eval.report.session_charts import (
     composition_charts,
     main_metric,
@@ -60,6 +62,7 @@ class ReportData:
         decisions: of the brain, by round.
         preferences: of the people who steered, and what became of them.
         reproduce: command lines, in order.
+        delivery: what the images changed; None where there is nothing to compare.
     """
 
     session: str
@@ -74,6 +77,7 @@ class ReportData:
     decisions: Sequence[Decisions] = ()
     preferences: Table | None = None
     reproduce: Sequence[str] = ()
+    delivery: Delivery | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ def build_report_html(data: ReportData) -> str:
     template = page_environment().get_template("page.html.j2")
     return template.render(
         data=data,
+        delivery=delivery_blocks(data.delivery) if data.delivery else None,
         metric=name,
         score=score,
         feedback=feedback,

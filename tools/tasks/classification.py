@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from eval.delivery import Figure, class_sums
 from eval.slices import build_report, find_failures
 from memory.records import Failure, Report
 from tools.data.samples import Images, Samples
@@ -152,6 +153,12 @@ class Classification:
         """Return 1 for an image whose likeliest class is the true one, else 0, (n,)."""
         correct: NDArray[np.bool_] = predictions.argmax(1) == samples.classes
         return correct.astype(np.float64)
+
+    def main_sums(
+        self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
+    ) -> tuple[NDArray[np.float64], Figure]:
+        """Return what each image adds to balanced accuracy, and the figure, see `eval.delivery`."""
+        return class_sums(self.scores(predictions, samples), samples.classes)
 
     def report(
         self,

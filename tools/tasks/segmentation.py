@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 
 from eval.colours import segmentation_rgb, side_by_side
+from eval.delivery import Figure
 from eval.dense import class_ious, confusions, segmentation_metrics, segmentation_scores
 from memory.records import Estimate
 from tools.data.samples import VOID, Images, Samples
@@ -71,6 +72,16 @@ class Segmentation(DenseTask):
         """Return mIoU, pixel accuracy and the IoU of every class, and each image's mean IoU."""
         counts = confusions(samples.labels["segmentation"], predictions, len(class_names))
         return segmentation_metrics(counts, class_names), segmentation_scores(counts)
+
+    def main_sums(
+        self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
+    ) -> tuple[NDArray[np.float64], Figure]:
+        """Return what each image adds to mIoU, and the figure, see `eval.delivery`."""
+        n = len(class_names)
+        counts = confusions(samples.labels["segmentation"], predictions, n)
+        return counts.reshape(len(counts), n * n).astype(
+            np.float64
+        ), lambda sums: segmentation_scores(sums.reshape(*sums.shape[:-1], n, n))
 
     def pictures(
         self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]

@@ -171,13 +171,16 @@ def status(
     """Show what a session does: round, stage, score, and what is left of its budget."""
     from agent.autonomous.status import read_status, table
     from agent.session.folder import latest
-    from eval.report.terminal import draw_table
+    from eval.report.delivery import delivery_blocks
+    from eval.report.terminal import draw, draw_table
 
     folder = home_of(home)
     name = name or latest(folder)
     current = read_status(folder, name)
     if not watch:
         console().print(draw_table(table(current)))
+        if current.delivery:
+            draw(console(), delivery_blocks(current.delivery))
         return
     from rich.live import Live
 

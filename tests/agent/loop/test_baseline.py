@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from agent.autonomous.report import write_report
 from agent.autonomous.runner import run, run_rounds
+from agent.autonomous.status import read_delivery, read_status
 from agent.config.settings import Settings
 from agent.experiments.rerun import rerun
 from agent.loop.components import Components
@@ -23,6 +25,7 @@ from agent.replay.verify import verify
 from agent.session.folder import folder_of, list_sessions, memory_of, open_session
 from agent.session.fork import fork
 from agent.session.undo import undo
+from eval.report.delivery import delivery_line
 from memory.errors import SettingsError
 from memory.events import Event, RoundDoneEvent
 from memory.items import items_from_events
@@ -122,6 +125,26 @@ def test_all_that_reads_sessions_knows_it(home: Path, folder: Path, events: list
     known = {item.round for item in remembered if item.kind == "failure"}
     zero = rounds(events)[0]
     assert (0 in known) == any(failure.significant for failure in zero.failures)
+
+
+def test_what_images_changed_is_said_where_the_session_ends(home: Path, folder: Path) -> None:
+    delivery = read_delivery(folder)
+    assert delivery
+    sealed = {report.round: report for report in read_sealed(folder)}
+    main = delivery.changes[0]
+    metric = sealed[0].main_metric
+    assert main.before == pytest.approx(sealed[0].metrics[metric].value)
+    assert main.after == pytest.approx(sealed[delivery.compared].metrics[metric].value)
+    assert delivery.n_images == 16 * delivery.compared
+    sentence = delivery_line(delivery).text
+    assert read_status(home, "whole").delivery == delivery
+    card = (folder / "best" / "README.md").read_text("utf-8")
+    page = (folder / "report.html").read_text("utf-8")
+    for text in (card, page):
+        assert sentence in unescape(text)
+        assert "Your photographs alone" in text
+    assert f"round {delivery.round}" in card
+    assert page.index("Your photographs alone") < page.index("Headline figures")
 
 
 def test_forks_and_undone_sessions_keep_it(home: Path, folder: Path) -> None:

@@ -1,0 +1,79 @@
+"""What a session delivers, as blocks: the card of the report, of `best/`, and of the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eval.delivery import Delivery
+from eval.report.blocks import Block, Cell, Line, Style, Table
+from eval.report.text import estimate_text, number, plural, signed
+from memory.records import Round
+
+RULES = {
+    "main": "the main figure",
+    "worst5": "the mean of the five worst slices",
+    "balanced": "the mean of the main figure and the five worst slices",
+}
+_STYLES: dict[str, Style] = {"helped": "good", "undecided": "warning", "harmed": "error"}
+
+
+def delivery_title(delivery: Delivery) -> str:
+    """Return what is compared with what."""
+    own = "your model" if "model" in delivery.baseline else "your photographs alone"
+    return f"{own[:1].upper()}{own[1:]} → with {plural(delivery.n_images, 'shaped image')}"
+
+
+def delivery_table(delivery: Delivery) -> Table:
+    """Return the figures of round 0 and of the best round with images, on the sealed test."""
+    rows: list[list[Cell]] = [
+        [
+            each.name,
+            number(each.before),
+            number(each.after),
+            estimate_text(each.difference, sign=True),
+        ]
+        for each in delivery.changes
+    ]
+    ends = (f"Round {delivery.baseline}", f"Round {delivery.compared}")
+    columns = ("On the sealed test", *ends, "Difference (95%)")
+    return Table(columns, rows, delivery_title(delivery), ends, columns[:1])
+
+
+def delivery_line(delivery: Delivery) -> Line:
+    """Return in a sentence or two whether images helped, and what is delivered."""
+    main = delivery.changes[0]
+    change = f"{main.name} {estimate_text(main.difference, sign=True)}"
+    said = {
+        "helped": f"The images helped: {change}.",
+        "undecided": f"No difference that can be shown: {change}.",
+        "harmed": f"The images harmed: {change}.",
+    }[delivery.outcome]
+    rule = f"by {RULES[delivery.rule]} on feedback"
+    chosen = f"Delivered is round {delivery.round}, the best {rule}."
+    if not delivery.round:
+        chosen = f"Delivered is round {delivery.baseline}: no round with images is better {rule}."
+    return Line(f"{said} {chosen}", _STYLES[delivery.outcome])
+
+
+def delivery_blocks(delivery: Delivery) -> list[Block]:
+    """Return table and sentence."""
+    return [delivery_table(delivery), delivery_line(delivery)]
+
+
+def baseline_lines(past: Sequence[Round]) -> list[Block]:
+    """Return how the latest round compares with round 0 on feedback; none without both."""
+    measured = [r for r in past if r.report and r.report.metrics]
+    if len(measured) < 2 or measured[0].number:
+        return []
+    first, last = measured[0], measured[-1]
+    assert first.report and last.report  # chosen so
+    metric = first.report.main_metric
+    old, new = first.report.metrics[metric], last.report.metrics[metric]
+    n_images = sum(r.batch.n_made for r in past if r.batch)
+    return [
+        Line(
+            f"{metric.replace('_', ' ').capitalize()} on feedback: round {first.label} "
+            f"{estimate_text(old)}; round {last.label}, {plural(n_images, 'image')} made, "
+            f"{estimate_text(new)}, {signed(new.value - old.value)}."
+        )
+    ]
