@@ -99,7 +99,7 @@ def outcome(settings: Settings) -> dict[str, Any]:
 
 
 def _content(path: Path) -> bytes:
-    if path.name != "feedback.safetensors":
+    if path.name not in ("feedback.safetensors", "sealed.safetensors"):
         return path.read_bytes()
     # The order of the metadata in such a file is by chance.
     with safe_open(path, framework="np") as file:
