@@ -43,7 +43,7 @@ def delivery_line(delivery: Delivery) -> Line:
     """Return in a sentence or two whether images helped, and what is delivered."""
     main = delivery.changes[0]
     change = f"{main.name} {estimate_text(main.difference, sign=True)}"
-    said = {
+    outcome = {
         "helped": f"The images helped: {change}.",
         "undecided": f"No difference that can be shown: {change}.",
         "harmed": f"The images harmed: {change}.",
@@ -52,7 +52,7 @@ def delivery_line(delivery: Delivery) -> Line:
     chosen = f"Delivered is round {delivery.round}, the best {rule}."
     if not delivery.round:
         chosen = f"Delivered is round {delivery.baseline}: no round with images is better {rule}."
-    return Line(f"{said} {chosen}", _STYLES[delivery.outcome])
+    return Line(f"{outcome} {chosen}", _STYLES[delivery.outcome])
 
 
 def delivery_blocks(delivery: Delivery) -> list[Block]:
