@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from langchain_core.messages import (
@@ -40,6 +41,9 @@ _MAX_DEPTH = 12
 _MAX_TOOL_TEXT = 1_500
 # Whole numbers beyond it are no JSON numbers everywhere, nor 64-bit integers in a checkpoint.
 _MAX_INT = 2**53
+_TAG = r"(?:think|thinking|thought|reasoning)"
+_THOUGHT = re.compile(rf"<{_TAG}>.*?</{_TAG}>", re.DOTALL)
+_THOUGHT_ENDS, _THOUGHT_BEGINS = re.compile(rf"</{_TAG}>"), re.compile(rf"<{_TAG}>")
 
 
 def action_schema(tools: Sequence[Json]) -> Json:
@@ -64,22 +68,33 @@ def action_schema(tools: Sequence[Json]) -> Json:
     return actions[0] if len(actions) == 1 else {"type": "object", "anyOf": actions}
 
 
-def parse_action(text: str) -> ToolCall | None:
+def parse_action(text: str, offered: Collection[str] | None = None) -> ToolCall | None:
     """Return the first action in an answer, its id None, or None where there is none.
 
     Tolerates thoughts, code fences and words around it, and the names `name` and `parameters`
     that models trained on tool calls prefer. Of a longer text the first 40,000 characters count.
+
+    Args:
+        text: The answer.
+        offered: Names of tools; an action of another one does not count. None: any.
     """
-    text = re.sub(r"<think>.*?(</think>|\Z)", "", text[:_MAX_TEXT], flags=re.DOTALL)
+    text = _without_thoughts(text)[:_MAX_TEXT]
     starts = [match.start() for match in re.finditer(r"\{", text)][:_MAX_STARTS]
     for start in starts:
         try:
             value, _ = json.JSONDecoder().raw_decode(text, start)
         except (ValueError, RecursionError):
             continue
-        if call := _as_call(value):
+        if (call := _as_call(value)) and (offered is None or call["name"] in offered):
             return call
     return None
+
+
+def _without_thoughts(text: str) -> str:
+    """Return an answer without its thoughts, whose opening tag may have stood in the prompt."""
+    text = _THOUGHT.sub("", text)
+    text = _THOUGHT_ENDS.split(text)[-1]
+    return _THOUGHT_BEGINS.split(text)[0]
 
 
 def as_plain_messages(
@@ -128,6 +143,32 @@ def storable(value: object, depth: int = _MAX_DEPTH) -> Any:
         return str(value)
     if isinstance(value, int) and abs(value) > _MAX_INT:
         return f"{str(value)[:20]}..."
+    return value
+
+
+def unpacked(value: Any, tool: Json | None) -> Any:
+    """Return arguments of a tool with lists and objects in the place of JSON text of them.
+
+    Args:
+        value: The arguments.
+        tool: In OpenAI's function format; None: of an unknown one, as they are.
+    """
+    return _unpack(value, _parameters(tool)) if tool else value
+
+
+def _unpack(value: Any, schema: Json) -> Any:
+    options = schema.get("anyOf") or schema.get("oneOf") or [schema]
+    kinds = {option.get("type") for option in options}
+    if isinstance(value, str) and kinds & {"array", "object"} and "string" not in kinds:
+        with suppress(ValueError, RecursionError):
+            parsed = json.loads(value)
+            value = storable(parsed) if isinstance(parsed, list | dict) else value
+    for option in options:
+        if isinstance(value, list) and option.get("type") == "array":
+            return [_unpack(item, option.get("items") or {}) for item in value]
+        if isinstance(value, dict) and option.get("type") == "object":
+            inner = option.get("properties", {})
+            return {key: _unpack(item, inner.get(key) or {}) for key, item in value.items()}
     return value
 
 

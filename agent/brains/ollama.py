@@ -15,6 +15,8 @@ from agent.brains.remote import RemoteModel, Server
 from memory.addresses import warn_of_plain_key
 from memory.errors import SettingsError
 
+_HINT = "The address in OLLAMA_HOST has no path: leave out what follows the port, as /v1."
+
 
 def build(argument: str, context: BrainContext) -> RemoteModel:
     """Build `ollama:MODEL`; raises SettingsError without a model."""
@@ -40,6 +42,7 @@ def build(argument: str, context: BrainContext) -> RemoteModel:
         when_unreachable="Start it with `ollama serve`, or set OLLAMA_HOST to where it is.",
         when_forbidden="Set OLLAMA_API_KEY to a key that this server accepts.",
         when_unknown=f"Get the model with `ollama pull {argument}`.",
+        hint="" if client.base_url.path == "/" else _HINT,
         secrets=tuple(secrets),
     )
     return RemoteModel(

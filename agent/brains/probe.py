@@ -110,9 +110,15 @@ def with_mode(brain: Brain, llm: LLMSettings, journal: Journal | None = None) ->
 
 
 def _is_right(answer: AIMessage) -> bool:
-    """Tell whether an answer is one legal call; which slice it picks does not matter."""
-    return [c["name"] for c in answer.tool_calls] == ["pick_slice"] and all(
-        c["args"].get("slice") in _SLICES for c in answer.tool_calls
+    """Tell whether an answer is one legal call; which slice it picks does not matter.
+
+    A call that only stands in the text is no native one.
+    """
+    in_text = answer.response_metadata.get("call_in_text", False)
+    return (
+        not in_text
+        and [c["name"] for c in answer.tool_calls] == ["pick_slice"]
+        and all(c["args"].get("slice") in _SLICES for c in answer.tool_calls)
     )
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 from uuid import uuid4
 
 import httpx
@@ -36,7 +36,15 @@ from tenacity import (
     wait_random,
 )
 
-from agent.brains.actions import Json, action_schema, as_plain_messages, parse_action, storable
+from agent.brains.actions import (
+    Json,
+    action_schema,
+    as_plain_messages,
+    parse_action,
+    storable,
+    unpacked,
+)
+from agent.brains.failures import advice, reason_of
 from agent.config.settings import LLMSettings
 from memory.errors import BrainError
 
@@ -55,8 +63,8 @@ _KEY_LIKE = re.compile(r"\bsk-[\w*.-]{4,}|(?i:\bbearer\s+)[^\s'\",}]+")
 class Server:
     """What a brain knows of its server: where it is, how it fails, and what to do then.
 
-    errors: exceptions of its client; when_*: advice to the user, one sentence each; secrets: keys
-    that must not be seen in any text.
+    errors: exceptions of its client; when_*: advice to the user, one sentence each; hint: what is
+    odd about its URL, "" if nothing is; secrets: keys that must not be seen in any text.
     """
 
     url: str
@@ -64,6 +72,7 @@ class Server:
     when_unreachable: str
     when_forbidden: str
     when_unknown: str
+    hint: str = ""
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
 
@@ -72,7 +81,7 @@ class CallError(BrainError):
 
     reached: whether the server took it and failed on this request, so that another form of
     request may work; again: whether the same may work after a pause; pause_s: the one the server
-    asks for, in seconds.
+    asks for, in seconds; refused: what it says of a request that it does not take.
     """
 
     def __init__(
@@ -82,11 +91,13 @@ class CallError(BrainError):
         reached: bool = False,
         again: bool = False,
         pause_s: float | None = None,
+        refused: str = "",
     ) -> None:
         super().__init__(message)
         self.reached = reached
         self.again = again
         self.pause_s = pause_s
+        self.refused = refused
 
 
 class RemoteModel(BaseChatModel):
@@ -109,6 +120,12 @@ class RemoteModel(BaseChatModel):
         description="arguments of a call that make the server answer by a JSON schema",
     )
     server: Server = Field(repr=False, exclude=True)
+    adapt: Callable[[BaseChatModel, str], BaseChatModel | None] = Field(
+        default=lambda chat, refused: None,
+        repr=False,
+        exclude=True,
+        description="a client without what the server refuses; None: there is no other",
+    )
 
     @property
     def _llm_type(self) -> str:
@@ -143,22 +160,31 @@ class RemoteModel(BaseChatModel):
     ) -> ChatResult:
         tools = kwargs.pop("tools", [])
         by_action = self.mode == "json" and bool(tools)
-        chat: Runnable[LanguageModelInput, AIMessage] = self.chat
         # Rounds begun by earlier versions carry data beside the text, which no server has to see.
         sent = [m.model_copy(update={"additional_kwargs": {}}) for m in messages]
         if by_action:
             kwargs.pop("tool_choice", None)
             sent = as_plain_messages(sent, tools)
             kwargs |= self.json_arguments(action_schema(tools))
-        elif tools:
-            chat, kwargs = self.chat.bind_tools(tools, **kwargs), {}
         retrying = Retrying(
             stop=stop_after_attempt(self.llm.tries),
             wait=self._pause,
             retry=retry_if_exception(lambda error: isinstance(error, CallError) and error.again),
             reraise=True,
         )
-        answer = retrying(self._call, chat, sent, {**kwargs, "stop": stop})
+        while True:
+            chat: Runnable[LanguageModelInput, AIMessage] = self.chat
+            arguments = kwargs
+            if tools and not by_action:
+                chat, arguments = self.chat.bind_tools(tools, **kwargs), {}
+            try:
+                answer = retrying(self._call, chat, sent, {**arguments, "stop": stop})
+                break
+            except CallError as error:
+                other = self.adapt(self.chat, error.refused)
+                if other is None:
+                    raise
+                self.chat = other
         message = self._settle(answer, by_action, sent, tools)
         return ChatResult(generations=[ChatGeneration(message=message)])
 
@@ -187,18 +213,21 @@ class RemoteModel(BaseChatModel):
     ) -> AIMessage:
         """Return an answer in the form that the class promises."""
         text = "\n".join(_texts(answer))
-        calls = answer.tool_calls
-        if by_action:
-            action = parse_action(text)
-            calls = [action] if action else []
-            text = "" if action else text
+        offered = {tool["function"]["name"]: tool for tool in tools}
         finish = answer.response_metadata
         metadata: dict[str, Any] = {
             "model_name": self.model,
             "finish_reason": finish.get("finish_reason") or finish.get("done_reason"),
         }
+        calls = answer.tool_calls
+        if by_action or (tools and not calls):
+            # Servers whose parser misses a call give it as text.
+            action = parse_action(text, None if by_action else offered)
+            calls = [action] if action else []
+            text = "" if action else text
+            metadata |= {"call_in_text": True} if action and not by_action else {}
         usage = answer.usage_metadata
-        if not usage or not usage["total_tokens"]:
+        if not _is_usage(usage):
             usage = _estimate(sent, tools, text, calls)
             metadata["usage_estimated"] = True
         return AIMessage(
@@ -206,13 +235,14 @@ class RemoteModel(BaseChatModel):
             tool_calls=[
                 {
                     # Servers refuse a conversation that holds a name with other characters.
-                    "name": re.sub(r"[^A-Za-z0-9_-]", "_", call["name"])[:64] or "_",
-                    "args": storable(call["args"]),
+                    "name": re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64] or "_",
+                    "args": unpacked(storable(call["args"]), offered.get(name)),
                     # Of their own, because some servers number calls anew in every answer; nine
                     # letters or digits, because others take nothing else.
                     "id": uuid4().hex[:9],
                 }
                 for call in calls[:MAX_CALLS]
+                for name in [_offered_name(call["name"], offered)]
             ],
             usage_metadata=usage,
             response_metadata=metadata,
@@ -230,7 +260,7 @@ class RemoteModel(BaseChatModel):
         server, status = self.server, getattr(error, "status_code", None)
         who = f"The model {self.model!r} at {server.url}"
         tried = f"({self.llm.tries} {'try' if self.llm.tries == 1 else 'tries'})"
-        reason = self._redact(str(error))
+        reason = self._redact(reason_of(error))
         if isinstance(error, ModelTimeoutError | httpx.TimeoutException):
             return CallError(
                 f"{who} gave no answer in {self.llm.timeout_s:g} s {tried}. Raise llm.timeout_s, "
@@ -239,12 +269,14 @@ class RemoteModel(BaseChatModel):
             )
         if isinstance(error, ModelConnectionError | httpx.HTTPError | OSError):
             return CallError(
-                f"{who} cannot be reached {tried}: {reason}. {server.when_unreachable}", again=True
+                f"{who} cannot be reached {tried}: {reason}. "
+                f"{advice(error, server.url) or server.when_unreachable}",
+                again=True,
             )
         if status in (401, 403):
             return CallError(f"{who} denies access: {reason}. {server.when_forbidden}")
         if status == 404:
-            return CallError(f"{who} is not there: {reason}. {server.when_unknown}")
+            return CallError(f"{who} is not there: {reason}. {server.hint or server.when_unknown}")
         if getattr(error, "code", None) == "insufficient_quota":
             return CallError(f"{who} has no quota left: {reason}. Add some, or use another key.")
         pause_s = _retry_after(error)
@@ -268,9 +300,12 @@ class RemoteModel(BaseChatModel):
             return CallError(
                 f"{who} refuses the request: {reason}. Choose another model or llm.mode.",
                 reached=True,
+                refused=reason,
             )
+        odd = server.hint if isinstance(error, _MALFORMED) and status is None else ""
         return CallError(
-            f"{who} failed {tried}: {reason}. Look at the server, or choose another model.",
+            f"{who} failed {tried}: {reason}. "
+            f"{odd or 'Look at the server, or choose another model.'}",
             reached=True,
             again=True,
             pause_s=pause_s,
@@ -283,6 +318,12 @@ class RemoteModel(BaseChatModel):
         return text[:_MAX_REASON].rstrip(".")
 
 
+def _offered_name(name: str, offered: Collection[str]) -> str:
+    """Return the offered tool that a name means, as pick of "functions.pick", or else the name."""
+    bare = name.strip().rpartition(".")[2]
+    return bare if bare in offered else name
+
+
 def _texts(answer: AIMessage) -> Iterator[str]:
     """Yield all that an answer says: text, refusal, calls that could not be read."""
     if answer.text:
@@ -291,6 +332,14 @@ def _texts(answer: AIMessage) -> Iterator[str]:
         yield str(refusal)
     for call in answer.invalid_tool_calls:
         yield f"{call['name']}({call['args']})"
+
+
+def _is_usage(usage: UsageMetadata | None) -> TypeGuard[UsageMetadata]:
+    """Return whether a server counts tokens, in numbers."""
+    if not usage:
+        return False
+    counts: list[object] = [usage["input_tokens"], usage["output_tokens"], usage["total_tokens"]]
+    return all(isinstance(n, int) and n >= 0 for n in counts) and usage["total_tokens"] > 0
 
 
 def _estimate(
