@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import shutil
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -204,3 +207,95 @@ def test_cells_of_several_classes_are_refused(tmp_path: Path, cells: Sequence[st
 def test_names_with_a_comma_are_no_lists(tmp_path: Path) -> None:
     cells = ["Tomato, late blight", "Potato, late blight", "Tomato, healthy"]
     assert len(build(photographs(tmp_path / "data", cells)).class_names) == 3
+
+
+# Names of classes, and annotation files.
+
+
+@pytest.mark.parametrize(
+    "text", ["0 sky\n1 road\n2 car\n", "0: sky\n1: road\n2: car", "2\tcar\n0\tsky\n1\troad"]
+)
+def test_numbered_lines_are_ids_and_names(tmp_path: Path, text: str) -> None:
+    right = masks_of(build(scenes(tmp_path / "right")))
+    found = masks_of(build(scenes(tmp_path / "data", names=text)))
+    assert all(np.array_equal(found[name], mask) for name, mask in right.items())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "id,name,r,g,b\n0,sky,0,0,0\n1,road,255,0,0\n2,car,0,255,0\n",
+        "id;r;g;b;name\n7;0;0;0;sky\n8;255;0;0;road\n9;0;255;0;car\n",
+        "0,sky,0,0,0\n1,road,255,0,0\n2,car,0,255,0\n",
+        "Red,Green,Blue,Class\n0,0,0,sky\n255,0,0,road\n0,255,0,car\n",
+    ],
+)
+def test_columns_beside_names_and_colours_are_no_part_of_names(tmp_path: Path, text: str) -> None:
+    root = scenes(tmp_path / "data", names="")
+    rewrite(root, lambda file, mask: Image.fromarray(COLOURS[mask]).save(file))
+    (root / "classes.csv").write_text(text)
+    right = masks_of(build(scenes(tmp_path / "right")))
+    found = masks_of(build(root))
+    assert all(np.array_equal(found[name], mask) for name, mask in right.items())
+
+
+def test_four_numbers_before_a_name_need_a_header(tmp_path: Path) -> None:
+    root = scenes(tmp_path / "data", names="")
+    rewrite(root, lambda file, mask: Image.fromarray(COLOURS[mask]).save(file))
+    (root / "classes.csv").write_text("1,0,0,0,sky\n2,255,0,0,road\n3,0,255,0,car\n")
+    with pytest.raises(DataError, match=r"class-file"):
+        build(root)
+
+
+def labelme(root: Path, shapes: Callable[[np.ndarray], list[dict[str, Any]]]) -> Path:
+    """Write images with files of LabelMe; the shapes of the mask."""
+    scenes(root)
+    for file in sorted((root / "masks").iterdir()):
+        mask = np.array(Image.open(file))
+        (root / "images" / file.name).rename(root / file.name)
+        content = {"shapes": shapes(mask), "imageHeight": 32, "imageWidth": 48}
+        (root / file.name).with_suffix(".json").write_text(json.dumps(content))
+    for name in ("masks", "images", "depth"):
+        shutil.rmtree(root / name)
+    return root
+
+
+def test_masks_of_labelme_are_read_and_empty_shapes_noted(tmp_path: Path) -> None:
+    def shapes(mask: np.ndarray) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = [
+            {"label": "car", "points": points, "shape_type": "polygon"}
+            for points in ([], [[1, 1]], [[1, 1], [9, 9]])
+        ]
+        for label, number in (("road", 1), ("car", 2)):
+            rows, columns = np.nonzero(mask == number)
+            if len(rows):
+                box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+                buffer = io.BytesIO()
+                Image.fromarray(mask == number).crop(box).save(buffer, format="PNG")
+                text = base64.b64encode(buffer.getvalue()).decode()
+                points = [[float(x) for x in box[:2]], [float(x) - 1 for x in box[2:]]]
+                shape = {"label": label, "points": points, "shape_type": "mask", "mask": text}
+                found.append(shape)
+        return found
+
+    right = masks_of(build(scenes(tmp_path / "right", names="background\nroad\ncar\n")))
+    target = build(labelme(tmp_path / "data", shapes))
+    assert "[shapes-without-area] (24)" in target.notice
+    found = masks_of(target)
+    assert all(np.array_equal(found[name], mask) for name, mask in right.items())
+
+
+@pytest.mark.parametrize("mask", ["", "no base64", base64.b64encode(b"no picture").decode()])
+def test_masks_of_labelme_that_are_none_are_named(tmp_path: Path, mask: str) -> None:
+    shape = {"label": "car", "points": [[1, 1], [9, 9]], "shape_type": "mask", "mask": mask}
+    root = labelme(tmp_path / "data", lambda _: [shape])
+    with pytest.raises(DataError, match=str(root) if not mask else r"00\.json"):
+        build(root)
+
+
+@pytest.mark.parametrize("names", [("SegmentationClass", "SegmentationObject"), ("masks",)])
+def test_labels_without_images_are_named(tmp_path: Path, names: Sequence[str]) -> None:
+    for name in names:
+        shutil.copytree(scenes(tmp_path / name) / "masks", tmp_path / "data" / name)
+    with pytest.raises(DataError, match=r"labels-alone"):
+        build(tmp_path / "data")

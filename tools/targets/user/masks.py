@@ -31,6 +31,7 @@ _SHOWN = 5
 _VOID_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")
 _AROUND = ' ,;:\t"'
 _COLOUR = re.compile(r"(?<![\w.])(\d{1,3})[,;\s]+(\d{1,3})[,;\s]+(\d{1,3})(?![\d.])")
+_NUMBERED = re.compile(r"(\d+)(?:\s*[:,;=]\s*|\.?\s+)(.*\w.*)")
 
 _CITYSCAPES = {
     7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole",
@@ -123,31 +124,59 @@ def _parse(path: Path) -> Any:
         rows = [line.split("\t") for line in content.splitlines()[1:] if line.strip()]
         return {0: "void"} | {int(row[0]): row[-1].split(",")[0].strip() for row in rows}
     if path.suffix == ".txt":
-        return [line.strip() for line in content.splitlines() if line.strip()]
+        lines = [line.strip() for line in content.splitlines() if line.strip()]
+        numbered = [_NUMBERED.fullmatch(line) for line in lines]
+        by_id = {int(match[1]): match[2] for match in numbered if match}
+        # A number before every name is its id, as in 0 sky.
+        return by_id if len(by_id) == len(lines) else lines
     return json.loads(content) if path.suffix == ".json" else parse_yaml(content)
 
 
 def _colour_names(content: str) -> dict[int, str]:
     """Return names by colour; anything else on a line, as in files of CVAT, is ignored."""
     names: dict[int, str] = {}
-    for line in content.splitlines():
-        if not line.startswith("#") and (parts := _split_colour(line)):
+    lines = [line for line in content.splitlines() if line.strip() and not line.startswith("#")]
+    columns = _colour_columns(lines[0]) if lines else None
+    for line in lines:
+        if parts := _split_colour(line, columns):
             red, green, blue = parts[1]
             if max(parts[1]) < 256:
                 names[COLOUR + (red << 16) + (green << 8) + blue] = parts[0]
     return names
 
 
-def _split_colour(line: str) -> tuple[str, list[int]] | None:
+def _colour_columns(header: str) -> tuple[str, list[int]] | None:
+    """Return the separator of a header and the places of name, red, green, blue, None without."""
+    for separator in ",;\t":
+        cells = [cell.strip(' "').lower() for cell in header.split(separator)]
+        places = [
+            next((i for i, cell in enumerate(cells) if cell in known), None)
+            for known in (("name", "class", "label"), ("r", "red"), ("g", "green"), ("b", "blue"))
+        ]
+        if None not in places:
+            return separator, [place for place in places if place is not None]
+    return None
+
+
+def _split_colour(line: str, columns: tuple[str, list[int]] | None) -> tuple[str, list[int]] | None:
     """Return the name and the colour of a line, None without a colour.
 
-    A name may end in digits: of cells, the first three numbers in a row are the colour.
+    Without a header a name may end in digits: of cells, the first three numbers in a row are the
+    colour. A number before the name is its id.
     """
+    if columns:
+        cells = [cell.strip(_AROUND) for cell in line.split(columns[0])]
+        found = [cells[place] for place in columns[1] if place < len(cells)]
+        is_colour = len(found) == len(columns[1]) and all(cell.isdecimal() for cell in found[1:])
+        return (found[0], [int(cell) for cell in found[1:]]) if is_colour else None
     for separator in ",;\t":
         cells = [cell.strip(' "') for cell in line.split(separator)]
         for i in range(len(cells) - 2):
             if all(re.fullmatch(r"\d{1,3}", cell) for cell in cells[i : i + 3]):
-                name = separator.join(cells[:i]) or separator.join(cells[i + 3 :])
+                words = [cell for cell in cells[:i] if not cell.isdecimal()] or cells[:i]
+                if not words and len(cells) > i + 3 and cells[i + 3].isdecimal():
+                    raise ValueError(f"four numbers before a name, {line.strip()!r}: add a header")
+                name = separator.join(words) or separator.join(cells[i + 3 :])
                 return name.strip(_AROUND), [int(cell) for cell in cells[i : i + 3]]
     if match := _COLOUR.search(line):
         before, after = (

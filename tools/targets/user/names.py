@@ -148,6 +148,11 @@ def bare_name(name: str, affix: re.Pattern[str] = _AFFIX) -> str:
     return name
 
 
+def is_label_folder(name: str) -> bool:
+    """Return whether a folder has a name of labels of pixels."""
+    return name.lower() in _LABEL_NAMES or name.lower().startswith("segmentation")
+
+
 def is_label_name(name: str) -> bool:
     """Return whether a name begins or ends with a word of labels, as x_mask."""
     return bool(_LABEL_AFFIX.search(name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from base64 import b64decode
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError
 
 from prompts.user_vocabulary import first_alike, plain, value_of
-from tools.data.regions import draw_region
+from tools.data.regions import draw_region, run_lengths
 from tools.data.samples import VOID
 from tools.targets.splits import split_from_name
 from tools.targets.user import pictures
@@ -99,6 +100,7 @@ class _Category(BaseModel):
 class _Shape(BaseModel):
     label: Annotated[_Id, AfterValidator(_check_name)]
     shape_type: str | None = None
+    mask: str | None = None
     points: list[tuple[float, float]]
 
 
@@ -378,7 +380,10 @@ def _labelme_files(
             name = str(named[0].relative_to(root))
             size = {"width": one.imageWidth, "height": one.imageHeight}
             records.images.append(_Image(id=str(file), file_name=name, **size))
-            objects = [entry for s in one.shapes if (entry := _object_of(str(file), s))]
+            try:
+                objects = [o for s in one.shapes if (o := _object_of(str(file), s, one))]
+            except (ValueError, UnreadableImageError) as error:
+                raise refusal("annotation-json", path=file, error=error) from error
             records.annotations.extend(objects)
             if len(objects) < len(one.shapes):
                 report.warn("shapes-without-area", name)
@@ -388,16 +393,25 @@ def _labelme_files(
     return [Annotations(folder / "*.json", records) for folder, records in folders.items()]
 
 
-def _object_of(file: str, shape: _Shape) -> _Object | None:
-    """Return a shape as an object of COCO, None for one without an area."""
+def _object_of(file: str, shape: _Shape, within: _LabelMe) -> _Object | None:
+    """Return a shape of a file as an object of COCO, None for one without an area.
+
+    Raises:
+        ValueError: A mask that cannot be read; or UnreadableImageError.
+    """
     points = shape.points
     kind = shape.shape_type or "polygon"
+    if kind == "mask" and shape.mask and points:
+        counts = _counts_of_mask(shape.mask, points[0], within)
+        area = sum(counts[1::2])
+        region = {"counts": counts} if area else None
+        return _Object(image_id=file, category_id=shape.label, segmentation=region, area=area)
     if kind == "circle" and len(points) == 2:
         (x, y), edge = points
         radius = math.dist((x, y), edge)
         angles = [2 * math.pi * i / _CIRCLE_CORNERS for i in range(_CIRCLE_CORNERS)]
         points = [(x + radius * math.cos(a), y + radius * math.sin(a)) for a in angles]
-    elif kind not in ("polygon", "rectangle") or not points:
+    elif kind not in ("polygon", "rectangle") or len(points) < 2 + (kind == "polygon"):
         return None
     xs, ys = zip(*points, strict=True)
     return _Object(
@@ -406,3 +420,16 @@ def _object_of(file: str, shape: _Shape) -> _Object | None:
         bbox=(min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)),
         segmentation=[] if kind == "rectangle" else [[c for point in points for c in point]],
     )
+
+
+def _counts_of_mask(content: str, corner: tuple[float, float], within: _LabelMe) -> Sequence[int]:
+    """Return a mask of LabelMe, a PNG in base64 at its upper left corner, as run lengths."""
+    width, height = int(within.imageWidth or 0), int(within.imageHeight or 0)
+    if not 0 < width * height <= pictures.LIMIT_PIXELS or min(width, height) < 1:
+        raise ValueError("a mask without the size of its image")
+    inside = pictures.read_mask(b64decode(content, validate=True)) != 0
+    left, top = (round(number) for number in corner)
+    covered = np.zeros((height, width), bool)
+    place = covered[max(top, 0) : top + len(inside), max(left, 0) : left + inside.shape[1]]
+    place[:] = inside[: len(place), : place.shape[1]]
+    return run_lengths(covered)

@@ -97,11 +97,14 @@ def refuse_mask_folders(root: Path, files: Sequence[Path]) -> None:
             for folder, found in by_folder.items()
             if all(shared[stem] > 1 for stem in stems[folder])
         }
-    if not 2 <= len(by_folder) <= _FEW_FOLDERS:
+    if not 1 <= len(by_folder) <= _FEW_FOLDERS:
         return
     colours = {folder: _median_colours(found) for folder, found in by_folder.items()}
     labels, fewest = min(colours.items(), key=lambda item: item[1])
     images, most = max(colours.items(), key=lambda item: item[1])
+    if 0 < most <= _MASK_COLOURS and all(names.is_label_folder(f.name) for f in by_folder):
+        listed = ", ".join(f"{folder.name}/" for folder in by_folder)
+        raise refusal("labels-alone", root=root, folders=listed)
     if 0 < fewest <= _MASK_COLOURS and most >= _PHOTOGRAPH_COLOURS:
         raise refusal("mask-folder", root=root, images=images.name, labels=labels.name)
 
