@@ -23,8 +23,8 @@ from prompts.vocabulary import Vocabulary
 
 Shares = Callable[[Observation, Sequence[SliceScore]], Mapping[str, float] | None]
 
-# Photographs of the generator split that show what a slice looks like beside its name. Not more:
-# the rarest slices are the ones that need images most, and the audit says whether they can be drawn.
+# Photographs of the generator split that show what a slice looks like. Not more: the rarest slices
+# need images most, and the audit says whether they can be drawn.
 MIN_SUPPORT = 3
 # A shrunk change of +0.1 in a slice counts as a full success, -0.1 as a full failure.
 FULL_CHANGE = 0.1
