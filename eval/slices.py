@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import false_discovery_control, hypergeom, norm
+from scipy.stats import false_discovery_control, hypergeom, norm, pearson3
 from scipy.stats import t as student
 
 from eval.metrics import Z95, accuracy, auroc, balanced_accuracy, wilson
@@ -27,6 +27,9 @@ Indices = NDArray[np.int64]
 Scores = NDArray[Any]
 """Per photograph: right or wrong, or 0..1 with NaN where nothing is known."""
 SliceTable = dict[str, Indices]
+
+# By how much more a slice must err than the rest to be called a failure.
+LEAST_EFFECT = 0.02
 
 
 def slice_table(attributes: Attributes, by: Sequence[tuple[str, ...]], n_min: int) -> SliceTable:
@@ -155,17 +158,18 @@ def find_failures(
     n_min: int,
     alpha: float = 0.05,
     n_examples: int = 16,
+    groups: Sequence[str] | None = None,
 ) -> tuple[Failure, ...]:
     """Return the slices on which a classifier errs more often than on the rest.
 
     Examples are sorted by the probability of their true class, lowest first. See `failing_slices`
-    for the test, and `build_report` for the arguments and errors.
+    for the test and groups, and `build_report` for the arguments and errors.
     """
     _check(labels, probabilities, attributes)
     correct = labels == probabilities.argmax(1)
     true_probability = probabilities[np.arange(len(labels)), labels]
     return failing_slices(
-        correct, attributes, ids, by, n_min, alpha, n_examples, confidence=true_probability
+        correct, attributes, ids, by, n_min, alpha, n_examples, true_probability, groups
     )
 
 
@@ -178,12 +182,14 @@ def failing_slices(
     alpha: float = 0.05,
     n_examples: int = 16,
     confidence: NDArray[np.floating] | None = None,
+    groups: Sequence[str] | None = None,
 ) -> tuple[Failure, ...]:
     """Return the slices whose mean score is lower than that of the rest.
 
-    Each slice with `n_min` photographs is tested against all others, "as good as the rest", by
-    Fisher's exact test of right and wrong, or Welch's t-test of scores (both one-sided), corrected
-    for the number of slices tried (Benjamini-Hochberg).
+    Each slice with `n_min` photographs is tested against all others, "as good as the rest" (see
+    `worse_than_rest`), corrected for the number of slices tried (Benjamini-Hochberg). Where some
+    fail, all are tested again, without the failing ones in the rest of those that share no
+    photograph with them, which they would mask otherwise.
 
     Args:
         scores: (n,); images whose score is NaN are left out.
@@ -191,9 +197,12 @@ def failing_slices(
         ids: n of them; examples are named by them.
         by: see `slice_table`.
         n_min: photographs that a slice needs.
-        alpha: `significant` means a q-value of at most this.
+        alpha: `significant` means a q-value of at most this, and an error that is larger than that
+            of the rest by `LEAST_EFFECT`.
         n_examples: most examples of a failure; they are images with a score below 1.
         confidence: what examples are sorted by, lowest first, (n,); None for the score.
+        groups: n names; photographs of one belong together, as the frames of a video do, and are
+            one observation. None: each stands alone.
 
     Returns:
         Significant failures first, then by q-value, then by error rate. The id depends on the
@@ -210,16 +219,21 @@ def failing_slices(
         for key, members in slice_table(attributes, by, max(1, n_min)).items()
         if len(members) < len(scores)
     }
-    rests = [np.delete(scores, members) for members in table.values()]
-    p_values = [
-        worse_than_rest(scores[members], rest)
-        for members, rest in zip(table.values(), rests, strict=True)
-    ]
+    together = None if groups is None else np.unique(np.array(groups)[rows], return_inverse=True)[1]
+    rests = [np.delete(np.arange(len(scores)), members) for members in table.values()]
+    q_values = _q_values(scores, table, rests, together)[1]
+    failing = [m for m, q in zip(table.values(), q_values, strict=True) if q <= alpha]
+    if failing:
+        rests = [
+            _unmasked(rest, members, failing)
+            for members, rest in zip(table.values(), rests, strict=True)
+        ]
+    p_values, q_values = _q_values(scores, table, rests, together)
     failures = []
     for (key, members), rest, p_value, q_value in zip(
-        table.items(), rests, p_values, benjamini_hochberg(p_values), strict=True
+        table.items(), rests, p_values, q_values, strict=True
     ):
-        errors, rest_error_rate = 1 - scores[members], _mean_error(rest)
+        errors, rest_error_rate = 1 - scores[members], _mean_error(scores[rest])
         if errors.mean() <= rest_error_rate:
             continue
         order = members[np.argsort(order_by[members], kind="stable")]
@@ -235,7 +249,7 @@ def failing_slices(
                 rest_error_rate=float(np.clip(rest_error_rate, 0, 1)),
                 p_value=min(1.0, p_value),
                 q_value=q_value,
-                significant=q_value <= alpha,
+                significant=q_value <= alpha and errors.mean() >= rest_error_rate + LEAST_EFFECT,
                 examples=tuple(ids[i] for i in examples),
             )
         )
@@ -265,11 +279,40 @@ def mean_score(scores: Scores, n_figures: int = 1) -> Estimate:
     return Estimate(value=mean, low=max(0.0, mean - half), high=min(1.0, mean + half), n=n)
 
 
+def _q_values(
+    scores: Scores, table: SliceTable, rests: Sequence[Indices], groups: Indices | None
+) -> tuple[list[float], list[float]]:
+    """Return p and q of every slice of a table against its rest."""
+    p_values = []
+    for members, rest in zip(table.values(), rests, strict=True):
+        parts = [scores[members], scores[rest]]
+        if groups is not None and len(np.unique(groups)) < len(groups):
+            parts = [_group_means(scores[rows], groups[rows]) for rows in (members, rest)]
+        p_values.append(worse_than_rest(parts[0], parts[1]))
+    return p_values, benjamini_hochberg(p_values)
+
+
+def _group_means(scores: Scores, groups: Indices) -> Floats:
+    """Return the mean score of each group."""
+    _, number, size = np.unique(groups, return_inverse=True, return_counts=True)
+    means: Floats = np.bincount(number, scores.astype(np.float64)) / size
+    return means
+
+
+def _unmasked(rest: Indices, members: Indices, failing: Sequence[Indices]) -> Indices:
+    """Return a rest without the failing slices that share no member with a slice; never none."""
+    others = [f for f in failing if not np.isin(members, f).any()]
+    left = np.setdiff1d(rest, np.concatenate(others)) if others else rest
+    return left if len(left) >= 2 else rest
+
+
 def worse_than_rest(scores: Scores, rest: Scores) -> float:
     """Return the one-sided p-value of "as good as the rest".
 
-    Fisher's exact test of bools, Welch's t-test (1947) of scores in 0..1. One score alone tells
-    nothing of their spread: 1.
+    Fisher's exact test of bools; of scores in 0..1 the permutation test of the sum, whose
+    distribution is approximated by Pearson's type III with its exact first three moments (Mielke
+    and Berry 2007, section 2.3). Unlike a t-test it holds its level for skewed scores. One score
+    alone tells nothing of their spread: 1.
     """
     n, n_rest = len(scores), len(rest)
     if scores.dtype == bool:
@@ -278,12 +321,17 @@ def worse_than_rest(scores: Scores, rest: Scores) -> float:
         return float(hypergeom.sf(n_wrong - 1, n + n_rest, n_all_wrong, n))
     if min(n, n_rest) < 2:
         return 1.0
-    difference = float(scores.mean() - rest.mean())
-    a, b = (float(part.var(ddof=1)) / len(part) for part in (scores, rest))
-    if a + b == 0:
-        return float(difference >= 0)
-    freedom = (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (n_rest - 1))
-    return float(student.cdf(difference / math.sqrt(a + b), freedom))
+    every = np.concatenate([scores, rest])
+    away = every - every.mean()
+    variance = float((away**2).mean())
+    if variance <= 1e-24:
+        return 1.0
+    # Moments of the mean of n of N values drawn without replacement.
+    total = n + n_rest
+    error = math.sqrt(variance * n_rest / (n * (total - 1)))
+    skew = float((away**3).mean()) / variance**1.5 * (total - 2 * n) / (total - 2)
+    skew *= math.sqrt((total - 1) / (n * n_rest))
+    return float(pearson3.cdf(float(away[:n].mean()) / error, skew))
 
 
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:

@@ -289,8 +289,8 @@ class Failure(Record):
     n_wrong: int = Field(ge=0)
     error_rate: Estimate
     rest_error_rate: Share = Field(
-        description="of all others; of a cluster or direction of those that no slice explains, of "
-        "a direction within its class"
+        description="of all others outside of failing slices; of a cluster or direction of those "
+        "that no slice explains, of a direction within its class"
     )
     p_value: Share
     q_value: Share = Field(description="Benjamini-Hochberg over all slices tried")

@@ -117,7 +117,9 @@ class FeedbackSettings(Record):
         ("wafer", "contrast"),
     )
     n_min: int = Field(10, ge=1)
-    alpha: float = Field(0.05, gt=0, lt=1)
+    alpha: float = Field(
+        0.05, gt=0, lt=1, description="false discovery rate of a session, shared by its rounds"
+    )
     trial: int = Field(
         0, ge=0, description="images that a failing slice is tried with before it gets more; 0: off"
     )

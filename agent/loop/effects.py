@@ -297,7 +297,12 @@ class LiveEffects:
             number,
             self._session.folder,
             self._parts.target,
-            Slicing(feedback.slices, feedback.n_min, feedback.alpha),
+            # The rounds of a session share its false discovery rate (Bonferroni).
+            Slicing(
+                feedback.slices,
+                feedback.n_min,
+                feedback.alpha / self._session.settings.session.rounds,
+            ),
             rounds_before(self._session.journal, number + 1),
             discovery,
             self._parts.device,

@@ -37,6 +37,8 @@ class Samples:
             unknown; "depth", float32, (n, h, w): metres, NaN where unknown; "normals", float32,
             (n, 3, h, w): unit vectors facing the camera (x right, y down, z forward), NaN where
             unknown.
+        groups: Names of what photographs belong together, as the frames of a video do; equal for
+            those of one group. Empty: nothing is known.
     """
 
     images: Images
@@ -45,6 +47,7 @@ class Samples:
     ids: Sequence[str]
     weights: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     labels: Dense = field(default_factory=dict)
+    groups: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         n = len(self.images)
@@ -58,6 +61,8 @@ class Samples:
         for name in ("classes", "attributes", "ids", "weights"):
             if len(getattr(self, name)) != n:
                 raise DataError(f"{n} images but {len(getattr(self, name))} {name}")
+        if len(self.groups) not in (0, n):
+            raise DataError(f"{n} images but {len(self.groups)} groups")
         for kind, values in self.labels.items():
             self._check_labels(kind, values)
 
@@ -91,6 +96,7 @@ class Samples:
             ids=[self.ids[i] for i in chosen],
             weights=self.weights[chosen],
             labels={kind: values[chosen] for kind, values in self.labels.items()},
+            groups=[self.groups[i] for i in chosen] if self.groups else (),
         )
 
 

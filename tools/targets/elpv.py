@@ -61,8 +61,9 @@ class Elpv:
         self._wafers = [str(w) for w in data["wafers"]]
         self._severities = [SEVERITIES[int(s)] for s in data["severities"]]
         self._measured: list[dict[str, str]] = json.loads(str(data["measured"]))
+        self._groups = data["groups"]
         self._splits = split_groups(
-            data["groups"],
+            self._groups,
             [f"{w} {s}" for w, s in zip(self._wafers, self._severities, strict=True)],
             SHARES,
             seed,
@@ -81,6 +82,7 @@ class Elpv:
             classes=np.array(classes, dtype=np.int64),
             attributes=attributes,
             ids=[f"cell{i + 1:04d}" for i in index],
+            groups=[str(self._groups[i]) for i in index],
         )
 
     def flip(self, attributes: dict[str, str], horizontal: bool, vertical: bool) -> dict[str, str]:

@@ -179,7 +179,10 @@ class Classification:
         """Return the slices on which the classifier errs more often than on the rest."""
         attributes, ids = samples.attributes, samples.ids
         by, n_min, alpha = slicing.by, slicing.n_min, slicing.alpha
-        return find_failures(samples.classes, predictions, attributes, ids, by, n_min, alpha)
+        groups = samples.groups or None
+        return find_failures(
+            samples.classes, predictions, attributes, ids, by, n_min, alpha, groups=groups
+        )
 
     def pictures(
         self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]

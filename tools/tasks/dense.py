@@ -161,7 +161,10 @@ class DenseTask(ABC):
         """Return the slices whose mean score is lower than that of the rest."""
         scores = self.scores(predictions, samples)
         by, n_min, alpha = slicing.by, slicing.n_min, slicing.alpha
-        return failing_slices(scores, samples.attributes, samples.ids, by, n_min, alpha)
+        groups = samples.groups or None
+        return failing_slices(
+            scores, samples.attributes, samples.ids, by, n_min, alpha, groups=groups
+        )
 
     @abstractmethod
     def pictures(

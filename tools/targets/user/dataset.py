@@ -27,7 +27,7 @@ from tools.targets.user.masks import ClassNames, pixel_classes
 from tools.targets.user.pictures import stores_metres
 from tools.targets.validation import ValidationReport, refusal, text
 
-_CACHE_VERSION = 5
+_CACHE_VERSION = 6
 _MIN_IMAGES = 20
 _MIN_OF_CLASS = 8
 _FEW_OF_CLASS = 5
@@ -61,6 +61,7 @@ class UserDataset:
             classes=self._arrays["classes"][rows],
             attributes=[self._meta["attributes"][i] for i in rows],
             ids=[self._meta["ids"][i] for i in rows],
+            groups=[self._meta["groups"][i] for i in rows] if self._meta["groups"] else (),
             labels={kind: self._arrays[kind][rows] for kind in kinds},
         )
 
@@ -175,11 +176,22 @@ def read_dataset(
         "flips": options.flips,
         "splits": splits,
         "ids": [entry.item.name for entry in loaded],
+        "groups": _groups(loaded),
         "attributes": attributes,
         "bounds": bounds,
         "notice": _notice(name, arrays, splits, class_names, pixel_names, report, notes),
     }
     return UserDataset(name, arrays, meta)
+
+
+def _groups(loaded: Sequence[Loaded]) -> list[str]:
+    """Return the group of each photograph, a name of its own where it has none; empty without any."""
+    if not any(entry.item.group for entry in loaded):
+        return []
+    return [
+        f"group {entry.item.group}" if entry.item.group else f"photograph {entry.item.name}"
+        for entry in loaded
+    ]
 
 
 def _with_known_pixels(
