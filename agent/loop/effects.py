@@ -289,6 +289,8 @@ class LiveEffects:
         from tools.tasks import Slicing
 
         feedback = self._session.settings.feedback
+        # The rounds of a session share its false discovery rate (Bonferroni).
+        alpha = feedback.alpha / self._session.settings.session.rounds
         discovery = None
         if feedback.discovery != "off":
             embed_with = self._parts.embedding if feedback.discovery == "clusters" else None
@@ -297,12 +299,7 @@ class LiveEffects:
             number,
             self._session.folder,
             self._parts.target,
-            # The rounds of a session share its false discovery rate (Bonferroni).
-            Slicing(
-                feedback.slices,
-                feedback.n_min,
-                feedback.alpha / self._session.settings.session.rounds,
-            ),
+            Slicing(feedback.slices, feedback.n_min, alpha),
             rounds_before(self._session.journal, number + 1),
             discovery,
             self._parts.device,

@@ -127,6 +127,14 @@ def test_exact_copies_and_groups_stay_together(tmp_path: Path) -> None:
     for group in range(4):
         own = {s for n, s in where.items() if "img 1-" in n and int(n[-6:-4]) // 4 == group}
         assert len(own) == 1
+    for split in SPLITS:
+        samples = target.split(split)
+        named = dict(zip(samples.ids, samples.groups, strict=True))
+        for group in range(4):
+            own = {g for n, g in named.items() if "img 1-" in n and int(n[-6:-4]) // 4 == group}
+            assert len(own) <= 1
+        alone = [g for n, g in named.items() if "img 1-" not in n]
+        assert len(set(alone)) == len(alone)
 
 
 def test_splits_that_are_given_are_kept(tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def read_dataset(
 
 
 def _groups(loaded: Sequence[Loaded]) -> list[str]:
-    """Return the group of each photograph, a name of its own where it has none; empty without any."""
+    """Return the group of each photograph, its own name where it has none; empty without any."""
     if not any(entry.item.group for entry in loaded):
         return []
     return [
