@@ -43,7 +43,7 @@ from agent.experiments.arms import OF_REAL_DATA, Arm, Arms, read_arm
 from agent.experiments.pool import Pool, broken_cells
 from agent.loop.components import Components
 from eval.compare import Score, contrast, mean_score, score_report, summarise, to_csv
-from eval.report.compare import Comparison, build_compare_html
+from eval.report.compare import Comparison, Openings, build_compare_html
 from eval.slices import slice_table
 from memory.csv_text import write_csv
 from memory.errors import SettingsError
@@ -375,6 +375,7 @@ class Experiment:
             summaries=summarise(scores),
             contrasts=contrast(scores, self.arms.pairs()),
             command=command,
+            openings=openings(settings),
         )
         write_bytes(self.folder / "compare.csv", to_csv(comparison.summaries).encode())
         table = io.StringIO()
@@ -383,6 +384,23 @@ class Experiment:
         page = self.folder / "compare.html"
         write_bytes(page, build_compare_html(comparison).encode())
         return page, comparison
+
+
+def openings(settings: Settings) -> Openings:
+    """Return how often the comparisons of a home have measured arms on the target's sealed test.
+
+    A comparison that was deleted is not counted; one that cannot be read counts for nothing.
+    """
+    wanted = settings.target.model_dump(mode="json")
+    measured = []
+    for path in sorted((settings.home / "compare").glob("*/compare.json")):
+        try:
+            target = json.loads(path.read_bytes())["settings"]["target"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if target == wanted:
+            measured.append(len([*path.parent.glob("seed-*/*/round-*.json")]))
+    return Openings(n_comparisons=sum(n > 0 for n in measured), n_measured=sum(measured))
 
 
 def _slices(reports: Sequence[Report]) -> list[SliceFigure]:

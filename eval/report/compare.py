@@ -15,6 +15,19 @@ from eval.report.templates import page_environment
 
 
 @dataclass(frozen=True)
+class Openings:
+    """How often a sealed test split was opened by comparisons.
+
+    Attributes:
+        n_comparisons: that have measured on it.
+        n_measured: rounds of arms and seeds that were measured on it by all of them.
+    """
+
+    n_comparisons: int
+    n_measured: int
+
+
+@dataclass(frozen=True)
 class Comparison:
     """All that the page shows; the same data give the same bytes.
 
@@ -26,6 +39,7 @@ class Comparison:
         summaries: of the arms.
         command: that made the page.
         contrasts: differences between pairs of arms.
+        openings: of the sealed test by this comparison and others; None: not counted.
     """
 
     preset: str
@@ -35,6 +49,7 @@ class Comparison:
     summaries: Sequence[Summary]
     command: str
     contrasts: Sequence[Contrast] = ()
+    openings: Openings | None = None
 
 
 def build_compare_html(comparison: Comparison) -> str:

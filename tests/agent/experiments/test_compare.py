@@ -17,11 +17,13 @@ from agent.cli.app import app
 from agent.config.settings import Settings, load_settings
 from agent.experiments.arm_sessions import planner_of_arm, shuffled
 from agent.experiments.arms import Arms, read_arm
-from agent.experiments.compare import Entry, Experiment, _slug
+from agent.experiments.compare import Entry, Experiment, _slug, openings
 from agent.experiments.pool import Pool, broken_cells
 from agent.loop.components import Components
 from agent.planners import AttributeCombination, AttributeDistribution, Observation
+from eval.report.compare import Openings
 from memory.errors import SettingsError
+from memory.files import write_json
 from memory.records import Plan, PromptSpec, Round
 from tests.agent.quick import TOY, toy_settings
 from tests.factories import report, slice_score
@@ -175,9 +177,25 @@ def test_a_comparison_ends_with_page_and_table_and_goes_on_after_a_stop(
     page, comparison = experiment.write_results("shaping compare")
     assert [s.arm for s in comparison.summaries] == ARMS.names()
     assert "Differences to uniform" in page.read_text("utf-8")
+    assert comparison.openings == Openings(n_comparisons=1, n_measured=9)
+    assert "9 measurements" in page.read_text("utf-8")
     assert len(page.with_suffix(".csv").read_text("utf-8").splitlines()) == 6
     with pytest.raises(SettingsError, match="made with other settings: --broken"):
         Experiment.open(settings, "test", ARMS)
+
+
+def test_openings_of_a_test_split_are_counted_over_comparisons(tmp_path: Path) -> None:
+    settings = load_settings("solar", [f"home={tmp_path}"])
+    assert openings(settings) == Openings(0, 0)
+    for name, target, n in (("one", settings, 3), ("two", settings, 2), ("other", None, 5)):
+        folder = tmp_path / "compare" / name
+        values = target.model_dump(mode="json") if target else {"target": {"name": "streets"}}
+        write_json(folder / "compare.json", {"settings": values})
+        for number in range(n):
+            write_json(folder / "seed-000" / "uniform" / f"round-{number}.json", {})
+    (tmp_path / "compare" / "empty").mkdir()
+    write_json(tmp_path / "compare" / "empty" / "compare.json", {})
+    assert openings(settings) == Openings(n_comparisons=2, n_measured=5)
 
 
 def test_all_arms_learn_from_the_same_photographs(settings: Settings) -> None:
