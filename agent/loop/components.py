@@ -235,6 +235,18 @@ class Components:
         photographs = concatenate(parts)
         return photographs if n is None else stratified(photographs, n, seed)
 
+    def photographs_to_pull_toward(self) -> tuple[Samples, bool]:
+        """Return photographs of the splits generator and audit, and whether the DSTM learns them.
+
+        Where it learns from some of them alone, the others are returned.
+        """
+        dstm, everything = self.dstm, self.photographs(None, 0)
+        if dstm.train_on == "synthetic":
+            return everything, False
+        learnt = set(self.photographs(dstm.real_images, self.settings.session.seed).ids)
+        others = [row for row, name in enumerate(everything.ids) if name not in learnt]
+        return (everything.take(others), False) if others else (everything, True)
+
     def learnt_from(self, shards: Sequence[Path]) -> tuple[Sequence[Path], Sequence[Path]]:
         """Return the shards of generated images and of photographs that the DSTM learns from.
 

@@ -21,7 +21,7 @@ from agent.loop.observer import Observer
 from agent.loop.state import E, TargetView
 from memory.events import Event
 from memory.items import Hit, MemoryItem, items_from_events
-from memory.records import Batch, Failure, Plan, Report, Training
+from memory.records import Batch, Failure, Plan, Report, Training, read_pull
 
 if TYPE_CHECKING:
     from agent.loop.components import Components
@@ -225,7 +225,7 @@ class LiveEffects:
                 parts.generator,
                 parts.judge,
                 parts.target.class_names,
-                self._critic(plan.round) if any(prompt.pull for prompt in plan.prompts) else None,
+                self._critic(plan) if any(prompt.pull for prompt in plan.prompts) else None,
                 parts.executor,
             ),
             settings.session.shard_size,
@@ -305,18 +305,20 @@ class LiveEffects:
             self._parts.device,
         )
 
-    def _critic(self, number: int) -> Critic:
-        """Load the DSTM of the round before `number`, by which images are pulled."""
+    def _critic(self, plan: Plan) -> Critic:
+        """Load the DSTM of the round before a plan's, by which its images are pulled."""
         from tools.diffusion.guidance import critic_of
-        from tools.evaluate_real import read_predictions
         from tools.models.criteria import load_dstm
 
-        trained = [r.training for r in rounds_before(self._session.journal, number) if r.report]
+        past = rounds_before(self._session.journal, plan.round)
+        trained = [r.training for r in past if r.report]
         assert trained and trained[-1] is not None  # or the plan would say no pull
         folder, training = self._session.folder, trained[-1]
         dstm = load_dstm(folder / training.model, self._parts.device)
-        predicted = read_predictions(folder, training.round).values
-        return critic_of(dstm, training.sha256, predicted, self._parts.target.split("feedback"))
+        if not any(prompt.pull and read_pull(prompt.pull)[0] == "real" for prompt in plan.prompts):
+            return critic_of(dstm, training.sha256)
+        photographs, learnt = self._parts.photographs_to_pull_toward()
+        return critic_of(dstm, training.sha256, photographs, learnt=learnt)
 
     def _all_shards(self, number: int) -> list[Path]:
         """Return the shards of all rounds up to one; a round's are looked up once."""

@@ -4,7 +4,10 @@
 step of the sampler the noisy image x moves by W |x| g / |g|, where g is the gradient of the DSTM's
 entropy, or of its loss, by the estimate of x without noise. `real W` follows ActGen (Huang et al.
 2024): x moves toward a photograph on which the DSTM fails, with the noise that x has itself, by W
-times a weight that falls to 0 in the middle of the steps.
+times a weight that falls to 0 in the middle of the steps. These photographs are training data,
+never those of the split feedback, which measures and must stay unseen. Where the DSTM has been
+trained on them, it hardly errs on any: then those count as failed whose loss is highest, within
+each class.
 
 Everything is computed per image, so an image does not depend on the others of its batch.
 """
@@ -14,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,13 +26,14 @@ from memory.records import PromptSpec, read_pull
 from tools.data.samples import Dense, Samples
 from tools.models import criteria
 from tools.settings import TrainSettings
-from tools.tasks import Batch, Model, Task
+from tools.tasks import Batch, Model, Task, pixel_batches
 
 # ActGen's schedule is written for this many steps, half of its weight being left at MIDDLE.
 ACTGEN_STEPS = 40
 ACTGEN_MIDDLE = 12.5
 # Of photographs whose score is a share, those below the quantile count as failed.
 _FAILED_QUANTILE = 0.25
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -118,18 +121,23 @@ class FeedbackGuidance:
 
 
 def critic_of(
-    dstm: criteria.Dstm, sha256: str, predictions: NDArray[Any], feedback: Samples
+    dstm: criteria.Dstm, sha256: str, photographs: Samples | None = None, *, learnt: bool = False
 ) -> Critic:
     """Return a DSTM, whose weights are frozen, as a critic.
 
     Args:
         dstm: A trained DSTM.
         sha256: Of its weights.
-        predictions: Of the feedback split.
-        feedback: The split.
+        photographs: Training data that images may be pulled toward; None: no pull is `real`.
+        learnt: Whether the DSTM has been trained on them.
     """
     dstm.model.requires_grad_(requires_grad=False)
-    failed = failed_photographs(dstm.task.scores(predictions, feedback), feedback)
+    failed = None
+    if photographs is not None and learnt:
+        failed = highest_losses(dstm, photographs)
+    elif photographs is not None:
+        predictions = dstm.task.predict(dstm.model, photographs.images)
+        failed = failed_photographs(dstm.task.scores(predictions, photographs), photographs)
     return Critic(dstm.model, dstm.task, dstm.settings, sha256, failed)
 
 
@@ -152,6 +160,26 @@ def actgen_weight(step: int, n_steps: int) -> float:
     """Return the weight of the photograph before a step, 1..0; steps count from 0."""
     position = step * ACTGEN_STEPS / n_steps
     return 1 - 1 / (1 + math.exp(ACTGEN_MIDDLE - position))
+
+
+@torch.inference_mode()
+def highest_losses(dstm: criteria.Dstm, photographs: Samples) -> Samples:
+    """Return the quarter of each class's photographs with the highest loss, highest first."""
+    device = next(dstm.model.parameters()).device
+    losses, start = np.zeros(len(photographs)), 0
+    for images in pixel_batches(photographs.images, _BATCH, device):
+        rows = np.arange(start, start + len(images))
+        labels = dstm.task.labels(photographs.take(rows)).to(device)
+        outputs = dstm.model(images).float()
+        batch = Batch(images, labels)
+        losses[rows] = criteria.loss(dstm.task, outputs, batch, dstm.settings).cpu().numpy()
+        start += len(images)
+    chosen: list[int] = []
+    for number in np.unique(photographs.classes):
+        rows = np.flatnonzero(photographs.classes == number)
+        rows = rows[np.argsort(-losses[rows], kind="stable")]
+        chosen += rows[: max(1, round(_FAILED_QUANTILE * len(rows)))].tolist()
+    return photographs.take(sorted(chosen, key=lambda row: -losses[row]))
 
 
 def failed_photographs(scores: NDArray[np.float64], photographs: Samples) -> Samples | None:

@@ -87,6 +87,21 @@ def test_the_seed_chooses_the_photographs(tmp_path: Path) -> None:
     assert not any(name.startswith(("feedback", "test")) for name in ids(0) | ids(1))
 
 
+def test_images_are_pulled_toward_training_photographs_alone(tmp_path: Path) -> None:
+    def goals(*overrides: str) -> tuple[Components, set[str], bool]:
+        components = Components(toy_settings(tmp_path, *overrides))
+        photographs, learnt = components.photographs_to_pull_toward()
+        return components, {*photographs.ids}, learnt
+
+    for overrides in (("dstm.train_on=synthetic",), (BOTH,), (BOTH, "dstm.real_images=20")):
+        components, ids, learnt = goals(*overrides)
+        assert not ids & {*components.target.split("feedback").ids}
+        assert not ids & {*components.target.split("test").ids}
+        assert learnt == (overrides == (BOTH,))
+    known = {name for path in components.real_shards for name in contents(path).ids}
+    assert ids and not ids & known
+
+
 def test_a_target_without_photographs_is_said_once(tmp_path: Path) -> None:
     observer = Warned()
     components = Components(toy_settings(tmp_path, BOTH, BARE), observer)

@@ -14,7 +14,7 @@ from memory.records import PromptSpec
 from tools import tasks
 from tools.data.drawn import ImageRequest
 from tools.data.samples import Samples
-from tools.diffusion.guidance import Critic, actgen_weight, along_gradient
+from tools.diffusion.guidance import Critic, actgen_weight, along_gradient, critic_of
 from tools.diffusion.label_codes import LabelCodes
 from tools.diffusion.pipeline import MTDMPipeline
 from tools.diffusion.weights import new_pipeline, weights_folder
@@ -204,3 +204,25 @@ def test_pull_is_written_in_one_form_and_only_where_there_is_one() -> None:
     pulled = plain.model_copy(update={"pull": "entropy 0.05"})
     assert "pull" not in plain.to_json()
     assert PromptSpec.model_validate(pulled.to_json() | {"pull": " entropy 0.050"}) == pulled
+
+
+def test_photographs_to_pull_toward_are_wrong_ones_or_of_high_loss() -> None:
+    """Of photographs with wrong labels a DSTM fails on these, whether it has learnt them or not."""
+    rng = np.random.default_rng(0)
+    classes = np.arange(80) % 2
+    levels = np.where(classes, 180, 60)[:, None, None, None]
+    images = (levels + rng.normal(0, 10, (80, 1, 16, 16))).astype(np.uint8)
+    good = Samples(images, classes, [{}] * 80, [str(i) for i in range(80)])
+    settings = TrainSettings(steps=25, batch_size=32, learning_rate=0.01)
+    task = tasks.build("classification")
+    dstm = criteria.Dstm(train_model(good, task, 2, settings)[0], task, settings)
+    wrong = classes.copy()
+    wrong[:6] = 1 - wrong[:6]
+    mixed = replace(good, classes=wrong)
+    unseen = critic_of(dstm, "sha", mixed).failed
+    assert unseen is not None and sorted(unseen.ids) == [*"012345"]
+    learnt = critic_of(dstm, "sha", mixed, learnt=True).failed
+    assert learnt is not None and sorted(learnt.ids[:6]) == [*"012345"]
+    assert np.bincount(learnt.classes).tolist() == [10, 10]
+    assert critic_of(dstm, "sha", good).failed is None
+    assert critic_of(dstm, "sha").failed is None
