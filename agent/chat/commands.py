@@ -39,6 +39,7 @@ COMMANDS: dict[str, Command] = {
         "[rounds N|images N|total N|hours N|score N]", "what is spent and left, or another budget",
         True,
     ),
+    "baseline": Command("", "whether images help: round 0 and the latest round; the mix", True),
     "changes": Command("[ROUND]", "what has changed since a round: score, slices, images"),
     "pause": Command("", "hold at the next safe point", True),
     "continue": Command("[N]", "go on, for N more rounds", True),

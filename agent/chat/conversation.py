@@ -75,6 +75,7 @@ class Conversation:
             "forget": preferences.forget,
             "back": lambda text: preferences.back(),
             "budget": self._budget,
+            "baseline": queries.baseline,
             "changes": queries.changes,
             "pause": self._pause,
             "continue": self._continue,

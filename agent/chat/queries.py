@@ -29,12 +29,19 @@ from eval.report.blocks import (
     score_tables,
     values,
 )
-from eval.report.text import estimate_text, percent, signed
+from eval.report.delivery import baseline_lines
+from eval.report.text import estimate_text, percent, plural, signed
 from memory.errors import ToolError, unknown
 from memory.events import ModelCallEvent, RoundDoneEvent
-from memory.records import Plan, PromptSpec
+from memory.records import Plan, PromptSpec, Round
 from prompts.printable import one_line
+from tools.settings import DstmSettings
 
+_LEARNT_FROM = {
+    "real+synthetic": "photographs and generated images",
+    "synthetic": "generated images alone",
+    "real": "photographs alone",
+}
 _PROMPT_ID = re.compile(r"(r\d{3}p\d{2,3})(?:-(\d{4}))?")
 
 
@@ -167,6 +174,11 @@ class Queries:
             blocks.append(Line(f"The worst slice before it was {report.worst_slice}."))
         return blocks
 
+    def baseline(self, text: str = "") -> list[Block]:
+        """Show whether images help: round 0 and the latest round, and what the DSTM learns from."""
+        past = self._overview.rounds()
+        return baseline_lines(past) + mix_lines(self._live.session.settings.dstm, past)
+
     def changes(self, text: str = "") -> list[Block]:
         """Show what has changed since a round, the first by default, and effects of preferences."""
         past = [r for r in self._overview.rounds() if r.report and r.report.metrics]
@@ -278,6 +290,24 @@ def preference_tables(store: PreferenceStore) -> list[Block]:
         rows.append([addition.id, f"add {prompt.count} of {text}", "next plan", ""])
     title = "Preferences (/forget ID removes one)"
     return [Table(["id", "preference", "since", "effect"], rows, title)] if rows else []
+
+
+def mix_lines(dstm: DstmSettings, past: Sequence[Round]) -> list[Block]:
+    """Return what a DSTM learns from: as set, and in the latest round."""
+    text = f"The DSTM learns from {_LEARNT_FROM[dstm.train_on]} (dstm.train_on={dstm.train_on})"
+    if dstm.train_on == "real+synthetic":
+        text += (
+            f"; {percent(dstm.synthetic_share)} of the draws of a class are generated images, "
+            "where it has both kinds (dstm.synthetic_share)"
+        )
+    blocks: list[Block] = [Line(f"{text}.")]
+    trained = [r for r in past if r.training]
+    if trained and (training := trained[-1].training):
+        counts = [plural(training.n_real, "photograph")] if training.n_real else []
+        counts += [plural(training.n_images, "generated image")] if training.n_images else []
+        if counts:
+            blocks.append(Line(f"Round {trained[-1].label}: {', '.join(counts)}."))
+    return blocks
 
 
 def _expected(expectation: Expectation) -> str:

@@ -46,6 +46,7 @@ from tests.agent.quick import toy_settings
 
 NAME = "crash"
 SMALL = (
+    "dstm.train_on=real+synthetic",
     "dstm.steps=8",
     "audit.train.steps=4",
     "audit.train.batch_size=8",

@@ -14,6 +14,8 @@ from rich.console import Console
 from agent.autonomous.report import write_report
 from agent.autonomous.runner import run, run_rounds
 from agent.autonomous.status import read_delivery, read_status
+from agent.chat.conversation import Conversation
+from agent.chat.live import LiveSession
 from agent.config.settings import Settings
 from agent.experiments.rerun import rerun
 from agent.loop.components import Components
@@ -25,6 +27,7 @@ from agent.replay.verify import verify
 from agent.session.folder import folder_of, list_sessions, memory_of, open_session
 from agent.session.fork import fork
 from agent.session.undo import undo
+from eval.report.blocks import plain
 from eval.report.delivery import delivery_line
 from memory.errors import SettingsError
 from memory.events import Event, RoundDoneEvent
@@ -145,6 +148,26 @@ def test_what_images_changed_is_said_where_the_session_ends(home: Path, folder: 
         assert "Your photographs alone" in text
     assert f"round {delivery.round}" in card
     assert page.index("Your photographs alone") < page.index("Headline figures")
+
+
+def test_a_chat_answers_whether_images_help(home: Path, folder: Path) -> None:
+    with open_session(settings_of(home, "whole"), "whole") as session:
+        live = LiveSession(session)
+        try:
+            answer = plain(Conversation(live).say("Is it better than my photographs alone?"))
+            changed = plain(Conversation(live).say("what has changed?"))
+        finally:
+            live.close()
+    past = rounds(read_events(folder / "journal.jsonl"))
+    assert past[2].training
+    for text in (
+        "round 0 (real only)",
+        "round 2, 32 images made",
+        "33% of the draws of a class are generated images",
+        f"{past[2].training.n_real} photographs, 32 generated images",
+    ):
+        assert text in answer
+    assert "round 0 (real only) | round 2" in changed
 
 
 def test_forks_and_undone_sessions_keep_it(home: Path, folder: Path) -> None:
