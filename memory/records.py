@@ -197,6 +197,13 @@ class Selection(Record):
     sha256: str
 
 
+class ShareScore(Record):
+    """A share of generated images that was tried, and the main figure on feedback with it."""
+
+    share: Share
+    score: float
+
+
 class Training(Record):
     """One training of the DSTM on all rounds so far; round 0: on photographs alone."""
 
@@ -212,6 +219,14 @@ class Training(Record):
         gt=0,
         exclude_if=lambda size: size is None,
         description="equally frequent images that vary as much as those drawn (Kish 1965)",
+    )
+    synthetic_share: Share | None = Field(
+        None,
+        exclude_if=lambda share: share is None,
+        description="that was chosen; None: as the settings say",
+    )
+    shares: tuple[ShareScore, ...] = Field(
+        (), exclude_if=lambda shares: not shares, description="tried in this round"
     )
     n_steps: int = Field(ge=0, description="0: of a model that was given")
     final_loss: float

@@ -65,6 +65,10 @@ class TrainSettings(Record):
     seed: int = Field(0, ge=0)
 
 
+# Best on Fashion-MNIST with a long tail.
+DEFAULT_SHARE = 1 / 3
+
+
 class DstmSettings(TrainSettings):
     """Settings of a session's DSTM, which may learn from real and generated images together."""
 
@@ -72,10 +76,10 @@ class DstmSettings(TrainSettings):
         "real+synthetic",
         description="photographs of the splits generator and audit, generated images, or both",
     )
-    synthetic_share: Share = Field(
-        1 / 3,
+    synthetic_share: Share | Literal["auto"] = Field(
+        DEFAULT_SHARE,
         description="of the draws of a class that are generated images, where it has both kinds; "
-        "below min_class_weight less",
+        "below min_class_weight less; auto: the best on feedback of three that round 1 tries",
     )
     synthetic_weight: float = Field(
         1.0, gt=0, description="of a generated image's loss; that of a photograph is 1"

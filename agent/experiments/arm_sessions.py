@@ -270,7 +270,7 @@ def _measure(
         for seed in seeds_of_trainings(session.settings.session.seed, 1 + n_further)[1:]:
             path = shared / _key(shards, real) / f"sealed-{seed}.json"
             if not path.exists():
-                dstm = components.dstm.model_copy(update={"seed": seed})
+                dstm = components.dstm_of(past.training, seed)
                 n_classes = len(components.label_names)
                 model, _, _ = components.trainer.train(shards, n_classes, dstm, real=real)
                 fitted = Dstm(model, components.task, dstm)

@@ -104,7 +104,7 @@ def _results(
 
 def _train(recorded: Training, shards: Sequence[Path], components: Components) -> Rerun:
     settings = components.settings
-    dstm = components.dstm.model_copy(update={"seed": settings.session.seed})
+    dstm = components.dstm_of(recorded, settings.session.seed)
     shards, real = components.learnt_from(shards)
     n_classes = len(components.label_names)
     model, loss, _ = components.trainer.train(shards, n_classes, dstm, real=real)

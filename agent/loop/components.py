@@ -21,6 +21,7 @@ from agent.session.folder import Session, memory_of
 from memory.chroma import MemoryIndex
 from memory.errors import SettingsError
 from memory.events import FaultEvent, PausedEvent
+from memory.records import Training
 from tools import targets, tasks
 from tools.compute.recipe import Recipe
 from tools.compute.within_memory import WithinMemory
@@ -204,6 +205,13 @@ class Components:
     def dstm(self) -> DstmSettings:
         """Settings of the DSTM's training, with the directions in which the target is mirrored."""
         return with_flips(self.settings.dstm, self.target)
+
+    def dstm_of(self, training: Training | None, seed: int) -> DstmSettings:
+        """Return the settings that a recorded training had, with a seed."""
+        changes: dict[str, object] = {"seed": seed}
+        if training and training.synthetic_share is not None:
+            changes["synthetic_share"] = training.synthetic_share
+        return self.dstm.model_copy(update=changes)
 
     @property
     def real_shards(self) -> list[Path]:

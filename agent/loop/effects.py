@@ -26,6 +26,7 @@ from memory.records import Batch, Failure, Plan, Report, Training, read_pull
 if TYPE_CHECKING:
     from agent.loop.components import Components
     from tools.diffusion.guidance import Critic
+    from tools.settings import DstmSettings
 
 # Lessons and prompts that are recalled at the start of a round, and hits for a prompt of a plan.
 N_RECALLED = 6
@@ -254,17 +255,36 @@ class LiveEffects:
                 parts.device,
             )
         shards, real = parts.learnt_from(self._all_shards(number))
-        return train_dstm(
+        dstm = parts.dstm.model_copy(update={"seed": settings.session.seed})
+        chosen: dict[str, Any] = {}
+        if dstm.synthetic_share == "auto" and shards and real:
+            chosen = self._choose_share(number, dstm, shards, real)
+            dstm = dstm.model_copy(update={"synthetic_share": chosen["synthetic_share"]})
+        training = train_dstm(
             number,
             self._session.folder,
             shards,
             parts.label_names,
-            parts.dstm.model_copy(update={"seed": settings.session.seed}),
+            dstm,
             parts.trainer,
             selection,
             Callbacks(parts.progress("train", "steps"), parts.fault),
             real,
         )
+        return training.model_copy(update=chosen)
+
+    def _choose_share(
+        self, number: int, dstm: DstmSettings, shards: Sequence[Path], real: Sequence[Path]
+    ) -> dict[str, Any]:
+        """Return the share of round 1, which tries some, as fields of a `Training`."""
+        from agent.loop.synthetic_share import best_share, try_shares
+
+        first = self._session.journal.round(1)
+        if number > 1 and first and first.training and first.training.synthetic_share is not None:
+            return {"synthetic_share": first.training.synthetic_share}
+        folder = self._session.folder
+        scores = try_shares(self._parts, dstm, [folder / shard for shard in shards], real)
+        return {"synthetic_share": best_share(scores), "shares": tuple(scores)}
 
     def evaluate(self, training: Training) -> Report:
         """Measure a trained DSTM on the real photographs of the feedback split."""

@@ -282,6 +282,12 @@ class Toolbox:
             f"Trained on {training.n_images} images{real}, {training.n_steps} steps, "
             f"final loss {training.final_loss:.3f}."
         )
+        if training.shares:
+            tried = ", ".join(f"{one.share:.2f}: {one.score:.3f}" for one in training.shares)
+            text += (
+                f" Of the shares of generated images that were tried on feedback ({tried}), "
+                f"{training.synthetic_share:.2f} is kept."
+            )
         if chosen := training.selection:
             text += (
                 f" Of this round's {chosen.n_candidates} images {chosen.n_chosen} were chosen by "

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from memory.errors import DataError
 from tools.data.samples import Pool
-from tools.settings import DstmSettings, TrainSettings
+from tools.settings import DEFAULT_SHARE, DstmSettings, TrainSettings
 
 
 def sampling_chances(
@@ -50,7 +50,9 @@ def sampling_chances(
     real = torch.zeros(len(samples), dtype=torch.bool)
     share, least = 1.0, 0.0
     if isinstance(settings, DstmSettings):
-        share, least = settings.synthetic_share, settings.min_class_weight
+        least, wanted = settings.min_class_weight, settings.synthetic_share
+        # A session chooses first; without one there is no round to choose in.
+        share = DEFAULT_SHARE if wanted == "auto" else wanted
         real = real if is_real is None else torch.from_numpy(is_real)
     if real_alone:
         weights *= real

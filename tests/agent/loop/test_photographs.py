@@ -14,9 +14,12 @@ from agent.experiments.rerun import rerun
 from agent.loop.components import Components
 from agent.loop.effects import LiveEffects
 from agent.loop.observer import Observer
+from agent.loop.synthetic_share import CANDIDATES, best_share
+from agent.replay.verify import verify
 from agent.session.folder import folder_of, open_session, stored_settings
 from memory.errors import SettingsError
 from memory.journal import read_events, rounds
+from memory.records import ShareScore
 from tests.agent.quick import toy_settings
 from tools.data.samples import Samples
 from tools.data.stored_images import contents
@@ -57,14 +60,21 @@ class Warned(Observer):
 
 
 def test_a_session_trains_on_both_and_holds_no_photograph(tmp_path: Path) -> None:
-    settings = toy_settings(tmp_path, BOTH, "dstm.real_images=50", "session.name=both")
+    changes = ["dstm.real_images=50", "dstm.synthetic_share=auto", "session.name=both"]
+    settings = toy_settings(tmp_path, BOTH, *changes)
     run(settings, Console(quiet=True))
     folder = folder_of(tmp_path, "both")
     past = rounds(read_events(folder / "journal.jsonl"))
-    trained = [one.training for one in past if one.training and one.number]
-    assert [(t.n_images, t.n_real) for t in trained] == [(16, 50), (32, 50)]
-    assert all(t.effective_size and t.effective_size <= t.n_images + 50 for t in trained)
+    zero, one, two = (current.training for current in past if current.training)
+    sizes = [(t.n_images, t.n_real) for t in (zero, one, two)]
+    assert sizes == [(0, 50), (16, 50), (32, 50)]
+    assert all(t.effective_size and t.effective_size <= t.n_images + 50 for t in (zero, one, two))
+    # The share is chosen on feedback in round 1.
+    assert zero.synthetic_share is None and not zero.shares and not two.shares
+    assert [tried.share for tried in one.shares] == list(CANDIDATES)
+    assert one.synthetic_share == two.synthetic_share == best_share(one.shares)
     assert all(result.same for result in rerun(folder, tmp_path, ["train"]))
+    assert not verify(folder / "journal.jsonl").findings
     ids = {name for path in folder.rglob("*.parquet") for name in contents(path).ids}
     assert ids and not any(name.startswith(("generator", "audit")) for name in ids)
 
@@ -76,6 +86,11 @@ def test_round_0_is_trained_on_photographs_alone(tmp_path: Path) -> None:
             training = LiveEffects(Components.of_session(session, Observer())).train(0)
             assert (training.n_images, training.n_real) == (0, N_PHOTOGRAPHS)
             assert (session.folder / "rounds/000/model.json").exists()
+
+
+def test_of_equal_shares_the_smallest_is_kept() -> None:
+    scores = [ShareScore(share=s, score=v) for s, v in ((0.6, 0.7), (0.3, 0.7), (0.1, 0.6))]
+    assert best_share(scores) == 0.3
 
 
 def test_the_seed_chooses_the_photographs(tmp_path: Path) -> None:

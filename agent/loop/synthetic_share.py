@@ -1,0 +1,71 @@
+"""`dstm.synthetic_share=auto`: three shares of generated images are tried in round 1.
+
+Each is a training of its own on what round 1 has, measured on the feedback photographs; the best is
+kept for the session, and of equal ones the smallest. With one training each, differences below two
+points are mostly chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memory.records import ShareScore, digest
+from tools.data.jobs import job_id, run_once
+from tools.data.stored_images import contents
+from tools.settings import DstmSettings
+from tools.tasks import Slicing
+from tools.train_dstm import Callbacks
+
+if TYPE_CHECKING:
+    from agent.loop.components import Components
+
+CANDIDATES = (0.1, 1 / 3, 0.6)
+
+
+def try_shares(
+    components: Components,
+    settings: DstmSettings,
+    shards: Sequence[Path],
+    real: Sequence[Path],
+) -> list[ShareScore]:
+    """Return the main figure on feedback by share; each is a job, so none is trained twice.
+
+    Args:
+        components: Of the session.
+        settings: Of the training, with its seed.
+        shards: Of generated images, absolute.
+        real: Of photographs.
+    """
+    folder, n_classes = components.session.folder, len(components.label_names)
+    task, names = components.task, components.label_names
+    feedback = components.target.split("feedback")
+    callbacks = Callbacks(components.progress("train", "steps"), components.fault)
+
+    def score(share: float) -> Callable[[], float]:
+        def work() -> float:
+            changed = settings.model_copy(update={"synthetic_share": share})
+            model, _, _ = components.trainer.train(shards, n_classes, changed, callbacks, real)
+            predictions = task.predict(model, feedback.images)
+            report = task.report(predictions, feedback, names, 1, "feedback", Slicing())
+            return report.metrics[report.main_metric].value
+
+        return work
+
+    scores = []
+    for share in CANDIDATES:
+        arguments = {
+            "share": share,
+            "settings": settings.model_dump(mode="json"),
+            "images": digest([contents(path).sha256 for path in (*shards, *real)]),
+        }
+        job = job_id(folder.name, 1, "synthetic_share", arguments)
+        value = run_once(folder / "jobs" / job, arguments, score(share))
+        scores.append(ShareScore(share=share, score=value))
+    return scores
+
+
+def best_share(scores: Sequence[ShareScore]) -> float:
+    """Return the share of the highest score, of equal ones the smallest."""
+    return min(scores, key=lambda one: (-one.score, one.share)).share
