@@ -296,8 +296,11 @@ def mix_lines(dstm: DstmSettings, past: Sequence[Round]) -> list[Block]:
     """Return what a DSTM learns from: as set, and in the latest round."""
     text = f"The DSTM learns from {_LEARNT_FROM[dstm.train_on]} (dstm.train_on={dstm.train_on})"
     if dstm.train_on == "real+synthetic":
+        chosen = [t.synthetic_share for r in past if (t := r.training) and t.synthetic_share]
+        share = chosen[-1] if chosen else dstm.synthetic_share
+        part = "a part that round 1 chooses" if share == "auto" else percent(share)
         text += (
-            f"; {percent(dstm.synthetic_share)} of the draws of a class are generated images, "
+            f"; {part} of the draws of a class are generated images, "
             "where it has both kinds (dstm.synthetic_share)"
         )
     blocks: list[Block] = [Line(f"{text}.")]
