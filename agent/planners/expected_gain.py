@@ -9,9 +9,10 @@ grows with the attributes that two slices share (Jaccard index), so that similar
 one another: a Gaussian process, whose posterior is in closed form (Rasmussen and Williams 2006,
 eqs. 2.23 and 2.24).
 
-A slice gets images in proportion to the lower bound of its gain, one posterior deviation below the
-mean and at most its error; a share of the images, the floor, is always spread evenly, and all of
-them are where no bound is above 0.
+Where all slices gain alike, an even spread is best. A slice gets images in proportion to how much
+more than the mean of all it gains: the one-sided 95% bound of the posterior, and at most its error.
+A share of the images, the floor, is always spread evenly, and all of them are where no bound is
+above 0.
 """
 
 from __future__ import annotations
@@ -36,20 +37,23 @@ Floats = NDArray[np.float64]
 # effects with the deviation that `eval.effects` believes in.
 _SIMILAR = PRIOR_VARIANCE / math.log(2) ** 2
 _COMMON = _SIMILAR / 4
-_DEVIATIONS = 1.0
+# One-sided 95% bounds.
+_DEVIATIONS = 1.64
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What an average round's images gain on a slice, in accuracy, and its posterior deviation."""
+    """What an average round's images gain on a slice, in accuracy.
+
+    Attributes:
+        mean: posterior mean.
+        deviation: posterior standard deviation.
+        more: lower bound of how much more it is than the mean over the slices.
+    """
 
     mean: float
     deviation: float
-
-    @property
-    def low(self) -> float:
-        """A lower bound."""
-        return self.mean - _DEVIATIONS * self.deviation
+    more: float
 
 
 def gains(rounds: Sequence[Round], slices: Sequence[SliceScore]) -> dict[str, Gain]:
@@ -64,30 +68,36 @@ def gains(rounds: Sequence[Round], slices: Sequence[SliceScore]) -> dict[str, Ga
         return math.log1p(n_more / (average + n_before))
 
     next_exposure = {key: exposure_of(made[key][None], average) for key in by_key}
-    prior = _covariance(slices, slices)
-    if not seen:
-        spread = np.sqrt(np.diag(prior))
-        return {
-            key: Gain(0.0, float(next_exposure[key] * spread[i])) for i, key in enumerate(by_key)
-        }
-    exposure = np.array([exposure_of(made[c.after.key][c.round.number], c.n_images) for c in seen])
-    same_round = np.array([[a.round.number == b.round.number for b in seen] for a in seen])
-    common = np.sqrt([c.effect.common for c in seen])
-    noise = same_round * np.outer(common, common)
-    np.fill_diagonal(noise, [c.effect.variance for c in seen])
-    of_seen = [c.after for c in seen]
-    covariance = np.outer(exposure, exposure) * _covariance(of_seen, of_seen) + noise
-    cross = _covariance(slices, of_seen) * exposure
-    solved = np.linalg.solve(covariance, np.column_stack([[c.effect.value for c in seen], cross.T]))
-    means = cross @ solved[:, 0]
-    variances = np.diag(prior) - np.einsum("ij,ji->i", cross, solved[:, 1:])
-    return {
-        key: Gain(
-            float(next_exposure[key] * means[i]),
-            float(next_exposure[key] * np.sqrt(max(0.0, float(variances[i])))),
+    means, covariance = np.zeros(len(slices)), _covariance(slices, slices)
+    if seen:
+        exposure = np.array(
+            [exposure_of(made[c.after.key][c.round.number], c.n_images) for c in seen]
         )
-        for i, key in enumerate(by_key)
+        same_round = np.array([[a.round.number == b.round.number for b in seen] for a in seen])
+        common = np.sqrt([c.effect.common for c in seen])
+        noise = same_round * np.outer(common, common)
+        np.fill_diagonal(noise, [c.effect.variance for c in seen])
+        of_seen = [c.after for c in seen]
+        observed = np.outer(exposure, exposure) * _covariance(of_seen, of_seen) + noise
+        cross = _covariance(slices, of_seen) * exposure
+        weights = np.linalg.solve(observed, cross.T).T
+        means = weights @ np.array([c.effect.value for c in seen])
+        covariance = covariance - weights @ cross.T
+    scale = np.array([next_exposure[key] for key in by_key])
+    means, covariance = scale * means, np.outer(scale, scale) * covariance
+    contrast = np.eye(len(slices)) - 1 / len(slices)
+    more = contrast @ means - _DEVIATIONS * _deviations(contrast @ covariance @ contrast.T)
+    return {
+        key: Gain(float(mean), float(deviation), float(bound))
+        for key, mean, deviation, bound in zip(
+            by_key, means, _deviations(covariance), more, strict=True
+        )
     }
+
+
+def _deviations(covariance: Floats) -> Floats:
+    deviations: Floats = np.sqrt(np.diag(covariance).clip(min=0))
+    return deviations
 
 
 def _made(rounds: Sequence[Round], score: SliceScore) -> dict[int | None, int]:
@@ -122,10 +132,10 @@ class ExpectedGain:
         slices = supported_slices(last_report(observation.rounds), distribution)
         expected = gains(observation.rounds, slices) if slices else {}
         left = errors(slices)
-        worth = {key: max(0.0, min(gain.low, left[key])) for key, gain in expected.items()}
+        worth = {key: max(0.0, min(gain.more, left[key])) for key, gain in expected.items()}
         if not any(worth.values()):
             draft = Uniform().plan(observation, distribution, vocabulary)
-            why = "No slice is known to gain by more images: they are spread evenly."
+            why = "No slice is known to gain more than others by images: they are spread evenly."
             return draft.model_copy(update={"why": why})
         planner = SlicePlanner(self.name, lambda *_: worth, Uniform(), self._floor)
         draft = planner.allocate(worth, slices, observation, distribution, vocabulary)
