@@ -334,6 +334,16 @@ def worse_than_rest(scores: Scores, rest: Scores) -> float:
     return float(pearson3.cdf(float(away[:n].mean()) / error, skew))
 
 
+def share_of_alpha(round_number: int) -> float:
+    """Return the part of a session's false discovery rate that one round spends.
+
+    1 / (r (r + 1)) adds up to 1 over all rounds, however many there will be (alpha spending, Lan
+    and DeMets 1983). A baseline, round 0, is tested like round 1.
+    """
+    r = max(1, round_number)
+    return 1 / (r * (r + 1))
+
+
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     """Return the q-value of every p-value (Benjamini and Hochberg 1995); none for none.
 

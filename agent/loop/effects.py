@@ -304,13 +304,13 @@ class LiveEffects:
 
     def inspect(self, number: int) -> tuple[Failure, ...]:
         """Find where the DSTM of round `number`, which was measured, fails."""
+        from eval.slices import share_of_alpha
         from memory import minilm
         from tools.inspect_failures import Discovery, inspect
         from tools.tasks import Slicing
 
         feedback = self._session.settings.feedback
-        # The rounds of a session share its false discovery rate (Bonferroni).
-        alpha = feedback.alpha / self._session.settings.session.rounds
+        alpha = feedback.alpha * share_of_alpha(number)
         discovery = None
         if feedback.discovery != "off":
             embed_with = self._parts.embedding if feedback.discovery == "clusters" else None

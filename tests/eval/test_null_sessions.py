@@ -10,7 +10,7 @@ import pytest
 
 from eval.credit import settle
 from eval.effects import slice_effects
-from eval.slices import failing_slices, slice_report
+from eval.slices import failing_slices, share_of_alpha, slice_report
 from memory.records import Hypothesis, Plan, PromptSpec, Report
 
 N_SLICES, N_PHOTOGRAPHS, N_ROUNDS = 12, 480, 4
@@ -48,7 +48,7 @@ def null_session(seed: int, dense: bool) -> Mapping[str, list[bool | None]]:
         chances = np.clip(easy + level, 0, 1)
         right = rng.random(N_PHOTOGRAPHS) < chances
         scores = np.clip(chances - rng.beta(1, 20, N_PHOTOGRAPHS), 0, 1) if dense else right
-        alpha = 0.05 / N_ROUNDS
+        alpha = 0.05 * share_of_alpha(number)
         found = failing_slices(scores, attributes, ids, BY, 10, alpha)
         failed.append(any(f.significant for f in found))
         report = slice_report({}, scores, attributes, BY, 10, number, "feedback")
