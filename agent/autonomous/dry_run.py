@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
@@ -77,6 +80,24 @@ def show(settings: Settings, console: Console) -> None:
     console.print(f"\nEstimate, by {speed.source}:", markup=False)
     for line in estimate(settings, speed):
         console.print(f"  {line}", markup=False)
+
+
+@contextmanager
+def leave_no_home(home: Path) -> Iterator[None]:
+    """Remove a home folder that the block makes, but for notes on the data."""
+    existed = home.exists()
+    try:
+        yield
+    finally:
+        cache = home / "cache"
+        for path in cache.iterdir() if not existed and cache.is_dir() else ():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif not path.name.endswith("-notes.txt"):
+                path.unlink(missing_ok=True)
+        with suppress(OSError):  # of folders that hold something
+            for folder in (cache, home) if not existed else ():
+                folder.rmdir()
 
 
 def first_plan(settings: Settings, target: Target, generator: Generator) -> Plan:

@@ -115,6 +115,10 @@ def run(
     """
     from agent.session.folder import has_session, stored_settings
 
+    if dry_run:
+        from agent.autonomous.dry_run import leave_no_home
+
+        ctx.with_resource(leave_no_home(home_of(home)))
     base = home_of(home) if session and not preset and not target else None
     if session and base and has_session(base, session):
         settings = continued(ctx, base, session)

@@ -47,6 +47,20 @@ def test_masks_decide_for_segmentation_and_no_audit(tmp_path: Path) -> None:
     assert ("car",) in settings.feedback.slices
 
 
+def test_a_dry_run_leaves_no_home(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    words = ["run", "--target", f"folder:{class_folders(tmp_path / 'birds')}", "--dry-run"]
+    result = runner.invoke(app, [*words, "--home", str(home)])
+    assert result.exit_code == 2  # without an MTDM
+    assert "36 photographs" in result.output
+    written = [path for path in home.rglob("*") if path.is_file()]
+    assert all(path.name.endswith("-notes.txt") for path in written)
+    kept = home / "mine"
+    kept.mkdir(parents=True)
+    runner.invoke(app, [*words, "--home", str(home)])
+    assert kept.is_dir()
+
+
 def test_without_weights_it_says_to_pretrain_first(tmp_path: Path) -> None:
     target = f"folder:{class_folders(tmp_path / 'birds')}"
     home = ["--home", str(tmp_path / "home")]
