@@ -339,7 +339,9 @@ def _likely_label(part: Any, columns: Sequence[str]) -> str:
 
 def _cell(value: Any) -> str:
     """Return a value as text, "" where it is unknown."""
-    text = "" if value is None else str(value)
+    # Columns of whole numbers that lack one hold floats.
+    whole = isinstance(value, float) and value.is_integer()
+    text = "" if value is None else str(int(value) if whole else value)
     return "" if is_blank(text) else text
 
 
