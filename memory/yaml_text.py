@@ -28,6 +28,16 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def parse_yaml(text: str) -> Any:
-    """Return what a YAML text says; raises yaml.YAMLError, also for a key that is given twice."""
-    return yaml.load(text, _Loader)
+class _TextLoader(_Loader):
+    # Scalars stay as they are written: no is no, and 012 is 012.
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (so in PyYAML)
+
+
+def parse_yaml(text: str, as_text: bool = False) -> Any:
+    """Return what a YAML text says; raises yaml.YAMLError, also for a key that is given twice.
+
+    Args:
+        text: The YAML.
+        as_text: Whether scalars are strings, also those that look like numbers or "no".
+    """
+    return yaml.load(text, _TextLoader if as_text else _Loader)

@@ -299,3 +299,34 @@ def test_labels_without_images_are_named(tmp_path: Path, names: Sequence[str]) -
         shutil.copytree(scenes(tmp_path / name) / "masks", tmp_path / "data" / name)
     with pytest.raises(DataError, match=r"labels-alone"):
         build(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("0: no\n1: yes\n2: NA\n", ["no", "yes", "NA"]),
+        ("- on\n- 012\n- null\n", ["on", "012", "null"]),
+        ("sky: 0\nno: 1\n'2': 2\n", ["sky", "no", "2"]),
+        ("names: {0: y, 1: 1e3, 2: 2024-01-01}\nnc: 3\n", ["y", "1e3", "2024-01-01"]),
+    ],
+)
+def test_names_in_yaml_are_as_they_are_written(tmp_path: Path, text: str, names: list[str]) -> None:
+    root = scenes(tmp_path / "data", names="")
+    (root / "classes.yaml").write_text(text)
+    assert build(root).pixel_classes == names
+
+
+@pytest.mark.parametrize("text", ["0.5: a\n1: b\n2: c", "0: [a]\n1: b\n2: c", "0: {a: b}", "{}"])
+def test_what_is_no_name_is_refused(tmp_path: Path, text: str) -> None:
+    root = scenes(tmp_path / "data", names="")
+    (root / "classes.yaml").write_text(text)
+    with pytest.raises(DataError, match=r"class-file"):
+        build(root)
+
+
+def test_two_columns_of_classes_are_refused(tmp_path: Path) -> None:
+    root = photographs(tmp_path / "data", ["cat", "dog"])
+    text = (root / "attributes.csv").read_text().replace("kind", "Class", 1)
+    (root / "attributes.csv").write_text(text)
+    with pytest.raises(DataError, match=r"table-column-twice"):
+        build(root)

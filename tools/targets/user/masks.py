@@ -129,7 +129,7 @@ def _parse(path: Path) -> Any:
         by_id = {int(match[1]): match[2] for match in numbered if match}
         # A number before every name is its id, as in 0 sky.
         return by_id if len(by_id) == len(lines) else lines
-    return json.loads(content) if path.suffix == ".json" else parse_yaml(content)
+    return json.loads(content) if path.suffix == ".json" else parse_yaml(content, as_text=True)
 
 
 def _colour_names(content: str) -> dict[int, str]:
@@ -196,12 +196,12 @@ def names_by_id(values: Any) -> dict[int, str]:
     """
     if isinstance(values, dict) and "names" in values:
         values = values["names"]
-    if isinstance(values, list):
-        names = dict(enumerate(str(v) for v in values))
-    else:
-        pairs = values.items()
-        by_name = all(isinstance(v, int) for _, v in pairs)
-        names = {int(v if by_name else k): str(k if by_name else v) for k, v in pairs}
+    pairs = list(enumerate(values) if isinstance(values, list) else values.items())
+    if not all(_is_number(key) for key, _ in pairs) and all(_is_number(v) for _, v in pairs):
+        pairs = [(number, name) for name, number in pairs]
+    if odd := [name for _, name in pairs if isinstance(name, bool) or not _is_scalar(name)]:
+        raise ValueError(f"{odd[0]!r} is no name: write names in quotes")
+    names = {int(number): str(name) for number, name in pairs}
     if not names:
         raise ValueError("it is empty")
     first: dict[str, str] = {}
@@ -216,6 +216,14 @@ def names_by_id(values: Any) -> dict[int, str]:
         if first.setdefault(word, name) != name:
             raise ValueError(f"{first[word]!r} and {name!r} read alike")
     return names
+
+
+def _is_scalar(value: object) -> bool:
+    return isinstance(value, str | int | float)
+
+
+def _is_number(value: object) -> bool:
+    return not isinstance(value, bool) and re.fullmatch(r"\d+", str(value)) is not None
 
 
 def is_void(name: str) -> bool:

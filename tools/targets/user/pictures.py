@@ -136,9 +136,9 @@ _UNDECODABLE = (OSError, SyntaxError, ValueError, TypeError, EOFError)
 def _unreadable(source: Path | bytes, error: Exception) -> UnreadableImageError:
     """Return the error for a file that is no picture, with what is known of it."""
     reason = "no picture, damaged or truncated"
-    if not isinstance(error, UnidentifiedImageError):
+    if not isinstance(error, OSError | SyntaxError):
         reason += f": {error}"
-    elif bands := _tiff_bands(source):
+    elif isinstance(error, UnidentifiedImageError) and (bands := _tiff_bands(source)):
         reason = f"TIFF of {bands}: save three bands of 8 bits, or one"
     return UnreadableImageError(f"that cannot be read ({reason})")
 

@@ -85,7 +85,8 @@ def _decode(path: Path, report: ValidationReport) -> str:
 def read_table(path: Path, report: ValidationReport) -> dict[str, Row]:
     """Read the table of attributes: rows by file name."""
     (header, *lines), delimiter = _read_cells(path, report)
-    if twice := sorted(name for name, n in Counter(header).items() if n > 1):
+    names = [name.lower() if name.lower() in _SPECIAL else name for name in header]
+    if twice := sorted(name for name, n in Counter(names).items() if n > 1):
         report.error("table-column-twice", *twice)
     rows: dict[str, Row] = {}
     classes = ClassCells()
