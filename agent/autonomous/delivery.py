@@ -7,18 +7,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from agent.autonomous.status import DELIVERY
 from agent.config.settings import Settings
-from eval.delivery import Delivery, changes, delivered_round, score_sums, slices_that_matter
-from eval.report.text import words
+from agent.session.folder import Session
+from agent.session.limits import Ending
+from eval.delivery import (
+    Delivery,
+    Figure,
+    change,
+    changes,
+    delivered_round,
+    score_sums,
+    slices_that_matter,
+)
+from eval.report.text import estimate_text, words
 from eval.slices import slice_table
 from memory.errors import DataError
 from memory.files import write_json
 from memory.records import Round
 from tools import tasks
+from tools.data.samples import Samples
 from tools.evaluate_real import read_predictions
 from tools.targets import Target, label_names
+from tools.tasks import Task
 
 
 def write_delivery(
@@ -41,6 +57,51 @@ def write_delivery(
     return delivery
 
 
+def no_gain(session: Session, target: Target) -> Ending | None:
+    """Return the ending by `limits.no_gain`, where it forbids another round.
+
+    None of the last rounds is better than the best one before them, by the interval of their paired
+    difference on the feedback photographs.
+    """
+    n, settings = session.settings.limits.no_gain, session.settings
+    past = [r for r in session.rounds() if r.number <= session.n_done()]
+    if n is None or len(past) <= n:
+        return None
+    best = delivered_round(past[:-n], "main")
+    task, names = tasks.build(settings.dstm.task), label_names
+    feedback = target.split("feedback")
+    found = []
+    for after in past[-n:]:
+        if best is None or after.report is None:
+            return None
+        one, other = (read_predictions(session.folder, r.number) for r in (best, after))
+        (before, figure), (sums, _) = (
+            _main_sums(task, p.values, feedback, names(target, task)) for p in (one, other)
+        )
+        found.append(change(after.report.main_metric, before, sums, figure).difference)
+    if best is None or any(difference.low > 0 for difference in found):
+        return None
+    largest = max(found, key=lambda difference: difference.value)
+    return Ending(
+        "no_gain",
+        f"none of the last {n} rounds is better than round {best.label} beyond noise; the largest "
+        f"difference on the feedback photographs is {estimate_text(largest, sign=True)}",
+    )
+
+
+def _main_sums(
+    task: Task, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
+) -> tuple[NDArray[np.float64], Figure]:
+    """Return what photographs add to the main figure, and the figure.
+
+    Of a task that does not say, that is the mean of their scores.
+    """
+    if of_task := getattr(task, "main_sums", None):
+        sums: tuple[NDArray[np.float64], Figure] = of_task(predictions, samples, class_names)
+        return sums
+    return score_sums(task.scores(predictions, samples))
+
+
 def _compared(
     folder: Path, settings: Settings, target: Target, past: Sequence[Round]
 ) -> Delivery | None:
@@ -57,14 +118,11 @@ def _compared(
     if not list(one.ids) == list(other.ids) == list(test.ids):
         return None
     scores = task.scores(one.values, test), task.scores(other.values, test)
-    before, after = map(score_sums, scores)
     metric, average = words(past[0].report.main_metric), "Mean score of a photograph"
     if not task.needs:
         average = "Accuracy"
-    # A task that does not say what photographs add to its main figure has the mean of their scores.
-    if main_sums := getattr(task, "main_sums", None):
-        before, after = (main_sums(p.values, test, names(target, task)) for p in (one, other))
-    else:
+    before, after = (_main_sums(task, p.values, test, names(target, task)) for p in (one, other))
+    if not hasattr(task, "main_sums"):
         average = metric
     feedback = settings.feedback
     return Delivery(

@@ -22,6 +22,7 @@ from agent.session.limits import HOUR_S
 from memory.events import ModelCallEvent
 from memory.journal import read_events, rounds
 from memory.records import Plan, Round
+from tools.data.stored_images import contents
 from tools.generate_batch import draw
 from tools.generators import Generator, undrawn
 from tools.targets import Target
@@ -64,6 +65,13 @@ def show(settings: Settings, console: Console) -> None:
     components = Components(settings)
     target = components.target
     console.print(f"{target.notice}\n", markup=False, soft_wrap=True)
+    begins = components.begins_with_baseline
+    if begins:
+        what = "measures your model"
+        if components.given_model is None:
+            n_real = sum(len(contents(path).ids) for path in components.real_shards)
+            what = f"trains on {n_real} photographs alone"
+        console.print(f"Round 0 {what}. It may change the plan below.\n", soft_wrap=True)
     generator = components.generator
     plan = first_plan(settings, target, generator)
     by = "" if planner_of(settings.brain) else f", where {settings.brain} decides"
@@ -78,7 +86,7 @@ def show(settings: Settings, console: Console) -> None:
         console.print(f"  and {len(plan.prompts) - _PROMPTS_SHOWN} more prompts")
     speed = earlier_speed(settings) or measure_speed(components, plan)
     console.print(f"\nEstimate, by {speed.source}:", markup=False)
-    for line in estimate(settings, speed):
+    for line in estimate(settings, speed, begins):
         console.print(f"  {line}", markup=False)
 
 
@@ -171,8 +179,11 @@ def measure_speed(components: Components, plan: Plan) -> Speed:
     return Speed(image_s, step_s, rest_s, nothing, nothing, "a short measurement")
 
 
-def estimate(settings: Settings, speed: Speed) -> list[str]:
-    """Return lines on time, images and cost of a session within its limits."""
+def estimate(settings: Settings, speed: Speed, with_baseline: bool = False) -> list[str]:
+    """Return lines on time, images and cost of a session within its limits.
+
+    with_baseline: whether it begins with round 0, which draws nothing.
+    """
     session, limits = settings.session, settings.limits
     n_rounds = session.rounds
     if limits.max_images is not None:
@@ -183,13 +194,17 @@ def estimate(settings: Settings, speed: Speed) -> list[str]:
         "evaluate and the rest": speed.rest_s,
     }
     round_s = sum(parts.values())
+    first_s = round_s - parts["generate"] if with_baseline else 0.0
+    if settings.session.baseline is not None:
+        first_s -= parts["train"]
     if limits.max_hours is not None:
-        n_rounds = min(n_rounds, int(limits.max_hours * HOUR_S // max(round_s, 1e-9)))
+        n_rounds = min(n_rounds, int((limits.max_hours * HOUR_S - first_s) // max(round_s, 1e-9)))
     stages = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in parts.items())
-    lines = [
+    lines = [f"round 0: {_duration(first_s)}"] if with_baseline else []
+    lines += [
         f"a round: {_duration(round_s)} ({stages})",
         f"{n_rounds} rounds with {n_rounds * session.images_per_round} images: "
-        f"{_duration(n_rounds * round_s)}",
+        f"{_duration(first_s + n_rounds * round_s)}",
     ]
     if limits.target_score is not None or limits.patience is not None:
         lines.append("fewer rounds when the target score is reached or the patience ends")

@@ -15,6 +15,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph.state import CompiledStateGraph
 
 from agent import brains
+from agent.autonomous.delivery import no_gain
 from agent.autonomous.report import write_report
 from agent.autonomous.results import write_results
 from agent.autonomous.status import read_delivery
@@ -163,6 +164,8 @@ def run_rounds(
             if is_resumed:
                 data_manifest.check(components.session, components.target, components.fault)
                 is_resumed = False
+            if end := no_gain(session, components.target):
+                return end
             if not done and effects.begins_with_baseline:
                 run_baseline(session.journal, effects)
                 continue

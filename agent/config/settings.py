@@ -175,6 +175,12 @@ class LimitSettings(Record):
     max_images: int | None = Field(None, ge=1)
     target_score: float | None = Field(None, description="of the main figure on feedback")
     patience: int | None = Field(None, ge=1, description="rounds without a better score")
+    no_gain: int | None = Field(
+        None,
+        ge=1,
+        description="rounds of which none is better than the best before, beyond the noise of the "
+        "feedback photographs",
+    )
     disk_reserve_gb: float = Field(0.5, ge=0, description="pause when less is free")
     silent_s: float = Field(900, gt=0, description="without a sign of life it counts as stuck")
 

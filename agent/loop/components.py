@@ -278,6 +278,14 @@ class Components:
         """Names of the classes that the DSTM tells apart, of images or of pixels."""
         return tuple(targets.label_names(self.target, self.task))
 
+    @property
+    def begins_with_baseline(self) -> bool:
+        """Whether there is a round 0: of a given model, or of photographs to train on."""
+        settings = self.settings
+        if settings.session.baseline is not None:
+            return True
+        return settings.dstm.train_on != "synthetic" and bool(self.real_shards)
+
     @cached_property
     def given_model(self) -> tuple[Model, dict[str, Any]] | None:
         """The user's own model with its model.json, where the settings name one.

@@ -195,10 +195,7 @@ class LiveEffects:
     @property
     def begins_with_baseline(self) -> bool:
         """Whether there are photographs to train on, and the settings say to do so."""
-        settings = self._session.settings
-        if settings.session.baseline is not None:
-            return True
-        return settings.dstm.train_on != "synthetic" and bool(self._parts.real_shards)
+        return self._parts.begins_with_baseline
 
     def worked_s(self) -> float:
         """Return the seconds worked by all runs of the session."""

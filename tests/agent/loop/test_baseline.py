@@ -6,11 +6,13 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import unescape
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from agent.autonomous.dry_run import show
 from agent.autonomous.report import write_report
 from agent.autonomous.runner import run, run_rounds
 from agent.autonomous.status import read_delivery, read_status
@@ -195,6 +197,22 @@ def test_a_model_that_is_good_enough_needs_no_image(home: Path) -> None:
     assert events[-1].content()["rule"] == "target_score"
     assert (folder / "best" / "predict.py").exists()
     assert verify(folder / "journal.jsonl").findings == ()
+
+
+def test_a_session_ends_when_its_rounds_bring_nothing_beyond_noise(home: Path) -> None:
+    settings = settings_of(home, "noise", "session.rounds=9", "limits.no_gain=1")
+    events = read_events(finished(settings) / "journal.jsonl")
+    assert [r.number for r in rounds(events)] == [0, 1]
+    assert events[-1].content()["rule"] == "no_gain"
+    assert "round 0 (real only)" in events[-1].content()["told"]
+
+
+def test_a_dry_run_says_what_round_0_is(home: Path) -> None:
+    console = Console(width=200, record=True, quiet=False, file=StringIO())
+    show(settings_of(home, "dry"), console)
+    text = console.export_text()
+    assert "Round 0 trains on 140 photographs alone" in text
+    assert "round 0: " in text
 
 
 def test_where_only_images_are_trained_on_there_is_none(home: Path) -> None:
