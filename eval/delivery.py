@@ -124,6 +124,28 @@ def slice_sums(scores: Floats, slices: Sequence[NDArray[np.int64]]) -> tuple[Flo
     return _group_sums(scores, members), worst
 
 
+def rule_sums(
+    rule: Rule, main: tuple[Floats, Figure], worst: tuple[Floats, Figure]
+) -> tuple[Floats, Figure]:
+    """Return what photographs add to the figure that a rule goes by, and the figure.
+
+    Args:
+        rule: Which figure.
+        main: The same of the main figure.
+        worst: The same of the five worst slices.
+    """
+    if rule == "main":
+        return main
+    if rule == "worst5":
+        return worst
+    n = main[0].shape[1]
+
+    def mean(sums: Floats) -> Floats:
+        return (main[1](sums[..., :n]) + worst[1](sums[..., n:])) / 2
+
+    return np.hstack([main[0], worst[0]]), mean
+
+
 def change(name: str, before: Floats, after: Floats, figure: Figure) -> Change:
     """Return how a figure differs between two models.
 

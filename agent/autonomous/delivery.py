@@ -22,7 +22,9 @@ from eval.delivery import (
     change,
     changes,
     delivered_round,
+    rule_sums,
     score_sums,
+    slice_sums,
     slices_that_matter,
 )
 from eval.report.text import estimate_text, words
@@ -55,6 +57,42 @@ def write_delivery(
     if delivery is not None:
         write_json(folder / DELIVERY, delivery.to_json())
     return delivery
+
+
+def chosen_round(
+    folder: Path, settings: Settings, target: Target, past: Sequence[Round]
+) -> Round | None:
+    """Return the round that is delivered, None without a measured one.
+
+    The best by `session.deliver` on feedback or, of rounds that are as good within one standard
+    error of the paired difference (the rule of Breiman et al. 1984), that with the fewest images:
+    the highest of several noisy figures is often no better than round 0.
+    """
+    rule = settings.session.deliver
+    best = delivered_round(past, rule)
+    feedback, task = target.split("feedback"), tasks.build(settings.dstm.task)
+    by = settings.feedback.slices
+    slices = slice_table(feedback.attributes, by, max(1, settings.feedback.n_min))
+
+    def sums_of(number: int) -> tuple[NDArray[np.float64], Figure]:
+        values = read_predictions(folder, number).values
+        main = _main_sums(task, values, feedback, label_names(target, task))
+        worst = slice_sums(task.scores(values, feedback), list(slices.values()))
+        return rule_sums(rule, main, worst) if slices else main
+
+    for earlier in past:
+        if best is None or earlier.number == best.number:
+            break
+        if earlier.training is None or earlier.report is None:
+            continue
+        try:
+            (before, figure), (after, _) = sums_of(earlier.number), sums_of(best.number)
+        except DataError:
+            break
+        difference = change(rule, before, after, figure).difference
+        if difference.value <= (difference.high - difference.low) / 4:
+            return earlier
+    return best
 
 
 def no_gain(session: Session, target: Target) -> Ending | None:
@@ -106,7 +144,7 @@ def _compared(
     folder: Path, settings: Settings, target: Target, past: Sequence[Round]
 ) -> Delivery | None:
     rule = settings.session.deliver
-    delivered = delivered_round(past, rule)
+    delivered = chosen_round(folder, settings, target, past)
     compared = delivered_round([r for r in past if r.number], rule)
     if delivered is None or compared is None or past[0].number or past[0].report is None:
         return None

@@ -12,11 +12,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from agent.autonomous.delivery import chosen_round
 from agent.autonomous.status import read_delivery
 from agent.config.settings import Settings
 from agent.loop.components import Components
 from agent.session.folder import Session, folder_of, stored_settings
-from eval.delivery import Delivery, delivered_round
+from eval.delivery import Delivery
 from eval.report.blocks import Table, markdown
 from eval.report.delivery import RULES, delivery_line, delivery_table
 from eval.report.text import interval, number
@@ -38,7 +39,7 @@ def write_results(session: Session) -> list[Path]:
     past = session.rounds()
     target = Components(settings).target
     written = []
-    chosen = delivered_round(past, settings.session.deliver)
+    chosen = chosen_round(folder, settings, target, past)
     if chosen:
         sealed, delivery = read_sealed(folder), read_delivery(folder)
         written.append(write_best(folder, settings, target, chosen, sealed, delivery))
@@ -141,8 +142,8 @@ def _model_card(
         f"# {name}, round {best.label}",
         "",
         f"A model for {settings.dstm.task} on the target `{target.name}`, "
-        f"{_learnt(best.training)}. It is the best round by {RULES[settings.session.deliver]} on "
-        "the feedback photographs.",
+        f"{_learnt(best.training)}. It was chosen by {RULES[settings.session.deliver]} on the "
+        "feedback photographs.",
         "",
     ]
     if delivery:

@@ -27,7 +27,8 @@ class SessionSettings(Record):
     deliver: Literal["main", "worst5", "balanced"] = Field(
         "main",
         description="which round is the best: by the main figure on feedback, by the mean of the "
-        "five worst slices there, or by the mean of both; of equal ones that of fewer images",
+        "five worst slices there, or by the mean of both; of rounds within one standard error of "
+        "the best that of the fewest images",
     )
     on_finish: str | None = Field(None, description="shell command that is run at the end")
     checkpoints: PlainUrl = Field(

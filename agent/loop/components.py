@@ -281,17 +281,12 @@ class Components:
     @property
     def begins_with_baseline(self) -> bool:
         """Whether there is a round 0: of a given model, or of photographs to train on."""
-        settings = self.settings
-        if settings.session.baseline is not None:
-            return True
-        return settings.dstm.train_on != "synthetic" and bool(self.real_shards)
+        is_given, train_on = self.settings.session.baseline is not None, self.settings.dstm.train_on
+        return is_given or (train_on != "synthetic" and bool(self.real_shards))
 
     @cached_property
     def given_model(self) -> tuple[Model, dict[str, Any]] | None:
-        """The user's own model with its model.json, where the settings name one.
-
-        Raises SettingsError for one of other classes, WeightsError where it cannot be loaded.
-        """
+        """The user's own model with its model.json, or None, see `tools.given_model`."""
         folder = self.settings.session.baseline
         if folder is None:
             return None

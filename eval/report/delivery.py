@@ -49,9 +49,12 @@ def delivery_line(delivery: Delivery) -> Line:
         "harmed": f"The images harmed: {change}.",
     }[delivery.outcome]
     rule = f"by {RULES[delivery.rule]} on feedback"
-    chosen = f"Delivered is round {delivery.round}, the best {rule}."
+    chosen = f"Delivered is round {delivery.round}, chosen {rule}."
     if not delivery.round:
-        chosen = f"Delivered is round {delivery.baseline}: no round with images is better {rule}."
+        chosen = (
+            f"Delivered is round {delivery.baseline}: no round with images is better {rule} by "
+            "more than a standard error."
+        )
     return Line(f"{outcome} {chosen}", _STYLES[delivery.outcome])
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import unescape
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
+from safetensors.numpy import save
 
+from agent.autonomous.delivery import chosen_round
 from agent.autonomous.dry_run import show
 from agent.autonomous.report import write_report
 from agent.autonomous.runner import run, run_rounds
@@ -150,6 +154,33 @@ def test_what_images_changed_is_said_where_the_session_ends(home: Path, folder: 
         assert "Your photographs alone" in text
     assert f"round {delivery.round}" in card
     assert page.index("Your photographs alone") < page.index("Headline figures")
+
+
+def test_of_rounds_as_good_within_noise_the_one_with_fewer_images_is_delivered(
+    home: Path, folder: Path, tmp_path: Path
+) -> None:
+    settings = settings_of(home, "whole")
+    target = Components(settings).target
+    zero, one, two = rounds(read_events(folder / "journal.jsonl"))
+    assert two.report
+    metric = two.report.main_metric
+    best = two.report.metrics[metric].model_copy(update={"value": 0.99})
+    report = two.report.model_copy(update={"metrics": {**two.report.metrics, metric: best}})
+    past = [zero, one, two.model_copy(update={"report": report})]
+    for number in range(3):
+        place = round_folder(tmp_path, number)
+        place.mkdir(parents=True)
+        for name in ("feedback.safetensors", "sealed.safetensors"):
+            shutil.copy(round_folder(folder, 0) / name, place / name)
+    chosen = chosen_round(tmp_path, settings, target, past)
+    assert chosen and chosen.number == 0
+    feedback = target.split("feedback")
+    truth = np.eye(len(target.class_names))[feedback.classes]
+    metadata = {"ids": json.dumps(list(feedback.ids)), "task": "classification"}
+    path = round_folder(tmp_path, 2) / "feedback.safetensors"
+    path.write_bytes(save({"predictions": truth}, metadata=metadata))
+    chosen = chosen_round(tmp_path, settings, target, past)
+    assert chosen and chosen.number == 2
 
 
 def test_a_chat_answers_whether_images_help(home: Path, folder: Path) -> None:
