@@ -108,6 +108,23 @@ def test_whether_255_is_a_class_is_not_guessed(tmp_path: Path, values: tuple[int
     assert build(root).pixel_classes == ["sky", "road"]
 
 
+@pytest.mark.parametrize("how", ["scaled", "JPEG"])
+def test_soft_edges_are_no_classes(tmp_path: Path, how: str) -> None:
+    def soften(file: Path, mask: np.ndarray) -> None:
+        picture = Image.fromarray((mask > 0).astype(np.uint8) * 200)
+        if how == "scaled":
+            picture = picture.resize((24, 16)).resize((48, 32), Image.Resampling.BILINEAR)
+        else:
+            buffer = io.BytesIO()
+            picture.save(buffer, format="JPEG", quality=98)
+            picture = Image.open(buffer)
+        picture.save(file)
+
+    root = rewrite(scenes(tmp_path / "data", names=""), soften)
+    with pytest.raises(DataError, match=r"mask-soft|mask-values"):
+        build(root)
+
+
 def test_photographs_without_a_known_pixel_are_left_out(tmp_path: Path) -> None:
     """The test split of Cityscapes has dummy masks; it could not be measured after training."""
     root = scenes(tmp_path / "data", names="sky\nroad\ncar\nvoid\n")

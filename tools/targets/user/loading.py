@@ -146,6 +146,7 @@ class Loaded:
         image: (1 or 3, height, width); of 16 bits floats, until all are scaled to 8 bits.
         labels: (height, width), normals (3, height, width); masks hold ids or colours of files.
         ids: Those of the uncropped mask.
+        solid: Those of them that some pixel has with all four neighbours.
         palette: Colours 0xRRGGBB of these ids, of a mask with a palette.
         marks: A digest of its pixels and the owner's group; equal marks stay in one split.
         picture_size: (width, height) in pixels of its file.
@@ -160,6 +161,7 @@ class Loaded:
     picture_size: Size
     peak: int = 0
     palette: Mapping[int, int] = field(default_factory=dict)
+    solid: frozenset[int] = frozenset()
 
 
 def task_of(items: Sequence[Item]) -> str:
@@ -273,11 +275,20 @@ def _load(
         fitted,
         ids=ids,
         palette=palette,
+        solid=_solid(labels["segmentation"]) if ids else frozenset(),
         marks=(f"pixels {digest}", *([f"group {item.group}"] if item.group else [])),
         picture_size=picture.size,
         peak=peak,
     )
     return entry, report
+
+
+def _solid(mask: NDArray[np.int32]) -> frozenset[int]:
+    """Return the ids that some pixel of a mask has with all four neighbours."""
+    inner = mask[1:-1, 1:-1]
+    alike = (inner == mask[:-2, 1:-1]) & (inner == mask[2:, 1:-1])
+    alike &= (inner == mask[1:-1, :-2]) & (inner == mask[1:-1, 2:])
+    return frozenset(np.unique(inner[alike]).tolist())
 
 
 def _read_labels(

@@ -285,7 +285,8 @@ def _classes(
             "mask-public", source=names.public.source, dropped=void_ids, how=text("name-ids")
         )
     if given is None:
-        titles = _unnamed(present, unknown, report)
+        solid = {id_of[i] for entry in loaded for i in entry.solid}
+        titles = _unnamed(present, unknown, solid, report)
     else:
         unknown |= {i for i, title in given.items() if is_void(title)}
         titles = {i: plain(title) for i, title in sorted(given.items()) if i not in unknown}
@@ -314,12 +315,26 @@ def _check_palettes(loaded: Sequence[Loaded], report: ValidationReport) -> None:
                 return
 
 
-def _unnamed(present: set[int], unknown: set[int], report: ValidationReport) -> dict[int, str]:
-    """Return "class ID" by id; 255 beside ids that are no small ones is not guessed to be void."""
-    soft = sorted(i for i in present - unknown if i >= _MAX_CLASSES)
-    if VOID in present & unknown and soft and max(soft) < VOID:
-        numbers = some([str(i) for i in sorted(present)], 2 * _SHOWN)
+def _unnamed(
+    present: set[int], unknown: set[int], solid: set[int], report: ValidationReport
+) -> dict[int, str]:
+    """Return "class ID" by id.
+
+    Beside ids that are no small ones it is not guessed that 255 is void, or that a class is thin
+    everywhere: these may be soft edges.
+
+    Args:
+        present: All ids.
+        unknown: Those of unknown class.
+        solid: Those that are not thin everywhere.
+        report: Takes the problems.
+    """
+    highest = max(present - unknown, default=0)
+    numbers = some([str(i) for i in sorted(present)], 2 * _SHOWN)
+    if highest >= _MAX_CLASSES and VOID in present & unknown:
         report.error("mask-255", numbers=numbers)
+    elif highest >= _MAX_CLASSES and (thin := sorted(present - unknown - solid)):
+        report.error("mask-soft", numbers=some([str(i) for i in thin], 2 * _SHOWN))
     for number in sorted(present & unknown):
         report.warn("mask-void", number=number)
     titles = {i: f"class {i}" for i in sorted(present - unknown)}
