@@ -3,8 +3,9 @@
 A slice's share is exp(sharpness z) times its kept-rate, where z is how many standard deviations its
 error lies above that of the other slices, so the shares mean the same for errors of 0.05 and of
 0.7. Of real photographs the audit keeps the same share in every class, so kept-rates of slices can
-be compared. Where inspection has judged a failure, the share is multiplied by the upper bound of
-the share of kept images that help, so that only evidence takes images away. A floor of evenly
+be compared. Where inspection has judged a failure, the upper bound of its chance to be fixable, of
+which the kept-rate is a part, takes the kept-rate's place, so that only evidence takes images away.
+A floor of evenly
 spread prompts (`count`) stays, since sparse greedy allocations did badly. A slice that the audit
 mostly rejects is not deleted: every third round it gets a prompt again, so that a generator or an
 audit that has changed is noticed.
@@ -46,9 +47,9 @@ def build(floor: float = 0.4, sharpness: float = 1.5, curriculum: bool = False) 
 
     def shares(observation: Observation, slices: Sequence[SliceScore]) -> dict[str, float]:
         kept = kept_rates(observation.rounds, slices)
-        useful = {f.slice: f.fixable.useful.high for f in observation.failures if f.fixable}
-        by_error = audited_shares(errors(slices), kept, sharpness)
-        shares = {key: share * useful.get(key, 1.0) for key, share in by_error.items()}
+        chances = {f.slice: f.fixable.chance.high for f in observation.failures if f.fixable}
+        hopes = {key: chances.get(key, rate) for key, rate in kept.items()}
+        shares = audited_shares(errors(slices), hopes, sharpness)
         if observation.round % _RETEST_EVERY == 0:
             prompt = observation.images_per_prompt / observation.n_images
             shares |= {key: max(shares[key], prompt) for key in kept if kept[key] < _MOSTLY}
