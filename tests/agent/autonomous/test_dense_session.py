@@ -45,7 +45,7 @@ SMALL = (
 def test_session_over_labels_of_pixels(tmp_path: Path, preset: str, metric: str) -> None:
     settings = load_settings(preset, [*SMALL, f"home={tmp_path}"], {})
     page = run(settings, Console(quiet=True))
-    one, two = rounds(read_events(page.parent / "journal.jsonl"))
+    _, one, two = rounds(read_events(page.parent / "journal.jsonl"))
     assert one.batch and two.batch and two.training and two.report
     assert one.batch.n_kept == one.batch.n_made == 24
     assert two.training.n_images == 48
@@ -75,7 +75,7 @@ def test_coco_holds_the_masks_of_a_session(tmp_path: Path) -> None:
     place = tmp_path / "coco"
     assert export(source_of(tmp_path, "dense"), "coco", place) == 8
     said = json.loads((place / "annotations.json").read_text("utf-8"))
-    (one,) = rounds(read_events(page.parent / "journal.jsonl"))
+    _, one = rounds(read_events(page.parent / "journal.jsonl"))
     assert one.batch
     stored = read_shards([page.parent / shard.file for shard in one.batch.shards]).samples
     drawn = {
@@ -115,7 +115,7 @@ def test_session_whose_labels_come_first(tmp_path: Path) -> None:
     )
     settings = load_settings("streets-seg", [*SMALL, *first, f"home={tmp_path / 'home'}"], {})
     page = run(settings, Console(quiet=True))
-    one, two = rounds(read_events(page.parent / "journal.jsonl"))
+    _, one, two = rounds(read_events(page.parent / "journal.jsonl"))
     assert one.batch and two.batch and two.report
     assert two.batch.n_made == 8
     assert two.report.main_metric == "miou"

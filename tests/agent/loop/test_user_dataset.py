@@ -112,7 +112,7 @@ def test_a_session_over_class_folders(tmp_path: Path) -> None:
     ]
     settings = user_settings(f"folder:{root}", overrides, {}, needs_weights=True)
     page = run(settings, Console(quiet=True))
-    (only,) = rounds(read_events(page.parent / "journal.jsonl"))
+    _, only = rounds(read_events(page.parent / "journal.jsonl"))
     assert only.batch and only.report
     assert {s.key for s in only.report.slices} >= {"class=red-kite", "class=élan-vital"}
     html = page.read_text("utf-8")
