@@ -218,7 +218,7 @@ def test_a_change_with_forged_checksums_is_found_by_running_again(
     policy: Path, tmp_path: Path
 ) -> None:
     folder = copy(policy, tmp_path)
-    line = change(folder, "verdict", '"held": ', '"held": true, "x": ', sealed=True)
+    line = change(folder, "verdict", '"held": ', '"held": false, "x": ', sealed=True)
     (finding,) = verify(folder / "journal.jsonl").findings
     assert finding.place == f"journal.jsonl, line {line}"
     assert "verdict.held differs" in finding.what
