@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtr, stdtr, stdtrit
 
 from memory.errors import DataError
 from memory.records import Estimate
@@ -50,7 +50,7 @@ def no_change(values: Sequence[float] | Floats) -> float:
     if half <= 0:
         return 1.0
     t = estimate.value / half * _quantile(estimate.n)
-    return float(2 * stats.t.sf(abs(t), estimate.n - 1))
+    return float(2 * stdtr(estimate.n - 1, -abs(t)))
 
 
 def ratio_interval(
@@ -111,7 +111,7 @@ def expanded_quantiles(n: int) -> tuple[float, float]:
     Plain ones are too narrow by the factor sqrt((n - 1) / n) and by ignoring that the spread is
     estimated (Hesterberg 2015, What Teachers Should Know About the Bootstrap, section 5.3).
     """
-    tail = float(stats.norm.sf(_quantile(n) * math.sqrt(n / (n - 1))))
+    tail = float(ndtr(-_quantile(n) * math.sqrt(n / (n - 1))))
     return tail, 1 - tail
 
 
@@ -127,6 +127,9 @@ def seeds_needed(difference: Estimate, power: float = 0.8) -> int | None:
     Returns:
         The number of seeds, or None where it is above 10,000 or the spread is not known.
     """
+    # scipy.stats takes most of a second to import, and nearly all commands import this module.
+    from scipy.stats import nct
+
     n = difference.n
     if n < 2 or difference.high <= difference.low:
         return None
@@ -135,9 +138,7 @@ def seeds_needed(difference: Estimate, power: float = 0.8) -> int | None:
 
     def reached(n: int) -> bool:
         bound, shift = _quantile(n), effect * math.sqrt(n)
-        return bool(
-            stats.nct.sf(bound, n - 1, shift) + stats.nct.cdf(-bound, n - 1, shift) >= power
-        )
+        return bool(nct.sf(bound, n - 1, shift) + nct.cdf(-bound, n - 1, shift) >= power)
 
     low, high = 1, 2
     while not reached(high):
@@ -151,4 +152,4 @@ def seeds_needed(difference: Estimate, power: float = 0.8) -> int | None:
 
 
 def _quantile(n: int) -> float:
-    return float(stats.t.ppf((1 + LEVEL) / 2, n - 1))
+    return float(stdtrit(n - 1, (1 + LEVEL) / 2))

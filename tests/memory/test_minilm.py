@@ -25,6 +25,13 @@ def test_vectors_have_unit_length_and_order_by_meaning(encoder: MiniLM) -> None:
     assert encoder.embed([]) == []
 
 
+def test_a_text_is_encoded_once(encoder: MiniLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = encoder.embed(["a cell seen twice", "a cell", "a cell seen twice"])
+    assert first[0] == first[2] != first[1]
+    monkeypatch.setattr(encoder, "_model", None)
+    assert encoder.embed(["a cell", "a cell seen twice"]) == [first[1], first[0]]
+
+
 def test_token_states_do_not_depend_on_the_company(encoder: MiniLM) -> None:
     long, short = "an image of a dark cell with three busbars", "a cell"
     states, mask = encoder.token_states([long, short], max_tokens=16)

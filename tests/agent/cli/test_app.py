@@ -87,6 +87,15 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
     assert done.stdout.endswith("HEAVY []\n")
 
 
+def test_status_does_not_wait_for_torch_or_scipy_stats() -> None:
+    code = (
+        "import sys, agent.autonomous.status\n"
+        "print(sorted({'torch', 'scipy.stats', 'transformers', 'langgraph'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -71,6 +71,12 @@ def test_corners_of_a_monocrystalline_cell_are_no_dark_area() -> None:
     assert measure(image, "poly")["dark_area"] != "none"
 
 
+def test_an_image_all_of_lines_is_measured() -> None:
+    image = np.full((64, 64), 200, np.uint8)
+    image[::3] = 20
+    assert measure(image, "poly")["brightness"] == "dark"
+
+
 def test_near_copies_share_a_group() -> None:
     """A second exposure of one wafer is found, another wafer of the same layout is not."""
     wafer = cell(noise=0.08, seed=1)
