@@ -25,7 +25,8 @@ from memory.rounds import RoundFold, fold, is_folded
 # Version of the recorded content. Journals of version 0 (no such field) cannot be replayed.
 # 2: credits and verdicts apart from retraining and chance (`eval.effects`); a session keeps the
 # rules that it began with.
-RECORD_VERSION = 2
+# 3: the graph calls the tools that are due (`agent.loop.state.due`); plans spend the budget.
+RECORD_VERSION = 3
 
 E = TypeVar("E", bound=Event)
 

@@ -1,11 +1,11 @@
 """The loop of one round: observe, think, act, until the round is done.
 
-    observe -> think -> act -> think -> ... -> END
+    observe -> think -> act -> think or work -> ... -> END
 
 `think` asks a brain for tool calls, offering only what is legal in the phase; `act` executes them
-one after the other. Where a language model cannot decide (no connection, no budget left, one
-illegal call after the other), a planner takes the step in its place: journaled as a fallback, shown
-in the report.
+one after the other. `work` calls the tool that is due where nothing is to be chosen. Where a
+language model cannot decide (no connection, no budget left, one illegal call after the other), a
+planner takes the step in its place: journaled as a fallback, shown in the report.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolCall, ToolMessage
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
@@ -27,7 +27,15 @@ from agent.brains.spending import Spending, Usage, estimate_tokens
 from agent.loop.approval import Rejected
 from agent.loop.effects import Effects
 from agent.loop.observations import observe, open_round
-from agent.loop.state import ADVANCES, RoundState, SessionView
+from agent.loop.state import (
+    ADVANCES,
+    GRAPH,
+    PHASES,
+    RoundState,
+    SessionView,
+    is_answer,
+    lookups,
+)
 from agent.loop.toolbox import Step, Toolbox
 from memory.errors import BrainError, SessionError, ToolError
 from memory.events import FallbackEvent, Message, ModelCallEvent, Tokens, ToolsEvent
@@ -66,20 +74,30 @@ def build_graph(
         return {"messages": open_round(session, effects, state["round"], *left)}
 
     def think(state: RoundState) -> dict[str, Any]:
-        legal = toolbox.legal(state["phase"], state["n_lookups"])
+        legal = toolbox.legal(state["phase"], state["n_lookups"], state["messages"])
         return {"messages": [decider.ask(state, toolbox.schemas(legal, decider.plans_briefly))]}
 
     def act(state: RoundState) -> dict[str, Any]:
         return _act(state, decider, toolbox)
 
+    def work(state: RoundState) -> dict[str, Any]:
+        return _work(state, toolbox)
+
+    def next_node(state: RoundState) -> str:
+        if state["phase"] == "done":
+            return END
+        return "work" if toolbox.due(state["phase"], state["messages"]) else "think"
+
     graph = StateGraph(RoundState)
     graph.add_node("observe", observe)
     graph.add_node("think", think)
     graph.add_node("act", act)
+    graph.add_node("work", work)
     graph.add_edge(START, "observe")
     graph.add_edge("observe", "think")
     graph.add_edge("think", "act")
-    graph.add_conditional_edges("act", lambda s: END if s["phase"] == "done" else "think")
+    graph.add_conditional_edges("act", next_node)
+    graph.add_conditional_edges("work", next_node)
     compiled = graph.compile(checkpointer=checkpointer)
     return compiled.with_config(recursion_limit=RECURSION_LIMIT)
 
@@ -133,7 +151,7 @@ class Decider:
         An answer that was journaled before a crash is not asked for again.
         """
         journal, settings = self._session.journal, self._session.settings
-        round_, number = state["round"], sum(isinstance(m, AIMessage) for m in state["messages"])
+        round_, number = state["round"], sum(is_answer(m) for m in state["messages"])
         key = f"model_call/{round_}/{number}"
         if recorded := journal.get(key, ModelCallEvent):
             return answer_of(recorded)
@@ -230,15 +248,18 @@ def _act(state: RoundState, decider: Decider, toolbox: Toolbox) -> dict[str, Any
     assert isinstance(answer, AIMessage)
     author = str(answer.response_metadata.get("author", ""))
     phase, n_illegal, n_lookups = state["phase"], state["n_illegal"], state["n_lookups"]
-    results: list[ToolMessage | HumanMessage] = []
+    results: list[AnyMessage] = []
+    known = state["messages"]
     if not answer.tool_calls:
         n_illegal += 1
-        step = Step(state["round"], phase, toolbox.legal(phase, n_lookups), author)
+        step = Step(state["round"], phase, toolbox.legal(phase, n_lookups, known), author)
         problem = f"Your answer calls no tool. Call one of: {', '.join(step.legal)}."
         toolbox.refuse(step, None, str(answer.content), problem)
         results.append(HumanMessage(problem))
     for call in answer.tool_calls:
-        step = Step(state["round"], phase, toolbox.legal(phase, n_lookups), author)
+        known = [*state["messages"], *results]
+        legal = toolbox.legal(phase, n_lookups, known)
+        step = Step(state["round"], phase, legal, author, lookups(known))
         status: Literal["success", "error"] = "success"
         try:
             text = toolbox.execute(step, call)
@@ -259,7 +280,20 @@ def _act(state: RoundState, decider: Decider, toolbox: Toolbox) -> dict[str, Any
     return {"messages": results, "phase": phase, "n_illegal": n_illegal, "n_lookups": n_lookups}
 
 
+def _work(state: RoundState, toolbox: Toolbox) -> dict[str, Any]:
+    """Call the tool that is due."""
+    phase, number = state["phase"], state["round"]
+    name = toolbox.due(phase, state["messages"])
+    assert name is not None  # or the node would not have been chosen
+    # Nine letters and digits: some servers take no other ids.
+    call = ToolCall(name=name, args={}, id=f"g{number:05d}{list(PHASES).index(phase):03d}")
+    text = toolbox.execute(Step(number, phase, (name,), GRAPH), call)
+    asked = AIMessage("", tool_calls=[call], response_metadata={"author": GRAPH})
+    result = ToolMessage(text, tool_call_id=call["id"], name=name, status="success")
+    return {"messages": [asked, result], "phase": ADVANCES.get(name, phase), "n_lookups": 0}
+
+
 def _news(messages: Sequence[AnyMessage]) -> Sequence[AnyMessage]:
     """Return the messages that the brain has not seen: all after its last answer."""
-    last = max((i for i, m in enumerate(messages) if isinstance(m, AIMessage)), default=-1)
+    last = max((i for i, m in enumerate(messages) if is_answer(m)), default=-1)
     return messages[last + 1 :]

@@ -6,6 +6,7 @@ person changes of it, as `plan_edit`. The check itself is `agent.loop.validation
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from agent.brains import planner_of
@@ -18,9 +19,9 @@ from agent.loop.observations import (
     rounds_before,
     seconds_per_image,
 )
-from agent.loop.state import SessionView
+from agent.loop.state import GRAPH_WORKS, SessionView, record_version
 from agent.loop.trials import with_trials
-from agent.loop.validation import validate
+from agent.loop.validation import refusal, shortfalls, validate
 from agent.planners import AttributeDistribution, PlanDraft
 from agent.steering.preferences import STEERING, Effect, Preference, active_preferences, additions
 from agent.steering.steer import add, broken, compare, ignored, steer
@@ -66,6 +67,8 @@ class Proposals:
         preferences = active_preferences(self._journal.events(WishEvent, ForgetEvent))
         waiting = self._journal.events(*STEERING) if self._journal.count(AdditionEvent) else ()
         extra = additions(waiting)
+        if planner_of(author) is None and record_version(self._journal) >= GRAPH_WORKS:
+            self._check_amounts(draft, round_number, author, preferences)
         shifts: tuple[Effect, ...] = ()
         warnings: list[str] = []
         if n := settings.feedback.trial:
@@ -127,6 +130,27 @@ class Proposals:
             adapters=self.adapters(),
             undrawn=effects.undrawn,
         )
+
+    def _check_amounts(
+        self, draft: PlanDraft, round_number: int, author: str, preferences: Sequence[Preference]
+    ) -> None:
+        """Raise ToolError where a language model plans too little, see `shortfalls`."""
+        session, vocabulary = self._session.settings.session, self._effects.target.vocabulary
+        made: Counter[str] = Counter()
+        for past in rounds_before(self._journal, round_number):
+            for prompt in past.plan.prompts if past.plan else ():
+                made[prompt.class_name] += prompt.count
+        # A person may want some classes, or values that only some of them have.
+        is_free = not any(preference.attributes for preference in preferences)
+        problems = shortfalls(
+            self.check(draft, round_number, author).prompts,
+            session.images_per_round,
+            session.images_per_prompt,
+            vocabulary.classes if is_free else (),
+            made,
+        )
+        if problems:
+            raise refusal(problems)
 
     def expect(self, plan: Plan) -> Expectation:
         """Return what the memory, and the time of the last rounds, let a plan expect."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Protocol, TypedDict, TypeVar
+from typing import Annotated, Any, Protocol, TypedDict, TypeVar
 
-from langchain_core.messages import AnyMessage
+from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
 from langgraph.graph.message import add_messages
 
 from agent.config.settings import Settings
-from memory.events import Event
+from memory.events import Event, HeadEvent
+from memory.journal import RECORD_VERSION
 from memory.records import Round
 from prompts.vocabulary import Vocabulary
 
@@ -29,6 +30,20 @@ ADVANCES: dict[str, str] = {
     "train_dstm": "evaluate",
     "evaluate_real": "review",
     "finish": "done",
+}
+
+
+# Record version since which the graph calls what is due, a call is answered once in a phase, and a
+# model's plan has to spend the budget.
+GRAPH_WORKS = 3
+# Author of the calls that the graph makes itself.
+GRAPH = "graph"
+# What the graph calls in each phase, since record version 3: nothing is to be chosen.
+DUE: dict[str, tuple[str, ...]] = {
+    "generate": ("generate_batch",),
+    "train": ("train_dstm",),
+    "evaluate": ("evaluate_real",),
+    "review": ("inspect_failures",),
 }
 
 
@@ -82,6 +97,45 @@ class EventLog(Protocol):
 
     def round(self, number: int, /) -> Round | None:
         """Return one round."""
+
+
+def record_version(journal: EventLog) -> int:
+    """Return the version of a record, whose rules its session keeps."""
+    heads = journal.events(HeadEvent)
+    return heads[0].record if heads else RECORD_VERSION
+
+
+def is_answer(message: AnyMessage) -> bool:
+    """Tell whether a message is a brain's, not a call of the graph's own."""
+    return isinstance(message, AIMessage) and message.response_metadata.get("author") != GRAPH
+
+
+def due(phase: str, messages: Sequence[AnyMessage]) -> str | None:
+    """Return the tool that the graph calls now, None where a brain has to choose.
+
+    Args:
+        phase: The phase of the round.
+        messages: The conversation of the round.
+    """
+    answered = {message.name for message, _ in lookups(messages)}
+    return next((name for name in DUE.get(phase, ()) if name not in answered), None)
+
+
+def lookups(messages: Sequence[AnyMessage]) -> list[tuple[ToolMessage, dict[str, Any]]]:
+    """Return the results that the present phase has so far, with the arguments of their calls."""
+    arguments = {
+        call["id"]: call["args"]
+        for message in messages
+        if isinstance(message, AIMessage)
+        for call in message.tool_calls
+    }
+    found: list[tuple[ToolMessage, dict[str, Any]]] = []
+    for message in messages:
+        if isinstance(message, ToolMessage) and message.status != "error":
+            found.append((message, arguments.get(message.tool_call_id, {})))
+            if message.name in ADVANCES:
+                found.clear()
+    return found
 
 
 class TargetView(Protocol):

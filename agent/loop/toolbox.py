@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
-from langchain_core.messages import ToolCall
+from langchain_core.messages import AnyMessage, ToolCall, ToolMessage
 from langchain_core.tools import BaseTool, StructuredTool
 from pydantic import Field, ValidationError
 
@@ -22,7 +22,15 @@ from agent.loop.effects import Effects
 from agent.loop.expectations import say_expectation
 from agent.loop.observations import LOOK_BACK, rounds_before
 from agent.loop.proposals import Proposals
-from agent.loop.state import ADVANCES, PHASES, SessionView
+from agent.loop.state import (
+    ADVANCES,
+    GRAPH_WORKS,
+    PHASES,
+    SessionView,
+    due,
+    lookups,
+    record_version,
+)
 from agent.loop.tool_schemas import tool_schemas
 from agent.planners import PlanDraft, PromptDraft
 from eval.credit import credit, settle
@@ -49,14 +57,20 @@ from memory.events import (
 from memory.records import Hypothesis, Lesson, Report, Round
 from prompts.render import quote
 
+_AS_BEFORE = "You have asked this already; it is not offered again now. The answer is the same:"
+
 
 class Step(NamedTuple):
-    """Where a tool is called: the round and its phase, what is legal now, and who calls."""
+    """Where a tool is called: the round and its phase, what is legal now, and who calls.
+
+    known: results that the phase has so far, with the arguments of their calls.
+    """
 
     round: int
     phase: str
     legal: tuple[str, ...]
     author: str
+    known: Sequence[tuple[ToolMessage, dict[str, Any]]] = ()
 
 
 class Toolbox:
@@ -84,12 +98,31 @@ class Toolbox:
             for f in functions
         }
 
-    def legal(self, phase: str, n_lookups: int) -> tuple[str, ...]:
+    def due(self, phase: str, messages: Sequence[AnyMessage]) -> str | None:
+        """Return the tool that the graph calls itself, see `agent.loop.state.due`."""
+        return due(phase, messages) if self._version >= GRAPH_WORKS else None
+
+    def legal(
+        self, phase: str, n_lookups: int, messages: Sequence[AnyMessage] = ()
+    ) -> tuple[str, ...]:
         """Return the names of the tools that may be called now.
 
-        After `llm.max_lookups` calls that did not end the phase only what ends it is left.
+        After `llm.max_lookups` calls that did not end the phase only what ends it is left. A tool
+        that was called twice alike is not offered again in the phase, and after the round's work
+        there is nothing to look up.
+
+        Args:
+            phase: The phase of the round.
+            n_lookups: Calls that did not end it.
+            messages: The conversation of the round.
         """
         names = PHASES[phase]
+        if self._version >= GRAPH_WORKS:
+            known = [(message.name, arguments) for message, arguments in lookups(messages)]
+            repeated = {name for i, (name, a) in enumerate(known) if (name, a) in known[:i]}
+            names = tuple(name for name in names if name not in repeated)
+            if phase == "review":
+                names = ("finish",)
         if not self._effects.observer.interactive:
             names = tuple(name for name in names if name != "ask_user")
         if n_lookups >= self._session.settings.llm.max_lookups:
@@ -127,7 +160,9 @@ class Toolbox:
                     f"{name[:100]!r} is not legal now (phase {step.phase!r}). Call one of: "
                     f"{', '.join(step.legal)}."
                 )
-            result = str(self.tools[name].invoke(arguments))
+            result = self._answered(name, arguments)
+            if result is None:
+                result = str(self.tools[name].invoke(arguments))
         except Rejected as error:
             result, rejection = str(error), error
         except (ToolError, ValidationError) as error:
@@ -154,6 +189,15 @@ class Toolbox:
         if rejection:
             raise rejection
         return result
+
+    def _answered(self, name: str, arguments: dict[str, Any]) -> str | None:
+        """Return the result of the same call of before in this phase, None without one."""
+        if self._version < GRAPH_WORKS:
+            return None
+        for message, before in self._step.known:
+            if (message.name, before) == (name, arguments):
+                return f"{_AS_BEFORE} {message.content}"
+        return None
 
     def refuse(self, step: Step, tool: str | None, answer: str, problem: str) -> None:
         """Journal an answer that was no legal call; such answers are counted, never executed."""
@@ -324,6 +368,10 @@ class Toolbox:
     def _round(self) -> int:
         return self._step.round
 
+    @property
+    def _version(self) -> int:
+        return record_version(self._journal)
+
     def _current(self) -> Round:
         current = self._journal.round(self._round)
         assert current is not None  # it has begun
@@ -340,7 +388,7 @@ def _learn(session: SessionView, report: Report) -> None:
     assert current is not None and current.plan is not None and current.batch is not None
     reports = [r.report for r in rounds_before(session.journal, number) if r.report]
     before = reports[-1] if reports else None
-    version = session.journal.events(HeadEvent)[0].record
+    version = record_version(session.journal)
     effects = effects_of(current.plan, before, report, version)
     credits_ = credit(current.plan, current.batch, report.slices, effects)
     session.journal.append(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 
 from agent.planners import PlanDraft, PromptDraft
 from memory.errors import ToolError, unknown
@@ -15,6 +16,8 @@ from prompts.vocabulary import Vocabulary
 
 MAX_PROMPTS = 200
 MAX_COUNT = 100_000
+# What a language model's plan spends of its images at least, and prompts that it has.
+LEAST_SPENT, LEAST_PROMPTS = 0.9, 4
 # What a refusal may say at most, so that it fits into any model's context.
 MAX_PROBLEMS = 10
 MAX_REFUSAL = 2000
@@ -127,7 +130,7 @@ def validate(
         warnings += warning
         hypothesis = Hypothesis(slice=key, expected_change=draft.hypothesis.expected_change)
     if problems:
-        raise ToolError(_refusal(problems))
+        raise refusal(problems)
     return Plan(
         round=round_number,
         author=author,
@@ -137,6 +140,57 @@ def validate(
         warnings=_bounded(warnings, _MAX_WARNINGS, "warnings"),
         trials=_counted(draft.trials, list(specs.values())),
     )
+
+
+def least_prompts(n_images: int, images_per_prompt: int) -> int:
+    """Return how many prompts a model's plan needs: four, fewer where the budget has no room."""
+    return max(1, min(LEAST_PROMPTS, n_images // images_per_prompt))
+
+
+def shortfalls(
+    prompts: Sequence[PromptSpec],
+    n_images: int,
+    images_per_prompt: int,
+    classes: Sequence[str],
+    made: Mapping[str, int],
+) -> list[str]:
+    """Return what a language model's plan lacks, with numbers.
+
+    A class needs images where it would have less than half an equal share of all so far: a model
+    of few classes takes marks of generated images for marks of the class.
+
+    Args:
+        prompts: Those of the plan.
+        n_images: Budget of the round.
+        images_per_prompt: Images that a prompt usually gets.
+        classes: Those that need images; fewer than two: none does.
+        made: Images of the rounds before, by class.
+    """
+    problems = []
+    total = sum(prompt.count for prompt in prompts)
+    least = math.ceil(LEAST_SPENT * n_images)
+    if total < least:
+        problems.append(f"the counts add up to {total} of {n_images} images; spend {least} or more")
+    needed = least_prompts(n_images, images_per_prompt)
+    if len(prompts) < needed:
+        problems.append(f"{len(prompts)} different prompts are too few; {needed} are needed")
+    if len(classes) < 2:
+        return problems
+    in_all = sum(made.values()) + n_images
+    for name in classes:
+        n_planned = sum(prompt.count for prompt in prompts if prompt.class_name == name)
+        least = in_all // (2 * len(classes)) - made.get(name, 0)
+        if n_planned < least:
+            problems.append(
+                f"the class {name!r} has {n_planned} of {n_images} images, and "
+                f"{made.get(name, 0)} of the rounds before; it needs {least} now"
+            )
+    return problems
+
+
+def refusal(problems: Sequence[str]) -> ToolError:
+    """Return the error that names what is wrong with a plan."""
+    return ToolError(_refusal(problems))
 
 
 def slice_attributes(text: str) -> dict[str, str] | None:

@@ -19,7 +19,7 @@ from agent.brains.actions import parse_action
 from agent.loop.components import Components
 from agent.loop.effects import LiveEffects
 from agent.loop.observer import ConsoleObserver
-from agent.loop.state import ADVANCES, PHASES
+from agent.loop.state import ADVANCES, GRAPH, PHASES
 from agent.loop.toolbox import Step, Toolbox
 from agent.session.folder import folder_of, open_session
 from memory.errors import ToolError
@@ -75,7 +75,11 @@ GOOD: dict[str, dict[str, Any]] = {
     "inspect_failures": {},
     "ask_user": {"question": "Go on?"},
     "propose_plan": {
-        "prompts": [PROMPT, PROMPT | {"text": "an intact mono cell", "attributes": {}}],
+        "prompts": [
+            PROMPT,
+            PROMPT | {"text": "an intact mono cell", "attributes": {}},
+            PROMPT | {"text": "an intact dark poly cell", "attributes": {}},
+        ],
         "why": "Both classes.",
         "hypothesis": {"slice": "wafer=poly", "expected_change": 0.05},
     },
@@ -84,7 +88,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "evaluate_real": {},
     "finish": {"summary": "done"},
 }
-GOOD["propose_plan"]["prompts"][1].pop("class_name")
+for intact in GOOD["propose_plan"]["prompts"][1:]:
+    intact.pop("class_name")
 # The longest answer to a call: what every model can take in.
 MAX_ANSWER = 4000
 
@@ -310,8 +315,8 @@ def test_injected_texts_stay_texts(make_settings: MakeSettings, tmp_path: Path) 
     prompts = [PROMPT | {"text": text, "count": 2, "why": text} for text in (*INJECTIONS, *PATHS)]
     plan = {"prompts": prompts[:12], "why": said, "hypothesis": GOOD["propose_plan"]["hypothesis"]}
     calls = GOOD | {"propose_plan": plan, "finish": {"summary": said}}
-    names = ["recall_memory", *ADVANCES]
-    script = [{"tool": name, "arguments": calls[name]} for name in names] * 2
+    asked = ["recall_memory", "propose_plan", "finish"]
+    script = [{"tool": name, "arguments": calls[name]} for name in asked] * 2
     path = tmp_path / "script.json"
     path.write_text(json.dumps(script), encoding="utf-8")
     settings = make_settings("session.name=injected", "dstm.steps=2", f"brain=scripted:{path}")
@@ -322,6 +327,6 @@ def test_injected_texts_stay_texts(make_settings: MakeSettings, tmp_path: Path) 
 
     events = read_events(folder_of(settings.home, "injected") / "journal.jsonl")
     made = [e for e in events if isinstance(e, ToolCallEvent)]
-    assert [e.tool for e in made] == names * 2
+    assert [e.tool for e in made if e.author != GRAPH] == asked * 2
     recalled = [e.result for e in made if e.tool == "recall_memory"][1]
     assert "prompt" in recalled and len(recalled) <= MAX_ANSWER

@@ -40,7 +40,11 @@ class _Handler(BaseHTTPRequestHandler):
 def _arguments(name: str, n_images: int) -> dict[str, Any]:
     if name == "propose_plan":
         texts = ("a dark poly cell, with a clear defect", "an intact mono cell")
-        prompts = [{"text": text, "count": n_images // 2} for text in texts]
+        prompts = [
+            {"text": f"{text}{end}", "count": n_images // 4}
+            for text in texts
+            for end in ("", ", with low contrast")
+        ]
         return {"prompts": prompts, "why": "Both classes."}
     return {"summary": "done"} if name == "finish" else {}
 

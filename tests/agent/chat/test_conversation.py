@@ -389,8 +389,8 @@ def test_plan_of_a_model_is_refused_when_it_breaks_a_wish(
     make_settings: MakeSettings, tmp_path: Path
 ) -> None:
     def plan(wafer: str) -> dict[str, Any]:
-        values = {"wafer": wafer, "severity": "defective"}
-        prompts = [{"attributes": values, "count": 8}]
+        levels = ("functional", "probable", "defective")
+        prompts = [{"attributes": {"wafer": wafer, "severity": x}, "count": 8} for x in levels]
         return {"tool": "propose_plan", "arguments": {"prompts": prompts, "why": "?"}}
 
     path = tmp_path / "script.json"

@@ -15,6 +15,7 @@ from agent.config.settings import Settings
 from agent.loop.approval import ApprovalDecision, ApprovalRequest
 from agent.loop.components import Components
 from agent.loop.observer import Observer
+from agent.loop.state import GRAPH
 from agent.session.folder import folder_of, open_session
 from eval.decisions import decisions
 from memory.errors import SettingsError
@@ -49,15 +50,14 @@ PLAN: dict[str, Any] = {
         "prompts": [
             {"text": "a dark poly cell, with a clear defect", "count": 8},
             {"text": "an intact mono cell", "count": 8},
+            {"text": "a dark mono cell, with a clear defect", "count": 8},
         ],
         "hypothesis": {"slice": "wafer=poly", "expected_change": 0.05},
         "why": "Both classes.",
     },
 }
+STAGES = ["generate_batch", "train_dstm", "evaluate_real", "inspect_failures"]
 REST: list[dict[str, Any]] = [
-    {"tool": "generate_batch"},
-    {"tool": "train_dstm"},
-    {"tool": "evaluate_real"},
     {"tool": "finish", "arguments": {"summary": "done"}},
 ]
 
@@ -77,6 +77,7 @@ def test_script_runs_a_round(make_settings: MakeSettings, tmp_path: Path) -> Non
     assert [(p.class_name, p.count) for p in only.plan.prompts] == [
         ("defective", 8),
         ("functional", 8),
+        ("defective", 8),
     ]
     assert only.verdict is not None
     assert only.verdict.held is None  # nothing was measured before the first round
@@ -93,8 +94,9 @@ def test_illegal_and_malformed_calls_are_answered_and_nothing_is_lost(
         {"tool": "propose_plan", "arguments": {"prompts": [{"text": "a dog", "count": 2}]}},
     ]
     folder = play(make_settings, tmp_path, [*wrong, PLAN, *REST])
-    calls = [e.tool for e in read_events(folder / "journal.jsonl") if isinstance(e, ToolCallEvent)]
-    assert calls == ["propose_plan", "generate_batch", "train_dstm", "evaluate_real", "finish"]
+    calls = [e for e in read_events(folder / "journal.jsonl") if isinstance(e, ToolCallEvent)]
+    assert [call.tool for call in calls] == ["propose_plan", *STAGES, "finish"]
+    assert {call.author for call in calls if call.tool in STAGES} == {GRAPH}
 
 
 def test_after_illegal_calls_the_policy_takes_the_step(
@@ -111,11 +113,50 @@ def test_after_illegal_calls_the_policy_takes_the_step(
     assert "3 illegal calls in a row" in fallback.reason
     brain = f"scripted:{tmp_path / 'script.json'}"
     (row,) = decisions(brain, events)
-    assert (row.n_answers, row.n_legal, row.n_illegal, row.n_fallbacks) == (7, 4, 3, 1)
+    assert (row.n_answers, row.n_legal, row.n_illegal, row.n_fallbacks) == (4, 1, 3, 1)
+
+
+def test_what_is_due_takes_no_answer_of_the_brain(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    folder = play(make_settings, tmp_path, [PLAN, *REST])
+    events = read_events(folder / "journal.jsonl")
+    asked = [e for e in events if isinstance(e, ModelCallEvent)]
+    assert [e.phase for e in asked] == ["plan", "review"]
+    assert asked[1].tools == ("finish",)
+    # The model reads the figures that it is to sum up.
+    assert [m.name for m in asked[1].messages if m.role == "tool"] == ["propose_plan", *STAGES]
+    (only,) = rounds(events)
+    assert only.failures
+
+
+def test_the_same_question_is_answered_once(make_settings: MakeSettings, tmp_path: Path) -> None:
+    look = {"tool": "recall_memory", "arguments": {"query": "dark"}}
+    folder = play(make_settings, tmp_path, [look, look, look, PLAN, *REST])
+    events = read_events(folder / "journal.jsonl")
+    calls = [e for e in events if isinstance(e, ToolCallEvent)]
+    first, again = [call.result for call in calls if call.tool == "recall_memory"]
+    assert again.endswith(first) and "already" in again
+    asked = [e for e in events if isinstance(e, ModelCallEvent)]
+    offered = ["recall_memory" in e.tools for e in asked]
+    assert offered == [True, True, False, False, False]
+    assert [e.tool for e in events if isinstance(e, IllegalCallEvent)] == ["recall_memory"]
+
+
+def test_a_meagre_plan_is_refused_with_numbers(make_settings: MakeSettings, tmp_path: Path) -> None:
+    texts = ("a dark poly cell, with a clear defect", "a dark mono cell, with a clear defect")
+    few = [{"text": text, "count": 8} for text in texts]
+    meagre: Any = {"tool": "propose_plan", "arguments": {"prompts": few}}
+    folder = play(make_settings, tmp_path, [meagre, PLAN, *REST])
+    (illegal,) = [
+        e for e in read_events(folder / "journal.jsonl") if isinstance(e, IllegalCallEvent)
+    ]
+    for figures in ("16 of 24", "spend 22", "2 different prompts", "'functional' has 0 of 24"):
+        assert figures in illegal.problem
 
 
 def test_lookups_are_bounded(make_settings: MakeSettings, tmp_path: Path) -> None:
-    look = [{"tool": "recall_memory", "arguments": {"query": "dark"}}] * 7
+    look = [{"tool": "recall_memory", "arguments": {"query": f"dark {i}"}} for i in range(7)]
     folder = play(make_settings, tmp_path, [*look, PLAN, *REST])
     events = read_events(folder / "journal.jsonl")
     tools = [e.tools for e in events if isinstance(e, ModelCallEvent)]

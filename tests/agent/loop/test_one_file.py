@@ -61,7 +61,8 @@ class Eager:
 
     def decide(self, turn):
         name = turn.legal[-1]
-        prompts = [{"text": self._text, "count": 8}, {"text": "an intact mono cell", "count": 8}]
+        texts = (self._text, "an intact mono cell", "an intact dark poly cell")
+        prompts = [{"text": text, "count": 8} for text in texts]
         arguments = {"propose_plan": {"prompts": prompts}, "finish": {"summary": "done"}}
         call = ToolCall(name=name, args=arguments.get(name, {}), id=f"c{turn.number}")
         return AIMessage("", tool_calls=[call])
@@ -84,9 +85,9 @@ class ChattyModel(FakeMessagesListChatModel):
 
 
 def build(argument, context):
-    prompts = [{"text": argument, "count": 8}, {"text": "an intact mono cell", "count": 8}]
-    calls = [("propose_plan", {"prompts": prompts}), ("generate_batch", {}), ("train_dstm", {})]
-    calls += [("evaluate_real", {}), ("finish", {"summary": "done"})]
+    texts = (argument, "an intact mono cell", "an intact dark poly cell")
+    prompts = [{"text": text, "count": 8} for text in texts]
+    calls = [("propose_plan", {"prompts": prompts}), ("finish", {"summary": "done"})]
     return ChattyModel(
         responses=[
             AIMessage("", tool_calls=[ToolCall(name=name, args=arguments, id=f"c{n}")])
@@ -148,5 +149,5 @@ def test_a_new_brain(make_settings: MakeSettings, add_file: AddFile, name: str, 
     assert only.plan.prompts[0].text == prompt
     calls = [e for e in events if isinstance(e, ModelCallEvent)]
     assert {e.author for e in calls} == {f"{name}:{prompt}"}
-    assert [e.phase for e in calls] == ["plan", "generate", "train", "evaluate", "review"]
+    assert [e.phase for e in calls] == ["plan", "review"]
     assert not any(e.kind in ("fallback", "illegal_call") for e in events)

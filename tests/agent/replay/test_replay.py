@@ -24,7 +24,7 @@ from agent.replay.viewer import open_recording, pictures, print_all, walk
 from memory.chain import seal
 from memory.errors import SessionError, SettingsError
 from memory.events import PlanEvent, ToolCallEvent
-from memory.journal import read_events
+from memory.journal import RECORD_VERSION, read_events
 from tests.agent.invented import long_journal, record
 
 ASK: dict[str, Any] = {"tool": "ask_user", "arguments": {"question": "Poly or mono?"}}
@@ -34,6 +34,7 @@ PLAN: dict[str, Any] = {
         "prompts": [
             {"text": "a dark poly cell, with a clear defect", "count": 8},
             {"text": "an intact mono cell" + " and a cell" * 9, "count": 8},
+            {"text": "an intact bright cell", "count": 8},
         ],
         "hypothesis": {"slice": "wafer=poly", "expected_change": 0.05},
         "why": "Both classes \u2028 [bold]and more",
@@ -42,10 +43,6 @@ PLAN: dict[str, Any] = {
 }
 LOOK = {"tool": "recall_memory", "arguments": {"query": "dark"}, "tokens": [50, 5]}
 REST: list[dict[str, Any]] = [
-    {"tool": "generate_batch"},
-    {"tool": "train_dstm"},
-    {"tool": "evaluate_real"},
-    {"tool": "inspect_failures"},
     {"tool": "finish", "arguments": {"summary": "done"}},
 ]
 WRONG: list[dict[str, Any]] = [
@@ -299,11 +296,13 @@ def test_a_record_that_ends_within_a_round_is_verified_up_to_there(
 def test_journals_of_other_versions_are_refused_or_read(policy: Path, tmp_path: Path) -> None:
     path = copy(policy, tmp_path) / "journal.jsonl"
     text = path.read_text("utf-8")
-    path.write_text(text.replace('"record": 2, ', "", 1), encoding="utf-8")
+    path.write_text(text.replace(f'"record": {RECORD_VERSION}, ', "", 1), encoding="utf-8")
     with pytest.raises(SessionError, match="stepped through"):
         verify(path)
     assert len(open_recording(path.parent).steps) > 3
-    path.write_text(text.replace('"record": 2, ', '"record": 9, ', 1), encoding="utf-8")
+    path.write_text(
+        text.replace(f'"record": {RECORD_VERSION}, ', '"record": 9, ', 1), encoding="utf-8"
+    )
     with pytest.raises(SessionError, match="version 9"):
         verify(path)
     path.write_text(text.replace('"schema": 1', '"schema": 2', 1), encoding="utf-8")

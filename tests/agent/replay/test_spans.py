@@ -23,8 +23,9 @@ PLAN: dict[str, Any] = {
     "tool": "propose_plan",
     "arguments": {
         "prompts": [
-            {"text": "a dark poly cell, with a clear defect", "count": 12},
-            {"text": "an intact mono cell", "count": 12},
+            {"text": "a dark poly cell, with a clear defect", "count": 8},
+            {"text": "an intact mono cell", "count": 8},
+            {"text": "an intact dark poly cell", "count": 8},
         ],
         "why": "Both classes",
     },
