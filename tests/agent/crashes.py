@@ -272,8 +272,8 @@ class Trials:
         try:
             for seed in range(self.first_seed, self.first_seed + n):
                 settings = small(self.folder / f"llm-{seed}", f"brain={model}", *QUICK_TO_FORGIVE)
-                # Of the 15 calls of three rounds; after the last of these there are rounds left.
-                n_calls = random.Random(f"llm {seed}").randint(1, 10)
+                # Of the 6 calls of three rounds; after the last of these there are rounds left.
+                n_calls = random.Random(f"llm {seed}").randint(1, 3)
                 pid = start(settings)
                 events = _wait_for(settings, pid, "model_call", n_calls)
                 server.kill()

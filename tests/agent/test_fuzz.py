@@ -313,7 +313,9 @@ def test_injected_texts_stay_texts(make_settings: MakeSettings, tmp_path: Path) 
     """A legal plan full of injections is data: on the terminal, in the report, in the memory."""
     said = " ".join(INJECTIONS)
     prompts = [PROMPT | {"text": text, "count": 2, "why": text} for text in (*INJECTIONS, *PATHS)]
-    plan = {"prompts": prompts[:12], "why": said, "hypothesis": GOOD["propose_plan"]["hypothesis"]}
+    intact = {"class_name": "functional", "attributes": {"severity": "functional"}}
+    prompts = [prompt | (intact if n % 2 else {}) for n, prompt in enumerate(prompts[:12])]
+    plan = {"prompts": prompts, "why": said, "hypothesis": GOOD["propose_plan"]["hypothesis"]}
     calls = GOOD | {"propose_plan": plan, "finish": {"summary": said}}
     asked = ["recall_memory", "propose_plan", "finish"]
     script = [{"tool": name, "arguments": calls[name]} for name in asked] * 2
