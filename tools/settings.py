@@ -51,10 +51,10 @@ class TrainSettings(Record):
     augment: bool | Literal["strong"] = Field(
         True, description="true: as the task says; strong: see tools/tasks/strong.py, too"
     )
-    precision: Literal["float32", "bfloat16"] = Field(
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
         "float32",
-        description="of the network's arithmetic; where a processor has instructions for bfloat16, "
-        "a U-Net trains in about half the time",
+        description="of the network's arithmetic; auto: bfloat16 where the device has instructions "
+        "for it, and a U-Net trains in about half the time; without them bfloat16 is much slower",
     )
     flips: tuple[Literal["horizontal", "vertical"], ...] | None = Field(
         None,

@@ -28,6 +28,7 @@ from tools.data.stored_images import StoredImages, contents
 from tools.models.dstm_file import reproducible, save_model
 from tools.models.embeddings import last_layer
 from tools.models.frozen import Features, freeze
+from tools.models.processor import has_bfloat16, in_bfloat16
 from tools.settings import BOTH_FLIPS, DstmSettings, TrainSettings
 from tools.tasks import Batch, Model, Task, strong
 
@@ -262,6 +263,12 @@ def train_model(
         DataError: No image has a weight above 0.
         ShapingError: The loss diverges more than `MAX_RETURNS` times.
     """
+    if settings.precision == "bfloat16" and not has_bfloat16(device):
+        warn(
+            "slow precision",
+            f"The device {device!r} has no instructions for bfloat16, so that this training takes "
+            "many times as long as in float32. Set precision=auto.",
+        )
     mix = Mix(samples, n_classes, settings, is_real)
     generator = torch.Generator().manual_seed(settings.seed)
     flips = BOTH_FLIPS if settings.flips is None else settings.flips
@@ -364,7 +371,7 @@ def _backward(
         The loss, and the number of parts that sufficed.
     """
     n = len(batch.images)
-    is_short = settings.precision == "bfloat16"
+    is_short = in_bfloat16(settings.precision, batch.images.device.type)
     while True:
         model.zero_grad(set_to_none=True)
         total = 0.0

@@ -30,6 +30,7 @@ from memory.errors import (
     StorageError,
     WeightsError,
 )
+from tools.models.processor import choose_threads
 
 EPILOG = (
     "Exit codes: 0 done; 1 another failure; 2 settings, data or weights that cannot be used; "
@@ -90,6 +91,7 @@ for topic in (sessions, steering, replay, trace, images, models, compare, memory
 def main() -> None:
     """Entry point of the command `shaping`."""
     make_lenient()
+    choose_threads()
     try:
         app()
     except SystemExit as end:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from agent.config.settings import Settings
 from memory.errors import BrainError, WeightsError
 from memory.minilm import PACKAGE, SHA256, check_weights, model_folder
+from tools.models.processor import has_bfloat16, usable_cores
 
 PACKAGES = ("torch", "diffusers", "transformers", "langgraph", "langchain-core", "chromadb")
 OPTIONAL_PACKAGES = {
@@ -106,8 +107,11 @@ def device() -> Check:
     if torch.cuda.is_available():
         gib = torch.cuda.get_device_properties(0).total_memory / _GIB
         return Check("device", True, True, f"cuda: {torch.cuda.get_device_name()}, {gib:.0f} GiB")
-    threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
-    return Check("device", True, True, f"cpu: {threads}; no CUDA device")
+    threads = f"{torch.get_num_threads()} threads, {usable_cores()} of {os.cpu_count()} cores"
+    policy = os.environ.get("OMP_WAIT_POLICY")
+    waits = "waiting without work" if policy == "passive" else f"OMP_WAIT_POLICY={policy}"
+    short = "bfloat16" if has_bfloat16("cpu") else "no bfloat16"
+    return Check("device", True, True, f"cpu: {threads}, {waits}, {short}; no CUDA device")
 
 
 def free_memory() -> Check:

@@ -65,6 +65,22 @@ def test_bfloat16_learns_nearly_the_same(target: Any, quick: TrainSettings) -> N
     assert state(model) != state(other)
 
 
+def test_bfloat16_without_instructions_is_warned_of(
+    target: Any, quick: TrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
+    samples, warnings = target.split("generator"), []
+    trained = {}
+    for precision in ("float32", "auto", "bfloat16"):
+        settings = quick.model_copy(update={"steps": 2, "precision": precision})
+        model, _, _ = train_model(
+            samples, TASK, 2, settings, warn=lambda kind, text: warnings.append(kind)
+        )
+        trained[precision] = state(model)
+    assert warnings == ["slow precision"]
+    assert trained["auto"] == trained["float32"] != trained["bfloat16"]
+
+
 def test_the_seed_decides_every_bit(target: Any, quick: TrainSettings) -> None:
     samples = target.split("generator")
     settings = quick.model_copy(update={"steps": 5})

@@ -20,6 +20,7 @@ from memory.errors import SettingsError
 from memory.files import write_bytes, write_json
 from tools.data.samples import Dense, Samples
 from tools.diffusion.pipeline import MTDMPipeline, encode_prompts
+from tools.models.processor import in_bfloat16
 from tools.settings import CaptionedRun, PretrainSettings
 
 Progress = Callable[[int, float, float], None]
@@ -199,22 +200,12 @@ def denoising_loss(
     levels = (image_level, label_level)
     noisy = pipeline.add_noise(x, noise, levels)
     kind = x.device.type
-    with torch.autocast(kind, torch.bfloat16, enabled=_in_bfloat16(settings.precision, kind)):
+    with torch.autocast(kind, torch.bfloat16, enabled=in_bfloat16(settings.precision, kind)):
         clean = pipeline.predict(noisy, t, states, mask, levels).float()
     error = pipeline.reconstruct(pipeline.project(clean - x)) ** 2
     gamma = math.inf if pipeline.prediction == "velocity" else MIN_SNR_GAMMA
     snr_weight = (1 / (1 - pipeline.per_channel(levels))).clamp(max=gamma)
     return (weight * snr_weight * error).sum() / weight.sum()
-
-
-def _in_bfloat16(precision: str, device: str) -> bool:
-    """Return whether the network computes in bfloat16.
-
-    A processor with instructions for it (AVX512-BF16, AMX) trains about twice as fast in it.
-    """
-    if precision == "auto":
-        return device == "cuda" or torch.cpu._is_avx512_bf16_supported()
-    return precision == "bfloat16"
 
 
 def to_channels(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 from agent.cli import doctor
 from agent.cli.app import app
 from agent.config.settings import load_settings
+from tools.models.processor import usable_cores
 
 if TYPE_CHECKING:
     from tests.agent.fake_llm import FakeLLM
@@ -49,6 +51,9 @@ def test_all_that_is_missing_has_a_fix(tmp_path: Path) -> None:
     assert names["photographs"].ok
     assert names["free disk"].ok
     assert names["device"].detail.startswith(("cpu: ", "cuda: "))
+    if names["device"].detail.startswith("cpu: "):
+        assert f"{usable_cores()} of {os.cpu_count()} cores" in names["device"].detail
+        assert "waiting" in names["device"].detail or "OMP_WAIT_POLICY" in names["device"].detail
     assert not (tmp_path / "not").exists()
 
 

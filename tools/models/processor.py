@@ -1,0 +1,90 @@
+"""What a processor offers: cores, threads that wait without work, and arithmetic in bfloat16."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Literal
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Return how many cores this process may keep busy, at least 1.
+
+    The least of those that it may run on and the quotas of its control groups, rounded down.
+
+    Args:
+        root: Where /proc and /sys are.
+    """
+    return max(1, min([_allowed_cores(), *map(int, _quotas(root))]))
+
+
+def _allowed_cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _quotas(root: Path) -> list[float]:
+    """Return the cores that each control group of the process may use, of version 1 and 2."""
+    try:
+        groups = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    quotas = []
+    for group in groups:
+        _, controllers, path = group.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        own = mount / path.lstrip("/")
+        # In a container the path may be that of the host, so the root of the mount counts, too.
+        for folder in [own, *own.parents]:
+            if not folder.is_relative_to(mount):
+                break
+            quotas += _quota(folder, is_v1=bool(controllers))
+    return quotas
+
+
+def _quota(folder: Path, is_v1: bool) -> list[float]:
+    try:
+        if is_v1:
+            texts = [(folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")]
+        else:
+            texts = (folder / "cpu.max").read_text().split()
+        quota, period = map(int, texts)
+    except (OSError, ValueError):  # "max", or no such file
+        return []
+    return [quota / period] if quota > 0 and period > 0 else []
+
+
+def choose_threads(variables: MutableMapping[str, str] = os.environ) -> None:
+    """Set how many threads OpenMP starts and how they wait; has no effect once torch is imported.
+
+    Waiting threads sleep. By default they spin for a while, which beside other busy programs takes
+    many times the processor time of the work itself. Their number is set where a control group has
+    a quota, which OpenMP does not know. What the user has set is kept.
+
+    Args:
+        variables: The environment.
+    """
+    variables.setdefault("OMP_WAIT_POLICY", "passive")
+    if (n_usable := usable_cores()) < _allowed_cores():
+        variables.setdefault("OMP_NUM_THREADS", str(n_usable))
+
+
+def has_bfloat16(device: str) -> bool:
+    """Return whether a torch device has instructions for bfloat16: CUDA or AVX512-BF16.
+
+    Without them bfloat16 is many times slower than float32.
+    """
+    import torch
+
+    is_cpu = torch.device(device).type == "cpu"
+    return not is_cpu or torch.cpu._is_avx512_bf16_supported()
+
+
+def in_bfloat16(precision: Precision, device: str) -> bool:
+    """Return whether a network computes in bfloat16; `auto`: where the device has instructions."""
+    return precision == "bfloat16" or (precision == "auto" and has_bfloat16(device))
