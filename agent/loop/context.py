@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from agent.loop.drafts import PolicyDraft, share_of
 from eval.report.blocks import failure_lines, plain, report_lines, verdict_text
 from memory.items import Hit, MemoryItem
 from memory.records import Failure, Report, Verdict, slice_key
@@ -20,6 +21,7 @@ from prompts.vocabulary import Vocabulary
 _WISH, _LESSON, _PROMPT, _SLICE = 300, 240, 160, 80
 _MAX_WISHES = 5
 _MAX_CREDITS = 3
+_MAX_SHARES = 8
 _MAX_FAILURES = 10
 
 
@@ -49,6 +51,7 @@ class Facts:
         tokens_left: None without a limit.
         usd_left: None without a limit.
         baseline: The main figure of round 0 on feedback, None without a round 0.
+        draft: A policy's plan for the round, which a language model may take.
     """
 
     target: str
@@ -72,6 +75,7 @@ class Facts:
     tokens_left: int | None = None
     usd_left: float | None = None
     baseline: float | None = None
+    draft: PolicyDraft | None = None
 
 
 class _Detail(NamedTuple):
@@ -210,7 +214,30 @@ def _observation(facts: Facts, detail: _Detail, template: str) -> str:
         verdict=verdict_text(facts.verdict) if facts.verdict else "",
         lessons="\n".join(_say_lesson(item) for item in facts.lessons[: detail.lessons]),
         similar="\n".join(f"- {say_prompt(hit)}" for hit in facts.similar[: detail.similar]),
+        planner=facts.draft.planner if facts.draft else "",
+        draft="\n".join(_say_draft(facts)),
     )
+
+
+def _say_draft(facts: Facts) -> list[str]:
+    """Say the largest shares of the draft, of measured slices or else of single values."""
+    draft = facts.draft
+    if draft is None:
+        return []
+    slices = {score.key: score.attributes for score in facts.report.slices} if facts.report else {}
+    slices = slices or {
+        slice_key({name: value}): {name: value}
+        for name, values in facts.vocabulary.attributes.items()
+        for value in values
+    }
+    shares = {key: share_of(where, draft.plan.prompts) for key, where in slices.items()}
+    lines = []
+    for key in sorted(shares, key=lambda key: -shares[key])[:_MAX_SHARES]:
+        line = f"- {quote(key, _SLICE)}: {shares[key]:.0%}"
+        if gain := draft.gains.get(key):
+            line += f", expected gain {gain[0]:+.3f} (standard deviation {gain[1]:.3f})"
+        lines.append(line)
+    return lines
 
 
 def _say_budget(facts: Facts) -> str:

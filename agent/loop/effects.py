@@ -11,14 +11,17 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from langchain_core.messages import AnyMessage
 from langgraph.types import interrupt
 
 from agent.loop.approval import ApprovalRequest
 from agent.loop.context import prompt_files, say_prompt
+from agent.loop.drafts import PolicyDraft, policy_draft
 from agent.loop.expectations import Expectation, expect
 from agent.loop.observations import rounds_before
 from agent.loop.observer import Observer
 from agent.loop.state import E, TargetView
+from agent.planners import Observation
 from memory.events import Event
 from memory.items import Hit, MemoryItem, items_from_events
 from memory.records import Batch, Failure, Plan, Report, Training, read_pull
@@ -52,6 +55,9 @@ class Effects(Protocol):
     def word(self, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return tools, in OpenAI's function format, in the words that a brain is shown."""
 
+    def opening(self, round_number: int) -> list[AnyMessage] | None:
+        """Return a round's first messages as an earlier version wrote them, None: to be written."""
+
     # -- the generator, as far as prompts are checked against it -------------------------------
 
     @property
@@ -72,6 +78,9 @@ class Effects(Protocol):
 
     def recall(self, round_number: int, query: str) -> tuple[Sequence[MemoryItem], Sequence[Hit]]:
         """Return lessons, and prompts with what they achieved, for the start of a round."""
+
+    def draft(self, seen: Observation) -> PolicyDraft | None:
+        """Return the policy's plan, which a language model may take; None where it decides."""
 
     def search(self, key: str, query: str, n: int) -> str:
         """Return what the memory knows, in words; key: of the tool call that asks."""
@@ -135,6 +144,10 @@ class LiveEffects:
         """Return the tools as they are."""
         return tools
 
+    def opening(self, round_number: int) -> list[AnyMessage] | None:
+        """Return nothing: it is written now."""
+        return None
+
     @property
     def max_tokens(self) -> int:
         """How many tokens of a prompt the generator reads."""
@@ -163,6 +176,11 @@ class LiveEffects:
         lessons = memory.search(query, n=N_RECALLED, kind="lesson", target=target)
         similar = memory.search(query, n=N_RECALLED, kind="prompt", target=target)
         return [hit.item for hit in lessons], similar
+
+    def draft(self, seen: Observation) -> PolicyDraft | None:
+        """Return the plan of `llm.fallback`."""
+        parts = self._parts
+        return policy_draft(self._session, seen, parts.distribution, self.target.vocabulary)
 
     def search(self, key: str, query: str, n: int) -> str:
         """Search the memory of all sessions."""

@@ -101,6 +101,8 @@ def open_round(
         facts = gather(session, effects, observation, tokens_left, usd_left)
         packed = pack(facts, observation.rounds)
         opening = session.journal.append(OpeningEvent(key=key, round=round_number, facts=packed))
+    if recorded := effects.opening(round_number):
+        return recorded
     facts = unpack(opening.facts, observation.rounds, effects.target)
     system, text = brief(facts, effects.templates)
     return [SystemMessage(system), HumanMessage(text)]
@@ -143,6 +145,7 @@ def gather(
         tokens_left=tokens_left,
         usd_left=usd_left,
         baseline=_baseline(journal),
+        draft=effects.draft(observation),
     )
 
 
@@ -177,6 +180,8 @@ def pack(facts: Facts, past: Sequence[Round]) -> Json:
     packed: Json = _FACTS.dump_python(facts, mode="json", exclude=set(_ELSEWHERE))
     if facts.baseline is None:
         del packed["baseline"]  # as in records of before there was a round 0
+    if facts.draft is None:
+        del packed["draft"]
     reports = [r.number for r in past if r.report]
     safe: Json = storable(packed)
     return safe | {"reports": reports[-2:], "past": past[-1].number if past else None}

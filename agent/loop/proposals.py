@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from agent.brains import planner_of
 from agent.loop.approval import ApprovalRequest, Rejected, ResolvedDraft
+from agent.loop.drafts import Choice, PolicyDraft, compose
 from agent.loop.effects import Effects
 from agent.loop.expectations import Expectation
 from agent.loop.observations import (
@@ -21,7 +22,7 @@ from agent.loop.observations import (
 )
 from agent.loop.state import GRAPH_WORKS, SessionView, record_version
 from agent.loop.trials import with_trials
-from agent.loop.validation import refusal, shortfalls, validate
+from agent.loop.validation import least_prompts, refusal, shortfalls, validate
 from agent.planners import AttributeDistribution, PlanDraft
 from agent.steering.preferences import STEERING, Effect, Preference, active_preferences, additions
 from agent.steering.steer import add, broken, compare, ignored, steer
@@ -46,11 +47,26 @@ class Proposals:
         self._session, self._effects = session, effects
         self._journal = session.journal
 
-    def resolve(self, draft: PlanDraft, round_number: int, author: str, key: str) -> ResolvedDraft:
+    def compose(self, choice: Choice, round_number: int) -> PlanDraft:
+        """Return the plan that a call stands for; raises ToolError, see `drafts.compose`."""
+        if choice.draft == "replace" and not choice.shares:
+            return choice.as_given()
+        opening = self._journal.get(f"opening/{round_number}", OpeningEvent)
+        draft = opening.facts.get("draft") if opening else None
+        return compose(
+            choice,
+            PolicyDraft.model_validate(draft) if draft else None,
+            observe(self._session, round_number),
+            self._distribution(),
+            self._effects.target.vocabulary,
+            active_preferences(self._journal.events(WishEvent, ForgetEvent)),
+        )
+
+    def resolve(self, choice: Choice, round_number: int, author: str, key: str) -> ResolvedDraft:
         """Return what trials, wishes and additions make of a draft: once, so that later ones wait.
 
         Args:
-            draft: What the brain proposes.
+            choice: What the brain proposes.
             round_number: Number of the round.
             author: The brain.
             key: Of the question about it, approval/ROUND/CALL.
@@ -64,11 +80,12 @@ class Proposals:
             return ResolvedDraft.model_validate(event.made)
         settings, vocabulary = self._session.settings, self._effects.target.vocabulary
         session = settings.session
+        draft = self.compose(choice, round_number)
         preferences = active_preferences(self._journal.events(WishEvent, ForgetEvent))
         waiting = self._journal.events(*STEERING) if self._journal.count(AdditionEvent) else ()
         extra = additions(waiting)
         if planner_of(author) is None and record_version(self._journal) >= GRAPH_WORKS:
-            self._check_amounts(draft, round_number, author, preferences)
+            self._check_amounts(choice, draft, round_number, author, preferences)
         shifts: tuple[Effect, ...] = ()
         warnings: list[str] = []
         if n := settings.feedback.trial:
@@ -132,10 +149,19 @@ class Proposals:
         )
 
     def _check_amounts(
-        self, draft: PlanDraft, round_number: int, author: str, preferences: Sequence[Preference]
+        self,
+        choice: Choice,
+        draft: PlanDraft,
+        round_number: int,
+        author: str,
+        preferences: Sequence[Preference],
     ) -> None:
         """Raise ToolError where a language model plans too little, see `shortfalls`."""
+        if choice.draft == "accept":
+            return
         session, vocabulary = self._session.settings.session, self._effects.target.vocabulary
+        # How many prompts the shares become is not the model's doing.
+        n_prompts = least_prompts(session.images_per_round, session.images_per_prompt)
         made: Counter[str] = Counter()
         for past in rounds_before(self._journal, round_number):
             for prompt in past.plan.prompts if past.plan else ():
@@ -145,7 +171,7 @@ class Proposals:
         problems = shortfalls(
             self.check(draft, round_number, author).prompts,
             session.images_per_round,
-            session.images_per_prompt,
+            1 if choice.shares else n_prompts,
             vocabulary.classes if is_free else (),
             made,
         )

@@ -15,8 +15,10 @@ from agent.loop.validation import MAX_PROMPTS
 from prompts.vocabulary import Vocabulary
 
 # What a small model may write: longer answers are cut off in the middle.
-BRIEF_PROMPTS = 4
+BRIEF_SHARES = 6
 BRIEF_LENGTH = 200
+# Enumerated, because the grammars of servers bound no fractions.
+SHARES = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 
 Json = dict[str, Any]
 
@@ -40,6 +42,7 @@ def tool_schemas(
     brief: bool,
     pulls: bool = False,
     adapters: Collection[str] = (),
+    n_prompts: int = 1,
 ) -> list[Json]:
     """Return the tools in OpenAI's function format.
 
@@ -48,10 +51,10 @@ def tool_schemas(
         vocabulary: Classes, attributes and values of the target, which become enums.
         n_images: Budget of the round.
         slices: Keys of the slices that the last report measured.
-        brief: For small models: a few prompts by attributes alone, whose counts cannot exceed the
-            budget, and hypotheses on measured slices.
+        brief: For small models: shares in place of prompts, and hypotheses on measured slices.
         pulls: Whether the DSTM can guide images.
         adapters: Names of the adapters that prompts may weigh.
+        n_prompts: How many prompts a plan needs.
     """
     schemas = [convert_to_openai_tool(tool) for tool in tools]
     for schema in schemas:
@@ -59,8 +62,9 @@ def tool_schemas(
         if function["name"] == "propose_plan":
             properties = function["parameters"]["properties"]
             _spell_out(properties, vocabulary, n_images, pulls, adapters)
+            properties["prompts"]["minItems"] = n_prompts
             if brief:
-                _shorten(function["parameters"], vocabulary, n_images, slices)
+                _shorten(function["parameters"], slices)
         elif function["name"] == "finish" and brief:
             function["parameters"]["properties"]["summary"]["maxLength"] = BRIEF_LENGTH
     return schemas
@@ -73,7 +77,7 @@ def _spell_out(
     pulls: bool,
     adapters: Collection[str],
 ) -> None:
-    properties["prompts"] |= {"minItems": 1, "maxItems": min(n_images, MAX_PROMPTS)}
+    properties["prompts"]["maxItems"] = min(n_images, MAX_PROMPTS)
     prompt = properties["prompts"]["items"]["properties"]
     prompt["text"]["maxLength"] = 300
     prompt["why"]["maxLength"] = 200
@@ -91,38 +95,33 @@ def _spell_out(
             "properties": dict.fromkeys(adapters, weight),
             "additionalProperties": False,
         }
-    prompt["attributes"] = {
+    values = {
         "type": "object",
         "properties": {key: {"enum": list(v)} for key, v in vocabulary.attributes.items()},
         "additionalProperties": False,
     }
+    prompt["attributes"] = values
+    properties["shares"] |= {"maxItems": MAX_PROMPTS}
+    share = properties["shares"]["items"]
+    share["properties"]["where"] = values
+    share["required"] = ["where", "share"]
 
 
-def _shorten(
-    parameters: Json, vocabulary: Vocabulary, n_images: int, slices: Sequence[str]
-) -> None:
-    n_prompts = min(n_images, BRIEF_PROMPTS)
+def _shorten(parameters: Json, slices: Sequence[str]) -> None:
     properties = parameters["properties"]
-    prompts = properties["prompts"]
-    prompts["maxItems"] = n_prompts
-    # Text and class could only contradict what the attributes say already.
-    prompt = prompts["items"]["properties"]
-    key = vocabulary.class_attribute
-    prompt["attributes"]["required"] = [key] if key else list(vocabulary.attributes)
-    prompt["count"]["maximum"] = n_images // n_prompts
-    prompts["items"]["properties"] = {key: prompt[key] for key in ("attributes", "count")}
-    prompts["items"]["required"] = ["attributes", "count"]
+    shares = properties["shares"]
+    shares["maxItems"] = BRIEF_SHARES
+    shares["items"]["properties"]["share"] = {"enum": SHARES}
     properties["why"]["maxLength"] = BRIEF_LENGTH
-    parameters["required"] = ["prompts", "why"]
-    del properties["hypothesis"]
+    hypothesis = {
+        "type": "object",
+        "properties": {
+            "slice": {"enum": list(slices)},
+            "expected_change": {"enum": [0.02, 0.05, 0.1]},
+        },
+        "required": ["slice", "expected_change"],
+    }
+    parameters["properties"] = {name: properties[name] for name in ("draft", "shares", "why")}
     if slices:
-        # Numbers, because the grammars of servers bound no fractions.
-        properties["hypothesis"] = {
-            "type": "object",
-            "properties": {
-                "slice": {"enum": list(slices)},
-                "expected_change": {"enum": [0.02, 0.05, 0.1]},
-            },
-            "required": ["slice", "expected_change"],
-        }
-        parameters["required"].append("hypothesis")
+        parameters["properties"]["hypothesis"] = hypothesis
+    parameters["required"] = ["draft", "why"]

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 from agent.brains.actions import storable
 from agent.loop import stages
 from agent.loop.approval import ApprovalRequest, Rejected
+from agent.loop.drafts import Choice, Use, say_shares
 from agent.loop.effects import Effects
 from agent.loop.expectations import say_expectation
 from agent.loop.observations import LOOK_BACK, rounds_before
@@ -32,7 +33,8 @@ from agent.loop.state import (
     record_version,
 )
 from agent.loop.tool_schemas import tool_schemas
-from agent.planners import PlanDraft, PromptDraft
+from agent.loop.validation import least_prompts
+from agent.planners import PromptDraft, SliceShare
 from eval.credit import credit, settle
 from eval.effects import effects_of
 from eval.report.blocks import failure_lines, plain, report_lines, trial_text, verdict_text
@@ -132,14 +134,16 @@ class Toolbox:
     def schemas(self, names: Sequence[str], brief: bool) -> list[dict[str, Any]]:
         """Return tools as JSON schemas for a chat model, see `agent.loop.tool_schemas`."""
         reports = [r.report for r in self._journal.rounds(LOOK_BACK) if r.report]
+        budget = self._session.settings.session
         schemas = tool_schemas(
             [self.tools[name] for name in names],
             self._effects.target.vocabulary,
-            self._session.settings.session.images_per_round,
+            budget.images_per_round,
             [score.key for score in reports[-1].slices] if reports else [],
             brief,
             pulls="propose_plan" in names and self._proposals.no_guidance(bool(reports)) is None,
             adapters=self._proposals.adapters(),
+            n_prompts=least_prompts(budget.images_per_round, budget.images_per_prompt),
         )
         return self._effects.word(schemas)
 
@@ -247,21 +251,33 @@ class Toolbox:
 
     def propose_plan(
         self,
-        prompts: list[PromptDraft],
+        draft: Use = "replace",
+        shares: Sequence[SliceShare] = (),
+        prompts: Sequence[PromptDraft] = (),
         why: Annotated[str, Field(max_length=1000)] = "",
         hypothesis: Hypothesis | None = None,
     ) -> str:
         """Propose the data of this round; it is checked before anything is generated.
 
         Args:
+            draft: "accept" takes the draft of the observation as it is, "edit" gives shares of it
+                new sizes and keeps the rest, "replace" is a plan by shares or by prompts.
+            shares: Shares of the images, 0 to 1, by attribute values; the prompts are written for
+                you. Without a draft they add up to 1.
             prompts: Text, class_name, attributes and count of every prompt.
             why: The reason for this distribution.
             hypothesis: Which slice should change, and by how much.
         """
         key = f"approval/{self._round}/{self._call_id}"
-        draft = PlanDraft(prompts=tuple(prompts), why=why, hypothesis=hypothesis)
         proposals = self._proposals
-        resolved = proposals.resolve(draft, self._round, self._step.author, key)
+        choice = Choice(
+            draft=draft,
+            shares=tuple(shares),
+            prompts=tuple(prompts),
+            why=why,
+            hypothesis=hypothesis,
+        )
+        resolved = proposals.resolve(choice, self._round, self._step.author, key)
         resolved = proposals.edited(resolved, self._round, key)
         plan = proposals.plan(resolved, self._round, self._step.author)
         approval = self._journal.get(key, ApprovalEvent)
@@ -299,6 +315,7 @@ class Toolbox:
         effects.observer.planned(plan)
         lines = [f"Accepted: {plan.n_images} images from {len(plan.prompts)} prompts."]
         lines += [trial_text(trial) for trial in plan.trials]
+        lines += say_shares(choice.shares, plan.prompts)
         lines += [f"Warning: {warning}" for warning in plan.warnings]
         return "\n".join([*lines, say_expectation(expectation)])
 

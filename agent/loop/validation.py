@@ -150,7 +150,7 @@ def least_prompts(n_images: int, images_per_prompt: int) -> int:
 def shortfalls(
     prompts: Sequence[PromptSpec],
     n_images: int,
-    images_per_prompt: int,
+    n_prompts: int,
     classes: Sequence[str],
     made: Mapping[str, int],
 ) -> list[str]:
@@ -162,7 +162,7 @@ def shortfalls(
     Args:
         prompts: Those of the plan.
         n_images: Budget of the round.
-        images_per_prompt: Images that a prompt usually gets.
+        n_prompts: How many it needs, see `least_prompts`.
         classes: Those that need images; fewer than two: none does.
         made: Images of the rounds before, by class.
     """
@@ -171,9 +171,8 @@ def shortfalls(
     least = math.ceil(LEAST_SPENT * n_images)
     if total < least:
         problems.append(f"the counts add up to {total} of {n_images} images; spend {least} or more")
-    needed = least_prompts(n_images, images_per_prompt)
-    if len(prompts) < needed:
-        problems.append(f"{len(prompts)} different prompts are too few; {needed} are needed")
+    if len(prompts) < n_prompts:
+        problems.append(f"{len(prompts)} different prompts are too few; {n_prompts} are needed")
     if len(classes) < 2:
         return problems
     in_all = sum(made.values()) + n_images

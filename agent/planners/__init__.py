@@ -82,6 +82,13 @@ class PromptDraft(Record):
     adapters: AdapterWeights | None = Field(None, exclude_if=lambda adapters: adapters is None)
 
 
+class SliceShare(Record):
+    """A share of a plan's images, 0..1, and the attribute values that they have."""
+
+    where: dict[str, str] = Field(default_factory=dict)
+    share: float = Field(gt=0, le=1)
+
+
 class PlanDraft(Record):
     """A plan as proposed, before validation."""
 

@@ -16,9 +16,10 @@ from agent.planners import (
     PlanDraft,
     Planner,
     PromptDraft,
+    SliceShare,
 )
 from eval.effects import Effect, agrees, slice_effects
-from memory.records import Hypothesis, Report, Round, SliceScore
+from memory.records import Hypothesis, Report, Round, SliceScore, slice_key
 from prompts.vocabulary import Vocabulary
 
 Shares = Callable[[Observation, Sequence[SliceScore]], Mapping[str, float] | None]
@@ -159,6 +160,30 @@ def slice_prompts(
         for name, count in zip(names[first:] + names[:first], counts, strict=True)
         for draft in draw_prompts(
             by_class[name], count, observation.images_per_prompt, vocabulary, rng, why
+        )
+    ]
+
+
+def share_prompts(
+    shares: Sequence[SliceShare],
+    observation: Observation,
+    distribution: AttributeDistribution,
+    vocabulary: Vocabulary,
+    rng: random.Random,
+) -> list[PromptDraft]:
+    """Return prompts for shares of the round's images; the distribution has some of each."""
+    counts = shares_to_counts([one.share for one in shares], observation.n_images)
+    return [
+        draft
+        for one, count in zip(shares, counts, strict=True)
+        for draft in slice_prompts(
+            one.where,
+            count,
+            observation,
+            distribution,
+            vocabulary,
+            rng,
+            f"{one.share:.0%} {slice_key(one.where)}".strip(),
         )
     ]
 

@@ -12,10 +12,11 @@ from pydantic import ValidationError
 from agent import brains
 from agent.brains import Brain, BrainContext, Turn
 from agent.brains.probe import with_mode
+from agent.loop.drafts import Choice
 from agent.loop.observations import observe, open_round
 from agent.loop.proposals import Proposals
 from agent.loop.toolbox import Toolbox
-from agent.planners import AttributeDistribution, PlanDraft
+from agent.planners import AttributeDistribution
 from agent.replay.recorded import RecordedEffects, RecordedSession
 from eval.agreement import Agreement, agreement
 from memory.errors import BrainError, SettingsError, ToolError
@@ -94,7 +95,7 @@ def _plan(
     if call is None:
         return None, "The answer does not call propose_plan."
     try:
-        draft = PlanDraft.model_validate(call["args"])
+        draft = proposals.compose(Choice.model_validate(call["args"]), round_number)
         return proposals.check(draft, round_number, author), ""
     except (ToolError, ValidationError) as error:
         return None, str(error)[:1000]

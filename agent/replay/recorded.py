@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
 from pydantic import TypeAdapter
 
 from agent.brains import Mode, Turn
@@ -20,9 +20,11 @@ from agent.brains.recorded import answer_of
 from agent.config.settings import Settings
 from agent.config.stored import read_stored
 from agent.loop.approval import ApprovalRequest
+from agent.loop.drafts import PolicyDraft
 from agent.loop.expectations import Expectation
 from agent.loop.observer import Observer
 from agent.loop.state import E
+from agent.planners import Observation
 from agent.replay.recorded_journal import EndOfRecord, RecordedJournal
 from memory.errors import BrainError
 from memory.events import (
@@ -43,7 +45,7 @@ from memory.events import (
     TrainingEvent,
 )
 from memory.items import Hit, MemoryItem
-from memory.journal import head_of
+from memory.journal import RECORD_VERSION, head_of
 from memory.records import Batch, Failure, Plan, Report, Training
 from prompts.vocabulary import Vocabulary
 
@@ -132,10 +134,13 @@ class RecordedEffects:
         return observer
 
     def word(self, tools: list[Json]) -> list[Json]:
-        """Return the tools that were offered, where they differ in their texts alone."""
+        """Return the tools that were offered, where they differ in their texts alone.
+
+        Those of an earlier version of the record are returned as they were.
+        """
         call = self._journal.upcoming(ModelCallEvent)
         event = self._journal.find(f"tools/{call.offer}", ToolsEvent) if call else None
-        if event is None or _bare(event.tools) != _bare(tools):
+        if event is None or not self._is_same_offer(event.tools, tools):
             return tools
         recorded = list(event.tools)
         for old, new in zip(recorded, tools, strict=True):
@@ -143,6 +148,19 @@ class RecordedEffects:
                 name: str = new["function"]["name"]
                 self.reworded[name] = (_text(old), _text(new))
         return recorded
+
+    def opening(self, round_number: int) -> list[AnyMessage] | None:
+        """Return what a record of an earlier version began the round with."""
+        call = self._journal.find(f"model_call/{round_number}/0", ModelCallEvent)
+        if call is None or self._session.head.record == RECORD_VERSION:
+            return None
+        kinds = {"system": SystemMessage, "human": HumanMessage}
+        return [kinds[message.role](message.content) for message in call.messages]
+
+    def _is_same_offer(self, recorded: Sequence[Json], now: Sequence[Json]) -> bool:
+        if self._session.head.record == RECORD_VERSION:
+            return bool(_bare(recorded) == _bare(now))
+        return [t["function"]["name"] for t in recorded] == [t["function"]["name"] for t in now]
 
     def count_tokens(self, text: str) -> int:
         """Return the tokens of a text that was planned; others were refused, and 0 stands."""
@@ -156,6 +174,11 @@ class RecordedEffects:
         """Return what the memory gave at the start of the round."""
         facts = self._journal.outcome(f"opening/{round_number}", OpeningEvent).facts
         return _ITEMS.validate_python(facts["lessons"]), _HITS.validate_python(facts["similar"])
+
+    def draft(self, seen: Observation) -> PolicyDraft | None:
+        """Return the draft that the round began with."""
+        facts = self._journal.outcome(f"opening/{seen.round}", OpeningEvent).facts
+        return PolicyDraft.model_validate(facts["draft"]) if "draft" in facts else None
 
     def search(self, key: str, query: str, n: int) -> str:
         """Return what the memory gave for this call."""

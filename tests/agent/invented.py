@@ -18,12 +18,13 @@ from agent.brains.scripted import ScriptedModel
 from agent.config.settings import Settings, load_settings
 from agent.loop.approval import ApprovalRequest
 from agent.loop.context import prompt_files
+from agent.loop.drafts import PolicyDraft, policy_draft
 from agent.loop.expectations import Expectation, expect
 from agent.loop.graph import build_graph
 from agent.loop.observations import session_head
 from agent.loop.observer import Observer
 from agent.loop.state import E, TargetView, new_round
-from agent.planners import AttributeCombination, AttributeDistribution
+from agent.planners import AttributeCombination, AttributeDistribution, Observation
 from agent.session.folder import Session, store_settings
 from memory.events import (
     AnswerEvent,
@@ -105,6 +106,9 @@ class InventedEffects:
     def word(self, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return tools
 
+    def opening(self, round_number: int) -> None:
+        return None
+
     def count_tokens(self, text: str) -> int:
         return len(text.split())
 
@@ -113,6 +117,9 @@ class InventedEffects:
 
     def recall(self, round_number: int, query: str) -> tuple[list[MemoryItem], list[Hit]]:
         return [hit("lesson", query).item], [hit("prompt", query)]
+
+    def draft(self, seen: Observation) -> PolicyDraft | None:
+        return policy_draft(self._session, seen, PALETTE, VOCABULARY)
 
     def search(self, key: str, query: str, n: int) -> str:
         return f"- prompt (0.75): {hit('prompt', query).item.describe()[:400]}"

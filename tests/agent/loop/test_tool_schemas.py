@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import pytest
 from langchain_core.tools import BaseTool, StructuredTool
 
-from agent.loop.tool_schemas import tool_schemas
-from agent.planners import PromptDraft
+from agent.loop.drafts import Use
+from agent.loop.tool_schemas import SHARES, tool_schemas
+from agent.planners import PromptDraft, SliceShare
 from memory.records import Hypothesis
 from prompts.vocabulary import load_vocabulary
 
@@ -16,7 +17,11 @@ ELPV = load_vocabulary("elpv")
 
 
 def propose_plan(
-    prompts: list[PromptDraft], why: str = "", hypothesis: Hypothesis | None = None
+    draft: Use = "replace",
+    shares: Sequence[SliceShare] = (),
+    prompts: Sequence[PromptDraft] = (),
+    why: str = "",
+    hypothesis: Hypothesis | None = None,
 ) -> str:
     """Propose."""
     return ""
@@ -47,14 +52,18 @@ def test_classes_values_and_counts_are_spelt_out() -> None:
     assert "hypothesis" in plan["properties"]
 
 
-@pytest.mark.parametrize("n_images", [1, 3, 4, 200])
-def test_a_brief_plan_cannot_exceed_the_budget(n_images: int) -> None:
-    plan, end = schema(brief=True, n_images=n_images)
-    prompts = plan["properties"]["prompts"]
-    prompt = prompts["items"]["properties"]
-    assert 1 <= prompts["maxItems"] * prompt["count"]["maximum"] <= n_images
-    assert set(prompt) == {"attributes", "count"}
-    assert prompt["attributes"]["required"] == ["severity"]
+def test_a_plan_names_how_many_prompts_it_needs() -> None:
+    plan, _ = tool_schemas(TOOLS, ELPV, 60, (), False, n_prompts=4)
+    assert plan["function"]["parameters"]["properties"]["prompts"]["minItems"] == 4
+
+
+def test_a_brief_plan_is_a_draft_and_shares() -> None:
+    plan, end = schema(brief=True)
+    assert set(plan["properties"]) == {"draft", "shares", "why"}
+    assert plan["required"] == ["draft", "why"]
+    share = plan["properties"]["shares"]["items"]["properties"]
+    assert share["share"]["enum"] == SHARES
+    assert share["where"]["properties"]["wafer"] == {"enum": ["mono", "poly"]}
     assert end["properties"]["summary"]["maxLength"] == 200
 
 
@@ -63,4 +72,3 @@ def test_a_brief_hypothesis_is_about_what_is_measured() -> None:
     plan, _ = schema(brief=True, slices=("wafer=mono", "wafer=poly"))
     wanted = plan["properties"]["hypothesis"]["properties"]
     assert wanted["slice"]["enum"] == ["wafer=mono", "wafer=poly"]
-    assert "hypothesis" in plan["required"]

@@ -1,0 +1,186 @@
+"""The policy's plan as a draft for a language model, and plans as shares of slices.
+
+A language model that knows nothing better takes the draft; one that does says how much of the
+images goes where, and the grammar draws the prompts as it does for planners.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from agent import planners
+from agent.brains import planner_of
+from agent.loop.state import SessionView
+from agent.planners import AttributeDistribution, Observation, PlanDraft, PromptDraft, SliceShare
+from agent.planners.slices import last_report, share_prompts, supported_slices
+from agent.steering.preferences import Preference, active_preferences
+from agent.steering.steer import steer
+from memory.errors import ToolError
+from memory.events import ForgetEvent, WishEvent
+from memory.records import Hypothesis, PromptSpec, Record, slice_key
+from prompts.vocabulary import Vocabulary
+
+Use = Literal["accept", "edit", "replace"]
+
+# By how much the shares of a plan may miss 1 in all.
+_ROUNDED = 0.02
+# By how much a share may be missed without a word.
+MISSED = 0.1
+
+
+class PolicyDraft(Record):
+    """A plan of the policy that would plan in a language model's place.
+
+    gains: mean and standard deviation of the expected gain in accuracy of an average round, by
+    slice (`agent.planners.expected_gain`); of the slices that rounds have changed so far.
+    """
+
+    planner: str
+    plan: PlanDraft
+    gains: dict[str, tuple[float, float]] = Field(default_factory=dict)
+
+
+class Choice(Record):
+    """What a call of `propose_plan` says."""
+
+    draft: Use = "replace"
+    shares: tuple[SliceShare, ...] = ()
+    prompts: tuple[PromptDraft, ...] = ()
+    why: str = ""
+    hypothesis: Hypothesis | None = None
+
+    def as_given(self) -> PlanDraft:
+        """Return the plan by its prompts alone."""
+        return PlanDraft(prompts=self.prompts, why=self.why, hypothesis=self.hypothesis)
+
+
+def policy_draft(
+    session: SessionView, seen: Observation, space: AttributeDistribution, vocabulary: Vocabulary
+) -> PolicyDraft | None:
+    """Return the draft of a round, with the preferences that hold; None where a policy decides."""
+    settings = session.settings
+    if planner_of(settings.brain) is not None:
+        return None
+    planner = planners.build(settings.llm.fallback)
+    plan = planner.plan(seen, space, vocabulary)
+    wanted = active_preferences(session.journal.events(WishEvent, ForgetEvent))
+    plan, _ = steer(plan, wanted, space, vocabulary, seen.images_per_prompt, _seed(seen))
+    return PolicyDraft(planner=planner.name, plan=plan, gains=_gains(seen, space))
+
+
+def _gains(seen: Observation, space: AttributeDistribution) -> dict[str, tuple[float, float]]:
+    from agent.planners.expected_gain import gains
+    from agent.planners.slices import changes
+
+    slices = supported_slices(last_report(seen.rounds), space)
+    changed = {change.after.key for change in changes(seen.rounds)}
+    if not changed or not slices:
+        return {}
+    expected = gains(seen.rounds, slices)
+    return {
+        key: (round(gain.mean, 4), round(gain.deviation, 4))
+        for key, gain in expected.items()
+        if key in changed
+    }
+
+
+def compose(
+    choice: Choice,
+    draft: PolicyDraft | None,
+    seen: Observation,
+    space: AttributeDistribution,
+    vocabulary: Vocabulary,
+    wanted: Sequence[Preference] = (),
+) -> PlanDraft:
+    """Return the plan that a call of `propose_plan` stands for.
+
+    Args:
+        choice: The call.
+        draft: What it may accept or edit; None: there is none.
+        seen: The budget of the round.
+        space: Combinations of attributes that may be drawn.
+        vocabulary: Of the target.
+        wanted: Preferences that hold; an edited draft keeps their constraints.
+
+    Raises:
+        ToolError: The arguments contradict one another, or the shares cannot be drawn.
+    """
+    _check(choice, draft is not None, space, vocabulary)
+    given: dict[str, Any] = {"why": choice.why, "hypothesis": choice.hypothesis}
+    given = {key: value for key, value in given.items() if value}
+    if choice.draft == "replace":
+        rng = random.Random(f"shares {_seed(seen)}")
+        prompts = share_prompts(choice.shares, seen, space, vocabulary, rng)
+        return PlanDraft(prompts=tuple(prompts), **given)
+    assert draft is not None  # _check has refused it
+    edits = [
+        Preference(
+            id=f"share {number}",
+            attributes={key: (value,) for key, value in one.where.items()},
+            min_share=one.share,
+            max_share=one.share,
+        )
+        for number, one in enumerate(choice.shares, 1)
+    ]
+    plan, _ = steer(
+        draft.plan, [*edits, *wanted], space, vocabulary, seen.images_per_prompt, _seed(seen)
+    )
+    return plan.model_copy(update=given)
+
+
+def say_shares(shares: Sequence[SliceShare], prompts: Sequence[PromptSpec]) -> list[str]:
+    """Say what was asked of every share of a plan and what its prompts draw."""
+    lines = []
+    for one in shares:
+        drawn = share_of(one.where, prompts)
+        missed = " (missed)" if abs(drawn - one.share) > MISSED else ""
+        name = slice_key(one.where) or "anything"
+        lines.append(f"{name}: asked {one.share:.0%}, drawn {drawn:.0%}{missed}.")
+    return lines
+
+
+def share_of(
+    where: Mapping[str, str], prompts: Sequence[PromptDraft] | Sequence[PromptSpec]
+) -> float:
+    """Return the share, 0..1, of the images whose prompts have the given values."""
+    total = sum(prompt.count for prompt in prompts)
+    n = sum(prompt.count for prompt in prompts if where.items() <= prompt.attributes.items())
+    return n / total if total else 0.0
+
+
+def _check(
+    choice: Choice, has_draft: bool, space: AttributeDistribution, vocabulary: Vocabulary
+) -> None:
+    problems = []
+    if choice.draft != "replace" and not has_draft:
+        problems.append("there is no draft in this round; give shares or prompts")
+    if choice.draft == "accept" and (choice.shares or choice.prompts):
+        problems.append("an accepted draft takes no shares and no prompts; to change it, edit it")
+    if choice.draft == "edit" and (choice.prompts or not choice.shares):
+        problems.append("an edit needs shares, and no prompts")
+    if choice.draft == "replace" and choice.prompts:
+        problems.append("give either shares or prompts")
+    total = sum(one.share for one in choice.shares)
+    if choice.draft == "replace" and choice.shares and abs(total - 1) > _ROUNDED:
+        problems.append(
+            f"the shares add up to {total:.2f} and must add up to 1; an edit keeps the rest of the "
+            "draft"
+        )
+    for one in choice.shares:
+        name = slice_key(one.where) or "anything"
+        wrong = vocabulary.problems(one.where)
+        problems += [f"{name}: {problem}" for problem in wrong]
+        if not wrong and not any(space.matching(one.where, c) for c in vocabulary.classes):
+            problems.append(f"no photograph shows {name}, so nothing can be drawn of it")
+        if choice.draft == "edit" and not one.where:
+            problems.append("a share of an edit names a value")
+    if problems:
+        raise ToolError(f"The plan was not accepted: {'; '.join(problems[:10])}.")
+
+
+def _seed(seen: Observation) -> str:
+    return f"{seen.seed} {seen.round}"

@@ -1,0 +1,91 @@
+"""Plans that a language model makes of the policy's draft, and plans as shares."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.loop.drafts import Choice, PolicyDraft, compose, share_of
+from agent.planners import Observation, PlanDraft, SliceShare
+from agent.planners.uniform import Uniform
+from agent.replay.verify import verify
+from memory.errors import ToolError
+from memory.events import IllegalCallEvent, OpeningEvent, PlanEvent, ToolCallEvent
+from memory.journal import read_events
+from tests.agent.invented import PALETTE, VOCABULARY, record
+
+SEEN = Observation(round=1, n_images=60, images_per_prompt=8, seed=0)
+END = {"tool": "finish", "arguments": {"summary": "done"}}
+
+
+def share(share: float, **where: str) -> SliceShare:
+    return SliceShare(where=where, share=share)
+
+
+def made(*shares: SliceShare, **fields: Any) -> PlanDraft:
+    plan = Uniform().plan(SEEN, PALETTE, VOCABULARY)
+    choice = Choice(shares=shares, **fields)
+    return compose(choice, PolicyDraft(planner="uniform", plan=plan), SEEN, PALETTE, VOCABULARY)
+
+
+def test_shares_become_prompts_that_spend_every_image() -> None:
+    plan = made(share(0.7, wafer="mono"), share(0.3, brightness="dark"), why="Dark ones fail.")
+    assert sum(prompt.count for prompt in plan.prompts) == 60
+    assert all(prompt.text and prompt.count <= 8 for prompt in plan.prompts)
+    assert share_of({"wafer": "mono"}, plan.prompts) == pytest.approx(0.7, abs=0.02)
+    assert plan.why == "Dark ones fail."
+
+
+@pytest.mark.parametrize("wanted", [0.1, 0.4, 0.9])
+def test_an_edit_moves_one_share_and_keeps_the_rest(wanted: float) -> None:
+    plan = made(share(wanted, wafer="poly"), draft="edit")
+    assert share_of({"wafer": "poly"}, plan.prompts) == pytest.approx(wanted, abs=0.02)
+    assert sum(prompt.count for prompt in plan.prompts) == 60
+
+
+def test_an_accepted_draft_is_the_policys() -> None:
+    assert made(draft="accept", why="Good.") == Uniform().plan(
+        SEEN, PALETTE, VOCABULARY
+    ).model_copy(update={"why": "Good."})
+
+
+@pytest.mark.parametrize(
+    ("shares", "draft", "named"),
+    [
+        ((share(0.4, wafer="mono"),), "replace", "0.40"),
+        ((share(1.0, wafer="gold"),), "replace", "gold"),
+        ((share(1.0, wafer="mono", brightness="dark"),), "replace", "brightness=dark wafer=mono"),
+        ((share(0.5, wafer="mono"),), "accept", "edit"),
+        ((), "edit", "shares"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(
+    shares: tuple[SliceShare, ...], draft: Any, named: str
+) -> None:
+    with pytest.raises(ToolError, match=re.escape(named)):
+        made(*shares, draft=draft)
+
+
+def test_the_record_keeps_the_draft_and_what_became_of_it(tmp_path: Path) -> None:
+    def propose(**arguments: Any) -> dict[str, Any]:
+        return {"tool": "propose_plan", "arguments": {"why": "?", **arguments}}
+
+    edit = [{"where": {"wafer": "poly"}, "share": 0.25}]
+    script = [propose(draft="accept"), END, propose(draft="edit", shares=edit), END]
+    script += [propose(draft="accept"), END]
+    folder = record(tmp_path, "drafts", "session.rounds=3", script=script)
+    events = read_events(folder / "journal.jsonl")
+    openings = [e for e in events if isinstance(e, OpeningEvent)]
+    first, _, last = (PolicyDraft.model_validate(e.facts["draft"]) for e in openings)
+    accepted, edited, _ = (e.plan for e in events if isinstance(e, PlanEvent))
+    assert [p.text for p in accepted.prompts] == [p.text for p in first.plan.prompts]
+    assert last.gains and last.planner == "audited_failure"
+    assert share_of({"wafer": "poly"}, edited.prompts) == pytest.approx(0.25, abs=0.02)
+    calls = [e for e in events if isinstance(e, ToolCallEvent) and e.tool == "propose_plan"]
+    assert [call.arguments["draft"] for call in calls] == ["accept", "edit", "accept"]
+    assert "wafer=poly: asked 25%, drawn 25%" in calls[1].result
+    assert not any(isinstance(e, IllegalCallEvent) for e in events)
+    assert verify(folder / "journal.jsonl").findings == ()
