@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from eval.intervals import bootstrap_curve, mean_interval, ratio_interval
+from eval.intervals import bootstrap_curve, mean_interval, ratio_interval, standard_error
 from memory.csv_text import write_csv
 from memory.errors import DataError
 from memory.records import Estimate, Record, Report
@@ -23,6 +24,8 @@ Floats = NDArray[np.float64]
 
 N_WORST = 5
 REFERENCE, ORACLE = "uniform", "oracle"
+# Seeds of a pilot, and standard errors that the oracle has to gain in it.
+N_PILOT, N_ERRORS = 3, 3
 FIGURES = ("average", "balanced", "worst_slice", "worst_five")
 _ALL_FIGURES = (*FIGURES, "sound_five")
 
@@ -182,6 +185,39 @@ def images_to_reach(images: Sequence[float], values: Sequence[float], goal: floa
             part = (goal - values[i - 1]) / (values[i] - values[i - 1])
             return float(images[i - 1] + part * (images[i] - images[i - 1]))
     return None
+
+
+class Headroom(NamedTuple):
+    """What the oracle gains over uniform on the worst five slices, with its standard error."""
+
+    gain: Estimate
+    standard_error: float
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether a comparison of planners can show something: three standard errors or more."""
+        return self.gain.value >= N_ERRORS * self.standard_error
+
+    @property
+    def text(self) -> str:
+        """The result of a pilot in words."""
+        start = (
+            f"Pilot: on the worst five slices the oracle gains {self.gain.value:+.3f} over "
+            f"uniform, with a standard error of {self.standard_error:.3f} ({self.gain.n} seeds)."
+        )
+        if self.is_enough:
+            return f"{start} There is something to win: go on without --pilot."
+        return (
+            f"{start} That is less than {N_ERRORS} standard errors: a comparison of planners would "
+            "show nothing here. Look for slices that lack images, use fewer photographs "
+            "(dstm.real_images), or more images and photographs to measure on."
+        )
+
+
+def headroom(summaries: Sequence[Summary]) -> Headroom:
+    """Return what there is to win by the choice of prompts; the oracle must be among the arms."""
+    gain = next(s.differences["worst_five"] for s in summaries if s.arm == ORACLE)
+    return Headroom(gain, standard_error(gain))
 
 
 def to_csv(summaries: Sequence[Summary]) -> str:

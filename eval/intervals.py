@@ -115,6 +115,14 @@ def expanded_quantiles(n: int) -> tuple[float, float]:
     return tail, 1 - tail
 
 
+def standard_error(mean: Estimate) -> float:
+    """Return the standard error of a mean over seeds that `mean_interval` returned.
+
+    Of one seed nothing is known of the error: infinity.
+    """
+    return (mean.high - mean.low) / 2 / float(_quantile(mean.n)) if mean.n > 1 else math.inf
+
+
 def seeds_needed(difference: Estimate, power: float = 0.8) -> int | None:
     """Return how many paired seeds would show a difference of the size and spread seen.
 
@@ -133,7 +141,7 @@ def seeds_needed(difference: Estimate, power: float = 0.8) -> int | None:
     n = difference.n
     if n < 2 or difference.high <= difference.low:
         return None
-    spread = (difference.high - difference.low) / 2 * math.sqrt(n) / _quantile(n)
+    spread = standard_error(difference) * math.sqrt(n)
     effect = abs(difference.value) / spread
 
     def reached(n: int) -> bool:

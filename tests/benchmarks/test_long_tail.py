@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.fashion_mnist import CLASSES, tail
-from benchmarks.long_tail import figures_of, with_best_of_real
+from benchmarks.long_tail import figures_of
 
 
 def test_a_tail_has_a_ratio_of_100_and_its_order_is_the_seeds() -> None:
@@ -33,14 +33,3 @@ def test_figures_are_those_of_classes_on_the_test_split_in_the_last_round(tmp_pa
     assert figures == pytest.approx(
         {"all": 0.55, "few": 0.3, "many": 0.8, "worst_five": (0.2 + 0.3 + 0.4 + 0.7 + 0.8) / 5}
     )
-
-
-def test_the_best_control_is_one_arm_for_all_seeds() -> None:
-    def values(few: float) -> dict[str, float]:
-        return {"few": few}
-
-    seeds = [
-        {"real": values(0.1), "oversample": values(0.5)},
-        {"real": values(0.6), "oversample": values(0.4)},
-    ]
-    assert [s["best of real"]["few"] for s in with_best_of_real(seeds)] == [0.5, 0.4]

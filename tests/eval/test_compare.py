@@ -6,9 +6,13 @@ import io
 import pytest
 
 from eval.compare import (
+    ORACLE,
+    REFERENCE,
     Score,
+    Summary,
     area,
     contrast,
+    headroom,
     images_to_reach,
     mean_curve,
     score_report,
@@ -165,3 +169,19 @@ def test_one_seed_is_shown_without_an_interval() -> None:
     )
     page = build_compare_html(comparison)
     assert "+0.100" in page and "+0.100 to +0.100" not in page and "0.400 to 0.400" not in page
+
+
+def test_a_pilot_says_whether_the_oracle_gains_three_standard_errors() -> None:
+    def summaries(gains: list[float]) -> list[Summary]:
+        scores = [
+            score(arm, seed, 1, 0.5 + (gain if arm == ORACLE else 0.0))
+            for seed, gain in enumerate(gains)
+            for arm in (REFERENCE, ORACLE)
+        ]
+        return summarise(scores)
+
+    clear = headroom(summaries([0.10, 0.11, 0.12]))
+    assert clear.gain.value == pytest.approx(0.11)
+    assert clear.standard_error == pytest.approx(0.01 / 3**0.5)
+    assert clear.is_enough
+    assert not headroom(summaries([0.02, 0.11, -0.03])).is_enough

@@ -53,6 +53,12 @@ def compare(
     trainings: Annotated[
         int, typer.Option(min=1, help="Trainings of each round, whose mean is its score.")
     ] = 1,
+    pilot: Annotated[
+        bool,
+        typer.Option(
+            "--pilot", help="Three seeds of uniform and oracle: is there something to win?"
+        ),
+    ] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = 2,
     name: Annotated[
         str | None, typer.Option(help="Of the comparison. [default: PRESET or DATA]")
@@ -66,9 +72,12 @@ def compare(
     from agent.loop.components import Components
     from agent.loop.observer import counted
     from agent.session import data_manifest
+    from eval.compare import N_PILOT, ORACLE, REFERENCE, headroom
     from eval.intervals import seeds_needed
     from eval.report import text
 
+    if pilot:
+        planners, controls, brains, seeds = REFERENCE, ORACLE, "", N_PILOT
     settings = resolve(ctx, first=SMALL if budget == "small" else ())
     components = Components(settings)
     arms = Arms(planners=_split(planners), controls=_split(controls), brains=_split(brains))
@@ -110,6 +119,8 @@ def compare(
         "On the sealed test photographs: average is the main figure, worst five the mean of the "
         "five worst slices; in brackets 95% intervals over seeds."
     )
+    if pilot:
+        say(headroom(comparison.summaries).text)
     if seeds == 1:
         say("One seed says little: trainings differ with it. --seeds 3 goes on with two more.")
     if comparison.contrasts:
