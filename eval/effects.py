@@ -10,7 +10,7 @@ better the next time (regression to the mean). `slice_effects` takes these off:
   images asked for per photograph, is subtracted. Before any control is known the common change is
   believed to be 0 with a standard deviation of 0.05.
 - Retraining: its variance is the excess of the controls' changes over their binomial error
-  (DerSimonian and Laird 1986), drawn towards 0.02 squared with the weight of four controls.
+  (DerSimonian and Laird 1986), drawn towards 0.03 squared with the weight of four controls.
 
 `docs/method.md` has the formulas, and what is simulated of them.
 """
