@@ -4,7 +4,8 @@
 
 `public`: the MTDM has seen 500 other photographs of each class. `tail`: the photographs of the
 split generator alone. Run again, it goes on where it stopped. Figures of all seeds that are
-complete are written to docs/results/long-tail-GENERATOR.csv (by seed) and -summary.csv.
+complete are written to docs/results/long-tail-GENERATOR.csv (by seed), -arms.csv (means) and
+-differences.csv.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from agent.experiments.compare import Experiment
 from agent.loop.components import Components
 from benchmarks import fashion_mnist
 from eval.intervals import mean_interval, seeds_needed
+from eval.report.text import estimate_text
 from memory.csv_text import write_csv
 from tools.pretraining.pretrain import pretrain
 
@@ -35,6 +37,7 @@ PLANNERS = ("audited_failure", "uniform", "count", "expected_gain")
 CONTROLS = ("real", "augment", "oversample", "logit_adjusted", "one_shot", "shuffled", "oracle")
 OF_REAL = ("real", "augment", "oversample", "logit_adjusted")
 FIGURES = ("all", "few", "many", "worst_five")
+PRIMARY = "worst_five"
 PAIRS = (
     *(
         (planner, other)
@@ -111,7 +114,7 @@ def figures_of(path: Path, counts: Mapping[str, int]) -> Iterator[tuple[str, Fig
 
 
 def write_results(kind: str, by_seed: Mapping[int, Mapping[str, Figures]], command: str) -> None:
-    """Write the figures of each seed and their differences, with t-intervals; print the latter."""
+    """Write the figures of each seed, their means, and differences with 95% t-intervals."""
     stamp = origin(command)
     rows = [
         [str(seed), arm, *(f"{values[name]:.4f}" for name in FIGURES), *stamp]
@@ -119,35 +122,35 @@ def write_results(kind: str, by_seed: Mapping[int, Mapping[str, Figures]], comma
         for arm, values in arms.items()
     ]
     heads = ["command", "commit", "machine"]
-    _write(RESULTS / f"long-tail-{kind}.csv", ["seed", "arm", *FIGURES, *heads], rows)
+    _write(f"long-tail-{kind}.csv", ["seed", "arm", *FIGURES, *heads], rows)
     seeds = [by_seed[seed] for seed in sorted(by_seed)]
-    rows = []
-    for figure in FIGURES:
-        for arm in seeds[0]:
-            mean = mean_interval([arms[arm][figure] for arms in seeds])
-            rows.append([figure, arm, "", *_cells(mean.value, mean.low, mean.high), ""])
-        for arm, other in PAIRS:
-            if arm in seeds[0] and other in seeds[0]:
-                each = [arms[arm][figure] - arms[other][figure] for arms in seeds]
-                change = mean_interval(each)
-                needed = seeds_needed(change)
-                cells = _cells(change.value, change.low, change.high)
-                rows.append([figure, arm, other, *cells, str(needed or "")])
-    columns = ["figure", "arm", "minus", "mean", "low", "high", "seeds needed"]
-    rows = [[*row, str(len(seeds)), *stamp] for row in rows]
-    _write(RESULTS / f"long-tail-{kind}-summary.csv", [*columns, "seeds", *heads], rows)
-    for row in rows:
-        console.print("  ".join(f"{cell:>16}" for cell in row[:7]))
+    n = str(len(seeds))
+    means = []
+    for arm in seeds[0]:
+        estimates = [mean_interval([arms[arm][figure] for arms in seeds]) for figure in FIGURES]
+        means.append([arm, *(f"{e.value:.3f}" for e in estimates), n, *stamp])
+    _write(f"long-tail-{kind}-arms.csv", ["arm", *FIGURES, "seeds", *heads], means)
+    differences = []
+    for arm, other in PAIRS:
+        if arm not in seeds[0] or other not in seeds[0]:
+            continue
+        changes = [
+            mean_interval([arms[arm][figure] - arms[other][figure] for arms in seeds])
+            for figure in FIGURES
+        ]
+        cells = [f"{v:.3f}" for c in changes for v in (c.value, c.low, c.high)]
+        primary = changes[FIGURES.index(PRIMARY)]
+        differences.append([arm, other, *cells, str(seeds_needed(primary) or ""), n, *stamp])
+        console.print(f"{PRIMARY}: {arm} minus {other} {estimate_text(primary, sign=True)}")
+    of_figures = [f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")]
+    columns = ["arm", "minus", *of_figures, "seeds_needed", "seeds", *heads]
+    _write(f"long-tail-{kind}-differences.csv", columns, differences)
 
 
-def _cells(*values: float) -> list[str]:
-    return [f"{value:.4f}" for value in values]
-
-
-def _write(path: Path, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
+def _write(name: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    with (RESULTS / name).open("w", encoding="utf-8", newline="") as file:
         write_csv(file, heads, rows, line_end="\r\n")
-    console.print(f"Written: {path}")
+    console.print(f"Written: {RESULTS / name}")
 
 
 def main() -> None:
