@@ -245,6 +245,15 @@ class SliceScore(Record):
     n_correct: int = Field(ge=0)
 
 
+class Confusion(Record):
+    """The class that photographs of another one are most often taken for."""
+
+    true: str
+    predicted: str
+    n: int = Field(ge=1, description="photographs of `true` that are taken for `predicted`")
+    n_photographs: int = Field(ge=1, description="photographs of `true`")
+
+
 class Report(Record):
     """How a model does on one real split."""
 
@@ -253,6 +262,11 @@ class Report(Record):
     metrics: dict[str, Estimate] = Field(description="accuracy, miou, ...; the main one first")
     slices: tuple[SliceScore, ...]
     worst_slice: str | None = None
+    confusions: tuple[Confusion, ...] = Field(
+        (),
+        exclude_if=lambda confusions: not confusions,
+        description="of classification, the most frequent error first",
+    )
 
     @property
     def main_metric(self) -> str:

@@ -5,15 +5,16 @@ Figures come from records; text that comes from data (memory, the user) is quote
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from agent.loop.drafts import PolicyDraft, share_of
-from eval.report.blocks import failure_lines, plain, report_lines, verdict_text
+from eval.report.blocks import failure_lines, fixable_text, plain, verdict_text
+from eval.report.text import estimate_text
 from memory.items import Hit, MemoryItem
-from memory.records import Failure, Report, Verdict, slice_key
+from memory.records import Failure, Report, Round, Verdict, slice_key
+from prompts.printable import one_line
 from prompts.render import quote, render_text, source
 from prompts.vocabulary import Vocabulary
 
@@ -21,8 +22,8 @@ from prompts.vocabulary import Vocabulary
 _WISH, _LESSON, _PROMPT, _SLICE = 300, 240, 160, 80
 _MAX_WISHES = 5
 _MAX_CREDITS = 3
-_MAX_SHARES = 8
-_MAX_FAILURES = 10
+_MAX_FAILURES, _MAX_SLICES = 10, 12
+_MAX_CONFUSIONS, _LAST_SHARES, _TREND = 4, 3, 6
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Facts:
         usd_left: None without a limit.
         baseline: The main figure of round 0 on feedback, None without a round 0.
         draft: A policy's plan for the round, which a language model may take.
+        past: The rounds before, oldest first.
     """
 
     target: str
@@ -76,6 +78,7 @@ class Facts:
     usd_left: float | None = None
     baseline: float | None = None
     draft: PolicyDraft | None = None
+    past: Sequence[Round] = ()
 
 
 class _Detail(NamedTuple):
@@ -98,7 +101,7 @@ def brief(facts: Facts, templates: Mapping[str, str] | None = None) -> tuple[str
     Words, budget, wishes of the user (the last 5, 300 characters each), the overall figures and the
     last hypothesis are always shown, so a very small `max_chars` is exceeded. If both
     texts are longer, entries are left out: first the least similar prompts, then lessons, failures
-    beyond the third, slices, the other failures.
+    that are no slices, and slices but for the first.
 
     Args:
         facts: What is known.
@@ -138,11 +141,13 @@ def _details(facts: Facts) -> Iterator[_Detail]:
     detail = _Detail(
         similar=len(facts.similar),
         lessons=len(facts.lessons),
-        failures=min(_MAX_FAILURES, sum(f.significant for f in facts.failures)),
-        slices=5 if facts.report else 0,
+        failures=min(
+            _MAX_FAILURES, sum(f.significant and f.kind != "slice" for f in facts.failures)
+        ),
+        slices=_MAX_SLICES,
     )
     yield detail
-    for name, least in (("similar", 0), ("lessons", 0), ("failures", 3), ("slices", 0)):
+    for name, least in (("similar", 0), ("lessons", 0), ("failures", 1), ("slices", 1)):
         for n in range(getattr(detail, name) - 1, least - 1, -1):
             detail = detail._replace(**{name: n})
             yield detail
@@ -163,81 +168,140 @@ def _system(facts: Facts, template: str) -> str:
         for key, conditions in vocabulary.requires.items()
         for other, allowed in conditions.items()
     ]
-    attributes = _example(vocabulary)
-    prompt = {"attributes": attributes, "count": min(facts.images_per_prompt, facts.n_images)}
-    plan = {
-        "prompts": [prompt],
-        "why": "this slice is the worst",
-        "hypothesis": {"slice": slice_key(attributes), "expected_change": 0.05},
-    }
     return render_text(
         template,
         target=facts.target,
         classes=", ".join(facts.class_names),
         words="\n".join(words),
         rules="\n".join([*meanings, *needs]),
-        example_text=quote(vocabulary.caption(attributes), _PROMPT),
-        example=json.dumps(plan, ensure_ascii=False),
     )
 
 
-def _example(vocabulary: Vocabulary) -> dict[str, str]:
-    """Return legal attributes: the last value of the class attribute and of another one."""
-    names = [key for key in vocabulary.attributes if key not in vocabulary.requires]
-    others = [key for key in names if key != vocabulary.class_attribute]
-    chosen = {vocabulary.class_attribute, *others[:1]}
-    return {key: list(vocabulary.attributes[key])[-1] for key in names if key in chosen}
-
-
 def _observation(facts: Facts, detail: _Detail, template: str) -> str:
-    if facts.report:
-        report = plain(report_lines(facts.report, facts.previous, detail.slices))
-    else:
-        report = "There is no report yet: spread the images over classes and attributes."
-    if facts.report and facts.baseline is not None and facts.report.round:
-        metric = facts.report.main_metric
-        change = facts.report.metrics[metric].value - facts.baseline
-        report += (
-            f"\nRound 0, before any image was generated: {metric} {facts.baseline:.3f}; the images "
-            f"so far have changed it by {change:+.3f}."
-        )
-    if facts.report and not any(f.significant for f in facts.failures):
-        report += "\nNo slice is known to be significantly worse than the rest."
+    others = [f for f in facts.failures if f.significant and f.kind != "slice"]
     return render_text(
         template,
         round=facts.round,
         rounds=facts.rounds,
         budget=_say_budget(facts),
         steering="\n".join(f"- {quote(wish, _WISH)}" for wish in facts.steering[-_MAX_WISHES:]),
-        report=report,
-        failures=plain(failure_lines(facts.failures, detail.failures)) if detail.failures else "",
-        verdict=verdict_text(facts.verdict) if facts.verdict else "",
+        scores=_say_scores(facts),
+        last=_say_last(facts),
+        slices=_say_slices(facts, detail.slices),
+        failures=plain(failure_lines(others, detail.failures)) if detail.failures else "",
         lessons="\n".join(_say_lesson(item) for item in facts.lessons[: detail.lessons]),
         similar="\n".join(f"- {say_prompt(hit)}" for hit in facts.similar[: detail.similar]),
-        planner=facts.draft.planner if facts.draft else "",
-        draft="\n".join(_say_draft(facts)),
     )
 
 
-def _say_draft(facts: Facts) -> list[str]:
-    """Say the largest shares of the draft, of measured slices or else of single values."""
-    draft = facts.draft
-    if draft is None:
-        return []
-    slices = {score.key: score.attributes for score in facts.report.slices} if facts.report else {}
-    slices = slices or {
+def _say_scores(facts: Facts) -> str:
+    """Say the main figure over the rounds, and what is taken for what."""
+    report = facts.report
+    if report is None:
+        return "There is no report yet: spread the images over classes and attributes."
+    metric = report.main_metric
+    by_round = [
+        f"{r.report.metrics[metric].value:.3f}" + ("" if r.number else " before any image")
+        for r in facts.past
+        if r.report and metric in r.report.metrics and r.number != report.round
+    ][-_TREND:]
+    now = estimate_text(report.metrics[metric]) if metric in report.metrics else "not measured"
+    lines = [f"{metric} on real photographs, round by round: {', '.join([*by_round, now])}."]
+    wrong = [
+        f"of {one.n_photographs} {one.true} {one.n} are taken for {one.predicted}"
+        for one in report.confusions[:_MAX_CONFUSIONS]
+    ]
+    return "\n".join([*lines, *([f"Errors: {'; '.join(wrong)}."] if wrong else [])])
+
+
+def _say_last(facts: Facts) -> str:
+    """Say what the last plan was and what came of it."""
+    last = next((r for r in reversed(facts.past) if r.plan), None)
+    verdict = verdict_text(facts.verdict) if facts.verdict else ""
+    if last is None or last.plan is None:
+        return verdict
+    slices = _slices(facts)
+    shares = {key: share_of(where, last.plan.prompts) for key, where in slices.items()}
+    largest = sorted((key for key in shares if shares[key]), key=lambda key: -shares[key])
+    parts = [f"{shares[key]:.0%} {one_line(key)}" for key in largest[:_LAST_SHARES]]
+    text = f"The last plan, by {last.plan.author}: {last.plan.n_images} images"
+    text += f", {', '.join(parts)}." if parts else "."
+    if last.batch:
+        text += f" The audit kept {last.batch.n_kept}."
+    if last.training and last.training.n_real:
+        text += (
+            f" The model learnt from {last.training.n_images} images and "
+            f"{last.training.n_real} photographs."
+        )
+    return f"{text} {verdict}".strip()
+
+
+def _slices(facts: Facts) -> dict[str, dict[str, str]]:
+    """Return what shares are said of: measured slices, or single values before there are any."""
+    if facts.report and facts.report.slices:
+        return {score.key: score.attributes for score in facts.report.slices}
+    return {
         slice_key({name: value}): {name: value}
         for name, values in facts.vocabulary.attributes.items()
         for value in values
     }
-    shares = {key: share_of(where, draft.plan.prompts) for key, where in slices.items()}
+
+
+def _say_slices(facts: Facts, n: int) -> str:
+    """Say one line for each of the first `n` slices: failures, then by score or by the draft."""
+    report = facts.report
+    scores = {score.key: score for score in report.slices} if report else {}
+    before = {score.key: score for score in facts.previous.slices} if facts.previous else {}
+    failing = {f.slice: f for f in facts.failures if f.significant and f.kind == "slice"}
+    slices = {key: f.attributes for key, f in failing.items()} | _slices(facts)
+    draft = facts.draft
+    prompts = draft.plan.prompts if draft else ()
+    drafted = {key: share_of(where, prompts) for key, where in slices.items()}
+    order = [*failing]
+    rest = [key for key in slices if key not in failing]
+    if scores:
+        order += sorted(rest, key=lambda key: scores[key].accuracy.value)
+    else:
+        order += sorted((key for key in rest if drafted.get(key)), key=lambda key: -drafted[key])
     lines = []
-    for key in sorted(shares, key=lambda key: -shares[key])[:_MAX_SHARES]:
-        line = f"- {quote(key, _SLICE)}: {shares[key]:.0%}"
-        if gain := draft.gains.get(key):
-            line += f", expected gain {gain[0]:+.3f} (standard deviation {gain[1]:.3f})"
-        lines.append(line)
-    return lines
+    for key in order[:n]:
+        parts = []
+        if score := scores.get(key):
+            change = score.accuracy.value - before[key].accuracy.value if key in before else None
+            since = "" if change is None else f", {change:+.2f}"
+            parts.append(f"accuracy {estimate_text(score.accuracy, 2)}{since}")
+        if failure := failing.get(key):
+            parts += [] if score else [f"error {estimate_text(failure.error_rate, 2)}"]
+            elsewhere = f"error elsewhere {failure.rest_error_rate:.2f}, q={failure.q_value:.2g}"
+            parts.append(elsewhere + fixable_text(failure))
+        n_made, n_kept = _drawn(facts.past, slices[key])
+        if n_made:
+            parts.append(f"{n_made} images so far, {n_kept / n_made:.0%} kept")
+        if draft:
+            parts.append(f"draft {drafted[key]:.0%}")
+        if draft and (gain := draft.gains.get(key)):
+            parts.append(f"expected gain {gain[0]:+.3f} (sd {gain[1]:.3f})")
+        if parts:
+            lines.append(f"- {one_line(key)}: {'; '.join(parts)}")
+    if not lines:
+        return ""
+    heads = ["Slices, the worst first."] if scores else []
+    if draft:
+        heads.append(f"draft: its share of the images, by {draft.planner}.")
+    if report and not any(f.significant for f in facts.failures):
+        heads.append("None is significantly worse than the rest.")
+    return "\n".join([" ".join(heads), *lines])
+
+
+def _drawn(past: Sequence[Round], where: Mapping[str, str]) -> tuple[int, int]:
+    """Return how many images with the given values were made and kept."""
+    n_made = n_kept = 0
+    for done in past:
+        if done.plan and done.batch:
+            of = {p.id for p in done.plan.prompts if where.items() <= p.attributes.items()}
+            n_made += sum(q.n_made for q in done.batch.quality if q.prompt_id in of)
+            n_kept += sum(q.n_kept for q in done.batch.quality if q.prompt_id in of)
+    return n_made, n_kept
 
 
 def _say_budget(facts: Facts) -> str:

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from agent.brains.actions import storable
 from agent.loop.context import Facts, brief, prompt_files
-from agent.loop.state import EventLog, SessionView, TargetView
+from agent.loop.state import GRAPH_WORKS, EventLog, SessionView, TargetView, record_version
 from agent.planners import Observation
 from agent.steering.preferences import (
     Preference,
@@ -38,11 +38,22 @@ if TYPE_CHECKING:
 LOOK_BACK = 20
 # Characters of the opening per token of a prompt: half of the space, at three characters a token.
 OPENING_SHARE = 1.5
+# Tokens of a context that counts as small, and of its opening; figures have three characters each.
+SMALL_CONTEXT, SMALL_OPENING, CHARS_PER_TOKEN = 4000, 700, 3
 
 Json = dict[str, Any]
 
 # Known from the target, or a record that the journal holds already: packed as its round's number.
-_ELSEWHERE = ("target", "class_names", "vocabulary", "report", "previous", "failures", "verdict")
+_ELSEWHERE = (
+    "target",
+    "class_names",
+    "vocabulary",
+    "report",
+    "previous",
+    "failures",
+    "verdict",
+    "past",
+)
 _FACTS = TypeAdapter(Facts)
 
 
@@ -132,7 +143,7 @@ def gather(
         n_images=observation.n_images,
         images_left=observation.n_images * (settings.session.rounds - round_number + 1),
         images_per_prompt=observation.images_per_prompt,
-        max_chars=int(OPENING_SHARE * settings.llm.context_tokens),
+        max_chars=_space(settings.llm.context_tokens, record_version(journal)),
         report=reports[-1] if reports else None,
         previous=reports[-2] if len(reports) > 1 else None,
         failures=failures,
@@ -146,7 +157,15 @@ def gather(
         usd_left=usd_left,
         baseline=_baseline(journal),
         draft=effects.draft(observation),
+        past=past,
     )
+
+
+def _space(context_tokens: int, version: int) -> int:
+    """Return the characters of the opening; a small model reads no more than 700 tokens well."""
+    is_small = context_tokens <= SMALL_CONTEXT and version >= GRAPH_WORKS
+    most = SMALL_OPENING if is_small else context_tokens
+    return int(min(OPENING_SHARE * context_tokens, CHARS_PER_TOKEN * most))
 
 
 def _baseline(journal: EventLog) -> float | None:
@@ -204,6 +223,7 @@ def unpack(packed: Mapping[str, Any], past: Sequence[Round], target: TargetView)
             "previous": reports[-2] if len(reports) > 1 else None,
             "failures": last.failures if last else (),
             "verdict": last.verdict if last else None,
+            "past": past,
         }
         values = {k: v for k, v in packed.items() if k not in ("reports", "past")}
         unknown = values.keys() - {field.name for field in dataclasses.fields(Facts)}

@@ -295,7 +295,7 @@ def failure_lines(failures: Sequence[Failure], limit: int = _MAX_FAILURES) -> li
         if f.significant:
             error = f"error {estimate_text(f.error_rate)} against {f.rest_error_rate:.3f} elsewhere"
             near = "".join(f"; nearest prompt {quote(p, _MAX_SLICE)}" for p in f.prompts[:1])
-            lines.append(Line(f"- {f.words}: {error}, q={f.q_value:.3g}{near}{_fixable_text(f)}"))
+            lines.append(Line(f"- {f.words}: {error}, q={f.q_value:.3g}{near}{fixable_text(f)}"))
     if len(lines) > limit:
         lines[limit:] = [Line(f"- and {len(lines) - limit} more")]
     return lines or [Line("No slice is significantly worse than the rest.")]
@@ -414,7 +414,7 @@ def _worst_first(report: Report) -> list[SliceScore]:
     return sorted(report.slices, key=lambda s: (s.accuracy.value, s.key))
 
 
-def _fixable_text(failure: Failure) -> str:
+def fixable_text(failure: Failure) -> str:
     """Return whether more images can mend a failure."""
     if failure.fixable is None:
         return ""

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from eval.delivery import Figure, class_sums
 from eval.slices import build_report, find_failures
-from memory.records import Failure, Report
+from memory.records import Confusion, Failure, Report
 from tools.data.samples import Images, Samples
 from tools.models.efficientnet import Lite0Classifier, load
 from tools.models.transformers_folder import (
@@ -171,7 +171,9 @@ class Classification:
     ) -> Report:
         """Return accuracy, balanced accuracy and AUROC, and the accuracy of every slice."""
         attributes, by, n_min = samples.attributes, slicing.by, slicing.n_min
-        return build_report(round, split, samples.classes, predictions, attributes, by, n_min)
+        report = build_report(round, split, samples.classes, predictions, attributes, by, n_min)
+        confused = _confusions(samples.classes, predictions.argmax(1), class_names)
+        return report.model_copy(update={"confusions": confused})
 
     def failures(
         self, predictions: NDArray[Any], samples: Samples, slicing: Slicing
@@ -193,6 +195,27 @@ class Classification:
             for true, predicted in zip(samples.classes, predictions.argmax(1), strict=True)
         ]
         return samples.images, captions
+
+
+def _confusions(
+    true: NDArray[np.int64], predicted: NDArray[np.int64], class_names: Sequence[str]
+) -> tuple[Confusion, ...]:
+    """Return what the photographs of each class are most often taken for, if for another one."""
+    n = len(class_names)
+    counts = np.bincount(n * true + predicted, minlength=n * n).reshape(n, n)
+    totals = counts.sum(1)
+    np.fill_diagonal(counts, 0)
+    found = [
+        Confusion(
+            true=class_names[i],
+            predicted=class_names[int(counts[i].argmax())],
+            n=int(counts[i].max()),
+            n_photographs=int(totals[i]),
+        )
+        for i in range(n)
+        if counts[i].any()
+    ]
+    return tuple(sorted(found, key=lambda one: -one.n / one.n_photographs))
 
 
 def load_classifier(folder: Path) -> TransformersClassifier:

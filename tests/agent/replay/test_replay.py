@@ -240,20 +240,20 @@ def reword(package: str, file: str, old: str, new: str, to: Path) -> str:
 
 def test_a_changed_template_is_named_and_nothing_else(policy: Path, tmp_path: Path) -> None:
     """A prompt file differs in one character; the session is run again with the one it had."""
-    text = reword("prompts", "observation.md", "Next: look", "Next; look", tmp_path)
+    text = reword("prompts", "observation.md", "Next: prop", "Next; prop", tmp_path)
     (found,) = verify_blocked(policy, path=tmp_path)
     assert found["findings"] == []
     ((place, change, recorded, now),) = found["reworded"]
-    line = text[: text.index("Next: look")].count("\n") + 1
+    line = text[: text.index("Next: prop")].count("\n") + 1
     assert place == "prompts/observation.md"
     assert f"line {line}, column 5" in change
-    assert "Next: look" in recorded and "Next; look" in now
+    assert "Next: prop" in recorded and "Next; prop" in now
 
 
 def test_what_was_forged_is_found_though_templates_changed(policy: Path, tmp_path: Path) -> None:
     folder = copy(policy, tmp_path)
     line = change(folder, "model_call", "You may make", "You may take", sealed=True)
-    reword("prompts", "observation.md", "Next: look", "Next; look", tmp_path)
+    reword("prompts", "observation.md", "Next: prop", "Next; prop", tmp_path)
     (found,) = verify_blocked(folder, path=tmp_path)
     ((place, what, *_),) = found["findings"]
     assert place == f"journal.jsonl, line {line}"
