@@ -16,6 +16,7 @@ from memory.events import (
     HeadEvent,
     IllegalCallEvent,
     ModelCallEvent,
+    OpeningEvent,
     PlanEvent,
     Tokens,
     ToolCallEvent,
@@ -33,7 +34,9 @@ COLUMNS: Mapping[str, Mapping[str, type]] = {
         "brain": str,
         "author": str,
         "n_prompts": int,
+        "draft": str,
         "n_images": int,
+        "n_allowed": int,
         "n_kept": int,
         "metric": str,
         "score": float,
@@ -114,12 +117,18 @@ def tables(events: Sequence[Event]) -> dict[str, list[Row]]:
         return rows
     forks = [e.session for e in events if isinstance(e, ForkedEvent)]
     session, brain = [head.session, *forks][-1], str(head.settings["brain"])
-    plans = {e.plan.round: e.expectation for e in events if isinstance(e, PlanEvent)}
+    plans = {e.plan.round: e for e in events if isinstance(e, PlanEvent)}
+    allowed = {e.round: e.facts.get("n_images") for e in events if isinstance(e, OpeningEvent)}
     previous: Report | None = None
     for current in rounds(events):
         where = {"session": session, "round": current.number}
-        expected = plans.get(current.number, {})
-        rows["rounds"].append(where | {"brain": brain} | _round(current))
+        event = plans.get(current.number)
+        expected = event.expectation if event else {}
+        of_plan = {
+            "draft": event.draft or None if event else None,
+            "n_allowed": allowed.get(current.number),
+        }
+        rows["rounds"].append(where | {"brain": brain} | _round(current) | of_plan)
         rows["prompts"] += [where | row for row in _prompts(current, expected)]
         rows["slices"] += [where | row for row in _slices(current, previous, expected)]
         rows["credits"] += [

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import ValidationError
 
+from agent.brains import planner_of
 from agent.config.settings import Settings
 from agent.session.control import Condition, condition
 from agent.session.folder import State, folder_of, state_of, stored_settings
 from agent.session.limits import HOUR_S, Best, best_round
 from eval.delivery import Delivery
 from eval.report.blocks import Cell, Line, Style, Table
-from memory.events import EndedEvent, Event, ModelCallEvent, RoundDoneEvent
+from memory.events import EndedEvent, Event, FallbackEvent, ModelCallEvent, RoundDoneEvent
 from memory.journal import read_events, rounds
 from memory.records import Round
+from prompts.printable import one_line
 
 LOG, DELIVERY = "run.log", "delivery.json"
+# Characters of the reason why a planner stepped in.
+_REASON = 200
 _STYLES: Mapping[str, Style] = {
     "running": "good",
     "finished": "good",
@@ -72,6 +77,8 @@ def read_status(home: Path, name: str) -> Status:
         figures = f"{value:.3f} in round {last.number}, best {best.score:.3f} in round {best.round}"
         rows.append((metric.replace("_", " "), figures))
     worked_s, gpu_s = (beat.worked_s, beat.gpu_s) if beat else (0.0, 0.0)
+    if decided := deciders(settings.brain, events):
+        rows.append(("decided by", decided))
     rows += budget(settings, events, past, worked_s, gpu_s)
     if (folder / LOG).exists():
         rows.append(("log", str(folder / LOG)))
@@ -80,6 +87,24 @@ def read_status(home: Path, name: str) -> Status:
     is_over = state in ("finished", "stopped")
     delivery = read_delivery(folder) if is_over else None
     return Status(name, state, beat.stage if beat else "", best, rows, delivery)
+
+
+def deciders(brain: str, events: Sequence[Event]) -> str:
+    """Say how often a language model decided, how often a planner in its place, and why the last.
+
+    "" for a session that a planner decides.
+    """
+    if planner_of(brain) is not None:
+        return ""
+    calls = [event for event in events if isinstance(event, ModelCallEvent)]
+    counts = Counter(call.author for call in calls)
+    parts = [f"{brain} {counts.pop(brain, 0)} of {len(calls)} steps"]
+    parts += [f"{author} {n}" for author, n in counts.items()]
+    if retries := sum(call.retries for call in calls):
+        parts.append(f"requests made again {retries}")
+    reasons = [event.reason for event in events if isinstance(event, FallbackEvent)]
+    text = ", ".join(parts)
+    return f"{text}; the last time, as {one_line(reasons[-1], _REASON)}" if reasons else text
 
 
 def budget(

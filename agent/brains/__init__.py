@@ -16,8 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AnyMessage
+from tenacity import RetryCallState
 
 from agent.config.settings import LLMSettings
 from agent.planners import AttributeDistribution, Observation
@@ -54,6 +56,7 @@ class Turn:
         messages: The conversation of the round.
         tools: The tools that are legal now, in OpenAI's function format.
         observe: Returns what a planner may know.
+        notify: Takes what goes on while the brain is asked, in words.
     """
 
     round: int
@@ -61,6 +64,7 @@ class Turn:
     messages: Sequence[AnyMessage]
     tools: Sequence[dict[str, Any]]
     observe: Callable[[], Observation]
+    notify: Callable[[str], None] = lambda text: None
 
     @property
     def legal(self) -> list[str]:
@@ -86,6 +90,7 @@ class ChatBrain:
     model: BaseChatModel
     cool_down_s: float
     _rests_until: float = field(default=0.0, init=False)
+    _why: str = field(default="", init=False)
 
     @property
     def mode(self) -> Mode:
@@ -100,12 +105,30 @@ class ChatBrain:
     def decide(self, turn: Turn) -> AIMessage:
         """Ask the model."""
         if time.monotonic() < self._rests_until:
-            raise BrainError(f"the model failed less than {self.cool_down_s:g} s ago")
+            raise BrainError(f"the model failed less than {self.cool_down_s:g} s ago: {self._why}")
         try:
-            return self.model.bind_tools(turn.tools).invoke(list(turn.messages))
-        except BrainError:
+            return self.model.bind_tools(turn.tools).invoke(
+                list(turn.messages), {"callbacks": [_Retries(turn.notify)]}
+            )
+        except BrainError as error:
+            self._why = str(error)
             self._rests_until = time.monotonic() + self.cool_down_s
             raise
+
+
+class _Retries(BaseCallbackHandler):
+    """Tells of requests that are made again."""
+
+    def __init__(self, notify: Callable[[str], None]) -> None:
+        self._notify = notify
+
+    def on_retry(self, retry_state: RetryCallState, **_: Any) -> None:
+        """Say why, and when."""
+        error = retry_state.outcome.exception() if retry_state.outcome else None
+        self._notify(
+            f"Request {retry_state.attempt_number} failed, the next one comes in "
+            f"{retry_state.upcoming_sleep:.1f} s: {error}"
+        )
 
 
 def build(spec: str, context: BrainContext) -> Brain:

@@ -38,7 +38,7 @@ def answer_of(event: ModelCallEvent) -> AIMessage:
     return AIMessage(
         content=event.answer.content,
         tool_calls=[ToolCall(name=c.name, args=c.args, id=c.id) for c in event.answer.tool_calls],
-        response_metadata={"author": event.author},
+        response_metadata={"author": event.author, "retries": event.retries},
         usage_metadata=UsageMetadata(
             input_tokens=tokens.prompt, output_tokens=tokens.answer, total_tokens=tokens.total
         ),

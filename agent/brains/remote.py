@@ -170,6 +170,7 @@ class RemoteModel(BaseChatModel):
             stop=stop_after_attempt(self.llm.tries),
             wait=self._pause,
             retry=retry_if_exception(lambda error: isinstance(error, CallError) and error.again),
+            before_sleep=run_manager.on_retry if run_manager else None,
             reraise=True,
         )
         while True:
@@ -186,6 +187,7 @@ class RemoteModel(BaseChatModel):
                     raise
                 self.chat = other
         message = self._settle(answer, by_action, sent, tools)
+        message.response_metadata["retries"] = retrying.statistics["attempt_number"] - 1
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _call(

@@ -11,7 +11,7 @@ planner takes the step in its place: journaled as a fallback, shown in the repor
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -47,6 +47,8 @@ RECURSION_LIMIT = 200
 MAX_ILLEGAL = 5
 # Characters that are left of an old tool result when the prompt has to become shorter.
 _SHORT = 200
+# Characters of the reason why a planner steps in, as it is printed.
+_REASON = 300
 
 
 def build_graph(
@@ -65,7 +67,8 @@ def build_graph(
         fallback: Who steps in for a language model; None: nobody.
         checkpointer: Keeps the state between steps; None: a round runs through.
     """
-    decider = Decider(session, effects.templates, brain, fallback)
+    notify = effects.observer.warn
+    decider = Decider(session, effects.templates, brain, fallback, notify)
     toolbox = Toolbox(session, effects)
 
     def observe(state: RoundState) -> dict[str, Any]:
@@ -115,7 +118,9 @@ class Decider:
         templates: Mapping[str, str],
         brain: Brain,
         fallback: Brain | None,
+        notify: Callable[[str], None] = lambda text: None,
     ) -> None:
+        self._notify = notify
         self._session = session
         self._templates = templates
         self._brain = brain
@@ -157,7 +162,9 @@ class Decider:
             return answer_of(recorded)
         started = time.monotonic()
         messages = fit(state["messages"], settings.llm.context_tokens)
-        turn = Turn(round_, number, messages, tools, lambda: observe(self._session, round_))
+        turn = Turn(
+            round_, number, messages, tools, lambda: observe(self._session, round_), self._notify
+        )
         try:
             self._check_limits(state, turn)
             answer = self._brain.decide(turn)
@@ -165,6 +172,11 @@ class Decider:
         except BrainError as error:
             if (stand_in := self._stand_in) is None:
                 raise
+            author = planner_brain(settings.llm.fallback)
+            self._notify(
+                f"Round {round_}, {state['phase']}: {author} decides in place of "
+                f"{settings.brain}: {str(error)[:_REASON]}"
+            )
             journal.append(
                 FallbackEvent(
                     key=f"fallback/{round_}/{number}",
@@ -175,7 +187,7 @@ class Decider:
             )
             ending = [tool for tool in tools if tool["function"]["name"] in ADVANCES]
             answer = stand_in.decide(replace(turn, tools=ending))
-            author, usage = planner_brain(settings.llm.fallback), Usage(0, 0, 0.0)
+            usage = Usage(0, 0, 0.0)
         offered = journal.append(self._offered(tools))
         event = ModelCallEvent(
             key=key,
@@ -190,6 +202,8 @@ class Decider:
             usd=usage.usd,
             seconds=round(time.monotonic() - started, 3),
         )
+        if retries := answer.response_metadata.get("retries"):
+            event = event.model_copy(update={"retries": retries})
         return answer_of(journal.append(event))
 
     def _offered(self, tools: Sequence[dict[str, Any]]) -> ToolsEvent:

@@ -95,8 +95,8 @@ class ConsoleObserver(Observer):
         )
         summary = _plain(f"{len(plan.prompts)} prompts. {plan.why}{expects}")
         self._console.print(
-            f"[dim]round {plan.round}/{self._n_rounds}[/dim] plan: {plan.n_images} images, "
-            f"{summary}",
+            f"[dim]round {plan.round}/{self._n_rounds}[/dim] plan by {_plain(plan.author)}: "
+            f"{plan.n_images} images, {summary}",
             highlight=False,
         )
 

@@ -309,6 +309,8 @@ class Toolbox:
         undrawn = {p.text: tuple(w) for p in plan.prompts if (w := effects.undrawn(p.text))}
         if undrawn:
             event = event.model_copy(update={"undrawn": undrawn})
+        if choice.draft != "replace":
+            event = event.model_copy(update={"draft": choice.draft})
         plan = self._journal.append(event).plan
         for warning in plan.warnings:
             effects.observer.warn(warning)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from agent.brains import planner_of
 from agent.session.folder import folder_of, stored_settings
 from eval.evidence import evidence
 from eval.report.evidence import build_evidence_html
@@ -40,6 +41,32 @@ def collect(home: Path, names: Sequence[str]) -> dict[str, list[Row]]:
         for table, rows in tables(events).items():
             collected[table] += [row for row in rows if row["round"] >= first]
     return collected
+
+
+def deciders(tables_: dict[str, list[Row]]) -> list[list[str]]:
+    """Return a row for each round of sessions that a language model decides: who took which step.
+
+    Columns: session, round, images used, what the plan made of the draft, deciders.
+    """
+    rows = []
+    for one in tables_["rounds"]:
+        if planner_of(one["brain"]) is not None or not one["round"]:
+            continue
+        where = (one["session"], one["round"])
+        steps: dict[str, list[str]] = {}
+        for call in tables_["calls"]:
+            if (call["session"], call["round"]) == where and call["outcome"] == "legal":
+                steps.setdefault(call["author"], []).append(call["tool"])
+        rows.append(
+            [
+                one["session"],
+                str(one["round"]),
+                f"{one['n_images'] or 0} of {one['n_allowed'] or '?'}",
+                one["draft"] or "-",
+                "; ".join(f"{author}: {', '.join(tools)}" for author, tools in steps.items()),
+            ]
+        )
+    return rows
 
 
 def write_tables(tables_: dict[str, list[Row]], kind: str, folder: Path) -> list[Path]:

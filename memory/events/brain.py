@@ -114,6 +114,7 @@ class ModelCallEvent(RoundEvent):
         tokens: Tokens of both, 0 where nothing is counted.
         usd: Cost in US dollars.
         seconds: Time until the answer.
+        retries: Requests that failed before, if any.
     """
 
     kind: Literal["model_call"] = "model_call"
@@ -126,6 +127,7 @@ class ModelCallEvent(RoundEvent):
     tokens: Tokens
     usd: float = 0.0
     seconds: float = 0.0
+    retries: int = 0
 
 
 class ToolCallEvent(RoundEvent):

@@ -20,6 +20,7 @@ class PlanEvent(Event):
         n_tokens: Length of its texts in tokens of the generator.
         max_tokens: The longest text that the generator takes.
         undrawn: Words that the generator cannot draw, by text, if any.
+        draft: What the author made of a draft: `accept`, `edit`; "" for a plan of its own.
     """
 
     kind: Literal["plan"] = "plan"
@@ -28,6 +29,7 @@ class PlanEvent(Event):
     n_tokens: dict[str, int] = Field({})
     max_tokens: int = 0
     undrawn: dict[str, tuple[str, ...]] = Field({})
+    draft: str = ""
 
 
 class GeneratorEvent(Event):

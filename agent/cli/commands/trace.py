@@ -74,6 +74,8 @@ def trace(
         )
     columns = ["session", "brain", "rounds", "legal", "fallbacks", "held", "tokens", "s", "score"]
     say_table(columns, rows)
+    if steps := tracing.deciders(tables):
+        say_table(["session", "round", "images", "draft", "decided by"], steps)
 
 
 def _spans(home: Path, names: list[str], path: Path | None, endpoint: str | None) -> None:

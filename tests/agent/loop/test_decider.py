@@ -117,7 +117,10 @@ def test_a_dead_server_is_not_asked_again_at_once(journal: Journal) -> None:
     second = asked.ask(state(first), TOOLS)
     assert [m.content for m in (first, second)] == ["instead", "instead"]
     reasons = [e.reason for e in journal.events(FallbackEvent)]
-    assert reasons == ["cannot be reached", "the model failed less than 60 s ago"]
+    assert reasons == [
+        "cannot be reached",
+        "the model failed less than 60 s ago: cannot be reached",
+    ]
 
 
 def test_illegal_calls_hand_the_step_over(journal: Journal) -> None:
