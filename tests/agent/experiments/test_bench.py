@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.experiments.bench import credit, value
+from agent.experiments.bench import credit, stages, value
 from agent.experiments.bench.harness import Benchmark, options
 from memory.errors import SettingsError
 from tests.agent.quick import TOY
@@ -68,3 +68,14 @@ def test_a_benchmark_names_its_options(
         credit.main()
     shown = capsys.readouterr().out
     assert all(name in shown for name in ("--learner", "--cases", "--preset", "--output"))
+
+
+def test_stages_add_up_to_all_of_a_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "stages.csv"
+    words = ["stages.py", "--rounds", "1", "--images", "16", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", [*words, *(w for key in TOY for w in ("--set", key))])
+    stages.main()
+    rows = {row["stage"]: row for row in csv.DictReader(output.read_text("utf-8").splitlines())}
+    assert {"start", "train audit", "generate", "train", "report", "rest"} < rows.keys()
+    seconds = [float(row["processor_s"]) for row in rows.values()]
+    assert sum(seconds[:-1]) == pytest.approx(seconds[-1], abs=0.01)
