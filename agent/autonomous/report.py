@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent.autonomous.delivery import write_delivery
+from agent.autonomous.likeness import write_likeness
 from agent.autonomous.thumbnails import labelled_thumbnails, legend_of
 from agent.config.settings import Settings, overrides
 from agent.loop.components import Components
@@ -14,6 +15,7 @@ from agent.session.folder import folder_of, stored_settings
 from agent.steering.preferences import active_preferences, all_preferences, effects
 from eval.decisions import decisions
 from eval.report.blocks import Cell, Table
+from eval.report.likeness import likeness_table
 from eval.report.page import ReportData, build_report_html
 from eval.report.text import percent
 from memory.errors import DataError
@@ -50,6 +52,7 @@ def write_report(home: Path, name: str) -> Path:
             montages |= labelled_thumbnails(folder, done.batch, kinds, target.pixel_classes)
     data = ReportData(
         delivery=write_delivery(folder, settings, target, past),
+        likeness=likeness_table(write_likeness(folder, settings, target, past)),
         session=name,
         settings=settings.model_dump(mode="json"),
         notice=target.notice,

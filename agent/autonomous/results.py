@@ -8,11 +8,13 @@ Both are written anew at each end; files that the user added or changed there ar
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from agent.autonomous.delivery import chosen_round
+from agent.autonomous.likeness import read_likeness
 from agent.autonomous.status import read_delivery
 from agent.config.settings import Settings
 from agent.loop.components import Components
@@ -20,7 +22,9 @@ from agent.session.folder import Session, folder_of, stored_settings
 from eval.delivery import Delivery
 from eval.report.blocks import Table, markdown
 from eval.report.delivery import RULES, delivery_line, delivery_table
+from eval.report.likeness import likeness_table
 from eval.report.text import interval, number
+from memory.events import GeneratorEvent
 from memory.files import write_bytes, write_json
 from memory.journal import read_events, rounds
 from memory.owned import replacing
@@ -46,7 +50,9 @@ def write_results(session: Session) -> list[Path]:
     if any(r.batch for r in past):
         place = folder / DATASET
         with replacing(place) as new:
-            export(_source(settings, folder, session.name, target, past), "parquet", new)
+            made_by = session.journal.get("generator", GeneratorEvent)
+            source = _source(settings, folder, session.name, target, past, made_by)
+            export(source, "parquet", new)
         written.append(place)
     return written
 
@@ -55,8 +61,9 @@ def source_of(home: Path, name: str) -> Source:
     """Return what of a session is exported; raises SettingsError for an unknown one."""
     settings, folder = stored_settings(home, name), folder_of(home, name)
     target = Components(settings.model_copy(update={"home": home})).target
-    past = rounds(read_events(folder / "journal.jsonl"))
-    return _source(settings, folder, name, target, past)
+    events = read_events(folder / "journal.jsonl")
+    made_by = next((e for e in events if isinstance(e, GeneratorEvent)), None)
+    return _source(settings, folder, name, target, rounds(events), made_by)
 
 
 def write_best(
@@ -92,8 +99,14 @@ def write_best(
 
 
 def _source(
-    settings: Settings, folder: Path, name: str, target: Target, past: Sequence[Round]
+    settings: Settings,
+    folder: Path,
+    name: str,
+    target: Target,
+    past: Sequence[Round],
+    made_by: GeneratorEvent | None,
 ) -> Source:
+    likeness = likeness_table(read_likeness(folder))
     return Source(
         session=name,
         shards=shards_of(folder, past),
@@ -102,7 +115,38 @@ def _source(
         generator=f"{settings.generator.name} {_without_folders(settings)}",
         target=target.name,
         licence=licence_of(target),
+        origin=origin_of(settings, made_by),
+        likeness=[f"## {likeness.title}", "", *markdown(likeness)] if likeness else [],
     )
+
+
+def origin_of(settings: Settings, made_by: GeneratorEvent | None) -> list[tuple[str, str]]:
+    """Return what decides the images of a session, with the SHA-256 of an MTDM's weights."""
+    generator, audit = settings.generator, settings.audit
+    limit = f"{audit.real_rejected:.0%} of real photographs would be rejected"
+    if audit.threshold is not None:
+        limit = f"threshold {audit.threshold:g}"
+    rows = [
+        (
+            "Generator",
+            f"{generator.name} {_without_folders(settings)}, {generator.steps} steps, "
+            f"guidance {generator.guidance:g}",
+        ),
+        ("Digest of weights and sampling", made_by.identity if made_by else "unknown"),
+        ("Labels of pixels", settings.labeler.name),
+        ("Audit", f"{audit.method}, {limit}" if audit.method != "none" else "none"),
+        ("Seed", str(settings.session.seed)),
+        ("Chosen by", settings.brain),
+    ]
+    if generator.name == "mtdm":
+        from tools.diffusion.weights import weights_folder
+
+        weights = weights_folder(generator.weights) / "unet" / "diffusion_pytorch_model.safetensors"
+        if weights.is_file():
+            with weights.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            rows.insert(1, ("SHA-256 of its weights", sha256))
+    return rows
 
 
 def _without_folders(settings: Settings) -> str:

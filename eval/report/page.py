@@ -63,6 +63,7 @@ class ReportData:
         preferences: of the people who steered, and what became of them.
         reproduce: command lines, in order.
         delivery: what the images changed; None where there is nothing to compare.
+        likeness: of the images to photographs; None where it is not known.
     """
 
     session: str
@@ -78,6 +79,7 @@ class ReportData:
     preferences: Table | None = None
     reproduce: Sequence[str] = ()
     delivery: Delivery | None = None
+    likeness: Table | None = None
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,8 @@ class Source(NamedTuple):
         generator: Name of what drew the images.
         target: Its name.
         licence: Of the target.
+        origin: What the images were made with, as names and values.
+        likeness: Lines of Markdown on their likeness to photographs.
     """
 
     session: str
@@ -56,6 +58,8 @@ class Source(NamedTuple):
     generator: str
     target: str
     licence: str
+    origin: Sequence[tuple[str, str]] = ()
+    likeness: Sequence[str] = ()
 
 
 def export(source: Source, form: Format, folder: Path) -> int:

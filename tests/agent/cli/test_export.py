@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -13,13 +14,18 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from agent.autonomous.results import source_of
+from agent.autonomous.likeness import read_likeness
+from agent.autonomous.results import origin_of, source_of
 from agent.autonomous.runner import run
+from agent.config.settings import load_settings
 from agent.session.folder import folder_of, open_session
 from memory.errors import SessionInUse, SettingsError
+from memory.events import GeneratorEvent
+from memory.journal import read_events
 from tests.agent.crashes import NAME, small
 from tools.data.export import FORMATS, export
 from tools.data.regions import run_lengths
+from tools.diffusion.weights import weights_folder
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +67,24 @@ def test_the_card_says_what_is_in_it(home: Path, tmp_path: Path) -> None:
     card = (tmp_path / "set" / "README.md").read_text("utf-8")
     for output in ("24 generated images", "| class | images |", "The audit keeps", "## Licence"):
         assert output in card
+    made_by = next(
+        e
+        for e in read_events(folder_of(home, NAME) / "journal.jsonl")
+        if isinstance(e, GeneratorEvent)
+    )
+    assert made_by.identity in card
+    assert "| Seed | 0 |" in card
+    likeness = read_likeness(folder_of(home, NAME))
+    assert likeness[0].group == "all"
+    assert f"| {likeness[0].n_real} | {likeness[0].n_generated} |" in card
+    assert likeness[0].encoder in card
+
+
+def test_the_card_of_images_by_an_mtdm_has_the_digest_of_its_weights() -> None:
+    rows = dict(origin_of(load_settings("solar", ["session.seed=7"], {}), None))
+    weights = weights_folder("bundled:solar") / "unet" / "diffusion_pytorch_model.safetensors"
+    assert rows["SHA-256 of its weights"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert rows["Seed"] == "7"
 
 
 def test_who_is_refused_a_session_does_not_run_the_command_at_its_end(tmp_path: Path) -> None:
