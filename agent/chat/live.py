@@ -375,7 +375,7 @@ class _LiveObserver(Observer):
         live = self._live
         live._set(round=plan.round)
         size = f"{plan.n_images} images from {len(plan.prompts)} prompts"
-        live.tell("plan", f"round {plan.round}: plan by {plan.author}, {size}", plan)
+        live.tell("plan", f"round {plan.round}: plan accepted, {size}, by {plan.author}", plan)
 
     def round_done(self, current: Round) -> None:
         """Send the outcome, and stop here where that was wanted."""
