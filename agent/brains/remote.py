@@ -187,7 +187,8 @@ class RemoteModel(BaseChatModel):
                     raise
                 self.chat = other
         message = self._settle(answer, by_action, sent, tools)
-        message.response_metadata["retries"] = retrying.statistics["attempt_number"] - 1
+        if retries := retrying.statistics["attempt_number"] - 1:
+            message.response_metadata["retries"] = retries
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _call(
