@@ -15,7 +15,7 @@ from agent.config.settings import Settings, load_settings
 from agent.experiments.rerun import rerun
 from agent.loop.tool_schemas import tool_schemas
 from agent.loop.validation import validate
-from agent.planners import PlanDraft, PromptDraft
+from agent.planners import PlanDraft, PromptDraft, SliceShare
 from agent.replay.verify import verify
 from agent.session.folder import folder_of
 from memory.errors import SettingsError, ToolError
@@ -57,7 +57,9 @@ def test_where_nothing_can_pull_a_wish_for_it_is_a_warning() -> None:
     assert check(None, default="loss 0.03", no_guidance="no DSTM").warnings == ()
 
 
-def propose_plan(prompts: list[PromptDraft], why: str = "") -> str:
+def propose_plan(
+    draft: str, shares: list[SliceShare], prompts: list[PromptDraft], why: str = ""
+) -> str:
     """Propose."""
     return ""
 
