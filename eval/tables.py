@@ -128,7 +128,8 @@ def tables(events: Sequence[Event]) -> dict[str, list[Row]]:
             "draft": event.draft or None if event else None,
             "n_allowed": allowed.get(current.number),
         }
-        rows["rounds"].append(where | {"brain": brain} | _round(current) | of_plan)
+        values = where | {"brain": brain} | _round(current) | of_plan
+        rows["rounds"].append({name: values[name] for name in COLUMNS["rounds"]})
         rows["prompts"] += [where | row for row in _prompts(current, expected)]
         rows["slices"] += [where | row for row in _slices(current, previous, expected)]
         rows["credits"] += [
