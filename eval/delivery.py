@@ -48,6 +48,7 @@ class Delivery(Record):
         round: That is delivered; 0 where no round with images was better.
         compared: The best round with images, which `changes` are those of.
         n_images: Generated images up to that round.
+        n_photographs: That all rounds have learnt from; None where round 0 is a given model.
         changes: On the sealed test, the main figure first.
     """
 
@@ -56,6 +57,7 @@ class Delivery(Record):
     round: int = Field(ge=0)
     compared: int = Field(ge=1)
     n_images: int = Field(ge=0)
+    n_photographs: int | None = None
     changes: tuple[Change, ...] = Field(min_length=1)
 
     @property

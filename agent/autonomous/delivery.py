@@ -163,7 +163,9 @@ def _compared(
     if not hasattr(task, "main_sums"):
         average = metric
     feedback = settings.feedback
+    training = past[0].training
     return Delivery(
+        n_photographs=training.n_real if training else None,
         rule=rule,
         baseline=past[0].label,
         round=delivered.number,

@@ -19,8 +19,11 @@ _STYLES: dict[str, Style] = {"helped": "good", "undecided": "warning", "harmed":
 
 def delivery_title(delivery: Delivery) -> str:
     """Return what is compared with what."""
-    own = "your model" if "model" in delivery.baseline else "your photographs alone"
-    return f"{own[:1].upper()}{own[1:]} → with {plural(delivery.n_images, 'shaped image')}"
+    own = "Your model"
+    if "model" not in delivery.baseline:
+        count = f"{delivery.n_photographs} " if delivery.n_photographs else ""
+        own = f"Your {count}photographs alone"
+    return f"{own} → with {plural(delivery.n_images, 'shaped image')}"
 
 
 def delivery_table(delivery: Delivery) -> Table:

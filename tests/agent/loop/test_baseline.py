@@ -151,9 +151,9 @@ def test_what_images_changed_is_said_where_the_session_ends(home: Path, folder: 
     page = (folder / "report.html").read_text("utf-8")
     for text in (card, page):
         assert sentence in unescape(text)
-        assert "Your photographs alone" in text
+        assert "Your 140 photographs alone" in text
     assert f"round {delivery.round}" in card
-    assert page.index("Your photographs alone") < page.index("Headline figures")
+    assert page.index("Your 140 photographs alone") < page.index("Headline figures")
 
 
 def test_of_rounds_as_good_within_noise_the_one_with_fewer_images_is_delivered(
