@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Annotated, Any, NamedTuple
 
 from langchain_core.messages import AnyMessage, ToolCall, ToolMessage
@@ -387,7 +388,7 @@ class Toolbox:
     def _round(self) -> int:
         return self._step.round
 
-    @property
+    @cached_property
     def _version(self) -> int:
         return record_version(self._journal)
 
