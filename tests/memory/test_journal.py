@@ -210,8 +210,9 @@ def test_events_fold_into_rounds(path: Path) -> None:
     journal.append(CreditsEvent(round=1))
     journal.append(ReportEvent(report=report.model_copy(update={"round": 1})))
 
-    first, second = rounds(read_events(path))
-    assert (first.number, second.number) == (1, 2)
+    baseline, first, second = rounds(read_events(path))
+    assert (baseline.number, first.number, second.number) == (0, 1, 2)
+    assert baseline.plan is None and baseline.report == report
     assert first.plan is None and first.report is not None
     assert second.report is None and second.plan is not None
     assert second.plan.n_images == 5
