@@ -50,7 +50,8 @@ def test_a_session_of_added_files_alone(tmp_path: Path) -> None:
         "device=cpu",
     ]
     page = run(load_settings("streets-seg", assignments, {}), Console(quiet=True))
-    first, second = rounds(read_events(page.parent / "journal.jsonl"))
+    baseline, first, second = rounds(read_events(page.parent / "journal.jsonl"))
+    assert baseline.number == 0 and baseline.report
     assert first.plan and first.plan.why == "Half of the rarest."
     assert first.batch and first.batch.n_made == 8
     assert second.training and second.training.n_images == 8
