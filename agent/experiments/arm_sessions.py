@@ -347,20 +347,27 @@ def _run_session(
 
 
 def fit(
-    components: Components, samples: Samples, seed: int, *, real: bool = False, **changes: object
+    components: Components,
+    images: Samples | None,
+    seed: int,
+    *,
+    photographs: Samples | None = None,
+    **changes: object,
 ) -> Dstm:
     """Train a DSTM from scratch, without a session.
 
     Args:
         components: Give settings, task and classes.
-        samples: What it is trained on.
+        images: Generated images that it is trained on, if any.
         seed: Of the training.
-        real: Whether the samples are photographs.
+        photographs: That it is trained on, if any.
         changes: Other settings of the training.
     """
     settings = components.dstm.model_copy(update={"seed": seed, **changes})
     n_classes = len(components.label_names)
-    is_real = np.full(len(samples), real)
+    parts = [part for part in (images, photographs) if part is not None]
+    samples = concatenate(parts)
+    is_real = np.arange(len(samples)) >= (0 if images is None else len(images))
     task, device = components.task, components.device
     model, _, _ = train_model(samples, task, n_classes, settings, device, is_real=is_real)
     return Dstm(model, components.task, settings)

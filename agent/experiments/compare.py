@@ -326,7 +326,7 @@ class Experiment:
                 weights[members] += 1 / len(members)
             samples = replace(samples, weights=weights)
         fitted = [
-            fit(components, samples, of_training, real=True, **changes)
+            fit(components, None, of_training, photographs=samples, **changes)
             for of_training in seeds_of_trainings(seed, self.trainings)
         ]
         feedback = report(components, fitted[0], "feedback")[0]

@@ -20,7 +20,7 @@ from agent.experiments.arm_sessions import fit, report
 from agent.experiments.pool import cell_of
 from agent.loop.components import Components
 from memory.errors import SettingsError, unknown
-from memory.records import Estimate, Plan, Round
+from memory.records import Estimate, Plan, Round, Training
 from tools.data.jobs import shards_of
 from tools.data.samples import Samples, concatenate
 from tools.data.shards import read_shards
@@ -86,9 +86,18 @@ class Pools:
             return Scored(filled.held, None)
         shards = shards_of(self._session, (r for r in past if r.number < plan.round))
         before = [read_shards(shards).samples] if shards else []
-        settings = self._components.settings
-        samples = concatenate([*before, filled.samples])
-        dstm = fit(self._components, samples, settings.session.seed)
+        components = self._components
+        settings = components.settings
+        train_on, seed = settings.dstm.train_on, settings.session.seed
+        dstm = fit(
+            components,
+            None if train_on == "real" else concatenate([*before, filled.samples]),
+            seed,
+            photographs=None
+            if train_on == "synthetic"
+            else components.photographs(settings.dstm.real_images, seed),
+            synthetic_share=components.dstm_of(_last_training(past), seed).synthetic_share,
+        )
         measured, _ = report(self._components, dstm, "feedback", plan.round)
         return Scored(filled.held, measured.metrics[measured.main_metric])
 
@@ -110,3 +119,8 @@ class Pools:
         n_images = sum(len(part) for part in parts)
         held = n_images / plan.n_images if plan.n_images else 0.0
         return Filled(concatenate(parts) if parts else None, held)
+
+
+def _last_training(past: Sequence[Round]) -> Training | None:
+    """Return the newest training; with `dstm.synthetic_share=auto` it has the share chosen."""
+    return next((r.training for r in reversed(past) if r.training and r.number), None)

@@ -53,7 +53,7 @@ def test_a_plan_is_filled_from_all_pools_and_no_image_is_used_twice(settings: Se
     pools = pools_of(settings)
     one = pools.fill(plan.model_copy(update={"prompts": (prompt,)}))
     assert one.held == 1 and one.samples is not None
-    assert len({*one.samples.ids}) == 3
+    assert len({image.tobytes() for image in one.samples.images}) == 3
     assert set(one.samples.classes) == {0 if prompt.class_name == "functional" else 1}
     many = prompt.model_copy(update={"count": 500})
     all_of = pools.fill(plan.model_copy(update={"prompts": (many,)}))
@@ -75,6 +75,20 @@ def test_the_same_plan_scores_the_same_and_the_page_says_so(settings: Settings) 
     assert done.exit_code == 0, done.output
     said = " ".join(done.output.split())
     assert "score" in said and "recorded / asked instead" in said
+
+
+def test_a_plan_is_scored_with_the_photographs_that_the_session_learns_from(
+    settings: Settings,
+) -> None:
+    past = rounds(read_events(folder_of(settings.home, "past") / "journal.jsonl"))
+    plan = recorded(settings)[0]
+    dstm = settings.dstm.model_copy(update={"train_on": "real"})
+    scores = [
+        pools_of(settings.model_copy(update={"dstm": dstm})).score(other, past).score
+        for other in (plan, plan.model_copy(update={"prompts": plan.prompts[:-1]}))
+    ]
+    # On photographs alone it does not matter what is drawn.
+    assert scores[0] == scores[1] != pools_of(settings).score(plan, past).score
 
 
 def test_a_comparison_of_other_images_is_refused(settings: Settings) -> None:
