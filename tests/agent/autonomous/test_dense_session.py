@@ -37,8 +37,8 @@ SMALL = (
     ("preset", "metric"),
     [
         ("streets-seg", "miou"),
-        ("streets-depth", "delta1"),
-        ("streets-normals", "within_11"),
+        pytest.param("streets-depth", "delta1", marks=pytest.mark.slow),
+        pytest.param("streets-normals", "within_11", marks=pytest.mark.slow),
         ("streets-multi", "mean_score"),
     ],
 )
