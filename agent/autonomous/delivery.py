@@ -145,7 +145,9 @@ def _compared(
 ) -> Delivery | None:
     rule = settings.session.deliver
     delivered = chosen_round(folder, settings, target, past)
-    compared = delivered_round([r for r in past if r.number], rule)
+    compared = delivered
+    if compared is not None and not compared.number:
+        compared = delivered_round([r for r in past if r.number], rule)
     if delivered is None or compared is None or past[0].number or past[0].report is None:
         return None
     test, task, names = target.split("test"), tasks.build(settings.dstm.task), label_names

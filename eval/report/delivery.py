@@ -52,7 +52,10 @@ def delivery_line(delivery: Delivery) -> Line:
         "harmed": f"The images harmed: {change}.",
     }[delivery.outcome]
     rule = f"by {RULES[delivery.rule]} on feedback"
-    chosen = f"Delivered is round {delivery.round}, chosen {rule}."
+    chosen = (
+        f"Delivered is round {delivery.round}: {rule} no other is better by more than a standard "
+        "error, and it has fewer images than those as good."
+    )
     if not delivery.round:
         chosen = (
             f"Delivered is round {delivery.baseline}: no round with images is better {rule} by "
