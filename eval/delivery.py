@@ -46,8 +46,8 @@ class Delivery(Record):
         rule: By which the round was chosen on the feedback photographs.
         baseline: Label of round 0.
         round: That is delivered; 0 where no round with images was better.
-        compared: The round that `changes` are those of: the delivered one or, where that is round 0,
-            the best by feedback with images.
+        compared: The round that `changes` are those of: the delivered one or, where that is
+            round 0, the best by feedback with images.
         n_images: Generated images up to that round.
         n_photographs: That all rounds have learnt from; None where round 0 is a given model.
         changes: On the sealed test, the main figure first.
