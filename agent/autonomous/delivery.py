@@ -80,18 +80,20 @@ def chosen_round(
         worst = slice_sums(task.scores(values, feedback), list(slices.values()))
         return rule_sums(rule, main, worst) if slices else main
 
-    for earlier in past:
-        if best is None or earlier.number == best.number:
-            break
-        if earlier.training is None or earlier.report is None:
-            continue
-        try:
-            (before, figure), (after, _) = sums_of(earlier.number), sums_of(best.number)
-        except DataError:
-            break
-        difference = change(rule, before, after, figure).difference
-        if difference.value <= (difference.high - difference.low) / 4:
-            return earlier
+    if best is None:
+        return None
+    try:
+        after, figure = sums_of(best.number)
+        for earlier in past:
+            if earlier.number == best.number:
+                break
+            if earlier.training is None or earlier.report is None:
+                continue
+            difference = change(rule, sums_of(earlier.number)[0], after, figure).difference
+            if difference.value <= (difference.high - difference.low) / 4:
+                return earlier
+    except DataError:
+        pass
     return best
 
 
@@ -106,20 +108,22 @@ def no_gain(session: Session, target: Target) -> Ending | None:
     if n is None or len(past) <= n:
         return None
     best = delivered_round(past[:-n], "main")
-    task, names = tasks.build(settings.dstm.task), label_names
-    feedback = target.split("feedback")
-    found = []
-    for after in past[-n:]:
-        if best is None or after.report is None:
-            return None
-        one, other = (read_predictions(session.folder, r.number) for r in (best, after))
-        (before, figure), (sums, _) = (
-            _main_sums(task, p.values, feedback, names(target, task)) for p in (one, other)
-        )
-        found.append(change(after.report.main_metric, before, sums, figure).difference)
-    if best is None or any(difference.low > 0 for difference in found):
+    if best is None or any(after.report is None for after in past[-n:]):
         return None
-    largest = max(found, key=lambda difference: difference.value)
+    task, feedback = tasks.build(settings.dstm.task), target.split("feedback")
+    class_names = label_names(target, task)
+
+    def sums_of(number: int) -> tuple[NDArray[np.float64], Figure]:
+        values = read_predictions(session.folder, number).values
+        return _main_sums(task, values, feedback, class_names)
+
+    before, figure = sums_of(best.number)
+    differences = [
+        change("main", before, sums_of(after.number)[0], figure).difference for after in past[-n:]
+    ]
+    if any(difference.low > 0 for difference in differences):
+        return None
+    largest = max(differences, key=lambda difference: difference.value)
     return Ending(
         "no_gain",
         f"none of the last {n} rounds is better than round {best.label} beyond noise; the largest "
@@ -150,7 +154,8 @@ def _compared(
         compared = delivered_round([r for r in past if r.number], rule)
     if delivered is None or compared is None or past[0].number or past[0].report is None:
         return None
-    test, task, names = target.split("test"), tasks.build(settings.dstm.task), label_names
+    test, task = target.split("test"), tasks.build(settings.dstm.task)
+    class_names = label_names(target, task)
     try:
         one, other = (read_predictions(folder, r.number, "test") for r in (past[0], compared))
     except DataError:
@@ -161,7 +166,7 @@ def _compared(
     metric, average = words(past[0].report.main_metric), "Mean score of a photograph"
     if not task.needs:
         average = "Accuracy"
-    before, after = (_main_sums(task, p.values, test, names(target, task)) for p in (one, other))
+    before, after = (_main_sums(task, p.values, test, class_names) for p in (one, other))
     if not hasattr(task, "main_sums"):
         average = metric
     feedback = settings.feedback
