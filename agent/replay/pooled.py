@@ -88,15 +88,14 @@ class Pools:
         before = [read_shards(shards).samples] if shards else []
         components = self._components
         settings = components.settings
-        train_on, seed = settings.dstm.train_on, settings.session.seed
+        _, real = components.learnt_from(shards)
+        images = [*before, filled.samples] if settings.dstm.train_on != "real" else []
         dstm = fit(
             components,
-            None if train_on == "real" else concatenate([*before, filled.samples]),
-            seed,
-            photographs=None
-            if train_on == "synthetic"
-            else components.photographs(settings.dstm.real_images, seed),
-            synthetic_share=components.dstm_of(_last_training(past), seed).synthetic_share,
+            concatenate(images) if images else None,
+            settings.session.seed,
+            photographs=read_shards(real).samples if real else None,
+            synthetic_share=components.dstm_of(_last_training(past), 0).synthetic_share,
         )
         measured, _ = report(self._components, dstm, "feedback", plan.round)
         return Scored(filled.held, measured.metrics[measured.main_metric])
