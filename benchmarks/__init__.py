@@ -1,1 +1,1 @@
-"""Experiments on public data that are not part of the package; nothing of the data is committed."""
+"""Benchmarks behind the figures in docs/results, each a command of its own; not in the package."""

@@ -21,10 +21,10 @@ from rich.console import Console
 
 from agent.config.settings import Settings, load_settings
 from agent.experiments.arms import Arms
-from agent.experiments.bench.harness import origin
 from agent.experiments.compare import Experiment
 from agent.loop.components import Components
 from benchmarks import fashion_mnist
+from benchmarks.harness import origin
 from eval.intervals import mean_interval, seeds_needed
 from eval.report.text import estimate_text
 from memory.csv_text import write_csv

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from eval.effects import Effect, agrees
 from memory.records import (
@@ -24,7 +23,6 @@ Floats = NDArray[np.float64]
 
 # What is called no change of an accuracy.
 NO_CHANGE = 0.05
-N_RESAMPLES = 500
 # Squared length of a gradient up to which it is rounding error.
 LEAST_SQUARE = 1e-20
 
@@ -143,13 +141,15 @@ def cosine(one: Floats, other: Floats) -> float:
     return float(np.clip(one @ other / lengths, -1, 1)) if lengths else 0.0
 
 
-def prompt_agreement(
+def prompt_influence(
     images: Floats, prompt_ids: Sequence[str], photographs: Floats
 ) -> dict[str, float]:
-    """Return each prompt's agreement with a slice: the cosine of their mean gradients.
+    """Return each prompt's influence on a slice.
 
-    Above 0, a step on the prompt's images lowers the slice's loss, to first order and as far as the
-    last layer is concerned.
+    It is the projection of the prompt's mean gradient on that of the photographs, relative to its
+    length: 1 is as much as the photographs themselves, below 0 is harm. Unlike the cosine it is
+    near 0 for images that the model has learnt already, whatever their direction. 0 where the
+    photographs have no gradient.
 
     Args:
         images: gradients of generated images, (n, d).
@@ -157,56 +157,8 @@ def prompt_agreement(
         photographs: gradients of the slice's photographs, (m, d).
     """
     owner, wanted = np.array(prompt_ids), photographs.mean(0)
-    return {
-        name: cosine(images[owner == name].mean(0), wanted) for name in dict.fromkeys(prompt_ids)
-    }
-
-
-def prompt_influence(
-    images: Floats, prompt_ids: Sequence[str], photographs: Floats
-) -> dict[str, float]:
-    """Return each prompt's influence on a slice; see `prompt_agreement` for the arguments.
-
-    It is the projection of the prompt's mean gradient on that of the photographs, relative to its
-    length: 1 is as much as the photographs themselves, below 0 is harm. Unlike the cosine it is
-    near 0 for images that the model has learnt already, whatever their direction. 0 where the
-    photographs have no gradient.
-    """
-    owner, wanted = np.array(prompt_ids), photographs.mean(0)
     size = float(wanted @ wanted)
     return {
         name: float(images[owner == name].mean(0) @ wanted) / size if size > LEAST_SQUARE else 0.0
         for name in dict.fromkeys(prompt_ids)
     }
-
-
-def rank_correlation(estimates: Sequence[Floats], effects: Sequence[Floats]) -> Estimate:
-    """Return the mean Spearman correlation of credit with true effects of prompts, -1..1.
-
-    All prompts and slices of a case are ranked together; the correlation of a case in which all are
-    equal is 0. The interval resamples the prompts of each case, with all their slices.
-
-    Args:
-        estimates: credits of every case, (n_prompts, n_slices).
-        effects: true effects of every case, (n_prompts, n_slices).
-
-    Returns:
-        The correlation; n counts prompts.
-    """
-    rng = np.random.default_rng(0)
-    cases = list(zip(estimates, effects, strict=True))
-
-    def mean(rows: Sequence[NDArray[np.int64]]) -> float:
-        pairs = zip(cases, rows, strict=True)
-        return float(np.mean([_spearman(x[chosen], y[chosen]) for (x, y), chosen in pairs]))
-
-    sizes = [len(x) for x, _ in cases]
-    again = [mean([rng.integers(0, n, n) for n in sizes]) for _ in range(N_RESAMPLES)]
-    value = mean([np.arange(n) for n in sizes])
-    low, high = np.quantile(again, (0.025, 0.975))
-    return Estimate(value=value, low=min(low, value), high=max(high, value), n=sum(sizes))
-
-
-def _spearman(one: Floats, other: Floats) -> float:
-    x, y = (rankdata(values.ravel()) for values in (one, other))
-    return cosine(x - x.mean(), y - y.mean())

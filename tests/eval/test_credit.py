@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from eval.credit import credit, prompt_influence, rank_correlation, settle
+from benchmarks.credit import rank_correlation
+from eval.credit import credit, prompt_influence, settle
 from eval.effects import Effect, effects_of, plain_changes, slice_effects
 from eval.metrics import binomial_variance
 from memory.records import (

@@ -1,4 +1,4 @@
-"""Training of denoisers: the resumable trainer, an MTDM's loss and its held-out error."""
+"""Training of denoisers: the resumable trainer, an MTDM's loss."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +17,8 @@ from torch.nn.functional import pixel_unshuffle
 
 from memory.errors import SettingsError
 from memory.files import write_bytes, write_json
-from tools.data.samples import Dense, Samples
-from tools.diffusion.pipeline import MTDMPipeline, encode_prompts
+from tools.data.samples import Dense
+from tools.diffusion.pipeline import MTDMPipeline
 from tools.models.processor import in_bfloat16
 from tools.settings import CaptionedRun, PretrainSettings
 
@@ -29,8 +28,6 @@ Progress = Callable[[int, float, float], None]
 MIN_SNR_GAMMA = 5.0
 """Largest weight of a noise level in the loss (Min-SNR, Hang et al. 2023)."""
 
-NOISE_LEVELS = (100, 300, 500, 700, 900)
-_BATCH = 32
 _MAY_CHANGE = frozenset(
     {
         "steps",
@@ -220,50 +217,6 @@ def to_channels(
     known = torch.cat([known, torch.from_numpy(is_known.astype(np.float32))], dim=1)
     x = pipeline.fold(pixels, torch.from_numpy(values))
     return x, pixel_unshuffle(known, pipeline.config.patch)
-
-
-@torch.inference_mode()
-def denoising_error(
-    pipeline: MTDMPipeline,
-    samples: Samples,
-    texts: Sequence[str],
-    levels: Sequence[int] = NOISE_LEVELS,
-) -> dict[int, dict[str, float]]:
-    """Return the mean squared error of the clean image and of its labels, by noise level.
-
-    Tells two networks or trainings apart within minutes, long before drawn images do. Errors are
-    of whitened values, so 1 is what guessing the mean gives. The noise is the same for every
-    pipeline.
-
-    Args:
-        pipeline: Its network is measured.
-        samples: Images, and labels as far as they are known.
-        texts: Caption of each sample.
-        levels: Times of the scheduler, 0 (little noise) to 999.
-
-    Returns:
-        By level, "image" and "labels": those of all kinds together.
-    """
-    errors: dict[int, dict[str, float]] = {}
-    for level in levels:
-        sums = {"image": np.zeros(2), "labels": np.zeros(2)}
-        for start in range(0, len(samples), _BATCH):
-            rows = range(start, min(start + _BATCH, len(samples)))
-            part = samples.take(rows)
-            x, weight = to_channels(pipeline, part.images, part.labels)
-            generator = torch.Generator("cpu").manual_seed(level * 1_000_003 + start)
-            times = torch.full((len(x),), level)
-            noise = torch.randn(x.shape, generator=generator)
-            noisy = pipeline.add_noise(x, noise, pipeline.levels(times))
-            states, mask = encode_prompts([texts[row] for row in rows])
-            inputs: Any = (v.to(pipeline.device) for v in (noisy, times, states, mask))
-            clean = pipeline.predict(*inputs).float().cpu()
-            error = (weight * (clean - x) ** 2).sum((0, 2, 3)), weight.sum((0, 2, 3))
-            n = pipeline.n_image_channels
-            for kind, channels in (("image", slice(0, n)), ("labels", slice(n, None))):
-                sums[kind] += [float(v[channels].sum()) for v in error]
-        errors[level] = {k: float(s[0] / s[1]) for k, s in sums.items() if s[1] > 0}
-    return errors
 
 
 def _learning_rate(step: int, settings: CaptionedRun) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.config.settings import load_settings
-from agent.experiments.bench.rounds import SMALL, Cost, added, mean, measure, tenths
+from benchmarks.rounds import SMALL, Cost, added, mean, measure, tenths
 from memory.journal import Journal, read_events
 from memory.opened import OWNER
 from tests.agent.invented import record

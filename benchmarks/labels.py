@@ -1,6 +1,6 @@
 """How well labels of pixels are judged without knowing the truth, where the truth is known.
 
-    python -m agent.experiments.bench.labels --seeds 3
+    python -m benchmarks.labels --seeds 3
 
 Per seed an ensemble is trained on the target's audit split, as sessions do it, and judges pictures
 whose labels have a known score: rendered scenes of the target's look and of the generator's, with
@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.config.settings import GeneratorSettings, Settings, TargetSettings
-from agent.experiments.bench.harness import Benchmark, options, trained_once
 from agent.loop.components import Components
+from benchmarks.harness import Benchmark, options, trained_once
 from eval.corruption import corrupt
 from eval.metrics import auroc
 from memory.records import digest

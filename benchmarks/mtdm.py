@@ -1,6 +1,6 @@
 """The README's figures of an MTDM that draws labels: do they fit the image, and can one learn it?
 
-    python -m agent.experiments.bench.mtdm --preset streets --seeds 3
+    python -m benchmarks.mtdm --preset streets --seeds 3
 
 Everything is measured against rendered scenes that the MTDM has not seen, of the distribution it
 was trained on. Nets that are trained once are kept under HOME/bench; run again, it goes on.
@@ -20,15 +20,17 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
-from agent.experiments.bench.harness import Benchmark, Figures, options, trained_once
 from agent.loop.components import Components
+from benchmarks.harness import Benchmark, Figures, options, trained_once
 from memory.errors import SettingsError
 from memory.records import digest
 from tools import tasks
 from tools.data.samples import Samples, content_digest
 from tools.data.shards import read_shards, write_shard
-from tools.diffusion.denoising import denoising_error
+from tools.diffusion.denoising import to_channels
+from tools.diffusion.pipeline import MTDMPipeline, encode_prompts
 from tools.generators import Generator
 from tools.pretraining.card import draw_for
 from tools.settings import TrainSettings
@@ -39,7 +41,8 @@ DENSE = {"segmentation": "miou", "depth": "abs_rel"}
 """Tasks and their figures; of abs_rel less is better."""
 
 SIZES = {"audit": 5000, "feedback": 1000, "test": 800}
-_SHARD = 50
+_SHARD, _BATCH = 50, 32
+NOISE_LEVELS = (100, 300, 500, 700, 900)
 
 
 class Study:
@@ -116,7 +119,7 @@ class Study:
         return figures
 
     def denoising(self, n_images: int = 96) -> dict[int, dict[str, float]]:
-        """Return the MTDM's error on noisy rendered scenes, see `tools.diffusion.denoising`."""
+        """Return the MTDM's error on noisy rendered scenes, see `denoising_error`."""
         pipeline = getattr(self.generator, "pipeline", None)
         if pipeline is None:
             raise SettingsError(
@@ -162,6 +165,50 @@ def _as_classes(samples: Samples, key: str, names: Sequence[str]) -> Samples:
     """Return samples whose class is the value of an attribute, without labels of pixels."""
     classes = np.array([names.index(a[key]) for a in samples.attributes], dtype=np.int64)
     return replace(samples, classes=classes, labels={})
+
+
+@torch.inference_mode()
+def denoising_error(
+    pipeline: MTDMPipeline,
+    samples: Samples,
+    texts: Sequence[str],
+    levels: Sequence[int] = NOISE_LEVELS,
+) -> dict[int, dict[str, float]]:
+    """Return the mean squared error of the clean image and of its labels, by noise level.
+
+    Tells two networks or trainings apart within minutes, long before drawn images do. Errors are
+    of whitened values, so 1 is what guessing the mean gives. The noise is the same for every
+    pipeline.
+
+    Args:
+        pipeline: Its network is measured.
+        samples: Images, and labels as far as they are known.
+        texts: Caption of each sample.
+        levels: Times of the scheduler, 0 (little noise) to 999.
+
+    Returns:
+        By level, "image" and "labels": those of all kinds together.
+    """
+    errors: dict[int, dict[str, float]] = {}
+    for level in levels:
+        sums = {"image": np.zeros(2), "labels": np.zeros(2)}
+        for start in range(0, len(samples), _BATCH):
+            rows = range(start, min(start + _BATCH, len(samples)))
+            part = samples.take(rows)
+            x, weight = to_channels(pipeline, part.images, part.labels)
+            generator = torch.Generator("cpu").manual_seed(level * 1_000_003 + start)
+            times = torch.full((len(x),), level)
+            noise = torch.randn(x.shape, generator=generator)
+            noisy = pipeline.add_noise(x, noise, pipeline.levels(times))
+            states, mask = encode_prompts([texts[row] for row in rows])
+            inputs: Any = (v.to(pipeline.device) for v in (noisy, times, states, mask))
+            clean = pipeline.predict(*inputs).float().cpu()
+            error = (weight * (clean - x) ** 2).sum((0, 2, 3)), weight.sum((0, 2, 3))
+            n = pipeline.n_image_channels
+            for kind, channels in (("image", slice(0, n)), ("labels", slice(n, None))):
+                sums[kind] += [float(v[channels].sum()) for v in error]
+        errors[level] = {k: float(s[0] / s[1]) for k, s in sums.items() if s[1] > 0}
+    return errors
 
 
 def main() -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.mtdm import denoising_error
 from tests.tools.pretraining.test_pretrain import QUICK, StreetTarget, TinyTarget
 from tools.data.samples import Samples
-from tools.diffusion.denoising import denoising_error
 from tools.diffusion.label_codes import LabelCodes
 from tools.diffusion.pipeline import MTDMPipeline
 from tools.diffusion.weights import load_pipeline, new_pipeline

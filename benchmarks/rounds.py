@@ -1,6 +1,6 @@
 """What a round costs in a long session: processor time, memory and disk, by round.
 
-    python -m agent.experiments.bench.rounds --rounds 1000 --csv FILE
+    python -m benchmarks.rounds --rounds 1000 --csv FILE
 
 Runs a session of the target and the generator `toy` under the default brain, with few images and
 few training steps, so that what is left is the program's own work: graph, journal,
@@ -24,10 +24,10 @@ from agent.autonomous.report import write_report
 from agent.autonomous.results import write_results
 from agent.autonomous.runner import run_rounds
 from agent.config.settings import Settings
-from agent.experiments.bench.harness import Benchmark, options
 from agent.loop.components import Components
 from agent.loop.observer import Observer
 from agent.session.folder import open_session
+from benchmarks.harness import Benchmark, options
 from memory.records import Round
 
 NAME = "long"

@@ -1,6 +1,6 @@
 """Where the processor time of a session goes, by stage.
 
-    OMP_NUM_THREADS=1 python -m agent.experiments.bench.stages --rounds 2 --images 40
+    OMP_NUM_THREADS=1 python -m benchmarks.stages --rounds 2 --images 40
 
 Runs a session of the preset in a new home folder, with report and results. Seconds are of the
 processor, over all threads; with one thread they hardly depend on what else a machine does. What
@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from agent.autonomous.report import write_report
 from agent.autonomous.results import write_results
 from agent.autonomous.runner import run_rounds
-from agent.experiments.bench.harness import Benchmark, options
 from agent.loop.components import Components
 from agent.loop.observer import Observer
 from agent.session.folder import open_session
+from benchmarks.harness import Benchmark, options
 
 NAME = "stages"
 STARTED = time.process_time()

@@ -1,6 +1,6 @@
 """The README's figures: what synthetic data of a preset are worth against real ones.
 
-    python -m agent.experiments.bench.value --preset solar --seeds 3
+    python -m benchmarks.value --preset solar --seeds 3
 
 Trains the same DSTM, with the same steps, on the real generator split, on uniformly prompted
 synthetic images (with and without the audit's weights) and on both together, and opens the sealed
@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from agent.experiments.arm_sessions import fit, report
-from agent.experiments.bench.harness import Benchmark, options, uniform_images
 from agent.loop.components import Components
 from agent.session.folder import folder_of
+from benchmarks.harness import Benchmark, options, uniform_images
 from memory.errors import DataError
 from memory.journal import read_events, rounds
 from tools.data.jobs import shards_of

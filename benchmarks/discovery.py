@@ -1,6 +1,6 @@
 """Does discovery find failures that were planted? Decides what images are embedded with.
 
-    python -m agent.experiments.bench.discovery --embeddings dstm,mtdm,dstm+mtdm --seeds 8
+    python -m benchmarks.discovery --embeddings dstm,mtdm,dstm+mtdm --seeds 8
 
 Ten failures are planted among the photographs of the generator split of elpv: up to five pairs
 of attribute values, and changes of 40 photographs each that no attribute names (turned, blurred,
@@ -9,7 +9,7 @@ and on 10% of the others. A failure is found if one of the first ten findings co
 least half and holds a third of it; a finding is false if less than half of it was planted.
 
 The method was developed on the seeds 0 to 11; those from 200 on are for figures to report.
-docs/discovery.md has them.
+docs/results/discovery.md has them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from agent.experiments.arm_sessions import fit
-from agent.experiments.bench.harness import Benchmark, options
+from benchmarks.harness import Benchmark, options
 from eval.candidates import Evaluated
 from eval.clusters import side_by_side
 from eval.discovery import discover

@@ -1,7 +1,7 @@
 """Does credit estimate the effect of a prompt? Compared with training again without it.
 
-    python -m agent.experiments.bench.credit --learner head --cases 20
-    python -m agent.experiments.bench.credit --learner dstm --cases 3
+    python -m benchmarks.credit --learner head --cases 20
+    python -m benchmarks.credit --learner dstm --cases 3
 
 A small case: photographs of the generator split of elpv at half size stand for drawn ones. Twelve
 prompts (wafer, brightness, class) of 16 images each join 96 others; four prompts, chosen by the
@@ -12,7 +12,7 @@ same seeds. Credit is compared by Spearman's rank correlation over all pairs of 
 The learner `dstm` is trained from scratch without each prompt, and half of its trainings against
 the other half says how far any estimate can get; of `head`, the last layer alone, as a logistic
 regression on the features of a DSTM of the audit split, which has no chance in it.
-docs/credit.md has the figures.
+docs/results/credit.md has the figures.
 """
 
 from __future__ import annotations
@@ -24,19 +24,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
+from scipy.stats import rankdata
 
-from agent.experiments.bench.harness import Benchmark, options
+from benchmarks.harness import Benchmark, options
 from eval.candidates import fit_direction
-from eval.credit import (
-    credit,
-    head_gradients,
-    prompt_agreement,
-    prompt_influence,
-    rank_correlation,
-)
+from eval.credit import cosine, credit, head_gradients, prompt_influence
 from eval.effects import agrees, slice_effects
 from eval.report import text
-from memory.records import Batch, Plan, PromptQuality, PromptSpec, Report
+from memory.records import Batch, Estimate, Plan, PromptQuality, PromptSpec, Report
 from tools import tasks
 from tools.data.samples import Samples, concatenate
 from tools.models.embeddings import embed_by_dstm
@@ -51,6 +46,7 @@ N_IMAGES, N_BEFORE, N_BROKEN = 16, 96, 4
 CELL = ("wafer", "brightness")
 SLICING = Slicing([CELL], 15)
 N_CLASSES = 2
+N_RESAMPLES = 500
 TASK = tasks.build("classification")
 
 
@@ -218,6 +214,57 @@ def _losses(model: Fitted, feedback: Samples, rows: Sequence[NDArray[np.int64]])
     true = model.probabilities(feedback)[np.arange(len(feedback)), feedback.classes]
     losses = -np.log(true.clip(1e-6))
     return [float(losses[of_slice].mean()) for of_slice in rows]
+
+
+def prompt_agreement(
+    images: Floats, prompt_ids: Sequence[str], photographs: Floats
+) -> dict[str, float]:
+    """Return each prompt's agreement with a slice: the cosine of their mean gradients.
+
+    Above 0, a step on the prompt's images lowers the slice's loss, to first order and as far as the
+    last layer is concerned.
+
+    Args:
+        images: gradients of generated images, (n, d).
+        prompt_ids: prompt of each image, (n,).
+        photographs: gradients of the slice's photographs, (m, d).
+    """
+    owner, wanted = np.array(prompt_ids), photographs.mean(0)
+    return {
+        name: cosine(images[owner == name].mean(0), wanted) for name in dict.fromkeys(prompt_ids)
+    }
+
+
+def rank_correlation(estimates: Sequence[Floats], effects: Sequence[Floats]) -> Estimate:
+    """Return the mean Spearman correlation of credit with true effects of prompts, -1..1.
+
+    All prompts and slices of a case are ranked together; the correlation of a case in which all are
+    equal is 0. The interval resamples the prompts of each case, with all their slices.
+
+    Args:
+        estimates: credits of every case, (n_prompts, n_slices).
+        effects: true effects of every case, (n_prompts, n_slices).
+
+    Returns:
+        The correlation; n counts prompts.
+    """
+    rng = np.random.default_rng(0)
+    cases = list(zip(estimates, effects, strict=True))
+
+    def mean(rows: Sequence[NDArray[np.int64]]) -> float:
+        pairs = zip(cases, rows, strict=True)
+        return float(np.mean([_spearman(x[chosen], y[chosen]) for (x, y), chosen in pairs]))
+
+    sizes = [len(x) for x, _ in cases]
+    again = [mean([rng.integers(0, n, n) for n in sizes]) for _ in range(N_RESAMPLES)]
+    value = mean([np.arange(n) for n in sizes])
+    low, high = np.quantile(again, (0.025, 0.975))
+    return Estimate(value=value, low=min(low, value), high=max(high, value), n=sum(sizes))
+
+
+def _spearman(one: Floats, other: Floats) -> float:
+    x, y = (rankdata(values.ravel()) for values in (one, other))
+    return cosine(x - x.mean(), y - y.mean())
 
 
 def correlations(cases: Sequence[Mapping[str, Any]]) -> list[list[str]]:

@@ -1,6 +1,6 @@
 """Which share of a batch should be generated images? Measured on feedback, never on the test split.
 
-    python -m agent.experiments.bench.synthetic_share --preset solar --seeds 4 --real 210
+    python -m benchmarks.synthetic_share --preset solar --seeds 4 --real 210
 
 Trains the preset's DSTM, with the same steps, on photographs and uniformly prompted images, for
 each value of `dstm.synthetic_share` and of `dstm.synthetic_weight`; the share 0 is training on the
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from agent.experiments.arm_sessions import report
-from agent.experiments.bench.harness import Benchmark, options, uniform_images
+from benchmarks.harness import Benchmark, options, uniform_images
 from eval.intervals import mean_interval
 from tools.data.samples import Samples, concatenate
 from tools.models.criteria import Dstm

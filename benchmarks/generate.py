@@ -1,7 +1,7 @@
 """How much of the hardware's speed a generator keeps.
 
-    python -m agent.experiments.bench.generate --preset solar --images 64
-    python -m agent.experiments.bench.generate --model FOLDER --set generator.options.dtype=float16
+    python -m benchmarks.generate --preset solar --images 64
+    python -m benchmarks.generate --model FOLDER --set generator.options.dtype=float16
 
 Draws a batch as a session does (prompts to a parquet shard, without the audit) in turn with a bare
 loop: the same calls of the denoiser, and of the VAE's decoder where there is one, on the inputs
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from agent.experiments.bench.harness import Benchmark, Figures, options, uniform_prompts
+from benchmarks.harness import Benchmark, Figures, options, uniform_prompts
 from memory.errors import SettingsError
 from tools.data.shards import write_shard
 from tools.generate_batch import draw

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from agent.experiments.bench import credit, stages, value
-from agent.experiments.bench.harness import Benchmark, options
+from benchmarks import credit, stages, value
+from benchmarks.harness import Benchmark, options
 from memory.errors import SettingsError
 from tests.agent.quick import TOY
 
 DOC = """What is measured.
 
-    python -m agent.experiments.bench.toy
+    python -m benchmarks.toy
 """
 
 

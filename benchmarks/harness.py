@@ -54,7 +54,7 @@ def options(doc: str | None, preset: str = "solar", seeds: int = 3) -> argparse.
         preset: Default of --preset.
         seeds: Default of --seeds.
     """
-    name = (doc or "").partition("experiments.bench.")[2].split()[0]
+    name = (doc or "").partition("benchmarks.")[2].split()[0]
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -207,7 +207,7 @@ def origin(command: str, device: str = "cpu") -> tuple[str, str, str]:
 
 def _command() -> str:
     module = Path(sys.argv[0]).stem
-    return shlex.join(["python", "-m", f"agent.experiments.bench.{module}", *sys.argv[1:]])
+    return shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]])
 
 
 def _commit() -> str:

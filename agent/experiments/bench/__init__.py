@@ -1,1 +1,0 @@
-"""Benchmarks behind the documented figures, each a command of its own."""
