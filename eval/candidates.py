@@ -46,6 +46,8 @@ class Evaluated:
         classes: (n,); failure directions are looked for in each.
         embeddings: (n, d), or None where only attributes are known.
         losses: (n,), examples are sorted by them; None: by errors.
+        groups: (n,), the number of each image's group; images of one belong together, as frames of
+            a video do, and are one observation. None: each is its own.
     """
 
     ids: Sequence[str]
@@ -55,6 +57,7 @@ class Evaluated:
     classes: NDArray[np.int64] | None = None
     embeddings: Floats | None = None
     losses: Floats | None = None
+    groups: Indices | None = None
 
     def __post_init__(self) -> None:
         n = len(self.errors)
@@ -180,8 +183,11 @@ def mixture_candidates(
     assert images.embeddings is not None
     candidates = []
     for split in range(N_SPLITS):
-        order = np.random.default_rng([seed, split]).permutation(rows)
-        halves = order[: len(order) // 2], order[len(order) // 2 :]
+        group = _numbered_groups(images, rows)
+        order = np.random.default_rng([seed, split]).permutation(group.max() + 1)
+        place = np.argsort(order)[group]
+        shuffled = rows[np.argsort(place, kind="stable")]
+        halves = np.split(shuffled, [int((place < len(order) // 2).sum())])
         for fitted, tested in (halves, halves[::-1]):
             errors = images.errors[fitted]
             if errors.min() == errors.max():
@@ -196,6 +202,12 @@ def mixture_candidates(
     return candidates
 
 
+def _numbered_groups(images: Evaluated, rows: Indices) -> Indices:
+    """Return the group of each row, numbered from 0; those of one group are never parted."""
+    of_rows = rows if images.groups is None else images.groups[rows]
+    return np.unique(of_rows, return_inverse=True)[1]
+
+
 def direction_candidates(
     images: Evaluated, rows: Indices, n_min: int, seed: int = 0
 ) -> list[Candidate]:
@@ -208,7 +220,8 @@ def direction_candidates(
     candidates = []
     for number in np.unique(classes):
         of_class = rows[classes == number]
-        fold = np.random.default_rng(seed).permutation(len(of_class)) % N_FOLDS
+        group = _numbered_groups(images, of_class)
+        fold = np.random.default_rng(seed).permutation(group.max() + 1)[group] % N_FOLDS
         z = principal_components(images.embeddings[of_class], N_WHITE)
         value = np.zeros(len(of_class))
         for part in range(N_FOLDS):

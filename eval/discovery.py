@@ -9,8 +9,9 @@ An image's error is 0..1: wrong or right of a classifier, 1 - score where pixels
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ from eval.slices import (
     Scores,
     benjamini_hochberg,
     mean_score,
-    worse_than_rest,
+    members_worse,
 )
 from memory.records import Failure, Trait, digest, slice_key
 
@@ -51,6 +52,7 @@ def select(
     alpha: float,
     explained: Indices | None = None,
     limit: int = 10,
+    groups: Indices | None = None,
 ) -> list[Candidate]:
     """Return the candidates that err more than the rest, each for what the earlier do not explain.
 
@@ -65,12 +67,14 @@ def select(
         alpha: false discovery rate, 0..1.
         explained: images that are set aside from the start.
         limit: most candidates that are selected.
+        groups: (n,), see `Evaluated`.
 
     Returns:
         Candidates in the order of selection, with p and q of the first test.
     """
     aside = np.zeros(len(scores), bool)
-    p_values = [_worse(candidate, scores, aside, n_min) for candidate in candidates]
+    worse = partial(_worse, scores=scores, groups=groups, n_min=n_min)
+    p_values = [worse(candidate, aside) for candidate in candidates]
     tested = [
         replace(candidate, p=p, q=q)
         for candidate, p, q in zip(candidates, p_values, benjamini_hochberg(p_values), strict=True)
@@ -81,12 +85,12 @@ def select(
         aside[explained] = True
     taken: list[Candidate] = []
     while left and len(taken) < limit:
-        now = [(_worse(candidate, scores, aside, n_min), candidate) for candidate in left]
+        now = [(worse(candidate, aside), candidate) for candidate in left]
         now = [(p, candidate) for p, candidate in now if p <= threshold]
         if not now:
             break
         _, best = min(now, key=lambda item: item[0])
-        best = _core(best, [candidate for _, candidate in now], scores, aside, n_min, alpha)
+        best = _core(best, [candidate for _, candidate in now], worse, scores, aside, alpha)
         taken.append(best)
         aside[best.members] = True
         left = [candidate for _, candidate in now if candidate is not best]
@@ -96,9 +100,9 @@ def select(
 def _core(
     whole: Candidate,
     others: Sequence[Candidate],
+    worse: Callable[[Candidate, NDArray[np.bool_]], float],
     scores: Scores,
     aside: NDArray[np.bool_],
-    n_min: int,
     alpha: float,
 ) -> Candidate:
     """Return the most significant candidate of those that explain why `whole` is worse.
@@ -121,18 +125,24 @@ def _core(
     without = aside.copy()
     first = None
     for _ in range(min(N_PARTS, len(left))):
-        p_values = [_worse(other, scores, without, n_min) for other in left]
+        p_values = [worse(other, without) for other in left]
         if min(p_values) > alpha:
             break
         part = left.pop(int(np.argmin(p_values)))
         first = first or part
         without[part.members] = True
-        if _worse(whole, scores, without, n_min) > alpha:
-            return _core(first, others, scores, aside, n_min, alpha)
+        if worse(whole, without) > alpha:
+            return _core(first, others, worse, scores, aside, alpha)
     return whole
 
 
-def _worse(candidate: Candidate, scores: Scores, aside: NDArray[np.bool_], n_min: int) -> float:
+def _worse(
+    candidate: Candidate,
+    aside: NDArray[np.bool_],
+    scores: Scores,
+    groups: Indices | None,
+    n_min: int,
+) -> float:
     """Return the p-value of "as good as the rest" on the images that are not set aside.
 
     1 for fewer images than half of `n_min`.
@@ -144,7 +154,7 @@ def _worse(candidate: Candidate, scores: Scores, aside: NDArray[np.bool_], n_min
     # Half of a mixture's images have helped to find it, and others may be explained.
     if len(members) < max(2, n_min / 2) or len(rest) < 2:
         return 1.0
-    return worse_than_rest(scores[members], scores[rest])
+    return members_worse(scores, members, rest, groups)
 
 
 def discover(
@@ -182,14 +192,15 @@ def discover(
     if n < 2 * n_min or np.ptp(images.errors) == 0:
         return ()
     explained = _explained(images, reported)
-    findings = select(attribute_candidates(images, n_min), scores, n_min, alpha, explained, limit)
+    chosen = partial(select, scores=scores, n_min=n_min, alpha=alpha, groups=images.groups)
+    findings = chosen(attribute_candidates(images, n_min), explained=explained, limit=limit)
     explained = np.unique(np.concatenate([explained, *(c.members for c in findings)]))
     if images.embeddings is not None:
         # The end of a direction may hold several clusters, so those go first.
         for look in (group_candidates, mixture_candidates, direction_candidates):
             rows = np.setdiff1d(np.arange(n), explained)
             candidates = look(images, rows, n_min, seed) if len(rows) >= 4 * n_min else []
-            new = select(candidates, scores, n_min, alpha, explained, limit - len(findings))
+            new = chosen(candidates, explained=explained, limit=limit - len(findings))
             explained = np.unique(np.concatenate([explained, *(c.members for c in new)]))
             findings += new
     listed = {failure.slice for failure in reported}

@@ -283,13 +283,30 @@ def _q_values(
     scores: Scores, table: SliceTable, rests: Sequence[Indices], groups: Indices | None
 ) -> tuple[list[float], list[float]]:
     """Return p and q of every slice of a table against its rest."""
-    p_values = []
-    for members, rest in zip(table.values(), rests, strict=True):
-        parts = [scores[members], scores[rest]]
-        if groups is not None and len(np.unique(groups)) < len(groups):
-            parts = [_group_means(scores[rows], groups[rows]) for rows in (members, rest)]
-        p_values.append(worse_than_rest(parts[0], parts[1]))
+    p_values = [
+        members_worse(scores, members, rest, groups)
+        for members, rest in zip(table.values(), rests, strict=True)
+    ]
     return p_values, benjamini_hochberg(p_values)
+
+
+def members_worse(
+    scores: Scores, members: Indices, rest: Indices, groups: Indices | None = None
+) -> float:
+    """Return the p-value of "the members are as good as the rest", see `worse_than_rest`.
+
+    Photographs of one group are not independent: their mean score counts as one.
+
+    Args:
+        scores: (n,).
+        members: indices.
+        rest: indices.
+        groups: (n,), the number of each photograph's group; None: each is its own.
+    """
+    if groups is None or len(np.unique(groups)) == len(groups):
+        return worse_than_rest(scores[members], scores[rest])
+    means = [_group_means(scores[rows], groups[rows]) for rows in (members, rest)]
+    return worse_than_rest(means[0], means[1])
 
 
 def _group_means(scores: Scores, groups: Indices) -> Floats:

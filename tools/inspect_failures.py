@@ -146,6 +146,9 @@ def _evaluated(inspection: _Inspection, embed: Embed | None) -> Evaluated:
     rows = np.flatnonzero(np.isfinite(scores))
     outcomes: tuple[NDArray[np.float64], ...] = (scores[rows, None],)
     losses = 1 - scores[rows]
+    groups = None
+    if feedback.groups:
+        groups = np.unique(np.array(feedback.groups)[rows], return_inverse=True)[1]
     if not task.needs:
         probabilities = inspection.predictions.values[rows].astype(np.float64)
         true = feedback.classes[rows]
@@ -159,6 +162,7 @@ def _evaluated(inspection: _Inspection, embed: Embed | None) -> Evaluated:
         classes=feedback.classes[rows],
         embeddings=embed(feedback.images[rows]) if embed else None,
         losses=losses,
+        groups=groups,
     )
 
 

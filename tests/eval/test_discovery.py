@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -232,3 +234,34 @@ def test_what_does_not_belong_together_is_refused() -> None:
         Evaluated(["a"], np.zeros(2), [{}, {}])
     with pytest.raises(DataError, match=r"0\.\.1"):
         Evaluated(["a"], np.array([np.nan]), [{}])
+
+
+def test_photographs_of_one_group_are_one_observation() -> None:
+    """Frames of a video that fail together are no failure of what they happen to show."""
+    found = {True: 0, False: 0}
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        groups = np.repeat(np.arange(60), 5)
+        wrong = (rng.random(60) < 0.3).astype(float)[groups]
+        scene = rng.choice(["road", "field", "town"], 60)[groups]
+        embeddings = rng.normal(size=(60, 8))[groups] + rng.normal(scale=0.1, size=(300, 8))
+        images = Evaluated(
+            ids=[f"i{i}" for i in range(300)],
+            errors=wrong,
+            attributes=[{"scene": str(value)} for value in scene],
+            outcomes=(np.stack([1 - wrong, wrong], 1),),
+            embeddings=embeddings,
+        )
+        for grouped in found:
+            given = replace(images, groups=groups if grouped else None)
+            found[grouped] += bool(discover(given, n_min=10))
+    assert found[True] <= 1
+    assert found[False] >= 4
+
+
+def test_a_failure_of_many_groups_is_found() -> None:
+    images = made_up(0)
+    pairs = replace(images, groups=np.arange(600) // 2)
+    slices = {failure.slice for failure in discover(pairs, n_min=20)}
+    assert "light=night weather=rain" in slices
+    assert any(name.startswith("cluster") for name in slices)

@@ -191,8 +191,9 @@ def fit(
     settings: HeadSettings,
     device: str = "cpu",
     progress: Callable[[int, int], None] = lambda done, total: None,
+    flips: Sequence[str] = ("horizontal",),
 ) -> FeatureDecoder:
-    """Train heads on labelled images and their mirror images.
+    """Train heads on labelled images, and on their mirror images where these are as plausible.
 
     Args:
         pipeline: Whose denoiser gives the features.
@@ -201,6 +202,7 @@ def fit(
         settings: Of the heads.
         device: A torch device.
         progress: Gets the steps done and the steps in all.
+        flips: Of the target; "horizontal" adds images mirrored left to right.
 
     Raises:
         DataError: The images have no labels of pixels, or another shape than the MTDM's.
@@ -217,10 +219,10 @@ def fit(
             f"the shape {samples.images.shape[1:]}. Choose the target that it was trained on."
         )
     task = Multi(kinds)
-    both = _with_mirrored(samples)
-    labels = task.labels(both).to(device)
+    learnt = _with_mirrored(samples) if "horizontal" in flips else samples
+    labels = task.labels(learnt).to(device)
     extractor = Features(pipeline, settings.timesteps)
-    features = extractor(both.images).to(device)
+    features = extractor(learnt.images).to(device)
     description = Description(
         kinds=kinds,
         class_names=tuple(class_names) if "segmentation" in kinds else (),

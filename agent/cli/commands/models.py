@@ -232,7 +232,7 @@ def fit(
     wanted = feature_decoder.HeadSettings(steps=steps, members=members, seed=seed_)
     with counted(console(), "label head", "steps") as report:
         decoder = feature_decoder.fit(
-            pipeline, training, source.pixel_classes, wanted, device, report
+            pipeline, training, source.pixel_classes, wanted, device, report, source.flips
         )
     figures = feature_decoder.figures(decoder, others, source.pixel_classes)
     feature_decoder.save_head(folder, decoder, figures)

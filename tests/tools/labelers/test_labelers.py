@@ -206,6 +206,18 @@ def decoder(pipeline: MTDMPipeline) -> feature_decoder.FeatureDecoder:
     return feature_decoder.fit(pipeline, pictures(12), CLASSES, settings)
 
 
+def test_a_head_learns_mirrored_images_only_where_the_target_allows(
+    pipeline: MTDMPipeline,
+) -> None:
+    settings = HeadSettings(width=16, members=1, steps=3, timesteps=(50,))
+    means = []
+    for flips in (("horizontal",), ("vertical",), ()):
+        decoder = feature_decoder.fit(pipeline, pictures(4), CLASSES, settings, flips=flips)
+        means.append(decoder.heads.state_dict()["0.mean"])
+    assert not means[0].equal(means[1])
+    assert means[1].equal(means[2])
+
+
 def test_a_head_labels_images_that_it_has_not_seen(
     decoder: feature_decoder.FeatureDecoder,
 ) -> None:
