@@ -16,7 +16,7 @@ from agent import planners
 from agent.brains import planner_of
 from agent.loop.state import SessionView
 from agent.planners import AttributeDistribution, Observation, PlanDraft, PromptDraft, SliceShare
-from agent.planners.slices import last_report, share_prompts, supported_slices
+from agent.planners.slices import PromptWriter, last_report, supported_slices
 from agent.steering.preferences import Preference, active_preferences
 from agent.steering.steer import steer
 from memory.errors import ToolError
@@ -114,7 +114,8 @@ def compose(
     given = {key: value for key, value in given.items() if value}
     if choice.draft == "replace":
         rng = random.Random(f"shares {_seed(seen)}")
-        prompts = share_prompts(choice.shares, seen, space, vocabulary, rng)
+        writer = PromptWriter(space, vocabulary, seen.images_per_prompt, rng)
+        prompts = writer.of_shares(choice.shares, seen.n_images)
         return PlanDraft(prompts=tuple(prompts), **given)
     assert draft is not None  # _check has refused it
     edits = [

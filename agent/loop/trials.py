@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 
 from agent.loop.validation import MAX_PROMPTS
 from agent.planners import AttributeDistribution, Observation, PlanDraft, PromptDraft
-from agent.planners.slices import slice_prompts
+from agent.planners.slices import PromptWriter
 from agent.steering.preferences import Preference
 from agent.steering.steer import as_draft, breaks, scaled
 from eval.fixable import evidence_from
@@ -60,7 +60,7 @@ def with_trials(
         return draft
     room = min(int(MOST * total), MAX_PROMPTS - len(draft.prompts))
     rng = random.Random(f"trial {observation.seed} {observation.round}")
-    one_each = observation.model_copy(update={"images_per_prompt": 1})
+    writer = PromptWriter(allowed, vocabulary, 1, rng)
     trials: list[Trial] = []
     prompts: list[PromptDraft] = []
     for failure in _failing(observation.failures):
@@ -71,7 +71,7 @@ def with_trials(
         if made >= n or len(prompts) + lacking > room or not _supplies(allowed, attributes):
             continue
         why = f"trial: {made} images of '{failure.slice}' so far"
-        prompts += slice_prompts(attributes, lacking, one_each, allowed, vocabulary, rng, why)
+        prompts += writer.of_slice(attributes, lacking, why)
         trials.append(Trial(slice=failure.slice, attributes=attributes, n_images=n - made))
     if not trials:
         return draft

@@ -6,12 +6,11 @@ prompt goes to the slice that has the fewest images so far and counts for all sl
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Mapping
 
 from agent.planners import AttributeDistribution, Observation, PlanDraft, PromptDraft
-from agent.planners.slices import last_report, slice_prompts, supported_slices
+from agent.planners.slices import PromptWriter, last_report, supported_slices
 from memory.records import slice_key
 from prompts.vocabulary import Vocabulary
 
@@ -25,7 +24,7 @@ class Count:
         self, observation: Observation, distribution: AttributeDistribution, vocabulary: Vocabulary
     ) -> PlanDraft:
         """Return the draft of a round."""
-        rng = random.Random(f"count {observation.seed} {observation.round}")
+        writer = PromptWriter.of(self.name, observation, distribution, vocabulary)
         scores = supported_slices(last_report(observation.rounds), distribution)
         slices = {s.key: s.attributes for s in scores} or plain_slices(distribution, vocabulary)
         made: Counter[str] = Counter()
@@ -36,11 +35,9 @@ class Count:
         left = observation.n_images
         while left > 0:
             fewest = min(made[key] for key in slices)
-            key = rng.choice([key for key in slices if made[key] == fewest])
+            key = writer.rng.choice([key for key in slices if made[key] == fewest])
             n_images = min(left, observation.images_per_prompt)
-            for draft in slice_prompts(
-                slices[key], n_images, observation, distribution, vocabulary, rng, f"few of {key}"
-            ):
+            for draft in writer.of_slice(slices[key], n_images, f"few of {key}"):
                 prompts.append(draft)
                 _count(made, slices, draft.attributes, draft.count)
             left -= n_images

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import random
-
 from agent.planners import AttributeDistribution, Observation, PlanDraft
+from agent.planners.slices import PromptWriter, shares_to_counts
 from agent.planners.uniform import cell_prompts, cells_of
 from prompts.vocabulary import Vocabulary
 
@@ -21,13 +20,12 @@ class Random:
         self, observation: Observation, distribution: AttributeDistribution, vocabulary: Vocabulary
     ) -> PlanDraft:
         """Return the draft of a round; it depends on the seed and the round's number alone."""
-        rng = random.Random(f"random {observation.seed} {observation.round}")
-        cells = cells_of(distribution, [next(iter(vocabulary.attributes))])
+        writer = PromptWriter.of(self.name, observation, distribution, vocabulary)
+        cells = cells_of(writer)
         # Normalised gamma variates are Dirichlet distributed.
-        shares = [rng.gammavariate(self._concentration, 1) + 1e-12 for _ in cells]
-        prompts = cell_prompts(
-            shares, cells, observation, distribution, vocabulary, rng, "random share"
-        )
+        shares = [writer.rng.gammavariate(self._concentration, 1) + 1e-12 for _ in cells]
+        counts = shares_to_counts(shares, observation.n_images)
+        prompts = cell_prompts(writer, cells, counts, "random share")
         return PlanDraft(prompts=tuple(prompts), why="Shares drawn at random.")
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from agent.planners import (
     AttributeCombination,
@@ -136,56 +136,64 @@ def reward(effect: Effect) -> float:
     return min(1.0, max(0.0, 0.5 + effect.shrunk / (2 * FULL_CHANGE)))
 
 
-def slice_prompts(
-    attributes: Mapping[str, str],
-    n_images: int,
-    observation: Observation,
-    distribution: AttributeDistribution,
-    vocabulary: Vocabulary,
-    rng: random.Random,
-    why: str,
-) -> list[PromptDraft]:
-    """Return prompts for a slice, its classes in equal shares, the rest as often as it is real."""
-    by_class = {
-        name: rows
-        for name in vocabulary.classes
-        if (rows := distribution.matching(attributes, name))
-    }
-    # From a place drawn at random, so that single images do not always go to the first class.
-    names = list(by_class)
-    first = rng.randrange(len(names))
-    counts = shares_to_counts([1.0] * len(names), n_images)
-    return [
-        draft
-        for name, count in zip(names[first:] + names[:first], counts, strict=True)
-        for draft in draw_prompts(
-            by_class[name], count, observation.images_per_prompt, vocabulary, rng, why
-        )
-    ]
+@dataclass
+class PromptWriter:
+    """Writes the prompts of one plan.
 
+    Attributes:
+        distribution: Combinations of attributes that can be asked for.
+        vocabulary: Words of the target.
+        images_per_prompt: The most images of a prompt.
+        rng: Draws combinations and words.
+    """
 
-def share_prompts(
-    shares: Sequence[SliceShare],
-    observation: Observation,
-    distribution: AttributeDistribution,
-    vocabulary: Vocabulary,
-    rng: random.Random,
-) -> list[PromptDraft]:
-    """Return prompts for shares of the round's images; the distribution has some of each."""
-    counts = shares_to_counts([one.share for one in shares], observation.n_images)
-    return [
-        draft
-        for one, count in zip(shares, counts, strict=True)
-        for draft in slice_prompts(
-            one.where,
-            count,
-            observation,
-            distribution,
-            vocabulary,
-            rng,
-            f"{one.share:.0%} {slice_key(one.where)}".strip(),
-        )
-    ]
+    distribution: AttributeDistribution
+    vocabulary: Vocabulary
+    images_per_prompt: int
+    rng: random.Random
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        observation: Observation,
+        distribution: AttributeDistribution,
+        vocabulary: Vocabulary,
+    ) -> Self:
+        """Return the writer of a planner, by its name, for a round."""
+        rng = random.Random(f"{name} {observation.seed} {observation.round}")
+        return cls(distribution, vocabulary, observation.images_per_prompt, rng)
+
+    def of_rows(
+        self, rows: Sequence[AttributeCombination], n_images: int, why: str
+    ) -> list[PromptDraft]:
+        """Return prompts for combinations, drawn by frequency."""
+        per_prompt = self.images_per_prompt
+        return draw_prompts(rows, n_images, per_prompt, self.vocabulary, self.rng, why)
+
+    def of_slice(self, attributes: Mapping[str, str], n_images: int, why: str) -> list[PromptDraft]:
+        """Return prompts for a slice, its classes in equal shares, the rest as often as is real."""
+        matching = [self.distribution.matching(attributes, c) for c in self.vocabulary.classes]
+        by_class = [rows for rows in matching if rows]
+        # From a place drawn at random, so that single images do not always go to the first class.
+        first = self.rng.randrange(len(by_class))
+        counts = shares_to_counts([1.0] * len(by_class), n_images)
+        return [
+            draft
+            for rows, count in zip(by_class[first:] + by_class[:first], counts, strict=True)
+            for draft in self.of_rows(rows, count, why)
+        ]
+
+    def of_shares(self, shares: Sequence[SliceShare], n_images: int) -> list[PromptDraft]:
+        """Return prompts for shares of the images; the distribution has some of each."""
+        counts = shares_to_counts([one.share for one in shares], n_images)
+        return [
+            draft
+            for one, count in zip(shares, counts, strict=True)
+            for draft in self.of_slice(
+                one.where, count, f"{one.share:.0%} {slice_key(one.where)}".strip()
+            )
+        ]
 
 
 def draw_prompts(
@@ -266,7 +274,7 @@ class SlicePlanner:
         vocabulary: Vocabulary,
     ) -> PlanDraft:
         """Return the plan that gives slices their shares of the images; equal ones if all are 0."""
-        rng = random.Random(f"{self.name} {observation.seed} {observation.round}")
+        writer = PromptWriter.of(self.name, observation, distribution, vocabulary)
         n_floor = round(self.floor * observation.n_images)
         prompts: list[PromptDraft] = []
         if n_floor:
@@ -278,9 +286,7 @@ class SlicePlanner:
         counts = shares_to_counts(weights, observation.n_images - n_floor)
         for score, count in zip(slices, counts, strict=True):
             why = f"score {score.accuracy.value:.2f} on {score.key}"
-            prompts += slice_prompts(
-                score.attributes, count, observation, distribution, vocabulary, rng, why
-            )
+            prompts += writer.of_slice(score.attributes, count, why)
         favourite, n_favourite = max(zip(slices, counts, strict=True), key=lambda pair: pair[1])
         parts = [f"{n_favourite} images go to '{favourite.key}'"]
         if n_others := sum(counts) - n_favourite:

@@ -11,19 +11,18 @@ allocations did badly.
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Sequence
 
 from agent.planners import AttributeDistribution, Observation, PlanDraft, PromptDraft
 from agent.planners.slices import (
     MIN_SUPPORT,
+    PromptWriter,
     changes,
     curriculum_slices,
     errors,
     kept_rates,
     last_report,
-    slice_prompts,
     supported_slices,
 )
 from agent.planners.uniform import Uniform
@@ -60,7 +59,7 @@ class Thompson:
         if not arms:
             draft = Uniform().plan(observation, distribution, vocabulary)
             return draft.model_copy(update={"why": "No feedback yet: equal shares."})
-        rng = random.Random(f"thompson {observation.seed} {observation.round}")
+        writer = PromptWriter.of(self.name, observation, distribution, vocabulary)
         n_floor = round(self._floor * observation.n_images)
         prompts: list[PromptDraft] = []
         if n_floor:
@@ -74,15 +73,15 @@ class Thompson:
         left = observation.n_images - n_floor
         while left > 0:
             count = min(observation.images_per_prompt, left)
-            worth = {k: min(rng.gauss(*belief), left_to_gain[k]) for k, belief in beliefs.items()}
+            worth = {
+                k: min(writer.rng.gauss(*belief), left_to_gain[k]) for k, belief in beliefs.items()
+            }
             spent[max(worth, key=lambda key: worth[key])] += count
             left -= count
         for arm in arms:
             if spent[arm.key]:
                 why = f"accuracy {arm.accuracy.value:.2f} on {arm.key}"
-                prompts += slice_prompts(
-                    arm.attributes, spent[arm.key], observation, distribution, vocabulary, rng, why
-                )
+                prompts += writer.of_slice(arm.attributes, spent[arm.key], why)
         favourite, n_favourite = spent.most_common(1)[0] if spent else (arms[0].key, 0)
         expected = min(1.0, max(0.01, beliefs[favourite][0] * n_favourite / 100))
         return PlanDraft(
