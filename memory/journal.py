@@ -26,7 +26,8 @@ from memory.rounds import RoundFold, fold, is_folded
 # 2: credits and verdicts apart from retraining and chance (`eval.effects`); a session keeps the
 # rules that it began with.
 # 3: the graph calls the tools that are due (`agent.loop.state.due`); plans spend the budget.
-RECORD_VERSION = 3
+# 4: plans may have levers (`agent.loop.levers`), which are offered with them.
+RECORD_VERSION = 4
 
 E = TypeVar("E", bound=Event)
 

@@ -134,6 +134,31 @@ class Trial(Record):
     n_images: int = Field(ge=1, description="of the plan's prompts that name all attributes")
 
 
+class EarlierImages(Record):
+    """Images of earlier rounds, by the values of their prompts, and a factor of their weight."""
+
+    where: dict[str, str] = {}
+    rounds: tuple[int, ...] = Field((), description="all before this one where none is named")
+    weight: Share = Field(description="0 leaves them out; holds until a later plan changes it")
+
+
+class Levers(Record):
+    """What a plan sets for its round beside prompts; None: as the settings say."""
+
+    n_images: int | None = Field(
+        None, ge=1, description="size of the round; what it leaves, later rounds may make"
+    )
+    guidance: float | None = Field(None, ge=0, le=20, description="of the generator by the text")
+    synthetic_share: Share | None = Field(
+        None, description="share of the generated images in what a class is trained on"
+    )
+    steps: int | None = Field(None, ge=1, description="of the training")
+    learning_rate: float | None = Field(None, gt=0, description="of the training")
+    earlier: tuple[EarlierImages, ...] = Field(
+        (), description="images of earlier rounds that count less, or not at all"
+    )
+
+
 class Plan(Record):
     """The data that one round generates, and why."""
 
@@ -144,6 +169,7 @@ class Plan(Record):
     why: str = ""
     warnings: tuple[str, ...] = ()
     trials: tuple[Trial, ...] = Field((), exclude_if=lambda trials: not trials)
+    levers: Levers | None = Field(None, exclude_if=lambda levers: levers is None)
 
     @property
     def n_images(self) -> int:
@@ -227,6 +253,9 @@ class Training(Record):
     )
     shares: tuple[ShareScore, ...] = Field(
         (), exclude_if=lambda shares: not shares, description="tried in this round"
+    )
+    changes: dict[str, Any] = Field(
+        {}, exclude_if=lambda changes: not changes, description="settings that the plan changes"
     )
     n_steps: int = Field(ge=0, description="0: of a model that was given")
     final_loss: float

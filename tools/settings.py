@@ -90,6 +90,11 @@ class DstmSettings(TrainSettings):
         description="sum of the squared weights of a class's generated images from which on they "
         "are drawn in full; below, in proportion; 0: always in full, however few the audit keeps",
     )
+    prompt_weights: dict[str, Share] = Field(
+        {},
+        exclude_if=lambda weights: not weights,
+        description="factor of the weight of a prompt's images by its id, as plans set it",
+    )
     real_images: int | None = Field(
         None,
         ge=1,

@@ -208,8 +208,15 @@ def _fitted(drafts: list[PromptDraft], fixed: int, n_images: int) -> list[Prompt
 
 
 def _with_prompts(plan: Plan, prompts: Sequence[PromptDraft]) -> PlanDraft:
+    levers = plan.levers
+    if levers and levers.n_images:
+        levers = levers.model_copy(update={"n_images": sum(prompt.count for prompt in prompts)})
     return PlanDraft(
-        prompts=tuple(prompts), hypothesis=plan.hypothesis, why=plan.why, trials=plan.trials
+        prompts=tuple(prompts),
+        hypothesis=plan.hypothesis,
+        why=plan.why,
+        trials=plan.trials,
+        levers=levers,
     )
 
 

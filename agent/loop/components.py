@@ -208,7 +208,7 @@ class Components:
 
     def dstm_of(self, training: Training | None, seed: int) -> DstmSettings:
         """Return the settings that a recorded training had, with a seed."""
-        changes: dict[str, object] = {"seed": seed}
+        changes: dict[str, object] = {"seed": seed, **(training.changes if training else {})}
         if training and training.synthetic_share is not None:
             changes["synthetic_share"] = training.synthetic_share
         return self.dstm.model_copy(update=changes)

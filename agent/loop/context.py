@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from agent.loop.drafts import PolicyDraft, share_of
-from eval.report.blocks import failure_lines, fixable_text, plain, verdict_text
+from eval.report.blocks import failure_lines, fixable_text, levers_text, plain, verdict_text
 from eval.report.text import estimate_text
 from memory.items import Hit, MemoryItem
 from memory.records import Failure, Report, Round, Verdict, slice_key
@@ -38,6 +38,7 @@ class Facts:
         rounds: Rounds of the session.
         n_images: Budget of this round.
         images_left: Budget of this and all later rounds.
+        spare: Images of it that earlier plans have left.
         images_per_prompt: Images that a prompt usually gets.
         max_chars: Space for the system text and the observation together.
         report: The last report.
@@ -77,6 +78,7 @@ class Facts:
     tokens_left: int | None = None
     usd_left: float | None = None
     baseline: float | None = None
+    spare: int = 0
     draft: PolicyDraft | None = None
     past: Sequence[Round] = ()
 
@@ -228,6 +230,8 @@ def _say_last(facts: Facts) -> str:
     text += f", {', '.join(parts)}." if parts else "."
     if last.batch:
         text += f" The audit kept {last.batch.n_kept}."
+    if last.plan.levers:
+        text += f" {levers_text(last.plan.levers)}"
     if last.training and last.training.n_real:
         text += (
             f" The model learnt from {last.training.n_images} images and "

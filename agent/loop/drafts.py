@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -18,10 +18,10 @@ from agent.loop.state import SessionView
 from agent.planners import AttributeDistribution, Observation, PlanDraft, PromptDraft, SliceShare
 from agent.planners.slices import PromptWriter, last_report, supported_slices
 from agent.steering.preferences import Preference, active_preferences
-from agent.steering.steer import steer
+from agent.steering.steer import scaled, steer
 from memory.errors import ToolError
 from memory.events import ForgetEvent, WishEvent
-from memory.records import Hypothesis, PromptSpec, Record, slice_key
+from memory.records import Hypothesis, Levers, PromptSpec, Record, slice_key
 from prompts.vocabulary import Vocabulary
 
 Use = Literal["accept", "edit", "replace"]
@@ -52,10 +52,13 @@ class Choice(Record):
     prompts: tuple[PromptDraft, ...] = ()
     why: str = ""
     hypothesis: Hypothesis | None = None
+    levers: Levers | None = None
 
     def as_given(self) -> PlanDraft:
         """Return the plan by its prompts alone."""
-        return PlanDraft(prompts=self.prompts, why=self.why, hypothesis=self.hypothesis)
+        return PlanDraft(
+            prompts=self.prompts, why=self.why, hypothesis=self.hypothesis, levers=self.levers
+        )
 
 
 def policy_draft(
@@ -110,7 +113,7 @@ def compose(
         ToolError: The arguments contradict one another, or the shares cannot be drawn.
     """
     _check(choice, draft is not None, space, vocabulary)
-    given: dict[str, Any] = {"why": choice.why, "hypothesis": choice.hypothesis}
+    given = {name: getattr(choice, name) for name in ("why", "hypothesis", "levers")}
     given = {key: value for key, value in given.items() if value}
     if choice.draft == "replace":
         rng = random.Random(f"shares {_seed(seen)}")
@@ -127,8 +130,12 @@ def compose(
         )
         for number, one in enumerate(choice.shares, 1)
     ]
+    sized = draft.plan
+    if choice.levers and choice.levers.n_images:
+        prompts = scaled(sized.prompts, seen.n_images)
+        sized = sized.model_copy(update={"prompts": tuple(p for p in prompts if p.count)})
     plan, _ = steer(
-        draft.plan, [*edits, *wanted], space, vocabulary, seen.images_per_prompt, _seed(seen)
+        sized, [*edits, *wanted], space, vocabulary, seen.images_per_prompt, _seed(seen)
     )
     return plan.model_copy(update=given)
 

@@ -18,6 +18,7 @@ from agent.loop.approval import ApprovalRequest
 from agent.loop.context import prompt_files, say_prompt
 from agent.loop.drafts import PolicyDraft, policy_draft
 from agent.loop.expectations import Expectation, expect
+from agent.loop.levers import training_changes
 from agent.loop.observations import rounds_before
 from agent.loop.observer import Observer
 from agent.loop.state import E, TargetView
@@ -67,6 +68,10 @@ class Effects(Protocol):
     @property
     def accepts_feedback(self) -> bool:
         """Whether a DSTM can guide the generator."""
+
+    @property
+    def accepts_guidance(self) -> bool:
+        """Whether the generator follows the `guidance` of a prompt."""
 
     def count_tokens(self, text: str) -> int:
         """Return the tokens of a prompt."""
@@ -159,6 +164,13 @@ class LiveEffects:
         from tools.generators import accepts_feedback
 
         return accepts_feedback(self._parts.generator)
+
+    @property
+    def accepts_guidance(self) -> bool:
+        """Whether the generator follows the `guidance` of a prompt."""
+        from tools.generators import accepts_guidance
+
+        return accepts_guidance(self._parts.generator)
 
     def count_tokens(self, text: str) -> int:
         """Return the tokens of a prompt."""
@@ -271,7 +283,8 @@ class LiveEffects:
             )
         shards, real = parts.learnt_from(self._all_shards(number))
         dstm = parts.dstm.model_copy(update={"seed": settings.session.seed})
-        chosen: dict[str, Any] = {}
+        changes, chosen = self._changes(number), dict[str, Any]()
+        dstm = dstm.model_copy(update=changes)
         if dstm.synthetic_share == "auto" and shards and real:
             chosen = self._choose_share(number, dstm, shards, real)
             dstm = dstm.model_copy(update={"synthetic_share": chosen["synthetic_share"]})
@@ -286,7 +299,17 @@ class LiveEffects:
             Callbacks(parts.progress("train", "steps"), parts.fault),
             real,
         )
-        return training.model_copy(update=chosen)
+        return training.model_copy(update={**chosen, "changes": changes})
+
+    def _changes(self, number: int) -> dict[str, Any]:
+        """Return the settings of the DSTM that the plans up to a round change."""
+        journal = self._session.journal
+        current, before = journal.round(number), journal.round(number - 1)
+        levers = current.plan.levers if current and current.plan else None
+        earlier = journal.rounds() if levers and levers.earlier else ()
+        past = [r for r in earlier if r.number < number]
+        changed = before.training.changes if before and before.training else {}
+        return training_changes(levers, changed, past)
 
     def _choose_share(
         self, number: int, dstm: DstmSettings, shards: Sequence[Path], real: Sequence[Path]
@@ -294,9 +317,10 @@ class LiveEffects:
         """Return the share of round 1, which tries some, as fields of a `Training`."""
         from agent.loop.synthetic_share import best_share, try_shares
 
-        first = self._session.journal.round(1)
-        if number > 1 and first and first.training and first.training.synthetic_share is not None:
-            return {"synthetic_share": first.training.synthetic_share}
+        past = rounds_before(self._session.journal, number)
+        shares = [t.synthetic_share for r in past if (t := r.training)]
+        if known := [share for share in shares if share is not None]:
+            return {"synthetic_share": known[-1]}
         folder = self._session.folder
         scores = try_shares(self._parts, dstm, [folder / shard for shard in shards], real)
         return {"synthetic_share": best_share(scores), "shares": tuple(scores)}

@@ -78,7 +78,8 @@ def build_graph(
 
     def think(state: RoundState) -> dict[str, Any]:
         legal = toolbox.legal(state["phase"], state["n_lookups"], state["messages"])
-        return {"messages": [decider.ask(state, toolbox.schemas(legal, decider.plans_briefly))]}
+        offered = toolbox.schemas(legal, decider.plans_briefly, state["round"])
+        return {"messages": [decider.ask(state, offered)]}
 
     def act(state: RoundState) -> dict[str, Any]:
         return _act(state, decider, toolbox)

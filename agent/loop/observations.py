@@ -134,6 +134,7 @@ def gather(
     query = _question(reports[-1] if reports else None, failures)
     lessons, similar = effects.recall(round_number, query)
     preferences = active_preferences(journal.events(WishEvent, ForgetEvent))
+    spare = _spare_images(journal, observation)
     return Facts(
         target=target.name,
         class_names=target.class_names,
@@ -141,7 +142,8 @@ def gather(
         round=round_number,
         rounds=settings.session.rounds,
         n_images=observation.n_images,
-        images_left=observation.n_images * (settings.session.rounds - round_number + 1),
+        images_left=observation.n_images * (settings.session.rounds - round_number + 1) + spare,
+        spare=spare,
         images_per_prompt=observation.images_per_prompt,
         max_chars=_space(settings.llm.context_tokens, record_version(journal)),
         report=reports[-1] if reports else None,
@@ -159,6 +161,15 @@ def gather(
         draft=effects.draft(observation),
         past=past,
     )
+
+
+def _spare_images(journal: EventLog, observation: Observation) -> int:
+    """Return the images that earlier plans have left to later rounds, by `Levers.n_images`."""
+    opening = journal.get(f"opening/{observation.round - 1}", OpeningEvent)
+    spare: int = opening.facts.get("spare", 0) if opening else 0
+    plan = observation.rounds[-1].plan if observation.rounds else None
+    chosen = plan.levers.n_images if plan and plan.levers else None
+    return spare + (observation.n_images - chosen if chosen else 0)
 
 
 def _space(context_tokens: int, version: int) -> int:
@@ -201,6 +212,8 @@ def pack(facts: Facts, past: Sequence[Round]) -> Json:
         del packed["baseline"]  # as in records of before there was a round 0
     if facts.draft is None:
         del packed["draft"]
+    if not facts.spare:
+        del packed["spare"]
     reports = [r.number for r in past if r.report]
     safe: Json = storable(packed)
     return safe | {"reports": reports[-2:], "past": past[-1].number if past else None}

@@ -14,6 +14,7 @@ from agent.loop.approval import ApprovalRequest, Rejected, ResolvedDraft
 from agent.loop.drafts import Choice, PolicyDraft, compose
 from agent.loop.effects import Effects
 from agent.loop.expectations import Expectation
+from agent.loop.levers import Bounds, lever_bounds, lever_problems
 from agent.loop.observations import (
     LOOK_BACK,
     observe,
@@ -23,7 +24,7 @@ from agent.loop.observations import (
 from agent.loop.state import GRAPH_WORKS, SessionView, record_version
 from agent.loop.trials import with_trials
 from agent.loop.validation import least_prompts, refusal, shortfalls, validate
-from agent.planners import AttributeDistribution, PlanDraft
+from agent.planners import AttributeDistribution, Observation, PlanDraft
 from agent.steering.preferences import STEERING, Effect, Preference, active_preferences, additions
 from agent.steering.steer import add, broken, compare, ignored, steer
 from memory.errors import ToolError
@@ -37,7 +38,7 @@ from memory.events import (
     WishesShownEvent,
     WishEvent,
 )
-from memory.records import Plan
+from memory.records import Levers, Plan
 
 
 class Proposals:
@@ -49,6 +50,14 @@ class Proposals:
 
     def compose(self, choice: Choice, round_number: int) -> PlanDraft:
         """Return the plan that a call stands for; raises ToolError, see `drafts.compose`."""
+        vocabulary = self._effects.target.vocabulary
+        if choice.levers:
+            past, bounds = (
+                rounds_before(self._journal, round_number),
+                self.lever_bounds(round_number),
+            )
+            if problems := lever_problems(choice.levers, bounds, vocabulary, past):
+                raise refusal(problems)
         if choice.draft == "replace" and not choice.shares:
             return choice.as_given()
         opening = self._journal.get(f"opening/{round_number}", OpeningEvent)
@@ -56,9 +65,9 @@ class Proposals:
         return compose(
             choice,
             PolicyDraft.model_validate(draft) if draft else None,
-            observe(self._session, round_number),
+            self._observe(choice.levers, round_number),
             self._distribution(),
-            self._effects.target.vocabulary,
+            vocabulary,
             active_preferences(self._journal.events(WishEvent, ForgetEvent)),
         )
 
@@ -89,7 +98,7 @@ class Proposals:
         shifts: tuple[Effect, ...] = ()
         warnings: list[str] = []
         if n := settings.feedback.trial:
-            seen, known = observe(self._session, round_number), self._distribution()
+            seen, known = self._observe(draft.levers, round_number), self._distribution()
             draft = with_trials(draft, seen, known, vocabulary, n, preferences)
         if preferences and planner_of(author) is not None:
             seed, per_prompt = f"{session.seed} {round_number}", session.images_per_prompt
@@ -98,7 +107,7 @@ class Proposals:
             )
         elif preferences:
             self._tell_wishes(round_number, preferences)
-        draft = add(draft, extra, session.images_per_round, vocabulary)
+        draft = add(draft, extra, self._budget(draft.levers), vocabulary)
         if preferences and planner_of(author) is None:
             plan = self.check(draft, round_number, author)
             if problems := broken(plan, preferences, vocabulary):
@@ -136,7 +145,7 @@ class Proposals:
         return validate(
             draft,
             round_number,
-            settings.session.images_per_round,
+            self._budget(draft.levers),
             author,
             effects.target.vocabulary,
             effects.count_tokens,
@@ -161,7 +170,8 @@ class Proposals:
             return
         session, vocabulary = self._session.settings.session, self._effects.target.vocabulary
         # How many prompts the shares become is not the model's doing.
-        n_prompts = least_prompts(session.images_per_round, session.images_per_prompt)
+        n_images = self._budget(choice.levers)
+        n_prompts = least_prompts(n_images, session.images_per_prompt)
         made: Counter[str] = Counter()
         for past in rounds_before(self._journal, round_number):
             for prompt in past.plan.prompts if past.plan else ():
@@ -170,7 +180,7 @@ class Proposals:
         is_free = not any(preference.attributes for preference in preferences)
         problems = shortfalls(
             self.check(draft, round_number, author).prompts,
-            session.images_per_round,
+            n_images,
             1 if choice.shares else n_prompts,
             vocabulary.classes if is_free else (),
             made,
@@ -195,6 +205,23 @@ class Proposals:
             nearest=self._effects.nearest(plan),
             resolved=resolved,
         )
+
+    def lever_bounds(self, round_number: int) -> Bounds:
+        """Return what the levers of a round may be, see `agent.loop.levers.lever_bounds`."""
+        opening = self._journal.get(f"opening/{round_number}", OpeningEvent)
+        spare = opening.facts.get("spare", 0) if opening else 0
+        past = rounds_before(self._journal, round_number)
+        settings, follows = self._session.settings, self._effects.accepts_guidance
+        return lever_bounds(settings, past, spare, follows)
+
+    def _budget(self, levers: Levers | None) -> int:
+        """Return the images of a round."""
+        return (levers and levers.n_images) or self._session.settings.session.images_per_round
+
+    def _observe(self, levers: Levers | None, round_number: int) -> Observation:
+        """Return what a planner may know, with the images that the levers give the round."""
+        seen = observe(self._session, round_number)
+        return seen.model_copy(update={"n_images": self._budget(levers)})
 
     def adapters(self) -> list[str]:
         """Return the names of the generator's LoRA adapters, which prompts may weigh."""

@@ -11,6 +11,7 @@ from typing import Any
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
+from agent.loop.levers import Bounds, lever_schema
 from agent.loop.validation import MAX_PROMPTS
 from prompts.vocabulary import Vocabulary
 
@@ -43,6 +44,8 @@ def tool_schemas(
     pulls: bool = False,
     adapters: Collection[str] = (),
     n_prompts: int = 1,
+    levers: Bounds | None = None,
+    rounds: Sequence[int] = (),
 ) -> list[Json]:
     """Return the tools in OpenAI's function format.
 
@@ -55,6 +58,8 @@ def tool_schemas(
         pulls: Whether the DSTM can guide images.
         adapters: Names of the adapters that prompts may weigh.
         n_prompts: How many prompts a plan needs.
+        levers: What the levers of the round may be; none are offered to small models.
+        rounds: Numbers of the rounds before that have images.
     """
     schemas = [convert_to_openai_tool(tool) for tool in tools]
     for schema in schemas:
@@ -63,6 +68,10 @@ def tool_schemas(
             properties = function["parameters"]["properties"]
             _spell_out(properties, vocabulary, n_images, pulls, adapters)
             properties["prompts"]["minItems"] = n_prompts
+            properties.pop("levers", None)
+            if levers and not brief:
+                values = properties["shares"]["items"]["properties"]["where"]
+                properties["levers"] = lever_schema(levers, values, rounds)
             if brief:
                 _shorten(function["parameters"], slices)
         elif function["name"] == "finish" and brief:

@@ -38,7 +38,14 @@ from agent.loop.validation import least_prompts
 from agent.planners import PromptDraft, SliceShare
 from eval.credit import credit, settle
 from eval.effects import effects_of
-from eval.report.blocks import failure_lines, plain, report_lines, trial_text, verdict_text
+from eval.report.blocks import (
+    failure_lines,
+    levers_text,
+    plain,
+    report_lines,
+    trial_text,
+    verdict_text,
+)
 from memory.errors import SettingsError, ToolError
 from memory.events import (
     AnswerEvent,
@@ -57,7 +64,7 @@ from memory.events import (
     ToolCallEvent,
     VerdictEvent,
 )
-from memory.records import Hypothesis, Lesson, Report, Round
+from memory.records import Hypothesis, Lesson, Levers, Report, Round
 from prompts.render import quote
 
 _AS_BEFORE = "You have asked this already; it is not offered again now. The answer is the same:"
@@ -132,8 +139,9 @@ class Toolbox:
             names = tuple(name for name in names if name in ADVANCES)
         return names
 
-    def schemas(self, names: Sequence[str], brief: bool) -> list[dict[str, Any]]:
+    def schemas(self, names: Sequence[str], brief: bool, round_number: int) -> list[dict[str, Any]]:
         """Return tools as JSON schemas for a chat model, see `agent.loop.tool_schemas`."""
+        past = rounds_before(self._journal, round_number)
         reports = [r.report for r in self._journal.rounds(LOOK_BACK) if r.report]
         budget = self._session.settings.session
         schemas = tool_schemas(
@@ -145,6 +153,8 @@ class Toolbox:
             pulls="propose_plan" in names and self._proposals.no_guidance(bool(reports)) is None,
             adapters=self._proposals.adapters(),
             n_prompts=least_prompts(budget.images_per_round, budget.images_per_prompt),
+            levers=self._proposals.lever_bounds(round_number),
+            rounds=[r.number for r in past if r.batch],
         )
         return self._effects.word(schemas)
 
@@ -257,6 +267,7 @@ class Toolbox:
         prompts: Sequence[PromptDraft] = (),
         why: Annotated[str, Field(max_length=1000)] = "",
         hypothesis: Hypothesis | None = None,
+        levers: Levers | None = None,
     ) -> str:
         """Propose the data of this round; it is checked before anything is generated.
 
@@ -268,6 +279,7 @@ class Toolbox:
             prompts: Text, class_name, attributes and count of every prompt.
             why: The reason for this distribution.
             hypothesis: Which slice should change, and by how much.
+            levers: Size of the round, training, and weights of images of earlier rounds.
         """
         key = f"approval/{self._round}/{self._call_id}"
         proposals = self._proposals
@@ -277,6 +289,7 @@ class Toolbox:
             prompts=tuple(prompts),
             why=why,
             hypothesis=hypothesis,
+            levers=levers,
         )
         resolved = proposals.resolve(choice, self._round, self._step.author, key)
         resolved = proposals.edited(resolved, self._round, key)
@@ -318,6 +331,7 @@ class Toolbox:
         effects.observer.planned(plan)
         lines = [f"Accepted: {plan.n_images} images from {len(plan.prompts)} prompts."]
         lines += [trial_text(trial) for trial in plan.trials]
+        lines += [levers_text(plan.levers)] if plan.levers else []
         lines += say_shares(choice.shares, plan.prompts)
         lines += [f"Warning: {warning}" for warning in plan.warnings]
         return "\n".join([*lines, say_expectation(expectation)])

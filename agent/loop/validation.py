@@ -98,6 +98,8 @@ def validate(
             problems += [f"{name} ({quote(text, _QUOTED)}): {problem}" for problem in faults]
             continue
         spec = _spec(prompt, text, f"r{round_number:03d}p{number:02d}", vocabulary)
+        if draft.levers and draft.levers.guidance is not None:
+            spec = spec.model_copy(update={"guidance": draft.levers.guidance})
         if not no_guidance:
             spec = spec.model_copy(update={"pull": prompt.pull or pull})
         elif prompt.pull:
@@ -138,6 +140,7 @@ def validate(
         hypothesis=hypothesis,
         why=one_line(draft.why)[:500],
         warnings=_bounded(warnings, _MAX_WARNINGS, "warnings"),
+        levers=draft.levers,
         trials=_counted(draft.trials, list(specs.values())),
     )
 

@@ -14,7 +14,16 @@ import yaml
 from pydantic import BeforeValidator, Field
 
 from memory.errors import SettingsError, unknown
-from memory.records import AdapterWeights, Failure, Hypothesis, PullText, Record, Round, Trial
+from memory.records import (
+    AdapterWeights,
+    Failure,
+    Hypothesis,
+    Levers,
+    PullText,
+    Record,
+    Round,
+    Trial,
+)
 from prompts.vocabulary import Vocabulary
 from tools.plugins import load
 
@@ -96,6 +105,7 @@ class PlanDraft(Record):
     hypothesis: Hypothesis | None = None
     why: str = ""
     trials: tuple[Trial, ...] = Field((), exclude_if=lambda trials: not trials)
+    levers: Levers | None = Field(None, exclude_if=lambda levers: levers is None)
 
 
 @runtime_checkable

@@ -70,7 +70,7 @@ def counterfactual(events: Sequence[Event], brain: str, start: int = 1) -> Itera
             context = BrainContext(distribution, effects.target.vocabulary, llm)
             other = with_mode(brains.build(brain, context), llm)
         messages = open_round(session, effects, number, None, None)
-        tools = toolbox.schemas(["propose_plan"], other.mode == "json")
+        tools = toolbox.schemas(["propose_plan"], other.mode == "json", number)
         plan, problem = None, ""
         for n_answers in range(MAX_TRIES):
             turn = Turn(number, n_answers, messages, tools, partial(observe, session, number))

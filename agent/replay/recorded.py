@@ -122,9 +122,10 @@ class RecordedEffects:
         self._undrawn = {text: words for e in plans for text, words in e.undrawn.items()}
         self.max_tokens = plans[0].max_tokens if plans else 0
         # As the tools were offered; "pull" is left out of them where it is not possible.
-        self.accepts_feedback = any('"pull"' in json.dumps(e.tools) for e in offered) or any(
-            prompt.pull for e in plans for prompt in e.plan.prompts
-        )
+        offers = json.dumps([e.tools for e in offered])
+        prompts = [prompt for e in plans for prompt in e.plan.prompts]
+        self.accepts_feedback = '"pull"' in offers or any(prompt.pull for prompt in prompts)
+        self.accepts_guidance = '"guidance"' in offers
 
     @property
     def observer(self) -> Observer:

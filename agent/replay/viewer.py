@@ -17,7 +17,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from eval.report.blocks import Picture, plan_table, report_table
+from eval.report.blocks import Picture, levers_text, plan_table, report_table
 from eval.report.terminal import draw, draw_table
 from eval.report.text import estimate_text, signed
 from memory.events import (
@@ -286,6 +286,8 @@ def _plan(plan: Plan, whole: bool) -> Iterator[RenderableType]:
         yield _labelled("expects", expects)
     for trial in plan.trials:
         yield _labelled("trial", f"{trial.n_images} images of {trial.slice}")
+    if plan.levers:
+        yield _labelled("levers", levers_text(plan.levers))
     for warning in plan.warnings:
         yield _labelled("warning", warning, "yellow")
 

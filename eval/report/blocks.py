@@ -18,12 +18,14 @@ from eval.report.text import estimate_text, interval, number, p_value, percent, 
 from memory.records import (
     Estimate,
     Failure,
+    Levers,
     Plan,
     Report,
     Round,
     SliceScore,
     Trial,
     Verdict,
+    slice_key,
 )
 from prompts.printable import one_line
 from prompts.render import quote
@@ -206,7 +208,19 @@ def plan_lines(plan: Plan) -> list[Block]:
     if plan.hypothesis:
         change, name = plan.hypothesis.expected_change, plan.hypothesis.slice
         blocks.append(Line(f"It expects {signed(change)} on {one_line(name)}."))
+    blocks += [Line(one_line(levers_text(plan.levers)))] if plan.levers else []
     return blocks + [Line(one_line(trial_text(trial))) for trial in plan.trials]
+
+
+def levers_text(levers: Levers) -> str:
+    """Return in a sentence what a plan sets beside its prompts."""
+    values = levers.model_dump(exclude={"earlier"}, exclude_none=True)
+    parts = [f"{name}={value:g}" for name, value in values.items()]
+    for one in levers.earlier:
+        name = slice_key(one.where) or "all images"
+        rounds = ", ".join(map(str, one.rounds)) or "earlier ones"
+        parts.append(f"{name} of rounds {rounds} count {one.weight:g}")
+    return f"Levers: {', '.join(parts) or 'none'}."
 
 
 def trial_text(trial: Trial) -> str:

@@ -21,6 +21,7 @@ from eval.report.blocks import (
     Rate,
     Table,
     failure_table,
+    levers_text,
     worst_slice,
 )
 from eval.report.charts import BeforeAfter, whisker_bar
@@ -288,10 +289,11 @@ def _credit(credit: Credit) -> list[Line]:
 
 
 def _trials(current: Round) -> list[str]:
-    """Return the trials of one round with what came of them, as far as it is known."""
+    """Return levers and trials of one round with what came of these, as far as it is known."""
     kept = {q.prompt_id: q.n_kept for q in current.batch.quality} if current.batch else None
     verdicts = {failure.slice: failure.fixable for failure in current.failures}
-    lines = []
+    levers = current.plan.levers if current.plan else None
+    lines = [levers_text(levers)] if levers else []
     for trial in current.plan.trials if current.plan else ():
         line = f"Trial of {trial.slice}: {text.plural(trial.n_images, 'image')} and no more"
         if current.plan and kept is not None:

@@ -88,7 +88,7 @@ class InventedEffects:
     """Effects that take no time; `crash_in` is the round and stage at which the process dies."""
 
     max_tokens = 12
-    accepts_feedback = begins_with_baseline = False
+    accepts_feedback = accepts_guidance = begins_with_baseline = False
 
     def __init__(
         self,

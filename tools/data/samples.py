@@ -108,6 +108,10 @@ class Pool(Protocol):
         """Channels, height and width."""
 
     @property
+    def ids(self) -> Sequence[str]:
+        """Names of the images; generated ones begin with the id of their prompt."""
+
+    @property
     def classes(self) -> Labels:
         """Index into the target's class names, (n,)."""
 

@@ -31,6 +31,8 @@ def sampling_chances(
     has the total t_c; a class of photographs alone 1. Without `balance_classes` the total is the
     sum of the weights instead.
 
+    `prompt_weights` are factors of w_i by the prompt of a generated image.
+
     Args:
         samples: n images.
         settings: Of the training; of a `TrainSettings` that is no `DstmSettings`, min_class_weight
@@ -42,6 +44,11 @@ def sampling_chances(
         DataError: No image has a weight above 0.
     """
     weights = torch.from_numpy(samples.weights).double().clone()
+    if isinstance(settings, DstmSettings) and settings.prompt_weights:
+        of_prompt = settings.prompt_weights
+        factors = [of_prompt.get(name.rpartition("-")[0], 1.0) for name in samples.ids]
+        factor = torch.tensor(factors, dtype=torch.float64)
+        weights *= factor if is_real is None else factor.where(torch.from_numpy(~is_real), 1.0)
     if not weights.sum() > 0:
         raise DataError(
             f"None of {len(samples)} images has a weight above 0, so there is nothing to train "

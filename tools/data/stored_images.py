@@ -67,6 +67,7 @@ class StoredImages:
 
     Attributes:
         n_read: Number of shards that were read for their pixels.
+        ids: Names of the images.
         is_real: Which images are photographs, (n,).
 
     Raises:
@@ -89,10 +90,11 @@ class StoredImages:
         self.classes: Labels = np.concatenate([part.classes for part in parts])
         self.weights: NDArray[np.float64] = np.concatenate([part.weights for part in parts])
         self.is_real: NDArray[np.bool_] = self._owner >= len(shards)
+        self.ids: Sequence[str] = [name for part in parts for name in part.ids]
         if names := left_out(shards):
-            ids = [name for part in parts for name in part.ids]
-            is_chosen = np.array([name not in names for name in ids])
+            is_chosen = np.array([name not in names for name in self.ids])
             kept = is_chosen | self.is_real
+            self.ids = [name for name, is_kept in zip(self.ids, kept, strict=True) if is_kept]
             self._owner, self._row = self._owner[kept], self._row[kept]
             self.classes, self.weights = self.classes[kept], self.weights[kept]
             self.is_real = self.is_real[kept]

@@ -45,6 +45,14 @@ def accepts_feedback(generator: Generator) -> bool:
     return bool(getattr(generator, "accepts_feedback", False))
 
 
+def accepts_guidance(generator: Generator) -> bool:
+    """Return whether a generator follows the `guidance` of a request.
+
+    Such a generator has an attribute `accepts_guidance` that is True.
+    """
+    return bool(getattr(generator, "accepts_guidance", False))
+
+
 def undrawn(generator: Generator, text: str) -> Sequence[str]:
     """Return the words of a prompt that certainly have no effect on the image.
 
@@ -63,6 +71,7 @@ class GeneratorWrapper:
         self.name = inner.name
         self.max_tokens = inner.max_tokens
         self.accepts_feedback = accepts_feedback(inner)
+        self.accepts_guidance = accepts_guidance(inner)
         self._inner = inner
 
     @property

@@ -45,6 +45,7 @@ class MTDMGenerator:
     name = "mtdm"
     max_tokens = MAX_TOKENS
     accepts_feedback = True
+    accepts_guidance = True
 
     def __init__(self, pipeline: MTDMPipeline, options: MTDMOptions | None = None) -> None:
         self.pipeline, self._options = pipeline, options or MTDMOptions()

@@ -163,6 +163,7 @@ class ModelGenerator(ABC):
     """Base of generators that draw with a `DiffusionModel`."""
 
     name: str
+    accepts_guidance = True
 
     def __init__(self, model: DiffusionModel) -> None:
         self.pipeline, self.max_tokens = model.pipeline, model.max_tokens
