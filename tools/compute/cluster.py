@@ -26,7 +26,7 @@ from memory.errors import SettingsError, ShapingError
 from memory.files import write_bytes
 from tools import tasks
 from tools.compute.recipe import Recipe
-from tools.compute.worker import ShardResult, Worker, WorkerSpec, pack, pack_spec
+from tools.compute.worker import ShardResult, Worker, WorkerSpec, pack
 from tools.data.samples import Images
 from tools.generate_batch import LabelVerifier, ShardSpec
 from tools.settings import ComputeSettings
@@ -92,7 +92,7 @@ class RayExecutor:
         if not missing:
             return
         ray = connect(self._settings.address)
-        packed = ray.put(pack_spec(spec))
+        packed = ray.put(pack(spec))
 
         def call(number: int) -> Call:
             return lambda actor: actor.make.remote(packed, number)

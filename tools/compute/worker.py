@@ -11,8 +11,8 @@ import os
 import socket
 from collections.abc import Sequence
 from contextlib import chdir, nullcontext
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,14 +40,6 @@ class ShardResult(NamedTuple):
     number: int
     data: bytes
     halved: Sequence[int]
-
-
-@dataclass(frozen=True)
-class PackedSpec:
-    """Shards whose critic is packed, see `pack`."""
-
-    spec: ShardSpec
-    critic: bytes | None
 
 
 @dataclass(frozen=True)
@@ -79,13 +71,16 @@ class Worker:
     def __init__(self, spec: WorkerSpec) -> None:
         self._spec = spec
         self._halved: list[int] = []
-        self._critic: tuple[bytes, Any] | None = None
         if spec.n_threads is not None:
             torch.set_num_threads(spec.n_threads)
 
-    def make(self, packed: PackedSpec, number: int) -> ShardResult:
-        """Make one shard; raises WeightsError when the generator differs from the session's."""
-        spec = replace(packed.spec, critic=self._load_critic(packed.critic))
+    def make(self, packed: bytes, number: int) -> ShardResult:
+        """Make one shard of a packed `ShardSpec`.
+
+        Raises:
+            WeightsError: The generator differs from the session's.
+        """
+        spec: ShardSpec = unpack(packed, self._spec.device)
         data = make_shard(spec, number, self._generator, self._verifier)
         halved, self._halved = self._halved, []
         return ShardResult(number, data, halved)
@@ -119,13 +114,6 @@ class Worker:
         verifier: LabelVerifier = unpack(self._spec.verifier, self._spec.device)
         return verifier
 
-    def _load_critic(self, packed: bytes | None) -> Any:
-        if packed is None:
-            return None
-        if self._critic is None or self._critic[0] != packed:
-            self._critic = packed, unpack(packed, self._spec.device)
-        return self._critic[1]
-
 
 def pack(value: object) -> bytes:
     """Serialise an object with torch modules inside, to be unpacked on another device."""
@@ -134,12 +122,11 @@ def pack(value: object) -> bytes:
     return file.getvalue()
 
 
-def pack_spec(spec: ShardSpec) -> PackedSpec:
-    """Return shards in a form that can be sent to a worker."""
-    critic = None if spec.critic is None else pack(spec.critic)
-    return PackedSpec(replace(spec, critic=None), critic)
-
-
+@lru_cache(maxsize=2)
 def unpack(data: bytes, device: str) -> Any:
-    """Invert `pack`, with tensors on a torch device; for bytes of this program alone."""
+    """Invert `pack`, with tensors on a torch device; for bytes of this program alone.
+
+    What was unpacked last is kept, since all shards of a batch and all pieces of a split come with
+    the same bytes.
+    """
     return torch.load(io.BytesIO(data), map_location=device, weights_only=False)
