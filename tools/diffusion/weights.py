@@ -11,11 +11,12 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 
 from memory import minilm
-from memory.errors import SettingsError, WeightsError
+from memory.errors import SettingsError
 from tools.diffusion import patch_pca
 from tools.diffusion.label_codes import LabelCodes, stored
 from tools.diffusion.pipeline import MTDMPipeline
 from tools.diffusion.preconditioning import PREDICTION_TYPES, Prediction
+from tools.models.folders import explained, require_files
 
 BUNDLED = Path(__file__).parents[1] / "weights"
 
@@ -87,22 +88,18 @@ def new_pipeline(
 def load_pipeline(folder: Path, device: str = "cpu") -> MTDMPipeline:
     """Load a saved MTDM; raises WeightsError that says what is missing or damaged."""
     needed = ["model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"]
-    missing = [name for name in needed if not (folder / name).is_file()]
-    if missing:
-        raise WeightsError(
-            f"The MTDM folder {folder} lacks {', '.join(missing)}. Train one with "
-            "`shaping pretrain`, or point generator.weights to a folder that has them."
-        )
+    advice = (
+        "Train one with `shaping pretrain`, or point generator.weights to a folder that has them."
+    )
+    require_files(folder, needed, "The MTDM folder", advice)
     diffusers_logging.disable_progress_bar()
-    try:
+    with explained(
+        f"The MTDM in {folder} is damaged or of another version: {{error}} "
+        "Restore the folder, or train it again with `shaping pretrain`."
+    ):
         pipeline: MTDMPipeline = MTDMPipeline.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
         )
-    except Exception as error:  # diffusers and safetensors raise many types for a damaged file
-        raise WeightsError(
-            f"The MTDM in {folder} is damaged or of another version: {error} "
-            "Restore the folder, or train it again with `shaping pretrain`."
-        ) from error
     pipeline.set_progress_bar_config(disable=True)
     # On CPUs convolutions over channels-last images are about an eighth faster.
     pipeline.unet.to(memory_format=torch.channels_last)

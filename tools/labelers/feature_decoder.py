@@ -18,9 +18,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from pydantic import Field
+from safetensors.torch import save
 from torch import nn
 from torch.nn.functional import interpolate, pixel_shuffle
 
@@ -34,6 +33,7 @@ from tools.diffusion.pipeline import MTDMPipeline
 from tools.generators import Generator
 from tools.generators.mtdm import MTDMGenerator
 from tools.models.embeddings import recorded
+from tools.models.folders import load_weights, read_description, require_files
 from tools.settings import TrainSettings
 from tools.tasks import Batch, pixel_batches
 from tools.tasks.multi import Multi
@@ -302,17 +302,17 @@ def save_head(folder: Path, decoder: FeatureDecoder, figures: dict[str, float]) 
 def load_head(folder: Path, pipeline: MTDMPipeline, device: str = "cpu") -> FeatureDecoder:
     """Load saved heads; raises WeightsError for a partial folder or one of another MTDM."""
     again = "Make one with `shaping label-head fit`."
-    missing = [name for name in (TENSORS, DESCRIPTION) if not (folder / name).is_file()]
-    if missing:
-        raise WeightsError(f"The label head {folder} lacks {', '.join(missing)}. {again}")
-    try:
-        description = Description.model_validate_json((folder / DESCRIPTION).read_bytes())
-        extractor = Features(pipeline, description.settings.timesteps)
-        heads = _new_heads(extractor, description, pipeline.config.patch)
-        _check_denoiser(folder, description, pipeline)
-        heads.load_state_dict(load((folder / TENSORS).read_bytes()))
-    except (ValidationError, SafetensorError, RuntimeError) as error:
-        raise WeightsError(f"The label head {folder} is damaged: {error} {again}") from error
+    require_files(folder, (TENSORS, DESCRIPTION), "The label head", again)
+    description = read_description(folder / DESCRIPTION, Description, again)
+    given = _denoiser(pipeline)
+    if description.denoiser != given:
+        raise WeightsError(
+            f"The label head {folder} was fitted to the MTDM {description.denoiser}, but the "
+            f"generator's weights are {given}. Fit one to these with `shaping label-head fit`."
+        )
+    extractor = Features(pipeline, description.settings.timesteps)
+    heads = _new_heads(extractor, description, pipeline.config.patch)
+    load_weights(heads, folder / TENSORS, again)
     return FeatureDecoder(extractor, heads.to(device).eval(), description, device)
 
 
@@ -394,12 +394,3 @@ def _denoiser(pipeline: MTDMPipeline) -> str:
         content.update(name.encode())
         content.update(value.float().cpu().contiguous().numpy().tobytes())
     return content.hexdigest()[:16]
-
-
-def _check_denoiser(folder: Path, description: Description, pipeline: MTDMPipeline) -> None:
-    given = _denoiser(pipeline)
-    if description.denoiser != given:
-        raise WeightsError(
-            f"The label head {folder} was fitted to the MTDM {description.denoiser}, but the "
-            f"generator's weights are {given}. Fit one to these with `shaping label-head fit`."
-        )

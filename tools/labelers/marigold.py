@@ -33,6 +33,7 @@ from tools.generators.text2image.diffusion_model import DTYPES
 from tools.labelers.depth_unit import DepthOutput, DepthUnit, check_scale
 from tools.models.diffusers_folder import checked_index
 from tools.models.digests import folder_sha256, identity_of
+from tools.models.folders import explained
 from tools.plugins import read_options
 from tools.tasks import pixel_batches
 
@@ -211,14 +212,12 @@ def _check_unit(folder: Path, options: MarigoldSettings) -> None:
 def _load(kind: Kind, folder: Path, options: MarigoldSettings, device: str) -> DiffusionPipeline:
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    try:
+    with explained(
+        f"The model in {folder} is damaged or of another version: {{error}} Copy it again."
+    ):
         pipeline = _KINDS[kind].from_pretrained(
             folder, dtype=DTYPES[options.dtype], local_files_only=True, use_safetensors=True
         )
-    except Exception as error:  # diffusers, transformers and safetensors raise many types
-        raise WeightsError(
-            f"The model in {folder} is damaged or of another version: {error} Copy it again."
-        ) from error
     pipeline.set_progress_bar_config(disable=True)
     unit = pipeline.vae_scale_factor
     for name, default in (

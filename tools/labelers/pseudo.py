@@ -18,13 +18,13 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from memory.errors import SettingsError, WeightsError, unknown
+from memory.errors import SettingsError, unknown
 from memory.yaml_text import parse_yaml
 from tools.data.samples import VOID, Dense, Images
 from tools.generators import Generator
 from tools.labelers.depth_unit import DepthOutput, DepthUnit, check_scale
-from tools.models.diffusers_folder import PICKLED
 from tools.models.digests import identity_of
+from tools.models.folders import require_files
 from tools.plugins import read_options
 from tools.tasks import dense
 
@@ -130,13 +130,9 @@ def build(
 
 def _load(path: str, head: dense.Head, device: str) -> dense.DenseTransformer:
     folder = Path(path).expanduser()
-    if not all((folder / name).is_file() for name in ("config.json", "model.safetensors")):
-        pickled = [path for path in folder.glob("*") if path.suffix in PICKLED]
-        why = f" {pickled[0].name} is pickled and never opened." if pickled else ""
-        raise WeightsError(
-            f"{folder} is no trained model for {head}: it needs config.json and "
-            f"model.safetensors.{why} Save one there with save_pretrained(FOLDER)."
-        )
+    advice = "Save one there with save_pretrained(FOLDER)."
+    files = ("config.json", "model.safetensors")
+    require_files(folder, files, f"The trained model for {head}", advice)
     return dense.load_trained(folder, head).to(device).eval()
 
 

@@ -27,6 +27,7 @@ from tools.data.samples import VOID, Dense, Images
 from tools.generators import Generator
 from tools.models.diffusers_folder import network_config
 from tools.models.digests import folder_sha256, identity_of
+from tools.models.folders import explained
 from tools.models.transformers_folder import load_whole
 from tools.plugins import read_options
 from tools.tasks import pixel_batches
@@ -217,14 +218,10 @@ def _embeddings(
             f"The zero-shot model {folder} is partial: it lacks its tokenizer (tokenizer.json, or "
             "vocab.json and merges.txt). Copy it again."
         )
-    try:
+    with explained(f"The tokenizer in {folder} is damaged: {{error}} Copy it again."):
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-    except Exception as error:  # transformers and tokenizers raise many types for a bad file
-        raise WeightsError(
-            f"The tokenizer in {folder} is damaged: {error} Copy it again."
-        ) from error
     config: Any = model.config.text_config
     tokens = tokenizer(list(phrases), padding=True, return_tensors="pt")
     longest, n_tokens = max(

@@ -15,8 +15,7 @@ from diffusers import DiffusionPipeline
 
 from memory.errors import SettingsError, WeightsError
 from tools.data.drawn import LORA_FILE
-
-PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+from tools.models.folders import PICKLED, explained
 
 
 def model_folder(weights: str, revision: str | None, variant: str | None, online: bool) -> Path:
@@ -46,20 +45,18 @@ def model_folder(weights: str, revision: str | None, variant: str | None, online
             "generator.options.revision: the 40 digits of a commit, so that the weights stay the "
             f"same. Given: {revision!r}."
         )
-    try:
-        folder = DiffusionPipeline.download(
+    with explained(
+        f"The model {weights} at {revision} is not available: {{error}} Set "
+        "generator.options.allow_network=true to download it, or generator.weights to a folder."
+    ):
+        downloaded = DiffusionPipeline.download(
             weights,
             revision=revision,
             variant=variant,
             local_files_only=not online,
             use_safetensors=True,
         )
-    except Exception as error:  # the hub's client raises many types
-        raise WeightsError(
-            f"The model {weights} at {revision} is not available: {error} Set "
-            "generator.options.allow_network=true to download it, or generator.weights to a folder."
-        ) from error
-    return Path(folder)
+    return Path(downloaded)
 
 
 def checked_index(folder: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from memory.errors import SettingsError, WeightsError, unknown
+from tools.models.folders import explained
 from tools.tasks import Model
 
 _OPTIONS: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -94,12 +96,10 @@ def load_whole(auto_class: Any, folder: Path, kind: str) -> Any:
     Raises:
         WeightsError: The folder cannot be loaded, or lacks weights.
     """
-    try:
+    with _usable(folder, kind):
         model, report = auto_class.from_pretrained(
             folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **_OPTIONS
         )
-    except Exception as error:  # transformers and safetensors raise many types for a bad folder
-        raise _unusable(folder, kind, error) from error
     if missing := sorted(report["missing_keys"]):
         raise WeightsError(
             f"{folder} lacks {len(missing)} weights of {kind}, e.g. {missing[0]}. Give the folder "
@@ -124,7 +124,7 @@ def with_new_head(auto_class: Any, folder: Path, kind: str, **labels: int) -> nn
     """
     from transformers import AutoConfig
 
-    try:
+    with _usable(folder, kind):
         config = AutoConfig.from_pretrained(folder, **labels, **_OPTIONS)
         if not (folder / "model.safetensors").is_file():
             return untrained(auto_class, config)
@@ -136,14 +136,12 @@ def with_new_head(auto_class: Any, folder: Path, kind: str, **labels: int) -> nn
             dtype=torch.float32,
             **_OPTIONS,
         )
-    except Exception as error:  # transformers and safetensors raise many types for a bad folder
-        raise _unusable(folder, kind, error) from error
     return network
 
 
-def _unusable(folder: Path, kind: str, error: Exception) -> WeightsError:
-    return WeightsError(
-        f"{folder} does not hold {kind} that transformers can load ({error}). "
+def _usable(folder: Path, kind: str) -> AbstractContextManager[None]:
+    return explained(
+        f"{folder} does not hold {kind} that transformers can load ({{error}}). "
         "Give a folder with a config.json and, for trained weights, a model.safetensors."
     )
 

@@ -204,11 +204,11 @@ def test_classes_that_are_unknown_or_served_by_nothing(folder: Path, tmp_path: P
         ({"z_dim": 12}, "z_dim: Extra inputs"),
         (
             {"channels": [16, 16, 16]},
-            r"blocks.1.0.bn2.stored_mean has the shape \(8,\), expected \(16,\)",
+            r"blocks.1.0.bn2.stored_mean: .*\[8\].*\[16\]",
         ),
-        ({"embedding_size": 7}, "has the shape .*expected"),
-        ({"channels": [16, 16, 8, 8], "latent_size": 16}, "tensors are missing and 5 are others"),
-        ({"attention": []}, "0 of its .* are missing and 5 are others, e.g. blocks.0.1"),
+        ({"embedding_size": 7}, "size mismatch for"),
+        ({"channels": [16, 16, 8, 8], "latent_size": 16}, "Missing key.*blocks"),
+        ({"attention": []}, "Unexpected key.*blocks.0.1"),
     ],
 )
 def test_configurations_that_do_not_fit(
@@ -227,7 +227,7 @@ class _Ran:
 
 
 def test_partial_folders_pickles_and_programs(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"lacks config\.json and model\.safetensors"):
+    with pytest.raises(WeightsError, match=r"lacks config\.json, model\.safetensors"):
         build(Path("bundled:solar"))
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     with pytest.raises(WeightsError, match=r"lacks model\.safetensors"):
@@ -235,16 +235,16 @@ def test_partial_folders_pickles_and_programs(folder: Path, tmp_path: Path) -> N
     torch.save(_Ran(), tmp_path / "model.pth")
     with pytest.raises(WeightsError, match=r"model\.pth is a pickle or a program and never opened"):
         build(tmp_path)
-    with pytest.raises(WeightsError, match="is a file; pickles and programs"):
+    with pytest.raises(WeightsError, match=r"lacks config.*model\.pth is a pickle or a program"):
         build(tmp_path / "model.pth")
     # A program or a pickle that is named as if it were harmless.
     (tmp_path / "model.pth").rename(tmp_path / "model.safetensors")
-    with pytest.raises(WeightsError, match="damaged or no safetensors file"):
+    with pytest.raises(WeightsError, match="damaged"):
         build(tmp_path)
     program = torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),))
     torch.export.save(program, tmp_path / "model.pt2")
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.pt2").read_bytes())
-    with pytest.raises(WeightsError, match="damaged or no safetensors file"):
+    with pytest.raises(WeightsError, match="damaged"):
         build(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"model\.pt2 is a pickle or a program"):

@@ -1,26 +1,19 @@
-"""The folder of a BigGAN: `config.json`, which says how it is built, and `model.safetensors`.
-
-No code in a folder is run: neither pickles nor programs (TorchScript, `torch.export`) are opened.
-"""
+"""The folder of a BigGAN: `config.json`, which says how it is built, and `model.safetensors`."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field, ValidationError, model_validator
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from pydantic import Field, model_validator
 
-from memory.errors import WeightsError, unknown
-from memory.records import Record, first_problem
+from memory.errors import unknown
+from memory.records import Record
 from tools.generators.class_gan.biggan import BigGAN, Normalisation
-from tools.models.diffusers_folder import PICKLED
+from tools.models.folders import load_weights, read_description, require_files
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-_NEVER_OPENED = (*PICKLED, ".pt2", ".ts", ".torchscript")
 
 
 class BigGANConfig(Record):
@@ -116,63 +109,12 @@ def load_biggan(folder: Path) -> tuple[BigGANConfig, BigGAN]:
         WeightsError: The folder is missing, partial, damaged, pickled or a program, or the weights
             do not fit the network that its config.json describes.
     """
-    _check_files(folder)
-    try:
-        config = BigGANConfig.model_validate_json((folder / CONFIG_FILE).read_bytes())
-    except ValidationError as error:
-        where, problem = first_problem(error)
-        raise WeightsError(
-            f"{folder / CONFIG_FILE} does not describe a class_gan: "
-            f"{f'{where}: ' if where else ''}{problem}. See docs/text2image.md."
-        ) from error
+    needed = f"It needs {CONFIG_FILE} and {WEIGHTS_FILE}, see docs/text2image.md."
+    what = "The folder of the generator 'class_gan'"
+    require_files(folder, (CONFIG_FILE, WEIGHTS_FILE), what, needed)
+    config = read_description(folder / CONFIG_FILE, BigGANConfig, "See docs/text2image.md.")
     with torch.device("meta"):
         network = BigGAN(config)
-    path = folder / WEIGHTS_FILE
-    _check_shapes(path, {name: tuple(v.shape) for name, v in network.state_dict().items()})
-    weights = {name: value.float() for name, value in load_file(path).items()}
-    network.load_state_dict(weights, assign=True)
+    advice = f"Correct {CONFIG_FILE}, or copy the weights again."
+    load_weights(network, folder / WEIGHTS_FILE, advice)
     return config, network.eval().requires_grad_(False)
-
-
-def _check_files(folder: Path) -> None:
-    if folder.is_file() or folder.suffix in _NEVER_OPENED:
-        raise WeightsError(
-            f"{folder} is a file; pickles and programs (TorchScript, torch.export) can run code "
-            f"and are never opened. Set generator.weights to a folder with {CONFIG_FILE} and "
-            f"{WEIGHTS_FILE}."
-        )
-    missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
-    if missing:
-        files = sorted(folder.glob("*")) if folder.is_dir() else []
-        refused = [file.name for file in files if file.suffix in _NEVER_OPENED]
-        why = f" {refused[0]} is a pickle or a program and never opened." if refused else ""
-        raise WeightsError(
-            f"The folder {folder} of the generator 'class_gan' lacks {' and '.join(missing)}.{why} "
-            f"It needs {CONFIG_FILE} and {WEIGHTS_FILE}, see docs/text2image.md."
-        )
-
-
-def _check_shapes(path: Path, expected: dict[str, tuple[int, ...]]) -> None:
-    """Compare names and shapes before anything is read into memory."""
-    try:
-        with safe_open(path, "pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
-        raise WeightsError(
-            f"{path} is damaged or no safetensors file: {error}. Copy it again."
-        ) from error
-    missing = sorted(set(expected) - set(shapes))
-    foreign = sorted(set(shapes) - set(expected))
-    if missing or foreign:
-        name = (missing or foreign)[0]
-        raise WeightsError(
-            f"{path} is not of the network that {CONFIG_FILE} describes: {len(missing)} of its "
-            f"{len(expected)} tensors are missing and {len(foreign)} are others, e.g. {name}. "
-            "Correct the configuration, or copy the weights again."
-        )
-    for name, shape in expected.items():
-        if shapes[name] != shape:
-            raise WeightsError(
-                f"{path} is not of the network that {CONFIG_FILE} describes: {name} has the shape "
-                f"{shapes[name]}, expected {shape}. Correct the configuration."
-            )

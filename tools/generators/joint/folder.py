@@ -7,16 +7,15 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from memory.errors import WeightsError
 from memory.files import write_bytes, write_json
-from memory.records import Record, first_problem
+from memory.records import Record
 from tools.diffusion.label_codes import KINDS, LabelGrid
 from tools.generators.joint.unet import JointUNet
-from tools.models.diffusers_folder import PICKLED
+from tools.models.folders import read_description, require_files
 
 CARD_FILE = "joint.json"
 ADAPTER_FILE = "joint_lora.safetensors"
@@ -57,25 +56,10 @@ def read_card(folder: Path) -> JointCard:
     Raises:
         WeightsError: The folder is missing, partial, pickled, damaged, or has unknown labels.
     """
-    missing = [
-        name for name in (CARD_FILE, ADAPTER_FILE, LABELS_FILE) if not (folder / name).is_file()
-    ]
-    if missing:
-        pickled = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLED)
-        refused = f" {pickled[0]} is a pickle, which can run code." if pickled else ""
-        raise WeightsError(
-            f"The joint model {folder} lacks {', '.join(missing)}.{refused} Set "
-            "generator.options.joint to the folder that `shaping pretrain --from MODEL` wrote."
-        )
-    text = (folder / CARD_FILE).read_text("utf-8")
-    try:
-        card = JointCard.model_validate_json(text)
-    except ValidationError as error:
-        where, problem = first_problem(error)
-        raise WeightsError(
-            f"{folder / CARD_FILE} is damaged or of another version: {where} {problem}. "
-            "Copy the folder again, or train it again with `shaping pretrain --from MODEL`."
-        ) from error
+    advice = "generator.options.joint is the folder that `shaping pretrain --from MODEL` wrote."
+    require_files(folder, (CARD_FILE, ADAPTER_FILE, LABELS_FILE), "The joint model", advice)
+    again = "Copy the folder again, or train it again with `shaping pretrain --from MODEL`."
+    card = read_description(folder / CARD_FILE, JointCard, again)
     strange = sorted(set(card.labels.codes.kinds) - set(KINDS))
     if strange:
         raise WeightsError(

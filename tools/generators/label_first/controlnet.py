@@ -11,6 +11,7 @@ from memory.errors import WeightsError
 from tools.generators.text2image.diffusion_model import dtype_of
 from tools.generators.text2image.model_options import ModelOptions
 from tools.models.diffusers_folder import checked_index, model_folder, network_config
+from tools.models.folders import explained
 
 # By the class of the denoiser that they steer.
 _CLASSES = {
@@ -63,7 +64,9 @@ def load_controlnet(given: str, options: ModelOptions, device: str) -> ModelMixi
     variant = options.variant
     if variant is not None and not any(folder.glob(f"*.{variant}.safetensors")):
         variant = None
-    try:
+    with explained(
+        f"The ControlNet {folder} is damaged or of another version: {{error}} Copy it again."
+    ):
         return kind.from_pretrained(
             folder,
             torch_dtype=dtype_of(options, device),
@@ -71,10 +74,6 @@ def load_controlnet(given: str, options: ModelOptions, device: str) -> ModelMixi
             local_files_only=True,
             use_safetensors=True,
         )
-    except Exception as error:  # diffusers and safetensors raise many types
-        raise WeightsError(
-            f"The ControlNet {folder} is damaged or of another version: {error} Copy it again."
-        ) from error
 
 
 def _denoiser_config(model: Path) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from tools.generators.text2image.model_options import ModelOptions
 from tools.generators.text2image.quantize import quantization
 from tools.models.diffusers_folder import checked_index, model_folder
 from tools.models.digests import folder_sha256, identity_of
+from tools.models.folders import explained
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -221,7 +222,12 @@ def load_model(
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     kind = AutoPipelineForImage2Image if from_image else AutoPipelineForText2Image
-    try:
+    is_plain = not from_image and controlnet is None
+    purpose = "an image from text" if is_plain else "images in this way"
+    with explained(
+        f"The model in {folder} is damaged, of another version, or does not draw {purpose}: "
+        "{error} Copy it again, or choose another one."
+    ):
         pipeline = kind.from_pretrained(
             folder,
             dtype=dtype,
@@ -230,13 +236,6 @@ def load_model(
             use_safetensors=True,
             **parts,
         )
-    except Exception as error:  # diffusers, transformers and safetensors raise many types
-        is_plain = not from_image and controlnet is None
-        purpose = "an image from text" if is_plain else "images in this way"
-        raise WeightsError(
-            f"The model in {folder} is damaged, of another version, or does not draw {purpose}: "
-            f"{error} Copy it again, or choose another one."
-        ) from error
     pipeline.set_progress_bar_config(disable=True)
     sha256 = folder_sha256(folder)
     prepare(pipeline, sha256)
