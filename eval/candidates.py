@@ -10,7 +10,7 @@ cross-fitted in five parts.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -21,7 +21,6 @@ from scipy.stats import f_oneway
 from eval.clusters import MOST_IMAGES, N_WHITE, fit_mixture, look_alike, principal_components
 from eval.metrics import logistic_regression
 from eval.slices import Attributes, Indices, Scores, benjamini_hochberg, slice_table
-from memory.errors import DataError
 
 Floats = NDArray[np.float64]
 Kind = Literal["slice", "cluster", "direction"]
@@ -58,17 +57,6 @@ class Evaluated:
     embeddings: Floats | None = None
     losses: Floats | None = None
     groups: Indices | None = None
-
-    def __post_init__(self) -> None:
-        n = len(self.errors)
-        parts: list[Sized] = [self.ids, self.attributes, *self.outcomes]
-        parts += [part for part in (self.classes, self.embeddings) if part is not None]
-        if any(len(part) != n for part in parts):
-            raise DataError(f"{n} errors, but other numbers of ids, attributes or embeddings.")
-        if n and not (
-            np.isfinite(self.errors).all() and 0 <= self.errors.min() <= self.errors.max() <= 1
-        ):
-            raise DataError("Errors must be within 0..1; leave out images without a score.")
 
 
 class Factor(NamedTuple):

@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
-from scipy.stats import t as student
 
+from eval.intervals import expanded_bound, expanded_quantiles
 from memory.errors import DataError
 from memory.records import Estimate
 
@@ -49,9 +48,9 @@ def confusions(truth: NDArray[np.uint8], predictions: NDArray[np.uint8], n_class
         Numbers of pixels, (n, true, predicted).
 
     Raises:
-        DataError: for unequal shapes and other ids.
+        DataError: other ids, or predictions that are not finite.
     """
-    _check_shapes(truth, predictions)
+    _check_finite(predictions)
     valid = truth != VOID
     highest = max(truth[valid].max(initial=0), predictions[valid].max(initial=0))
     if highest >= n_classes:
@@ -130,9 +129,9 @@ def depth_sums(truth: NDArray[np.float32], predictions: NDArray[np.float32]) -> 
         and sum of squared errors in square metres.
 
     Raises:
-        DataError: for unequal shapes and predictions that are not finite.
+        DataError: predictions that are not finite.
     """
-    _check_shapes(truth, predictions)
+    _check_finite(predictions)
     valid = np.isfinite(truth) & (truth > 0)
     true = np.where(valid, truth, 1).astype(np.float64)
     predicted = np.where(valid, predictions, 1).astype(np.float64)
@@ -166,9 +165,9 @@ def angle_counts(truth: NDArray[np.float32], predictions: NDArray[np.float32]) -
         (n, 3601): the bins, and the sum of the angles in degrees as the last column.
 
     Raises:
-        DataError: for unequal shapes and predictions that are not finite.
+        DataError: predictions that are not finite.
     """
-    _check_shapes(truth, predictions)
+    _check_finite(predictions)
     n_bins = 180 * _BINS_PER_DEG
     counts = np.zeros((len(truth), n_bins + 1))
     for row, true, predicted in zip(counts, truth, predictions, strict=True):
@@ -232,15 +231,11 @@ def _interval(
     """
     if n < MIN_IMAGES and highest is not None:
         return Estimate(value=value, low=0.0, high=max(value, highest), n=n)
-    quantile = float(student.ppf(1 - 0.025 / n_figures, max(1, n - 1))) * math.sqrt(
-        n / max(1, n - 1)
-    )
     if n_figures == 1:
-        tail = float(norm.sf(quantile))
-        low, high = (float(end) for end in np.nanquantile(resampled, (tail, 1 - tail)))
+        low, high = (float(end) for end in np.nanquantile(resampled, expanded_quantiles(n)))
     else:
         # The resamples do not reach so far out.
-        half = quantile * float(np.nanstd(resampled))
+        half = expanded_bound(n, n_figures) * float(np.nanstd(resampled))
         low, high = max(0.0, value - half), min(highest or math.inf, value + half)
     return Estimate(value=value, low=min(value, low), high=max(value, high), n=n)
 
@@ -278,12 +273,7 @@ def _within(counts: Floats) -> Floats:
     return inside
 
 
-def _check_shapes(truth: NDArray[Any], predictions: NDArray[Any]) -> None:
-    if truth.shape != predictions.shape:
-        raise DataError(
-            f"Labels of shape {truth.shape} and predictions of shape {predictions.shape} do not "
-            "belong together."
-        )
+def _check_finite(predictions: NDArray[Any]) -> None:
     if not np.isfinite(predictions).all():
         raise DataError(
             "The model's predictions are not all finite: its training has diverged. Train again "

@@ -111,8 +111,18 @@ def expanded_quantiles(n: int) -> tuple[float, float]:
     Plain ones are too narrow by the factor sqrt((n - 1) / n) and by ignoring that the spread is
     estimated (Hesterberg 2015, What Teachers Should Know About the Bootstrap, section 5.3).
     """
-    tail = float(ndtr(-_quantile(n) * math.sqrt(n / (n - 1))))
+    tail = float(ndtr(-expanded_bound(n)))
     return tail, 1 - tail
+
+
+def expanded_bound(n: int, n_figures: int = 1) -> float:
+    """Return how many standard deviations of the resamples of n values bound an interval.
+
+    n_figures: that this one was chosen from; the intervals of all are simultaneous (Bonferroni).
+    """
+    freedom = max(1, n - 1)
+    quantile = float(stdtrit(freedom, 1 - (1 - LEVEL) / 2 / n_figures))
+    return quantile * math.sqrt(n / freedom)
 
 
 def standard_error(mean: Estimate) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from memory.errors import DataError
 from memory.records import Estimate
 
 Z95 = 1.96
@@ -88,6 +89,29 @@ def auroc(labels: Labels, scores: NDArray[np.floating]) -> Estimate:
         area * (1 - area) + (n_positive - 1) * two_positives + (n_negative - 1) * two_negatives
     ) / n_pairs
     return _around(area, variance, len(labels))
+
+
+def classification_metrics(labels: Labels, probabilities: Floats) -> dict[str, Estimate]:
+    """Return accuracy, balanced_accuracy and, of two classes, auroc.
+
+    Args:
+        labels: Class ids, (n,).
+        probabilities: Of the model, (n, n_classes).
+
+    Raises:
+        DataError: The probabilities are not all finite.
+    """
+    if not np.isfinite(probabilities).all():
+        raise DataError(
+            "The model's probabilities are not all finite: its training has diverged. Train "
+            "again with a lower learning rate."
+        )
+    predictions, n_classes = probabilities.argmax(1), probabilities.shape[1]
+    metrics = {
+        "accuracy": accuracy(labels, predictions),
+        "balanced_accuracy": balanced_accuracy(labels, predictions, n_classes),
+    }
+    return metrics | ({"auroc": auroc(labels, probabilities[:, 1])} if n_classes == 2 else {})
 
 
 def logistic_regression(x: Floats, shares: Floats, ridge: Floats) -> Floats:

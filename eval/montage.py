@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from memory.errors import DataError
 from memory.files import write_bytes
 
 _GAP_PX = 4
@@ -35,18 +34,14 @@ def montage(
     """Lay images out in rows of tiles, each with its caption below.
 
     Args:
-        images: uint8, (n, c, h, w) with c = 1 (gray) or 3 (RGB).
+        images: uint8, (n, c, h, w) with n at least 1 and c = 1 (gray) or 3 (RGB).
         captions: one per image, wrapped to at most two lines of the width of a tile, or None.
         columns: tiles in a row.
         scale: whole number by which pixels are enlarged.
 
     Returns:
         An image of mode L or RGB.
-
-    Raises:
-        DataError: when there is nothing to show or the shapes do not fit.
     """
-    _check(images, captions, columns, scale)
     n_images, channels, height, width = images.shape
     columns = min(columns, n_images)
     rows = -(-n_images // columns)
@@ -121,22 +116,3 @@ def fit_text(text: str, width_px: int, font: Font) -> str:
     while line and font.getlength(line + "...") > width_px:
         line = line[:-1]
     return line.rstrip() + "..." if line else ""
-
-
-def _check(
-    images: NDArray[np.uint8], captions: Sequence[str] | None, columns: int, scale: int
-) -> None:
-    if len(images) == 0:
-        raise DataError("A montage needs at least one image; none was given.")
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.dtype != np.uint8:
-        raise DataError(
-            f"A montage needs uint8 images of shape (n, 1 or 3, height, width); got "
-            f"{images.dtype} of shape {images.shape}."
-        )
-    if captions is not None and len(captions) != len(images):
-        raise DataError(
-            f"A montage needs one caption per image; got {len(captions)} captions for "
-            f"{len(images)} images."
-        )
-    if columns < 1 or scale < 1:
-        raise DataError(f"A montage needs columns and scale of at least 1; got {columns}, {scale}.")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.stats import false_discovery_control, hypergeom, norm, pearson3
 from scipy.stats import t as student
 
-from eval.metrics import Z95, accuracy, auroc, balanced_accuracy, wilson
+from eval.metrics import Z95, wilson
 from memory.errors import DataError
 from memory.records import Estimate, Failure, Report, SliceScore, digest, slice_key
 
@@ -103,74 +103,13 @@ def slice_report(
     Raises DataError when no photograph has a score. See `slice_table` for `by` and `n_min`.
     """
     scores, attributes, _ = _scored(scores, attributes)
-    slices = score_slices(scores, slice_table(attributes, by, max(1, n_min)), attributes)
+    table = slice_table(attributes, by, max(1, n_min))
+    slices = score_slices(scores, table, attributes)
     worst_slice = worst(slices, n_min)
     figures = dict(metrics)
     if worst_slice:
-        members = slice_table(attributes, by, max(1, n_min))[worst_slice]
-        figures["worst_slice"] = mean_score(scores[members], n_figures=len(slices))
+        figures["worst_slice"] = mean_score(scores[table[worst_slice]], n_figures=len(slices))
     return Report(round=round, split=split, metrics=figures, slices=slices, worst_slice=worst_slice)
-
-
-def build_report(
-    round: int,  # noqa: A002 (the name of the record's field)
-    split: str,
-    labels: NDArray[np.int64],
-    probabilities: NDArray[np.floating],
-    attributes: Attributes,
-    by: Sequence[tuple[str, ...]],
-    n_min: int,
-) -> Report:
-    """Return how a classifier does on one split.
-
-    The metrics are accuracy, balanced_accuracy, auroc (two classes only) and worst_slice (if a
-    slice has `n_min` photographs).
-
-    Args:
-        round: number of the round.
-        split: name of the split.
-        labels: class ids, (n,).
-        probabilities: of the model, (n, n_classes).
-        attributes: of the photographs, n of them.
-        by: see `slice_table`.
-        n_min: photographs that a slice needs.
-
-    Raises:
-        DataError: for an empty split, unequal lengths and probabilities that are not finite.
-    """
-    _check(labels, probabilities, attributes)
-    predictions = probabilities.argmax(1)
-    metrics = {
-        "accuracy": accuracy(labels, predictions),
-        "balanced_accuracy": balanced_accuracy(labels, predictions, probabilities.shape[1]),
-    }
-    if probabilities.shape[1] == 2:
-        metrics["auroc"] = auroc(labels, probabilities[:, 1])
-    return slice_report(metrics, labels == predictions, attributes, by, n_min, round, split)
-
-
-def find_failures(
-    labels: NDArray[np.int64],
-    probabilities: NDArray[np.floating],
-    attributes: Attributes,
-    ids: Sequence[str],
-    by: Sequence[tuple[str, ...]],
-    n_min: int,
-    alpha: float = 0.05,
-    n_examples: int = 16,
-    groups: Sequence[str] | None = None,
-) -> tuple[Failure, ...]:
-    """Return the slices on which a classifier errs more often than on the rest.
-
-    Examples are sorted by the probability of their true class, lowest first. See `failing_slices`
-    for the test and groups, and `build_report` for the arguments and errors.
-    """
-    _check(labels, probabilities, attributes)
-    correct = labels == probabilities.argmax(1)
-    true_probability = probabilities[np.arange(len(labels)), labels]
-    return failing_slices(
-        correct, attributes, ids, by, n_min, alpha, n_examples, true_probability, groups
-    )
 
 
 def failing_slices(
@@ -383,26 +322,7 @@ def _shared(key: str, member: Mapping[str, str]) -> dict[str, str]:
 
 def _scored(scores: Scores, attributes: Attributes) -> tuple[Scores, Attributes, Indices]:
     """Return scores and attributes of the images that have a score, and their rows."""
-    if len(scores) != len(attributes):
-        raise DataError(f"{len(scores)} scores, but attributes of {len(attributes)} images.")
     rows = np.flatnonzero(~np.isnan(scores))
     if len(rows) == 0:
         raise DataError("No image of the split has a score, so there is nothing to measure.")
     return scores[rows], [attributes[int(row)] for row in rows], rows
-
-
-def _check(
-    labels: NDArray[np.int64], probabilities: NDArray[np.floating], attributes: Attributes
-) -> None:
-    if len(labels) == 0:
-        raise DataError("The split has no photographs, so there is nothing to measure.")
-    if probabilities.ndim != 2 or not len(labels) == len(probabilities) == len(attributes):
-        raise DataError(
-            f"{len(labels)} labels, {len(attributes)} attributes and probabilities of shape "
-            f"{probabilities.shape} do not belong together; expected shape (n, n_classes)."
-        )
-    if not np.isfinite(probabilities).all():
-        raise DataError(
-            "The model's probabilities are not all finite: its training has diverged. Train "
-            "again with a lower learning rate."
-        )

@@ -26,86 +26,39 @@ from memory.records import Report, Round
 
 Row = dict[str, Any]
 
+_INTEGERS = (
+    "round", "n_prompts", "n_images", "n_allowed", "n_kept", "n_failures", "n_fallbacks", "count",
+    "n_made", "n", "prompt_tokens", "answer_tokens", "tokens",
+)  # fmt: skip
+_NUMBERS = (
+    "score", "score_low", "score_high", "expected_change", "measured_change", "seconds",
+    "expected_kept_rate", "accuracy", "low", "high", "change", "change_per_100", "usd",
+    "decision_s", "tool_s",
+)  # fmt: skip
+_TYPES = {**dict.fromkeys(_INTEGERS, int), **dict.fromkeys(_NUMBERS, float), "held": bool}
+_NAMES = {
+    "rounds": (
+        "session", "round", "brain", "author", "n_prompts", "draft", "n_images", "n_allowed",
+        "n_kept", "metric", "score", "score_low", "score_high", "worst_slice", "n_failures",
+        "hypothesis", "expected_change", "measured_change", "held", "n_fallbacks", "seconds",
+    ),
+    "prompts": (
+        "session", "round", "prompt", "text", "class_name", "attributes", "count", "n_made",
+        "n_kept", "expected_kept_rate", "why",
+    ),
+    "slices": (
+        "session", "round", "slice", "accuracy", "low", "high", "n", "change", "expected_change",
+    ),
+    "credits": ("session", "round", "prompt", "slice", "n_images", "change_per_100"),
+    "calls": (
+        "session", "round", "phase", "author", "tool", "outcome", "problem", "prompt_tokens",
+        "answer_tokens", "usd", "decision_s", "tool_s", "time",
+    ),
+    "costs": ("session", "round", "stage", "seconds", "tokens", "usd"),
+}  # fmt: skip
 # In the order of the columns; a value that is not known is None.
 COLUMNS: Mapping[str, Mapping[str, type]] = {
-    "rounds": {
-        "session": str,
-        "round": int,
-        "brain": str,
-        "author": str,
-        "n_prompts": int,
-        "draft": str,
-        "n_images": int,
-        "n_allowed": int,
-        "n_kept": int,
-        "metric": str,
-        "score": float,
-        "score_low": float,
-        "score_high": float,
-        "worst_slice": str,
-        "n_failures": int,
-        "hypothesis": str,
-        "expected_change": float,
-        "measured_change": float,
-        "held": bool,
-        "n_fallbacks": int,
-        "seconds": float,
-    },
-    "prompts": {
-        "session": str,
-        "round": int,
-        "prompt": str,
-        "text": str,
-        "class_name": str,
-        "attributes": str,
-        "count": int,
-        "n_made": int,
-        "n_kept": int,
-        "expected_kept_rate": float,
-        "why": str,
-    },
-    "slices": {
-        "session": str,
-        "round": int,
-        "slice": str,
-        "accuracy": float,
-        "low": float,
-        "high": float,
-        "n": int,
-        "change": float,
-        "expected_change": float,
-    },
-    "credits": {
-        "session": str,
-        "round": int,
-        "prompt": str,
-        "slice": str,
-        "n_images": int,
-        "change_per_100": float,
-    },
-    "calls": {
-        "session": str,
-        "round": int,
-        "phase": str,
-        "author": str,
-        "tool": str,
-        "outcome": str,
-        "problem": str,
-        "prompt_tokens": int,
-        "answer_tokens": int,
-        "usd": float,
-        "decision_s": float,
-        "tool_s": float,
-        "time": str,
-    },
-    "costs": {
-        "session": str,
-        "round": int,
-        "stage": str,
-        "seconds": float,
-        "tokens": int,
-        "usd": float,
-    },
+    table: {name: _TYPES.get(name, str) for name in names} for table, names in _NAMES.items()
 }
 
 

@@ -16,7 +16,6 @@ from eval.montage import (
     montage_png,
     save_montage,
 )
-from memory.errors import DataError
 
 
 def images(n: int, channels: int = 1, height: int = 6, width: int = 8) -> NDArray[np.uint8]:
@@ -67,25 +66,6 @@ def test_png_bytes_and_file_are_the_same_picture(tmp_path: Path) -> None:
     with Image.open(BytesIO(data)) as picture:
         assert picture.format == "PNG"
         assert picture.size == (5 * (16 + 4) + 4, 12 + 8)
-
-
-@pytest.mark.parametrize(
-    ("given", "captions", "columns", "scale", "message"),
-    [
-        (images(0), None, 4, 2, "at least one image"),
-        (images(2, channels=2), None, 4, 2, "shape"),
-        (images(2)[0], None, 4, 2, "shape"),
-        (images(2).astype(np.float32), None, 4, 2, "float32"),
-        (images(2), ["one"], 4, 2, "1 captions for 2 images"),
-        (images(2), None, 0, 2, "at least 1"),
-        (images(2), None, 4, 0, "at least 1"),
-    ],
-)
-def test_unusable_input_is_explained(
-    given: NDArray[np.uint8], captions: list[str] | None, columns: int, scale: int, message: str
-) -> None:
-    with pytest.raises(DataError, match=message):
-        montage(given, captions, columns, scale)
 
 
 def test_a_long_caption_takes_two_lines_and_keeps_what_was_said() -> None:

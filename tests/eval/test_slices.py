@@ -1,20 +1,23 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from eval.metrics import wilson
+from eval.metrics import classification_metrics, wilson
 from eval.slices import (
+    Attributes,
     benjamini_hochberg,
-    build_report,
-    find_failures,
+    failing_slices,
     score_slices,
+    slice_report,
     slice_table,
     worst,
 )
 from memory.errors import DataError
-from memory.records import digest
+from memory.records import Failure, Report, digest
 
 ATTRIBUTES = [
     {"wafer": "mono", "light": "dark"},
@@ -38,6 +41,27 @@ def probabilities_for(
     rest = 0.2 / (n_classes - 1)
     found: NDArray[np.float64] = np.where(np.arange(n_classes) == predicted[:, None], 0.8, rest)
     return found
+
+
+def report_of(labels: NDArray[np.int64], probabilities: NDArray[np.float64], n_min: int) -> Report:
+    metrics = classification_metrics(labels, probabilities)
+    correct = labels == probabilities.argmax(1)
+    return slice_report(metrics, correct, ATTRIBUTES, BY, n_min, 3, "feedback")
+
+
+def failures_of(
+    labels: NDArray[np.int64],
+    probabilities: NDArray[np.float64],
+    attributes: Attributes,
+    ids: Sequence[str],
+    by: Sequence[tuple[str, ...]],
+    n_min: int,
+    n_examples: int = 16,
+) -> tuple[Failure, ...]:
+    correct, true = labels == probabilities.argmax(1), probabilities[np.arange(len(labels)), labels]
+    return failing_slices(
+        correct, attributes, ids, by, n_min, n_examples=n_examples, confidence=true
+    )
 
 
 def test_slices_hold_the_photographs_that_share_values() -> None:
@@ -76,7 +100,7 @@ def test_the_worst_slice_has_enough_photographs() -> None:
 def test_a_report_measures_everything() -> None:
     labels = np.array([0, 1, 1, 0])
     probabilities = probabilities_for(labels, np.array([False, False, True, False]))
-    report = build_report(3, "feedback", labels, probabilities, ATTRIBUTES, BY, n_min=2)
+    report = report_of(labels, probabilities, n_min=2)
     assert (report.round, report.split) == (3, "feedback")
     assert {name: m.value for name, m in report.metrics.items()} == {
         "accuracy": 0.75,
@@ -91,20 +115,16 @@ def test_a_report_measures_everything() -> None:
 def test_a_report_of_several_classes_without_slices() -> None:
     labels = np.array([0, 1, 2, 2])
     probabilities = probabilities_for(labels, np.zeros(4, dtype=bool), n_classes=3)
-    report = build_report(0, "test", labels, probabilities, ATTRIBUTES, BY, n_min=50)
+    report = report_of(labels, probabilities, n_min=50)
     assert set(report.metrics) == {"accuracy", "balanced_accuracy"}
     assert (report.slices, report.worst_slice) == ((), None)
 
 
 def test_what_cannot_be_measured_is_an_error() -> None:
-    none = np.zeros(0, dtype=np.int64)
-    with pytest.raises(DataError, match="no photographs"):
-        build_report(1, "feedback", none, np.zeros((0, 2)), [], BY, 1)
-    labels = np.array([0, 1, 1, 0])
+    with pytest.raises(DataError, match="nothing to measure"):
+        slice_report({}, np.zeros(0), [], BY, 1, 1, "feedback")
     with pytest.raises(DataError, match="diverged"):
-        build_report(1, "feedback", labels, np.full((4, 2), np.nan), ATTRIBUTES, BY, 1)
-    with pytest.raises(DataError, match=r"4 labels, 4 attributes .* \(3, 2\)"):
-        find_failures(labels, np.full((3, 2), 0.5), ATTRIBUTES, list("abcd"), BY, 1)
+        report_of(np.array([0, 1, 1, 0]), np.full((4, 2), np.nan), 1)
 
 
 def test_a_planted_failure_is_found_first_with_its_worst_examples() -> None:
@@ -118,7 +138,7 @@ def test_a_planted_failure_is_found_first_with_its_worst_examples() -> None:
     probabilities[sure, labels[sure]], probabilities[sure, 1 - labels[sure]] = 0.01, 0.99
     ids = [f"photo{i}" for i in range(600)]
 
-    failures = find_failures(
+    failures = failures_of(
         labels, probabilities, attributes, ids, [*BY, ("light",)], n_min=20, n_examples=5
     )
     first = failures[0]
@@ -145,7 +165,7 @@ def test_a_uniform_error_is_not_significant() -> None:
         rng = np.random.default_rng(seed)
         labels = rng.integers(0, 2, 400)
         probabilities = probabilities_for(labels, rng.random(400) < 0.2)
-        failures = find_failures(labels, probabilities, attributes, ["x"] * 400, BY, n_min=20)
+        failures = failures_of(labels, probabilities, attributes, ["x"] * 400, BY, n_min=20)
         n_found += any(f.significant for f in failures)
     # At most 5% of the runs may find something; six of 40 would have a chance of 1.4%.
     assert n_found <= 5
@@ -156,7 +176,7 @@ def test_the_test_is_fishers() -> None:
     attributes = [{"side": "a"}] * 4 + [{"side": "b"}] * 4
     labels = np.zeros(8, dtype=np.int64)
     wrong = np.array([1, 1, 1, 0, 1, 0, 0, 0], dtype=bool)
-    (failure,) = find_failures(
+    (failure,) = failures_of(
         labels, probabilities_for(labels, wrong), attributes, list("abcdefgh"), [("side",)], 1
     )
     assert failure.slice == "side=a"
@@ -170,9 +190,9 @@ def test_a_slice_of_everything_and_a_perfect_model_have_no_failures() -> None:
     attributes = [{"side": "a"}] * 4
     labels = np.array([0, 1, 0, 1])
     all_wrong = probabilities_for(labels, np.ones(4, dtype=bool))
-    assert find_failures(labels, all_wrong, attributes, list("abcd"), [("side",)], 1) == ()
+    assert failures_of(labels, all_wrong, attributes, list("abcd"), [("side",)], 1) == ()
     perfect = probabilities_for(labels, np.zeros(4, dtype=bool))
-    assert find_failures(labels, perfect, ATTRIBUTES, list("abcd"), BY, 1) == ()
+    assert failures_of(labels, perfect, ATTRIBUTES, list("abcd"), BY, 1) == ()
 
 
 def test_benjamini_hochberg_on_the_example_of_its_paper() -> None:

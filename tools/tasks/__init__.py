@@ -6,6 +6,7 @@ training loop in `tools.train_dstm` is the same for all tasks.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -14,7 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from memory.records import Failure, Report
+from eval.slices import Scores, failing_slices, slice_report
+from memory.records import Estimate, Failure, Report
 from tools.data.samples import Images, Samples
 from tools.settings import BOTH_FLIPS
 
@@ -137,6 +139,52 @@ class Task(Protocol):
     ) -> tuple[Images, list[str]]:
         """Return a picture and a caption of each sample: the truth and the prediction."""
         ...
+
+
+class TaskBase(Task):
+    """Base of tasks that have a score for each image, by which slices are measured."""
+
+    @abstractmethod
+    def figures(
+        self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
+    ) -> tuple[Mapping[str, Estimate], Scores]:
+        """Return the figures of a report by name, and each image's score, see `eval.slices`."""
+
+    def tested(
+        self, predictions: NDArray[Any], samples: Samples
+    ) -> tuple[Scores, NDArray[Any] | None]:
+        """Return the scores that slices are tested by, and what examples are sorted by, if else."""
+        return self.scores(predictions, samples), None
+
+    def report(
+        self,
+        predictions: NDArray[Any],
+        samples: Samples,
+        class_names: Sequence[str],
+        round: int,  # noqa: A002 (the name of the record's field)
+        split: str,
+        slicing: Slicing,
+    ) -> Report:
+        """Return the figures of a split, and every slice's mean score."""
+        metrics, scores = self.figures(predictions, samples, class_names)
+        by, n_min = slicing.by, slicing.n_min
+        return slice_report(metrics, scores, samples.attributes, by, n_min, round, split)
+
+    def failures(
+        self, predictions: NDArray[Any], samples: Samples, slicing: Slicing
+    ) -> tuple[Failure, ...]:
+        """Return the slices whose mean score is lower than that of the rest."""
+        scores, confidence = self.tested(predictions, samples)
+        return failing_slices(
+            scores,
+            samples.attributes,
+            samples.ids,
+            slicing.by,
+            slicing.n_min,
+            slicing.alpha,
+            confidence=confidence,
+            groups=samples.groups or None,
+        )
 
 
 def pixel_batches(images: Images, size: int, device: Any = "cpu") -> Iterator[torch.Tensor]:

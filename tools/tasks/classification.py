@@ -18,8 +18,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from eval.delivery import Figure, class_sums
-from eval.slices import build_report, find_failures
-from memory.records import Confusion, Failure, Report
+from eval.metrics import classification_metrics
+from eval.slices import Scores
+from memory.records import Confusion, Estimate, Report
 from tools.data.samples import Images, Samples
 from tools.models.efficientnet import Lite0Classifier, load
 from tools.models.transformers_folder import (
@@ -30,7 +31,7 @@ from tools.models.transformers_folder import (
     untrained,
     with_new_head,
 )
-from tools.tasks import Batch, Model, Slicing, pixel_batches
+from tools.tasks import Batch, Model, Slicing, TaskBase, pixel_batches
 
 if TYPE_CHECKING:
     from tools.settings import TrainSettings
@@ -85,7 +86,7 @@ class TransformersClassifier(TransformersModel):
         return logits
 
 
-class Classification:
+class Classification(TaskBase):
     """See `tools.tasks.Task`; labels are class numbers, int64, (n,)."""
 
     name = "classification"
@@ -154,6 +155,20 @@ class Classification:
         correct: NDArray[np.bool_] = predictions.argmax(1) == samples.classes
         return correct.astype(np.float64)
 
+    def figures(
+        self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
+    ) -> tuple[Mapping[str, Estimate], Scores]:
+        """Return accuracy, balanced accuracy and AUROC, and which images are right."""
+        metrics = classification_metrics(samples.classes, predictions)
+        return metrics, predictions.argmax(1) == samples.classes
+
+    def tested(
+        self, predictions: NDArray[Any], samples: Samples
+    ) -> tuple[Scores, NDArray[Any] | None]:
+        """Return which images are right, and the probability of their true class."""
+        true = predictions[np.arange(len(samples)), samples.classes]
+        return predictions.argmax(1) == samples.classes, true
+
     def main_sums(
         self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
     ) -> tuple[NDArray[np.float64], Figure]:
@@ -169,22 +184,10 @@ class Classification:
         split: str,
         slicing: Slicing,
     ) -> Report:
-        """Return accuracy, balanced accuracy and AUROC, and the accuracy of every slice."""
-        attributes, by, n_min = samples.attributes, slicing.by, slicing.n_min
-        report = build_report(round, split, samples.classes, predictions, attributes, by, n_min)
+        """Return the figures, the accuracy of every slice, and what classes are taken for."""
+        report = super().report(predictions, samples, class_names, round, split, slicing)
         confused = _confusions(samples.classes, predictions.argmax(1), class_names)
         return report.model_copy(update={"confusions": confused})
-
-    def failures(
-        self, predictions: NDArray[Any], samples: Samples, slicing: Slicing
-    ) -> tuple[Failure, ...]:
-        """Return the slices on which the classifier errs more often than on the rest."""
-        attributes, ids = samples.attributes, samples.ids
-        by, n_min, alpha = slicing.by, slicing.n_min, slicing.alpha
-        groups = samples.groups or None
-        return find_failures(
-            samples.classes, predictions, attributes, ids, by, n_min, alpha, groups=groups
-        )
 
     def pictures(
         self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]

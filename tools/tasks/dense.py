@@ -6,7 +6,7 @@ pixels, see `tools.models.transformers_folder`.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import interpolate
 
-from eval.slices import failing_slices, slice_report
 from memory.errors import DataError
-from memory.records import Estimate, Failure, Report
 from tools.data.samples import Images, Samples
 from tools.models.transformers_folder import (
     TransformersModel,
@@ -29,7 +27,7 @@ from tools.models.transformers_folder import (
     untrained,
     with_new_head,
 )
-from tools.tasks import Batch, Model, Slicing, pixel_batches
+from tools.tasks import Batch, Model, TaskBase, pixel_batches
 from tools.tasks.unet import UNet
 
 if TYPE_CHECKING:
@@ -42,7 +40,7 @@ _PREDICT_BATCH = 64
 LEAST_M = 1e-3
 
 
-class DenseTask(ABC):
+class DenseTask(TaskBase):
     """Base of tasks whose labels belong to pixels; see `tools.tasks.Task`.
 
     Attributes:
@@ -119,10 +117,6 @@ class DenseTask(ABC):
         noise = torch.randn(images.shape, generator=generator).to(images.device)
         return Batch((images + noise * uniform(0, 0.02)).clamp(0, 1), labels)
 
-    @abstractmethod
-    def loss(self, outputs: torch.Tensor, batch: Batch, settings: TrainSettings) -> torch.Tensor:
-        """Return the loss of every image, (n,)."""
-
     def predict(self, model: Model, images: Images) -> NDArray[Any]:
         """Return the decoded outputs for uint8 images, (n, ...)."""
         return np.concatenate([self.decode(part) for part in outputs_of(model, images)])
@@ -130,47 +124,6 @@ class DenseTask(ABC):
     @abstractmethod
     def decode(self, outputs: torch.Tensor) -> NDArray[Any]:
         """Return labels as in `Samples`, of a model's outputs, (n, n_outputs, h, w)."""
-
-    @abstractmethod
-    def scores(self, predictions: NDArray[Any], samples: Samples) -> NDArray[np.float64]:
-        """Return each image's score, 0..1, (n,), NaN where nothing of it is known."""
-
-    @abstractmethod
-    def figures(
-        self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
-    ) -> tuple[Mapping[str, Estimate], NDArray[np.float64]]:
-        """Return the figures of a report by name, and each image's score, (n,)."""
-
-    def report(
-        self,
-        predictions: NDArray[Any],
-        samples: Samples,
-        class_names: Sequence[str],
-        round: int,  # noqa: A002 (the name of the record's field)
-        split: str,
-        slicing: Slicing,
-    ) -> Report:
-        """Return the figures of a split, and every slice's mean score."""
-        metrics, scores = self.figures(predictions, samples, class_names)
-        by, n_min = slicing.by, slicing.n_min
-        return slice_report(metrics, scores, samples.attributes, by, n_min, round, split)
-
-    def failures(
-        self, predictions: NDArray[Any], samples: Samples, slicing: Slicing
-    ) -> tuple[Failure, ...]:
-        """Return the slices whose mean score is lower than that of the rest."""
-        scores = self.scores(predictions, samples)
-        by, n_min, alpha = slicing.by, slicing.n_min, slicing.alpha
-        groups = samples.groups or None
-        return failing_slices(
-            scores, samples.attributes, samples.ids, by, n_min, alpha, groups=groups
-        )
-
-    @abstractmethod
-    def pictures(
-        self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
-    ) -> tuple[Images, list[str]]:
-        """Return a picture and a caption of each sample."""
 
 
 class DenseTransformer(TransformersModel):

@@ -109,10 +109,12 @@ def load_biggan(folder: Path) -> tuple[BigGANConfig, BigGAN]:
         WeightsError: The folder is missing, partial, damaged, pickled or a program, or the weights
             do not fit the network that its config.json describes.
     """
-    needed = f"It needs {CONFIG_FILE} and {WEIGHTS_FILE}, see docs/guides/models-and-labels.md."
+    guide = "See docs/guides/models-and-labels.md."
     what = "The folder of the generator 'class_gan'"
-    require_files(folder, (CONFIG_FILE, WEIGHTS_FILE), what, needed)
-    config = read_description(folder / CONFIG_FILE, BigGANConfig, "See docs/guides/models-and-labels.md.")
+    require_files(folder, (CONFIG_FILE, WEIGHTS_FILE), what, guide)
+    config = read_description(
+        folder / CONFIG_FILE, BigGANConfig, "See docs/guides/models-and-labels.md."
+    )
     with torch.device("meta"):
         network = BigGAN(config)
     advice = f"Correct {CONFIG_FILE}, or copy the weights again."
