@@ -232,6 +232,8 @@ def _say_tool(tool: Json) -> str:
 
 def _say_type(schema: Json) -> str:
     if options := schema.get("anyOf"):
+        if len(options) > 1 and all(option.get("type") == "object" for option in options):
+            return _say_type(_merged(options))
         return " or ".join(_say_type(option) for option in options)
     if "const" in schema:
         return json.dumps(schema["const"])
@@ -249,6 +251,26 @@ def _say_type(schema: Json) -> str:
             parts.append(f"NAME: {_say_type(extra)}, ...")
         return "{" + ", ".join(parts) + "}"
     return str(schema["type"])
+
+
+def _merged(forms: Sequence[Json]) -> Json:
+    """Return one object with what any of several may have, so that nothing is said twice."""
+    properties: Json = {}
+    for form in forms:
+        for name, value in form["properties"].items():
+            known = properties.setdefault(name, value)
+            if known != value:
+                values = [*_choices(known), *_choices(value)]
+                is_choice = _choices(known) and _choices(value)
+                both = {"enum": list(dict.fromkeys(values))}
+                properties[name] = both if is_choice else {"anyOf": [known, value]}
+    required = [name for name in properties if all(name in form["required"] for form in forms)]
+    shape = {"type": "object", "additionalProperties": False}
+    return {**shape, "properties": properties, "required": required}
+
+
+def _choices(schema: Json) -> list[Any]:
+    return [schema["const"]] if "const" in schema else schema.get("enum", [])
 
 
 def _say_message(message: BaseMessage) -> tuple[str, type[BaseMessage]]:

@@ -15,7 +15,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import Runnable
 from pydantic import PrivateAttr
 
-from agent.brains import BrainContext
+from agent.brains import BrainContext, Mode
 from memory.errors import BrainError, SettingsError
 
 
@@ -27,6 +27,7 @@ class ScriptedModel(BaseChatModel):
     """
 
     script: list[dict[str, Any]]
+    mode: Mode = "native"
     _next: int = PrivateAttr(default=0)
 
     @property

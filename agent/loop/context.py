@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from agent.loop.drafts import PolicyDraft, share_of
-from eval.report.blocks import failure_lines, fixable_text, levers_text, plain, verdict_text
+from eval.report.blocks import failure_lines, levers_text, plain, verdict_text
 from eval.report.text import estimate_text
 from memory.items import Hit, MemoryItem
 from memory.records import Failure, Report, Round, Verdict, slice_key
@@ -275,9 +275,16 @@ def _say_slices(facts: Facts, n: int) -> str:
             since = "" if change is None else f", {change:+.2f}"
             parts.append(f"accuracy {estimate_text(score.accuracy, 2)}{since}")
         if failure := failing.get(key):
-            parts += [] if score else [f"error {estimate_text(failure.error_rate, 2)}"]
-            elsewhere = f"error elsewhere {failure.rest_error_rate:.2f}, q={failure.q_value:.2g}"
-            parts.append(elsewhere + fixable_text(failure))
+            if not score:
+                error = failure.error_rate
+                accuracy = error.model_copy(
+                    update={"value": 1 - error.value, "low": 1 - error.high, "high": 1 - error.low}
+                )
+                parts.append(f"accuracy {estimate_text(accuracy, 2)}")
+            parts[-1] += f", elsewhere {1 - failure.rest_error_rate:.2f} (q={failure.q_value:.1g})"
+            if failure.fixable:
+                chance = failure.fixable.chance
+                parts.append(f"fixable {chance.value:.2f} ({chance.low:.2f} to {chance.high:.2f})")
         n_made, n_kept = _drawn(facts.past, slices[key])
         if n_made:
             parts.append(f"{n_made} images so far, {n_kept / n_made:.0%} kept")
@@ -292,6 +299,8 @@ def _say_slices(facts: Facts, n: int) -> str:
     heads = ["Slices, the worst first."] if scores else []
     if draft:
         heads.append(f"draft: its share of the images, by {draft.planner}.")
+    if any(failure.fixable for failure in failing.values()):
+        heads.append("fixable: chance that an image is drawn well and helps.")
     if report and not any(f.significant for f in facts.failures):
         heads.append("None is significantly worse than the rest.")
     return "\n".join([" ".join(heads), *lines])

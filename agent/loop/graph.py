@@ -77,9 +77,10 @@ def build_graph(
         return {"messages": open_round(session, effects, state["round"], *left)}
 
     def think(state: RoundState) -> dict[str, Any]:
-        legal = toolbox.legal(state["phase"], state["n_lookups"], state["messages"])
-        offered = toolbox.schemas(legal, decider.plans_briefly, state["round"])
-        return {"messages": [decider.ask(state, offered)]}
+        brief = decider.plans_briefly
+        legal = toolbox.legal({**state, "brief": brief})
+        offered = toolbox.schemas(legal, brief, state["round"])
+        return {"messages": [decider.ask(state, offered)], "brief": brief}
 
     def act(state: RoundState) -> dict[str, Any]:
         return _act(state, decider, toolbox)
@@ -90,7 +91,7 @@ def build_graph(
     def next_node(state: RoundState) -> str:
         if state["phase"] == "done":
             return END
-        return "work" if toolbox.due(state["phase"], state["messages"]) else "think"
+        return "work" if toolbox.due(state) else "think"
 
     graph = StateGraph(RoundState)
     graph.add_node("observe", observe)
@@ -267,13 +268,14 @@ def _act(state: RoundState, decider: Decider, toolbox: Toolbox) -> dict[str, Any
     known = state["messages"]
     if not answer.tool_calls:
         n_illegal += 1
-        step = Step(state["round"], phase, toolbox.legal(phase, n_lookups, known), author)
+        step = Step(state["round"], phase, toolbox.legal(state), author)
         problem = f"Your answer calls no tool. Call one of: {', '.join(step.legal)}."
         toolbox.refuse(step, None, str(answer.content), problem)
         results.append(HumanMessage(problem))
     for call in answer.tool_calls:
         known = [*state["messages"], *results]
-        legal = toolbox.legal(phase, n_lookups, known)
+        now: RoundState = {**state, "phase": phase, "messages": known, "n_lookups": n_lookups}
+        legal = toolbox.legal(now)
         step = Step(state["round"], phase, legal, author, lookups(known))
         status: Literal["success", "error"] = "success"
         try:
@@ -298,7 +300,7 @@ def _act(state: RoundState, decider: Decider, toolbox: Toolbox) -> dict[str, Any
 def _work(state: RoundState, toolbox: Toolbox) -> dict[str, Any]:
     """Call the tool that is due."""
     phase, number = state["phase"], state["round"]
-    name = toolbox.due(phase, state["messages"])
+    name = toolbox.due(state)
     assert name is not None  # or the node would not have been chosen
     # Nine letters and digits: some servers take no other ids.
     call = ToolCall(name=name, args={}, id=f"g{number:05d}{list(PHASES).index(phase):03d}")

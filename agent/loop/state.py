@@ -36,6 +36,8 @@ ADVANCES: dict[str, str] = {
 # Record version since which the graph calls what is due, a call is answered once in a phase, and a
 # model's plan has to spend the budget.
 GRAPH_WORKS = 3
+# Record version since which models of JSON actions plan and do nothing else.
+PLANS_ONLY = 4
 # Author of the calls that the graph makes itself.
 GRAPH = "graph"
 # What the graph calls in each phase, since record version 3: nothing is to be chosen.
@@ -51,7 +53,7 @@ class RoundState(TypedDict):
     """State of one LangGraph thread, which is one round.
 
     n_illegal: illegal or malformed answers in a row; n_lookups: calls of the phase so far, none
-    of which has ended it.
+    of which has ended it; brief: whether the brain answers by JSON actions, as small models do.
     """
 
     round: int
@@ -59,11 +61,14 @@ class RoundState(TypedDict):
     messages: Annotated[list[AnyMessage], add_messages]
     n_illegal: int
     n_lookups: int
+    brief: bool
 
 
 def new_round(number: int) -> RoundState:
     """Return the state in which a round begins."""
-    return RoundState(round=number, phase="plan", messages=[], n_illegal=0, n_lookups=0)
+    return RoundState(
+        round=number, phase="plan", messages=[], n_illegal=0, n_lookups=0, brief=False
+    )
 
 
 E = TypeVar("E", bound=Event)
@@ -110,15 +115,22 @@ def is_answer(message: AnyMessage) -> bool:
     return isinstance(message, AIMessage) and message.response_metadata.get("author") != GRAPH
 
 
-def due(phase: str, messages: Sequence[AnyMessage]) -> str | None:
+def due(phase: str, messages: Sequence[AnyMessage], version: int, brief: bool) -> str | None:
     """Return the tool that the graph calls now, None where a brain has to choose.
 
     Args:
         phase: The phase of the round.
         messages: The conversation of the round.
+        version: Of the record.
+        brief: Whether the brain is a small model, which has nothing to say of a round's end.
     """
+    if version < GRAPH_WORKS:
+        return None
     answered = {message.name for message, _ in lookups(messages)}
-    return next((name for name in DUE.get(phase, ()) if name not in answered), None)
+    names = DUE.get(phase, ())
+    if phase == "review" and brief and version >= PLANS_ONLY:
+        names = (*names, "finish")
+    return next((name for name in names if name not in answered), None)
 
 
 def lookups(messages: Sequence[AnyMessage]) -> list[tuple[ToolMessage, dict[str, Any]]]:

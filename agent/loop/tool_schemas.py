@@ -6,6 +6,7 @@ A model that keeps to the schema plans legally: classes, attribute values and co
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import chain, combinations
 from typing import Any
 
 from langchain_core.tools import BaseTool
@@ -74,8 +75,6 @@ def tool_schemas(
                 properties["levers"] = lever_schema(levers, values, rounds)
             if brief:
                 _shorten(function["parameters"], slices)
-        elif function["name"] == "finish" and brief:
-            function["parameters"]["properties"]["summary"]["maxLength"] = BRIEF_LENGTH
     return schemas
 
 
@@ -104,11 +103,7 @@ def _spell_out(
             "properties": dict.fromkeys(adapters, weight),
             "additionalProperties": False,
         }
-    values = {
-        "type": "object",
-        "properties": {key: {"enum": list(v)} for key, v in vocabulary.attributes.items()},
-        "additionalProperties": False,
-    }
+    values = attributes_schema(vocabulary)
     prompt["attributes"] = values
     properties["shares"] |= {"maxItems": MAX_PROMPTS}
     share = properties["shares"]["items"]
@@ -116,21 +111,53 @@ def _spell_out(
     share["required"] = ["where", "share"]
 
 
+def attributes_schema(vocabulary: Vocabulary) -> Json:
+    """Return the JSON schema of attribute values.
+
+    An attribute that exists only with certain values of others stands in a form of its own that
+    names these: the schema allows what `Vocabulary.problems` allows.
+    """
+    values = {key: list(known) for key, known in vocabulary.attributes.items()}
+    forms = []
+    needy = [key for key in values if key in vocabulary.requires]
+    for chosen in chain.from_iterable(combinations(needy, n) for n in range(len(needy) + 1)):
+        needs: dict[str, list[str]] = {}
+        for key in chosen:
+            for other, allowed in vocabulary.requires[key].items():
+                known = needs.get(other, values.get(other, []))
+                needs[other] = [value for value in known if value in allowed]
+        properties = {
+            key: {"enum": needs.get(key, known)}
+            for key, known in values.items()
+            if key not in needy or key in chosen
+        }
+        if all(needs.values()) and needs.keys() <= properties.keys():
+            form: Json = {"type": "object", "properties": properties, "additionalProperties": False}
+            required = [key for key in properties if key in chosen or key in needs]
+            forms.append(form | ({"required": required} if required else {}))
+    return forms[0] if len(forms) == 1 else {"anyOf": forms}
+
+
 def _shorten(parameters: Json, slices: Sequence[str]) -> None:
-    properties = parameters["properties"]
+    """Make two forms of a plan: a draft that is accepted, or shares."""
+    properties = parameters.pop("properties")
     shares = properties["shares"]
-    shares["maxItems"] = BRIEF_SHARES
+    shares |= {"minItems": 1, "maxItems": BRIEF_SHARES}
     shares["items"]["properties"]["share"] = {"enum": SHARES}
-    properties["why"]["maxLength"] = BRIEF_LENGTH
-    hypothesis = {
-        "type": "object",
-        "properties": {
-            "slice": {"enum": list(slices)},
-            "expected_change": {"enum": [0.02, 0.05, 0.1]},
-        },
-        "required": ["slice", "expected_change"],
-    }
-    parameters["properties"] = {name: properties[name] for name in ("draft", "shares", "why")}
+    given: Json = {"why": properties["why"] | {"maxLength": BRIEF_LENGTH}}
     if slices:
-        parameters["properties"]["hypothesis"] = hypothesis
-    parameters["required"] = ["draft", "why"]
+        given["hypothesis"] = {
+            "type": "object",
+            "properties": {
+                "slice": {"enum": list(slices)},
+                "expected_change": {"enum": [0.02, 0.05, 0.1]},
+            },
+            "required": ["slice", "expected_change"],
+        }
+    accepted = {"draft": {"const": "accept"}, **given}
+    own = {"draft": {"enum": ["edit", "replace"]}, "shares": shares, **given}
+    parameters["anyOf"] = [
+        {"type": "object", "properties": accepted, "required": ["draft", "why"]},
+        {"type": "object", "properties": own, "required": ["draft", "shares", "why"]},
+    ]
+    parameters.pop("required", None)

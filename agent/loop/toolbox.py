@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Annotated, Any, NamedTuple
 
-from langchain_core.messages import AnyMessage, ToolCall, ToolMessage
+from langchain_core.messages import ToolCall, ToolMessage
 from langchain_core.tools import BaseTool, StructuredTool
 from pydantic import Field, ValidationError
 
@@ -28,6 +28,8 @@ from agent.loop.state import (
     ADVANCES,
     GRAPH_WORKS,
     PHASES,
+    PLANS_ONLY,
+    RoundState,
     SessionView,
     due,
     lookups,
@@ -46,6 +48,7 @@ from eval.report.blocks import (
     trial_text,
     verdict_text,
 )
+from eval.report.text import estimate_text
 from memory.errors import SettingsError, ToolError
 from memory.events import (
     AnswerEvent,
@@ -108,25 +111,21 @@ class Toolbox:
             for f in functions
         }
 
-    def due(self, phase: str, messages: Sequence[AnyMessage]) -> str | None:
+    def due(self, state: RoundState) -> str | None:
         """Return the tool that the graph calls itself, see `agent.loop.state.due`."""
-        return due(phase, messages) if self._version >= GRAPH_WORKS else None
+        return due(state["phase"], state["messages"], self._version, state.get("brief", False))
 
-    def legal(
-        self, phase: str, n_lookups: int, messages: Sequence[AnyMessage] = ()
-    ) -> tuple[str, ...]:
+    def legal(self, state: RoundState) -> tuple[str, ...]:
         """Return the names of the tools that may be called now.
 
         After `llm.max_lookups` calls that did not end the phase only what ends it is left. A tool
         that was called twice alike is not offered again in the phase, and after the round's work
-        there is nothing to look up.
-
-        Args:
-            phase: The phase of the round.
-            n_lookups: Calls that did not end it.
-            messages: The conversation of the round.
+        there is nothing to look up. A small model looks up nothing: the opening has all it can use.
         """
+        phase, messages, n_lookups = state["phase"], state["messages"], state["n_lookups"]
         names = PHASES[phase]
+        if state.get("brief", False) and self._version >= PLANS_ONLY:
+            names = tuple(name for name in names if name in ADVANCES or name == "ask_user")
         if self._version >= GRAPH_WORKS:
             known = [(message.name, arguments) for message, arguments in lookups(messages)]
             repeated = {name for i, (name, a) in enumerate(known) if (name, a) in known[:i]}
@@ -381,13 +380,16 @@ class Toolbox:
         _learn(self._session, report)
         return plain(report_lines(report))
 
-    def finish(self, summary: Annotated[str, Field(max_length=1000)]) -> str:
+    def finish(self, summary: Annotated[str, Field(max_length=1000)] = "") -> str:
         """End the round.
 
         Args:
             summary: One sentence on what this round showed.
         """
         key = f"round_done/{self._round}"
+        report = self._current().report
+        if not summary and report and (figure := report.metrics.get(report.main_metric)):
+            summary = f"{report.main_metric} {estimate_text(figure)} on feedback."
         self._journal.append(RoundDoneEvent(key=key, round=self._round, summary=summary[:500]))
         # The round before as well: its failures may have been inspected in this one.
         recent = self._journal.of_rounds(self._round - 1, self._round)

@@ -13,7 +13,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import interrupt
 
 from agent import brains
-from agent.brains import Brain, BrainContext, ChatBrain, planner_brain
+from agent.brains import Brain, BrainContext, ChatBrain, Mode, planner_brain
 from agent.brains.scripted import ScriptedModel
 from agent.config.settings import Settings, load_settings
 from agent.loop.approval import ApprovalRequest
@@ -224,10 +224,12 @@ def record(
     crash_in: tuple[int, str] | None = None,
     watch: Callable[[Journal], object] = lambda journal: None,
     undrawn: Collection[str] = (),
+    mode: Mode = "native",
 ) -> Path:
     """Record a session and return its folder; with `crash_in` it dies there and is resumed.
 
-    watch: gets the journal after every round; undrawn: words that the generator cannot draw.
+    watch: gets the journal after every round; undrawn: words that the generator cannot draw;
+    mode: how the scripted model calls tools.
     """
     quick = ["session.rounds=2", "session.images_per_round=24", f"session.name={name}"]
     brain = [] if script is None else ["brain=scripted:script.json"]
@@ -237,7 +239,7 @@ def record(
     if not (folder / "session.yaml").exists():
         store_settings(folder, settings)
     saver = InMemorySaver()
-    model = None if script is None else ScriptedModel(script=list(script))
+    model = None if script is None else ScriptedModel(script=list(script), mode=mode)
     brain_ = ChatBrain(model, settings.llm.cool_down_s) if model else None
     try:
         _run(folder, settings, brain_, Person(answers), saver, crash_in, watch, undrawn)

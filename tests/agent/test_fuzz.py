@@ -19,7 +19,7 @@ from agent.brains.actions import parse_action
 from agent.loop.components import Components
 from agent.loop.effects import LiveEffects
 from agent.loop.observer import ConsoleObserver
-from agent.loop.state import ADVANCES, GRAPH, PHASES
+from agent.loop.state import ADVANCES, GRAPH, PHASES, new_round
 from agent.loop.toolbox import Step, Toolbox
 from agent.session.folder import folder_of, open_session
 from memory.errors import ToolError
@@ -221,7 +221,9 @@ def test_a_thousand_hostile_calls(bench: Components) -> None:
     n_calls = n_refused = 0
     for number in (1, 2):
         for phase in PHASES:
-            legal = toolbox.legal(phase, 0)
+            state = new_round(number)
+            state["phase"] = phase
+            legal = toolbox.legal(state)
             for _ in range(N_CALLS[phase]):
                 name, arguments = fuzz.call(legal)
                 n_calls += 1

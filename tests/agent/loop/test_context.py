@@ -150,7 +150,7 @@ def test_a_later_round_is_told_all_there_is() -> None:
         '- "more cracked cells"\n- "no bright ones"',
         "round by round: 0.710 (0.660 to 0.760, n=100).",
         "- contrast=low wafer=mono: accuracy 0.51 (0.46 to 0.56, n=100), +0.01",
-        "- slice=5: error 0.40 (0.35 to 0.45, n=100); error elsewhere 0.20, q=0.004",
+        "- slice=5: accuracy 0.60 (0.55 to 0.65, n=100), elsewhere 0.80 (q=0.004)",
         "Expected +0.050 on 'wafer=poly'; measured +0.010: it did not hold.",
         '- "more dark cells helped 0" (held)',
         '- "more dark cells helped 1" (did not hold)',
@@ -307,8 +307,8 @@ def test_a_small_context_gets_a_briefing_of_700_tokens() -> None:
         "by openai:small: 60 images, 100% wafer=poly",
         "The audit kept 48",
         "did not hold",
-        "- contrast=low wafer=mono: accuracy 0.52 (0.47 to 0.57, n=100), +0.02; error "
-        "elsewhere 0.20, q=0.004; 30 images so far, 80% kept; draft 25%; "
+        "- contrast=low wafer=mono: accuracy 0.52 (0.47 to 0.57, n=100), +0.02, elsewhere "
+        "0.80 (q=0.004); 30 images so far, 80% kept; draft 25%; "
         "expected gain +0.012 (sd 0.020)",
     ):
         assert said in observation

@@ -13,7 +13,14 @@ from agent.planners import Observation, PlanDraft, SliceShare
 from agent.planners.uniform import Uniform
 from agent.replay.verify import verify
 from memory.errors import ToolError
-from memory.events import IllegalCallEvent, OpeningEvent, PlanEvent, ToolCallEvent
+from memory.events import (
+    IllegalCallEvent,
+    ModelCallEvent,
+    OpeningEvent,
+    PlanEvent,
+    RoundDoneEvent,
+    ToolCallEvent,
+)
 from memory.journal import read_events
 from tests.agent.invented import PALETTE, VOCABULARY, record
 
@@ -88,4 +95,18 @@ def test_the_record_keeps_the_draft_and_what_became_of_it(tmp_path: Path) -> Non
     assert [call.arguments["draft"] for call in calls] == ["accept", "edit", "accept"]
     assert "wafer=poly: asked 25%, drawn 25%" in calls[1].result
     assert not any(isinstance(e, IllegalCallEvent) for e in events)
+    assert verify(folder / "journal.jsonl").findings == ()
+
+
+def test_a_small_model_plans_and_does_nothing_else(tmp_path: Path) -> None:
+    accept = {"tool": "propose_plan", "arguments": {"draft": "accept", "why": "Good."}}
+    lookup = {"tool": "recall_memory", "arguments": {"query": "dark cells"}}
+    folder = record(tmp_path, "small", script=[accept, lookup, accept], mode="json")
+    events = read_events(folder / "journal.jsonl")
+    calls = [e for e in events if isinstance(e, ModelCallEvent)]
+    assert [call.tools for call in calls] == [("propose_plan",)] * 3
+    (refused,) = [e for e in events if isinstance(e, IllegalCallEvent)]
+    assert refused.problem.endswith("Call one of: propose_plan.")
+    ends = [e.summary for e in events if isinstance(e, RoundDoneEvent)]
+    assert len(ends) == 2 and all("balanced_accuracy 0." in text for text in ends)
     assert verify(folder / "journal.jsonl").findings == ()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections.abc import Sequence
 from typing import Any
 
+import jsonschema  # type: ignore[import-untyped]
+import pytest
 from langchain_core.tools import BaseTool, StructuredTool
 
+from agent.brains.actions import action_schema, as_plain_messages
 from agent.loop.drafts import Use
-from agent.loop.tool_schemas import SHARES, tool_schemas
+from agent.loop.tool_schemas import SHARES, attributes_schema, tool_schemas
 from agent.planners import PromptDraft, SliceShare
 from memory.records import Hypothesis
-from prompts.vocabulary import load_vocabulary
+from prompts.vocabulary import Phrases, Vocabulary, load_vocabulary
 
 ELPV = load_vocabulary("elpv")
 
@@ -41,13 +46,23 @@ def schema(brief: bool, n_images: int = 200, slices: tuple[str, ...] = ()) -> An
     return plan["function"]["parameters"], end["function"]["parameters"]
 
 
+def tool_of(parameters: Any) -> Any:
+    return {"type": "function", "function": {"name": "pick", "parameters": parameters}}
+
+
+def as_words(parameters: Any) -> str:
+    (words,) = as_plain_messages([], [tool_of(parameters)])
+    return str(words.content)
+
+
 def test_classes_values_and_counts_are_spelt_out() -> None:
     plan, _ = schema(brief=False)
     prompts = plan["properties"]["prompts"]
     assert (prompts["minItems"], prompts["maxItems"]) == (1, 200)
     prompt = prompts["items"]["properties"]
     assert prompt["class_name"] == {"enum": ["functional", "defective"]}
-    assert prompt["attributes"]["properties"]["wafer"] == {"enum": ["mono", "poly"]}
+    for form in prompt["attributes"]["anyOf"]:
+        assert form["properties"]["wafer"] == {"enum": ["mono", "poly"]}
     assert (prompt["count"]["minimum"], prompt["count"]["maximum"]) == (1, 200)
     assert "hypothesis" in plan["properties"]
 
@@ -57,18 +72,50 @@ def test_a_plan_names_how_many_prompts_it_needs() -> None:
     assert plan["function"]["parameters"]["properties"]["prompts"]["minItems"] == 4
 
 
-def test_a_brief_plan_is_a_draft_and_shares() -> None:
-    plan, end = schema(brief=True)
-    assert set(plan["properties"]) == {"draft", "shares", "why"}
-    assert plan["required"] == ["draft", "why"]
-    share = plan["properties"]["shares"]["items"]["properties"]
+def test_a_brief_plan_is_a_draft_or_shares() -> None:
+    plan, _ = schema(brief=True)
+    accepted, own = plan["anyOf"]
+    assert set(accepted["properties"]) == {"draft", "why"}
+    assert set(own["properties"]) == {"draft", "shares", "why"} == set(own["required"])
+    share = own["properties"]["shares"]["items"]["properties"]
     assert share["share"]["enum"] == SHARES
-    assert share["where"]["properties"]["wafer"] == {"enum": ["mono", "poly"]}
-    assert end["properties"]["summary"]["maxLength"] == 200
+    assert "shares" in as_words(plan) and "accept" in as_words(plan)
 
 
 def test_a_brief_hypothesis_is_about_what_is_measured() -> None:
-    assert "hypothesis" not in schema(brief=True)[0]["properties"]
+    assert "hypothesis" not in schema(brief=True)[0]["anyOf"][0]["properties"]
     plan, _ = schema(brief=True, slices=("wafer=mono", "wafer=poly"))
-    wanted = plan["properties"]["hypothesis"]["properties"]
-    assert wanted["slice"]["enum"] == ["wafer=mono", "wafer=poly"]
+    for form in plan["anyOf"]:
+        wanted = form["properties"]["hypothesis"]["properties"]
+        assert wanted["slice"]["enum"] == ["wafer=mono", "wafer=poly"]
+
+
+@pytest.mark.parametrize("is_brief", [False, True])
+def test_values_are_allowed_as_the_vocabulary_allows_them(is_brief: bool) -> None:
+    plan, _ = schema(brief=is_brief)
+    properties = plan["anyOf"][1]["properties"] if is_brief else plan["properties"]
+    values = properties["shares"]["items"]["properties"]["where"]
+    grammar = action_schema([tool_of(values)])["properties"]["arguments"]
+    rng = random.Random(0)
+    n_legal = 0
+    for _ in range(300):
+        keys = rng.sample([*ELPV.attributes, "dark_area", "where"], rng.randrange(1, 5))
+        named = {key: rng.choice([*ELPV.attributes[key], "gold"]) for key in keys}
+        is_legal = not ELPV.problems(named)
+        n_legal += is_legal
+        for one in (values, grammar):
+            assert jsonschema.Draft202012Validator(one).is_valid(named) == is_legal
+    assert 50 < n_legal < 250
+    assert as_words(values).count('"dark_area"') == 1
+
+
+def test_conditions_on_one_another_are_kept() -> None:
+    values = {"a": ("x", "y"), "b": ("x", "y"), "c": ("x",)}
+    phrases = {k: {v: Phrases(adjective=(f"{k}{v}",)) for v in vs} for k, vs in values.items()}
+    requires: Any = {"b": {"a": ("y",)}, "c": {"b": ("x",)}}
+    vocabulary = Vocabulary(name="?", subjects=("cell",), requires=requires, attributes=phrases)
+    checked = jsonschema.Draft202012Validator(attributes_schema(vocabulary))
+    options = [[None, *vs] for vs in values.values()]
+    for combination in itertools.product(*options):
+        named = {k: v for k, v in zip(values, combination, strict=True) if v is not None}
+        assert checked.is_valid(named) == (not vocabulary.problems(named)), named
