@@ -162,8 +162,7 @@ def _voc(number: int) -> tuple[int, int, int]:
 
 
 def _bytes(rgb: NDArray[np.floating]) -> Images:
-    rounded: Images = rgb.clip(0, 255).round().astype(np.uint8)
-    return rounded
+    return rgb.clip(0, 255).round().astype(np.uint8)
 
 
 def _channels_first(picture: Image.Image) -> Images:

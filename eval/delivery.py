@@ -201,8 +201,7 @@ def changes(
 
 
 def _mean(sums: Floats) -> Floats:
-    result: Floats = sums[..., 0] / np.where(sums[..., 1] > 0, sums[..., 1], np.nan)
-    return result
+    return sums[..., 0] / np.where(sums[..., 1] > 0, sums[..., 1], np.nan)
 
 
 def _group_sums(scores: Floats, members: NDArray[np.bool_]) -> Floats:
@@ -213,5 +212,4 @@ def _group_sums(scores: Floats, members: NDArray[np.bool_]) -> Floats:
 
 def _group_means(sums: Floats) -> Floats:
     total, n = np.split(sums, 2, axis=-1)
-    result: Floats = total / np.where(n > 0, n, np.nan)
-    return result
+    return total / np.where(n > 0, n, np.nan)

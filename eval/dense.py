@@ -72,8 +72,7 @@ def class_ious(confusion: NDArray[Any]) -> Floats:
     """
     right = np.diagonal(confusion, axis1=-2, axis2=-1)
     true, predicted = confusion.sum(-1), confusion.sum(-2)
-    result: Floats = np.where(true > 0, right / np.maximum(true + predicted - right, 1), np.nan)
-    return result
+    return np.where(true > 0, right / np.maximum(true + predicted - right, 1), np.nan)
 
 
 def segmentation_scores(confusion: Counts) -> Floats:
@@ -264,8 +263,7 @@ def _mean_known(values: Floats) -> Floats:
 
 def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
     """Return part / whole, NaN where the whole is 0."""
-    result: Floats = np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
-    return result
+    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
 
 
 def _within(counts: Floats) -> Floats:

@@ -224,8 +224,7 @@ def class_means(evidence: Floats, ids: NDArray[np.uint8]) -> Vector:
             n_pixels, 1
         )
         shown += n_pixels > 0
-    means: Vector = total / np.maximum(shown, 1)
-    return means
+    return total / np.maximum(shown, 1)
 
 
 def normal_evidence(measures: Mapping[str, Vector]) -> dict[str, float]:

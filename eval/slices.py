@@ -251,8 +251,7 @@ def members_worse(
 def _group_means(scores: Scores, groups: Indices) -> Floats:
     """Return the mean score of each group."""
     _, number, size = np.unique(groups, return_inverse=True, return_counts=True)
-    means: Floats = np.bincount(number, scores.astype(np.float64)) / size
-    return means
+    return np.bincount(number, scores.astype(np.float64)) / size
 
 
 def _unmasked(rest: Indices, members: Indices, failing: Sequence[Indices]) -> Indices:

@@ -60,8 +60,7 @@ def undrawn(generator: Generator, text: str) -> Sequence[str]:
     `undrawn` that names them; of others nothing is known.
     """
     method = getattr(generator, "undrawn", None)
-    words: Sequence[str] = method(text) if method else ()
-    return words
+    return method(text) if method else ()
 
 
 class GeneratorWrapper:

@@ -134,8 +134,7 @@ class Marigold:
 
     def _metres(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         depth = torch.from_numpy(values[:, 0])
-        metres: NDArray[np.float32] = self.options.metres(depth, depth > 1e-3).numpy()
-        return metres
+        return self.options.metres(depth, depth > 1e-3).numpy()
 
 
 def facing(normals: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -233,5 +232,4 @@ def _load(kind: Kind, folder: Path, options: MarigoldSettings, device: str) -> D
             f"labeler.options.resolution is {options.resolution}, but the model takes multiples "
             f"of {unit} pixels."
         )
-    placed: DiffusionPipeline = pipeline.to(device)
-    return placed
+    return pipeline.to(device)

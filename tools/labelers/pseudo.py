@@ -98,8 +98,7 @@ class Pseudo:
         # `DenseTransformer` clamps outputs that are not above 0 to its least value.
         outputs = logarithms[:, 0].float().exp()
         metres = self.options.metres(outputs, outputs > 1.01 * dense.LEAST_M)
-        array: NDArray[np.float32] = metres.cpu().numpy()
-        return array
+        return metres.cpu().numpy()
 
 
 def build(

@@ -111,8 +111,7 @@ class ZeroShot:
         logits = self.model.decoder(activations, self.embeddings.repeat(n, 1)).logits
         logits = logits.reshape(n, k, *logits.shape[1:])
         sized = interpolate(logits, images.shape[2:], mode="bilinear", align_corners=False)
-        probabilities: NDArray[np.float32] = sized.sigmoid().cpu().numpy()
-        return probabilities
+        return sized.sigmoid().cpu().numpy()
 
 
 def build(

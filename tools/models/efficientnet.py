@@ -142,8 +142,7 @@ class _SameConv(nn.Conv2d):
         ):
             missing = max(0, (-(-size // stride) - 1) * stride + kernel - size)
             sides += [missing // 2, missing - missing // 2]
-        filtered: torch.Tensor = super().forward(pad(x, sides))
-        return filtered
+        return super().forward(pad(x, sides))
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:

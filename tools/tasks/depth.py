@@ -60,8 +60,7 @@ class Depth(DenseTask):
 
     def decode(self, outputs: torch.Tensor) -> NDArray[Any]:
         """Return metres, float32, (n, h, w), of logarithms, (n, 1, h, w)."""
-        metres: NDArray[np.float32] = outputs[:, 0].float().exp().cpu().numpy()
-        return metres
+        return outputs[:, 0].float().exp().cpu().numpy()
 
     def scores(self, predictions: NDArray[Any], samples: Samples) -> NDArray[np.float64]:
         """Return each image's delta1, (n,), NaN where nothing of it is known."""

@@ -49,8 +49,7 @@ class Normals(DenseTask):
 
     def decode(self, outputs: torch.Tensor) -> NDArray[Any]:
         """Return vectors of length 1, float32, (n, 3, h, w)."""
-        vectors: NDArray[np.float32] = normalize(outputs.float(), dim=1).cpu().numpy()
-        return vectors
+        return normalize(outputs.float(), dim=1).cpu().numpy()
 
     def scores(self, predictions: NDArray[Any], samples: Samples) -> NDArray[np.float64]:
         """Return each image's share within 11.25 degrees, (n,), NaN where nothing is known."""

@@ -57,8 +57,7 @@ class Segmentation(DenseTask):
 
     def decode(self, outputs: torch.Tensor) -> NDArray[Any]:
         """Return the ids of the highest logits, uint8, (n, h, w)."""
-        ids: NDArray[np.uint8] = outputs.argmax(1).byte().cpu().numpy()
-        return ids
+        return outputs.argmax(1).byte().cpu().numpy()
 
     def scores(self, predictions: NDArray[Any], samples: Samples) -> NDArray[np.float64]:
         """Return each image's mean IoU, (n,), NaN where nothing of it is known."""
