@@ -7,6 +7,7 @@ encoders cannot be compared.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -185,7 +186,7 @@ def expected_coverage(n_real: int, n_generated: int, k: int = N_NEAREST) -> floa
     return float(1 - np.prod((n_real - i) / (n_generated + n_real - i)))
 
 
-def squared_distances(x: Floats, y: Floats) -> Floats:
-    """Return the squared distances of all pairs, (n, m)."""
+def squared_distances(x: NDArray[Any], y: NDArray[Any]) -> Floats:
+    """Return the squared distances of all pairs, (n, m), of (n, d) and (m, d)."""
     squares: Floats = (x**2).sum(1)[:, None] + (y**2).sum(1)[None] - 2 * x @ y.T
     return np.maximum(squares, 0)

@@ -29,7 +29,7 @@ from tools.tasks import Model, Slicing
 if TYPE_CHECKING:
     from tools.targets import Target
 
-_FILES = {"feedback": "feedback.safetensors", "test": "sealed.safetensors"}
+_FILES = {"test": "sealed.safetensors", "feedback": "feedback.safetensors"}
 
 Predict = Callable[[str, Model, Images], NDArray[Any]]
 """Takes the name of a task, a model and images; returns what `tools.tasks.Task.predict` does."""
@@ -74,23 +74,16 @@ def evaluate_real(
         predict: Predicts elsewhere; None: on `device`.
     """
     model_folder, folder = session_folder / training.model, round_folder(session_folder, round)
-    test = target.split("test")
-    sealed, predictions = evaluate(model_folder, test, "test", round, slicing, device, predict)
-    _write_predictions(folder / _FILES["test"], predictions)
-    write_json(folder / "sealed.json", sealed.to_json())
-
-    feedback = target.split("feedback")
-    report, predictions = evaluate(
-        model_folder, feedback, "feedback", round, slicing, device, predict
-    )
-    _write_predictions(folder / _FILES["feedback"], predictions)
-    return report
-
-
-def _write_predictions(path: Path, predictions: Predictions) -> None:
-    metadata = {"ids": json.dumps(list(predictions.ids)), "task": predictions.task}
-    data = save({"predictions": np.ascontiguousarray(predictions.values)}, metadata=metadata)
-    write_bytes(path, data)
+    reports = {}
+    for split, file in _FILES.items():
+        reports[split], predictions = evaluate(
+            model_folder, target.split(split), split, round, slicing, device, predict
+        )
+        metadata = {"ids": json.dumps(list(predictions.ids)), "task": predictions.task}
+        data = save({"predictions": np.ascontiguousarray(predictions.values)}, metadata=metadata)
+        write_bytes(folder / file, data)
+    write_json(folder / "sealed.json", reports["test"].to_json())
+    return reports["feedback"]
 
 
 def evaluate(

@@ -63,14 +63,17 @@ class GradientSync(Protocol):
         ...
 
 
-class Trainer(Protocol):
-    """Trains on stored images, in this process or in several.
+@dataclass(frozen=True)
+class Trainer:
+    """Trains on stored images, in this process; subclasses train in several.
 
     Attributes:
+        device: A torch device.
         n_processes: That share the training.
     """
 
-    n_processes: int
+    device: str = "cpu"
+    n_processes: int = 1
 
     def train(
         self,
@@ -84,35 +87,14 @@ class Trainer(Protocol):
 
         real: shards of photographs.
         """
-        ...
-
-
-@dataclass(frozen=True)
-class LocalTrainer:
-    """Trains in this process, on a torch device."""
-
-    device: str = "cpu"
-    n_processes = 1
-
-    def train(
-        self,
-        shards: Sequence[Path],
-        n_classes: int,
-        settings: TrainSettings,
-        callbacks: Callbacks | None = None,
-        real: Sequence[Path] = (),
-    ) -> tuple[Model, float, int]:
-        """See `Trainer`."""
-        task, samples = tasks.build(settings.task), StoredImages(shards, real)
-        progress, warn = callbacks or Callbacks()
+        samples = StoredImages(shards, real)
         return train_model(
             samples,
-            task,
+            tasks.build(settings.task),
             n_classes,
             settings,
             self.device,
-            progress,
-            warn,
+            *(callbacks or Callbacks()),
             is_real=samples.is_real,
         )
 
@@ -140,7 +122,7 @@ def train_dstm(
             round left out are not used.
         class_names: Of the labels that the task learns.
         settings: Of the training.
-        trainer: Does the work; None: `LocalTrainer` on the CPU.
+        trainer: Does the work; None: `Trainer` on the CPU.
         selection: How this round's images were chosen.
         callbacks: Progress and warnings; None: none.
         real: Shards of photographs, see `tools.data.photographs`.
@@ -148,7 +130,7 @@ def train_dstm(
     Raises:
         DataError: A shard is missing or damaged, or there is none.
     """
-    trainer = trainer or LocalTrainer()
+    trainer = trainer or Trainer()
     paths = [session_folder / shard for shard in shards]
     arguments: dict[str, Any] = {
         "settings": _effective(settings, bool(real)),

@@ -42,7 +42,7 @@ from tools.models.embeddings import (
 from tools.settings import DstmSettings
 from tools.targets import Target, with_flips
 from tools.tasks import Model, Task
-from tools.train_dstm import LocalTrainer, Trainer
+from tools.train_dstm import Trainer
 
 if TYPE_CHECKING:
     from tools.compute.cluster import RayExecutor
@@ -353,7 +353,7 @@ class Components:
         """
         settings = self.settings
         if settings.compute.train_processes == 1:
-            return LocalTrainer(self.device)
+            return Trainer(self.device)
         from tools.compute.data_parallel import DataParallelTrainer
 
         return DataParallelTrainer(

@@ -24,15 +24,15 @@ from tools.data.stored_images import StoredImages
 from tools.models.dstm_file import load_model, save_model
 from tools.settings import TrainSettings
 from tools.tasks import Batch, Model
-from tools.train_dstm import Callbacks, train_model
+from tools.train_dstm import Callbacks, Trainer, train_model
 
 _POLL_S = 0.1
 # Batch normalisation needs two images.
 _MIN_SHARE = 2
 
 
-class DataParallelTrainer:
-    """Trains in several processes; a `tools.train_dstm.Trainer`.
+class DataParallelTrainer(Trainer):
+    """Trains in several processes.
 
     Args:
         n_processes: Each on a GPU of its own, or all on the CPU.
@@ -56,7 +56,7 @@ class DataParallelTrainer:
                 f"{batch_size} images (dstm.batch_size) evenly, {_MIN_SHARE} or more for each. "
                 "Choose a batch size that is a multiple."
             )
-        self.n_processes, self._device = n_processes, device
+        super().__init__(device, n_processes)
 
     def train(
         self,
@@ -73,7 +73,7 @@ class DataParallelTrainer:
             work = (shards, n_classes, settings, real)
             processes = start_processes(
                 _train_share,
-                (self.n_processes, self._device, folder, messages, work),
+                (self.n_processes, self.device, folder, messages, work),
                 self.n_processes,
                 join=False,
             )
@@ -83,7 +83,7 @@ class DataParallelTrainer:
                 for process in processes.processes:
                     process.terminate()
                     process.join()
-            model, meta = load_model(folder, self._device)
+            model, meta = load_model(folder, self.device)
             return model, meta["loss"], meta["n_steps"]
 
     def _watch(self, processes: Any, messages: Any, callbacks: Callbacks) -> None:

@@ -6,12 +6,10 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-import numpy as np
-
 from memory.errors import SettingsError
 from prompts.vocabulary import load_vocabulary
 from tools.data.drawn import Drawn, ImageRequest
-from tools.streets import HEIGHT, WIDTH, Style, render
+from tools.streets import HEIGHT, WIDTH, Style, render, stack
 
 
 class StreetsGenerator:
@@ -47,14 +45,7 @@ class StreetsGenerator:
             render(self._vocabulary.parse(r.text), _seed(r), self._width, self._height, self._style)
             for r in requests
         ]
-        return Drawn(
-            images=np.stack([scene.image for scene in scenes]),
-            labels={
-                "segmentation": np.stack([scene.segmentation for scene in scenes]),
-                "depth": np.stack([scene.depth for scene in scenes]),
-                "normals": np.stack([scene.normals for scene in scenes]),
-            },
-        )
+        return Drawn(*stack(scenes))
 
 
 def _seed(request: ImageRequest) -> int:

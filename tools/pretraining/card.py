@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import betabinom
 
+from eval.likeness import squared_distances
 from memory.files import write_json
 from tools import tasks
 from tools.data.drawn import ImageRequest, join
@@ -295,12 +296,8 @@ def nearest_distances(
     for axis, direction in ((2, "vertical"), (3, "horizontal")):
         if direction in flips:
             views += [np.flip(view, axis) for view in views]
-    length, least = (known**2).sum(1), np.full(len(images), np.inf, np.float32)
-    for view in views:
-        flat = _flat(view)
-        squares = (flat**2).sum(1)[:, None] + length[None] - 2 * flat @ known.T
-        least = np.minimum(least, squares.min(1))
-    distances: NDArray[np.float32] = np.sqrt(np.maximum(least, 0) / known.shape[1])
+    least = np.min([squared_distances(_flat(view), known).min(1) for view in views], axis=0)
+    distances: NDArray[np.float32] = np.sqrt(least / known.shape[1])
     return distances
 
 

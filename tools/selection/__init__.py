@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from eval.likeness import squared_distances
 from tools.plugins import load
 
 Floats = NDArray[np.float64]
@@ -118,6 +119,5 @@ def distances(features: Floats, others: Floats) -> Floats:
     """Return each row's Euclidean distance to the nearest of `others`; infinite without any."""
     if not len(others):
         return np.full(len(features), np.inf)
-    squares = (features**2).sum(1)[:, None] + (others**2).sum(1) - 2 * features @ others.T
-    nearest: Floats = np.sqrt(np.maximum(squares.min(1), 0))
+    nearest: Floats = np.sqrt(squared_distances(features, others).min(1))
     return nearest

@@ -13,8 +13,9 @@ x right, y down, z forward; `depth` is the camera's z. Traffic keeps left, as in
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ from tools.streets.rays import (
 
 __all__ = [
     "CLASS_NAMES", "FAR_M", "HEIGHT", "NATURAL_PRIOR", "PRIOR", "WIDTH", "Camera", "Scene", "Style",
-    "Surface", "focal_px", "render", "scene_attributes", "visible",
+    "Surface", "focal_px", "render", "scene_attributes", "stack", "visible",
 ]  # fmt: skip
 
 CLASS_NAMES = tuple(surface.name.lower() for surface in Surface)
@@ -85,6 +86,13 @@ class Scene:
     normals: NDArray[np.float32]
     attributes: Mapping[str, str]
     camera: Camera
+
+
+def stack(scenes: Sequence[Scene]) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
+    """Return the images of scenes, (n, 3, h, w), and their labels by kind, as in `Samples`."""
+    kinds = ("segmentation", "depth", "normals")
+    labels = {kind: np.stack([getattr(scene, kind) for scene in scenes]) for kind in kinds}
+    return np.stack([scene.image for scene in scenes]), labels
 
 
 def scene_attributes(

@@ -19,7 +19,7 @@ from memory.files import write_bytes
 from prompts.vocabulary import load_vocabulary
 from tools.data.samples import Samples
 from tools.data.shards import read_shards, write_shard
-from tools.streets import CLASS_NAMES, HEIGHT, WIDTH, Style, render
+from tools.streets import CLASS_NAMES, HEIGHT, WIDTH, Style, render, stack
 from tools.targets import SPLITS, check_split
 
 # Increased whenever the renderer draws other pixels than before.
@@ -75,16 +75,13 @@ class Streets:
         first = (SPLITS.index(name) + 1) * 1_000_000
         seeds = range(first, first + self._sizes[name])
         scenes = [render({}, seed, width, height, self._style) for seed in seeds]
+        images, labels = stack(scenes)
         return Samples(
-            images=np.stack([scene.image for scene in scenes]),
+            images=images,
             classes=np.zeros(len(scenes), np.int64),
             attributes=[scene.attributes for scene in scenes],
             ids=[f"{name}-{seed}" for seed in seeds],
-            labels={
-                "segmentation": np.stack([scene.segmentation for scene in scenes]),
-                "depth": np.stack([scene.depth for scene in scenes]),
-                "normals": np.stack([scene.normals for scene in scenes]),
-            },
+            labels=labels,
         )
 
 

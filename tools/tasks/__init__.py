@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,10 +18,7 @@ from numpy.typing import NDArray
 from eval.slices import Scores, failing_slices, slice_report
 from memory.records import Estimate, Failure, Report
 from tools.data.samples import Images, Samples
-from tools.settings import BOTH_FLIPS
-
-if TYPE_CHECKING:
-    from tools.settings import TrainSettings
+from tools.settings import BOTH_FLIPS, TrainSettings
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,10 +31,8 @@ from tools.models.transformers_folder import (
     untrained,
     with_new_head,
 )
+from tools.settings import TrainSettings
 from tools.tasks import Batch, Model, Slicing, TaskBase, pixel_batches
-
-if TYPE_CHECKING:
-    from tools.settings import TrainSettings
 
 _PREDICT_BATCH = 128
 _KIND = "an image classifier"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,11 +27,9 @@ from tools.models.transformers_folder import (
     untrained,
     with_new_head,
 )
+from tools.settings import TrainSettings
 from tools.tasks import Batch, Model, TaskBase, pixel_batches
 from tools.tasks.unet import UNet
-
-if TYPE_CHECKING:
-    from tools.settings import TrainSettings
 
 Head = Literal["semantic segmentation", "depth estimation"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +17,10 @@ from eval.colours import depth_rgb, side_by_side
 from eval.dense import depth_metrics, depth_scores, depth_sums
 from memory.records import Estimate
 from tools.data.samples import Images, Samples
+from tools.settings import TrainSettings
 from tools.tasks import Batch, Model
 from tools.tasks.dense import DenseTask, Head, mean_over_known
 from tools.tasks.unet import UNet
-
-if TYPE_CHECKING:
-    from tools.settings import TrainSettings
 
 _INITIAL_M = 10.0
 

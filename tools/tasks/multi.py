@@ -7,7 +7,7 @@ model is `unet`, or the folder of a transformers model for semantic segmentation
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,11 +18,9 @@ from memory.errors import SettingsError
 from memory.records import Estimate
 from tools import tasks
 from tools.data.samples import Images, Samples
+from tools.settings import TrainSettings
 from tools.tasks import Batch, Model
 from tools.tasks.dense import DenseTask, outputs_of
-
-if TYPE_CHECKING:
-    from tools.settings import TrainSettings
 
 KINDS = ("segmentation", "depth", "normals")
 

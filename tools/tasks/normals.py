@@ -7,7 +7,7 @@ then has three outputs instead of classes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +18,9 @@ from eval.colours import normals_rgb, side_by_side
 from eval.dense import angle_counts, normals_metrics, normals_scores
 from memory.records import Estimate
 from tools.data.samples import Images, Samples
+from tools.settings import TrainSettings
 from tools.tasks import Batch
 from tools.tasks.dense import DenseTask, mean_over_known
-
-if TYPE_CHECKING:
-    from tools.settings import TrainSettings
 
 
 class Normals(DenseTask):

@@ -6,7 +6,7 @@ The model is `unet`, or the folder of a transformers model for semantic segmenta
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +18,9 @@ from eval.delivery import Figure
 from eval.dense import class_ious, confusions, segmentation_metrics, segmentation_scores
 from memory.records import Estimate
 from tools.data.samples import VOID, Images, Samples
+from tools.settings import TrainSettings
 from tools.tasks import Batch
 from tools.tasks.dense import DenseTask, mean_over_known
-
-if TYPE_CHECKING:
-    from tools.settings import TrainSettings
 
 
 class Segmentation(DenseTask):
