@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.metrics import wilson
-from memory.records import Estimate, Failure, Report, SliceScore, digest, slice_key
+from memory.records import (
+    Estimate,
+    Failure,
+    Plan,
+    PromptSpec,
+    Report,
+    SliceScore,
+    digest,
+    slice_key,
+)
 
 
 def estimate(value: float, n: int = 100, half: float | None = None) -> Estimate:
@@ -50,3 +59,14 @@ def failure(attributes: Mapping[str, str], error: float = 0.6, **changes: Any) -
         "significant": True,
     }
     return Failure(**{**values, **changes})
+
+
+def plan_by_slices(counts: Sequence[int], number: int = 2) -> Plan:
+    """A plan with so many images for the slice "a=v0", "a=v1" and so on."""
+    prompts = [
+        PromptSpec(
+            id=f"p{i}", text="a cell", class_name="c", attributes={"a": f"v{i}"}, count=count
+        )
+        for i, count in enumerate(counts)
+    ]
+    return Plan(round=number, author="failure", prompts=tuple(prompts))

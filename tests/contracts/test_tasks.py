@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig
+from transformers import ResNetConfig, ResNetForImageClassification
 
 from memory.errors import DataError, SettingsError, WeightsError
+from tests.tools import tiny_transformers
 from tools import tasks
 from tools.data.samples import Samples
 from tools.models.dstm_file import load_model, save_model
@@ -154,16 +155,7 @@ def test_class_probabilities_add_up_to_one() -> None:
 
 
 def vit(folder: Path, **changes: Any) -> Path:
-    config = ViTConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        image_size=48,
-        patch_size=16,
-        architectures=["ViTForImageClassification"],
-        **changes,
-    )
+    config = tiny_transformers.vit(image_size=48, patch_size=16, **{"num_channels": 3, **changes})
     config.save_pretrained(folder)
     return folder
 

@@ -7,8 +7,8 @@ import pytest
 
 from eval.credit import settle
 from eval.effects import plain_changes, slice_effects
-from memory.records import Estimate, Hypothesis, Plan, PromptSpec, Report
-from tests.factories import report, slice_score
+from memory.records import Estimate, Hypothesis, Plan, Report
+from tests.factories import plan_by_slices, report, slice_score
 
 N_IMAGES, FLOOR = 200, 0.4
 
@@ -28,18 +28,8 @@ def measured(
 
 def plan_for(key: str, n_slices: int) -> Plan:
     """A floor for all slices, and the other images for one."""
-    prompts = [
-        PromptSpec(
-            id=f"p{i}",
-            text="a cell",
-            class_name="c",
-            attributes={"a": f"v{i}"},
-            count=max(1, int(N_IMAGES * FLOOR / n_slices))
-            + (int(N_IMAGES * (1 - FLOOR)) if f"a=v{i}" == key else 0),
-        )
-        for i in range(n_slices)
-    ]
-    return Plan(round=2, author="failure", prompts=tuple(prompts))
+    floor, rest = max(1, int(N_IMAGES * FLOOR / n_slices)), int(N_IMAGES * (1 - FLOOR))
+    return plan_by_slices([floor + rest * (f"a=v{i}" == key) for i in range(n_slices)])
 
 
 def play(

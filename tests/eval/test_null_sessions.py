@@ -11,27 +11,13 @@ import pytest
 from eval.credit import settle
 from eval.effects import slice_effects
 from eval.slices import failing_slices, share_of_alpha, slice_report
-from memory.records import Hypothesis, Plan, PromptSpec, Report
+from memory.records import Hypothesis, Report
+from tests.factories import plan_by_slices
 
 N_SLICES, N_PHOTOGRAPHS, N_ROUNDS = 12, 480, 4
 BY = [("a",)]
 # The full size of the issue takes a minute: N_NULL_SESSIONS=1000.
 N_SESSIONS = int(os.environ.get("N_NULL_SESSIONS", "40"))
-
-
-def aimed(key: str, number: int) -> Plan:
-    """A floor of 4 images for every slice, and 48 for one."""
-    prompts = [
-        PromptSpec(
-            id=f"p{i}",
-            text="a cell",
-            class_name="c",
-            attributes={"a": f"v{i}"},
-            count=52 if key == f"a=v{i}" else 4,
-        )
-        for i in range(N_SLICES)
-    ]
-    return Plan(round=number, author="failure", prompts=tuple(prompts))
 
 
 def null_session(seed: int, dense: bool) -> Mapping[str, list[bool | None]]:
@@ -54,7 +40,9 @@ def null_session(seed: int, dense: bool) -> Mapping[str, list[bool | None]]:
         report = slice_report({}, scores, attributes, BY, 10, number, "feedback")
         if before is not None and before.worst_slice:
             guess = Hypothesis(slice=before.worst_slice, expected_change=0.01)
-            effects = slice_effects(aimed(guess.slice, number), before, report)
+            # A floor of 4 images for every slice, and 48 more for one.
+            counts = [52 if guess.slice == f"a=v{i}" else 4 for i in range(N_SLICES)]
+            effects = slice_effects(plan_by_slices(counts, number), before, report)
             verdicts.append(settle(guess, before, report, effects).held)
         before = report
     return {"verdicts": verdicts, "failed": failed}

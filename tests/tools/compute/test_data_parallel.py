@@ -8,9 +8,9 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from transformers import ViTConfig
 
 from memory.errors import SettingsError, ShapingError, Stopped
+from tests.tools import tiny_transformers
 from tools import tasks
 from tools.compute.data_parallel import DataParallelTrainer
 from tools.data.shards import write_shard
@@ -36,20 +36,8 @@ def shard(tmp_path: Path, target: Any) -> Path:
 @pytest.fixture
 def settings(tmp_path: Path) -> TrainSettings:
     """Of a small transformer, which normalises every image for itself."""
-    vit = ViTConfig(
-        image_size=16,
-        patch_size=4,
-        num_channels=1,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
     folder = tmp_path / "vit"
-    vit.architectures = ["ViTForImageClassification"]
-    vit.save_pretrained(folder)
+    tiny_transformers.vit().save_pretrained(folder)
     return TrainSettings(model=str(folder), steps=30, batch_size=16, learning_rate=0.003)
 
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import batch_norm, interpolate
-from transformers import SegformerConfig, SegformerForSemanticSegmentation
+from transformers import SegformerForSemanticSegmentation
 
 from memory.errors import SettingsError, WeightsError
+from tests.tools import tiny_transformers
 from tests.tools.tiny_biggan import CONFIG, biggan
 from tools import generators, labelers
 from tools.compute.recipe import Recipe
@@ -265,21 +266,8 @@ def test_half_precision_weights_are_read(folder: Path, tmp_path: Path) -> None:
 
 def test_labels_come_from_a_labeler(folder: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    SegformerForSemanticSegmentation(
-        SegformerConfig(
-            num_encoder_blocks=1,
-            depths=[1],
-            sr_ratios=[2],
-            hidden_sizes=[8],
-            patch_sizes=[3],
-            strides=[2],
-            num_attention_heads=[1],
-            mlp_ratios=[2],
-            decoder_hidden_size=8,
-            id2label={0: "cell", 1: "crack"},
-            label2id={"cell": 0, "crack": 1},
-        )
-    ).save_pretrained(tmp_path)
+    config = tiny_transformers.segformer("cell", "crack")
+    SegformerForSemanticSegmentation(config).save_pretrained(tmp_path)
     options = {"weights": str(folder), "vocabulary": "elpv"}
     more = {"segmentation": str(tmp_path)}
     recipe = Recipe("class_gan", SHAPE, options, "pseudo", ("cell", "crack"), more)

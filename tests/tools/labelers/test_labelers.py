@@ -8,13 +8,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from transformers import (
-    DPTConfig,
     DPTForDepthEstimation,
-    SegformerConfig,
     SegformerForSemanticSegmentation,
 )
 
 from memory.errors import DataError, SettingsError, WeightsError
+from tests.tools import tiny_transformers
 from tools import labelers
 from tools.data.drawn import ImageRequest
 from tools.data.samples import VOID, Images, Samples
@@ -39,20 +38,8 @@ def generator() -> Generator:
 @pytest.fixture(scope="module")
 def segformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    config = SegformerConfig(
-        num_encoder_blocks=2,
-        depths=[1, 1],
-        sr_ratios=[2, 1],
-        hidden_sizes=[8, 16],
-        patch_sizes=[3, 3],
-        strides=[2, 2],
-        num_attention_heads=[1, 2],
-        mlp_ratios=[2, 2],
-        decoder_hidden_size=16,
-        id2label={0: "shade", 1: "lamp", 2: "fog"},
-        label2id={"shade": 0, "lamp": 1, "fog": 2},
-    )
     folder = tmp_path_factory.mktemp("segformer")
+    config = tiny_transformers.segformer("shade", "lamp", "fog")
     SegformerForSemanticSegmentation(config).save_pretrained(folder)
     return folder
 
@@ -60,19 +47,8 @@ def segformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def dpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    config = DPTConfig(
-        hidden_size=16,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        intermediate_size=32,
-        image_size=32,
-        patch_size=16,
-        backbone_out_indices=[0, 1, 2, 3],
-        neck_hidden_sizes=[8, 8, 8, 8],
-        fusion_hidden_size=8,
-    )
     folder = tmp_path_factory.mktemp("dpt")
-    model = DPTForDepthEstimation(config)
+    model = DPTForDepthEstimation(tiny_transformers.dpt())
     # Untrained, it says next to nothing, which counts as unknown.
     torch.nn.init.constant_(model.head.head[4].bias, 5.0)
     model.save_pretrained(folder)

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import ViTConfig, ViTForImageClassification
+from transformers import ViTForImageClassification
 
 from agent.config.settings import load_settings
 from memory.errors import SettingsError, WeightsError
+from tests.tools import tiny_transformers
 from tools import tasks
 from tools.models.dstm_file import load_model, save_model
 from tools.models.efficientnet import PACKAGE, Lite0Classifier
@@ -29,17 +30,8 @@ TASK = tasks.build("classification")
 @pytest.fixture
 def settings(tmp_path: Path) -> DstmSettings:
     """Of a small transformer with weights."""
-    vit = ViTConfig(
-        image_size=16,
-        patch_size=4,
-        num_channels=1,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-    )
     torch.manual_seed(0)
-    ViTForImageClassification(vit).save_pretrained(tmp_path / "vit")
+    ViTForImageClassification(tiny_transformers.vit()).save_pretrained(tmp_path / "vit")
     return DstmSettings(model=str(tmp_path / "vit"), steps=40, batch_size=16, min_class_weight=0)
 
 

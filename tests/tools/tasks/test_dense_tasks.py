@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import DPTConfig, SegformerConfig
 
 from memory.errors import SettingsError, WeightsError
+from tests.tools import tiny_transformers
 from tools import tasks
 from tools.data.samples import VOID, Samples
 from tools.models.dstm_file import load_model, save_model
@@ -179,36 +179,15 @@ def test_a_mirrored_street_has_mirrored_normals(unseen: Samples) -> None:
     assert kinds == {"same", "mirrored"}
 
 
-def segformer(folder: Path) -> Path:
-    sizes = {"hidden_sizes": [8, 8, 16, 16], "depths": [1] * 4, "num_attention_heads": [1] * 4}
-    config = SegformerConfig(**sizes, decoder_hidden_size=16, num_encoder_blocks=4)
-    config.architectures = ["SegformerForSemanticSegmentation"]
-    config.save_pretrained(folder)
-    return folder
-
-
-def dpt(folder: Path) -> Path:
-    config = DPTConfig(
-        hidden_size=16,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        intermediate_size=16,
-        image_size=32,
-        patch_size=16,
-        backbone_out_indices=[0, 1, 2, 3],
-        neck_hidden_sizes=[8, 8, 8, 8],
-        fusion_hidden_size=8,
-        architectures=["DPTForDepthEstimation"],
-    )
-    config.save_pretrained(folder)
-    return folder
-
-
-@pytest.mark.parametrize(("name", "make"), [("segmentation", segformer), ("depth", dpt)])
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [("segmentation", tiny_transformers.segformer()), ("depth", tiny_transformers.dpt())],
+)
 def test_models_of_transformers_are_trained(
-    unseen: Samples, tmp_path: Path, name: str, make: Any
+    unseen: Samples, tmp_path: Path, name: str, config: Any
 ) -> None:
-    folder = str(make(tmp_path / "model"))
+    folder = str(tmp_path / "model")
+    config.save_pretrained(folder)
     task = tasks.build(name)
     settings = TrainSettings(model=folder, steps=2, batch_size=2)
     model, _, _ = train_model(unseen, task, len(CLASS_NAMES), settings)
