@@ -28,7 +28,8 @@ Kind = Literal["slice", "cluster", "direction"]
 # Halvings of the images, each with two mixtures.
 N_SPLITS = 5
 N_FOLDS = 5
-# Shares of a class that the end of its failure direction may hold.
+# Ridge of a failure direction, and shares of a class that its end may hold.
+PENALTY = 5.0
 TAILS = (0.05, 0.1, 0.2)
 
 
@@ -114,13 +115,13 @@ def factor_audit(errors: Floats, attributes: Attributes, n_min: int = 10) -> tup
     return tuple(sorted(factors, key=lambda factor: (-factor.f, factor.names)))
 
 
-def fit_direction(embeddings: Floats, errors: Floats, penalty: float = 5.0) -> Floats:
+def fit_direction(embeddings: Floats, errors: Floats) -> Floats:
     """Return a failure direction: (d + 1,) weights, the offset first.
 
     The logistic regression of errors, 0..1, (n,), on standardised embeddings, (n, d), with a ridge
-    of `penalty`. An image's decision value, `w[0] + embeddings @ w[1:]`, rises towards failures.
+    of `PENALTY`. An image's decision value, `w[0] + embeddings @ w[1:]`, rises towards failures.
     """
-    ridge = np.full(embeddings.shape[1] + 1, penalty)
+    ridge = np.full(embeddings.shape[1] + 1, PENALTY)
     ridge[0] = 1e-6
     return logistic_regression(embeddings, errors, ridge / len(errors))
 
@@ -144,9 +145,7 @@ def attribute_candidates(images: Evaluated, n_min: int) -> list[Candidate]:
     return candidates
 
 
-def group_candidates(
-    images: Evaluated, rows: Indices, n_min: int, seed: int = 0
-) -> list[Candidate]:
+def group_candidates(images: Evaluated, rows: Indices, n_min: int) -> list[Candidate]:
     """Return groups of images that look alike, explained ones too: errors have no part in them.
 
     Of more than `MOST_IMAGES` images, groups of as many drawn by chance, and tested on these.
@@ -154,15 +153,13 @@ def group_candidates(
     assert images.embeddings is not None
     every = np.arange(len(images.errors))
     if len(every) > MOST_IMAGES:
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(0)
         every = np.sort(rng.choice(every, MOST_IMAGES, replace=False))
     groups = look_alike(images.embeddings[every], n_min)
     return [Candidate("cluster", every[group], every, {}) for group in groups]
 
 
-def mixture_candidates(
-    images: Evaluated, rows: Indices, n_min: int, seed: int = 0
-) -> list[Candidate]:
+def mixture_candidates(images: Evaluated, rows: Indices, n_min: int) -> list[Candidate]:
     """Return clusters of mixtures, each fitted on one half of `rows` and tested on the other.
 
     Images belong to the component that is likeliest by their embedding alone, so that a held-out
@@ -172,7 +169,7 @@ def mixture_candidates(
     candidates = []
     for split in range(N_SPLITS):
         group = _numbered_groups(images, rows)
-        order = np.random.default_rng([seed, split]).permutation(group.max() + 1)
+        order = np.random.default_rng([0, split]).permutation(group.max() + 1)
         place = np.argsort(order)[group]
         shuffled = rows[np.argsort(place, kind="stable")]
         halves = np.split(shuffled, [int((place < len(order) // 2).sum())])
@@ -181,7 +178,7 @@ def mixture_candidates(
             if errors.min() == errors.max():
                 continue
             outcomes = [outcome[fitted] for outcome in images.outcomes]
-            mixture = fit_mixture(images.embeddings[fitted], outcomes, errors, seed)
+            mixture = fit_mixture(images.embeddings[fitted], outcomes, errors)
             component = mixture.assign(images.embeddings[rows])
             for number in range(len(mixture.means)):
                 members = rows[component == number]
@@ -196,9 +193,7 @@ def _numbered_groups(images: Evaluated, rows: Indices) -> Indices:
     return np.unique(of_rows, return_inverse=True)[1]
 
 
-def direction_candidates(
-    images: Evaluated, rows: Indices, n_min: int, seed: int = 0
-) -> list[Candidate]:
+def direction_candidates(images: Evaluated, rows: Indices, n_min: int) -> list[Candidate]:
     """Return the ends of each class's failure direction, cross-fitted; without classes, of all.
 
     An image's decision value comes from a direction that was fitted without it.
@@ -209,7 +204,7 @@ def direction_candidates(
     for number in np.unique(classes):
         of_class = rows[classes == number]
         group = _numbered_groups(images, of_class)
-        fold = np.random.default_rng(seed).permutation(group.max() + 1)[group] % N_FOLDS
+        fold = np.random.default_rng(0).permutation(group.max() + 1)[group] % N_FOLDS
         z = principal_components(images.embeddings[of_class], N_WHITE)
         value = np.zeros(len(of_class))
         for part in range(N_FOLDS):

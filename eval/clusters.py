@@ -138,7 +138,6 @@ def fit_mixture(
     embeddings: Floats,
     outcomes: Sequence[Floats],
     errors: Floats,
-    seed: int = 0,
     n_components: int = N_COMPONENTS,
 ) -> Mixture:
     """Fit components whose images are alike in appearance and in the outcome of the model.
@@ -153,10 +152,9 @@ def fit_mixture(
         outcomes: as in `eval.candidates.Evaluated`; a column of scores is normal within a
             component.
         errors: 0..1, (n,).
-        seed: of the initialisation.
         n_components: most components.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     centre, projection = contrast(embeddings, errors)
     z = (embeddings - centre) @ projection
     responsibility = _begin(z, outcomes, n_components, rng)

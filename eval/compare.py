@@ -167,13 +167,13 @@ def mean_curve(scores: Sequence[Score], figure: str) -> dict[int, Estimate]:
     }
 
 
-def area(curve: Sequence[Score], figure: str = "worst_five") -> float:
-    """Return the area under a curve over the images, divided by their range (trapezoid rule)."""
+def area(curve: Sequence[Score]) -> float:
+    """Return the mean of the worst-five score over the images (trapezoid rule)."""
     x = np.array([score.n_images for score in curve], dtype=np.float64)
-    y = np.array([getattr(score, figure) for score in curve], dtype=np.float64)
+    y = np.array([score.worst_five for score in curve])
     if len(x) == 1:
         return float(y[0])
-    return float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum() / (x[-1] - x[0]))
+    return float(np.trapezoid(y, x) / (x[-1] - x[0]))
 
 
 def images_to_reach(images: Sequence[float], values: Sequence[float], goal: float) -> float | None:

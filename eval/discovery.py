@@ -37,6 +37,8 @@ from memory.records import Failure, Trait, digest, slice_key
 
 Floats = NDArray[np.float64]
 
+# Most findings, and most examples of each.
+N_FINDINGS, N_EXAMPLES = 10, 16
 # Candidates that may explain a larger one together.
 N_PARTS = 3
 # Members' share of a trait, and how much more frequent it is among them than among all.
@@ -51,7 +53,7 @@ def select(
     n_min: int,
     alpha: float,
     explained: Indices | None = None,
-    limit: int = 10,
+    limit: int = N_FINDINGS,
     groups: Indices | None = None,
 ) -> list[Candidate]:
     """Return the candidates that err more than the rest, each for what the earlier do not explain.
@@ -161,11 +163,8 @@ def discover(
     images: Evaluated,
     n_min: int,
     alpha: float = 0.05,
-    seed: int = 0,
     reported: Sequence[Failure] = (),
     previous: Sequence[Failure] = (),
-    limit: int = 10,
-    n_examples: int = 16,
 ) -> tuple[Failure, ...]:
     """Return failures that the significant ones of `reported` do not explain.
 
@@ -178,12 +177,9 @@ def discover(
             are embeddings.
         n_min: photographs that a finding needs.
         alpha: false discovery rate, 0..1.
-        seed: of the halvings and folds.
         reported: failures of the slices that a report measures.
         previous: failures of the round before; findings that overlap them (see `follow`) keep
             their ids and names.
-        limit: most findings.
-        n_examples: most examples of a finding.
 
     Returns:
         Findings in the order in which they were selected; none without images or errors.
@@ -193,19 +189,19 @@ def discover(
         return ()
     explained = _explained(images, reported)
     chosen = partial(select, scores=scores, n_min=n_min, alpha=alpha, groups=images.groups)
-    findings = chosen(attribute_candidates(images, n_min), explained=explained, limit=limit)
+    findings = chosen(attribute_candidates(images, n_min), explained=explained)
     explained = np.unique(np.concatenate([explained, *(c.members for c in findings)]))
     if images.embeddings is not None:
         # The end of a direction may hold several clusters, so those go first.
         for look in (group_candidates, mixture_candidates, direction_candidates):
             rows = np.setdiff1d(np.arange(n), explained)
-            candidates = look(images, rows, n_min, seed) if len(rows) >= 4 * n_min else []
-            new = chosen(candidates, explained=explained, limit=limit - len(findings))
+            candidates = look(images, rows, n_min) if len(rows) >= 4 * n_min else []
+            new = chosen(candidates, explained=explained, limit=N_FINDINGS - len(findings))
             explained = np.unique(np.concatenate([explained, *(c.members for c in new)]))
             findings += new
     listed = {failure.slice for failure in reported}
     failures = [
-        _failure(images, candidate, n_examples)
+        _failure(images, candidate)
         for candidate in findings
         if slice_key(candidate.attributes) not in listed or candidate.kind != "slice"
     ]
@@ -288,7 +284,7 @@ def _explained(images: Evaluated, reported: Sequence[Failure]) -> Indices:
     return np.flatnonzero(inside)
 
 
-def _failure(images: Evaluated, candidate: Candidate, n_examples: int) -> Failure:
+def _failure(images: Evaluated, candidate: Candidate) -> Failure:
     members, errors = candidate.members, images.errors[candidate.members]
     rest = np.setdiff1d(candidate.tested, members)
     ids = tuple(images.ids[int(i)] for i in members)
@@ -310,7 +306,7 @@ def _failure(images: Evaluated, candidate: Candidate, n_examples: int) -> Failur
         p_value=min(1.0, candidate.p),
         q_value=candidate.q,
         significant=True,
-        examples=tuple(ids[i] for i in order[:n_examples]),
+        examples=tuple(ids[i] for i in order[:N_EXAMPLES]),
         kind=candidate.kind,
         members=() if is_slice else ids,
         traits=() if is_slice else common,

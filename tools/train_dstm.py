@@ -42,6 +42,7 @@ Warn = Callable[[str, str], None]
 MAX_RETURNS = 2
 SLOWER = 0.3
 _N_SNAPSHOTS = 20
+_WARMUP = 0.15
 
 
 class Callbacks(NamedTuple):
@@ -383,8 +384,8 @@ def _backward(
             warn("out of memory in training", f"Batches pass in {n_parts} parts from now on.")
 
 
-def _one_cycle(progress: float, warmup: float = 0.15) -> float:
+def _one_cycle(progress: float) -> float:
     """Return the learning rate as a share of the highest, at `progress`, 0..1, of the training."""
-    if progress < warmup:
-        return 0.04 + 0.96 * progress / warmup
-    return 0.5 + 0.5 * math.cos(math.pi * (progress - warmup) / (1 - warmup))
+    if progress < _WARMUP:
+        return 0.04 + 0.96 * progress / _WARMUP
+    return 0.5 + 0.5 * math.cos(math.pi * (progress - _WARMUP) / (1 - _WARMUP))
