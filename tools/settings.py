@@ -33,6 +33,15 @@ def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
     return current
 
 
+class WithEarlierNames(Record):
+    """A record of settings that also reads the names of earlier versions."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier_names(cls, values: Any) -> Any:
+        return renamed(values) if isinstance(values, Mapping) else values
+
+
 class TrainSettings(Record):
     """Settings of a DSTM's training; the number of steps does not depend on that of images."""
 
@@ -263,7 +272,7 @@ class JointSettings(LoraSettings):
     )
 
 
-class PretrainSettings(CaptionedRun):
+class PretrainSettings(CaptionedRun, WithEarlierNames):
     """Settings of a pretraining of an MTDM; names of earlier versions are still read."""
 
     precision: Literal["auto", "float32", "bfloat16"] = Field(
@@ -324,8 +333,3 @@ class PretrainSettings(CaptionedRun):
     joint: JointSettings = Field(
         JointSettings(), description="of `shaping pretrain --from MODEL` alone"
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_earlier_names(cls, values: Any) -> Any:
-        return renamed(values) if isinstance(values, Mapping) else values

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from memory import minilm
 from memory.errors import WeightsError
-from memory.records import Record, Share
+from memory.records import Share
 from tools.data.drawn import Drawn, ImageRequest, join
 from tools.diffusion.pipeline import GUIDANCE, GUIDANCE_INTERVAL, MAX_TOKENS, STEPS, MTDMPipeline
 from tools.diffusion.sampler import seeded_noise
 from tools.diffusion.weights import load_pipeline, weights_folder
 from tools.models.digests import identity_of
 from tools.plugins import read_options
-from tools.settings import renamed
+from tools.settings import WithEarlierNames
 
 
-class MTDMOptions(Record):
+class MTDMOptions(WithEarlierNames):
     """Which MTDM draws, and how; each is a key of generator or of generator.options."""
 
     weights: str = Field("bundled:solar", description="a folder, or bundled:NAME")
@@ -32,11 +32,6 @@ class MTDMOptions(Record):
     s_noise: tuple[Share, Share] | None = Field(
         None, description="share of the noise of image and labels that a step keeps; None: own"
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_earlier_names(cls, values: Any) -> Any:
-        return renamed(values) if isinstance(values, Mapping) else values
 
 
 class MTDMGenerator:

@@ -138,15 +138,12 @@ def train_audit(
         folds[samples.classes == number] = np.arange(n) % N_FOLDS
     models, out_of_fold = [], []
     for fold in range(N_FOLDS):
-
-        def done(step: int, total: int, fold: int = fold) -> None:
-            progress(fold * train.steps + step, N_FOLDS * train.steps)
-
         known, held = (
             samples.take(np.flatnonzero(rows)) for rows in (folds != fold, folds == fold)
         )
         own_folder = folder / f"fold-{fold}"
-        model = trained_once(own_folder, task, known, names, train, device, done)
+        part = fold, N_FOLDS
+        model = trained_once(own_folder, task, known, names, train, device, progress, part)
         path = own_folder / "out-of-fold.json"
         if not path.exists():
             p = task.predict(model, held.images)
@@ -164,10 +161,19 @@ def trained_once(
     settings: TrainSettings,
     device: str,
     progress: Callable[[int, int], None],
+    part: tuple[int, int] = (0, 1),
 ) -> Model:
-    """Return the model in a folder, trained and saved there first where it is missing."""
+    """Return the model in a folder, trained and saved there first where it is missing.
+
+    part: number of this training, and how many `progress` is about.
+    """
+    number, n_parts = part
+
+    def done(step: int, total: int) -> None:
+        progress(number * total + step, n_parts * total)
+
     if (folder / "model.json").exists():
         return load_model(folder, device)[0]
-    model, _, _ = train_model(samples, task, len(class_names), settings, device, progress)
+    model, _, _ = train_model(samples, task, len(class_names), settings, device, done)
     save_model(folder, model, {"task": settings.task, "class_names": list(class_names)})
     return model

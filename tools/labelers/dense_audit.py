@@ -167,18 +167,14 @@ def train_dense_audit(
         base.model_dump(mode="json"),
     ]
     folder = cache_dir / f"audit-{target.name}-{digest(key)}"
-    n_steps = settings.train.steps
     models = []
     held_out = np.arange(len(samples)) % _HELD_OUT == 0
     known, names = samples.take(np.flatnonzero(~held_out)), target.pixel_classes
     for member in range(settings.members):
         train = base.model_copy(update={"seed": base.seed + member})
-
-        def done(step: int, total: int, member: int = member) -> None:
-            progress(member * n_steps + step, settings.members * n_steps)
-
         own_folder = folder / f"member-{member}"
-        trained_once(own_folder, task, known, names, train, device, done)
+        part = member, settings.members
+        trained_once(own_folder, task, known, names, train, device, progress, part)
         # As saved, so that the first call computes with the same numbers as later ones.
         models.append(load_model(own_folder, device)[0])
     path = folder / "calibration.json"

@@ -6,7 +6,6 @@ training loop in `tools.train_dstm` is the same for all tasks.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -16,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from eval.slices import Scores, failing_slices, slice_report
-from memory.records import Estimate, Failure, Report
+from memory.records import Confusion, Estimate, Failure, Report
 from tools.data.samples import Images, Samples
 from tools.settings import BOTH_FLIPS, TrainSettings
 
@@ -70,6 +69,8 @@ class Model(torch.nn.Module):
 class Task(Protocol):
     """A kind of downstream task. A task file has a function `build() -> Task`.
 
+    Subclasses define what has no body here; reports and failures follow from figures and scores.
+
     Attributes:
         name: Of the file.
         needs: Kinds of labels (`Samples.labels`) that it learns from, none for image classes.
@@ -113,6 +114,24 @@ class Task(Protocol):
         """Return the score of each image, 0..1, (n,), NaN where nothing of it is known."""
         ...
 
+    def figures(
+        self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
+    ) -> tuple[Mapping[str, Estimate], Scores]:
+        """Return the figures of a report by name, and each image's score, see `eval.slices`."""
+        ...
+
+    def tested(
+        self, predictions: NDArray[Any], samples: Samples
+    ) -> tuple[Scores, NDArray[Any] | None]:
+        """Return the scores that slices are tested by, and what examples are sorted by, if else."""
+        return self.scores(predictions, samples), None
+
+    def confusions(
+        self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
+    ) -> tuple[Confusion, ...]:
+        """Return what the photographs of each class are most often taken for."""
+        return ()
+
     def report(
         self,
         predictions: NDArray[Any],
@@ -123,54 +142,16 @@ class Task(Protocol):
         slicing: Slicing,
     ) -> Report:
         """Return the task's figures on a split, overall and by slices."""
-        ...
+        metrics, scores = self.figures(predictions, samples, class_names)
+        by, n_min = slicing.by, slicing.n_min
+        report = slice_report(metrics, scores, samples.attributes, by, n_min, round, split)
+        confusions = self.confusions(predictions, samples, class_names)
+        return report.model_copy(update={"confusions": confusions})
 
     def failures(
         self, predictions: NDArray[Any], samples: Samples, slicing: Slicing
     ) -> tuple[Failure, ...]:
         """Return the slices that are worse than the rest, significant ones first."""
-        ...
-
-    def pictures(
-        self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
-    ) -> tuple[Images, list[str]]:
-        """Return a picture and a caption of each sample: the truth and the prediction."""
-        ...
-
-
-class TaskBase(Task):
-    """Base of tasks that have a score for each image, by which slices are measured."""
-
-    @abstractmethod
-    def figures(
-        self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
-    ) -> tuple[Mapping[str, Estimate], Scores]:
-        """Return the figures of a report by name, and each image's score, see `eval.slices`."""
-
-    def tested(
-        self, predictions: NDArray[Any], samples: Samples
-    ) -> tuple[Scores, NDArray[Any] | None]:
-        """Return the scores that slices are tested by, and what examples are sorted by, if else."""
-        return self.scores(predictions, samples), None
-
-    def report(
-        self,
-        predictions: NDArray[Any],
-        samples: Samples,
-        class_names: Sequence[str],
-        round: int,  # noqa: A002 (the name of the record's field)
-        split: str,
-        slicing: Slicing,
-    ) -> Report:
-        """Return the figures of a split, and every slice's mean score."""
-        metrics, scores = self.figures(predictions, samples, class_names)
-        by, n_min = slicing.by, slicing.n_min
-        return slice_report(metrics, scores, samples.attributes, by, n_min, round, split)
-
-    def failures(
-        self, predictions: NDArray[Any], samples: Samples, slicing: Slicing
-    ) -> tuple[Failure, ...]:
-        """Return the slices whose mean score is lower than that of the rest."""
         scores, confidence = self.tested(predictions, samples)
         return failing_slices(
             scores,
@@ -182,6 +163,12 @@ class TaskBase(Task):
             confidence=confidence,
             groups=samples.groups or None,
         )
+
+    def pictures(
+        self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
+    ) -> tuple[Images, list[str]]:
+        """Return a picture and a caption of each sample: the truth and the prediction."""
+        ...
 
 
 def pixel_batches(images: Images, size: int, device: Any = "cpu") -> Iterator[torch.Tensor]:

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from eval.delivery import Figure, class_sums
 from eval.metrics import classification_metrics
 from eval.slices import Scores
-from memory.records import Confusion, Estimate, Report
+from memory.records import Confusion, Estimate
 from tools.data.samples import Images, Samples
 from tools.models.efficientnet import Lite0Classifier, load
 from tools.models.transformers_folder import (
@@ -32,7 +32,7 @@ from tools.models.transformers_folder import (
     with_new_head,
 )
 from tools.settings import TrainSettings
-from tools.tasks import Batch, Model, Slicing, TaskBase, pixel_batches
+from tools.tasks import Batch, Model, Task, pixel_batches
 
 _PREDICT_BATCH = 128
 _KIND = "an image classifier"
@@ -84,7 +84,7 @@ class TransformersClassifier(TransformersModel):
         return logits
 
 
-class Classification(TaskBase):
+class Classification(Task):
     """See `tools.tasks.Task`; labels are class numbers, int64, (n,)."""
 
     name = "classification"
@@ -173,19 +173,26 @@ class Classification(TaskBase):
         """Return what each image adds to balanced accuracy, and the figure, see `eval.delivery`."""
         return class_sums(self.scores(predictions, samples), samples.classes)
 
-    def report(
-        self,
-        predictions: NDArray[Any],
-        samples: Samples,
-        class_names: Sequence[str],
-        round: int,  # noqa: A002 (the name of the record's field)
-        split: str,
-        slicing: Slicing,
-    ) -> Report:
-        """Return the figures, the accuracy of every slice, and what classes are taken for."""
-        report = super().report(predictions, samples, class_names, round, split, slicing)
-        confused = _confusions(samples.classes, predictions.argmax(1), class_names)
-        return report.model_copy(update={"confusions": confused})
+    def confusions(
+        self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
+    ) -> tuple[Confusion, ...]:
+        """Return what the photographs of each class are most often taken for, if another one."""
+        n = len(class_names)
+        cells = n * samples.classes + predictions.argmax(1)
+        counts = np.bincount(cells, minlength=n * n).reshape(n, n)
+        totals = counts.sum(1)
+        np.fill_diagonal(counts, 0)
+        found = [
+            Confusion(
+                true=class_names[i],
+                predicted=class_names[int(counts[i].argmax())],
+                n=int(counts[i].max()),
+                n_photographs=int(totals[i]),
+            )
+            for i in range(n)
+            if counts[i].any()
+        ]
+        return tuple(sorted(found, key=lambda one: -one.n / one.n_photographs))
 
     def pictures(
         self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
@@ -196,27 +203,6 @@ class Classification(TaskBase):
             for true, predicted in zip(samples.classes, predictions.argmax(1), strict=True)
         ]
         return samples.images, captions
-
-
-def _confusions(
-    true: NDArray[np.int64], predicted: NDArray[np.int64], class_names: Sequence[str]
-) -> tuple[Confusion, ...]:
-    """Return what the photographs of each class are most often taken for, if for another one."""
-    n = len(class_names)
-    counts = np.bincount(n * true + predicted, minlength=n * n).reshape(n, n)
-    totals = counts.sum(1)
-    np.fill_diagonal(counts, 0)
-    found = [
-        Confusion(
-            true=class_names[i],
-            predicted=class_names[int(counts[i].argmax())],
-            n=int(counts[i].max()),
-            n_photographs=int(totals[i]),
-        )
-        for i in range(n)
-        if counts[i].any()
-    ]
-    return tuple(sorted(found, key=lambda one: -one.n / one.n_photographs))
 
 
 def load_classifier(folder: Path) -> TransformersClassifier:

@@ -28,7 +28,7 @@ from tools.models.transformers_folder import (
     with_new_head,
 )
 from tools.settings import TrainSettings
-from tools.tasks import Batch, Model, TaskBase, pixel_batches
+from tools.tasks import Batch, Model, Task, pixel_batches
 from tools.tasks.unet import UNet
 
 Head = Literal["semantic segmentation", "depth estimation"]
@@ -38,7 +38,7 @@ _PREDICT_BATCH = 64
 LEAST_M = 1e-3
 
 
-class DenseTask(TaskBase):
+class DenseTask(Task):
     """Base of tasks whose labels belong to pixels; see `tools.tasks.Task`.
 
     Attributes:
