@@ -37,6 +37,16 @@ class Generator(Protocol):
         ...
 
 
+class CountsWords:
+    """Prompts of at most 64 words, for generators without a tokenizer."""
+
+    max_tokens = 64
+
+    def count_tokens(self, text: str) -> int:
+        """Count words."""
+        return len(text.split())
+
+
 def accepts_feedback(generator: Generator) -> bool:
     """Return whether a DSTM can guide the generator, see `tools.diffusion.guidance`.
 

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from memory.errors import SettingsError
 from prompts.vocabulary import load_vocabulary
 from tools.data.drawn import Drawn, ImageRequest
+from tools.generators import CountsWords
 from tools.streets import HEIGHT, WIDTH, Style, render, stack
 
 
-class StreetsGenerator:
+class StreetsGenerator(CountsWords):
     """Renders; words that the vocabulary does not know have no effect."""
 
     name = "streets"
-    max_tokens = 64
 
     def __init__(self, image_shape: tuple[int, int, int], style: Style) -> None:
         channels, self._height, self._width = image_shape
@@ -34,10 +34,6 @@ class StreetsGenerator:
     def identity(self) -> str:
         """Return the style."""
         return f"streets {self._style}"
-
-    def count_tokens(self, text: str) -> int:
-        """Count words."""
-        return len(text.split())
 
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
         """Render all requests; attributes that a prompt leaves open are random."""

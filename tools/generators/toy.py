@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 
 from prompts.vocabulary import load_vocabulary
 from tools.data.drawn import Drawn, ImageRequest
+from tools.generators import CountsWords
 
 _CENTRES = {"left": (32, 12), "right": (32, 52), "top": (12, 32), "bottom": (52, 32)}
 
 
-class ToyGenerator:
+class ToyGenerator(CountsWords):
     """The generator `toy`; `faithful` is the share of defects that it really paints."""
 
     name = "toy"
-    max_tokens = 64
 
     def __init__(self, image_shape: tuple[int, int, int], faithful: float) -> None:
         self._shape = image_shape
@@ -34,10 +34,6 @@ class ToyGenerator:
     def identity(self) -> str:
         """Return the share of defects that are painted."""
         return f"toy {self._faithful}"
-
-    def count_tokens(self, text: str) -> int:
-        """Count words."""
-        return len(text.split())
 
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
         """Paint all requests."""

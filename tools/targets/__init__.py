@@ -69,8 +69,8 @@ class Target(Protocol):
         ...
 
     def flip(self, attributes: dict[str, str], horizontal: bool, vertical: bool) -> dict[str, str]:
-        """Return the attributes of the mirrored image."""
-        ...
+        """Return the attributes of the mirrored image; by default none of them has a side."""
+        return attributes
 
     def measure(self, image: Image, attributes: Mapping[str, str]) -> dict[str, str]:
         """Return the attributes that can be measured on an image.

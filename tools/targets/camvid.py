@@ -22,7 +22,7 @@ from prompts.vocabulary import load_vocabulary
 from tools.data.fitted import fit_picture
 from tools.data.samples import VOID, Samples
 from tools.streets import CLASS_NAMES, HEIGHT, WIDTH, Surface, visible
-from tools.targets import SPLITS, check_split
+from tools.targets import SPLITS, Target, check_split
 from tools.targets.levels import measure_levels
 from tools.targets.splits import SHARES
 from tools.targets.user import pictures
@@ -45,7 +45,7 @@ _VOID_ID = 11
 _NAME = re.compile(r"(?P<sequence>[^_]+)_f?(?P<number>\d+)")
 
 
-class CamVid:
+class CamVid(Target):
     """The target `camvid`; attributes light, brightness, traffic, pedestrians and cyclists."""
 
     name = "camvid"
@@ -66,10 +66,6 @@ class CamVid:
         """Return a split, its frames in the order of time."""
         check_split(name)
         return self._read(name)
-
-    def flip(self, attributes: dict[str, str], horizontal: bool, vertical: bool) -> dict[str, str]:
-        """Return the attributes unchanged: none has a side."""
-        return attributes
 
     def measure(self, image: NDArray[np.uint8], attributes: Mapping[str, str]) -> dict[str, str]:
         """Return the brightness; other attributes of a street are read from its labels."""

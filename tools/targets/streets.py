@@ -20,14 +20,14 @@ from prompts.vocabulary import load_vocabulary
 from tools.data.samples import Samples
 from tools.data.shards import read_shards, write_shard
 from tools.streets import CLASS_NAMES, HEIGHT, WIDTH, Style, render, stack
-from tools.targets import SPLITS, check_split
+from tools.targets import SPLITS, Target, check_split
 
 # Increased whenever the renderer draws other pixels than before.
 _CACHE_VERSION = 1
 SIZES = {"generator": 1200, "audit": 400, "feedback": 400, "test": 800}
 
 
-class Streets:
+class Streets(Target):
     """Rendered streets; attributes light, weather, traffic, pedestrians and layout."""
 
     task = "segmentation"
@@ -49,10 +49,6 @@ class Streets:
         """Return a split, rendered at its first use and kept as a parquet file."""
         check_split(name)
         return self._read(name)
-
-    def flip(self, attributes: dict[str, str], horizontal: bool, vertical: bool) -> dict[str, str]:
-        """Return the attributes unchanged: none has a side."""
-        return attributes
 
     def measure(self, image: NDArray[np.uint8], attributes: Mapping[str, str]) -> dict[str, str]:
         """Return {}: attributes of a street are read from its labels, not from its colours."""

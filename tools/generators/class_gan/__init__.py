@@ -23,6 +23,7 @@ from prompts.vocabulary import load_vocabulary, vocabulary_names
 from tools.data.drawn import Drawn, ImageRequest
 from tools.data.fitted import fitted
 from tools.diffusion.sampler import seeded_generator
+from tools.generators import CountsWords
 from tools.generators.class_gan.biggan import BigGAN
 from tools.generators.class_gan.class_words import ClassWords
 from tools.generators.class_gan.folder import CONFIG_FILE, WEIGHTS_FILE, BigGANConfig, load_biggan
@@ -49,7 +50,7 @@ class ClassGANOptions(Record):
     guidance_interval: Any = None
 
 
-class ClassGANGenerator:
+class ClassGANGenerator(CountsWords):
     """A BigGAN behind the generator protocol.
 
     Args:
@@ -63,7 +64,6 @@ class ClassGANGenerator:
     """
 
     name = "class_gan"
-    max_tokens = 64
 
     def __init__(
         self,
@@ -84,10 +84,6 @@ class ClassGANGenerator:
         """Return a digest of weights, truncation, and what decides the class."""
         options = self._options.model_dump(include={"truncation", "classes", "vocabulary"})
         return identity_of("class_gan", [self._sha256, options, self._shape])
-
-    def count_tokens(self, text: str) -> int:
-        """Count words."""
-        return len(text.split())
 
     def undrawn(self, text: str) -> list[str]:
         """Return the words of a prompt that have no effect, see `tools.generators.undrawn`."""

@@ -17,7 +17,7 @@ from memory.records import digest
 from prompts.user_vocabulary import user_vocabulary, value_of
 from prompts.vocabulary import Vocabulary
 from tools.data.samples import VOID, Samples
-from tools.targets import SPLITS, check_split
+from tools.targets import SPLITS, Target, check_split
 from tools.targets.levels import measure_levels
 from tools.targets.splits import assign_splits, check_splits
 from tools.targets.user import loading
@@ -35,7 +35,7 @@ _FEW_OF_CLASS = 5
 _FARTHEST_M = 1000
 
 
-class UserDataset:
+class UserDataset(Target):
     """A target of a user's own photographs; see `tools.targets.Target`."""
 
     def __init__(self, name: str, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]):
@@ -64,10 +64,6 @@ class UserDataset:
             groups=[self._meta["groups"][i] for i in rows] if self._meta["groups"] else (),
             labels={kind: self._arrays[kind][rows] for kind in kinds},
         )
-
-    def flip(self, attributes: dict[str, str], horizontal: bool, vertical: bool) -> dict[str, str]:
-        """Return the attributes unchanged: which of a user's words name a side is not known."""
-        return attributes
 
     def measure(self, image: NDArray[np.uint8], attributes: Mapping[str, str]) -> dict[str, str]:
         """Return brightness, contrast and colour, as far as the data's attributes have them."""
