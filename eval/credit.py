@@ -8,16 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.effects import Effect, agrees
-from memory.records import (
-    Batch,
-    Credit,
-    Estimate,
-    Hypothesis,
-    Plan,
-    Report,
-    SliceScore,
-    Verdict,
-)
+from memory.records import Batch, Credit, Estimate, Hypothesis, Plan, Report, SliceScore, Verdict
 
 Floats = NDArray[np.float64]
 

@@ -8,13 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from memory.events import (
-    Event,
-    FallbackEvent,
-    IllegalCallEvent,
-    ModelCallEvent,
-    ToolCallEvent,
-)
+from memory.events import Event, FallbackEvent, IllegalCallEvent, ModelCallEvent, ToolCallEvent
 from memory.records import Record
 
 

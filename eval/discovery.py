@@ -25,14 +25,7 @@ from eval.candidates import (
     group_candidates,
     mixture_candidates,
 )
-from eval.slices import (
-    Attributes,
-    Indices,
-    Scores,
-    benjamini_hochberg,
-    mean_score,
-    members_worse,
-)
+from eval.slices import Attributes, Indices, Scores, benjamini_hochberg, mean_score, members_worse
 from memory.records import Failure, Trait, digest, slice_key
 
 Floats = NDArray[np.float64]

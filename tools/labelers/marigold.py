@@ -15,11 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from diffusers import (
-    DiffusionPipeline,
-    MarigoldDepthPipeline,
-    MarigoldNormalsPipeline,
-)
+from diffusers import DiffusionPipeline, MarigoldDepthPipeline, MarigoldNormalsPipeline
 from diffusers.utils import logging as diffusers_logging
 from numpy.typing import NDArray
 from pydantic import Field

@@ -25,13 +25,7 @@ from tools.generators.text2image.lora import require_peft
 from tools.generators.text2image.model_options import ModelOptions
 from tools.models.diffusers_folder import model_folder
 from tools.models.digests import folder_sha256
-from tools.pretraining.finetuning import (
-    ATTENTION,
-    RESNETS,
-    FineTuning,
-    NoisyBatch,
-    lora_state,
-)
+from tools.pretraining.finetuning import ATTENTION, RESNETS, FineTuning, NoisyBatch, lora_state
 from tools.settings import JointSettings
 from tools.targets import Target
 

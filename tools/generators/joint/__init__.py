@@ -26,11 +26,7 @@ from tools.generators.joint.folder import (
     install,
     read_card,
 )
-from tools.generators.text2image.diffusion_model import (
-    DiffusionModel,
-    ModelGenerator,
-    load_model,
-)
+from tools.generators.text2image.diffusion_model import DiffusionModel, ModelGenerator, load_model
 from tools.generators.text2image.lora import require_peft
 from tools.generators.text2image.model_options import ModelOptions
 from tools.models.digests import files_sha256

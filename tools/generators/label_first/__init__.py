@@ -22,11 +22,7 @@ from tools.data.drawn import Drawn, ImageRequest
 from tools.generators import Generator
 from tools.generators.label_first.conditions import Colours, condition, pictures, read_palette
 from tools.generators.label_first.controlnet import load_controlnet
-from tools.generators.text2image.diffusion_model import (
-    DiffusionModel,
-    ModelGenerator,
-    load_model,
-)
+from tools.generators.text2image.diffusion_model import DiffusionModel, ModelGenerator, load_model
 from tools.generators.text2image.model_options import ModelOptions
 from tools.models.digests import folder_sha256
 from tools.plugins import read_options

@@ -10,11 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tools.data.drawn import Drawn, ImageRequest
-from tools.generators.text2image.diffusion_model import (
-    DiffusionModel,
-    ModelGenerator,
-    load_model,
-)
+from tools.generators.text2image.diffusion_model import DiffusionModel, ModelGenerator, load_model
 from tools.generators.text2image.model_options import ModelOptions
 from tools.plugins import read_options
 
