@@ -128,8 +128,8 @@ def test_a_little_strength_keeps_more_of_the_source(sd: Path) -> None:
         ({"strength": 0.3}, "leaves none. Set generator.steps to 4 or more"),
         ({"strength": 1.5}, "generator.options.strength cannot be 1.5"),
         ({"strength": 0.5, "condition": "edges"}, "generator.options.condition cannot be"),
-        ({"strength": 0.5, "palette": "voc"}, "expected streets, ade20k"),
-        ({"strength": 0.5, "palette": [[0, 0, 256]]}, "whole numbers in 0..255"),
+        ({"strength": 0.5, "palette": "voc"}, "must be streets, ade20k.*got voc"),
+        ({"strength": 0.5, "palette": [[0, 0, 256]]}, r"whole numbers in 0\.\.255"),
     ],
 )
 def test_settings_that_do_not_go_together(sd: Path, options: dict[str, object], told: str) -> None:
@@ -168,13 +168,11 @@ def test_depth_as_a_picture_is_its_inverse() -> None:
     assert (seen[1] == 0).all()
 
 
-def test_classes_as_a_picture_have_their_colours(tmp_path: Path) -> None:
-    ids = np.array([[[0, 1], [VOID, 0]]], np.uint8)
-    (tmp_path / "mine.yaml").write_text("- [1, 2, 3]\n- [4, 5, 6]\n")
-    for given in (str(tmp_path / "mine.yaml"), [[1, 2, 3], [4, 5, 6]]):
-        seen = condition("segmentation", ids, read_palette(given))
-        assert seen[0, :, 0, 1].tolist() == [4, 5, 6]
-        assert (seen[0, :, 1, 0] == 0).all()
+def test_classes_as_a_picture_have_their_colours() -> None:
+    ids, given = np.array([[[0, 1], [VOID, 0]]], np.uint8), [[1, 2, 3], [4, 5, 6]]
+    seen = condition("segmentation", ids, read_palette(given))
+    assert seen[0, :, 0, 1].tolist() == [4, 5, 6]
+    assert (seen[0, :, 1, 0] == 0).all()
     assert len(read_palette("ade20k")) == len(read_palette("streets")) == 11
     with pytest.raises(SettingsError, match="2 colours, but the labels have the class id 7"):
         condition("segmentation", np.full((1, 1, 1), 7, np.uint8), read_palette(given))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, TypeAdapter, ValidationError
@@ -45,7 +43,7 @@ def read_palette(given: str | Sequence[Sequence[int]]) -> Colours:
     Args:
         given: "streets", the colours of our reports, or "ade20k", of the nearest ADE20K class, both
             for CamVid's eleven classes; or [R, G, B] in 0..255 of every class in the order of their
-            ids, as a list or as a YAML file with one.
+            ids.
 
     Raises:
         SettingsError: `given` is anything else.
@@ -54,24 +52,12 @@ def read_palette(given: str | Sequence[Sequence[int]]) -> Colours:
         return palette(CLASS_NAMES)
     if given == "ade20k":
         return np.array([_ADE20K[name] for name in CLASS_NAMES], np.uint8)
-    colours: object = given
-    if isinstance(given, str):
-        path = Path(given).expanduser()
-        if not path.is_file():
-            raise SettingsError(
-                f"generator.options.palette is {given!r}; expected streets, ade20k, a list of "
-                "[R, G, B], or a YAML file with such a list."
-            )
-        try:
-            colours = yaml.safe_load(path.read_text("utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise SettingsError(f"The palette {given} is no YAML: {error}") from error
     try:
-        return np.array(_PALETTE.validate_python(colours), np.uint8)
+        return np.array(_PALETTE.validate_python(given), np.uint8)
     except ValidationError as error:
         raise SettingsError(
-            f"generator.options.palette must be a list of [R, G, B], whole numbers in 0..255, one "
-            f"for each class id, got {str(colours)[:200]}."
+            "generator.options.palette must be streets, ade20k, or a list of [R, G, B], whole "
+            f"numbers in 0..255, one for each class id, got {str(given)[:200]}."
         ) from error
 
 
