@@ -7,6 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,18 +35,6 @@ _AROUND = ' ,;:\t"'
 _COLOUR = re.compile(r"(?<![\w.])(\d{1,3})[,;\s]+(\d{1,3})[,;\s]+(\d{1,3})(?![\d.])")
 _NUMBERED = re.compile(r"(\d+)(?:\s*[:,;=]\s*|\.?\s+)(.*\w.*)")
 
-_CITYSCAPES = {
-    7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole",
-    19: "traffic light", 20: "traffic sign", 21: "vegetation", 22: "terrain", 23: "sky",
-    24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus", 31: "train", 32: "motorcycle",
-    33: "bicycle",
-}  # fmt: skip
-_VOC = (
-    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
-    "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
-    "train", "tvmonitor",
-)  # fmt: skip
-
 
 class PublicClasses(NamedTuple):
     """Names of the ids in masks of a public data set, those that do not count called void."""
@@ -53,17 +43,12 @@ class PublicClasses(NamedTuple):
     names: Mapping[int, str]
 
 
-# By patterns of a mask's path. Pictures of VOC are named by year, those in copies of its folders
-# are not.
-_PUBLIC = {
-    r".*_gt(?:Fine|Coarse)_labelIds\.png": PublicClasses(
-        "Cityscapes", {i: _CITYSCAPES.get(i, "void") for i in range(34)}
-    ),
-    r".*_gt(?:Fine|Coarse)_labelTrainIds\.png": PublicClasses(
-        "Cityscapes", dict(enumerate(_CITYSCAPES.values()))
-    ),
-    r".*\bSegmentationClass/20\d\d_\d{6}\.png": PublicClasses("VOC", dict(enumerate(_VOC))),
-}
+@cache
+def _public() -> Mapping[str, PublicClasses]:
+    """Return the classes of public data sets by the pattern of their masks' paths."""
+    file = resources.files("tools.targets.user").joinpath("public_classes.yaml")
+    entries = yaml.safe_load(file.read_text("utf-8"))
+    return {pattern: PublicClasses(**entry) for pattern, entry in entries.items()}
 
 
 @dataclass(frozen=True)
@@ -89,9 +74,8 @@ def public_classes(masks: Sequence[Source]) -> PublicClasses | None:
     paths = [mask.as_posix() for mask in masks if isinstance(mask, Path)]
     if not paths or len(paths) < len(masks):
         return None
-    fitting = (p for p in _PUBLIC if all(re.fullmatch(p, path) for path in paths))
-    pattern = next(fitting, None)
-    return None if pattern is None else _PUBLIC[pattern]
+    fitting = (c for p, c in _public().items() if all(re.fullmatch(p, path) for path in paths))
+    return next(fitting, None)
 
 
 def read_class_file(root: Path) -> dict[int, str] | None:
