@@ -93,7 +93,7 @@ def test_a_missing_model_is_an_error(session: Path, target: Any) -> None:
 
 def test_an_empty_split_is_an_error(session: Path, target: Any) -> None:
     nothing = target.split("feedback").take([])
-    with pytest.raises(DataError, match="no photographs"):
+    with pytest.raises(DataError, match="nothing to measure"):
         evaluate(session / "rounds/001", nothing, "feedback", 1, SLICING)
 
 
