@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from importlib import resources
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -13,20 +16,6 @@ from eval.montage import BACKGROUND, INK, drawable
 
 Images = NDArray[np.uint8]
 
-# Of the SegNet release of CamVid, by our names of its classes.
-_CAMVID = {
-    "sky": (128, 128, 128),
-    "building": (128, 0, 0),
-    "pole": (192, 192, 128),
-    "road": (128, 64, 128),
-    "pavement": (60, 40, 222),
-    "tree": (128, 128, 0),
-    "sign": (192, 128, 128),
-    "fence": (64, 64, 128),
-    "car": (64, 0, 128),
-    "pedestrian": (64, 64, 0),
-    "bicyclist": (0, 128, 192),
-}
 # "Plasma" of matplotlib (CC0): even steps of lightness, from far and cold to near and warm.
 _FAR_TO_NEAR = (
     (13, 8, 135), (70, 3, 159), (114, 1, 168), (156, 23, 158), (189, 55, 134),
@@ -37,16 +26,24 @@ _SWATCH_PX = 12
 _BAR_WIDTH_PX = 192
 
 
+@cache
+def class_colours(source: str) -> Mapping[str, Sequence[int]]:
+    """Return the colours, 0..255, of CamVid's classes; source: "camvid" or "ade20k"."""
+    file = resources.files("eval").joinpath("colours.yaml")
+    colours: Mapping[str, Sequence[int]] = yaml.safe_load(file.read_text("utf-8"))[source]
+    return colours
+
+
 def palette(class_names: Sequence[str]) -> Images:
     """Return a colour per class, (n_classes, 3), none of them black.
 
     CamVid's where all names are its own; else those of PASCAL VOC, which depend on a class's
     number alone and differ for up to 255 classes.
     """
-    if set(class_names) <= _CAMVID.keys():
-        colours = [_CAMVID[name] for name in class_names]
-    else:
-        colours = [_voc(number + 1) for number in range(len(class_names))]
+    camvid = class_colours("camvid")
+    colours: list[Sequence[int]] = [_voc(number + 1) for number in range(len(class_names))]
+    if set(class_names) <= camvid.keys():
+        colours = [camvid[name] for name in class_names]
     return np.array(colours, dtype=np.uint8).reshape(-1, 3)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tools.streets.plan import Street, Style
+from tools.streets.plan import Street, Style, looks
 from tools.streets.rays import (
     HEIGHT,
     WIDTH,
@@ -38,24 +38,14 @@ class _Air(NamedTuple):
     sun: Colour
 
 
-_CLEAR = {
-    "day": _Air((0.12, 0.28, 0.62), (0.6, 0.72, 0.85), (0.42, 0.46, 0.54), (1.0, 0.9, 0.75)),
-    "dusk": _Air((0.1, 0.11, 0.24), (0.85, 0.36, 0.12), (0.19, 0.14, 0.14), (0.5, 0.26, 0.1)),
-    "night": _Air((0.006, 0.008, 0.02), (0.03, 0.026, 0.03), (0.022, 0.024, 0.036), (0, 0, 0)),
-}
-_OVERCAST = {
-    "day": _Air((0.5, 0.53, 0.57), (0.68, 0.7, 0.73), (0.72, 0.74, 0.77), (0, 0, 0)),
-    "dusk": _Air((0.14, 0.13, 0.17), (0.42, 0.25, 0.18), (0.24, 0.18, 0.17), (0, 0, 0)),
-    "night": _Air((0.02, 0.019, 0.022), (0.05, 0.043, 0.04), (0.03, 0.03, 0.038), (0, 0, 0)),
-}
 _EXTINCTION_PER_M = {"clear": 0.0015, "rain": 0.007, "fog": 0.06, "snow": 0.012}
 
 
 def _air(attributes: Mapping[str, str]) -> _Air:
     light, weather = attributes["light"], attributes["weather"]
+    air = _Air(**looks()["air"]["clear" if weather == "clear" else "overcast"][light])
     if weather == "clear":
-        return _CLEAR[light]
-    air = _OVERCAST[light]
+        return air
     dim = 0.6 if weather == "rain" else 1.0
     return _Air(*((dim * r, dim * g, dim * b) for r, g, b in air))
 

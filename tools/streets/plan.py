@@ -6,10 +6,12 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Literal, NamedTuple
+from functools import cache, partial
+from importlib import resources
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import yaml
 
 from tools.streets.rays import Camera, Colour, Paint, Shape, Solid, Spot, Surface, Vector
 from tools.streets.textures import (
@@ -43,29 +45,21 @@ class _Palette(NamedTuple):
     grain: float
 
 
-_CLOTHES = ((0.03, 0.03, 0.04), (0.35, 0.05, 0.05), (0.05, 0.1, 0.35), (0.5, 0.45, 0.35),
-            (0.1, 0.25, 0.12), (0.6, 0.6, 0.6))  # fmt: skip
-# Linear colours, before the square root of the display.
-_PALETTES: dict[str, _Palette] = {
-    "plain": _Palette(
-        facades=((0.36, 0.13, 0.08), (0.5, 0.4, 0.25), (0.55, 0.52, 0.47), (0.28, 0.2, 0.14),
-                 (0.45, 0.28, 0.17), (0.33, 0.35, 0.38), (0.62, 0.58, 0.42)),
-        cars=((0.02, 0.02, 0.025), (0.65, 0.66, 0.68), (0.4, 0.03, 0.03), (0.04, 0.1, 0.35),
-              (0.25, 0.26, 0.28), (0.05, 0.2, 0.12), (0.75, 0.75, 0.72), (0.55, 0.4, 0.05)),
-        clothes=_CLOTHES,
-        leaves=((0.06, 0.16, 0.03), (0.1, 0.2, 0.04), (0.17, 0.19, 0.04), (0.05, 0.12, 0.05)),
-        road=(0.13, 0.13, 0.14), pavement=(0.3, 0.28, 0.26), grain=0.25,
-    ),
-    "shifted": _Palette(
-        facades=((0.42, 0.36, 0.3), (0.24, 0.25, 0.22), (0.6, 0.42, 0.34), (0.3, 0.37, 0.36),
-                 (0.5, 0.5, 0.4), (0.17, 0.12, 0.12), (0.66, 0.66, 0.62)),
-        cars=((0.1, 0.11, 0.12), (0.5, 0.52, 0.5), (0.27, 0.12, 0.1), (0.12, 0.2, 0.28),
-              (0.35, 0.33, 0.27), (0.03, 0.04, 0.03), (0.8, 0.8, 0.8)),
-        clothes=tuple((0.6 * r + 0.08, 0.6 * g + 0.08, 0.6 * b + 0.08) for r, g, b in _CLOTHES),
-        leaves=((0.13, 0.14, 0.06), (0.18, 0.12, 0.04), (0.08, 0.11, 0.07)),
-        road=(0.19, 0.175, 0.155), pavement=(0.24, 0.25, 0.25), grain=0.55,
-    ),
-}  # fmt: skip
+@cache
+def looks() -> Mapping[str, Any]:
+    """Return palettes and the light of the sky, from looks.yaml."""
+    file = resources.files("tools.streets").joinpath("looks.yaml")
+    content: Mapping[str, Any] = yaml.safe_load(file.read_text("utf-8"))
+    return content
+
+
+@cache
+def _palette(style: Style) -> _Palette:
+    palettes = looks()["palettes"]
+    clothes = palettes["plain"]["clothes"]
+    if style == "shifted":
+        clothes = [[0.6 * part + 0.08 for part in colour] for colour in clothes]
+    return _Palette(**{**palettes[style], "clothes": clothes})
 
 
 @dataclass
@@ -82,7 +76,7 @@ class Street:
     reserved: list[Spot] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.palette = _PALETTES[self.style]
+        self.palette = _palette(self.style)
         self.dark = self.attributes["light"] != "day"
         self.snowy = self.attributes["weather"] == "snow"
         self.has_crossing = self.attributes["layout"] == "intersection"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, TypeAdapter, ValidationError
 
-from eval.colours import normals_rgb, palette
+from eval.colours import class_colours, normals_rgb, palette
 from memory.errors import SettingsError
 from tools.data.samples import VOID
 from tools.streets import CLASS_NAMES
@@ -20,21 +20,6 @@ Colours = NDArray[np.uint8]
 _Level = Annotated[int, Field(ge=0, le=255, strict=True)]
 _Palette = Annotated[list[tuple[_Level, _Level, _Level]], Field(min_length=1, max_length=VOID)]
 _PALETTE = TypeAdapter(_Palette)
-
-# Of the ADE20K classes that the classes of streets are, as ControlNets for segmentation know them.
-_ADE20K = {
-    "sky": (6, 230, 230),
-    "building": (180, 120, 120),
-    "pole": (51, 0, 255),
-    "road": (140, 140, 140),
-    "pavement": (235, 255, 7),
-    "tree": (4, 200, 3),
-    "sign": (255, 5, 153),
-    "fence": (255, 184, 6),
-    "car": (0, 102, 200),
-    "pedestrian": (150, 5, 61),
-    "bicyclist": (255, 245, 0),
-}
 
 
 def read_palette(given: str | Sequence[Sequence[int]]) -> Colours:
@@ -51,7 +36,8 @@ def read_palette(given: str | Sequence[Sequence[int]]) -> Colours:
     if given == "streets":
         return palette(CLASS_NAMES)
     if given == "ade20k":
-        return np.array([_ADE20K[name] for name in CLASS_NAMES], np.uint8)
+        ade20k = class_colours("ade20k")
+        return np.array([ade20k[name] for name in CLASS_NAMES], np.uint8)
     try:
         return np.array(_PALETTE.validate_python(given), np.uint8)
     except ValidationError as error:
