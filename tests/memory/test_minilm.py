@@ -25,16 +25,17 @@ def test_vectors_have_unit_length_and_order_by_meaning(encoder: MiniLM) -> None:
     assert encoder.embed([]) == []
 
 
-def test_a_batch_is_encoded_once_and_has_the_bits_of_a_new_encoder(
+def test_a_text_is_encoded_once_and_has_the_bits_of_a_new_encoder(
     encoder: MiniLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A session that was killed goes on in a process that has encoded other batches."""
+    """A session that was killed goes on in a process that has encoded other texts."""
     texts = ["a cell", "a much longer text on a cell with three busbars", "a dark cell"]
-    encoder.embed(texts)
-    alone = encoder.embed(texts[:1])
-    assert alone == MiniLM(model_folder()).embed(texts[:1])
+    together = encoder.embed(texts)
+    assert together[:1] == MiniLM(model_folder()).embed(texts[:1])
+    before = encoder.token_states(texts, max_tokens=64)[0]
     monkeypatch.setattr(encoder, "_model", None)
-    assert encoder.embed(texts[:1]) == alone
+    assert encoder.embed(texts[1:]) == together[1:]
+    assert torch.equal(encoder.token_states(texts, max_tokens=64)[0], before)
 
 
 def test_token_states_do_not_depend_on_the_company(encoder: MiniLM) -> None:

@@ -67,6 +67,8 @@ class ConvNet(Model):
             layers.append(_convolution(before, width, stride=2))
         self.body = nn.Sequential(*layers)
         self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * channels[-1], n_classes))
+        # On CPUs a training is a quarter faster over channels-last images.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits, (n, n_classes)."""
