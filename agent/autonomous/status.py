@@ -16,7 +16,14 @@ from agent.session.folder import State, folder_of, state_of, stored_settings
 from agent.session.limits import HOUR_S, Best, best_round
 from eval.delivery import Delivery
 from eval.report.blocks import Cell, Line, Style, Table
-from memory.events import EndedEvent, Event, FallbackEvent, ModelCallEvent, RoundDoneEvent
+from memory.events import (
+    ChatCallEvent,
+    EndedEvent,
+    Event,
+    FallbackEvent,
+    ModelCallEvent,
+    RoundDoneEvent,
+)
 from memory.journal import read_events, rounds
 from memory.records import Round
 from prompts.printable import one_line
@@ -117,7 +124,7 @@ def budget(
     """Return used and allowed rounds, images, time, tokens and money."""
     limits, llm = settings.limits, settings.llm
     n_done = sum(isinstance(event, RoundDoneEvent) for event in events)
-    calls = [event for event in events if isinstance(event, ModelCallEvent)]
+    calls = [event for event in events if isinstance(event, ModelCallEvent | ChatCallEvent)]
     tokens = sum(call.tokens.total for call in calls)
     figures: list[tuple[str, float, float | None, str]] = [
         ("rounds", n_done, settings.session.rounds, ".0f"),

@@ -34,7 +34,6 @@ from agent.steering.preferences import (
     Preference,
     bounds,
     say_effects,
-    slice_name,
 )
 from eval.report.blocks import Block, Line, round_lines
 from memory.errors import ShapingError, ToolError, unknown
@@ -45,9 +44,9 @@ from prompts.printable import one_line
 from prompts.vocabulary import Vocabulary
 
 _ANSWERED = (
-    'Ask e.g. "where does it fail?", "how good is it at ...?", "why?", "what has changed?", "what '
-    'are my preferences?", "what does it cost?", "how long will it take?", "show me ...". A '
-    "language model as the brain (--brain) answers freely."
+    'Ask e.g. "where does it fail?", "how good is it at ...?", "why?", "do the images help?", "is '
+    'another round worth it?", "which class is worst?", "what has changed?", "what does it cost?", '
+    '"show me ...". A language model as the brain (--brain) answers freely.'
 )
 
 
@@ -60,6 +59,7 @@ class Conversation:
         self._preferences = self._overview.preferences
         self._queries = Queries(live, self._overview)
         self._assistant = ChatAssistant(live, self._overview)
+        self._done: tuple[str, list[str]] | None = None
         queries, preferences = self._queries, self._preferences
         self._commands: dict[str, Callable[[str], list[Block]]] = {
             "status": queries.status,
@@ -76,7 +76,12 @@ class Conversation:
             "back": lambda text: preferences.back(),
             "budget": self._budget,
             "baseline": queries.baseline,
+            "worth": queries.worth,
+            "classes": queries.classes,
+            "data": queries.data,
+            "synthetic": queries.synthetic,
             "changes": queries.changes,
+            "last": self._last,
             "pause": self._pause,
             "continue": self._continue,
             "stop": self._stop,
@@ -103,9 +108,31 @@ class Conversation:
 
     def _line(self, line: str) -> list[Block]:
         try:
-            return self._command(line[1:]) if line.startswith("/") else self._words(line)
+            blocks = self._command(line[1:]) if line.startswith("/") else self._words(line)
         except ShapingError as error:
             return [Line(one_line(str(error)), "error")]
+        return self._kept(line, blocks)
+
+    def _kept(self, line: str, blocks: list[Block]) -> list[Block]:
+        """Remember what a line changed, which replies say in a line that is "good"."""
+        done = [b.text for b in blocks if isinstance(b, Line) and b.style == "good"]
+        if done:
+            self._done = (line, done)
+        return blocks
+
+    def _last(self, text: str) -> list[Block]:
+        """Say what the last line that changed anything did, of an earlier chat the last wish."""
+        if self._done:
+            line, done = self._done
+            return [Line(f'"{one_line(line, 80)}": {" ".join(done)}')]
+        if wishes := self._preferences.active():
+            return [
+                Line(
+                    f"Nothing in this chat. The last preference: {wishes[-1].id} "
+                    f"{wishes[-1].say()}."
+                )
+            ]
+        return [Line("Nothing was changed in this chat.")]
 
     def show(self, event: SessionEvent) -> list[Block]:
         """Return what to show of something that happened in the session."""
@@ -185,7 +212,7 @@ class Conversation:
         if result.vague:
             return [Line(which_data(self._overview))]
         if result.question and result.named:
-            return self._queries.failures(slice_name(result.named))
+            return self._queries.about(result.named)
         if result.question:
             return [Line(_ANSWERED)]
         earlier = self._preferences.ids()

@@ -6,8 +6,16 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from agent.autonomous.status import budget
+from agent.autonomous.status import budget, read_delivery
 from agent.chat import pictures
+from agent.chat.answers import (
+    class_lines,
+    data_lines,
+    mix_lines,
+    slice_lines,
+    trend_lines,
+    worth_lines,
+)
 from agent.chat.commands import COMMANDS
 from agent.chat.live import LiveSession
 from agent.chat.overview import Overview, say_progress
@@ -29,19 +37,13 @@ from eval.report.blocks import (
     score_tables,
     values,
 )
-from eval.report.delivery import baseline_lines
+from eval.report.delivery import baseline_lines, delivery_blocks
 from eval.report.text import estimate_text, percent, plural, signed
 from memory.errors import ToolError, unknown
-from memory.events import ModelCallEvent, RoundDoneEvent
-from memory.records import Plan, PromptSpec, Round
+from memory.events import ChatCallEvent, ModelCallEvent, RoundDoneEvent
+from memory.records import Plan, PromptSpec
 from prompts.printable import one_line
-from tools.settings import DstmSettings
 
-_LEARNT_FROM = {
-    "real+synthetic": "photographs and generated images",
-    "synthetic": "generated images alone",
-    "real": "photographs alone",
-}
 _PROMPT_ID = re.compile(r"(r\d{3}p\d{2,3})(?:-(\d{4}))?")
 
 
@@ -64,6 +66,7 @@ class Queries:
             Line(f"Session {session.name} ({settings.data}, brain {settings.brain})", "bold"),
             Line(f"{done} of {settings.session.rounds} rounds done; {say_progress(self._live)}"),
             *score_tables(self._overview.rounds()),
+            *trend_lines(self._overview.rounds()),
             *preference_tables(self._overview.preferences),
         ]
         if now.state == "waiting":
@@ -141,8 +144,10 @@ class Queries:
         return []
 
     def plan(self, text: str = "") -> list[Block]:
-        """Show the plan that waits, or the last one."""
+        """Show the plan that waits, or the last one; of a slice, its part of it."""
         question = self._live.question
+        if text:
+            return self.about(self._overview.slice_of(text).attributes)
         if question is not None and question.kind == "plan":
             return plan_blocks(question, self._overview.preferences.active())
         plan = self._overview.last_plan()
@@ -156,6 +161,8 @@ class Queries:
         plan = question.plan if question and question.plan else self._overview.last_plan()
         if plan is None:
             return [Line("Nothing is decided yet.")]
+        if text and self._overview.lexicon.read(text)[0]:
+            return self._why_slice(plan, self._overview.slice_of(text))
         if text:
             prompt = self._prompt(plan, text)
             text = f"{one_line(prompt.text)} ({values(prompt.attributes)})"
@@ -164,20 +171,54 @@ class Queries:
                 Line(f"Because: {one_line(prompt.why) or 'no reason given'}"),
             ]
         blocks: list[Block] = [Line(f"Plan of round {plan.round}", "bold"), *plan_lines(plan)]
-        n_images: Counter[str] = Counter()
-        for prompt in plan.prompts:
-            n_images[one_line(prompt.why) or "no reason given"] += prompt.count
-        rows = [[str(n), reason] for reason, n in n_images.most_common()]
-        blocks.append(Table(["images", "because"], rows, right=("images",)))
+        blocks.append(_reasons(plan.prompts))
         report = self._overview.last_report()
         if report and report.worst_slice:
             blocks.append(Line(f"The worst slice before it was {report.worst_slice}."))
         return blocks
 
+    def _why_slice(self, plan: Plan, preference: Preference) -> list[Block]:
+        """Show the reasons for the images of a slice."""
+        matching = [p for p in plan.prompts if preference.matches(p, self._overview.vocabulary)]
+        blocks = self.about(preference.attributes)
+        return [*blocks, _reasons(matching)] if matching else blocks
+
+    def about(self, named: dict[str, tuple[str, ...]]) -> list[Block]:
+        """Show the scores of the slices that values name, and their part of the plan."""
+        question = self._live.question
+        plan = question.plan if question and question.plan else self._overview.last_plan()
+        return slice_lines(named, self._overview.rounds(), plan, self._overview.vocabulary)
+
     def baseline(self, text: str = "") -> list[Block]:
-        """Show whether images help: round 0 and the latest round, and what the DSTM learns from."""
-        past = self._overview.rounds()
-        return baseline_lines(past) + mix_lines(self._live.session.settings.dstm, past)
+        """Show whether images help: round 0 and the latest round, and the sealed test."""
+        session, past = self._live.session, self._overview.rounds()
+        delivery = read_delivery(session.folder)
+        n_known = max((r.number for r in past if r.report), default=0)
+        is_last = delivery is not None and delivery.compared <= n_known
+        return baseline_lines(past) + (delivery_blocks(delivery) if delivery and is_last else [])
+
+    def worth(self, text: str = "") -> list[Block]:
+        """Show whether another round is worth it: trend, cost, what the plan expects."""
+        session, question = self._live.session, self._live.question
+        blocks = worth_lines(self._overview.rounds(), session.settings, session.n_done())
+        if question and question.expectation:
+            blocks.append(Line(f"The plan that waits: {_expected(question.expectation)}"))
+        return blocks
+
+    def classes(self, text: str = "") -> list[Block]:
+        """Show the figures of each class."""
+        return class_lines(self._overview.rounds(), self._overview.vocabulary)
+
+    def data(self, text: str = "") -> list[Block]:
+        """Show how many photographs and images there are, and what the audit kept."""
+        session = self._live.session
+        delivery = read_delivery(session.folder)
+        n_sealed = delivery.changes[0].difference.n if delivery else None
+        return data_lines(self._overview.rounds(), session.settings, n_sealed)
+
+    def synthetic(self, text: str = "") -> list[Block]:
+        """Show which share of a training's draws are generated images."""
+        return mix_lines(self._live.session.settings.dstm, self._overview.rounds())
 
     def changes(self, text: str = "") -> list[Block]:
         """Show what has changed since a round, the first by default, and effects of preferences."""
@@ -191,7 +232,7 @@ class Queries:
             raise ToolError(f"Say a round before the last one: {numbers[0]} to {numbers[-2]}.")
         first = past[numbers.index(number)]
         blocks = change_tables(first, past[-1])
-        return blocks + [
+        return [*blocks, *trend_lines(past)] + [
             Line(f"Preference {line}") for line in say_effects(self._overview.preferences.effects())
         ]
 
@@ -209,12 +250,16 @@ class Queries:
         session = self._live.session
         rows = budget(
             session.settings,
-            session.journal.events(RoundDoneEvent, ModelCallEvent),
+            session.journal.events(RoundDoneEvent, ModelCallEvent, ChatCallEvent),
             self._overview.rounds(),
             session.control.worked_s,
             session.control.gpu_s,
         )
-        return [Table(["budget", "spent and left"], rows), *self._time_left()]
+        settings = session.settings.session
+        n_left = max(0, settings.rounds - session.n_done())
+        rounds = f"{plural(n_left, 'round')} of {plural(settings.images_per_round, 'image')} left"
+        images = f"{rounds}: {n_left * settings.images_per_round} images."
+        return [Table(["budget", "spent and left"], rows), Line(images), *self._time_left()]
 
     def help(self, text: str = "") -> list[Block]:
         """List the commands."""
@@ -292,25 +337,12 @@ def preference_tables(store: PreferenceStore) -> list[Block]:
     return [Table(["id", "preference", "since", "effect"], rows, title)] if rows else []
 
 
-def mix_lines(dstm: DstmSettings, past: Sequence[Round]) -> list[Block]:
-    """Return what a DSTM learns from: as set, and in the latest round."""
-    text = f"The DSTM learns from {_LEARNT_FROM[dstm.train_on]} (dstm.train_on={dstm.train_on})"
-    if dstm.train_on == "real+synthetic":
-        chosen = [t.synthetic_share for r in past if (t := r.training) and t.synthetic_share]
-        share = chosen[-1] if chosen else dstm.synthetic_share
-        part = "a part that round 1 chooses" if share == "auto" else percent(share)
-        text += (
-            f"; {part} of the draws of a class are generated images, "
-            "where it has both kinds (dstm.synthetic_share)"
-        )
-    blocks: list[Block] = [Line(f"{text}.")]
-    trained = [r for r in past if r.training]
-    if trained and (training := trained[-1].training):
-        counts = [plural(training.n_real, "photograph")] if training.n_real else []
-        counts += [plural(training.n_images, "generated image")] if training.n_images else []
-        if counts:
-            blocks.append(Line(f"Round {trained[-1].label}: {', '.join(counts)}."))
-    return blocks
+def _reasons(prompts: Sequence[PromptSpec]) -> Table:
+    n_images: Counter[str] = Counter()
+    for prompt in prompts:
+        n_images[one_line(prompt.why) or "no reason given"] += prompt.count
+    rows = [[str(n), reason] for reason, n in n_images.most_common()]
+    return Table(["images", "because"], rows, right=("images",))
 
 
 def _expected(expectation: Expectation) -> str:

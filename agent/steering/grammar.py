@@ -19,6 +19,7 @@ from lark.exceptions import UnexpectedInput
 
 from agent.steering.lexicon import FILLERS, Lexicon, Meanings, by_attribute
 from agent.steering.preferences import FACTOR, MAX_FACTOR, Preference, bounds, slice_name
+from agent.steering.questions import Question, question
 
 MAX_CHARS = 2000
 # Of a sentence; the parser's time grows with the cube of it.
@@ -29,6 +30,9 @@ _REWRITES = {
     r"\bcan(?:no|')t\b": "can not",
     r"\bwon't\b": "will not",
     r"n't\b": " not",
+    r"\b(do|does|did|is|are|was|were|has|have|could|would|should|must)nt\b": r"\1 not",
+    r"\b(what|how|where|who|when|that)s\b": r"\1",
+    r"\b(?:pls|plz|thx|rn|lol|btw|tbh)\b": "",
     r"'(?:d|ll|ve|re|m|s)\b|\blet us\b|\bat all\b": "",
     r"\bany ?more\b": "any",
     r"\b(?:all|everything|anything)(?: of them)? but\b": "everything except",
@@ -55,7 +59,7 @@ _NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "te
 # Tokens that may stand in a demand without a meaning of their own.
 _EMPTY = ("VALUE", "ALL", "IMAGES", "WITH", "AS_MANY")
 # Rules of sentences that may name a slice.
-_OF_SLICES = ("failures", "forget", "question", "show", "vague", "why")
+_OF_SLICES = ("forget", "show", "vague")
 _SHARES = ("share", "at_least", "at_most")
 _REQUEST = re.compile(
     r"(?:(?:please|ok|okay|well|so|now|and)[ ,]+)*"
@@ -68,8 +72,7 @@ _COMMANDS = {
     "ask_rounds": "budget rounds", "total": "budget total {n}", "images": "budget images {n}",
     "ask_images": "budget images", "ask_time": "budget time", "edit_remove": "edit {n} remove",
     "edit_count": "edit {n} count {count}", "forget_all": "forget all", "forget_id": "forget {id}",
-    "forget": "forget {rest}", "why": "why {row}", "changes": "changes {n}", "state": "status",
-    "failures": "failures {named}", "show": "show {rest}", "score": "budget score {share:g}",
+    "forget": "forget {rest}", "show": "show {rest}", "score": "budget score {share:g}",
     "hours": "budget hours {hours:.3g}",
 }  # fmt: skip
 
@@ -120,19 +123,30 @@ def parse(text: str, lexicon: Lexicon) -> ParseResult:
     line = " ".join(line.split())
     request = _REQUEST.match(line)
     assert request is not None  # it may be empty
-    line = line[request.end() :]
     named = lexicon.read(line)[0]
-    command = _command(line.strip(" .,!?"), named, lexicon)
-    is_question = command == "question" or line.endswith("?")
+    asked = question(line.strip(" .,!"), named, lexicon)
+    if asked and (not request["asks"] or asked.command.startswith("worth")):
+        return _asked(asked, named)
+    line = line[request.end() :]
+    command = _command(line.strip(" .,?!"), named, lexicon)
+    if command in (None, "vague") or command.startswith("show"):
+        asked = question(line.strip(" .,!?"), named, lexicon, is_request=True)
+        if asked and (asked.command == "failures" or (asked.command and command != "vague")):
+            return _asked(asked, named)
     if command == "vague" and not named:
         return ParseResult(vague=True)
-    if command and command not in ("question", "vague"):
+    if command and command != "vague":
         return ParseResult(command=command)
-    if is_question and not request["asks"]:
-        return ParseResult(named=named, question=True)
     result = _preferences(lexicon.mark(line), lexicon)
-    is_question &= bool(result.named) and not (result.preferences or result.unclear)
+    is_question = line.endswith("?") and bool(result.named)
+    is_question &= not (result.preferences or result.unclear)
     return ParseResult(named=named, question=True) if is_question else result
+
+
+def _asked(asked: Question, named: dict[str, tuple[str, ...]]) -> ParseResult:
+    if asked.command:
+        return ParseResult(command=asked.command, unknown=asked.unknown)
+    return ParseResult(named=named, question=True)
 
 
 @cache
@@ -161,19 +175,14 @@ def _command(line: str, named: Mapping[str, Sequence[str]], lexicon: Lexicon) ->
     name = str(rule.data)
     words = " ".join(token for token in tokens if token.type == "WORD")
     if name not in _OF_SLICES and lexicon.read(words)[0]:
-        # "stop rain at 20%", "what changed at night?"
-        return "question" if tokens[0].type in ("ASK", "HOW_MANY", "HOW_LONG") else None
-    if named and name == "failures" and "SHOW" in first:
-        name = "show"
+        return None  # "stop rain at 20%"
     numbers = [str(token) for token in tokens if token.type in ("NUMBER", "DECIMAL")] + ["", ""]
     minutes = 60 if first.get("UNIT", "").startswith("m") else 1
     values = {
         "n": numbers[0],
         "count": numbers[1],
-        "row": numbers[0] or first.get("WORD", "") if "ROW" in first else "",
         "id": first.get("ID", ""),
         "rest": line[tokens[1].start_pos :] if len(tokens) > 1 else "",
-        "named": slice_name(named) if named else "",
         "share": _number(tokens[-1]) if name == "score" else 0,
         "hours": float(numbers[0]) / minutes if name == "hours" else 0,
     }

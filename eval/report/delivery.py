@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from eval.delivery import Delivery
 from eval.report.blocks import Block, Cell, Line, Style, Table
-from eval.report.text import estimate_text, number, plural, signed
+from eval.report.text import estimate_text, number, overlap, plural, signed, words
 from memory.records import Round
 
 RULES = {
@@ -79,10 +79,11 @@ def baseline_lines(past: Sequence[Round]) -> list[Block]:
     metric = first.report.main_metric
     old, new = first.report.metrics[metric], last.report.metrics[metric]
     n_images = sum(r.batch.n_made for r in past if r.batch)
+    certain = "overlap: chance may explain it" if overlap(old, new) else "do not overlap"
     return [
         Line(
-            f"{metric.replace('_', ' ').capitalize()} on feedback: round {first.label} "
-            f"{estimate_text(old)}; round {last.label}, {plural(n_images, 'image')} made, "
-            f"{estimate_text(new)}, {signed(new.value - old.value)}."
+            f"{words(metric)} on feedback: round {first.label} {estimate_text(old)}; round "
+            f"{last.label}, {plural(n_images, 'image')} made, {estimate_text(new)}, "
+            f"{signed(new.value - old.value)}. The intervals {certain}."
         )
     ]

@@ -1,0 +1,186 @@
+"""Answers to questions about a session, in a few lines and from its records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agent.config.settings import Settings
+from agent.session.limits import best_round
+from agent.steering.preferences import Preference, slice_name
+from agent.steering.steer import share
+from eval.report.blocks import Block, Line, Table
+from eval.report.text import (
+    duration,
+    estimate_text,
+    interval,
+    number,
+    overlap,
+    percent,
+    plural,
+    signed,
+    words,
+)
+from memory.records import Estimate, Plan, Report, Round
+from prompts.vocabulary import Vocabulary
+from tools.settings import DstmSettings
+
+_LEARNT_FROM = {
+    "real+synthetic": "photographs and generated images",
+    "synthetic": "generated images alone",
+    "real": "photographs alone",
+}
+
+
+def measured(past: Sequence[Round]) -> list[tuple[Round, Report, Estimate]]:
+    """Return the rounds that have a main figure, each with its report and that figure."""
+    reports = [(r, r.report) for r in past if r.report and r.report.metrics]
+    return [(r, report, report.metrics[report.main_metric]) for r, report in reports]
+
+
+def trend_lines(past: Sequence[Round]) -> list[Block]:
+    """Return the main figure by round, the best round, and whether the last one was better."""
+    known = measured(past)
+    best = best_round(past)
+    if not known or best is None:
+        return [Line("Nothing is measured yet.")]
+    metric = words(known[0][1].main_metric)
+    figures = ", ".join(f"round {r.label} {number(value.value)}" for r, _, value in known)
+    blocks: list[Block] = [Line(f"{metric} on feedback: {figures}. Best: round {best.round}.")]
+    if len(known) > 1:
+        (before, _, old), (last, _, new) = known[-2:]
+        text = f"Round {last.label} changed it by {signed(new.value - old.value)}"
+        text += f" since round {before.label}; its 95% interval is {interval(new, 3)}."
+        blocks.append(Line(text))
+    return blocks
+
+
+def worth_lines(past: Sequence[Round], settings: Settings, n_done: int) -> list[Block]:
+    """Return what the records say about whether another round is worth it, and what it takes."""
+    known, best = measured(past), best_round(past)
+    blocks = trend_lines(past)
+    n_since = 0 if best is None else sum(r.number > best.round for r, _, _ in known)
+    if len(known) < 2 or best is None:
+        text = "Too little is measured to say whether another round helps: it takes two rounds."
+    elif n_since:
+        text = f"No round since round {best.round} is better ({plural(n_since, 'round')}): the "
+        text += "figures give no reason for another one."
+    elif overlap(known[-1][2], known[-2][2]):
+        text = "The last round is the best, but within chance: another one may help or not."
+    else:
+        text = "The last round is the best, beyond chance: another one is likely to help."
+    blocks.append(Line(text, "bold"))
+    n_left = max(0, settings.session.rounds - n_done)
+    text = f"{plural(n_left, 'round')} of {settings.session.rounds} left; one makes "
+    text += plural(settings.session.images_per_round, "image")
+    if known and (seconds := sum(known[-1][0].seconds.values())):
+        text += f", and the last took {duration(seconds)}"
+    return [*blocks, Line(f"{text}. /continue 1 adds one, /stop ends it.")]
+
+
+def class_lines(past: Sequence[Round], vocabulary: Vocabulary) -> list[Block]:
+    """Return the figures of each class in the last report, the worst first."""
+    known = measured(past)
+    if not known:
+        return [Line("Nothing is measured yet.")]
+    last, report, _ = known[-1]
+    by_class = {
+        name[len("iou ") :]: value
+        for name, value in report.metrics.items()
+        if name.startswith(("iou ", "iou_"))
+    }
+    figure = "IoU" if by_class else "accuracy"
+    by_class = by_class or {
+        score.key: score.accuracy
+        for score in report.slices
+        if [*score.attributes] == [vocabulary.class_attribute]
+    }
+    blocks: list[Block] = []
+    if by_class:
+        rows = sorted(by_class.items(), key=lambda pair: pair[1].value)
+        title = f"Classes on feedback after round {last.label}; worst: {rows[0][0]}"
+        cells = [[name, estimate_text(value)] for name, value in rows]
+        blocks.append(Table(["class", figure], cells, title))
+    blocks += [
+        Line(f"{c.true}: {c.n} of {c.n_photographs} are taken for {c.predicted}.")
+        for c in report.confusions
+    ]
+    return blocks or [Line(f"Round {last.label} was not measured by class.")]
+
+
+def data_lines(past: Sequence[Round], settings: Settings, n_sealed: int | None) -> list[Block]:
+    """Return on what is trained and measured, and what the audit kept.
+
+    n_sealed: photographs of the sealed test, None before it is opened.
+    """
+    blocks: list[Block] = []
+    batches = [(r, r.batch) for r in past if r.batch]
+    if batches:
+        made, kept = (sum(getattr(b, name) for _, b in batches) for name in ("n_made", "n_kept"))
+        rows = [[r.label, str(b.n_made), str(b.n_kept)] for r, b in batches]
+        n = plural(made, "image")
+        title = f"{n} made, {kept} kept by the audit ({percent(kept / made)}), {made - kept} not"
+        blocks.append(Table(["round", "made", "kept"], rows, title, ("round", "made", "kept")))
+    else:
+        blocks.append(Line("No images are made yet."))
+    blocks += mix_lines(settings.dstm, past)[1:]
+    if known := measured(past):
+        sealed = "" if n_sealed is None else f", and on {n_sealed} of the sealed test at the end"
+        n = plural(known[-1][2].n, "feedback photograph")
+        blocks.append(Line(f"Measured on {n}{sealed}."))
+    return blocks
+
+
+def slice_lines(
+    named: dict[str, tuple[str, ...]],
+    past: Sequence[Round],
+    plan: Plan | None,
+    vocabulary: Vocabulary,
+) -> list[Block]:
+    """Return the scores of the slices that values name, and their part of a plan."""
+    known = measured(past)
+    pairs = [(key, value) for key, values in named.items() for value in values]
+    single: list[dict[str, tuple[str, ...]]] = [{key: (value,)} for key, value in pairs]
+    names = {slice_name(attributes): attributes for attributes in single}
+    if all(len(values) == 1 for values in named.values()):
+        whole = slice_name(named)
+        if any(s.key == whole for _, report, _ in known for s in report.slices):
+            names = {whole: named}
+    blocks: list[Block] = []
+    for name, attributes in names.items():
+        scores = [(r, s.accuracy) for r, report, _ in known for s in report.slices if s.key == name]
+        if scores:
+            last, value = scores[-1]
+            text = f"{name}: accuracy {estimate_text(value)} in round {last.label}"
+            if len(scores) > 1:
+                first, old = scores[0]
+                text += f", {signed(value.value - old.value)} since round {first.label}"
+            bad = next((f for f in last.failures if f.slice == name and f.significant), None)
+            text += "; significantly worse than the rest" if bad else ""
+        else:
+            text = f"{name}: not measured apart"
+        if plan:
+            part = share(Preference(attributes=attributes, min_share=1), plan.prompts, vocabulary)
+            text += f"; {percent(part)} of the images of the plan of round {plan.round}"
+        blocks.append(Line(f"{text}."))
+    return blocks
+
+
+def mix_lines(dstm: DstmSettings, past: Sequence[Round]) -> list[Block]:
+    """Return what a DSTM learns from: as set, and in the latest round."""
+    text = f"The DSTM learns from {_LEARNT_FROM[dstm.train_on]} (dstm.train_on={dstm.train_on})"
+    if dstm.train_on == "real+synthetic":
+        chosen = [t.synthetic_share for r in past if (t := r.training) and t.synthetic_share]
+        share = chosen[-1] if chosen else dstm.synthetic_share
+        part = "a part that round 1 chooses" if share == "auto" else percent(share)
+        text += (
+            f"; {part} of the draws of a class are generated images, "
+            "where it has both kinds (dstm.synthetic_share)"
+        )
+    blocks: list[Block] = [Line(f"{text}.")]
+    trained = [r for r in past if r.training]
+    if trained and (training := trained[-1].training):
+        counts = [plural(training.n_real, "photograph")] if training.n_real else []
+        counts += [plural(training.n_images, "generated image")] if training.n_images else []
+        if counts:
+            blocks.append(Line(f"Round {trained[-1].label}: {', '.join(counts)}."))
+    return blocks

@@ -1,0 +1,130 @@
+"""Questions in plain words: each is about a topic, which a slash command answers from the records.
+
+The first topic counts that has a pattern in the question, so special ones go before general ones.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from agent.steering.lexicon import FILLERS, Lexicon
+from agent.steering.preferences import slice_name
+
+_ASKS = re.compile(
+    r"(?:what|which|where|who|whose|how|when|why|is|are|am|was|were|does|did|has|have|should|shall"
+    r"|do (?:you|we|i)|(?:can|may) i (?:stop|end|quit)|tell me|explain)\b"
+)
+_SHOWS = re.compile(r"^(?:(?:show|see|display|let me see|list)\b(?: me)?|the|my) ")
+_GO_ON = r"stop|end|quit|continue|go on|going on|go further|keep going|carry on|(?:more )?rounds?"
+_TOPICS = tuple(
+    (name, re.compile(rf"\b(?:{'|'.join(patterns)})"))
+    for name, *patterns in (
+        ("help", r"(?:what can (?:you|i) (?:do|say|ask)|who are you|what (?:is this|are you))$",
+         r"how do(?:es)? (?:this|it|i) (?:work|use this)$"),
+        ("last", r"you (?:just|last)\b", r"just (?:changed?|did|done|do)\b",
+         r"(?:my|your|the) last (?:change|request|wish|command)",
+         r"what (?:did|have) you (?:do|done|changed?|understood)"),
+        ("status", r"wish(?:es)?\b", r"rules\b", r"preferences?\b", r"ask(?:ed)? for",
+         r"i (?:say|said|want)"),
+        ("worth", r"worth", r"plateau|converge|pay off|saturate", r"no (?:more )?gain",
+         r"(?:should|shall|can|may|better to|sense to|time to) (?:(?:i|we|it) )?(?:do |run |make )?"
+         rf"(?:1 )?(?:{_GO_ON})\b", r"(?:1|more) rounds? (?:help|bring|be|do)"),
+        ("why", r"why\b", r"reasons?\b", r"what made you"),
+        ("classes", r"class(?:es)?\b", r"iou|recall|confuse", r"(?:mistaken|taken) for"),
+        ("plan", r"plan(?:s|ned)?\b", r"next\b", r"prompts?\b"),
+        ("synthetic", r"mix\b|mixture", r"how (?:much|many|large|big) .*(?:synthetic|generated)",
+         r"(?:synthetic|generated) (?:share|part)", r"(?:share|part) of (?:synthetic|generated)"),
+        ("baseline", r"alone\b|synthetic|generated|real only|baseline|round 0\b|beginning",
+         r"without (?:the |any )?(?:images|data)", r"deliver|sealed|best (?:model|network)",
+         r"(?:images|pictures|data) (?:help|work|useful|bring|make|matter|any good)",
+         r"significant|chance\b|noise\b|confident|certain|sure\b|trust|statistic"),
+        ("data", r"(?:test|measure|train|learn|evaluate)(?:s|d|ed|t)? (?:\w+ )?(?:on|from|with)\b",
+         r"audit|kept\b|keep\b|reject|discard|thrown|photographs?\b|photos?\b",
+         r"images\b.*(?:far|until now|already|made|make)\b"),
+        ("changes", r"chang|differ|new\b|improve|better\b|worse\b|help|bring|achieve|worked",
+         r"compare|since\b|trend"),
+        ("failures", r"fail|errors?\b|mistakes?\b|weak|worst\b|wrong\b|bad\b|poor|low\b|hard",
+         r"struggle"),
+        ("budget", r"costs?\b|spen[dt]\b|budget|money|price|left\b|remain|eta\b|how long|when\b",
+         r"finish|hours?\b|minutes|tokens?\b|dollars?\b|how many (?:rounds|images)"),
+        ("status", r"scores?\b|accuracy|miou|results?\b|status|progress|going\b|far\b|doing\b",
+         r"happening|best\b|rounds?\b"),
+    )
+)  # fmt: skip
+# Topics that can be about a slice, and others that never are: "how many images are left?" Of the
+# rest a named slice leaves its scores.
+_OF_SLICES = ("why", "plan", "failures")
+_OF_NO_SLICE = ("help", "last", "worth", "synthetic", "budget")
+# Words of the patterns, and words beside them that change no question.
+_KNOWN = frozenset(re.findall(r"[a-z]+", " ".join(p.pattern for _, p in (*_TOPICS, ("", _ASKS)))))
+_BESIDE = (
+    "anything balanced batch been before choose chose did ended failures getting like look model "
+    "most number our row show since take than will would yet"
+)
+_KNOWN |= frozenset(_BESIDE.split())
+
+
+class Question(NamedTuple):
+    """The slash command that answers a question, "" for none, and its words without a meaning."""
+
+    command: str
+    unknown: tuple[str, ...] = ()
+
+
+def question(
+    line: str, named: Mapping[str, Sequence[str]], lexicon: Lexicon, is_request: bool = False
+) -> Question | None:
+    """Return what a line in lower case asks, or None where it is no question.
+
+    Args:
+        line: With a question mark, if it has one.
+        named: Values of the target that the line names.
+        lexicon: The words of the target.
+        is_request: Whether it asks to be shown something, or names it in a word or two.
+    """
+    words = [_corrected(word) for word in re.findall(r"[\w=-]+", line)]
+    text = " ".join(words)
+    if is_request:
+        text, n_verbs = _SHOWS.subn("", text)
+        if named or not (n_verbs or len(words) <= 2 or words[0] in ("compare", "tell", "explain")):
+            return None
+    elif not (_ASKS.match(line) or line.endswith("?")):
+        return None
+    topic = next((name for name, pattern in _TOPICS if pattern.search(text)), "")
+    if not topic:
+        return Question("")
+    if topic in _OF_NO_SLICE:
+        named = {}
+    elif named and topic not in _OF_SLICES:
+        return Question("")
+    about = slice_name(named) if named else ""
+    number = re.search(r"\b(?:round|row|prompt|line|number) (\d+)\b|\b(r\d{3}p\d{2,3})\b", text)
+    if topic == "why" and named and re.search(r"\b(?:bad|fail|wrong|weak|worst|poor|hard)", text):
+        topic = "failures"
+    elif number and topic in ("why", "changes"):
+        about = number[1] or number[2]
+    unknown = [w for w in lexicon.read(text)[1] if not (_is_known(w) or w.isdecimal())]
+    return Question(f"{topic} {about}".strip(), tuple(unknown))
+
+
+def _is_known(word: str) -> bool:
+    """Return whether a word, or one that it is a form of, has a meaning in questions."""
+    forms = {
+        word,
+        f"{word}s",
+        word[:-1],
+        word[:-2],
+        word.removesuffix("ing"),
+        word.removesuffix("ment"),
+    }
+    return not forms.isdisjoint(_KNOWN | FILLERS)
+
+
+def _corrected(word: str) -> str:
+    """Return the known word that a word of a question comes very near to, or itself."""
+    if len(word) < 5 or _is_known(word):
+        return word
+    return next(iter(difflib.get_close_matches(word, _KNOWN, n=1, cutoff=0.85)), word)
