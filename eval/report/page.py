@@ -12,7 +12,7 @@ from typing import Any
 
 from eval.decisions import Decisions, legal_share
 from eval.delivery import Delivery
-from eval.report import text
+from eval.report import session_charts, text
 from eval.report.blocks import (
     Cell,
     Line,
@@ -26,14 +26,6 @@ from eval.report.blocks import (
 )
 from eval.report.charts import BeforeAfter, whisker_bar
 from eval.report.delivery import delivery_blocks
-from eval.report.session_charts import (
-    composition_charts,
-    main_metric,
-    score_chart,
-    slice_chart,
-    time_chart,
-    worst_slices,
-)
 from eval.report.templates import page_environment
 from memory.records import Credit, Estimate, Failure, Report, Round, Verdict, slice_key
 
@@ -97,10 +89,10 @@ def build_report_html(data: ReportData) -> str:
     """Return the report as one HTML page: no script, no outside request, all text escaped."""
     rounds = data.rounds
     reports = {r.number: r.report for r in rounds if r.report}
-    metric = main_metric([*reports.values(), *data.sealed])
+    metric = session_charts.main_metric([*reports.values(), *data.sealed])
     feedback = {n: r.metrics[metric] for n, r in reports.items() if metric in r.metrics}
     sealed = {r.round: r.metrics[metric] for r in data.sealed if metric in r.metrics}
-    slices = worst_slices(list(reports.values()))
+    slices = session_charts.worst_slices(list(reports.values()))
     now, earlier = failure_cards(rounds, data.failure_montages)
     name, score = text.words(metric), _score_name(data.settings)
     dropped = [card.failure for card in now if not card.failure.significant]
@@ -120,11 +112,11 @@ def build_report_html(data: ReportData) -> str:
         seconds=sum(chain.from_iterable(r.seconds.values() for r in rounds)),
         unfinished=unfinished(rounds),
         resume=f"shaping resume {shlex.quote(data.session)}",
-        score_chart=score_chart(rounds, feedback, sealed, name),
+        score_chart=session_charts.score_chart(rounds, feedback, sealed, name),
         rounds_table=_rounds_table(rounds, feedback, sealed),
-        composition_charts=composition_charts(rounds),
+        composition_charts=session_charts.composition_charts(rounds),
         slice_rounds=list(reports),
-        slice_chart=slice_chart(slices, list(reports.values()), score),
+        slice_chart=session_charts.slice_chart(slices, list(reports.values()), score),
         slice_table=_slice_table(slices, list(reports)),
         prompt_tables={
             r.number: _prompt_table(r, rounds, data.prompt_montages) for r in rounds if r.plan
@@ -135,7 +127,7 @@ def build_report_html(data: ReportData) -> str:
         earlier_failures=earlier,
         whisker_bar=whisker_bar,
         hypotheses=_hypothesis_table(rounds),
-        time_chart=time_chart(rounds),
+        time_chart=session_charts.time_chart(rounds),
         time_table=_time_table(rounds),
         legal_share=legal_share(data.decisions),
         decisions=_decision_table(data.decisions),

@@ -17,16 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eval import quality
 from eval.corruption import corrupt
-from eval.quality import (
-    Vector,
-    collect,
-    estimate_focal,
-    excess,
-    expected_scores,
-    fit_scores,
-    normal_evidence,
-)
+from eval.quality import Vector
 from eval.slices import slice_table
 from memory.errors import DataError, SettingsError
 from memory.files import write_json
@@ -106,10 +99,12 @@ class DenseAudit:
         """Return the expected score of each image's labels by kind, 0..1, each (n,)."""
         scores = {}
         for kind, measures in evidence.items():
-            beyond = excess(measures, self.calibration.normal[kind])
+            beyond = quality.excess(measures, self.calibration.normal[kind])
             weights = np.array([*self.calibration.weights[kind].values()])
             doubt = _DOUBT * measures.get("doubt", 0.0)
-            scores[kind] = expected_scores(np.column_stack([*beyond.values()]), weights, doubt)
+            scores[kind] = quality.expected_scores(
+                np.column_stack([*beyond.values()]), weights, doubt
+            )
         return scores
 
     def evidence(self, samples: Samples, confidence: Dense) -> dict[str, dict[str, Vector]]:
@@ -123,7 +118,7 @@ class DenseAudit:
             )
         labels = {kind: samples.labels[kind] for kind in self.task.needs}
         teachers = ensemble_outputs(self.task, self.models, samples.images)
-        return collect(labels, teachers, confidence, self.calibration.focal_px)
+        return quality.collect(labels, teachers, confidence, self.calibration.focal_px)
 
     def _limit(self, attributes: Mapping[str, str]) -> float:
         slices = ["", *(f"{key}={value}" for key, value in attributes.items())]
@@ -198,24 +193,24 @@ def calibrate(
     """
     labels = {kind: samples.labels[kind] for kind in task.needs}
     if focal_px is None and {"depth", "normals"} <= labels.keys():
-        focal_px = estimate_focal(labels["depth"], labels["normals"])
+        focal_px = quality.estimate_focal(labels["depth"], labels["normals"])
     teachers = ensemble_outputs(task, models, samples.images)
     rng = np.random.default_rng(0)
     variants = [corrupt(labels, rng) for _ in range(_WRONG_VARIANTS)]
-    evidence = [collect(variant, teachers, {}, focal_px) for variant in variants]
-    real = collect(labels, teachers, {}, focal_px)
+    evidence = [quality.collect(variant, teachers, {}, focal_px) for variant in variants]
+    real = quality.collect(labels, teachers, {}, focal_px)
     normal, weights, expected = {}, {}, []
     for part in task.parts:
         kind = part.name
-        normal[kind] = normal_evidence(real[kind])
-        beyond = [excess(measures[kind], normal[kind]) for measures in evidence]
+        normal[kind] = quality.normal_evidence(real[kind])
+        beyond = [quality.excess(measures[kind], normal[kind]) for measures in evidence]
         x = np.concatenate([np.column_stack([*values.values()]) for values in beyond])
         y = np.concatenate([true_scores(part, variant[kind], samples) for variant in variants])
         known = np.isfinite(y)
-        fitted = fit_scores(x[known], y[known])
+        fitted = quality.fit_scores(x[known], y[known])
         weights[kind] = dict(zip(["one", *beyond[0]], fitted.tolist(), strict=True))
-        of_true = excess(real[kind], normal[kind])
-        expected.append(expected_scores(np.column_stack([*of_true.values()]), fitted))
+        of_true = quality.excess(real[kind], normal[kind])
+        expected.append(quality.expected_scores(np.column_stack([*of_true.values()]), fitted))
     reached = np.mean(expected, axis=0)
     single = [(name,) for name in {n for a in samples.attributes for n in a}]
     table = slice_table(samples.attributes, sorted(single), _N_MIN)

@@ -13,16 +13,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import yaml
 
+from tools.streets import textures
 from tools.streets.rays import Camera, Colour, Paint, Shape, Solid, Spot, Surface, Vector
-from tools.streets.textures import (
-    body_paint,
-    facade_paint,
-    fence_paint,
-    glass_paint,
-    glow_paint,
-    leaf_paint,
-    tyre_paint,
-)
 
 Style = Literal["plain", "shifted"]
 
@@ -218,14 +210,14 @@ class Street:
         self.shadows.append(Spot(x, z, half_x + 0.15, half_z + 0.2))
         lights = (0.9, 0.02, 0.01) if rear else (1.0, 0.95, 0.75)
         glow = (1.0 if rear else 2.5) if lit and self.dark else 0.0
-        body = body_paint(spot, self.camera.height_m, waist, paint, lights, glow)
+        body = textures.body_paint(spot, self.camera.height_m, waist, paint, lights, glow)
         self.add(Spot(x, z, half_x - 0.1, half_z - 0.5), 0, 0.3, Surface.CAR, (0.01, 0.01, 0.01))
         self.add(spot, 0.25, waist, Surface.CAR, paint, paint=body)
         back = half_z * (0.98 if kind > 0.4 else 0.7)
         front = half_z * (0.8 if kind > 0.85 else 0.35)
         ends = (z - back, z + front) if rear else (z - front, z + back)
         cabin = Spot(x, sum(ends) / 2, half_x - 0.1, (ends[1] - ends[0]) / 2)
-        glass = glass_paint(cabin, self.camera.height_m - waist, roof - waist, paint)
+        glass = textures.glass_paint(cabin, self.camera.height_m - waist, roof - waist, paint)
         self.add(cabin, waist, roof, Surface.CAR, paint, paint=glass)
         if glow:
             for side in (-1, 1):
@@ -273,7 +265,7 @@ class Street:
         ground = self.camera.height_m
         self.shadows.append(Spot(lane, z, 0.3, 0.9))
         for hub_z in (z - 0.52, z + 0.52):
-            tyre = tyre_paint(ground - 0.34, hub_z)
+            tyre = textures.tyre_paint(ground - 0.34, hub_z)
             wheel = Spot(lane, hub_z, 0.035, 0.34)
             self.add(wheel, 0, 0.68, Surface.BICYCLIST, (0.02, 0.02, 0.02), paint=tyre)
         frame = self.look.choice(self.palette.cars)
@@ -315,7 +307,7 @@ class Street:
 
     def _house(self, x: float, z: float, half_x: float, half_z: float, height: float) -> None:
         wall = self.look.choice(self.palette.facades)
-        paint = facade_paint(
+        paint = textures.facade_paint(
             self.look, wall, self.camera.height_m, height, self.dark, self.snowy, self.palette.grain
         )
         self.add(Spot(x, z, half_x, half_z), 0, height, Surface.BUILDING, wall, paint=paint)
@@ -323,7 +315,7 @@ class Street:
     def _hedge(self, front: float, z: float, length: float) -> None:
         leaf = self.look.choice(self.palette.leaves)
         outward = math.copysign(2.5, front)
-        paint = leaf_paint(self.rng.uniform(0, 500), leaf, holes=0.0)
+        paint = textures.leaf_paint(self.rng.uniform(0, 500), leaf, holes=0.0)
         self.add(
             Spot(front + 2 * outward, z, 2.5, length / 2), 0, 2.2, Surface.TREE, leaf, paint=paint
         )
@@ -331,14 +323,14 @@ class Street:
     def _fence(self, x: float, z: float, half_z: float) -> None:
         colour = self.look.choice(((0.05, 0.06, 0.05), (0.45, 0.42, 0.38), (0.2, 0.12, 0.06)))
         top_m = self.rng.uniform(1.0, 1.5)
-        paint = fence_paint(self.camera.height_m, top_m, colour)
+        paint = textures.fence_paint(self.camera.height_m, top_m, colour)
         self.add(Spot(x, z, 0.04, half_z), 0, top_m, Surface.FENCE, colour, paint=paint)
 
     def _tree(self, x: float, z: float, radius: float) -> None:
         leaf, trunk = self.look.choice(self.palette.leaves), self.rng.uniform(2.0, 3.0)
         if not self.place(Spot(x, z, 0.25, 0.25)):
             return
-        paint = leaf_paint(self.rng.uniform(0, 500), leaf, holes=0.16)
+        paint = textures.leaf_paint(self.rng.uniform(0, 500), leaf, holes=0.16)
         self.add(
             Spot(x, z, 0.17, 0.17), 0, trunk + 0.6, Surface.TREE, (0.09, 0.06, 0.04), "cylinder"
         )
@@ -366,7 +358,7 @@ class Street:
 
     def _street_lamp(self, x: float, z: float, inward: int) -> None:
         grey, top_m, arm_m = (0.12, 0.13, 0.13), self.rng.uniform(5, 6.5), 0.8
-        lit: Paint | None = glow_paint((1.6, 1.1, 0.5)) if self.dark else None
+        lit: Paint | None = textures.glow_paint((1.6, 1.1, 0.5)) if self.dark else None
         self.add(Spot(x, z, 0.1, 0.1), 0, top_m, Surface.POLE, grey, "cylinder")
         self.add(
             Spot(x + inward * arm_m / 2, z, arm_m / 2, 0.06), top_m - 0.1, top_m, Surface.POLE, grey
@@ -397,7 +389,7 @@ class Street:
                 low + 0.25,
                 Surface.SIGN,
                 shine,
-                paint=glow_paint(shine),
+                paint=textures.glow_paint(shine),
             )
             if self.dark:
                 spot = (x, self.camera.height_m - low, z - 0.2)

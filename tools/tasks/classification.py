@@ -22,15 +22,9 @@ from eval.metrics import classification_metrics
 from eval.slices import Scores
 from memory.records import Confusion, Estimate
 from tools.data.samples import Images, Samples
+from tools.models import transformers_folder
 from tools.models.efficientnet import Lite0Classifier, load
-from tools.models.transformers_folder import (
-    TransformersModel,
-    folder_of,
-    load_whole,
-    preprocessing,
-    untrained,
-    with_new_head,
-)
+from tools.models.transformers_folder import TransformersModel
 from tools.settings import TrainSettings
 from tools.tasks import Batch, Model, Task, pixel_batches
 
@@ -101,9 +95,13 @@ class Classification(Task):
             return ConvNet(image_shape, n_classes)
         if settings.model == "efficientnet_lite0":
             return Lite0Classifier(n_classes, load().requires_grad_(True))
-        folder = folder_of(settings.model, ("convnet", "efficientnet_lite0"), _KIND)
-        network = with_new_head(_auto_class(), folder, _KIND, num_labels=n_classes)
-        return TransformersClassifier(network, **preprocessing(folder, network))
+        folder = transformers_folder.folder_of(
+            settings.model, ("convnet", "efficientnet_lite0"), _KIND
+        )
+        network = transformers_folder.with_new_head(
+            _auto_class(), folder, _KIND, num_labels=n_classes
+        )
+        return TransformersClassifier(network, **transformers_folder.preprocessing(folder, network))
 
     def restore_model(self, description: Mapping[str, Any]) -> Model:
         """Return an untrained model of the described architecture."""
@@ -113,7 +111,9 @@ class Classification(Task):
             return ConvNet(**parts)
         if kind == "efficientnet_lite0":
             return Lite0Classifier(**parts)
-        return TransformersClassifier(untrained(_auto_class(), parts.pop("config")), **parts)
+        return TransformersClassifier(
+            transformers_folder.untrained(_auto_class(), parts.pop("config")), **parts
+        )
 
     def labels(self, samples: Samples) -> torch.Tensor:
         """Return the class numbers, int64, (n,)."""
@@ -209,8 +209,8 @@ class Classification(Task):
 
 def load_classifier(folder: Path) -> TransformersClassifier:
     """Load a classifier with its weights, from safetensors; raises WeightsError otherwise."""
-    network = load_whole(_auto_class(), folder, _KIND)
-    return TransformersClassifier(network, **preprocessing(folder, network))
+    network = transformers_folder.load_whole(_auto_class(), folder, _KIND)
+    return TransformersClassifier(network, **transformers_folder.preprocessing(folder, network))
 
 
 def build() -> Classification:

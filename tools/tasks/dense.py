@@ -19,14 +19,8 @@ from torch.nn.functional import interpolate
 
 from memory.errors import DataError
 from tools.data.samples import Images, Samples
-from tools.models.transformers_folder import (
-    TransformersModel,
-    folder_of,
-    load_whole,
-    preprocessing,
-    untrained,
-    with_new_head,
-)
+from tools.models import transformers_folder
+from tools.models.transformers_folder import TransformersModel
 from tools.settings import TrainSettings
 from tools.tasks import Batch, Model, Task, pixel_batches
 from tools.tasks.unet import UNet
@@ -65,17 +59,19 @@ class DenseTask(Task):
         if settings.model == "unet":
             return UNet(image_shape[0], n_outputs)
         kind = f"a model for {self.head}"
-        folder = folder_of(settings.model, ("unet",), kind)
+        folder = transformers_folder.folder_of(settings.model, ("unet",), kind)
         labels = {} if self.head == "depth estimation" else {"num_labels": n_outputs}
-        network = with_new_head(_auto_class(self.head), folder, kind, **labels)
-        return DenseTransformer(network, self.head, **preprocessing(folder, network))
+        network = transformers_folder.with_new_head(_auto_class(self.head), folder, kind, **labels)
+        return DenseTransformer(
+            network, self.head, **transformers_folder.preprocessing(folder, network)
+        )
 
     def restore_model(self, description: Mapping[str, Any]) -> Model:
         """Return an untrained model of the described architecture."""
         parts = dict(description)
         if parts.pop("model") == "unet":
             return UNet(**parts)
-        network = untrained(_auto_class(parts["head"]), parts.pop("config"))
+        network = transformers_folder.untrained(_auto_class(parts["head"]), parts.pop("config"))
         return DenseTransformer(network, **parts)
 
     def labels(self, samples: Samples) -> torch.Tensor:
@@ -160,8 +156,8 @@ class DenseTransformer(TransformersModel):
 
 def load_trained(folder: Path, head: Head) -> DenseTransformer:
     """Load a model with all of its weights, from safetensors; raises WeightsError otherwise."""
-    network = load_whole(_auto_class(head), folder, f"a model for {head}")
-    return DenseTransformer(network, head, **preprocessing(folder, network))
+    network = transformers_folder.load_whole(_auto_class(head), folder, f"a model for {head}")
+    return DenseTransformer(network, head, **transformers_folder.preprocessing(folder, network))
 
 
 def mean_over_known(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
