@@ -187,17 +187,17 @@ def changes(
         slices: Rows of their photographs.
         shown: Slices of interest; those that are not measured are left out.
     """
-    found = [change(*main)]
+    differences = [change(*main)]
     before, after = (score_sums(each) for each in scores)
     if average != main[0]:
-        found.append(change(average, before[0], after[0], before[1]))
+        differences.append(change(average, before[0], after[0], before[1]))
     if slices:
         one, other = (slice_sums(each, list(slices.values())) for each in scores)
-        found.append(change("Worst five slices", one[0], other[0], one[1]))
+        differences.append(change("Worst five slices", one[0], other[0], one[1]))
     for key in shown:
         if (rows := slices.get(key)) is not None:
-            found.append(change(key, before[0][rows], after[0][rows], before[1]))
-    return tuple(found)
+            differences.append(change(key, before[0][rows], after[0][rows], before[1]))
+    return tuple(differences)
 
 
 def _mean(sums: Floats) -> Floats:

@@ -79,13 +79,13 @@ def likeness(
         for name in of_real
         if name in of_generated
     }
-    found = []
+    figures = []
     for name, (x, y) in parts.items():
         n_each = min(len(x), len(y))
         if n_each < N_LEAST:
             continue
         density, coverage = density_and_coverage(x, y)
-        found.append(
+        figures.append(
             Likeness(
                 group=name,
                 encoder=encoder,
@@ -100,7 +100,7 @@ def likeness(
                 vendi_real=vendi(x[:n_each]),
             )
         )
-    return found
+    return figures
 
 
 def kid(real: Floats, generated: Floats) -> Estimate:

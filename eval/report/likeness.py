@@ -9,11 +9,11 @@ from eval.report.blocks import Cell, Table
 from eval.report.text import number, percent
 
 
-def likeness_table(found: Sequence[Likeness]) -> Table | None:
+def likeness_table(groups: Sequence[Likeness]) -> Table | None:
     """Return the figures by group, those that cover the fewest photographs first; None for none."""
-    if not found:
+    if not groups:
         return None
-    groups = sorted(found[1:], key=lambda one: one.coverage.value - one.expected_coverage)
+    ordered = sorted(groups[1:], key=lambda one: one.coverage.value - one.expected_coverage)
     rows: list[list[Cell]] = [
         [
             one.group,
@@ -26,7 +26,7 @@ def likeness_table(found: Sequence[Likeness]) -> Table | None:
             one.cmmd,
             f"{one.vendi:.1f} ({one.vendi_real:.1f})",
         ]
-        for one in [found[0], *groups]
+        for one in [groups[0], *ordered]
     ]
     right = (
         "Photographs",
@@ -38,5 +38,5 @@ def likeness_table(found: Sequence[Likeness]) -> Table | None:
         "CMMD",
         "Vendi (of photographs)",
     )
-    title = f"Likeness and variety, by {found[0].encoder}"
+    title = f"Likeness and variety, by {groups[0].encoder}"
     return Table(("Group", *right), rows, title, right, ("Group",))

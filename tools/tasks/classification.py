@@ -184,7 +184,7 @@ class Classification(Task):
         counts = np.bincount(cells, minlength=n * n).reshape(n, n)
         totals = counts.sum(1)
         np.fill_diagonal(counts, 0)
-        found = [
+        confused = [
             Confusion(
                 true=class_names[i],
                 predicted=class_names[int(counts[i].argmax())],
@@ -194,7 +194,7 @@ class Classification(Task):
             for i in range(n)
             if counts[i].any()
         ]
-        return tuple(sorted(found, key=lambda one: -one.n / one.n_photographs))
+        return tuple(sorted(confused, key=lambda one: -one.n / one.n_photographs))
 
     def pictures(
         self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]

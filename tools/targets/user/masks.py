@@ -150,9 +150,9 @@ def _split_colour(line: str, columns: tuple[str, list[int]] | None) -> tuple[str
     """
     if columns:
         cells = [cell.strip(_AROUND) for cell in line.split(columns[0])]
-        found = [cells[place] for place in columns[1] if place < len(cells)]
-        is_colour = len(found) == len(columns[1]) and all(cell.isdecimal() for cell in found[1:])
-        return (found[0], [int(cell) for cell in found[1:]]) if is_colour else None
+        parts = [cells[place] for place in columns[1] if place < len(cells)]
+        is_colour = len(parts) == len(columns[1]) and all(cell.isdecimal() for cell in parts[1:])
+        return (parts[0], [int(cell) for cell in parts[1:]]) if is_colour else None
     for separator in ",;\t":
         cells = [cell.strip(' "') for cell in line.split(separator)]
         for i in range(len(cells) - 2):

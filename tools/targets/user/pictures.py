@@ -205,11 +205,11 @@ def strips(picture: Image.Image) -> Iterator[Image.Image]:
 
 def pixel_digest(picture: Image.Image) -> str:
     """Return a digest of a picture's mode, size and pixels."""
-    found = hashlib.sha256(f"{picture.mode} {picture.size}".encode())
+    content = hashlib.sha256(f"{picture.mode} {picture.size}".encode())
     low = picture.info.get(deep.LOW_BYTES)
     for strip in (*strips(picture), *(strips(low) if low else ())):
-        found.update(strip.tobytes())
-    return found.hexdigest()
+        content.update(strip.tobytes())
+    return content.hexdigest()
 
 
 def is_transparent(picture: Image.Image) -> bool:

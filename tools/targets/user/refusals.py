@@ -88,18 +88,18 @@ def refuse_mask_folders(root: Path, files: Sequence[Path]) -> None:
     for file in files:
         if is_picture(file) and (folder := root / file.relative_to(root).parts[0]) in by_folder:
             by_folder[folder].append(file)
-    by_folder = {folder: found for folder, found in by_folder.items() if found}
+    by_folder = {folder: inside for folder, inside in by_folder.items() if inside}
     if len(by_folder) > _FEW_FOLDERS:
-        stems = {folder: {f.stem for f in found} for folder, found in by_folder.items()}
+        stems = {folder: {f.stem for f in inside} for folder, inside in by_folder.items()}
         shared = Counter(stem for of_folder in stems.values() for stem in of_folder)
         by_folder = {
-            folder: found
-            for folder, found in by_folder.items()
+            folder: inside
+            for folder, inside in by_folder.items()
             if all(shared[stem] > 1 for stem in stems[folder])
         }
     if not 1 <= len(by_folder) <= _FEW_FOLDERS:
         return
-    colours = {folder: _median_colours(found) for folder, found in by_folder.items()}
+    colours = {folder: _median_colours(inside) for folder, inside in by_folder.items()}
     labels, fewest = min(colours.items(), key=lambda item: item[1])
     images, most = max(colours.items(), key=lambda item: item[1])
     if 0 < most <= _MASK_COLOURS and all(names.is_label_folder(f.name) for f in by_folder):
