@@ -11,8 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from langchain_core.messages import AIMessageChunk
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph.state import CompiledStateGraph
+from langgraph.types import StreamMode
+from langsmith.utils import tracing_is_enabled
 
 from agent import brains
 from agent.autonomous.delivery import no_gain
@@ -22,12 +25,12 @@ from agent.autonomous.status import read_delivery
 from agent.brains import Brain, BrainContext, planner_brain, planner_of
 from agent.brains.probe import with_mode
 from agent.config.settings import Settings, journaled_settings
-from agent.loop.approval import ApprovalDecision, ApprovalRequest
+from agent.loop.approval import ApprovalRequest, journal_answer
 from agent.loop.components import Components
 from agent.loop.effects import Effects, LiveEffects
 from agent.loop.graph import build_graph
 from agent.loop.observations import session_head
-from agent.loop.observer import ConsoleObserver
+from agent.loop.observer import ConsoleObserver, Observer
 from agent.loop.stages import BASELINE, has_baseline, run_baseline
 from agent.loop.state import RoundState, new_round
 from agent.planners import AttributeDistribution, distribution_of
@@ -39,7 +42,7 @@ from agent.session.limits import Done, Ending, done_of, ending
 from eval.report.delivery import delivery_blocks
 from eval.report.terminal import draw
 from memory.errors import SessionInUse, Stopped, UntrustedSession
-from memory.events import AnswerEvent, ApprovalEvent, HeadEvent, ResumedEvent
+from memory.events import HeadEvent, ResumedEvent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,6 +65,8 @@ def run(settings: Settings, console: Console, interactive: bool = False) -> Path
             stopped = None
             try:
                 _print(console, components.target.notice, "dim")
+                if tracing_is_enabled():
+                    _print(console, "LangSmith traces are sent: LANGSMITH_TRACING is set.")
                 end = run_rounds(components)
             except Stopped as error:
                 end, stopped = Ending(error.rule, str(error)), error
@@ -138,14 +143,7 @@ def run_rounds(
     """
     session, control = components.session, components.control
     is_resumed = session.journal.get("session", HeadEvent) is not None
-    # Its settings are checked before anything is drawn.
-    _ = components.trainer
-    if not has_baseline(session.journal):
-        _ = components.given_model
-    distribution = _open_journal(session, components)
-    context = BrainContext(distribution, components.target.vocabulary, session.settings.llm)
-    used, fallback = (brain, None) if brain else _brains(session, context)
-    effects = effects or LiveEffects(components)
+    effects, used, fallback = begin(components, effects, brain)
     with checkpoints(session) as saved:
         graph = build_graph(session, effects, used, fallback, saved.saver)
         last = session.n_done()
@@ -174,6 +172,29 @@ def run_rounds(
                 _run_round(graph, saved, components, number)
 
 
+def begin(
+    components: Components, effects: Effects | None = None, brain: Brain | None = None
+) -> tuple[Effects, Brain, Brain | None]:
+    """Journal that a session begins or continues; return what its graph is built from.
+
+    Args:
+        components: Of the session, whose settings are checked before anything is drawn.
+        effects: None for those of the components.
+        brain: None for that of the settings.
+
+    Returns:
+        Effects, brain, and the fallback of a brain of the settings.
+    """
+    session = components.session
+    _ = components.trainer
+    if not has_baseline(session.journal):
+        _ = components.given_model
+    distribution = _open_journal(session, components)
+    context = BrainContext(distribution, components.target.vocabulary, session.settings.llm)
+    used, fallback = (brain, None) if brain else _brains(session, context)
+    return effects or LiveEffects(components), used, fallback
+
+
 def _run_round(
     graph: CompiledStateGraph[RoundState], saved: Checkpoints, components: Components, number: int
 ) -> None:
@@ -181,8 +202,10 @@ def _run_round(
     config = saved.thread(number)
     # Not get_state().next: it is empty after a crash between a step and its checkpoint.
     step: RoundState | None = None if saved.has(number) else new_round(number)
-    while question := _advance(graph, step, config):
-        _journal_answer(components.session, question, components.observer.ask(question))
+    stream = components.settings.llm.stream
+    while question := _advance(graph, step, config, components.observer, stream):
+        answer = components.observer.ask(question)
+        journal_answer(components.session.journal, question, answer)
         step = None
     # The journal holds what a finished round needs; its checkpoints only cost space.
     saved.delete(number)
@@ -210,30 +233,28 @@ def _stopped_by_signals(control: Control) -> Iterator[None]:
 
 
 def _advance(
-    graph: CompiledStateGraph[RoundState], step: RoundState | None, config: RunnableConfig
+    graph: CompiledStateGraph[RoundState],
+    step: RoundState | None,
+    config: RunnableConfig,
+    observer: Observer,
+    stream: bool,
 ) -> ApprovalRequest | None:
     """Run a round until it ends (None) or a person is asked (the question).
 
     A step None goes on where the round stopped: after a crash, or at a question whose answer the
-    journal holds by now.
+    journal holds by now. With `stream` the observer gets what a model writes as it is written.
     """
-    state: Any = graph.invoke(step, config, durability="sync")
-    interrupts = state.get("__interrupt__", ())
-    return ApprovalRequest.model_validate(interrupts[0].value) if interrupts else None
-
-
-def _journal_answer(session: Session, question: ApprovalRequest, answer: ApprovalDecision) -> None:
-    """Journal the answer of a person before the graph continues."""
-    key, number = question.key, question.round
-    if question.kind == "words" or answer.verdict == "words":
-        event = AnswerEvent(key=key, round=number, question=question.text, answer=answer.text)
-        session.journal.append(event)
-    else:
-        session.journal.append(
-            ApprovalEvent(
-                key=key, round=number, verdict=answer.verdict, why=answer.text, by=answer.by
-            )
-        )
+    modes: list[StreamMode] = ["updates", "messages"] if stream else ["updates"]
+    question = None
+    part: Any
+    for mode, part in graph.stream(step, config, stream_mode=modes, durability="sync"):
+        if mode == "updates":
+            interrupts = part.get("__interrupt__", ())
+            question = interrupts[0].value if interrupts else None
+        elif isinstance(part[0], AIMessageChunk):
+            arguments = [piece["args"] or "" for piece in part[0].tool_call_chunks]
+            observer.token("".join([str(part[0].text), *arguments]))
+    return ApprovalRequest.model_validate(question) if question else None
 
 
 def _open_journal(session: Session, components: Components) -> AttributeDistribution:

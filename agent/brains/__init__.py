@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AnyMessage
+from langchain_core.runnables.config import ensure_config, merge_configs
 from tenacity import RetryCallState
 
 from agent.config.settings import LLMSettings
@@ -107,9 +108,9 @@ class ChatBrain:
         if time.monotonic() < self._rests_until:
             raise BrainError(f"the model failed less than {self.cool_down_s:g} s ago: {self._why}")
         try:
-            return self.model.bind_tools(turn.tools).invoke(
-                list(turn.messages), {"callbacks": [_Retries(turn.notify)]}
-            )
+            # Beside the callbacks of the graph, which stream and trace.
+            config = merge_configs(ensure_config(), {"callbacks": [_Retries(turn.notify)]})
+            return self.model.bind_tools(turn.tools).invoke(list(turn.messages), config)
         except BrainError as error:
             self._why = str(error)
             self._rests_until = time.monotonic() + self.cool_down_s

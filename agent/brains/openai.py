@@ -106,6 +106,7 @@ def _chat(model: str, llm: LLMSettings, key: SecretStr) -> ChatOpenAI:
         api_key=key,
         temperature=llm.temperature,
         timeout=llm.timeout_s,
+        stream_usage=llm.stream,
         max_completion_tokens=llm.answer_tokens,
         # RemoteModel tries again itself; here as well would multiply the tries.
         max_retries=0,

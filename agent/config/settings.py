@@ -146,6 +146,7 @@ class LLMSettings(Record):
     )
     temperature: float | None = Field(None, ge=0, le=2, description="None: the server's default")
     timeout_s: float = Field(120, gt=0, description="of one request")
+    stream: bool = Field(False, description="print answers as they are written")
     tries: int = Field(4, ge=1, description="of one request, with growing pauses")
     pause_s: float = Field(1, ge=0, description="before the second try; doubled each time")
     cool_down_s: float = Field(60, ge=0, description="after a failure, until it is asked again")

@@ -13,12 +13,14 @@ from typing import Literal
 from pydantic import Field
 
 from agent.loop.expectations import Expectation
+from agent.loop.state import EventLog
 from agent.planners import PlanDraft, PromptDraft
 from agent.planners.slices import shares_to_counts
 from agent.steering.arguments import split_words, whole_number
 from agent.steering.preferences import Effect, Preference
 from agent.steering.steer import share
 from memory.errors import ToolError, unknown
+from memory.events import AnswerEvent, ApprovalEvent
 from memory.records import Plan, PromptSpec, Record
 from prompts.user_vocabulary import value_of
 from prompts.vocabulary import Vocabulary
@@ -72,6 +74,16 @@ class ApprovalDecision(Record):
     verdict: Literal["words", "approve", "reject"]
     text: str = Field("", max_length=2000)
     by: Literal["user", "nobody"] = "user"
+
+
+def journal_answer(journal: EventLog, question: ApprovalRequest, answer: ApprovalDecision) -> None:
+    """Journal the answer of a person, with which the graph continues."""
+    key, number, text = question.key, question.round, answer.text
+    if question.kind == "words" or answer.verdict == "words":
+        journal.append(AnswerEvent(key=key, round=number, question=question.text, answer=text))
+    else:
+        event = ApprovalEvent(key=key, round=number, verdict=answer.verdict, why=text, by=answer.by)
+        journal.append(event)
 
 
 def edited(plan: Plan, text: str, n_images: int, vocabulary: Vocabulary) -> PlanDraft:

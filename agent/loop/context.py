@@ -234,7 +234,7 @@ def _say_last(facts: Facts) -> str:
         text += f" {levers_text(last.plan.levers)}"
     if last.training and last.training.n_real:
         text += (
-            f" The model learnt from {last.training.n_images} images and "
+            f" The model learnt from {last.training.n_images} and "
             f"{last.training.n_real} photographs."
         )
     return f"{text} {verdict}".strip()
@@ -283,15 +283,14 @@ def _say_slices(facts: Facts, n: int) -> str:
                 parts.append(f"accuracy {estimate_text(accuracy, 2)}")
             parts[-1] += f", elsewhere {1 - failure.rest_error_rate:.2f} (q={failure.q_value:.1g})"
             if failure.fixable:
-                chance = failure.fixable.chance
-                parts.append(f"fixable {chance.value:.2f} ({chance.low:.2f} to {chance.high:.2f})")
+                parts.append(f"fixable {failure.fixable.chance.value:.2f}")
         n_made, n_kept = _drawn(facts.past, slices[key])
         if n_made:
             parts.append(f"{n_made} images so far, {n_kept / n_made:.0%} kept")
         if draft:
             parts.append(f"draft {drafted[key]:.0%}")
         if draft and (gain := draft.gains.get(key)):
-            parts.append(f"expected gain {gain[0]:+.3f} (sd {gain[1]:.3f})")
+            parts.append(f"gain {gain[0]:+.3f} (sd {gain[1]:.3f})")
         if parts:
             lines.append(f"- {one_line(key)}: {'; '.join(parts)}")
     if not lines:
@@ -299,6 +298,7 @@ def _say_slices(facts: Facts, n: int) -> str:
     heads = ["Slices, the worst first."] if scores else []
     if draft:
         heads.append(f"draft: its share of the images, by {draft.planner}.")
+        heads += ["gain: expected of a round."] if draft.gains else []
     if any(failure.fixable for failure in failing.values()):
         heads.append("fixable: chance that an image is drawn well and helps.")
     if report and not any(f.significant for f in facts.failures):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from langchain_core.messages import AnyMessage
 from langgraph.types import interrupt
 
-from agent.loop.approval import ApprovalRequest
+from agent.loop.approval import ApprovalDecision, ApprovalRequest, journal_answer
 from agent.loop.context import prompt_files, say_prompt
 from agent.loop.drafts import PolicyDraft, policy_draft
 from agent.loop.expectations import Expectation, expect
@@ -389,7 +389,12 @@ class LiveEffects:
         return [path for earlier in sorted(self._shards) for path in self._shards[earlier]]
 
     def ask(self, request: ApprovalRequest, kind: type[E]) -> E:
-        """Interrupt the graph until the journal holds the answer."""
-        while (answer := self._session.journal.get(request.key, kind)) is None:
-            interrupt(request.to_json())
+        """Interrupt the graph until the journal holds the answer.
+
+        It is journaled before the graph is resumed, or comes as `Command(resume=DECISION)`.
+        """
+        journal = self._session.journal
+        while (answer := journal.get(request.key, kind)) is None:
+            decision = ApprovalDecision.model_validate(interrupt(request.to_json()))
+            journal_answer(journal, request, decision)
         return answer

@@ -1,11 +1,12 @@
-"""The loop of one round: observe, think, act, until the round is done.
+"""The loop of one round, a node for each of its phases.
 
-    observe -> think -> act -> think or work -> ... -> END
+    observe -> plan -> generate -> train -> evaluate -> review -> END
 
-`think` asks a brain for tool calls, offering only what is legal in the phase; `act` executes them
-one after the other. `work` calls the tool that is due where nothing is to be chosen. Where a
-language model cannot decide (no connection, no budget left, one illegal call after the other), a
-planner takes the step in its place: journaled as a fallback, shown in the report.
+In each the tool that is due is called or, where something is to be chosen, a brain is asked for
+tool calls, offered only what is legal in the phase, and they are executed one after the other. A
+phase is entered again until a call ends it; where a person is asked, the graph is interrupted.
+Where a language model cannot decide (no connection, no budget left, one illegal call after the
+other), a planner takes the step in its place: journaled as a fallback, shown in the report.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolCall, ToolMessage
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
+from langgraph.types import Command
 
 from agent.brains import Brain, Turn, planner_brain, planner_of
 from agent.brains.actions import as_plain_messages, storable
@@ -27,6 +30,7 @@ from agent.brains.spending import Spending, Usage, estimate_tokens
 from agent.loop.approval import Rejected
 from agent.loop.effects import Effects
 from agent.loop.observations import observe, open_round
+from agent.loop.stages import run_baseline
 from agent.loop.state import (
     ADVANCES,
     GRAPH,
@@ -35,6 +39,7 @@ from agent.loop.state import (
     SessionView,
     is_answer,
     lookups,
+    new_round,
 )
 from agent.loop.toolbox import Step, Toolbox
 from memory.errors import BrainError, SessionError, ToolError
@@ -71,38 +76,27 @@ def build_graph(
     decider = Decider(session, effects.templates, brain, fallback, notify)
     toolbox = Toolbox(session, effects)
 
-    def observe(state: RoundState) -> dict[str, Any]:
+    def start(state: RoundState) -> RoundState:
+        run_baseline(session.journal, effects)
         spending = decider.spending
         left = (spending.tokens_left(), spending.usd_left())
-        return {"messages": open_round(session, effects, state["round"], *left)}
+        number = state["round"]
+        messages = open_round(session, effects, number, *left)
+        return {**new_round(number), "messages": messages}
 
-    def think(state: RoundState) -> dict[str, Any]:
-        brief = decider.plans_briefly
-        legal = toolbox.legal({**state, "brief": brief})
-        offered = toolbox.schemas(legal, brief, state["round"])
-        return {"messages": [decider.ask(state, offered)], "brief": brief}
-
-    def act(state: RoundState) -> dict[str, Any]:
-        return _act(state, decider, toolbox)
-
-    def work(state: RoundState) -> dict[str, Any]:
-        return _work(state, toolbox)
-
-    def next_node(state: RoundState) -> str:
-        if state["phase"] == "done":
-            return END
-        return "work" if toolbox.due(state) else "think"
+    def advance(state: RoundState) -> Command[str]:
+        name = toolbox.due(state)
+        update = _work(state, toolbox, name) if name else _decide(state, decider, toolbox)
+        return Command(update=update, goto=END if update["phase"] == "done" else update["phase"])
 
     graph = StateGraph(RoundState)
-    graph.add_node("observe", observe)
-    graph.add_node("think", think)
-    graph.add_node("act", act)
-    graph.add_node("work", work)
+    graph.add_node("observe", start)
     graph.add_edge(START, "observe")
-    graph.add_edge("observe", "think")
-    graph.add_edge("think", "act")
-    graph.add_conditional_edges("act", next_node)
-    graph.add_conditional_edges("work", next_node)
+    graph.add_edge("observe", "plan")
+    for phase, following in pairwise([*(name for name in PHASES if name != "done"), END]):
+        # Shown in drawings; phases in which a brain chooses may be entered again.
+        again = () if phase in ("generate", "train", "evaluate") else (phase,)
+        graph.add_node(phase, advance, destinations=(*again, following))
     compiled = graph.compile(checkpointer=checkpointer)
     return compiled.with_config(recursion_limit=RECURSION_LIMIT)
 
@@ -258,14 +252,15 @@ def message_of(message: AnyMessage) -> Message:
     return Message.model_validate(storable(data))
 
 
-def _act(state: RoundState, decider: Decider, toolbox: Toolbox) -> dict[str, Any]:
-    """Execute the calls of the last answer; an illegal one is answered by what is legal."""
-    answer = state["messages"][-1]
-    assert isinstance(answer, AIMessage)
+def _decide(state: RoundState, decider: Decider, toolbox: Toolbox) -> dict[str, Any]:
+    """Ask the brain and execute its calls; an illegal one is answered by what is legal."""
+    state = {**state, "brief": decider.plans_briefly}
+    offered = toolbox.schemas(toolbox.legal(state), state["brief"], state["round"])
+    answer = decider.ask(state, offered)
+    before = [*state["messages"], answer]
     author = str(answer.response_metadata.get("author", ""))
     phase, n_illegal, n_lookups = state["phase"], state["n_illegal"], state["n_lookups"]
     results: list[AnyMessage] = []
-    known = state["messages"]
     if not answer.tool_calls:
         n_illegal += 1
         step = Step(state["round"], phase, toolbox.legal(state), author)
@@ -273,7 +268,7 @@ def _act(state: RoundState, decider: Decider, toolbox: Toolbox) -> dict[str, Any
         toolbox.refuse(step, None, str(answer.content), problem)
         results.append(HumanMessage(problem))
     for call in answer.tool_calls:
-        known = [*state["messages"], *results]
+        known = [*before, *results]
         now: RoundState = {**state, "phase": phase, "messages": known, "n_lookups": n_lookups}
         legal = toolbox.legal(now)
         step = Step(state["round"], phase, legal, author, lookups(known))
@@ -294,16 +289,16 @@ def _act(state: RoundState, decider: Decider, toolbox: Toolbox) -> dict[str, Any
             f"answer was: {results[-1].content} Choose another with --brain and run the same "
             "command again; finished work is kept."
         )
-    return {"messages": results, "phase": phase, "n_illegal": n_illegal, "n_lookups": n_lookups}
+    counts = {"n_illegal": n_illegal, "n_lookups": n_lookups}
+    return {"messages": [answer, *results], "phase": phase, "brief": state["brief"], **counts}
 
 
-def _work(state: RoundState, toolbox: Toolbox) -> dict[str, Any]:
+def _work(state: RoundState, toolbox: Toolbox, name: str) -> dict[str, Any]:
     """Call the tool that is due."""
     phase, number = state["phase"], state["round"]
-    name = toolbox.due(state)
-    assert name is not None  # or the node would not have been chosen
     # Nine letters and digits: some servers take no other ids.
-    call = ToolCall(name=name, args={}, id=f"g{number:05d}{list(PHASES).index(phase):03d}")
+    n_before, n_phase = len(lookups(state["messages"])), list(PHASES).index(phase)
+    call = ToolCall(name=name, args={}, id=f"g{number:05d}{n_before}{n_phase:02d}")
     text = toolbox.execute(Step(number, phase, (name,), GRAPH), call)
     asked = AIMessage("", tool_calls=[call], response_metadata={"author": GRAPH})
     result = ToolMessage(text, tool_call_id=call["id"], name=name, status="success")

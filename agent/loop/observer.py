@@ -42,6 +42,9 @@ class Observer:
         """Return a function that takes what is done and the total, in `unit`."""
         return lambda done, total: None
 
+    def token(self, text: str) -> None:
+        """Show a piece of a model's answer, as it is written."""
+
     def planned(self, plan: Plan) -> None:
         """Show an accepted plan."""
 
@@ -84,6 +87,10 @@ class ConsoleObserver(Observer):
             report(done, total, f"{rate:.1f} {unit}/s")
 
         return show
+
+    def token(self, text: str) -> None:
+        """Print the piece."""
+        self._console.print(_plain(text), end="", style="dim", highlight=False, soft_wrap=True)
 
     def planned(self, plan: Plan) -> None:
         """Print the plan's reason and size."""

@@ -11,9 +11,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from agent.loop.effects import Effects
-from agent.loop.state import EventLog
-from memory.events import FailuresEvent, ReportEvent, StageEvent, TrainingEvent
-from memory.records import Failure, Report, Training
+from agent.loop.observations import rounds_before
+from agent.loop.state import EventLog, SessionView, record_version
+from eval.credit import credit, settle
+from eval.effects import effects_of
+from eval.report.blocks import verdict_text
+from memory.events import (
+    CreditsEvent,
+    FailuresEvent,
+    LessonEvent,
+    ReportEvent,
+    StageEvent,
+    TrainingEvent,
+    VerdictEvent,
+)
+from memory.records import Failure, Lesson, Report, Training
 
 BASELINE = 0
 
@@ -52,6 +64,36 @@ def inspect(journal: EventLog, effects: Effects, number: int) -> tuple[Failure, 
     with timed(journal, effects, "inspect", number):
         failures = effects.inspect(number)
     return journal.append(FailuresEvent(key=key, round=number, failures=failures)).failures
+
+
+def learn(session: SessionView, report: Report) -> None:
+    """Journal the credits of a measured round and, where its plan had a hypothesis, what it showed.
+
+    Nothing is journaled twice.
+    """
+    number = report.round
+    current = session.journal.round(number)
+    assert current is not None and current.plan is not None and current.batch is not None
+    reports = [r.report for r in rounds_before(session.journal, number) if r.report]
+    before = reports[-1] if reports else None
+    version = record_version(session.journal)
+    effects = effects_of(current.plan, before, report, version)
+    credits_ = credit(current.plan, current.batch, report.slices, effects)
+    session.journal.append(
+        CreditsEvent(key=f"credits/{number}", round=number, credits=tuple(credits_))
+    )
+    if current.plan.hypothesis is None:
+        return
+    verdict = settle(current.plan.hypothesis, before, report, effects)
+    session.journal.append(VerdictEvent(key=f"verdict/{number}", round=number, verdict=verdict))
+    lesson = Lesson(
+        id=f"{session.name}/{number}",
+        round=number,
+        text=f"{current.plan.why} {verdict_text(verdict)}"[:600],
+        slice=verdict.hypothesis.slice,
+        held=verdict.held,
+    )
+    session.journal.append(LessonEvent(key=f"lesson/{number}", lesson=lesson))
 
 
 def has_baseline(journal: EventLog) -> bool:

@@ -19,6 +19,7 @@ from prompts.vocabulary import Vocabulary
 # What a small model may write: longer answers are cut off in the middle.
 BRIEF_SHARES = 6
 BRIEF_LENGTH = 200
+BRIEF_SLICES = 6
 # Enumerated, because the grammars of servers bound no fractions.
 SHARES = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 
@@ -54,7 +55,7 @@ def tool_schemas(
         tools: The tools that are legal now.
         vocabulary: Classes, attributes and values of the target, which become enums.
         n_images: Budget of the round.
-        slices: Keys of the slices that the last report measured.
+        slices: Keys of the slices that the last report measured, the worst first.
         brief: For small models: shares in place of prompts, and hypotheses on measured slices.
         pulls: Whether the DSTM can guide images.
         adapters: Names of the adapters that prompts may weigh.
@@ -149,7 +150,7 @@ def _shorten(parameters: Json, slices: Sequence[str]) -> None:
         given["hypothesis"] = {
             "type": "object",
             "properties": {
-                "slice": {"enum": list(slices)},
+                "slice": {"enum": list(slices[:BRIEF_SLICES])},
                 "expected_change": {"enum": [0.02, 0.05, 0.1]},
             },
             "required": ["slice", "expected_change"],

@@ -38,15 +38,12 @@ from agent.loop.state import (
 from agent.loop.tool_schemas import tool_schemas
 from agent.loop.validation import least_prompts
 from agent.planners import PromptDraft, SliceShare
-from eval.credit import credit, settle
-from eval.effects import effects_of
 from eval.report.blocks import (
     failure_lines,
     levers_text,
     plain,
     report_lines,
     trial_text,
-    verdict_text,
 )
 from eval.report.text import estimate_text
 from memory.errors import SettingsError, ToolError
@@ -54,20 +51,17 @@ from memory.events import (
     AnswerEvent,
     ApprovalEvent,
     BatchEvent,
-    CreditsEvent,
     Event,
     ForkedEvent,
     GeneratorEvent,
     HeadEvent,
     IllegalCallEvent,
-    LessonEvent,
     PlanEvent,
     RoundDoneEvent,
     SteeredEvent,
     ToolCallEvent,
-    VerdictEvent,
 )
-from memory.records import Hypothesis, Lesson, Levers, Report, Round
+from memory.records import Hypothesis, Levers, Round, SliceScore
 from prompts.render import quote
 
 _AS_BEFORE = "You have asked this already; it is not offered again now. The answer is the same:"
@@ -147,7 +141,7 @@ class Toolbox:
             [self.tools[name] for name in names],
             self._effects.target.vocabulary,
             budget.images_per_round,
-            [score.key for score in reports[-1].slices] if reports else [],
+            [s.key for s in sorted(reports[-1].slices, key=_accuracy)] if reports else [],
             brief,
             pulls="propose_plan" in names and self._proposals.no_guidance(bool(reports)) is None,
             adapters=self._proposals.adapters(),
@@ -160,6 +154,8 @@ class Toolbox:
     def execute(self, step: Step, call: ToolCall) -> str:
         """Run one tool call, journal it, and return its result.
 
+        A call that was journaled before a crash is not run again.
+
         Raises:
             ToolError: The call is illegal; says what is legal.
             Rejected: A person, or a wish of theirs, turns it down.
@@ -167,6 +163,11 @@ class Toolbox:
         call = storable(call)
         name, arguments = call["name"], call["args"]
         self._step, self._call_id = step, str(call["id"])
+        key = f"tool_call/{step.round}/{call['id']}"
+        if known := self._journal.get(key, ToolCallEvent):
+            if known.rejected:
+                raise Rejected(known.result)
+            return known.result
         started, rejection = time.monotonic(), None
         try:
             if name not in step.legal:
@@ -190,7 +191,7 @@ class Toolbox:
             self.refuse(step, name[:100], json.dumps(arguments), problem)
             raise ToolError(problem) from error
         event = ToolCallEvent(
-            key=f"tool_call/{step.round}/{call['id']}",
+            key=key,
             round=step.round,
             phase=step.phase,
             author=step.author,
@@ -377,7 +378,7 @@ class Toolbox:
         current = self._current()
         assert current.training is not None and current.plan is not None  # phases guarantee it
         report = stages.evaluate(self._journal, self._effects, current.training)
-        _learn(self._session, report)
+        stages.learn(self._session, report)
         return plain(report_lines(report))
 
     def finish(self, summary: Annotated[str, Field(max_length=1000)] = "") -> str:
@@ -414,31 +415,5 @@ class Toolbox:
         return current
 
 
-def _learn(session: SessionView, report: Report) -> None:
-    """Journal the credits of a measured round and, where its plan had a hypothesis, what it showed.
-
-    Nothing is journaled twice.
-    """
-    number = report.round
-    current = session.journal.round(number)
-    assert current is not None and current.plan is not None and current.batch is not None
-    reports = [r.report for r in rounds_before(session.journal, number) if r.report]
-    before = reports[-1] if reports else None
-    version = record_version(session.journal)
-    effects = effects_of(current.plan, before, report, version)
-    credits_ = credit(current.plan, current.batch, report.slices, effects)
-    session.journal.append(
-        CreditsEvent(key=f"credits/{number}", round=number, credits=tuple(credits_))
-    )
-    if current.plan.hypothesis is None:
-        return
-    verdict = settle(current.plan.hypothesis, before, report, effects)
-    session.journal.append(VerdictEvent(key=f"verdict/{number}", round=number, verdict=verdict))
-    lesson = Lesson(
-        id=f"{session.name}/{number}",
-        round=number,
-        text=f"{current.plan.why} {verdict_text(verdict)}"[:600],
-        slice=verdict.hypothesis.slice,
-        held=verdict.held,
-    )
-    session.journal.append(LessonEvent(key=f"lesson/{number}", lesson=lesson))
+def _accuracy(score: SliceScore) -> float:
+    return score.accuracy.value

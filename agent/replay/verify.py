@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from langsmith import tracing_context
+
 from agent.loop.context import prompt_files
 from agent.loop.graph import build_graph
 from agent.loop.stages import run_baseline
@@ -113,7 +115,9 @@ def _run(
     number = 1
     while not journal.finished:
         try:
-            graph.invoke(new_round(number))
+            # What is compared here was traced when it happened, if the user wanted that.
+            with tracing_context(enabled=False):
+                graph.invoke(new_round(number))
         except ShapingError as error:
             # The session itself ended by it: its journal must hold nothing more.
             if not journal.finished:

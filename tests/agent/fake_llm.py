@@ -58,6 +58,8 @@ def serve() -> Iterator[FakeLLM]:
             else:
                 encode = _as_ollama if self.path == "/api/chat" else _as_openai
                 data = json.dumps(encode(answer, body))
+                if body.get("stream") and encode is _as_openai:
+                    data = _as_events(json.loads(data))
             try:
                 self.send_response(status)
                 for name, value in answer.get("headers", {}).items():
@@ -123,6 +125,19 @@ def _as_openai(answer: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
         ],
         **({"usage": usage} if answer.get("usage", True) else {}),
     }
+
+
+def _as_events(answer: dict[str, Any]) -> str:
+    """Return a completion without calls as the events of a stream, in pieces of its text."""
+    (choice,) = answer["choices"]
+    text = choice["message"]["content"]
+    head = {"id": "x", "object": "chat.completion.chunk", "created": 0, "model": answer["model"]}
+    pieces = [{"role": "assistant", "content": text[i : i + 7]} for i in range(0, len(text), 7)]
+    chunks = [{**head, "choices": [{"index": 0, "delta": piece}]} for piece in pieces]
+    last = {"index": 0, "delta": {}, "finish_reason": "stop"}
+    chunks += [{**head, "choices": [last]}, {**head, "choices": [], "usage": answer["usage"]}]
+    events = [json.dumps(chunk) for chunk in chunks]
+    return "".join(f"data: {event}\n\n" for event in [*events, "[DONE]"])
 
 
 def _as_ollama(answer: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:

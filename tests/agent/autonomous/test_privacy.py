@@ -36,7 +36,7 @@ run(Settings.model_validate_json(sys.argv[1]), Console())
 
 def test_a_policy_session_asks_no_server(make_settings: Callable[..., Settings]) -> None:
     settings = make_settings("session.name=alone", "session.rounds=1")
-    environment = {**os.environ, "LANGSMITH_TRACING": "true", "LANGSMITH_API_KEY": "lsv2_not_one"}
+    environment = {**os.environ, "LANGSMITH_API_KEY": "lsv2_not_one"}
     done = subprocess.run(
         [sys.executable, "-c", GUARDED, settings.model_dump_json()],
         env=environment,

@@ -309,7 +309,7 @@ def test_a_small_context_gets_a_briefing_of_700_tokens() -> None:
         "did not hold",
         "- contrast=low wafer=mono: accuracy 0.52 (0.47 to 0.57, n=100), +0.02, elsewhere "
         "0.80 (q=0.004); 30 images so far, 80% kept; draft 25%; "
-        "expected gain +0.012 (sd 0.020)",
+        "gain +0.012 (sd 0.020)",
     ):
         assert said in observation
     # One statement for each slice.

@@ -109,4 +109,6 @@ def test_a_small_model_plans_and_does_nothing_else(tmp_path: Path) -> None:
     assert refused.problem.endswith("Call one of: propose_plan.")
     ends = [e.summary for e in events if isinstance(e, RoundDoneEvent)]
     assert len(ends) == 2 and all("balanced_accuracy 0." in text for text in ends)
+    done = [e.tool for e in events if isinstance(e, ToolCallEvent) and e.round == 1]
+    assert done[-2:] == ["inspect_failures", "finish"]
     assert verify(folder / "journal.jsonl").findings == ()
