@@ -153,6 +153,21 @@ def _write(name: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> No
     console.print(f"Written: {RESULTS / name}")
 
 
+def command_of(chosen: argparse.Namespace) -> str:
+    """Return the command without the folders, which are a machine's own."""
+    words = ["python -m benchmarks.long_tail", chosen.generator, "--seeds", chosen.seeds]
+    if chosen.name:
+        words += [
+            "--name",
+            chosen.name,
+            "--planners",
+            chosen.planners,
+            "--controls",
+            chosen.controls,
+        ]
+    return " ".join([*words, *(f"--set {change}" for change in chosen.set)])
+
+
 def main() -> None:
     """Run the seeds and write the results."""
     parser = argparse.ArgumentParser(
@@ -185,7 +200,7 @@ def main() -> None:
         name = f"long-tail-{kind}-{seed:03d}"
         experiment = Experiment.open(settings, name, arms, trainings=chosen.trainings)
         experiment.run_seed(seed)
-        command = f"python -m benchmarks.long_tail {chosen.generator} --seeds {chosen.seeds}"
+        command = command_of(chosen)
         experiment.write_results(command)
         by_seed[seed] = dict(
             figures_of(experiment.folder / "compare-slices.csv", fashion_mnist.tail(seed))
