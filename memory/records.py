@@ -257,6 +257,12 @@ class Training(Record):
     changes: dict[str, Any] = Field(
         {}, exclude_if=lambda changes: not changes, description="settings that the plan changes"
     )
+    folds: int | None = Field(
+        None,
+        ge=1,
+        exclude_if=lambda folds: folds is None,
+        description="further models, which each judge photographs that they have not learnt from",
+    )
     n_steps: int = Field(ge=0, description="0: of a model that was given")
     final_loss: float
     sha256: str

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 _FILES = {"test": "sealed.safetensors", "feedback": "feedback.safetensors"}
 
+Judge = tuple[Path, NDArray[np.int64]]
+"""The folder of a model, and the rows of the photographs that it judges."""
+
 Predict = Callable[[str, Model, Images], NDArray[Any]]
 """Takes the name of a task, a model and images; returns what `tools.tasks.Task.predict` does."""
 
@@ -58,6 +61,7 @@ def evaluate_real(
     slicing: Slicing,
     device: str = "cpu",
     predict: Predict | None = None,
+    judges: Sequence[Judge] = (),
 ) -> Report:
     """Return the report on the target's feedback split.
 
@@ -72,12 +76,14 @@ def evaluate_real(
         slicing: Which slices are measured.
         device: A torch device.
         predict: Predicts elsewhere; None: on `device`.
+        judges: Models of the feedback photographs; (): the round's DSTM judges all.
     """
     model_folder, folder = session_folder / training.model, round_folder(session_folder, round)
     reports = {}
     for split, file in _FILES.items():
+        by = judges if split == "feedback" else ()
         reports[split], predictions = evaluate(
-            model_folder, target.split(split), split, round, slicing, device, predict
+            model_folder, target.split(split), split, round, slicing, device, predict, by
         )
         metadata = {"ids": json.dumps(list(predictions.ids)), "task": predictions.task}
         data = save({"predictions": np.ascontiguousarray(predictions.values)}, metadata=metadata)
@@ -94,6 +100,7 @@ def evaluate(
     slicing: Slicing,
     device: str = "cpu",
     predict: Predict | None = None,
+    judges: Sequence[Judge] = (),
 ) -> tuple[Report, Predictions]:
     """Return the report of a saved model on samples, and its predictions.
 
@@ -105,19 +112,34 @@ def evaluate(
         slicing: Which slices are measured.
         device: A torch device.
         predict: Predicts elsewhere; None: on `device`.
+        judges: Models that predict a part of the samples each, and all together; (): the model.
 
     Raises:
         WeightsError: The model cannot be used.
         DataError: The split is empty.
     """
-    model, meta = load_model(model_folder, device)
-    task = tasks.build(meta["task"])
-    if predict is None:
-        values = task.predict(model, samples.images)
-    else:
-        values = predict(meta["task"], model, samples.images)
+    parts = []
+    for folder, rows in judges or [(model_folder, np.arange(len(samples)))]:
+        model, meta = load_model(folder, device)
+        task = tasks.build(meta["task"])
+        images = samples.images[rows]
+        parts.append(
+            predict(meta["task"], model, images) if predict else task.predict(model, images)
+        )
+    values = joined(parts, [rows for _, rows in judges])
     report = task.report(values, samples, meta["class_names"], round, split, slicing)
     return report, Predictions(samples.ids, task.name, values)
+
+
+def joined(parts: Sequence[NDArray[Any]], rows: Sequence[NDArray[np.int64]]) -> NDArray[Any]:
+    """Return the predictions of several models in one array.
+
+    Args:
+        parts: Of each model, (m, ...).
+        rows: Of each model, in the result, (m,); () for a single model.
+    """
+    values = np.concatenate(parts)
+    return values[np.argsort(np.concatenate(rows))] if rows else values
 
 
 def read_predictions(

@@ -110,11 +110,12 @@ def train_dstm(
     selection: Selection | None = None,
     callbacks: Callbacks | None = None,
     real: Sequence[Path] = (),
+    part: str = "",
 ) -> Training:
     """Train the DSTM of a round on the shards of all rounds so far and on photographs, once.
 
-    The model is in rounds/NNN of the session. Called again, the stored result is returned; after a
-    kill the training starts over.
+    The model is in rounds/NNN of the session, or in a folder `part` there. Called again, the stored
+    result is returned; after a kill the training starts over.
 
     Args:
         round: Number of the round; 0 for photographs alone.
@@ -127,6 +128,7 @@ def train_dstm(
         selection: How this round's images were chosen.
         callbacks: Progress and warnings; None: none.
         real: Shards of photographs, see `tools.data.photographs`.
+        part: Name of a further model of the round, which judges a part of the photographs.
 
     Raises:
         DataError: A shard is missing or damaged, or there is none.
@@ -143,10 +145,13 @@ def train_dstm(
         arguments["chosen"] = digest([read_choice(path).sha256 for path in chosen])
     if real:
         arguments["real"] = digest([contents(path).sha256 for path in real])
+    if part:
+        arguments["part"] = part
     if trainer.n_processes > 1:
         arguments["processes"] = trainer.n_processes
     job = job_id(session_folder.name, round, "train_dstm", arguments)
-    job_folder, model_folder = session_folder / "jobs" / job, round_folder(session_folder, round)
+    job_folder = session_folder / "jobs" / job
+    model_folder = round_folder(session_folder, round) / part
 
     def work() -> dict[str, Any]:
         images = StoredImages(paths, real)

@@ -75,7 +75,7 @@ def chosen_round(
     slices = slice_table(feedback.attributes, by, max(1, settings.feedback.n_min))
 
     def sums_of(number: int) -> tuple[NDArray[np.float64], Figure]:
-        values = read_predictions(folder, number).values
+        values = _on(feedback, folder, number)
         main = _main_sums(task, values, feedback, label_names(target, task))
         worst = slice_sums(task.scores(values, feedback), list(slices.values()))
         return rule_sums(rule, main, worst) if slices else main
@@ -114,13 +114,16 @@ def no_gain(session: Session, target: Target) -> Ending | None:
     class_names = label_names(target, task)
 
     def sums_of(number: int) -> tuple[NDArray[np.float64], Figure]:
-        values = read_predictions(session.folder, number).values
+        values = _on(feedback, session.folder, number)
         return _main_sums(task, values, feedback, class_names)
 
-    before, figure = sums_of(best.number)
-    differences = [
-        change("main", before, sums_of(after.number)[0], figure).difference for after in past[-n:]
-    ]
+    try:
+        before, figure = sums_of(best.number)
+        differences = [
+            change("main", before, sums_of(r.number)[0], figure).difference for r in past[-n:]
+        ]
+    except DataError:
+        return None
     if any(difference.low > 0 for difference in differences):
         return None
     largest = max(differences, key=lambda difference: difference.value)
@@ -129,6 +132,14 @@ def no_gain(session: Session, target: Target) -> Ending | None:
         f"none of the last {n} rounds is better than round {best.label} beyond noise; the largest "
         f"difference on the feedback photographs is {estimate_text(largest, sign=True)}",
     )
+
+
+def _on(feedback: Samples, folder: Path, number: int) -> NDArray[Any]:
+    """Return the predictions of a round; raises DataError for those of other photographs."""
+    predictions = read_predictions(folder, number)
+    if list(predictions.ids) != list(feedback.ids):
+        raise DataError(f"The predictions of round {number} are of photographs that have changed.")
+    return predictions.values
 
 
 def _main_sums(

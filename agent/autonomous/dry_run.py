@@ -190,7 +190,7 @@ def estimate(settings: Settings, speed: Speed, with_baseline: bool = False) -> l
         n_rounds = min(n_rounds, limits.max_images // session.images_per_round)
     parts = {
         "generate": speed.image_s * session.images_per_round,
-        "train": speed.step_s * settings.dstm.steps,
+        "train": speed.step_s * settings.dstm.steps * _n_trainings(settings),
         "evaluate and the rest": speed.rest_s,
     }
     round_s = sum(parts.values())
@@ -217,6 +217,12 @@ def estimate(settings: Settings, speed: Speed, with_baseline: bool = False) -> l
     return lines
 
 
+def _n_trainings(settings: Settings) -> int:
+    """Return how many models a round trains: its own, and one for each fold."""
+    learns_photographs = settings.dstm.train_on != "synthetic"
+    return 1 + (settings.feedback.folds or 0) * learns_photographs
+
+
 def _costs_alike(one: Settings, other: Settings) -> bool:
     keys = ("target", "generator", "device")
     return all(getattr(one, key) == getattr(other, key) for key in keys) and (
@@ -232,7 +238,8 @@ def _speed_of(
     for done in whole:
         assert done.batch and done.training  # chosen so
         image_s += done.seconds.get("generate", 0.0) / done.batch.n_made / len(whole)
-        step_s += done.seconds.get("train", 0.0) / done.training.n_steps / len(whole)
+        n_steps = done.training.n_steps * (1 + (done.training.folds or 0))
+        step_s += done.seconds.get("train", 0.0) / n_steps / len(whole)
         rest = sum(s for stage, s in done.seconds.items() if stage not in ("generate", "train"))
         rest_s += rest / len(whole)
     tokens_each = tokens / len(whole) if same_brain else None

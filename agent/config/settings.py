@@ -120,6 +120,13 @@ class FeedbackSettings(Record):
     alpha: float = Field(
         0.05, gt=0, lt=1, description="false discovery rate of a session, shared by its rounds"
     )
+    folds: int | None = Field(
+        None,
+        ge=2,
+        le=20,
+        description="the photographs of audit and feedback are judged in so many folds, each by a "
+        "model without it; None: those of feedback, by the model of the round",
+    )
     trial: int = Field(
         0, ge=0, description="images that a failing slice is tried with before it gets more; 0: off"
     )

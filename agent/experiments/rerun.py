@@ -10,6 +10,7 @@ from pathlib import Path
 from agent.config.settings import Settings
 from agent.config.stored import read_stored
 from agent.loop.components import Components
+from agent.loop.photographs import folds_of
 from agent.session import trust
 from memory.errors import SettingsError, unknown
 from memory.events import HeadEvent
@@ -116,6 +117,7 @@ def _train(recorded: Training, shards: Sequence[Path], components: Components) -
 
 def _evaluate(folder: Path, training: Training, recorded: Report, components: Components) -> Rerun:
     settings = components.settings.feedback
+    folds = folds_of(components) if training.folds else []
     report, _ = evaluate(
         folder / training.model,
         components.target.split("feedback"),
@@ -123,6 +125,7 @@ def _evaluate(folder: Path, training: Training, recorded: Report, components: Co
         recorded.round,
         Slicing(settings.slices, settings.n_min),
         components.device,
+        judges=[(folder / training.model / fold.name, fold.judged) for fold in folds],
     )
     before, after = _figures(recorded), _figures(report)
     shared = before.keys() & after.keys()

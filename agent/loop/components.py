@@ -41,6 +41,7 @@ from tools.models.embeddings import (
 )
 from tools.settings import DstmSettings
 from tools.targets import Target, with_flips
+from tools.targets.cross_fitting import cross_fitted, undivided
 from tools.tasks import Model, Task
 from tools.train_dstm import Trainer
 
@@ -180,13 +181,14 @@ class Components:
     def target(self) -> Target:
         """The target; its small images are cached under HOME/cache."""
         with self.stage("load target", 0):
-            return self._build_target(self.settings.target)
+            target, n_folds = self._build_target(self.settings.target), self.settings.feedback.folds
+            return cross_fitted(target, n_folds, self.settings.audit) if n_folds else target
 
     @cached_property
     def pretrain_target(self) -> Target:
         """What the MTDM is trained on: the target, unless the settings name something else."""
         source = self.settings.pretrain_target
-        return self._build_target(source) if source else self.target
+        return self._build_target(source) if source else undivided(self.target)
 
     def _build_target(self, source: TargetSettings) -> Target:
         return targets.build(source.name, self.settings.home / "cache", **source.options)
@@ -238,22 +240,13 @@ class Components:
         return write_photographs(photographs, cache, self.target.class_names)
 
     def photographs(self, n: int | None, seed: int) -> Samples:
-        """Return the splits generator and audit, or n of their photographs, see `stratified`."""
-        parts = [self.target.split(name) for name in ("generator", "audit")]
-        photographs = concatenate(parts)
-        return photographs if n is None else stratified(photographs, n, seed)
+        """Return the photographs to learn from, or n of them, see `stratified`.
 
-    def photographs_to_pull_toward(self) -> tuple[Samples, bool]:
-        """Return photographs of the splits generator and audit, and whether the DSTM learns them.
-
-        Where it learns from some of them alone, the others are returned.
+        They are the splits generator and audit, and feedback where it is judged in folds.
         """
-        dstm, everything = self.dstm, self.photographs(None, 0)
-        if dstm.train_on == "synthetic":
-            return everything, False
-        learnt = set(self.photographs(dstm.real_images, self.settings.session.seed).ids)
-        others = [row for row, name in enumerate(everything.ids) if name not in learnt]
-        return (everything.take(others), False) if others else (everything, True)
+        learnt = ("generator", "feedback" if self.settings.feedback.folds else "audit")
+        photographs = concatenate([self.target.split(name) for name in learnt])
+        return photographs if n is None else stratified(photographs, n, seed)
 
     def learnt_from(self, shards: Sequence[Path]) -> tuple[Sequence[Path], Sequence[Path]]:
         """Return the shards of generated images and of photographs that the DSTM learns from.

@@ -25,11 +25,12 @@ from agent.loop.state import E, TargetView
 from agent.planners import Observation
 from memory.events import Event
 from memory.items import Hit, MemoryItem, items_from_events
-from memory.records import Batch, Failure, Plan, Report, Training, read_pull
+from memory.records import Batch, Failure, Plan, Report, Selection, Training, read_pull
 
 if TYPE_CHECKING:
     from agent.loop.components import Components
     from tools.diffusion.guidance import Critic
+    from tools.evaluate_real import Judge
     from tools.settings import DstmSettings
 
 # Lessons and prompts that are recalled at the start of a round, and hits for a prompt of a plan.
@@ -263,7 +264,6 @@ class LiveEffects:
     def train(self, number: int) -> Training:
         """Choose from the images of round `number`, and train the DSTM on those of all so far."""
         from tools.selection.select import select_images
-        from tools.train_dstm import Callbacks, train_dstm
 
         parts, settings = self._parts, self._session.settings
         if number == 0 and parts.given_model:
@@ -288,18 +288,35 @@ class LiveEffects:
         if dstm.synthetic_share == "auto" and shards and real:
             chosen = self._choose_share(number, dstm, shards, real)
             dstm = dstm.model_copy(update={"synthetic_share": chosen["synthetic_share"]})
-        training = train_dstm(
+        training = self._learn(number, dstm, real, selection)
+        n_folds = len(self._judges(number, dstm))
+        chosen |= {"changes": changes, "folds": n_folds or None}
+        return training.model_copy(update=chosen)
+
+    def _learn(
+        self,
+        number: int,
+        dstm: DstmSettings,
+        real: Sequence[Path],
+        selection: Selection | None = None,
+        part: str = "",
+    ) -> Training:
+        """Train on the images of the rounds up to one and on photographs, once."""
+        from tools.train_dstm import Callbacks, train_dstm
+
+        parts = self._parts
+        return train_dstm(
             number,
             self._session.folder,
-            shards,
+            parts.learnt_from(self._all_shards(number))[0],
             parts.label_names,
             dstm,
             parts.trainer,
             selection,
             Callbacks(parts.progress("train", "steps"), parts.fault),
             real,
+            part,
         )
-        return training.model_copy(update={**chosen, "changes": changes})
 
     def _changes(self, number: int) -> dict[str, Any]:
         """Return the settings of the DSTM that the plans up to a round change."""
@@ -310,6 +327,18 @@ class LiveEffects:
         past = [r for r in earlier if r.number < number]
         changed = before.training.changes if before and before.training else {}
         return training_changes(levers, changed, past)
+
+    def _judges(self, number: int, dstm: DstmSettings) -> list[Judge]:
+        """Return a model for each fold of the feedback photographs, trained once without it."""
+        from agent.loop.photographs import folds_of
+
+        return [
+            (
+                self._session.folder / self._learn(number, dstm, fold.real, part=fold.name).model,
+                fold.judged,
+            )
+            for fold in folds_of(self._parts)
+        ]
 
     def _choose_share(
         self, number: int, dstm: DstmSettings, shards: Sequence[Path], real: Sequence[Path]
@@ -330,7 +359,10 @@ class LiveEffects:
         from tools.evaluate_real import evaluate_real
         from tools.tasks import Slicing
 
-        feedback = self._session.settings.feedback
+        feedback, seed = self._session.settings.feedback, self._session.settings.session.seed
+        judges: list[Judge] = []
+        if training.folds:
+            judges = self._judges(training.round, self._parts.dstm_of(training, seed))
         return evaluate_real(
             training.round,
             self._session.folder,
@@ -339,6 +371,7 @@ class LiveEffects:
             Slicing(feedback.slices, feedback.n_min),
             self._parts.device,
             self._parts.predict,
+            judges,
         )
 
     def inspect(self, number: int) -> tuple[Failure, ...]:
@@ -366,6 +399,7 @@ class LiveEffects:
 
     def _critic(self, plan: Plan) -> Critic:
         """Load the DSTM of the round before a plan's, by which its images are pulled."""
+        from agent.loop.photographs import photographs_to_pull_toward
         from tools.diffusion.guidance import critic_of
         from tools.models.criteria import load_dstm
 
@@ -376,7 +410,7 @@ class LiveEffects:
         dstm = load_dstm(folder / training.model, self._parts.device)
         if not any(prompt.pull and read_pull(prompt.pull)[0] == "real" for prompt in plan.prompts):
             return critic_of(dstm, training.sha256)
-        photographs, learnt = self._parts.photographs_to_pull_toward()
+        photographs, learnt = photographs_to_pull_toward(self._parts)
         return critic_of(dstm, training.sha256, photographs, learnt=learnt)
 
     def _all_shards(self, number: int) -> list[Path]:

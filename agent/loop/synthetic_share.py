@@ -11,9 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from agent.loop.photographs import folds_of
 from memory.records import ShareScore, digest
 from tools.data.jobs import job_id, run_once
 from tools.data.stored_images import contents
+from tools.evaluate_real import joined
 from tools.settings import DstmSettings
 from tools.tasks import Slicing
 from tools.train_dstm import Callbacks
@@ -40,15 +44,19 @@ def try_shares(
     """
     folder, n_classes = components.session.folder, len(components.label_names)
     task, names = components.task, components.label_names
-    feedback = components.target.split("feedback")
+    feedback, folds = components.target.split("feedback"), folds_of(components)
+    parts = [(fold.real, fold.judged) for fold in folds] or [(real, np.arange(len(feedback)))]
     callbacks = Callbacks(components.progress("train", "steps"), components.fault)
 
     def score(share: float) -> Callable[[], float]:
         def work() -> float:
             changed = settings.model_copy(update={"synthetic_share": share})
-            model, _, _ = components.trainer.train(shards, n_classes, changed, callbacks, real)
-            predictions = task.predict(model, feedback.images)
-            report = task.report(predictions, feedback, names, 1, "feedback", Slicing())
+            predictions = []
+            for known, judged in parts:
+                model, _, _ = components.trainer.train(shards, n_classes, changed, callbacks, known)
+                predictions.append(task.predict(model, feedback.images[judged]))
+            values = joined(predictions, [judged for _, judged in parts])
+            report = task.report(values, feedback, names, 1, "feedback", Slicing())
             return report.metrics[report.main_metric].value
 
         return work
@@ -60,6 +68,8 @@ def try_shares(
             "settings": settings.model_dump(mode="json"),
             "images": digest([contents(path).sha256 for path in (*shards, *real)]),
         }
+        if folds:
+            arguments["folds"] = len(folds)
         job = job_id(folder.name, 1, "synthetic_share", arguments)
         value = run_once(folder / "jobs" / job, arguments, score(share))
         scores.append(ShareScore(share=share, score=value))

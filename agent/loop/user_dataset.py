@@ -19,6 +19,9 @@ PRESETS = {"camvid": "camvid", "folder": "own", "hf": "own"}
 # A pretraining that was timed: minutes on two CPU cores for steps times pixels.
 _TIMED_MINUTES = 30
 _TIMED_WORK = 3250 * 64 * 64
+# Feedback photographs below which those of audit are judged, too, by cross-fitting: of 50, an
+# accuracy of 50% is known to 14 points up or down.
+FEW, N_FOLDS = 50, 5
 # At most so many unlearned words are named.
 N_WORDS = 6
 _DENSE = ("model=unet", "batch_size=16", "learning_rate=0.003")
@@ -35,8 +38,8 @@ def user_settings(
 
     Args:
         target: NAME:PATH.
-        assignments: "key=value", which override what the data determine: task, model, audit, and
-            the weights that `shaping pretrain` left under HOME/pretrain.
+        assignments: "key=value", which override what the data determine: task, model, audit, folds,
+            and the weights that `shaping pretrain` left under HOME/pretrain.
         env: Environment variables.
         needs_weights: Whether the generator is going to draw.
         warn: Called with a message about attribute values that the MTDM has not learned.
@@ -70,6 +73,9 @@ def user_settings(
     given += [f"dstm.task={built.task}", f"generator.weights={weights}"]
     if not first.feedback.slices:
         given.append(f"feedback.slices={json.dumps(_slices(built))}")
+    is_given = any(assignment.startswith("feedback.folds=") for assignment in assignments)
+    if len(built.split("feedback")) < FEW and not is_given:
+        given += [f"feedback.folds={N_FOLDS}", "audit.method=none"]
     if built.task != "classification":
         given += ["audit.method=none", *(f"dstm.{assignment}" for assignment in _DENSE)]
     # Slices that a user has set are in `assignments`, but perhaps as "auto".
@@ -77,6 +83,7 @@ def user_settings(
     settings = load_settings(PRESETS[name], [*given, *wanted], env)
     generator = settings.generator
     if needs_weights and generator.name == "mtdm" and generator.weights == str(weights):
+        built = Components(settings).target
         _check_weights(weights, settings.pretrain.steps, built, target, assignments, warn)
     return settings
 

@@ -146,6 +146,7 @@ def concatenate(parts: Sequence[Samples]) -> Samples:
         for part in parts:
             yield from zip(part.attributes, part.ids, strict=True)
 
+    groups = [group for part in parts for group in part.groups]
     attributes, ids = zip(*chain(), strict=True) if any(len(p) for p in parts) else ((), ())
     return Samples(
         images=np.concatenate([part.images for part in parts]),
@@ -158,4 +159,5 @@ def concatenate(parts: Sequence[Samples]) -> Samples:
             for kind in parts[0].labels
             if all(kind in part.labels for part in parts)
         },
+        groups=groups if len(groups) == len(ids) else (),
     )

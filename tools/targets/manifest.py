@@ -22,6 +22,7 @@ from memory.files import write_bytes, write_json
 from memory.records import digest
 from prompts.render import quote
 from tools.targets import SPLITS, Target
+from tools.targets.cross_fitting import undivided
 
 FILE = "photographs.json"
 SPLITS_FILE = "splits.csv"
@@ -90,7 +91,7 @@ class Changes:
 
 def manifest_of(target: Target) -> Manifest:
     """Return the manifest of a target's photographs."""
-    entries = {}
+    entries, target = {}, undivided(target)
     for split in SPLITS:
         samples = target.split(split)
         for row, name in enumerate(samples.ids):

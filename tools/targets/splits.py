@@ -39,6 +39,7 @@ def assign_splits(
     names: Sequence[str],
     seed: int,
     report: ValidationReport,
+    spare: str | None = None,
 ) -> list[str]:
     """Assign photographs to splits.
 
@@ -52,6 +53,7 @@ def assign_splits(
         names: For messages.
         seed: Of the random order.
         report: Takes the warnings.
+        spare: A split that gets none of a stratum with fewer photographs than there are splits.
 
     Returns:
         The split of each photograph, "" for one that is left out.
@@ -86,23 +88,34 @@ def assign_splits(
         raise refusal("all-splits-given", n=len(pool), name=names[pool[0]])
     total = sum(shares.values())
     shares = {name: share / total for name, share in shares.items()}
-    for name, rows in split_groups(groups[pool], [strata[i] for i in pool], shares, seed).items():
+    of_pool = [strata[i] for i in pool]
+    for name, rows in split_groups(groups[pool], of_pool, shares, seed, spare).items():
         for row in rows:
             assigned[pool[row]] = name
     return assigned
 
 
-def check_splits(assigned: Sequence[str], strata: Sequence[str], report: ValidationReport) -> None:
-    """Add an error for every class that is missing in a split."""
-    counts = Counter(zip(assigned, strata, strict=True))
+def check_splits(
+    assigned: Sequence[str],
+    strata: Sequence[str],
+    report: ValidationReport,
+    spare: str | None = None,
+) -> None:
+    """Add an error for every class that is missing in a split; spare: see `assign_splits`."""
+    counts, total = Counter(zip(assigned, strata, strict=True)), Counter(strata)
     for name in SPLITS:
-        missing = [stratum for stratum in sorted(set(strata)) if not counts[name, stratum]]
+        least = len(SPLITS) if name == spare else 0
+        missing = [s for s in sorted(total) if not counts[name, s] and total[s] >= least]
         if missing:
             report.error("class-not-in-split", *missing, split=name)
 
 
 def split_groups(
-    groups: NDArray[np.int64], strata: Sequence[str], shares: Mapping[str, float], seed: int
+    groups: NDArray[np.int64],
+    strata: Sequence[str],
+    shares: Mapping[str, float],
+    seed: int,
+    spare: str | None = None,
 ) -> dict[str, list[int]]:
     """Assign whole groups to splits so that every stratum keeps the wanted shares.
 
@@ -114,6 +127,7 @@ def split_groups(
         strata: Stratum of each photograph, (n,).
         shares: Fraction by split, in sum 1.
         seed: Of the random order.
+        spare: A split that gets none of a stratum with fewer photographs than there are splits.
 
     Returns:
         Sorted indices by split, disjoint and complete.
@@ -133,7 +147,8 @@ def split_groups(
         def lack(name: str, members: list[int] = group_members) -> float:
             return sum(missing[name][strata[i]] / total[strata[i]] / shares[name] for i in members)
 
-        best = max(shares, key=lack)
+        is_small = min(total[strata[i]] for i in group_members) < len(shares)
+        best = max((s for s in shares if s != spare or not is_small), key=lack)
         splits[best].extend(group_members)
         for i in group_members:
             missing[best][strata[i]] -= 1

@@ -14,6 +14,7 @@ from agent.experiments.rerun import rerun
 from agent.loop.components import Components
 from agent.loop.effects import LiveEffects
 from agent.loop.observer import Observer
+from agent.loop.photographs import photographs_to_pull_toward
 from agent.loop.synthetic_share import CANDIDATES, best_share
 from agent.replay.verify import verify
 from agent.session.folder import folder_of, open_session, stored_settings
@@ -105,7 +106,7 @@ def test_the_seed_chooses_the_photographs(tmp_path: Path) -> None:
 def test_images_are_pulled_toward_training_photographs_alone(tmp_path: Path) -> None:
     def goals(*overrides: str) -> tuple[Components, set[str], bool]:
         components = Components(toy_settings(tmp_path, *overrides))
-        photographs, learnt = components.photographs_to_pull_toward()
+        photographs, learnt = photographs_to_pull_toward(components)
         return components, {*photographs.ids}, learnt
 
     for overrides in (("dstm.train_on=synthetic",), (BOTH,), (BOTH, "dstm.real_images=20")):

@@ -12,7 +12,7 @@ from agent.autonomous.runner import run
 from agent.cli.app import app
 from agent.config.settings import load_settings
 from agent.loop.components import Components
-from agent.loop.user_dataset import user_settings
+from agent.loop.user_dataset import N_FOLDS, user_settings
 from memory.errors import WeightsError
 from memory.journal import read_events, rounds
 from tests.tools.targets.own_data import class_folders, scenes
@@ -29,7 +29,10 @@ def test_class_folders_decide_task_slices_and_weights(tmp_path: Path) -> None:
     assert (settings.preset, settings.target.name) == ("own", "folder")
     assert settings.target.options == {"path": str(tmp_path / "my birds")}
     assert (settings.dstm.task, settings.dstm.steps) == ("classification", 7)
-    assert settings.audit.method == "classifier"
+    # 24 photographs leave five for feedback alone.
+    assert (settings.feedback.folds, settings.audit.method) == (N_FOLDS, "none")
+    single = user_settings(target, [home, "feedback.folds=null"], {}, needs_weights=False)
+    assert (single.feedback.folds, single.audit.method) == (None, "classifier")
     assert ("brightness",) in settings.feedback.slices
     assert ("class", "brightness") in settings.feedback.slices
     weights = Path(settings.generator.weights)

@@ -195,8 +195,8 @@ def test_all_faults_are_in_one_message(tmp_path: Path) -> None:
 
 
 def test_too_few_photographs_are_counted(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r'fewer than 8 .*\[few-of-class\] \(3\): "Red Kite, 5"'):
-        build(class_folders(tmp_path / "few", n=5))
+    with pytest.raises(DataError, match=r'fewer than 3 .*\[few-of-class\] \(3\): "Red Kite, 2"'):
+        build(class_folders(tmp_path / "few", n=2))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,67 @@
+"""Which photographs models learn from and judge in folds, and which images are pulled toward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tools.data.photographs import write_photographs
+from tools.data.samples import Samples
+from tools.targets.cross_fitting import fold_rows
+
+if TYPE_CHECKING:
+    from agent.loop.components import Components
+
+
+class Fold(NamedTuple):
+    """A part of the feedback photographs, and the others.
+
+    Attributes:
+        name: Of the folder of its model, below that of the round.
+        judged: Rows of the feedback photographs.
+        real: Shards of the photographs that its model learns from.
+    """
+
+    name: str
+    judged: NDArray[np.int64]
+    real: Sequence[Path]
+
+
+def folds_of(components: Components) -> list[Fold]:
+    """Return the folds; [] where one model judges all, as one that learns no photograph can."""
+    settings = components.settings
+    n_folds, seed = settings.feedback.folds, settings.session.seed
+    if n_folds is None or not components.learnt_from([])[1]:
+        return []
+    feedback = components.target.split("feedback")
+    photographs = components.photographs(settings.dstm.real_images, seed)
+    folds = []
+    for number, rows in enumerate(fold_rows(feedback, n_folds, seed)):
+        judged = {feedback.ids[row] for row in rows}
+        others = [row for row, name in enumerate(photographs.ids) if name not in judged]
+        real = write_photographs(
+            photographs.take(others), settings.home / "cache", components.target.class_names
+        )
+        folds.append(Fold(f"fold-{number}", rows, real))
+    return folds
+
+
+def photographs_to_pull_toward(components: Components) -> tuple[Samples, bool]:
+    """Return photographs that images may be pulled toward, and whether the DSTM learns from them.
+
+    They are those of the splits generator and audit; where it learns from some of them alone, the
+    others. None is judged, in folds or otherwise: its image would teach models of it.
+    """
+    settings = components.settings
+    everything = components.photographs(None, 0)
+    if settings.feedback.folds:
+        everything = components.target.split("generator")
+    if settings.dstm.train_on == "synthetic":
+        return everything, False
+    learnt = set(components.photographs(settings.dstm.real_images, settings.session.seed).ids)
+    others = [row for row, name in enumerate(everything.ids) if name not in learnt]
+    return (everything.take(others), False) if others else (everything, True)
