@@ -49,7 +49,7 @@ class TrainSettings(Record):
     model: str = Field(
         "convnet",
         description="convnet or unet, efficientnet_lite0 with ImageNet's weights (extra imagenet), "
-        "or the folder of a transformers model",
+        "the folder of a transformers model, or its hub id in the cache, ORGANISATION/NAME@COMMIT",
     )
     steps: int = Field(250, ge=1)
     batch_size: int = Field(64, ge=2)

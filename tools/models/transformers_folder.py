@@ -1,11 +1,13 @@
 """Models of transformers in local folders: loaded from safetensors, or with a head of our classes.
 
-Code inside a folder is never run.
+A hub id with a commit names the folder of the hub's cache; nothing is downloaded. Code inside a
+folder is never run.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,6 +21,7 @@ from memory.errors import SettingsError, WeightsError, unknown
 from tools.models.folders import explained
 from tools.tasks import Model
 
+_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([0-9a-f]{40}))?")
 _OPTIONS: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
@@ -74,13 +77,43 @@ def folder_of(model: str, alternatives: Sequence[str], kind: str) -> Path:
         kind: What the folder should hold, for the message.
 
     Raises:
-        SettingsError: The folder has no config.json.
+        SettingsError: The folder has no config.json, or a hub id no commit.
+        WeightsError: A model of the hub is not in the cache, or has no safetensors.
     """
     folder = Path(model).expanduser()
-    if not (folder / "config.json").is_file():
+    if (folder / "config.json").is_file():
+        return folder
+    if hub_id := _HUB_ID.fullmatch(model):
+        return _cached(hub_id[1], hub_id[2], kind)
+    raise SettingsError(
+        f"{unknown('model', model, alternatives)} A folder with the config.json of {kind} of "
+        "transformers can be given too, or a hub id, ORGANISATION/NAME@COMMIT."
+    )
+
+
+def _cached(name: str, commit: str | None, kind: str) -> Path:
+    """Return the folder of a model of the hub in the cache of this machine."""
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if commit is None:
         raise SettingsError(
-            f"{unknown('model', model, alternatives)} A folder with the config.json of {kind} of "
-            "transformers can be given too."
+            f"There is no folder {name} with the config.json of {kind}. As a hub id it needs the "
+            f"40 digits of a commit, so that the weights stay the same: {name}@COMMIT."
+        )
+    files = ["config.json", "model.safetensors", "preprocessor_config.json"]
+    command = f"hf download {name} --revision {commit} {' '.join(files)}"
+    try:
+        folder = Path(snapshot_download(name, revision=commit, local_files_only=True))
+    except LocalEntryNotFoundError as error:
+        raise WeightsError(
+            f"The model {name} at {commit} is not in the cache {constants.HF_HUB_CACHE}, and a "
+            f"session downloads nothing. Where there is a network: {command}. Or give a folder."
+        ) from error
+    if missing := [file for file in files[:2] if not (folder / file).is_file()]:
+        raise WeightsError(
+            f"The model {name} at {commit} has no {' and no '.join(missing)} in the cache, "
+            f"{folder}. Where there is a network: {command}. Other files of weights are not read."
         )
     return folder
 
