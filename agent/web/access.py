@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import quote, urlencode
+
+from fastapi import Request, Response
+from fastapi.responses import HTMLResponse, PlainTextResponse
+
+from memory.addresses import is_local
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -32,7 +35,6 @@ _HEADERS = (
     # The address may hold the token.
     (b"referrer-policy", b"same-origin"),
 )
-_HTML, _TEXT = b"text/html; charset=utf-8", b"text/plain; charset=utf-8"
 _SIGN_IN = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Token needed</title><link rel="icon" href="data:,">
@@ -40,14 +42,7 @@ _SIGN_IN = """<!doctype html>
 <p>Open the address that <code>shaping web</code> has printed, or enter the token here.</p>
 <form action="/"><label>Token <input name="token" type="password" required autofocus></label>
 <button>Open</button></form></html>"""
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a name or address can be reached from this machine alone."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
+_SIGNED_IN = '<!doctype html><title>Shaping</title><link rel="icon" href="data:,">'
 
 
 class Guard:
@@ -70,68 +65,68 @@ class Guard:
         """Serve a request, or refuse it before the application sees it."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
-        elif scope["type"] != "http":
+            return
+        if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
-        elif problem := _foreign(scope, self._is_local):
-            await _respond(send, 403, problem)
-        elif any(self._matches(text) for text in self._credentials(scope)):
+            return
+        request = Request(scope)
+        answer: Response
+        if problem := _foreign(request, self._is_local):
+            answer = PlainTextResponse(problem, 403)
+        elif any(self._matches(text) for text in self._credentials(request)):
             await self._app(scope, receive, _with_headers(send))
-        elif scope["method"] == "GET" and self._matches(dict(_query(scope)).get("token", "")):
-            await self._sign_in(scope, send)
+            return
+        elif request.method == "GET" and self._matches(request.query_params.get("token", "")):
+            answer = self._sign_in(request)
         else:
-            await _respond(send, 401, _SIGN_IN, (b"content-type", _HTML))
+            answer = HTMLResponse(_SIGN_IN, 401)
+        answer.headers["cache-control"] = "no-store"
+        await answer(scope, receive, _with_headers(send))
 
-    def _credentials(self, scope: Scope) -> list[str]:
+    def _credentials(self, request: Request) -> list[str]:
         """Return what a request brings as bearer or cookie."""
-        given = [t[7:] for t in _header(scope, "authorization") if t[:7].lower() == "bearer "]
-        for text in _header(scope, "cookie"):
-            try:
-                cookie = SimpleCookie(text).get(self._cookie)
-            except CookieError:
-                continue
-            given += [cookie.value] if cookie else []
-        return given
+        authorizations = request.headers.getlist("authorization")
+        given = [text[7:] for text in authorizations if text[:7].lower() == "bearer "]
+        return [*given, request.cookies.get(self._cookie, "")]
 
     def _matches(self, text: str) -> bool:
         """Compare with the token, in a time that does not depend on where they differ."""
         return hmac.compare_digest(text.encode(), self._token.encode())
 
-    async def _sign_in(self, scope: Scope, send: Send) -> None:
+    def _sign_in(self, request: Request) -> Response:
         """Set the cookie, and take the token out of a page's address."""
-        secure = "; Secure" if scope.get("scheme") == "https" else ""
-        cookie = f"{self._cookie}={self._token}; Path=/; HttpOnly; SameSite=Strict{secure}"
-        rest = urlencode([pair for pair in _query(scope) if pair[0] != "token"])
+        answer = HTMLResponse(
+            '<!doctype html><title>Shaping</title><link rel="icon" href="data:,">'
+        )
+        is_secure = request.url.scheme == "https"
+        answer.set_cookie(
+            self._cookie, self._token, httponly=True, samesite="strict", secure=is_secure
+        )
+        rest = urlencode(
+            [pair for pair in request.query_params.multi_items() if pair[0] != "token"]
+        )
         # A browser takes "//host" for another site.
-        place = f"/{quote(scope['path']).lstrip('/')}" + (f"?{rest}" if rest else "")
+        place = f"/{quote(request.scope['path']).lstrip('/')}" + (f"?{rest}" if rest else "")
         # After a redirection of another site's link the browser would not send a strict cookie.
-        head = ((b"set-cookie", cookie.encode()), (b"refresh", f"0;url={place}".encode()))
-        body = '<!doctype html><title>Shaping</title><link rel="icon" href="data:,">'
-        await _respond(send, 200, body, (b"content-type", _HTML), *head)
+        answer.headers["refresh"] = f"0;url={place}"
+        return answer
 
 
-def _foreign(scope: Scope, is_local: bool) -> str:
+def _foreign(request: Request, is_local_page: bool) -> str:
     """Return why a request comes from somewhere else than the page itself; "": it does not."""
-    hosts = _header(scope, "host")
+    headers = request.headers
+    hosts = headers.getlist("host")
     if len(hosts) != 1:
         return "A request needs exactly one Host header."
     host = hosts[0].lower()
-    if is_local and not is_loopback(re.sub(r":\d+$", "", host)):
+    if is_local_page and not is_local(re.sub(r":\d+$", "", host)):
         return "This page is served to this machine alone: use localhost, or an SSH tunnel."
-    is_foreign = any(o.lower().partition("://")[2] != host for o in _header(scope, "origin"))
-    is_visit = "navigate" in _header(scope, "sec-fetch-mode")
-    sites = {"cross-site", "same-site"} & set(_header(scope, "sec-fetch-site"))
+    is_foreign = any(o.lower().partition("://")[2] != host for o in headers.getlist("origin"))
+    is_visit = "navigate" in headers.getlist("sec-fetch-mode")
+    sites = {"cross-site", "same-site"} & set(headers.getlist("sec-fetch-site"))
     if is_foreign or (sites and not is_visit):
         return "The request comes from a page of another site."
     return ""
-
-
-def _header(scope: Scope, name: str) -> list[str]:
-    """Return all values of a header, which may be given several times."""
-    return [v.decode("latin-1") for n, v in scope["headers"] if n.lower() == name.encode()]
-
-
-def _query(scope: Scope) -> list[tuple[str, str]]:
-    return parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
 
 
 def _with_headers(send: Send) -> Send:
@@ -141,9 +136,3 @@ def _with_headers(send: Send) -> Send:
         await send(message)
 
     return sending
-
-
-async def _respond(send: Send, status: int, body: str, *head: tuple[bytes, bytes]) -> None:
-    headers = [*(head or ((b"content-type", _TEXT),)), (b"cache-control", b"no-store"), *_HEADERS]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body.encode()})

@@ -18,10 +18,11 @@ from fastapi.responses import HTMLResponse, StreamingResponse
 from pydantic import BaseModel
 
 from agent.config.settings import Settings
-from agent.web.access import Guard, is_loopback
+from agent.web.access import Guard
 from agent.web.page import Page, asset
 from agent.web.pictures import Pictures
 from agent.web.registry import SessionRegistry
+from memory.addresses import is_local
 from memory.errors import SettingsError, ShapingError
 
 REFRESH_S = 1.0
@@ -70,7 +71,7 @@ def serve(
     """
     if token is not None and not _TOKEN.fullmatch(token):
         raise SettingsError("A token must have 16 to 128 letters, digits, '-' or '_'.")
-    is_local, secret = is_loopback(host), token or secrets.token_urlsafe(24)
+    here, secret = is_local(host), token or secrets.token_urlsafe(24)
     listener = _listen(host, port)
     try:
         name = registry.open_as_set(opened) if opened else None
@@ -82,11 +83,11 @@ def serve(
         say(f"Open {address}{'?' if query else ''}{'&'.join(query)}")
         if token:
             say("It asks for the token that you have set.")
-        if not is_local:
+        if not here:
             say("Anybody with the token can steer. It is not encrypted: prefer an SSH tunnel.")
         say("Ctrl-C ends it; sessions stop at their next safe point and nothing is lost.")
         config = uvicorn.Config(
-            application(registry, secret, is_local),
+            application(registry, secret, here),
             # Streams that are cut off at the end are no errors.
             log_level="critical",
             ws="none",

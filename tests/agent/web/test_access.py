@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from agent.web.access import Guard, Receive, Scope, Send, is_loopback
+from agent.web.access import Guard, Receive, Scope, Send
+from memory.addresses import is_local
 
 TOKEN = "a-token-of-24-characters"
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
@@ -53,7 +54,7 @@ def test_the_token_of_the_address_becomes_a_cookie() -> None:
     assert (first.status_code, b"inside" in first.content) == (200, False)
     assert first.headers["refresh"] == "0;url=/evil.example/a%20b?session=x%26y"
     cookie = first.headers["set-cookie"]
-    assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
+    assert "HttpOnly" in cookie and "SameSite=strict" in cookie
     pair = cookie.partition(";")[0]
     assert ask(guard, "POST", THERE, headers={"Cookie": pair}).text == "inside"
     other = Guard(application, "another-token-as-long", False)
@@ -115,8 +116,8 @@ def test_websockets_are_closed() -> None:
 
 
 def test_which_addresses_only_this_machine_reaches() -> None:
-    assert all(map(is_loopback, ("127.0.0.1", "127.1.2.3", "::1", "[::1]", "localhost")))
-    assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.0.1", "localhost.example", "")))
+    assert all(map(is_local, ("127.0.0.1", "127.1.2.3", "::1", "[::1]", "localhost")))
+    assert not any(map(is_local, ("0.0.0.0", "::", "192.168.0.1", "localhost.example", "")))
 
 
 @pytest.fixture
