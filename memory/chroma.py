@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from memory import minilm, opened
 from memory.arenas import give_back
 from memory.errors import StorageError, some
-from memory.files import storage_error, sync_folder
-from memory.items import Hit, MemoryItem, items_of, read_item, readable_items
+from memory.files import first_free, storage_error, sync_folder
+from memory.items import Hit, MemoryItem, read_item, readable_items
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -190,21 +190,22 @@ class MemoryIndex:
     def _use(self, work: Work[Result]) -> Result:
         """Return what `work` makes of the collection, rebuilt before where that is needed."""
         with self._locked():
-            if self._journals is None:
-                with self._open() as collection:
-                    return work(collection, "")
-            database = self.folder / opened.DATABASE
-            # Chroma takes an empty file for a new index.
-            missing = not database.exists() or not database.stat().st_size
-            if not missing and not (self.folder / _UNFINISHED).exists():
-                try:
-                    with self._open() as collection:
-                        return work(collection, "")
-                except StorageError as error:
-                    self._tell(f"The memory is rebuilt from the journals: {error}")
-            self._rebuild(self._vectors(items_of(self._journals(), self._tell)))
-            with self._open() as collection:
-                return work(collection, "")
+            if self._journals is not None:
+                database = self.folder / opened.DATABASE
+                # Chroma takes an empty file for a new index.
+                missing = not database.exists() or not database.stat().st_size
+                if not missing and not (self.folder / _UNFINISHED).exists():
+                    try:
+                        return self._do(work)
+                    except StorageError as error:
+                        self._tell(f"The memory is rebuilt from the journals: {error}")
+                items, _ = readable_items(self._journals(), self._tell)
+                self._rebuild(self._vectors(items))
+            return self._do(work)
+
+    def _do(self, work: Work[Result]) -> Result:
+        with self._open() as collection:
+            return work(collection, "")
 
     def _rebuild(self, vectors: Sequence[tuple[MemoryItem, list[float]]]) -> int:
         self._refuse_foreign()
@@ -287,9 +288,8 @@ class MemoryIndex:
             with self._open() as collection:
                 collection.count()
         except StorageError:
-            n = 1
-            while (aside := self.folder.with_name(f"{self.folder.name}.damaged-{n}")).exists():
-                n += 1
+            name = self.folder.name
+            aside = first_free(lambda n: self.folder.with_name(f"{name}.damaged-{n}"))
             aside.mkdir()
             for path in self.folder.iterdir():
                 if path.name not in _KEPT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import re
@@ -27,24 +28,20 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     reach the disk before the rename, the rename before the return. Raises StorageError when the
     disk is full or read-only; the old file is untouched then.
     """
-    try:
+    with storing(path):
         make_folder(path.parent)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_SUFFIX)
-    except OSError as error:
-        raise storage_error(path, error) from error
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise storage_error(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                write(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+            sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -102,6 +99,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def first_free(path_of: Callable[[int], Path]) -> Path:
+    """Return the first path, numbered from 1, at which nothing is."""
+    return next(path for n in itertools.count(1) if not (path := path_of(n)).exists())
 
 
 @contextmanager

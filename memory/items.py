@@ -50,17 +50,13 @@ class Hit(Record):
     similarity: float
 
 
-def items_of(
-    journals: Iterable[Path], tell: Callable[[str], None] = lambda text: None
-) -> list[MemoryItem]:
-    """Return the items of journals, in order; those that cannot be read are skipped and told."""
-    return readable_items(journals, tell)[0]
-
-
 def readable_items(
     journals: Iterable[Path], tell: Callable[[str], None]
 ) -> tuple[list[MemoryItem], list[str]]:
-    """Return what `items_of` does, and the names of the sessions that were skipped."""
+    """Return the items of journals, in order, and the sessions whose journals cannot be read.
+
+    These are skipped, which is told.
+    """
     items: list[MemoryItem] = []
     damaged, skipped = [], []
     for path in journals:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from memory.chain import link
 from memory.errors import SessionError
 from memory.events import SCHEMA, Event, HeadEvent, UndoneEvent, kind_of, parse_event
-from memory.files import storage_error, sync_folder, write_bytes
+from memory.files import first_free, storage_error, storing, sync_folder, write_bytes
 from memory.records import Round, first_problem
 from memory.rounds import RoundFold, fold, is_folded
 
@@ -257,22 +257,19 @@ class Journal:
             self._recent.popitem(last=False)
 
     def _write(self, line: bytes) -> None:
-        try:
-            # Unbuffered: a buffer would be flushed again on close, after the truncation.
-            with self.path.open("a+b", buffering=0) as handle:
-                n_before = os.fstat(handle.fileno()).st_size
-                self._check_untouched(handle, n_before)
-                try:
-                    rest = memoryview(line)
-                    while rest:
-                        rest = rest[handle.write(rest) :]
-                    os.fsync(handle.fileno())
-                except BaseException:
-                    # Also for Ctrl-C: the next line must not be glued to half of this one.
-                    handle.truncate(n_before)
-                    raise
-        except OSError as error:
-            raise storage_error(self.path, error) from error
+        # Unbuffered: a buffer would be flushed again on close, after the truncation.
+        with storing(self.path), self.path.open("a+b", buffering=0) as handle:
+            n_before = os.fstat(handle.fileno()).st_size
+            self._check_untouched(handle, n_before)
+            try:
+                rest = memoryview(line)
+                while rest:
+                    rest = rest[handle.write(rest) :]
+                os.fsync(handle.fileno())
+            except BaseException:
+                # Also for Ctrl-C: the next line must not be glued to half of this one.
+                handle.truncate(n_before)
+                raise
 
     def _check_untouched(self, handle: IO[bytes], n_bytes: int) -> None:
         """Raise SessionError where another process has written to the journal."""
@@ -285,17 +282,13 @@ class Journal:
             )
 
     def _cut(self, n_whole: int) -> Path:
-        n = 1
-        while (torn := self.path.with_name(f"{self.path.stem}.torn-{n}")).exists():
-            n += 1
+        torn = first_free(lambda n: self.path.with_name(f"{self.path.stem}.torn-{n}"))
         with self.path.open("rb") as handle:
             handle.seek(n_whole)
             write_bytes(torn, handle.read())
-        try:
+        with storing(self.path):
             os.truncate(self.path, n_whole)
             sync_folder(self.path.parent)
-        except OSError as error:
-            raise storage_error(self.path, error) from error
         return torn
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from memory.errors import SettingsError, some
-from memory.files import TEMPORARY, storing, write_json
+from memory.files import TEMPORARY, first_free, storing, write_json
 
 RECORD = ".shaping-files.json"
 _SHOWN = 5
@@ -123,10 +123,7 @@ def _move(stage: Path, folder: Path) -> None:
 
 
 def _set_aside(path: Path) -> None:
-    n = 1
-    while (aside := path.with_name(f"{path.name}.kept-{n}")).exists():
-        n += 1
-    path.rename(aside)
+    path.rename(first_free(lambda n: path.with_name(f"{path.name}.kept-{n}")))
 
 
 def _is_foreign(folder: Path, name: str, record: Record) -> bool:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+Value = TypeVar("Value")
+Sparse = Annotated[Value, Field(exclude_if=lambda value: value is None or value in ((), {}))]
+"""A field that is left out of the JSON while it is None, () or {}."""
 
 PULLS = ("entropy", "loss", "real")
 
@@ -88,12 +92,8 @@ class PromptSpec(Record):
     attributes: dict[str, str] = {}
     count: int = Field(ge=1)
     guidance: float | None = Field(None, ge=0, le=20, description="None: the generator's default")
-    pull: PullText | None = Field(
-        None, exclude_if=lambda pull: pull is None, description="by the DSTM; None: not at all"
-    )
-    adapters: AdapterWeights | None = Field(
-        None, exclude_if=lambda adapters: adapters is None, description="None: as settings say"
-    )
+    pull: Sparse[PullText | None] = Field(None, description="by the DSTM; None: not at all")
+    adapters: Sparse[AdapterWeights | None] = Field(None, description="None: as settings say")
     why: str = Field("", max_length=500)
 
 
@@ -111,9 +111,8 @@ class Verdict(Record):
     before: Estimate | None
     after: Estimate | None
     change: float | None
-    effect: Estimate | None = Field(
+    effect: Sparse[Estimate | None] = Field(
         None,
-        exclude_if=lambda effect: effect is None,
         description="the change apart from what would have happened anyway; see `eval.effects`",
     )
     held: bool | None = Field(description="None: undecided, or not measured in both reports")
@@ -168,8 +167,8 @@ class Plan(Record):
     hypothesis: Hypothesis | None = None
     why: str = ""
     warnings: tuple[str, ...] = ()
-    trials: tuple[Trial, ...] = Field((), exclude_if=lambda trials: not trials)
-    levers: Levers | None = Field(None, exclude_if=lambda levers: levers is None)
+    trials: Sparse[tuple[Trial, ...]] = ()
+    levers: Sparse[Levers | None] = None
 
     @property
     def n_images(self) -> int:
@@ -237,38 +236,26 @@ class Training(Record):
     job_id: str
     model: str = Field(description="folder with model.safetensors and model.json, relative")
     n_images: int = Field(ge=0, description="generated images")
-    n_real: int | None = Field(
-        None, ge=1, exclude_if=lambda n_real: n_real is None, description="photographs"
-    )
-    effective_size: float | None = Field(
+    n_real: Sparse[int | None] = Field(None, ge=1, description="photographs")
+    effective_size: Sparse[float | None] = Field(
         None,
         gt=0,
-        exclude_if=lambda size: size is None,
         description="equally frequent images that vary as much as those drawn (Kish 1965)",
     )
-    synthetic_share: Share | None = Field(
-        None,
-        exclude_if=lambda share: share is None,
-        description="that was chosen; None: as the settings say",
+    synthetic_share: Sparse[Share | None] = Field(
+        None, description="that was chosen; None: as the settings say"
     )
-    shares: tuple[ShareScore, ...] = Field(
-        (), exclude_if=lambda shares: not shares, description="tried in this round"
-    )
-    changes: dict[str, Any] = Field(
-        {}, exclude_if=lambda changes: not changes, description="settings that the plan changes"
-    )
-    folds: int | None = Field(
+    shares: Sparse[tuple[ShareScore, ...]] = Field((), description="tried in this round")
+    changes: Sparse[dict[str, Any]] = Field({}, description="settings that the plan changes")
+    folds: Sparse[int | None] = Field(
         None,
         ge=1,
-        exclude_if=lambda folds: folds is None,
         description="further models, which each judge photographs that they have not learnt from",
     )
     n_steps: int = Field(ge=0, description="0: of a model that was given")
     final_loss: float
     sha256: str
-    selection: Selection | None = Field(
-        None, exclude_if=lambda selection: selection is None, description="None: of all images"
-    )
+    selection: Sparse[Selection | None] = Field(None, description="None: of all images")
 
 
 class SliceScore(Record):
@@ -297,10 +284,8 @@ class Report(Record):
     metrics: dict[str, Estimate] = Field(description="accuracy, miou, ...; the main one first")
     slices: tuple[SliceScore, ...]
     worst_slice: str | None = None
-    confusions: tuple[Confusion, ...] = Field(
-        (),
-        exclude_if=lambda confusions: not confusions,
-        description="of classification, the most frequent error first",
+    confusions: Sparse[tuple[Confusion, ...]] = Field(
+        (), description="of classification, the most frequent error first"
     )
 
     @property
@@ -393,10 +378,8 @@ class Credit(Record):
     slice: str
     n_images: int = Field(ge=0)
     change_per_100: float
-    error: float | None = Field(
-        None,
-        exclude_if=lambda error: error is None,
-        description="standard error of change_per_100; None in records before version 2",
+    error: Sparse[float | None] = Field(
+        None, description="standard error of change_per_100; None in records before version 2"
     )
 
     @property

@@ -7,37 +7,25 @@ from collections.abc import Iterable
 from typing import Any
 
 from memory.events import (
-    BatchEvent,
-    CreditsEvent,
+    KINDS,
     Event,
     FailuresEvent,
     FallbackEvent,
-    PlanEvent,
     ReportEvent,
     StageEvent,
     TrainingEvent,
-    VerdictEvent,
     kind_of,
 )
 from memory.records import Round
 
-# What a round is folded from; round 0 from some of it, see `is_folded`.
+# What a round is folded from: a record stands under the name of its event's kind.
+FOLDED = (Round.model_fields.keys() & KINDS.keys()) | {
+    kind_of(StageEvent),
+    kind_of(FallbackEvent),
+}
+# What round 0 is folded from.
 _OF_BASELINE = frozenset(
     kind_of(event) for event in (TrainingEvent, ReportEvent, FailuresEvent, StageEvent)
-)
-FOLDED = frozenset(
-    kind_of(event)
-    for event in (
-        PlanEvent,
-        BatchEvent,
-        TrainingEvent,
-        ReportEvent,
-        FailuresEvent,
-        CreditsEvent,
-        VerdictEvent,
-        StageEvent,
-        FallbackEvent,
-    )
 )
 
 
@@ -82,6 +70,5 @@ def fold(number: int, events: Iterable[Event]) -> Round:
         elif isinstance(event, FallbackEvent):
             n_fallbacks += 1
         else:
-            # A record stands under the name of its event's kind.
             parts[event.kind] = getattr(event, event.kind)
     return Round(number=number, seconds=seconds, fallbacks=n_fallbacks, **parts)

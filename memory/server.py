@@ -21,7 +21,7 @@ from memory.addresses import warn_of_plain_key
 from memory.chroma import Embed, MemoryIndex, Result, Work, collection_of, upsert
 from memory.errors import SettingsError, StorageError
 from memory.files import storing, write_bytes
-from memory.items import items_of
+from memory.items import readable_items
 from memory.records import digest
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class ServedMemory(MemoryIndex):
 
     def reindex(self, journals: Iterable[Path]) -> int:
         """Replace this home's items on the server by those of journals; return how many."""
-        items = items_of(journals, self._tell)
+        items, _ = readable_items(journals, self._tell)
         with self._served() as collection:
             collection.delete(where={"owner": self._owner()})
             upsert(collection, self._vectors(items), self._owner())
@@ -106,7 +106,8 @@ class ServedMemory(MemoryIndex):
         # Read before the journals: what others add now is in their journals already.
         stored = collection.get(where={"owner": self._owner()}, include=["metadatas"])
         served = {str(metadata.get("item")) for metadata in stored["metadatas"] or []}
-        items = {item.id: item for item in items_of(self._journals(), self._tell)}
+        readable, _ = readable_items(self._journals(), self._tell)
+        items = {item.id: item for item in readable}
         missing = [item for item in items.values() if item.model_dump_json() not in served]
         upsert(collection, self._vectors(missing), self._owner())
         write_bytes(self._whole, b"")

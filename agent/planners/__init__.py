@@ -22,6 +22,7 @@ from memory.records import (
     PullText,
     Record,
     Round,
+    Sparse,
     Trial,
 )
 from prompts.vocabulary import Vocabulary
@@ -87,8 +88,8 @@ class PromptDraft(Record):
     attributes: dict[str, str] = Field(default_factory=dict)
     count: Annotated[int, BeforeValidator(_not_bool)]
     why: str = ""
-    pull: PullText | None = Field(None, exclude_if=lambda pull: pull is None)
-    adapters: AdapterWeights | None = Field(None, exclude_if=lambda adapters: adapters is None)
+    pull: Sparse[PullText | None] = None
+    adapters: Sparse[AdapterWeights | None] = None
 
 
 class SliceShare(Record):
@@ -104,8 +105,8 @@ class PlanDraft(Record):
     prompts: tuple[PromptDraft, ...]
     hypothesis: Hypothesis | None = None
     why: str = ""
-    trials: tuple[Trial, ...] = Field((), exclude_if=lambda trials: not trials)
-    levers: Levers | None = Field(None, exclude_if=lambda levers: levers is None)
+    trials: Sparse[tuple[Trial, ...]] = ()
+    levers: Sparse[Levers | None] = None
 
 
 @runtime_checkable

@@ -8,28 +8,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from memory.events import (
-    BatchEvent,
-    CreditsEvent,
     Event,
-    FailuresEvent,
     FallbackEvent,
     GeneratorEvent,
-    IllegalCallEvent,
-    LessonEvent,
-    ModelCallEvent,
-    OpeningEvent,
-    PlanEvent,
-    ProposedEvent,
-    ReportEvent,
+    OutsideEvent,
     ResumedEvent,
-    RoundDoneEvent,
     StageEvent,
-    SteeredEvent,
-    ToolCallEvent,
     ToolsEvent,
-    TrainingEvent,
     UndoneEvent,
-    VerdictEvent,
     WishesShownEvent,
 )
 from memory.journal import standing
@@ -40,25 +26,6 @@ E = TypeVar("E", bound=Event)
 
 # What is written before the outcome that it leads to.
 _ON_THE_WAY = (ToolsEvent, StageEvent, FallbackEvent, GeneratorEvent, WishesShownEvent)
-# What the graph of a round writes; all else comes from outside of it and is taken as it is.
-_OF_GRAPH = (
-    *_ON_THE_WAY,
-    OpeningEvent,
-    ModelCallEvent,
-    ToolCallEvent,
-    IllegalCallEvent,
-    ProposedEvent,
-    SteeredEvent,
-    PlanEvent,
-    BatchEvent,
-    TrainingEvent,
-    ReportEvent,
-    FailuresEvent,
-    CreditsEvent,
-    VerdictEvent,
-    LessonEvent,
-    RoundDoneEvent,
-)
 
 
 class Divergence(Exception):
@@ -224,8 +191,8 @@ class RecordedJournal:
         while self._next < len(self.recorded):
             event = self.recorded[self._next]
             if not self._written[self._next]:
-                is_due = isinstance(event, _OF_GRAPH) and not self._is_left_over(self._next)
-                if is_due and not self._is_repeated(event):
+                is_due = not isinstance(event, OutsideEvent)
+                if is_due and not self._is_left_over(self._next) and not self._is_repeated(event):
                     return
                 self._show(self._next)
             self._next += 1

@@ -5,17 +5,13 @@ sessions/NAME/  session.yaml  journal.jsonl  graph.sqlite  jobs/  rounds/  lock
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import re
 import shlex
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal
 
 import yaml
 from filelock import FileLock, Timeout
@@ -23,11 +19,25 @@ from filelock import FileLock, Timeout
 from agent.config.settings import Settings, differences, fingerprint
 from agent.config.stored import read_stored
 from agent.session import trust
-from agent.session.control import Condition, Control, condition, other_host
+from agent.session.control import (
+    Condition,
+    Control,
+    Heartbeat,
+    condition,
+    other_host,
+    read_heartbeat,
+)
 from memory.arenas import share_arenas
 from memory.errors import SessionError, SessionInUse, SettingsError, ShapingError, Stopped
 from memory.events import EndedEvent, Event, RoundDoneEvent
-from memory.files import make_folder, remove_temporaries, storage_error, storing, write_bytes
+from memory.files import (
+    first_free,
+    make_folder,
+    remove_temporaries,
+    storage_error,
+    storing,
+    write_bytes,
+)
 from memory.journal import Journal, read_events, rounds
 from memory.owned import refuse_foreign
 from memory.records import Round
@@ -120,11 +130,8 @@ def journals(home: Path) -> list[Path]:
 def next_name(home: Path, stem: str) -> str:
     """Return STEM-N, as far as a name may have its characters, with the first free number."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("._-")[:_STEM] or "session"
-    number = 1
     with storing(home):
-        while (home / "sessions" / f"{stem}-{number}").exists():
-            number += 1
-    return f"{stem}-{number}"
+        return first_free(lambda n: home / "sessions" / f"{stem}-{n}").name
 
 
 def latest(home: Path) -> str:
@@ -174,63 +181,51 @@ def open_session(settings: Settings, name: str) -> Iterator[Session]:
 
 @contextmanager
 def _locked(folder: Path, name: str) -> Iterator[None]:
-    holder = folder / "lock.json"
     lock = FileLock(folder / "lock")
     try:
         lock.acquire(blocking=False)
     except Timeout:
+        last = read_heartbeat(folder)
+        by = f" by {_process(last)}" if last and last.holder.alive() else ""
         raise SessionInUse(
-            f"The session {name!r} is in use{_holder(holder)}. Wait until it ends, stop "
-            "that process, or choose another name with --session."
+            f"The session {name!r} is in use{by}. Wait until it ends, stop that process, or choose "
+            "another name with --session."
         ) from None
     except OSError as error:
         raise storage_error(folder, error) from error
-    if held := other_host(folder):
-        lock.release()
-        raise SessionInUse(
-            f"The session {name!r} is in use by process {held.holder.pid} on "
-            f"{held.holder.host}, which gave a sign of life {held.age_s():.0f} s ago. Stop it "
-            f"there: shaping stop {name}. If that machine is gone: shaping resume {name} "
-            "--take-over"
-        )
     try:
-        who = {"pid": os.getpid(), "host": socket.gethostname()}
-        with storing(holder):
-            holder.write_text(json.dumps(who), encoding="utf-8")
+        if held := other_host(folder):
+            raise SessionInUse(
+                f"The session {name!r} is in use by {_process(held)}, which gave a sign of life "
+                f"{held.age_s():.0f} s ago. Stop it there: shaping stop {name}. If that machine "
+                f"is gone: shaping resume {name} --take-over"
+            )
         yield
     finally:
-        # Not required; a folder that cannot be written has raised another error before.
-        with contextlib.suppress(OSError):
-            holder.unlink(missing_ok=True)
         lock.release()
 
 
-def _holder(path: Path) -> str:
-    try:
-        data = json.loads(path.read_text("utf-8"))
-        return f" by process {data['pid']} on {data['host']}"
-    except (OSError, ValueError, KeyError):
-        return ""
+def _process(beat: Heartbeat) -> str:
+    return f"process {beat.holder.pid} on {beat.holder.host}"
 
 
 def _check_settings(path: Path, settings: Settings, name: str) -> None:
+    is_stored = False
     if path.exists():
         stored = _read_settings(path)
-        changed = differences(stored["settings"], settings)
         # Computed from the settings as read now: a setting added since has its default in both.
-        if fingerprint(stored["settings"]) != fingerprint(settings):
-            bound = differences(stored["settings"], settings, bound=True)
+        if fingerprint(stored) != fingerprint(settings):
+            bound = differences(stored, settings, bound=True)
             raise SettingsError(
                 f"The session {name!r} was made with other settings: {'; '.join(bound)}. "
                 f"Continue it with its own (shaping resume {shlex.quote(name)}), or choose another "
                 "name with --session."
             )
-        trust.check(settings, stored["settings"], name)
-        trust.trust(settings)
-        if not changed:
-            return
+        trust.check(settings, stored, name)
+        is_stored = not differences(stored, settings)
     trust.trust(settings)
-    store_settings(path.parent, settings)
+    if not is_stored:
+        store_settings(path.parent, settings)
 
 
 def store_settings(folder: Path, settings: Settings) -> None:
@@ -239,23 +234,16 @@ def store_settings(folder: Path, settings: Settings) -> None:
     write_bytes(folder / "session.yaml", yaml.safe_dump(data, sort_keys=False).encode())
 
 
-class _Stored(TypedDict):
-    fingerprint: str
-    settings: Settings
-
-
-def _read_settings(path: Path) -> _Stored:
+def _read_settings(path: Path) -> Settings:
     try:
-        stored = yaml.safe_load(path.read_text("utf-8"))
-        settings = read_stored(stored["settings"])
-        result: _Stored = {"fingerprint": stored["fingerprint"], "settings": settings}
+        settings = read_stored(yaml.safe_load(path.read_text("utf-8"))["settings"])
     except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError, RecursionError) as error:
         raise SessionError(
             f"{path} cannot be read as the settings of a session of this version: {error}. "
             "Restore it, or choose another session name."
         ) from error
     trust.mark_code(settings)
-    return result
+    return settings
 
 
 def has_session(home: Path, name: str) -> bool:
@@ -269,7 +257,7 @@ def stored_settings(home: Path, name: str) -> Settings:
     if not has_session(home, name):
         names = ", ".join(info.name for info in list_sessions(home)) or "none"
         raise SettingsError(f"There is no session {name!r} under {home}. Known: {names}.")
-    return _read_settings(path)["settings"]
+    return _read_settings(path)
 
 
 def state_of(now: Condition, events: Sequence[Event], n_rounds: int) -> State:
@@ -297,7 +285,7 @@ def list_sessions(home: Path) -> list[SessionInfo]:
 
 
 def _info(folder: Path) -> SessionInfo:
-    settings = _read_settings(folder / "session.yaml")["settings"]
+    settings = _read_settings(folder / "session.yaml")
     journal = folder / "journal.jsonl"
     events = read_events(journal) if journal.exists() else []
     reports = [r.report for r in rounds(events) if r.report and r.report.metrics]

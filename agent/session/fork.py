@@ -13,7 +13,7 @@ from agent.session import data_manifest, trust
 from agent.session.folder import folder_of, open_session, store_settings, stored_settings
 from memory.errors import SessionError, SettingsError
 from memory.events import Event, ForkedEvent, RoundDoneEvent, ToolCallEvent
-from memory.files import storage_error, sync_folder, write_bytes
+from memory.files import first_free, storage_error, sync_folder, write_bytes
 from memory.journal import head_of, read_events
 from tools.data.jobs import round_folder
 
@@ -113,7 +113,4 @@ def _ends(event: Event, round_number: int) -> bool:
 
 
 def _free_name(home: Path, stem: str) -> str:
-    name, n = stem[:60], 2
-    while folder_of(home, name).exists():
-        name, n = f"{stem[:56]}-{n}", n + 1
-    return name
+    return first_free(lambda n: folder_of(home, stem[:60] if n == 1 else f"{stem[:56]}-{n}")).name

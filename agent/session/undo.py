@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.session.checkpoints import checkpoints
 from memory.errors import SessionError
 from memory.events import ClearedEvent, PlanEvent, UndoneEvent
+from memory.files import first_free
 from tools.data.jobs import round_folder
 
 if TYPE_CHECKING:
@@ -49,13 +51,15 @@ def clear_undone(session: Session, memory: MemoryIndex) -> None:
     ]
     for number in numbers:
         folder = round_folder(session.folder, number)
-        aside, n = folder.with_name(f"{folder.name}.undone-{len(taken_back)}"), 1
-        while aside.exists():
-            aside, n = aside.with_name(f"{folder.name}.undone-{len(taken_back)}-{n + 1}"), n + 1
-        folder.rename(aside)
+        folder.rename(_aside(folder, len(taken_back)))
     with checkpoints(session) as saved:
         # The latest plan is undone, so at most the round after it has begun.
         for number in (first, first + 1):
             saved.delete(number)
     memory.forget(session.name, first)
     session.journal.append(ClearedEvent(key=key))
+
+
+def _aside(folder: Path, n_undone: int) -> Path:
+    name = f"{folder.name}.undone-{n_undone}"
+    return first_free(lambda n: folder.with_name(name if n == 1 else f"{name}-{n}"))

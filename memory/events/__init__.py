@@ -25,6 +25,7 @@ from memory.events.base import HEAD_KEYS
 from memory.events.base import SCHEMA as SCHEMA
 from memory.events.base import Event as Event
 from memory.events.base import OtherEvent as OtherEvent
+from memory.events.base import OutsideEvent as OutsideEvent
 from memory.events.base import RoundEvent as RoundEvent
 from memory.events.brain import FallbackEvent as FallbackEvent
 from memory.events.brain import IllegalCallEvent as IllegalCallEvent

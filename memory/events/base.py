@@ -97,7 +97,14 @@ class RoundEvent(Event):
     round: int = 0
 
 
-class OtherEvent(Event):
+class OutsideEvent(Event):
+    """An event that the graph of a round does not write: of a person, or of the session itself.
+
+    Where a session is run again from its journal, it is taken as it is.
+    """
+
+
+class OtherEvent(OutsideEvent):
     """An event of a kind that this version does not know.
 
     Attributes:

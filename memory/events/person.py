@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from memory.events.base import Event, RoundEvent
+from memory.events.base import OutsideEvent, RoundEvent
 from memory.events.brain import Tokens
 
 
-class WishEvent(Event):
+class WishEvent(OutsideEvent):
     """What a person wants of all later plans; it belongs to no round.
 
     Attributes:
@@ -20,7 +20,7 @@ class WishEvent(Event):
     wish: dict[str, Any]
 
 
-class AdditionEvent(Event):
+class AdditionEvent(OutsideEvent):
     """A prompt that a person adds to the next plan.
 
     Attributes:
@@ -31,7 +31,7 @@ class AdditionEvent(Event):
     addition: dict[str, Any]
 
 
-class ForgetEvent(Event):
+class ForgetEvent(OutsideEvent):
     """A wish or an addition is taken back.
 
     Attributes:
@@ -64,7 +64,7 @@ class ProposedEvent(RoundEvent):
     made: dict[str, Any]
 
 
-class PlanEditEvent(RoundEvent):
+class PlanEditEvent(RoundEvent, OutsideEvent):
     """A person edited a plan while it waits for approval; the last edit counts.
 
     Attributes:
@@ -90,7 +90,7 @@ class SteeredEvent(RoundEvent):
     additions: tuple[str, ...] = ()
 
 
-class AnswerEvent(RoundEvent):
+class AnswerEvent(RoundEvent, OutsideEvent):
     """A person's answer to a question of the brain.
 
     Attributes:
@@ -103,7 +103,7 @@ class AnswerEvent(RoundEvent):
     answer: str = ""
 
 
-class ApprovalEvent(RoundEvent):
+class ApprovalEvent(RoundEvent, OutsideEvent):
     """A person's decision on a plan.
 
     Attributes:
@@ -118,7 +118,7 @@ class ApprovalEvent(RoundEvent):
     by: str = ""
 
 
-class ChatCallEvent(Event):
+class ChatCallEvent(OutsideEvent):
     """A person's question to the language model in chat, and its answer.
 
     Attributes:

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from memory.events.base import FAILURE, Event, FailureText
+from memory.events.base import FAILURE, FailureText, OutsideEvent
 
 
-class HeadEvent(Event):
+class HeadEvent(OutsideEvent):
     """The first event: what the session is, and what a replay needs beside that.
 
     Attributes:
@@ -40,7 +40,7 @@ class HeadEvent(Event):
     templates: dict[str, str] = Field({})
 
 
-class ResumedEvent(Event):
+class ResumedEvent(OutsideEvent):
     """The session goes on in another process.
 
     Attributes:
@@ -53,7 +53,7 @@ class ResumedEvent(Event):
     interactive: bool = False
 
 
-class ForkedEvent(Event):
+class ForkedEvent(OutsideEvent):
     """Stands in a fork between the lines that it shares with its source and its own.
 
     Attributes:
@@ -68,7 +68,7 @@ class ForkedEvent(Event):
     at: int
 
 
-class ProbeEvent(Event):
+class ProbeEvent(OutsideEvent):
     """How the language model calls tools, measured once.
 
     Attributes:
@@ -79,7 +79,7 @@ class ProbeEvent(Event):
     probe: Annotated[dict[str, Any], FAILURE]
 
 
-class FaultEvent(Event):
+class FaultEvent(OutsideEvent):
     """Something went wrong and was dealt with.
 
     Attributes:
@@ -96,7 +96,7 @@ class FaultEvent(Event):
     n_at_once: int | None = None
 
 
-class PausedEvent(Event):
+class PausedEvent(OutsideEvent):
     """The session waited, on request or for disk space, and goes on.
 
     Attributes:
@@ -109,7 +109,7 @@ class PausedEvent(Event):
     round: int = 0
 
 
-class EndedEvent(Event):
+class EndedEvent(OutsideEvent):
     """The session stops; it may be resumed later.
 
     Attributes:
@@ -124,7 +124,7 @@ class EndedEvent(Event):
     round: int = 0
 
 
-class UndoneEvent(Event):
+class UndoneEvent(OutsideEvent):
     """Rounds were taken back; their events before this line do not count any more.
 
     Attributes:
@@ -135,7 +135,7 @@ class UndoneEvent(Event):
     from_round: int
 
 
-class ClearedEvent(Event):
+class ClearedEvent(OutsideEvent):
     """The files of rounds that were taken back are put aside."""
 
     kind: Literal["cleared"] = "cleared"
