@@ -19,11 +19,13 @@ from agent.loop.validation import validate
 from agent.planners import Observation, distribution_of
 from agent.session.folder import folder_of, list_sessions, stored_settings
 from agent.session.limits import HOUR_S
+from eval.report.text import duration
 from memory.events import ModelCallEvent
 from memory.journal import read_events, rounds
-from memory.records import Plan, Round
+from memory.records import Plan, PromptSpec, Round
+from tools.data.samples import Samples
 from tools.data.stored_images import contents
-from tools.generate_batch import draw
+from tools.generate_batch import LabelVerifier, draw
 from tools.generators import Generator, undrawn
 from tools.targets import Target
 from tools.train_dstm import train_model
@@ -84,7 +86,7 @@ def show(settings: Settings, console: Console) -> None:
         console.print(f"  {prompt.count:4d}  {prompt.text}", markup=False, soft_wrap=True)
     if len(plan.prompts) > _PROMPTS_SHOWN:
         console.print(f"  and {len(plan.prompts) - _PROMPTS_SHOWN} more prompts")
-    speed = earlier_speed(settings) or measure_speed(components, plan)
+    speed = earlier_speed(settings) or measure_speed(components, plan.prompts)
     console.print(f"\nEstimate, by {speed.source}:", markup=False)
     for line in estimate(settings, speed, begins):
         console.print(f"  {line}", markup=False)
@@ -148,14 +150,30 @@ def earlier_speed(settings: Settings) -> Speed | None:
     return None
 
 
-def measure_speed(components: Components, plan: Plan) -> Speed:
-    """Measure the speed with a few images, training steps and predictions."""
+def measure_speed(
+    components: Components, prompts: Sequence[PromptSpec], judge: LabelVerifier | None = None
+) -> Speed:
+    """Measure the speed with a few images, training steps and predictions.
+
+    Args:
+        components: What is measured.
+        prompts: Of the images.
+        judge: What audits the images, whose time counts; None: they are only drawn.
+    """
     settings, target = components.settings, components.target
     generator, task = components.generator, components.task
-    wanted = [(plan.prompts[i % len(plan.prompts)], i) for i in range(N_DRAWN)]
-    draw(wanted[:1], settings.session.seed, generator, target.class_names)
+    wanted = [(prompts[i % len(prompts)], i) for i in range(N_DRAWN)]
+
+    def draw_some(n: int) -> Samples:
+        samples, confidence = draw(wanted[:n], settings.session.seed, generator, target.class_names)
+        if judge is not None:
+            judge.verify(samples, confidence)
+        return samples
+
+    # Once before, so that what is loaded or made at the first use is not counted.
+    draw_some(1)
     started = time.monotonic()
-    samples, _ = draw(wanted, settings.session.seed, generator, target.class_names)
+    samples = draw_some(N_DRAWN)
     image_s = (time.monotonic() - started) / N_DRAWN
     train = settings.dstm.model_copy(update={"steps": N_STEPS, "balance_classes": False})
     n_classes = len(components.label_names)
@@ -199,12 +217,12 @@ def estimate(settings: Settings, speed: Speed, with_baseline: bool = False) -> l
         first_s -= parts["train"]
     if limits.max_hours is not None:
         n_rounds = min(n_rounds, int((limits.max_hours * HOUR_S - first_s) // max(round_s, 1e-9)))
-    stages = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in parts.items())
-    lines = [f"round 0: {_duration(first_s)}"] if with_baseline else []
+    stages = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items())
+    lines = [f"round 0: {duration(first_s)}"] if with_baseline else []
     lines += [
-        f"a round: {_duration(round_s)} ({stages})",
+        f"a round: {duration(round_s)} ({stages})",
         f"{n_rounds} rounds with {n_rounds * session.images_per_round} images: "
-        f"{_duration(first_s + n_rounds * round_s)}",
+        f"{duration(first_s + n_rounds * round_s)}",
     ]
     if limits.target_score is not None or limits.patience is not None:
         lines.append("fewer rounds when the target score is reached or the patience ends")
@@ -245,9 +263,3 @@ def _speed_of(
     tokens_each = tokens / len(whole) if same_brain else None
     usd_each = usd / len(whole) if same_brain else None
     return Speed(image_s, step_s, rest_s, tokens_each, usd_each, f"the session {name!r}")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 2 * HOUR_S else f"{seconds / HOUR_S:.1f} h"

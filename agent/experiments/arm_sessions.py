@@ -67,31 +67,8 @@ class Measured(NamedTuple):
     n_images: int
 
 
-@dataclass
 class ArmPlanner:
     """The planner of an arm, with the observation that the arm is shown.
-
-    Attributes:
-        name: Of the planner.
-        build: Returns the planner of a round.
-        show: Returns what it sees of what was observed.
-    """
-
-    name: str
-    build: Callable[[], Planner]
-    show: Callable[[Observation], Observation]
-
-    def plan(
-        self, observation: Observation, distribution: AttributeDistribution, vocabulary: Vocabulary
-    ) -> PlanDraft:
-        """Return the draft of a round."""
-        return self.build().plan(self.show(observation), distribution, vocabulary)
-
-
-def planner_of_arm(
-    arm: Arm, sealed: Callable[[], Sequence[Report]], broken: Collection[dict[str, str]]
-) -> ArmPlanner:
-    """Return the planner of an arm.
 
     Args:
         arm: Says the planner and its feedback.
@@ -99,20 +76,28 @@ def planner_of_arm(
         broken: Attributes of cells that draw something else, for the oracle alone.
     """
 
-    def build() -> Planner:
-        if arm.planner == ORACLE:
-            return Oracle((None, *sealed())[-1], broken)
-        return planners.build(arm.planner)
+    def __init__(
+        self, arm: Arm, sealed: Callable[[], Sequence[Report]], broken: Collection[dict[str, str]]
+    ) -> None:
+        self.name = arm.planner
+        self._arm, self._sealed, self._broken = arm, sealed, broken
 
-    def show(observation: Observation) -> Observation:
+    def plan(
+        self, observation: Observation, distribution: AttributeDistribution, vocabulary: Vocabulary
+    ) -> PlanDraft:
+        """Return the draft of a round."""
         rounds = observation.rounds
-        if arm.feedback == "shuffled":
+        if self._arm.feedback == "shuffled":
             rounds = tuple(shuffled(past, observation.seed) for past in rounds)
-        elif arm.feedback == "first":
+        elif self._arm.feedback == "first":
             rounds = rounds[:1]
-        return observation.model_copy(update={"rounds": rounds})
-
-    return ArmPlanner(arm.planner, build, show)
+        planner: Planner
+        if self.name == ORACLE:
+            planner = Oracle((None, *self._sealed())[-1], self._broken)
+        else:
+            planner = planners.build(self.name)
+        seen = observation.model_copy(update={"rounds": rounds})
+        return planner.plan(seen, distribution, vocabulary)
 
 
 def shuffled(past: Round, seed: int) -> Round:
@@ -301,7 +286,7 @@ def run_planner(
     def run(session: Session) -> Components:
         shards = PoolShards(pool)
         components = shared.in_session(session, shards)
-        planner = planner_of_arm(arm, lambda: read_sealed(session.folder), pool.broken)
+        planner = ArmPlanner(arm, lambda: read_sealed(session.folder), pool.broken)
         brain = PlannerBrain(planner, components.distribution, components.target.vocabulary)
         effects = ArmEffects(components, shards, folder.parent / "models", arm)
         run_rounds(components, effects, brain)

@@ -19,16 +19,15 @@ import multiprocessing
 import os
 import re
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from agent.autonomous.dry_run import measure_speed
 from agent.config.settings import Settings, differences, fingerprint
 from agent.config.stored import read_stored
 from agent.experiments.arm_sessions import (
@@ -50,14 +49,10 @@ from memory.errors import SettingsError
 from memory.files import write_bytes, write_json
 from memory.owned import refuse_foreign
 from memory.records import PromptSpec, Record, Report, Round, digest, read_pull
-from tools.data.samples import Samples
-from tools.generate_batch import draw
 from tools.generators import accepts_feedback
 from tools.models.criteria import require_classes
 
 _OF_PRETRAINING = ("pretrain", "pretrain_target")
-# Images that are drawn to see how long one takes.
-N_TRIED = 8
 SLICE_COLUMNS = ("arm", "seed", "round", "split", "slice", "n", "score")
 # What a pulled image costs, relative to another (Askari Hemmat et al. 2025).
 PULLED_COST = 1.82
@@ -213,30 +208,8 @@ class Experiment:
         session, n_steps = self.settings.session, self.settings.dstm.steps
         row = components.distribution.rows[0]
         text = components.target.vocabulary.caption(row.attributes)
-        spec = PromptSpec(id="estimate", text=text, class_name=row.class_name, count=N_TRIED)
-        wanted = [(spec, index) for index in range(N_TRIED)]
-        names = components.target.class_names
-
-        def draw_some() -> Samples:
-            samples, confidence = draw(wanted, 0, components.generator, names)
-            components.judge.verify(samples, confidence)
-            return samples
-
-        def train(samples: Samples, steps: int) -> None:
-            dstm = fit(components, samples, 0, augment=True, steps=steps)
-            for split in ("feedback", "test"):
-                report(components, dstm, split)
-
-        def seconds(work: Callable[[], object]) -> float:
-            started = time.monotonic()
-            work()
-            return time.monotonic() - started
-
-        # Both once before, so that what is loaded or made at the first use is not counted.
-        samples = draw_some()
-        train(samples, 1)
-        image_s = seconds(draw_some) / N_TRIED
-        one_s, four_s = (seconds(partial(train, samples, steps)) for steps in (1, 4))
+        spec = PromptSpec(id="estimate", text=text, class_name=row.class_name, count=1)
+        speed = measure_speed(components, [spec], components.judge)
         arms = self.arms.names()
         n_of_real = sum(name in OF_REAL_DATA for name in arms)
         n_rounds = session.rounds * (len(arms) - n_of_real)
@@ -246,8 +219,8 @@ class Experiment:
             n_trainings=n_seeds * self.trainings * (n_rounds + n_of_real + has_round_0),
             n_images=n_seeds * n_rounds * session.images_per_round,
             n_pulled=n_seeds * n_guided * session.images_per_round,
-            train_s=one_s + max(0.0, four_s - one_s) / 3 * (n_steps - 1),
-            image_s=image_s,
+            train_s=speed.step_s * n_steps + speed.rest_s,
+            image_s=speed.image_s,
         )
 
     def run(self, seeds: Sequence[int], jobs: int, done: Callable[[int], None]) -> None:
@@ -350,10 +323,6 @@ class Experiment:
         """Return what is stored of all rounds, those of earlier arms and seeds included."""
         paths = sorted(self.folder.glob("seed-*/*/round-*.json"))
         return [Entry.model_validate_json(path.read_bytes()) for path in paths]
-
-    def scores(self) -> list[Score]:
-        """Return the scores of `entries`."""
-        return [entry.score for entry in self.entries()]
 
     def write_results(self, command: str) -> tuple[Path, Comparison]:
         """Write the page and its tables; return the page's path and what it shows.

@@ -22,25 +22,16 @@ class Oracle:
         sealed: Report on the test split of the round before; None in the first round.
         broken: Attributes of the cells whose prompts draw something else.
         floor: Share of the budget that is spread evenly, 0..1.
-        sharpness: How strongly errors weigh.
     """
 
     name = "oracle"
 
     def __init__(
-        self,
-        sealed: Report | None,
-        broken: Collection[dict[str, str]],
-        floor: float = 0.4,
-        sharpness: float = 1.5,
+        self, sealed: Report | None, broken: Collection[dict[str, str]], floor: float = 0.4
     ) -> None:
         self._broken = broken
-
-        def shares(observation: Observation, slices: Sequence[SliceScore]) -> dict[str, float]:
-            return audited_shares(errors(slices), {s.key: 1.0 for s in slices}, sharpness)
-
         self._planner = SlicePlanner(
-            self.name, shares, Count(), floor, report=lambda rounds: sealed
+            self.name, _shares, Count(), floor, report=lambda rounds: sealed
         )
 
     def plan(
@@ -54,3 +45,7 @@ class Oracle:
         )
         drawable = AttributeDistribution(rows=sound or distribution.rows)
         return self._planner.plan(observation, drawable, vocabulary)
+
+
+def _shares(observation: Observation, slices: Sequence[SliceScore]) -> dict[str, float]:
+    return audited_shares(errors(slices), {s.key: 1.0 for s in slices}, sharpness=1.5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,19 +51,13 @@ class Rerun:
         return self.same or self.difference <= TOLERANCE
 
 
-def rerun(
-    folder: Path,
-    home: Path,
-    stages: Sequence[str],
-    done: Callable[[Rerun], None] = lambda result: None,
-) -> list[Rerun]:
+def rerun(folder: Path, home: Path, stages: Sequence[str]) -> Iterator[Rerun]:
     """Train and evaluate every round again; the files of the session are only read.
 
     Args:
         folder: Of the session.
         home: Where the target's cache is.
         stages: Of STAGES.
-        done: Takes each result.
 
     Raises:
         SettingsError: For an unknown stage.
@@ -77,11 +71,7 @@ def rerun(
     settings = recorded_settings(folder, home)
     trust.check(settings, settings, folder.name)
     trust.trust(settings)
-    results = []
-    for result in _results(folder, settings, rounds(read_events(folder / "journal.jsonl")), stages):
-        done(result)
-        results.append(result)
-    return results
+    return _results(folder, settings, rounds(read_events(folder / "journal.jsonl")), stages)
 
 
 def recorded_settings(folder: Path, home: Path) -> Settings:

@@ -7,12 +7,13 @@ from itertools import zip_longest
 from pathlib import Path
 
 from agent.config.settings import differences
-from agent.session.folder import folder_of, stored_settings
+from agent.replay.trace import read_session
+from agent.session.folder import stored_settings
 from eval.agreement import agreement
 from eval.report.text import duration, number, signed
 from eval.tables import tables
 from memory.events import Event, ModelCallEvent
-from memory.journal import read_events, rounds
+from memory.journal import rounds
 from memory.records import Round
 
 
@@ -33,7 +34,7 @@ def compare(home: Path, one: str, other: str) -> Difference:
     """Compare two sessions; raises SettingsError for an unknown name."""
     names = (one, other)
     settings = [stored_settings(home, name) for name in names]
-    events = [read_events(folder_of(home, name) / "journal.jsonl") for name in names]
+    events = [read_session(home, name) for name in names]
     past = [{r.number: r for r in rounds(one_session)} for one_session in events]
     numbers = sorted(past[0].keys() | past[1].keys())
     rows = [_row(n, past[0].get(n), past[1].get(n)) for n in numbers]
@@ -45,35 +46,35 @@ def compare(home: Path, one: str, other: str) -> Difference:
     return Difference(changed, rows, _totals(events), _parts(*events))
 
 
-def _row(number_: int, one: Round | None, other: Round | None) -> list[str]:
-    reports = [r.report if r else None for r in (one, other)]
-    scores = [
-        report.metrics[report.main_metric].value if report and report.metrics else None
-        for report in reports
-    ]
-    kept_rates = [
-        number(r.batch.n_kept / r.batch.n_made, 2) if r and r.batch and r.batch.n_made else "-"
-        for r in (one, other)
-    ]
-    plans = [r.plan if r else None for r in (one, other)]
-    same = (
-        number(agreement(plans[0], plans[1]).overlap, 2)
-        if plans[0] is not None and plans[1] is not None
-        else "-"
-    )
-    held = [
-        "-" if not (r and r.verdict) else {True: "held", False: "not", None: "?"}[r.verdict.held]
-        for r in (one, other)
-    ]
-    change = signed(scores[1] - scores[0]) if None not in scores else ""  # type: ignore[operator]
+def _row(n: int, one: Round | None, other: Round | None) -> list[str]:
+    both = (one, other)
+    before, after = scores = [_score(r) for r in both]
+    change = "" if before is None or after is None else signed(after - before)
+    plans = [r.plan for r in both if r and r.plan]
     return [
-        str(number_),
-        *("-" if s is None else number(s) for s in scores),
+        str(n),
+        *("-" if score is None else number(score) for score in scores),
         change,
-        " / ".join(kept_rates),
-        same,
-        " / ".join(held),
+        " / ".join(_kept(r) for r in both),
+        number(agreement(*plans).overlap, 2) if len(plans) == 2 else "-",
+        " / ".join(_held(r) for r in both),
     ]
+
+
+def _score(r: Round | None) -> float | None:
+    report = r.report if r else None
+    return report.metrics[report.main_metric].value if report and report.metrics else None
+
+
+def _kept(r: Round | None) -> str:
+    batch = r.batch if r else None
+    return number(batch.n_kept / batch.n_made, 2) if batch and batch.n_made else "-"
+
+
+def _held(r: Round | None) -> str:
+    if r is None or r.verdict is None:
+        return "-"
+    return {True: "held", False: "not", None: "?"}[r.verdict.held]
 
 
 def _totals(events: list[list[Event]]) -> list[list[str]]:

@@ -32,14 +32,6 @@ _OF_IMAGES = ("generator.", "labeler.", "target.", "audit.")
 
 
 @dataclass(frozen=True)
-class Filled:
-    """A plan's images from the pools, and the share, 0..1, of what it asks for that they are."""
-
-    samples: Samples | None
-    held: float
-
-
-@dataclass(frozen=True)
 class Scored:
     """The main metric on feedback that a plan would have reached; None where too little is held."""
 
@@ -81,15 +73,15 @@ class Pools:
 
     def score(self, plan: Plan, past: Sequence[Round]) -> Scored:
         """Return what a plan would have scored after the session's rounds `past`."""
-        filled = self.fill(plan)
-        if filled.samples is None or filled.held < LEAST_HELD:
-            return Scored(filled.held, None)
+        samples, held = self.fill(plan)
+        if samples is None or held < LEAST_HELD:
+            return Scored(held, None)
         shards = shards_of(self._session, (r for r in past if r.number < plan.round))
         before = [read_shards(shards).samples] if shards else []
         components = self._components
         settings = components.settings
         _, real = components.learnt_from(shards)
-        images = [*before, filled.samples] if settings.dstm.train_on != "real" else []
+        images = [*before, samples] if settings.dstm.train_on != "real" else []
         dstm = fit(
             components,
             concatenate(images) if images else None,
@@ -98,10 +90,13 @@ class Pools:
             synthetic_share=components.dstm_of(_last_training(past), 0).synthetic_share,
         )
         measured, _ = report(self._components, dstm, "feedback", plan.round)
-        return Scored(filled.held, measured.metrics[measured.main_metric])
+        return Scored(held, measured.metrics[measured.main_metric])
 
-    def fill(self, plan: Plan) -> Filled:
-        """Return the images of a plan that the pools hold, each used once."""
+    def fill(self, plan: Plan) -> tuple[Samples | None, float]:
+        """Return the images of a plan that the pools hold, each used once, and their share, 0..1.
+
+        The share is relative to what the plan asks for.
+        """
         taken: Counter[str] = Counter()
         parts: list[Samples] = []
         for prompt in plan.prompts:
@@ -117,7 +112,7 @@ class Pools:
                 taken[cell] += 1
         n_images = sum(len(part) for part in parts)
         held = n_images / plan.n_images if plan.n_images else 0.0
-        return Filled(concatenate(parts) if parts else None, held)
+        return concatenate(parts) if parts else None, held
 
 
 def _last_training(past: Sequence[Round]) -> Training | None:

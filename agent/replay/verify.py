@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,10 +144,7 @@ def _reworded(head: HeadEvent, tools: Mapping[str, tuple[str, str]]) -> Iterator
 
 def _first_change(old: str, new: str) -> tuple[int, int]:
     """Return line and column, from 1, of the first character that differs."""
-    same = next(
-        (i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b),
-        min(len(old), len(new)),
-    )
+    same = len(os.path.commonprefix([old, new]))  # noqa: RUF071 (of characters)
     before = old[:same]
     return before.count("\n") + 1, same - (before.rfind("\n") + 1) + 1
 

@@ -7,8 +7,8 @@ session of a thousand rounds opens at once and takes little memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console, RenderableType
@@ -57,25 +57,19 @@ HELP = (
 
 @dataclass(frozen=True)
 class Step:
-    """One decision: lines first..last-1 of the journal, the first of which is what led to it."""
+    """One decision: the bytes start..end of the journal, whose first line is what led to it."""
 
     round: int
-    first: int
-    last: int
+    start: int
+    end: int
 
 
-@dataclass
+@dataclass(frozen=True)
 class Recording:
     """An indexed journal and the folder that it lies in."""
 
     folder: Path
-    steps: list[Step] = field(default_factory=list)
-    _starts: list[int] = field(default_factory=list)
-
-    @property
-    def journal(self) -> Path:
-        """The path of the journal."""
-        return self.folder / "journal.jsonl"
+    steps: Sequence[Step]
 
     def events(self, step: Step) -> list[Event]:
         """Read the events of a step."""
@@ -86,20 +80,18 @@ class Recording:
         n = len(self.steps)
         places = ((after + offset) % n for offset in range(1, n + 1))
         wanted = text.lower()
-        return next((i for i in places if wanted in self._text(self.steps[i])), None)
-
-    def _text(self, step: Step) -> str:
-        return self._bytes(step).decode().lower()
-
-    def _bytes(self, step: Step) -> bytes:
-        start, end = self._starts[step.first], self._starts[step.last]
-        with self.journal.open("rb") as handle:
-            handle.seek(start)
-            return handle.read(end - start)
+        return next(
+            (i for i in places if wanted in self._bytes(self.steps[i]).decode().lower()), None
+        )
 
     def at_round(self, round_number: int) -> int | None:
         """Return the first step of a round, or None."""
         return next((i for i, s in enumerate(self.steps) if s.round == round_number), None)
+
+    def _bytes(self, step: Step) -> bytes:
+        with (self.folder / "journal.jsonl").open("rb") as handle:
+            handle.seek(step.start)
+            return handle.read(step.end - step.start)
 
 
 def open_recording(folder: Path) -> Recording:
@@ -110,25 +102,19 @@ def open_recording(folder: Path) -> Recording:
     Raises:
         SessionError: There is no journal, or this version cannot read a line of it.
     """
-    recording = Recording(folder)
-    starts, begins = [0], [(0, 0)]
+    starts, end = [(0, 0)], 0
     last_round, has_call = 0, False
-    for place, (event, n_bytes) in enumerate(scan(recording.journal)):
-        starts.append(starts[-1] + n_bytes)
+    for event, n_bytes in scan(folder / "journal.jsonl"):
         round_number = event.round_number or last_round
         is_call = isinstance(event, ModelCallEvent)
         if round_number != last_round or (is_call and has_call):
-            begins.append((place, round_number))
+            starts.append((round_number, end))
             has_call = False
         last_round, has_call = round_number, has_call or is_call
-    ends = [first for first, _ in begins[1:]] + [len(starts) - 1]
-    recording._starts = starts
-    recording.steps = [
-        Step(round_number, first, end)
-        for (first, round_number), end in zip(begins, ends, strict=True)
-        if end > first
-    ]
-    return recording
+        end += n_bytes
+    ends = [start for _, start in starts[1:]] + [end]
+    steps = [Step(number, start, end) for (number, start), end in zip(starts, ends, strict=True)]
+    return Recording(folder, [step for step in steps if step.end > step.start])
 
 
 def walk(recording: Recording, console: Console, read: Callable[[], str]) -> None:

@@ -192,9 +192,12 @@ def _verify(folder: Path) -> bool:
 
 
 def _rerun(folder: Path, home: Path, stages: str, is_trusted: bool) -> bool:
-    from agent.experiments.rerun import TOLERANCE, Rerun, recorded_settings, rerun
+    from agent.experiments.rerun import TOLERANCE, recorded_settings, rerun
 
-    def show(result: Rerun) -> None:
+    settings = recorded_settings(folder, home)
+    confirm(settings, settings, folder.name, is_trusted)
+    all_ok = True
+    for result in rerun(folder, home, [name.strip() for name in stages.split(",")]):
         outcome = "bit for bit the same"
         if not result.same:
             outcome = f"differ by up to {result.difference:.2g} (tolerance {TOLERANCE:g})"
@@ -202,11 +205,8 @@ def _rerun(folder: Path, home: Path, stages: str, is_trusted: bool) -> bool:
             outcome = "the same, but the weights differ"
         verdict = "" if result.ok else " TOO MUCH"
         say(f"round {result.round} {result.stage}: {result.figures} figures, {outcome}{verdict}")
-
-    settings = recorded_settings(folder, home)
-    confirm(settings, settings, folder.name, is_trusted)
-    names = [name.strip() for name in stages.split(",")]
-    return all(result.ok for result in rerun(folder, home, names, show))
+        all_ok = all_ok and result.ok
+    return all_ok
 
 
 def _print_finding(finding: Finding) -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from agent.cli.app import app
 from agent.config.settings import Settings, load_settings
-from agent.experiments.arm_sessions import planner_of_arm, shuffled
+from agent.experiments.arm_sessions import ArmPlanner, shuffled
 from agent.experiments.arms import Arms, read_arm
 from agent.experiments.compare import Entry, Experiment, _slug, openings
 from agent.experiments.pool import Pool, broken_cells
@@ -158,7 +158,7 @@ def test_a_comparison_ends_with_page_and_table_and_goes_on_after_a_stop(
     assert json.loads(stopped.read_bytes()) == expected
     assert all(path.stat().st_mtime_ns == time for path, time in written.items())
     assert experiment.n_done(range(1)) == 5
-    scores = experiment.scores()
+    scores = [entry.score for entry in experiment.entries()]
     by_arm = Counter(score.arm for score in scores)
     assert by_arm == {
         "uniform": 2,
@@ -255,7 +255,7 @@ def test_a_brain_is_an_arm(settings: Settings) -> None:
     arms = Arms(planners=("uniform",), brains=("policy:uniform",))
     experiment = Experiment.open(settings, "brains", arms)
     experiment.run(range(1), 1, lambda done: None)
-    scores = [s for s in experiment.scores() if s.arm == "policy:uniform"]
+    scores = [e.score for e in experiment.entries() if e.score.arm == "policy:uniform"]
     assert [(s.round, s.n_images) for s in scores] == [(1, 16), (2, 32)]
 
 
@@ -283,7 +283,7 @@ def test_guided_arms_and_one_shot_feedback_are_held_against_the_others(
     assert {p.pull for p in plan("failure-pull", 1).prompts} == {None}
     assert {p.pull for p in plan("failure-pull", 2).prompts} == {"entropy 0.05"}
     assert sum(1 for _ in (folder / "seed-000/pulled").iterdir()) >= 8
-    n_made = {s.arm: s.n_images for s in experiment.scores() if s.round == 2}
+    n_made = {e.score.arm: e.score.n_images for e in experiment.entries() if e.score.round == 2}
     assert n_made == dict.fromkeys(arms.names(), 32)
 
     _, comparison = experiment.write_results("shaping compare")
@@ -336,7 +336,7 @@ def test_one_shot_feedback_stays_that_of_the_first_round(components: Components)
 
     def spent(arm: str, *rounds: Round) -> Counter[str]:
         observation = Observation(round=3, n_images=100, images_per_prompt=2, seed=0, rounds=rounds)
-        planner = planner_of_arm(read_arm(arm), lambda: (), [])
+        planner = ArmPlanner(read_arm(arm), lambda: (), [])
         vocabulary = components.target.vocabulary
         plan = planner.plan(observation, components.distribution, vocabulary)
         counts: Counter[str] = Counter()

@@ -298,7 +298,7 @@ def test_the_users_own_model_is_measured_as_it_is(home: Path, folder: Path) -> N
     (same,) = (r for r in measured if r.training and r.training.sha256 == best["sha256"])
     assert same.report and zero.report.metrics == same.report.metrics
     assert verify(own / "journal.jsonl").findings == ()
-    assert rerun(own, home, ["evaluate"])[0].same
+    assert next(rerun(own, home, ["evaluate"])).same
 
 
 def test_a_classifier_of_transformers_can_be_given(home: Path, tmp_path: Path) -> None:

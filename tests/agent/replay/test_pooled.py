@@ -51,14 +51,14 @@ def test_a_plan_is_filled_from_all_pools_and_no_image_is_used_twice(settings: Se
     plan = recorded(settings)[0]
     prompt = plan.prompts[0].model_copy(update={"count": 3})
     pools = pools_of(settings)
-    one = pools.fill(plan.model_copy(update={"prompts": (prompt,)}))
-    assert one.held == 1 and one.samples is not None
-    assert len({image.tobytes() for image in one.samples.images}) == 3
-    assert set(one.samples.classes) == {0 if prompt.class_name == "functional" else 1}
+    samples, held = pools.fill(plan.model_copy(update={"prompts": (prompt,)}))
+    assert held == 1 and samples is not None
+    assert len({image.tobytes() for image in samples.images}) == 3
+    assert set(samples.classes) == {0 if prompt.class_name == "functional" else 1}
     many = prompt.model_copy(update={"count": 500})
-    all_of = pools.fill(plan.model_copy(update={"prompts": (many,)}))
-    assert 0 < all_of.held < 1 and all_of.samples is not None
-    assert max(Counter(image.tobytes() for image in all_of.samples.images).values()) == 1
+    samples, held = pools.fill(plan.model_copy(update={"prompts": (many,)}))
+    assert 0 < held < 1 and samples is not None
+    assert max(Counter(image.tobytes() for image in samples.images).values()) == 1
     assert pools.score(plan.model_copy(update={"prompts": (many,)}), []).score is None
 
 
