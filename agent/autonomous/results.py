@@ -50,20 +50,35 @@ def write_results(session: Session) -> list[Path]:
     if any(r.batch for r in past):
         place = folder / DATASET
         with replacing(place) as new:
-            made_by = session.journal.get("generator", GeneratorEvent)
-            source = _source(settings, folder, session.name, target, past, made_by)
-            export(source, "parquet", new)
+            export(source_of(settings.home, session.name, target), "parquet", new)
         written.append(place)
     return written
 
 
-def source_of(home: Path, name: str) -> Source:
-    """Return what of a session is exported; raises SettingsError for an unknown one."""
+def source_of(home: Path, name: str, target: Target | None = None) -> Source:
+    """Return what of a session is exported; raises SettingsError for an unknown one.
+
+    Args:
+        home: Of the session.
+        name: Of the session.
+        target: Of the session; None: it is built.
+    """
     settings, folder = stored_settings(home, name), folder_of(home, name)
-    target = Components(settings.model_copy(update={"home": home})).target
+    target = target or Components(settings.model_copy(update={"home": home})).target
     events = read_events(folder / "journal.jsonl")
     made_by = next((e for e in events if isinstance(e, GeneratorEvent)), None)
-    return _source(settings, folder, name, target, rounds(events), made_by)
+    likeness = likeness_table(read_likeness(folder))
+    return Source(
+        session=name,
+        shards=shards_of(folder, rounds(events)),
+        class_names=target.class_names,
+        pixel_classes=target.pixel_classes,
+        generator=f"{settings.generator.name} {_without_folders(settings)}",
+        target=target.name,
+        licence=licence_of(target),
+        origin=origin_of(settings, made_by),
+        likeness=[f"## {likeness.title}", "", *markdown(likeness)] if likeness else [],
+    )
 
 
 def write_best(
@@ -96,28 +111,6 @@ def write_best(
         write_bytes(new / "predict.py", _PREDICT.encode())
         write_bytes(new / "README.md", text.encode())
     return place
-
-
-def _source(
-    settings: Settings,
-    folder: Path,
-    name: str,
-    target: Target,
-    past: Sequence[Round],
-    made_by: GeneratorEvent | None,
-) -> Source:
-    likeness = likeness_table(read_likeness(folder))
-    return Source(
-        session=name,
-        shards=shards_of(folder, past),
-        class_names=target.class_names,
-        pixel_classes=target.pixel_classes,
-        generator=f"{settings.generator.name} {_without_folders(settings)}",
-        target=target.name,
-        licence=licence_of(target),
-        origin=origin_of(settings, made_by),
-        likeness=[f"## {likeness.title}", "", *markdown(likeness)] if likeness else [],
-    )
 
 
 def origin_of(settings: Settings, made_by: GeneratorEvent | None) -> list[tuple[str, str]]:

