@@ -8,11 +8,10 @@ from agent.config.settings import Settings
 from agent.session.limits import best_round
 from agent.steering.preferences import Preference, slice_name
 from agent.steering.steer import share
-from eval.report.blocks import Block, Line, Table
+from eval.report.blocks import Block, Line, Table, verdict_text
 from eval.report.text import (
     duration,
     estimate_text,
-    interval,
     number,
     overlap,
     percent,
@@ -21,6 +20,7 @@ from eval.report.text import (
     words,
 )
 from memory.records import Estimate, Plan, Report, Round
+from prompts.render import quote
 from prompts.vocabulary import Vocabulary
 from tools.settings import DstmSettings
 
@@ -46,11 +46,12 @@ def trend_lines(past: Sequence[Round]) -> list[Block]:
     metric = words(known[0][1].main_metric)
     figures = ", ".join(f"round {r.label} {number(value.value)}" for r, _, value in known)
     blocks: list[Block] = [Line(f"{metric} on feedback: {figures}. Best: round {best.round}.")]
+    last, _, new = known[-1]
+    text = f"Round {last.label}: {estimate_text(new)}"
     if len(known) > 1:
-        (before, _, old), (last, _, new) = known[-2:]
-        text = f"Round {last.label} changed it by {signed(new.value - old.value)}"
-        text += f" since round {before.label}; its 95% interval is {interval(new, 3)}."
-        blocks.append(Line(text))
+        before, _, old = known[-2]
+        text += f", {signed(new.value - old.value)} since round {before.label}"
+    blocks.append(Line(f"{text}."))
     return blocks
 
 
@@ -130,6 +131,19 @@ def data_lines(past: Sequence[Round], settings: Settings, n_sealed: int | None) 
     return blocks
 
 
+def history_lines(past: Sequence[Round]) -> list[Block]:
+    """Return what each round was meant to do, and how it came out."""
+    blocks: list[Block] = []
+    for one in past:
+        plan = one.plan
+        if plan:
+            why = quote(plan.why, 300)
+            blocks.append(Line(f"Round {one.label}: planned by {plan.author}, because {why}"))
+        if one.verdict:
+            blocks.append(Line(f"Round {one.label}: {verdict_text(one.verdict)}"))
+    return blocks
+
+
 def slice_lines(
     named: dict[str, tuple[str, ...]],
     past: Sequence[Round],
@@ -150,7 +164,7 @@ def slice_lines(
         scores = [(r, s.accuracy) for r, report, _ in known for s in report.slices if s.key == name]
         if scores:
             last, value = scores[-1]
-            text = f"{name}: accuracy {estimate_text(value)} in round {last.label}"
+            text = f"{name} in round {last.label}: accuracy {estimate_text(value)}"
             if len(scores) > 1:
                 first, old = scores[0]
                 text += f", {signed(value.value - old.value)} since round {first.label}"

@@ -1,12 +1,14 @@
-"""Plain words that go to a language model: it replies, states preferences, or calls a command.
+"""Words that the grammar does not fully understand go to a language model, with all facts.
 
-The call is journaled as `chat_call` and counts against the budgets of the session.
+It replies, states preferences, or calls a command. An answer with a figure that is not in the facts
+is refused. The call is journaled as `chat_call` and counts against the budgets of the session.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from langchain_core.language_models import BaseChatModel
@@ -16,12 +18,13 @@ from pydantic import ValidationError
 from agent.brains import planner_of
 from agent.brains.spending import spent
 from agent.chat.commands import COMMANDS
+from agent.chat.figures import unsupported
 from agent.chat.live import LiveSession
-from agent.chat.overview import Overview, say_progress
+from agent.chat.overview import Overview
+from agent.chat.queries import Queries
 from agent.planners import distribution_of
-from agent.steering.preferences import MAX_FACTOR, Preference, say_effects
-from eval.report.blocks import failure_lines, plain, report_lines
-from eval.report.delivery import baseline_lines
+from agent.session.limits import best_round
+from agent.steering.preferences import MAX_FACTOR, Preference
 from memory.errors import BrainError
 from memory.events import ChatCallEvent, Tokens
 from prompts.printable import one_line
@@ -29,7 +32,8 @@ from prompts.render import quote, render
 
 _COMMANDS = [name for name, command in COMMANDS.items() if command.by_model]
 _N_REMEMBERED = 6
-_MAX_FACTS, _MAX_REPLY = 4000, 1500
+# Of the facts, the characters that a context leaves for them: a token has about three.
+_CHARS_PER_TOKEN, _MAX_REPLY = 1.5, 1500
 
 
 class AssistantReply(NamedTuple):
@@ -43,9 +47,10 @@ class AssistantReply(NamedTuple):
 class ChatAssistant:
     """The session's language model in a conversation with a person, where there is one."""
 
-    def __init__(self, live: LiveSession, overview: Overview) -> None:
+    def __init__(self, live: LiveSession, overview: Overview, queries: Queries) -> None:
         self._live = live
         self._overview = overview
+        self._queries = queries
         self._history: list[AnyMessage] = []
         self._model: BaseChatModel | None = None
 
@@ -61,16 +66,27 @@ class ChatAssistant:
         Raises:
             BrainError: It cannot be reached, its budget is spent, or its answer makes no sense.
         """
-        call, content = self._call(text)
+        facts = self._queries.facts()
+        call, content = self._call(text, facts)
         name, arguments = (call["name"], call["args"]) if call else ("reply", {"text": content})
         if name == "prefer":
             return AssistantReply(preferences=self._preferences(arguments))
         if name == "command":
-            line = str(arguments.get("line", "status")).lstrip("/")[:200]
-            return AssistantReply(command=line)
+            words = str(arguments.get("line") or "").lstrip("/").split()
+            if not words or words[0] not in _COMMANDS:
+                raise BrainError(f"it called a command that there is not: {' '.join(words)[:80]}")
+            return AssistantReply(command=" ".join(words)[:200])
         answer = one_line(str(arguments.get("text", "")), _MAX_REPLY)
         if not answer:
             raise BrainError("its answer is empty")
+        past = self._overview.rounds()
+        last = max((r.number for r in past if r.report), default=0)
+        best = best_round(past)
+        wrong = unsupported(
+            answer, facts, text, self._overview.lexicon, last, best.round if best else last
+        )
+        if wrong:
+            raise BrainError(f"its answer has figures that the facts do not have: {wrong[0]}")
         return AssistantReply(text=answer)
 
     def _preferences(self, arguments: dict[str, Any]) -> tuple[Preference, ...]:
@@ -98,13 +114,13 @@ class ChatAssistant:
                         )
         return tuple(preferences)
 
-    def _call(self, text: str) -> tuple[Any, str]:
+    def _call(self, text: str, facts: Sequence[str]) -> tuple[Any, str]:
         """Return the model's first tool call, if any, and its text; the call is journaled."""
         session = self._live.session
         settings = session.settings
         spending = spent(session.journal, settings.brain, settings.llm)
         question = HumanMessage(quote(text, 1000))
-        messages = [SystemMessage(self._system_prompt()), *self._history, question]
+        messages = [SystemMessage(self._system_prompt(facts)), *self._history, question]
         tools = self._tools()
         if reason := spending.reason_against(messages, tools):
             raise BrainError(reason)
@@ -141,27 +157,19 @@ class ChatAssistant:
             self._model = brain.model
         return self._model
 
-    def _system_prompt(self) -> str:
-        past, store = self._overview.rounds(), self._overview.preferences
-        reports = [r.report for r in past if r.report]
-        plan = self._overview.last_plan()
-        facts = [f"The session: {say_progress(self._live)}."]
-        if reports:
-            failures = next((r.failures for r in reversed(past) if r.failures), ())
-            previous = reports[-2] if len(reports) > 1 else None
-            facts += [plain(report_lines(reports[-1], previous)), plain(failure_lines(failures))]
-            facts += [plain(baseline_lines(past))]
-        if plan:
-            facts.append(f"The last plan, of round {plan.round}: {quote(plan.why, 300)}")
-        facts += [f"Preference {p.id}: {p.say()}" for p in store.active()]
-        facts += [f"Effect of {line}" for line in say_effects(store.effects())]
+    def _system_prompt(self, facts: Sequence[str]) -> str:
+        settings = self._live.session.settings
+        n_chars = int(settings.llm.context_tokens * _CHARS_PER_TOKEN)
         words = self._overview.vocabulary.attributes.items()
         return render(
             "chat",
-            target=self._live.session.settings.target.name,
-            commands=", ".join(_COMMANDS),
+            target=settings.target.name,
+            commands="\n".join(
+                f"- {f'{name} {COMMANDS[name].arguments}'.strip()}: {COMMANDS[name].help}"
+                for name in _COMMANDS
+            ),
             words="\n".join(f"- {key}: {', '.join(names)}" for key, names in words),
-            facts="\n".join(facts)[:_MAX_FACTS],
+            facts="\n".join(facts)[:n_chars],
         )
 
     def _tools(self) -> list[dict[str, Any]]:
@@ -185,10 +193,11 @@ class ChatAssistant:
         item = {"type": "object", "properties": preference, "additionalProperties": False}
         preferences = {"type": "array", "items": item, "minItems": 1, "maxItems": 8}
         reply = {"type": "string", "maxLength": 600}
+        line = {"type": "string", "pattern": rf"^({'|'.join(_COMMANDS)})( .*)?$", "maxLength": 200}
         return [
             _tool("reply", "Answer the person.", "text", reply),
             _tool("prefer", "State what the person wants of plans.", "preferences", preferences),
-            _tool("command", "Run a command, e.g. 'failures'.", "line", {"enum": _COMMANDS}),
+            _tool("command", "Run a command with its arguments.", "line", line),
         ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from agent.loop.approval import ADD, EDIT
 
@@ -13,13 +13,15 @@ from agent.loop.approval import ADD, EDIT
 class Command(NamedTuple):
     """What may follow a command, and what it does.
 
-    by_model: whether a language model in chat may call it: none that decides on a plan, costs
-    work or takes something back.
+    by_model: whether a language model in chat may call it: none that decides on a plan or takes
+    work back.
+    changes: whether it changes something, always or with arguments.
     """
 
     arguments: str
     help: str
     by_model: bool = False
+    changes: Literal["never", "always", "arguments"] = "never"
 
 
 COMMANDS: dict[str, Command] = {
@@ -33,11 +35,11 @@ COMMANDS: dict[str, Command] = {
     "add": Command(ADD, "add a prompt to this plan or the next"),
     "focus": Command('"SLICE"', "at least half of the images of every plan"),
     "avoid": Command('"WORDS"', "none of these in any plan"),
-    "forget": Command("ID|WORDS|all", "take preferences or additions back"),
+    "forget": Command("ID|WORDS|all", "take preferences or additions back", True, "always"),
     "back": Command("", "take the last preference back that no plan has followed yet"),
     "budget": Command(
         "[rounds N|images N|total N|hours N|score N]", "what is spent and left, or another budget",
-        True,
+        True, "arguments",
     ),
     "baseline": Command("", "whether images help: round 0 and the latest round", True),
     "worth": Command("", "whether another round is worth it: trend and cost", True),
@@ -46,12 +48,12 @@ COMMANDS: dict[str, Command] = {
     "synthetic": Command("", "which share of the training's draws are generated images", True),
     "changes": Command("[ROUND]", "what has changed since a round: score, slices, images", True),
     "last": Command("", "what your last words changed", True),
-    "pause": Command("", "hold at the next safe point", True),
-    "continue": Command("[N]", "go on, for N more rounds", True),
-    "stop": Command("[round]", "stop now, or after this round; nothing is lost", True),
+    "pause": Command("", "hold at the next safe point", True, "always"),
+    "continue": Command("[N]", "go on, for N more rounds", True, "always"),
+    "stop": Command("[round]", "stop now, or after this round; nothing is lost", True, "always"),
     "undo": Command("", "take the latest plan back, with all that came of it"),
     "fork": Command("NAME", "a new session that shares the rounds done so far"),
-    "memory": Command('"QUERY"', "what all sessions have learnt about something"),
+    "memory": Command('"QUERY"', "what all sessions have learnt about something", True),
     "why": Command("[N|SLICE]", "the reasons for the plan, a prompt or a slice", True),
     "report": Command("", "write the HTML report"),
     "help": Command("", "this list"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
+from agent.chat.agreement import says_command, says_preference
 from agent.chat.assistant import ChatAssistant
 from agent.chat.commands import COMMANDS
 from agent.chat.live import LiveSession, SessionEvent
@@ -58,8 +59,9 @@ class Conversation:
         self._overview = Overview(live)
         self._preferences = self._overview.preferences
         self._queries = Queries(live, self._overview)
-        self._assistant = ChatAssistant(live, self._overview)
+        self._assistant = ChatAssistant(live, self._overview, self._queries)
         self._done: tuple[str, list[str]] | None = None
+        self._proposed: Callable[[], list[Block]] | None = None
         queries, preferences = self._queries, self._preferences
         self._commands: dict[str, Callable[[str], list[Block]]] = {
             "status": queries.status,
@@ -180,30 +182,61 @@ class Conversation:
         if question is not None and question.kind == "words":
             self.live.answer(ApprovalDecision(verdict="words", text=line))
             return [Line("The agent is told.", "dim")]
-        if not self._assistant.available:
-            return self._parsed(line)
-        threading.Thread(target=self._ask, args=(line,), name="assistant", daemon=True).start()
+        result = parse(line, self._overview.lexicon)
+        proposed, self._proposed = self._proposed, None
+        if proposed is not None and result.command == "approve":
+            return proposed()
+        if result.is_exact or not self._assistant.available:
+            return self._parsed(line, result)
+        threading.Thread(
+            target=self._ask, args=(line, result), name="assistant", daemon=True
+        ).start()
         return [Line("The brain thinks about it ...", "dim")]
 
-    def _ask(self, line: str) -> None:
+    def _ask(self, line: str, result: ParseResult) -> None:
         """Ask the language model beside the session; the grammar stands in for it."""
         try:
             reply = self._assistant.ask(line)
-        except ShapingError as error:
-            self.live.tell("warning", f"The model gave no answer: {error}")
-            blocks = self._parsed(line)
-        else:
             if reply.command:
-                blocks = self._line(f"/{reply.command}")
+                blocks = self._called(reply.command, line)
             elif reply.preferences:
-                blocks = self._take(reply.preferences, line)
+                blocks = self._meant(reply.preferences, line)
             else:
                 blocks = [Line(reply.text)]
-        self.live.tell("blocks", record=blocks)
+        except ShapingError as error:
+            text = f"Not taken from the model, {error}. From the records:"
+            blocks = [Line(one_line(text), "warning"), *self._parsed(line, result)]
+        self.live.tell("blocks", record=self._kept(line, blocks))
 
-    def _parsed(self, line: str) -> list[Block]:
+    def _called(self, command: str, line: str) -> list[Block]:
+        """Run a command of the model: one that changes something only as the person says."""
+        name, _, arguments = command.partition(" ")
+        changes = COMMANDS[name].changes
+        if changes == "never" or (changes == "arguments" and not arguments):
+            return self._line(f"/{command}")
+        if says_command(line, command):
+            return [Line(f"Understood: /{command}", "dim"), *self._line(f"/{command}")]
+        return self._propose(f"/{command}", lambda: self._line(f"/{command}"))
+
+    def _meant(self, preferences: Sequence[Preference], line: str) -> list[Block]:
+        """Take preferences of the model up, as far as the words of the person say them."""
+        # A note is in the person's words, whatever the model makes of them.
+        preferences = [p if p.attributes else Preference(text=line[:300]) for p in preferences]
+        are_said = [
+            not p.attributes or says_preference(line, p, self._overview.lexicon)
+            for p in preferences
+        ]
+        if all(are_said):
+            return self._take(preferences, line)
+        text = ", ".join(preference.say() for preference in preferences)
+        return self._propose(text, lambda: self._take(preferences, line))
+
+    def _propose(self, text: str, apply: Callable[[], list[Block]]) -> list[Block]:
+        self._proposed = apply
+        return [Line(f'Did you mean: {text}? "yes" applies it; nothing is changed yet.', "bold")]
+
+    def _parsed(self, line: str, result: ParseResult) -> list[Block]:
         """Do what plain words mean to the grammar."""
-        result = parse(line, self._overview.lexicon)
         if result.command == "approve" and self.live.question is None:
             return [Line("Nothing waits for your approval.")]
         if result.command:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 
 from agent.autonomous.status import budget, read_delivery
 from agent.chat import pictures
 from agent.chat.answers import (
     class_lines,
     data_lines,
+    history_lines,
     mix_lines,
     slice_lines,
     trend_lines,
@@ -30,8 +32,10 @@ from eval.report.blocks import (
     Picture,
     Table,
     change_tables,
+    failure_lines,
     failure_table,
     hit_table,
+    plain,
     plan_lines,
     plan_table,
     score_tables,
@@ -39,11 +43,13 @@ from eval.report.blocks import (
 )
 from eval.report.delivery import baseline_lines, delivery_blocks
 from eval.report.text import estimate_text, percent, plural, signed
-from memory.errors import ToolError, unknown
+from memory.errors import DataError, ToolError, unknown
 from memory.events import ChatCallEvent, ModelCallEvent, RoundDoneEvent
 from memory.records import Plan, PromptSpec
 from prompts.printable import one_line
 
+# Slices in the facts of a language model, the worst first.
+_N_SLICES = 12
 _PROMPT_ID = re.compile(r"(r\d{3}p\d{2,3})(?:-(\d{4}))?")
 
 
@@ -75,6 +81,18 @@ class Queries:
             blocks.append(Line("/continue goes on.", "bold"))
         return blocks
 
+    def facts(self) -> list[str]:
+        """Return all that is known of the session as lines of text, each once."""
+        past, report = self._overview.rounds(), self._overview.last_report()
+        blocks = [*self.status(), *self.worth(), *self.baseline(), *self.data(), *self.synthetic()]
+        blocks += [*self.budget(), *self.classes(), *history_lines(past), *self.plan(), *self.why()]
+        worst = sorted(report.slices, key=lambda s: s.accuracy.value)[:_N_SLICES] if report else ()
+        for score in worst:
+            blocks += self.about({key: (value,) for key, value in score.attributes.items()})
+        failures = next((r.failures for r in reversed(past) if r.failures), ())
+        blocks += failure_lines(failures)
+        return list(dict.fromkeys(plain(blocks).splitlines()))
+
     def failures(self, text: str = "") -> list[Block]:
         """Show where the model fails on real photographs; of a slice, with pictures."""
         measured = [r for r in self._overview.rounds() if r.failures]
@@ -94,8 +112,10 @@ class Queries:
             accuracy = [estimate_text(s.accuracy) for s in slices if s.key == preference.name]
             text = f"accuracy {accuracy[0]}" if accuracy else "it is not measured"
             blocks = [Line(f"{preference.name} is not among the failures: {text}")]
-        picture = pictures.of_slice(self._live.session, self._live.bench.target, preference)
-        return blocks + ([picture] if picture else [])
+        with suppress(DataError):  # a record without its predictions
+            picture = pictures.of_slice(self._live.session, self._live.bench.target, preference)
+            blocks += [picture] if picture else []
+        return blocks
 
     def show(self, text: str = "") -> list[Block]:
         """Show pictures of a prompt, an image, a photograph, a slice, or of what fails worst."""

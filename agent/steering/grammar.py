@@ -103,6 +103,12 @@ class ParseResult:
     question: bool = False
     vague: bool = False
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether every word of the text has a meaning, and one alone."""
+        left = (self.partial, self.unclear, self.unknown, self.topics, self.named)
+        return bool(self.command or self.preferences or self.vague) and not any(left)
+
 
 @dataclass
 class _Demand:
@@ -115,12 +121,7 @@ class _Demand:
 
 def parse(text: str, lexicon: Lexicon) -> ParseResult:
     """Return what a text means for a target with the words of a lexicon."""
-    line = text.lower().replace("\u2019", "'")
-    for pattern, replacement in _REWRITES.items():
-        line = re.sub(pattern, replacement, line)
-    for number, word in enumerate(_NUMBERS, 2):
-        line = re.sub(rf"\b{word}(?= (?:more |further )?(?:rounds?|hours?)\b)", str(number), line)
-    line = " ".join(line.split())
+    line = plain_words(text)
     request = _REQUEST.match(line)
     assert request is not None  # it may be empty
     named = lexicon.read(line)[0]
@@ -147,6 +148,22 @@ def _asked(asked: Question, named: dict[str, tuple[str, ...]]) -> ParseResult:
     if asked.command:
         return ParseResult(command=asked.command, unknown=asked.unknown)
     return ParseResult(named=named, question=True)
+
+
+def plain_words(text: str) -> str:
+    """Return a text in lower case, without contractions, and with numbers as digits."""
+    line = text.lower().replace("\u2019", "'")
+    for pattern, replacement in _REWRITES.items():
+        line = re.sub(pattern, replacement, line)
+    for number, word in enumerate(_NUMBERS, 2):
+        line = re.sub(rf"\b{word}(?= (?:more |further )?(?:rounds?|hours?)\b)", str(number), line)
+    return " ".join(line.split())
+
+
+def tokens_of(text: str, lexicon: Lexicon) -> tuple[list[Token], list[tuple[str, Meanings]]]:
+    """Return the words of demands in a text, and what #0, #1, ... among them name."""
+    marked, phrases = lexicon.mark(plain_words(text))
+    return list(_parser("preferences").lex(marked)), phrases
 
 
 @cache
@@ -183,7 +200,7 @@ def _command(line: str, named: Mapping[str, Sequence[str]], lexicon: Lexicon) ->
         "count": numbers[1],
         "id": first.get("ID", ""),
         "rest": line[tokens[1].start_pos :] if len(tokens) > 1 else "",
-        "share": _number(tokens[-1]) if name == "score" else 0,
+        "share": number_of_text(tokens[-1]) if name == "score" else 0,
         "hours": float(numbers[0]) / minutes if name == "hours" else 0,
     }
     return _COMMANDS.get(name, name).format(**values).strip()
@@ -304,18 +321,18 @@ def _fields(demand: Tree[Token]) -> dict[str, Any] | None:
         is_weak = re.match(r"(?:a bit|a little|slightly|somewhat|a few|some) ", first)
         return bounds(name, strength=3.0 if is_strong else 1.5 if is_weak else FACTOR)
     if name in ("times", "more_by", "fewer_by"):
-        change = _number(first)
+        change = number_of_text(first)
         factor = {"times": change, "more_by": 1 + change, "fewer_by": 1 - change}[name]
         return {"factor": min(max(factor, 1 / MAX_FACTOR), MAX_FACTOR)}
     if name == "between":
-        low, high = (_number(f"{text.strip('%')}%") for text in first.split("-"))
+        low, high = (number_of_text(f"{text.strip('%')}%") for text in first.split("-"))
         return {"min_share": low, "max_share": high} if low <= high <= 1 else None
     if name in _SHARES:
-        return bounds(name, _number(last)) if _number(last) <= 1 else None
+        return bounds(name, number_of_text(last)) if number_of_text(last) <= 1 else None
     return bounds(name)
 
 
-def _number(text: str) -> float:
+def number_of_text(text: str) -> float:
     """Return the number that "20%", "0.7", "2x" or "2/3" says."""
     if text.endswith("%"):
         return float(text[:-1]) / 100

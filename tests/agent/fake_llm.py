@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,7 +21,8 @@ class FakeLLM:
     are several native ones, each with "id" and "raw" arguments if wanted; {"text": "..."} is
     text. Besides: "finish", "refusal", "usage" (False: none is given), "delay" in seconds,
     "status" with "error" and "headers", "body" (the raw response), "drop" (the connection ends).
-    Without an answer the server says 400. `requests` holds "path", "headers" and "body" of each.
+    Without an answer `respond` is asked; without it the server says 400. `requests` holds "path",
+    "headers" and "body" of each.
     """
 
     openai_url: str
@@ -29,6 +30,7 @@ class FakeLLM:
     key: str
     answers: list[dict[str, Any]] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
+    respond: Callable[[dict[str, Any]], dict[str, Any]] | None = None
 
 
 @contextmanager
@@ -43,7 +45,11 @@ def serve() -> Iterator[FakeLLM]:
                 "status": 400,
                 "error": "the script of the test has run out",
             }
-            answer = fake.answers.pop(0) if fake.answers else exhausted
+            answer = exhausted
+            if fake.answers:
+                answer = fake.answers.pop(0)
+            elif fake.respond:
+                answer = fake.respond(body)
             time.sleep(answer.get("delay", 0))
             if answer.get("drop"):
                 self.close_connection = True

@@ -409,58 +409,47 @@ def test_plan_of_a_model_is_refused_when_it_breaks_a_wish(
         assert any("every plan must: avoid wafer=mono" in m.content for m in messages)
 
 
-def test_plain_words_go_to_the_model_and_to_the_grammar_without_it(
+def test_what_the_grammar_does_not_understand_goes_to_the_model(
     make_settings: MakeSettings, fake_llm: Any
 ) -> None:
     settings = make_settings(
         "session.name=llm", "brain=openai:small", "llm.mode=native", "llm.tries=1"
     )
+
+    def prefer(*preferences: dict[str, Any]) -> dict[str, Any]:
+        return {"tool": "prefer", "arguments": {"preferences": list(preferences)}}
+
     fake_llm.answers = [
-        {
-            "tool": "prefer",
-            "arguments": {
-                "preferences": [
-                    {"attributes": {"wafer": ["poly"]}, "factor": 2},
-                    {"attributes": {"brightness": ["dark"]}, "min_share": 0.2, "max_share": 0.2},
-                    {"attributes": {"contrast": ["low", "high"]}, "max_share": 0},
-                    {"text": "show scratches"},
-                ]
-            },
-        },
-        {
-            "tool": "prefer",
-            "arguments": {"preferences": [{"attributes": {"wafer": ["gold"]}, "factor": 2}]},
-        },
-        {
-            "tool": "prefer",
-            "arguments": {"preferences": [{"attributes": {"wafer": ["poly"]}, "max_share": 7}]},
-        },
-        {"tool": "reply", "arguments": {"text": "Because poly is worst. <b>\x1b[1m"}},
+        prefer(
+            {"attributes": {"wafer": ["poly"]}, "factor": 2},
+            {"attributes": {"brightness": ["dark"]}, "min_share": 0.2, "max_share": 0.2},
+            {"text": "hide scratches"},
+        ),
+        prefer({"attributes": {"wafer": ["gold"]}, "factor": 2}),
+        prefer({"attributes": {"wafer": ["poly"]}, "max_share": 7}),
+        {"tool": "reply", "arguments": {"text": "The first report says it. <b>\x1b[1m"}},
         {"status": 500, "error": "broken"},
     ]
     with room(settings) as here:
+        assert "only wafer=mono (w1)" in here.say("only mono")
+        assert "Forgotten: w1" in here.say("undo")
         replies = []
         for line in (
-            "I want more multicrystalline ones",
+            "I want more multicrystalline ones with scratches, and 20% dark",
             "more golden ones",
-            "only mono",
-            "why?",
-            "fewer dark cells",
+            "golden or poly ones, 7 times",
+            "what would a physicist say?",
+            "fewer dark cells like yesterday",
         ):
             assert "thinks" in here.say(line)
             replies.append(text_of(here.conversation.show(here.until("blocks"))))
-        for text in (
-            "more of wafer=poly (x2) (w1)",
-            "20% brightness=dark (w2)",
-            "avoid contrast=low|high (w3)",
-            '"show scratches" (w4)',
-        ):
+        for text in ("more of wafer=poly (x2) (w2)", "20% brightness=dark (w3)", "scratches"):
             assert text in replies[0]
+        assert "hide" not in replies[0]
         # What the target does not define, and what is no preference, goes to the grammar.
-        assert "golden" in replies[1]
-        assert "only wafer=mono (w5)" in replies[2]
-        assert replies[3] == "Because poly is worst. <b> [1m"
-        assert "fewer of brightness=dark" in replies[4]
+        assert "golden" in replies[1] and "Not understood" in replies[2]
+        assert replies[3] == "The first report says it. <b> [1m"
+        assert "Ignored: fewer brightness=dark" in replies[4]
         calls = here.live.session.journal.events(ChatCallEvent)
         assert [c.tool for c in calls] == ["prefer", "prefer", "prefer", "reply"]
         assert (calls[0].tokens.prompt, calls[0].tokens.answer) == (30, 12)

@@ -5,13 +5,17 @@ Figures are those of `tests.agent.chat.recorded`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.chat.conversation import Conversation
+from agent.steering.preferences import Preference
 from eval.report.blocks import plain
+from memory.events import WishEvent
 from tests.agent.chat.recorded import recorded
 
 
@@ -81,3 +85,128 @@ def test_a_question_changes_nothing(chat: Conversation) -> None:
         chat.say(text)
     assert len(chat.live.session.journal.events()) == n_events
     assert chat.live.progress.state == "idle"
+
+
+# Words that the grammar does not fully understand, and what a model makes of them that lies.
+FALSE = [
+    ("tell me about my dark ones, please: how do they do", "Dark cells score 0.702."),
+    ("what would a colleague think of the outcome", "Balanced accuracy is 0.93 now."),
+    ("summarise the whole thing for my boss", "It rose from 0.612 to 0.655 in round 2."),
+    ("and what happened to the pictures", "The audit kept all 120 images."),
+    ("did we waste pictures", "Only 3 images were rejected."),
+    ("is my boss happy with this", "Accuracy fell by 0.036 since round 0."),
+    ("how does bright compare with dark to you", "Dark is 0.128 better than bright."),
+    ("say something about what was learnt", "Twelve thousand images were used."),
+    ("what should my colleague know", "Round 9 was the best."),
+    ("do physicists like this", "Images helped by 12%."),
+    ("what did the doctor order", "Half of the plan is bright."),
+    ("describe the state of affairs", "It is 0.655."),
+]
+TRUE = [
+    ("tell me about my dark ones, please: how do they do", "Dark cells score 0.574 in round 2."),
+    ("what would a colleague think of the outcome", "Balanced accuracy is 64.8% after round 2."),
+    ("summarise the whole thing for my boss", "It rose by 0.036 since round 0."),
+    ("did we waste pictures", "The audit kept 98 of 120 images, 22 were rejected."),
+    ("how does bright compare with dark to you", "Dark is 0.128 worse than bright."),
+    ("what did the doctor order", "55% of the plan is dark."),
+]
+DARK, BRIGHT = {"brightness": ["dark"]}, {"brightness": ["bright"]}
+OPPOSITE = [
+    ("my boss hates dark ones, so fewer dark ones", {"attributes": DARK, "factor": 2}),
+    ("oh and more dark for the grid people", {"attributes": DARK, "max_share": 0}),
+    ("physicists want 20% dark cells", {"attributes": DARK, "min_share": 0.8, "max_share": 0.8}),
+    ("physicists want 30% dark cells", {"attributes": DARK, "factor": 2}),
+    ("physicists need more dark", {"attributes": BRIGHT, "factor": 2}),
+    ("the grid people never want dark", {"attributes": DARK, "min_share": 1}),
+    ("a colleague says dark should be rarer", {"attributes": DARK, "factor": 3}),
+    ("please humbly fewer dark, more bright", {"attributes": BRIGHT, "factor": 0.5}),
+    ("lovely weather, more dark", {"attributes": {"wafer": ["gold"]}, "factor": 2}),
+    ("my boss wants the run to end now", "continue"),
+    ("my boss says do carry on with it", "stop"),
+    ("physicists say budget rounds 4 it is", "budget rounds 40"),
+]
+
+
+class Model:
+    """A language model that answers what a test wants; it is asked nothing else."""
+
+    def __init__(self, chat: Conversation, fake: Any) -> None:
+        self._chat, self._fake = chat, fake
+        self._heard = chat.live.listen()
+
+    def say(self, words: str, tool: str, **arguments: Any) -> str:
+        """Return the reply to a line for which the model makes a call."""
+        self._fake.answers = [{"tool": tool, "arguments": arguments}]
+        first = plain(self._chat.say(words))
+        assert "thinks" in first, first
+        while (event := self._heard.get(timeout=60)).kind != "blocks":
+            pass
+        return plain(event.record)
+
+
+@pytest.fixture
+def model(tmp_path: Path, fake_llm: Any) -> Iterator[tuple[Conversation, Model]]:
+    options = ("brain=openai:small", "llm.mode=native", "llm.tries=1")
+    with recorded(tmp_path, *options) as chat:
+        yield chat, Model(chat, fake_llm)
+
+
+def test_no_false_figure_of_a_model_is_shown(model: tuple[Conversation, Model]) -> None:
+    _, liar = model
+    for question, answer in FALSE:
+        reply = liar.say(question, "reply", text=answer)
+        assert answer not in reply and "figures that the facts do not have" in reply, reply
+    for question, answer in TRUE:
+        assert liar.say(question, "reply", text=answer) == answer
+
+
+def test_no_opposite_wish_of_a_model_is_applied(model: tuple[Conversation, Model]) -> None:
+    chat, liar = model
+    n_known = 0
+    for words, meant in OPPOSITE:
+        call = {"line": meant} if isinstance(meant, str) else {"preferences": [meant]}
+        reply = liar.say(words, "command" if isinstance(meant, str) else "prefer", **call)
+        assert "Not taken from the model" in reply, (words, reply)
+        kept = [
+            Preference.model_validate(e.wish) for e in chat.live.session.journal.events(WishEvent)
+        ]
+        if isinstance(meant, dict):
+            lie = Preference.model_validate(meant)
+            assert (lie.attributes, lie.kind, lie.share) not in [
+                (p.attributes, p.kind, p.share) for p in kept[n_known:]
+            ], words
+        n_known = len(kept)
+        chat.say("/forget all")
+    assert chat.live.session.settings.session.rounds == 3
+    assert chat.live.progress.state == "idle"
+
+
+def test_what_words_do_not_say_is_asked_before_it_is_applied(
+    model: tuple[Conversation, Model],
+) -> None:
+    chat, meant = model
+    reply = meant.say("more of the gloomy stuff", "prefer", preferences=[
+        {"attributes": DARK, "factor": 2}])  # fmt: skip
+    assert "Did you mean: more of brightness=dark (x2)?" in reply
+    assert not chat.live.session.journal.events(WishEvent)
+    assert "Understood: more of brightness=dark (x2) (w1)" in plain(chat.say("yes"))
+    assert "Nothing waits" in plain(chat.say("yes"))
+    reply = meant.say("let the thing have 7 rounds then", "command", line="budget rounds 7")
+    assert "Did you mean: /budget rounds 7?" in reply
+    chat.say("no dark ones")
+    assert "Nothing waits" in plain(chat.say("yes"))
+    reply = meant.say("oh show where it struggles in the dark", "command", line="failures dark")
+    assert "Failures after round 2" in reply
+
+
+def test_the_facts_of_a_model_are_complete(
+    model: tuple[Conversation, Model], fake_llm: Any
+) -> None:
+    _, one = model
+    one.say("what would a physicist say", "reply", text="Nothing.")
+    system = fake_llm.requests[-1]["body"]["messages"][0]["content"]
+    for text in ("round 0 (real only) 0.612", "0.655", "+0.036", "98 kept", "2 of 3", "1 left",
+                 "dark is worst", "brightness=dark in round 2: accuracy 0.574", "40% of the draws",
+                 "55% of the images", "budget [rounds N"):  # fmt: skip
+        assert text in system, text
+    assert not re.search(r"\n{3}", system)

@@ -1,0 +1,257 @@
+"""Whether the figures of an answer are those of the facts.
+
+Each figure of a text is read with what it is about: the slice and the round that are named nearest
+before it, or else after it, and whether images are made, kept, rejected or left. A figure of an
+answer must be one of the facts about the same, up to rounding, as percent or as a fraction, or the
+difference of two of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeVar
+
+from agent.steering.lexicon import Lexicon
+
+T = TypeVar("T")
+
+_COUNTED = (
+    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen twenty"
+)
+_WORDS = {word: str(n) for n, word in enumerate(_COUNTED.split(), 2)} | {
+    "thirty": "30", "forty": "40", "fifty": "50", "sixty": "60", "seventy": "70", "eighty": "80",
+    "ninety": "90", "hundred": "100", "thousand": "1000", "dozen": "12", "half": "50%",
+    "quarter": "25%", "halved": "50%", "twice": "2", "double": "2", "doubled": "2", "tripled": "3",
+    "percent": "%",
+}  # fmt: skip
+_NUMBER = re.compile(r"\d+(?:\.\d+)?%?|\.\d+%?|\d+/\d+")
+_ROLES = {
+    role: re.compile(pattern)
+    for role, pattern in {
+        "kept": r"kept|keeps?|passed|accepted",
+        "rejected": r"rejected|discarded|dropped|thrown|not$",
+        "left": r"left|remain(?:s|ing)?",
+        "made": r"made|generated|drawn|created|produced",
+        "photographs": r"photographs?|photos?|real",
+    }.items()
+}
+_UP = re.compile(r"(?:better|gain\w*|improv\w*|rose|rises?|higher|increas\w*|up|more|helped)$")
+_DOWN = re.compile(
+    r"(?:worse|los[st]\w*|fell|falls?|lower|decreas\w*|down|less|dropp?\w*|harm\w*)$"
+)
+_COMPARES = re.compile(r"\b(?:than|since|by|difference|changed?|points|from|gain|compared|ahead)\b")
+_OF_BASELINE = re.compile(r"\b(?:before|baseline|alone|start|beginning|without|first)\b")
+_OF_BEST = re.compile(r"\b(?:best|highest|peak|delivered)\b")
+
+
+class Figure(NamedTuple):
+    """A number in a text, and what it is about.
+
+    Attributes:
+        text: As it stands there.
+        value: Percents as fractions.
+        digits: After the point of `value`; 0 of a whole number.
+        sign: 1, -1, or 0 where it has none.
+        slices: Values of attributes.
+        round: Number of the round, None where none is named.
+        role: A key of `_ROLES`, or "".
+        is_bound: Whether it is an end of an interval.
+    """
+
+    text: str
+    value: float
+    digits: int
+    sign: int
+    slices: frozenset[str]
+    round: int | None
+    role: str
+    is_bound: bool
+
+    @property
+    def is_count(self) -> bool:
+        """Whether it is a whole number without a unit."""
+        return self.digits == 0
+
+
+def unsupported(
+    answer: str, facts: Iterable[str], question: str, lexicon: Lexicon, last: int, best: int
+) -> list[str]:
+    """Return the figures of an answer that are not in the facts.
+
+    Args:
+        answer: Of a language model.
+        facts: Lines of text.
+        question: Whose figures and names count, too.
+        lexicon: The words of the target.
+        last: The last measured round, which figures without a round are of.
+        best: The best one.
+    """
+    known = [figures(line, lexicon) for line in facts]
+    flat = [one for line in known for one in line]
+    asked = figures(question, lexicon)
+    asked_slices = [name for _, name in _mentions(question.lower(), lexicon)[1]]
+    wrong: list[str] = []
+    carried: frozenset[str] = frozenset()
+    for sentence in re.split(r"(?<=[.!?;])\s+", answer):
+        rounds: set[int | None] = {None, last}
+        rounds |= {0} if _OF_BASELINE.search(sentence.lower()) else set()
+        rounds |= {best} if _OF_BEST.search(sentence.lower()) else set()
+        rounds |= {int(n) for n in re.findall(r"round (\d+)", question.lower())}
+        found = figures(sentence, lexicon)
+        named = [name for _, name in _mentions(sentence.lower(), lexicon)[1]]
+        for one in found:
+            slices = {one.slices} if one.slices else {frozenset[str](), carried, *asked_slices}
+            about = [
+                fact
+                for fact in flat
+                if fact.slices in slices
+                and (fact.round in rounds if one.round is None else fact.round == one.round)
+                and (not one.is_count or one.role in ("", fact.role))
+            ]
+            pairs = [
+                (new, old)
+                for line in known
+                for at, old in enumerate(line)
+                for new in line[at + 1 :]
+                if new.slices == old.slices and new.slices in slices
+            ]
+            pairs += [
+                (new, old)
+                for at, first in enumerate(named)
+                for other in named[at + 1 :]
+                for new in flat
+                for old in flat
+                if (new.slices, old.slices) == (first, other) and new.round == old.round
+            ]
+            if not (
+                any(_same(one, fact, sentence) for fact in [*about, *asked])
+                or one.text in ("95%", "100%")
+                or any(_is_difference(one, new, old, sentence) for new, old in pairs)
+            ):
+                wrong.append(one.text)
+        carried = named[-1] if named else carried
+    known_rounds = {fact.round for fact in (*flat, *asked)}
+    numbers = re.findall(r"\bround (\d+)", answer.lower())
+    wrong += [f"round {number}" for number in numbers if int(number) not in known_rounds]
+    return list(dict.fromkeys(wrong))
+
+
+def figures(text: str, lexicon: Lexicon) -> list[Figure]:
+    """Return the figures of a text with what they are about."""
+    line = text.lower().replace("\N{MINUS SIGN}", "-")
+    line = re.sub(r"(?<=\d),(?=\d{3}\b)", "", line)
+    line = re.sub(r"\b[a-z]+\b", lambda match: _WORDS.get(match[0], match[0]), line)
+    line = re.sub(r"(\d) %", r"\1%", line)
+    line = re.sub(r"(?<!\w)([+-])(?=[\d.])", r"\1 ", line)
+    tokens, places = _mentions(line, lexicon)
+    rounds = [
+        (at, int(token))
+        for at, token in enumerate(tokens)
+        if token.isdecimal() and at and tokens[at - 1] in ("round", "rounds")
+    ]
+    found = []
+    for at, token in enumerate(tokens):
+        if not _NUMBER.fullmatch(token) or any(at == place for place, _ in rounds):
+            continue
+        value, digits = _value(token)
+        before, earlier = tokens[at - 1 : at], tokens[max(0, at - 2) : at - 1]
+        is_signed = before in (["-"], ["+"]) and not any(map(_NUMBER.fullmatch, earlier))
+        sign = {"-": -1, "+": 1}[before[0]] if is_signed else 0
+        role = _role(tokens[at + 1 : at + 4]) or _role(tokens[max(0, at - 4) : at][::-1])
+        slices = _nearest(places, at, tokens)
+        number = _nearest(rounds, at, tokens)
+        is_bound = "to" in (*tokens[at - 1 : at], *tokens[at + 1 : at + 2])
+        about = slices or frozenset[str](), number, role
+        found.append(Figure(token, value, digits, sign, *about, is_bound))
+    return found
+
+
+def _role(words: Sequence[str]) -> str:
+    """Return the first role that words name, up to a comma or another figure."""
+    for word in words:
+        if word in (",", ";", ":") or _NUMBER.fullmatch(word):
+            break
+        if role := next((name for name, p in _ROLES.items() if p.fullmatch(word)), ""):
+            return role
+    return ""
+
+
+def _nearest(places: Sequence[tuple[int, T]], at: int, tokens: Sequence[str]) -> T | None:
+    """Return what is named nearest: in the clause after "on" or "for", before, after; or before."""
+    ends = [place for place, token in enumerate(tokens) if token in (",", ";", ":")]
+    first = max((end for end in ends if end < at), default=-1)
+    last = min((end for end in ends if end > at), default=len(tokens))
+    after = [(place, name) for place, name in places if at < place < last]
+    if after and {"on", "for", "at", "in", "of"} & {*tokens[at + 1 : after[0][0]][:2]}:
+        return after[0][1]
+    before = [(place, name) for place, name in places if place < at]
+    if after and not (before and before[-1][0] > first):
+        return after[0][1]
+    return before[-1][1] if before else None
+
+
+def _value(token: str) -> tuple[float, int]:
+    """Return the value of a number and its digits after the point; of a percent as a fraction."""
+    text = token.rstrip("%")
+    if "/" in text:
+        top, bottom = map(float, text.split("/"))
+        return (top / bottom if bottom else 0.0), 2
+    digits = len(text.partition(".")[2])
+    return (float(text) / 100, digits + 2) if token.endswith("%") else (float(text), digits)
+
+
+def _same(one: Figure, fact: Figure, sentence: str) -> bool:
+    if one.is_count or fact.is_count:
+        return one.is_count == fact.is_count and one.value == fact.value
+    if one.sign * fact.sign < 0 or not _direction_fits(one, fact.sign, sentence):
+        return False
+    return bool(abs(one.value - fact.value) <= 0.5 * 10**-one.digits + 1e-9)
+
+
+def _is_difference(one: Figure, new: Figure, old: Figure, sentence: str) -> bool:
+    if min(one.digits, new.digits) < 2 or new.digits != old.digits:
+        return False
+    if new.is_bound or old.is_bound or new.sign or old.sign:
+        return False
+    change = new.value - old.value
+    sign = (change > 0) - (change < 0)
+    close = 0.5 * 10**-one.digits + 10**-new.digits
+    return (
+        bool(sign and _COMPARES.search(sentence.lower()))
+        and one.sign * sign >= 0
+        and _direction_fits(one, sign, sentence)
+        and abs(one.value - abs(change)) < close + 1e-9
+    )
+
+
+def _direction_fits(one: Figure, sign: int, sentence: str) -> bool:
+    """Return whether the words beside a change without a sign say its direction."""
+    if one.sign or not sign:
+        return True
+    words = re.findall(r"[a-z]+", sentence.lower())
+    up, down = any(map(_UP.match, words)), any(map(_DOWN.match, words))
+    return up == down or up == (sign > 0)
+
+
+def _mentions(text: str, lexicon: Lexicon) -> tuple[list[str], list[tuple[int, frozenset[str]]]]:
+    """Return the words of a text, and the values that it names, with their places.
+
+    Values side by side are one; a value that is a role, too, as "left", is none.
+    """
+    marked, values = lexicon.mark(text)
+    tokens = marked.split()
+    places: list[tuple[int, frozenset[str]]] = []
+    for at, token in enumerate(tokens):
+        if not (token.startswith("#") and token[1:].isdecimal()):
+            continue
+        phrase, meanings = values[int(token[1:])]
+        if any(pattern.fullmatch(phrase) for pattern in _ROLES.values()):
+            tokens[at] = phrase
+            continue
+        pairs = frozenset(f"{key}={value}" for key, value in meanings)
+        if places and at - places[-1][0] == 1:
+            pairs |= places.pop()[1]
+        places.append((at, pairs))
+    return tokens, places
