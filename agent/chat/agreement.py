@@ -69,14 +69,14 @@ def says_command(words: str, command: str) -> bool:
     """
     name, _, arguments = command.partition(" ")
     words = plain_words(words)
-    said, given = (set(re.findall(r"\d+(?:\.\d+)?", text)) for text in (words, arguments))
-    if given - said:
+    stated, given = (set(re.findall(r"\d+(?:\.\d+)?", text)) for text in (words, arguments))
+    if given - stated:
         raise BrainError(f"it meant /{command}, with a number that you did not say")
     ways = {way for way, pattern in _WAYS.items() if re.search(rf"\b(?:{pattern})\b", words)}
     is_negated = bool(re.search(r"\b(?:not|never|no)\b", words))
     if name in _WAYS and ways and name not in ways and not is_negated:
         raise BrainError(f"it meant the opposite of what you said: /{command}")
-    return ways == {name} and given == said and not is_negated
+    return ways == {name} and given == stated and not is_negated
 
 
 def _groups(words: str, lexicon: Lexicon) -> list[tuple[list[Token], list[tuple[str, str]]]]:
@@ -106,14 +106,14 @@ def _direction(token: Token) -> int:
 def _check_numbers(preference: Preference, demands: Sequence[Token]) -> None:
     """Raise BrainError where the numbers of a preference are not those of the words."""
     texts = [part for token in demands if token.type in _NUMBERS for part in token.split("-")]
-    said = [number_of_text(text) for text in texts]
-    said += [number / 100 for number in said if number > 1]
+    stated = [number_of_text(text) for text in texts]
+    stated += [number / 100 for number in stated if number > 1]
     given = [n for n in (preference.min_share, preference.max_share) if n is not None]
     given = [n for n in given if n not in (0, 1, FOCUS) or texts]
     if preference.factor is not None and (texts or preference.strength not in _USUAL):
         given.append(preference.factor)
     if preference.factor is not None:
-        said += [f for n in said for f in (1 + n, 1 - n, 1 / (n or 1))]
+        stated += [f for n in stated for f in (1 + n, 1 - n, 1 / (n or 1))]
     for number in given:
-        if not any(abs(number - other) < 1e-6 for other in said):
+        if not any(abs(number - other) < 1e-6 for other in stated):
             raise BrainError(f"it meant {number:.3g}, which is no number that you said")

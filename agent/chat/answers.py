@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agent.config.settings import Settings
+from agent.loop.approval import ApprovalRequest
+from agent.loop.expectations import Expectation
+from agent.loop.validation import slice_attributes
 from agent.session.limits import best_round
 from agent.steering.preferences import Preference, slice_name
 from agent.steering.steer import share
-from eval.report.blocks import Block, Line, Table, verdict_text
+from eval.report.blocks import Block, Line, Table, value_shares, verdict_text
 from eval.report.text import (
     duration,
     estimate_text,
@@ -20,10 +23,13 @@ from eval.report.text import (
     words,
 )
 from memory.records import Estimate, Plan, Report, Round
+from prompts.printable import one_line
 from prompts.render import quote
 from prompts.vocabulary import Vocabulary
 from tools.settings import DstmSettings
 
+# Slices of a plan that are shown with a bar, and the length of a full bar.
+_N_BARS, _BAR = 5, 20
 _LEARNT_FROM = {
     "real+synthetic": "photographs and generated images",
     "synthetic": "generated images alone",
@@ -76,6 +82,75 @@ def worth_lines(past: Sequence[Round], settings: Settings, n_done: int) -> list[
     if known and (seconds := sum(known[-1][0].seconds.values())):
         text += f", and the last took {duration(seconds)}"
     return [*blocks, Line(f"{text}. /continue 1 adds one, /stop ends it.")]
+
+
+def plan_summary(
+    plan: Plan,
+    before: Plan | None,
+    request: ApprovalRequest | None,
+    preferences: Sequence[Preference],
+    vocabulary: Vocabulary,
+) -> list[Block]:
+    """Return a plan in at most 12 lines.
+
+    Args:
+        plan: The plan.
+        before: The plan before it.
+        request: The question about it, None where it is accepted already.
+        preferences: Those that hold.
+        vocabulary: Of the target.
+    """
+    now, old = value_shares(plan), value_shares(before) if before else {}
+    wanted = [plan.hypothesis.slice] if plan.hypothesis else []
+    wanted += [p.name for p in preferences if p.attributes]
+    wanted += sorted(now, key=lambda key: (-abs(now[key] - old.get(key, 0.0)), key))
+    names = list(dict.fromkeys(name for name in wanted if slice_attributes(name)))[:_N_BARS]
+    blocks: list[Block] = [
+        Line(f"Plan of round {plan.round}: {plan.n_images} images from {len(plan.prompts)} prompts",
+             "bold"),
+        Line(f"By {plan.author}: {one_line(plan.why, 240) or 'no reason given'}"),
+    ]  # fmt: skip
+    for name in names:
+        attributes = {key: tuple(v.split("|")) for key, v in (slice_attributes(name) or {}).items()}
+        about = Preference(attributes=attributes, min_share=1)
+        part = share(about, plan.prompts, vocabulary)
+        bar = "█" * round(_BAR * part)
+        text = f"{bar.ljust(_BAR, '░')} {percent(part):>4} {name}"
+        if before:
+            change = part - share(about, before.prompts, vocabulary)
+            text += f", {percent(change, True)} since round {before.round}"
+        blocks.append(Line(text))
+    texts = {p.id: p.say() for p in preferences}
+    shifts = request.resolved.shifts if request and request.resolved else ()
+    moved = [
+        f"{s.preference} {texts[s.preference]} {percent(s.before)} -> {percent(s.after)}"
+        for s in shifts
+        if s.preference in texts
+    ]
+    blocks += [Line(f"Preferences: {'; '.join(moved)}")] if moved else []
+    if request and request.expectation:
+        blocks.append(Line(expected(request.expectation), "dim"))
+    if plan.hypothesis:
+        effect = signed(plan.hypothesis.expected_change)
+        blocks.append(Line(f"It expects {effect} on {one_line(plan.hypothesis.slice)}."))
+    if plan.warnings:
+        more = f" (and {len(plan.warnings) - 1} more)" if len(plan.warnings) > 1 else ""
+        blocks.append(Line(f"Warning: {one_line(plan.warnings[0], 240)}{more}", "warning"))
+    if request:
+        text = "Make this? /approve, /plan all (every prompt), /edit N count 12, /reject WHY"
+        return [*blocks, Line(text, "bold")]
+    return [*blocks, Line("/plan all shows every prompt.", "dim")]
+
+
+def expected(expectation: Expectation) -> str:
+    """Return in a sentence what a plan may expect."""
+    n_kept = expectation.kept_rate * expectation.n_images
+    text = f"Expected: about {n_kept:.0f} of {expectation.n_images} images kept"
+    if expectation.seconds is not None:
+        text += f", {expectation.seconds:.0f} s to draw"
+    slices = expectation.slices[:3]
+    changes = [f"{s.slice} {signed(s.change)}" for s in slices if abs(s.change) > 5e-4]
+    return f"{text}; changes {', '.join(changes)}." if changes else f"{text}."
 
 
 def class_lines(past: Sequence[Round], vocabulary: Vocabulary) -> list[Block]:

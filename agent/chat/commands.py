@@ -28,7 +28,7 @@ COMMANDS: dict[str, Command] = {
     "status": Command("", "where the session stands, its preferences and their effect", True),
     "failures": Command("[SLICE]", "where the model fails on real photographs", True),
     "show": Command("[ID|SLICE|WORDS]", "pictures: generated images or real photographs", True),
-    "plan": Command("[SLICE]", "the plan that waits for you, or the last one", True),
+    "plan": Command("[all|SLICE]", "the plan that waits, or the last one; all: every prompt", True),
     "approve": Command("", "accept the plan"),
     "edit": Command(EDIT, "change a row of the plan"),
     "reject": Command("[WHY]", "have it planned again; preferences in WHY count at once"),

@@ -50,6 +50,12 @@ _ANSWERED = (
     '"show me ...". A language model as the brain (--brain) answers freely.'
 )
 
+# Commands that methods of `Queries` answer.
+_QUERIES = (
+    "status", "failures", "show", "plan", "baseline", "worth", "classes", "data", "synthetic",
+    "changes", "memory", "why", "help",
+)  # fmt: skip
+
 
 class Conversation:
     """One person, one live session."""
@@ -62,12 +68,9 @@ class Conversation:
         self._assistant = ChatAssistant(live, self._overview, self._queries)
         self._done: tuple[str, list[str]] | None = None
         self._proposed: Callable[[], list[Block]] | None = None
-        queries, preferences = self._queries, self._preferences
+        preferences = self._preferences
         self._commands: dict[str, Callable[[str], list[Block]]] = {
-            "status": queries.status,
-            "failures": queries.failures,
-            "show": queries.show,
-            "plan": queries.plan,
+            **{name: getattr(self._queries, name) for name in _QUERIES},
             "approve": self._approve,
             "edit": self._edit,
             "reject": self._reject,
@@ -77,22 +80,13 @@ class Conversation:
             "forget": preferences.forget,
             "back": lambda text: preferences.back(),
             "budget": self._budget,
-            "baseline": queries.baseline,
-            "worth": queries.worth,
-            "classes": queries.classes,
-            "data": queries.data,
-            "synthetic": queries.synthetic,
-            "changes": queries.changes,
             "last": self._last,
             "pause": self._pause,
             "continue": self._continue,
             "stop": self._stop,
             "undo": self._undo,
             "fork": self._fork,
-            "memory": queries.memory,
-            "why": queries.why,
             "report": self._report,
-            "help": queries.help,
         }
 
     @property
@@ -142,7 +136,7 @@ class Conversation:
             question: ApprovalRequest = event.record
             if question.kind == "words":
                 return [Line(f"The agent asks: {one_line(question.text)}", "bold")]
-            return plan_blocks(question, self._preferences.active())
+            return self._queries.summary(question)
         if event.kind == "blocks":
             return list(event.record)
         if event.kind == "round":

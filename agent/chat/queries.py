@@ -12,8 +12,10 @@ from agent.chat import pictures
 from agent.chat.answers import (
     class_lines,
     data_lines,
+    expected,
     history_lines,
     mix_lines,
+    plan_summary,
     slice_lines,
     trend_lines,
     worth_lines,
@@ -23,7 +25,6 @@ from agent.chat.live import LiveSession
 from agent.chat.overview import Overview, say_progress
 from agent.chat.preferences import PreferenceStore
 from agent.loop.approval import ApprovalRequest
-from agent.loop.expectations import Expectation
 from agent.steering.arguments import unquoted, whole_number
 from agent.steering.preferences import Preference, say_effects
 from eval.report.blocks import (
@@ -42,7 +43,7 @@ from eval.report.blocks import (
     values,
 )
 from eval.report.delivery import baseline_lines, delivery_blocks
-from eval.report.text import estimate_text, percent, plural, signed
+from eval.report.text import estimate_text, percent, plural
 from memory.errors import DataError, ToolError, unknown
 from memory.events import ChatCallEvent, ModelCallEvent, RoundDoneEvent
 from memory.records import Plan, PromptSpec
@@ -164,16 +165,27 @@ class Queries:
         return []
 
     def plan(self, text: str = "") -> list[Block]:
-        """Show the plan that waits, or the last one; of a slice, its part of it."""
-        question = self._live.question
-        if text:
+        """Show the plan that waits, or the last one; all: every prompt; of a slice, its part."""
+        question, preferences = self._live.question, self._overview.preferences.active()
+        if text and text != "all":
             return self.about(self._overview.slice_of(text).attributes)
-        if question is not None and question.kind == "plan":
-            return plan_blocks(question, self._overview.preferences.active())
+        request = question if question is not None and question.kind == "plan" else None
+        if request is not None:
+            return plan_blocks(request, preferences) if text else self.summary(request)
         plan = self._overview.last_plan()
         if plan is None:
             return [Line("There is no plan yet.")]
-        return [plan_table(plan), *plan_lines(plan)]
+        return [plan_table(plan), *plan_lines(plan)] if text else self.summary(None)
+
+    def summary(self, request: ApprovalRequest | None) -> list[Block]:
+        """Show in at most 12 lines the plan that waits, or the last one."""
+        plans = [r.plan for r in self._overview.rounds() if r.plan]
+        plan = request.plan if request and request.plan else plans[-1]
+        before = [p for p in plans if p.round < plan.round]
+        preferences = self._overview.preferences.active()
+        return plan_summary(
+            plan, before[-1] if before else None, request, preferences, self._overview.vocabulary
+        )
 
     def why(self, text: str = "") -> list[Block]:
         """Show the reasons for the plan, or for one of its prompts."""
@@ -222,7 +234,7 @@ class Queries:
         session, question = self._live.session, self._live.question
         blocks = worth_lines(self._overview.rounds(), session.settings, session.n_done())
         if question and question.expectation:
-            blocks.append(Line(f"The plan that waits: {_expected(question.expectation)}"))
+            blocks.append(Line(f"The plan that waits: {expected(question.expectation)}"))
         return blocks
 
     def classes(self, text: str = "") -> list[Block]:
@@ -334,7 +346,7 @@ def plan_blocks(question: ApprovalRequest, preferences: Sequence[Preference]) ->
     commands = '/approve, /edit N count 12, /edit N remove, /add "prompt" x8, /reject WHY'
     return [
         plan_table(plan, kept_rates, seconds, question.nearest),
-        Line(_expected(expectation), "dim"),
+        Line(expected(expectation), "dim"),
         *plan_lines(plan),
         *map(Line, shifts),
         *(Line(f"Warning: {one_line(text)}", "warning") for text in plan.warnings),
@@ -363,13 +375,3 @@ def _reasons(prompts: Sequence[PromptSpec]) -> Table:
         n_images[one_line(prompt.why) or "no reason given"] += prompt.count
     rows = [[str(n), reason] for reason, n in n_images.most_common()]
     return Table(["images", "because"], rows, right=("images",))
-
-
-def _expected(expectation: Expectation) -> str:
-    n_kept = expectation.kept_rate * expectation.n_images
-    text = f"Expected: about {n_kept:.0f} of {expectation.n_images} images kept"
-    if expectation.seconds is not None:
-        text += f", {expectation.seconds:.0f} s to draw"
-    slices = expectation.slices[:3]
-    changes = [f"{s.slice} {signed(s.change)}" for s in slices if abs(s.change) > 5e-4]
-    return f"{text}; changes {', '.join(changes)}." if changes else f"{text}."

@@ -14,7 +14,7 @@ import pytest
 
 from agent.chat.conversation import Conversation
 from agent.steering.preferences import Preference
-from eval.report.blocks import plain
+from eval.report.blocks import Line, plain
 from memory.events import WishEvent
 from tests.agent.chat.recorded import recorded
 
@@ -39,7 +39,7 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conversation]:
         ("did the images help?", ("+0.036",)),
         ("is the improvement significant?", ("overlap",)),
         ("how sure are you", ("overlap",)),
-        ("what does the plan look like?", ("60 images", "33")),
+        ("what does the plan look like?", ("60 images", "55%", "+15% since round 1")),
         ("whats next", ("60 images",)),
         ("how much of the plan is dark?", ("55% of the images of the plan of round 2",)),
         ("why did you choose dark?", ("0.574", "score 0.51 on brightness=dark", "33")),
@@ -76,6 +76,13 @@ def test_what_was_changed_last_is_said(tmp_path: Path) -> None:
         assert "avoid brightness=dark (w1)" in plain(chat.say("what did you just change?"))
         chat.say("undo that")
         assert "Forgotten: w1" in plain(chat.say("what did you just do"))
+
+
+def test_a_plan_is_shown_in_12_lines(chat: Conversation) -> None:
+    blocks = chat.say("/plan")
+    assert all(isinstance(block, Line) for block in blocks) and len(blocks) <= 12
+    assert "a dark mono cell" not in plain(blocks)
+    assert "a dark mono cell" in plain(chat.say("/plan all"))
 
 
 def test_a_question_changes_nothing(chat: Conversation) -> None:
