@@ -1,4 +1,4 @@
-"""What all commands share: options, settings, and printing."""
+"""What all commands share: settings, and printing."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 
+from agent.cli.commands.options import PRESET
 from memory.errors import SettingsError
 
 if TYPE_CHECKING:
     from agent.config.settings import Settings
 
-PRESET = "solar"
 QUOTES = "A path with blanks needs quotes: --target 'folder:PATH'."
 
 # The settings that options set, by the names of the commands' parameters.
@@ -40,58 +40,6 @@ SETTINGS = {
     "memory_url": "memory.url",
     "home": "home",
 }
-
-PresetArgument = Annotated[
-    str | None,
-    typer.Argument(
-        help="A preset of `shaping presets`, or the path of a .yaml file.", show_default=PRESET
-    ),
-]
-PresetOption = Annotated[
-    str | None, typer.Option(help="Preset whose generator draws.", show_default=PRESET)
-]
-NameArgument = Annotated[
-    str | None, typer.Argument(help="Name of the session. [default: the latest one]")
-]
-HomeOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--home", help="Where all is written; also SHAPING_HOME. [default: ./shaping-home]"
-    ),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a setting, e.g. audit.threshold=0.6. Repeatable."
-    ),
-]
-TargetOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME:PATH", help="Your own data: folder:PATH, hf:PATH, or camvid:PATH; no PRESET."
-    ),
-]
-MemoryUrlOption = Annotated[
-    str | None,
-    typer.Option(metavar="URL", help="Chroma server that homes share, e.g. http://HOST:8000."),
-]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of the session.")]
-TrustOption = Annotated[
-    bool,
-    typer.Option(
-        "--trust", help="Run the commands and code that a session folder of others names."
-    ),
-]
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="FOLDER",
-        help="Your model, which images have to better: of transformers, or best/ of a session.",
-    ),
-]
-RoundsOption = Annotated[int | None, typer.Option(help="Rounds in all.")]
-ImagesOption = Annotated[int | None, typer.Option(help="Images of a round.")]
 
 
 def changes(ctx: typer.Context) -> list[str]:

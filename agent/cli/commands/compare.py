@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from agent.cli.commands.common import (
-    PRESET,
-    HomeOption,
-    PresetArgument,
-    SetOption,
-    TargetOption,
-    console,
-    resolve,
-    say,
-    say_table,
-)
+from agent.cli.commands import options
+from agent.cli.commands.common import console, resolve, say, say_table
 
 if TYPE_CHECKING:
     from memory.records import Estimate
@@ -30,8 +21,8 @@ app = typer.Typer()
 @app.command()
 def compare(
     ctx: typer.Context,
-    preset: PresetArgument = None,
-    target: TargetOption = None,
+    preset: options.Preset = None,
+    target: options.Target = None,
     planners: Annotated[
         str, typer.Option(help="Arms, e.g. uniform,failure:floor=0.5:pull=entropy 0.03.")
     ] = "uniform,audited_failure,thompson",
@@ -63,8 +54,8 @@ def compare(
     name: Annotated[
         str | None, typer.Option(help="Of the comparison. [default: PRESET or DATA]")
     ] = None,
-    home: HomeOption = None,
-    set_: SetOption = None,
+    home: options.Home = None,
+    set_: options.Set = None,
 ) -> None:
     """Compare ways to shape at equal cost, or go on; write a page and a CSV."""
     from agent.experiments.arms import Arms
@@ -82,7 +73,7 @@ def compare(
     components = Components(settings)
     arms = Arms(planners=_split(planners), controls=_split(controls), brains=_split(brains))
     arms.check(broken)
-    stem = components.target.name if target else Path(preset or PRESET).stem
+    stem = components.target.name if target else Path(preset or options.PRESET).stem
     name = name or (f"{stem}-broken" if broken else stem)
     experiment = Experiment.open(settings, name, arms, broken, trainings)
     say(components.target.notice)

@@ -7,17 +7,8 @@ from typing import Annotated
 
 import typer
 
-from agent.cli.commands.common import (
-    HomeOption,
-    PresetOption,
-    SeedOption,
-    SetOption,
-    TargetOption,
-    console,
-    resolve,
-    say,
-    say_table,
-)
+from agent.cli.commands import options
+from agent.cli.commands.common import console, resolve, say, say_table
 
 app = typer.Typer()
 
@@ -30,11 +21,11 @@ def generate(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the images.")] = Path(
         "generated"
     ),
-    preset: PresetOption = None,
-    target: TargetOption = None,
-    seed: SeedOption = None,
-    home: HomeOption = None,
-    set_: SetOption = None,
+    preset: options.DrawingPreset = None,
+    target: options.Target = None,
+    seed: options.Seed = None,
+    home: options.Home = None,
+    set_: options.Set = None,
 ) -> None:
     """Draw images of one prompt."""
     settings = resolve(ctx)
@@ -56,11 +47,11 @@ def prompts(
         Path | None,
         typer.Option("--output", "-o", dir_okay=False, help="JSON file of prompts and figures."),
     ] = None,
-    preset: PresetOption = None,
-    target: TargetOption = None,
-    seed: SeedOption = None,
-    home: HomeOption = None,
-    set_: SetOption = None,
+    preset: options.DrawingPreset = None,
+    target: options.Target = None,
+    seed: options.Seed = None,
+    home: options.Home = None,
+    set_: options.Set = None,
 ) -> None:
     """Write different prompts for a request, by a brain and by the grammar, and measure both."""
     settings = resolve(ctx)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.cli.commands.common import HomeOption, MemoryUrlOption, note, resolve, say, say_table
+from agent.cli.commands import options
+from agent.cli.commands.common import note, resolve, say, say_table
 
 if TYPE_CHECKING:
     from memory.chroma import MemoryIndex
@@ -23,8 +24,8 @@ def search(
     n: Annotated[int, typer.Option("-n", min=1, help="Number of hits.")] = 5,
     kind: Annotated[str | None, typer.Option(help="prompt, failure or lesson.")] = None,
     only: Annotated[str | None, typer.Option("--target", help="Only of this target.")] = None,
-    memory_url: MemoryUrlOption = None,
-    home: HomeOption = None,
+    memory_url: options.MemoryUrl = None,
+    home: options.Home = None,
 ) -> None:
     """Find the prompts, failures and lessons nearest in meaning to a text."""
     hits = _open(ctx).search(query, n=n, kind=kind, target=only)
@@ -39,14 +40,16 @@ def search(
 
 
 @memory.command()
-def stats(ctx: typer.Context, memory_url: MemoryUrlOption = None, home: HomeOption = None) -> None:
+def stats(
+    ctx: typer.Context, memory_url: options.MemoryUrl = None, home: options.Home = None
+) -> None:
     """Show how much is remembered, and of what."""
     say_table(["what", "figure"], list(_open(ctx).stats().items()))
 
 
 @memory.command()
 def reindex(
-    ctx: typer.Context, memory_url: MemoryUrlOption = None, home: HomeOption = None
+    ctx: typer.Context, memory_url: options.MemoryUrl = None, home: options.Home = None
 ) -> None:
     """Rebuild the index from the journals of all sessions."""
     from agent.session.folder import journals

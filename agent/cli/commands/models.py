@@ -10,17 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from agent.cli.commands.common import (
-    PRESET,
-    HomeOption,
-    PresetArgument,
-    SetOption,
-    TargetOption,
-    console,
-    resolve,
-    say,
-    say_table,
-)
+from agent.cli.commands import options
+from agent.cli.commands.common import console, resolve, say, say_table
 from memory.errors import SettingsError, WeightsError, some
 
 # Below this share of what holds for images of the data, more steps are the first thing to try.
@@ -39,8 +30,8 @@ app.add_typer(heads, name="label-head")
 @app.command()
 def pretrain(
     ctx: typer.Context,
-    preset: PresetArgument = None,
-    target: TargetOption = None,
+    preset: options.Preset = None,
+    target: options.Target = None,
     steps: Annotated[int | None, typer.Option(help="Training steps in all.")] = None,
     output: Annotated[
         Path | None,
@@ -53,8 +44,8 @@ def pretrain(
     lora_only: Annotated[
         bool, typer.Option("--lora-only", help="With --from: learn images alone, as a LoRA.")
     ] = False,
-    home: HomeOption = None,
-    set_: SetOption = None,
+    home: options.Home = None,
+    set_: options.Set = None,
 ) -> None:
     """Train the preset's MTDM on the generator split, or go on, and write its card.
 
@@ -79,7 +70,7 @@ def pretrain(
 
     components = Components(settings)
     device, source = components.device, components.pretrain_target
-    name = source.name if target else Path(preset or PRESET).stem
+    name = source.name if target else Path(preset or options.PRESET).stem
     folder = output or settings.home / "pretrain" / (f"{name}-{kind}" if kind else name)
     chosen: Any = getattr(settings.pretrain, kind) if kind else settings.pretrain
     say(source.notice)
@@ -109,9 +100,9 @@ def pretrain(
             from tools.pretraining.lora import pretrain_lora
 
             given = {**settings.generator.options, "weights": from_}
-            options = read_options("generator.options", ModelOptions, given)
+            chosen_model = read_options("generator.options", ModelOptions, given)
             begin = pretrain_lora if lora_only else pretrain_joint
-            made = begin(source, options, chosen, folder, device, show)
+            made = begin(source, chosen_model, chosen, folder, device, show)
         else:
             train(source, settings.pretrain, folder, device, show)
     if from_ is not None:
@@ -200,17 +191,18 @@ def fit(
         str | None,
         typer.Argument(help="A preset, or the path of a .yaml file.", show_default=_HEAD_PRESET),
     ] = None,
-    target: TargetOption = None,
+    target: options.Target = None,
     n: Annotated[int, typer.Option("-n", min=2, help="Labelled images to learn from.")] = 40,
     check: Annotated[int, typer.Option(min=1, help="Other labelled images to test on.")] = 40,
     steps: Annotated[int, typer.Option(min=1, help="Training steps of each member.")] = 400,
     members: Annotated[int, typer.Option(min=1, help="Heads whose disagreement is doubt.")] = 3,
     seed_: Annotated[int, typer.Option("--seed", min=0, help="Chooses the images, too.")] = 0,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="[default: HOME/label-heads/PRESET]")
+        Path | None,
+        typer.Option("--output", "-o", help="[default: HOME/label-heads/PRESET]"),
     ] = None,
-    home: HomeOption = None,
-    set_: SetOption = None,
+    home: options.Home = None,
+    set_: options.Set = None,
 ) -> None:
     """Train a head on labelled images of the generator split, and test it on others of it."""
     settings = resolve(ctx, preset=_HEAD_PRESET)

@@ -8,16 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.cli.commands.common import (
-    HomeOption,
-    SetOption,
-    TrustOption,
-    confirm,
-    console,
-    home_of,
-    say,
-    say_table,
-)
+from agent.cli.commands import options
+from agent.cli.commands.common import confirm, console, home_of, say, say_table
 from memory.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -63,8 +55,8 @@ def replay(
             "plans have scored?",
         ),
     ] = None,
-    trust: TrustOption = False,
-    home: HomeOption = None,
+    trust: options.Trust = False,
+    home: options.Home = None,
 ) -> None:
     """Walk through a recorded session, check it, or ask another brain; nothing is drawn.
 
@@ -235,8 +227,8 @@ def fork(
         str | None, typer.Option("--as", help="Name of the new session. [default: NAME-atROUND]")
     ] = None,
     brain: Annotated[str | None, typer.Option(help="Who decides from there on.")] = None,
-    home: HomeOption = None,
-    set_: SetOption = None,
+    home: options.Home = None,
+    set_: options.Set = None,
 ) -> None:
     """Make a session that shares the rounds before one of another, without copies of data."""
     from agent.session.fork import fork as make

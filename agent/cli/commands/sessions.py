@@ -10,17 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from agent.cli.commands import options
 from agent.cli.commands.common import (
-    HomeOption,
-    ImagesOption,
-    MemoryUrlOption,
-    ModelOption,
-    NameArgument,
-    PresetArgument,
-    SeedOption,
-    SetOption,
-    TargetOption,
-    TrustOption,
     confirm,
     console,
     continued,
@@ -38,26 +29,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-MaxHoursOption = Annotated[float | None, typer.Option(help="Hours of work in all, pauses apart.")]
-MaxGpuHoursOption = Annotated[float | None, typer.Option(help="Hours with a GPU in all.")]
-MaxImagesOption = Annotated[int | None, typer.Option(help="Images in all.")]
-TargetScoreOption = Annotated[
-    float | None, typer.Option(help="End when the main figure on feedback is as high as this.")
-]
-PatienceOption = Annotated[
-    int | None, typer.Option(help="End after so many rounds without a better score.")
-]
-DetachOption = Annotated[
-    bool, typer.Option("--detach", "-d", help="In the background; survives the terminal.")
-]
-OnFinishOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="COMMAND",
-        help="Run in a shell at the end, with $SESSION, $SESSION_FOLDER, $SESSION_REPORT and "
-        "$SESSION_ENDED_BY.",
-    ),
-]
 WATCH_EVERY_S = 1.0
 # A process that has not ended after so long does not come to a safe point any more.
 PATIENCE_S = 15.0
@@ -66,49 +37,49 @@ PATIENCE_S = 15.0
 @app.command()
 def run(
     ctx: typer.Context,
-    preset: PresetArgument = None,
-    target: TargetOption = None,
+    preset: options.Preset = None,
+    target: options.Target = None,
     rounds: Annotated[
         int | None, typer.Option("--max-rounds", "--rounds", help="Rounds in all.")
     ] = None,
-    images_per_round: ImagesOption = None,
+    images_per_round: options.Images = None,
     session: Annotated[
         str | None, typer.Option(help="Name of the session; one that exists is continued.")
     ] = None,
-    seed: SeedOption = None,
+    seed: options.Seed = None,
     brain: Annotated[
         str | None,
         typer.Option(help="Who decides: policy:PLANNER, openai:MODEL, ollama:MODEL."),
     ] = None,
-    baseline: ModelOption = None,
+    baseline: options.Model = None,
     max_tokens: Annotated[
         int | None, typer.Option(help="Tokens that a language model may take in all.")
     ] = None,
     max_usd: Annotated[
         float | None, typer.Option(help="US dollars that it may cost; needs llm.prices.")
     ] = None,
-    max_hours: MaxHoursOption = None,
-    max_gpu_hours: MaxGpuHoursOption = None,
-    max_images: MaxImagesOption = None,
-    target_score: TargetScoreOption = None,
-    patience: PatienceOption = None,
+    max_hours: options.MaxHours = None,
+    max_gpu_hours: options.MaxGpuHours = None,
+    max_images: options.MaxImages = None,
+    target_score: options.TargetScore = None,
+    patience: options.Patience = None,
     interactive: Annotated[
         bool, typer.Option("--interactive", "-i", help="Let the agent ask you questions.")
     ] = False,
-    detach: DetachOption = False,
+    detach: options.Detach = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Show settings, first plan and estimates; write nothing."),
     ] = False,
-    on_finish: OnFinishOption = None,
+    on_finish: options.OnFinish = None,
     compute: Annotated[
         str | None,
         typer.Option(metavar="local|ray[:ADDRESS]", help="Where images are drawn and audited."),
     ] = None,
-    memory_url: MemoryUrlOption = None,
-    trust: TrustOption = False,
-    home: HomeOption = None,
-    set_: SetOption = None,
+    memory_url: options.MemoryUrl = None,
+    trust: options.Trust = False,
+    home: options.Home = None,
+    set_: options.Set = None,
 ) -> None:
     """Run a session, or continue it, until a limit is reached, and write its report.
 
@@ -139,21 +110,21 @@ def run(
 @app.command()
 def resume(
     ctx: typer.Context,
-    name: NameArgument = None,
+    name: options.Name = None,
     rounds: Annotated[int | None, typer.Option("--max-rounds", help="Rounds in all.")] = None,
-    max_hours: MaxHoursOption = None,
-    max_gpu_hours: MaxGpuHoursOption = None,
-    max_images: MaxImagesOption = None,
-    target_score: TargetScoreOption = None,
-    patience: PatienceOption = None,
-    detach: DetachOption = False,
-    on_finish: OnFinishOption = None,
-    trust: TrustOption = False,
+    max_hours: options.MaxHours = None,
+    max_gpu_hours: options.MaxGpuHours = None,
+    max_images: options.MaxImages = None,
+    target_score: options.TargetScore = None,
+    patience: options.Patience = None,
+    detach: options.Detach = False,
+    on_finish: options.OnFinish = None,
+    trust: options.Trust = False,
     take_over: Annotated[
         bool, typer.Option("--take-over", help="The machine that held the session is gone.")
     ] = False,
-    home: HomeOption = None,
-    set_: SetOption = None,
+    home: options.Home = None,
+    set_: options.Set = None,
 ) -> None:
     """Go on with a session by its own settings; what changes its meaning is refused."""
     from agent.session.control import take_over_from_other_host
@@ -168,9 +139,9 @@ def resume(
 
 @app.command()
 def status(
-    name: NameArgument = None,
+    name: options.Name = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on until it ends.")] = False,
-    home: HomeOption = None,
+    home: options.Home = None,
 ) -> None:
     """Show what a session does: round, stage, score, and what is left of its budget."""
     from agent.autonomous.status import read_status, table
@@ -195,12 +166,12 @@ def status(
 
 @app.command()
 def stop(
-    name: NameArgument = None,
+    name: options.Name = None,
     now: Annotated[
         bool,
         typer.Option("--now", help="Within the stage in hand; a process that is stuck is killed."),
     ] = False,
-    home: HomeOption = None,
+    home: options.Home = None,
 ) -> None:
     """End a session after the stage in hand; `shaping resume` goes on."""
     from agent.session import control
@@ -232,20 +203,20 @@ def stop(
 
 
 @app.command()
-def pause(name: NameArgument = None, home: HomeOption = None) -> None:
+def pause(name: options.Name = None, home: options.Home = None) -> None:
     """Let a session wait at its next safe point."""
     name = _request("pause", home, name)
     say(f"{name} waits at its next safe point. To go on: shaping continue {name}")
 
 
 @app.command("continue")
-def continue_(name: NameArgument = None, home: HomeOption = None) -> None:
+def continue_(name: options.Name = None, home: options.Home = None) -> None:
     """Let a session that waits go on."""
     say(f"{_request('continue', home, name)} goes on.")
 
 
 @app.command()
-def sessions(home: HomeOption = None) -> None:
+def sessions(home: options.Home = None) -> None:
     """List the sessions, the latest first."""
     from agent.session.folder import list_sessions
 
@@ -274,8 +245,8 @@ def sessions(home: HomeOption = None) -> None:
 
 @app.command()
 def report(
-    name: NameArgument = None,
-    home: HomeOption = None,
+    name: options.Name = None,
+    home: options.Home = None,
 ) -> None:
     """Write the report of a session again."""
     from agent.autonomous.report import write_report
@@ -285,7 +256,7 @@ def report(
 
 @app.command()
 def export(
-    name: NameArgument = None,
+    name: options.Name = None,
     format_: Annotated[
         Literal["imagefolder", "parquet", "coco", "webdataset"],
         typer.Option("--format", "-f", help="coco: for segmentation alone."),
@@ -293,7 +264,7 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="[default: export-NAME-FORMAT]")
     ] = None,
-    home: HomeOption = None,
+    home: options.Home = None,
 ) -> None:
     """Write the images of a session as a data set with a card; it loads with `datasets`."""
     from agent.autonomous.results import source_of

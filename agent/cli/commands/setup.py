@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from agent.cli.commands.common import HomeOption, SetOption, resolve, say_table
+from agent.cli.commands import options
+from agent.cli.commands.common import resolve, say_table
 
 app = typer.Typer()
 
@@ -26,8 +27,8 @@ def doctor(
         str | None,
         typer.Option(help="Also ask this one for a tool call, e.g. ollama:MODEL."),
     ] = None,
-    home: HomeOption = None,
-    set_: SetOption = None,
+    home: options.Home = None,
+    set_: options.Set = None,
 ) -> None:
     """Show versions, device, memory and models, what is missing and what adds it."""
     settings = resolve(ctx)

@@ -10,23 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.cli.commands.common import (
-    PRESET,
-    HomeOption,
-    ImagesOption,
-    ModelOption,
-    RoundsOption,
-    SeedOption,
-    SetOption,
-    TargetOption,
-    TrustOption,
-    changes,
-    continued,
-    home_of,
-    refuse_unknown,
-    say,
-    settings_of,
-)
+from agent.cli.commands import options
+from agent.cli.commands.common import changes, continued, home_of, refuse_unknown, say, settings_of
 from memory.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -43,28 +28,25 @@ def chat(
         typer.Argument(
             metavar="[PRESET|NAME]",
             help="The name of a session to open, or a preset of `shaping presets` to begin one.",
-            show_default=PRESET,
+            show_default=options.PRESET,
         ),
     ] = None,
     session: Annotated[
         str | None, typer.Option(help="Name of the new session, or of one to open.")
     ] = None,
-    rounds: RoundsOption = None,
-    images_per_round: ImagesOption = None,
+    rounds: options.Rounds = None,
+    images_per_round: options.Images = None,
     brain: Annotated[
         str | None,
         typer.Option(help="Who decides beside you: policy:PLANNER, openai:MODEL, ollama:MODEL."),
     ] = None,
-    baseline: ModelOption = None,
-    auto: Annotated[
-        float | None,
-        typer.Option(min=0, metavar="SECONDS", help="Approve plans after so long without a word."),
-    ] = None,
-    target: TargetOption = None,
-    seed: SeedOption = None,
-    trust: TrustOption = False,
-    home: HomeOption = None,
-    set_: SetOption = None,
+    baseline: options.Model = None,
+    auto: options.Auto = None,
+    target: options.Target = None,
+    seed: options.Seed = None,
+    trust: options.Trust = False,
+    home: options.Home = None,
+    set_: options.Set = None,
 ) -> None:
     """Talk with a session while it runs: see, approve, edit and steer.
 
@@ -108,13 +90,10 @@ def web(
             help="File with the token to ask for; also SHAPING_WEB_TOKEN. [default: a random one]",
         ),
     ] = None,
-    auto: Annotated[
-        float | None,
-        typer.Option(min=0, metavar="SECONDS", help="Approve plans after so long without a word."),
-    ] = None,
-    trust: TrustOption = False,
-    home: HomeOption = None,
-    set_: SetOption = None,
+    auto: options.Auto = None,
+    trust: options.Trust = False,
+    home: options.Home = None,
+    set_: options.Set = None,
 ) -> None:
     """Watch and steer sessions in a browser.
 

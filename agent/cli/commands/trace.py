@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from agent.cli.commands.common import HomeOption, console, home_of, say, say_table
+from agent.cli.commands import options
+from agent.cli.commands.common import console, home_of, say, say_table
 from memory.errors import SettingsError
 
 app = typer.Typer()
@@ -36,7 +37,7 @@ def trace(
     report: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Write an HTML page on all of them.")
     ] = None,
-    home: HomeOption = None,
+    home: options.Home = None,
 ) -> None:
     """Write what sessions did as tidy tables, spans, or a page; print a summary."""
     from agent.replay import trace as tracing
@@ -96,7 +97,7 @@ def _spans(home: Path, names: list[str], path: Path | None, endpoint: str | None
 def diff(
     one: Annotated[str, typer.Argument(metavar="A", help="A session.")],
     other: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
-    home: HomeOption = None,
+    home: options.Home = None,
 ) -> None:
     """Show how two sessions differ: settings, plans, figures, costs, and where they part."""
     if one == other:
@@ -120,7 +121,7 @@ def bundle(
         typer.Option("--output", "-o", dir_okay=False, help="[default: NAME.zip]"),
     ] = None,
     weights: Annotated[bool, typer.Option("--weights", help="Also the trained models.")] = False,
-    home: HomeOption = None,
+    home: options.Home = None,
 ) -> None:
     """Pack a session into one file to share: journal, settings, pictures, report."""
     from agent.replay.bundle import bundle as pack
