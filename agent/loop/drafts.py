@@ -21,12 +21,12 @@ from agent.steering.preferences import Preference, active_preferences
 from agent.steering.steer import scaled, steer
 from memory.errors import ToolError
 from memory.events import ForgetEvent, WishEvent
-from memory.records import Hypothesis, Levers, PromptSpec, Record, slice_key
+from memory.records import Hypothesis, Levers, PromptSpec, Record, SliceScore, slice_key
 from prompts.vocabulary import Vocabulary
 
 Use = Literal["accept", "edit", "replace"]
 
-# By how much the shares of a plan may miss 1 in all.
+# By how much the sum of shares may miss 1 without a word.
 _ROUNDED = 0.02
 # By how much a share may be missed without a word.
 MISSED = 0.1
@@ -53,6 +53,13 @@ class Choice(Record):
     why: str = ""
     hypothesis: Hypothesis | None = None
     levers: Levers | None = None
+
+    def relative(self) -> tuple[SliceShare, ...]:
+        """Return the shares; those of a plan of its own are scaled to add up to 1."""
+        total = sum(one.share for one in self.shares)
+        if self.draft != "replace" or not total:
+            return self.shares
+        return tuple(o.model_copy(update={"share": o.share / total}) for o in self.shares)
 
     def as_given(self) -> PlanDraft:
         """Return the plan by its prompts alone."""
@@ -118,7 +125,7 @@ def compose(
     if choice.draft == "replace":
         rng = random.Random(f"shares {_seed(seen)}")
         writer = PromptWriter(space, vocabulary, seen.images_per_prompt, rng)
-        prompts = writer.of_shares(choice.shares, seen.n_images)
+        prompts = writer.of_shares(choice.relative(), seen.n_images)
         return PlanDraft(prompts=tuple(prompts), **given)
     assert draft is not None  # _check has refused it
     edits = [
@@ -140,15 +147,22 @@ def compose(
     return plan.model_copy(update=given)
 
 
-def say_shares(shares: Sequence[SliceShare], prompts: Sequence[PromptSpec]) -> list[str]:
+def say_shares(choice: Choice, prompts: Sequence[PromptSpec]) -> list[str]:
     """Say what was asked of every share of a plan and what its prompts draw."""
-    lines = []
+    shares, total = choice.relative(), sum(one.share for one in choice.shares)
+    is_scaled = bool(shares) and abs(total - sum(one.share for one in shares)) > _ROUNDED
+    lines = [f"The shares added up to {total:.2f} and were scaled to 1."] if is_scaled else []
     for one in shares:
         drawn = share_of(one.where, prompts)
         missed = " (missed)" if abs(drawn - one.share) > MISSED else ""
         name = slice_key(one.where) or "anything"
         lines.append(f"{name}: asked {one.share:.0%}, drawn {drawn:.0%}{missed}.")
     return lines
+
+
+def worst_first(scores: Sequence[SliceScore]) -> list[str]:
+    """Return the keys of slices, the lowest accuracy first."""
+    return [score.key for score in sorted(scores, key=lambda score: score.accuracy.value)]
 
 
 def share_of(
@@ -172,12 +186,6 @@ def _check(
         problems.append("an edit needs shares, and no prompts")
     if choice.draft == "replace" and choice.prompts:
         problems.append("give either shares or prompts")
-    total = sum(one.share for one in choice.shares)
-    if choice.draft == "replace" and choice.shares and abs(total - 1) > _ROUNDED:
-        problems.append(
-            f"the shares add up to {total:.2f} and must add up to 1; an edit keeps the rest of the "
-            "draft"
-        )
     for one in choice.shares:
         name = slice_key(one.where) or "anything"
         wrong = vocabulary.problems(one.where)

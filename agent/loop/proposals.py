@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from agent.brains import planner_of
 from agent.loop.approval import ApprovalRequest, Rejected, ResolvedDraft
-from agent.loop.drafts import Choice, PolicyDraft, compose
+from agent.loop.drafts import Choice, PolicyDraft, compose, worst_first
 from agent.loop.effects import Effects
 from agent.loop.expectations import Expectation
 from agent.loop.levers import Bounds, lever_bounds, lever_problems
@@ -25,6 +25,7 @@ from agent.loop.state import GRAPH_WORKS, SessionView, record_version
 from agent.loop.trials import with_trials
 from agent.loop.validation import least_prompts, refusal, shortfalls, validate
 from agent.planners import AttributeDistribution, Observation, PlanDraft
+from agent.planners.slices import supported_slices
 from agent.steering.preferences import STEERING, Effect, Preference, active_preferences, additions
 from agent.steering.steer import add, broken, compare, ignored, steer
 from memory.errors import ToolError
@@ -38,7 +39,7 @@ from memory.events import (
     WishesShownEvent,
     WishEvent,
 )
-from memory.records import Levers, Plan
+from memory.records import Levers, Plan, Report, slice_key
 
 
 class Proposals:
@@ -205,6 +206,14 @@ class Proposals:
             nearest=self._effects.nearest(plan),
             resolved=resolved,
         )
+
+    def drawable(self, report: Report | None) -> list[str]:
+        """Return the keys of slices that photographs show, or of single values, worst first."""
+        distribution = self._distribution()
+        if slices := supported_slices(report, distribution):
+            return worst_first(slices)
+        values = {slice_key({k: v}) for row in distribution.rows for k, v in row.attributes.items()}
+        return sorted(values)
 
     def lever_bounds(self, round_number: int) -> Bounds:
         """Return what the levers of a round may be, see `agent.loop.levers.lever_bounds`."""

@@ -19,7 +19,7 @@ from prompts.vocabulary import Vocabulary
 # What a small model may write: longer answers are cut off in the middle.
 BRIEF_SHARES = 6
 BRIEF_LENGTH = 200
-BRIEF_SLICES = 6
+BRIEF_SLICES = 8
 # Enumerated, because the grammars of servers bound no fractions.
 SHARES = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 
@@ -43,6 +43,7 @@ def tool_schemas(
     n_images: int,
     slices: Sequence[str],
     brief: bool,
+    drawable: Sequence[str] = (),
     pulls: bool = False,
     adapters: Collection[str] = (),
     n_prompts: int = 1,
@@ -57,6 +58,7 @@ def tool_schemas(
         n_images: Budget of the round.
         slices: Keys of the slices that the last report measured, the worst first.
         brief: For small models: shares in place of prompts, and hypotheses on measured slices.
+        drawable: Keys of slices that photographs show, the worst first, for small models.
         pulls: Whether the DSTM can guide images.
         adapters: Names of the adapters that prompts may weigh.
         n_prompts: How many prompts a plan needs.
@@ -75,7 +77,7 @@ def tool_schemas(
                 values = properties["shares"]["items"]["properties"]["where"]
                 properties["levers"] = lever_schema(levers, values, rounds)
             if brief:
-                _shorten(function["parameters"], slices)
+                _shorten(function["parameters"], slices[:BRIEF_SLICES], drawable[:BRIEF_SLICES])
     return schemas
 
 
@@ -139,18 +141,18 @@ def attributes_schema(vocabulary: Vocabulary) -> Json:
     return forms[0] if len(forms) == 1 else {"anyOf": forms}
 
 
-def _shorten(parameters: Json, slices: Sequence[str]) -> None:
+def _shorten(parameters: Json, slices: Sequence[str], drawable: Sequence[str]) -> None:
     """Make two forms of a plan: a draft that is accepted, or shares."""
     properties = parameters.pop("properties")
     shares = properties["shares"]
     shares |= {"minItems": 1, "maxItems": BRIEF_SHARES}
-    shares["items"]["properties"]["share"] = {"enum": SHARES}
+    shares["items"]["properties"] = {"where": {"enum": list(drawable)}, "share": {"enum": SHARES}}
     given: Json = {"why": properties["why"] | {"maxLength": BRIEF_LENGTH}}
     if slices:
         given["hypothesis"] = {
             "type": "object",
             "properties": {
-                "slice": {"enum": list(slices[:BRIEF_SLICES])},
+                "slice": {"enum": list(slices)},
                 "expected_change": {"enum": [0.02, 0.05, 0.1]},
             },
             "required": ["slice", "expected_change"],

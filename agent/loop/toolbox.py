@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 from agent.brains.actions import storable
 from agent.loop import stages
 from agent.loop.approval import ApprovalRequest, Rejected
-from agent.loop.drafts import Choice, Use, say_shares
+from agent.loop.drafts import Choice, Use, say_shares, worst_first
 from agent.loop.effects import Effects
 from agent.loop.expectations import say_expectation
 from agent.loop.observations import LOOK_BACK, rounds_before
@@ -61,7 +61,7 @@ from memory.events import (
     SteeredEvent,
     ToolCallEvent,
 )
-from memory.records import Hypothesis, Levers, Round, SliceScore
+from memory.records import Hypothesis, Levers, Round
 from prompts.render import quote
 
 _AS_BEFORE = "You have asked this already; it is not offered again now. The answer is the same:"
@@ -141,8 +141,9 @@ class Toolbox:
             [self.tools[name] for name in names],
             self._effects.target.vocabulary,
             budget.images_per_round,
-            [s.key for s in sorted(reports[-1].slices, key=_accuracy)] if reports else [],
+            worst_first(reports[-1].slices) if reports else [],
             brief,
+            drawable=self._proposals.drawable(reports[-1] if reports else None),
             pulls="propose_plan" in names and self._proposals.no_guidance(bool(reports)) is None,
             adapters=self._proposals.adapters(),
             n_prompts=least_prompts(budget.images_per_round, budget.images_per_prompt),
@@ -275,7 +276,7 @@ class Toolbox:
             draft: "accept" takes the draft of the observation as it is, "edit" gives shares of it
                 new sizes and keeps the rest, "replace" is a plan by shares or by prompts.
             shares: Shares of the images, 0 to 1, by attribute values; the prompts are written for
-                you. Without a draft they add up to 1.
+                you. Without a draft they are scaled to add up to 1.
             prompts: Text, class_name, attributes and count of every prompt.
             why: The reason for this distribution.
             hypothesis: Which slice should change, and by how much.
@@ -332,7 +333,7 @@ class Toolbox:
         lines = [f"Accepted: {plan.n_images} images from {len(plan.prompts)} prompts."]
         lines += [trial_text(trial) for trial in plan.trials]
         lines += [levers_text(plan.levers)] if plan.levers else []
-        lines += say_shares(choice.shares, plan.prompts)
+        lines += say_shares(choice, plan.prompts)
         lines += [f"Warning: {warning}" for warning in plan.warnings]
         return "\n".join([*lines, say_expectation(expectation)])
 
@@ -413,7 +414,3 @@ class Toolbox:
         current = self._journal.round(self._round)
         assert current is not None  # it has begun
         return current
-
-
-def _accuracy(score: SliceScore) -> float:
-    return score.accuracy.value

@@ -7,6 +7,7 @@ observation and distribution give the same draft.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 
@@ -92,10 +93,18 @@ class PromptDraft(Record):
     adapters: Sparse[AdapterWeights | None] = None
 
 
+def _read_slice(value: object) -> object:
+    """Return the values of a slice that is given by its name, as "brightness=dark wafer=poly"."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in re.split(r"\s+(?=[^\s=]+=)", value.strip())]
+    return {name: named for name, _, named in pairs if name}
+
+
 class SliceShare(Record):
     """A share of a plan's images, 0..1, and the attribute values that they have."""
 
-    where: dict[str, str] = Field(default_factory=dict)
+    where: Annotated[dict[str, str], BeforeValidator(_read_slice)] = Field(default_factory=dict)
     share: float = Field(gt=0, le=1)
 
 

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
+from langchain_core.language_models import BaseChatModel
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import interrupt
 
@@ -225,21 +226,23 @@ def record(
     watch: Callable[[Journal], object] = lambda journal: None,
     undrawn: Collection[str] = (),
     mode: Mode = "native",
+    model: BaseChatModel | None = None,
 ) -> Path:
     """Record a session and return its folder; with `crash_in` it dies there and is resumed.
 
     watch: gets the journal after every round; undrawn: words that the generator cannot draw;
-    mode: how the scripted model calls tools.
+    mode: how the scripted model calls tools; model: another one.
     """
     quick = ["session.rounds=2", "session.images_per_round=24", f"session.name={name}"]
-    brain = [] if script is None else ["brain=scripted:script.json"]
+    if script is not None:
+        model = ScriptedModel(script=list(script), mode=mode)
+    brain = ["brain=scripted:script.json"] if model else []
     settings = load_settings("solar", [*quick, *brain, f"home={home}", *overrides], {})
     folder = home / "sessions" / name
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "session.yaml").exists():
         store_settings(folder, settings)
     saver = InMemorySaver()
-    model = None if script is None else ScriptedModel(script=list(script), mode=mode)
     brain_ = ChatBrain(model, settings.llm.cool_down_s) if model else None
     try:
         _run(folder, settings, brain_, Person(answers), saver, crash_in, watch, undrawn)
