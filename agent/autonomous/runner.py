@@ -38,7 +38,7 @@ from agent.session import data_manifest
 from agent.session.checkpoints import Checkpoints, checkpoints
 from agent.session.control import Control
 from agent.session.folder import Session, folder_of, next_name, open_session
-from agent.session.limits import Done, Ending, done_of, ending
+from agent.session.limits import Done, Ending, chosen_ending, done_of, ending
 from eval.report.delivery import delivery_blocks
 from eval.report.terminal import draw
 from memory.errors import SessionInUse, Stopped, UntrustedSession
@@ -162,7 +162,7 @@ def run_rounds(
             if is_resumed:
                 data_manifest.check(components.session, components.target, components.fault)
                 is_resumed = False
-            if end := no_gain(session, components.target):
+            if end := chosen_ending(session.journal) or no_gain(session, components.target):
                 return end
             if not done and effects.begins_with_baseline:
                 run_baseline(session.journal, effects)

@@ -305,7 +305,9 @@ def run_brain(
         run_rounds(components)
         return components
 
-    changed = settings.model_copy(update={"brain": name})
+    # Arms are compared after equally many rounds.
+    limits = settings.limits.model_copy(update={"finish": False})
+    changed = settings.model_copy(update={"brain": name, "limits": limits})
     return _run_session(changed, folder, seed, run, n_trainings)
 
 

@@ -64,6 +64,8 @@ from memory.events import (
 from memory.records import Hypothesis, Levers, Round
 from prompts.render import quote
 
+# Rounds with images that are measured before a brain may end the session.
+ROUNDS_TO_END = 2
 _AS_BEFORE = "You have asked this already; it is not offered again now. The answer is the same:"
 
 
@@ -382,23 +384,43 @@ class Toolbox:
         stages.learn(self._session, report)
         return plain(report_lines(report))
 
-    def finish(self, summary: Annotated[str, Field(max_length=1000)] = "") -> str:
+    def finish(
+        self,
+        summary: Annotated[str, Field(max_length=1000)] = "",
+        end_session: Annotated[str, Field(max_length=300)] = "",
+    ) -> str:
         """End the round.
 
         Args:
             summary: One sentence on what this round showed.
+            end_session: Why the session ends here, only where another round would gain less than
+                it costs; "" goes on.
         """
+        if end_session:
+            self._check_end()
         key = f"round_done/{self._round}"
         report = self._current().report
         if not summary and report and (figure := report.metrics.get(report.main_metric)):
             summary = f"{report.main_metric} {estimate_text(figure)} on feedback."
-        self._journal.append(RoundDoneEvent(key=key, round=self._round, summary=summary[:500]))
+        done = RoundDoneEvent(key=key, round=self._round, summary=summary[:500])
+        self._journal.append(done.model_copy(update={"ends": end_session}) if end_session else done)
         # The round before as well: its failures may have been inspected in this one.
         recent = self._journal.of_rounds(self._round - 1, self._round)
         heads: list[Event] = [*self._journal.events(HeadEvent), *self._journal.events(ForkedEvent)]
         self._effects.remember([*heads, *recent])
         self._effects.observer.round_done(self._current())
         return "The round is over."
+
+    def _check_end(self) -> None:
+        """Raise ToolError where a brain may not end the session yet."""
+        if not self._session.settings.limits.finish:
+            raise ToolError("The number of rounds is fixed: call finish without end_session.")
+        measured = [r for r in rounds_before(self._journal, self._round + 1) if r.report]
+        if sum(r.number > 0 for r in measured) < ROUNDS_TO_END:
+            raise ToolError(
+                f"What a round gains is not known before {ROUNDS_TO_END} rounds with images are "
+                "measured: call finish without end_session."
+            )
 
     # -- helpers -------------------------------------------------------------------------------
 

@@ -7,10 +7,13 @@ from typing import NamedTuple
 
 from agent.config.settings import Settings
 from memory.errors import SettingsError
-from memory.events import EndedEvent
+from memory.events import EndedEvent, RoundDoneEvent
+from memory.journal import Journal
 from memory.records import Round
 
 HOUR_S = 3600
+# The rule by which a brain ends a session.
+FINISH = "finish"
 
 
 class Ending(NamedTuple):
@@ -116,3 +119,14 @@ def ending(
                 f"{last_s / HOUR_S:.3g}",
             )
     return None
+
+
+def chosen_ending(journal: Journal) -> Ending | None:
+    """Return the ending that the brain chose in the last round, once: a resumed session goes on."""
+    done = journal.events(RoundDoneEvent)[-1:]
+    if not done or not done[0].ends:
+        return None
+    number = done[0].round
+    if any((e.rule, e.round) == (FINISH, number) for e in journal.events(EndedEvent)):
+        return None
+    return Ending(FINISH, f"the brain ended the session with round {number}: {done[0].ends}")

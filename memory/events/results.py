@@ -138,7 +138,9 @@ class RoundDoneEvent(RoundEvent):
 
     Attributes:
         summary: What the brain says of it.
+        ends: Why the brain ends the session with it; "": it does not.
     """
 
     kind: Literal["round_done"] = "round_done"
     summary: str = ""
+    ends: str = ""
