@@ -189,9 +189,7 @@ class LimitSettings(Record):
         description="rounds of which none is better than the best before, beyond the noise of the "
         "feedback photographs",
     )
-    finish: bool = Field(
-        True, description="whether a language model may end the session, from round 2 on"
-    )
+    finish: bool = Field(True, description="whether a language model may end the session")
     disk_reserve_gb: float = Field(0.5, ge=0, description="pause when less is free")
     silent_s: float = Field(900, gt=0, description="without a sign of life it counts as stuck")
 
