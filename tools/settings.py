@@ -272,6 +272,25 @@ class JointSettings(LoraSettings):
     )
 
 
+class DistillationSettings(Record):
+    """Settings of a network that draws in a few steps what its teacher draws in many."""
+
+    teacher: str | None = Field(
+        None, description="weights to distil: bundled:NAME or a folder; None: no distillation"
+    )
+    steps: int = Field(3, ge=1, description="of drawing")
+    teacher_steps: int = Field(12, ge=1, description="of the teacher, a multiple of `steps`")
+    n_images: int = Field(1024, ge=32, description="of the teacher, to learn from")
+
+    @model_validator(mode="after")
+    def _check_steps(self) -> Self:
+        if self.teacher_steps % self.steps:
+            raise ValueError(
+                f"teacher_steps={self.teacher_steps} is no multiple of steps={self.steps}"
+            )
+        return self
+
+
 class PretrainSettings(CaptionedRun, WithEarlierNames):
     """Settings of a pretraining of an MTDM; names of earlier versions are still read."""
 
@@ -327,6 +346,7 @@ class PretrainSettings(CaptionedRun, WithEarlierNames):
         "frequency; 0: every image equally often, 1: every class",
     )
     start: str | None = Field(None, description="weights to begin with: bundled:NAME or a folder")
+    distillation: DistillationSettings = DistillationSettings()
     lora: LoraSettings = Field(
         LoraSettings(), description="of `shaping pretrain --from MODEL --lora-only` alone"
     )

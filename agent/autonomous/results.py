@@ -119,12 +119,11 @@ def origin_of(settings: Settings, made_by: GeneratorEvent | None) -> list[tuple[
     limit = f"{audit.real_rejected:.0%} of real photographs would be rejected"
     if audit.threshold is not None:
         limit = f"threshold {audit.threshold:g}"
+    drawn = f"{generator.name} {_without_folders(settings)}"
+    drawn += "" if generator.steps is None else f", {generator.steps} steps"
+    drawn += "" if generator.guidance is None else f", guidance {generator.guidance:g}"
     rows = [
-        (
-            "Generator",
-            f"{generator.name} {_without_folders(settings)}, {generator.steps} steps, "
-            f"guidance {generator.guidance:g}",
-        ),
+        ("Generator", drawn),
         ("Digest of weights and sampling", made_by.identity if made_by else "unknown"),
         ("Labels of pixels", settings.labeler.name),
         ("Audit", f"{audit.method}, {limit}" if audit.method != "none" else "none"),

@@ -75,8 +75,8 @@ class GeneratorSettings(Record):
 
     name: str = "mtdm"
     weights: str = Field("bundled:solar", description="bundled:NAME, or a pipeline's folder")
-    steps: int = Field(8, ge=1, le=1000)
-    guidance: float = Field(2.0, ge=0, le=20)
+    steps: int | None = Field(None, ge=1, le=1000, description="of drawing; None: the generator's")
+    guidance: float | None = Field(None, ge=0, le=20, description="None: the generator's")
     guidance_interval: tuple[Share, Share] = Field((0.0, 0.5), description="share of the steps")
     pull: PullText | None = Field(
         None, description="by the DSTM, of prompts that say none: entropy 0.05, loss 0.03, real 0.1"

@@ -7,7 +7,10 @@ from typing import Any
 
 from agent.config.settings import Settings
 
-_DSTM_BEFORE = {"train_on": "synthetic", "min_class_weight": 0.0}
+_BEFORE: Mapping[str, Mapping[str, Any]] = {
+    "dstm": {"train_on": "synthetic", "min_class_weight": 0.0},
+    "generator": {"steps": 8, "guidance": 2.0},
+}
 
 
 def read_stored(values: Any) -> Settings:
@@ -20,6 +23,8 @@ def read_stored(values: Any) -> Settings:
     Raises:
         ValidationError: The values are no settings.
     """
-    if isinstance(values, Mapping) and isinstance(dstm := values.get("dstm", {}), Mapping):
-        values = {**values, "dstm": {**_DSTM_BEFORE, **dstm}}
+    if isinstance(values, Mapping):
+        for name, before in _BEFORE.items():
+            if isinstance(section := values.get(name, {}), Mapping):
+                values = {**values, name: {**before, **section}}
     return Settings.model_validate(values)

@@ -301,7 +301,9 @@ class Components:
     @property
     def _recipe(self) -> Recipe:
         settings = self.settings
-        arguments = settings.generator.model_dump(exclude={"name", "options", "pull"})
+        arguments = settings.generator.model_dump(
+            exclude={"name", "options", "pull"}, exclude_none=True
+        )
         return Recipe(
             settings.generator.name,
             self.target.image_shape,

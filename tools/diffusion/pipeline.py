@@ -14,7 +14,7 @@ What the network predicts is set by `prediction`, see `tools.diffusion.precondit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -72,6 +72,8 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         s_noise: Share of the noise that a step of drawing keeps, of image and of labels, 0..1:
             with less, pictures are calmer and vary less.
         timestep_rho: Spacing of the steps of drawing, at least 1, see `sampler.timesteps`.
+        steps, guidance: Of drawing, unless asked for others; a distilled network has few steps and
+            no guidance, see `tools.pretraining.distillation`.
     """
 
     def __init__(
@@ -91,6 +93,8 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         label_noise_offset: float = 0.0,
         s_noise: Sequence[float] | None = None,
         timestep_rho: float = 1.0,
+        steps: int = STEPS,
+        guidance: float = GUIDANCE,
     ) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
@@ -107,6 +111,8 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             label_noise_offset=label_noise_offset,
             s_noise=list(s_noise or (1.0, 1.0)),
             timestep_rho=timestep_rho,
+            steps=steps,
+            guidance=guidance,
         )
         self._text_cache: dict[str, Text] = {}
 
@@ -216,6 +222,10 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         n_labels = self.codes.n_channels * self.config.patch**2
         return per_channel(levels, (self.n_image_channels, n_labels))
 
+    def projected_levels(self, t: torch.Tensor, levels: Levels | None = None) -> torch.Tensor:
+        """Return the levels of every projected channel at times, (n, k, 1, 1), or those given."""
+        return per_channel(levels or self.levels(t), self._n_projected)
+
     def add_noise(self, x: torch.Tensor, noise: torch.Tensor, levels: Levels) -> torch.Tensor:
         """Return folded channels, (n, c, h, w), with noise as the levels say."""
         return sampler.add_noise(x, noise, self.per_channel(levels).to(x))
@@ -237,9 +247,9 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             mask: Of the tokens, (n, tokens).
             levels: Of the noise, where they are not those of `t`.
         """
-        return self.reconstruct(self._denoise(self.project(x), t, (states, mask), levels=levels))
+        return self.reconstruct(self.denoise(self.project(x), t, (states, mask), levels=levels))
 
-    def _denoise(
+    def denoise(
         self,
         x: torch.Tensor,
         t: torch.Tensor,
@@ -258,7 +268,7 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             guidance: Scale of classifier-free guidance, 1 has no effect.
             levels: Of the noise, where they are not those of `t`.
         """
-        a = per_channel(levels or self.levels(t.reshape(-1)), self._n_projected)
+        a = self.projected_levels(t.reshape(-1), levels)
         coefficients = preconditioning(self.prediction, a, self._powers)
         c_in, c_skip, c_out = (c.to(x) for c in coefficients)
         scaled = c_in * x
@@ -266,9 +276,8 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             output = self._network(scaled, t, *cond)
         else:
             states, mask = (torch.cat(both) for both in zip(cond, uncond, strict=True))
-            with_text, without = self._network(torch.cat([scaled, scaled]), t, states, mask).chunk(
-                2
-            )
+            both = self._network(torch.cat([scaled, scaled]), t, states, mask)
+            with_text, without = both.chunk(2)
             output = without + guidance * (with_text - without)
         return c_skip * x + c_out * output
 
@@ -309,11 +318,12 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         self,
         prompts: Sequence[str],
         noise: torch.Tensor,
-        steps: int = STEPS,
-        guidance: float = GUIDANCE,
+        steps: int | None = None,
+        guidance: float | None = None,
         guidance_interval: tuple[float, float] = GUIDANCE_INTERVAL,
         feedback: Sequence[FeedbackGuidance] = (),
         s_noise: Sequence[float] | None = None,
+        watch: Callable[[torch.Tensor], None] = lambda x: None,
     ) -> Drawn:
         """Draw one image per prompt, with its labels.
 
@@ -323,20 +333,21 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         Args:
             prompts: n texts.
             noise: Standard normal, (n, *noise_shape), see `sampler.seeded_noise`.
-            steps: Network steps.
-            guidance: Scale of classifier-free guidance, 1: none.
+            steps: Network steps; None: as configured.
+            guidance: Scale of classifier-free guidance, 1: none; None: as configured.
             guidance_interval: Part of the steps, 0..1, in which guidance acts.
-            feedback: Guidance by a DSTM, one per prompt, all by the same critic and criterion;
-                empty: none.
+            feedback: By a DSTM, one per prompt, of one critic and criterion; empty: none.
             s_noise: As of the class; None: as configured.
+            watch: Is shown the projected channels, (n, k, h, w), before each step and at the end.
         """
+        steps = self.config.steps if steps is None else steps
+        guidance = self.config.guidance if guidance is None else guidance
         cond, uncond = self._encode(prompts), self._encode([""] * len(prompts))
         folded = pixel_unshuffle(noise.to(self.device, self.unet.dtype), self.config.patch)
         x = clean = previous = projected_noise = self.project(folded)
         times = self.times(steps)
-        kept_image, kept_labels = self.config.s_noise if s_noise is None else s_noise
-        kept = (torch.tensor([kept_image]), torch.tensor([kept_labels]))
-        keep = per_channel(kept, self._n_projected).to(x.device)
+        image, labels = (torch.tensor([share]) for share in s_noise or self.config.s_noise)
+        keep = per_channel((image, labels), self._n_projected).to(x.device)
         early_labels: tuple[Dense, Dense] | None = None
         for i, t in enumerate(self.progress_bar(times)):
             # What is moved is always denoised after, so that it becomes a picture again.
@@ -345,16 +356,15 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             progress = i / len(times)
             guided = guidance != 1 and guidance_interval[0] <= progress < guidance_interval[1]
             previous = clean
-            clean = self._denoise(x, t, cond, uncond if guided else None, guidance)
+            watch(x)
+            clean = self.denoise(x, t, cond, uncond if guided else None, guidance)
             if i + 1 < len(times):
-                now, following = (
-                    per_channel(self.levels(time.reshape(1)), self._n_projected)
-                    for time in (t, times[i + 1])
-                )
+                now, following = self.projected_levels(times[i : i + 2]).split(1)
                 x = sampler.ddim_step(x, clean, now, following, keep)
                 if early_labels is None and self._labels_are_clean(times[i + 1]):
                     early_labels = self._decode_labels(clean, previous)
                     x = self._write_labels(x, early_labels[0])
+        watch(clean)
         pixels, _ = self.unfold(self.reconstruct(clean.float()))
         images = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
         if not self.codes.kinds:
@@ -363,10 +373,8 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     def _labels_are_clean(self, t: torch.Tensor) -> bool:
         """Return whether labels with a noise offset have no noise left at a time."""
-        offset = self.config.label_noise_offset
-        return bool(
-            self.codes.kinds and offset and t <= offset * (len(self.scheduler.alphas_cumprod) - 1)
-        )
+        offset, last = self.config.label_noise_offset, len(self.scheduler.alphas_cumprod) - 1
+        return bool(self.codes.kinds and offset and t <= offset * last)
 
     def _apply_feedback(
         self,

@@ -14,7 +14,7 @@ from memory import minilm
 from memory.errors import WeightsError
 from memory.records import Share
 from tools.data.drawn import Drawn, ImageRequest, join
-from tools.diffusion.pipeline import GUIDANCE, GUIDANCE_INTERVAL, MAX_TOKENS, STEPS, MTDMPipeline
+from tools.diffusion.pipeline import GUIDANCE_INTERVAL, MAX_TOKENS, MTDMPipeline
 from tools.diffusion.sampler import seeded_noise
 from tools.diffusion.weights import load_pipeline, weights_folder
 from tools.models.digests import identity_of
@@ -26,8 +26,8 @@ class MTDMOptions(WithEarlierNames):
     """Which MTDM draws, and how; each is a key of generator or of generator.options."""
 
     weights: str = Field("bundled:solar", description="a folder, or bundled:NAME")
-    steps: int = Field(STEPS, ge=1)
-    guidance: float = Field(GUIDANCE, ge=0)
+    steps: int | None = Field(None, ge=1, description="None: own")
+    guidance: float | None = Field(None, ge=0, description="None: own")
     guidance_interval: tuple[Share, Share] = GUIDANCE_INTERVAL
     s_noise: tuple[Share, Share] | None = Field(
         None, description="share of the noise of image and labels that a step keeps; None: own"
@@ -40,18 +40,21 @@ class MTDMGenerator:
     name = "mtdm"
     max_tokens = MAX_TOKENS
     accepts_feedback = True
-    accepts_guidance = True
 
     def __init__(self, pipeline: MTDMPipeline, options: MTDMOptions | None = None) -> None:
-        self.pipeline, self._options = pipeline, options or MTDMOptions()
-        s_noise = self._options.s_noise
-        self._s_noise = tuple(pipeline.config.s_noise if s_noise is None else s_noise)
+        chosen, own = options or MTDMOptions(), pipeline.config
+        self.pipeline, self._interval = pipeline, chosen.guidance_interval
+        # A distilled network has learnt its guidance.
+        self.accepts_guidance = own.guidance != 1
+        self._s_noise = tuple(own.s_noise if chosen.s_noise is None else chosen.s_noise)
+        self._steps: int = own.steps if chosen.steps is None else chosen.steps
+        self._guidance: float = own.guidance if chosen.guidance is None else chosen.guidance
 
     @cached_property
     def identity(self) -> str:
         """Return a digest of weights and sampling."""
-        options, rho = self._options, self.pipeline.config.timestep_rho
-        sampling: list[Any] = [options.steps, options.guidance, options.guidance_interval]
+        rho = self.pipeline.config.timestep_rho
+        sampling: list[Any] = [self._steps, self._guidance, self._interval]
         # Identities from before there were such settings stay as they were.
         sampling += [self._s_noise] if self._s_noise != (1, 1) else []
         sampling += [rho] if rho != 1 else []
@@ -63,10 +66,9 @@ class MTDMGenerator:
 
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
         """Draw all requests; those of equal guidance and feedback criterion share a batch."""
-        options = self._options
         kinds = [
             (
-                options.guidance if r.guidance is None else r.guidance,
+                self._guidance if r.guidance is None else r.guidance,
                 r.feedback.by if r.feedback else "",
             )
             for r in requests
@@ -83,9 +85,9 @@ class MTDMGenerator:
                 self.pipeline(
                     [r.text for r in batch],
                     torch.stack(noise),
-                    options.steps,
+                    self._steps,
                     kind[0],
-                    options.guidance_interval,
+                    self._interval,
                     [r.feedback for r in batch if r.feedback],
                     self._s_noise,
                 )

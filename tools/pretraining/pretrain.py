@@ -30,6 +30,7 @@ from tools.diffusion.pipeline import MAX_TOKENS, MTDMPipeline
 from tools.diffusion.sampler import seeded_noise
 from tools.diffusion.weights import load_pipeline, new_pipeline, weights_folder
 from tools.pretraining.batches import Batches
+from tools.pretraining.distillation import Bank, distillation_loss
 from tools.settings import PretrainSettings
 from tools.targets import Target, licence_of
 
@@ -65,15 +66,18 @@ def pretrain(
         pipeline.register_to_config(s_noise=list(settings.s_noise))
     if settings.timestep_rho is not None:
         pipeline.register_to_config(timestep_rho=settings.timestep_rho)
+    bank = _distilled(pipeline, target, settings, folder, device)
     unet = pipeline.unet.to(device, memory_format=torch.channels_last)
     trainer = DiffusionTrainer(folder, settings, unet)
     first = trainer.restore()
     pipeline.unet = torch.compile(unet) if device.startswith("cuda") else unet
     batches = Batches(samples, target, settings)
-    encode = _TextCache(batches.texts())
+    encode = _TextCache(bank.texts if bank else batches.texts())
     balance = _class_balance(samples, target, settings)
 
     def loss_of(step: int) -> torch.Tensor:
+        if bank:
+            return distillation_loss(pipeline, bank, encode, settings, step)
         batch = batches(step)
         x, weight = to_channels(pipeline, batch.images, batch.labels)
         if balance is not None:
@@ -95,8 +99,8 @@ def pretrain(
 
 def _initial_pipeline(samples: Samples, target: Target, settings: PretrainSettings) -> MTDMPipeline:
     """Return the pipeline that the training starts with: new, or one trained before."""
-    if settings.start is not None:
-        return _earlier_pipeline(settings.start, samples, target)
+    if start := settings.distillation.teacher or settings.start:
+        return _earlier_pipeline(start, samples, target)
     pixels = samples.images.astype(np.float32) / 255
     codes = LabelCodes.of(samples, target.pixel_classes)
 
@@ -143,6 +147,19 @@ def _earlier_pipeline(start: str, samples: Samples, target: Target) -> MTDMPipel
         )
     pipeline.unet.train()
     return pipeline
+
+
+def _distilled(
+    pipeline: MTDMPipeline, target: Target, settings: PretrainSettings, folder: Path, device: str
+) -> Bank | None:
+    """Let a teacher draw what its student learns from; None: nothing is distilled."""
+    chosen = settings.distillation
+    if chosen.teacher is None:
+        return None
+    teacher = load_pipeline(weights_folder(chosen.teacher), device)
+    bank = Bank(folder / "bank", teacher, target, chosen, settings.attribute_dropout)
+    pipeline.register_to_config(steps=chosen.steps, guidance=1.0, s_noise=[1.0, 1.0])
+    return bank
 
 
 def _class_balance(

@@ -74,7 +74,9 @@ def pretrain(
     folder = output or settings.home / "pretrain" / (f"{name}-{kind}" if kind else name)
     chosen: Any = getattr(settings.pretrain, kind) if kind else settings.pretrain
     say(source.notice)
-    refuse_foreign(folder, "train.json", (leakage.FILE, r"train-\d+\.safetensors", r"run\.json"))
+    refuse_foreign(
+        folder, "train.json", ("bank", leakage.FILE, r"train-\d+\.safetensors", r"run\.json")
+    )
     if target:
         leakage.check(folder, source)
         if new := leakage.unlearned_words(folder, source):

@@ -49,7 +49,7 @@ def test_command_line_goes_before_environment_before_preset_before_default(tmp_p
     assert settings.audit.threshold == 0.4
     assert settings.audit.floor == 0.05
     assert settings.device == "cpu"
-    assert settings.generator.steps == 8
+    assert settings.generator.steps is None
 
 
 def test_off_needs_no_quotes() -> None:

@@ -283,7 +283,7 @@ def test_steps_that_keep_less_noise_draw_calmer_pictures(
 class OneTone(MTDMPipeline):
     """Knows exactly what noisy pictures of a single tone show, the tone being standard normal."""
 
-    def _denoise(self, x: torch.Tensor, t: torch.Tensor, *_: object) -> torch.Tensor:
+    def denoise(self, x: torch.Tensor, t: torch.Tensor, *_: object) -> torch.Tensor:
         a = self.levels(t.reshape(-1))[0][0]
         n_pixels = x[0].numel()
         tone = a.sqrt() * x.sum((1, 2, 3), keepdim=True) / (a * n_pixels + 1 - a)

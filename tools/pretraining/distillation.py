@@ -1,0 +1,128 @@
+"""Distillation of an MTDM: a student draws in a few steps what its teacher draws in many.
+
+A step of the student does what several guided steps of its teacher do (progressive distillation,
+Salimans and Ho 2022), and needs no pass without the prompt for that (Meng et al. 2023). It learns
+from a bank of the teacher's trajectories, from noise to image, to captions of photographs; the
+photographs themselves are not seen.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+
+from memory.files import write_bytes
+from tools.diffusion.pipeline import MTDMPipeline
+from tools.diffusion.sampler import seeded_noise
+from tools.models.processor import in_bfloat16
+from tools.settings import DistillationSettings, PretrainSettings
+from tools.targets import Target
+
+SHARD = 32
+"""Trajectories in one file of the bank."""
+# Beyond the seeds of sessions, so that a bank has no image of theirs.
+_FIRST_SEED = 1_000_003
+_MOST_WEIGHT = 8.0
+
+
+class Bank:
+    """Trajectories of a teacher; files that are missing in the folder are written.
+
+    Args:
+        folder: Of the files.
+        teacher: Draws them, with its own guidance.
+        target: The captions are of the photographs of its generator split.
+        settings: Of the distillation.
+        dropout: Share of a caption's attributes that are left out.
+
+    Attributes:
+        texts: Caption of each of n trajectories.
+        states: Projected channels before each of the teacher's steps and at the end, float16,
+            (steps + 1, n, k, h, w).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        teacher: MTDMPipeline,
+        target: Target,
+        settings: DistillationSettings,
+        dropout: float,
+    ) -> None:
+        self.texts: list[str] = []
+        parts = []
+        for number in range(settings.n_images // SHARD):
+            texts = _captions(target, number, dropout)
+            path = folder / f"{number:04d}.safetensors"
+            if not path.exists():
+                states = _trajectories(teacher, texts, number, settings.teacher_steps)
+                write_bytes(path, save({"states": states.half()}))
+            self.texts += texts
+            parts.append(load_file(path)["states"])
+        self.states = torch.cat(parts, dim=1)
+
+
+def _captions(target: Target, number: int, dropout: float) -> list[str]:
+    rng, attributes = random.Random(f"bank {number}"), target.split("generator").attributes
+    rows = [rng.randrange(len(attributes)) for _ in range(SHARD)]
+    texts = []
+    for row in rows:
+        kept = {name: v for name, v in attributes[row].items() if rng.random() > dropout}
+        texts.append(target.vocabulary.caption(kept, rng))
+    return texts
+
+
+def _trajectories(
+    teacher: MTDMPipeline, texts: list[str], number: int, n_steps: int
+) -> torch.Tensor:
+    seed, shape = _FIRST_SEED + number, teacher.noise_shape
+    noise = torch.stack([seeded_noise(seed, "bank", i, shape) for i in range(len(texts))])
+    states: list[torch.Tensor] = []
+    teacher(texts, noise, n_steps, watch=lambda x: states.append(x.float().cpu()))
+    return torch.stack(states)
+
+
+def distillation_loss(
+    student: MTDMPipeline,
+    bank: Bank,
+    encode: Callable[[Sequence[str]], tuple[torch.Tensor, torch.Tensor]],
+    settings: PretrainSettings,
+    step: int,
+) -> torch.Tensor:
+    """Return the weighted squared error of the student's estimate without noise, a scalar.
+
+    The goal is the estimate from which one DDIM step leads to where the teacher's steps lead. The
+    weight is that of the velocity, at most 8.
+
+    Args:
+        student: Its network is trained.
+        bank: Of its teacher; `teacher_steps` are a multiple of `steps`.
+        encode: Returns token states and mask of texts.
+        settings: Distillation, seed, batch size and precision.
+        step: What is drawn of the bank is a function of (seed, step).
+    """
+    generator = torch.Generator("cpu").manual_seed(settings.seed * 1_000_003 + step)
+    n_all, size, chosen = len(bank.texts), settings.batch_size, settings.distillation
+    rows = torch.randint(n_all, (size,), generator=generator)
+    number = torch.randint(chosen.steps, (size,), generator=generator)
+    stride, device = chosen.teacher_steps // chosen.steps, student.device
+    x = bank.states[number * stride, rows].float().to(device)
+    goal = bank.states[(number + 1) * stride, rows].float().to(device)
+    # Both are at the levels of the student's steps, the last of which ends without noise.
+    times = student.times(chosen.steps)
+    levels = student.projected_levels(times)
+    levels = torch.cat([levels, torch.ones_like(levels[:1])])
+    a, a_next = levels[number], levels[number + 1]
+    kept = ((1 - a_next) / (1 - a).clamp(min=1e-6)).sqrt()
+    clean = (goal - kept * x) / (a_next.sqrt() - kept * a.sqrt()).clamp(min=1e-3)
+    states, mask = (part.to(device) for part in encode([bank.texts[int(row)] for row in rows]))
+    is_short = in_bfloat16(settings.precision, device.type)
+    with torch.autocast(device.type, torch.bfloat16, enabled=is_short):
+        estimate = student.denoise(x, times[number], (states, mask)).float()
+    # Channels without noise, those of labels that are read already, are given and not drawn.
+    weight = (1 / (1 - a).clamp(min=1 / _MOST_WEIGHT)) * (a_next > a)
+    return (weight * (estimate - clean) ** 2).mean()
