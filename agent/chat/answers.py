@@ -198,7 +198,7 @@ def data_lines(past: Sequence[Round], settings: Settings, n_sealed: int | None) 
         blocks.append(Table(["round", "made", "kept"], rows, title, ("round", "made", "kept")))
     else:
         blocks.append(Line("No images are made yet."))
-    blocks += mix_lines(settings.dstm, past)[1:]
+    blocks += mix_lines(settings.dstm, past, ())[1:]
     if known := measured(past):
         sealed = "" if n_sealed is None else f", and on {n_sealed} of the sealed test at the end"
         n = plural(known[-1][2].n, "feedback photograph")
@@ -254,13 +254,24 @@ def slice_lines(
     return blocks
 
 
-def mix_lines(dstm: DstmSettings, past: Sequence[Round]) -> list[Block]:
-    """Return what a DSTM learns from: as set, and in the latest round."""
+def current_share(
+    dstm: DstmSettings, past: Sequence[Round], preferences: Sequence[Preference]
+) -> float | None:
+    """Return the share of generated images in the next training; None: round 1 chooses it."""
+    wanted = [p.synthetic_share for p in preferences if p.synthetic_share is not None]
+    chosen = [t.synthetic_share for r in past if (t := r.training) and t.synthetic_share]
+    share = [dstm.synthetic_share, *chosen[-1:], *wanted][-1]
+    return None if share == "auto" else share
+
+
+def mix_lines(
+    dstm: DstmSettings, past: Sequence[Round], preferences: Sequence[Preference]
+) -> list[Block]:
+    """Return what a DSTM learns from: as set or wanted, and in the latest round."""
     text = f"The DSTM learns from {_LEARNT_FROM[dstm.train_on]} (dstm.train_on={dstm.train_on})"
     if dstm.train_on == "real+synthetic":
-        chosen = [t.synthetic_share for r in past if (t := r.training) and t.synthetic_share]
-        share = chosen[-1] if chosen else dstm.synthetic_share
-        part = "a part that round 1 chooses" if share == "auto" else percent(share)
+        share = current_share(dstm, past, preferences)
+        part = "a part that round 1 chooses" if share is None else percent(share)
         text += (
             f"; {part} of the draws of a class are generated images, "
             "where it has both kinds (dstm.synthetic_share)"

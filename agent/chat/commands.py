@@ -45,7 +45,10 @@ COMMANDS: dict[str, Command] = {
     "worth": Command("", "whether another round is worth it: trend and cost", True),
     "classes": Command("", "figures of each class, the worst first", True),
     "data": Command("", "photographs and images: how many, how many were kept", True),
-    "synthetic": Command("", "which share of the training's draws are generated images", True),
+    "synthetic": Command(
+        "[SHARE|less|more]", "share of generated images in trainings, or another one",
+        True, "arguments",
+    ),
     "changes": Command("[ROUND]", "what has changed since a round: score, slices, images", True),
     "last": Command("", "what your last words changed", True),
     "pause": Command("", "hold at the next safe point", True, "always"),

@@ -52,7 +52,7 @@ _ANSWERED = (
 
 # Commands that methods of `Queries` answer.
 _QUERIES = (
-    "status", "failures", "show", "plan", "baseline", "worth", "classes", "data", "synthetic",
+    "status", "failures", "show", "plan", "baseline", "worth", "classes", "data",
     "changes", "memory", "why", "help",
 )  # fmt: skip
 
@@ -80,6 +80,7 @@ class Conversation:
             "forget": preferences.forget,
             "back": lambda text: preferences.back(),
             "budget": self._budget,
+            "synthetic": self._synthetic,
             "last": self._last,
             "pause": self._pause,
             "continue": self._continue,
@@ -121,14 +122,9 @@ class Conversation:
         if self._done:
             line, done = self._done
             return [Line(f'"{one_line(line, 80)}": {" ".join(done)}')]
-        if wishes := self._preferences.active():
-            return [
-                Line(
-                    f"Nothing in this chat. The last preference: {wishes[-1].id} "
-                    f"{wishes[-1].say()}."
-                )
-            ]
-        return [Line("Nothing was changed in this chat.")]
+        wishes = self._preferences.active()
+        text = f" The last preference: {wishes[-1].id} {wishes[-1].say()}." if wishes else ""
+        return [Line(f"Nothing was changed in this chat.{text}")]
 
     def show(self, event: SessionEvent) -> list[Block]:
         """Return what to show of something that happened in the session."""
@@ -309,6 +305,10 @@ class Conversation:
             result = ParseResult(partial=(preference,), unknown=tuple(unknown_words))
             return not_taken(result, self._overview)
         return self._take([preference], text)
+
+    def _synthetic(self, text: str) -> list[Block]:
+        dstm, past = self.live.session.settings.dstm, self._overview.rounds()
+        return self._preferences.mix(text, dstm, past) if text else self._queries.synthetic()
 
     def _budget(self, text: str) -> list[Block]:
         name, _, value = text.replace("=", " ").strip().partition(" ")

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
+from agent.chat.answers import current_share
 from agent.planners import AttributeDistribution, distribution_of
 from agent.session.folder import Session
-from agent.steering.arguments import unquoted
+from agent.steering.arguments import number_of, unquoted
 from agent.steering.lexicon import Lexicon
 from agent.steering.preferences import (
+    FACTOR,
     STEERING,
+    SYNTHETIC,
     Addition,
     Effect,
     Preference,
@@ -22,7 +25,9 @@ from agent.steering.steer import drawable, possible
 from eval.report.blocks import Block, Line
 from memory.errors import ToolError, unknown
 from memory.events import AdditionEvent, ForgetEvent, SteeredEvent, WishEvent
+from memory.records import Round
 from prompts.printable import one_line
+from tools.settings import DEFAULT_SHARE, DstmSettings
 from tools.targets import Target
 
 # More than a person can keep in mind, and than a prompt should say.
@@ -99,7 +104,8 @@ class PreferenceStore:
         for old in same:
             if new.factor is None and new.say() == old.say():
                 return [Line(f"That holds already: {old.id} {old.say()}.")]
-        replaced = [p for p in same if new.has_share and p.kind == new.kind]
+        is_bounded = new.has_share or new.kind == "mix"
+        replaced = [p for p in same if is_bounded and p.kind == new.kind]
         others = [p for p in active if p not in replaced]
         self._check(new, others)
         self._journal.append(WishEvent(key=f"wish/{new.id}", wish=new.to_json()))
@@ -135,7 +141,7 @@ class PreferenceStore:
             if not possible([*others, new], self._distribution, self._vocabulary):
                 raise ToolError(f"{new.say()}{beside} leaves nothing to draw. /forget ID helps.")
             return
-        if new.kind in ("fewer", "at_most", "note"):
+        if new.kind in ("fewer", "at_most", "note", "mix"):
             return
         apart = [
             p
@@ -151,6 +157,24 @@ class PreferenceStore:
             )
         if not drawable(new, others, self._distribution, self._vocabulary):
             raise ToolError(f"{new.say()}{beside}: nothing of it can be drawn. /forget ID helps.")
+
+    def mix(self, text: str, dstm: DstmSettings, past: Sequence[Round]) -> list[Block]:
+        """Take up another share of generated images in trainings: "20%", "less" or "more".
+
+        Raises:
+            ToolError: The DSTM does not learn from both, or the share is out of bounds.
+        """
+        if dstm.train_on != "real+synthetic":
+            raise ToolError(f"dstm.train_on is {dstm.train_on}: there is nothing to mix.")
+        now = current_share(dstm, past, self.active()) or DEFAULT_SHARE
+        low, high = SYNTHETIC
+        if text in ("less", "more"):
+            share = round(min(max(now * (FACTOR if text == "more" else 1 / FACTOR), low), high), 3)
+        else:
+            share = number_of(text.rstrip("% "), 0, 100) / (100 if "%" in text else 1)
+        if not low <= share <= high:
+            raise ToolError(f"Say less, more, or a share of {low:.0%} to {high:.0%}.")
+        return self.take(Preference(synthetic_share=share), f"synthetic {text}")
 
     def forget(self, text: str) -> list[Block]:
         """Take preferences and additions back: of an id, about the values that words name, or all.

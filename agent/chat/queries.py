@@ -248,9 +248,10 @@ class Queries:
         n_sealed = delivery.changes[0].difference.n if delivery else None
         return data_lines(self._overview.rounds(), session.settings, n_sealed)
 
-    def synthetic(self, text: str = "") -> list[Block]:
+    def synthetic(self) -> list[Block]:
         """Show which share of a training's draws are generated images."""
-        return mix_lines(self._live.session.settings.dstm, self._overview.rounds())
+        preferences = self._overview.preferences.active()
+        return mix_lines(self._live.session.settings.dstm, self._overview.rounds(), preferences)
 
     def changes(self, text: str = "") -> list[Block]:
         """Show what has changed since a round, the first by default, and effects of preferences."""

@@ -23,6 +23,7 @@ from agent.loop.observations import rounds_before
 from agent.loop.observer import Observer
 from agent.loop.state import E, TargetView
 from agent.planners import Observation
+from agent.steering.preferences import STEERING, synthetic_share
 from memory.events import Event
 from memory.items import Hit, MemoryItem, items_from_events
 from memory.records import Batch, Failure, Plan, Report, Selection, Training, read_pull
@@ -319,14 +320,16 @@ class LiveEffects:
         )
 
     def _changes(self, number: int) -> dict[str, Any]:
-        """Return the settings of the DSTM that the plans up to a round change."""
+        """Return the settings of the DSTM that a person or the plans up to a round change."""
         journal = self._session.journal
         current, before = journal.round(number), journal.round(number - 1)
         levers = current.plan.levers if current and current.plan else None
         earlier = journal.rounds() if levers and levers.earlier else ()
         past = [r for r in earlier if r.number < number]
         changed = before.training.changes if before and before.training else {}
-        return training_changes(levers, changed, past)
+        changes = training_changes(levers, changed, past)
+        wanted = synthetic_share(journal.events(*STEERING), number)
+        return changes if wanted is None else {**changes, "synthetic_share": wanted}
 
     def _judges(self, number: int, dstm: DstmSettings) -> list[Judge]:
         """Return a model for each fold of the feedback photographs, trained once without it."""

@@ -19,7 +19,7 @@ from lark.exceptions import UnexpectedInput
 
 from agent.steering.lexicon import FILLERS, Lexicon, Meanings, by_attribute
 from agent.steering.preferences import FACTOR, MAX_FACTOR, Preference, bounds, slice_name
-from agent.steering.questions import Question, question
+from agent.steering.questions import Question, mix_command, question
 
 MAX_CHARS = 2000
 # Of a sentence; the parser's time grows with the cube of it.
@@ -130,6 +130,8 @@ def parse(text: str, lexicon: Lexicon) -> ParseResult:
         return _asked(asked, named)
     line = line[request.end() :]
     command = _command(line.strip(" .,?!"), named, lexicon)
+    if not named and (mix := _mix(line, lexicon)):
+        return ParseResult(command=mix)
     if command in (None, "vague") or command.startswith("show"):
         asked = question(line.strip(" .,!?"), named, lexicon, is_request=True)
         if asked and (asked.command == "failures" or (asked.command and command != "vague")):
@@ -142,6 +144,13 @@ def parse(text: str, lexicon: Lexicon) -> ParseResult:
     is_question = line.endswith("?") and bool(result.named)
     is_question &= not (result.preferences or result.unclear)
     return ParseResult(named=named, question=True) if is_question else result
+
+
+def _mix(line: str, lexicon: Lexicon) -> str | None:
+    try:
+        return mix_command(line, tokens_of(line, lexicon)[0])
+    except UnexpectedInput:
+        return None
 
 
 def _asked(asked: Question, named: dict[str, tuple[str, ...]]) -> ParseResult:

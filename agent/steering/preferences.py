@@ -21,12 +21,24 @@ from prompts.render import quote
 from prompts.vocabulary import Vocabulary
 
 Kind = Literal[
-    "more", "fewer", "only", "avoid", "focus", "share", "at_least", "at_most", "between", "note"
-]
+    "more",
+    "fewer",
+    "only",
+    "avoid",
+    "focus",
+    "share",
+    "at_least",
+    "at_most",
+    "between",
+    "note",
+    "mix",
+]  # fmt: skip
 # Kinds of events that record preferences and their effects.
 STEERING = (WishEvent, ForgetEvent, AdditionEvent, SteeredEvent)
 # Factor of "more" without "much" or "a bit", and the largest one.
 FACTOR, MAX_FACTOR = 2.0, 10.0
+# Bounds of the share of generated images in a training: photographs and images both count.
+SYNTHETIC = (0.05, 0.95)
 # Share of the images that "focus on" asks for.
 FOCUS = 0.5
 _WORDS = {
@@ -47,7 +59,7 @@ class Preference(Record):
 
     The bounds 1 and 0 are constraints: a plan that breaks one is changed or refused. Everything
     else shifts images between prompts. Without `attributes` it is a note, which only a language
-    model can follow.
+    model can follow, or sets the share of generated images in trainings.
 
     Attributes:
         id: Unique in the session, e.g. "w3"; "" before it is journaled.
@@ -55,6 +67,7 @@ class Preference(Record):
         min_share: Least share of the images, 0..1; 1: only these.
         max_share: Greatest share of the images, 0..1; 0: none of these.
         factor: What the planner's share is multiplied by, 0.1..10.
+        synthetic_share: Of a training's draws of a class, those that are generated images.
         text: The words of the person.
         since: First round that it holds for.
     """
@@ -64,6 +77,7 @@ class Preference(Record):
     min_share: Share | None = None
     max_share: Share | None = None
     factor: float | None = Field(None, ge=1 / MAX_FACTOR, le=MAX_FACTOR)
+    synthetic_share: float | None = Field(None, ge=SYNTHETIC[0], le=SYNTHETIC[1])
     text: str = Field("", max_length=300)
     since: int = Field(1, ge=1)
 
@@ -102,12 +116,16 @@ class Preference(Record):
         }
         if self.kind == "between":
             values |= {"min_share": self.min_share, "max_share": self.max_share}
+        if self.kind == "mix":
+            values["synthetic_share"] = self.synthetic_share
         return values
 
     @property
     def kind(self) -> Kind:
         """The demand in a word, as journals and `say` name it."""
         low, high = self.min_share, self.max_share
+        if self.synthetic_share is not None:
+            return "mix"
         if not self.attributes:
             return "note"
         if self.factor is not None:
@@ -152,6 +170,8 @@ class Preference(Record):
         """Return the preference in a few words."""
         if self.kind == "note":
             return quote(self.text, 200)
+        if self.synthetic_share is not None:
+            return f"{self.synthetic_share:.0%} of the draws of trainings are generated images"
         times = f" (x{self.strength:.3g})" if self.factor is not None else ""
         return f"{_WORDS[self.kind].format(self.share, self.max_share)} {self.name}{times}"
 
@@ -239,6 +259,12 @@ def all_preferences(events: Iterable[Event]) -> list[Preference]:
     """Return all preferences, those that were taken back too, the oldest first."""
     stored = (event.wish for event in events if isinstance(event, WishEvent))
     return [Preference.model_validate(fields) for fields in stored]
+
+
+def synthetic_share(events: Iterable[Event], number: int) -> float | None:
+    """Return the share of generated images that a person wants in the training of a round."""
+    shares = [p.synthetic_share for p in active_preferences(events) if p.since <= number]
+    return next((share for share in reversed(shares) if share is not None), None)
 
 
 def additions(events: Iterable[Event]) -> list[Addition]:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from lark import Token
+
 from agent.steering.lexicon import FILLERS, Lexicon
 from agent.steering.preferences import slice_name
 
@@ -128,3 +130,38 @@ def _corrected(word: str) -> str:
     if len(word) < 5 or _is_known(word):
         return word
     return next(iter(difflib.get_close_matches(word, _KNOWN, n=1, cutoff=0.85)), word)
+
+
+_MIXES = re.compile(
+    r"(?P<real>real (?:images|photos|photographs|data|ones)|photo(?:graph)?s(?= .*(?:batch|mix)))"
+    r"|(?P<synthetic>synthetic|generated|artificial|fake)"
+)
+_ABOUT_MIX = (
+    "try use set make share part proportion batch per mix training of lower raise images data "
+    "photos photographs ones real synthetic generated artificial fake should"
+)
+
+
+def mix_command(line: str, tokens: Sequence[Token]) -> str | None:
+    """Return the command for another share of generated images in trainings, or None.
+
+    tokens: the words of demands in the line, see `grammar.tokens_of`.
+    """
+    kinds = {match.lastgroup for match in _MIXES.finditer(line)}
+    demands = [t for t in tokens if t.type in ("MORE", "FEWER", "SHARE")]
+    usual = {*demands, *_ABOUT_MIX.split()}
+    others = [t for t in tokens if t.type != "_SEP" and t not in usual]
+    shares = [t for t in demands if t.type == "SHARE"]
+    if len(kinds) != 1 or others or not demands or len(shares) > 1:
+        return None
+    is_real = kinds == {"real"}
+    if shares:
+        share = shares[0]
+        part = float(share[:-1]) if share.endswith("%") else None
+        if part is None:
+            top, _, bottom = share.partition("/")
+            part = 100 * float(top) / float(bottom)
+        return f"synthetic {100 - part if is_real else part:g}%"
+    if len({t.type for t in demands}) > 1:
+        return None
+    return f"synthetic {'more' if (demands[0].type == 'MORE') != is_real else 'less'}"

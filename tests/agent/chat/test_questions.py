@@ -12,11 +12,17 @@ from typing import Any
 
 import pytest
 
+from agent.autonomous.runner import run_rounds
 from agent.chat.conversation import Conversation
-from agent.steering.preferences import Preference
+from agent.loop.components import Components
+from agent.loop.observer import Observer
+from agent.replay.verify import verify
+from agent.session.folder import open_session
+from agent.steering.preferences import STEERING, Preference, synthetic_share
 from eval.report.blocks import Line, plain
 from memory.events import WishEvent
 from tests.agent.chat.recorded import recorded
+from tests.agent.quick import toy_settings
 
 
 @pytest.fixture(scope="module")
@@ -217,3 +223,47 @@ def test_the_facts_of_a_model_are_complete(
                  "55% of the images", "budget [rounds N"):  # fmt: skip
         assert text in system, text
     assert not re.search(r"\n{3}", system)
+
+
+def test_the_share_of_generated_images_is_a_wish(tmp_path: Path) -> None:
+    with recorded(tmp_path) as chat:
+        journal = chat.live.session.journal
+        for text, share in (
+            ("try less synthetic", 0.2),
+            ("undo that", None),
+            ("more photographs per batch", 0.2),
+            ("use 30% synthetic images", 0.3),
+            ("more synthetic in the mix", 0.6),
+            ("more synthetic", 0.95),
+            ("80% real photos please", 0.2),
+        ):
+            reply = plain(chat.say(text))
+            assert share is None or f"{share:.0%} of the draws" in reply, (text, reply)
+            assert synthetic_share(journal.events(*STEERING), 3) == share, text
+        assert synthetic_share(journal.events(*STEERING), 2) is None
+        assert "20% of the draws" in plain(chat.say("how much of the batch is synthetic?"))
+        for text in (
+            "99% synthetic",
+            "no synthetic images",
+            "only real photos",
+            "30% synthetic rain",
+        ):
+            chat.say(text)
+        assert synthetic_share(journal.events(*STEERING), 3) == 0.2
+    with recorded(tmp_path / "other", "dstm.train_on=synthetic") as chat:
+        assert "nothing to mix" in plain(chat.say("try less synthetic"))
+
+
+@pytest.mark.slow
+def test_a_training_takes_the_share_that_is_wanted(tmp_path: Path) -> None:
+    settings = toy_settings(
+        tmp_path, "session.name=mix", "session.rounds=1", "dstm.train_on=real+synthetic",
+        "feedback.discovery='off'", "feedback.slices=[[brightness]]", "audit.method=none",
+    )  # fmt: skip
+    with open_session(settings, "mix") as session:
+        wish = Preference(id="w1", synthetic_share=0.2)
+        session.journal.append(WishEvent(key="wish/w1", wish=wish.to_json()))
+        run_rounds(Components.of_session(session, Observer()))
+        training = session.rounds()[-1].training
+        assert training and training.changes == {"synthetic_share": 0.2}
+        assert verify(session.folder / "journal.jsonl").findings == ()
