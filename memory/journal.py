@@ -355,7 +355,7 @@ def scan(path: Path) -> Iterator[tuple[Event, int]]:
                 ) from error
 
 
-def parse_line(line: bytes | str, place: str = "The line") -> Event:
+def parse_line(line: bytes | str) -> Event:
     """Return the event of a line.
 
     Raises:
@@ -364,7 +364,7 @@ def parse_line(line: bytes | str, place: str = "The line") -> Event:
     try:
         return parse_event(line)
     except ValidationError as error:
-        raise _unreadable(place, error) from error
+        raise _unreadable("The line", error) from error
 
 
 def _unreadable(place: str, error: ValidationError) -> SessionError:

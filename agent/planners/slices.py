@@ -31,6 +31,8 @@ MIN_SUPPORT = 3
 FULL_CHANGE = 0.1
 # The share of kept images is drawn towards 8 of 10 where few were made.
 _PRIOR_KEPT, _PRIOR_MADE = 8, 10
+# A slice is learnt by this score, whatever the others have.
+_LEARNT = 0.9
 # What a plan expects at least of the slice that it favours.
 _LEAST_CHANGE = 0.01
 
@@ -54,19 +56,19 @@ def supported_slices(
     return [score for score in slices if support(score.attributes) >= min_support]
 
 
-def curriculum_slices(slices: Sequence[SliceScore], bound: float = 0.9) -> list[SliceScore]:
+def curriculum_slices(slices: Sequence[SliceScore]) -> list[SliceScore]:
     """Return the slices that a curriculum has opened so far.
 
     Slices of one attribute are always open. A combination opens when each measured slice of one
     attribute that it is made of is learnt: its interval reaches the average of these slices, or
-    its score is at least `bound`.
+    its score is at least 0.9.
     """
     plain = [score for score in slices if len(score.attributes) == 1]
     total = sum(score.accuracy.n for score in plain)
     average = sum(s.accuracy.value * s.accuracy.n for s in plain) / total if total else 0.0
 
     def learnt(score: SliceScore) -> bool:
-        return score.accuracy.high >= average or score.accuracy.value >= bound
+        return score.accuracy.high >= average or score.accuracy.value >= _LEARNT
 
     return [
         score
