@@ -61,8 +61,9 @@ def test_a_model_that_uses_them_beats_the_policy(tmp_path: Path) -> None:
     trial = propose(*EVEN, n_images=8)
     drop = [{"where": MONO, "weight": 0}]
     chosen = {"n_images": 56, "steps": 120, "synthetic_share": 0.5}
-    script = [trial, END, propose((POLY, 1.0), earlier=drop, **chosen), END]
-    model = played(tmp_path, script=script)
+    enough = {"tool": "finish", "arguments": {"end_session": "More of them would add little."}}
+    script = [trial, END, propose((POLY, 1.0), earlier=drop, **chosen), enough]
+    model = played(tmp_path, "session.rounds=3", "limits.finish=true", script=script)
     policy = played(tmp_path)
     assert [r.batch.n_made for r in past_of(model) if r.batch] == [8, 56]
     assert [r.batch.n_made for r in past_of(policy) if r.batch] == [32, 32]
