@@ -81,10 +81,9 @@ def test_the_card_says_what_is_in_it(home: Path, tmp_path: Path) -> None:
 
 
 def test_the_card_of_images_by_an_mtdm_has_the_digest_of_its_weights() -> None:
-    rows = dict(origin_of(load_settings("solar", ["session.seed=7"], {}), None))
-    weights = (
-        weights_folder("bundled:solar-3-steps") / "unet" / "diffusion_pytorch_model.safetensors"
-    )
+    settings = load_settings("solar", ["session.seed=7"], {})
+    rows, folder = dict(origin_of(settings, None)), weights_folder(settings.generator.weights)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     assert rows["SHA-256 of its weights"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert rows["Seed"] == "7"
 

@@ -33,7 +33,7 @@ def test_every_preset_loads(name: str) -> None:
 def test_solar() -> None:
     settings = load_settings("solar")
     assert settings.target.name == "elpv"
-    assert settings.generator.weights == "bundled:solar"
+    assert settings.generator.weights == "bundled:solar-3-steps"
     assert settings.session.rounds == 4
     assert settings.session.images_per_round == 200
     assert ("wafer", "severity") in settings.feedback.slices
