@@ -315,9 +315,9 @@ class Conversation:
         value = value.strip()
         if not name:
             return self._queries.budget()
-        if name == "rounds":
+        if name == "rounds" and value:
             return self._rounds(whole_number(value, 100_000))
-        if name == "images":
+        if name == "images" and value:
             n_images = whole_number(value, 100_000)
             self.live.change_budget(images=n_images)
             text = f"{n_images} images a round"

@@ -24,7 +24,10 @@ from agent.steering.questions import Question, mix_command, question
 MAX_CHARS = 2000
 # Of a sentence; the parser's time grows with the cube of it.
 _MAX_WORDS, _MAX_COMMAND_WORDS = 40, 16
-_SENTENCE = re.compile(r"[;!?]+|\.(?!\d)")
+# "half as much fog as rain"
+_COMPARES = re.compile(r"\bas (?:many|much)\b.*#\d+.*\bas #\d+")
+# What follows "but" is no part of the list before it: "not fog but rain".
+_SENTENCE = re.compile(r"[;!?]+|\.(?!\d)|(?<!nothing )\bbut\b")
 _REWRITES = {
     r"[#\s]+": " ",
     r"\bcan(?:no|')t\b": "can not",
@@ -40,6 +43,7 @@ _REWRITES = {
     r"(\d) ?(?:%|percent\b|per cent\b)": r"\1%",
     r"(\d)(?=(?:h|hours?|m|mins?|minutes)\b)": r"\1 ",
     r"\bfrom \d+%? to (?=\d+%)": "",
+    r"\b(?:get|bring|raise|increase|push|take|boost) (.+?) up to (?=\d+%)": r"\1 ",
     r"\b(?:between )?(\d+)%? ?(?:to|and|-) ?(\d+%)": r"\1-\2",
     r"\bhalve\b": "1/2 as many",
     r"\b(?:a )?half\b": "1/2",
@@ -232,7 +236,8 @@ def _preferences(
 
     for sentence in filter(str.strip, _SENTENCE.split(line)):
         is_long = len(sentence.split()) > _MAX_WORDS
-        tree = None if is_long else _tree("preferences", sentence)
+        compares = _COMPARES.search(sentence)
+        tree = None if is_long or compares else _tree("preferences", sentence)
         if tree is not None:
             demands += _demands(tree)
         elif is_long or "#" in sentence:

@@ -17,7 +17,8 @@ from agent.steering.preferences import slice_name
 
 _ASKS = re.compile(
     r"(?:what|which|where|who|whose|how|when|why|is|are|am|was|were|does|did|has|have|should|shall"
-    r"|do (?:you|we|i)|(?:can|may) i (?:stop|end|quit)|tell me|explain)\b"
+    r"|do (?:you|we|i)|(?:can|may) i (?:stop|end|quit)|(?:would|will)(?! (?:you|we|i)\b)|tell me"
+    r"|explain)\b"
 )
 _SHOWS = re.compile(r"^(?:(?:show|see|display|let me see|list)\b(?: me)?|the|my) ")
 _GO_ON = r"stop|end|quit|continue|go on|going on|go further|keep going|carry on|(?:more )?rounds?"
@@ -25,22 +26,25 @@ _TOPICS = tuple(
     (name, re.compile(rf"\b(?:{'|'.join(patterns)})"))
     for name, *patterns in (
         ("help", r"(?:what can (?:you|i) (?:do|say|ask)|who are you|what (?:is this|are you))$",
-         r"how do(?:es)? (?:this|it|i) (?:work|use this)$"),
+         r"how do(?:es)? (?:this|it|i) (?:work|use this)$",
+         r"how (?:do|can) i (?:stop|pause|continue|undo|approve|edit|change|add|forget|quit)"),
         ("last", r"you (?:just|last)\b", r"just (?:changed?|did|done|do)\b",
          r"(?:my|your|the) last (?:change|request|wish|command)",
          r"what (?:did|have) you (?:do|done|changed?|understood)"),
         ("status", r"wish(?:es)?\b", r"rules\b", r"preferences?\b", r"ask(?:ed)? for",
-         r"i (?:say|said|want)"),
+         r"i (?:ask|say|said|want)"),
         ("worth", r"worth", r"plateau|converge|pay off|saturate", r"no (?:more )?gain",
          r"(?:should|shall|can|may|better to|sense to|time to) (?:(?:i|we|it) )?(?:do |run |make )?"
-         rf"(?:1 )?(?:{_GO_ON})\b", r"(?:1|more) rounds? (?:help|bring|be|do)"),
+         rf"(?:1 )?(?:{_GO_ON})\b", r"(?:1|more) rounds? (?:help|bring|be|do)",
+         r"if (?:i|we) (?:stop|continue|go on)"),
         ("why", r"why\b", r"reasons?\b", r"what made you"),
         ("classes", r"class(?:es)?\b", r"iou|recall|confuse", r"(?:mistaken|taken) for"),
         ("plan", r"plan(?:s|ned)?\b", r"next\b", r"prompts?\b"),
         ("synthetic", r"mix\b|mixture", r"how (?:much|many|large|big) .*(?:synthetic|generated)",
          r"(?:synthetic|generated) (?:share|part)", r"(?:share|part) of (?:synthetic|generated)"),
         ("baseline", r"alone\b|synthetic|generated|real only|baseline|round 0\b|beginning",
-         r"without (?:the |any )?(?:images|data)", r"deliver|sealed|best (?:model|network)",
+         r"without (?:the |any )?(?:images|data)", r"hurt|harm",
+         r"test (?:score|set|accuracy|result)", r"deliver|sealed|best (?:model|network)",
          r"(?:images|pictures|data) (?:help|work|useful|bring|make|matter|any good)",
          r"significant|chance\b|noise\b|confident|certain|sure\b|trust|statistic"),
         ("data", r"(?:test|measure|train|learn|evaluate)(?:s|d|ed|t)? (?:\w+ )?(?:on|from|with)\b",
@@ -63,8 +67,8 @@ _OF_NO_SLICE = ("help", "last", "worth", "synthetic", "budget")
 # Words of the patterns, and words beside them that change no question.
 _KNOWN = frozenset(re.findall(r"[a-z]+", " ".join(p.pattern for _, p in (*_TOPICS, ("", _ASKS)))))
 _BESIDE = (
-    "anything balanced batch been before choose chose did ended failures getting like look model "
-    "most number our row show since take than will would yet"
+    "anything avoid balanced batch been before choose chose did ended failures getting like look "
+    "model most number our row show since take than will would yet"
 )
 _KNOWN |= frozenset(_BESIDE.split())
 

@@ -13,7 +13,7 @@ class WishEvent(OutsideEvent):
 
     Attributes:
         wish: `id`, `kind`, `attributes`, `strength`, `share`, `text` and `since`, the first round
-            that it is for.
+            that it is for; of the kind `mix` `synthetic_share`, that of trainings.
     """
 
     kind: Literal["wish"] = "wish"

@@ -86,6 +86,10 @@ def test_wishes(text: str, wishes: list[tuple[str, dict[str, str], float]]) -> N
         ("did it get better?", "changes"),
         ("what does it cost?", "budget"),
         ("how long will it take?", "budget"),
+        ("would more images help", "baseline"),
+        ("how do i stop this", "help"),
+        ("what did i ask you to avoid", "status"),
+        ("remove the dark wish", "forget dark wish"),
         ("go on for 3 rounds", "continue 3"),
         ("one more round please", "continue 1"),
         ("stop after round 5", "budget rounds 5"),
@@ -135,12 +139,16 @@ def test_commands(text: str, command: str) -> None:
         ("20% rain", ["20% weather=rain"]),
         ("half of them at dusk", ["50% light=dusk"]),
         ("increase rain to 40%", ["40% weather=rain"]),
+        ("get rain up to 40%", ["40% weather=rain"]),
         ("at least 30% night, no more than 12.5 % fog",
          ["at_least 30% light=night", "at_most 12.5% weather=fog"]),
         ("everything at night", ["only light=night"]),
         ("0% snow", ["avoid weather=snow"]),
         ("fog instead of rain", ["more x2 weather=fog", "fewer x2 weather=rain"]),
         ("replace rain with fog", ["more x2 weather=fog", "avoid weather=rain"]),
+        ("less fog but more rain", ["fewer x2 weather=fog", "more x2 weather=rain"]),
+        ("please use fewer images with snow", ["fewer x2 weather=snow"]),
+        ("dont show me night pls", ["avoid light=night"]),
     ],
 )  # fmt: skip
 def test_wishes_with_negations_and_numbers(text: str, wishes: list[str]) -> None:
@@ -293,6 +301,14 @@ def test_what_is_not_understood_is_said_with_near_words() -> None:
     assert STREETS.near(found.unknown) == ["crowded"]
 
 
+def test_what_follows_but_is_not_what_is_avoided() -> None:
+    found = parse("not fog but rain", STREETS)
+    assert [reading for reading, _ in listed(found)] == [("avoid", {"weather": "fog"})]
+    assert found.named == {"weather": ("rain",)}
+    (reading,) = [reading for reading, _ in listed(parse("nothing but fog", STREETS))]
+    assert reading == ("only", {"weather": "fog"})
+
+
 def test_a_value_of_several_attributes_is_asked_back() -> None:
     assert parse("more medium cells", ELPV).unknown == ("medium",)
     assert ELPV.meanings("medium") == ["brightness=medium", "contrast=medium"]
@@ -375,6 +391,7 @@ def test_what_was_not_taken_before_is_not_taken_now() -> None:
     "text",
     [
         "more rain than fog",
+        "half as much fog as rain",
         "more rain without fog",
         "rain should not be at night",
         "more or less rain",
