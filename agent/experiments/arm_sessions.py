@@ -193,7 +193,7 @@ class ArmEffects(LiveEffects):
         folder = self._session.folder
         settings = self._session.settings
         is_given = number == 0 and settings.session.baseline is not None
-        if is_given or settings.selection.method != "all" or settings.feedback.folds:
+        if is_given or settings.selection.method != "all":
             return super().train(number)
         made = [folder / shard for shard in self._all_shards(number)]
         shared = self._models / _key(*self._parts.learnt_from(made))
