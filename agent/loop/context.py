@@ -26,6 +26,11 @@ _MAX_FAILURES, _MAX_SLICES = 10, 12
 _MAX_CONFUSIONS, _LAST_SHARES, _TREND = 4, 3, 6
 
 
+# Characters of an opening of 700 tokens, figures having three each: it has no room for what the
+# schemas of the tools say, too.
+SMALL_CHARS = 2100
+
+
 @dataclass(frozen=True)
 class Facts:
     """What a brain may know at the start of a round; plain data, nothing is looked up.
@@ -158,6 +163,7 @@ def _details(facts: Facts) -> Iterator[_Detail]:
 
 def _system(facts: Facts, template: str) -> str:
     vocabulary = facts.vocabulary
+    is_small = facts.max_chars <= SMALL_CHARS
     words = [f"- {key}: {', '.join(values)}" for key, values in vocabulary.attributes.items()]
     meanings = [
         f"Class {name}: {vocabulary.class_attribute} is "
@@ -174,8 +180,8 @@ def _system(facts: Facts, template: str) -> str:
         template,
         target=facts.target,
         classes=", ".join(facts.class_names),
-        words="\n".join(words),
-        rules="\n".join([*meanings, *needs]),
+        words="those of the tools" if is_small else "\n".join(words),
+        rules="\n".join(meanings if is_small else [*meanings, *needs]),
     )
 
 

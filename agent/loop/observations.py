@@ -14,7 +14,7 @@ from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage
 from pydantic import TypeAdapter
 
 from agent.brains.actions import storable
-from agent.loop.context import Facts, brief, prompt_files
+from agent.loop.context import SMALL_CHARS, Facts, brief, prompt_files
 from agent.loop.state import GRAPH_WORKS, EventLog, SessionView, TargetView, record_version
 from agent.planners import Observation
 from agent.steering.preferences import (
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 LOOK_BACK = 20
 # Characters of the opening per token of a prompt: half of the space, at three characters a token.
 OPENING_SHARE = 1.5
-# Tokens of a context that counts as small, and of its opening; figures have three characters each.
-SMALL_CONTEXT, SMALL_OPENING, CHARS_PER_TOKEN = 4000, 700, 3
+# Tokens of a context that counts as small.
+SMALL_CONTEXT = 4000
 
 Json = dict[str, Any]
 
@@ -175,8 +175,8 @@ def _spare_images(journal: EventLog, observation: Observation) -> int:
 def _space(context_tokens: int, version: int) -> int:
     """Return the characters of the opening; a small model reads no more than 700 tokens well."""
     is_small = context_tokens <= SMALL_CONTEXT and version >= GRAPH_WORKS
-    most = SMALL_OPENING if is_small else context_tokens
-    return int(min(OPENING_SHARE * context_tokens, CHARS_PER_TOKEN * most))
+    space = int(OPENING_SHARE * context_tokens)
+    return min(space, SMALL_CHARS) if is_small else space
 
 
 def _baseline(journal: EventLog) -> float | None:

@@ -312,6 +312,8 @@ def test_a_small_context_gets_a_briefing_of_700_tokens() -> None:
         "gain +0.012 (sd 0.020)",
     ):
         assert said in observation
+    # What the schemas of the tools say is not said again.
+    assert "brightness: dark" not in system and "severity is functional or suspect" in system
     # One statement for each slice.
     assert observation.count("wafer=") > 4
     lines = [line.partition(":")[0] for line in observation.splitlines() if line[:2] == "- "]
