@@ -154,11 +154,10 @@ def _details(facts: Facts) -> Iterator[_Detail]:
         slices=_MAX_SLICES,
     )
     yield detail
-    for name, least in (("similar", 0), ("lessons", 0), ("failures", 1), ("slices", 1)):
+    for name, least in (("similar", 0), ("lessons", 0), ("failures", 0), ("slices", 1)):
         for n in range(getattr(detail, name) - 1, least - 1, -1):
             detail = detail._replace(**{name: n})
             yield detail
-    yield detail._replace(failures=0)
 
 
 def _system(facts: Facts, template: str) -> str:
@@ -240,7 +239,7 @@ def _say_last(facts: Facts) -> str:
         text += f" {levers_text(last.plan.levers)}"
     if last.training and last.training.n_real:
         text += (
-            f" The model learnt from {last.training.n_images} and "
+            f" The model learnt from {last.training.n_images} images and "
             f"{last.training.n_real} photographs."
         )
     return f"{text} {verdict}".strip()
