@@ -77,7 +77,7 @@ def worth_lines(past: Sequence[Round], settings: Settings, n_done: int) -> list[
         text = "The last round is the best, beyond chance: another one is likely to help."
     blocks.append(Line(text, "bold"))
     n_left = max(0, settings.session.rounds - n_done)
-    text = f"{plural(n_left, 'round')} of {settings.session.rounds} left; one makes "
+    text = f"Left is {plural(n_left, 'round')} of {settings.session.rounds}; one makes "
     text += plural(settings.session.images_per_round, "image")
     if known and (seconds := sum(known[-1][0].seconds.values())):
         text += f", and the last took {duration(seconds)}"
@@ -105,9 +105,9 @@ def plan_summary(
     wanted += [p.name for p in preferences if p.attributes]
     wanted += sorted(now, key=lambda key: (-abs(now[key] - old.get(key, 0.0)), key))
     names = list(dict.fromkeys(name for name in wanted if slice_attributes(name)))[:_N_BARS]
+    size = f"{plan.n_images} images planned from {len(plan.prompts)} prompts"
     blocks: list[Block] = [
-        Line(f"Plan of round {plan.round}: {plan.n_images} images from {len(plan.prompts)} prompts",
-             "bold"),
+        Line(f"Plan of round {plan.round}: {size}", "bold"),
         Line(f"By {plan.author}: {one_line(plan.why, 240) or 'no reason given'}"),
     ]  # fmt: skip
     for name in names:
@@ -207,8 +207,12 @@ def data_lines(past: Sequence[Round], settings: Settings, n_sealed: int | None) 
 
 
 def history_lines(past: Sequence[Round]) -> list[Block]:
-    """Return what each round was meant to do, and how it came out."""
-    blocks: list[Block] = []
+    """Return what each round was meant to do, how it came out, and all figures of the last one."""
+    blocks: list[Block] = [
+        Line(f"Round {last.label}: {words(name)} {estimate_text(value)}")
+        for last, report, _ in measured(past)[-1:]
+        for name, value in report.metrics.items()
+    ]
     for one in past:
         plan = one.plan
         if plan:

@@ -23,16 +23,18 @@ _COUNTED = (
 _WORDS = {word: str(n) for n, word in enumerate(_COUNTED.split(), 2)} | {
     "thirty": "30", "forty": "40", "fifty": "50", "sixty": "60", "seventy": "70", "eighty": "80",
     "ninety": "90", "hundred": "100", "thousand": "1000", "dozen": "12", "half": "50%",
-    "quarter": "25%", "halved": "50%", "twice": "2", "double": "2", "doubled": "2", "tripled": "3",
-    "percent": "%",
+    "quarter": "25%", "halved": "50%", "twice": "200%", "double": "200%", "doubled": "200%",
+    "tripled": "300%", "percent": "%",
 }  # fmt: skip
 _NUMBER = re.compile(r"\d+(?:\.\d+)?%?|\.\d+%?|\d+/\d+")
 _ROLES = {
     role: re.compile(pattern)
     for role, pattern in {
+        "measured": r"measured|tested|evaluated|feedback|sealed",
         "kept": r"kept|keeps?|passed|accepted",
         "rejected": r"rejected|discarded|dropped|thrown|not$",
         "left": r"left|remain(?:s|ing)?",
+        "plan": r"plan(?:ned)?",
         "made": r"made|generated|drawn|created|produced",
         "photographs": r"photographs?|photos?|real",
     }.items()
@@ -41,7 +43,15 @@ _UP = re.compile(r"(?:better|gain\w*|improv\w*|rose|rises?|higher|increas\w*|up|
 _DOWN = re.compile(
     r"(?:worse|los[st]\w*|fell|falls?|lower|decreas\w*|down|less|dropp?\w*|harm\w*)$"
 )
-_COMPARES = re.compile(r"\b(?:than|since|by|difference|changed?|points|from|gain|compared|ahead)\b")
+_COMPARES = re.compile(
+    r"\b(?:than|since|by|difference|changed?|points|from|gain|compared|ahead|above|below|over)\b"
+)
+# Figures other than the main one: a fact about one has its name.
+_METRIC = re.compile(r"\b(?:auroc|auc|iou|recall|precision|f1|rmse|loss|error|worst)\b")
+# A whole number as a score is no count.
+_IS_SCORE = re.compile(
+    r"\b(?:accuracy|score|iou|miou|auroc)\b(?:\W|is|was|of|now)+\d+(?![\d%]|\.\d)"
+)
 _OF_BASELINE = re.compile(r"\b(?:before|baseline|alone|start|beginning|without|first)\b")
 _OF_BEST = re.compile(r"\b(?:best|highest|peak|delivered)\b")
 
@@ -88,8 +98,7 @@ def unsupported(
         last: The last measured round, which figures without a round are of.
         best: The best one.
     """
-    known = [figures(line, lexicon) for line in facts]
-    flat = [one for line in known for one in line]
+    lines = [(figures(line, lexicon), *_kinds(line)) for line in facts]
     asked = figures(question, lexicon)
     asked_slices = [name for _, name in _mentions(question.lower(), lexicon)[1]]
     wrong: list[str] = []
@@ -100,6 +109,11 @@ def unsupported(
         rounds |= {best} if _OF_BEST.search(sentence.lower()) else set()
         rounds |= {int(n) for n in re.findall(r"round (\d+)", question.lower())}
         found = figures(sentence, lexicon)
+        metrics, compared = _kinds(sentence)
+        known = [line for line, of, _ in lines if metrics <= of]
+        changes = [one for line, _, about in lines if compared <= about for one in line if one.sign]
+        flat = [one for line in known for one in line if not one.sign or len(compared) < 2]
+        flat += changes if len(compared) > 1 else []
         named = [name for _, name in _mentions(sentence.lower(), lexicon)[1]]
         for one in found:
             slices = {one.slices} if one.slices else {frozenset[str](), carried, *asked_slices}
@@ -116,6 +130,7 @@ def unsupported(
                 for at, old in enumerate(line)
                 for new in line[at + 1 :]
                 if new.slices == old.slices and new.slices in slices
+                if len(compared) < 2 or {new.round, old.round} == compared
             ]
             pairs += [
                 (new, old)
@@ -132,10 +147,17 @@ def unsupported(
             ):
                 wrong.append(one.text)
         carried = named[-1] if named else carried
-    known_rounds = {fact.round for fact in (*flat, *asked)}
+    known_rounds = {fact.round for line, _, _ in lines for fact in line}
+    known_rounds |= {fact.round for fact in asked}
     numbers = re.findall(r"\bround (\d+)", answer.lower())
     wrong += [f"round {number}" for number in numbers if int(number) not in known_rounds]
     return list(dict.fromkeys(wrong))
+
+
+def _kinds(line: str) -> tuple[set[str], set[int | None]]:
+    """Return the metrics and the rounds that a line names."""
+    text = line.lower()
+    return set(_METRIC.findall(text)), {int(n) for n in re.findall(r"\bround (\d+)", text)}
 
 
 def figures(text: str, lexicon: Lexicon) -> list[Figure]:
@@ -159,7 +181,7 @@ def figures(text: str, lexicon: Lexicon) -> list[Figure]:
         before, earlier = tokens[at - 1 : at], tokens[max(0, at - 2) : at - 1]
         is_signed = before in (["-"], ["+"]) and not any(map(_NUMBER.fullmatch, earlier))
         sign = {"-": -1, "+": 1}[before[0]] if is_signed else 0
-        role = _role(tokens[at + 1 : at + 4]) or _role(tokens[max(0, at - 4) : at][::-1])
+        role = _role(tokens[at + 1 : at + 4], tokens[max(0, at - 4) : at][::-1])
         slices = _nearest(places, at, tokens)
         number = _nearest(rounds, at, tokens)
         is_bound = "to" in (*tokens[at - 1 : at], *tokens[at + 1 : at + 2])
@@ -168,14 +190,15 @@ def figures(text: str, lexicon: Lexicon) -> list[Figure]:
     return found
 
 
-def _role(words: Sequence[str]) -> str:
-    """Return the first role that words name, up to a comma or another figure."""
-    for word in words:
-        if word in (",", ";", ":") or _NUMBER.fullmatch(word):
-            break
-        if role := next((name for name, p in _ROLES.items() if p.fullmatch(word)), ""):
-            return role
-    return ""
+def _role(*sides: Sequence[str]) -> str:
+    """Return the first role that words on either side name, up to a comma or another figure."""
+    near: set[str] = set()
+    for side in sides:
+        for word in side:
+            if word in (",", ";", ":") or _NUMBER.fullmatch(word):
+                break
+            near.add(word)
+    return next((role for role, p in _ROLES.items() if any(map(p.fullmatch, near))), "")
 
 
 def _nearest(places: Sequence[tuple[int, T]], at: int, tokens: Sequence[str]) -> T | None:
@@ -204,7 +227,8 @@ def _value(token: str) -> tuple[float, int]:
 
 def _same(one: Figure, fact: Figure, sentence: str) -> bool:
     if one.is_count or fact.is_count:
-        return one.is_count == fact.is_count and one.value == fact.value
+        is_score = _IS_SCORE.search(sentence.lower())
+        return one.is_count == fact.is_count and one.value == fact.value and not is_score
     if one.sign * fact.sign < 0 or not _direction_fits(one, fact.sign, sentence):
         return False
     return bool(abs(one.value - fact.value) <= 0.5 * 10**-one.digits + 1e-9)

@@ -14,6 +14,9 @@ import pytest
 
 from agent.autonomous.runner import run_rounds
 from agent.chat.conversation import Conversation
+from agent.chat.figures import unsupported
+from agent.chat.overview import Overview
+from agent.chat.queries import Queries
 from agent.loop.components import Components
 from agent.loop.observer import Observer
 from agent.replay.verify import verify
@@ -123,6 +126,33 @@ TRUE = [
     ("how does bright compare with dark to you", "Dark is 0.128 worse than bright."),
     ("what did the doctor order", "55% of the plan is dark."),
 ]
+RIGHT = [
+    "Round 1 was best at 0.655, 0.043 above round 0.",
+    "In round 2 the balanced accuracy was 0.648 (0.608 to 0.688).",
+    "It is 64.8% now, up from 0.612 in round 0.",
+    "The audit kept 82% of the images. 1 round is left, with 60 images.",
+    "33 of the 60 images of the plan are dark.",
+    "Poly scores 0.659 and defective 0.598.",
+    "Dark cells are worst. They score 0.57.",
+    "40% of the draws are generated images. It was measured on 210 photographs.",
+]
+WRONG = [
+    "Round 1 was best at 0.648.",
+    "Poly scores 0.598 and defective 0.659.",
+    "0.702 on dark.",
+    "Round 2 gained 0.036 over round 1.",
+    "Round 2 improved it by 0.007.",
+    "AUROC is 0.648.",
+    "3 rounds are left.",
+    "120 images were kept.",
+    "You have 98 images left.",
+    "The plan has 120 images.",
+    "45 of the 60 images of the plan are dark.",
+    "It was measured on 140 photographs.",
+    "60% of the draws are generated images.",
+    "It is twice as good.",
+    "Accuracy: 1.",
+]
 DARK, BRIGHT = {"brightness": ["dark"]}, {"brightness": ["bright"]}
 OPPOSITE = [
     ("my boss hates dark ones, so fewer dark ones", {"attributes": DARK, "factor": 2}),
@@ -162,6 +192,14 @@ def model(tmp_path: Path, fake_llm: Any) -> Iterator[tuple[Conversation, Model]]
     options = ("brain=openai:small", "llm.mode=native", "llm.tries=1")
     with recorded(tmp_path, *options) as chat:
         yield chat, Model(chat, fake_llm)
+
+
+def test_a_figure_is_one_of_what_it_is_said_about(chat: Conversation) -> None:
+    facts = Queries(chat.live, Overview(chat.live)).facts()
+    lexicon = Overview(chat.live).lexicon
+    for answer in (*RIGHT, *WRONG):
+        found = unsupported(answer, facts, "", lexicon, last=2, best=1)
+        assert bool(found) == (answer in WRONG), (answer, found)
 
 
 def test_no_false_figure_of_a_model_is_shown(model: tuple[Conversation, Model]) -> None:
