@@ -227,7 +227,8 @@ class Queries:
         delivery = read_delivery(session.folder)
         n_known = max((r.number for r in past if r.report), default=0)
         is_last = delivery is not None and delivery.compared <= n_known
-        return baseline_lines(past) + (delivery_blocks(delivery) if delivery and is_last else [])
+        blocks = [*baseline_lines(past), *self.synthetic()]
+        return blocks + (delivery_blocks(delivery) if delivery and is_last else [])
 
     def worth(self, text: str = "") -> list[Block]:
         """Show whether another round is worth it: trend, cost, what the plan expects."""
