@@ -233,13 +233,19 @@ def _change(
     failure: Failure, inspection: _Inspection, rounds: tuple[int, int]
 ) -> tuple[float, float]:
     """Return how the score of a finding's photographs changed, and its standard error."""
-    rows = _rows(failure, inspection.feedback)
-    photographs = inspection.feedback.take(rows)
+    feedback = inspection.feedback
+    rounds_read = [read_predictions(inspection.session_folder, number) for number in rounds]
+    places = [{name: row for row, name in enumerate(read.ids)} for read in rounds_read]
+    # Photographs may have been added or removed between the rounds.
+    rows = [
+        row
+        for row in _rows(failure, feedback).tolist()
+        if all(feedback.ids[row] in place for place in places)
+    ]
+    photographs = feedback.take(rows)
     before, after = (
-        inspection.task.scores(
-            read_predictions(inspection.session_folder, number).values[rows], photographs
-        )
-        for number in rounds
+        inspection.task.scores(read.values[[place[name] for name in photographs.ids]], photographs)
+        for read, place in zip(rounds_read, places, strict=True)
     )
     return mean_change(before, after)
 
@@ -252,7 +258,8 @@ def _rows(failure: Failure, feedback: Samples) -> NDArray[np.int64]:
     """Return the rows of a failure's photographs."""
     if failure.kind != "slice":
         row = {name: index for index, name in enumerate(feedback.ids)}
-        return np.array([row[name] for name in failure.members], dtype=np.int64)
+        known = [row[name] for name in failure.members if name in row]
+        return np.array(known, dtype=np.int64)
     wanted = failure.attributes.items()
     return np.flatnonzero([wanted <= dict(given).items() for given in feedback.attributes])
 

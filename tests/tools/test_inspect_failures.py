@@ -120,8 +120,8 @@ def darkened(samples: Samples) -> Samples:
 
 
 @pytest.fixture(scope="module")
-def tried(target: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Judge a trial of dim squares, by a model that takes dim ones for plain and plain for them."""
+def mistaught(target: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Training]:
+    """A session whose model takes dim squares for plain and plain ones for them; its target."""
     folder = tmp_path_factory.mktemp("session")
     dark = SimpleNamespace(
         **{name: getattr(target, name) for name in ("name", "class_names", "image_shape")},
@@ -148,6 +148,13 @@ def tried(target: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
         final_loss=loss,
         sha256=save_model(folder / "rounds/002", model, meta),
     )
+    return folder, dark, training
+
+
+@pytest.fixture(scope="module")
+def tried(mistaught: tuple[Path, Any, Training], target: Any) -> Any:
+    """Judge a trial of dim squares in the session of `mistaught`."""
+    folder, dark, training = mistaught
     report = evaluate_real(2, folder, training, dark, SLICING)
     drawn = dark.split("audit")
     rows = np.flatnonzero([a == DIM for a in drawn.attributes])[:24]
@@ -189,3 +196,41 @@ def test_a_trial_tells_what_helps_from_what_does_not(tried: Any) -> None:
     assert flipped.fixable.verdict == "hard"
     assert flipped.fixable.chance.high < right.fixable.chance.low
     assert rejected.fixable.verdict == "not drawable"
+
+
+def test_a_finding_is_followed_though_photographs_were_removed(
+    mistaught: tuple[Path, Any, Training], target: Any
+) -> None:
+    folder, dark, training = mistaught
+    shard = folder / "rounds/002/data-00000.parquet"
+    drawn = dark.split("audit").take([0])
+    shard.write_bytes(write_shard(drawn, [""], ["r002p00"], [0], target.class_names))
+    rounds = []
+    for number, gone in enumerate((0, 0, 3)):
+        fewer = SimpleNamespace(**vars(dark))
+        fewer.split = lambda name, gone=gone: dark.split(name).take(
+            np.arange(gone, len(dark.split(name)))
+        )
+        report = evaluate_real(number, folder, training, fewer, SLICING)
+        rounds.append(Round(number=number, report=report, training=training))
+    found = inspect(0, folder, dark, Slicing(n_min=10), rounds[:1], Discovery())
+    dim = next(f for f in found if f.slice == "light=dim")
+    members = [n for n, a in zip(*_feedback(dark), strict=True) if a == DIM]
+    cluster = dim.model_copy(
+        update={"id": "c", "slice": "cluster c", "kind": "cluster", "members": tuple(members)}
+    )
+    rounds[0] = rounds[0].model_copy(update={"failures": (cluster,)})
+    batch = Batch(
+        round=2,
+        job_id="b",
+        shards=(Shard(file="rounds/002/data-00000.parquet", n_images=1, sha256="0"),),
+        quality=(PromptQuality(prompt_id="r002p00", n_made=1, n_kept=1, mean_weight=1),),
+    )
+    rounds[2] = rounds[2].model_copy(update={"batch": batch})
+    after = inspect(2, folder, fewer, SLICING, past=rounds)
+    assert [f.slice for f in after if f.significant] == ["light=dim"]
+
+
+def _feedback(target: Any) -> tuple[list[str], list[dict[str, str]]]:
+    feedback = target.split("feedback")
+    return list(feedback.ids), list(feedback.attributes)
