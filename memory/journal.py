@@ -254,7 +254,8 @@ class Journal:
         self._recent[place] = event
         self._recent.move_to_end(place)
         if len(self._recent) > _N_EVENTS:
-            self._recent.popitem(last=False)
+            # The head stays: each round asks for it.
+            del self._recent[next(place for place in self._recent if place)]
 
     def _write(self, line: bytes) -> None:
         # Unbuffered: a buffer would be flushed again on close, after the truncation.
