@@ -134,6 +134,20 @@ def next_name(home: Path, stem: str) -> str:
         return first_free(lambda n: home / "sessions" / f"{stem}-{n}").name
 
 
+def unfinished(settings: Settings) -> str | None:
+    """Return the name of the latest session that has these settings and did not come to its end.
+
+    Sessions that a process holds do not count.
+    """
+    ignored = ("home: ", "session.name: ")
+    for info in list_sessions(settings.home):
+        if info.state in ("dead", "failed", "stopped", "open"):
+            changes = differences(stored_settings(settings.home, info.name), settings)
+            if all(change.startswith(ignored) for change in changes):
+                return info.name
+    return None
+
+
 def latest(home: Path) -> str:
     """Return the name of the session that was last active; raises SettingsError for none."""
     sessions = [info for info in list_sessions(home) if not info.problem]

@@ -83,9 +83,10 @@ def run(
 ) -> None:
     """Run a session, or continue it, until a limit is reached, and write its report.
 
-    Without PRESET and --target, a session that exists goes on by its own settings.
+    The same command continues a session that was killed or stopped. With --session, without PRESET
+    and --target, a session that exists goes on by its own settings.
     """
-    from agent.session.folder import has_session, stored_settings
+    from agent.session.folder import has_session, stored_settings, unfinished
 
     if dry_run:
         from agent.autonomous.dry_run import leave_no_home
@@ -97,6 +98,10 @@ def run(
     else:
         settings = resolve(ctx)
         name = settings.session.name
+        if not name and not dry_run and (name := unfinished(settings)):
+            say(f"Session {name} has not finished and goes on. For a new one: --session NAME")
+            named = settings.session.model_copy(update={"name": name})
+            settings = settings.model_copy(update={"session": named})
         if name and has_session(settings.home, name):
             confirm(settings, stored_settings(settings.home, name), name, trust)
     if dry_run:

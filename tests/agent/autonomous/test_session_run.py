@@ -20,11 +20,18 @@ from typer.testing import CliRunner
 from agent.autonomous.runner import run
 from agent.cli.app import app
 from agent.config.settings import Settings, load_settings, overrides
-from agent.session.folder import folder_of, list_sessions, next_name, open_session
+from agent.session.folder import (
+    folder_of,
+    list_sessions,
+    next_name,
+    open_session,
+    unfinished,
+)
 from memory.chroma import MemoryIndex
 from memory.errors import SessionError, SettingsError
 from memory.events import StageEvent
 from memory.journal import read_events, rounds
+from tests.agent.quick import QUICK
 
 MakeSettings = Callable[..., Settings]
 
@@ -163,6 +170,21 @@ def test_next_name_is_free(tmp_path: Path) -> None:
     (tmp_path / "sessions" / "solar-1").mkdir(parents=True)
     assert next_name(tmp_path, "solar") == "solar-2"
     assert next_name(tmp_path, "Meine Fotos (2024)") == "Meine-Fotos-2024-1"
+
+
+def test_the_same_command_goes_on_with_an_unfinished_session(make_settings: MakeSettings) -> None:
+    settings = make_settings("session.rounds=1")
+    assert unfinished(settings) is None
+    with open_session(settings, "solar-1"):
+        assert unfinished(settings) is None
+    assert unfinished(settings) == "solar-1"
+    assert unfinished(make_settings("session.rounds=1", "session.seed=9")) is None
+    command = ["run", "solar", "--home", str(settings.home), "--max-rounds", "1"]
+    command += [word for change in QUICK for word in ("--set", change)]
+    first = CliRunner().invoke(app, command)
+    assert first.exit_code == 0, first.output
+    assert [info.name for info in list_sessions(settings.home)] == ["solar-1"]
+    assert unfinished(settings) is None
 
 
 def test_own_data_are_told_apart_by_their_folders() -> None:
