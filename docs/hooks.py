@@ -43,7 +43,7 @@ def table(path: Path, columns: str = "") -> str:
     """Return a CSV file as a Markdown table, or the named columns of it."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    names = [name.strip(",") for name in columns.split()] or list(rows[0])
+    names = columns.strip().split(", ") if columns else list(rows[0])
     lines = [names, ["---"] * len(names), *([row[name] for name in names] for row in rows)]
     return "\n".join(f"| {' | '.join(_cell(text) for text in line)} |" for line in lines)
 

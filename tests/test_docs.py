@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import re
 import shlex
@@ -74,6 +75,14 @@ def test_links_within_the_repository_resolve(page: Path) -> None:
         generated = target.endswith(("reference/cli.md", "reference/settings.md"))
         if "://" not in target and not generated:
             assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if "<!-- table: " in p.read_text("utf-8")])
+def test_tables_are_of_columns_that_their_files_have(page: Path) -> None:
+    for file, names in re.findall(r"<!-- table: (\S+) ?([^>]*?) -->", page.read_text("utf-8")):
+        with (page.parent / file).open(encoding="utf-8", newline="") as lines:
+            heads = next(csv.reader(lines))
+        assert {name for name in names.split(", ") if name} <= {*heads}
 
 
 def test_the_readme_is_short() -> None:
