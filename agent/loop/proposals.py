@@ -53,10 +53,8 @@ class Proposals:
         """Return the plan that a call stands for; raises ToolError, see `drafts.compose`."""
         vocabulary = self._effects.target.vocabulary
         if choice.levers:
-            past, bounds = (
-                rounds_before(self._journal, round_number),
-                self.lever_bounds(round_number),
-            )
+            past = rounds_before(self._journal, round_number)
+            bounds = self.lever_bounds(round_number)
             if problems := lever_problems(choice.levers, bounds, vocabulary, past):
                 raise refusal(problems)
         if choice.draft == "replace" and not choice.shares:

@@ -5,9 +5,10 @@ sessions/NAME/  session.yaml  journal.jsonl  graph.sqlite  jobs/  rounds/  lock
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,12 +141,15 @@ def unfinished(settings: Settings) -> str | None:
     Sessions that a process holds do not count.
     """
     ignored = ("home: ", "session.name: ")
-    for info in list_sessions(settings.home):
-        if info.state in ("dead", "failed", "stopped", "open"):
-            changes = differences(stored_settings(settings.home, info.name), settings)
+    alike = []
+    for path in _settings_files(settings.home):
+        # Before the journal is read, which may be long: few sessions have the same settings.
+        with contextlib.suppress(ShapingError):
+            changes = differences(_read_settings(path), settings)
             if all(change.startswith(ignored) for change in changes):
-                return info.name
-    return None
+                alike.append(path)
+    found = [info for info in _infos(alike) if info.state in ("dead", "failed", "stopped", "open")]
+    return found[0].name if found else None
 
 
 def latest(home: Path) -> str:
@@ -288,8 +292,17 @@ def state_of(now: Condition, events: Sequence[Event], n_rounds: int) -> State:
 
 def list_sessions(home: Path) -> list[SessionInfo]:
     """Return all sessions under a home folder, the latest first, damaged ones last."""
+    return _infos(_settings_files(home))
+
+
+def _settings_files(home: Path) -> Iterator[Path]:
+    return (home / "sessions").glob("*/session.yaml")
+
+
+def _infos(paths: Iterable[Path]) -> list[SessionInfo]:
+    """Return the sessions of files of settings, the latest first, damaged ones last."""
     infos = []
-    for path in (home / "sessions").glob("*/session.yaml"):
+    for path in paths:
         try:
             infos.append(_info(path.parent))
         except (ShapingError, OSError, ValueError, KeyError) as error:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import ViTConfig, ViTForImageClassification
+from transformers import ViTForImageClassification
 
 from memory.errors import SettingsError, ShapingError, WeightsError
+from tests.tools.tiny_transformers import vit
 from tools.settings import DstmSettings
 from tools.tasks.classification import Classification, TransformersClassifier
 
@@ -26,15 +27,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def snapshot(cache: Path) -> Path:
     """Return the folder of a small classifier of four classes, in the cache's layout."""
     folder = cache / f"models--{NAME.replace('/', '--')}" / "snapshots" / COMMIT
-    config = ViTConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        image_size=16,
-        patch_size=8,
-        num_labels=4,
-    )
+    config = vit(num_channels=3, num_labels=4)
     ViTForImageClassification(config).save_pretrained(folder)
     return folder
 
