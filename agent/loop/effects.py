@@ -289,8 +289,8 @@ class LiveEffects:
         if dstm.synthetic_share == "auto" and shards and real:
             chosen = self._choose_share(number, dstm, shards, real)
             dstm = dstm.model_copy(update={"synthetic_share": chosen["synthetic_share"]})
-        training = self._learn(number, dstm, real, selection)
-        n_folds = len(self._judges(number, dstm))
+        training = self._learn(number, dstm, shards, real, selection)
+        n_folds = len(self._judges(number, dstm, shards))
         chosen |= {"changes": changes, "folds": n_folds or None}
         return training.model_copy(update=chosen)
 
@@ -298,18 +298,19 @@ class LiveEffects:
         self,
         number: int,
         dstm: DstmSettings,
+        shards: Sequence[Path],
         real: Sequence[Path],
         selection: Selection | None = None,
         part: str = "",
     ) -> Training:
-        """Train on the images of the rounds up to one and on photographs, once."""
+        """Train on generated images and on photographs, once."""
         from tools.train_dstm import Callbacks, train_dstm
 
         parts = self._parts
         return train_dstm(
             number,
             self._session.folder,
-            parts.learnt_from(self._all_shards(number))[0],
+            shards,
             parts.label_names,
             dstm,
             parts.trainer,
@@ -331,17 +332,15 @@ class LiveEffects:
         wanted = synthetic_share(journal.events(*STEERING), number)
         return changes if wanted is None else {**changes, "synthetic_share": wanted}
 
-    def _judges(self, number: int, dstm: DstmSettings) -> list[Judge]:
+    def _judges(self, number: int, dstm: DstmSettings, shards: Sequence[Path]) -> list[Judge]:
         """Return a model for each fold of the feedback photographs, trained once without it."""
         from agent.loop.photographs import folds_of
 
-        return [
-            (
-                self._session.folder / self._learn(number, dstm, fold.real, part=fold.name).model,
-                fold.judged,
-            )
-            for fold in folds_of(self._parts)
-        ]
+        judges: list[Judge] = []
+        for fold in folds_of(self._parts):
+            training = self._learn(number, dstm, shards, fold.real, part=fold.name)
+            judges.append((self._session.folder / training.model, fold.judged))
+        return judges
 
     def _choose_share(
         self, number: int, dstm: DstmSettings, shards: Sequence[Path], real: Sequence[Path]
@@ -365,7 +364,9 @@ class LiveEffects:
         feedback, seed = self._session.settings.feedback, self._session.settings.session.seed
         judges: list[Judge] = []
         if training.folds:
-            judges = self._judges(training.round, self._parts.dstm_of(training, seed))
+            shards, _ = self._parts.learnt_from(self._all_shards(training.round))
+            dstm = self._parts.dstm_of(training, seed)
+            judges = self._judges(training.round, dstm, shards)
         return evaluate_real(
             training.round,
             self._session.folder,
