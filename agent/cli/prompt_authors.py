@@ -1,12 +1,12 @@
-"""Who writes prompts for a request, a brain or the caption grammar, and which prompts are kept."""
+"""Prompts for one request, written by a language model or by the caption grammar, and checked."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage
@@ -31,8 +31,23 @@ _MAX_EARLIER = 40
 _MAX_REJECTED = 3
 # Draws of the grammar per prompt that is wanted, before it counts as exhausted.
 _TRIES = 20
+_TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "write_prompts",
+        "description": "Hand in new prompts, one image each.",
+        "parameters": {
+            "type": "object",
+            "properties": {"prompts": {"type": "array", "items": {"type": "string"}}},
+            "required": ["prompts"],
+        },
+    },
+}
 
-Outcome = Literal["kept", "malformed", "lost", "contradicting", "duplicate"]
+Reason = Literal["malformed", "lost", "contradicting", "duplicate"]
+"""Why a prompt is dropped: no text, empty, too long or not printable; it does not say an attribute
+that was asked for; it says another value of one; it is there already."""
+REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
 @dataclass(frozen=True)
@@ -90,15 +105,11 @@ class PromptRequest:
 
 
 class PromptSet(Record):
-    """The prompts that one author wrote for a request, and what became of the others."""
+    """The prompts that one author wrote for a request."""
 
     author: str = Field(description="a brain's name, or grammar")
     texts: tuple[str, ...] = Field(description="kept: different, and they say all that was asked")
-    n_written: int = Field(ge=0, description="kept and dropped")
-    n_malformed: int = Field(ge=0, description="no text, empty, too long or not printable")
-    n_lost: int = Field(ge=0, description="do not say an attribute that was asked for")
-    n_contradicting: int = Field(ge=0, description="say another value of one, too or instead")
-    n_duplicates: int = Field(ge=0, description="valid, but there already")
+    dropped: dict[Reason, int] = Field({}, description="number of the others, by reason")
     n_calls: int = Field(0, ge=0, description="answers of a brain")
     n_tokens: int = Field(0, ge=0, description="of a brain, prompts and answers")
     stopped: str = Field("", description="why there are fewer prompts than wanted")
@@ -106,54 +117,45 @@ class PromptSet(Record):
     @property
     def share_valid(self) -> Estimate:
         """Share of the prompts as written that say what was asked, duplicates included."""
-        return wilson(len(self.texts) + self.n_duplicates, self.n_written)
+        n_written = len(self.texts) + sum(self.dropped.values())
+        return wilson(len(self.texts) + self.dropped.get("duplicate", 0), n_written)
 
 
-class PromptFilter:
-    """Keeps prompts that are new and say all that was asked for; counts the others."""
+@dataclass
+class _Kept:
+    """Prompts that are new and say all that was asked for, and how many are not or do not."""
 
-    def __init__(self, request: PromptRequest) -> None:
-        self.texts: list[str] = []
-        self.counts: Counter[Outcome] = Counter()
-        self._request = request
-        self._seen: set[str] = set()
+    request: PromptRequest
+    texts: dict[str, str] = field(default_factory=dict)
+    dropped: Counter[Reason] = field(default_factory=Counter)
 
-    def add(self, text: object) -> str | None:
-        """Keep a prompt and return None, or return why it was dropped."""
-        outcome, reason = self._check(text)
-        self.counts[outcome] += 1
-        if outcome == "kept":
-            self.texts.append(_clean(text))
-            self._seen.add(_plain(text))
-            return None
-        return f"{_quote(text)}: {reason}"
+    def add(self, text: object) -> str:
+        """Keep a prompt and return "", or return why it is dropped."""
+        clean = " ".join(text.split()) if isinstance(text, str) else ""
+        # Case and punctuation do not make a prompt another one.
+        plain = "".join(c for c in clean.lower() if c.isalnum() or c in "- ").split()
+        words = " ".join(plain)
+        named = self.request.vocabulary.parse(clean)
+        lost = [f"{k}={v}" for k, v in self.request.attributes.items() if k not in named]
+        reason: Reason
+        if not (0 < len(clean) <= MAX_CHARS and clean.isprintable()):
+            reason, why = "malformed", f"a prompt is one line of 1 to {MAX_CHARS} characters"
+        elif lost:
+            reason, why = "lost", f"it does not say {lost[0]}"
+        elif wrong := self.request.contradictions(clean):
+            reason, why = "contradicting", f"it says {', '.join(wrong)}"
+        elif words in self.texts:
+            reason, why = "duplicate", "it is there already"
+        else:
+            self.texts[words] = clean
+            return ""
+        self.dropped[reason] += 1
+        return f"{_quote(str(text))}: {why}"
 
     def result(self, author: str, **rest: Any) -> PromptSet:
         """Return what was kept and counted; `rest` are further fields of the set."""
-        return PromptSet(
-            author=author,
-            texts=tuple(self.texts),
-            n_written=self.counts.total(),
-            n_malformed=self.counts["malformed"],
-            n_lost=self.counts["lost"],
-            n_contradicting=self.counts["contradicting"],
-            n_duplicates=self.counts["duplicate"],
-            **rest,
-        )
-
-    def _check(self, text: object) -> tuple[Outcome, str]:
-        clean = _clean(text)
-        if not (0 < len(clean) <= MAX_CHARS and clean.isprintable()):
-            return "malformed", f"a prompt is one line of 1 to {MAX_CHARS} characters"
-        named = self._request.vocabulary.parse(clean)
-        for key, value in self._request.attributes.items():
-            if key not in named:
-                return "lost", f"it does not say {key}={value}"
-        if wrong := self._request.contradictions(clean):
-            return "contradicting", f"it says {', '.join(wrong)}"
-        if _plain(text) in self._seen:
-            return "duplicate", "it is there already"
-        return "kept", ""
+        texts = tuple(self.texts.values())
+        return PromptSet(author=author, texts=texts, dropped=dict(self.dropped), **rest)
 
 
 def ask(
@@ -174,18 +176,17 @@ def ask(
     Raises:
         BrainError: If the model fails before it wrote a prompt.
     """
-    kept, spending = PromptFilter(request), Spending(author, llm)
+    kept, spending = _Kept(request), Spending(author, llm)
     rejected: list[str] = []
-    stopped, n_calls, fruitless = "", 0, 0
+    stopped: str | None = None
+    n_calls = fruitless = 0
     while len(kept.texts) < n and not stopped:
-        n_wanted = min(ASK_AT_ONCE, n - len(kept.texts))
-        tools = [_tool(n_wanted)]
-        question = _question(request, n_wanted, kept.texts, rejected)
-        if reason := spending.reason_against([question], tools):
-            stopped = reason
+        n_before, n_wanted = len(kept.texts), min(ASK_AT_ONCE, n - len(kept.texts))
+        question = _question(request, n_wanted, list(kept.texts.values()), rejected)
+        if stopped := spending.reason_against([question], [_TOOL]):
             break
         try:
-            answer = model.bind_tools(tools).invoke([question])
+            answer = model.bind_tools([_TOOL]).invoke([question])
         except BrainError as error:
             if not kept.texts:
                 raise
@@ -193,13 +194,13 @@ def ask(
             break
         n_calls += 1
         spending.add(spending.usage(answer))
-        n_before = len(kept.texts)
-        written = _written(answer)[:n_wanted]
-        rejected = [why for text in written if (why := kept.add(text))][:_MAX_REJECTED]
+        reasons = [kept.add(text) for text in _written(answer)[:n_wanted]]
+        rejected = [why for why in reasons if why][:_MAX_REJECTED]
         fruitless = 0 if len(kept.texts) > n_before else fruitless + 1
         if fruitless == MAX_FRUITLESS:
             stopped = f"{fruitless} answers in a row held no new prompt that says what was asked"
-    return kept.result(author, n_calls=n_calls, n_tokens=spending.n_tokens, stopped=stopped)
+    rest = {"n_calls": n_calls, "n_tokens": spending.n_tokens, "stopped": stopped or ""}
+    return kept.result(author, **rest)
 
 
 def caption(
@@ -210,7 +211,7 @@ def caption(
     Each says what was asked for and a random part of what else a photograph with these attributes
     has, photographs drawn by frequency. Where no photograph has them all, nothing is added.
     """
-    rng, kept, asked = random.Random(seed), PromptFilter(request), request.attributes
+    rng, kept, asked = random.Random(seed), _Kept(request), request.attributes
     rows = [(r.attributes, r.n) for r in distribution.rows if asked.items() <= r.attributes.items()]
     rows = rows or [(dict(asked), 1)]
     for _ in range(n * _TRIES):
@@ -224,23 +225,6 @@ def caption(
             kept.add(request.vocabulary.caption(attributes, rng))
     missing = len(kept.texts) < n
     return kept.result("grammar", stopped="it has hardly any other prompts" if missing else "")
-
-
-def _tool(n: int) -> dict[str, Any]:
-    text = {"type": "string", "maxLength": MAX_CHARS}
-    prompts = {"type": "array", "items": text, "minItems": 1, "maxItems": n}
-    return {
-        "type": "function",
-        "function": {
-            "name": "write_prompts",
-            "description": "Hand in new prompts, one image each.",
-            "parameters": {
-                "type": "object",
-                "properties": {"prompts": prompts},
-                "required": ["prompts"],
-            },
-        },
-    }
 
 
 def _question(
@@ -278,21 +262,9 @@ def _question(
 
 def _written(answer: AIMessage) -> list[Any]:
     """Return what an answer hands in as prompts, of whatever type; [] if it hands in nothing."""
-    written: list[Any] = []
-    for call in answer.tool_calls:
-        prompts = call["args"].get("prompts") if call["name"] == "write_prompts" else None
-        written += prompts if isinstance(prompts, list) else []
-    return written
+    given = [c["args"].get("prompts") for c in answer.tool_calls if c["name"] == "write_prompts"]
+    return [text for prompts in given if isinstance(prompts, list) for text in prompts]
 
 
-def _clean(text: object) -> str:
-    return " ".join(text.split()) if isinstance(text, str) else ""
-
-
-def _plain(text: object) -> str:
-    """Return a prompt as it is compared with others: case and punctuation do not count."""
-    return " ".join("".join(c for c in _clean(text).lower() if c.isalnum() or c in "- ").split())
-
-
-def _quote(text: object) -> str:
-    return quote(str(text), MAX_CHARS)
+def _quote(text: str) -> str:
+    return quote(text, MAX_CHARS)

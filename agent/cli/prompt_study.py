@@ -1,19 +1,18 @@
-"""`shaping prompts`: many prompts for one request, by a brain and by the grammar, measured."""
+"""`shaping prompts`: how well the prompts of a brain, and of the grammar, keep to a request."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from langchain_core.language_models import BaseChatModel
 from pydantic import Field
+from rich.console import Console
 
 from agent import brains
 from agent.brains import BrainContext, ChatBrain
 from agent.brains.probe import with_mode
-from agent.cli.prompt_authors import PromptRequest, PromptSet, ask, caption
+from agent.cli.prompt_authors import REASONS, PromptRequest, PromptSet, ask, caption
 from agent.config.settings import Settings
 from agent.loop.components import Components
 from eval.diversity import distinct_n, vendi
@@ -28,11 +27,9 @@ from tools.labelers.audit import AuditClassifier
 from tools.pretraining.card import attribute_agreement
 from tools.targets import Target
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 # Images that are drawn at once.
 _BATCH_SIZE = 32
+_N_SHOWN = 20
 
 
 class Figures(Record):
@@ -41,7 +38,6 @@ class Figures(Record):
     distinct_1: Share
     distinct_2: Share
     vendi: float = Field(ge=0, description="of MiniLM vectors: effective number of prompts")
-    valid: Estimate = Field(description="share of the prompts as written")
     n_cut: int = Field(ge=0, description="prompts longer than the generator reads")
     n_foreign: int = Field(ge=0, description="prompts with words that the vocabulary has not")
     n_images: int = Field(ge=0)
@@ -51,28 +47,17 @@ class Figures(Record):
     asked: Estimate = Field(
         description="the same over the request's attributes, each of each image counted as one"
     )
-    named: Estimate = Field(description="the same over all attributes of the prompts")
-
-
-class Column(Record):
-    """An author's prompts with their figures."""
-
-    prompts: PromptSet
-    figures: Figures
 
 
 class PromptComparison(Record):
-    """The prompts of all authors for one request."""
+    """The prompts of all authors for one request, with their figures."""
 
     request: str
     asked: dict[str, str]
     unseen: tuple[str, ...] = Field(description="asked for, but not to be measured on images")
-    preset: str
     generator: str
     seed: int
-    images_per_prompt: int
-    notice: str
-    columns: tuple[Column, ...]
+    authors: tuple[tuple[PromptSet, Figures], ...]
 
 
 def compare(
@@ -87,151 +72,149 @@ def compare(
     other; BrainError if the brain fails before it wrote a prompt.
     """
     components = Components(settings)
-    target = components.target
+    target, generator, seed = components.target, components.generator, settings.session.seed
     asked = PromptRequest.parse(request, target.vocabulary)
-    model = _model(settings, components)
-    seed = settings.session.seed
     sets = []
-    if model is not None:
+    if model := _model(settings, components):
         with console.status(f"{settings.brain} writes prompts"):
             sets.append(ask(model, settings.brain, asked, n, settings.llm))
-    n_grammar = len(sets[0].texts) or n if sets else n
-    sets.append(caption(asked, n_grammar, components.distribution, seed))
+        n = len(sets[0].texts) or n
+    sets.append(caption(asked, n, components.distribution, seed))
     with console.status("Training the audit"):
         audit = components.classifier(target)
-    study = ImageStudy(target, components.generator, audit, images_per_prompt, seed)
-    columns = []
+    authors = []
     for prompts in sets:
         with console.status(f"Drawing the images of {prompts.author}"):
-            figures = study.measure(prompts, asked.attributes)
-        columns.append(Column(prompts=prompts, figures=figures))
-    seen = {key for column in columns for key in column.figures.attributes}
+            samples = draw(prompts, target, generator, images_per_prompt, seed)
+            figures = measure(prompts, samples, target, generator, audit, asked.attributes)
+        authors.append((prompts, figures))
+    seen = {key for _, figures in authors for key in figures.attributes}
     return PromptComparison(
         request=request,
         asked=dict(asked.attributes),
         unseen=tuple(key for key in asked.attributes if key not in seen),
-        preset=settings.preset,
-        generator=components.generator.identity,
+        generator=generator.identity,
         seed=seed,
-        images_per_prompt=images_per_prompt,
-        notice=target.notice,
-        columns=tuple(columns),
+        authors=tuple(authors),
     )
 
 
-@dataclass(frozen=True)
-class ImageStudy:
-    """Draws the images of prompts and measures what can be seen on them.
+def draw(
+    prompts: PromptSet, target: Target, generator: Generator, images_per_prompt: int, seed: int
+) -> Samples | None:
+    """Draw the images of prompts; the class is -1 where a prompt names none. None for no prompts.
 
-    Attributes:
-        target: Measures attributes on images.
-        generator: Draws them.
-        audit: Judges their class.
-        images_per_prompt: How many are drawn of each prompt.
-        seed: Of the generator's noise.
+    Args:
+        prompts: The prompts.
+        target: Has their vocabulary.
+        generator: Draws the images.
+        images_per_prompt: At least 1.
+        seed: Of the noise.
     """
+    if not prompts.texts:
+        return None
+    vocabulary, class_names = target.vocabulary, list(target.class_names)
+    attributes = [vocabulary.parse(text) for text in prompts.texts]
+    names = [vocabulary.class_name(named) for named in attributes]
+    classes = np.array([-1 if n is None else class_names.index(n) for n in names], np.int64)
+    owner = np.repeat(np.arange(len(names)), images_per_prompt)
+    requests = [
+        ImageRequest(text, f"p{i:04d}", index, seed)
+        for i, text in enumerate(prompts.texts)
+        for index in range(images_per_prompt)
+    ]
+    starts = range(0, len(requests), _BATCH_SIZE)
+    return Samples(
+        images=join([generator.draw(requests[i : i + _BATCH_SIZE]) for i in starts]).images,
+        classes=classes[owner],
+        attributes=[attributes[i] for i in owner],
+        ids=[f"{request.prompt_id}-{request.index:04d}" for request in requests],
+    )
 
-    target: Target
-    generator: Generator
-    audit: AuditClassifier
-    images_per_prompt: int
-    seed: int
 
-    def measure(self, prompts: PromptSet, asked: Mapping[str, str]) -> Figures:
-        """Draw the images of a set of prompts and return its figures.
+def measure(
+    prompts: PromptSet,
+    samples: Samples | None,
+    target: Target,
+    generator: Generator,
+    audit: AuditClassifier,
+    asked: Mapping[str, str],
+) -> Figures:
+    """Return the figures of prompts.
 
-        The class attribute, where a prompt names it, counts as seen if the audit's most probable
-        class is the one that it means. Attributes that neither target nor audit sees are left out.
-        """
-        texts, vocabulary = prompts.texts, self.target.vocabulary
-        seen: dict[str, Estimate] = {}
-        if texts:
-            samples = self._draw(texts)
-            for key, agreement in attribute_agreement(self.target, samples).items():
-                seen[key] = _share(agreement["agreement"], int(agreement["n"]))
-            judged = samples.take(np.flatnonzero(samples.classes >= 0))
-            if len(judged) and vocabulary.class_attribute:
-                share = self.audit.agreement(judged)
-                seen[vocabulary.class_attribute] = _share(share, len(judged))
-        count, limit = self.generator.count_tokens, self.generator.max_tokens
-        return Figures(
-            distinct_1=distinct_n(texts, 1),
-            distinct_2=distinct_n(texts, 2),
-            vendi=vendi(minilm.load().embed(texts)),
-            valid=prompts.share_valid,
-            n_cut=sum(count(text) > limit for text in texts),
-            n_foreign=sum(bool(vocabulary.foreign_words(text)) for text in texts),
-            n_images=len(texts) * self.images_per_prompt,
-            attributes=seen,
-            asked=_together([seen[key] for key in asked if key in seen]),
-            named=_together(list(seen.values())),
-        )
+    The class attribute, where a prompt names it, counts as seen if the audit's most probable class
+    is the one that it means. Attributes that neither target nor audit sees are left out.
 
-    def _draw(self, texts: Sequence[str]) -> Samples:
-        """Draw the images of prompts; the class is -1 where a prompt names none."""
-        vocabulary, class_names = self.target.vocabulary, list(self.target.class_names)
-        attributes = [vocabulary.parse(text) for text in texts]
-        names = [vocabulary.class_name(named) for named in attributes]
-        classes = [-1 if name is None else class_names.index(name) for name in names]
-        owner = [i for i in range(len(texts)) for _ in range(self.images_per_prompt)]
-        requests = [
-            ImageRequest(texts[i], f"p{i:04d}", number % self.images_per_prompt, self.seed)
-            for number, i in enumerate(owner)
-        ]
-        drawn = [
-            self.generator.draw(requests[start : start + _BATCH_SIZE])
-            for start in range(0, len(requests), _BATCH_SIZE)
-        ]
-        return Samples(
-            images=join(drawn).images,
-            classes=np.array([classes[i] for i in owner], dtype=np.int64),
-            attributes=[attributes[i] for i in owner],
-            ids=[f"{r.prompt_id}-{r.index:04d}" for r in requests],
-        )
+    Args:
+        prompts: The prompts.
+        samples: Their images, see `draw`.
+        target: Measures attributes on images.
+        generator: Reads the prompts.
+        audit: Judges the class of images.
+        asked: Attributes of the request.
+    """
+    texts, vocabulary = prompts.texts, target.vocabulary
+    seen: dict[str, Estimate] = {}
+    if samples:
+        for key, found in attribute_agreement(target, samples).items():
+            seen[key] = wilson(round(found["agreement"] * found["n"]), int(found["n"]))
+        judged = samples.take(np.flatnonzero(samples.classes >= 0))
+        if len(judged) and vocabulary.class_attribute:
+            n_right = round(audit.agreement(judged) * len(judged))
+            seen[vocabulary.class_attribute] = wilson(n_right, len(judged))
+    of_request = [seen[key] for key in asked if key in seen]
+    n_shown = sum(round(share.value * share.n) for share in of_request)
+    return Figures(
+        distinct_1=distinct_n(texts, 1),
+        distinct_2=distinct_n(texts, 2),
+        vendi=vendi(minilm.load().embed(texts)),
+        n_cut=sum(generator.count_tokens(text) > generator.max_tokens for text in texts),
+        n_foreign=sum(bool(vocabulary.foreign_words(text)) for text in texts),
+        n_images=len(samples) if samples else 0,
+        attributes=seen,
+        asked=wilson(n_shown, sum(share.n for share in of_request)),
+    )
 
 
 def table(comparison: PromptComparison) -> tuple[list[str], list[list[str]]]:
     """Return the figures as a table: its head, and a row per figure with a cell per author."""
-    columns = comparison.columns
-    sets, figures = [c.prompts for c in columns], [c.figures for c in columns]
-    keys = sorted({key for f in figures for key in f.attributes})
-    rows = [
-        ["prompts", *(str(len(s.texts)) for s in sets)],
-        ["valid as written", *(_cell(f.valid) for f in figures)],
-        *(
-            [f"  {name}", *(str(getattr(s, f"n_{name}")) for s in sets)]
-            for name in ("malformed", "lost", "contradicting", "duplicates")
-        ),
-        ["distinct-1", *(f"{f.distinct_1:.3f}" for f in figures)],
-        ["distinct-2", *(f"{f.distinct_2:.3f}" for f in figures)],
-        ["Vendi (MiniLM)", *(f"{f.vendi:.2f}" for f in figures)],
-        ["longer than the generator reads", *(str(f.n_cut) for f in figures)],
-        ["with words it may not know", *(str(f.n_foreign) for f in figures)],
-        ["images", *(str(f.n_images) for f in figures)],
-        ["asked for and seen", *(_cell(f.asked) for f in figures)],
-        ["named and seen", *(_cell(f.named) for f in figures)],
-        *(
-            [
-                f"  {key}{' (asked)' if key in comparison.asked else ''}",
-                *(_cell(f.attributes.get(key)) for f in figures),
-            ]
-            for key in keys
-        ),
+    keys = sorted({key for _, figures in comparison.authors for key in figures.attributes})
+    columns: list[dict[str, str]] = [
+        {
+            "prompts": str(len(prompts.texts)),
+            "valid as written": _cell(prompts.share_valid),
+            **{f"  {reason}": str(prompts.dropped.get(reason, 0)) for reason in REASONS},
+            "distinct-1": f"{figures.distinct_1:.3f}",
+            "distinct-2": f"{figures.distinct_2:.3f}",
+            "Vendi (MiniLM)": f"{figures.vendi:.2f}",
+            "longer than the generator reads": str(figures.n_cut),
+            "with words it may not know": str(figures.n_foreign),
+            "images": str(figures.n_images),
+            "asked for and seen": _cell(figures.asked),
+            **{
+                f"  {key}{' (asked)' if key in comparison.asked else ''}": _cell(
+                    figures.attributes.get(key)
+                )
+                for key in keys
+            },
+        }
+        for prompts, figures in comparison.authors
     ]
-    return ["figure", *(s.author for s in sets)], rows
+    rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
+    return ["figure", *(prompts.author for prompts, _ in comparison.authors)], rows
 
 
-def notes(comparison: PromptComparison, n_texts: int = 20) -> Iterator[str]:
+def notes(comparison: PromptComparison) -> Iterator[str]:
     """Yield what was understood, the first prompts of each author, and why there are no more."""
     asked = ", ".join(f"{key}={value}" for key, value in comparison.asked.items())
     yield f"Asked for: {asked}"
     if comparison.unseen:
         yield f"Not measured on images: {', '.join(comparison.unseen)}"
-    for prompts in (column.prompts for column in comparison.columns):
+    for prompts, _ in comparison.authors:
         yield f"\n{prompts.author}:"
-        yield from (f"  {text}" for text in prompts.texts[:n_texts])
-        if len(prompts.texts) > n_texts:
-            yield f"  ... and {len(prompts.texts) - n_texts} more; -o FILE writes them all"
+        yield from (f"  {text}" for text in prompts.texts[:_N_SHOWN])
+        if len(prompts.texts) > _N_SHOWN:
+            yield f"  ... and {len(prompts.texts) - _N_SHOWN} more; -o FILE writes them all"
         if prompts.stopped:
             yield f"  Stopped after {len(prompts.texts)}: {prompts.stopped}"
 
@@ -243,18 +226,5 @@ def _model(settings: Settings, components: Components) -> BaseChatModel | None:
     return brain.model if isinstance(brain, ChatBrain) else None
 
 
-def _share(value: float, n: int) -> Estimate:
-    return wilson(round(value * n), n)
-
-
-def _together(estimates: Sequence[Estimate]) -> Estimate:
-    return wilson(
-        sum(round(estimate.value * estimate.n) for estimate in estimates),
-        sum(estimate.n for estimate in estimates),
-    )
-
-
 def _cell(estimate: Estimate | None) -> str:
-    if estimate is None or estimate.n == 0:
-        return "-"
-    return estimate_text(estimate, digits=2)
+    return estimate_text(estimate, digits=2) if estimate and estimate.n else "-"

@@ -136,9 +136,9 @@ def test_what_is_dropped_is_counted_by_its_reason() -> None:
         n=10,
     )
     assert result.texts == tuple(GOOD)
-    assert (result.n_lost, result.n_contradicting, result.n_malformed) == (1, 2, 5)
-    assert result.n_duplicates == 1 + 1 + 3
-    assert result.n_written == 10 + 4 + 3
+    dropped = {"lost": 1, "contradicting": 2, "malformed": 5, "duplicate": 1 + 1 + 3}
+    assert result.dropped == dropped
+    assert len(result.texts) + sum(dropped.values()) == 10 + 4 + 3
     assert result.n_calls == 5
     assert result.share_valid.value == pytest.approx(9 / 17)
     assert result.stopped.startswith("3 answers in a row")
@@ -260,7 +260,8 @@ def test_attributes_that_the_images_do_not_show_are_not_counted(
 
     def figures(faithful: float) -> prompt_study.Figures:
         generator = ToyGenerator(target.image_shape, faithful)
-        return prompt_study.ImageStudy(target, generator, audit, 5, 0).measure(prompts, ASKED)
+        samples = prompt_study.draw(prompts, target, generator, 5, 0)
+        return prompt_study.measure(prompts, samples, target, generator, audit, ASKED)
 
     good, deaf = figures(1.0), figures(0.0)
     assert good.n_images == 20
@@ -275,7 +276,6 @@ def test_attributes_that_the_images_do_not_show_are_not_counted(
     assert deaf.attributes["dark_area"].value == 0
     assert good.asked.value - deaf.asked.value == pytest.approx(0.5)
     assert good.asked.n == 40
-    assert good.named.n == 55
     assert 1 < good.vendi < 4
     assert (good.n_cut, good.n_foreign) == (0, 0)
 
@@ -286,7 +286,8 @@ def test_no_prompts_have_no_figures(make_settings: MakeSettings) -> None:
     audit = train_audit(target, settings.audit, settings.home / "cache")
     none = ask({}, {}, {}, n=1)
     generator = ToyGenerator(target.image_shape, 1.0)
-    figures = prompt_study.ImageStudy(target, generator, audit, 5, 0).measure(none, ASKED)
+    samples = prompt_study.draw(none, target, generator, 5, 0)
+    figures = prompt_study.measure(none, samples, target, generator, audit, ASKED)
     assert (figures.vendi, figures.distinct_1, figures.n_images) == (0, 0, 0)
     assert (figures.asked.n, figures.attributes) == (0, {})
 
@@ -298,18 +299,17 @@ def test_brain_and_grammar_are_compared_at_equal_numbers(
     path.write_text(json.dumps([write(*GOOD), *[write()] * 3]), encoding="utf-8")
     settings = make_settings(f"brain=scripted:{path}")
     result = prompt_study.compare(settings, REQUEST, 9, 2, Console(quiet=True))
-    assert [c.prompts.author for c in result.columns] == [f"scripted:{path}", "grammar"]
-    assert [len(c.prompts.texts) for c in result.columns] == [4, 4]
-    assert [c.figures.n_images for c in result.columns] == [8, 8]
+    assert [prompts.author for prompts, _ in result.authors] == [f"scripted:{path}", "grammar"]
+    assert [len(prompts.texts) for prompts, _ in result.authors] == [4, 4]
+    assert [figures.n_images for _, figures in result.authors] == [8, 8]
     assert result.asked == ASKED
     assert result.unseen == ("wafer",)
     head, rows = prompt_study.table(result)
     assert head == ["figure", f"scripted:{path}", "grammar"]
     assert all(len(row) == 3 for row in rows)
     assert ["prompts", "4", "4"] in rows
-    text = "\n".join(prompt_study.notes(result, n_texts=3))
-    assert f"{GOOD[2]}\n  ... and 1 more" in text
-    assert GOOD[3] not in text
+    text = "\n".join(prompt_study.notes(result))
+    assert all(f"  {prompt}\n" in text for prompt in GOOD)
     assert "Stopped after 4: 3 answers in a row" in text
 
 
@@ -325,8 +325,8 @@ def test_a_remote_brain_writes_prompts_in_every_mode(
         ]
     fake_llm.answers.append(write(*GOOD))
     result = prompt_study.compare(settings, REQUEST, 4, 1, Console(quiet=True))
-    assert result.columns[0].prompts.texts == tuple(GOOD)
-    assert result.columns[0].prompts.n_tokens == 42
+    prompts, _ = result.authors[0]
+    assert (prompts.texts, prompts.n_tokens) == (tuple(GOOD), 42)
     body = fake_llm.requests[-1]["body"]
     assert ("tools" in body) == (mode == "native")
     assert ("response_format" in body) == (mode != "native")
@@ -346,14 +346,14 @@ def test_the_command_prints_and_writes_the_same(
     )
     assert result.exit_code == 0, result.output
     written = prompt_study.PromptComparison.model_validate_json(output.read_text("utf-8"))
-    (column,) = written.columns  # a policy brain writes no prompts
-    assert column.prompts.author == "grammar"
-    assert len(column.prompts.texts) == 30
-    assert column.figures.n_images == 60
-    assert all(text in result.stdout for text in column.prompts.texts[:20])
+    ((prompts, figures),) = written.authors  # a policy brain writes no prompts
+    assert prompts.author == "grammar"
+    assert len(prompts.texts) == 30
+    assert figures.n_images == 60
+    assert all(text in result.stdout for text in prompts.texts[:20])
     assert "... and 10 more" in result.stdout
-    assert f"{column.figures.vendi:.2f}" in result.stdout
-    assert np.isfinite(column.figures.vendi)
+    assert f"{figures.vendi:.2f}" in result.stdout
+    assert np.isfinite(figures.vendi)
 
 
 @pytest.mark.parametrize(
