@@ -5,18 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -25,6 +21,7 @@ from agent.config.settings import fingerprint, load_settings
 from agent.loop.components import Components
 from agent.loop.validation import validate
 from agent.planners import Observation
+from benchmarks.machine import commit, machine
 from memory.csv_text import write_csv
 from memory.errors import SettingsError
 from memory.files import write_json
@@ -202,23 +199,9 @@ def trained_once(
 
 def origin(command: str, device: str = "cpu") -> tuple[str, str, str]:
     """Return what a table of figures is stamped with: command, commit and machine."""
-    return command, _commit(), _machine(device)
+    return command, commit(), machine(device)
 
 
 def _command() -> str:
     module = Path(sys.argv[0]).stem
     return shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]])
-
-
-def _commit() -> str:
-    """Return the commit of the working tree, or the version of an installed package."""
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return metadata.version("feedback-shaping")
-
-
-def _machine(device: str) -> str:
-    gpu = torch.cuda.get_device_name() if device.startswith("cuda") else "no GPU"
-    return f"{os.cpu_count()} cores {platform.machine()}, {gpu}"

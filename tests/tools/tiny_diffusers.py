@@ -24,21 +24,12 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
-    CLIPTokenizer,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
 )
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz,-"
-
-
-def tokenizer() -> CLIPTokenizer:
-    """One token per letter."""
-    words = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    vocab = {word: i for i, word in enumerate(words)}
-    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77)
+from benchmarks.architectures import LETTERS, tokenizer
 
 
 def text_config(projection: int = 16) -> CLIPTextConfig:

@@ -18,8 +18,9 @@ from diffusers import (
 from numpy.typing import NDArray
 from transformers import CLIPTextModel
 
+from benchmarks.architectures import tokenizer
 from prompts.vocabulary import load_vocabulary
-from tests.tools.tiny_diffusers import text_config, tokenizer
+from tests.tools.tiny_diffusers import text_config
 from tools.data.samples import Samples
 from tools.diffusion.label_codes import LabelCodes, LabelGrid
 from tools.generators.joint.folder import JointCard, save_joint, widen

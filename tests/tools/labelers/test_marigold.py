@@ -18,8 +18,9 @@ from diffusers import (
 )
 from transformers import CLIPTextModel
 
+from benchmarks.architectures import tokenizer
 from memory.errors import SettingsError, WeightsError
-from tests.tools.tiny_diffusers import text_config, tokenizer, vae
+from tests.tools.tiny_diffusers import text_config, vae
 from tools import labelers
 from tools.compute.recipe import Recipe
 from tools.data.drawn import ImageRequest

@@ -12,8 +12,9 @@ import pytest
 import torch
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
+from benchmarks.architectures import tokenizer
 from memory.errors import SettingsError, WeightsError
-from tests.tools.tiny_diffusers import text_config, tokenizer
+from tests.tools.tiny_diffusers import text_config
 from tools import labelers
 from tools.compute.recipe import Recipe
 from tools.data.drawn import ImageRequest
