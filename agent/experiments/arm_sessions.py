@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +35,7 @@ from eval.compare import ORACLE
 from memory.events import Event
 from memory.files import write_bytes, write_json
 from memory.items import Hit, MemoryItem
-from memory.records import Batch, Failure, Plan, PromptSpec, Report, Round, Training, digest
+from memory.records import Failure, Plan, PromptSpec, Report, Round, Training, digest
 from prompts.vocabulary import Vocabulary
 from tools.data.jobs import round_folder, shards_of, write_missing
 from tools.data.samples import Samples, concatenate
@@ -114,28 +114,30 @@ def shuffled(past: Round, seed: int) -> Round:
     return past.model_copy(update={"report": report, "failures": (), "credits": ()})
 
 
-@dataclass
+@dataclass(frozen=True)
 class PoolShards:
     """Makes shards of the images of a pool, where a session's executor would draw them.
 
     Attributes:
         pool: The images of the seed.
-        taken: How many of each cell the arm has used in earlier rounds.
+        session: Of the arm, whose earlier rounds have used some of them.
     """
 
     pool: Pool
-    taken: Counter[str] = field(default_factory=Counter)
+    session: Session
 
     def write_missing(
         self, paths: Sequence[Path], spec: ShardSpec, done: Callable[[int], None]
     ) -> None:
         """Create those of `paths` that do not exist."""
+        taken: Counter[str] = Counter()
+        for past in self.session.rounds():
+            if past.plan and past.number < self.session.control.round:
+                for prompt in past.plan.prompts:
+                    taken[cell_of(prompt)] += prompt.count
         prompts: dict[str, PromptSpec] = {p.id: p for piece in spec.pieces for p, _ in piece}
-        images = self.pool.take([*prompts.values()], Counter(self.taken), spec.critic)
-        samples = concatenate(images)
-        starts = [0]
-        for piece in spec.pieces:
-            starts.append(starts[-1] + len(piece))
+        samples = concatenate(self.pool.take([*prompts.values()], taken, spec.critic))
+        starts = [0, *accumulate(map(len, spec.pieces))]
 
         def make(number: int) -> bytes:
             piece = spec.pieces[number]
@@ -151,19 +153,20 @@ class PoolShards:
 
 
 class ArmEffects(LiveEffects):
-    """Effects of an arm: images of the pool, trainings shared with other arms, no memory."""
+    """Effects of an arm: trainings shared with other arms, no memory, failures judged or not.
 
-    def __init__(self, components: Components, shards: PoolShards, models: Path, arm: Arm) -> None:
-        """Hold what differs from a session.
+    All else is that of a session, so that an arm is what a user would get: an arm that composed its
+    effects anew would have to repeat drawing, evaluation and what the loop asks of the generator.
 
-        Args:
-            components: Those of the arm's session; `shards` are their executor.
-            shards: Makes the shards.
-            models: Folder of the seed's trainings.
-            arm: Says whether failures are judged.
-        """
+    Args:
+        components: Those of the arm's session; their executor makes shards of the pool.
+        models: Folder of the seed's trainings.
+        arm: Says whether failures are judged.
+    """
+
+    def __init__(self, components: Components, models: Path, arm: Arm) -> None:
         super().__init__(components)
-        self._pooled, self._models, self._arm = shards, models, arm
+        self._models, self._arm = models, arm
 
     def recall(self, round_number: int, query: str) -> tuple[Sequence[MemoryItem], Sequence[Hit]]:
         """Return nothing."""
@@ -178,15 +181,6 @@ class ArmEffects(LiveEffects):
 
     def remember(self, events: Sequence[Event]) -> None:
         """Keep nothing."""
-
-    def draw(self, plan: Plan) -> Batch:
-        """Take the images of a plan from the pool, after those of earlier rounds."""
-        self._pooled.taken = Counter()
-        for past in self._session.rounds():
-            if past.plan and past.number < plan.round:
-                for prompt in past.plan.prompts:
-                    self._pooled.taken[cell_of(prompt)] += prompt.count
-        return super().draw(plan)
 
     def train(self, number: int) -> Training:
         """Train, or copy what another arm has trained on the same images."""
@@ -284,11 +278,10 @@ def run_planner(
     changes = {"brain": planner_brain(arm.name), "feedback": feedback, "generator": generator}
 
     def run(session: Session) -> Components:
-        shards = PoolShards(pool)
-        components = shared.in_session(session, shards)
+        components = shared.in_session(session, PoolShards(pool, session))
         planner = ArmPlanner(arm, lambda: read_sealed(session.folder), pool.broken)
         brain = PlannerBrain(planner, components.distribution, components.target.vocabulary)
-        effects = ArmEffects(components, shards, folder.parent / "models", arm)
+        effects = ArmEffects(components, folder.parent / "models", arm)
         run_rounds(components, effects, brain)
         return components
 
