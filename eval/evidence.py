@@ -9,8 +9,10 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from statistics import median_high
 from typing import Any
 
+import numpy as np
 from pydantic import Field
 
 from eval.intervals import mean_interval, no_change
@@ -142,28 +144,23 @@ def calibration(points: Sequence[tuple[float, float]], n_bins: int = 5) -> Calib
     """Compare expected with measured changes, in bins of equal size; None without any."""
     if not points:
         return None
-    ordered = sorted(points)
-    n_bins = min(n_bins, len(ordered))
-    edges = [round(i * len(ordered) / n_bins) for i in range(n_bins + 1)]
+    expected, measured = np.array(sorted(points)).T
+    edges = np.linspace(0, len(points), min(n_bins, len(points)) + 1).round().astype(int)
     bins = [
         Bin(
-            n=end - start,
-            expected=sum(e for e, _ in ordered[start:end]) / (end - start),
-            measured=_mean([m for _, m in ordered[start:end]]),
+            n=int(end - start),
+            expected=float(expected[start:end].mean()),
+            measured=_mean(measured[start:end].tolist()),
         )
         for start, end in pairwise(edges)
-        if end > start
     ]
-    n = len(points)
-    mean_e, mean_m = sum(e for e, _ in points) / n, sum(m for _, m in points) / n
-    spread = sum((e - mean_e) ** 2 for e, _ in points)
-    together = sum((e - mean_e) * (m - mean_m) for e, m in points)
+    (spread, together), _ = np.cov(expected, measured, bias=True)
     return Calibration(
         points=tuple(points),
         bins=tuple(bins),
-        bias=mean_m - mean_e,
-        error=sum(abs(m - e) for e, m in points) / n,
-        slope=together / spread if spread > 1e-12 else None,
+        bias=float((measured - expected).mean()),
+        error=float(np.abs(measured - expected).mean()),
+        slope=float(together / spread) if spread > 1e-12 else None,
     )
 
 
@@ -244,7 +241,7 @@ def _stages(costs: Sequence[Row]) -> list[Stage]:
             stage=stage,
             n=len(times),
             seconds=sum(times),
-            median_s=sorted(times)[len(times) // 2],
+            median_s=median_high(times),
             share=sum(times) / total,
         )
         for stage, times in seconds.items()

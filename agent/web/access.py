@@ -95,9 +95,7 @@ class Guard:
 
     def _sign_in(self, request: Request) -> Response:
         """Set the cookie, and take the token out of a page's address."""
-        answer = HTMLResponse(
-            '<!doctype html><title>Shaping</title><link rel="icon" href="data:,">'
-        )
+        answer = HTMLResponse(_SIGNED_IN)
         is_secure = request.url.scheme == "https"
         answer.set_cookie(
             self._cookie, self._token, httponly=True, samesite="strict", secure=is_secure
