@@ -12,8 +12,6 @@ from typing import Any
 
 from memory.events import (
     Event,
-    ForkedEvent,
-    HeadEvent,
     IllegalCallEvent,
     ModelCallEvent,
     OpeningEvent,
@@ -21,7 +19,7 @@ from memory.events import (
     Tokens,
     ToolCallEvent,
 )
-from memory.journal import rounds
+from memory.journal import find_head, name_of, rounds
 from memory.records import Report, Round
 
 Row = dict[str, Any]
@@ -65,11 +63,9 @@ COLUMNS: Mapping[str, Mapping[str, type]] = {
 def tables(events: Sequence[Event]) -> dict[str, list[Row]]:
     """Return the rows of every table of COLUMNS; nothing without an event `session`."""
     rows: dict[str, list[Row]] = {name: [] for name in COLUMNS}
-    head = next((e for e in events if isinstance(e, HeadEvent)), None)
-    if head is None:
+    if (head := find_head(events)) is None:
         return rows
-    forks = [e.session for e in events if isinstance(e, ForkedEvent)]
-    session, brain = [head.session, *forks][-1], str(head.settings["brain"])
+    session, brain = name_of(head, events), str(head.settings["brain"])
     plans = {e.plan.round: e for e in events if isinstance(e, PlanEvent)}
     allowed = {e.round: e.facts.get("n_images") for e in events if isinstance(e, OpeningEvent)}
     previous: Report | None = None

@@ -9,8 +9,8 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from memory.errors import SessionError, StorageError, some
-from memory.events import Event, ForkedEvent, HeadEvent, LessonEvent
-from memory.journal import read_events, rounds
+from memory.events import Event, ForkedEvent, LessonEvent
+from memory.journal import find_head, name_of, read_events, rounds
 from memory.records import Record
 
 Kind = Literal["prompt", "failure", "lesson"]
@@ -86,12 +86,11 @@ def items_from_events(events: Iterable[Event]) -> list[MemoryItem]:
     figures; lessons. Rounds that a fork shares with its source belong to the source.
     """
     events = list(events)
-    head = next((event for event in events if isinstance(event, HeadEvent)), None)
+    head = find_head(events)
     if head is None:
         return []
-    forks = [event for event in events if isinstance(event, ForkedEvent)]
-    session, first = (forks[-1].session, forks[-1].at) if forks else (head.session, 0)
-    target = head.target
+    session, target = name_of(head, events), head.target
+    first = max((event.at for event in events if isinstance(event, ForkedEvent)), default=0)
 
     def item(kind: Kind, name: str, text: str, round_number: int, data: Data) -> MemoryItem:
         return MemoryItem(

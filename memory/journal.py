@@ -17,7 +17,15 @@ from pydantic import ValidationError
 
 from memory.chain import link
 from memory.errors import SessionError
-from memory.events import SCHEMA, Event, HeadEvent, UndoneEvent, kind_of, parse_event
+from memory.events import (
+    SCHEMA,
+    Event,
+    ForkedEvent,
+    HeadEvent,
+    UndoneEvent,
+    kind_of,
+    parse_event,
+)
 from memory.files import first_free, storage_error, storing, sync_folder, write_bytes
 from memory.records import Round, first_problem
 from memory.rounds import RoundFold, fold, is_folded
@@ -347,7 +355,12 @@ def scan(path: Path) -> Iterator[tuple[Event, int]]:
                 yield parse_event(line), len(line)
             except ValidationError as error:
                 if error.errors(include_url=False)[0]["type"] != "json_invalid":
-                    raise _unreadable(f"{path}, line {number}", error) from error
+                    key, problem = first_problem(error)
+                    raise SessionError(
+                        f"{path}, line {number} is no event of schema {SCHEMA} that this version "
+                        f"can read ({key}: {problem}); continue the session with the version of "
+                        "the program that wrote it."
+                    ) from error
                 if not handle.read(1):
                     return
                 raise SessionError(
@@ -356,24 +369,14 @@ def scan(path: Path) -> Iterator[tuple[Event, int]]:
                 ) from error
 
 
-def parse_line(line: bytes | str) -> Event:
-    """Return the event of a line.
-
-    Raises:
-        SessionError: This version cannot read it.
-    """
-    try:
-        return parse_event(line)
-    except ValidationError as error:
-        raise _unreadable("The line", error) from error
+def find_head(events: Iterable[Event]) -> HeadEvent | None:
+    """Return the event that says what a session is; None where the journal has none."""
+    return next((event for event in events if isinstance(event, HeadEvent)), None)
 
 
-def _unreadable(place: str, error: ValidationError) -> SessionError:
-    key, problem = first_problem(error)
-    return SessionError(
-        f"{place} is no event of schema {SCHEMA} that this version can read ({key}: {problem}); "
-        "continue the session with the version of the program that wrote it."
-    )
+def name_of(head: HeadEvent, events: Iterable[Event]) -> str:
+    """Return the name of a session: of a fork its own, not that of its source."""
+    return [head.session, *(e.session for e in events if isinstance(e, ForkedEvent))][-1]
 
 
 def head_of(events: Sequence[Event]) -> HeadEvent:
@@ -382,7 +385,7 @@ def head_of(events: Sequence[Event]) -> HeadEvent:
     Raises:
         SessionError: There is none, or it holds too little, or more than this version knows of.
     """
-    head = next((event for event in events if isinstance(event, HeadEvent)), None)
+    head = find_head(events)
     if head is None:
         raise SessionError("The journal has no event 'session', so it is no session's record.")
     if head.record == 0:

@@ -13,8 +13,7 @@ from agent.loop.components import Components
 from agent.loop.photographs import folds_of
 from agent.session import trust
 from memory.errors import SettingsError, unknown
-from memory.events import HeadEvent
-from memory.journal import read_events, rounds
+from memory.journal import head_of, read_events, rounds
 from memory.records import Report, Round, Training
 from tools.data.jobs import shards_of
 from tools.evaluate_real import evaluate
@@ -76,8 +75,7 @@ def rerun(folder: Path, home: Path, stages: Sequence[str]) -> Iterator[Rerun]:
 
 def recorded_settings(folder: Path, home: Path) -> Settings:
     """Return the settings that the journal of a session has recorded."""
-    events = read_events(folder / "journal.jsonl")
-    head = next(event for event in events if isinstance(event, HeadEvent))
+    head = head_of(read_events(folder / "journal.jsonl"))
     return read_stored({**head.settings, "home": home})
 
 

@@ -26,7 +26,6 @@ from memory.events import (
     FallbackEvent,
     FaultEvent,
     ForgetEvent,
-    ForkedEvent,
     HeadEvent,
     IllegalCallEvent,
     Message,
@@ -44,6 +43,7 @@ from memory.events import (
     WishesShownEvent,
     WishEvent,
 )
+from memory.journal import find_head, name_of
 
 Attributes = dict[str, str | int | float | bool]
 
@@ -99,10 +99,9 @@ class Span:
 
 def spans(events: Sequence[Event]) -> list[Span]:
     """Return the spans of a journal's events, the session first; none without its head."""
-    head = next((event for event in events if isinstance(event, HeadEvent)), None)
-    if head is None:
+    if (head := find_head(events)) is None:
         return []
-    name = [head.session, *(e.session for e in events if isinstance(e, ForkedEvent))][-1]
+    name = name_of(head, events)
     trace_id = _id(f"{name} {head.time}", 32)
     offers = {event.key: event.tools for event in events if isinstance(event, ToolsEvent)}
     heard: dict[int, list[Message]] = defaultdict(list)
