@@ -25,7 +25,7 @@ MAX_CHARS = 2000
 # Of a sentence; the parser's time grows with the cube of it.
 _MAX_WORDS, _MAX_COMMAND_WORDS = 40, 16
 # "half as much fog as rain"
-_COMPARES = re.compile(r"\bas (?:many|much)\b.*#\d+.*\bas #\d+")
+_COMPARES = re.compile(r"\bas (?:many|much|often)\b.*#\d+.*\bas #\d+")
 # What follows "but" is no part of the list before it: "not fog but rain".
 _SENTENCE = re.compile(r"[;!?]+|\.(?!\d)|(?<!nothing )\bbut\b")
 _REWRITES = {
@@ -53,13 +53,20 @@ _REWRITES = {
     r"\b(?:a|one) tenth\b": "1/10",
     r"\btwo thirds\b": "2/3",
     r"\bthree quarters\b": "3/4",
-    r"\b(?:twice|double|two times)\b": "2x",
-    r"\b(?:thrice|triple|three times)\b": "3x",
-    r"\bfour times\b": "4x",
+    r"\b(?:twice|double)\b": "2x",
+    r"\b(?:thrice|triple)\b": "3x",
     r"(\d) ?(?:x|times)\b": r"\1x",
     r"\b(?:another|one|an?)(?= (?:more )?rounds?\b)": "1",
 }
-_NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {
+    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
+    "ten": 10, "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70,
+    "eighty": 80, "ninety": 90,
+}  # fmt: skip
+_COUNTED = re.compile(
+    rf"\b(?:{'|'.join(_NUMBERS)})"
+    r"(?= (?:(?:more |further )?(?:rounds?|hours?|images|pictures)|per ?cent|times)\b)"
+)
 # Tokens that may stand in a demand without a meaning of their own.
 _EMPTY = ("VALUE", "ALL", "IMAGES", "WITH", "AS_MANY")
 # Rules of sentences that may name a slice.
@@ -166,10 +173,9 @@ def _asked(asked: Question, named: dict[str, tuple[str, ...]]) -> ParseResult:
 def plain_words(text: str) -> str:
     """Return a text in lower case, without contractions, and with numbers as digits."""
     line = text.lower().replace("\u2019", "'")
+    line = _COUNTED.sub(lambda match: str(_NUMBERS[match[0]]), line)
     for pattern, replacement in _REWRITES.items():
         line = re.sub(pattern, replacement, line)
-    for number, word in enumerate(_NUMBERS, 2):
-        line = re.sub(rf"\b{word}(?= (?:more |further )?(?:rounds?|hours?)\b)", str(number), line)
     return " ".join(line.split())
 
 
@@ -300,7 +306,7 @@ def _demands(tree: Tree[Token]) -> list[_Demand]:
         new: list[_Demand] = []
         for demand, things in zip(rest[::2], rest[1::2], strict=True):
             fields, words = _fields(demand), demand.children
-            group = things.children if things else []
+            group = [t for t in things.children if t.type != "AS_MANY"] if things else []
             is_first = not new and any(token.type == "VALUE" for token in about)
             splits = demand.data in _SHARES or re.search(r"\b(?:not|without)\b", words[0])
             if is_first and (not group or splits):
