@@ -29,7 +29,8 @@ from tools.targets import Target, licence_of, with_flips
 from tools.tasks import Slicing
 from tools.train_dstm import train_model
 
-N_IMAGES = 512
+# At most, at least, and for each photograph of the generator split.
+MAX_IMAGES, MIN_IMAGES, PER_PHOTOGRAPH = 512, 64, 4
 TEACHER = TrainSettings(
     model="unet", steps=300, batch_size=16, learning_rate=3e-3, balance_classes=False
 )
@@ -72,7 +73,7 @@ def write_card(
     """
     generator = MTDMGenerator(load_pipeline(folder, device))
     with watch("draw for the card", "images") as progress:
-        samples, texts = draw_like(target, generator, N_IMAGES, progress=progress)
+        samples, texts = draw_like(target, generator, n_of_card(target), progress=progress)
     if samples.labels:
         figures: dict[str, Any] = label_agreement(target, samples, device, watch=watch)
     else:
@@ -90,6 +91,12 @@ def write_card(
     }
     write_json(folder / "card.json", card)
     return card
+
+
+def n_of_card(target: Target) -> int:
+    """Return how many images a card is measured on: fewer where there are few photographs."""
+    n_wanted = PER_PHOTOGRAPH * len(target.split("generator"))
+    return min(MAX_IMAGES, max(MIN_IMAGES, n_wanted))
 
 
 def draw_like(

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -135,16 +136,23 @@ def test_card_of_an_untrained_pipeline(tmp_path: Path, target: Any) -> None:
         return train_audit(lit, audit, tmp_path / "cache", progress=progress)
 
     written = card.write_card(folder, lit, train_judge, watch=watch)
+    n_images = card.n_of_card(lit)
     assert seen == {
-        "draw for the card, images": card.N_IMAGES,
+        "draw for the card, images": n_images,
         "train a judge of classes, steps": 3 * 4,
     }
     assert json.loads((folder / "card.json").read_text("utf-8")) == written
     as_it_draws = {"steps": 7, "s_noise": [1, 1], "timestep_rho": 1}
     assert written["trained"] == {"step": 7, "settings": as_it_draws}
-    assert written["n_images"] == card.N_IMAGES
+    assert written["n_images"] == n_images
     ratio = written["audit_agreement_generated"] / written["audit_agreement_real"]
     assert written["audit_agreement_ratio"] == ratio
+
+
+@pytest.mark.parametrize(("n_photographs", "n_images"), [(9, 64), (40, 160), (3000, 512)])
+def test_few_photographs_have_a_card_of_few_images(n_photographs: int, n_images: int) -> None:
+    few = SimpleNamespace(split=lambda name: range(n_photographs))
+    assert card.n_of_card(cast("Any", few)) == n_images
 
 
 def test_labels_agree_with_their_images_or_do_not(tmp_path: Path) -> None:
