@@ -21,6 +21,7 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -45,7 +46,7 @@ from eval.compare import Score, contrast, mean_score, score_report, summarise, t
 from eval.report.compare import Comparison, Openings, build_compare_html
 from eval.slices import slice_table
 from memory.csv_text import write_csv
-from memory.errors import SettingsError
+from memory.errors import SettingsError, ShapingError
 from memory.files import write_bytes, write_json
 from memory.owned import refuse_foreign
 from memory.records import PromptSpec, Record, Report, Round, digest, read_pull
@@ -235,20 +236,7 @@ class Experiment:
             for seed in seeds:
                 self.run_seed(seed, lambda: done(self.n_done(seeds)))
             return
-        # One thread each: two busy threads on a shared core are slower than one.
-        os.environ["OMP_NUM_THREADS"] = "1"
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs, context, end_with_parent) as processes:
-            waiting = {processes.submit(self.run_seed, seed) for seed in seeds}
-            try:
-                while waiting:
-                    finished, waiting = wait(waiting, timeout=2)
-                    for future in finished:
-                        future.result()
-                    done(self.n_done(seeds))
-            except BaseException:
-                processes.shutdown(wait=False, cancel_futures=True)
-                raise
+        run_in_processes(jobs, self.run_seed, seeds, lambda: done(self.n_done(seeds)))
 
     def run_seed(self, seed: int, done: Callable[[], None] = lambda: None) -> None:
         """Run, or finish, all arms of a seed; `done` is called after each."""
@@ -395,6 +383,36 @@ def _meaning(settings: Settings) -> str:
     # The arms decide who plans, not the setting `brain`.
     settings = settings.model_copy(update={"brain": ""})
     return digest([fingerprint(settings), settings.session.to_json()])
+
+
+def run_in_processes(
+    jobs: int, run_seed: Callable[[int], None], seeds: Sequence[int], watch: Callable[[], None]
+) -> None:
+    """Run seeds in processes of their own; `watch` is called every two seconds.
+
+    Raises:
+        ShapingError: A process was killed.
+    """
+    # One thread each: two busy threads on a shared core are slower than one.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, end_with_parent) as processes:
+        waiting = {processes.submit(run_seed, seed) for seed in seeds}
+        try:
+            while waiting:
+                finished, waiting = wait(waiting, timeout=2)
+                for future in finished:
+                    future.result()
+                watch()
+        except BrokenProcessPool:
+            raise ShapingError(
+                f"A process of the comparison was killed, perhaps for want of memory ({jobs} "
+                "run at once). The same command goes on with what is left; a smaller --jobs needs "
+                "less memory."
+            ) from None
+        except BaseException:
+            processes.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def end_with_parent() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,12 +18,12 @@ from agent.cli.app import app
 from agent.config.settings import Settings, load_settings
 from agent.experiments.arm_sessions import ArmPlanner, shuffled
 from agent.experiments.arms import Arms, read_arm
-from agent.experiments.compare import Entry, Experiment, _slug, openings
+from agent.experiments.compare import Entry, Experiment, _slug, openings, run_in_processes
 from agent.experiments.pool import Pool, broken_cells
 from agent.loop.components import Components
 from agent.planners import AttributeCombination, AttributeDistribution, Observation
 from eval.report.compare import Openings
-from memory.errors import SettingsError
+from memory.errors import SettingsError, ShapingError
 from memory.files import write_json
 from memory.records import Plan, PromptSpec, Round
 from tests.agent.quick import TOY, toy_settings
@@ -423,6 +424,12 @@ def test_command(jobs: str, settings: Settings) -> None:
 def test_command_refuses_an_unknown_budget(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["compare", "--budget", "tiny", "--home", str(tmp_path)])
     assert result.exit_code == 2
+
+
+def test_a_killed_process_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the run sets it
+    with pytest.raises(ShapingError, match="--jobs"):
+        run_in_processes(1, os._exit, [9, 9], lambda: None)
 
 
 _PARENT = """
