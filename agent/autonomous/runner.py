@@ -59,7 +59,8 @@ def run(settings: Settings, console: Console, interactive: bool = False) -> Path
     try:
         with open_session(settings, name) as session, _stopped_by_signals(session.control):
             _print(console, f"Session {name} in {session.folder}")
-            observer = ConsoleObserver(console, settings.session.rounds, interactive)
+            audited = settings.audit.method != "none"
+            observer = ConsoleObserver(console, settings.session.rounds, interactive, audited)
             components = Components.of_session(session, observer)
             _journal_faults(components)
             stopped = None

@@ -192,10 +192,14 @@ def data_lines(past: Sequence[Round], settings: Settings, n_sealed: int | None) 
     batches = [(r, r.batch) for r in past if r.batch]
     if batches:
         made, kept = (sum(getattr(b, name) for _, b in batches) for name in ("n_made", "n_kept"))
+        columns = ["round", "made", "kept"]
         rows = [[r.label, str(b.n_made), str(b.n_kept)] for r, b in batches]
-        n = plural(made, "image")
-        title = f"{n} made, {kept} kept by the audit ({percent(kept / made)}), {made - kept} not"
-        blocks.append(Table(["round", "made", "kept"], rows, title, ("round", "made", "kept")))
+        title = f"{kept} kept by the audit ({percent(kept / made)}), {made - kept} not"
+        if settings.audit.method == "none":
+            columns, rows = columns[:2], [row[:2] for row in rows]
+            title = "which nothing audits"
+        title = f"{plural(made, 'image')} made, {title}"
+        blocks.append(Table(columns, rows, title, columns))
     else:
         blocks.append(Line("No images are made yet."))
     blocks += mix_lines(settings.dstm, past, ())[1:]

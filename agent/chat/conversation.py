@@ -139,7 +139,8 @@ class Conversation:
             done: Round = event.record
             rounds = self._overview.rounds()
             reports = [r.report for r in rounds if r.number < done.number and r.report]
-            lines = round_lines(done, reports[-1] if reports else None)
+            audited = self.live.session.settings.audit.method != "none"
+            lines = round_lines(done, reports[-1] if reports else None, audited)
             effects = say_effects(self._preferences.effects())
             return [*lines, *(Line(f"Preference {line}") for line in effects)]
         if event.kind == "warning":

@@ -58,8 +58,11 @@ class Observer:
 class ConsoleObserver(Observer):
     """Prints stages, a progress bar with rate and time left, and a table per round."""
 
-    def __init__(self, console: Console, n_rounds: int, interactive: bool = False) -> None:
+    def __init__(
+        self, console: Console, n_rounds: int, interactive: bool = False, audited: bool = True
+    ) -> None:
         self.interactive = interactive
+        self._audited = audited
         self._console = console
         self._n_rounds = n_rounds
         self._bars = ExitStack()
@@ -115,7 +118,7 @@ class ConsoleObserver(Observer):
         assert current.report  # a round is done after its stages
         of = f" of {self._n_rounds}" if current.number else ""
         figures = report_table(current.report, f"Round {current.label}{of}", n_slices=1)
-        if current.batch is None:
+        if current.batch is None or not self._audited:
             draw(self._console, [figures])
             return
         made, kept = current.batch.n_made, current.batch.n_kept

@@ -242,7 +242,7 @@ def verdict_text(verdict: Verdict) -> str:
     return f"{text}: it {verdict.outcome}."
 
 
-def round_lines(done: Round, before: Report | None) -> list[Block]:
+def round_lines(done: Round, before: Report | None, audited: bool = True) -> list[Block]:
     """Return how a finished round came out; before: the report of the round before it."""
     assert done.report  # a round is done after its stages
     metric = done.report.main_metric
@@ -253,7 +253,8 @@ def round_lines(done: Round, before: Report | None) -> list[Block]:
         line += f", {signed(change)} since round {before.round}"
     blocks: list[Block] = [Line(line, "good")]
     if batch := done.batch:
-        blocks.append(Line(f"{batch.n_made} images made, {batch.n_kept} kept by the audit."))
+        kept = f"{batch.n_kept} kept by the audit" if audited else "which nothing audits"
+        blocks.append(Line(f"{batch.n_made} images made, {kept}."))
     if worst := worst_slice(done.report):
         blocks.append(Line(f"Worst slice: {worst.key}, {estimate_text(worst.accuracy)}"))
     if done.verdict:

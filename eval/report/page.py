@@ -96,6 +96,7 @@ def build_report_html(data: ReportData) -> str:
     now, earlier = failure_cards(rounds, data.failure_montages)
     name, score = text.words(metric), _score_name(data.settings)
     dropped = [card.failure for card in now if not card.failure.significant]
+    audited = _is_audited(data.settings)
     template = page_environment().get_template("page.html.j2")
     return template.render(
         data=data,
@@ -108,18 +109,20 @@ def build_report_html(data: ReportData) -> str:
         n_prompts=sum(len(r.plan.prompts) for r in rounds if r.plan),
         n_made=sum(r.batch.n_made for r in rounds if r.batch),
         n_kept=sum(r.batch.n_kept for r in rounds if r.batch),
-        audited=_is_audited(data.settings),
+        audited=audited,
         seconds=sum(chain.from_iterable(r.seconds.values() for r in rounds)),
         unfinished=unfinished(rounds),
         resume=f"shaping resume {shlex.quote(data.session)}",
         score_chart=session_charts.score_chart(rounds, feedback, sealed, name),
-        rounds_table=_rounds_table(rounds, feedback, sealed),
+        rounds_table=_rounds_table(rounds, feedback, sealed, audited),
         composition_charts=session_charts.composition_charts(rounds),
         slice_rounds=list(reports),
         slice_chart=session_charts.slice_chart(slices, list(reports.values()), score),
         slice_table=_slice_table(slices, list(reports)),
         prompt_tables={
-            r.number: _prompt_table(r, rounds, data.prompt_montages) for r in rounds if r.plan
+            r.number: _prompt_table(r, rounds, data.prompt_montages, audited)
+            for r in rounds
+            if r.plan
         },
         trials={r.number: _trials(r) for r in rounds},
         failures=[card for card in now if card.failure.significant],
@@ -208,7 +211,10 @@ def _score_name(settings: Mapping[str, Any]) -> str:
 
 
 def _rounds_table(
-    rounds: Sequence[Round], feedback: Mapping[int, Estimate], sealed: Mapping[int, Estimate]
+    rounds: Sequence[Round],
+    feedback: Mapping[int, Estimate],
+    sealed: Mapping[int, Estimate],
+    audited: bool,
 ) -> Table:
     rows: list[list[Cell]] = []
     for r in rounds:
@@ -220,7 +226,7 @@ def _rounds_table(
                 r.label,
                 author,
                 text.count(made) if r.batch else None,
-                text.percent(r.batch.n_kept / made) if r.batch and made else None,
+                text.percent(r.batch.n_kept / made) if r.batch and made and audited else None,
                 text.count(r.training.n_images) if r.training else None,
                 text.number(r.training.final_loss) if r.training and r.training.n_steps else None,
                 feedback.get(r.number),
@@ -248,7 +254,9 @@ def _slice_table(slices: Sequence[BeforeAfter], rounds: Sequence[int]) -> Table:
     return Table(columns, rows, "Worst slices", ("n", "Change"), ("Slice",))
 
 
-def _prompt_table(current: Round, rounds: Sequence[Round], montages: Mapping[str, bytes]) -> Table:
+def _prompt_table(
+    current: Round, rounds: Sequence[Round], montages: Mapping[str, bytes], audited: bool
+) -> Table:
     """Return the prompts of one round with their audit, credits and montages."""
     assert current.plan
     quality = {q.prompt_id: q for q in current.batch.quality if q.n_made} if current.batch else {}
@@ -266,7 +274,7 @@ def _prompt_table(current: Round, rounds: Sequence[Round], montages: Mapping[str
                 lines,
                 prompt.class_name,
                 text.count(prompt.count),
-                Rate(audit.n_kept / audit.n_made) if audit else None,
+                Rate(audit.n_kept / audit.n_made) if audit and audited else None,
                 [line for c in dict.fromkeys(credited[:1] + credited[-1:]) for line in _credit(c)],
                 Picture(montage, alt) if montage else None,
             ]

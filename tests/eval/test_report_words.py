@@ -46,6 +46,9 @@ def test_without_an_audit_none_is_said_to_have_judged() -> None:
     page = build_report_html(replace(audited, settings=settings))
     assert "% kept by the audit" not in page
     assert "there is no audit: all are" in page
+    for shown in ("</span> 64%", "% kept", '<td class="num">67%</td>'):
+        assert shown in build_report_html(audited)
+        assert shown not in page
 
 
 def test_images_of_which_pixels_alone_have_classes_have_no_chart_of_classes() -> None:

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from agent.loop.observer import ConsoleObserver
+from eval.report.blocks import plain, round_lines
 from tests.eval.fake_session import session
 
 
@@ -24,3 +25,15 @@ def test_a_round_of_which_the_audit_keeps_little_is_warned_of(share: float, warn
         current.model_copy(update={"batch": batch})
     )
     assert ("most do not show their prompts" in told.getvalue()) == warned
+
+
+def test_without_an_audit_no_share_is_kept_by_it() -> None:
+    done = session(n_rounds=1).rounds[0]
+    shown = {}
+    for audited in (True, False):
+        file = io.StringIO()
+        ConsoleObserver(Console(file=file, width=100), 1, audited=audited).round_done(done)
+        lines = plain(round_lines(done, None, audited))
+        shown[audited] = f"{file.getvalue()} {lines}"
+    assert "kept" in shown[True]
+    assert "kept" not in shown[False]
