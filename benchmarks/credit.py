@@ -28,7 +28,7 @@ from scipy.stats import rankdata
 
 from benchmarks.harness import Benchmark, options
 from eval.candidates import fit_direction
-from eval.credit import cosine, credit, head_gradients, prompt_influence
+from eval.credit import credit, head_gradients, prompt_influence
 from eval.effects import agrees, slice_effects
 from eval.report import text
 from memory.records import Batch, Estimate, Plan, PromptQuality, PromptSpec, Report
@@ -214,6 +214,12 @@ def _losses(model: Fitted, feedback: Samples, rows: Sequence[NDArray[np.int64]])
     true = model.probabilities(feedback)[np.arange(len(feedback)), feedback.classes]
     losses = -np.log(true.clip(1e-6))
     return [float(losses[of_slice].mean()) for of_slice in rows]
+
+
+def cosine(one: Floats, other: Floats) -> float:
+    """Return the cosine of two vectors, -1..1, 0 where one has no length."""
+    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(np.clip(one @ other / lengths, -1, 1)) if lengths else 0.0
 
 
 def prompt_agreement(

@@ -126,12 +126,6 @@ def head_gradients(features: Floats, residuals: Floats) -> Floats:
     return gradients.reshape(n, -1)
 
 
-def cosine(one: Floats, other: Floats) -> float:
-    """Return the cosine of two vectors, -1..1, 0 where one has no length."""
-    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
-    return float(np.clip(one @ other / lengths, -1, 1)) if lengths else 0.0
-
-
 def prompt_influence(
     images: Floats, prompt_ids: Sequence[str], photographs: Floats
 ) -> dict[str, float]:

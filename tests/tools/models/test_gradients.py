@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from benchmarks.credit import prompt_agreement
-from eval.credit import cosine, head_gradients
+from benchmarks.credit import cosine, prompt_agreement
+from eval.credit import head_gradients
 from memory.errors import SettingsError
 from tools import tasks
 from tools.data.samples import Samples
