@@ -11,7 +11,7 @@ from eval.intervals import seeds_needed
 from eval.report.blocks import Chart, Table
 from eval.report.charts import N_COLOURS, WIDE, BeforeAfter, Series, line_chart, row_chart
 from eval.report.page import flat
-from eval.report.templates import page_environment
+from eval.report.templates import render_page
 
 
 @dataclass(frozen=True)
@@ -57,31 +57,29 @@ def build_compare_html(comparison: Comparison) -> str:
     summaries = comparison.summaries
     compared = [s for s in summaries if s.differences]
     figures = [*FIGURES, *(["sound_five"] if comparison.broken else [])]
-    return (
-        page_environment()
-        .get_template("compare.html.j2")
-        .render(
-            data=comparison,
-            seeds_needed=seeds_needed,
-            summaries=summaries,
-            compared=compared,
-            figures=figures,
-            n_seeds=max((s.n_seeds for s in summaries), default=0),
-            curve_chart=_curves(comparison),
-            forests={
-                figure: row_chart(
-                    f"{figure.replace('_', ' ')}, difference to uniform".capitalize(),
-                    "Paired differences with 95% t-intervals over the seeds.",
-                    [BeforeAfter(s.arm, None, s.differences[figure]) for s in compared],
-                    "difference to uniform",
-                    is_change=True,
-                    widths=(WIDE,),
-                )
-                for figure in ("worst_five", "average", *(figures[4:]))
-                if compared
-            },
-            settings=Table(("Setting", "Value"), list(flat(comparison.settings))),
+    forests = {
+        figure: row_chart(
+            f"{figure.replace('_', ' ')}, difference to uniform".capitalize(),
+            "Paired differences with 95% t-intervals over the seeds.",
+            [BeforeAfter(s.arm, None, s.differences[figure]) for s in compared],
+            "difference to uniform",
+            is_change=True,
+            widths=(WIDE,),
         )
+        for figure in ("worst_five", "average", *figures[len(FIGURES) :])
+        if compared
+    }
+    return render_page(
+        "compare.html.j2",
+        data=comparison,
+        seeds_needed=seeds_needed,
+        summaries=summaries,
+        compared=compared,
+        figures=figures,
+        n_seeds=max((s.n_seeds for s in summaries), default=0),
+        curve_chart=_curves(comparison),
+        forests=forests,
+        settings=Table(("Setting", "Value"), list(flat(comparison.settings))),
     )
 
 

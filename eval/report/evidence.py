@@ -8,7 +8,7 @@ from typing import Any
 from eval.evidence import Calibration, Evidence
 from eval.report.blocks import Chart
 from eval.report.charts import WIDE, Series, line_chart, scatter
-from eval.report.templates import page_environment
+from eval.report.templates import render_page
 from memory.records import Estimate
 
 
@@ -19,16 +19,13 @@ def build_evidence_html(
 
     rounds: rows of the table of that name; command: that made the page.
     """
-    return (
-        page_environment()
-        .get_template("evidence.html.j2")
-        .render(
-            evidence=evidence,
-            command=command,
-            score_chart=_scores(rounds),
-            hypotheses_chart=_chart("Hypotheses of the brains", evidence.hypotheses),
-            memory_chart=_chart("What the memory let expect", evidence.memory),
-        )
+    return render_page(
+        "evidence.html.j2",
+        evidence=evidence,
+        command=command,
+        score_chart=_scores(rounds),
+        hypotheses_chart=_chart("Hypotheses of the brains", evidence.hypotheses),
+        memory_chart=_chart("What the memory let expect", evidence.memory),
     )
 
 

@@ -26,7 +26,7 @@ from eval.report.blocks import (
 )
 from eval.report.charts import BeforeAfter, whisker_bar
 from eval.report.delivery import delivery_blocks
-from eval.report.templates import page_environment
+from eval.report.templates import render_page
 from memory.records import Credit, Estimate, Failure, Report, Round, Verdict, slice_key
 
 _COUNTED_EVENTS = (
@@ -97,8 +97,8 @@ def build_report_html(data: ReportData) -> str:
     name, score = text.words(metric), _score_name(data.settings)
     dropped = [card.failure for card in now if not card.failure.significant]
     audited = _is_audited(data.settings)
-    template = page_environment().get_template("page.html.j2")
-    return template.render(
+    return render_page(
+        "page.html.j2",
         data=data,
         delivery=delivery_blocks(data.delivery) if data.delivery else None,
         metric=name,

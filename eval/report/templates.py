@@ -13,6 +13,11 @@ from eval.report.blocks import Chart, Line, Picture, Rate, Table
 from memory.records import Estimate, slice_key
 
 
+def render_page(template: str, **values: object) -> str:
+    """Return a page of this package: no script, no outside request, all text escaped."""
+    return page_environment().get_template(template).render(values)
+
+
 @cache
 def page_environment(package: str = "eval.report") -> Environment:
     """Return an environment whose templates are files of a package, or of this one."""
