@@ -122,84 +122,92 @@ def opened(home: Path, name: str | None) -> Iterator[Path]:
     yield folder_of(home, name)
 
 
+class _Refused(Exception):
+    """Why a bundle is not unpacked."""
+
+
 def unpack_bundle(path: Path, folder: Path) -> None:
     """Unpack a bundle into a folder; raises SessionError with the reason why it is refused."""
     try:
         with zipfile.ZipFile(path) as archive:
-            listed = _check(path, archive)
-            for name, expected in listed.items():
+            for name, expected in _check(archive).items():
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("wb") as handle:
-                    if _copy(path, archive, name, handle) != expected:
-                        raise _refused(path, f"{name} is not as the manifest says")
-            _check_texts(path, folder)
+                    if _copy(archive, name, handle) != expected:
+                        raise _Refused(f"{name} is not as the manifest says")
+            _check_texts(folder)
+        return
     except FileNotFoundError as error:
         raise SettingsError(f"There is no bundle {path}.") from error
+    except _Refused as error:
+        reason = str(error)
     except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, zlib.error, ValueError) as error:
-        raise _refused(path, f"it is no whole zip file ({error})") from error
+        reason = f"it is no whole zip file ({error})"
     except (OSError, NotImplementedError) as error:
-        raise _refused(path, f"it cannot be read ({error})") from error
+        reason = f"it cannot be read ({error})"
+    raise SessionError(
+        f"The bundle {path.name} is refused: {reason}. Ask for it again; it is made by: "
+        "shaping bundle NAME -o FILE.zip"
+    )
 
 
-def _check(path: Path, archive: zipfile.ZipFile) -> Mapping[str, str]:
+def _check(archive: zipfile.ZipFile) -> Mapping[str, str]:
     """Return the files of a bundle with their checksums, none of which has been unpacked."""
     entries = archive.infolist()
     if len(entries) > MAX_FILES:
-        raise _refused(path, f"it has {len(entries)} files, more than {MAX_FILES}")
+        raise _Refused(f"it has {len(entries)} files, more than {MAX_FILES}")
     if sum(entry.file_size for entry in entries) > MAX_BYTES:
-        raise _refused(path, f"it unpacks to more than {MAX_BYTES / 1e9:g} GB")
+        raise _Refused(f"it unpacks to more than {MAX_BYTES / 1e9:g} GB")
     names = [entry.filename for entry in entries]
     if len(set(names)) < len(names):
-        raise _refused(path, "it has two files of one name")
+        raise _Refused("it has two files of one name")
     for entry in entries:
-        _check_entry(path, entry)
+        _check_entry(entry)
     if _MANIFEST not in names:
-        raise _refused(path, "it has no manifest.json, so it is no bundle")
+        raise _Refused("it has no manifest.json, so it is no bundle")
     if archive.getinfo(_MANIFEST).file_size > _MAX_MANIFEST_BYTES:
-        raise _refused(path, "its manifest is too long")
+        raise _Refused("its manifest is too long")
     try:
         with io.BytesIO() as buffer:
-            _copy(path, archive, _MANIFEST, buffer)
+            _copy(archive, _MANIFEST, buffer)
             manifest = json.loads(buffer.getvalue())
         version = manifest["bundle"]
         listed = {name: str(entry["sha256"]) for name, entry in manifest["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _refused(path, f"its manifest is damaged ({error})") from error
+        raise _Refused(f"its manifest is damaged ({error})") from error
     if version != VERSION:
-        raise _refused(path, f"it is of version {version!r}, and this program knows {VERSION}")
+        raise _Refused(f"it is of version {version!r}, and this program knows {VERSION}")
     if listed.keys() | {_MANIFEST} != set(names):
         odd = sorted(listed.keys() ^ (set(names) - {_MANIFEST}))[:3]
-        raise _refused(path, f"its files are not those of its manifest: {', '.join(odd)}")
+        raise _Refused(f"its files are not those of its manifest: {', '.join(odd)}")
     if "journal.jsonl" not in listed:
-        raise _refused(path, "it has no journal")
+        raise _Refused("it has no journal")
     return listed
 
 
-def _check_entry(path: Path, entry: zipfile.ZipInfo) -> None:
+def _check_entry(entry: zipfile.ZipInfo) -> None:
     name = entry.filename
     shown = json.dumps(name[:100])
     parts = PurePosixPath(name).parts
     if name.startswith(("/", "\\")) or ".." in parts or "\\" in name or ":" in name:
-        raise _refused(path, f"the file {shown} would be written outside of the folder")
+        raise _Refused(f"the file {shown} would be written outside of the folder")
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if kind not in (0, stat.S_IFREG):
-        raise _refused(path, f"{shown} is a link or no plain file")
+        raise _Refused(f"{shown} is a link or no plain file")
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise _refused(path, f"{shown} is compressed by a method that bundles do not use")
+        raise _Refused(f"{shown} is compressed by a method that bundles do not use")
     if entry.flag_bits & 1:
-        raise _refused(path, f"{shown} is encrypted")
+        raise _Refused(f"{shown} is encrypted")
     if name != _MANIFEST and not _ALLOWED.fullmatch(name):
-        raise _refused(
-            path, f"{shown} does not belong into a bundle; checkpoints and code are never taken"
+        raise _Refused(
+            f"{shown} does not belong into a bundle; checkpoints and code are never taken"
         )
     if entry.file_size > 10**6 and entry.file_size > MAX_RATIO * max(entry.compress_size, 1):
-        raise _refused(
-            path, f"{shown} unpacks to {entry.file_size / 1e6:.0f} MB out of nearly none"
-        )
+        raise _Refused(f"{shown} unpacks to {entry.file_size / 1e6:.0f} MB out of nearly none")
 
 
-def _copy(path: Path, archive: zipfile.ZipFile, name: str, target: IO[bytes]) -> str:
+def _copy(archive: zipfile.ZipFile, name: str, target: IO[bytes]) -> str:
     """Write one file in pieces, no more than it claims to have, and return its SHA-256."""
     left, digest = archive.getinfo(name).file_size, hashlib.sha256()
     with archive.open(name) as handle:
@@ -210,39 +218,32 @@ def _copy(path: Path, archive: zipfile.ZipFile, name: str, target: IO[bytes]) ->
             digest.update(piece)
             target.write(piece)
     if left:
-        raise _refused(path, f"{name} has another size than it claims")
+        raise _Refused(f"{name} has another size than it claims")
     return digest.hexdigest()
 
 
-def _check_texts(path: Path, folder: Path) -> None:
+def _check_texts(folder: Path) -> None:
     """Refuse texts that are nested too deeply for those who read them later."""
     try:
         with (folder / "journal.jsonl").open("rb") as journal:
             while line := journal.readline(_MAX_LINE_BYTES + 1):
                 if len(line) > _MAX_LINE_BYTES:
-                    raise _refused(path, "a line of its journal is too long")
+                    raise _Refused("a line of its journal is too long")
                 # A damaged line is the business of the journal's reader.
                 with contextlib.suppress(ValueError):
                     json.loads(line)
         settings = folder / "session.yaml"
         if settings.is_file():
             if settings.stat().st_size > _MAX_LINE_BYTES:
-                raise _refused(path, "its session.yaml is too long")
+                raise _Refused("its session.yaml is too long")
             # An alias can repeat what it names without end.
             if any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(settings.read_bytes())):
-                raise _refused(path, "its session.yaml has aliases")
+                raise _Refused("its session.yaml has aliases")
             yaml.safe_load(settings.read_bytes())
     except RecursionError as error:
-        raise _refused(path, "its texts are nested too deeply") from error
+        raise _Refused("its texts are nested too deeply") from error
     except yaml.YAMLError as error:
-        raise _refused(path, "its session.yaml is no YAML") from error
-
-
-def _refused(path: Path, reason: str) -> SessionError:
-    return SessionError(
-        f"The bundle {path.name} is refused: {reason}. Ask for it again; it is made by: "
-        "shaping bundle NAME -o FILE.zip"
-    )
+        raise _Refused("its session.yaml is no YAML") from error
 
 
 def _texts(folder: Path) -> dict[str, bytes]:
