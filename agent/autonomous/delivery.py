@@ -6,6 +6,9 @@ delivery.json lies beside the report, and is written anew with it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ from eval.delivery import (
     slices_that_matter,
 )
 from eval.report.text import estimate_text, words
-from eval.slices import slice_table
+from eval.slices import SliceTable, slice_table
 from memory.errors import DataError
 from memory.files import write_json
 from memory.records import Round
@@ -59,6 +62,71 @@ def write_delivery(
     return delivery
 
 
+@dataclass(frozen=True)
+class _Split:
+    """The photographs of a split, as the models of a session predict them.
+
+    Attributes:
+        folder: Of the session.
+        settings: Of the session.
+        target: Whose photographs they are.
+        name: Of the split.
+    """
+
+    folder: Path
+    settings: Settings
+    target: Target
+    name: str
+
+    @cached_property
+    def samples(self) -> Samples:
+        """The photographs."""
+        return self.target.split(self.name)
+
+    @cached_property
+    def task(self) -> Task:
+        """What the models predict."""
+        return tasks.build(self.settings.dstm.task)
+
+    @cached_property
+    def slices(self) -> SliceTable:
+        """Rows of the photographs of each slice that is measured."""
+        feedback = self.settings.feedback
+        return slice_table(self.samples.attributes, feedback.slices, max(1, feedback.n_min))
+
+    def predictions(self, number: int) -> NDArray[Any]:
+        """Return the predictions of a round; raises DataError for those of other photographs."""
+        stored = read_predictions(self.folder, number, self.name)
+        if list(stored.ids) != list(self.samples.ids):
+            raise DataError(
+                f"The predictions of round {number} are of photographs that have changed."
+            )
+        return stored.values
+
+    def scores(self, number: int) -> NDArray[np.float64]:
+        """Return each photograph's score in a round, (n,)."""
+        return self.task.scores(self.predictions(number), self.samples)
+
+    def main(self, number: int) -> tuple[NDArray[np.float64], Figure]:
+        """Return what photographs add to the main figure of a round, and the figure.
+
+        Of a task that does not say, that is the mean of their scores.
+        """
+        if of_task := getattr(self.task, "main_sums", None):
+            names = label_names(self.target, self.task)
+            sums: tuple[NDArray[np.float64], Figure]
+            sums = of_task(self.predictions(number), self.samples, names)
+            return sums
+        return score_sums(self.scores(number))
+
+    def by_rule(self, number: int) -> tuple[NDArray[np.float64], Figure]:
+        """Return the same of the figure that `session.deliver` goes by."""
+        if not self.slices:
+            return self.main(number)
+        worst = slice_sums(self.scores(number), list(self.slices.values()))
+        return rule_sums(self.settings.session.deliver, self.main(number), worst)
+
+
 def chosen_round(
     folder: Path, settings: Settings, target: Target, past: Sequence[Round]
 ) -> Round | None:
@@ -70,30 +138,17 @@ def chosen_round(
     """
     rule = settings.session.deliver
     best = delivered_round(past, rule)
-    feedback, task = target.split("feedback"), tasks.build(settings.dstm.task)
-    by = settings.feedback.slices
-    slices = slice_table(feedback.attributes, by, max(1, settings.feedback.n_min))
-
-    def sums_of(number: int) -> tuple[NDArray[np.float64], Figure]:
-        values = _on(feedback, folder, number)
-        main = _main_sums(task, values, feedback, label_names(target, task))
-        worst = slice_sums(task.scores(values, feedback), list(slices.values()))
-        return rule_sums(rule, main, worst) if slices else main
-
     if best is None:
         return None
-    try:
-        after, figure = sums_of(best.number)
-        for earlier in past:
-            if earlier.number == best.number:
-                break
-            if earlier.training is None or earlier.report is None:
-                continue
-            difference = change(rule, sums_of(earlier.number)[0], after, figure).difference
+    feedback = _Split(folder, settings, target, "feedback")
+    earlier = [r for r in past if r.number < best.number and r.training and r.report]
+    with suppress(DataError):
+        after, figure = feedback.by_rule(best.number)
+        for candidate in earlier:
+            before, _ = feedback.by_rule(candidate.number)
+            difference = change(rule, before, after, figure).difference
             if difference.value <= (difference.high - difference.low) / 4:
-                return earlier
-    except DataError:
-        pass
+                return candidate
     return best
 
 
@@ -110,20 +165,13 @@ def no_gain(session: Session, target: Target) -> Ending | None:
     best = delivered_round(past[:-n], "main")
     if best is None or any(after.report is None for after in past[-n:]):
         return None
-    task, feedback = tasks.build(settings.dstm.task), target.split("feedback")
-    class_names = label_names(target, task)
-
-    def sums_of(number: int) -> tuple[NDArray[np.float64], Figure]:
-        values = _on(feedback, session.folder, number)
-        return _main_sums(task, values, feedback, class_names)
-
+    feedback = _Split(session.folder, settings, target, "feedback")
     try:
-        before, figure = sums_of(best.number)
-        differences = [
-            change("main", before, sums_of(r.number)[0], figure).difference for r in past[-n:]
-        ]
+        before, figure = feedback.main(best.number)
+        afters = [feedback.main(r.number)[0] for r in past[-n:]]
     except DataError:
         return None
+    differences = [change("main", before, after, figure).difference for after in afters]
     if any(difference.low > 0 for difference in differences):
         return None
     largest = max(differences, key=lambda difference: difference.value)
@@ -134,66 +182,35 @@ def no_gain(session: Session, target: Target) -> Ending | None:
     )
 
 
-def _on(feedback: Samples, folder: Path, number: int) -> NDArray[Any]:
-    """Return the predictions of a round; raises DataError for those of other photographs."""
-    predictions = read_predictions(folder, number)
-    if list(predictions.ids) != list(feedback.ids):
-        raise DataError(f"The predictions of round {number} are of photographs that have changed.")
-    return predictions.values
-
-
-def _main_sums(
-    task: Task, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
-) -> tuple[NDArray[np.float64], Figure]:
-    """Return what photographs add to the main figure, and the figure.
-
-    Of a task that does not say, that is the mean of their scores.
-    """
-    if of_task := getattr(task, "main_sums", None):
-        sums: tuple[NDArray[np.float64], Figure] = of_task(predictions, samples, class_names)
-        return sums
-    return score_sums(task.scores(predictions, samples))
-
-
 def _compared(
     folder: Path, settings: Settings, target: Target, past: Sequence[Round]
 ) -> Delivery | None:
     rule = settings.session.deliver
-    delivered = chosen_round(folder, settings, target, past)
-    compared = delivered
+    delivered = compared = chosen_round(folder, settings, target, past)
     if compared is not None and not compared.number:
         compared = delivered_round([r for r in past if r.number], rule)
     if delivered is None or compared is None or past[0].number or past[0].report is None:
         return None
-    test, task = target.split("test"), tasks.build(settings.dstm.task)
-    class_names = label_names(target, task)
+    first, test = past[0], _Split(folder, settings, target, "test")
     try:
-        one, other = (read_predictions(folder, r.number, "test") for r in (past[0], compared))
+        (before, figure), (after, _) = (test.main(r.number) for r in (first, compared))
+        scores = test.scores(first.number), test.scores(compared.number)
     except DataError:
         return None
-    if not list(one.ids) == list(other.ids) == list(test.ids):
-        return None
-    scores = task.scores(one.values, test), task.scores(other.values, test)
-    metric, average = words(past[0].report.main_metric), "Mean score of a photograph"
-    if not task.needs:
-        average = "Accuracy"
-    before, after = (_main_sums(task, p.values, test, class_names) for p in (one, other))
-    if not hasattr(task, "main_sums"):
-        average = metric
-    feedback = settings.feedback
-    training = past[0].training
+    metric = words(past[0].report.main_metric)
+    average = "Mean score of a photograph" if test.task.needs else "Accuracy"
     return Delivery(
-        n_photographs=training.n_real if training else None,
+        n_photographs=first.training.n_real if first.training else None,
         rule=rule,
-        baseline=past[0].label,
+        baseline=first.label,
         round=delivered.number,
         compared=compared.number,
         n_images=sum(r.batch.n_made for r in past if r.batch and r.number <= compared.number),
         changes=changes(
-            (metric, before[0], after[0], before[1]),
+            (metric, before, after, figure),
             scores,
-            average,
-            slice_table(test.attributes, feedback.slices, max(1, feedback.n_min)),
+            average if hasattr(test.task, "main_sums") else metric,
+            test.slices,
             slices_that_matter(past),
         ),
     )
