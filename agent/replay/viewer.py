@@ -1,4 +1,8 @@
-"""Steps through a recorded session at a terminal, one decision at a time."""
+"""Steps through a recorded session at a terminal, one decision at a time.
+
+A journal is indexed by where its lines begin and read again where it is looked at, so that a
+session of a thousand rounds opens at once and takes little memory.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +42,9 @@ from memory.events import (
     ToolsEvent,
     TrainingEvent,
     VerdictEvent,
+    parse_event,
 )
-from memory.journal import read_events, rounds
+from memory.journal import rounds, scan
 from memory.records import Plan, Verdict
 from prompts.printable import printable
 
@@ -53,60 +58,64 @@ HELP = (
 
 @dataclass(frozen=True)
 class Step:
-    """One decision of a round: what led to it, the call of the brain, and what came of it."""
+    """One decision: the bytes start..end of the journal, whose first line is what led to it."""
 
     round: int
-    events: list[Event]
-
-    def holds(self, text: str) -> bool:
-        """Return whether its lines of the journal hold a text in any case."""
-        return any(text.lower() in _dump(event.to_json()).lower() for event in self.events)
+    start: int
+    end: int
 
 
 @dataclass(frozen=True)
 class Recording:
-    """The steps of a session, and the folder that it lies in."""
+    """An indexed journal and the folder that it lies in."""
 
     folder: Path
     steps: Sequence[Step]
 
+    def events(self, step: Step) -> list[Event]:
+        """Read the events of a step."""
+        return [parse_event(line) for line in self._bytes(step).splitlines()]
+
     def search(self, text: str, after: int) -> int | None:
         """Return the first step behind `after`, going round, that holds a text in any case."""
-        n, wanted = len(self.steps), text.lower()
+        n = len(self.steps)
         places = ((after + offset) % n for offset in range(1, n + 1))
+        wanted = text.lower()
         return next(
-            (
-                i
-                for i in places
-                if any(wanted in _dump(e.to_json()).lower() for e in self.steps[i].events)
-            ),
-            None,
+            (i for i in places if wanted in self._bytes(self.steps[i]).decode().lower()), None
         )
 
     def at_round(self, round_number: int) -> int | None:
         """Return the first step of a round, or None."""
         return next((i for i, s in enumerate(self.steps) if s.round == round_number), None)
 
+    def _bytes(self, step: Step) -> bytes:
+        with (self.folder / "journal.jsonl").open("rb") as handle:
+            handle.seek(step.start)
+            return handle.read(step.end - step.start)
+
 
 def open_recording(folder: Path) -> Recording:
-    """Read the journal of a session folder; an unfinished last line is left out.
+    """Index the journal of a session folder; an unfinished last line is left out.
 
     A step begins with a round, and with a model call after another one.
 
     Raises:
         SessionError: There is no journal, or this version cannot read a line of it.
     """
-    steps = [Step(0, [])]
-    for event in read_events(folder / "journal.jsonl", undone=True):
-        last = steps[-1]
-        number = event.round_number or last.round
-        is_next = isinstance(event, ModelCallEvent) and any(
-            isinstance(e, ModelCallEvent) for e in last.events
-        )
-        if number != last.round or is_next:
-            steps.append(Step(number, []))
-        steps[-1].events.append(event)
-    return Recording(folder, [step for step in steps if step.events])
+    starts, end = [(0, 0)], 0
+    last_round, has_call = 0, False
+    for event, n_bytes in scan(folder / "journal.jsonl"):
+        round_number = event.round_number or last_round
+        is_call = isinstance(event, ModelCallEvent)
+        if round_number != last_round or (is_call and has_call):
+            starts.append((round_number, end))
+            has_call = False
+        last_round, has_call = round_number, has_call or is_call
+        end += n_bytes
+    ends = [start for _, start in starts[1:]] + [end]
+    steps = [Step(number, start, end) for (number, start), end in zip(starts, ends, strict=True)]
+    return Recording(folder, [step for step in steps if step.end > step.start])
 
 
 def walk(recording: Recording, console: Console, read: Callable[[], str]) -> None:
@@ -152,7 +161,7 @@ def print_all(recording: Recording, console: Console) -> None:
 def show_step(recording: Recording, place: int, console: Console, whole: bool) -> None:
     """Print one step."""
     step = recording.steps[place]
-    events = step.events
+    events = recording.events(step)
     title = [f"step {place + 1} of {len(recording.steps)}"]
     if step.round:
         title.append(f"round {step.round}")
@@ -309,7 +318,7 @@ def pictures(recording: Recording, round_number: int) -> Iterator[Picture]:
 
     folder = recording.folder
     steps = (step for step in recording.steps if step.round == round_number)
-    events = [event for step in steps for event in step.events]
+    events = [event for step in steps for event in recording.events(step)]
     for current in rounds(events):
         texts = {prompt.id: prompt.text for prompt in current.plan.prompts} if current.plan else {}
         strips = prompt_thumbnails(folder, current.batch) if current.batch else {}
