@@ -26,7 +26,7 @@ from scipy.ndimage import gaussian_filter
 from agent.experiments.arm_sessions import fit
 from benchmarks.harness import Benchmark, options
 from eval.candidates import Evaluated
-from eval.clusters import side_by_side
+from eval.clusters import join_embeddings
 from eval.discovery import discover
 from eval.metrics import wilson
 from eval.slices import mean_score, slice_table
@@ -194,7 +194,7 @@ def main() -> None:
         results = {}
         for name in ("attributes alone", *joined):
             embedded = [vectors[part] for part in joined.get(name, ())]
-            seen = side_by_side(embedded) if len(embedded) > 1 else (*embedded, None)[0]
+            seen = join_embeddings(embedded) if len(embedded) > 1 else (*embedded, None)[0]
             started = time.process_time()
             failures = discover(evaluated(samples, planted, seen), N_MIN)
             seconds = time.process_time() - started

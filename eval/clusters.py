@@ -78,7 +78,7 @@ def tree_groups(points: Floats, n_min: int) -> list[Indices]:
     return groups
 
 
-def side_by_side(embeddings: Sequence[Floats]) -> Floats:
+def join_embeddings(embeddings: Sequence[Floats]) -> Floats:
     """Return several embeddings of the same images as one, each with the same total variance.
 
     Args:

@@ -33,7 +33,7 @@ ROUND_WEIGHT = 3.0
 
 
 @dataclass(frozen=True)
-class Evidence:
+class PromptEvidence:
     """Measurements of the prompts that name a failure's attributes.
 
     Attributes:
@@ -50,7 +50,7 @@ class Evidence:
     changes: Sequence[tuple[float, float]] = ()
 
 
-def fixable(evidence: Evidence) -> Fixable | None:
+def fixable(evidence: PromptEvidence) -> Fixable | None:
     """Return the chance that a kept image of the failure's prompts is drawn and helps.
 
     None while no such image was made: nothing is known. Intervals are the middle 95%; n counts
@@ -103,7 +103,7 @@ def evidence_from(
     rounds: Sequence[Round],
     agreements: Sequence[Mapping[str, float]] = (),
     changes: Sequence[tuple[float, float]] = (),
-) -> Evidence:
+) -> PromptEvidence:
     """Collect the measurements of the prompts that name all of a failure's attributes.
 
     Args:
@@ -114,7 +114,7 @@ def evidence_from(
         changes: measured otherwise, with their standard errors.
     """
     if not attributes:
-        return Evidence()
+        return PromptEvidence()
     aimed: dict[int, set[str]] = {
         r.number: {p.id for p in r.plan.prompts if attributes.items() <= p.attributes.items()}
         for r in rounds
@@ -131,7 +131,7 @@ def evidence_from(
         effects = slice_effects(after.plan, before.report, after.report)
         if effect := effects.get(slice_name):
             measured_changes.append((effect.value, math.sqrt(effect.variance)))
-    return Evidence(
+    return PromptEvidence(
         n_made=sum(q.n_made for q in quality),
         n_kept=sum(q.n_kept for q in quality),
         agreements=[value for one in agreements for name, value in one.items() if name in every],

@@ -1,6 +1,6 @@
 """The memory of all sessions: a Chroma index for semantic search, rebuilt from the journals.
 
-Every operation holds a file lock on the index; see `memory.opened` for how long it stays open.
+Every operation holds a file lock on the index; how long it stays open says `chroma_clients`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from memory import minilm, opened
+from memory import chroma_clients, minilm
 from memory.arenas import give_back
 from memory.errors import StorageError, some
 from memory.files import first_free, storage_error, sync_folder
@@ -49,8 +49,8 @@ _N_REPEATS = 10
 # Distances of equal vectors differ by less.
 _ROUNDING = 1e-5
 _UNFINISHED = ".unfinished"
-_KEPT = (".lock", opened.OWNER, _UNFINISHED)
-_DATABASE_FILE = re.compile(re.escape(opened.DATABASE) + "(-journal|-wal|-shm)?")
+_KEPT = (".lock", chroma_clients.OWNER, _UNFINISHED)
+_DATABASE_FILE = re.compile(re.escape(chroma_clients.DATABASE) + "(-journal|-wal|-shm)?")
 # Chroma names the folder of a vector index by a UUID.
 _INDEX_FOLDER = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -191,7 +191,7 @@ class MemoryIndex:
         """Return what `work` makes of the collection, rebuilt before where that is needed."""
         with self._locked():
             if self._journals is not None:
-                database = self.folder / opened.DATABASE
+                database = self.folder / chroma_clients.DATABASE
                 # Chroma takes an empty file for a new index.
                 missing = not database.exists() or not database.stat().st_size
                 if not missing and not (self.folder / _UNFINISHED).exists():
@@ -230,7 +230,7 @@ class MemoryIndex:
     def _locked(self) -> Iterator[None]:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not (self.folder / opened.OWNER).exists():
+            if not (self.folder / chroma_clients.OWNER).exists():
                 self._refuse_foreign()
             with FileLock(self.folder / ".lock", timeout=LOCK_TIMEOUT_S):
                 yield
@@ -249,9 +249,9 @@ class MemoryIndex:
         from chromadb.errors import ChromaError
 
         try:
-            yield collection_of(opened.client_of(self.folder))
+            yield collection_of(chroma_clients.client_of(self.folder))
         except ChromaError as error:
-            opened.close(self.folder)
+            chroma_clients.close(self.folder)
             # Chroma keeps a client that failed to start, and would hand it out again.
             SharedSystemClient.clear_system_cache()
             raise StorageError(
@@ -260,7 +260,7 @@ class MemoryIndex:
             ) from error
         except BaseException:
             # What it has loaded may be other than what is on the disk.
-            opened.close(self.folder)
+            chroma_clients.close(self.folder)
             raise
 
     def _refuse_foreign(self) -> None:
@@ -269,8 +269,10 @@ class MemoryIndex:
         A database is an index of this program if the file `.opened-by` lies beside it.
         """
         foreign = [path.name for path in sorted(self.folder.iterdir()) if not _is_own(path)]
-        if (self.folder / opened.DATABASE).exists() and not (self.folder / opened.OWNER).exists():
-            foreign.append(opened.DATABASE)
+        if (self.folder / chroma_clients.DATABASE).exists() and not (
+            self.folder / chroma_clients.OWNER
+        ).exists():
+            foreign.append(chroma_clients.DATABASE)
         if foreign:
             raise StorageError(
                 f"The folder of the memory {self.folder} holds what this program has not made: "
@@ -283,7 +285,7 @@ class MemoryIndex:
 
         Only after `_refuse_foreign`.
         """
-        opened.close(self.folder)
+        chroma_clients.close(self.folder)
         try:
             with self._open() as collection:
                 collection.count()
@@ -297,7 +299,7 @@ class MemoryIndex:
             for folder in (aside, self.folder, aside.parent):
                 sync_folder(folder)
             return
-        opened.close(self.folder)
+        chroma_clients.close(self.folder)
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)

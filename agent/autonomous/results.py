@@ -27,8 +27,8 @@ from eval.report.text import interval, number
 from memory.events import GeneratorEvent
 from memory.files import write_bytes, write_json
 from memory.journal import read_events, rounds
-from memory.owned import replacing
 from memory.records import Report, Round, Training
+from memory.user_folders import replacing
 from tools.data.export import Source, export
 from tools.data.jobs import shards_of
 from tools.evaluate_real import read_sealed

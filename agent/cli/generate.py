@@ -14,7 +14,7 @@ from agent.steering.lexicon import Lexicon
 from eval.montage import save_montage
 from memory.errors import SettingsError
 from memory.files import write_bytes
-from memory.owned import refuse_taken, writing
+from memory.user_folders import refuse_taken, writing
 from tools.data.drawn import ImageRequest
 from tools.data.samples import Samples
 from tools.data.shards import encode_label, encode_png

@@ -49,7 +49,7 @@ class Figures(Record):
     )
 
 
-class PromptComparison(Record):
+class PromptStudy(Record):
     """The prompts of all authors for one request, with their figures."""
 
     request: str
@@ -60,9 +60,9 @@ class PromptComparison(Record):
     authors: tuple[tuple[PromptSet, Figures], ...]
 
 
-def compare(
+def study(
     settings: Settings, request: str, n: int, images_per_prompt: int, console: Console
-) -> PromptComparison:
+) -> PromptStudy:
     """Write `n` prompts for a request by the settings' brain and by the grammar; measure both.
 
     distinct-n and Vendi depend on the number of texts, so the grammar writes as many as the brain
@@ -89,7 +89,7 @@ def compare(
             figures = measure(prompts, samples, target, generator, audit, asked.attributes)
         authors.append((prompts, figures))
     seen = {key for _, figures in authors for key in figures.attributes}
-    return PromptComparison(
+    return PromptStudy(
         request=request,
         asked=dict(asked.attributes),
         unseen=tuple(key for key in asked.attributes if key not in seen),
@@ -176,9 +176,9 @@ def measure(
     )
 
 
-def table(comparison: PromptComparison) -> tuple[list[str], list[list[str]]]:
+def table(result: PromptStudy) -> tuple[list[str], list[list[str]]]:
     """Return the figures as a table: its head, and a row per figure with a cell per author."""
-    keys = sorted({key for _, figures in comparison.authors for key in figures.attributes})
+    keys = sorted({key for _, figures in result.authors for key in figures.attributes})
     columns: list[dict[str, str]] = [
         {
             "prompts": str(len(prompts.texts)),
@@ -192,25 +192,25 @@ def table(comparison: PromptComparison) -> tuple[list[str], list[list[str]]]:
             "images": str(figures.n_images),
             "asked for and seen": _cell(figures.asked),
             **{
-                f"  {key}{' (asked)' if key in comparison.asked else ''}": _cell(
+                f"  {key}{' (asked)' if key in result.asked else ''}": _cell(
                     figures.attributes.get(key)
                 )
                 for key in keys
             },
         }
-        for prompts, figures in comparison.authors
+        for prompts, figures in result.authors
     ]
     rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
-    return ["figure", *(prompts.author for prompts, _ in comparison.authors)], rows
+    return ["figure", *(prompts.author for prompts, _ in result.authors)], rows
 
 
-def notes(comparison: PromptComparison) -> Iterator[str]:
+def notes(result: PromptStudy) -> Iterator[str]:
     """Yield what was understood, the first prompts of each author, and why there are no more."""
-    asked = ", ".join(f"{key}={value}" for key, value in comparison.asked.items())
+    asked = ", ".join(f"{key}={value}" for key, value in result.asked.items())
     yield f"Asked for: {asked}"
-    if comparison.unseen:
-        yield f"Not measured on images: {', '.join(comparison.unseen)}"
-    for prompts, _ in comparison.authors:
+    if result.unseen:
+        yield f"Not measured on images: {', '.join(result.unseen)}"
+    for prompts, _ in result.authors:
         yield f"\n{prompts.author}:"
         yield from (f"  {text}" for text in prompts.texts[:_N_SHOWN])
         if len(prompts.texts) > _N_SHOWN:

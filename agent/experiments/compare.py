@@ -48,8 +48,8 @@ from eval.slices import slice_table
 from memory.csv_text import write_csv
 from memory.errors import SettingsError, ShapingError
 from memory.files import write_bytes, write_json
-from memory.owned import refuse_foreign
 from memory.records import PromptSpec, Record, Report, Round, digest, read_pull
+from memory.user_folders import refuse_foreign
 from tools.generators import accepts_feedback
 from tools.models.criteria import require_classes
 

@@ -27,7 +27,7 @@ from agent.loop.validation import least_prompts, refusal, shortfalls, validate
 from agent.planners import AttributeDistribution, Observation, PlanDraft
 from agent.planners.slices import supported_slices
 from agent.steering.preferences import STEERING, Effect, Preference, active_preferences, additions
-from agent.steering.steer import add, broken, compare, ignored, steer
+from agent.steering.steer import add, broken, changes_of_share, ignored, steer
 from memory.errors import ToolError
 from memory.events import (
     AdditionEvent,
@@ -113,7 +113,7 @@ class Proposals:
                 raise ToolError(f"The plan was not accepted: {'; '.join(problems)}.")
             past = [r.plan for r in rounds_before(self._journal, round_number) if r.plan]
             before = past[-1] if past else None
-            shifts = compare(plan, before, preferences, vocabulary)
+            shifts = changes_of_share(plan, before, preferences, vocabulary)
             warnings = ignored(plan, before, preferences, vocabulary)
         resolved = ResolvedDraft(
             draft=draft,

@@ -32,7 +32,7 @@ from memory.chain import seal
 from memory.errors import SessionError, SettingsError
 from memory.files import write_atomic
 from memory.journal import read_events, rounds
-from memory.owned import writing
+from memory.user_folders import writing
 
 VERSION = 1
 MAX_FILES = 50_000

@@ -30,7 +30,7 @@ class Difference:
 COLUMNS = ("round", "score A", "score B", "B - A", "kept A / B", "same images", "hypotheses A / B")
 
 
-def compare(home: Path, one: str, other: str) -> Difference:
+def compare_sessions(home: Path, one: str, other: str) -> Difference:
     """Compare two sessions; raises SettingsError for an unknown name."""
     names = (one, other)
     settings = [stored_settings(home, name) for name in names]

@@ -15,7 +15,7 @@ from agent.replay.spans import Span
 from memory.addresses import warn_of_plain_key
 from memory.errors import SettingsError, StorageError
 from memory.files import write_atomic
-from memory.owned import writing
+from memory.user_folders import writing
 
 SERVICE = "shaping"
 # Spans in a line or a request: a round has about 16, and repeats its opening in half of them.

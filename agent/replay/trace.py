@@ -17,7 +17,7 @@ from memory.errors import SettingsError, unknown
 from memory.events import Event, ForkedEvent
 from memory.files import storing, write_atomic, write_bytes
 from memory.journal import read_events
-from memory.owned import writing
+from memory.user_folders import writing
 
 FORMATS = ("csv", "parquet", "duckdb")
 

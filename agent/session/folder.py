@@ -40,8 +40,8 @@ from memory.files import (
     write_bytes,
 )
 from memory.journal import Journal, read_events, rounds
-from memory.owned import refuse_foreign
 from memory.records import Round
+from memory.user_folders import refuse_foreign
 
 if TYPE_CHECKING:
     from memory.chroma import MemoryIndex

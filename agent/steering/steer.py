@@ -201,7 +201,7 @@ def ignored(
     return problems
 
 
-def compare(
+def changes_of_share(
     plan: Plan, before: Plan | None, preferences: Sequence[Preference], vocabulary: Vocabulary
 ) -> tuple[Effect, ...]:
     """Return how the shares of preferences changed from one round's plan to that of the next."""

@@ -15,7 +15,7 @@ from agent.session.folder import folder_of, memory_of, open_session
 from agent.session.undo import undo
 from memory.errors import SettingsError
 from memory.files import remove_temporaries
-from memory.owned import RECORD, replacing, writing
+from memory.user_folders import RECORD, replacing, writing
 from tests.agent.quick import TOY, toy_settings
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from eval.clusters import look_alike, principal_components, side_by_side, tree_groups
+from eval.clusters import join_embeddings, look_alike, principal_components, tree_groups
 
 
 def blobs(*sizes: int, dimension: int = 10, seed: int = 0) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -54,6 +54,6 @@ def test_whitening_gives_components_the_same_spread() -> None:
 def test_embeddings_side_by_side_weigh_the_same() -> None:
     rng = np.random.default_rng(0)
     small, large = rng.normal(size=(50, 3)), 100 * rng.normal(size=(50, 7))
-    joint = side_by_side([small, large])
+    joint = join_embeddings([small, large])
     assert joint.shape == (50, 10)
     np.testing.assert_allclose((joint[:, :3] ** 2).sum(), (joint[:, 3:] ** 2).sum())

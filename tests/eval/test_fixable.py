@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from eval.fixable import Evidence, evidence_from, fixable, mean_change
+from eval.fixable import PromptEvidence, evidence_from, fixable, mean_change
 from memory.records import Batch, Plan, PromptQuality, PromptSpec, Round
 from tests.factories import report, slice_score
 
@@ -17,12 +17,12 @@ Floats = NDArray[np.float64]
 
 
 def test_nothing_is_known_without_images() -> None:
-    assert fixable(Evidence()) is None
-    assert fixable(Evidence(agreements=[0.9])) is None
+    assert fixable(PromptEvidence()) is None
+    assert fixable(PromptEvidence(agreements=[0.9])) is None
 
 
 def test_images_that_the_audit_rejects_are_not_drawable() -> None:
-    found = fixable(Evidence(n_made=50, n_kept=2, agreements=[0.5] * 6))
+    found = fixable(PromptEvidence(n_made=50, n_kept=2, agreements=[0.5] * 6))
     assert found is not None
     assert found.verdict == "not drawable"
     assert found.drawable.value == pytest.approx(3 / 52)
@@ -30,7 +30,7 @@ def test_images_that_the_audit_rejects_are_not_drawable() -> None:
 
 
 def test_kept_images_that_agree_and_help_are_fixable() -> None:
-    good = Evidence(n_made=50, n_kept=49, agreements=[0.5] * 14, changes=[(0.1, 0.02)] * 4)
+    good = PromptEvidence(n_made=50, n_kept=49, agreements=[0.5] * 14, changes=[(0.1, 0.02)] * 4)
     found = fixable(good)
     assert found is not None
     assert found.verdict == "fixable"
@@ -39,14 +39,14 @@ def test_kept_images_that_agree_and_help_are_fixable() -> None:
 
 
 def test_well_drawn_images_that_do_not_help_are_hard() -> None:
-    found = fixable(Evidence(50, 50, agreements=[-0.3] * 10, changes=[(-0.1, 0.03)] * 2))
+    found = fixable(PromptEvidence(50, 50, agreements=[-0.3] * 10, changes=[(-0.1, 0.03)] * 2))
     assert found is not None
     assert found.verdict == "hard"
     assert found.drawable.low > 0.9
 
 
 def test_kept_images_alone_leave_the_question_open() -> None:
-    found = fixable(Evidence(n_made=50, n_kept=50))
+    found = fixable(PromptEvidence(n_made=50, n_kept=50))
     assert found is not None
     assert found.verdict == "not known yet"
     assert found.useful.value == 0.5
@@ -56,25 +56,25 @@ def test_kept_images_alone_leave_the_question_open() -> None:
 def test_benefit_is_held_against_harm() -> None:
     # Of two classes the model knows one, whose images pull the wrong way, but hardly.
     known = [1.0, -0.01] * 12
-    found = fixable(Evidence(n_made=24, n_kept=24, agreements=known))
+    found = fixable(PromptEvidence(n_made=24, n_kept=24, agreements=known))
     assert found is not None
     assert found.verdict == "fixable"
     # As much harm as benefit says nothing.
-    even = fixable(Evidence(n_made=24, n_kept=24, agreements=[1.0, -1.0] * 12))
+    even = fixable(PromptEvidence(n_made=24, n_kept=24, agreements=[1.0, -1.0] * 12))
     assert even is not None
     assert even.useful.value == pytest.approx(0.5)
     assert even.verdict == "not known yet"
 
 
 def test_one_strong_prompt_is_one_witness() -> None:
-    alone = fixable(Evidence(n_made=1, n_kept=1, agreements=[5.0]))
-    among = fixable(Evidence(n_made=1, n_kept=1, agreements=[5.0, *[1e-9] * 20]))
+    alone = fixable(PromptEvidence(n_made=1, n_kept=1, agreements=[5.0]))
+    among = fixable(PromptEvidence(n_made=1, n_kept=1, agreements=[5.0, *[1e-9] * 20]))
     assert alone and among
     assert among.useful.value == pytest.approx(alone.useful.value, abs=1e-6)
 
 
 def test_the_product_has_the_moments_of_its_factors() -> None:
-    found = fixable(Evidence(n_made=8, n_kept=8))
+    found = fixable(PromptEvidence(n_made=8, n_kept=8))
     assert found is not None
     assert found.chance.value == pytest.approx(9 / 10 * 1 / 2)
 
@@ -108,7 +108,7 @@ def test_evidence_is_of_prompts_that_ask_for_the_slice() -> None:
 
 
 def test_what_cannot_be_asked_for_has_no_evidence() -> None:
-    assert evidence_from({}, "cluster 12ab", [a_round(1, 50)]) == Evidence()
+    assert evidence_from({}, "cluster 12ab", [a_round(1, 50)]) == PromptEvidence()
 
 
 def scores(rng: np.random.Generator, chances: Floats) -> Floats:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from eval.fixable import Evidence, fixable
+from eval.fixable import PromptEvidence, fixable
 from eval.report.blocks import Table
 from eval.report.charts import (
     BeforeAfter,
@@ -232,7 +232,7 @@ def test_a_trial_is_shown_with_what_came_of_it() -> None:
     quality = next(q for q in r.batch.quality if q.prompt_id == first.id)
     name = slice_key(first.attributes)
     trial = Trial(slice=name, attributes=first.attributes, n_images=first.count)
-    found = fixable(Evidence(n_made=quality.n_made, n_kept=0))
+    found = fixable(PromptEvidence(n_made=quality.n_made, n_kept=0))
     failure = r.failures[0].model_copy(update={"slice": name, "fixable": found})
     tried = r.model_copy(
         update={

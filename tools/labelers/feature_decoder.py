@@ -25,8 +25,8 @@ from torch.nn.functional import interpolate, pixel_shuffle
 
 from memory.errors import DataError, SettingsError, WeightsError
 from memory.files import write_bytes, write_json
-from memory.owned import writing
 from memory.records import Record
+from memory.user_folders import writing
 from tools.data.samples import Dense, Images, Samples
 from tools.diffusion.label_codes import KINDS, mirrored
 from tools.diffusion.pipeline import MTDMPipeline

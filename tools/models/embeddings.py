@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from eval.clusters import side_by_side
+from eval.clusters import join_embeddings
 from memory.errors import SettingsError
 from tools.data.samples import Images
 from tools.tasks import Model, pixel_batches
@@ -89,7 +89,7 @@ def embed_by_imagenet(device: str = "cpu") -> Embed:
 
 def embed_by_several(embeds: Sequence[Embed]) -> Embed:
     """Return several embeddings as one, to which each adds the same variance."""
-    return lambda images: side_by_side([embed(images) for embed in embeds])
+    return lambda images: join_embeddings([embed(images) for embed in embeds])
 
 
 def last_layer(model: nn.Module) -> nn.Linear | nn.Conv2d:

@@ -57,15 +57,15 @@ def prompts(
     settings = resolve(ctx)
     from agent.cli import prompt_study
     from memory.files import write_json
-    from memory.owned import refuse_taken, writing
+    from memory.user_folders import refuse_taken, writing
 
     if output:
         refuse_taken(output.parent, [output.name])
-    comparison = prompt_study.compare(settings, request, n, images, console())
-    for line in prompt_study.notes(comparison):
+    result = prompt_study.study(settings, request, n, images, console())
+    for line in prompt_study.notes(result):
         say(line)
-    say_table(*prompt_study.table(comparison))
+    say_table(*prompt_study.table(result))
     if output:
         with writing(output.parent, [output.name]):
-            write_json(output, comparison.to_json())
+            write_json(output, result.to_json())
         say(f"Prompts and figures: {output}")

@@ -63,7 +63,7 @@ def pretrain(
     from agent.loop.components import Components
     from agent.loop.observer import counted
     from agent.loop.user_dataset import N_WORDS
-    from memory.owned import refuse_foreign
+    from memory.user_folders import refuse_foreign
     from tools.pretraining.card import write_card
     from tools.pretraining.pretrain import pretrain as train
     from tools.targets import leakage
@@ -210,7 +210,7 @@ def fit(
     settings = resolve(ctx, preset=_HEAD_PRESET)
     from agent.loop.components import Components
     from agent.loop.observer import counted
-    from memory.owned import refuse_taken
+    from memory.user_folders import refuse_taken
     from tools.diffusion.weights import load_pipeline, weights_folder
     from tools.labelers import feature_decoder
 

@@ -102,9 +102,9 @@ def diff(
     """Show how two sessions differ: settings, plans, figures, costs, and where they part."""
     if one == other:
         raise SettingsError(f"{one!r} is given twice; name two sessions.")
-    from agent.replay.diff import COLUMNS, compare
+    from agent.replay.diff import COLUMNS, compare_sessions
 
-    difference = compare(home_of(home), one, other)
+    difference = compare_sessions(home_of(home), one, other)
     say(f"A: {one}   B: {other}")
     for line in difference.settings or ["The settings are the same."]:
         say(f"  {line}")

@@ -10,8 +10,8 @@ import pytest
 
 from agent.config.settings import load_settings
 from benchmarks.rounds import SMALL, Cost, added, mean, measure, tenths
+from memory.chroma_clients import OWNER
 from memory.journal import Journal, read_events
-from memory.opened import OWNER
 from tests.agent.invented import record
 
 

@@ -298,7 +298,7 @@ def test_brain_and_grammar_are_compared_at_equal_numbers(
     path = tmp_path / "script.json"
     path.write_text(json.dumps([write(*GOOD), *[write()] * 3]), encoding="utf-8")
     settings = make_settings(f"brain=scripted:{path}")
-    result = prompt_study.compare(settings, REQUEST, 9, 2, Console(quiet=True))
+    result = prompt_study.study(settings, REQUEST, 9, 2, Console(quiet=True))
     assert [prompts.author for prompts, _ in result.authors] == [f"scripted:{path}", "grammar"]
     assert [len(prompts.texts) for prompts, _ in result.authors] == [4, 4]
     assert [figures.n_images for _, figures in result.authors] == [8, 8]
@@ -324,7 +324,7 @@ def test_a_remote_brain_writes_prompts_in_every_mode(
             {"tool": "pick_slice", "arguments": {"slice": "dark"}},
         ]
     fake_llm.answers.append(write(*GOOD))
-    result = prompt_study.compare(settings, REQUEST, 4, 1, Console(quiet=True))
+    result = prompt_study.study(settings, REQUEST, 4, 1, Console(quiet=True))
     prompts, _ = result.authors[0]
     assert (prompts.texts, prompts.n_tokens) == (tuple(GOOD), 42)
     body = fake_llm.requests[-1]["body"]
@@ -345,7 +345,7 @@ def test_the_command_prints_and_writes_the_same(
         ],
     )
     assert result.exit_code == 0, result.output
-    written = prompt_study.PromptComparison.model_validate_json(output.read_text("utf-8"))
+    written = prompt_study.PromptStudy.model_validate_json(output.read_text("utf-8"))
     ((prompts, figures),) = written.authors  # a policy brain writes no prompts
     assert prompts.author == "grammar"
     assert len(prompts.texts) == 30

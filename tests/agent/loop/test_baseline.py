@@ -28,7 +28,7 @@ from agent.loop.components import Components
 from agent.loop.effects import LiveEffects
 from agent.loop.observer import Observer
 from agent.replay.counterfactual import counterfactual
-from agent.replay.diff import compare
+from agent.replay.diff import compare_sessions
 from agent.replay.verify import verify
 from agent.session.folder import folder_of, list_sessions, memory_of, open_session
 from agent.session.fork import fork
@@ -125,7 +125,7 @@ def test_all_that_reads_sessions_knows_it(home: Path, folder: Path, events: list
     assert "0 (real only)" in write_report(home, "whole").read_text("utf-8")
     (info,) = list_sessions(home)
     assert (info.rounds_done, info.rounds, info.state) == (2, 2, "finished")
-    assert [row[0] for row in compare(home, "whole", "whole").rows] == ["0", "1", "2"]
+    assert [row[0] for row in compare_sessions(home, "whole", "whole").rows] == ["0", "1", "2"]
     decisions = list(
         counterfactual(read_events(folder / "journal.jsonl", undone=True), "policy:count")
     )

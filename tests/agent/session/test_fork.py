@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from agent.replay.diff import compare
+from agent.replay.diff import compare_sessions
 from agent.replay.trace import collect, write_page, write_tables
 from agent.replay.verify import verify
 from agent.session.fork import fork
@@ -140,11 +140,11 @@ def test_page_shows_all_sessions(home: Path, forked: Path, tmp_path: Path) -> No
 
 
 def test_difference_says_where_sessions_part(home: Path, forked: Path) -> None:
-    same = compare(home, "first", "first-at3")
+    same = compare_sessions(home, "first", "first-at3")
     assert same.settings == []
     assert same.parts == "Every decision is the same."
     assert [row[5] for row in same.rows] == ["1.00"] * 3
     record(home, "rival", "session.rounds=3", "session.seed=9")
-    other = compare(home, "first", "rival")
+    other = compare_sessions(home, "first", "rival")
     assert other.settings == ["session.seed: 0 -> 9"]
     assert other.parts == "They part in round 1, phase plan: propose_plan / propose_plan."

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memory import opened
+from memory import chroma_clients
 from memory.chroma import MemoryIndex
 from tests.memory.test_chroma import ROOT, item
 
@@ -23,7 +23,7 @@ import json, sys
 from pathlib import Path
 from memory.chroma import MemoryIndex
 from tests.memory.test_chroma import item
-from tests.memory.test_opened import embed
+from tests.memory.test_chroma_clients import embed
 
 index = MemoryIndex(Path(sys.argv[1]), embed)
 for line in sys.stdin:
@@ -89,7 +89,7 @@ def found(index: MemoryIndex, wanted: list[str]) -> list[str]:
 
 def owner(folder: Path) -> str:
     """Who opened an index last: another name for each opening."""
-    return (folder / opened.OWNER).read_text("ascii")
+    return (folder / chroma_clients.OWNER).read_text("ascii")
 
 
 def test_a_process_alone_opens_its_index_once(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_process_alone_opens_its_index_once(tmp_path: Path) -> None:
     index.forget("s", 2)
     assert index.stats()["items"] == 5
     assert owners == {owner(folder)}
-    opened.close(folder)
+    chroma_clients.close(folder)
     assert index.stats()["items"] == 5
     assert owners != {owner(folder)}
 
@@ -140,7 +140,7 @@ def test_an_index_that_was_removed_or_replaced_is_not_kept(tmp_path: Path) -> No
     index, other = (MemoryIndex(tmp_path / name, embed) for name in ("memory", "other"))
     index.add([item("a", "a cell")])
     other.add([item("b", "a cell"), item("c", "a cell")])
-    opened.close(tmp_path / "other")
+    chroma_clients.close(tmp_path / "other")
     shutil.rmtree(tmp_path / "memory")
     assert index.stats()["items"] == 0
     index.add([item("a", "a cell")])
