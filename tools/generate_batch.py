@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory.errors import SettingsError
+from memory.files import sha256_of
 from memory.records import Batch, Plan, PromptQuality, PromptSpec, Shard
 from tools.data.drawn import ImageRequest
 from tools.data.jobs import job_id, round_folder, run_once, write_missing
@@ -183,7 +183,7 @@ def _summary(
             Shard(
                 file=str(path.relative_to(session_folder)),
                 n_images=len(piece),
-                sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+                sha256=sha256_of(path),
             )
             for path, piece in zip(paths, pieces, strict=True)
         ),

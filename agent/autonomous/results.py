@@ -8,7 +8,6 @@ Both are written anew at each end; files that the user added or changed there ar
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from eval.report.delivery import RULES, delivery_line, delivery_table
 from eval.report.likeness import likeness_table
 from eval.report.text import interval, number
 from memory.events import GeneratorEvent
-from memory.files import write_bytes, write_json
+from memory.files import sha256_of, write_bytes, write_json
 from memory.journal import read_events, rounds
 from memory.records import Report, Round, Training
 from memory.user_folders import replacing
@@ -135,9 +134,7 @@ def origin_of(settings: Settings, made_by: GeneratorEvent | None) -> list[tuple[
 
         weights = weights_folder(generator.weights) / "unet" / "diffusion_pytorch_model.safetensors"
         if weights.is_file():
-            with weights.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            rows.insert(1, ("SHA-256 of its weights", sha256))
+            rows.insert(1, ("SHA-256 of its weights", sha256_of(weights)))
     return rows
 
 

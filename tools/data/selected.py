@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from memory.errors import DataError
-from memory.files import cached_until_changed, write_json
+from memory.files import cached_until_changed, sha256_of, write_json
 from tools.data.samples import Samples
 
 FILE = "selection.json"
@@ -23,7 +23,7 @@ def write_choice(folder: Path, method: str, ids: Sequence[str], chosen: Sequence
         "left_out": [name for row, name in enumerate(ids) if row not in rows],
     }
     write_json(folder / FILE, {"method": method, **parts})
-    return hashlib.sha256((folder / FILE).read_bytes()).hexdigest()
+    return sha256_of(folder / FILE)
 
 
 def choices(shards: Sequence[Path]) -> list[Path]:

@@ -7,7 +7,6 @@ than its batches need.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from memory.errors import DataError
-from memory.files import cached_until_changed
+from memory.files import cached_until_changed, sha256_of
 from tools.data.samples import Labels, Samples, concatenate
 from tools.data.selected import left_out
 from tools.data.shards import check_shapes, decode_png, explained, kinds_of, read_table, samples_of
@@ -47,7 +46,7 @@ def _contents(path: Path) -> Contents:
     pictures = table["image"].combine_chunks()
     channels, height, width = decode_png(pictures[0].as_py()["bytes"]).shape
     return Contents(
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=sha256_of(path),
         image_shape=(channels, height, width),
         ids=tuple(name.removesuffix(".png") for name in pictures.field("path").to_pylist()),
         classes=table["label"].to_numpy(),

