@@ -13,6 +13,7 @@ from agent.cli.commands import options
 from agent.cli.commands.common import console, resolve, say, say_table
 
 if TYPE_CHECKING:
+    from eval.report.compare import Comparison
     from memory.records import Estimate
 
 app = typer.Typer()
@@ -63,9 +64,8 @@ def compare(
     from agent.loop.components import Components
     from agent.loop.observer import counted
     from agent.session import data_manifest
-    from eval.compare import N_PILOT, ORACLE, REFERENCE, headroom
-    from eval.intervals import seeds_needed
-    from eval.report import text
+    from eval.compare import N_PILOT, ORACLE, REFERENCE
+    from eval.report.text import duration
 
     if pilot:
         planners, controls, brains, seeds = REFERENCE, ORACLE, "", N_PILOT
@@ -88,7 +88,7 @@ def compare(
     say(
         f"{len(arms.names())} arms, {seeds} seeds: at most {left.n_trainings} trainings of "
         f"{left.train_s:.1f} s and {left.n_images} images of {left.image_s:.2f} s, which takes "
-        f"{text.duration(left.seconds / jobs)} with --jobs {jobs}. Stop it at any time; the same "
+        f"{duration(left.seconds / jobs)} with --jobs {jobs}. Stop it at any time; the same "
         "command goes on."
     )
     total = seeds * len(arms.names())
@@ -96,6 +96,16 @@ def compare(
         report(0, total)
         experiment.run(range(seeds), jobs, lambda done: report(done, total))
     page, comparison = experiment.write_results(_command(sys.argv[1:]))
+    _print(comparison, pilot, seeds)
+    say(f"Page: {page}")
+    say(f"Tables: {page.with_suffix('.csv')}, {page.with_name('compare-slices.csv')}")
+
+
+def _print(comparison: Comparison, pilot: bool, seeds: int) -> None:
+    """Print what arms reached, and how they differ."""
+    from eval.compare import headroom
+    from eval.intervals import seeds_needed
+
     rows = [
         [
             s.arm,
@@ -116,21 +126,17 @@ def compare(
     if seeds == 1:
         say("One seed says little: trainings differ with it. --seeds 3 goes on with two more.")
     if comparison.contrasts:
-        say_table(
-            ["arm", "against", "average", "worst five", "seeds to show it"],
+        rows = [
             [
-                [
-                    c.arm,
-                    c.other,
-                    *(_change(c.differences[f]) for f in ("average", "worst_five")),
-                    str(seeds_needed(c.differences["worst_five"]) or ""),
-                ]
-                for c in comparison.contrasts
-            ],
-        )
+                c.arm,
+                c.other,
+                *(_change(c.differences[f]) for f in ("average", "worst_five")),
+                str(seeds_needed(c.differences["worst_five"]) or ""),
+            ]
+            for c in comparison.contrasts
+        ]
+        say_table(["arm", "against", "average", "worst five", "seeds to show it"], rows)
         say("Seeds to show it: for a worst-five difference of this size, with a power of 0.8.")
-    say(f"Page: {page}")
-    say(f"Tables: {page.with_suffix('.csv')}, {page.with_name('compare-slices.csv')}")
 
 
 def _command(arguments: list[str]) -> str:

@@ -6,13 +6,16 @@ import shlex
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from agent.cli.commands import options
 from agent.cli.commands.common import console, resolve, say, say_table
 from memory.errors import SettingsError, WeightsError, some
+
+if TYPE_CHECKING:
+    from tools.targets import Target
 
 # Below this share of what holds for images of the data, more steps are the first thing to try.
 _LOW = 0.8
@@ -62,7 +65,6 @@ def pretrain(
     settings = resolve(ctx, *more, needs_weights=False)
     from agent.loop.components import Components
     from agent.loop.observer import counted
-    from agent.loop.user_dataset import N_WORDS
     from memory.user_folders import refuse_foreign
     from tools.pretraining.card import write_card
     from tools.pretraining.pretrain import pretrain as train
@@ -78,18 +80,7 @@ def pretrain(
         folder, "train.json", ("bank", leakage.FILE, r"train-\d+\.safetensors", r"run\.json")
     )
     if target:
-        leakage.check(folder, source)
-        if new := leakage.unlearned_words(folder, source):
-            done = leakage.trained_steps(folder)
-            missing = f"the data have words that it has not learnt yet: {some(new, N_WORDS)}"
-            if done >= chosen.steps:
-                raise WeightsError(
-                    f"The MTDM in {folder} has been trained for {done} steps, and since then "
-                    f"{missing}. Train it further with --steps above {done}, e.g. --steps "
-                    f"{done + chosen.steps}, or move the folder away to begin anew."
-                )
-            say(f"It goes on from step {done}; {missing}")
-        leakage.record(folder, source)
+        _record_data(folder, source, chosen.steps)
     with counted(console(), "pretrain", "steps") as report:
 
         def show(step: int, loss: float, seconds: float) -> None:
@@ -126,6 +117,25 @@ def pretrain(
         for text in set_ or []:
             words += ["--set", text] if text.startswith("target.") else []
         say(f"Next: {shlex.join(words)}")
+
+
+def _record_data(folder: Path, source: Target, steps: int) -> None:
+    """Note what an MTDM is trained on; refuse one that has learnt other splits, or no new words."""
+    from agent.loop.user_dataset import N_WORDS
+    from tools.targets import leakage
+
+    leakage.check(folder, source)
+    if new := leakage.unlearned_words(folder, source):
+        done = leakage.trained_steps(folder)
+        missing = f"the data have words that it has not learnt yet: {some(new, N_WORDS)}"
+        if done >= steps:
+            raise WeightsError(
+                f"The MTDM in {folder} has been trained for {done} steps, and since then "
+                f"{missing}. Train it further with --steps above {done}, e.g. --steps "
+                f"{done + steps}, or move the folder away to begin anew."
+            )
+        say(f"It goes on from step {done}; {missing}")
+    leakage.record(folder, source)
 
 
 def card_table(card: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
