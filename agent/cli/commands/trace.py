@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from agent.cli.commands import options
 from agent.cli.commands.common import console, home_of, say, say_table
 from memory.errors import SettingsError
+
+if TYPE_CHECKING:
+    from eval.evidence import Brain
 
 app = typer.Typer()
 
@@ -42,7 +45,6 @@ def trace(
     """Write what sessions did as tidy tables, spans, or a page; print a summary."""
     from agent.replay import trace as tracing
     from eval.evidence import evidence
-    from eval.report.text import number
 
     folder = home_of(home)
     if to == "otlp" or endpoint:
@@ -56,27 +58,27 @@ def trace(
         say(f"Page: {report}")
     if to or report or endpoint:
         return
-    rows = []
-    for brain in evidence(tables).brains:
-        rows.append(
-            [
-                brain.session,
-                brain.brain,
-                brain.n_rounds,
-                number(brain.legal.value, 2) if brain.legal else "-",
-                brain.n_fallbacks,
-                f"{round(brain.held.value * brain.n_settled)} of {brain.n_settled}"
-                if brain.held
-                else "-",
-                f"{brain.tokens_per_decision:.0f}",
-                number(brain.seconds_per_decision, 2),
-                "-" if brain.last_score is None else number(brain.last_score),
-            ]
-        )
     columns = ["session", "brain", "rounds", "legal", "fallbacks", "held", "tokens", "s", "score"]
-    say_table(columns, rows)
+    say_table(columns, [_row(brain) for brain in evidence(tables).brains])
     if steps := tracing.deciders(tables):
         say_table(["session", "round", "images", "draft", "decided by"], steps)
+
+
+def _row(brain: Brain) -> list[object]:
+    from eval.report.text import number
+
+    n_held = round(brain.held.value * brain.n_settled) if brain.held else None
+    return [
+        brain.session,
+        brain.brain,
+        brain.n_rounds,
+        number(brain.legal.value, 2) if brain.legal else "-",
+        brain.n_fallbacks,
+        "-" if n_held is None else f"{n_held} of {brain.n_settled}",
+        f"{brain.tokens_per_decision:.0f}",
+        number(brain.seconds_per_decision, 2),
+        "-" if brain.last_score is None else number(brain.last_score),
+    ]
 
 
 def _spans(home: Path, names: list[str], path: Path | None, endpoint: str | None) -> None:
