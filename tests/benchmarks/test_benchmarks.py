@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import credit, stages, value
+from benchmarks import credit, delivery, stages, value
 from benchmarks.harness import Benchmark, options
 from memory.errors import SettingsError
 from tests.agent.quick import TOY
@@ -45,6 +45,21 @@ def test_seeds_are_resumed_and_other_options_refused(tmp_path: Path) -> None:
     for other in (["--images", "5"], ["--set", "dstm.steps=7"]):
         with pytest.raises(SettingsError, match=r"figures\.json"):
             benchmark(tmp_path, *other).seeds(figures)
+
+
+def test_delivery_runs_a_session_for_each_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "delivery.csv"
+    words = ["delivery.py", "--seeds", "2", "--output", str(output)]
+    keys = (*TOY, f"home={tmp_path}", "dstm.train_on=real+synthetic", "session.rounds=1")
+    monkeypatch.setattr(sys, "argv", [*words, *(word for key in keys for word in ("--set", key))])
+    delivery.main()
+    rows = list(csv.DictReader(output.read_text("utf-8").splitlines()))
+    assert [row["seed"] for row in rows] == ["0", "1", "mean"]
+    for row in rows[:2]:
+        change = [float(row[key]) for key in ("low", "delivered minus round 0", "high")]
+        assert change == sorted(change) and (row["delivered round"] != "0" or not any(change))
 
 
 def test_value_compares_real_with_drawn_images(
