@@ -5,11 +5,17 @@
 Needs the Debian package `dataset-fashion-mnist`, or its four files elsewhere (`--source`). The
 photographs, MIT licence, are copied to FOLDER and never into this repository.
 
-FOLDER/public/     500 photographs of each class: what a public generator has seen
-FOLDER/seed-000/   a long tail of 1,000 to 10 photographs a class, whose order the seed decides; 100
-                   a class of feedback, 1,000 a class to test
+FOLDER/public/             500 photographs of each class: what a public generator has seen
+FOLDER/seed-000/           a long tail of 1,000 to 10 photographs a class, whose order the seed
+                           decides; 100 a class of feedback, 1,000 a class to test
+FOLDER/public-conditions/  125 photographs of each class in each of four conditions: upright or
+                           sideways, bright or dark
+FOLDER/conditions-000/     60 photographs of each of these 40 groups but 3 of six rare ones, which
+                           the seed decides; 25 a group of feedback, 250 a group to test
 
-Both are class folders with `attributes.csv`. No photograph is in both, nor in two splits.
+All are class folders with `attributes.csv`. No photograph is in a public folder and in that of a
+seed, nor in two splits. Conditions are made: sideways is turned by 90 degrees, dark has a quarter
+of the light and noise.
 """
 
 from __future__ import annotations
@@ -18,6 +24,7 @@ import argparse
 import csv
 import gzip
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
+
+from memory.records import slice_key
 
 CLASSES = (
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot",
@@ -38,8 +47,15 @@ _N_OF_CLASS = 6000
 _MARGIN = 2
 _AUDIT_SHARE = 0.25
 _DARK = 32
+BRIGHTNESS, VIEWS = ("bright", "dark"), ("upright", "sideways")
+N_RARE_GROUPS, N_COMMON, N_RARE = 6, 60, 3
+_N_CONDITIONS = len(BRIGHTNESS) * len(VIEWS)
+_GROUP = {"feedback": 25, "test": 250, "public": 125}
+_LIGHT, _NOISE = 0.25, 8.0
 
 Rows = Mapping[str, NDArray[np.int64]]
+Condition = tuple[str, str]
+"""Brightness and view."""
 
 
 def tail(seed: int) -> dict[str, int]:
@@ -47,6 +63,22 @@ def tail(seed: int) -> dict[str, int]:
     order = np.random.default_rng(seed).permutation(len(CLASSES))
     last = len(CLASSES) - 1
     return {CLASSES[c]: round(N_LARGEST * RATIO ** (-rank / last)) for rank, c in enumerate(order)}
+
+
+def group_counts(seed: int) -> dict[str, int]:
+    """Return the number of training photographs of each class and condition, by the slice's key.
+
+    The rare ones come last.
+    """
+    keys = [
+        slice_key({"class": name, "brightness": brightness, "view": view})
+        for name in CLASSES
+        for brightness in BRIGHTNESS
+        for view in VIEWS
+    ]
+    rare = np.random.default_rng([seed, 2]).choice(len(keys), N_RARE_GROUPS, replace=False).tolist()
+    common = {key: N_COMMON for number, key in enumerate(keys) if number not in rare}
+    return common | {keys[number]: N_RARE for number in sorted(rare)}
 
 
 def write_tail(folder: Path, seed: int, source: Path = SOURCE) -> Path:
@@ -85,6 +117,58 @@ def write_public(folder: Path, source: Path = SOURCE) -> Path:
     return _write(folder / "public", images, labels, joined)
 
 
+def write_conditions(folder: Path, seed: int, source: Path = SOURCE) -> Path:
+    """Write the folder of a seed with conditions, unless it is there; return it."""
+    images, labels = _read(source, "train")
+    test_images, test_labels = _read(source, "t10k")
+    counts, rng = group_counts(seed), np.random.default_rng([seed, 3])
+    conditions: dict[int, Condition] = {}
+    splits: dict[str, list[NDArray[np.int64]]] = {}
+    for c, name in enumerate(CLASSES):
+        rows = rng.permutation(np.flatnonzero(labels == c)[: _N_OF_CLASS // 2])
+        test = len(images) + rng.permutation(np.flatnonzero(test_labels == c))
+        for condition in product(BRIGHTNESS, VIEWS):
+            key = slice_key({"class": name, "brightness": condition[0], "view": condition[1]})
+            n_audit = round(_AUDIT_SHARE * counts[key])
+            sizes = (_GROUP["feedback"], n_audit, counts[key] - n_audit)
+            parts, rows = _cut(
+                rows, dict(zip(("feedback", "audit", "generator"), sizes, strict=True))
+            )
+            parts |= {"test": test[: _GROUP["test"]]}
+            test = test[_GROUP["test"] :]
+            for split, chosen in parts.items():
+                splits.setdefault(split, []).append(chosen)
+                conditions |= dict.fromkeys(chosen.tolist(), condition)
+    joined = {split: np.concatenate(parts) for split, parts in splits.items()}
+    pictures, names = np.concatenate([images, test_images]), np.concatenate([labels, test_labels])
+    return _write(folder / f"conditions-{seed:03d}", pictures, names, joined, conditions)
+
+
+def write_public_conditions(folder: Path, source: Path = SOURCE) -> Path:
+    """Write the photographs in conditions that a public generator has seen."""
+    images, labels = _read(source, "train")
+    conditions: dict[int, Condition] = {}
+    splits: dict[str, list[NDArray[np.int64]]] = {}
+    for c in range(len(CLASSES)):
+        rows = np.flatnonzero(labels == c)[_N_OF_CLASS // 2 :]
+        for condition in product(BRIGHTNESS, VIEWS):
+            sizes = {"generator": _GROUP["public"], "audit": 20, "feedback": 20, "test": 20}
+            parts, rows = _cut(rows, sizes)
+            for split, chosen in parts.items():
+                splits.setdefault(split, []).append(chosen)
+                conditions |= dict.fromkeys(chosen.tolist(), condition)
+    joined = {split: np.concatenate(parts) for split, parts in splits.items()}
+    return _write(folder / "public-conditions", images, labels, joined, conditions)
+
+
+def _cut(
+    rows: NDArray[np.int64], sizes: Mapping[str, int]
+) -> tuple[dict[str, NDArray[np.int64]], NDArray[np.int64]]:
+    """Return the first rows in parts of given sizes, and the rest."""
+    *parts, rest = np.split(rows, np.cumsum([*sizes.values()]))
+    return dict(zip(sizes, parts, strict=True)), rest
+
+
 def _read(source: Path, name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return images, (n, 28, 28), and labels, (n,), of one pair of files."""
     parts = []
@@ -100,7 +184,11 @@ def _read(source: Path, name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]
 
 
 def _write(
-    folder: Path, images: NDArray[np.uint8], labels: NDArray[np.uint8], splits: Rows
+    folder: Path,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    splits: Rows,
+    conditions: Mapping[int, Condition] | None = None,
 ) -> Path:
     """Write class folders and, last, the table that says the folder is whole."""
     table = folder / "attributes.csv"
@@ -111,12 +199,31 @@ def _write(
         for row in rows.tolist():
             name = f"{CLASSES[labels[row]]}/{row:05d}.png"
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.pad(images[row], _MARGIN)).save(folder / name)
-            lines.append((name, split, f"{_width(images[row]):.3f}"))
+            image = images[row]
+            columns: tuple[str, ...] = (f"{_width(image):.3f}",)
+            if conditions is not None:
+                columns = conditions[row]
+                image = _in_condition(image, row, columns)
+            Image.fromarray(np.pad(image, _MARGIN)).save(folder / name)
+            lines.append((name, split, *columns))
+    heads = ("width",) if conditions is None else ("brightness", "view")
     with table.with_suffix(".part").open("w", newline="") as file:
-        csv.writer(file).writerows([("file", "split", "width"), *lines])
+        csv.writer(file).writerows([("file", "split", *heads), *lines])
     table.with_suffix(".part").rename(table)
     return folder
+
+
+def _in_condition(
+    image: NDArray[np.uint8], row: int, condition: Sequence[str]
+) -> NDArray[np.uint8]:
+    """Return a photograph in a condition; the noise of a dark one is drawn by its row."""
+    brightness, view = condition
+    if view == "sideways":
+        image = np.rot90(image)
+    if brightness == "dark":
+        noise = np.random.default_rng(row).normal(0, _NOISE, image.shape)
+        image = (image * _LIGHT + noise).clip(0, 255).astype(np.uint8)
+    return image
 
 
 def _width(image: NDArray[np.uint8]) -> float:
@@ -126,7 +233,7 @@ def _width(image: NDArray[np.uint8]) -> float:
 
 
 def main() -> None:
-    """Write both folders of a seed."""
+    """Write all folders of a seed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
@@ -136,6 +243,8 @@ def main() -> None:
     for path in (
         write_public(options.folder, options.source),
         write_tail(options.folder, options.seed, options.source),
+        write_public_conditions(options.folder, options.source),
+        write_conditions(options.folder, options.seed, options.source),
     ):
         console.print(str(path))
 

@@ -1,10 +1,11 @@
-"""Design A of docs/results/protocol.md: does shaping pay on a long tail of real photographs?
+"""Designs A and E of docs/results/protocol.md: does shaping pay where photographs are rare?
 
     OMP_NUM_THREADS=1 python -m benchmarks.long_tail public --home FOLDER --seeds 0-9
 
 `public`: the MTDM has seen 500 other photographs of each class. `tail`: the photographs of the
-split generator alone. Run again, it goes on where it stopped. Figures of all seeds that are
-complete are written to docs/results/long-tail-GENERATOR.csv (by seed), -arms.csv (means) and
+split generator alone. `conditions`: six of 40 groups, classes in a condition, are rare, and the
+MTDM has seen 125 others of each. Run again, it goes on where it stopped. Figures of all seeds that
+are complete are written to docs/results/long-tail-DESIGN.csv (by seed), -arms.csv (means) and
 -differences.csv.
 """
 
@@ -15,6 +16,7 @@ import csv
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -32,7 +34,7 @@ from tools.pretraining.pretrain import pretrain
 
 PRESET = str(Path(__file__).with_name("fashion_mnist.yaml"))
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-GENERATORS = ("public", "tail")
+DESIGNS = ("public", "tail", "conditions")
 PLANNERS = ("audited_failure", "uniform", "count", "expected_gain")
 CONTROLS = ("real", "augment", "oversample", "logit_adjusted", "one_shot", "shuffled", "oracle")
 OF_REAL = ("real", "augment", "oversample", "logit_adjusted")
@@ -51,8 +53,9 @@ PAIRS = (
         for other in ("count", "one-shot audited_failure", "shuffled audited_failure")
     ),
 )
-# An MTDM of a long tail sees its classes more evenly; those of `public` are equal.
-_EXPONENT = {"public": 0.0, "tail": 0.5}
+# An MTDM of a long tail sees its classes more evenly; elsewhere they are equal.
+_EXPONENT = {"tail": 0.5}
+_SLICES = {"conditions": "feedback.slices=[[class], [class, brightness, view]]"}
 _EVERY = 250
 # The three classes with the fewest photographs, and with the most.
 _N_FEW = 3
@@ -62,9 +65,29 @@ console = Console(highlight=False, soft_wrap=True)
 Figures = Mapping[str, float]
 
 
-def settings_of(home: Path, data: Path, generator: Path, overrides: Sequence[str]) -> Settings:
+class Groups(NamedTuple):
+    """Keys of the slices whose accuracies are averaged; `few` and `many` by their photographs."""
+
+    all: Sequence[str]
+    few: Sequence[str]
+    many: Sequence[str]
+
+
+def groups_of(design: str, seed: int) -> Groups:
+    """Return the slices of a design: its classes, or its classes in each condition."""
+    if design == "conditions":
+        keys, n = [*fashion_mnist.group_counts(seed)], fashion_mnist.N_RARE_GROUPS
+        return Groups(keys, keys[-n:], keys[:-n])
+    keys = [f"class={name}" for name in fashion_mnist.tail(seed)]
+    return Groups(keys, keys[-_N_FEW:], keys[:_N_FEW])
+
+
+def settings_of(
+    design: str, home: Path, data: Path, generator: Path, overrides: Sequence[str]
+) -> Settings:
     """Return the settings of a folder of photographs and the generator's weights."""
     places = (
+        *([_SLICES[design]] if design in _SLICES else []),
         f"home={home}",
         f"target.options.path={data}",
         f"generator.weights={generator / 'pipeline'}",
@@ -72,11 +95,11 @@ def settings_of(home: Path, data: Path, generator: Path, overrides: Sequence[str
     return load_settings(PRESET, [*places, *overrides])
 
 
-def train_generator(kind: str, home: Path, data: Path) -> Path:
+def train_generator(design: str, home: Path, data: Path) -> Path:
     """Train, or go on to train, the MTDM on the photographs of `data`; return its folder."""
     folder = home / f"mtdm-{data.name}"
-    changes = [f"pretrain.class_sampling_exponent={_EXPONENT[kind]}"]
-    settings = settings_of(home, data, folder, changes)
+    changes = [f"pretrain.class_sampling_exponent={_EXPONENT.get(design, 0.0)}"]
+    settings = settings_of(design, home, data, folder, changes)
 
     def progress(step: int, loss: float, seconds: float) -> None:
         if step % _EVERY == 0:
@@ -86,31 +109,21 @@ def train_generator(kind: str, home: Path, data: Path) -> Path:
     return folder
 
 
-def figures_of(path: Path, counts: Mapping[str, int]) -> Iterator[tuple[str, Figures]]:
-    """Yield the name and the figures of each arm in its last round, from a compare-slices.csv.
-
-    Args:
-        path: Of the file.
-        counts: Training photographs of each class, from most to fewest.
-    """
+def figures_of(path: Path, groups: Groups) -> Iterator[tuple[str, Figures]]:
+    """Yield the name and the figures of each arm in its last round, from a compare-slices.csv."""
     by_arm: dict[str, dict[int, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            key, equals, name = row["slice"].partition("=")
-            if row["split"] == "test" and key == "class" and equals and name in counts:
-                by_arm[row["arm"]][int(row["round"])][name] = float(row["score"])
+            if row["split"] == "test" and row["slice"] in groups.all:
+                by_arm[row["arm"]][int(row["round"])][row["slice"]] = float(row["score"])
     for arm, rounds in by_arm.items():
         score = rounds[max(rounds)]
-        values = [score[name] for name in counts]
-        yield (
-            arm,
-            {
-                "all": float(np.mean(values)),
-                "few": float(np.mean(values[-_N_FEW:])),
-                "many": float(np.mean(values[:_N_FEW])),
-                "worst_five": float(np.mean(sorted(values)[:5])),
-            },
-        )
+        figures = {
+            name: float(np.mean([score[key] for key in keys]))
+            for name, keys in groups._asdict().items()
+        }
+        figures["worst_five"] = float(np.mean(sorted(score.values())[:5]))
+        yield arm, figures
 
 
 def write_results(kind: str, by_seed: Mapping[int, Mapping[str, Figures]], command: str) -> None:
@@ -155,7 +168,7 @@ def _write(name: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> No
 
 def command_of(chosen: argparse.Namespace) -> str:
     """Return the command without the folders, which are a machine's own."""
-    words = ["python -m benchmarks.long_tail", chosen.generator, "--seeds", chosen.seeds]
+    words = ["python -m benchmarks.long_tail", chosen.design, "--seeds", chosen.seeds]
     if chosen.name:
         words += [
             "--name",
@@ -168,12 +181,21 @@ def command_of(chosen: argparse.Namespace) -> str:
     return " ".join([*words, *(f"--set {change}" for change in chosen.set)])
 
 
+def _folders(design: str, folder: Path, seed: int, source: Path) -> tuple[Path, Path]:
+    """Return the folders that the MTDM and the sessions of a seed learn from."""
+    if design == "conditions":
+        public = fashion_mnist.write_public_conditions(folder, source)
+        return public, fashion_mnist.write_conditions(folder, seed, source)
+    data = fashion_mnist.write_tail(folder, seed, source)
+    return fashion_mnist.write_public(folder, source) if design == "public" else data, data
+
+
 def main() -> None:
     """Run the seeds and write the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("generator", choices=GENERATORS)
+    parser.add_argument("design", choices=DESIGNS)
     parser.add_argument("--home", type=Path, required=True, help="of data, weights and images")
     parser.add_argument("--source", type=Path, default=fashion_mnist.SOURCE)
     parser.add_argument("--seeds", default="0-9", metavar="FIRST-LAST")
@@ -186,25 +208,23 @@ def main() -> None:
     chosen = parser.parse_args()
     first, _, last = chosen.seeds.partition("-")
     planners, controls = chosen.planners.split(","), [c for c in chosen.controls.split(",") if c]
-    kind = f"{chosen.generator}-{chosen.name}" if chosen.name else chosen.generator
+    design = chosen.design
+    kind = f"{design}-{chosen.name}" if chosen.name else design
     by_seed: dict[int, dict[str, Figures]] = {}
     for seed in range(int(first), int(last or first) + 1):
-        source = data = fashion_mnist.write_tail(chosen.home / "data", seed, chosen.source)
-        if chosen.generator == "public":
-            source = fashion_mnist.write_public(chosen.home / "data", chosen.source)
-        weights = train_generator(chosen.generator, chosen.home, source)
+        source, data = _folders(design, chosen.home / "data", seed, chosen.source)
+        weights = train_generator(design, chosen.home, source)
         if chosen.pretrain_only:
             continue
-        settings = settings_of(chosen.home, data, weights, chosen.set)
+        settings = settings_of(design, chosen.home, data, weights, chosen.set)
         arms = Arms(planners=tuple(planners), controls=tuple(controls))
         name = f"long-tail-{kind}-{seed:03d}"
         experiment = Experiment.open(settings, name, arms, trainings=chosen.trainings)
         experiment.run_seed(seed)
         command = command_of(chosen)
         experiment.write_results(command)
-        by_seed[seed] = dict(
-            figures_of(experiment.folder / "compare-slices.csv", fashion_mnist.tail(seed))
-        )
+        slices = experiment.folder / "compare-slices.csv"
+        by_seed[seed] = dict(figures_of(slices, groups_of(design, seed)))
         write_results(kind, by_seed, command)
 
 

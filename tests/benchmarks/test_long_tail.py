@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.fashion_mnist import CLASSES, tail
-from benchmarks.long_tail import figures_of
+from benchmarks.fashion_mnist import CLASSES, N_RARE_GROUPS, group_counts, tail
+from benchmarks.long_tail import Groups, figures_of, groups_of
 
 
 def test_a_tail_has_a_ratio_of_100_and_its_order_is_the_seeds() -> None:
@@ -18,8 +18,16 @@ def test_a_tail_has_a_ratio_of_100_and_its_order_is_the_seeds() -> None:
     assert [*first] != [*second]
 
 
+def test_rare_groups_are_the_seeds_and_come_last() -> None:
+    counts = group_counts(0)
+    groups = groups_of("conditions", 0)
+    assert len(groups.all) == 4 * len(CLASSES)
+    assert {counts[key] for key in groups.few} == {min(counts.values())}
+    assert len(groups.few) == N_RARE_GROUPS and groups.few != groups_of("conditions", 1).few
+
+
 def test_figures_are_those_of_classes_on_the_test_split_in_the_last_round(tmp_path: Path) -> None:
-    counts = {"a": 1000, "b": 500, "c": 200, "d": 50, "e": 20, "f": 10}
+    keys = [f"class={name}" for name in "abcdef"]
     scores = {"a": 0.9, "b": 0.8, "c": 0.7, "d": 0.3, "e": 0.2, "f": 0.4}
     lines = ["arm,seed,round,split,slice,n,score"]
     lines += [f"uniform,0,2,test,class={name},100,{score}" for name, score in scores.items()]
@@ -28,7 +36,7 @@ def test_figures_are_those_of_classes_on_the_test_split_in_the_last_round(tmp_pa
     lines += ["uniform,0,2,test,brightness=dark class=a,10,0"]
     path = tmp_path / "compare-slices.csv"
     path.write_text("\n".join(lines), "utf-8")
-    ((arm, figures),) = figures_of(path, counts)
+    ((arm, figures),) = figures_of(path, Groups(keys, keys[-3:], keys[:3]))
     assert arm == "uniform"
     assert figures == pytest.approx(
         {"all": 0.55, "few": 0.3, "many": 0.8, "worst_five": (0.2 + 0.3 + 0.4 + 0.7 + 0.8) / 5}
