@@ -10,7 +10,7 @@ FOLDER/seed-000/           a long tail of 1,000 to 10 photographs a class, whose
                            decides; 100 a class of feedback, 1,000 a class to test
 FOLDER/public-conditions/  125 photographs of each class in each of four conditions: upright or
                            sideways, bright or dark
-FOLDER/conditions-000/     60 photographs of each of these 40 groups but 3 of six rare ones, which
+FOLDER/conditions-000/     60 photographs of each of these 40 groups but 4 of six rare ones, which
                            the seed decides; 25 a group of feedback, 250 a group to test
 
 All are class folders with `attributes.csv`. No photograph is in a public folder and in that of a
@@ -48,7 +48,7 @@ _MARGIN = 2
 _AUDIT_SHARE = 0.25
 _DARK = 32
 BRIGHTNESS, VIEWS = ("bright", "dark"), ("upright", "sideways")
-N_RARE_GROUPS, N_COMMON, N_RARE = 6, 60, 3
+N_RARE_GROUPS, N_COMMON, N_RARE = 6, 60, 4
 _N_CONDITIONS = len(BRIGHTNESS) * len(VIEWS)
 _GROUP = {"feedback": 25, "test": 250, "public": 125}
 _LIGHT, _NOISE = 0.25, 8.0

@@ -13,6 +13,7 @@ from agent.experiments.oracle import Oracle
 from agent.planners import AttributeCombination, AttributeDistribution, Observation, PlanDraft
 from agent.planners.audited_failure import audited_shares
 from agent.planners.count import Count
+from agent.planners.learning_curve import water_fill
 from agent.planners.learning_progress import best_mixture, fit
 from agent.planners.learning_progress import build as build_learning_progress
 from agent.planners.level_replay import rank_shares, staleness
@@ -27,6 +28,7 @@ from memory.records import (
     PromptSpec,
     Round,
     SliceScore,
+    Training,
 )
 from prompts.vocabulary import load_vocabulary
 from tests.factories import estimate, failure, report, slice_score
@@ -316,3 +318,41 @@ def test_classes_of_a_slice_get_equal_shares() -> None:
     )
     found = Counter(p.class_name for p in draft.prompts for _ in range(p.count))
     assert found == {"functional": 50, "defective": 50}
+
+
+def test_water_filling_makes_what_is_there_proportional_to_its_worth() -> None:
+    worth, filled = np.array([0.2, 0.4, 0.4, 0.1]), np.array([10.0, 10.0, 100.0, 60.0])
+    amounts = water_fill(worth, filled, 50)
+    assert amounts.sum() == pytest.approx(50) and amounts[2] == amounts[3] == 0
+    level = (filled + amounts)[:2] / worth[:2]
+    assert level[0] == pytest.approx(level[1]) and level[0] < (filled / worth)[2:].min()
+
+
+def test_a_learning_curve_spends_where_errors_are_many_and_photographs_few() -> None:
+    def images(day: float, dusk: float, night: float, keep: int = 10) -> Counter[str]:
+        first = past(1, lights(day, dusk, night))
+        training = Training(
+            round=1,
+            job_id="j",
+            model="m",
+            n_images=30,
+            n_real=300,
+            n_steps=1,
+            final_loss=1,
+            sha256="0",
+        )
+        assert first.batch
+        quality = tuple(
+            q.model_copy(update={"n_kept": keep if q.prompt_id.endswith("p02") else 10})
+            for q in first.batch.quality
+        )
+        batch = first.batch.model_copy(update={"quality": quality})
+        seen = first.model_copy(update={"training": training, "batch": batch})
+        return spent(plan("learning_curve:floor=0", seen))
+
+    # Day has 180 photographs, dusk and night 60 each.
+    assert images(0.5, 0.5, 0.5)["day"] < images(0.5, 0.5, 0.5)["night"]
+    ambiguous = images(0.5, 0.7, 0.7)
+    assert ambiguous["day"] < ambiguous["night"]
+    assert images(0.9, 0.9, 0.4)["night"] > 90
+    assert images(0.5, 0.5, 0.5, keep=0)["night"] < images(0.5, 0.5, 0.5)["night"]
