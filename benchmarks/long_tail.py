@@ -39,19 +39,18 @@ PLANNERS = ("audited_failure", "uniform", "count", "expected_gain")
 CONTROLS = ("real", "augment", "oversample", "logit_adjusted", "one_shot", "shuffled", "oracle")
 OF_REAL = ("real", "augment", "oversample", "logit_adjusted")
 FIGURES = ("all", "few", "many", "worst_five")
-PRIMARY = "worst_five"
+PRIMARY = {"conditions": "few"}
+_SHAPING = ("audited_failure", "learning_curve", "expected_gain")
 PAIRS = (
+    *((planner, other) for planner in (*_SHAPING, "uniform", "count") for other in OF_REAL),
+    *((planner, "uniform") for planner in (*_SHAPING, "count", "oracle")),
     *(
         (planner, other)
-        for planner in ("audited_failure", "expected_gain", "uniform")
-        for other in OF_REAL
+        for planner in (*_SHAPING, "oracle")
+        for other in ("count", f"one-shot {planner}", f"shuffled {planner}")
     ),
-    *((planner, "uniform") for planner in ("audited_failure", "expected_gain", "count", "oracle")),
-    *(
-        (planner, other)
-        for planner in ("audited_failure", "expected_gain")
-        for other in ("count", "one-shot audited_failure", "shuffled audited_failure")
-    ),
+    ("learning_curve", "audited_failure"),
+    ("oracle", "learning_curve"),
 )
 # An MTDM of a long tail sees its classes more evenly; elsewhere they are equal.
 _EXPONENT = {"tail": 0.5}
@@ -128,7 +127,7 @@ def figures_of(path: Path, groups: Groups) -> Iterator[tuple[str, Figures]]:
 
 def write_results(kind: str, by_seed: Mapping[int, Mapping[str, Figures]], command: str) -> None:
     """Write the figures of each seed, their means, and differences with 95% t-intervals."""
-    stamp = origin(command)
+    stamp, figure = origin(command), PRIMARY.get(kind.partition("-")[0], "worst_five")
     rows = [
         [str(seed), arm, *(f"{values[name]:.4f}" for name in FIGURES), *stamp]
         for seed, arms in sorted(by_seed.items())
@@ -152,9 +151,9 @@ def write_results(kind: str, by_seed: Mapping[int, Mapping[str, Figures]], comma
             for figure in FIGURES
         ]
         cells = [f"{v:.3f}" for c in changes for v in (c.value, c.low, c.high)]
-        primary = changes[FIGURES.index(PRIMARY)]
+        primary = changes[FIGURES.index(figure)]
         differences.append([arm, other, *cells, str(seeds_needed(primary) or ""), n, *stamp])
-        console.print(f"{PRIMARY}: {arm} minus {other} {estimate_text(primary, sign=True)}")
+        console.print(f"{figure}: {arm} minus {other} {estimate_text(primary, sign=True)}")
     of_figures = [f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")]
     columns = ["arm", "minus", *of_figures, "seeds_needed", "seeds", *heads]
     _write(f"long-tail-{kind}-differences.csv", columns, differences)
