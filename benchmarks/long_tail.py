@@ -127,7 +127,7 @@ def figures_of(path: Path, groups: Groups) -> Iterator[tuple[str, Figures]]:
 
 def write_results(kind: str, by_seed: Mapping[int, Mapping[str, Figures]], command: str) -> None:
     """Write the figures of each seed, their means, and differences with 95% t-intervals."""
-    stamp, figure = origin(command), PRIMARY.get(kind.partition("-")[0], "worst_five")
+    stamp, shown = origin(command), PRIMARY.get(kind.partition("-")[0], "worst_five")
     rows = [
         [str(seed), arm, *(f"{values[name]:.4f}" for name in FIGURES), *stamp]
         for seed, arms in sorted(by_seed.items())
@@ -151,9 +151,9 @@ def write_results(kind: str, by_seed: Mapping[int, Mapping[str, Figures]], comma
             for figure in FIGURES
         ]
         cells = [f"{v:.3f}" for c in changes for v in (c.value, c.low, c.high)]
-        primary = changes[FIGURES.index(figure)]
+        primary = changes[FIGURES.index(shown)]
         differences.append([arm, other, *cells, str(seeds_needed(primary) or ""), n, *stamp])
-        console.print(f"{figure}: {arm} minus {other} {estimate_text(primary, sign=True)}")
+        console.print(f"{shown}: {arm} minus {other} {estimate_text(primary, sign=True)}")
     of_figures = [f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")]
     columns = ["arm", "minus", *of_figures, "seeds_needed", "seeds", *heads]
     _write(f"long-tail-{kind}-differences.csv", columns, differences)
