@@ -64,8 +64,8 @@ def main() -> None:
     by_arm["mean of the arms"] = [
         tuple(np.mean([values[n] for values in by_arm.values()], axis=0)) for n in range(len(seeds))
     ]
-    command = f"python -m benchmarks.delivery_rules --first-seed {chosen.first_seed}"
-    stamp = origin(f"{command} --seeds {chosen.seeds}")
+    command = f"python -m benchmarks.delivery_rules HOME/compare/{chosen.folder.name}"
+    stamp = origin(f"{command} --first-seed {chosen.first_seed} --seeds {chosen.seeds}")
     console, rows = Console(highlight=False, soft_wrap=True), []
     for arm, values in by_arm.items():
         one, best = np.array(values).T
