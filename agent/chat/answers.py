@@ -105,7 +105,7 @@ def plan_summary(
     wanted += [p.name for p in preferences if p.attributes]
     wanted += sorted(now, key=lambda key: (-abs(now[key] - old.get(key, 0.0)), key))
     names = list(dict.fromkeys(name for name in wanted if slice_attributes(name)))[:_N_BARS]
-    size = f"{plan.n_images} images planned from {len(plan.prompts)} prompts"
+    size = f"{plural(plan.n_images, 'image')} planned from {plural(len(plan.prompts), 'prompt')}"
     blocks: list[Block] = [
         Line(f"Plan of round {plan.round}: {size}", "bold"),
         Line(f"By {plan.author}: {one_line(plan.why, 240) or 'no reason given'}"),

@@ -21,6 +21,7 @@ from agent.session.control import request, requested
 from agent.session.folder import Session, store_settings
 from agent.session.limits import Ending
 from agent.session.undo import clear_undone, undo
+from eval.report.text import plural
 from memory.errors import ShapingError, Stopped
 from memory.records import Plan, Round
 
@@ -374,7 +375,7 @@ class _LiveObserver(Observer):
         """Send an event about an accepted plan."""
         live = self._live
         live._set(round=plan.round)
-        size = f"{plan.n_images} images from {len(plan.prompts)} prompts"
+        size = f"{plural(plan.n_images, 'image')} from {plural(len(plan.prompts), 'prompt')}"
         live.tell("plan", f"round {plan.round}: plan accepted, {size}, by {plan.author}", plan)
 
     def round_done(self, current: Round) -> None:

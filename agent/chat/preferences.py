@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -117,7 +118,8 @@ class PreferenceStore:
         if replaced:
             blocks.append(Line(f"It takes the place of {_names(replaced)}."))
         if beside := [p for p in same if new.attributes and p.kind != new.kind]:
-            text = f"{_names(beside)} about the same data holds too; /forget removes it."
+            hold, them = ("hold", "ID removes one") if beside[1:] else ("holds", "removes it")
+            text = f"{_names(beside)} about the same data {hold} too; /forget {them}."
             blocks.append(Line(text, "warning"))
         idle = [
             p.id
@@ -184,7 +186,7 @@ class PreferenceStore:
         """
         ids, text = self.ids(), unquoted(text)
         named = self.lexicon.read(text)[0]
-        chosen = [text] if text in ids else ids if text == "all" else []
+        chosen = text.split() if {*text.split()} <= {*ids} else ids if text == "all" else []
         if not chosen and named:
             chosen = [
                 p.id
@@ -200,7 +202,7 @@ class PreferenceStore:
         return [Line(f"Forgotten: {', '.join(chosen)}.", "good")]
 
     def back(self) -> list[Block]:
-        """Take the last preference or addition back that no plan has followed yet."""
+        """Take back the last addition, or the preferences of the last sentence, if not followed."""
         steered = self._journal.events(SteeredEvent)
         followed = {shift["wish"] for event in steered for shift in event.shifts}
         # Both have their key from their id: wish/w3, addition/a1.
@@ -209,7 +211,11 @@ class PreferenceStore:
         active = self.ids()
         open_ids = [name for name in ids if name in active and name not in followed]
         if open_ids:
-            return self.forget(open_ids[-1])
+            # All of one sentence: those of the last one have their words.
+            texts = {p.id: p.text for p in self.active()}
+            last = texts.get(open_ids[-1])
+            later = itertools.takewhile(lambda name: texts.get(name) == last, reversed(open_ids))
+            return self.forget(" ".join(sorted(later) if last else open_ids[-1:]))
         number = self.next_round() - 1
         if not number:
             return [Line("There is nothing that could be taken back.")]

@@ -85,6 +85,10 @@ def test_what_was_changed_last_is_said(tmp_path: Path) -> None:
         assert "avoid brightness=dark (w1)" in plain(chat.say("what did you just change?"))
         chat.say("undo that")
         assert "Forgotten: w1" in plain(chat.say("what did you just do"))
+        chat.say("fewer mono cells")
+        chat.say("more dark cells, and fewer with low contrast")
+        assert "Forgotten: w3, w4" in plain(chat.say("undo that"))
+        assert "Forgotten: w2" in plain(chat.say("undo that"))
 
 
 def test_a_plan_is_shown_in_12_lines(chat: Conversation) -> None:
