@@ -6,6 +6,7 @@ Every message names what was given, what was expected and what to do. The tree::
     |- SettingsError         a preset, key, value or name that cannot be used
     |- DataError             a target, image, label or split that is unusable
     |- WeightsError          model weights that are missing, damaged or foreign
+    |  `- NotPretrained      an MTDM for a user's own data that is not trained yet
     |- SessionError          a session folder that is in use, foreign or damaged
     |  |- SessionInUse       one that another process holds
     |  `- UntrustedSession   one that names commands or code that were not given here
@@ -35,6 +36,17 @@ class DataError(ShapingError):
 
 class WeightsError(ShapingError):
     """Model weights that are missing, damaged or foreign."""
+
+
+class NotPretrained(WeightsError):
+    """An MTDM for a user's own data that is not trained yet.
+
+    todo: how to train it; notice: how the data are read.
+    """
+
+    def __init__(self, todo: str, notice: str) -> None:
+        super().__init__(f"{todo}\nThis is how the data are read:\n{notice}")
+        self.todo, self.notice = todo, notice
 
 
 class SessionError(ShapingError):
@@ -72,12 +84,26 @@ class Stopped(ShapingError):
         self.rule = rule
 
 
+# Of known names, as many as a message lists.
+_MAX_NAMES = 60
+
+
 def unknown(kind: str, given: str, known: Iterable[str]) -> str:
-    """Return "unknown KIND 'GIVEN'", the nearest known names and the full list of them."""
+    """Return "unknown KIND 'GIVEN'", the nearest known names, and the list of them.
+
+    Of more than 60 dotted names, those of the section of the given one, or the sections.
+    """
     names = sorted(known)
-    near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
+    section, _, last = given.rpartition(".")
+    moved = [name for name in names if name.endswith(f".{last}")]
+    close = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
+    near = list(dict.fromkeys([*moved, *close]))[:3]
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-    return f"Unknown {kind} {given!r}.{hint} Known: {', '.join(names) or 'none'}."
+    if len(names) > _MAX_NAMES:
+        names = [n for n in names if section and n.startswith(f"{section}.")] or list(
+            dict.fromkeys(f"{n.partition('.')[0]}.*" if "." in n else n for n in names)
+        )
+    return f"Unknown {kind} {given!r}.{hint} Known: {some(names, _MAX_NAMES) or 'none'}."
 
 
 def some(words: Sequence[str], most: int, between: str = ", ") -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from agent.config.settings import Settings, load_settings
 from agent.loop.components import Components
-from memory.errors import SettingsError, WeightsError, some, unknown
+from memory.errors import NotPretrained, SettingsError, some, unknown
 from tools.plugins import names
 from tools.targets import Target, leakage
 
@@ -46,8 +46,8 @@ def user_settings(
 
     Raises:
         SettingsError: The target cannot be used.
-        WeightsError: There is no MTDM yet (the message contains the command that trains one), or
-            it was trained on photographs of other splits.
+        NotPretrained: There is no MTDM yet (the message contains the command that trains one).
+        WeightsError: It was trained on photographs of other splits.
     """
     name, _, path = target.partition(":")
     if name not in PRESETS and Path(target).expanduser().exists():
@@ -96,15 +96,16 @@ def _check_weights(
     assignments: Sequence[str],
     warn: Callable[[str], None],
 ) -> None:
-    """Raise WeightsError for an MTDM that is missing or must not draw; warn of unlearned words."""
+    """Refuse an MTDM that is missing or must not draw; warn of unlearned words."""
     if not (weights / "model_index.json").is_file():
         _, height, width = built.image_shape
         minutes = max(1, round(_TIMED_MINUTES * steps * height * width / _TIMED_WORK))
-        raise WeightsError(
+        raise NotPretrained(
             f"There is no MTDM for {target} yet: {weights} is missing. Train one first, with the "
             f"same --home: {_pretrain_command(target, assignments)}\nIt takes {steps} steps, about "
             f"{minutes} minutes on two CPU cores for photographs of {width}x{height}; --steps 500 "
-            f"is enough for a first look.\nThis is how the data are read:\n{built.notice}"
+            "is enough for a first look.",
+            built.notice,
         )
     leakage.check(weights.parent, built)
     if unlearned := leakage.unlearned_words(weights.parent, built):

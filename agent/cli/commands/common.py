@@ -114,6 +114,18 @@ def _given(settings: Settings) -> Settings:
     return settings
 
 
+def going_on(settings: Settings) -> Settings:
+    """Return settings without a session's name with that of the unfinished one that has them."""
+    from agent.session.folder import unfinished
+
+    name = None if settings.session.name else unfinished(settings)
+    if not name:
+        return settings
+    say(f"Session {name} has not finished and goes on. For a new one: --session NAME")
+    named = settings.session.model_copy(update={"name": name})
+    return settings.model_copy(update={"session": named})
+
+
 def home_of(home: Path | None) -> Path:
     """Return the folder where all is written, of --home or of the environment."""
     return settings_of(None, [f"home={home}"] if home else []).home

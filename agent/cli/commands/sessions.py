@@ -15,13 +15,14 @@ from agent.cli.commands.common import (
     confirm,
     console,
     continued,
+    going_on,
     home_of,
     resolve,
     say,
     say_table,
     session_of,
 )
-from memory.errors import SessionError
+from memory.errors import NotPretrained, SessionError
 
 if TYPE_CHECKING:
     from agent.autonomous.status import Status
@@ -86,7 +87,7 @@ def run(
     The same command continues a session that was killed or stopped. With --session, without PRESET
     and --target, a session that exists goes on by its own settings.
     """
-    from agent.session.folder import has_session, stored_settings, unfinished
+    from agent.session.folder import has_session, stored_settings
 
     if dry_run:
         from agent.autonomous.dry_run import leave_no_home
@@ -96,12 +97,15 @@ def run(
     if session and base and has_session(base, session):
         settings = continued(ctx, base, session)
     else:
-        settings = resolve(ctx)
+        try:
+            settings = resolve(ctx)
+        except NotPretrained as error:
+            if not dry_run:
+                raise
+            say(f"{error.notice}\n\nNo plan or estimate yet: {error.todo}")
+            return
+        settings = settings if dry_run else going_on(settings)
         name = settings.session.name
-        if not name and not dry_run and (name := unfinished(settings)):
-            say(f"Session {name} has not finished and goes on. For a new one: --session NAME")
-            named = settings.session.model_copy(update={"name": name})
-            settings = settings.model_copy(update={"session": named})
         if name and has_session(settings.home, name):
             confirm(settings, stored_settings(settings.home, name), name, trust)
     if dry_run:

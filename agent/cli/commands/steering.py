@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent.cli.commands import options
-from agent.cli.commands.common import changes, continued, home_of, refuse_unknown, say, settings_of
+from agent.cli.commands.common import (
+    changes,
+    continued,
+    going_on,
+    home_of,
+    refuse_unknown,
+    say,
+    settings_of,
+)
 from memory.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -50,6 +58,8 @@ def chat(
 ) -> None:
     """Talk with a session while it runs: see, approve, edit and steer.
 
+    The same command goes on with a session that has not finished.
+
     Without a terminal, lines are read from standard input; "/wait" waits until a plan is there or
     the session ends.
     """
@@ -63,7 +73,7 @@ def chat(
     else:
         if opened and target is None:
             refuse_unknown(folder, opened)
-        settings = settings_of(opened, changes(ctx), target)
+        settings = going_on(settings_of(opened, changes(ctx), target))
     from agent.chat import terminal
 
     terminal.chat(settings, auto, sys.stdin, os.environ)

@@ -19,6 +19,8 @@ from typer.testing import CliRunner
 
 from agent.autonomous.runner import run
 from agent.cli.app import app
+from agent.cli.commands.common import going_on
+from agent.config.session import SessionSettings
 from agent.config.settings import Settings, load_settings, overrides
 from agent.session.folder import (
     folder_of,
@@ -178,6 +180,9 @@ def test_the_same_command_goes_on_with_an_unfinished_session(make_settings: Make
     with open_session(settings, "solar-1"):
         assert unfinished(settings) is None
     assert unfinished(settings) == "solar-1"
+    assert going_on(settings).session.name == "solar-1"
+    named = settings.model_copy(update={"session": SessionSettings(name="mine")})
+    assert going_on(named) == named
     assert unfinished(make_settings("session.rounds=1", "session.seed=9")) is None
     command = ["run", "solar", "--home", str(settings.home), "--max-rounds", "1"]
     command += [word for change in QUICK for word in ("--set", change)]

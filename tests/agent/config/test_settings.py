@@ -89,6 +89,7 @@ def test_values_are_yaml() -> None:
     ("override", "words"),
     [
         ("audti.threshold=0.3", ["'audti.threshold'", "Did you mean 'audit.threshold'"]),
+        ("limits.rounds=2", ["'session.rounds'", "limits.max_hours"]),
         ("rounds=3", ["'rounds'", "'session.rounds'"]),
         ("audit={flor: 3}", ["'audit.flor'", "'audit.floor'"]),
     ],
