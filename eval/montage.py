@@ -13,6 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from memory.files import write_bytes
 
+# Side of a picture that a language model is shown.
+SHEET_PX = 512
 _GAP_PX = 4
 _CAPTION_PX = 15
 _CAPTION_LINES = 2

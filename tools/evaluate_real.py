@@ -166,6 +166,25 @@ def read_predictions(
         ) from error
 
 
+def predictions_on(
+    target: Target,
+    session_folder: Path,
+    round: int,  # noqa: A002 (the name of the record's field)
+) -> tuple[Samples, Predictions]:
+    """Return the feedback photographs of a target, and what was predicted for them.
+
+    Raises:
+        DataError: There are no predictions, or they are of other photographs.
+    """
+    feedback, predictions = target.split("feedback"), read_predictions(session_folder, round)
+    if list(predictions.ids) != list(feedback.ids):
+        raise DataError(
+            f"The predictions of round {round} are of other photographs than the feedback split "
+            f"of {target.name!r}. Use the session's own target, or evaluate the round again."
+        )
+    return feedback, predictions
+
+
 def read_sealed(session_folder: Path) -> tuple[Report, ...]:
     """Return the reports on the test split, by round. For reports and comparisons alone."""
     paths = sorted((session_folder / "rounds").glob("*/sealed.json"))

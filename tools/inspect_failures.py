@@ -14,12 +14,11 @@ from eval.credit import prompt_influence
 from eval.discovery import discover, nearest_prompts
 from eval.fixable import evidence_from, fixable, mean_change
 from eval.montage import save_montage
-from memory.errors import DataError
 from memory.records import Failure, Round
 from tools import tasks
 from tools.data.jobs import round_folder
 from tools.data.samples import Samples
-from tools.evaluate_real import Predictions, read_predictions
+from tools.evaluate_real import Predictions, predictions_on, read_predictions
 from tools.models.criteria import Dstm, load_dstm
 from tools.models.embeddings import Embed
 from tools.models.gradients import measure_gradients
@@ -90,13 +89,7 @@ def inspect(
     Raises:
         DataError: The round was not evaluated, or on another target.
     """
-    feedback = target.split("feedback")
-    predictions = read_predictions(session_folder, round)
-    if list(predictions.ids) != list(feedback.ids):
-        raise DataError(
-            f"The predictions of round {round} are of other photographs than the feedback split "
-            f"of {target.name!r}. Use the session's own target, or evaluate the round again."
-        )
+    feedback, predictions = predictions_on(target, session_folder, round)
     task = tasks.build(predictions.task)
     current = next((r for r in past if r.number == round), None)
     previous = _report_before(past, round)

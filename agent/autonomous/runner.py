@@ -24,6 +24,7 @@ from agent.autonomous.results import write_results
 from agent.autonomous.status import read_delivery
 from agent.brains import Brain, BrainContext, planner_brain, planner_of
 from agent.brains.probe import with_mode
+from agent.brains.sight import require_sight
 from agent.config.settings import Settings, journaled_settings
 from agent.loop.approval import ApprovalRequest, journal_answer
 from agent.loop.components import Components
@@ -68,6 +69,8 @@ def run(settings: Settings, console: Console, interactive: bool = False) -> Path
                 _print(console, components.target.notice, "dim")
                 if tracing_is_enabled():
                     _print(console, "LangSmith traces are sent: LANGSMITH_TRACING is set.")
+                if settings.llm.images and planner_of(settings.brain) is None:
+                    _print(console, f"{settings.brain} is sent photographs: llm.images is set.")
                 end = run_rounds(components)
             except Stopped as error:
                 end, stopped = Ending(error.rule, str(error)), error
@@ -283,6 +286,7 @@ def _brains(session: Session, context: BrainContext) -> tuple[Brain, Brain | Non
     """Build the brain of the settings and, for a chat model, its fallback planner."""
     settings, journal = session.settings, session.journal
     brain = with_mode(brains.build(settings.brain, context), settings.llm, journal)
+    require_sight(brain, settings.llm, journal)
     fallback = None
     if planner_of(settings.brain) is None:
         fallback = brains.build(planner_brain(settings.llm.fallback), context)

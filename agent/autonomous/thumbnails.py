@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.colours import below_one_another, depth_bar, label_colours, legend, side_by_side
+from eval.colours import below_one_another, depth_bar, legend
 from eval.montage import montage_png
 from memory.errors import DataError
 from memory.records import Batch
 from tools.data.jobs import round_folder
-from tools.data.samples import Images, Samples
+from tools.data.samples import Images
 from tools.data.shards import encode_png, read_shards
+from tools.look_at import DEPTH_M, labelled_pictures
 
 # Images of a prompt that are shown, with labels in rows of about so many pixels.
 N_SHOWN = 8
 _WIDTH_PX = 384
-# Ends of the colour scale of depth.
-_DEPTH_M = (2.0, 100.0)
 
 
 def thumbnail_path(folder: Path, round_number: int, prompt_id: str) -> Path:
@@ -51,22 +50,10 @@ def labelled_thumbnails(
     return _strips(images, shards.prompt_ids, columns)
 
 
-def labelled_pictures(samples: Samples, kinds: Sequence[str], class_names: Sequence[str]) -> Images:
-    """Return images with the colours of their labels to the right.
-
-    Args:
-        samples: images and labels.
-        kinds: of labels that are shown where there are any, e.g. "depth".
-        class_names: of segmentation.
-    """
-    colours = label_colours(samples.labels, kinds, class_names, _DEPTH_M)
-    return side_by_side(samples.images, *colours) if colours else samples.images
-
-
 def legend_of(kinds: Sequence[str], class_names: Sequence[str]) -> bytes | None:
     """Return a PNG that explains the colours of `labelled_pictures`; None where none is needed."""
     pictures = [legend(class_names)] if "segmentation" in kinds else []
-    pictures += [depth_bar(*_DEPTH_M)] if "depth" in kinds else []
+    pictures += [depth_bar(*DEPTH_M)] if "depth" in kinds else []
     return encode_png(below_one_another(pictures)) if pictures else None
 
 

@@ -28,6 +28,7 @@ from langchain_core.utils.json_schema import dereference_refs
 from prompts.render import render_text, source
 
 Json = dict[str, Any]
+Content = str | list[str | Json]
 
 # What a text or list may have that says no bound of its own, or a higher one: a grammar without
 # bounds lets a small model repeat itself until its tokens are spent.
@@ -78,7 +79,7 @@ def parse_action(text: str, offered: Collection[str] | None = None) -> ToolCall 
         text: The answer.
         offered: Names of tools; an action of another one does not count. None: any.
     """
-    text = _without_thoughts(text)[:_MAX_TEXT]
+    text = without_thoughts(text)[:_MAX_TEXT]
     starts = [match.start() for match in re.finditer(r"\{", text)][:_MAX_STARTS]
     for start in starts:
         try:
@@ -90,7 +91,7 @@ def parse_action(text: str, offered: Collection[str] | None = None) -> ToolCall 
     return None
 
 
-def _without_thoughts(text: str) -> str:
+def without_thoughts(text: str) -> str:
     """Return an answer without its thoughts, whose opening tag may have stood in the prompt."""
     text = _THOUGHT.sub("", text)
     text = _THOUGHT_ENDS.split(text)[-1]
@@ -106,22 +107,22 @@ def as_plain_messages(
     out and neighbours of one role are merged. The tools and how to call them come last, by
     `template`, the text of `prompts/json_action.md` unless given.
     """
-    texts = [_say_message(message) for message in messages]
+    texts: list[tuple[Content, type[BaseMessage]]] = [_say_message(m) for m in messages]
     if tools:
         # Last and not in the system text, because they change with every phase: servers keep what
         # they computed for the beginning that two prompts share.
         lines = "\n".join(_say_tool(tool) for tool in tools)
         text = render_text(template or source("json_action"), tools=lines)
         texts.append((text, HumanMessage))
-    system = [text for text, role in texts if role is SystemMessage]
+    system = [str(text) for text, role in texts if role is SystemMessage]
     plain: list[BaseMessage] = [SystemMessage("\n\n".join(system))] if system else []
-    for text, role in texts:
+    for content, role in texts:
         if role is SystemMessage:
             continue
-        if text and plain and isinstance(plain[-1], role):
-            plain[-1] = role(f"{plain[-1].text}\n\n{text}")
-        elif text:
-            plain.append(role(text))
+        if content and plain and isinstance(plain[-1], role):
+            plain[-1] = role(_joined(plain[-1].content, content))
+        elif content:
+            plain.append(role(content))
     return plain
 
 
@@ -273,7 +274,15 @@ def _choices(schema: Json) -> list[Any]:
     return [schema["const"]] if "const" in schema else schema.get("enum", [])
 
 
-def _say_message(message: BaseMessage) -> tuple[str, type[BaseMessage]]:
+def _joined(one: Content, other: Content) -> Content:
+    """Return two contents as one, with blocks where either has some, as pictures are."""
+    if isinstance(one, str) and isinstance(other, str):
+        return f"{one}\n\n{other}"
+    parts = ([{"type": "text", "text": c}] if isinstance(c, str) else c for c in (one, other))
+    return [block for part in parts for block in part]
+
+
+def _say_message(message: BaseMessage) -> tuple[Content, type[BaseMessage]]:
     if isinstance(message, SystemMessage):
         return message.text, SystemMessage
     if isinstance(message, AIMessage):
@@ -285,4 +294,4 @@ def _say_message(message: BaseMessage) -> tuple[str, type[BaseMessage]]:
     if isinstance(message, ToolMessage):
         outcome = "failed" if message.status == "error" else "says"
         return f"{message.name or 'tool'} {outcome}: {message.text}", HumanMessage
-    return message.text, HumanMessage
+    return message.content, HumanMessage

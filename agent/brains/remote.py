@@ -45,6 +45,7 @@ from agent.brains.actions import (
     unpacked,
 )
 from agent.brains.failures import advice, reason_of
+from agent.brains.spending import PICTURE_TOKENS
 from agent.config.settings import LLMSettings
 from memory.errors import BrainError
 
@@ -350,7 +351,10 @@ def _estimate(
 ) -> UsageMetadata:
     asked = sum(len(m.text) for m in sent) + len(json.dumps(tools))
     answered = len(text) + len(json.dumps(list(calls)))
+    contents = [block for m in sent if isinstance(m.content, list) for block in m.content]
+    pictures = [b for b in contents if isinstance(b, dict) and b["type"] == "image"]
     n_in, n_out = math.ceil(asked / 4), math.ceil(answered / 4)
+    n_in += PICTURE_TOKENS * len(pictures)
     return UsageMetadata(input_tokens=n_in, output_tokens=n_out, total_tokens=n_in + n_out)
 
 

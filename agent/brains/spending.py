@@ -10,8 +10,15 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from agent.brains import planner_of
 from agent.config.settings import LLMSettings
+from eval.montage import SHEET_PX
 from memory.errors import SettingsError
 from memory.events import ChatCallEvent, Event, ModelCallEvent
+
+PICTURES = "images"
+"""What `additional_kwargs` of a message hold of its pictures: their "sha256" and "tokens"."""
+
+# Of a picture with SHEET_PX pixels a side: one for 750 pixels, as most models take or fewer.
+PICTURE_TOKENS = SHEET_PX**2 // 750
 
 
 class CallRecord(Protocol):
@@ -117,8 +124,10 @@ def spent(journal: CallRecord, author: str, llm: LLMSettings) -> Spending:
 def estimate_tokens(messages: Sequence[BaseMessage], tools: Sequence[dict[str, Any]] = ()) -> int:
     """Return about how many tokens a prompt has: a third of its characters, rounded up.
 
-    English has four characters a token; figures and JSON, as here, about three.
+    English has four characters a token; figures and JSON, as here, about three. Pictures that
+    messages refer to add their own.
     """
     n = sum(len(str(m.content)) for m in messages) + len(json.dumps(list(tools)))
     n += sum(len(json.dumps(m.tool_calls)) for m in messages if isinstance(m, AIMessage))
-    return -(-n // 3)
+    pictures = [one for m in messages for one in m.additional_kwargs.get(PICTURES, ())]
+    return -(-n // 3) + sum(int(one["tokens"]) for one in pictures)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agent.autonomous.thumbnails import labelled_pictures
 from agent.steering.preferences import Preference
 from eval.montage import save_montage
 from eval.report.blocks import Picture
-from memory.errors import DataError
 from memory.records import PromptSpec
 from prompts.printable import one_line
 from tools import tasks
-from tools.data.jobs import shards_of
-from tools.data.shards import read_shards
-from tools.evaluate_real import read_predictions
+from tools.evaluate_real import predictions_on
+from tools.look_at import generated
 from tools.targets import Target, label_names
 
 if TYPE_CHECKING:
@@ -37,37 +33,15 @@ def of_prompts(
 
     index: of one image of the prompt, or None for up to 16 of all.
     """
-    ids = {prompt.id for prompt in prompts}
-    batches = [r for r in session.rounds() if r.batch]
-    shards = shards_of(
-        session.folder,
-        (r for r in batches if r.batch and ids & {q.prompt_id for q in r.batch.quality}),
-    )
-    if not shards:
-        return None
-    stored = read_shards(shards)
-    ending = "" if index is None else f"-{index:04d}"
-    rows = [
-        row
-        for row, prompt in enumerate(stored.prompt_ids)
-        if prompt in ids and stored.samples.ids[row].endswith(ending)
-    ]
-    if not rows:
-        return None
-    weights = stored.samples.weights
-    # Turns, so that every prompt is seen before one is seen twice.
-    turns: Counter[str] = Counter()
-    order = []
-    for row in sorted(rows, key=lambda row: -weights[row]):
-        turns[stored.prompt_ids[row]] += 1
-        order.append((turns[stored.prompt_ids[row]], row))
-    chosen = stored.samples.take([row for _, row in sorted(order)][:N_SHOWN])
-    captions = [
-        f"{name} {'kept' if weight >= 1 else f'w {weight:.2f}'}"
-        for name, weight in zip(chosen.ids, chosen.weights, strict=True)
-    ]
     kinds = tasks.build(session.settings.dstm.task).needs
-    images = labelled_pictures(chosen, kinds, target.pixel_classes)
+    ids = {prompt.id for prompt in prompts}
+    ending = "" if index is None else f"-{index:04d}"
+    drawn = generated(
+        session.folder, session.rounds(), ids, N_SHOWN, kinds, target.pixel_classes, ending
+    )
+    if drawn is None:
+        return None
+    (images, captions), _ = drawn
     caption = f"generated: {one_line(name, 80)}"
     return _save(session, images, captions, f"prompts-{name}", caption)
 
@@ -89,17 +63,13 @@ def of_photograph(session: Session, target: Target, name: str) -> Picture | None
 
 
 def _of_photographs(session: Session, target: Target, rows: list[int], name: str) -> Picture:
-    feedback = target.split("feedback")
     measured = [r.number for r in session.rounds() if r.report]
     if not measured:
-        chosen = feedback.take(rows[:N_SHOWN])
+        chosen = target.split("feedback").take(rows[:N_SHOWN])
         images, captions = chosen.images, [target.class_names[label] for label in chosen.classes]
     else:
-        task = tasks.build(session.settings.dstm.task)
-        predictions = read_predictions(session.folder, measured[-1])
-        if list(predictions.ids) != list(feedback.ids):
-            raise DataError("The predictions are of other photographs than the target has now.")
-        values = predictions.values
+        feedback, predictions = predictions_on(target, session.folder, measured[-1])
+        task, values = tasks.build(predictions.task), predictions.values
         if values.ndim == 2:
             # Classes: the probability of the true one, so that errors come first.
             rows = sorted(rows, key=lambda row: values[row][feedback.classes[row]])

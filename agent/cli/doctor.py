@@ -7,12 +7,15 @@ import platform
 import shutil
 from importlib import metadata, resources, util
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from agent.config.settings import Settings
 from memory.errors import BrainError, WeightsError
 from memory.minilm import PACKAGE, SHA256, check_weights, model_folder
 from tools.models.processor import has_bfloat16, usable_cores
+
+if TYPE_CHECKING:
+    from agent.brains.remote import RemoteModel
 
 PACKAGES = ("torch", "diffusers", "transformers", "langgraph", "langchain-core", "chromadb")
 OPTIONAL_PACKAGES = {
@@ -90,7 +93,24 @@ def brain(settings: Settings) -> list[Check]:
         _way("native tool calls", result.native, result.detail),
         _way("JSON actions", result.json_action, result.detail),
         Check("way of calling tools", f"{chosen}, {why}", fix),
+        _sight(built.model, settings.llm.images),
     ]
+
+
+def _sight(model: RemoteModel, is_used: bool) -> Check:
+    """Show a drawn picture to a model."""
+    from agent.brains.sight import probe_sight
+
+    name = "sees pictures"
+    try:
+        sight = probe_sight(model)
+    except BrainError as error:
+        return Check(name, str(error), "Do as it says, and run this again.", required=is_used)
+    if not sight.sees:
+        fix = "Set llm.images=false, or choose a model that sees." if is_used else ""
+        return Check(name, f"no: {sight.detail}", fix)
+    sent = "photographs are sent to it" if is_used else "none is sent unless llm.images is set"
+    return Check(name, f"yes, {sight.picture_tokens} tokens each; {sent}")
 
 
 def package(name: str, use: str | None = None) -> Check:

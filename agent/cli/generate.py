@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agent.autonomous.thumbnails import labelled_pictures
 from agent.config.settings import Settings
 from agent.loop.components import Components
 from agent.steering.lexicon import Lexicon
@@ -19,6 +18,7 @@ from tools.data.drawn import ImageRequest
 from tools.data.samples import Samples
 from tools.data.shards import encode_label, encode_png
 from tools.generators import undrawn
+from tools.look_at import labelled_pictures
 
 if TYPE_CHECKING:
     from rich.console import Console

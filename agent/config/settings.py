@@ -165,6 +165,7 @@ class LLMSettings(Record):
     max_illegal: int = Field(3, ge=1, description="calls in a row, then the policy takes the step")
     max_lookups: int = Field(6, ge=1, description="calls of a phase that do not end it")
     fallback: str = Field("audited_failure", description="planner that takes over")
+    images: bool = Field(False, description="send photographs to the server of a model that sees")
 
 
 class MemorySettings(Record):
@@ -444,6 +445,6 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, JsonValue]
     """Return nested values by their dotted keys."""
     leaves: dict[str, JsonValue] = {}
     for name, value in values.items():
-        inner = _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else None
-        leaves |= {prefix + name: value} if inner is None else inner
+        is_inner = isinstance(value, dict)
+        leaves |= _leaves(value, f"{prefix}{name}.") if is_inner else {prefix + name: value}
     return leaves

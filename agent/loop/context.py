@@ -59,6 +59,7 @@ class Facts:
         usd_left: None without a limit.
         baseline: The main figure of round 0 on feedback, None without a round 0.
         draft: A policy's plan for the round, which a language model may take.
+        look: What the picture of the message shows, "" without one.
         past: The rounds before, oldest first.
     """
 
@@ -85,6 +86,7 @@ class Facts:
     baseline: float | None = None
     spare: int = 0
     draft: PolicyDraft | None = None
+    look: str = ""
     past: Sequence[Round] = ()
 
 
@@ -119,6 +121,7 @@ def brief(facts: Facts, templates: Mapping[str, str] | None = None) -> tuple[str
     observation = ""
     for detail in _details(facts):
         observation = _observation(facts, detail, templates["observation"])
+        observation += f"\n{facts.look}" if facts.look else ""
         if len(system) + len(observation) <= facts.max_chars:
             break
     return system, observation

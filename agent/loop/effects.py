@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from langchain_core.messages import AnyMessage
 from langgraph.types import interrupt
 
+from agent.loop import eyes
 from agent.loop.approval import ApprovalDecision, ApprovalRequest, journal_answer
 from agent.loop.context import prompt_files, say_prompt
 from agent.loop.drafts import PolicyDraft, policy_draft
 from agent.loop.expectations import Expectation, expect
+from agent.loop.eyes import Look, Subject
 from agent.loop.levers import training_changes
 from agent.loop.observations import rounds_before
 from agent.loop.observer import Observer
@@ -26,11 +28,10 @@ from agent.planners import Observation
 from agent.steering.preferences import STEERING, synthetic_share
 from memory.events import Event
 from memory.items import Hit, MemoryItem, items_from_events
-from memory.records import Batch, Failure, Plan, Report, Selection, Training, read_pull
+from memory.records import Batch, Failure, Plan, Report, Selection, Training
 
 if TYPE_CHECKING:
     from agent.loop.components import Components
-    from tools.diffusion.guidance import Critic
     from tools.evaluate_real import Judge
     from tools.settings import DstmSettings
 
@@ -130,6 +131,12 @@ class Effects(Protocol):
 
     def inspect(self, number: int) -> tuple[Failure, ...]:
         """Find where the DSTM of round `number`, which was measured, fails."""
+
+    def look(self, key: str, round_number: int, subject: Subject) -> Look:
+        """Return a picture for a model that sees; key: of the event that will hold it."""
+
+    def picture(self, sha256: str) -> bytes | None:
+        """Return a picture that was shown, a PNG file; None where it is not stored."""
 
     # -- people --------------------------------------------------------------------------------
 
@@ -244,6 +251,7 @@ class LiveEffects:
 
     def draw(self, plan: Plan) -> Batch:
         """Draw the images of a plan and let the audit weigh their labels."""
+        from agent.loop.photographs import critic_for
         from tools.generate_batch import Workshop, generate_batch
 
         parts, settings = self._parts, self._session.settings
@@ -255,7 +263,7 @@ class LiveEffects:
                 parts.generator,
                 parts.judge,
                 parts.target.class_names,
-                self._critic(plan) if any(prompt.pull for prompt in plan.prompts) else None,
+                critic_for(plan, parts),
                 parts.executor,
             ),
             settings.session.shard_size,
@@ -401,21 +409,14 @@ class LiveEffects:
             self._parts.device,
         )
 
-    def _critic(self, plan: Plan) -> Critic:
-        """Load the DSTM of the round before a plan's, by which its images are pulled."""
-        from agent.loop.photographs import photographs_to_pull_toward
-        from tools.diffusion.guidance import critic_of
-        from tools.models.criteria import load_dstm
+    def look(self, key: str, round_number: int, subject: Subject) -> Look:
+        """Draw a picture by the last report, and store it with the round."""
+        past = rounds_before(self._session.journal, round_number)
+        return eyes.look(self._session.folder, self._parts.target, past, round_number, subject)
 
-        past = rounds_before(self._session.journal, plan.round)
-        trained = [r.training for r in past if r.report]
-        assert trained and trained[-1] is not None  # or the plan would say no pull
-        folder, training = self._session.folder, trained[-1]
-        dstm = load_dstm(folder / training.model, self._parts.device)
-        if not any(prompt.pull and read_pull(prompt.pull)[0] == "real" for prompt in plan.prompts):
-            return critic_of(dstm, training.sha256)
-        photographs, learnt = photographs_to_pull_toward(self._parts)
-        return critic_of(dstm, training.sha256, photographs, learnt=learnt)
+    def picture(self, sha256: str) -> bytes | None:
+        """Return a picture that was shown, a PNG file; None where it is not stored."""
+        return eyes.read_picture(self._session.folder, sha256)
 
     def _all_shards(self, number: int) -> list[Path]:
         """Return the shards of all rounds up to one; a round's are looked up once."""

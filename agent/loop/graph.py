@@ -29,6 +29,7 @@ from agent.brains.recorded import answer_of
 from agent.brains.spending import Spending, Usage, estimate_tokens
 from agent.loop.approval import Rejected
 from agent.loop.effects import Effects
+from agent.loop.eyes import pictures_of, with_pictures
 from agent.loop.observations import observe, open_round
 from agent.loop.stages import run_baseline
 from agent.loop.state import (
@@ -73,7 +74,7 @@ def build_graph(
         checkpointer: Keeps the state between steps; None: a round runs through.
     """
     notify = effects.observer.warn
-    decider = Decider(session, effects.templates, brain, fallback, notify)
+    decider = Decider(session, effects.templates, brain, fallback, notify, effects.picture)
     toolbox = Toolbox(session, effects)
 
     def start(state: RoundState) -> RoundState:
@@ -115,8 +116,9 @@ class Decider:
         brain: Brain,
         fallback: Brain | None,
         notify: Callable[[str], None] = lambda text: None,
+        picture: Callable[[str], bytes | None] = lambda sha256: None,
     ) -> None:
-        self._notify = notify
+        self._notify, self._picture = notify, picture
         self._session = session
         self._templates = templates
         self._brain = brain
@@ -163,6 +165,8 @@ class Decider:
         )
         try:
             self._check_limits(state, turn)
+            if settings.llm.images:
+                turn = replace(turn, messages=with_pictures(messages, self._picture))
             answer = self._brain.decide(turn)
             author, usage = settings.brain, self.spending.usage(answer)
         except BrainError as error:
@@ -182,7 +186,7 @@ class Decider:
                 )
             )
             ending = [tool for tool in tools if tool["function"]["name"] in ADVANCES]
-            answer = stand_in.decide(replace(turn, tools=ending))
+            answer = stand_in.decide(replace(turn, messages=messages, tools=ending))
             usage = Usage(0, 0, 0.0)
         offered = journal.append(self._offered(tools))
         event = ModelCallEvent(
@@ -226,6 +230,8 @@ class Decider:
 def fit(messages: Sequence[AnyMessage], max_tokens: int) -> list[AnyMessage]:
     """Return the messages, old tool results shortened from the oldest on until they fit.
 
+    With its end a result loses its pictures.
+
     The opening (who you are, what is known) and the last message are never touched: the opening
     is cut to the budget where it is written.
     """
@@ -234,8 +240,9 @@ def fit(messages: Sequence[AnyMessage], max_tokens: int) -> list[AnyMessage]:
         if estimate_tokens(fitted) <= max_tokens:
             break
         text = str(message.content)
-        if isinstance(message, ToolMessage) and len(text) > _SHORT:
-            fitted[i] = message.model_copy(update={"content": f"{text[:_SHORT]} ... (shortened)"})
+        if isinstance(message, ToolMessage) and (len(text) > _SHORT or pictures_of(message)):
+            short = {"content": f"{text[:_SHORT]} ... (shortened)", "additional_kwargs": {}}
+            fitted[i] = message.model_copy(update=short)
     return fitted
 
 
@@ -249,6 +256,8 @@ def message_of(message: AnyMessage) -> Message:
         ]
     if isinstance(message, ToolMessage):
         data |= {"name": message.name, "id": message.tool_call_id, "status": message.status}
+    if pictures := pictures_of(message):
+        data["images"] = pictures
     return Message.model_validate(storable(data))
 
 
@@ -273,8 +282,9 @@ def _decide(state: RoundState, decider: Decider, toolbox: Toolbox) -> dict[str, 
         legal = toolbox.legal(now)
         step = Step(state["round"], phase, legal, author, lookups(known))
         status: Literal["success", "error"] = "success"
+        shown: dict[str, Any] = {}
         try:
-            text = toolbox.execute(step, call)
+            text, shown = toolbox.execute(step, call)
             n_illegal, n_lookups = 0, n_lookups + 1
             if call["name"] in ADVANCES:
                 phase, n_lookups = ADVANCES[call["name"]], 0
@@ -282,7 +292,8 @@ def _decide(state: RoundState, decider: Decider, toolbox: Toolbox) -> dict[str, 
             text, status = str(error), "error"
             # A person's no is no mistake of the brain.
             n_illegal += not isinstance(error, Rejected)
-        results.append(ToolMessage(text, tool_call_id=call["id"], name=call["name"], status=status))
+        result = ToolMessage(text, tool_call_id=call["id"], name=call["name"], status=status)
+        results.append(result.model_copy(update={"additional_kwargs": shown}))
     if n_illegal > MAX_ILLEGAL and decider.is_last_resort(author):
         raise SessionError(
             f"The brain made {n_illegal} illegal calls in a row in phase {phase!r}; the last "
@@ -299,7 +310,7 @@ def _work(state: RoundState, toolbox: Toolbox, name: str) -> dict[str, Any]:
     # Nine letters and digits: some servers take no other ids.
     n_before, n_phase = len(lookups(state["messages"])), list(PHASES).index(phase)
     call = ToolCall(name=name, args={}, id=f"g{number:05d}{n_before}{n_phase:02d}")
-    text = toolbox.execute(Step(number, phase, (name,), GRAPH), call)
+    text, _ = toolbox.execute(Step(number, phase, (name,), GRAPH), call)
     asked = AIMessage("", tool_calls=[call], response_metadata={"author": GRAPH})
     result = ToolMessage(text, tool_call_id=call["id"], name=name, status="success")
     return {"messages": [asked, result], "phase": ADVANCES.get(name, phase), "n_lookups": 0}

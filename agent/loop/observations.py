@@ -14,6 +14,7 @@ from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage
 from pydantic import TypeAdapter
 
 from agent.brains.actions import storable
+from agent.loop import eyes
 from agent.loop.context import SMALL_CHARS, Facts, brief, prompt_files
 from agent.loop.state import GRAPH_WORKS, EventLog, SessionView, TargetView, record_version
 from agent.planners import Observation
@@ -110,13 +111,26 @@ def open_round(
     opening = session.journal.get(key, OpeningEvent)
     if opening is None:
         facts = gather(session, effects, observation, tokens_left, usd_left)
-        packed = pack(facts, observation.rounds)
-        opening = session.journal.append(OpeningEvent(key=key, round=round_number, facts=packed))
+        look = _look(session, effects, facts, key)
+        packed = pack(dataclasses.replace(facts, look=look.text), observation.rounds)
+        opening = OpeningEvent(key=key, round=round_number, facts=packed)
+        if look.pictures:
+            opening = opening.model_copy(update={"images": look.pictures})
+        opening = session.journal.append(opening)
     if recorded := effects.opening(round_number):
         return recorded
     facts = unpack(opening.facts, observation.rounds, effects.target)
     system, text = brief(facts, effects.templates)
-    return [SystemMessage(system), HumanMessage(text)]
+    shown = eyes.references(opening.images, eyes.picture_tokens(session))
+    return [SystemMessage(system), HumanMessage(text, additional_kwargs=shown)]
+
+
+def _look(session: SessionView, effects: Effects, facts: Facts, key: str) -> eyes.Look:
+    """Return the picture of the worst slice that a model which sees begins the round with."""
+    slice_ = eyes.worst(facts.report, facts.failures)
+    if not slice_ or eyes.picture_tokens(session) is None:
+        return eyes.Look("")
+    return effects.look(key, facts.round, eyes.subject_of(slice_, "", facts.past))
 
 
 def gather(
@@ -145,7 +159,9 @@ def gather(
         images_left=observation.n_images * (settings.session.rounds - round_number + 1) + spare,
         spare=spare,
         images_per_prompt=observation.images_per_prompt,
-        max_chars=_space(settings.llm.context_tokens, record_version(journal)),
+        max_chars=_space(
+            settings.llm.context_tokens, record_version(journal), eyes.picture_tokens(session) or 0
+        ),
         report=reports[-1] if reports else None,
         previous=reports[-2] if len(reports) > 1 else None,
         failures=failures,
@@ -172,10 +188,10 @@ def _spare_images(journal: EventLog, observation: Observation) -> int:
     return spare + (observation.n_images - chosen if chosen else 0)
 
 
-def _space(context_tokens: int, version: int) -> int:
+def _space(context_tokens: int, version: int, picture_tokens: int) -> int:
     """Return the characters of the opening; a small model reads no more than 700 tokens well."""
     is_small = context_tokens <= SMALL_CONTEXT and version >= GRAPH_WORKS
-    space = int(OPENING_SHARE * context_tokens)
+    space = int(OPENING_SHARE * (context_tokens - picture_tokens))
     return min(space, SMALL_CHARS) if is_small else space
 
 
@@ -212,8 +228,9 @@ def pack(facts: Facts, past: Sequence[Round]) -> Json:
         del packed["baseline"]  # as in records of before there was a round 0
     if facts.draft is None:
         del packed["draft"]
-    if not facts.spare:
-        del packed["spare"]
+    for name in ("spare", "look"):
+        if not packed[name]:
+            del packed[name]
     reports = [r.number for r in past if r.report]
     safe: Json = storable(packed)
     return safe | {"reports": reports[-2:], "past": past[-1].number if past else None}

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.loop.observations import rounds_before
+from memory.records import Plan, read_pull
 from tools.data.photographs import write_photographs
 from tools.data.samples import Samples
 from tools.targets.cross_fitting import fold_rows
 
 if TYPE_CHECKING:
     from agent.loop.components import Components
+    from tools.diffusion.guidance import Critic
 
 
 class Fold(NamedTuple):
@@ -48,6 +51,26 @@ def folds_of(components: Components) -> list[Fold]:
         )
         folds.append(Fold(f"fold-{number}", rows, real))
     return folds
+
+
+def critic_for(plan: Plan, components: Components) -> Critic | None:
+    """Load the DSTM of the round before a plan's, by which its images are pulled, if any are."""
+    pulls = [read_pull(prompt.pull)[0] for prompt in plan.prompts if prompt.pull]
+    if not pulls:
+        return None
+    from tools.diffusion.guidance import critic_of
+    from tools.models.criteria import load_dstm
+
+    session = components.session
+    past = rounds_before(session.journal, plan.round)
+    trained = [r.training for r in past if r.report]
+    assert trained and trained[-1] is not None  # or the plan would say no pull
+    training = trained[-1]
+    dstm = load_dstm(session.folder / training.model, components.device)
+    if "real" not in pulls:
+        return critic_of(dstm, training.sha256)
+    photographs, learnt = photographs_to_pull_toward(components)
+    return critic_of(dstm, training.sha256, photographs, learnt=learnt)
 
 
 def photographs_to_pull_toward(components: Components) -> tuple[Samples, bool]:

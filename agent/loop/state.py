@@ -16,7 +16,7 @@ from prompts.vocabulary import Vocabulary
 
 # What the agent may call in each phase; a tool that ends its phase moves on to the next one.
 PHASES: dict[str, tuple[str, ...]] = {
-    "plan": ("recall_memory", "inspect_failures", "ask_user", "propose_plan"),
+    "plan": ("recall_memory", "inspect_failures", "look_at", "ask_user", "propose_plan"),
     "generate": ("generate_batch",),
     "train": ("train_dstm",),
     "evaluate": ("evaluate_real",),

@@ -68,6 +68,8 @@ def tool_schemas(
     schemas = [convert_to_openai_tool(tool) for tool in tools]
     for schema in schemas:
         function = schema["function"]
+        if function["name"] == "look_at":
+            function["parameters"]["properties"]["slice"]["enum"] = list(slices)
         if function["name"] == "propose_plan":
             properties = function["parameters"]["properties"]
             _spell_out(properties, vocabulary, n_images, pulls, adapters)

@@ -17,12 +17,12 @@ from langchain_core.tools import BaseTool, StructuredTool
 from pydantic import Field, ValidationError
 
 from agent.brains.actions import storable
-from agent.loop import stages
+from agent.loop import eyes, stages
 from agent.loop.approval import ApprovalRequest, Rejected
 from agent.loop.drafts import Choice, Use, say_shares, worst_first
 from agent.loop.effects import Effects
 from agent.loop.expectations import say_expectation
-from agent.loop.observations import LOOK_BACK, rounds_before
+from agent.loop.observations import rounds_before
 from agent.loop.proposals import Proposals
 from agent.loop.state import (
     ADVANCES,
@@ -36,7 +36,7 @@ from agent.loop.state import (
     record_version,
 )
 from agent.loop.tool_schemas import tool_schemas
-from agent.loop.validation import least_prompts
+from agent.loop.validation import least_prompts, wrong_arguments
 from agent.planners import PromptDraft, SliceShare
 from eval.report.blocks import (
     failure_lines,
@@ -61,7 +61,7 @@ from memory.events import (
     SteeredEvent,
     ToolCallEvent,
 )
-from memory.records import Hypothesis, Levers, Round
+from memory.records import Hypothesis, Levers, Report, Round
 from prompts.render import quote
 
 # Rounds with images that are measured before a brain may end the session.
@@ -90,9 +90,10 @@ class Toolbox:
         self._journal = session.journal
         self._proposals = Proposals(session, effects)
         self._step, self._call_id = Step(0, "", (), ""), ""
-        functions: list[Callable[..., str]] = [
+        functions: list[Callable[..., object]] = [
             self.recall_memory,
             self.inspect_failures,
+            self.look_at,
             self.ask_user,
             self.propose_plan,
             self.generate_batch,
@@ -130,6 +131,8 @@ class Toolbox:
                 names = ("finish",)
         if not self._effects.observer.interactive:
             names = tuple(name for name in names if name != "ask_user")
+        if eyes.picture_tokens(self._session) is None or not self._reports(state["round"]):
+            names = tuple(name for name in names if name != "look_at")
         if n_lookups >= self._session.settings.llm.max_lookups:
             names = tuple(name for name in names if name in ADVANCES)
         return names
@@ -137,7 +140,7 @@ class Toolbox:
     def schemas(self, names: Sequence[str], brief: bool, round_number: int) -> list[dict[str, Any]]:
         """Return tools as JSON schemas for a chat model, see `agent.loop.tool_schemas`."""
         past = rounds_before(self._journal, round_number)
-        reports = [r.report for r in self._journal.rounds(LOOK_BACK) if r.report]
+        reports = self._reports(round_number + 1)
         budget = self._session.settings.session
         schemas = tool_schemas(
             [self.tools[name] for name in names],
@@ -154,8 +157,8 @@ class Toolbox:
         )
         return self._effects.word(schemas)
 
-    def execute(self, step: Step, call: ToolCall) -> str:
-        """Run one tool call, journal it, and return its result.
+    def execute(self, step: Step, call: ToolCall) -> tuple[str, dict[str, Any]]:
+        """Run one tool call, journal it, and return its result and references to pictures.
 
         A call that was journaled before a crash is not run again.
 
@@ -170,8 +173,8 @@ class Toolbox:
         if known := self._journal.get(key, ToolCallEvent):
             if known.rejected:
                 raise Rejected(known.result)
-            return known.result
-        started, rejection = time.monotonic(), None
+            return known.result, self._references(known.images)
+        started, rejection, pictures = time.monotonic(), None, tuple[str, ...]()
         try:
             if name not in step.legal:
                 raise ToolError(
@@ -180,17 +183,14 @@ class Toolbox:
                 )
             result = self._answered(name, arguments)
             if result is None:
-                result = str(self.tools[name].invoke(arguments))
+                look = self.tools[name].invoke(arguments)
+                result, pictures = look if isinstance(look, eyes.Look) else (str(look), ())
         except Rejected as error:
             result, rejection = str(error), error
         except (ToolError, ValidationError) as error:
             problem = str(error)
             if isinstance(error, ValidationError):
-                wrong = "; ".join(
-                    f"{'.'.join(map(str, e['loc']))[:100] or 'arguments'}: {e['msg'][:200]}"
-                    for e in error.errors()[:5]
-                )
-                problem = f"The arguments of {name} are wrong: {wrong}."
+                problem = wrong_arguments(name, error)
             self.refuse(step, name[:100], json.dumps(arguments), problem)
             raise ToolError(problem) from error
         event = ToolCallEvent(
@@ -203,10 +203,12 @@ class Toolbox:
             result=result,
             seconds=round(time.monotonic() - started, 3),
         )
-        self._journal.append(event.model_copy(update={"rejected": True}) if rejection else event)
+        more = {"rejected": rejection is not None, "images": pictures}
+        more = {name: value for name, value in more.items() if value}
+        self._journal.append(event.model_copy(update=more))
         if rejection:
             raise rejection
-        return result
+        return result, self._references(pictures)
 
     def _answered(self, name: str, arguments: dict[str, Any]) -> str | None:
         """Return the result of the same call of before in this phase, None without one."""
@@ -247,11 +249,23 @@ class Toolbox:
 
     def inspect_failures(self) -> str:
         """Show the slices on which the model is significantly worse than on the rest."""
-        measured = [r for r in rounds_before(self._journal, self._round + 1) if r.report]
+        measured = self._reports(self._round + 1)
         if not measured:
             return "There is no report yet, so no failures are known."
-        failures = stages.inspect(self._journal, self._effects, measured[-1].number)
+        failures = stages.inspect(self._journal, self._effects, measured[-1].round)
         return plain(failure_lines(failures))
+
+    def look_at(self, slice: str = "", prompt: str = "") -> eyes.Look:  # noqa: A002 (as asked for)
+        """Look at photographs that the model gets wrong and right, beside generated images.
+
+        Args:
+            slice: A slice of the observation.
+            prompt: Id or text of an earlier prompt, instead of a slice.
+        """
+        past = rounds_before(self._journal, self._round)
+        subject = eyes.subject_of(slice, prompt, past)
+        key = f"tool_call/{self._round}/{self._call_id}"
+        return self._effects.look(key, self._round, subject)
 
     def ask_user(self, question: Annotated[str, Field(min_length=1, max_length=500)]) -> str:
         """Ask the person at the session something that only they can decide.
@@ -314,24 +328,11 @@ class Toolbox:
                     additions=resolved.additions,
                 )
             )
-        effects, expectation = self._effects, proposals.expect(plan)
-        event = PlanEvent(
-            key=f"plan/{self._round}",
-            plan=plan,
-            # Seconds differ from run to run, and plans are to be compared.
-            expectation=expectation.model_dump(mode="json", exclude={"seconds"}),
-            n_tokens={p.text: effects.count_tokens(p.text) for p in plan.prompts},
-            max_tokens=effects.max_tokens,
-        )
-        undrawn = {p.text: tuple(w) for p in plan.prompts if (w := effects.undrawn(p.text))}
-        if undrawn:
-            event = event.model_copy(update={"undrawn": undrawn})
-        if choice.draft != "replace":
-            event = event.model_copy(update={"draft": choice.draft})
-        plan = self._journal.append(event).plan
+        expectation = proposals.expect(plan)
+        plan = self._journal.append(proposals.event(plan, choice, expectation)).plan
         for warning in plan.warnings:
-            effects.observer.warn(warning)
-        effects.observer.planned(plan)
+            self._effects.observer.warn(warning)
+        self._effects.observer.planned(plan)
         lines = [f"Accepted: {plan.n_images} images from {len(plan.prompts)} prompts."]
         lines += [trial_text(trial) for trial in plan.trials]
         lines += [levers_text(plan.levers)] if plan.levers else []
@@ -415,14 +416,20 @@ class Toolbox:
         """Raise ToolError where a brain may not end the session yet."""
         if not self._session.settings.limits.finish:
             raise ToolError("The number of rounds is fixed: call finish without end_session.")
-        measured = [r for r in rounds_before(self._journal, self._round + 1) if r.report]
-        if sum(r.number > 0 for r in measured) < ROUNDS_TO_END:
+        if sum(report.round > 0 for report in self._reports(self._round + 1)) < ROUNDS_TO_END:
             raise ToolError(
                 f"What a round gains is not known before {ROUNDS_TO_END} rounds with images are "
                 "measured: call finish without end_session."
             )
 
     # -- helpers -------------------------------------------------------------------------------
+
+    def _reports(self, number: int) -> list[Report]:
+        """Return the reports of the rounds before one."""
+        return [r.report for r in rounds_before(self._journal, number) if r.report]
+
+    def _references(self, pictures: Sequence[str]) -> dict[str, Any]:
+        return eyes.references(pictures, eyes.picture_tokens(self._session))
 
     @property
     def _round(self) -> int:

@@ -7,6 +7,8 @@ import math
 import re
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 
+from pydantic import ValidationError
+
 from agent.planners import PlanDraft, PromptDraft
 from memory.errors import ToolError, unknown
 from memory.records import Hypothesis, Plan, PromptSpec, Trial, slice_key
@@ -188,6 +190,15 @@ def shortfalls(
                 f"{made.get(name, 0)} of the rounds before; it needs {least} now"
             )
     return problems
+
+
+def wrong_arguments(tool: str, error: ValidationError) -> str:
+    """Say which arguments of a tool call are wrong, and how."""
+    wrong = "; ".join(
+        f"{'.'.join(map(str, e['loc']))[:100] or 'arguments'}: {e['msg'][:200]}"
+        for e in error.errors()[:5]
+    )
+    return f"The arguments of {tool} are wrong: {wrong}."
 
 
 def refusal(problems: Sequence[str]) -> ToolError:

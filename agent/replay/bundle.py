@@ -26,6 +26,7 @@ import yaml
 
 from agent.autonomous.thumbnails import prompt_thumbnails, thumbnail_path
 from agent.config.settings import without_private
+from agent.loop.eyes import picture_path, shown_in
 from agent.replay.secrets import find_secret, scrub
 from agent.session.folder import folder_of, latest, stored_settings
 from memory.chain import seal
@@ -48,7 +49,7 @@ _ON_FINISH = re.compile(r'("on_finish": )"(?:[^"\\]|\\.)*"')
 _MANIFEST = "manifest.json"
 _ALLOWED = re.compile(
     r"journal\.jsonl|session\.yaml|report\.html|"
-    r"rounds/\d{3,6}/(failures|prompts)/[A-Za-z0-9][\w.-]{0,120}\.png|"
+    r"rounds/\d{3,6}/(failures|prompts|seen)/[A-Za-z0-9][\w.-]{0,120}\.png|"
     r"rounds/\d{3,6}/(model\.safetensors|model\.json)"
 )
 
@@ -61,8 +62,11 @@ def bundle(home: Path, name: str, path: Path, weights: bool = False) -> int:
     """
     stored_settings(home, name)
     folder = folder_of(home, name)
-    files = _texts(folder)
-    for done in rounds(read_events(folder / "journal.jsonl")):
+    files, events = _texts(folder), read_events(folder / "journal.jsonl")
+    for number, sha256, _ in shown_in(events):
+        if (file := picture_path(folder, number, sha256)).is_file():
+            files[file.relative_to(folder).as_posix()] = file.read_bytes()
+    for done in rounds(events):
         if done.batch:
             for prompt_id, data in prompt_thumbnails(folder, done.batch).items():
                 file = thumbnail_path(folder, done.number, prompt_id)

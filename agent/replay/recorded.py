@@ -22,6 +22,7 @@ from agent.config.stored import read_stored
 from agent.loop.approval import ApprovalRequest
 from agent.loop.drafts import PolicyDraft
 from agent.loop.expectations import Expectation
+from agent.loop.eyes import Look, Subject
 from agent.loop.observer import Observer
 from agent.loop.state import E
 from agent.planners import Observation
@@ -229,6 +230,18 @@ class RecordedEffects:
     def inspect(self, number: int) -> tuple[Failure, ...]:
         """Return the failures that were found."""
         return self._journal.outcome(f"failures/{number}", FailuresEvent).failures
+
+    def look(self, key: str, round_number: int, subject: Subject) -> Look:
+        """Return what was shown."""
+        if key.startswith("opening/"):
+            opening = self._journal.outcome(key, OpeningEvent)
+            return Look(opening.facts["look"], opening.images)
+        call = self._journal.outcome(key, ToolCallEvent)
+        return Look(call.result, call.images)
+
+    def picture(self, sha256: str) -> bytes | None:
+        """Return nothing: no model is asked."""
+        return None
 
     def ask(self, request: ApprovalRequest, kind: type[E]) -> E:
         """Return the recorded answer: it was journaled before the loop went on."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from langsmith import tracing_context
 
 from agent.loop.context import prompt_files
+from agent.loop.eyes import shown_in, stored_picture
 from agent.loop.graph import build_graph
 from agent.loop.stages import run_baseline
 from agent.loop.state import new_round
@@ -45,6 +47,8 @@ class Verification:
     reworded: templates and tools that are worded otherwise by now; the session was run again with
     the texts that its journal holds.
 
+    pictures: what a model that sees was shown.
+
     n_messages: to and from the brain; n_calls: of tools, none of which was executed; ended:
     whether the record ends with a round's end; torn: whether its last line is unfinished, which was
     left out.
@@ -59,6 +63,7 @@ class Verification:
     torn: bool
     findings: tuple[Finding, ...]
     reworded: tuple[Finding, ...]
+    pictures: tuple[Finding, ...] = ()
 
 
 def verify(path: Path, progress: Callable[[int], None] = lambda round_number: None) -> Verification:
@@ -75,6 +80,8 @@ def verify(path: Path, progress: Callable[[int], None] = lambda round_number: No
         )
         for n in changed_lines(path)
     ]
+    pictures = tuple(_pictures(path.parent, everything))
+    findings += [picture for picture in pictures if picture.recorded]
     session = RecordedSession(everything)
     effects = RecordedEffects(session)
     ended = True
@@ -103,7 +110,23 @@ def verify(path: Path, progress: Callable[[int], None] = lambda round_number: No
         torn=not path.read_bytes().endswith(b"\n"),
         findings=tuple(findings),
         reworded=tuple(_reworded(head, effects.reworded)),
+        pictures=pictures,
     )
+
+
+def _pictures(folder: Path, events: Sequence[Event]) -> Iterator[Finding]:
+    """Yield the pictures that a model was shown, `recorded` where the file is another one."""
+    for number, name, subject in shown_in(events):
+        what, found = f"round {number}, {subject}", name
+        if path := stored_picture(folder, name):
+            found = hashlib.sha256(path.read_bytes()).hexdigest()
+        else:
+            what += " (not stored any more)"
+        if found == name:
+            yield Finding(f"picture {name[:12]}", what)
+        else:
+            what += ": the file is not the one that was shown"
+            yield Finding(f"picture {name[:12]}", what, name, found)
 
 
 def _run(

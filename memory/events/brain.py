@@ -51,6 +51,8 @@ class Message(Sparse):
         name: Of the role `tool`: name of the tool.
         id: Of the role `tool`: id of the call whose result this is.
         status: Of the role `tool`: `success` or `error`.
+        images: SHA-256 of the pictures that a model which sees is shown with it, each in
+            `rounds/NNN/seen/SHA256.png`.
     """
 
     role: str
@@ -59,6 +61,7 @@ class Message(Sparse):
     name: str | None = None
     id: str | None = None
     status: str | None = None
+    images: tuple[str, ...] = ()
 
 
 class OpeningEvent(RoundEvent):
@@ -67,10 +70,12 @@ class OpeningEvent(RoundEvent):
     Attributes:
         facts: Budget, wishes and memory hits in full; reports, failures and verdicts by the number
             of their round; as `agent.loop.context.Facts`.
+        images: SHA-256 of its pictures, see `model_call`.
     """
 
     kind: Literal["opening"] = "opening"
     facts: dict[str, Any] = Field({})
+    images: tuple[str, ...] = ()
 
 
 class ToolsEvent(Event):
@@ -141,6 +146,7 @@ class ToolCallEvent(RoundEvent):
         result: Text that the brain gets.
         seconds: Time of the call.
         rejected: Whether a person rejected the plan that was proposed.
+        images: Of `look_at`: SHA-256 of its picture, see `model_call`.
     """
 
     kind: Literal["tool_call"] = "tool_call"
@@ -151,6 +157,7 @@ class ToolCallEvent(RoundEvent):
     result: str = ""
     seconds: float = 0.0
     rejected: bool = False
+    images: tuple[str, ...] = ()
 
 
 class IllegalCallEvent(RoundEvent):

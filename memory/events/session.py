@@ -69,10 +69,10 @@ class ForkedEvent(OutsideEvent):
 
 
 class ProbeEvent(OutsideEvent):
-    """How the language model calls tools, measured once.
+    """How the language model calls tools and, with the key `probe/sight`, whether it sees.
 
     Attributes:
-        probe: As `agent.brains.probe.Probe`.
+        probe: As `agent.brains.probe.Probe` or `agent.brains.sight.Sight`.
     """
 
     kind: Literal["probe"] = "probe"

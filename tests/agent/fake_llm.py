@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import threading
 import time
@@ -11,6 +13,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from PIL import Image
+
 
 @dataclass
 class FakeLLM:
@@ -19,10 +23,11 @@ class FakeLLM:
     An answer of `answers` is used once, the first one first: {"tool": NAME, "arguments": {...}}
     is a native call where the request offers tools and a JSON action where it does not; "calls"
     are several native ones, each with "id" and "raw" arguments if wanted; {"text": "..."} is
-    text. Besides: "finish", "refusal", "usage" (False: none is given), "delay" in seconds,
-    "status" with "error" and "headers", "body" (the raw response), "drop" (the connection ends).
-    Without an answer `respond` is asked; without it the server says 400. `requests` holds "path",
-    "headers" and "body" of each.
+    text. Besides: "finish", "refusal", "usage" (False: none is given), "prompt_tokens", "delay" in
+    seconds, "status" with "error" and "headers", "body" (the raw response), "drop" (the connection
+    ends). Without an answer `respond` is asked; without it the server says 400. `requests` holds
+    "path", "headers" and "body" of each. With `sees` a question without tools about a picture is
+    answered by the name of its colour.
     """
 
     openai_url: str
@@ -31,6 +36,30 @@ class FakeLLM:
     answers: list[dict[str, Any]] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
     respond: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    sees: bool = False
+
+
+def pictures_in(body: dict[str, Any]) -> list[bytes]:
+    """Return the pictures of a request in either protocol, as files."""
+    found: list[str] = []
+    for message in body["messages"]:
+        content = message["content"]
+        blocks = content if isinstance(content, list) else []
+        found += [b["image_url"]["url"] for b in blocks if b["type"] == "image_url"]
+        found += message.get("images") or []
+    return [base64.b64decode(data.partition("base64,")[2] or data) for data in found]
+
+
+def _colour(picture: bytes) -> str:
+    """Return the name of the colour that a picture has on average."""
+    with Image.open(io.BytesIO(picture)) as image:
+        mean = image.convert("RGB").resize((1, 1)).tobytes()
+    off = {name: sum(map(abs, map(int.__sub__, rgb, mean))) for name, rgb in _RGB.items()}
+    return min(off, key=off.__getitem__)
+
+
+_RGB = {"red": (220, 0, 0), "green": (0, 160, 0), "blue": (0, 0, 220), "yellow": (240, 220, 0),
+        "black": (0, 0, 0), "white": (255, 255, 255)}  # fmt: skip
 
 
 @contextmanager
@@ -46,7 +75,10 @@ def serve() -> Iterator[FakeLLM]:
                 "error": "the script of the test has run out",
             }
             answer = exhausted
-            if fake.answers:
+            pictures = pictures_in(body)
+            if fake.sees and pictures and not body.get("tools"):
+                answer = {"text": f"It is {_colour(pictures[-1])}."}
+            elif fake.answers:
                 answer = fake.answers.pop(0)
             elif fake.respond:
                 answer = fake.respond(body)
@@ -120,7 +152,8 @@ def _as_openai(answer: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
             }
             for call in _calls(answer)
         ]
-    usage = {"prompt_tokens": 30, "completion_tokens": 12, "total_tokens": 42}
+    n_prompt = answer.get("prompt_tokens", 30)
+    usage = {"prompt_tokens": n_prompt, "completion_tokens": 12, "total_tokens": n_prompt + 12}
     return {
         "id": "x",
         "object": "chat.completion",

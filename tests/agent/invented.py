@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import random
 from collections.abc import Callable, Collection, Sequence
@@ -9,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
+import numpy as np
 from langchain_core.language_models import BaseChatModel
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import interrupt
@@ -16,17 +18,21 @@ from langgraph.types import interrupt
 from agent import brains
 from agent.brains import Brain, BrainContext, ChatBrain, Mode, planner_brain
 from agent.brains.scripted import ScriptedModel
+from agent.brains.sight import require_sight
 from agent.config.settings import Settings, load_settings
+from agent.loop import eyes
 from agent.loop.approval import ApprovalRequest
 from agent.loop.context import prompt_files
 from agent.loop.drafts import PolicyDraft, policy_draft
 from agent.loop.expectations import Expectation, expect
+from agent.loop.eyes import Look, Subject
 from agent.loop.graph import build_graph
 from agent.loop.observations import session_head
 from agent.loop.observer import Observer
 from agent.loop.state import E, TargetView, new_round
 from agent.planners import AttributeCombination, AttributeDistribution, Observation
 from agent.session.folder import Session, store_settings
+from eval.montage import montage_png
 from memory.events import (
     AnswerEvent,
     Event,
@@ -34,6 +40,7 @@ from memory.events import (
     ResumedEvent,
     RoundDoneEvent,
 )
+from memory.files import write_bytes
 from memory.items import Hit, MemoryItem
 from memory.journal import Journal, read_events, rounds
 from memory.records import (
@@ -131,6 +138,15 @@ class InventedEffects:
 
     def nearest(self, plan: Plan) -> dict[str, str]:
         return {}
+
+    def look(self, key: str, round_number: int, subject: Subject) -> Look:
+        png = montage_png(np.full((1, 1, 8, 8), round_number, np.uint8), [subject.name], 1)
+        name = hashlib.sha256(png).hexdigest()
+        write_bytes(eyes.picture_path(self._session.folder, round_number, name), png)
+        return Look(f"photographs of {subject.name}", (name,))
+
+    def picture(self, sha256: str) -> bytes | None:
+        return eyes.read_picture(self._session.folder, sha256)
 
     def remember(self, events: Sequence[Event]) -> None:
         pass
@@ -281,6 +297,7 @@ def _run(
     fallback = brains.build(planner_brain(settings.llm.fallback), context)
     effects = InventedEffects(session, person, crash_in, undrawn)
     brain = brain or brains.build(settings.brain, context)
+    require_sight(brain, settings.llm, journal)
     graph = build_graph(session, effects, brain, fallback, saver)
     done = {e.round for e in read_events(journal.path) if isinstance(e, RoundDoneEvent)}
     for number in range(1, settings.session.rounds + 1):

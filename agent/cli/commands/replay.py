@@ -174,6 +174,8 @@ def _verify(folder: Path) -> bool:
         _print_finding(finding)
     for text in check.reworded:
         say(f"{text.place}: {text.what}; the session was run again with its own text.")
+    for picture in check.pictures:
+        say(f"{picture.place}, shown in {picture.what}.")
     if check.torn:
         say("The last line of the journal is unfinished, as after a crash; it was left out.")
     if check.findings:

@@ -12,7 +12,6 @@ from rich.console import Console
 
 from agent.autonomous.results import source_of
 from agent.autonomous.runner import run
-from agent.autonomous.thumbnails import labelled_pictures
 from agent.config.settings import load_settings
 from agent.session.folder import list_sessions
 from memory.journal import read_events, rounds
@@ -20,6 +19,7 @@ from tests.tools.tiny_diffusers import controlnet, stable_diffusion
 from tools import tasks
 from tools.data.export import export
 from tools.data.shards import read_shards
+from tools.look_at import labelled_pictures
 
 SMALL = (
     'target.options={"sizes": {"generator": 40, "audit": 4, "feedback": 40, "test": 20}}',

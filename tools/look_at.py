@@ -1,0 +1,178 @@
+"""The tool look_at: photographs of a slice beside generated images of it, in one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from eval.colours import below_one_another, label_colours, side_by_side
+from eval.montage import SHEET_PX, montage
+from memory.errors import DataError
+from memory.records import Round
+from tools import tasks
+from tools.data.jobs import shards_of
+from tools.data.samples import Images, Samples
+from tools.data.shards import encode_png, read_shards
+from tools.evaluate_real import predictions_on
+from tools.targets import Target, label_names
+
+# Tiles in each row of the picture: fewer where they are wide.
+N_TILES = 4
+# Of a row: two lines of caption, and what lies between tiles.
+_MARGIN_PX = 40
+# Ends of the colour scale of depth.
+DEPTH_M = (2.0, 100.0)
+
+Tiles = tuple[Images, list[str]]
+
+
+class Shown(NamedTuple):
+    """A PNG file, and what it shows in words."""
+
+    png: bytes
+    text: str
+
+
+def look_at(
+    number: int,
+    session_folder: Path,
+    target: Target,
+    past: Sequence[Round],
+    name: str,
+    where: Mapping[str, str],
+    members: Collection[str] = (),
+    prompts: Collection[str] = (),
+) -> Shown:
+    """Return photographs that a round predicted wrong and right, and generated images.
+
+    Those that are most wrong come first. Where pixels are predicted, the photographs with the
+    lowest and with the highest scores stand for them.
+
+    Args:
+        number: Of the round, which was evaluated.
+        session_folder: Of the session.
+        target: Of the session.
+        past: The session's rounds up to this one.
+        name: What is looked at.
+        where: Values that photographs have.
+        members: Ids of the photographs, instead of `where`.
+        prompts: Ids of the prompts whose images are shown.
+
+    Raises:
+        DataError: There is no such photograph, or the round was not evaluated on the target.
+    """
+    feedback, predictions = predictions_on(target, session_folder, number)
+    task = tasks.build(predictions.task)
+    scores, sure = task.tested(predictions.values, feedback)
+    rows = [
+        row
+        for row, attributes in enumerate(feedback.attributes)
+        if (feedback.ids[row] in members if members else where.items() <= attributes.items())
+    ]
+    rows = [row for row in rows if np.isfinite(scores[row])]
+    if not rows:
+        raise DataError(f"No feedback photograph is of {name!r}.")
+    rows.sort(key=lambda row: (scores[row], 0 if sure is None else sure[row]))
+    n_wrong = sum(scores[row] < 1 for row in rows) if not task.needs else -(-len(rows) // 2)
+    kinds = ("of low score", "of high score") if task.needs else ("wrong", "right")
+    found = {
+        kind: task.pictures(predictions.values[few], feedback.take(few), label_names(target, task))
+        for kind, few in zip(
+            kinds, (rows[:n_wrong][:N_TILES], rows[n_wrong:][::-1][:N_TILES]), strict=True
+        )
+        if few
+    }
+    n_of = dict(zip(kinds, (n_wrong, len(rows) - n_wrong), strict=True))
+    drawn = generated(session_folder, past, prompts, N_TILES, task.needs, target.pixel_classes)
+    if drawn:
+        found["generated"], n_of["generated"] = drawn
+    parts = [f"{n} {kind}" for kind, n in n_of.items()]
+    text = f"{name} after round {number}: photographs and images that are {', '.join(parts)}. "
+    text += f"The picture has a row of up to {N_TILES} for each of: {', '.join(found)}"
+    text += ", with TRUTH as PREDICTION below a photograph." if not task.needs else "."
+    return Shown(_sheet(found), text)
+
+
+def generated(
+    session_folder: Path,
+    past: Sequence[Round],
+    prompts: Collection[str],
+    n: int,
+    kinds: Sequence[str],
+    class_names: Sequence[str],
+    ending: str = "",
+) -> tuple[Tiles, int] | None:
+    """Return up to n generated images of prompts, and how many there are; None for none.
+
+    Images that the audit keeps come first, and every prompt before one is seen twice.
+
+    Args:
+        session_folder: Of the session.
+        past: Rounds of the session.
+        prompts: Ids of the prompts.
+        n: Most images.
+        kinds: Labels of pixels that are shown beside an image, see `labelled_pictures`.
+        class_names: Of segmentation.
+        ending: Of the ids of images that count.
+    """
+    with_them = [
+        r for r in past if r.batch and any(q.prompt_id in prompts for q in r.batch.quality)
+    ]
+    if not with_them:
+        return None
+    stored = read_shards(shards_of(session_folder, with_them))
+    samples, of_prompt = stored.samples, dict[str, list[int]]()
+    for row in sorted(range(len(samples)), key=lambda row: -samples.weights[row]):
+        if stored.prompt_ids[row] in prompts and samples.ids[row].endswith(ending):
+            of_prompt.setdefault(stored.prompt_ids[row], []).append(row)
+    turns = sorted((turn, row) for rows in of_prompt.values() for turn, row in enumerate(rows))
+    if not turns:
+        return None
+    chosen = samples.take([row for _, row in turns[:n]])
+    captions = [
+        f"{name} {'kept' if weight >= 1 else f'w {weight:.2f}'}"
+        for name, weight in zip(chosen.ids, chosen.weights, strict=True)
+    ]
+    return (labelled_pictures(chosen, kinds, class_names), captions), len(turns)
+
+
+def labelled_pictures(samples: Samples, kinds: Sequence[str], class_names: Sequence[str]) -> Images:
+    """Return images with the colours of their labels to the right.
+
+    Args:
+        samples: images and labels.
+        kinds: of labels that are shown where there are any, e.g. "depth".
+        class_names: of segmentation.
+    """
+    colours = label_colours(samples.labels, kinds, class_names, DEPTH_M)
+    return side_by_side(samples.images, *colours) if colours else samples.images
+
+
+def _sheet(found: Mapping[str, Tiles]) -> bytes:
+    """Return tiles as a PNG of at most SHEET_PX, a row for each kind."""
+    widest = max(images.shape[3] / images.shape[2] for images, _ in found.values())
+    columns = N_TILES if widest <= 1.5 else N_TILES // 2
+    box = SHEET_PX // columns - 8, SHEET_PX // len(found) - _MARGIN_PX
+    rows = []
+    for kind, (images, captions) in found.items():
+        tiles = _fitted(side_by_side(images[:columns]), *box)
+        titles = [f"{kind}: {caption}" for caption in captions[:columns]]
+        row = montage(tiles, titles, columns, scale=1)
+        rows.append(np.asarray(row).transpose(2, 0, 1))
+    return encode_png(below_one_another(rows))
+
+
+def _fitted(images: Images, width: int, height: int) -> Images:
+    """Return RGB images in the largest size that a box holds."""
+    scale = min(width / images.shape[3], height / images.shape[2])
+    size = max(1, int(images.shape[3] * scale)), max(1, int(images.shape[2] * scale))
+    return np.stack(
+        [
+            np.asarray(Image.fromarray(image.transpose(1, 2, 0)).resize(size)).transpose(2, 0, 1)
+            for image in np.ascontiguousarray(images)
+        ]
+    )
