@@ -22,19 +22,17 @@ from agent.brains import BrainContext, ChatBrain, build
 from agent.brains.scripted import ScriptedModel
 from agent.brains.sight import SIGHT
 from agent.brains.spending import PICTURE_TOKENS, estimate_tokens
-from agent.chat.conversation import Conversation
-from agent.chat.live import LiveSession
 from agent.config.settings import load_settings
 from agent.loop.eyes import references, subject_of, with_pictures
 from agent.loop.graph import fit
 from agent.replay.bundle import bundle, opened
 from agent.replay.verify import verify
-from agent.session.folder import open_session, stored_settings
 from agent.session.fork import fork
 from eval.montage import SHEET_PX
 from memory.errors import SettingsError, ToolError
 from memory.events import ModelCallEvent, OpeningEvent, ProbeEvent, ToolCallEvent
 from memory.journal import read_events, rounds
+from tests.agent.chat.recorded import recorded
 from tests.agent.fake_llm import FakeLLM, pictures_in
 from tests.agent.invented import PALETTE, VOCABULARY, Crash, record
 from tests.agent.quick import toy_settings
@@ -112,23 +110,34 @@ def test_without_consent_no_byte_of_an_image_leaves(tmp_path: Path, fake_llm: Fa
     brain = build("openai:tiny", BrainContext(PALETTE, VOCABULARY, settings.llm))
     assert isinstance(brain, ChatBrain)
     folder = record(tmp_path, "seen", *given, model=brain.model)
-    with open_session(stored_settings(tmp_path, "seen"), "seen") as session:
-        live = LiveSession(session)
-        heard = live.listen()
-        Conversation(live).say("what would a physicist think of these pictures")
-        while heard.get(timeout=60).kind != "blocks":
-            pass
-        live.close()
     bodies = [request["body"] for request in fake_llm.requests]
-    assert any(t["function"]["name"] == "reply" for t in bodies[-1]["tools"])
+    assert len(bodies) == 4
     for body in bodies:
-        assert pictures_in(body) == []
-        assert all(isinstance(message["content"], str | None) for message in body["messages"])
-        text = json.dumps(body)
-        assert "image_url" not in text and "base64" not in text and "iVBORw0KGgo" not in text
+        assert_has_no_picture(body)
         assert "look_at" not in [tool["function"]["name"] for tool in body["tools"]]
     assert not [*folder.rglob("seen/*")]
     assert verify(folder / "journal.jsonl").pictures == ()
+
+
+def assert_has_no_picture(body: dict[str, Any]) -> None:
+    assert pictures_in(body) == []
+    assert all(isinstance(message["content"], str | None) for message in body["messages"])
+    text = json.dumps(body)
+    assert "image_url" not in text and "base64" not in text and "iVBORw0KGgo" not in text
+
+
+@pytest.mark.parametrize("images", ["false", "true"])
+def test_a_chat_sends_no_picture(tmp_path: Path, fake_llm: FakeLLM, images: str) -> None:
+    fake_llm.respond = looks_once
+    options = ("brain=openai:small", "llm.mode=native", f"llm.images={images}")
+    with recorded(tmp_path, *options) as chat:
+        heard = chat.live.listen()
+        chat.say("what would a physicist think of these pictures")
+        while heard.get(timeout=60).kind != "blocks":
+            pass
+    (body,) = (request["body"] for request in fake_llm.requests)
+    assert "reply" in [tool["function"]["name"] for tool in body["tools"]]
+    assert_has_no_picture(body)
 
 
 def test_a_model_that_sees_nothing_is_told_apart_at_the_start(
