@@ -199,6 +199,19 @@ def test_too_few_photographs_are_counted(tmp_path: Path) -> None:
         build(class_folders(tmp_path / "few", n=2))
 
 
+def test_numbers_are_no_classes(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "prices", n=8)
+    files = sorted(root.glob("*/*"))
+    for number, file in enumerate(files):
+        file.rename(root / f"{number}{file.suffix}")
+    for folder in filter(Path.is_dir, root.iterdir()):
+        folder.rmdir()
+    rows = [f"{file.name},{number * 3.7 - 9:.2f}" for number, file in enumerate(root.iterdir())]
+    (root / "attributes.csv").write_text("\n".join(["file,class", *rows]))
+    with pytest.raises(DataError, match=r"\[number-classes\]"):
+        build(root)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -370,8 +383,9 @@ def test_gray_photographs_are_no_masks(tmp_path: Path) -> None:
     root = scenes(tmp_path / "scenes", names="")
     noise = np.random.default_rng(0).integers(0, 200, (32, 48)).astype(np.uint8)
     save_mask(root / "masks" / "05.png", noise)
-    with pytest.raises(DataError, match=r"\[mask-values\]"):
+    with pytest.raises(DataError, match=r"\[mask-values\]") as caught:
         build(root)
+    assert "mask-unnamed" not in str(caught.value)
 
 
 def test_images_alone_are_refused(tmp_path: Path) -> None:

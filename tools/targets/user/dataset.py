@@ -251,6 +251,9 @@ def _check_counts(
     counts.update(dict.fromkeys(classes, 0))
     if rare := [f"{name}, {n}" for name, n in sorted(counts.items()) if n < _MIN_OF_CLASS]:
         report.error("few-of-class", *rare, minimum=_MIN_OF_CLASS)
+        numbers = [name.removeprefix("-").replace(".", "", 1).isdecimal() for name in counts]
+        if len(rare) > len(counts) / 2 and all(numbers):
+            report.error("number-classes", n=len(counts))
     if len(counts) < 2:
         report.error("one-class", *counts)
 

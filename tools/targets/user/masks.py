@@ -324,7 +324,8 @@ def _unnamed(
     titles = {i: f"class {i}" for i in sorted(present - unknown)}
     if len(titles) > _MAX_CLASSES:
         report.error("mask-values", n=len(titles), maximum=_MAX_CLASSES)
-    report.warn("mask-unnamed", numbers=", ".join(map(str, titles)))
+    else:
+        report.warn("mask-unnamed", numbers=", ".join(map(str, titles)))
     return titles
 
 

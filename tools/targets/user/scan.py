@@ -28,6 +28,7 @@ _FEW = 5
 _ARRAYS = (".npz", ".exr", ".pfm", ".mat", ".h5", ".hdf5", ".pt", ".dpt", ".pkl", ".raw", ".bin")
 _UNREAD_PICTURES = (
     ".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw", ".raw", ".svg",
+    ".tga", ".ico", ".psd",
 )  # fmt: skip
 _TABLE_SUFFIXES = (".csv", ".tsv", ".xls", ".xlsx", ".txt", ".json", ".yaml", ".yml", ".xml")
 _DOCUMENTS = ("readme", "license", "licence", "notice")
