@@ -29,7 +29,8 @@ _COMPARES = re.compile(r"\bas (?:many|much|often)\b.*#\d+.*\bas #\d+")
 # What follows "but" is no part of the list before it: "not fog but rain".
 _SENTENCE = re.compile(r"[;!?]+|\.(?!\d)|(?<!nothing )\bbut\b")
 _REWRITES = {
-    r"[#\s]+": " ",
+    r"[#\s\"“”„«»(){}\[\]\u2190-\u2bff\ufe0f\U0001f000-\U0001faff]+": " ",
+    r"(?<!\w)'|'(?!\w)": " ",
     r"\bcan(?:no|')t\b": "can not",
     r"\bwon't\b": "will not",
     r"n't\b": " not",

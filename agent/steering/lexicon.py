@@ -25,6 +25,8 @@ FILLERS = frozenset(
         "its this these session about around exactly last use kindly"
     )
 )
+# Words of preferences; a value of such a name is said with its attribute, as "class=more".
+DEMANDS = frozenset({"more", "less", "fewer", "only", "avoid", "without", "not", "except"})
 # Words of phrases that do not tell the attribute whose value the phrase is.
 _SMALL = frozenset(
     ("after", "along", "clear", "no", "not", "one", "two", "three", "under", "without")
@@ -131,7 +133,10 @@ class Lexicon:
         for key, value in pairs:
             for text in attributes[key][value].clause:
                 claim(re.sub(r"^(?:with|in|on|at|of)\s+(?:a |an |the )?", "", text), (key, value))
-            if value not in {*FILLERS, *YES, *NO, "none", *attributes} and values.count(value) == 1:
+            if (
+                value not in {*FILLERS, *DEMANDS, *YES, *NO, "none", *attributes}
+                and values.count(value) == 1
+            ):
                 claim(value, (key, value))
                 claim(_spaced(value), (key, value))
             if value in YES:

@@ -93,6 +93,7 @@ def test_wishes(text: str, wishes: list[tuple[str, dict[str, str], float]]) -> N
         ("go on for 3 rounds", "continue 3"),
         ("one more round please", "continue 1"),
         ("stop after round 5", "budget rounds 5"),
+        ('"stop after round 5"', "budget rounds 5"),
         ("i want 5 rounds", "budget rounds 5"),
         ("i want five more rounds", "continue 5"),
         ("make it 5 rounds", "budget rounds 5"),
@@ -437,3 +438,17 @@ def test_commands_are_understood_where_a_class_has_their_words() -> None:
     assert parse("stop", OWN).command == "stop"
     assert parse("stop at 70%", OWN).command == "budget score 0.7"
     assert parse("stop rain at 20%", STREETS).command is None
+
+
+def test_a_class_named_more_does_not_hide_the_demand() -> None:
+    lexicon = Lexicon(user_vocabulary("own", ["more", "night", "all"], {}))
+    (wish,) = parse("more night", lexicon).preferences
+    assert (wish.kind, wish.attributes) == ("more", {"class": ("night",)})
+    (wish,) = parse("fewer class=more", lexicon).preferences
+    assert (wish.kind, wish.attributes) == ("fewer", {"class": ("more",)})
+
+
+@pytest.mark.parametrize("text", ['more "night" images', "more 'night'", "more \u201cnight\u201d"])
+def test_words_may_be_quoted(text: str) -> None:
+    assert parse(text, STREETS).preferences[0].attributes == {"light": ("night",)}
+    assert parse(text, STREETS).is_exact
