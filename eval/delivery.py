@@ -70,7 +70,8 @@ class Delivery(Record):
 
 def delivery_score(report: Report, rule: Rule) -> float:
     """Return what a rule compares rounds by, of a report on feedback."""
-    main = report.metrics[report.main_metric].value
+    assert report.main_figure  # of a measured round
+    main = report.main_figure.value
     if rule == "main" or not report.slices:
         return main
     worst = mean_of_lowest([score.accuracy.value for score in report.slices])
@@ -79,7 +80,7 @@ def delivery_score(report: Report, rule: Rule) -> float:
 
 def delivered_round(past: Sequence[Round], rule: Rule) -> Round | None:
     """Return the round with the best model by feedback; of equals the one with fewer images."""
-    measured = [r for r in past if r.training and r.report and r.report.metrics]
+    measured = [r for r in past if r.training and r.main_figure]
 
     def order(done: Round) -> tuple[float, int]:
         assert done.report  # chosen so

@@ -104,14 +104,13 @@ def tables(events: Sequence[Event]) -> dict[str, list[Row]]:
 def _round(current: Round) -> Row:
     plan, report, verdict = current.plan, current.report, current.verdict
     hypothesis = plan.hypothesis if plan else None
-    metric = report.main_metric if report else None
-    score = report.metrics.get(metric) if report and metric else None
+    score = current.main_figure
     return {
         "author": plan.author if plan else None,
         "n_prompts": len(plan.prompts) if plan else None,
         "n_images": plan.n_images if plan else None,
         "n_kept": current.batch.n_kept if current.batch else None,
-        "metric": metric,
+        "metric": report.main_metric if report else None,
         "score": score.value if score else None,
         "score_low": score.low if score else None,
         "score_high": score.high if score else None,

@@ -294,6 +294,16 @@ class Report(Record):
         preferred = "balanced_accuracy"
         return preferred if preferred in self.metrics else next(iter(self.metrics), preferred)
 
+    @property
+    def main_figure(self) -> Estimate | None:
+        """The figure of this name; None where nothing was measured."""
+        return self.metrics.get(self.main_metric)
+
+    @property
+    def worst(self) -> SliceScore | None:
+        """The slice `worst_slice` with its score."""
+        return next((score for score in self.slices if score.key == self.worst_slice), None)
+
 
 class Trait(Record):
     """A value that is more frequent among the members of a cluster than among all photographs."""
@@ -414,6 +424,11 @@ class Round(Record):
     verdict: Verdict | None = None
     seconds: dict[str, float] = Field({}, description="time per stage: generate, train, ...")
     fallbacks: int = Field(0, ge=0)
+
+    @property
+    def main_figure(self) -> Estimate | None:
+        """The main figure of its report, if it has one."""
+        return self.report.main_figure if self.report else None
 
     @property
     def label(self) -> str:

@@ -77,12 +77,11 @@ def read_status(home: Path, name: str) -> Status:
         rows.append(("stage", where + done))
         rows.append(("process", f"{beat.holder.pid} on {beat.holder.host}"))
         rows.append(("last sign of life", f"{beat.age_s():.0f} s ago"))
-    last = next((r for r in reversed(past) if r.report and r.report.metrics), None)
-    if best and last and last.report:
-        metric = last.report.main_metric
-        value = last.report.metrics[metric].value
+    last = next((r for r in reversed(past) if r.main_figure), None)
+    if best and last and last.report and last.main_figure:
+        value, name = last.main_figure.value, last.report.main_metric.replace("_", " ")
         figures = f"{value:.3f} in round {last.number}, best {best.score:.3f} in round {best.round}"
-        rows.append((metric.replace("_", " "), figures))
+        rows.append((name, figures))
     worked_s, gpu_s = (beat.worked_s, beat.gpu_s) if beat else (0.0, 0.0)
     if decided := deciders(settings.brain, events):
         rows.append(("decided by", decided))

@@ -39,8 +39,7 @@ _LEARNT_FROM = {
 
 def measured(past: Sequence[Round]) -> list[tuple[Round, Report, Estimate]]:
     """Return the rounds that have a main figure, each with its report and that figure."""
-    reports = [(r, r.report) for r in past if r.report and r.report.metrics]
-    return [(r, report, report.metrics[report.main_metric]) for r, report in reports]
+    return [(r, r.report, r.main_figure) for r in past if r.report and r.main_figure]
 
 
 def trend_lines(past: Sequence[Round]) -> list[Block]:

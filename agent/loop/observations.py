@@ -198,8 +198,7 @@ def _space(context_tokens: int, version: int, picture_tokens: int) -> int:
 def _baseline(journal: EventLog) -> float | None:
     """Return the main figure of round 0 on feedback."""
     first = journal.round(0)
-    report = first.report if first else None
-    return report.metrics[report.main_metric].value if report and report.metrics else None
+    return first.main_figure.value if first and first.main_figure else None
 
 
 def _steering(journal: EventLog, past: Sequence[Round], wanted: Sequence[Preference]) -> list[str]:

@@ -48,22 +48,17 @@ def compare_sessions(home: Path, one: str, other: str) -> Difference:
 
 def _row(n: int, one: Round | None, other: Round | None) -> list[str]:
     both = (one, other)
-    before, after = scores = [_score(r) for r in both]
-    change = "" if before is None or after is None else signed(after - before)
+    before, after = scores = [r.main_figure if r else None for r in both]
+    change = signed(after.value - before.value) if before and after else ""
     plans = [r.plan for r in both if r and r.plan]
     return [
         str(n),
-        *("-" if score is None else number(score) for score in scores),
+        *(number(score.value) if score else "-" for score in scores),
         change,
         " / ".join(_kept(r) for r in both),
         number(agreement(*plans).overlap, 2) if len(plans) == 2 else "-",
         " / ".join(_held(r) for r in both),
     ]
-
-
-def _score(r: Round | None) -> float | None:
-    report = r.report if r else None
-    return report.metrics[report.main_metric].value if report and report.metrics else None
 
 
 def _kept(r: Round | None) -> str:

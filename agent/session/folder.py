@@ -315,13 +315,13 @@ def _info(folder: Path) -> SessionInfo:
     settings = _read_settings(folder / "session.yaml")
     journal = folder / "journal.jsonl"
     events = read_events(journal) if journal.exists() else []
-    reports = [r.report for r in rounds(events) if r.report and r.report.metrics]
+    figures = [r.main_figure for r in rounds(events) if r.main_figure]
     return SessionInfo(
         name=folder.name,
         data=settings.data,
         rounds_done=sum(isinstance(event, RoundDoneEvent) for event in events),
         rounds=settings.session.rounds,
-        score=reports[-1].metrics[reports[-1].main_metric].value if reports else None,
+        score=figures[-1].value if figures else None,
         updated=events[-1].time if events else "",
         state=state_of(condition(folder), events, settings.session.rounds),
     )

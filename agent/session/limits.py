@@ -45,11 +45,10 @@ class Done(NamedTuple):
 
 def done_of(current: Round) -> Done:
     """Return the summary of a round."""
-    report = current.report
-    is_scored = report and report.metrics and current.training
+    figure = current.main_figure if current.training else None
     return Done(
         round=current.number,
-        score=report.metrics[report.main_metric].value if report and is_scored else None,
+        score=figure.value if figure else None,
         n_made=current.batch.n_made if current.batch else 0,
         seconds=sum(current.seconds.values()),
     )

@@ -32,19 +32,18 @@ class Step:
 
 def steps(past: Sequence[Round]) -> list[Step]:
     """Return the rounds that have a plan, the first one first."""
-    scores = {r.number: _score(r) for r in past}
-    measured = [score for score in scores.values() if score]
+    measured = [r.main_figure for r in past if r.main_figure]
     low = min((score.low for score in measured), default=0.0)
     span = max((score.high for score in measured), default=1.0) - low or 1.0
     timeline = []
     before: Estimate | None = None
     for current in past:
-        score, report, verdict = scores[current.number], current.report, current.verdict
+        score, report, verdict = current.main_figure, current.report, current.verdict
         if current.plan is None:
             before = score or before
             continue
         at = score or Estimate(value=low, low=low, high=low, n=0)
-        worst = [s.accuracy for s in report.slices if s.key == report.worst_slice] if report else []
+        worst = report.worst if report else None
         largest = sorted(current.plan.prompts, key=lambda p: -p.count)
         timeline.append(
             Step(
@@ -54,7 +53,7 @@ def steps(past: Sequence[Round]) -> list[Step]:
                 left=round(100 * (at.low - low) / span, 1),
                 width=round(100 * (at.high - at.low) / span, 1),
                 place=round(100 * (at.value - low) / span, 1),
-                worst=worst[0] if worst else None,
+                worst=worst.accuracy if worst else None,
                 verdict=verdict.outcome if verdict else "",
                 prompts=largest[:N_PROMPTS],
                 failures=[f for f in current.failures if f.picture][:N_FAILURES],
@@ -62,8 +61,3 @@ def steps(past: Sequence[Round]) -> list[Step]:
         )
         before = score or before
     return timeline
-
-
-def _score(current: Round) -> Estimate | None:
-    report = current.report
-    return report.metrics.get(report.main_metric) if report else None

@@ -255,16 +255,11 @@ def round_lines(done: Round, before: Report | None, audited: bool = True) -> lis
     if batch := done.batch:
         kept = f"{batch.n_kept} kept by the audit" if audited else "which nothing audits"
         blocks.append(Line(f"{batch.n_made} images made, {kept}."))
-    if worst := worst_slice(done.report):
+    if worst := done.report.worst:
         blocks.append(Line(f"Worst slice: {worst.key}, {estimate_text(worst.accuracy)}"))
     if done.verdict:
         blocks.append(Line(verdict_text(done.verdict)))
     return blocks
-
-
-def worst_slice(report: Report) -> SliceScore | None:
-    """Return the score of the slice that a report names as its worst."""
-    return next((s for s in report.slices if s.key == report.worst_slice), None)
 
 
 def report_table(report: Report, title: str, n_slices: int | None = None) -> Table:
@@ -338,9 +333,8 @@ def score_tables(past: Sequence[Round]) -> list[Block]:
     """Return how the measured rounds came out; no table without any."""
     rows, metric = [], ""
     for done in past:
-        if done.report and done.report.metrics:
-            metric = metric or done.report.main_metric.replace("_", " ")
-            value, worst = done.report.metrics[done.report.main_metric], worst_slice(done.report)
+        if done.report and (value := done.report.main_figure):
+            metric, worst = done.report.main_metric.replace("_", " "), done.report.worst
             rows.append(
                 [
                     done.label,

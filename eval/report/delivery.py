@@ -71,7 +71,7 @@ def delivery_blocks(delivery: Delivery) -> list[Block]:
 
 def baseline_lines(past: Sequence[Round]) -> list[Block]:
     """Return how the latest round compares with round 0 on feedback; none without both."""
-    measured = [r for r in past if r.report and r.report.metrics]
+    measured = [r for r in past if r.main_figure]
     if len(measured) < 2 or measured[0].number:
         return [Line("Nothing can be compared yet: it takes round 0 and a round with images.")]
     first, last = measured[0], measured[-1]

@@ -22,7 +22,6 @@ from eval.report.blocks import (
     Table,
     failure_table,
     levers_text,
-    worst_slice,
 )
 from eval.report.charts import BeforeAfter, whisker_bar
 from eval.report.delivery import delivery_blocks
@@ -105,7 +104,7 @@ def build_report_html(data: ReportData) -> str:
         score=score,
         feedback=feedback,
         sealed=dict(sorted(sealed.items())),
-        worst=[s.accuracy for r in reports.values() if (s := worst_slice(r))],
+        worst=[r.worst.accuracy for r in reports.values() if r.worst],
         n_prompts=sum(len(r.plan.prompts) for r in rounds if r.plan),
         n_made=sum(r.batch.n_made for r in rounds if r.batch),
         n_kept=sum(r.batch.n_kept for r in rounds if r.batch),

@@ -155,11 +155,7 @@ def _measure(
 ) -> Candidates:
     """Return the measures of a round's images by the latest DSTMs and the rounds so far."""
     samples = generated.samples
-    scores = [
-        r.report.metrics[r.report.main_metric].value
-        for r in past
-        if r.report and r.report.metrics and r.number < round_number
-    ]
+    scores = [r.main_figure.value for r in past if r.main_figure and r.number < round_number]
     measures: dict[str, Any] = {}
     if "entropy" in needs or "margin" in needs:
         measures |= _uncertainty(models[-1], samples)
