@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory.errors import SettingsError
-from memory.files import sha256_of
 from memory.records import Batch, Plan, PromptQuality, PromptSpec, Shard
 from tools.data.drawn import ImageRequest
 from tools.data.jobs import job_id, round_folder, run_once, write_missing
 from tools.data.samples import Dense, Samples
-from tools.data.shards import read_shards, write_shard
+from tools.data.shards import write_shard
+from tools.data.stored_images import contents
 from tools.generators import Generator, accepts_feedback
 
 if TYPE_CHECKING:
@@ -174,8 +174,9 @@ def _summary(
     pieces: Sequence[Sequence[tuple[PromptSpec, int]]],
 ) -> Batch:
     """Return the record of a batch whose shards are all written."""
-    stored = read_shards(paths)
-    prompt_of_image = np.array(stored.prompt_ids)
+    stored = [contents(path) for path in paths]
+    weights = np.concatenate([part.weights for part in stored])
+    prompt_of_image = np.array([prompt.id for piece in pieces for prompt, _ in piece])
     return Batch(
         round=plan.round,
         job_id=job,
@@ -183,12 +184,12 @@ def _summary(
             Shard(
                 file=str(path.relative_to(session_folder)),
                 n_images=len(piece),
-                sha256=sha256_of(path),
+                sha256=part.sha256,
             )
-            for path, piece in zip(paths, pieces, strict=True)
+            for path, piece, part in zip(paths, pieces, stored, strict=True)
         ),
         quality=tuple(
-            prompt_quality(prompt.id, stored.samples.weights[prompt_of_image == prompt.id])
+            prompt_quality(prompt.id, weights[prompt_of_image == prompt.id])
             for prompt in plan.prompts
         ),
     )

@@ -206,7 +206,7 @@ def _assess(
 
     def assessed(failure: Failure) -> Failure:
         photographs = gradients.photographs[_rows(failure, feedback)]
-        agreements = prompt_influence(gradients.images, gradients.prompt_ids, photographs)
+        agreements = prompt_influence(gradients.prompts, gradients.prompt_ids, photographs)
         earlier = [f.agreements for r in past for f in r.failures if f.id == failure.id]
         evidence = evidence_from(
             failure.attributes,

@@ -16,7 +16,8 @@ from memory.records import Round
 from tools import tasks
 from tools.data.jobs import shards_of
 from tools.data.samples import Images, Samples
-from tools.data.shards import encode_png, read_shards
+from tools.data.shards import encode_png
+from tools.data.stored_images import StoredImages
 from tools.evaluate_real import predictions_on
 from tools.targets import Target, label_names
 
@@ -124,15 +125,15 @@ def generated(
     ]
     if not with_them:
         return None
-    stored = read_shards(shards_of(session_folder, with_them))
-    samples, of_prompt = stored.samples, dict[str, list[int]]()
-    for row in sorted(range(len(samples)), key=lambda row: -samples.weights[row]):
-        if stored.prompt_ids[row] in prompts and samples.ids[row].endswith(ending):
+    stored = StoredImages(shards_of(session_folder, with_them), chosen=False)
+    of_prompt: dict[str, list[int]] = {}
+    for row in sorted(range(len(stored)), key=lambda row: -stored.weights[row]):
+        if stored.prompt_ids[row] in prompts and stored.ids[row].endswith(ending):
             of_prompt.setdefault(stored.prompt_ids[row], []).append(row)
     turns = sorted((turn, row) for rows in of_prompt.values() for turn, row in enumerate(rows))
     if not turns:
         return None
-    chosen = samples.take([row for _, row in turns[:n]])
+    chosen = stored.take([row for _, row in turns[:n]])
     captions = [
         f"{name} {'kept' if weight >= 1 else f'w {weight:.2f}'}"
         for name, weight in zip(chosen.ids, chosen.weights, strict=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from eval.colours import below_one_another, depth_bar, legend
@@ -10,8 +11,9 @@ from eval.montage import montage_png
 from memory.errors import DataError
 from memory.records import Batch
 from tools.data.jobs import round_folder
-from tools.data.samples import Images
-from tools.data.shards import encode_png, read_shards
+from tools.data.samples import Samples
+from tools.data.shards import encode_png
+from tools.data.stored_images import StoredImages
 from tools.look_at import DEPTH_M, labelled_pictures
 
 # Images of a prompt that are shown, with labels in rows of about so many pixels.
@@ -31,10 +33,12 @@ def prompt_thumbnails(folder: Path, batch: Batch) -> dict[str, bytes]:
     if stored:
         return stored
     try:
-        shards = read_shards([folder / shard.file for shard in batch.shards])
+        return {
+            name: montage_png(samples.images, None, N_SHOWN, 1)
+            for name, samples in _first_images(folder, batch)
+        }
     except DataError:
         return {}
-    return _strips(shards.samples.images, shards.prompt_ids, N_SHOWN)
 
 
 def labelled_thumbnails(
@@ -44,10 +48,12 @@ def labelled_thumbnails(
 
     See `labelled_pictures` for `kinds` and `class_names`. Raises DataError without the shards.
     """
-    shards = read_shards([folder / shard.file for shard in batch.shards])
-    images = labelled_pictures(shards.samples, kinds, class_names)
-    columns = min(N_SHOWN // 2, max(1, _WIDTH_PX // images.shape[3]))
-    return _strips(images, shards.prompt_ids, columns)
+    strips = {}
+    for name, samples in _first_images(folder, batch):
+        images = labelled_pictures(samples, kinds, class_names)
+        columns = min(N_SHOWN // 2, max(1, _WIDTH_PX // images.shape[3]))
+        strips[name] = montage_png(images, None, columns, 1)
+    return strips
 
 
 def legend_of(kinds: Sequence[str], class_names: Sequence[str]) -> bytes | None:
@@ -57,10 +63,12 @@ def legend_of(kinds: Sequence[str], class_names: Sequence[str]) -> bytes | None:
     return encode_png(below_one_another(pictures)) if pictures else None
 
 
-def _strips(images: Images, prompt_ids: Sequence[str], columns: int) -> dict[str, bytes]:
-    """Return a PNG strip of the first images of every prompt, by its id."""
-    strips = {}
-    for prompt_id in dict.fromkeys(prompt_ids):
-        rows = [i for i, name in enumerate(prompt_ids) if name == prompt_id][:N_SHOWN]
-        strips[prompt_id] = montage_png(images[rows], None, columns, 1)
-    return strips
+def _first_images(folder: Path, batch: Batch) -> Iterator[tuple[str, Samples]]:
+    """Yield the id of every prompt with its first images."""
+    stored = StoredImages([folder / shard.file for shard in batch.shards], chosen=False)
+    rows: defaultdict[str, list[int]] = defaultdict(list)
+    for row, name in enumerate(stored.prompt_ids):
+        if len(rows[name]) < N_SHOWN:
+            rows[name].append(row)
+    for name, of_prompt in rows.items():
+        yield name, stored.take(of_prompt)

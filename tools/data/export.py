@@ -15,17 +15,17 @@ import json
 import shutil
 import tarfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import IO, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pyarrow.parquet as pq
 from jinja2 import Environment, StrictUndefined
 
 from memory.errors import DataError, SettingsError
-from memory.files import write_bytes, write_json
+from memory.files import write_atomic, write_bytes
 from prompts.user_vocabulary import CLASS
 from tools.data.regions import run_lengths
 from tools.data.samples import VOID
@@ -132,6 +132,10 @@ def _rows(source: Source) -> Iterator[dict[str, Any]]:
             raise DataError(f"The shard {path} is missing or damaged: {error}") from error
 
 
+def _n_images(source: Source) -> int:
+    return sum(pq.read_metadata(path).num_rows for path in source.shards)
+
+
 def _parquet(source: Source, folder: Path) -> int:
     data = folder / "data"
     data.mkdir(parents=True)
@@ -139,21 +143,23 @@ def _parquet(source: Source, folder: Path) -> int:
         place = data / f"{path.parent.name}-{path.name}"
         # Copied, not linked: an edit of an export must not change the session.
         shutil.copyfile(path, place)
-    return sum(pq.read_metadata(path).num_rows for path in source.shards)
+    return _n_images(source)
 
 
 def _imagefolder(source: Source, folder: Path) -> int:
-    lines = []
-    for row in _rows(source):
-        name = row["image"]["path"]
-        write_bytes(folder / "images" / name, row["image"]["bytes"])
-        # Beside the images, where `datasets` would take them for more images.
-        for kind in LABELS:
-            if kind in row:
-                write_bytes(folder / kind / name, row[kind]["bytes"])
-        lines.append(json.dumps({"file_name": name, **_fields(row, source)}))
-    write_bytes(folder / "images" / "metadata.jsonl", "\n".join([*lines, ""]).encode())
-    return len(lines)
+    def write(file: IO[bytes]) -> None:
+        for row in _rows(source):
+            name = row["image"]["path"]
+            write_bytes(folder / "images" / name, row["image"]["bytes"])
+            # Beside the images, where `datasets` would take them for more images.
+            for kind in LABELS:
+                if kind in row:
+                    write_bytes(folder / kind / name, row[kind]["bytes"])
+            line = json.dumps({"file_name": name, **_fields(row, source)})
+            file.write(f"{line}\n".encode())
+
+    write_atomic(folder / "images" / "metadata.jsonl", write)
+    return _n_images(source)
 
 
 def _webdataset(source: Source, folder: Path) -> int:
@@ -191,8 +197,30 @@ def _fields(row: Mapping[str, Any], source: Source) -> dict[str, Any]:
 
 
 def _coco(source: Source, folder: Path) -> int:
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    names = [{"id": i + 1, "name": name} for i, name in enumerate(source.pixel_classes)]
+    described = {"description": f"Generated images of the shaping session {source.session}"}
+    head = json.dumps({"info": described, "categories": names})
+
+    def write(file: IO[bytes]) -> None:
+        file.write(f'{head[:-1]}, "images": ['.encode())
+        _write_items(file, _coco_images(source, folder / "images"))
+        file.write(b'], "annotations": [')
+        _write_items(file, _coco_regions(source))
+        file.write(b"]}\n")
+
+    write_atomic(folder / "annotations.json", write)
+    return _n_images(source)
+
+
+def _write_items(file: IO[bytes], items: Iterable[Mapping[str, Any]]) -> None:
+    """Write the items of a JSON list with an id each, one at a time."""
+    for number, item in enumerate(items, 1):
+        comma = ",\n" if number > 1 else "\n"
+        file.write(f"{comma}{json.dumps({'id': number, **item})}".encode())
+
+
+def _coco_images(source: Source, folder: Path) -> Iterator[dict[str, Any]]:
+    """Write the images; yield what COCO says of each."""
     for row in _rows(source):
         if "segmentation" not in row:
             raise SettingsError(
@@ -200,11 +228,14 @@ def _coco(source: Source, folder: Path) -> int:
                 "segmentation. Choose imagefolder, parquet or webdataset."
             )
         name = row["image"]["path"]
-        write_bytes(folder / "images" / name, row["image"]["bytes"])
+        write_bytes(folder / name, row["image"]["bytes"])
         _, height, width = decode_png(row["image"]["bytes"]).shape
-        number = len(images) + 1
-        size = {"id": number, "file_name": name, "height": height, "width": width}
-        images.append(size | _fields(row, source))
+        yield {"file_name": name, "height": height, "width": width, **_fields(row, source)}
+
+
+def _coco_regions(source: Source) -> Iterator[dict[str, Any]]:
+    """Yield a region for each class that an image shows."""
+    for number, row in enumerate(_rows(source), 1):
         ids = decode_label("segmentation", row["segmentation"]["bytes"])
         for category in np.unique(ids[ids != VOID]):
             mask = ids == category
@@ -212,22 +243,12 @@ def _coco(source: Source, folder: Path) -> int:
             left, top, right, bottom = (
                 int(edge) for edge in (columns.min(), rows.min(), columns.max(), rows.max())
             )
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": int(category) + 1,
-                    "segmentation": {"size": [height, width], "counts": run_lengths(mask)},
-                    "area": int(mask.sum()),
-                    "bbox": [left, top, right + 1 - left, bottom + 1 - top],
-                    # A crowd is what COCO calls a region that is given by run lengths.
-                    "iscrowd": 1,
-                }
-            )
-    names = [{"id": i + 1, "name": name} for i, name in enumerate(source.pixel_classes)]
-    described = {"description": f"Generated images of the shaping session {source.session}"}
-    write_json(
-        folder / "annotations.json",
-        {"info": described, "images": images, "annotations": annotations, "categories": names},
-    )
-    return len(images)
+            yield {
+                "image_id": number,
+                "category_id": int(category) + 1,
+                "segmentation": {"size": list(ids.shape), "counts": run_lengths(mask)},
+                "area": int(mask.sum()),
+                "bbox": [left, top, right + 1 - left, bottom + 1 - top],
+                # A crowd is what COCO calls a region that is given by run lengths.
+                "iscrowd": 1,
+            }

@@ -126,6 +126,12 @@ class Pool(Protocol):
         """Return the samples at `index`, in that order."""
 
 
+def parts_of(samples: Pool, size: int) -> Iterator[Samples]:
+    """Yield all samples in order, `size` at a time, so that few are in memory."""
+    for start in range(0, len(samples), size):
+        yield samples.take(range(start, min(start + size, len(samples))))
+
+
 def content_digest(samples: Samples) -> str:
     """Return the SHA-256 of images, classes and labels of pixels."""
     content = hashlib.sha256(samples.images.tobytes() + samples.classes.tobytes())

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from memory.errors import DataError
-from tools.data.samples import VOID, Pool
+from tools.data.samples import VOID, Pool, parts_of
 from tools.settings import DEFAULT_SHARE, DstmSettings, TrainSettings
 
 _N_AT_ONCE = 64
@@ -111,15 +111,16 @@ def pixel_rareness(samples: Pool, exponent: float) -> torch.Tensor:
         DataError: The images have no classes of pixels.
     """
     counts = np.zeros((len(samples), VOID + 1))
-    for start in range(0, len(samples), _N_AT_ONCE):
-        rows = range(start, min(start + _N_AT_ONCE, len(samples)))
-        labels = samples.take(rows).labels
+    row = 0
+    for part in parts_of(samples, _N_AT_ONCE):
+        labels = part.labels
         if "segmentation" not in labels:
             raise DataError(
                 "dstm.rare_pixels goes by classes of pixels, which these images lack: set it to 0."
             )
-        for row, ids in zip(rows, labels["segmentation"], strict=True):
+        for ids in labels["segmentation"]:
             counts[row] = np.bincount(ids.reshape(-1), minlength=VOID + 1)
+            row += 1
     counts = counts[:, :VOID]
     known = counts.sum(1) > 0
     if not known.any():

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from memory.errors import DataError
 from memory.files import cached_until_changed, sha256_of, write_json
-from tools.data.samples import Samples
 
 FILE = "selection.json"
 
@@ -30,13 +29,6 @@ def choices(shards: Sequence[Path]) -> list[Path]:
     """Return the choices that were made among the images of shards."""
     folders = dict.fromkeys(path.parent for path in shards)
     return [folder / FILE for folder in folders if (folder / FILE).exists()]
-
-
-def without_left_out(samples: Samples, shards: Sequence[Path]) -> Samples:
-    """Return the samples of shards, without those that were not chosen."""
-    names = left_out(shards)
-    kept = [row for row, name in enumerate(samples.ids) if name not in names]
-    return samples.take(kept) if names else samples
 
 
 def left_out(shards: Sequence[Path]) -> set[str]:

@@ -1,16 +1,19 @@
-"""The images of many shards to sample from: only those in a batch are decoded.
+"""The images of many shards: only those that are asked for are decoded, and few are kept.
 
 Class, weight and selection, which decide how often an image is sampled, are read once per process
-and shard. A training over all rounds of a long session thus reads no more pixels of earlier rounds
-than its batches need.
+and shard, some 200 bytes an image. A training over all rounds of a long session thus reads no more
+pixels of earlier rounds than its batches need, and holds no more than `KEPT_BYTES` of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +25,32 @@ from tools.data.samples import Labels, Samples, concatenate
 from tools.data.selected import left_out
 from tools.data.shards import check_shapes, decode_png, explained, kinds_of, read_table, samples_of
 
+KEPT_BYTES = 2**28
+"""How much is kept of files as they are stored, and as much again of decoded images."""
+
+# Of a decoded image beside its pixels.
+_OBJECT_BYTES = 3000
+
+T = TypeVar("T")
+
+
+class _LastUsed(Generic[T]):
+    """The values that were used last, as many as fit into `n_bytes`, at least one."""
+
+    def __init__(self, n_bytes: int, size: Callable[[T], int]) -> None:
+        self._left, self._size = n_bytes, size
+        self._values: OrderedDict[int, T] = OrderedDict()
+
+    def get(self, key: int, make: Callable[[int], T]) -> T:
+        """Return the value of a key, made where it is not kept."""
+        if key not in self._values:
+            self._values[key] = make(key)
+            self._left -= self._size(self._values[key])
+            while self._left < 0 and len(self._values) > 1:
+                self._left += self._size(self._values.popitem(last=False)[1])
+        self._values.move_to_end(key)
+        return self._values[key]
+
 
 class Contents(NamedTuple):
     """A shard without its pixels; kinds: kinds of labels of pixels that it has."""
@@ -29,6 +58,7 @@ class Contents(NamedTuple):
     sha256: str
     image_shape: tuple[int, int, int]
     ids: tuple[str, ...]
+    prompt_ids: tuple[str, ...]
     classes: Labels
     weights: NDArray[np.float64]
     kinds: frozenset[str]
@@ -49,6 +79,7 @@ def _contents(path: Path) -> Contents:
         sha256=sha256_of(path),
         image_shape=(channels, height, width),
         ids=tuple(name.removesuffix(".png") for name in pictures.field("path").to_pylist()),
+        prompt_ids=tuple(sys.intern(name) for name in table["prompt_id"].to_pylist()),
         classes=table["label"].to_numpy(),
         weights=table["weight"].to_numpy(),
         kinds=frozenset(kinds_of(table)),
@@ -56,24 +87,28 @@ def _contents(path: Path) -> Contents:
 
 
 class StoredImages:
-    """The images of shards, in order, without those that a selection left out: a `Pool`.
+    """The images of shards, in order: a `Pool`.
 
     Labels of pixels that not all shards have are left out.
 
     Args:
         shards: Of generated images.
         real: Shards of photographs, which come after them.
+        chosen: Whether images that a selection left out are not there.
 
     Attributes:
-        n_read: Number of shards that were read for their pixels.
+        n_read: How often a shard was read for its pixels.
         ids: Names of the images.
+        prompt_ids: Ids of their prompts.
         is_real: Which images are photographs, (n,).
 
     Raises:
         DataError: There is no shard, or one is missing, damaged or of another image shape.
     """
 
-    def __init__(self, shards: Sequence[Path], real: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, shards: Sequence[Path], real: Sequence[Path] = (), chosen: bool = True
+    ) -> None:
         self._shards = [*shards, *real]
         if not self._shards:
             raise DataError("no samples to join")
@@ -90,32 +125,37 @@ class StoredImages:
         self.weights: NDArray[np.float64] = np.concatenate([part.weights for part in parts])
         self.is_real: NDArray[np.bool_] = self._owner >= len(shards)
         self.ids: Sequence[str] = [name for part in parts for name in part.ids]
-        if names := left_out(shards):
+        self.prompt_ids: Sequence[str] = [name for part in parts for name in part.prompt_ids]
+        if chosen and (names := left_out(shards)):
             is_chosen = np.array([name not in names for name in self.ids])
             kept = is_chosen | self.is_real
-            self.ids = [name for name, is_kept in zip(self.ids, kept, strict=True) if is_kept]
+            self.ids, self.prompt_ids = (
+                list(compress(names, kept)) for names in (self.ids, self.prompt_ids)
+            )
             self._owner, self._row = self._owner[kept], self._row[kept]
             self.classes, self.weights = self.classes[kept], self.weights[kept]
             self.is_real = self.is_real[kept]
-        self._tables: dict[int, pa.Table] = {}
-        self._decoded: dict[int, Samples] = {}
+        self._tables = _LastUsed[pa.Table](KEPT_BYTES, lambda table: int(table.nbytes))
+        self._decoded = _LastUsed[Samples](KEPT_BYTES, _n_bytes)
 
     def __len__(self) -> int:
         return len(self.classes)
 
     def take(self, index: Sequence[int] | NDArray[np.int64]) -> Samples:
-        """Return the samples at `index`, in that order; each is decoded once."""
-        return concatenate([self._sample(int(i)) for i in index])
+        """Return the samples at `index`, in that order."""
+        return concatenate([self._decoded.get(int(i), self._decode) for i in index])
 
-    def _sample(self, index: int) -> Samples:
-        if index not in self._decoded:
-            owner = int(self._owner[index])
-            path = self._shards[owner]
-            with explained(path):
-                if owner not in self._tables:
-                    self._tables[owner] = read_table(path)
-                    self.n_read += 1
-                one = samples_of(self._tables[owner].slice(int(self._row[index]), 1))
-            labels = {kind: one.labels[kind] for kind in one.labels if kind in self._kinds}
-            self._decoded[index] = replace(one, labels=labels)
-        return self._decoded[index]
+    def _decode(self, index: int) -> Samples:
+        owner, row = int(self._owner[index]), int(self._row[index])
+        with explained(self._shards[owner]):
+            one = samples_of(self._tables.get(owner, self._read).slice(row, 1))
+        labels = {kind: one.labels[kind] for kind in one.labels if kind in self._kinds}
+        return replace(one, labels=labels)
+
+    def _read(self, owner: int) -> pa.Table:
+        self.n_read += 1
+        return read_table(self._shards[owner])
+
+
+def _n_bytes(one: Samples) -> int:
+    return one.images.nbytes + sum(v.nbytes for v in one.labels.values()) + _OBJECT_BYTES

@@ -19,6 +19,8 @@ from tools.plugins import load
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
+_N_AT_ONCE = 1024
+
 MEASURES = ("entropy", "margin", "features", "variance", "credit")
 """Measures of an image by the DSTM of the round before, or by the rounds so far."""
 
@@ -117,7 +119,10 @@ def lowest(values: Floats, n: int, seed: int) -> Rows:
 
 def distances(features: Floats, others: Floats) -> Floats:
     """Return each row's Euclidean distance to the nearest of `others`; infinite without any."""
-    if not len(others):
-        return np.full(len(features), np.inf)
-    nearest: Floats = np.sqrt(squared_distances(features, others).min(1))
-    return nearest
+    nearest = np.full(len(features), np.inf)
+    # In parts, or the distances of all pairs would be in memory.
+    for start in range(0, len(others), _N_AT_ONCE):
+        part = squared_distances(features, others[start : start + _N_AT_ONCE])
+        nearest = np.minimum(nearest, part.min(1))
+    found: Floats = np.sqrt(nearest)
+    return found

@@ -17,15 +17,15 @@ from memory.files import write_bytes
 from memory.records import Round, Selection, digest
 from tools import selection
 from tools.data.jobs import job_id, round_folder, run_once
-from tools.data.samples import Samples
-from tools.data.selected import FILE, without_left_out, write_choice
-from tools.data.shards import Generated, read_shards
+from tools.data.samples import Pool, Samples, parts_of
+from tools.data.selected import FILE, write_choice
+from tools.data.stored_images import StoredImages
 from tools.models import criteria
 from tools.models.criteria import Dstm, load_dstm
 from tools.models.embeddings import embed_by_dstm
 from tools.selection import Candidates, Learner
 from tools.settings import SelectionSettings
-from tools.tasks import Batch, pixel_batches
+from tools.tasks import Batch
 
 STATE = "selection.safetensors"
 # DSTMs over whose gradients the variance is taken, the latest ones.
@@ -79,25 +79,26 @@ def select_images(
         method = selection.build(settings.method)
         if isinstance(method, Learner):
             _restore(method, job, round, session_folder, shared if settings.remember else None)
-        generated = read_shards([session_folder / shard.file for shard in batch.shards])
-        n = max(1, int(np.floor(settings.keep * len(generated.samples) + 0.5)))
+        shards = [session_folder / shard.file for shard in batch.shards]
+        generated = StoredImages(shards, chosen=False)
+        n = max(1, int(np.floor(settings.keep * len(generated) + 0.5)))
         n_models = 2 if "variance" in method.needs else 1 if method.needs else 0
         chooser = method if len(trainings) >= n_models else selection.build("random")
         if chooser is method:
             models = [_load(session_folder / t.model, device) for t in trainings]
             candidates = _measure(method.needs, generated, models, session_folder, round, past)
         else:
-            candidates = Candidates(audit=generated.samples.weights)
+            candidates = Candidates(audit=generated.weights)
         rows = chooser.choose(candidates, n, int(digest([seed, round, "selection"]), 16))
         if isinstance(method, Learner):
             state = {name: value.contiguous() for name, value in method.state().items()}
             write_bytes(folder / STATE, save(state))
         record = Selection(
             method=chooser.name,
-            n_candidates=len(generated.samples),
+            n_candidates=len(generated),
             n_chosen=len(rows),
             file=(folder / FILE).relative_to(session_folder).as_posix(),
-            sha256=write_choice(folder, chooser.name, generated.samples.ids, rows.tolist()),
+            sha256=write_choice(folder, chooser.name, generated.ids, rows.tolist()),
         )
         return record.to_json()
 
@@ -147,29 +148,32 @@ def _load(folder: Path, device: str) -> Dstm:
 
 def _measure(
     needs: Sequence[str],
-    generated: Generated,
+    samples: Pool,
     models: Sequence[Dstm],
     session_folder: Path,
     round_number: int,
     past: Sequence[Round],
 ) -> Candidates:
     """Return the measures of a round's images by the latest DSTMs and the rounds so far."""
-    samples = generated.samples
     scores = [r.main_figure.value for r in past if r.main_figure and r.number < round_number]
     measures: dict[str, Any] = {}
     if "entropy" in needs or "margin" in needs:
         measures |= _uncertainty(models[-1], samples)
     if "features" in needs:
         embed = embed_by_dstm(models[-1].model)
-        measures["features"] = embed(samples.images)
+
+        def features_of(pool: Pool) -> NDArray[np.float64]:
+            return np.concatenate([embed(part.images) for part in parts_of(pool, _BATCH)])
+
+        features = measures["features"] = features_of(samples)
         earlier = [
             session_folder / shard.file
             for r in past
             if r.batch and r.number < round_number
             for shard in r.batch.shards
         ]
-        known = without_left_out(read_shards(earlier).samples, earlier)
-        measures["chosen_features"] = embed(known.images)
+        known = features_of(StoredImages(earlier)) if earlier else features[:0]
+        measures["chosen_features"] = known
     if "variance" in needs:
         measures["variance"] = variance_of_gradients(models, samples)
     if "credit" in needs:
@@ -182,21 +186,25 @@ def _measure(
     )
 
 
+def _pixels(samples: Samples) -> torch.Tensor:
+    return torch.from_numpy(samples.images).float() / 255
+
+
 def _device_of(dstm: Dstm) -> torch.device:
     return next(dstm.model.parameters()).device
 
 
 @torch.inference_mode()
-def _uncertainty(dstm: Dstm, samples: Samples) -> dict[str, NDArray[np.float64]]:
+def _uncertainty(dstm: Dstm, samples: Pool) -> dict[str, NDArray[np.float64]]:
     parts: dict[str, list[NDArray[np.float64]]] = {"entropy": [], "margin": []}
-    for pixels in pixel_batches(samples.images, _BATCH, _device_of(dstm)):
-        outputs = dstm.model(pixels)
+    for part in parts_of(samples, _BATCH):
+        outputs = dstm.model(_pixels(part).to(_device_of(dstm)))
         for name, measure in (("entropy", criteria.entropy), ("margin", criteria.margin)):
             parts[name].append(measure(dstm.task, outputs).double().cpu().numpy())
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def variance_of_gradients(models: Sequence[Dstm], samples: Samples) -> NDArray[np.float64]:
+def variance_of_gradients(models: Sequence[Dstm], samples: Pool) -> NDArray[np.float64]:
     """Return the variance of gradients, (n,), (Agarwal et al. 2022), standardised by class.
 
     The variance over models of the loss's gradient by each pixel, averaged over the image; in
@@ -206,13 +214,12 @@ def variance_of_gradients(models: Sequence[Dstm], samples: Samples) -> NDArray[n
         models: Checkpoints, at least two.
         samples: n images with their labels.
     """
-    labels = [dstm.task.labels(samples).split(_BATCH) for dstm in models]
     parts = []
-    for number, pixels in enumerate(pixel_batches(samples.images, _BATCH)):
+    for part in parts_of(samples, _BATCH):
         gradients: list[torch.Tensor] = []
-        for dstm, true in zip(models, labels, strict=True):
-            images = pixels.to(_device_of(dstm)).requires_grad_()
-            batch = Batch(images, true[number].to(images.device))
+        for dstm in models:
+            images = _pixels(part).to(_device_of(dstm)).requires_grad_()
+            batch = Batch(images, dstm.task.labels(part).to(images.device))
             losses = criteria.loss(dstm.task, dstm.model(images), batch, dstm.settings)
             gradients += torch.autograd.grad(losses.sum(), images)
         spread = torch.stack(gradients).var(0, correction=0).flatten(1).mean(1)
@@ -224,7 +231,7 @@ def variance_of_gradients(models: Sequence[Dstm], samples: Samples) -> NDArray[n
     return values
 
 
-def _credit(samples: Samples, past: Sequence[Round]) -> NDArray[np.float64]:
+def _credit(samples: Pool, past: Sequence[Round]) -> NDArray[np.float64]:
     """Return the mean credit of earlier prompts for the slices of each image, (n,); 0: none."""
     gains: dict[str, list[float]] = {}
     slices: dict[str, dict[str, str]] = {}
@@ -239,4 +246,5 @@ def _credit(samples: Samples, past: Sequence[Round]) -> NDArray[np.float64]:
         shared = [m for name, m in means.items() if slices[name].items() <= attributes.items()]
         return float(np.mean(shared)) if shared else 0.0
 
-    return np.array([credit_of(dict(attributes)) for attributes in samples.attributes])
+    parts = parts_of(samples, _BATCH)
+    return np.array([credit_of(dict(known)) for part in parts for known in part.attributes])

@@ -237,3 +237,13 @@ def test_settings_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
 def _copy_rounds(source: Path, target: Path, up_to: int) -> None:
     for number in range(1, up_to + 1):
         shutil.copytree(round_folder(source, number), round_folder(target, number))
+
+
+def test_images_of_the_first_round_need_cover_nothing_earlier(tmp_path: Path) -> None:
+    session = Session(tmp_path / "one", settings("random"))
+    done = session.go_on()
+    baseline = Round(number=0, training=done.training, report=done.report)
+    past = [baseline, done.model_copy(update={"training": None, "report": None})]
+    chosen = select_images(1, session.folder, past, settings("core_set"), 0, tmp_path / "learned")
+    assert chosen
+    assert (chosen.method, chosen.n_chosen) == ("core_set", 12)
