@@ -202,6 +202,15 @@ def test_a_class_of_which_no_picture_can_be_read_stops_the_reading(tmp_path: Pat
         build(root)
 
 
+def test_a_class_folder_without_permission_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = class_folders(tmp_path / "birds")
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "Red Kite")
+    with pytest.raises(DataError, match=r"without a picture.*\n.*\[no-permission\].*Red Kite"):
+        build(root)
+
+
 def test_what_systems_leave_behind_is_no_class(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "birds")
     (root / "@eaDir").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -56,9 +57,14 @@ def is_system_name(name: str) -> bool:
     return name.startswith((".", "__", "$")) or name.lower() in _SYSTEM_NAMES
 
 
+def paths_in(folder: Path) -> list[Path]:
+    """Return what a folder holds; nothing without the permission to list and to open it."""
+    return list(folder.iterdir()) if os.access(folder, os.R_OK | os.X_OK) else []
+
+
 def folders_in(path: Path) -> list[Path]:
     """Return the user's folders in a folder, sorted."""
-    return sorted(p for p in path.iterdir() if p.is_dir() and not is_system_name(p.name))
+    return sorted(p for p in paths_in(path) if p.is_dir() and not is_system_name(p.name))
 
 
 def roles_of(part: Path, files: Sequence[Path]) -> dict[str, str]:

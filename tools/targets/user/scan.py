@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,14 @@ from prompts.user_vocabulary import plain, value_of
 from tools.targets.splits import SPLIT_NAMES, split_from_name
 from tools.targets.user.loading import LABEL_NAMES, Item
 from tools.targets.user.masks import CLASS_FILES, COLOUR_FILES
-from tools.targets.user.names import KINDS, folders_in, is_system_name, match_labels, roles_of
+from tools.targets.user.names import (
+    KINDS,
+    folders_in,
+    is_system_name,
+    match_labels,
+    paths_in,
+    roles_of,
+)
 from tools.targets.user.pictures import composed, is_picture
 from tools.targets.user.refusals import describe_no_labels
 from tools.targets.validation import ValidationReport, refusal
@@ -68,12 +76,9 @@ def files_below(root: Path, report: ValidationReport) -> list[Path]:
     pending = [(root, {root.resolve()})]
     while pending:
         folder, above = pending.pop()
-        try:
-            inside = list(folder.iterdir())
-        except PermissionError:
+        if not os.access(folder, os.R_OK | os.X_OK):
             report.warn("no-permission", _relative(folder, root))
-            continue
-        for path in inside:
+        for path in paths_in(folder):
             name = str(path.relative_to(root))
             if is_system_name(path.name):
                 continue

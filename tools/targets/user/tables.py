@@ -16,6 +16,7 @@ from prompts.user_vocabulary import is_blank
 from tools.targets.splits import SPLIT_NAMES
 from tools.targets.user.class_cells import ClassCells
 from tools.targets.user.loading import Item
+from tools.targets.user.names import paths_in
 from tools.targets.user.pictures import composed, is_picture, picture_stems
 from tools.targets.validation import ValidationReport, refusal
 
@@ -41,7 +42,7 @@ class Row:
 
 def find_table(root: Path) -> Path | None:
     """Return the table of a folder, in whatever case its name is written; None without one."""
-    files = [file for file in root.iterdir() if file.name.lower() == TABLE and file.is_file()]
+    files = [file for file in paths_in(root) if file.name.lower() == TABLE and file.is_file()]
     return min(files, key=lambda file: (file.name != TABLE, file), default=None)
 
 
