@@ -128,8 +128,8 @@ def budget(
     figures: list[tuple[str, float, float | None, str]] = [
         ("rounds", n_done, settings.session.rounds, ".0f"),
         ("images", sum(r.batch.n_made for r in past if r.batch), limits.max_images, ".0f"),
-        ("hours", worked_s / HOUR_S, limits.max_hours, ".3g"),
-        ("GPU hours", gpu_s / HOUR_S, limits.max_gpu_hours, ".3g"),
+        ("hours", round(worked_s / HOUR_S, 3), limits.max_hours, ".3g"),
+        ("GPU hours", round(gpu_s / HOUR_S, 3), limits.max_gpu_hours, ".3g"),
         ("tokens", tokens, llm.max_tokens, ".0f"),
         ("US dollars", sum(call.usd for call in calls), llm.max_usd, ".2f"),
     ]

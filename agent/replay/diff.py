@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -37,7 +38,8 @@ def compare_sessions(home: Path, one: str, other: str) -> Difference:
     events = [read_session(home, name) for name in names]
     past = [{r.number: r for r in rounds(one_session)} for one_session in events]
     numbers = sorted(past[0].keys() | past[1].keys())
-    rows = [_row(n, past[0].get(n), past[1].get(n)) for n in numbers]
+    audited = [one.audit.method != "none" for one in settings]
+    rows = [_row(n, (past[0].get(n), past[1].get(n)), audited) for n in numbers]
     changed = [
         line
         for line in differences(*settings)
@@ -46,8 +48,7 @@ def compare_sessions(home: Path, one: str, other: str) -> Difference:
     return Difference(changed, rows, _totals(events), _parts(*events))
 
 
-def _row(n: int, one: Round | None, other: Round | None) -> list[str]:
-    both = (one, other)
+def _row(n: int, both: tuple[Round | None, Round | None], audited: Sequence[bool]) -> list[str]:
     before, after = scores = [r.main_figure if r else None for r in both]
     change = signed(after.value - before.value) if before and after else ""
     plans = [r.plan for r in both if r and r.plan]
@@ -55,7 +56,7 @@ def _row(n: int, one: Round | None, other: Round | None) -> list[str]:
         str(n),
         *(number(score.value) if score else "-" for score in scores),
         change,
-        " / ".join(_kept(r) for r in both),
+        " / ".join(_kept(r) if by else "-" for r, by in zip(both, audited, strict=True)),
         number(agreement(*plans).overlap, 2) if len(plans) == 2 else "-",
         " / ".join(_held(r) for r in both),
     ]

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from agent.replay.diff import compare_sessions
+from agent.replay.diff import _row, compare_sessions
 from agent.replay.trace import collect, write_page, write_tables
 from agent.replay.verify import verify
 from agent.session.fork import fork
@@ -21,6 +21,7 @@ from memory.errors import SessionError, SettingsError
 from memory.items import items_from_events
 from memory.journal import read_events
 from tests.agent.invented import only_round, record
+from tests.eval.fake_session import session
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +138,12 @@ def test_page_shows_all_sessions(home: Path, forked: Path, tmp_path: Path) -> No
     page = (tmp_path / "page.html").read_text("utf-8")
     assert "first-at3" in page and "<svg" in page and "<script" not in page
     assert "Expected and measured" in page
+
+
+def test_a_difference_has_no_share_kept_without_an_audit() -> None:
+    both = (session().rounds[0], session().rounds[0])
+    assert _row(1, both, (True, True))[4] == "0.67 / 0.67"
+    assert _row(1, both, (True, False))[4] == "0.67 / -"
 
 
 def test_difference_says_where_sessions_part(home: Path, forked: Path) -> None:
