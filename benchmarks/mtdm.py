@@ -27,12 +27,13 @@ from benchmarks.harness import Benchmark, Figures, options, trained_once
 from memory.errors import SettingsError
 from memory.records import digest
 from tools import tasks
+from tools.data.drawn import ImageRequest, join
 from tools.data.samples import Samples, content_digest
 from tools.data.shards import read_shards, write_shard
 from tools.diffusion.denoising import to_channels
 from tools.diffusion.pipeline import MTDMPipeline, encode_prompts
 from tools.generators import Generator
-from tools.pretraining.card import draw_for
+from tools.pretraining.card import BATCH_SIZE
 from tools.settings import TrainSettings
 from tools.targets import Target
 from tools.tasks import Model, Slicing
@@ -70,13 +71,30 @@ class Study:
             if paths[-1].exists():
                 continue
             part = asked.take(range(start, min(start + _SHARD, n_images)))
-            samples, texts = draw_for(self.target, self.generator, part, seed, start)
+            samples, texts = self._draw(part, seed, start)
             ids = [f"seed-{seed}"] * len(texts)
             folder.mkdir(parents=True, exist_ok=True)
             shard = write_shard(samples, texts, ids, range(len(texts)), self.target.class_names)
             paths[-1].write_bytes(shard)
             self._console.print(f"seed {seed}: {start + len(texts)} of {n_images} images drawn")
         return read_shards(paths).samples
+
+    def _draw(self, scenes: Samples, seed: int, first: int) -> tuple[Samples, list[str]]:
+        """Return an image for a caption of each scene, and the captions; `first` numbers them."""
+        rng = random.Random(f"{seed} {first}")
+        texts = [self.target.vocabulary.caption(found, rng) for found in scenes.attributes]
+        requests = [ImageRequest(text, "card", first + i, seed) for i, text in enumerate(texts)]
+        drawn = join(
+            [
+                self.generator.draw(requests[start : start + BATCH_SIZE])
+                for start in range(0, len(requests), BATCH_SIZE)
+            ]
+        )
+        ids = [f"card-{first + i:04d}" for i in range(len(texts))]
+        return (
+            Samples(drawn.images, scenes.classes, scenes.attributes, ids, labels=drawn.labels),
+            texts,
+        )
 
     def learnt(self, samples: Samples, names: Sequence[str], train: TrainSettings) -> Model:
         """Return a model trained on samples, from disk where it is there already."""

@@ -114,11 +114,19 @@ def draw_like(
     Returns:
         The images with the attributes of their prompts, and the captions.
     """
-    real = target.split("generator")
+    photographs = target.split("generator")
     rng = random.Random(seed)
-    rows = [rng.randrange(len(real)) for _ in range(n_images)]
-    texts = [target.vocabulary.caption(real.attributes[row], rng) for row in rows]
-    return _draw(generator, real.take(rows), texts, seed, 0, progress), texts
+    rows = [rng.randrange(len(photographs)) for _ in range(n_images)]
+    real = photographs.take(rows)
+    texts = [target.vocabulary.caption(attributes, rng) for attributes in real.attributes]
+    requests = [ImageRequest(text, "card", i, seed) for i, text in enumerate(texts)]
+    batches = []
+    for start in range(0, n_images, BATCH_SIZE):
+        progress(start, n_images)
+        batches.append(generator.draw(requests[start : start + BATCH_SIZE]))
+    drawn = join(batches)
+    ids = [f"card-{i:04d}" for i in range(n_images)]
+    return Samples(drawn.images, real.classes, real.attributes, ids, labels=drawn.labels), texts
 
 
 def _state(folder: Path, pipeline: MTDMPipeline) -> dict[str, Any] | None:
@@ -130,37 +138,6 @@ def _state(folder: Path, pipeline: MTDMPipeline) -> dict[str, Any] | None:
     # They may have been set anew after the last step.
     now = {key: pipeline.config[key] for key in ("s_noise", "timestep_rho")}
     return state | {"settings": renamed(state["settings"]) | now}
-
-
-def draw_for(
-    target: Target, generator: Generator, samples: Samples, seed: int, first: int = 0
-) -> tuple[Samples, list[str]]:
-    """Draw one image for a caption of each sample; `first` is the number of the first image.
-
-    Returns:
-        The images with the attributes of their prompts, and the captions.
-    """
-    rng = random.Random(f"{seed} {first}")
-    texts = [target.vocabulary.caption(attributes, rng) for attributes in samples.attributes]
-    return _draw(generator, samples, texts, seed, first), texts
-
-
-def _draw(
-    generator: Generator,
-    samples: Samples,
-    texts: Sequence[str],
-    seed: int,
-    first: int,
-    progress: Progress = _no_progress,
-) -> Samples:
-    requests = [ImageRequest(text, "card", first + i, seed) for i, text in enumerate(texts)]
-    batches = []
-    for start in range(0, len(requests), BATCH_SIZE):
-        progress(start, len(requests))
-        batches.append(generator.draw(requests[start : start + BATCH_SIZE]))
-    drawn = join(batches)
-    ids = [f"card-{first + i:04d}" for i in range(len(samples))]
-    return Samples(drawn.images, samples.classes, samples.attributes, ids, labels=drawn.labels)
 
 
 def agreement(audit: AuditClassifier, target: Target, samples: Samples) -> dict[str, float]:
