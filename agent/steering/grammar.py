@@ -57,6 +57,9 @@ _REWRITES = {
     r"\b(?:twice|double)\b": "2x",
     r"\b(?:thrice|triple)\b": "3x",
     r"(\d) ?(?:x|times)\b": r"\1x",
+    r"=(?= ?\d)": " ",
+    r"\bthe other (?=1/2)": "",
+    r"\bprefer (.+?) (?:over|to) ": r"rather \1 than ",
     r"\b(?:another|one|an?)(?= (?:more )?rounds?\b)": "1",
 }
 _NUMBERS = {
@@ -75,7 +78,8 @@ _OF_SLICES = ("forget", "show", "vague")
 _SHARES = ("share", "at_least", "at_most")
 _REQUEST = re.compile(
     r"(?:(?:please|ok|okay|well|so|now|and)[ ,]+)*"
-    r"(?P<asks>(?:(?:can|could|would|will|may|might) (?:you|we|i) |(?:what|how) about ))?"
+    r"(?P<asks>(?:(?:can|could|would|will|may|might) (?:you|we|i) |(?:what|how) about "
+    r"|(?:would|is) it (?:be )?possible to ))?"
 )
 # Slash commands of rules of the grammar that are not named for one. n: the first number, rest: the
 # words after the verb, named: the slice that the sentence names.
@@ -214,13 +218,14 @@ def _command(line: str, named: Mapping[str, Sequence[str]], lexicon: Lexicon) ->
     if name not in _OF_SLICES and lexicon.read(words)[0]:
         return None  # "stop rain at 20%"
     numbers = [str(token) for token in tokens if token.type in ("NUMBER", "DECIMAL")] + ["", ""]
+    shares = [str(token) for token in tokens if token.type in ("SHARE", "DECIMAL")]
     minutes = 60 if first.get("UNIT", "").startswith("m") else 1
     values = {
         "n": numbers[0],
         "count": numbers[1],
         "id": first.get("ID", ""),
         "rest": line[tokens[1].start_pos :] if len(tokens) > 1 else "",
-        "share": number_of_text(tokens[-1]) if name == "score" else 0,
+        "share": number_of_text(shares[-1]) if name == "score" else 0,
         "hours": float(numbers[0]) / minutes if name == "hours" else 0,
     }
     return _COMMANDS.get(name, name).format(**values).strip()
@@ -315,6 +320,17 @@ def _demands(tree: Tree[Token]) -> list[_Demand]:
                 # unclear.
                 fields = None if group else fields
                 group, about = about + group, []
+            elif new and demand.data == "share" and "by" in new[-1].groups[0] and _factor(new[-1]):
+                # "increase rain by 40%", and perhaps "and fog by 10%"
+                before = new.pop()
+                change = Tree("more_by" if _factor(before) > 1 else "fewer_by", words)
+                goes_on = not group or "by" in group
+                things = [token for token in before.groups[0] if token != "by"]
+                new.append(_Demand(_fields(change) if goes_on else None, words, [things]))
+                if group:
+                    fields = before.fields if goes_on else None
+                    new.append(_Demand(fields, before.words, [group]))
+                continue
             elif new and not group and demand.data in _SHARES and "factor" in (new[0].fields or ()):
                 # "increase rain to 40%"
                 group = new.pop().groups[0]
@@ -330,6 +346,11 @@ def _demands(tree: Tree[Token]) -> list[_Demand]:
             demands.append(_Demand(None, [], [about]))
         demands += new
     return demands
+
+
+def _factor(demand: _Demand) -> float:
+    """Return the factor that a demand changes shares by, 0 without one."""
+    return float((demand.fields or {}).get("factor", 0))
 
 
 def _fields(demand: Tree[Token]) -> dict[str, Any] | None:

@@ -22,7 +22,8 @@ FILLERS = frozenset(
         "to from by that which are is be much many lot lots bit little slightly far way few data "
         "so as should can could do does class classes kind kinds type there next plan plans round "
         "thanks thank now really very too again all both each every have see get keep put my our "
-        "its this these session about around exactly last use kindly"
+        "its this these session about around exactly last use kindly think "
+        "entirely completely possible"
     )
 )
 # Words of preferences; a value of such a name is said with its attribute, as "class=more".
