@@ -192,7 +192,7 @@ def trained_once(
 ) -> Model:
     """Return the model in `folder`, trained on samples first where it is not there."""
     if not (folder / "model.json").exists():
-        model, _, _ = train_model(samples, task, n_classes, settings, device)
+        model, _ = train_model(samples, task, n_classes, settings, device)
         save_model(folder, model, {"task": task.name})
     return load_model(folder, device)[0]
 

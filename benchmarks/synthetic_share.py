@@ -43,7 +43,7 @@ def main() -> None:
         settings = bench.settings.dstm.model_copy(update=changes)
         samples = concatenate([real, drawn]) if share else real
         is_real = np.arange(len(samples)) < len(real)
-        model, _, _ = train_model(
+        model, _ = train_model(
             samples,
             components.task,
             len(components.label_names),

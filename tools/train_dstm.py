@@ -83,8 +83,8 @@ class Trainer:
         settings: TrainSettings,
         callbacks: Callbacks | None = None,
         real: Sequence[Path] = (),
-    ) -> tuple[Model, float, int]:
-        """Return the model, on the trainer's device, its loss and the steps, see `train_model`.
+    ) -> tuple[Model, float]:
+        """Return the model, on the trainer's device, and its loss, see `train_model`.
 
         real: shards of photographs.
         """
@@ -156,9 +156,7 @@ def train_dstm(
     def work() -> dict[str, Any]:
         images = StoredImages(paths, real)
         n_real = int(images.is_real.sum())
-        model, final_loss, n_steps = trainer.train(
-            paths, len(class_names), settings, callbacks, real
-        )
+        model, final_loss = trainer.train(paths, len(class_names), settings, callbacks, real)
         meta = {
             "task": settings.task,
             "class_names": list(class_names),
@@ -172,7 +170,7 @@ def train_dstm(
             n_images=len(images) - n_real,
             n_real=n_real or None,
             effective_size=_effective_size(images, settings),
-            n_steps=n_steps,
+            n_steps=settings.steps,
             final_loss=final_loss,
             sha256=save_model(model_folder, model, meta),
             selection=selection,
@@ -223,7 +221,7 @@ def train_model(
     warn: Warn = lambda kind, message: None,
     sync: GradientSync | None = None,
     is_real: NDArray[np.bool_] | None = None,
-) -> tuple[Model, float, int]:
+) -> tuple[Model, float]:
     """Train a new model.
 
     AdamW under a one-cycle schedule (Smith and Topin 2019). Images are sampled as
@@ -246,7 +244,7 @@ def train_model(
         is_real: Which samples are photographs, (n,), with `DstmSettings`; None: none.
 
     Returns:
-        The model, the mean loss of the last tenth of the steps, and the number of steps.
+        The model, and the mean loss of the last tenth of the steps.
 
     Raises:
         DataError: No image has a weight above 0.
@@ -314,7 +312,7 @@ def train_model(
             schedule.step()
             progress(step + 1, settings.steps)
     last = losses[-max(1, settings.steps // 10) :]
-    return model.eval(), sum(last) / len(last), settings.steps
+    return model.eval(), sum(last) / len(last)
 
 
 def _trained_part(

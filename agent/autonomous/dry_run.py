@@ -178,7 +178,7 @@ def measure_speed(
     train = settings.dstm.model_copy(update={"steps": N_STEPS, "balance_classes": False})
     n_classes = len(components.label_names)
     ends: list[float] = []
-    model, _, _ = train_model(
+    model, _ = train_model(
         samples,
         task,
         n_classes,

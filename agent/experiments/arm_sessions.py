@@ -251,7 +251,7 @@ def _measure(
             if not path.exists():
                 dstm = components.dstm_of(past.training, seed)
                 n_classes = len(components.label_names)
-                model, _, _ = components.trainer.train(shards, n_classes, dstm, real=real)
+                model, _ = components.trainer.train(shards, n_classes, dstm, real=real)
                 fitted = Dstm(model, components.task, dstm)
                 write_json(path, report(components, fitted, "test", past.number)[0].to_json())
             more.append(Report.model_validate_json(path.read_bytes()))
@@ -349,7 +349,7 @@ def fit(
     samples = concatenate(parts)
     is_real = np.arange(len(samples)) >= (0 if images is None else len(images))
     task, device = components.task, components.device
-    model, _, _ = train_model(samples, task, n_classes, settings, device, is_real=is_real)
+    model, _ = train_model(samples, task, n_classes, settings, device, is_real=is_real)
     return Dstm(model, components.task, settings)
 
 

@@ -96,7 +96,7 @@ def _train(recorded: Training, shards: Sequence[Path], components: Components) -
     dstm = components.dstm_of(recorded, settings.session.seed)
     shards, real = components.learnt_from(shards)
     n_classes = len(components.label_names)
-    model, loss, _ = components.trainer.train(shards, n_classes, dstm, real=real)
+    model, loss = components.trainer.train(shards, n_classes, dstm, real=real)
     with tempfile.TemporaryDirectory() as scratch:
         sha256 = save_model(Path(scratch), model, {"task": dstm.task})
     same = sha256 == recorded.sha256 and loss == recorded.final_loss

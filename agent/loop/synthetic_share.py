@@ -53,7 +53,7 @@ def try_shares(
             changed = settings.model_copy(update={"synthetic_share": share})
             predictions = []
             for known, judged in parts:
-                model, _, _ = components.trainer.train(shards, n_classes, changed, callbacks, known)
+                model, _ = components.trainer.train(shards, n_classes, changed, callbacks, known)
                 predictions.append(task.predict(model, feedback.images[judged]))
             values = joined(predictions, [judged for _, judged in parts])
             report = task.report(values, feedback, names, 1, "feedback", Slicing())

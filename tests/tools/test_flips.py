@@ -57,7 +57,7 @@ def test_letters_are_learnt_without_mirror_images_alone(
 ) -> None:
     letters: Any = Letters(flips=flips)
     settings = with_flips(QUICK, letters)
-    model, _, _ = train_model(letters.split("generator"), TASK, 4, settings)
+    model, _ = train_model(letters.split("generator"), TASK, 4, settings)
     unseen = letters.split("test")
     assert low <= accuracy(model, unseen) <= high
     save_model(tmp_path, model, {"task": "classification"})
@@ -77,7 +77,7 @@ def test_the_audit_tells_letters_apart(tmp_path: Path) -> None:
 
 def test_without_augmentation_no_views_are_averaged() -> None:
     settings = QUICK.model_copy(update={"augment": False})
-    model, _, _ = train_model(Letters().split("generator"), TASK, 4, settings)
+    model, _ = train_model(Letters().split("generator"), TASK, 4, settings)
     assert accuracy(model, Letters().split("test")) >= 0.95
 
 

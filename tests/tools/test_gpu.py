@@ -78,7 +78,7 @@ def test_a_dstm_that_learnt_on_a_gpu_is_read_on_a_processor(
     target: Any, quick: TrainSettings, tmp_path: Path
 ) -> None:
     task = tasks.build("classification")
-    model, loss, _ = train_model(target.split("generator"), task, 2, quick, GPU)
+    model, loss = train_model(target.split("generator"), task, 2, quick, GPU)
     assert loss < 0.68
     images = target.split("test").images
     save_model(tmp_path, model, {"task": task.name})

@@ -133,7 +133,7 @@ def mistaught(target: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     taught = dark.split("generator")
     is_dim = np.array([a == DIM for a in taught.attributes])
     wrong = dataclasses.replace(taught, classes=np.where(is_dim, 1, 0) ^ taught.classes)
-    model, loss, _ = train_model(wrong, task, 2, settings)
+    model, loss = train_model(wrong, task, 2, settings)
     meta = {
         "task": "classification",
         "class_names": list(target.class_names),

@@ -36,7 +36,7 @@ def train(task: Any, target: Any, quick: TrainSettings) -> tuple[list[tuple[str,
     told: list[tuple[str, str]] = []
     settings = quick.model_copy(update={"steps": 12, "batch_size": 16})
     samples = target.split("generator")
-    model, loss, _ = train_model(samples, task, 2, settings, warn=lambda *said: told.append(said))
+    model, loss = train_model(samples, task, 2, settings, warn=lambda *said: told.append(said))
     assert all(bool(p.isfinite().all()) for p in model.parameters())
     return told, (model, loss)
 

@@ -65,7 +65,7 @@ class DataParallelTrainer(Trainer):
         settings: TrainSettings,
         callbacks: Callbacks | None = None,
         real: Sequence[Path] = (),
-    ) -> tuple[Model, float, int]:
+    ) -> tuple[Model, float]:
         """See `tools.train_dstm.Trainer`; an error of a process is raised here."""
         messages = multiprocessing.get_context("spawn").SimpleQueue()
         with tempfile.TemporaryDirectory() as scratch:
@@ -84,7 +84,7 @@ class DataParallelTrainer(Trainer):
                     process.terminate()
                     process.join()
             model, meta = load_model(folder, self.device)
-            return model, meta["loss"], meta["n_steps"]
+            return model, meta["loss"]
 
     def _watch(self, processes: Any, messages: Any, callbacks: Callbacks) -> None:
         """Forward the messages of the processes until all have ended, or one has failed."""
@@ -160,7 +160,7 @@ def _train_share(
     )
     task, samples = tasks.build(settings.task), StoredImages(shards, real)
     try:
-        model, loss, n_steps = train_model(
+        model, loss = train_model(
             samples,
             task,
             n_classes,
@@ -175,6 +175,6 @@ def _train_share(
         messages.put(error)
         raise
     if is_first:
-        save_model(folder, model, {"task": settings.task, "loss": loss, "n_steps": n_steps})
+        save_model(folder, model, {"task": settings.task, "loss": loss})
     distributed.barrier()
     distributed.destroy_process_group()

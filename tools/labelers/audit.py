@@ -174,6 +174,6 @@ def trained_once(
 
     if (folder / "model.json").exists():
         return load_model(folder, device)[0]
-    model, _, _ = train_model(samples, task, len(class_names), settings, device, done)
+    model, _ = train_model(samples, task, len(class_names), settings, device, done)
     save_model(folder, model, {"task": settings.task, "class_names": list(class_names)})
     return model

@@ -182,7 +182,7 @@ def label_agreement(
         task = tasks.build(kind)
         train = with_flips(teacher.model_copy(update={"task": kind}), target)
         with watch(f"train a judge of {kind}", "steps") as progress:
-            model, _, _ = train_model(known, task, len(names), train, device, progress)
+            model, _ = train_model(known, task, len(names), train, device, progress)
         figures = {}
         for origin, part in (("generated", samples), ("real", unseen)):
             predictions = task.predict(model, part.images)

@@ -43,7 +43,7 @@ def settings(tmp_path: Path) -> TrainSettings:
 
 @pytest.mark.slow
 def test_two_processes_train_the_same_model(shard: Path, settings: TrainSettings) -> None:
-    expected, loss_of_one, _ = train_model(StoredImages([shard]), TASK, 2, settings)
+    expected, loss_of_one = train_model(StoredImages([shard]), TASK, 2, settings)
     team: Trainer = DataParallelTrainer(2, "cpu", settings.batch_size)
     steps: list[tuple[int, int]] = []
     trained = train_dstm(

@@ -36,7 +36,7 @@ def critic() -> Critic:
     real = target.split("generator")
     real = replace(real, images=real.images.repeat(2, axis=2).repeat(2, axis=3))
     task = tasks.build("classification")
-    model, _, _ = train_model(real, task, 2, settings)
+    model, _ = train_model(real, task, 2, settings)
     model.requires_grad_(requires_grad=False)
     failed = [int(np.flatnonzero(real.classes == number)[0]) for number in (0, 1)]
     return Critic(model, task, settings, "sha", real.take(failed))

@@ -44,7 +44,7 @@ def parts(model: Model) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
 
 
 def fitted(target: Any, settings: DstmSettings, **changes: Any) -> tuple[Model, float]:
-    model, loss, _ = train_model(
+    model, loss = train_model(
         target.split("generator"), TASK, 2, settings.model_copy(update=changes)
     )
     return model, loss

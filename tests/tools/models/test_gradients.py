@@ -69,7 +69,7 @@ def test_models_that_label_pixels_have_gradients_and_embeddings() -> None:
 
 def test_embeddings_tell_classes_apart(target: Any, quick: TrainSettings) -> None:
     task, train = tasks.build("classification"), target.split("generator")
-    model, _, _ = train_model(train, task, 2, quick)
+    model, _ = train_model(train, task, 2, quick)
     feedback = target.split("feedback")
     vectors = embed_by_dstm(model)(feedback.images)
     assert vectors.shape == (80, 192)
@@ -106,7 +106,7 @@ def test_agreement_ranks_prompts_as_leaving_them_out_does(target: Any) -> None:
         chosen = settings.model_copy(update={"seed": seed})
 
         def loss(keep: np.ndarray[Any, Any], chosen: TrainSettings = chosen) -> Any:
-            model, _, _ = train_model(made.take(np.flatnonzero(keep)), task, 2, chosen)
+            model, _ = train_model(made.take(np.flatnonzero(keep)), task, 2, chosen)
             said = task.predict(model, feedback.images)
             return model, -np.log(said[np.arange(80), feedback.classes].clip(1e-3)).mean()
 

@@ -65,7 +65,7 @@ def test_a_small_net_learns_streets(
     tmp_path: Path,
 ) -> None:
     task = tasks.build(name)
-    model, _, _ = train_model(known, task, len(CLASS_NAMES), QUICK)
+    model, _ = train_model(known, task, len(CLASS_NAMES), QUICK)
     said = task.predict(model, unseen.images)
     report = task.report(said, unseen, CLASS_NAMES, 1, "test", Slicing([("layout",)], 2))
     assert low <= report.metrics[metric].value <= high
@@ -91,7 +91,7 @@ PARTS = ("segmentation", "depth", "normals")
 def test_tasks_learned_together(known: Samples, unseen: Samples, tmp_path: Path) -> None:
     task = tasks.build("segmentation+depth")
     assert task.needs == ("segmentation", "depth")
-    model, _, _ = train_model(known, task, len(CLASS_NAMES), QUICK)
+    model, _ = train_model(known, task, len(CLASS_NAMES), QUICK)
     said = task.predict(model, unseen.images)
     assert said.shape == (20, 2, 64, 96)
     report = task.report(said, unseen, CLASS_NAMES, 1, "test", Slicing([("layout",)], 2))
@@ -190,7 +190,7 @@ def test_models_of_transformers_are_trained(
     config.save_pretrained(folder)
     task = tasks.build(name)
     settings = TrainSettings(model=folder, steps=2, batch_size=2)
-    model, _, _ = train_model(unseen, task, len(CLASS_NAMES), settings)
+    model, _ = train_model(unseen, task, len(CLASS_NAMES), settings)
     said = task.predict(model, unseen.images[:3])
     assert said.shape == (3, 64, 96)
     save_model(tmp_path / "dstm", model, {"task": name})
