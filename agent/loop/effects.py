@@ -132,6 +132,11 @@ class Effects(Protocol):
     def inspect(self, number: int) -> tuple[Failure, ...]:
         """Find where the DSTM of round `number`, which was measured, fails."""
 
+    def analyse(
+        self, key: str, round_number: int, by: Sequence[str], where: Mapping[str, str]
+    ) -> str:
+        """Return figures of the last report's photographs, in words; key: of the tool call."""
+
     def look(self, key: str, round_number: int, subject: Subject) -> Look:
         """Return a picture for a model that sees; key: of the event that will hold it."""
 
@@ -272,6 +277,7 @@ class LiveEffects:
 
     def train(self, number: int) -> Training:
         """Choose from the images of round `number`, and train the DSTM on those of all so far."""
+        from agent.loop.synthetic_share import share_of
         from tools.selection.select import select_images
 
         parts, settings = self._parts, self._session.settings
@@ -295,7 +301,7 @@ class LiveEffects:
         changes, chosen = self._changes(number), dict[str, Any]()
         dstm = dstm.model_copy(update=changes)
         if dstm.synthetic_share == "auto" and shards and real:
-            chosen = self._choose_share(number, dstm, shards, real)
+            chosen = share_of(parts, number, dstm, shards, real)
             dstm = dstm.model_copy(update={"synthetic_share": chosen["synthetic_share"]})
         training = self._learn(number, dstm, shards, real, selection)
         n_folds = len(self._judges(number, dstm, shards))
@@ -350,20 +356,6 @@ class LiveEffects:
             judges.append((self._session.folder / training.model, fold.judged))
         return judges
 
-    def _choose_share(
-        self, number: int, dstm: DstmSettings, shards: Sequence[Path], real: Sequence[Path]
-    ) -> dict[str, Any]:
-        """Return the share of round 1, which tries some, as fields of a `Training`."""
-        from agent.loop.synthetic_share import best_share, try_shares
-
-        past = rounds_before(self._session.journal, number)
-        shares = [t.synthetic_share for r in past if (t := r.training)]
-        if known := [share for share in shares if share is not None]:
-            return {"synthetic_share": known[-1]}
-        folder = self._session.folder
-        scores = try_shares(self._parts, dstm, [folder / shard for shard in shards], real)
-        return {"synthetic_share": best_share(scores), "shares": tuple(scores)}
-
     def evaluate(self, training: Training) -> Report:
         """Measure a trained DSTM on the real photographs of the feedback split."""
         from tools.evaluate_real import evaluate_real
@@ -408,6 +400,16 @@ class LiveEffects:
             discovery,
             self._parts.device,
         )
+
+    def analyse(
+        self, key: str, round_number: int, by: Sequence[str], where: Mapping[str, str]
+    ) -> str:
+        """Group the photographs of the last report."""
+        from tools.analyse import analyse
+
+        past = rounds_before(self._session.journal, round_number)
+        number = next(r.number for r in reversed(past) if r.report)
+        return analyse(number, self._session.folder, self._parts.target, by, where)
 
     def look(self, key: str, round_number: int, subject: Subject) -> Look:
         """Draw a picture by the last report, and store it with the round."""

@@ -16,7 +16,14 @@ from pydantic import TypeAdapter
 from agent.brains.actions import storable
 from agent.loop import eyes
 from agent.loop.context import SMALL_CHARS, Facts, brief, prompt_files
-from agent.loop.state import GRAPH_WORKS, EventLog, SessionView, TargetView, record_version
+from agent.loop.state import (
+    GRAPH_WORKS,
+    SMALL_CONTEXT,
+    EventLog,
+    SessionView,
+    TargetView,
+    record_version,
+)
 from agent.planners import Observation
 from agent.steering.preferences import (
     Preference,
@@ -39,8 +46,6 @@ if TYPE_CHECKING:
 LOOK_BACK = 20
 # Characters of the opening per token of a prompt: half of the space, at three characters a token.
 OPENING_SHARE = 1.5
-# Tokens of a context that counts as small.
-SMALL_CONTEXT = 4000
 
 Json = dict[str, Any]
 

@@ -48,6 +48,27 @@ def train(journal: EventLog, effects: Effects, number: int) -> Training:
     return journal.append(TrainingEvent(key=f"training/{number}", training=training)).training
 
 
+def say_training(training: Training) -> str:
+    """Say what a DSTM learnt from."""
+    real = f" and {training.n_real} photographs" if training.n_real else ""
+    text = (
+        f"Trained on {training.n_images} images{real}, {training.n_steps} steps, "
+        f"final loss {training.final_loss:.3f}."
+    )
+    if training.shares:
+        tried = ", ".join(f"{one.share:.2f}: {one.score:.3f}" for one in training.shares)
+        text += (
+            f" Of the shares of generated images that were tried on feedback ({tried}), "
+            f"{training.synthetic_share:.2f} is kept."
+        )
+    if chosen := training.selection:
+        text += (
+            f" Of this round's {chosen.n_candidates} images {chosen.n_chosen} were chosen by "
+            f"{chosen.method}."
+        )
+    return text
+
+
 def evaluate(journal: EventLog, effects: Effects, training: Training) -> Report:
     """Measure the DSTM of a round on the feedback photographs."""
     number = training.round

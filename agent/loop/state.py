@@ -16,7 +16,7 @@ from prompts.vocabulary import Vocabulary
 
 # What the agent may call in each phase; a tool that ends its phase moves on to the next one.
 PHASES: dict[str, tuple[str, ...]] = {
-    "plan": ("recall_memory", "inspect_failures", "look_at", "ask_user", "propose_plan"),
+    "plan": ("recall_memory", "inspect_failures", "analyse", "look_at", "ask_user", "propose_plan"),
     "generate": ("generate_batch",),
     "train": ("train_dstm",),
     "evaluate": ("evaluate_real",),
@@ -38,6 +38,10 @@ ADVANCES: dict[str, str] = {
 GRAPH_WORKS = 3
 # Record version since which models of JSON actions plan and do nothing else.
 PLANS_ONLY = 4
+# Record version since which models with a context that is not small are offered `analyse`.
+ANALYSES = 5
+# Tokens of a context that counts as small.
+SMALL_CONTEXT = 4000
 # Author of the calls that the graph makes itself.
 GRAPH = "graph"
 # What the graph calls in each phase, since record version 3: nothing is to be chosen.

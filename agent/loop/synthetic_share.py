@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from agent.loop.observations import rounds_before
 from agent.loop.photographs import folds_of
 from memory.records import ShareScore, digest
 from tools.data.jobs import job_id, run_once
@@ -26,6 +27,31 @@ if TYPE_CHECKING:
     from agent.loop.components import Components
 
 CANDIDATES = (0.1, 1 / 3, 0.6)
+
+
+def share_of(
+    components: Components,
+    number: int,
+    settings: DstmSettings,
+    shards: Sequence[Path],
+    real: Sequence[Path],
+) -> dict[str, Any]:
+    """Return the share of round 1, which tries some, as fields of a `Training`.
+
+    Args:
+        components: Of the session.
+        number: Of the round.
+        settings: Of the training, with its seed.
+        shards: Of generated images, relative to the session's folder.
+        real: Of photographs.
+    """
+    session = components.session
+    past = rounds_before(session.journal, number)
+    shares = [t.synthetic_share for r in past if (t := r.training)]
+    if known := [share for share in shares if share is not None]:
+        return {"synthetic_share": known[-1]}
+    scores = try_shares(components, settings, [session.folder / shard for shard in shards], real)
+    return {"synthetic_share": best_share(scores), "shares": tuple(scores)}
 
 
 def try_shares(

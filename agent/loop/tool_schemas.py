@@ -65,9 +65,17 @@ def tool_schemas(
         levers: What the levers of the round may be; none are offered to small models.
         rounds: Numbers of the rounds before that have images.
     """
-    schemas = [convert_to_openai_tool(tool) for tool in tools]
+    schemas, classes = [convert_to_openai_tool(tool) for tool in tools], vocabulary.classes
     for schema in schemas:
         function = schema["function"]
+        if function["name"] == "analyse":
+            columns = {**vocabulary.attributes, **dict.fromkeys(("class", "predicted"), classes)}
+            properties = function["parameters"]["properties"]
+            properties["by"]["items"] = {"enum": list(columns)}
+            properties["where"] |= {
+                "properties": {name: {"enum": list(values)} for name, values in columns.items()},
+                "additionalProperties": False,
+            }
         if function["name"] == "look_at":
             function["parameters"]["properties"]["slice"]["enum"] = list(slices)
         if function["name"] == "propose_plan":

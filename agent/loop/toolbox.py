@@ -26,9 +26,11 @@ from agent.loop.observations import rounds_before
 from agent.loop.proposals import Proposals
 from agent.loop.state import (
     ADVANCES,
+    ANALYSES,
     GRAPH_WORKS,
     PHASES,
     PLANS_ONLY,
+    SMALL_CONTEXT,
     RoundState,
     SessionView,
     due,
@@ -93,6 +95,7 @@ class Toolbox:
         functions: list[Callable[..., object]] = [
             self.recall_memory,
             self.inspect_failures,
+            self.analyse,
             self.look_at,
             self.ask_user,
             self.propose_plan,
@@ -131,9 +134,13 @@ class Toolbox:
                 names = ("finish",)
         if not self._effects.observer.interactive:
             names = tuple(name for name in names if name != "ask_user")
-        if eyes.picture_tokens(self._session) is None or not self._reports(state["round"]):
+        llm, has_report = self._session.settings.llm, bool(self._reports(state["round"]))
+        if eyes.picture_tokens(self._session) is None or not has_report:
             names = tuple(name for name in names if name != "look_at")
-        if n_lookups >= self._session.settings.llm.max_lookups:
+        is_large = llm.context_tokens > SMALL_CONTEXT and self._version >= ANALYSES
+        if not (is_large and has_report):
+            names = tuple(name for name in names if name != "analyse")
+        if n_lookups >= llm.max_lookups:
             names = tuple(name for name in names if name in ADVANCES)
         return names
 
@@ -255,6 +262,20 @@ class Toolbox:
         failures = stages.inspect(self._journal, self._effects, measured[-1].round)
         return plain(failure_lines(failures))
 
+    def analyse(
+        self,
+        by: Annotated[list[str], Field(max_length=3)] = [],  # noqa: B006 (never changed)
+        where: dict[str, str] = {},  # noqa: B006
+    ) -> str:
+        """Group the feedback photographs by columns: accuracy and number of each group.
+
+        Args:
+            by: Columns to group by, e.g. class and predicted.
+            where: Values that all of them have.
+        """
+        key = f"tool_call/{self._round}/{self._call_id}"
+        return self._effects.analyse(key, self._round, by, where)
+
     def look_at(self, slice: str = "", prompt: str = "") -> eyes.Look:  # noqa: A002 (as asked for)
         """Look at photographs that the model gets wrong and right, beside generated images.
 
@@ -358,24 +379,7 @@ class Toolbox:
 
     def train_dstm(self) -> str:
         """Train the downstream task model on all generated images so far and real photographs."""
-        training = stages.train(self._journal, self._effects, self._round)
-        real = f" and {training.n_real} photographs" if training.n_real else ""
-        text = (
-            f"Trained on {training.n_images} images{real}, {training.n_steps} steps, "
-            f"final loss {training.final_loss:.3f}."
-        )
-        if training.shares:
-            tried = ", ".join(f"{one.share:.2f}: {one.score:.3f}" for one in training.shares)
-            text += (
-                f" Of the shares of generated images that were tried on feedback ({tried}), "
-                f"{training.synthetic_share:.2f} is kept."
-            )
-        if chosen := training.selection:
-            text += (
-                f" Of this round's {chosen.n_candidates} images {chosen.n_chosen} were chosen by "
-                f"{chosen.method}."
-            )
-        return text
+        return stages.say_training(stages.train(self._journal, self._effects, self._round))
 
     def evaluate_real(self) -> str:
         """Evaluate the trained model on the real feedback photographs."""

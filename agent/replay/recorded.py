@@ -231,6 +231,12 @@ class RecordedEffects:
         """Return the failures that were found."""
         return self._journal.outcome(f"failures/{number}", FailuresEvent).failures
 
+    def analyse(
+        self, key: str, round_number: int, by: Sequence[str], where: Mapping[str, str]
+    ) -> str:
+        """Return the figures of this call."""
+        return self._journal.outcome(key, ToolCallEvent).result
+
     def look(self, key: str, round_number: int, subject: Subject) -> Look:
         """Return what was shown."""
         if key.startswith("opening/"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -138,6 +138,11 @@ class InventedEffects:
 
     def nearest(self, plan: Plan) -> dict[str, str]:
         return {}
+
+    def analyse(
+        self, key: str, round_number: int, by: Sequence[str], where: Mapping[str, str]
+    ) -> str:
+        return f"by {', '.join(by)}: 0.5"
 
     def look(self, key: str, round_number: int, subject: Subject) -> Look:
         png = montage_png(np.full((1, 1, 8, 8), round_number, np.uint8), [subject.name], 1)

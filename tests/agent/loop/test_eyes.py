@@ -239,3 +239,16 @@ def test_pictures_count_against_the_context_and_the_oldest_go_first() -> None:
     assert len(pictures) == 2
     assert [m.type for m in shown] == ["human", "ai", "tool", "ai", "tool", "human"]
     assert with_pictures(messages, lambda name: None) == messages
+
+
+def test_a_model_asks_about_the_predictions(tmp_path: Path) -> None:
+    ask = {"tool": "analyse", "arguments": {"by": ["class", "predicted"], "where": {}}}
+    folder = record(tmp_path, "asks", script=[ask, ACCEPT, END, ask, ACCEPT, END])
+    events = read_events(folder / "journal.jsonl")
+    (asked,) = [e for e in events if isinstance(e, ToolCallEvent) and e.tool == "analyse"]
+    # There is no report in round 1.
+    assert asked.round == 2 and asked.arguments == ask["arguments"]
+    assert verify(folder / "journal.jsonl").findings == ()
+    small = record(tmp_path, "small", "llm.context_tokens=3000", script=[ACCEPT, END] * 2)
+    calls = [e for e in read_events(small / "journal.jsonl") if isinstance(e, ModelCallEvent)]
+    assert not [call for call in calls if "analyse" in call.tools]
