@@ -21,6 +21,7 @@ from tools.generators import Generator, accepts_feedback
 
 if TYPE_CHECKING:
     from tools.diffusion.guidance import Critic
+    from tools.models.copies import CopyFinder
 
 
 class LabelVerifier(Protocol):
@@ -38,6 +39,22 @@ class LabelVerifier(Protocol):
             confidence: The generator's own, see `tools.data.drawn.Drawn`.
         """
         ...
+
+
+@dataclass(frozen=True)
+class WithoutCopies:
+    """A `LabelVerifier` that keeps no near copy, and of the others what `judge` keeps."""
+
+    judge: LabelVerifier
+    finder: CopyFinder
+
+    def verify(
+        self, samples: Samples, confidence: Dense
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+        """Return how sure `judge` is, its weight, or 0 for a near copy, and whether it is kept."""
+        sure, weights, kept = self.judge.verify(samples, confidence)
+        copied = self.finder.is_copy(self.finder.search(samples.images)[1])
+        return sure, np.where(copied, 0, weights), kept & ~copied
 
 
 @dataclass(frozen=True)

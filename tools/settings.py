@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from memory.records import Record, Share
 
@@ -19,6 +19,11 @@ _RENAMED = {
     "rare_within": "class_balance_scope",
     "spacing": "timestep_rho",
 }
+
+
+def false_is_off(value: object) -> object:
+    """Return "off" for what YAML makes of it without quotes."""
+    return "off" if value is False else value
 
 
 def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,6 +230,11 @@ class AuditSettings(Record):
         description="share of a class's real photographs below its limit, where threshold is None",
     )
     floor: Share = Field(0.1, description="the least weight of an image")
+    copies: Annotated[Literal["off", "warn", "drop"], BeforeValidator(false_is_off)] = Field(
+        "off",
+        description="near copies of photographs that the generator was trained on: warn shows them "
+        "in the report, drop also gives them weight 0",
+    )
     members: int = Field(3, ge=1, description="models of the ensemble, method dense")
     focal_px: float | None = Field(
         None,

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from agent.autonomous.copies import write_copies
 from agent.autonomous.delivery import write_delivery
 from agent.autonomous.likeness import write_likeness
 from agent.autonomous.thumbnails import labelled_thumbnails, legend_of
@@ -44,7 +45,8 @@ def write_report(home: Path, name: str) -> Path:
     folder = folder_of(home, name)
     events = read_events(folder / "journal.jsonl")
     past = rounds(events)
-    target = Components(settings.model_copy(update={"home": home})).target
+    components = Components(settings.model_copy(update={"home": home}))
+    target = components.target
     kinds = tasks.build(settings.dstm.task).needs
     montages: dict[str, bytes] = {}
     for done in past:
@@ -53,6 +55,7 @@ def write_report(home: Path, name: str) -> Path:
     data = ReportData(
         delivery=write_delivery(folder, settings, target, past),
         likeness=likeness_table(write_likeness(folder, settings, target, past)),
+        copies=write_copies(folder, components, past),
         session=name,
         settings=settings.model_dump(mode="json"),
         notice=target.notice,

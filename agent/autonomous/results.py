@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from agent.autonomous.copies import read_copies
 from agent.autonomous.delivery import chosen_round
 from agent.autonomous.likeness import read_likeness
 from agent.autonomous.status import read_delivery
@@ -66,7 +67,9 @@ def source_of(home: Path, name: str, target: Target | None = None) -> Source:
     target = target or Components(settings.model_copy(update={"home": home})).target
     events = read_events(folder / "journal.jsonl")
     made_by = next((e for e in events if isinstance(e, GeneratorEvent)), None)
-    likeness = likeness_table(read_likeness(folder))
+    likeness, copies = likeness_table(read_likeness(folder)), read_copies(folder)
+    lines = [f"## {likeness.title}", "", *markdown(likeness), ""] if likeness else []
+    lines += ["## Near copies", "", copies.say()] if copies else []
     return Source(
         session=name,
         shards=shards_of(folder, rounds(events)),
@@ -76,7 +79,7 @@ def source_of(home: Path, name: str, target: Target | None = None) -> Source:
         target=target.name,
         licence=licence_of(target),
         origin=origin_of(settings, made_by),
-        likeness=[f"## {likeness.title}", "", *markdown(likeness)] if likeness else [],
+        likeness=lines,
     )
 
 

@@ -18,6 +18,7 @@ from langgraph.types import StreamMode
 from langsmith.utils import tracing_is_enabled
 
 from agent import brains
+from agent.autonomous.copies import read_copies
 from agent.autonomous.delivery import no_gain
 from agent.autonomous.report import write_report
 from agent.autonomous.results import write_results
@@ -80,6 +81,8 @@ def run(settings: Settings, console: Console, interactive: bool = False) -> Path
             report = write_report(settings.home, name)
             for place in write_results(session):
                 _print(console, f"Written: {place}")
+            if (copies := read_copies(session.folder)) and copies.suspicious:
+                _print(console, copies.say())
             if delivery := read_delivery(session.folder):
                 draw(console, delivery_blocks(delivery))
             if stopped and end.rule in ("asked", "signal"):

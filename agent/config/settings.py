@@ -28,6 +28,7 @@ from tools.settings import (
     DstmSettings,
     PretrainSettings,
     SelectionSettings,
+    false_is_off,
 )
 
 ENV_PREFIX = "SHAPING_"
@@ -84,11 +85,6 @@ class GeneratorSettings(Record):
     options: Options = Field(default_factory=dict)
 
 
-def _false_is_off(value: object) -> object:
-    # Without quotes "off" is a boolean to YAML.
-    return "off" if value is False else value
-
-
 class LabelerSettings(Record):
     """What labels the pixels of drawn images, replacing what the generator says of them.
 
@@ -131,7 +127,7 @@ class FeedbackSettings(Record):
         0, ge=0, description="images that a failing slice is tried with before it gets more; 0: off"
     )
     discovery: Annotated[
-        Literal["off", "attributes", "clusters"], BeforeValidator(_false_is_off)
+        Literal["off", "attributes", "clusters"], BeforeValidator(false_is_off)
     ] = Field("clusters", description="what is looked for beyond the slices")
     embedding: Literal["dstm", "mtdm", "imagenet", "dstm+mtdm", "dstm+imagenet"] = Field(
         "dstm", description="what clusters are found in"

@@ -28,10 +28,11 @@ from tools.compute.within_memory import WithinMemory
 from tools.data.photographs import stratified, write_photographs
 from tools.data.samples import Samples, concatenate
 from tools.evaluate_real import Predict
-from tools.generate_batch import LabelVerifier, ShardExecutor
+from tools.generate_batch import LabelVerifier, ShardExecutor, WithoutCopies
 from tools.generators import Generator
 from tools.labelers.audit import N_LEAST, AuditClassifier, KeepAll, train_audit
 from tools.labelers.dense_audit import train_dense_audit
+from tools.models.copies import finder_of
 from tools.models.embeddings import (
     Embed,
     embed_by_dstm,
@@ -397,10 +398,12 @@ class Components:
     @cached_property
     def judge(self) -> LabelVerifier:
         """What weighs generated images, e.g. a classifier, trained once per home folder."""
-        if self.settings.audit.method == "none":
-            return KeepAll()
-        with self.stage("train audit", 0):
-            return self.train_judge(self.progress("train audit", "steps"))
+        judge: LabelVerifier = KeepAll()
+        if self.settings.audit.method != "none":
+            with self.stage("train audit", 0):
+                judge = self.train_judge(self.progress("train audit", "steps"))
+        dropped = self.settings.audit.copies == "drop"
+        return WithoutCopies(judge, finder_of(self.pretrain_target)) if dropped else judge
 
     def train_judge(self, progress: Callable[[int, int], None]) -> LabelVerifier:
         """Return the judge, trained on the target's audit split or read from HOME/cache.
@@ -408,12 +411,11 @@ class Components:
         Args:
             progress: Takes the steps done and the total.
         """
-        settings = self.settings
+        settings, cache = self.settings, self.settings.home / "cache"
         if settings.audit.method == "none":
             return KeepAll()
         if settings.audit.method == "classifier":
             return self.classifier(self.target, progress)
-        cache = settings.home / "cache"
         return train_dense_audit(self.target, settings.audit, cache, self.device, progress)
 
     def classifier(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+from eval.copies import Copies
 from eval.decisions import Decisions, legal_share
 from eval.delivery import Delivery
 from eval.report import session_charts, text
@@ -56,6 +57,7 @@ class ReportData:
         reproduce: command lines, in order.
         delivery: what the images changed; None where there is nothing to compare.
         likeness: of the images to photographs; None where it is not known.
+        copies: near copies among the images with a picture of the closest pairs; None: unknown.
     """
 
     session: str
@@ -72,6 +74,7 @@ class ReportData:
     reproduce: Sequence[str] = ()
     delivery: Delivery | None = None
     likeness: Table | None = None
+    copies: tuple[Copies, bytes] | None = None
 
 
 @dataclass(frozen=True)

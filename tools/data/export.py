@@ -48,7 +48,7 @@ class Source(NamedTuple):
         target: Its name.
         licence: Of the target.
         origin: What the images were made with, as names and values.
-        likeness: Lines of Markdown on their likeness to photographs.
+        likeness: Lines of Markdown on their likeness to photographs, and on near copies of these.
     """
 
     session: str

@@ -5,25 +5,24 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.stats import betabinom
 
-from eval.likeness import squared_distances
+from eval.copies import Copies
 from memory.files import write_json
 from tools import tasks
 from tools.data.drawn import ImageRequest, join
-from tools.data.samples import Images, Samples
+from tools.data.samples import Samples
 from tools.diffusion.pipeline import MTDMPipeline
 from tools.diffusion.weights import load_pipeline
 from tools.generators import Generator
 from tools.generators.mtdm import MTDMGenerator
 from tools.labelers.audit import AuditClassifier
+from tools.models.copies import finder_of
 from tools.settings import TrainSettings, renamed
 from tools.targets import Target, licence_of, with_flips
 from tools.tasks import Slicing
@@ -86,7 +85,7 @@ def write_card(
         "n_images": len(samples),
         **figures,
         "attributes": attribute_agreement(target, samples),
-        **memorisation(target, samples),
+        "copies": copies(target, samples).to_json(),
         "example_prompts": texts[:4],
     }
     write_json(folder / "card.json", card)
@@ -215,45 +214,10 @@ def attribute_agreement(target: Target, samples: Samples) -> dict[str, dict[str,
     return result
 
 
-def memorisation(target: Target, samples: Samples) -> dict[str, float]:
-    """Compare distances to the nearest training photograph: of generated and of unseen real images.
-
-    A training photograph counts as mirrored, too, where the target allows it. Distances are root
-    mean squares over pixels, 0..255; `nearest_training_image_*` are medians, and a ratio far below
-    1 means that the model repeats its training photographs.
-    A median hides a minority, which `near_copies` counts, see there.
-    """
-    known = _flat(target.split("generator").images)
-    generated = nearest_distances(samples.images, known, target.flips)
-    real = nearest_distances(target.split("feedback").images, known, target.flips)
-    share, p_value = near_copies(generated, real)
-    medians = float(np.median(generated)), float(np.median(real))
-    return {
-        "nearest_training_image_generated": medians[0],
-        "nearest_training_image_real": medians[1],
-        "nearest_training_image_ratio": medians[0] / medians[1],
-        "near_copies": share,
-        "near_copies_p_value": p_value,
-    }
-
-
-def near_copies(generated: NDArray[np.float32], real: NDArray[np.float32]) -> tuple[float, float]:
-    """Return the share of near copies among generated images, and its p-value.
-
-    They are nearer to a training photograph than the k-th nearest of n unseen photographs, where k
-    is 1% of n, at least 1. If generated images were further photographs, the number of those would
-    have a beta-binomial distribution with parameters k and n + 1 - k, whatever the distances; the
-    p-value is the chance of at least as many. A generator of smooth images, which are near to many
-    others, has near copies as well.
-
-    Args:
-        generated: Distances to the nearest training photograph, at least one.
-        real: The same of unseen photographs, (n,), n at least 1.
-    """
-    k = max(1, len(real) // 100)
-    n_near = int((generated < np.sort(real)[k - 1]).sum())
-    p_value = betabinom.sf(n_near - 1, len(generated), k, len(real) + 1 - k)
-    return n_near / len(generated), float(p_value)
+def copies(target: Target, samples: Samples) -> Copies:
+    """Return how many generated images are near copies of photographs of the generator split."""
+    finder = finder_of(target)
+    return finder.summary(finder.search(samples.images)[1])
 
 
 def _measurable(target: Target) -> set[str]:
@@ -264,26 +228,3 @@ def _measurable(target: Target) -> set[str]:
         for image, attributes in zip(audit.images, audit.attributes, strict=True)
         for key in target.measure(image, attributes)
     }
-
-
-def nearest_distances(
-    images: Images, known: NDArray[np.float32], flips: Sequence[str]
-) -> NDArray[np.float32]:
-    """Return the distance of each image or a mirror image of it to the nearest known one, (n,).
-
-    Args:
-        images: (n, channels, height, width).
-        known: Others of the same size, (m, channels * height * width).
-        flips: Directions of mirroring.
-    """
-    views = [images]
-    for axis, direction in ((2, "vertical"), (3, "horizontal")):
-        if direction in flips:
-            views += [np.flip(view, axis) for view in views]
-    least = np.min([squared_distances(_flat(view), known).min(1) for view in views], axis=0)
-    distances: NDArray[np.float32] = np.sqrt(least / known.shape[1])
-    return distances
-
-
-def _flat(images: Images) -> NDArray[np.float32]:
-    return images.reshape(len(images), -1).astype(np.float32)

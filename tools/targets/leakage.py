@@ -11,10 +11,13 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
+
 from memory.errors import WeightsError
 from memory.files import write_json
 from tools.data.samples import Samples
-from tools.targets import Target
+from tools.models.copies import MOST, finder_of
+from tools.targets import SPLITS, Target
 
 FILE = "photographs.json"
 _SHOWN = 3
@@ -71,6 +74,21 @@ def check(folder: Path, target: Target) -> None:
             "pretrain again, or restore the photographs and options of before. To add photographs "
             "and keep the splits, write them in the column split of attributes.csv."
         )
+
+
+def near_copies(target: Target) -> list[tuple[str, str, str]]:
+    """Return photographs of audit, feedback and test that repeat one of the generator split.
+
+    Each with the name of its split and of what it repeats, the closest first. They measure what the
+    MTDM has seen.
+    """
+    finder = finder_of(target, SPLITS[1:])
+    rows = np.flatnonzero(~finder.known)
+    nearest, scores = finder.search(finder.photographs[rows], rows)
+    split_of = {photo: name for name in SPLITS[1:] for photo in target.split(name).ids}
+    found = [i for i in np.argsort(scores, kind="stable") if scores[i] < MOST]
+    names = [(finder.ids[rows[i]], finder.ids[nearest[i]]) for i in found]
+    return [(name, split_of[name], other) for name, other in names]
 
 
 def _recorded(folder: Path, key: str) -> set[str]:

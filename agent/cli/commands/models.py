@@ -12,6 +12,7 @@ import typer
 
 from agent.cli.commands import options
 from agent.cli.commands.common import console, resolve, say, say_table
+from eval.copies import Copies
 from memory.errors import SettingsError, WeightsError, some
 
 if TYPE_CHECKING:
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
 
 # Below this share of what holds for images of the data, more steps are the first thing to try.
 _LOW = 0.8
-# Below this the nearest training photographs are suspiciously near.
-_COPIES = 0.5
-# So improbable are as many near copies in drawn images that are none.
-_CHANCE = 0.01
 _HEAD_PRESET = "streets"
 
 app = typer.Typer()
@@ -136,6 +133,13 @@ def _record_data(folder: Path, source: Target, steps: int) -> None:
             )
         say(f"It goes on from step {done}; {missing}")
     leakage.record(folder, source)
+    if found := leakage.near_copies(source):
+        pairs = [f"{name} ({split}) of {other}" for name, split, other in found]
+        say(
+            f"{len(found)} photographs of other splits look like near copies of one of the split "
+            f"generator: {some(pairs, N_WORDS)}. Figures on these are too good. Those of one "
+            "object stay in one split if they share a name in the column group of attributes.csv."
+        )
 
 
 def card_table(card: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -157,16 +161,10 @@ def card_table(card: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         figure = f"share whose {name.replace('_', ' ')} is the one asked for"
         chance = f"{attribute['chance']:.2f} by chance"
         rows.append([figure, f"{attribute['agreement']:.2f}", chance])
-    rows.append(
-        [
-            "distance to the nearest training image (0 to 255)",
-            f"{card['nearest_training_image_generated']:.0f}",
-            f"{card['nearest_training_image_real']:.0f} of other images of the data",
-        ]
-    )
-    if "near_copies" in card:
-        figure = "share nearer to a training image than the nearest 1% of other images"
-        rows.append([figure, f"{card['near_copies']:.2f}", "0.01"])
+    copies = Copies.model_validate(card["copies"])
+    figure = "share of near copies of training photographs"
+    planted = f"{copies.power.value:.2f} of planted copies"
+    rows.append([figure, f"{copies.found.value:.2f}", planted])
     return [f"{card['n_images']} drawn images", "drawn", "to compare"], rows
 
 
@@ -181,13 +179,9 @@ def card_advice(card: Mapping[str, Any]) -> list[str]:
             "Many drawn images do not show what was asked for. The same command with more --steps "
             "continues the training, which mostly helps."
         )
-    few_near = card.get("near_copies_p_value", 1) >= _CHANCE
-    if card["nearest_training_image_ratio"] < _COPIES or not few_near:
-        share = "Drawn images" if few_near else f"{card['near_copies']:.0%} of the drawn images"
-        lines.append(
-            f"{share} are close to training photographs: the MTDM may repeat them. Fewer steps, or "
-            "more photographs, help."
-        )
+    copies = Copies.model_validate(card["copies"])
+    if copies.suspicious:
+        lines.append(f"{copies.say()} Fewer steps, or more photographs, help.")
     return lines
 
 

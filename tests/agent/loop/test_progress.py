@@ -9,6 +9,8 @@ from rich.console import Console
 
 from agent.cli.commands import models
 from agent.loop.observer import ConsoleObserver, Lines, counted
+from eval.copies import Copies
+from eval.metrics import wilson
 from tests.tools.targets.own_data import class_folders
 from tools import targets
 from tools.targets import reading
@@ -75,15 +77,14 @@ def test_photographs_are_counted_while_they_are_read_and_not_again(tmp_path: Pat
 
 
 def test_a_card_names_its_figures_and_says_what_low_ones_mean() -> None:
+    copies = Copies(n_photographs=900, limit=0.3, power=wilson(62, 100), found=wilson(4, 512))
     card = {
         "n_images": 512,
         "audit_agreement_generated": 0.6,
         "audit_agreement_real": 0.97,
         "audit_agreement_ratio": 0.62,
         "attributes": {"dark_area": {"agreement": 0.41, "chance": 0.31, "n": 512}},
-        "nearest_training_image_generated": 40.3,
-        "nearest_training_image_real": 47.2,
-        "nearest_training_image_ratio": 0.85,
+        "copies": copies.to_json(),
     }
     columns, rows = models.card_table(card)
     assert columns[0] == "512 drawn images"
@@ -91,11 +92,9 @@ def test_a_card_names_its_figures_and_says_what_low_ones_mean() -> None:
     assert rows[1] == ["share whose dark area is the one asked for", "0.41", "0.31 by chance"]
     assert "more --steps" in models.card_advice(card)[0]
     assert models.card_advice({**card, "audit_agreement_ratio": 0.95}) == []
-    copied = {**card, "audit_agreement_ratio": 0.95, "nearest_training_image_ratio": 0.2}
-    assert "repeat" in models.card_advice(copied)[0]
-    some = {**card, "audit_agreement_ratio": 0.95, "near_copies": 0.07, "near_copies_p_value": 0.0}
-    assert "7%" in models.card_advice(some)[0]
-    assert models.card_table(some)[1][-1][1] == "0.07"
-    assert models.card_advice({**some, "near_copies": 0.01, "near_copies_p_value": 0.4}) == []
+    assert models.card_table(card)[1][-1][1:] == ["0.01", "0.62 of planted copies"]
+    many = copies.model_copy(update={"found": wilson(36, 512)}).to_json()
+    advice = models.card_advice({**card, "audit_agreement_ratio": 0.95, "copies": many})
+    assert "36 of 512" in advice[0]
     dense = {"segmentation": {"figure": "miou", "generated": 0.5, "real": 0.8, "ratio": 0.6}}
     assert "segmentation" in models.card_table({**card, "label_agreement": dense})[1][1][0]

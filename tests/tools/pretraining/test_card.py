@@ -81,42 +81,17 @@ def test_attributes_are_measured_against_chance(target: Any, obeys: bool, expect
     assert found["brightness"]["chance"] == pytest.approx(0.5, abs=0.1)
 
 
-def test_copies_of_training_images_are_noticed(target: Any) -> None:
-    lit: Any = Lit(target)
-    copied = card.memorisation(lit, lit.split("generator"))
-    assert copied["nearest_training_image_generated"] == 0
-    assert copied["nearest_training_image_real"] > 0
-    fresh = card.memorisation(lit, lit.split("test"))
-    assert fresh["nearest_training_image_ratio"] == pytest.approx(1, abs=0.2)
-
-
-@pytest.mark.parametrize("axis", [2, 3])
-def test_a_memorised_minority_is_noticed_also_if_mirrored(target: Any, axis: int) -> None:
-    lit: Any = Lit(replace(target, n_images=400))
-    fresh, known = lit.split("test"), lit.split("generator")
-    before = card.memorisation(lit, fresh)
-    assert before["near_copies"] <= 0.04
-    assert before["near_copies_p_value"] > 0.01
-    rng = np.random.default_rng(0)
-    images = fresh.images.copy()
-    noise = rng.normal(0, 2, images[:20].shape)
-    images[:20] = (np.flip(known.images[:20], axis) + noise).clip(0, 255)
-    found = card.memorisation(lit, replace(fresh, images=images))
-    assert found["nearest_training_image_ratio"] == pytest.approx(1, abs=0.05)
-    assert found["near_copies"] == pytest.approx(0.05, abs=0.03)
-    assert found["near_copies_p_value"] < 0.01
-    unmirrored: Any = Lit(replace(target, n_images=400, flips=()))
-    missed = card.memorisation(unmirrored, replace(fresh, images=images))
-    assert missed["near_copies_p_value"] > 0.01
-
-
-def test_no_near_copies_are_claimed_of_further_photographs(target: Any) -> None:
-    """A p-value below 0.05 has a chance of 5%, for any number of photographs."""
-    rng = np.random.default_rng(0)
-    for n in (60, 100, 450):
-        distances = rng.gamma(5, 1, (500, 512 + n))
-        p_values = [card.near_copies(row[:512], row[512:])[1] for row in distances]
-        assert np.mean(np.array(p_values) < 0.05) == pytest.approx(0.05, abs=0.03)
+def test_a_memorised_minority_is_noticed_also_if_mirrored(target: Any) -> None:
+    lit: Any = Lit(replace(target, n_images=120))
+    known = lit.split("generator")
+    noise = np.random.default_rng(0).normal(0, 2, known.images[:20].shape)
+    images = lit.split("test").images.copy()
+    before = card.copies(lit, replace(lit.split("test"), images=images))
+    images[:20] = (np.flip(known.images[:20], 3) + noise).clip(0, 255)
+    found = card.copies(lit, replace(lit.split("test"), images=images))
+    assert not before.suspicious
+    assert found.suspicious
+    assert found.n_found >= 15
 
 
 def test_card_of_an_untrained_pipeline(tmp_path: Path, target: Any) -> None:

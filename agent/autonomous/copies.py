@@ -1,0 +1,78 @@
+"""Near copies among the images of a session; copies.json lies beside the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from agent.loop.components import Components
+from eval.copies import Copies, Pair, copies_by_prompt
+from eval.montage import montage_png
+from memory.files import write_json
+from memory.records import Round
+from tools.data.jobs import shards_of
+from tools.data.stored_images import StoredImages
+from tools.models.copies import CopyFinder, finder_of
+
+FILE = "copies.json"
+# Images, so that the time does not grow with a session.
+_N_MOST = 500
+_N_PAIRS = 8
+
+
+def write_copies(
+    folder: Path, components: Components, past: Sequence[Round]
+) -> tuple[Copies, bytes] | None:
+    """Look for near copies among at most 500 images of a session, at random, and write the result.
+
+    Args:
+        folder: Of the session.
+        components: With the photographs that the generator was trained on.
+        past: All rounds.
+
+    Returns:
+        What was found, and a PNG of the closest pairs; None where nothing is looked for.
+    """
+    shards = shards_of(folder, past)
+    if components.settings.audit.copies == "off" or not shards:
+        (folder / FILE).unlink(missing_ok=True)
+        return None
+    copies, picture = copies_of(shards, finder_of(components.pretrain_target))
+    write_json(folder / FILE, copies.to_json())
+    return copies, picture
+
+
+def copies_of(shards: Sequence[Path], finder: CopyFinder) -> tuple[Copies, bytes]:
+    """Return near copies among the images of shards, and a PNG of the closest pairs."""
+    images = StoredImages(shards)
+    rows = np.random.default_rng(0).permutation(len(images))[:_N_MOST]
+    samples = images.take(np.sort(rows))
+    nearest, scores = finder.search(samples.images)
+    closest = np.argsort(scores, kind="stable")[:_N_PAIRS]
+    prompts = [name.rpartition("-")[0] for name in samples.ids]
+    copies = finder.summary(scores).model_copy(
+        update={
+            "prompts": copies_by_prompt(prompts, finder.is_copy(scores).tolist()),
+            "pairs": tuple(
+                Pair(
+                    image=samples.ids[i], photograph=finder.ids[nearest[i]], score=float(scores[i])
+                )
+                for i in closest
+            ),
+        }
+    )
+    both = np.stack([samples.images[closest], finder.photographs[nearest[closest]]], 1)
+    names = [name for p in copies.pairs for name in (f"{p.image} ({p.score:.2f})", p.photograph)]
+    return copies, montage_png(both.reshape(-1, *both.shape[2:]), names, 4)
+
+
+def read_copies(folder: Path) -> Copies | None:
+    """Return what the last report of a session said; None where it said nothing."""
+    try:
+        return Copies.model_validate(json.loads((folder / FILE).read_bytes()))
+    except (OSError, ValueError, ValidationError):
+        return None

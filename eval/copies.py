@@ -1,0 +1,72 @@
+"""Near copies among generated images: what was found, and how much would be found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from eval.metrics import wilson
+from memory.records import Estimate, Record
+
+FALSE_ALARMS = 0.01
+"""Share of further photographs that count as near copies, at most."""
+
+
+class Pair(Record):
+    """An image, the photograph nearest to it, and the score, see `tools.models.copies`."""
+
+    image: str
+    photograph: str
+    score: float
+
+
+class Copies(Record):
+    """Near copies of the photographs that a generator was trained on.
+
+    Attributes:
+        n_photographs: That were compared.
+        limit: Score below which an image is a near copy.
+        power: Share of planted copies of these photographs that are found.
+        found: Share of the images that are near copies.
+        prompts: The same by prompt, of those that have some.
+        pairs: The closest, first.
+    """
+
+    n_photographs: int
+    limit: float
+    power: Estimate
+    found: Estimate
+    prompts: Mapping[str, Estimate] = {}
+    pairs: tuple[Pair, ...] = ()
+
+    @property
+    def n_found(self) -> int:
+        """How many images are near copies."""
+        return round(self.found.value * self.found.n)
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether there are more than there would be among further photographs."""
+        return self.found.low > FALSE_ALARMS
+
+    def say(self) -> str:
+        """Return a sentence on what was found."""
+        return (
+            f"{self.n_found} of {self.found.n} images are near copies of photographs that the "
+            f"generator was trained on; of further photographs at most {FALSE_ALARMS:.0%} would "
+            f"be. {self.power.value:.0%} of planted copies are found."
+        )
+
+
+def copies_by_prompt(prompts: list[str], copied: list[bool]) -> dict[str, Estimate]:
+    """Return the share of near copies of each prompt that has some, the largest first.
+
+    Args:
+        prompts: The prompt of each image.
+        copied: Whether it is a near copy.
+    """
+    n_found = {
+        name: sum(c for p, c in zip(prompts, copied, strict=True) if p == name)
+        for name in dict.fromkeys(p for p, c in zip(prompts, copied, strict=True) if c)
+    }
+    shares = {name: wilson(n, prompts.count(name)) for name, n in n_found.items()}
+    return dict(sorted(shares.items(), key=lambda item: -item[1].value))
