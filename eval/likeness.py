@@ -6,7 +6,9 @@ encoders cannot be compared.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,9 @@ from memory.records import Estimate, Record
 
 Floats = NDArray[np.float64]
 Kernel = Callable[[Floats, Floats], Floats]
+
+FILE = "likeness.json"
+"""Beside the report of a session."""
 
 N_NEAREST = 5
 N_LEAST = 10
@@ -55,6 +60,14 @@ class Likeness(Record):
     expected_coverage: float
     vendi: float
     vendi_real: float
+
+
+def read_likeness(folder: Path) -> list[Likeness]:
+    """Return what the last report of a session said; [] where it said nothing."""
+    try:
+        return [Likeness.model_validate(one) for one in json.loads((folder / FILE).read_bytes())]
+    except (OSError, ValueError):
+        return []
 
 
 def likeness(

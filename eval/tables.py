@@ -1,4 +1,4 @@
-"""A session's journal as tidy tables: one row per round, prompt, slice, call and cost.
+"""A session as tidy tables: one row per round, prompt, slice, call, cost and group of images.
 
 Every row names its session, so tables of several sessions
 can be put under each other.
@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from eval.likeness import Likeness
 from memory.events import (
     Event,
     IllegalCallEvent,
@@ -26,12 +27,13 @@ Row = dict[str, Any]
 
 _INTEGERS = (
     "round", "n_prompts", "n_images", "n_allowed", "n_kept", "n_failures", "n_fallbacks", "count",
-    "n_made", "n", "prompt_tokens", "answer_tokens", "tokens",
+    "n_made", "n", "prompt_tokens", "answer_tokens", "tokens", "n_real",
 )  # fmt: skip
 _NUMBERS = (
     "score", "score_low", "score_high", "expected_change", "measured_change", "seconds",
     "expected_kept_rate", "accuracy", "low", "high", "change", "change_per_100", "usd",
-    "decision_s", "tool_s",
+    "decision_s", "tool_s", "kid", "cmmd", "density", "coverage", "coverage_low", "coverage_high",
+    "expected_coverage", "vendi", "vendi_real",
 )  # fmt: skip
 _TYPES = {**dict.fromkeys(_INTEGERS, int), **dict.fromkeys(_NUMBERS, float), "held": bool}
 _NAMES = {
@@ -53,6 +55,10 @@ _NAMES = {
         "answer_tokens", "usd", "decision_s", "tool_s", "time",
     ),
     "costs": ("session", "round", "stage", "seconds", "tokens", "usd"),
+    "likeness": (
+        "session", "slice", "encoder", "n_real", "n_images", "kid", "cmmd", "density", "coverage",
+        "coverage_low", "coverage_high", "expected_coverage", "vendi", "vendi_real",
+    ),
 }  # fmt: skip
 # In the order of the columns; a value that is not known is None.
 COLUMNS: Mapping[str, Mapping[str, type]] = {
@@ -99,6 +105,26 @@ def tables(events: Sequence[Event]) -> dict[str, list[Row]]:
     rows["calls"] = [{"session": session} | row for row in _calls(events)]
     rows["costs"] += _decisions(session, rows["calls"])
     return rows
+
+
+def likeness_rows(session: str, found: Sequence[Likeness]) -> list[Row]:
+    """Return the rows of the table `likeness`: how a session's images are like photographs."""
+    return [
+        {
+            "session": session,
+            "slice": one.group,
+            "n_images": one.n_generated,
+            "kid": one.kid.value,
+            "cmmd": one.cmmd.value,
+            "coverage": one.coverage.value,
+            "coverage_low": one.coverage.low,
+            "coverage_high": one.coverage.high,
+            **one.model_dump(
+                include={"encoder", "n_real", "density", "expected_coverage", "vendi", "vendi_real"}
+            ),
+        }
+        for one in found
+    ]
 
 
 def _round(current: Round) -> Row:

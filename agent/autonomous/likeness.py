@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from importlib import util
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from agent.config.settings import Settings
-from eval.likeness import Likeness, likeness
+from eval.likeness import FILE, Likeness, likeness
 from eval.slices import slice_table
 from memory.errors import ShapingError
 from memory.files import write_json
@@ -24,7 +22,6 @@ from tools.models.criteria import load_dstm
 from tools.models.embeddings import Embed, embed_by_dstm, embed_by_imagenet
 from tools.targets import Target
 
-FILE = "likeness.json"
 # Images of either kind, so that the time does not grow with a session.
 _N_MOST = 1000
 
@@ -65,14 +62,6 @@ def write_likeness(
         return []
     write_json(folder / FILE, [one.to_json() for one in found])
     return found
-
-
-def read_likeness(folder: Path) -> list[Likeness]:
-    """Return what the last report of a session said; [] where it said nothing."""
-    try:
-        return [Likeness.model_validate(one) for one in json.loads((folder / FILE).read_bytes())]
-    except (OSError, ValueError, ValidationError):
-        return []
 
 
 def _encoder(folder: Path, past: Sequence[Round]) -> tuple[str, Embed]:

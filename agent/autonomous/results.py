@@ -14,12 +14,12 @@ from pathlib import Path
 
 from agent.autonomous.copies import read_copies
 from agent.autonomous.delivery import chosen_round
-from agent.autonomous.likeness import read_likeness
 from agent.autonomous.status import read_delivery
 from agent.config.settings import Settings
 from agent.loop.components import Components
 from agent.session.folder import Session, folder_of, stored_settings
 from eval.delivery import Delivery
+from eval.likeness import read_likeness
 from eval.report.blocks import Table, markdown
 from eval.report.delivery import RULES, delivery_line, delivery_table
 from eval.report.likeness import likeness_table

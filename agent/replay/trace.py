@@ -10,8 +10,9 @@ from typing import Any
 from agent.brains import planner_of
 from agent.session.folder import folder_of, stored_settings
 from eval.evidence import evidence
+from eval.likeness import read_likeness
 from eval.report.evidence import build_evidence_html
-from eval.tables import COLUMNS, Row, tables
+from eval.tables import COLUMNS, Row, likeness_rows, tables
 from memory.csv_text import write_csv
 from memory.errors import SettingsError, unknown
 from memory.events import Event, ForkedEvent
@@ -40,6 +41,7 @@ def collect(home: Path, names: Sequence[str]) -> dict[str, list[Row]]:
         first = max((fork.at for fork in forks if fork.source in names), default=0)
         for table, rows in tables(events).items():
             collected[table] += [row for row in rows if row["round"] >= first]
+        collected["likeness"] += likeness_rows(name, read_likeness(folder_of(home, name)))
     return collected
 
 

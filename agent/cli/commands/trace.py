@@ -62,6 +62,15 @@ def trace(
     say_table(columns, [_row(brain) for brain in evidence(tables).brains])
     if steps := tracing.deciders(tables):
         say_table(["session", "round", "images", "draft", "decided by"], steps)
+    if rows := tables["likeness"]:
+        share = [[f"{row[name]:.0%}" for name in ("coverage", "expected_coverage")] for row in rows]
+        say_table(
+            ["session", "images of", "n", "share of its photographs covered", "by photographs"],
+            [
+                [r["session"], r["slice"], r["n_images"], *s]
+                for r, s in zip(rows, share, strict=True)
+            ],
+        )
 
 
 def _row(brain: Brain) -> list[object]:

@@ -10,15 +10,17 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from rich.console import Console
 
-from agent.autonomous.likeness import read_likeness
 from agent.autonomous.results import origin_of, source_of
 from agent.autonomous.runner import run
 from agent.config.settings import load_settings
+from agent.replay.trace import collect, write_tables
 from agent.session.folder import folder_of, open_session
+from eval.likeness import read_likeness
 from memory.errors import SessionInUse, SettingsError
 from memory.events import GeneratorEvent
 from memory.journal import read_events
@@ -78,6 +80,20 @@ def test_the_card_says_what_is_in_it(home: Path, tmp_path: Path) -> None:
     assert likeness[0].group == "all"
     assert f"| {likeness[0].n_real} | {likeness[0].n_generated} |" in card
     assert likeness[0].encoder in card
+
+
+def test_tables_of_a_session_say_how_like_photographs_its_images_are(
+    home: Path, tmp_path: Path
+) -> None:
+    tables = collect(home, [NAME])
+    found = read_likeness(folder_of(home, NAME))
+    rows = {row["slice"]: row for row in tables["likeness"]}
+    assert list(rows) == [one.group for one in found]
+    assert rows["all"]["coverage"] == found[0].coverage.value
+    assert (rows["all"]["n_images"], rows["all"]["encoder"]) == (24, found[0].encoder)
+    paths = {path.name: path for path in write_tables(tables, "parquet", tmp_path)}
+    stored = pq.read_table(paths["likeness.parquet"]).to_pylist()
+    assert stored == tables["likeness"]
 
 
 def test_the_card_of_images_by_an_mtdm_has_the_digest_of_its_weights() -> None:
