@@ -109,8 +109,9 @@ def tables(events: Sequence[Event]) -> dict[str, list[Row]]:
 
 def likeness_rows(session: str, found: Sequence[Likeness]) -> list[Row]:
     """Return the rows of the table `likeness`: how a session's images are like photographs."""
-    return [
-        {
+    rows = []
+    for one in found:
+        values = one.model_dump() | {
             "session": session,
             "slice": one.group,
             "n_images": one.n_generated,
@@ -119,12 +120,9 @@ def likeness_rows(session: str, found: Sequence[Likeness]) -> list[Row]:
             "coverage": one.coverage.value,
             "coverage_low": one.coverage.low,
             "coverage_high": one.coverage.high,
-            **one.model_dump(
-                include={"encoder", "n_real", "density", "expected_coverage", "vendi", "vendi_real"}
-            ),
         }
-        for one in found
-    ]
+        rows.append({name: values[name] for name in COLUMNS["likeness"]})
+    return rows
 
 
 def _round(current: Round) -> Row:

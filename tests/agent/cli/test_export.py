@@ -21,6 +21,7 @@ from agent.config.settings import load_settings
 from agent.replay.trace import collect, write_tables
 from agent.session.folder import folder_of, open_session
 from eval.likeness import read_likeness
+from eval.tables import COLUMNS
 from memory.errors import SessionInUse, SettingsError
 from memory.events import GeneratorEvent
 from memory.journal import read_events
@@ -94,6 +95,7 @@ def test_tables_of_a_session_say_how_like_photographs_its_images_are(
     paths = {path.name: path for path in write_tables(tables, "parquet", tmp_path)}
     stored = pq.read_table(paths["likeness.parquet"]).to_pylist()
     assert stored == tables["likeness"]
+    assert all(list(row) == list(COLUMNS["likeness"]) for row in tables["likeness"])
 
 
 def test_the_card_of_images_by_an_mtdm_has_the_digest_of_its_weights() -> None:
