@@ -46,6 +46,7 @@ _REWRITES = {
     r"\bfrom \d+%? to (?=\d+%)": "",
     r"\b(?:get|bring|raise|increase|push|take|boost) (.+?) up to (?=\d+%)": r"\1 ",
     r"\b(?:between )?(\d+)%? ?(?:to|and|-) ?(\d+%)": r"\1-\2",
+    r"\bstop (?:making|drawing|generating|showing|using) (?:so|too|as) many\b": "fewer",
     r"\bhalve\b": "1/2 as many",
     r"\b(?:a )?half\b": "1/2",
     r"\b(?:a|one) third\b": "1/3",
@@ -314,7 +315,7 @@ def _demands(tree: Tree[Token]) -> list[_Demand]:
             fields, words = _fields(demand), demand.children
             group = [t for t in things.children if t.type != "AS_MANY"] if things else []
             is_first = not new and any(token.type == "VALUE" for token in about)
-            splits = demand.data in _SHARES or re.search(r"\b(?:not|without)\b", words[0])
+            splits = demand.data in _SHARES or re.search(r"\b(?:not?|never|without)\b", words[0])
             if is_first and (not group or splits):
                 # "rain should be rarer"; "rain at 20% and fog", "rain should not be at night" are
                 # unclear.
@@ -332,14 +333,20 @@ def _demands(tree: Tree[Token]) -> list[_Demand]:
                     new.append(_Demand(fields, before.words, [group]))
                 continue
             elif new and not group and demand.data in _SHARES and "factor" in (new[0].fields or ()):
-                # "increase rain to 40%"
-                group = new.pop().groups[0]
+                # "increase rain to 40%"; "by 20% or 30%" is unclear
+                before = new.pop()
+                group = before.groups[0]
+                if before.words[0].type == "SHARE":
+                    fields, words = None, before.words + words
             elif new and (not new[-1].groups[0] or words[0].startswith("without")):
                 # "more or less rain", "more rain without fog"
                 before = new.pop()
                 fields, words = None, before.words + words
                 group = before.groups[0] + group
             new.append(_Demand(fields, words, [group]))
+        for demand in new:
+            if demand.groups[0] and demand.groups[0][-1] == "by":
+                demand.fields = None  # "more fog by 5 images"
         if about and demands:
             demands[-1].groups.append(about)
         elif about:
