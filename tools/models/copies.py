@@ -148,11 +148,13 @@ class CopyFinder:
     def limit(self) -> float:
         """Score below which an image counts as a near copy.
 
-        At most `MOST`, and with n photographs unseen by the generator, at least 99, no more than
-        the k-th least of their scores, k = floor(0.01 (n + 1)): as images that are further
-        photographs, at most 1% are below it (split conformal prediction, Vovk et al. 2005).
+        At most `MOST`, and with n photographs unseen by the generator, one of each group and at
+        least 99, no more than the k-th least of their scores, k = floor(0.01 (n + 1)): of further
+        photographs at most 1% are below it (split conformal prediction, Vovk et al. 2005).
         """
-        unseen = _some(np.flatnonzero(~self.known), _N_CALIBRATION)
+        unseen = np.flatnonzero(~self.known)
+        unseen = unseen[np.unique(self._groups[unseen].numpy(), return_index=True)[1]]
+        unseen = _some(unseen, _N_CALIBRATION)
         k = int(FALSE_ALARMS * (len(unseen) + 1))
         if not k:
             return MOST

@@ -89,6 +89,17 @@ def test_photographs_of_one_group_are_no_evidence_against_each_other() -> None:
     assert together[0] < apart[0] / 2
 
 
+def test_many_photographs_of_one_object_lower_the_limit_once() -> None:
+    again = [plant(KNOWN[:1], seed=seed) for seed in range(5)]
+    photographs = np.concatenate([KNOWN[:50], UNSEEN, FURTHER, *again])
+    names = [*map(str, range(250)), *["one object"] * 5]
+    known = np.arange(len(photographs)) < 50
+    finder = CopyFinder(photographs, known, (), names)
+    own = np.arange(250, 255)
+    assert (finder.search(photographs[own], own)[1] < 0.2).all()
+    assert finder.limit > 0.2
+
+
 def test_a_near_copy_has_no_weight(finder: CopyFinder) -> None:
     images = np.concatenate([plant(KNOWN[:6], ("horizontal",)), FURTHER[:6]])
     sure, weights, kept = WithoutCopies(KeepAll(), finder).verify(samples(images), {})
