@@ -168,15 +168,10 @@ def _write(name: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> No
 def command_of(chosen: argparse.Namespace) -> str:
     """Return the command without the folders, which are a machine's own."""
     words = ["python -m benchmarks.long_tail", chosen.design, "--seeds", chosen.seeds]
-    if chosen.name:
-        words += [
-            "--name",
-            chosen.name,
-            "--planners",
-            chosen.planners,
-            "--controls",
-            chosen.controls,
-        ]
+    given = {"name": "", "planners": ",".join(PLANNERS), "controls": ",".join(CONTROLS)}
+    for option, default in given.items():
+        if (value := getattr(chosen, option)) != default:
+            words += [f"--{option}", value]
     return " ".join([*words, *(f"--set {change}" for change in chosen.set)])
 
 
