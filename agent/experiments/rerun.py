@@ -13,7 +13,7 @@ from agent.loop.components import Components
 from agent.loop.photographs import folds_of
 from agent.session import trust
 from memory.errors import SettingsError, unknown
-from memory.journal import head_of, read_events, rounds
+from memory.journal import find_head, head_of, read_events, rounds
 from memory.records import Report, Round, Training
 from tools.data.jobs import shards_of
 from tools.evaluate_real import evaluate
@@ -75,7 +75,9 @@ def rerun(folder: Path, home: Path, stages: Sequence[str]) -> Iterator[Rerun]:
 
 def recorded_settings(folder: Path, home: Path) -> Settings:
     """Return the settings that the journal of a session has recorded."""
-    head = head_of(read_events(folder / "journal.jsonl"))
+    events = read_events(folder / "journal.jsonl")
+    # `head_of` also refuses records of other versions, whose settings can be read all the same.
+    head = find_head(events) or head_of(events)
     return read_stored({**head.settings, "home": home})
 
 

@@ -43,7 +43,7 @@ def pictures_in(body: dict[str, Any]) -> list[bytes]:
     """Return the pictures of a request in either protocol, as files."""
     found: list[str] = []
     for message in body["messages"]:
-        content = message["content"]
+        content = message.get("content")
         blocks = content if isinstance(content, list) else []
         found += [b["image_url"]["url"] for b in blocks if b["type"] == "image_url"]
         found += message.get("images") or []

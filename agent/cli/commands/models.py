@@ -12,10 +12,10 @@ import typer
 
 from agent.cli.commands import options
 from agent.cli.commands.common import console, resolve, say, say_table
-from eval.copies import Copies
 from memory.errors import SettingsError, WeightsError, some
 
 if TYPE_CHECKING:
+    from eval.copies import Copies
     from tools.targets import Target
 
 # Below this share of what holds for images of the data, more steps are the first thing to try.
@@ -161,7 +161,7 @@ def card_table(card: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         figure = f"share whose {name.replace('_', ' ')} is the one asked for"
         chance = f"{attribute['chance']:.2f} by chance"
         rows.append([figure, f"{attribute['agreement']:.2f}", chance])
-    copies = Copies.model_validate(card["copies"])
+    copies = _copies_of(card)
     figure = "share of near copies of training photographs"
     planted = f"{copies.power.value:.2f} of planted copies"
     rows.append([figure, f"{copies.found.value:.2f}", planted])
@@ -179,10 +179,16 @@ def card_advice(card: Mapping[str, Any]) -> list[str]:
             "Many drawn images do not show what was asked for. The same command with more --steps "
             "continues the training, which mostly helps."
         )
-    copies = Copies.model_validate(card["copies"])
+    copies = _copies_of(card)
     if copies.suspicious:
         lines.append(f"{copies.say()} Fewer steps, or more photographs, help.")
     return lines
+
+
+def _copies_of(card: Mapping[str, Any]) -> Copies:
+    from eval.copies import Copies
+
+    return Copies.model_validate(card["copies"])
 
 
 @heads.callback()
