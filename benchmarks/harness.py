@@ -203,5 +203,7 @@ def origin(command: str, device: str = "cpu") -> tuple[str, str, str]:
 
 
 def _command() -> str:
+    """Return the command without the folders of this machine."""
     module = Path(sys.argv[0]).stem
-    return shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]])
+    words = shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]])
+    return re.sub(r" --output[ =]\S+| --set home=\S+", "", words)
