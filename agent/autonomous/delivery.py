@@ -103,28 +103,28 @@ class _Split:
             )
         return stored.values
 
-    def scores(self, number: int) -> NDArray[np.float64]:
-        """Return each photograph's score in a round, (n,)."""
-        return self.task.scores(self.predictions(number), self.samples)
+    def scores(self, predictions: NDArray[Any]) -> NDArray[np.float64]:
+        """Return each photograph's score, (n,)."""
+        return self.task.scores(predictions, self.samples)
 
-    def main(self, number: int) -> tuple[NDArray[np.float64], Figure]:
-        """Return what photographs add to the main figure of a round, and the figure.
+    def main(self, predictions: NDArray[Any]) -> tuple[NDArray[np.float64], Figure]:
+        """Return what photographs add to the main figure, and the figure.
 
         Of a task that does not say, that is the mean of their scores.
         """
         if of_task := getattr(self.task, "main_sums", None):
             names = label_names(self.target, self.task)
             sums: tuple[NDArray[np.float64], Figure]
-            sums = of_task(self.predictions(number), self.samples, names)
+            sums = of_task(predictions, self.samples, names)
             return sums
-        return score_sums(self.scores(number))
+        return score_sums(self.scores(predictions))
 
-    def by_rule(self, number: int) -> tuple[NDArray[np.float64], Figure]:
+    def by_rule(self, predictions: NDArray[Any]) -> tuple[NDArray[np.float64], Figure]:
         """Return the same of the figure that `session.deliver` goes by."""
         if not self.slices:
-            return self.main(number)
-        worst = slice_sums(self.scores(number), list(self.slices.values()))
-        return rule_sums(self.settings.session.deliver, self.main(number), worst)
+            return self.main(predictions)
+        worst = slice_sums(self.scores(predictions), list(self.slices.values()))
+        return rule_sums(self.settings.session.deliver, self.main(predictions), worst)
 
 
 def chosen_round(
@@ -143,9 +143,9 @@ def chosen_round(
     feedback = _Split(folder, settings, target, "feedback")
     earlier = [r for r in past if r.number < best.number and r.training and r.report]
     with suppress(DataError):
-        after, figure = feedback.by_rule(best.number)
+        after, figure = feedback.by_rule(feedback.predictions(best.number))
         for candidate in earlier:
-            before, _ = feedback.by_rule(candidate.number)
+            before, _ = feedback.by_rule(feedback.predictions(candidate.number))
             difference = change(rule, before, after, figure).difference
             if difference.value <= (difference.high - difference.low) / 4:
                 return candidate
@@ -167,8 +167,8 @@ def no_gain(session: Session, target: Target) -> Ending | None:
         return None
     feedback = _Split(session.folder, settings, target, "feedback")
     try:
-        before, figure = feedback.main(best.number)
-        afters = [feedback.main(r.number)[0] for r in past[-n:]]
+        before, figure = feedback.main(feedback.predictions(best.number))
+        afters = [feedback.main(feedback.predictions(r.number))[0] for r in past[-n:]]
     except DataError:
         return None
     differences = [change("main", before, after, figure).difference for after in afters]
@@ -193,10 +193,10 @@ def _compared(
         return None
     first, test = past[0], _Split(folder, settings, target, "test")
     try:
-        (before, figure), (after, _) = (test.main(r.number) for r in (first, compared))
-        scores = test.scores(first.number), test.scores(compared.number)
+        one, other = (test.predictions(r.number) for r in (first, compared))
     except DataError:
         return None
+    (before, figure), (after, _) = test.main(one), test.main(other)
     metric = words(past[0].report.main_metric)
     average = "Mean score of a photograph" if test.task.needs else "Accuracy"
     return Delivery(
@@ -208,7 +208,7 @@ def _compared(
         n_images=sum(r.batch.n_made for r in past if r.batch and r.number <= compared.number),
         changes=changes(
             (metric, before, after, figure),
-            scores,
+            (test.scores(one), test.scores(other)),
             average if hasattr(test.task, "main_sums") else metric,
             test.slices,
             slices_that_matter(past),
