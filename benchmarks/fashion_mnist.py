@@ -52,6 +52,8 @@ N_RARE_GROUPS, N_COMMON, N_RARE = 6, 60, 4
 _N_CONDITIONS = len(BRIGHTNESS) * len(VIEWS)
 _GROUP = {"feedback": 25, "test": 250, "public": 125}
 _LIGHT, _NOISE = 0.25, 8.0
+# Of a public folder, for splits that a pretraining needs.
+_OTHERS = {"audit": 20, "feedback": 20, "test": 20}
 
 Rows = Mapping[str, NDArray[np.int64]]
 Condition = tuple[str, str]
@@ -87,7 +89,7 @@ def write_tail(folder: Path, seed: int, source: Path = SOURCE) -> Path:
     test_images, test_labels = _read(source, "t10k")
     rng = np.random.default_rng([seed, 1])
     pictures = np.concatenate([images, test_images])
-    splits: dict[str, list[NDArray[np.int64]]] = {}
+    found: list[Rows] = []
     for name, n in tail(seed).items():
         c = CLASSES.index(name)
         rows = rng.permutation(np.flatnonzero(labels == c)[: _N_OF_CLASS // 2])
@@ -95,26 +97,17 @@ def write_tail(folder: Path, seed: int, source: Path = SOURCE) -> Path:
         bounds = [N_FEEDBACK, N_FEEDBACK + n_audit]
         feedback, audit, generator = np.split(rows[: N_FEEDBACK + n], bounds)
         test = len(images) + np.flatnonzero(test_labels == c)[:N_TEST]
-        parts = {"generator": generator, "audit": audit, "feedback": feedback, "test": test}
-        for split, chosen in parts.items():
-            splits.setdefault(split, []).append(chosen)
+        found.append({"generator": generator, "audit": audit, "feedback": feedback, "test": test})
     labels = np.concatenate([labels, test_labels])
-    joined = {split: np.concatenate(parts) for split, parts in splits.items()}
-    return _write(folder / f"seed-{seed:03d}", pictures, labels, joined)
+    return _write(folder / f"seed-{seed:03d}", pictures, labels, _join(found))
 
 
 def write_public(folder: Path, source: Path = SOURCE) -> Path:
     """Write the photographs that a public generator has seen, unless they are there."""
     images, labels = _read(source, "train")
-    splits: dict[str, list[NDArray[np.int64]]] = {}
-    for c in range(len(CLASSES)):
-        rows = np.flatnonzero(labels == c)[_N_OF_CLASS // 2 :]
-        first = 0
-        for split, n in (("generator", N_PUBLIC), ("audit", 20), ("feedback", 20), ("test", 20)):
-            splits.setdefault(split, []).append(rows[first : first + n])
-            first += n
-    joined = {split: np.concatenate(parts) for split, parts in splits.items()}
-    return _write(folder / "public", images, labels, joined)
+    sizes = {"generator": N_PUBLIC, **_OTHERS}
+    of_class = [np.flatnonzero(labels == c)[_N_OF_CLASS // 2 :] for c in range(len(CLASSES))]
+    return _write(folder / "public", images, labels, _join([_cut(r, sizes)[0] for r in of_class]))
 
 
 def write_conditions(folder: Path, seed: int, source: Path = SOURCE) -> Path:
@@ -123,7 +116,7 @@ def write_conditions(folder: Path, seed: int, source: Path = SOURCE) -> Path:
     test_images, test_labels = _read(source, "t10k")
     counts, rng = group_counts(seed), np.random.default_rng([seed, 3])
     conditions: dict[int, Condition] = {}
-    splits: dict[str, list[NDArray[np.int64]]] = {}
+    found: list[Rows] = []
     for c, name in enumerate(CLASSES):
         rows = rng.permutation(np.flatnonzero(labels == c)[: _N_OF_CLASS // 2])
         test = len(images) + rng.permutation(np.flatnonzero(test_labels == c))
@@ -136,29 +129,24 @@ def write_conditions(folder: Path, seed: int, source: Path = SOURCE) -> Path:
             )
             parts |= {"test": test[: _GROUP["test"]]}
             test = test[_GROUP["test"] :]
-            for split, chosen in parts.items():
-                splits.setdefault(split, []).append(chosen)
-                conditions |= dict.fromkeys(chosen.tolist(), condition)
-    joined = {split: np.concatenate(parts) for split, parts in splits.items()}
+            found.append(parts)
+            conditions |= dict.fromkeys(np.concatenate([*parts.values()]).tolist(), condition)
     pictures, names = np.concatenate([images, test_images]), np.concatenate([labels, test_labels])
-    return _write(folder / f"conditions-{seed:03d}", pictures, names, joined, conditions)
+    return _write(folder / f"conditions-{seed:03d}", pictures, names, _join(found), conditions)
 
 
 def write_public_conditions(folder: Path, source: Path = SOURCE) -> Path:
     """Write the photographs in conditions that a public generator has seen."""
     images, labels = _read(source, "train")
     conditions: dict[int, Condition] = {}
-    splits: dict[str, list[NDArray[np.int64]]] = {}
+    found: list[Rows] = []
     for c in range(len(CLASSES)):
         rows = np.flatnonzero(labels == c)[_N_OF_CLASS // 2 :]
         for condition in product(BRIGHTNESS, VIEWS):
-            sizes = {"generator": _GROUP["public"], "audit": 20, "feedback": 20, "test": 20}
-            parts, rows = _cut(rows, sizes)
-            for split, chosen in parts.items():
-                splits.setdefault(split, []).append(chosen)
-                conditions |= dict.fromkeys(chosen.tolist(), condition)
-    joined = {split: np.concatenate(parts) for split, parts in splits.items()}
-    return _write(folder / "public-conditions", images, labels, joined, conditions)
+            parts, rows = _cut(rows, {"generator": _GROUP["public"], **_OTHERS})
+            found.append(parts)
+            conditions |= dict.fromkeys(np.concatenate([*parts.values()]).tolist(), condition)
+    return _write(folder / "public-conditions", images, labels, _join(found), conditions)
 
 
 def _cut(
@@ -167,6 +155,11 @@ def _cut(
     """Return the first rows in parts of given sizes, and the rest."""
     *parts, rest = np.split(rows, np.cumsum([*sizes.values()]))
     return dict(zip(sizes, parts, strict=True)), rest
+
+
+def _join(parts: Sequence[Rows]) -> Rows:
+    """Return the rows of each split, one part after the other."""
+    return {split: np.concatenate([part[split] for part in parts]) for split in parts[0]}
 
 
 def _read(source: Path, name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
