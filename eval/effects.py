@@ -83,12 +83,14 @@ def agrees(prompt: PromptSpec, score: SliceScore) -> bool:
     return score.attributes.items() <= prompt.attributes.items()
 
 
+def images_of(plan: Plan, score: SliceScore) -> int:
+    """Return how many images of a slice a plan asks for."""
+    return sum(prompt.count for prompt in plan.prompts if agrees(prompt, score))
+
+
 def doses(plan: Plan, slices: Sequence[SliceScore]) -> dict[str, float]:
     """Return the images that a plan asks for per photograph of each slice, by its key."""
-    return {
-        score.key: sum(p.count for p in plan.prompts if agrees(p, score)) / max(1, score.accuracy.n)
-        for score in slices
-    }
+    return {score.key: images_of(plan, score) / max(1, score.accuracy.n) for score in slices}
 
 
 def effects_of(plan: Plan, before: Report | None, after: Report, version: int) -> dict[str, Effect]:

@@ -47,6 +47,10 @@ class AttributeDistribution(Record):
 
     rows: tuple[AttributeCombination, ...] = Field(min_length=1)
 
+    def n_of(self, attributes: Mapping[str, str]) -> int:
+        """Return how many photographs have all the given values."""
+        return sum(row.n for row in self.rows if attributes.items() <= row.attributes.items())
+
     def matching(
         self, attributes: Mapping[str, str], class_name: str
     ) -> list[AttributeCombination]:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from agent.planners import AttributeDistribution, Observation, PlanDraft
 from agent.planners.slices import SlicePlanner, changes, errors, last_report, supported_slices
 from agent.planners.uniform import Uniform
-from eval.effects import PRIOR_VARIANCE, agrees
+from eval.effects import PRIOR_VARIANCE, images_of
 from memory.records import Hypothesis, Round, SliceScore
 from prompts.vocabulary import Vocabulary
 
@@ -106,7 +106,7 @@ def _made(rounds: Sequence[Round], score: SliceScore) -> dict[int | None, int]:
     total = 0
     for past in rounds:
         before[past.number] = total
-        total += sum(p.count for p in past.plan.prompts if agrees(p, score)) if past.plan else 0
+        total += images_of(past.plan, score) if past.plan else 0
     return {**before, None: total}
 
 

@@ -23,8 +23,7 @@ from agent.planners.slices import (
     last_report,
     supported_slices,
 )
-from eval.effects import agrees
-from memory.records import Round, SliceScore
+from eval.effects import images_of
 from prompts.vocabulary import Vocabulary
 
 Floats = NDArray[np.float64]
@@ -36,12 +35,12 @@ def water_fill(worth: Floats, filled: Floats, total: float) -> Floats:
     Args:
         worth: Of each place, above 0, (k,).
         filled: What is there already, above 0, (k,).
-        total: What is to be spent, above 0.
+        total: What is to be spent, at least 0.
     """
     order = np.argsort(filled / worth)
     levels = (total + np.cumsum(filled[order])) / np.cumsum(worth[order])
     # The level of the first n places, for the most n of which each gets something.
-    n = int(np.flatnonzero(levels > (filled / worth)[order])[-1])
+    n = int(np.flatnonzero(levels >= (filled / worth)[order])[-1])
     amounts: Floats = np.maximum(0.0, levels[n] * worth - filled)
     return amounts
 
@@ -67,8 +66,13 @@ class LearningCurve:
         if not slices:
             return Count().plan(observation, distribution, vocabulary)
         kept = np.array([*kept_rates(observation.rounds, slices).values()])
-        made = np.array([_n_made(observation.rounds, score) for score in slices])
-        photographs = _n_photographs(observation.rounds, slices, distribution)
+        plans = [past.plan for past in observation.rounds if past.plan]
+        made = np.array([sum(images_of(plan, score) for plan in plans) for score in slices])
+        trained = [past.training for past in observation.rounds if past.training]
+        # The DSTM may learn from fewer than the generator split has.
+        used = (trained[-1].n_real or 0) if trained else 0
+        share = used / distribution.n_of({})
+        photographs = np.array([distribution.n_of(s.attributes) for s in slices]) * share
         worth = np.maximum(1e-3, [*errors(slices).values()])
         filled = (photographs + kept * made + self._transfer) / kept
         images = water_fill(worth, filled, (1 - self._floor) * observation.n_images)
@@ -82,24 +86,6 @@ class LearningCurve:
             f"and {made[row]:.0f} images."
         )
         return draft.model_copy(update={"why": why})
-
-
-def _n_photographs(
-    rounds: tuple[Round, ...], slices: list[SliceScore], distribution: AttributeDistribution
-) -> Floats:
-    """Return how many photographs of each slice the DSTM learns from, (n slices,)."""
-    used = next((r.training.n_real for r in reversed(rounds) if r.training), None) or 0
-    total = sum(row.n for row in distribution.rows)
-    counts = [
-        sum(r.n for r in distribution.rows if score.attributes.items() <= r.attributes.items())
-        for score in slices
-    ]
-    return np.array(counts) * (used / total)
-
-
-def _n_made(rounds: tuple[Round, ...], score: SliceScore) -> int:
-    plans = [past.plan for past in rounds if past.plan]
-    return sum(p.count for plan in plans for p in plan.prompts if agrees(p, score))
 
 
 def build(floor: float = 0.4, transfer: float = 10.0) -> LearningCurve:

@@ -18,7 +18,7 @@ from agent.planners import (
     PromptDraft,
     SliceShare,
 )
-from eval.effects import Effect, agrees, slice_effects
+from eval.effects import Effect, agrees, images_of, slice_effects
 from memory.records import Hypothesis, Report, Round, SliceScore, slice_key
 from prompts.vocabulary import Vocabulary
 
@@ -46,14 +46,8 @@ def supported_slices(
     report: Report | None, distribution: AttributeDistribution, min_support: int = MIN_SUPPORT
 ) -> list[SliceScore]:
     """Return the slices of a report that the distribution can supply; none without a report."""
-
-    def support(attributes: Mapping[str, str]) -> int:
-        return sum(
-            row.n for row in distribution.rows if attributes.items() <= row.attributes.items()
-        )
-
     slices = report.slices if report else ()
-    return [score for score in slices if support(score.attributes) >= min_support]
+    return [score for score in slices if distribution.n_of(score.attributes) >= min_support]
 
 
 def curriculum_slices(slices: Sequence[SliceScore]) -> list[SliceScore]:
@@ -115,7 +109,7 @@ class Change(NamedTuple):
     def n_images(self) -> int:
         """Images that the round asked for of the slice."""
         assert self.round.plan is not None  # `changes` names rounds with a plan only
-        return sum(p.count for p in self.round.plan.prompts if agrees(p, self.after))
+        return images_of(self.round.plan, self.after)
 
 
 def changes(rounds: Sequence[Round]) -> list[Change]:

@@ -324,6 +324,7 @@ def test_water_filling_makes_what_is_there_proportional_to_its_worth() -> None:
     worth, filled = np.array([0.2, 0.4, 0.4, 0.1]), np.array([10.0, 10.0, 100.0, 60.0])
     amounts = water_fill(worth, filled, 50)
     assert amounts.sum() == pytest.approx(50) and amounts[2] == amounts[3] == 0
+    assert not water_fill(worth, filled, 0).any()
     level = (filled + amounts)[:2] / worth[:2]
     assert level[0] == pytest.approx(level[1]) and level[0] < (filled / worth)[2:].min()
 
