@@ -20,7 +20,7 @@ from agent.autonomous.delivery import chosen_round
 from agent.experiments.arm_sessions import NAME
 from agent.loop.components import Components
 from agent.session.folder import folder_of, stored_settings
-from benchmarks.harness import origin
+from benchmarks.harness import command, origin
 from eval.delivery import delivered_round
 from eval.intervals import mean_interval
 from eval.report.text import estimate_text
@@ -31,11 +31,16 @@ from tools.evaluate_real import read_sealed
 RULES = ("one standard error", "best on feedback")
 
 
-def gains(home: Path) -> tuple[float, float]:
-    """Return what each rule gains on the test split over round 0, of the session of an arm."""
+def gains(home: Path) -> tuple[float, float] | None:
+    """Return what each rule gains on the test split over round 0; None for an arm without images.
+
+    home: Of the session of the arm.
+    """
     settings, folder = stored_settings(home, NAME), folder_of(home, NAME)
     settings = settings.model_copy(update={"home": home})
     past = rounds(read_events(folder / "journal.jsonl"))
+    if not past[-1].number:
+        return None
     target = Components(settings).target
     score = {r.round: r.metrics[r.main_metric].value for r in read_sealed(folder)}
     chosen = chosen_round(folder, settings, target, past)
@@ -58,14 +63,13 @@ def main() -> None:
     by_arm: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for seed in seeds:
         for home in sorted((chosen.folder / f"seed-{seed:03d}").glob("*/home")):
-            past = rounds(read_events(folder_of(home, NAME) / "journal.jsonl"))
-            if past[-1].number:
-                by_arm[home.parent.name].append(gains(home))
+            if gained := gains(home):
+                by_arm[home.parent.name].append(gained)
     by_arm["mean of the arms"] = [
         tuple(np.mean([values[n] for values in by_arm.values()], axis=0)) for n in range(len(seeds))
     ]
-    command = f"python -m benchmarks.delivery_rules HOME/compare/{chosen.folder.name}"
-    stamp = origin(f"{command} --first-seed {chosen.first_seed} --seeds {chosen.seeds}")
+    named = command().replace(str(chosen.folder), f"HOME/compare/{chosen.folder.name}")
+    stamp = origin(named)
     console, rows = Console(highlight=False, soft_wrap=True), []
     for arm, values in by_arm.items():
         one, best = np.array(values).T

@@ -119,7 +119,7 @@ class Benchmark:
         for row in cells:
             shown.add_row(*row)
         self.console.print(shown)
-        stamp = origin(_command(), self.components.device)
+        stamp = origin(command(), self.components.device)
         self.chosen.output.parent.mkdir(parents=True, exist_ok=True)
         with self.chosen.output.open("w", encoding="utf-8", newline="") as file:
             head = [*columns, "command", "commit", "machine"]
@@ -203,8 +203,8 @@ def origin(command: str, device: str = "cpu") -> tuple[str, str, str]:
     return command, commit(), machine(device)
 
 
-def _command() -> str:
-    """Return the command without the folders of this machine."""
+def command() -> str:
+    """Return the command that runs, without the options that name folders of this machine."""
     module = Path(sys.argv[0]).stem
     words = shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]])
-    return re.sub(r" --output[ =]\S+| --set home=\S+", "", words)
+    return re.sub(r" --(?:output|home|source)[ =]\S+| --set home=\S+", "", words)

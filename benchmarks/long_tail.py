@@ -26,7 +26,7 @@ from agent.experiments.arms import Arms
 from agent.experiments.compare import Experiment
 from agent.loop.components import Components
 from benchmarks import fashion_mnist
-from benchmarks.harness import origin
+from benchmarks.harness import command, origin
 from eval.intervals import mean_interval, seeds_needed
 from eval.report.text import estimate_text
 from memory.csv_text import write_csv
@@ -125,9 +125,9 @@ def figures_of(path: Path, groups: Groups) -> Iterator[tuple[str, Figures]]:
         yield arm, figures
 
 
-def write_results(kind: str, by_seed: Mapping[int, Mapping[str, Figures]], command: str) -> None:
+def write_results(kind: str, by_seed: Mapping[int, Mapping[str, Figures]]) -> None:
     """Write the figures of each seed, their means, and differences with 95% t-intervals."""
-    stamp, shown = origin(command), PRIMARY.get(kind.partition("-")[0], "worst_five")
+    stamp, shown = origin(command()), PRIMARY.get(kind.partition("-")[0], "worst_five")
     rows = [
         [str(seed), arm, *(f"{values[name]:.4f}" for name in FIGURES), *stamp]
         for seed, arms in sorted(by_seed.items())
@@ -163,16 +163,6 @@ def _write(name: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> No
     with (RESULTS / name).open("w", encoding="utf-8", newline="") as file:
         write_csv(file, heads, rows, line_end="\r\n")
     console.print(f"Written: {RESULTS / name}")
-
-
-def command_of(chosen: argparse.Namespace) -> str:
-    """Return the command without the folders, which are a machine's own."""
-    words = ["python -m benchmarks.long_tail", chosen.design, "--seeds", chosen.seeds]
-    given = {"name": "", "planners": ",".join(PLANNERS), "controls": ",".join(CONTROLS)}
-    for option, default in given.items():
-        if (value := getattr(chosen, option)) != default:
-            words += [f"--{option}", value]
-    return " ".join([*words, *(f"--set {change}" for change in chosen.set)])
 
 
 def _folders(design: str, folder: Path, seed: int, source: Path) -> tuple[Path, Path]:
@@ -215,11 +205,10 @@ def main() -> None:
         name = f"long-tail-{kind}-{seed:03d}"
         experiment = Experiment.open(settings, name, arms, trainings=chosen.trainings)
         experiment.run_seed(seed)
-        command = command_of(chosen)
-        experiment.write_results(command)
+        experiment.write_results(command())
         slices = experiment.folder / "compare-slices.csv"
         by_seed[seed] = dict(figures_of(slices, groups_of(design, seed)))
-        write_results(kind, by_seed, command)
+        write_results(kind, by_seed)
 
 
 if __name__ == "__main__":
