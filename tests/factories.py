@@ -13,6 +13,7 @@ from memory.records import (
     PromptSpec,
     Report,
     SliceScore,
+    Training,
     digest,
     slice_key,
 )
@@ -59,6 +60,20 @@ def failure(attributes: Mapping[str, str], error: float = 0.6, **changes: Any) -
         "significant": True,
     }
     return Failure(**{**values, **changes})
+
+
+def training(number: int = 1, **changes: Any) -> Training:
+    """A training on one image; changes: fields that differ."""
+    values: dict[str, Any] = {
+        "round": number,
+        "job_id": "j",
+        "model": "m",
+        "n_images": 1,
+        "n_steps": 1,
+        "final_loss": 0.1,
+        "sha256": "0",
+    }
+    return Training(**{**values, **changes})
 
 
 def plan_by_slices(counts: Sequence[int], number: int = 2) -> Plan:

@@ -22,6 +22,7 @@ from memory.records import (
     Shard,
     Training,
 )
+from tests.factories import training
 from tools import tasks
 from tools.data.samples import Samples
 from tools.data.shards import write_shard
@@ -139,16 +140,12 @@ def mistaught(target: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
         "class_names": list(target.class_names),
         "settings": settings.model_dump(mode="json"),
     }
-    training = Training(
-        round=2,
-        job_id="t",
-        model="rounds/002",
-        n_images=80,
-        n_steps=150,
-        final_loss=loss,
-        sha256=save_model(folder / "rounds/002", model, meta),
+    sha256 = save_model(folder / "rounds/002", model, meta)
+    return (
+        folder,
+        dark,
+        training(2, model="rounds/002", n_images=80, n_steps=150, final_loss=loss, sha256=sha256),
     )
-    return folder, dark, training
 
 
 @pytest.fixture(scope="module")

@@ -28,10 +28,9 @@ from memory.records import (
     PromptSpec,
     Round,
     SliceScore,
-    Training,
 )
 from prompts.vocabulary import load_vocabulary
-from tests.factories import estimate, failure, report, slice_score
+from tests.factories import estimate, failure, report, slice_score, training
 
 VOCABULARY = load_vocabulary("streets")
 LIGHTS, WEATHERS = ("day", "dusk", "night"), ("clear", "rain", "fog", "snow")
@@ -332,23 +331,13 @@ def test_water_filling_makes_what_is_there_proportional_to_its_worth() -> None:
 def test_a_learning_curve_spends_where_errors_are_many_and_photographs_few() -> None:
     def images(day: float, dusk: float, night: float, keep: int = 10) -> Counter[str]:
         first = past(1, lights(day, dusk, night))
-        training = Training(
-            round=1,
-            job_id="j",
-            model="m",
-            n_images=30,
-            n_real=300,
-            n_steps=1,
-            final_loss=1,
-            sha256="0",
-        )
         assert first.batch
         quality = tuple(
             q.model_copy(update={"n_kept": keep if q.prompt_id.endswith("p02") else 10})
             for q in first.batch.quality
         )
         batch = first.batch.model_copy(update={"quality": quality})
-        seen = first.model_copy(update={"training": training, "batch": batch})
+        seen = first.model_copy(update={"training": training(n_real=300), "batch": batch})
         return spent(plan("learning_curve:floor=0", seen))
 
     # Day has 180 photographs, dusk and night 60 each.

@@ -14,8 +14,8 @@ from agent.session.limits import best_round, done_of, ending
 from memory.errors import SettingsError
 from memory.events import EndedEvent
 from memory.journal import read_events
-from memory.records import Batch, PromptQuality, Round, Training
-from tests.factories import estimate, report
+from memory.records import Batch, PromptQuality, Round
+from tests.factories import estimate, report, training
 
 MakeSettings = Callable[..., Settings]
 
@@ -30,15 +30,7 @@ def done(*scores: float, seconds: float = 60) -> list[Round]:
                 shards=(),
                 quality=(PromptQuality(prompt_id="p", n_made=100, n_kept=90, mean_weight=1),),
             ),
-            training=Training(
-                round=number,
-                job_id="j",
-                model="m",
-                n_images=1,
-                n_steps=1,
-                final_loss=0.1,
-                sha256="0",
-            ),
+            training=training(number),
             report=report(number=number, metrics={"accuracy": estimate(score)}),
             seconds={"generate": seconds},
         )
