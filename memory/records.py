@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -125,14 +125,6 @@ class Verdict(Record):
         return {True: "held", False: "did not hold", None: "is undecided"}[self.held]
 
 
-class Trial(Record):
-    """A failing slice of which little is known: a plan asks for a few images, and for no more."""
-
-    slice: str
-    attributes: dict[str, str]
-    n_images: int = Field(ge=1, description="of the plan's prompts that name all attributes")
-
-
 class EarlierImages(Record):
     """Images of earlier rounds, by the values of their prompts, and a factor of their weight."""
 
@@ -167,7 +159,7 @@ class Plan(Record):
     hypothesis: Hypothesis | None = None
     why: str = ""
     warnings: tuple[str, ...] = ()
-    trials: Sparse[tuple[Trial, ...]] = ()
+    trials: Sparse[tuple[JsonValue, ...]] = Field((), description="of earlier versions")
     levers: Sparse[Levers | None] = None
 
     @property

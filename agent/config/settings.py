@@ -123,9 +123,6 @@ class FeedbackSettings(Record):
         description="the photographs of audit and feedback are judged in so many folds, each by a "
         "model without it; None: those of feedback, by the model of the round",
     )
-    trial: int = Field(
-        0, ge=0, description="images that a failing slice is tried with before it gets more; 0: off"
-    )
     discovery: Annotated[
         Literal["off", "attributes", "clusters"], BeforeValidator(false_is_off)
     ] = Field("clusters", description="what is looked for beyond the slices")

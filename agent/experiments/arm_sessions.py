@@ -2,7 +2,7 @@
 
 An arm of a planner or a brain is a session in a home of its own, run by the loop itself. What an
 arm differs in stands here: its planner and what that is shown, where images come from, and that
-failures are judged where the arm says so.
+nobody judges whether images would help its failures.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class PoolShards:
 
 
 class ArmEffects(LiveEffects):
-    """Effects of an arm: trainings shared with other arms, no memory, failures judged or not.
+    """Effects of an arm: trainings shared with other arms, no memory, failures not judged.
 
     All else is that of a session, so that an arm is what a user would get: an arm that composed its
     effects anew would have to repeat drawing, evaluation and what the loop asks of the generator.
@@ -161,12 +161,11 @@ class ArmEffects(LiveEffects):
     Args:
         components: Those of the arm's session; their executor makes shards of the pool.
         models: Folder of the seed's trainings.
-        arm: Says whether failures are judged.
     """
 
-    def __init__(self, components: Components, models: Path, arm: Arm) -> None:
+    def __init__(self, components: Components, models: Path) -> None:
         super().__init__(components)
-        self._models, self._arm = models, arm
+        self._models = models
 
     def recall(self, round_number: int, query: str) -> tuple[Sequence[MemoryItem], Sequence[Hit]]:
         """Return nothing."""
@@ -206,9 +205,7 @@ class ArmEffects(LiveEffects):
         return training
 
     def inspect(self, number: int) -> tuple[Failure, ...]:
-        """Return the failures, judged where the arm tries slices first."""
-        if self._arm.trial is not None:
-            return super().inspect(number)
+        """Return the failures, without a judgement whether images would help them."""
         feedback, parts = self._session.settings.feedback, self._parts
         slicing = Slicing(feedback.slices, feedback.n_min, feedback.alpha)
         return inspect(number, self._session.folder, parts.target, slicing, device=parts.device)
@@ -271,9 +268,8 @@ def run_planner(
         folder: Of the arm.
         n_trainings: That each round is measured by.
     """
-    trial = arm.trial if arm.trial and arm.feedback == "true" else 0
     settings = shared.settings
-    feedback = settings.feedback.model_copy(update={"trial": trial, "discovery": "off"})
+    feedback = settings.feedback.model_copy(update={"discovery": "off"})
     generator = settings.generator.model_copy(update={"pull": arm.pull})
     changes = {"brain": planner_brain(arm.name), "feedback": feedback, "generator": generator}
 
@@ -281,7 +277,7 @@ def run_planner(
         components = shared.in_session(session, PoolShards(pool, session))
         planner = ArmPlanner(arm, lambda: read_sealed(session.folder), pool.broken)
         brain = PlannerBrain(planner, components.distribution, components.target.vocabulary)
-        effects = ArmEffects(components, folder.parent / "models", arm)
+        effects = ArmEffects(components, folder.parent / "models")
         run_rounds(components, effects, brain)
         return components
 

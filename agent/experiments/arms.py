@@ -2,7 +2,6 @@
 
 NAME[:OPTION=VALUE]...            a planner with its own options
 NAME:pull=entropy 0.03            guided: from the second round on the DSTM pulls the images
-NAME:trial=12                     failures are judged as in a session, and slices tried first
 shuffled NAME, one-shot NAME      the planner, shown false feedback, or that of the first round
 """
 
@@ -20,7 +19,7 @@ from memory.records import PullText, Record
 OF_REAL_DATA = ("real", "augment", "oversample", "logit_adjusted")
 CONTROLS = (*OF_REAL_DATA, "one_shot", "shuffled", "oracle")
 _PREFIXES: dict[str, Literal["shuffled", "first"]] = {"shuffled ": "shuffled", "one-shot ": "first"}
-_ARM_OPTIONS = ("pull", "trial")
+_ARM_OPTIONS = ("pull",)
 
 
 class Arm(Record):
@@ -32,23 +31,20 @@ class Arm(Record):
         feedback: What it is shown: the reports as they are, with scores of other slices, or only
             those of the first round.
         pull: As `generator.pull`.
-        trial: As `feedback.trial`; None: failures are not judged.
     """
 
     name: str
     planner: str
     feedback: Literal["true", "shuffled", "first"] = "true"
     pull: PullText | None = None
-    trial: int | None = Field(None, ge=0)
 
 
-def read_arm(name: str, pull: str | None = None, trial: int | None = None) -> Arm:
+def read_arm(name: str, pull: str | None = None) -> Arm:
     """Return the arm of a name.
 
     Args:
         name: Of the forms above.
         pull: Where the name has none.
-        trial: Where the name has none.
 
     Raises:
         SettingsError: For a value that is not valid.
@@ -57,7 +53,7 @@ def read_arm(name: str, pull: str | None = None, trial: int | None = None) -> Ar
     planner, options = _split(name.removeprefix(prefix))
     values = {"planner": planner, "feedback": _PREFIXES.get(prefix, "true")}
     try:
-        return Arm.model_validate({"name": name, **values, "pull": pull, "trial": trial, **options})
+        return Arm.model_validate({"name": name, **values, "pull": pull, **options})
     except ValidationError as error:
         problem = error.errors()[0]
         key = problem["loc"][0]
@@ -98,7 +94,7 @@ class Arms(Record):
         """Return the arms that are contrasted, the one that should win first.
 
         True against shuffled feedback, every round's against that of the first round, guided
-        against unguided, with trials against without.
+        against unguided.
         """
         names = self.names()
         pairs = [

@@ -172,8 +172,7 @@ class Experiment:
 
     def arm(self, name: str) -> Arm:
         """Return the arm of a planner by its name."""
-        settings = self.settings
-        return read_arm(name, settings.generator.pull, settings.feedback.trial or None)
+        return read_arm(name, self.settings.generator.pull)
 
     def _guided(self) -> list[Arm]:
         others = (*OF_REAL_DATA, *self.arms.brains)

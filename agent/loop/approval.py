@@ -35,7 +35,7 @@ class Rejected(ToolError):
 
 
 class ResolvedDraft(Record):
-    """What trials, and wishes and additions of a person, have made of a draft.
+    """What wishes and additions of a person have made of a draft.
 
     shifts: what wishes moved; additions: ids of those that are in it; warnings: preferences that a
     language model did not follow.
@@ -227,7 +227,6 @@ def _with_prompts(plan: Plan, prompts: Sequence[PromptDraft]) -> PlanDraft:
         prompts=tuple(prompts),
         hypothesis=plan.hypothesis,
         why=plan.why,
-        trials=plan.trials,
         levers=levers,
     )
 

@@ -1,4 +1,4 @@
-"""From a brain's draft to the plan that a person is asked about: trials, wishes, additions, check.
+"""From a brain's draft to the plan that a person is asked about: wishes, additions, check.
 
 What was made of a draft is journaled as `proposed`, so that it is the same after a crash; what a
 person changes of it, as `plan_edit`. The check itself is `agent.loop.validation.validate`.
@@ -22,7 +22,6 @@ from agent.loop.observations import (
     seconds_per_image,
 )
 from agent.loop.state import GRAPH_WORKS, SessionView, record_version
-from agent.loop.trials import with_trials
 from agent.loop.validation import least_prompts, refusal, shortfalls, validate
 from agent.planners import AttributeDistribution, Observation, PlanDraft
 from agent.planners.slices import supported_slices
@@ -72,7 +71,7 @@ class Proposals:
         )
 
     def resolve(self, choice: Choice, round_number: int, author: str, key: str) -> ResolvedDraft:
-        """Return what trials, wishes and additions make of a draft: once, so that later ones wait.
+        """Return what wishes and additions make of a draft: once, so that later ones wait.
 
         Args:
             choice: What the brain proposes.
@@ -97,9 +96,6 @@ class Proposals:
             self._check_amounts(choice, draft, round_number, author, preferences)
         shifts: tuple[Effect, ...] = ()
         warnings: list[str] = []
-        if n := settings.feedback.trial:
-            seen, known = self._observe(draft.levers, round_number), self._distribution()
-            draft = with_trials(draft, seen, known, vocabulary, n, preferences)
         if preferences and planner_of(author) is not None:
             seed, per_prompt = f"{session.seed} {round_number}", session.images_per_prompt
             draft, shifts = steer(
@@ -122,7 +118,7 @@ class Proposals:
             additions=tuple(addition.id for addition in extra),
             warnings=tuple(warnings),
         )
-        if preferences or extra or draft.trials or self._effects.observer.interactive:
+        if preferences or extra or self._effects.observer.interactive:
             made = resolved.to_json()
             self._journal.append(ProposedEvent(key=name, round=round_number, made=made))
         return resolved

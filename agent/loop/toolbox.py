@@ -45,7 +45,6 @@ from eval.report.blocks import (
     levers_text,
     plain,
     report_lines,
-    trial_text,
 )
 from eval.report.text import estimate_text
 from memory.errors import SettingsError, ToolError
@@ -355,7 +354,6 @@ class Toolbox:
             self._effects.observer.warn(warning)
         self._effects.observer.planned(plan)
         lines = [f"Accepted: {plan.n_images} images from {len(plan.prompts)} prompts."]
-        lines += [trial_text(trial) for trial in plan.trials]
         lines += [levers_text(plan.levers)] if plan.levers else []
         lines += say_shares(choice, plan.prompts)
         lines += [f"Warning: {warning}" for warning in plan.warnings]

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from agent.planners import PlanDraft, PromptDraft
 from memory.errors import ToolError, unknown
-from memory.records import Hypothesis, Plan, PromptSpec, Trial, slice_key
+from memory.records import Hypothesis, Plan, PromptSpec, slice_key
 from prompts.printable import one_line
 from prompts.render import quote
 from prompts.vocabulary import Vocabulary
@@ -52,7 +52,7 @@ def validate(
     A prompt's attributes are those given and those its text names; a prompt without a text gets one
     from the caption grammar; its class is the one given or the one its words imply. Prompts of
     equal text, class, guidance and adapters become one. The hypothesis gets the canonical key of
-    its slice. Trials count the images that the plan has for them; those without are left out.
+    its slice.
 
     Args:
         draft: What was proposed.
@@ -143,7 +143,6 @@ def validate(
         why=one_line(draft.why)[:500],
         warnings=_bounded(warnings, _MAX_WARNINGS, "warnings"),
         levers=draft.levers,
-        trials=_counted(draft.trials, list(specs.values())),
     )
 
 
@@ -219,18 +218,6 @@ def slice_attributes(text: str) -> dict[str, str] | None:
     if not pairs or len(attributes) < len(pairs) or not _SEPARATORS.fullmatch(rest):
         return None
     return attributes
-
-
-def _counted(trials: Sequence[Trial], prompts: Sequence[PromptSpec]) -> tuple[Trial, ...]:
-    counts = [
-        sum(p.count for p in prompts if trial.attributes.items() <= p.attributes.items())
-        for trial in trials
-    ]
-    return tuple(
-        trial.model_copy(update={"n_images": count})
-        for trial, count in zip(trials, counts, strict=True)
-        if count
-    )
 
 
 def _check_slice(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 
 import yaml
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, JsonValue
 
 from memory.errors import SettingsError, unknown
 from memory.records import (
@@ -24,7 +24,6 @@ from memory.records import (
     Record,
     Round,
     Sparse,
-    Trial,
 )
 from prompts.vocabulary import Vocabulary
 from tools.plugins import load
@@ -118,7 +117,7 @@ class PlanDraft(Record):
     prompts: tuple[PromptDraft, ...]
     hypothesis: Hypothesis | None = None
     why: str = ""
-    trials: Sparse[tuple[Trial, ...]] = ()
+    trials: Sparse[tuple[JsonValue, ...]] = Field((), description="of earlier versions")
     levers: Sparse[Levers | None] = None
 
 

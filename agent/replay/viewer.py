@@ -271,8 +271,6 @@ def _plan(plan: Plan, whole: bool) -> Iterator[RenderableType]:
     if plan.hypothesis:
         expects = f"{signed(plan.hypothesis.expected_change)} on {plan.hypothesis.slice}"
         yield _labelled("expects", expects)
-    for trial in plan.trials:
-        yield _labelled("trial", f"{trial.n_images} images of {trial.slice}")
     if plan.levers:
         yield _labelled("levers", levers_text(plan.levers))
     for warning in plan.warnings:

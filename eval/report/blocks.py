@@ -23,7 +23,6 @@ from memory.records import (
     Report,
     Round,
     SliceScore,
-    Trial,
     Verdict,
     slice_key,
 )
@@ -203,13 +202,12 @@ def plan_table(
 
 
 def plan_lines(plan: Plan) -> list[Block]:
-    """Return who made a plan, why, what it should change, and its trials."""
+    """Return who made a plan, why, and what it should change."""
     blocks: list[Block] = [Line(f"By {plan.author}: {one_line(plan.why) or 'no reason given'}")]
     if plan.hypothesis:
         change, name = plan.hypothesis.expected_change, plan.hypothesis.slice
         blocks.append(Line(f"It expects {signed(change)} on {one_line(name)}."))
-    blocks += [Line(one_line(levers_text(plan.levers)))] if plan.levers else []
-    return blocks + [Line(one_line(trial_text(trial))) for trial in plan.trials]
+    return blocks + ([Line(one_line(levers_text(plan.levers)))] if plan.levers else [])
 
 
 def levers_text(levers: Levers) -> str:
@@ -221,14 +219,6 @@ def levers_text(levers: Levers) -> str:
         rounds = ", ".join(map(str, one.rounds)) or "earlier ones"
         parts.append(f"{name} of rounds {rounds} count {one.weight:g}")
     return f"Levers: {', '.join(parts) or 'none'}."
-
-
-def trial_text(trial: Trial) -> str:
-    """Return in a sentence what is on trial."""
-    return (
-        f"Trial of '{trial.slice}': {trial.n_images} images, and no more until it is known whether "
-        "they help."
-    )
 
 
 def verdict_text(verdict: Verdict) -> str:

@@ -126,7 +126,7 @@ def build_report_html(data: ReportData) -> str:
             for r in rounds
             if r.plan
         },
-        trials={r.number: _trials(r) for r in rounds},
+        levers_text=levers_text,
         failures=[card for card in now if card.failure.significant],
         dropped_failures=failure_table(dropped, max(reports)) if dropped else None,
         earlier_failures=earlier,
@@ -288,25 +288,6 @@ def _prompt_table(
 
 def _credit(credit: Credit) -> list[Line]:
     return [Line(text.signed(credit.change), "bold"), Line(credit.slice, "key")]
-
-
-def _trials(current: Round) -> list[str]:
-    """Return levers and trials of one round with what came of these, as far as it is known."""
-    kept = {q.prompt_id: q.n_kept for q in current.batch.quality} if current.batch else None
-    verdicts = {failure.slice: failure.fixable for failure in current.failures}
-    levers = current.plan.levers if current.plan else None
-    lines = [levers_text(levers)] if levers else []
-    for trial in current.plan.trials if current.plan else ():
-        line = f"Trial of {trial.slice}: {text.plural(trial.n_images, 'image')} and no more"
-        if current.plan and kept is not None:
-            wanted = trial.attributes.items()
-            ids = [p.id for p in current.plan.prompts if wanted <= p.attributes.items()]
-            line += f"; the audit kept {sum(kept.get(name, 0) for name in ids)}"
-        if fixable := verdicts.get(trial.slice):
-            chance = f"{text.number(fixable.chance.value, 2)} {text.interval(fixable.chance)}"
-            line += f"; since then: {fixable.verdict} ({chance})"
-        lines.append(f"{line}.")
-    return lines
 
 
 def _hypothesis_table(rounds: Sequence[Round]) -> Table | None:

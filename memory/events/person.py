@@ -54,7 +54,7 @@ class WishesShownEvent(RoundEvent):
 
 
 class ProposedEvent(RoundEvent):
-    """The draft of a plan as trials, wishes and additions have made it, before it is asked about.
+    """The draft of a plan as wishes and additions have made it, before it is asked about.
 
     Attributes:
         made: `draft`, `shifts`, `additions`, `warnings`.

@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import pytest
 
-from eval.fixable import PromptEvidence, fixable
 from eval.report.blocks import Table
 from eval.report.charts import (
     BeforeAfter,
@@ -22,7 +21,7 @@ from eval.report.charts import (
 from eval.report.page import ReportData, build_report_html, failure_cards
 from eval.report.session_charts import composition, main_metric, worst_slices
 from eval.report.text import duration, number, p_value, signed
-from memory.records import Round, Trial, slice_key
+from memory.records import Round
 from tests.eval.fake_session import session, share
 from tests.factories import report
 
@@ -222,29 +221,6 @@ def test_prompts_show_what_came_of_them() -> None:
     assert signed(changes[-1]) in page.text
     assert "r001p03 is over the token limit" in page.text
     assert [("open" in d) for d in page.all("details")[:4]] == [False, False, False, True]
-
-
-def test_a_trial_is_shown_with_what_came_of_it() -> None:
-    data = session()
-    (r,) = [r for r in data.rounds if r.number == 2]
-    assert r.plan and r.batch
-    first = r.plan.prompts[0]
-    quality = next(q for q in r.batch.quality if q.prompt_id == first.id)
-    name = slice_key(first.attributes)
-    trial = Trial(slice=name, attributes=first.attributes, n_images=first.count)
-    found = fixable(PromptEvidence(n_made=quality.n_made, n_kept=0))
-    failure = r.failures[0].model_copy(update={"slice": name, "fixable": found})
-    tried = r.model_copy(
-        update={
-            "plan": r.plan.model_copy(update={"trials": (trial,)}),
-            "failures": (failure,),
-        }
-    )
-    rounds = [tried if other is r else other for other in data.rounds]
-    page = Page(build_report_html(replace(data, rounds=rounds)))
-    assert f"Trial of {name}: {first.count} image" in page.text
-    assert f"the audit kept {quality.n_kept}; since then: not" in page.text
-    assert "Trial of" not in Page(build_report_html(data)).text
 
 
 def test_a_change_that_may_be_chance_is_told_so() -> None:

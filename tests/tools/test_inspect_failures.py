@@ -150,7 +150,7 @@ def mistaught(target: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 
 @pytest.fixture(scope="module")
 def tried(mistaught: tuple[Path, Any, Training], target: Any) -> Any:
-    """Judge a trial of dim squares in the session of `mistaught`."""
+    """Judge 24 images of dim squares in the session of `mistaught`."""
     folder, dark, training = mistaught
     report = evaluate_real(2, folder, training, dark, SLICING)
     drawn = dark.split("audit")
@@ -184,7 +184,7 @@ def tried(mistaught: tuple[Path, Any, Training], target: Any) -> Any:
     return judge
 
 
-def test_a_trial_tells_what_helps_from_what_does_not(tried: Any) -> None:
+def test_images_tell_what_helps_from_what_does_not(tried: Any) -> None:
     assert tried(attributes={}).fixable is None
     right, flipped, rejected = tried(), tried(flipped=True), tried(n_kept=0)
     assert right.significant and right.error_rate.value > 0.8

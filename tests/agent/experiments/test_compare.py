@@ -299,33 +299,22 @@ def test_guided_arms_and_one_shot_feedback_are_held_against_the_others(
 
 
 def test_pairs_of_arms_are_true_against_false_and_with_against_without() -> None:
-    planners = ("uniform", "a:floor=0.5", "a:floor=0.5:pull=loss 0.1", "a:trial=8:floor=0.5", "b")
+    planners = ("uniform", "a:floor=0.5", "a:floor=0.5:pull=loss 0.1", "b")
     arms = Arms(planners=planners, controls=("shuffled", "one_shot", "oracle"))
-    assert arms.names()[5:] == ["shuffled a:floor=0.5", "one-shot a:floor=0.5", "oracle"]
+    assert arms.names()[4:] == ["shuffled a:floor=0.5", "one-shot a:floor=0.5", "oracle"]
     assert arms.pairs() == [
         ("a:floor=0.5", "shuffled a:floor=0.5"),
         ("a:floor=0.5", "one-shot a:floor=0.5"),
         ("a:floor=0.5:pull=loss 0.1", "a:floor=0.5"),
-        ("a:trial=8:floor=0.5", "a:floor=0.5"),
     ]
     assert Arms(planners=("uniform", "b", "one_shot")).pairs() == [("b", "one_shot")]
 
 
 def test_arms_are_read_from_their_names() -> None:
-    arm = read_arm("shuffled a:floor=0.5:pull=loss 0.10", trial=4)
-    assert (arm.planner, arm.feedback, arm.pull, arm.trial) == (
-        "a:floor=0.5",
-        "shuffled",
-        "loss 0.1",
-        4,
-    )
+    arm = read_arm("shuffled a:floor=0.5:pull=loss 0.10")
+    assert (arm.planner, arm.feedback, arm.pull) == ("a:floor=0.5", "shuffled", "loss 0.1")
     plain = read_arm("my.package:build")
-    assert (plain.planner, plain.feedback, plain.pull, plain.trial) == (
-        "my.package:build",
-        "true",
-        None,
-        None,
-    )
+    assert (plain.planner, plain.feedback, plain.pull) == ("my.package:build", "true", None)
     assert read_arm("one-shot a").feedback == "first"
 
 
@@ -350,27 +339,12 @@ def test_one_shot_feedback_stays_that_of_the_first_round(components: Components)
     assert spent("one-shot failure", first, second) == {"mono": 80, "poly": 20}
 
 
-def test_an_arm_with_trials_judges_its_failures(settings: Settings) -> None:
-    settings = toy_settings(settings.home, "feedback.alpha=0.99", "session.rounds=3")
-    arms = Arms(planners=("uniform", "audited_failure:trial=8"))
-    experiment = Experiment.open(settings, "trial", arms)
-    folder = experiment.folder
-    experiment.run(range(1), 1, lambda done: None)
-    paths = sorted(folder.glob("seed-000/audited_failure-trial-*/round-*.json"))
-    past = [Entry.model_validate_json(p.read_bytes()).round for p in paths]
-    assert any(f.fixable for r in past for f in r.failures)
-    assert [r.plan.n_images for r in past if r.plan] == [16] * 3
-    plans = [r.plan for r in past if r.plan]
-    assert any(plan.trials for plan in plans[1:])
-
-
 @pytest.mark.parametrize(
     ("arms", "broken", "message"),
     [
         ("count:pull=loss 0.1", 0.1, "without it"),
         ("count:pull=loss 0.1", 0.0, "'toy' cannot be"),
         ("count:pull=hope 1", 0.0, "is no pull"),
-        ("count:trial=-1", 0.0, "trial='-1'"),
     ],
 )
 def test_arms_that_cannot_be_guided_are_refused(
@@ -386,12 +360,13 @@ def test_a_comparison_goes_on_when_settings_have_been_added_since(settings: Sett
     folder = experiment.folder
     path = folder / "compare.json"
     stored = json.loads(path.read_bytes())
-    del stored["settings"]["feedback"]["trial"]
+    del stored["settings"]["feedback"]["folds"]
+    stored["settings"]["feedback"]["trial"] = 12
     stored["settings"]["pretrain"]["of_an_earlier_version"] = 1
     path.write_text(json.dumps({**stored, "fingerprint": "of an earlier version"}))
     assert Experiment.open(settings, "old", ARMS) == experiment
-    changed = toy_settings(settings.home, "feedback.trial=3")
-    with pytest.raises(SettingsError, match=r"feedback\.trial: 0 -> 3"):
+    changed = toy_settings(settings.home, "feedback.n_min=3")
+    with pytest.raises(SettingsError, match=r"feedback\.n_min: \d+ -> 3"):
         Experiment.open(changed, "old", ARMS)
 
 
