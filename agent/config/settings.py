@@ -126,7 +126,7 @@ class FeedbackSettings(Record):
     discovery: Annotated[
         Literal["off", "attributes", "clusters"], BeforeValidator(false_is_off)
     ] = Field("clusters", description="what is looked for beyond the slices")
-    embedding: Literal["dstm", "mtdm", "imagenet", "dstm+mtdm", "dstm+imagenet"] = Field(
+    embedding: Literal["dstm", "imagenet", "dstm+imagenet"] = Field(
         "dstm", description="what clusters are found in"
     )
 

@@ -7,8 +7,6 @@ from typing import Any
 
 from agent.config.settings import Settings
 
-# Settings of earlier versions that are gone: such sessions go on without what they set.
-_GONE: Mapping[str, tuple[str, ...]] = {"feedback": ("trial",)}
 _BEFORE: Mapping[str, Mapping[str, Any]] = {
     "dstm": {"train_on": "synthetic", "min_class_weight": 0.0},
     "generator": {"steps": 8, "guidance": 2.0},
@@ -29,8 +27,10 @@ def read_stored(values: Any) -> Settings:
         for name, before in _BEFORE.items():
             if isinstance(section := values.get(name, {}), Mapping):
                 values = {**values, name: {**before, **section}}
-        for name, keys in _GONE.items():
-            if isinstance(section := values.get(name), Mapping):
-                kept = {key: value for key, value in section.items() if key not in keys}
-                values = {**values, name: kept}
+        if isinstance(feedback := values.get("feedback"), Mapping):
+            # Trial batches and features of the MTDM are gone; such sessions go on without them.
+            kept = {key: value for key, value in feedback.items() if key != "trial"}
+            if "mtdm" in str(kept.get("embedding")):
+                kept["embedding"] = "dstm"
+            values = {**values, "feedback": kept}
     return Settings.model_validate(values)

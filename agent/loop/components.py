@@ -37,7 +37,6 @@ from tools.models.embeddings import (
     Embed,
     embed_by_dstm,
     embed_by_imagenet,
-    embed_by_mtdm,
     embed_by_several,
 )
 from tools.settings import DstmSettings
@@ -366,34 +365,12 @@ class Components:
         self.fault(OUT_OF_MEMORY, message, n_at_once=n_at_once)
 
     def embedding(self, model: Model) -> Embed:
-        """Return what turns images into vectors for discovery.
-
-        Args:
-            model: The DSTM of the round.
-
-        Raises:
-            SettingsError: For the MTDM's features where the generator is none.
-        """
-        names = self.settings.feedback.embedding.split("+")
-        embeds = [self.embed_by(name, model) for name in names]
+        """Return what turns images into vectors for discovery; model: the DSTM of the round."""
+        embeds = [
+            embed_by_dstm(model) if name == "dstm" else embed_by_imagenet(self.device)
+            for name in self.settings.feedback.embedding.split("+")
+        ]
         return embeds[0] if len(embeds) == 1 else embed_by_several(embeds)
-
-    def embed_by(self, name: str, model: Model | None) -> Embed:
-        """Return one embedding: `dstm`, by `model`, `imagenet` or `mtdm`."""
-        settings = self.settings
-        if name == "dstm":
-            assert model is not None
-            return embed_by_dstm(model)
-        if name == "imagenet":
-            return embed_by_imagenet(self.device)
-        if settings.generator.name != "mtdm":
-            raise SettingsError(
-                f"feedback.embedding is {settings.feedback.embedding!r}, but the generator is "
-                f"{settings.generator.name!r}. Set feedback.embedding to dstm or imagenet."
-            )
-        from tools.diffusion.weights import load_pipeline, weights_folder
-
-        return embed_by_mtdm(load_pipeline(weights_folder(settings.generator.weights), self.device))
 
     @cached_property
     def judge(self) -> LabelVerifier:

@@ -1,10 +1,9 @@
-"""Image embeddings for discovery: of the DSTM, of the MTDM's denoiser, or of an ImageNet model."""
+"""Image embeddings for discovery: of the DSTM, or of an ImageNet model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,15 +15,10 @@ from memory.errors import SettingsError
 from tools.data.samples import Images
 from tools.tasks import Model, pixel_batches
 
-if TYPE_CHECKING:
-    from tools.diffusion.pipeline import MTDMPipeline
-
 Embed = Callable[[Images], NDArray[np.float64]]
 """Turns uint8 images, (n, c, h, w), into vectors, (n, d)."""
 
 _BATCH = 64
-# Diffusion step, of 1,000, of the features: little noise.
-_STEP = 50
 
 
 @contextmanager
@@ -63,22 +57,6 @@ def embed_by_dstm(model: Model) -> Embed:
     return lambda images: _in_batches(images, features_of)
 
 
-def embed_by_mtdm(pipeline: MTDMPipeline) -> Embed:
-    """Return the embedding by an MTDM: its denoiser's lowest activations of a slightly noisy image.
-
-    The prompt is empty and the noise the same for every image; mean and spread over the image.
-    """
-    noise = torch.randn(1, *pipeline.noise_shape, generator=torch.Generator().manual_seed(0))
-
-    def features_of(pixels: torch.Tensor) -> torch.Tensor:
-        with recorded([pipeline.unet.mid_block]) as tensors:
-            pipeline.extract_features(pixels, noise, _STEP)
-        features = tensors.pop().float()
-        return torch.cat([features.mean((2, 3)), features.std((2, 3))], dim=1)
-
-    return lambda images: _in_batches(images, features_of)
-
-
 def embed_by_imagenet(device: str = "cpu") -> Embed:
     """Return the embedding by the packaged EfficientNet-Lite0; raises WeightsError without it."""
     from tools.models.efficientnet import load
@@ -103,7 +81,7 @@ def last_layer(model: nn.Module) -> nn.Linear | nn.Conv2d:
     if not layers:
         raise SettingsError(
             f"{type(model).__name__} has neither a linear layer nor a 1x1 convolution. Set "
-            "feedback.embedding to imagenet or mtdm."
+            "feedback.embedding=imagenet."
         )
     return layers[-1]
 

@@ -12,6 +12,7 @@ from agent.config.settings import (
     load_settings,
     presets,
 )
+from agent.config.stored import read_stored
 from memory.errors import SettingsError
 
 
@@ -210,3 +211,11 @@ def test_a_setting_that_a_preset_gives_twice_is_refused(tmp_path: Path) -> None:
     preset.write_text("pretrain: {steps: 5}\nbrain: policy:count\npretrain: {patch: 2}\n")
     with pytest.raises(SettingsError, match=r"twice.yaml.*line 3.*'pretrain' is given twice"):
         load_settings(str(preset), (), {})
+
+
+def test_what_is_gone_is_read_from_stored_settings() -> None:
+    stored = {"preset": "solar", "feedback": {"trial": 12, "embedding": "dstm+mtdm", "n_min": 5}}
+    feedback = read_stored(stored).feedback
+    assert (feedback.n_min, feedback.embedding) == (5, "dstm")
+    with pytest.raises(SettingsError, match=r"feedback\.trial"):
+        load_settings("solar", ["feedback.trial=12"])
