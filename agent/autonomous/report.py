@@ -8,10 +8,10 @@ from pathlib import Path
 
 from agent.autonomous.copies import write_copies
 from agent.autonomous.delivery import write_delivery
-from agent.autonomous.likeness import write_likeness
 from agent.autonomous.thumbnails import labelled_thumbnails, legend_of
 from agent.config.settings import Settings, overrides
 from agent.loop.components import Components
+from agent.loop.likeness import write_likeness
 from agent.session.folder import folder_of, stored_settings
 from agent.steering.preferences import active_preferences, all_preferences, effects
 from eval.decisions import decisions

@@ -6,7 +6,7 @@ Figures come from records; text that comes from data (memory, the user) is quote
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from agent.loop.drafts import PolicyDraft, share_of
@@ -59,6 +59,8 @@ class Facts:
         usd_left: None without a limit.
         baseline: The main figure of round 0 on feedback, None without a round 0.
         draft: A policy's plan for the round, which a language model may take.
+        coverage: What share of the photographs of a slice the images so far cover, and what share
+            as many photographs would, by slice.
         look: What the picture of the message shows, "" without one.
         past: The rounds before, oldest first.
     """
@@ -86,6 +88,7 @@ class Facts:
     baseline: float | None = None
     spare: int = 0
     draft: PolicyDraft | None = None
+    coverage: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     look: str = ""
     past: Sequence[Round] = ()
 
@@ -295,6 +298,8 @@ def _say_slices(facts: Facts, n: int) -> str:
         n_made, n_kept = _drawn(facts.past, slices[key])
         if n_made:
             parts.append(f"{n_made} images so far, {n_kept / n_made:.0%} kept")
+        if covered := facts.coverage.get(key):
+            parts.append(f"cover {covered[0]:.0%} ({covered[1]:.0%})")
         if draft:
             parts.append(f"draft {drafted[key]:.0%}")
         if draft and (gain := draft.gains.get(key)):
@@ -307,6 +312,8 @@ def _say_slices(facts: Facts, n: int) -> str:
     if draft:
         heads.append(f"draft: its share of the images, by {draft.planner}.")
         heads += ["gain: expected of a round."] if draft.gains else []
+    if any(key in facts.coverage for key in order[:n]):
+        heads.append("cover: of the photographs, by these images (by as many photographs).")
     if any(failure.fixable for failure in failing.values()):
         heads.append("fixable: chance that an image is drawn well and helps.")
     if report and not any(f.significant for f in facts.failures):

@@ -90,6 +90,9 @@ class Effects(Protocol):
     def draft(self, seen: Observation) -> PolicyDraft | None:
         """Return the policy's plan, which a language model may take; None where it decides."""
 
+    def coverage(self, seen: Observation) -> Mapping[str, tuple[float, float]]:
+        """Return what the images so far cover, see `agent.loop.likeness.coverage_by_slice`."""
+
     def search(self, key: str, query: str, n: int) -> str:
         """Return what the memory knows, in words; key: of the tool call that asks."""
 
@@ -208,6 +211,13 @@ class LiveEffects:
         parts = self._parts
         return policy_draft(self._session, seen, parts.distribution, self.target.vocabulary)
 
+    def coverage(self, seen: Observation) -> Mapping[str, tuple[float, float]]:
+        """Compare the images so far with the feedback photographs."""
+        from agent.loop.likeness import coverage_by_slice
+
+        session, target = self._session, self._parts.target
+        return coverage_by_slice(session.folder, session.settings, target, seen.rounds)
+
     def search(self, key: str, query: str, n: int) -> str:
         """Search the memory of all sessions."""
         hits = self._parts.memory.search(query, n=n, target=self.target.name)
@@ -297,9 +307,8 @@ class LiveEffects:
                 parts.device,
             )
         shards, real = parts.learnt_from(self._all_shards(number))
-        dstm = parts.dstm.model_copy(update={"seed": settings.session.seed})
         changes, chosen = self._changes(number), dict[str, Any]()
-        dstm = dstm.model_copy(update=changes)
+        dstm = parts.dstm.model_copy(update={"seed": settings.session.seed, **changes})
         if dstm.synthetic_share == "auto" and shards and real:
             chosen = share_of(parts, number, dstm, shards, real)
             dstm = dstm.model_copy(update={"synthetic_share": chosen["synthetic_share"]})

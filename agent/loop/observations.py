@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage
 from pydantic import TypeAdapter
 
+from agent.brains import planner_of
 from agent.brains.actions import storable
 from agent.loop import eyes
 from agent.loop.context import SMALL_CHARS, Facts, brief, prompt_files
@@ -180,6 +181,7 @@ def gather(
         usd_left=usd_left,
         baseline=_baseline(journal),
         draft=effects.draft(observation),
+        coverage=effects.coverage(observation) if planner_of(settings.brain) is None else {},
         past=past,
     )
 
@@ -232,7 +234,7 @@ def pack(facts: Facts, past: Sequence[Round]) -> Json:
         del packed["baseline"]  # as in records of before there was a round 0
     if facts.draft is None:
         del packed["draft"]
-    for name in ("spare", "look"):
+    for name in ("spare", "look", "coverage"):
         if not packed[name]:
             del packed[name]
     reports = [r.number for r in past if r.report]

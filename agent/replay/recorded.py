@@ -53,6 +53,7 @@ from prompts.vocabulary import Vocabulary
 Json = dict[str, Any]
 
 _ITEMS, _HITS = TypeAdapter(list[MemoryItem]), TypeAdapter(list[Hit])
+_COVERAGE = TypeAdapter(dict[str, tuple[float, float]])
 
 
 class RecordedSession:
@@ -181,6 +182,11 @@ class RecordedEffects:
         """Return the draft that the round began with."""
         facts = self._journal.outcome(f"opening/{seen.round}", OpeningEvent).facts
         return PolicyDraft.model_validate(facts["draft"]) if "draft" in facts else None
+
+    def coverage(self, seen: Observation) -> Mapping[str, tuple[float, float]]:
+        """Return the coverage that the round began with."""
+        facts = self._journal.outcome(f"opening/{seen.round}", OpeningEvent).facts
+        return _COVERAGE.validate_python(facts.get("coverage", {}))
 
     def search(self, key: str, query: str, n: int) -> str:
         """Return what the memory gave for this call."""

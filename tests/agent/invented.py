@@ -129,6 +129,9 @@ class InventedEffects:
     def draft(self, seen: Observation) -> PolicyDraft | None:
         return policy_draft(self._session, seen, PALETTE, VOCABULARY)
 
+    def coverage(self, seen: Observation) -> Mapping[str, tuple[float, float]]:
+        return {"wafer=poly": (0.4, 0.7)} if seen.rounds else {}
+
     def search(self, key: str, query: str, n: int) -> str:
         return f"- prompt (0.75): {hit('prompt', query).item.describe()[:400]}"
 

@@ -124,6 +124,7 @@ def full(**changes: Any) -> Facts:
         ],
         "steering": ["more cracked cells", "no bright ones"],
         "seconds_per_image": 0.12,
+        "coverage": {"contrast=high wafer=poly": (0.4, 0.7)},
         "tokens_left": 12_345,
         "usd_left": 0.5,
     }
@@ -155,6 +156,7 @@ def test_a_later_round_is_told_all_there_is() -> None:
         '- "more dark cells helped 0" (held)',
         '- "more dark cells helped 1" (did not hold)',
         '- "a dark cell 0": 0.88 of 16 images kept; credit "wafer=poly" +0.020, "a" -0.001',
+        "n=100), +0.01; cover 40% (70%)",
     ):
         assert said in observation
     assert "\n\n\n" not in observation

@@ -65,6 +65,24 @@ def play(home: Path, fake: FakeLLM, *overrides: str) -> Path:
     return home / "sessions" / "seen"
 
 
+def test_a_model_is_told_what_share_of_a_slices_photographs_the_images_cover(
+    tmp_path: Path, fake_llm: FakeLLM
+) -> None:
+    folder = play(tmp_path, fake_llm, "session.images_per_round=48", "audit.method=none")
+    events = read_events(folder / "journal.jsonl")
+    first, second = [e for e in events if isinstance(e, OpeningEvent)]
+    assert "coverage" not in first.facts
+    coverage = second.facts["coverage"]
+    (call,) = [e for e in events if isinstance(e, ModelCallEvent) and e.key == "model_call/2/0"]
+    lines = [x for m in call.messages for x in m.content.splitlines() if "; cover " in x]
+    assert lines
+    for line in lines:
+        covered, expected = coverage[line.removeprefix("- ").partition(":")[0]]
+        assert 0 <= covered <= 1 and 0 < expected < 1
+        assert f"; cover {covered:.0%} ({expected:.0%})" in line
+    assert not verify(folder / "journal.jsonl").findings
+
+
 def names(pictures: Sequence[bytes]) -> list[str]:
     return [hashlib.sha256(data).hexdigest() for data in pictures]
 

