@@ -16,7 +16,7 @@ from memory.files import write_json
 from memory.records import Round
 from tools.data.jobs import shards_of
 from tools.data.stored_images import StoredImages
-from tools.models.copies import CopyFinder, finder_of
+from tools.models.copies import CopyFinder
 
 FILE = "copies.json"
 # Images, so that the time does not grow with a session.
@@ -41,7 +41,7 @@ def write_copies(
     if components.settings.audit.copies == "off" or not shards:
         (folder / FILE).unlink(missing_ok=True)
         return None
-    copies, picture = copies_of(shards, finder_of(components.pretrain_target))
+    copies, picture = copies_of(shards, components.copy_finder)
     write_json(folder / FILE, copies.to_json())
     return copies, picture
 

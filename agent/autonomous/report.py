@@ -31,8 +31,13 @@ from tools.evaluate_real import read_sealed
 REPORTED_EVENTS = ("resumed", "warning", "fallback", "fault", "paused", "ended")
 
 
-def write_report(home: Path, name: str) -> Path:
+def write_report(home: Path, name: str, components: Components | None = None) -> Path:
     """Write `report.html`, with the sealed test figures, into the session folder.
+
+    Args:
+        home: Of the session.
+        name: Of the session.
+        components: Of the session; None: they are built.
 
     Returns:
         The path of the page.
@@ -45,7 +50,7 @@ def write_report(home: Path, name: str) -> Path:
     folder = folder_of(home, name)
     events = read_events(folder / "journal.jsonl")
     past = rounds(events)
-    components = Components(settings.model_copy(update={"home": home}))
+    components = components or Components(settings.model_copy(update={"home": home}))
     target = components.target
     kinds = tasks.build(settings.dstm.task).needs
     montages: dict[str, bytes] = {}

@@ -78,7 +78,7 @@ def run(settings: Settings, console: Console, interactive: bool = False) -> Path
             ended_by = end.rule
             session.journal.append(end.event(session.n_done()))
             _print(console, f"Ended by {end.rule}: {end.message}")
-            report = write_report(settings.home, name)
+            report = write_report(settings.home, name, components.without_session())
             for place in write_results(session):
                 _print(console, f"Written: {place}")
             if (copies := read_copies(session.folder)) and copies.suspicious:

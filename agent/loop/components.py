@@ -32,7 +32,7 @@ from tools.generate_batch import LabelVerifier, ShardExecutor, WithoutCopies
 from tools.generators import Generator
 from tools.labelers.audit import N_LEAST, AuditClassifier, KeepAll, train_audit
 from tools.labelers.dense_audit import train_dense_audit
-from tools.models.copies import finder_of
+from tools.models.copies import CopyFinder, finder_of
 from tools.models.embeddings import (
     Embed,
     embed_by_dstm,
@@ -94,6 +94,12 @@ class Components:
         _ = self.device, self.distribution, self.generator, self.judge
         shared = copy.copy(self)
         shared._session, shared._executor = session, executor
+        return shared
+
+    def without_session(self) -> Components:
+        """Return components that share what is built; nothing stops them, no fault is journaled."""
+        shared = copy.copy(self)
+        shared._settings, shared._session = self.settings, None
         return shared
 
     @property
@@ -380,7 +386,14 @@ class Components:
             with self.stage("train audit", 0):
                 judge = self.train_judge(self.progress("train audit", "steps"))
         dropped = self.settings.audit.copies == "drop"
-        return WithoutCopies(judge, finder_of(self.pretrain_target)) if dropped else judge
+        return WithoutCopies(judge, self.copy_finder) if dropped else judge
+
+    @cached_property
+    def copy_finder(self) -> CopyFinder:
+        """What finds copies of the photographs that the MTDM is trained on."""
+        target = self.pretrain_target
+        with self.stage("index photographs", 0):
+            return finder_of(target)
 
     def train_judge(self, progress: Callable[[int, int], None]) -> LabelVerifier:
         """Return the judge, trained on the target's audit split or read from HOME/cache.

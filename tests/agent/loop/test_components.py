@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import ast
+import io
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from agent.autonomous.copies import read_copies
+from agent.autonomous.runner import run
 from agent.config.settings import load_settings
 from agent.loop.components import Components
 from agent.loop.observer import Observer
@@ -61,6 +65,14 @@ def test_parts_are_built_once_and_stages_are_shown(tmp_path: Path) -> None:
     assert components.pretrain_target is components.target
     assert isinstance(components.judge, KeepAll)
     assert observer.stages == ["load generator", "load target"]
+
+
+def test_photographs_are_indexed_once_for_audit_and_report(tmp_path: Path) -> None:
+    given = ("audit.copies=drop", "audit.method=none", "session.rounds=1", "session.name=once")
+    shown = io.StringIO()
+    run(toy_settings(tmp_path, *given), Console(file=shown))
+    assert read_copies(tmp_path / "sessions" / "once")
+    assert shown.getvalue().count("index photographs done") == 1
 
 
 def test_faults_are_journaled_within_a_session_alone(tmp_path: Path) -> None:
