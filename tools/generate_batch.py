@@ -38,7 +38,6 @@ class LabelVerifier(Protocol):
             samples: Generated images with their labels.
             confidence: The generator's own, see `tools.data.drawn.Drawn`.
         """
-        ...
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,6 @@ class ShardExecutor(Protocol):
             done: Gets the number of existing files, and is called from time to time while nothing
                 changes; it may raise to stop the work.
         """
-        ...
 
 
 @dataclass(frozen=True)

@@ -57,11 +57,9 @@ class GradientSync(Protocol):
 
     def share(self, batch: Batch) -> Batch:
         """Return this process's part of a batch, as large as that of the others."""
-        ...
 
     def mean(self, model: Model, loss: float) -> float:
         """Average the gradients over all processes; return the mean of their losses."""
-        ...
 
 
 @dataclass(frozen=True)

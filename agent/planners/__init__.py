@@ -131,7 +131,6 @@ class Planner(Protocol):
         self, observation: Observation, distribution: AttributeDistribution, vocabulary: Vocabulary
     ) -> PlanDraft:
         """Return a draft whose counts add up to `observation.n_images`."""
-        ...
 
 
 def build(spec: str) -> Planner:

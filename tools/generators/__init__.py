@@ -26,15 +26,12 @@ class Generator(Protocol):
     @property
     def identity(self) -> str:
         """A name for all that decides the pixels beside the request: weights and sampling."""
-        ...
 
     def count_tokens(self, text: str) -> int:
         """Return how many tokens of at most `max_tokens` a prompt needs."""
-        ...
 
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
         """Return one image per request, with its labels."""
-        ...
 
 
 class CountsWords:

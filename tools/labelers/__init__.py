@@ -27,19 +27,16 @@ class Labeler(Protocol):
     @property
     def kinds(self) -> Sequence[str]:
         """The kinds of `Samples.labels` that it gives."""
-        ...
 
     @property
     def identity(self) -> str:
         """A name for all that decides the labels beside the image."""
-        ...
 
     def label(self, images: Images) -> tuple[Dense, Dense]:
         """Return labels and the confidence in them, as `tools.data.drawn.Drawn` has them.
 
         The labels of an image do not depend on the other images.
         """
-        ...
 
 
 def build(

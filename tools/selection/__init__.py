@@ -69,7 +69,6 @@ class Method(Protocol):
 
     def choose(self, candidates: Candidates, n: int, seed: int) -> Rows:
         """Return `n` different rows; the same arguments and past give the same rows."""
-        ...
 
 
 @runtime_checkable
@@ -78,11 +77,9 @@ class Learner(Protocol):
 
     def restore(self, state: Mapping[str, torch.Tensor], same_session: bool) -> None:
         """Load a state; of another session only what was learned is used."""
-        ...
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return the state to keep for the next round."""
-        ...
 
 
 def build(name: str) -> Method:

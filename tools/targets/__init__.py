@@ -66,7 +66,6 @@ class Target(Protocol):
         `generator` trains the MTDM, `audit` the judge of labels; the agent plans by results on
         `feedback`; `test` is for reports and comparisons alone.
         """
-        ...
 
     def flip(self, attributes: dict[str, str], horizontal: bool, vertical: bool) -> dict[str, str]:
         """Return the attributes of the mirrored image; by default none of them has a side."""
@@ -79,7 +78,6 @@ class Target(Protocol):
             image: uint8, `image_shape`.
             attributes: What is known of it, e.g. what a prompt asked for.
         """
-        ...
 
 
 def check_split(name: str) -> None:

@@ -85,40 +85,32 @@ class Task(Protocol):
         self, image_shape: tuple[int, int, int], n_classes: int, settings: TrainSettings
     ) -> Model:
         """Return a new model named by `settings.model`; draws from torch's global generator."""
-        ...
 
     def restore_model(self, description: Mapping[str, Any]) -> Model:
         """Return a model of a described architecture, its weights not yet loaded."""
-        ...
 
     def labels(self, samples: Samples) -> torch.Tensor:
         """Return what the loss compares the outputs with, (n, ...)."""
-        ...
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Return a random variant of every image together with its labels."""
-        ...
 
     def loss(self, outputs: torch.Tensor, batch: Batch, settings: TrainSettings) -> torch.Tensor:
         """Return the loss of every image, (n,)."""
-        ...
 
     def predict(self, model: Model, images: Images) -> NDArray[Any]:
         """Return the predictions for uint8 images, (n, ...), computed on the model's device.
 
         Class probabilities of images; ids, metres or unit vectors of pixels, see `Samples`.
         """
-        ...
 
     def scores(self, predictions: NDArray[Any], samples: Samples) -> NDArray[np.float64]:
         """Return the score of each image, 0..1, (n,), NaN where nothing of it is known."""
-        ...
 
     def figures(
         self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
     ) -> tuple[Mapping[str, Estimate], Scores]:
         """Return the figures of a report by name, and each image's score, see `eval.slices`."""
-        ...
 
     def tested(
         self, predictions: NDArray[Any], samples: Samples
@@ -168,7 +160,6 @@ class Task(Protocol):
         self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
     ) -> tuple[Images, list[str]]:
         """Return a picture and a caption of each sample: the truth and the prediction."""
-        ...
 
 
 def pixel_batches(images: Images, size: int, device: Any = "cpu") -> Iterator[torch.Tensor]:
