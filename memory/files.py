@@ -15,7 +15,11 @@ from functools import cache, wraps
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from pydantic import BaseModel
+
 from memory.errors import StorageError
+
+Stored = TypeVar("Stored", bound=BaseModel)
 
 _SUFFIX = ".shaping-tmp"
 TEMPORARY = r"\..+\.[a-z0-9_]{8}\.shaping-tmp"
@@ -54,6 +58,14 @@ def write_json(path: Path, value: Any) -> None:
     """Write plain JSON atomically, indented, with a newline at the end."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     write_bytes(path, (text + "\n").encode())
+
+
+def read_record(path: Path, kind: type[Stored]) -> Stored | None:
+    """Return the record in a JSON file; None where the file is missing or damaged."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def sha256_of(path: Path) -> str:

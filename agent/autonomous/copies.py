@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
 from agent.loop.components import Components
 from eval.copies import Copies, Pair, copies_by_prompt
 from eval.montage import montage_png
-from memory.files import write_json
+from memory.files import read_record, write_json
 from memory.records import Round
 from tools.data.jobs import shards_of
 from tools.data.stored_images import StoredImages
@@ -72,7 +70,4 @@ def copies_of(shards: Sequence[Path], finder: CopyFinder) -> tuple[Copies, bytes
 
 def read_copies(folder: Path) -> Copies | None:
     """Return what the last report of a session said; None where it said nothing."""
-    try:
-        return Copies.model_validate(json.loads((folder / FILE).read_bytes()))
-    except (OSError, ValueError, ValidationError):
-        return None
+    return read_record(folder / FILE, Copies)

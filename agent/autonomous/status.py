@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import ValidationError
-
 from agent.brains import planner_of
 from agent.config.settings import Settings
 from agent.session.control import Condition, condition
@@ -24,6 +22,7 @@ from memory.events import (
     ModelCallEvent,
     RoundDoneEvent,
 )
+from memory.files import read_record
 from memory.journal import read_events, rounds
 from memory.records import Round
 from prompts.printable import one_line
@@ -55,10 +54,7 @@ class Status(NamedTuple):
 
 def read_delivery(folder: Path) -> Delivery | None:
     """Return what the last report of a session said; None where it said nothing."""
-    try:
-        return Delivery.model_validate_json((folder / DELIVERY).read_bytes())
-    except (OSError, ValidationError):
-        return None
+    return read_record(folder / DELIVERY, Delivery)
 
 
 def read_status(home: Path, name: str) -> Status:

@@ -19,7 +19,6 @@ from memory.records import PullText, Record
 OF_REAL_DATA = ("real", "augment", "oversample", "logit_adjusted")
 CONTROLS = (*OF_REAL_DATA, "one_shot", "shuffled", "oracle")
 _PREFIXES: dict[str, Literal["shuffled", "first"]] = {"shuffled ": "shuffled", "one-shot ": "first"}
-_ARM_OPTIONS = ("pull",)
 
 
 class Arm(Record):
@@ -50,10 +49,10 @@ def read_arm(name: str, pull: str | None = None) -> Arm:
         SettingsError: For a value that is not valid.
     """
     prefix = next((p for p in _PREFIXES if name.startswith(p)), "")
-    planner, options = _split(name.removeprefix(prefix))
+    planner, own_pull = _split(name.removeprefix(prefix))
     values = {"planner": planner, "feedback": _PREFIXES.get(prefix, "true")}
     try:
-        return Arm.model_validate({"name": name, **values, "pull": pull, **options})
+        return Arm.model_validate({"name": name, **values, "pull": own_pull or pull})
     except ValidationError as error:
         problem = error.errors()[0]
         key = problem["loc"][0]
@@ -62,16 +61,11 @@ def read_arm(name: str, pull: str | None = None) -> Arm:
         ) from error
 
 
-def _split(name: str) -> tuple[str, dict[str, str]]:
-    """Return the planner of a name with its own options, and the options of the arm."""
-    planner, options = [], {}
-    for part in name.split(":"):
-        key, equals, value = part.partition("=")
-        if equals and key in _ARM_OPTIONS:
-            options[key] = value
-        else:
-            planner.append(part)
-    return ":".join(planner), options
+def _split(name: str) -> tuple[str, str]:
+    """Return the planner of a name with its own options, and the pull of the arm, "" for none."""
+    planner, _, pull = name.partition(":pull=")
+    pull, _, more = pull.partition(":")
+    return ":".join(filter(None, (planner, more))), pull
 
 
 class Arms(Record):

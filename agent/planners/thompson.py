@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from agent.planners import AttributeDistribution, Observation, PlanDraft, PromptDraft
 from agent.planners.slices import (
@@ -34,6 +35,7 @@ _PRIOR_GAIN, _PRIOR_DEVIATION = 0.2, 0.15
 _LEAST_ERROR = 0.01
 
 
+@dataclass(frozen=True)
 class Thompson:
     """The planner `thompson`; floor: share of uniform prompts; discount: of old effects, a round.
 
@@ -41,26 +43,25 @@ class Thompson:
     `curriculum_slices`.
     """
 
-    name = "thompson"
+    floor: float
+    discount: float
+    min_support: int
+    curriculum: bool
 
-    def __init__(self, floor: float, discount: float, min_support: int, curriculum: bool) -> None:
-        self._floor = floor
-        self._discount = discount
-        self._min_support = min_support
-        self._curriculum = curriculum
+    name = "thompson"
 
     def plan(
         self, observation: Observation, distribution: AttributeDistribution, vocabulary: Vocabulary
     ) -> PlanDraft:
         """Return the draft of a round; uniform while there is no report yet."""
-        arms = supported_slices(last_report(observation.rounds), distribution, self._min_support)
-        if self._curriculum:
+        arms = supported_slices(last_report(observation.rounds), distribution, self.min_support)
+        if self.curriculum:
             arms = curriculum_slices(arms)
         if not arms:
             draft = Uniform().plan(observation, distribution, vocabulary)
             return draft.model_copy(update={"why": "No feedback yet: equal shares."})
         writer = PromptWriter.of(self.name, observation, distribution, vocabulary)
-        n_floor = round(self._floor * observation.n_images)
+        n_floor = round(self.floor * observation.n_images)
         prompts: list[PromptDraft] = []
         if n_floor:
             fewer = observation.model_copy(update={"n_images": n_floor})
@@ -98,7 +99,7 @@ class Thompson:
         for change in changes(rounds):
             if change.after.key == arm.key:
                 hundreds = change.n_images / 100
-                fade = self._discount ** (rounds[-1].number - change.round.number)
+                fade = self.discount ** (rounds[-1].number - change.round.number)
                 precision += fade * hundreds**2 / change.effect.variance
                 total += fade * hundreds * change.effect.value / change.effect.variance
         return total / precision, precision**-0.5

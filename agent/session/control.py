@@ -25,7 +25,7 @@ import psutil
 
 from agent.config.settings import LimitSettings
 from memory.errors import Stopped
-from memory.files import storing, write_json
+from memory.files import read_record, storing, write_json
 from memory.records import Record
 
 Action = Literal["pause", "stop", "stop_now", "continue"]
@@ -121,10 +121,7 @@ def requested(folder: Path) -> Action | None:
 
 def read_heartbeat(folder: Path) -> Heartbeat | None:
     """Return the last heartbeat of a session, or None."""
-    try:
-        return Heartbeat.model_validate_json((folder / HEARTBEAT).read_bytes())
-    except (OSError, ValueError):
-        return None
+    return read_record(folder / HEARTBEAT, Heartbeat)
 
 
 def condition(folder: Path) -> Condition:

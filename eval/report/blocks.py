@@ -32,6 +32,8 @@ from prompts.render import quote
 if TYPE_CHECKING:
     from memory.items import Hit
 
+# Slices of a report that are told in sentences.
+_N_SLICES = 5
 # Slices shown of those that became worse, and of those that became better.
 _N_MOVED = 4
 # Change of an attribute value's share of the images, 0..1, from which it is listed.
@@ -261,29 +263,18 @@ def report_table(report: Report, title: str, n_slices: int | None = None) -> Tab
     return Table(columns, rows, title, columns[1:])
 
 
-def report_lines(report: Report, previous: Report | None = None, n_slices: int = 5) -> list[Block]:
-    """Return the overall figures and the worst slices as sentences.
-
-    What `previous` measured as well is followed by its change since then.
-    """
-    since = f" since round {previous.round}" if previous else ""
-    old_metrics = previous.metrics if previous else {}
-    old_slices = {s.key: s.accuracy for s in previous.slices} if previous else {}
-
-    def line(name: str, new: Estimate, old: Estimate | None) -> Line:
-        change = f", {new.value - old.value:+.3f}{since}" if old else ""
-        return Line(f"- {name}{estimate_text(new)}{change}")
-
+def report_lines(report: Report) -> list[Block]:
+    """Return the overall figures and the worst five slices as sentences."""
     made = "" if report.round else ", whose model has seen no generated image,"
     head = (
         f"Report of round {report.round}{made} on real {report.split} photographs (95% intervals):"
     )
     return [
         Line(head),
-        *(line(f"{name}: ", e, old_metrics.get(name)) for name, e in report.metrics.items()),
+        *(Line(f"- {name}: {estimate_text(e)}") for name, e in report.metrics.items()),
         *(
-            line(f"slice {s.key}: accuracy ", s.accuracy, old_slices.get(s.key))
-            for s in _worst_first(report)[:n_slices]
+            Line(f"- slice {s.key}: accuracy {estimate_text(s.accuracy)}")
+            for s in _worst_first(report)[:_N_SLICES]
         ),
     ]
 

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,10 +44,11 @@ Call = Callable[[Any], Any]
 """Takes an actor, calls it, and returns Ray's reference to the result."""
 
 
+@dataclass
 class RayExecutor:
     """Makes shards on a Ray cluster; a `tools.generate_batch.ShardExecutor`.
 
-    Args:
+    Attributes:
         settings: Of the cluster.
         recipe: Of the generator.
         verifier: Weighs the images.
@@ -56,19 +58,13 @@ class RayExecutor:
         on_halved: Gets the new number when a worker had no memory for so many.
     """
 
-    def __init__(
-        self,
-        settings: ComputeSettings,
-        recipe: Recipe,
-        verifier: LabelVerifier,
-        identity: str,
-        device: Literal["auto", "cpu", "cuda"] = "auto",
-        n_at_once: int | None = None,
-        on_halved: Callable[[int], None] = lambda n_at_once: None,
-    ) -> None:
-        self._settings, self._device = settings, device
-        self._recipe, self._verifier, self._identity = recipe, verifier, identity
-        self._n_at_once, self._on_halved = n_at_once, on_halved
+    settings: ComputeSettings
+    recipe: Recipe
+    verifier: LabelVerifier
+    identity: str
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    n_at_once: int | None = None
+    on_halved: Callable[[int], None] = lambda n_at_once: None
 
     def write_missing(
         self, paths: Sequence[Path], spec: ShardSpec, done: Callable[[int], None]
@@ -91,7 +87,7 @@ class RayExecutor:
         done(n_done)
         if not missing:
             return
-        ray = connect(self._settings.address)
+        ray = connect(self.settings.address)
         packed = ray.put(pack(spec))
 
         def call(number: int) -> Call:
@@ -101,9 +97,9 @@ class RayExecutor:
             nonlocal n_done
             write_bytes(paths[result.number], result.data)
             for n_at_once in result.halved:
-                if self._n_at_once is None or n_at_once < self._n_at_once:
-                    self._n_at_once = n_at_once
-                    self._on_halved(n_at_once)
+                if self.n_at_once is None or n_at_once < self.n_at_once:
+                    self.n_at_once = n_at_once
+                    self.on_halved(n_at_once)
             n_done += 1
             done(n_done)
 
@@ -117,7 +113,7 @@ class RayExecutor:
         starts = range(0, len(images), _PREDICTED_AT_ONCE)
         if len(starts) < 2:
             return tasks.build(task).predict(model, images)
-        ray = connect(self._settings.address)
+        ray = connect(self.settings.address)
         packed = ray.put(pack(model))
         parts: dict[int, NDArray[Any]] = {}
 
@@ -141,7 +137,7 @@ class RayExecutor:
 
         kind = self._kind(ray)
         # Kept as long as the actors: one that is restarted needs it again.
-        verifier = ray.put(pack(self._verifier))
+        verifier = ray.put(pack(self.verifier))
         actors = self._start_workers(ray, kind, verifier, len(calls))
         pool = ActorPool(actors)
         seen_at = time.monotonic()
@@ -155,10 +151,10 @@ class RayExecutor:
                     raise error.cause from error
                 except TimeoutError:
                     wait()
-                    if slots(ray.nodes(), kind, self._settings.cpus):
+                    if slots(ray.nodes(), kind, self.settings.cpus):
                         seen_at = time.monotonic()
                     idle_s = time.monotonic() - seen_at
-                    if idle_s > self._settings.patience_s:
+                    if idle_s > self.settings.patience_s:
                         raise ShapingError(
                             f"For {idle_s:.0f} s no node of the Ray cluster has had a device for a "
                             "worker. Start nodes, and run the same command again; finished shards "
@@ -173,7 +169,7 @@ class RayExecutor:
         except RayActorError as error:
             raise ShapingError(
                 f"Workers of the Ray cluster died over the same work after "
-                f"{self._settings.retries} retries (compute.retries): {error} Is this program "
+                f"{self.settings.retries} retries (compute.retries): {error} Is this program "
                 "installed on every node, and the memory enough (session.shard_size)? Run the same "
                 "command again; finished shards are kept."
             ) from error
@@ -186,7 +182,7 @@ class RayExecutor:
 
         verifier: Ray's reference to a packed one.
         """
-        settings = self._settings
+        settings = self.settings
         n_slots = slots(ray.nodes(), kind, settings.cpus)
         if not n_slots:
             wanted = "a GPU" if kind == "cuda" else f"{settings.cpus:g} CPU"
@@ -202,14 +198,14 @@ class RayExecutor:
             scheduling_strategy="SPREAD",
         )
         n_threads = max(1, int(settings.cpus)) if kind == "cpu" else None
-        others = (self._identity, kind, self._n_at_once, n_threads, Path.cwd())
+        others = (self.identity, kind, self.n_at_once, n_threads, Path.cwd())
         n_workers = min(n_slots, n_calls, settings.workers or n_calls)
-        return [actor.remote(self._recipe, verifier, *others) for _ in range(n_workers)]
+        return [actor.remote(self.recipe, verifier, *others) for _ in range(n_workers)]
 
     def _kind(self, ray: Any) -> Kind:
-        if self._device == "auto":
-            return "cuda" if slots(ray.nodes(), "cuda", self._settings.cpus) else "cpu"
-        return self._device
+        if self.device == "auto":
+            return "cuda" if slots(ray.nodes(), "cuda", self.settings.cpus) else "cpu"
+        return self.device
 
 
 class _RayWorker(Worker):

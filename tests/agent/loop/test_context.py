@@ -328,7 +328,6 @@ def test_reports_failures_and_verdicts_say_their_empty_case() -> None:
         plain(report_lines(empty))
         == "Report of round 1 on real feedback photographs (95% intervals):"
     )
-    assert "since" not in plain(report_lines(report(1)))
     nothing = "No slice is significantly worse than the rest."
     assert (
         plain(failure_lines([]))

@@ -7,6 +7,7 @@ conditioned on classes alone: other words of a prompt have no effect, see `undra
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,11 @@ class ClassGANOptions(Record):
     guidance_interval: Any = None
 
 
+@dataclass
 class ClassGANGenerator(CountsWords):
     """A BigGAN behind the generator protocol.
 
-    Args:
+    Attributes:
         network: On its device.
         config: Of the network.
         words: Which class a prompt names.
@@ -63,53 +65,47 @@ class ClassGANGenerator(CountsWords):
         device: A torch device.
     """
 
-    name = "class_gan"
+    network: BigGAN
+    config: BigGANConfig
+    words: ClassWords
+    image_shape: tuple[int, int, int]
+    options: ClassGANOptions
+    sha256: str
+    device: str
 
-    def __init__(
-        self,
-        network: BigGAN,
-        config: BigGANConfig,
-        words: ClassWords,
-        image_shape: tuple[int, int, int],
-        options: ClassGANOptions,
-        sha256: str,
-        device: str,
-    ) -> None:
-        self.network = network
-        self._config, self._words, self._shape = config, words, image_shape
-        self._options, self._sha256, self._device = options, sha256, device
+    name = "class_gan"
 
     @cached_property
     def identity(self) -> str:
         """Return a digest of weights, truncation, and what decides the class."""
-        options = self._options.model_dump(include={"truncation", "classes", "vocabulary"})
-        return identity_of("class_gan", [self._sha256, options, self._shape])
+        options = self.options.model_dump(include={"truncation", "classes", "vocabulary"})
+        return identity_of("class_gan", [self.sha256, options, self.image_shape])
 
     def undrawn(self, text: str) -> list[str]:
         """Return the words of a prompt that have no effect, see `tools.generators.undrawn`."""
-        return self._words.undrawn(text)
+        return self.words.undrawn(text)
 
     @torch.inference_mode()
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
         """Draw all requests; raises SettingsError before drawing for one that names no class."""
-        choices = [self._words.rows(request.text) for request in requests]
+        choices = [self.words.rows(request.text) for request in requests]
         latents, classes = [], []
         for request, rows in zip(requests, choices, strict=True):
             source = seeded_generator(request.seed, request.prompt_id, request.index)
-            latents.append(torch.randn(self._config.latent_size, generator=source))
+            latents.append(torch.randn(self.config.latent_size, generator=source))
             # Of several classes that serve one of the target, the image's generator chooses.
             classes.append(rows[int(torch.randint(len(rows), (), generator=source))])
-        z = truncated(torch.stack(latents), self._options.truncation)
-        images = self.network(z.to(self._device), torch.tensor(classes, device=self._device))
-        low, high = self._config.value_range
+        z = truncated(torch.stack(latents), self.options.truncation)
+        images = self.network(z.to(self.device), torch.tensor(classes, device=self.device))
+        low, high = self.config.value_range
         pixels = ((images - low) / (high - low) * 255).round().clamp(0, 255).byte().cpu().numpy()
         return Drawn(self._sized(pixels))
 
     def _sized(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if pixels.shape[1:] == self._shape:
+        if pixels.shape[1:] == self.image_shape:
             return pixels
         pictures = [Image.fromarray(x[0] if len(x) == 1 else x.transpose(1, 2, 0)) for x in pixels]
-        return fitted(pictures, self._shape)
+        return fitted(pictures, self.image_shape)
 
 
 def truncated(latents: torch.Tensor, threshold: float | None) -> torch.Tensor:
