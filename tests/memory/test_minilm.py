@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,17 @@ def test_vectors_have_unit_length_and_order_by_meaning(encoder: MiniLM) -> None:
     alike = vectors @ vectors.T
     assert alike[0, 1] > 0.5 > 0.2 > alike[0, 2]
     assert encoder.embed([]) == []
+
+
+def test_two_threads_that_need_the_encoder_at_once_share_one(encoder: MiniLM) -> None:
+    """A search in a chat, and the memory of a session: their imports would collide."""
+    spec = find_spec("memory.minilm")
+    assert spec is not None and spec.loader is not None
+    anew = module_from_spec(spec)
+    spec.loader.exec_module(anew)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: anew.load(), range(2))
+    assert first is second is not encoder
 
 
 def test_a_text_is_encoded_once_and_has_the_bits_of_a_new_encoder(
