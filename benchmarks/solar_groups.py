@@ -2,7 +2,7 @@
 
 The photographs of the target `elpv` that its expert was certain of. Those to learn from are of its
 split generator, which the bundled MTDM has seen: 48 of each group, a severity and a wafer at a
-brightness, but 3 of two groups, which the seed chooses, and all of three groups that have fewer
+brightness, but 4 of two groups, which the seed chooses, and all of three groups that have fewer
 than 20. Those of its other splits, which the MTDM has not seen, are divided anew by each seed: a
 third is feedback, two thirds are test.
 """
@@ -21,7 +21,7 @@ from tools.targets import SPLITS, check_split
 from tools.targets.elpv import Elpv
 from tools.targets.splits import split_groups
 
-N_RARE_GROUPS, N_COMMON, N_RARE = 2, 48, 3
+N_RARE_GROUPS, N_COMMON, N_RARE = 2, 48, 4
 SEVERITIES = ("functional", "defective")
 _ATTRIBUTES = ("severity", "wafer", "brightness")
 # Too few photographs of these are certain for them to be common, or to be measured.
