@@ -1,10 +1,11 @@
-"""Designs A and E of docs/results/protocol.md: does shaping pay where photographs are rare?
+"""Designs A, E and F of docs/results/protocol.md: does shaping pay where photographs are rare?
 
     OMP_NUM_THREADS=1 python -m benchmarks.long_tail public --home FOLDER --seeds 0-9
 
 `public`: the MTDM has seen 500 other photographs of each class. `tail`: the photographs of the
 split generator alone. `conditions`: six of 40 groups, classes in a condition, are rare, and the
-MTDM has seen 125 others of each. Run again, it goes on where it stopped. Figures of all seeds that
+MTDM has seen 125 others of each. `solar`: two groups of solar cells are rare, and the MTDM is the
+bundled one. Run again, it goes on where it stopped. Figures of all seeds that
 are complete are written to docs/results/long-tail-DESIGN.csv (by seed), -arms.csv (means) and
 -differences.csv.
 """
@@ -25,7 +26,7 @@ from agent.config.settings import Settings, load_settings
 from agent.experiments.arms import Arms
 from agent.experiments.compare import Experiment
 from agent.loop.components import Components
-from benchmarks import fashion_mnist
+from benchmarks import fashion_mnist, solar_groups
 from benchmarks.harness import command, origin
 from eval.intervals import mean_interval, seeds_needed
 from eval.report.text import estimate_text
@@ -34,12 +35,13 @@ from tools.pretraining.pretrain import pretrain
 
 PRESET = str(Path(__file__).with_name("fashion_mnist.yaml"))
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-DESIGNS = ("public", "tail", "conditions")
+SOLAR_PRESET = str(Path(__file__).with_name("solar_groups.yaml"))
+DESIGNS = ("public", "tail", "conditions", "solar")
 PLANNERS = ("audited_failure", "uniform", "count", "expected_gain")
 CONTROLS = ("real", "augment", "oversample", "logit_adjusted", "one_shot", "shuffled", "oracle")
 OF_REAL = ("real", "augment", "oversample", "logit_adjusted")
 FIGURES = ("all", "few", "many", "worst_five")
-PRIMARY = {"conditions": "few"}
+PRIMARY = {"conditions": "few", "solar": "few"}
 _SHAPING = ("audited_failure", "learning_curve", "expected_gain")
 PAIRS = (
     *((planner, other) for planner in (*_SHAPING, "uniform", "count") for other in OF_REAL),
@@ -55,6 +57,7 @@ PAIRS = (
 # An MTDM of a long tail sees its classes more evenly; elsewhere they are equal.
 _EXPONENT = {"tail": 0.5}
 _SLICES = {"conditions": "feedback.slices=[[class], [class, brightness, view]]"}
+_GROUPS = {"conditions": fashion_mnist, "solar": solar_groups}
 _EVERY = 250
 # The three classes with the fewest photographs, and with the most.
 _N_FEW = 3
@@ -74,8 +77,9 @@ class Groups(NamedTuple):
 
 def groups_of(design: str, seed: int) -> Groups:
     """Return the slices of a design: its classes, or its classes in each condition."""
-    if design == "conditions":
-        keys, n = [*fashion_mnist.group_counts(seed)], fashion_mnist.N_RARE_GROUPS
+    if design in _GROUPS:
+        made_by = _GROUPS[design]
+        keys, n = [*made_by.group_counts(seed)], made_by.N_RARE_GROUPS
         return Groups(keys, keys[-n:], keys[:-n])
     keys = [f"class={name}" for name in fashion_mnist.tail(seed)]
     return Groups(keys, keys[-_N_FEW:], keys[:_N_FEW])
@@ -196,11 +200,15 @@ def main() -> None:
     kind = f"{design}-{chosen.name}" if chosen.name else design
     by_seed: dict[int, dict[str, Figures]] = {}
     for seed in range(int(first), int(last or first) + 1):
-        source, data = _folders(design, chosen.home / "data", seed, chosen.source)
-        weights = train_generator(design, chosen.home, source)
-        if chosen.pretrain_only:
-            continue
-        settings = settings_of(design, chosen.home, data, weights, chosen.set)
+        if design == "solar":
+            places = [f"home={chosen.home}", f"target.options.seed={seed}"]
+            settings = load_settings(SOLAR_PRESET, [*places, *chosen.set])
+        else:
+            source, data = _folders(design, chosen.home / "data", seed, chosen.source)
+            weights = train_generator(design, chosen.home, source)
+            if chosen.pretrain_only:
+                continue
+            settings = settings_of(design, chosen.home, data, weights, chosen.set)
         arms = Arms(planners=tuple(planners), controls=tuple(controls))
         name = f"long-tail-{kind}-{seed:03d}"
         experiment = Experiment.open(settings, name, arms, trainings=chosen.trainings)
