@@ -264,11 +264,10 @@ def train_model(
         optimizer = torch.optim.AdamW(
             _groups(model, settings), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        n_returns = 0
+        good = _GoodWeights(model, optimizer)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: SLOWER**n_returns * _one_cycle(step / settings.steps)
+            optimizer, lambda step: SLOWER**good.n_returns * _one_cycle(step / settings.steps)
         )
-        snapshot: tuple[Any, Any] = ({}, {})
         losses: list[float] = []
         n_parts = 1
         for step in range(settings.steps):
@@ -294,23 +293,46 @@ def train_model(
             if math.isfinite(loss):
                 losses.append(loss)
                 if step % max(1, settings.steps // _N_SNAPSHOTS) == 0:
-                    snapshot = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+                    good.keep()
                 optimizer.step()
             else:
-                n_returns += 1
                 where = f"the loss is {loss} at step {step + 1} of {settings.steps}"
-                if n_returns > MAX_RETURNS or not losses:
+                if not good.restore():
                     raise ShapingError(
                         f"The training diverged: {where}. Lower the learning rate "
                         f"({settings.learning_rate:g})."
                     )
-                model.load_state_dict(snapshot[0])
-                optimizer.load_state_dict(snapshot[1])
                 warn("diverged", f"In the training {where}: back to good weights, slower.")
             schedule.step()
             progress(step + 1, settings.steps)
     last = losses[-max(1, settings.steps // 10) :]
     return model.eval(), sum(last) / len(last)
+
+
+class _GoodWeights:
+    """The last good weights of a training, with the state of its optimizer.
+
+    Attributes:
+        n_returns: How often the training has returned to them.
+    """
+
+    def __init__(self, model: Model, optimizer: torch.optim.Optimizer) -> None:
+        self.n_returns = 0
+        self._parts: Sequence[Any] = (model, optimizer)
+        self._states: list[Any] = []
+
+    def keep(self) -> None:
+        """Copy the weights as they are."""
+        self._states = [copy.deepcopy(part.state_dict()) for part in self._parts]
+
+    def restore(self) -> bool:
+        """Return to them; False where that was done `MAX_RETURNS` times, or there are none."""
+        self.n_returns += 1
+        if self.n_returns > MAX_RETURNS or not self._states:
+            return False
+        for part, state in zip(self._parts, self._states, strict=True):
+            part.load_state_dict(state)
+        return True
 
 
 def _trained_part(

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import util
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -135,6 +135,7 @@ def _read_columns(columns: Columns | str | None) -> Columns:
 def _load(path: str, given: HfOptions, cache_dir: Path) -> tuple[dict[str, Any], tuple[Path, ...]]:
     """Return the parts of a data set by the names of their splits, and the folders of its files."""
     import datasets
+    from huggingface_hub import constants
 
     datasets.disable_progress_bars()
     local = Path(path).expanduser().resolve()
@@ -148,7 +149,8 @@ def _load(path: str, given: HfOptions, cache_dir: Path) -> tuple[dict[str, Any],
                 loaded = datasets.load_dataset(
                     path, given.config, revision=given.revision, cache_dir=kept
                 )
-            root = _hub_folder(path)
+            # Where the hub's client keeps the files of a data set.
+            root = Path(constants.HF_HUB_CACHE, f"datasets--{path.replace('/', '--')}").resolve()
         elif (local / "dataset_dict.json").is_file() or (local / "state.json").is_file():
             loaded = datasets.load_from_disk(str(local))
         elif files := _parquet_files(local):
@@ -182,13 +184,6 @@ def _commit(path: str, local: Path, revision: str | None) -> str:
             f"target.options.allow_network=true to download it. Given: {revision!r}",
         )
     return revision
-
-
-def _hub_folder(path: str) -> Path:
-    """Return where the hub's client keeps the files of a data set."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE, f"datasets--{path.replace('/', '--')}").resolve()
 
 
 @contextmanager
@@ -241,24 +236,20 @@ def _parquet_files(local: Path) -> dict[str, list[str]]:
     return parts
 
 
-def _items(
-    part_name: str,
-    part: Any,
-    wanted: Columns,
-    roots: Sequence[Path],
-    class_cells: ClassCells,
-    report: ValidationReport,
-) -> Iterator[Item]:
-    """Yield the rows of a part of a data set.
+class _Layout(NamedTuple):
+    """Which columns of a data set hold what; split, group, label: None where there is none."""
 
-    Args:
-        part_name: Of its split.
-        part: A `datasets.Dataset`.
-        wanted: Columns by kind, as the user names them.
-        roots: Folders that may hold its files.
-        class_cells: Reads the classes that are given as text, not by a list of names.
-        report: Takes what is left out.
-    """
+    image: str
+    label: str | None
+    pixels: Mapping[str, str]
+    split: str | None
+    group: str | None
+    attributes: Sequence[str]
+    unread: Sequence[str]
+
+
+def _layout(part: Any, wanted: Columns) -> _Layout:
+    """Find columns, those that the user names and the usual ones; raises DataError without."""
     import datasets
 
     features = part.features
@@ -280,21 +271,54 @@ def _items(
     if label in pictures:
         column_of["segmentation"], label = column_of["segmentation"] or label, None
     pixels = {kind: column for kind in LABEL_NAMES if (column := column_of[kind])}
-    for column in pictures:  # also those not read: decoding opens any path
-        part = part.cast_column(column, datasets.Image(decode=False))
-    plain_part = part.remove_columns([image, *pixels.values()])
     if not label and not pixels:
         others = [name for name in features if name != image and not name.startswith("__")]
-        likely = _likely_label(part, others)
+        likely = _likely_label(_undecoded(part), others)
         raise refusal("hf-no-labels", columns=", ".join(features), likely=likely)
-    class_names = _names_of(features[label]) if label else ()
-    class_cell_of = _class_cells(class_names, report) if label and not pixels else None
     attributes = wanted.get("attributes") or [c for c in USUAL["attributes"] if c in features]
     attributes = [attributes] if isinstance(attributes, str) else attributes
-    read = {image, *pixels.values(), column_of["split"], column_of["group"], *attributes}
+    split, group = column_of["split"], column_of["group"]
+    read = {image, *pixels.values(), split, group, *attributes}
     unread = [c for c in features if c not in read and (pixels or c != label)]
-    if unread and not report.has_warning("hf-unread-columns"):  # once for all parts
-        report.warn("hf-unread-columns", *unread)
+    return _Layout(image, label, pixels, split, group, attributes, unread)
+
+
+def _undecoded(part: Any) -> Any:
+    """Return a part whose pictures are not decoded when a row is read, which opens any path."""
+    import datasets
+
+    for column, feature in part.features.items():
+        if isinstance(feature, datasets.Image):
+            part = part.cast_column(column, datasets.Image(decode=False))
+    return part
+
+
+def _items(
+    part_name: str,
+    part: Any,
+    wanted: Columns,
+    roots: Sequence[Path],
+    class_cells: ClassCells,
+    report: ValidationReport,
+) -> Iterator[Item]:
+    """Yield the rows of a part of a data set.
+
+    Args:
+        part_name: Of its split.
+        part: A `datasets.Dataset`.
+        wanted: Columns by kind, as the user names them.
+        roots: Folders that may hold its files.
+        class_cells: Reads the classes that are given as text, not by a list of names.
+        report: Takes what is left out.
+    """
+    layout, features = _layout(part, wanted), part.features
+    label, pixels = layout.label, layout.pixels
+    class_names = _names_of(features[label]) if label else ()
+    class_cell_of = _class_cells(class_names, report) if label and not pixels else None
+    if layout.unread and not report.has_warning("hf-unread-columns"):  # once for all parts
+        report.warn("hf-unread-columns", *layout.unread)
+    part = _undecoded(part)
+    plain_part = part.remove_columns([layout.image, *pixels.values()])
     # A data set of pictures alone has no columns left.
     rows = plain_part if plain_part.column_names else ({} for _ in range(len(part)))
     for row, values in enumerate(rows):
@@ -310,16 +334,16 @@ def _items(
             if not class_name:
                 report.warn("hf-no-label", name)
                 continue
-        split = (_cell(values.get(column_of["split"] or "")) or part_name).lower()
+        split = (_cell(values.get(layout.split or "")) or part_name).lower()
         if split and split not in (*SPLIT_NAMES, _UNNAMED):
             report.warn("hf-unknown-split", split)
         yield Item(
             name,
-            partial(_content, part, row, image, roots),
+            partial(_content, part, row, layout.image, roots),
             class_name,
             SPLIT_NAMES.get(split),
-            _cell(values.get(column_of["group"] or "")) or None,
-            _attributes(values, attributes, features),
+            _cell(values.get(layout.group or "")) or None,
+            _attributes(values, layout.attributes, features),
             {
                 kind: partial(_content, part, row, column, roots)
                 for kind, column in pixels.items()

@@ -13,6 +13,8 @@ from agent.cli.commands import options
 from agent.cli.commands.common import console, resolve, say, say_table
 
 if TYPE_CHECKING:
+    from agent.experiments.compare import Experiment
+    from agent.loop.components import Components
     from eval.report.compare import Comparison
     from memory.records import Estimate
 
@@ -62,10 +64,8 @@ def compare(
     from agent.experiments.arms import Arms
     from agent.experiments.compare import SMALL, Experiment
     from agent.loop.components import Components
-    from agent.loop.observer import counted
     from agent.session import data_manifest
     from eval.compare import N_PILOT, ORACLE, REFERENCE
-    from eval.report.text import duration
 
     if pilot:
         planners, controls, brains, seeds = REFERENCE, ORACLE, "", N_PILOT
@@ -81,24 +81,31 @@ def compare(
     path, folder = settings.target.path, experiment.folder
     data_manifest.check_folder(folder, path, components.target, f"the comparison {name!r}")
     experiment.check(components)
-    with counted(console(), "training what audits images", "steps") as report:
-        components.train_judge(report)
-    say("Measuring how long a training and an image take ...")
-    left = experiment.estimate(components, seeds)
-    say(
-        f"{len(arms.names())} arms, {seeds} seeds: at most {left.n_trainings} trainings of "
-        f"{left.train_s:.1f} s and {left.n_images} images of {left.image_s:.2f} s, which takes "
-        f"{duration(left.seconds / jobs)} with --jobs {jobs}. Stop it at any time; the same "
-        "command goes on."
-    )
-    total = seeds * len(arms.names())
-    with counted(console(), "done", "arms") as report:
-        report(0, total)
-        experiment.run(range(seeds), jobs, lambda done: report(done, total))
+    _run(experiment, components, seeds, jobs)
     page, comparison = experiment.write_results(_command(sys.argv[1:]))
     _print(comparison, pilot, seeds)
     say(f"Page: {page}")
     say(f"Tables: {page.with_suffix('.csv')}, {page.with_name('compare-slices.csv')}")
+
+
+def _run(experiment: Experiment, components: Components, seeds: int, jobs: int) -> None:
+    """Print an estimate, and run all arms."""
+    from agent.loop.observer import counted
+    from eval.report.text import duration
+
+    with counted(console(), "training what audits images", "steps") as report:
+        components.train_judge(report)
+    say("Measuring how long a training and an image take ...")
+    left, n_arms = experiment.estimate(components, seeds), len(experiment.arms.names())
+    say(
+        f"{n_arms} arms, {seeds} seeds: at most {left.n_trainings} trainings of "
+        f"{left.train_s:.1f} s and {left.n_images} images of {left.image_s:.2f} s, which takes "
+        f"{duration(left.seconds / jobs)} with --jobs {jobs}. Stop it at any time; the same "
+        "command goes on."
+    )
+    with counted(console(), "done", "arms") as report:
+        report(0, seeds * n_arms)
+        experiment.run(range(seeds), jobs, lambda done: report(done, seeds * n_arms))
 
 
 def _print(comparison: Comparison, pilot: bool, seeds: int) -> None:

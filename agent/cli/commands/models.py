@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +15,9 @@ from agent.cli.commands.common import console, resolve, say, say_table
 from memory.errors import SettingsError, WeightsError, some
 
 if TYPE_CHECKING:
+    from agent.loop.components import Components
     from eval.copies import Copies
+    from tools.settings import LoraSettings
     from tools.targets import Target
 
 # Below this share of what holds for images of the data, more steps are the first thing to try.
@@ -83,18 +85,10 @@ def pretrain(
         def show(step: int, loss: float, seconds: float) -> None:
             report(step, chosen.steps, f"loss {loss:.4f}")
 
-        if from_ is not None:
-            from tools.generators.text2image.model_options import ModelOptions
-            from tools.plugins import read_options
-            from tools.pretraining.joint import pretrain_joint
-            from tools.pretraining.lora import pretrain_lora
-
-            given = {**settings.generator.options, "weights": from_}
-            chosen_model = read_options("generator.options", ModelOptions, given)
-            begin = pretrain_lora if lora_only else pretrain_joint
-            made = begin(source, chosen_model, chosen, folder, device, show)
-        else:
+        if from_ is None:
             train(source, settings.pretrain, folder, device, show)
+        else:
+            made = _fine_tune(from_, components, chosen, folder, show)
     if from_ is not None:
         product = "adapter" if lora_only else "joint"
         console().print_json((made / f"{product}.json").read_text("utf-8"))
@@ -114,6 +108,28 @@ def pretrain(
         for text in set_ or []:
             words += ["--set", text] if text.startswith("target.") else []
         say(f"Next: {shlex.join(words)}")
+
+
+def _fine_tune(
+    model: str,
+    components: Components,
+    chosen: LoraSettings,
+    folder: Path,
+    show: Callable[[int, float, float], None],
+) -> Path:
+    """Train a text-to-image model of others, with its labels or as a LoRA; return what it made."""
+    from tools.generators.text2image.model_options import ModelOptions
+    from tools.plugins import read_options
+    from tools.pretraining.joint import pretrain_joint
+    from tools.pretraining.lora import pretrain_lora
+    from tools.settings import JointSettings
+
+    given = {**components.settings.generator.options, "weights": model}
+    options = read_options("generator.options", ModelOptions, given)
+    source, device = components.pretrain_target, components.device
+    if isinstance(chosen, JointSettings):
+        return pretrain_joint(source, options, chosen, folder, device, show)
+    return pretrain_lora(source, options, chosen, folder, device, show)
 
 
 def _record_data(folder: Path, source: Target, steps: int) -> None:
