@@ -38,7 +38,7 @@ from memory.items import Hit, MemoryItem
 from memory.records import Failure, Plan, PromptSpec, Report, Round, Training, digest
 from prompts.vocabulary import Vocabulary
 from tools.data.jobs import round_folder, shards_of, write_missing
-from tools.data.samples import Samples, concatenate
+from tools.data.samples import Pool as Images
 from tools.data.selected import choices, read_choice
 from tools.data.shards import write_shard
 from tools.data.stored_images import contents
@@ -136,13 +136,13 @@ class PoolShards:
                 for prompt in past.plan.prompts:
                     taken[cell_of(prompt)] += prompt.count
         prompts: dict[str, PromptSpec] = {p.id: p for piece in spec.pieces for p, _ in piece}
-        samples = concatenate(self.pool.take([*prompts.values()], taken, spec.critic))
+        images = self.pool.take([*prompts.values()], taken, spec.critic)
         starts = [0, *accumulate(map(len, spec.pieces))]
 
         def make(number: int) -> bytes:
             piece = spec.pieces[number]
             return write_shard(
-                samples.take(range(starts[number], starts[number + 1])),
+                images.take(range(starts[number], starts[number + 1])),
                 [prompt.text for prompt, _ in piece],
                 [prompt.id for prompt, _ in piece],
                 [index for _, index in piece],
@@ -324,26 +324,22 @@ def _run_session(
 
 def fit(
     components: Components,
-    images: Samples | None,
+    samples: Images,
     seed: int,
-    *,
-    photographs: Samples | None = None,
+    is_real: NDArray[np.bool_] | None = None,
     **changes: object,
 ) -> Dstm:
     """Train a DSTM from scratch, without a session.
 
     Args:
         components: Give settings, task and classes.
-        images: Generated images that it is trained on, if any.
+        samples: Images that it is trained on.
         seed: Of the training.
-        photographs: That it is trained on, if any.
+        is_real: Which of them are photographs, (n,); None: none.
         changes: Other settings of the training.
     """
     settings = components.dstm.model_copy(update={"seed": seed, **changes})
     n_classes = len(components.label_names)
-    parts = [part for part in (images, photographs) if part is not None]
-    samples = concatenate(parts)
-    is_real = np.arange(len(samples)) >= (0 if images is None else len(images))
     task, device = components.task, components.device
     model, _ = train_model(samples, task, n_classes, settings, device, is_real=is_real)
     return Dstm(model, components.task, settings)

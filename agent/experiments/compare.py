@@ -286,7 +286,7 @@ class Experiment:
                 weights[members] += 1 / len(members)
             samples = replace(samples, weights=weights)
         fitted = [
-            fit(components, None, of_training, photographs=samples, **changes)
+            fit(components, samples, of_training, np.ones(len(samples), bool), **changes)
             for of_training in seeds_of_trainings(seed, self.trainings)
         ]
         feedback = report(components, fitted[0], "feedback")[0]

@@ -14,8 +14,9 @@ from agent.loop.components import Components
 from agent.planners import AttributeDistribution
 from memory.files import write_bytes
 from memory.records import PromptSpec, Share, digest
-from tools.data.samples import Dense, Samples, concatenate
-from tools.data.shards import read_shards, write_shard
+from tools.data.samples import Dense, Samples
+from tools.data.shards import write_shard
+from tools.data.stored_images import StoredImages
 from tools.diffusion.guidance import Critic
 from tools.generate_batch import draw
 
@@ -37,56 +38,50 @@ class Pool:
         self.seed, self.broken = seed, broken
         self._components, self._folder = components, folder
         self._size = components.settings.session.images_per_prompt
-        self._drawn: dict[str, Samples] = {}
 
     def take(
         self, prompts: Sequence[PromptSpec], taken: Counter[str], critic: Critic | None = None
-    ) -> list[Samples]:
-        """Return the images of every prompt.
+    ) -> StoredImages:
+        """Return the images of all prompts, in order; they are read when they are taken.
 
         Args:
             prompts: What is asked for; their texts are not read.
             taken: How many images of each cell are used; counted on.
             critic: Pulls the images of prompts with a pull, which have ids of their own.
         """
+        pieces: dict[tuple[str, str], PromptSpec] = {}
         places = []
         for prompt in prompts:
             cell = cell_of(prompt)
             pulled = f"-{digest([critic.sha256, prompt.pull])}" if critic and prompt.pull else ""
-            numbers = range(taken[cell], taken[cell] + prompt.count)
+            for number in range(taken[cell], taken[cell] + prompt.count):
+                piece = (f"{cell}-{number // self._size:03d}", pulled)
+                pieces[piece] = prompt
+                places.append((piece, number % self._size))
             taken[cell] += prompt.count
-            of_prompt = [(f"{cell}-{i // self._size:03d}", pulled, i % self._size) for i in numbers]
-            places.append((prompt, of_prompt))
-        self._draw({(name, pulled): p for p, of in places for name, pulled, _ in of}, critic)
-        return [
-            concatenate([self._drawn[name + pulled].take([i]) for name, pulled, i in of_prompt])
-            for _, of_prompt in places
-        ]
+        self._draw(pieces, critic)
+        starts = {piece: i * self._size for i, piece in enumerate(pieces)}
+        images = StoredImages([self._path(*piece) for piece in pieces])
+        return images.only([starts[piece] + index for piece, index in places])
 
     def _draw(self, pieces: Mapping[tuple[str, str], PromptSpec], critic: Critic | None) -> None:
-        """Load or draw pieces: `images_per_prompt` images of one cell each.
+        """Draw the pieces that are not there: `images_per_prompt` images of one cell each.
 
         The first name of a piece decides its words and its noise, the second what pulled it, if
         anything did.
         """
-        missing = []
-        for (name, pulled), prompt in pieces.items():
-            path = self._path(name, pulled)
-            if name + pulled in self._drawn:
-                continue
-            if path.exists():
-                self._drawn[name + pulled] = read_shards([path]).samples
-            else:
-                missing.append((self._spec(name, prompt), pulled))
+        missing = [
+            (self._spec(name, prompt), pulled)
+            for (name, pulled), prompt in pieces.items()
+            if not self._path(name, pulled).exists()
+        ]
         size = max(1, self._components.settings.session.shard_size // self._size)
         for start in range(0, len(missing), size):
             part = missing[start : start + size]
             made = self._make([prompt for prompt, _ in part], critic)
             for (prompt, pulled), samples in zip(part, made, strict=True):
-                renamed = replace(samples, ids=[name + pulled for name in samples.ids])
-                self._drawn[prompt.id + pulled] = renamed
                 data = write_shard(
-                    renamed,
+                    replace(samples, ids=[name + pulled for name in samples.ids]),
                     [prompt.text] * self._size,
                     [prompt.id + pulled] * self._size,
                     range(self._size),

@@ -22,8 +22,7 @@ from agent.loop.components import Components
 from memory.errors import SettingsError, unknown
 from memory.records import Estimate, Plan, Round, Training
 from tools.data.jobs import shards_of
-from tools.data.samples import Samples, concatenate
-from tools.data.shards import read_shards
+from tools.data.stored_images import StoredImages, contents
 
 # A plan of which the pools hold less is not scored.
 LEAST_HELD = 0.8
@@ -73,32 +72,31 @@ class Pools:
 
     def score(self, plan: Plan, past: Sequence[Round]) -> Scored:
         """Return what a plan would have scored after the session's rounds `past`."""
-        samples, held = self.fill(plan)
-        if samples is None or held < LEAST_HELD:
+        pieces, held = self.fill(plan)
+        if not pieces or held < LEAST_HELD:
             return Scored(held, None)
-        shards = shards_of(self._session, (r for r in past if r.number < plan.round))
-        before = [read_shards(shards).samples] if shards else []
         components = self._components
-        settings = components.settings
-        _, real = components.learnt_from(shards)
-        images = [*before, samples] if settings.dstm.train_on != "real" else []
+        before = shards_of(self._session, (r for r in past if r.number < plan.round))
+        images = StoredImages(*components.learnt_from([*before, *pieces]))
+        unused = {name for path, n in pieces.items() for name in contents(path).ids[n:]}
+        images = images.only([row for row, name in enumerate(images.ids) if name not in unused])
         dstm = fit(
             components,
-            concatenate(images) if images else None,
-            settings.session.seed,
-            photographs=read_shards(real).samples if real else None,
+            images,
+            components.settings.session.seed,
+            images.is_real,
             synthetic_share=components.dstm_of(_last_training(past), 0).synthetic_share,
         )
         measured, _ = report(self._components, dstm, "feedback", plan.round)
         return Scored(held, measured.metrics[measured.main_metric])
 
-    def fill(self, plan: Plan) -> tuple[Samples | None, float]:
-        """Return the images of a plan that the pools hold, each used once, and their share, 0..1.
+    def fill(self, plan: Plan) -> tuple[dict[Path, int], float]:
+        """Return the pieces of the pools that a plan uses, and the share of its images, 0..1.
 
-        The share is relative to what the plan asks for.
+        Of each piece it is said how many of its first images are used.
         """
         taken: Counter[str] = Counter()
-        parts: list[Samples] = []
+        pieces: dict[Path, int] = {}
         for prompt in plan.prompts:
             cell = cell_of(prompt)
             left = prompt.count
@@ -106,13 +104,10 @@ class Pools:
             for path in paths[taken[cell] :]:
                 if left <= 0:
                     break
-                samples = read_shards([path]).samples
-                parts.append(samples.take(range(min(left, len(samples)))))
-                left -= len(samples)
+                pieces[path] = min(left, len(contents(path).ids))
+                left -= pieces[path]
                 taken[cell] += 1
-        n_images = sum(len(part) for part in parts)
-        held = n_images / plan.n_images if plan.n_images else 0.0
-        return concatenate(parts) if parts else None, held
+        return pieces, sum(pieces.values()) / plan.n_images if plan.n_images else 0.0
 
 
 def _last_training(past: Sequence[Round]) -> Training | None:

@@ -7,11 +7,11 @@ pixels of earlier rounds than its batches need, and holds no more than `KEPT_BYT
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import compress
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -128,18 +128,27 @@ class StoredImages:
         self.prompt_ids: Sequence[str] = [name for part in parts for name in part.prompt_ids]
         if chosen and (names := left_out(shards)):
             is_chosen = np.array([name not in names for name in self.ids])
-            kept = is_chosen | self.is_real
-            self.ids, self.prompt_ids = (
-                list(compress(names, kept)) for names in (self.ids, self.prompt_ids)
-            )
-            self._owner, self._row = self._owner[kept], self._row[kept]
-            self.classes, self.weights = self.classes[kept], self.weights[kept]
-            self.is_real = self.is_real[kept]
+            self._keep(np.flatnonzero(is_chosen | self.is_real))
         self._tables = _LastUsed[pa.Table](KEPT_BYTES, lambda table: int(table.nbytes))
         self._decoded = _LastUsed[Samples](KEPT_BYTES, _n_bytes)
 
     def __len__(self) -> int:
         return len(self.classes)
+
+    def only(self, rows: Sequence[int] | NDArray[np.int64]) -> StoredImages:
+        """Return the images in `rows` alone, in that order."""
+        some = copy.copy(self)
+        some._keep(np.asarray(rows, dtype=np.int64))
+        some._decoded = _LastUsed[Samples](KEPT_BYTES, _n_bytes)
+        return some
+
+    def _keep(self, rows: NDArray[np.int64]) -> None:
+        self.ids, self.prompt_ids = (
+            [names[row] for row in rows] for names in (self.ids, self.prompt_ids)
+        )
+        self._owner, self._row = self._owner[rows], self._row[rows]
+        self.classes, self.weights = self.classes[rows], self.weights[rows]
+        self.is_real = self.is_real[rows]
 
     def take(self, index: Sequence[int] | NDArray[np.int64]) -> Samples:
         """Return the samples at `index`, in that order."""

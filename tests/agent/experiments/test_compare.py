@@ -28,6 +28,8 @@ from memory.files import write_json
 from memory.records import Plan, PromptSpec, Round
 from tests.agent.quick import TOY, toy_settings
 from tests.factories import report, slice_score
+from tools.data.samples import Samples
+from tools.data.stored_images import StoredImages
 from tools.diffusion.weights import new_pipeline
 
 ARMS = Arms(
@@ -51,6 +53,10 @@ def prompt(severity: str, count: int, **attributes: str) -> PromptSpec:
     )
 
 
+def everything(images: StoredImages) -> Samples:
+    return images.take(range(len(images)))
+
+
 @pytest.fixture
 def components(settings: Settings) -> Components:
     audit = settings.audit.model_copy(update={"method": "none"})
@@ -62,15 +68,17 @@ def test_arms_draw_the_same_images_of_a_cell_and_none_twice(
 ) -> None:
     pool = Pool(components, tmp_path, 0, [])
     first, second = Counter[str](), Counter[str]()
-    (one,) = pool.take([prompt("defective", 3)], first)
-    (more,) = pool.take([prompt("defective", 3)], first)
+    one = everything(pool.take([prompt("defective", 3)], first))
+    more = everything(pool.take([prompt("defective", 3)], first))
     assert len({*one.ids, *more.ids}) == 6
-    again = pool.take([prompt("functional", 1), prompt("defective", 6)], second)[1]
+    both = pool.take([prompt("functional", 1), prompt("defective", 6)], second)
+    again = everything(both).take(range(1, 7))
     assert [*one.ids, *more.ids] == list(again.ids)
     assert (np.concatenate([one.images, more.images]) == again.images).all()
     files = sorted(path.name for path in tmp_path.iterdir())
     # From the disk, too.
-    other = Pool(components, tmp_path, 0, []).take([prompt("defective", 6)], Counter())[0]
+    stored = Pool(components, tmp_path, 0, []).take([prompt("defective", 6)], Counter())
+    other = everything(stored)
     assert (other.images == again.images).all()
     assert files == sorted(path.name for path in tmp_path.iterdir())
 
@@ -80,7 +88,7 @@ def test_a_broken_cell_draws_another_class_under_the_same_label(
 ) -> None:
     def dark(samples_of: list[dict[str, str]]) -> float:
         pool = Pool(components, tmp_path / str(len(samples_of)), 0, samples_of)
-        (drawn,) = pool.take([prompt("functional", 24, dark_area="none")], Counter())
+        drawn = everything(pool.take([prompt("functional", 24, dark_area="none")], Counter()))
         assert set(drawn.classes) == {0}
         assert all(a["severity"] == "functional" for a in drawn.attributes)
         return float(np.mean([(image < 60).any() for image in drawn.images]))
@@ -98,9 +106,9 @@ def test_a_broken_cell_of_streets_has_the_labels_of_another_scene(tmp_path: Path
         attributes={"light": "night", "weather": "clear"},
         count=4,
     )
-    (sound,) = Pool(components, tmp_path / "sound", 0, []).take([asked], Counter())
-    (broken,) = Pool(components, tmp_path / "broken", 0, [{"light": "night"}]).take(
-        [asked], Counter()
+    sound, broken = (
+        everything(Pool(components, tmp_path / name, 0, cells).take([asked], Counter()))
+        for name, cells in (("sound", []), ("broken", [{"light": "night"}]))
     )
     assert (sound.images == broken.images).all()
     agreeing = sound.labels["segmentation"] == broken.labels["segmentation"]

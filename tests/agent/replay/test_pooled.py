@@ -21,6 +21,7 @@ from memory.errors import SettingsError
 from memory.journal import read_events, rounds
 from memory.records import Plan
 from tests.agent.quick import toy_settings
+from tools.data.stored_images import StoredImages
 
 OF_SESSION = ("brain=policy:uniform", "session.name=past", "limits.disk_reserve_gb=0")
 
@@ -51,14 +52,18 @@ def test_a_plan_is_filled_from_all_pools_and_no_image_is_used_twice(settings: Se
     plan = recorded(settings)[0]
     prompt = plan.prompts[0].model_copy(update={"count": 3})
     pools = pools_of(settings)
-    samples, held = pools.fill(plan.model_copy(update={"prompts": (prompt,)}))
-    assert held == 1 and samples is not None
-    assert len({image.tobytes() for image in samples.images}) == 3
-    assert set(samples.classes) == {0 if prompt.class_name == "functional" else 1}
+    pieces, held = pools.fill(plan.model_copy(update={"prompts": (prompt,)}))
+    assert held == 1 and sum(pieces.values()) == 3
+    images = StoredImages([*pieces])
+    assert len(pieces) == 2 and len(images) == 4
+    assert len({image.tobytes() for image in images.take(range(4)).images}) == 4
+    assert set(images.classes) == {0 if prompt.class_name == "functional" else 1}
     many = prompt.model_copy(update={"count": 500})
-    samples, held = pools.fill(plan.model_copy(update={"prompts": (many,)}))
-    assert 0 < held < 1 and samples is not None
-    assert max(Counter(image.tobytes() for image in samples.images).values()) == 1
+    pieces, held = pools.fill(plan.model_copy(update={"prompts": (many,)}))
+    assert 0 < held < 1
+    images = StoredImages([*pieces])
+    drawn = images.take(range(len(images))).images
+    assert max(Counter(image.tobytes() for image in drawn).values()) == 1
     assert pools.score(plan.model_copy(update={"prompts": (many,)}), []).score is None
 
 

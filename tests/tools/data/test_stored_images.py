@@ -79,6 +79,16 @@ def test_what_a_selection_left_out_is_not_there(tmp_path: Path) -> None:
     assert len(stored) == 6
 
 
+def test_some_of_the_images_are_read_in_the_order_asked_for(tmp_path: Path) -> None:
+    shards = [shard(tmp_path, number, dense=True) for number in range(3)]
+    stored, whole = StoredImages(shards), read_shards(shards).samples
+    some = stored.only([9, 2, 4])
+    same(stored.take([0]), whole.take([0]))
+    same(some.take([0, 1, 2]), whole.take([9, 2, 4]))
+    assert some.ids == [whole.ids[row] for row in (9, 2, 4)]
+    np.testing.assert_array_equal(some.classes, whole.classes[[9, 2, 4]])
+
+
 def test_a_training_reads_the_shards_that_it_draws_from(tmp_path: Path) -> None:
     shards = [shard(tmp_path, number) for number in range(40)]
     stored = StoredImages(shards)
