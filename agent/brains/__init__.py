@@ -10,7 +10,9 @@ A brain file has a function `build(argument, context)`, which returns a chat mod
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +28,7 @@ from agent.config.settings import LLMSettings
 from agent.planners import AttributeDistribution, Observation
 from memory.errors import BrainError, SettingsError, ShapingError
 from prompts.vocabulary import Vocabulary
-from tools.plugins import load
+from tools.plugins import load, names
 
 Mode = Literal["native", "json"]
 
@@ -135,6 +137,8 @@ class _Retries(BaseCallbackHandler):
 def build(spec: str, context: BrainContext) -> Brain:
     """Build the brain KIND:ARGUMENT; raises SettingsError that names the known kinds."""
     kind, _, argument = spec.partition(":")
+    if kind not in (known := names("agent.brains")):
+        raise SettingsError(f"Unknown brain {spec!r}. {_near(spec)} Kinds: {', '.join(known)}.")
     try:
         built: BaseChatModel | Brain = load("agent.brains", kind)(argument, context)
     except ShapingError:
@@ -150,6 +154,21 @@ def build(spec: str, context: BrainContext) -> Brain:
     if isinstance(built, BaseChatModel):
         return ChatBrain(built, context.llm.cool_down_s)
     return built
+
+
+def _near(spec: str) -> str:
+    """Return what brain a name may mean that is none: the kind misspelt, or left out."""
+    first, _, argument = re.sub(r"[/ ]+", ":", spec.strip(), count=1).partition(":")
+    kinds = [kind for kind in names("agent.brains") if kind != "recorded"]
+    meant = difflib.get_close_matches(first.lower().replace("-", ""), kinds, 1, 0.8)
+    if meant and argument:
+        return f"Did you mean {meant[0]}:{argument}?"
+    if planner := difflib.get_close_matches(spec.lower(), names("agent.planners"), 1, 0.75):
+        return f"Did you mean {_PLANNERS}:{planner[0]}?"
+    return (
+        f"If {spec!r} is a language model: openai:{spec} for OpenAI or a server that is compatible "
+        f"with it, ollama:{spec} for Ollama. Without one: {_PLANNERS}:audited_failure."
+    )
 
 
 def planner_of(brain: str) -> str | None:

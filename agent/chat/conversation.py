@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partialmethod
 
 from agent.chat.agreement import says_command, says_preference
 from agent.chat.assistant import ChatAssistant
@@ -29,7 +31,8 @@ from agent.loop.proposals import Proposals
 from agent.planners import PlanDraft
 from agent.session.limits import HOUR_S
 from agent.steering.arguments import number_of, unquoted, whole_number
-from agent.steering.grammar import MAX_CHARS, ParseResult, parse
+from agent.steering.clauses import parse
+from agent.steering.grammar import MAX_CHARS, ParseResult
 from agent.steering.preferences import (
     Addition,
     Preference,
@@ -50,12 +53,6 @@ _ANSWERED = (
     '"show me ...". A language model as the brain (--brain) answers freely.'
 )
 
-# Commands that methods of `Queries` answer.
-_QUERIES = (
-    "status", "failures", "show", "plan", "baseline", "worth", "classes", "data",
-    "changes", "memory", "why", "help",
-)  # fmt: skip
-
 
 class Conversation:
     """One person, one live session."""
@@ -68,26 +65,9 @@ class Conversation:
         self._assistant = ChatAssistant(live, self._overview, self._queries)
         self._done: tuple[str, list[str]] | None = None
         self._proposed: Callable[[], list[Block]] | None = None
-        preferences = self._preferences
         self._commands: dict[str, Callable[[str], list[Block]]] = {
-            **{name: getattr(self._queries, name) for name in _QUERIES},
-            "approve": self._approve,
-            "edit": self._edit,
-            "reject": self._reject,
-            "add": self._add,
-            "focus": lambda text: self._prefer("focus", text),
-            "avoid": lambda text: self._prefer("avoid", text),
-            "forget": preferences.forget,
-            "back": lambda text: preferences.back(),
-            "budget": self._budget,
-            "synthetic": self._synthetic,
-            "last": self._last,
-            "pause": self._pause,
-            "continue": self._continue,
-            "stop": self._stop,
-            "undo": self._undo,
-            "fork": self._fork,
-            "report": self._report,
+            name: getattr(self, f"_{name}", None) or getattr(self._queries, name)
+            for name in COMMANDS
         }
 
     @property
@@ -206,7 +186,7 @@ class Conversation:
         if changes == "never" or (changes == "arguments" and not arguments):
             return self._line(f"/{command}")
         if says_command(line, command):
-            return [Line(f"Understood: /{command}", "dim"), *self._line(f"/{command}")]
+            return self._run(command)
         return self._propose(f"/{command}", lambda: self._line(f"/{command}"))
 
     def _meant(self, preferences: Sequence[Preference], line: str) -> list[Block]:
@@ -230,9 +210,11 @@ class Conversation:
         """Do what plain words mean to the grammar."""
         if result.command == "approve" and self.live.question is None:
             return [Line("Nothing waits for your approval.")]
-        if result.command:
-            understood = Line(f"Understood: /{result.command}", "dim")
-            return [understood, *self._command(result.command)]
+        if result.command or (result.beside and result.is_exact):
+            rest = replace(result, command=None, beside=())
+            blocks = self._run(result.command) if result.command else []
+            blocks += self._parsed(line, rest) if rest.is_exact else []
+            return blocks + [block for name in result.beside for block in self._run(name)]
         if result.vague:
             return [Line(which_data(self._overview))]
         if result.question and result.named:
@@ -244,6 +226,9 @@ class Conversation:
         taken = [p for p in self._preferences.active() if p.id not in earlier]
         return blocks + not_taken(result, self._overview, taken)
 
+    def _run(self, command: str) -> list[Block]:
+        return [Line(f"Understood: /{command}", "dim"), *self._line(f"/{command}")]
+
     def _take(self, preferences: Sequence[Preference], line: str) -> list[Block]:
         """Take preferences up; they hold from the next plan on."""
         earlier = self._preferences.ids()
@@ -251,7 +236,8 @@ class Conversation:
         question = self.live.question
         is_new = any(name not in earlier for name in self._preferences.ids())
         if is_new and question is not None and question.kind == "plan":
-            blocks.append(Line("The plan that waits was made before; /reject has it made again."))
+            text = "The plan that waits was made before; /approve accepts it as it is"
+            blocks.append(Line(f"{text}, /reject has it made again."))
         return blocks
 
     # -- commands --------------------------------------------------------------------------------
@@ -266,10 +252,12 @@ class Conversation:
         self._pending()
         result = parse(text, self._overview.lexicon)
         blocks = self._preferences.take_all(result.preferences, text)
-        if text and not result.command and not self._assistant.available:
+        if not (not text or result.command or result.is_exact or self._assistant.available):
             blocks += not_taken(result, self._overview)
         self.live.answer(ApprovalDecision(verdict="reject", text=text))
-        return [*blocks, Line("Rejected; it is planned again.", "good")]
+        blocks.append(Line("Rejected; it is planned again.", "good"))
+        commands = result.beside if result.is_exact and not result.command else ()
+        return blocks + [block for command in commands for block in self._run(command)]
 
     def _edit(self, text: str) -> list[Block]:
         question, plan = self._pending()
@@ -306,6 +294,15 @@ class Conversation:
             result = ParseResult(partial=(preference,), unknown=tuple(unknown_words))
             return not_taken(result, self._overview)
         return self._take([preference], text)
+
+    _focus = partialmethod(_prefer, "focus")
+    _avoid = partialmethod(_prefer, "avoid")
+
+    def _forget(self, text: str) -> list[Block]:
+        return self._preferences.forget(text)
+
+    def _back(self, text: str) -> list[Block]:
+        return self._preferences.back()
 
     def _synthetic(self, text: str) -> list[Block]:
         dstm, past = self.live.session.settings.dstm, self._overview.rounds()

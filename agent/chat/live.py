@@ -289,7 +289,7 @@ class LiveSession:
 
     def _settled(self) -> bool:
         state = self._progress.state
-        if self._after_stop is not None and not self._after_round:
+        if self._after_stop is not None and (not self._after_round or state in _AT_REST):
             return False
         if state == "waiting":
             # With a clock it goes on by itself.

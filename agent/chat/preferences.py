@@ -21,6 +21,7 @@ from agent.steering.preferences import (
     active_preferences,
     additions,
     effects,
+    opposed,
 )
 from agent.steering.steer import drawable, possible
 from eval.report.blocks import Block, Line
@@ -78,7 +79,13 @@ class PreferenceStore:
     def take_all(self, preferences: Sequence[Preference], text: str) -> list[Block]:
         """Take up all preferences of a sentence that can be, and give a reason for the others."""
         blocks: list[Block] = []
+        against = [p for p in itertools.combinations(preferences, 2) if self._exclude(*p)]
+        for one, other in against:
+            text = f'"{one.say()}" and "{other.say()}" contradict each other'
+            blocks.append(Line(f"Not taken: {text}. Say one of them.", "error"))
         for preference in preferences:
+            if any(preference in pair for pair in against):
+                continue
             try:
                 blocks += self.take(preference, text)
             except ToolError as error:
@@ -135,6 +142,20 @@ class PreferenceStore:
             blocks.append(Line(text, "warning"))
         return blocks
 
+    def _exclude(self, one: Preference, other: Preference) -> bool:
+        """Return whether two preferences of a sentence cannot be followed together, only alone."""
+        pairs = (one, other), (other, one)
+        return opposed(one, other) or any(
+            self._fails(new, [old]) and not self._fails(new, []) for new, old in pairs
+        )
+
+    def _fails(self, new: Preference, others: Sequence[Preference]) -> bool:
+        try:
+            self._check(new, others)
+        except ToolError:
+            return True
+        return False
+
     def _check(self, new: Preference, others: Sequence[Preference]) -> None:
         """Raise ToolError where a preference cannot be followed beside others."""
         constraints = [p for p in others if p.is_constraint]
@@ -143,6 +164,9 @@ class PreferenceStore:
             if not possible([*others, new], self._distribution, self._vocabulary):
                 raise ToolError(f"{new.say()}{beside} leaves nothing to draw. /forget ID helps.")
             return
+        against = [p for p in others if opposed(new, p) and not (new.factor and p.factor)]
+        if against:
+            raise ToolError(f"{new.say()} contradicts {_names(against)}. /forget ID removes one.")
         if new.kind in ("fewer", "at_most", "note", "mix"):
             return
         apart = [

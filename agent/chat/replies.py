@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from agent.chat.commands import near_command
 from agent.chat.overview import Overview
-from agent.steering.grammar import ParseResult
+from agent.steering.grammar import LIMITS, ParseResult
 from agent.steering.preferences import Preference, slice_name
 from eval.report.blocks import Block, Line
 from eval.report.text import estimate_text
@@ -37,6 +37,9 @@ def not_taken(
             f"Ignored: {preference.kind} {preference.name}. Without the unknown words the request "
             "would be broader."
         )
+    if result.beside:
+        commands = ", ".join(f"/{command}" for command in result.beside)
+        reasons.append(f"Not run, as not all is understood: {commands}.")
     if taken and result.unknown:
         commands = ", ".join(f"/forget {preference.id}" for preference in taken)
         reasons.append(f"To take back what was understood: {commands}")
@@ -60,6 +63,11 @@ def which_data(overview: Overview) -> str:
 
 
 def _unclear(text: str, name: str) -> str:
+    if limit := LIMITS.search(text):
+        return (
+            f"{limit[0]!r}: a preference holds for all plans from the next one on, without a time, "
+            f"condition or choice, so {one_line(text, 80)!r} is not taken."
+        )
     reason = f"{one_line(text, 80)!r} can mean several things, so nothing is changed."
     if not name:
         return reason

@@ -1,8 +1,8 @@
 """Plain words of a person, understood without a language model.
 
-`parse` reads preferences, and sentences that stand for slash commands, by the grammar in
-`grammar.lark`. What it does not understand, or what could mean several things, is returned too, so
-that a reply can name it.
+`read_sentence` reads preferences, and sentences that stand for slash commands, by the grammar in
+`grammar.lark`; `agent.steering.clauses` splits what holds several. What it does not understand, or
+what could mean several things, is returned too, so that a reply can name it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,13 @@ MAX_CHARS = 2000
 _MAX_WORDS, _MAX_COMMAND_WORDS = 40, 16
 # "half as much fog as rain"
 _COMPARES = re.compile(r"\bas (?:many|much|often)\b.*#\d+.*\bas #\d+")
+# A time, a condition or a choice, which preferences do not have.
+LIMITS = re.compile(
+    r"\b(?:if|unless|until|either|first|later|afterwards|eventually|when(?:ever)?|once"
+    r"|or (?:more|fewer|less|only)|in round \d+|for \d+ rounds?"
+    r"|(?:this|next|1) (?:round|time|plan) only"
+    r"|only (?:in|for|this) (?:this |the |next |1 )*round)\b"
+)
 # What follows "but" is no part of the list before it: "not fog but rain".
 _SENTENCE = re.compile(r"[;!?]+|\.(?!\d)|(?<!nothing )\bbut\b")
 _REWRITES = {
@@ -39,6 +46,14 @@ _REWRITES = {
     r"\b(?:pls|plz|thx|rn|lol|btw|tbh)\b": "",
     r"'(?:d|ll|ve|re|m|s)\b|\blet us\b|\bat all\b": "",
     r"\bany ?more\b": "any",
+    r"\b(?:because|since (?:it|they|that))\b.*?(?=[,;.!?]|\b(?:and|but|then)\b|$)": "",
+    r"\b(?:the )?same(?: as before)?(?= but\b)|\bas before\b|\bno wait\b|\bsorry\b": "",
+    r"\bmake sure\b|\b(?:would|do) you mind\b": "please",
+    r"\b(?:almost|nearly|practically) no\b|\b(?:hardly|barely|scarcely) any\b": "much fewer",
+    r"\b(?:mostly|mainly|predominantly|primarily)\b": "focus on",
+    r"(\d+%)((?: (?!and\b)[\w=-]+){1,3}) (max|min|at most|at least)\b(?! \d)": r"\3 \1\2",
+    r"\banother (?=\d)": "",
+    r"\b(?:next time|from now on(?! stop)|in (?:the )?future|for now|right away|as well)\b": "",
     r"\b(?:all|everything|anything)(?: of them)? but\b": "everything except",
     r"\b(?:a )?(?:lot|lots|plenty) of\b": "many",
     r"(\d) ?(?:%|percent\b|per cent\b)": r"\1%",
@@ -100,7 +115,8 @@ class ParseResult:
 
     Attributes:
         command: A slash command with its arguments, without the slash.
-        preferences: What is to be taken up.
+        preferences: What is to be taken up, after the command.
+        beside: Commands of further clauses; to be run last, and only if all is understood.
         partial: Preferences that are not taken up, as unknown words beside them narrow them.
         unclear: Phrases that can mean several things, each with the slice that it names.
         unknown: Words without a meaning here.
@@ -112,6 +128,7 @@ class ParseResult:
 
     command: str | None = None
     preferences: tuple[Preference, ...] = ()
+    beside: tuple[str, ...] = ()
     partial: tuple[Preference, ...] = ()
     unclear: tuple[tuple[str, str], ...] = ()
     unknown: tuple[str, ...] = ()
@@ -124,7 +141,8 @@ class ParseResult:
     def is_exact(self) -> bool:
         """Whether every word of the text has a meaning, and one alone."""
         left = (self.partial, self.unclear, self.unknown, self.topics, self.named)
-        return bool(self.command or self.preferences or self.vague) and not any(left)
+        found = self.command or self.preferences or self.beside or self.vague
+        return bool(found) and not any(left)
 
 
 @dataclass
@@ -136,11 +154,9 @@ class _Demand:
     groups: list[list[Token]]
 
 
-def parse(text: str, lexicon: Lexicon) -> ParseResult:
-    """Return what a text means for a target with the words of a lexicon."""
-    line = plain_words(text)
-    request = _REQUEST.match(line)
-    assert request is not None  # it may be empty
+def read_sentence(line: str, lexicon: Lexicon) -> ParseResult:
+    """Return what a line of `plain_words` means where it is one demand, command or question."""
+    request = request_of(line)
     named = lexicon.read(line)[0]
     asked = question(line.strip(" .,!"), named, lexicon)
     if asked and (not request["asks"] or asked.command.startswith("worth")):
@@ -161,6 +177,13 @@ def parse(text: str, lexicon: Lexicon) -> ParseResult:
     is_question = line.endswith("?") and bool(result.named)
     is_question &= not (result.preferences or result.unclear)
     return ParseResult(named=named, question=True) if is_question else result
+
+
+def request_of(line: str) -> re.Match[str]:
+    """Return the words that a line begins with to be polite; asks: "could you", if it has them."""
+    match = _REQUEST.match(line)
+    assert match is not None  # it may be empty
+    return match
 
 
 def _mix(line: str, lexicon: Lexicon) -> str | None:
@@ -250,7 +273,8 @@ def _preferences(
     for sentence in filter(str.strip, _SENTENCE.split(line)):
         is_long = len(sentence.split()) > _MAX_WORDS
         compares = _COMPARES.search(sentence)
-        tree = None if is_long or compares else _tree("preferences", sentence)
+        is_limited = "#" in sentence and LIMITS.search(sentence)
+        tree = None if is_long or compares or is_limited else _tree("preferences", sentence)
         if tree is not None:
             demands += _demands(tree)
         elif is_long or "#" in sentence:
@@ -349,6 +373,8 @@ def _demands(tree: Tree[Token]) -> list[_Demand]:
                 demand.fields = None  # "more fog by 5 images"
         if about and demands:
             demands[-1].groups.append(about)
+            if demands[-1].words[:1] == ["not"]:
+                demands[-1].fields = None  # "not rain, fog"
         elif about:
             demands.append(_Demand(None, [], [about]))
         demands += new

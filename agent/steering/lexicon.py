@@ -23,7 +23,8 @@ FILLERS = frozenset(
         "so as should can could do does class classes kind kinds type there next plan plans round "
         "thanks thank now really very too again all both each every have see get keep put my our "
         "its this these session about around exactly last use kindly think "
-        "entirely completely possible"
+        "entirely completely possible maybe perhaps probably guess "
+        "look looks seem seems"
     )
 )
 # Words of preferences; a value of such a name is said with its attribute, as "class=more".
@@ -75,6 +76,17 @@ class Lexicon:
         words = dict.fromkeys(_WORD.findall(re.sub(r"#\d+", " ", marked)))
         unknown = [word for word in words if not self.is_filler(word)]
         return by_attribute(meanings for _, meanings in values), unknown
+
+    def without_comparatives(self, text: str) -> str:
+        """Return a text in lower case with "darker" as "more dark", for words of the target."""
+
+        def positive(match: re.Match[str]) -> str:
+            stem = match[1]
+            forms = stem, f"{stem}e", re.sub(r"i$", "y", stem), re.sub(r"(.)\1$", r"\1", stem)
+            words = [form for form in forms if form in self._phrases]
+            return f"more {words[0]}" if words and match[0] not in self._phrases else match[0]
+
+        return re.sub(r"\b(?!lower\b|fewer\b)([a-z]{3,})er\b", positive, text)
 
     def is_filler(self, word: str) -> bool:
         """Return whether a word says nothing about which data are meant."""

@@ -238,6 +238,23 @@ def bounds(kind: str, share: float | None = None, strength: float = FACTOR) -> d
     return {name: value for name, value in fields.items() if value is not None}
 
 
+def opposed(one: Preference, other: Preference) -> bool:
+    """Return whether no plan can follow both of two preferences about the same data."""
+    if not one.attributes or one.attributes != other.attributes:
+        return False
+    low = max(p.min_share or 0.0 for p in (one, other))
+    high = min(1.0 if p.max_share is None else p.max_share for p in (one, other))
+    directions = {_direction(p) for p in (one, other)} - {0}
+    return low > high or len(directions) > 1
+
+
+def _direction(preference: Preference) -> int:
+    """Return 1 for one that wants more of its data, -1 for less, 0 for one that bounds a share."""
+    if preference.factor is not None:
+        return 1 if preference.factor >= 1 else -1
+    return {"only": 1, "focus": 1, "avoid": -1}.get(preference.kind, 0)
+
+
 def slice_name(attributes: Mapping[str, Sequence[str]]) -> str:
     """Return values by attribute in the form of slices, several values joined by "|"."""
     return slice_key({key: "|".join(values) for key, values in attributes.items()})

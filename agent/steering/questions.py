@@ -15,7 +15,8 @@ from lark import Token
 from agent.steering.lexicon import FILLERS, Lexicon
 from agent.steering.preferences import slice_name
 
-_ASKS = re.compile(
+# What questions begin with.
+ASKS = re.compile(
     r"(?:what|which|where|who|whose|how|when|why|is|are|am|was|were|does|did|has|have|should|shall"
     r"|do (?:you|we|i)|(?:can|may) i (?:stop|end|quit)|(?:would|will)(?! (?:you|we|i)\b)|tell me"
     r"|explain)\b"
@@ -65,7 +66,7 @@ _TOPICS = tuple(
 _OF_SLICES = ("why", "plan", "failures")
 _OF_NO_SLICE = ("help", "last", "worth", "synthetic", "budget")
 # Words of the patterns, and words beside them that change no question.
-_KNOWN = frozenset(re.findall(r"[a-z]+", " ".join(p.pattern for _, p in (*_TOPICS, ("", _ASKS)))))
+_KNOWN = frozenset(re.findall(r"[a-z]+", " ".join(p.pattern for _, p in (*_TOPICS, ("", ASKS)))))
 _BESIDE = (
     "anything avoid balanced batch been before choose chose did ended failures getting like look "
     "model most number our row show since take than will would yet"
@@ -97,7 +98,7 @@ def question(
         text, n_verbs = _SHOWS.subn("", text)
         if named or not (n_verbs or len(words) <= 2 or words[0] in ("compare", "tell", "explain")):
             return None
-    elif not (_ASKS.match(line) or line.endswith("?")):
+    elif not (ASKS.match(line) or line.endswith("?")):
         return None
     topic = next((name for name, pattern in _TOPICS if pattern.search(text)), "")
     if not topic:

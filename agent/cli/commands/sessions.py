@@ -282,7 +282,7 @@ def export(
     folder, name = session_of(home, name)
     place = output or Path(f"export-{name}-{format_}")
     n_images = exporting.export(source_of(folder, name), format_, place)
-    say(f"{n_images} images in {place}")
+    say(f"{n_images} images of the session {name} in {place}")
     say("To load them: " + exporting.loading(format_, place))
 
 

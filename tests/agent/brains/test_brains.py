@@ -83,6 +83,23 @@ def said(answer: AIMessage) -> list[tuple[str, dict[str, Any]]]:
     return [(call["name"], call["args"]) for call in answer.tool_calls]
 
 
+@pytest.mark.parametrize(
+    ("spec", "meant"),
+    [
+        ("gpt4", ["openai:gpt4", "ollama:gpt4"]),
+        ("llama3.1:8b", ["openai:llama3.1:8b", "ollama:llama3.1:8b"]),
+        ("openai/gpt-4o", ["openai:gpt-4o"]),
+        ("Open-AI:gpt-4o", ["openai:gpt-4o"]),
+        ("ollma:tiny", ["ollama:tiny"]),
+        ("audited_failure", ["policy:audited_failure"]),
+    ],
+)
+def test_a_brain_that_there_is_not_names_those_that_are_near(spec: str, meant: list[str]) -> None:
+    with pytest.raises(SettingsError) as raised:
+        build(spec)
+    assert all(name in str(raised.value) for name in meant)
+
+
 # -- tool calls, both ways ----------------------------------------------------------------------
 
 

@@ -311,8 +311,9 @@ def test_wishes_that_conflict_are_said_to(make_settings: MakeSettings) -> None:
         reply = here.say("no bright ones")
         assert "avoid brightness=bright (w4)" in reply and "constraint: w2, w3" in reply
         assert "nothing of it can be drawn" in here.say("more bright poly cells")
-        reply = here.say("only mono and only poly")
-        assert "Understood: only wafer=mono (w5)" in reply and "Not taken: only wafer=poly" in reply
+        assert "contradict each other" in here.say("only mono and only poly")
+        assert "only wafer=mono (w5)" in here.say("only mono")
+        assert "leaves nothing to draw" in here.say("only poly")
         assert "Forgotten: w5" in here.say("undo")
         assert "Forgotten: w2, w3, w4" in here.say("forget the bright ones")
         assert "nothing that could be taken back" in here.say("back")

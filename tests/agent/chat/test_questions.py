@@ -107,6 +107,20 @@ def test_a_question_changes_nothing(chat: Conversation) -> None:
     assert chat.live.progress.state == "idle"
 
 
+def test_halves_of_a_sentence_that_contradict_each_other_are_both_refused(tmp_path: Path) -> None:
+    with recorded(tmp_path) as chat:
+        for text in ("less dark but more dark", "no dark, but 20% dark", "only poly and only mono"):
+            reply = plain(chat.say(text))
+            assert reply.count('"') == 4 and "contradict" in reply, (text, reply)
+        assert not chat.live.session.journal.events(WishEvent)
+        reply = plain(chat.say("5 rounds and at least 30% dark"))
+        assert "7 rounds in all" in reply and "at least 30% brightness=dark (w1)" in reply
+        assert "contradicts w1" in plain(chat.say("at most 10% dark"))
+        assert "Not run" in plain(chat.say("3 rounds and more of the gloomy stuff"))
+        assert "what you said" not in plain(chat.say("fewer dark"))
+        assert [e.wish["id"] for e in chat.live.session.journal.events(WishEvent)] == ["w1", "w2"]
+
+
 # Words that the grammar does not fully understand, and what a model makes of them that lies.
 FALSE = [
     ("tell me about my dark ones, please: how do they do", "Dark cells score 0.702."),

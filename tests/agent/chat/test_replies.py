@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from agent.chat.replies import not_taken, which_data
-from agent.steering.grammar import parse
+from agent.steering.clauses import parse
 from agent.steering.lexicon import Lexicon
 from eval.report.blocks import Line
 from prompts.vocabulary import load_vocabulary

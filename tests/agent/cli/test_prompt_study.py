@@ -360,7 +360,7 @@ def test_the_command_prints_and_writes_the_same(
     ("arguments", "words"),
     [
         ([REQUEST, "--brain", "policy:none"], "Unknown planner 'none'"),
-        ([REQUEST, "--brain", "oracle:x"], "Unknown brain 'oracle'"),
+        ([REQUEST, "--brain", "oracle:x"], "Unknown brain 'oracle:x'"),
         (["nice pictures"], "must name an attribute of elpv"),
     ],
 )

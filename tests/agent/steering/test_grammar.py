@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from agent.steering.grammar import MAX_CHARS, ParseResult, parse
+from agent.steering.clauses import parse
+from agent.steering.grammar import MAX_CHARS, ParseResult
 from agent.steering.lexicon import Lexicon
 from agent.steering.preferences import Preference, bounds
 from prompts.user_vocabulary import user_vocabulary

@@ -1,0 +1,86 @@
+"""A text of several clauses: commands beside preferences, or several questions.
+
+"5 rounds and more fog" is a command and a preference. Each clause that is fully understood as a
+command by itself is one; the others are read together as preferences.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from agent.steering.grammar import ParseResult, plain_words, read_sentence, request_of
+from agent.steering.lexicon import Lexicon
+from agent.steering.questions import ASKS
+
+_JOINS = re.compile(
+    r"((?:\s*[,;!]+|\s*[.?]+(?!\d)|\s+(?:and|but|then|plus|also|with|while|after that)\b)+\s*)"
+)
+_MAX_CLAUSES = 8
+# Commands whose arguments are all words that follow.
+_TAKE_ALL = ("forget", "show")
+# Run before preferences of the same text are taken up.
+_FIRST = ("forget", "back")
+# At most one of each can be meant.
+_EXCLUSIVE = (
+    ("approve", "reject"), ("pause", "stop", "continue"), ("continue", "budget rounds"),
+    ("budget images",), ("budget total",), ("budget hours",), ("budget score",),
+    ("synthetic", "synthetic less", "synthetic more"),
+)  # fmt: skip
+
+
+def parse(text: str, lexicon: Lexicon) -> ParseResult:
+    """Return what a text means for a target with the words of a lexicon."""
+    line = lexicon.without_comparatives(plain_words(text))
+    whole = read_sentence(line, lexicon)
+    is_question = bool(ASKS.match(line)) or line.endswith("?")
+    takes_all = (whole.command or "").startswith(_TAKE_ALL)
+    if whole.is_exact and not (is_question or takes_all):
+        return whole
+    request = request_of(line)
+    if request["asks"]:
+        line = line[request.end() :].rstrip("?")
+    return _in_clauses(line, whole, lexicon) or whole
+
+
+def _in_clauses(line: str, whole: ParseResult, lexicon: Lexicon) -> ParseResult | None:
+    """Return what the clauses of a line mean, None where none of them is a command."""
+    parts = [*_JOINS.split(line), ""]
+    clauses = [pair for pair in zip(parts[::2], parts[1::2], strict=True) if pair[0]]
+    if not 1 < len(clauses) <= _MAX_CLAUSES:
+        return None
+    asks = bool(ASKS.match(line))
+    commands: list[str] = []
+    rest = ""
+    for text, join in clauses:
+        mark = "?" if "?" in join else ""
+        if not ASKS.match(text) and (asks or mark):
+            return None  # a question changes nothing
+        read = read_sentence(text + mark, lexicon)
+        if read.command and read.is_exact:
+            commands.append(read.command)
+            rest += ";" if rest else ""
+        else:
+            rest += text + join
+    if not commands or (asks and rest):
+        return None
+    result = read_sentence(rest, lexicon) if rest else ParseResult()
+    is_read = not rest or result.is_exact
+    if not is_read and (whole.is_exact or whole.command or whole.question):
+        return None
+    if not is_read or result.preferences:
+        # "Yes" may be no answer here, and a plan that waits does not follow the preferences yet.
+        commands = [c for c in commands if c != "approve" and (is_read or c != "reject")]
+    if any(re.match(r"(?:continue|budget rounds) \d", command) for command in commands):
+        # "2 rounds, then stop"
+        commands = [c for c in commands if c not in ("stop", "stop round", "continue")]
+    commands = list(dict.fromkeys(commands))
+    kinds = [re.sub(r" [\d.]+%?$", "", command) for command in commands]
+    for group in _EXCLUSIVE:
+        among = [f"/{c}" for c, kind in zip(commands, kinds, strict=True) if kind in group]
+        if len(among) > 1:
+            return replace(result, preferences=(), unclear=((" and ".join(among), ""),))
+    first = [c for c in commands if is_read and c.startswith(_FIRST)]
+    first = first or commands[: is_read and not result.preferences]
+    beside = tuple(command for command in commands if command not in first[:1])
+    return replace(result, command=first[0] if first else None, beside=beside)
