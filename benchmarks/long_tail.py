@@ -1,4 +1,4 @@
-"""Designs A, E and F of docs/results/protocol.md: does shaping pay where photographs are rare?
+"""Designs A, E and G of docs/results/protocol.md: does shaping pay where photographs are rare?
 
     OMP_NUM_THREADS=1 python -m benchmarks.long_tail public --home FOLDER --seeds 0-9
 
