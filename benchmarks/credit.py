@@ -34,8 +34,8 @@ from eval.report import text
 from memory.records import Batch, Estimate, Plan, PromptQuality, PromptSpec, Report
 from tools import tasks
 from tools.data.samples import Samples, concatenate
+from tools.models.criteria import sample_gradients
 from tools.models.embeddings import embed_by_dstm
-from tools.models.gradients import sample_gradients
 from tools.settings import TrainSettings
 from tools.tasks import Slicing
 from tools.train_dstm import train_model

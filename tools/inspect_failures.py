@@ -19,9 +19,8 @@ from tools import tasks
 from tools.data.jobs import round_folder
 from tools.data.samples import Samples
 from tools.evaluate_real import Predictions, predictions_on, read_predictions
-from tools.models.criteria import Dstm, load_dstm
+from tools.models.criteria import Dstm, load_dstm, measure_gradients
 from tools.models.embeddings import Embed
-from tools.models.gradients import measure_gradients
 from tools.targets import Target, label_names
 from tools.tasks import Model, Slicing, Task
 

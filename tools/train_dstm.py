@@ -125,7 +125,7 @@ def train_dstm(
         trainer: Does the work; None: `Trainer` on the CPU.
         selection: How this round's images were chosen.
         callbacks: Progress and warnings; None: none.
-        real: Shards of photographs, see `tools.data.photographs`.
+        real: Shards of photographs, see `tools.data.shards`.
         part: Name of a further model of the round, which judges a part of the photographs.
 
     Raises:

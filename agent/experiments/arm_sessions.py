@@ -24,18 +24,20 @@ from agent.brains import planner_brain
 from agent.brains.policy import PlannerBrain
 from agent.config.settings import Settings
 from agent.experiments.arms import Arm
-from agent.experiments.oracle import Oracle
 from agent.experiments.pool import Pool, cell_of
 from agent.loop.components import Components
 from agent.loop.effects import LiveEffects
 from agent.loop.observer import Observer
 from agent.planners import AttributeDistribution, Observation, PlanDraft, Planner
+from agent.planners.audited_failure import audited_shares
+from agent.planners.count import Count
+from agent.planners.slices import SlicePlanner, errors
 from agent.session.folder import Session, open_session
 from eval.compare import ORACLE
 from memory.events import Event
 from memory.files import write_bytes, write_json
 from memory.items import Hit, MemoryItem
-from memory.records import Failure, Plan, PromptSpec, Report, Round, Training, digest
+from memory.records import Failure, Plan, PromptSpec, Report, Round, SliceScore, Training, digest
 from prompts.vocabulary import Vocabulary
 from tools.data.jobs import round_folder, shards_of, write_missing
 from tools.data.samples import Pool as Images
@@ -48,6 +50,46 @@ from tools.inspect_failures import inspect
 from tools.models.criteria import Dstm
 from tools.tasks import Slicing
 from tools.train_dstm import train_model
+
+
+class Oracle:
+    """Allocates by the true errors, on the sealed test split, and asks for nothing that is broken.
+
+    As `audited_failure` does; for comparisons alone. No session can choose it: it is handed what
+    nobody may know.
+
+    Args:
+        sealed: Report on the test split of the round before; None in the first round.
+        broken: Attributes of the cells whose prompts draw something else.
+        floor: Share of the budget that is spread evenly, 0..1.
+    """
+
+    name = "oracle"
+
+    def __init__(
+        self, sealed: Report | None, broken: Collection[dict[str, str]], floor: float = 0.4
+    ) -> None:
+        self._broken = broken
+        self._planner = SlicePlanner(
+            self.name, _shares, Count(), floor, report=lambda rounds: sealed
+        )
+
+    def plan(
+        self, observation: Observation, distribution: AttributeDistribution, vocabulary: Vocabulary
+    ) -> PlanDraft:
+        """Return the draft of a round."""
+        sound = tuple(
+            row
+            for row in distribution.rows
+            if not any(broken.items() <= row.attributes.items() for broken in self._broken)
+        )
+        drawable = AttributeDistribution(rows=sound or distribution.rows)
+        return self._planner.plan(observation, drawable, vocabulary)
+
+
+def _shares(observation: Observation, slices: Sequence[SliceScore]) -> dict[str, float]:
+    return audited_shares(errors(slices), {s.key: 1.0 for s in slices}, sharpness=1.5)
+
 
 NAME = "arm"
 _MODEL = ("model.safetensors", "model.json")

@@ -23,10 +23,10 @@ from memory.errors import SettingsError
 from memory.events import FaultEvent, PausedEvent
 from memory.records import Training
 from tools import targets, tasks
-from tools.compute.recipe import Recipe
 from tools.compute.within_memory import WithinMemory
-from tools.data.photographs import stratified, write_photographs
+from tools.compute.worker import Recipe
 from tools.data.samples import Samples, concatenate
+from tools.data.shards import stratified, write_photographs
 from tools.evaluate_real import Predict
 from tools.generate_batch import LabelVerifier, ShardExecutor, WithoutCopies
 from tools.generators import Generator

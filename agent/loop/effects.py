@@ -287,7 +287,7 @@ class LiveEffects:
 
     def train(self, number: int) -> Training:
         """Choose from the images of round `number`, and train the DSTM on those of all so far."""
-        from agent.loop.synthetic_share import share_of
+        from agent.loop.photographs import share_of
         from tools.selection.select import select_images
 
         parts, settings = self._parts, self._session.settings

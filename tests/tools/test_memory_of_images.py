@@ -32,8 +32,7 @@ from tools.data.shards import read_shards
 from tools.data.stored_images import StoredImages
 from tools.generate_batch import Workshop, generate_batch
 from tools.generators import CountsWords
-from tools.models.criteria import load_dstm
-from tools.models.gradients import measure_gradients
+from tools.models.criteria import load_dstm, measure_gradients
 from tools.settings import DstmSettings
 from tools.train_dstm import train_dstm
 

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from tools.generators.class_gan.biggan import BigGAN
-from tools.generators.class_gan.folder import BigGANConfig
+from tools.generators.class_gan.biggan import BigGAN, BigGANConfig
 
 CONFIG: dict[str, Any] = {
     "latent_size": 12,

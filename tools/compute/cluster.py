@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 from memory.errors import SettingsError, ShapingError
 from memory.files import write_bytes
 from tools import tasks
-from tools.compute.recipe import Recipe
-from tools.compute.worker import ShardResult, Worker, WorkerSpec, pack
+from tools.compute.worker import Recipe, ShardResult, Worker, WorkerSpec, pack
 from tools.data.samples import Images
 from tools.generate_batch import LabelVerifier, ShardSpec
 from tools.settings import ComputeSettings

@@ -9,9 +9,9 @@ from __future__ import annotations
 import io
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import chdir, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,12 +20,43 @@ import torch
 from numpy.typing import NDArray
 
 from memory.errors import ShapingError, WeightsError
-from tools import tasks
-from tools.compute.recipe import Recipe
+from tools import generators, labelers, tasks
 from tools.compute.within_memory import WithinMemory
 from tools.data.samples import Images
 from tools.generate_batch import LabelVerifier, ShardSpec, make_shard
 from tools.generators import Generator
+from tools.labelers.labelled import Labelled
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Name and options of a generator and of its labeler, as plain data.
+
+    Attributes:
+        name: Of the generator.
+        image_shape: (channels, height, width).
+        options: Of the generator.
+        labeler: Its name; "none": no labeler.
+        pixel_classes: Names of the class ids that the labeler's labels shall have.
+        labeler_options: Of the labeler.
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    options: Mapping[str, object]
+    labeler: str = "none"
+    pixel_classes: Sequence[str] = ()
+    labeler_options: Mapping[str, object] = field(default_factory=dict)
+
+    def build(self, device: str) -> Generator:
+        """Build the generator on a torch device."""
+        generator = generators.build(self.name, self.image_shape, device, **self.options)
+        if self.labeler == "none":
+            return generator
+        labeler = labelers.build(
+            self.labeler, generator, self.pixel_classes, device, **self.labeler_options
+        )
+        return Labelled(generator, labeler)
 
 
 class ShardResult(NamedTuple):

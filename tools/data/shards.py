@@ -1,4 +1,4 @@
-"""Generated images as parquet shards, readable with `datasets.load_dataset("parquet", ...)`.
+"""Generated images, and photographs, as parquet shards: `datasets.load_dataset("parquet", ...)`.
 
 Labels of pixels are pictures too: segmentation as ids, 8 bits (255: unknown); depth as KITTI has
 it, 16 bits, metres times 256 (0: unknown); normals as 8-bit RGB, 127 n + 128 (0: unknown).
@@ -21,11 +21,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from memory.errors import DataError
-from tools.data.samples import Images, Samples, concatenate
+from memory.files import write_bytes
+from memory.records import digest
+from tools.data.samples import Images, Samples, concatenate, content_digest
 
 _PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _LABELS = ("segmentation", "depth", "normals")
 _DEPTH_SCALE = 256
+# Photographs of one file.
+_N_PER_SHARD = 512
 _TYPES = {
     "image": _PICTURE,
     "label": pa.int64(),
@@ -226,3 +230,51 @@ def _features(class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
         "image": {"_type": "Image"},
         "label": {"names": list(class_names), "_type": "ClassLabel"},
     }
+
+
+def stratified(samples: Samples, n: int, seed: int) -> Samples:
+    """Return n of the samples in their order: of each class the same share and at least one.
+
+    With one seed the smaller of two subsets is part of the larger one, apart from what "at least
+    one" adds.
+
+    Args:
+        samples: Are all returned where there are no more than n.
+        n: Number of images; more where there are more classes.
+        seed: Of the random order within a class.
+    """
+    if len(samples) <= n:
+        return samples
+    order = np.random.default_rng(seed).permutation(len(samples))
+    # The k-th of m images of a class comes when a share of (k + 1/2) / m of each is taken.
+    place = np.empty(len(samples))
+    is_first = np.zeros(len(samples), dtype=bool)
+    for number in np.unique(samples.classes):
+        members = order[samples.classes[order] == number]
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+        is_first[members[0]] = True
+    ranked = np.lexsort((place, ~is_first))
+    return samples.take(np.sort(ranked[: max(n, int(is_first.sum()))]))
+
+
+def write_photographs(samples: Samples, cache: Path, class_names: Sequence[str]) -> list[Path]:
+    """Write photographs as shards of a folder named by their content; return the shards' paths.
+
+    They are read like generated images, and stay beside the target's cache: nothing of them is
+    copied into a session.
+
+    Args:
+        samples: The photographs.
+        cache: HOME/cache.
+        class_names: Of the target.
+    """
+    folder = cache / f"real-{digest([content_digest(samples), list(samples.ids)])}"
+    paths: list[Path] = []
+    for start in range(0, len(samples), _N_PER_SHARD):
+        paths.append(folder / f"data-{len(paths):03d}.parquet")
+        if not paths[-1].exists():
+            part = samples.take(range(start, min(start + _N_PER_SHARD, len(samples))))
+            n = len(part)
+            shard = write_shard(part, [""] * n, ["photograph"] * n, range(n), class_names)
+            write_bytes(paths[-1], shard)
+    return paths

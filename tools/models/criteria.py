@@ -1,18 +1,30 @@
-"""Differentiable criteria of a DSTM for images: entropy, margin, loss."""
+"""Differentiable criteria of a DSTM for images: entropy, margin, loss, and last-layer gradients."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from eval.credit import head_gradients
 from memory.errors import SettingsError
 from tools import tasks
+from tools.data.samples import Pool, Samples, parts_of
+from tools.data.stored_images import StoredImages
 from tools.models.dstm_file import load_model
+from tools.models.embeddings import last_layer, recorded
 from tools.settings import DstmSettings, TrainSettings
 from tools.tasks import Batch, Model, Task
+
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -80,3 +92,62 @@ def _log_probabilities(task: Task, outputs: torch.Tensor) -> torch.Tensor:
 
 def _per_image(values: torch.Tensor) -> torch.Tensor:
     return values.flatten(1).mean(1) if values.ndim > 1 else values
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Gradients of a model's loss by the weights of its last layer.
+
+    They say which images change it as the failing photographs would (TracIn, Pruthi et al. 2020).
+
+    Attributes:
+        prompts: Mean on the generated images of each prompt, (n, d).
+        prompt_ids: Of these, (n,).
+        photographs: On real ones, (m, d).
+    """
+
+    prompts: NDArray[np.float64]
+    prompt_ids: Sequence[str]
+    photographs: NDArray[np.float64]
+
+
+def measure_gradients(dstm: Dstm, shards: Sequence[Path], photographs: Samples) -> Gradients:
+    """Return the gradients of a model on the images of shards and on photographs."""
+    model, task, settings = dstm.model, dstm.task, dstm.settings
+    generated = StoredImages(shards, chosen=False)
+    n_images, sums = Counter(generated.prompt_ids), dict[str, Any]()
+    owners = iter(generated.prompt_ids)
+    for part in parts_of(generated, _BATCH):
+        owner = np.array(list(islice(owners, len(part))))
+        gradients = sample_gradients(model, task, part, settings)
+        for name in dict.fromkeys(owner.tolist()):
+            sums[name] = sums.get(name, 0) + gradients[owner == name].sum(0)
+    return Gradients(
+        prompts=np.stack([total / n_images[name] for name, total in sums.items()]),
+        prompt_ids=list(sums),
+        photographs=sample_gradients(model, task, photographs, settings),
+    )
+
+
+def sample_gradients(
+    model: Model, task: Task, samples: Pool, settings: TrainSettings
+) -> NDArray[np.float64]:
+    """Return the gradient of each image's loss by the last layer's weights and offsets, (n, d).
+
+    It is the outer product of the layer's input and of the loss's derivative by its output.
+    The loss is the task's without label smoothing and without balancing of classes, so that an
+    image's gradient does not depend on the others.
+    """
+    layer = last_layer(model.eval())
+    device = next(model.parameters()).device
+    parts = []
+    with recorded([layer], inputs=True) as inputs, recorded([layer]) as outputs:
+        for part in parts_of(samples, _BATCH):
+            images = torch.from_numpy(part.images).to(device).float() / 255
+            batch = Batch(images, task.labels(part).to(device))
+            total = loss(task, model(images), batch, settings).sum()
+            features, output = inputs.pop(), outputs.pop()
+            (residuals,) = torch.autograd.grad(total, output)
+            arrays = (part.detach().double().cpu().numpy() for part in (features, residuals))
+            parts.append(head_gradients(*arrays))
+    return np.concatenate(parts)

@@ -19,8 +19,7 @@ from memory.records import Estimate
 from tools.data.samples import Images, Samples
 from tools.settings import TrainSettings
 from tools.tasks import Batch, Model
-from tools.tasks.dense import DenseTask, Head, mean_over_known
-from tools.tasks.unet import UNet
+from tools.tasks.dense import DenseTask, Head, UNet, mean_over_known
 
 _INITIAL_M = 10.0
 

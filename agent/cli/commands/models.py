@@ -120,8 +120,8 @@ def _fine_tune(
     """Train a text-to-image model of others, with its labels or as a LoRA; return what it made."""
     from tools.generators.text2image.model_options import ModelOptions
     from tools.plugins import read_options
+    from tools.pretraining.finetuning import pretrain_lora
     from tools.pretraining.joint import pretrain_joint
-    from tools.pretraining.lora import pretrain_lora
     from tools.settings import JointSettings
 
     given = {**components.settings.generator.options, "weights": model}

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 BUILT = ("targets", "generators", "labelers")
 TRAINED = ("train_audit", "train_dense_audit", "Recipe")
 # A worker builds what its recipe says; a generator may be made of another one.
-OTHERS = ("tools/compute/recipe.py", "tools/generators/label_first/__init__.py")
+OTHERS = ("tools/compute/worker.py", "tools/generators/label_first/__init__.py")
 
 
 def builders(path: Path) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agent import planners
-from agent.experiments.oracle import Oracle
+from agent.experiments.arm_sessions import Oracle
 from agent.planners import AttributeCombination, AttributeDistribution, Observation, PlanDraft
 from agent.planners.audited_failure import audited_shares
 from agent.planners.count import Count
@@ -292,7 +292,7 @@ def test_oracle_goes_by_the_sealed_report_and_asks_for_nothing_broken() -> None:
     assert not any(broken[0].items() <= p.attributes.items() for p in draft.prompts)
 
 
-@pytest.mark.parametrize("name", ["oracle", "agent.experiments.oracle:build"])
+@pytest.mark.parametrize("name", ["oracle", "agent.experiments.arm_sessions:build"])
 def test_the_oracle_cannot_be_chosen(name: str) -> None:
     with pytest.raises(SettingsError):
         planners.build(name)

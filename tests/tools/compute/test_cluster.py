@@ -14,7 +14,7 @@ from memory.errors import SettingsError, Stopped, WeightsError
 from memory.records import Batch, Plan, PromptSpec
 from tools import targets
 from tools.compute.cluster import RayExecutor, connect, slots
-from tools.compute.recipe import Recipe
+from tools.compute.worker import Recipe
 from tools.generate_batch import LabelVerifier, ShardExecutor, Workshop, generate_batch
 from tools.generators import Generator
 from tools.labelers.audit import AuditClassifier, train_audit

@@ -7,8 +7,7 @@ import pytest
 from memory.errors import SettingsError, WeightsError
 from memory.records import PromptSpec
 from tools import targets
-from tools.compute.recipe import Recipe
-from tools.compute.worker import Worker, WorkerSpec, pack
+from tools.compute.worker import Recipe, Worker, WorkerSpec, pack
 from tools.generate_batch import ShardSpec, make_shard
 from tools.labelers.audit import AuditClassifier, train_audit
 from tools.settings import AuditSettings, TrainSettings

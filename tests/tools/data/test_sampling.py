@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from memory.errors import DataError
-from tools.data.photographs import stratified, write_photographs
 from tools.data.samples import VOID, Samples
 from tools.data.sampling import class_frequencies, effective_size, sampling_chances
-from tools.data.shards import read_shards
+from tools.data.shards import read_shards, stratified, write_photographs
 from tools.settings import DstmSettings, TrainSettings
 
 EARLIER = TrainSettings()

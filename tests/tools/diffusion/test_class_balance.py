@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tools.data.samples import VOID
-from tools.diffusion.class_balance import class_weights, patch_weights
+from tools.pretraining.pretrain import class_weights, patch_weights
 
 
 def test_the_weight_of_a_class_falls_with_the_power_of_its_frequency() -> None:

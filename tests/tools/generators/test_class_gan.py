@@ -17,14 +17,13 @@ from memory.errors import SettingsError, WeightsError
 from tests.tools import tiny_transformers
 from tests.tools.tiny_biggan import CONFIG, biggan
 from tools import generators, labelers
-from tools.compute.recipe import Recipe
 from tools.compute.within_memory import WithinMemory
+from tools.compute.worker import Recipe
 from tools.data.drawn import ImageRequest
 from tools.generators import Generator, undrawn
 from tools.generators.class_gan import truncated
-from tools.generators.class_gan.biggan import BigGAN
+from tools.generators.class_gan.biggan import BigGAN, BigGANConfig
 from tools.generators.class_gan.class_words import ClassWords
-from tools.generators.class_gan.folder import BigGANConfig
 
 SHAPE = (1, 64, 64)
 TEXTS = ["an intact mono cell", "a dark poly cell, with a clear defect"]

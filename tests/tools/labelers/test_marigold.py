@@ -22,7 +22,7 @@ from benchmarks.architectures import tokenizer
 from memory.errors import SettingsError, WeightsError
 from tests.tools.tiny_diffusers import text_config, vae
 from tools import labelers
-from tools.compute.recipe import Recipe
+from tools.compute.worker import Recipe
 from tools.data.drawn import ImageRequest
 from tools.data.samples import Images, Samples
 from tools.diffusion.sampler import seeded_generator

@@ -16,7 +16,7 @@ from benchmarks.architectures import tokenizer
 from memory.errors import SettingsError, WeightsError
 from tests.tools.tiny_diffusers import text_config
 from tools import labelers
-from tools.compute.recipe import Recipe
+from tools.compute.worker import Recipe
 from tools.data.drawn import ImageRequest
 from tools.data.samples import VOID, Images
 from tools.generators.toy import ToyGenerator

@@ -12,10 +12,10 @@ from eval.credit import head_gradients
 from memory.errors import SettingsError
 from tools import tasks
 from tools.data.samples import Samples
+from tools.models.criteria import sample_gradients
 from tools.models.embeddings import embed_by_dstm, embed_by_several, last_layer
-from tools.models.gradients import sample_gradients
 from tools.settings import TrainSettings
-from tools.tasks.unet import UNet
+from tools.tasks.dense import UNet
 from tools.train_dstm import train_model
 
 

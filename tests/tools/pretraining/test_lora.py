@@ -13,7 +13,7 @@ from tests.tools.tiny_diffusers import MODELS
 from tools import generators, targets
 from tools.data.drawn import LORA_FILE, ImageRequest
 from tools.generators.text2image.model_options import ModelOptions
-from tools.pretraining.lora import pretrain_lora
+from tools.pretraining.finetuning import pretrain_lora
 from tools.settings import LoraSettings
 from tools.targets import Target
 

@@ -25,9 +25,14 @@ from tools.data.drawn import Drawn, ImageRequest
 from tools.data.fitted import fitted
 from tools.diffusion.sampler import seeded_generator
 from tools.generators import CountsWords
-from tools.generators.class_gan.biggan import BigGAN
+from tools.generators.class_gan.biggan import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    BigGAN,
+    BigGANConfig,
+    load_biggan,
+)
 from tools.generators.class_gan.class_words import ClassWords
-from tools.generators.class_gan.folder import CONFIG_FILE, WEIGHTS_FILE, BigGANConfig, load_biggan
 from tools.models.digests import files_sha256, identity_of
 from tools.plugins import read_options
 
