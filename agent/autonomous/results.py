@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 
 from agent.autonomous.copies import read_copies
@@ -23,6 +24,7 @@ from eval.likeness import read_likeness
 from eval.report.blocks import Table, markdown
 from eval.report.delivery import RULES, delivery_line, delivery_table
 from eval.report.likeness import likeness_table
+from eval.report.templates import render_text
 from eval.report.text import interval, number
 from memory.events import GeneratorEvent
 from memory.files import sha256_of, write_bytes, write_json
@@ -110,7 +112,8 @@ def write_best(
     with replacing(place) as new:
         write_bytes(new / "model.safetensors", (model / "model.safetensors").read_bytes())
         write_json(new / "model.json", meta | {"image_shape": list(target.image_shape)})
-        write_bytes(new / "predict.py", _PREDICT.encode())
+        program = resources.files("agent.autonomous").joinpath("predict.py.txt")
+        write_bytes(new / "predict.py", program.read_bytes())
         write_bytes(new / "README.md", text.encode())
     return place
 
@@ -170,37 +173,20 @@ def _model_card(
     delivery: Delivery | None,
 ) -> str:
     assert best.training and best.report
-    lines = [
-        "---",
-        "license: other",
-        f"tags: {json.dumps(['synthetic-data', settings.dstm.task])}",
-        "---",
-        f"# {name}, round {best.label}",
-        "",
-        f"A model for {settings.dstm.task} on the target `{target.name}`, "
-        f"{_learnt(best.training)}. It was chosen by {RULES[settings.session.deliver]} on the "
-        "feedback photographs.",
-        "",
-    ]
-    if delivery:
-        figures = delivery_table(delivery)
-        lines += [f"## {figures.title}", "", *markdown(figures), ""]
-        lines += [delivery_line(delivery).text, "", "## Figures", ""]
-    lines += markdown(_figures([best.report, *tests]))
-    lines += [
-        "",
-        "The round was chosen by the feedback photographs, so their figures flatter it; those on "
-        "test had no part in any choice.",
-        "",
-        "    pip install feedback-shaping",
-        "    python predict.py IMAGE...",
-        "",
-        "## Licence",
-        "",
-        licence_of(target) or "The target states no licence of its own.",
-        "",
-    ]
-    return "\n".join(lines)
+    return render_text(
+        "agent.autonomous",
+        "model_card.md.j2",
+        session=name,
+        best=best,
+        task=settings.dstm.task,
+        target=target.name,
+        learnt=_learnt(best.training),
+        rule=RULES[settings.session.deliver],
+        delivery=delivery_table(delivery) if delivery else None,
+        outcome=delivery_line(delivery).text if delivery else "",
+        figures=_figures([best.report, *tests]),
+        licence=licence_of(target),
+    )
 
 
 def _learnt(training: Training) -> str:
@@ -209,34 +195,3 @@ def _learnt(training: Training) -> str:
     parts = [f"{training.n_real} photographs"] if training.n_real else []
     parts += [f"{training.n_images} generated images"] if training.n_images else []
     return f"trained on {' and '.join(parts)} ({training.n_steps} steps)"
-
-
-_PREDICT = '''"""Predict with this model: python predict.py IMAGE...
-
-Prints the most probable class of every image; writes labels of pixels beside it as NAME.KIND.npy.
-"""
-
-import sys
-from pathlib import Path
-
-import numpy as np
-from PIL import Image
-
-from tools import tasks
-from tools.models.dstm_file import load_model
-
-model, meta = load_model(Path(__file__).parent)
-task = tasks.build(meta["task"])
-n_channels, height, width = meta["image_shape"]
-for path in map(Path, sys.argv[1:]):
-    picture = Image.open(path).convert("L" if n_channels == 1 else "RGB").resize((width, height))
-    pixels = np.asarray(picture)
-    image = pixels[None] if n_channels == 1 else pixels.transpose(2, 0, 1)
-    prediction = task.predict(model, image[None])[0]
-    if task.needs:
-        place = path.with_suffix(f".{meta['task'].replace(':', '-')}.npy")
-        np.save(place, prediction)
-        print(f"{path}: {place}")
-    else:
-        print(f"{path}: {meta['class_names'][prediction.argmax()]} ({prediction.max():.3f})")
-'''

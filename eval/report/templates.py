@@ -1,7 +1,8 @@
-"""HTML pages from templates: all text is escaped, no value may be missing."""
+"""Pages from templates: in HTML all text is escaped; no value may be missing."""
 
 from __future__ import annotations
 
+import json
 from base64 import b64encode
 from functools import cache
 from importlib import resources
@@ -9,13 +10,32 @@ from importlib import resources
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from eval.report import text
-from eval.report.blocks import Chart, Line, Picture, Rate, Table
+from eval.report.blocks import Chart, Line, Picture, Rate, Table, markdown
 from memory.records import Estimate, slice_key
 
 
 def render_page(template: str, **values: object) -> str:
     """Return a page of this package: no script, no outside request, all text escaped."""
     return page_environment().get_template(template).render(values)
+
+
+def render_text(package: str, template: str, **values: object) -> str:
+    """Return a text, such as a card in Markdown, of a template that a package holds."""
+    environment = Environment(
+        undefined=StrictUndefined, autoescape=False, trim_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {
+        "json": json.dumps,
+        "escaped": _escaped,
+        "markdown": lambda table: "\n".join(markdown(table)),
+    }
+    text = resources.files(package).joinpath(template).read_text("utf-8")
+    return environment.from_string(text).render(values)
+
+
+def _escaped(text: str) -> str:
+    """Return a text on one line without marks of Markdown."""
+    return " ".join(text.split()).translate({ord(c): f"\\{c}" for c in "\\`*_<>[]"})
 
 
 @cache

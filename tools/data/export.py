@@ -16,14 +16,13 @@ import shutil
 import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pyarrow.parquet as pq
-from jinja2 import Environment, StrictUndefined
 
+from eval.report.templates import render_text
 from memory.errors import DataError, SettingsError
 from memory.files import write_atomic, write_bytes
 from prompts.user_vocabulary import CLASS
@@ -103,13 +102,10 @@ def card(source: Source, form: Format) -> str:
         for key, value in ({"class": source.class_names[row["label"]]} | attributes).items():
             tables[key][value] += 1
         weights.append(row["weight"])
-    environment = Environment(
-        undefined=StrictUndefined, autoescape=False, trim_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters |= {"json": json.dumps, "escaped": _escaped}
-    template = resources.files("tools.data").joinpath("card.md.j2").read_text("utf-8")
-    return environment.from_string(template).render(
-        source._asdict(),
+    return render_text(
+        "tools.data",
+        "card.md.j2",
+        **source._asdict(),
         files={"parquet": "data/*.parquet", "webdataset": "data-*.tar"}.get(form),
         n=len(weights),
         n_kept=sum(weight >= 1 for weight in weights),
@@ -117,10 +113,6 @@ def card(source: Source, form: Format) -> str:
         tables=sorted(tables.items(), key=lambda table: (table[0] != "class", table[0])),
         texts=texts.most_common(),
     )
-
-
-def _escaped(text: str) -> str:
-    return " ".join(text.split()).translate({ord(c): f"\\{c}" for c in "\\`*_<>[]"})
 
 
 def _rows(source: Source) -> Iterator[dict[str, Any]]:
