@@ -119,7 +119,8 @@ def first_plan(settings: Settings, target: Target, generator: Generator) -> Plan
         images_per_prompt=settings.session.images_per_prompt,
         seed=settings.session.seed,
     )
-    draft = planners.build(planner).plan(observation, distribution_of(target), target.vocabulary)
+    distribution = distribution_of(target, settings.feedback.min_support)
+    draft = planners.build(planner).plan(observation, distribution, target.vocabulary)
     return validate(
         draft,
         1,

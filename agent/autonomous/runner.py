@@ -35,7 +35,7 @@ from agent.loop.observations import session_head
 from agent.loop.observer import ConsoleObserver, Observer
 from agent.loop.stages import BASELINE, has_baseline, run_baseline
 from agent.loop.state import RoundState, new_round
-from agent.planners import AttributeDistribution, distribution_of
+from agent.planners import AttributeDistribution
 from agent.session import data_manifest
 from agent.session.checkpoints import Checkpoints, checkpoints
 from agent.session.control import Control
@@ -270,7 +270,7 @@ def _open_journal(session: Session, components: Components) -> AttributeDistribu
     if head := session.journal.get("session", HeadEvent):
         session.journal.append(ResumedEvent(settings=settings, interactive=interactive))
         return AttributeDistribution.model_validate(head.palette)
-    distribution = distribution_of(components.target)
+    distribution = components.distribution
     data_manifest.begin(session, components.target)
     session.journal.append(
         HeadEvent(

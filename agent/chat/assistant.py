@@ -22,7 +22,6 @@ from agent.chat.figures import unsupported
 from agent.chat.live import LiveSession
 from agent.chat.overview import Overview
 from agent.chat.queries import Queries
-from agent.planners import distribution_of
 from agent.session.limits import best_round
 from agent.steering.preferences import MAX_FACTOR, Preference
 from memory.errors import BrainError
@@ -148,9 +147,9 @@ class ChatAssistant:
             from agent import brains
             from agent.brains.probe import with_mode
 
-            session, target = self._live.session, self._live.bench.target
-            settings = session.settings
-            context = brains.BrainContext(distribution_of(target), target.vocabulary, settings.llm)
+            session, bench = self._live.session, self._live.bench
+            settings, vocabulary = session.settings, bench.target.vocabulary
+            context = brains.BrainContext(bench.distribution, vocabulary, settings.llm)
             brain = with_mode(brains.build(settings.brain, context), settings.llm, session.journal)
             if not isinstance(brain, brains.ChatBrain):
                 raise BrainError(f"the brain {settings.brain} is no chat model")

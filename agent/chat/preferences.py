@@ -52,7 +52,8 @@ class PreferenceStore:
 
     @cached_property
     def _distribution(self) -> AttributeDistribution:
-        return distribution_of(self._target)
+        least = self._session.settings.feedback.min_support
+        return distribution_of(self._target, least)
 
     def active(self) -> list[Preference]:
         """Return the preferences that hold, the oldest first."""

@@ -116,6 +116,12 @@ class FeedbackSettings(Record):
     alpha: float = Field(
         0.05, gt=0, lt=1, description="false discovery rate of a session, shared by its rounds"
     )
+    min_support: int = Field(
+        3,
+        ge=0,
+        description="photographs of the split generator that a slice needs for images of it to be "
+        "asked for; 0: none, for a generator that has learnt from others than these",
+    )
     folds: int | None = Field(
         None,
         ge=2,

@@ -83,7 +83,7 @@ class Oracle:
             for row in distribution.rows
             if not any(broken.items() <= row.attributes.items() for broken in self._broken)
         )
-        drawable = AttributeDistribution(rows=sound or distribution.rows)
+        drawable = distribution.model_copy(update={"rows": sound or distribution.rows})
         return self._planner.plan(observation, drawable, vocabulary)
 
 

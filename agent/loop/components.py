@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from agent.config.settings import Settings, TargetSettings
 from agent.loop.observer import Observer
+from agent.loop.validation import slice_attributes
 from agent.planners import AttributeDistribution, distribution_of
 from agent.session.control import Control
 from agent.session.folder import Session, memory_of
+from eval.slices import slice_table
 from memory.chroma import MemoryIndex
-from memory.errors import SettingsError
+from memory.errors import SettingsError, some
 from memory.events import FaultEvent, PausedEvent
 from memory.records import Training
 from tools import targets, tasks
@@ -202,7 +204,18 @@ class Components:
     @cached_property
     def distribution(self) -> AttributeDistribution:
         """How often combinations of attributes occur in the target's generator split."""
-        return distribution_of(self.target)
+        feedback = self.settings.feedback
+        found = distribution_of(self.target, feedback.min_support)
+        measured = self.target.split("feedback").attributes
+        table = slice_table(measured, feedback.slices, feedback.n_min)
+        if lacking := [k for k in table if not found.supports(slice_attributes(k) or {})]:
+            self.observer.warn(
+                f"No images will be asked of {len(lacking)} slices that fewer than "
+                f"{found.min_support} photographs of the split generator show: "
+                f"{some(lacking, 5)}. Set feedback.min_support=0 if the generator has learnt them "
+                "from other photographs."
+            )
+        return found
 
     @property
     def task(self) -> Task:

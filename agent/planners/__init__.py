@@ -33,22 +33,39 @@ if TYPE_CHECKING:
     from tools.targets import Target
 
 
+# See `AttributeDistribution`.
+MIN_SUPPORT = 3
+
+
 class AttributeCombination(Record):
-    """A combination of attribute values that real photographs have, and how many have it."""
+    """A combination of attribute values, and how many photographs to learn from have it."""
 
     attributes: dict[str, str]
     class_name: str
-    n: int = Field(ge=1)
+    n: int = Field(ge=0)
 
 
 class AttributeDistribution(Record):
-    """What the generator split contains: combinations that the generator can be asked for."""
+    """Combinations that the generator can be asked for: those of the generator split, as a rule.
+
+    Attributes:
+        rows: The combinations; n is 0 for those that only the feedback split has.
+        min_support: Photographs of the generator split that a slice needs. Not more than 3 by
+            default: the rarest slices need images most, and the audit says whether they are drawn.
+    """
 
     rows: tuple[AttributeCombination, ...] = Field(min_length=1)
+    min_support: Sparse[int] = MIN_SUPPORT
 
     def n_of(self, attributes: Mapping[str, str]) -> int:
         """Return how many photographs have all the given values."""
         return sum(row.n for row in self.rows if attributes.items() <= row.attributes.items())
+
+    def supports(self, attributes: Mapping[str, str], least: int | None = None) -> bool:
+        """Return whether a slice can be asked for; least: in place of `min_support`."""
+        least = self.min_support if least is None else least
+        is_known = any(attributes.items() <= row.attributes.items() for row in self.rows)
+        return is_known and self.n_of(attributes) >= least
 
     def matching(
         self, attributes: Mapping[str, str], class_name: str
@@ -152,9 +169,19 @@ def build(spec: str) -> Planner:
     return planner
 
 
-def distribution_of(target: Target) -> AttributeDistribution:
-    """Count the attribute combinations of the target's generator split."""
-    return count_attributes(target.split("generator"), target.class_names)
+def distribution_of(target: Target, min_support: int = MIN_SUPPORT) -> AttributeDistribution:
+    """Count the attribute combinations of the target's generator split.
+
+    With a min_support of 0, those that only the feedback split has are added.
+    """
+    found = count_attributes(target.split("generator"), target.class_names)
+    rows = list(found.rows)
+    if not min_support:
+        there = [row.model_copy(update={"n": 0}) for row in rows]
+        feedback = count_attributes(target.split("feedback"), target.class_names).rows
+        others = [row.model_copy(update={"n": 0}) for row in feedback]
+        rows += [row for row in others if row not in there]
+    return AttributeDistribution(rows=tuple(rows), min_support=min_support)
 
 
 def count_attributes(samples: Samples, class_names: Sequence[str]) -> AttributeDistribution:

@@ -24,9 +24,6 @@ from prompts.vocabulary import Vocabulary
 
 Shares = Callable[[Observation, Sequence[SliceScore]], Mapping[str, float] | None]
 
-# Photographs of the generator split that show what a slice looks like. Not more: the rarest slices
-# need images most, and the audit says whether they can be drawn.
-MIN_SUPPORT = 3
 # A shrunk change of +0.1 in a slice counts as a full success, -0.1 as a full failure.
 FULL_CHANGE = 0.1
 # The share of kept images is drawn towards 8 of 10 where few were made.
@@ -43,11 +40,14 @@ def last_report(rounds: Sequence[Round]) -> Report | None:
 
 
 def supported_slices(
-    report: Report | None, distribution: AttributeDistribution, min_support: int = MIN_SUPPORT
+    report: Report | None, distribution: AttributeDistribution, min_support: int | None = None
 ) -> list[SliceScore]:
-    """Return the slices of a report that the distribution can supply; none without a report."""
+    """Return the slices of a report that the distribution can supply; none without a report.
+
+    min_support: in place of the distribution's.
+    """
     slices = report.slices if report else ()
-    return [score for score in slices if distribution.n_of(score.attributes) >= min_support]
+    return [score for score in slices if distribution.supports(score.attributes, min_support)]
 
 
 def curriculum_slices(slices: Sequence[SliceScore]) -> list[SliceScore]:
@@ -202,9 +202,10 @@ def draw_prompts(
 ) -> list[PromptDraft]:
     """Say `n_images` images as prompts of at most `images_per_prompt`, rows drawn by frequency."""
     drafts = []
+    weights = [r.n for r in rows] if any(r.n for r in rows) else None
     while n_images > 0:
         count = min(images_per_prompt, n_images)
-        row = rng.choices(rows, weights=[r.n for r in rows])[0]
+        row = rng.choices(rows, weights=weights)[0]
         drafts.append(
             PromptDraft(
                 text=vocabulary.caption(row.attributes, rng),

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 from agent.planners import AttributeDistribution, Observation, PlanDraft, PromptDraft
 from agent.planners.slices import (
-    MIN_SUPPORT,
     PromptWriter,
     changes,
     curriculum_slices,
@@ -39,13 +38,13 @@ _LEAST_ERROR = 0.01
 class Thompson:
     """The planner `thompson`; floor: share of uniform prompts; discount: of old effects, a round.
 
-    min_support: photographs of the generator split that a slice needs; curriculum: see
-    `curriculum_slices`.
+    min_support: photographs of the generator split that a slice needs, None: as
+    `feedback.min_support`; curriculum: see `curriculum_slices`.
     """
 
     floor: float
     discount: float
-    min_support: int
+    min_support: int | None
     curriculum: bool
 
     name = "thompson"
@@ -108,7 +107,7 @@ class Thompson:
 def build(
     floor: float = 0.5,
     discount: float = 0.8,
-    min_support: int = MIN_SUPPORT,
+    min_support: int | None = None,
     curriculum: bool = False,
 ) -> Thompson:
     """Build the planner."""

@@ -9,15 +9,19 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from agent import planners
 from agent.autonomous.copies import read_copies
 from agent.autonomous.runner import run
 from agent.config.settings import load_settings
 from agent.loop.components import Components
 from agent.loop.observer import Observer
+from agent.planners import Observation
 from agent.session.folder import open_session
 from memory.errors import SettingsError
 from memory.events import FaultEvent
+from memory.records import Round
 from tests.agent.quick import toy_settings
+from tests.factories import report, slice_score
 from tools.labelers.audit import AuditClassifier, KeepAll
 
 ROOT = Path(__file__).parents[3]
@@ -47,6 +51,43 @@ def test_components_alone_build_targets_generators_labelers_and_judges() -> None
     found = {path: names for path, names in calls.items() if names and path not in OTHERS}
     assert list(found) == ["agent/loop/components.py"]
     assert {*found["agent/loop/components.py"]} == {"targets.build", *TRAINED}
+
+
+def test_slices_without_photographs_to_learn_from_are_asked_for_where_the_generator_knows_more(
+    tmp_path: Path,
+) -> None:
+    class Heard(Observer):
+        def warn(self, message: str) -> None:
+            warnings.append(message)
+
+    warnings: list[str] = []
+    fine = ("feedback.slices=[[brightness, contrast, severity, where]]", "feedback.n_min=1")
+    known = Components(toy_settings(tmp_path, *fine), Heard()).distribution
+    assert len(warnings) == 1 and "where=" in warnings[0] and "feedback.min_support" in warnings[0]
+
+    everything = toy_settings(tmp_path, *fine, "feedback.min_support=0")
+    components = Components(everything, Heard())
+    feedback = components.target.split("feedback")
+    others = [a for a in feedback.attributes if not known.n_of(a)]
+    assert others and len(warnings) == 1
+    assert all(components.distribution.supports(a) for a in others)
+    assert not any(known.supports(a) for a in others)
+
+    # A failing slice that the split generator lacks gets images.
+    slices = tuple(slice_score(a, 0.0 if a is others[0] else 1.0, 30) for a in others[:2])
+    seen = Observation(
+        round=1,
+        n_images=16,
+        images_per_prompt=4,
+        seed=0,
+        rounds=(Round(number=0, report=report(*slices)),),
+    )
+    for planner in ("learning_curve", "audited_failure:floor=0", "count", "thompson:floor=0"):
+        plan = planners.build(planner).plan(
+            seen, components.distribution, components.target.vocabulary
+        )
+        asked = sum(p.count for p in plan.prompts if p.attributes == others[0])
+        assert asked >= 6 and sum(p.count for p in plan.prompts) == 16, planner
 
 
 def test_parts_are_built_once_and_stages_are_shown(tmp_path: Path) -> None:
