@@ -109,11 +109,6 @@ class DstmSettings(TrainSettings):
         exclude_if=lambda weights: not weights,
         description="factor of the weight of a prompt's images by its id, as plans set it",
     )
-    rare_pixels: Share = Field(
-        0.0,
-        description="power of the frequency of classes of pixels by which images that show rare "
-        "ones are drawn more often; 0: all alike",
-    )
     real_images: int | None = Field(
         None,
         ge=1,

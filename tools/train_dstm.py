@@ -193,7 +193,6 @@ def _effective(settings: TrainSettings, with_real: bool) -> dict[str, Any]:
     neutral = {
         "min_class_weight": 0.0,
         "logit_adjustment": 0.0,
-        "rare_pixels": 0.0,
         "freeze": "none",
         "backbone_rate": 1.0,
     }

@@ -23,6 +23,7 @@ from agent.autonomous.delivery import no_gain
 from agent.autonomous.report import write_report
 from agent.autonomous.results import write_results
 from agent.autonomous.status import read_delivery
+from agent.autonomous.thumbnails import show_start
 from agent.brains import Brain, BrainContext, planner_brain, planner_of
 from agent.brains.probe import with_mode
 from agent.brains.sight import require_sight
@@ -68,6 +69,8 @@ def run(settings: Settings, console: Console, interactive: bool = False) -> Path
             stopped = None
             try:
                 _print(console, components.target.notice, "dim")
+                if picture := show_start(components):
+                    _print(console, f"Photographs that the session starts from: {picture}")
                 if tracing_is_enabled():
                     _print(console, "LangSmith traces are sent: LANGSMITH_TRACING is set.")
                 if settings.llm.images and planner_of(settings.brain) is None:

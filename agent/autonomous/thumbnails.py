@@ -1,13 +1,16 @@
-"""Thumbnails of a session's images, with their labels in colours, and the legend of these."""
+"""Pictures of a session: photographs it starts from, thumbnails of images, the legend of labels."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from eval.colours import below_one_another, depth_bar, legend
-from eval.montage import montage_png
+from eval.montage import montage_png, save_montage
 from memory.errors import DataError
 from memory.records import Batch
 from tools.data.jobs import round_folder
@@ -16,9 +19,50 @@ from tools.data.shards import encode_png
 from tools.data.stored_images import StoredImages
 from tools.look_at import DEPTH_M, labelled_pictures
 
+if TYPE_CHECKING:
+    from agent.loop.components import Components
+
 # Images of a prompt that are shown, with labels in rows of about so many pixels.
 N_SHOWN = 8
 _WIDTH_PX = 384
+# Of the photographs that a session starts from: tiles in a row, rows, and pixels of a tile.
+_COLUMNS, _ROWS, _TILE_PX = 8, 8, 128
+START = "shown/photographs.png"
+
+
+def show_start(components: Components) -> Path | None:
+    """Draw photographs that a session starts from, by class and by the first of its slicings.
+
+    They are those that the DSTM may learn from.
+
+    Args:
+        components: Of an open session.
+
+    Returns:
+        The file in the folder of the session; None where it was there, or there are none.
+    """
+    settings, path = components.settings, components.session.folder / START
+    if path.exists():
+        return None
+    photographs = components.photographs(settings.dstm.real_images, settings.session.seed)
+    names, by = components.target.class_names, (settings.feedback.slices or ((),))[0]
+    rows: defaultdict[str, list[int]] = defaultdict(list)
+    for row in np.random.default_rng(0).permutation(len(photographs)):
+        values = [
+            photographs.attributes[row][key] for key in by if key in photographs.attributes[row]
+        ]
+        rows[", ".join([names[photographs.classes[row]], *values])].append(int(row))
+    n_each = max(1, _COLUMNS * _ROWS // max(1, len(rows)))
+    tiles = [(name, row) for name in sorted(rows) for row in rows[name][:n_each]]
+    tiles = tiles[: _COLUMNS * _ROWS]
+    if not tiles:
+        return None
+    shown = photographs.take([row for _, row in tiles])
+    pictures = labelled_pictures(shown, components.task.needs, components.target.pixel_classes)
+    scale = max(1, _TILE_PX // pictures.shape[3])
+    columns = max(1, min(_COLUMNS, _COLUMNS * _TILE_PX // (pictures.shape[3] * scale)))
+    save_montage(path, pictures, [name for name, _ in tiles], columns, scale)
+    return path
 
 
 def thumbnail_path(folder: Path, round_number: int, prompt_id: str) -> Path:

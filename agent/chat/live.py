@@ -251,6 +251,7 @@ class LiveSession:
 
     def _run(self) -> None:
         from agent.autonomous.runner import run_rounds
+        from agent.autonomous.thumbnails import show_start
 
         self.error = None
         control, journal = self.session.control, self.session.journal
@@ -258,6 +259,8 @@ class LiveSession:
         try:
             clear_undone(self.session, self.bench.memory)
             control.check(between_stages=True)
+            if picture := show_start(self.bench):
+                self.tell("state", f"Photographs that the session starts from: {picture}")
             ending, state = run_rounds(self.bench), "finished"
         except Stopped as error:
             ending, state = Ending(error.rule, str(error)), "idle"

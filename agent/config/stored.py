@@ -7,6 +7,8 @@ from typing import Any
 
 from agent.config.settings import Settings
 
+# Settings that are gone, by section: such sessions go on without them.
+_GONE = {"feedback": "trial", "dstm": "rare_pixels"}
 _BEFORE: Mapping[str, Mapping[str, Any]] = {
     "dstm": {"train_on": "synthetic", "min_class_weight": 0.0},
     "generator": {"steps": 8, "guidance": 2.0},
@@ -27,10 +29,10 @@ def read_stored(values: Any) -> Settings:
         for name, before in _BEFORE.items():
             if isinstance(section := values.get(name, {}), Mapping):
                 values = {**values, name: {**before, **section}}
-        if isinstance(feedback := values.get("feedback"), Mapping):
-            # Trial batches and features of the MTDM are gone; such sessions go on without them.
-            kept = {key: value for key, value in feedback.items() if key != "trial"}
-            if "mtdm" in str(kept.get("embedding")):
-                kept["embedding"] = "dstm"
-            values = {**values, "feedback": kept}
+        for name, gone in _GONE.items():
+            if isinstance(section := values.get(name), Mapping):
+                kept = {key: value for key, value in section.items() if key != gone}
+                if "mtdm" in str(kept.get("embedding")):
+                    kept["embedding"] = "dstm"
+                values = {**values, name: kept}
     return Settings.model_validate(values)

@@ -83,7 +83,7 @@ class Page:
             "controls": draw("controls", snapshot),
             "plan": plan(session, name),
             "chat": part("chat", entries, snapshot.mode, snapshot.name),
-            "charts": part("charts", past),
+            "charts": part("charts", past, name, self._pictures.has_start(name)),
             "timeline": part("timeline", past, name),
             "failures": part("failures", past, name, snapshot.mode),
             "prompts": part("prompts", past, name, bool(labels)),

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from agent.autonomous.thumbnails import labelled_thumbnails, legend_of
+from agent.autonomous.thumbnails import START, labelled_thumbnails, legend_of
 from agent.loop.components import Components
 from agent.session.folder import folder_of
 from agent.web.registry import SessionRegistry
@@ -56,6 +56,10 @@ class Pictures:
         if picture is None:
             raise DataError(f"The session {session!r} has no picture {path!r}.")
         return picture
+
+    def has_start(self, session: str) -> bool:
+        """Tell whether the photographs that a session starts from are drawn."""
+        return (folder_of(self._registry.home, session) / START).is_file()
 
     def _prompts(self, session: str, drawn: Round) -> Mapping[str, bytes]:
         """Return the strips of a round's prompts by id; those of the last few rounds are kept."""

@@ -13,10 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from memory.errors import DataError
-from tools.data.samples import VOID, Pool, parts_of
+from tools.data.samples import Pool
 from tools.settings import DEFAULT_SHARE, DstmSettings, TrainSettings
-
-_N_AT_ONCE = 64
 
 
 def sampling_chances(
@@ -33,9 +31,7 @@ def sampling_chances(
     has the total t_c; a class of photographs alone 1. Without `balance_classes` the total is the
     sum of the weights instead.
 
-    `prompt_weights` are factors of w_i by the prompt of a generated image. With `rare_pixels`,
-    chances are multiplied by `pixel_rareness`; the totals of photographs and of generated images
-    are kept.
+    `prompt_weights` are factors of w_i by the prompt of a generated image.
 
     Args:
         samples: n images.
@@ -59,16 +55,15 @@ def sampling_chances(
             "on. Generate more images, or lower the threshold of the audit."
         )
     real = torch.zeros(len(samples), dtype=torch.bool)
-    share, least, rare = 1.0, 0.0, 0.0
+    share, least = 1.0, 0.0
     if isinstance(settings, DstmSettings):
-        rare = settings.rare_pixels
         least, wanted = settings.min_class_weight, settings.synthetic_share
         # A session chooses first; without one there is no round to choose in.
         share = DEFAULT_SHARE if wanted == "auto" else wanted
         real = real if is_real is None else torch.from_numpy(is_real)
     if real_alone:
         weights *= real
-    if not settings.balance_classes and not real.any() and not rare:
+    if not settings.balance_classes and not real.any():
         return weights
     classes = torch.from_numpy(samples.classes)
 
@@ -87,51 +82,7 @@ def sampling_chances(
         (1 - shares)[classes] * weights / of_real.clamp(min=1e-12)[classes],
         shares[classes] * (weights / of_synthetic.clamp(min=1e-12)[classes]),
     )
-    chances = of_class[classes] * within
-    if rare:
-        rareness = pixel_rareness(samples, rare)
-        for kind in (real, ~real):
-            total = chances[kind].sum()
-            chances[kind] *= rareness[kind]
-            chances[kind] *= total / chances[kind].sum().clamp(min=1e-12)
-    return chances
-
-
-def pixel_rareness(samples: Pool, exponent: float) -> torch.Tensor:
-    """Return w_i = sum_c a_ic f_c^-exponent of each image, float64, (n,).
-
-    a_ic is the share of class c among the known pixels of image i, f_c the mean of a_ic over the
-    images that have known pixels. Images without any weigh as the others in the mean.
-
-    Args:
-        samples: n images.
-        exponent: 0: all weigh 1; 1: all classes add the same to the sum of the weights.
-
-    Raises:
-        DataError: The images have no classes of pixels.
-    """
-    counts = np.zeros((len(samples), VOID + 1))
-    row = 0
-    for part in parts_of(samples, _N_AT_ONCE):
-        labels = part.labels
-        if "segmentation" not in labels:
-            raise DataError(
-                "dstm.rare_pixels goes by classes of pixels, which these images lack: set it to 0."
-            )
-        for ids in labels["segmentation"]:
-            counts[row] = np.bincount(ids.reshape(-1), minlength=VOID + 1)
-            row += 1
-    counts = counts[:, :VOID]
-    known = counts.sum(1) > 0
-    if not known.any():
-        return torch.ones(len(samples), dtype=torch.float64)
-    shares = counts[known] / counts[known].sum(1, keepdims=True)
-    frequencies = shares.mean(0)
-    present = frequencies > 0
-    weights = np.ones(len(samples))
-    weights[known] = shares[:, present] @ frequencies[present] ** -exponent
-    weights[~known] = weights[known].mean()
-    return torch.from_numpy(weights)
+    return of_class[classes] * within
 
 
 def effective_size(chances: torch.Tensor) -> float:

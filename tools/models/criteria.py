@@ -39,7 +39,9 @@ class Dstm:
 def load_dstm(folder: Path, device: str = "cpu") -> Dstm:
     """Return a saved DSTM, ready to predict; raises WeightsError when it cannot be used."""
     model, meta = load_model(folder, device)
-    return Dstm(model, tasks.build(meta["task"]), DstmSettings.model_validate(meta["settings"]))
+    # Settings of a training that are gone since change nothing of its model.
+    known = {k: v for k, v in meta["settings"].items() if k in DstmSettings.model_fields}
+    return Dstm(model, tasks.build(meta["task"]), DstmSettings.model_validate(known))
 
 
 def predicts_classes(task: Task) -> bool:

@@ -9,7 +9,7 @@ can be measured by the same functions.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import metadata, util
@@ -40,6 +40,7 @@ NOTICE = (
 # Increased whenever `measure` or `near_copies` changes, as their results are cached.
 _CACHE_VERSION = 2
 _NEAR_COPY = 0.6
+_N_AT_ONCE = 256
 
 Gray = NDArray[np.floating]
 
@@ -105,11 +106,21 @@ def build(cache_dir: Path, seed: int = 0) -> Elpv:
 
 
 def measure(image: NDArray[np.uint8], wafer: str) -> dict[str, str]:
-    """Return the attributes that can be measured on an image.
+    """Return the attributes that can be measured on an image, see `measure_all`.
 
     Args:
         image: (64, 64), gray, 0..255.
         wafer: "mono" or "poly".
+    """
+    return measure_all(image[None], [wafer])[0]
+
+
+def measure_all(images: NDArray[np.uint8], wafers: Sequence[str]) -> list[dict[str, str]]:
+    """Return the attributes that can be measured on images.
+
+    Args:
+        images: (n, 64, 64), gray, 0..255.
+        wafers: "mono" or "poly", n.
 
     Returns:
         brightness: mean luminance of the cell; dark_area and where: fraction and centre of gravity
@@ -117,36 +128,47 @@ def measure(image: NDArray[np.uint8], wafer: str) -> dict[str, str]:
         standard deviation of the texture; busbars: two or three, absent where the row profile
         shows neither clearly.
     """
-    x = image.astype(np.float32) / 255
-    inner = _cell_mask(wafer)
-    profile = np.quantile(x[:, 8:-8], 0.65, axis=1)
-    dips = profile - gaussian_filter1d(profile, 5)
-    clean = _without_busbars(x, dips)
-    luminance = float(x[inner].mean())
-    attributes = {"brightness": level(luminance, (0.57, 0.70), ("dark", "medium", "bright"))}
+    measured: list[dict[str, str]] = [{}] * len(images)
+    for wafer in dict.fromkeys(wafers):
+        rows = [row for row, other in enumerate(wafers) if other == wafer]
+        for start in range(0, len(rows), _N_AT_ONCE):
+            part = rows[start : start + _N_AT_ONCE]
+            found = _measured(images[part], _cell_mask(wafer))
+            for row, attributes in zip(part, found, strict=True):
+                measured[row] = attributes
+    return measured
 
-    smooth = gaussian_filter(clean, 1.5)
-    dark = (smooth < 0.65 * np.quantile(smooth[inner], 0.75)) & inner
-    share = float(dark.sum() / inner.sum())
-    attributes["dark_area"] = level(share, (0.005, 0.06), ("none", "small", "large"))
-    if attributes["dark_area"] != "none":
-        rows, columns = np.nonzero(dark)
-        dx, dy = float(columns.mean()) - (SIZE - 1) / 2, float(rows.mean()) - (SIZE - 1) / 2
-        if max(abs(dx), abs(dy)) < 8:
-            attributes["where"] = "centre"
-        elif abs(dx) >= abs(dy):
-            attributes["where"] = "left" if dx < 0 else "right"
-        else:
-            attributes["where"] = "top" if dy < 0 else "bottom"
 
-    texture = (clean - gaussian_filter(clean, 4))[inner].std() / max(
-        float(clean[inner].mean()), 0.1
-    )
-    attributes["contrast"] = level(float(texture), (0.03, 0.06), ("low", "medium", "high"))
-    busbars = _busbars(x)
-    if busbars:
-        attributes["busbars"] = busbars
-    return attributes
+def _measured(images: NDArray[np.uint8], inner: NDArray[np.bool_]) -> Iterator[dict[str, str]]:
+    x = images.astype(np.float32) / 255
+    profile = np.quantile(x[:, :, 8:-8], 0.65, axis=2)
+    clean = _without_busbars(x, profile - gaussian_filter1d(profile, 5))
+    luminance = x[:, inner].mean(1)
+    smooth = gaussian_filter(clean, (0, 1.5, 1.5))
+    dark = (smooth < 0.65 * np.quantile(smooth[:, inner], 0.75, axis=1)[:, None, None]) & inner
+    n_dark = dark.sum((1, 2))
+    offset = np.arange(SIZE) - (SIZE - 1) / 2
+    right, below = (dark.sum(axis) @ offset / np.maximum(n_dark, 1) for axis in (1, 2))
+    texture = (clean - gaussian_filter(clean, (0, 4, 4)))[:, inner].std(1)
+    texture = texture / np.maximum(clean[:, inner].mean(1), 0.1)
+    for i, busbars in enumerate(_busbars(x)):
+        attributes = {
+            "brightness": level(float(luminance[i]), (0.57, 0.70), ("dark", "medium", "bright"))
+        }
+        share = float(n_dark[i] / inner.sum())
+        attributes["dark_area"] = level(share, (0.005, 0.06), ("none", "small", "large"))
+        if attributes["dark_area"] != "none":
+            dx, dy = float(right[i]), float(below[i])
+            if max(abs(dx), abs(dy)) < 8:
+                attributes["where"] = "centre"
+            elif abs(dx) >= abs(dy):
+                attributes["where"] = "left" if dx < 0 else "right"
+            else:
+                attributes["where"] = "top" if dy < 0 else "bottom"
+        attributes["contrast"] = level(float(texture[i]), (0.03, 0.06), ("low", "medium", "high"))
+        if busbars:
+            attributes["busbars"] = busbars
+        yield attributes
 
 
 @cache
@@ -159,33 +181,36 @@ def _cell_mask(wafer: str) -> NDArray[np.bool_]:
 
 
 def _without_busbars(x: Gray, dips: Gray) -> Gray:
+    """Interpolate rows that dip, (n, 64), between those above and below."""
     bar = dips < -0.01
-    bar = bar | np.roll(bar, 1) | np.roll(bar, -1)
-    rows = np.nonzero(~bar)[0]
-    if len(rows) < 2:  # a generated image may show anything
-        return x
-    # As np.interp, of all columns at once.
+    bar = bar | np.roll(bar, 1, axis=1) | np.roll(bar, -1, axis=1)
+    bar &= ((~bar).sum(1) >= 2)[:, None]  # a generated image may show anything
     grid = np.arange(SIZE)
-    before = np.clip(np.searchsorted(rows, grid, side="right") - 1, 0, len(rows) - 2)
-    known, position = x[rows].astype(np.float64), np.clip(grid, rows[0], rows[-1])
-    slope = np.diff(known, axis=0) / np.diff(rows)[:, None]
-    clean = slope[before] * (position - rows[before])[:, None] + known[before]
-    return clean.astype(np.float32)
+    above = np.maximum.accumulate(np.where(bar, -1, grid), axis=1)
+    below = np.minimum.accumulate(np.where(bar, SIZE, grid)[:, ::-1], axis=1)[:, ::-1]
+    # Beyond the last row that does not dip its values go on.
+    above, below = np.where(above < 0, below, above), np.where(below == SIZE, above, below)
+    part = (grid - above) / np.maximum(below - above, 1)
+    n = np.arange(len(x))[:, None]
+    low, high = x[n, above].astype(np.float64), x[n, below].astype(np.float64)
+    clean: Gray = (low + part[:, :, None] * (high - low)).astype(np.float32)
+    return clean
 
 
-def _busbars(x: Gray) -> str | None:
+def _busbars(x: Gray) -> Iterator[str | None]:
     """Count thin dark lines where the data set's modules have them; both layouts are symmetric."""
-    profile = np.median(x[:, 8:-8], axis=1)
-    dips = (profile - gaussian_filter1d(profile, 2.5)) / max(float(profile.mean()), 0.05)
+    profile = np.median(x[:, :, 8:-8], axis=2)
+    dips = profile - gaussian_filter1d(profile, 2.5)
+    dips = dips / np.maximum(profile.mean(1), 0.05)[:, None]
 
-    def line(row: int) -> bool:
-        return bool(dips[row - 2 : row + 3].min() < -0.02)
+    def line(row: int) -> NDArray[np.bool_]:
+        lines: NDArray[np.bool_] = dips[:, row - 2 : row + 3].min(1) < -0.02
+        return lines
 
-    if line(11) and line(32) and line(52):
-        return "three"
-    if not line(32) and ((line(17) and line(47)) or (line(20) and line(43))):
-        return "two"
-    return None
+    three = line(11) & line(32) & line(52)
+    two = ~line(32) & ((line(17) & line(47)) | (line(20) & line(43)))
+    for has_three, has_two in zip(three, two, strict=True):
+        yield "three" if has_three else "two" if has_two else None
 
 
 def near_copies(images: NDArray[np.uint8], wafers: list[str]) -> NDArray[np.int64]:
@@ -258,7 +283,7 @@ def _write_cache(path: Path) -> None:
             wafers=np.array(wafers),
             severities=severities,
             groups=near_copies(images, wafers),
-            measured=json.dumps([measure(x, w) for x, w in zip(images, wafers, strict=True)]),
+            measured=json.dumps(measure_all(images, wafers)),
         )
 
     write_atomic(path, save)

@@ -214,7 +214,11 @@ def test_a_setting_that_a_preset_gives_twice_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_gone_is_read_from_stored_settings() -> None:
-    stored = {"preset": "solar", "feedback": {"trial": 12, "embedding": "dstm+mtdm", "n_min": 5}}
+    stored = {
+        "preset": "solar",
+        "feedback": {"trial": 12, "embedding": "dstm+mtdm", "n_min": 5},
+        "dstm": {"rare_pixels": 0.5},
+    }
     feedback = read_stored(stored).feedback
     assert (feedback.n_min, feedback.embedding) == (5, "dstm")
     with pytest.raises(SettingsError, match=r"feedback\.trial"):

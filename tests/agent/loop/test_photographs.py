@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from agent.autonomous.runner import run
+from agent.autonomous.thumbnails import START, show_start
 from agent.config.settings import load_settings
 from agent.config.stored import read_stored
 from agent.experiments.rerun import rerun
@@ -40,6 +42,19 @@ class Bare(Toy):
         """Return one of the four splits, two of them empty."""
         samples = super().split(name)
         return samples.take(()) if name in ("generator", "audit") else samples
+
+
+def test_a_session_shows_photographs_that_it_starts_from(tmp_path: Path) -> None:
+    with open_session(toy_settings(tmp_path, "dstm.real_images=12"), "seen") as session:
+        components = Components.of_session(session, Observer())
+        path = show_start(components)
+        assert path == session.folder / START
+        with Image.open(path) as picture:
+            # Two rows of eight tiles of 128 pixels.
+            assert picture.width // 128 == 8 and picture.height // 128 == 2
+        assert show_start(components) is None
+    with open_session(toy_settings(tmp_path, BARE), "bare") as session:
+        assert show_start(Components.of_session(session, Observer())) is None
 
 
 def bare(cache_dir: Path) -> Bare:

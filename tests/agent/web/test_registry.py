@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.autonomous.thumbnails import START
 from agent.config.settings import Settings
 from agent.session.folder import folder_of, open_session
 from agent.web.page import draw, plan
@@ -62,7 +63,9 @@ def test_sessions_are_shared_released_and_opened_again(make_settings: MakeSettin
     wait_for(lambda: session.live.progress.state == "finished")
     snapshot = registry.snapshot(name)
     assert snapshot.n_done == 1
-    assert "<svg" in draw("charts", snapshot.rounds)
+    assert "<svg" in draw("charts", snapshot.rounds, name, True)
+    assert "photographs.png" in draw("charts", (), name, Pictures(registry).has_start(name))
+    assert Pictures(registry).read(name, START).startswith(b"\x89PNG")
     assert f"?session={name}" in draw("failures", snapshot.rounds, name, "here")
     assert "kept" in draw("prompts", snapshot.rounds, name, False)
     pictures, (done,) = Pictures(registry), snapshot.rounds

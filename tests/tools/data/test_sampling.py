@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 import torch
 
 from memory.errors import DataError
-from tools.data.samples import VOID, Samples
+from tools.data.samples import Samples
 from tools.data.sampling import class_frequencies, effective_size, sampling_chances
 from tools.data.shards import read_shards, stratified, write_photographs
 from tools.settings import DstmSettings, TrainSettings
@@ -110,23 +109,3 @@ def test_photographs_are_stored_once_by_their_content(tmp_path: Path, target: An
     assert stored.ids == list(photographs.ids)
     others = write_photographs(target.split("audit"), tmp_path, ["plain", "square"])
     assert others[0].parent != paths[0].parent
-
-
-def test_images_with_rare_pixels_are_drawn_more_often() -> None:
-    # One photograph and one generated image of six show the rare class, one has no known pixel.
-    segmentation = np.zeros((6, 4, 4), np.uint8)
-    segmentation[0, :2] = segmentation[4, :2] = 1
-    segmentation[1] = VOID
-    samples = replace(pool([1] * 6, [0] * 6), labels={"segmentation": segmentation})
-    is_real = np.arange(6) >= 4
-    settings = DstmSettings(task="segmentation", min_class_weight=0)
-    rare = settings.model_copy(update={"rare_pixels": 1.0})
-    alike, chances = (sampling_chances(samples, by, is_real) for by in (settings, rare))
-    for kind in (is_real, ~is_real):
-        assert float(chances[kind].sum()) == pytest.approx(float(alike[kind].sum()))
-    # Shares of the classes in the five known images: 0.8 and 0.2; half of an image is rare.
-    ratio = (0.5 / 0.8 + 0.5 / 0.2) / (1 / 0.8)
-    assert float(chances[4] / chances[5]) == pytest.approx(ratio)
-    assert float(chances[0] / chances[2]) == pytest.approx(ratio)
-    with pytest.raises(DataError, match="rare_pixels"):
-        sampling_chances(pool([1], [0]), rare)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tools.targets.elpv import measure, near_copies
+from tools.targets.elpv import measure, measure_all, near_copies
 from tools.targets.splits import SHARES, split_groups
 
 
@@ -69,6 +69,13 @@ def test_corners_of_a_monocrystalline_cell_are_no_dark_area() -> None:
     image[near < 14] = 20
     assert measure(image, "mono")["dark_area"] == "none"
     assert measure(image, "poly")["dark_area"] != "none"
+
+
+def test_images_are_measured_together_as_alone() -> None:
+    images = [cell(0.3), with_patch(cell(), 10, 40, 7), cell(bars=(11, 32, 52)), cell(noise=0.1)]
+    wafers = ["poly", "mono", "poly", "mono"]
+    alone = [measure(image, wafer) for image, wafer in zip(images, wafers, strict=True)]
+    assert measure_all(np.stack(images), wafers) == alone
 
 
 def test_an_image_all_of_lines_is_measured() -> None:
