@@ -173,7 +173,7 @@ class Conversation:
             elif reply.preferences:
                 blocks = self._meant(reply.preferences, line)
             else:
-                blocks = [Line(reply.text)]
+                blocks = reply.blocks()
         except ShapingError as error:
             text = f"Not taken from the model, {error}. From the records:"
             blocks = [Line(one_line(text), "warning"), *self._parsed(line, result)]
@@ -210,6 +210,9 @@ class Conversation:
         """Do what plain words mean to the grammar."""
         if result.command == "approve" and self.live.question is None:
             return [Line("Nothing waits for your approval.")]
+        asks = (result.command or "").startswith(("failures", "classes", "status", "changes"))
+        if (asks or result.question) and (pixels := self._overview.pixel_classes_in(line)):
+            return self._queries.about({**result.named, **pixels})
         if result.command or (result.beside and result.is_exact):
             rest = replace(result, command=None, beside=())
             blocks = self._run(result.command) if result.command else []

@@ -104,6 +104,8 @@ class Queries:
             return [failure_table(last.failures, last.number), Line("/show SLICE shows pictures.")]
         if named := self._discovered(unquoted(text)):
             return named
+        if pixels := self._overview.pixel_classes_in(text):
+            return self.about(pixels)
         preference = self._overview.slice_of(text)
         failures = [f for f in last.failures if f.slice == preference.name]
         blocks: list[Block] = [failure_table(failures, last.number)] if failures else []
