@@ -14,9 +14,6 @@ from agent.planners import AttributeCombination, AttributeDistribution, Observat
 from agent.planners.audited_failure import audited_shares
 from agent.planners.count import Count
 from agent.planners.learning_curve import water_fill
-from agent.planners.learning_progress import best_mixture, fit
-from agent.planners.learning_progress import build as build_learning_progress
-from agent.planners.level_replay import rank_shares, staleness
 from agent.planners.mixing import group_dro, hedge
 from agent.planners.slices import SlicePlanner, changes, curriculum_slices, reward
 from memory.errors import SettingsError
@@ -201,36 +198,6 @@ def test_audited_failure_counts_the_kept_rate_once() -> None:
     history = done.model_copy(update={"batch": batch, "failures": (judged,)})
     found = spent(plan("audited_failure:floor=0", history, n_images=1000))
     assert found["night"] / found["dusk"] == pytest.approx(0.5, rel=0.05)
-
-
-def test_learning_progress_prefers_the_slice_whose_score_changes() -> None:
-    history = [past(number, lights(0.8, 0.5, 0.3 + 0.1 * number)) for number in range(1, 5)]
-    planner = build_learning_progress(random_share=0.0)
-    found = spent(planner.plan(observe(*history), PALETTE, VOCABULARY))
-    assert found["night"] > 90
-    assert spent(plan("learning_progress", *history))["night"] < 95  # a fifth goes anywhere
-
-
-def test_mixture_finds_two_groups() -> None:
-    rng = np.random.default_rng(0)
-    points = np.concatenate([rng.normal(0, 0.1, (60, 2)), rng.normal(3, 0.1, (20, 2))])
-    found = fit(points, 2, rng)
-    order = found.means[:, 0].argsort()
-    assert found.weights[order] == pytest.approx([0.75, 0.25], abs=0.01)
-    assert found.means[order] == pytest.approx(np.array([[0, 0], [3, 3]]), abs=0.1)
-    assert found.aic < fit(points, 1, rng).aic
-    assert len(best_mixture(points, range(1, 3), rng).weights) == 2
-
-
-def test_level_replay_has_rank_weights() -> None:
-    shares = rank_shares({"a": 0.1, "b": 0.9, "c": 0.5}, beta=0.5)
-    assert shares == pytest.approx({"b": 36 / 49, "c": 9 / 49, "a": 4 / 49})
-
-
-def test_level_replay_counts_the_rounds_since_a_slice_was_asked_for() -> None:
-    slices = lights(0.5, 0.5, 0.5)
-    history = [past(1, slices), past(2, slices, ("day", "dusk")), past(3, slices, ("day",))]
-    assert staleness(history, slices) == {"light=day": 0, "light=dusk": 1, "light=night": 2}
 
 
 def test_hedge_after_one_reward() -> None:
