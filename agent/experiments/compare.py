@@ -50,7 +50,7 @@ from memory.errors import SettingsError, ShapingError
 from memory.files import write_bytes, write_json
 from memory.records import PromptSpec, Record, Report, Round, digest, read_pull
 from memory.user_folders import refuse_foreign
-from tools.generators import accepts_feedback
+from tools.generators import supports
 from tools.models.criteria import require_classes
 
 _OF_PRETRAINING = ("pretrain", "pretrain_target")
@@ -195,7 +195,7 @@ class Experiment:
                 f"The arm {name!r} is pulled, and --broken has prompts draw something else. "
                 "Compare guided arms without it."
             )
-        if not accepts_feedback(components.generator):
+        if not supports(components.generator, "accepts_feedback"):
             raise SettingsError(
                 f"The arm {name!r} is pulled, but the generator {components.generator.name!r} "
                 "cannot be. Choose a preset whose generator is an MTDM, such as solar or streets."
