@@ -96,10 +96,12 @@ class Queries:
 
     def failures(self, text: str = "") -> list[Block]:
         """Show where the model fails on real photographs; of a slice, with pictures."""
-        measured = [r for r in self._overview.rounds() if r.failures]
-        if not measured:
+        inspected = [r for r in self._overview.rounds() if r.is_inspected]
+        if not inspected:
             return [Line("No failures are known yet; the first report finds them.")]
-        last = measured[-1]
+        last = inspected[-1]
+        if not text and not last.failures:
+            return [Line(f"No failures were found after round {last.number}.")]
         if not text:
             return [failure_table(last.failures, last.number), Line("/show SLICE shows pictures.")]
         if named := self._discovered(unquoted(text)):
