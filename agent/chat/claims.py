@@ -49,7 +49,8 @@ _AMOUNTS = re.compile(
     r"\b(?:images?|shares?|prompts?|draws?|budgets?|plan\w*|tokens?|left|hours?)\b"
 )
 _ADVICE = re.compile(
-    r"\b(?:could|would|might|may|can|should|if|whether|try|want\w*|hope\w*|aims?|expect\w*|planned)\b"
+    r"\b(?:could|would|might|may|can|should)\b(?! (?:\w+ )?(?:see|say|tell|conclude|note|confirm))"
+    r"|\b(?:if|whether|try|want\w*|hope\w*|aims?|planned)\b|(?<!as )\bexpect\w*\b"
     r"|\bto (?:improve|help|recover|increase|beat|benefit)\b|\?"
 )
 _FUTURE = re.compile(r"\b(?:will|going to|likely|certain to)\b")
@@ -141,7 +142,9 @@ class _Reader:
                 yield "worth", ()
             return
         carried, self._carried = self._carried, keys or self._carried
-        if _ADVICE.search(text):
+        # An introduction before a comma is no condition: "If you ask me, it fell".
+        start = min((m.start() for p in _FOUND.values() if (m := p.search(text))), default=0)
+        if _ADVICE.search(text, text.rfind(",", 0, start) + 1):
             return
         if re.search(r"\b(?:hypothesis|prediction|expectation)\b", text):
             verdicts = [r.verdict for r in self._past if r.verdict]

@@ -19,6 +19,8 @@ from tests.agent.chat.recorded import recorded
 
 PIXELS = {"car": (0.41, 0.44, 0.47), "pedestrian": (0.22, 0.2, 0.18)}
 TRUE = [
+    "More bright images might help poly recover.",
+    "If it gets worse, stop.",
     "Dark improved.",
     "Dark cells improved since round 0.",
     "Dark is the worst.",
@@ -70,6 +72,10 @@ TRUE = [
     "Pedestrian is the worst class of pixels.",
 ]
 FALSE = [
+    "We can see that dark got worse.",
+    "As expected, dark got worse.",
+    "If you ask me, dark got worse.",
+    "You should note that bright improved.",
     "Dark got worse.",
     "Dark fell in the last round.",
     "Bright is the worst.",
