@@ -26,14 +26,15 @@ _MAIN: Key = frozenset()
 _NO = r"(?:not|never|no|none|nothing|nobody|neither|nor|hardly|without)"
 _PATTERNS = {
     "up": r"improv\w*|better|helps?|helped|useful|recover\w*|progress\w*|stronger|outperform\w*"
-    r"|beats?|ahead|benefit\w*|easier|surg\w*|soar\w*|climb\w*|doubled|positive|upwards?",
+    r"|beats?|ahead|benefit\w*|easier|surg\w*|soar\w*|climb\w*|doubled|positive|upwards?"
+    r"|overtook|surpass\w*|exceeds?",
     "down": r"worse\w*|hurts?|harm\w*|degrad\w*|deteriorat\w*|regress\w*|suffer\w*|weaker|lags?"
     r"|behind|trails?|harder|useless|plung\w*|slump\w*|sank|negative|downwards?|downhill",
     "more": r"rose|risen|rises?|rising|increas\w*|gr[eo]w\w*|gain\w*|higher|up",
     "less": r"fell|falls?|fallen|drop\w*|declin\w*|decreas\w*|lower|lost|loses?|down",
-    "same": r"unchanged|(?:the|about) same|flat|stagnat\w*|plateau\w*|constant|stable",
+    "same": r"unchanged|on par|equals?|as (?:good|bad|well) as|(?:the|about) same|flat|stagnat\w*|plateau\w*|constant|stable",
     "best": r"best|strongest|highest|easiest|peak\w*",
-    "worst": r"worst|weakest|lowest|poorest|hardest",
+    "worst": r"worst|fails? (?:the )?most|most (?:failures|errors|mistakes)|least (?:accurate|reliable)|weakest|lowest|poorest|hardest",
     "well": r"(?<!as )well|good|strong|fixed|solved|fine|excellent\w*",
     "weak": r"struggl\w*|problem\w*|bad(?:ly)?|poor(?:ly)?|weak|fails|difficult",
     "sure": r"significant\w*|clear(?:ly)?|reliabl\w*|beyond chance|beyond doubt",
@@ -60,7 +61,9 @@ _GO_ON = re.compile(
 _WORTH = re.compile(
     r"\bworth\w*|\bpays? off\b|\b(?:recommend|advis|sensible)\w*|\bhelps?\b|\bimprove\b"
 )
-_THAN = re.compile(r"than|outperforms?|beats?|ahead|behind|lags?|trails?|over")
+_THAN = re.compile(
+    r"than|par|equals?|overtook|surpass\w*|exceeds?|outperforms?|beats?|ahead|behind|lags?|trails?|over"
+)
 _REST = re.compile(r"\bthan (?:the )?(?:rest|others?|average|overall|all others)\b")
 _ALL = re.compile(r"\b(?:all|every\w*|each|nothing|none|no (?:slice|class|condition))\b")
 _PRONOUN = re.compile(r"\b(?:it|its|they|them|their|these|those)\b")
@@ -73,7 +76,9 @@ _SINCE = re.compile(
     r"\b(?:since|than|over|above|below|from|against|to|with|before|after) (?:in )?round (\d+)"
 )
 _FIRST = re.compile(r"\b(?:before|baseline|alone|start|beginning|first|round 0)\b")
-_LAST = re.compile(r"\b(?:last|latest|recent|this) round\b|\bjust\b")
+_LAST = re.compile(r"\b(?:last|latest|recent|this|current) round\b|\bjust\b")
+# Something else is compared with the first round, not the first one with the last.
+_FIRST_IS = re.compile(r"\b(?:alone|baseline|start|beginning) (?:was|were|is|are|did)\b")
 _PARTS = re.compile(
     r"[,;:]+|\b(?:but|while|whereas|although|though|however|then|and|so|because|since(?= the ))\b"
 )
@@ -118,6 +123,8 @@ class _Reader:
                         for score in one.report.slices
                     },
                 }
+        failures = next((r.failures for r in reversed(past) if r.failures), ())
+        self._failing = {frozenset(f.slice.split()) for f in failures if f.significant}
         self._carried = tuple(key for _, key in mentions(question.lower(), lexicon)[1])
 
     def wrong(self, answer: str) -> list[Claim]:
@@ -190,6 +197,8 @@ class _Reader:
             return True
         if _FUTURE.search(text) or len(directions or extremes or levels) > 1:
             return False
+        if _REST.search(text) and "sure" in kinds:
+            return all((key in self._failing) != is_not for key in subjects)
         if extremes and not directions:
             (kind,) = extremes
             return self._is_extreme(text, kind, is_not, subjects)
@@ -219,7 +228,8 @@ class _Reader:
     def _is_extreme(self, text: str, kind: str, is_not: bool, subjects: Sequence[Key]) -> bool:
         since = _SINCE.findall(text)
         rounds = [int(n) for n in re.findall(r"\bround (\d+)", text) if n not in since]
-        rounds += [max(self._scores, default=0)] if _LAST.search(text) else []
+        is_last = _LAST.search(text) or re.search(r"\b(?:peak|now|so far|ever)\b", text)
+        rounds += [max(self._scores, default=0)] if is_last and not rounds else []
         if _MAIN in subjects:
             # Of rounds; without one, "best" is said of something else.
             values = {n: found[_MAIN].value for n, found in self._scores.items()}
@@ -280,7 +290,8 @@ class _Reader:
             pairs = [(last, before)]
         else:
             pairs = [(last, first)] if _FIRST.search(text) else [(last, before), (last, first)]
-        yield from ((known[max(pair)], known[min(pair)]) for pair in pairs)
+        ends = (min, max) if _FIRST_IS.search(text) else (max, min)
+        yield from ((known[ends[0](pair)], known[ends[1](pair)]) for pair in pairs)
 
 
 def _clauses(sentence: str) -> Iterator[str]:
