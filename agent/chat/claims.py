@@ -32,9 +32,11 @@ _PATTERNS = {
     r"|behind|trails?|harder|useless|plung\w*|slump\w*|sank|negative|downwards?|downhill",
     "more": r"rose|risen|rises?|rising|increas\w*|gr[eo]w\w*|gain\w*|higher|up",
     "less": r"fell|falls?|fallen|drop\w*|declin\w*|decreas\w*|lower|lost|loses?|down",
-    "same": r"unchanged|on par|equals?|as (?:good|bad|well) as|(?:the|about) same|flat|stagnat\w*|plateau\w*|constant|stable",
+    "same": r"unchanged|on par|equals?|as (?:good|bad|well) as|(?:the|about) same|flat"
+    r"|stagnat\w*|plateau\w*|constant|stable",
     "best": r"best|strongest|highest|easiest|peak\w*",
-    "worst": r"worst|fails? (?:the )?most|most (?:failures|errors|mistakes)|least (?:accurate|reliable)|weakest|lowest|poorest|hardest",
+    "worst": r"worst|fails? (?:the )?most|most (?:failures|errors|mistakes)"
+    r"|least (?:accurate|reliable)|weakest|lowest|poorest|hardest",
     "well": r"(?<!as )well|good|strong|fixed|solved|fine|excellent\w*",
     "weak": r"struggl\w*|problem\w*|bad(?:ly)?|poor(?:ly)?|weak|fails|difficult",
     "sure": r"significant\w*|clear(?:ly)?|reliabl\w*|beyond chance|beyond doubt",
@@ -62,7 +64,8 @@ _WORTH = re.compile(
     r"\bworth\w*|\bpays? off\b|\b(?:recommend|advis|sensible)\w*|\bhelps?\b|\bimprove\b"
 )
 _THAN = re.compile(
-    r"than|par|equals?|overtook|surpass\w*|exceeds?|outperforms?|beats?|ahead|behind|lags?|trails?|over"
+    r"than|par|equals?|overtook|surpass\w*|exceeds?|outperforms?|beats?|ahead|behind|lags?"
+    r"|trails?|over"
 )
 _REST = re.compile(r"\bthan (?:the )?(?:rest|others?|average|overall|all others)\b")
 _ALL = re.compile(r"\b(?:all|every\w*|each|nothing|none|no (?:slice|class|condition))\b")

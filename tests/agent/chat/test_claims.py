@@ -14,11 +14,33 @@ import pytest
 from agent.chat.claims import unsupported_claims
 from agent.chat.conversation import Conversation
 from agent.chat.overview import Overview
+from agent.chat.queries import Queries
 from eval.report.blocks import plain
 from tests.agent.chat.recorded import recorded
 
 PIXELS = {"car": (0.41, 0.44, 0.47), "pedestrian": (0.22, 0.2, 0.18)}
 TRUE = [
+    "Dark cells are the weakest slice: 0.574 in round 2, although they improved since round 0.",
+    "The plan puts most images on dark cells because dark is worst.",
+    "Balanced accuracy peaked in round 1 and fell slightly in round 2.",
+    "Yes. Since round 0, accuracy went up.",
+    "The images help over photographs alone, but the last round did not improve the score.",
+    "No, another round is not recommended.",
+    "It is not worth it: the last round was not better than round 1.",
+    "Dark needs more images, since it is the worst slice.",
+    "The model does poorly on dark cells and well on bright ones.",
+    "Bright is fine; dark is the problem.",
+    "I would add more dark images.",
+    "The audit rejected 22 of 120 images.",
+    "Poly improved over the photographs alone.",
+    "Dark has improved in both rounds.",
+    "Dark went from 0.512 to 0.574.",
+    "There is 1 round left.",
+    "You asked for fewer dark images.",
+    "The weakest class is pedestrian.",
+    "Car improved in every round.",
+    "The pedestrian IoU dropped from 0.22 to 0.18.",
+    "More synthetic images are used now than before.",
     "More bright images might help poly recover.",
     "If it gets worse, stop.",
     "Dark improved.",
@@ -72,6 +94,29 @@ TRUE = [
     "Pedestrian is the worst class of pixels.",
 ]
 FALSE = [
+    "Dark cells are getting weaker.",
+    "The best slice is dark.",
+    "The pedestrian class improved and is the best.",
+    "Accuracy is at its peak now.",
+    "The current round is the best so far.",
+    "Things improved in round 2.",
+    "We made progress in every round.",
+    "The model improved each round.",
+    "Dark overtook bright.",
+    "Dark is on par with bright.",
+    "The photographs alone were better.",
+    "Round 0 was the best.",
+    "The session is a success, every slice got better.",
+    "Images hurt the model.",
+    "The images were all rejected.",
+    "Another round is recommended.",
+    "You should do another round, it will help.",
+    "Performance on dark is excellent.",
+    "The improvement is statistically significant.",
+    "The model no longer fails on dark.",
+    "Bright cells fail most often.",
+    "The most failures are on bright cells.",
+    "The car class is the weakest.",
     "We can see that dark got worse.",
     "As expected, dark got worse.",
     "If you ask me, dark got worse.",
@@ -146,6 +191,13 @@ def test_a_statement_is_one_of_the_records(chat: Conversation) -> None:
     for answer in (*TRUE, *FALSE):
         found = unsupported_claims(answer, "", past, lexicon)
         assert bool(found) == (answer in FALSE), (answer, found)
+
+
+def test_the_records_themselves_are_supported(chat: Conversation) -> None:
+    overview = Overview(chat.live)
+    past, lexicon = overview.rounds(), overview.with_pixel_classes()
+    for fact in Queries(chat.live, overview).facts():
+        assert not unsupported_claims(fact, "", past, lexicon), fact
 
 
 def test_it_stands_for_what_was_named_last(chat: Conversation) -> None:
