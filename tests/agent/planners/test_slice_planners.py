@@ -15,7 +15,7 @@ from agent.planners.audited_failure import audited_shares
 from agent.planners.count import Count
 from agent.planners.learning_curve import water_fill
 from agent.planners.mixing import group_dro, hedge
-from agent.planners.slices import SlicePlanner, changes, reward
+from agent.planners.slices import SlicePlanner, changes, curriculum_slices, reward
 from memory.errors import SettingsError
 from memory.records import (
     Batch,
@@ -225,6 +225,31 @@ def test_mixing_refuses_an_unknown_method() -> None:
         planners.build("mixing:method=hedges")
 
 
+def test_curriculum_opens_a_pair_when_its_parents_are_learnt() -> None:
+    pair = score(0.2, light="night", weather="fog")
+    foggy = score(0.7, weather="fog")
+    good, bad = score(0.7, light="night"), score(0.3, light="night")
+    others = (score(0.7, light="day"), score(0.7, weather="clear"))
+    assert pair in curriculum_slices([good, foggy, *others, pair])
+    assert pair not in curriculum_slices([bad, foggy, *others, pair])
+    assert bad in curriculum_slices([bad, foggy, *others, pair])
+
+
+def test_curriculum_is_an_option_of_planners() -> None:
+    slices = (
+        score(0.9, light="day"),
+        score(0.3, light="night"),
+        score(0.9, weather="fog"),
+        score(0.0, light="night", weather="fog"),
+    )
+    for name in ("failure", "audited_failure:floor=0", "thompson:floor=0"):
+        history = past(1, slices)
+        aims = {p.why for p in plan(f"{name}:curriculum=true", history).prompts}
+        assert not any("night weather=fog" in why for why in aims)
+        aims = {p.why for p in plan(name, history).prompts}
+        assert any("night weather=fog" in why for why in aims)
+
+
 def test_oracle_goes_by_the_sealed_report_and_asks_for_nothing_broken() -> None:
     sealed = report(*lights(0.9, 0.9, 0.2), split="test")
     broken = [{"light": "night", "weather": "fog"}]
@@ -288,3 +313,12 @@ def test_a_learning_curve_spends_where_errors_are_many_and_photographs_few() -> 
     assert ambiguous["day"] < ambiguous["night"]
     assert images(0.9, 0.9, 0.4)["night"] > 90
     assert images(0.5, 0.5, 0.5, keep=0)["night"] < images(0.5, 0.5, 0.5)["night"]
+
+    # A failure that images were found not to mend counts for less.
+    sure, useless = estimate(1.0, n=40, half=0.0), estimate(0.05, n=40, half=0.05)
+    fixable = Fixable(chance=useless, drawable=sure, useful=useless)
+    hopeless = failure({"light": "night"}, 0.5, fixable=fixable)
+    seen = past(1, lights(0.5, 0.5, 0.5)).model_copy(update={"training": training(n_real=300)})
+    judged = seen.model_copy(update={"failures": (hopeless,)})
+    planned = [spent(plan("learning_curve:floor=0", r))["night"] for r in (judged, seen)]
+    assert planned[0] < planned[1] / 2
