@@ -1,6 +1,6 @@
 """Comparisons: planners, controls and brains as arms, over paired seeds at equal cost.
 
-compare/NAME/  compare.json (settings)  compare.html  compare.csv  compare-slices.csv
+compare/NAME/  compare.json (settings)  compare.html  compare*.csv
                seed-000/images/  models/ (one per training)
                seed-000/ARM/     round-1.json  home/ (its session)
 
@@ -42,7 +42,15 @@ from agent.experiments.arm_sessions import (
 from agent.experiments.arms import OF_REAL_DATA, Arm, Arms, read_arm
 from agent.experiments.pool import Pool, broken_cells
 from agent.loop.components import Components
-from eval.compare import Score, contrast, mean_score, score_report, summarise, to_csv
+from eval.compare import (
+    Score,
+    contrast,
+    mean_score,
+    score_report,
+    seed_tables,
+    summarise,
+    to_csv,
+)
 from eval.report.compare import Comparison, Openings, build_compare_html
 from eval.slices import slice_table
 from memory.csv_text import write_csv
@@ -314,7 +322,8 @@ class Experiment:
     def write_results(self, command: str) -> tuple[Path, Comparison]:
         """Write the page and its tables; return the page's path and what it shows.
 
-        compare.html, compare.csv (a row per arm), compare-slices.csv (a row per slice and round).
+        compare.html, compare.csv (a row per arm), compare-differences.csv (of each two arms),
+        compare-seeds.csv (a row per seed and round), compare-slices.csv (one of each slice).
         """
         order = {name: number for number, name in enumerate(self.arms.names())}
         entries = sorted(
@@ -334,9 +343,14 @@ class Experiment:
             openings=openings(settings),
         )
         write_bytes(self.folder / "compare.csv", to_csv(comparison.summaries).encode())
-        table = io.StringIO()
-        write_csv(table, SLICE_COLUMNS, [row for entry in entries for row in _rows(entry)])
-        write_bytes(self.folder / "compare-slices.csv", table.getvalue().encode())
+        tables = {
+            **seed_tables(scores),
+            "slices": [SLICE_COLUMNS, *(row for entry in entries for row in _rows(entry))],
+        }
+        for kind, (heads, *rows) in tables.items():
+            table = io.StringIO()
+            write_csv(table, heads, rows)
+            write_bytes(self.folder / f"compare-{kind}.csv", table.getvalue().encode())
         page = self.folder / "compare.html"
         write_bytes(page, build_compare_html(comparison).encode())
         return page, comparison

@@ -15,7 +15,7 @@ from agent.planners.audited_failure import audited_shares
 from agent.planners.count import Count
 from agent.planners.learning_curve import water_fill
 from agent.planners.mixing import group_dro, hedge
-from agent.planners.slices import SlicePlanner, changes, curriculum_slices, reward
+from agent.planners.slices import SlicePlanner, changes, reward
 from memory.errors import SettingsError
 from memory.records import (
     Batch,
@@ -223,31 +223,6 @@ def test_group_dro_multiplies_by_the_errors_of_every_report() -> None:
 def test_mixing_refuses_an_unknown_method() -> None:
     with pytest.raises(SettingsError, match="hedge"):
         planners.build("mixing:method=hedges")
-
-
-def test_curriculum_opens_a_pair_when_its_parents_are_learnt() -> None:
-    pair = score(0.2, light="night", weather="fog")
-    foggy = score(0.7, weather="fog")
-    good, bad = score(0.7, light="night"), score(0.3, light="night")
-    others = (score(0.7, light="day"), score(0.7, weather="clear"))
-    assert pair in curriculum_slices([good, foggy, *others, pair])
-    assert pair not in curriculum_slices([bad, foggy, *others, pair])
-    assert bad in curriculum_slices([bad, foggy, *others, pair])
-
-
-def test_curriculum_is_an_option_of_planners() -> None:
-    slices = (
-        score(0.9, light="day"),
-        score(0.3, light="night"),
-        score(0.9, weather="fog"),
-        score(0.0, light="night", weather="fog"),
-    )
-    for name in ("failure", "audited_failure:floor=0", "thompson:floor=0"):
-        history = past(1, slices)
-        aims = {p.why for p in plan(f"{name}:curriculum=true", history).prompts}
-        assert not any("night weather=fog" in why for why in aims)
-        aims = {p.why for p in plan(name, history).prompts}
-        assert any("night weather=fog" in why for why in aims)
 
 
 def test_oracle_goes_by_the_sealed_report_and_asks_for_nothing_broken() -> None:
