@@ -47,6 +47,7 @@ _PATTERNS = {
 }
 _FOUND = {name: re.compile(rf"\b(?:{pattern})\b") for name, pattern in _PATTERNS.items()}
 _NEGATED = re.compile(rf"\b{_NO}\b|n't\b")
+_IDIOMS = re.compile(r"\b(?:no|without(?: a)?) (?:doubt|question|surprise)\b|\bnot only\b")
 # Directions of amounts are no directions of scores.
 _AMOUNTS = re.compile(
     r"\b(?:images?|shares?|prompts?|draws?|budgets?|plan\w*|tokens?|left|hours?)\b"
@@ -143,8 +144,14 @@ class _Reader:
     def _check(self, clause: str) -> Iterator[tuple[Topic, tuple[Key, ...]]]:
         """Yield what an unsupported statement of a clause is about."""
         text = _ORDINAL.sub(lambda match: f"round {_ORDINALS.index(match[1]) + 1}", clause.lower())
-        kinds = {name for name, pattern in _FOUND.items() if pattern.search(text)}
-        is_not = bool(_NEGATED.search(text))
+        text = _IDIOMS.sub("", text)
+        found = [(m.span(), name) for name, p in _FOUND.items() for m in p.finditer(text)]
+        kinds = {name for _, name in found}
+        (first, _), (last, end) = (
+            (min(found)[0], max(found)[0]) if found else ((0, 0), (0, len(text)))
+        )
+        # "It got worse, with no change in fog" denies nothing.
+        is_not = bool(_NEGATED.search(text, text.rfind(",", 0, last) + 1, end))
         tokens, places = mentions(text, self._lexicon)
         keys = tuple(dict.fromkeys(key for _, key in places))
         if _GO_ON.search(text) and _WORTH.search(text):
@@ -153,8 +160,7 @@ class _Reader:
             return
         carried, self._carried = self._carried, keys or self._carried
         # An introduction before a comma is no condition: "If you ask me, it fell".
-        start = min((m.start() for p in _FOUND.values() if (m := p.search(text))), default=0)
-        if _ADVICE.search(text, text.rfind(",", 0, start) + 1):
+        if _ADVICE.search(text, text.rfind(",", 0, first) + 1):
             return
         if re.search(r"\b(?:hypothesis|prediction|expectation)\b", text):
             verdicts = [r.verdict for r in self._past if r.verdict]

@@ -20,6 +20,8 @@ from tests.agent.chat.recorded import recorded
 
 PIXELS = {"car": (0.41, 0.44, 0.47), "pedestrian": (0.22, 0.2, 0.18)}
 TRUE = [
+    "It is true that dark did not get worse.",
+    "Dark improved, not significantly.",
     "Dark cells are the weakest slice: 0.574 in round 2, although they improved since round 0.",
     "The plan puts most images on dark cells because dark is worst.",
     "Balanced accuracy peaked in round 1 and fell slightly in round 2.",
@@ -94,6 +96,10 @@ TRUE = [
     "Pedestrian is the worst class of pixels.",
 ]
 FALSE = [
+    "No doubt, dark got worse.",
+    "Dark got worse, with no change in poly.",
+    "Without a doubt dark got worse.",
+    "Not only bright improved.",
     "Dark cells are getting weaker.",
     "The best slice is dark.",
     "The pedestrian class improved and is the best.",
