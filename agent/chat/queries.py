@@ -15,6 +15,7 @@ from agent.chat.answers import (
     expected,
     history_lines,
     mix_lines,
+    pixel_classes,
     plan_summary,
     slice_lines,
     trend_lines,
@@ -90,6 +91,9 @@ class Queries:
         worst = sorted(report.slices, key=lambda s: s.accuracy.value)[:_N_SLICES] if report else ()
         for score in worst:
             blocks += self.about({key: (value,) for key, value in score.attributes.items()})
+        classes = pixel_classes(report) if report else {}
+        for name in sorted(classes, key=lambda name: classes[name].value)[:_N_SLICES]:
+            blocks += self.about({"iou": (name,)})
         failures = next((r.failures for r in reversed(past) if r.failures), ())
         blocks += failure_lines(failures)
         return list(dict.fromkeys(plain(blocks).splitlines()))

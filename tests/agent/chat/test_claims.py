@@ -13,6 +13,7 @@ import pytest
 
 from agent.chat.claims import unsupported_claims
 from agent.chat.conversation import Conversation
+from agent.chat.figures import unsupported
 from agent.chat.overview import Overview
 from agent.chat.queries import Queries
 from eval.report.blocks import plain
@@ -204,6 +205,18 @@ def test_the_records_themselves_are_supported(chat: Conversation) -> None:
     past, lexicon = overview.rounds(), overview.with_pixel_classes()
     for fact in Queries(chat.live, overview).facts():
         assert not unsupported_claims(fact, "", past, lexicon), fact
+
+
+def test_figures_of_classes_of_pixels_are_theirs(chat: Conversation) -> None:
+    overview = Overview(chat.live)
+    facts, lexicon = Queries(chat.live, overview).facts(), overview.with_pixel_classes()
+    for answer, wrong in (
+        ("Pedestrian is the worst class at 0.18, 0.040 below round 0.", []),
+        ("Dark is worst at 0.57.", []),
+        ("Dark is worst at 0.60.", ["0.60"]),
+        ("The IoU of car is 0.18.", ["0.18"]),
+    ):
+        assert unsupported(answer, facts, "", lexicon, last=2, best=1) == wrong, answer
 
 
 def test_it_stands_for_what_was_named_last(chat: Conversation) -> None:
