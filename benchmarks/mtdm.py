@@ -77,7 +77,7 @@ class Study:
             shard = write_shard(samples, texts, ids, range(len(texts)), self.target.class_names)
             paths[-1].write_bytes(shard)
             self._console.print(f"seed {seed}: {start + len(texts)} of {n_images} images drawn")
-        return read_shards(paths).samples
+        return read_shards(paths)
 
     def _draw(self, scenes: Samples, seed: int, first: int) -> tuple[Samples, list[str]]:
         """Return an image for a caption of each scene, and the captions; `first` numbers them."""

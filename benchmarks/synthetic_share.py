@@ -4,7 +4,8 @@
 
 Trains the preset's DSTM, with the same steps, on photographs and uniformly prompted images, for
 each value of `dstm.synthetic_share` and of `dstm.synthetic_weight`; the share 0 is training on the
-photographs alone. Figures are differences from that by seed, with t-intervals.
+photographs alone. Figures are differences from that by seed, with t-intervals. With --refresh each
+model is measured again after its batch normalisation took statistics of the photographs alone.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from torch.optim.swa_utils import update_bn
 
 from agent.experiments.arm_sessions import report
 from benchmarks.harness import Benchmark, options, uniform_images
 from eval.intervals import mean_interval
 from tools.data.samples import Samples, concatenate
 from tools.models.criteria import Dstm
+from tools.settings import DstmSettings
+from tools.tasks import Model, pixel_batches
 from tools.train_dstm import train_model
 
-FIGURES = ("main", "worst_five")
+REFRESHED = "refreshed"
 
 
 def main() -> None:
@@ -30,6 +34,11 @@ def main() -> None:
     parser.add_argument("--real", type=int, help="photographs; default: all")
     parser.add_argument("--shares", default="0,0.1,0.2,0.333,0.5,0.667,1")
     parser.add_argument("--weights", default="1")
+    parser.add_argument(
+        "--refresh",
+        action="store_true",
+        help="also measure each model with statistics of batch normalisation of photographs alone",
+    )
     chosen = parser.parse_args()
     bench = Benchmark(chosen, ["dstm.train_on=real+synthetic"])
     components = bench.components
@@ -37,6 +46,12 @@ def main() -> None:
         [float(value) for value in text.split(",")] for text in (chosen.shares, chosen.weights)
     )
     cells = [(s, w) for s in shares for w in (weights if s else weights[:1])]
+
+    def measured(model: Model, settings: DstmSettings) -> dict[str, float]:
+        of_feedback, _ = report(components, Dstm(model, components.task, settings), "feedback")
+        worst = sorted(part.accuracy.value for part in of_feedback.slices)[:5]
+        main = of_feedback.metrics[of_feedback.main_metric].value
+        return {"main": main, "worst_five": float(np.mean(worst))}
 
     def score(real: Samples, drawn: Samples, seed: int, share: float, weight: float) -> Any:
         changes = {"synthetic_share": share, "synthetic_weight": weight, "seed": seed}
@@ -51,9 +66,12 @@ def main() -> None:
             components.device,
             is_real=is_real,
         )
-        measured, _ = report(components, Dstm(model, components.task, settings), "feedback")
-        worst = sorted(part.accuracy.value for part in measured.slices)[:5]
-        return [measured.metrics[measured.main_metric].value, float(np.mean(worst))]
+        figures = measured(model, settings)
+        if chosen.refresh:
+            update_bn(pixel_batches(real.images, settings.batch_size), model)
+            again = measured(model.eval(), settings)
+            figures |= {f"{name}, {REFRESHED}": value for name, value in again.items()}
+        return figures
 
     def figures(seed: int) -> Any:
         real = components.photographs(chosen.real, seed)
@@ -61,16 +79,18 @@ def main() -> None:
         return {f"{s:g} {w:g}": score(real, drawn, seed, s, w) for s, w in cells}
 
     seeds = bench.seeds(figures)
-    base = np.array([values["0 1"] for values in seeds])
     rows = []
     for share, weight in cells:
-        each = np.array([values[f"{share:g} {weight:g}"] for values in seeds])
-        for name, column, reference in zip(FIGURES, each.T, base.T, strict=True):
-            change = mean_interval(column - reference)
+        cell = f"{share:g} {weight:g}"
+        for name in seeds[0][cell]:
+            plain, _, is_again = name.partition(", ")
+            base, against = (cell, "not refreshed") if is_again else ("0 1", "real alone")
+            each = np.array([values[cell][name] for values in seeds])
+            change = mean_interval(each - np.array([values[base][plain] for values in seeds]))
             rows.append(
-                [f"{share:g}", f"{weight:g}", name, float(column.mean()),
+                [f"{share:g}", f"{weight:g}", name, float(each.mean()), against,
                  float(change.value), float(change.low), float(change.high),
-                 " ".join(f"{value:.3f}" for value in column)]
+                 " ".join(f"{value:.3f}" for value in each)]
             )  # fmt: skip
     bench.table(
         [
@@ -78,7 +98,8 @@ def main() -> None:
             "weight",
             "figure on feedback",
             "mean",
-            "minus real alone",
+            "minus that of",
+            "difference",
             "low",
             "high",
             "per seed",

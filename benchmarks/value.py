@@ -38,7 +38,7 @@ def session_images(home: Path, name: str) -> Samples:
     shards = shards_of(folder, rounds(read_events(folder / "journal.jsonl")))
     if not shards:
         raise DataError(f"The session {name!r} in {home} has drawn no image. Run it first.")
-    return read_shards(shards).samples
+    return read_shards(shards)
 
 
 def score_on_test(components: Components, samples: Samples, seed: int) -> dict[str, float]:

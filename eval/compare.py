@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -240,6 +241,24 @@ def to_csv(summaries: Sequence[Summary]) -> str:
     out = io.StringIO()
     write_csv(out, list(rows[0]) if rows else ["arm"], [list(row.values()) for row in rows])
     return out.getvalue()
+
+
+def seed_tables(scores: Sequence[Score]) -> dict[str, list[Sequence[str]]]:
+    """Return heads and rows by name: `seeds`, of all scores; `differences`, of each two arms.
+
+    A difference is the mean over the seeds that both arms have, with its paired t-interval.
+    """
+    seeds: list[Sequence[str]] = [("arm", "seed", "round", "images", *_ALL_FIGURES)]
+    for score in scores:
+        figures = [f"{getattr(score, name):.4f}" for name in _ALL_FIGURES]
+        seeds.append([score.arm, f"{score.seed}", f"{score.round}", f"{score.n_images}", *figures])
+    rows: list[Sequence[str]] = [("arm", "minus", "figure", "difference", "low", "high", "seeds")]
+    arms = dict.fromkeys(score.arm for score in scores)
+    for one in contrast(scores, [*combinations(arms, 2)]):
+        for name, e in one.differences.items():
+            values = [f"{value:.4f}" for value in (e.value, e.low, e.high)]
+            rows.append([one.arm, one.other, name, *values, f"{e.n}"])
+    return {"seeds": seeds, "differences": rows}
 
 
 _Curves = Mapping[int, Sequence[Score]]

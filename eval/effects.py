@@ -66,12 +66,6 @@ class Effect:
         """The posterior standard deviation that belongs to `shrunk`."""
         return math.sqrt(PRIOR_VARIANCE * self.variance / (PRIOR_VARIANCE + self.variance))
 
-    @property
-    def noise(self) -> float:
-        """The mean size that `shrunk` has without any effect, if the value is normal."""
-        size = math.sqrt(2 * self.variance / math.pi)
-        return size * PRIOR_VARIANCE / (PRIOR_VARIANCE + self.variance)
-
     def estimate(self, n: int) -> Estimate:
         """Return the value with its 95% interval."""
         half = float(student.ppf(0.975, self.freedom)) * math.sqrt(self.variance)

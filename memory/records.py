@@ -423,6 +423,11 @@ class Round(Record):
         return self.report.main_figure if self.report else None
 
     @property
+    def is_inspected(self) -> bool:
+        """Whether failures were looked for; there may be none."""
+        return bool(self.failures) or "inspect" in self.seconds
+
+    @property
     def label(self) -> str:
         """The number, and of round 0 what its model has learnt from."""
         if self.number:

@@ -17,7 +17,7 @@ from tools.data.jobs import job_id, round_folder, run_once, write_missing
 from tools.data.samples import Dense, Samples
 from tools.data.shards import write_shard
 from tools.data.stored_images import contents
-from tools.generators import Generator, accepts_feedback
+from tools.generators import Generator, supports
 
 if TYPE_CHECKING:
     from tools.diffusion.guidance import Critic
@@ -167,7 +167,7 @@ def _job_arguments(plan: Plan, seed: int, workshop: Workshop, shard_size: int) -
         reason = None
         if workshop.critic is None:
             reason = "no DSTM has been trained yet"
-        elif not accepts_feedback(workshop.generator):
+        elif not supports(workshop.generator, "accepts_feedback"):
             reason = f"the generator {workshop.generator.name!r} cannot be guided"
         if workshop.critic is None or reason:
             raise SettingsError(

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
 
-from agent import planners
-from agent.brains import planner_brain, planner_of
+from agent import brains, planners
+from agent.autonomous.runner import check_parts
+from agent.brains import BrainContext, planner_brain, planner_of
 from agent.config.settings import Settings
 from agent.loop.components import Components
 from agent.loop.validation import validate
@@ -66,6 +67,9 @@ def show(settings: Settings, console: Console) -> None:
     console.print(resolved, markup=False, soft_wrap=True)
     components = Components(settings)
     target = components.target
+    check_parts(components)
+    context = BrainContext(components.distribution, target.vocabulary, settings.llm)
+    brains.build(settings.brain, context)
     console.print(f"{target.notice}\n", markup=False, soft_wrap=True)
     begins = components.begins_with_baseline
     if begins:

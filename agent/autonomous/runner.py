@@ -44,8 +44,9 @@ from agent.session.folder import Session, folder_of, next_name, open_session
 from agent.session.limits import Done, Ending, chosen_ending, done_of, ending
 from eval.report.delivery import delivery_blocks
 from eval.report.terminal import draw
-from memory.errors import SessionInUse, Stopped, UntrustedSession
+from memory.errors import SessionInUse, SettingsError, Stopped, UntrustedSession
 from memory.events import HeadEvent, ResumedEvent
+from tools.models.dstm_file import reproducible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -196,13 +197,35 @@ def begin(
         Effects, brain, and the fallback of a brain of the settings.
     """
     session = components.session
-    _ = components.trainer
     if not has_baseline(session.journal):
-        _ = components.given_model
+        check_parts(components)
+    _ = components.trainer
     distribution = _open_journal(session, components)
     context = BrainContext(distribution, components.target.vocabulary, session.settings.llm)
     used, fallback = (brain, None) if brain else _brains(session, context)
     return effects or LiveEffects(components), used, fallback
+
+
+def check_parts(components: Components) -> None:
+    """Build what a session trains, so that it does not fail after images are drawn.
+
+    Raises:
+        SettingsError: No model can be trained as the settings say, or the photographs have no
+            labels for the task.
+    """
+    target, task, names = components.target, components.task, components.label_names
+    labels = target.split("feedback").labels
+    missing = [kind for kind in task.needs if kind not in labels]
+    if not task.needs and len(names) < 2:
+        missing = ["classes"]
+    if missing:
+        raise SettingsError(
+            f"dstm.task is {task.name!r}, but the photographs of {target.name!r} have no "
+            f"{' and no '.join(missing)}. Set dstm.task={target.task}."
+        )
+    if components.given_model is None:
+        with reproducible(0, "cpu"):
+            task.build_model(target.image_shape, len(names), components.dstm)
 
 
 def _run_round(

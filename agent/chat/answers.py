@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from agent.config.settings import Settings
@@ -60,6 +61,16 @@ def trend_lines(past: Sequence[Round]) -> list[Block]:
     return blocks
 
 
+def is_worth(past: Sequence[Round]) -> bool | None:
+    """Return whether the last round is the best beyond chance; None where chance may explain it."""
+    known, best = measured(past), best_round(past)
+    if len(known) < 2 or best is None:
+        return None
+    if best.round < known[-1][0].number:
+        return False
+    return None if overlap(known[-1][2], known[-2][2]) else True
+
+
 def worth_lines(past: Sequence[Round], settings: Settings, n_done: int) -> list[Block]:
     """Return what the records say about whether another round is worth it, and what it takes."""
     known, best = measured(past), best_round(past)
@@ -70,10 +81,10 @@ def worth_lines(past: Sequence[Round], settings: Settings, n_done: int) -> list[
     elif n_since:
         text = f"No round since round {best.round} is better ({plural(n_since, 'round')}): the "
         text += "figures give no reason for another one."
-    elif overlap(known[-1][2], known[-2][2]):
-        text = "The last round is the best, but within chance: another one may help or not."
-    else:
+    elif is_worth(past):
         text = "The last round is the best, beyond chance: another one is likely to help."
+    else:
+        text = "The last round is the best, but within chance: another one may help or not."
     blocks.append(Line(text, "bold"))
     n_left = max(0, settings.session.rounds - n_done)
     text = f"Left is {plural(n_left, 'round')} of {settings.session.rounds}; one makes "
@@ -152,17 +163,19 @@ def expected(expectation: Expectation) -> str:
     return f"{text}; changes {', '.join(changes)}." if changes else f"{text}."
 
 
+def pixel_classes(report: Report) -> dict[str, Estimate]:
+    """Return the IoU of each class of pixels."""
+    names = {name: re.fullmatch(r"iou[ _](.+)", name) for name in report.metrics}
+    return {match[1]: report.metrics[name] for name, match in names.items() if match}
+
+
 def class_lines(past: Sequence[Round], vocabulary: Vocabulary) -> list[Block]:
     """Return the figures of each class in the last report, the worst first."""
     known = measured(past)
     if not known:
         return [Line("Nothing is measured yet.")]
     last, report, _ = known[-1]
-    by_class = {
-        name[len("iou ") :]: value
-        for name, value in report.metrics.items()
-        if name.startswith(("iou ", "iou_"))
-    }
+    by_class = pixel_classes(report)
     figure = "IoU" if by_class else "accuracy"
     by_class = by_class or {
         score.key: score.accuracy
@@ -244,9 +257,13 @@ def slice_lines(
     blocks: list[Block] = []
     for name, attributes in names.items():
         scores = [(r, s.accuracy) for r, report, _ in known for s in report.slices if s.key == name]
+        figure = "accuracy"
+        if "iou" in attributes:
+            figure, (name,) = "IoU", attributes["iou"]
+            scores = [(r, by[name]) for r, rep, _ in known if name in (by := pixel_classes(rep))]
         if scores:
             last, value = scores[-1]
-            text = f"{name} in round {last.label}: accuracy {estimate_text(value)}"
+            text = f"{name} in round {last.label}: {figure} {estimate_text(value)}"
             if len(scores) > 1:
                 first, old = scores[0]
                 text += f", {signed(value.value - old.value)} since round {first.label}"
@@ -254,7 +271,7 @@ def slice_lines(
             text += "; significantly worse than the rest" if bad else ""
         else:
             text = f"{name}: not measured apart"
-        if plan:
+        if plan and "iou" not in attributes:
             part = share(Preference(attributes=attributes, min_share=1), plan.prompts, vocabulary)
             text += f"; {percent(part)} of the images of the plan of round {plan.round}"
         blocks.append(Line(f"{text}."))

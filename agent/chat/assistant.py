@@ -1,7 +1,8 @@
 """Words that the grammar does not fully understand go to a language model, with all facts.
 
 It replies, states preferences, or calls a command. An answer with a figure that is not in the facts
-is refused. The call is journaled as `chat_call` and counts against the budgets of the session.
+is refused; a statement without figures that they do not support is replaced by theirs. The call is
+journaled as `chat_call` and counts against the budgets of the session.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from pydantic import ValidationError
 
 from agent.brains import planner_of
 from agent.brains.spending import spent
+from agent.chat.answers import trend_lines
+from agent.chat.claims import Claim, unsupported_claims
 from agent.chat.commands import COMMANDS
 from agent.chat.figures import unsupported
 from agent.chat.live import LiveSession
@@ -24,6 +27,7 @@ from agent.chat.overview import Overview
 from agent.chat.queries import Queries
 from agent.session.limits import best_round
 from agent.steering.preferences import MAX_FACTOR, Preference
+from eval.report.blocks import Block, Line, plain, verdict_text
 from memory.errors import BrainError
 from memory.events import ChatCallEvent, Tokens
 from prompts.printable import one_line
@@ -36,11 +40,22 @@ _CHARS_PER_TOKEN, _MAX_REPLY = 1.5, 1500
 
 
 class AssistantReply(NamedTuple):
-    """What a model does about a person's words: one of the three."""
+    """What a model does about a person's words: one of the three.
+
+    instead: what the records say in place of statements of the text that they do not support.
+    """
 
     text: str = ""
+    instead: tuple[str, ...] = ()
     command: str = ""
     preferences: tuple[Preference, ...] = ()
+
+    def blocks(self) -> list[Block]:
+        """Return what to show of the text."""
+        blocks: list[Block] = [Line(self.text)] if self.text else []
+        text = "Not taken from the model, as the records do not say so. They say:"
+        blocks += [Line(text, "warning")] if self.instead else []
+        return [*blocks, *map(Line, self.instead)]
 
 
 class ChatAssistant:
@@ -81,12 +96,32 @@ class ChatAssistant:
         past = self._overview.rounds()
         last = max((r.number for r in past if r.report), default=0)
         best = best_round(past)
-        wrong = unsupported(
-            answer, facts, text, self._overview.lexicon, last, best.round if best else last
-        )
+        lexicon = self._overview.with_pixel_classes()
+        wrong = unsupported(answer, facts, text, lexicon, last, best.round if best else last)
         if wrong:
             raise BrainError(f"its answer has figures that the facts do not have: {wrong[0]}")
-        return AssistantReply(text=answer)
+        claims = unsupported_claims(answer, text, past, lexicon)
+        for claim in claims:
+            answer = answer.replace(claim.sentence, "")
+        lines = [line for claim in claims for line in self._records(claim)]
+        return AssistantReply(text=one_line(answer), instead=tuple(dict.fromkeys(lines)))
+
+    def _records(self, claim: Claim) -> list[str]:
+        """Return what the records say about what a sentence claims otherwise."""
+        past = self._overview.rounds()
+        if claim.topic == "verdict":
+            verdicts = [r.verdict for r in past if r.verdict]
+            return [verdict_text(v) for v in verdicts[-1:]] or ["No hypothesis is settled yet."]
+        if claim.topic == "worth":
+            return [b.text for b in self._queries.worth() if isinstance(b, Line) if b.style]
+        if claim.topic == "audit":
+            return plain(self._queries.data()).splitlines()[:1]
+        blocks: list[Block] = []
+        for key in claim.keys:
+            pairs = [pair.partition("=") for pair in key]
+            named: dict[str, tuple[str, ...]] = {name: (value,) for name, _, value in pairs}
+            blocks += self._queries.about(named) if named else trend_lines(past)
+        return plain(blocks).splitlines()
 
     def _preferences(self, arguments: dict[str, Any]) -> tuple[Preference, ...]:
         """Return the preferences of a call of `prefer`, validated like those of the grammar."""

@@ -33,12 +33,7 @@ from agent.session.limits import HOUR_S
 from agent.steering.arguments import number_of, unquoted, whole_number
 from agent.steering.clauses import parse
 from agent.steering.grammar import MAX_CHARS, ParseResult
-from agent.steering.preferences import (
-    Addition,
-    Preference,
-    bounds,
-    say_effects,
-)
+from agent.steering.preferences import Addition, Preference, bounds, say_effects
 from eval.report.blocks import Block, Line, round_lines
 from memory.errors import ShapingError, ToolError, unknown
 from memory.events import AdditionEvent, PlanEditEvent
@@ -173,7 +168,7 @@ class Conversation:
             elif reply.preferences:
                 blocks = self._meant(reply.preferences, line)
             else:
-                blocks = [Line(reply.text)]
+                blocks = reply.blocks()
         except ShapingError as error:
             text = f"Not taken from the model, {error}. From the records:"
             blocks = [Line(one_line(text), "warning"), *self._parsed(line, result)]
@@ -210,6 +205,11 @@ class Conversation:
         """Do what plain words mean to the grammar."""
         if result.command == "approve" and self.live.question is None:
             return [Line("Nothing waits for your approval.")]
+        asks = (result.command or "").startswith(
+            ("failures", "classes", "status", "changes", "why")
+        )
+        if (asks or result.question) and (pixels := self._overview.pixel_classes_in(line)):
+            return self._queries.about({**result.named, **pixels})
         if result.command or (result.beside and result.is_exact):
             rest = replace(result, command=None, beside=())
             blocks = self._run(result.command) if result.command else []

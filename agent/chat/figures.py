@@ -100,7 +100,7 @@ def unsupported(
     """
     lines = [(figures(line, lexicon), *_kinds(line)) for line in facts]
     asked = figures(question, lexicon)
-    asked_slices = [name for _, name in _mentions(question.lower(), lexicon)[1]]
+    asked_slices = [name for _, name in mentions(question.lower(), lexicon)[1]]
     wrong: list[str] = []
     carried: frozenset[str] = frozenset()
     for sentence in re.split(r"(?<=[.!?;])\s+", answer):
@@ -110,11 +110,12 @@ def unsupported(
         rounds |= {int(n) for n in re.findall(r"round (\d+)", question.lower())}
         found = figures(sentence, lexicon)
         metrics, compared = _kinds(sentence)
+        named = [name for _, name in mentions(sentence.lower(), lexicon)[1]]
+        metrics -= {"worst"} if named else set()  # "dark is worst at 0.57"
         known = [line for line, of, _ in lines if metrics <= of]
         changes = [one for line, _, about in lines if compared <= about for one in line if one.sign]
         flat = [one for line in known for one in line if not one.sign or len(compared) < 2]
         flat += changes if len(compared) > 1 else []
-        named = [name for _, name in _mentions(sentence.lower(), lexicon)[1]]
         for one in found:
             slices = {one.slices} if one.slices else {frozenset[str](), carried, *asked_slices}
             about = [
@@ -167,7 +168,7 @@ def figures(text: str, lexicon: Lexicon) -> list[Figure]:
     line = re.sub(r"\b[a-z]+\b", lambda match: _WORDS.get(match[0], match[0]), line)
     line = re.sub(r"(\d) %", r"\1%", line)
     line = re.sub(r"(?<!\w)([+-])(?=[\d.])", r"\1 ", line)
-    tokens, places = _mentions(line, lexicon)
+    tokens, places = mentions(line, lexicon)
     rounds = [
         (at, int(token))
         for at, token in enumerate(tokens)
@@ -259,7 +260,7 @@ def _direction_fits(one: Figure, sign: int, sentence: str) -> bool:
     return up == down or up == (sign > 0)
 
 
-def _mentions(text: str, lexicon: Lexicon) -> tuple[list[str], list[tuple[int, frozenset[str]]]]:
+def mentions(text: str, lexicon: Lexicon) -> tuple[list[str], list[tuple[int, frozenset[str]]]]:
     """Return the words of a text, and the values that it names, with their places.
 
     Values side by side are one; a value that is a role, too, as "left", is none.

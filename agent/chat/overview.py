@@ -5,6 +5,7 @@ Nothing is kept: a session goes on while a person talks.
 
 from __future__ import annotations
 
+from agent.chat.answers import pixel_classes
 from agent.chat.live import LiveSession
 from agent.chat.preferences import PreferenceStore
 from agent.loop.validation import slice_attributes
@@ -46,6 +47,17 @@ class Overview:
             f"{key}={name}" for key, names in self.vocabulary.attributes.items() for name in names
         ]
 
+    def with_pixel_classes(self) -> Lexicon:
+        """Return the words of the target, and the classes of pixels that have an IoU."""
+        report = self.last_report()
+        names = list(pixel_classes(report)) if report else []
+        return Lexicon(self.vocabulary, names) if names else self.lexicon
+
+    def pixel_classes_in(self, text: str) -> dict[str, tuple[str, ...]]:
+        """Return the classes of pixels that a text names, as values of "iou"."""
+        named = self.with_pixel_classes().read(text)[0]
+        return {"iou": named["iou"]} if "iou" in named else {}
+
     def slice_of(self, text: str) -> Preference:
         """Return a preference for the slice that a text names.
 
@@ -62,6 +74,9 @@ class Overview:
         attributes, _ = self.lexicon.read(text)
         if attributes:
             return Preference(attributes=attributes, min_share=FOCUS)
+        if named := self.pixel_classes_in(text):
+            (name, *_) = named["iou"]
+            raise ToolError(f"{name!r} is a class of pixels: /failures {name} says how good it is.")
         near = self.lexicon.near(text.lower().split()[:20])
         hint = f" Near words: {', '.join(near)}." if near else ""
         raise ToolError(

@@ -15,6 +15,7 @@ from agent.chat.answers import (
     expected,
     history_lines,
     mix_lines,
+    pixel_classes,
     plan_summary,
     slice_lines,
     trend_lines,
@@ -90,20 +91,27 @@ class Queries:
         worst = sorted(report.slices, key=lambda s: s.accuracy.value)[:_N_SLICES] if report else ()
         for score in worst:
             blocks += self.about({key: (value,) for key, value in score.attributes.items()})
+        classes = pixel_classes(report) if report else {}
+        for name in sorted(classes, key=lambda name: classes[name].value)[:_N_SLICES]:
+            blocks += self.about({"iou": (name,)})
         failures = next((r.failures for r in reversed(past) if r.failures), ())
         blocks += failure_lines(failures)
         return list(dict.fromkeys(plain(blocks).splitlines()))
 
     def failures(self, text: str = "") -> list[Block]:
         """Show where the model fails on real photographs; of a slice, with pictures."""
-        measured = [r for r in self._overview.rounds() if r.failures]
-        if not measured:
+        inspected = [r for r in self._overview.rounds() if r.is_inspected]
+        if not inspected:
             return [Line("No failures are known yet; the first report finds them.")]
-        last = measured[-1]
+        last = inspected[-1]
+        if not text and not last.failures:
+            return [Line(f"No failures were found after round {last.number}.")]
         if not text:
             return [failure_table(last.failures, last.number), Line("/show SLICE shows pictures.")]
         if named := self._discovered(unquoted(text)):
             return named
+        if pixels := self._overview.pixel_classes_in(text):
+            return self.about(pixels)
         preference = self._overview.slice_of(text)
         failures = [f for f in last.failures if f.slice == preference.name]
         blocks: list[Block] = [failure_table(failures, last.number)] if failures else []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from agent.chat.answers import pixel_classes
 from agent.chat.commands import near_command
 from agent.chat.overview import Overview
 from agent.steering.grammar import LIMITS, ParseResult
@@ -88,13 +89,12 @@ def _unknown(words: Sequence[str], overview: Overview) -> str:
     if words:
         text = f"Not understood: {', '.join(one_line(word, 30) for word in words[:_MAX_WORDS])}."
     report = overview.last_report()
-    scores = {f"iou_{word.rstrip('s')}": word.rstrip("s") for word in words}
-    for metric, value in (report.metrics if report else {}).items():
-        if metric in scores:
-            return (
-                f"{text} {scores[metric]!r} is a class of pixels (IoU {value.value:.3f}), which "
-                "prompts have no word for."
-            )
+    by_class = pixel_classes(report) if report else {}
+    if named := [name for word in words if (name := word.rstrip("s")) in by_class]:
+        return (
+            f"{text} {named[0]!r} is a class of pixels (IoU {by_class[named[0]].value:.3f}), which "
+            "prompts have no word for."
+        )
     for word in words:
         if meanings := overview.lexicon.meanings(word):
             return f"{text} Say which: {' or '.join(meanings)}."

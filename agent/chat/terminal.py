@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from prompt_toolkit.completion import CompleteEvent, Completion
     from prompt_toolkit.document import Document
 
+_LEAVE = ("/quit", "/exit")
+
 
 def chat(
     settings: Settings, auto_s: float | None, stdin: IO[str], terminal: Mapping[str, str]
@@ -66,7 +68,7 @@ def _at_terminal(session: Session, auto_s: float | None, terminal: Mapping[str, 
                     continue
                 except EOFError:
                     break
-                if line.strip() in ("/quit", "/exit"):
+                if line.strip() in _LEAVE:
                     break
                 draw(console, conversation.say(line), _can_show(terminal))
             _leave(live, console)
@@ -81,6 +83,8 @@ def _from_lines(session: Session, auto_s: float | None, stdin: IO[str]) -> None:
                 conversation.live.wait()
                 _drained(conversation)
                 continue
+            if line.strip() in _LEAVE:
+                break
             console.print(Text(f"> {line[:200]}"))
             draw(console, conversation.say(line), None)
         _leave(conversation.live, console)

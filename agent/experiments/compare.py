@@ -1,6 +1,6 @@
 """Comparisons: planners, controls and brains as arms, over paired seeds at equal cost.
 
-compare/NAME/  compare.json (settings)  compare.html  compare.csv  compare-slices.csv
+compare/NAME/  compare.json (settings)  compare.html  compare*.csv
                seed-000/images/  models/ (one per training)
                seed-000/ARM/     round-1.json  home/ (its session)
 
@@ -42,7 +42,15 @@ from agent.experiments.arm_sessions import (
 from agent.experiments.arms import OF_REAL_DATA, Arm, Arms, read_arm
 from agent.experiments.pool import Pool, broken_cells
 from agent.loop.components import Components
-from eval.compare import Score, contrast, mean_score, score_report, summarise, to_csv
+from eval.compare import (
+    Score,
+    contrast,
+    mean_score,
+    score_report,
+    seed_tables,
+    summarise,
+    to_csv,
+)
 from eval.report.compare import Comparison, Openings, build_compare_html
 from eval.slices import slice_table
 from memory.csv_text import write_csv
@@ -50,7 +58,7 @@ from memory.errors import SettingsError, ShapingError
 from memory.files import write_bytes, write_json
 from memory.records import PromptSpec, Record, Report, Round, digest, read_pull
 from memory.user_folders import refuse_foreign
-from tools.generators import accepts_feedback
+from tools.generators import supports
 from tools.models.criteria import require_classes
 
 _OF_PRETRAINING = ("pretrain", "pretrain_target")
@@ -195,7 +203,7 @@ class Experiment:
                 f"The arm {name!r} is pulled, and --broken has prompts draw something else. "
                 "Compare guided arms without it."
             )
-        if not accepts_feedback(components.generator):
+        if not supports(components.generator, "accepts_feedback"):
             raise SettingsError(
                 f"The arm {name!r} is pulled, but the generator {components.generator.name!r} "
                 "cannot be. Choose a preset whose generator is an MTDM, such as solar or streets."
@@ -314,7 +322,8 @@ class Experiment:
     def write_results(self, command: str) -> tuple[Path, Comparison]:
         """Write the page and its tables; return the page's path and what it shows.
 
-        compare.html, compare.csv (a row per arm), compare-slices.csv (a row per slice and round).
+        compare.html, compare.csv (a row per arm), compare-differences.csv (of each two arms),
+        compare-seeds.csv (a row per seed and round), compare-slices.csv (one of each slice).
         """
         order = {name: number for number, name in enumerate(self.arms.names())}
         entries = sorted(
@@ -334,9 +343,14 @@ class Experiment:
             openings=openings(settings),
         )
         write_bytes(self.folder / "compare.csv", to_csv(comparison.summaries).encode())
-        table = io.StringIO()
-        write_csv(table, SLICE_COLUMNS, [row for entry in entries for row in _rows(entry)])
-        write_bytes(self.folder / "compare-slices.csv", table.getvalue().encode())
+        tables = {
+            **seed_tables(scores),
+            "slices": [SLICE_COLUMNS, *(row for entry in entries for row in _rows(entry))],
+        }
+        for kind, (heads, *rows) in tables.items():
+            table = io.StringIO()
+            write_csv(table, heads, rows)
+            write_bytes(self.folder / f"compare-{kind}.csv", table.getvalue().encode())
         page = self.folder / "compare.html"
         write_bytes(page, build_compare_html(comparison).encode())
         return page, comparison

@@ -61,6 +61,7 @@ class Facts:
         draft: A policy's plan for the round, which a language model may take.
         coverage: What share of the photographs of a slice the images so far cover, and what share
             as many photographs would, by slice.
+        open_vocabulary: Whether the generator may follow words that the vocabulary has not.
         look: What the picture of the message shows, "" without one.
         past: The rounds before, oldest first.
     """
@@ -89,6 +90,7 @@ class Facts:
     spare: int = 0
     draft: PolicyDraft | None = None
     coverage: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    open_vocabulary: bool = False
     look: str = ""
     past: Sequence[Round] = ()
 
@@ -181,12 +183,15 @@ def _system(facts: Facts, template: str) -> str:
         for key, conditions in vocabulary.requires.items()
         for other, allowed in conditions.items()
     ]
+    free = ["The text of a prompt may say them, and more, in your own words."]
     return render_text(
         template,
         target=facts.target,
         classes=", ".join(facts.class_names),
         words="those of the tools" if is_small else "\n".join(words),
-        rules="\n".join(meanings if is_small else [*meanings, *needs]),
+        rules="\n".join(
+            meanings if is_small else [*meanings, *needs, *free * facts.open_vocabulary]
+        ),
     )
 
 

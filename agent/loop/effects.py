@@ -33,6 +33,7 @@ from memory.records import Batch, Failure, Plan, Report, Selection, Training
 if TYPE_CHECKING:
     from agent.loop.components import Components
     from tools.evaluate_real import Judge
+    from tools.generators import Feature
     from tools.settings import DstmSettings
 
 # Lessons and prompts that are recalled at the start of a round, and hits for a prompt of a plan.
@@ -68,13 +69,8 @@ class Effects(Protocol):
     def max_tokens(self) -> int:
         """How many tokens of a prompt the generator reads."""
 
-    @property
-    def accepts_feedback(self) -> bool:
-        """Whether a DSTM can guide the generator."""
-
-    @property
-    def accepts_guidance(self) -> bool:
-        """Whether the generator follows the `guidance` of a prompt."""
+    def supports(self, feature: Feature, round_number: int) -> bool:
+        """Return whether the generator has a feature, see `tools.generators.supports`."""
 
     def count_tokens(self, text: str) -> int:
         """Return the tokens of a prompt."""
@@ -175,19 +171,11 @@ class LiveEffects:
         """How many tokens of a prompt the generator reads."""
         return self._parts.generator.max_tokens
 
-    @property
-    def accepts_feedback(self) -> bool:
-        """Whether a DSTM can guide the generator."""
-        from tools.generators import accepts_feedback
+    def supports(self, feature: Feature, round_number: int) -> bool:
+        """Ask the generator."""
+        from tools.generators import supports
 
-        return accepts_feedback(self._parts.generator)
-
-    @property
-    def accepts_guidance(self) -> bool:
-        """Whether the generator follows the `guidance` of a prompt."""
-        from tools.generators import accepts_guidance
-
-        return accepts_guidance(self._parts.generator)
+        return supports(self._parts.generator, feature)
 
     def count_tokens(self, text: str) -> int:
         """Return the tokens of a prompt."""

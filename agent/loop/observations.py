@@ -182,6 +182,7 @@ def gather(
         baseline=_baseline(journal),
         draft=effects.draft(observation),
         coverage=effects.coverage(observation) if planner_of(settings.brain) is None else {},
+        open_vocabulary=effects.supports("open_vocabulary", round_number),
         past=past,
     )
 
@@ -234,7 +235,7 @@ def pack(facts: Facts, past: Sequence[Round]) -> Json:
         del packed["baseline"]  # as in records of before there was a round 0
     if facts.draft is None:
         del packed["draft"]
-    for name in ("spare", "look", "coverage"):
+    for name in ("spare", "look", "coverage", "open_vocabulary"):
         if not packed[name]:
             del packed[name]
     reports = [r.number for r in past if r.report]

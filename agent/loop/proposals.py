@@ -151,6 +151,7 @@ class Proposals:
             no_guidance=self.no_guidance(bool(reports)),
             adapters=self.adapters(),
             undrawn=effects.undrawn,
+            open_vocabulary=self.open_vocabulary(round_number),
         )
 
     def _check_amounts(
@@ -225,13 +226,20 @@ class Proposals:
         values = {slice_key({k: v}) for row in distribution.rows for k, v in row.attributes.items()}
         return sorted(values)
 
+    def open_vocabulary(self, round_number: int) -> bool:
+        """Return whether the texts of prompts are free, as known when the round began."""
+        opening = self._journal.get(f"opening/{round_number}", OpeningEvent)
+        if opening is None:  # an addition to a later plan
+            return self._effects.supports("open_vocabulary", round_number)
+        return bool(opening.facts.get("open_vocabulary", False))
+
     def lever_bounds(self, round_number: int) -> Bounds:
         """Return what the levers of a round may be, see `agent.loop.levers.lever_bounds`."""
         opening = self._journal.get(f"opening/{round_number}", OpeningEvent)
         spare = opening.facts.get("spare", 0) if opening else 0
         past = rounds_before(self._journal, round_number)
-        settings, follows = self._session.settings, self._effects.accepts_guidance
-        return lever_bounds(settings, past, spare, follows)
+        follows = self._effects.supports("accepts_guidance", round_number)
+        return lever_bounds(self._session.settings, past, spare, follows)
 
     def _budget(self, levers: Levers | None) -> int:
         """Return the images of a round."""
@@ -253,7 +261,7 @@ class Proposals:
         """Return why no DSTM can guide the images of a round, or None; was one trained before?"""
         if not is_trained:
             return "no DSTM has been trained yet"
-        if not self._effects.accepts_feedback:
+        if not self._effects.supports("accepts_feedback", 0):
             return f"the generator {self._session.settings.generator.name!r} cannot be pulled"
         return None
 

@@ -31,6 +31,10 @@ _PULL = (
     "photographs that it gets wrong. Harder images, more of them with a wrong label."
 )
 
+_FREE_TEXT = (
+    "In your own words: the generator may follow any. The attributes are what you claim that the "
+    "images show; a claim counts more than what the words say, and the audit checks the class."
+)
 _ADAPTERS = (
     "Optional: how much adapters of the generator count in these images, 0 is not at all; one that "
     "is left out counts as the settings say."
@@ -49,6 +53,7 @@ def tool_schemas(
     n_prompts: int = 1,
     levers: Bounds | None = None,
     rounds: Sequence[int] = (),
+    open_vocabulary: bool = False,
 ) -> list[Json]:
     """Return the tools in OpenAI's function format.
 
@@ -64,6 +69,7 @@ def tool_schemas(
         n_prompts: How many prompts a plan needs.
         levers: What the levers of the round may be; none are offered to small models.
         rounds: Numbers of the rounds before that have images.
+        open_vocabulary: Whether the texts of prompts are free.
     """
     schemas, classes = [convert_to_openai_tool(tool) for tool in tools], vocabulary.classes
     for schema in schemas:
@@ -82,6 +88,9 @@ def tool_schemas(
             properties = function["parameters"]["properties"]
             _spell_out(properties, vocabulary, n_images, pulls, adapters)
             properties["prompts"]["minItems"] = n_prompts
+            if open_vocabulary:
+                text = properties["prompts"]["items"]["properties"]["text"]
+                text["description"] = _FREE_TEXT
             properties.pop("levers", None)
             if levers and not brief:
                 values = properties["shares"]["items"]["properties"]["where"]

@@ -160,6 +160,7 @@ class Toolbox:
             n_prompts=least_prompts(budget.images_per_round, budget.images_per_prompt),
             levers=self._proposals.lever_bounds(round_number),
             rounds=[r.number for r in past if r.batch],
+            open_vocabulary=self._proposals.open_vocabulary(round_number),
         )
         return self._effects.word(schemas)
 

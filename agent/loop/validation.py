@@ -46,6 +46,7 @@ def validate(
     no_guidance: str | None = None,
     adapters: Collection[str] = (),
     undrawn: Callable[[str], Sequence[str]] = lambda text: (),
+    open_vocabulary: bool = False,
 ) -> Plan:
     """Return the plan that a draft stands for.
 
@@ -69,6 +70,8 @@ def validate(
         adapters: Names of the adapters that prompts may weigh; where there are none, a prompt that
             weighs some gets a warning.
         undrawn: Returns the words of a text that the generator cannot draw.
+        open_vocabulary: Whether the generator may follow any words. Attributes that a prompt gives
+            are claims then: its text may say them in other words, and is not read for more.
 
     Returns:
         The plan. Its `warnings`, at most 10, name what is legal but works badly: a text over the
@@ -95,11 +98,13 @@ def validate(
     for number, prompt in enumerate(draft.prompts[:MAX_PROMPTS]):
         name = f"prompt {number + 1}"
         text = one_line(prompt.text)
-        faults = _problems(prompt, text, vocabulary) + _foreign_adapters(prompt, adapters)
+        is_free = open_vocabulary and bool(text and prompt.attributes)
+        named = {} if is_free else vocabulary.parse(text[:_MAX_TEXT])
+        faults = _problems(prompt, text, named, vocabulary) + _foreign_adapters(prompt, adapters)
         if faults:
             problems += [f"{name} ({quote(text, _QUOTED)}): {problem}" for problem in faults]
             continue
-        spec = _spec(prompt, text, f"r{round_number:03d}p{number:02d}", vocabulary)
+        spec = _spec(prompt, text, named, f"r{round_number:03d}p{number:02d}", vocabulary)
         if draft.levers and draft.levers.guidance is not None:
             spec = spec.model_copy(update={"guidance": draft.levers.guidance})
         if not no_guidance:
@@ -119,7 +124,10 @@ def validate(
         else:
             warnings += [
                 f"{name} {warning}: {quote(spec.text, _QUOTED)}"
-                for warning in _warnings(spec, vocabulary, count_tokens(spec.text), max_tokens)
+                for warning in [
+                    *_over_long(count_tokens(spec.text), max_tokens),
+                    *(() if open_vocabulary else _warnings(spec, vocabulary)),
+                ]
             ]
             if idle := undrawn(spec.text):
                 words = _quoted_words(idle)
@@ -240,8 +248,9 @@ def _check_slice(
     return key, [], []
 
 
-def _problems(prompt: PromptDraft, text: str, vocabulary: Vocabulary) -> list[str]:
-    named = vocabulary.parse(text[:_MAX_TEXT])
+def _problems(
+    prompt: PromptDraft, text: str, named: Mapping[str, str], vocabulary: Vocabulary
+) -> list[str]:
     attributes = {**named, **prompt.attributes}
     problems = vocabulary.problems(attributes)
     problems += [
@@ -276,12 +285,14 @@ def _say_count(count: int) -> str:
     return str(count) if abs(count) < 10**12 else f"{'-' if count < 0 else ''}more than 10^12"
 
 
-def _warnings(
-    spec: PromptSpec, vocabulary: Vocabulary, n_tokens: int, max_tokens: int
-) -> list[str]:
+def _over_long(n_tokens: int, max_tokens: int) -> list[str]:
+    if n_tokens <= max_tokens:
+        return []
+    return [f"has {n_tokens} tokens; the generator reads only the first {max_tokens}"]
+
+
+def _warnings(spec: PromptSpec, vocabulary: Vocabulary) -> list[str]:
     warnings = []
-    if n_tokens > max_tokens:
-        warnings.append(f"has {n_tokens} tokens; the generator reads only the first {max_tokens}")
     foreign = vocabulary.foreign_words(spec.text)
     if foreign:
         warnings.append(f"has words that the vocabulary has not: {_quoted_words(foreign)}")
@@ -300,8 +311,14 @@ def _quoted_words(words: Sequence[str]) -> str:
     return ", ".join(quote(word, 30) for word in words[:5]) + more
 
 
-def _spec(prompt: PromptDraft, text: str, prompt_id: str, vocabulary: Vocabulary) -> PromptSpec:
-    attributes = {**vocabulary.parse(text), **prompt.attributes}
+def _spec(
+    prompt: PromptDraft,
+    text: str,
+    named: Mapping[str, str],
+    prompt_id: str,
+    vocabulary: Vocabulary,
+) -> PromptSpec:
+    attributes = {**named, **prompt.attributes}
     class_name = prompt.class_name or vocabulary.class_name(attributes)
     assert class_name is not None  # _problems has refused prompts without a class
     key = vocabulary.class_attribute

@@ -61,11 +61,10 @@ class AttributeDistribution(Record):
         """Return how many photographs have all the given values."""
         return sum(row.n for row in self.rows if attributes.items() <= row.attributes.items())
 
-    def supports(self, attributes: Mapping[str, str], least: int | None = None) -> bool:
-        """Return whether a slice can be asked for; least: in place of `min_support`."""
-        least = self.min_support if least is None else least
+    def supports(self, attributes: Mapping[str, str]) -> bool:
+        """Return whether a slice can be asked for."""
         is_known = any(attributes.items() <= row.attributes.items() for row in self.rows)
-        return is_known and self.n_of(attributes) >= least
+        return is_known and self.n_of(attributes) >= self.min_support
 
     def matching(
         self, attributes: Mapping[str, str], class_name: str
@@ -153,8 +152,8 @@ class Planner(Protocol):
 def build(spec: str) -> Planner:
     """Build the planner NAME, or the one at the dotted path `package.module:build`.
 
-    Options may follow, as in `failure:floor=0.5:curriculum=true`. Raises SettingsError for unknown
-    names and options.
+    Options may follow, as in `audited_failure:floor=0.5:sharpness=1`. Raises SettingsError for
+    unknown names and options.
     """
     parts = spec.split(":")
     name = ":".join(part for part in parts if "=" not in part)

@@ -42,7 +42,7 @@ def audited_shares(
     return {key: weight / total for key, weight in weights.items()}
 
 
-def build(floor: float = 0.4, sharpness: float = 1.5, curriculum: bool = False) -> SlicePlanner:
+def build(floor: float = 0.4, sharpness: float = 1.5) -> SlicePlanner:
     """Build the planner; sharpness: of the allocation, 0 ignores errors."""
 
     def shares(observation: Observation, slices: Sequence[SliceScore]) -> dict[str, float]:
@@ -55,4 +55,4 @@ def build(floor: float = 0.4, sharpness: float = 1.5, curriculum: bool = False) 
             shares |= {key: max(shares[key], prompt) for key in kept if kept[key] < _MOSTLY}
         return shares
 
-    return SlicePlanner("audited_failure", shares, Count(), floor, curriculum)
+    return SlicePlanner("audited_failure", shares, Count(), floor)

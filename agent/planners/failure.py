@@ -6,8 +6,6 @@ from agent.planners.slices import SlicePlanner, errors
 from agent.planners.uniform import Uniform
 
 
-def build(floor: float = 0.0, curriculum: bool = False) -> SlicePlanner:
-    """Build the planner; for the options see `SlicePlanner`."""
-    return SlicePlanner(
-        "failure", lambda seen, slices: errors(slices), Uniform(), floor, curriculum
-    )
+def build(floor: float = 0.0) -> SlicePlanner:
+    """Build the planner; floor: see `SlicePlanner`."""
+    return SlicePlanner("failure", lambda seen, slices: errors(slices), Uniform(), floor)

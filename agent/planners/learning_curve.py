@@ -6,7 +6,8 @@ power of n (Hestness et al. 2017), and the gain is small. The sum of the gains i
 n / k + m = c e for every slice that gets images (water filling; Boyd and Vandenberghe 2004, section
 5.5.3). So an ambiguous slice with many photographs gets none, however much it errs, and a rare one
 as many as its error is worth. n counts the photographs that the DSTM learns from, the images kept
-so far, and `transfer`, which stands for what a slice learns from the others.
+so far, and `transfer`, which stands for what a slice learns from the others. Where inspection has
+judged a failure, its error counts as far as kept images may be useful for it (upper bound).
 """
 
 from __future__ import annotations
@@ -73,7 +74,10 @@ class LearningCurve:
         used = (trained[-1].n_real or 0) if trained else 0
         share = used / distribution.n_of({})
         photographs = np.array([distribution.n_of(s.attributes) for s in slices]) * share
-        worth = np.maximum(1e-3, [*errors(slices).values()])
+        useful = {f.slice: f.fixable.useful.high for f in observation.failures if f.fixable}
+        hopes = [useful.get(score.key, 1.0) for score in slices]
+        error = np.array([*errors(slices).values()])
+        worth = np.maximum(1e-3, error * hopes)
         filled = (photographs + kept * made + self._transfer) / kept
         images = water_fill(worth, filled, (1 - self._floor) * observation.n_images)
         shares = dict(zip((score.key for score in slices), images.tolist(), strict=True))
@@ -82,7 +86,7 @@ class LearningCurve:
         assert draft.hypothesis is not None  # `allocate` names its favourite
         row = next(n for n, s in enumerate(slices) if s.key == draft.hypothesis.slice)
         why = (
-            f"{draft.why} It errs on {worth[row]:.0%} and has {photographs[row]:.0f} photographs "
+            f"{draft.why} It errs on {error[row]:.0%} and has {photographs[row]:.0f} photographs "
             f"and {made[row]:.0f} images."
         )
         return draft.model_copy(update={"why": why})

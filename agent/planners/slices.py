@@ -28,8 +28,6 @@ Shares = Callable[[Observation, Sequence[SliceScore]], Mapping[str, float] | Non
 FULL_CHANGE = 0.1
 # The share of kept images is drawn towards 8 of 10 where few were made.
 _PRIOR_KEPT, _PRIOR_MADE = 8, 10
-# A slice is learnt by this score, whatever the others have.
-_LEARNT = 0.9
 # What a plan expects at least of the slice that it favours.
 _LEAST_CHANGE = 0.01
 
@@ -40,36 +38,11 @@ def last_report(rounds: Sequence[Round]) -> Report | None:
 
 
 def supported_slices(
-    report: Report | None, distribution: AttributeDistribution, min_support: int | None = None
+    report: Report | None, distribution: AttributeDistribution
 ) -> list[SliceScore]:
-    """Return the slices of a report that the distribution can supply; none without a report.
-
-    min_support: in place of the distribution's.
-    """
+    """Return the slices of a report that the distribution can supply; none without a report."""
     slices = report.slices if report else ()
-    return [score for score in slices if distribution.supports(score.attributes, min_support)]
-
-
-def curriculum_slices(slices: Sequence[SliceScore]) -> list[SliceScore]:
-    """Return the slices that a curriculum has opened so far.
-
-    Slices of one attribute are always open. A combination opens when each measured slice of one
-    attribute that it is made of is learnt: its interval reaches the average of these slices, or
-    its score is at least 0.9.
-    """
-    plain = [score for score in slices if len(score.attributes) == 1]
-    total = sum(score.accuracy.n for score in plain)
-    average = sum(s.accuracy.value * s.accuracy.n for s in plain) / total if total else 0.0
-
-    def learnt(score: SliceScore) -> bool:
-        return score.accuracy.high >= average or score.accuracy.value >= _LEARNT
-
-    return [
-        score
-        for score in slices
-        if len(score.attributes) == 1
-        or all(learnt(p) for p in plain if p.attributes.items() <= score.attributes.items())
-    ]
+    return [score for score in slices if distribution.supports(score.attributes)]
 
 
 def errors(slices: Sequence[SliceScore]) -> dict[str, float]:
@@ -239,7 +212,6 @@ class SlicePlanner:
             nothing is known of the slices yet.
         base: Plans the floor, and everything while there is no report.
         floor: Share of the images, 0..1, that `base` plans.
-        curriculum: Whether combinations wait for their parts, see `curriculum_slices`.
         report: Returns the report whose slices count.
     """
 
@@ -247,7 +219,6 @@ class SlicePlanner:
     shares: Shares
     base: Planner
     floor: float = 0.0
-    curriculum: bool = False
     report: Callable[[Sequence[Round]], Report | None] = last_report
 
     def plan(
@@ -255,8 +226,6 @@ class SlicePlanner:
     ) -> PlanDraft:
         """Return the draft of a round."""
         slices = supported_slices(self.report(observation.rounds), distribution)
-        if self.curriculum:
-            slices = curriculum_slices(slices)
         shares = self.shares(observation, slices) if slices else None
         if shares is None:
             return self.base.plan(observation, distribution, vocabulary)

@@ -19,7 +19,6 @@ from agent.planners import AttributeDistribution, Observation, PlanDraft, Prompt
 from agent.planners.slices import (
     PromptWriter,
     changes,
-    curriculum_slices,
     errors,
     kept_rates,
     last_report,
@@ -36,16 +35,10 @@ _LEAST_ERROR = 0.01
 
 @dataclass(frozen=True)
 class Thompson:
-    """The planner `thompson`; floor: share of uniform prompts; discount: of old effects, a round.
-
-    min_support: photographs of the generator split that a slice needs, None: as
-    `feedback.min_support`; curriculum: see `curriculum_slices`.
-    """
+    """The planner `thompson`; floor: share of uniform prompts; discount: of effects, per round."""
 
     floor: float
     discount: float
-    min_support: int | None
-    curriculum: bool
 
     name = "thompson"
 
@@ -53,9 +46,7 @@ class Thompson:
         self, observation: Observation, distribution: AttributeDistribution, vocabulary: Vocabulary
     ) -> PlanDraft:
         """Return the draft of a round; uniform while there is no report yet."""
-        arms = supported_slices(last_report(observation.rounds), distribution, self.min_support)
-        if self.curriculum:
-            arms = curriculum_slices(arms)
+        arms = supported_slices(last_report(observation.rounds), distribution)
         if not arms:
             draft = Uniform().plan(observation, distribution, vocabulary)
             return draft.model_copy(update={"why": "No feedback yet: equal shares."})
@@ -104,11 +95,6 @@ class Thompson:
         return total / precision, precision**-0.5
 
 
-def build(
-    floor: float = 0.5,
-    discount: float = 0.8,
-    min_support: int | None = None,
-    curriculum: bool = False,
-) -> Thompson:
+def build(floor: float = 0.5, discount: float = 0.8) -> Thompson:
     """Build the planner."""
-    return Thompson(floor, discount, min_support, curriculum)
+    return Thompson(floor, discount)

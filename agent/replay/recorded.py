@@ -126,8 +126,10 @@ class RecordedEffects:
         # As the tools were offered; "pull" is left out of them where it is not possible.
         offers = json.dumps([e.tools for e in offered])
         prompts = [prompt for e in plans for prompt in e.plan.prompts]
-        self.accepts_feedback = '"pull"' in offers or any(prompt.pull for prompt in prompts)
-        self.accepts_guidance = '"guidance"' in offers
+        self._supports = {
+            "accepts_feedback": '"pull"' in offers or any(prompt.pull for prompt in prompts),
+            "accepts_guidance": '"guidance"' in offers,
+        }
 
     @property
     def observer(self) -> Observer:
@@ -168,6 +170,13 @@ class RecordedEffects:
     def count_tokens(self, text: str) -> int:
         """Return the tokens of a text that was planned; others were refused, and 0 stands."""
         return self._n_tokens.get(text, 0)
+
+    def supports(self, feature: str, round_number: int) -> bool:
+        """Return whether the generator had a feature when the round began."""
+        if feature in self._supports:
+            return self._supports[feature]
+        facts = self._journal.outcome(f"opening/{round_number}", OpeningEvent).facts
+        return bool(facts.get(feature, False))
 
     def undrawn(self, text: str) -> Sequence[str]:
         """Return the words of a text that was planned which the generator could not draw."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from filelock import FileLock, Timeout
@@ -253,8 +253,10 @@ def store_settings(folder: Path, settings: Settings) -> None:
 
 
 def _read_settings(path: Path) -> Settings:
+    home = str(path.parents[2])
     try:
-        settings = read_stored(yaml.safe_load(path.read_text("utf-8"))["settings"])
+        values = dict(yaml.safe_load(path.read_text("utf-8"))["settings"])
+        settings = read_stored(_moved(values, str(values.get("home", home)), home))
     except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError, RecursionError) as error:
         raise SessionError(
             f"{path} cannot be read as the settings of a session of this version: {error}. "
@@ -262,6 +264,15 @@ def _read_settings(path: Path) -> Settings:
         ) from error
     trust.mark_code(settings)
     return settings
+
+
+def _moved(value: Any, old: str, new: str) -> Any:
+    """Return plain values whose paths in the home folder `old` are those in `new`."""
+    if isinstance(value, dict):
+        return {key: _moved(part, old, new) for key, part in value.items()}
+    if isinstance(value, str) and f"{value}/".startswith(f"{old}/"):
+        return new + value.removeprefix(old)
+    return value
 
 
 def has_session(home: Path, name: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from prompts.user_vocabulary import NO, PLURALS, YES
@@ -39,10 +39,14 @@ Meanings = tuple[tuple[str, str], ...]
 
 
 class Lexicon:
-    """The words of a vocabulary as people say them."""
+    """The words of a vocabulary as people say them.
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    pixel_classes: names that are read as the values of "iou", where no value has them.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, pixel_classes: Sequence[str] = ()) -> None:
         self.vocabulary = vocabulary
+        self._pixel_classes = pixel_classes
 
     def mark(self, text: str) -> tuple[str, list[tuple[str, Meanings]]]:
         """Replace each phrase that names values by #0, #1, ...; the longest phrase counts.
@@ -159,6 +163,8 @@ class Lexicon:
                     claim(f"{word} {_spaced(key)}", (key, value))
         for word, meanings in self._parts_of_classes().items():
             phrases.setdefault(word, meanings)
+        for name in self._pixel_classes:
+            claim(_spaced(name), ("iou", name))
         return phrases
 
     @cached_property

@@ -96,7 +96,7 @@ class InventedEffects:
     """Effects that take no time; `crash_in` is the round and stage at which the process dies."""
 
     max_tokens = 12
-    accepts_feedback = accepts_guidance = begins_with_baseline = False
+    begins_with_baseline = False
 
     def __init__(
         self,
@@ -116,6 +116,9 @@ class InventedEffects:
 
     def opening(self, round_number: int) -> None:
         return None
+
+    def supports(self, feature: str, round_number: int) -> bool:
+        return bool(self._session.settings.generator.options.get(feature))
 
     def count_tokens(self, text: str) -> int:
         return len(text.split())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import credit, delivery, stages, value
+from benchmarks import credit, delivery, stages, synthetic_share, value
 from benchmarks.harness import Benchmark, options
 from memory.errors import SettingsError
 from tests.agent.quick import TOY
@@ -73,6 +73,27 @@ def test_value_compares_real_with_drawn_images(
     rows = list(csv.DictReader(output.read_text("utf-8").splitlines()))
     assert [row["trained on"] for row in rows[:4]] == list(value.ARMS)
     assert all(0 <= float(row["on test"]) <= 1 for row in rows[:4])
+
+
+def test_models_are_measured_again_with_statistics_of_photographs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "share.csv"
+    words = ["synthetic_share.py", "--seeds", "2", "--images", "8", "--shares", "0,0.5"]
+    words += ["--refresh", "--set", "audit.method=none", "--output", str(output)]
+    changes = [word for key in (*TOY, f"home={tmp_path}") for word in ("--set", key)]
+    monkeypatch.setattr(sys, "argv", [*words, *changes])
+    synthetic_share.main()
+    rows = list(csv.DictReader(output.read_text("utf-8").splitlines()))
+    means = {(row["share"], row["figure on feedback"]): float(row["mean"]) for row in rows}
+    assert len(rows) == len(means) == 8
+    for row in rows:
+        plain, _, again = row["figure on feedback"].partition(", ")
+        base = means[row["share"] if again else "0", plain]
+        change = float(row["mean"]) - base
+        assert float(row["difference"]) == pytest.approx(change, abs=0.0021)
+        assert (row["minus that of"] == "not refreshed") == bool(again)
+    assert means["0.5", "main"] != means["0.5", "main, refreshed"]
 
 
 def test_a_benchmark_names_its_options(

@@ -71,8 +71,8 @@ def test_batch_has_labels_weights_and_quality(tmp_path: Path) -> None:
     ]
     assert (batch.n_made, batch.n_kept) == (9, 4)
     stored = read_shards([tmp_path / s.file for s in batch.shards])
-    assert stored.samples.classes.tolist() == [1] * 5 + [0] * 4
-    assert stored.samples.weights.tolist() == [0.25] * 5 + [1.0] * 4
+    assert stored.classes.tolist() == [1] * 5 + [0] * 4
+    assert stored.weights.tolist() == [0.25] * 5 + [1.0] * 4
 
 
 def test_interrupted_batch_draws_only_what_is_missing(tmp_path: Path) -> None:

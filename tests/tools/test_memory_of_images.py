@@ -78,7 +78,7 @@ def use(folder: Path, n_images: int, steps: int, forms: Sequence[Format]) -> Non
     shards = [folder / shard.file for shard in batch.shards]
     settings = DstmSettings(steps=steps, batch_size=32, augment=False)
     training = train_dstm(1, folder, [Path(s.file) for s in batch.shards], CLASSES, settings)
-    few = read_shards(shards[:1]).samples
+    few = read_shards(shards[:1])
     measure_gradients(load_dstm(folder / training.model, "cpu"), shards, few)
     prompt_thumbnails(folder, batch)
     source = Source("s", shards, CLASSES, CLASSES, "noise", "t", "none")
@@ -91,7 +91,7 @@ def test_images_are_kept_as_far_as_they_fit(
 ) -> None:
     batch = draw(tmp_path, 200)
     shards = [tmp_path / shard.file for shard in batch.shards]
-    whole = read_shards(shards).samples
+    whole = read_shards(shards)
     rows = np.random.default_rng(0).integers(0, 200, 300)
     wanted = whole.take(rows)
     n_read = []

@@ -10,7 +10,6 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +38,6 @@ _TYPES = {
     "attributes": pa.string(),
     "weight": pa.float64(),
 }
-
-
-@dataclass(frozen=True)
-class Generated:
-    """Generated samples with the id and the text of the prompt behind each."""
-
-    samples: Samples
-    prompt_ids: Sequence[str]
-    texts: Sequence[str]
 
 
 def write_shard(
@@ -96,26 +86,18 @@ def write_shard(
     return file.getvalue()
 
 
-def read_shards(paths: Sequence[Path]) -> Generated:
+def read_shards(paths: Sequence[Path]) -> Samples:
     """Return the images of all shards, in order.
 
     Raises:
         DataError: There is no shard, or one is missing, damaged or of another image shape.
     """
-    tables = []
-    parts = []
+    parts: list[Samples] = []
     for path in paths:
         with explained(path):
-            table = read_table(path)
-            parts.append(samples_of(table))
+            parts.append(samples_of(read_table(path)))
         check_shapes(path, parts[-1].image_shape, paths[0], parts[0].image_shape)
-        tables.append(table)
-    samples = concatenate(parts)
-    return Generated(
-        samples=samples,
-        prompt_ids=[p for table in tables for p in table["prompt_id"].to_pylist()],
-        texts=[text for table in tables for text in table["text"].to_pylist()],
-    )
+    return concatenate(parts)
 
 
 def read_table(path: Path) -> pa.Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from tools.data.drawn import Drawn, ImageRequest
 from tools.plugins import load
@@ -44,20 +44,19 @@ class CountsWords:
         return len(text.split())
 
 
-def accepts_feedback(generator: Generator) -> bool:
-    """Return whether a DSTM can guide the generator, see `tools.diffusion.guidance`.
+Feature = Literal["accepts_feedback", "accepts_guidance", "open_vocabulary"]
 
-    Such a generator has an attribute `accepts_feedback` that is True.
+
+def supports(generator: Generator, feature: Feature) -> bool:
+    """Return whether a generator has an attribute of this name that is True.
+
+    Args:
+        generator: Any.
+        feature: `accepts_feedback`: a DSTM can guide it, see `tools.diffusion.guidance`;
+            `accepts_guidance`: it follows the `guidance` of a request; `open_vocabulary`: it may
+            follow any words of a prompt, not those of captions alone.
     """
-    return bool(getattr(generator, "accepts_feedback", False))
-
-
-def accepts_guidance(generator: Generator) -> bool:
-    """Return whether a generator follows the `guidance` of a request.
-
-    Such a generator has an attribute `accepts_guidance` that is True.
-    """
-    return bool(getattr(generator, "accepts_guidance", False))
+    return bool(getattr(generator, feature, False))
 
 
 def undrawn(generator: Generator, text: str) -> Sequence[str]:
@@ -76,8 +75,9 @@ class GeneratorWrapper:
     def __init__(self, inner: Generator) -> None:
         self.name = inner.name
         self.max_tokens = inner.max_tokens
-        self.accepts_feedback = accepts_feedback(inner)
-        self.accepts_guidance = accepts_guidance(inner)
+        self.accepts_feedback = supports(inner, "accepts_feedback")
+        self.accepts_guidance = supports(inner, "accepts_guidance")
+        self.open_vocabulary = supports(inner, "open_vocabulary")
         self._inner = inner
 
     @property

@@ -21,11 +21,19 @@ _CENTRES = {"left": (32, 12), "right": (32, 52), "top": (12, 32), "bottom": (52,
 
 
 class ToyGenerator(CountsWords):
-    """The generator `toy`; `faithful` is the share of defects that it really paints."""
+    """The generator `toy`.
+
+    Args:
+        faithful: Share of defects that it really paints.
+        open_vocabulary: Whether it says that it follows any words; it paints those of elpv.
+    """
 
     name = "toy"
 
-    def __init__(self, image_shape: tuple[int, int, int], faithful: float) -> None:
+    def __init__(
+        self, image_shape: tuple[int, int, int], faithful: float, open_vocabulary: bool = False
+    ) -> None:
+        self.open_vocabulary = open_vocabulary
         self._shape = image_shape
         self._faithful = faithful
         self._vocabulary = load_vocabulary("elpv")
@@ -68,7 +76,11 @@ class ToyGenerator(CountsWords):
 
 
 def build(
-    image_shape: tuple[int, int, int], device: str = "cpu", faithful: float = 1.0, **_: object
+    image_shape: tuple[int, int, int],
+    device: str = "cpu",
+    faithful: float = 1.0,
+    open_vocabulary: bool = False,
+    **_: object,
 ) -> ToyGenerator:
     """Build the painter; settings of other generators are ignored, so presets can be reused."""
-    return ToyGenerator(image_shape, faithful)
+    return ToyGenerator(image_shape, faithful, open_vocabulary)

@@ -63,7 +63,7 @@ class Streets(Target):
             blank = [""] * len(samples)
             data = write_shard(samples, blank, blank, range(len(samples)), self.class_names)
             write_bytes(path, data)
-        return read_shards([path]).samples
+        return read_shards([path])
 
     def _render(self, name: str) -> Samples:
         """Render a split; seeds of the splits, and of generators, do not overlap."""

@@ -85,7 +85,7 @@ def compare(
     page, comparison = experiment.write_results(_command(sys.argv[1:]))
     _print(comparison, pilot, seeds)
     say(f"Page: {page}")
-    say(f"Tables: {page.with_suffix('.csv')}, {page.with_name('compare-slices.csv')}")
+    say(f"Tables: {page.with_suffix('.csv')}, compare-differences, compare-seeds, compare-slices")
 
 
 def _run(experiment: Experiment, components: Components, seeds: int, jobs: int) -> None:

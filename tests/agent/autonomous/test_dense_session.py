@@ -59,7 +59,7 @@ def test_session_over_labels_of_pixels(tmp_path: Path, preset: str, metric: str)
     assert ("Legend of the colours" in html) == (preset != "streets-normals")
 
     kinds = tasks.build(settings.dstm.task).needs
-    stored = read_shards([page.parent / shard.file for shard in one.batch.shards]).samples
+    stored = read_shards([page.parent / shard.file for shard in one.batch.shards])
     assert set(stored.labels) == {"segmentation", "depth", "normals"}
     shown = labelled_pictures(stored, kinds, [str(i) for i in range(11)])
     assert shown.shape == (24, 3, 64, 96 * (1 + len(kinds)))
@@ -77,7 +77,7 @@ def test_coco_holds_the_masks_of_a_session(tmp_path: Path) -> None:
     said = json.loads((place / "annotations.json").read_text("utf-8"))
     _, one = rounds(read_events(page.parent / "journal.jsonl"))
     assert one.batch
-    stored = read_shards([page.parent / shard.file for shard in one.batch.shards]).samples
+    stored = read_shards([page.parent / shard.file for shard in one.batch.shards])
     drawn = {
         picture.tobytes(): ids
         for picture, ids in zip(
@@ -119,6 +119,6 @@ def test_session_whose_labels_come_first(tmp_path: Path) -> None:
     assert one.batch and two.batch and two.report
     assert two.batch.n_made == 8
     assert two.report.main_metric == "miou"
-    stored = read_shards([page.parent / shard.file for shard in two.batch.shards]).samples
+    stored = read_shards([page.parent / shard.file for shard in two.batch.shards])
     assert set(stored.labels) == {"segmentation", "depth", "normals"}
     assert len(np.unique(stored.labels["segmentation"])) > 5

@@ -17,6 +17,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from agent.autonomous import dry_run
 from agent.autonomous.runner import run
 from agent.cli.app import app
 from agent.cli.commands.common import going_on
@@ -33,7 +34,7 @@ from memory.chroma import MemoryIndex
 from memory.errors import SessionError, SettingsError
 from memory.events import StageEvent
 from memory.journal import read_events, rounds
-from tests.agent.quick import QUICK
+from tests.agent.quick import QUICK, toy_settings
 
 MakeSettings = Callable[..., Settings]
 
@@ -282,7 +283,26 @@ def test_unreadable_settings_of_a_session_are_explained(make_settings: MakeSetti
 
 
 def test_unknown_brain_and_planner_are_named(make_settings: MakeSettings) -> None:
-    with pytest.raises(SettingsError, match="Did you mean 'policy'"):
+    with pytest.raises(SettingsError, match="Did you mean policy:uniform"):
         run(make_settings("brain=polcy:uniform"), quiet())
     with pytest.raises(SettingsError, match="Did you mean 'thompson'"):
         run(make_settings("brain=policy:tompson"), quiet())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("dstm.task=depth", "have no depth. Set dstm.task=classification"),
+        ("dstm.model=resnet", "Unknown model 'resnet'"),
+        ("brain=polcy:uniform", "polcy"),
+    ],
+)
+def test_what_no_training_could_use_is_found_before_an_image_is_drawn(
+    tmp_path: Path, wrong: str, words: str
+) -> None:
+    settings = toy_settings(tmp_path, "session.name=wrong", "audit.method=none", wrong)
+    with pytest.raises(SettingsError, match=words):
+        run(settings, quiet())
+    assert not [*tmp_path.rglob("*.tar"), *tmp_path.rglob("*.parquet")]
+    with pytest.raises(SettingsError, match=words):
+        dry_run.show(settings, quiet())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,11 @@ PROMPTS = {
 }
 
 
-def _report(number: int) -> Report:
+def _report(number: int, pixels: Mapping[str, Sequence[float]]) -> Report:
     main, *values = FIGURES[number]
     scores = [slice_score(s, v, 80, 0.04) for s, v in zip(SLICES, values, strict=True)]
     metrics = {"balanced_accuracy": estimate(main, 210, 0.04), "auroc": estimate(main + 0.1, 210)}
+    metrics |= {f"iou {name}": estimate(ious[number], 210) for name, ious in pixels.items()}
     return Report(
         round=number, split="feedback", metrics=metrics, slices=tuple(scores),
         worst_slice="brightness=dark",
@@ -63,7 +64,7 @@ def _plan(number: int) -> Plan:
     return Plan(round=number, author="policy:audited_failure", prompts=prompts, why="dark is worst")
 
 
-def _events() -> Iterator[Any]:
+def _events(pixels: Mapping[str, Sequence[float]]) -> Iterator[Any]:
     for n in FIGURES:
         if n:
             plan = _plan(n)
@@ -81,7 +82,7 @@ def _events() -> Iterator[Any]:
         )  # fmt: skip
         yield StageEvent(key=f"stage/{n}/train", round=n, stage="train", seconds=95.0)
         yield TrainingEvent(key=f"training/{n}", training=training)
-        yield ReportEvent(key=f"report/{n}", report=_report(n))
+        yield ReportEvent(key=f"report/{n}", report=_report(n, pixels))
         failures = (failure({"brightness": "dark"}, 1 - FIGURES[n][1]),)
         yield FailuresEvent(key=f"failures/{n}", round=n, failures=failures)
         if n:
@@ -89,14 +90,19 @@ def _events() -> Iterator[Any]:
 
 
 @contextmanager
-def recorded(home: Path, *overrides: str) -> Iterator[Conversation]:
-    """Open a conversation about the session; nothing is started."""
+def recorded(
+    home: Path, *overrides: str, pixels: Mapping[str, Sequence[float]] | None = None
+) -> Iterator[Conversation]:
+    """Open a conversation about the session; nothing is started.
+
+    pixels: IoU of classes of pixels by round.
+    """
     settings = toy_settings(
         home, "session.name=recorded", "session.rounds=3", "session.images_per_round=60",
         "dstm.train_on=real+synthetic", "dstm.synthetic_share=0.4", *overrides,
     )  # fmt: skip
     with open_session(settings, "recorded") as session:
-        for event in _events():
+        for event in _events(pixels or {}):
             session.journal.append(event)
         live = LiveSession(session)
         try:

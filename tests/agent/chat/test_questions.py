@@ -23,7 +23,7 @@ from agent.replay.verify import verify
 from agent.session.folder import open_session
 from agent.steering.preferences import STEERING, Preference, synthetic_share
 from eval.report.blocks import Line, plain
-from memory.events import WishEvent
+from memory.events import FailuresEvent, StageEvent, WishEvent
 from tests.agent.chat.recorded import recorded
 from tests.agent.quick import toy_settings
 
@@ -46,6 +46,7 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conversation]:
         ("should we do another round", ("Best: round 1",)),
         ("how much better than my photographs alone?", ("0.612", "0.648", "+0.036", "overlap")),
         ("did the images help?", ("+0.036",)),
+        ("what is the accuracy on the test?", ("+0.036",)),
         ("is the improvement significant?", ("overlap",)),
         ("how sure are you", ("overlap",)),
         ("what does the plan look like?", ("60 images", "55%", "+15% since round 1")),
@@ -89,6 +90,15 @@ def test_what_was_changed_last_is_said(tmp_path: Path) -> None:
         chat.say("more dark cells, and fewer with low contrast")
         assert "Forgotten: w3, w4" in plain(chat.say("undo that"))
         assert "Forgotten: w2" in plain(chat.say("undo that"))
+
+
+def test_failures_are_those_of_the_last_round_also_where_it_has_none(tmp_path: Path) -> None:
+    with recorded(tmp_path) as chat:
+        journal = chat.live.session.journal
+        journal.append(StageEvent(key="stage/2/inspect", round=2, stage="inspect", seconds=1.0))
+        journal.append(FailuresEvent(key="failures/2/again", round=2, failures=()))
+        reply = plain(chat.say("where does it fail?"))
+    assert "after round 2" in reply and "brightness=dark" not in reply, reply
 
 
 def test_a_plan_is_shown_in_12_lines(chat: Conversation) -> None:

@@ -106,6 +106,7 @@ def test_story_through_a_pseudo_terminal(make_settings: MakeSettings) -> None:
 def test_lines_of_a_pipe(make_settings: MakeSettings) -> None:
     settings = make_settings("session.name=pipe", "session.rounds=1", "dstm.steps=2", *SMALL)
     lines = "/status\n/wait\nonly poly\n/reject\n/wait\n/approve\n/wait\n/status\n/report\n"
+    lines += "/quit\nonly mono\n"
     done = subprocess.run(
         command(settings), input=lines, capture_output=True, text=True, timeout=PATIENCE_S
     )
@@ -114,6 +115,7 @@ def test_lines_of_a_pipe(make_settings: MakeSettings) -> None:
     said = CODES.sub("", done.stdout)
     assert said.count("Plan of round 1") == 2
     assert "Understood: only wafer=poly (w1)" in said
+    assert "only mono" not in said and "Unknown command" not in said
     assert "Finished: all 1 rounds are done" in said
     assert "report.html" in said
     (plan,) = [e.plan for e in _events(settings, "pipe") if isinstance(e, PlanEvent)]

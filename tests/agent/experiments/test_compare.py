@@ -236,6 +236,17 @@ def test_all_arms_learn_from_the_same_photographs(settings: Settings) -> None:
         rows = list(csv.DictReader(file))
     assert {row["split"] for row in rows} == {"feedback", "test"}
     assert {row["arm"] for row in rows} == {*arms.names()}
+    with page.with_name("compare-seeds.csv").open() as file:
+        by_seed = list(csv.DictReader(file))
+    assert len(by_seed) == len(experiment.entries())
+    average = {r["arm"]: float(r["average"]) for r in by_seed if r["round"] == "1"}
+    with page.with_name("compare-differences.csv").open() as file:
+        differences = {
+            (r["arm"], r["minus"]): r for r in csv.DictReader(file) if r["figure"] == "average"
+        }
+    assert len(differences) == len(arms.names()) * (len(arms.names()) - 1) // 2
+    for (arm, other), row in differences.items():
+        assert float(row["difference"]) == pytest.approx(average[arm] - average[other], abs=2e-4)
     of_real = [r for r in rows if (r["arm"], r["split"]) == ("real", "test")]
     assert sum(int(r["n"]) for r in of_real if r["slice"].count("=") == 1) >= 60
     worst = min(float(r["score"]) for r in of_real)

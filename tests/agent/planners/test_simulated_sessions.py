@@ -203,31 +203,3 @@ def test_mixing_does_not_favour_coarse_slices() -> None:
         shares = hedge(rounds, rounds[-1].report.slices)
         coarse.append(sum(v for k, v in shares.items() if " " not in k) / 3 * len(shares))
     assert 0.85 <= np.mean(coarse) <= 1.15
-
-
-def test_learning_progress_does_not_chase_small_slices() -> None:
-    """Nothing changes but by chance, and half of the slices have few photographs."""
-    rng = np.random.default_rng(1)
-    spent: Counter[bool] = Counter()
-    for seed in range(30):
-        past = []
-        for number in (1, 2, 3):
-            scores = []
-            for i, (light, weather) in enumerate(CELLS):
-                n = 30 if i % 2 else 600
-                value = float(rng.binomial(n, 0.8 + rng.normal(0, 0.02))) / n
-                scores.append(slice_score({"light": light, "weather": weather}, value, n))
-            draft = planners.build("uniform").plan(
-                Observation(round=number, n_images=N_IMAGES, images_per_prompt=4, seed=seed),
-                PALETTE,
-                VOCABULARY,
-            )
-            past.append(played(draft, number, report(*scores)))
-        seen = Observation(
-            round=4, n_images=N_IMAGES, images_per_prompt=4, seed=seed, rounds=tuple(past)
-        )
-        draft = planners.build("learning_progress").plan(seen, PALETTE, VOCABULARY)
-        for p in draft.prompts:
-            cell = (p.attributes["light"], p.attributes["weather"])
-            spent[CELLS.index(cell) % 2 == 1] += p.count
-    assert spent[True] / (spent[True] + spent[False]) < 0.65

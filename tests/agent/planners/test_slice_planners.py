@@ -14,11 +14,8 @@ from agent.planners import AttributeCombination, AttributeDistribution, Observat
 from agent.planners.audited_failure import audited_shares
 from agent.planners.count import Count
 from agent.planners.learning_curve import water_fill
-from agent.planners.learning_progress import best_mixture, fit
-from agent.planners.learning_progress import build as build_learning_progress
-from agent.planners.level_replay import rank_shares, staleness
 from agent.planners.mixing import group_dro, hedge
-from agent.planners.slices import SlicePlanner, changes, curriculum_slices, reward
+from agent.planners.slices import SlicePlanner, changes, reward
 from memory.errors import SettingsError
 from memory.records import (
     Batch,
@@ -203,36 +200,6 @@ def test_audited_failure_counts_the_kept_rate_once() -> None:
     assert found["night"] / found["dusk"] == pytest.approx(0.5, rel=0.05)
 
 
-def test_learning_progress_prefers_the_slice_whose_score_changes() -> None:
-    history = [past(number, lights(0.8, 0.5, 0.3 + 0.1 * number)) for number in range(1, 5)]
-    planner = build_learning_progress(random_share=0.0)
-    found = spent(planner.plan(observe(*history), PALETTE, VOCABULARY))
-    assert found["night"] > 90
-    assert spent(plan("learning_progress", *history))["night"] < 95  # a fifth goes anywhere
-
-
-def test_mixture_finds_two_groups() -> None:
-    rng = np.random.default_rng(0)
-    points = np.concatenate([rng.normal(0, 0.1, (60, 2)), rng.normal(3, 0.1, (20, 2))])
-    found = fit(points, 2, rng)
-    order = found.means[:, 0].argsort()
-    assert found.weights[order] == pytest.approx([0.75, 0.25], abs=0.01)
-    assert found.means[order] == pytest.approx(np.array([[0, 0], [3, 3]]), abs=0.1)
-    assert found.aic < fit(points, 1, rng).aic
-    assert len(best_mixture(points, range(1, 3), rng).weights) == 2
-
-
-def test_level_replay_has_rank_weights() -> None:
-    shares = rank_shares({"a": 0.1, "b": 0.9, "c": 0.5}, beta=0.5)
-    assert shares == pytest.approx({"b": 36 / 49, "c": 9 / 49, "a": 4 / 49})
-
-
-def test_level_replay_counts_the_rounds_since_a_slice_was_asked_for() -> None:
-    slices = lights(0.5, 0.5, 0.5)
-    history = [past(1, slices), past(2, slices, ("day", "dusk")), past(3, slices, ("day",))]
-    assert staleness(history, slices) == {"light=day": 0, "light=dusk": 1, "light=night": 2}
-
-
 def test_hedge_after_one_reward() -> None:
     """Half a success is no change; one slice of three gained 0.1 and is credited with a part."""
     before, after = lights(0.5, 0.5, 0.5, n=10**6), lights(0.5, 0.5, 0.6, n=10**6)
@@ -256,31 +223,6 @@ def test_group_dro_multiplies_by_the_errors_of_every_report() -> None:
 def test_mixing_refuses_an_unknown_method() -> None:
     with pytest.raises(SettingsError, match="hedge"):
         planners.build("mixing:method=hedges")
-
-
-def test_curriculum_opens_a_pair_when_its_parents_are_learnt() -> None:
-    pair = score(0.2, light="night", weather="fog")
-    foggy = score(0.7, weather="fog")
-    good, bad = score(0.7, light="night"), score(0.3, light="night")
-    others = (score(0.7, light="day"), score(0.7, weather="clear"))
-    assert pair in curriculum_slices([good, foggy, *others, pair])
-    assert pair not in curriculum_slices([bad, foggy, *others, pair])
-    assert bad in curriculum_slices([bad, foggy, *others, pair])
-
-
-def test_curriculum_is_an_option_of_planners() -> None:
-    slices = (
-        score(0.9, light="day"),
-        score(0.3, light="night"),
-        score(0.9, weather="fog"),
-        score(0.0, light="night", weather="fog"),
-    )
-    for name in ("failure", "audited_failure:floor=0", "thompson:floor=0"):
-        history = past(1, slices)
-        aims = {p.why for p in plan(f"{name}:curriculum=true", history).prompts}
-        assert not any("night weather=fog" in why for why in aims)
-        aims = {p.why for p in plan(name, history).prompts}
-        assert any("night weather=fog" in why for why in aims)
 
 
 def test_oracle_goes_by_the_sealed_report_and_asks_for_nothing_broken() -> None:
@@ -346,3 +288,12 @@ def test_a_learning_curve_spends_where_errors_are_many_and_photographs_few() -> 
     assert ambiguous["day"] < ambiguous["night"]
     assert images(0.9, 0.9, 0.4)["night"] > 90
     assert images(0.5, 0.5, 0.5, keep=0)["night"] < images(0.5, 0.5, 0.5)["night"]
+
+    # A failure that images were found not to mend counts for less.
+    sure, useless = estimate(1.0, n=40, half=0.0), estimate(0.05, n=40, half=0.05)
+    fixable = Fixable(chance=useless, drawable=sure, useful=useless)
+    hopeless = failure({"light": "night"}, 0.5, fixable=fixable)
+    seen = past(1, lights(0.5, 0.5, 0.5)).model_copy(update={"training": training(n_real=300)})
+    judged = seen.model_copy(update={"failures": (hopeless,)})
+    planned = [spent(plan("learning_curve:floor=0", r))["night"] for r in (judged, seen)]
+    assert planned[0] < planned[1] / 2

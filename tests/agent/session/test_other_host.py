@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.config.session import SessionSettings
 from agent.config.settings import load_settings
 from agent.session.control import HEARTBEAT, Heartbeat, Holder, take_over_from_other_host
-from agent.session.folder import folder_of, open_session
+from agent.session.folder import folder_of, open_session, stored_settings, unfinished
 from memory.errors import SessionInUse
 
 
@@ -54,4 +55,22 @@ def test_an_ended_or_silent_one_is_not(tmp_path: Path, age_s: float, state: str)
         pass
     beat(folder_of(tmp_path, "s"), age_s, state)
     with open_session(settings, "s"):
+        pass
+
+
+@pytest.mark.parametrize("old", ["old", "{}/old"])
+def test_a_home_that_was_moved_goes_on_with_its_own_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    old, new = old.format(tmp_path), tmp_path / "new"
+    given = [f"home={old}", f"generator.weights={old}/pretrain/cats/pipeline", "session.name=s"]
+    with open_session(load_settings("solar", given), "s"):
+        pass
+    Path(old).rename(new)
+    settings = stored_settings(new, "s")
+    assert settings.generator.weights == f"{new}/pretrain/cats/pipeline" and settings.home == new
+    again = load_settings("solar", [text.replace(old, str(new)) for text in given])
+    assert unfinished(again.model_copy(update={"session": SessionSettings()})) == "s"
+    with open_session(again, "s"):
         pass

@@ -7,7 +7,7 @@ import pytest
 
 from memory.errors import DataError
 from tools.data.samples import VOID, Samples
-from tools.data.shards import decode_png, encode_png, read_shards, write_shard
+from tools.data.shards import decode_png, encode_png, read_shards, read_table, write_shard
 from tools.streets import render
 
 
@@ -34,14 +34,15 @@ def test_what_is_written_is_read(tmp_path: Path, channels: int) -> None:
     for path, part in zip(paths, parts, strict=True):
         path.write_bytes(shard(part))
     found = read_shards(paths)
-    assert np.array_equal(found.samples.images[:3], parts[0].images)
-    assert np.array_equal(found.samples.images[3:], parts[1].images)
-    assert found.samples.classes.tolist() == [0, 1, 0, 0, 1]
-    assert found.samples.attributes == [*parts[0].attributes, *parts[1].attributes]
-    assert found.samples.ids == [*parts[0].ids, *parts[1].ids]
-    assert found.samples.weights.tolist() == [*parts[0].weights, *parts[1].weights]
-    assert found.prompt_ids == ["p1"] * 5
-    assert found.texts == ["a dark cell"] * 5
+    assert np.array_equal(found.images[:3], parts[0].images)
+    assert np.array_equal(found.images[3:], parts[1].images)
+    assert found.classes.tolist() == [0, 1, 0, 0, 1]
+    assert found.attributes == [*parts[0].attributes, *parts[1].attributes]
+    assert found.ids == [*parts[0].ids, *parts[1].ids]
+    assert found.weights.tolist() == [*parts[0].weights, *parts[1].weights]
+    tables = [read_table(path) for path in paths]
+    assert [name for table in tables for name in table["prompt_id"].to_pylist()] == ["p1"] * 5
+    assert {text for table in tables for text in table["text"].to_pylist()} == {"a dark cell"}
 
 
 def test_the_same_images_give_the_same_bytes() -> None:
@@ -118,7 +119,7 @@ def test_labels_of_pixels_are_kept(tmp_path: Path) -> None:
     given = streets()
     path = tmp_path / "data.parquet"
     path.write_bytes(write_shard(given, [""] * 2, ["p"] * 2, range(2), ["scene"]))
-    found = read_shards([path]).samples.labels
+    found = read_shards([path]).labels
     assert np.array_equal(found["segmentation"], given.labels["segmentation"])
     known = np.isfinite(given.labels["depth"])
     assert np.array_equal(np.isfinite(found["depth"]), known)

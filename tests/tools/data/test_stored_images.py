@@ -55,7 +55,7 @@ def same(found: Samples, wanted: Samples) -> None:
 @pytest.mark.parametrize("dense", [False, True])
 def test_what_is_drawn_is_what_is_stored(tmp_path: Path, dense: bool) -> None:
     shards = [shard(tmp_path, number, dense=dense) for number in range(3)]
-    whole, stored = read_shards(shards).samples, StoredImages(shards)
+    whole, stored = read_shards(shards), StoredImages(shards)
     rows = [11, 0, 5, 5, 4]
     same(stored.take(rows), whole.take(rows))
     assert (len(stored), stored.image_shape) == (12, (1, 8, 8))
@@ -72,16 +72,14 @@ def test_what_a_selection_left_out_is_not_there(tmp_path: Path) -> None:
     shards = [shard(tmp_path, number) for number in range(2)]
     write_choice(shards[0].parent, "random", [f"r0p{i}" for i in range(4)], [1, 3])
     stored = StoredImages(shards)
-    wanted = concatenate(
-        [read_shards(shards[:1]).samples.take([1, 3]), read_shards(shards[1:]).samples]
-    )
+    wanted = concatenate([read_shards(shards[:1]).take([1, 3]), read_shards(shards[1:])])
     same(stored.take(range(6)), wanted)
     assert len(stored) == 6
 
 
 def test_some_of_the_images_are_read_in_the_order_asked_for(tmp_path: Path) -> None:
     shards = [shard(tmp_path, number, dense=True) for number in range(3)]
-    stored, whole = StoredImages(shards), read_shards(shards).samples
+    stored, whole = StoredImages(shards), read_shards(shards)
     some = stored.only([9, 2, 4])
     same(stored.take([0]), whole.take([0]))
     same(some.take([0, 1, 2]), whole.take([9, 2, 4]))
@@ -94,7 +92,7 @@ def test_a_training_reads_the_shards_that_it_draws_from(tmp_path: Path) -> None:
     stored = StoredImages(shards)
     model = train_model(stored, TASK, 2, SHORT)
     assert 0 < stored.n_read <= SHORT.steps * SHORT.batch_size
-    whole = train_model(read_shards(shards).samples, TASK, 2, SHORT)
+    whole = train_model(read_shards(shards), TASK, 2, SHORT)
     assert model[1] == whole[1]
     for one, other in zip(model[0].parameters(), whole[0].parameters(), strict=True):
         assert bool((one == other).all())

@@ -201,7 +201,7 @@ def test_generated_batches_are_weighed(audit: DenseAudit, target: Any, tmp_path:
     for size in (2, 5):
         folder = tmp_path / str(size)
         batch = generate_batch(plan, folder, 0, Workshop(generator, audit, ("scene",)), size)
-        stored = read_shards([folder / shard.file for shard in batch.shards]).samples
+        stored = read_shards([folder / shard.file for shard in batch.shards])
         assert batch.n_kept == (stored.weights == 1).sum()
         weights.append(stored.weights)
         assert (stored.weights[::2] > stored.weights[1::2]).all()

@@ -19,6 +19,7 @@ class Text2ImageGenerator(ModelGenerator):
     """A text-to-image model behind the generator protocol."""
 
     name = "text2image"
+    open_vocabulary = True
 
     def __init__(self, model: DiffusionModel, image_shape: tuple[int, int, int]) -> None:
         super().__init__(model)
