@@ -1,35 +1,26 @@
-"""Tables, a page, and differences of recorded sessions."""
+"""Tables and a page of recorded sessions."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from agent.brains import planner_of
-from agent.config.settings import differences
 from agent.session.folder import folder_of, stored_settings
-from eval.agreement import agreement
 from eval.evidence import evidence
 from eval.likeness import read_likeness
 from eval.report.compare import build_evidence_html
-from eval.report.text import duration, number, signed
 from eval.tables import COLUMNS, Row, likeness_rows, tables
 from memory.csv_text import write_csv
 from memory.errors import SettingsError, unknown
-from memory.events import Event, ForkedEvent, ModelCallEvent
+from memory.events import Event, ForkedEvent
 from memory.files import storing, write_atomic, write_bytes
-from memory.journal import read_events, rounds
-from memory.records import Round
+from memory.journal import read_events
 from memory.user_folders import writing
 
 FORMATS = ("csv", "parquet", "duckdb")
-DIFFERENCE_COLUMNS = (
-    "round", "score A", "score B", "B - A", "kept A / B", "same images", "hypotheses A / B",
-)  # fmt: skip
 
 
 def read_session(home: Path, name: str) -> list[Event]:
@@ -145,99 +136,3 @@ def _write_duckdb(tables_: dict[str, list[Row]], path: Path) -> Path:
             database.execute(f'CREATE TABLE "{name}" AS SELECT * FROM rows_')
             database.unregister("rows_")
     return path
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How two sessions differ.
-
-    Attributes:
-        settings: A line each.
-        rows: Of one round each, see DIFFERENCE_COLUMNS.
-        totals: Of both.
-        parts: Where they part, in a sentence.
-    """
-
-    settings: list[str]
-    rows: list[list[str]]
-    totals: list[list[str]]
-    parts: str
-
-
-def compare_sessions(home: Path, one: str, other: str) -> Difference:
-    """Compare two sessions; raises SettingsError for an unknown name."""
-    names = (one, other)
-    settings = [stored_settings(home, name) for name in names]
-    events = [read_session(home, name) for name in names]
-    past = [{r.number: r for r in rounds(one_session)} for one_session in events]
-    numbers = sorted(past[0].keys() | past[1].keys())
-    audited = [one.audit.method != "none" for one in settings]
-    rows = [_row(n, (past[0].get(n), past[1].get(n)), audited) for n in numbers]
-    changed = [
-        line
-        for line in differences(*settings)
-        if not line.startswith(("session.name:", "home:", "preset:"))
-    ]
-    return Difference(changed, rows, _totals(events), _parts(*events))
-
-
-def _row(n: int, both: tuple[Round | None, Round | None], audited: Sequence[bool]) -> list[str]:
-    before, after = scores = [r.main_figure if r else None for r in both]
-    change = signed(after.value - before.value) if before and after else ""
-    plans = [r.plan for r in both if r and r.plan]
-    return [
-        str(n),
-        *(number(score.value) if score else "-" for score in scores),
-        change,
-        " / ".join(_kept(r) if by else "-" for r, by in zip(both, audited, strict=True)),
-        number(agreement(*plans).overlap, 2) if len(plans) == 2 else "-",
-        " / ".join(_held(r) for r in both),
-    ]
-
-
-def _kept(r: Round | None) -> str:
-    batch = r.batch if r else None
-    return number(batch.n_kept / batch.n_made, 2) if batch and batch.n_made else "-"
-
-
-def _held(r: Round | None) -> str:
-    if r is None or r.verdict is None:
-        return "-"
-    return {True: "held", False: "not", None: "?"}[r.verdict.held]
-
-
-def _totals(events: list[list[Event]]) -> list[list[str]]:
-    columns = []
-    for one_session in events:
-        rows = tables(one_session)
-        calls = rows["calls"]
-        legal = sum(call["outcome"] == "legal" for call in calls)
-        columns.append(
-            [
-                str(sum(row["n_images"] or 0 for row in rows["rounds"])),
-                f"{legal} of {len(calls)}",
-                str(sum(row["n_fallbacks"] for row in rows["rounds"])),
-                str(sum(c["prompt_tokens"] + c["answer_tokens"] for c in calls)),
-                duration(sum(row["seconds"] for row in rows["costs"])),
-            ]
-        )
-    names = ("images", "legal calls", "fallbacks", "tokens", "time")
-    return [[name, *pair] for name, *pair in zip(names, *columns, strict=True)]
-
-
-def _parts(one: list[Event], other: list[Event]) -> str:
-    """Return which decision is the first that differs, in a sentence."""
-    calls = [[e for e in events if isinstance(e, ModelCallEvent)] for events in (one, other)]
-    for a, b in zip_longest(*calls):
-        if a is None or b is None:
-            longer = "B" if a is None else "A"
-            return f"They are the same as far as both go; {longer} goes on."
-        if _decision(a) != _decision(b):
-            tools = [", ".join(c.name for c in e.answer.tool_calls) or "words" for e in (a, b)]
-            return f"They part in round {a.round}, phase {a.phase}: {' / '.join(tools)}."
-    return "Every decision is the same."
-
-
-def _decision(event: ModelCallEvent) -> object:
-    calls = [(call.name, call.args) for call in event.answer.tool_calls]
-    return calls or event.answer.content

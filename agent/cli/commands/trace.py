@@ -113,13 +113,13 @@ def diff(
     """Show how two sessions differ: settings, plans, figures, costs, and where they part."""
     if one == other:
         raise SettingsError(f"{one!r} is given twice; name two sessions.")
-    from agent.replay.trace import DIFFERENCE_COLUMNS, compare_sessions
+    from agent.replay.diff import COLUMNS, compare_sessions
 
     difference = compare_sessions(home_of(home), one, other)
     say(f"A: {one}   B: {other}")
     for line in difference.settings or ["The settings are the same."]:
         say(f"  {line}")
-    say_table(DIFFERENCE_COLUMNS, difference.rows)
+    say_table(COLUMNS, difference.rows)
     say_table(["in all", "A", "B"], difference.totals)
     console().print(difference.parts)
 

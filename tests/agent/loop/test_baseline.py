@@ -28,7 +28,7 @@ from agent.loop.components import Components
 from agent.loop.effects import LiveEffects
 from agent.loop.observer import Observer
 from agent.replay.counterfactual import counterfactual
-from agent.replay.trace import compare_sessions
+from agent.replay.diff import compare_sessions
 from agent.replay.verify import verify
 from agent.session.folder import folder_of, list_sessions, memory_of, open_session
 from agent.session.fork import fork

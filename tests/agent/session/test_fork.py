@@ -11,7 +11,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from agent.replay.trace import _row, collect, compare_sessions, write_page, write_tables
+from agent.replay.diff import _row, compare_sessions
+from agent.replay.trace import collect, write_page, write_tables
 from agent.replay.verify import verify
 from agent.session.fork import fork
 from eval.tables import COLUMNS
