@@ -42,10 +42,13 @@ class CrossFitted:
             f"{target.notice}\nFew photographs: the split feedback alone has {alone}, so the "
             f"{judged} of audit and feedback are judged in {n_folds} folds, each by a model that "
             f"has not learnt from it. A round trains {n_folds + 1} models, and keeps the one that "
-            f"learns from all but the test. There is no audit. The sealed test has {test} "
-            "photographs: an accuracy of 50% is known there to "
-            f"{98 / max(test, 1) ** 0.5:.0f} points up or down."
+            "learns from all but the test. There is no audit. "
+            f"The sealed test has {test} photographs"
         )
+        if self.task == "classification":
+            points = 98 / max(test, 1) ** 0.5
+            self.notice += f": an accuracy of 50% is known there to {points:.0f} points up or down"
+        self.notice += "."
 
     def split(self, name: str) -> Samples:
         """Return a split; audit is empty."""

@@ -20,11 +20,12 @@ from agent.session.folder import folder_of, open_session
 from memory.errors import SettingsError
 from memory.journal import read_events, rounds
 from tests.agent.quick import toy_settings
-from tests.tools.targets.own_data import class_folders
+from tests.tools.targets.own_data import class_folders, scenes
 from tools.data.stored_images import contents
 from tools.evaluate_real import read_predictions
+from tools.settings import AuditSettings
 from tools.targets import SPLITS
-from tools.targets.cross_fitting import fold_rows, undivided
+from tools.targets.cross_fitting import cross_fitted, fold_rows, undivided
 from tools.targets.folder import build
 from tools.targets.toy import SIZES, Toy
 
@@ -83,6 +84,13 @@ def test_an_audit_would_learn_what_is_judged(tmp_path: Path) -> None:
     settings = toy_settings(tmp_path, *FOLDS, "audit.method=classifier")
     with pytest.raises(SettingsError, match=r"audit\.method=none"):
         _ = Components(settings).target
+
+
+def test_an_accuracy_is_foretold_where_classes_are_predicted(tmp_path: Path) -> None:
+    none = AuditSettings(method="none")
+    birds = cross_fitted(build(tmp_path, str(class_folders(tmp_path / "birds"))), 5, none)
+    roads = cross_fitted(build(tmp_path, str(scenes(tmp_path / "roads"))), 5, none)
+    assert "an accuracy of 50%" in birds.notice and "50%" not in roads.notice
 
 
 def test_copies_and_groups_share_a_fold_and_classes_are_spread() -> None:

@@ -461,12 +461,19 @@ def test_one_class_and_copies_are_named(tmp_path: Path) -> None:
         build(root)
 
 
+def test_a_class_folder_of_a_hidden_name_is_named(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds")
+    (root / CLASSES[0]).rename(root / "$wift")
+    (root / ".git").mkdir()
+    assert '[hidden-folder] (1): "$wift"' in build(root).notice
+
+
 def test_a_rare_class_is_told_with_its_numbers(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "birds", n=30)
     for file in sorted((root / CLASSES[1]).iterdir())[9:]:
         file.unlink()
     notice = build(root).notice
-    assert '[rare-class] (1): "Élan vital, feedback 2, test 2"' in notice
+    assert '[rare-class] (1): "Élan vital, audit 2, feedback 2, test 2"' in notice
 
 
 @pytest.mark.parametrize(

@@ -264,7 +264,8 @@ def _warn_rare(classes: Sequence[str], splits: Sequence[str], report: Validation
     for name in sorted(set(classes)):
         feedback, test = counts["feedback", name], counts["test", name]
         if min(feedback, test) < _FEW_OF_CLASS:
-            affected = f"{name}, feedback {feedback}, test {test}"
+            audit = counts["audit", name]
+            affected = f"{name}, audit {audit}, feedback {feedback}, test {test}"
             report.warn("rare-class", affected, minimum=_FEW_OF_CLASS)
 
 

@@ -54,7 +54,12 @@ _TRAIN_IDS = _affix(f"{_AFFIXES}|labeltrainids")
 
 def is_system_name(name: str) -> bool:
     """Return whether a system or a program, not the user, has left a file or folder."""
-    return name.startswith((".", "__", "$")) or name.lower() in _SYSTEM_NAMES
+    return is_hidden_name(name) or name.lower() in _SYSTEM_NAMES
+
+
+def is_hidden_name(name: str) -> bool:
+    """Return whether a name begins as systems and programs, but also users, begin theirs."""
+    return name.startswith((".", "__", "$"))
 
 
 def paths_in(folder: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from tools.targets.user.masks import CLASS_FILES, COLOUR_FILES
 from tools.targets.user.names import (
     KINDS,
     folders_in,
+    is_hidden_name,
     is_system_name,
     match_labels,
     paths_in,
@@ -81,6 +82,12 @@ def files_below(root: Path, report: ValidationReport) -> list[Path]:
         for path in paths_in(folder):
             name = str(path.relative_to(root))
             if is_system_name(path.name):
+                if (
+                    is_hidden_name(path.name)
+                    and path.is_dir()
+                    and any(map(is_picture, paths_in(path)))
+                ):
+                    report.warn("hidden-folder", name)
                 continue
             if name != _relative(path, root):
                 foreign.append(_relative(path, root))
