@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import solar_groups
 from benchmarks.fashion_mnist import CLASSES, N_RARE_GROUPS, group_counts, tail
 from benchmarks.long_tail import Groups, figures_of, groups_of
+from memory.records import slice_key
+from tools.targets import SPLITS
 
 
 def test_a_tail_has_a_ratio_of_100_and_its_order_is_the_seeds() -> None:
@@ -24,6 +27,35 @@ def test_rare_groups_are_the_seeds_and_come_last() -> None:
     assert len(groups.all) == 4 * len(CLASSES)
     assert {counts[key] for key in groups.few} == {min(counts.values())}
     assert len(groups.few) == N_RARE_GROUPS and groups.few != groups_of("conditions", 1).few
+
+
+def test_rare_groups_of_solar_cells_are_rare_beside_the_other_severity() -> None:
+    drawn = set()
+    for seed in range(20):
+        counts = solar_groups.group_counts(seed)
+        groups = groups_of("solar", seed)
+        assert len(groups.all) == 9 and len(groups.few) == 2
+        for key in groups.few:
+            one, other = solar_groups.SEVERITIES
+            swapped = key.replace(one, "?").replace(other, one).replace("?", other)
+            assert (counts[key], counts[swapped]) == (4, 48)
+        drawn.add(groups.few[0] + groups.few[1])
+    assert len(drawn) > 5
+
+
+def test_solar_groups_divide_the_photographs_anew_by_seed(tmp_path: Path) -> None:
+    pytest.importorskip("elpv_dataset", reason="needs the photographs of elpv-dataset")
+    first, second = (solar_groups.build(tmp_path, seed) for seed in (0, 1))
+    ids = {name: set(first.split(name).ids) for name in SPLITS}
+    assert len(set().union(*ids.values())) == sum(map(len, ids.values()))
+    assert ids["test"] != set(second.split("test").ids)
+    keys = [
+        slice_key({name: a[name] for name in ("severity", "wafer", "brightness")})
+        for name in ("generator", "audit")
+        for a in first.split(name).attributes
+    ]
+    counts = solar_groups.group_counts(0)
+    assert {key: keys.count(key) for key in counts} == counts
 
 
 def test_figures_are_those_of_classes_on_the_test_split_in_the_last_round(tmp_path: Path) -> None:
