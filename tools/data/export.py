@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from eval.report.templates import render_text
 from memory.errors import DataError, SettingsError
-from memory.files import write_atomic, write_bytes
+from memory.files import storing, write_atomic, write_bytes
 from prompts.user_vocabulary import CLASS
 from tools.data.regions import run_lengths
 from tools.data.samples import VOID
@@ -64,21 +64,26 @@ class Source(NamedTuple):
 def export(source: Source, form: Format, folder: Path) -> int:
     """Write a data set into a new or empty folder; return how many images it has.
 
-    Raises SettingsError for a folder that holds something, or a format that cannot hold the
-    labels.
+    Raises:
+        SettingsError: The folder holds something, or the format cannot hold the labels.
+        StorageError: The folder cannot be written.
     """
     if not source.shards:
         raise SettingsError(f"The session {source.session!r} has no images yet to export.")
-    if folder.exists() and any(folder.iterdir()):
-        raise SettingsError(f"The folder {folder} is not empty. Name another one with --output.")
+    with storing(folder):
+        if folder.exists() and any(folder.iterdir()):
+            raise SettingsError(
+                f"The folder {folder} is not empty. Name another one with --output."
+            )
     write: Callable[[Source, Path], int] = {
         "imagefolder": _imagefolder,
         "parquet": _parquet,
         "coco": _coco,
         "webdataset": _webdataset,
     }[form]
-    n_images = write(source, folder)
-    write_bytes(folder / "README.md", card(source, form).encode())
+    with storing(folder):
+        n_images = write(source, folder)
+        write_bytes(folder / "README.md", card(source, form).encode())
     return n_images
 
 

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -22,7 +23,7 @@ from agent.replay.trace import collect, write_tables
 from agent.session.folder import folder_of, open_session
 from eval.likeness import read_likeness
 from eval.tables import COLUMNS
-from memory.errors import SessionInUse, SettingsError
+from memory.errors import SessionInUse, SettingsError, StorageError
 from memory.events import GeneratorEvent
 from memory.journal import read_events
 from tests.agent.crashes import NAME, small
@@ -119,6 +120,14 @@ def test_coco_wants_a_segmentation_and_a_folder_must_be_empty(home: Path, tmp_pa
     (tmp_path / "mine").write_text("x", encoding="utf-8")
     with pytest.raises(SettingsError, match="not empty"):
         export(source_of(home, NAME), FORMATS[0], tmp_path)
+
+
+@pytest.mark.parametrize("form", ["parquet", "imagefolder", "webdataset"])
+def test_a_folder_that_cannot_be_written_is_named(home: Path, form: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "inside"):
+        with pytest.raises(StorageError, match="a file is where a folder has to be"):
+            export(source_of(home, NAME), form, folder)
 
 
 def test_run_lengths_are_coco_ones() -> None:
