@@ -27,7 +27,7 @@ Figure = Callable[[Floats], Floats]
 
 _N_RESAMPLES = 2000
 # Below it an interval by resampling is too narrow.
-_MIN_PHOTOGRAPHS = 20
+MIN_PHOTOGRAPHS = 20
 
 
 class Change(Record):
@@ -164,7 +164,7 @@ def change(name: str, before: Floats, after: Floats, figure: Figure) -> Change:
     values = [float(figure(sums.sum(0))) for sums in (before, after)]
     difference = values[1] - values[0]
     low, high = -1.0, 1.0
-    if n >= _MIN_PHOTOGRAPHS:
+    if n >= MIN_PHOTOGRAPHS:
         counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_N_RESAMPLES)
         resampled = figure(counts @ after) - figure(counts @ before)
         low, high = (float(end) for end in np.nanquantile(resampled, expanded_quantiles(n)))

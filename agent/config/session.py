@@ -14,8 +14,8 @@ class SessionSettings(Record):
     """Name, budget and seed of a session."""
 
     name: str | None = None
-    rounds: int = Field(4, ge=1)
-    images_per_round: int = Field(200, ge=1)
+    rounds: int = Field(4, ge=1, le=100_000)
+    images_per_round: int = Field(200, ge=1, le=100_000)
     images_per_prompt: int = Field(8, ge=1)
     shard_size: int = Field(32, ge=1)
     seed: int = Field(0, ge=0)

@@ -401,7 +401,9 @@ def value_shares(plan: Plan) -> dict[str, float]:
 
 
 def _worst_first(report: Report) -> list[SliceScore]:
-    return sorted(report.slices, key=lambda s: (s.accuracy.value, s.key))
+    # Of slices that are equally bad the report names one.
+    worst = report.worst_slice
+    return sorted(report.slices, key=lambda s: (s.accuracy.value, s.key != worst, s.key))
 
 
 def fixable_text(failure: Failure) -> str:

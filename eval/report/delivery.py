@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eval.delivery import Delivery
+from eval.delivery import MIN_PHOTOGRAPHS, Delivery
 from eval.report.blocks import Block, Cell, Line, Style, Table
 from eval.report.text import estimate_text, number, overlap, plural, signed, words
 from memory.records import Round
@@ -46,9 +46,15 @@ def delivery_line(delivery: Delivery) -> Line:
     """Return in a sentence or two whether images helped, and what is delivered."""
     main = delivery.changes[0]
     change = f"{main.name} {estimate_text(main.difference, sign=True)}"
+    undecided = f"No difference that can be shown: {change}."
+    if main.difference.n < MIN_PHOTOGRAPHS:
+        undecided = (
+            f"Too few test photographs for an interval, which takes {MIN_PHOTOGRAPHS}, so whether "
+            f"the difference is chance is not known: {change}."
+        )
     outcome = {
         "helped": f"The images helped: {change}.",
-        "undecided": f"No difference that can be shown: {change}.",
+        "undecided": undecided,
         "harmed": f"The images harmed: {change}.",
     }[delivery.outcome]
     rule = f"by {RULES[delivery.rule]} on feedback"

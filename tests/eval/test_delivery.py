@@ -165,3 +165,6 @@ def test_the_interval_of_the_main_figure_decides(low: float, high: float, outcom
     assert table.title == "Your photographs alone → with 32 shaped images"
     assert len(table.rows) == 4
     assert "0 (real only)" in delivery_line(delivery).text
+    few = main.model_copy(update={"difference": main.difference.model_copy(update={"n": 18})})
+    words = delivery_line(delivery.model_copy(update={"changes": (few,)})).text
+    assert ("Too few test photographs" in words) == (outcome == "undecided")

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from eval.report.blocks import Table
+from eval.report.blocks import Table, report_lines
 from eval.report.charts import (
     BeforeAfter,
     Layer,
@@ -23,7 +23,7 @@ from eval.report.session_charts import composition, main_metric, worst_slices
 from eval.report.text import duration, number, p_value, signed
 from memory.records import Round
 from tests.eval.fake_session import session, share
-from tests.factories import report
+from tests.factories import report, slice_score
 
 VOID = {"meta", "link", "img", "br"}
 
@@ -280,6 +280,12 @@ def test_composition_adds_up_and_counts_what_is_not_named() -> None:
         assert [sum(column) for column in zip(*values.values(), strict=True)] == [200] * 4
     assert list(table["where"])[-1] == "not named"
     assert "not named" not in table["wafer"]
+
+
+def test_of_equally_bad_slices_all_pages_name_that_of_the_report_first() -> None:
+    slices = [slice_score({"k": value}, 0.5) for value in ("a", "b")]
+    text = str(report_lines(report(*slices, worst_slice="k=b")))
+    assert text.index("k=b") < text.index("k=a")
 
 
 def test_worst_slices_are_those_of_either_end() -> None:

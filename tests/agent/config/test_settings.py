@@ -115,6 +115,7 @@ def test_an_unknown_variable_is_named() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("session.images_per_round=100000000", "images_per_round cannot be 100000000"),
         ("session.rounds=0", "session.rounds cannot be 0 .*greater than or equal to 1"),
         ("session.rounds=-2", "session.rounds cannot be -2 .*greater than or equal to 1"),
         ("session.images_per_round=0", "session.images_per_round cannot be 0 "),

@@ -218,6 +218,7 @@ def test_numbers_are_no_classes(tmp_path: Path) -> None:
         ({"size": 50}, "target.options.size cannot be 50"),
         ({"size": "96x"}, "target.options.size cannot be '96x'"),
         ({"task": "segmentatoin"}, "task cannot be 'segmentatoin'.*'segmentation'"),
+        ({"flips": "diagonal"}, "flips cannot be .*diagonal.*none.*both"),
         ({"flips": ["sideways"]}, "flips cannot be .*sideways.*'horizontal'"),
         ({"depth_scale": 0}, "depth_scale cannot be 0.*greater than 0"),
     ],

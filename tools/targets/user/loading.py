@@ -55,8 +55,10 @@ def _read_size(size: object) -> object:
 
 
 def _read_flips(value: object) -> object:
-    named = {"none": (), "both": BOTH_FLIPS}
-    return named[value] if isinstance(value, str) and value in named else _as_tuple(value)
+    named = {"none": (), "both": BOTH_FLIPS} | {name: (name,) for name in BOTH_FLIPS}
+    if isinstance(value, str) and value not in named:
+        raise ValueError("expected none, horizontal, vertical or both")
+    return named[value] if isinstance(value, str) else _as_tuple(value)
 
 
 def _as_tuple(value: object) -> object:
