@@ -145,4 +145,4 @@ def test_the_command_explains_an_unknown_brain(tmp_path: Path) -> None:
     arguments = ["doctor", "--brain", "openay:tiny", "--home", str(tmp_path)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
-    assert "Did you mean 'openai'" in result.stderr
+    assert "Did you mean openai:tiny" in result.stderr
