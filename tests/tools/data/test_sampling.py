@@ -73,6 +73,19 @@ def test_a_rejected_class_is_learnt_from_its_photographs() -> None:
     assert shares[3] < 0.2
 
 
+def test_no_generated_image_of_few_has_more_than_its_part_of_a_class() -> None:
+    settings, rng = DstmSettings(), np.random.default_rng(0)
+    for n in (1, 5, 40, 400):
+        # A class of n images beside one of 1,000, both kinds of it with and without photographs.
+        weights = np.concatenate([rng.uniform(0.25, 1, n), np.ones(1000), np.ones(100)])
+        classes = np.array([0] * n + [1] * 1000 + [0] * 50 + [1] * 50)
+        for rows in (slice(None), slice(n + 1000)):
+            is_real = np.arange(len(classes))[rows] >= n + 1000
+            chances = sampling_chances(pool(weights[rows], classes[rows]), settings, is_real)
+            of_full_class = chances[classes[rows] == 1].sum()
+            assert chances[:n].max() <= of_full_class / settings.min_class_weight
+
+
 @pytest.mark.parametrize("is_balanced", [True, False])
 def test_the_share_holds_within_each_class_that_has_both_kinds(is_balanced: bool) -> None:
     classes = np.array([0] * 60 + [1] * 60 + [0] * 30 + [2] * 20)
