@@ -10,12 +10,12 @@ divided anew by each seed: a third is feedback, two thirds are test.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
+from eval.slices import slice_table
 from memory.records import slice_key
 from tools.data.samples import Samples, concatenate
 from tools.targets import SPLITS, check_split
@@ -66,17 +66,15 @@ class SolarGroups(Elpv):
         rng = np.random.default_rng([seed, 5])
         generator: list[int] = []
         audit: list[int] = []
-        members: dict[str, list[int]] = defaultdict(list)
-        for row, key in enumerate(_keys(learnt)):
-            members[key].append(row)
         counts = group_counts(seed)
-        for key, rows in sorted(members.items()):
+        for key, rows in slice_table(learnt.attributes, [_ATTRIBUTES], 1).items():
             chosen = rng.permutation(rows)[: counts.get(key, N_COMMON)].tolist()
             n_audit = round(_AUDIT_SHARE * len(chosen))
             audit += chosen[:n_audit]
             generator += chosen[n_audit:]
         numbers = np.unique(others.groups, return_inverse=True)[1]
-        parts = split_groups(numbers, _keys(others), _SHARES, seed)
+        keys = [slice_key({name: a[name] for name in _ATTRIBUTES}) for a in others.attributes]
+        parts = split_groups(numbers, keys, _SHARES, seed)
         self._samples = {
             "generator": learnt.take(sorted(generator)),
             "audit": learnt.take(sorted(audit)),
@@ -92,10 +90,6 @@ class SolarGroups(Elpv):
 def _certain(samples: Samples) -> Samples:
     rows = [n for n, a in enumerate(samples.attributes) if a["severity"] in SEVERITIES]
     return samples.take(rows)
-
-
-def _keys(samples: Samples) -> list[str]:
-    return [slice_key({name: a[name] for name in _ATTRIBUTES}) for a in samples.attributes]
 
 
 def build(cache_dir: Path, seed: int = 0) -> SolarGroups:
