@@ -17,7 +17,7 @@ from agent.brains import BrainContext, planner_brain, planner_of
 from agent.config.settings import Settings
 from agent.loop.components import Components
 from agent.loop.validation import validate
-from agent.planners import Observation, distribution_of
+from agent.planners import Observation
 from agent.session.folder import folder_of, list_sessions, stored_settings
 from agent.session.limits import HOUR_S
 from eval.report.text import duration
@@ -27,8 +27,7 @@ from memory.records import Plan, PromptSpec, Round
 from tools.data.samples import Samples
 from tools.data.stored_images import contents
 from tools.generate_batch import LabelVerifier, draw
-from tools.generators import Generator, undrawn
-from tools.targets import Target
+from tools.generators import undrawn
 from tools.train_dstm import train_model
 
 if TYPE_CHECKING:
@@ -78,8 +77,7 @@ def show(settings: Settings, console: Console) -> None:
             n_real = sum(len(contents(path).ids) for path in components.real_shards)
             what = f"trains on {n_real} photographs alone"
         console.print(f"Round 0 {what}. It may change the plan below.\n", soft_wrap=True)
-    generator = components.generator
-    plan = first_plan(settings, target, generator)
+    plan = first_plan(components)
     by = "" if planner_of(settings.brain) else f", where {settings.brain} decides"
     console.print(
         f"Round 1 as {plan.author} plans it{by}: {plan.n_images} images. {plan.why}",
@@ -114,8 +112,10 @@ def leave_no_home(home: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def first_plan(settings: Settings, target: Target, generator: Generator) -> Plan:
+def first_plan(components: Components) -> Plan:
     """Return the plan of the first round by the planner of the settings, or its stand-in."""
+    settings, generator = components.settings, components.generator
+    vocabulary = components.target.vocabulary
     planner = planner_of(settings.brain) or settings.llm.fallback
     observation = Observation(
         round=1,
@@ -123,14 +123,13 @@ def first_plan(settings: Settings, target: Target, generator: Generator) -> Plan
         images_per_prompt=settings.session.images_per_prompt,
         seed=settings.session.seed,
     )
-    distribution = distribution_of(target, settings.feedback.min_support)
-    draft = planners.build(planner).plan(observation, distribution, target.vocabulary)
+    draft = planners.build(planner).plan(observation, components.distribution, vocabulary)
     return validate(
         draft,
         1,
         observation.n_images,
         planner_brain(planner),
-        target.vocabulary,
+        vocabulary,
         generator.count_tokens,
         generator.max_tokens,
         undrawn=lambda text: undrawn(generator, text),

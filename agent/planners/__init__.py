@@ -33,10 +33,6 @@ if TYPE_CHECKING:
     from tools.targets import Target
 
 
-# See `AttributeDistribution`.
-MIN_SUPPORT = 3
-
-
 class AttributeCombination(Record):
     """A combination of attribute values, and how many photographs to learn from have it."""
 
@@ -55,7 +51,7 @@ class AttributeDistribution(Record):
     """
 
     rows: tuple[AttributeCombination, ...] = Field(min_length=1)
-    min_support: Sparse[int] = MIN_SUPPORT
+    min_support: Sparse[int] = 3
 
     def n_of(self, attributes: Mapping[str, str]) -> int:
         """Return how many photographs have all the given values."""
@@ -168,19 +164,20 @@ def build(spec: str) -> Planner:
     return planner
 
 
-def distribution_of(target: Target, min_support: int = MIN_SUPPORT) -> AttributeDistribution:
+def distribution_of(target: Target, min_support: int) -> AttributeDistribution:
     """Count the attribute combinations of the target's generator split.
 
     With a min_support of 0, those that only the feedback split has are added.
     """
-    found = count_attributes(target.split("generator"), target.class_names)
-    rows = list(found.rows)
+    rows = count_attributes(target.split("generator"), target.class_names).rows
     if not min_support:
-        there = [row.model_copy(update={"n": 0}) for row in rows]
-        feedback = count_attributes(target.split("feedback"), target.class_names).rows
-        others = [row.model_copy(update={"n": 0}) for row in feedback]
-        rows += [row for row in others if row not in there]
-    return AttributeDistribution(rows=tuple(rows), min_support=min_support)
+        known = [(row.class_name, row.attributes) for row in rows]
+        rows += tuple(
+            row.model_copy(update={"n": 0})
+            for row in count_attributes(target.split("feedback"), target.class_names).rows
+            if (row.class_name, row.attributes) not in known
+        )
+    return AttributeDistribution(rows=rows, min_support=min_support)
 
 
 def count_attributes(samples: Samples, class_names: Sequence[str]) -> AttributeDistribution:
