@@ -23,16 +23,15 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from eval.report.templates import render_text
-from memory.errors import DataError, SettingsError
+from memory.errors import SettingsError
 from memory.files import storing, write_atomic, write_bytes
 from prompts.user_vocabulary import CLASS
 from tools.data.regions import run_lengths
-from tools.data.samples import VOID
-from tools.data.shards import decode_label, decode_png
+from tools.data.samples import KINDS, VOID
+from tools.data.shards import decode_label, decode_png, explained, read_table
 
 Format = Literal["imagefolder", "parquet", "coco", "webdataset"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-LABELS = ("segmentation", "depth", "normals")
 
 
 class Source(NamedTuple):
@@ -123,10 +122,9 @@ def card(source: Source, form: Format) -> str:
 def _rows(source: Source) -> Iterator[dict[str, Any]]:
     """Yield the rows of all shards as plain values, pictures as PNG files' bytes."""
     for path in source.shards:
-        try:
-            yield from pq.read_table(path).to_pylist()
-        except (OSError, ValueError) as error:
-            raise DataError(f"The shard {path} is missing or damaged: {error}") from error
+        with explained(path):
+            rows = read_table(path).to_pylist()
+        yield from rows
 
 
 def _n_images(source: Source) -> int:
@@ -149,7 +147,7 @@ def _imagefolder(source: Source, folder: Path) -> int:
             name = row["image"]["path"]
             write_bytes(folder / "images" / name, row["image"]["bytes"])
             # Beside the images, where `datasets` would take them for more images.
-            for kind in LABELS:
+            for kind in KINDS:
                 if kind in row:
                     write_bytes(folder / kind / name, row[kind]["bytes"])
             line = json.dumps({"file_name": name, **_fields(row, source)})
@@ -167,7 +165,7 @@ def _webdataset(source: Source, folder: Path) -> int:
             for row in _rows(source._replace(shards=[shard])):
                 key = row["image"]["path"].removesuffix(".png")
                 _add(tar, f"{key}.png", row["image"]["bytes"])
-                for kind in LABELS:
+                for kind in KINDS:
                     if kind in row:
                         _add(tar, f"{key}.{kind}.png", row[kind]["bytes"])
                 _add(tar, f"{key}.json", json.dumps(_fields(row, source)).encode())

@@ -21,6 +21,8 @@ Dense = Mapping[str, NDArray[Any]]
 VOID = 255
 
 _DENSE_TYPES = {"segmentation": np.uint8, "depth": np.float32, "normals": np.float32}
+KINDS = tuple(_DENSE_TYPES)
+"""Kinds of labels of pixels."""
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,9 @@ from PIL import Image
 from memory.errors import DataError
 from memory.files import write_bytes
 from memory.records import digest
-from tools.data.samples import Images, Samples, concatenate, content_digest
+from tools.data.samples import KINDS, Images, Samples, concatenate, content_digest
 
 _PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-_LABELS = ("segmentation", "depth", "normals")
 _DEPTH_SCALE = 256
 # Photographs of one file.
 _N_PER_SHARD = 512
@@ -71,7 +70,7 @@ def write_shard(
         "attributes": [json.dumps(dict(a), sort_keys=True) for a in samples.attributes],
         "weight": samples.weights,
     }
-    kinds = [kind for kind in _LABELS if kind in samples.labels]
+    kinds = [kind for kind in KINDS if kind in samples.labels]
     for kind in kinds:
         rows[kind] = [
             {"bytes": encode_label(kind, values), "path": f"{name}.{kind}.png"}
@@ -199,7 +198,7 @@ def samples_of(table: pa.Table) -> Samples:
 
 def kinds_of(table: pa.Table) -> list[str]:
     """Return which labels of pixels a shard has."""
-    return [kind for kind in _LABELS if kind in table.column_names]
+    return [kind for kind in KINDS if kind in table.column_names]
 
 
 def _features(class_names: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -22,9 +22,7 @@ from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
 
 from memory.errors import DataError
 from memory.records import Record
-from tools.data.samples import VOID, Dense, Samples
-
-KINDS = ("segmentation", "depth", "normals")
+from tools.data.samples import KINDS, VOID, Dense, Samples
 
 # A change of the logarithm of depth, between the last two steps of denoising, of this size (a tenth
 # of the distance) leaves 1/e of the confidence.

@@ -27,8 +27,8 @@ from memory.errors import DataError, SettingsError, WeightsError
 from memory.files import write_bytes, write_json
 from memory.records import Record
 from memory.user_folders import writing
-from tools.data.samples import Dense, Images, Samples
-from tools.diffusion.label_codes import KINDS, mirrored
+from tools.data.samples import KINDS, Dense, Images, Samples
+from tools.diffusion.label_codes import mirrored
 from tools.diffusion.pipeline import MTDMPipeline
 from tools.generators import Generator
 from tools.generators.mtdm import MTDMGenerator

@@ -22,10 +22,10 @@ from memory import minilm
 from memory.errors import SettingsError, unknown
 from memory.files import write_atomic
 from tools.data.drawn import Drawn
-from tools.data.samples import VOID, Images, Samples
+from tools.data.samples import KINDS, VOID, Images, Samples
 from tools.diffusion import patch_pca
 from tools.diffusion.denoising import DiffusionTrainer, Progress, denoising_loss, to_channels
-from tools.diffusion.label_codes import KINDS, LabelCodes
+from tools.diffusion.label_codes import LabelCodes
 from tools.diffusion.pipeline import MAX_TOKENS, MTDMPipeline
 from tools.diffusion.sampler import seeded_noise
 from tools.diffusion.weights import load_pipeline, new_pipeline, weights_folder

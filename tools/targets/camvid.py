@@ -25,7 +25,7 @@ from tools.streets import CLASS_NAMES, HEIGHT, WIDTH, Surface, visible
 from tools.targets import SPLITS, Target, check_split
 from tools.targets.levels import measure_levels
 from tools.targets.splits import SHARES
-from tools.targets.user import pictures
+from tools.targets.user import label_files, pictures
 from tools.targets.user.loading import ReadOptions, Size
 from tools.targets.user.pictures import UnreadableImageError
 from tools.targets.validation import ValidationReport, refusal
@@ -77,7 +77,7 @@ class CamVid(Target):
         for frame in self._frames[name]:
             try:
                 picture = pictures.open_picture(frame.image).convert("RGB")
-                values = pictures.read_ids(frame.mask)
+                values = label_files.read_ids(frame.mask)
             except UnreadableImageError as error:
                 report.error("label-unreadable", frame.name, files="files", error=error)
                 continue
@@ -87,7 +87,7 @@ class CamVid(Target):
                 report.error("camvid-ids", frame.name, maximum=_VOID_ID)
             else:
                 values[values == _VOID_ID] = VOID
-                mask = pictures.fit_labels(values.astype(np.uint8), self._size)
+                mask = label_files.fit_labels(values.astype(np.uint8), self._size)
                 images.append(fit_picture(picture, self._size))
                 masks.append(mask)
                 ids.append(frame.name)

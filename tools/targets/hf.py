@@ -26,7 +26,8 @@ from prompts.user_vocabulary import is_blank, plain, value_of
 from tools.targets.splits import SPLIT_NAMES
 from tools.targets.user.class_cells import ClassCells
 from tools.targets.user.dataset import UserDataset, cached, default_name, read_dataset
-from tools.targets.user.loading import LABEL_NAMES, Item, ReadOptions
+from tools.targets.user.label_files import LABEL_NAMES
+from tools.targets.user.loading import Item, ReadOptions
 from tools.targets.user.masks import ClassNames, names_by_id
 from tools.targets.user.pictures import Content, UnreadableImageError
 from tools.targets.user.refusals import near_names

@@ -17,12 +17,10 @@ from eval.slices import mean_score
 from memory.errors import SettingsError
 from memory.records import Estimate
 from tools import tasks
-from tools.data.samples import Images, Samples
+from tools.data.samples import KINDS, Images, Samples
 from tools.settings import TrainSettings
 from tools.tasks import Batch, Model
 from tools.tasks.dense import DenseTask, outputs_of
-
-KINDS = ("segmentation", "depth", "normals")
 
 
 class Multi(DenseTask):

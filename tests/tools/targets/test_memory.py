@@ -17,7 +17,7 @@ from memory.errors import DataError
 from tests.tools.targets.own_data import class_folders, scenes
 from tools import targets
 from tools.data.regions import draw_region
-from tools.targets.user import pictures
+from tools.targets.user import label_files, pictures
 from tools.targets.user.pictures import UnreadableImageError
 
 
@@ -48,7 +48,7 @@ def test_a_large_photograph_is_read_in_strips() -> None:
     picture = Image.new("RGB", (side, side), (200, 30, 30))
     assert peak_bytes(lambda: pictures.to_photograph(picture)) < 8 * side * side
     assert peak_bytes(lambda: pictures.pixel_digest(picture)) < 4 * side * side
-    mask = peak_bytes(lambda: pictures.read_mask(np.zeros((side, side), np.uint8)))
+    mask = peak_bytes(lambda: label_files.read_mask(np.zeros((side, side), np.uint8)))
     assert mask < 8 * side * side
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools.targets.user import pictures
+from tools.targets.user import label_files, pictures
 from tools.targets.user.loading import Item, ReadOptions, load_items
 from tools.targets.user.pictures import Source, UnreadableImageError
 from tools.targets.validation import ValidationReport
@@ -141,10 +141,10 @@ def test_arrays_of_no_known_range_are_refused(values: np.ndarray) -> None:
 def test_ids_in_the_low_bytes_of_colours_are_ids(tmp_path: Path) -> None:
     mask = (RAMP > 100).astype(np.uint16) + (RAMP > 200)
     png(np.dstack([mask] * 3), tmp_path / "x.png")
-    assert np.array_equal(pictures.read_ids(tmp_path / "x.png"), mask)
+    assert np.array_equal(label_files.read_ids(tmp_path / "x.png"), mask)
     png(np.dstack([mask * 300] * 3), tmp_path / "x.png")
     with pytest.raises(UnreadableImageError, match="16 bits"):
-        pictures.read_mask(tmp_path / "x.png")
+        label_files.read_mask(tmp_path / "x.png")
 
 
 def test_pictures_that_differ_in_low_bytes_are_no_copies(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save
 from memory.errors import WeightsError
 from memory.files import write_bytes, write_json
 from memory.records import Record
-from tools.diffusion.label_codes import KINDS, LabelGrid
+from tools.data.samples import KINDS
+from tools.diffusion.label_codes import LabelGrid
 from tools.generators.joint.unet import JointUNet
 from tools.models.folders import read_description, require_files
 

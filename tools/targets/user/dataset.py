@@ -22,9 +22,9 @@ from tools.targets.levels import measure_levels
 from tools.targets.splits import assign_splits, check_splits
 from tools.targets.user import loading
 from tools.targets.user.attributes import add_columns, add_measured, add_presences
-from tools.targets.user.loading import DEPTH_SCALE, LABEL_NAMES, Item, Loaded, ReadOptions
+from tools.targets.user.label_files import LABEL_NAMES, stores_metres
+from tools.targets.user.loading import DEPTH_SCALE, Item, Loaded, ReadOptions
 from tools.targets.user.masks import ClassNames, pixel_classes
-from tools.targets.user.pictures import stores_metres
 from tools.targets.validation import ValidationReport, refusal, text
 
 _CACHE_VERSION = 6

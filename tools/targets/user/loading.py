@@ -18,16 +18,15 @@ from memory.errors import SettingsError, unknown
 from tools.data.samples import VOID
 from tools.settings import BOTH_FLIPS
 from tools.targets import reading
-from tools.targets.user import pictures
+from tools.targets.user import label_files, pictures
 from tools.targets.user.deep import LOW_BYTES
+from tools.targets.user.label_files import LABEL_FORMATS, LABEL_NAMES
 from tools.targets.user.pictures import Source, UnreadableImageError
 from tools.targets.validation import ValidationReport, refusal
 
 Size = tuple[int, int]
 
 DEPTH_SCALE = 256
-# What messages call labels of pixels.
-LABEL_NAMES = {"segmentation": "masks", "depth": "depth", "normals": "normals"}
 _CLASS_SIZE = (64, 64)
 _LONGEST_SIDE = 96
 _MULTIPLE = 8
@@ -36,7 +35,6 @@ _BIT_DEPTHS = (8, 10, 12, 14, 16)
 _MIN_VISIBLE = 0.5
 _MIN_PIXELS = 8
 _ORIENTATION = 0x0112
-_FILES = {"segmentation": "masks", "depth": "depth files", "normals": "normals files"}
 
 
 def _read_size(size: object) -> object:
@@ -259,18 +257,18 @@ def _load(
     fitted: dict[str, NDArray[Any]] = {}
     for kind, values in labels.items():
         if values.shape[-2:] != picture.size[::-1]:
-            report.error("label-size", item.name, files=_FILES[kind])
+            report.error("label-size", item.name, files=LABEL_FORMATS[kind][0])
             continue
         if kind != "segmentation" and np.isnan(values).all():
-            report.error("label-blank", item.name, files=_FILES[kind])
+            report.error("label-blank", item.name, files=LABEL_FORMATS[kind][0])
         elif kind == "depth" and np.isnan(values).any():
             report.warn("depth-holes", item.name)
-        fitted[kind] = pictures.fit_labels(values, size)
+        fitted[kind] = label_files.fit_labels(values, size)
     ids: frozenset[int] = frozenset()
     palette: Mapping[int, int] = {}
     if "segmentation" in fitted:
         ids = frozenset(np.unique(labels["segmentation"]).tolist())
-        palette = pictures.mask_palette(item.labels["segmentation"], ids)
+        palette = label_files.mask_palette(item.labels["segmentation"], ids)
     entry = Loaded(
         item,
         image,
@@ -302,9 +300,9 @@ def _read_labels(
 ) -> dict[str, NDArray[Any]]:
     most = options.max_pixels
     read: Mapping[str, Callable[[Source], NDArray[Any]]] = {
-        "segmentation": partial(pictures.read_mask, by_colour=by_colour, max_pixels=most),
-        "depth": partial(pictures.read_depth, scale=options.depth_scale, max_pixels=most),
-        "normals": partial(pictures.read_normals, max_pixels=most),
+        "segmentation": partial(label_files.read_mask, by_colour=by_colour, max_pixels=most),
+        "depth": partial(label_files.read_depth, scale=options.depth_scale, max_pixels=most),
+        "normals": partial(label_files.read_normals, max_pixels=most),
     }
     labels: dict[str, NDArray[Any]] = {}
     for kind in kinds:
@@ -314,7 +312,7 @@ def _read_labels(
         try:
             labels[kind] = read[kind](item.labels[kind])
         except UnreadableImageError as error:
-            report.error("label-unreadable", item.name, files=_FILES[kind], error=error)
+            report.error("label-unreadable", item.name, files=LABEL_FORMATS[kind][0], error=error)
     return labels
 
 

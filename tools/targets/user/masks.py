@@ -19,8 +19,9 @@ from memory.errors import some
 from memory.yaml_text import parse_yaml
 from prompts.user_vocabulary import plain, value_of
 from tools.data.samples import VOID
+from tools.targets.user.label_files import COLOUR, colour_text, gray_level
 from tools.targets.user.loading import Loaded
-from tools.targets.user.pictures import COLOUR, Source, colour_text, gray_level
+from tools.targets.user.pictures import Source
 from tools.targets.validation import ValidationReport, refusal, text
 
 COLOUR_FILES = ("classes.csv", "class_dict.csv", "labelmap.txt", "label_colors.txt")
@@ -56,7 +57,7 @@ class ClassNames:
     """What is known of the names of classes in masks.
 
     Attributes:
-        given: By id, or by colour (`pictures.COLOUR`), by the user; None without.
+        given: By id, or by colour (`label_files.COLOUR`), by the user; None without.
         public: Of the public data set that the masks' file names belong to; used without `given`.
     """
 

@@ -8,10 +8,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tools.targets.user.label_files import LABEL_NAMES
 from tools.targets.user.pictures import LABEL_SUFFIXES, composed, is_picture
 from tools.targets.validation import ValidationReport, refusal
 
-KINDS = {"masks": "segmentation", "depth": "depth", "normals": "normals"}
 IMAGE_FOLDERS = (
     "images", "image", "imgs", "img", "photos", "photo", "pictures", "rgb", "jpegimages", "frames",
     "leftimg8bit",
@@ -26,8 +26,8 @@ _FOLDERS = {
     "depth": ("depth", "depths", "depth_maps"),
     "normals": ("normals", "normal"),
 }  # fmt: skip
-_LABEL_NAMES = {name for kind, names in _FOLDERS.items() for name in names if kind != "images"}
-_LABEL_WORDS = _LABEL_NAMES | {"map", "maps"}
+_LABEL_FOLDERS = {name for kind, names in _FOLDERS.items() for name in names if kind != "images"}
+_LABEL_WORDS = _LABEL_FOLDERS | {"map", "maps"}
 _IMAGE_WORDS = {*IMAGE_FOLDERS, "of"}
 _MOST = 0.9
 # What systems leave in folders of pictures: Windows, and the NAS of Synology; and our own folder.
@@ -85,8 +85,8 @@ def roles_of(part: Path, files: Sequence[Path]) -> dict[str, str]:
         if file.suffix.lower() in LABEL_SUFFIXES and file.parent != part
     }
     # Folders with names of images and of labels are no classes.
-    is_layout = _LABEL_NAMES & {*folders.values()} and {*IMAGE_FOLDERS} & {*folders.values()}
-    usual = {"images": "images"} | {kind: name for name, kind in KINDS.items()}
+    is_layout = _LABEL_FOLDERS & {*folders.values()} and {*IMAGE_FOLDERS} & {*folders.values()}
+    usual = {"images": "images", **LABEL_NAMES}
     roles: dict[str, str] = {}
     for kind, names in _FOLDERS.items():
         exact = [usual[kind]] if usual[kind] in folders else []
@@ -115,7 +115,7 @@ def labels_among(root: Path, files: Sequence[Path], depth: int = 0) -> list[Path
         file
         for file in files
         if file.suffix.lower() in LABEL_SUFFIXES
-        and _LABEL_NAMES & {part.lower() for part in file.relative_to(root).parts[depth:-1]}
+        and _LABEL_FOLDERS & {part.lower() for part in file.relative_to(root).parts[depth:-1]}
     ]
 
 
@@ -161,7 +161,7 @@ def bare_name(name: str, affix: re.Pattern[str] = _AFFIX) -> str:
 
 def is_label_folder(name: str) -> bool:
     """Return whether a folder has a name of labels of pixels."""
-    return name.lower() in _LABEL_NAMES or name.lower().startswith("segmentation")
+    return name.lower() in _LABEL_FOLDERS or name.lower().startswith("segmentation")
 
 
 def is_label_name(name: str) -> bool:

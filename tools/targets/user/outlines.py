@@ -21,7 +21,7 @@ from prompts.user_vocabulary import first_alike, plain, value_of
 from tools.data.regions import draw_region, run_lengths
 from tools.data.samples import VOID
 from tools.targets.splits import split_from_name
-from tools.targets.user import pictures
+from tools.targets.user import label_files, pictures
 from tools.targets.user.loading import Item
 from tools.targets.user.pictures import UnreadableImageError, is_picture
 from tools.targets.validation import ValidationReport, refusal, text
@@ -427,7 +427,7 @@ def _counts_of_mask(content: str, corner: tuple[float, float], within: _LabelMe)
     width, height = int(within.imageWidth or 0), int(within.imageHeight or 0)
     if not 0 < width * height <= pictures.LIMIT_PIXELS or min(width, height) < 1:
         raise ValueError("a mask without the size of its image")
-    inside = pictures.read_mask(b64decode(content, validate=True)) != 0
+    inside = label_files.read_mask(b64decode(content, validate=True)) != 0
     left, top = (round(number) for number in corner)
     covered = np.zeros((height, width), bool)
     place = covered[max(top, 0) : top + len(inside), max(left, 0) : left + inside.shape[1]]

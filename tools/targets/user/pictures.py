@@ -1,7 +1,7 @@
-"""Image files of many formats as arrays: photographs, masks, depth maps and normal maps.
+"""Image files of many formats: opened, recognised, and photographs as arrays.
 
-A file that cannot be used raises UnreadableImageError; its message continues the word "files",
-says why and what to do.
+Labels of pixels are read by `label_files`. A file that cannot be used raises UnreadableImageError;
+its message continues the word "files", says why and what to do.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import unicodedata
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from memory.errors import DataError
 from tools.data.fitted import fit_picture
-from tools.data.shards import decode_normals
 from tools.targets.user import deep
 
 Content = Path | bytes | NDArray[Any]
@@ -33,8 +33,6 @@ SUFFIXES = (*JPEG, ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".p
 LABEL_SUFFIXES = (*SUFFIXES, ".npy")
 # Read whatever the name of the file is; others would start programs (EPS: Ghostscript).
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM")
-# Ids of masks from here on are colours: COLOUR + 0xRRGGBB.
-COLOUR = 1 << 24
 # A picture with more pixels is not decoded, unless the options of the target allow it.
 MAX_PIXELS = 64_000_000
 # From here on Pillow itself refuses a picture.
@@ -85,22 +83,34 @@ def open_picture(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Raises:
         UnreadableImageError: It is no picture, truncated, or has too many pixels.
     """
-    source = _fetch(source)
+    source = fetch(source)
     if isinstance(source, np.ndarray):
         return _picture_of(source, max_pixels)
-    try:
+    with _explained(source, max_pixels):
         # Read whole first: Pillow keeps the file of a damaged picture open.
         data = source.read_bytes() if isinstance(source, Path) else source
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
-        _check_pixels(picture.size, max_pixels)
+        picture = undecoded(data)
+        check_pixels(picture.size, max_pixels)
         deep.keep_low_bytes(picture, data)
         picture.load()
         if picture.format == "WEBP":
             picture.info["is_lossy"] = b"VP8L" not in data
         return picture
+
+
+def undecoded(source: Path | bytes) -> Image.Image:
+    """Return a picture of one of the `FORMATS` whose pixels are not decoded yet."""
+    return Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS)
+
+
+@contextmanager
+def _explained(source: Path | bytes, max_pixels: int) -> Iterator[None]:
+    """Raise UnreadableImageError for what Pillow says of a picture."""
+    try:
+        yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(max_pixels) from None
-    except _UNDECODABLE as error:
+    except (OSError, SyntaxError, ValueError, TypeError, EOFError) as error:
         raise _unreadable(source, error) from None
 
 
@@ -130,9 +140,6 @@ def _is_channels_first(values: NDArray[Any]) -> bool:
     return values.ndim == 3 and values.shape[0] in (1, 3, 4) and values.shape[2] not in (1, 3, 4)
 
 
-_UNDECODABLE = (OSError, SyntaxError, ValueError, TypeError, EOFError)
-
-
 def _unreadable(source: Path | bytes, error: Exception) -> UnreadableImageError:
     """Return the error for a file that is no picture, with what is known of it."""
     reason = "no picture, damaged or truncated"
@@ -156,7 +163,8 @@ def _tiff_bands(source: Path | bytes) -> str:
     return f"{len(bits)} band{'s' * (len(bits) > 1)} of {max(bits)} bits"
 
 
-def _check_pixels(size: tuple[int, ...], max_pixels: int) -> None:
+def check_pixels(size: tuple[int, ...], max_pixels: int) -> None:
+    """Raise UnreadableImageError for a size of more than `max_pixels`."""
     if math.prod(size) > max_pixels:
         raise _too_large(max_pixels)
 
@@ -174,25 +182,18 @@ def header_size(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[int, int]
     Raises:
         UnreadableImageError: It is no picture, or has more than `max_pixels`.
     """
-    source = _fetch(source)
+    source = fetch(source)
     if isinstance(source, np.ndarray):
         if source.ndim not in (2, 3):
             raise UnreadableImageError(
                 f"of shape {source.shape} (expected height, width, channels)"
             )
         height, width = source.shape[1:] if _is_channels_first(source) else source.shape[:2]
-        _check_pixels((height, width), max_pixels)
+        check_pixels((height, width), max_pixels)
         return width, height
-    try:
-        file = source if isinstance(source, Path) else io.BytesIO(source)
-        with Image.open(file, formats=FORMATS) as picture:
-            size = picture.size
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_large(max_pixels) from None
-    except _UNDECODABLE as error:
-        raise _unreadable(source, error) from None
-    _check_pixels(size, max_pixels)
-    return size
+    with _explained(source, max_pixels), undecoded(source) as picture:
+        check_pixels(picture.size, max_pixels)
+        return picture.size
 
 
 def strips(picture: Image.Image) -> Iterator[Image.Image]:
@@ -262,163 +263,10 @@ def to_photograph(picture: Image.Image) -> Image.Image:
     return rgb if is_coloured else rgb.convert("L")
 
 
-def read_mask(
-    source: Source, by_colour: bool = False, max_pixels: int = MAX_PIXELS
-) -> NDArray[np.int32]:
-    """Return the class ids of a mask.
-
-    Args:
-        source: Of 8 or 16 bits, gray or with a palette; or in colour (three channels).
-        by_colour: Whether masks of one channel are read by colour too.
-        max_pixels: Of a mask with more, UnreadableImageError is raised.
-
-    Returns:
-        Ids, (height, width); of masks in colour COLOUR + 0xRRGGBB.
-    """
-    source = _array_or_picture(_fetch(source), max_pixels)
-    if isinstance(source, np.ndarray):
-        if source.ndim != 2 or source.dtype.kind not in "iub":
-            raise UnreadableImageError(
-                "without whole numbers of shape (height, width): save class ids"
-            )
-        return source.astype(np.int32)
-    picture = open_picture(source, max_pixels)
-    if lossy := _lossy_format(picture):
-        raise UnreadableImageError(
-            f"in {lossy}, which blurs ids: save masks as PNG (of two classes, cut at 128 to 0 and "
-            "255)"
-        )
-    if picture.mode == "LA":
-        picture = picture.getchannel("L")
-    if low := picture.info.get(deep.LOW_BYTES):
-        if np.asarray(picture.convert("RGB")).any():
-            raise UnreadableImageError("of 16 bits in several channels: save ids of 8 bits in gray")
-        picture = low
-    if picture.mode in DEEP_MODES or (picture.mode in ("P", "L", "1") and not by_colour):
-        return np.asarray(picture).astype(np.int32)
-    if picture.mode not in ("P", "L", "1", "RGB", "RGBA"):
-        raise UnreadableImageError(
-            f"of mode {picture.mode}: save masks as ids of 8 bits (gray or palette), or as RGB"
-        )
-    powers = np.array([1 << 16, 1 << 8, 1], np.int32)
-    rows = [np.asarray(part.convert("RGB")).astype(np.int32) @ powers for part in strips(picture)]
-    return np.concatenate(rows) + np.int32(COLOUR)
-
-
-def _lossy_format(picture: Image.Image) -> str:
-    """Return the format of a picture, whatever its file is called, if it keeps no exact values."""
-    if picture.format in ("JPEG", "MPO") or "jpeg" in str(picture.info.get("compression")):
-        return "JPEG"
-    return "lossy WEBP" if picture.info.get("is_lossy") else ""
-
-
-def mask_palette(source: Source, ids: Collection[int]) -> dict[int, int]:
-    """Return the colours 0xRRGGBB of the ids in a mask, {} where these are no palette's."""
-    source = _fetch(source)
-    if isinstance(source, np.ndarray) or (isinstance(source, Path) and source.suffix == ".npy"):
-        return {}
-    file = source if isinstance(source, Path) else io.BytesIO(source)
-    with Image.open(file, formats=FORMATS) as picture:
-        if picture.mode != "P":
-            return {}
-        colours = np.reshape(picture.getpalette("RGB") or (), (-1, 3)) @ [1 << 16, 1 << 8, 1]
-    used = {i: int(colours[i]) for i in ids if i < len(colours)}
-    is_gray = all(colour == i * 0x010101 for i, colour in used.items())
-    return {} if is_gray else used
-
-
-def read_ids(source: Source) -> NDArray[np.int32]:
-    """Return the class ids of a mask, (height, width), of three channels where all are gray."""
-    values = read_mask(source)
-    is_gray = all(gray_level(int(i)) is not None for i in np.unique(values))
-    return values & 0xFF if is_gray and values.max() >= COLOUR else values
-
-
-def gray_level(number: int) -> int | None:
-    """Return an id of a mask; of one that is a colour its gray level, None if it is not gray."""
-    if number < COLOUR:
-        return number
-    red, green, blue = (number - COLOUR).to_bytes(3)
-    return red if red == green == blue else None
-
-
-def colour_text(number: int) -> str:
-    """Return an id that is a colour, or a gray level, as "RED,GREEN,BLUE"."""
-    if number < COLOUR:
-        return ",".join([str(number)] * 3)
-    return ",".join(str(byte) for byte in (number - COLOUR).to_bytes(3))
-
-
-def read_depth(source: Source, scale: float, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
-    """Return depth in metres, (height, width), NaN where it is unknown: not finite, or not > 0.
-
-    Args:
-        source: Arrays and float TIFF files hold metres.
-        scale: The values of 16-bit files are divided by it.
-        max_pixels: Of a file with more, UnreadableImageError is raised.
-    """
-    source = _array_or_picture(_fetch(source), max_pixels)
-    if isinstance(source, np.ndarray):
-        if source.ndim == 3 and 1 in (source.shape[0], source.shape[2]):
-            source = source[0] if source.shape[0] == 1 else source[..., 0]
-        if source.ndim != 2 or source.dtype.kind not in "fiu":
-            raise UnreadableImageError(
-                "without numbers of shape (height, width): save metres as float32"
-            )
-        values = source.astype(np.float32)
-    else:
-        picture = open_picture(source, max_pixels)
-        if picture.mode != "F" and picture.mode not in DEEP_MODES:
-            raise UnreadableImageError(
-                f"of mode {picture.mode}: save depth as 16-bit PNG (metres times {scale:g}) or as "
-                ".npy in metres"
-            )
-        values = np.asarray(picture).astype(np.float32)
-        values = values if picture.mode == "F" else values / scale
-    known = np.isfinite(values) & (values > 0)
-    return np.where(known, values, np.nan).astype(np.float32)
-
-
-def stores_metres(path: Path) -> bool:
-    """Return whether a depth file holds metres, not values of 16 bits."""
-    if path.suffix.lower() == ".npy":
-        return True
-    with Image.open(path, formats=FORMATS) as picture:
-        return picture.mode == "F"
-
-
-def read_normals(source: Source, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
-    """Return unit normals, (3, height, width), of RGB = 127 n + 128; NaN where it is black."""
-    picture = open_picture(source, max_pixels)
-    if picture.mode != "RGB":
-        raise UnreadableImageError(
-            f"of mode {picture.mode}: save normals as 8-bit RGB, 127 n + 128"
-        )
-    return np.concatenate([decode_normals(np.asarray(part)) for part in strips(picture)], axis=1)
-
-
 def visible_fraction(picture_size: tuple[int, int], size: tuple[int, int]) -> float:
     """Return how much of a picture is left, 0..1, after cropping to the aspect ratio of `size`."""
     ratio, wanted = picture_size[0] / picture_size[1], size[0] / size[1]
     return min(ratio / wanted, wanted / ratio)
-
-
-def fit_labels(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Crop and scale labels as `fit_picture` does, by the nearest pixel.
-
-    Args:
-        values: (..., h, w).
-        size: (width, height).
-    """
-    height, width = values.shape[-2:]
-    step = min(width / size[0], height / size[1])
-    rows, columns = (
-        np.floor((length - n * step) / 2 + (np.arange(n) + 0.5) * step)
-        .clip(0, length - 1)
-        .astype(np.int64)
-        for length, n in ((height, size[1]), (width, size[0]))
-    )
-    return values[..., rows[:, None], columns[None, :]]
 
 
 def working_size(sizes: Sequence[tuple[int, int]], longest: int) -> tuple[int, int]:
@@ -428,23 +276,6 @@ def working_size(sizes: Sequence[tuple[int, int]], longest: int) -> tuple[int, i
     return max(8, round(width / 8) * 8), max(8, round(height / 8) * 8)
 
 
-def _fetch(source: Source) -> Content:
+def fetch(source: Source) -> Content:
+    """Return a file, its bytes or an array."""
     return source() if callable(source) else source
-
-
-def _array_or_picture(source: Content, max_pixels: int) -> Content:
-    """Return the array in a .npy file, anything else as it is."""
-    if not isinstance(source, Path) or source.suffix.lower() != ".npy":
-        return source
-    try:
-        # Mapped first: a header can declare any shape, which would be allocated.
-        mapped = np.load(source, mmap_mode="r", allow_pickle=False)
-        _check_pixels(_plane(mapped.shape), max_pixels)
-        return np.array(mapped)
-    except (OSError, ValueError, EOFError, OverflowError, AttributeError):
-        raise UnreadableImageError("that cannot be read as arrays") from None
-
-
-def _plane(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return a shape without a single channel."""
-    return tuple(length for length in shape if length != 1)

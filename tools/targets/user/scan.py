@@ -11,10 +11,10 @@ from pathlib import Path
 from memory.errors import some
 from prompts.user_vocabulary import plain, value_of
 from tools.targets.splits import SPLIT_NAMES, split_from_name
-from tools.targets.user.loading import LABEL_NAMES, Item
+from tools.targets.user.label_files import LABEL_FORMATS, LABEL_NAMES
+from tools.targets.user.loading import Item
 from tools.targets.user.masks import CLASS_FILES, COLOUR_FILES
 from tools.targets.user.names import (
-    KINDS,
     folders_in,
     is_hidden_name,
     is_system_name,
@@ -26,12 +26,6 @@ from tools.targets.user.pictures import composed, is_picture
 from tools.targets.user.refusals import describe_no_labels
 from tools.targets.validation import ValidationReport, refusal
 
-# What files of labels are called, and what is read.
-LABEL_FORMATS = {
-    "segmentation": ("masks", "PNG with ids of 8 or 16 bits, or .npy"),
-    "depth": ("depth files", "16-bit PNG (metres times 256), or .npy in metres"),
-    "normals": ("normals files", "8-bit RGB, 127 n + 128"),
-}
 _FEW = 5
 # Formats of labels and of pictures that are not read.
 _ARRAYS = (".npz", ".exr", ".pfm", ".mat", ".h5", ".hdf5", ".pt", ".dpt", ".pkl", ".raw", ".bin")
@@ -191,10 +185,10 @@ def scan_images(
         report: Takes what is left out, and labels that cannot be assigned to images.
     """
     for folder, role in roles.items():
-        if folder not in ("images", *KINDS):
+        if folder not in ("images", *LABEL_NAMES.values()):
             report.warn("read-from", labels=LABEL_NAMES.get(role, role), folder=folder)
     by_role: dict[str, dict[str, list[Path]]] = {
-        role: defaultdict(list) for role in ("images", *KINDS.values())
+        role: defaultdict(list) for role in ("images", *LABEL_NAMES)
     }
     unread = False
     for file in part.files:
@@ -204,7 +198,7 @@ def scan_images(
                 report.warn("outside-images", file.name)
             continue
         role = roles.get(folder, "")
-        is_label = role in KINDS.values()
+        is_label = role in LABEL_NAMES
         if not role:
             report.warn("unread-folder", part.name(file), folder=folder)
         elif is_label and file.suffix.lower() in _ARRAYS:
