@@ -129,10 +129,10 @@ class Components:
     def fault(self, kind: str, message: str, n_at_once: int | None = None) -> None:
         """Show, and journal within a session, something that went wrong and was dealt with."""
         if self._session:
-            event = FaultEvent(what=kind, message=message, round=self.control.round)
-            if n_at_once is not None:
-                event = event.model_copy(update={"n_at_once": n_at_once})
-            self._session.journal.append(event)
+            number = self.control.round
+            self._session.journal.append(
+                FaultEvent(what=kind, message=message, round=number, n_at_once=n_at_once)
+            )
         self.observer.warn(message)
 
     def _journal_pause(self, why: str, seconds: float) -> None:

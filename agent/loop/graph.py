@@ -201,17 +201,17 @@ class Decider:
             tokens=Tokens(prompt=usage.prompt, answer=usage.answer),
             usd=usage.usd,
             seconds=round(time.monotonic() - started, 3),
+            retries=answer.response_metadata.get("retries", 0),
         )
-        if retries := answer.response_metadata.get("retries"):
-            event = event.model_copy(update={"retries": retries})
         return answer_of(journal.append(event))
 
     def _offered(self, tools: Sequence[dict[str, Any]]) -> ToolsEvent:
         """Return the event of what is offered; models that answer by JSON read it in words."""
-        event = ToolsEvent(mode="native", tools=tuple(tools))
+        text = ""
         if self.plans_briefly:
             (words,) = as_plain_messages([], tools, self._templates["json_action"])
-            event = ToolsEvent(mode="json", tools=tuple(tools), text=str(words.content))
+            text = str(words.content)
+        event = ToolsEvent(mode=self._brain.mode, tools=tuple(tools), text=text)
         return event.model_copy(update={"key": f"tools/{digest(event.content())}"})
 
     def _check_limits(self, state: RoundState, turn: Turn) -> None:

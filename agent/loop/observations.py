@@ -119,10 +119,9 @@ def open_round(
         facts = gather(session, effects, observation, tokens_left, usd_left)
         look = _look(session, effects, facts, key)
         packed = pack(dataclasses.replace(facts, look=look.text), observation.rounds)
-        opening = OpeningEvent(key=key, round=round_number, facts=packed)
-        if look.pictures:
-            opening = opening.model_copy(update={"images": look.pictures})
-        opening = session.journal.append(opening)
+        opening = session.journal.append(
+            OpeningEvent(key=key, round=round_number, facts=packed, images=look.pictures)
+        )
     if recorded := effects.opening(round_number):
         return recorded
     facts = unpack(opening.facts, observation.rounds, effects.target)

@@ -194,17 +194,16 @@ class Proposals:
     def event(self, plan: Plan, choice: Choice, expectation: Expectation) -> PlanEvent:
         """Return the event of an accepted plan."""
         texts, effects = [prompt.text for prompt in plan.prompts], self._effects
-        event = PlanEvent(
+        return PlanEvent(
             key=f"plan/{plan.round}",
             plan=plan,
             # Seconds differ from run to run, and plans are to be compared.
             expectation=expectation.model_dump(mode="json", exclude={"seconds"}),
             n_tokens={text: effects.count_tokens(text) for text in texts},
             max_tokens=effects.max_tokens,
+            undrawn={text: tuple(words) for text in texts if (words := effects.undrawn(text))},
+            draft="" if choice.draft == "replace" else choice.draft,
         )
-        undrawn = {text: tuple(words) for text in texts if (words := effects.undrawn(text))}
-        more = {"undrawn": undrawn, "draft": choice.draft if choice.draft != "replace" else None}
-        return event.model_copy(update={name: value for name, value in more.items() if value})
 
     def request(self, resolved: ResolvedDraft, plan: Plan, key: str) -> ApprovalRequest:
         """Return the question whether a plan shall be made."""

@@ -209,10 +209,10 @@ class Toolbox:
             arguments=arguments,
             result=result,
             seconds=round(time.monotonic() - started, 3),
+            rejected=rejection is not None,
+            images=pictures,
         )
-        more = {"rejected": rejection is not None, "images": pictures}
-        more = {name: value for name, value in more.items() if value}
-        self._journal.append(event.model_copy(update=more))
+        self._journal.append(event)
         if rejection:
             raise rejection
         return result, self._references(pictures)
@@ -406,8 +406,9 @@ class Toolbox:
         report = self._current().report
         if not summary and report and (figure := report.metrics.get(report.main_metric)):
             summary = f"{report.main_metric} {estimate_text(figure)} on feedback."
-        done = RoundDoneEvent(key=key, round=self._round, summary=summary[:500])
-        self._journal.append(done.model_copy(update={"ends": end_session}) if end_session else done)
+        self._journal.append(
+            RoundDoneEvent(key=key, round=self._round, summary=summary[:500], ends=end_session)
+        )
         # The round before as well: its failures may have been inspected in this one.
         recent = self._journal.of_rounds(self._round - 1, self._round)
         heads: list[Event] = [*self._journal.events(HeadEvent), *self._journal.events(ForkedEvent)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -11,6 +11,11 @@ from memory.addresses import without_addresses
 FAILURE = "tells of a failure, possibly with the address of a server"
 FailureText = Annotated[str, FAILURE]
 """Text of an error or a wait; addresses in it are hidden before it is journaled."""
+
+
+Value = TypeVar("Value")
+Occasional = Annotated[Value, Field(exclude_if=lambda value: not value)]
+"""A field that few events of a kind have: left out of the line while it is empty, 0 or false."""
 
 
 class Sparse(BaseModel):

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from memory.events.base import Event, FailureText, RoundEvent, Sparse
+from memory.events.base import Event, FailureText, Occasional, RoundEvent, Sparse
 from memory.records import Record
 
 
@@ -75,7 +75,7 @@ class OpeningEvent(RoundEvent):
 
     kind: Literal["opening"] = "opening"
     facts: dict[str, Any] = Field({})
-    images: tuple[str, ...] = ()
+    images: Occasional[tuple[str, ...]] = ()
 
 
 class ToolsEvent(Event):
@@ -90,7 +90,7 @@ class ToolsEvent(Event):
     kind: Literal["tools"] = "tools"
     mode: str = "native"
     tools: tuple[dict[str, Any], ...] = ()
-    text: str = Field("", alias="said")
+    text: Occasional[str] = Field("", alias="said")
 
 
 class FallbackEvent(RoundEvent):
@@ -132,7 +132,7 @@ class ModelCallEvent(RoundEvent):
     tokens: Tokens
     usd: float = 0.0
     seconds: float = 0.0
-    retries: int = 0
+    retries: Occasional[int] = 0
 
 
 class ToolCallEvent(RoundEvent):
@@ -156,8 +156,8 @@ class ToolCallEvent(RoundEvent):
     arguments: dict[str, Any] = Field({})
     result: str = ""
     seconds: float = 0.0
-    rejected: bool = False
-    images: tuple[str, ...] = ()
+    rejected: Occasional[bool] = False
+    images: Occasional[tuple[str, ...]] = ()
 
 
 class IllegalCallEvent(RoundEvent):

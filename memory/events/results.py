@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from memory.events.base import Event, RoundEvent
+from memory.events.base import Event, Occasional, RoundEvent
 from memory.records import Batch, Credit, Failure, Lesson, Plan, Report, Training, Verdict
 
 
@@ -28,8 +28,8 @@ class PlanEvent(Event):
     expectation: dict[str, Any] = Field({})
     n_tokens: dict[str, int] = Field({})
     max_tokens: int = 0
-    undrawn: dict[str, tuple[str, ...]] = Field({})
-    draft: str = ""
+    undrawn: Occasional[dict[str, tuple[str, ...]]] = Field({})
+    draft: Occasional[str] = ""
 
 
 class GeneratorEvent(Event):
@@ -143,4 +143,4 @@ class RoundDoneEvent(RoundEvent):
 
     kind: Literal["round_done"] = "round_done"
     summary: str = ""
-    ends: str = ""
+    ends: Occasional[str] = ""

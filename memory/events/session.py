@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from memory.events.base import FAILURE, FailureText, OutsideEvent
+from memory.events.base import FAILURE, FailureText, Occasional, OutsideEvent
 
 
 class HeadEvent(OutsideEvent):
@@ -93,7 +93,7 @@ class FaultEvent(OutsideEvent):
     what: str
     message: FailureText = Field("", alias="told")
     round: int = 0
-    n_at_once: int | None = None
+    n_at_once: Occasional[int | None] = None
 
 
 class PausedEvent(OutsideEvent):
