@@ -6,14 +6,16 @@ Figures come from records; text that comes from data (memory, the user) is quote
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from pydantic import Field
 
 from agent.loop.drafts import PolicyDraft, share_of
 from eval.report.blocks import failure_lines, levers_text, plain, verdict_text
 from eval.report.text import estimate_text
+from memory.events.base import Occasional
 from memory.items import Hit, MemoryItem
-from memory.records import Failure, Report, Round, Verdict, slice_key
+from memory.records import Failure, Record, Report, Round, Sparse, Verdict, slice_key
 from prompts.printable import one_line
 from prompts.render import quote, render_text, source
 from prompts.vocabulary import Vocabulary
@@ -31,25 +33,22 @@ _MAX_CONFUSIONS, _LAST_SHARES, _TREND = 4, 3, 6
 SMALL_CHARS = 2100
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(Record):
     """What a brain may know at the start of a round; plain data, nothing is looked up.
+
+    The journal holds all but what it has elsewhere: the target and the rounds before.
 
     Attributes:
         target: Name of the target.
         class_names: Classes of its images.
         vocabulary: Its attributes and their values.
+        past: The rounds before, oldest first.
         round: Number of the round.
         rounds: Rounds of the session.
         n_images: Budget of this round.
         images_left: Budget of this and all later rounds.
-        spare: Images of it that earlier plans have left.
         images_per_prompt: Images that a prompt usually gets.
         max_chars: Space for the system text and the observation together.
-        report: The last report.
-        previous: The report before it.
-        failures: Failures of the last report.
-        verdict: How the last hypothesis came out.
         lessons: Lessons of the memory.
         similar: Prompts of the memory with what they achieved.
         steering: Answers and preferences of the user, the latest last.
@@ -58,41 +57,57 @@ class Facts:
         tokens_left: None without a limit.
         usd_left: None without a limit.
         baseline: The main figure of round 0 on feedback, None without a round 0.
+        spare: Images that earlier plans have left.
         draft: A policy's plan for the round, which a language model may take.
         coverage: What share of the photographs of a slice the images so far cover, and what share
             as many photographs would, by slice.
         open_vocabulary: Whether the generator may follow words that the vocabulary has not.
         look: What the picture of the message shows, "" without one.
-        past: The rounds before, oldest first.
     """
 
-    target: str
-    class_names: Sequence[str]
-    vocabulary: Vocabulary
+    target: str = Field(exclude=True)
+    class_names: tuple[str, ...] = Field(exclude=True)
+    vocabulary: Vocabulary = Field(exclude=True)
+    past: tuple[Round, ...] = Field((), exclude=True)
     round: int
     rounds: int
     n_images: int
     images_left: int
     images_per_prompt: int
     max_chars: int
-    report: Report | None = None
-    previous: Report | None = None
-    failures: Sequence[Failure] = ()
-    verdict: Verdict | None = None
-    lessons: Sequence[MemoryItem] = ()
-    similar: Sequence[Hit] = ()
-    steering: Sequence[str] = ()
+    lessons: tuple[MemoryItem, ...] = ()
+    similar: tuple[Hit, ...] = ()
+    steering: tuple[str, ...] = ()
     seconds_per_image: float | None = None
-    wishes: Sequence[str] = ()
+    wishes: tuple[str, ...] = ()
     tokens_left: int | None = None
     usd_left: float | None = None
-    baseline: float | None = None
-    spare: int = 0
-    draft: PolicyDraft | None = None
-    coverage: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    open_vocabulary: bool = False
-    look: str = ""
-    past: Sequence[Round] = ()
+    baseline: Sparse[float | None] = None
+    spare: Occasional[int] = 0
+    draft: Sparse[PolicyDraft | None] = None
+    coverage: Sparse[dict[str, tuple[float, float]]] = Field({})
+    open_vocabulary: Occasional[bool] = False
+    look: Occasional[str] = ""
+
+    @property
+    def reports(self) -> list[Report]:
+        """The reports of the rounds before, oldest first."""
+        return [r.report for r in self.past if r.report]
+
+    @property
+    def report(self) -> Report | None:
+        """The last report."""
+        return self.reports[-1] if self.reports else None
+
+    @property
+    def failures(self) -> Sequence[Failure]:
+        """Failures of the last round."""
+        return self.past[-1].failures if self.past else ()
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """How the last hypothesis came out."""
+        return self.past[-1].verdict if self.past else None
 
 
 class _Detail(NamedTuple):
@@ -271,7 +286,7 @@ def _say_slices(facts: Facts, n: int) -> str:
     """Say one line for each of the first `n` slices: failures, then by score or by the draft."""
     report = facts.report
     scores = {score.key: score for score in report.slices} if report else {}
-    before = {score.key: score for score in facts.previous.slices} if facts.previous else {}
+    before = {score.key: score for report in facts.reports[-2:-1] for score in report.slices}
     failing = {f.slice: f for f in facts.failures if f.significant and f.kind == "slice"}
     slices = {key: f.attributes for key, f in failing.items()} | _slices(facts)
     draft = facts.draft

@@ -6,12 +6,11 @@ from there, so that the messages of a round can be made again without the memory
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage
-from pydantic import TypeAdapter
+from pydantic import ValidationError
 
 from agent.brains import planner_of
 from agent.brains.actions import storable
@@ -26,6 +25,7 @@ from agent.loop.state import (
     record_version,
 )
 from agent.planners import Observation
+from agent.planners.slices import last_report
 from agent.steering.preferences import (
     Preference,
     active_preferences,
@@ -38,7 +38,7 @@ from agent.steering.preferences import (
 from memory.errors import SessionError
 from memory.events import AnswerEvent, ForgetEvent, OpeningEvent, SteeredEvent, WishEvent
 from memory.journal import RECORD_VERSION
-from memory.records import Failure, Report, Round
+from memory.records import Round, first_problem
 
 if TYPE_CHECKING:
     from agent.loop.effects import Effects
@@ -49,19 +49,6 @@ LOOK_BACK = 20
 OPENING_SHARE = 1.5
 
 Json = dict[str, Any]
-
-# Known from the target, or a record that the journal holds already: packed as its round's number.
-_ELSEWHERE = (
-    "target",
-    "class_names",
-    "vocabulary",
-    "report",
-    "previous",
-    "failures",
-    "verdict",
-    "past",
-)
-_FACTS = TypeAdapter(Facts)
 
 
 def session_head(target: TargetView, interactive: bool) -> Json:
@@ -118,7 +105,7 @@ def open_round(
     if opening is None:
         facts = gather(session, effects, observation, tokens_left, usd_left)
         look = _look(session, effects, facts, key)
-        packed = pack(dataclasses.replace(facts, look=look.text), observation.rounds)
+        packed = pack(facts.model_copy(update={"look": look.text}))
         opening = session.journal.append(
             OpeningEvent(key=key, round=round_number, facts=packed, images=look.pictures)
         )
@@ -148,16 +135,11 @@ def gather(
     """Return what a brain may know at the start of a round; searches the memory."""
     settings, target, journal = session.settings, effects.target, session.journal
     round_number, past = observation.round, observation.rounds
-    reports = [r.report for r in past if r.report]
-    failures = past[-1].failures if past else ()
-    query = _question(reports[-1] if reports else None, failures)
-    lessons, similar = effects.recall(round_number, query)
+    lessons, similar = effects.recall(round_number, _question(past))
     preferences = active_preferences(journal.events(WishEvent, ForgetEvent))
     spare = _spare_images(journal, observation)
     return Facts(
-        target=target.name,
-        class_names=target.class_names,
-        vocabulary=target.vocabulary,
+        **_elsewhere(past, target),
         round=round_number,
         rounds=settings.session.rounds,
         n_images=observation.n_images,
@@ -167,22 +149,17 @@ def gather(
         max_chars=_space(
             settings.llm.context_tokens, record_version(journal), eyes.picture_tokens(session) or 0
         ),
-        report=reports[-1] if reports else None,
-        previous=reports[-2] if len(reports) > 1 else None,
-        failures=failures,
-        verdict=past[-1].verdict if past else None,
-        lessons=lessons,
-        similar=similar,
-        steering=_steering(journal, past, preferences),
-        wishes=[preference.id for preference in preferences],
+        lessons=tuple(lessons),
+        similar=tuple(similar),
+        steering=tuple(_steering(journal, past, preferences)),
+        wishes=tuple(preference.id for preference in preferences),
         seconds_per_image=seconds_per_image(past),
         tokens_left=tokens_left,
         usd_left=usd_left,
         baseline=_baseline(journal),
         draft=effects.draft(observation),
-        coverage=effects.coverage(observation) if planner_of(settings.brain) is None else {},
+        coverage={} if planner_of(settings.brain) else dict(effects.coverage(observation)),
         open_vocabulary=effects.supports("open_vocabulary", round_number),
-        past=past,
     )
 
 
@@ -219,27 +196,21 @@ def _steering(journal: EventLog, past: Sequence[Round], wanted: Sequence[Prefere
     return answers + say_preferences(wanted) + ([f"so far: {so_far}"] if so_far else [])
 
 
-def _question(report: Report | None, failures: Sequence[Failure]) -> str:
+def _question(past: Sequence[Round]) -> str:
     """Return what to ask the memory for: what bears on the slices that are worst now."""
+    failures, report = past[-1].failures if past else (), last_report(past)
     slices = [f.slice for f in failures if f.significant and f.kind == "slice"][:3]
     if not slices and report and report.worst_slice:
         slices = [report.worst_slice]
     return "what helped on " + (", ".join(slices) or "all photographs")
 
 
-def pack(facts: Facts, past: Sequence[Round]) -> Json:
-    """Return facts as plain JSON, records by the number of their round."""
-    packed: Json = _FACTS.dump_python(facts, mode="json", exclude=set(_ELSEWHERE))
-    if facts.baseline is None:
-        del packed["baseline"]  # as in records of before there was a round 0
-    if facts.draft is None:
-        del packed["draft"]
-    for name in ("spare", "look", "coverage", "open_vocabulary"):
-        if not packed[name]:
-            del packed[name]
-    reports = [r.number for r in past if r.report]
-    safe: Json = storable(packed)
-    return safe | {"reports": reports[-2:], "past": past[-1].number if past else None}
+def pack(facts: Facts) -> Json:
+    """Return facts as plain JSON, with the numbers of the rounds that they are about."""
+    reports = [report.round for report in facts.reports]
+    safe: Json = storable(facts.to_json())
+    past = facts.past[-1].number if facts.past else None
+    return safe | {"reports": reports[-2:], "past": past}
 
 
 def unpack(packed: Mapping[str, Any], past: Sequence[Round], target: TargetView) -> Facts:
@@ -247,27 +218,22 @@ def unpack(packed: Mapping[str, Any], past: Sequence[Round], target: TargetView)
 
     Raises SessionError when they are of another version.
     """
-    by_number = {r.number: r for r in past}
     try:
-        reports: list[Report | None] = [by_number[n].report for n in packed["reports"]]
-        last = by_number[packed["past"]] if packed["past"] is not None else None
-        known = {
-            "target": target.name,
-            "class_names": target.class_names,
-            "vocabulary": target.vocabulary,
-            "report": reports[-1] if reports else None,
-            "previous": reports[-2] if len(reports) > 1 else None,
-            "failures": last.failures if last else (),
-            "verdict": last.verdict if last else None,
-            "past": past,
-        }
-        values = {k: v for k, v in packed.items() if k not in ("reports", "past")}
-        unknown = values.keys() - {field.name for field in dataclasses.fields(Facts)}
-        if unknown:
-            raise ValueError(f"unknown facts {sorted(unknown)}")
-        return _FACTS.validate_python(values | known)
-    except (KeyError, ValueError) as error:
+        values = {key: value for key, value in packed.items() if key not in ("reports", "past")}
+        return Facts.model_validate(values | _elsewhere(past, target))
+    except ValidationError as error:
+        key, problem = first_problem(error)
         raise SessionError(
-            f"The journal holds an opening that this version cannot read ({error}); continue the "
-            "session with the version that began it."
+            f"The journal holds an opening that this version cannot read ({key}: {problem}); "
+            "continue the session with the version that began it."
         ) from error
+
+
+def _elsewhere(past: Sequence[Round], target: TargetView) -> Json:
+    """Return the facts that the journal holds elsewhere."""
+    return {
+        "target": target.name,
+        "class_names": tuple(target.class_names),
+        "vocabulary": target.vocabulary,
+        "past": tuple(past),
+    }

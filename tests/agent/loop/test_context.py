@@ -101,20 +101,20 @@ def facts(**changes: Any) -> Facts:
 
 def full(**changes: Any) -> Facts:
     prompt = {"n_made": 16, "kept_rate": 0.875, "credit wafer=poly": 0.02, "credit a": -0.001}
+    failures = (
+        *(failure(f"slice={i}") for i in range(6)),
+        *(failure(f"dark corner {i}", kind="cluster") for i in range(3)),
+    )
+    verdict = Verdict(
+        hypothesis=Hypothesis(slice="wafer=poly", expected_change=0.05),
+        before=estimate(0.7),
+        after=estimate(0.71),
+        change=0.01,
+        held=False,
+    )
+    last = Round(number=2, report=report(2, 0.01), failures=failures, verdict=verdict)
     everything: dict[str, Any] = {
-        "report": report(2, 0.01),
-        "previous": report(1),
-        "failures": [
-            *(failure(f"slice={i}") for i in range(6)),
-            *(failure(f"dark corner {i}", kind="cluster") for i in range(3)),
-        ],
-        "verdict": Verdict(
-            hypothesis=Hypothesis(slice="wafer=poly", expected_change=0.05),
-            before=estimate(0.7),
-            after=estimate(0.71),
-            change=0.01,
-            held=False,
-        ),
+        "past": (Round(number=1, report=report(1)), last),
         "lessons": [
             item("lesson", f"more dark cells helped {i}", {"held": i == 0}) for i in range(4)
         ],
@@ -149,7 +149,7 @@ def test_a_later_round_is_told_all_there_is() -> None:
     for said in (
         "Drawing all now takes 24 s. You have 12345 tokens left. You have 0.5000 US dollars left.",
         '- "more cracked cells"\n- "no bright ones"',
-        "round by round: 0.710 (0.660 to 0.760, n=100).",
+        "round by round: 0.700, 0.710 (0.660 to 0.760, n=100).",
         "- contrast=low wafer=mono: accuracy 0.51 (0.46 to 0.56, n=100), +0.01",
         "- slice=5: accuracy 0.60 (0.55 to 0.65, n=100), elsewhere 0.80 (q=0.004)",
         "Expected +0.050 on 'wafer=poly'; measured +0.010: it did not hold.",
@@ -293,13 +293,14 @@ def past_round(number: int, wafer: str) -> Round:
 def test_a_small_context_gets_a_briefing_of_700_tokens() -> None:
     confusion = Confusion(true="defective", predicted="functional", n=31, n_photographs=34)
     last = report(2, 0.02).model_copy(update={"confusions": (confusion,)})
-    known = full(
-        report=last,
-        failures=[failure("contrast=low wafer=mono")],
-        draft=DRAFT,
-        past=[past_round(1, "mono"), past_round(2, "poly")],
-        max_chars=2100,
-    )
+    plain_full = full()
+    news = {
+        "report": last,
+        "failures": (failure("contrast=low wafer=mono"),),
+        "verdict": plain_full.verdict,
+    }
+    past = (past_round(1, "mono"), past_round(2, "poly").model_copy(update=news))
+    known = full(draft=DRAFT, past=past, max_chars=2100)
     system, observation = brief(known)
     assert estimate_tokens([SystemMessage(system), HumanMessage(observation)]) <= 700
     for said in (
@@ -309,7 +310,7 @@ def test_a_small_context_gets_a_briefing_of_700_tokens() -> None:
         "by openai:small: 60 images, 100% wafer=poly",
         "The audit kept 48",
         "did not hold",
-        "- contrast=low wafer=mono: accuracy 0.52 (0.47 to 0.57, n=100), +0.02, elsewhere "
+        "- contrast=low wafer=mono: accuracy 0.52 (0.47 to 0.57, n=100), +0.01, elsewhere "
         "0.80 (q=0.004); 30 images so far, 80% kept; draft 25%; "
         "gain +0.012 (sd 0.020)",
     ):
