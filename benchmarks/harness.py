@@ -20,7 +20,7 @@ from rich.table import Table
 from agent import planners
 from agent.config.settings import fingerprint, load_settings
 from agent.loop.components import Components
-from agent.loop.validation import validate
+from agent.loop.validation import PlanRules, validate
 from agent.planners import Observation
 from benchmarks.machine import commit, machine
 from memory.csv_text import write_csv
@@ -161,17 +161,11 @@ def uniform_prompts(
         seed=seed,
     )
     draft = planners.build("uniform").plan(observation, components.distribution, target.vocabulary)
+    rules = PlanRules(target.vocabulary, n_images, generator.count_tokens, generator.max_tokens)
     wanted = []
     for start in range(0, len(draft.prompts), _PER_PLAN):
-        plan = validate(
-            draft.model_copy(update={"prompts": draft.prompts[start : start + _PER_PLAN]}),
-            number + start,
-            n_images,
-            "bench",
-            target.vocabulary,
-            generator.count_tokens,
-            generator.max_tokens,
-        )
+        part = draft.prompts[start : start + _PER_PLAN]
+        plan = validate(draft.model_copy(update={"prompts": part}), number + start, "bench", rules)
         wanted += [(prompt, index) for prompt in plan.prompts for index in range(prompt.count)]
     return wanted
 

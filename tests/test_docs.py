@@ -90,7 +90,7 @@ def test_the_readme_is_short() -> None:
 
 
 def test_the_planner_of_contributing_runs() -> None:
-    from agent.loop.validation import validate
+    from agent.loop.validation import PlanRules, validate
     from agent.planners import AttributeCombination, AttributeDistribution, Observation
     from prompts.vocabulary import load_vocabulary
 
@@ -106,5 +106,5 @@ def test_the_planner_of_contributing_runs() -> None:
     ]
     observation = Observation(round=1, n_images=20, images_per_prompt=8, seed=1)
     draft = names["build"]().plan(observation, AttributeDistribution(rows=tuple(rows)), vocabulary)
-    plan = validate(draft, 1, 20, "test", vocabulary, lambda text: 1, 64)
+    plan = validate(draft, 1, "test", PlanRules(vocabulary, 20, lambda text: 1, 64))
     assert {prompt.class_name for prompt in plan.prompts} == {"defective"}

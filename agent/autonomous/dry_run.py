@@ -16,7 +16,7 @@ from agent.autonomous.runner import check_parts
 from agent.brains import BrainContext, planner_brain, planner_of
 from agent.config.settings import Settings
 from agent.loop.components import Components
-from agent.loop.validation import validate
+from agent.loop.validation import PlanRules, validate
 from agent.planners import Observation
 from agent.session.folder import folder_of, list_sessions, stored_settings
 from agent.session.limits import HOUR_S
@@ -124,16 +124,14 @@ def first_plan(components: Components) -> Plan:
         seed=settings.session.seed,
     )
     draft = planners.build(planner).plan(observation, components.distribution, vocabulary)
-    return validate(
-        draft,
-        1,
-        observation.n_images,
-        planner_brain(planner),
+    rules = PlanRules(
         vocabulary,
+        observation.n_images,
         generator.count_tokens,
         generator.max_tokens,
         undrawn=lambda text: undrawn(generator, text),
     )
+    return validate(draft, 1, planner_brain(planner), rules)
 
 
 def earlier_speed(settings: Settings) -> Speed | None:

@@ -22,9 +22,9 @@ from agent.loop.observations import (
     seconds_per_image,
 )
 from agent.loop.state import GRAPH_WORKS, SessionView, record_version
-from agent.loop.validation import least_prompts, refusal, shortfalls, validate
+from agent.loop.validation import PlanRules, least_prompts, refusal, shortfalls, validate
 from agent.planners import AttributeDistribution, Observation, PlanDraft
-from agent.planners.slices import supported_slices
+from agent.planners.slices import last_report, supported_slices
 from agent.steering.preferences import STEERING, Effect, Preference, active_preferences, additions
 from agent.steering.steer import add, broken, changes_of_share, ignored, steer
 from memory.errors import ToolError
@@ -136,22 +136,23 @@ class Proposals:
 
     def check(self, draft: PlanDraft, round_number: int, author: str) -> Plan:
         """Return the plan of a draft; raises ToolError with what is wrong, see `validate`."""
-        reports = [r.report for r in rounds_before(self._journal, round_number) if r.report]
-        settings, effects = self._session.settings, self._effects
-        return validate(
-            draft,
-            round_number,
-            self._budget(draft.levers),
-            author,
+        return validate(draft, round_number, author, self.rules(round_number, draft.levers))
+
+    def rules(self, round_number: int, levers: Levers | None = None) -> PlanRules:
+        """Return what plans of a round are checked against, with levers of such a plan."""
+        report = last_report(rounds_before(self._journal, round_number))
+        effects, generator = self._effects, self._session.settings.generator
+        return PlanRules(
             effects.target.vocabulary,
+            self._budget(levers),
             effects.count_tokens,
             effects.max_tokens,
-            slices=[score.key for score in reports[-1].slices] if reports else (),
-            pull=settings.generator.pull,
-            no_guidance=self.no_guidance(bool(reports)),
-            adapters=self.adapters(),
+            slices=[score.key for score in report.slices] if report else (),
+            pull=generator.pull,
+            no_guidance=self._no_guidance(report is not None),
+            adapters=self._adapters(),
             undrawn=effects.undrawn,
-            open_vocabulary=self.open_vocabulary(round_number),
+            open_vocabulary=self._open_vocabulary(round_number),
         )
 
     def _check_amounts(
@@ -225,7 +226,7 @@ class Proposals:
         values = {slice_key({k: v}) for row in distribution.rows for k, v in row.attributes.items()}
         return sorted(values)
 
-    def open_vocabulary(self, round_number: int) -> bool:
+    def _open_vocabulary(self, round_number: int) -> bool:
         """Return whether the texts of prompts are free, as known when the round began."""
         opening = self._journal.get(f"opening/{round_number}", OpeningEvent)
         if opening is None:  # an addition to a later plan
@@ -249,14 +250,14 @@ class Proposals:
         seen = observe(self._session, round_number)
         return seen.model_copy(update={"n_images": self._budget(levers)})
 
-    def adapters(self) -> list[str]:
+    def _adapters(self) -> list[str]:
         """Return the names of the generator's LoRA adapters, which prompts may weigh."""
         from tools.data.drawn import adapter_name
 
         given = self._session.settings.generator.options.get("adapters")
         return sorted(adapter_name(path) for path in given) if isinstance(given, dict) else []
 
-    def no_guidance(self, is_trained: bool) -> str | None:
+    def _no_guidance(self, is_trained: bool) -> str | None:
         """Return why no DSTM can guide the images of a round, or None; was one trained before?"""
         if not is_trained:
             return "no DSTM has been trained yet"

@@ -5,7 +5,7 @@ A model that keeps to the schema plans legally: classes, attribute values and co
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import chain, combinations
 from typing import Any
 
@@ -13,7 +13,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from agent.loop.levers import Bounds, lever_schema
-from agent.loop.validation import MAX_PROMPTS
+from agent.loop.validation import MAX_PROMPTS, PlanRules
 from prompts.vocabulary import Vocabulary
 
 # What a small model may write: longer answers are cut off in the middle.
@@ -43,39 +43,32 @@ _ADAPTERS = (
 
 def tool_schemas(
     tools: Sequence[BaseTool],
-    vocabulary: Vocabulary,
-    n_images: int,
+    rules: PlanRules,
     slices: Sequence[str],
     brief: bool,
     drawable: Sequence[str] = (),
-    pulls: bool = False,
-    adapters: Collection[str] = (),
     n_prompts: int = 1,
     levers: Bounds | None = None,
     rounds: Sequence[int] = (),
-    open_vocabulary: bool = False,
 ) -> list[Json]:
     """Return the tools in OpenAI's function format.
 
     Args:
         tools: The tools that are legal now.
-        vocabulary: Classes, attributes and values of the target, which become enums.
-        n_images: Budget of the round.
+        rules: What a plan is checked against: its words and bounds become enums and limits.
         slices: Keys of the slices that the last report measured, the worst first.
         brief: For small models: shares in place of prompts, and hypotheses on measured slices.
         drawable: Keys of slices that photographs show, the worst first, for small models.
-        pulls: Whether the DSTM can guide images.
-        adapters: Names of the adapters that prompts may weigh.
         n_prompts: How many prompts a plan needs.
         levers: What the levers of the round may be; none are offered to small models.
         rounds: Numbers of the rounds before that have images.
-        open_vocabulary: Whether the texts of prompts are free.
     """
-    schemas, classes = [convert_to_openai_tool(tool) for tool in tools], vocabulary.classes
+    schemas, vocabulary = [convert_to_openai_tool(tool) for tool in tools], rules.vocabulary
     for schema in schemas:
         function = schema["function"]
         if function["name"] == "analyse":
-            columns = {**vocabulary.attributes, **dict.fromkeys(("class", "predicted"), classes)}
+            classes = dict.fromkeys(("class", "predicted"), vocabulary.classes)
+            columns = {**vocabulary.attributes, **classes}
             properties = function["parameters"]["properties"]
             properties["by"]["items"] = {"enum": list(columns)}
             properties["where"] |= {
@@ -86,11 +79,8 @@ def tool_schemas(
             function["parameters"]["properties"]["slice"]["enum"] = list(slices)
         if function["name"] == "propose_plan":
             properties = function["parameters"]["properties"]
-            _spell_out(properties, vocabulary, n_images, pulls, adapters)
+            _spell_out(properties, rules)
             properties["prompts"]["minItems"] = n_prompts
-            if open_vocabulary:
-                text = properties["prompts"]["items"]["properties"]["text"]
-                text["description"] = _FREE_TEXT
             properties.pop("levers", None)
             if levers and not brief:
                 values = properties["shares"]["items"]["properties"]["where"]
@@ -100,32 +90,28 @@ def tool_schemas(
     return schemas
 
 
-def _spell_out(
-    properties: Json,
-    vocabulary: Vocabulary,
-    n_images: int,
-    pulls: bool,
-    adapters: Collection[str],
-) -> None:
-    properties["prompts"]["maxItems"] = min(n_images, MAX_PROMPTS)
+def _spell_out(properties: Json, rules: PlanRules) -> None:
+    """Write what a prompt or a share may say into the schema of `propose_plan`."""
+    properties["prompts"]["maxItems"] = min(rules.n_images, MAX_PROMPTS)
     prompt = properties["prompts"]["items"]["properties"]
     prompt["text"]["maxLength"] = 300
+    if rules.open_vocabulary:
+        prompt["text"]["description"] = _FREE_TEXT
     prompt["why"]["maxLength"] = 200
-    prompt["count"] |= {"minimum": 1, "maximum": n_images}
-    prompt["class_name"] = {"enum": list(vocabulary.classes)}
-    del prompt["pull"]
-    if pulls:
+    prompt["count"] |= {"minimum": 1, "maximum": rules.n_images}
+    prompt["class_name"] = {"enum": list(rules.vocabulary.classes)}
+    del prompt["pull"], prompt["adapters"]
+    if rules.no_guidance is None:
         prompt["pull"] = {"enum": list(PULLS), "description": _PULL}
-    del prompt["adapters"]
-    if adapters:
+    if rules.adapters:
         weight = {"type": "number", "minimum": 0, "maximum": 2}
         prompt["adapters"] = {
             "type": "object",
             "description": _ADAPTERS,
-            "properties": dict.fromkeys(adapters, weight),
+            "properties": dict.fromkeys(rules.adapters, weight),
             "additionalProperties": False,
         }
-    values = attributes_schema(vocabulary)
+    values = attributes_schema(rules.vocabulary)
     prompt["attributes"] = values
     properties["shares"] |= {"maxItems": MAX_PROMPTS}
     share = properties["shares"]["items"]

@@ -40,6 +40,7 @@ from agent.loop.state import (
 from agent.loop.tool_schemas import tool_schemas
 from agent.loop.validation import least_prompts, wrong_arguments
 from agent.planners import PromptDraft, SliceShare
+from agent.planners.slices import last_report
 from eval.report.blocks import (
     failure_lines,
     levers_text,
@@ -146,21 +147,16 @@ class Toolbox:
     def schemas(self, names: Sequence[str], brief: bool, round_number: int) -> list[dict[str, Any]]:
         """Return tools as JSON schemas for a chat model, see `agent.loop.tool_schemas`."""
         past = rounds_before(self._journal, round_number)
-        reports = self._reports(round_number + 1)
-        budget = self._session.settings.session
+        budget, report = self._session.settings.session, last_report(past)
         schemas = tool_schemas(
             [self.tools[name] for name in names],
-            self._effects.target.vocabulary,
-            budget.images_per_round,
-            worst_first(reports[-1].slices) if reports else [],
+            self._proposals.rules(round_number),
+            worst_first(report.slices) if report else [],
             brief,
-            drawable=self._proposals.drawable(reports[-1] if reports else None),
-            pulls="propose_plan" in names and self._proposals.no_guidance(bool(reports)) is None,
-            adapters=self._proposals.adapters(),
+            drawable=self._proposals.drawable(report),
             n_prompts=least_prompts(budget.images_per_round, budget.images_per_prompt),
             levers=self._proposals.lever_bounds(round_number),
             rounds=[r.number for r in past if r.batch],
-            open_vocabulary=self._proposals.open_vocabulary(round_number),
         )
         return self._effects.word(schemas)
 

@@ -6,6 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 
 from pydantic import ValidationError
 
@@ -33,34 +34,13 @@ _PAIR = re.compile(r"([^\s=:,;&+/|]+)\s*[=:]\s*([^\s=:,;&+/|]+)")
 _SEPARATORS = re.compile(r"(?:[\s,;&+/|]|\band\b)*")
 
 
-def validate(
-    draft: PlanDraft,
-    round_number: int,
-    n_images: int,
-    author: str,
-    vocabulary: Vocabulary,
-    count_tokens: Callable[[str], int],
-    max_tokens: int,
-    slices: Sequence[str] = (),
-    pull: str | None = None,
-    no_guidance: str | None = None,
-    adapters: Collection[str] = (),
-    undrawn: Callable[[str], Sequence[str]] = lambda text: (),
-    open_vocabulary: bool = False,
-) -> Plan:
-    """Return the plan that a draft stands for.
+@dataclass(frozen=True)
+class PlanRules:
+    """What the plan of a round is checked against.
 
-    A prompt's attributes are those given and those its text names; a prompt without a text gets one
-    from the caption grammar; its class is the one given or the one its words imply. Prompts of
-    equal text, class, guidance and adapters become one. The hypothesis gets the canonical key of
-    its slice.
-
-    Args:
-        draft: What was proposed.
-        round_number: Number of the round.
-        n_images: Budget of the round.
-        author: The brain that plans, e.g. `policy:thompson`.
+    Attributes:
         vocabulary: Attributes, values and classes of the target.
+        n_images: Budget of the round.
         count_tokens: Returns the tokens of a text.
         max_tokens: How many of them the generator reads.
         slices: Keys of the slices of the last report.
@@ -72,6 +52,33 @@ def validate(
         undrawn: Returns the words of a text that the generator cannot draw.
         open_vocabulary: Whether the generator may follow any words. Attributes that a prompt gives
             are claims then: its text may say them in other words, and is not read for more.
+    """
+
+    vocabulary: Vocabulary
+    n_images: int
+    count_tokens: Callable[[str], int]
+    max_tokens: int
+    slices: Sequence[str] = ()
+    pull: str | None = None
+    no_guidance: str | None = None
+    adapters: Collection[str] = ()
+    undrawn: Callable[[str], Sequence[str]] = lambda text: ()
+    open_vocabulary: bool = False
+
+
+def validate(draft: PlanDraft, round_number: int, author: str, rules: PlanRules) -> Plan:
+    """Return the plan that a draft stands for.
+
+    A prompt's attributes are those given and those its text names; a prompt without a text gets one
+    from the caption grammar; its class is the one given or the one its words imply. Prompts of
+    equal text, class, guidance and adapters become one. The hypothesis gets the canonical key of
+    its slice.
+
+    Args:
+        draft: What was proposed.
+        round_number: Number of the round.
+        author: The brain that plans, e.g. `policy:thompson`.
+        rules: What it is checked against.
 
     Returns:
         The plan. Its `warnings`, at most 10, name what is legal but works badly: a text over the
@@ -82,62 +89,36 @@ def validate(
         ToolError: The draft cannot be a plan; names at most 10 problems, and what would be legal,
             in at most 2,000 characters.
     """
-    problems = []
-    if not draft.prompts:
-        problems.append("a plan needs at least one prompt")
-    if len(draft.prompts) > MAX_PROMPTS:
-        problems.append(f"{len(draft.prompts)} prompts are too many; at most {MAX_PROMPTS}")
-    total = sum(max(p.count, 0) for p in draft.prompts)
-    if total > n_images:
-        problems.append(
-            f"the counts add up to {_say_count(total)}, but only {n_images} images are left"
-        )
+    problems = _problems_of_size(draft, rules.n_images)
     specs: dict[Hashable, PromptSpec] = {}
     warnings = []
     n_merged = 0
     for number, prompt in enumerate(draft.prompts[:MAX_PROMPTS]):
         name = f"prompt {number + 1}"
         text = one_line(prompt.text)
-        is_free = open_vocabulary and bool(text and prompt.attributes)
-        named = {} if is_free else vocabulary.parse(text[:_MAX_TEXT])
-        faults = _problems(prompt, text, named, vocabulary) + _foreign_adapters(prompt, adapters)
-        if faults:
+        is_free = rules.open_vocabulary and bool(text and prompt.attributes)
+        named = {} if is_free else rules.vocabulary.parse(text[:_MAX_TEXT])
+        if faults := _problems(prompt, text, named, rules):
             problems += [f"{name} ({quote(text, _QUOTED)}): {problem}" for problem in faults]
             continue
-        spec = _spec(prompt, text, named, f"r{round_number:03d}p{number:02d}", vocabulary)
+        spec = _spec(prompt, text, named, f"r{round_number:03d}p{number:02d}", rules)
         if draft.levers and draft.levers.guidance is not None:
             spec = spec.model_copy(update={"guidance": draft.levers.guidance})
-        if not no_guidance:
-            spec = spec.model_copy(update={"pull": prompt.pull or pull})
-        elif prompt.pull:
-            warnings.append(f"{name} is drawn without its pull: {no_guidance}")
-        if adapters:
-            spec = spec.model_copy(update={"adapters": prompt.adapters or None})
-        elif prompt.adapters:
-            warnings.append(f"{name} is drawn without adapters: the generator has none")
+        about = _left_out(prompt, rules)
         weighed = tuple(sorted((spec.adapters or {}).items()))
         same = (spec.text, spec.class_name, spec.pull, weighed)
-        earlier = specs.get(same)
-        if earlier:
+        if earlier := specs.get(same):
             n_merged += 1
             spec = earlier.model_copy(update={"count": earlier.count + spec.count})
         else:
-            warnings += [
-                f"{name} {warning}: {quote(spec.text, _QUOTED)}"
-                for warning in [
-                    *_over_long(count_tokens(spec.text), max_tokens),
-                    *(() if open_vocabulary else _warnings(spec, vocabulary)),
-                ]
-            ]
-            if idle := undrawn(spec.text):
-                words = _quoted_words(idle)
-                warnings.append(f"{name} has words that the generator cannot draw: {words}")
+            about += _warnings(spec, rules)
+        warnings += [f"{name} {warning}" for warning in about]
         specs[same] = spec
     if n_merged:
         warnings.append(f"{n_merged} prompts repeated another and were added to it")
     hypothesis = None
     if draft.hypothesis:
-        key, problem, warning = _check_slice(draft.hypothesis.slice, vocabulary, slices)
+        key, problem, warning = _check_slice(draft.hypothesis.slice, rules)
         problems += problem
         warnings += warning
         hypothesis = Hypothesis(slice=key, expected_change=draft.hypothesis.expected_change)
@@ -210,7 +191,13 @@ def wrong_arguments(tool: str, error: ValidationError) -> str:
 
 def refusal(problems: Sequence[str]) -> ToolError:
     """Return the error that names what is wrong with a plan."""
-    return ToolError(_refusal(problems))
+    cut = [p if len(p) <= _MAX_PROBLEM else f"{p[: _MAX_PROBLEM - 3]}..." for p in problems]
+    start = "The plan was not accepted: "
+    n_shown = min(len(cut), MAX_PROBLEMS)
+    # Leaves room for the count of those that are not shown.
+    while len(start) + len("; ".join(cut[:n_shown])) > MAX_REFUSAL - 30:
+        n_shown -= 1
+    return ToolError(start + "; ".join(_bounded(cut, n_shown, "problems")) + ".")
 
 
 def slice_attributes(text: str) -> dict[str, str] | None:
@@ -228,10 +215,9 @@ def slice_attributes(text: str) -> dict[str, str] | None:
     return attributes
 
 
-def _check_slice(
-    text: str, vocabulary: Vocabulary, slices: Sequence[str]
-) -> tuple[str, list[str], list[str]]:
+def _check_slice(text: str, rules: PlanRules) -> tuple[str, list[str], list[str]]:
     """Return a slice's canonical key, and the problem or the warning that it gives, if any."""
+    vocabulary, slices = rules.vocabulary, rules.slices
     attributes = slice_attributes(text)
     key = slice_key(attributes) if attributes else one_line(text)
     if key in slices:
@@ -248,10 +234,26 @@ def _check_slice(
     return key, [], []
 
 
+def _problems_of_size(draft: PlanDraft, n_images: int) -> list[str]:
+    """Return what is wrong with the numbers of prompts and images."""
+    problems = []
+    if not draft.prompts:
+        problems.append("a plan needs at least one prompt")
+    if len(draft.prompts) > MAX_PROMPTS:
+        problems.append(f"{len(draft.prompts)} prompts are too many; at most {MAX_PROMPTS}")
+    total = sum(max(p.count, 0) for p in draft.prompts)
+    if total > n_images:
+        problems.append(
+            f"the counts add up to {_say_count(total)}, but only {n_images} images are left"
+        )
+    return problems
+
+
 def _problems(
-    prompt: PromptDraft, text: str, named: Mapping[str, str], vocabulary: Vocabulary
+    prompt: PromptDraft, text: str, named: Mapping[str, str], rules: PlanRules
 ) -> list[str]:
-    attributes = {**named, **prompt.attributes}
+    """Return what is wrong with a prompt, whose text names some attributes."""
+    vocabulary, attributes = rules.vocabulary, {**named, **prompt.attributes}
     problems = vocabulary.problems(attributes)
     problems += [
         f"its text says {key}={named[key]}, but its attributes say {key}={value}"
@@ -272,12 +274,8 @@ def _problems(
         problems.append(f"it names no class; say one of {', '.join(vocabulary.classes)}")
     if prompt.class_name in vocabulary.classes and implied and prompt.class_name != implied:
         problems.append(f"its words mean {implied!r}, but its class is {prompt.class_name!r}")
-    return problems
-
-
-def _foreign_adapters(prompt: PromptDraft, adapters: Collection[str]) -> list[str]:
-    foreign = sorted((prompt.adapters or {}).keys() - set(adapters)) if adapters else []
-    return [unknown("adapter", name[:_QUOTED], adapters) for name in foreign]
+    foreign = (prompt.adapters or {}).keys() - set(rules.adapters) if rules.adapters else ()
+    return problems + [unknown("adapter", n[:_QUOTED], rules.adapters) for n in sorted(foreign)]
 
 
 def _say_count(count: int) -> str:
@@ -285,15 +283,24 @@ def _say_count(count: int) -> str:
     return str(count) if abs(count) < 10**12 else f"{'-' if count < 0 else ''}more than 10^12"
 
 
-def _over_long(n_tokens: int, max_tokens: int) -> list[str]:
-    if n_tokens <= max_tokens:
-        return []
-    return [f"has {n_tokens} tokens; the generator reads only the first {max_tokens}"]
-
-
-def _warnings(spec: PromptSpec, vocabulary: Vocabulary) -> list[str]:
+def _left_out(prompt: PromptDraft, rules: PlanRules) -> list[str]:
+    """Return what a prompt asks for that the generator cannot do now."""
     warnings = []
-    foreign = vocabulary.foreign_words(spec.text)
+    if prompt.pull and rules.no_guidance:
+        warnings.append(f"is drawn without its pull: {rules.no_guidance}")
+    if prompt.adapters and not rules.adapters:
+        warnings.append("is drawn without adapters: the generator has none")
+    return warnings
+
+
+def _warnings(spec: PromptSpec, rules: PlanRules) -> list[str]:
+    """Return what the generator may not draw of a prompt."""
+    vocabulary, n_tokens = rules.vocabulary, rules.count_tokens(spec.text)
+    warnings = []
+    if n_tokens > rules.max_tokens:
+        limit = f"the generator reads only the first {rules.max_tokens}"
+        warnings.append(f"has {n_tokens} tokens; {limit}")
+    foreign = () if rules.open_vocabulary else vocabulary.foreign_words(spec.text)
     if foreign:
         warnings.append(f"has words that the vocabulary has not: {_quoted_words(foreign)}")
     named = vocabulary.parse(spec.text)
@@ -301,8 +308,11 @@ def _warnings(spec: PromptSpec, vocabulary: Vocabulary) -> list[str]:
     key = vocabulary.class_attribute
     if key and key not in named and key not in spec.attributes:
         unnamed.append(f"the class {spec.class_name!r}")
-    if unnamed:
+    if unnamed and not rules.open_vocabulary:
         warnings.append(f"does not say {', '.join(unnamed)}, and the generator reads only the text")
+    warnings = [f"{warning}: {quote(spec.text, _QUOTED)}" for warning in warnings]
+    if idle := rules.undrawn(spec.text):
+        warnings.append(f"has words that the generator cannot draw: {_quoted_words(idle)}")
     return warnings
 
 
@@ -316,9 +326,9 @@ def _spec(
     text: str,
     named: Mapping[str, str],
     prompt_id: str,
-    vocabulary: Vocabulary,
+    rules: PlanRules,
 ) -> PromptSpec:
-    attributes = {**named, **prompt.attributes}
+    vocabulary, attributes = rules.vocabulary, {**named, **prompt.attributes}
     class_name = prompt.class_name or vocabulary.class_name(attributes)
     assert class_name is not None  # _problems has refused prompts without a class
     key = vocabulary.class_attribute
@@ -331,18 +341,10 @@ def _spec(
         class_name=class_name,
         attributes=attributes,
         count=prompt.count,
+        pull=None if rules.no_guidance else prompt.pull or rules.pull,
+        adapters=(prompt.adapters or None) if rules.adapters else None,
         why=one_line(prompt.why)[:500],
     )
-
-
-def _refusal(problems: Sequence[str]) -> str:
-    cut = [p if len(p) <= _MAX_PROBLEM else f"{p[: _MAX_PROBLEM - 3]}..." for p in problems]
-    start = "The plan was not accepted: "
-    n_shown = min(len(cut), MAX_PROBLEMS)
-    # Leaves room for the count of those that are not shown.
-    while len(start) + len("; ".join(cut[:n_shown])) > MAX_REFUSAL - 30:
-        n_shown -= 1
-    return start + "; ".join(_bounded(cut, n_shown, "problems")) + "."
 
 
 def _bounded(lines: Sequence[str], n: int, what: str) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent import planners
-from agent.loop.validation import validate
+from agent.loop.validation import PlanRules, validate
 from agent.planners import AttributeCombination, AttributeDistribution, Observation, Planner
 from memory.records import Round
 from prompts.vocabulary import load_vocabulary
@@ -44,7 +44,7 @@ def test_spends_exactly_its_budget_on_legal_prompts(
     planner: Planner, n_images: int, with_report: bool
 ) -> None:
     draft = planner.plan(observation(n_images, with_report), PALETTE, VOCABULARY)
-    plan = validate(draft, 2, n_images, "test", VOCABULARY, lambda text: 1, 64)
+    plan = validate(draft, 2, "test", PlanRules(VOCABULARY, n_images, lambda text: 1, 64))
     assert plan.n_images == n_images
     # Of the draft: prompts of equal text become one in the plan.
     assert all(prompt.count <= 8 for prompt in draft.prompts)

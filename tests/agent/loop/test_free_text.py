@@ -11,7 +11,7 @@ from rich.console import Console
 
 from agent.autonomous.results import source_of
 from agent.autonomous.runner import run
-from agent.loop.validation import validate
+from agent.loop.validation import PlanRules, validate
 from agent.planners import PlanDraft, PromptDraft
 from agent.replay.verify import verify
 from agent.session.folder import folder_of
@@ -33,16 +33,9 @@ CLEAN = "a photovoltaic module at noon, one dark finger mark"
 
 def check(is_open: bool, text: str = WORDS, **fields: Any) -> Plan:
     prompt = PromptDraft(text=text, count=4, **fields)
-    return validate(
-        PlanDraft(prompts=(prompt,)),
-        1,
-        8,
-        "test",
-        load_vocabulary("elpv"),
-        lambda text: len(text.split()),
-        64,
-        open_vocabulary=is_open,
-    )
+    vocabulary = load_vocabulary("elpv")
+    rules = PlanRules(vocabulary, 8, lambda t: len(t.split()), 64, open_vocabulary=is_open)
+    return validate(PlanDraft(prompts=(prompt,)), 1, "test", rules)
 
 
 def test_attributes_are_claims_where_the_text_is_free() -> None:

@@ -14,7 +14,7 @@ from agent.autonomous.runner import run
 from agent.config.settings import Settings, load_settings
 from agent.experiments.rerun import rerun
 from agent.loop.tool_schemas import tool_schemas
-from agent.loop.validation import validate
+from agent.loop.validation import PlanRules, validate
 from agent.planners import PlanDraft, PromptDraft, SliceShare
 from agent.replay.verify import verify
 from agent.session.folder import folder_of
@@ -31,17 +31,8 @@ VOCABULARY = load_vocabulary("elpv")
 
 def check(*pulls: str | None, default: str | None = None, no_guidance: str | None = None) -> Plan:
     prompts = tuple(PromptDraft(text="a broken cell", count=2, pull=pull) for pull in pulls)
-    return validate(
-        PlanDraft(prompts=prompts),
-        2,
-        100,
-        "test",
-        VOCABULARY,
-        lambda text: 3,
-        64,
-        pull=default,
-        no_guidance=no_guidance,
-    )
+    rules = PlanRules(VOCABULARY, 100, lambda text: 3, 64, pull=default, no_guidance=no_guidance)
+    return validate(PlanDraft(prompts=prompts), 2, "test", rules)
 
 
 def test_a_prompt_without_a_pull_gets_the_one_of_the_settings() -> None:
@@ -67,7 +58,8 @@ def propose_plan(
 def test_a_brain_is_offered_pulls_only_where_there_are_any() -> None:
     tools: list[BaseTool] = [StructuredTool.from_function(propose_plan)]
     for pulls in (False, True):
-        (plan,) = tool_schemas(tools, VOCABULARY, 100, (), brief=False, pulls=pulls)
+        rules = PlanRules(VOCABULARY, 100, len, 64, no_guidance=None if pulls else "none")
+        (plan,) = tool_schemas(tools, rules, (), brief=False)
         prompt = plan["function"]["parameters"]["properties"]["prompts"]["items"]["properties"]
         assert ("pull" in prompt) == pulls
     for text in prompt["pull"]["enum"]:
@@ -77,7 +69,8 @@ def test_a_brain_is_offered_pulls_only_where_there_are_any() -> None:
 def test_a_brain_is_offered_the_adapters_that_there_are() -> None:
     tools: list[BaseTool] = [StructuredTool.from_function(propose_plan)]
     for names in ((), ("night", "rain")):
-        (plan,) = tool_schemas(tools, VOCABULARY, 100, (), brief=False, adapters=names)
+        rules = PlanRules(VOCABULARY, 100, len, 64, adapters=names)
+        (plan,) = tool_schemas(tools, rules, (), brief=False)
         prompt = plan["function"]["parameters"]["properties"]["prompts"]["items"]["properties"]
         assert tuple(prompt.get("adapters", {}).get("properties", ())) == names
 
@@ -86,7 +79,8 @@ def test_prompts_weigh_the_adapters_of_the_generator() -> None:
     def planned(*weights: dict[str, float] | None, adapters: tuple[str, ...] = ("night",)) -> Plan:
         prompts = [PromptDraft(text="a broken cell", count=2, adapters=w) for w in weights]
         draft = PlanDraft(prompts=tuple(prompts))
-        return validate(draft, 2, 100, "test", VOCABULARY, lambda text: 3, 64, adapters=adapters)
+        rules = PlanRules(VOCABULARY, 100, lambda text: 3, 64, adapters=adapters)
+        return validate(draft, 2, "test", rules)
 
     plan = planned({"night": 0.5}, None, {"night": 0.5}, {})
     assert [(p.adapters, p.count) for p in plan.prompts] == [({"night": 0.5}, 4), (None, 4)]

@@ -13,6 +13,7 @@ from langchain_core.tools import BaseTool, StructuredTool
 from agent.brains.actions import action_schema, as_plain_messages
 from agent.loop.drafts import Use
 from agent.loop.tool_schemas import SHARES, attributes_schema, tool_schemas
+from agent.loop.validation import PlanRules
 from agent.planners import PromptDraft, SliceShare
 from memory.records import Hypothesis
 from prompts.vocabulary import Phrases, Vocabulary, load_vocabulary
@@ -39,8 +40,12 @@ def finish(summary: str) -> str:
 TOOLS: list[BaseTool] = [StructuredTool.from_function(f) for f in (propose_plan, finish)]
 
 
+def rules(n_images: int) -> PlanRules:
+    return PlanRules(ELPV, n_images, len, 64, no_guidance="none is trained")
+
+
 def schema(brief: bool, n_images: int = 200, slices: tuple[str, ...] = ()) -> Any:
-    plan, end = tool_schemas(TOOLS, ELPV, n_images, slices, brief, drawable=slices)
+    plan, end = tool_schemas(TOOLS, rules(n_images), slices, brief, drawable=slices)
     assert [plan["function"]["name"], end["function"]["name"]] == ["propose_plan", "finish"]
     return plan["function"]["parameters"], end["function"]["parameters"]
 
@@ -67,7 +72,7 @@ def test_classes_values_and_counts_are_spelt_out() -> None:
 
 
 def test_a_plan_names_how_many_prompts_it_needs() -> None:
-    plan, _ = tool_schemas(TOOLS, ELPV, 60, (), False, n_prompts=4)
+    plan, _ = tool_schemas(TOOLS, rules(60), (), False, n_prompts=4)
     assert plan["function"]["parameters"]["properties"]["prompts"]["minItems"] == 4
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from agent.loop.validation import MAX_PROMPTS, MAX_REFUSAL, slice_attributes, validate
+from agent.loop.validation import MAX_PROMPTS, MAX_REFUSAL, PlanRules, slice_attributes, validate
 from agent.planners import PlanDraft, PromptDraft
 from memory.errors import ToolError
 from memory.records import Hypothesis, Plan
@@ -22,9 +22,8 @@ def check(
 ) -> Plan:
     hypothesis = Hypothesis(slice=slice_, expected_change=0.1) if slice_ is not None else None
     draft = PlanDraft(prompts=prompts, hypothesis=hypothesis)
-    return validate(
-        draft, 2, n_images, "test", VOCABULARY, lambda text: len(text.split()), 64, **changes
-    )
+    rules = PlanRules(VOCABULARY, n_images, lambda text: len(text.split()), 64, **changes)
+    return validate(draft, 2, "test", rules)
 
 
 def prompt(text: str = "", count: int = 1, **changes: Any) -> PromptDraft:

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from agent.loop.validation import validate
+from agent.loop.validation import PlanRules, validate
 from agent.planners import (
     AttributeCombination,
     AttributeDistribution,
@@ -156,7 +156,8 @@ def check(*prompts: PromptDraft, n_images: int = 100, change: float = 0.1) -> Pl
     draft = PlanDraft(
         prompts=prompts, hypothesis=Hypothesis(slice="wafer=mono", expected_change=change)
     )
-    return validate(draft, 2, n_images, "test", VOCABULARY, lambda text: len(text.split()), 8)
+    rules = PlanRules(VOCABULARY, n_images, lambda text: len(text.split()), 8)
+    return validate(draft, 2, "test", rules)
 
 
 def test_validate_reads_class_and_attributes_from_the_words() -> None:

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from agent import planners
-from agent.loop.validation import validate
+from agent.loop.validation import PlanRules, validate
 from agent.planners import (
     AttributeCombination,
     AttributeDistribution,
@@ -74,7 +74,8 @@ def steered(
 
 
 def as_plan(found: PlanDraft, vocabulary: Vocabulary = ELPV) -> Plan:
-    return validate(found, 1, N, "policy:x", vocabulary, lambda text: len(text.split()), 99)
+    rules = PlanRules(vocabulary, N, lambda text: len(text.split()), 99)
+    return validate(found, 1, "policy:x", rules)
 
 
 def test_nothing_wished_changes_nothing() -> None:
