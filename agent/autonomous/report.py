@@ -50,7 +50,7 @@ def write_report(home: Path, name: str, components: Components | None = None) ->
     folder = folder_of(home, name)
     events = read_events(folder / "journal.jsonl")
     past = rounds(events)
-    components = components or Components(settings.model_copy(update={"home": home}))
+    components = components or Components(settings)
     target = components.target
     kinds = tasks.build(settings.dstm.task).needs
     montages: dict[str, bytes] = {}

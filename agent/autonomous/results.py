@@ -66,7 +66,7 @@ def source_of(home: Path, name: str, target: Target | None = None) -> Source:
         target: Of the session; None: it is built.
     """
     settings, folder = stored_settings(home, name), folder_of(home, name)
-    target = target or Components(settings.model_copy(update={"home": home})).target
+    target = target or Components(settings).target
     events = read_events(folder / "journal.jsonl")
     made_by = next((e for e in events if isinstance(e, GeneratorEvent)), None)
     likeness, copies = likeness_table(read_likeness(folder)), read_copies(folder)

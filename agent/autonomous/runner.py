@@ -25,7 +25,7 @@ from agent.autonomous.results import write_results
 from agent.autonomous.status import read_delivery
 from agent.autonomous.thumbnails import show_start
 from agent.brains import Brain, BrainContext, planner_brain, planner_of
-from agent.brains.probe import with_mode
+from agent.brains.probe import build_probed
 from agent.brains.sight import require_sight
 from agent.config.settings import Settings, journaled_settings
 from agent.loop.approval import ApprovalRequest, journal_answer
@@ -314,7 +314,7 @@ def _open_journal(session: Session, components: Components) -> AttributeDistribu
 def _brains(session: Session, context: BrainContext) -> tuple[Brain, Brain | None]:
     """Build the brain of the settings and, for a chat model, its fallback planner."""
     settings, journal = session.settings, session.journal
-    brain = with_mode(brains.build(settings.brain, context), settings.llm, journal)
+    brain = build_probed(settings.brain, context, journal)
     require_sight(brain, settings.llm, journal)
     fallback = None
     if planner_of(settings.brain) is None:

@@ -15,7 +15,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -100,10 +100,6 @@ class ChatBrain:
         """How the model calls tools."""
         mode: Mode = getattr(self.model, "mode", "native")
         return mode
-
-    def with_model(self, model: BaseChatModel) -> ChatBrain:
-        """Return the same brain with another model."""
-        return replace(self, model=model)
 
     def decide(self, turn: Turn) -> AIMessage:
         """Ask the model."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Literal
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from pydantic import Field
 
-from agent.brains import Brain, ChatBrain
+from agent.brains import Brain, BrainContext, ChatBrain, build
 from agent.brains.actions import Json
 from agent.brains.remote import CallError, RemoteModel
-from agent.config.settings import LLMSettings
 from memory.errors import BrainError
 from memory.events import ProbeEvent
 from memory.journal import Journal
@@ -92,21 +92,21 @@ def probe(brain: RemoteModel) -> Probe:
     )
 
 
-def with_mode(brain: Brain, llm: LLMSettings, journal: Journal | None = None) -> Brain:
-    """Return a brain that calls tools in the way that works for it.
+def build_probed(spec: str, context: BrainContext, journal: Journal | None = None) -> Brain:
+    """Build the brain KIND:ARGUMENT so that it calls tools in the way that works for it.
 
     Where `llm.mode` is "auto", a model behind a server is probed; a session's `journal` remembers
     the outcome.
     """
-    if not (isinstance(brain, ChatBrain) and isinstance(brain.model, RemoteModel)):
-        return brain
-    if llm.mode != "auto":
+    brain = build(spec, context)
+    is_remote = isinstance(brain, ChatBrain) and isinstance(brain.model, RemoteModel)
+    if not is_remote or context.llm.mode != "auto":
         return brain
     event = journal.get("probe", ProbeEvent) if journal else None
     result = Probe.model_validate(event.probe) if event else probe(brain.model)
     if journal:
         journal.append(ProbeEvent(key="probe", probe=result.to_json()))
-    return brain.with_model(brain.model.with_mode(result.mode))
+    return replace(brain, model=brain.model.with_mode(result.mode))
 
 
 def _is_right(answer: AIMessage) -> bool:

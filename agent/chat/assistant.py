@@ -180,14 +180,13 @@ class ChatAssistant:
     def _chat_model(self) -> BaseChatModel:
         if self._model is None:
             from agent import brains
-            from agent.brains.probe import with_mode
+            from agent.brains.probe import build_probed
 
-            session, bench = self._live.session, self._live.bench
-            settings, vocabulary = session.settings, bench.target.vocabulary
-            context = brains.BrainContext(bench.distribution, vocabulary, settings.llm)
-            brain = with_mode(brains.build(settings.brain, context), settings.llm, session.journal)
+            session = self._live.session
+            name, context = session.settings.brain, self._live.bench.brain_context
+            brain = build_probed(name, context, session.journal)
             if not isinstance(brain, brains.ChatBrain):
-                raise BrainError(f"the brain {settings.brain} is no chat model")
+                raise BrainError(f"the brain {name} is no chat model")
             self._model = brain.model
         return self._model
 

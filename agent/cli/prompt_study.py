@@ -9,9 +9,8 @@ from langchain_core.language_models import BaseChatModel
 from pydantic import Field
 from rich.console import Console
 
-from agent import brains
-from agent.brains import BrainContext, ChatBrain
-from agent.brains.probe import with_mode
+from agent.brains import ChatBrain
+from agent.brains.probe import build_probed
 from agent.cli.prompt_authors import REASONS, PromptRequest, PromptSet, ask, caption
 from agent.config.settings import Settings
 from agent.loop.components import Components
@@ -221,8 +220,7 @@ def notes(result: PromptStudy) -> Iterator[str]:
 
 def _model(settings: Settings, components: Components) -> BaseChatModel | None:
     """Return the chat model of the settings' brain, or None for a planner."""
-    context = BrainContext(components.distribution, components.target.vocabulary, settings.llm)
-    brain = with_mode(brains.build(settings.brain, context), settings.llm)
+    brain = build_probed(settings.brain, components.brain_context)
     return brain.model if isinstance(brain, ChatBrain) else None
 
 

@@ -52,43 +52,32 @@ from tools.tasks import Slicing
 from tools.train_dstm import train_model
 
 
-class Oracle:
-    """Allocates by the true errors, on the sealed test split, and asks for nothing that is broken.
+def oracle(sealed: Report | None, floor: float = 0.4) -> SlicePlanner:
+    """Return a planner that allocates as `audited_failure` does, by the errors on the sealed test.
 
-    As `audited_failure` does; for comparisons alone. No session can choose it: it is handed what
-    nobody may know.
+    For comparisons alone. No session can choose it: it is handed what nobody may know.
 
     Args:
         sealed: Report on the test split of the round before; None in the first round.
-        broken: Attributes of the cells whose prompts draw something else.
         floor: Share of the budget that is spread evenly, 0..1.
     """
 
-    name = "oracle"
+    def shares(observation: Observation, slices: Sequence[SliceScore]) -> dict[str, float]:
+        return audited_shares(errors(slices), {s.key: 1.0 for s in slices}, sharpness=1.5)
 
-    def __init__(
-        self, sealed: Report | None, broken: Collection[dict[str, str]], floor: float = 0.4
-    ) -> None:
-        self._broken = broken
-        self._planner = SlicePlanner(
-            self.name, _shares, Count(), floor, report=lambda rounds: sealed
-        )
-
-    def plan(
-        self, observation: Observation, distribution: AttributeDistribution, vocabulary: Vocabulary
-    ) -> PlanDraft:
-        """Return the draft of a round."""
-        sound = tuple(
-            row
-            for row in distribution.rows
-            if not any(broken.items() <= row.attributes.items() for broken in self._broken)
-        )
-        drawable = distribution.model_copy(update={"rows": sound or distribution.rows})
-        return self._planner.plan(observation, drawable, vocabulary)
+    return SlicePlanner(ORACLE, shares, Count(), floor, report=lambda rounds: sealed)
 
 
-def _shares(observation: Observation, slices: Sequence[SliceScore]) -> dict[str, float]:
-    return audited_shares(errors(slices), {s.key: 1.0 for s in slices}, sharpness=1.5)
+def without_cells(
+    distribution: AttributeDistribution, cells: Collection[dict[str, str]]
+) -> AttributeDistribution:
+    """Return a distribution without some cells; all of it where nothing else is left."""
+    rows = tuple(
+        row
+        for row in distribution.rows
+        if not any(cell.items() <= row.attributes.items() for cell in cells)
+    )
+    return distribution.model_copy(update={"rows": rows or distribution.rows})
 
 
 NAME = "arm"
@@ -135,7 +124,8 @@ class ArmPlanner:
             rounds = rounds[:1]
         planner: Planner
         if self.name == ORACLE:
-            planner = Oracle((None, *self._sealed())[-1], self._broken)
+            planner = oracle((None, *self._sealed())[-1])
+            distribution = without_cells(distribution, self._broken)
         else:
             planner = planners.build(self.name)
         seen = observation.model_copy(update={"rounds": rounds})
@@ -391,7 +381,7 @@ def report(
     components: Components, dstm: Dstm, split: str, number: int = 1
 ) -> tuple[Report, NDArray[Any]]:
     """Return the report of a DSTM on a split of the target, and its predictions there."""
-    samples, feedback = components.target.split(split), components.settings.feedback
+    samples, names = components.target.split(split), components.label_names
     predictions = dstm.task.predict(dstm.model, samples.images)
-    slicing, names = Slicing(feedback.slices, feedback.n_min), components.label_names
-    return dstm.task.report(predictions, samples, names, number, split, slicing), predictions
+    made = dstm.task.report(predictions, samples, names, number, split, components.slicing)
+    return made, predictions

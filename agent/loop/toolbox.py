@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Annotated, Any, NamedTuple
 
@@ -92,23 +92,13 @@ class Toolbox:
         self._journal = session.journal
         self._proposals = Proposals(session, effects)
         self._step, self._call_id = Step(0, "", (), ""), ""
-        functions: list[Callable[..., object]] = [
-            self.recall_memory,
-            self.inspect_failures,
-            self.analyse,
-            self.look_at,
-            self.ask_user,
-            self.propose_plan,
-            self.generate_batch,
-            self.train_dstm,
-            self.evaluate_real,
-            self.finish,
-        ]
+        # Each tool of a phase is the method below that has its name.
         self.tools: dict[str, BaseTool] = {
-            f.__name__: StructuredTool.from_function(
-                f, parse_docstring=True, error_on_invalid_docstring=True
+            name: StructuredTool.from_function(
+                getattr(self, name), parse_docstring=True, error_on_invalid_docstring=True
             )
-            for f in functions
+            for names in PHASES.values()
+            for name in names
         }
 
     def due(self, state: RoundState) -> str | None:

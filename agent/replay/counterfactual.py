@@ -9,9 +9,8 @@ from functools import partial
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 from pydantic import ValidationError
 
-from agent import brains
 from agent.brains import Brain, BrainContext, Turn
-from agent.brains.probe import with_mode
+from agent.brains.probe import build_probed
 from agent.loop.drafts import Choice
 from agent.loop.observations import observe, open_round
 from agent.loop.proposals import Proposals
@@ -68,7 +67,7 @@ def counterfactual(events: Sequence[Event], brain: str, start: int = 1) -> Itera
             distribution = AttributeDistribution.model_validate(session.head.palette)
             llm = session.settings.llm
             context = BrainContext(distribution, effects.target.vocabulary, llm)
-            other = with_mode(brains.build(brain, context), llm)
+            other = build_probed(brain, context)
         messages = open_round(session, effects, number, None, None)
         tools = toolbox.schemas(["propose_plan"], other.mode == "json", number)
         plan, problem = None, ""

@@ -256,7 +256,8 @@ def _read_settings(path: Path) -> Settings:
     home = str(path.parents[2])
     try:
         values = dict(yaml.safe_load(path.read_text("utf-8"))["settings"])
-        settings = read_stored(_moved(values, str(values.get("home", home)), home))
+        values = _moved(values, str(values.get("home", home)), home)
+        settings = read_stored({**values, "home": home})
     except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError, RecursionError) as error:
         raise SessionError(
             f"{path} cannot be read as the settings of a session of this version: {error}. "
@@ -281,7 +282,10 @@ def has_session(home: Path, name: str) -> bool:
 
 
 def stored_settings(home: Path, name: str) -> Settings:
-    """Return the settings of an existing session; raises SettingsError with the known names."""
+    """Return the settings of a session under a home, which they name as it is named here.
+
+    Raises SettingsError with the known names.
+    """
     path = folder_of(home, name) / "session.yaml"
     if not has_session(home, name):
         names = ", ".join(info.name for info in list_sessions(home)) or "none"

@@ -202,8 +202,9 @@ class SessionRegistry:
             session = self.hosted(name)
             if session is None:
                 if settings is None:
-                    place = [f"session.name={name}", f"home={self.home}"]
-                    settings = with_changes(stored_settings(self.home, name), place)
+                    settings = with_changes(
+                        stored_settings(self.home, name), [f"session.name={name}"]
+                    )
                 session = self._hosted[name] = HostedSession(settings, name, self._auto_s)
             return session
 
@@ -231,7 +232,7 @@ class SessionRegistry:
         """Return the settings of a session, with this home; raises SettingsError for no session."""
         if session := self.hosted(name):
             return session.live.session.settings
-        return stored_settings(self.home, name).model_copy(update={"home": self.home})
+        return stored_settings(self.home, name)
 
     def rounds(self, name: str) -> Sequence[Round]:
         """Return the rounds of a session so far."""

@@ -143,8 +143,7 @@ def _pools(home: Path, comparison: str, folder: Path) -> Pools:
     from agent.replay.pooled import Pools
     from agent.session.folder import stored_settings
 
-    settings = stored_settings(home, folder.name).model_copy(update={"home": home})
-    return Pools(home, comparison, folder, settings)
+    return Pools(home, comparison, folder, stored_settings(home, folder.name))
 
 
 def _score(scored: Scored) -> str:

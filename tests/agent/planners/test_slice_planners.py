@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agent import planners
-from agent.experiments.arm_sessions import Oracle
+from agent.experiments.arm_sessions import oracle, without_cells
 from agent.planners import AttributeCombination, AttributeDistribution, Observation, PlanDraft
 from agent.planners.audited_failure import audited_shares
 from agent.planners.count import Count
@@ -229,7 +229,8 @@ def test_oracle_goes_by_the_sealed_report_and_asks_for_nothing_broken() -> None:
     sealed = report(*lights(0.9, 0.9, 0.2), split="test")
     broken = [{"light": "night", "weather": "fog"}]
     history = past(1, lights(0.1, 0.9, 0.9))
-    draft = Oracle(sealed, broken, floor=0.0).plan(observe(history), PALETTE, VOCABULARY)
+    sound = without_cells(PALETTE, broken)
+    draft = oracle(sealed, floor=0.0).plan(observe(history), sound, VOCABULARY)
     assert spent(draft)["night"] > 80
     assert not any(broken[0].items() <= p.attributes.items() for p in draft.prompts)
 
