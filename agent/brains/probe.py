@@ -99,8 +99,9 @@ def build_probed(spec: str, context: BrainContext, journal: Journal | None = Non
     the outcome.
     """
     brain = build(spec, context)
-    is_remote = isinstance(brain, ChatBrain) and isinstance(brain.model, RemoteModel)
-    if not is_remote or context.llm.mode != "auto":
+    if not (isinstance(brain, ChatBrain) and isinstance(brain.model, RemoteModel)):
+        return brain
+    if context.llm.mode != "auto":
         return brain
     event = journal.get("probe", ProbeEvent) if journal else None
     result = Probe.model_validate(event.probe) if event else probe(brain.model)
