@@ -13,7 +13,7 @@ import yaml
 
 from agent import brains, planners
 from agent.autonomous.runner import check_parts
-from agent.brains import planner_brain, planner_of
+from agent.brains import BrainContext, planner_brain, planner_of
 from agent.config.settings import Settings
 from agent.loop.components import Components
 from agent.loop.validation import PlanRules, validate
@@ -67,7 +67,8 @@ def show(settings: Settings, console: Console) -> None:
     components = Components(settings)
     target = components.target
     check_parts(components)
-    brains.build(settings.brain, components.brain_context)
+    context = BrainContext(components.distribution, target.vocabulary, settings.llm)
+    brains.build(settings.brain, context)
     console.print(f"{target.notice}\n", markup=False, soft_wrap=True)
     begins = components.begins_with_baseline
     if begins:

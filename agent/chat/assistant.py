@@ -182,8 +182,9 @@ class ChatAssistant:
             from agent import brains
             from agent.brains.probe import build_probed
 
-            session = self._live.session
-            name, context = session.settings.brain, self._live.bench.brain_context
+            session, bench = self._live.session, self._live.bench
+            name, llm = session.settings.brain, session.settings.llm
+            context = brains.BrainContext(bench.distribution, bench.target.vocabulary, llm)
             brain = build_probed(name, context, session.journal)
             if not isinstance(brain, brains.ChatBrain):
                 raise BrainError(f"the brain {name} is no chat model")

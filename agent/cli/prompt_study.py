@@ -9,7 +9,7 @@ from langchain_core.language_models import BaseChatModel
 from pydantic import Field
 from rich.console import Console
 
-from agent.brains import ChatBrain
+from agent.brains import BrainContext, ChatBrain
 from agent.brains.probe import build_probed
 from agent.cli.prompt_authors import REASONS, PromptRequest, PromptSet, ask, caption
 from agent.config.settings import Settings
@@ -220,7 +220,8 @@ def notes(result: PromptStudy) -> Iterator[str]:
 
 def _model(settings: Settings, components: Components) -> BaseChatModel | None:
     """Return the chat model of the settings' brain, or None for a planner."""
-    brain = build_probed(settings.brain, components.brain_context)
+    context = BrainContext(components.distribution, components.target.vocabulary, settings.llm)
+    brain = build_probed(settings.brain, context)
     return brain.model if isinstance(brain, ChatBrain) else None
 
 

@@ -381,7 +381,7 @@ def report(
     components: Components, dstm: Dstm, split: str, number: int = 1
 ) -> tuple[Report, NDArray[Any]]:
     """Return the report of a DSTM on a split of the target, and its predictions there."""
-    samples, names = components.target.split(split), components.label_names
+    samples, feedback = components.target.split(split), components.settings.feedback
     predictions = dstm.task.predict(dstm.model, samples.images)
-    made = dstm.task.report(predictions, samples, names, number, split, components.slicing)
-    return made, predictions
+    slicing, names = Slicing(feedback.slices, feedback.n_min), components.label_names
+    return dstm.task.report(predictions, samples, names, number, split, slicing), predictions

@@ -18,6 +18,7 @@ from memory.records import Report, Round, Training
 from tools.data.jobs import shards_of
 from tools.evaluate_real import evaluate
 from tools.models.dstm_file import save_model
+from tools.tasks import Slicing
 
 STAGES = ("train", "evaluate")
 # Another processor or version of torch rounds differently, which may change the prediction for a
@@ -105,13 +106,14 @@ def _train(recorded: Training, shards: Sequence[Path], components: Components) -
 
 
 def _evaluate(folder: Path, training: Training, recorded: Report, components: Components) -> Rerun:
+    settings = components.settings.feedback
     folds = folds_of(components) if training.folds else []
     report, _ = evaluate(
         folder / training.model,
         components.target.split("feedback"),
         "feedback",
         recorded.round,
-        components.slicing,
+        Slicing(settings.slices, settings.n_min),
         components.device,
         judges=[(folder / training.model / fold.name, fold.judged) for fold in folds],
     )

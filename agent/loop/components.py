@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from agent.brains import BrainContext
 from agent.config.settings import Settings, TargetSettings
 from agent.loop.observer import Observer
 from agent.loop.validation import slice_attributes
@@ -45,7 +44,7 @@ from tools.models.embeddings import (
 from tools.settings import DstmSettings
 from tools.targets import Target, with_flips
 from tools.targets.cross_fitting import cross_fitted, undivided
-from tools.tasks import Model, Slicing, Task
+from tools.tasks import Model, Task
 from tools.train_dstm import Trainer
 
 if TYPE_CHECKING:
@@ -217,16 +216,6 @@ class Components:
                 "from other photographs."
             )
         return found
-
-    @property
-    def brain_context(self) -> BrainContext:
-        """What the brain of the settings is built from."""
-        return BrainContext(self.distribution, self.target.vocabulary, self.settings.llm)
-
-    @property
-    def slicing(self) -> Slicing:
-        """Which slices are measured, and from how many photographs on."""
-        return Slicing(self.settings.feedback.slices, self.settings.feedback.n_min)
 
     @property
     def task(self) -> Task:

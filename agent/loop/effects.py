@@ -356,8 +356,9 @@ class LiveEffects:
     def evaluate(self, training: Training) -> Report:
         """Measure a trained DSTM on the real photographs of the feedback split."""
         from tools.evaluate_real import evaluate_real
+        from tools.tasks import Slicing
 
-        seed = self._session.settings.session.seed
+        feedback, seed = self._session.settings.feedback, self._session.settings.session.seed
         judges: list[Judge] = []
         if training.folds:
             shards, _ = self._parts.learnt_from(self._all_shards(training.round))
@@ -368,7 +369,7 @@ class LiveEffects:
             self._session.folder,
             training,
             self._parts.target,
-            self._parts.slicing,
+            Slicing(feedback.slices, feedback.n_min),
             self._parts.device,
             self._parts.predict,
             judges,
