@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from eval.compare import N_WORST, mean_of_lowest
-from eval.intervals import expanded_quantiles
+from eval.intervals import expanded_quantiles, resampled_figures
 from memory.records import Estimate, Record, Report, Round
 
 Floats = NDArray[np.float64]
@@ -165,8 +165,9 @@ def change(name: str, before: Floats, after: Floats, figure: Figure) -> Change:
     difference = values[1] - values[0]
     low, high = -1.0, 1.0
     if n >= MIN_PHOTOGRAPHS:
-        counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_N_RESAMPLES)
-        resampled = figure(counts @ after) - figure(counts @ before)
+        resampled = np.subtract(
+            *(resampled_figures(sums, figure, _N_RESAMPLES) for sums in (after, before))
+        )
         low, high = (float(end) for end in np.nanquantile(resampled, expanded_quantiles(n)))
     estimate = Estimate(value=difference, low=min(low, difference), high=max(high, difference), n=n)
     return Change(name=name, before=values[0], after=values[1], difference=estimate)

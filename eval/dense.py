@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.intervals import expanded_bound, expanded_quantiles
+from eval.intervals import expanded_bound, expanded_quantiles, resampled_figures
 from memory.errors import DataError
 from memory.records import Estimate
 
@@ -249,11 +249,8 @@ def _resample(sums: NDArray[Any], figure: Callable[[Floats], Floats]) -> tuple[F
     if len(measured) == 0:
         raise DataError("No image of the split has a known pixel, so there is nothing to measure.")
     value = figure(measured.sum(0))
-    counts = np.random.default_rng(0).multinomial(
-        len(measured), np.full(len(measured), 1 / len(measured)), size=_N_RESAMPLES
-    )
     # NaN: a class that a resample does not show has no figure there.
-    return value, figure(counts @ measured)
+    return value, resampled_figures(measured, figure, _N_RESAMPLES)
 
 
 def _mean_known(values: Floats) -> Floats:

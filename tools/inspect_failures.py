@@ -57,7 +57,6 @@ class _Inspection:
     feedback: Samples
     predictions: Predictions
     past: Sequence[Round]
-    current: Round | None
     previous: Round | None
 
 
@@ -92,9 +91,7 @@ def inspect(
     task = tasks.build(predictions.task)
     current = next((r for r in past if r.number == round), None)
     previous = _report_before(past, round)
-    inspection = _Inspection(
-        session_folder, target, task, feedback, predictions, past, current, previous
-    )
+    inspection = _Inspection(session_folder, target, task, feedback, predictions, past, previous)
     dstm = None
     if current and current.training:
         dstm = load_dstm(session_folder / current.training.model, device)

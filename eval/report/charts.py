@@ -239,45 +239,38 @@ def row_chart(
     return _chart(title, description, widths, draw)
 
 
-def scatter(
-    title: str,
-    description: str,
-    points: Sequence[tuple[float, float]],
-    means: Sequence[tuple[float, Estimate]],
-    x_label: str,
-    y_label: str,
-    widths: Sequence[int] = (HALF,),
+def calibration_chart(
+    title: str, points: Sequence[tuple[float, float]], means: Sequence[tuple[float, Estimate]]
 ) -> Chart:
-    """Draw points, means of bins with whiskers, and the diagonal on which both axes agree."""
+    """Draw measured against expected changes: points, and means of bins with whiskers.
+
+    On the diagonal both agree.
+    """
     xs, ys = [p[0] for p in points] + [0.0], [p[1] for p in points] + [0.0]
     ys += [bound for _, e in means for bound in (e.low, e.high)]
     across, up = ticks(min(xs), max(xs), 5), ticks(min(ys), max(ys), 6)
-
-    def draw(width: int) -> Drawing:
-        height = 340
-        left, right, top, foot = 52.0, width - 14.0, 34.0, height - 46.0
-        x, y = _scale(across[0], across[-1], left, right), _scale(up[0], up[-1], foot, top)
-        parts = [_y_axis(up, y, left, right, y_label)]
-        parts += [
-            _text(x(v), foot + 17, f"{v:.3f}".rstrip("0").rstrip("."), "tick", "middle")
-            for v in across
-        ]
-        parts.append(_text((left + right) / 2, foot + 37, x_label, "axis", "middle"))
-        start, end = max(across[0], up[0]), min(across[-1], up[-1])
-        if start < end:
-            ends = {"x1": x(start), "y1": y(start), "x2": x(end), "y2": y(end)}
-            parts.append(_tag("line", class_="grid", stroke_dasharray="4 3", **ends))
-        for expected, measured in points:
-            tip = _tag("title", f"expected {signed(expected)}, measured {signed(measured)}")
-            at = {"cx": x(expected), "cy": y(measured), "r": 3.0, "fill_opacity": 0.4}
-            parts.append(_tag("circle", tip, class_="dot s0", **at))
-        for expected, mean in means:
-            parts.append(_line(x(expected), y(mean.low), x(expected), y(mean.high), "whisker s5"))
-            tip = _tag("title", f"expected {signed(expected)}, measured {estimate_text(mean)}")
-            parts.append(_marker(x(expected), y(mean.value), 5, False, "dot s5", tip))
-        return height, parts
-
-    return _chart(title, description, widths, draw)
+    height = 340
+    left, right, top, foot = 52.0, HALF - 14.0, 34.0, height - 46.0
+    x, y = _scale(across[0], across[-1], left, right), _scale(up[0], up[-1], foot, top)
+    parts = [_y_axis(up, y, left, right, "measured change")]
+    parts += [
+        _text(x(v), foot + 17, f"{v:.3f}".rstrip("0").rstrip("."), "tick", "middle") for v in across
+    ]
+    parts.append(_text((left + right) / 2, foot + 37, "expected change", "axis", "middle"))
+    start, end = max(across[0], up[0]), min(across[-1], up[-1])
+    if start < end:
+        ends = {"x1": x(start), "y1": y(start), "x2": x(end), "y2": y(end)}
+        parts.append(_tag("line", class_="grid", stroke_dasharray="4 3", **ends))
+    for expected, measured in points:
+        tip = _tag("title", f"expected {signed(expected)}, measured {signed(measured)}")
+        at = {"cx": x(expected), "cy": y(measured), "r": 3.0, "fill_opacity": 0.4}
+        parts.append(_tag("circle", tip, class_="dot s0", **at))
+    for expected, mean in means:
+        parts.append(_line(x(expected), y(mean.low), x(expected), y(mean.high), "whisker s5"))
+        tip = _tag("title", f"expected {signed(expected)}, measured {estimate_text(mean)}")
+        parts.append(_marker(x(expected), y(mean.value), 5, False, "dot s5", tip))
+    described = "Expected against measured changes of slices; on the diagonal they agree."
+    return Chart(title, described, _svg(title, described, HALF, height, parts))
 
 
 def whisker_bar(estimate: Estimate, style: str, title: str) -> Markup:

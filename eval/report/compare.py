@@ -10,7 +10,15 @@ from eval.compare import FIGURES, ORACLE, REFERENCE, Contrast, Score, Summary, m
 from eval.evidence import Calibration, Evidence
 from eval.intervals import seeds_needed
 from eval.report.blocks import Chart, Table
-from eval.report.charts import N_COLOURS, WIDE, BeforeAfter, Series, line_chart, row_chart, scatter
+from eval.report.charts import (
+    N_COLOURS,
+    WIDE,
+    BeforeAfter,
+    Series,
+    calibration_chart,
+    line_chart,
+    row_chart,
+)
 from eval.report.page import flat
 from eval.report.templates import render_page
 from memory.records import Estimate
@@ -127,14 +135,8 @@ def build_evidence_html(
 def _chart(title: str, calibration: Calibration | None) -> Chart | None:
     if calibration is None:
         return None
-    return scatter(
-        title,
-        "Expected against measured changes of slices; on the diagonal they agree.",
-        calibration.points,
-        [(one.expected, one.measured) for one in calibration.bins if one.n > 1],
-        "expected change",
-        "measured change",
-    )
+    means = [(one.expected, one.measured) for one in calibration.bins if one.n > 1]
+    return calibration_chart(title, calibration.points, means)
 
 
 def _scores(rounds: Sequence[Mapping[str, Any]]) -> Chart | None:
@@ -145,7 +147,7 @@ def _scores(rounds: Sequence[Mapping[str, Any]]) -> Chart | None:
                 value=row["score"], low=row["score_low"], high=row["score_high"], n=0
             )
     # No more lines than colours, so that they can be distinguished.
-    shown = list(points.items())[:6]
+    shown = list(points.items())[:N_COLOURS]
     if not shown:
         return None
     numbers = sorted({number for estimates in points.values() for number in estimates})

@@ -27,45 +27,10 @@ from memory.events.base import Event as Event
 from memory.events.base import OtherEvent as OtherEvent
 from memory.events.base import OutsideEvent as OutsideEvent
 from memory.events.base import RoundEvent as RoundEvent
-from memory.events.brain import FallbackEvent as FallbackEvent
-from memory.events.brain import IllegalCallEvent as IllegalCallEvent
-from memory.events.brain import Message as Message
-from memory.events.brain import ModelCallEvent as ModelCallEvent
-from memory.events.brain import OpeningEvent as OpeningEvent
-from memory.events.brain import Tokens as Tokens
-from memory.events.brain import ToolCallEvent as ToolCallEvent
-from memory.events.brain import ToolRequest as ToolRequest
-from memory.events.brain import ToolsEvent as ToolsEvent
-from memory.events.person import AdditionEvent as AdditionEvent
-from memory.events.person import AnswerEvent as AnswerEvent
-from memory.events.person import ApprovalEvent as ApprovalEvent
-from memory.events.person import ChatCallEvent as ChatCallEvent
-from memory.events.person import ForgetEvent as ForgetEvent
-from memory.events.person import PlanEditEvent as PlanEditEvent
-from memory.events.person import ProposedEvent as ProposedEvent
-from memory.events.person import SteeredEvent as SteeredEvent
-from memory.events.person import WishesShownEvent as WishesShownEvent
-from memory.events.person import WishEvent as WishEvent
-from memory.events.results import BatchEvent as BatchEvent
-from memory.events.results import CreditsEvent as CreditsEvent
-from memory.events.results import FailuresEvent as FailuresEvent
-from memory.events.results import GeneratorEvent as GeneratorEvent
-from memory.events.results import LessonEvent as LessonEvent
-from memory.events.results import PlanEvent as PlanEvent
-from memory.events.results import ReportEvent as ReportEvent
-from memory.events.results import RoundDoneEvent as RoundDoneEvent
-from memory.events.results import StageEvent as StageEvent
-from memory.events.results import TrainingEvent as TrainingEvent
-from memory.events.results import VerdictEvent as VerdictEvent
-from memory.events.session import ClearedEvent as ClearedEvent
-from memory.events.session import EndedEvent as EndedEvent
-from memory.events.session import FaultEvent as FaultEvent
-from memory.events.session import ForkedEvent as ForkedEvent
-from memory.events.session import HeadEvent as HeadEvent
-from memory.events.session import PausedEvent as PausedEvent
-from memory.events.session import ProbeEvent as ProbeEvent
-from memory.events.session import ResumedEvent as ResumedEvent
-from memory.events.session import UndoneEvent as UndoneEvent
+from memory.events.brain import *
+from memory.events.person import *
+from memory.events.results import *
+from memory.events.session import *
 
 
 def kind_of(event: type[Event]) -> str:

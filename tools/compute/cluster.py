@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from memory.errors import SettingsError, ShapingError
 from memory.files import write_bytes
 from tools import tasks
-from tools.compute.worker import Recipe, ShardResult, Worker, WorkerSpec, pack
+from tools.compute.worker import Recipe, ShardResult, Worker, pack
 from tools.data.samples import Images
 from tools.generate_batch import LabelVerifier, ShardSpec
 from tools.settings import ComputeSettings
@@ -189,7 +189,7 @@ class RayExecutor:
                 f"No node of the Ray cluster has {wanted} for a worker. Set device and compute.cpus"
                 " to what `ray status` shows, or add nodes."
             )
-        actor = ray.remote(_RayWorker).options(
+        actor = ray.remote(Worker).options(
             num_cpus=settings.cpus,
             num_gpus=int(kind == "cuda"),
             max_restarts=-1,
@@ -197,6 +197,7 @@ class RayExecutor:
             scheduling_strategy="SPREAD",
         )
         n_threads = max(1, int(settings.cpus)) if kind == "cpu" else None
+        # Ray resolves the reference to the verifier.
         others = (self.identity, kind, self.n_at_once, n_threads, Path.cwd())
         n_workers = min(n_slots, n_calls, settings.workers or n_calls)
         return [actor.remote(self.recipe, verifier, *others) for _ in range(n_workers)]
@@ -205,13 +206,6 @@ class RayExecutor:
         if self.device == "auto":
             return "cuda" if slots(ray.nodes(), "cuda", self.settings.cpus) else "cpu"
         return self.device
-
-
-class _RayWorker(Worker):
-    """A worker as a Ray actor: Ray resolves the reference to the packed verifier."""
-
-    def __init__(self, recipe: Recipe, verifier: bytes, *others: Any) -> None:
-        super().__init__(WorkerSpec(recipe, verifier, *others))
 
 
 def slots(nodes: Sequence[Mapping[str, Any]], kind: Kind, cpus: float) -> int:

@@ -73,9 +73,9 @@ class ShardResult(NamedTuple):
     halved: Sequence[int]
 
 
-@dataclass(frozen=True)
-class WorkerSpec:
-    """How a worker is built.
+@dataclass
+class Worker:
+    """Makes shards and predictions on one torch device.
 
     Attributes:
         recipe: Of the generator.
@@ -95,15 +95,10 @@ class WorkerSpec:
     n_threads: int | None = None
     folder: Path = Path()
 
-
-class Worker:
-    """Makes shards and predictions on one torch device."""
-
-    def __init__(self, spec: WorkerSpec) -> None:
-        self._spec = spec
+    def __post_init__(self) -> None:
         self._halved: list[int] = []
-        if spec.n_threads is not None:
-            torch.set_num_threads(spec.n_threads)
+        if self.n_threads is not None:
+            torch.set_num_threads(self.n_threads)
 
     def make(self, packed: bytes, number: int) -> ShardResult:
         """Make one shard of a packed `ShardSpec`.
@@ -111,8 +106,9 @@ class Worker:
         Raises:
             WeightsError: The generator differs from the session's.
         """
-        spec: ShardSpec = unpack(packed, self._spec.device)
-        data = make_shard(spec, number, self._generator, self._verifier)
+        spec: ShardSpec = unpack(packed, self.device)
+        verifier: LabelVerifier = unpack(self.verifier, self.device)
+        data = make_shard(spec, number, self._generator, verifier)
         halved, self._halved = self._halved, []
         return ShardResult(number, data, halved)
 
@@ -120,30 +116,24 @@ class Worker:
         self, task: str, model: bytes, images: Images, number: int
     ) -> tuple[int, NDArray[Any]]:
         """Return the number of a piece and a packed DSTM's predictions for its images."""
-        dstm = unpack(model, self._spec.device)
+        dstm = unpack(model, self.device)
         return number, tasks.build(task).predict(dstm, images)
 
     @cached_property
     def _generator(self) -> Generator:
-        spec = self._spec
         worker = f"The worker {os.getpid()} on {socket.gethostname()}"
         try:
-            with chdir(spec.folder) if spec.folder.is_dir() else nullcontext():
-                generator = spec.recipe.build(spec.device)
+            with chdir(self.folder) if self.folder.is_dir() else nullcontext():
+                generator = self.recipe.build(self.device)
         except ShapingError as error:
             raise type(error)(f"{worker}: {error}") from error
-        if generator.identity != spec.identity:
+        if generator.identity != self.identity:
             raise WeightsError(
                 f"{worker} has the generator {generator.identity!r}, the session "
-                f"{spec.identity!r}. Install the same version of this program, and the same "
+                f"{self.identity!r}. Install the same version of this program, and the same "
                 "weights at the same path, on every node of the cluster."
             )
-        return WithinMemory(generator, spec.n_at_once, self._halved.append)
-
-    @cached_property
-    def _verifier(self) -> LabelVerifier:
-        verifier: LabelVerifier = unpack(self._spec.verifier, self._spec.device)
-        return verifier
+        return WithinMemory(generator, self.n_at_once, self._halved.append)
 
 
 def pack(value: object) -> bytes:
@@ -153,7 +143,7 @@ def pack(value: object) -> bytes:
     return file.getvalue()
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def unpack(data: bytes, device: str) -> Any:
     """Invert `pack`, with tensors on a torch device; for bytes of this program alone.
 

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -114,8 +115,9 @@ class DiffusionTrainer:
         for index, values in state.items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
         data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+        current = self._last_checkpoint().get("file")
         for old in self._folder.glob("train-*.safetensors"):
-            if _CHECKPOINT.fullmatch(old.name) and old.name != self._current():
+            if _CHECKPOINT.fullmatch(old.name) and old.name != current:
                 old.unlink()
         name = f"train-{step:07d}.safetensors"
         write_bytes(self._folder / name, data)
@@ -129,10 +131,9 @@ class DiffusionTrainer:
         Raises:
             SettingsError: The checkpoint was made with other settings.
         """
-        path = self._folder / "train.json"
-        if not path.exists():
+        meta = self._last_checkpoint()
+        if not meta:
             return 0
-        meta = json.loads(path.read_text("utf-8"))
         # Settings that an older version lacked had the value that is now the default.
         stored = type(self._settings).model_validate(meta["settings"])
         old, new = (
@@ -157,9 +158,10 @@ class DiffusionTrainer:
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": state})
         return int(meta["step"])
 
-    def _current(self) -> str | None:
+    def _last_checkpoint(self) -> dict[str, Any]:
+        """Return what train.json says of the last checkpoint, {} without one."""
         path = self._folder / "train.json"
-        return json.loads(path.read_text("utf-8"))["file"] if path.exists() else None
+        return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
 def denoising_loss(

@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 from memory.records import PromptSpec, read_pull
 from tools.data.samples import Dense, Samples
 from tools.models import criteria
-from tools.settings import TrainSettings
-from tools.tasks import Batch, Model, Task, pixel_batches
+from tools.tasks import Batch, pixel_batches
 
 # ActGen's schedule is written for this many steps, half of its weight being left at MIDDLE.
 ACTGEN_STEPS = 40
@@ -41,14 +40,12 @@ class Critic:
     """A DSTM that guides images.
 
     Attributes:
-        model, task, settings: The trained DSTM.
+        dstm: The trained DSTM.
         sha256: Of its weights, on which all guided images depend.
         failed: Photographs that it fails on, worst first; None: there are none.
     """
 
-    model: Model
-    task: Task
-    settings: TrainSettings
+    dstm: criteria.Dstm
     sha256: str
     failed: Samples | None = None
 
@@ -63,9 +60,9 @@ class Critic:
             classes: Of the images, for the loss.
             labels: Of their pixels, for the loss.
         """
-        outputs = self.model(images)
+        task, outputs = self.dstm.task, self.dstm.model(images)
         if by == "entropy":
-            return criteria.entropy(self.task, outputs)
+            return criteria.entropy(task, outputs)
         shown = Samples(
             images=np.zeros(images.shape, np.uint8),
             classes=np.array(classes, np.int64),
@@ -73,8 +70,8 @@ class Critic:
             ids=[""] * len(images),
             labels=labels,
         )
-        batch = Batch(images, self.task.labels(shown).to(images.device))
-        return criteria.loss(self.task, outputs, batch, self.settings)
+        batch = Batch(images, task.labels(shown).to(images.device))
+        return criteria.loss(task, outputs, batch, self.dstm.settings)
 
     def guidance(self, prompt: PromptSpec, index: int, class_index: int) -> FeedbackGuidance | None:
         """Return the guidance of the `index`-th image of a prompt; None: it is not guided."""
@@ -138,7 +135,7 @@ def critic_of(
     elif photographs is not None:
         predictions = dstm.task.predict(dstm.model, photographs.images)
         failed = failed_photographs(dstm.task.scores(predictions, photographs), photographs)
-    return Critic(dstm.model, dstm.task, dstm.settings, sha256, failed)
+    return Critic(dstm, sha256, failed)
 
 
 def along_gradient(x: torch.Tensor, gradient: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

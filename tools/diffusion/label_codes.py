@@ -12,7 +12,7 @@ exact, also for thin things, class ids and pixels of unknown labels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -284,7 +284,7 @@ def check_labels(kind: str, values: NDArray[Any], n_classes: int, of: str = "") 
 
 
 def mirrored(labels: Dense, horizontal: bool, vertical: bool) -> dict[str, NDArray[Any]]:
-    """Return the labels of the mirrored image; arrays as in `Samples`, without the first axis.
+    """Return the labels of a mirrored image, or of several; arrays as in `Samples`.
 
     Normals turn with the image: x changes its sign left to right, y top to bottom.
     """
@@ -298,13 +298,3 @@ def mirrored(labels: Dense, horizontal: bool, vertical: bool) -> dict[str, NDArr
 
 def _n_bits(n_classes: int) -> int:
     return max(1, (n_classes - 1).bit_length())
-
-
-def stored(codes: LabelCodes) -> dict[str, Any]:
-    """Return the codes as plain JSON, {} for none."""
-    return codes.to_json() if codes.kinds else {}
-
-
-def restored(values: Mapping[str, Any]) -> LabelCodes:
-    """Invert `stored`."""
-    return LabelCodes.model_validate(values)

@@ -28,7 +28,7 @@ from tools.data.drawn import Drawn
 from tools.data.samples import Dense
 from tools.diffusion import patch_pca, sampler
 from tools.diffusion.guidance import FeedbackGuidance, actgen_weight, along_gradient
-from tools.diffusion.label_codes import LabelCodes, restored
+from tools.diffusion.label_codes import LabelCodes
 from tools.diffusion.preconditioning import PREDICTION_TYPES, Prediction, preconditioning
 from tools.diffusion.sampler import Levels, per_channel
 from tools.settings import renamed
@@ -63,8 +63,8 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         patch: Side of the pixel-unshuffle.
         mean, std: Of the pixels in 0..1, so that the network sees about unit variance.
         trained_on: Free text.
-        label_codes: Codes of the labels drawn with the image, see
-            `tools.diffusion.label_codes.stored`; None: no labels.
+        label_codes: `LabelCodes` of the labels drawn with the image, as plain JSON; None or {}: no
+            labels.
         basis: Basis of the patches, see `tools.diffusion.patch_pca.stored`; empty: all pixels.
         power: For the prediction "residual", (2, k), see `preconditioning`; else empty.
         label_noise_offset: Share of the noise levels, from the least, in which labels are free of
@@ -132,7 +132,7 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
     @property
     def codes(self) -> LabelCodes:
         """How labels are coded; of no kind for a model that draws images alone."""
-        return restored(self.config.label_codes)
+        return LabelCodes.model_validate(self.config.label_codes)
 
     @property
     def prediction(self) -> Prediction:

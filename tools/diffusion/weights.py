@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from diffusers.utils import logging as diffusers_logging
 
 from memory import minilm
 from memory.errors import SettingsError
 from tools.diffusion import patch_pca
-from tools.diffusion.label_codes import LabelCodes, stored
+from tools.diffusion.label_codes import LabelCodes
 from tools.diffusion.pipeline import MTDMPipeline
 from tools.diffusion.preconditioning import PREDICTION_TYPES, Prediction
 from tools.models.folders import explained, require_files
@@ -81,7 +80,8 @@ def new_pipeline(
         clip_sample=False,
     )
     size = height if height == width else [height, width]
-    config |= {"patch": patch, "mean": mean, "std": std, "label_codes": stored(codes)}
+    stored = codes.to_json() if codes.kinds else {}
+    config |= {"patch": patch, "mean": mean, "std": std, "label_codes": stored}
     return MTDMPipeline(unet, scheduler, image_channels, size, **config)
 
 
@@ -92,7 +92,6 @@ def load_pipeline(folder: Path, device: str = "cpu") -> MTDMPipeline:
         "Train one with `shaping pretrain`, or point generator.weights to a folder that has them."
     )
     require_files(folder, needed, "The MTDM folder", advice)
-    diffusers_logging.disable_progress_bar()
     with explained(
         f"The MTDM in {folder} is damaged or of another version: {{error}} "
         "Restore the folder, or train it again with `shaping pretrain`."

@@ -371,18 +371,14 @@ def _init_depth(
 
 def _with_mirrored(samples: Samples) -> Samples:
     """Return samples followed by their mirror images, left to right."""
-    flipped = [
-        mirrored({kind: v[i] for kind, v in samples.labels.items()}, True, False)
-        for i in range(len(samples))
-    ]
+    flipped = mirrored(samples.labels, True, False)
     return Samples(
         images=np.concatenate([samples.images, samples.images[..., ::-1]]),
         classes=np.tile(samples.classes, 2),
         attributes=[*samples.attributes, *samples.attributes],
         ids=[*samples.ids, *(f"{name} mirrored" for name in samples.ids)],
         labels={
-            kind: np.concatenate([values, np.stack([row[kind] for row in flipped])])
-            for kind, values in samples.labels.items()
+            kind: np.concatenate([values, flipped[kind]]) for kind, values in samples.labels.items()
         },
     )
 

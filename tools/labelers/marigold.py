@@ -16,10 +16,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline, MarigoldDepthPipeline, MarigoldNormalsPipeline
-from diffusers.utils import logging as diffusers_logging
 from numpy.typing import NDArray
 from pydantic import Field
-from transformers.utils import logging as transformers_logging
 
 from memory.errors import SettingsError, WeightsError
 from tools.data.samples import Dense, Images
@@ -205,8 +203,6 @@ def _check_unit(folder: Path, options: MarigoldSettings) -> None:
 
 
 def _load(kind: Kind, folder: Path, options: MarigoldSettings, device: str) -> DiffusionPipeline:
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
     with explained(
         f"The model in {folder} is damaged or of another version: {{error}} Copy it again."
     ):

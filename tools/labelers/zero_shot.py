@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch.nn.functional import interpolate
 from transformers import AutoTokenizer, CLIPSegForImageSegmentation
-from transformers.utils import logging as transformers_logging
 
 from memory.errors import SettingsError, WeightsError, unknown
 from memory.records import Record
@@ -138,7 +137,6 @@ def build(
             "'clipseg'. The labeler 'pseudo' takes models with classes of their own."
         )
     side, mean, std = _preprocessing(folder)
-    transformers_logging.disable_progress_bar()
     kind = "a CLIPSegForImageSegmentation"
     model = load_whole(CLIPSegForImageSegmentation, folder, kind).eval()
     embeddings = _embeddings(folder, model, phrases)

@@ -44,11 +44,6 @@ def load_dstm(folder: Path, device: str = "cpu") -> Dstm:
     return Dstm(model, tasks.build(meta["task"]), DstmSettings.model_validate(known))
 
 
-def predicts_classes(task: Task) -> bool:
-    """Return whether a task's outputs are logits of classes, of images or of pixels."""
-    return not task.needs or getattr(task, "n_outputs", 0) is None
-
-
 def entropy(task: Task, outputs: torch.Tensor) -> torch.Tensor:
     """Return the normalised entropy of each image's prediction, 0..1, (n,).
 
@@ -80,7 +75,8 @@ def loss(task: Task, outputs: torch.Tensor, batch: Batch, settings: TrainSetting
 
 def require_classes(task: Task) -> None:
     """Raise SettingsError for a task without class probabilities, which entropy needs."""
-    if not predicts_classes(task):
+    # Outputs of others are no logits of classes, of images or of pixels.
+    if task.needs and getattr(task, "n_outputs", 0) is not None:
         raise SettingsError(
             f"The task {task.name!r} predicts no probabilities of classes, so entropy and margin "
             "are undefined. Set pull to loss or real; select by core_set, vog, audit or random."

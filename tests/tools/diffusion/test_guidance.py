@@ -39,7 +39,7 @@ def critic() -> Critic:
     model, _ = train_model(real, task, 2, settings)
     model.requires_grad_(requires_grad=False)
     failed = [int(np.flatnonzero(real.classes == number)[0]) for number in (0, 1)]
-    return Critic(model, task, settings, "sha", real.take(failed))
+    return Critic(criteria.Dstm(model, task, settings), "sha", real.take(failed))
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_gradient_by_a_dstm_of_pixels(joint: MTDMPipeline, by: str) -> None:
     settings = TrainSettings(task="segmentation", model="unet")
     torch.manual_seed(1)
     model = task.build_model((3, 32, 48), 2, settings).eval().requires_grad_(requires_grad=False)
-    critic = Critic(model, task, settings, "sha")
+    critic = Critic(criteria.Dstm(model, task, settings), "sha")
     pulls = [request.feedback for request in requests(critic, f"{by} 0.2", 4) if request.feedback]
     pixels = torch.rand(4, 3, 32, 48, generator=torch.Generator().manual_seed(0))
     ids = np.arange(4 * 32 * 48).reshape(4, 32, 48) // 7 % 2
@@ -174,7 +174,7 @@ def test_pull_draws_labels_too(joint: MTDMPipeline) -> None:
     task = tasks.build("segmentation")
     settings = TrainSettings(task="segmentation", model="unet")
     model = task.build_model((3, 32, 48), 2, settings).eval().requires_grad_(requires_grad=False)
-    critic = Critic(model, task, settings, "sha")
+    critic = Critic(criteria.Dstm(model, task, settings), "sha")
     generator = MTDMGenerator(joint, MTDMOptions(steps=3))
     plain, pulled = (generator.draw(requests(critic, pull, 2)) for pull in (None, "loss 0.1"))
     assert pulled.labels["segmentation"].shape == (2, 32, 48)

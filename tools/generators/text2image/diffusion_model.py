@@ -23,9 +23,7 @@ from diffusers import (
     DiffusionPipeline,
     ModelMixin,
 )
-from diffusers.utils import logging as diffusers_logging
 from numpy.typing import NDArray
-from transformers.utils import logging as transformers_logging
 
 from memory.errors import SettingsError, WeightsError, unknown
 from tools.data.drawn import ImageRequest
@@ -219,8 +217,6 @@ def load_model(
         )
     dtype = dtype_of(options, device)
     parts |= quantization(options, index, dtype, device)
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
     kind = AutoPipelineForImage2Image if from_image else AutoPipelineForText2Image
     is_plain = not from_image and controlnet is None
     purpose = "an image from text" if is_plain else "images in this way"
