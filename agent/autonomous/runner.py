@@ -30,8 +30,9 @@ from agent.brains.sight import require_sight
 from agent.config.settings import Settings, journaled_settings
 from agent.loop.approval import ApprovalRequest, journal_answer
 from agent.loop.components import Components
-from agent.loop.effects import Effects, LiveEffects
+from agent.loop.effects import Effects
 from agent.loop.graph import build_graph
+from agent.loop.live_effects import LiveEffects
 from agent.loop.observations import session_head
 from agent.loop.observer import ConsoleObserver, Observer
 from agent.loop.stages import BASELINE, has_baseline, run_baseline

@@ -182,7 +182,7 @@ class ChatAssistant:
             from agent import brains
             from agent.brains.probe import build_probed
 
-            session, bench = self._live.session, self._live.bench
+            session, bench = self._live.session, self._live.components
             name, llm = session.settings.brain, session.settings.llm
             context = brains.BrainContext(bench.distribution, bench.target.vocabulary, llm)
             brain = build_probed(name, context, session.journal)

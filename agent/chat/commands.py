@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from agent.loop.approval import ADD, EDIT
+from agent.chat.plan_edits import ADD, EDIT
 
 
 class Command(NamedTuple):

@@ -16,17 +16,11 @@ from agent.chat.assistant import ChatAssistant
 from agent.chat.commands import COMMANDS
 from agent.chat.live import LiveSession, SessionEvent
 from agent.chat.overview import Overview
+from agent.chat.plan_edits import added, edited, read_addition, remade
 from agent.chat.queries import Queries, plan_blocks
 from agent.chat.replies import not_taken, which_data
-from agent.loop.approval import (
-    ApprovalDecision,
-    ApprovalRequest,
-    added,
-    edited,
-    read_addition,
-    remade,
-)
-from agent.loop.effects import LiveEffects
+from agent.loop.approval import ApprovalDecision, ApprovalRequest
+from agent.loop.live_effects import LiveEffects
 from agent.loop.proposals import Proposals
 from agent.planners import PlanDraft
 from agent.session.limits import HOUR_S
@@ -420,7 +414,7 @@ class Conversation:
 
     @property
     def _proposals(self) -> Proposals:
-        return Proposals(self.live.session, LiveEffects(self.live.bench))
+        return Proposals(self.live.session, LiveEffects(self.live.components))
 
     def _n_images(self) -> int:
         return self.live.session.settings.session.images_per_round

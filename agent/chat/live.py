@@ -81,7 +81,7 @@ class LiveSession:
     """
 
     def __init__(self, session: Session, auto_s: float | None = None) -> None:
-        self.bench = Components.of_session(session, _LiveObserver(self))
+        self.components = Components.of_session(session, _LiveObserver(self))
         self.auto_s = auto_s
         self.error: Exception | None = None
         self.question: ApprovalRequest | None = None
@@ -101,7 +101,7 @@ class LiveSession:
     @property
     def session(self) -> Session:
         """The session; its settings may change between rounds."""
-        return self.bench.session
+        return self.components.session
 
     @property
     def progress(self) -> Progress:
@@ -150,7 +150,7 @@ class LiveSession:
         """Take the latest accepted plan back, and plan that round anew."""
 
         def take_back() -> None:
-            number = undo(self.session, self.bench.memory)
+            number = undo(self.session, self.components.memory)
             self.tell("state", f"Round {number} is taken back; it is planned anew.")
             self._wanted = True
 
@@ -177,7 +177,7 @@ class LiveSession:
             settings = old.model_copy(update={"session": new_session, "limits": new_limits})
             session.control.keep(new_limits)
             store_settings(session.folder, settings)
-            self.bench.session = replace(session, settings=settings)
+            self.components.session = replace(session, settings=settings)
             self._wanted = self._wanted or goes_on
 
         with self._changed:
@@ -257,11 +257,11 @@ class LiveSession:
         control, journal = self.session.control, self.session.journal
         state: State
         try:
-            clear_undone(self.session, self.bench.memory)
+            clear_undone(self.session, self.components.memory)
             control.check(between_stages=True)
-            if picture := show_start(self.bench):
+            if picture := show_start(self.components):
                 self.tell("state", f"Photographs that the session starts from: {picture}")
-            ending, state = run_rounds(self.bench), "finished"
+            ending, state = run_rounds(self.components), "finished"
         except Stopped as error:
             ending, state = Ending(error.rule, str(error)), "idle"
         request(self.session.folder, "continue")

@@ -23,8 +23,8 @@ class Overview:
 
     def __init__(self, live: LiveSession) -> None:
         self._live = live
-        self.vocabulary: Vocabulary = live.bench.target.vocabulary
-        self.preferences = PreferenceStore(live.session, live.bench.target)
+        self.vocabulary: Vocabulary = live.components.target.vocabulary
+        self.preferences = PreferenceStore(live.session, live.components.target)
         self.lexicon: Lexicon = self.preferences.lexicon
 
     def rounds(self) -> list[Round]:

@@ -122,13 +122,15 @@ class Queries:
             text = f"accuracy {accuracy[0]}" if accuracy else "it is not measured"
             blocks = [Line(f"{preference.name} is not among the failures: {text}")]
         with suppress(DataError):  # a record without its predictions
-            picture = pictures.of_slice(self._live.session, self._live.bench.target, preference)
+            picture = pictures.of_slice(
+                self._live.session, self._live.components.target, preference
+            )
             blocks += [picture] if picture else []
         return blocks
 
     def show(self, text: str = "") -> list[Block]:
         """Show pictures of a prompt, an image, a photograph, a slice, or of what fails worst."""
-        session, target = self._live.session, self._live.bench.target
+        session, target = self._live.session, self._live.components.target
         rounds = self._overview.rounds()
         text = unquoted(text)
         if not text:
@@ -283,7 +285,7 @@ class Queries:
         text = unquoted(text)
         if not text:
             raise ToolError('Say what to look for: /memory "dark poly cells"')
-        bench = self._live.bench
+        bench = self._live.components
         hits = bench.memory.search(text[:300], target=bench.target.name)
         return [hit_table(hits) if hits else Line("Nothing is remembered yet.")]
 

@@ -98,7 +98,7 @@ def _conversation(
     live = LiveSession(session, auto_s)
     conversation = Conversation(live)
     console.print(Text(f"Session {session.name} in {session.folder}", "bold"))
-    console.print(Text(live.bench.target.notice, "dim"))
+    console.print(Text(live.components.target.notice, "dim"))
     if session.journal.torn:
         console.print(
             Text(f"A torn last line of the journal was put aside: {session.journal.torn}", "yellow")

@@ -26,7 +26,7 @@ from agent.config.settings import Settings
 from agent.experiments.arms import Arm
 from agent.experiments.pool import Pool, cell_of
 from agent.loop.components import Components
-from agent.loop.effects import LiveEffects
+from agent.loop.live_effects import LiveEffects
 from agent.loop.observer import Observer
 from agent.planners import AttributeDistribution, Observation, PlanDraft, Planner
 from agent.planners.audited_failure import audited_shares

@@ -124,7 +124,7 @@ def prompt_files() -> dict[str, str]:
     return {name: source(name) for name in ("system", "observation", "json_action")}
 
 
-def brief(facts: Facts, templates: Mapping[str, str] | None = None) -> tuple[str, str]:
+def opening_texts(facts: Facts, templates: Mapping[str, str] | None = None) -> tuple[str, str]:
     """Return the system text, the same in every round, and the observation of this round.
 
     Words, budget, wishes of the user (the last 5, 300 characters each), the overall figures and the

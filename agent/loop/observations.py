@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from agent.brains import planner_of
 from agent.brains.actions import storable
 from agent.loop import eyes
-from agent.loop.context import SMALL_CHARS, Facts, brief, prompt_files
+from agent.loop.context import SMALL_CHARS, Facts, opening_texts, prompt_files
 from agent.loop.state import (
     GRAPH_WORKS,
     SMALL_CONTEXT,
@@ -112,7 +112,7 @@ def open_round(
     if recorded := effects.opening(round_number):
         return recorded
     facts = unpack(opening.facts, observation.rounds, effects.target)
-    system, text = brief(facts, effects.templates)
+    system, text = opening_texts(facts, effects.templates)
     shown = eyes.references(opening.images, eyes.picture_tokens(session))
     return [SystemMessage(system), HumanMessage(text, additional_kwargs=shown)]
 

@@ -1,33 +1,23 @@
-"""What trainings have of photographs: folds, pulls toward them, the share of images beside them."""
+"""Photographs beside generated images: the folds that are judged, and those that pull images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.loop.observations import rounds_before
-from memory.records import Plan, ShareScore, digest, read_pull
-from tools.data.jobs import job_id, run_once
+from memory.records import Plan, read_pull
 from tools.data.samples import Samples
 from tools.data.shards import write_photographs
-from tools.data.stored_images import contents
-from tools.evaluate_real import joined
-from tools.settings import DstmSettings
 from tools.targets.cross_fitting import fold_rows
-from tools.tasks import Slicing
-from tools.train_dstm import Callbacks
 
 if TYPE_CHECKING:
     from agent.loop.components import Components
     from tools.diffusion.guidance import Critic
-
-
-# Shares of generated images that `dstm.synthetic_share=auto` tries in round 1.
-CANDIDATES = (0.1, 1 / 3, 0.6)
 
 
 class Fold(NamedTuple):
@@ -98,84 +88,3 @@ def photographs_to_pull_toward(components: Components) -> tuple[Samples, bool]:
     learnt = set(components.photographs(settings.dstm.real_images, settings.session.seed).ids)
     others = [row for row, name in enumerate(everything.ids) if name not in learnt]
     return (everything.take(others), False) if others else (everything, True)
-
-
-def share_of(
-    components: Components,
-    number: int,
-    settings: DstmSettings,
-    shards: Sequence[Path],
-    real: Sequence[Path],
-) -> dict[str, Any]:
-    """Return the share of round 1, which tries some, as fields of a `Training`.
-
-    Args:
-        components: Of the session.
-        number: Of the round.
-        settings: Of the training, with its seed.
-        shards: Of generated images, relative to the session's folder.
-        real: Of photographs.
-    """
-    session = components.session
-    past = rounds_before(session.journal, number)
-    shares = [t.synthetic_share for r in past if (t := r.training)]
-    if known := [share for share in shares if share is not None]:
-        return {"synthetic_share": known[-1]}
-    scores = try_shares(components, settings, [session.folder / shard for shard in shards], real)
-    return {"synthetic_share": best_share(scores), "shares": tuple(scores)}
-
-
-def try_shares(
-    components: Components,
-    settings: DstmSettings,
-    shards: Sequence[Path],
-    real: Sequence[Path],
-) -> list[ShareScore]:
-    """Return the main figure on feedback by share; each is a job, so none is trained twice.
-
-    Each is a training of its own; the best is kept for the session, and of equal ones the smallest.
-    With one training each, differences below two points are mostly chance.
-
-    Args:
-        components: Of the session.
-        settings: Of the training, with its seed.
-        shards: Of generated images, absolute.
-        real: Of photographs.
-    """
-    folder, n_classes = components.session.folder, len(components.label_names)
-    task, names = components.task, components.label_names
-    feedback, folds = components.target.split("feedback"), folds_of(components)
-    parts = [(fold.real, fold.judged) for fold in folds] or [(real, np.arange(len(feedback)))]
-    callbacks = Callbacks(components.progress("train", "steps"), components.fault)
-
-    def score(share: float) -> Callable[[], float]:
-        def work() -> float:
-            changed = settings.model_copy(update={"synthetic_share": share})
-            predictions = []
-            for known, judged in parts:
-                model, _ = components.trainer.train(shards, n_classes, changed, callbacks, known)
-                predictions.append(task.predict(model, feedback.images[judged]))
-            values = joined(predictions, [judged for _, judged in parts])
-            report = task.report(values, feedback, names, 1, "feedback", Slicing())
-            return report.metrics[report.main_metric].value
-
-        return work
-
-    scores = []
-    for share in CANDIDATES:
-        arguments = {
-            "share": share,
-            "settings": settings.model_dump(mode="json"),
-            "images": digest([contents(path).sha256 for path in (*shards, *real)]),
-        }
-        if folds:
-            arguments["folds"] = len(folds)
-        job = job_id(folder.name, 1, "synthetic_share", arguments)
-        value = run_once(folder / "jobs" / job, arguments, score(share))
-        scores.append(ShareScore(share=share, score=value))
-    return scores
-
-
-def best_share(scores: Sequence[ShareScore]) -> float:
-    """Return the share of the highest score, of equal ones the smallest."""
-    return min(scores, key=lambda one: (-one.score, one.share)).share

@@ -89,7 +89,7 @@ class Pictures:
             return ()
         if session not in self._classes:
             hosted = self._registry.hosted(session)
-            components = hosted.live.bench if hosted else None
+            components = hosted.live.components if hosted else None
             target = (components or Components(self._registry.settings(session))).target
             self._classes[session] = tuple(target.pixel_classes)
         return self._classes[session]

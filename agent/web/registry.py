@@ -143,7 +143,7 @@ class HostedSession:
                 events = self.live.listen()
                 self._opened.set()
                 try:
-                    self._append("", [Line(self.live.bench.target.notice, "dim")])
+                    self._append("", [Line(self.live.components.target.notice, "dim")])
                     while (event := events.get()).kind != "end":
                         self._append("", self._blocks_of(event))
                 finally:

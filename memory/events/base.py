@@ -18,7 +18,7 @@ Occasional = Annotated[Value, Field(exclude_if=lambda value: not value)]
 """A field that few events of a kind have: left out of the line while it is empty, 0 or false."""
 
 
-class Sparse(BaseModel):
+class AsGiven(BaseModel):
     """Base of what is written with the keys that it was made with, and no others.
 
     So a line that is read and written again stays as it was, whatever has been added since.
@@ -44,7 +44,7 @@ class Sparse(BaseModel):
         return self.model_dump(mode="json")
 
 
-class Event(Sparse):
+class Event(AsGiven):
     """One line of a journal.
 
     Attributes:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from memory.events.base import Event, FailureText, Occasional, RoundEvent, Sparse
+from memory.events.base import AsGiven, Event, FailureText, Occasional, RoundEvent
 from memory.records import Record
 
 
@@ -27,7 +27,7 @@ class Tokens(Record):
         return self.prompt + self.answer
 
 
-class ToolRequest(Sparse):
+class ToolRequest(AsGiven):
     """A tool call as a brain asks for it.
 
     Attributes:
@@ -41,7 +41,7 @@ class ToolRequest(Sparse):
     id: str | None = None
 
 
-class Message(Sparse):
+class Message(AsGiven):
     """A message to or from a brain.
 
     Attributes:

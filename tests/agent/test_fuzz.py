@@ -17,7 +17,7 @@ from rich.console import Console
 from agent.autonomous.runner import run
 from agent.brains.actions import parse_action
 from agent.loop.components import Components
-from agent.loop.effects import LiveEffects
+from agent.loop.live_effects import LiveEffects
 from agent.loop.observer import ConsoleObserver
 from agent.loop.state import ADVANCES, GRAPH, PHASES, new_round
 from agent.loop.toolbox import Step, Toolbox

@@ -25,7 +25,7 @@ from agent.chat.live import LiveSession
 from agent.config.settings import Settings
 from agent.experiments.rerun import rerun
 from agent.loop.components import Components
-from agent.loop.effects import LiveEffects
+from agent.loop.live_effects import LiveEffects
 from agent.loop.observer import Observer
 from agent.replay.counterfactual import counterfactual
 from agent.replay.diff import compare_sessions

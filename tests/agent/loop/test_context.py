@@ -7,7 +7,7 @@ import pytest
 from langchain_core.messages import HumanMessage, SystemMessage
 
 from agent.brains.spending import estimate_tokens
-from agent.loop.context import Facts, brief
+from agent.loop.context import Facts, opening_texts
 from agent.loop.drafts import PolicyDraft
 from agent.planners import PlanDraft, PromptDraft
 from eval.report.blocks import failure_lines, plain, report_lines, verdict_text
@@ -132,7 +132,7 @@ def full(**changes: Any) -> Facts:
 
 
 def test_the_first_round_is_told_target_words_and_budget() -> None:
-    system, observation = brief(facts(round=1))
+    system, observation = opening_texts(facts(round=1))
     assert "Target: elpv. Classes: functional, defective." in system
     for key, values in VOCABULARY.attributes.items():
         assert f"- {key}: {', '.join(values)}" in system
@@ -145,7 +145,7 @@ def test_the_first_round_is_told_target_words_and_budget() -> None:
 
 
 def test_a_later_round_is_told_all_there_is() -> None:
-    _, observation = brief(full())
+    _, observation = opening_texts(full())
     for said in (
         "Drawing all now takes 24 s. You have 12345 tokens left. You have 0.5000 US dollars left.",
         '- "more cracked cells"\n- "no bright ones"',
@@ -163,9 +163,9 @@ def test_a_later_round_is_told_all_there_is() -> None:
 
 
 def test_a_small_model_gets_a_short_text() -> None:
-    system, observation = brief(full())
+    system, observation = opening_texts(full())
     assert len(system) < 2000
-    assert len(brief(facts())[1]) < 400
+    assert len(opening_texts(facts())[1]) < 400
     assert len(system) + len(observation) < 5000
 
 
@@ -186,16 +186,16 @@ def streets() -> Vocabulary:
 
 @pytest.mark.parametrize("vocabulary", [VOCABULARY, streets()], ids=lambda v: v.name)
 def test_nothing_can_be_copied_as_a_plan(vocabulary: Vocabulary) -> None:
-    texts = brief(full(vocabulary=vocabulary, class_names=vocabulary.classes, draft=DRAFT))
+    texts = opening_texts(full(vocabulary=vocabulary, class_names=vocabulary.classes, draft=DRAFT))
     assert not any("{" in text for text in texts)
 
 
 def test_the_system_text_is_the_same_in_every_round() -> None:
-    assert brief(full(round=3))[0] == brief(facts(round=1))[0]
+    assert opening_texts(full(round=3))[0] == opening_texts(facts(round=1))[0]
 
 
 def test_text_from_data_stays_within_its_quotes() -> None:
-    _, observation = brief(
+    _, observation = opening_texts(
         full(
             steering=[INJECTION],
             lessons=[item("lesson", INJECTION, {})],
@@ -213,7 +213,7 @@ def test_text_from_data_stays_within_its_quotes() -> None:
 
 def test_long_texts_are_cut() -> None:
     long = "x" * 100_000
-    _, observation = brief(
+    _, observation = opening_texts(
         facts(
             steering=[long] * 9,
             lessons=[item("lesson", long, {})],
@@ -234,10 +234,10 @@ def parts(observation: str) -> tuple[int, int, int, int]:
 
 
 def test_the_least_important_is_dropped_first() -> None:
-    whole = sum(map(len, brief(full())))
+    whole = sum(map(len, opening_texts(full())))
     seen = []
     for max_chars in range(whole, 0, -20):
-        system, observation = brief(full(max_chars=max_chars))
+        system, observation = opening_texts(full(max_chars=max_chars))
         if parts(observation) not in seen:
             seen.append(parts(observation))
         if any(parts(observation)[:3]) or parts(observation)[3] > 1:
@@ -301,7 +301,7 @@ def test_a_small_context_gets_a_briefing_of_700_tokens() -> None:
     }
     past = (past_round(1, "mono"), past_round(2, "poly").model_copy(update=news))
     known = full(draft=DRAFT, past=past, max_chars=2100)
-    system, observation = brief(known)
+    system, observation = opening_texts(known)
     assert estimate_tokens([SystemMessage(system), HumanMessage(observation)]) <= 700
     for said in (
         "200 images now",

@@ -12,7 +12,7 @@ from rich.console import Console
 from agent.autonomous.runner import run
 from agent.experiments.rerun import rerun
 from agent.loop.components import Components
-from agent.loop.effects import LiveEffects
+from agent.loop.live_effects import LiveEffects
 from agent.loop.observer import Observer
 from agent.loop.photographs import folds_of, photographs_to_pull_toward
 from agent.replay.verify import verify

@@ -14,9 +14,10 @@ from agent.config.settings import load_settings
 from agent.config.stored import read_stored
 from agent.experiments.rerun import rerun
 from agent.loop.components import Components
-from agent.loop.effects import LiveEffects
+from agent.loop.live_effects import LiveEffects
 from agent.loop.observer import Observer
-from agent.loop.photographs import CANDIDATES, best_share, photographs_to_pull_toward
+from agent.loop.photographs import photographs_to_pull_toward
+from agent.loop.synthetic_share import CANDIDATES, best_share
 from agent.replay.verify import verify
 from agent.session.folder import folder_of, open_session, stored_settings
 from memory.errors import SettingsError

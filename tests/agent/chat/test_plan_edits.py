@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from agent.loop.approval import ResolvedDraft, added, edited, read_addition, remade
+from agent.chat.plan_edits import added, edited, read_addition, remade
+from agent.loop.approval import ResolvedDraft
 from agent.planners import PlanDraft, PromptDraft
 from agent.steering.arguments import split_words, unquoted, whole_number
 from agent.steering.preferences import Effect, Preference
