@@ -18,6 +18,14 @@ from memory.errors import SettingsError
 _HINT = "The address in OLLAMA_HOST has no path: leave out what follows the port, as /v1."
 
 
+class OllamaModel(RemoteModel):
+    """A model behind Ollama's own protocol."""
+
+    def json_arguments(self, schema: Json) -> Json:
+        """Return the schema as the format of the answer."""
+        return {"format": schema}
+
+
 def build(argument: str, context: BrainContext) -> RemoteModel:
     """Build `ollama:MODEL`; raises SettingsError without a model."""
     if not argument:
@@ -45,15 +53,10 @@ def build(argument: str, context: BrainContext) -> RemoteModel:
         hint="" if client.base_url.path == "/" else _HINT,
         secrets=tuple(secrets),
     )
-    return RemoteModel(
+    return OllamaModel(
         chat=chat,
         mode="json" if llm.mode == "json" else "native",
         llm=llm,
         model=argument,
-        json_arguments=_json_arguments,
         server=server,
     )
-
-
-def _json_arguments(schema: Json) -> Json:
-    return {"format": schema}

@@ -28,6 +28,38 @@ _VERSION = re.compile(r"/(?:v\d\w*|openai)/?$")
 _ENDPOINT = re.compile(r"(?:/chat)?/completions$")
 
 
+class OpenAIModel(RemoteModel):
+    """A model behind the protocol of OpenAI."""
+
+    def json_arguments(self, schema: Json) -> Json:
+        """Return the schema as the format of the answer."""
+        json_schema = {"name": "action", "schema": schema, "strict": False}
+        # Not as an argument of its own: LangChain then raises on an answer that was cut off.
+        response_format = {"type": "json_schema", "json_schema": json_schema}
+        return {"extra_body": {"response_format": response_format}}
+
+    def adapted(self, refused: str) -> BaseChatModel | None:
+        """Return the client without what a server refuses, None where that is nothing known.
+
+        Servers of the older protocol know max_tokens alone; some models have one temperature.
+        """
+        chat = self.chat
+        assert isinstance(chat, BaseChatOpenAI)
+        if "max_completion_tokens" in refused and isinstance(chat, ChatOpenAI):
+            return BaseChatOpenAI(
+                model=chat.model_name,
+                api_key=chat.openai_api_key,
+                base_url=chat.openai_api_base,
+                temperature=chat.temperature,
+                timeout=chat.request_timeout,
+                max_tokens=chat.max_tokens,
+                max_retries=0,
+            )
+        if "temperature" in refused and chat.temperature is not None:
+            return chat.model_copy(update={"temperature": None})
+        return None
+
+
 def build(argument: str, context: BrainContext) -> RemoteModel:
     """Build `openai:MODEL`; raises SettingsError without a model, or without a key it needs.
 
@@ -62,14 +94,12 @@ def build(argument: str, context: BrainContext) -> RemoteModel:
         hint="" if _VERSION.search(url.path) else _hint(variable, str(url)),
         secrets=tuple(secrets),
     )
-    return RemoteModel(
+    return OpenAIModel(
         chat=chat,
         mode="json" if llm.mode == "json" else "native",
         llm=llm,
         model=argument,
-        json_arguments=_json_arguments,
         server=server,
-        adapt=_adapted,
     )
 
 
@@ -77,27 +107,6 @@ def _hint(variable: str, url: str) -> str:
     base = _ENDPOINT.sub("", url.rstrip("/"))
     base = base if _VERSION.search(base) else f"{base}/v1"
     return f"The URL of most servers ends with /v1: perhaps {variable}={base}."
-
-
-def _adapted(chat: BaseChatModel, refused: str) -> BaseChatModel | None:
-    """Return the client without what a server refuses, None where that is nothing known.
-
-    Servers of the older protocol know max_tokens alone; some models have one temperature.
-    """
-    assert isinstance(chat, BaseChatOpenAI)
-    if "max_completion_tokens" in refused and isinstance(chat, ChatOpenAI):
-        return BaseChatOpenAI(
-            model=chat.model_name,
-            api_key=chat.openai_api_key,
-            base_url=chat.openai_api_base,
-            temperature=chat.temperature,
-            timeout=chat.request_timeout,
-            max_tokens=chat.max_tokens,
-            max_retries=0,
-        )
-    if "temperature" in refused and chat.temperature is not None:
-        return chat.model_copy(update={"temperature": None})
-    return None
 
 
 def _chat(model: str, llm: LLMSettings, key: SecretStr) -> ChatOpenAI:
@@ -111,9 +120,3 @@ def _chat(model: str, llm: LLMSettings, key: SecretStr) -> ChatOpenAI:
         # RemoteModel tries again itself; here as well would multiply the tries.
         max_retries=0,
     )
-
-
-def _json_arguments(schema: Json) -> Json:
-    json_schema = {"name": "action", "schema": schema, "strict": False}
-    # Not as an argument of its own: LangChain then raises on an answer that was cut off.
-    return {"extra_body": {"response_format": {"type": "json_schema", "json_schema": json_schema}}}

@@ -104,6 +104,8 @@ class CallError(BrainError):
 class RemoteModel(BaseChatModel):
     """A chat model behind a server, whose answers can be relied on in form, though not in sense.
 
+    A subclass for each protocol says what differs between servers.
+
     Every answer has at most MAX_CALLS tool calls with fresh ids and plain JSON arguments, at most
     MAX_CONTENT characters of text, and usage_metadata: where the server gives none, a quarter of
     the characters, and response_metadata["usage_estimated"] is True. An answer that is empty, a
@@ -115,18 +117,15 @@ class RemoteModel(BaseChatModel):
     mode: Literal["native", "json"] = Field(description="tool calls of the model, or JSON actions")
     llm: LLMSettings
     model: str
-    json_arguments: Callable[[Json], Json] = Field(
-        repr=False,
-        exclude=True,
-        description="arguments of a call that make the server answer by a JSON schema",
-    )
     server: Server = Field(repr=False, exclude=True)
-    adapt: Callable[[BaseChatModel, str], BaseChatModel | None] = Field(
-        default=lambda chat, refused: None,
-        repr=False,
-        exclude=True,
-        description="a client without what the server refuses; None: there is no other",
-    )
+
+    def json_arguments(self, schema: Json) -> Json:
+        """Return the arguments of a call that make the server answer by a JSON schema."""
+        raise NotImplementedError
+
+    def adapted(self, refused: str) -> BaseChatModel | None:
+        """Return a client without what the server refuses; None: there is no other."""
+        return None
 
     @property
     def _llm_type(self) -> str:
@@ -183,7 +182,7 @@ class RemoteModel(BaseChatModel):
                 answer = retrying(self._call, chat, sent, {**arguments, "stop": stop})
                 break
             except CallError as error:
-                other = self.adapt(self.chat, error.refused)
+                other = self.adapted(error.refused)
                 if other is None:
                     raise
                 self.chat = other

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from lark import Token
 
-from agent.steering.grammar import number_of_text, plain_words, tokens_of
+from agent.steering.arguments import number_of_text
+from agent.steering.grammar import plain_words, tokens_of
 from agent.steering.lexicon import Lexicon
 from agent.steering.preferences import FOCUS, Preference
 from memory.errors import BrainError

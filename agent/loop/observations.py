@@ -7,7 +7,7 @@ from there, so that the messages of a round can be made again without the memory
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage
 from pydantic import ValidationError
@@ -16,6 +16,7 @@ from agent.brains import planner_of
 from agent.brains.actions import storable
 from agent.loop import eyes
 from agent.loop.context import SMALL_CHARS, Facts, opening_texts, prompt_files
+from agent.loop.effects import Effects
 from agent.loop.state import (
     GRAPH_WORKS,
     SMALL_CONTEXT,
@@ -39,9 +40,6 @@ from memory.errors import SessionError
 from memory.events import AnswerEvent, ForgetEvent, OpeningEvent, SteeredEvent, WishEvent
 from memory.journal import RECORD_VERSION
 from memory.records import Round, first_problem
-
-if TYPE_CHECKING:
-    from agent.loop.effects import Effects
 
 # Rounds that an observation looks back on; keeps messages and time per round flat.
 LOOK_BACK = 20

@@ -1,4 +1,4 @@
-"""What a person types after a command: quoted text, words and whole numbers."""
+"""What a person types after a command: quoted text, words, whole numbers, shares and factors."""
 
 from __future__ import annotations
 
@@ -38,3 +38,11 @@ def number_of(text: str, least: float, most: float) -> float:
     if not least <= number <= most:
         raise ToolError(f"{one_line(text, 20)!r} is no number of {least:g} to {most:g}.")
     return number
+
+
+def number_of_text(text: str) -> float:
+    """Return the number that "20%", "0.7", "2x" or "2/3" says."""
+    if text.endswith("%"):
+        return float(text[:-1]) / 100
+    top, _, bottom = text.removesuffix("x").partition("/")
+    return float(top) / float(bottom or 1)

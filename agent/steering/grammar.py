@@ -17,6 +17,7 @@ from typing import Any
 from lark import Lark, Token, Tree
 from lark.exceptions import UnexpectedInput
 
+from agent.steering.arguments import number_of_text
 from agent.steering.lexicon import FILLERS, Lexicon, Meanings, by_attribute
 from agent.steering.preferences import FACTOR, MAX_FACTOR, Preference, bounds, slice_name
 from agent.steering.questions import Question, mix_command, question
@@ -405,11 +406,3 @@ def _fields(demand: Tree[Token]) -> dict[str, Any] | None:
     if name in _SHARES:
         return bounds(name, number_of_text(last)) if number_of_text(last) <= 1 else None
     return bounds(name)
-
-
-def number_of_text(text: str) -> float:
-    """Return the number that "20%", "0.7", "2x" or "2/3" says."""
-    if text.endswith("%"):
-        return float(text[:-1]) / 100
-    top, _, bottom = text.removesuffix("x").partition("/")
-    return float(top) / float(bottom or 1)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from lark import Token
 
+from agent.steering.arguments import number_of_text
 from agent.steering.lexicon import FILLERS, Lexicon
 from agent.steering.preferences import slice_name
 
@@ -162,11 +163,7 @@ def mix_command(line: str, tokens: Sequence[Token]) -> str | None:
         return None
     is_real = kinds == {"real"}
     if shares:
-        share = shares[0]
-        part = float(share[:-1]) if share.endswith("%") else None
-        if part is None:
-            top, _, bottom = share.partition("/")
-            part = 100 * float(top) / float(bottom)
+        part = 100 * number_of_text(shares[0])
         return f"synthetic {100 - part if is_real else part:g}%"
     if len({t.type for t in demands}) > 1:
         return None

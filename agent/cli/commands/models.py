@@ -65,7 +65,6 @@ def pretrain(
     from agent.loop.components import Components
     from agent.loop.observer import counted
     from memory.user_folders import refuse_foreign
-    from tools.pretraining.card import write_card
     from tools.pretraining.pretrain import pretrain as train
     from tools.targets import leakage
 
@@ -94,20 +93,28 @@ def pretrain(
         console().print_json((made / f"{product}.json").read_text("utf-8"))
         say(f"{product.capitalize()}: {made}")
         return
-    pipeline = folder / "pipeline"
     say(f"Trained for {chosen.steps} steps. Drawing images for its card and measuring them ...")
-    watch = partial(counted, console())
-    card = write_card(pipeline, source, partial(components.classifier, source), device, watch)
-    say_table(*card_table(card))
-    for line in card_advice(card):
-        say(line)
-    say(f"Card: {pipeline / 'card.json'}")
-    say(f"Pipeline: {pipeline}")
+    _write_card(folder / "pipeline", components)
     if target and not output:
         words = ["shaping", "run", "--target", target, *(["--home", str(home)] if home else [])]
         for text in set_ or []:
             words += ["--set", text] if text.startswith("target.") else []
         say(f"Next: {shlex.join(words)}")
+
+
+def _write_card(pipeline: Path, components: Components) -> None:
+    """Measure images of an MTDM, write its card, and print what it says."""
+    from agent.loop.observer import counted
+    from tools.pretraining.card import write_card
+
+    source, watch = components.pretrain_target, partial(counted, console())
+    train_judge = partial(components.classifier, source)
+    card = write_card(pipeline, source, train_judge, components.device, watch)
+    say_table(*card_table(card))
+    for line in card_advice(card):
+        say(line)
+    say(f"Card: {pipeline / 'card.json'}")
+    say(f"Pipeline: {pipeline}")
 
 
 def _fine_tune(

@@ -87,33 +87,34 @@ def run(
     The same command continues a session that was killed or stopped. With --session, without PRESET
     and --target, a session that exists goes on by its own settings.
     """
+    if not dry_run:
+        _start(_settings_to_run(ctx), detach, interactive)
+        return
+    from agent.autonomous.dry_run import leave_no_home, show
+
+    ctx.with_resource(leave_no_home(home_of(home)))
+    try:
+        settings = _settings_to_run(ctx)
+    except NotPretrained as error:
+        say(f"{error.notice}\n\nNo plan or estimate yet: {error.todo}")
+    else:
+        show(settings, console())
+
+
+def _settings_to_run(ctx: typer.Context) -> Settings:
+    """Return the settings of a new session, or of the one that `run` names or goes on with."""
     from agent.session.folder import has_session, stored_settings
 
-    if dry_run:
-        from agent.autonomous.dry_run import leave_no_home
-
-        ctx.with_resource(leave_no_home(home_of(home)))
-    base = home_of(home) if session and not preset and not target else None
-    if session and base and has_session(base, session):
-        settings = continued(ctx, base, session)
-    else:
-        try:
-            settings = resolve(ctx)
-        except NotPretrained as error:
-            if not dry_run:
-                raise
-            say(f"{error.notice}\n\nNo plan or estimate yet: {error.todo}")
-            return
-        settings = settings if dry_run else going_on(settings)
-        name = settings.session.name
-        if name and has_session(settings.home, name):
-            confirm(settings, stored_settings(settings.home, name), name, trust)
-    if dry_run:
-        from agent.autonomous.dry_run import show
-
-        show(settings, console())
-    else:
-        _start(settings, detach, interactive)
+    given = ctx.params
+    name, is_new = given["session"], given["preset"] or given["target"]
+    if name and not is_new and has_session(base := home_of(given["home"]), name):
+        return continued(ctx, base, name)
+    settings = resolve(ctx)
+    settings = settings if given["dry_run"] else going_on(settings)
+    name = settings.session.name
+    if name and has_session(settings.home, name):
+        confirm(settings, stored_settings(settings.home, name), name, given["trust"])
+    return settings
 
 
 @app.command()
