@@ -199,7 +199,8 @@ def open_session(settings: Settings, name: str) -> Iterator[Session]:
 
 @contextmanager
 def _locked(folder: Path, name: str) -> Iterator[None]:
-    lock = FileLock(folder / "lock")
+    # Of all threads: a page closes sessions in another thread than it opens them in.
+    lock = FileLock(folder / "lock", thread_local=False)
     try:
         lock.acquire(blocking=False)
     except Timeout:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Literal, NamedTuple
 
 from agent.chat.conversation import Conversation
@@ -82,17 +84,19 @@ class HostedSession:
     """
 
     def __init__(self, settings: Settings, name: str, auto_s: float | None) -> None:
-        self.entries: list[Entry] = []
         self._error: Exception | None = None
         self._lock = threading.RLock()
-        self._opened = threading.Event()
+        with ExitStack() as stack:
+            self.live = LiveSession(stack.enter_context(open_session(settings, name)), auto_s)
+            stack.callback(self.live.close)
+            self.conversation = Conversation(self.live)
+            self.entries = [Entry("", [Line(self.live.components.target.notice, "dim")])]
+            self._open = stack.pop_all()
+        events = self.live.listen()
         self._thread = threading.Thread(
-            target=self._host, args=(settings, name, auto_s), name=f"host of {name}", daemon=True
+            target=self._follow, args=(events,), name=f"host of {name}", daemon=True
         )
         self._thread.start()
-        self._opened.wait()
-        if self._error is not None:
-            raise self._error
 
     @property
     def is_open(self) -> bool:
@@ -134,25 +138,14 @@ class HostedSession:
         if self._error is not None and not isinstance(self._error, ShapingError):
             raise self._error
 
-    def _host(self, settings: Settings, name: str, auto_s: float | None) -> None:
-        # A file lock is released by the thread that took it, so this thread opens and closes.
+    def _follow(self, events: SimpleQueue[SessionEvent]) -> None:
+        """Append what goes on in the session to the chat, and close it at its end."""
         try:
-            with open_session(settings, name) as session:
-                self.live = LiveSession(session, auto_s)
-                self.conversation = Conversation(self.live)
-                events = self.live.listen()
-                self._opened.set()
-                try:
-                    self._append("", [Line(self.live.components.target.notice, "dim")])
-                    while (event := events.get()).kind != "end":
-                        self._append("", self._blocks_of(event))
-                finally:
-                    self.live.close()
+            with self._open:
+                while (event := events.get()).kind != "end":
+                    self._append("", self._blocks_of(event))
         except Exception as error:
-            # Raised again by the constructor or by `close`.
-            self._error = error
-        finally:
-            self._opened.set()
+            self._error = error  # raised again by `close`
 
     def _blocks_of(self, event: SessionEvent) -> Sequence[Block]:
         """Return what to show in the chat; a plan has a place of its own on the page."""
