@@ -308,9 +308,6 @@ class LiveSession:
     def _start_clock(self) -> None:
         self._deadline = None if self.auto_s is None else time.monotonic() + self.auto_s
 
-    def _paused(self, is_paused: bool) -> None:
-        self._set("paused" if is_paused else "waiting" if self.question else "working")
-
 
 class _LiveObserver(Observer):
     """Passes on to a live session what its thread does."""
@@ -391,14 +388,16 @@ class _LiveObserver(Observer):
                 request(live.session.folder, "stop")
 
     def warn(self, text: str) -> None:
-        """Send a warning; what the control says of pauses changes the state."""
-        live = self._live
-        if text.startswith("Paused: "):
-            live._paused(True)
-            on_request = text.startswith("Paused: on request")
-            live.tell("state", "Paused; /continue goes on." if on_request else text)
-        elif text == "Going on.":
-            live._paused(False)
-            live.tell("state", text)
-        else:
-            live.tell("warning", text)
+        """Send a warning."""
+        self._live.tell("warning", text)
+
+    def paused(self, why: str) -> None:
+        """Send that the session waits, and why, unless it was asked to."""
+        self._live._set("paused")
+        is_asked = requested(self._live.session.folder) == "pause"
+        self._live.tell("state", "Paused; /continue goes on." if is_asked else f"Paused: {why}")
+
+    def resumed(self) -> None:
+        """Send that it goes on."""
+        self._live._set("waiting" if self._live.question else "working")
+        self._live.tell("state", "Going on.")

@@ -78,8 +78,8 @@ class Components:
         # Shards of photographs by what decides which these are.
         self._real_shards: dict[tuple[int | None, int], list[Path]] = {}
         if session:
-            session.control.say = self.observer.warn
-            session.control.after_pause = self._journal_pause
+            session.control.on_pause = self.observer.paused
+            session.control.on_resume = self._resumed
 
     @classmethod
     def of_session(cls, session: Session, observer: Observer) -> Self:
@@ -135,7 +135,8 @@ class Components:
             )
         self.observer.warn(message)
 
-    def _journal_pause(self, why: str, seconds: float) -> None:
+    def _resumed(self, why: str, seconds: float) -> None:
+        self.observer.resumed()
         message = f"Waited {seconds:.0f} s: {why}"
         self.session.journal.append(PausedEvent(message=message, round=self.control.round))
 

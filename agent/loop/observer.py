@@ -54,6 +54,14 @@ class Observer:
     def warn(self, text: str) -> None:
         """Show a warning."""
 
+    def paused(self, why: str) -> None:
+        """Show that the session waits."""
+        self.warn(f"Paused: {why}")
+
+    def resumed(self) -> None:
+        """Show that it goes on."""
+        self.warn("Going on.")
+
 
 class ConsoleObserver(Observer):
     """Prints stages, a progress bar with rate and time left, and a table per round."""

@@ -166,8 +166,8 @@ class Control:
     """The running side of a session: writes heartbeats, executes requests, enforces time limits.
 
     Attributes:
-        say: Called with the reason when a session pauses.
-        after_pause: Called with the reason and the duration in seconds after a pause.
+        on_pause: Called with the reason when a session pauses.
+        on_resume: Called with the reason and the duration in seconds after a pause.
         killed: The last heartbeat of the previous run if it did not end by itself.
 
     Args:
@@ -186,8 +186,8 @@ class Control:
         sleep: Callable[[float], None] = time.sleep,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.say: Callable[[str], None] = lambda text: None
-        self.after_pause: Callable[[str, float], None] = lambda why, seconds: None
+        self.on_pause: Callable[[str], None] = lambda why: None
+        self.on_resume: Callable[[str, float], None] = lambda why, seconds: None
         self.device = "cpu"
         self._folder, self._limits = folder, limits
         self._clock, self._sleep, self._wall = clock, sleep, wall
@@ -251,7 +251,7 @@ class Control:
         self._beat("running")
         self._end_if_asked(between_stages)
         if first := self._reason_to_pause():
-            self.say(f"Paused: {first}")
+            self.on_pause(first)
             why = first
             while why:
                 self._beat("paused", why)
@@ -261,8 +261,7 @@ class Control:
                 why = self._reason_to_pause()
             self._counted_at = self._clock()
             self._beat("running")
-            self.say("Going on.")
-            self.after_pause(first, self._counted_at - now)
+            self.on_resume(first, self._counted_at - now)
 
     def rest(self, why: str) -> None:
         """Write a heartbeat while waiting for a person, which does not count as work.

@@ -73,7 +73,8 @@ def test_a_pause_blocks_and_does_not_count_as_work(tmp_path: Path) -> None:
         lambda: seen.append(condition(tmp_path).state), lambda: request(tmp_path, "continue")
     )
     control = make(tmp_path, clock)
-    control.say = seen.append
+    control.on_pause = seen.append
+    control.on_resume = lambda why, seconds: seen.append("goes on")
     clock.now += 7
     request(tmp_path, "pause")
     with control.stage("generate", 3):
@@ -81,8 +82,8 @@ def test_a_pause_blocks_and_does_not_count_as_work(tmp_path: Path) -> None:
         assert control.worked() == 7
         beat = read_heartbeat(tmp_path)
         assert beat and (beat.state, beat.stage, beat.round) == ("running", "generate", 3)
-    assert seen[0].startswith("Paused: on request")
-    assert seen[1:] == ["paused", "Going on."]
+    assert seen[0].startswith("on request")
+    assert seen[1:] == ["paused", "goes on"]
 
 
 def test_a_paused_session_can_be_stopped(tmp_path: Path) -> None:
@@ -97,7 +98,7 @@ def test_a_disk_below_the_reserve_pauses_and_says_so(tmp_path: Path) -> None:
     clock = Clock(lambda: control.stop("SIGTERM"))
     control = make(tmp_path, clock, disk_reserve_gb=1e9)
     said: list[str] = []
-    control.say = said.append
+    control.on_pause = said.append
     with pytest.raises(Stopped):
         control.check(between_stages=True)
     assert "are free on the disk" in said[0]
