@@ -110,7 +110,8 @@ def _print(console: Console, text: str, style: str | None = None) -> None:
 
 def _journal_faults(components: Components) -> None:
     """Journal what a crash of the previous run left behind."""
-    journal, last = components.session.journal, components.control.killed
+    session = components.session
+    journal, last = session.journal, session.control.killed
     if last:
         where = f"in stage {last.stage!r} of round {last.round}" if last.stage else "at its start"
         why = f": {last.why}" if last.why and last.state == "running" else ""
@@ -153,7 +154,7 @@ def run_rounds(
         Stopped: At a safe point within a round, when the session is asked to end or its time is
             over.
     """
-    session, control = components.session, components.control
+    session, control = components.session, components.session.control
     is_resumed = session.journal.get("session", HeadEvent) is not None
     effects, used, fallback = begin(components, effects, brain)
     with checkpoints(session) as saved:

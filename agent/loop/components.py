@@ -17,7 +17,6 @@ from agent.config.settings import Settings, TargetSettings
 from agent.loop.observer import Observer
 from agent.loop.validation import slice_attributes
 from agent.planners import AttributeDistribution, distribution_of
-from agent.session.control import Control
 from agent.session.folder import Session, memory_of
 from eval.slices import slice_table
 from memory.chroma import MemoryIndex
@@ -119,17 +118,12 @@ class Components:
     def session(self, session: Session) -> None:
         self._session = session
 
-    @property
-    def control(self) -> Control:
-        """Time limits and requests of the session."""
-        return self.session.control
-
     # -- what goes on --------------------------------------------------------------------------
 
     def fault(self, kind: str, message: str, n_at_once: int | None = None) -> None:
         """Show, and journal within a session, something that went wrong and was dealt with."""
         if self._session:
-            number = self.control.round
+            number = self._session.control.round
             self._session.journal.append(
                 FaultEvent(what=kind, message=message, round=number, n_at_once=n_at_once)
             )
@@ -137,8 +131,8 @@ class Components:
 
     def _resumed(self, why: str, seconds: float) -> None:
         self.observer.resumed()
-        message = f"Waited {seconds:.0f} s: {why}"
-        self.session.journal.append(PausedEvent(message=message, round=self.control.round))
+        session, message = self.session, f"Waited {seconds:.0f} s: {why}"
+        session.journal.append(PausedEvent(message=message, round=session.control.round))
 
     @contextmanager
     def stage(self, name: str, number: int) -> Iterator[None]:
@@ -183,7 +177,7 @@ class Components:
             )
         device = available if wanted == "auto" else wanted
         if self._session:
-            self.control.device = device
+            self._session.control.device = device
         return device
 
     @cached_property

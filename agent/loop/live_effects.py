@@ -134,7 +134,7 @@ class LiveEffects:
 
     def worked_s(self) -> float:
         """Return the seconds worked by all runs of the session."""
-        return self._parts.control.worked()
+        return self._session.control.worked()
 
     def stage(self, name: str, round_number: int) -> AbstractContextManager[None]:
         """Show the stage, and keep the session's limits where it begins."""
