@@ -29,7 +29,6 @@ from agent.steering.preferences import STEERING, Effect, Preference, active_pref
 from agent.steering.steer import add, broken, changes_of_share, ignored, steer
 from memory.errors import ToolError
 from memory.events import (
-    AdditionEvent,
     ForgetEvent,
     HeadEvent,
     OpeningEvent,
@@ -90,8 +89,7 @@ class Proposals:
         session = settings.session
         draft = self.compose(choice, round_number)
         preferences = active_preferences(self._journal.events(WishEvent, ForgetEvent))
-        waiting = self._journal.events(*STEERING) if self._journal.count(AdditionEvent) else ()
-        extra = additions(waiting)
+        extra = additions(self._journal.events(*STEERING))
         if planner_of(author) is None and record_version(self._journal) >= GRAPH_WORKS:
             self._check_amounts(choice, draft, round_number, author, preferences)
         shifts: tuple[Effect, ...] = ()

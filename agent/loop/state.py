@@ -87,13 +87,8 @@ class EventLog(Protocol):
     def get(self, key: str, kind: type[E], /) -> E | None:
         """Return the event with a key."""
 
-    def events(
-        self, *kinds: type[E], undone: bool = False, since: int | None = None
-    ) -> Sequence[E]:
-        """Return the events of some kinds, oldest first."""
-
-    def count(self, kind: type[Event], /) -> int:
-        """Return how many events there are of a kind."""
+    def events(self, *kinds: type[E], since: int | None = None) -> Sequence[E]:
+        """Return the events of some kinds, oldest first; since: of this round and later ones."""
 
     def of_rounds(self, *numbers: int) -> Sequence[Event]:
         """Return the events of some rounds."""

@@ -100,15 +100,10 @@ class RecordedJournal:
         self._go_on()
         return _of(type(event), recorded)
 
-    def events(self, *kinds: type[E], undone: bool = False, since: int | None = None) -> list[E]:
-        """Return the events so far, as `Journal.events` does."""
-        events = self._everything[: self._n_written()] if undone else self.shown
-        of_kinds = [event for event in events if isinstance(event, kinds)]
+    def events(self, *kinds: type[E], since: int | None = None) -> list[E]:
+        """Return the events so far of some kinds, as `Journal.events` does."""
+        of_kinds = [event for event in self.shown if isinstance(event, kinds)]
         return [e for e in of_kinds if since is None or (e.round_number or 0) >= since]
-
-    def count(self, kind: type[Event], /) -> int:
-        """Return how many events so far are of a kind."""
-        return sum(isinstance(event, kind) for event in self.shown)
 
     def of_rounds(self, *numbers: int) -> list[Event]:
         """Return the events so far of some rounds."""
@@ -116,11 +111,8 @@ class RecordedJournal:
 
     def appended(self, n_known: int, /) -> list[Event]:
         """Return the events so far but for the first ones, undone ones among them."""
-        return list(self._everything[n_known : self._n_written()])
-
-    def _n_written(self) -> int:
-        """Return how many lines had been written when what is due now was not."""
-        return len(self._everything) if self.finished else self._lines[self._next] - 1
+        n_written = len(self._everything) if self.finished else self._lines[self._next] - 1
+        return list(self._everything[n_known:n_written])
 
     def get(self, key: str, kind: type[E], /) -> E | None:
         """Return an event of those so far."""
