@@ -1,6 +1,7 @@
-"""YAML that people write: as PyYAML reads it, but a key that is given twice is an error.
+"""YAML that people write: as PyYAML reads it, but for what it would misread without a word.
 
-PyYAML takes the last one, so that a setting would be lost without a word.
+A key that is given twice is an error, of which PyYAML takes the last. Numbers are those of YAML
+1.2: 012 is 12 and no octal number, and 1:30 is text, not 90 in base 60.
 """
 
 from __future__ import annotations
@@ -26,6 +27,22 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int | str:
+        text = self.construct_scalar(node)
+        if ":" in text:
+            return str(text)
+        return int(text) if text.isdecimal() else int(super().construct_yaml_int(node))
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float | str:
+        text = self.construct_scalar(node)
+        return str(text) if ":" in text else float(super().construct_yaml_float(node))
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(
+        f"tag:yaml.org,2002:{_kind}", getattr(_Loader, f"construct_yaml_{_kind}")
+    )
 
 
 class _TextLoader(_Loader):

@@ -292,10 +292,15 @@ def _build(
             value = {part: value}
         values = _merge(values, value)
     try:
-        return Settings.model_validate({**values, "preset": preset})
+        settings = Settings.model_validate({**values, "preset": preset})
     except ValidationError as error:
         origins = {key: origin for key, _, origin in assignments}
         raise SettingsError(_explain(error, origins)) from error
+    read = _leaves(settings.model_dump(mode="json"))
+    for key, value in _leaves(values).items():
+        if isinstance(value, bool) and type(read.get(key)) in (int, float):
+            raise SettingsError(f"The setting {key} cannot be {value!r}: it should be a number.")
+    return settings
 
 
 def keys(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
@@ -353,18 +358,14 @@ def without_private(values: dict[str, Any]) -> dict[str, Any]:
     """Return settings, as plain JSON, without those in PRIVATE."""
     kept = {key: dict(part) if isinstance(part, dict) else part for key, part in values.items()}
     for place in PRIVATE:
-        section, _, key = place.partition(".")
-        if key:
-            kept.get(section, {}).pop(key, None)
-        else:
-            kept.pop(section, None)
+        section, _, key = place.rpartition(".")
+        (kept.get(section, {}) if section else kept).pop(key, None)
     return kept
 
 
 def _preset_files() -> dict[str, Traversable]:
-    folder = resources.files("agent.config").joinpath("presets")
-    files = [file for file in folder.iterdir() if file.name.endswith(".yaml")]
-    return {file.name.removesuffix(".yaml"): file for file in files}
+    files = resources.files("agent.config").joinpath("presets").iterdir()
+    return {file.name.removesuffix(".yaml"): file for file in files if file.name.endswith(".yaml")}
 
 
 def _read_preset(preset: str) -> tuple[dict[str, Any], str]:

@@ -224,3 +224,17 @@ def test_what_is_gone_is_read_from_stored_settings() -> None:
     assert (feedback.n_min, feedback.embedding) == (5, "dstm")
     with pytest.raises(SettingsError, match=r"feedback\.trial"):
         load_settings("solar", ["feedback.trial=12"])
+
+
+@pytest.mark.parametrize("key", ["session.rounds", "dstm.steps", "audit.threshold"])
+@pytest.mark.parametrize("text", ["yes", "true", "on", "1:30", "1:30.5"])
+def test_a_number_is_no_word_and_no_time(key: str, text: str) -> None:
+    with pytest.raises(
+        SettingsError, match=rf"{key} cannot be .* should be a (valid )?(integer|number)"
+    ):
+        load_settings("solar", [f"{key}={text}"])
+
+
+def test_a_number_with_a_leading_zero_is_decimal() -> None:
+    assert load_settings("solar", ["session.rounds=012"]).session.rounds == 12
+    assert load_settings("solar", ["session.seed=0x10"]).session.seed == 16
