@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from memory.errors import DataError
 from memory.files import write_json
 from memory.records import digest
 from tools import tasks
@@ -123,8 +124,17 @@ def train_audit(
     device: str = "cpu",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> AuditClassifier:
-    """Train the classifiers on the target's audit split, or load them from `cache_dir`."""
+    """Train the classifiers on the target's audit split, or load them from `cache_dir`.
+
+    Raises:
+        DataError: The split is empty, as where classes have three photographs each.
+    """
     samples, names = target.split("audit"), target.class_names
+    if not len(samples):
+        raise DataError(
+            "The split audit has no photographs for an audit to learn from; a class with 4 gives it "
+            "one. Add some, or go without: --set audit.method=none."
+        )
     train = with_flips(settings.train, target)
     key = [_CACHE_VERSION, target.name, content_digest(samples), train.model_dump(mode="json")]
     folder = cache_dir / f"audit-{target.name}-{digest(key)}"

@@ -57,7 +57,8 @@ def write_card(
 ) -> dict[str, Any]:
     """Draw images for the captions of real photographs and write their figures to card.json.
 
-    Uses the pipeline's default sampling. `trained` repeats step, loss and settings of the training
+    Uses the pipeline's default sampling. Without photographs in the audit split there is no figure
+    of classes. `trained` repeats step, loss and settings of the training
     if its state lies beside the pipeline.
 
     Args:
@@ -73,9 +74,10 @@ def write_card(
     generator = MTDMGenerator(load_pipeline(folder, device))
     with watch("draw for the card", "images") as progress:
         samples, texts = draw_like(target, generator, n_of_card(target), progress=progress)
+    figures: dict[str, Any] = {}
     if samples.labels:
-        figures: dict[str, Any] = label_agreement(target, samples, device, watch=watch)
-    else:
+        figures = label_agreement(target, samples, device, watch=watch)
+    elif len(target.split("audit")):
         with watch("train a judge of classes", "steps") as progress:
             figures = agreement(train_judge(progress), target, samples)
     card = {

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from memory.errors import DataError
 from tools.data.drawn import Drawn, ImageRequest
 from tools.data.samples import Samples
 from tools.diffusion.weights import new_pipeline
@@ -122,6 +123,30 @@ def test_card_of_an_untrained_pipeline(tmp_path: Path, target: Any) -> None:
     assert written["n_images"] == n_images
     ratio = written["audit_agreement_generated"] / written["audit_agreement_real"]
     assert written["audit_agreement_ratio"] == ratio
+
+
+@dataclass(frozen=True)
+class WithoutAudit(Lit):
+    """The audit split is empty, as where each class has three photographs."""
+
+    def split(self, name: str) -> Samples:
+        samples = super().split(name)
+        return samples.take(()) if name == "audit" else samples
+
+
+def test_without_an_audit_split_a_card_has_no_figure_of_classes(
+    target: Any, tmp_path: Path
+) -> None:
+    lit: Any = WithoutAudit(target)
+    with pytest.raises(DataError, match=r"audit\.method=none"):
+        train_audit(lit, AuditSettings(), tmp_path)
+    folder = tmp_path / "pipeline"
+    new_pipeline((1, 16, 16), 4, (16, 32), 0.5, 0.25).save_pretrained(folder)
+    written = card.write_card(
+        folder, lit, lambda progress: train_audit(lit, AuditSettings(), tmp_path)
+    )
+    assert "audit_agreement_generated" not in written
+    assert written["copies"]
 
 
 @pytest.mark.parametrize(("n_photographs", "n_images"), [(9, 64), (40, 160), (3000, 512)])
