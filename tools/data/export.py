@@ -69,8 +69,10 @@ def export(source: Source, form: Format, folder: Path) -> int:
     """
     if not source.shards:
         raise SettingsError(f"The session {source.session!r} has no images yet to export.")
+    # What a process that was killed has left here is no data set, and is written anew.
+    stage = folder / ".shaping-new"
     with storing(folder):
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and any(path != stage for path in folder.iterdir()):
             raise SettingsError(
                 f"The folder {folder} is not empty. Name another one with --output."
             )
@@ -81,8 +83,14 @@ def export(source: Source, form: Format, folder: Path) -> int:
         "webdataset": _webdataset,
     }[form]
     with storing(folder):
-        n_images = write(source, folder)
-        write_bytes(folder / "README.md", card(source, form).encode())
+        shutil.rmtree(stage, ignore_errors=True)
+        try:
+            n_images = write(source, stage)
+            write_bytes(stage / "README.md", card(source, form).encode())
+            for path in stage.iterdir():
+                path.rename(folder / path.name)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
     return n_images
 
 
@@ -192,6 +200,11 @@ def _fields(row: Mapping[str, Any], source: Source) -> dict[str, Any]:
 
 
 def _coco(source: Source, folder: Path) -> int:
+    if "segmentation" not in next(_rows(source)):
+        raise SettingsError(
+            "COCO holds regions of images, and the images of this session have no "
+            "segmentation. Choose imagefolder, parquet or webdataset."
+        )
     names = [{"id": i + 1, "name": name} for i, name in enumerate(source.pixel_classes)]
     described = {"description": f"Generated images of the shaping session {source.session}"}
     head = json.dumps({"info": described, "categories": names})
@@ -217,11 +230,6 @@ def _write_items(file: IO[bytes], items: Iterable[Mapping[str, Any]]) -> None:
 def _coco_images(source: Source, folder: Path) -> Iterator[dict[str, Any]]:
     """Write the images; yield what COCO says of each."""
     for row in _rows(source):
-        if "segmentation" not in row:
-            raise SettingsError(
-                "COCO holds regions of images, and the images of this session have no "
-                "segmentation. Choose imagefolder, parquet or webdataset."
-            )
         name = row["image"]["path"]
         write_bytes(folder / name, row["image"]["bytes"])
         _, height, width = decode_png(row["image"]["bytes"]).shape

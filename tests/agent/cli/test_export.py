@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -117,9 +118,30 @@ def test_who_is_refused_a_session_does_not_run_the_command_at_its_end(tmp_path: 
 def test_coco_wants_a_segmentation_and_a_folder_must_be_empty(home: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no segmentation"):
         export(source_of(home, NAME), "coco", tmp_path / "coco")
+    assert not (tmp_path / "coco").exists()
     (tmp_path / "mine").write_text("x", encoding="utf-8")
     with pytest.raises(SettingsError, match="not empty"):
         export(source_of(home, NAME), FORMATS[0], tmp_path)
+
+
+@pytest.mark.parametrize("form", ["parquet", "imagefolder", "webdataset"])
+def test_an_export_that_was_killed_is_made_by_the_same_command(
+    home: Path, form: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / form
+
+    def killed(source: object, form: object) -> str:
+        # Of a killed process nothing is cleaned up.
+        shutil.copytree(place, tmp_path / "left")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("tools.data.export.card", killed)
+        export(source_of(home, NAME), form, place)
+    shutil.rmtree(place)
+    (tmp_path / "left").rename(place)
+    assert export(source_of(home, NAME), form, place) == 24
+    assert sorted(path.name for path in place.iterdir())[0] == "README.md"
 
 
 @pytest.mark.parametrize("form", ["parquet", "imagefolder", "webdataset"])
