@@ -58,8 +58,13 @@ def refuse_taken(folder: Path, names: Collection[str]) -> None:
 
 
 @contextmanager
-def writing(folder: Path, names: Collection[str]) -> Iterator[None]:
+def writing(folder: Path, names: Collection[str], replaces: str = "") -> Iterator[None]:
     """Allow to write files of these names into a folder; other files in it are not touched.
+
+    Args:
+        folder: The folder.
+        names: Of the files.
+        replaces: Names, as a regular expression, of files of an earlier call that are removed.
 
     Raises:
         SettingsError: As of `refuse_taken`.
@@ -74,6 +79,10 @@ def writing(folder: Path, names: Collection[str]) -> Iterator[None]:
         with storing(folder):
             made = {name: sha256_of(folder / name) for name in names if (folder / name).is_file()}
             kept = {name: value for name, value in before.items() if name not in names}
+            for name in [name for name in kept if re.fullmatch(replaces, name)]:
+                if not _is_foreign(folder, name, before):
+                    (folder / name).unlink(missing_ok=True)
+                del kept[name]
             write_json(folder / RECORD, {**kept, **made})
 
 

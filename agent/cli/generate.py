@@ -11,6 +11,7 @@ from agent.config.settings import Settings
 from agent.loop.components import Components
 from agent.steering.lexicon import Lexicon
 from eval.montage import save_montage
+from eval.report.text import plural
 from memory.errors import SettingsError
 from memory.files import write_bytes
 from memory.user_folders import refuse_taken, writing
@@ -90,9 +91,10 @@ def generate(
     montage = folder / "montage.png"
     pictures = labelled_pictures(samples, list(samples.labels), target.pixel_classes)
     columns = max(1, min(8, n_images, MONTAGE_PX // pictures.shape[3]))
-    with writing(folder, [*files, montage.name]):
+    with writing(folder, [*files, montage.name], replaces=r"\d{4,}(\..+)?\.png"):
         for name, data in files.items():
             write_bytes(folder / name, data)
         save_montage(montage, pictures, None, columns, 2)
-    console.print(f"{n_images} images in {folder}", markup=False, highlight=False, soft_wrap=True)
+    size = plural(n_images, "image")
+    console.print(f"{size} in {folder}", markup=False, highlight=False, soft_wrap=True)
     return montage

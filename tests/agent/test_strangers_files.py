@@ -141,6 +141,17 @@ def _flat(result: Result) -> str:
     return " ".join(f"{result.output} {result.exception}".split())
 
 
+def test_files_of_an_earlier_call_go_and_those_of_others_stay(tmp_path: Path) -> None:
+    mine = tmp_path / "0007.png"
+    for names in (["0000.png", "0001.png", "table.csv"], ["0000.png"]):
+        with writing(tmp_path, names, replaces=r"\d{4}\.png"):
+            for name in names:
+                (tmp_path / name).write_text(f"{names}", encoding="utf-8")
+        mine.write_text("mine", encoding="utf-8")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"0000.png", "0007.png", "table.csv", RECORD}
+
+
 def test_own_files_are_replaced_and_removed_and_others_kept(tmp_path: Path) -> None:
     place = tmp_path / "best"
     for names in (("a", "data/b"), ("a", "data/c")):
