@@ -132,8 +132,8 @@ def train_audit(
     samples, names = target.split("audit"), target.class_names
     if not len(samples):
         raise DataError(
-            "The split audit has no photographs for an audit to learn from; a class with 4 gives it "
-            "one. Add some, or go without: --set audit.method=none."
+            "The split audit has no photographs for an audit to learn from; a class with 4 gives "
+            "it one. Add some, or go without: --set audit.method=none."
         )
     train = with_flips(settings.train, target)
     key = [_CACHE_VERSION, target.name, content_digest(samples), train.model_dump(mode="json")]
