@@ -49,7 +49,7 @@ COMMANDS: dict[str, Command] = {
         "[SHARE|less|more]", "share of generated images in trainings, or another one",
         True, "arguments",
     ),
-    "changes": Command("[ROUND]", "what has changed since a round: score, slices, images", True),
+    "changes": Command("[ROUND [ROUND]]", "changes since a round: score, slices, images", True),
     "last": Command("", "what your last words changed", True),
     "pause": Command("", "hold at the next safe point", True, "always"),
     "continue": Command("[N]", "go on, for N more rounds", True, "always"),

@@ -383,7 +383,8 @@ class Conversation:
         plan = self._overview.last_plan()
         if plan is None:
             raise ToolError("There is no accepted plan yet that could be taken back.")
-        self.live.undo()
+        if not self.live.undo():
+            raise ToolError("A round is being taken back already; say it again after that.")
         return [Line(f"Round {plan.round} is taken back at the next safe point.", "good")]
 
     def _fork(self, text: str) -> list[Block]:

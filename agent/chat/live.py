@@ -94,7 +94,7 @@ class LiveSession:
         self._wanted = False
         self._closing = False
         self._after_stop: Callable[[], None] | None = None
-        self._after_round = False
+        self._after_round = self._undoes = False
         self._thread = threading.Thread(target=self._work, name="session", daemon=True)
         self._thread.start()
 
@@ -146,17 +146,22 @@ class LiveSession:
             if not after_round:
                 self._halt()
 
-    def undo(self) -> None:
-        """Take the latest accepted plan back, and plan that round anew."""
+    def undo(self) -> bool:
+        """Take the latest accepted plan back, and plan that round anew; False while it is done."""
 
         def take_back() -> None:
+            self._undoes = False
             number = undo(self.session, self.components.memory)
             self.tell("state", f"Round {number} is taken back; it is planned anew.")
             self._wanted = True
 
         with self._changed:
+            if self._undoes:
+                return False
+            self._undoes = True
             self._then(take_back)
             self._halt()
+            return True
 
     def change_budget(
         self, rounds: int | None = None, images: int | None = None, **limits: float

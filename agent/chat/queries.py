@@ -26,7 +26,7 @@ from agent.chat.live import LiveSession
 from agent.chat.overview import Overview, say_progress
 from agent.chat.preferences import PreferenceStore
 from agent.loop.approval import ApprovalRequest
-from agent.steering.arguments import unquoted, whole_number
+from agent.steering.arguments import unquoted
 from agent.steering.preferences import Preference, say_effects
 from eval.report.blocks import (
     Block,
@@ -265,17 +265,20 @@ class Queries:
         return mix_lines(self._live.session.settings.dstm, self._overview.rounds(), preferences)
 
     def changes(self, text: str = "") -> list[Block]:
-        """Show what has changed since a round, the first by default, and effects of preferences."""
+        """Show what has changed since a round, the first by default, and effects of preferences.
+
+        text: a round, or two: of the first to the second, by default the last.
+        """
         past = [r for r in self._overview.rounds() if r.report and r.report.metrics]
         if len(past) < 2:
             text = f"Rounds measured: {len(past)}; changes show after the second."
             return [Line(text)]
-        number = whole_number(text, 100_000) if text else past[0].number
-        numbers = [r.number for r in past]
-        if number not in numbers[:-1]:
-            raise ToolError(f"Say a round before the last one: {numbers[0]} to {numbers[-2]}.")
-        first = past[numbers.index(number)]
-        blocks = change_tables(first, past[-1])
+        given = [next((r for r in past if str(r.number) == word), None) for word in text.split()]
+        first, last = (*(given or past[:1]), past[-1])[:2]
+        if not first or not last or first.number >= last.number:
+            numbers = f"{past[0].number} to {past[-2].number}"
+            raise ToolError(f"Say a round before the last one: {numbers}.")
+        blocks = change_tables(first, last)
         return [*blocks, *trend_lines(past)] + [
             Line(f"Preference {line}") for line in say_effects(self._overview.preferences.effects())
         ]

@@ -115,6 +115,10 @@ def question(
         topic = "failures"
     elif number and topic in ("why", "changes"):
         about = number[1] or number[2]
+        did = re.search(r"\bdid round ([1-9]\d*)\b", text)
+        if did and topic == "changes":
+            # Between it and the round before; without "did", since that round.
+            about = f"{int(did[1]) - 1} {did[1]}"
     unknown = [w for w in lexicon.read(text)[1] if not (_is_known(w) or w.isdecimal())]
     return Question(f"{topic} {about}".strip(), tuple(unknown))
 

@@ -155,6 +155,8 @@ def test_story_of_a_session(make_settings: MakeSettings) -> None:
         assert "(w4)" in here.say("more cells with medium contrast")
         assert "Forgotten: w4" in here.say("undo")
         assert "Round 1 is taken back" in here.say("/undo")
+        again_at_once = here.say("/undo")
+        assert "already" in again_at_once or "no accepted plan" in again_at_once
         here.until("state", "Round 1 is taken back")
         again = here.question()
         assert again.plan is not None and again.plan.round == 1
