@@ -28,21 +28,21 @@ class _Loader(yaml.SafeLoader):
             seen.add(key)
         return super().construct_mapping(node, deep)
 
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int | str:
-        text = self.construct_scalar(node)
-        if ":" in text:
-            return str(text)
-        return int(text) if text.isdecimal() else int(super().construct_yaml_int(node))
 
-    def construct_yaml_float(self, node: yaml.ScalarNode) -> float | str:
-        text = self.construct_scalar(node)
-        return str(text) if ":" in text else float(super().construct_yaml_float(node))
+def _integer(loader: _Loader, node: yaml.ScalarNode) -> int | str:
+    text = str(loader.construct_scalar(node))
+    if ":" in text:
+        return text
+    return int(text) if text.isdecimal() else loader.construct_yaml_int(node)
 
 
-for _kind in ("int", "float"):
-    _Loader.add_constructor(
-        f"tag:yaml.org,2002:{_kind}", getattr(_Loader, f"construct_yaml_{_kind}")
-    )
+def _number(loader: _Loader, node: yaml.ScalarNode) -> float | str:
+    text = str(loader.construct_scalar(node))
+    return text if ":" in text else loader.construct_yaml_float(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+_Loader.add_constructor("tag:yaml.org,2002:float", _number)
 
 
 class _TextLoader(_Loader):

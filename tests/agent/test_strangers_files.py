@@ -148,8 +148,8 @@ def test_files_of_an_earlier_call_go_and_those_of_others_stay(tmp_path: Path) ->
             for name in names:
                 (tmp_path / name).write_text(f"{names}", encoding="utf-8")
         mine.write_text("mine", encoding="utf-8")
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"0000.png", "0007.png", "table.csv", RECORD}
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"0000.png", "0007.png", "table.csv", RECORD}
 
 
 def test_own_files_are_replaced_and_removed_and_others_kept(tmp_path: Path) -> None:
