@@ -221,7 +221,7 @@ class ArmEffects(LiveEffects):
         if is_given or settings.selection.method != "all":
             return super().train(number)
         made = [folder / shard for shard in self._all_shards(number)]
-        shared = self._models / _key(*self._parts.learnt_from(made))
+        shared = self._models / _key(*self._components.learnt_from(made))
         place = round_folder(folder, number)
         if (shared / "training.json").exists() and not (place / "model.json").exists():
             training = Training.model_validate_json((shared / "training.json").read_bytes())
@@ -238,7 +238,7 @@ class ArmEffects(LiveEffects):
 
     def inspect(self, number: int) -> tuple[Failure, ...]:
         """Return the failures, without a judgement whether images would help them."""
-        feedback, parts = self._session.settings.feedback, self._parts
+        feedback, parts = self._session.settings.feedback, self._components
         slicing = Slicing(feedback.slices, feedback.n_min, feedback.alpha)
         return inspect(number, self._session.folder, parts.target, slicing, device=parts.device)
 

@@ -51,7 +51,7 @@ class LiveEffects:
     """Effects of a running session, by its components."""
 
     def __init__(self, components: Components) -> None:
-        self._parts = components
+        self._components = components
         self._session = components.session
         self._shards: dict[int, list[Path]] = {}
         self.target: TargetView = components.target
@@ -68,40 +68,40 @@ class LiveEffects:
     @property
     def max_tokens(self) -> int:
         """How many tokens of a prompt the generator reads."""
-        return self._parts.generator.max_tokens
+        return self._components.generator.max_tokens
 
     def supports(self, feature: Feature, round_number: int) -> bool:
         """Ask the generator."""
-        return supports(self._parts.generator, feature)
+        return supports(self._components.generator, feature)
 
     def count_tokens(self, text: str) -> int:
         """Return the tokens of a prompt."""
-        return self._parts.generator.count_tokens(text)
+        return self._components.generator.count_tokens(text)
 
     def undrawn(self, text: str) -> Sequence[str]:
         """Return the words that the generator is known not to draw."""
-        return undrawn(self._parts.generator, text)
+        return undrawn(self._components.generator, text)
 
     def recall(self, round_number: int, query: str) -> tuple[Sequence[MemoryItem], Sequence[Hit]]:
         """Search the memory of all sessions."""
-        memory, target = self._parts.memory, self.target.name
+        memory, target = self._components.memory, self.target.name
         lessons = memory.search(query, n=N_RECALLED, kind="lesson", target=target)
         similar = memory.search(query, n=N_RECALLED, kind="prompt", target=target)
         return [hit.item for hit in lessons], similar
 
     def draft(self, seen: Observation) -> PolicyDraft | None:
         """Return the plan of `llm.fallback`."""
-        parts = self._parts
+        parts = self._components
         return policy_draft(self._session, seen, parts.distribution, self.target.vocabulary)
 
     def coverage(self, seen: Observation) -> Mapping[str, tuple[float, float]]:
         """Compare the images so far with the feedback photographs."""
-        session, target = self._session, self._parts.target
+        session, target = self._session, self._components.target
         return coverage_by_slice(session.folder, session.settings, target, seen.rounds)
 
     def search(self, key: str, query: str, n: int) -> str:
         """Search the memory of all sessions."""
-        hits = self._parts.memory.search(query, n=n, target=self.target.name)
+        hits = self._components.memory.search(query, n=n, target=self.target.name)
         lines = [
             f"- {hit.item.kind} ({hit.similarity:.2f}): {hit.item.describe()[:400]}" for hit in hits
         ]
@@ -118,19 +118,19 @@ class LiveEffects:
 
     def _similar(self, plan: Plan) -> dict[str, list[Hit]]:
         texts = [prompt.text for prompt in plan.prompts]
-        hits = self._parts.memory.search_all(
+        hits = self._components.memory.search_all(
             texts, n=N_RECALLED, kind="prompt", target=self.target.name
         )
         return {prompt.id: near for prompt, near in zip(plan.prompts, hits, strict=True)}
 
     def remember(self, events: Sequence[Event]) -> None:
         """Add prompts, failures and lessons to the memory."""
-        self._parts.memory.add(items_from_events(events))
+        self._components.memory.add(items_from_events(events))
 
     @property
     def begins_with_baseline(self) -> bool:
         """Whether there are photographs to train on, and the settings say to do so."""
-        return self._parts.begins_with_baseline
+        return self._components.begins_with_baseline
 
     def worked_s(self) -> float:
         """Return the seconds worked by all runs of the session."""
@@ -138,16 +138,16 @@ class LiveEffects:
 
     def stage(self, name: str, round_number: int) -> AbstractContextManager[None]:
         """Show the stage, and keep the session's limits where it begins."""
-        return self._parts.stage(name, round_number)
+        return self._components.stage(name, round_number)
 
     def load_generator(self) -> str:
         """Load generator and judge."""
-        _ = self._parts.judge
-        return self._parts.generator.identity
+        _ = self._components.judge
+        return self._components.generator.identity
 
     def draw(self, plan: Plan) -> Batch:
         """Draw the images of a plan and let the audit weigh their labels."""
-        parts, settings = self._parts, self._session.settings
+        parts, settings = self._components, self._session.settings
         return generate_batch(
             plan,
             self._session.folder,
@@ -165,7 +165,7 @@ class LiveEffects:
 
     def train(self, number: int) -> Training:
         """Choose from the images of round `number`, and train the DSTM on those of all so far."""
-        parts, settings = self._parts, self._session.settings
+        parts, settings = self._components, self._session.settings
         if number == 0 and parts.given_model:
             return adopt(self._session.folder, *parts.given_model)
         selection = None
@@ -200,7 +200,7 @@ class LiveEffects:
         part: str = "",
     ) -> Training:
         """Train on generated images and on photographs, once."""
-        parts = self._parts
+        parts = self._components
         return train_dstm(
             number,
             self._session.folder,
@@ -229,7 +229,7 @@ class LiveEffects:
     def _judges(self, number: int, dstm: DstmSettings, shards: Sequence[Path]) -> list[Judge]:
         """Return a model for each fold of the feedback photographs, trained once without it."""
         judges: list[Judge] = []
-        for fold in folds_of(self._parts):
+        for fold in folds_of(self._components):
             training = self._learn(number, dstm, shards, fold.real, part=fold.name)
             judges.append((self._session.folder / training.model, fold.judged))
         return judges
@@ -239,17 +239,17 @@ class LiveEffects:
         feedback, seed = self._session.settings.feedback, self._session.settings.session.seed
         judges: list[Judge] = []
         if training.folds:
-            shards, _ = self._parts.learnt_from(self._all_shards(training.round))
-            dstm = self._parts.dstm_of(training, seed)
+            shards, _ = self._components.learnt_from(self._all_shards(training.round))
+            dstm = self._components.dstm_of(training, seed)
             judges = self._judges(training.round, dstm, shards)
         return evaluate_real(
             training.round,
             self._session.folder,
             training,
-            self._parts.target,
+            self._components.target,
             Slicing(feedback.slices, feedback.n_min),
-            self._parts.device,
-            self._parts.predict,
+            self._components.device,
+            self._components.predict,
             judges,
         )
 
@@ -259,16 +259,16 @@ class LiveEffects:
         alpha = feedback.alpha * share_of_alpha(number)
         discovery = None
         if feedback.discovery != "off":
-            embed_with = self._parts.embedding if feedback.discovery == "clusters" else None
+            embed_with = self._components.embedding if feedback.discovery == "clusters" else None
             discovery = Discovery(embed_with, lambda texts: minilm.load().embed(texts))
         return inspect(
             number,
             self._session.folder,
-            self._parts.target,
+            self._components.target,
             Slicing(feedback.slices, feedback.n_min, alpha),
             rounds_before(self._session.journal, number + 1),
             discovery,
-            self._parts.device,
+            self._components.device,
         )
 
     def analyse(
@@ -277,12 +277,12 @@ class LiveEffects:
         """Group the photographs of the last report."""
         past = rounds_before(self._session.journal, round_number)
         number = next(r.number for r in reversed(past) if r.report)
-        return analyse(number, self._session.folder, self._parts.target, by, where)
+        return analyse(number, self._session.folder, self._components.target, by, where)
 
     def look(self, key: str, round_number: int, subject: Subject) -> Look:
         """Draw a picture by the last report, and store it with the round."""
         past = rounds_before(self._session.journal, round_number)
-        return eyes.look(self._session.folder, self._parts.target, past, round_number, subject)
+        return eyes.look(self._session.folder, self._components.target, past, round_number, subject)
 
     def picture(self, sha256: str) -> bytes | None:
         """Return a picture that was shown, a PNG file; None where it is not stored."""
