@@ -9,7 +9,8 @@ difference of two of them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations, product
 from typing import NamedTuple, TypeVar
 
 from agent.steering.lexicon import Lexicon
@@ -125,22 +126,7 @@ def unsupported(
                 and (fact.round in rounds if one.round is None else fact.round == one.round)
                 and (not one.is_count or one.role in ("", fact.role))
             ]
-            pairs = [
-                (new, old)
-                for line in known
-                for at, old in enumerate(line)
-                for new in line[at + 1 :]
-                if new.slices == old.slices and new.slices in slices
-                if len(compared) < 2 or {new.round, old.round} == compared
-            ]
-            pairs += [
-                (new, old)
-                for at, first in enumerate(named)
-                for other in named[at + 1 :]
-                for new in flat
-                for old in flat
-                if (new.slices, old.slices) == (first, other) and new.round == old.round
-            ]
+            pairs = [*_over_time(known, slices, compared), *_between(flat, named)]
             if not (
                 any(_same(one, fact, sentence) for fact in [*about, *asked])
                 or one.text in ("95%", "100%")
@@ -153,6 +139,33 @@ def unsupported(
     numbers = re.findall(r"\bround (\d+)", answer.lower())
     wrong += [f"round {number}" for number in numbers if int(number) not in known_rounds]
     return list(dict.fromkeys(wrong))
+
+
+def _over_time(
+    known: Iterable[Sequence[Figure]],
+    slices: Iterable[frozenset[str]],
+    compared: set[int | None],
+) -> Iterator[tuple[Figure, Figure]]:
+    """Yield the new and the old figure of each fact that says two about one of some slices.
+
+    compared: the rounds that a sentence names; two of them are those of the figures.
+    """
+    for line in known:
+        for at, old in enumerate(line):
+            for new in line[at + 1 :]:
+                is_about = new.slices == old.slices and new.slices in slices
+                if is_about and (len(compared) < 2 or {new.round, old.round} == compared):
+                    yield new, old
+
+
+def _between(
+    figures_: Sequence[Figure], named: Sequence[frozenset[str]]
+) -> Iterator[tuple[Figure, Figure]]:
+    """Yield the figures of one round about each two of the slices that a sentence names."""
+    for first, other in combinations(named, 2):
+        for new, old in product(figures_, repeat=2):
+            if (new.slices, old.slices) == (first, other) and new.round == old.round:
+                yield new, old
 
 
 def _kinds(line: str) -> tuple[set[str], set[int | None]]:

@@ -334,44 +334,7 @@ def _demands(tree: Tree[Token]) -> list[_Demand]:
             demands.append(_Demand(bounds("only"), [], groups))
             continue
         head, *rest = children
-        about: list[Token] = head.children if head else []
-        new: list[_Demand] = []
-        for demand, things in zip(rest[::2], rest[1::2], strict=True):
-            fields, words = _fields(demand), demand.children
-            group = [t for t in things.children if t.type != "AS_MANY"] if things else []
-            is_first = not new and any(token.type == "VALUE" for token in about)
-            splits = demand.data in _SHARES or re.search(r"\b(?:not?|never|without)\b", words[0])
-            if is_first and (not group or splits):
-                # "rain should be rarer"; "rain at 20% and fog", "rain should not be at night" are
-                # unclear.
-                fields = None if group else fields
-                group, about = about + group, []
-            elif new and demand.data == "share" and "by" in new[-1].groups[0] and _factor(new[-1]):
-                # "increase rain by 40%", and perhaps "and fog by 10%"
-                before = new.pop()
-                change = Tree("more_by" if _factor(before) > 1 else "fewer_by", words)
-                goes_on = not group or "by" in group
-                things = [token for token in before.groups[0] if token != "by"]
-                new.append(_Demand(_fields(change) if goes_on else None, words, [things]))
-                if group:
-                    fields = before.fields if goes_on else None
-                    new.append(_Demand(fields, before.words, [group]))
-                continue
-            elif new and not group and demand.data in _SHARES and "factor" in (new[0].fields or ()):
-                # "increase rain to 40%"; "by 20% or 30%" is unclear
-                before = new.pop()
-                group = before.groups[0]
-                if before.words[0].type == "SHARE":
-                    fields, words = None, before.words + words
-            elif new and (not new[-1].groups[0] or words[0].startswith("without")):
-                # "more or less rain", "more rain without fog"
-                before = new.pop()
-                fields, words = None, before.words + words
-                group = before.groups[0] + group
-            new.append(_Demand(fields, words, [group]))
-        for demand in new:
-            if demand.groups[0] and demand.groups[0][-1] == "by":
-                demand.fields = None  # "more fog by 5 images"
+        about, new = _chained(head.children if head else [], rest)
         if about and demands:
             demands[-1].groups.append(about)
             if demands[-1].words[:1] == ["not"]:
@@ -380,6 +343,53 @@ def _demands(tree: Tree[Token]) -> list[_Demand]:
             demands.append(_Demand(None, [], [about]))
         demands += new
     return demands
+
+
+def _chained(about: list[Token], rest: Sequence[Any]) -> tuple[list[Token], list[_Demand]]:
+    """Return the demands that follow words, and the words that none of them is about.
+
+    Args:
+        about: The words before the first demand.
+        rest: Demands, each with what follows it.
+    """
+    new: list[_Demand] = []
+    for demand, things in zip(rest[::2], rest[1::2], strict=True):
+        fields, words = _fields(demand), demand.children
+        group = [t for t in things.children if t.type != "AS_MANY"] if things else []
+        is_first = not new and any(token.type == "VALUE" for token in about)
+        splits = demand.data in _SHARES or re.search(r"\b(?:not?|never|without)\b", words[0])
+        if is_first and (not group or splits):
+            # "rain should be rarer"; "rain at 20% and fog", "rain should not be at night" are
+            # unclear.
+            fields = None if group else fields
+            group, about = about + group, []
+        elif new and demand.data == "share" and "by" in new[-1].groups[0] and _factor(new[-1]):
+            # "increase rain by 40%", and perhaps "and fog by 10%"
+            before = new.pop()
+            change = Tree("more_by" if _factor(before) > 1 else "fewer_by", words)
+            goes_on = not group or "by" in group
+            things = [token for token in before.groups[0] if token != "by"]
+            new.append(_Demand(_fields(change) if goes_on else None, words, [things]))
+            if group:
+                fields = before.fields if goes_on else None
+                new.append(_Demand(fields, before.words, [group]))
+            continue
+        elif new and not group and demand.data in _SHARES and "factor" in (new[0].fields or ()):
+            # "increase rain to 40%"; "by 20% or 30%" is unclear
+            before = new.pop()
+            group = before.groups[0]
+            if before.words[0].type == "SHARE":
+                fields, words = None, before.words + words
+        elif new and (not new[-1].groups[0] or words[0].startswith("without")):
+            # "more or less rain", "more rain without fog"
+            before = new.pop()
+            fields, words = None, before.words + words
+            group = before.groups[0] + group
+        new.append(_Demand(fields, words, [group]))
+    for demand in new:
+        if demand.groups[0] and demand.groups[0][-1] == "by":
+            demand.fields = None  # "more fog by 5 images"
+    return about, new
 
 
 def _factor(demand: _Demand) -> float:
