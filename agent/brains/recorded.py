@@ -14,7 +14,7 @@ from memory.events import Event, ModelCallEvent
 from memory.journal import read_events
 
 
-class RecordedBrain:
+class JournalBrain:
     """Gives the answer that the journal holds for this round and this many answers before it."""
 
     mode: Mode = "native"
@@ -45,6 +45,6 @@ def answer_of(event: ModelCallEvent) -> AIMessage:
     )
 
 
-def build(argument: str, context: BrainContext) -> RecordedBrain:
+def build(argument: str, context: BrainContext) -> JournalBrain:
     """Build `recorded:JOURNAL`, the path of a journal.jsonl."""
-    return RecordedBrain(read_events(Path(argument)))
+    return JournalBrain(read_events(Path(argument)))
