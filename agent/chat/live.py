@@ -93,7 +93,8 @@ class LiveSession:
         self._changed = threading.Condition()
         self._wanted = False
         self._closing = False
-        self._after_stop: Callable[[], None] | None = None
+        # What is done, in order, once the session has stopped.
+        self._due: list[Callable[[], None]] = []
         self._after_round = self._undoes = False
         self._thread = threading.Thread(target=self._work, name="session", daemon=True)
         self._thread.start()
@@ -125,7 +126,7 @@ class LiveSession:
     def start(self) -> None:
         """Run the session, or go on; takes a pause back."""
         with self._changed:
-            if self._after_stop is None:
+            if not self._due:
                 self._after_round = False
                 request(self.session.folder, "continue")
             elif requested(self.session.folder) == "pause":
@@ -159,7 +160,7 @@ class LiveSession:
             if self._undoes:
                 return False
             self._undoes = True
-            self._then(take_back)
+            self._due.append(take_back)
             self._halt()
             return True
 
@@ -187,8 +188,8 @@ class LiveSession:
 
         with self._changed:
             runs = self._progress.state not in _AT_REST
-            self._after_round = runs and (self._after_stop is None or self._after_round)
-            self._then(change)
+            self._after_round = runs and (not self._due or self._after_round)
+            self._due.append(change)
             self._changed.notify_all()
 
     def answer(self, answer: ApprovalDecision) -> bool:
@@ -231,22 +232,22 @@ class LiveSession:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not (self._wanted or self._closing or self._after_stop):
+                while not (self._wanted or self._closing or self._due):
                     # Ended on request is what it is already.
                     with suppress(Stopped):
                         self.session.control.rest("open in a chat")
                     self._changed.wait(_REST_S)
                 # What was asked for and waits for the stop is done before the thread ends.
-                due, self._after_stop = self._after_stop, None
-                if due is None:
+                due, self._due = self._due, []
+                if not due:
                     if self._closing:
                         return
                     self._wanted = False
                     self._progress = replace(self._progress, state="working")
             try:
-                if due is not None:
-                    due()
-                else:
+                for action in due:
+                    action()
+                if not due:
                     self._run()
             except Exception as error:
                 # Sent here and raised by `close`: an error must not die with its thread.
@@ -270,23 +271,12 @@ class LiveSession:
         except Stopped as error:
             ending, state = Ending(error.rule, str(error)), "idle"
         request(self.session.folder, "continue")
-        if self._after_stop is None or self._closing:
+        if not self._due or self._closing:
             n_done = self.session.n_done()
             journal.append(ending.event(n_done))
             text = "Stopped" if state == "idle" else f"Finished: {ending.message}"
             self.tell("state", f"{text}. Rounds done: {n_done}.")
         self._set(state, stage="", done=0, total=0)
-
-    def _then(self, action: Callable[[], None]) -> None:
-        """Do something once the session stops, after what waits for that already."""
-        earlier = self._after_stop
-
-        def both() -> None:
-            if earlier is not None:
-                earlier()
-            action()
-
-        self._after_stop = both
 
     def _halt(self) -> None:
         self._after_round = False
@@ -297,7 +287,7 @@ class LiveSession:
 
     def _settled(self) -> bool:
         state = self._progress.state
-        if self._after_stop is not None and (not self._after_round or state in _AT_REST):
+        if self._due and (not self._after_round or state in _AT_REST):
             return False
         if state == "waiting":
             # With a clock it goes on by itself.
