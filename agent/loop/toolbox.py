@@ -112,27 +112,25 @@ class Toolbox:
         that was called twice alike is not offered again in the phase, and after the round's work
         there is nothing to look up. A small model looks up nothing: the opening has all it can use.
         """
-        phase, messages, n_lookups = state["phase"], state["messages"], state["n_lookups"]
-        names = PHASES[phase]
+        phase, llm = state["phase"], self._session.settings.llm
+        names, has_report = PHASES[phase], bool(self._reports(state["round"]))
+        hidden: set[str | None] = set()
         if state.get("brief", False) and self._version >= PLANS_ONLY:
-            names = tuple(name for name in names if name in ADVANCES or name == "ask_user")
+            hidden |= {*names} - {*ADVANCES, "ask_user"}
         if self._version >= GRAPH_WORKS:
-            known = [(message.name, arguments) for message, arguments in lookups(messages)]
-            repeated = {name for i, (name, a) in enumerate(known) if (name, a) in known[:i]}
-            names = tuple(name for name in names if name not in repeated)
-            if phase == "review":
-                names = ("finish",)
+            known = [(message.name, arguments) for message, arguments in lookups(state["messages"])]
+            hidden |= {name for i, (name, a) in enumerate(known) if (name, a) in known[:i]}
+            hidden |= {*names} - {"finish"} if phase == "review" else set()
         if not self._effects.observer.interactive:
-            names = tuple(name for name in names if name != "ask_user")
-        llm, has_report = self._session.settings.llm, bool(self._reports(state["round"]))
+            hidden.add("ask_user")
         if eyes.picture_tokens(self._session) is None or not has_report:
-            names = tuple(name for name in names if name != "look_at")
+            hidden.add("look_at")
         is_large = llm.context_tokens > SMALL_CONTEXT and self._version >= ANALYSES
         if not (is_large and has_report):
-            names = tuple(name for name in names if name != "analyse")
-        if n_lookups >= llm.max_lookups:
-            names = tuple(name for name in names if name in ADVANCES)
-        return names
+            hidden.add("analyse")
+        if state["n_lookups"] >= llm.max_lookups:
+            hidden |= {*names} - {*ADVANCES}
+        return tuple(name for name in names if name not in hidden)
 
     def schemas(self, names: Sequence[str], brief: bool, round_number: int) -> list[dict[str, Any]]:
         """Return tools as JSON schemas for a chat model, see `agent.loop.tool_schemas`."""
