@@ -42,26 +42,6 @@ from tools.targets import Target, label_names
 from tools.tasks import Task
 
 
-def write_delivery(
-    folder: Path, settings: Settings, target: Target, past: Sequence[Round]
-) -> Delivery | None:
-    """Compare the best round with images with round 0, and write what came of it.
-
-    Args:
-        folder: Of the session.
-        settings: Of the session.
-        target: Whose test split is read.
-        past: All rounds.
-
-    Returns:
-        None without a round 0, without a measured round with images, and without their predictions.
-    """
-    delivery = _compared(folder, settings, target, past)
-    if delivery is not None:
-        write_json(folder / DELIVERY, delivery.to_json())
-    return delivery
-
-
 @dataclass(frozen=True)
 class _Split:
     """The photographs of a split, as the models of a session predict them.
@@ -182,9 +162,20 @@ def no_gain(session: Session, target: Target) -> Ending | None:
     )
 
 
-def _compared(
+def write_delivery(
     folder: Path, settings: Settings, target: Target, past: Sequence[Round]
 ) -> Delivery | None:
+    """Compare the best round with images with round 0, and write what came of it.
+
+    Args:
+        folder: Of the session.
+        settings: Of the session.
+        target: Whose test split is read.
+        past: All rounds.
+
+    Returns:
+        None without a round 0, without a measured round with images, and without their predictions.
+    """
     rule = settings.session.deliver
     delivered = compared = chosen_round(folder, settings, target, past)
     if compared is not None and not compared.number:
@@ -199,7 +190,7 @@ def _compared(
     (before, figure), (after, _) = test.main(one), test.main(other)
     metric = words(past[0].report.main_metric)
     average = "Mean score of a photograph" if test.task.needs else "Accuracy"
-    return Delivery(
+    delivery = Delivery(
         n_photographs=first.training.n_real if first.training else None,
         rule=rule,
         baseline=first.label,
@@ -214,3 +205,5 @@ def _compared(
             slices_that_matter(past),
         ),
     )
+    write_json(folder / DELIVERY, delivery.to_json())
+    return delivery

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
@@ -23,7 +24,7 @@ from agent.session.limits import HOUR_S
 from eval.report.text import duration
 from memory.events import ModelCallEvent
 from memory.journal import read_events, rounds
-from memory.records import Plan, PromptSpec, Round
+from memory.records import Plan, PromptSpec
 from tools.data.samples import Samples
 from tools.data.stored_images import contents
 from tools.generate_batch import LabelVerifier, draw
@@ -140,15 +141,33 @@ def earlier_speed(settings: Settings) -> Speed | None:
         if info.problem:
             continue
         other = stored_settings(settings.home, info.name)
-        if _costs_alike(settings, other):
-            events = read_events(folder_of(settings.home, info.name) / "journal.jsonl")
-            whole = [r for r in rounds(events) if r.report and r.batch and r.training]
-            if whole:
-                same_brain = other.brain == settings.brain
-                calls = [e for e in events if isinstance(e, ModelCallEvent) and same_brain]
-                tokens = sum(call.tokens.total for call in calls)
-                usd = sum(call.usd for call in calls)
-                return _speed_of(whole, tokens, usd, same_brain, info.name)
+        if not _costs_alike(settings, other):
+            continue
+        events = read_events(folder_of(settings.home, info.name) / "journal.jsonl")
+        whole = [
+            (done.seconds, done.batch, done.training)
+            for done in rounds(events)
+            if done.report and done.batch and done.training
+        ]
+        if not whole:
+            continue
+        same_brain = other.brain == settings.brain
+        calls = [event for event in events if isinstance(event, ModelCallEvent)]
+        rest = [
+            sum(s for stage, s in seconds.items() if stage not in ("generate", "train"))
+            for seconds, _, _ in whole
+        ]
+        return Speed(
+            image_s=fmean(s.get("generate", 0.0) / batch.n_made for s, batch, _ in whole),
+            step_s=fmean(
+                s.get("train", 0.0) / (training.n_steps * (1 + (training.folds or 0)))
+                for s, _, training in whole
+            ),
+            rest_s=fmean(rest),
+            tokens=sum(c.tokens.total for c in calls) / len(whole) if same_brain else None,
+            usd=sum(c.usd for c in calls) / len(whole) if same_brain else None,
+            source=f"the session {info.name!r}",
+        )
     return None
 
 
@@ -249,19 +268,3 @@ def _costs_alike(one: Settings, other: Settings) -> bool:
         (one.dstm.task, one.dstm.model, one.dstm.batch_size)
         == (other.dstm.task, other.dstm.model, other.dstm.batch_size)
     )
-
-
-def _speed_of(
-    whole: Sequence[Round], tokens: float, usd: float, same_brain: bool, name: str
-) -> Speed:
-    image_s = step_s = rest_s = 0.0
-    for done in whole:
-        assert done.batch and done.training  # chosen so
-        image_s += done.seconds.get("generate", 0.0) / done.batch.n_made / len(whole)
-        n_steps = done.training.n_steps * (1 + (done.training.folds or 0))
-        step_s += done.seconds.get("train", 0.0) / n_steps / len(whole)
-        rest = sum(s for stage, s in done.seconds.items() if stage not in ("generate", "train"))
-        rest_s += rest / len(whole)
-    tokens_each = tokens / len(whole) if same_brain else None
-    usd_each = usd / len(whole) if same_brain else None
-    return Speed(image_s, step_s, rest_s, tokens_each, usd_each, f"the session {name!r}")

@@ -302,10 +302,8 @@ def _dump(value: object) -> str:
 def show_pictures(recording: Recording, place: int, console: Console) -> None:
     """Print the pictures of a step's round as coloured blocks: prompts' images, then failures."""
     round_number = recording.steps[place].round
-    shown = 0
-    for picture in pictures(recording, round_number):
-        draw(console, [picture], "blocks")
-        shown += 1
+    shown = [*pictures(recording, round_number)]
+    draw(console, shown, "blocks")
     if not shown:
         console.print(Text(f"There are no pictures of round {round_number}.", style="dim"))
 
