@@ -103,11 +103,12 @@ def loading(form: Format, folder: Path) -> str:
 
 
 def card(source: Source, form: Format) -> str:
-    """Return the data set card: composition, prompts, generator, quality, licence."""
+    """Return the data set card: composition, codes of labels, prompts, quality, licence."""
     texts: Counter[str] = Counter()
     tables: dict[str, Counter[str]] = defaultdict(Counter)
-    weights = []
+    weights, labels = [], set[str]()
     for row in _rows(source):
+        labels |= row.keys() & set(KINDS)
         texts[row["text"]] += 1
         # The attribute of the class repeats the label.
         attributes = {k: v for k, v in json.loads(row["attributes"]).items() if k != CLASS}
@@ -119,6 +120,8 @@ def card(source: Source, form: Format) -> str:
         "card.md.j2",
         **source._asdict(),
         files={"parquet": "data/*.parquet", "webdataset": "data-*.tar"}.get(form),
+        labels=labels,
+        form=form,
         n=len(weights),
         n_kept=sum(weight >= 1 for weight in weights),
         mean_weight=sum(weights) / len(weights),

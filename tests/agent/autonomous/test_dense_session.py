@@ -86,6 +86,9 @@ def test_coco_holds_the_masks_of_a_session(tmp_path: Path) -> None:
     }
     numbers = {one["name"]: one["id"] for one in said["categories"]}
     assert numbers["sky"] == 1 and len(numbers) == 11
+    card = (place / "README.md").read_text("utf-8")
+    assert ": 8 bits, 0 sky, " in card and "255 unknown" in card
+    assert "metres x 256" in card and "127 n + 128" in card
     for image in said["images"]:
         with Image.open(place / "images" / image["file_name"]) as picture:
             ids = drawn[np.asarray(picture).tobytes()]
