@@ -17,8 +17,8 @@ from typing import Any, Literal
 from agent.loop.approval import ApprovalDecision, ApprovalRequest
 from agent.loop.components import Components
 from agent.loop.observer import Observer
-from agent.session.control import request, requested
-from agent.session.folder import Session, store_settings
+from agent.session.control import Condition, request, requested
+from agent.session.folder import Session, state_of, store_settings
 from agent.session.limits import Ending
 from agent.session.undo import clear_undone, undo
 from eval.report.text import plural
@@ -74,8 +74,16 @@ class SessionEvent:
     record: Any = None
 
 
+def _state_before(session: Session) -> str:
+    events = session.journal.events()
+    last = Condition("ended", session.control.before)
+    return state_of(last, events, session.settings.session.rounds) if events else "not started"
+
+
 class LiveSession:
     """One open session and the thread that runs it.
+
+    before: how the session stood when it was opened, and "stopped" once it has run.
 
     auto_s: seconds after which a plan is approved without an answer; None: never.
     """
@@ -84,6 +92,7 @@ class LiveSession:
         self.components = Components.of_session(session, _LiveObserver(self))
         self.auto_s = auto_s
         self.error: Exception | None = None
+        self.before = _state_before(session)
         self.question: ApprovalRequest | None = None
         self._answer: ApprovalDecision | None = None
         self._deadline: float | None = None
@@ -259,7 +268,7 @@ class LiveSession:
         from agent.autonomous.runner import run_rounds
         from agent.autonomous.thumbnails import show_start
 
-        self.error = None
+        self.error, self.before = None, "stopped"
         control, journal = self.session.control, self.session.journal
         state: State
         try:

@@ -93,8 +93,9 @@ def say_progress(live: LiveSession) -> str:
         what = "a plan waits for you" if live.question and live.question.plan else "it asks you"
         return f"round {now.round}: {what}{auto}"
     if now.state != "working":
-        states = {"idle": "stopped", "failed": "stopped by an error"}
-        return states.get(now.state, now.state)
+        state = live.before if now.state == "idle" else now.state
+        states = {"open": "stopped", "failed": "stopped by an error"}
+        return states.get(state, state)
     text = f"round {now.round}: " if now.round else ""
     text += now.stage or "deciding"
     if now.total:

@@ -168,7 +168,8 @@ class Control:
     Attributes:
         on_pause: Called with the reason when a session pauses.
         on_resume: Called with the reason and the duration in seconds after a pause.
-        killed: The last heartbeat of the previous run if it did not end by itself.
+        before: The last heartbeat of the previous run.
+        killed: The same if it did not end by itself.
 
     Args:
         folder: Folder of the session.
@@ -192,7 +193,7 @@ class Control:
         self._folder, self._limits = folder, limits
         self._clock, self._sleep, self._wall = clock, sleep, wall
         self._holder = myself()
-        last = read_heartbeat(folder)
+        self.before = last = read_heartbeat(folder)
         self.killed = last if last and last.state != "ended" else None
         self.worked_s = last.worked_s if last else 0.0
         self.gpu_s = last.gpu_s if last else 0.0

@@ -75,12 +75,16 @@ async function post(path, body) {
   return answer.json();
 }
 
+const LOST = 'The connection to the server is lost; the page tries again.';
+
 // One after the other: edits of a plan must arrive in their order.
 let queue = Promise.resolve();
 let waiting = 0;
 function inTurn(work) {
   document.body.toggleAttribute('data-busy', ++waiting > 0);
-  queue = queue.then(work).catch((error) => notify(error.message)).finally(() => {
+  // Of a server that does not answer a browser says "Failed to fetch", or other words.
+  const why = (error) => (error instanceof TypeError ? LOST : error.message);
+  queue = queue.then(work).catch((error) => notify(why(error))).finally(() => {
     document.body.toggleAttribute('data-busy', --waiting > 0);
   });
   return queue;
@@ -175,7 +179,6 @@ for (const tab of document.querySelectorAll('[role=tab]')) {
 }
 
 // A browser has few connections to a server, so that a page out of sight lets go of its own.
-const LOST = 'The connection to the server is lost; the page tries again.';
 let events = null;
 function listen() {
   if (document.hidden) {

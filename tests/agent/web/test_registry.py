@@ -40,6 +40,7 @@ def test_sessions_are_shared_released_and_opened_again(make_settings: MakeSettin
     assert session is not None and registry.open(name) is session
     snapshot = registry.snapshot(name)
     assert (snapshot.mode, snapshot.state, snapshot.n_rounds) == ("here", "idle", 1)
+    assert snapshot.status == "not started"
     assert plan(session, name) == ""
 
     session.submit("/continue")
@@ -89,6 +90,7 @@ def test_sessions_are_shared_released_and_opened_again(make_settings: MakeSettin
             registry.open(name)
     again = registry.open(name)
     assert again is not session and len(again.entries) < n_entries
+    assert registry.snapshot(name).status == "finished"
     registry.close()
     assert registry.hosted(name) is None
 
