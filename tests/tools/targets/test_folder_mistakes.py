@@ -394,6 +394,16 @@ def test_the_reach_of_depth_is_said_so_that_a_wrong_unit_is_seen(tmp_path: Path)
     assert "depth lies between 1.54 and 1.79 m" in in_mm and "millimetres" not in in_mm
 
 
+def test_depth_of_one_value_is_noted(tmp_path: Path) -> None:
+    root = scenes(tmp_path / "scenes")
+    assert "[label-constant]" not in build(root).notice
+    for file in (root / "depth").iterdir():
+        with Image.open(file) as picture:
+            flat = np.full_like(np.asarray(picture), 1500)
+        Image.fromarray(flat).save(file)
+    assert "[label-constant]" in build(root).notice
+
+
 def test_a_folder_with_metadata_is_of_the_library_datasets(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "birds" / "train").parent
     (root / "train" / "metadata.jsonl").write_text("{}\n", "utf-8")

@@ -297,7 +297,11 @@ def _warn_missing(
     splits: Sequence[str],
     report: ValidationReport,
 ) -> None:
-    """Warn of labels and classes of pixels that a split does not have, which it cannot measure."""
+    """Warn of labels of one value, and of those that a split does not have, and cannot measure."""
+    for kind in arrays.keys() & {"depth", "normals"}:
+        ends = (f(arrays[kind], axis=(0, -2, -1)) for f in (np.nanmin, np.nanmax))
+        if np.array_equal(*ends):
+            report.warn("label-constant", labels=LABEL_NAMES[kind])
     for split in SPLITS:
         rows = [i for i, assigned in enumerate(splits) if assigned == split]
         for kind, labels in arrays.items():
