@@ -85,6 +85,11 @@ class Change(NamedTuple):
         return images_of(self.round.plan, self.after)
 
 
+def images_go(n: int) -> str:
+    """Return the beginning of a plan's reason, e.g. "13 images go"."""
+    return "1 image goes" if n == 1 else f"{n} images go"
+
+
 def changes(rounds: Sequence[Round]) -> list[Change]:
     """Return the changes of every slice that a round asked for, oldest first."""
     found = []
@@ -254,7 +259,7 @@ class SlicePlanner:
             why = f"score {score.accuracy.value:.2f} on {score.key}"
             prompts += writer.of_slice(score.attributes, count, why)
         favourite, n_favourite = max(zip(slices, counts, strict=True), key=lambda pair: pair[1])
-        parts = [f"{n_favourite} images go to '{favourite.key}'"]
+        parts = [f"{images_go(n_favourite)} to '{favourite.key}'"]
         if n_others := sum(counts) - n_favourite:
             parts.append(f"{n_others} to other slices")
         if n_floor:

@@ -20,6 +20,7 @@ from agent.planners.slices import (
     PromptWriter,
     changes,
     errors,
+    images_go,
     kept_rates,
     last_report,
     supported_slices,
@@ -78,7 +79,7 @@ class Thompson:
         return PlanDraft(
             prompts=tuple(prompts),
             hypothesis=Hypothesis(slice=favourite, expected_change=round(expected, 4)),
-            why=f"{n_favourite} images go to '{favourite}', {n_floor} stay uniform.",
+            why=f"{images_go(n_favourite)} to '{favourite}', {n_floor} stay uniform.",
         )
 
     def _belief(self, arm: SliceScore, kept: float, rounds: Sequence[Round]) -> tuple[float, float]:

@@ -96,9 +96,10 @@ def _shared_lines(path: Path, name: str, at: int) -> list[bytes]:
     lines = path.read_bytes().splitlines(keepends=True)
     n_done = sum(isinstance(e, RoundDoneEvent) for e in read_events(path))
     if not 2 <= at <= n_done + 1:
+        at_which = f"--at must be 2 to {n_done + 1}" if n_done else "there is none to share"
         raise SettingsError(
-            f"The session {name!r} has ended {n_done} rounds, so --at must be 2 to {n_done + 1}, "
-            f"not {at}."
+            f"A fork shares round 1 at least, and the session {name!r} has ended {n_done} rounds, "
+            f"so {at_which}, not {at}."
         )
     end = next(
         (i for i, e in reversed(list(enumerate(events))) if _ends(e, at - 1)), len(events) - 1

@@ -13,6 +13,7 @@ import typer
 from agent.cli.commands import options
 from agent.cli.commands.common import console, resolve, say, say_table
 from memory.errors import SettingsError, WeightsError, some
+from prompts.printable import one_line
 
 if TYPE_CHECKING:
     from agent.loop.components import Components
@@ -157,7 +158,7 @@ def _record_data(folder: Path, source: Target, steps: int) -> None:
         say(f"It goes on from step {done}; {missing}")
     leakage.record(folder, source)
     if found := leakage.near_copies(source):
-        pairs = [f"{name} ({split}) of {other}" for name, split, other in found]
+        pairs = [one_line(f"{name} ({split}) of {other}") for name, split, other in found]
         say(
             f"{len(found)} photographs of other splits look like near copies of one of the split "
             f"generator: {some(pairs, N_WORDS)}. Figures on these are too good. Those of one "

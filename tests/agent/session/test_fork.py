@@ -97,6 +97,8 @@ def test_a_fork_may_get_another_brain_but_no_other_past(home: Path) -> None:
         fork(home, "first", 2, "toys", ["generator.name=toy"])
     with pytest.raises(SettingsError, match="must be 2 to 4, not 9"):
         fork(home, "first", 9, "late")
+    with pytest.raises(SettingsError, match="must be 2 to 4, not 1"):
+        fork(home, "first", 1, "early")
     with pytest.raises(SessionError, match="--as"):
         fork(home, "first", 2, "other")
     assert not (home / "sessions" / "toys").exists()
