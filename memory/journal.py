@@ -35,7 +35,7 @@ from memory.rounds import RoundFold, fold, is_folded
 # rules that it began with.
 # 3: the graph calls the tools that are due (`agent.loop.state.due`); plans spend the budget.
 # 4: plans may have levers (`agent.loop.levers`), which are offered with them.
-RECORD_VERSION = 5
+RECORD_VERSION = 6
 
 E = TypeVar("E", bound=Event)
 

@@ -133,6 +133,13 @@ class EarlierImages(Record):
     weight: Share = Field(description="0 leaves them out; holds until a later plan changes it")
 
 
+class LaterRound(Record):
+    """A round to come: its images, and least shares of them by slice, as "wafer=poly"."""
+
+    n_images: int = Field(ge=1)
+    shares: Sparse[dict[str, Share]] = Field({}, max_length=10)
+
+
 class Levers(Record):
     """What a plan sets for its round beside prompts; None: as the settings say."""
 
@@ -148,6 +155,7 @@ class Levers(Record):
     earlier: tuple[EarlierImages, ...] = Field(
         (), description="images of earlier rounds that count less, or not at all"
     )
+    later: Sparse[tuple[LaterRound, ...]] = Field((), description="schedule of all rounds after")
 
 
 class Plan(Record):

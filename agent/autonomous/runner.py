@@ -33,7 +33,7 @@ from agent.loop.components import Components
 from agent.loop.effects import Effects
 from agent.loop.graph import build_graph
 from agent.loop.live_effects import LiveEffects
-from agent.loop.observations import session_head
+from agent.loop.observations import budget_of, session_head
 from agent.loop.observer import ConsoleObserver, Observer
 from agent.loop.stages import BASELINE, has_baseline, run_baseline
 from agent.loop.state import RoundState, new_round
@@ -170,7 +170,8 @@ def run_rounds(
                 current = session.round(number)
                 assert current is not None  # it has ended
                 done.append(done_of(current))
-            if end := ending(session.settings, done, control.worked(), control.gpu_s):
+            n_next = budget_of(session, session.n_done() + 1)
+            if end := ending(session.settings, done, control.worked(), control.gpu_s, n_next):
                 return end
             if is_resumed:
                 data_manifest.check(components.session, components.target, components.fault)

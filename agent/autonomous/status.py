@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 from agent.brains import planner_of
 from agent.config.settings import Settings
+from agent.loop.schedule import schedule
 from agent.session.control import Condition, condition
 from agent.session.folder import State, folder_of, state_of, stored_settings
 from agent.session.limits import HOUR_S, Best, best_round
+from agent.steering.preferences import active_preferences
 from eval.delivery import Delivery
-from eval.report.blocks import Cell, Line, Style, Table
+from eval.report.blocks import Cell, Line, Style, Table, schedule_text
 from memory.events import (
     ChatCallEvent,
     EndedEvent,
@@ -81,6 +83,11 @@ def read_status(home: Path, name: str) -> Status:
     worked_s, gpu_s = (beat.worked_s, beat.gpu_s) if beat else (0.0, 0.0)
     if decided := deciders(settings.brain, events):
         rows.append(("decided by", decided))
+    planned = schedule(
+        active_preferences(events), past, 1 + max((r.number for r in past), default=0)
+    )
+    if planned:
+        rows.append(("schedule", f"round {min(planned)} on {schedule_text([*planned.values()])}"))
     rows += budget(settings, events, past, worked_s, gpu_s)
     if (folder / LOG).exists():
         rows.append(("log", str(folder / LOG)))

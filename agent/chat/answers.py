@@ -12,7 +12,17 @@ from agent.loop.validation import slice_attributes
 from agent.session.limits import best_round
 from agent.steering.preferences import Preference, slice_name
 from agent.steering.steer import share
-from eval.report.blocks import Block, Line, Table, value_shares, verdict_text
+from eval.report.blocks import (
+    Block,
+    Cell,
+    Line,
+    Table,
+    levers_text,
+    plan_lines,
+    plan_table,
+    value_shares,
+    verdict_text,
+)
 from eval.report.text import (
     duration,
     estimate_text,
@@ -31,6 +41,8 @@ from tools.settings import DstmSettings
 
 # Slices of a plan that are shown with a bar, and the length of a full bar.
 _N_BARS, _BAR = 5, 20
+# Prompts that are compared, and slices that a value is measured within.
+_N_PROMPTS, _N_WITHIN = 12, 2
 _LEARNT_FROM = {
     "real+synthetic": "photographs and generated images",
     "synthetic": "generated images alone",
@@ -143,6 +155,7 @@ def plan_summary(
     if plan.hypothesis:
         effect = signed(plan.hypothesis.expected_change)
         blocks.append(Line(f"It expects {effect} on {one_line(plan.hypothesis.slice)}."))
+    blocks += [Line(one_line(levers_text(plan.levers), 240))] if plan.levers else []
     if plan.warnings:
         more = f" (and {len(plan.warnings) - 1} more)" if len(plan.warnings) > 1 else ""
         blocks.append(Line(f"Warning: {one_line(plan.warnings[0], 240)}{more}", "warning"))
@@ -150,6 +163,29 @@ def plan_summary(
         text = "Make this? /approve, /plan all (every prompt), /edit N count 12, /reject WHY"
         return [*blocks, Line(text, "bold")]
     return [*blocks, Line("/plan all shows every prompt.", "dim")]
+
+
+def plan_blocks(question: ApprovalRequest, preferences: Sequence[Preference]) -> list[Block]:
+    """Return the plan that waits, what preferences did to it, and what may be done."""
+    plan, expectation = question.plan, question.expectation
+    assert plan is not None and expectation is not None  # of questions about plans
+    kept_rates = {p.prompt_id: p.kept_rate for p in expectation.prompts}
+    seconds = None if expectation.seconds is None else expectation.seconds / plan.n_images
+    texts = {p.id: p.say() for p in preferences}
+    shifts = [
+        f"Preference {id_} {texts[id_]}: {percent(shift.before)} -> {percent(shift.after)}"
+        for shift in (question.resolved.shifts if question.resolved else ())
+        if (id_ := shift.preference) in texts
+    ]
+    commands = '/approve, /edit N count 12, /edit N remove, /add "prompt" x8, /reject WHY'
+    return [
+        plan_table(plan, kept_rates, seconds, question.nearest),
+        Line(expected(expectation), "dim"),
+        *plan_lines(plan),
+        *map(Line, shifts),
+        *(Line(f"Warning: {one_line(text)}", "warning") for text in plan.warnings),
+        Line(f"Make this? {commands}", "bold"),
+    ]
 
 
 def expected(expectation: Expectation) -> str:
@@ -185,7 +221,9 @@ def class_lines(past: Sequence[Round], vocabulary: Vocabulary) -> list[Block]:
     blocks: list[Block] = []
     if by_class:
         rows = sorted(by_class.items(), key=lambda pair: pair[1].value)
-        title = f"Classes on feedback after round {last.label}; worst: {rows[0][0]}"
+        title = f"Classes on feedback after round {last.label}"
+        equal = [name for name, value in rows if value.value == rows[0][1].value]
+        title += f"; worst: {' and '.join(equal)}" if len(equal) < max(2, len(rows)) else "; equal"
         cells = [[name, estimate_text(value)] for name, value in rows]
         blocks.append(Table(["class", figure], cells, title))
     blocks += [
@@ -220,6 +258,31 @@ def data_lines(past: Sequence[Round], settings: Settings, n_sealed: int | None) 
         n = plural(known[-1][2].n, "feedback photograph")
         blocks.append(Line(f"Measured on {n}{sealed}."))
     return blocks
+
+
+def prompt_lines(past: Sequence[Round], audited: bool) -> list[Block]:
+    """Return what the audit kept of each prompt and its credit, the worst first.
+
+    The credit is the change of the accuracy of its slices that is put down to its images, added up.
+    """
+    found = []
+    for one in past:
+        kept = {q.prompt_id: q.n_kept / q.n_made for q in one.batch.quality} if one.batch else {}
+        for prompt in one.plan.prompts if one.plan else ():
+            changes = [c.change for r in past for c in r.credits if c.prompt_id == prompt.id]
+            rate = kept.get(prompt.id, 1.0) if audited else 1.0
+            found.append((rate, sum(changes), prompt, bool(changes), prompt.id in kept))
+    if not any(is_made for *_, is_made in found):
+        return [Line("No images are made yet, so prompts cannot be compared.")]
+    found = sorted((f for f in found if f[-1]), key=lambda f: f[:2])
+    rows: list[list[Cell]] = [
+        [p.id, one_line(p.text, 60), str(p.count), percent(rate) if audited else None,
+         signed(change) if has_credit else None]
+        for rate, change, p, has_credit, _ in found[:_N_PROMPTS]
+    ]  # fmt: skip
+    title = f"{len(rows)} of {plural(len(found), 'prompt')}, fewest kept and least credit first"
+    columns = ["prompt", "text", "images", "kept", "credit"]
+    return [Table(columns, rows, title, columns[2:]), Line("/show ID shows the images of one.")]
 
 
 def history_lines(past: Sequence[Round]) -> list[Block]:
@@ -271,6 +334,14 @@ def slice_lines(
             text += "; significantly worse than the rest" if bad else ""
         else:
             text = f"{name}: not measured apart"
+            parts = {f"{key}={value}" for key, values in attributes.items() for value in values}
+            scores_of = known[-1][1].slices if known else ()
+            within = [
+                s for s in scores_of if parts <= {f"{k}={v}" for k, v in s.attributes.items()}
+            ]
+            within.sort(key=lambda score: score.accuracy.value)
+            worst = [f"{s.key} {estimate_text(s.accuracy)}" for s in within[:_N_WITHIN]]
+            text += f", but within {', '.join(worst)}" if worst else ""
         if plan and "iou" not in attributes:
             part = share(Preference(attributes=attributes, min_share=1), plan.prompts, vocabulary)
             text += f"; {percent(part)} of the images of the plan of round {plan.round}"

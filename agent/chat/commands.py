@@ -26,9 +26,11 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "status": Command("", "where the session stands, its preferences and their effect", True),
-    "failures": Command("[SLICE]", "where the model fails on real photographs", True),
+    "failures": Command("[SLICE|round N]", "where the model fails on real photographs", True),
     "show": Command("[ID|SLICE|WORDS]", "pictures: generated images or real photographs", True),
-    "plan": Command("[all|SLICE]", "the plan that waits, or the last one; all: every prompt", True),
+    "plan": Command(
+        "[all|SLICE|round N]", "the plan that waits, or the last one; all: every prompt", True
+    ),
     "approve": Command("", "accept the plan"),
     "edit": Command(EDIT, "change a row of the plan"),
     "reject": Command("[WHY]", "have it planned again; preferences in WHY count at once"),
@@ -38,11 +40,13 @@ COMMANDS: dict[str, Command] = {
     "forget": Command("ID|WORDS|all", "take preferences or additions back", True, "always"),
     "back": Command("", "take the last preference back that no plan has followed yet"),
     "budget": Command(
-        "[rounds N|images N|total N|hours N|score N]", "what is spent and left, or another budget",
-        True, "arguments",
+        "[rounds N|images N|schedule N, N|total N|hours N|score N]",
+        "what is spent and left, or another budget", True, "arguments",
     ),
     "baseline": Command("", "whether images help: round 0 and the latest round", True),
     "worth": Command("", "whether another round is worth it: trend and cost", True),
+    "prompts": Command("", "what was kept of each prompt and its credit, the worst first", True),
+    "files": Command("", "where report, model and images are, and how to export them", True),
     "classes": Command("", "figures of each class, the worst first", True),
     "data": Command("", "photographs and images: how many, how many were kept", True),
     "synthetic": Command(
@@ -56,8 +60,8 @@ COMMANDS: dict[str, Command] = {
     "stop": Command("[round]", "stop now, or after this round; nothing is lost", True, "always"),
     "undo": Command("", "take the latest plan back, with all that came of it"),
     "fork": Command("NAME", "a new session that shares the rounds done so far"),
-    "memory": Command('"QUERY"', "what all sessions have learnt about something", True),
-    "why": Command("[N|SLICE]", "the reasons for the plan, a prompt or a slice", True),
+    "memory": Command('["QUERY"]', "what all sessions have learnt about something", True),
+    "why": Command("[N|SLICE|round N]", "the reasons for the plan, a prompt or a slice", True),
     "report": Command("", "write the HTML report"),
     "help": Command("", "this list"),
 }  # fmt: skip

@@ -12,12 +12,14 @@ from dataclasses import replace
 from functools import partialmethod
 
 from agent.chat.agreement import says_command, says_preference
+from agent.chat.answers import plan_blocks
 from agent.chat.assistant import ChatAssistant
 from agent.chat.commands import COMMANDS
 from agent.chat.live import LiveSession, SessionEvent
 from agent.chat.overview import Overview
 from agent.chat.plan_edits import added, edited, read_addition, remade
-from agent.chat.queries import Queries, plan_blocks
+from agent.chat.preferences import SCHEDULE
+from agent.chat.queries import Queries
 from agent.chat.replies import not_taken, which_data
 from agent.loop.approval import ApprovalDecision, ApprovalRequest
 from agent.loop.live_effects import LiveEffects
@@ -28,7 +30,7 @@ from agent.steering.arguments import number_of, unquoted, whole_number
 from agent.steering.clauses import parse
 from agent.steering.grammar import MAX_CHARS, ParseResult
 from agent.steering.preferences import Addition, Preference, bounds, say_effects
-from eval.report.blocks import Block, Line, round_lines
+from eval.report.blocks import Block, Line, round_lines, schedule_text
 from memory.errors import ShapingError, ToolError, unknown
 from memory.events import AdditionEvent, PlanEditEvent
 from memory.journal import Journal
@@ -41,6 +43,19 @@ _ANSWERED = (
     'another round worth it?", "which class is worst?", "what has changed?", "what does it cost?", '
     '"show me ...". A language model as the brain (--brain) answers freely.'
 )
+# Of `/budget NAME VALUE`: the setting, what reads its value, and what it means beside hours spent.
+_BUDGETS: dict[str, tuple[str, Callable[[str], float], str]] = {
+    "images": ("images_per_round", lambda text: whole_number(text, 100_000), "{} images a round"),
+    "total": ("max_images", lambda text: whole_number(text, 10**7), "at most {} images in all"),
+    "hours": (
+        "max_hours", lambda text: number_of(text, 0.001, 10_000),
+        "at most {:g} hours of work in all, of which {:.3g} are spent",
+    ),
+    "score": (
+        "target_score", lambda text: number_of(text, 0, 1),
+        "it ends when a round scores {:g} on feedback",
+    ),
+}  # fmt: skip
 
 
 class Conversation:
@@ -55,9 +70,12 @@ class Conversation:
         self._done: tuple[str, list[str]] | None = None
         self._proposed: Callable[[], list[Block]] | None = None
         self._commands: dict[str, Callable[[str], list[Block]]] = {
-            name: getattr(self, f"_{name}", None) or getattr(self._queries, name)
+            name: next(getattr(o, n) for o, n in self._places(name) if hasattr(o, n))
             for name in COMMANDS
         }
+
+    def _places(self, name: str) -> list[tuple[object, str]]:
+        return [(self, f"_{name}"), (self._queries, name), (self._preferences, name)]
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -292,12 +310,6 @@ class Conversation:
     _focus = partialmethod(_prefer, "focus")
     _avoid = partialmethod(_prefer, "avoid")
 
-    def _forget(self, text: str) -> list[Block]:
-        return self._preferences.forget(text)
-
-    def _back(self, text: str) -> list[Block]:
-        return self._preferences.back()
-
     def _synthetic(self, text: str) -> list[Block]:
         dstm, past = self.live.session.settings.dstm, self._overview.rounds()
         return self._preferences.mix(text, dstm, past) if text else self._queries.synthetic()
@@ -307,30 +319,22 @@ class Conversation:
         value = value.strip()
         if not name:
             return self._queries.budget()
+        if name == "schedule":
+            return self._preferences.schedule(value)
         if name == "rounds" and value:
             return self._rounds(whole_number(value, 100_000))
-        if name == "images" and value:
-            n_images = whole_number(value, 100_000)
-            self.live.change_budget(images=n_images)
-            text = f"{n_images} images a round"
-        elif name == "total":
-            n_images = whole_number(value, 10_000_000)
-            self.live.change_budget(max_images=n_images)
-            text = f"at most {n_images} images in all"
-        elif name == "hours":
-            hours = number_of(value, 0.001, 10_000)
-            self.live.change_budget(max_hours=hours)
-            spent_h = self.live.session.control.worked_s / HOUR_S
-            text = f"at most {hours:g} hours of work in all, of which {spent_h:.3g} are spent"
-        elif name == "score":
-            score = number_of(value, 0, 1)
-            self.live.change_budget(target_score=score)
-            text = f"it ends when a round scores {score:g} on feedback"
-        else:
+        if name not in _BUDGETS or not value:
             raise ToolError(
                 "Say e.g. /budget rounds 6, /budget images 120 (of each round), /budget total 500 "
-                "(images in all), /budget hours 2, or /budget score 0.7."
+                f"(images in all), {SCHEDULE}, /budget hours 2, or /budget score 0.7."
             )
+        key, read, meaning = _BUDGETS[name]
+        if key == "images_per_round" and (planned := self._overview.schedule()):
+            text = schedule_text([*planned.values()])
+            raise ToolError(f"Round {min(planned)} on makes {text}; say e.g. {SCHEDULE}.")
+        amount = read(value)
+        self.live.change_budget(**{key: amount})
+        text = meaning.format(amount, self.live.session.control.worked_s / HOUR_S)
         return [Line(f"Understood: {text}, from the next round on.", "good")]
 
     def _rounds(self, number: int) -> list[Block]:
@@ -373,11 +377,10 @@ class Conversation:
         if self.live.progress.state in ("idle", "finished", "failed"):
             return [Line("Nothing runs; /continue goes on.")]
         self.live.stop(after_round=text == "round")
-        name = self.live.session.name
         if text == "round":
             return [Line("It stops after this round.", "good")]
-        text = f"It stops at the next safe point. Later: /continue, or shaping chat {name}"
-        return [Line(text, "good")]
+        later = f"Later: /continue, or shaping chat {self.live.session.name}"
+        return [Line(f"It stops at the next safe point. {later}", "good")]
 
     def _undo(self, text: str) -> list[Block]:
         plan = self._overview.last_plan()

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from agent.config.settings import LimitSettings
 from agent.loop.approval import ApprovalDecision, ApprovalRequest
 from agent.loop.components import Components
 from agent.loop.observer import Observer
@@ -28,7 +29,7 @@ from memory.records import Plan, Round
 State = Literal["idle", "working", "waiting", "paused", "finished", "failed"]
 """idle: not started, or stopped; waiting: for an answer; finished: by a limit of the session."""
 
-_AT_REST = ("idle", "finished", "failed")
+AT_REST = ("idle", "finished", "failed")
 # How often a thread that waits for an answer gives a sign of life.
 _BEAT_S = 0.5
 _REST_S = 5.0
@@ -141,7 +142,7 @@ class LiveSession:
             elif requested(self.session.folder) == "pause":
                 # Another budget waits for the end of the round, a round taken back for a stop.
                 request(self.session.folder, "continue" if self._after_round else "stop_now")
-            if self._progress.state in _AT_REST:
+            if self._progress.state in AT_REST:
                 self._wanted = True
             self._changed.notify_all()
 
@@ -173,16 +174,13 @@ class LiveSession:
             self._halt()
             return True
 
-    def change_budget(
-        self, rounds: int | None = None, images: int | None = None, **limits: float
-    ) -> None:
+    def change_budget(self, **changes: float) -> None:
         """Change the number of rounds, of images per round, or limits; from the next round on.
 
-        limits: of the settings, e.g. max_hours. A session that ended by its budget goes on then;
-        one that was stopped stays so.
+        A session that ended by its budget goes on then; one that was stopped stays so.
         """
-        sizes = {"rounds": rounds, "images_per_round": images}
-        sizes = {name: size for name, size in sizes.items() if size is not None}
+        limits = {name: changes[name] for name in changes.keys() & LimitSettings.model_fields}
+        sizes = {name: value for name, value in changes.items() if name not in limits}
         goes_on = self._progress.state not in ("idle", "failed")
 
         def change() -> None:
@@ -196,7 +194,7 @@ class LiveSession:
             self._wanted = self._wanted or goes_on
 
         with self._changed:
-            runs = self._progress.state not in _AT_REST
+            runs = self._progress.state not in AT_REST
             self._after_round = runs and (not self._due or self._after_round)
             self._due.append(change)
             self._changed.notify_all()
@@ -290,19 +288,19 @@ class LiveSession:
     def _halt(self) -> None:
         self._after_round = False
         self.question = None
-        if self._progress.state not in _AT_REST:
+        if self._progress.state not in AT_REST:
             request(self.session.folder, "stop_now")
         self._changed.notify_all()
 
     def _settled(self) -> bool:
         state = self._progress.state
-        if self._due and (not self._after_round or state in _AT_REST):
+        if self._due and (not self._after_round or state in AT_REST):
             return False
         if state == "waiting":
             # With a clock it goes on by itself.
             is_open = self._answer is None and self.question is not None
             return is_open and self._deadline is None
-        return state in (*_AT_REST, "paused") and not self._wanted
+        return state in (*AT_REST, "paused") and not self._wanted
 
     def _set(self, state: State | None = None, **where: Any) -> None:
         with self._changed:

@@ -8,12 +8,13 @@ from __future__ import annotations
 from agent.chat.answers import pixel_classes
 from agent.chat.live import LiveSession
 from agent.chat.preferences import PreferenceStore
+from agent.loop.schedule import schedule
 from agent.loop.validation import slice_attributes
 from agent.steering.arguments import unquoted
 from agent.steering.lexicon import Lexicon
 from agent.steering.preferences import FOCUS, Preference
 from memory.errors import ToolError, some
-from memory.records import Plan, Report, Round
+from memory.records import LaterRound, Plan, Report, Round
 from prompts.printable import one_line
 from prompts.vocabulary import Vocabulary
 
@@ -38,6 +39,12 @@ class Overview:
     def last_plan(self) -> Plan | None:
         """Return the last plan that was accepted, or None before there is one."""
         return next((r.plan for r in reversed(self.rounds()) if r.plan), None)
+
+    def schedule(self) -> dict[int, LaterRound]:
+        """Return the rounds to come that are scheduled, by their numbers."""
+        past = self.rounds()
+        number = 1 + max((r.number for r in past if r.report), default=0)
+        return schedule(self.preferences.active(), past, number)
 
     def slices(self) -> list[str]:
         """Return the slices of the last report, or all values of attributes before there is one."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from functools import cached_property
 
 from agent.chat.answers import current_share
+from agent.loop.levers import schedule_problems
+from agent.loop.schedule import images_left, left_over
 from agent.planners import AttributeDistribution, distribution_of
 from agent.session.folder import Session
 from agent.steering.arguments import number_of, unquoted
 from agent.steering.lexicon import Lexicon
 from agent.steering.preferences import (
     FACTOR,
+    FOCUS,
     STEERING,
     SYNTHETIC,
     Addition,
@@ -26,12 +30,13 @@ from agent.steering.preferences import (
 from agent.steering.steer import drawable, possible
 from eval.report.blocks import Block, Line
 from memory.errors import ToolError, unknown
-from memory.events import AdditionEvent, ForgetEvent, SteeredEvent, WishEvent
-from memory.records import Round
+from memory.events import AdditionEvent, ForgetEvent, OpeningEvent, SteeredEvent, WishEvent
+from memory.records import LaterRound, Round, slice_key
 from prompts.printable import one_line
 from tools.settings import DEFAULT_SHARE, DstmSettings
 from tools.targets import Target
 
+SCHEDULE = "/budget schedule 100, 300 60% poly, 200"
 # More than a person can keep in mind, and than a prompt should say.
 MAX_PREFERENCES = 30
 
@@ -107,13 +112,14 @@ class PreferenceStore:
         if len(active) >= MAX_PREFERENCES:
             raise ToolError(f"{MAX_PREFERENCES} preferences hold already; /forget ID removes one.")
         number = 1 + len(self._journal.events(WishEvent, undone=True))
-        fields = {"id": f"w{number}", "since": self.next_round()}
+        since = preference.since if preference.schedule else self.next_round()
+        fields = {"id": f"w{number}", "since": since}
         new = preference.model_copy(update={"text": preference.text or text[:300], **fields})
         same = [p for p in active if p.attributes == new.attributes]
         for old in same:
             if new.factor is None and new.say() == old.say():
                 return [Line(f"That holds already: {old.id} {old.say()}.")]
-        is_bounded = new.has_share or new.kind == "mix"
+        is_bounded = new.has_share or new.kind in ("mix", "schedule")
         replaced = [p for p in same if is_bounded and p.kind == new.kind]
         others = [p for p in active if p not in replaced]
         self._check(new, others)
@@ -168,7 +174,7 @@ class PreferenceStore:
         against = [p for p in others if opposed(new, p) and not (new.factor and p.factor)]
         if against:
             raise ToolError(f"{new.say()} contradicts {_names(against)}. /forget ID removes one.")
-        if new.kind in ("fewer", "at_most", "note", "mix"):
+        if new.kind in ("fewer", "at_most", "note", "mix", "schedule"):
             return
         apart = [
             p
@@ -203,6 +209,39 @@ class PreferenceStore:
             raise ToolError(f"Say less, more, or a share of {low:.0%} to {high:.0%}.")
         return self.take(Preference(synthetic_share=share), f"synthetic {text}")
 
+    def schedule(self, text: str) -> list[Block]:
+        """Take up the images of all rounds to come: "100, 300 60% poly, 200".
+
+        Raises:
+            ToolError: It cannot be read, or does not fit the rounds and images that are left.
+        """
+        settings, past, later = self._session.settings, self._session.rounds(), []
+        opened = [event.round for event in self._journal.events(OpeningEvent)]
+        number, known = 1 + max(opened, default=0), {r.number: r for r in past}
+        for part in re.split(r"[,;]|(?<=\d) (?=\d+\b(?!%))|\band\b(?= *\d)", text):
+            size = re.fullmatch(
+                r"(\d{1,6})(?: images)?(?: (\d+)%)?(?: (?:of |for )?(.+))?", part.strip()
+            )
+            if size is None:
+                raise ToolError(f"{one_line(part, 60)!r} is no number of images, as in {SCHEDULE}.")
+            named, unknown_words = self.lexicon.read(size[3] or "")
+            if unknown_words or ((size[3] or size[2]) and not named):
+                name = one_line(size[3] or part, 60)
+                raise ToolError(f"{name!r} names no slice of the target.")
+            name = slice_key({key: values[0] for key, values in named.items()})
+            shares = {name: int(size[2]) / 100 if size[2] else FOCUS} if named else {}
+            later.append(LaterRound(n_images=size[1], shares=shares))
+        held, sizes = self.active(), [one.n_images for one in later]
+        rounds = [known.get(n, Round(number=n)) for n in range(1, number)]
+        spare = sum(left_over(settings, held, past, one) for one in rounds)
+        left, n_rounds = (
+            images_left(settings, spare, past, number),
+            settings.session.rounds - number + 1,
+        )
+        if problems := schedule_problems(sizes, later, n_rounds, left, self._vocabulary):
+            raise ToolError(f"From round {number} on: {'; '.join(problems)}.")
+        return self.take(Preference(schedule=tuple(later), since=number), f"schedule {text}")
+
     def forget(self, text: str) -> list[Block]:
         """Take preferences and additions back: of an id, about the values that words name, or all.
 
@@ -226,7 +265,7 @@ class PreferenceStore:
             self._journal.append(ForgetEvent(key=f"forget/{name}", id=name))
         return [Line(f"Forgotten: {', '.join(chosen)}.", "good")]
 
-    def back(self) -> list[Block]:
+    def back(self, text: str = "") -> list[Block]:
         """Take back the last addition, or the preferences of the last sentence, if not followed."""
         steered = self._journal.events(SteeredEvent)
         followed = {shift["wish"] for event in steered for shift in event.shifts}

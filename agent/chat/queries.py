@@ -16,13 +16,15 @@ from agent.chat.answers import (
     history_lines,
     mix_lines,
     pixel_classes,
+    plan_blocks,
     plan_summary,
+    prompt_lines,
     slice_lines,
     trend_lines,
     worth_lines,
 )
 from agent.chat.commands import COMMANDS
-from agent.chat.live import LiveSession
+from agent.chat.live import AT_REST, LiveSession
 from agent.chat.overview import Overview, say_progress
 from agent.chat.preferences import PreferenceStore
 from agent.loop.approval import ApprovalRequest
@@ -40,13 +42,14 @@ from eval.report.blocks import (
     plain,
     plan_lines,
     plan_table,
+    schedule_text,
     score_tables,
     values,
 )
 from eval.report.delivery import baseline_lines, delivery_blocks
-from eval.report.text import estimate_text, percent, plural
+from eval.report.text import estimate_text, plural
 from memory.errors import DataError, ToolError, unknown
-from memory.events import ChatCallEvent, ModelCallEvent, RoundDoneEvent
+from memory.events import ChatCallEvent, EndedEvent, ModelCallEvent, RoundDoneEvent
 from memory.records import Plan, PromptSpec
 from prompts.printable import one_line
 
@@ -77,9 +80,12 @@ class Queries:
             *trend_lines(self._overview.rounds()),
             *preference_tables(self._overview.preferences),
         ]
+        blocks += [Line(f"Schedule: {text}.")] if (text := self._scheduled()) else []
         if now.state == "waiting":
             blocks.append(Line("It waits for you: /plan, /approve, /edit, /reject.", "bold"))
-        elif now.state in ("idle", "paused", "failed"):
+        ended = session.journal.events(EndedEvent) if now.state in AT_REST else ()
+        blocks += [Line(f"It ended, as {event.message}.") for event in ended[-1:]]
+        if now.state in ("idle", "paused", "failed"):
             blocks.append(Line("/continue goes on.", "bold"))
         return blocks
 
@@ -101,8 +107,11 @@ class Queries:
     def failures(self, text: str = "") -> list[Block]:
         """Show where the model fails on real photographs; of a slice, with pictures."""
         inspected = [r for r in self._overview.rounds() if r.is_inspected]
+        number, text = _round_of(text)
+        inspected = [r for r in inspected if number in (None, r.number)]
         if not inspected:
-            return [Line("No failures are known yet; the first report finds them.")]
+            when = "yet" if number is None else f"of round {number}"
+            return [Line(f"No failures are known {when}; the report of a round finds them.")]
         last = inspected[-1]
         if not text and not last.failures:
             return [Line(f"No failures were found after round {last.number}.")]
@@ -177,6 +186,9 @@ class Queries:
     def plan(self, text: str = "") -> list[Block]:
         """Show the plan that waits, or the last one; all: every prompt; of a slice, its part."""
         question, preferences = self._live.question, self._overview.preferences.active()
+        number, text = _round_of(text)
+        if number is not None:
+            return self.summary(None, number)
         if text and text != "all":
             return self.about(self._overview.slice_of(text).attributes)
         request = question if question is not None and question.kind == "plan" else None
@@ -185,12 +197,16 @@ class Queries:
         plan = self._overview.last_plan()
         if plan is None:
             return [Line("There is no plan yet.")]
-        return [plan_table(plan), *plan_lines(plan)] if text else self.summary(None)
+        if text:
+            return [plan_table(plan), *plan_lines(plan)]
+        is_done = any(r.report for r in self._overview.rounds() if r.number == plan.round)
+        done = f"No plan waits: that of round {plan.round} is carried out. /worth says what next."
+        return ([Line(done)] if is_done else []) + self.summary(None)
 
-    def summary(self, request: ApprovalRequest | None) -> list[Block]:
-        """Show in at most 12 lines the plan that waits, or the last one."""
+    def summary(self, request: ApprovalRequest | None, number: int | None = None) -> list[Block]:
+        """Show in at most 12 lines the plan that waits, or that of a round, or the last one."""
         plans = [r.plan for r in self._overview.rounds() if r.plan]
-        plan = request.plan if request and request.plan else plans[-1]
+        plan = request.plan if request and request.plan else self._plan_of(number)
         before = [p for p in plans if p.round < plan.round]
         preferences = self._overview.preferences.active()
         return plan_summary(
@@ -200,7 +216,9 @@ class Queries:
     def why(self, text: str = "") -> list[Block]:
         """Show the reasons for the plan, or for one of its prompts."""
         question = self._live.question
+        number, text = _round_of(text)
         plan = question.plan if question and question.plan else self._overview.last_plan()
+        plan = plan if number is None else self._plan_of(number)
         if plan is None:
             return [Line("Nothing is decided yet.")]
         if text and self._overview.lexicon.read(text)[0]:
@@ -214,10 +232,17 @@ class Queries:
             ]
         blocks: list[Block] = [Line(f"Plan of round {plan.round}", "bold"), *plan_lines(plan)]
         blocks.append(_reasons(plan.prompts))
-        report = self._overview.last_report()
-        if report and report.worst_slice:
-            blocks.append(Line(f"The worst slice before it was {report.worst_slice}."))
+        reports = [r.report for r in self._overview.rounds() if r.number < plan.round and r.report]
+        if reports and reports[-1].worst_slice:
+            blocks.append(Line(f"The worst slice before it was {reports[-1].worst_slice}."))
         return blocks
+
+    def _plan_of(self, number: int | None) -> Plan:
+        """Return the plan of a round, None: the last one; raises ToolError where it has none."""
+        plans = {r.number: r.plan for r in self._overview.rounds() if r.plan}
+        if number is not None and number not in plans:
+            raise ToolError(f"Round {number} has no plan; rounds with one: {[*plans]}.")
+        return plans[max(plans) if number is None else number]
 
     def _why_slice(self, plan: Plan, preference: Preference) -> list[Block]:
         """Show the reasons for the images of a slice."""
@@ -252,12 +277,37 @@ class Queries:
         """Show the figures of each class."""
         return class_lines(self._overview.rounds(), self._overview.vocabulary)
 
+    def prompts(self, text: str = "") -> list[Block]:
+        """Show what was kept of each prompt, and its credit."""
+        audited = self._live.session.settings.audit.method != "none"
+        return prompt_lines(self._overview.rounds(), audited)
+
+    def files(self, text: str = "") -> list[Block]:
+        """Show where the files of the session are, and the commands that export them."""
+        folder, name = self._live.session.folder, self._live.session.name
+        places = {
+            "report.html": "report",
+            "best": "best model, with predict.py",
+            "dataset": "images",
+        }
+        lines = [
+            f"{what}: {folder / place}"
+            for place, what in places.items()
+            if (folder / place).exists()
+        ]
+        command = f"shaping export {name} --format imagefolder"
+        return [
+            *map(Line, lines or [f"Files: {folder}"]),
+            Line(f"In a shell, to write the images as a data set: {command}"),
+        ]
+
     def data(self, text: str = "") -> list[Block]:
         """Show how many photographs and images there are, and what the audit kept."""
         session = self._live.session
         delivery = read_delivery(session.folder)
         n_sealed = delivery.changes[0].difference.n if delivery else None
-        return data_lines(self._overview.rounds(), session.settings, n_sealed)
+        source = f"Data: {session.settings.data}, target {session.settings.target.name}."
+        return [Line(source), *data_lines(self._overview.rounds(), session.settings, n_sealed)]
 
     def synthetic(self) -> list[Block]:
         """Show which share of a training's draws are generated images."""
@@ -285,9 +335,8 @@ class Queries:
 
     def memory(self, text: str) -> list[Block]:
         """Show what all sessions have learnt about something."""
-        text = unquoted(text)
-        if not text:
-            raise ToolError('Say what to look for: /memory "dark poly cells"')
+        report = self._overview.last_report()
+        text = unquoted(text) or f"what helped on {report.worst_slice if report else 'all'}"
         bench = self._live.components
         hits = bench.memory.search(text[:300], target=bench.target.name)
         return [hit_table(hits) if hits else Line("Nothing is remembered yet.")]
@@ -304,9 +353,19 @@ class Queries:
         )
         settings = session.settings.session
         n_left = max(0, settings.rounds - session.n_done())
-        rounds = f"{plural(n_left, 'round')} of {plural(settings.images_per_round, 'image')} left"
-        images = f"{rounds}: {n_left * settings.images_per_round} images."
+        planned, size = self._overview.schedule(), settings.images_per_round
+        numbers = range(session.n_done() + 1, settings.rounds + 1)
+        sizes = [planned[n].n_images if n in planned else size for n in numbers]
+        each = f" of {plural(size, 'image')}" if not planned else f", {self._scheduled()},"
+        images = f"{plural(n_left, 'round')}{each} left: {sum(sizes)} images."
         return [Table(["budget", "spent and left"], rows), Line(images), *self._time_left()]
+
+    def _scheduled(self) -> str:
+        """Say the schedule of the rounds to come."""
+        planned = self._overview.schedule()
+        return (
+            f"from round {min(planned)} on {schedule_text([*planned.values()])}" if planned else ""
+        )
 
     def help(self, text: str = "") -> list[Block]:
         """List the commands."""
@@ -346,27 +405,10 @@ class Queries:
         return specs[text]
 
 
-def plan_blocks(question: ApprovalRequest, preferences: Sequence[Preference]) -> list[Block]:
-    """Return the plan that waits, what preferences did to it, and what may be done."""
-    plan, expectation = question.plan, question.expectation
-    assert plan is not None and expectation is not None  # of questions about plans
-    kept_rates = {p.prompt_id: p.kept_rate for p in expectation.prompts}
-    seconds = None if expectation.seconds is None else expectation.seconds / plan.n_images
-    texts = {p.id: p.say() for p in preferences}
-    shifts = [
-        f"Preference {id_} {texts[id_]}: {percent(shift.before)} -> {percent(shift.after)}"
-        for shift in (question.resolved.shifts if question.resolved else ())
-        if (id_ := shift.preference) in texts
-    ]
-    commands = '/approve, /edit N count 12, /edit N remove, /add "prompt" x8, /reject WHY'
-    return [
-        plan_table(plan, kept_rates, seconds, question.nearest),
-        Line(expected(expectation), "dim"),
-        *plan_lines(plan),
-        *map(Line, shifts),
-        *(Line(f"Warning: {one_line(text)}", "warning") for text in plan.warnings),
-        Line(f"Make this? {commands}", "bold"),
-    ]
+def _round_of(text: str) -> tuple[int | None, str]:
+    """Return the round that "round 2" names, or None, and the rest of the text."""
+    match = re.fullmatch(r"round (\d{1,6})", text.strip())
+    return (int(match[1]), "") if match else (None, text)
 
 
 def preference_tables(store: PreferenceStore) -> list[Block]:

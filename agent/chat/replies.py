@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from agent.chat.answers import pixel_classes
 from agent.chat.commands import near_command
 from agent.chat.overview import Overview
+from agent.chat.preferences import SCHEDULE
 from agent.steering.grammar import LIMITS, ParseResult
 from agent.steering.preferences import Preference, slice_name
 from eval.report.blocks import Block, Line
@@ -71,7 +72,8 @@ def _unclear(text: str, name: str) -> str:
         )
     reason = f"{one_line(text, 80)!r} can mean several things, so nothing is changed."
     if not name:
-        return reason
+        size = f" Of rounds: /budget images 60, or {SCHEDULE}." if "images" in text else ""
+        return reason + size
     if any(word.isdecimal() for word in text.split()):
         return f'{reason} Say "20% {name}" (of every plan), or /add "PROMPT" x8 (once).'
     return f'{reason} Say "more {name}", "fewer {name}", "avoid {name}", or /forget a preference.'

@@ -11,11 +11,11 @@ from typing import NamedTuple
 from pydantic import Field
 
 from agent.loop.drafts import PolicyDraft, share_of
-from eval.report.blocks import failure_lines, levers_text, plain, verdict_text
+from eval.report.blocks import failure_lines, levers_text, plain, schedule_text, verdict_text
 from eval.report.text import estimate_text
 from memory.events.base import Occasional
 from memory.items import Hit, MemoryItem
-from memory.records import Failure, Record, Report, Round, Sparse, Verdict, slice_key
+from memory.records import Failure, LaterRound, Record, Report, Round, Sparse, Verdict, slice_key
 from prompts.printable import one_line
 from prompts.render import quote, render_text, source
 from prompts.vocabulary import Vocabulary
@@ -57,7 +57,8 @@ class Facts(Record):
         tokens_left: None without a limit.
         usd_left: None without a limit.
         baseline: The main figure of round 0 on feedback, None without a round 0.
-        spare: Images that earlier plans have left.
+        spare: Images of it that earlier plans have left.
+        schedule: What an earlier plan said of this round and those after.
         draft: A policy's plan for the round, which a language model may take.
         coverage: What share of the photographs of a slice the images so far cover, and what share
             as many photographs would, by slice.
@@ -84,6 +85,7 @@ class Facts(Record):
     usd_left: float | None = None
     baseline: Sparse[float | None] = None
     spare: Occasional[int] = 0
+    schedule: Occasional[tuple[LaterRound, ...]] = ()
     draft: Sparse[PolicyDraft | None] = None
     coverage: Sparse[dict[str, tuple[float, float]]] = Field({})
     open_vocabulary: Occasional[bool] = False
@@ -357,6 +359,9 @@ def _say_budget(facts: Facts) -> str:
         f"You may make {facts.n_images} images now, about {facts.images_per_prompt} per prompt; "
         f"{facts.images_left} are left in all."
     ]
+    if facts.schedule:
+        now = "now and in the rounds after"
+        sentences.append(f"Your own schedule, {now}: {schedule_text(facts.schedule)}.")
     if facts.seconds_per_image is not None:
         seconds = facts.seconds_per_image * facts.n_images
         sentences.append(f"Drawing all now takes {seconds:.0f} s.")

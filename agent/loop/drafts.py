@@ -14,6 +14,7 @@ from pydantic import Field
 
 from agent import planners
 from agent.brains import planner_of
+from agent.loop.schedule import own_schedule, preferences_of
 from agent.loop.state import SessionView
 from agent.planners import AttributeDistribution, Observation, PlanDraft, PromptDraft, SliceShare
 from agent.planners.slices import PromptWriter, last_report, supported_slices
@@ -77,7 +78,9 @@ def policy_draft(
         return None
     planner = planners.build(settings.llm.fallback)
     plan = planner.plan(seen, space, vocabulary)
-    wanted = active_preferences(session.journal.events(WishEvent, ForgetEvent))
+    held = active_preferences(session.journal.events(WishEvent, ForgetEvent))
+    own = own_schedule(held, seen.rounds, seen.round)
+    wanted = preferences_of(held, own[:1], seen.round)
     plan, _ = steer(plan, wanted, space, vocabulary, seen.images_per_prompt, _seed(seen))
     return PolicyDraft(planner=planner.name, plan=plan, gains=_gains(seen, space))
 

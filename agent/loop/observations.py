@@ -17,6 +17,7 @@ from agent.brains.actions import storable
 from agent.loop import eyes
 from agent.loop.context import SMALL_CHARS, Facts, opening_texts, prompt_files
 from agent.loop.effects import Effects
+from agent.loop.schedule import budget, images_left, left_over, own_schedule
 from agent.loop.state import (
     GRAPH_WORKS,
     SMALL_CONTEXT,
@@ -82,11 +83,22 @@ def observe(session: SessionView, round_number: int) -> Observation:
     settings = session.settings.session
     return Observation(
         round=round_number,
-        n_images=settings.images_per_round,
+        n_images=budget_of(session, round_number),
         images_per_prompt=settings.images_per_prompt,
         seed=settings.seed,
         rounds=tuple(rounds_before(session.journal, round_number)),
     )
+
+
+def budget_of(session: SessionView, round_number: int) -> int:
+    """Return how many images a round makes, unless its plan says another number."""
+    past = rounds_before(session.journal, round_number)
+    return budget(session.settings, held_preferences(session.journal), past, round_number)
+
+
+def held_preferences(journal: EventLog) -> list[Preference]:
+    """Return the preferences that hold."""
+    return active_preferences(journal.events(WishEvent, ForgetEvent))
 
 
 def open_round(
@@ -134,15 +146,16 @@ def gather(
     settings, target, journal = session.settings, effects.target, session.journal
     round_number, past = observation.round, observation.rounds
     lessons, similar = effects.recall(round_number, _question(past))
-    preferences = active_preferences(journal.events(WishEvent, ForgetEvent))
-    spare = _spare_images(journal, observation)
+    preferences = held_preferences(journal)
+    spare = _spare_images(session, observation)
     return Facts(
         **_elsewhere(past, target),
         round=round_number,
         rounds=settings.session.rounds,
         n_images=observation.n_images,
-        images_left=observation.n_images * (settings.session.rounds - round_number + 1) + spare,
+        images_left=images_left(settings, spare, past, round_number),
         spare=spare,
+        schedule=own_schedule(preferences, past, round_number),
         images_per_prompt=observation.images_per_prompt,
         max_chars=_space(
             settings.llm.context_tokens, record_version(journal), eyes.picture_tokens(session) or 0
@@ -161,13 +174,14 @@ def gather(
     )
 
 
-def _spare_images(journal: EventLog, observation: Observation) -> int:
-    """Return the images that earlier plans have left to later rounds, by `Levers.n_images`."""
+def _spare_images(session: SessionView, observation: Observation) -> int:
+    """Return the images that earlier rounds have left to later ones; negative: have taken."""
+    past, journal = observation.rounds, session.journal
     opening = journal.get(f"opening/{observation.round - 1}", OpeningEvent)
     spare: int = opening.facts.get("spare", 0) if opening else 0
-    plan = observation.rounds[-1].plan if observation.rounds else None
-    chosen = plan.levers.n_images if plan and plan.levers else None
-    return spare + (observation.n_images - chosen if chosen else 0)
+    if not past or not past[-1].number:
+        return spare
+    return spare + left_over(session.settings, held_preferences(journal), past, past[-1])
 
 
 def _space(context_tokens: int, version: int, picture_tokens: int) -> int:

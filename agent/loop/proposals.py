@@ -17,26 +17,27 @@ from agent.loop.expectations import Expectation
 from agent.loop.levers import Bounds, lever_bounds, lever_problems
 from agent.loop.observations import (
     LOOK_BACK,
+    budget_of,
+    held_preferences,
     observe,
     rounds_before,
     seconds_per_image,
 )
+from agent.loop.schedule import preferences_of
 from agent.loop.state import GRAPH_WORKS, SessionView, record_version
 from agent.loop.validation import PlanRules, least_prompts, refusal, shortfalls, validate
 from agent.planners import AttributeDistribution, Observation, PlanDraft
 from agent.planners.slices import last_report, supported_slices
-from agent.steering.preferences import STEERING, Effect, Preference, active_preferences, additions
+from agent.steering.preferences import STEERING, Effect, Preference, additions
 from agent.steering.steer import add, broken, changes_of_share, ignored, steer
 from memory.errors import ToolError
 from memory.events import (
-    ForgetEvent,
     HeadEvent,
     OpeningEvent,
     PlanEditEvent,
     PlanEvent,
     ProposedEvent,
     WishesShownEvent,
-    WishEvent,
 )
 from memory.records import Levers, Plan, Report, slice_key
 
@@ -54,7 +55,8 @@ class Proposals:
         if choice.levers:
             past = rounds_before(self._journal, round_number)
             bounds = self.lever_bounds(round_number)
-            if problems := lever_problems(choice.levers, bounds, vocabulary, past):
+            size = self.budget(None, round_number)
+            if problems := lever_problems(choice.levers, bounds, vocabulary, past, size):
                 raise refusal(problems)
         if choice.draft == "replace" and not choice.shares:
             return choice.as_given()
@@ -66,7 +68,7 @@ class Proposals:
             self._observe(choice.levers, round_number),
             self._distribution(),
             vocabulary,
-            active_preferences(self._journal.events(WishEvent, ForgetEvent)),
+            preferences_of(held_preferences(self._journal), (), round_number),
         )
 
     def resolve(self, choice: Choice, round_number: int, author: str, key: str) -> ResolvedDraft:
@@ -88,7 +90,7 @@ class Proposals:
         settings, vocabulary = self._session.settings, self._effects.target.vocabulary
         session = settings.session
         draft = self.compose(choice, round_number)
-        preferences = active_preferences(self._journal.events(WishEvent, ForgetEvent))
+        preferences = preferences_of(held_preferences(self._journal), (), round_number)
         extra = additions(self._journal.events(*STEERING))
         if planner_of(author) is None and record_version(self._journal) >= GRAPH_WORKS:
             self._check_amounts(choice, draft, round_number, author, preferences)
@@ -101,7 +103,7 @@ class Proposals:
             )
         elif preferences:
             self._tell_wishes(round_number, preferences)
-        draft = add(draft, extra, self._budget(draft.levers), vocabulary)
+        draft = add(draft, extra, self.budget(draft.levers, round_number), vocabulary)
         if preferences and planner_of(author) is None:
             plan = self.check(draft, round_number, author)
             if problems := broken(plan, preferences, vocabulary):
@@ -142,7 +144,7 @@ class Proposals:
         effects, generator = self._effects, self._session.settings.generator
         return PlanRules(
             effects.target.vocabulary,
-            self._budget(levers),
+            self.budget(levers, round_number),
             effects.count_tokens,
             effects.max_tokens,
             slices=[score.key for score in report.slices] if report else (),
@@ -166,7 +168,7 @@ class Proposals:
             return
         session, vocabulary = self._session.settings.session, self._effects.target.vocabulary
         # How many prompts the shares become is not the model's doing.
-        n_images = self._budget(choice.levers)
+        n_images = self.budget(choice.levers, round_number)
         n_prompts = least_prompts(n_images, session.images_per_prompt)
         made: Counter[str] = Counter()
         for past in rounds_before(self._journal, round_number):
@@ -237,16 +239,17 @@ class Proposals:
         spare = opening.facts.get("spare", 0) if opening else 0
         past = rounds_before(self._journal, round_number)
         follows = self._effects.supports("accepts_guidance", round_number)
-        return lever_bounds(self._session.settings, past, spare, follows)
+        held = held_preferences(self._journal)
+        return lever_bounds(self._session.settings, held, past, round_number, spare, follows)
 
-    def _budget(self, levers: Levers | None) -> int:
+    def budget(self, levers: Levers | None, round_number: int) -> int:
         """Return the images of a round."""
-        return (levers and levers.n_images) or self._session.settings.session.images_per_round
+        return (levers and levers.n_images) or budget_of(self._session, round_number)
 
     def _observe(self, levers: Levers | None, round_number: int) -> Observation:
         """Return what a planner may know, with the images that the levers give the round."""
         seen = observe(self._session, round_number)
-        return seen.model_copy(update={"n_images": self._budget(levers)})
+        return seen.model_copy(update={"n_images": self.budget(levers, round_number)})
 
     def _adapters(self) -> list[str]:
         """Return the names of the generator's LoRA adapters, which prompts may weigh."""

@@ -135,14 +135,15 @@ class Toolbox:
     def schemas(self, names: Sequence[str], brief: bool, round_number: int) -> list[dict[str, Any]]:
         """Return tools as JSON schemas for a chat model, see `agent.loop.tool_schemas`."""
         past = rounds_before(self._journal, round_number)
-        budget, report = self._session.settings.session, last_report(past)
+        report, rules = last_report(past), self._proposals.rules(round_number)
+        per_prompt = self._session.settings.session.images_per_prompt
         schemas = tool_schemas(
             [self.tools[name] for name in names],
-            self._proposals.rules(round_number),
+            rules,
             worst_first(report.slices) if report else [],
             brief,
             drawable=self._proposals.drawable(report),
-            n_prompts=least_prompts(budget.images_per_round, budget.images_per_prompt),
+            n_prompts=least_prompts(rules.n_images, per_prompt),
             levers=self._proposals.lever_bounds(round_number),
             rounds=[r.number for r in past if r.batch],
         )

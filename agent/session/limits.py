@@ -66,7 +66,11 @@ def best_of(done: Sequence[Done]) -> Best | None:
 
 
 def ending(
-    settings: Settings, done: Sequence[Done], worked_s: float, gpu_s: float
+    settings: Settings,
+    done: Sequence[Done],
+    worked_s: float,
+    gpu_s: float,
+    n_next: int | None = None,
 ) -> Ending | None:
     """Return the first rule that forbids another round, or None.
 
@@ -77,9 +81,10 @@ def ending(
         done: The finished rounds, round 0 among them, which no limit counts.
         worked_s: Time worked so far in seconds.
         gpu_s: The part of it on a GPU.
+        n_next: Images of the next round; None: as the settings say.
     """
     limits, session = settings.limits, settings.session
-    best = best_of(done)
+    best, n_next = best_of(done), n_next or session.images_per_round
     if best and limits.target_score is not None and best.score >= limits.target_score:
         return Ending(
             "target_score",
@@ -94,17 +99,16 @@ def ending(
             f"{limits.patience} had the chance",
         )
     n_made = sum(one.n_made for one in done)
-    if limits.max_images is not None and n_made + session.images_per_round > limits.max_images:
+    if limits.max_images is not None and n_made + n_next > limits.max_images:
         if not n_made:
             raise SettingsError(
                 f"limits.max_images is {limits.max_images}, fewer than the "
-                f"{session.images_per_round} images of one round. Raise it, or lower "
+                f"{n_next} images of one round. Raise it, or lower "
                 "session.images_per_round."
             )
         return Ending(
             "max_images",
-            f"{n_made} images are made and another {session.images_per_round} would pass "
-            f"{limits.max_images}",
+            f"{n_made} images are made and another {n_next} would pass {limits.max_images}",
         )
     last_s = done[-1].seconds if done else 0.0
     for rule, limit, spent_s in (

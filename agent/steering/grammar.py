@@ -47,6 +47,8 @@ _REWRITES = {
     r"\b(?:pls|plz|thx|rn|lol|btw|tbh)\b": "",
     r"'(?:d|ll|ve|re|m|s)\b|\blet us\b|\bat all\b": "",
     r"\bany ?more\b": "any",
+    r"\bright now\b": "now",
+    r"\b(?:once|when|as soon as) (?:this|the|the current) round (?:is|has) \w+": "after this round",
     r"\b(?:because|since (?:it|they|that))\b.*?(?=[,;.!?]|\b(?:and|but|then)\b|$)": "",
     r"\b(?:the )?same(?: as before)?(?= but\b)|\bas before\b|\bno wait\b|\bsorry\b": "",
     r"\bmake sure\b|\b(?:would|do) you mind\b": "please",
@@ -106,7 +108,7 @@ _COMMANDS = {
     "ask_images": "budget images", "ask_time": "budget time", "edit_remove": "edit {n} remove",
     "edit_count": "edit {n} count {count}", "forget_all": "forget all", "forget_id": "forget {id}",
     "forget": "forget {rest}", "show": "show {rest}", "score": "budget score {share:g}",
-    "hours": "budget hours {hours:.3g}",
+    "hours": "budget hours {hours:.3g}", "schedule": "budget schedule {sizes}",
 }  # fmt: skip
 
 
@@ -249,6 +251,7 @@ def _command(line: str, named: Mapping[str, Sequence[str]], lexicon: Lexicon) ->
         "n": numbers[0],
         "count": numbers[1],
         "id": first.get("ID", ""),
+        "sizes": " ".join(str(t) for part in rule.find_data("sizes") for t in part.children),
         "rest": line[tokens[1].start_pos :] if len(tokens) > 1 else "",
         "share": number_of_text(shares[-1]) if name == "score" else 0,
         "hours": float(numbers[0]) / minutes if name == "hours" else 0,

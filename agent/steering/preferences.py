@@ -14,9 +14,10 @@ from typing import Any, Literal, get_args
 from pydantic import ConfigDict, Field, model_serializer, model_validator
 
 from agent.planners import PromptDraft
+from eval.report.blocks import schedule_text
 from eval.report.text import estimate_text, number
 from memory.events import AdditionEvent, Event, ForgetEvent, SteeredEvent, WishEvent
-from memory.records import Estimate, PromptSpec, Record, Round, Share, slice_key
+from memory.records import Estimate, LaterRound, PromptSpec, Record, Round, Share, slice_key
 from prompts.render import quote
 from prompts.vocabulary import Vocabulary
 
@@ -32,6 +33,7 @@ Kind = Literal[
     "between",
     "note",
     "mix",
+    "schedule",
 ]  # fmt: skip
 # Kinds of events that record preferences and their effects.
 STEERING = (WishEvent, ForgetEvent, AdditionEvent, SteeredEvent)
@@ -59,7 +61,7 @@ class Preference(Record):
 
     The bounds 1 and 0 are constraints: a plan that breaks one is changed or refused. Everything
     else shifts images between prompts. Without `attributes` it is a note, which only a language
-    model can follow, or sets the share of generated images in trainings.
+    model can follow, or sets the share of generated images in trainings, or sizes of rounds.
 
     Attributes:
         id: Unique in the session, e.g. "w3"; "" before it is journaled.
@@ -68,6 +70,7 @@ class Preference(Record):
         max_share: Greatest share of the images, 0..1; 0: none of these.
         factor: What the planner's share is multiplied by, 0.1..10.
         synthetic_share: Of a training's draws of a class, those that are generated images.
+        schedule: The rounds from `since` on.
         text: The words of the person.
         since: First round that it holds for.
     """
@@ -78,6 +81,7 @@ class Preference(Record):
     max_share: Share | None = None
     factor: float | None = Field(None, ge=1 / MAX_FACTOR, le=MAX_FACTOR)
     synthetic_share: float | None = Field(None, ge=SYNTHETIC[0], le=SYNTHETIC[1])
+    schedule: tuple[LaterRound, ...] = ()
     text: str = Field("", max_length=300)
     since: int = Field(1, ge=1)
 
@@ -118,6 +122,8 @@ class Preference(Record):
             values |= {"min_share": self.min_share, "max_share": self.max_share}
         if self.kind == "mix":
             values["synthetic_share"] = self.synthetic_share
+        if self.schedule:
+            values["schedule"] = [one.to_json() for one in self.schedule]
         return values
 
     @property
@@ -126,6 +132,8 @@ class Preference(Record):
         low, high = self.min_share, self.max_share
         if self.synthetic_share is not None:
             return "mix"
+        if self.schedule:
+            return "schedule"
         if not self.attributes:
             return "note"
         if self.factor is not None:
@@ -172,6 +180,8 @@ class Preference(Record):
             return quote(self.text, 200)
         if self.synthetic_share is not None:
             return f"{self.synthetic_share:.0%} of the draws of trainings are generated images"
+        if self.schedule:
+            return f"from round {self.since} on {schedule_text(self.schedule)}"
         times = f" (x{self.strength:.3g})" if self.factor is not None else ""
         return f"{_WORDS[self.kind].format(self.share, self.max_share)} {self.name}{times}"
 

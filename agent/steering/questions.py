@@ -35,6 +35,13 @@ _TOPICS = tuple(
          r"what (?:did|have) you (?:do|done|changed?|understood)"),
         ("status", r"wish(?:es)?\b", r"rules\b", r"preferences?\b", r"ask(?:ed)? for",
          r"i (?:ask|say|said|want)"),
+        ("status", r"why (?:did|has|have|is|was) (?:it|this|you|the (?:session|run)) (?:\w+ )?"
+         r"(?:stop|end|finish|over|done|paus|wait)"),
+        ("files", r"export|download|zip\b|archive\b", r"files?\b|folders?\b|director|saved|stored",
+         r"(?:use|load|deploy|run|get) (?:the|my|this|its) (?:\w+ )?(?:model|network|images)\b"),
+        ("memory", r"(?:you|it|we|been) learn(?:t|ed)?$", r"lessons?\b", r"remember"),
+        ("prompts", r"(?:worst|best|weakest|poorest|useless|helpful|rejected) prompts?\b",
+         r"prompts? (?:was|were|is|are|did|do|has|have|work|help|fail|got|get|perform)"),
         ("worth", r"worth", r"plateau|converge|pay off|saturate", r"no (?:more )?gain",
          r"(?:should|shall|can|may|better to|sense to|time to) (?:(?:i|we|it) )?(?:do |run |make )?"
          rf"(?:1 )?(?:{_GO_ON})\b", r"(?:1|more) rounds? (?:help|bring|be|do)",
@@ -49,10 +56,12 @@ _TOPICS = tuple(
          r"test (?:score|set|accuracy|result)|on (?:the )?test\b", r"deliver|sealed",
          r"best (?:model|network)",
          r"(?:images|pictures|data) (?:help|work|useful|bring|make|matter|any good)",
-         r"significant|chance\b|noise\b|confident|certain|sure\b|trust|statistic"),
+         r"significant|chance\b|noise\b|confident|certain|sure\b|trust|statistic|reliab|robust",
+         r"(?:came|come|comes|got) (?:\w+ )?(?:out\b|of (?:it|this|all|the session))",
+         r"conclusion|summar|outcome|bottom line"),
         ("data", r"(?:test|measure|train|learn|evaluate)(?:s|d|ed|t)? (?:\w+ )?(?:on|from|with)\b",
          r"audit|kept\b|keep\b|reject|discard|thrown|photographs?\b|photos?\b",
-         r"images\b.*(?:far|until now|already|made|make)\b"),
+         r"images\b.*(?:far|until now|already|made|make)\b", r"data ?set|what data\b"),
         ("changes", r"chang|differ|new\b|improve|better\b|worse\b|help|bring|achieve|worked",
          r"compare|since\b|trend"),
         ("failures", r"fail|errors?\b|mistakes?\b|weak|worst\b|wrong\b|bad\b|poor|low\b|hard",
@@ -63,10 +72,13 @@ _TOPICS = tuple(
          r"happening|best\b|rounds?\b"),
     )
 )  # fmt: skip
+# Verbs of requests that are answered as questions are.
+_ASKED = ("compare", "tell", "explain", "export", "download")
+_SINCE = re.compile(r"\b(?:since|after|than|from|compared|against|with|over)\b")
 # Topics that can be about a slice, and others that never are: "how many images are left?" Of the
 # rest a named slice leaves its scores.
 _OF_SLICES = ("why", "plan", "failures")
-_OF_NO_SLICE = ("help", "last", "worth", "synthetic", "budget")
+_OF_NO_SLICE = ("help", "last", "worth", "synthetic", "budget", "files", "prompts")
 # Words of the patterns, and words beside them that change no question.
 _KNOWN = frozenset(re.findall(r"[a-z]+", " ".join(p.pattern for _, p in (*_TOPICS, ("", ASKS)))))
 _BESIDE = (
@@ -98,7 +110,7 @@ def question(
     text = " ".join(words)
     if is_request:
         text, n_verbs = _SHOWS.subn("", text)
-        if named or not (n_verbs or len(words) <= 2 or words[0] in ("compare", "tell", "explain")):
+        if named or not (n_verbs or len(words) <= 2 or words[0] in _ASKED):
             return None
     elif not (ASKS.match(line) or line.endswith("?")):
         return None
@@ -110,15 +122,19 @@ def question(
     elif named and topic not in _OF_SLICES:
         return Question("")
     about = slice_name(named) if named else ""
-    number = re.search(r"\b(?:round|row|prompt|line|number) (\d+)\b|\b(r\d{3}p\d{2,3})\b", text)
+    number = re.search(r"\b(?:row|prompt|line|number) (\d+)\b|\b(r\d{3}p\d{2,3})\b", text)
+    rounds = re.findall(r"\brounds? (\d+)(?: (?:and|with|to) (\d+)\b)?", text)
+    rounds = [n for pair in rounds for n in pair if n]
     if topic == "why" and named and re.search(r"\b(?:bad|fail|wrong|weak|worst|poor|hard)", text):
         topic = "failures"
-    elif number and topic in ("why", "changes"):
+    elif topic == "why" and number:
         about = number[1] or number[2]
-        did = re.search(r"\bdid round ([1-9]\d*)\b", text)
-        if did and topic == "changes":
-            # Between it and the round before; without "did", since that round.
-            about = f"{int(did[1]) - 1} {did[1]}"
+    elif topic == "changes" and len(rounds) == 1 and not _SINCE.search(text):
+        about = f"{int(rounds[0]) - 1} {rounds[0]}" if int(rounds[0]) else "0"
+    elif topic == "changes":
+        about = " ".join(sorted(rounds[:2], key=int))
+    elif rounds and not named and topic in ("why", "plan", "failures"):
+        about = f"round {rounds[0]}"
     unknown = [w for w in lexicon.read(text)[1] if not (_is_known(w) or w.isdecimal())]
     return Question(f"{topic} {about}".strip(), tuple(unknown))
 

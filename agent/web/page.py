@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 
 from jinja2 import Environment
 
-from agent.chat.queries import plan_blocks
+from agent.chat.answers import plan_blocks
 from agent.config.settings import presets
 from agent.session.folder import SessionInfo, list_sessions, memory_of
 from agent.steering.preferences import STEERING, active_preferences

@@ -18,6 +18,7 @@ from eval.report.text import estimate_text, interval, number, p_value, percent, 
 from memory.records import (
     Estimate,
     Failure,
+    LaterRound,
     Levers,
     Plan,
     Report,
@@ -214,13 +215,23 @@ def plan_lines(plan: Plan) -> list[Block]:
 
 def levers_text(levers: Levers) -> str:
     """Return in a sentence what a plan sets beside its prompts."""
-    values = levers.model_dump(exclude={"earlier"}, exclude_none=True)
+    values = levers.model_dump(exclude={"earlier", "later"}, exclude_none=True)
     parts = [f"{name}={value:g}" for name, value in values.items()]
     for one in levers.earlier:
         name = slice_key(one.where) or "all images"
         rounds = ", ".join(map(str, one.rounds)) or "earlier ones"
         parts.append(f"{name} of rounds {rounds} count {one.weight:g}")
+    parts += [f"the rounds after make {schedule_text(levers.later)}"] if levers.later else []
     return f"Levers: {', '.join(parts) or 'none'}."
+
+
+def schedule_text(rounds: Sequence[LaterRound]) -> str:
+    """Return the images of some rounds, and what they are for: "300 (60% wafer=poly), 200"."""
+    texts = []
+    for one in rounds:
+        shares = " and ".join(f"{share:.0%} {name}" for name, share in one.shares.items())
+        texts.append(f"{one.n_images}{f' ({shares})' if shares else ''}")
+    return f"{', '.join(texts)} images"
 
 
 def verdict_text(verdict: Verdict) -> str:

@@ -13,7 +13,8 @@ class WishEvent(OutsideEvent):
 
     Attributes:
         wish: `id`, `kind`, `attributes`, `strength`, `share`, `text` and `since`, the first round
-            that it is for; of the kind `mix` `synthetic_share`, that of trainings.
+            that it is for; of the kind `mix` `synthetic_share`, that of trainings; of `schedule`
+            `schedule`, the rounds from `since` on.
     """
 
     kind: Literal["wish"] = "wish"

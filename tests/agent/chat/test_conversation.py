@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from agent.autonomous.runner import run_rounds
+from agent.autonomous.status import read_status
 from agent.chat.commands import COMMANDS
 from agent.chat.conversation import Conversation
 from agent.chat.live import LiveSession, SessionEvent
@@ -360,6 +361,29 @@ def test_budgets_and_changes_in_plain_words(make_settings: MakeSettings) -> None
     assert stored_settings(settings.home, "budgets").limits.max_hours == 3
     events = read_events(folder_of(settings.home, "budgets") / "journal.jsonl")
     assert isinstance(events[-1], EndedEvent)
+
+
+def test_a_person_spreads_the_images_of_the_rounds_to_come(make_settings: MakeSettings) -> None:
+    settings = make_settings("session.name=spread", *SMALL, "session.rounds=3")
+    with room(settings) as here:
+        here.live.start()
+        here.question()
+        assert "20 + 20 = 40 images; 32 are left" in here.say("20 and 20 images")
+        assert "1 rounds are scheduled; 2 are to come" in here.say("/budget schedule 12")
+        assert "names no slice" in here.say("/budget schedule 12, 20 60% gold")
+        assert "8, 24 (60% wafer=poly)" in here.say("/budget schedule 8, 24 60% poly")
+        assert "Round 2 on makes 8, 24" in here.say("/budget images 5")
+        assert "8, 24 (60% wafer=poly) images, left: 48 images" in here.say("/budget")
+        rows = dict(read_status(settings.home, "spread").rows)
+        assert rows["schedule"].startswith("round 2 on 8, 24")
+        plans, poly = [], Preference(attributes={"wafer": ("poly",)}, min_share=0.5)
+        for _ in range(2):
+            here.say("/approve")
+            if plan := here.question().plan:
+                plans.append(plan)
+        assert [plan.n_images for plan in plans] == [8, 24]
+        assert share(poly, plans[-1].prompts, here.conversation.vocabulary) >= 0.55
+    assert verify(folder_of(settings.home, "spread") / "journal.jsonl").findings == ()
 
 
 def test_pause_holds_and_continue_goes_on(make_settings: MakeSettings) -> None:

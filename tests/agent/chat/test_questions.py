@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from agent.autonomous.runner import run_rounds
+from agent.chat.answers import slice_lines
 from agent.chat.conversation import Conversation
 from agent.chat.figures import unsupported
 from agent.chat.overview import Overview
@@ -26,6 +27,7 @@ from eval.report.blocks import Line, plain
 from memory.events import FailuresEvent, StageEvent, WishEvent
 from tests.agent.chat.recorded import recorded
 from tests.agent.quick import toy_settings
+from tests.factories import slice_score
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,19 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conversation]:
         ("where is it weak", ("brightness=dark",)),
         ("how long will it take?", ("About 1.6 min for 1 round more",)),
         ("what have i asked for so far", ("2 of 3 rounds done",)),
+        ("what are you doing right now?", ("2 of 3 rounds done",)),
+        ("what did round 1 change?", ("| round 0 (real only) | round 1 |", "0.612", "+0.043")),
+        ("what is different between rounds 0 and 1?", ("| round 0 (real only) | round 1 |",)),
+        ("what went wrong in round 1?", ("after round 1", "0.439")),
+        ("what was the plan of round 1?", ("Plan of round 1",)),
+        ("why did round 1 go badly?", ("Plan of round 1",)),
+        ("which prompt was the worst?", ("r001p01", "0%", "6 of 6 prompts")),
+        ("what would you do next?", ("No plan waits", "round 2 is carried out")),
+        ("please export the data set", ("shaping export recorded",)),
+        ("where are the files?", ("Files: ",)),
+        ("how reliable is that number?", ("overlap",)),
+        ("which data set is this?", ("Data: solar", "toy")),
+        ("what did you learn?", ("Nothing is remembered yet",)),
     ],
 )
 def test_a_question_is_answered_from_the_records(
@@ -81,6 +96,22 @@ def test_a_question_is_answered_from_the_records(
 ) -> None:
     reply = plain(chat.say(text))
     assert [part for part in answer if part not in reply] == [], reply
+
+
+def test_of_equal_classes_none_is_the_worst(tmp_path: Path) -> None:
+    with recorded(tmp_path, pixels={"bus": [0.5] * 3, "car": [0.5] * 3}) as chat:
+        assert "worst" not in plain(chat.say("/classes"))
+        assert "bus" in plain(chat.say("/classes"))
+
+
+def test_a_value_that_is_not_measured_alone_is_answered_by_its_slices(chat: Conversation) -> None:
+    past = chat._overview.rounds()
+    report = past[-1].report
+    assert report is not None
+    both = slice_score({"brightness": "dark", "wafer": "mono"}, 0.41, 80, 0.04)
+    last = past[-1].model_copy(update={"report": report.model_copy(update={"slices": (both,)})})
+    lines = slice_lines({"wafer": ("mono",)}, [last], None, chat.vocabulary)
+    assert "brightness=dark wafer=mono 0.410" in plain(lines)
 
 
 def test_what_was_changed_last_is_said(tmp_path: Path) -> None:

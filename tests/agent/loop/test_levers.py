@@ -15,7 +15,7 @@ from agent.loop.components import Components
 from agent.loop.levers import training_changes
 from agent.replay.verify import verify
 from agent.session.folder import folder_of
-from memory.events import IllegalCallEvent, ToolsEvent
+from memory.events import IllegalCallEvent, ModelCallEvent, OpeningEvent, ToolsEvent
 from memory.journal import read_events, rounds
 from memory.records import EarlierImages, Levers, Plan, PromptSpec, Round
 from tests.agent.invented import record
@@ -58,12 +58,12 @@ def past_of(folder: Path) -> list[Round]:
 
 def test_a_model_that_uses_them_beats_the_policy(tmp_path: Path) -> None:
     # A small trial shows that images of mono cells harm; then they are left out.
-    trial = propose(*EVEN, n_images=8)
+    trial = propose(*EVEN, n_images=8, later=[{"n_images": 56, "shares": {"wafer=poly": 0.8}}])
     drop = [{"where": MONO, "weight": 0}]
-    chosen = {"n_images": 56, "steps": 120, "synthetic_share": 0.5}
+    chosen = {"steps": 120, "synthetic_share": 0.5}
     enough = {"tool": "finish", "arguments": {"end_session": "More of them would add little."}}
     script = [trial, END, propose((POLY, 1.0), earlier=drop, **chosen), enough]
-    model = played(tmp_path, "session.rounds=3", "limits.finish=true", script=script)
+    model = played(tmp_path, "limits.finish=true", script=script)
     policy = played(tmp_path)
     assert [r.batch.n_made for r in past_of(model) if r.batch] == [8, 56]
     assert [r.batch.n_made for r in past_of(policy) if r.batch] == [32, 32]
@@ -73,6 +73,13 @@ def test_a_model_that_uses_them_beats_the_policy(tmp_path: Path) -> None:
     assert by_model > by_policy + 0.05
     last = past_of(model)[-1]
     assert last.training is not None and last.training.n_steps == 120
+    openings = [e for e in read_events(model / "journal.jsonl") if isinstance(e, OpeningEvent)]
+    assert [e.facts["n_images"] for e in openings] == [32, 56]
+    (own,) = openings[-1].facts["schedule"]
+    assert own["shares"] == {"wafer=poly": 0.8}
+    asked = [e for e in read_events(model / "journal.jsonl") if isinstance(e, ModelCallEvent)]
+    briefings = [m.content for e in asked for m in e.messages if "own schedule" in m.content]
+    assert len(briefings) == 1 and "56 (80% wafer=poly)" in briefings[0]
     first = past_of(model)[1].plan
     assert first is not None
     mono = {prompt.id: 0.0 for prompt in first.prompts if MONO.items() <= prompt.attributes.items()}
@@ -110,6 +117,28 @@ def test_images_that_a_round_leaves_may_be_made_later(tmp_path: Path) -> None:
     assert "4 to 24" in refused.problem
 
 
+def test_a_schedule_moves_images_between_rounds_within_the_total(tmp_path: Path) -> None:
+    short = propose(*EVEN, n_images=10, later=[{"n_images": 20}])
+    much = propose(*EVEN, n_images=30, later=[{"n_images": 40}, {"n_images": 20}])
+    odd = propose(*EVEN, n_images=4, later=[{"n_images": 2, "shares": {"wafer=gold": 1}}])
+    good = propose(*EVEN, n_images=8, later=[{"n_images": 40}, {"n_images": 24}])
+    script = [short, much, good, END, odd, propose(*EVEN), END]
+    script += [propose(*EVEN, n_images=25), propose(*EVEN), END]
+    folder = record(tmp_path, "spread", "session.rounds=3", script=script)
+    plans = [one.plan for one in past_of(folder) if one.plan]
+    assert [plan.n_images for plan in plans] == [8, 40, 24]
+    events = read_events(folder / "journal.jsonl")
+    problems = [e.problem for e in events if isinstance(e, IllegalCallEvent)]
+    for problem, *named in zip(
+        problems,
+        ("1 rounds", "30 + 40 + 20 = 90", "of 2 images", "4 to 24"),
+        ("2 are to come", "72 are left", "gold", ""),
+        strict=True,
+    ):
+        assert all(text in problem for text in named), problem
+    assert verify(folder / "journal.jsonl").findings == ()
+
+
 def test_they_are_offered_where_they_have_an_effect(tmp_path: Path) -> None:
     folder = record(tmp_path, "offers", script=[propose(*EVEN), END, propose(*EVEN), END])
     offers = [e for e in read_events(folder / "journal.jsonl") if isinstance(e, ToolsEvent)]
@@ -119,9 +148,11 @@ def test_they_are_offered_where_they_have_an_effect(tmp_path: Path) -> None:
         for tool in event.tools
         if tool["function"]["name"] == "propose_plan"
     ]
-    assert set(levers[0]) == {"n_images", "steps", "learning_rate"}
-    assert set(levers[1]) == {*levers[0], "earlier"}
-    assert (levers[0]["n_images"]["minimum"], levers[0]["n_images"]["maximum"]) == (4, 24)
+    assert set(levers[0]) == {"n_images", "later", "steps", "learning_rate"}
+    assert set(levers[1]) == {*levers[0], "earlier"} - {"later"}
+    # All of two rounds of 24 images but the least of the second one, where that is scheduled.
+    assert (levers[0]["n_images"]["minimum"], levers[0]["n_images"]["maximum"]) == (4, 44)
+    assert (levers[1]["n_images"]["minimum"], levers[1]["n_images"]["maximum"]) == (4, 24)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])
