@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 
 LEVEL = 0.95
 _MAX_SEEDS = 10_000
+_POWER = 0.8
 
 
 def mean_interval(values: Sequence[float] | Floats) -> Estimate:
@@ -146,14 +147,14 @@ def standard_error(mean: Estimate) -> float:
     return (mean.high - mean.low) / 2 / float(_quantile(mean.n)) if mean.n > 1 else math.inf
 
 
-def seeds_needed(difference: Estimate, power: float = 0.8) -> int | None:
+def seeds_needed(difference: Estimate) -> int | None:
     """Return how many paired seeds would show a difference of the size and spread seen.
 
-    The two-sided paired t-test at 5%, by the noncentral t distribution.
+    The two-sided paired t-test at 5% rejects a difference of 0 with a probability of 80%, by the
+    noncentral t distribution.
 
     Args:
         difference: A paired difference as `mean_interval` returns it.
-        power: Probability in 0..1 to reject a difference of 0.
 
     Returns:
         The number of seeds, or None where it is above 10,000 or the spread is not known.
@@ -169,8 +170,9 @@ def seeds_needed(difference: Estimate, power: float = 0.8) -> int | None:
 
     def reached(n: int) -> bool:
         bound, shift = _quantile(n), effect * math.sqrt(n)
-        return bool(nct.sf(bound, n - 1, shift) + nct.cdf(-bound, n - 1, shift) >= power)
+        return bool(nct.sf(bound, n - 1, shift) + nct.cdf(-bound, n - 1, shift) >= _POWER)
 
+    # From below: far beyond the number sought the distribution is not computable.
     low, high = 1, 2
     while not reached(high):
         low, high = high, 2 * high

@@ -175,27 +175,25 @@ def mmd(real: Floats, generated: Floats, kernel: Kernel, scale: float = 1.0) -> 
     )
 
 
-def density_and_coverage(
-    real: Floats, generated: Floats, k: int = N_NEAREST
-) -> tuple[float, Estimate]:
+def density_and_coverage(real: Floats, generated: Floats) -> tuple[float, Estimate]:
     """Return density and coverage (Naeem et al. 2020, eq. 3 and 4).
 
-    The neighbourhood of a photograph reaches to its k-th nearest other photograph. The interval of
-    the coverage is Wilson's, over photographs.
+    The neighbourhood of a photograph reaches to its `N_NEAREST`-th nearest other photograph. The
+    interval of the coverage is Wilson's, over photographs.
 
     Args:
-        real: (n, d), n above k.
+        real: (n, d), n above `N_NEAREST`.
         generated: (m, d).
-        k: Neighbours.
     """
-    radius = np.sort(squared_distances(real, real), axis=1)[:, k]
+    radius = np.sort(squared_distances(real, real), axis=1)[:, N_NEAREST]
     inside = squared_distances(real, generated) <= radius[:, None]
-    return float(inside.sum() / (k * len(generated))), wilson(int(inside.any(1).sum()), len(real))
+    density = float(inside.sum() / (N_NEAREST * len(generated)))
+    return density, wilson(int(inside.any(1).sum()), len(real))
 
 
-def expected_coverage(n_real: int, n_generated: int, k: int = N_NEAREST) -> float:
+def expected_coverage(n_real: int, n_generated: int) -> float:
     """Return the coverage that further photographs would have on average (ibid., lemma 2)."""
-    i = np.arange(1, k + 1)
+    i = np.arange(1, N_NEAREST + 1)
     return float(1 - np.prod((n_real - i) / (n_generated + n_real - i)))
 
 

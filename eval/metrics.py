@@ -38,13 +38,13 @@ def wilson(n_correct: int, n: int, z: float = Z95) -> Estimate:
     )
 
 
-def binomial_variance(n_correct: int, n: int, z: float = Z95) -> float:
-    """Return the variance of a share with `z`**2 / 2 successes and failures added.
+def binomial_variance(n_correct: int, n: int) -> float:
+    """Return the variance of a share with `Z95`**2 / 2 successes and failures added.
 
     Agresti and Coull 1998. Unlike p (1 - p) / n it is not zero where all or none are correct.
     """
-    n_adjusted = n + z**2
-    share = (n_correct + z**2 / 2) / n_adjusted
+    n_adjusted = n + Z95**2
+    share = (n_correct + Z95**2 / 2) / n_adjusted
     return share * (1 - share) / n_adjusted
 
 

@@ -78,9 +78,7 @@ def _database(folder: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+@atexit.register
 def _close_all() -> None:
     for place in list(_opened):
         close(place)
-
-
-atexit.register(_close_all)

@@ -86,7 +86,7 @@ class DiffusionTrainer:
             self.update(step, loss)
             done = step + 1
             progress(done, loss.item(), time.monotonic() - started)
-            if self.is_due(done):
+            if done % self._settings.save_every == 0 or done == self._settings.steps:
                 self.save(done, loss.item())
                 on_checkpoint(done)
 
@@ -102,10 +102,6 @@ class DiffusionTrainer:
         with torch.no_grad():
             for name, value in self._network.state_dict().items():
                 self.average[name].lerp_(value, 1 - decay)
-
-    def is_due(self, done: int) -> bool:
-        """Return whether a checkpoint is due after `done` steps."""
-        return done % self._settings.save_every == 0 or done == self._settings.steps
 
     def save(self, step: int, loss: float) -> None:
         """Write the training state; the JSON file last, since it vouches for the tensors."""

@@ -257,11 +257,11 @@ def _pictures(drawn: Drawn, class_names: Sequence[str]) -> Images:
     return np.concatenate([images, *colours], axis=2)
 
 
-def sample_prompts(target: Target, n: int = 8) -> list[str]:
-    """Return `n` canonical prompts that walk through the values of the target's attributes."""
+def sample_prompts(target: Target) -> list[str]:
+    """Return eight canonical prompts that walk through the values of the target's attributes."""
     vocabulary = target.vocabulary
     prompts = []
-    for row in range(n):
+    for row in range(8):
         attributes = {
             key: list(values)[(row // (i + 1)) % len(values)]
             for i, (key, values) in enumerate(vocabulary.attributes.items())

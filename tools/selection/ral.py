@@ -16,6 +16,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 from torch import nn
 
 from tools.selection import Candidates, Floats, Rows, distances, needed
@@ -164,6 +165,5 @@ def build() -> Reinforced:
 
 def _percentiles(values: Floats) -> Floats:
     """Return each value's place among all, 0..1, equal values sharing theirs."""
-    ordered = np.sort(values)
-    below = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
-    return below / (2 * len(values))
+    places: Floats = (rankdata(values) - 0.5) / len(values)
+    return places
