@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 from eval.metrics import wilson
@@ -64,9 +65,6 @@ def copies_by_prompt(prompts: list[str], copied: list[bool]) -> dict[str, Estima
         prompts: The prompt of each image.
         copied: Whether it is a near copy.
     """
-    n_found = {
-        name: sum(c for p, c in zip(prompts, copied, strict=True) if p == name)
-        for name in dict.fromkeys(p for p, c in zip(prompts, copied, strict=True) if c)
-    }
+    n_found = Counter(p for p, c in zip(prompts, copied, strict=True) if c)
     shares = {name: wilson(n, prompts.count(name)) for name, n in n_found.items()}
     return dict(sorted(shares.items(), key=lambda item: -item[1].value))

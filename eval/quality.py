@@ -142,13 +142,9 @@ def angles_deg(a: Floats, b: Floats, axis: int) -> Floats:
 
     Unlike the arc cosine of the product this is exact for small angles.
     """
-    angles: Floats = np.degrees(
-        2
-        * np.arctan2(
-            np.linalg.norm(unit_vectors(a, axis) - unit_vectors(b, axis), axis=axis),
-            np.linalg.norm(unit_vectors(a, axis) + unit_vectors(b, axis), axis=axis),
-        )
-    )
+    a, b = unit_vectors(a, axis), unit_vectors(b, axis)
+    apart, together = (np.linalg.norm(both, axis=axis) for both in (a - b, a + b))
+    angles: Floats = np.degrees(2 * np.arctan2(apart, together))
     return angles
 
 

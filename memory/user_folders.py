@@ -20,7 +20,7 @@ RECORD = ".shaping-files.json"
 _SHOWN = 5
 
 # SHA-256 of files by their paths below the folder; None: it is being written.
-Record = Mapping[str, str | None]
+FileDigests = Mapping[str, str | None]
 
 
 def refuse_foreign(
@@ -134,7 +134,7 @@ def _set_aside(path: Path) -> None:
     path.rename(first_free(lambda n: path.with_name(f"{path.name}.kept-{n}")))
 
 
-def _is_foreign(folder: Path, name: str, record: Record) -> bool:
+def _is_foreign(folder: Path, name: str, record: FileDigests) -> bool:
     """Return whether a path exists and is not what the record says."""
     path = folder / name
     if not path.exists() and not path.is_symlink():

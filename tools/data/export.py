@@ -28,7 +28,7 @@ from memory.files import storing, write_atomic, write_bytes
 from prompts.user_vocabulary import CLASS
 from tools.data.regions import run_lengths
 from tools.data.samples import KINDS, VOID
-from tools.data.shards import decode_label, decode_png, explained, read_table
+from tools.data.shards import decode_label, decode_png, read_table, reading_shard
 
 Format = Literal["imagefolder", "parquet", "coco", "webdataset"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -133,7 +133,7 @@ def card(source: Source, form: Format) -> str:
 def _rows(source: Source) -> Iterator[dict[str, Any]]:
     """Yield the rows of all shards as plain values, pictures as PNG files' bytes."""
     for path in source.shards:
-        with explained(path):
+        with reading_shard(path):
             rows = read_table(path).to_pylist()
         yield from rows
 

@@ -149,18 +149,13 @@ def concatenate(parts: Sequence[Samples]) -> Samples:
     """
     if not parts:
         raise DataError("no samples to join")
-
-    def chain() -> Iterator[tuple[Mapping[str, str], str]]:
-        for part in parts:
-            yield from zip(part.attributes, part.ids, strict=True)
-
+    ids = [name for part in parts for name in part.ids]
     groups = [group for part in parts for group in part.groups]
-    attributes, ids = zip(*chain(), strict=True) if any(len(p) for p in parts) else ((), ())
     return Samples(
         images=np.concatenate([part.images for part in parts]),
         classes=np.concatenate([part.classes for part in parts]),
-        attributes=list(attributes),
-        ids=list(ids),
+        attributes=[of_one for part in parts for of_one in part.attributes],
+        ids=ids,
         weights=np.concatenate([part.weights for part in parts]),
         labels={
             kind: np.concatenate([part.labels[kind] for part in parts])

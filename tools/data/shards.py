@@ -93,7 +93,7 @@ def read_shards(paths: Sequence[Path]) -> Samples:
     """
     parts: list[Samples] = []
     for path in paths:
-        with explained(path):
+        with reading_shard(path):
             parts.append(samples_of(read_table(path)))
         check_shapes(path, parts[-1].image_shape, paths[0], parts[0].image_shape)
     return concatenate(parts)
@@ -105,7 +105,7 @@ def read_table(path: Path) -> pa.Table:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
+def reading_shard(path: Path) -> Iterator[None]:
     """Raise DataError with what to do when the shard at `path` turns out missing or damaged."""
     try:
         yield

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,35 +20,23 @@ from numpy.typing import NDArray
 
 from memory.errors import DataError
 from memory.files import cached_until_changed, sha256_of
+from tools.data.last_used import LastUsed
 from tools.data.samples import Labels, Samples, concatenate
 from tools.data.selected import left_out
-from tools.data.shards import check_shapes, decode_png, explained, kinds_of, read_table, samples_of
+from tools.data.shards import (
+    check_shapes,
+    decode_png,
+    kinds_of,
+    read_table,
+    reading_shard,
+    samples_of,
+)
 
 KEPT_BYTES = 2**28
 """How much is kept of files as they are stored, and as much again of decoded images."""
 
 # Of a decoded image beside its pixels.
 _OBJECT_BYTES = 3000
-
-T = TypeVar("T")
-
-
-class _LastUsed(Generic[T]):
-    """The values that were used last, as many as fit into `n_bytes`, at least one."""
-
-    def __init__(self, n_bytes: int, size: Callable[[T], int]) -> None:
-        self._left, self._size = n_bytes, size
-        self._values: OrderedDict[int, T] = OrderedDict()
-
-    def get(self, key: int, make: Callable[[int], T]) -> T:
-        """Return the value of a key, made where it is not kept."""
-        if key not in self._values:
-            self._values[key] = make(key)
-            self._left -= self._size(self._values[key])
-            while self._left < 0 and len(self._values) > 1:
-                self._left += self._size(self._values.popitem(last=False)[1])
-        self._values.move_to_end(key)
-        return self._values[key]
 
 
 class Contents(NamedTuple):
@@ -66,7 +53,7 @@ class Contents(NamedTuple):
 
 def contents(path: Path) -> Contents:
     """Return what a shard holds; raises DataError for one that is missing or damaged."""
-    with explained(path):
+    with reading_shard(path):
         return _contents(path)
 
 
@@ -129,8 +116,8 @@ class StoredImages:
         if chosen and (names := left_out(shards)):
             is_chosen = np.array([name not in names for name in self.ids])
             self._keep(np.flatnonzero(is_chosen | self.is_real))
-        self._tables = _LastUsed[pa.Table](KEPT_BYTES, lambda table: int(table.nbytes))
-        self._decoded = _LastUsed[Samples](KEPT_BYTES, _n_bytes)
+        self._tables = LastUsed[int, pa.Table](KEPT_BYTES, lambda table: int(table.nbytes))
+        self._decoded = LastUsed[int, Samples](KEPT_BYTES, _n_bytes)
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -139,7 +126,7 @@ class StoredImages:
         """Return the images in `rows` alone, in that order."""
         some = copy.copy(self)
         some._keep(np.asarray(rows, dtype=np.int64))
-        some._decoded = _LastUsed[Samples](KEPT_BYTES, _n_bytes)
+        some._decoded = LastUsed[int, Samples](KEPT_BYTES, _n_bytes)
         return some
 
     def _keep(self, rows: NDArray[np.int64]) -> None:
@@ -156,7 +143,7 @@ class StoredImages:
 
     def _decode(self, index: int) -> Samples:
         owner, row = int(self._owner[index]), int(self._row[index])
-        with explained(self._shards[owner]):
+        with reading_shard(self._shards[owner]):
             one = samples_of(self._tables.get(owner, self._read).slice(row, 1))
         labels = {kind: one.labels[kind] for kind in one.labels if kind in self._kinds}
         return replace(one, labels=labels)

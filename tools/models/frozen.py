@@ -8,17 +8,15 @@ batch.
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 
 import torch
 from torch import nn
 
+from tools.data.last_used import LastUsed
 from tools.models.embeddings import last_layer, recorded
 from tools.tasks import Model
 
-# Bytes of features that are kept, the latest used.
-_LIMIT = 256 * 2**20
-_kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+_kept = LastUsed[bytes, torch.Tensor](256 * 2**20, lambda features: features.nbytes)
 
 
 def freeze(model: Model) -> nn.Module:
@@ -53,12 +51,11 @@ class Features:
     @torch.no_grad()
     def _of(self, image: torch.Tensor) -> torch.Tensor:
         key = hashlib.sha256(self._state + image.numpy().tobytes()).digest()
-        if key not in _kept:
+
+        def compute(_: bytes) -> torch.Tensor:
             device = next(self._model.parameters()).device
             with recorded([self._head], inputs=True) as inputs:
                 self._model(image[None].to(device))
-            _kept[key] = inputs.pop()[0].cpu()
-            if len(_kept) * _kept[key].nbytes > _LIMIT:
-                _kept.popitem(last=False)
-        _kept.move_to_end(key)
-        return _kept[key]
+            return inputs.pop()[0].cpu()
+
+        return _kept.get(key, compute)

@@ -24,7 +24,7 @@ Captions = Sequence[Sequence[Sequence[Sequence[str]]]]
 """captions[image][flipped horizontally][flipped vertically][variant]."""
 
 
-class Batch(NamedTuple):
+class CaptionedBatch(NamedTuple):
     """Images, uint8, (n, c, h, w), with labels as in `Samples` and one caption each."""
 
     images: NDArray[np.uint8]
@@ -38,7 +38,7 @@ class Batches:
     Args:
         samples: Images to learn from.
         target: Its vocabulary writes captions, and says which flips keep their meaning.
-        settings: Batch size, seed, and how often captions or attributes are left out.
+        settings: CaptionedBatch size, seed, and how often captions or attributes are left out.
     """
 
     def __init__(self, samples: Samples, target: Target, settings: CaptionedRun) -> None:
@@ -56,7 +56,7 @@ class Batches:
                 for v in down:
                     yield from image[h][v]
 
-    def __call__(self, step: int) -> Batch:
+    def __call__(self, step: int) -> CaptionedBatch:
         """Return the batch of a step."""
         rng = np.random.default_rng([self._settings.seed, step])
         rows = self._order(step)
@@ -70,7 +70,7 @@ class Batches:
         stacked: dict[str, NDArray[Any]] = {
             kind: np.stack([row[kind] for row in labels]) for kind in self._samples.labels
         }
-        return Batch(np.stack(images), stacked, self._sample_captions(rows, flips, rng))
+        return CaptionedBatch(np.stack(images), stacked, self._sample_captions(rows, flips, rng))
 
     def _sample_captions(
         self, rows: Sequence[int], flips: NDArray[np.bool_], rng: np.random.Generator

@@ -40,12 +40,8 @@ Watch = Callable[[str, str], AbstractContextManager[Progress]]
 """Gets a task and its unit; while the task runs, the context takes the units done and in all."""
 
 
-def _no_progress(done: int, total: int) -> None:
-    pass
-
-
 def _unwatched(task: str, unit: str) -> AbstractContextManager[Progress]:
-    return nullcontext(_no_progress)
+    return nullcontext(lambda done, total: None)
 
 
 def write_card(
@@ -105,7 +101,7 @@ def draw_like(
     generator: Generator,
     n_images: int,
     seed: int = 0,
-    progress: Progress = _no_progress,
+    progress: Progress = lambda done, total: None,
 ) -> tuple[Samples, list[str]]:
     """Draw one image for the caption of each of `n_images` photographs of the generator split.
 

@@ -274,16 +274,11 @@ def _write_cache(path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         images = np.stack(list(pool.map(shrink, table["path"])))
     wafers = [str(w) for w in table["wafer"]]
-    severities = np.round(table["probability"] * 3).astype(np.int64)
-
-    def save(handle: object) -> None:
-        np.savez(
-            handle,  # type: ignore[arg-type]
-            images=images,
-            wafers=np.array(wafers),
-            severities=severities,
-            groups=near_copies(images, wafers),
-            measured=json.dumps(measure_all(images, wafers)),
-        )
-
-    write_atomic(path, save)
+    content: dict[str, Any] = {
+        "images": images,
+        "wafers": np.array(wafers),
+        "severities": np.round(table["probability"] * 3).astype(np.int64),
+        "groups": near_copies(images, wafers),
+        "measured": json.dumps(measure_all(images, wafers)),
+    }
+    write_atomic(path, lambda handle: np.savez(handle, **content))

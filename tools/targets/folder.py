@@ -21,9 +21,10 @@ from pathlib import Path
 
 from memory.errors import DataError
 from tools.targets.user import names, refusals, scan, tables
+from tools.targets.user.class_files import read_class_file
 from tools.targets.user.dataset import UserDataset, cached, default_name, read_dataset
 from tools.targets.user.loading import Item, ReadOptions
-from tools.targets.user.masks import ClassNames, public_classes, read_class_file
+from tools.targets.user.masks import ClassNames, public_classes
 from tools.targets.user.outlines import outlined_items
 from tools.targets.validation import ValidationReport, refusal
 

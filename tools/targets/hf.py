@@ -25,10 +25,11 @@ from memory.yaml_text import parse_yaml
 from prompts.user_vocabulary import is_blank, plain, value_of
 from tools.targets.splits import SPLIT_NAMES
 from tools.targets.user.class_cells import ClassCells
+from tools.targets.user.class_files import names_by_id
 from tools.targets.user.dataset import UserDataset, cached, default_name, read_dataset
 from tools.targets.user.label_files import LABEL_NAMES
 from tools.targets.user.loading import Item, ReadOptions
-from tools.targets.user.masks import ClassNames, names_by_id
+from tools.targets.user.masks import ClassNames
 from tools.targets.user.pictures import Content, UnreadableImageError
 from tools.targets.user.refusals import near_names
 from tools.targets.validation import ValidationReport, refusal
@@ -108,10 +109,13 @@ def build(
     def read() -> UserDataset:
         report = ValidationReport()
         class_cells = ClassCells()
+        layouts = {split: _layout(part, columns) for split, part in parts.items()}
+        if unread := dict.fromkeys(c for layout in layouts.values() for c in layout.unread):
+            report.warn("hf-unread-columns", *unread)
         items = [
             item
-            for split, part in parts.items()
-            for item in _items(split, part, columns, roots, class_cells, report)
+            for split, layout in layouts.items()
+            for item in _items(split, parts[split], layout, roots, class_cells, report)
         ]
         class_cells.check(report)
         return read_dataset(name, path, items, given, names, cache_dir, report)
@@ -297,7 +301,7 @@ def _undecoded(part: Any) -> Any:
 def _items(
     part_name: str,
     part: Any,
-    wanted: Columns,
+    layout: _Layout,
     roots: Sequence[Path],
     class_cells: ClassCells,
     report: ValidationReport,
@@ -307,17 +311,14 @@ def _items(
     Args:
         part_name: Of its split.
         part: A `datasets.Dataset`.
-        wanted: Columns by kind, as the user names them.
+        layout: Its columns.
         roots: Folders that may hold its files.
         class_cells: Reads the classes that are given as text, not by a list of names.
         report: Takes what is left out.
     """
-    layout, features = _layout(part, wanted), part.features
-    label, pixels = layout.label, layout.pixels
+    features, label, pixels = part.features, layout.label, layout.pixels
     class_names = _names_of(features[label]) if label else ()
     class_cell_of = _class_cells(class_names, report) if label and not pixels else None
-    if layout.unread and not report.has_warning("hf-unread-columns"):  # once for all parts
-        report.warn("hf-unread-columns", *layout.unread)
     part = _undecoded(part)
     plain_part = part.remove_columns([layout.image, *pixels.values()])
     # A data set of pictures alone has no columns left.

@@ -66,10 +66,6 @@ class ValidationReport:
         """Add a warning, or names to those that it is about."""
         self.warnings[f"{text(code, **values)} [{code}]"] += names
 
-    def has_warning(self, code: str) -> bool:
-        """Return whether there is a warning of a code."""
-        return any(problem.endswith(f"[{code}]") for problem in self.warnings)
-
     def add(self, other: ValidationReport) -> None:
         """Add what another report has collected."""
         for mine, theirs in ((self.errors, other.errors), (self.warnings, other.warnings)):

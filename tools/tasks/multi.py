@@ -20,7 +20,7 @@ from tools import tasks
 from tools.data.samples import KINDS, Images, Samples
 from tools.settings import TrainSettings
 from tools.tasks import Batch, Model
-from tools.tasks.dense import DenseTask, outputs_of
+from tools.tasks.dense import DenseTask
 
 
 class Multi(DenseTask):
@@ -69,12 +69,8 @@ class Multi(DenseTask):
         ]
         return torch.stack(losses).sum(0)
 
-    def predict(self, model: Model, images: Images) -> NDArray[Any]:
-        """Return the parts' predictions, stacked, float32, (n, c, h, w)."""
-        return np.concatenate([self.decode(outputs) for outputs in outputs_of(model, images)])
-
     def decode(self, outputs: torch.Tensor) -> NDArray[Any]:
-        """Return the parts' predictions, stacked, of a model's outputs."""
+        """Return the parts' predictions, stacked, float32, (n, c, h, w), of a model's outputs."""
         decoded = [
             _with_channels(torch.from_numpy(part.decode(part_outputs)))
             for part, part_outputs in zip(self.parts, self.split_outputs(outputs), strict=True)

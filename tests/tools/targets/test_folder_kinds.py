@@ -18,8 +18,8 @@ from tests.tools.targets.own_data import CLASSES, class_folders, save_mask, scen
 from tools import targets
 from tools.data.samples import VOID
 from tools.targets import SPLITS, Target
+from tools.targets.user.class_files import read_class_file
 from tools.targets.user.label_files import COLOUR
-from tools.targets.user.masks import read_class_file
 
 
 def build(root: Path, **options: Any) -> Target:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 from memory.errors import SettingsError, unknown
 from prompts.vocabulary import Vocabulary, load_vocabulary
@@ -18,6 +19,9 @@ class ClassWords:
         names: Of its classes in their order, synonyms separated by commas, as in ImageNet.
         serves: Class of the generator -> class of the target; empty: each serves its own name.
         vocabulary: Reads the class of the target from a prompt; None: only the names do.
+
+    Attributes:
+        rows: The classes that serve a prompt, see `_find_rows`.
 
     Raises:
         SettingsError: A class of either side is unknown, or nothing serves a class of the
@@ -48,9 +52,13 @@ class ClassWords:
         self._phrases = [phrase for phrase in (*targets, *synonyms) if phrase[0]]
         self._words = {word for phrase, _, _ in self._phrases for word in phrase.split()}
         self._rest = _without_attributes(vocabulary or load_vocabulary("photographs"))
-        self._cache: dict[str, list[int]] = {}
+        self.rows = cache(self._find_rows)
 
-    def rows(self, text: str) -> list[int]:
+    def undrawn(self, text: str) -> list[str]:
+        """Return the words of a text that do not name its class, each once, in their order."""
+        return [word for word in self._rest.foreign_words(text) if word not in self._words]
+
+    def _find_rows(self, text: str) -> list[int]:
         """Return the classes, at least one, that serve a prompt.
 
         The class of the generator that the text names, else all that serve the class of the target
@@ -59,15 +67,6 @@ class ClassWords:
         Raises:
             SettingsError: The text names no class.
         """
-        if text not in self._cache:
-            self._cache[text] = self._find_rows(text)
-        return self._cache[text]
-
-    def undrawn(self, text: str) -> list[str]:
-        """Return the words of a text that do not name its class, each once, in their order."""
-        return [word for word in self._rest.foreign_words(text) if word not in self._words]
-
-    def _find_rows(self, text: str) -> list[int]:
         words = f" {_plain(text)} "
         named = None
         if self._vocabulary is not None:

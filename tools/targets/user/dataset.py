@@ -18,7 +18,7 @@ from prompts.user_vocabulary import user_vocabulary, value_of
 from prompts.vocabulary import Vocabulary
 from tools.data.samples import VOID, Samples
 from tools.targets import SPLITS, Target, check_split
-from tools.targets.levels import measure_levels
+from tools.targets.levels import Bounds, measure_levels
 from tools.targets.splits import assign_splits, check_splits
 from tools.targets.user import loading
 from tools.targets.user.attributes import add_columns, add_measured, add_presences
@@ -130,17 +130,7 @@ def read_dataset(
     _check_counts(loaded, {i.class_name for i in items if i.class_name}, classified, report)
     report.raise_errors(data)
 
-    splits = assign_splits(
-        _strata(loaded, index_of),
-        [entry.item.split for entry in loaded],
-        [entry.marks for entry in loaded],
-        [entry.item.name for entry in loaded],
-        options.seed,
-        report,
-        _SPARE if classified else None,
-    )
-    loaded = [entry for entry, split in zip(loaded, splits, strict=True) if split]
-    splits = [split for split in splits if split]
+    loaded, splits = _assigned(loaded, index_of, options.seed, classified, report)
     classes = [entry.item.class_name or "scene" for entry in loaded]
     check_splits(splits, classes, report, _SPARE)
     report.raise_errors(data)
@@ -152,11 +142,7 @@ def read_dataset(
     _warn_depth(arrays, loaded, options, report)
     _warn_missing(arrays, pixel_names, splits, report)
     arrays["classes"] = np.array([class_names.index(c) for c in classes], np.int64)
-    in_generator = [split == "generator" for split in splits]
-    attributes: list[dict[str, str]] = [{} for _ in loaded]
-    values = add_columns(loaded, attributes, in_generator, report)
-    values |= add_presences(arrays, pixel_names, attributes, values, in_generator)
-    bounds = add_measured(arrays["images"], attributes, values, in_generator)
+    attributes, values, bounds = _attributes(loaded, arrays, pixel_names, splits, report)
     if classified:
         for of_one, class_name in zip(attributes, classes, strict=True):
             of_one["class"] = value_of(class_name)
@@ -181,6 +167,43 @@ def read_dataset(
         "notice": _notice(name, arrays, splits, class_names, pixel_names, report, notes),
     }
     return UserDataset(name, arrays, meta)
+
+
+def _assigned(
+    loaded: Sequence[Loaded],
+    index_of: Mapping[int, int],
+    seed: int,
+    classified: bool,
+    report: ValidationReport,
+) -> tuple[list[Loaded], list[str]]:
+    """Return the photographs that a split takes, and their splits, see `assign_splits`."""
+    splits = assign_splits(
+        _strata(loaded, index_of),
+        [entry.item.split for entry in loaded],
+        [entry.marks for entry in loaded],
+        [entry.item.name for entry in loaded],
+        seed,
+        report,
+        _SPARE if classified else None,
+    )
+    kept = [entry for entry, split in zip(loaded, splits, strict=True) if split]
+    return kept, [split for split in splits if split]
+
+
+def _attributes(
+    loaded: Sequence[Loaded],
+    arrays: Mapping[str, NDArray[Any]],
+    pixel_names: Sequence[str],
+    splits: Sequence[str],
+    report: ValidationReport,
+) -> tuple[list[dict[str, str]], dict[str, list[str]], dict[str, Bounds]]:
+    """Return the attributes of each photograph, their values, and bounds of the measured ones."""
+    in_generator = [split == "generator" for split in splits]
+    attributes: list[dict[str, str]] = [{} for _ in loaded]
+    values = add_columns(loaded, attributes, in_generator, report)
+    values |= add_presences(arrays, pixel_names, attributes, values, in_generator)
+    bounds = add_measured(arrays["images"], attributes, values, in_generator)
+    return attributes, values, bounds
 
 
 def _groups(loaded: Sequence[Loaded]) -> list[str]:

@@ -14,19 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tools.data.shards import decode_normals
-from tools.targets.user import deep
-from tools.targets.user.pictures import (
-    DEEP_MODES,
-    MAX_PIXELS,
-    Content,
-    Source,
-    UnreadableImageError,
-    check_pixels,
-    fetch,
-    open_picture,
-    strips,
-    undecoded,
-)
+from tools.targets.user import deep, pictures
+from tools.targets.user.pictures import MAX_PIXELS, Content, Source, UnreadableImageError
 
 # What messages call labels of pixels, and the usual names of their folders.
 LABEL_NAMES = {"segmentation": "masks", "depth": "depth", "normals": "normals"}
@@ -53,14 +42,14 @@ def read_mask(
     Returns:
         Ids, (height, width); of masks in colour COLOUR + 0xRRGGBB.
     """
-    source = _array_or_picture(fetch(source), max_pixels)
+    source = _array_or_picture(pictures.fetch(source), max_pixels)
     if isinstance(source, np.ndarray):
         if source.ndim != 2 or source.dtype.kind not in "iub":
             raise UnreadableImageError(
                 "without whole numbers of shape (height, width): save class ids"
             )
         return source.astype(np.int32)
-    picture = open_picture(source, max_pixels)
+    picture = pictures.open_picture(source, max_pixels)
     if lossy := _lossy_format(picture):
         raise UnreadableImageError(
             f"in {lossy}, which blurs ids: save masks as PNG (of two classes, cut at 128 to 0 and "
@@ -72,14 +61,17 @@ def read_mask(
         if np.asarray(picture.convert("RGB")).any():
             raise UnreadableImageError("of 16 bits in several channels: save ids of 8 bits in gray")
         picture = low
-    if picture.mode in DEEP_MODES or (picture.mode in ("P", "L", "1") and not by_colour):
+    if picture.mode in pictures.DEEP_MODES or (picture.mode in ("P", "L", "1") and not by_colour):
         return np.asarray(picture).astype(np.int32)
     if picture.mode not in ("P", "L", "1", "RGB", "RGBA"):
         raise UnreadableImageError(
             f"of mode {picture.mode}: save masks as ids of 8 bits (gray or palette), or as RGB"
         )
     powers = np.array([1 << 16, 1 << 8, 1], np.int32)
-    rows = [np.asarray(part.convert("RGB")).astype(np.int32) @ powers for part in strips(picture)]
+    rows = [
+        np.asarray(part.convert("RGB")).astype(np.int32) @ powers
+        for part in pictures.strips(picture)
+    ]
     return np.concatenate(rows) + np.int32(COLOUR)
 
 
@@ -92,10 +84,10 @@ def _lossy_format(picture: Image.Image) -> str:
 
 def mask_palette(source: Source, ids: Collection[int]) -> dict[int, int]:
     """Return the colours 0xRRGGBB of the ids in a mask, {} where these are no palette's."""
-    source = fetch(source)
+    source = pictures.fetch(source)
     if isinstance(source, np.ndarray) or (isinstance(source, Path) and source.suffix == ".npy"):
         return {}
-    with undecoded(source) as picture:
+    with pictures.undecoded(source) as picture:
         if picture.mode != "P":
             return {}
         colours = np.reshape(picture.getpalette("RGB") or (), (-1, 3)) @ [1 << 16, 1 << 8, 1]
@@ -134,7 +126,7 @@ def read_depth(source: Source, scale: float, max_pixels: int = MAX_PIXELS) -> ND
         scale: The values of 16-bit files are divided by it.
         max_pixels: Of a file with more, UnreadableImageError is raised.
     """
-    source = _array_or_picture(fetch(source), max_pixels)
+    source = _array_or_picture(pictures.fetch(source), max_pixels)
     if isinstance(source, np.ndarray):
         if source.ndim == 3 and 1 in (source.shape[0], source.shape[2]):
             source = source[0] if source.shape[0] == 1 else source[..., 0]
@@ -144,8 +136,8 @@ def read_depth(source: Source, scale: float, max_pixels: int = MAX_PIXELS) -> ND
             )
         values = source.astype(np.float32)
     else:
-        picture = open_picture(source, max_pixels)
-        if picture.mode != "F" and picture.mode not in DEEP_MODES:
+        picture = pictures.open_picture(source, max_pixels)
+        if picture.mode != "F" and picture.mode not in pictures.DEEP_MODES:
             raise UnreadableImageError(
                 f"of mode {picture.mode}: save depth as 16-bit PNG (metres times {scale:g}) or as "
                 ".npy in metres"
@@ -160,18 +152,20 @@ def stores_metres(path: Path) -> bool:
     """Return whether a depth file holds metres, not values of 16 bits."""
     if path.suffix.lower() == ".npy":
         return True
-    with undecoded(path) as picture:
+    with pictures.undecoded(path) as picture:
         return picture.mode == "F"
 
 
 def read_normals(source: Source, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
     """Return unit normals, (3, height, width), of RGB = 127 n + 128; NaN where it is black."""
-    picture = open_picture(source, max_pixels)
+    picture = pictures.open_picture(source, max_pixels)
     if picture.mode != "RGB":
         raise UnreadableImageError(
             f"of mode {picture.mode}: save normals as 8-bit RGB, 127 n + 128"
         )
-    return np.concatenate([decode_normals(np.asarray(part)) for part in strips(picture)], axis=1)
+    return np.concatenate(
+        [decode_normals(np.asarray(part)) for part in pictures.strips(picture)], axis=1
+    )
 
 
 def fit_labels(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
@@ -200,7 +194,7 @@ def _array_or_picture(source: Content, max_pixels: int) -> Content:
         # Mapped first: a header can declare any shape, which would be allocated.
         mapped = np.load(source, mmap_mode="r", allow_pickle=False)
         # A single channel counts for nothing.
-        check_pixels(tuple(length for length in mapped.shape if length != 1), max_pixels)
+        pictures.check_pixels(tuple(length for length in mapped.shape if length != 1), max_pixels)
         return np.array(mapped)
     except (OSError, ValueError, EOFError, OverflowError, AttributeError):
         raise UnreadableImageError("that cannot be read as arrays") from None

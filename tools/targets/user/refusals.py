@@ -16,7 +16,7 @@ from PIL import Image
 from memory.errors import DataError, some
 from tools.targets.splits import split_from_name
 from tools.targets.user import names, pictures
-from tools.targets.user.masks import COLOUR_FILES
+from tools.targets.user.class_files import COLOUR_FILES
 from tools.targets.user.names import IMAGE_FOLDERS, folders_in
 from tools.targets.user.pictures import is_picture
 from tools.targets.validation import refusal, text

@@ -11,9 +11,9 @@ from pathlib import Path
 from memory.errors import some
 from prompts.user_vocabulary import plain, value_of
 from tools.targets.splits import SPLIT_NAMES, split_from_name
+from tools.targets.user.class_files import CLASS_FILES, COLOUR_FILES
 from tools.targets.user.label_files import LABEL_FORMATS, LABEL_NAMES
 from tools.targets.user.loading import Item
-from tools.targets.user.masks import CLASS_FILES, COLOUR_FILES
 from tools.targets.user.names import (
     folders_in,
     is_hidden_name,
