@@ -8,7 +8,6 @@ Both are written anew at each end; files that the user added or changed there ar
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -34,6 +33,7 @@ from memory.user_folders import replacing
 from tools.data.export import Source, export
 from tools.data.jobs import shards_of
 from tools.evaluate_real import read_sealed
+from tools.models.dstm_file import load_model
 from tools.targets import Target, licence_of
 
 BEST, DATASET = "best", "dataset"
@@ -102,11 +102,14 @@ def write_best(
         best: The round.
         sealed: Reports on the test split, which a card may show and no choice may rest on.
         delivery: What the images changed, for the card.
+
+    Raises:
+        WeightsError: The model is missing or damaged.
     """
     assert best.training and best.report  # chosen by its score
     place = folder / BEST
     model = folder / best.training.model
-    meta = json.loads((model / "model.json").read_bytes())
+    _, meta = load_model(model)
     tests = [report for report in sealed if report.round == best.number]
     text = _model_card(folder.name, settings, target, best, tests, delivery)
     with replacing(place) as new:

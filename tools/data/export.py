@@ -139,17 +139,22 @@ def _rows(source: Source) -> Iterator[dict[str, Any]]:
 
 
 def _n_images(source: Source) -> int:
-    return sum(pq.read_metadata(path).num_rows for path in source.shards)
+    n_images = 0
+    for path in source.shards:
+        with explained(path):
+            n_images += pq.read_metadata(path).num_rows
+    return n_images
 
 
 def _parquet(source: Source, folder: Path) -> int:
+    n_images = _n_images(source)
     data = folder / "data"
     data.mkdir(parents=True)
     for path in source.shards:
         place = data / f"{path.parent.name}-{path.name}"
         # Copied, not linked: an edit of an export must not change the session.
         shutil.copyfile(path, place)
-    return _n_images(source)
+    return n_images
 
 
 def _imagefolder(source: Source, folder: Path) -> int:

@@ -17,14 +17,14 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from agent.autonomous.results import origin_of, source_of
+from agent.autonomous.results import origin_of, source_of, write_results
 from agent.autonomous.runner import run
 from agent.config.settings import load_settings
 from agent.replay.trace import collect, write_tables
 from agent.session.folder import folder_of, open_session
 from eval.likeness import read_likeness
 from eval.tables import COLUMNS
-from memory.errors import SessionInUse, SettingsError, StorageError
+from memory.errors import DataError, SessionInUse, SettingsError, StorageError, WeightsError
 from memory.events import GeneratorEvent
 from memory.journal import read_events
 from tests.agent.crashes import NAME, small
@@ -150,6 +150,29 @@ def test_a_folder_that_cannot_be_written_is_named(home: Path, form: Any, tmp_pat
     for folder in (tmp_path / "file", tmp_path / "file" / "inside"):
         with pytest.raises(StorageError, match="a file is where a folder has to be"):
             export(source_of(home, NAME), form, folder)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_a_shard_that_is_damaged_or_missing_is_named(
+    home: Path, form: Any, is_cut: bool, tmp_path: Path
+) -> None:
+    source = source_of(home, NAME)
+    bad = tmp_path / "data-00001.parquet"
+    if is_cut:
+        bad.write_bytes(source.shards[0].read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"data-00001\.parquet is missing or damaged"):
+        export(source._replace(shards=[bad]), form, tmp_path / "place")
+    assert not list((tmp_path / "place").glob("*"))
+
+
+def test_a_model_that_is_gone_is_named_at_the_end_of_a_session(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home, tmp_path / "home")
+    settings = small(tmp_path / "home")
+    for file in folder_of(settings.home, NAME).glob("rounds/*/model.json"):
+        file.unlink()
+    with open_session(settings, NAME) as session, pytest.raises(WeightsError, match="missing or damaged"):
+        write_results(session)
 
 
 def test_run_lengths_are_coco_ones() -> None:
