@@ -76,9 +76,10 @@ class SessionEvent:
 
 
 def _state_before(session: Session) -> str:
-    events = session.journal.events()
-    last = Condition("ended", session.control.before)
-    return state_of(last, events, session.settings.session.rounds) if events else "not started"
+    events, control = session.journal.events(), session.control
+    if control.killed or not events:
+        return "stopped" if events else "not started"
+    return state_of(Condition("ended", control.before), events, session.settings.session.rounds)
 
 
 class LiveSession:

@@ -296,10 +296,11 @@ def _build(
     except ValidationError as error:
         origins = {key: origin for key, _, origin in assignments}
         raise SettingsError(_explain(error, origins)) from error
-    read = _leaves(settings.model_dump(mode="json"))
+    read, given = _leaves(settings.model_dump(mode="json")), {k: t for k, t, _ in assignments}
     for key, value in _leaves(values).items():
         if isinstance(value, bool) and type(read.get(key)) in (int, float):
-            raise SettingsError(f"The setting {key} cannot be {value!r}: it should be a number.")
+            text = repr(given.get(key, value))
+            raise SettingsError(f"The setting {key} cannot be {text}: it should be a number.")
     return settings
 
 
