@@ -299,8 +299,8 @@ def _build(
     read, given = _leaves(settings.model_dump(mode="json")), {k: t for k, t, _ in assignments}
     for key, value in _leaves(values).items():
         if isinstance(value, bool) and type(read.get(key)) in (int, float):
-            text = repr(given.get(key, value))
-            raise SettingsError(f"The setting {key} cannot be {text}: it should be a number.")
+            text = f"The setting {key} cannot be {given.get(key, value)!r}: it should be a number."
+            raise SettingsError(text)
     return settings
 
 
@@ -371,12 +371,9 @@ def _preset_files() -> dict[str, Traversable]:
 
 def _read_preset(preset: str) -> tuple[dict[str, Any], str]:
     """Return the values of a preset and its description."""
-    file: Traversable
-    if preset.endswith((".yaml", ".yml")):
-        file = Path(preset)
-    elif preset in _preset_files():
-        file = _preset_files()[preset]
-    else:
+    is_file = preset.endswith((".yaml", ".yml"))
+    file = Path(preset) if is_file else _preset_files().get(preset)
+    if file is None:
         raise SettingsError(
             unknown("preset", preset, _preset_files()) + " A file is named by a path to a .yaml."
         )
