@@ -141,7 +141,7 @@ def _rows(source: Source) -> Iterator[dict[str, Any]]:
 def _n_images(source: Source) -> int:
     n_images = 0
     for path in source.shards:
-        with explained(path):
+        with reading_shard(path):
             n_images += pq.read_metadata(path).num_rows
     return n_images
 

@@ -38,7 +38,8 @@ def read_class_file(root: Path) -> dict[int, str] | None:
         form = (
             "NAME,RED,GREEN,BLUE on each line, the colour as three numbers of 0 to 255"
             if name in COLOUR_FILES
-            else "a name a line, a list, or a mapping of ids and names"
+            else "a name a line, a list, or a mapping of ids and names; colours are those of "
+            f"{COLOUR_FILES[0]}, NAME,RED,GREEN,BLUE on each line"
         )
         try:
             return names_by_id(_parse(path))
