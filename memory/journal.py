@@ -35,6 +35,7 @@ from memory.rounds import RoundFold, fold, is_folded
 # rules that it began with.
 # 3: the graph calls the tools that are due (`agent.loop.state.due`); plans spend the budget.
 # 4: plans may have levers (`agent.loop.levers`), which are offered with them.
+# 6: plans may have a schedule, and name the draft that they take (`agent.loop.state.NAMES_DRAFT`).
 RECORD_VERSION = 6
 
 E = TypeVar("E", bound=Event)

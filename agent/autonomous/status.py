@@ -22,6 +22,7 @@ from memory.events import (
     Event,
     FallbackEvent,
     ModelCallEvent,
+    PlanEvent,
     RoundDoneEvent,
 )
 from memory.files import read_record
@@ -109,6 +110,9 @@ def deciders(brain: str, events: Sequence[Event]) -> str:
     counts = Counter(call.author for call in calls)
     parts = [f"{brain} {counts.pop(brain, 0)} of {len(calls)} steps"]
     parts += [f"{author} {n}" for author, n in counts.items()]
+    plans = [event for event in events if isinstance(event, PlanEvent)]
+    if n_taken := sum(plan.draft == "accept" for plan in plans):
+        parts.append(f"{n_taken} of {len(plans)} plans as the policy drafted them")
     if retries := sum(call.retries for call in calls):
         parts.append(f"requests made again {retries}")
     reasons = [event.reason for event in events if isinstance(event, FallbackEvent)]

@@ -124,9 +124,10 @@ class _Retries(BaseCallbackHandler):
     def on_retry(self, retry_state: RetryCallState, **_: Any) -> None:
         """Say why, and when."""
         error = retry_state.outcome.exception() if retry_state.outcome else None
+        reason = re.sub(r" \(\d+ tr(?:y|ies)\)", "", str(error))  # those that it would have in all
         self._notify(
             f"Request {retry_state.attempt_number} failed, the next one comes in "
-            f"{retry_state.upcoming_sleep:.1f} s: {error}"
+            f"{retry_state.upcoming_sleep:.1f} s: {reason}"
         )
 
 

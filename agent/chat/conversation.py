@@ -68,6 +68,7 @@ class Conversation:
         self._queries = Queries(live, self._overview)
         self._assistant = ChatAssistant(live, self._overview, self._queries)
         self._done: tuple[str, list[str]] | None = None
+        self._asking: threading.Thread | None = None
         self._proposed: Callable[[], list[Block]] | None = None
         self._commands: dict[str, Callable[[str], list[Block]]] = {
             name: next(getattr(o, n) for o, n in self._places(name) if hasattr(o, n))
@@ -112,6 +113,11 @@ class Conversation:
         wishes = self._preferences.active()
         text = f" The last preference: {wishes[-1].id} {wishes[-1].say()}." if wishes else ""
         return [Line(f"Nothing was changed in this chat.{text}")]
+
+    def await_answer(self) -> None:
+        """Wait until the language model has answered the last line."""
+        if self._asking:
+            self._asking.join()
 
     def show(self, event: SessionEvent) -> list[Block]:
         """Return what to show of something that happened in the session."""
@@ -166,9 +172,9 @@ class Conversation:
             return proposed()
         if result.is_exact or not self._assistant.available:
             return self._parsed(line, result)
-        threading.Thread(
-            target=self._ask, args=(line, result), name="assistant", daemon=True
-        ).start()
+        asked = (line, result)
+        self._asking = threading.Thread(target=self._ask, args=asked, name="assistant", daemon=True)
+        self._asking.start()
         return [Line("The brain thinks about it ...", "dim")]
 
     def _ask(self, line: str, result: ParseResult) -> None:
@@ -315,8 +321,7 @@ class Conversation:
         return self._preferences.mix(text, dstm, past) if text else self._queries.synthetic()
 
     def _budget(self, text: str) -> list[Block]:
-        name, _, value = text.replace("=", " ").strip().partition(" ")
-        value = value.strip()
+        name, _, value = map(str.strip, text.replace("=", " ").strip().partition(" "))
         if not name:
             return self._queries.budget()
         if name == "schedule":

@@ -87,6 +87,8 @@ def _from_lines(session: Session, auto_s: float | None, stdin: IO[str]) -> None:
                 break
             console.print(Text(f"> {line[:200]}"))
             draw(console, conversation.say(line), None)
+            conversation.await_answer()
+            _drained(conversation)
         _leave(conversation.live, console)
 
 

@@ -150,6 +150,13 @@ def compose(
     return plan.model_copy(update=given)
 
 
+def say_origin(choice: Choice, draft: PolicyDraft) -> str:
+    """Say whose draft a model takes, and its own reason: a single word is none."""
+    taken = "It takes" if choice.draft == "accept" else "It changes shares of"
+    own = f" Its own reason: {choice.why}" if " " in choice.why.strip() else ""
+    return f"{taken} the draft of {draft.planner}: {draft.plan.why}{own}"
+
+
 def say_shares(choice: Choice, prompts: Sequence[PromptSpec]) -> list[str]:
     """Say what was asked of every share of a plan and what its prompts draw."""
     shares, total = choice.relative(), sum(one.share for one in choice.shares)

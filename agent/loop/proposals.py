@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from agent.brains import planner_of
 from agent.loop.approval import ApprovalRequest, Rejected, ResolvedDraft
-from agent.loop.drafts import Choice, PolicyDraft, compose, worst_first
+from agent.loop.drafts import Choice, PolicyDraft, compose, say_origin, worst_first
 from agent.loop.effects import Effects
 from agent.loop.expectations import Expectation
 from agent.loop.levers import Bounds, lever_bounds, lever_problems
@@ -24,7 +24,7 @@ from agent.loop.observations import (
     seconds_per_image,
 )
 from agent.loop.schedule import preferences_of
-from agent.loop.state import GRAPH_WORKS, SessionView, record_version
+from agent.loop.state import GRAPH_WORKS, NAMES_DRAFT, SessionView, record_version
 from agent.loop.validation import PlanRules, least_prompts, refusal, shortfalls, validate
 from agent.planners import AttributeDistribution, Observation, PlanDraft
 from agent.planners.slices import last_report, supported_slices
@@ -61,15 +61,19 @@ class Proposals:
         if choice.draft == "replace" and not choice.shares:
             return choice.as_given()
         opening = self._journal.get(f"opening/{round_number}", OpeningEvent)
-        draft = opening.facts.get("draft") if opening else None
-        return compose(
+        packed = opening.facts.get("draft") if opening else None
+        draft = PolicyDraft.model_validate(packed) if packed else None
+        made = compose(
             choice,
-            PolicyDraft.model_validate(draft) if draft else None,
+            draft,
             self._observe(choice.levers, round_number),
             self._distribution(),
             vocabulary,
             preferences_of(held_preferences(self._journal), (), round_number),
         )
+        if draft and choice.draft != "replace" and record_version(self._journal) >= NAMES_DRAFT:
+            return made.model_copy(update={"why": say_origin(choice, draft)})
+        return made
 
     def resolve(self, choice: Choice, round_number: int, author: str, key: str) -> ResolvedDraft:
         """Return what wishes and additions make of a draft: once, so that later ones wait.

@@ -40,6 +40,8 @@ GRAPH_WORKS = 3
 PLANS_ONLY = 4
 # Record version since which models with a context that is not small are offered `analyse`.
 ANALYSES = 5
+# Record version since which a plan that a model takes or edits says whose draft it is.
+NAMES_DRAFT = 6
 # Tokens of a context that counts as small.
 SMALL_CONTEXT = 4000
 # Author of the calls that the graph makes itself.

@@ -257,6 +257,18 @@ def model(tmp_path: Path, fake_llm: Any) -> Iterator[tuple[Conversation, Model]]
         yield chat, Model(chat, fake_llm)
 
 
+def test_lines_of_a_pipe_wait_for_the_answer(
+    model: tuple[Conversation, Model], fake_llm: Any
+) -> None:
+    chat, _ = model
+    heard = chat.live.listen()
+    fake_llm.answers = [{"tool": "reply", "arguments": {"text": "Dark cells score 0.574."}}]
+    assert "thinks" in plain(chat.say("what would a colleague say of my dark ones"))
+    chat.await_answer()
+    told = [heard.get_nowait() for _ in range(heard.qsize())]
+    assert ["0.574" in plain(e.record) for e in told if e.kind == "blocks"] == [True]
+
+
 def test_a_figure_is_one_of_what_it_is_said_about(chat: Conversation) -> None:
     facts = Queries(chat.live, Overview(chat.live)).facts()
     lexicon = Overview(chat.live).lexicon

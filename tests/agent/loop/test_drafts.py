@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agent.autonomous.status import deciders
 from agent.loop.drafts import Choice, PolicyDraft, compose, say_shares, share_of
 from agent.planners import Observation, PlanDraft, SliceShare
 from agent.planners.uniform import Uniform
@@ -109,6 +110,10 @@ def test_the_record_keeps_the_draft_and_what_became_of_it(tmp_path: Path) -> Non
     accepted, edited, _ = (e.plan for e in events if isinstance(e, PlanEvent))
     assert [p.text for p in accepted.prompts] == [p.text for p in first.plan.prompts]
     assert last.gains and last.planner == "audited_failure"
+    # Whose plan it is; a word alone is no reason of the model's.
+    assert all("audited_failure" in plan.why for plan in (accepted, edited))
+    assert first.plan.why in accepted.why and "Its own reason" not in accepted.why
+    assert "2 of 3 plans as the policy drafted" in deciders("scripted:script.json", events)
     assert share_of({"wafer": "poly"}, edited.prompts) == pytest.approx(0.25, abs=0.02)
     calls = [e for e in events if isinstance(e, ToolCallEvent) and e.tool == "propose_plan"]
     assert [call.arguments["draft"] for call in calls] == ["accept", "edit", "accept"]
