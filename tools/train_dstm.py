@@ -21,7 +21,7 @@ from memory.errors import ShapingError
 from memory.records import Selection, Training, digest
 from tools import tasks
 from tools.data.jobs import job_id, round_folder, run_once
-from tools.data.samples import Pool
+from tools.data.samples import Pool, Samples
 from tools.data.sampling import Mix, effective_size, sampling_chances
 from tools.data.selected import choices, read_choice
 from tools.data.stored_images import StoredImages, contents
@@ -247,12 +247,7 @@ def train_model(
         DataError: No image has a weight above 0.
         ShapingError: The loss diverges more than `MAX_RETURNS` times.
     """
-    if settings.precision == "bfloat16" and not has_bfloat16(device):
-        warn(
-            "slow precision",
-            f"The device {device!r} has no instructions for bfloat16, so that this training takes "
-            "many times as long as in float32. Set precision=auto.",
-        )
+    _warn_of_slow_precision(settings, device, warn)
     mix = Mix(samples, n_classes, settings, is_real)
     generator = torch.Generator().manual_seed(settings.seed)
     flips = BOTH_FLIPS if settings.flips is None else settings.flips
@@ -273,13 +268,7 @@ def train_model(
             rows = torch.multinomial(
                 mix.chances(step), settings.batch_size, replacement=True, generator=generator
             )
-            part = samples.take(rows.numpy())
-            images = torch.from_numpy(part.images).to(device).float() / 255
-            batch = Batch(images, task.labels(part).to(device), flips=flips)
-            if settings.augment:
-                batch = task.augment(batch, generator)
-            if settings.augment == "strong":
-                batch = strong.augment(batch, generator, moves=not task.needs)
+            batch = _batch(samples.take(rows.numpy()), task, settings, flips, generator, device)
             if (weights := mix.weights(step)) is not None:
                 batch = replace(batch, weights=weights[rows].to(device))
             if sync:
@@ -306,6 +295,33 @@ def train_model(
             progress(step + 1, settings.steps)
     last = losses[-max(1, settings.steps // 10) :]
     return model.eval(), sum(last) / len(last)
+
+
+def _warn_of_slow_precision(settings: TrainSettings, device: str, warn: Warn) -> None:
+    if settings.precision == "bfloat16" and not has_bfloat16(device):
+        warn(
+            "slow precision",
+            f"The device {device!r} has no instructions for bfloat16, so that this training takes "
+            "many times as long as in float32. Set precision=auto.",
+        )
+
+
+def _batch(
+    samples: Samples,
+    task: Task,
+    settings: TrainSettings,
+    flips: tuple[str, ...],
+    generator: torch.Generator,
+    device: str,
+) -> Batch:
+    """Return samples as a batch on a device, augmented as the settings say."""
+    images = torch.from_numpy(samples.images).to(device).float() / 255
+    batch = Batch(images, task.labels(samples).to(device), flips=flips)
+    if settings.augment:
+        batch = task.augment(batch, generator)
+    if settings.augment == "strong":
+        batch = strong.augment(batch, generator, moves=not task.needs)
+    return batch
 
 
 class _GoodWeights:
