@@ -61,7 +61,8 @@ def load_model(folder: Path, device: str = "cpu") -> tuple[Model, dict[str, Any]
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise WeightsError(
             f"The model in {folder} is missing or damaged: {error}. Restore model.safetensors and "
-            "model.json, or delete both and run the same command again to train it anew."
+            "model.json. If its training or its round is not over, delete both instead, and the "
+            "same command trains it anew."
         ) from error
     return model.to(device).eval(), meta
 
