@@ -61,8 +61,7 @@ def load_model(folder: Path, device: str = "cpu") -> tuple[Model, dict[str, Any]
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise WeightsError(
             f"The model in {folder} is missing or damaged: {error}. Restore model.safetensors and "
-            "model.json. If its training or its round is not over, delete both instead, and the "
-            "same command trains it anew."
+            "model.json. A model of the cache is trained anew where both are deleted."
         ) from error
     return model.to(device).eval(), meta
 
