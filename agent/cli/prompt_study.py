@@ -25,6 +25,7 @@ from tools.generators import Generator
 from tools.labelers.audit import AuditClassifier
 from tools.pretraining.card import attribute_agreement
 from tools.targets import Target
+from tools.targets.cross_fitting import undivided
 
 # Images that are drawn at once.
 _BATCH_SIZE = 32
@@ -80,7 +81,7 @@ def study(
         n = len(sets[0].texts) or n
     sets.append(caption(asked, n, components.distribution, seed))
     with console.status("Training the audit"):
-        audit = components.classifier(target)
+        audit = components.classifier(undivided(target))
     authors = []
     for prompts in sets:
         with console.status(f"Drawing the images of {prompts.author}"):

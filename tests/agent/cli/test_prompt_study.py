@@ -292,6 +292,12 @@ def test_no_prompts_have_no_figures(make_settings: MakeSettings) -> None:
     assert (figures.asked.n, figures.attributes) == (0, {})
 
 
+def test_photographs_that_folds_judge_audit_the_prompts_too(make_settings: MakeSettings) -> None:
+    settings = make_settings("audit.method=none", "feedback.folds=3", "audit.train.steps=2")
+    result = prompt_study.study(settings, REQUEST, 2, 1, Console(quiet=True))
+    assert [figures.n_images for _, figures in result.authors] == [2]
+
+
 def test_brain_and_grammar_are_compared_at_equal_numbers(
     make_settings: MakeSettings, tmp_path: Path
 ) -> None:
