@@ -65,11 +65,6 @@ def kept_rates(rounds: Sequence[Round], slices: Sequence[SliceScore]) -> dict[st
     return {s.key: (kept[s.key] + _PRIOR_KEPT) / (made[s.key] + _PRIOR_MADE) for s in slices}
 
 
-def asked_for(past: Round, score: SliceScore) -> bool:
-    """Return whether a round asked for images of a slice."""
-    return past.plan is not None and any(agrees(p, score) for p in past.plan.prompts)
-
-
 class Change(NamedTuple):
     """What a round did to one slice that it asked for."""
 
@@ -100,7 +95,7 @@ def changes(rounds: Sequence[Round]) -> list[Change]:
             found += [
                 Change(after, earlier[score.key], score, effects[score.key])
                 for score in after.report.slices
-                if score.key in earlier and asked_for(after, score)
+                if score.key in earlier and any(agrees(p, score) for p in after.plan.prompts)
             ]
     return found
 
