@@ -23,7 +23,6 @@ from agent.chat.claims import Claim, unsupported_claims
 from agent.chat.commands import COMMANDS
 from agent.chat.figures import unsupported
 from agent.chat.live import LiveSession
-from agent.chat.overview import Overview
 from agent.chat.queries import Queries
 from agent.session.limits import best_round
 from agent.steering.preferences import MAX_FACTOR, Preference
@@ -61,9 +60,8 @@ class AssistantReply(NamedTuple):
 class ChatAssistant:
     """The session's language model in a conversation with a person, where there is one."""
 
-    def __init__(self, live: LiveSession, overview: Overview, queries: Queries) -> None:
+    def __init__(self, live: LiveSession, queries: Queries) -> None:
         self._live = live
-        self._overview = overview
         self._queries = queries
         self._history: list[AnyMessage] = []
         self._model: BaseChatModel | None = None
@@ -93,10 +91,10 @@ class ChatAssistant:
         answer = one_line(str(arguments.get("text", "")), _MAX_REPLY)
         if not answer:
             raise BrainError("its answer is empty")
-        past = self._overview.rounds()
+        past = self._queries.rounds()
         last = max((r.number for r in past if r.report), default=0)
         best = best_round(past)
-        lexicon = self._overview.with_pixel_classes()
+        lexicon = self._queries.with_pixel_classes()
         wrong = unsupported(answer, facts, text, lexicon, last, best.round if best else last)
         if wrong:
             raise BrainError(f"its answer has figures that the facts do not have: {wrong[0]}")
@@ -108,7 +106,7 @@ class ChatAssistant:
 
     def _records(self, claim: Claim) -> list[str]:
         """Return what the records say about what a sentence claims otherwise."""
-        past = self._overview.rounds()
+        past = self._queries.rounds()
         if claim.topic == "verdict":
             verdicts = [r.verdict for r in past if r.verdict]
             return [verdict_text(v) for v in verdicts[-1:]] or ["No hypothesis is settled yet."]
@@ -141,7 +139,7 @@ class ChatAssistant:
                 raise BrainError(f"it stated a preference that cannot be read: {given}") from error
             for key, names in attributes.items():
                 for name in names:
-                    if problems := self._overview.vocabulary.problems({key: name}):
+                    if problems := self._queries.vocabulary.problems({key: name}):
                         raise BrainError(
                             "it used attribute values the target does not define: "
                             f"{'; '.join(problems)}"
@@ -182,9 +180,11 @@ class ChatAssistant:
             from agent import brains
             from agent.brains.probe import build_probed
 
-            session, bench = self._live.session, self._live.components
+            session, components = self._live.session, self._live.components
             name, llm = session.settings.brain, session.settings.llm
-            context = brains.BrainContext(bench.distribution, bench.target.vocabulary, llm)
+            context = brains.BrainContext(
+                components.distribution, components.target.vocabulary, llm
+            )
             brain = build_probed(name, context, session.journal)
             if not isinstance(brain, brains.ChatBrain):
                 raise BrainError(f"the brain {name} is no chat model")
@@ -194,7 +194,7 @@ class ChatAssistant:
     def _system_prompt(self, facts: Sequence[str]) -> str:
         settings = self._live.session.settings
         n_chars = int(settings.llm.context_tokens * _CHARS_PER_TOKEN)
-        words = self._overview.vocabulary.attributes.items()
+        words = self._queries.vocabulary.attributes.items()
         return render(
             "chat",
             target=settings.target.name,
@@ -210,7 +210,7 @@ class ChatAssistant:
         share = {"type": "number", "minimum": 0, "maximum": 1}
         values = {
             key: {"type": "array", "items": {"enum": list(names)}}
-            for key, names in self._overview.vocabulary.attributes.items()
+            for key, names in self._queries.vocabulary.attributes.items()
         }
         preference = {
             "attributes": {"type": "object", "properties": values, "additionalProperties": False},

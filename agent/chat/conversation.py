@@ -16,7 +16,6 @@ from agent.chat.answers import plan_blocks
 from agent.chat.assistant import ChatAssistant
 from agent.chat.commands import COMMANDS
 from agent.chat.live import LiveSession, SessionEvent
-from agent.chat.overview import Overview
 from agent.chat.plan_edits import added, edited, read_addition, remade
 from agent.chat.preferences import SCHEDULE
 from agent.chat.queries import Queries
@@ -63,10 +62,9 @@ class Conversation:
 
     def __init__(self, live: LiveSession) -> None:
         self.live = live
-        self._overview = Overview(live)
-        self._preferences = self._overview.preferences
-        self._queries = Queries(live, self._overview)
-        self._assistant = ChatAssistant(live, self._overview, self._queries)
+        self._queries = Queries(live)
+        self._preferences = self._queries.preferences
+        self._assistant = ChatAssistant(live, self._queries)
         self._done: tuple[str, list[str]] | None = None
         self._asking: threading.Thread | None = None
         self._proposed: Callable[[], list[Block]] | None = None
@@ -81,7 +79,7 @@ class Conversation:
     @property
     def vocabulary(self) -> Vocabulary:
         """The target's words."""
-        return self._overview.vocabulary
+        return self._queries.vocabulary
 
     def say(self, text: str) -> list[Block]:
         """Do what a line asks for, and return what to show; errors are explained, not raised."""
@@ -130,7 +128,7 @@ class Conversation:
             return list(event.record)
         if event.kind == "round":
             done: Round = event.record
-            rounds = self._overview.rounds()
+            rounds = self._queries.rounds()
             reports = [r.report for r in rounds if r.number < done.number and r.report]
             audited = self.live.session.settings.audit.method != "none"
             lines = round_lines(done, reports[-1] if reports else None, audited)
@@ -144,11 +142,11 @@ class Conversation:
         """Return words that a line may hold, for completion."""
         kinds = ["more", "fewer", "only", "avoid", "focus on"]
         names = [name for names in self.vocabulary.attributes.values() for name in names]
-        return list(dict.fromkeys([*self._overview.slices(), *names, *kinds]))
+        return list(dict.fromkeys([*self._queries.slices(), *names, *kinds]))
 
     def ids(self) -> list[str]:
         """Return the ids of preferences, additions and the last plan's prompts, for completion."""
-        plan = self._overview.last_plan()
+        plan = self._queries.last_plan()
         return self._preferences.ids() + ([p.id for p in plan.prompts] if plan else [])
 
     def _command(self, line: str) -> list[Block]:
@@ -166,7 +164,7 @@ class Conversation:
         if question is not None and question.kind == "words":
             self.live.answer(ApprovalDecision(verdict="words", text=line))
             return [Line("The agent is told.", "dim")]
-        result = parse(line, self._overview.lexicon)
+        result = parse(line, self._queries.lexicon)
         proposed, self._proposed = self._proposed, None
         if proposed is not None and result.command == "approve":
             return proposed()
@@ -207,8 +205,7 @@ class Conversation:
         # A note is in the person's words, whatever the model makes of them.
         preferences = [p if p.attributes else Preference(text=line[:300]) for p in preferences]
         are_said = [
-            not p.attributes or says_preference(line, p, self._overview.lexicon)
-            for p in preferences
+            not p.attributes or says_preference(line, p, self._queries.lexicon) for p in preferences
         ]
         if all(are_said):
             return self._take(preferences, line)
@@ -226,7 +223,7 @@ class Conversation:
         asks = (result.command or "").startswith(
             ("failures", "classes", "status", "changes", "why")
         )
-        if (asks or result.question) and (pixels := self._overview.pixel_classes_in(line)):
+        if (asks or result.question) and (pixels := self._queries.pixel_classes_in(line)):
             return self._queries.about({**result.named, **pixels})
         if result.command or (result.beside and result.is_exact):
             rest = replace(result, command=None, beside=())
@@ -234,7 +231,7 @@ class Conversation:
             blocks += self._parsed(line, rest) if rest.is_exact else []
             return blocks + [block for name in result.beside for block in self._run(name)]
         if result.vague:
-            return [Line(which_data(self._overview))]
+            return [Line(which_data(self._queries))]
         if result.question and result.named:
             return self._queries.about(result.named)
         if result.question:
@@ -242,7 +239,7 @@ class Conversation:
         earlier = self._preferences.ids()
         blocks = self._take(result.preferences, line)
         taken = [p for p in self._preferences.active() if p.id not in earlier]
-        return blocks + not_taken(result, self._overview, taken)
+        return blocks + not_taken(result, self._queries, taken)
 
     def _run(self, command: str) -> list[Block]:
         return [Line(f"Understood: /{command}", "dim"), *self._line(f"/{command}")]
@@ -268,10 +265,10 @@ class Conversation:
 
     def _reject(self, text: str) -> list[Block]:
         self._pending()
-        result = parse(text, self._overview.lexicon)
+        result = parse(text, self._queries.lexicon)
         blocks = self._preferences.take_all(result.preferences, text)
         if not (not text or result.command or result.is_exact or self._assistant.available):
-            blocks += not_taken(result, self._overview)
+            blocks += not_taken(result, self._queries)
         self.live.answer(ApprovalDecision(verdict="reject", text=text))
         blocks.append(Line("Rejected; it is planned again.", "good"))
         commands = result.beside if result.is_exact and not result.command else ()
@@ -304,20 +301,20 @@ class Conversation:
         text = unquoted(text)
         if not text:
             raise ToolError(f"Say what: /{kind} {COMMANDS[kind].arguments}")
-        attributes, unknown_words = self._overview.lexicon.read(text)
+        attributes, unknown_words = self._queries.lexicon.read(text)
         if not attributes and self._assistant.available:
             return self._take([Preference()], f"{kind} {text}")
-        preference = Preference(attributes=self._overview.slice_of(text).attributes, **bounds(kind))
+        preference = Preference(attributes=self._queries.slice_of(text).attributes, **bounds(kind))
         if attributes and unknown_words:
             result = ParseResult(partial=(preference,), unknown=tuple(unknown_words))
-            return not_taken(result, self._overview)
+            return not_taken(result, self._queries)
         return self._take([preference], text)
 
     _focus = partialmethod(_prefer, "focus")
     _avoid = partialmethod(_prefer, "avoid")
 
     def _synthetic(self, text: str) -> list[Block]:
-        dstm, past = self.live.session.settings.dstm, self._overview.rounds()
+        dstm, past = self.live.session.settings.dstm, self._queries.rounds()
         return self._preferences.mix(text, dstm, past) if text else self._queries.synthetic()
 
     def _budget(self, text: str) -> list[Block]:
@@ -334,7 +331,7 @@ class Conversation:
                 f"(images in all), {SCHEDULE}, /budget hours 2, or /budget score 0.7."
             )
         key, read, meaning = _BUDGETS[name]
-        if key == "images_per_round" and (planned := self._overview.schedule()):
+        if key == "images_per_round" and (planned := self._queries.schedule()):
             text = schedule_text([*planned.values()])
             raise ToolError(f"Round {min(planned)} on makes {text}; say e.g. {SCHEDULE}.")
         amount = read(value)
@@ -388,7 +385,7 @@ class Conversation:
         return [Line(f"It stops at the next safe point. {later}", "good")]
 
     def _undo(self, text: str) -> list[Block]:
-        plan = self._overview.last_plan()
+        plan = self._queries.last_plan()
         if plan is None:
             raise ToolError("There is no accepted plan yet that could be taken back.")
         if not self.live.undo():
@@ -410,7 +407,7 @@ class Conversation:
     def _report(self, text: str) -> list[Block]:
         from agent.autonomous.report import write_report
 
-        if not self._overview.rounds():
+        if not self._queries.rounds():
             return [Line("There is nothing to report yet.")]
         session = self.live.session
         return [Line(f"Report: {write_report(session.settings.home, session.name)}")]

@@ -24,7 +24,7 @@ from agent.chat.answers import (
     worth_lines,
 )
 from agent.chat.commands import COMMANDS
-from agent.chat.live import AT_REST, LiveSession
+from agent.chat.live import AT_REST
 from agent.chat.overview import Overview, say_progress
 from agent.chat.preferences import PreferenceStore
 from agent.loop.approval import ApprovalRequest
@@ -58,15 +58,11 @@ _N_SLICES = 12
 _PROMPT_ID = re.compile(r"(r\d{3}p\d{2,3})(?:-(\d{4}))?")
 
 
-class Queries:
+class Queries(Overview):
     """What is shown of one live session when it is asked for; nothing is changed by it.
 
     Each takes the text after its command, and raises ToolError for one that names nothing.
     """
-
-    def __init__(self, live: LiveSession, overview: Overview) -> None:
-        self._live = live
-        self._overview = overview
 
     def status(self, text: str = "") -> list[Block]:
         """Show where the session stands, its preferences and their effect."""
@@ -76,9 +72,9 @@ class Queries:
         blocks: list[Block] = [
             Line(f"Session {session.name} ({settings.data}, brain {settings.brain})", "bold"),
             Line(f"{done} of {settings.session.rounds} rounds done; {say_progress(self._live)}"),
-            *score_tables(self._overview.rounds()),
-            *trend_lines(self._overview.rounds()),
-            *preference_tables(self._overview.preferences),
+            *score_tables(self.rounds()),
+            *trend_lines(self.rounds()),
+            *preference_tables(self.preferences),
         ]
         blocks += [Line(f"Schedule: {text}.")] if (text := self._scheduled()) else []
         if now.state == "waiting":
@@ -91,7 +87,7 @@ class Queries:
 
     def facts(self) -> list[str]:
         """Return all that is known of the session as lines of text, each once."""
-        past, report = self._overview.rounds(), self._overview.last_report()
+        past, report = self.rounds(), self.last_report()
         blocks = [*self.status(), *self.worth(), *self.baseline(), *self.data(), *self.synthetic()]
         blocks += [*self.budget(), *self.classes(), *history_lines(past), *self.plan(), *self.why()]
         worst = sorted(report.slices, key=lambda s: s.accuracy.value)[:_N_SLICES] if report else ()
@@ -106,7 +102,7 @@ class Queries:
 
     def failures(self, text: str = "") -> list[Block]:
         """Show where the model fails on real photographs; of a slice, with pictures."""
-        inspected = [r for r in self._overview.rounds() if r.is_inspected]
+        inspected = [r for r in self.rounds() if r.is_inspected]
         number, text = _round_of(text)
         inspected = [r for r in inspected if number in (None, r.number)]
         if not inspected:
@@ -119,13 +115,13 @@ class Queries:
             return [failure_table(last.failures, last.number), Line("/show SLICE shows pictures.")]
         if named := self._discovered(unquoted(text)):
             return named
-        if pixels := self._overview.pixel_classes_in(text):
+        if pixels := self.pixel_classes_in(text):
             return self.about(pixels)
-        preference = self._overview.slice_of(text)
+        preference = self.slice_of(text)
         failures = [f for f in last.failures if f.slice == preference.name]
         blocks: list[Block] = [failure_table(failures, last.number)] if failures else []
         if not failures:
-            report = self._overview.last_report()
+            report = self.last_report()
             slices = report.slices if report else ()
             accuracy = [estimate_text(s.accuracy) for s in slices if s.key == preference.name]
             text = f"accuracy {accuracy[0]}" if accuracy else "it is not measured"
@@ -140,13 +136,13 @@ class Queries:
     def show(self, text: str = "") -> list[Block]:
         """Show pictures of a prompt, an image, a photograph, a slice, or of what fails worst."""
         session, target = self._live.session, self._live.components.target
-        rounds = self._overview.rounds()
+        rounds = self.rounds()
         text = unquoted(text)
         if not text:
             measured = [r for r in rounds if r.failures]
             if measured:
                 return self.show(measured[-1].failures[0].slice)
-            plan = self._overview.last_plan()
+            plan = self.last_plan()
             latest = plan and pictures.of_prompts(session, target, plan.prompts, "latest", None)
             return [latest] if latest else [Line("There are no pictures yet.")]
         prompts = [p for r in rounds if r.plan for p in r.plan.prompts]
@@ -163,8 +159,8 @@ class Queries:
             return [picture]
         if blocks := self._discovered(text):
             return blocks
-        preference = self._overview.slice_of(text)
-        matching = [p for p in prompts if preference.matches(p, self._overview.vocabulary)]
+        preference = self.slice_of(text)
+        matching = [p for p in prompts if preference.matches(p, self.vocabulary)]
         real = pictures.of_slice(session, target, preference)
         generated = pictures.of_prompts(session, target, matching, preference.name, None)
         blocks = [block for block in (real, generated) if block]
@@ -173,7 +169,7 @@ class Queries:
     def _discovered(self, name: str) -> list[Block]:
         """Show the last cluster or direction of a name, "direction 8ffc3b"; nothing for others."""
         name = name.partition(":")[0].lower()
-        for past in reversed(self._overview.rounds()):
+        for past in reversed(self.rounds()):
             for failure in past.failures:
                 if failure.kind != "slice" and failure.slice == name:
                     blocks: list[Block] = [failure_table([failure], past.number)]
@@ -185,44 +181,44 @@ class Queries:
 
     def plan(self, text: str = "") -> list[Block]:
         """Show the plan that waits, or the last one; all: every prompt; of a slice, its part."""
-        question, preferences = self._live.question, self._overview.preferences.active()
+        question, preferences = self._live.question, self.preferences.active()
         number, text = _round_of(text)
         if number is not None:
             return self.summary(None, number)
         if text and text != "all":
-            return self.about(self._overview.slice_of(text).attributes)
+            return self.about(self.slice_of(text).attributes)
         request = question if question is not None and question.kind == "plan" else None
         if request is not None:
             return plan_blocks(request, preferences) if text else self.summary(request)
-        plan = self._overview.last_plan()
+        plan = self.last_plan()
         if plan is None:
             return [Line("There is no plan yet.")]
         if text:
             return [plan_table(plan), *plan_lines(plan)]
-        is_done = any(r.report for r in self._overview.rounds() if r.number == plan.round)
+        is_done = any(r.report for r in self.rounds() if r.number == plan.round)
         done = f"No plan waits: that of round {plan.round} is carried out. /worth says what next."
         return ([Line(done)] if is_done else []) + self.summary(None)
 
     def summary(self, request: ApprovalRequest | None, number: int | None = None) -> list[Block]:
         """Show in at most 12 lines the plan that waits, or that of a round, or the last one."""
-        plans = [r.plan for r in self._overview.rounds() if r.plan]
+        plans = [r.plan for r in self.rounds() if r.plan]
         plan = request.plan if request and request.plan else self._plan_of(number)
         before = [p for p in plans if p.round < plan.round]
-        preferences = self._overview.preferences.active()
+        preferences = self.preferences.active()
         return plan_summary(
-            plan, before[-1] if before else None, request, preferences, self._overview.vocabulary
+            plan, before[-1] if before else None, request, preferences, self.vocabulary
         )
 
     def why(self, text: str = "") -> list[Block]:
         """Show the reasons for the plan, or for one of its prompts."""
         question = self._live.question
         number, text = _round_of(text)
-        plan = question.plan if question and question.plan else self._overview.last_plan()
+        plan = question.plan if question and question.plan else self.last_plan()
         plan = plan if number is None else self._plan_of(number)
         if plan is None:
             return [Line("Nothing is decided yet.")]
-        if text and self._overview.lexicon.read(text)[0]:
-            return self._why_slice(plan, self._overview.slice_of(text))
+        if text and self.lexicon.read(text)[0]:
+            return self._why_slice(plan, self.slice_of(text))
         if text:
             prompt = self._prompt(plan, text)
             text = f"{one_line(prompt.text)} ({values(prompt.attributes)})"
@@ -232,33 +228,33 @@ class Queries:
             ]
         blocks: list[Block] = [Line(f"Plan of round {plan.round}", "bold"), *plan_lines(plan)]
         blocks.append(_reasons(plan.prompts))
-        reports = [r.report for r in self._overview.rounds() if r.number < plan.round and r.report]
+        reports = [r.report for r in self.rounds() if r.number < plan.round and r.report]
         if reports and reports[-1].worst_slice:
             blocks.append(Line(f"The worst slice before it was {reports[-1].worst_slice}."))
         return blocks
 
     def _plan_of(self, number: int | None) -> Plan:
         """Return the plan of a round, None: the last one; raises ToolError where it has none."""
-        plans = {r.number: r.plan for r in self._overview.rounds() if r.plan}
+        plans = {r.number: r.plan for r in self.rounds() if r.plan}
         if number is not None and number not in plans:
             raise ToolError(f"Round {number} has no plan; rounds with one: {[*plans]}.")
         return plans[max(plans) if number is None else number]
 
     def _why_slice(self, plan: Plan, preference: Preference) -> list[Block]:
         """Show the reasons for the images of a slice."""
-        matching = [p for p in plan.prompts if preference.matches(p, self._overview.vocabulary)]
+        matching = [p for p in plan.prompts if preference.matches(p, self.vocabulary)]
         blocks = self.about(preference.attributes)
         return [*blocks, _reasons(matching)] if matching else blocks
 
     def about(self, named: dict[str, tuple[str, ...]]) -> list[Block]:
         """Show the scores of the slices that values name, and their part of the plan."""
         question = self._live.question
-        plan = question.plan if question and question.plan else self._overview.last_plan()
-        return slice_lines(named, self._overview.rounds(), plan, self._overview.vocabulary)
+        plan = question.plan if question and question.plan else self.last_plan()
+        return slice_lines(named, self.rounds(), plan, self.vocabulary)
 
     def baseline(self, text: str = "") -> list[Block]:
         """Show whether images help: round 0 and the latest round, and the sealed test."""
-        session, past = self._live.session, self._overview.rounds()
+        session, past = self._live.session, self.rounds()
         delivery = read_delivery(session.folder)
         n_known = max((r.number for r in past if r.report), default=0)
         is_last = delivery is not None and delivery.compared <= n_known
@@ -268,19 +264,19 @@ class Queries:
     def worth(self, text: str = "") -> list[Block]:
         """Show whether another round is worth it: trend, cost, what the plan expects."""
         session, question = self._live.session, self._live.question
-        blocks = worth_lines(self._overview.rounds(), session.settings, session.n_done())
+        blocks = worth_lines(self.rounds(), session.settings, session.n_done())
         if question and question.expectation:
             blocks.append(Line(f"The plan that waits: {expected(question.expectation)}"))
         return blocks
 
     def classes(self, text: str = "") -> list[Block]:
         """Show the figures of each class."""
-        return class_lines(self._overview.rounds(), self._overview.vocabulary)
+        return class_lines(self.rounds(), self.vocabulary)
 
     def prompts(self, text: str = "") -> list[Block]:
         """Show what was kept of each prompt, and its credit."""
         audited = self._live.session.settings.audit.method != "none"
-        return prompt_lines(self._overview.rounds(), audited)
+        return prompt_lines(self.rounds(), audited)
 
     def files(self, text: str = "") -> list[Block]:
         """Show where the files of the session are, and the commands that export them."""
@@ -307,19 +303,19 @@ class Queries:
         delivery = read_delivery(session.folder)
         n_sealed = delivery.changes[0].difference.n if delivery else None
         source = f"Data: {session.settings.data}, target {session.settings.target.name}."
-        return [Line(source), *data_lines(self._overview.rounds(), session.settings, n_sealed)]
+        return [Line(source), *data_lines(self.rounds(), session.settings, n_sealed)]
 
     def synthetic(self) -> list[Block]:
         """Show which share of a training's draws are generated images."""
-        preferences = self._overview.preferences.active()
-        return mix_lines(self._live.session.settings.dstm, self._overview.rounds(), preferences)
+        preferences = self.preferences.active()
+        return mix_lines(self._live.session.settings.dstm, self.rounds(), preferences)
 
     def changes(self, text: str = "") -> list[Block]:
         """Show what has changed since a round, the first by default, and effects of preferences.
 
         text: a round, or two: of the first to the second, by default the last.
         """
-        past = [r for r in self._overview.rounds() if r.report and r.report.metrics]
+        past = [r for r in self.rounds() if r.report and r.report.metrics]
         if len(past) < 2:
             text = f"Rounds measured: {len(past)}; changes show after the second."
             return [Line(text)]
@@ -330,15 +326,15 @@ class Queries:
             raise ToolError(f"Say a round before the last one: {numbers}.")
         blocks = change_tables(first, last)
         return [*blocks, *trend_lines(past)] + [
-            Line(f"Preference {line}") for line in say_effects(self._overview.preferences.effects())
+            Line(f"Preference {line}") for line in say_effects(self.preferences.effects())
         ]
 
     def memory(self, text: str) -> list[Block]:
         """Show what all sessions have learnt about something."""
-        report = self._overview.last_report()
+        report = self.last_report()
         text = unquoted(text) or f"what helped on {report.worst_slice if report else 'all'}"
-        bench = self._live.components
-        hits = bench.memory.search(text[:300], target=bench.target.name)
+        components = self._live.components
+        hits = components.memory.search(text[:300], target=components.target.name)
         return [hit_table(hits) if hits else Line("Nothing is remembered yet.")]
 
     def budget(self) -> list[Block]:
@@ -347,13 +343,13 @@ class Queries:
         rows = budget(
             session.settings,
             session.journal.events(RoundDoneEvent, ModelCallEvent, ChatCallEvent),
-            self._overview.rounds(),
+            self.rounds(),
             session.control.worked_s,
             session.control.gpu_s,
         )
         settings = session.settings.session
         n_left = max(0, settings.rounds - session.n_done())
-        planned, size = self._overview.schedule(), settings.images_per_round
+        planned, size = self.schedule(), settings.images_per_round
         numbers = range(session.n_done() + 1, settings.rounds + 1)
         sizes = [planned[n].n_images if n in planned else size for n in numbers]
         each = f" of {plural(size, 'image')}" if not planned else f", {self._scheduled()},"
@@ -362,7 +358,7 @@ class Queries:
 
     def _scheduled(self) -> str:
         """Say the schedule of the rounds to come."""
-        planned = self._overview.schedule()
+        planned = self.schedule()
         return (
             f"from round {min(planned)} on {schedule_text([*planned.values()])}" if planned else ""
         )
@@ -370,7 +366,7 @@ class Queries:
     def help(self, text: str = "") -> list[Block]:
         """List the commands."""
         rows = [[f"/{name} {c.arguments}".strip(), c.help] for name, c in COMMANDS.items()]
-        slices = self._overview.slices() or ["..."]
+        slices = self.slices() or ["..."]
         first, second = slices[0], slices[-1]
         return [
             Table(["command", "what it does"], rows),
@@ -384,7 +380,7 @@ class Queries:
 
     def _time_left(self) -> list[Block]:
         """Show how long the rounds that are left take, by the time of the last one."""
-        session, past = self._live.session, self._overview.rounds()
+        session, past = self._live.session, self.rounds()
         done = [r for r in past if r.report and r.training]
         n_left = session.settings.session.rounds - session.n_done()
         if not done or n_left <= 0:
@@ -397,7 +393,7 @@ class Queries:
         """Return the prompt of a row of a plan, or the one of any round that has an id."""
         if text.isdecimal() and 1 <= int(text[:6]) <= len(plan.prompts):
             return plan.prompts[int(text[:6]) - 1]
-        specs = {p.id: p for r in self._overview.rounds() if r.plan for p in r.plan.prompts}
+        specs = {p.id: p for r in self.rounds() if r.plan for p in r.plan.prompts}
         specs |= {p.id: p for p in plan.prompts}
         if text not in specs:
             rows = f"rows are 1 to {len(plan.prompts)}"

@@ -64,6 +64,12 @@ def session_head(target: TargetView, interactive: bool) -> Json:
     }
 
 
+def facts_of(journal: EventLog, round_number: int) -> Json:
+    """Return the facts that a round began with, as `Facts` are journaled; {} before it begins."""
+    opening = journal.get(f"opening/{round_number}", OpeningEvent)
+    return opening.facts if opening else {}
+
+
 def rounds_before(journal: EventLog, number: int) -> list[Round]:
     """Return the rounds before one, as many as are looked back on."""
     rounds = journal.rounds(LOOK_BACK + 1)
@@ -177,8 +183,7 @@ def gather(
 def _spare_images(session: SessionView, observation: Observation) -> int:
     """Return the images that earlier rounds have left to later ones; negative: have taken."""
     past, journal = observation.rounds, session.journal
-    opening = journal.get(f"opening/{observation.round - 1}", OpeningEvent)
-    spare: int = opening.facts.get("spare", 0) if opening else 0
+    spare: int = facts_of(journal, observation.round - 1).get("spare", 0)
     if not past or not past[-1].number:
         return spare
     return spare + left_over(session.settings, held_preferences(journal), past, past[-1])

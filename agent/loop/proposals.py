@@ -18,6 +18,7 @@ from agent.loop.levers import Bounds, lever_bounds, lever_problems
 from agent.loop.observations import (
     LOOK_BACK,
     budget_of,
+    facts_of,
     held_preferences,
     observe,
     rounds_before,
@@ -33,7 +34,6 @@ from agent.steering.steer import add, broken, changes_of_share, ignored, steer
 from memory.errors import ToolError
 from memory.events import (
     HeadEvent,
-    OpeningEvent,
     PlanEditEvent,
     PlanEvent,
     ProposedEvent,
@@ -60,8 +60,7 @@ class Proposals:
                 raise refusal(problems)
         if choice.draft == "replace" and not choice.shares:
             return choice.as_given()
-        opening = self._journal.get(f"opening/{round_number}", OpeningEvent)
-        packed = opening.facts.get("draft") if opening else None
+        packed = facts_of(self._journal, round_number).get("draft")
         draft = PolicyDraft.model_validate(packed) if packed else None
         made = compose(
             choice,
@@ -232,15 +231,14 @@ class Proposals:
 
     def _open_vocabulary(self, round_number: int) -> bool:
         """Return whether the texts of prompts are free, as known when the round began."""
-        opening = self._journal.get(f"opening/{round_number}", OpeningEvent)
-        if opening is None:  # an addition to a later plan
+        facts = facts_of(self._journal, round_number)
+        if not facts:  # an addition to a later plan
             return self._effects.supports("open_vocabulary", round_number)
-        return bool(opening.facts.get("open_vocabulary", False))
+        return bool(facts.get("open_vocabulary", False))
 
     def lever_bounds(self, round_number: int) -> Bounds:
         """Return what the levers of a round may be, see `agent.loop.levers.lever_bounds`."""
-        opening = self._journal.get(f"opening/{round_number}", OpeningEvent)
-        spare = opening.facts.get("spare", 0) if opening else 0
+        spare = facts_of(self._journal, round_number).get("spare", 0)
         past = rounds_before(self._journal, round_number)
         follows = self._effects.supports("accepts_guidance", round_number)
         held = held_preferences(self._journal)
@@ -276,8 +274,7 @@ class Proposals:
 
     def _tell_wishes(self, round_number: int, preferences: Sequence[Preference]) -> None:
         """Refuse a plan, once, whose author could not know of a wish given in this round."""
-        opening = self._journal.get(f"opening/{round_number}", OpeningEvent)
-        known = set(opening.facts.get("wishes", ())) if opening else set()
+        known = set(facts_of(self._journal, round_number).get("wishes", ()))
         for event in self._journal.events(WishesShownEvent, since=round_number):
             known.update(event.wishes)
         news = [preference for preference in preferences if preference.id not in known]

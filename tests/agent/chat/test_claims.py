@@ -203,13 +203,13 @@ def test_a_statement_is_one_of_the_records(chat: Conversation) -> None:
 def test_the_records_themselves_are_supported(chat: Conversation) -> None:
     overview = Overview(chat.live)
     past, lexicon = overview.rounds(), overview.with_pixel_classes()
-    for fact in Queries(chat.live, overview).facts():
+    for fact in Queries(chat.live).facts():
         assert not unsupported_claims(fact, "", past, lexicon), fact
 
 
 def test_figures_of_classes_of_pixels_are_theirs(chat: Conversation) -> None:
     overview = Overview(chat.live)
-    facts, lexicon = Queries(chat.live, overview).facts(), overview.with_pixel_classes()
+    facts, lexicon = Queries(chat.live).facts(), overview.with_pixel_classes()
     for answer, wrong in (
         ("Pedestrian is the worst class at 0.18, 0.040 below round 0.", []),
         ("Dark is worst at 0.57.", []),

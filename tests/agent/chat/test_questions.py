@@ -105,7 +105,7 @@ def test_of_equal_classes_none_is_the_worst(tmp_path: Path) -> None:
 
 
 def test_a_value_that_is_not_measured_alone_is_answered_by_its_slices(chat: Conversation) -> None:
-    past = chat._overview.rounds()
+    past = chat._queries.rounds()
     report = past[-1].report
     assert report is not None
     both = slice_score({"brightness": "dark", "wafer": "mono"}, 0.41, 80, 0.04)
@@ -270,7 +270,7 @@ def test_lines_of_a_pipe_wait_for_the_answer(
 
 
 def test_a_figure_is_one_of_what_it_is_said_about(chat: Conversation) -> None:
-    facts = Queries(chat.live, Overview(chat.live)).facts()
+    facts = Queries(chat.live).facts()
     lexicon = Overview(chat.live).lexicon
     for answer in (*RIGHT, *WRONG):
         found = unsupported(answer, facts, "", lexicon, last=2, best=1)
