@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from agent.brains import planner_of
 from agent.brains.spending import spent
-from agent.chat.answers import trend_lines
+from agent.chat.answers import data_lines, trend_lines
 from agent.chat.claims import Claim, unsupported_claims
 from agent.chat.commands import COMMANDS
 from agent.chat.figures import unsupported
@@ -113,7 +113,8 @@ class ChatAssistant:
         if claim.topic == "worth":
             return [b.text for b in self._queries.worth() if isinstance(b, Line) if b.style]
         if claim.topic == "audit":
-            return plain(self._queries.data()).splitlines()[:1]
+            lines = data_lines(past, self._live.session.settings, None)
+            return plain(lines).splitlines()[:1]
         blocks: list[Block] = []
         for key in claim.keys:
             pairs = [pair.partition("=") for pair in key]
