@@ -1,9 +1,10 @@
 """Which round a session delivers, and what its images changed: against round 0, on the sealed test.
 
 Two models predict the same photographs, so their difference is paired: photographs are resampled
-with both predictions (percentile bootstrap with the expanded quantiles of Hesterberg 2015). Whether
-images helped is decided by the main figure alone; the intervals of the others are not corrected for
-their number. `tests/eval/test_delivery.py` simulates the coverage.
+with both predictions (percentile bootstrap with the expanded quantiles of Hesterberg 2015), those
+of a group, as the frames of a video, together. Whether images helped is decided by the main figure
+alone; the intervals of the others are not corrected for their number. `tests/eval/test_delivery.py`
+simulates the coverage.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from eval.compare import N_WORST, mean_of_lowest
-from eval.intervals import expanded_quantiles, resampled_figures
+from eval.intervals import expanded_bound, expanded_quantiles, resampled_figures
 from memory.records import Estimate, Record, Report, Round
 
 Floats = NDArray[np.float64]
@@ -150,7 +151,13 @@ def rule_sums(
     return np.hstack([main[0], worst[0]]), mean
 
 
-def change(name: str, before: Floats, after: Floats, figure: Figure) -> Change:
+def change(
+    name: str,
+    before: Floats,
+    after: Floats,
+    figure: Figure,
+    groups: NDArray[np.int64] | None = None,
+) -> Change:
     """Return how a figure differs between two models.
 
     Args:
@@ -158,17 +165,25 @@ def change(name: str, before: Floats, after: Floats, figure: Figure) -> Change:
         before: What each photograph adds to the sums, by the first model, (n, m).
         after: The same by the second model.
         figure: Of the sums.
+        groups: Number of each photograph's group, (n,); None: each is its own. Of fewer than 20
+            groups the interval is a t-interval by the standard deviation of the resamples.
     """
     known = before.any(1) | after.any(1)
     before, after, n = before[known], after[known], int(known.sum())
     values = [float(figure(sums.sum(0))) for sums in (before, after)]
     difference = values[1] - values[0]
-    low, high = -1.0, 1.0
-    if n >= MIN_PHOTOGRAPHS:
+    if groups is not None:
+        before, after = (_by_group(sums, groups[known]) for sums in (before, after))
+    n_groups, low, high = len(before), -1.0, 1.0
+    if n >= MIN_PHOTOGRAPHS and n_groups > 1:
         resampled = np.subtract(
             *(resampled_figures(sums, figure, _N_RESAMPLES) for sums in (after, before))
         )
-        low, high = (float(end) for end in np.nanquantile(resampled, expanded_quantiles(n)))
+        if n_groups >= MIN_PHOTOGRAPHS:
+            low, high = (float(x) for x in np.nanquantile(resampled, expanded_quantiles(n_groups)))
+        else:
+            spread = expanded_bound(n_groups) * float(np.nanstd(resampled))
+            low, high = max(-1.0, difference - spread), min(1.0, difference + spread)
     estimate = Estimate(value=difference, low=min(low, difference), high=max(high, difference), n=n)
     return Change(name=name, before=values[0], after=values[1], difference=estimate)
 
@@ -179,6 +194,7 @@ def changes(
     average: str,
     slices: Mapping[str, NDArray[np.int64]],
     shown: Sequence[str],
+    groups: NDArray[np.int64] | None = None,
 ) -> tuple[Change, ...]:
     """Return the differences of two models: main figure, average, worst five, single slices.
 
@@ -188,22 +204,32 @@ def changes(
         average: Name of the mean score.
         slices: Rows of their photographs.
         shown: Slices of interest; those that are not measured are left out.
+        groups: As of `change`.
     """
-    differences = [change(*main)]
+    differences = [change(*main, groups)]
     before, after = (score_sums(each) for each in scores)
     if average != main[0]:
-        differences.append(change(average, before[0], after[0], before[1]))
+        differences.append(change(average, before[0], after[0], before[1], groups))
     if slices:
         one, other = (slice_sums(each, list(slices.values())) for each in scores)
-        differences.append(change("Worst five slices", one[0], other[0], one[1]))
+        differences.append(change("Worst five slices", one[0], other[0], one[1], groups))
     for key in shown:
         if (rows := slices.get(key)) is not None:
-            differences.append(change(key, before[0][rows], after[0][rows], before[1]))
+            of_rows = None if groups is None else groups[rows]
+            differences.append(change(key, before[0][rows], after[0][rows], before[1], of_rows))
     return tuple(differences)
 
 
 def _mean(sums: Floats) -> Floats:
     return sums[..., 0] / np.where(sums[..., 1] > 0, sums[..., 1], np.nan)
+
+
+def _by_group(sums: Floats, groups: NDArray[np.int64]) -> Floats:
+    """Return the sums of each group, (groups, m)."""
+    numbers = np.unique(groups, return_inverse=True)[1]
+    total = np.zeros((numbers.max(initial=-1) + 1, sums.shape[1]))
+    np.add.at(total, numbers, sums)
+    return total
 
 
 def _group_sums(scores: Floats, members: NDArray[np.bool_]) -> Floats:

@@ -69,6 +69,12 @@ class _Split:
         return tasks.build(self.settings.dstm.task)
 
     @cached_property
+    def groups(self) -> NDArray[np.int64] | None:
+        """Number of each photograph's group, (n,); None where the target has none."""
+        names = self.samples.groups
+        return np.unique(np.array(names), return_inverse=True)[1] if names else None
+
+    @cached_property
     def slices(self) -> SliceTable:
         """Rows of the photographs of each slice that is measured."""
         feedback = self.settings.feedback
@@ -126,7 +132,7 @@ def chosen_round(
         after, figure = feedback.by_rule(feedback.predictions(best.number))
         for candidate in earlier:
             before, _ = feedback.by_rule(feedback.predictions(candidate.number))
-            difference = change(rule, before, after, figure).difference
+            difference = change(rule, before, after, figure, feedback.groups).difference
             if difference.value <= (difference.high - difference.low) / 4:
                 return candidate
     return best
@@ -151,7 +157,9 @@ def no_gain(session: Session, target: Target) -> Ending | None:
         afters = [feedback.main(feedback.predictions(r.number))[0] for r in past[-n:]]
     except DataError:
         return None
-    differences = [change("main", before, after, figure).difference for after in afters]
+    differences = [
+        change("main", before, after, figure, feedback.groups).difference for after in afters
+    ]
     if any(difference.low > 0 for difference in differences):
         return None
     largest = max(differences, key=lambda difference: difference.value)
@@ -203,6 +211,7 @@ def write_delivery(
             average if hasattr(test.task, "main_sums") else metric,
             test.slices,
             slices_that_matter(past),
+            test.groups,
         ),
     )
     write_json(folder / DELIVERY, delivery.to_json())

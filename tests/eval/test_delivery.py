@@ -127,6 +127,23 @@ def test_the_interval_of_a_paired_difference_covers_it() -> None:
     assert n_covered / n_trials >= 0.86
 
 
+@pytest.mark.parametrize("n_groups", [4, 30])
+def test_the_photographs_of_a_group_are_resampled_together(n_groups: int) -> None:
+    rng, n_trials, covered = np.random.default_rng(2), 80, {"together": 0, "apart": 0}
+    groups = np.repeat(np.arange(n_groups), 12)
+    for _ in range(n_trials):
+        # The second model is better or worse on whole groups, and on average equal.
+        of_groups = rng.normal(0, 0.1, n_groups)[groups]
+        before = 0.5 + rng.normal(0, 0.02, len(groups))
+        one, figure = score_sums(before)
+        other, _ = score_sums(before + of_groups)
+        for name, numbers in (("together", groups), ("apart", None)):
+            found = change("accuracy", one, other, figure, numbers).difference
+            covered[name] += found.low <= 0 <= found.high
+    assert covered["together"] / n_trials >= 0.86
+    assert covered["apart"] / n_trials < 0.7
+
+
 def test_with_few_photographs_nothing_can_be_shown() -> None:
     sums, figure = score_sums(np.zeros(10))
     found = change("accuracy", sums, score_sums(np.ones(10))[0], figure)

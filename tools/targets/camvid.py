@@ -73,7 +73,7 @@ class CamVid(Target):
 
     def _load(self, name: str) -> Samples:
         report = ValidationReport()
-        images, masks, attributes, ids = [], [], [], []
+        images, masks, attributes, ids, sequences = [], [], [], [], []
         for frame in self._frames[name]:
             try:
                 picture = pictures.open_picture(frame.image).convert("RGB")
@@ -91,6 +91,7 @@ class CamVid(Target):
                 images.append(fit_picture(picture, self._size))
                 masks.append(mask)
                 ids.append(frame.name)
+                sequences.append(frame.sequence)
                 attributes.append(self._attributes(frame, images[-1], mask))
         report.raise_errors("of camvid")
         return Samples(
@@ -99,6 +100,7 @@ class CamVid(Target):
             attributes=attributes,
             ids=ids,
             labels={"segmentation": np.stack(masks)},
+            groups=sequences,
         )
 
     def _attributes(
