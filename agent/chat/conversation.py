@@ -186,7 +186,7 @@ class Conversation:
             else:
                 blocks = reply.blocks()
         except ShapingError as error:
-            text = f"Not taken from the model, {error}. From the records:"
+            text = f"Not taken from the model: {str(error).rstrip('.')}. From the records:"
             blocks = [Line(one_line(text), "warning"), *self._parsed(line, result)]
         self.live.tell("blocks", record=self._kept(line, blocks))
 

@@ -325,7 +325,7 @@ class Queries(Overview):
             numbers = f"{past[0].number} to {past[-2].number}"
             raise ToolError(f"Say a round before the last one: {numbers}.")
         blocks = change_tables(first, last)
-        return [*blocks, *trend_lines(past)] + [
+        return [*blocks, *trend_lines([r for r in past if r.number <= last.number])] + [
             Line(f"Preference {line}") for line in say_effects(self.preferences.effects())
         ]
 
