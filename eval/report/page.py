@@ -366,9 +366,13 @@ def _event_table(events: Sequence[Mapping[str, Any]]) -> Table:
     for event in events:
         shown = ("schema", "time", "kind", "key", "round", "chain", "settings", "interactive")
         rest = {key: value for key, value in event.items() if key not in shown}
-        if not rest and event.get("kind") == "resumed":
-            rest = {"told": "continued where it had stopped"}
-        parts = [_plain(v) if len(rest) == 1 else f"{k}: {_plain(v)}" for k, v in rest.items()]
+        # The name of a message in journals.
+        sentence = rest.pop("told", None)
+        if not rest and not sentence and event.get("kind") == "resumed":
+            sentence = "continued where it had stopped"
+        is_one = len(rest) == 1 and not sentence
+        parts = [_plain(v) if is_one else f"{text.words(k)}: {_plain(v)}" for k, v in rest.items()]
+        parts += [sentence] if sentence else []
         time = str(event.get("time", "")).replace("T", " ")[:19]
         named = [str(event.get(key, "")) for key in ("kind", "round")]
         rows.append([time, *named, "; ".join(parts)])

@@ -107,8 +107,11 @@ def build(
     chosen = read_options("generator.options", MTDMOptions, options)
     pipeline = load_pipeline(weights_folder(chosen.weights), device)
     if pipeline.image_shape != tuple(image_shape):
+        _, height, width = pipeline.image_shape
         raise WeightsError(
             f"The MTDM {chosen.weights} draws images of shape {pipeline.image_shape}, but the "
-            f"target's are {tuple(image_shape)}. Train one for this target with `shaping pretrain`."
+            f"target's are {tuple(image_shape)}. Read photographs in its size with `--set "
+            f"target.options.size={width}x{height}`, where the target has this option, or train "
+            "an MTDM for this target with `shaping pretrain`."
         )
     return MTDMGenerator(pipeline, chosen)
