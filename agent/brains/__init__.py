@@ -20,13 +20,15 @@ from typing import Any, Literal, Protocol
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AnyMessage
+from langchain_core.messages import AIMessage, AnyMessage, ToolCall
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.runnables.config import ensure_config, merge_configs
 from tenacity import RetryCallState
 
 from agent.config.settings import LLMSettings
 from agent.planners import AttributeDistribution, Observation
 from memory.errors import BrainError, SettingsError, ShapingError
+from memory.events import ModelCallEvent
 from prompts.vocabulary import Vocabulary
 from tools.plugins import load, names
 
@@ -156,8 +158,8 @@ def build(spec: str, context: BrainContext) -> Brain:
 def _near(spec: str) -> str:
     """Return what brain a name may mean that is none: the kind misspelt, or left out."""
     first, _, argument = re.sub(r"[/ ]+", ":", spec.strip(), count=1).partition(":")
-    kinds = [kind for kind in names("agent.brains") if kind != "recorded"]
-    meant = difflib.get_close_matches(first.lower().replace("-", ""), kinds, 1, 0.8)
+    kind = first.lower().replace("-", "")
+    meant = difflib.get_close_matches(kind, names("agent.brains"), 1, 0.8)
     if meant and argument:
         return f"Did you mean {meant[0]}:{argument}?"
     if planner := difflib.get_close_matches(spec.lower(), names("agent.planners"), 1, 0.75):
@@ -177,3 +179,16 @@ def planner_of(brain: str) -> str | None:
 def planner_brain(planner: str) -> str:
     """Return the name of the brain that a planner is."""
     return f"{_PLANNERS}:{planner}"
+
+
+def answer_of(event: ModelCallEvent) -> AIMessage:
+    """Return the answer that a journal holds, with the tokens that it took."""
+    tokens = event.tokens
+    return AIMessage(
+        content=event.answer.content,
+        tool_calls=[ToolCall(name=c.name, args=c.args, id=c.id) for c in event.answer.tool_calls],
+        response_metadata={"author": event.author, "retries": event.retries},
+        usage_metadata=UsageMetadata(
+            input_tokens=tokens.prompt, output_tokens=tokens.answer, total_tokens=tokens.total
+        ),
+    )

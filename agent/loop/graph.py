@@ -23,9 +23,8 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
-from agent.brains import Brain, Turn, planner_brain, planner_of
+from agent.brains import Brain, Turn, answer_of, planner_brain, planner_of
 from agent.brains.actions import as_plain_messages, storable
-from agent.brains.recorded import answer_of
 from agent.brains.spending import Spending, Usage, estimate_tokens
 from agent.loop.approval import Rejected
 from agent.loop.effects import Effects

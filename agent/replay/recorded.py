@@ -15,8 +15,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
 from pydantic import TypeAdapter
 
-from agent.brains import Mode, Turn
-from agent.brains.recorded import answer_of
+from agent.brains import Mode, Turn, answer_of
 from agent.config.settings import Settings
 from agent.config.stored import read_stored
 from agent.loop.approval import ApprovalRequest

@@ -371,7 +371,9 @@ def _event_table(events: Sequence[Mapping[str, Any]]) -> Table:
         if not rest and not sentence and event.get("kind") == "resumed":
             sentence = "continued where it had stopped"
         is_one = len(rest) == 1 and not sentence
-        parts = [_plain(v) if is_one else f"{text.words(k)}: {_plain(v)}" for k, v in rest.items()]
+        parts = [
+            _plain(v) if is_one else f"{k.replace('_', ' ')}: {_plain(v)}" for k, v in rest.items()
+        ]
         parts += [sentence] if sentence else []
         time = str(event.get("time", "")).replace("T", " ")[:19]
         named = [str(event.get(key, "")) for key in ("kind", "round")]
