@@ -10,7 +10,7 @@ simulates the coverage.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,7 +156,7 @@ def change(
     before: Floats,
     after: Floats,
     figure: Figure,
-    groups: NDArray[np.int64] | None = None,
+    groups: NDArray[Any] | None = None,
 ) -> Change:
     """Return how a figure differs between two models.
 
@@ -165,8 +165,8 @@ def change(
         before: What each photograph adds to the sums, by the first model, (n, m).
         after: The same by the second model.
         figure: Of the sums.
-        groups: Number of each photograph's group, (n,); None: each is its own. Of fewer than 20
-            groups the interval is a t-interval by the standard deviation of the resamples.
+        groups: Name or number of each photograph's group, (n,); None: each is its own. Of fewer
+            than 20 groups the interval is a t-interval by the standard deviation of the resamples.
     """
     known = before.any(1) | after.any(1)
     before, after, n = before[known], after[known], int(known.sum())
@@ -194,7 +194,7 @@ def changes(
     average: str,
     slices: Mapping[str, NDArray[np.int64]],
     shown: Sequence[str],
-    groups: NDArray[np.int64] | None = None,
+    groups: NDArray[Any] | None = None,
 ) -> tuple[Change, ...]:
     """Return the differences of two models: main figure, average, worst five, single slices.
 
@@ -224,7 +224,7 @@ def _mean(sums: Floats) -> Floats:
     return sums[..., 0] / np.where(sums[..., 1] > 0, sums[..., 1], np.nan)
 
 
-def _by_group(sums: Floats, groups: NDArray[np.int64]) -> Floats:
+def _by_group(sums: Floats, groups: NDArray[Any]) -> Floats:
     """Return the sums of each group, (groups, m)."""
     numbers = np.unique(groups, return_inverse=True)[1]
     total = np.zeros((numbers.max(initial=-1) + 1, sums.shape[1]))

@@ -68,11 +68,10 @@ class _Split:
         """What the models predict."""
         return tasks.build(self.settings.dstm.task)
 
-    @cached_property
-    def groups(self) -> NDArray[np.int64] | None:
-        """Number of each photograph's group, (n,); None where the target has none."""
-        names = self.samples.groups
-        return np.unique(np.array(names), return_inverse=True)[1] if names else None
+    @property
+    def groups(self) -> NDArray[np.str_] | None:
+        """Name of each photograph's group, (n,); None where the target has none."""
+        return np.array(self.samples.groups) if self.samples.groups else None
 
     @cached_property
     def slices(self) -> SliceTable:

@@ -28,6 +28,7 @@ from agent.chat.live import AT_REST
 from agent.chat.overview import Overview, say_progress
 from agent.chat.preferences import PreferenceStore
 from agent.loop.approval import ApprovalRequest
+from agent.loop.schedule import round_sizes
 from agent.steering.arguments import unquoted
 from agent.steering.preferences import Preference, say_effects
 from eval.report.blocks import (
@@ -349,10 +350,9 @@ class Queries(Overview):
         )
         settings = session.settings.session
         n_left = max(0, settings.rounds - session.n_done())
-        planned, size = self.schedule(), settings.images_per_round
-        numbers = range(session.n_done() + 1, settings.rounds + 1)
-        sizes = [planned[n].n_images if n in planned else size for n in numbers]
-        each = f" of {plural(size, 'image')}" if not planned else f", {self._scheduled()},"
+        planned, size = self.schedule(), plural(settings.images_per_round, "image")
+        sizes = round_sizes(session.settings, planned, session.n_done() + 1)
+        each = f" of {size}" if not planned else f", {self._scheduled()},"
         images = f"{plural(n_left, 'round')}{each} left: {sum(sizes)} images."
         return [Table(["budget", "spent and left"], rows), Line(images), *self._time_left()]
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.config.settings import Settings
-from agent.loop.schedule import images_left, schedule, slice_of
+from agent.loop.schedule import budget, images_left, round_sizes, schedule, slice_of
 from agent.loop.validation import LEAST_PROMPTS
 from agent.steering.preferences import Preference
 from memory.records import LaterRound, Levers, Round
@@ -55,10 +55,8 @@ def lever_bounds(
         n_after = max(0, settings.session.rounds - number)
         n_later, left = min(n_after, SCHEDULED), images_left(settings, spare, past, number)
         planned = schedule(preferences, past, number)
-        now = planned[number].n_images if number in planned else size
-        after = n_after * size + sum(
-            one.n_images - size for n, one in planned.items() if number < n <= number + n_after
-        )
+        now = budget(settings, preferences, past, number)
+        after = sum(round_sizes(settings, planned, number + 1))
         bounds["n_images"] = (min(LEAST_PROMPTS, now), max(now, left - after))
         if n_later:
             bounds["later"] = (n_later, left - size * (n_after - n_later))

@@ -295,7 +295,7 @@ class LiveEffects:
                 past = self._session.journal.round(earlier)
                 batch = past.batch if past else None
                 self._shards[earlier] = [Path(s.file) for s in batch.shards] if batch else []
-        return [path for earlier in sorted(self._shards) for path in self._shards[earlier]]
+        return [path for earlier in range(1, number + 1) for path in self._shards[earlier]]
 
     def ask(self, request: ApprovalRequest, kind: type[E]) -> E:
         """Interrupt the graph until the journal holds the answer.

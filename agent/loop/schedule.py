@@ -5,7 +5,7 @@ A plan says it by its lever `later`, a person by a preference, which counts befo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from agent.config.settings import Settings
 from agent.planners import SliceShare
@@ -39,6 +39,15 @@ def budget(
     """Return how many images a round makes, unless its plan says another number."""
     scheduled = schedule(preferences, past, number).get(number)
     return scheduled.n_images if scheduled else settings.session.images_per_round
+
+
+def round_sizes(settings: Settings, planned: Mapping[int, LaterRound], first: int) -> list[int]:
+    """Return how many images each round of the session from `first` on makes by a schedule."""
+    session = settings.session
+    return [
+        planned[number].n_images if number in planned else session.images_per_round
+        for number in range(first, session.rounds + 1)
+    ]
 
 
 def left_over(

@@ -208,7 +208,9 @@ def _fields(row: Mapping[str, Any], source: Source) -> dict[str, Any]:
 
 
 def _coco(source: Source, folder: Path) -> int:
-    if "segmentation" not in next(_rows(source)):
+    with reading_shard(source.shards[0]):
+        columns = pq.read_schema(source.shards[0]).names
+    if "segmentation" not in columns:
         raise SettingsError(
             "COCO holds regions of images, and the images of this session have no "
             "segmentation. Choose imagefolder, parquet or webdataset."
