@@ -45,7 +45,10 @@ def main() -> None:
     shares, weights = (
         [float(value) for value in text.split(",")] for text in (chosen.shares, chosen.weights)
     )
-    cells = [(s, w) for s in shares for w in (weights if s else weights[:1])]
+    if 0 not in shares:
+        parser.error("--shares needs 0, photographs alone, which the others are compared with")
+    # Without an image its weight has no effect.
+    cells = [(s, w) for s in shares for w in (weights if s else [1.0])]
 
     def measured(model: Model, settings: DstmSettings) -> dict[str, float]:
         of_feedback, _ = report(components, Dstm(model, components.task, settings), "feedback")
