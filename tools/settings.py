@@ -126,10 +126,12 @@ class DstmSettings(TrainSettings):
     )
 
     freeze: Literal["none", "backbone"] = Field(
-        "none", description="backbone: of a pretrained model the last layer alone is trained"
+        "none", description="backbone: a pretrained model's last layer or decoder alone is trained"
     )
     backbone_rate: float = Field(
-        1.0, gt=0, description="learning rate of all but the last layer, as a share of the highest"
+        1.0,
+        gt=0,
+        description="learning rate of all but the last layer or decoder, as a share of the highest",
     )
 
     @model_validator(mode="after")

@@ -26,7 +26,7 @@ from tools.data.sampling import Mix, effective_size, sampling_chances
 from tools.data.selected import choices, read_choice
 from tools.data.stored_images import StoredImages, contents
 from tools.models.dstm_file import reproducible, save_model
-from tools.models.embeddings import last_layer
+from tools.models.embeddings import new_layers
 from tools.models.frozen import Features, freeze
 from tools.models.processor import has_bfloat16, in_bfloat16
 from tools.settings import BOTH_FLIPS, DstmSettings, TrainSettings
@@ -224,10 +224,10 @@ def train_model(
     AdamW under a one-cycle schedule (Smith and Topin 2019). Images are sampled as
     `tools.data.sampling` says. With `logit_adjustment` tau the loss is that of the outputs plus
     tau log(pi), where pi are the frequencies of the classes (Menon et al. 2021, eq. 10); the model
-    itself returns the outputs. With `freeze` the last layer alone is trained, and the features
-    before it are computed once. A non-finite loss returns the training to its last good weights,
-    at a lower rate; a batch for which the device has no memory passes through the model in parts.
-    torch's global generators are left as they were.
+    itself returns the outputs. With `freeze` the new layers alone are trained, and the features
+    before a last layer are computed once. A non-finite loss returns the training to its last good
+    weights, at a lower rate; a batch for which the device has no memory passes through the model in
+    parts. torch's global generators are left as they were.
 
     Args:
         samples: Images to train on.
@@ -365,7 +365,7 @@ def _trained_part(
 def _groups(model: Model, settings: TrainSettings) -> list[dict[str, Any]]:
     """Return the parameters that are trained, by their rates; vectors are not decayed."""
     rate = settings.backbone_rate if isinstance(settings, DstmSettings) else 1.0
-    own = {id(p) for p in last_layer(model).parameters()} if rate != 1 else set()
+    own = {id(p) for p in new_layers(model).parameters()} if rate != 1 else set()
     groups: list[dict[str, Any]] = []
     for of_head in (False, True) if own else (False,):
         lr = {} if of_head or rate == 1 else {"lr": settings.learning_rate * rate}

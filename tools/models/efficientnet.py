@@ -34,6 +34,9 @@ _STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
+# Channels of `EfficientNetLite0.maps`, and of the stages of a U-Net above them.
+_MAPS = (16, 24, 40, 112, 320)
+_WIDTHS = (96, 64, 48, 32)
 
 
 class EfficientNetLite0(nn.Module):
@@ -57,12 +60,25 @@ class EfficientNetLite0(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return features, (n, 1280), of images in 0..1, (n, 1 or 3, h, w), scaled to 128."""
         x = interpolate(images, (SIZE, SIZE), mode="bilinear", antialias=True)
-        x = (x.expand(-1, 3, -1, -1) * 255 - 127) / 128
-        x = self._bn0(self._conv_stem(x)).clamp(0, 6)
-        for block in self._blocks:
-            x = block(x)
+        x = self.maps(x)[-1]
         features: torch.Tensor = self._bn1(self._conv_head(x)).clamp(0, 6).mean((2, 3))
         return features
+
+    def maps(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Return the features at 1/2 to 1/32 of the size of images in 0..1, (n, 1 or 3, h, w)."""
+        x = (images.expand(-1, 3, -1, -1) * 255 - 127) / 128
+        x = self._bn0(self._conv_stem(x)).clamp(0, 6)
+        maps = []
+        for block in self._blocks:
+            if block.halves:
+                maps.append(x)
+            x = block(x)
+        return [*maps, x]
+
+    @property
+    def deepest(self) -> nn.Module:
+        """The last block."""
+        return self._blocks[-1]
 
 
 def load() -> EfficientNetLite0:
@@ -100,6 +116,60 @@ class Lite0Classifier(Model):
         return logits
 
 
+class Lite0UNet(Model):
+    """A U-Net (Ronneberger et al. 2015) whose contracting path is this network.
+
+    Args:
+        n_outputs: Numbers per pixel.
+        network: With weights; None: random ones.
+    """
+
+    def __init__(self, n_outputs: int, network: EfficientNetLite0 | None = None) -> None:
+        super().__init__()
+        self.description = {"model": "efficientnet_lite0", "n_outputs": n_outputs}
+        self.network = network or EfficientNetLite0()
+        self.decoder = _Decoder(n_outputs)
+        # On CPUs a training is faster over channels-last images.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def middle(self) -> nn.Module:
+        """The deepest block."""
+        return self.network.deepest
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the outputs, (n, n_outputs, h, w), of images in 0..1, (n, 1 or 3, h, w)."""
+        outputs = self.decoder(self.network.maps(images))
+        return interpolate(outputs, images.shape[2:], mode="bilinear")
+
+
+class _Decoder(nn.Module):
+    """The expanding path, up to half the size of the images."""
+
+    def __init__(self, n_outputs: int) -> None:
+        super().__init__()
+        below, *skips = reversed(_MAPS)
+        stages = []
+        for skip, width in zip(skips, _WIDTHS, strict=True):
+            stages.append(
+                nn.Sequential(
+                    nn.Conv2d(below + skip, width, 3, padding=1, bias=False),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(inplace=True),
+                )
+            )
+            below = width
+        self.stages = nn.ModuleList(stages)
+        self.head = nn.Conv2d(below, n_outputs, 1)
+
+    def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
+        x, *skips = reversed(maps)
+        for stage, skip in zip(self.stages, skips, strict=True):
+            x = stage(torch.cat([interpolate(x, skip.shape[2:], mode="nearest"), skip], dim=1))
+        outputs: torch.Tensor = self.head(x)
+        return outputs
+
+
 class _Block(nn.Module):
     """Widen, filter each channel, narrow; with a shortcut where the shape stays."""
 
@@ -115,6 +185,7 @@ class _Block(nn.Module):
         self._project_conv = nn.Conv2d(wide, after, 1, bias=False)
         self._bn2 = _norm(after)
         self._shortcut = stride == 1 and before == after
+        self.halves = stride == 2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self._bn0(self._expand_conv(x)).clamp(0, 6) if self._widens else x

@@ -86,6 +86,12 @@ def last_layer(model: nn.Module) -> nn.Linear | nn.Conv2d:
     return layers[-1]
 
 
+def new_layers(model: Model) -> nn.Module:
+    """Return what a pretrained model has no weights for: its decoder, else its last layer."""
+    decoder = getattr(model, "decoder", None)
+    return decoder if isinstance(decoder, nn.Module) else last_layer(model)
+
+
 @torch.inference_mode()
 def _in_batches(
     images: Images, features_of: Callable[[torch.Tensor], torch.Tensor]

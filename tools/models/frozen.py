@@ -13,24 +13,22 @@ import torch
 from torch import nn
 
 from tools.data.last_used import LastUsed
-from tools.models.embeddings import last_layer, recorded
+from tools.models.embeddings import last_layer, new_layers, recorded
 from tools.tasks import Model
 
 _kept = LastUsed[bytes, torch.Tensor](256 * 2**20, lambda features: features.nbytes)
 
 
 def freeze(model: Model) -> nn.Module:
-    """Freeze all of a model but its last layer, which is returned.
+    """Freeze all of a model but its new layers, which are returned.
 
-    Normalisation over a batch uses the stored statistics from then on.
+    Normalisation over a batch uses the stored statistics in the frozen part from then on.
 
     Raises:
         SettingsError: The model has no last layer that is linear.
     """
-    head = last_layer(model)
     model.eval().requires_grad_(False)
-    head.requires_grad_(True)
-    return head
+    return new_layers(model).train().requires_grad_(True)
 
 
 class Features:

@@ -1,7 +1,7 @@
 """What the tasks that label every pixel share: models, augmentation, batches, reports.
 
-The model `unet` is our own; `model` may also be the folder of a transformers model that labels
-pixels, see `tools.models.transformers_folder`.
+The model `unet` is our own, `efficientnet_lite0` a U-Net with ImageNet's weights; `model` may also
+be the folder of a transformers model that labels pixels, see `tools.models.transformers_folder`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from torch.nn.functional import interpolate
 from memory.errors import DataError
 from tools.data.samples import Images, Samples
 from tools.models import transformers_folder
+from tools.models.efficientnet import Lite0UNet, load
 from tools.models.transformers_folder import TransformersModel
 from tools.settings import TrainSettings
 from tools.tasks import Batch, Model, Task, pixel_batches
 
 Head = Literal["semantic segmentation", "depth estimation"]
 
+# By name; others are folders.
+OWN_MODELS = ("unet", "efficientnet_lite0")
 _PREDICT_BATCH = 64
 # Least output of a depth estimator.
 LEAST_M = 1e-3
@@ -111,15 +114,17 @@ class DenseTask(Task):
     def build_model(
         self, image_shape: tuple[int, int, int], n_classes: int, settings: TrainSettings
     ) -> Model:
-        """Return the net `unet` or the transformers model in the folder `settings.model`.
+        """Return `unet`, `efficientnet_lite0` or the transformers model in a folder.
 
         Its outputs are (n, n_outputs or n_classes, h, w).
         """
         n_outputs = self.n_outputs or n_classes
         if settings.model == "unet":
             return UNet(image_shape[0], n_outputs)
+        if settings.model == "efficientnet_lite0":
+            return Lite0UNet(n_outputs, load().requires_grad_(True))
         kind = f"a model for {self.head}"
-        folder = transformers_folder.folder_of(settings.model, ("unet",), kind)
+        folder = transformers_folder.folder_of(settings.model, OWN_MODELS, kind)
         labels = {} if self.head == "depth estimation" else {"num_labels": n_outputs}
         network = transformers_folder.with_new_head(_auto_class(self.head), folder, kind, **labels)
         return DenseTransformer(
@@ -129,8 +134,11 @@ class DenseTask(Task):
     def restore_model(self, description: Mapping[str, Any]) -> Model:
         """Return an untrained model of the described architecture."""
         parts = dict(description)
-        if parts.pop("model") == "unet":
+        kind = parts.pop("model")
+        if kind == "unet":
             return UNet(**parts)
+        if kind == "efficientnet_lite0":
+            return Lite0UNet(**parts)
         network = transformers_folder.untrained(_auto_class(parts["head"]), parts.pop("config"))
         return DenseTransformer(network, **parts)
 

@@ -1,6 +1,7 @@
 """The task `depth`: the distance of every pixel along the optical axis, in metres.
 
-The model is `unet`, or the folder of a transformers model for depth estimation.
+The model is `unet`, `efficientnet_lite0` or the folder of a transformers model for depth
+estimation.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from eval.colours import depth_rgb, side_by_side
 from eval.dense import depth_metrics, depth_scores, depth_sums
 from memory.records import Estimate
 from tools.data.samples import Images, Samples
+from tools.models.embeddings import last_layer
 from tools.settings import TrainSettings
 from tools.tasks import Batch, Model
-from tools.tasks.dense import DenseTask, Head, UNet, mean_over_known
+from tools.tasks.dense import OWN_MODELS, DenseTask, Head, mean_over_known
 
 _INITIAL_M = 10.0
 
@@ -38,9 +40,10 @@ class Depth(DenseTask):
     ) -> Model:
         """Return a model whose outputs are logarithms of metres, (n, 1, h, w)."""
         model = super().build_model(image_shape, n_classes, settings)
-        if isinstance(model, UNet):
-            bias = math.log(_INITIAL_M)
-            torch.nn.init.constant_(model.head.bias, bias)  # type: ignore[arg-type]
+        if settings.model in OWN_MODELS:
+            bias = last_layer(model).bias
+            assert bias is not None
+            torch.nn.init.constant_(bias, math.log(_INITIAL_M))
         return model
 
     def loss(self, outputs: torch.Tensor, batch: Batch, settings: TrainSettings) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The task `normals`: the direction of the surface at every pixel.
 
-The model is `unet`, or the folder of a transformers model for semantic segmentation, whose head
-then has three outputs instead of classes.
+The model is `unet`, `efficientnet_lite0` or the folder of a transformers model for semantic
+segmentation, whose head then has three outputs instead of classes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The task `segmentation`: the class of every pixel.
 
-The model is `unet`, or the folder of a transformers model for semantic segmentation.
+The model is `unet`, `efficientnet_lite0` or the folder of a transformers model for semantic
+segmentation.
 """
 
 from __future__ import annotations

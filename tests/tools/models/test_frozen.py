@@ -17,9 +17,9 @@ from memory.errors import SettingsError, WeightsError
 from tests.tools import tiny_transformers
 from tools import tasks
 from tools.models.dstm_file import load_model, save_model
-from tools.models.efficientnet import PACKAGE, Lite0Classifier
-from tools.models.embeddings import last_layer, recorded
-from tools.models.frozen import Features
+from tools.models.efficientnet import PACKAGE, Lite0Classifier, Lite0UNet
+from tools.models.embeddings import embed_by_dstm, last_layer, recorded
+from tools.models.frozen import Features, freeze
 from tools.settings import DstmSettings
 from tools.tasks import Model
 from tools.train_dstm import train_model
@@ -110,6 +110,32 @@ def test_efficientnet_learns_or_its_package_is_named(target: Any) -> None:
     model, _ = fitted(target, settings, **changes)
     seen = target.split("generator")
     assert (TASK.predict(model, seen.images).argmax(1) == seen.classes).mean() >= 0.8
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 96), (1, 8, 8), (3, 40, 56)])
+def test_a_unet_of_efficientnet_returns_outputs_of_each_pixel(
+    shape: tuple[int, int, int], tmp_path: Path
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, *shape), dtype=np.uint8)
+    model = Lite0UNet(5).eval()
+    task = tasks.build("segmentation")
+    expected = task.predict(model, images)
+    assert expected.shape == (2, *shape[1:])
+    assert embed_by_dstm(model)(images).shape == (2, 320)
+    save_model(tmp_path, model, {"task": "segmentation"})
+    assert np.array_equal(task.predict(load_model(tmp_path)[0], images), expected)
+
+
+def test_a_frozen_unet_trains_its_decoder_with_statistics_of_its_own() -> None:
+    model = Lite0UNet(5).train()
+    decoder = freeze(model)
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == {
+        f"decoder.{n}" for n, _ in decoder.named_parameters()
+    }
+    before = {n: b.clone() for n, b in model.named_buffers()}
+    model(torch.rand(2, 3, 64, 96))
+    changed = {n for n, b in model.named_buffers() if not torch.equal(b, before[n])}
+    assert changed and all(n.startswith("decoder.") for n in changed)
 
 
 def test_what_is_not_pretrained_cannot_be_frozen() -> None:
