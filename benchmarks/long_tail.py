@@ -1,11 +1,12 @@
-"""Designs A, E and G of docs/results/protocol.md: does shaping pay where photographs are rare?
+"""Designs A, C, E and G of docs/results/protocol.md: does shaping pay where photographs are rare?
 
     OMP_NUM_THREADS=1 python -m benchmarks.long_tail public --home FOLDER --seeds 0-9
 
 `public`: the MTDM has seen 500 other photographs of each class. `tail`: the photographs of the
 split generator alone. `conditions`: six of 40 groups, classes in a condition, are rare, and the
 MTDM has seen 125 others of each. `solar`: two groups of solar cells are rare, and the MTDM is the
-bundled one. Run again, it goes on where it stopped. Figures of all seeds that
+bundled one. `camvid`: photographs of streets (`--set target.options.path=FOLDER`) beside scenes of
+a renderer; `real` is round 0. Run again, it goes on where it stopped. Figures of all seeds that
 are complete are written to docs/results/long-tail-DESIGN.csv (by seed), -arms.csv (means) and
 -differences.csv.
 """
@@ -32,16 +33,21 @@ from eval.intervals import mean_interval, seeds_needed
 from eval.report.text import estimate_text
 from memory.csv_text import write_csv
 from tools.pretraining.pretrain import pretrain
+from tools.streets import CLASS_NAMES
 
 PRESET = str(Path(__file__).with_name("fashion_mnist.yaml"))
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-SOLAR_PRESET = str(Path(__file__).with_name("solar_groups.yaml"))
-DESIGNS = ("public", "tail", "conditions", "solar")
+# Designs that need no MTDM of their own.
+PRESETS = {
+    design: str(Path(__file__).with_name(file))
+    for design, file in {"solar": "solar_groups.yaml", "camvid": "camvid.yaml"}.items()
+}
+DESIGNS = ("public", "tail", "conditions", *PRESETS)
 PLANNERS = ("audited_failure", "uniform", "count", "expected_gain")
 CONTROLS = ("real", "augment", "oversample", "logit_adjusted", "one_shot", "shuffled", "oracle")
 OF_REAL = ("real", "augment", "oversample", "logit_adjusted")
 FIGURES = ("all", "few", "many", "worst_five")
-PRIMARY = {"conditions": "few", "solar": "few"}
+PRIMARY = {"conditions": "few", "solar": "few", "camvid": "few"}
 _SHAPING = ("audited_failure", "learning_curve", "expected_gain")
 PAIRS = (
     *((planner, other) for planner in (*_SHAPING, "uniform", "count") for other in OF_REAL),
@@ -76,7 +82,14 @@ class Groups(NamedTuple):
 
 
 def groups_of(design: str, seed: int) -> Groups:
-    """Return the slices of a design: its classes, or its classes in each condition."""
+    """Return the slices of a design: its classes, or its classes in each condition.
+
+    Of CamVid: the IoUs of classes; `few` has the slice of dusk, too.
+    """
+    if design == "camvid":
+        ious = [f"iou {name}" for name in CLASS_NAMES]
+        rare = [f"iou {name}" for name in ("pedestrian", "bicyclist")]
+        return Groups(ious, [*rare, "light=dusk"], [key for key in ious if key not in rare])
     if design in _GROUPS:
         made_by = _GROUPS[design]
         keys, n = [*made_by.group_counts(seed)], made_by.N_RARE_GROUPS
@@ -112,20 +125,25 @@ def train_generator(design: str, home: Path, data: Path) -> Path:
     return folder
 
 
-def figures_of(path: Path, groups: Groups) -> Iterator[tuple[str, Figures]]:
-    """Yield the name and the figures of each arm in its last round, from a compare-slices.csv."""
+def figures_of(
+    path: Path, groups: Groups, number: int | None = None
+) -> Iterator[tuple[str, Figures]]:
+    """Yield the name and the figures of each arm in a round, from a compare-slices.csv.
+
+    number: of the round; None: the last.
+    """
     by_arm: dict[str, dict[int, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            if row["split"] == "test" and row["slice"] in groups.all:
+            if row["split"] == "test" and row["slice"] in {*groups.all, *groups.few}:
                 by_arm[row["arm"]][int(row["round"])][row["slice"]] = float(row["score"])
     for arm, rounds in by_arm.items():
-        score = rounds[max(rounds)]
+        score = rounds[max(rounds) if number is None else number]
         figures = {
             name: float(np.mean([score[key] for key in keys]))
             for name, keys in groups._asdict().items()
         }
-        figures["worst_five"] = float(np.mean(sorted(score.values())[:5]))
+        figures["worst_five"] = float(np.mean(sorted(score[key] for key in groups.all)[:5]))
         yield arm, figures
 
 
@@ -200,9 +218,10 @@ def main() -> None:
     kind = f"{design}-{chosen.name}" if chosen.name else design
     by_seed: dict[int, dict[str, Figures]] = {}
     for seed in range(int(first), int(last or first) + 1):
-        if design == "solar":
-            places = [f"home={chosen.home}", f"target.options.seed={seed}"]
-            settings = load_settings(SOLAR_PRESET, [*places, *chosen.set])
+        if design in PRESETS:
+            places = [f"home={chosen.home}"]
+            places += [f"target.options.seed={seed}"] if design == "solar" else []
+            settings = load_settings(PRESETS[design], [*places, *chosen.set])
         else:
             source, data = _folders(design, chosen.home / "data", seed, chosen.source)
             weights = train_generator(design, chosen.home, source)
@@ -215,7 +234,10 @@ def main() -> None:
         experiment.run_seed(seed)
         experiment.write_results(command())
         slices = experiment.folder / "compare-slices.csv"
-        by_seed[seed] = dict(figures_of(slices, groups_of(design, seed)))
+        groups = groups_of(design, seed)
+        by_seed[seed] = dict(figures_of(slices, groups))
+        if design == "camvid":
+            by_seed[seed]["real"] = next(figures_of(slices, groups, number=0))[1]
         write_results(kind, by_seed)
 
 

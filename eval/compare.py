@@ -130,6 +130,36 @@ def score_report(
     )
 
 
+class SliceFigure(Record):
+    """The score of one slice of a split, the mean over the trainings of a round.
+
+    n: photographs of the slice.
+    """
+
+    split: str
+    slice: str
+    n: int
+    score: float
+
+
+def slice_figures(reports: Sequence[Report]) -> list[SliceFigure]:
+    """Return the mean scores of slices, and IoUs of classes, of several reports on one split."""
+    figures = [
+        [(score.key, score.accuracy) for score in report.slices]
+        + [(name, value) for name, value in report.metrics.items() if name.startswith("iou ")]
+        for report in reports
+    ]
+    return [
+        SliceFigure(
+            split=reports[0].split,
+            slice=same[0][0],
+            n=same[0][1].n,
+            score=float(np.mean([value.value for _, value in same])),
+        )
+        for same in zip(*figures, strict=True)
+    ]
+
+
 def mean_score(scores: Sequence[Score]) -> Score:
     """Return the mean figures of several trainings of one round of an arm."""
     means = {name: float(np.mean([getattr(s, name) for s in scores])) for name in _ALL_FIGURES}

@@ -44,10 +44,12 @@ from agent.experiments.pool import Pool, broken_cells
 from agent.loop.components import Components
 from eval.compare import (
     Score,
+    SliceFigure,
     contrast,
     mean_score,
     score_report,
     seed_tables,
+    slice_figures,
     summarise,
     to_csv,
 )
@@ -56,7 +58,7 @@ from eval.slices import slice_table
 from memory.csv_text import write_csv
 from memory.errors import SettingsError, ShapingError
 from memory.files import write_bytes, write_json
-from memory.records import PromptSpec, Record, Report, Round, digest, read_pull
+from memory.records import PromptSpec, Record, Round, digest, read_pull
 from memory.user_folders import refuse_foreign
 from tools.generators import supports
 from tools.models.criteria import require_classes
@@ -73,18 +75,6 @@ SMALL = (
     "session.images_per_round=48",
     "session.images_per_prompt=2",
 )
-
-
-class SliceFigure(Record):
-    """The score of one slice of a split, the mean over the trainings of a round.
-
-    n: photographs of the slice.
-    """
-
-    split: str
-    slice: str
-    n: int
-    score: float
 
 
 class Entry(Record):
@@ -268,7 +258,7 @@ class Experiment:
                         for report in sealed
                     ]
                     of_feedback = [past.report] if past.report else []
-                    figures = (*_slices(of_feedback), *_slices(sealed))
+                    figures = (*slice_figures(of_feedback), *slice_figures(sealed))
                     entry = Entry(round=past, score=mean_score(scores), slices=figures)
                     write_json(place / f"round-{past.number}.json", entry.to_json())
             done()
@@ -371,19 +361,6 @@ def openings(settings: Settings) -> Openings:
         if target == wanted:
             measured.append(len([*path.parent.glob("seed-*/*/round-*.json")]))
     return Openings(n_comparisons=sum(n > 0 for n in measured), n_measured=sum(measured))
-
-
-def _slices(reports: Sequence[Report]) -> list[SliceFigure]:
-    """Return the mean scores of the slices of several reports on one split."""
-    return [
-        SliceFigure(
-            split=reports[0].split,
-            slice=scores[0].key,
-            n=scores[0].accuracy.n,
-            score=float(np.mean([score.accuracy.value for score in scores])),
-        )
-        for scores in zip(*(report.slices for report in reports), strict=True)
-    ]
 
 
 def _rows(entry: Entry) -> list[list[str]]:

@@ -58,6 +58,21 @@ def test_solar_groups_divide_the_photographs_anew_by_seed(tmp_path: Path) -> Non
     assert {key: keys.count(key) for key in counts} == counts
 
 
+def test_rare_figures_of_streets_are_those_of_two_classes_and_of_dusk(tmp_path: Path) -> None:
+    groups = groups_of("camvid", 0)
+    assert len(groups.all) == len(groups.many) + 2 == 11
+    lines = ["arm,seed,round,split,slice,n,score"]
+    for number, score in ((0, 0.2), (1, 0.5)):
+        lines += [f"uniform,0,{number},test,{key},75,{score}" for key in groups.all]
+        lines += [f"uniform,0,{number},test,light=dusk,20,{score + 0.3}"]
+    path = tmp_path / "compare-slices.csv"
+    path.write_text("\n".join(lines), "utf-8")
+    assert dict(figures_of(path, groups))["uniform"] == pytest.approx(
+        {"all": 0.5, "few": 0.6, "many": 0.5, "worst_five": 0.5}
+    )
+    assert dict(figures_of(path, groups, number=0))["uniform"]["few"] == pytest.approx(0.3)
+
+
 def test_figures_are_those_of_classes_on_the_test_split_in_the_last_round(tmp_path: Path) -> None:
     keys = [f"class={name}" for name in "abcdef"]
     scores = {"a": 0.9, "b": 0.8, "c": 0.7, "d": 0.3, "e": 0.2, "f": 0.4}

@@ -16,6 +16,7 @@ from eval.compare import (
     images_to_reach,
     mean_curve,
     score_report,
+    slice_figures,
     summarise,
     to_csv,
 )
@@ -185,3 +186,17 @@ def test_a_pilot_says_whether_the_oracle_gains_three_standard_errors() -> None:
     assert clear.standard_error == pytest.approx(0.01 / 3**0.5)
     assert clear.is_enough
     assert not headroom(summaries([0.02, 0.11, -0.03])).is_enough
+
+
+def test_slice_figures_are_means_over_trainings_and_hold_the_ious_of_classes() -> None:
+    reports = [
+        factories.report(
+            slice_score({"light": "dusk"}, value / 2),
+            metrics={"miou": estimate(0.5), "iou car": estimate(value)},
+        )
+        for value in (0.4, 0.6)
+    ]
+    assert {one.slice: one.score for one in slice_figures(reports)} == pytest.approx(
+        {"light=dusk": 0.25, "iou car": 0.5}
+    )
+    assert slice_figures([]) == []
