@@ -35,7 +35,7 @@ from agent.planners.slices import SlicePlanner, errors
 from agent.session.folder import Session, open_session
 from eval.compare import ORACLE
 from memory.events import Event
-from memory.files import write_bytes, write_json
+from memory.files import make_folder, write_bytes, write_json
 from memory.items import Hit, MemoryItem
 from memory.records import Failure, Plan, PromptSpec, Report, Round, SliceScore, Training, digest
 from prompts.vocabulary import Vocabulary
@@ -340,9 +340,11 @@ def _run_session(
     n_trainings: int,
 ) -> list[Measured]:
     home = folder / "home"
-    home.mkdir(parents=True, exist_ok=True)
+    cache = settings.home.absolute() / "cache"
+    for needed in (home, cache):
+        make_folder(needed)
     if not (home / "cache").exists():
-        (home / "cache").symlink_to((settings.home / "cache").absolute())
+        (home / "cache").symlink_to(cache)
     # All arms have the same name, so their checkpoints are not kept in one database.
     changes = {"seed": seed, "name": NAME, "checkpoints": "sqlite"}
     session = settings.session.model_copy(update=changes)
