@@ -118,6 +118,12 @@ class DstmSettings(TrainSettings):
     real_finish: Share = Field(
         0.0, description="share of the steps, the last ones, on photographs alone"
     )
+    finish_layers: Literal["all", "last"] = Field(
+        "all",
+        exclude_if=lambda layers: layers == "all",
+        description="what real_finish trains: all, or the last layer or decoder alone (SYNAuG, "
+        "Ye-Bin et al. 2023)",
+    )
     logit_adjustment: float = Field(
         0.0,
         ge=0,

@@ -224,10 +224,11 @@ def train_model(
     AdamW under a one-cycle schedule (Smith and Topin 2019). Images are sampled as
     `tools.data.sampling` says. With `logit_adjustment` tau the loss is that of the outputs plus
     tau log(pi), where pi are the frequencies of the classes (Menon et al. 2021, eq. 10); the model
-    itself returns the outputs. With `freeze` the new layers alone are trained, and the features
-    before a last layer are computed once. A non-finite loss returns the training to its last good
-    weights, at a lower rate; a batch for which the device has no memory passes through the model in
-    parts. torch's global generators are left as they were.
+    itself returns the outputs. With `freeze`, or in the steps of `real_finish` with
+    `finish_layers`, the new layers alone are trained; with `freeze` the features before a last
+    layer are computed once. A non-finite loss returns the training to its last good weights, at a
+    lower rate; a batch for which the device has no memory passes through the model in parts.
+    torch's global generators are left as they were.
 
     Args:
         samples: Images to train on.
@@ -265,6 +266,8 @@ def train_model(
         losses: list[float] = []
         n_parts = 1
         for step in range(settings.steps):
+            if step == mix.finish and mix.finish_freezes:
+                freeze(model)
             rows = torch.multinomial(
                 mix.chances(step), settings.batch_size, replacement=True, generator=generator
             )

@@ -15,6 +15,7 @@ from tools import tasks
 from tools.data.samples import Samples, concatenate
 from tools.data.shards import write_shard
 from tools.models.dstm_file import load_model, save_model
+from tools.models.embeddings import last_layer
 from tools.settings import DstmSettings, TrainSettings
 from tools.tasks import Batch, strong
 from tools.train_dstm import Callbacks, train_dstm, train_model
@@ -238,6 +239,24 @@ def test_share_weight_and_finish_decide_whom_a_model_believes(
     assert agreement(target, quick, synthetic_share=0.1) > 0.6
     assert agreement(target, quick, synthetic_share=0.9, synthetic_weight=0.01) > 0.6
     assert agreement(target, quick, synthetic_share=0.9, real_finish=0.8) > 0.6
+
+
+def test_the_last_stretch_on_photographs_can_train_the_last_layer_alone(
+    target: Any, quick: TrainSettings
+) -> None:
+    samples, is_real = mixed(target)
+    settings = DstmSettings(**quick.model_dump() | {"steps": 10})
+
+    def fitted(**changes: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        changed = settings.model_copy(update={"real_finish": 1.0, **changes})
+        model, _ = train_model(samples, TASK, 2, changed, is_real=is_real)
+        return next(model.parameters()).detach(), last_layer(model).weight.detach()
+
+    first, first_head = fitted(learning_rate=1e-12)
+    body, head = fitted(finish_layers="last")
+    assert torch.allclose(body, first) and not torch.allclose(head, first_head)
+    assert not torch.allclose(fitted(finish_layers="all")[0], first)
+    assert not torch.allclose(fitted(finish_layers="last", real_finish=0.5)[0], first)
 
 
 @pytest.mark.parametrize("moves", [True, False])

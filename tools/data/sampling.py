@@ -102,6 +102,8 @@ class Mix:
 
     Attributes:
         adjustment: What is added to the outputs in the loss, (n_classes,), or None.
+        finish: The step from which on photographs alone are drawn; the number of steps: none.
+        finish_freezes: Whether the new layers alone are trained from then on.
     """
 
     def __init__(
@@ -112,7 +114,7 @@ class Mix:
         is_real: NDArray[np.bool_] | None,
     ) -> None:
         self._chances = self._of_real = sampling_chances(samples, settings, is_real)
-        self._finish = settings.steps
+        self.finish, self.finish_freezes = settings.steps, False
         self._weights: torch.Tensor | None = None
         self.adjustment: torch.Tensor | None = None
         if not isinstance(settings, DstmSettings):
@@ -130,13 +132,14 @@ class Mix:
             # In expectation 1, so that the learning rate keeps its meaning.
             self._weights = weights * self._chances.sum() / (weights * self._chances).sum()
         if settings.real_finish:
-            self._finish = round(settings.steps * (1 - settings.real_finish))
+            self.finish = round(settings.steps * (1 - settings.real_finish))
+            self.finish_freezes = settings.finish_layers == "last"
             self._of_real = sampling_chances(samples, settings, is_real, real_alone=True)
 
     def chances(self, step: int) -> torch.Tensor:
         """Return the chance of each image at a step, see `sampling_chances`."""
-        return self._chances if step < self._finish else self._of_real
+        return self._chances if step < self.finish else self._of_real
 
     def weights(self, step: int) -> torch.Tensor | None:
         """Return each image's weight in the loss at a step, float32, (n,); None: all 1."""
-        return self._weights.float() if self._weights is not None and step < self._finish else None
+        return self._weights.float() if self._weights is not None and step < self.finish else None
