@@ -130,7 +130,7 @@ def score_report(
     )
 
 
-def mean_score(scores: Sequence[Score]) -> Score:
+def average_scores(scores: Sequence[Score]) -> Score:
     """Return the mean figures of several trainings of one round of an arm."""
     means = {name: float(np.mean([getattr(s, name) for s in scores])) for name in _ALL_FIGURES}
     return scores[0].model_copy(update=means)

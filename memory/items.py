@@ -43,7 +43,7 @@ class MemoryItem(Record):
         return f"{self.text} ({', '.join(figures)})" if self.data else self.text
 
 
-class Hit(Record):
+class SearchHit(Record):
     """An item found, with the cosine similarity of its text to the query, -1..1."""
 
     item: MemoryItem

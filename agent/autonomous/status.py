@@ -89,7 +89,7 @@ def read_status(home: Path, name: str) -> Status:
     )
     if planned:
         rows.append(("schedule", f"round {min(planned)} on {schedule_text([*planned.values()])}"))
-    rows += budget(settings, events, past, worked_s, gpu_s)
+    rows += budget_rows(settings, events, past, worked_s, gpu_s)
     if (folder / LOG).exists():
         rows.append(("log", str(folder / LOG)))
     if (folder / "report.html").exists():
@@ -120,7 +120,7 @@ def deciders(brain: str, events: Sequence[Event]) -> str:
     return f"{text}; the last time, as {one_line(reasons[-1], _REASON)}" if reasons else text
 
 
-def budget(
+def budget_rows(
     settings: Settings,
     events: Sequence[Event],
     past: Sequence[Round],

@@ -199,7 +199,7 @@ def expected(expectation: Expectation) -> str:
     return f"{text}; changes {', '.join(changes)}." if changes else f"{text}."
 
 
-def pixel_classes(report: Report) -> dict[str, Estimate]:
+def iou_by_class(report: Report) -> dict[str, Estimate]:
     """Return the IoU of each class of pixels."""
     names = {name: re.fullmatch(r"iou[ _](.+)", name) for name in report.metrics}
     return {match[1]: report.metrics[name] for name, match in names.items() if match}
@@ -211,7 +211,7 @@ def class_lines(past: Sequence[Round], vocabulary: Vocabulary) -> list[Block]:
     if not known:
         return [Line("Nothing is measured yet.")]
     last, report, _ = known[-1]
-    by_class = pixel_classes(report)
+    by_class = iou_by_class(report)
     figure = "IoU" if by_class else "accuracy"
     by_class = by_class or {
         score.key: score.accuracy
@@ -323,7 +323,7 @@ def slice_lines(
         figure = "accuracy"
         if "iou" in attributes:
             figure, (name,) = "IoU", attributes["iou"]
-            scores = [(r, by[name]) for r, rep, _ in known if name in (by := pixel_classes(rep))]
+            scores = [(r, by[name]) for r, rep, _ in known if name in (by := iou_by_class(rep))]
         if scores:
             last, value = scores[-1]
             text = f"{name} in round {last.label}: {figure} {estimate_text(value)}"

@@ -20,8 +20,8 @@ from agent.steering.preferences import (
     STEERING,
     SYNTHETIC,
     Addition,
-    Effect,
     Preference,
+    PreferenceEffect,
     active_preferences,
     additions,
     effects,
@@ -68,7 +68,7 @@ class PreferenceStore:
         """Return the additions that no plan has taken up yet."""
         return additions(self._journal.events(*STEERING))
 
-    def effects(self) -> list[tuple[Preference, Effect]]:
+    def effects(self) -> list[tuple[Preference, PreferenceEffect]]:
         """Return what became of the preferences so far."""
         events = self._journal.events(*STEERING)
         return effects(active_preferences(events), events, self._session.rounds())

@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 
-from agent.autonomous.status import budget, read_delivery
+from agent.autonomous.status import budget_rows, read_delivery
 from agent.chat import pictures
 from agent.chat.answers import (
     class_lines,
     data_lines,
     expected,
     history_lines,
+    iou_by_class,
     mix_lines,
-    pixel_classes,
     plan_blocks,
     plan_summary,
     prompt_lines,
@@ -40,7 +40,7 @@ from eval.report.blocks import (
     failure_lines,
     failure_table,
     hit_table,
-    plain,
+    plain_text,
     plan_lines,
     plan_table,
     schedule_text,
@@ -94,12 +94,12 @@ class Queries(Overview):
         worst = sorted(report.slices, key=lambda s: s.accuracy.value)[:_N_SLICES] if report else ()
         for score in worst:
             blocks += self.about({key: (value,) for key, value in score.attributes.items()})
-        classes = pixel_classes(report) if report else {}
+        classes = iou_by_class(report) if report else {}
         for name in sorted(classes, key=lambda name: classes[name].value)[:_N_SLICES]:
             blocks += self.about({"iou": (name,)})
         failures = next((r.failures for r in reversed(past) if r.failures), ())
         blocks += failure_lines(failures)
-        return list(dict.fromkeys(plain(blocks).splitlines()))
+        return list(dict.fromkeys(plain_text(blocks).splitlines()))
 
     def failures(self, text: str = "") -> list[Block]:
         """Show where the model fails on real photographs; of a slice, with pictures."""
@@ -341,7 +341,7 @@ class Queries(Overview):
     def budget(self) -> list[Block]:
         """Show what is spent and left."""
         session = self._live.session
-        rows = budget(
+        rows = budget_rows(
             session.settings,
             session.journal.events(RoundDoneEvent, ModelCallEvent, ChatCallEvent),
             self.rounds(),

@@ -40,12 +40,12 @@ from agent.experiments.arm_sessions import (
     seeds_of_trainings,
 )
 from agent.experiments.arms import OF_REAL_DATA, Arm, Arms, read_arm
-from agent.experiments.pool import Pool, broken_cells
+from agent.experiments.image_cache import ImageCache, broken_cells
 from agent.loop.components import Components
 from eval.compare import (
     Score,
+    average_scores,
     contrast,
-    mean_score,
     score_report,
     seed_tables,
     summarise,
@@ -87,7 +87,7 @@ class SliceFigure(Record):
     score: float
 
 
-class Entry(Record):
+class ArmRound(Record):
     """One round of an arm, as stored."""
 
     round: Round
@@ -251,7 +251,7 @@ class Experiment:
         folder = self.folder / f"seed-{seed:03d}"
         slices = self.settings.feedback.slices
         broken = broken_cells(components.distribution, slices, self.broken, seed)
-        pool = Pool(components, folder / "images", seed, broken)
+        pool = ImageCache(components, folder / "images", seed, broken)
         for name in self.arms.names():
             place = folder / _slug(name)
             if not (place / self._last).exists():
@@ -269,7 +269,7 @@ class Experiment:
                     ]
                     of_feedback = [past.report] if past.report else []
                     figures = (*_slices(of_feedback), *_slices(sealed))
-                    entry = Entry(round=past, score=mean_score(scores), slices=figures)
+                    entry = ArmRound(round=past, score=average_scores(scores), slices=figures)
                     write_json(place / f"round-{past.number}.json", entry.to_json())
             done()
 
@@ -314,10 +314,10 @@ class Experiment:
             for name in self.arms.names()
         )
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[ArmRound]:
         """Return what is stored of all rounds, those of earlier arms and seeds included."""
         paths = sorted(self.folder.glob("seed-*/*/round-*.json"))
-        return [Entry.model_validate_json(path.read_bytes()) for path in paths]
+        return [ArmRound.model_validate_json(path.read_bytes()) for path in paths]
 
     def write_results(self, command: str) -> tuple[Path, Comparison]:
         """Write the page and its tables; return the page's path and what it shows.
@@ -386,7 +386,7 @@ def _slices(reports: Sequence[Report]) -> list[SliceFigure]:
     ]
 
 
-def _rows(entry: Entry) -> list[list[str]]:
+def _rows(entry: ArmRound) -> list[list[str]]:
     """Return the rows of compare-slices.csv for one round."""
     of_round = [entry.score.arm, str(entry.score.seed), str(entry.score.round)]
     return [[*of_round, s.split, s.slice, str(s.n), f"{s.score:.4f}"] for s in entry.slices]

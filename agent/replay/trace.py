@@ -45,7 +45,7 @@ def collect(home: Path, names: Sequence[str]) -> dict[str, list[Row]]:
     return collected
 
 
-def deciders(tables_: dict[str, list[Row]]) -> list[list[str]]:
+def decider_rows(tables_: dict[str, list[Row]]) -> list[list[str]]:
     """Return a row for each round of sessions that a language model decides: who took which step.
 
     Columns: session, round, images used, what the plan made of the draft, deciders.

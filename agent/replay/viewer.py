@@ -57,7 +57,7 @@ HELP = (
 
 
 @dataclass(frozen=True)
-class Step:
+class RecordedStep:
     """One decision: the bytes start..end of the journal, whose first line is what led to it."""
 
     round: int
@@ -70,9 +70,9 @@ class Recording:
     """An indexed journal and the folder that it lies in."""
 
     folder: Path
-    steps: Sequence[Step]
+    steps: Sequence[RecordedStep]
 
-    def events(self, step: Step) -> list[Event]:
+    def events(self, step: RecordedStep) -> list[Event]:
         """Read the events of a step."""
         return [parse_event(line) for line in self._bytes(step).splitlines()]
 
@@ -89,7 +89,7 @@ class Recording:
         """Return the first step of a round, or None."""
         return next((i for i, s in enumerate(self.steps) if s.round == round_number), None)
 
-    def _bytes(self, step: Step) -> bytes:
+    def _bytes(self, step: RecordedStep) -> bytes:
         with (self.folder / "journal.jsonl").open("rb") as handle:
             handle.seek(step.start)
             return handle.read(step.end - step.start)
@@ -114,7 +114,9 @@ def open_recording(folder: Path) -> Recording:
         last_round, has_call = round_number, has_call or is_call
         end += n_bytes
     ends = [start for _, start in starts[1:]] + [end]
-    steps = [Step(number, start, end) for (number, start), end in zip(starts, ends, strict=True)]
+    steps = [
+        RecordedStep(number, start, end) for (number, start), end in zip(starts, ends, strict=True)
+    ]
     return Recording(folder, [step for step in steps if step.end > step.start])
 
 

@@ -113,7 +113,7 @@ def build_report_html(data: ReportData) -> str:
         n_kept=sum(r.batch.n_kept for r in rounds if r.batch),
         audited=audited,
         seconds=sum(chain.from_iterable(r.seconds.values() for r in rounds)),
-        unfinished=unfinished(rounds),
+        unfinished=unfinished_round(rounds),
         resume=f"shaping resume {shlex.quote(data.session)}",
         score_chart=session_charts.score_chart(rounds, feedback, sealed, name),
         rounds_table=_rounds_table(rounds, feedback, sealed, audited),
@@ -142,7 +142,7 @@ def build_report_html(data: ReportData) -> str:
     )
 
 
-def unfinished(rounds: Sequence[Round]) -> dict[str, Any] | None:
+def unfinished_round(rounds: Sequence[Round]) -> dict[str, Any] | None:
     """Return which stages the last round has behind it and which is next; None if it is whole."""
     if not rounds or rounds[-1].report:
         return None

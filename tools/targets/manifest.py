@@ -30,7 +30,7 @@ _SHOWN = 3
 _NAME = 60
 
 
-class Entry(NamedTuple):
+class ManifestEntry(NamedTuple):
     """A photograph in a manifest: its split, digests of its pixels with labels, and its words."""
 
     split: str
@@ -38,7 +38,7 @@ class Entry(NamedTuple):
     words: str
 
 
-Manifest = Mapping[str, Entry]
+Manifest = Mapping[str, ManifestEntry]
 """The entries by name of the photograph."""
 
 
@@ -100,7 +100,7 @@ def manifest_of(target: Target) -> Manifest:
             for kind in sorted(samples.labels):
                 content.update(samples.labels[kind][row].tobytes())
             words = digest(dict(samples.attributes[row]))
-            entries[name] = Entry(split, content.hexdigest()[:16], words)
+            entries[name] = ManifestEntry(split, content.hexdigest()[:16], words)
     return entries
 
 
@@ -117,7 +117,7 @@ def read(folder: Path) -> Manifest | None:
         return None
     try:
         entries = json.loads(file.read_text("utf-8"))["photographs"]
-        return {str(name): Entry(*map(str, parts)) for name, parts in entries.items()}
+        return {str(name): ManifestEntry(*map(str, parts)) for name, parts in entries.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SessionError(
             f"{file} is damaged ({error}). It lists the photographs that the session began with; "

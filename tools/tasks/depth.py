@@ -18,7 +18,7 @@ from eval.dense import depth_metrics, depth_scores, depth_sums
 from memory.records import Estimate
 from tools.data.samples import Images, Samples
 from tools.settings import TrainSettings
-from tools.tasks import Batch, Model
+from tools.tasks import Minibatch, Model
 from tools.tasks.dense import DenseTask, Head, UNet, mean_over_known
 
 _INITIAL_M = 10.0
@@ -43,7 +43,9 @@ class Depth(DenseTask):
             torch.nn.init.constant_(model.head.bias, bias)  # type: ignore[arg-type]
         return model
 
-    def loss(self, outputs: torch.Tensor, batch: Batch, settings: TrainSettings) -> torch.Tensor:
+    def loss(
+        self, outputs: torch.Tensor, batch: Minibatch, settings: TrainSettings
+    ) -> torch.Tensor:
         """Return the mean of |log predicted - log true| over each image's known pixels, (n,).
 
         Logarithms, so that errors count relative to the distance (Eigen et al. 2014). Their

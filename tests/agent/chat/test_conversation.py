@@ -26,9 +26,9 @@ from agent.loop.components import Components
 from agent.loop.observer import Observer
 from agent.replay.verify import verify
 from agent.session.folder import folder_of, open_session, stored_settings
-from agent.steering.preferences import Effect, Preference, active_preferences
+from agent.steering.preferences import Preference, PreferenceEffect, active_preferences
 from agent.steering.steer import share
-from eval.report.blocks import Block, Line, Picture, plain
+from eval.report.blocks import Block, Line, Picture, plain_text
 from memory.events import (
     ApprovalEvent,
     ChatCallEvent,
@@ -79,7 +79,7 @@ class Room:
         return text_of(self.conversation.say(line))
 
 
-def shifts_of(question: ApprovalRequest) -> tuple[Effect, ...]:
+def shifts_of(question: ApprovalRequest) -> tuple[PreferenceEffect, ...]:
     assert question.resolved is not None
     return question.resolved.shifts
 
@@ -88,7 +88,7 @@ def text_of(blocks: list[Block]) -> str:
     for block in blocks:
         if isinstance(block, Picture):
             assert block.path.read_bytes().startswith(b"\x89PNG")
-    return plain(blocks)
+    return plain_text(blocks)
 
 
 @contextmanager

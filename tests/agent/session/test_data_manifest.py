@@ -19,7 +19,7 @@ from memory.events import FaultEvent
 from memory.journal import read_events
 from tests.tools.targets.own_data import class_folders
 from tools import targets
-from tools.targets.manifest import FILE, SPLITS_FILE, Entry, changes_between
+from tools.targets.manifest import FILE, SPLITS_FILE, ManifestEntry, changes_between
 
 
 def session(root: Path, rounds: int = 1) -> Settings:
@@ -94,14 +94,14 @@ def test_a_file_of_another_name_or_time_is_no_change(tmp_path: Path) -> None:
     page = run(session(root, rounds=2), Console(quiet=True))
     assert faults(page) == []
     before = {
-        "a.png": Entry("test", "1", "-"),
-        "b.png": Entry("audit", "2", "-"),
-        "c.png": Entry("audit", "3", "-"),
+        "a.png": ManifestEntry("test", "1", "-"),
+        "b.png": ManifestEntry("audit", "2", "-"),
+        "c.png": ManifestEntry("audit", "3", "-"),
     }
     now = {
-        "z.png": Entry("test", "1", "-"),
-        "b.png": Entry("test", "2", "+"),
-        "c.png": Entry("audit", "4", "-"),
+        "z.png": ManifestEntry("test", "1", "-"),
+        "b.png": ManifestEntry("test", "2", "+"),
+        "c.png": ManifestEntry("audit", "4", "-"),
     }
     found = changes_between(before, now)
     assert (found.added, found.removed, found.edited) == ([], [], ["c.png"])

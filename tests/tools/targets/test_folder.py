@@ -436,7 +436,9 @@ def test_hundreds_of_classes_take_no_minutes() -> None:
 
 
 def test_a_table_of_splits_keeps_names_like_formulas(tmp_path: Path) -> None:
-    rows = {name: manifest.Entry("test", name, "") for name in ("=1+1.jpg", "'=2.jpg", "-3")}
+    rows = {
+        name: manifest.ManifestEntry("test", name, "") for name in ("=1+1.jpg", "'=2.jpg", "-3")
+    }
     table = manifest.write_splits(tmp_path, rows, rows)
     assert "'=1+1.jpg,test" in table.read_text("utf-8").splitlines()
     assert tables.read_table(table, ValidationReport()).keys() == rows.keys()

@@ -17,7 +17,7 @@ from tools.data.samples import VOID, Samples
 from tools.models.dstm_file import load_model, save_model
 from tools.settings import TrainSettings
 from tools.streets import CLASS_NAMES, render
-from tools.tasks import Batch, Slicing
+from tools.tasks import Minibatch, Slicing
 from tools.train_dstm import train_model
 
 QUICK = TrainSettings(model="unet", steps=60, batch_size=8, learning_rate=0.005)
@@ -127,9 +127,11 @@ def test_a_street_that_lacks_a_label_trains_the_other_tasks(unseen: Samples, mis
     partly = replace(unseen, labels={**unseen.labels, **blank(missing, unseen).labels})
     plain = QUICK.model_copy(update={"balance_classes": False})
     outputs = model(images)
-    together = task.loss(outputs, Batch(images, task.labels(partly)), plain)
+    together = task.loss(outputs, Minibatch(images, task.labels(partly)), plain)
     alone = {
-        name: tasks.build(name).loss(part, Batch(images, tasks.build(name).labels(partly)), plain)
+        name: tasks.build(name).loss(
+            part, Minibatch(images, tasks.build(name).labels(partly)), plain
+        )
         for name, part in zip(PARTS, outputs.split([len(CLASS_NAMES), 1, 3], dim=1), strict=True)
     }
     assert torch.allclose(together, sum(alone.values(), torch.zeros(20)), atol=1e-5)
@@ -154,13 +156,13 @@ def test_unknown_pixels_do_not_count(unseen: Samples, name: str) -> None:
     outputs = model(images)
     half = blank(name, unseen)
     plain = QUICK.model_copy(update={"balance_classes": False})
-    loss = task.loss(outputs, Batch(images, task.labels(half)), plain)
+    loss = task.loss(outputs, Minibatch(images, task.labels(half)), plain)
     assert loss[0] == 0
     assert torch.isfinite(loss).all()
     # What is said of unknown pixels changes nothing.
     other = outputs.detach().clone()
     other[..., :48] += 3
-    assert torch.allclose(task.loss(other, Batch(images, task.labels(half)), plain), loss)
+    assert torch.allclose(task.loss(other, Minibatch(images, task.labels(half)), plain), loss)
     said = task.predict(model, unseen.images)
     report = task.report(said, half, CLASS_NAMES, 1, "test", Slicing())
     assert report.metrics[task.metric].n == 19
@@ -169,7 +171,7 @@ def test_unknown_pixels_do_not_count(unseen: Samples, name: str) -> None:
 def test_a_mirrored_street_has_mirrored_normals(unseen: Samples) -> None:
     task = tasks.build("normals")
     labels = task.labels(unseen)
-    batch = Batch(torch.from_numpy(unseen.images).float() / 255, labels)
+    batch = Minibatch(torch.from_numpy(unseen.images).float() / 255, labels)
     found = task.augment(batch, torch.Generator().manual_seed(0)).labels
     mirrored = labels.flip(-1) * torch.tensor([-1.0, 1, 1]).view(3, 1, 1)
     kinds = {
