@@ -260,8 +260,8 @@ def data_lines(past: Sequence[Round], settings: Settings, n_sealed: int | None) 
     return blocks
 
 
-def prompt_lines(past: Sequence[Round], audited: bool) -> list[Block]:
-    """Return what the audit kept of each prompt and its credit, the worst first.
+def prompt_lines(past: Sequence[Round], audited: bool, best: bool = False) -> list[Block]:
+    """Return what the audit kept of each prompt and its credit: the worst first, or the best.
 
     The credit is the change of the accuracy of its slices that is put down to its images, added up.
     """
@@ -274,13 +274,16 @@ def prompt_lines(past: Sequence[Round], audited: bool) -> list[Block]:
             found.append((rate, sum(changes), prompt, bool(changes), prompt.id in kept))
     if not any(is_made for *_, is_made in found):
         return [Line("No images are made yet, so prompts cannot be compared.")]
-    found = sorted((f for f in found if f[-1]), key=lambda f: f[:2])
+    # The best is what gained most, not what was drawn best.
+    key = (lambda f: (f[1], f[0])) if best else (lambda f: f[:2])
+    found = sorted((f for f in found if f[-1]), key=key, reverse=best)
     rows: list[list[Cell]] = [
         [p.id, one_line(p.text, 60), str(p.count), percent(rate) if audited else None,
          signed(change) if has_credit else None]
         for rate, change, p, has_credit, _ in found[:_N_PROMPTS]
     ]  # fmt: skip
-    title = f"{len(rows)} of {plural(len(found), 'prompt')}, fewest kept and least credit first"
+    order = "most credit" if best else "fewest kept and least credit"
+    title = f"{len(rows)} of {plural(len(found), 'prompt')}, {order} first"
     columns = ["prompt", "text", "images", "kept", "credit"]
     return [Table(columns, rows, title, columns[2:]), Line("/show ID shows the images of one.")]
 

@@ -17,7 +17,7 @@ from agent.chat.assistant import ChatAssistant
 from agent.chat.commands import COMMANDS
 from agent.chat.live import LiveSession, SessionEvent
 from agent.chat.plan_edits import added, edited, read_addition, remade
-from agent.chat.preferences import SCHEDULE
+from agent.chat.preferences import MADE_BEFORE, SCHEDULE
 from agent.chat.queries import Queries
 from agent.chat.replies import not_taken, which_data
 from agent.loop.approval import ApprovalDecision, ApprovalRequest
@@ -123,7 +123,8 @@ class Conversation:
             question: ApprovalRequest = event.record
             if question.kind == "words":
                 return [Line(f"The agent asks: {one_line(question.text)}", "bold")]
-            return self._queries.summary(question)
+            older = self._preferences.changed_after(question.key)
+            return self._queries.summary(question) + [MADE_BEFORE] * older
         if event.kind == "blocks":
             return list(event.record)
         if event.kind == "round":
@@ -251,8 +252,7 @@ class Conversation:
         question = self.live.question
         is_new = any(name not in earlier for name in self._preferences.ids())
         if is_new and question is not None and question.kind == "plan":
-            text = "The plan that waits was made before; /approve accepts it as it is"
-            blocks.append(Line(f"{text}, /reject has it made again."))
+            blocks.append(MADE_BEFORE)
         return blocks
 
     # -- commands --------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ from memory.errors import DataError, ToolError, unknown
 from memory.events import ChatCallEvent, EndedEvent, ModelCallEvent, RoundDoneEvent
 from memory.records import Plan, PromptSpec
 from prompts.printable import one_line
+from tools.targets import SPLITS
 
 # Slices in the facts of a language model, the worst first.
 _N_SLICES = 12
@@ -275,9 +276,9 @@ class Queries(Overview):
         return class_lines(self.rounds(), self.vocabulary)
 
     def prompts(self, text: str = "") -> list[Block]:
-        """Show what was kept of each prompt, and its credit."""
+        """Show what was kept of each prompt, and its credit; text: "best" for these first."""
         audited = self._live.session.settings.audit.method != "none"
-        return prompt_lines(self.rounds(), audited)
+        return prompt_lines(self.rounds(), audited, text == "best")
 
     def files(self, text: str = "") -> list[Block]:
         """Show where the files of the session are, and the commands that export them."""
@@ -303,8 +304,11 @@ class Queries(Overview):
         session = self._live.session
         delivery = read_delivery(session.folder)
         n_sealed = delivery.changes[0].difference.n if delivery else None
+        target = self._live.components.target
+        sizes = ", ".join(f"{name} {len(target.split(name))}" for name in SPLITS)
         source = f"Data: {session.settings.data}, target {session.settings.target.name}."
-        return [Line(source), *data_lines(self.rounds(), session.settings, n_sealed)]
+        photographs = Line(f"{source} Photographs: {sizes}.")
+        return [photographs, *data_lines(self.rounds(), session.settings, n_sealed)]
 
     def synthetic(self) -> list[Block]:
         """Show which share of a training's draws are generated images."""

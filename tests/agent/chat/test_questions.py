@@ -53,6 +53,7 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conversation]:
         ("how sure are you", ("overlap",)),
         ("what does the plan look like?", ("60 images", "55%", "+15% since round 1")),
         ("whats next", ("60 images",)),
+        ("how many test photographs are there?", ("Photographs: generator ", ", test ")),
         ("how much of the plan is dark?", ("55% of the images of the plan of round 2",)),
         ("why did you choose dark?", ("0.574", "score 0.51 on brightness=dark", "33")),
         ("why?", ("dark is worst",)),
@@ -123,7 +124,9 @@ def test_what_was_changed_last_is_said(tmp_path: Path) -> None:
         assert "Forgotten: w1" in plain_text(chat.say("what did you just do"))
         chat.say("fewer mono cells")
         chat.say("more dark cells, and fewer with low contrast")
-        assert "Forgotten: w3, w4" in plain_text(chat.say("undo that"))
+        assert "Forgotten: w3 (more of brightness=dark (x2)), w4 (" in plain_text(
+            chat.say("undo that")
+        )
         assert "Forgotten: w2" in plain_text(chat.say("undo that"))
 
 
