@@ -97,8 +97,8 @@ def test_a_broken_cell_draws_another_class_under_the_same_label(
 
 
 def test_a_broken_cell_of_streets_has_the_labels_of_another_scene(tmp_path: Path) -> None:
-    size = 'target.options={"sizes": {"generator": 30}}'
-    components = Components(load_settings("streets-seg", [size, f"home={tmp_path}"], {}))
+    small = ('target.options={"sizes": {"generator": 30}}', "audit.method=none")
+    components = Components(load_settings("streets-seg", [*small, f"home={tmp_path}"], {}))
     asked = PromptSpec(
         id="p",
         text="not read by the pool",

@@ -101,7 +101,7 @@ def test_card_of_an_untrained_pipeline(tmp_path: Path, target: Any) -> None:
     settings = {"steps": 7, "s_noise": None, "timestep_rho": 2.0}
     (tmp_path / "train.json").write_text(json.dumps({"step": 7, "settings": settings}), "utf-8")
     audit = AuditSettings(train=TrainSettings(steps=4, batch_size=8))
-    lit: Any = Lit(replace(target, n_images=16))
+    lit: Any = Lit(replace(target, n_images=40))
     seen: dict[str, int] = {}
 
     @contextmanager
