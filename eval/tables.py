@@ -30,7 +30,8 @@ _INTEGERS = (
     "n_made", "n", "prompt_tokens", "answer_tokens", "tokens", "n_real",
 )  # fmt: skip
 _NUMBERS = (
-    "score", "score_low", "score_high", "expected_change", "measured_change", "seconds",
+    "effective_size", "mean_weight", "score", "score_low", "score_high", "expected_change",
+    "measured_change", "seconds",
     "expected_kept_rate", "accuracy", "low", "high", "change", "change_per_100", "usd",
     "decision_s", "tool_s", "kid", "cmmd", "density", "coverage", "coverage_low", "coverage_high",
     "expected_coverage", "vendi", "vendi_real",
@@ -39,12 +40,13 @@ _TYPES = {**dict.fromkeys(_INTEGERS, int), **dict.fromkeys(_NUMBERS, float), "he
 _NAMES = {
     "rounds": (
         "session", "round", "brain", "author", "n_prompts", "draft", "n_images", "n_allowed",
-        "n_kept", "metric", "score", "score_low", "score_high", "worst_slice", "n_failures",
+        "n_kept", "effective_size", "metric", "score", "score_low", "score_high", "worst_slice",
+        "n_failures",
         "hypothesis", "expected_change", "measured_change", "held", "n_fallbacks", "seconds",
     ),
     "prompts": (
         "session", "round", "prompt", "text", "class_name", "attributes", "count", "n_made",
-        "n_kept", "expected_kept_rate", "why",
+        "n_kept", "mean_weight", "expected_kept_rate", "why",
     ),
     "slices": (
         "session", "round", "slice", "accuracy", "low", "high", "n", "change", "expected_change",
@@ -134,6 +136,7 @@ def _round(current: Round) -> Row:
         "n_prompts": len(plan.prompts) if plan else None,
         "n_images": plan.n_images if plan else None,
         "n_kept": current.batch.n_kept if current.batch else None,
+        "effective_size": current.training.effective_size if current.training else None,
         "metric": report.main_metric if report else None,
         "score": score.value if score else None,
         "score_low": score.low if score else None,
@@ -161,6 +164,7 @@ def _prompts(current: Round, expected: Mapping[str, Any]) -> list[Row]:
             "count": p.count,
             "n_made": quality[p.id].n_made if p.id in quality else None,
             "n_kept": quality[p.id].n_kept if p.id in quality else None,
+            "mean_weight": quality[p.id].mean_weight if p.id in quality else None,
             "expected_kept_rate": rates.get(p.id),
             "why": p.why,
         }

@@ -59,9 +59,11 @@ class Model(torch.nn.Module):
         description: Plain JSON from which the task's `restore_model` builds the same architecture.
         flips: Directions in which it was trained on mirrored images, over which `Task.predict` may
             average; of models of earlier versions, both.
+        caveat: What was assumed to build it and may be wrong, for its user; "" for nothing.
     """
 
     description: dict[str, Any]
+    caveat: str = ""
     flips: tuple[str, ...] = BOTH_FLIPS
 
 

@@ -188,18 +188,11 @@ class DenseTransformer(TransformersModel):
     Args:
         network: The model.
         head: Its kind.
-        size, mean, std: See `TransformersModel`.
+        **preprocessing: See `TransformersModel`.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        head: Head,
-        size: Sequence[int] | None,
-        mean: Sequence[float],
-        std: Sequence[float],
-    ) -> None:
-        super().__init__(network, size, mean, std)
+    def __init__(self, network: nn.Module, head: Head, **preprocessing: Any) -> None:
+        super().__init__(network, **preprocessing)
         self.description["head"] = head
         self._is_depth = head == "depth estimation"
 

@@ -39,6 +39,7 @@ def test_class_folders_are_dealt_by_class(tmp_path: Path) -> None:
     assert target.task == "classification"
     assert target.class_names == ["Red Kite", "wind mill old", "Élan vital"]
     assert target.image_shape == (3, 64, 64)
+    assert "36 photographs" in target.notice and "36" not in targets.licence_of(target)
     counts = {split: Counter(target.split(split).classes.tolist()) for split in SPLITS}
     assert counts["generator"] == {0: 5, 1: 5, 2: 5} or min(counts["generator"].values()) >= 4
     assert all(len(count) == 3 for count in counts.values())
