@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from agent.config.settings import LimitSettings
+from agent.config.sections import LimitSettings
 from agent.loop.approval import ApprovalDecision, ApprovalRequest
 from agent.loop.components import Components
 from agent.loop.observer import Observer

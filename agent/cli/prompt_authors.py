@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from pydantic import Field
 
 from agent.brains.spending import Spending
-from agent.config.settings import LLMSettings
+from agent.config.sections import LLMSettings
 from agent.planners import AttributeDistribution
 from agent.steering.lexicon import Lexicon
 from eval.metrics import wilson

@@ -21,7 +21,7 @@ from agent.autonomous import dry_run
 from agent.autonomous.runner import run
 from agent.cli.app import app
 from agent.cli.commands.common import going_on
-from agent.config.session import SessionSettings
+from agent.config.sections import SessionSettings
 from agent.config.settings import Settings, load_settings, overrides
 from agent.replay.verify import verify
 from agent.session.folder import (

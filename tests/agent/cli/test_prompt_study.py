@@ -16,7 +16,7 @@ from agent.brains.scripted import ScriptedModel
 from agent.cli import prompt_authors, prompt_study
 from agent.cli.app import app
 from agent.cli.prompt_authors import PromptRequest, PromptSet
-from agent.config.settings import LLMSettings, Price
+from agent.config.sections import LLMSettings, Price
 from agent.loop.components import Components
 from agent.planners import AttributeCombination, AttributeDistribution
 from memory.errors import BrainError, SettingsError

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from agent.autonomous.status import deciders
 from agent.brains import BrainContext, Turn, build
 from agent.cli.app import app
-from agent.config.settings import LLMSettings, load_settings
+from agent.config.sections import LLMSettings
+from agent.config.settings import load_settings
 from agent.loop.graph import Decider
 from agent.loop.observer import ConsoleObserver
 from agent.planners import Observation
