@@ -13,7 +13,6 @@ round, is done once. Every file is whole or absent, so the same command goes on.
 
 from __future__ import annotations
 
-import io
 import json
 import multiprocessing
 import os
@@ -49,7 +48,7 @@ from eval.compare import (
     score_report,
     seed_tables,
     summarise,
-    to_csv,
+    summary_table,
 )
 from eval.report.compare import Comparison, Openings, build_compare_html
 from eval.slices import slice_table
@@ -342,15 +341,11 @@ class Experiment:
             command=command,
             openings=openings(settings),
         )
-        write_bytes(self.folder / "compare.csv", to_csv(comparison.summaries).encode())
-        tables = {
-            **seed_tables(scores),
-            "slices": [SLICE_COLUMNS, *(row for entry in entries for row in _rows(entry))],
-        }
+        tables = {"": summary_table(comparison.summaries)}
+        tables |= {f"-{kind}": table for kind, table in seed_tables(scores).items()}
+        tables["-slices"] = [SLICE_COLUMNS, *(row for entry in entries for row in _rows(entry))]
         for kind, (heads, *rows) in tables.items():
-            table = io.StringIO()
-            write_csv(table, heads, rows)
-            write_bytes(self.folder / f"compare-{kind}.csv", table.getvalue().encode())
+            write_csv(self.folder / f"compare{kind}.csv", heads, rows)
         page = self.folder / "compare.html"
         write_bytes(page, build_compare_html(comparison).encode())
         return page, comparison

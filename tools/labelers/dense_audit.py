@@ -26,7 +26,7 @@ from memory.files import write_json
 from memory.records import Record, digest
 from tools import tasks
 from tools.data.samples import Dense, Samples, content_digest
-from tools.labelers.audit import Verdict, trained_once
+from tools.labelers.audit import AuditScores, trained_once
 from tools.models.dstm_file import load_model
 from tools.settings import AuditSettings
 from tools.targets import Target, with_flips
@@ -73,7 +73,7 @@ class DenseAudit:
     settings: AuditSettings
     calibration: AuditCalibration
 
-    def verify(self, samples: Samples, confidence: Dense) -> Verdict:
+    def verify(self, samples: Samples, confidence: Dense) -> AuditScores:
         """Return the expected score of each image's labels, its weight, and whether it is kept.
 
         Each is (n,). An image is kept if its score reaches the threshold, or the limit of true

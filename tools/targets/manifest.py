@@ -8,7 +8,6 @@ may have been shown.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import NamedTuple
 
 from memory.csv_text import write_csv
 from memory.errors import SessionError, some
-from memory.files import write_bytes, write_json
+from memory.files import write_json
 from memory.records import digest
 from prompts.render import quote
 from tools.targets import SPLITS, Target
@@ -156,12 +155,10 @@ def write_splits(folder: Path, before: Manifest, now: Manifest) -> Path:
     """
     split_of = {entry.content: entry.split for entry in before.values()}
     split_of |= {name: entry.split for name, entry in before.items()}
-    text = io.StringIO()
     rows = [
         (name, split_of.get(name) or split_of.get(entry.content, "generator"))
         for name, entry in sorted(now.items())
     ]
-    write_csv(text, ["file", "split"], rows)
     path = folder / SPLITS_FILE
-    write_bytes(path, text.getvalue().encode())
+    write_csv(path, ["file", "split"], rows)
     return path
