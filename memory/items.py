@@ -31,6 +31,15 @@ class MemoryItem(Record):
     round: int
     data: Data = Field(default_factory=dict)
 
+    @property
+    def credits(self) -> dict[str, float]:
+        """Return the change per 100 images that a prompt is credited with, by slice."""
+        return {
+            name.removeprefix(CREDIT): float(value)
+            for name, value in self.data.items()
+            if name.startswith(CREDIT) and isinstance(value, float | int)
+        }
+
     def describe(self) -> str:
         """Return the text with its data, for people and chat models."""
         figures = []

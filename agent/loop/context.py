@@ -156,12 +156,7 @@ def say_prompt(hit: SearchHit, limit: int = _PROMPT) -> str:
     made, rate = data.get("n_made"), data.get("kept_rate")
     if isinstance(made, float | int) and isinstance(rate, float | int):
         line += f": {rate:.2f} of {made:.0f} images kept"
-    credits_ = [
-        (name.removeprefix("credit "), float(value))
-        for name, value in data.items()
-        if name.startswith("credit ") and isinstance(value, float | int)
-    ]
-    largest = sorted(credits_, key=lambda item: -abs(item[1]))[:_MAX_CREDITS]
+    largest = sorted(hit.item.credits.items(), key=lambda item: -abs(item[1]))[:_MAX_CREDITS]
     if largest:
         texts = (f"{quote(key, _SLICE)} {value:+.3f}" for key, value in largest)
         line += f"; credit {', '.join(texts)}"

@@ -24,14 +24,14 @@ from pydantic import Field
 from scipy.stats import norm
 
 from agent.loop.validation import slice_attributes
-from memory.items import CREDIT, ERROR, SearchHit
+from memory.items import ERROR, SearchHit
 from memory.records import Plan, PromptSpec, Record, Share
 from prompts.render import quote
 from prompts.vocabulary import Vocabulary
 
 MIN_SIMILARITY = 0.6
 PRIOR_KEPT, PRIOR_MADE = 8.0, 10.0
-PRIORCREDIT_IMAGES = 50.0
+PRIOR_CREDIT_IMAGES = 50.0
 # A prompt that was made so often and kept so seldom has failed.
 FAILED_MADE, FAILED_RATE = 8, 0.4
 
@@ -195,27 +195,18 @@ def _similar(
     ]
 
 
-def _credits(hit: SearchHit) -> dict[str, float]:
-    """Return the change per 100 images of every slice that a prompt was credited with."""
-    return {
-        name.removeprefix(CREDIT): _number(hit, name)
-        for name in hit.item.data
-        if name.startswith(CREDIT)
-    }
-
-
 def _changes(prompt: PromptSpec, similar: Sequence[SearchHit]) -> dict[str, float]:
     """Return the expected change per 100 images of the slices that a prompt belongs to."""
     total: dict[str, float] = defaultdict(float)
     images: dict[str, float] = defaultdict(float)
     for hit in similar:
-        for key, per_100 in _credits(hit).items():
+        for key, per_100 in hit.item.credits.items():
             attributes = slice_attributes(key)
             if attributes and attributes.items() <= prompt.attributes.items():
                 n = _weight(hit) * _made(hit)
                 total[key] += n * per_100
                 images[key] += n
-    return {key: total[key] / (PRIORCREDIT_IMAGES + images[key]) for key in total}
+    return {key: total[key] / (PRIOR_CREDIT_IMAGES + images[key]) for key in total}
 
 
 def _failure(tried: Sequence[SearchHit]) -> str:
@@ -231,7 +222,7 @@ def _failure(tried: Sequence[SearchHit]) -> str:
         )
     by_slice: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     for hit in tried:
-        for key, per_100 in _credits(hit).items():
+        for key, per_100 in hit.item.credits.items():
             if (error := _number(hit, f"{ERROR}{key}")) > 0:
                 by_slice[key].append((_made(hit), per_100, error))
     n_worse = sum(_mean_is_below_0(found, len(by_slice)) for found in by_slice.values())
