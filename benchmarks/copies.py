@@ -76,8 +76,7 @@ def main() -> None:
     for data in arguments.data:
         rows.append(row_of(data, arguments.home, arguments.n))
         console.print(*rows[-1])
-        with RESULT.open("w", newline="", encoding="utf-8") as file:
-            write_csv(file, COLUMNS, rows)
+        write_csv(RESULT, COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -80,8 +80,7 @@ def main() -> None:
             rows.append([arm, name, *cells, per_seed, *stamp])
             console.print(f"{arm}, {name}: {estimate_text(change, sign=True)}")
     heads = ["arm", "rule", "minus round 0", "low", "high", "per seed", "command", "commit"]
-    with chosen.output.open("w", encoding="utf-8", newline="") as file:
-        write_csv(file, [*heads, "machine"], rows, line_end="\r\n")
+    write_csv(chosen.output, [*heads, "machine"], rows, line_end="\r\n")
 
 
 if __name__ == "__main__":

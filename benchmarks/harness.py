@@ -120,10 +120,9 @@ class Benchmark:
             shown.add_row(*row)
         self.console.print(shown)
         stamp = origin(command(), self.components.device)
-        self.chosen.output.parent.mkdir(parents=True, exist_ok=True)
-        with self.chosen.output.open("w", encoding="utf-8", newline="") as file:
-            head = [*columns, "command", "commit", "machine"]
-            write_csv(file, head, ([*row, *stamp] for row in cells), line_end="\r\n")
+        head = [*columns, "command", "commit", "machine"]
+        stamped = [[*row, *stamp] for row in cells]
+        write_csv(self.chosen.output, head, stamped, line_end="\r\n")
         self.console.print(f"Table: {self.chosen.output}")
 
     def means(self, heads: Sequence[str], seeds: Sequence[Figures]) -> None:

@@ -19,7 +19,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.config.settings import GeneratorSettings, Settings, TargetSettings
+from agent.config.sections import GeneratorSettings, TargetSettings
+from agent.config.settings import Settings
 from agent.loop.components import Components
 from benchmarks.harness import Benchmark, options, trained_once
 from eval.corruption import corrupt

@@ -182,8 +182,7 @@ def write_results(kind: str, by_seed: Mapping[int, Mapping[str, Figures]]) -> No
 
 
 def _write(name: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    with (RESULTS / name).open("w", encoding="utf-8", newline="") as file:
-        write_csv(file, heads, rows, line_end="\r\n")
+    write_csv(RESULTS / name, heads, rows, line_end="\r\n")
     console.print(f"Written: {RESULTS / name}")
 
 

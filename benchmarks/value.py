@@ -27,7 +27,7 @@ from tools.data.jobs import shards_of
 from tools.data.samples import Samples, concatenate
 from tools.data.shards import read_shards
 from tools.labelers.audit import AuditClassifier
-from tools.pretraining.card import agreement
+from tools.pretraining.card import audit_agreement
 
 ARMS = ("real", "synthetic", "synthetic, audited", "real + synthetic, audited")
 
@@ -78,7 +78,7 @@ def main() -> None:
             for name, samples in zip(ARMS, training_sets, strict=True)
         }
         if isinstance(components.judge, AuditClassifier):
-            scores["audit"] = agreement(components.judge, components.target, drawn)
+            scores["audit"] = audit_agreement(components.judge, components.target, drawn)
         return scores
 
     seeds = bench.seeds(figures)

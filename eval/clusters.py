@@ -155,7 +155,7 @@ def fit_mixture(
         n_components: most components.
     """
     rng = np.random.default_rng(0)
-    centre, projection = contrast(embeddings, errors)
+    centre, projection = failure_axes(embeddings, errors)
     z = (embeddings - centre) @ projection
     responsibility = _begin(z, outcomes, n_components, rng)
     floor = 0.05 * z.var(0) + 1e-9
@@ -176,7 +176,7 @@ def fit_mixture(
     return mixture
 
 
-def contrast(embeddings: Floats, errors: Floats) -> tuple[Floats, Floats]:
+def failure_axes(embeddings: Floats, errors: Floats) -> tuple[Floats, Floats]:
     """Return a centre, (d,), and axes, (d, k), along which failures spread most.
 
     Leading eigenvectors of the second moment of images that err more than average, about the mean

@@ -7,7 +7,6 @@ they have no width.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -17,7 +16,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from eval.intervals import bootstrap_curve, mean_interval, ratio_interval, standard_error
-from memory.csv_text import write_csv
 from memory.errors import DataError
 from memory.records import Estimate, Record, Report
 
@@ -160,7 +158,7 @@ def slice_figures(reports: Sequence[Report]) -> list[SliceFigure]:
     ]
 
 
-def mean_score(scores: Sequence[Score]) -> Score:
+def average_scores(scores: Sequence[Score]) -> Score:
     """Return the mean figures of several trainings of one round of an arm."""
     means = {name: float(np.mean([getattr(s, name) for s in scores])) for name in _ALL_FIGURES}
     return scores[0].model_copy(update=means)
@@ -251,11 +249,11 @@ def headroom(summaries: Sequence[Summary]) -> Headroom:
     return Headroom(gain, standard_error(gain))
 
 
-def to_csv(summaries: Sequence[Summary]) -> str:
-    """Return a table with a row per arm; figures that do not exist are empty."""
+def summary_table(summaries: Sequence[Summary]) -> list[Sequence[str]]:
+    """Return head and rows of a table with a row per arm; figures that do not exist are empty."""
     rows = []
     for s in summaries:
-        row: dict[str, str | int] = {"arm": s.arm, "seeds": s.n_seeds, "images": s.n_images}
+        row = {"arm": s.arm, "seeds": f"{s.n_seeds}", "images": f"{s.n_images}"}
         row["images_to_match"] = "" if s.images_to_match is None else f"{s.images_to_match:.0f}"
         estimates: dict[str, Estimate | None] = {
             **{name: s.figures.get(name) for name in _ALL_FIGURES},
@@ -268,9 +266,7 @@ def to_csv(summaries: Sequence[Summary]) -> str:
             cells = [f"{part:.4f}" for part in parts] or [""] * 3
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), cells, strict=True))
         rows.append(row)
-    out = io.StringIO()
-    write_csv(out, list(rows[0]) if rows else ["arm"], [list(row.values()) for row in rows])
-    return out.getvalue()
+    return [list(rows[0]) if rows else ["arm"], *(list(row.values()) for row in rows)]
 
 
 def seed_tables(scores: Sequence[Score]) -> dict[str, list[Sequence[str]]]:

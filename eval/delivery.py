@@ -31,7 +31,7 @@ _N_RESAMPLES = 2000
 MIN_PHOTOGRAPHS = 20
 
 
-class Change(Record):
+class FigureChange(Record):
     """A figure of the baseline and of a round with images, and their difference."""
 
     name: str
@@ -60,7 +60,7 @@ class Delivery(Record):
     compared: int = Field(ge=1)
     n_images: int = Field(ge=0)
     n_photographs: int | None = None
-    changes: tuple[Change, ...] = Field(min_length=1)
+    changes: tuple[FigureChange, ...] = Field(min_length=1)
 
     @property
     def outcome(self) -> Literal["helped", "undecided", "harmed"]:
@@ -157,7 +157,7 @@ def change(
     after: Floats,
     figure: Figure,
     groups: NDArray[Any] | None = None,
-) -> Change:
+) -> FigureChange:
     """Return how a figure differs between two models.
 
     Args:
@@ -185,17 +185,17 @@ def change(
             spread = expanded_bound(n_groups) * float(np.nanstd(resampled))
             low, high = max(-1.0, difference - spread), min(1.0, difference + spread)
     estimate = Estimate(value=difference, low=min(low, difference), high=max(high, difference), n=n)
-    return Change(name=name, before=values[0], after=values[1], difference=estimate)
+    return FigureChange(name=name, before=values[0], after=values[1], difference=estimate)
 
 
-def changes(
+def figure_changes(
     main: tuple[str, Floats, Floats, Figure],
     scores: tuple[Floats, Floats],
     average: str,
     slices: Mapping[str, NDArray[np.int64]],
     shown: Sequence[str],
     groups: NDArray[Any] | None = None,
-) -> tuple[Change, ...]:
+) -> tuple[FigureChange, ...]:
     """Return the differences of two models: main figure, average, worst five, single slices.
 
     Args:

@@ -72,7 +72,7 @@ class Calibration(Record):
     slope: float | None
 
 
-class Brain(Record):
+class BrainStatistics(Record):
     """How one session's brain decided."""
 
     session: str
@@ -103,7 +103,7 @@ class Stage(Record):
 class Evidence(Record):
     """What all given sessions show."""
 
-    brains: tuple[Brain, ...]
+    brains: tuple[BrainStatistics, ...]
     hypotheses: Calibration | None = Field(description="as the brains stated them")
     memory: Calibration | None = Field(description="as the memory let a plan expect")
     helped: tuple[Helped, ...]
@@ -201,7 +201,7 @@ def _helped(prompts: Sequence[Row], credits_: Sequence[Row]) -> list[Helped]:
     return sorted(groups, key=lambda h: (-h.change_per_100.value, h.words, h.slice))
 
 
-def _brains(tables: Mapping[str, Sequence[Row]]) -> list[Brain]:
+def _brains(tables: Mapping[str, Sequence[Row]]) -> list[BrainStatistics]:
     brains = []
     for session in dict.fromkeys(row["session"] for row in tables["rounds"]):
         rounds = [row for row in tables["rounds"] if row["session"] == session]
@@ -212,7 +212,7 @@ def _brains(tables: Mapping[str, Sequence[Row]]) -> list[Brain]:
         scores = [row["score"] for row in rounds if row["score"] is not None]
         n = max(len(calls), 1)
         brains.append(
-            Brain(
+            BrainStatistics(
                 session=session,
                 brain=brain,
                 n_rounds=sum(row["round"] > 0 for row in rounds),

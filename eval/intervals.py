@@ -175,9 +175,9 @@ def seeds_needed(difference: Estimate) -> int | None:
     # From below: far beyond the number sought the distribution is not computable.
     low, high = 1, 2
     while not reached(high):
-        low, high = high, 2 * high
-        if high > _MAX_SEEDS:
+        if high == _MAX_SEEDS:
             return None
+        low, high = high, min(2 * high, _MAX_SEEDS)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if reached(middle) else (middle, high)

@@ -79,6 +79,8 @@ def likeness(
 ) -> list[Likeness]:
     """Return the figures of all images, and of each group with `N_LEAST` images of either kind.
 
+    A group that holds all images has no figures of its own.
+
     Args:
         real: Vectors of photographs, (n, d).
         generated: Vectors of images, (m, d).
@@ -91,6 +93,7 @@ def likeness(
         name: (real[of_real[name]], generated[of_generated[name]])
         for name in of_real
         if name in of_generated
+        and (len(of_real[name]), len(of_generated[name])) != (len(real), len(generated))
     }
     figures = []
     for name, (x, y) in parts.items():

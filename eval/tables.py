@@ -30,7 +30,8 @@ _INTEGERS = (
     "n_made", "n", "prompt_tokens", "answer_tokens", "tokens", "n_real",
 )  # fmt: skip
 _NUMBERS = (
-    "score", "score_low", "score_high", "expected_change", "measured_change", "seconds",
+    "effective_size", "mean_weight", "score", "score_low", "score_high", "expected_change",
+    "measured_change", "seconds",
     "expected_kept_rate", "accuracy", "low", "high", "change", "change_per_100", "usd",
     "decision_s", "tool_s", "kid", "cmmd", "density", "coverage", "coverage_low", "coverage_high",
     "expected_coverage", "vendi", "vendi_real",
@@ -39,12 +40,13 @@ _TYPES = {**dict.fromkeys(_INTEGERS, int), **dict.fromkeys(_NUMBERS, float), "he
 _NAMES = {
     "rounds": (
         "session", "round", "brain", "author", "n_prompts", "draft", "n_images", "n_allowed",
-        "n_kept", "metric", "score", "score_low", "score_high", "worst_slice", "n_failures",
+        "n_kept", "effective_size", "metric", "score", "score_low", "score_high", "worst_slice",
+        "n_failures",
         "hypothesis", "expected_change", "measured_change", "held", "n_fallbacks", "seconds",
     ),
     "prompts": (
         "session", "round", "prompt", "text", "class_name", "attributes", "count", "n_made",
-        "n_kept", "expected_kept_rate", "why",
+        "n_kept", "mean_weight", "expected_kept_rate", "why",
     ),
     "slices": (
         "session", "round", "slice", "accuracy", "low", "high", "n", "change", "expected_change",
@@ -79,113 +81,115 @@ def tables(events: Sequence[Event]) -> dict[str, list[Row]]:
         where = {"session": session, "round": current.number}
         event = plans.get(current.number)
         expected = event.expectation if event else {}
-        of_plan = {
-            "draft": event.draft or None if event else None,
-            "n_allowed": allowed.get(current.number),
-        }
-        values = where | {"brain": brain} | _round(current) | of_plan
-        rows["rounds"].append({name: values[name] for name in COLUMNS["rounds"]})
-        rows["prompts"] += [where | row for row in _prompts(current, expected)]
-        rows["slices"] += [where | row for row in _slices(current, previous, expected)]
+        draft, n_allowed = event.draft or None if event else None, allowed.get(current.number)
+        rows["rounds"].append(
+            _round(current, **where, brain=brain, draft=draft, n_allowed=n_allowed)
+        )
+        rows["prompts"] += _prompts(current, expected, where)
+        rows["slices"] += _slices(current, previous, expected, where)
         rows["credits"] += [
-            where
-            | {
-                "prompt": c.prompt_id,
-                "slice": c.slice,
-                "n_images": c.n_images,
-                "change_per_100": c.change_per_100,
-            }
-            for c in current.credits
+            _row("credits", credit, **where, prompt=credit.prompt_id) for credit in current.credits
         ]
         rows["costs"] += [
             where | {"stage": stage, "seconds": seconds, "tokens": 0, "usd": 0.0}
             for stage, seconds in current.seconds.items()
         ]
         previous = current.report or previous
-    rows["calls"] = [{"session": session} | row for row in _calls(events)]
+    rows["calls"] = _calls(events, session)
     rows["costs"] += _decisions(session, rows["calls"])
     return rows
 
 
 def likeness_rows(session: str, found: Sequence[Likeness]) -> list[Row]:
     """Return the rows of the table `likeness`: how a session's images are like photographs."""
-    rows = []
-    for one in found:
-        values = one.model_dump() | {
-            "session": session,
-            "slice": one.group,
-            "n_images": one.n_generated,
-            "kid": one.kid.value,
-            "cmmd": one.cmmd.value,
-            "coverage": one.coverage.value,
-            "coverage_low": one.coverage.low,
-            "coverage_high": one.coverage.high,
-        }
-        rows.append({name: values[name] for name in COLUMNS["likeness"]})
-    return rows
+    return [
+        _row(
+            "likeness",
+            one,
+            session=session,
+            slice=one.group,
+            n_images=one.n_generated,
+            kid=one.kid.value,
+            cmmd=one.cmmd.value,
+            coverage=one.coverage.value,
+            coverage_low=one.coverage.low,
+            coverage_high=one.coverage.high,
+        )
+        for one in found
+    ]
 
 
-def _round(current: Round) -> Row:
-    plan, report, verdict = current.plan, current.report, current.verdict
-    hypothesis = plan.hypothesis if plan else None
-    score = current.main_figure
+def _row(table: str, record: object, **given: Any) -> Row:
+    """Return a row of what is given, and else of a record's fields; None: it has no such field."""
     return {
-        "author": plan.author if plan else None,
-        "n_prompts": len(plan.prompts) if plan else None,
-        "n_images": plan.n_images if plan else None,
-        "n_kept": current.batch.n_kept if current.batch else None,
-        "metric": report.main_metric if report else None,
-        "score": score.value if score else None,
-        "score_low": score.low if score else None,
-        "score_high": score.high if score else None,
-        "worst_slice": report.worst_slice if report else None,
-        "n_failures": sum(f.significant for f in current.failures),
-        "hypothesis": hypothesis.slice if hypothesis else None,
-        "expected_change": hypothesis.expected_change if hypothesis else None,
-        "measured_change": verdict.change if verdict else None,
-        "held": verdict.held if verdict else None,
-        "n_fallbacks": current.fallbacks,
-        "seconds": sum(current.seconds.values()),
+        name: given[name] if name in given else getattr(record, name, None)
+        for name in COLUMNS[table]
     }
 
 
-def _prompts(current: Round, expected: Mapping[str, Any]) -> list[Row]:
+def _round(current: Round, **given: Any) -> Row:
+    plan, report, verdict = current.plan, current.report, current.verdict
+    hypothesis, score = plan.hypothesis if plan else None, current.main_figure
+    return _row(
+        "rounds",
+        plan,
+        n_prompts=len(plan.prompts) if plan else None,
+        n_kept=current.batch.n_kept if current.batch else None,
+        effective_size=current.training.effective_size if current.training else None,
+        metric=report.main_metric if report else None,
+        score=score.value if score else None,
+        score_low=score.low if score else None,
+        score_high=score.high if score else None,
+        worst_slice=report.worst_slice if report else None,
+        n_failures=sum(f.significant for f in current.failures),
+        hypothesis=hypothesis.slice if hypothesis else None,
+        expected_change=hypothesis.expected_change if hypothesis else None,
+        measured_change=verdict.change if verdict else None,
+        held=verdict.held if verdict else None,
+        n_fallbacks=current.fallbacks,
+        seconds=sum(current.seconds.values()),
+        **given,
+    )
+
+
+def _prompts(current: Round, expected: Mapping[str, Any], where: Row) -> list[Row]:
     rates = {p["prompt_id"]: p["kept_rate"] for p in expected.get("prompts", ())}
     quality = {q.prompt_id: q for q in current.batch.quality} if current.batch else {}
+    audited = ("n_made", "n_kept", "mean_weight")
     return [
-        {
-            "prompt": p.id,
-            "text": p.text,
-            "class_name": p.class_name,
-            "attributes": json.dumps(p.attributes, sort_keys=True),
-            "count": p.count,
-            "n_made": quality[p.id].n_made if p.id in quality else None,
-            "n_kept": quality[p.id].n_kept if p.id in quality else None,
-            "expected_kept_rate": rates.get(p.id),
-            "why": p.why,
-        }
+        _row(
+            "prompts",
+            p,
+            **where,
+            prompt=p.id,
+            attributes=json.dumps(p.attributes, sort_keys=True),
+            expected_kept_rate=rates.get(p.id),
+            **{name: getattr(quality.get(p.id), name, None) for name in audited},
+        )
         for p in (current.plan.prompts if current.plan else ())
     ]
 
 
-def _slices(current: Round, previous: Report | None, expected: Mapping[str, Any]) -> list[Row]:
+def _slices(
+    current: Round, previous: Report | None, expected: Mapping[str, Any], where: Row
+) -> list[Row]:
     before = {s.key: s.accuracy.value for s in previous.slices} if previous else {}
     gains = {s["slice"]: s["benefit"] + s["harm"] for s in expected.get("slices", ())}
     return [
-        {
-            "slice": s.key,
-            "accuracy": s.accuracy.value,
-            "low": s.accuracy.low,
-            "high": s.accuracy.high,
-            "n": s.accuracy.n,
-            "change": s.accuracy.value - before[s.key] if s.key in before else None,
-            "expected_change": gains.get(s.key),
-        }
+        _row(
+            "slices",
+            s.accuracy,
+            **where,
+            slice=s.key,
+            accuracy=s.accuracy.value,
+            change=s.accuracy.value - before[s.key] if s.key in before else None,
+            expected_change=gains.get(s.key),
+        )
         for s in (current.report.slices if current.report else ())
     ]
 
 
-def _calls(events: Sequence[Event]) -> list[Row]:
+def _calls(events: Sequence[Event], session: str) -> list[Row]:
     """Return one row per tool call, legal or not, and per answer that calls no tool."""
     rows: list[Row] = []
     for event in events:
@@ -195,20 +199,18 @@ def _calls(events: Sequence[Event]) -> list[Row]:
             continue
         problem = event.problem if isinstance(event, IllegalCallEvent) else None
         rows.append(
-            {
-                "round": event.round,
-                "phase": event.phase,
-                "author": event.author,
-                "tool": event.tool,
-                "outcome": "legal" if problem is None else "illegal",
-                "problem": problem,
-                "prompt_tokens": tokens.prompt,
-                "answer_tokens": tokens.answer,
-                "usd": usd,
-                "decision_s": decision_s,
-                "tool_s": event.seconds if isinstance(event, ToolCallEvent) else 0.0,
-                "time": event.time,
-            }
+            _row(
+                "calls",
+                event,
+                session=session,
+                outcome="legal" if problem is None else "illegal",
+                problem=problem,
+                prompt_tokens=tokens.prompt,
+                answer_tokens=tokens.answer,
+                usd=usd,
+                decision_s=decision_s,
+                tool_s=event.seconds if isinstance(event, ToolCallEvent) else 0.0,
+            )
         )
         # Several calls of one answer cost it once.
         tokens, usd, decision_s = Tokens(prompt=0, answer=0), 0.0, 0.0

@@ -21,7 +21,7 @@ from memory import chroma_clients, minilm
 from memory.arenas import give_back
 from memory.errors import StorageError, some
 from memory.files import first_free, storage_error, sync_folder
-from memory.items import Hit, MemoryItem, read_item, readable_items
+from memory.items import MemoryItem, SearchHit, read_item, readable_items
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -110,7 +110,7 @@ class MemoryIndex:
 
     def search(
         self, query: str, n: int = 5, kind: str | None = None, target: str | None = None
-    ) -> list[Hit]:
+    ) -> list[SearchHit]:
         """Return the `n` items nearest in meaning, best first, of one kind and target if given.
 
         Of a text that a session repeats only the latest round is returned. Damaged items are
@@ -120,7 +120,7 @@ class MemoryIndex:
 
     def search_all(
         self, queries: Sequence[str], n: int = 5, kind: str | None = None, target: str | None = None
-    ) -> list[list[Hit]]:
+    ) -> list[list[SearchHit]]:
         """Return what `search` does for each of several queries, at once."""
         if not queries:
             return []
@@ -129,7 +129,7 @@ class MemoryIndex:
         n_near = n * _N_REPEATS
         damaged: set[str] = set()
 
-        def look(collection: Collection, _: str) -> list[list[Hit]]:
+        def look(collection: Collection, _: str) -> list[list[SearchHit]]:
             # A condition takes time in proportion to all items that meet it, so the nearest of all
             # are searched first.
             near = _nearest(collection, vectors, n_near, damaged)
@@ -335,7 +335,7 @@ def _nearest(
     n: int,
     damaged: set[str],
     where: Where | None = None,
-) -> list[list[Hit]]:
+) -> list[list[SearchHit]]:
     """Return the `n` items nearest to each vector, best first.
 
     The ids of damaged ones among them are added to `damaged`.
@@ -350,14 +350,14 @@ def _nearest(
         hits = []
         for name, metadata, distance in zip(names, metadatas, distances, strict=True):
             if item := read_item((metadata or {}).get("item")):
-                hits.append(Hit(item=item, similarity=max(-1.0, min(1.0, 1 - distance))))
+                hits.append(SearchHit(item=item, similarity=max(-1.0, min(1.0, 1 - distance))))
             else:
                 damaged.add(name)
         nearest.append(hits)
     return nearest
 
 
-def _within(near: Sequence[Hit], kind: str | None, target: str | None) -> list[Hit]:
+def _within(near: Sequence[SearchHit], kind: str | None, target: str | None) -> list[SearchHit]:
     """Return those of one kind and target if given, see `_latest`, that are nearer than the last.
 
     Nothing that is as near as one of these is missing, no other round of its text either.
@@ -373,9 +373,9 @@ def _within(near: Sequence[Hit], kind: str | None, target: str | None) -> list[H
     )
 
 
-def _latest(hits: Iterable[Hit]) -> list[Hit]:
+def _latest(hits: Iterable[SearchHit]) -> list[SearchHit]:
     """Return hits, best first; of equal texts of a session that of the latest round."""
-    latest: dict[tuple[str, str, str], Hit] = {}
+    latest: dict[tuple[str, str, str], SearchHit] = {}
     for hit in hits:
         identity = (hit.item.session, hit.item.kind, hit.item.text)
         if identity not in latest or latest[identity].item.round < hit.item.round:

@@ -7,7 +7,9 @@ import io
 import itertools
 import re
 from collections.abc import Iterable, Sequence
-from typing import IO
+from pathlib import Path
+
+from memory.files import write_bytes
 
 # Beginnings (also of full width) that spreadsheets take for a formula or skip before one. A text
 # that begins with apostrophes and one of these is marked too, so that reading removes no apostrophe
@@ -18,7 +20,7 @@ _MARK = "'"
 
 
 def write_csv(
-    file: IO[str],
+    path: Path,
     columns: Sequence[str],
     rows: Iterable[Sequence[object]],
     line_end: str = "\n",
@@ -28,16 +30,18 @@ def write_csv(
     Numbers are written as they are, also those that are given as text.
 
     Args:
-        file: Opened with newline="".
+        path: The file, which is whole or as before.
         columns: The header.
         rows: Their cells in the order of the columns.
         line_end: What ends a line.
     """
+    lines = []
     for row in itertools.chain([columns], rows):
         line = io.StringIO(newline="")
         # With "\n" alone the writer would not quote a carriage return, which then ends a row.
         csv.writer(line, lineterminator="\r\n").writerow([mark_cell(cell) for cell in row])
-        file.write(line.getvalue().removesuffix("\r\n") + line_end)
+        lines.append(line.getvalue().removesuffix("\r\n") + line_end)
+    write_bytes(path, "".join(lines).encode())
 
 
 def mark_cell(cell: object) -> object:

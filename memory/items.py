@@ -31,6 +31,15 @@ class MemoryItem(Record):
     round: int
     data: Data = Field(default_factory=dict)
 
+    @property
+    def credits(self) -> dict[str, float]:
+        """Return the change per 100 images that a prompt is credited with, by slice."""
+        return {
+            name.removeprefix(CREDIT): float(value)
+            for name, value in self.data.items()
+            if name.startswith(CREDIT) and isinstance(value, float | int)
+        }
+
     def describe(self) -> str:
         """Return the text with its data, for people and chat models."""
         figures = []
@@ -43,7 +52,7 @@ class MemoryItem(Record):
         return f"{self.text} ({', '.join(figures)})" if self.data else self.text
 
 
-class Hit(Record):
+class SearchHit(Record):
     """An item found, with the cosine similarity of its text to the query, -1..1."""
 
     item: MemoryItem

@@ -21,14 +21,14 @@ from tools.generators import Generator, supports
 
 if TYPE_CHECKING:
     from tools.diffusion.guidance import Critic
-    from tools.labelers.audit import Verdict
+    from tools.labelers.audit import AuditScores
     from tools.models.copies import CopyFinder
 
 
 class LabelVerifier(Protocol):
     """Weighs generated images by how well their labels fit, e.g. `tools.labelers.audit`."""
 
-    def verify(self, samples: Samples, confidence: Dense) -> Verdict:
+    def verify(self, samples: Samples, confidence: Dense) -> AuditScores:
         """Return how sure the labels are, 0..1, weight in 0..1 and kept, each (n,).
 
         Kept images have weight 1. The result for an image does not depend on the others.
@@ -46,7 +46,7 @@ class WithoutCopies:
     judge: LabelVerifier
     finder: CopyFinder
 
-    def verify(self, samples: Samples, confidence: Dense) -> Verdict:
+    def verify(self, samples: Samples, confidence: Dense) -> AuditScores:
         """Return how sure `judge` is, its weight, or 0 for a near copy, and whether it is kept."""
         sure, weights, kept = self.judge.verify(samples, confidence)
         copied = self.finder.is_copy(self.finder.search(samples.images)[1])

@@ -27,10 +27,10 @@ from tools.data.selected import choices, read_choice
 from tools.data.stored_images import StoredImages, contents
 from tools.models.dstm_file import reproducible, save_model
 from tools.models.embeddings import new_layers
-from tools.models.frozen import Features, freeze
+from tools.models.frozen import FrozenFeatures, freeze
 from tools.models.processor import has_bfloat16, in_bfloat16
 from tools.settings import BOTH_FLIPS, DstmSettings, TrainSettings
-from tools.tasks import Batch, Model, Task, strong
+from tools.tasks import Minibatch, Model, Task, strong
 
 Progress = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
@@ -55,7 +55,7 @@ class Callbacks(NamedTuple):
 class GradientSync(Protocol):
     """What processes that train one model together do at each step; each has the same batch."""
 
-    def share(self, batch: Batch) -> Batch:
+    def share(self, batch: Minibatch) -> Minibatch:
         """Return this process's part of a batch, as large as that of the others."""
 
     def mean(self, model: Model, loss: float) -> float:
@@ -316,10 +316,10 @@ def _batch(
     flips: tuple[str, ...],
     generator: torch.Generator,
     device: str,
-) -> Batch:
+) -> Minibatch:
     """Return samples as a batch on a device, augmented as the settings say."""
     images = torch.from_numpy(samples.images).to(device).float() / 255
-    batch = Batch(images, task.labels(samples).to(device), flips=flips)
+    batch = Minibatch(images, task.labels(samples).to(device), flips=flips)
     if settings.augment:
         batch = task.augment(batch, generator)
     if settings.augment == "strong":
@@ -355,14 +355,14 @@ class _GoodWeights:
 
 def _trained_part(
     model: Model, task: Task, settings: TrainSettings
-) -> tuple[torch.nn.Module, Features | None]:
+) -> tuple[torch.nn.Module, FrozenFeatures | None]:
     """Freeze what the settings say; return what is trained, and what computes its input."""
     if not isinstance(settings, DstmSettings) or settings.freeze == "none":
         return model, None
     head = freeze(model)
     # Where every batch holds new images, there is nothing to keep.
     is_kept = not task.needs and settings.augment != "strong"
-    return (head, Features(model)) if is_kept else (model, None)
+    return (head, FrozenFeatures(model)) if is_kept else (model, None)
 
 
 def _groups(model: Model, settings: TrainSettings) -> list[dict[str, Any]]:
@@ -381,7 +381,7 @@ def _groups(model: Model, settings: TrainSettings) -> list[dict[str, Any]]:
 def _backward(
     model: torch.nn.Module,
     task: Task,
-    batch: Batch,
+    batch: Minibatch,
     settings: TrainSettings,
     n_parts: int,
     warn: Warn,
@@ -402,7 +402,7 @@ def _backward(
         total = 0.0
         try:
             for rows in torch.arange(n).chunk(n_parts):
-                part = Batch(batch.images[rows], batch.labels[rows])
+                part = Minibatch(batch.images[rows], batch.labels[rows])
                 with torch.autocast(part.images.device.type, torch.bfloat16, enabled=is_short):
                     outputs = model(part.images).float()
                 if adjustment is not None:

@@ -23,8 +23,8 @@ from eval.delivery import (
     Delivery,
     Figure,
     change,
-    changes,
     delivered_round,
+    figure_changes,
     rule_sums,
     score_sums,
     slice_sums,
@@ -204,7 +204,7 @@ def write_delivery(
         round=delivered.number,
         compared=compared.number,
         n_images=sum(r.batch.n_made for r in past if r.batch and r.number <= compared.number),
-        changes=changes(
+        changes=figure_changes(
             (metric, before, after, figure),
             (test.scores(one), test.scores(other)),
             average if hasattr(test.task, "main_sums") else metric,

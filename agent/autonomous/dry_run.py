@@ -67,10 +67,12 @@ def show(settings: Settings, console: Console) -> None:
     console.print(resolved, markup=False, soft_wrap=True)
     components = Components(settings)
     target = components.target
-    check_parts(components)
+    caveat = check_parts(components)
     context = BrainContext(components.distribution, target.vocabulary, settings.llm)
     brains.build(settings.brain, context)
-    console.print(f"{target.notice}\n", markup=False, soft_wrap=True)
+    for text in (target.notice, f"Warning: {caveat}" if caveat else ""):
+        if text:
+            console.print(f"{text}\n", markup=False, soft_wrap=True)
     begins = components.begins_with_baseline
     if begins:
         what = "measures your model"

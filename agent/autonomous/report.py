@@ -28,7 +28,7 @@ from tools import tasks
 from tools.evaluate_real import read_sealed
 
 # Kinds of journal events that the report lists.
-REPORTED_EVENTS = ("resumed", "warning", "fallback", "fault", "paused", "ended")
+REPORTED_EVENTS = ("resumed", "fallback", "fault", "paused", "ended")
 
 
 def write_report(home: Path, name: str, components: Components | None = None) -> Path:

@@ -33,7 +33,7 @@ from memory.user_folders import replacing
 from tools.data.export import Source, export
 from tools.data.jobs import shards_of
 from tools.evaluate_real import read_sealed
-from tools.models.dstm_file import load_model
+from tools.models.dstm_file import read_weights
 from tools.targets import Target, licence_of
 
 BEST, DATASET = "best", "dataset"
@@ -109,11 +109,11 @@ def write_best(
     assert best.training and best.report  # chosen by its score
     place = folder / BEST
     model = folder / best.training.model
-    _, meta = load_model(model)
+    weights, meta = read_weights(model)
     tests = [report for report in sealed if report.round == best.number]
     text = _model_card(folder.name, settings, target, best, tests, delivery)
     with replacing(place) as new:
-        write_bytes(new / "model.safetensors", (model / "model.safetensors").read_bytes())
+        write_bytes(new / "model.safetensors", weights)
         write_json(new / "model.json", meta | {"image_shape": list(target.image_shape)})
         program = resources.files("agent.autonomous").joinpath("predict.py.txt")
         write_bytes(new / "predict.py", program.read_bytes())

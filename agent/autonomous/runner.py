@@ -200,17 +200,21 @@ def begin(
         Effects, brain, and the fallback of a brain of the settings.
     """
     session = components.session
-    if not has_baseline(session.journal):
-        check_parts(components)
+    caveat = "" if has_baseline(session.journal) else check_parts(components)
     _ = components.trainer
     distribution = _open_journal(session, components)
+    if caveat:
+        components.fault("values assumed", caveat)
     context = BrainContext(distribution, components.target.vocabulary, session.settings.llm)
     used, fallback = (brain, None) if brain else _brains(session, context)
     return effects or LiveEffects(components), used, fallback
 
 
-def check_parts(components: Components) -> None:
+def check_parts(components: Components) -> str:
     """Build what a session trains, so that it does not fail after images are drawn.
+
+    Returns:
+        The model's caveat, see `tools.tasks.Model`.
 
     Raises:
         SettingsError: No model can be trained as the settings say, or the photographs have no
@@ -226,9 +230,12 @@ def check_parts(components: Components) -> None:
             f"dstm.task is {task.name!r}, but the photographs of {target.name!r} have no "
             f"{' and no '.join(missing)}. Set dstm.task={target.task}."
         )
-    if components.given_model is None:
+    if components.given_model:
+        model, _ = components.given_model
+    else:
         with reproducible(0, "cpu"):
-            task.build_model(target.image_shape, len(names), components.dstm)
+            model = task.build_model(target.image_shape, len(names), components.dstm)
+    return model.caveat
 
 
 def _run_round(

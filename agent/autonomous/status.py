@@ -11,7 +11,7 @@ from agent.brains import planner_of
 from agent.config.settings import Settings
 from agent.loop.schedule import schedule
 from agent.session.control import Condition, condition
-from agent.session.folder import State, folder_of, state_of, stored_settings
+from agent.session.folder import SessionState, folder_of, state_of, stored_settings
 from agent.session.limits import HOUR_S, Best, best_round
 from agent.steering.preferences import active_preferences
 from eval.delivery import Delivery
@@ -48,7 +48,7 @@ class Status(NamedTuple):
     """
 
     name: str
-    state: State
+    state: SessionState
     stage: str
     score: Best | None
     rows: Sequence[tuple[str, str]]
@@ -89,7 +89,7 @@ def read_status(home: Path, name: str) -> Status:
     )
     if planned:
         rows.append(("schedule", f"round {min(planned)} on {schedule_text([*planned.values()])}"))
-    rows += budget(settings, events, past, worked_s, gpu_s)
+    rows += budget_rows(settings, events, past, worked_s, gpu_s)
     if (folder / LOG).exists():
         rows.append(("log", str(folder / LOG)))
     if (folder / "report.html").exists():
@@ -120,7 +120,7 @@ def deciders(brain: str, events: Sequence[Event]) -> str:
     return f"{text}; the last time, as {one_line(reasons[-1], _REASON)}" if reasons else text
 
 
-def budget(
+def budget_rows(
     settings: Settings,
     events: Sequence[Event],
     past: Sequence[Round],
@@ -159,7 +159,7 @@ def table(status: Status) -> Table:
     return Table((), rows)
 
 
-def _because(name: str, now: Condition, events: Sequence[Event], state: State) -> str:
+def _because(name: str, now: Condition, events: Sequence[Event], state: SessionState) -> str:
     beat = now.heartbeat
     if state in ("paused", "failed") and beat:
         return f": {beat.why}"

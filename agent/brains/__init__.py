@@ -25,7 +25,7 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.runnables.config import ensure_config, merge_configs
 from tenacity import RetryCallState
 
-from agent.config.settings import LLMSettings
+from agent.config.sections import LLMSettings
 from agent.planners import AttributeDistribution, Observation
 from memory.errors import BrainError, SettingsError, ShapingError
 from memory.events import ModelCallEvent

@@ -18,7 +18,7 @@ from agent.brains import BrainContext
 from agent.brains.actions import Json
 from agent.brains.failures import check_scheme
 from agent.brains.remote import RemoteModel, Server
-from agent.config.settings import LLMSettings
+from agent.config.sections import LLMSettings
 from memory.addresses import is_local, warn_of_plain_key
 from memory.errors import SettingsError
 

@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from pydantic import Field
 
 from agent.brains import Brain, BrainContext, ChatBrain, build
-from agent.brains.actions import Json
 from agent.brains.remote import CallError, RemoteModel
 from memory.errors import BrainError
 from memory.events import ProbeEvent
 from memory.journal import Journal
 from memory.records import Record
 
-_SLICES = ("dark", "bright", "cracked")
-_TOOL: Json = {
-    "type": "function",
-    "function": {
-        "name": "pick_slice",
-        "description": "Pick the slice that needs more images.",
-        "parameters": {
-            "type": "object",
-            "properties": {"slice": {"type": "string", "enum": list(_SLICES)}},
-            "required": ["slice"],
-        },
-    },
-}
+Slice = Literal["dark", "bright", "cracked"]
+
+
+def pick_slice(slice: Slice) -> None:  # noqa: A002
+    """Pick the slice that needs more images."""
+
+
 _MESSAGES = [
     SystemMessage("You choose which images a vision model is trained on. Answer by calling tools."),
     HumanMessage(
@@ -62,7 +55,7 @@ def probe(brain: RemoteModel) -> Probe:
     for mode in modes:
         started = time.monotonic()
         try:
-            answer = brain.with_mode(mode).bind_tools([_TOOL]).invoke(_MESSAGES)
+            answer = brain.with_mode(mode).bind_tools([pick_slice]).invoke(_MESSAGES)
         except CallError as error:
             if not error.reached:
                 raise
@@ -119,7 +112,7 @@ def _is_right(answer: AIMessage) -> bool:
     return (
         not in_text
         and [c["name"] for c in answer.tool_calls] == ["pick_slice"]
-        and all(c["args"].get("slice") in _SLICES for c in answer.tool_calls)
+        and all(c["args"].get("slice") in get_args(Slice) for c in answer.tool_calls)
     )
 
 

@@ -46,7 +46,7 @@ from agent.brains.actions import (
 )
 from agent.brains.failures import advice, reason_of
 from agent.brains.spending import PICTURE_TOKENS
-from agent.config.settings import LLMSettings
+from agent.config.sections import LLMSettings
 from memory.errors import BrainError
 
 MAX_CALLS = 8

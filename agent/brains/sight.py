@@ -16,7 +16,7 @@ from agent.brains import Brain, ChatBrain
 from agent.brains.actions import without_thoughts
 from agent.brains.remote import CallError
 from agent.brains.spending import PICTURE_TOKENS, estimate_tokens
-from agent.config.settings import LLMSettings
+from agent.config.sections import LLMSettings
 from eval.montage import SHEET_PX
 from memory.errors import SettingsError
 from memory.events import ProbeEvent

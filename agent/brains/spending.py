@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from langchain_core.messages import AIMessage, BaseMessage
 
 from agent.brains import planner_of
-from agent.config.settings import LLMSettings
+from agent.config.sections import LLMSettings
 from eval.montage import SHEET_PX
 from memory.errors import SettingsError
 from memory.events import ChatCallEvent, Event, ModelCallEvent

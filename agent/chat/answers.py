@@ -199,7 +199,7 @@ def expected(expectation: Expectation) -> str:
     return f"{text}; changes {', '.join(changes)}." if changes else f"{text}."
 
 
-def pixel_classes(report: Report) -> dict[str, Estimate]:
+def iou_by_class(report: Report) -> dict[str, Estimate]:
     """Return the IoU of each class of pixels."""
     names = {name: re.fullmatch(r"iou[ _](.+)", name) for name in report.metrics}
     return {match[1]: report.metrics[name] for name, match in names.items() if match}
@@ -211,7 +211,7 @@ def class_lines(past: Sequence[Round], vocabulary: Vocabulary) -> list[Block]:
     if not known:
         return [Line("Nothing is measured yet.")]
     last, report, _ = known[-1]
-    by_class = pixel_classes(report)
+    by_class = iou_by_class(report)
     figure = "IoU" if by_class else "accuracy"
     by_class = by_class or {
         score.key: score.accuracy
@@ -260,8 +260,8 @@ def data_lines(past: Sequence[Round], settings: Settings, n_sealed: int | None) 
     return blocks
 
 
-def prompt_lines(past: Sequence[Round], audited: bool) -> list[Block]:
-    """Return what the audit kept of each prompt and its credit, the worst first.
+def prompt_lines(past: Sequence[Round], audited: bool, best: bool = False) -> list[Block]:
+    """Return what the audit kept of each prompt and its credit: the worst first, or the best.
 
     The credit is the change of the accuracy of its slices that is put down to its images, added up.
     """
@@ -274,13 +274,16 @@ def prompt_lines(past: Sequence[Round], audited: bool) -> list[Block]:
             found.append((rate, sum(changes), prompt, bool(changes), prompt.id in kept))
     if not any(is_made for *_, is_made in found):
         return [Line("No images are made yet, so prompts cannot be compared.")]
-    found = sorted((f for f in found if f[-1]), key=lambda f: f[:2])
+    # The best is what gained most, not what was drawn best.
+    key = (lambda f: (f[1], f[0])) if best else (lambda f: f[:2])
+    found = sorted((f for f in found if f[-1]), key=key, reverse=best)
     rows: list[list[Cell]] = [
         [p.id, one_line(p.text, 60), str(p.count), percent(rate) if audited else None,
          signed(change) if has_credit else None]
         for rate, change, p, has_credit, _ in found[:_N_PROMPTS]
     ]  # fmt: skip
-    title = f"{len(rows)} of {plural(len(found), 'prompt')}, fewest kept and least credit first"
+    order = "most credit" if best else "fewest kept and least credit"
+    title = f"{len(rows)} of {plural(len(found), 'prompt')}, {order} first"
     columns = ["prompt", "text", "images", "kept", "credit"]
     return [Table(columns, rows, title, columns[2:]), Line("/show ID shows the images of one.")]
 
@@ -323,7 +326,7 @@ def slice_lines(
         figure = "accuracy"
         if "iou" in attributes:
             figure, (name,) = "IoU", attributes["iou"]
-            scores = [(r, by[name]) for r, rep, _ in known if name in (by := pixel_classes(rep))]
+            scores = [(r, by[name]) for r, rep, _ in known if name in (by := iou_by_class(rep))]
         if scores:
             last, value = scores[-1]
             text = f"{name} in round {last.label}: {figure} {estimate_text(value)}"

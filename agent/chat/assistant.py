@@ -26,7 +26,7 @@ from agent.chat.live import LiveSession
 from agent.chat.queries import Queries
 from agent.session.limits import best_round
 from agent.steering.preferences import MAX_FACTOR, Preference
-from eval.report.blocks import Block, Line, plain, verdict_text
+from eval.report.blocks import Block, Line, plain_text, verdict_text
 from memory.errors import BrainError
 from memory.events import ChatCallEvent, Tokens
 from prompts.printable import one_line
@@ -114,13 +114,13 @@ class ChatAssistant:
             return [b.text for b in self._queries.worth() if isinstance(b, Line) if b.style]
         if claim.topic == "audit":
             lines = data_lines(past, self._live.session.settings, None)
-            return plain(lines).splitlines()[:1]
+            return plain_text(lines).splitlines()[:1]
         blocks: list[Block] = []
         for key in claim.keys:
             pairs = [pair.partition("=") for pair in key]
             named: dict[str, tuple[str, ...]] = {name: (value,) for name, _, value in pairs}
             blocks += self._queries.about(named) if named else trend_lines(past)
-        return plain(blocks).splitlines()
+        return plain_text(blocks).splitlines()
 
     def _preferences(self, arguments: dict[str, Any]) -> tuple[Preference, ...]:
         """Return the preferences of a call of `prefer`, validated like those of the grammar."""

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from agent.chat.answers import is_worth, pixel_classes
+from agent.chat.answers import iou_by_class, is_worth
 from agent.chat.figures import mentions
 from agent.steering.lexicon import Lexicon
 from eval.report.text import overlap
@@ -118,7 +118,7 @@ class _Reader:
         self._scores: dict[int, dict[Key, Estimate]] = {}
         for one in past:
             if one.report and (main := one.main_figure):
-                by_class = pixel_classes(one.report).items()
+                by_class = iou_by_class(one.report).items()
                 self._scores[one.number] = {
                     _MAIN: main,
                     **{frozenset({f"iou={name}"}): value for name, value in by_class},

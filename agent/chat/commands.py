@@ -45,7 +45,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "baseline": Command("", "whether images help: round 0 and the latest round", True),
     "worth": Command("", "whether another round is worth it: trend and cost", True),
-    "prompts": Command("", "what was kept of each prompt and its credit, the worst first", True),
+    "prompts": Command(
+        "[best]", "what was kept of each prompt and its credit, the worst or best first", True
+    ),
     "files": Command("", "where report, model and images are, and how to export them", True),
     "classes": Command("", "figures of each class, the worst first", True),
     "data": Command("", "photographs and images: how many, how many were kept", True),

@@ -15,21 +15,21 @@ from agent.chat.agreement import says_command, says_preference
 from agent.chat.answers import plan_blocks
 from agent.chat.assistant import ChatAssistant
 from agent.chat.commands import COMMANDS
+from agent.chat.controls import SessionControls
 from agent.chat.live import LiveSession, SessionEvent
 from agent.chat.plan_edits import added, edited, read_addition, remade
-from agent.chat.preferences import SCHEDULE
+from agent.chat.preferences import MADE_BEFORE
 from agent.chat.queries import Queries
 from agent.chat.replies import not_taken, which_data
 from agent.loop.approval import ApprovalDecision, ApprovalRequest
 from agent.loop.live_effects import LiveEffects
 from agent.loop.proposals import Proposals
 from agent.planners import PlanDraft
-from agent.session.limits import HOUR_S
-from agent.steering.arguments import number_of, unquoted, whole_number
+from agent.steering.arguments import unquoted
 from agent.steering.clauses import parse
 from agent.steering.grammar import MAX_CHARS, ParseResult
 from agent.steering.preferences import Addition, Preference, bounds, say_effects
-from eval.report.blocks import Block, Line, round_lines, schedule_text
+from eval.report.blocks import Block, Line, round_lines
 from memory.errors import ShapingError, ToolError, unknown
 from memory.events import AdditionEvent, PlanEditEvent
 from memory.journal import Journal
@@ -42,19 +42,6 @@ _ANSWERED = (
     'another round worth it?", "which class is worst?", "what has changed?", "what does it cost?", '
     '"show me ...". A language model as the brain (--brain) answers freely.'
 )
-# Of `/budget NAME VALUE`: the setting, what reads its value, and what it means beside hours spent.
-_BUDGETS: dict[str, tuple[str, Callable[[str], float], str]] = {
-    "images": ("images_per_round", lambda text: whole_number(text, 100_000), "{} images a round"),
-    "total": ("max_images", lambda text: whole_number(text, 10**7), "at most {} images in all"),
-    "hours": (
-        "max_hours", lambda text: number_of(text, 0.001, 10_000),
-        "at most {:g} hours of work in all, of which {:.3g} are spent",
-    ),
-    "score": (
-        "target_score", lambda text: number_of(text, 0, 1),
-        "it ends when a round scores {:g} on feedback",
-    ),
-}  # fmt: skip
 
 
 class Conversation:
@@ -64,6 +51,7 @@ class Conversation:
         self.live = live
         self._queries = Queries(live)
         self._preferences = self._queries.preferences
+        self._controls = SessionControls(live, self._queries)
         self._assistant = ChatAssistant(live, self._queries)
         self._done: tuple[str, list[str]] | None = None
         self._asking: threading.Thread | None = None
@@ -74,7 +62,9 @@ class Conversation:
         }
 
     def _places(self, name: str) -> list[tuple[object, str]]:
-        return [(self, f"_{name}"), (self._queries, name), (self._preferences, name)]
+        of_controls = "resume" if name == "continue" else name
+        places = [(self, f"_{name}"), (self._controls, of_controls)]
+        return [*places, (self._queries, name), (self._preferences, name)]
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -123,7 +113,8 @@ class Conversation:
             question: ApprovalRequest = event.record
             if question.kind == "words":
                 return [Line(f"The agent asks: {one_line(question.text)}", "bold")]
-            return self._queries.summary(question)
+            older = self._preferences.changed_after(question.key)
+            return self._queries.summary(question) + [MADE_BEFORE] * older
         if event.kind == "blocks":
             return list(event.record)
         if event.kind == "round":
@@ -251,8 +242,7 @@ class Conversation:
         question = self.live.question
         is_new = any(name not in earlier for name in self._preferences.ids())
         if is_new and question is not None and question.kind == "plan":
-            text = "The plan that waits was made before; /approve accepts it as it is"
-            blocks.append(Line(f"{text}, /reject has it made again."))
+            blocks.append(MADE_BEFORE)
         return blocks
 
     # -- commands --------------------------------------------------------------------------------
@@ -316,101 +306,6 @@ class Conversation:
     def _synthetic(self, text: str) -> list[Block]:
         dstm, past = self.live.session.settings.dstm, self._queries.rounds()
         return self._preferences.mix(text, dstm, past) if text else self._queries.synthetic()
-
-    def _budget(self, text: str) -> list[Block]:
-        name, _, value = map(str.strip, text.replace("=", " ").strip().partition(" "))
-        if not name:
-            return self._queries.budget()
-        if name == "schedule":
-            return self._preferences.schedule(value)
-        if name == "rounds" and value:
-            return self._rounds(whole_number(value, 100_000))
-        if name not in _BUDGETS or not value:
-            raise ToolError(
-                "Say e.g. /budget rounds 6, /budget images 120 (of each round), /budget total 500 "
-                f"(images in all), {SCHEDULE}, /budget hours 2, or /budget score 0.7."
-            )
-        key, read, meaning = _BUDGETS[name]
-        if key == "images_per_round" and (planned := self._queries.schedule()):
-            text = schedule_text([*planned.values()])
-            raise ToolError(f"Round {min(planned)} on makes {text}; say e.g. {SCHEDULE}.")
-        amount = read(value)
-        self.live.change_budget(**{key: amount})
-        text = meaning.format(amount, self.live.session.control.worked_s / HOUR_S)
-        return [Line(f"Understood: {text}, from the next round on.", "good")]
-
-    def _rounds(self, number: int) -> list[Block]:
-        done = self.live.session.n_done()
-        if number < max(done, 1):
-            raise ToolError(f"{done} rounds are done already; say {max(done, 1)} or more.")
-        self.live.change_budget(rounds=number)
-        rounds = f"{number} round{'s' if number > 1 else ''}"
-        return [Line(f"Understood: {rounds} in all, from the next round on.", "good")]
-
-    def _pause(self, text: str) -> list[Block]:
-        state = self.live.progress.state
-        if state in ("idle", "finished", "failed"):
-            return [Line("Nothing runs; /continue goes on.")]
-        if state == "paused":
-            return [Line("It is paused; /continue goes on.")]
-        self.live.pause()
-        if state == "waiting":
-            return [Line("It waits for you anyway; its clock stands still.", "good")]
-        return [Line("It holds at the next safe point.", "good")]
-
-    def _continue(self, text: str) -> list[Block]:
-        if text:
-            more = whole_number(text, 10_000)
-            blocks = self._rounds(self.live.session.n_done() + more)
-            self.live.start()
-            return blocks
-        state = self.live.progress.state
-        settings = self.live.session.settings.session
-        if state == "finished" and self.live.session.n_done() >= settings.rounds:
-            return [Line(f"All {settings.rounds} rounds are done; /budget rounds N gives more.")]
-        self.live.start()
-        if state == "waiting":
-            return [Line("It waits for you: /approve, /edit or /reject.")]
-        return [Line("Going on.", "good")]
-
-    def _stop(self, text: str) -> list[Block]:
-        if text and text not in ("round", "now"):
-            raise ToolError("Say /stop, or /stop round to stop after this round.")
-        if self.live.progress.state in ("idle", "finished", "failed"):
-            return [Line("Nothing runs; /continue goes on.")]
-        self.live.stop(after_round=text == "round")
-        if text == "round":
-            return [Line("It stops after this round.", "good")]
-        later = f"Later: /continue, or shaping chat {self.live.session.name}"
-        return [Line(f"It stops at the next safe point. {later}", "good")]
-
-    def _undo(self, text: str) -> list[Block]:
-        plan = self._queries.last_plan()
-        if plan is None:
-            raise ToolError("There is no accepted plan yet that could be taken back.")
-        if not self.live.undo():
-            raise ToolError("A round is being taken back already; say it again after that.")
-        return [Line(f"Round {plan.round} is taken back at the next safe point.", "good")]
-
-    def _fork(self, text: str) -> list[Block]:
-        from agent.session.fork import fork
-
-        if not text:
-            raise ToolError("Say how the new session is to be called: /fork NAME")
-        session = self.live.session
-        done = session.n_done()
-        if not done:
-            raise ToolError("No round is done yet that a fork could share.")
-        name = fork(session.settings.home, session.name, done + 1, text)
-        return [Line(f"{name} shares rounds 1 to {done}. Open it: shaping chat {name}", "good")]
-
-    def _report(self, text: str) -> list[Block]:
-        from agent.autonomous.report import write_report
-
-        if not self._queries.rounds():
-            return [Line("There is nothing to report yet.")]
-        session = self.live.session
-        return [Line(f"Report: {write_report(session.settings.home, session.name)}")]
 
     # -- helpers ---------------------------------------------------------------------------------
 

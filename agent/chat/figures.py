@@ -99,8 +99,8 @@ def unsupported(
         last: The last measured round, which figures without a round are of.
         best: The best one.
     """
-    lines = [(figures(line, lexicon), *_kinds(line)) for line in facts]
-    asked = figures(question, lexicon)
+    lines = [(figures_in(line, lexicon), *_kinds(line)) for line in facts]
+    asked = figures_in(question, lexicon)
     asked_slices = [name for _, name in mentions(question.lower(), lexicon)[1]]
     wrong: list[str] = []
     carried: frozenset[str] = frozenset()
@@ -109,7 +109,7 @@ def unsupported(
         rounds |= {0} if _OF_BASELINE.search(sentence.lower()) else set()
         rounds |= {best} if _OF_BEST.search(sentence.lower()) else set()
         rounds |= {int(n) for n in re.findall(r"round (\d+)", question.lower())}
-        found = figures(sentence, lexicon)
+        found = figures_in(sentence, lexicon)
         metrics, compared = _kinds(sentence)
         named = [name for _, name in mentions(sentence.lower(), lexicon)[1]]
         metrics -= {"worst"} if named else set()  # "dark is worst at 0.57"
@@ -174,7 +174,7 @@ def _kinds(line: str) -> tuple[set[str], set[int | None]]:
     return set(_METRIC.findall(text)), {int(n) for n in re.findall(r"\bround (\d+)", text)}
 
 
-def figures(text: str, lexicon: Lexicon) -> list[Figure]:
+def figures_in(text: str, lexicon: Lexicon) -> list[Figure]:
     """Return the figures of a text with what they are about."""
     line = text.lower().replace("\N{MINUS SIGN}", "-")
     line = re.sub(r"(?<=\d),(?=\d{3}\b)", "", line)

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from agent.config.settings import LimitSettings
+from agent.config.sections import LimitSettings
 from agent.loop.approval import ApprovalDecision, ApprovalRequest
 from agent.loop.components import Components
 from agent.loop.observer import Observer
@@ -26,7 +26,7 @@ from eval.report.text import plural
 from memory.errors import ShapingError, Stopped
 from memory.records import Plan, Round
 
-State = Literal["idle", "working", "waiting", "paused", "finished", "failed"]
+LiveState = Literal["idle", "working", "waiting", "paused", "finished", "failed"]
 """idle: not started, or stopped; waiting: for an answer; finished: by a limit of the session."""
 
 AT_REST = ("idle", "finished", "failed")
@@ -40,7 +40,7 @@ class Progress:
     """Where a live session stands.
 
     Attributes:
-        state: See `State`.
+        state: See `LiveState`.
         round: Number of the round, 0 before the first.
         stage: Name of the stage in hand.
         done: How much of the stage is done, in `unit`.
@@ -50,7 +50,7 @@ class Progress:
         auto_s: Seconds until the plan is approved without an answer, or None.
     """
 
-    state: State
+    state: LiveState
     round: int = 0
     stage: str = ""
     done: int = 0
@@ -216,7 +216,7 @@ class LiveSession:
                 self.question = question
                 self._start_clock()
 
-    def wait(self, timeout_s: float | None = None) -> State:
+    def wait(self, timeout_s: float | None = None) -> LiveState:
         """Wait until nothing goes on without the person; return the state."""
         with self._changed:
             self._changed.wait_for(lambda: self._settled(), timeout_s)
@@ -269,7 +269,7 @@ class LiveSession:
 
         self.error, self.before = None, "stopped"
         control, journal = self.session.control, self.session.journal
-        state: State
+        state: LiveState
         try:
             clear_undone(self.session, self.components.memory)
             control.check(between_stages=True)
@@ -303,7 +303,7 @@ class LiveSession:
             return is_open and self._deadline is None
         return state in (*AT_REST, "paused") and not self._wanted
 
-    def _set(self, state: State | None = None, **where: Any) -> None:
+    def _set(self, state: LiveState | None = None, **where: Any) -> None:
         with self._changed:
             self._progress = replace(self._progress, state=state or self._progress.state, **where)
             self._changed.notify_all()

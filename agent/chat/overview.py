@@ -5,7 +5,7 @@ Nothing is kept: a session goes on while a person talks.
 
 from __future__ import annotations
 
-from agent.chat.answers import pixel_classes
+from agent.chat.answers import iou_by_class
 from agent.chat.live import LiveSession
 from agent.chat.preferences import PreferenceStore
 from agent.loop.schedule import schedule
@@ -57,7 +57,7 @@ class Overview:
     def with_pixel_classes(self) -> Lexicon:
         """Return the words of the target, and the classes of pixels that have an IoU."""
         report = self.last_report()
-        names = list(pixel_classes(report)) if report else []
+        names = list(iou_by_class(report)) if report else []
         return Lexicon(self.vocabulary, names) if names else self.lexicon
 
     def pixel_classes_in(self, text: str) -> dict[str, tuple[str, ...]]:

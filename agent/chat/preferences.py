@@ -20,8 +20,8 @@ from agent.steering.preferences import (
     STEERING,
     SYNTHETIC,
     Addition,
-    Effect,
     Preference,
+    PreferenceEffect,
     active_preferences,
     additions,
     effects,
@@ -30,13 +30,23 @@ from agent.steering.preferences import (
 from agent.steering.steer import drawable, possible
 from eval.report.blocks import Block, Line
 from memory.errors import ToolError, unknown
-from memory.events import AdditionEvent, ForgetEvent, OpeningEvent, SteeredEvent, WishEvent
+from memory.events import (
+    AdditionEvent,
+    ForgetEvent,
+    OpeningEvent,
+    ProposedEvent,
+    SteeredEvent,
+    WishEvent,
+)
 from memory.records import LaterRound, Round, slice_key
 from prompts.printable import one_line
 from tools.settings import DEFAULT_SHARE, DstmSettings
 from tools.targets import Target
 
 SCHEDULE = "/budget schedule 100, 300 60% poly, 200"
+MADE_BEFORE = Line(
+    "The plan that waits was made before; /approve accepts it as it is, /reject has it made again."
+)
 # More than a person can keep in mind, and than a prompt should say.
 MAX_PREFERENCES = 30
 
@@ -68,7 +78,7 @@ class PreferenceStore:
         """Return the additions that no plan has taken up yet."""
         return additions(self._journal.events(*STEERING))
 
-    def effects(self) -> list[tuple[Preference, Effect]]:
+    def effects(self) -> list[tuple[Preference, PreferenceEffect]]:
         """Return what became of the preferences so far."""
         events = self._journal.events(*STEERING)
         return effects(active_preferences(events), events, self._session.rounds())
@@ -76,6 +86,14 @@ class PreferenceStore:
     def ids(self) -> list[str]:
         """Return the ids of what a person can take back."""
         return [p.id for p in self.active()] + [addition.id for addition in self.additions()]
+
+    def changed_after(self, question: str) -> bool:
+        """Return whether a preference was stated or taken back after a plan was proposed.
+
+        question: the key of the question about the plan, approval/ROUND/CALL.
+        """
+        events = self._journal.events(ProposedEvent, WishEvent, ForgetEvent)
+        return f"proposed/{question.removeprefix('approval/')}" in [e.key for e in events[:-1]]
 
     def next_round(self) -> int:
         """Return the round whose plan is the next to be accepted."""
@@ -261,9 +279,11 @@ class PreferenceStore:
             if not ids:
                 raise ToolError("There is no preference that could be taken back.")
             raise ToolError(unknown("preference", one_line(text, 40), ids))
+        known = {p.id: f"{p.id} ({p.say()})" for p in self.active()}
         for name in chosen:
             self._journal.append(ForgetEvent(key=f"forget/{name}", id=name))
-        return [Line(f"Forgotten: {', '.join(chosen)}.", "good")]
+        names = ", ".join(known.get(name, name) for name in chosen)
+        return [Line(f"Forgotten: {names}.", "good")]
 
     def back(self, text: str = "") -> list[Block]:
         """Take back the last addition, or the preferences of the last sentence, if not followed."""

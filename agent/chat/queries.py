@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 
-from agent.autonomous.status import budget, read_delivery
+from agent.autonomous.status import budget_rows, read_delivery
 from agent.chat import pictures
 from agent.chat.answers import (
     class_lines,
     data_lines,
     expected,
     history_lines,
+    iou_by_class,
     mix_lines,
-    pixel_classes,
     plan_blocks,
     plan_summary,
     prompt_lines,
@@ -40,7 +40,7 @@ from eval.report.blocks import (
     failure_lines,
     failure_table,
     hit_table,
-    plain,
+    plain_text,
     plan_lines,
     plan_table,
     schedule_text,
@@ -53,6 +53,7 @@ from memory.errors import DataError, ToolError, unknown
 from memory.events import ChatCallEvent, EndedEvent, ModelCallEvent, RoundDoneEvent
 from memory.records import Plan, PromptSpec
 from prompts.printable import one_line
+from tools.targets import SPLITS
 
 # Slices in the facts of a language model, the worst first.
 _N_SLICES = 12
@@ -94,12 +95,12 @@ class Queries(Overview):
         worst = sorted(report.slices, key=lambda s: s.accuracy.value)[:_N_SLICES] if report else ()
         for score in worst:
             blocks += self.about({key: (value,) for key, value in score.attributes.items()})
-        classes = pixel_classes(report) if report else {}
+        classes = iou_by_class(report) if report else {}
         for name in sorted(classes, key=lambda name: classes[name].value)[:_N_SLICES]:
             blocks += self.about({"iou": (name,)})
         failures = next((r.failures for r in reversed(past) if r.failures), ())
         blocks += failure_lines(failures)
-        return list(dict.fromkeys(plain(blocks).splitlines()))
+        return list(dict.fromkeys(plain_text(blocks).splitlines()))
 
     def failures(self, text: str = "") -> list[Block]:
         """Show where the model fails on real photographs; of a slice, with pictures."""
@@ -275,9 +276,9 @@ class Queries(Overview):
         return class_lines(self.rounds(), self.vocabulary)
 
     def prompts(self, text: str = "") -> list[Block]:
-        """Show what was kept of each prompt, and its credit."""
+        """Show what was kept of each prompt, and its credit; text: "best" for these first."""
         audited = self._live.session.settings.audit.method != "none"
-        return prompt_lines(self.rounds(), audited)
+        return prompt_lines(self.rounds(), audited, text == "best")
 
     def files(self, text: str = "") -> list[Block]:
         """Show where the files of the session are, and the commands that export them."""
@@ -303,8 +304,11 @@ class Queries(Overview):
         session = self._live.session
         delivery = read_delivery(session.folder)
         n_sealed = delivery.changes[0].difference.n if delivery else None
+        target = self._live.components.target
+        sizes = ", ".join(f"{name} {len(target.split(name))}" for name in SPLITS)
         source = f"Data: {session.settings.data}, target {session.settings.target.name}."
-        return [Line(source), *data_lines(self.rounds(), session.settings, n_sealed)]
+        photographs = Line(f"{source} Photographs: {sizes}.")
+        return [photographs, *data_lines(self.rounds(), session.settings, n_sealed)]
 
     def synthetic(self) -> list[Block]:
         """Show which share of a training's draws are generated images."""
@@ -341,7 +345,7 @@ class Queries(Overview):
     def budget(self) -> list[Block]:
         """Show what is spent and left."""
         session = self._live.session
-        rows = budget(
+        rows = budget_rows(
             session.settings,
             session.journal.events(RoundDoneEvent, ModelCallEvent, ChatCallEvent),
             self.rounds(),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agent.chat.answers import pixel_classes
+from agent.chat.answers import iou_by_class
 from agent.chat.commands import near_command
 from agent.chat.overview import Overview
 from agent.chat.preferences import SCHEDULE
@@ -91,7 +91,7 @@ def _unknown(words: Sequence[str], overview: Overview) -> str:
     if words:
         text = f"Not understood: {', '.join(one_line(word, 30) for word in words[:_MAX_WORDS])}."
     report = overview.last_report()
-    by_class = pixel_classes(report) if report else {}
+    by_class = iou_by_class(report) if report else {}
     if named := [name for word in words if (name := word.rstrip("s")) in by_class]:
         return (
             f"{text} {named[0]!r} is a class of pixels (IoU {by_class[named[0]].value:.3f}), which "

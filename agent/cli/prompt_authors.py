@@ -10,10 +10,11 @@ from typing import Any, Literal, get_args
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field
 
 from agent.brains.spending import Spending
-from agent.config.settings import LLMSettings
+from agent.config.sections import LLMSettings
 from agent.planners import AttributeDistribution
 from agent.steering.lexicon import Lexicon
 from eval.metrics import wilson
@@ -31,23 +32,14 @@ _MAX_EARLIER = 40
 _MAX_REJECTED = 3
 # Draws of the grammar per prompt that is wanted, before it counts as exhausted.
 _TRIES = 20
-_TOOL: dict[str, Any] = {
-    "type": "function",
-    "function": {
-        "name": "write_prompts",
-        "description": "Hand in new prompts, one image each.",
-        "parameters": {
-            "type": "object",
-            "properties": {"prompts": {"type": "array", "items": {"type": "string"}}},
-            "required": ["prompts"],
-        },
-    },
-}
-
 Reason = Literal["malformed", "lost", "contradicting", "duplicate"]
 """Why a prompt is dropped: no text, empty, too long or not printable; it does not say an attribute
 that was asked for; it says another value of one; it is there already."""
 REASONS: tuple[Reason, ...] = get_args(Reason)
+
+
+def write_prompts(prompts: list[str]) -> None:
+    """Hand in new prompts, one image each."""
 
 
 @dataclass(frozen=True)
@@ -177,16 +169,17 @@ def ask(
         BrainError: If the model fails before it wrote a prompt.
     """
     kept, spending = _Kept(request), Spending(author, llm)
+    tool = convert_to_openai_tool(write_prompts)
     rejected: list[str] = []
     stopped: str | None = None
     n_calls = fruitless = 0
     while len(kept.texts) < n and not stopped:
         n_before, n_wanted = len(kept.texts), min(ASK_AT_ONCE, n - len(kept.texts))
         question = _question(request, n_wanted, list(kept.texts.values()), rejected)
-        if stopped := spending.reason_against([question], [_TOOL]):
+        if stopped := spending.reason_against([question], [tool]):
             break
         try:
-            answer = model.bind_tools([_TOOL]).invoke([question])
+            answer = model.bind_tools([tool]).invoke([question])
         except BrainError as error:
             if not kept.texts:
                 raise

@@ -24,7 +24,7 @@ from agent.brains import planner_brain
 from agent.brains.policy import PlannerBrain
 from agent.config.settings import Settings
 from agent.experiments.arms import Arm
-from agent.experiments.pool import Pool, cell_of
+from agent.experiments.image_cache import ImageCache, cell_of
 from agent.loop.components import Components
 from agent.loop.live_effects import LiveEffects
 from agent.loop.observer import Observer
@@ -36,11 +36,11 @@ from agent.session.folder import Session, open_session
 from eval.compare import ORACLE
 from memory.events import Event
 from memory.files import make_folder, write_bytes, write_json
-from memory.items import Hit, MemoryItem
+from memory.items import MemoryItem, SearchHit
 from memory.records import Failure, Plan, PromptSpec, Report, Round, SliceScore, Training, digest
 from prompts.vocabulary import Vocabulary
 from tools.data.jobs import round_folder, shards_of, write_missing
-from tools.data.samples import Pool as Images
+from tools.data.samples import Pool
 from tools.data.selected import choices, read_choice
 from tools.data.shards import write_shard
 from tools.data.stored_images import contents
@@ -147,7 +147,7 @@ def shuffled(past: Round, seed: int) -> Round:
 
 
 @dataclass(frozen=True)
-class PoolShards:
+class CachedShards:
     """Makes shards of the images of a pool, where a session's executor would draw them.
 
     Attributes:
@@ -155,7 +155,7 @@ class PoolShards:
         session: Of the arm, whose earlier rounds have used some of them.
     """
 
-    pool: Pool
+    pool: ImageCache
     session: Session
 
     def write_missing(
@@ -199,7 +199,9 @@ class ArmEffects(LiveEffects):
         super().__init__(components)
         self._models = models
 
-    def recall(self, round_number: int, query: str) -> tuple[Sequence[MemoryItem], Sequence[Hit]]:
+    def recall(
+        self, round_number: int, query: str
+    ) -> tuple[Sequence[MemoryItem], Sequence[SearchHit]]:
         """Return nothing."""
         return (), ()
 
@@ -207,7 +209,7 @@ class ArmEffects(LiveEffects):
         """Return nothing."""
         return "There is no memory."
 
-    def _similar(self, plan: Plan) -> dict[str, list[Hit]]:
+    def _similar(self, plan: Plan) -> dict[str, list[SearchHit]]:
         return {}
 
     def remember(self, events: Sequence[Event]) -> None:
@@ -289,7 +291,7 @@ def _measure(
 
 
 def run_planner(
-    shared: Components, pool: Pool, arm: Arm, folder: Path, n_trainings: int = 1
+    shared: Components, pool: ImageCache, arm: Arm, folder: Path, n_trainings: int = 1
 ) -> list[Measured]:
     """Run, or finish, the session of an arm of a planner.
 
@@ -306,7 +308,7 @@ def run_planner(
     changes = {"brain": planner_brain(arm.name), "feedback": feedback, "generator": generator}
 
     def run(session: Session) -> Components:
-        components = shared.in_session(session, PoolShards(pool, session))
+        components = shared.in_session(session, CachedShards(pool, session))
         planner = ArmPlanner(arm, lambda: read_sealed(session.folder), pool.broken)
         brain = PlannerBrain(planner, components.distribution, components.target.vocabulary)
         effects = ArmEffects(components, folder.parent / "models")
@@ -358,7 +360,7 @@ def _run_session(
 
 def fit(
     components: Components,
-    samples: Images,
+    samples: Pool,
     seed: int,
     is_real: NDArray[np.bool_] | None = None,
     **changes: object,

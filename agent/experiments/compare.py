@@ -13,7 +13,6 @@ round, is done once. Every file is whole or absent, so the same command goes on.
 
 from __future__ import annotations
 
-import io
 import json
 import multiprocessing
 import os
@@ -40,18 +39,18 @@ from agent.experiments.arm_sessions import (
     seeds_of_trainings,
 )
 from agent.experiments.arms import OF_REAL_DATA, Arm, Arms, read_arm
-from agent.experiments.pool import Pool, broken_cells
+from agent.experiments.image_cache import ImageCache, broken_cells
 from agent.loop.components import Components
 from eval.compare import (
     Score,
     SliceFigure,
+    average_scores,
     contrast,
-    mean_score,
     score_report,
     seed_tables,
     slice_figures,
     summarise,
-    to_csv,
+    summary_table,
 )
 from eval.report.compare import Comparison, Openings, build_compare_html
 from eval.slices import slice_table
@@ -77,7 +76,7 @@ SMALL = (
 )
 
 
-class Entry(Record):
+class ArmRound(Record):
     """One round of an arm, as stored."""
 
     round: Round
@@ -241,7 +240,7 @@ class Experiment:
         folder = self.folder / f"seed-{seed:03d}"
         slices = self.settings.feedback.slices
         broken = broken_cells(components.distribution, slices, self.broken, seed)
-        pool = Pool(components, folder / "images", seed, broken)
+        pool = ImageCache(components, folder / "images", seed, broken)
         for name in self.arms.names():
             place = folder / _slug(name)
             if not (place / self._last).exists():
@@ -259,7 +258,7 @@ class Experiment:
                     ]
                     of_feedback = [past.report] if past.report else []
                     figures = (*slice_figures(of_feedback), *slice_figures(sealed))
-                    entry = Entry(round=past, score=mean_score(scores), slices=figures)
+                    entry = ArmRound(round=past, score=average_scores(scores), slices=figures)
                     write_json(place / f"round-{past.number}.json", entry.to_json())
             done()
 
@@ -304,10 +303,10 @@ class Experiment:
             for name in self.arms.names()
         )
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[ArmRound]:
         """Return what is stored of all rounds, those of earlier arms and seeds included."""
         paths = sorted(self.folder.glob("seed-*/*/round-*.json"))
-        return [Entry.model_validate_json(path.read_bytes()) for path in paths]
+        return [ArmRound.model_validate_json(path.read_bytes()) for path in paths]
 
     def write_results(self, command: str) -> tuple[Path, Comparison]:
         """Write the page and its tables; return the page's path and what it shows.
@@ -332,15 +331,11 @@ class Experiment:
             command=command,
             openings=openings(settings),
         )
-        write_bytes(self.folder / "compare.csv", to_csv(comparison.summaries).encode())
-        tables = {
-            **seed_tables(scores),
-            "slices": [SLICE_COLUMNS, *(row for entry in entries for row in _rows(entry))],
-        }
+        tables = {"": summary_table(comparison.summaries)}
+        tables |= {f"-{kind}": table for kind, table in seed_tables(scores).items()}
+        tables["-slices"] = [SLICE_COLUMNS, *(row for entry in entries for row in _rows(entry))]
         for kind, (heads, *rows) in tables.items():
-            table = io.StringIO()
-            write_csv(table, heads, rows)
-            write_bytes(self.folder / f"compare-{kind}.csv", table.getvalue().encode())
+            write_csv(self.folder / f"compare{kind}.csv", heads, rows)
         page = self.folder / "compare.html"
         write_bytes(page, build_compare_html(comparison).encode())
         return page, comparison
@@ -363,7 +358,7 @@ def openings(settings: Settings) -> Openings:
     return Openings(n_comparisons=sum(n > 0 for n in measured), n_measured=sum(measured))
 
 
-def _rows(entry: Entry) -> list[list[str]]:
+def _rows(entry: ArmRound) -> list[list[str]]:
     """Return the rows of compare-slices.csv for one round."""
     of_round = [entry.score.arm, str(entry.score.seed), str(entry.score.round)]
     return [[*of_round, s.split, s.slice, str(s.n), f"{s.score:.4f}"] for s in entry.slices]

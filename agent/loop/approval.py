@@ -9,7 +9,7 @@ from pydantic import Field
 from agent.loop.expectations import Expectation
 from agent.loop.state import EventLog
 from agent.planners import PlanDraft
-from agent.steering.preferences import Effect
+from agent.steering.preferences import PreferenceEffect
 from memory.errors import ToolError
 from memory.events import AnswerEvent, ApprovalEvent
 from memory.records import Plan, Record
@@ -27,7 +27,7 @@ class ResolvedDraft(Record):
     """
 
     draft: PlanDraft
-    shifts: tuple[Effect, ...] = ()
+    shifts: tuple[PreferenceEffect, ...] = ()
     additions: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 

@@ -7,13 +7,14 @@ have `Components`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from agent.config.settings import Settings, TargetSettings
+from agent.config.sections import TargetSettings
+from agent.config.settings import Settings
+from agent.loop.monitor import WorkMonitor
 from agent.loop.observer import Observer
 from agent.loop.validation import slice_attributes
 from agent.planners import AttributeDistribution, distribution_of
@@ -21,7 +22,7 @@ from agent.session.folder import Session, memory_of
 from eval.slices import slice_table
 from memory.chroma import MemoryIndex
 from memory.errors import SettingsError, some
-from memory.events import FaultEvent, PausedEvent
+from memory.events import FaultEvent
 from memory.records import Training
 from tools import targets, tasks
 from tools.compute.within_memory import WithinMemory
@@ -53,32 +54,17 @@ OUT_OF_MEMORY = "out of memory"
 ABSTAINS = "audit abstains"
 
 
-class Components:
-    """Builds each part once, when it is first asked for.
-
-    Within a session, stages are bracketed by its control, so that it can be paused and stopped, and
-    faults are journaled. Without one, as in comparisons, benchmarks and commands, only the observer
-    sees them.
-    """
+class Components(WorkMonitor):
+    """Builds each part once, when it is first asked for."""
 
     def __init__(
         self, settings: Settings, observer: Observer | None = None, session: Session | None = None
     ) -> None:
-        """Hold the settings; nothing is built yet.
-
-        Args:
-            settings: What the parts are built from; those of the session where there is one.
-            observer: Is shown stages, their progress and warnings; None: nobody is.
-            session: The open session that the parts belong to.
-        """
-        self.observer = observer or Observer()
-        self._settings, self._session = settings, session
+        """Hold the settings; nothing is built yet. Arguments: see `WorkMonitor`."""
+        super().__init__(settings, observer, session)
         self._executor: ShardExecutor | None = None
         # Shards of photographs by what decides which these are.
         self._real_shards: dict[tuple[int | None, int], list[Path]] = {}
-        if session:
-            session.control.on_pause = self.observer.paused
-            session.control.on_resume = self._resumed
 
     @classmethod
     def of_session(cls, session: Session, observer: Observer) -> Self:
@@ -102,64 +88,6 @@ class Components:
         shared = copy.copy(self)
         shared._settings, shared._session = self.settings, None
         return shared
-
-    @property
-    def settings(self) -> Settings:
-        """The settings; those of a session may change between rounds."""
-        return self._session.settings if self._session else self._settings
-
-    @property
-    def session(self) -> Session:
-        """The open session; only within one."""
-        assert self._session is not None
-        return self._session
-
-    @session.setter
-    def session(self, session: Session) -> None:
-        self._session = session
-
-    # -- what goes on --------------------------------------------------------------------------
-
-    def fault(self, kind: str, message: str, n_at_once: int | None = None) -> None:
-        """Show, and journal within a session, something that went wrong and was dealt with."""
-        if self._session:
-            number = self._session.control.round
-            self._session.journal.append(
-                FaultEvent(what=kind, message=message, round=number, n_at_once=n_at_once)
-            )
-        self.observer.warn(message)
-
-    def _resumed(self, why: str, seconds: float) -> None:
-        self.observer.resumed()
-        session, message = self.session, f"Waited {seconds:.0f} s: {why}"
-        session.journal.append(PausedEvent(message=message, round=session.control.round))
-
-    @contextmanager
-    def stage(self, name: str, number: int) -> Iterator[None]:
-        """Bracket a stage of round `number`, 0 for the start; raises Stopped when it must not be.
-
-        The time between stages is a safe point: this is where a session that is paused waits.
-        """
-        session = self._session
-        bracket = session.control.stage(name, number) if session else nullcontext()
-        with bracket, self.observer.stage(name, number):
-            yield
-
-    def progress(self, stage: str, unit: str) -> Callable[[int, int], None]:
-        """Return a function that takes what is done and the total, in `unit`.
-
-        To be called where the work may be left: it raises Stopped when the session has to end.
-        """
-        show = self.observer.progress(stage, unit)
-
-        def report(done: int, total: int) -> None:
-            show(done, total)
-            if self._session:
-                self._session.control.progress(done, total, unit)
-
-        return report
-
-    # -- the parts -----------------------------------------------------------------------------
 
     @cached_property
     def device(self) -> str:

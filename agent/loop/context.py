@@ -11,10 +11,10 @@ from typing import NamedTuple
 from pydantic import Field
 
 from agent.loop.drafts import PolicyDraft, share_of
-from eval.report.blocks import failure_lines, levers_text, plain, schedule_text, verdict_text
+from eval.report.blocks import failure_lines, levers_text, plain_text, schedule_text, verdict_text
 from eval.report.text import estimate_text
 from memory.events.base import Occasional
-from memory.items import Hit, MemoryItem
+from memory.items import MemoryItem, SearchHit
 from memory.records import Failure, LaterRound, Record, Report, Round, Sparse, Verdict, slice_key
 from prompts.printable import one_line
 from prompts.render import quote, render_text, source
@@ -77,7 +77,7 @@ class Facts(Record):
     images_per_prompt: int
     max_chars: int
     lessons: tuple[MemoryItem, ...] = ()
-    similar: tuple[Hit, ...] = ()
+    similar: tuple[SearchHit, ...] = ()
     steering: tuple[str, ...] = ()
     seconds_per_image: float | None = None
     wishes: tuple[str, ...] = ()
@@ -149,19 +149,14 @@ def opening_texts(facts: Facts, templates: Mapping[str, str] | None = None) -> t
     return system, observation
 
 
-def say_prompt(hit: Hit, limit: int = _PROMPT) -> str:
+def say_prompt(hit: SearchHit, limit: int = _PROMPT) -> str:
     """Say a prompt of the memory with its kept-rate and its largest credits."""
     data = hit.item.data
     line = quote(hit.item.text, limit)
     made, rate = data.get("n_made"), data.get("kept_rate")
     if isinstance(made, float | int) and isinstance(rate, float | int):
         line += f": {rate:.2f} of {made:.0f} images kept"
-    credits_ = [
-        (name.removeprefix("credit "), float(value))
-        for name, value in data.items()
-        if name.startswith("credit ") and isinstance(value, float | int)
-    ]
-    largest = sorted(credits_, key=lambda item: -abs(item[1]))[:_MAX_CREDITS]
+    largest = sorted(hit.item.credits.items(), key=lambda item: -abs(item[1]))[:_MAX_CREDITS]
     if largest:
         texts = (f"{quote(key, _SLICE)} {value:+.3f}" for key, value in largest)
         line += f"; credit {', '.join(texts)}"
@@ -223,7 +218,7 @@ def _observation(facts: Facts, detail: _Detail, template: str) -> str:
         scores=_say_scores(facts),
         last=_say_last(facts),
         slices=_say_slices(facts, detail.slices),
-        failures=plain(failure_lines(others, detail.failures)) if detail.failures else "",
+        failures=plain_text(failure_lines(others, detail.failures)) if detail.failures else "",
         lessons="\n".join(_say_lesson(item) for item in facts.lessons[: detail.lessons]),
         similar="\n".join(f"- {say_prompt(hit)}" for hit in facts.similar[: detail.similar]),
     )

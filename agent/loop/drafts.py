@@ -45,7 +45,7 @@ class PolicyDraft(Record):
     gains: dict[str, tuple[float, float]] = Field(default_factory=dict)
 
 
-class Choice(Record):
+class PlanChoice(Record):
     """What a call of `propose_plan` says."""
 
     draft: Use = "replace"
@@ -87,10 +87,10 @@ def policy_draft(
 
 def _gains(seen: Observation, space: AttributeDistribution) -> dict[str, tuple[float, float]]:
     from agent.planners.expected_gain import gains
-    from agent.planners.slices import changes
+    from agent.planners.slices import slice_changes
 
     slices = supported_slices(last_report(seen.rounds), space)
-    changed = {change.after.key for change in changes(seen.rounds)}
+    changed = {change.after.key for change in slice_changes(seen.rounds)}
     if not changed or not slices:
         return {}
     expected = gains(seen.rounds, slices)
@@ -102,7 +102,7 @@ def _gains(seen: Observation, space: AttributeDistribution) -> dict[str, tuple[f
 
 
 def compose(
-    choice: Choice,
+    choice: PlanChoice,
     draft: PolicyDraft | None,
     seen: Observation,
     space: AttributeDistribution,
@@ -150,14 +150,14 @@ def compose(
     return plan.model_copy(update=given)
 
 
-def say_origin(choice: Choice, draft: PolicyDraft) -> str:
+def say_origin(choice: PlanChoice, draft: PolicyDraft) -> str:
     """Say whose draft a model takes, and its own reason: a single word is none."""
     taken = "It takes" if choice.draft == "accept" else "It changes shares of"
     own = f" Its own reason: {choice.why}" if " " in choice.why.strip() else ""
     return f"{taken} the draft of {draft.planner}: {draft.plan.why}{own}"
 
 
-def say_shares(choice: Choice, prompts: Sequence[PromptSpec]) -> list[str]:
+def say_shares(choice: PlanChoice, prompts: Sequence[PromptSpec]) -> list[str]:
     """Say what was asked of every share of a plan and what its prompts draw."""
     shares, total = choice.relative(), sum(one.share for one in choice.shares)
     is_scaled = bool(shares) and abs(total - sum(one.share for one in shares)) > _ROUNDED
@@ -185,7 +185,7 @@ def share_of(
 
 
 def _check(
-    choice: Choice, has_draft: bool, space: AttributeDistribution, vocabulary: Vocabulary
+    choice: PlanChoice, has_draft: bool, space: AttributeDistribution, vocabulary: Vocabulary
 ) -> None:
     problems = []
     if choice.draft != "replace" and not has_draft:

@@ -20,7 +20,7 @@ from agent.loop.observer import Observer
 from agent.loop.state import E, TargetView
 from agent.planners import Observation
 from memory.events import Event
-from memory.items import Hit, MemoryItem
+from memory.items import MemoryItem, SearchHit
 from memory.records import Batch, Failure, Plan, Report, Training
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ class Effects(Protocol):
 
     # -- the memory ----------------------------------------------------------------------------
 
-    def recall(self, round_number: int, query: str) -> tuple[Sequence[MemoryItem], Sequence[Hit]]:
+    def recall(
+        self, round_number: int, query: str
+    ) -> tuple[Sequence[MemoryItem], Sequence[SearchHit]]:
         """Return lessons, and prompts with what they achieved, for the start of a round."""
 
     def draft(self, seen: Observation) -> PolicyDraft | None:

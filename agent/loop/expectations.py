@@ -24,14 +24,14 @@ from pydantic import Field
 from scipy.stats import norm
 
 from agent.loop.validation import slice_attributes
-from memory.items import CREDIT, ERROR, Hit
+from memory.items import ERROR, SearchHit
 from memory.records import Plan, PromptSpec, Record, Share
 from prompts.render import quote
 from prompts.vocabulary import Vocabulary
 
 MIN_SIMILARITY = 0.6
 PRIOR_KEPT, PRIOR_MADE = 8.0, 10.0
-PRIORCREDIT_IMAGES = 50.0
+PRIOR_CREDIT_IMAGES = 50.0
 # A prompt that was made so often and kept so seldom has failed.
 FAILED_MADE, FAILED_RATE = 8, 0.4
 
@@ -79,7 +79,7 @@ class Expectation(Record):
 
 def expect(
     plan: Plan,
-    hits: Mapping[str, Sequence[Hit]],
+    hits: Mapping[str, Sequence[SearchHit]],
     seconds_per_image: float | None,
     vocabulary: Vocabulary,
 ) -> Expectation:
@@ -165,24 +165,26 @@ def _say_basis(n_behind: float) -> str:
     return f"from {n_behind:.0f} similar images" if n_behind >= 0.5 else "the memory knows none"
 
 
-def _made(hit: Hit) -> float:
+def _made(hit: SearchHit) -> float:
     return _number(hit, "n_made") if hit.item.kind == "prompt" else 0.0
 
 
-def _rate(hit: Hit) -> float:
+def _rate(hit: SearchHit) -> float:
     return min(1.0, max(0.0, _number(hit, "kept_rate")))
 
 
-def _number(hit: Hit, name: str) -> float:
+def _number(hit: SearchHit, name: str) -> float:
     value = hit.item.data.get(name, 0.0)
     return float(value) if isinstance(value, float | int) else 0.0
 
 
-def _weight(hit: Hit) -> float:
+def _weight(hit: SearchHit) -> float:
     return min(1.0, (hit.similarity - MIN_SIMILARITY) / (1 - MIN_SIMILARITY))
 
 
-def _similar(prompt: PromptSpec, hits: Sequence[Hit], vocabulary: Vocabulary) -> list[Hit]:
+def _similar(
+    prompt: PromptSpec, hits: Sequence[SearchHit], vocabulary: Vocabulary
+) -> list[SearchHit]:
     key = vocabulary.class_attribute or ""
     return [
         hit
@@ -193,30 +195,21 @@ def _similar(prompt: PromptSpec, hits: Sequence[Hit], vocabulary: Vocabulary) ->
     ]
 
 
-def _credits(hit: Hit) -> dict[str, float]:
-    """Return the change per 100 images of every slice that a prompt was credited with."""
-    return {
-        name.removeprefix(CREDIT): _number(hit, name)
-        for name in hit.item.data
-        if name.startswith(CREDIT)
-    }
-
-
-def _changes(prompt: PromptSpec, similar: Sequence[Hit]) -> dict[str, float]:
+def _changes(prompt: PromptSpec, similar: Sequence[SearchHit]) -> dict[str, float]:
     """Return the expected change per 100 images of the slices that a prompt belongs to."""
     total: dict[str, float] = defaultdict(float)
     images: dict[str, float] = defaultdict(float)
     for hit in similar:
-        for key, per_100 in _credits(hit).items():
+        for key, per_100 in hit.item.credits.items():
             attributes = slice_attributes(key)
             if attributes and attributes.items() <= prompt.attributes.items():
                 n = _weight(hit) * _made(hit)
                 total[key] += n * per_100
                 images[key] += n
-    return {key: total[key] / (PRIORCREDIT_IMAGES + images[key]) for key in total}
+    return {key: total[key] / (PRIOR_CREDIT_IMAGES + images[key]) for key in total}
 
 
-def _failure(tried: Sequence[Hit]) -> str:
+def _failure(tried: Sequence[SearchHit]) -> str:
     """Say why prompts that were tried have failed; "" if they have not."""
     n_made = sum(_made(hit) for hit in tried)
     if n_made < FAILED_MADE:
@@ -229,7 +222,7 @@ def _failure(tried: Sequence[Hit]) -> str:
         )
     by_slice: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     for hit in tried:
-        for key, per_100 in _credits(hit).items():
+        for key, per_100 in hit.item.credits.items():
             if (error := _number(hit, f"{ERROR}{key}")) > 0:
                 by_slice[key].append((_made(hit), per_100, error))
     n_worse = sum(_mean_is_below_0(found, len(by_slice)) for found in by_slice.values())

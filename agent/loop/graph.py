@@ -41,7 +41,7 @@ from agent.loop.state import (
     lookups,
     new_round,
 )
-from agent.loop.toolbox import Step, Toolbox
+from agent.loop.toolbox import CallContext, Toolbox
 from memory.errors import BrainError, SessionError, ToolError
 from memory.events import FallbackEvent, Message, ModelCallEvent, Tokens, ToolsEvent
 from memory.records import digest
@@ -271,7 +271,7 @@ def _decide(state: RoundState, decider: Decider, toolbox: Toolbox) -> dict[str, 
     results: list[AnyMessage] = []
     if not answer.tool_calls:
         n_illegal += 1
-        step = Step(state["round"], phase, toolbox.legal(state), author)
+        step = CallContext(state["round"], phase, toolbox.legal(state), author)
         problem = f"Your answer calls no tool. Call one of: {', '.join(step.legal)}."
         toolbox.refuse(step, None, str(answer.content), problem)
         results.append(HumanMessage(problem))
@@ -279,7 +279,7 @@ def _decide(state: RoundState, decider: Decider, toolbox: Toolbox) -> dict[str, 
         known = [*before, *results]
         now: RoundState = {**state, "phase": phase, "messages": known, "n_lookups": n_lookups}
         legal = toolbox.legal(now)
-        step = Step(state["round"], phase, legal, author, lookups(known))
+        step = CallContext(state["round"], phase, legal, author, lookups(known))
         status: Literal["success", "error"] = "success"
         shown: dict[str, Any] = {}
         try:
@@ -309,7 +309,7 @@ def _work(state: RoundState, toolbox: Toolbox, name: str) -> dict[str, Any]:
     # Nine letters and digits: some servers take no other ids.
     n_before, n_phase = len(lookups(state["messages"])), list(PHASES).index(phase)
     call = ToolCall(name=name, args={}, id=f"g{number:05d}{n_before}{n_phase:02d}")
-    text, _ = toolbox.execute(Step(number, phase, (name,), GRAPH), call)
+    text, _ = toolbox.execute(CallContext(number, phase, (name,), GRAPH), call)
     asked = AIMessage("", tool_calls=[call], response_metadata={"author": GRAPH})
     result = ToolMessage(text, tool_call_id=call["id"], name=name, status="success")
     return {"messages": [asked, result], "phase": ADVANCES.get(name, phase), "n_lookups": 0}

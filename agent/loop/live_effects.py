@@ -28,7 +28,7 @@ from agent.steering.preferences import STEERING, synthetic_share
 from eval.slices import share_of_alpha
 from memory import minilm
 from memory.events import Event
-from memory.items import Hit, MemoryItem, items_from_events
+from memory.items import MemoryItem, SearchHit, items_from_events
 from memory.records import Batch, Failure, Plan, Report, Selection, Training
 from tools.analyse import analyse
 from tools.evaluate_real import Judge, evaluate_real
@@ -82,7 +82,9 @@ class LiveEffects:
         """Return the words that the generator is known not to draw."""
         return undrawn(self._components.generator, text)
 
-    def recall(self, round_number: int, query: str) -> tuple[Sequence[MemoryItem], Sequence[Hit]]:
+    def recall(
+        self, round_number: int, query: str
+    ) -> tuple[Sequence[MemoryItem], Sequence[SearchHit]]:
         """Search the memory of all sessions."""
         memory, target = self._components.memory, self.target.name
         lessons = memory.search(query, n=N_RECALLED, kind="lesson", target=target)
@@ -116,7 +118,7 @@ class LiveEffects:
         similar = self._similar(plan).items()
         return {name: say_prompt(hits[0], NEAREST_CHARS) for name, hits in similar if hits}
 
-    def _similar(self, plan: Plan) -> dict[str, list[Hit]]:
+    def _similar(self, plan: Plan) -> dict[str, list[SearchHit]]:
         texts = [prompt.text for prompt in plan.prompts]
         hits = self._components.memory.search_all(
             texts, n=N_RECALLED, kind="prompt", target=self.target.name

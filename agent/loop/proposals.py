@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from agent.brains import planner_of
 from agent.loop.approval import ApprovalRequest, Rejected, ResolvedDraft
-from agent.loop.drafts import Choice, PolicyDraft, compose, say_origin, worst_first
+from agent.loop.drafts import PlanChoice, PolicyDraft, compose, say_origin, worst_first
 from agent.loop.effects import Effects
 from agent.loop.expectations import Expectation
 from agent.loop.levers import Bounds, lever_bounds, lever_problems
@@ -29,7 +29,7 @@ from agent.loop.state import GRAPH_WORKS, NAMES_DRAFT, SessionView, record_versi
 from agent.loop.validation import PlanRules, least_prompts, refusal, shortfalls, validate
 from agent.planners import AttributeDistribution, Observation, PlanDraft
 from agent.planners.slices import last_report, supported_slices
-from agent.steering.preferences import STEERING, Effect, Preference, additions
+from agent.steering.preferences import STEERING, Preference, PreferenceEffect, additions
 from agent.steering.steer import add, broken, changes_of_share, ignored, steer
 from memory.errors import ToolError
 from memory.events import (
@@ -49,7 +49,7 @@ class Proposals:
         self._session, self._effects = session, effects
         self._journal = session.journal
 
-    def compose(self, choice: Choice, round_number: int) -> PlanDraft:
+    def compose(self, choice: PlanChoice, round_number: int) -> PlanDraft:
         """Return the plan that a call stands for; raises ToolError, see `drafts.compose`."""
         vocabulary = self._effects.target.vocabulary
         if choice.levers:
@@ -74,7 +74,9 @@ class Proposals:
             return made.model_copy(update={"why": say_origin(choice, draft)})
         return made
 
-    def resolve(self, choice: Choice, round_number: int, author: str, key: str) -> ResolvedDraft:
+    def resolve(
+        self, choice: PlanChoice, round_number: int, author: str, key: str
+    ) -> ResolvedDraft:
         """Return what wishes and additions make of a draft: once, so that later ones wait.
 
         Args:
@@ -97,7 +99,7 @@ class Proposals:
         extra = additions(self._journal.events(*STEERING))
         if planner_of(author) is None and record_version(self._journal) >= GRAPH_WORKS:
             self._check_amounts(choice, draft, round_number, author, preferences)
-        shifts: tuple[Effect, ...] = ()
+        shifts: tuple[PreferenceEffect, ...] = ()
         warnings: list[str] = []
         if preferences and planner_of(author) is not None:
             seed, per_prompt = f"{session.seed} {round_number}", session.images_per_prompt
@@ -160,7 +162,7 @@ class Proposals:
 
     def _check_amounts(
         self,
-        choice: Choice,
+        choice: PlanChoice,
         draft: PlanDraft,
         round_number: int,
         author: str,
@@ -195,7 +197,7 @@ class Proposals:
         seconds = None if speed is None else speed * plan.n_images
         return self._effects.expect(plan).model_copy(update={"seconds": seconds})
 
-    def event(self, plan: Plan, choice: Choice, expectation: Expectation) -> PlanEvent:
+    def event(self, plan: Plan, choice: PlanChoice, expectation: Expectation) -> PlanEvent:
         """Return the event of an accepted plan."""
         texts, effects = [prompt.text for prompt in plan.prompts], self._effects
         return PlanEvent(

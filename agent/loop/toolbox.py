@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 from agent.brains.actions import storable
 from agent.loop import eyes, stages
 from agent.loop.approval import ApprovalRequest, Rejected
-from agent.loop.drafts import Choice, Use, say_shares, worst_first
+from agent.loop.drafts import PlanChoice, Use, say_shares, worst_first
 from agent.loop.effects import Effects
 from agent.loop.expectations import say_expectation
 from agent.loop.observations import rounds_before
@@ -44,7 +44,7 @@ from agent.planners.slices import last_report
 from eval.report.blocks import (
     failure_lines,
     levers_text,
-    plain,
+    plain_text,
     report_lines,
 )
 from eval.report.text import estimate_text
@@ -71,7 +71,7 @@ ROUNDS_TO_END = 2
 _AS_BEFORE = "You have asked this already; it is not offered again now. The answer is the same:"
 
 
-class Step(NamedTuple):
+class CallContext(NamedTuple):
     """Where a tool is called: the round and its phase, what is legal now, and who calls.
 
     known: results that the phase has so far, with the arguments of their calls.
@@ -91,7 +91,7 @@ class Toolbox:
         self._session, self._effects = session, effects
         self._journal = session.journal
         self._proposals = Proposals(session, effects)
-        self._step, self._call_id = Step(0, "", (), ""), ""
+        self._step, self._call_id = CallContext(0, "", (), ""), ""
         # Each tool of a phase is the method below that has its name.
         self.tools: dict[str, BaseTool] = {
             name: StructuredTool.from_function(
@@ -149,7 +149,7 @@ class Toolbox:
         )
         return self._effects.word(schemas)
 
-    def execute(self, step: Step, call: ToolCall) -> tuple[str, dict[str, Any]]:
+    def execute(self, step: CallContext, call: ToolCall) -> tuple[str, dict[str, Any]]:
         """Run one tool call, journal it, and return its result and references to pictures.
 
         A call that was journaled before a crash is not run again.
@@ -211,7 +211,7 @@ class Toolbox:
                 return f"{_AS_BEFORE} {message.content}"
         return None
 
-    def refuse(self, step: Step, tool: str | None, answer: str, problem: str) -> None:
+    def refuse(self, step: CallContext, tool: str | None, answer: str, problem: str) -> None:
         """Journal an answer that was no legal call; such answers are counted, never executed."""
         self._journal.append(
             IllegalCallEvent(
@@ -245,7 +245,7 @@ class Toolbox:
         if not measured:
             return "There is no report yet, so no failures are known."
         failures = stages.inspect(self._journal, self._effects, measured[-1].round)
-        return plain(failure_lines(failures))
+        return plain_text(failure_lines(failures))
 
     def analyse(
         self,
@@ -306,7 +306,7 @@ class Toolbox:
         """
         key = f"approval/{self._round}/{self._call_id}"
         proposals = self._proposals
-        choice = Choice(
+        choice = PlanChoice(
             draft=draft,
             shares=tuple(shares),
             prompts=tuple(prompts),
@@ -371,7 +371,7 @@ class Toolbox:
         assert current.training is not None and current.plan is not None  # phases guarantee it
         report = stages.evaluate(self._journal, self._effects, current.training)
         stages.learn(self._session, report)
-        return plain(report_lines(report))
+        return plain_text(report_lines(report))
 
     def finish(
         self,

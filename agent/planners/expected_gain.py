@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.planners import AttributeDistribution, Observation, PlanDraft
-from agent.planners.slices import SlicePlanner, changes, errors, last_report, supported_slices
+from agent.planners.slices import SlicePlanner, errors, last_report, slice_changes, supported_slices
 from agent.planners.uniform import Uniform
 from eval.effects import PRIOR_VARIANCE, images_of
 from memory.records import Hypothesis, Round, SliceScore
@@ -59,7 +59,7 @@ class Gain:
 def gains(rounds: Sequence[Round], slices: Sequence[SliceScore]) -> dict[str, Gain]:
     """Return the expected gain of every slice, by its key."""
     by_key = {score.key: score for score in slices}
-    seen = [change for change in changes(rounds) if change.after.key in by_key]
+    seen = [change for change in slice_changes(rounds) if change.after.key in by_key]
     made = {key: _made(rounds, score) for key, score in by_key.items()}
     n_rounds = max(1, sum(r.plan is not None for r in rounds))
     average = max(1.0, sum(n[None] for n in made.values()) / len(made) / n_rounds)

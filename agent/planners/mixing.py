@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import softmax
 
-from agent.planners.slices import Shares, SlicePlanner, changes, reward
+from agent.planners.slices import Shares, SlicePlanner, reward, slice_changes
 from agent.planners.uniform import Uniform
 from memory.errors import SettingsError, unknown
 from memory.records import Round, SliceScore
@@ -39,7 +39,7 @@ def hedge(
         horizon: rounds of the session.
     """
     totals = dict.fromkeys((score.key for score in slices), 0.0)
-    for change in changes(rounds):
+    for change in slice_changes(rounds):
         if change.after.key in totals:
             totals[change.after.key] += reward(change.effect)
     eta = math.sqrt(8 * math.log(max(2, len(totals))) / horizon)

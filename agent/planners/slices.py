@@ -65,7 +65,7 @@ def kept_rates(rounds: Sequence[Round], slices: Sequence[SliceScore]) -> dict[st
     return {s.key: (kept[s.key] + _PRIOR_KEPT) / (made[s.key] + _PRIOR_MADE) for s in slices}
 
 
-class Change(NamedTuple):
+class SliceChange(NamedTuple):
     """What a round did to one slice that it asked for."""
 
     round: Round
@@ -76,7 +76,7 @@ class Change(NamedTuple):
     @property
     def n_images(self) -> int:
         """Images that the round asked for of the slice."""
-        assert self.round.plan is not None  # `changes` names rounds with a plan only
+        assert self.round.plan is not None  # `slice_changes` names rounds with a plan only
         return images_of(self.round.plan, self.after)
 
 
@@ -85,7 +85,7 @@ def images_go(n: int) -> str:
     return "1 image goes" if n == 1 else f"{n} images go"
 
 
-def changes(rounds: Sequence[Round]) -> list[Change]:
+def slice_changes(rounds: Sequence[Round]) -> list[SliceChange]:
     """Return the changes of every slice that a round asked for, oldest first."""
     found = []
     for before, after in pairwise(rounds):
@@ -93,7 +93,7 @@ def changes(rounds: Sequence[Round]) -> list[Change]:
             effects = slice_effects(after.plan, before.report, after.report)
             earlier = {score.key: score for score in before.report.slices}
             found += [
-                Change(after, earlier[score.key], score, effects[score.key])
+                SliceChange(after, earlier[score.key], score, effects[score.key])
                 for score in after.report.slices
                 if score.key in earlier and any(agrees(p, score) for p in after.plan.prompts)
             ]

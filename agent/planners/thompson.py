@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from agent.planners import AttributeDistribution, Observation, PlanDraft, PromptDraft
 from agent.planners.slices import (
     PromptWriter,
-    changes,
     errors,
     images_go,
     kept_rates,
     last_report,
+    slice_changes,
     supported_slices,
 )
 from agent.planners.uniform import Uniform
@@ -87,7 +87,7 @@ class Thompson:
         hoped = max(_LEAST_ERROR, (1 - arm.accuracy.value) * kept)
         precision = 1 / (_PRIOR_DEVIATION * hoped) ** 2
         total = precision * _PRIOR_GAIN * hoped
-        for change in changes(rounds):
+        for change in slice_changes(rounds):
             if change.after.key == arm.key:
                 hundreds = change.n_images / 100
                 fade = self.discount ** (rounds[-1].number - change.round.number)

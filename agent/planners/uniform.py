@@ -31,11 +31,11 @@ class Uniform:
         return PlanDraft(prompts=tuple(prompts), why=why)
 
 
-Cell = tuple[str, tuple[tuple[str, str], ...]]
+PromptCell = tuple[str, tuple[tuple[str, str], ...]]
 """A class, and the value of the first attribute, where it has one."""
 
 
-def cells_of(writer: PromptWriter) -> list[Cell]:
+def cells_of(writer: PromptWriter) -> list[PromptCell]:
     """Return the cells that the distribution has, sorted."""
     name = next(iter(writer.vocabulary.attributes))
     return sorted(
@@ -47,7 +47,7 @@ def cells_of(writer: PromptWriter) -> list[Cell]:
 
 
 def cell_prompts(
-    writer: PromptWriter, cells: Sequence[Cell], counts: Sequence[int], why: str
+    writer: PromptWriter, cells: Sequence[PromptCell], counts: Sequence[int], why: str
 ) -> list[PromptDraft]:
     """Return prompts for cells, each with its number of images."""
     return [

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from agent.brains import Brain, BrainContext, Turn
 from agent.brains.probe import build_probed
-from agent.loop.drafts import Choice
+from agent.loop.drafts import PlanChoice
 from agent.loop.observations import observe, open_round
 from agent.loop.proposals import Proposals
 from agent.loop.toolbox import Toolbox
@@ -94,7 +94,7 @@ def _plan(
     if call is None:
         return None, "The answer does not call propose_plan."
     try:
-        draft = proposals.compose(Choice.model_validate(call["args"]), round_number)
+        draft = proposals.compose(PlanChoice.model_validate(call["args"]), round_number)
         return proposals.check(draft, round_number, author), ""
     except (ToolError, ValidationError) as error:
         return None, str(error)[:1000]

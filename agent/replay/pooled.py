@@ -1,6 +1,6 @@
 """Scores of hypothetical plans of a session, from images that a comparison has drawn.
 
-Both plans of a round are filled from the same pools (`agent.experiments.pool`), so that the
+Both plans of a round are filled from the same pools (`agent.experiments.image_cache`), so that the
 difference between their scores is that of the plans, not of the images; a DSTM is trained on them
 together with what the session had drawn before, and measured on the feedback split. Nothing is
 drawn.
@@ -17,7 +17,7 @@ from pathlib import Path
 from agent.config.settings import Settings, differences
 from agent.config.stored import read_stored
 from agent.experiments.arm_sessions import fit, report
-from agent.experiments.pool import cell_of
+from agent.experiments.image_cache import cell_of
 from agent.loop.components import Components
 from memory.errors import SettingsError, unknown
 from memory.records import Estimate, Plan, Round, Training

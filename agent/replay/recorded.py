@@ -44,14 +44,14 @@ from memory.events import (
     ToolsEvent,
     TrainingEvent,
 )
-from memory.items import Hit, MemoryItem
+from memory.items import MemoryItem, SearchHit
 from memory.journal import RECORD_VERSION, head_of
 from memory.records import Batch, Failure, Plan, Report, Training
 from prompts.vocabulary import Vocabulary
 
 Json = dict[str, Any]
 
-_ITEMS, _HITS = TypeAdapter(list[MemoryItem]), TypeAdapter(list[Hit])
+_ITEMS, _HITS = TypeAdapter(list[MemoryItem]), TypeAdapter(list[SearchHit])
 _COVERAGE = TypeAdapter(dict[str, tuple[float, float]])
 
 
@@ -181,7 +181,9 @@ class RecordedEffects:
         """Return the words of a text that was planned which the generator could not draw."""
         return self._undrawn.get(text, ())
 
-    def recall(self, round_number: int, query: str) -> tuple[Sequence[MemoryItem], Sequence[Hit]]:
+    def recall(
+        self, round_number: int, query: str
+    ) -> tuple[Sequence[MemoryItem], Sequence[SearchHit]]:
         """Return what the memory gave at the start of the round."""
         facts = self._journal.outcome(f"opening/{round_number}", OpeningEvent).facts
         return _ITEMS.validate_python(facts["lessons"]), _HITS.validate_python(facts["similar"])

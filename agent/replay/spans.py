@@ -17,55 +17,28 @@ from typing import Any
 
 from agent.brains import planner_of
 from memory.events import (
-    AdditionEvent,
-    AnswerEvent,
-    ApprovalEvent,
     ChatCallEvent,
     EndedEvent,
     Event,
-    FallbackEvent,
-    FaultEvent,
-    ForgetEvent,
     HeadEvent,
     IllegalCallEvent,
     Message,
     ModelCallEvent,
-    PausedEvent,
-    PlanEditEvent,
     PlanEvent,
     ReportEvent,
-    ResumedEvent,
-    RoundDoneEvent,
-    SteeredEvent,
     ToolCallEvent,
     ToolsEvent,
-    VerdictEvent,
-    WishesShownEvent,
-    WishEvent,
 )
 from memory.journal import find_head, name_of
 
 Attributes = dict[str, str | int | float | bool]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# What happens within a round or a session and takes no time of its own.
+# Kinds of what happens within a round or a session and takes no time of its own.
 _MOMENTS = (
-    WishEvent,
-    ForgetEvent,
-    AdditionEvent,
-    WishesShownEvent,
-    PlanEditEvent,
-    SteeredEvent,
-    AnswerEvent,
-    ApprovalEvent,
-    ResumedEvent,
-    FaultEvent,
-    PausedEvent,
-    EndedEvent,
-    FallbackEvent,
-    VerdictEvent,
-    RoundDoneEvent,
-)
+    "wish", "forget", "addition", "told", "plan_edit", "steered", "answer", "approval",
+    "resumed", "fault", "paused", "ended", "fallback", "verdict", "round_done",
+)  # fmt: skip
 _ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
 
 
@@ -141,7 +114,7 @@ def spans(events: Sequence[Event]) -> list[Span]:
             if not isinstance(event, IllegalCallEvent):
                 start = call.start_ns = now - round(event.seconds * 1e9)
             calls.append(call)
-        elif isinstance(event, _MOMENTS):
+        elif event.kind in _MOMENTS:
             holder.moments.append(Moment(event.kind, now, _moment(event)))
         holder.attributes |= _outcome(event)
         holder.cover(start, now)

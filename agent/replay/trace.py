@@ -16,7 +16,7 @@ from eval.tables import COLUMNS, Row, likeness_rows, tables
 from memory.csv_text import write_csv
 from memory.errors import SettingsError, unknown
 from memory.events import Event, ForkedEvent
-from memory.files import storing, write_atomic, write_bytes
+from memory.files import write_atomic, write_bytes
 from memory.journal import read_events
 from memory.user_folders import writing
 
@@ -45,7 +45,7 @@ def collect(home: Path, names: Sequence[str]) -> dict[str, list[Row]]:
     return collected
 
 
-def deciders(tables_: dict[str, list[Row]]) -> list[list[str]]:
+def decider_rows(tables_: dict[str, list[Row]]) -> list[list[str]]:
     """Return a row for each round of sessions that a language model decides: who took which step.
 
     Columns: session, round, images used, what the plan made of the draft, deciders.
@@ -99,12 +99,9 @@ def write_page(home: Path, names: Sequence[str], path: Path) -> None:
 
 
 def _write_csv(name: str, rows: Sequence[Row], path: Path) -> None:
-    with storing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8", newline="") as handle:
-            columns = list(COLUMNS[name])
-            cells = ([row.get(column, "") for column in columns] for row in rows)
-            write_csv(handle, columns, cells, line_end="\r\n")
+    columns = list(COLUMNS[name])
+    cells = ([row.get(column, "") for column in columns] for row in rows)
+    write_csv(path, columns, cells, line_end="\r\n")
 
 
 def _table(name: str, rows: Sequence[Row]) -> Any:

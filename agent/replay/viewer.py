@@ -12,14 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console, RenderableType
-from rich.panel import Panel
 from rich.rule import Rule
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
-from eval.report.blocks import Picture, levers_text, plan_table, report_table
+from eval.report.blocks import (
+    Line,
+    Picture,
+    Table,
+    failure_lines,
+    plain_text,
+    plan_lines,
+    plan_table,
+    report_table,
+    verdict_text,
+)
 from eval.report.terminal import draw, draw_table
-from eval.report.text import estimate_text, signed
+from eval.report.text import estimate_text
 from memory.events import (
     AnswerEvent,
     BatchEvent,
@@ -57,7 +66,7 @@ HELP = (
 
 
 @dataclass(frozen=True)
-class Step:
+class RecordedStep:
     """One decision: the bytes start..end of the journal, whose first line is what led to it."""
 
     round: int
@@ -70,9 +79,9 @@ class Recording:
     """An indexed journal and the folder that it lies in."""
 
     folder: Path
-    steps: Sequence[Step]
+    steps: Sequence[RecordedStep]
 
-    def events(self, step: Step) -> list[Event]:
+    def events(self, step: RecordedStep) -> list[Event]:
         """Read the events of a step."""
         return [parse_event(line) for line in self._bytes(step).splitlines()]
 
@@ -89,7 +98,7 @@ class Recording:
         """Return the first step of a round, or None."""
         return next((i for i, s in enumerate(self.steps) if s.round == round_number), None)
 
-    def _bytes(self, step: Step) -> bytes:
+    def _bytes(self, step: RecordedStep) -> bytes:
         with (self.folder / "journal.jsonl").open("rb") as handle:
             handle.seek(step.start)
             return handle.read(step.end - step.start)
@@ -114,7 +123,9 @@ def open_recording(folder: Path) -> Recording:
         last_round, has_call = round_number, has_call or is_call
         end += n_bytes
     ends = [start for _, start in starts[1:]] + [end]
-    steps = [Step(number, start, end) for (number, start), end in zip(starts, ends, strict=True)]
+    steps = [
+        RecordedStep(number, start, end) for (number, start), end in zip(starts, ends, strict=True)
+    ]
     return Recording(folder, [step for step in steps if step.end > step.start])
 
 
@@ -224,7 +235,7 @@ def _labelled(label: str, text: str, style: str = "", whole: bool = True) -> Ren
     left = len(lines) - SHOWN_LINES
     if not whole and left > 0:
         lines = [*lines[:SHOWN_LINES], f"... {left} more lines (m shows them)"]
-    grid = Table.grid(padding=(0, 1))
+    grid = RichTable.grid(padding=(0, 1))
     grid.add_column(width=16, justify="right", style="bold dim", no_wrap=True)
     grid.add_column(overflow="fold")
     grid.add_row(Text(label), Text("\n".join(lines), style=style))
@@ -233,7 +244,6 @@ def _labelled(label: str, text: str, style: str = "", whole: bool = True) -> Ren
 
 def _head(event: HeadEvent) -> RenderableType:
     budget = event.settings["session"]
-    grid = Table.grid(padding=(0, 2))
     rows = {
         "session": event.session,
         "recorded": event.time,
@@ -243,9 +253,7 @@ def _head(event: HeadEvent) -> RenderableType:
         "seed": budget["seed"],
         "record": f"version {event.record}",
     }
-    for name, value in rows.items():
-        grid.add_row(Text(name, style="bold dim"), Text(printable(value)))
-    return Panel(grid, expand=False, border_style="cyan")
+    return draw_table(Table((), [[name, printable(value)] for name, value in rows.items()]))
 
 
 def _model_call(event: ModelCallEvent, whole: bool) -> Iterator[RenderableType]:
@@ -267,32 +275,23 @@ def _plan(plan: Plan, whole: bool) -> Iterator[RenderableType]:
     yield draw_table(plan_table(plan, limit=limit, by_id=True))
     if limit < len(plan.prompts):
         yield Text(f"  and {len(plan.prompts) - limit} more prompts (m shows them)", "dim")
-    yield _labelled("why", plan.why)
-    if plan.hypothesis:
-        expects = f"{signed(plan.hypothesis.expected_change)} on {plan.hypothesis.slice}"
-        yield _labelled("expects", expects)
-    if plan.levers:
-        yield _labelled("levers", levers_text(plan.levers))
+    yield _labelled("plan", plain_text(plan_lines(plan)))
     for warning in plan.warnings:
         yield _labelled("warning", warning, "yellow")
 
 
 def _failures(event: FailuresEvent, whole: bool) -> RenderableType:
-    worse = [failure for failure in event.failures if failure.significant]
     n_pictures = sum(bool(failure.picture) for failure in event.failures)
-    lines = [f"{len(worse)} slices are significantly worse; {n_pictures} pictures (s shows them)"]
-    lines += [f"{f.slice} (error {f.error_rate.value:.2f}, n {f.n})" for f in worse]
-    return _labelled("failures", "\n".join(lines), "yellow" if worse else "", whole)
+    lines = [*failure_lines(event.failures), Line(f"{n_pictures} pictures (s shows them)")]
+    is_worse = any(failure.significant for failure in event.failures)
+    return _labelled("failures", plain_text(lines), "yellow" if is_worse else "", whole)
 
 
 def _verdict(verdict: Verdict) -> Iterator[RenderableType]:
-    expected = verdict.hypothesis
-    change = "" if verdict.change is None else f", measured {signed(verdict.change)}"
-    text = f"{signed(expected.expected_change)} on {expected.slice}{change}: it {verdict.outcome}"
     style = {True: "green", False: "red", None: "dim"}[verdict.held]
-    yield _labelled("hypothesis", text, style)
-    yield _labelled("", f"{estimate_text(verdict.before)} before", "dim")
-    yield _labelled("", f"{estimate_text(verdict.after)} after", "dim")
+    yield _labelled("hypothesis", verdict_text(verdict), style)
+    before, after = estimate_text(verdict.before), estimate_text(verdict.after)
+    yield _labelled("", f"{before} before, {after} after", "dim")
 
 
 def _dump(value: object) -> str:

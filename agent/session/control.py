@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 
 import psutil
 
-from agent.config.settings import LimitSettings
+from agent.config.sections import LimitSettings
 from memory.errors import Stopped
 from memory.files import read_record, storing, write_json
 from memory.records import Record

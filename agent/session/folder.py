@@ -46,7 +46,7 @@ from memory.user_folders import refuse_foreign
 if TYPE_CHECKING:
     from memory.chroma import MemoryIndex
 
-State = Literal[
+SessionState = Literal[
     "running", "paused", "stuck", "dead", "failed", "stopped", "finished", "open", "damaged"
 ]
 """running, paused: in normal operation; stuck: no heartbeats; dead: the process is gone; failed:
@@ -69,7 +69,7 @@ class SessionInfo:
     rounds: int
     score: float | None
     updated: str
-    state: State
+    state: SessionState
     problem: str = ""
     """Why it cannot be read, "" if it can."""
 
@@ -294,7 +294,7 @@ def stored_settings(home: Path, name: str) -> Settings:
     return _read_settings(path)
 
 
-def state_of(now: Condition, events: Sequence[Event], n_rounds: int) -> State:
+def state_of(now: Condition, events: Sequence[Event], n_rounds: int) -> SessionState:
     """Return the state of a session from its heartbeat and its journal."""
     if now.state != "ended":
         return now.state

@@ -74,6 +74,9 @@ def _in_clauses(line: str, whole: ParseResult, lexicon: Lexicon) -> ParseResult 
     if any(re.match(r"(?:continue|budget rounds) \d", command) for command in commands):
         # "2 rounds, then stop"
         commands = [c for c in commands if c not in ("stop", "stop round", "continue")]
+    if any(command.startswith("forget") for command in commands):
+        # "never mind, forget the bright ones"
+        commands = [c for c in commands if c != "back"]
     commands = list(dict.fromkeys(commands))
     kinds = [re.sub(r" [\d.]+%?$", "", command) for command in commands]
     for group in _EXCLUSIVE:

@@ -65,6 +65,11 @@ _REWRITES = {
     r"\b(?:get|bring|raise|increase|push|take|boost) (.+?) up to (?=\d+%)": r"\1 ",
     r"\b(?:between )?(\d+)%? ?(?:to|and|-) ?(\d+%)": r"\1-\2",
     r"\bstop (?:making|drawing|generating|showing|using) (?:so|too|as) many\b": "fewer",
+    r"\b(?:increase|raise|reduce|lower|decrease|cut) (?:the )?(?:number|amount) of "
+    r"(?:images|pictures)(?: (?:per|(?:in )?each|(?:in )?every|a) round)? to (?=\d+\b(?!%))": (
+        "images per round "
+    ),
+    r"^show (?=.*\b(?:more|less) (?:often|frequent(?:ly)?)\b)": "",
     r"\bhalve\b": "1/2 as many",
     r"\b(?:a )?half\b": "1/2",
     r"\b(?:a|one) third\b": "1/3",
@@ -109,6 +114,7 @@ _COMMANDS = {
     "edit_count": "edit {n} count {count}", "forget_all": "forget all", "forget_id": "forget {id}",
     "forget": "forget {rest}", "show": "show {rest}", "score": "budget score {share:g}",
     "hours": "budget hours {hours:.3g}", "schedule": "budget schedule {sizes}",
+    "undo_round": "undo",
 }  # fmt: skip
 
 
@@ -360,10 +366,8 @@ def _chained(about: list[Token], rest: Sequence[Any]) -> tuple[list[Token], list
         fields, words = _fields(demand), demand.children
         group = [t for t in things.children if t.type != "AS_MANY"] if things else []
         is_first = not new and any(token.type == "VALUE" for token in about)
-        splits = demand.data in _SHARES or re.search(r"\b(?:not?|never|without)\b", words[0])
-        if is_first and (not group or splits):
-            # "rain should be rarer"; "rain at 20% and fog", "rain should not be at night" are
-            # unclear.
+        if is_first:
+            # "rain should be rarer"; "rain at 20% and fog", "rain only at night" are unclear.
             fields = None if group else fields
             group, about = about + group, []
         elif new and demand.data == "share" and "by" in new[-1].groups[0] and _factor(new[-1]):

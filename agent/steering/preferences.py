@@ -203,7 +203,7 @@ class Addition(Record):
     prompt: PromptDraft
 
 
-class Effect(Record):
+class PreferenceEffect(Record):
     """What became of a preference.
 
     Attributes:
@@ -311,13 +311,13 @@ def additions(events: Iterable[Event]) -> list[Addition]:
 
 def effects(
     preferences: Sequence[Preference], events: Sequence[Event], past: Sequence[Round]
-) -> list[tuple[Preference, Effect]]:
+) -> list[tuple[Preference, PreferenceEffect]]:
     """Return what became of each preference that was in a plan whose round was measured."""
     reports = {r.number: r.report for r in past if r.report}
     pairs = []
     for preference in preferences:
         moved = [
-            (event.round, Effect.model_validate(shift))
+            (event.round, PreferenceEffect.model_validate(shift))
             for event in events
             if isinstance(event, SteeredEvent) and event.round in reports
             for shift in event.shifts
@@ -332,7 +332,7 @@ def effects(
             )
             for number in (*earlier[-1:], max(reports))
         }
-        effect = Effect(
+        effect = PreferenceEffect(
             preference=preference.id,
             before=moved[0][1].before,
             after=moved[-1][1].after,
@@ -343,7 +343,7 @@ def effects(
     return pairs
 
 
-def say_effects(pairs: Iterable[tuple[Preference, Effect]]) -> list[str]:
+def say_effects(pairs: Iterable[tuple[Preference, PreferenceEffect]]) -> list[str]:
     """Return one line for each preference and its effect."""
     return [f"{p.id} {p.say()}: {effect.say()}" for p, effect in pairs]
 

@@ -61,7 +61,8 @@ _TOPICS = tuple(
          r"conclusion|summar|outcome|bottom line"),
         ("data", r"(?:test|measure|train|learn|evaluate)(?:s|d|ed|t)? (?:\w+ )?(?:on|from|with)\b",
          r"audit|kept\b|keep\b|reject|discard|thrown|photographs?\b|photos?\b",
-         r"images\b.*(?:far|until now|already|made|make)\b", r"data ?set|what data\b"),
+         r"images\b.*(?:far|until now|already|made|make)\b", r"data ?set|what data\b",
+         r"(?:about|of|in) (?:my|the) data\b"),
         ("changes", r"chang|differ|new\b|improve|better\b|worse\b|help|bring|achieve|worked",
          r"compare|since\b|trend"),
         ("failures", r"fail|errors?\b|mistakes?\b|weak|worst\b|wrong\b|bad\b|poor|low\b|hard",
@@ -75,6 +76,7 @@ _TOPICS = tuple(
 # Verbs of requests that are answered as questions are.
 _ASKED = ("compare", "tell", "explain", "export", "download")
 _SINCE = re.compile(r"\b(?:since|after|than|from|compared|against|with|over)\b")
+_BEST = re.compile(r"\b(?:best|help\w* (?:the )?most|most helpful|worked|gain\w*)\b")
 # Topics that can be about a slice, and others that never are: "how many images are left?" Of the
 # rest a named slice leaves its scores.
 _OF_SLICES = ("why", "plan", "failures")
@@ -127,6 +129,8 @@ def question(
     rounds = [n for pair in rounds for n in pair if n]
     if topic == "why" and named and re.search(r"\b(?:bad|fail|wrong|weak|worst|poor|hard)", text):
         topic = "failures"
+    elif topic == "prompts" and _BEST.search(text):
+        about = "best"
     elif topic == "why" and number:
         about = number[1] or number[2]
     elif topic == "changes" and len(rounds) == 1 and not _SINCE.search(text):
@@ -160,7 +164,8 @@ def _corrected(word: str) -> str:
 
 
 _MIXES = re.compile(
-    r"(?P<real>real (?:images|photos|photographs|data|ones)|photo(?:graph)?s(?= .*(?:batch|mix)))"
+    r"(?P<real>real (?:images|photos|photographs|data|ones)|photo(?:graph)?s(?= .*(?:batch|mix))"
+    r"|\d% photo(?:graph)?s)"
     r"|(?P<synthetic>synthetic|generated|artificial|fake)"
 )
 _ABOUT_MIX = (

@@ -27,7 +27,7 @@ from agent.planners import (
     PromptDraft,
 )
 from agent.planners.slices import draw_prompts, shares_to_counts
-from agent.steering.preferences import Addition, Effect, Preference
+from agent.steering.preferences import Addition, Preference, PreferenceEffect
 from memory.records import Plan, PromptSpec
 from prompts.render import quote
 from prompts.vocabulary import Vocabulary
@@ -44,7 +44,7 @@ def steer(
     vocabulary: Vocabulary,
     images_per_prompt: int,
     seed: str,
-) -> tuple[PlanDraft, tuple[Effect, ...]]:
+) -> tuple[PlanDraft, tuple[PreferenceEffect, ...]]:
     """Change a planner's draft so that it follows preferences; its number of images is kept.
 
     Args:
@@ -203,7 +203,7 @@ def ignored(
 
 def changes_of_share(
     plan: Plan, before: Plan | None, preferences: Sequence[Preference], vocabulary: Vocabulary
-) -> tuple[Effect, ...]:
+) -> tuple[PreferenceEffect, ...]:
     """Return how the shares of preferences changed from one round's plan to that of the next."""
     old = before.prompts if before else plan.prompts
     return _effects([p for p in preferences if p.attributes], old, plan.prompts, vocabulary)
@@ -296,10 +296,10 @@ def _effects(
     before: Sequence[PromptDraft | PromptSpec],
     after: Sequence[PromptDraft | PromptSpec],
     vocabulary: Vocabulary,
-) -> tuple[Effect, ...]:
+) -> tuple[PreferenceEffect, ...]:
     shares = [[share(p, prompts, vocabulary) for prompts in (before, after)] for p in preferences]
     return tuple(
-        Effect(preference=p.id, before=old, after=new)
+        PreferenceEffect(preference=p.id, before=old, after=new)
         for p, (old, new) in zip(preferences, shares, strict=True)
     )
 

@@ -36,7 +36,7 @@ Mode = Literal["here", "free", "elsewhere"]
 
 
 @dataclass(frozen=True)
-class Entry:
+class ChatTurn:
     """A turn of the chat.
 
     Attributes:
@@ -90,7 +90,7 @@ class HostedSession:
             self.live = LiveSession(stack.enter_context(open_session(settings, name)), auto_s)
             stack.callback(self.live.close)
             self.conversation = Conversation(self.live)
-            self.entries = [Entry("", [Line(self.live.components.target.notice, "dim")])]
+            self.entries = [ChatTurn("", [Line(self.live.components.target.notice, "dim")])]
             self._open = stack.pop_all()
         events = self.live.listen()
         self._thread = threading.Thread(
@@ -155,7 +155,7 @@ class HostedSession:
 
     def _append(self, text: str, blocks: Sequence[Block]) -> None:
         with self._lock:
-            self.entries = [*self.entries, Entry(text, blocks)][-MAX_ENTRIES:]
+            self.entries = [*self.entries, ChatTurn(text, blocks)][-MAX_ENTRIES:]
 
 
 class SessionRegistry:

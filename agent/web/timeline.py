@@ -12,7 +12,7 @@ N_PROMPTS, N_FAILURES = 6, 4
 
 
 @dataclass(frozen=True)
-class Step:
+class TimelineEntry:
     """A round with a plan; left, width, place: of score and interval on a common track, in %.
 
     change: of the score since the report before; verdict: "" before there is one.
@@ -30,7 +30,7 @@ class Step:
     failures: Sequence[Failure]
 
 
-def steps(past: Sequence[Round]) -> list[Step]:
+def steps(past: Sequence[Round]) -> list[TimelineEntry]:
     """Return the rounds that have a plan, the first one first."""
     measured = [r.main_figure for r in past if r.main_figure]
     low = min((score.low for score in measured), default=0.0)
@@ -46,7 +46,7 @@ def steps(past: Sequence[Round]) -> list[Step]:
         worst = report.worst if report else None
         largest = sorted(current.plan.prompts, key=lambda p: -p.count)
         timeline.append(
-            Step(
+            TimelineEntry(
                 round=current,
                 score=score,
                 change=score.value - before.value if score and before else None,

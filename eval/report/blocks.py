@@ -1,8 +1,8 @@
 """Records of a session as blocks: lines, tables, charts and pictures.
 
 A record is turned into blocks once, here. The terminal (`eval.report.terminal`), the pages
-(`blocks.html.j2`) and the context of a language model (`plain`) only draw them. Text in blocks is
-plain: brackets, tags and control characters from data or from a model are shown as they stand.
+(`blocks.html.j2`) and the context of a language model (`plain_text`) only draw them. Text in blocks
+is plain: brackets, tags and control characters from data or from a model are shown as they stand.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from prompts.printable import one_line
 from prompts.render import quote
 
 if TYPE_CHECKING:
-    from memory.items import Hit
+    from memory.items import SearchHit
 
 # Slices of a report that are told in sentences.
 _N_SLICES = 5
@@ -127,7 +127,7 @@ class Chart:
 Block = Line | Table | Chart | Picture
 
 
-def plain(blocks: Iterable[Block]) -> str:
+def plain_text(blocks: Iterable[Block]) -> str:
     """Return blocks as plain text, one line per line or row."""
     lines: list[str] = []
     for block in blocks:
@@ -381,7 +381,7 @@ def change_tables(first: Round, last: Round) -> list[Block]:
     return [Table(columns, rows, title, columns[1:]) for title, rows in parts.items() if rows]
 
 
-def hit_table(hits: Sequence[Hit]) -> Table:
+def hit_table(hits: Sequence[SearchHit]) -> Table:
     """Return what the memory retrieved, the most similar first."""
     rows = [
         [

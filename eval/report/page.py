@@ -34,8 +34,10 @@ _COUNTED_EVENTS = (
     ("resumed", "resume", "resumes"),
     ("paused", "pause", "pauses"),
     ("fallback", "fallback to the policy", "fallbacks to the policy"),
-    ("warning", "warning", "warnings"),
 )
+
+# Names in journals of what an event is called, and of what it says.
+_TITLES, _MESSAGES = ("what", "rule", "phase"), ("told", "reason")
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class ReportData:
         prompt_montages: PNG files' bytes by prompt id.
         failure_montages: PNG files' bytes by failure id.
         legend: a PNG that explains the colours of labels in the montages.
-        events: journal events worth mentioning (faults, pauses, fallbacks, resumes, warnings, end).
+        events: journal events worth mentioning (faults, pauses, fallbacks, resumes, end).
         decisions: of the brain, by round.
         preferences: of the people who steered, and what became of them.
         reproduce: command lines, in order.
@@ -113,7 +115,7 @@ def build_report_html(data: ReportData) -> str:
         n_kept=sum(r.batch.n_kept for r in rounds if r.batch),
         audited=audited,
         seconds=sum(chain.from_iterable(r.seconds.values() for r in rounds)),
-        unfinished=unfinished(rounds),
+        unfinished=unfinished_round(rounds),
         resume=f"shaping resume {shlex.quote(data.session)}",
         score_chart=session_charts.score_chart(rounds, feedback, sealed, name),
         rounds_table=_rounds_table(rounds, feedback, sealed, audited),
@@ -142,7 +144,7 @@ def build_report_html(data: ReportData) -> str:
     )
 
 
-def unfinished(rounds: Sequence[Round]) -> dict[str, Any] | None:
+def unfinished_round(rounds: Sequence[Round]) -> dict[str, Any] | None:
     """Return which stages the last round has behind it and which is next; None if it is whole."""
     if not rounds or rounds[-1].report:
         return None
@@ -187,7 +189,7 @@ def outcome(events: Sequence[Mapping[str, Any]]) -> str:
     ]
     last = events[-1] if events and events[-1].get("kind") == "ended" else None
     end = f"It ended by {text.words(last['rule']).lower()}: {last['told']}. " if last else ""
-    return f"{end}{', '.join(parts).capitalize() or 'No fault, resume, fallback or warning'}."
+    return f"{end}{', '.join(parts).capitalize() or 'No fault, resume or fallback'}."
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
@@ -364,20 +366,13 @@ def _decision_table(decisions: Sequence[Decisions]) -> Table:
 def _event_table(events: Sequence[Mapping[str, Any]]) -> Table:
     rows: list[list[Cell]] = []
     for event in events:
-        shown = ("schema", "time", "kind", "key", "round", "chain", "settings", "interactive")
-        rest = {key: value for key, value in event.items() if key not in shown}
-        # The name of a message in journals.
-        sentence = rest.pop("told", None)
-        if not rest and not sentence and event.get("kind") == "resumed":
-            sentence = "continued where it had stopped"
-        is_one = len(rest) == 1 and not sentence
-        parts = [
-            _plain(v) if is_one else f"{k.replace('_', ' ')}: {_plain(v)}" for k, v in rest.items()
-        ]
-        parts += [sentence] if sentence else []
+        parts = [str(event[key]).replace("_", " ") for key in _TITLES if event.get(key)]
+        parts += [str(event[key]) for key in _MESSAGES if event.get(key)]
+        if not parts and event.get("kind") == "resumed":
+            parts = ["continued where it had stopped"]
         time = str(event.get("time", "")).replace("T", " ")[:19]
         named = [str(event.get(key, "")) for key in ("kind", "round")]
-        rows.append([time, *named, "; ".join(parts)])
+        rows.append([time, *named, ": ".join(parts)])
     columns = ("Time (UTC)", "Kind", "Round", "What")
     return Table(columns, rows, "What happened", ("Round",), wide=("What",))
 

@@ -16,8 +16,7 @@ from tests.agent.quick import QUICK, MakeSettings
 
 @pytest.fixture(scope="session")
 def prepared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home folder with the small photographs and the trained judge in its cache."""
-    pytest.importorskip("elpv_dataset", reason="needs the photographs of elpv-dataset")
+    """A home folder with the trained judge in its cache."""
     home = tmp_path_factory.mktemp("home")
     _ = Components(load_settings("solar", [*QUICK, f"home={home}"], {})).judge
     return home
@@ -33,6 +32,18 @@ def make_settings(prepared_home: Path, tmp_path: Path) -> MakeSettings:
             folder.mkdir()
             shutil.copytree(prepared_home / "cache", folder / "cache")
         return load_settings("solar", [*quick, f"home={folder}", *overrides], {})
+
+    return make
+
+
+@pytest.fixture
+def make_elpv_settings(make_settings: MakeSettings, elpv_cache: Path) -> MakeSettings:
+    """The same with the photographs of elpv."""
+
+    def make(*overrides: str, home: str = "home") -> Settings:
+        settings = make_settings("target.name=elpv", *overrides, home=home)
+        shutil.copytree(elpv_cache, settings.home / "cache", dirs_exist_ok=True)
+        return settings
 
     return make
 

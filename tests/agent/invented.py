@@ -41,7 +41,7 @@ from memory.events import (
     RoundDoneEvent,
 )
 from memory.files import write_bytes
-from memory.items import Hit, MemoryItem
+from memory.items import MemoryItem, SearchHit
 from memory.journal import Journal, read_events, rounds
 from memory.records import (
     Batch,
@@ -126,7 +126,7 @@ class InventedEffects:
     def undrawn(self, text: str) -> list[str]:
         return [word for word in text.split() if word in self._undrawn]
 
-    def recall(self, round_number: int, query: str) -> tuple[list[MemoryItem], list[Hit]]:
+    def recall(self, round_number: int, query: str) -> tuple[list[MemoryItem], list[SearchHit]]:
         return [hit("lesson", query).item], [hit("prompt", query)]
 
     def draft(self, seen: Observation) -> PolicyDraft | None:
@@ -221,7 +221,7 @@ class InventedEffects:
             raise Crash
 
 
-def hit(kind: Literal["lesson", "prompt"], query: str) -> Hit:
+def hit(kind: Literal["lesson", "prompt"], query: str) -> SearchHit:
     """What the memory finds, the same every time."""
     item = MemoryItem(
         id="old/prompt/1",
@@ -232,7 +232,7 @@ def hit(kind: Literal["lesson", "prompt"], query: str) -> Hit:
         round=1,
         data={"n_made": 8, "kept_rate": 0.5, "credit wafer=poly": 0.123456789},
     )
-    return Hit(item=item, similarity=0.75)
+    return SearchHit(item=item, similarity=0.75)
 
 
 class Person(Observer):

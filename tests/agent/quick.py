@@ -7,8 +7,9 @@ from pathlib import Path
 
 from agent.config.settings import Settings, load_settings
 
-# Photographs of elpv, images of the toy generator, short trainings.
+# Painted photographs and images, short trainings.
 QUICK = (
+    "target.name=toy",
     "generator.name=toy",
     *("dstm.train_on=synthetic", "dstm.min_class_weight=0"),
     "dstm.steps=12",
@@ -17,9 +18,10 @@ QUICK = (
     "session.rounds=2",
     "session.images_per_round=24",
     "session.shard_size=8",
+    "feedback.n_min=4",
     "device=cpu",
 )
-# Painted photographs and images, and trainings of three steps.
+# The same, with trainings of three steps.
 TOY = (
     "target.name=toy",
     "generator.name=toy",

@@ -20,7 +20,7 @@ from agent.loop.components import Components
 from agent.loop.live_effects import LiveEffects
 from agent.loop.observer import ConsoleObserver
 from agent.loop.state import ADVANCES, GRAPH, PHASES, new_round
-from agent.loop.toolbox import Step, Toolbox
+from agent.loop.toolbox import CallContext, Toolbox
 from agent.session.folder import folder_of, open_session
 from memory.errors import ToolError
 from memory.events import HeadEvent, IllegalCallEvent, ToolCallEvent
@@ -229,7 +229,7 @@ def test_a_thousand_hostile_calls(bench: Components) -> None:
                 n_calls += 1
                 call = ToolCall(name=name, args=arguments, id=f"f{n_calls}")
                 try:
-                    said, _ = toolbox.execute(Step(number, phase, legal, "fuzz"), call)
+                    said, _ = toolbox.execute(CallContext(number, phase, legal, "fuzz"), call)
                     assert name in legal
                     if name == "propose_plan":
                         assert sum(int(p["count"]) for p in arguments["prompts"]) <= n_images
@@ -244,7 +244,7 @@ def test_a_thousand_hostile_calls(bench: Components) -> None:
             for name in legal:
                 if name in ADVANCES:
                     call = ToolCall(name=name, args=GOOD[name], id=f"good-{number}-{name}")
-                    assert toolbox.execute(Step(number, phase, legal, "fuzz"), call)
+                    assert toolbox.execute(CallContext(number, phase, legal, "fuzz"), call)
     assert n_calls == 1000
     assert 400 < n_refused < 1000  # neither all refused nor all taken
 

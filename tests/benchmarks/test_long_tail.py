@@ -43,9 +43,8 @@ def test_rare_groups_of_solar_cells_are_rare_beside_the_other_severity() -> None
     assert len(drawn) > 5
 
 
-def test_solar_groups_divide_the_photographs_anew_by_seed(tmp_path: Path) -> None:
-    pytest.importorskip("elpv_dataset", reason="needs the photographs of elpv-dataset")
-    first, second = (solar_groups.build(tmp_path, seed) for seed in (0, 1))
+def test_solar_groups_divide_the_photographs_anew_by_seed(elpv_cache: Path) -> None:
+    first, second = (solar_groups.build(elpv_cache, seed) for seed in (0, 1))
     ids = {name: set(first.split(name).ids) for name in SPLITS}
     assert len(set().union(*ids.values())) == sum(map(len, ids.values()))
     assert ids["test"] != set(second.split("test").ids)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import os
-import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,6 @@ from agent.config.settings import load_settings
 from memory.journal import read_events, rounds
 from tests.contracts.added import FILES, NAME, add
 from tools.plugins import names
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -59,16 +56,27 @@ def test_a_session_of_added_files_alone(tmp_path: Path) -> None:
     assert {score.key for score in second.report.slices} == {"side=left", "side=right"}
 
 
-def test_the_contract_suites_check_added_files(tmp_path: Path) -> None:
-    result = subprocess.run(
-        [*(sys.executable, "-m", "pytest", "-n0", "-v", "-p", "tests.contracts.added", "-k", NAME),
-         "tests/contracts"],
-        cwd=ROOT,
-        env={**os.environ, "ADDED_PLUGINS": str(tmp_path), "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stdout
-    for suite in ("generators", "planners", "selection", "targets", "tasks"):
-        assert f"tests/contracts/test_{suite}.py::test_" in result.stdout
+class Passed:
+    """A pytest plug-in that counts the tests of each file that pass."""
+
+    def __init__(self) -> None:
+        self.by_file: Counter[str] = Counter()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" and report.passed:
+            self.by_file[Path(report.nodeid.partition("::")[0]).name] += 1
+
+
+@pytest.mark.usefixtures("added")
+def test_the_contract_suites_check_added_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # They are read anew, as they ask for the plug-ins when they are imported.
+    for name in [name for name in sys.modules if name.startswith("tests.contracts.test_")]:
+        monkeypatch.delitem(sys.modules, name)
+    passed = Passed()
+    options = ["-n0", "--capture=no", "-p", "no:cacheprovider", "-p", "no:faulthandler"]
+    place = [f"--basetemp={tmp_path / 'contracts'}", str(Path(__file__).parent)]
+    assert pytest.main([*options, "-k", NAME, *place], plugins=[passed]) == 0
+    suites = {f"test_{name}.py" for name in ("generators", "planners", "selection")}
+    assert passed.by_file.keys() == suites | {"test_targets.py", "test_tasks.py"}

@@ -41,13 +41,12 @@ def options_of(name: str, folder: Path) -> dict[str, object]:
 
 @pytest.fixture(params=names("tools.targets"))
 def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Target:
-    if request.param == "elpv":
-        pytest.importorskip("elpv_dataset", reason="needs the photographs of elpv-dataset")
     if request.param not in _BUILT:
         folder: Path = tmp_path_factory.mktemp("targets")
-        _BUILT[request.param] = targets.build(
-            request.param, folder / "cache", **options_of(request.param, folder)
-        )
+        is_elpv = request.param == "elpv"
+        cache: Path = request.getfixturevalue("elpv_cache") if is_elpv else folder / "cache"
+        options = options_of(request.param, folder)
+        _BUILT[request.param] = targets.build(request.param, cache, **options)
     return _BUILT[request.param]
 
 

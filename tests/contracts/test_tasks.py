@@ -19,7 +19,7 @@ from tools.data.samples import Samples
 from tools.models.dstm_file import load_model, save_model
 from tools.plugins import names
 from tools.settings import TrainSettings
-from tools.tasks import Batch, Model, Slicing, Task
+from tools.tasks import Minibatch, Model, Slicing, Task
 from tools.tasks.classification import TransformersClassifier
 from tools.train_dstm import train_model
 
@@ -54,8 +54,8 @@ NAMES = ("sky", "road", "car")
 SLICING = Slicing([("light",)], 2)
 
 
-def batch(task: Task, given: Samples) -> Batch:
-    return Batch(torch.from_numpy(given.images).float() / 255, task.labels(given))
+def batch(task: Task, given: Samples) -> Minibatch:
+    return Minibatch(torch.from_numpy(given.images).float() / 255, task.labels(given))
 
 
 @pytest.fixture(params=names("tools.tasks"))

@@ -11,9 +11,9 @@ from eval.delivery import (
     Delivery,
     Rule,
     change,
-    changes,
     class_sums,
     delivered_round,
+    figure_changes,
     score_sums,
     slice_sums,
     slices_that_matter,
@@ -158,7 +158,7 @@ def test_the_interval_of_the_main_figure_decides(low: float, high: float, outcom
     rng = np.random.default_rng(0)
     scores = rng.random(50), rng.random(50)
     before, after = (score_sums(each) for each in scores)
-    found = changes(
+    found = figure_changes(
         ("mIoU", before[0], after[0], before[1]),
         scores,
         "Mean score",

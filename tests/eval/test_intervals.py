@@ -90,6 +90,8 @@ def test_the_seeds_that_would_be_needed_reach_the_power(effect: float) -> None:
     draws = [mean_interval(rng.normal(effect, 1, size=n)) for _ in range(N)]
     rejected = np.mean([not e.low <= 0 <= e.high for e in draws])
     assert 0.77 <= rejected <= 0.95
+    assert 9_000 < (seeds_needed(mean_interval(base + 0.0286)) or 0) < 10_000
+    assert seeds_needed(mean_interval(base + 0.0279)) is None
     assert seeds_needed(mean_interval([0.0, 0.0])) is None
     assert seeds_needed(mean_interval([0.1])) is None
 

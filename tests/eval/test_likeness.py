@@ -70,8 +70,10 @@ def test_groups_are_measured_apart() -> None:
         real,
         drawn,
         "pixels",
-        {"day": np.arange(50), "night": np.arange(50, 100), "dawn": np.arange(100, 103)},
-        {"night": np.arange(300, 330), "day": np.arange(300), "dusk": np.arange(330)},
+        {"day": np.arange(50), "night": np.arange(50, 100), "dawn": np.arange(100, 103)}
+        | {"scene": np.arange(103)},
+        {"night": np.arange(300, 330), "day": np.arange(300), "dusk": np.arange(330)}
+        | {"scene": np.arange(330)},
     )
     by = {one.group: one for one in found}
     assert by.keys() == {"all", "day", "night"}

@@ -247,8 +247,8 @@ def test_failures_hypotheses_events_settings_and_licence_appear() -> None:
     assert last.verdict.change is not None
     assert signed(last.verdict.change) in text
     assert "2025-05-06 07:08:09" in text
-    assert "reason: the chat model gave no valid call; used: policy:uniform" in text
-    assert "continued in round 3, stage generate" in text
+    assert "propose plan: the chat model gave no valid call" in text
+    assert "killed: The process was killed in round 3, stage generate." in text
     assert "target.size_px 64" in text
     assert data.notice in text
     assert data.reproduce[0] in text

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.brains import BrainContext, build
-from agent.config.settings import LLMSettings
+from agent.config.sections import LLMSettings
 from agent.planners import AttributeCombination, AttributeDistribution
 from memory.addresses import warn_of_plain_key, without_addresses
 from memory.events import (

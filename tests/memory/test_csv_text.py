@@ -18,10 +18,10 @@ TEXTS = (
 NUMBERS = ("-0.1234", "+5", "-1e-05", "12", "-3.")
 
 
-def test_formulas_are_marked_and_come_back() -> None:
-    file = io.StringIO(newline="")
-    write_csv(file, ["=head", "n"], [(text, i) for i, text in enumerate(TEXTS)])
-    header, *rows = csv.reader(io.StringIO(file.getvalue(), newline=""))
+def test_formulas_are_marked_and_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "texts.csv"
+    write_csv(path, ["=head", "n"], [(text, i) for i, text in enumerate(TEXTS)])
+    header, *rows = csv.reader(io.StringIO(path.read_bytes().decode(), newline=""))
     assert header == ["'=head", "n"]
     assert not [row for row in rows if re.match(r"[=+\-@\t\r\n\uff1d]", row[0])]
     assert [unmark_cell(row[0]) for row in rows] == list(TEXTS)

@@ -17,7 +17,7 @@ from tools.models.dstm_file import load_model, save_model
 from tools.settings import AuditSettings, TrainSettings
 from tools.targets import with_flips
 from tools.targets.user.loading import ReadOptions
-from tools.tasks import Batch
+from tools.tasks import Minibatch
 from tools.train_dstm import train_model
 
 QUICK = TrainSettings(steps=40, batch_size=32, learning_rate=0.01)
@@ -84,9 +84,9 @@ def test_without_augmentation_no_views_are_averaged() -> None:
 def test_labels_of_pixels_are_mirrored_only_where_images_may_be() -> None:
     task = tasks.build("segmentation")
     images, labels = torch.rand(8, 1, 4, 4), torch.arange(16).view(1, 4, 4).repeat(8, 1, 1)
-    kept = task.augment(Batch(images, labels, flips=()), torch.Generator().manual_seed(0))
+    kept = task.augment(Minibatch(images, labels, flips=()), torch.Generator().manual_seed(0))
     assert torch.equal(kept.labels, labels)
-    turned = task.augment(Batch(images, labels), torch.Generator().manual_seed(0))
+    turned = task.augment(Minibatch(images, labels), torch.Generator().manual_seed(0))
     assert not torch.equal(turned.labels, labels)
 
 

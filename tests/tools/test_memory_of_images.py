@@ -22,7 +22,7 @@ import pytest
 from numpy.typing import NDArray
 
 from agent.autonomous.thumbnails import prompt_thumbnails
-from agent.experiments.pool import Pool
+from agent.experiments.image_cache import ImageCache
 from memory.records import Batch, Plan, PromptSpec
 from tools.data import stored_images
 from tools.data.drawn import Drawn, ImageRequest
@@ -140,7 +140,7 @@ def test_memory_of_a_comparisons_pool_does_not_grow_with_the_images(
             for i in range(n_images // 50)
         ]
         tracemalloc.start()
-        images = Pool(parts, tmp_path / str(n_images), 0, []).take(prompts, Counter())
+        images = ImageCache(parts, tmp_path / str(n_images), 0, []).take(prompts, Counter())
         assert sum(len(part) for part in parts_of(images, N_PER_SHARD)) == n_images
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()

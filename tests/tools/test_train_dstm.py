@@ -17,7 +17,7 @@ from tools.data.shards import write_shard
 from tools.models.dstm_file import load_model, save_model
 from tools.models.embeddings import last_layer
 from tools.settings import DstmSettings, TrainSettings
-from tools.tasks import Batch, strong
+from tools.tasks import Minibatch, strong
 from tools.train_dstm import Callbacks, train_dstm, train_model
 
 TASK = tasks.build("classification")
@@ -263,7 +263,7 @@ def test_the_last_stretch_on_photographs_can_train_the_last_layer_alone(
 def test_strong_augmentation_changes_images_and_keeps_labels(target: Any, moves: bool) -> None:
     photographs = target.split("generator")
     images = torch.from_numpy(photographs.images).float() / 255
-    batch = Batch(images, TASK.labels(photographs), torch.ones(len(images)))
+    batch = Minibatch(images, TASK.labels(photographs), torch.ones(len(images)))
     one, same, other = (
         strong.augment(batch, torch.Generator().manual_seed(seed), moves) for seed in (0, 0, 1)
     )

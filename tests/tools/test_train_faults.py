@@ -10,7 +10,7 @@ import torch
 from memory.errors import ShapingError
 from tools import tasks
 from tools.settings import TrainSettings
-from tools.tasks import Batch
+from tools.tasks import Minibatch
 from tools.train_dstm import train_model
 
 
@@ -24,7 +24,9 @@ class Flaky:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def loss(self, outputs: torch.Tensor, batch: Batch, settings: TrainSettings) -> torch.Tensor:
+    def loss(
+        self, outputs: torch.Tensor, batch: Minibatch, settings: TrainSettings
+    ) -> torch.Tensor:
         if len(outputs) > self._max_batch:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         self._n_calls += 1

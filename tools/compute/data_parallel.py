@@ -23,7 +23,7 @@ from tools import tasks
 from tools.data.stored_images import StoredImages
 from tools.models.dstm_file import load_model, save_model
 from tools.settings import TrainSettings
-from tools.tasks import Batch, Model
+from tools.tasks import Minibatch, Model
 from tools.train_dstm import Callbacks, Trainer, train_model
 
 _POLL_S = 0.1
@@ -113,11 +113,11 @@ class _ProcessSync:
     def __init__(self, rank: int, n_processes: int) -> None:
         self._rank, self._n_processes = rank, n_processes
 
-    def share(self, batch: Batch) -> Batch:
+    def share(self, batch: Minibatch) -> Minibatch:
         """See `GradientSync`."""
         share = slice(self._rank, None, self._n_processes)
         weights = None if batch.weights is None else batch.weights[share]
-        return Batch(batch.images[share], batch.labels[share], weights)
+        return Minibatch(batch.images[share], batch.labels[share], weights)
 
     def mean(self, model: Model, loss: float) -> float:
         """See `GradientSync`; one message for all gradients and the loss."""

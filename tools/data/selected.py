@@ -36,7 +36,7 @@ def left_out(shards: Sequence[Path]) -> set[str]:
     return {name for path in choices(shards) for name in read_choice(path).left_out}
 
 
-class Choice(NamedTuple):
+class StoredChoice(NamedTuple):
     """A stored choice: the SHA-256 of its file, and the images that it leaves out."""
 
     sha256: str
@@ -44,7 +44,7 @@ class Choice(NamedTuple):
 
 
 @cached_until_changed
-def read_choice(path: Path) -> Choice:
+def read_choice(path: Path) -> StoredChoice:
     """Return the choice in a file; raises DataError when it is damaged."""
     try:
         data = path.read_bytes()
@@ -54,4 +54,4 @@ def read_choice(path: Path) -> Choice:
             f"The choice of images {path} is damaged ({error}). Delete this file and run the "
             "same command again; the choice is made again."
         ) from error
-    return Choice(hashlib.sha256(data).hexdigest(), names)
+    return StoredChoice(hashlib.sha256(data).hexdigest(), names)

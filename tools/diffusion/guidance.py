@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from memory.records import PromptSpec, read_pull
 from tools.data.samples import Dense, Samples
 from tools.models import criteria
-from tools.tasks import Batch, pixel_batches
+from tools.tasks import Minibatch, pixel_batches
 
 # ActGen's schedule is written for this many steps, half of its weight being left at MIDDLE.
 ACTGEN_STEPS = 40
@@ -70,7 +70,7 @@ class Critic:
             ids=[""] * len(images),
             labels=labels,
         )
-        batch = Batch(images, task.labels(shown).to(images.device))
+        batch = Minibatch(images, task.labels(shown).to(images.device))
         return criteria.loss(task, outputs, batch, self.dstm.settings)
 
     def guidance(self, prompt: PromptSpec, index: int, class_index: int) -> FeedbackGuidance | None:
@@ -168,7 +168,7 @@ def highest_losses(dstm: criteria.Dstm, photographs: Samples) -> Samples:
         rows = np.arange(start, start + len(images))
         labels = dstm.task.labels(photographs.take(rows)).to(device)
         outputs = dstm.model(images).float()
-        batch = Batch(images, labels)
+        batch = Minibatch(images, labels)
         losses[rows] = criteria.loss(dstm.task, outputs, batch, dstm.settings).cpu().numpy()
         start += len(images)
     chosen: list[int] = []

@@ -20,15 +20,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch.nn.functional import pixel_unshuffle
 
 from memory import minilm
 from tools.data.drawn import Drawn
 from tools.data.samples import Dense
-from tools.diffusion import patch_pca, sampler
+from tools.diffusion import sampler
+from tools.diffusion.channels import PatchChannels
 from tools.diffusion.guidance import FeedbackGuidance, actgen_weight, along_gradient
-from tools.diffusion.label_codes import LabelCodes
 from tools.diffusion.preconditioning import PREDICTION_TYPES, Prediction, preconditioning
 from tools.diffusion.sampler import Levels, per_channel
 from tools.settings import renamed
@@ -49,11 +49,8 @@ def encode_prompts(texts: Sequence[str]) -> Text:
     return minilm.load().token_states(texts, MAX_TOKENS)
 
 
-class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
-    """Text to image and labels.
-
-    Channels come in two forms: folded, (n, c, h, w), a pixel-unshuffle of image and labels; and
-    projected on the basis of patches, (n, k, h, w), which is what the network sees.
+class MTDMPipeline(PatchChannels):
+    """Text to image and labels; see `PatchChannels` for the forms of its channels.
 
     Args:
         unet: Denoises projected channels.
@@ -123,40 +120,12 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         return renamed(config) if isinstance(config, dict) else config
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Shape of one image, (channels, height, width)."""
-        size = self.config.image_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return (self.config.image_channels, height, width)
-
-    @property
-    def codes(self) -> LabelCodes:
-        """How labels are coded; of no kind for a model that draws images alone."""
-        return LabelCodes.model_validate(self.config.label_codes)
-
-    @property
     def prediction(self) -> Prediction:
         """What the network predicts."""
         if self.config.power:
             return "residual"
         is_velocity = self.scheduler.config.prediction_type == PREDICTION_TYPES["velocity"]
         return "velocity" if is_velocity else "clean"
-
-    @property
-    def noise_shape(self) -> tuple[int, int, int]:
-        """Shape of the noise of one image and its labels, (c, height, width), before folding."""
-        channels, height, width = self.image_shape
-        return (channels + self.codes.n_channels, height, width)
-
-    @property
-    def n_image_channels(self) -> int:
-        """Number of folded channels that hold the image; those of labels follow."""
-        return int(self.config.image_channels * self.config.patch**2)
-
-    @cached_property
-    def _basis(self) -> torch.Tensor | None:
-        rows = patch_pca.restored(self.config.basis)
-        return None if rows is None else torch.from_numpy(rows)
 
     @cached_property
     def _powers(self) -> torch.Tensor | None:
@@ -165,70 +134,10 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             return None
         return torch.tensor(self.config.power).clamp(min=_MIN_POWER)[:, None, :, None, None]
 
-    @cached_property
-    def _n_projected(self) -> tuple[int, int]:
-        """Return the number of projected channels of the image, and of labels."""
-        n = self.n_image_channels
-        if self._basis is None:
-            return n, self.unet.config.in_channels - n
-        n_image = int((self._basis[:, :n] != 0).any(1).sum())
-        return n_image, len(self._basis) - n_image
-
-    def project(self, x: torch.Tensor) -> torch.Tensor:
-        """Return folded channels, (n, c, h, w), projected on the basis, (n, k, h, w)."""
-        return x if self._basis is None else _mix(self._basis.to(x), x)
-
-    def reconstruct(self, projected: torch.Tensor) -> torch.Tensor:
-        """Invert `project`, but for what is outside of the basis."""
-        return projected if self._basis is None else _mix(self._basis.T.to(projected), projected)
-
-    def fold(self, images: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        """Turn pixels and coded labels into folded channels.
-
-        Args:
-            images: float in 0..1, (n, c, h, w).
-            labels: Whitened channels of `codes`, (n, c, h, w); None: a model without labels.
-        """
-        whitened = (images - self.config.mean) / self.config.std
-        if labels is not None:
-            whitened = torch.cat([whitened, labels], dim=1)
-        return pixel_unshuffle(whitened, self.config.patch)
-
-    def unfold(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Invert `fold`: pixels, not clipped, and whitened channels of labels."""
-        channels = self.config.image_channels
-        flat = pixel_shuffle(x, self.config.patch)
-        return flat[:, :channels] * self.config.std + self.config.mean, flat[:, channels:]
-
-    def _fold_unlabelled(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Fold images without labels: the mean, 0, takes their place."""
-        n_labels = self.codes.n_channels
-        if not n_labels:
-            return self.fold(pixels)
-        return self.fold(pixels, pixels.new_zeros(len(pixels), n_labels, *pixels.shape[2:]))
-
     def times(self, steps: int) -> torch.Tensor:
         """Return the times at which an image is denoised, see `sampler.timesteps`."""
         n_times = len(self.scheduler.alphas_cumprod)
         return sampler.timesteps(n_times, steps, self.config.timestep_rho).to(self.device)
-
-    def levels(self, t: torch.Tensor) -> Levels:
-        """Return the signal power of image and labels at times, see `sampler.levels_at`."""
-        alphas = self.scheduler.alphas_cumprod
-        return sampler.levels_at(alphas, t, self.config.label_noise_offset)
-
-    def per_channel(self, levels: Levels) -> torch.Tensor:
-        """Return the levels of every folded channel, (n, c, 1, 1)."""
-        n_labels = self.codes.n_channels * self.config.patch**2
-        return per_channel(levels, (self.n_image_channels, n_labels))
-
-    def projected_levels(self, t: torch.Tensor, levels: Levels | None = None) -> torch.Tensor:
-        """Return the levels of every projected channel at times, (n, k, 1, 1), or those given."""
-        return per_channel(levels or self.levels(t), self._n_projected)
-
-    def add_noise(self, x: torch.Tensor, noise: torch.Tensor, levels: Levels) -> torch.Tensor:
-        """Return folded channels, (n, c, h, w), with noise as the levels say."""
-        return sampler.add_noise(x, noise, self.per_channel(levels).to(x))
 
     def predict(
         self,
@@ -307,7 +216,7 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         if self.config.label_noise_offset:
             labels = torch.zeros_like(labels)
         folded_noise = pixel_unshuffle(noise, self.config.patch).expand(n, -1, -1, -1)
-        noisy = self.add_noise(self._fold_unlabelled(pixels), folded_noise, (image, labels))
+        noisy = self.add_noise(self.fold_unlabelled(pixels), folded_noise, (image, labels))
         states, mask = (part.expand(n, *part.shape[1:]) for part in self._encode([""]))
         levels = (image.to(self.device), labels.to(self.device))
         noisy = noisy.to(self.device, self.unet.dtype)
@@ -347,7 +256,7 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         x = clean = previous = projected_noise = self.project(folded)
         times = self.times(steps)
         image, labels = (torch.tensor([share]) for share in s_noise or self.config.s_noise)
-        keep = per_channel((image, labels), self._n_projected).to(x.device)
+        keep = per_channel((image, labels), self.n_projected).to(x.device)
         early_labels: tuple[Dense, Dense] | None = None
         for i, t in enumerate(self.progress_bar(times)):
             # What is moved is always denoised after, so that it becomes a picture again.
@@ -362,14 +271,14 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
                 now, following = self.projected_levels(times[i : i + 2]).split(1)
                 x = sampler.ddim_step(x, clean, now, following, keep)
                 if early_labels is None and self._labels_are_clean(times[i + 1]):
-                    early_labels = self._decode_labels(clean, previous)
-                    x = self._write_labels(x, early_labels[0])
+                    early_labels = self.decode_labels(clean, previous)
+                    x = self.write_labels(x, early_labels[0])
         watch(clean)
         pixels, _ = self.unfold(self.reconstruct(clean.float()))
         images = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
         if not self.codes.kinds:
             return Drawn(images)
-        return Drawn(images, *(early_labels or self._decode_labels(clean, previous)))
+        return Drawn(images, *(early_labels or self.decode_labels(clean, previous)))
 
     def _labels_are_clean(self, t: torch.Tensor) -> bool:
         """Return whether labels with a noise offset have no noise left at a time."""
@@ -389,13 +298,13 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
 
         clean: estimate without noise of one step earlier; noise: the initial one, projected.
         """
-        n_image = self._n_projected[0]
+        n_image = self.n_projected[0]
         image, labels = x[:, :n_image], x[:, n_image:]
         weights = torch.tensor([g.weight for g in feedback], device=x.device, dtype=x.dtype)
         if feedback[0].by == "real":
             photographs = np.stack([g.photograph for g in feedback if g.photograph is not None])
             pixels = torch.from_numpy(photographs).to(x.device, x.dtype) / 255
-            goal = self.project(self._fold_unlabelled(pixels))[:, :n_image]
+            goal = self.project(self.fold_unlabelled(pixels))[:, :n_image]
             alpha = self.levels(times[step])[0].to(x)
             as_noisy = sampler.add_noise(goal, noise[:, :n_image], alpha)
             share = weights * actgen_weight(step, len(times))
@@ -417,21 +326,6 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             (gradient,) = torch.autograd.grad(value.sum(), leaf)
         return gradient.to(clean.dtype)
 
-    def _decode_labels(self, clean: torch.Tensor, previous: torch.Tensor) -> tuple[Dense, Dense]:
-        """Return labels and confidence; previous: the estimate of one step earlier."""
-        labels, earlier = (
-            self.unfold(self.reconstruct(part.float()))[1] for part in (clean, previous)
-        )
-        return self.codes.decode(labels.cpu().numpy(), earlier.cpu().numpy())
-
-    def _write_labels(self, x: torch.Tensor, labels: Dense) -> torch.Tensor:
-        """Return projected channels whose label channels hold the codes of `labels`."""
-        values, _ = self.codes.encode(labels, self.image_shape[1:])
-        whitened = torch.from_numpy(values).to(x)
-        coded = self.project(self.fold(whitened.new_zeros(len(x), *self.image_shape), whitened))
-        n_image = self._n_projected[0]
-        return torch.cat([x[:, :n_image], coded[:, n_image:]], dim=1)
-
     def _encode(self, prompts: Sequence[str]) -> Text:
         """Encode each distinct prompt once."""
         for text in dict.fromkeys(prompts):
@@ -441,10 +335,3 @@ class MTDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         pairs = zip(*(self._text_cache[text] for text in prompts), strict=True)
         all_states, masks = (torch.cat(parts).to(self.device) for parts in pairs)
         return all_states, masks
-
-
-def _mix(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Return channels (k) that are sums of channels (c), (n, k, h, w); weights: (k, c)."""
-    # The same numbers as einsum's, in half of the time.
-    mixed: torch.Tensor = (weights @ x.flatten(2)).unflatten(2, x.shape[2:])
-    return mixed

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Protocol, runtime_checkable
 
+from memory.errors import WeightsError
 from tools.data.drawn import Drawn, ImageRequest
 from tools.plugins import load
 
@@ -92,6 +93,31 @@ class GeneratorWrapper:
     def undrawn(self, text: str) -> Sequence[str]:
         """Return the words that `inner` cannot draw."""
         return undrawn(self._inner, text)
+
+
+def check_shape(
+    model: str, drawn: tuple[int, int, int], wanted: tuple[int, int, int], command: str
+) -> None:
+    """Raise WeightsError where a model draws images of another shape than the target's.
+
+    Args:
+        model: Its name in the message.
+        drawn: Channels, height and width of what it draws.
+        wanted: Those of the target.
+        command: That trains such a model for the target.
+    """
+    if drawn == tuple(wanted):
+        return
+    n_channels, height, width = drawn
+    advice = f"Train one for this target with `{command}`."
+    if n_channels == wanted[0]:
+        advice = (
+            f"Read photographs in its size with `--set target.options.size={width}x{height}`, "
+            f"where the target has this option. {advice}"
+        )
+    raise WeightsError(
+        f"The {model} draws images of shape {drawn}, but the target's are {tuple(wanted)}. {advice}"
+    )
 
 
 def build(

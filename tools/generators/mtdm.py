@@ -11,12 +11,12 @@ import torch
 from pydantic import Field
 
 from memory import minilm
-from memory.errors import WeightsError
 from memory.records import Share
 from tools.data.drawn import Drawn, ImageRequest, join
 from tools.diffusion.pipeline import GUIDANCE_INTERVAL, MAX_TOKENS, MTDMPipeline
 from tools.diffusion.sampler import seeded_noise
 from tools.diffusion.weights import load_pipeline, weights_folder
+from tools.generators import check_shape
 from tools.models.digests import identity_of
 from tools.plugins import read_options
 from tools.settings import WithEarlierNames
@@ -106,12 +106,5 @@ def build(
     """
     chosen = read_options("generator.options", MTDMOptions, options)
     pipeline = load_pipeline(weights_folder(chosen.weights), device)
-    if pipeline.image_shape != tuple(image_shape):
-        _, height, width = pipeline.image_shape
-        raise WeightsError(
-            f"The MTDM {chosen.weights} draws images of shape {pipeline.image_shape}, but the "
-            f"target's are {tuple(image_shape)}. Read photographs in its size with `--set "
-            f"target.options.size={width}x{height}`, where the target has this option, or train "
-            "an MTDM for this target with `shaping pretrain`."
-        )
+    check_shape(f"MTDM {chosen.weights}", pipeline.image_shape, image_shape, "shaping pretrain")
     return MTDMGenerator(pipeline, chosen)

@@ -41,14 +41,14 @@ N_LEAST = 20
 """Real photographs of a class from which on its images are judged."""
 
 
-Verdict = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]
+AuditScores = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]
 """How sure the labels are, 0..1, the weight, 0..1, and whether an image is kept, (n,) each."""
 
 
 class KeepAll:
     """A verifier that keeps every image at full weight, for generators with exact labels."""
 
-    def verify(self, samples: Samples, confidence: Dense | None = None) -> Verdict:
+    def verify(self, samples: Samples, confidence: Dense | None = None) -> AuditScores:
         """Return 1, weight 1 and kept for every image."""
         n = len(samples)
         return np.ones(n), np.ones(n), np.ones(n, dtype=np.bool_)
@@ -82,7 +82,7 @@ class AuditClassifier:
         needed = self._n_needed()
         return tuple(name for name, n in zip(self.class_names, needed, strict=True) if not n)
 
-    def verify(self, samples: Samples, confidence: Dense | None = None) -> Verdict:
+    def verify(self, samples: Samples, confidence: Dense | None = None) -> AuditScores:
         """Return the probability of each image's own class, its weight, and whether it is kept.
 
         Each is (n,). Kept images have weight 1. The weight of others is the number of real

@@ -26,7 +26,7 @@ from memory.files import write_json
 from memory.records import Record, digest
 from tools import tasks
 from tools.data.samples import Dense, Samples, content_digest
-from tools.labelers.audit import Verdict, trained_once
+from tools.labelers.audit import AuditScores, trained_once
 from tools.models.dstm_file import load_model
 from tools.settings import AuditSettings
 from tools.targets import Target, with_flips
@@ -48,7 +48,7 @@ _THRESHOLD = 0.5
 _DOUBT = 1.0
 
 
-class Calibration(Record):
+class AuditCalibration(Record):
     """How evidence is weighted, fitted to the held-out photographs.
 
     Attributes:
@@ -71,9 +71,9 @@ class DenseAudit:
     task: Multi
     models: Sequence[Model]
     settings: AuditSettings
-    calibration: Calibration
+    calibration: AuditCalibration
 
-    def verify(self, samples: Samples, confidence: Dense) -> Verdict:
+    def verify(self, samples: Samples, confidence: Dense) -> AuditScores:
         """Return the expected score of each image's labels, its weight, and whether it is kept.
 
         Each is (n,). An image is kept if its score reaches the threshold, or the limit of true
@@ -176,13 +176,13 @@ def train_dense_audit(
     if not path.exists():
         held = samples.take(np.flatnonzero(held_out))
         write_json(path, calibrate(task, models, held, settings.focal_px).to_json())
-    calibration = Calibration.model_validate(json.loads(path.read_bytes()))
+    calibration = AuditCalibration.model_validate(json.loads(path.read_bytes()))
     return DenseAudit(task, models, settings, calibration)
 
 
 def calibrate(
     task: Multi, models: Sequence[Model], samples: Samples, focal_px: float | None
-) -> Calibration:
+) -> AuditCalibration:
     """Fit weights of evidence that predict scores, on samples with true labels.
 
     Args:
@@ -216,7 +216,7 @@ def calibrate(
     table = slice_table(samples.attributes, sorted(single), _N_MIN)
     limits = {key: float(np.quantile(reached[rows], _REAL_QUANTILE)) for key, rows in table.items()}
     limits[""] = float(np.quantile(reached, _REAL_QUANTILE))
-    return Calibration(normal=normal, weights=weights, limits=limits, focal_px=focal_px)
+    return AuditCalibration(normal=normal, weights=weights, limits=limits, focal_px=focal_px)
 
 
 def true_scores(part: DenseTask, labels: NDArray[Any], samples: Samples) -> Vector:

@@ -35,7 +35,7 @@ from tools.generators.mtdm import MTDMGenerator
 from tools.models.embeddings import recorded
 from tools.models.folders import load_weights, read_description, require_files
 from tools.settings import TrainSettings
-from tools.tasks import Batch, pixel_batches
+from tools.tasks import Minibatch, pixel_batches
 from tools.tasks.multi import Multi
 
 TENSORS, DESCRIPTION = "head.safetensors", "head.json"
@@ -72,10 +72,10 @@ class Description(Record):
     denoiser: str
     n_images: int
     settings: HeadSettings
-    figures: dict[str, float] = Field(default_factory=dict)
+    validation_figures: dict[str, float] = Field(default_factory=dict)
 
 
-class Features:
+class UNetFeatures:
     """Features of images: the denoiser's up-block activations, and the folded pixels."""
 
     def __init__(self, pipeline: MTDMPipeline, timesteps: Sequence[int]) -> None:
@@ -138,7 +138,7 @@ class Head(nn.Module):
 class FeatureDecoder:
     """Heads on an MTDM; a `Labeler`."""
 
-    features: Features
+    features: UNetFeatures
     heads: nn.ModuleList
     description: Description
     device: str
@@ -221,7 +221,7 @@ def fit(
     task = Multi(kinds)
     learnt = _with_mirrored(samples) if "horizontal" in flips else samples
     labels = task.labels(learnt).to(device)
-    extractor = Features(pipeline, settings.timesteps)
+    extractor = UNetFeatures(pipeline, settings.timesteps)
     features = extractor(learnt.images).to(device)
     description = Description(
         kinds=kinds,
@@ -249,7 +249,7 @@ def fit(
         head.train()
         for step in range(settings.steps):
             rows = torch.randint(len(features), (settings.batch_size,), generator=generator)
-            batch = Batch(features[rows], labels[rows])
+            batch = Minibatch(features[rows], labels[rows])
             loss = task.loss(head(batch.images), batch, train).mean()
             optimizer.zero_grad()
             loss.backward()
@@ -274,7 +274,7 @@ def labelled(samples: Samples, n: int, n_check: int, seed: int) -> tuple[Samples
     return samples.take(rows[:n]), samples.take(rows[n : n + n_check])
 
 
-def figures(
+def validation_figures(
     decoder: FeatureDecoder, samples: Samples, class_names: Sequence[str]
 ) -> dict[str, float]:
     """Return the figures of the labels against those of the samples, by their names."""
@@ -286,13 +286,13 @@ def figures(
     }
 
 
-def save_head(folder: Path, decoder: FeatureDecoder, figures: dict[str, float]) -> None:
+def save_head(folder: Path, decoder: FeatureDecoder, validation_figures: dict[str, float]) -> None:
     """Write head.safetensors, then head.json with the figures of the head.
 
     Raises SettingsError where such a file is the user's.
     """
     tensors = {k: v.cpu().contiguous() for k, v in decoder.heads.state_dict().items()}
-    described = decoder.description.model_copy(update={"figures": figures})
+    described = decoder.description.model_copy(update={"figures": validation_figures})
     with writing(folder, (TENSORS, DESCRIPTION)):
         (folder / DESCRIPTION).unlink(missing_ok=True)
         write_bytes(folder / TENSORS, save(tensors))
@@ -310,7 +310,7 @@ def load_head(folder: Path, pipeline: MTDMPipeline, device: str = "cpu") -> Feat
             f"The label head {folder} was fitted to the MTDM {description.denoiser}, but the "
             f"generator's weights are {given}. Fit one to these with `shaping label-head fit`."
         )
-    extractor = Features(pipeline, description.settings.timesteps)
+    extractor = UNetFeatures(pipeline, description.settings.timesteps)
     heads = _new_heads(extractor, description, pipeline.config.patch)
     load_weights(heads, folder / TENSORS, again)
     return FeatureDecoder(extractor, heads.to(device).eval(), description, device)
@@ -345,7 +345,7 @@ def build(
     return decoder
 
 
-def _new_heads(extractor: Features, description: Description, patch: int) -> nn.ModuleList:
+def _new_heads(extractor: UNetFeatures, description: Description, patch: int) -> nn.ModuleList:
     """Return untrained heads; torch's global generator is left as it was."""
     settings = description.settings
     n_classes = len(description.class_names)

@@ -22,7 +22,7 @@ from tools.data.stored_images import StoredImages
 from tools.models.dstm_file import load_model
 from tools.models.embeddings import last_layer, recorded
 from tools.settings import DstmSettings, TrainSettings
-from tools.tasks import Batch, Model, Task
+from tools.tasks import Minibatch, Model, Task
 
 _BATCH = 64
 
@@ -67,7 +67,9 @@ def margin(task: Task, outputs: torch.Tensor) -> torch.Tensor:
     return _per_image(first - second)
 
 
-def loss(task: Task, outputs: torch.Tensor, batch: Batch, settings: TrainSettings) -> torch.Tensor:
+def loss(
+    task: Task, outputs: torch.Tensor, batch: Minibatch, settings: TrainSettings
+) -> torch.Tensor:
     """Return the task's loss of each image, without smoothing of labels, (n,)."""
     plain = settings.model_copy(update={"label_smoothing": 0.0, "balance_classes": False})
     return task.loss(outputs, batch, plain)
@@ -142,7 +144,7 @@ def sample_gradients(
     with recorded([layer], inputs=True) as inputs, recorded([layer]) as outputs:
         for part in parts_of(samples, _BATCH):
             images = torch.from_numpy(part.images).to(device).float() / 255
-            batch = Batch(images, task.labels(part).to(device))
+            batch = Minibatch(images, task.labels(part).to(device))
             total = loss(task, model(images), batch, settings).sum()
             features, output = inputs.pop(), outputs.pop()
             (residuals,) = torch.autograd.grad(total, output)

@@ -40,30 +40,47 @@ def save_model(folder: Path, model: Model, meta: Mapping[str, Any]) -> str:
     return sha256
 
 
+def read_weights(folder: Path) -> tuple[bytes, dict[str, Any]]:
+    """Return the bytes of a saved model's weights, and its model.json.
+
+    Raises:
+        WeightsError: A file is missing or damaged.
+    """
+    with _whole(folder):
+        meta: dict[str, Any] = json.loads((folder / "model.json").read_bytes())
+        data = (folder / "model.safetensors").read_bytes()
+        sha256 = hashlib.sha256(data).hexdigest()
+        if sha256 != meta["sha256"]:
+            raise ValueError(f"SHA-256 {sha256[:12]}..., expected {meta['sha256'][:12]}...")
+    return data, meta
+
+
 def load_model(folder: Path, device: str = "cpu") -> tuple[Model, dict[str, Any]]:
     """Return a saved model, ready to predict, and its model.json.
 
     Raises:
         WeightsError: A file is missing, damaged or does not fit the architecture.
     """
-    try:
-        meta: dict[str, Any] = json.loads((folder / "model.json").read_bytes())
-        data = (folder / "model.safetensors").read_bytes()
-        sha256 = hashlib.sha256(data).hexdigest()
-        if sha256 != meta["sha256"]:
-            raise ValueError(f"SHA-256 {sha256[:12]}..., expected {meta['sha256'][:12]}...")
+    data, meta = read_weights(folder)
+    with _whole(folder):
         for part in str(meta["task"]).split("+"):
             plugins.refuse_unknown(part)
         with reproducible(0, device):
             model = tasks.build(meta["task"]).restore_model(meta["architecture"])
         model.load_state_dict(load(data))
         model.flips = tuple(meta.get("flips", model.flips))
+    return model.to(device).eval(), meta
+
+
+@contextlib.contextmanager
+def _whole(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise WeightsError(
             f"The model in {folder} is missing or damaged: {error}. Restore model.safetensors and "
             "model.json. A model of the cache is trained anew where both are deleted."
         ) from error
-    return model.to(device).eval(), meta
 
 
 @contextlib.contextmanager

@@ -31,8 +31,8 @@ def freeze(model: Model) -> nn.Module:
     return new_layers(model).train().requires_grad_(True)
 
 
-class Features:
-    """What the last layer of a frozen model sees, (n, ...), of images as in `Batch`."""
+class FrozenFeatures:
+    """What the last layer of a frozen model sees, (n, ...), of images as in `Minibatch`."""
 
     def __init__(self, model: Model) -> None:
         self._model, self._head = model, last_layer(model)

@@ -33,6 +33,7 @@ class TransformersModel(Model):
         size: Height and width of its input; None: any.
         mean, std: Per channel, of pixels in 0..1. Gray images are repeated to the network's
             channels.
+        caveat: See `tools.tasks.Model`.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class TransformersModel(Model):
         size: Sequence[int] | None,
         mean: Sequence[float],
         std: Sequence[float],
+        caveat: str = "",
     ) -> None:
         super().__init__()
+        self.caveat = caveat
         self.network = network
         config: Any = network.config
         self.description = {
@@ -190,7 +193,7 @@ def untrained(auto_class: Any, config: Any) -> nn.Module:
 
 
 def preprocessing(folder: Path, network: nn.Module) -> dict[str, Any]:
-    """Return the `size`, `mean` and `std` of `TransformersModel` that a folder asks for."""
+    """Return the arguments of `TransformersModel` that a folder asks for, beside its network."""
     config: Any = network.config
     path = folder / "preprocessor_config.json"
     processor = json.loads(path.read_bytes()) if path.is_file() else {}
@@ -204,4 +207,9 @@ def preprocessing(folder: Path, network: nn.Module) -> dict[str, Any]:
         "size": [size, size] if isinstance(size, int) else size,
         "mean": processor.get("image_mean", [0.5] * n_channels),
         "std": processor.get("image_std", [0.5] * n_channels),
+        "caveat": ""
+        if {"image_mean", "image_std"} <= processor.keys()
+        else f"{path} gives no image_mean or no image_std: 0.5 is taken, for pixels in 0..1. If "
+        "the weights were trained with other values, copy the model's preprocessor_config.json "
+        "there.",
     }

@@ -75,7 +75,7 @@ def write_card(
         figures = label_agreement(target, samples, device, watch=watch)
     elif len(target.split("audit")):
         with watch("train a judge of classes", "steps") as progress:
-            figures = agreement(train_judge(progress), target, samples)
+            figures = audit_agreement(train_judge(progress), target, samples)
     card = {
         "target": target.name,
         "notice": licence_of(target),
@@ -137,7 +137,7 @@ def _state(folder: Path, pipeline: MTDMPipeline) -> dict[str, Any] | None:
     return state | {"settings": renamed(state["settings"]) | now}
 
 
-def agreement(audit: AuditClassifier, target: Target, samples: Samples) -> dict[str, float]:
+def audit_agreement(audit: AuditClassifier, target: Target, samples: Samples) -> dict[str, float]:
     """Return the audit's agreement with the prompt's class, and its accuracy on photographs.
 
     The photographs are those of the feedback split, which the audit was not trained on.
@@ -207,8 +207,8 @@ def attribute_agreement(target: Target, samples: Samples) -> dict[str, dict[str,
         chance = sum(
             float((prompted == v).mean() * (shown == v).mean()) for v in {v for v, _ in values}
         )
-        agreement = float((prompted == shown).mean())
-        result[key] = {"agreement": agreement, "chance": chance, "n": len(values)}
+        audit_agreement = float((prompted == shown).mean())
+        result[key] = {"agreement": audit_agreement, "chance": chance, "n": len(values)}
     return result
 
 

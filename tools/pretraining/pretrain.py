@@ -234,13 +234,13 @@ def _export(
     usable.unet.float()
     usable.set_progress_bar_config(disable=True)
     prompts = sample_prompts(target)
-    rows = []
-    for prompt in prompts:
-        noise = torch.stack([seeded_noise(0, prompt, i, usable.noise_shape) for i in range(8)])
-        drawn = usable([prompt] * 8, noise)
-        rows.append(np.concatenate(list(_pictures(drawn, target.pixel_classes)), axis=2))
-    grid = np.concatenate(rows, axis=1).transpose(1, 2, 0)
-    picture = Image.fromarray(grid[..., 0] if grid.shape[2] == 1 else grid)
+    rows = [(prompt, i) for prompt in prompts for i in range(8)]
+    noise = torch.stack([seeded_noise(0, prompt, i, usable.noise_shape) for prompt, i in rows])
+    pictures = _pictures(usable([prompt for prompt, _ in rows], noise), target.pixel_classes)
+    _, n_channels, height, width = pictures.shape
+    tiles = pictures.reshape(len(prompts), 8, n_channels, height, width).transpose(0, 3, 1, 4, 2)
+    grid = tiles.reshape(len(prompts) * height, 8 * width, n_channels)
+    picture = Image.fromarray(grid[..., 0] if n_channels == 1 else grid)
     write_atomic(folder / f"samples-{step:07d}.png", lambda handle: picture.save(handle, "PNG"))
     with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
         log.write(json.dumps({"step": step, "prompts": prompts}) + "\n")

@@ -25,7 +25,7 @@ from tools.models.criteria import Dstm, load_dstm
 from tools.models.embeddings import embed_by_dstm
 from tools.selection import Candidates, Learner
 from tools.settings import SelectionSettings
-from tools.tasks import Batch
+from tools.tasks import Minibatch
 
 STATE = "selection.safetensors"
 # DSTMs over whose gradients the variance is taken, the latest ones.
@@ -219,7 +219,7 @@ def variance_of_gradients(models: Sequence[Dstm], samples: Pool) -> NDArray[np.f
         gradients: list[torch.Tensor] = []
         for dstm in models:
             images = _pixels(part).to(_device_of(dstm)).requires_grad_()
-            batch = Batch(images, dstm.task.labels(part).to(images.device))
+            batch = Minibatch(images, dstm.task.labels(part).to(images.device))
             losses = criteria.loss(dstm.task, dstm.model(images), batch, dstm.settings)
             gradients += torch.autograd.grad(losses.sum(), images)
         spread = torch.stack(gradients).var(0, correction=0).flatten(1).mean(1)

@@ -109,7 +109,7 @@ class Texture(NamedTuple):
     solid: NDArray[np.bool_] | None = None
 
 
-class Hit(NamedTuple):
+class RayHit(NamedTuple):
     """Where rays meet a solid.
 
     Attributes:
@@ -123,7 +123,7 @@ class Hit(NamedTuple):
     depth: Array
 
 
-Paint = Callable[[Hit], Texture]
+Paint = Callable[[RayHit], Texture]
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def draw_solid(buffers: Buffers, solid: Solid, window: tuple[slice, slice]) -> N
     if not visible.any():
         return
     if solid.paint:
-        texture = solid.paint(Hit(depth * rays, normal, depth))
+        texture = solid.paint(RayHit(depth * rays, normal, depth))
         if texture.solid is not None:
             visible &= texture.solid
     else:

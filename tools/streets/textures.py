@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from tools.streets.rays import Array, Colour, Hit, Mask, Paint, Spot, Texture, rgb
+from tools.streets.rays import Array, Colour, Mask, Paint, RayHit, Spot, Texture, rgb
 
 
 @cache
@@ -60,7 +60,7 @@ def facade_paint(
     shop = look.choice(((0.3, 0.05, 0.05), (0.05, 0.12, 0.2), (0.08, 0.2, 0.12), wall))
     shift, share_lit = look.randrange(1000), look.uniform(0.15, 0.5)
 
-    def paint(hit: Hit) -> Texture:
+    def paint(hit: RayHit) -> Texture:
         x, y, z = hit.points
         sideways = np.abs(hit.normal[0]) > 0.5
         u, v = np.where(sideways, z, x), ground - y
@@ -92,7 +92,7 @@ def body_paint(
 ) -> Paint:
     """Paint a car's body: lights and number plate at the ends, wheels at the sides."""
 
-    def texture(hit: Hit) -> Texture:
+    def texture(hit: RayHit) -> Texture:
         u = np.abs(hit.points[0] - spot.x) / spot.half_x
         v = ground - hit.points[1]
         along = np.abs(hit.points[2] - spot.z) - spot.half_z * 0.62
@@ -110,7 +110,7 @@ def body_paint(
 def glass_paint(spot: Spot, waist_y: float, height: float, paint: Colour) -> Paint:
     """Paint a car's cabin: panes between pillars."""
 
-    def texture(hit: Hit) -> Texture:
+    def texture(hit: RayHit) -> Texture:
         end = np.abs(hit.normal[2]) > 0.5
         x, z = hit.points[0] - spot.x, hit.points[2] - spot.z
         across = np.where(end, x / spot.half_x, z / spot.half_z)
@@ -124,7 +124,7 @@ def glass_paint(spot: Spot, waist_y: float, height: float, paint: Colour) -> Pai
 def leaf_paint(shift: float, leaf: Colour, holes: float) -> Paint:
     """Paint clumps of leaves, with holes for a share of them."""
 
-    def texture(hit: Hit) -> Texture:
+    def texture(hit: RayHit) -> Texture:
         x, y, z = hit.points
         clumps = noise((x + z) * 3 + shift, y * 3)
         colour = rgb(leaf) * (0.45 + 1.1 * clumps)
@@ -136,7 +136,7 @@ def leaf_paint(shift: float, leaf: Colour, holes: float) -> Paint:
 def fence_paint(ground: float, top_m: float, colour: Colour) -> Paint:
     """Paint bars between two rails, with holes."""
 
-    def texture(hit: Hit) -> Texture:
+    def texture(hit: RayHit) -> Texture:
         v = ground - hit.points[1]
         bars = fraction(hit.points[2] * 2.5) < 0.55
         return Texture(
@@ -149,7 +149,7 @@ def fence_paint(ground: float, top_m: float, colour: Colour) -> Paint:
 def tyre_paint(hub_y: float, hub_z: float) -> Paint:
     """Paint a ring, with a hole."""
 
-    def texture(hit: Hit) -> Texture:
+    def texture(hit: RayHit) -> Texture:
         radius = np.hypot(hit.points[1] - hub_y, hit.points[2] - hub_z)
         ring = (radius < 0.35) & (radius > 0.23) | (np.abs(hit.normal[2]) > 0.5)
         return Texture(np.full_like(hit.points, 0.02), None, ring)

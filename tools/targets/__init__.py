@@ -110,8 +110,11 @@ def with_flips(settings: Trained, target: Target) -> Trained:
 
 
 def licence_of(target: Target) -> str:
-    """Return what goes with everything that is made of a target's photographs."""
-    return target.notice.partition("\n")[0]
+    """Return what goes with everything that is made of a target's photographs.
+
+    The target's `licence` where it has one, otherwise the first line of its notice.
+    """
+    return str(getattr(target, "licence", target.notice.partition("\n")[0]))
 
 
 def build(name: str, cache_dir: Path, **options: object) -> Target:

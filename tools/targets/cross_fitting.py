@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from memory.errors import SettingsError
 from tools.data.samples import Samples, concatenate
 from tools.settings import AuditSettings
-from tools.targets import Image, Target, check_split
+from tools.targets import Image, Target, check_split, licence_of
 from tools.targets.splits import connected_groups, split_groups
 
 
@@ -34,6 +34,7 @@ class CrossFitted:
         self.image_shape = target.image_shape
         self.class_names, self.pixel_classes = target.class_names, target.pixel_classes
         self.vocabulary, self.flips = target.vocabulary, target.flips
+        self.licence = licence_of(target)
         alone, judged, test = (
             len(of.split(name))
             for of, name in ((target, "feedback"), (self, "feedback"), (target, "test"))

@@ -8,7 +8,6 @@ may have been shown.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import NamedTuple
 
 from memory.csv_text import write_csv
 from memory.errors import SessionError, some
-from memory.files import write_bytes, write_json
+from memory.files import write_json
 from memory.records import digest
 from prompts.render import quote
 from tools.targets import SPLITS, Target
@@ -30,7 +29,7 @@ _SHOWN = 3
 _NAME = 60
 
 
-class Entry(NamedTuple):
+class ManifestEntry(NamedTuple):
     """A photograph in a manifest: its split, digests of its pixels with labels, and its words."""
 
     split: str
@@ -38,7 +37,7 @@ class Entry(NamedTuple):
     words: str
 
 
-Manifest = Mapping[str, Entry]
+Manifest = Mapping[str, ManifestEntry]
 """The entries by name of the photograph."""
 
 
@@ -100,7 +99,7 @@ def manifest_of(target: Target) -> Manifest:
             for kind in sorted(samples.labels):
                 content.update(samples.labels[kind][row].tobytes())
             words = digest(dict(samples.attributes[row]))
-            entries[name] = Entry(split, content.hexdigest()[:16], words)
+            entries[name] = ManifestEntry(split, content.hexdigest()[:16], words)
     return entries
 
 
@@ -117,7 +116,7 @@ def read(folder: Path) -> Manifest | None:
         return None
     try:
         entries = json.loads(file.read_text("utf-8"))["photographs"]
-        return {str(name): Entry(*map(str, parts)) for name, parts in entries.items()}
+        return {str(name): ManifestEntry(*map(str, parts)) for name, parts in entries.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SessionError(
             f"{file} is damaged ({error}). It lists the photographs that the session began with; "
@@ -156,12 +155,10 @@ def write_splits(folder: Path, before: Manifest, now: Manifest) -> Path:
     """
     split_of = {entry.content: entry.split for entry in before.values()}
     split_of |= {name: entry.split for name, entry in before.items()}
-    text = io.StringIO()
     rows = [
         (name, split_of.get(name) or split_of.get(entry.content, "generator"))
         for name, entry in sorted(now.items())
     ]
-    write_csv(text, ["file", "split"], rows)
     path = folder / SPLITS_FILE
-    write_bytes(path, text.getvalue().encode())
+    write_csv(path, ["file", "split"], rows)
     return path

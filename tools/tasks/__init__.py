@@ -21,7 +21,7 @@ from tools.settings import BOTH_FLIPS, TrainSettings
 
 
 @dataclass(frozen=True)
-class Batch:
+class Minibatch:
     """What one training step sees.
 
     Attributes:
@@ -53,15 +53,17 @@ class Slicing:
 
 
 class Model(torch.nn.Module):
-    """A DSTM: images as in `Batch` in, the task's outputs out.
+    """A DSTM: images as in `Minibatch` in, the task's outputs out.
 
     Attributes:
         description: Plain JSON from which the task's `restore_model` builds the same architecture.
         flips: Directions in which it was trained on mirrored images, over which `Task.predict` may
             average; of models of earlier versions, both.
+        caveat: What was assumed to build it and may be wrong, for its user; "" for nothing.
     """
 
     description: dict[str, Any]
+    caveat: str = ""
     flips: tuple[str, ...] = BOTH_FLIPS
 
 
@@ -92,10 +94,12 @@ class Task(Protocol):
     def labels(self, samples: Samples) -> torch.Tensor:
         """Return what the loss compares the outputs with, (n, ...)."""
 
-    def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
+    def augment(self, batch: Minibatch, generator: torch.Generator) -> Minibatch:
         """Return a random variant of every image together with its labels."""
 
-    def loss(self, outputs: torch.Tensor, batch: Batch, settings: TrainSettings) -> torch.Tensor:
+    def loss(
+        self, outputs: torch.Tensor, batch: Minibatch, settings: TrainSettings
+    ) -> torch.Tensor:
         """Return the loss of every image, (n,)."""
 
     def predict(self, model: Model, images: Images) -> NDArray[Any]:

@@ -26,7 +26,7 @@ from tools.models import transformers_folder
 from tools.models.efficientnet import Lite0Classifier, load
 from tools.models.transformers_folder import TransformersModel
 from tools.settings import TrainSettings
-from tools.tasks import Batch, Model, Task, pixel_batches
+from tools.tasks import Minibatch, Model, Task, pixel_batches
 
 _PREDICT_BATCH = 128
 _KIND = "an image classifier"
@@ -119,7 +119,7 @@ class Classification(Task):
         """Return the class numbers, int64, (n,)."""
         return torch.from_numpy(samples.classes)
 
-    def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
+    def augment(self, batch: Minibatch, generator: torch.Generator) -> Minibatch:
         """Mirror half of the images in each of the batch's directions.
 
         Position and brightness carry meaning: shifts by 4 pixels with a jitter of 10% cost 0.03
@@ -129,9 +129,11 @@ class Classification(Task):
         for axis in _mirrored_axes(batch.flips):
             flipped = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
             images = torch.where(flipped.to(images.device), images.flip(axis), images)
-        return Batch(images, batch.labels)
+        return Minibatch(images, batch.labels)
 
-    def loss(self, outputs: torch.Tensor, batch: Batch, settings: TrainSettings) -> torch.Tensor:
+    def loss(
+        self, outputs: torch.Tensor, batch: Minibatch, settings: TrainSettings
+    ) -> torch.Tensor:
         """Return the cross-entropy of every image, (n,)."""
         return cross_entropy(
             outputs, batch.labels, label_smoothing=settings.label_smoothing, reduction="none"

@@ -24,7 +24,7 @@ from tools.models import transformers_folder
 from tools.models.efficientnet import Lite0UNet, load
 from tools.models.transformers_folder import TransformersModel
 from tools.settings import TrainSettings
-from tools.tasks import Batch, Model, Task, pixel_batches
+from tools.tasks import Minibatch, Model, Task, pixel_batches
 
 Head = Literal["semantic segmentation", "depth estimation"]
 
@@ -157,7 +157,7 @@ class DenseTask(Task):
         """Return labels mirrored left to right."""
         return labels.flip(-1)
 
-    def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
+    def augment(self, batch: Minibatch, generator: torch.Generator) -> Minibatch:
         """Mirror half of the images left to right; change brightness, contrast and noise of all.
 
         Nothing is mirrored where the batch's directions lack "horizontal". Brightness and contrast
@@ -177,7 +177,7 @@ class DenseTask(Task):
         middle = images.mean((1, 2, 3), keepdim=True)
         images = (middle + (images - middle) * uniform(0.8, 1.2)) * uniform(0.8, 1.2)
         noise = torch.randn(images.shape, generator=generator).to(images.device)
-        return Batch((images + noise * uniform(0, 0.02)).clamp(0, 1), labels)
+        return Minibatch((images + noise * uniform(0, 0.02)).clamp(0, 1), labels)
 
     def predict(self, model: Model, images: Images) -> NDArray[Any]:
         """Return the decoded outputs for uint8 images, (n, ...)."""
@@ -196,18 +196,11 @@ class DenseTransformer(TransformersModel):
     Args:
         network: The model.
         head: Its kind.
-        size, mean, std: See `TransformersModel`.
+        **preprocessing: See `TransformersModel`.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        head: Head,
-        size: Sequence[int] | None,
-        mean: Sequence[float],
-        std: Sequence[float],
-    ) -> None:
-        super().__init__(network, size, mean, std)
+    def __init__(self, network: nn.Module, head: Head, **preprocessing: Any) -> None:
+        super().__init__(network, **preprocessing)
         self.description["head"] = head
         self._is_depth = head == "depth estimation"
 

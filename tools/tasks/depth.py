@@ -20,7 +20,7 @@ from memory.records import Estimate
 from tools.data.samples import Images, Samples
 from tools.models.embeddings import last_layer
 from tools.settings import TrainSettings
-from tools.tasks import Batch, Model
+from tools.tasks import Minibatch, Model
 from tools.tasks.dense import OWN_MODELS, DenseTask, Head, mean_over_known
 
 _INITIAL_M = 10.0
@@ -46,7 +46,9 @@ class Depth(DenseTask):
             torch.nn.init.constant_(bias, math.log(_INITIAL_M))
         return model
 
-    def loss(self, outputs: torch.Tensor, batch: Batch, settings: TrainSettings) -> torch.Tensor:
+    def loss(
+        self, outputs: torch.Tensor, batch: Minibatch, settings: TrainSettings
+    ) -> torch.Tensor:
         """Return the mean of |log predicted - log true| over each image's known pixels, (n,).
 
         Logarithms, so that errors count relative to the distance (Eigen et al. 2014). Their

@@ -19,7 +19,7 @@ from memory.records import Estimate
 from tools import tasks
 from tools.data.samples import KINDS, Images, Samples
 from tools.settings import TrainSettings
-from tools.tasks import Batch, Model
+from tools.tasks import Minibatch, Model
 from tools.tasks.dense import DenseTask
 
 
@@ -59,10 +59,12 @@ class Multi(DenseTask):
         factors = torch.tensor(signs, dtype=torch.float32, device=labels.device)
         return labels.flip(-1) * factors.view(-1, 1, 1)
 
-    def loss(self, outputs: torch.Tensor, batch: Batch, settings: TrainSettings) -> torch.Tensor:
+    def loss(
+        self, outputs: torch.Tensor, batch: Minibatch, settings: TrainSettings
+    ) -> torch.Tensor:
         """Return the sum of the parts' losses, (n,), to which unknown labels add nothing."""
         losses = [
-            part.loss(predicted, Batch(batch.images, true), settings)
+            part.loss(predicted, Minibatch(batch.images, true), settings)
             for part, predicted, true in zip(
                 self.parts, self.split_outputs(outputs), self._split(batch.labels), strict=True
             )

@@ -19,7 +19,7 @@ from eval.dense import angle_counts, normals_metrics, normals_scores
 from memory.records import Estimate
 from tools.data.samples import Images, Samples
 from tools.settings import TrainSettings
-from tools.tasks import Batch
+from tools.tasks import Minibatch
 from tools.tasks.dense import DenseTask, mean_over_known
 
 
@@ -36,7 +36,9 @@ class Normals(DenseTask):
         signs = torch.tensor([-1.0, 1, 1], device=labels.device).view(3, 1, 1)
         return labels.flip(-1) * signs
 
-    def loss(self, outputs: torch.Tensor, batch: Batch, settings: TrainSettings) -> torch.Tensor:
+    def loss(
+        self, outputs: torch.Tensor, batch: Minibatch, settings: TrainSettings
+    ) -> torch.Tensor:
         """Return the mean of 1 - cosine over each image's known pixels, (n,).
 
         The loss of Eigen and Fergus 2015.

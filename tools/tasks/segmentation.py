@@ -20,7 +20,7 @@ from eval.dense import class_ious, confusions, segmentation_metrics, segmentatio
 from memory.records import Estimate
 from tools.data.samples import VOID, Images, Samples
 from tools.settings import TrainSettings
-from tools.tasks import Batch
+from tools.tasks import Minibatch
 from tools.tasks.dense import DenseTask, mean_over_known
 
 
@@ -32,7 +32,9 @@ class Segmentation(DenseTask):
     metric = "miou"
     n_outputs: int | None = None
 
-    def loss(self, outputs: torch.Tensor, batch: Batch, settings: TrainSettings) -> torch.Tensor:
+    def loss(
+        self, outputs: torch.Tensor, batch: Minibatch, settings: TrainSettings
+    ) -> torch.Tensor:
         """Return the mean cross-entropy over each image's known pixels, (n,).
 
         If `balance_classes`, a pixel weighs as the inverse root of its class's share of the batch,

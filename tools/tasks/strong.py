@@ -10,7 +10,7 @@ import math
 import torch
 from torch.nn.functional import affine_grid, grid_sample
 
-from tools.tasks import Batch
+from tools.tasks import Minibatch
 
 # Largest change of each kind: degrees, share of the size, factor, standard deviation, side.
 ROTATION, SHIFT, SCALE = 15.0, 0.1, 0.15
@@ -18,7 +18,7 @@ BRIGHTNESS, CONTRAST, NOISE = 0.4, 0.4, 0.05
 ERASED = 0.35
 
 
-def augment(batch: Batch, generator: torch.Generator, moves: bool) -> Batch:
+def augment(batch: Minibatch, generator: torch.Generator, moves: bool) -> Minibatch:
     """Change brightness, contrast and noise of all images; move, turn, scale and erase parts.
 
     Args:
@@ -49,4 +49,4 @@ def augment(batch: Batch, generator: torch.Generator, moves: bool) -> Batch:
         x = torch.linspace(-1, 1, width, device=images.device).view(1, 1, 1, -1)
         inside = [(place - uniform(1)).abs() < uniform(ERASED).abs() for place in (y, x)]
         images = torch.where(inside[0] & inside[1], middle, images)
-    return Batch(images.clamp(0, 1), batch.labels, batch.weights)
+    return Minibatch(images.clamp(0, 1), batch.labels, batch.weights)

@@ -262,7 +262,7 @@ def fit(
         decoder = feature_decoder.fit(
             pipeline, training, source.pixel_classes, wanted, device, report, source.flips
         )
-    figures = feature_decoder.figures(decoder, others, source.pixel_classes)
+    figures = feature_decoder.validation_figures(decoder, others, source.pixel_classes)
     feature_decoder.save_head(folder, decoder, figures)
     say_table([f"on {len(others)} others", "value"], [[k, f"{v:.3f}"] for k, v in figures.items()])
     say(f"Label head: {folder}")

@@ -12,7 +12,7 @@ from agent.cli.commands.common import console, home_of, say, say_table
 from memory.errors import SettingsError
 
 if TYPE_CHECKING:
-    from eval.evidence import Brain
+    from eval.evidence import BrainStatistics
 
 app = typer.Typer()
 
@@ -60,7 +60,7 @@ def trace(
         return
     columns = ["session", "brain", "rounds", "legal", "fallbacks", "held", "tokens", "s", "score"]
     say_table(columns, [_row(brain) for brain in evidence(tables).brains])
-    if steps := tracing.deciders(tables):
+    if steps := tracing.decider_rows(tables):
         say_table(["session", "round", "images", "draft", "decided by"], steps)
     if rows := tables["likeness"]:
         share = [[f"{row[name]:.0%}" for name in ("coverage", "expected_coverage")] for row in rows]
@@ -73,7 +73,7 @@ def trace(
         )
 
 
-def _row(brain: Brain) -> list[object]:
+def _row(brain: BrainStatistics) -> list[object]:
     from eval.report.text import number
 
     n_held = round(brain.held.value * brain.n_settled) if brain.held else None

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from agent.autonomous import detached
-from agent.config.settings import LimitSettings
+from agent.config.sections import LimitSettings
 from agent.session.control import Control, condition
 from agent.session.folder import folder_of
 from memory.files import write_bytes

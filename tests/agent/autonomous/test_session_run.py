@@ -21,7 +21,7 @@ from agent.autonomous import dry_run
 from agent.autonomous.runner import run
 from agent.cli.app import app
 from agent.cli.commands.common import going_on
-from agent.config.session import SessionSettings
+from agent.config.sections import SessionSettings
 from agent.config.settings import Settings, load_settings, overrides
 from agent.replay.verify import verify
 from agent.session.folder import (
@@ -57,8 +57,8 @@ def content(folder: Path) -> list[dict[str, Any]]:
     return keep
 
 
-def test_session_from_plan_to_report(make_settings: MakeSettings) -> None:
-    settings = make_settings("session.name=first")
+def test_session_from_plan_to_report(make_elpv_settings: MakeSettings) -> None:
+    settings = make_elpv_settings("session.name=first")
     report = run(settings, quiet())
     folder = folder_of(settings.home, "first")
     assert report == folder / "report.html"
@@ -219,37 +219,37 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-@pytest.mark.parametrize(
-    ("sign", "stage"),
-    [("rounds/002/data-00000.parquet", "generate"), ("rounds/002/data-00002.parquet", "train")],
-)
-def test_kill_9_then_the_same_command_goes_on(
-    make_settings: MakeSettings, sign: str, stage: str
-) -> None:
-    """Killed in a stage of the second round, a session ends as if nothing had happened."""
-    overrides = ["session.name=crash", "dstm.steps=60"]
-    settings = make_settings(*overrides, home="killed")
-    folder = folder_of(settings.home, "crash")
+def kill_at(settings: Settings, sign: Path) -> None:
+    """Run a session apart and kill it when the file `sign` is there."""
     process = start(settings)
     deadline = time.monotonic() + 120
-    while not (folder / sign).exists():
+    while not sign.exists():
         assert process.poll() is None, process.stderr.read().decode() if process.stderr else ""
         assert time.monotonic() < deadline
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert stage not in {
-        e.stage
-        for e in read_events(folder / "journal.jsonl")
-        if isinstance(e, StageEvent) and e.round == 2
-    }
-    made = {p: p.stat().st_mtime_ns for p in folder.glob("rounds/*/data-*.parquet")}
 
-    run(settings, quiet())
-    assert all(p.stat().st_mtime_ns == mtime for p, mtime in made.items())
+
+def test_kill_9_then_the_same_command_goes_on(make_settings: MakeSettings) -> None:
+    """Killed in a stage of the second round, a session ends as if nothing had happened."""
+    overrides = ["session.name=crash", "dstm.steps=60"]
     undisturbed = make_settings(*overrides, home="undisturbed")
     run(undisturbed, quiet())
-    assert content(folder) == content(folder_of(undisturbed.home, "crash"))
+    expected = content(folder_of(undisturbed.home, "crash"))
+    for shard, stage in (("data-00000", "generate"), ("data-00002", "train")):
+        settings = make_settings(*overrides, home=f"killed in {stage}")
+        folder = folder_of(settings.home, "crash")
+        kill_at(settings, folder / f"rounds/002/{shard}.parquet")
+        assert stage not in {
+            e.stage
+            for e in read_events(folder / "journal.jsonl")
+            if isinstance(e, StageEvent) and e.round == 2
+        }
+        made = {p: p.stat().st_mtime_ns for p in folder.glob("rounds/*/data-*.parquet")}
+        run(settings, quiet())
+        assert all(p.stat().st_mtime_ns == mtime for p, mtime in made.items())
+        assert content(folder) == expected
 
 
 def limit_file_size() -> None:
@@ -259,18 +259,22 @@ def limit_file_size() -> None:
 
 def test_full_disk_is_explained_and_loses_nothing(make_settings: MakeSettings) -> None:
     settings = make_settings("session.name=full", home="full")
-    command = [sys.executable, "-m", "agent.cli.app", "run", "solar", "--home", str(settings.home)]
-    command += [word for one in (*overrides(settings),) for word in ("--set", one)]
+    words = ["run", "solar", "--home", str(settings.home)]
+    words += [word for one in overrides(settings) for word in ("--set", one)]
     broken = subprocess.run(
-        command, preexec_fn=limit_file_size, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "agent.cli.app", *words],
+        preexec_fn=limit_file_size,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert broken.returncode == 3, broken.stderr
     assert "could not be written" in broken.stderr
     assert "same command again" in broken.stderr
     assert "Traceback" not in broken.stderr
 
-    whole = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert whole.returncode == 0, whole.stderr
+    whole = CliRunner().invoke(app, words)
+    assert whole.exit_code == 0, whole.output
     undisturbed = make_settings("session.name=full", home="undisturbed")
     run(undisturbed, quiet())
     ended = content(folder_of(settings.home, "full"))

@@ -29,7 +29,7 @@ from agent.brains.actions import (
     storable,
 )
 from agent.brains.remote import MAX_CALLS, MAX_CONTENT, RemoteModel
-from agent.config.settings import LLMSettings
+from agent.config.sections import LLMSettings
 from agent.planners import AttributeCombination, AttributeDistribution
 from memory.errors import BrainError, SettingsError
 from prompts.vocabulary import load_vocabulary

@@ -9,7 +9,7 @@ from agent import brains
 from agent.brains import BrainContext, ChatBrain
 from agent.brains.probe import Probe, probe
 from agent.brains.remote import RemoteModel
-from agent.config.settings import LLMSettings
+from agent.config.sections import LLMSettings
 from agent.planners import AttributeCombination, AttributeDistribution
 from memory.errors import BrainError
 from prompts.vocabulary import load_vocabulary

@@ -15,7 +15,8 @@ from agent.brains.remote import RemoteModel
 from agent.brains.sight import SIGHT, image_block, probe_sight, require_sight, text_block
 from agent.brains.spending import PICTURE_TOKENS
 from agent.cli import doctor
-from agent.config.settings import LLMSettings, load_settings
+from agent.config.sections import LLMSettings
+from agent.config.settings import load_settings
 from memory.errors import BrainError, SettingsError
 from memory.events import ProbeEvent
 from memory.journal import Journal

@@ -16,7 +16,7 @@ from agent.chat.conversation import Conversation
 from agent.chat.figures import unsupported
 from agent.chat.overview import Overview
 from agent.chat.queries import Queries
-from eval.report.blocks import plain
+from eval.report.blocks import plain_text
 from tests.agent.chat.recorded import recorded
 
 PIXELS = {"car": (0.41, 0.44, 0.47), "pedestrian": (0.22, 0.2, 0.18)}
@@ -234,10 +234,10 @@ def test_it_stands_for_what_was_named_last(chat: Conversation) -> None:
 def test_classes_of_pixels_are_understood_in_questions(chat: Conversation) -> None:
     for text in ("how good is pedestrian?", "where does it fail on pedestrians?",
                  "/failures pedestrian"):  # fmt: skip
-        reply = plain(chat.say(text))
+        reply = plain_text(chat.say(text))
         assert "pedestrian in round 2: IoU 0.180" in reply and "\N{MINUS SIGN}0.040" in reply, text
-    assert "/failures pedestrian" in plain(chat.say("/show pedestrian"))
-    assert "pedestrian" in plain(chat.say("which class is worst?"))
+    assert "/failures pedestrian" in plain_text(chat.say("/show pedestrian"))
+    assert "pedestrian" in plain_text(chat.say("which class is worst?"))
 
 
 def test_false_statements_of_a_model_are_replaced(tmp_path: Path, fake_llm: Any) -> None:
@@ -254,5 +254,5 @@ def test_false_statements_of_a_model_are_replaced(tmp_path: Path, fake_llm: Any)
             chat.say("what would a physicist make of all that")
             while (event := heard.get(timeout=60)).kind != "blocks":
                 pass
-            reply = plain(event.record)
+            reply = plain_text(event.record)
             assert shown in reply and fact in reply and withheld not in reply, reply

@@ -26,9 +26,9 @@ from agent.loop.components import Components
 from agent.loop.observer import Observer
 from agent.replay.verify import verify
 from agent.session.folder import folder_of, open_session, stored_settings
-from agent.steering.preferences import Effect, Preference, active_preferences
+from agent.steering.preferences import Preference, PreferenceEffect, active_preferences
 from agent.steering.steer import share
-from eval.report.blocks import Block, Line, Picture, plain
+from eval.report.blocks import Block, Line, Picture, plain_text
 from memory.events import (
     ApprovalEvent,
     ChatCallEvent,
@@ -79,7 +79,7 @@ class Room:
         return text_of(self.conversation.say(line))
 
 
-def shifts_of(question: ApprovalRequest) -> tuple[Effect, ...]:
+def shifts_of(question: ApprovalRequest) -> tuple[PreferenceEffect, ...]:
     assert question.resolved is not None
     return question.resolved.shifts
 
@@ -88,7 +88,7 @@ def text_of(blocks: list[Block]) -> str:
     for block in blocks:
         if isinstance(block, Picture):
             assert block.path.read_bytes().startswith(b"\x89PNG")
-    return plain(blocks)
+    return plain_text(blocks)
 
 
 @contextmanager
@@ -318,7 +318,9 @@ def test_wishes_that_conflict_are_said_to(make_settings: MakeSettings) -> None:
         assert "only wafer=mono (w5)" in here.say("only mono")
         assert "leaves nothing to draw" in here.say("only poly")
         assert "Forgotten: w5" in here.say("undo")
-        assert "Forgotten: w2, w3, w4" in here.say("forget the bright ones")
+        assert "w3 (fewer of brightness=bright (x2)), w4 (avoid" in here.say(
+            "forget the bright ones"
+        )
         assert "nothing that could be taken back" in here.say("back")
         reply = here.say("more cells with contrast")
         assert "Which contrast: low, medium or high?" in reply and "Understood" not in reply
@@ -326,6 +328,19 @@ def test_wishes_that_conflict_are_said_to(make_settings: MakeSettings) -> None:
         assert "where does it fail" in here.say("who wrote this program?")
         assert "first report" in here.say("make it harder")
         assert "with the target's words" in here.say("mehr dunkle Zellen bitte")
+
+
+def test_a_plan_that_waited_is_shown_as_older_than_new_preferences(
+    make_settings: MakeSettings,
+) -> None:
+    settings = make_settings("session.name=older", *SMALL)
+    shown = []
+    for line in ("where does it fail?", "no bright ones"):
+        with room(settings) as here:
+            here.say(line)
+            here.live.start()
+            shown.append(text_of(here.conversation.show(here.until("question"))))
+    assert ["made before" in text for text in shown] == [False, True]
 
 
 def test_budgets_and_changes_in_plain_words(make_settings: MakeSettings) -> None:

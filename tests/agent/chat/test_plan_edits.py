@@ -6,7 +6,7 @@ from agent.chat.plan_edits import added, edited, read_addition, remade
 from agent.loop.approval import ResolvedDraft
 from agent.planners import PlanDraft, PromptDraft
 from agent.steering.arguments import split_words, unquoted, whole_number
-from agent.steering.preferences import Effect, Preference
+from agent.steering.preferences import Preference, PreferenceEffect
 from memory.errors import ToolError
 from memory.records import Hypothesis, Plan, PromptSpec
 from prompts.vocabulary import load_vocabulary
@@ -121,12 +121,14 @@ def test_what_wishes_moved_is_measured_again_and_forgotten_ones_are_left_out() -
     plan = PLAN.model_copy(
         update={"prompts": (PLAN.prompts[0].model_copy(update={"count": 6}), *PLAN.prompts[1:])}
     )
-    shifts = tuple(Effect(preference=name, before=0.25, after=0.5) for name in ("w1", "w2"))
+    shifts = tuple(
+        PreferenceEffect(preference=name, before=0.25, after=0.5) for name in ("w1", "w2")
+    )
     made = ResolvedDraft(draft=PlanDraft(prompts=()), shifts=shifts, additions=("a1",))
     held = [Preference(id="w1", attributes={"wafer": ("poly",)}, factor=2)]
     again = remade(made, draft, plan, held, WORDS)
     assert again.draft == draft and again.additions == ("a1",)
-    assert again.shifts == (Effect(preference="w1", before=0.25, after=6 / 18),)
+    assert again.shifts == (PreferenceEffect(preference="w1", before=0.25, after=6 / 18),)
 
 
 def test_what_follows_a_command() -> None:

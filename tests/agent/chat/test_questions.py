@@ -23,7 +23,7 @@ from agent.loop.observer import Observer
 from agent.replay.verify import verify
 from agent.session.folder import open_session
 from agent.steering.preferences import STEERING, Preference, synthetic_share
-from eval.report.blocks import Line, plain
+from eval.report.blocks import Line, plain_text
 from memory.events import FailuresEvent, StageEvent, WishEvent
 from tests.agent.chat.recorded import recorded
 from tests.agent.quick import toy_settings
@@ -53,6 +53,7 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conversation]:
         ("how sure are you", ("overlap",)),
         ("what does the plan look like?", ("60 images", "55%", "+15% since round 1")),
         ("whats next", ("60 images",)),
+        ("how many test photographs are there?", ("Photographs: generator ", ", test ")),
         ("how much of the plan is dark?", ("55% of the images of the plan of round 2",)),
         ("why did you choose dark?", ("0.574", "score 0.51 on brightness=dark", "33")),
         ("why?", ("dark is worst",)),
@@ -94,14 +95,14 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conversation]:
 def test_a_question_is_answered_from_the_records(
     chat: Conversation, text: str, answer: tuple[str, ...]
 ) -> None:
-    reply = plain(chat.say(text))
+    reply = plain_text(chat.say(text))
     assert [part for part in answer if part not in reply] == [], reply
 
 
 def test_of_equal_classes_none_is_the_worst(tmp_path: Path) -> None:
     with recorded(tmp_path, pixels={"bus": [0.5] * 3, "car": [0.5] * 3}) as chat:
-        assert "worst" not in plain(chat.say("/classes"))
-        assert "bus" in plain(chat.say("/classes"))
+        assert "worst" not in plain_text(chat.say("/classes"))
+        assert "bus" in plain_text(chat.say("/classes"))
 
 
 def test_a_value_that_is_not_measured_alone_is_answered_by_its_slices(chat: Conversation) -> None:
@@ -111,20 +112,22 @@ def test_a_value_that_is_not_measured_alone_is_answered_by_its_slices(chat: Conv
     both = slice_score({"brightness": "dark", "wafer": "mono"}, 0.41, 80, 0.04)
     last = past[-1].model_copy(update={"report": report.model_copy(update={"slices": (both,)})})
     lines = slice_lines({"wafer": ("mono",)}, [last], None, chat.vocabulary)
-    assert "brightness=dark wafer=mono 0.410" in plain(lines)
+    assert "brightness=dark wafer=mono 0.410" in plain_text(lines)
 
 
 def test_what_was_changed_last_is_said(tmp_path: Path) -> None:
     with recorded(tmp_path) as chat:
-        assert "Nothing was changed" in plain(chat.say("what did you just change?"))
-        assert "avoid brightness=dark" in plain(chat.say("dont use dark cells anymore pls"))
-        assert "avoid brightness=dark (w1)" in plain(chat.say("what did you just change?"))
+        assert "Nothing was changed" in plain_text(chat.say("what did you just change?"))
+        assert "avoid brightness=dark" in plain_text(chat.say("dont use dark cells anymore pls"))
+        assert "avoid brightness=dark (w1)" in plain_text(chat.say("what did you just change?"))
         chat.say("undo that")
-        assert "Forgotten: w1" in plain(chat.say("what did you just do"))
+        assert "Forgotten: w1" in plain_text(chat.say("what did you just do"))
         chat.say("fewer mono cells")
         chat.say("more dark cells, and fewer with low contrast")
-        assert "Forgotten: w3, w4" in plain(chat.say("undo that"))
-        assert "Forgotten: w2" in plain(chat.say("undo that"))
+        assert "Forgotten: w3 (more of brightness=dark (x2)), w4 (" in plain_text(
+            chat.say("undo that")
+        )
+        assert "Forgotten: w2" in plain_text(chat.say("undo that"))
 
 
 def test_failures_are_those_of_the_last_round_also_where_it_has_none(tmp_path: Path) -> None:
@@ -132,15 +135,15 @@ def test_failures_are_those_of_the_last_round_also_where_it_has_none(tmp_path: P
         journal = chat.live.session.journal
         journal.append(StageEvent(key="stage/2/inspect", round=2, stage="inspect", seconds=1.0))
         journal.append(FailuresEvent(key="failures/2/again", round=2, failures=()))
-        reply = plain(chat.say("where does it fail?"))
+        reply = plain_text(chat.say("where does it fail?"))
     assert "after round 2" in reply and "brightness=dark" not in reply, reply
 
 
 def test_a_plan_is_shown_in_12_lines(chat: Conversation) -> None:
     blocks = chat.say("/plan")
     assert all(isinstance(block, Line) for block in blocks) and len(blocks) <= 12
-    assert "a dark mono cell" not in plain(blocks)
-    assert "a dark mono cell" in plain(chat.say("/plan all"))
+    assert "a dark mono cell" not in plain_text(blocks)
+    assert "a dark mono cell" in plain_text(chat.say("/plan all"))
 
 
 def test_a_question_changes_nothing(chat: Conversation) -> None:
@@ -155,14 +158,14 @@ def test_a_question_changes_nothing(chat: Conversation) -> None:
 def test_halves_of_a_sentence_that_contradict_each_other_are_both_refused(tmp_path: Path) -> None:
     with recorded(tmp_path) as chat:
         for text in ("less dark but more dark", "no dark, but 20% dark", "only poly and only mono"):
-            reply = plain(chat.say(text))
+            reply = plain_text(chat.say(text))
             assert reply.count('"') == 4 and "contradict" in reply, (text, reply)
         assert not chat.live.session.journal.events(WishEvent)
-        reply = plain(chat.say("5 rounds and at least 30% dark"))
+        reply = plain_text(chat.say("5 rounds and at least 30% dark"))
         assert "7 rounds in all" in reply and "at least 30% brightness=dark (w1)" in reply
-        assert "contradicts w1" in plain(chat.say("at most 10% dark"))
-        assert "Not run" in plain(chat.say("3 rounds and more of the gloomy stuff"))
-        assert "what you said" not in plain(chat.say("fewer dark"))
+        assert "contradicts w1" in plain_text(chat.say("at most 10% dark"))
+        assert "Not run" in plain_text(chat.say("3 rounds and more of the gloomy stuff"))
+        assert "what you said" not in plain_text(chat.say("fewer dark"))
         assert [e.wish["id"] for e in chat.live.session.journal.events(WishEvent)] == ["w1", "w2"]
 
 
@@ -243,11 +246,11 @@ class Model:
     def say(self, words: str, tool: str, **arguments: Any) -> str:
         """Return the reply to a line for which the model makes a call."""
         self._fake.answers = [{"tool": tool, "arguments": arguments}]
-        first = plain(self._chat.say(words))
+        first = plain_text(self._chat.say(words))
         assert "thinks" in first, first
         while (event := self._heard.get(timeout=60)).kind != "blocks":
             pass
-        return plain(event.record)
+        return plain_text(event.record)
 
 
 @pytest.fixture
@@ -263,10 +266,10 @@ def test_lines_of_a_pipe_wait_for_the_answer(
     chat, _ = model
     heard = chat.live.listen()
     fake_llm.answers = [{"tool": "reply", "arguments": {"text": "Dark cells score 0.574."}}]
-    assert "thinks" in plain(chat.say("what would a colleague say of my dark ones"))
+    assert "thinks" in plain_text(chat.say("what would a colleague say of my dark ones"))
     chat.await_answer()
     told = [heard.get_nowait() for _ in range(heard.qsize())]
-    assert ["0.574" in plain(e.record) for e in told if e.kind == "blocks"] == [True]
+    assert ["0.574" in plain_text(e.record) for e in told if e.kind == "blocks"] == [True]
 
 
 def test_a_figure_is_one_of_what_it_is_said_about(chat: Conversation) -> None:
@@ -315,12 +318,12 @@ def test_what_words_do_not_say_is_asked_before_it_is_applied(
         {"attributes": DARK, "factor": 2}])  # fmt: skip
     assert "Did you mean: more of brightness=dark (x2)?" in reply
     assert not chat.live.session.journal.events(WishEvent)
-    assert "Understood: more of brightness=dark (x2) (w1)" in plain(chat.say("yes"))
-    assert "Nothing waits" in plain(chat.say("yes"))
+    assert "Understood: more of brightness=dark (x2) (w1)" in plain_text(chat.say("yes"))
+    assert "Nothing waits" in plain_text(chat.say("yes"))
     reply = meant.say("let the thing have 7 rounds then", "command", line="budget rounds 7")
     assert "Did you mean: /budget rounds 7?" in reply
     chat.say("no dark ones")
-    assert "Nothing waits" in plain(chat.say("yes"))
+    assert "Nothing waits" in plain_text(chat.say("yes"))
     reply = meant.say("oh show where it struggles in the dark", "command", line="failures dark")
     assert "Failures after round 2" in reply
 
@@ -350,11 +353,11 @@ def test_the_share_of_generated_images_is_a_wish(tmp_path: Path) -> None:
             ("more synthetic", 0.95),
             ("80% real photos please", 0.2),
         ):
-            reply = plain(chat.say(text))
+            reply = plain_text(chat.say(text))
             assert share is None or f"{share:.0%} of the draws" in reply, (text, reply)
             assert synthetic_share(journal.events(*STEERING), 3) == share, text
         assert synthetic_share(journal.events(*STEERING), 2) is None
-        assert "20% of the draws" in plain(chat.say("how much of the batch is synthetic?"))
+        assert "20% of the draws" in plain_text(chat.say("how much of the batch is synthetic?"))
         for text in (
             "99% synthetic",
             "no synthetic images",
@@ -364,7 +367,7 @@ def test_the_share_of_generated_images_is_a_wish(tmp_path: Path) -> None:
             chat.say(text)
         assert synthetic_share(journal.events(*STEERING), 3) == 0.2
     with recorded(tmp_path / "other", "dstm.train_on=synthetic") as chat:
-        assert "nothing to mix" in plain(chat.say("try less synthetic"))
+        assert "nothing to mix" in plain_text(chat.say("try less synthetic"))
 
 
 @pytest.mark.slow

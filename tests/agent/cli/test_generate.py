@@ -17,10 +17,10 @@ from tests.agent.quick import MakeSettings
 from tests.tools.tiny_biggan import biggan
 
 
-def test_writes_images_and_a_montage(make_settings: MakeSettings, tmp_path: Path) -> None:
+def test_writes_images_and_a_montage(make_elpv_settings: MakeSettings, tmp_path: Path) -> None:
     console = Console(record=True, width=300, file=io.StringIO())
     folder = tmp_path / "images"
-    montage = generate.generate(make_settings(), "a dark poly cell " * 40, 3, folder, console)
+    montage = generate.generate(make_elpv_settings(), "a dark poly cell " * 40, 3, folder, console)
     assert sorted(p.name for p in folder.iterdir()) == [
         ".shaping-files.json",
         "0000.png",
@@ -39,10 +39,10 @@ def test_writes_images_and_a_montage(make_settings: MakeSettings, tmp_path: Path
 
 
 def test_words_that_the_generator_cannot_draw_are_named(
-    make_settings: MakeSettings, tmp_path: Path
+    make_elpv_settings: MakeSettings, tmp_path: Path
 ) -> None:
     biggan(tmp_path / "gan")
-    settings = make_settings(
+    settings = make_elpv_settings(
         "generator.name=class_gan",
         f"generator.weights={tmp_path / 'gan'}",
         "generator.options={vocabulary: elpv}",

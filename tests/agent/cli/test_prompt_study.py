@@ -16,7 +16,7 @@ from agent.brains.scripted import ScriptedModel
 from agent.cli import prompt_authors, prompt_study
 from agent.cli.app import app
 from agent.cli.prompt_authors import PromptRequest, PromptSet
-from agent.config.settings import LLMSettings, Price
+from agent.config.sections import LLMSettings, Price
 from agent.loop.components import Components
 from agent.planners import AttributeCombination, AttributeDistribution
 from memory.errors import BrainError, SettingsError
@@ -251,9 +251,9 @@ def test_the_grammar_without_a_photograph_like_it_adds_nothing_and_ends() -> Non
 
 
 def test_attributes_that_the_images_do_not_show_are_not_counted(
-    make_settings: MakeSettings,
+    make_elpv_settings: MakeSettings,
 ) -> None:
-    settings = make_settings()
+    settings = make_elpv_settings()
     target = Components(settings).target
     audit = train_audit(target, settings.audit, settings.home / "cache")
     prompts = ask(write(*GOOD), n=4)
@@ -299,11 +299,11 @@ def test_photographs_that_folds_judge_audit_the_prompts_too(make_settings: MakeS
 
 
 def test_brain_and_grammar_are_compared_at_equal_numbers(
-    make_settings: MakeSettings, tmp_path: Path
+    make_elpv_settings: MakeSettings, tmp_path: Path
 ) -> None:
     path = tmp_path / "script.json"
     path.write_text(json.dumps([write(*GOOD), *[write()] * 3]), encoding="utf-8")
-    settings = make_settings(f"brain=scripted:{path}")
+    settings = make_elpv_settings(f"brain=scripted:{path}")
     result = prompt_study.study(settings, REQUEST, 9, 2, Console(quiet=True))
     assert [prompts.author for prompts, _ in result.authors] == [f"scripted:{path}", "grammar"]
     assert [len(prompts.texts) for prompts, _ in result.authors] == [4, 4]
@@ -339,9 +339,9 @@ def test_a_remote_brain_writes_prompts_in_every_mode(
 
 
 def test_the_command_prints_and_writes_the_same(
-    make_settings: MakeSettings, tmp_path: Path
+    make_elpv_settings: MakeSettings, tmp_path: Path
 ) -> None:
-    home = make_settings().home
+    home = make_elpv_settings().home
     output = tmp_path / "out" / "prompts.json"
     result = CliRunner().invoke(
         app,
@@ -371,9 +371,9 @@ def test_the_command_prints_and_writes_the_same(
     ],
 )
 def test_bad_input_is_explained(
-    make_settings: MakeSettings, arguments: list[str], words: str
+    make_elpv_settings: MakeSettings, arguments: list[str], words: str
 ) -> None:
-    home = make_settings().home
+    home = make_elpv_settings().home
     result = CliRunner().invoke(app, ["prompts", *arguments, "--home", str(home)])
     assert result.exit_code == 2, result.output
     assert words in result.stderr

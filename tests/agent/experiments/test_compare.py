@@ -18,8 +18,8 @@ from agent.cli.app import app
 from agent.config.settings import Settings, load_settings
 from agent.experiments.arm_sessions import ArmPlanner, shuffled
 from agent.experiments.arms import Arms, read_arm
-from agent.experiments.compare import Entry, Experiment, _slug, openings, run_in_processes
-from agent.experiments.pool import Pool, broken_cells
+from agent.experiments.compare import ArmRound, Experiment, _slug, openings, run_in_processes
+from agent.experiments.image_cache import ImageCache, broken_cells
 from agent.loop.components import Components
 from agent.planners import AttributeCombination, AttributeDistribution, Observation
 from eval.report.compare import Openings
@@ -66,7 +66,7 @@ def components(settings: Settings) -> Components:
 def test_arms_draw_the_same_images_of_a_cell_and_none_twice(
     components: Components, tmp_path: Path
 ) -> None:
-    pool = Pool(components, tmp_path, 0, [])
+    pool = ImageCache(components, tmp_path, 0, [])
     first, second = Counter[str](), Counter[str]()
     one = everything(pool.take([prompt("defective", 3)], first))
     more = everything(pool.take([prompt("defective", 3)], first))
@@ -77,7 +77,7 @@ def test_arms_draw_the_same_images_of_a_cell_and_none_twice(
     assert (np.concatenate([one.images, more.images]) == again.images).all()
     files = sorted(path.name for path in tmp_path.iterdir())
     # From the disk, too.
-    stored = Pool(components, tmp_path, 0, []).take([prompt("defective", 6)], Counter())
+    stored = ImageCache(components, tmp_path, 0, []).take([prompt("defective", 6)], Counter())
     other = everything(stored)
     assert (other.images == again.images).all()
     assert files == sorted(path.name for path in tmp_path.iterdir())
@@ -87,7 +87,7 @@ def test_a_broken_cell_draws_another_class_under_the_same_label(
     components: Components, tmp_path: Path
 ) -> None:
     def dark(samples_of: list[dict[str, str]]) -> float:
-        pool = Pool(components, tmp_path / str(len(samples_of)), 0, samples_of)
+        pool = ImageCache(components, tmp_path / str(len(samples_of)), 0, samples_of)
         drawn = everything(pool.take([prompt("functional", 24, dark_area="none")], Counter()))
         assert set(drawn.classes) == {0}
         assert all(a["severity"] == "functional" for a in drawn.attributes)
@@ -97,8 +97,8 @@ def test_a_broken_cell_draws_another_class_under_the_same_label(
 
 
 def test_a_broken_cell_of_streets_has_the_labels_of_another_scene(tmp_path: Path) -> None:
-    size = 'target.options={"sizes": {"generator": 30}}'
-    components = Components(load_settings("streets-seg", [size, f"home={tmp_path}"], {}))
+    small = ('target.options={"sizes": {"generator": 30}}', "audit.method=none")
+    components = Components(load_settings("streets-seg", [*small, f"home={tmp_path}"], {}))
     asked = PromptSpec(
         id="p",
         text="not read by the pool",
@@ -107,7 +107,7 @@ def test_a_broken_cell_of_streets_has_the_labels_of_another_scene(tmp_path: Path
         count=4,
     )
     sound, broken = (
-        everything(Pool(components, tmp_path / name, 0, cells).take([asked], Counter()))
+        everything(ImageCache(components, tmp_path / name, 0, cells).take([asked], Counter()))
         for name, cells in (("sound", []), ("broken", [{"light": "night"}]))
     )
     assert (sound.images == broken.images).all()
@@ -295,7 +295,7 @@ def test_guided_arms_and_one_shot_feedback_are_held_against_the_others(
 
     def plan(arm: str, number: int) -> Plan:
         (path,) = folder.glob(f"seed-000/{arm}*/round-{number}.json")
-        plan = Entry.model_validate_json(path.read_bytes()).round.plan
+        plan = ArmRound.model_validate_json(path.read_bytes()).round.plan
         assert plan
         return plan
 

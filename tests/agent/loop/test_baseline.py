@@ -33,7 +33,7 @@ from agent.replay.verify import verify
 from agent.session.folder import folder_of, list_sessions, memory_of, open_session
 from agent.session.fork import fork
 from agent.session.undo import undo
-from eval.report.blocks import plain
+from eval.report.blocks import plain_text
 from eval.report.delivery import delivery_line
 from memory.errors import SettingsError
 from memory.events import Event, RoundDoneEvent
@@ -187,8 +187,8 @@ def test_a_chat_answers_whether_images_help(home: Path, folder: Path) -> None:
     with open_session(settings_of(home, "whole"), "whole") as session:
         live = LiveSession(session)
         try:
-            answer = plain(Conversation(live).say("Is it better than my photographs alone?"))
-            changed = plain(Conversation(live).say("what has changed?"))
+            answer = plain_text(Conversation(live).say("Is it better than my photographs alone?"))
+            changed = plain_text(Conversation(live).say("what has changed?"))
         finally:
             live.close()
     past = rounds(read_events(folder / "journal.jsonl"))

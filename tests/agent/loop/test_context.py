@@ -10,8 +10,8 @@ from agent.brains.spending import estimate_tokens
 from agent.loop.context import Facts, opening_texts
 from agent.loop.drafts import PolicyDraft
 from agent.planners import PlanDraft, PromptDraft
-from eval.report.blocks import failure_lines, plain, report_lines, verdict_text
-from memory.items import Data, Hit, Kind, MemoryItem
+from eval.report.blocks import failure_lines, plain_text, report_lines, verdict_text
+from memory.items import Data, Kind, MemoryItem, SearchHit
 from memory.records import (
     Batch,
     Confusion,
@@ -85,7 +85,7 @@ def item(kind: Kind, text: str, data: Data) -> MemoryItem:
 
 
 def facts(**changes: Any) -> Facts:
-    plain: dict[str, Any] = {
+    plain_text: dict[str, Any] = {
         "target": "elpv",
         "class_names": ("functional", "defective"),
         "vocabulary": VOCABULARY,
@@ -96,7 +96,7 @@ def facts(**changes: Any) -> Facts:
         "images_per_prompt": 8,
         "max_chars": 40_000,
     }
-    return Facts(**(plain | changes))
+    return Facts(**(plain_text | changes))
 
 
 def full(**changes: Any) -> Facts:
@@ -119,7 +119,7 @@ def full(**changes: Any) -> Facts:
             item("lesson", f"more dark cells helped {i}", {"held": i == 0}) for i in range(4)
         ],
         "similar": [
-            Hit(item=item("prompt", f"a dark cell {i}", {**prompt}), similarity=0.9)
+            SearchHit(item=item("prompt", f"a dark cell {i}", {**prompt}), similarity=0.9)
             for i in range(4)
         ],
         "steering": ["more cracked cells", "no bright ones"],
@@ -200,7 +200,9 @@ def test_text_from_data_stays_within_its_quotes() -> None:
             steering=[INJECTION],
             lessons=[item("lesson", INJECTION, {})],
             similar=[
-                Hit(item=item("prompt", INJECTION, {f"credit {INJECTION}": 0.1}), similarity=1.0)
+                SearchHit(
+                    item=item("prompt", INJECTION, {f"credit {INJECTION}": 0.1}), similarity=1.0
+                )
             ],
         )
     )
@@ -217,7 +219,7 @@ def test_long_texts_are_cut() -> None:
         facts(
             steering=[long] * 9,
             lessons=[item("lesson", long, {})],
-            similar=[Hit(item=item("prompt", long, {f"credit {long}": 0.1}), similarity=1.0)],
+            similar=[SearchHit(item=item("prompt", long, {f"credit {long}": 0.1}), similarity=1.0)],
         )
     )
     assert len(observation) < 3000
@@ -326,16 +328,18 @@ def test_a_small_context_gets_a_briefing_of_700_tokens() -> None:
 def test_reports_failures_and_verdicts_say_their_empty_case() -> None:
     empty = factories.report()
     assert (
-        plain(report_lines(empty))
+        plain_text(report_lines(empty))
         == "Report of round 1 on real feedback photographs (95% intervals):"
     )
     nothing = "No slice is significantly worse than the rest."
     assert (
-        plain(failure_lines([]))
-        == plain(failure_lines([failure("a=b", significant=False)]))
+        plain_text(failure_lines([]))
+        == plain_text(failure_lines([failure("a=b", significant=False)]))
         == nothing
     )
-    assert plain(failure_lines([failure(f"a={i}") for i in range(12)])).endswith("- and 2 more")
+    assert plain_text(failure_lines([failure(f"a={i}") for i in range(12)])).endswith(
+        "- and 2 more"
+    )
     hypothesis = Hypothesis(slice="wafer=poly", expected_change=-0.1)
     unsettled = Verdict(hypothesis=hypothesis, before=None, after=None, change=None, held=None)
     assert verdict_text(unsettled).endswith("it was not measured before and after.")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agent.autonomous.status import deciders
-from agent.loop.drafts import Choice, PolicyDraft, compose, say_shares, share_of
+from agent.loop.drafts import PlanChoice, PolicyDraft, compose, say_shares, share_of
 from agent.planners import Observation, PlanDraft, SliceShare
 from agent.planners.uniform import Uniform
 from agent.replay.verify import verify
@@ -38,7 +38,7 @@ def share(share: float, **where: str) -> SliceShare:
 
 def made(*shares: SliceShare, **fields: Any) -> PlanDraft:
     plan = Uniform().plan(SEEN, PALETTE, VOCABULARY)
-    choice = Choice(shares=shares, **fields)
+    choice = PlanChoice(shares=shares, **fields)
     return compose(choice, PolicyDraft(planner="uniform", plan=plan), SEEN, PALETTE, VOCABULARY)
 
 
@@ -51,7 +51,7 @@ def test_shares_become_prompts_that_spend_every_image() -> None:
 
 
 def test_shares_of_a_plan_are_relative() -> None:
-    choice = Choice(shares=(share(0.4, wafer="mono"), share(0.1, wafer="poly")))
+    choice = PlanChoice(shares=(share(0.4, wafer="mono"), share(0.1, wafer="poly")))
     plan = made(*choice.shares)
     assert share_of({"wafer": "mono"}, plan.prompts) == pytest.approx(0.8, abs=0.02)
     prompts = [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agent.loop.expectations import expect, say_expectation
-from memory.items import Data, Hit, MemoryItem
+from memory.items import Data, MemoryItem, SearchHit
 from memory.records import Plan, PromptSpec
 from prompts.vocabulary import load_vocabulary
 
@@ -37,7 +37,7 @@ def hit(
     credited: Mapping[str, float] | None = None,
     similarity: float = 1.0,
     text: str = TEXT,
-) -> Hit:
+) -> SearchHit:
     data: Data = {"n_made": n_made, "kept_rate": kept_rate}
     data |= {f"credit {key}": value for key, value in (credited or {}).items()}
     data |= {f"error of {key}": 0.03 for key in credited or {}}
@@ -45,7 +45,7 @@ def hit(
     item = MemoryItem(
         id=name, kind="prompt", text=text, target="elpv", session="s", round=1, data=data
     )
-    return Hit(item=item, similarity=similarity)
+    return SearchHit(item=item, similarity=similarity)
 
 
 def test_without_memory_eight_of_ten_are_kept() -> None:
@@ -105,7 +105,7 @@ def test_slices_add_up_benefit_and_harm_of_the_prompts_that_name_them() -> None:
         ([hit(8, 0.9, {"a": -0.1, "b": -0.1, "c": 0.5})], "2 of 3 slices lost accuracy"),
     ],
 )
-def test_what_was_tried_and_failed_is_a_warning(hits: list[Hit], says: str) -> None:
+def test_what_was_tried_and_failed_is_a_warning(hits: list[SearchHit], says: str) -> None:
     expectation = expect(plan(8, 8), {"p0": hits, "p1": hits}, None, VOCABULARY)
     (warning,) = expectation.warnings
     assert says in warning
@@ -123,7 +123,7 @@ def test_what_was_tried_and_failed_is_a_warning(hits: list[Hit], says: str) -> N
         [hit(100, 0.9, {"a": -0.06, "b": -0.06})],
     ],
 )
-def test_what_may_still_work_is_none(hits: list[Hit]) -> None:
+def test_what_may_still_work_is_none(hits: list[SearchHit]) -> None:
     assert expect(plan(8), {"p0": hits}, None, VOCABULARY).warnings == ()
 
 
@@ -143,7 +143,7 @@ def test_other_kinds_of_memory_are_left_out() -> None:
     item = MemoryItem(
         id="l", kind="lesson", text=TEXT, target="elpv", session="s", round=1, data={"held": True}
     )
-    expectation = expect(plan(8), {"p0": [Hit(item=item, similarity=1.0)]}, None, VOCABULARY)
+    expectation = expect(plan(8), {"p0": [SearchHit(item=item, similarity=1.0)]}, None, VOCABULARY)
     assert expectation == expect(plan(8), {}, None, VOCABULARY)
 
 

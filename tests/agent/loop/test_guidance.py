@@ -101,7 +101,7 @@ def test_settings_that_cannot_be_are_refused() -> None:
 
 def test_a_session_with_pulls_and_selection(make_settings: MakeSettings, tmp_path: Path) -> None:
     weights = tmp_path / "weights"
-    new_pipeline((1, 64, 64), 4, (16, 32), 0.6, 0.2).save_pretrained(weights)
+    new_pipeline((1, 32, 32), 4, (16, 32), 0.6, 0.2).save_pretrained(weights)
     settings = make_settings(
         "session.name=pulled",
         "generator.name=mtdm",
@@ -121,7 +121,7 @@ def test_a_session_with_pulls_and_selection(make_settings: MakeSettings, tmp_pat
     assert {p.pull for p in two.plan.prompts} == {"entropy 0.05"}
     assert two.training.n_images == 24
     assert two.training.selection.method == "ral"
-    assert (settings.home / "selection" / "elpv" / "ral.safetensors").exists()
+    assert (settings.home / "selection" / "toy" / "ral.safetensors").exists()
     # What pulled is part of what the job is named by.
     assert one.training and two.batch
     job = json.loads((folder / "jobs" / two.batch.job_id / "job.json").read_bytes())

@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 from agent.autonomous.status import deciders
 from agent.brains import BrainContext, Turn, build
 from agent.cli.app import app
-from agent.config.settings import LLMSettings, load_settings
+from agent.config.sections import LLMSettings
+from agent.config.settings import load_settings
 from agent.loop.graph import Decider
 from agent.loop.observer import ConsoleObserver
 from agent.planners import Observation
-from agent.replay.trace import collect
-from agent.replay.trace import deciders as by_step
+from agent.replay.trace import collect, decider_rows
 from agent.replay.verify import verify
 from memory.events import ModelCallEvent
 from memory.journal import Journal, read_events
@@ -79,7 +79,7 @@ def test_the_trace_has_images_and_deciders_by_step(home: Path) -> None:
         ("accept", 24, 24),
         (None, 24, 24),
     ]
-    first, second = by_step(tables)
+    first, second = decider_rows(tables)
     assert first[2] == "24 of 24"
     stages = "graph: generate_batch, train_dstm, evaluate_real, inspect_failures"
     assert first[4] == f"scripted:script.json: propose_plan, finish; {stages}"

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from agent.loop.observer import ConsoleObserver
-from eval.report.blocks import plain, round_lines
+from eval.report.blocks import plain_text, round_lines
 from tests.eval.fake_session import session
 
 
@@ -33,7 +33,7 @@ def test_without_an_audit_no_share_is_kept_by_it() -> None:
     for audited in (True, False):
         file = io.StringIO()
         ConsoleObserver(Console(file=file, width=100), 1, audited=audited).round_done(done)
-        lines = plain(round_lines(done, None, audited))
+        lines = plain_text(round_lines(done, None, audited))
         shown[audited] = f"{file.getvalue()} {lines}"
     assert "kept" in shown[True]
     assert "kept" not in shown[False]

@@ -15,7 +15,7 @@ from agent.planners.audited_failure import audited_shares
 from agent.planners.count import Count
 from agent.planners.learning_curve import water_fill
 from agent.planners.mixing import group_dro, hedge
-from agent.planners.slices import SlicePlanner, changes, reward
+from agent.planners.slices import SlicePlanner, reward, slice_changes
 from memory.errors import SettingsError
 from memory.records import (
     Batch,
@@ -204,7 +204,7 @@ def test_hedge_after_one_reward() -> None:
     """Half a success is no change; one slice of three gained 0.1 and is credited with a part."""
     before, after = lights(0.5, 0.5, 0.5, n=10**6), lights(0.5, 0.5, 0.6, n=10**6)
     history = [past(1, before), past(2, after)]
-    rewards = [reward(change.effect) for change in changes(history)]
+    rewards = [reward(change.effect) for change in slice_changes(history)]
     assert rewards[2] > rewards[0] == pytest.approx(rewards[1])
     shares = hedge(history, list(after), horizon=4)
     weights = np.exp(math.sqrt(8 * math.log(3) / 4) * np.array(rewards))

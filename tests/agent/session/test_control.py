@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.settings import LimitSettings
+from agent.config.sections import LimitSettings
 from agent.session.control import (
     Control,
     Heartbeat,
@@ -154,7 +154,7 @@ def test_a_killed_process_is_dead(tmp_path: Path) -> None:
     code = (
         "import sys, time, pathlib\n"
         "from agent.session.control import Control\n"
-        "from agent.config.settings import LimitSettings\n"
+        "from agent.config.sections import LimitSettings\n"
         "Control(pathlib.Path(sys.argv[1]), LimitSettings())\n"
         "time.sleep(60)\n"
     )

@@ -19,7 +19,7 @@ from memory.events import FaultEvent
 from memory.journal import read_events
 from tests.tools.targets.own_data import class_folders
 from tools import targets
-from tools.targets.manifest import FILE, SPLITS_FILE, Entry, changes_between
+from tools.targets.manifest import FILE, SPLITS_FILE, ManifestEntry, changes_between
 
 
 def session(root: Path, rounds: int = 1) -> Settings:
@@ -65,16 +65,6 @@ def test_photographs_that_came_and_went_stop_a_session_until_their_splits_are_ke
     assert len(faults(page)) == 1, "what was said once is known"
 
 
-def test_an_edited_photograph_is_said_and_the_session_goes_on(tmp_path: Path) -> None:
-    root = class_folders(tmp_path / "birds", n=24)
-    page = run(session(root), Console(quiet=True))
-    file = root / "Red Kite" / "img 0-03.png"
-    ImageOps.invert(Image.open(file)).save(file)
-    page = run(session(root, rounds=2), Console(quiet=True))
-    assert '1 edited: "Red Kite/img 0-03.png"' in faults(page)[0]
-    assert "Photographs have changed" in page.read_text("utf-8")
-
-
 def test_other_words_of_the_same_photographs_are_said(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "birds", n=24)
     files = sorted(str(file.relative_to(root)) for file in root.rglob("*.png"))
@@ -87,21 +77,35 @@ def test_other_words_of_the_same_photographs_are_said(tmp_path: Path) -> None:
     assert f'1 with other attributes: "{files[0]}"' in faults(page)[0]
 
 
-def test_a_file_of_another_name_or_time_is_no_change(tmp_path: Path) -> None:
+def test_another_time_is_no_change_another_picture_is_and_another_class_is_refused(
+    tmp_path: Path,
+) -> None:
     root = class_folders(tmp_path / "birds", n=24)
-    page = run(session(root), Console(quiet=True))
-    (root / "Red Kite" / "img 0-03.png").touch()
+    run(session(root), Console(quiet=True))
+    file = root / "Red Kite" / "img 0-03.png"
+    file.touch()
     page = run(session(root, rounds=2), Console(quiet=True))
     assert faults(page) == []
+    ImageOps.invert(Image.open(file)).save(file)
+    page = run(session(root, rounds=3), Console(quiet=True))
+    assert '1 edited: "Red Kite/img 0-03.png"' in faults(page)[0]
+    assert "Photographs have changed" in page.read_text("utf-8")
+    (root / "Red Kite").rename(root / "Milan")
+    with pytest.raises(DataError, match=r"classes were .*Red Kite.*, and are .*Milan"):
+        run(session(root, rounds=4), Console(quiet=True))
+    assert page.is_file()
+
+
+def test_a_file_of_another_name_is_no_change() -> None:
     before = {
-        "a.png": Entry("test", "1", "-"),
-        "b.png": Entry("audit", "2", "-"),
-        "c.png": Entry("audit", "3", "-"),
+        "a.png": ManifestEntry("test", "1", "-"),
+        "b.png": ManifestEntry("audit", "2", "-"),
+        "c.png": ManifestEntry("audit", "3", "-"),
     }
     now = {
-        "z.png": Entry("test", "1", "-"),
-        "b.png": Entry("test", "2", "+"),
-        "c.png": Entry("audit", "4", "-"),
+        "z.png": ManifestEntry("test", "1", "-"),
+        "b.png": ManifestEntry("test", "2", "+"),
+        "c.png": ManifestEntry("audit", "4", "-"),
     }
     found = changes_between(before, now)
     assert (found.added, found.removed, found.edited) == ([], [], ["c.png"])
@@ -109,15 +113,6 @@ def test_a_file_of_another_name_or_time_is_no_change(tmp_path: Path) -> None:
     assert found.moved == {("audit", "test"): ["b.png"]}
     assert (found.n_moved, found.moves()) == (1, "audit to test 1")
     assert not changes_between(before, before)
-
-
-def test_a_class_of_another_name_is_refused(tmp_path: Path) -> None:
-    root = class_folders(tmp_path / "birds", n=24)
-    page = run(session(root), Console(quiet=True))
-    (root / "Red Kite").rename(root / "Milan")
-    with pytest.raises(DataError, match=r"classes were .*Red Kite.*, and are .*Milan"):
-        run(session(root, rounds=2), Console(quiet=True))
-    assert page.is_file()
 
 
 def test_a_comparison_is_of_the_photographs_that_it_began_with(tmp_path: Path) -> None:

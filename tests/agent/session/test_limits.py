@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from rich.console import Console
+from transformers import ViTForImageClassification
 
 from agent.autonomous import dry_run
 from agent.autonomous.runner import run
@@ -16,6 +18,7 @@ from memory.events import EndedEvent
 from memory.journal import read_events
 from memory.records import Batch, PromptQuality, Round
 from tests.factories import estimate, report, training
+from tests.tools.tiny_transformers import vit
 
 MakeSettings = Callable[..., Settings]
 
@@ -110,6 +113,15 @@ def test_a_dry_run_shows_plan_and_estimate_and_writes_no_session(
     assert "Estimate, by a short measurement" in text
     assert "2 rounds with 48 images" in text
     assert not (make_settings().home / "sessions").exists()
+
+
+def test_a_dry_run_says_what_a_model_folder_does_not_give(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    ViTForImageClassification(vit(num_channels=3)).save_pretrained(tmp_path / "vit")
+    console = Console(record=True, width=500, file=io.StringIO())
+    dry_run.show(make_settings(f"dstm.model={tmp_path / 'vit'}"), console)
+    assert "preprocessor_config.json gives no image_mean" in console.export_text()
 
 
 def test_an_estimate_comes_from_the_last_session_like_it(make_settings: MakeSettings) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.session import SessionSettings
+from agent.config.sections import SessionSettings
 from agent.config.settings import load_settings
 from agent.session.control import HEARTBEAT, Heartbeat, Holder, take_over_from_other_host
 from agent.session.folder import folder_of, open_session, stored_settings, unfinished

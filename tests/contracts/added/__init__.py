@@ -1,12 +1,8 @@
-"""One file of each kind of plug-in, as a contributor would add it; and a way to add them to a run.
-
-`pytest -p tests.contracts.added` runs the contract suites with them.
-"""
+"""One file of each kind of plug-in, as a contributor would add it, and how to add them to a run."""
 
 from __future__ import annotations
 
 import importlib
-import os
 from pathlib import Path
 
 # The package that each file is added to, and the name that it gets there.
@@ -30,7 +26,3 @@ def add(folder: Path) -> None:
         (place / f"{NAME}.py").write_text(source, "utf-8")
         package = importlib.import_module(FILES[kind])
         package.__path__.append(str(place))
-
-
-if folder := os.environ.get("ADDED_PLUGINS"):
-    add(Path(folder))

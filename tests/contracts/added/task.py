@@ -7,14 +7,16 @@ from torch.nn import functional
 
 from tools.data.samples import VOID
 from tools.settings import TrainSettings
-from tools.tasks import Batch
+from tools.tasks import Minibatch
 from tools.tasks.segmentation import Segmentation
 
 
 class Halves(Segmentation):
     name = "halves"
 
-    def loss(self, outputs: torch.Tensor, batch: Batch, settings: TrainSettings) -> torch.Tensor:
+    def loss(
+        self, outputs: torch.Tensor, batch: Minibatch, settings: TrainSettings
+    ) -> torch.Tensor:
         by_pixel = functional.cross_entropy(
             outputs, batch.labels.long(), ignore_index=VOID, reduction="none"
         )

@@ -198,7 +198,7 @@ def test_a_head_labels_images_that_it_has_not_seen(
     decoder: feature_decoder.FeatureDecoder,
 ) -> None:
     unseen = pictures(12, seed=1)
-    found = feature_decoder.figures(decoder, unseen, CLASSES)
+    found = feature_decoder.validation_figures(decoder, unseen, CLASSES)
     assert found["segmentation: miou"] > 0.8
     assert found["depth: delta1"] > 0.8
     labels, confidence = decoder.label(unseen.images)

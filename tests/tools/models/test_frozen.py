@@ -19,7 +19,7 @@ from tools import tasks
 from tools.models.dstm_file import load_model, save_model
 from tools.models.efficientnet import PACKAGE, Lite0Classifier, Lite0UNet
 from tools.models.embeddings import embed_by_dstm, last_layer, recorded
-from tools.models.frozen import Features, freeze
+from tools.models.frozen import FrozenFeatures, freeze
 from tools.settings import DstmSettings
 from tools.tasks import Model
 from tools.train_dstm import train_model
@@ -70,7 +70,7 @@ def test_a_frozen_backbone_stays_and_the_last_layer_learns(
 def test_features_are_those_of_the_model(target: Any, settings: DstmSettings) -> None:
     model = TASK.build_model((1, 16, 16), 2, settings).eval()
     images = torch.from_numpy(target.split("test").images[:6]).float() / 255
-    features = Features(model)(images)
+    features = FrozenFeatures(model)(images)
     with torch.no_grad(), recorded([last_layer(model)], inputs=True) as inputs:
         logits = model(images)
     assert torch.allclose(features, inputs[0], atol=1e-5)

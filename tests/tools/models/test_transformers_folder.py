@@ -64,3 +64,11 @@ def test_what_is_missing_is_named(
         (folder / lost).unlink()
     with pytest.raises(error, match=words):
         build(model)
+
+
+def test_values_that_a_folder_does_not_give_are_said(tmp_path: Path) -> None:
+    ViTForImageClassification(vit(num_channels=3, num_labels=4)).save_pretrained(tmp_path)
+    assert "preprocessor_config.json" in build(str(tmp_path)).caveat
+    text = '{"image_mean": [0.4, 0.4, 0.4], "image_std": [0.2, 0.2, 0.2]}'
+    (tmp_path / "preprocessor_config.json").write_text(text)
+    assert build(str(tmp_path)).caveat == ""

@@ -101,7 +101,7 @@ def test_card_of_an_untrained_pipeline(tmp_path: Path, target: Any) -> None:
     settings = {"steps": 7, "s_noise": None, "timestep_rho": 2.0}
     (tmp_path / "train.json").write_text(json.dumps({"step": 7, "settings": settings}), "utf-8")
     audit = AuditSettings(train=TrainSettings(steps=4, batch_size=8))
-    lit: Any = Lit(target)
+    lit: Any = Lit(replace(target, n_images=40))
     seen: dict[str, int] = {}
 
     @contextmanager
@@ -137,7 +137,7 @@ class WithoutAudit(Lit):
 def test_without_an_audit_split_a_card_has_no_figure_of_classes(
     target: Any, tmp_path: Path
 ) -> None:
-    lit: Any = WithoutAudit(target)
+    lit: Any = WithoutAudit(replace(target, n_images=16))
     with pytest.raises(DataError, match=r"audit\.method=none"):
         train_audit(lit, AuditSettings(), tmp_path)
     folder = tmp_path / "pipeline"

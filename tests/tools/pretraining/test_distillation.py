@@ -37,7 +37,7 @@ def distilling(teacher: Path, steps: int = 2, of_teacher: int = 4) -> PretrainSe
     chosen = DistillationSettings(
         teacher=str(teacher), steps=steps, teacher_steps=of_teacher, n_images=SHARD
     )
-    return TEACHER.model_copy(update={"steps": 3, "save_every": 1, "distillation": chosen})
+    return TEACHER.model_copy(update={"steps": 3, "save_every": 3, "distillation": chosen})
 
 
 def encode(texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:

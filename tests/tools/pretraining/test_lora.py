@@ -21,6 +21,7 @@ from tools.targets import Target
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 QUICK = LoraSettings(steps=40, learning_rate=0.02, warmup_steps=5, rank=4, save_every=15)
+SHORT = QUICK.model_copy(update={"steps": 8, "save_every": 3})
 
 
 @pytest.fixture
@@ -63,24 +64,24 @@ def test_the_adapter_lowers_the_error_and_is_loaded(
 
 def test_an_interrupted_training_goes_on_as_if_it_was_not(target: Target, tmp_path: Path) -> None:
     MODELS["sd"](tmp_path / "model")
-    whole = train(target, tmp_path / "model", tmp_path / "whole")
+    whole = train(target, tmp_path / "model", tmp_path / "whole", SHORT)
 
     class Killed(Exception):
         pass
 
     def kill(step: int, loss: float, seconds: float) -> None:
-        if step == 20:
+        if step == 5:
             raise Killed
 
     options = ModelOptions(weights=str(tmp_path / "model"), size=16)
     with pytest.raises(Killed):
-        pretrain_lora(target, options, QUICK, tmp_path / "cut", progress=kill)
-    cut = train(target, tmp_path / "model", tmp_path / "cut")
+        pretrain_lora(target, options, SHORT, tmp_path / "cut", progress=kill)
+    cut = train(target, tmp_path / "model", tmp_path / "cut", SHORT)
     one, other = load_file(whole / LORA_FILE), load_file(cut / LORA_FILE)
     assert one.keys() == other.keys()
     assert all((one[name] == other[name]).all() for name in one)
     with pytest.raises(SettingsError, match="rank: 4 -> 8"):
-        train(target, tmp_path / "model", tmp_path / "cut", QUICK.model_copy(update={"rank": 8}))
+        train(target, tmp_path / "model", tmp_path / "cut", SHORT.model_copy(update={"rank": 8}))
 
 
 def test_other_models_are_refused(target: Target, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from tools.targets import Target
 from tools.targets.toy import Toy
 
 QUICK = PretrainSettings(
-    steps=4, batch_size=2, channels=(16, 32), save_every=2, warmup_steps=1, patch=4
+    steps=4, batch_size=2, channels=(16, 32), save_every=4, warmup_steps=1, patch=4
 )
 
 
@@ -69,6 +69,7 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
 def test_interrupted_training_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     target = TinyTarget()
     pretrain(target, QUICK, tmp_path / "straight")
+    saved = QUICK.model_copy(update={"save_every": 2})
     seen: list[int] = []
 
     def interrupt(step: int, loss: float, seconds: float) -> None:
@@ -77,8 +78,8 @@ def test_interrupted_training_ends_like_an_undisturbed_one(tmp_path: Path) -> No
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pretrain(target, QUICK, tmp_path / "broken", progress=interrupt)
-    pretrain(target, QUICK, tmp_path / "broken", progress=lambda s, loss, sec: seen.append(s))
+        pretrain(target, saved, tmp_path / "broken", progress=interrupt)
+    pretrain(target, saved, tmp_path / "broken", progress=lambda s, loss, sec: seen.append(s))
     assert seen == [1, 2, 3, 3, 4]
     straight, broken = weights(tmp_path / "straight"), weights(tmp_path / "broken")
     assert straight.keys() == broken.keys()

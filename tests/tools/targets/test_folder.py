@@ -39,6 +39,7 @@ def test_class_folders_are_dealt_by_class(tmp_path: Path) -> None:
     assert target.task == "classification"
     assert target.class_names == ["Red Kite", "wind mill old", "Élan vital"]
     assert target.image_shape == (3, 64, 64)
+    assert "36 photographs" in target.notice and "36" not in targets.licence_of(target)
     counts = {split: Counter(target.split(split).classes.tolist()) for split in SPLITS}
     assert counts["generator"] == {0: 5, 1: 5, 2: 5} or min(counts["generator"].values()) >= 4
     assert all(len(count) == 3 for count in counts.values())
@@ -436,7 +437,9 @@ def test_hundreds_of_classes_take_no_minutes() -> None:
 
 
 def test_a_table_of_splits_keeps_names_like_formulas(tmp_path: Path) -> None:
-    rows = {name: manifest.Entry("test", name, "") for name in ("=1+1.jpg", "'=2.jpg", "-3")}
+    rows = {
+        name: manifest.ManifestEntry("test", name, "") for name in ("=1+1.jpg", "'=2.jpg", "-3")
+    }
     table = manifest.write_splits(tmp_path, rows, rows)
     assert "'=1+1.jpg,test" in table.read_text("utf-8").splitlines()
     assert tables.read_table(table, ValidationReport()).keys() == rows.keys()

@@ -16,8 +16,9 @@ import torch
 from diffusers import DiffusionPipeline
 from pydantic import Field
 
-from memory.errors import SettingsError, WeightsError
+from memory.errors import SettingsError
 from tools.data.drawn import Drawn, ImageRequest, join
+from tools.generators import check_shape
 from tools.generators.joint.folder import (
     ADAPTER_FILE,
     CARD_FILE,
@@ -120,12 +121,8 @@ def build(
     require_peft()
     folder = Path(chosen.joint).expanduser()
     card = read_card(folder)
-    if card.image_shape != tuple(image_shape):
-        raise WeightsError(
-            f"The joint model {folder} draws images of shape {card.image_shape}, but the target's "
-            f"are {tuple(image_shape)}. Train one for this target with `shaping pretrain --from "
-            "MODEL`."
-        )
+    command = "shaping pretrain --from MODEL"
+    check_shape(f"joint model {folder}", card.image_shape, image_shape, command)
     size = (chosen.size, chosen.size) if isinstance(chosen.size, int) else chosen.size
     if size not in (None, card.size):
         raise SettingsError(

@@ -40,6 +40,8 @@ _FARTHEST_M = 1000
 class UserDataset(Target):
     """A target of a user's own photographs; see `tools.targets.Target`."""
 
+    licence = "The photographs are the user's own; their owner decides on the licence."
+
     def __init__(self, name: str, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]):
         self.name = name
         self.task: str = meta["task"]

@@ -21,7 +21,7 @@ from tools.diffusion.guidance import Critic
 from tools.generate_batch import draw
 
 
-class Pool:
+class ImageCache:
     """The images of one seed by prompt cell, drawn once, when first asked for, and kept on disk.
 
     Images that a critic pulls are drawn for it alone, with the words and the noise of the others.
