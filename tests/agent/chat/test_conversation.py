@@ -333,7 +333,7 @@ def test_wishes_that_conflict_are_said_to(make_settings: MakeSettings) -> None:
 def test_a_plan_that_waited_is_shown_as_older_than_new_preferences(
     make_settings: MakeSettings,
 ) -> None:
-    settings = make_settings("session.name=older", *SMALL)
+    settings = make_settings("session.name=older", "audit.method=none", *SMALL)
     shown = []
     for line in ("where does it fail?", "no bright ones"):
         with room(settings) as here:
@@ -341,6 +341,7 @@ def test_a_plan_that_waited_is_shown_as_older_than_new_preferences(
             here.live.start()
             shown.append(text_of(here.conversation.show(here.until("question"))))
     assert ["made before" in text for text in shown] == [False, True]
+    assert "16 of 16 images kept" in shown[0]  # nothing audits them
 
 
 def test_budgets_and_changes_in_plain_words(make_settings: MakeSettings) -> None:
