@@ -307,6 +307,8 @@ def test_wishes_that_conflict_are_said_to(make_settings: MakeSettings) -> None:
     with room(make_settings("session.name=conflicts", *SMALL)) as here:
         here.live.start()
         here.question()
+        here.say("/budget images 24")
+        assert "From the next round on: images per round 24" in here.say("what will it cost?")
         assert "of all images 20% brightness=bright (w1)" in here.say("20% bright ones")
         assert "It takes the place of w1" in here.say("a quarter of them bright")
         assert "is 105% of the images" in here.say("80% dark")
