@@ -134,6 +134,7 @@ def test_story_of_a_session(make_settings: MakeSettings) -> None:
         assert second.plan is not None
         assert "bright" not in {p.attributes.get("brightness") for p in second.plan.prompts}
         assert {s.preference for s in shifts_of(second)} == {"w1", "w2"}
+        assert ", before preferences: " in here.say("/plan")
 
         assert "Approved" in here.say("/approve")
         here.until("plan")
