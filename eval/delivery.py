@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from eval.compare import N_WORST, mean_of_lowest
-from eval.intervals import expanded_bound, expanded_quantiles, resampled_figures
+from eval.intervals import expanded_bound, expanded_quantiles, resample_counts
 from memory.records import Estimate, Record, Report, Round
 
 Floats = NDArray[np.float64]
@@ -176,9 +176,8 @@ def change(
         before, after = (_by_group(sums, groups[known]) for sums in (before, after))
     n_groups, low, high = len(before), -1.0, 1.0
     if n >= MIN_PHOTOGRAPHS and n_groups > 1:
-        resampled = np.subtract(
-            *(resampled_figures(sums, figure, _N_RESAMPLES) for sums in (after, before))
-        )
+        counts = resample_counts(n_groups, _N_RESAMPLES)
+        resampled = figure(counts @ after) - figure(counts @ before)
         if n_groups >= MIN_PHOTOGRAPHS:
             low, high = (float(x) for x in np.nanquantile(resampled, expanded_quantiles(n_groups)))
         else:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.intervals import expanded_bound, expanded_quantiles, resampled_figures
+from eval.intervals import expanded_bound, expanded_quantiles, resample_counts
 from memory.errors import DataError
 from memory.records import Estimate
 
@@ -250,7 +250,7 @@ def _resample(sums: NDArray[Any], figure: Callable[[Floats], Floats]) -> tuple[F
         raise DataError("No image of the split has a known pixel, so there is nothing to measure.")
     value = figure(measured.sum(0))
     # NaN: a class that a resample does not show has no figure there.
-    return value, resampled_figures(measured, figure, _N_RESAMPLES)
+    return value, figure(resample_counts(len(measured), _N_RESAMPLES) @ measured)
 
 
 def _mean_known(values: Floats) -> Floats:

@@ -106,17 +106,9 @@ def bootstrap_curve(curves: Floats, of: Callable[[Floats], float | None]) -> Est
     return Estimate(value=value, low=float(low), high=float(high), n=len(curves))
 
 
-def resampled_figures(sums: Floats, figure: Callable[[Floats], Floats], n_resamples: int) -> Floats:
-    """Return a figure of resamples of images, always the same ones, (n_resamples, ...).
-
-    Args:
-        sums: What each image adds to the sums of all, (n, m).
-        figure: Of sums, (..., m) to (..., figures).
-        n_resamples: How many.
-    """
-    n = len(sums)
-    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=n_resamples)
-    return figure(counts @ sums)
+def resample_counts(n: int, n_resamples: int) -> NDArray[np.int64]:
+    """Return how often each of n images is in each resample, (n_resamples, n); always the same."""
+    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=n_resamples)
 
 
 def expanded_quantiles(n: int) -> tuple[float, float]:

@@ -79,8 +79,11 @@ def load(package: str, name: str, attribute: str = "build") -> Callable[..., Any
             raise SettingsError(_UNTRUSTED.format(name))
         try:
             module = importlib.import_module(path)
-        except ImportError as error:
-            raise SettingsError(f"Cannot import {kind} {name!r}: {error}.") from error
+        except Exception as error:
+            text = f"Cannot import {kind} {name!r}: {type(error).__name__}: {error}."
+            if isinstance(error, ModuleNotFoundError) and error.name == path.partition(".")[0]:
+                text += " Set PYTHONPATH to the folder that holds it."
+            raise SettingsError(text) from error
         attribute = function
         _allowed.add(name)
     else:

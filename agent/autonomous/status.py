@@ -166,7 +166,8 @@ def _because(name: str, now: Condition, events: Sequence[Event], state: SessionS
     if state == "stuck":
         return f". To go on: shaping stop --now {name}, then shaping resume {name}"
     if state == "dead":
-        return f" (killed, or the machine was switched off). To go on: shaping resume {name}"
+        why = "killed, its disk full, or the machine switched off"
+        return f" ({why}). To go on: shaping resume {name}"
     if state in ("stopped", "finished") and events and isinstance(events[-1], EndedEvent):
         return f": {events[-1].message}"
     return ""

@@ -51,6 +51,7 @@ def probe(brain: RemoteModel) -> Probe:
     works: dict[str, bool] = {}
     speeds: list[tuple[float, float | None]] = []
     problems: list[str] = []
+    failures: list[CallError] = []
     modes: tuple[Literal["native", "json"], ...] = ("native", "json")
     for mode in modes:
         started = time.monotonic()
@@ -60,7 +61,8 @@ def probe(brain: RemoteModel) -> Probe:
             if not error.reached:
                 raise
             works[mode] = False
-            problems.append(f"{mode}: {error}"[:450])
+            failures.append(error)
+            problems.append(f"{mode}: {error}"[:450].rstrip("."))
             continue
         seconds = time.monotonic() - started
         speeds.append((seconds, _tokens_per_second(answer, seconds)))
@@ -68,6 +70,8 @@ def probe(brain: RemoteModel) -> Probe:
         if not works[mode]:
             problems.append(f"{mode}: answered {_say(answer)}")
     detail = "; ".join(problems)
+    if len({str(error) for error in failures}) == 1 and len(failures) == len(modes):
+        raise failures[0]  # of the server, whatever it is asked
     if not any(works.values()):
         raise BrainError(
             f"The model {brain.model!r} at {brain.server.url} makes no tool calls: {detail}. "

@@ -305,7 +305,9 @@ class RemoteModel(BaseChatModel):
                 reached=True,
                 refused=reason,
             )
-        odd = server.hint if isinstance(error, _MALFORMED) and status is None else ""
+        is_odd = isinstance(error, _MALFORMED) and status is None
+        odd = server.hint if is_odd else ""
+        reason = f"its answer is not of the protocol ({reason})" if is_odd else reason
         return CallError(
             f"{who} failed {tried}: {reason}. "
             f"{odd or 'Look at the server, or choose another model.'}",

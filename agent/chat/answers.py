@@ -128,10 +128,18 @@ def plan_summary(
     wanted += sorted(now, key=lambda key: (-abs(now[key] - old.get(key, 0.0)), key))
     names = list(dict.fromkeys(name for name in wanted if slice_attributes(name)))[:_N_BARS]
     size = f"{plural(plan.n_images, 'image')} planned from {plural(len(plan.prompts), 'prompt')}"
+    texts = {p.id: p.say() for p in preferences}
+    shifts = request.resolved.shifts if request and request.resolved else ()
+    moved = [
+        f"{s.preference} {texts[s.preference]} {percent(s.before)} -> {percent(s.after)}"
+        for s in shifts
+        if s.preference in texts
+    ]
+    author = plan.author + ", before preferences" * bool(moved)
     blocks: list[Block] = [
         Line(f"Plan of round {plan.round}: {size}", "bold"),
-        Line(f"By {plan.author}: {one_line(plan.why, 240) or 'no reason given'}"),
-    ]  # fmt: skip
+        Line(f"By {author}: {one_line(plan.why, 240) or 'no reason given'}"),
+    ]
     for name in names:
         attributes = {key: tuple(v.split("|")) for key, v in (slice_attributes(name) or {}).items()}
         about = Preference(attributes=attributes, min_share=1)
@@ -142,13 +150,6 @@ def plan_summary(
             change = part - share(about, before.prompts, vocabulary)
             text += f", {percent(change, True)} since round {before.round}"
         blocks.append(Line(text))
-    texts = {p.id: p.say() for p in preferences}
-    shifts = request.resolved.shifts if request and request.resolved else ()
-    moved = [
-        f"{s.preference} {texts[s.preference]} {percent(s.before)} -> {percent(s.after)}"
-        for s in shifts
-        if s.preference in texts
-    ]
     blocks += [Line(f"Preferences: {'; '.join(moved)}")] if moved else []
     if request and request.expectation:
         blocks.append(Line(expected(request.expectation), "dim"))

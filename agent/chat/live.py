@@ -107,6 +107,8 @@ class LiveSession:
         # What is done, in order, once the session has stopped.
         self._due: list[Callable[[], None]] = []
         self._after_round = self._undoes = False
+        # Of the budget, what counts from the next round on.
+        self.due_budget: dict[str, float] = {}
         self._thread = threading.Thread(target=self._work, name="session", daemon=True)
         self._thread.start()
 
@@ -193,8 +195,10 @@ class LiveSession:
             store_settings(session.folder, settings)
             self.components.session = replace(session, settings=settings)
             self._wanted = self._wanted or goes_on
+            self.due_budget = dict(self.due_budget.items() - changes.items())
 
         with self._changed:
+            self.due_budget |= changes
             runs = self._progress.state not in AT_REST
             self._after_round = runs and (not self._due or self._after_round)
             self._due.append(change)

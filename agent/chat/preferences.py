@@ -43,7 +43,7 @@ from prompts.printable import one_line
 from tools.settings import DEFAULT_SHARE, DstmSettings
 from tools.targets import Target
 
-SCHEDULE = "/budget schedule 100, 300 60% poly, 200"
+SCHEDULE = "/budget schedule 100, 300 60% SLICE, 200"
 MADE_BEFORE = Line(
     "The plan that waits was made before; /approve accepts it as it is, /reject has it made again."
 )

@@ -48,7 +48,7 @@ from eval.report.blocks import (
     values,
 )
 from eval.report.delivery import baseline_lines, delivery_blocks
-from eval.report.text import estimate_text, plural
+from eval.report.text import estimate_text, plural, words
 from memory.errors import DataError, ToolError, unknown
 from memory.events import ChatCallEvent, EndedEvent, ModelCallEvent, RoundDoneEvent
 from memory.records import Plan, PromptSpec
@@ -358,7 +358,10 @@ class Queries(Overview):
         sizes = round_sizes(session.settings, planned, session.n_done() + 1)
         each = f" of {size}" if not planned else f", {self._scheduled()},"
         images = f"{plural(n_left, 'round')}{each} left: {sum(sizes)} images."
-        return [Table(["budget", "spent and left"], rows), Line(images), *self._time_left()]
+        due = ", ".join(f"{words(key).lower()} {n:g}" for key, n in self._live.due_budget.items())
+        later = [Line(f"From the next round on: {due}.")] if due else []
+        table = Table(["budget", "spent and left"], rows)
+        return [table, Line(images), *self._time_left(), *later]
 
     def _scheduled(self) -> str:
         """Say the schedule of the rounds to come."""

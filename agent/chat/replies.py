@@ -99,7 +99,8 @@ def _unknown(words: Sequence[str], overview: Overview) -> str:
         )
     for word in words:
         if meanings := overview.lexicon.meanings(word):
-            return f"{text} Say which: {' or '.join(meanings)}."
+            which = " which:" if meanings[1:] else ""
+            return f"{text} Say{which} {' or '.join(meanings)}."
     if near := overview.lexicon.near(words):
         return f"{text} Near words: {', '.join(near)}."
     if command := near_command(words):

@@ -19,6 +19,7 @@ from agent.loop.observer import Observer
 from agent.loop.validation import slice_attributes
 from agent.planners import AttributeDistribution, distribution_of
 from agent.session.folder import Session, memory_of
+from eval.report.text import plural
 from eval.slices import slice_table
 from memory.chroma import MemoryIndex
 from memory.errors import SettingsError, some
@@ -133,7 +134,7 @@ class Components(WorkMonitor):
         table = slice_table(measured, feedback.slices, feedback.n_min)
         if lacking := [k for k in table if not found.supports(slice_attributes(k) or {})]:
             self.observer.warn(
-                f"No images will be asked of {len(lacking)} slices that fewer than "
+                f"No images will be asked of {plural(len(lacking), 'slice')} that fewer than "
                 f"{found.min_support} photographs of the split generator show: "
                 f"{some(lacking, 5)}. Set feedback.min_support=0 if the generator has learnt them "
                 "from other photographs."

@@ -110,8 +110,12 @@ class LiveEffects:
         return "\n".join(lines) or "The memory has nothing on that yet."
 
     def expect(self, plan: Plan) -> Expectation:
-        """Return what similar prompts of the memory let a plan expect."""
-        return expect(plan, self._similar(plan), None, self.target.vocabulary)
+        """Return what similar prompts of the memory let a plan expect; without an audit, all."""
+        found = expect(plan, self._similar(plan), None, self.target.vocabulary)
+        if self._session.settings.audit.method != "none":
+            return found
+        prompts = tuple(p.model_copy(update={"kept_rate": 1.0}) for p in found.prompts)
+        return found.model_copy(update={"kept_rate": 1.0, "prompts": prompts})
 
     def nearest(self, plan: Plan) -> dict[str, str]:
         """Return the most similar prompt of the memory for each of a plan."""

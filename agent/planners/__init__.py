@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 
 import yaml
 from pydantic import BeforeValidator, Field, JsonValue
 
-from memory.errors import SettingsError, unknown
+from memory.errors import SettingsError, ShapingError, unknown
 from memory.records import (
     AdapterWeights,
     Failure,
@@ -145,6 +147,40 @@ class Planner(Protocol):
         """Return a draft whose counts add up to `observation.n_images`."""
 
 
+class _OwnPlanner:
+    """A planner from outside of this package, whose mistakes are errors that name it."""
+
+    def __init__(self, spec: str, planner: Planner) -> None:
+        if not isinstance(planner, Planner):
+            kind = type(planner).__name__
+            raise SettingsError(f"The planner {spec!r} has no name or no method plan: {kind}.")
+        self.name, self._spec, self._planner = planner.name, spec, planner
+
+    def plan(
+        self, observation: Observation, distribution: AttributeDistribution, vocabulary: Vocabulary
+    ) -> PlanDraft:
+        """Return the draft of the planner; raises SettingsError where it fails or gives none."""
+        try:
+            draft = self._planner.plan(observation, distribution, vocabulary)
+        except ShapingError:
+            raise
+        except Exception as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            file = sys.modules[self._spec.partition(":")[0]].__file__
+            frame = next((f for f in reversed(frames) if f.filename == file), frames[-1])
+            raise SettingsError(
+                f"The planner {self._spec!r} failed in {frame.filename}, line {frame.lineno}: "
+                f"{type(error).__name__}: {error}. Mend it and run the same command again; "
+                "finished work is kept."
+            ) from error
+        if not isinstance(draft, PlanDraft):
+            raise SettingsError(
+                f"The planner {self._spec!r} returned {type(draft).__name__}; expected a "
+                "PlanDraft of agent.planners."
+            )
+        return draft
+
+
 def build(spec: str) -> Planner:
     """Build the planner NAME, or the one at the dotted path `package.module:build`.
 
@@ -161,7 +197,7 @@ def build(spec: str) -> Planner:
         if key not in parameters:
             raise SettingsError(unknown(f"option of the planner {name}", key, parameters))
     planner: Planner = builder(**options)
-    return planner
+    return _OwnPlanner(name, planner) if ":" in name else planner
 
 
 def distribution_of(target: Target, min_support: int) -> AttributeDistribution:

@@ -317,6 +317,8 @@ def _preferences(
         elif attributes:
             preference = Preference(attributes=attributes, **demand.fields)
             (partial if is_partial else preferences).append(preference)
+    if named and demands[0].fields is None:  # "dark but no poly" may mean the dark ones alone
+        partial, preferences = partial + preferences, []
     return ParseResult(
         preferences=tuple(preferences),
         partial=tuple(partial),

@@ -99,7 +99,7 @@ class Lexicon:
     def topic(self, word: str) -> str | None:
         """Return the attribute that a word is about without naming a value: "cars" are traffic."""
         keys = self._topics.get(_singular(word), ())
-        return keys[0] if len(keys) == 1 and not self.meanings(word) else None
+        return keys[0] if len(keys) == 1 and not self.meanings(word)[1:] else None
 
     def class_of(self, text: str) -> str | None:
         """Return the class that a text names by a plural, singular or part of its name, or None."""
@@ -107,10 +107,11 @@ class Lexicon:
         return named[0] if len(named) == 1 else None
 
     def meanings(self, word: str) -> list[str]:
-        """Return the "attribute=value" that a word may stand for, if more than one."""
-        attributes = self.vocabulary.attributes
-        pairs = [f"{key}={word}" for key, values in attributes.items() if word in values]
-        return pairs if len(pairs) > 1 else []
+        """Return the "attribute=value" that a word may stand for that alone names no value."""
+        attributes = self.vocabulary.attributes.items()
+        if _plain(word) in self._phrases:
+            return []
+        return [f"{key}={word}" for key, values in attributes if word in values]
 
     def near(self, words: Iterable[str]) -> list[str]:
         """Return up to three words of the vocabulary that look like these."""

@@ -38,6 +38,7 @@ _TOPICS = tuple(
         ("status", r"why (?:did|has|have|is|was) (?:it|this|you|the (?:session|run)) (?:\w+ )?"
          r"(?:stop|end|finish|over|done|paus|wait)"),
         ("files", r"export|download|zip\b|archive\b", r"files?\b|folders?\b|director|saved|stored",
+         r"where (?:is |are )?(?:the|my|our|its) (?:\w+ )?(?:model|network|weights|report)\b",
          r"(?:use|load|deploy|run|get) (?:the|my|this|its) (?:\w+ )?(?:model|network|images)\b"),
         ("memory", r"(?:you|it|we|been) learn(?:t|ed)?$", r"lessons?\b", r"remember"),
         ("prompts", r"(?:worst|best|weakest|poorest|useless|helpful|rejected) prompts?\b",

@@ -44,7 +44,11 @@ def stats(
     ctx: typer.Context, memory_url: options.MemoryUrl = None, home: options.Home = None
 ) -> None:
     """Show how much is remembered, and of what."""
-    say_table(["what", "figure"], list(_open(ctx).stats().items()))
+    rows: list[list[str]] = []
+    for name, figure in _open(ctx).stats().items():
+        counts = figure.items() if isinstance(figure, dict) else [("", figure)]
+        rows.append([name, ", ".join(f"{key} {n}".strip() for key, n in counts)])
+    say_table(["what", "figure"], rows)
 
 
 @memory.command()

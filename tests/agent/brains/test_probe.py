@@ -86,6 +86,14 @@ def test_a_model_that_can_do_neither(fake_llm: FakeLLM, kind: str) -> None:
     assert len(str(caught.value)) < 1200
 
 
+def test_a_server_that_always_fails_is_not_a_model_without_tool_calls(fake_llm: FakeLLM) -> None:
+    fake_llm.answers += [{"status": 500, "error": "boom"}] * 4
+    with pytest.raises(BrainError, match="boom") as caught:
+        run("openai:tiny")
+    assert "tool calls" not in str(caught.value)
+    assert str(caught.value).count("boom") == 1
+
+
 @pytest.mark.parametrize("status", [401, 404, 429])
 def test_a_server_that_cannot_be_used(fake_llm: FakeLLM, status: int) -> None:
     fake_llm.answers += [{"status": status}] * 4

@@ -134,6 +134,7 @@ def test_story_of_a_session(make_settings: MakeSettings) -> None:
         assert second.plan is not None
         assert "bright" not in {p.attributes.get("brightness") for p in second.plan.prompts}
         assert {s.preference for s in shifts_of(second)} == {"w1", "w2"}
+        assert ", before preferences: " in here.say("/plan")
 
         assert "Approved" in here.say("/approve")
         here.until("plan")
@@ -307,6 +308,8 @@ def test_wishes_that_conflict_are_said_to(make_settings: MakeSettings) -> None:
     with room(make_settings("session.name=conflicts", *SMALL)) as here:
         here.live.start()
         here.question()
+        here.say("/budget images 24")
+        assert "From the next round on: images per round 24" in here.say("what will it cost?")
         assert "of all images 20% brightness=bright (w1)" in here.say("20% bright ones")
         assert "It takes the place of w1" in here.say("a quarter of them bright")
         assert "is 105% of the images" in here.say("80% dark")
@@ -333,7 +336,7 @@ def test_wishes_that_conflict_are_said_to(make_settings: MakeSettings) -> None:
 def test_a_plan_that_waited_is_shown_as_older_than_new_preferences(
     make_settings: MakeSettings,
 ) -> None:
-    settings = make_settings("session.name=older", *SMALL)
+    settings = make_settings("session.name=older", "audit.method=none", *SMALL)
     shown = []
     for line in ("where does it fail?", "no bright ones"):
         with room(settings) as here:
@@ -341,6 +344,7 @@ def test_a_plan_that_waited_is_shown_as_older_than_new_preferences(
             here.live.start()
             shown.append(text_of(here.conversation.show(here.until("question"))))
     assert ["made before" in text for text in shown] == [False, True]
+    assert "16 of 16 images kept" in shown[0]  # nothing audits them
 
 
 def test_budgets_and_changes_in_plain_words(make_settings: MakeSettings) -> None:

@@ -9,6 +9,7 @@ from agent.chat.replies import not_taken, which_data
 from agent.steering.clauses import parse
 from agent.steering.lexicon import Lexicon
 from eval.report.blocks import Line
+from prompts.user_vocabulary import user_vocabulary
 from prompts.vocabulary import load_vocabulary
 from tests.factories import estimate, report, slice_score
 
@@ -45,6 +46,18 @@ def test_each_reply_says_what_would_be_understood() -> None:
 def test_a_class_of_pixels_is_no_word_of_prompts() -> None:
     assert "class of pixels (IoU 0.100)" in answer("more bicyclists")
     assert "class of pixels" not in answer("more bicyclists", measured=False)
+
+
+def test_a_class_that_is_an_ordinary_word_is_said_with_its_attribute() -> None:
+    vocabulary = user_vocabulary("own", ["none", "true"], {"light": ["yes", "no"]})
+    overview: Any = SimpleNamespace(
+        vocabulary=vocabulary, lexicon=Lexicon(vocabulary), last_report=lambda: None
+    )
+    for name in ("none", "true"):
+        (reply,) = not_taken(parse(f"more {name}", overview.lexicon), overview)
+        assert isinstance(reply, Line) and f"Say class={name}." in reply.text
+        (wish,) = parse(f"more class={name}", overview.lexicon).preferences
+        assert wish.attributes == {"class": (name,)}
 
 
 def test_harder_data_are_named() -> None:

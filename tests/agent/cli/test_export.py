@@ -186,12 +186,14 @@ def test_the_best_model_predicts_outside(home: Path, tmp_path: Path) -> None:
     picture = tmp_path / "cell.png"
     Image.fromarray(np.full((300, 300), 90, np.uint8)).save(picture)
     output = subprocess.run(
-        [sys.executable, str(best / "predict.py"), str(picture)],
+        [sys.executable, str(best / "predict.py"), str(picture), "gone.png"],
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
         cwd=tmp_path,
     )
+    assert output.returncode == 1
+    assert "gone.png" in output.stderr and "Traceback" not in output.stderr
     assert f"{picture}: " in output.stdout
     assert any(name in output.stdout for name in ("functional", "defective"))
     card = (best / "README.md").read_text("utf-8")

@@ -126,7 +126,7 @@ def test_a_session_over_class_folders(tmp_path: Path) -> None:
     # What may be passed on says where the data come from, and nothing of this machine.
     for card in (page.parent / "dataset" / "README.md", page.parent / "best" / "README.md"):
         text = card.read_text("utf-8")
-        assert "Your own data birds-" in text
+        assert "The photographs are the user's own" in text
         assert "pictures that attributes.csv does not name" not in text
         assert str(tmp_path) not in text
         assert text.count("| class | images |") <= 1

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from agent import planners
 from agent.loop.validation import PlanRules, validate
 from agent.planners import (
     AttributeCombination,
@@ -15,7 +17,7 @@ from agent.planners import (
 )
 from agent.planners.slices import shares_to_counts
 from agent.planners.thompson import build as build_thompson
-from memory.errors import ToolError
+from memory.errors import SettingsError, ToolError
 from memory.records import (
     Batch,
     Hypothesis,
@@ -209,3 +211,46 @@ def test_palette_counts_combinations() -> None:
     )
     rows = count_attributes(samples, ["good", "bad"]).rows
     assert [(r.class_name, r.n) for r in rows] == [("good", 2), ("bad", 1)]
+
+
+OWN = """
+from types import SimpleNamespace
+
+
+def plan_badly(observation, distribution, vocabulary):
+    return {}["missing"]
+
+
+def fails():
+    return SimpleNamespace(name="fails", plan=plan_badly)
+
+
+def gives_nothing():
+    return SimpleNamespace(name="nothing", plan=lambda *given: None)
+
+
+def no_planner():
+    return 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("own_plans:fails", ["own_plans:fails", "own_plans.py, line 6", "KeyError: 'missing'"]),
+        ("own_plans:gives_nothing", ["NoneType", "PlanDraft"]),
+        ("own_plans:no_planner", ["no method plan", "int"]),
+        ("own_broken:build", ["Cannot import", "SyntaxError", "line 1"]),
+        ("not_there:build", ["not_there", "PYTHONPATH"]),
+    ],
+)
+def test_mistakes_of_an_own_planner_are_errors_that_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, words: list[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_plans.py").write_text(OWN)
+    (tmp_path / "own_broken.py").write_text("def build(:")
+    seen = Observation(round=1, n_images=16, images_per_prompt=8, seed=1)
+    with pytest.raises(SettingsError) as caught:
+        planners.build(spec).plan(seen, palette(), VOCABULARY)
+    assert [word for word in words if word not in str(caught.value)] == []

@@ -155,9 +155,9 @@ def test_words_that_the_generator_cannot_draw_are_recorded(tmp_path: Path) -> No
     assert plan.undrawn == {"a dark poly cell, with a clear defect": ("dark", "poly")}
     accepted = next(e for e in events if isinstance(e, ToolCallEvent) and e.tool == "propose_plan")
     assert f"Warning: {said}" in accepted.result
-    (found,) = verify_blocked(folder)
-    assert found["findings"] == []
-    assert found["ended"]
+    found = verify(folder / "journal.jsonl")
+    assert found.findings == ()
+    assert found.ended
 
 
 def copy(folder: Path, to: Path) -> Path:

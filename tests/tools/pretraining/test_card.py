@@ -155,11 +155,26 @@ def test_few_photographs_have_a_card_of_few_images(n_photographs: int, n_images:
     assert card.n_of_card(cast("Any", few)) == n_images
 
 
+@dataclass(frozen=True)
+class DepthOfEverySecondPixel:
+    """Wraps streets: 32x48 pixels, on which a net learns in a quarter of the time."""
+
+    streets: Any
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.streets, name)
+
+    def split(self, name: str) -> Samples:
+        samples: Samples = self.streets.split(name)
+        images, depth = (x[..., ::2, ::2].copy() for x in (samples.images, samples.labels["depth"]))
+        return replace(samples, images=images, labels={"depth": depth})
+
+
 def test_labels_agree_with_their_images_or_do_not(tmp_path: Path) -> None:
-    streets = build_streets(tmp_path, sizes={"audit": 40, "feedback": 24, "generator": 24})
+    sizes = {"audit": 40, "feedback": 24, "generator": 24}
+    streets: Any = DepthOfEverySecondPixel(build_streets(tmp_path, sizes=sizes))
     teacher = card.TEACHER.model_copy(update={"steps": 20})
     exact = streets.split("generator")
-    exact = replace(exact, labels={"depth": exact.labels["depth"]})
     swapped = replace(exact, labels={"depth": exact.labels["depth"][::-1, ::-1]})
     agrees, differs = (
         card.label_agreement(streets, samples, teacher=teacher)["label_agreement"]["depth"]

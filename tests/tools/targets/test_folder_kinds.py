@@ -20,6 +20,7 @@ from tools.data.samples import VOID
 from tools.targets import SPLITS, Target
 from tools.targets.user.class_files import read_class_file
 from tools.targets.user.label_files import COLOUR
+from tools.targets.user.pictures import read_photographs
 
 
 def build(root: Path, **options: Any) -> Target:
@@ -207,6 +208,30 @@ def test_photographs_of_12_bits_are_not_read_as_black(tmp_path: Path) -> None:
     for split in SPLITS:
         ours, theirs = (t.split(split).images.mean((1, 2, 3)) for t in (target, build(dark)))
         assert np.allclose(np.sort(ours), np.sort(theirs), atol=2)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_prediction_reads_photographs_as_a_target_does(tmp_path: Path, channels: int) -> None:
+    root = class_folders(tmp_path / "birds", channels=channels)
+    turned, wide, deep = sorted((root / CLASSES[0]).glob("*.png"))[:3]
+    picture = Image.open(turned).transpose(Image.Transpose.ROTATE_90)
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(turned, exif=exif)
+    Image.open(wide).resize((160, 40)).save(wide)
+    values = np.asarray(Image.open(deep).convert("L")).astype(np.uint16)
+    Image.fromarray(values * 16).save(deep)
+    target = build(root)
+    for split in SPLITS:
+        samples = target.split(split)
+        files = [root / name for name in samples.ids]
+        images, found, problems = read_photographs(files, target.image_shape)
+        assert np.array_equal(images, samples.images)
+        assert (found, problems) == (files, [])
+    (root / "no.png").write_text("<html>")
+    images, found, problems = read_photographs([root / "no.png"], target.image_shape)
+    assert (len(images), found) == (0, [])
+    assert "no.png" in problems[0] and "cannot be read" in problems[0]
 
 
 def test_odd_pictures_are_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from memory.errors import SettingsError, unknown
@@ -19,7 +19,6 @@ from tools.data.samples import VOID
 from tools.settings import BOTH_FLIPS
 from tools.targets import reading
 from tools.targets.user import label_files, pictures
-from tools.targets.user.deep import LOW_BYTES
 from tools.targets.user.label_files import LABEL_FORMATS, LABEL_NAMES
 from tools.targets.user.pictures import Source, UnreadableImageError
 from tools.targets.validation import ValidationReport, refusal
@@ -31,7 +30,6 @@ _CLASS_SIZE = (64, 64)
 _LONGEST_SIDE = 96
 _MULTIPLE = 8
 # Bits per pixel of cameras and scanners that save 16.
-_BIT_DEPTHS = (8, 10, 12, 14, 16)
 _MIN_VISIBLE = 0.5
 _MIN_PIXELS = 8
 _ORIENTATION = 0x0112
@@ -320,10 +318,7 @@ def _turned(
     picture: Image.Image, item: Item, labels: Mapping[str, NDArray[Any]], report: ValidationReport
 ) -> Image.Image:
     """Return a photograph that its camera noted to turn, oriented as its labels are."""
-    upright = ImageOps.exif_transpose(picture)
-    if low := picture.info.get(LOW_BYTES):
-        low.info |= {key: picture.info[key] for key in ("exif",) if key in picture.info}
-        upright.info[LOW_BYTES] = ImageOps.exif_transpose(low)
+    upright = pictures.upright(picture)
     sizes = {values.shape[:-3:-1] for values in labels.values()}
     turn = not labels or (picture.size not in sizes and upright.size in sizes)
     if item.labels:
@@ -333,12 +328,8 @@ def _turned(
 
 def _to_8_bits(loaded: Sequence[Loaded], report: ValidationReport) -> list[Loaded]:
     """Scale photographs of 16 bits to 0..255, all by the bits that the highest value needs."""
-    peak = max((entry.peak for entry in loaded), default=0)
-    scale = next((1 << (bits - 8) for bits in _BIT_DEPTHS if peak < 1 << bits), 1 << 8)
-    scaled = []
+    scale = pictures.scale_of(max((entry.peak for entry in loaded), default=0))
     for entry in loaded:
         if entry.image.dtype != np.uint8:
             report.warn("sixteen-bits", entry.item.name, scale=scale)
-            entry = replace(entry, image=(entry.image / scale).clip(0, 255).astype(np.uint8))
-        scaled.append(entry)
-    return scaled
+    return [replace(entry, image=pictures.to_8_bits(entry.image, scale)) for entry in loaded]

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from memory.errors import DataError
 from tools.data.fitted import fit_picture
@@ -42,6 +42,7 @@ _STRIP_PIXELS = 1 << 18
 # Modes of 16 bits per pixel.
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")
 _DEEPEST = 65535
+_BIT_DEPTHS = (8, 10, 12, 14, 16)
 # Sizes are checked before anything is decoded.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # Above this mean difference of its channels (0..255) a picture is coloured.
@@ -239,6 +240,57 @@ def fit_photograph(
         return deep.fit_bands(picture, size, _COLOURED)
     peak = int(np.asarray(picture).max()) if picture.mode in DEEP_MODES else 0
     return fit_picture(to_photograph(picture), size), peak
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """Return a picture turned as its camera noted."""
+    turned = ImageOps.exif_transpose(picture)
+    if low := picture.info.get(deep.LOW_BYTES):
+        low.info |= {key: picture.info[key] for key in ("exif",) if key in picture.info}
+        turned.info[deep.LOW_BYTES] = ImageOps.exif_transpose(low)
+    return turned
+
+
+def to_8_bits(image: NDArray[Any], scale: int) -> NDArray[np.uint8]:
+    """Return an image of 16 bits, as floats, divided by a scale; another one as it is."""
+    scaled = image if image.dtype == np.uint8 else (image / scale).clip(0, 255)
+    return scaled.astype(np.uint8)
+
+
+def scale_of(peak: int) -> int:
+    """Return what values of up to `peak` are divided by for 8 bits, by the bits that they need."""
+    return next((1 << (bits - 8) for bits in _BIT_DEPTHS if peak < 1 << bits), 1 << 8)
+
+
+def read_photographs(
+    paths: Sequence[Path], image_shape: Sequence[int]
+) -> tuple[NDArray[np.uint8], list[Path], list[str]]:
+    """Read photographs as the target `folder` reads those of a session.
+
+    Args:
+        paths: Image files.
+        image_shape: (1 or 3, height, width).
+
+    Returns:
+        (n, *image_shape) of the files that can be read; these files; what is wrong with others.
+    """
+    channels, height, width = image_shape
+    found: list[tuple[Path, NDArray[Any], int]] = []
+    problems = []
+    for path in paths:
+        try:
+            picture = upright(open_picture(path))
+            if channels == 1 and deep.LOW_BYTES not in picture.info:
+                picture = picture if picture.mode in DEEP_MODES else picture.convert("L")
+            found.append((path, *fit_photograph(picture, (width, height))))
+        except UnreadableImageError as error:
+            problems.append(f"{path}: a file {error}")
+    scale = scale_of(max((peak for *_, peak in found), default=0))
+    images = np.zeros((len(found), channels, height, width), np.uint8)
+    for place, (_, image, _) in zip(images, found, strict=True):
+        fits = len(image) <= channels
+        place[:] = to_8_bits(image if fits else image.mean(0, keepdims=True), scale)
+    return images, [path for path, *_ in found], problems
 
 
 def to_photograph(picture: Image.Image) -> Image.Image:
