@@ -85,7 +85,8 @@ def compare(
     page, comparison = experiment.write_results(_command(sys.argv[1:]))
     _print(comparison, pilot, seeds)
     say(f"Page: {page}")
-    say(f"Tables: {page.with_suffix('.csv')}, compare-differences, compare-seeds, compare-slices")
+    names = (f"compare{kind}.csv" for kind in ("", "-differences", "-seeds", "-slices"))
+    say(f"Tables in {page.parent}: {', '.join(names)}")
 
 
 def _run(experiment: Experiment, components: Components, seeds: int, jobs: int) -> None:
