@@ -59,8 +59,8 @@ def delivery_line(delivery: Delivery) -> Line:
     }[delivery.outcome]
     rule = f"by {RULES[delivery.rule]} on feedback"
     chosen = (
-        f"Delivered is round {delivery.round}: {rule} no round is better by more than a standard "
-        "error, and of the rounds that are as good it has the fewest images."
+        f"Delivered is round {delivery.round}: {rule} no other round is better by more than a "
+        "standard error, and of the rounds that are as good it has the fewest images."
     )
     if not delivery.round:
         chosen = (
