@@ -72,7 +72,7 @@ class Description(Record):
     denoiser: str
     n_images: int
     settings: HeadSettings
-    validation_figures: dict[str, float] = Field(default_factory=dict)
+    figures: dict[str, float] = Field(default_factory=dict)
 
 
 class UNetFeatures:
@@ -286,13 +286,13 @@ def validation_figures(
     }
 
 
-def save_head(folder: Path, decoder: FeatureDecoder, validation_figures: dict[str, float]) -> None:
+def save_head(folder: Path, decoder: FeatureDecoder, figures: dict[str, float]) -> None:
     """Write head.safetensors, then head.json with the figures of the head.
 
     Raises SettingsError where such a file is the user's.
     """
     tensors = {k: v.cpu().contiguous() for k, v in decoder.heads.state_dict().items()}
-    described = decoder.description.model_copy(update={"figures": validation_figures})
+    described = decoder.description.model_copy(update={"figures": figures})
     with writing(folder, (TENSORS, DESCRIPTION)):
         (folder / DESCRIPTION).unlink(missing_ok=True)
         write_bytes(folder / TENSORS, save(tensors))

@@ -207,8 +207,8 @@ def attribute_agreement(target: Target, samples: Samples) -> dict[str, dict[str,
         chance = sum(
             float((prompted == v).mean() * (shown == v).mean()) for v in {v for v, _ in values}
         )
-        audit_agreement = float((prompted == shown).mean())
-        result[key] = {"agreement": audit_agreement, "chance": chance, "n": len(values)}
+        agreement = float((prompted == shown).mean())
+        result[key] = {"agreement": agreement, "chance": chance, "n": len(values)}
     return result
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,7 @@ def test_a_saved_head_says_the_same_of_its_own_mtdm_alone(
 ) -> None:
     folder = tmp_path / "head"
     feature_decoder.save_head(folder, decoder, {"miou": 0.5})
+    assert json.loads((folder / "head.json").read_text("utf-8"))["figures"] == {"miou": 0.5}
     drawer = MTDMGenerator(pipeline, MTDMOptions(steps=2))
     again = feature_decoder.build(drawer, CLASSES, head=str(folder))
     seen = pictures(2).images
