@@ -37,10 +37,21 @@ from tools.streets import CLASS_NAMES
 
 PRESET = str(Path(__file__).with_name("fashion_mnist.yaml"))
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-# Designs that need no MTDM of their own.
-PRESETS = {
-    design: str(Path(__file__).with_name(file))
-    for design, file in {"solar": "solar_groups.yaml", "camvid": "camvid.yaml"}.items()
+# Designs that need no MTDM of their own: preset and changes.
+PRESETS: Mapping[str, tuple[str, Sequence[str]]] = {
+    "solar": (str(Path(__file__).with_name("solar_groups.yaml")), ()),
+    "camvid": (
+        "camvid",
+        (
+            "target.options.size=192x128",
+            "generator.name=streets",
+            "dstm.model=efficientnet_lite0",
+            "dstm.backbone_rate=0.1",
+            "dstm.batch_size=8",
+            "session.rounds=1",
+            "session.images_per_round=400",
+        ),
+    ),
 }
 DESIGNS = ("public", "tail", "conditions", *PRESETS)
 PLANNERS = ("audited_failure", "uniform", "count", "expected_gain")
@@ -133,9 +144,10 @@ def figures_of(
     number: of the round; None: the last.
     """
     by_arm: dict[str, dict[int, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    wanted = {*groups.all, *groups.few}
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            if row["split"] == "test" and row["slice"] in {*groups.all, *groups.few}:
+            if row["split"] == "test" and row["slice"] in wanted:
                 by_arm[row["arm"]][int(row["round"])][row["slice"]] = float(row["score"])
     for arm, rounds in by_arm.items():
         score = rounds[max(rounds) if number is None else number]
@@ -218,9 +230,10 @@ def main() -> None:
     by_seed: dict[int, dict[str, Figures]] = {}
     for seed in range(int(first), int(last or first) + 1):
         if design in PRESETS:
+            preset, changes = PRESETS[design]
             places = [f"home={chosen.home}"]
             places += [f"target.options.seed={seed}"] if design == "solar" else []
-            settings = load_settings(PRESETS[design], [*places, *chosen.set])
+            settings = load_settings(preset, [*changes, *places, *chosen.set])
         else:
             source, data = _folders(design, chosen.home / "data", seed, chosen.source)
             weights = train_generator(design, chosen.home, source)
