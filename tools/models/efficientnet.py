@@ -75,11 +75,6 @@ class EfficientNetLite0(nn.Module):
             x = block(x)
         return [*maps, x]
 
-    @property
-    def deepest(self) -> nn.Module:
-        """The last block."""
-        return self._blocks[-1]
-
 
 def load() -> EfficientNetLite0:
     """Return the network with the packaged weights, ready to use.
@@ -135,7 +130,7 @@ class Lite0UNet(Model):
     @property
     def middle(self) -> nn.Module:
         """The deepest block."""
-        return self.network.deepest
+        return self.network._blocks[-1]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the outputs, (n, n_outputs, h, w), of images in 0..1, (n, 1 or 3, h, w)."""
