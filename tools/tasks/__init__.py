@@ -169,7 +169,8 @@ class Task(Protocol):
 def pixel_batches(images: Images, size: int, device: Any = "cpu") -> Iterator[torch.Tensor]:
     """Yield uint8 images as float32 in 0..1, `size` at a time; one empty batch for no image."""
     for start in range(0, max(1, len(images)), size):
-        yield torch.from_numpy(images[start : start + size]).to(device).float() / 255
+        # A copy: an image that was just decoded cannot be written, of which from_numpy warns.
+        yield torch.tensor(images[start : start + size]).to(device).float() / 255
 
 
 def build(name: str) -> Task:
