@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 import prompts
 from memory.errors import DataError
-from tools import streets
+from tools import generators, streets
+from tools.data.drawn import ImageRequest
 from tools.streets import Scene, render, visible
 
 CALM = {
@@ -116,6 +117,20 @@ def test_densities_are_visible_in_the_labels(scenes: list[Scene]) -> None:
             assert (scene.segmentation == streets.Surface.PEDESTRIAN).sum() >= 10
         if scene.attributes["traffic"] == "light":
             assert (scene.segmentation == streets.Surface.CAR).sum() >= 30
+
+
+def test_cyclists_are_drawn_where_they_are_asked_for() -> None:
+    generator = generators.build("streets", (3, 128, 192))
+    asked = ("with cyclists", "without cyclists", "in the rain")
+    shares = {}
+    for text in asked:
+        requests = [ImageRequest(f"a street {text}", "p", i, 0) for i in range(20)]
+        masks = generator.draw(requests).labels["segmentation"]
+        shares[text] = (masks == streets.Surface.BICYCLIST).mean((1, 2))
+    some, none, left_open = shares.values()
+    assert some.min() > 0 and none.max() == 0
+    assert 0 < (left_open > 0).mean() < 0.7
+    assert some.mean() > 3 * left_open.mean()
 
 
 def test_light_and_weather_leave_the_street_and_its_labels_as_they_are() -> None:

@@ -12,9 +12,15 @@ from tools.data.drawn import Drawn, ImageRequest
 from tools.generators import CountsWords
 from tools.streets import HEIGHT, WIDTH, Style, render, stack
 
+# Increased whenever a prompt is drawn in other pixels than before.
+_VERSION = 2
+
 
 class StreetsGenerator(CountsWords):
-    """Renders; words that the vocabulary does not know have no effect."""
+    """Renders; words that the vocabulary of `streets` does not know have no effect.
+
+    But for cyclists, which have words in the vocabulary of `camvid` alone.
+    """
 
     name = "streets"
 
@@ -29,19 +35,25 @@ class StreetsGenerator(CountsWords):
             )
         self._style = style
         self._vocabulary = load_vocabulary("streets")
+        self._of_cyclists = load_vocabulary("camvid")
 
     @property
     def identity(self) -> str:
-        """Return the style."""
-        return f"streets {self._style}"
+        """Return the style, and the version of the renderer."""
+        return f"streets {self._style} {_VERSION}"
 
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
         """Render all requests; attributes that a prompt leaves open are random."""
         scenes = [
-            render(self._vocabulary.parse(r.text), _seed(r), self._width, self._height, self._style)
+            render(self._attributes(r.text), _seed(r), self._width, self._height, self._style)
             for r in requests
         ]
         return Drawn(*stack(scenes))
+
+    def _attributes(self, text: str) -> dict[str, str]:
+        found = self._of_cyclists.parse(text)
+        cyclists = {key: value for key, value in found.items() if key == "cyclists"}
+        return self._vocabulary.parse(text) | cyclists
 
 
 def _seed(request: ImageRequest) -> int:

@@ -13,7 +13,7 @@ x right, y down, z forward; `depth` is the camera's z. Traffic keeps left, as in
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,9 @@ NATURAL_PRIOR: dict[str, dict[str, float]] = {
 }
 """The same for style `shifted`: long-tailed, as on the road."""
 
+CYCLISTS = ("none", "some")
+"""Values of `cyclists`; where it is not given, three streets in ten have a place for one."""
+
 DENSE_SHARE = 0.055
 MANY_SHARE = 0.023
 """Share of the pixels from which cars count as dense, and pedestrians as many."""
@@ -76,7 +79,7 @@ class Scene:
         depth: float32, (h, w), metres along the optical axis, sky `FAR_M`.
         normals: float32, (3, h, w), unit vectors in camera axes that face the camera, sky
             (0, 0, -1).
-        attributes: All five, given or random.
+        attributes: Those of `PRIOR`, given or random, and `cyclists` if it was given.
         camera: Of the picture.
     """
 
@@ -99,9 +102,10 @@ def scene_attributes(
     attributes: Mapping[str, str], seed: int, style: Style = "plain"
 ) -> dict[str, str]:
     """Complete attributes from the prior of the style; DataError for unknown names or values."""
+    possible: dict[str, Iterable[str]] = {**PRIOR, "cyclists": CYCLISTS}
     for key, value in attributes.items():
-        if value not in PRIOR.get(key, {}):
-            known = ", ".join(f"{name}: {'|'.join(values)}" for name, values in PRIOR.items())
+        if value not in possible.get(key, ()):
+            known = ", ".join(f"{name}: {'|'.join(values)}" for name, values in possible.items())
             raise DataError(f"unknown street attribute {key}={value!r} (known: {known})")
     rng = random.Random(f"{seed} attributes")
     drawn = {

@@ -153,7 +153,7 @@ class Street:
         n_people = 6 if people == "many" else rng.choice((0, 1))
         for _ in range(n_people if people != "none" else 0):
             self._try(rng, 4, partial(self._pedestrian, rng, 9.0, 22.0))
-        if rng.random() < 0.3:
+        if rng.random() < 0.3 and "cyclists" not in self.attributes:
             self._try(rng, 6, partial(self._cyclist, rng))
 
     def _what_must_be_seen(self, rng: random.Random) -> bool:
@@ -173,6 +173,10 @@ class Street:
         place = partial(self._pedestrian, rng, start, spread, reserve=True)
         wanted = {"none": 0, "few": 1, "many": 5}[people]
         n_people = sum(self._try(rng, 40, place) for _ in range(wanted))
+        if self.attributes.get("cyclists") == "some":
+            cyclist = partial(self._cyclist, rng, spread=8.0, reserve=True)
+            if not self._try(rng, 40, cyclist):
+                return False
         # A street without parking bays has no room for the third of many cars.
         return n_cars >= min(len(cars[traffic]), 2) and n_people >= min(wanted, 4)
 
@@ -258,9 +262,9 @@ class Street:
         part(shoulder_m, 0.16, 0.8, 1.48, coat)
         part(0.12, 0.12, 1.46, 1.76, skin)
 
-    def _cyclist(self, rng: random.Random) -> bool:
-        z, lane = rng.uniform(6, 22), rng.choice((self.own_x - 0.9, self.oncoming_x + 1.0))
-        if not self.place(Spot(lane, z, 0.4, 0.9)):
+    def _cyclist(self, rng: random.Random, spread: float = 16.0, reserve: bool = False) -> bool:
+        z, lane = 6 + spread * rng.random(), rng.choice((self.own_x - 0.9, self.oncoming_x + 1.0))
+        if not self.place(Spot(lane, z, 0.4, 0.9), reserve):
             return False
         ground = self.camera.height_m
         self.shadows.append(Spot(lane, z, 0.3, 0.9))
