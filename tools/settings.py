@@ -300,6 +300,11 @@ class DistillationSettings(Record):
     teacher_steps: int = Field(12, ge=1, description="of the teacher, a multiple of `steps`")
     n_images: int = Field(1024, ge=32, description="of the teacher, to learn from")
 
+    @property
+    def stride(self) -> int:
+        """Steps of the teacher that one of the student stands for."""
+        return self.teacher_steps // self.steps
+
     @model_validator(mode="after")
     def _check_steps(self) -> Self:
         if self.teacher_steps % self.steps:

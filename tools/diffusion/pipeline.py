@@ -139,6 +139,11 @@ class MTDMPipeline(PatchChannels):
         n_times = len(self.scheduler.alphas_cumprod)
         return sampler.timesteps(n_times, steps, self.config.timestep_rho).to(self.device)
 
+    def kept_noise(self, s_noise: Sequence[float] | None = None) -> torch.Tensor:
+        """Return the share of noise that a step keeps, by projected channel, (1, k, 1, 1)."""
+        image, labels = (torch.tensor([share]) for share in s_noise or self.config.s_noise)
+        return per_channel((image, labels), self.n_projected)
+
     def predict(
         self,
         x: torch.Tensor,
@@ -255,8 +260,7 @@ class MTDMPipeline(PatchChannels):
         folded = pixel_unshuffle(noise.to(self.device, self.unet.dtype), self.config.patch)
         x = clean = previous = projected_noise = self.project(folded)
         times = self.times(steps)
-        image, labels = (torch.tensor([share]) for share in s_noise or self.config.s_noise)
-        keep = per_channel((image, labels), self.n_projected).to(x.device)
+        keep = self.kept_noise(s_noise).to(x.device)
         early_labels: tuple[Dense, Dense] | None = None
         for i, t in enumerate(self.progress_bar(times)):
             # What is moved is always denoised after, so that it becomes a picture again.

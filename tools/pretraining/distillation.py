@@ -12,7 +12,9 @@ import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 
 from memory.files import write_bytes
@@ -92,11 +94,12 @@ def distillation_loss(
     encode: Callable[[Sequence[str]], tuple[torch.Tensor, torch.Tensor]],
     settings: PretrainSettings,
     step: int,
+    balance: Callable[[NDArray[np.uint8]], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Return the weighted squared error of the student's estimate without noise, a scalar.
 
     The goal is the estimate from which one DDIM step leads to where the teacher's steps lead. The
-    weight is that of the velocity, at most 8.
+    weight is that of the velocity, at most 8, times that of the patch.
 
     Args:
         student: Its network is trained.
@@ -104,20 +107,22 @@ def distillation_loss(
         encode: Returns token states and mask of texts.
         settings: Distillation, seed, batch size and precision.
         step: What is drawn of the bank is a function of (seed, step).
+        balance: Weights of patches, (n, 1, h, w), by the segmentation that the teacher drew; None:
+            all weigh the same.
     """
     generator = torch.Generator("cpu").manual_seed(settings.seed * 1_000_003 + step)
     n_all, size, chosen = len(bank.texts), settings.batch_size, settings.distillation
     rows = torch.randint(n_all, (size,), generator=generator)
     number = torch.randint(chosen.steps, (size,), generator=generator)
-    stride, device = chosen.teacher_steps // chosen.steps, student.device
-    x = bank.states[number * stride, rows].float().to(device)
-    goal = bank.states[(number + 1) * stride, rows].float().to(device)
+    device = student.device
+    x = bank.states[number * chosen.stride, rows].float().to(device)
+    goal = bank.states[(number + 1) * chosen.stride, rows].float().to(device)
     # Both are at the levels of the student's steps, the last of which ends without noise.
     times = student.times(chosen.steps)
     levels = student.projected_levels(times)
     levels = torch.cat([levels, torch.ones_like(levels[:1])])
     a, a_next = levels[number], levels[number + 1]
-    kept = ((1 - a_next) / (1 - a).clamp(min=1e-6)).sqrt()
+    kept = student.kept_noise().to(device) * ((1 - a_next) / (1 - a).clamp(min=1e-6)).sqrt()
     clean = (goal - kept * x) / (a_next.sqrt() - kept * a.sqrt()).clamp(min=1e-3)
     states, mask = (part.to(device) for part in encode([bank.texts[int(row)] for row in rows]))
     is_short = in_bfloat16(settings.precision, device.type)
@@ -125,4 +130,7 @@ def distillation_loss(
         estimate = student.denoise(x, times[number], (states, mask)).float()
     # Channels without noise, those of labels that are read already, are given and not drawn.
     weight = (1 / (1 - a).clamp(min=1 / _MOST_WEIGHT)) * (a_next > a)
+    if balance is not None:
+        drawn = bank.states[-1, rows]
+        weight = weight * balance(student.decode_labels(drawn, drawn)[0]["segmentation"]).to(device)
     return (weight * (estimate - clean) ** 2).mean()

@@ -79,7 +79,7 @@ def pretrain(
 
     def loss_of(step: int) -> torch.Tensor:
         if bank:
-            return distillation_loss(pipeline, bank, encode, settings, step)
+            return distillation_loss(pipeline, bank, encode, settings, step, balance)
         batch = batches(step)
         x, weight = to_channels(pipeline, batch.images, batch.labels)
         if balance is not None:
@@ -160,7 +160,9 @@ def _distilled(
         return None
     teacher = load_pipeline(weights_folder(chosen.teacher), device)
     bank = Bank(folder / "bank", teacher, target, chosen, settings.attribute_dropout)
-    pipeline.register_to_config(steps=chosen.steps, guidance=1.0, s_noise=[1.0, 1.0])
+    # A step of the student keeps as much noise as the teacher's steps that it stands for.
+    s_noise = [share**chosen.stride for share in teacher.config.s_noise]
+    pipeline.register_to_config(steps=chosen.steps, guidance=1.0, s_noise=s_noise)
     return bank
 
 

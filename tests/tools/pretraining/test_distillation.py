@@ -3,8 +3,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from agent.config.stored import read_stored
@@ -20,7 +22,13 @@ from tools.settings import DistillationSettings, PretrainSettings
 from tools.targets import Target
 
 TEACHER = PretrainSettings(
-    steps=2, batch_size=2, channels=(16, 32), save_every=2, warmup_steps=1, label_noise_offset=0.4
+    steps=2,
+    batch_size=2,
+    channels=(16, 32),
+    save_every=2,
+    warmup_steps=1,
+    label_noise_offset=0.4,
+    s_noise=(0.9, 0.8),
 )
 
 
@@ -60,6 +68,29 @@ def test_a_student_that_does_as_its_teacher_has_no_loss(
     assert same < 1e-4 < other
 
 
+@pytest.mark.parametrize("taught", [StreetTarget], indirect=True)
+def test_patches_weigh_by_the_classes_that_the_teacher_drew(
+    taught: tuple[Target, Path], tmp_path: Path
+) -> None:
+    target, folder = taught
+    settings, teacher = distilling(folder), load_pipeline(folder)
+    bank = Bank(tmp_path, teacher, target, settings.distillation, dropout=0.2)
+    drawn: list[tuple[int, ...]] = []
+
+    def weighed(value: float) -> float:
+        def balance(segmentation: NDArray[np.uint8]) -> torch.Tensor:
+            drawn.append(segmentation.shape)
+            return torch.full((len(segmentation), 1, 1, 1), value)
+
+        with torch.no_grad():
+            return float(distillation_loss(teacher, bank, encode, settings, 0, balance))
+
+    with torch.no_grad():
+        plain = float(distillation_loss(teacher, bank, encode, settings, 0))
+    assert weighed(3.0) == pytest.approx(3 * plain)
+    assert drawn == [(settings.batch_size, *target.image_shape[1:])]
+
+
 def test_a_student_continues_and_draws_in_its_own_steps_without_guidance(
     taught: tuple[Target, Path], tmp_path: Path
 ) -> None:
@@ -73,6 +104,7 @@ def test_a_student_continues_and_draws_in_its_own_steps_without_guidance(
     weights = (p.unet.state_dict() for p in (student, straight))
     assert all(torch.equal(a, b) for a, b in zip(*(w.values() for w in weights), strict=True))
     assert (student.config.steps, student.config.guidance) == (2, 1.0)
+    assert student.config.s_noise == pytest.approx([0.81, 0.64])
     passes: list[int] = []
     student.unet.register_forward_pre_hook(lambda module, inputs: passes.append(len(inputs[0])))
     own, slow = MTDMGenerator(student), MTDMGenerator(student, MTDMOptions(steps=4))
