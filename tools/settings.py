@@ -128,9 +128,9 @@ class DstmSettings(TrainSettings):
         0.0,
         ge=0,
         description="times the logarithm of a class's frequency, added to its logit in the loss "
-        "(Menon et al. 2021); classification without balance_classes alone",
+        "(Menon et al. 2021); classification without balance_classes alone. If neither is given: "
+        "1 for classification with photographs, else balance_classes",
     )
-
     freeze: Literal["none", "backbone"] = Field(
         "none", description="backbone: a pretrained model's last layer or decoder alone is trained"
     )
@@ -139,6 +139,17 @@ class DstmSettings(TrainSettings):
         gt=0,
         description="learning rate of all but the last layer or decoder, as a share of the highest",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_balance(cls, values: Any) -> Any:
+        """Choose how rare classes are made up for, where it is not given."""
+        if not isinstance(values, Mapping) or "balance_classes" in values:
+            return values
+        has_classes = values.get("task", "classification") == "classification"
+        adjusts = has_classes and values.get("train_on") != "synthetic"
+        tau = values.get("logit_adjustment", 1.0 if adjusts else 0.0)
+        return {**values, "logit_adjustment": tau, "balance_classes": not tau}
 
     @model_validator(mode="after")
     def _check_freeze(self) -> Self:

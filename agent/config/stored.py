@@ -10,7 +10,7 @@ from agent.config.settings import Settings
 # Settings that are gone, by section: such sessions go on without them.
 _GONE = {"feedback": "trial", "dstm": "rare_pixels"}
 _BEFORE: Mapping[str, Mapping[str, Any]] = {
-    "dstm": {"train_on": "synthetic", "min_class_weight": 0.0},
+    "dstm": {"train_on": "synthetic", "min_class_weight": 0.0, "logit_adjustment": 0.0},
     "generator": {"steps": 8, "guidance": 2.0},
 }
 

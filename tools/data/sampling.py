@@ -97,6 +97,13 @@ def class_frequencies(samples: Pool, chances: torch.Tensor, n_classes: int) -> t
     return totals / totals.sum()
 
 
+def _log_frequencies(samples: Pool, chances: torch.Tensor, n_classes: int) -> torch.Tensor:
+    """Return logarithms of `class_frequencies`, a class that is never drawn as the rarest."""
+    frequencies = class_frequencies(samples, chances, n_classes)
+    least = float(frequencies[frequencies > 0].min())
+    return frequencies.clamp(min=least).log().float()
+
+
 class Mix:
     """How photographs and generated images are mixed at each step of a training.
 
@@ -120,11 +127,13 @@ class Mix:
         if not isinstance(settings, DstmSettings):
             return
         if settings.logit_adjustment:
-            frequencies = class_frequencies(samples, self._chances, n_classes)
-            least = float(frequencies[frequencies > 0].min())
-            # A class that is never drawn counts as the rarest.
-            log_prior = frequencies.clamp(min=least).log().float()
-            self.adjustment = settings.logit_adjustment * log_prior
+            balanced = settings.model_copy(update={"balance_classes": True})
+            # A class that the audit rejects counts less, as where classes are drawn alike.
+            alike = sampling_chances(samples, balanced, is_real)
+            log_prior, log_goal = (
+                _log_frequencies(samples, chances, n_classes) for chances in (self._chances, alike)
+            )
+            self.adjustment = settings.logit_adjustment * (log_prior - log_goal)
         if is_real is None or is_real.all() or not is_real.any():
             return
         if settings.synthetic_weight != 1:

@@ -149,13 +149,14 @@ def test_settings_of_before_mean_what_they_meant(tmp_path: Path) -> None:
     for name in ("old-policy", "old-steered", "old-llm"):
         before = stored_settings(tmp_path, name).dstm
         assert (before.train_on, before.min_class_weight) == ("synthetic", 0)
+        assert (before.balance_classes, before.logit_adjustment) == (True, 0)
     now = load_settings("solar").model_dump(mode="json")
     assert read_stored(now).dstm.train_on == "real+synthetic"
 
 
 def test_logit_adjustment_excludes_balanced_drawing() -> None:
     with pytest.raises(SettingsError, match=r"logit_adjustment=1 excludes balance_classes=true"):
-        load_settings("solar", ["dstm.logit_adjustment=1"])
+        load_settings("solar", ["dstm.logit_adjustment=1", "dstm.balance_classes=true"])
     adjusted = ["dstm.logit_adjustment=1", "dstm.balance_classes=false"]
     assert load_settings("solar", adjusted).dstm.logit_adjustment == 1
     with pytest.raises(SettingsError, match=r"excludes task=segmentation"):

@@ -9,11 +9,12 @@ import torch
 
 from memory.errors import DataError
 from tools.data.samples import Samples
-from tools.data.sampling import class_frequencies, effective_size, sampling_chances
+from tools.data.sampling import Mix, class_frequencies, effective_size, sampling_chances
 from tools.data.shards import read_shards, stratified, write_photographs
 from tools.settings import DstmSettings, TrainSettings
 
 EARLIER = TrainSettings()
+ALIKE = DstmSettings(balance_classes=True)
 
 
 def pool(weights: Any, classes: Any) -> Samples:
@@ -50,7 +51,7 @@ def test_a_class_that_the_audit_rejects_is_drawn_less_often() -> None:
     before = sampling_chances(samples, EARLIER)
     # The error: balancing draws what the audit has rejected about as often as what it keeps.
     assert before[is_wrong].sum() / before[600:].sum() > 0.75
-    now = sampling_chances(samples, DstmSettings())
+    now = sampling_chances(samples, ALIKE)
     totals = class_frequencies(samples, now, 4).tolist()
     assert totals[:3] == pytest.approx([totals[0]] * 3)
     assert totals[3] < 0.6 * totals[0]
@@ -60,11 +61,40 @@ def test_a_class_that_the_audit_rejects_is_drawn_less_often() -> None:
     assert effective_size(now) > 600
 
 
+def test_an_adjusted_loss_weighs_classes_as_balanced_drawing_does() -> None:
+    settings, (samples, _) = DstmSettings(), audited()
+    assert settings.logit_adjustment == 1
+    goals = class_frequencies(samples, sampling_chances(samples, ALIKE), 4)
+    drawn = class_frequencies(samples, sampling_chances(samples, settings), 4)
+    adjustment = Mix(samples, 4, settings, None).adjustment
+    assert adjustment is not None
+    assert adjustment.tolist() == pytest.approx((drawn / goals).log().tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        ({}, (False, 1)),
+        ({"logit_adjustment": 0.5}, (False, 0.5)),
+        ({"logit_adjustment": 0}, (True, 0)),
+        ({"balance_classes": True}, (True, 0)),
+        ({"balance_classes": False}, (False, 0)),
+        ({"task": "segmentation"}, (True, 0)),
+        ({"train_on": "synthetic"}, (True, 0)),
+    ],
+)
+def test_rare_classes_of_photographs_are_made_up_for_in_the_loss_by_default(
+    given: dict[str, Any], chosen: tuple[bool, float]
+) -> None:
+    settings = DstmSettings.model_validate(given)
+    assert (settings.balance_classes, settings.logit_adjustment) == chosen
+
+
 def test_a_rejected_class_is_learnt_from_its_photographs() -> None:
     made, _ = audited()
     samples = pool([*made.weights, *np.ones(40)], [*made.classes, *np.repeat(range(4), 10)])
     is_real = np.arange(840) >= 800
-    chances = sampling_chances(samples, DstmSettings(), is_real)
+    chances = sampling_chances(samples, ALIKE, is_real)
     generated = chances.clone()
     generated[is_real] = 0
     shares = class_frequencies(samples, generated, 4) * generated.sum() / chances.sum() * 4
