@@ -61,7 +61,11 @@ class TrainSettings(Record):
     learning_rate: float = Field(2e-3, gt=0, description="the highest of the one-cycle schedule")
     weight_decay: float = Field(0.05, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    balance_classes: bool = True
+    balance_classes: bool = Field(
+        True,
+        description="draws classes of images alike, and weighs rare classes of pixels more; a "
+        "session may adjust the loss instead, see dstm.logit_adjustment",
+    )
     augment: bool | Literal["strong"] = Field(
         True, description="true: as the task says; strong: see tools/tasks/strong.py, too"
     )

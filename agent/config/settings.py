@@ -213,12 +213,16 @@ def differences(old: Settings, new: Settings, *, bound: bool = False) -> list[st
 
 def overrides(settings: Settings) -> list[str]:
     """Return the "key=value" that make these settings from their preset, for `load_settings`."""
-    base = _leaves(load_settings(settings.preset).model_dump(mode="json"))
-    return [
-        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
-        for key, value in _leaves(settings.model_dump(mode="json")).items()
-        if value != base.get(key)
-    ]
+    found: list[str] = []
+    # Once more, since what is not given can depend on what is.
+    for _ in range(2):
+        base = _leaves(load_settings(settings.preset, found).model_dump(mode="json"))
+        found += [
+            f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+            for key, value in _leaves(settings.model_dump(mode="json")).items()
+            if value != base.get(key)
+        ]
+    return found
 
 
 def journaled_settings(settings: Settings) -> dict[str, Any]:

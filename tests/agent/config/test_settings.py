@@ -10,6 +10,7 @@ from agent.config.settings import (
     fingerprint,
     keys,
     load_settings,
+    overrides,
     presets,
 )
 from agent.config.stored import read_stored
@@ -70,14 +71,14 @@ def test_text_stays_as_it_is_given() -> None:
 
 
 def test_values_are_yaml() -> None:
-    overrides = [
+    given = [
         "feedback.slices=[[wafer], [severity, contrast]]",
         "dstm.learning_rate=1e-3",
         "dstm.augment=false",
         "target.options.seed=3",
         "audit={floor: 0.2, train: {steps: 50}}",
     ]
-    settings = load_settings("solar", overrides)
+    settings = load_settings("solar", given)
     assert settings.feedback.slices == (("wafer",), ("severity", "contrast"))
     assert settings.dstm.learning_rate == 0.001
     assert settings.dstm.augment is False
@@ -181,8 +182,8 @@ def test_free_keys_exist_and_do_not_change_the_fingerprint() -> None:
     names = keys()
     for free in FREE_KEYS:
         assert any(f"{key}.".startswith(f"{free}.") for key in names), free
-    overrides = ["session.rounds=9", "session.images_per_round=5", "session.name=x", "home=/y"]
-    changed = load_settings("solar", [*overrides, "device=cpu", "pretrain.steps=1"])
+    given = ["session.rounds=9", "session.images_per_round=5", "session.name=x", "home=/y"]
+    changed = load_settings("solar", [*given, "device=cpu", "pretrain.steps=1"])
     assert fingerprint(changed) == fingerprint(load_settings("solar"))
 
 
@@ -198,6 +199,21 @@ def test_the_fingerprint_is_stable_over_a_round_trip(tmp_path: Path) -> None:
     again = type(settings).model_validate(settings.to_json())
     assert again == settings
     assert fingerprint(again) == fingerprint(settings)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["dstm.balance_classes=true"],
+        ["dstm.balance_classes=false"],
+        ["dstm.train_on=synthetic"],
+        ["dstm.train_on=synthetic", "dstm.balance_classes=false", "dstm.logit_adjustment=1"],
+        ["dstm.task=segmentation", "dstm.balance_classes=false"],
+    ],
+)
+def test_overrides_make_the_settings_again(given: list[str]) -> None:
+    settings = load_settings("solar", [*given, "session.rounds=2"])
+    assert load_settings("solar", overrides(settings)) == settings
 
 
 def test_differences() -> None:
