@@ -1,8 +1,9 @@
 """How often each image is drawn in a training, of generated ones and of photographs.
 
-Classes have equal totals, and within a class an image's chance is proportional to its weight. Where
-a class has photographs, generated images have a share of its total. Generated images count in full
-from an evidence of `min_class_weight` on, and in proportion below it, so that a class of which the
+Within a class an image's chance is proportional to its weight; where it has photographs, generated
+images have a share of its total. With `balance_classes` classes have equal totals, without they are
+as frequent as their images, and the loss may make up for it (`logit_adjustment`). Generated images
+count in full from an evidence of `min_class_weight` on, and in proportion below it, so that a class of which the
 audit keeps next to nothing is not drawn as often as others from what the audit rejects. As weights
 are at most 1, no generated image has more than 1 / min_class_weight of its class's share.
 """
