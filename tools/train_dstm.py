@@ -278,7 +278,8 @@ def train_model(
                 batch = sync.share(batch)
             if features:
                 batch = replace(batch, images=features(batch.images))
-            loss, n_parts = _backward(trained, task, batch, settings, n_parts, warn, mix.adjustment)
+            added = mix.adjustment(step)
+            loss, n_parts = _backward(trained, task, batch, settings, n_parts, warn, added)
             if sync:
                 loss = sync.mean(model, loss)
             if math.isfinite(loss):

@@ -3,9 +3,10 @@
 Within a class an image's chance is proportional to its weight; where it has photographs, generated
 images have a share of its total. With `balance_classes` classes have equal totals, without they are
 as frequent as their images, and the loss may make up for it (`logit_adjustment`). Generated images
-count in full from an evidence of `min_class_weight` on, and in proportion below it, so that a class of which the
-audit keeps next to nothing is not drawn as often as others from what the audit rejects. As weights
-are at most 1, no generated image has more than 1 / min_class_weight of its class's share.
+count in full from an evidence of `min_class_weight` on, and in proportion below it, so that a class
+of which the audit keeps next to nothing is not drawn as often as others from what the audit
+rejects. As weights are at most 1, no generated image has more than 1 / min_class_weight of its
+class's share.
 """
 
 from __future__ import annotations
@@ -98,18 +99,25 @@ def class_frequencies(samples: Pool, chances: torch.Tensor, n_classes: int) -> t
     return totals / totals.sum()
 
 
-def _log_frequencies(samples: Pool, chances: torch.Tensor, n_classes: int) -> torch.Tensor:
-    """Return logarithms of `class_frequencies`, a class that is never drawn as the rarest."""
-    frequencies = class_frequencies(samples, chances, n_classes)
-    least = float(frequencies[frequencies > 0].min())
-    return frequencies.clamp(min=least).log().float()
+def _log_ratio(
+    samples: Pool, chances: torch.Tensor, goals: torch.Tensor, n_classes: int
+) -> torch.Tensor:
+    """Return how often classes are drawn by some chances against others, as logarithms.
+
+    float32, (n_classes,); a class that is never drawn counts as the rarest.
+    """
+    logarithms = []
+    for drawn in (chances, goals):
+        frequencies = class_frequencies(samples, drawn, n_classes)
+        least = float(frequencies[frequencies > 0].min())
+        logarithms.append(frequencies.clamp(min=least).log().float())
+    return logarithms[0] - logarithms[1]
 
 
 class Mix:
     """How photographs and generated images are mixed at each step of a training.
 
     Attributes:
-        adjustment: What is added to the outputs in the loss, (n_classes,), or None.
         finish: The step from which on photographs alone are drawn; the number of steps: none.
         finish_freezes: Whether the new layers alone are trained from then on.
     """
@@ -124,19 +132,21 @@ class Mix:
         self._chances = self._of_real = sampling_chances(samples, settings, is_real)
         self.finish, self.finish_freezes = settings.steps, False
         self._weights: torch.Tensor | None = None
-        self.adjustment: torch.Tensor | None = None
+        self._adjustments: list[torch.Tensor] = []
         if not isinstance(settings, DstmSettings):
             return
+        if is_real is not None and is_real.any() and not is_real.all():
+            self._mix(samples, settings, is_real)
         if settings.logit_adjustment:
             balanced = settings.model_copy(update={"balance_classes": True})
             # A class that the audit rejects counts less, as where classes are drawn alike.
-            alike = sampling_chances(samples, balanced, is_real)
-            log_prior, log_goal = (
-                _log_frequencies(samples, chances, n_classes) for chances in (self._chances, alike)
-            )
-            self.adjustment = settings.logit_adjustment * (log_prior - log_goal)
-        if is_real is None or is_real.all() or not is_real.any():
-            return
+            goals = sampling_chances(samples, balanced, is_real)
+            self._adjustments = [
+                settings.logit_adjustment * _log_ratio(samples, chances, goals, n_classes)
+                for chances in (self._chances, self._of_real)
+            ]
+
+    def _mix(self, samples: Pool, settings: DstmSettings, is_real: NDArray[np.bool_]) -> None:
         if settings.synthetic_weight != 1:
             weights = torch.where(torch.from_numpy(is_real), 1.0, settings.synthetic_weight)
             # In expectation 1, so that the learning rate keeps its meaning.
@@ -149,6 +159,10 @@ class Mix:
     def chances(self, step: int) -> torch.Tensor:
         """Return the chance of each image at a step, see `sampling_chances`."""
         return self._chances if step < self.finish else self._of_real
+
+    def adjustment(self, step: int) -> torch.Tensor | None:
+        """Return what is added to the outputs in the loss at a step, (n_classes,); None: 0."""
+        return self._adjustments[step >= self.finish] if self._adjustments else None
 
     def weights(self, step: int) -> torch.Tensor | None:
         """Return each image's weight in the loss at a step, float32, (n,); None: all 1."""

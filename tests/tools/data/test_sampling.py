@@ -66,9 +66,21 @@ def test_an_adjusted_loss_weighs_classes_as_balanced_drawing_does() -> None:
     assert settings.logit_adjustment == 1
     goals = class_frequencies(samples, sampling_chances(samples, ALIKE), 4)
     drawn = class_frequencies(samples, sampling_chances(samples, settings), 4)
-    adjustment = Mix(samples, 4, settings, None).adjustment
+    adjustment = Mix(samples, 4, settings, None).adjustment(0)
     assert adjustment is not None
     assert adjustment.tolist() == pytest.approx((drawn / goals).log().tolist(), rel=1e-5)
+
+
+def test_the_loss_of_a_last_stretch_is_adjusted_by_the_photographs() -> None:
+    classes = np.array([0] * 30 + [1] * 10 + [0] * 10 + [1] * 40)
+    samples, is_real = pool(np.ones(90), classes), np.arange(90) < 40
+    settings = DstmSettings(steps=10, real_finish=0.5)
+    mix = Mix(samples, 2, settings, is_real)
+    for step, odds in ((0, 40 / 50), (4, 40 / 50), (5, 30 / 10), (9, 30 / 10)):
+        added = mix.adjustment(step)
+        assert added is not None
+        assert float(added[0] - added[1]) == pytest.approx(np.log(odds), rel=1e-5)
+    assert Mix(samples, 2, ALIKE, is_real).adjustment(0) is None
 
 
 @pytest.mark.parametrize(
