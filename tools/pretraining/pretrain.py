@@ -159,6 +159,8 @@ def _distilled(
     if chosen.teacher is None:
         return None
     teacher = load_pipeline(weights_folder(chosen.teacher), device)
+    # Of both, so that a step of the student begins and ends where the teacher's do.
+    teacher.register_to_config(timestep_rho=pipeline.config.timestep_rho)
     bank = Bank(folder / "bank", teacher, target, chosen, settings.attribute_dropout)
     # A step of the student keeps as much noise as the teacher's steps that it stands for.
     s_noise = [share**chosen.stride for share in teacher.config.s_noise]

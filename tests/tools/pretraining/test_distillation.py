@@ -115,6 +115,22 @@ def test_a_student_continues_and_draws_in_its_own_steps_without_guidance(
     assert own.identity != slow.identity
 
 
+@pytest.mark.parametrize("taught", [TinyTarget], indirect=True)
+def test_a_teacher_takes_the_spacing_of_its_student(
+    taught: tuple[Target, Path], tmp_path: Path
+) -> None:
+    target, folder = taught
+    settings = distilling(folder).model_copy(update={"steps": 1, "timestep_rho": 2.0})
+    student = pretrain(target, settings, tmp_path)
+    teacher = load_pipeline(folder)
+    teacher.register_to_config(timestep_rho=2.0)
+    dropout = settings.attribute_dropout
+    expected = Bank(tmp_path / "other", teacher, target, settings.distillation, dropout).states
+    found = Bank(tmp_path / "bank", teacher, target, settings.distillation, dropout).states
+    assert torch.equal(found, expected)
+    assert student.config.timestep_rho == 2
+
+
 def test_images_of_a_teacher_are_as_before(taught: tuple[Target, Path]) -> None:
     pipeline: MTDMPipeline = load_pipeline(taught[1])
     noise = seeded_noise(0, "p", 0, pipeline.noise_shape)[None]
