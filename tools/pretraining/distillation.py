@@ -29,6 +29,8 @@ SHARD = 32
 # Beyond the seeds of sessions, so that a bank has no image of theirs.
 _FIRST_SEED = 1_000_003
 _MOST_WEIGHT = 8.0
+# Of the estimate without noise on the state after a step.
+_LEAST_EFFECT = 0.05
 
 
 class Bank:
@@ -123,13 +125,16 @@ def distillation_loss(
     levels = torch.cat([levels, torch.ones_like(levels[:1])])
     a, a_next = levels[number], levels[number + 1]
     kept = student.kept_noise().to(device) * ((1 - a_next) / (1 - a).clamp(min=1e-6)).sqrt()
-    clean = (goal - kept * x) / (a_next.sqrt() - kept * a.sqrt()).clamp(min=1e-3)
+    effect = a_next.sqrt() - kept * a.sqrt()
+    clean = (goal - kept * x) / effect.clamp(min=_LEAST_EFFECT)
     states, mask = (part.to(device) for part in encode([bank.texts[int(row)] for row in rows]))
     is_short = in_bfloat16(settings.precision, device.type)
     with torch.autocast(device.type, torch.bfloat16, enabled=is_short):
         estimate = student.denoise(x, times[number], (states, mask)).float()
-    # Channels without noise, those of labels that are read already, are given and not drawn.
-    weight = (1 / (1 - a).clamp(min=1 / _MOST_WEIGHT)) * (a_next > a)
+    # Not of channels that the step hardly changes: labels that are read already, images that are
+    # still all noise.
+    is_drawn = (a_next > a) & (effect > _LEAST_EFFECT)
+    weight = (1 / (1 - a).clamp(min=1 / _MOST_WEIGHT)) * is_drawn
     if balance is not None:
         drawn = bank.states[-1, rows]
         weight = weight * balance(student.decode_labels(drawn, drawn)[0]["segmentation"]).to(device)
