@@ -26,7 +26,7 @@ from tools.generators.text2image.model_options import ModelOptions
 from tools.pretraining.joint import pretrain_joint
 from tools.settings import JointSettings
 
-_WEIGHTS = ("solar", "solar-3-steps", "streets")
+_WEIGHTS = ("solar", "solar-3-steps", "streets", "streets-4-steps")
 _PROMPTS = ("a street by night", "a dark cell", "heavy rain, wet road", "a crack across the cell")
 _BYTES = 2**30
 

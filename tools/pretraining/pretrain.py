@@ -228,7 +228,9 @@ def _export(
     step: int,
 ) -> None:
     """Save the averaged weights as a usable pipeline and a grid of samples."""
-    unet = UNet2DConditionModel.from_config(pipeline.unet.config)
+    # Without the folder of the weights that it began with.
+    shape = {k: v for k, v in pipeline.unet.config.items() if k != "_name_or_path"}
+    unet = UNet2DConditionModel.from_config(shape)
     unet.load_state_dict({k: v.float().cpu() for k, v in average.items()})
     config = {k: v for k, v in pipeline.config.items() if k not in _PARTS and k[0] != "_"}
     config["trained_on"] = f"{target.name}: generator split. {licence_of(target)}"
