@@ -282,7 +282,8 @@ class Experiment:
             for members in table.values():
                 weights[members] += 1 / len(members)
             samples = replace(samples, weights=weights)
-            changes = {"balance_classes": True, "logit_adjustment": 0.0}
+            if settings.logit_adjustment:
+                changes = {"balance_classes": True, "logit_adjustment": 0.0}
         fitted = [
             fit(components, samples, of_training, np.ones(len(samples), bool), **changes)
             for of_training in seeds_of_trainings(seed, self.trainings)
