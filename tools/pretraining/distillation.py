@@ -32,6 +32,9 @@ _MOST_WEIGHT = 8.0
 # Of the estimate without noise on the state after a step.
 _LEAST_EFFECT = 0.05
 
+Balance = Callable[[NDArray[np.uint8]], torch.Tensor]
+"""Returns the weights of patches, (n, 1, h, w), by class ids, (n, height, width)."""
+
 
 class Bank:
     """Trajectories of a teacher; files that are missing in the folder are written.
@@ -42,11 +45,15 @@ class Bank:
         target: The captions are of the photographs of its generator split.
         settings: Of the distillation.
         dropout: Share of a caption's attributes that are left out.
+        balance: Returns weights of patches, (n, 1, h, w), by a segmentation; None: all weigh the
+            same.
 
     Attributes:
         texts: Caption of each of n trajectories.
         states: Projected channels before each of the teacher's steps and at the end, float16,
             (steps + 1, n, k, h, w).
+        weights: Of the patches of each trajectory, by the segmentation that the teacher drew,
+            (n, 1, h, w); (1, 1, 1, 1) where all weigh the same.
     """
 
     def __init__(
@@ -56,9 +63,10 @@ class Bank:
         target: Target,
         settings: DistillationSettings,
         dropout: float,
+        balance: Balance | None = None,
     ) -> None:
         self.texts: list[str] = []
-        parts = []
+        parts, weights = [], []
         for number in range(settings.n_images // SHARD):
             texts = _captions(target, number, dropout)
             path = folder / f"{number:04d}.safetensors"
@@ -67,7 +75,11 @@ class Bank:
                 write_bytes(path, save({"states": states.half()}))
             self.texts += texts
             parts.append(load_file(path)["states"])
+            if balance is not None:
+                drawn = parts[-1][-1]
+                weights.append(balance(teacher.decode_labels(drawn, drawn)[0]["segmentation"]))
         self.states = torch.cat(parts, dim=1)
+        self.weights = torch.cat(weights) if weights else torch.ones(1, 1, 1, 1)
 
 
 def _captions(target: Target, number: int, dropout: float) -> list[str]:
@@ -96,7 +108,6 @@ def distillation_loss(
     encode: Callable[[Sequence[str]], tuple[torch.Tensor, torch.Tensor]],
     settings: PretrainSettings,
     step: int,
-    balance: Callable[[NDArray[np.uint8]], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Return the weighted squared error of the student's estimate without noise, a scalar.
 
@@ -109,8 +120,6 @@ def distillation_loss(
         encode: Returns token states and mask of texts.
         settings: Distillation, seed, batch size and precision.
         step: What is drawn of the bank is a function of (seed, step).
-        balance: Weights of patches, (n, 1, h, w), by the segmentation that the teacher drew; None:
-            all weigh the same.
     """
     generator = torch.Generator("cpu").manual_seed(settings.seed * 1_000_003 + step)
     n_all, size, chosen = len(bank.texts), settings.batch_size, settings.distillation
@@ -135,7 +144,5 @@ def distillation_loss(
     # still all noise.
     is_drawn = (a_next > a) & (effect > _LEAST_EFFECT)
     weight = (1 / (1 - a).clamp(min=1 / _MOST_WEIGHT)) * is_drawn
-    if balance is not None:
-        drawn = bank.states[-1, rows]
-        weight = weight * balance(student.decode_labels(drawn, drawn)[0]["segmentation"]).to(device)
+    weight = weight * bank.weights.expand(n_all, -1, -1, -1)[rows].to(device)
     return (weight * (estimate - clean) ** 2).mean()

@@ -6,7 +6,7 @@ One linear function; running it again continues at the last checkpoint.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from tools.diffusion.pipeline import MAX_TOKENS, MTDMPipeline
 from tools.diffusion.sampler import seeded_noise
 from tools.diffusion.weights import load_pipeline, new_pipeline, weights_folder
 from tools.pretraining.batches import Batches
-from tools.pretraining.distillation import Bank, distillation_loss
+from tools.pretraining.distillation import Balance, Bank, distillation_loss
 from tools.settings import PretrainSettings
 from tools.targets import Target, licence_of
 
@@ -68,18 +68,18 @@ def pretrain(
         pipeline.register_to_config(s_noise=list(settings.s_noise))
     if settings.timestep_rho is not None:
         pipeline.register_to_config(timestep_rho=settings.timestep_rho)
-    bank = _distilled(pipeline, target, settings, folder, device)
+    balance = _class_balance(samples, target, settings)
+    bank = _distilled(pipeline, target, settings, folder, device, balance)
     unet = pipeline.unet.to(device, memory_format=torch.channels_last)
     trainer = DiffusionTrainer(folder, settings, unet)
     first = trainer.restore()
     pipeline.unet = torch.compile(unet) if device.startswith("cuda") else unet
     batches = Batches(samples, target, settings)
     encode = _TextCache(bank.texts if bank else batches.texts())
-    balance = _class_balance(samples, target, settings)
 
     def loss_of(step: int) -> torch.Tensor:
         if bank:
-            return distillation_loss(pipeline, bank, encode, settings, step, balance)
+            return distillation_loss(pipeline, bank, encode, settings, step)
         batch = batches(step)
         x, weight = to_channels(pipeline, batch.images, batch.labels)
         if balance is not None:
@@ -152,7 +152,12 @@ def _earlier_pipeline(start: str, samples: Samples, target: Target) -> MTDMPipel
 
 
 def _distilled(
-    pipeline: MTDMPipeline, target: Target, settings: PretrainSettings, folder: Path, device: str
+    pipeline: MTDMPipeline,
+    target: Target,
+    settings: PretrainSettings,
+    folder: Path,
+    device: str,
+    balance: Balance | None,
 ) -> Bank | None:
     """Let a teacher draw what its student learns from; None: nothing is distilled."""
     chosen = settings.distillation
@@ -161,16 +166,15 @@ def _distilled(
     teacher = load_pipeline(weights_folder(chosen.teacher), device)
     # Of both, so that a step of the student begins and ends where the teacher's do.
     teacher.register_to_config(timestep_rho=pipeline.config.timestep_rho)
-    bank = Bank(folder / "bank", teacher, target, chosen, settings.attribute_dropout)
+    dropout = settings.attribute_dropout
+    bank = Bank(folder / "bank", teacher, target, chosen, dropout, balance)
     # A step of the student keeps as much noise as the teacher's steps that it stands for.
     s_noise = [share**chosen.stride for share in teacher.config.s_noise]
     pipeline.register_to_config(steps=chosen.steps, guidance=1.0, s_noise=s_noise)
     return bank
 
 
-def _class_balance(
-    samples: Samples, target: Target, settings: PretrainSettings
-) -> Callable[[NDArray[np.uint8]], torch.Tensor] | None:
+def _class_balance(samples: Samples, target: Target, settings: PretrainSettings) -> Balance | None:
     """Return a function from masks to weights of patches; None: all weigh the same."""
     if not settings.class_balance_exponent or "segmentation" not in samples.labels:
         return None

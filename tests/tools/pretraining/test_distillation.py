@@ -16,7 +16,7 @@ from tools.diffusion.pipeline import MTDMPipeline, encode_prompts
 from tools.diffusion.sampler import seeded_noise
 from tools.diffusion.weights import load_pipeline
 from tools.generators.mtdm import MTDMGenerator, MTDMOptions
-from tools.pretraining.distillation import SHARD, Bank, distillation_loss
+from tools.pretraining.distillation import SHARD, Balance, Bank, distillation_loss
 from tools.pretraining.pretrain import pretrain
 from tools.settings import DistillationSettings, PretrainSettings
 from tools.targets import Target
@@ -74,21 +74,19 @@ def test_patches_weigh_by_the_classes_that_the_teacher_drew(
 ) -> None:
     target, folder = taught
     settings, teacher = distilling(folder), load_pipeline(folder)
-    bank = Bank(tmp_path, teacher, target, settings.distillation, dropout=0.2)
     drawn: list[tuple[int, ...]] = []
 
-    def weighed(value: float) -> float:
-        def balance(segmentation: NDArray[np.uint8]) -> torch.Tensor:
-            drawn.append(segmentation.shape)
-            return torch.full((len(segmentation), 1, 1, 1), value)
+    def triple(segmentation: NDArray[np.uint8]) -> torch.Tensor:
+        drawn.append(segmentation.shape)
+        return torch.full((len(segmentation), 1, 1, 1), 3.0)
 
+    def loss(balance: Balance | None) -> float:
+        bank = Bank(tmp_path, teacher, target, settings.distillation, 0.2, balance)
         with torch.no_grad():
-            return float(distillation_loss(teacher, bank, encode, settings, 0, balance))
+            return float(distillation_loss(teacher, bank, encode, settings, 0))
 
-    with torch.no_grad():
-        plain = float(distillation_loss(teacher, bank, encode, settings, 0))
-    assert weighed(3.0) == pytest.approx(3 * plain)
-    assert drawn == [(settings.batch_size, *target.image_shape[1:])]
+    assert loss(triple) == pytest.approx(3 * loss(None))
+    assert drawn == [(SHARD, *target.image_shape[1:])]
 
 
 def test_a_student_continues_and_draws_in_its_own_steps_without_guidance(
