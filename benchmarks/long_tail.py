@@ -8,7 +8,7 @@ MTDM has seen 125 others of each. `solar`: two groups of solar cells are rare, a
 bundled one. `camvid`: photographs of streets (`--set target.options.path=FOLDER`) beside scenes of
 a renderer; `real` is round 0. Run again, it goes on where it stopped. Figures of all seeds that
 are complete are written to docs/results/long-tail-DESIGN.csv (by seed), -arms.csv (means) and
--differences.csv.
+-differences.csv. Seeds of that file that are not run again are kept if their arms are the same.
 """
 
 from __future__ import annotations
@@ -159,23 +159,30 @@ def figures_of(
         yield arm, figures
 
 
-def write_results(kind: str, by_seed: Mapping[int, Mapping[str, Figures]]) -> None:
+def write_results(
+    kind: str, by_seed: Mapping[int, Mapping[str, Figures]], folder: Path = RESULTS
+) -> None:
     """Write the figures of each seed, their means, and differences with 95% t-intervals."""
     stamp, shown = origin(command()), PRIMARY.get(kind.partition("-")[0], "worst_five")
+    path, heads = folder / f"long-tail-{kind}.csv", ["command", "commit", "machine"]
+    columns = ["seed", "arm", *FIGURES, *heads]
     rows = [
         [str(seed), arm, *(f"{values[name]:.4f}" for name in FIGURES), *stamp]
-        for seed, arms in sorted(by_seed.items())
+        for seed, arms in by_seed.items()
         for arm, values in arms.items()
     ]
-    heads = ["command", "commit", "machine"]
-    _write(f"long-tail-{kind}.csv", ["seed", "arm", *FIGURES, *heads], rows)
-    seeds = [by_seed[seed] for seed in sorted(by_seed)]
+    rows = sorted([*_kept_rows(path, columns, by_seed), *rows], key=lambda row: int(row[0]))
+    _write(path, columns, rows)
+    figures: dict[str, dict[str, Figures]] = defaultdict(dict)
+    for seed, arm, *cells in rows:
+        figures[seed][arm] = dict(zip(FIGURES, map(float, cells[: len(FIGURES)]), strict=True))
+    seeds = [*figures.values()]
     n = str(len(seeds))
     means = []
     for arm in seeds[0]:
         estimates = [mean_interval([arms[arm][figure] for arms in seeds]) for figure in FIGURES]
         means.append([arm, *(f"{e.value:.3f}" for e in estimates), n, *stamp])
-    _write(f"long-tail-{kind}-arms.csv", ["arm", *FIGURES, "seeds", *heads], means)
+    _write(folder / f"long-tail-{kind}-arms.csv", ["arm", *FIGURES, "seeds", *heads], means)
     differences = []
     for arm, other in PAIRS:
         if arm not in seeds[0] or other not in seeds[0]:
@@ -190,12 +197,26 @@ def write_results(kind: str, by_seed: Mapping[int, Mapping[str, Figures]]) -> No
         console.print(f"{shown}: {arm} minus {other} {estimate_text(primary, sign=True)}")
     of_figures = [f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")]
     columns = ["arm", "minus", *of_figures, "seeds_needed", "seeds", *heads]
-    _write(f"long-tail-{kind}-differences.csv", columns, differences)
+    _write(folder / f"long-tail-{kind}-differences.csv", columns, differences)
 
 
-def _write(name: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    write_csv(RESULTS / name, heads, rows, line_end="\r\n")
-    console.print(f"Written: {RESULTS / name}")
+def _kept_rows(
+    path: Path, columns: Sequence[str], by_seed: Mapping[int, Mapping[str, Figures]]
+) -> list[list[str]]:
+    """Return the rows of a file whose seeds are not in `by_seed` and have the same arms."""
+    stored: dict[int, list[list[str]]] = defaultdict(list)
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                stored[int(row["seed"])].append([row[column] for column in columns])
+    arms = [*next(iter(by_seed.values()))]
+    of_others = {seed: rows for seed, rows in stored.items() if seed not in by_seed}
+    return [row for rows in of_others.values() for row in rows if [r[1] for r in rows] == arms]
+
+
+def _write(path: Path, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    write_csv(path, heads, rows, line_end="\r\n")
+    console.print(f"Written: {path}")
 
 
 def _folders(design: str, folder: Path, seed: int, source: Path) -> tuple[Path, Path]:

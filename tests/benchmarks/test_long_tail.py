@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
 
 from benchmarks import solar_groups
 from benchmarks.fashion_mnist import CLASSES, N_RARE_GROUPS, group_counts, tail
-from benchmarks.long_tail import Groups, figures_of, groups_of
+from benchmarks.long_tail import FIGURES, Groups, figures_of, groups_of, write_results
 from memory.records import slice_key
 from tools.targets import SPLITS
 
@@ -87,3 +88,15 @@ def test_figures_are_those_of_classes_on_the_test_split_in_the_last_round(tmp_pa
     assert figures == pytest.approx(
         {"all": 0.55, "few": 0.3, "many": 0.8, "worst_five": (0.2 + 0.3 + 0.4 + 0.7 + 0.8) / 5}
     )
+
+
+def test_seeds_of_an_earlier_command_with_the_same_arms_stay_in_the_table(tmp_path: Path) -> None:
+    def arms(score: float, *names: str) -> dict[str, dict[str, float]]:
+        return {name: dict.fromkeys(FIGURES, score) for name in names}
+
+    write_results("tail", {0: arms(0.2, "real"), 1: arms(0.8, "real", "uniform")}, tmp_path)
+    write_results("tail", {2: arms(0.4, "real", "uniform")}, tmp_path)
+    with (tmp_path / "long-tail-tail.csv").open(newline="") as file:
+        assert [row["seed"] for row in csv.DictReader(file)] == ["1", "1", "2", "2"]
+    with (tmp_path / "long-tail-tail-arms.csv").open(newline="") as file:
+        assert [(row["all"], row["seeds"]) for row in csv.DictReader(file)] == [("0.600", "2")] * 2
