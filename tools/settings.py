@@ -119,12 +119,6 @@ class DstmSettings(TrainSettings):
         description="photographs that the DSTM learns from, of each class the same share and at "
         "least one; None: all",
     )
-    real_limits: dict[str, Annotated[int, Field(ge=0)]] = Field(
-        {},
-        exclude_if=lambda limits: not limits,
-        description="most photographs of a slice that the DSTM learns from, of real_images where "
-        "given, e.g. {'severity=defective wafer=mono': 4}: simulates rare conditions",
-    )
     real_finish: Share = Field(
         0.0, description="share of the steps, the last ones, on photographs alone"
     )

@@ -24,12 +24,12 @@ from eval.slices import slice_table
 from memory.chroma import MemoryIndex
 from memory.errors import SettingsError, some
 from memory.events import FaultEvent
-from memory.records import Training, slice_key
+from memory.records import Training
 from tools import targets, tasks
 from tools.compute.within_memory import WithinMemory
 from tools.compute.worker import Recipe
 from tools.data.samples import Samples, concatenate
-from tools.data.shards import limited, stratified, write_photographs
+from tools.data.shards import stratified, write_photographs
 from tools.evaluate_real import Predict
 from tools.generate_batch import LabelVerifier, ShardExecutor, WithoutCopies
 from tools.generators import Generator
@@ -182,35 +182,14 @@ class Components(WorkMonitor):
         cache = self.settings.home / "cache"
         return write_photographs(photographs, cache, self.target.class_names)
 
-    @property
-    def all_photographs(self) -> Samples:
-        """The splits generator and audit, and feedback in place of audit with `feedback.folds`."""
-        learnt = ("generator", "feedback" if self.settings.feedback.folds else "audit")
-        return concatenate([self.target.split(name) for name in learnt])
-
     def photographs(self, n: int | None, seed: int) -> Samples:
-        """Return the photographs to learn from, or n of them, within `dstm.real_limits`.
+        """Return the photographs to learn from, or n of them, see `stratified`.
 
-        Args:
-            n: See `stratified`; None: all.
-            seed: Of the choice of n photographs, and of those that the limits leave.
-
-        Raises:
-            SettingsError: If no photograph is in a slice of `dstm.real_limits`.
+        They are the splits generator and audit, and feedback where it is judged in folds.
         """
-        limits, photographs = self.settings.dstm.real_limits, self.all_photographs
-        read = {key: slice_attributes(key) or {} for key in limits}
-        by = [tuple(attributes) for attributes in read.values()]
-        known = slice_table(photographs.attributes, by, 1)
-        if missing := [k for k in read if not read[k] or slice_key(read[k]) not in known]:
-            raise SettingsError(
-                f"dstm.real_limits names the slice {missing[0]!r}, in which there is no photograph "
-                f"to learn from. Slices of these attributes: {some([*known], 20)}."
-            )
-        if n is not None:
-            photographs = stratified(photographs, n, seed)
-        canonical = {slice_key(read[key]): most for key, most in limits.items()}
-        return limited(photographs, slice_table(photographs.attributes, by, 1), canonical, seed)
+        learnt = ("generator", "feedback" if self.settings.feedback.folds else "audit")
+        photographs = concatenate([self.target.split(name) for name in learnt])
+        return photographs if n is None else stratified(photographs, n, seed)
 
     def learnt_from(self, shards: Sequence[Path]) -> tuple[Sequence[Path], Sequence[Path]]:
         """Return the shards of generated images and of photographs that the DSTM learns from.

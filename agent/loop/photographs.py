@@ -80,7 +80,7 @@ def photographs_to_pull_toward(components: Components) -> tuple[Samples, bool]:
     others. None is judged, in folds or otherwise: its image would teach models of it.
     """
     settings = components.settings
-    everything = components.all_photographs
+    everything = components.photographs(None, 0)
     if settings.feedback.folds:
         everything = components.target.split("generator")
     if settings.dstm.train_on == "synthetic":

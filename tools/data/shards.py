@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -236,27 +236,6 @@ def stratified(samples: Samples, n: int, seed: int) -> Samples:
         is_first[members[0]] = True
     ranked = np.lexsort((place, ~is_first))
     return samples.take(np.sort(ranked[: max(n, int(is_first.sum()))]))
-
-
-def limited(
-    samples: Samples,
-    slices: Mapping[str, NDArray[np.int64]],
-    limits: Mapping[str, int],
-    seed: int,
-) -> Samples:
-    """Return the samples in their order, of some slices no more than a limit.
-
-    Args:
-        samples: Photographs.
-        slices: Rows of each slice by its key.
-        limits: Most samples of a slice by its key. Slices without one are kept whole.
-        seed: Of the random choice within a slice. A higher limit adds to the choice.
-    """
-    is_kept = np.ones(len(samples), dtype=bool)
-    for key, most in limits.items():
-        rows = slices.get(key, np.empty(0, dtype=np.int64))
-        is_kept[np.random.default_rng(seed).permutation(rows)[most:]] = False
-    return samples.take(np.flatnonzero(is_kept))
 
 
 def write_photographs(samples: Samples, cache: Path, class_names: Sequence[str]) -> list[Path]:

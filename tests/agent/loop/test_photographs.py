@@ -118,28 +118,6 @@ def test_the_seed_chooses_the_photographs(tmp_path: Path) -> None:
     assert not any(name.startswith(("feedback", "test")) for name in ids(0) | ids(1))
 
 
-def test_limits_make_slices_rare_among_the_photographs_that_are_learnt(tmp_path: Path) -> None:
-    def learnt(seed: int, *overrides: str) -> Samples:
-        components = Components(toy_settings(tmp_path, BOTH, *overrides))
-        return components.photographs(None, seed)
-
-    every = learnt(0)
-    name, value = next(iter(every.attributes[0].items()))
-    limit = f"dstm.real_limits={{'{name}={value}': 3}}"
-    rare, again, other = learnt(0, limit), learnt(0, limit), learnt(1, limit)
-    n_in = sum(a[name] == value for a in every.attributes)
-    assert sum(a[name] == value for a in rare.attributes) == 3 < n_in
-    assert len(rare) == len(every) - n_in + 3
-    assert rare.ids == again.ids != other.ids
-    components = Components(toy_settings(tmp_path, BOTH, limit))
-    assert {*photographs_to_pull_toward(components)[0].ids} == {*every.ids} - {
-        *components.photographs(None, components.settings.session.seed).ids
-    }
-    for wrong in (f"{name}=unknown", "no slice"):
-        with pytest.raises(SettingsError, match=wrong):
-            learnt(0, f"dstm.real_limits={{'{wrong}': 3}}")
-
-
 def test_images_are_pulled_toward_training_photographs_alone(tmp_path: Path) -> None:
     def goals(*overrides: str) -> tuple[Components, set[str], bool]:
         components = Components(toy_settings(tmp_path, *overrides))
