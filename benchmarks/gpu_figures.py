@@ -60,7 +60,7 @@ class Report:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether the device is a GPU."""
+        """Return whether the device is a GPU."""
         return self.device.startswith("cuda")
 
     def model(self, name: str) -> tuple[Path, int]:

@@ -45,8 +45,8 @@ def fit(x: NDArray[np.float32], parts: Sequence[tuple[int, float]]) -> NDArray[n
 def powers(x: NDArray[np.float32]) -> list[list[float]]:
     """Return the mean square of each channel and of its part unexplained by neighbours, (2, k).
 
-    The second is estimated by a linear regression on the same channel of the eight surrounding
-    patches.
+    The second is the mean squared residual of a linear regression on the same channel of the eight
+    surrounding patches, times `_BEYOND_NEIGHBOURS`.
 
     Args:
         x: Projected channels of images and labels, (n, k, h, w), h and w at least 3.

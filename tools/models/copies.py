@@ -176,8 +176,8 @@ class CopyFinder:
         """Share of planted copies of known photographs that are detected."""
         rows = _some(np.flatnonzero(self.known), _N_PLANTED)
         planted = plant(self.photographs[rows], self.flips)
-        found = self.is_copy(self.search(planted)[1])
-        return wilson(int(found.sum()), len(found))
+        detected = self.is_copy(self.search(planted)[1])
+        return wilson(int(detected.sum()), len(detected))
 
     def summary(self, scores: Floats) -> Copies:
         """Summarise the scores of images, (n,), n at least 1."""

@@ -38,9 +38,9 @@ def _quotas(root: Path) -> list[float]:
         if controllers and "cpu" not in controllers.split(","):
             continue
         mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
-        own = mount / path.lstrip("/")
+        group_folder = mount / path.lstrip("/")
         # In a container the path may be that of the host, so the root of the mount is checked too.
-        for folder in [own, *own.parents]:
+        for folder in [group_folder, *group_folder.parents]:
             if not folder.is_relative_to(mount):
                 break
             quotas += _quota(folder, is_v1=bool(controllers))
