@@ -1,1 +1,1 @@
-"""Benchmarks behind the figures in docs/results, each a command of its own; not in the package."""
+"""Benchmarks that produce the figures in docs/results, one command each; not in the package."""

@@ -1,6 +1,6 @@
-"""Stable Diffusion 1.5 and SDXL with random weights, from configurations written here.
+"""Stable Diffusion 1.5 and SDXL with random weights, from configurations in this file.
 
-Their speed and memory are those of the published models, whose weights no machine needs for that.
+Their speed and memory equal those of the published models, whose weights are not needed.
 """
 
 from __future__ import annotations
@@ -58,10 +58,11 @@ class Architecture:
     """A text-to-image model.
 
     Attributes:
-        size: Pixels of a picture's side.
+        size: Side of an image, pixels.
         unet: Arguments of diffusers' `UNet2DConditionModel`.
-        text: Arguments of the configuration of each CLIP encoder; two of them: SDXL.
+        text: Arguments of the configuration of each CLIP encoder; two for SDXL.
         vae: Width of each level of the VAE.
+        norm_groups: Number of groups of the VAE's group normalisation.
     """
 
     size: int
@@ -71,7 +72,7 @@ class Architecture:
     norm_groups: int = 32
 
 
-# What is left out of "sd15" are the defaults of diffusers, which are those of Stable Diffusion 1.
+# Arguments omitted in "sd15" have the defaults of diffusers, which are those of Stable Diffusion 1.
 MODELS = {
     "sd15": Architecture(512, {"sample_size": 64, "cross_attention_dim": 768}),
     "sdxl": Architecture(
@@ -128,13 +129,13 @@ def tokenizer() -> CLIPTokenizer:
 
 
 def saved_model(architecture: Architecture, folder: Path, device: str, dtype: torch.dtype) -> Path:
-    """Return `folder` with a model of random weights, made there unless it is there already.
+    """Return `folder` with a model of random weights, which is created if it does not exist.
 
     Args:
-        architecture: Of the model.
-        folder: Of the model, in the layout of diffusers.
-        device: Where the weights are drawn.
-        dtype: Of the saved weights.
+        architecture: Architecture of the model.
+        folder: Folder of the model, in the layout of diffusers.
+        device: Device on which the weights are initialised.
+        dtype: Precision of the saved weights.
     """
     if folder.exists():
         return folder
@@ -174,7 +175,7 @@ def saved_model(architecture: Architecture, folder: Path, device: str, dtype: to
             tokenizer_2=tokenizer(),
             scheduler=EulerDiscreteScheduler(**_NOISE, steps_offset=1, timestep_spacing="leading"),
         )
-    # Whole or not at all: the next figure may be stopped while it writes.
+    # Write atomically, because a figure may be stopped while it writes.
     unfinished = folder.with_suffix(".unfinished")
     pipeline.to(dtype=dtype).save_pretrained(unfinished)
     unfinished.rename(folder)

@@ -1,11 +1,11 @@
-"""How many planted copies of photographs are found, and how many further photographs are flagged?
+"""How many planted copies of photographs are detected, and how many other photographs are flagged?
 
     OMP_NUM_THREADS=1 python -m benchmarks.copies --home FOLDER solar streets camvid=FOLDER
 
 Photographs of the split generator are copied (mirrored where the data allow it, cropped to 0.8 to 1
-of each side, contrast and brightness up to 20% off, noise of 5 of 255); the limit comes from audit
-and feedback, false alarms from test, one photograph of each group, which had no part in it. Writes
-docs/results/copies.csv.
+of each side, contrast and brightness changed by up to 20%, noise of 5 of 255). The limit is
+calibrated on audit and feedback; false alarms are counted on one photograph of each group of test.
+Writes docs/results/copies.csv.
 """
 
 from __future__ import annotations

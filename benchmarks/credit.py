@@ -1,17 +1,18 @@
-"""Does credit estimate the effect of a prompt? Compared with training again without it.
+"""Does credit estimate the effect of a prompt? Compared with retraining without it.
 
     python -m benchmarks.credit --learner head --cases 20
     python -m benchmarks.credit --learner dstm --cases 3
 
-A small case: photographs of the generator split of elpv at half size stand for drawn ones. Twelve
-prompts (wafer, brightness, class) of 16 images each join 96 others; four prompts, chosen by the
-seed, draw the other class. What a prompt did for a slice (wafer, brightness) of the feedback split
-is how much larger the slice's mean loss is without the prompt, the mean over trainings with the
-same seeds. Credit is compared by Spearman's rank correlation over all pairs of prompt and slice.
+A small case: photographs of the generator split of elpv at half size serve as drawn images. Twelve
+prompts (wafer, brightness, class) of 16 images each are added to 96 others; four prompts, chosen by
+the seed, draw the other class. The effect of a prompt on a slice (wafer, brightness) of the
+feedback split is the increase of the slice's mean loss without the prompt, averaged over trainings
+with the same seeds. Credit is compared with it by Spearman's rank correlation over all pairs of
+prompt and slice.
 
-The learner `dstm` is trained from scratch without each prompt, and half of its trainings against
-the other half says how far any estimate can get; of `head`, the last layer alone, as a logistic
-regression on the features of a DSTM of the audit split, which has no chance in it.
+The learner `dstm` is trained from scratch without each prompt; the correlation between two halves
+of its trainings shows how good an estimate can be. The learner `head` is a logistic regression on
+the features of a DSTM trained on the audit split; its training is deterministic.
 docs/results/credit.md has the figures.
 """
 
@@ -51,7 +52,7 @@ TASK = tasks.build("classification")
 
 
 class Case(NamedTuple):
-    """What is known before and after a round: the images of earlier rounds, and of each prompt."""
+    """Images of earlier rounds and of each prompt, plan and batch of a round, and photographs."""
 
     before: Samples
     prompts: dict[str, Samples]
@@ -61,7 +62,7 @@ class Case(NamedTuple):
 
 
 def half_size(samples: Samples) -> Samples:
-    """Return the samples with images of half the height and width, means of 2x2 pixels."""
+    """Return samples with images of half the height and width, by means of 2x2 pixels."""
     n, channels, height, width = samples.images.shape
     blocks = samples.images.reshape(n, channels, height // 2, 2, width // 2, 2)
     small = blocks.mean((3, 5)).astype(np.uint8)
@@ -69,7 +70,7 @@ def half_size(samples: Samples) -> Samples:
 
 
 def draw_case(drawn: Samples, feedback: Samples, class_names: tuple[str, ...], seed: int) -> Case:
-    """Return a case; of the prompts of the plan, `N_BROKEN` are labelled with the other class."""
+    """Return a case, in which `N_BROKEN` prompts of the plan are labelled with the other class."""
     rng = np.random.default_rng(seed)
     cells: dict[tuple[str, ...], list[int]] = {}
     for row, attributes in enumerate(drawn.attributes):
@@ -113,7 +114,7 @@ Learn = Callable[[Samples, int], Fitted]
 
 
 def learn_dstm(settings: TrainSettings) -> Learn:
-    """Return the learner `dstm`: all of the model, from scratch."""
+    """Return the learner `dstm`, which trains the whole model from scratch."""
 
     def learn(samples: Samples, seed: int) -> Fitted:
         seeded = settings.model_copy(update={"seed": seed})
@@ -127,7 +128,7 @@ def learn_dstm(settings: TrainSettings) -> Learn:
 
 
 def learn_head(samples: Samples) -> Learn:
-    """Return the learner `head`, on the features of a DSTM that is trained on `samples` first."""
+    """Return the learner `head`, on the features of a DSTM trained on `samples`."""
     embed = embed_by_dstm(train_model(samples, TASK, N_CLASSES, TrainSettings())[0])
     vectors = embed(samples.images)
     mean, std = vectors.mean(0), vectors.std(0) + 1e-6
@@ -217,7 +218,7 @@ def _losses(model: Fitted, feedback: Samples, rows: Sequence[NDArray[np.int64]])
 
 
 def cosine(one: Floats, other: Floats) -> float:
-    """Return the cosine of two vectors, -1..1, 0 where one has no length."""
+    """Return the cosine of two vectors, -1..1, or 0 if one of them is zero."""
     lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
     return float(np.clip(one @ other / lengths, -1, 1)) if lengths else 0.0
 
@@ -227,13 +228,13 @@ def prompt_agreement(
 ) -> dict[str, float]:
     """Return each prompt's agreement with a slice: the cosine of their mean gradients.
 
-    Above 0, a step on the prompt's images lowers the slice's loss, to first order and as far as the
-    last layer is concerned.
+    Above 0, a gradient step on the prompt's images lowers the slice's loss, to first order and for
+    the last layer only.
 
     Args:
-        images: gradients of generated images, (n, d).
-        prompt_ids: prompt of each image, (n,).
-        photographs: gradients of the slice's photographs, (m, d).
+        images: Gradients of generated images, (n, d).
+        prompt_ids: Prompt of each image, (n,).
+        photographs: Gradients of the slice's photographs, (m, d).
     """
     owner, wanted = np.array(prompt_ids), photographs.mean(0)
     return {
@@ -244,12 +245,12 @@ def prompt_agreement(
 def rank_correlation(estimates: Sequence[Floats], effects: Sequence[Floats]) -> Estimate:
     """Return the mean Spearman correlation of credit with true effects of prompts, -1..1.
 
-    All prompts and slices of a case are ranked together; the correlation of a case in which all are
-    equal is 0. The interval resamples the prompts of each case, with all their slices.
+    All prompts and slices of a case are ranked together; a case in which all values are equal has a
+    correlation of 0. The interval resamples the prompts of each case, with all their slices.
 
     Args:
-        estimates: credits of every case, (n_prompts, n_slices).
-        effects: true effects of every case, (n_prompts, n_slices).
+        estimates: Credits of every case, (n_prompts, n_slices).
+        effects: True effects of every case, (n_prompts, n_slices).
 
     Returns:
         The correlation; n counts prompts.
@@ -274,7 +275,7 @@ def _spearman(one: Floats, other: Floats) -> float:
 
 
 def correlations(cases: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Return the rank correlation of every estimate with the effects, as rows of a table."""
+    """Return the rank correlation of every estimate with the effects, as table rows."""
 
     def pooled(name: str) -> list[Floats]:
         return [np.array(case[name]) for case in cases]
@@ -295,8 +296,8 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--learner", choices=["dstm", "head"], default="dstm")
     parser.add_argument("--cases", type=int, default=3, dest="seeds", help="the same as --seeds")
-    parser.add_argument("--trainings", type=int, default=2, help="of the dstm, per set of prompts")
-    parser.add_argument("--steps", type=int, default=80, help="of a training of the dstm")
+    parser.add_argument("--trainings", type=int, default=2, help="dstm trainings per prompt set")
+    parser.add_argument("--steps", type=int, default=80, help="steps of a training of the dstm")
     chosen = parser.parse_args()
     bench = Benchmark(chosen)
     target = bench.components.target

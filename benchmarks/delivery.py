@@ -2,11 +2,11 @@
 
     python -m benchmarks.delivery --preset solar --seeds 20 --set session.rounds=2
 
-Runs a whole session for each seed, which also draws the photographs where `dstm.real_images` is
-set, and compares the model that it delivers with that of round 0: the difference of the main
-figure with its paired interval over photographs. The last column is the same for the best round
-with images by feedback, whether or not it is delivered. For own data: --preset own and, with --set,
-target.options.path and generator.weights.
+Runs a whole session for each seed, which also selects the photographs if `dstm.real_images` is set,
+and compares the delivered model with that of round 0: the difference of the main figure with its
+paired interval over photographs. The last column is the difference for the round with images that
+is best on feedback, whether or not it is delivered. For your own data: --preset own and, with
+--set, target.options.path and generator.weights.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python -m benchmarks.delivery_rules HOME/compare/NAME --first-seed 10 --seeds 10
 
-`one standard error`: of rounds as good as the best on feedback within one standard error of their
-paired difference, that with the fewest images, as sessions do. `best on feedback`: the best round.
+`one standard error`: of the rounds within one standard error (of the paired difference) of the best
+on feedback, the one with the fewest images, as in sessions. `best on feedback`: the best round.
 Figures are the main figure on the sealed test split minus that of round 0.
 """
 
@@ -32,9 +32,9 @@ RULES = ("one standard error", "best on feedback")
 
 
 def gains(home: Path) -> tuple[float, float] | None:
-    """Return what each rule gains on the test split over round 0; None for an arm without images.
+    """Return the gain of each rule over round 0 on the test split; None: an arm without images.
 
-    home: Of the session of the arm.
+    home: Home folder of the arm's session.
     """
     settings, folder = stored_settings(home, NAME), folder_of(home, NAME)
     settings = settings.model_copy(update={"home": home})
@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="of a comparison, with its sessions")
+    parser.add_argument("folder", type=Path, help="folder of a comparison with its sessions")
     parser.add_argument("--seeds", type=int, default=10, help="how many, from --first-seed on")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("bench-delivery_rules.csv"))

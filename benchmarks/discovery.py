@@ -1,15 +1,16 @@
-"""Does discovery find failures that were planted? Decides what images are embedded with.
+"""Does discovery find planted failures? Compares embeddings of images.
 
     python -m benchmarks.discovery --embeddings dstm,mtdm,dstm+mtdm --seeds 8
 
 Ten failures are planted among the photographs of the generator split of elpv: up to five pairs
-of attribute values, and changes of 40 photographs each that no attribute names (turned, blurred,
-noisy, lit by a glare, inverted, striped, partly covered). A made-up classifier errs on 70% of them
-and on 10% of the others. A failure is found if one of the first ten findings consists of it by at
-least half and holds a third of it; a finding is false if less than half of it was planted.
+of attribute values, and changes to 40 photographs each that no attribute describes (turned,
+blurred, noisy, lit by a glare, inverted, striped, partly covered). A simulated classifier errs on
+70% of them and on 10% of the others. A failure is found if one of the ten findings contains at
+least a third of it and consists of it by at least half; a finding is false if less than half of it
+was planted.
 
-The method was developed on the seeds 0 to 11; those from 200 on are for figures to report.
-docs/results/discovery.md has them.
+The method was developed on the seeds 0 to 11; those from 200 on are for reported figures, see
+docs/results/discovery.md.
 """
 
 from __future__ import annotations
@@ -37,12 +38,19 @@ from tools.models.embeddings import Embed, embed_by_dstm, embed_by_imagenet
 N_PLANTED, N_PAIRS, N_CHANGED = 10, 5, 40
 BASE, PLANTED = 0.1, 0.7
 N_MIN = 15
-# Attributes of elpv that the classes do not follow from.
+# Attributes of elpv that do not determine the class.
 ATTRIBUTES = ("wafer", "brightness", "dark_area", "where", "contrast", "busbars")
 
 
 class Planted(NamedTuple):
-    """The planted failures by their names, the changed images, and which images err."""
+    """Planted failures.
+
+    Attributes:
+        members: Rows of each failure, by its name.
+        images: All images, with changes.
+        changed: Rows of the changed images.
+        wrong: 1 where the simulated classifier errs, else 0, (n,).
+    """
 
     members: Mapping[str, NDArray[np.int64]]
     images: Images
@@ -51,14 +59,14 @@ class Planted(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """What discovery made of one seed.
+    """Results of discovery for one seed.
 
     Attributes:
         found: Whether each planted failure was found.
-        n_false: Findings of which less than half was planted.
-        n_findings: All findings.
-        n_null: Findings where nothing was planted.
-        seconds: Of the processor, without the embedding.
+        n_false: Number of findings of which less than half was planted.
+        n_findings: Number of all findings.
+        n_null: Number of findings when nothing was planted.
+        seconds: Processor time in seconds, without the embedding.
     """
 
     found: Mapping[str, bool]
@@ -69,15 +77,15 @@ class Trial(NamedTuple):
 
     @property
     def n_found(self) -> int:
-        """Planted failures that were found."""
+        """Number of planted failures that were found."""
         return sum(self.found.values())
 
 
 def plant(samples: Samples, seed: int, failing: bool = True) -> Planted:
-    """Plant ten failures; without `failing` all images err equally often.
+    """Plant ten failures; without `failing` the error rate of all images is the same.
 
-    No value of an attribute may have been planted in more than 40% of its images, or it would
-    describe the failures better than the pairs.
+    Less than 40% of the images with any attribute value may be planted, as otherwise the value
+    would describe the failures better than the pairs.
     """
     rng = np.random.default_rng(seed)
     n = len(samples)
@@ -108,7 +116,7 @@ def plant(samples: Samples, seed: int, failing: bool = True) -> Planted:
 def evaluated(
     samples: Samples, planted: Planted, embeddings: NDArray[np.float64] | None
 ) -> Evaluated:
-    """Return the photographs as a classifier of two classes has seen them."""
+    """Return the photographs as evaluated by the simulated classifier of two classes."""
     classes = samples.classes
     return Evaluated(
         ids=samples.ids,
@@ -144,7 +152,7 @@ def judge(
 def embed_planted(
     samples: Samples, embeds: Mapping[str, Embed]
 ) -> Callable[[Planted], dict[str, NDArray[np.float64]]]:
-    """Return a function that embeds planted images, those that did not change only once."""
+    """Return a function that embeds planted images; unchanged images are embedded only once."""
     plain = {name: vectors_of(samples.images) for name, vectors_of in embeds.items()}
 
     def embed(planted: Planted) -> dict[str, NDArray[np.float64]]:
@@ -182,7 +190,7 @@ def main() -> None:
     samples = target.split("generator")
     joined = {name: name.split("+") for name in chosen.embeddings.split(",") if name}
     parts = sorted({part for names in joined.values() for part in names})
-    # Of the audit split, which is not tried.
+    # Trained on the audit split, as failures are planted in the generator split.
     model = fit(components, target.split("audit"), 0).model if "dstm" in parts else None
     embeds = {"imagenet": embed_by_imagenet} | (
         {"dstm": lambda: embed_by_dstm(model)} if model else {}

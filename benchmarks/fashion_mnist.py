@@ -1,21 +1,21 @@
-"""Makes folders of Fashion-MNIST (Xiao, Rasul and Vollgraf 2017) as a user's own photographs.
+"""Writes Fashion-MNIST (Xiao, Rasul and Vollgraf 2017) as folders of a user's own photographs.
 
     python -m benchmarks.fashion_mnist FOLDER --seed 0
 
 Needs the Debian package `dataset-fashion-mnist`, or its four files elsewhere (`--source`). The
 photographs, MIT licence, are copied to FOLDER and never into this repository.
 
-FOLDER/public/             500 photographs of each class: what a public generator has seen
-FOLDER/seed-000/           a long tail of 1,000 to 10 photographs a class, whose order the seed
-                           decides; 100 a class of feedback, 1,000 a class to test
+FOLDER/public/             500 photographs of each class: training data of a public generator
+FOLDER/seed-000/           a long tail of 1,000 to 10 photographs per class, in an order set by the
+                           seed; 100 per class for feedback, 1,000 per class for testing
 FOLDER/public-conditions/  125 photographs of each class in each of four conditions: upright or
                            sideways, bright or dark
-FOLDER/conditions-000/     60 photographs of each of these 40 groups but 4 of six rare ones, which
-                           the seed decides; 25 a group of feedback, 250 a group to test
+FOLDER/conditions-000/     60 photographs of each of these 40 groups, but 4 of six rare ones chosen
+                           by the seed; 25 per group for feedback, 250 per group for testing
 
-All are class folders with `attributes.csv`. No photograph is in a public folder and in that of a
-seed, nor in two splits. Conditions are made: sideways is turned by 90 degrees, dark has a quarter
-of the light and noise.
+All are class folders with `attributes.csv`. No photograph is both in a public folder and in that of
+a seed, or in two splits. Conditions are synthetic: sideways is rotated by 90 degrees, dark has a
+quarter of the brightness and added noise.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ N_LARGEST, RATIO = 1000, 100
 N_FEEDBACK, N_TEST, N_PUBLIC = 100, 1000, 500
 # Photographs of a class in the training file; the second half of each is for the public folder.
 _N_OF_CLASS = 6000
-# From 28 to 32 pixels, a multiple of 8.
+# Pads 28 to 32 pixels, a multiple of 8.
 _MARGIN = 2
 _AUDIT_SHARE = 0.25
 _DARK = 32
@@ -52,7 +52,7 @@ N_RARE_GROUPS, N_COMMON, N_RARE = 6, 60, 4
 _N_CONDITIONS = len(BRIGHTNESS) * len(VIEWS)
 _GROUP = {"feedback": 25, "test": 250, "public": 125}
 _LIGHT, _NOISE = 0.25, 8.0
-# Of a public folder, for splits that a pretraining needs.
+# Further splits of a public folder, which pretraining needs.
 _OTHERS = {"audit": 20, "feedback": 20, "test": 20}
 
 Rows = Mapping[str, NDArray[np.int64]]
@@ -68,9 +68,9 @@ def tail(seed: int) -> dict[str, int]:
 
 
 def group_counts(seed: int) -> dict[str, int]:
-    """Return the number of training photographs of each class and condition, by the slice's key.
+    """Return the number of training photographs of each class and condition, by slice key.
 
-    The rare ones come last.
+    Rare groups come last.
     """
     keys = [
         slice_key({"class": name, "brightness": brightness, "view": view})
@@ -84,12 +84,12 @@ def group_counts(seed: int) -> dict[str, int]:
 
 
 def write_tail(folder: Path, seed: int, source: Path = SOURCE) -> Path:
-    """Write the folder of a seed, unless it is there; return it."""
+    """Write the folder of a seed, unless it exists; return it."""
     images, labels = _read(source, "train")
     test_images, test_labels = _read(source, "t10k")
     rng = np.random.default_rng([seed, 1])
     pictures = np.concatenate([images, test_images])
-    found: list[Rows] = []
+    of_classes: list[Rows] = []
     for name, n in tail(seed).items():
         c = CLASSES.index(name)
         rows = rng.permutation(np.flatnonzero(labels == c)[: _N_OF_CLASS // 2])
@@ -97,13 +97,14 @@ def write_tail(folder: Path, seed: int, source: Path = SOURCE) -> Path:
         bounds = [N_FEEDBACK, N_FEEDBACK + n_audit]
         feedback, audit, generator = np.split(rows[: N_FEEDBACK + n], bounds)
         test = len(images) + np.flatnonzero(test_labels == c)[:N_TEST]
-        found.append({"generator": generator, "audit": audit, "feedback": feedback, "test": test})
+        splits = {"generator": generator, "audit": audit, "feedback": feedback, "test": test}
+        of_classes.append(splits)
     labels = np.concatenate([labels, test_labels])
-    return _write(folder / f"seed-{seed:03d}", pictures, labels, _join(found))
+    return _write(folder / f"seed-{seed:03d}", pictures, labels, _join(of_classes))
 
 
 def write_public(folder: Path, source: Path = SOURCE) -> Path:
-    """Write the photographs that a public generator has seen, unless they are there."""
+    """Write the training photographs of a public generator, unless the folder exists."""
     images, labels = _read(source, "train")
     sizes = {"generator": N_PUBLIC, **_OTHERS}
     of_class = [np.flatnonzero(labels == c)[_N_OF_CLASS // 2 :] for c in range(len(CLASSES))]
@@ -111,7 +112,7 @@ def write_public(folder: Path, source: Path = SOURCE) -> Path:
 
 
 def write_conditions(folder: Path, seed: int, source: Path = SOURCE) -> Path:
-    """Write the folder of a seed with conditions, unless it is there; return it."""
+    """Write the folder of a seed with conditions, unless it exists; return it."""
     images, labels = _read(source, "train")
     test_images, test_labels = _read(source, "t10k")
     counts, rng = group_counts(seed), np.random.default_rng([seed, 3])
@@ -136,7 +137,7 @@ def write_conditions(folder: Path, seed: int, source: Path = SOURCE) -> Path:
 
 
 def write_public_conditions(folder: Path, source: Path = SOURCE) -> Path:
-    """Write the photographs in conditions that a public generator has seen."""
+    """Write the training photographs of a public generator in conditions."""
     images, labels = _read(source, "train")
     conditions: dict[int, Condition] = {}
     found: list[Rows] = []
@@ -152,13 +153,13 @@ def write_public_conditions(folder: Path, source: Path = SOURCE) -> Path:
 def _cut(
     rows: NDArray[np.int64], sizes: Mapping[str, int]
 ) -> tuple[dict[str, NDArray[np.int64]], NDArray[np.int64]]:
-    """Return the first rows in parts of given sizes, and the rest."""
+    """Split the first rows into parts of the given sizes; return the parts and the rest."""
     *parts, rest = np.split(rows, np.cumsum([*sizes.values()]))
     return dict(zip(sizes, parts, strict=True)), rest
 
 
 def _join(parts: Sequence[Rows]) -> Rows:
-    """Return the rows of each split, one part after the other."""
+    """Concatenate the rows of each split over all parts."""
     return {split: np.concatenate([part[split] for part in parts]) for split in parts[0]}
 
 
@@ -183,7 +184,7 @@ def _write(
     splits: Rows,
     conditions: Mapping[int, Condition] | None = None,
 ) -> Path:
-    """Write class folders and, last, the table that says the folder is whole."""
+    """Write class folders and, last, the table, which marks the folder as complete."""
     table = folder / "attributes.csv"
     if table.exists():
         return folder
@@ -209,7 +210,7 @@ def _write(
 def _in_condition(
     image: NDArray[np.uint8], row: int, condition: Sequence[str]
 ) -> NDArray[np.uint8]:
-    """Return a photograph in a condition; the noise of a dark one is drawn by its row."""
+    """Return a photograph in a condition; the noise of a dark one is seeded by its row."""
     brightness, view = condition
     if view == "sideways":
         image = np.rot90(image)

@@ -1,12 +1,12 @@
-"""How much of the hardware's speed a generator keeps.
+"""Which share of the hardware's speed does a generator reach?
 
     python -m benchmarks.generate --preset solar --images 64
     python -m benchmarks.generate --model FOLDER --set generator.options.dtype=float16
 
-Draws a batch as a session does (prompts to a parquet shard, without the audit) in turn with a bare
-loop: the same calls of the denoiser, and of the VAE's decoder where there is one, on the inputs
-that they had, and nothing else. Prints images per second of both, the share of time in the
-denoiser, and the ratio. The best of several turns counts: what disturbs only ever costs time.
+Draws a batch as a session does (prompts to a parquet shard, without the audit), alternating with a
+bare loop: the same calls of the denoiser, and of the VAE's decoder if there is one, on recorded
+inputs, and nothing else. Prints images per second of both, the share of time in the denoiser, and
+the ratio. The fastest of several turns counts, because disturbances only add time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main() -> None:
     """Run the benchmark."""
     parser = options(__doc__, seeds=1)
     parser.add_argument("--model", help="a diffusers text-to-image model, drawn by text2image")
-    parser.add_argument("--images", type=int, default=64, help="of one batch")
+    parser.add_argument("--images", type=int, default=64, help="images of a batch")
     parser.add_argument("--turns", type=int, default=5)
     chosen = parser.parse_args()
     named = ["generator.name=text2image", f"generator.weights={chosen.model}"]
@@ -63,7 +63,7 @@ def main() -> None:
             speeds["peak memory, GiB"] = torch.cuda.max_memory_allocated() / 2**30
         return {f"{chosen.model or chosen.preset}, {len(wanted)} images at once": speeds}
 
-    # Not resumed: a speed is measured anew.
+    # Not `bench.seeds`, because a speed is never read from an earlier run.
     bench.means(["drawn", "figure"], [figures(chosen.first_seed)])
 
 

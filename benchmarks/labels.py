@@ -1,13 +1,13 @@
-"""How well labels of pixels are judged without knowing the truth, where the truth is known.
+"""How well does the audit detect bad pixel labels? Measured where the true labels are known.
 
     python -m benchmarks.labels --seeds 3
 
-Per seed an ensemble is trained on the target's audit split, as sessions do it, and judges pictures
-whose labels have a known score: rendered scenes of the target's look and of the generator's, with
-labels made wrong (`eval.corruption`), and, with --weights, images that an MTDM drew with their
-labels, against a net trained on many rendered scenes of the generator's look. Reported is, for each
-measure and for the score that combines them, the AUROC of bad labels: the fifth of the lowest true
-scores. Ensembles and scenes are kept under HOME/cache, so that a second run is short.
+Per seed an ensemble is trained on the target's audit split, as in sessions, and judges images whose
+labels have a known score: rendered scenes in the style of the target and of the generator, with
+corrupted labels (`eval.corruption`), and, with --weights, images that an MTDM drew with labels,
+scored by a network trained on many rendered scenes of the generator's style. Reported is, for each
+measure and for their combination, the AUROC of bad labels: the fifth with the lowest true scores.
+Ensembles and scenes are kept under HOME/cache, so that a second run is short.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ AUDIT = (
     "audit.train={task: multi, model: unet, steps: 500, batch_size: 16, learning_rate: 0.003, "
     "balance_classes: true, label_smoothing: 0}",
 )
-"""The settings of the audit that is measured, as in the preset `streets`; --set changes them."""
+"""Settings of the measured audit, as in the preset `streets`; --set overrides them."""
 
 BAD_SHARE = 0.2
 REFERENCE_STEPS = 600
@@ -52,12 +52,12 @@ Measures = dict[str, float]
 def measure(
     audit: DenseAudit, samples: Samples, confidence: Dense, true: Mapping[str, NDArray[np.float64]]
 ) -> Measures:
-    """Return the AUROC of bad labels by "kind: measure", and mean scores, expected and true.
+    """Return the AUROC of bad labels by "kind: measure", and mean expected and true scores.
 
     Args:
-        audit: What is measured.
+        audit: The measured audit.
         samples: Images with the labels to judge.
-        confidence: The generator's own, by kind.
+        confidence: Confidence of the generator in its labels, by kind.
         true: Scores of the labels against the truth, by kind, (n,).
     """
     measures: Measures = {}
@@ -81,7 +81,7 @@ def measure(
 
 
 def with_faults(audit: DenseAudit, samples: Samples, seed: int) -> Measures:
-    """Return the figures on scenes whose labels are made wrong."""
+    """Return the figures on scenes with corrupted labels."""
     labels = {kind: samples.labels[kind] for kind in audit.task.needs}
     wrong = corrupt(labels, np.random.default_rng(seed))
     true = {part.name: true_scores(part, wrong[part.name], samples) for part in audit.task.parts}
@@ -89,7 +89,7 @@ def with_faults(audit: DenseAudit, samples: Samples, seed: int) -> Measures:
 
 
 def of_drawn(audit: DenseAudit, samples: Samples, confidence: Dense, reference: Model) -> Measures:
-    """Return the figures on drawn images, against what a reference net says of them."""
+    """Return the figures on drawn images, with predictions of a reference network as truth."""
     task = audit.task
     predictions = task.predict(reference, samples.images)
     true = {}
@@ -102,7 +102,7 @@ def of_drawn(audit: DenseAudit, samples: Samples, confidence: Dense, reference: 
 def drawn(
     generator: Generator, target: Target, asked: Samples, seed: int
 ) -> tuple[Samples, dict[str, NDArray[np.float32]]]:
-    """Return one image for a caption of each sample, with its labels, and how sure they are."""
+    """Return one image for a caption of each sample, with its labels, and their confidence."""
     rng = random.Random(seed)
     texts = [target.vocabulary.caption(attributes, rng) for attributes in asked.attributes]
     requests = [ImageRequest(text, "bench", i, seed) for i, text in enumerate(texts)]
@@ -117,7 +117,7 @@ def drawn(
 
 
 def reference_net(samples: Samples, task: Task, settings: Settings, device: str) -> Model:
-    """Return a net trained on many rendered scenes, from HOME/cache where it is there already."""
+    """Return a network trained on many rendered scenes, cached under HOME/cache."""
     train = settings.audit.train.model_copy(
         update={"steps": REFERENCE_STEPS, "batch_size": 16, "seed": 1000}
     )
@@ -129,9 +129,9 @@ def reference_net(samples: Samples, task: Task, settings: Settings, device: str)
 def main() -> None:
     """Run the benchmark."""
     parser = options(__doc__, preset="streets-multi")
-    parser.add_argument("--scenes", type=int, default=200, help="judged, per seed and setting")
-    parser.add_argument("--weights", help="of an MTDM whose images are judged, too")
-    parser.add_argument("--rendered", type=int, default=2000, help="scenes for the reference net")
+    parser.add_argument("--scenes", type=int, default=200, help="scenes per seed and setting")
+    parser.add_argument("--weights", help="MTDM whose images are judged, too")
+    parser.add_argument("--rendered", type=int, default=2000, help="scenes of the reference net")
     chosen = parser.parse_args()
     bench = Benchmark(chosen, AUDIT)
     settings = bench.settings

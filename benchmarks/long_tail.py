@@ -37,7 +37,7 @@ from tools.streets import CLASS_NAMES
 
 PRESET = str(Path(__file__).with_name("fashion_mnist.yaml"))
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-# Designs that need no MTDM of their own: preset and changes.
+# Designs for which no MTDM is trained: preset and changes.
 PRESETS: Mapping[str, tuple[str, Sequence[str]]] = {
     "solar": (str(Path(__file__).with_name("solar_groups.yaml")), ()),
     "camvid": (
@@ -71,12 +71,12 @@ PAIRS = (
     ("learning_curve", "audited_failure"),
     ("oracle", "learning_curve"),
 )
-# An MTDM of a long tail sees its classes more evenly; elsewhere they are equal.
+# An MTDM of a long tail samples rare classes more often; in other designs classes are balanced.
 _EXPONENT = {"tail": 0.5}
 _SLICES = {"conditions": "feedback.slices=[[class], [class, brightness, view]]"}
 _GROUPS = {"conditions": fashion_mnist, "solar": solar_groups}
 _EVERY = 250
-# The three classes with the fewest photographs, and with the most.
+# Number of classes with the fewest photographs (`few`), and with the most (`many`).
 _N_FEW = 3
 
 console = Console(highlight=False, soft_wrap=True)
@@ -85,7 +85,7 @@ Figures = Mapping[str, float]
 
 
 class Groups(NamedTuple):
-    """Keys of the slices whose accuracies are averaged; `few` and `many` by their photographs."""
+    """Keys of the slices that are averaged: all, and those with few and many photographs."""
 
     all: Sequence[str]
     few: Sequence[str]
@@ -95,7 +95,7 @@ class Groups(NamedTuple):
 def groups_of(design: str, seed: int) -> Groups:
     """Return the slices of a design: its classes, or its classes in each condition.
 
-    Of CamVid: the IoUs of classes; `few` has the slice of dusk, too.
+    For CamVid: the IoUs of classes; `few` also has the slice of dusk.
     """
     if design == "camvid":
         ious = [f"iou {name}" for name in CLASS_NAMES]
@@ -112,7 +112,7 @@ def groups_of(design: str, seed: int) -> Groups:
 def settings_of(
     design: str, home: Path, data: Path, generator: Path, overrides: Sequence[str]
 ) -> Settings:
-    """Return the settings of a folder of photographs and the generator's weights."""
+    """Return the settings for a folder of photographs and the generator's weights."""
     places = (
         *([_SLICES[design]] if design in _SLICES else []),
         f"home={home}",
@@ -123,7 +123,7 @@ def settings_of(
 
 
 def train_generator(design: str, home: Path, data: Path) -> Path:
-    """Train, or go on to train, the MTDM on the photographs of `data`; return its folder."""
+    """Train the MTDM on the photographs of `data`, or resume training; return its folder."""
     folder = home / f"mtdm-{data.name}"
     changes = [f"pretrain.class_sampling_exponent={_EXPONENT.get(design, 0.0)}"]
     settings = settings_of(design, home, data, folder, changes)
@@ -141,7 +141,7 @@ def figures_of(
 ) -> Iterator[tuple[str, Figures]]:
     """Yield the name and the figures of each arm in a round, from a compare-slices.csv.
 
-    number: of the round; None: the last.
+    number: Number of the round; None: the last.
     """
     by_arm: dict[str, dict[int, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     wanted = {*groups.all, *groups.few}
@@ -220,7 +220,7 @@ def _write(path: Path, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 
 
 def _folders(design: str, folder: Path, seed: int, source: Path) -> tuple[Path, Path]:
-    """Return the folders that the MTDM and the sessions of a seed learn from."""
+    """Return the folders of photographs for the MTDM and for the sessions of a seed."""
     if design == "conditions":
         public = fashion_mnist.write_public_conditions(folder, source)
         return public, fashion_mnist.write_conditions(folder, seed, source)
@@ -234,13 +234,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("design", choices=DESIGNS)
-    parser.add_argument("--home", type=Path, required=True, help="of data, weights and images")
+    parser.add_argument("--home", type=Path, required=True, help="for data, weights and images")
     parser.add_argument("--source", type=Path, default=fashion_mnist.SOURCE)
     parser.add_argument("--seeds", default="0-9", metavar="FIRST-LAST")
-    parser.add_argument("--trainings", type=int, default=1, help="that a figure is the mean of")
+    parser.add_argument("--trainings", type=int, default=1, help="trainings averaged per figure")
     parser.add_argument("--planners", default=",".join(PLANNERS))
     parser.add_argument("--controls", default=",".join(CONTROLS))
-    parser.add_argument("--name", default="", help="of another variant of the design")
+    parser.add_argument("--name", default="", help="name of a variant of the design")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--pretrain-only", action="store_true")
     chosen = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What figures are stamped with: the commit, the machine, versions of packages."""
+"""Provenance of figures: commit, machine and versions of packages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def commit() -> str:
 
 
 def version(package: str) -> str | None:
-    """Return the version of an installed package, None for one that is not installed."""
+    """Return the version of a package; None: it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -29,6 +29,6 @@ def version(package: str) -> str | None:
 
 
 def machine(device: str) -> str:
-    """Return what tables say of a machine: its cores, and the GPU that was used."""
+    """Return a description of the machine for tables: its cores and the GPU in use."""
     gpu = torch.cuda.get_device_name() if device.startswith("cuda") else "no GPU"
     return f"{os.cpu_count()} cores {platform.machine()}, {gpu}"

@@ -1,15 +1,15 @@
-"""The README's figures of an MTDM that draws labels: do they fit the image, and can one learn it?
+"""Do the labels of an MTDM match its images, and can a DSTM learn from them?
 
     python -m benchmarks.mtdm --preset streets --seeds 3
 
 Everything is measured against rendered scenes that the MTDM has not seen, of the distribution it
-was trained on. Nets that are trained once are kept under HOME/bench; run again, it goes on.
+was trained on. Networks are trained once and kept under HOME/bench; a second run resumes.
 
-agreement: nets trained on rendered scenes are applied to drawn images and compared with the labels
-drawn beside them, as against their score on rendered test scenes. learning: DSTMs trained on drawn
-images alone, against DSTMs trained on as many rendered scenes, both on rendered test scenes.
-control: classifiers of attributes, trained on rendered scenes, on what the prompts asked for.
---denoising prints only the error of denoising rendered scenes: in a minute, for comparing networks.
+agreement: score of networks trained on rendered scenes on drawn images, against the labels drawn
+with them, relative to their score on rendered test scenes. learning: score of DSTMs trained on
+drawn images alone, relative to DSTMs trained on as many rendered scenes, both on rendered test
+scenes. control: accuracy of attribute classifiers, trained on rendered scenes, against the prompts.
+--denoising prints only the error of denoising rendered scenes, in a minute, to compare networks.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tools.targets import Target
 from tools.tasks import Model, Slicing
 
 DENSE = {"segmentation": "miou", "depth": "abs_rel"}
-"""Tasks and their figures; of abs_rel less is better."""
+"""Tasks and their figures; a lower abs_rel is better."""
 
 SIZES = {"audit": 5000, "feedback": 1000, "test": 800}
 _SHARD, _BATCH = 50, 32
@@ -47,7 +47,7 @@ NOISE_LEVELS = (100, 300, 500, 700, 900)
 
 
 class Study:
-    """What the figures of one preset are measured with."""
+    """Target, generator and settings of one preset, and the measurement of its figures."""
 
     def __init__(self, bench: Benchmark) -> None:
         self.settings, self._console = bench.settings, bench.console
@@ -80,9 +80,12 @@ class Study:
         return read_shards(paths)
 
     def _draw(self, scenes: Samples, seed: int, first: int) -> tuple[Samples, list[str]]:
-        """Return an image for a caption of each scene, and the captions; `first` numbers them."""
+        """Return an image for a caption of each scene, and the captions.
+
+        first: Index of the first image.
+        """
         rng = random.Random(f"{seed} {first}")
-        texts = [self.target.vocabulary.caption(found, rng) for found in scenes.attributes]
+        texts = [self.target.vocabulary.caption(named, rng) for named in scenes.attributes]
         requests = [ImageRequest(text, "card", first + i, seed) for i, text in enumerate(texts)]
         drawn = join(
             [
@@ -97,7 +100,7 @@ class Study:
         )
 
     def learnt(self, samples: Samples, names: Sequence[str], train: TrainSettings) -> Model:
-        """Return a model trained on samples, from disk where it is there already."""
+        """Return a model trained on samples, loaded from disk if it exists."""
         key = [content_digest(samples), list(names), train.to_json()]
         folder = self.folder / f"{train.task}-{digest(key)}"
         task = tasks.build(train.task)
@@ -119,7 +122,7 @@ class Study:
         return report.metrics[DENSE[task]].value
 
     def control(self, drawn: Samples, seed: int) -> dict[str, dict[str, float]]:
-        """Return how often classifiers see the asked attribute, on rendered and drawn images."""
+        """Return the accuracy of attribute classifiers on rendered and on drawn images."""
         rendered, test = self.target.split("audit"), self.target.split("test")
         task = tasks.build("classification")
         figures = {}
@@ -141,8 +144,8 @@ class Study:
         pipeline = getattr(self.generator, "pipeline", None)
         if pipeline is None:
             raise SettingsError(
-                f"The generator {self.settings.generator.name!r} denoises nothing. --denoising "
-                "needs the generator mtdm."
+                f"The generator {self.settings.generator.name!r} is no diffusion pipeline. "
+                "--denoising needs the generator mtdm."
             )
         test = self.target.split("test").take(range(n_images))
         rng = random.Random(0)
@@ -180,7 +183,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _as_classes(samples: Samples, key: str, names: Sequence[str]) -> Samples:
-    """Return samples whose class is the value of an attribute, without labels of pixels."""
+    """Return samples with an attribute's value as class and without pixel labels."""
     classes = np.array([names.index(a[key]) for a in samples.attributes], dtype=np.int64)
     return replace(samples, classes=classes, labels={})
 
@@ -194,18 +197,18 @@ def denoising_error(
 ) -> dict[int, dict[str, float]]:
     """Return the mean squared error of the clean image and of its labels, by noise level.
 
-    Tells two networks or trainings apart within minutes, long before drawn images do. Errors are
-    of whitened values, so 1 is what guessing the mean gives. The noise is the same for every
+    Distinguishes two networks or trainings within minutes, long before drawn images do. Errors are
+    of whitened values, so predicting the mean gives about 1. The noise is the same for every
     pipeline.
 
     Args:
-        pipeline: Its network is measured.
-        samples: Images, and labels as far as they are known.
+        pipeline: Pipeline whose network is measured.
+        samples: Images with labels; unknown labels are ignored.
         texts: Caption of each sample.
         levels: Times of the scheduler, 0 (little noise) to 999.
 
     Returns:
-        By level, "image" and "labels": those of all kinds together.
+        Errors of "image" and of "labels" (all kinds together), by level.
     """
     errors: dict[int, dict[str, float]] = {}
     for level in levels:
@@ -233,8 +236,8 @@ def main() -> None:
     """Run the benchmark."""
     parser = options(__doc__, preset="streets")
     parser.add_argument("--images", type=int, default=SIZES["feedback"])
-    parser.add_argument("--steps", type=int, default=400, help="of a DSTM; references train 3x")
-    parser.add_argument("--denoising", action="store_true", help="only that error, in a minute")
+    parser.add_argument("--steps", type=int, default=400, help="steps of a DSTM; references: 3x")
+    parser.add_argument("--denoising", action="store_true", help="print only the denoising error")
     chosen = parser.parse_args()
     bench = Benchmark(chosen)
     study = Study(bench)

@@ -1,4 +1,4 @@
-"""The networks of a generator: their calls recorded, replayed and timed, without anything else."""
+"""The networks of a generator: recording, replaying and timing of their calls."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ DENOISERS = ("unet", "transformer", "controlnet")
 
 
 def networks(generator: Generator) -> dict[str, torch.nn.Module]:
-    """Return the networks that do the drawing, by name; raises SettingsError where there are none.
+    """Return the networks used for drawing, by name; raise SettingsError if there are none.
 
-    generator: one that has a diffusers pipeline.
+    generator: A generator with a diffusers pipeline.
     """
     pipeline = getattr(generator, "pipeline", None)
     if pipeline is None:
@@ -33,14 +33,14 @@ def networks(generator: Generator) -> dict[str, torch.nn.Module]:
 
 
 def now(device: str) -> float:
-    """Return seconds of a clock, once the device has done all that it was asked for."""
+    """Return the seconds of a clock after the device has finished all pending work."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 class Calls:
-    """Watches networks: records what they are called with, or how long they take."""
+    """Hooks on networks that record their inputs or measure their time."""
 
     def __init__(self, watched: dict[str, torch.nn.Module], device: str) -> None:
         self._watched, self._device = watched, device
@@ -48,7 +48,7 @@ class Calls:
         self.elapsed_s = dict.fromkeys(watched, 0.0)
 
     def record(self, work: Callable[[], object]) -> None:
-        """Do `work` and keep the inputs of all calls."""
+        """Run `work` and record the inputs of all calls."""
 
         def keep(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.recorded.append((module, args, kwargs))
@@ -62,7 +62,7 @@ class Calls:
             hook.remove()
 
     def measure(self, work: Callable[[], object]) -> None:
-        """Do `work` and add up the seconds in each network."""
+        """Run `work` and add up the seconds spent in each network."""
         hooks = []
         for name, module in self._watched.items():
 
@@ -79,6 +79,6 @@ class Calls:
 
     @torch.inference_mode()
     def replay(self) -> None:
-        """Call the networks again as recorded."""
+        """Call the networks again with the recorded inputs."""
         for module, args, kwargs in self.recorded:
             module(*args, **kwargs)

@@ -2,11 +2,11 @@
 
     python -m benchmarks.rounds --rounds 1000 --csv FILE
 
-Runs a session of the target and the generator `toy` under the default brain, with few images and
-few training steps, so that what is left is the program's own work: graph, journal,
-memory, planner, files. Seconds are of the processor; since they, too, grow on a machine that others
-use, a fixed piece of work is timed in every round, and what counts is a round relative to it.
-Prints means over tenths of the rounds, and the last tenth relative to the second one.
+Runs a session of the target and the generator `toy` with the default brain, few images and few
+training steps, so that mostly the program's own work remains: graph, journal, memory, planner,
+files. Seconds are processor time; because it also grows on a busy machine, a fixed piece of work is
+timed in every round, and the cost of a round is reported relative to it. Prints means over tenths
+of the rounds, and the last tenth relative to the second one.
 """
 
 from __future__ import annotations
@@ -51,10 +51,15 @@ SMALL = (
 
 
 class Cost(NamedTuple):
-    """What a round took: processor seconds, and lines of the journal that were read again.
+    """Cost of a round.
 
-    reference_s: of a fixed piece of work at the same time. At its end: resident memory, files of
-    the session, and their size.
+    Attributes:
+        round: Number of the round.
+        seconds: Processor time.
+        reference_s: Processor time of a fixed piece of work, measured at the end of the round.
+        n_read: Number of journal lines that were read.
+        memory_mb: Resident memory at the end of the round.
+        n_files, folder_mb: Number and size of the session's files at the end of the round.
     """
 
     round: int
@@ -67,7 +72,7 @@ class Cost(NamedTuple):
 
 
 class Meter(Observer):
-    """Measures what every round costs; `tell` takes it at once."""
+    """Observer that measures the cost of every round and passes it to `tell`."""
 
     def __init__(self, folder: Path, n_read: Callable[[], int], tell: Callable[[Cost], object]):
         self._folder, self._n_read, self._tell = folder, n_read, tell
@@ -76,7 +81,7 @@ class Meter(Observer):
         self._since, self._read_before = time.process_time(), n_read()
 
     def round_done(self, current: Round) -> None:
-        """Measure; the time for that is no round's."""
+        """Record the cost of the round; the measurement itself is not counted."""
         seconds, n_read = time.process_time() - self._since, self._n_read() - self._read_before
         memory_mb = self._process.memory_info().rss / 1e6
         folder = size_of(self._folder)
@@ -95,13 +100,13 @@ def reference() -> float:
 
 
 def size_of(folder: Path) -> tuple[int, float]:
-    """Return how many files there are below a folder and their size in MB."""
+    """Return the number of files below a folder and their total size in MB."""
     paths = [Path(place) / name for place, _, names in os.walk(folder) for name in names]
     return len(paths), sum(path.stat().st_size for path in paths if path.exists()) / 1e6
 
 
 def measure(settings: Settings, tell: Callable[[Cost], object] = lambda cost: None) -> list[Cost]:
-    """Run a session without its end and return what its rounds cost."""
+    """Run the rounds of a session and return their costs."""
     with open_session(settings, NAME) as session:
         meter = Meter(session.folder, lambda: session.journal.n_read, tell)
         run_rounds(Components.of_session(session, meter))
@@ -109,7 +114,7 @@ def measure(settings: Settings, tell: Callable[[Cost], object] = lambda cost: No
 
 
 def tenths(costs: Sequence[Cost]) -> list[Sequence[Cost]]:
-    """Cut the rounds, at least ten, into ten stretches; what is left over belongs to the last."""
+    """Split the rounds, at least ten, into ten equal parts; the last one has the remainder."""
     size = len(costs) // 10
     return [costs[n * size : (n + 1) * size if n < 9 else None] for n in range(10)]
 
@@ -117,7 +122,7 @@ def tenths(costs: Sequence[Cost]) -> list[Sequence[Cost]]:
 def growth(costs: Sequence[Cost]) -> dict[str, float]:
     """Return the last tenth of the rounds relative to the second, by figure.
 
-    Of files and their size it is what the rounds add.
+    For files and their size it compares the increase per round.
     """
     parts = tenths(costs)
     early, late = parts[1], parts[-1]
@@ -136,12 +141,12 @@ def mean(costs: Sequence[Cost], name: str) -> float:
 
 
 def added(costs: Sequence[Cost], name: str) -> float:
-    """Return what a round adds to a figure; at least two rounds."""
+    """Return the mean increase of a figure per round; needs at least two rounds."""
     return float((getattr(costs[-1], name) - getattr(costs[0], name)) / (len(costs) - 1))
 
 
 def main() -> None:
-    """Run, measure and print."""
+    """Run the benchmark."""
     parser = options(__doc__, seeds=1)
     parser.add_argument("--rounds", type=int, default=1000, help="at least 20")
     parser.add_argument("--csv", type=Path, default=Path(os.devnull), help="figures of every round")

@@ -1,11 +1,11 @@
-"""Solar cells of which two groups are rare in training: a target for design G of the protocol.
+"""Solar cells with two groups that are rare in training: a target for design G of the protocol.
 
-The photographs of the target `elpv` that its expert was certain of. Those to learn from are of its
-split generator, which the bundled MTDM has seen: 48 of each group, a severity and a wafer at a
-brightness, and all of three groups that have fewer than 20; but of two conditions, a wafer at a
-brightness, one severity has 4. The seed chooses both. So in these conditions the other severity is
-what a model learns to expect. The photographs of the other splits, which the MTDM has not seen, are
-divided anew by each seed: a third is feedback, two thirds are test.
+The target consists of the photographs of `elpv` with a certain label. Training photographs are of
+its split generator, which the bundled MTDM has seen: 48 of each group (severity, wafer and
+brightness), and all of three groups with fewer than 20. In two conditions (wafer and brightness),
+however, one severity has only 4, so that a model learns to expect the other severity there; the
+seed chooses condition and severity. The photographs of the other splits, which the MTDM has not
+seen, are divided by the seed: a third is feedback, two thirds are test.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ N_RARE_GROUPS, N_COMMON, N_RARE = 2, 48, 4
 SEVERITIES = ("functional", "defective")
 WAFERS, LIGHT = ("mono", "poly"), ("dark", "medium", "bright")
 _ATTRIBUTES = ("severity", "wafer", "brightness")
-# Those of which both severities have enough photographs.
+# Conditions with enough photographs of both severities.
 _CONDITIONS = (("mono", "medium"), ("poly", "dark"), ("poly", "medium"))
-# Too few photographs of these are certain for them to be common, or to be measured.
+# Groups with too few certain photographs to be common or to be measured.
 _SPARSE = (
     ("defective", "mono", "bright"),
     ("defective", "poly", "bright"),
@@ -41,9 +41,9 @@ Group = tuple[str, ...]
 
 
 def group_counts(seed: int) -> dict[str, int]:
-    """Return the number of photographs to learn from of each group, by the slice's key.
+    """Return the number of training photographs of each group, by slice key.
 
-    The rare ones come last.
+    Rare groups come last.
     """
     rng = np.random.default_rng([seed, 4])
     chosen = sorted(rng.choice(len(_CONDITIONS), N_RARE_GROUPS, replace=False).tolist())
@@ -55,7 +55,7 @@ def group_counts(seed: int) -> dict[str, int]:
 
 
 class SolarGroups(Elpv):
-    """The target; see the module's text."""
+    """The target `solar-groups`; see the module docstring."""
 
     name = "solar-groups"
 
@@ -93,5 +93,5 @@ def _certain(samples: Samples) -> Samples:
 
 
 def build(cache_dir: Path, seed: int = 0) -> SolarGroups:
-    """Build the target; seed: of the rare groups and of the splits feedback and test."""
+    """Build the target; seed: selects the rare groups and the splits feedback and test."""
     return SolarGroups(cache_dir, seed)

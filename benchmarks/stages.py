@@ -1,10 +1,10 @@
-"""Where the processor time of a session goes, by stage.
+"""Processor time of a session by stage.
 
     OMP_NUM_THREADS=1 python -m benchmarks.stages --rounds 2 --images 40
 
-Runs a session of the preset in a new home folder, with report and results. Seconds are of the
-processor, over all threads; with one thread they hardly depend on what else a machine does. What
-the stages leave is the program's start, its imports, and the rest: graph, memory and journal.
+Runs a session of the preset in a new home folder, with report and results. Seconds are processor
+time over all threads; with one thread they hardly depend on the load of the machine. `start` is the
+time of the imports, `rest` the time outside of all stages: graph, memory and journal.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STARTED = time.process_time()
 
 
 class StageMeter(Observer):
-    """Adds up the processor seconds of each stage, those of stages within it apart."""
+    """Observer that adds up the processor time of each stage, excluding nested stages."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -51,10 +51,10 @@ class StageMeter(Observer):
 
 
 def main() -> None:
-    """Run, measure and print."""
+    """Run the benchmark."""
     parser = options(__doc__, seeds=1)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--images", type=int, default=40, help="of a round")
+    parser.add_argument("--images", type=int, default=40, help="images per round")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         changes = [

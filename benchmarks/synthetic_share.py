@@ -2,10 +2,10 @@
 
     python -m benchmarks.synthetic_share --preset solar --seeds 4 --real 210
 
-Trains the preset's DSTM, with the same steps, on photographs and uniformly prompted images, for
-each value of `dstm.synthetic_share` and of `dstm.synthetic_weight`; the share 0 is training on the
-photographs alone. Figures are differences from that by seed, with t-intervals. With --refresh each
-model is measured again after its batch normalisation took statistics of the photographs alone.
+Trains the preset's DSTM, with the same number of steps, on photographs and uniformly prompted
+images, for each value of `dstm.synthetic_share` and of `dstm.synthetic_weight`; the share 0 is
+training on photographs alone. Figures are paired differences from it, with t-intervals. With
+--refresh each model is also measured with batch normalisation statistics of photographs alone.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument(
         "--refresh",
         action="store_true",
-        help="also measure each model with statistics of batch normalisation of photographs alone",
+        help="also measure each model with batch normalisation statistics of photographs alone",
     )
     chosen = parser.parse_args()
     bench = Benchmark(chosen, ["dstm.train_on=real+synthetic"])
@@ -46,8 +46,8 @@ def main() -> None:
         [float(value) for value in text.split(",")] for text in (chosen.shares, chosen.weights)
     )
     if 0 not in shares:
-        parser.error("--shares needs 0, photographs alone, which the others are compared with")
-    # Without an image its weight has no effect.
+        parser.error("--shares must contain 0, photographs alone, as the baseline")
+    # Without images their weight has no effect.
     cells = [(s, w) for s in shares for w in (weights if s else [1.0])]
 
     def measured(model: Model, settings: DstmSettings) -> dict[str, float]:

@@ -1,11 +1,11 @@
-"""The README's figures: what synthetic data of a preset are worth against real ones.
+"""What are generated images of a preset worth, compared with photographs?
 
     python -m benchmarks.value --preset solar --seeds 3
 
-Trains the same DSTM, with the same steps, on the real generator split, on uniformly prompted
-synthetic images (with and without the audit's weights) and on both together, and opens the sealed
-test split. --show "light=dusk" prints another figure of the report. --session NAME, once for each
-seed, takes the images that a session has drawn (shaped ones) in place of uniformly prompted ones.
+Trains the same DSTM, with the same number of steps, on the photographs of the generator split, on
+uniformly prompted images (with and without the audit's weights) and on both, and evaluates it on
+the sealed test split. --show "light=dusk" prints another figure of the report. --session NAME, once
+for each seed, uses the images that a session has drawn instead of uniformly prompted ones.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ARMS = ("real", "synthetic", "synthetic, audited", "real + synthetic, audited")
 
 
 def session_images(home: Path, name: str) -> Samples:
-    """Return all images of a session, weighed by its audit; DataError where it has none."""
+    """Return all images of a session, with the weights of its audit; raise DataError if none."""
     folder = folder_of(home, name)
     shards = shards_of(folder, rounds(read_events(folder / "journal.jsonl")))
     if not shards:
@@ -44,7 +44,7 @@ def session_images(home: Path, name: str) -> Samples:
 def score_on_test(components: Components, samples: Samples, seed: int) -> dict[str, float]:
     """Train the preset's DSTM on `samples`; return its figures on the test split.
 
-    The main one is called `main`, the others as in the report: metrics and slices by their names.
+    The main figure is named `main`; metrics and slices are named as in the report.
     """
     measured, _ = report(components, fit(components, samples, seed), "test")
     figures = {name: estimate.value for name, estimate in measured.metrics.items()}
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--show", action="append", default=[], metavar="FIGURE")
     chosen = parser.parse_args()
     if chosen.session and len(chosen.session) != chosen.seeds:
-        parser.error(f"--session is wanted once for each seed: {chosen.seeds} times")
+        parser.error(f"--session must be given once for each seed: {chosen.seeds} times")
     bench = Benchmark(chosen)
     components = bench.components
     real = components.target.split("generator")
@@ -82,7 +82,7 @@ def main() -> None:
         return scores
 
     seeds = bench.seeds(figures)
-    # A guess reaches more than 0 in balanced accuracy alone.
+    # Of all main figures, only balanced accuracy is above 0 for a random guess.
     n_classes = len(components.target.class_names)
     floor = 1 / n_classes if bench.settings.dstm.task == "classification" else 0.0
     of_real = float(np.mean([scores["real"]["main"] for scores in seeds]))

@@ -1,4 +1,4 @@
-"""Training of denoisers: the resumable trainer, an MTDM's loss."""
+"""Training of denoisers: a resumable trainer and the loss of an MTDM."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tools.models.processor import in_bfloat16
 from tools.settings import CaptionedRun, PretrainSettings
 
 Progress = Callable[[int, float, float], None]
-"""Gets the steps done, the loss of the last one and the seconds since the first."""
+"""Called with the number of finished steps, the loss of the last one and the elapsed seconds."""
 
 MIN_SNR_GAMMA = 5.0
 """Largest weight of a noise level in the loss (Min-SNR, Hang et al. 2023)."""
@@ -46,14 +46,14 @@ _CHECKPOINT = re.compile(r"train-\d{7,}\.safetensors")
 
 
 class DiffusionTrainer:
-    """A resumable training: AdamW, exponential moving average (EMA) of weights, checkpoints.
+    """A resumable training loop: AdamW, exponential moving average (EMA) of weights, checkpoints.
 
-    `train-STEP.safetensors` and `train.json` in the folder allow to continue it.
+    Training resumes from `train-STEP.safetensors` and `train.json` in the folder.
 
     Args:
-        folder: Of the checkpoints.
-        settings: Steps, learning rate, decay of the average, interval of checkpoints.
-        network: Trains; its state is what a checkpoint holds.
+        folder: Folder of the checkpoints.
+        settings: Number of steps, learning rate, EMA decay and checkpoint interval.
+        network: Module to train; checkpoints hold its state.
     """
 
     def __init__(self, folder: Path, settings: CaptionedRun, network: torch.nn.Module) -> None:
@@ -72,13 +72,13 @@ class DiffusionTrainer:
         progress: Progress,
         on_checkpoint: Callable[[int], None] = lambda done: None,
     ) -> None:
-        """Take the steps from `first` on.
+        """Run the training steps from `first` to the last one.
 
         Args:
-            first: Number of the first step, as `restore` returns it.
+            first: Index of the first step, as returned by `restore`.
             loss_of: Returns the loss of a step.
-            progress: See `Progress`.
-            on_checkpoint: Gets the steps done, after each checkpoint.
+            progress: Called after each step.
+            on_checkpoint: Called with the number of finished steps after each checkpoint.
         """
         started = time.monotonic()
         for step in range(first, self._settings.steps):
@@ -91,7 +91,7 @@ class DiffusionTrainer:
                 on_checkpoint(done)
 
     def update(self, step: int, loss: torch.Tensor) -> None:
-        """Change the weights once, by the gradient of a loss."""
+        """Take one optimizer step on a loss and update the averaged weights."""
         for group in self._optimizer.param_groups:
             group["lr"] = _learning_rate(step, self._settings)
         self._optimizer.zero_grad()
@@ -104,7 +104,7 @@ class DiffusionTrainer:
                 self.average[name].lerp_(value, 1 - decay)
 
     def save(self, step: int, loss: float) -> None:
-        """Write the training state; the JSON file last, since it vouches for the tensors."""
+        """Write a checkpoint; `train.json` comes last, as it marks the tensors as complete."""
         tensors = {f"unet.{k}": v for k, v in self._network.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.items()}
         state = self._optimizer.state_dict()["state"]
@@ -122,15 +122,15 @@ class DiffusionTrainer:
         write_json(self._folder / "train.json", meta)
 
     def restore(self) -> int:
-        """Load the last checkpoint, if there is one, and return its step, else 0.
+        """Load the last checkpoint and return its number of finished steps; 0 without one.
 
         Raises:
-            SettingsError: The checkpoint was made with other settings.
+            SettingsError: The checkpoint was written with other settings.
         """
         meta = self._last_checkpoint()
         if not meta:
             return 0
-        # Settings that an older version lacked had the value that is now the default.
+        # Settings unknown to the version that wrote the checkpoint had today's default value.
         stored = type(self._settings).model_validate(meta["settings"])
         old, new = (
             s.model_dump(mode="json", exclude=set(_MAY_CHANGE)) for s in (stored, self._settings)
@@ -155,7 +155,7 @@ class DiffusionTrainer:
         return int(meta["step"])
 
     def _last_checkpoint(self) -> dict[str, Any]:
-        """Return what train.json says of the last checkpoint, {} without one."""
+        """Return the content of train.json; {} without a checkpoint."""
         path = self._folder / "train.json"
         return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
@@ -169,20 +169,20 @@ def denoising_loss(
     settings: PretrainSettings,
     step: int,
 ) -> torch.Tensor:
-    """Return the weighted squared error of the estimate without noise, a scalar.
+    """Return the weighted squared error of the denoised estimate, a scalar.
 
     Min-SNR weights, clamped at `MIN_SNR_GAMMA` (Hang et al. 2023); unclamped for the velocity.
-    Labels of a share of the images may be noise alone (`label_dropout`), so that one network knows
-    the joint distribution and that of images (UniDiffuser, Bao et al. 2023).
+    With probability `label_dropout` the labels of an image are replaced by pure noise, so that one
+    network learns both the joint and the image distribution (UniDiffuser, Bao et al. 2023).
 
     Args:
-        pipeline: Its network is trained.
+        pipeline: Pipeline whose network is trained.
         x: Folded channels, (n, c, h, w), see `to_channels`.
-        weight: Of each channel in the loss, same shape.
+        weight: Loss weight of each value, same shape.
         states: Token states of the captions, (n, tokens, 384).
-        mask: Of the tokens, (n, tokens).
+        mask: Token mask, (n, tokens).
         settings: Seed, precision and label dropout.
-        step: The noise is a function of (seed, step).
+        step: Training step; the noise is a function of (seed, step).
     """
     generator = torch.Generator("cpu").manual_seed(settings.seed * 1_000_003 + step)
     noise = torch.randn(x.shape, generator=generator).to(x.device)
@@ -206,7 +206,7 @@ def denoising_loss(
 def to_channels(
     pipeline: MTDMPipeline, images: NDArray[np.uint8], labels: Dense
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return folded channels and their weight in the loss, 0 where unknown, (n, c, h, w) each."""
+    """Return folded channels and their loss weights (0: unknown), (n, c, h, w) each."""
     pixels = torch.from_numpy(images.astype(np.float32) / 255)
     known = torch.ones_like(pixels)
     if not pipeline.codes.kinds:
@@ -218,7 +218,7 @@ def to_channels(
 
 
 def _learning_rate(step: int, settings: CaptionedRun) -> float:
-    """Warm up, hold, then fall linearly to zero over the last part (cooldown)."""
+    """Return the learning rate of a step: linear warm-up, constant, linear cooldown to zero."""
     warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
     left = (settings.steps - step) / max(1.0, settings.cooldown_share * settings.steps)
     return settings.learning_rate * min(warm, left, 1.0)

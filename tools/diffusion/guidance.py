@@ -1,15 +1,14 @@
-"""Feedback guidance: the DSTM moves images, while they are drawn, toward its own failures.
+"""Feedback guidance: during sampling, the DSTM moves images toward its own failures.
 
 `entropy W` and `loss W` follow feedback-guided synthesis (Askari Hemmat et al. 2024): before a
 step of the sampler the noisy image x moves by W |x| g / |g|, where g is the gradient of the DSTM's
-entropy, or of its loss, by the estimate of x without noise. `real W` follows ActGen (Huang et al.
-2024): x moves toward a photograph on which the DSTM fails, with the noise that x has itself, by W
-times a weight that falls to 0 in the middle of the steps. These photographs are training data,
-never those of the split feedback, which measures and must stay unseen. Where the DSTM has been
-trained on them, it hardly errs on any: then those count as failed whose loss is highest, within
-each class.
+entropy or loss with respect to the denoised estimate of x. `real W` follows ActGen (Huang et al.
+2024): x moves toward a photograph on which the DSTM fails, noised to the level of x, by W times a
+weight that decays to 0 by the middle of sampling. These photographs are training data, never of
+the feedback split, which must stay unseen for evaluation. A DSTM trained on them makes hardly any
+errors, so its failures are then the photographs with the highest loss in each class.
 
-Everything is computed per image, so an image does not depend on the others of its batch.
+Everything is computed per image, so an image does not depend on the others in its batch.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from tools.data.samples import Dense, Samples
 from tools.models import criteria
 from tools.tasks import Minibatch, pixel_batches
 
-# ActGen's schedule is written for this many steps, half of its weight being left at MIDDLE.
+# Number of steps of ActGen's schedule, and the step at which its weight is 0.5.
 ACTGEN_STEPS = 40
 ACTGEN_MIDDLE = 12.5
-# Of photographs whose score is a share, those below the quantile count as failed.
+# Share of the photographs that count as failed where failure is a matter of degree.
 _FAILED_QUANTILE = 0.25
 _BATCH = 64
 
@@ -41,8 +40,8 @@ class Critic:
 
     Attributes:
         dstm: The trained DSTM.
-        sha256: Of its weights, on which all guided images depend.
-        failed: Photographs that it fails on, worst first; None: there are none.
+        sha256: Digest of its weights, which affect every guided image.
+        failed: Photographs on which it fails, worst first; None: there are none.
     """
 
     dstm: criteria.Dstm
@@ -57,8 +56,8 @@ class Critic:
         Args:
             by: "entropy" or "loss".
             images: float 0..1, (n, c, h, w).
-            classes: Of the images, for the loss.
-            labels: Of their pixels, for the loss.
+            classes: Class indices of the images, used by the loss.
+            labels: Labels of their pixels, used by the loss.
         """
         task, outputs = self.dstm.task, self.dstm.model(images)
         if by == "entropy":
@@ -86,7 +85,7 @@ class Critic:
     def _photograph(
         self, attributes: Mapping[str, str], index: int, class_index: int
     ) -> NDArray[np.uint8] | None:
-        """Return one of the failed photographs of a class that share the most attributes."""
+        """Return a failed photograph of the class, among those that share the most attributes."""
         if self.failed is None:
             return None
         rows = np.flatnonzero(self.failed.classes == class_index).tolist()
@@ -103,11 +102,11 @@ class FeedbackGuidance:
     """Guidance of one image.
 
     Attributes:
-        by: "entropy", "loss" or "real".
+        by: Criterion: "entropy", "loss" or "real".
         weight: Strength, above 0, at most 1.
         critic: The DSTM that guides.
         class_index: Class of the image.
-        photograph: For "real", the goal, uint8, (c, h, w).
+        photograph: For "real", the photograph to move toward, uint8, (c, h, w).
     """
 
     by: str
@@ -120,13 +119,13 @@ class FeedbackGuidance:
 def critic_of(
     dstm: criteria.Dstm, sha256: str, photographs: Samples | None = None, *, learnt: bool = False
 ) -> Critic:
-    """Return a DSTM, whose weights are frozen, as a critic.
+    """Freeze the weights of a DSTM and return it as a critic.
 
     Args:
         dstm: A trained DSTM.
-        sha256: Of its weights.
-        photographs: Training data that images may be pulled toward; None: no pull is `real`.
-        learnt: Whether the DSTM has been trained on them.
+        sha256: Digest of its weights.
+        photographs: Training photographs for the criterion "real"; None: it is not used.
+        learnt: Whether the DSTM was trained on these photographs.
     """
     dstm.model.requires_grad_(requires_grad=False)
     failed = None
@@ -139,12 +138,12 @@ def critic_of(
 
 
 def along_gradient(x: torch.Tensor, gradient: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Return x moved up the gradient, each image by its weight times its own norm.
+    """Move each image along its gradient by its weight times its own norm.
 
     Args:
-        x: (n, ...).
-        gradient: Same shape; an image whose gradient is 0 stays.
-        weights: (n,).
+        x: Images or channels, (n, ...).
+        gradient: Same shape; images with a gradient of 0 do not move.
+        weights: One per image, (n,).
     """
     n = len(x)
     length, steepness = (v.reshape(n, -1).norm(dim=1) for v in (x, gradient))
@@ -154,7 +153,7 @@ def along_gradient(x: torch.Tensor, gradient: torch.Tensor, weights: torch.Tenso
 
 
 def actgen_weight(step: int, n_steps: int) -> float:
-    """Return the weight of the photograph before a step, 1..0; steps count from 0."""
+    """Return the weight of the photograph before a step, counted from 0; it falls from 1 to 0."""
     position = step * ACTGEN_STEPS / n_steps
     return 1 - 1 / (1 + math.exp(ACTGEN_MIDDLE - position))
 
@@ -180,11 +179,11 @@ def highest_losses(dstm: criteria.Dstm, photographs: Samples) -> Samples:
 
 
 def failed_photographs(scores: NDArray[np.float64], photographs: Samples) -> Samples | None:
-    """Return the photographs that a DSTM fails on, worst first; None: there are none.
+    """Return the photographs on which a DSTM fails, worst first; None: there are none.
 
     Args:
-        scores: Of the photographs, (n,), NaN where unknown. Of scores that are 0 or 1 the wrong
-            ones fail, otherwise the lowest quarter.
+        scores: Scores of the photographs, (n,), NaN where unknown. If all are 0 or 1, those of 0
+            are failures, otherwise the lowest quarter.
         photographs: n samples.
     """
     known = np.isfinite(scores)

@@ -1,13 +1,13 @@
-"""Labels of pixels as channels that a diffusion model can denoise beside the image, and back.
+"""Encoding of pixel labels as channels that a diffusion model denoises beside the image.
 
 segmentation: the bits of the class id and their parity, -1 or 1 each ("analog bits", Chen et al.
-2023); code words of two classes differ in two bits at least, so that a pixel between two classes is
-not read as a third one. depth: logarithm of metres. normals: x, y, z. Every channel is whitened to
-about unit variance.
+2023); code words of two classes differ in at least two bits, so that a pixel between two classes is
+not decoded as a third one. depth: logarithm of metres. normals: x, y, z. Every channel is whitened
+to about unit variance.
 
-`LabelGrid` folds these channels to the resolution of a VAE's latents by a pixel-unshuffle. Marigold
-(Ke et al. 2024) and LDM3D (Stan et al. 2023) send labels through the VAE, as pictures; folding is
-exact, also for thin things, class ids and pixels of unknown labels.
+`LabelGrid` folds these channels to the resolution of VAE latents by a pixel-unshuffle. Marigold
+(Ke et al. 2024) and LDM3D (Stan et al. 2023) encode labels with the VAE, as images; folding is
+exact, including thin structures, class ids and pixels with unknown labels.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from memory.errors import DataError
 from memory.records import Record
 from tools.data.samples import KINDS, VOID, Dense, Samples
 
-# A change of the logarithm of depth, between the last two steps of denoising, of this size (a tenth
-# of the distance) leaves 1/e of the confidence.
+# Change of log depth between the last two denoising steps (0.1: about 10 % of the distance) at
+# which the confidence is 1/e.
 _DEPTH_SPREAD = 0.1
 _STATISTICS_IMAGES = 2000
 
 
 class LabelCodes(Record):
-    """How the labels of one data set are coded.
+    """Encoding of the labels of one data set.
 
     Attributes:
-        kinds: Some of `KINDS`, in that order.
-        class_names: Of segmentation.
-        mean, std: Of every channel before whitening.
-        depth_m: The nearest and the farthest distance, metres.
+        kinds: Kinds of labels, a subset of `KINDS` in that order.
+        class_names: Classes of the segmentation.
+        mean, std: Statistics of every channel before whitening.
+        depth_m: Smallest and largest distance, metres.
     """
 
     kinds: tuple[str, ...] = ()
@@ -48,11 +48,11 @@ class LabelCodes(Record):
 
     @classmethod
     def of(cls, samples: Samples, class_names: Sequence[str]) -> Self:
-        """Fit the codes to the labels of some samples; channels that never vary keep std 1.
+        """Fit the codes to the labels of samples; constant channels keep a std of 1.
 
         Raises:
-            DataError: Labels of any image hold class ids beyond the names, or depth that is not
-                above 0; names the image.
+            DataError: An image has class ids without a name or depth values that are not above 0;
+                the message names the image.
         """
         for kind in samples.labels.keys() & {"segmentation", "depth"}:
             for name, values in zip(samples.ids, samples.labels[kind], strict=True):
@@ -79,17 +79,17 @@ class LabelCodes(Record):
 
     @property
     def n_channels(self) -> int:
-        """Return the number of channels of all kinds together."""
+        """Total number of channels of all kinds."""
         return sum(self.widths)
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Return the number of channels of each kind."""
+        """Number of channels of each kind."""
         return tuple(self._width(kind) for kind in self.kinds)
 
     @property
     def words(self) -> NDArray[np.float32]:
-        """Return the code word of every class, (n_classes, bits), -1 or 1."""
+        """Code words of the classes, (n_classes, bits), -1 or 1."""
         n = len(self.class_names)
         bits = np.arange(n)[:, None] >> np.arange(_n_bits(n))[None] & 1
         parity = bits.sum(1, keepdims=True) & 1
@@ -98,10 +98,10 @@ class LabelCodes(Record):
     def encode(
         self, labels: Dense, size: Sequence[int]
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Return whitened channels, (n, c, h, w), 0 where unknown, and a mask of known ones.
+        """Return whitened channels, (n, c, h, w), 0 where unknown, and the mask of known values.
 
         Args:
-            labels: As in `Samples`; a kind that is missing is unknown.
+            labels: As in `Samples`; missing kinds are unknown.
             size: Height and width, pixels.
         """
         values, known = self._channels(labels, size)
@@ -112,15 +112,15 @@ class LabelCodes(Record):
     def decode(
         self, channels: NDArray[np.float32], before: NDArray[np.float32]
     ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[np.float32]]]:
-        """Return labels as in `Samples`, and the confidence in each pixel, 0..1, by kind.
+        """Return labels as in `Samples` and the confidence in each pixel, 0..1, by kind.
 
-        A class is the one with the nearest code word, its confidence the lead over the second.
-        Confidence in normals falls as their length departs from 1, in depth as the last step
-        changed it.
+        Each pixel gets the class of the nearest code word; its confidence is the margin to the
+        second nearest. Confidence in normals falls with the deviation of their length from 1,
+        confidence in depth with the change in the last denoising step.
 
         Args:
-            channels: Whitened, (n, c, h, w).
-            before: The same, one step of denoising earlier.
+            channels: Whitened channels, (n, c, h, w).
+            before: The same channels one denoising step earlier.
         """
         mean, std = (np.array(v, np.float32)[:, None, None] for v in (self.mean, self.std))
         labels: dict[str, NDArray[Any]] = {}
@@ -148,20 +148,20 @@ class LabelCodes(Record):
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         n, bits, height, width = values.shape
         words = self.words
-        # |v - w|^2 without |v|^2, which is the same for all words.
+        # |v - w|^2 without the term |v|^2, which is the same for all words.
         distances = bits - 2 * np.einsum("nbhw,kb->nkhw", values, words, optimize=True)
         ids = distances.argmin(1).astype(np.uint8)
         if len(words) == 1:
             return ids, np.ones((n, height, width), np.float32)
         nearest = np.partition(distances, 1, axis=1)
-        # Words that differ in two bits are 8 apart.
+        # Words that differ in two bits have a squared distance of 8.
         lead = (nearest[:, 1] - nearest[:, 0]) / 8
         return ids, np.clip(lead, 0, 1).astype(np.float32)
 
     def _channels(
         self, labels: Dense, size: Sequence[int]
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Return channels before whitening, (n, c, h, w), finite, and where they are known."""
+        """Return finite channels before whitening and the mask of known values, (n, c, h, w)."""
         n = max((len(values) for values in labels.values()), default=1)
         parts, masks = [], []
         for kind in self.kinds:
@@ -192,13 +192,13 @@ class LabelCodes(Record):
 
 
 class LabelGrid(Record):
-    """How labels lie on latents.
+    """Layout of label channels on the grid of a VAE's latents.
 
     Attributes:
-        codes: Of the labels.
+        codes: Label codes.
         label_size: Height and width, pixels, of labels as in `Samples`.
         grid: Height and width of the latents.
-        patch: Side of the square of pixels that lies on one latent.
+        patch: Side of the square of label pixels that is folded onto one latent.
     """
 
     codes: LabelCodes
@@ -210,14 +210,14 @@ class LabelGrid(Record):
     def of(
         cls, codes: LabelCodes, label_size: tuple[int, int], size: tuple[int, int], scale: int
     ) -> Self:
-        """Return the coarsest grid that holds every pixel of the labels.
+        """Return the grid with the smallest patch that keeps every pixel of the labels.
 
         Args:
-            codes: Of the labels.
-            label_size: Height and width, pixels; finer labels than the picture are sampled at the
-                picture's pixels.
-            size: Height and width, pixels, of the pictures.
-            scale: Pixels of the picture on a latent's side.
+            codes: Label codes.
+            label_size: Height and width, pixels; labels finer than the image are sampled at the
+                resolution of the image.
+            size: Height and width of the images, pixels.
+            scale: Downsampling factor of the VAE.
         """
         height, width = size[0] // scale, size[1] // scale
         needed = max(-(-label_size[0] // height), -(-label_size[1] // width))
@@ -227,17 +227,17 @@ class LabelGrid(Record):
 
     @property
     def n_channels(self) -> int:
-        """Return the number of channels of all labels together."""
+        """Total number of folded label channels."""
         return int(self.codes.n_channels * self.patch**2)
 
     def encode(self, labels: Dense) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return channels of about unit variance, (n, c, *grid), and 1 where known, else 0.
+        """Return channels of about unit variance and their mask (1: known), (n, c, *grid) each.
 
         Args:
-            labels: As in `Samples`; a kind that is missing is unknown.
+            labels: As in `Samples`; missing kinds are unknown.
 
         Raises:
-            DataError: There are class ids beyond the names.
+            DataError: Class ids have no name, or depth values are not above 0.
         """
         values, known = self.codes.encode(labels, self.label_size)
         height, width = (side * self.patch for side in self.grid)
@@ -252,8 +252,8 @@ class LabelGrid(Record):
         """Return labels and confidence as `LabelCodes.decode` does.
 
         Args:
-            channels: (n, c, *grid).
-            before: The same, one step of denoising earlier.
+            channels: Folded label channels, (n, c, *grid).
+            before: The same channels one denoising step earlier.
         """
         last, earlier = (
             interpolate(pixel_shuffle(x, self.patch), self.label_size, mode="nearest-exact")
@@ -263,13 +263,13 @@ class LabelGrid(Record):
 
 
 def check_labels(kind: str, values: NDArray[Any], n_classes: int, of: str = "") -> None:
-    """Raise DataError for labels that have no code.
+    """Raise DataError for labels that cannot be encoded.
 
     Args:
-        kind: Of the labels; normals are always good.
-        values: As in `Samples`, of one image or of several.
-        n_classes: Of segmentation.
-        of: Words for whose they are.
+        kind: Kind of the labels; normals are always valid.
+        values: As in `Samples`, of one image or several.
+        n_classes: Number of classes of the segmentation.
+        of: Origin of the labels as a phrase of the message, e.g. " of the image 'a'".
     """
     if kind == "segmentation" and (wrong := values[(values >= n_classes) & (values != VOID)]).size:
         raise DataError(
@@ -284,9 +284,9 @@ def check_labels(kind: str, values: NDArray[Any], n_classes: int, of: str = "") 
 
 
 def mirrored(labels: Dense, horizontal: bool, vertical: bool) -> dict[str, NDArray[Any]]:
-    """Return the labels of a mirrored image, or of several; arrays as in `Samples`.
+    """Return the labels of one or several images after mirroring; arrays as in `Samples`.
 
-    Normals turn with the image: x changes its sign left to right, y top to bottom.
+    Normals are mirrored too: a horizontal flip negates x, a vertical flip y.
     """
     across = (slice(None, None, -1 if vertical else 1), slice(None, None, -1 if horizontal else 1))
     flipped: dict[str, NDArray[Any]] = {kind: v[(..., *across)] for kind, v in labels.items()}

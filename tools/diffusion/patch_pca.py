@@ -1,8 +1,8 @@
 """Principal components of small patches of images and labels.
 
-A patch of 4x4 pixels of an image with its labels has about two hundred numbers, most of which
-hardly vary. A linear basis of principal components, of each kind apart, keeps the others, as the
-autoencoder of latent diffusion does (Rombach et al. 2022), but without training.
+A patch of 4x4 pixels of an image with its labels has about two hundred values that are highly
+correlated. A basis of principal components, fitted to image and each kind of label separately,
+compresses them as the autoencoder of latent diffusion does (Rombach et al. 2022), without training.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-# Share of the variance unexplained by the next patches that farther ones leave unexplained too.
+# Share of the variance unexplained by adjacent patches that farther ones do not explain either.
 _BEYOND_NEIGHBOURS = 0.25
 
 
 def fit(x: NDArray[np.float32], parts: Sequence[tuple[int, float]]) -> NDArray[np.float16]:
-    """Return an orthonormal basis, (k, c), that explains a share of the variance of each kind.
+    """Return an orthonormal basis, (k, c), that explains a given share of each kind's variance.
 
     Args:
         x: Folded images and labels, (n, c, h, w), whitened, 0 where unknown.
-        parts: Of each kind the number of channels, c in all, and the share, 0..1.
+        parts: For image and each kind of label: number of channels (c in total) and share, 0..1.
     """
     patches = np.moveaxis(x, 1, -1).reshape(-1, x.shape[1])
     rows: list[NDArray[np.float64]] = []
@@ -43,10 +43,10 @@ def fit(x: NDArray[np.float32], parts: Sequence[tuple[int, float]]) -> NDArray[n
 
 
 def powers(x: NDArray[np.float32]) -> list[list[float]]:
-    """Return the mean square of each channel, and of what its neighbours do not explain, (2, k).
+    """Return the mean square of each channel and of its part unexplained by neighbours, (2, k).
 
-    The second is the residual of a linear regression on the same channel of the eight patches
-    around.
+    The second is the mean squared residual of a linear regression on the same channel of the eight
+    surrounding patches, times `_BEYOND_NEIGHBOURS`.
 
     Args:
         x: Projected channels of images and labels, (n, k, h, w), h and w at least 3.
@@ -67,7 +67,7 @@ def powers(x: NDArray[np.float32]) -> list[list[float]]:
 
 
 def stored(basis: NDArray[np.float16] | None) -> str:
-    """Return a basis as text, for a JSON file; empty for none."""
+    """Encode a basis as text for a JSON file; None becomes an empty text."""
     if basis is None:
         return ""
     content = base64.b64encode(np.ascontiguousarray(basis, dtype="<f2").tobytes()).decode()

@@ -1,15 +1,15 @@
-"""The multi-task diffusion model (MTDM): draws an image, and its labels, from a prompt.
+"""The multi-task diffusion model (MTDM): draws an image with its labels from a prompt.
 
-One self-contained diffusers pipeline: encode the prompt, prepare the noise, denoise, decode. A
-prompt becomes the token states of the packaged MiniLM; a small UNet denoises the channels of image
-and labels together, folded by a pixel-unshuffle. The text enters twice: its tokens through
-cross-attention at the lowest resolution, their mean beside the time embedding. The schedule is
+One self-contained diffusers pipeline: encode the prompt, prepare the noise, denoise, decode. The
+packaged MiniLM encodes a prompt as token states; a small UNet denoises the pixel-unshuffled
+channels of image and labels together. The text enters twice: its token states through
+cross-attention at the lowest resolution, their mean added to the time embedding. The schedule is
 cosine, rescaled to zero terminal SNR, with trailing steps (Lin et al. 2024); classifier-free
 guidance (Ho and Salimans 2022) acts in an interval of the steps (Kynkaanniemi et al. 2024).
 
-What the network predicts is set by `prediction`, see `tools.diffusion.preconditioning`. With
-`label_noise_offset` labels reach zero noise before the image, which is then drawn to fit them; with
-`timestep_rho` steps are denser at high noise, where the layout of a scene is decided.
+`prediction` is what the network predicts, see `tools.diffusion.preconditioning`. With
+`label_noise_offset` labels reach zero noise before the image, which is then drawn to match them;
+with `timestep_rho` above 1 steps are denser at high noise, where a scene's layout is determined.
 """
 
 from __future__ import annotations
@@ -50,27 +50,27 @@ def encode_prompts(texts: Sequence[str]) -> Text:
 
 
 class MTDMPipeline(PatchChannels):
-    """Text to image and labels; see `PatchChannels` for the forms of its channels.
+    """Pipeline from text to images with labels; see `PatchChannels` for its forms of channels.
 
     Args:
-        unet: Denoises projected channels.
-        scheduler: Gives the noise schedule and the kind of prediction.
+        unet: Network that denoises projected channels.
+        scheduler: Defines the noise schedule and the prediction type.
         image_channels: 1 or 3.
-        image_size: Pixels, of a square's side or [height, width].
+        image_size: Side of square images or [height, width], pixels.
         patch: Side of the pixel-unshuffle.
-        mean, std: Of the pixels in 0..1, so that the network sees about unit variance.
-        trained_on: Free text.
-        label_codes: `LabelCodes` of the labels drawn with the image, as plain JSON; None or {}: no
+        mean, std: Statistics of the pixels in 0..1, used to whiten them.
+        trained_on: Description of the training data.
+        label_codes: `LabelCodes` of the labels drawn with the image, as JSON. None or {}: no
             labels.
-        basis: Basis of the patches, see `tools.diffusion.patch_pca.stored`; empty: all pixels.
-        power: For the prediction "residual", (2, k), see `preconditioning`; else empty.
-        label_noise_offset: Share of the noise levels, from the least, in which labels are free of
+        basis: Patch basis, see `tools.diffusion.patch_pca.stored`. Empty: no projection.
+        power: For the prediction "residual": (2, k), see `preconditioning`; otherwise empty.
+        label_noise_offset: Share of the noise levels, from the lowest, at which labels are free of
             noise, 0..1.
-        s_noise: Share of the noise that a step of drawing keeps, of image and of labels, 0..1:
-            with less, pictures are calmer and vary less.
-        timestep_rho: Spacing of the steps of drawing, at least 1, see `sampler.timesteps`.
-        steps, guidance: Of drawing, unless asked for others; a distilled network has few steps and
-            no guidance, see `tools.pretraining.distillation`.
+        s_noise: Shares of the noise that a sampling step keeps, of image and of labels, 0..1;
+            smaller values give smoother and less diverse images.
+        timestep_rho: Spacing of the sampling steps, at least 1, see `sampler.timesteps`.
+        steps, guidance: Defaults for sampling; a distilled network has few steps and no guidance,
+            see `tools.pretraining.distillation`.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class MTDMPipeline(PatchChannels):
         trained_on: str = "",
         label_codes: Mapping[str, Any] | None = None,
         basis: str = "",
-        # Unions, since diffusers warns of other types that it cannot look into.
+        # Unions, because diffusers warns about other annotations that it cannot inspect.
         power: Sequence[Sequence[float]] | None = None,
         label_noise_offset: float = 0.0,
         s_noise: Sequence[float] | None = None,
@@ -115,13 +115,13 @@ class MTDMPipeline(PatchChannels):
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
-        """Read a folder's configuration; names of earlier versions are replaced."""
+        """Load a folder's configuration; names of earlier versions are replaced."""
         config = super().load_config(*args, **kwargs)
         return renamed(config) if isinstance(config, dict) else config
 
     @property
     def prediction(self) -> Prediction:
-        """What the network predicts."""
+        """Prediction type of the network."""
         if self.config.power:
             return "residual"
         is_velocity = self.scheduler.config.prediction_type == PREDICTION_TYPES["velocity"]
@@ -129,18 +129,18 @@ class MTDMPipeline(PatchChannels):
 
     @cached_property
     def _powers(self) -> torch.Tensor | None:
-        """Return `power` as (2, 1, k, 1, 1), None for other predictions than the residual."""
+        """`power` as (2, 1, k, 1, 1); None: the prediction is not "residual"."""
         if not self.config.power:
             return None
         return torch.tensor(self.config.power).clamp(min=_MIN_POWER)[:, None, :, None, None]
 
     def times(self, steps: int) -> torch.Tensor:
-        """Return the times at which an image is denoised, see `sampler.timesteps`."""
+        """Return the times of the sampling steps, see `sampler.timesteps`."""
         n_times = len(self.scheduler.alphas_cumprod)
         return sampler.timesteps(n_times, steps, self.config.timestep_rho).to(self.device)
 
     def kept_noise(self, s_noise: Sequence[float] | None = None) -> torch.Tensor:
-        """Return the share of noise that a step keeps, by projected channel, (1, k, 1, 1)."""
+        """Return the share of noise that a step keeps per projected channel, (1, k, 1, 1)."""
         image, labels = (torch.tensor([share]) for share in s_noise or self.config.s_noise)
         return per_channel((image, labels), self.n_projected)
 
@@ -152,14 +152,14 @@ class MTDMPipeline(PatchChannels):
         mask: torch.Tensor,
         levels: Levels | None = None,
     ) -> torch.Tensor:
-        """Return the network's estimate of folded channels without noise.
+        """Return the network's denoised estimate of folded channels.
 
         Args:
             x: Noisy folded channels, (n, c, h, w).
             t: Times, int64, (n,) or scalar.
             states: Token states of the prompts, (n, tokens, 384).
-            mask: Of the tokens, (n, tokens).
-            levels: Of the noise, where they are not those of `t`.
+            mask: Token mask, (n, tokens).
+            levels: Signal power of image and labels. None: that at the times `t`.
         """
         return self.reconstruct(self.denoise(self.project(x), t, (states, mask), levels=levels))
 
@@ -172,15 +172,15 @@ class MTDMPipeline(PatchChannels):
         guidance: float = 1.0,
         levels: Levels | None = None,
     ) -> torch.Tensor:
-        """Return the estimate without noise; input and output are projected channels.
+        """Return the denoised estimate; input and output are projected channels.
 
         Args:
             x: Noisy channels, (n, k, h, w).
             t: Times, int64, (n,) or scalar.
             cond: Text embeddings of the prompts.
             uncond: Embeddings of the empty prompt; None disables classifier-free guidance.
-            guidance: Scale of classifier-free guidance, 1 has no effect.
-            levels: Of the noise, where they are not those of `t`.
+            guidance: Scale of classifier-free guidance; 1 has no effect.
+            levels: Signal power of image and labels. None: that at the times `t`.
         """
         a = self.projected_levels(t.reshape(-1), levels)
         coefficients = preconditioning(self.prediction, a, self._powers)
@@ -211,9 +211,9 @@ class MTDMPipeline(PatchChannels):
 
         Args:
             pixels: float in 0..1, (n, c, h, w).
-            noise: The same for all images, (1, *noise_shape).
-            step: Noise level of the image, 0 to 999. Labels are all noise where
-                `label_noise_offset` is set, otherwise noisy averages.
+            noise: Noise shared by all images, (1, *noise_shape).
+            step: Noise level of the image, 0 to 999. Labels are pure noise if
+                `label_noise_offset` is set, otherwise their mean with noise.
         """
         n = len(pixels)
         t = torch.full((n,), round(step * (1 - self.config.label_noise_offset)))
@@ -241,18 +241,20 @@ class MTDMPipeline(PatchChannels):
     ) -> Drawn:
         """Draw one image per prompt, with its labels.
 
-        Labels with a `label_noise_offset` are read when they have no noise left and written again
-        as clean codes, to which the image is drawn.
+        Labels with a `label_noise_offset` are decoded once they are free of noise and encoded
+        again, so that the rest of the image is drawn to exact codes.
 
         Args:
             prompts: n texts.
             noise: Standard normal, (n, *noise_shape), see `sampler.seeded_noise`.
-            steps: Network steps; None: as configured.
+            steps: Number of sampling steps; None: as configured.
             guidance: Scale of classifier-free guidance, 1: none; None: as configured.
             guidance_interval: Part of the steps, 0..1, in which guidance acts.
-            feedback: By a DSTM, one per prompt, of one critic and criterion; empty: none.
-            s_noise: As of the class; None: as configured.
-            watch: Is shown the projected channels, (n, k, h, w), before each step and at the end.
+            feedback: Feedback guidance, one per prompt, all with the same critic and criterion;
+                empty: none.
+            s_noise: See the class; None: as configured.
+            watch: Called with the projected channels, (n, k, h, w), before each step and at the
+                end.
         """
         steps = self.config.steps if steps is None else steps
         guidance = self.config.guidance if guidance is None else guidance
@@ -263,7 +265,7 @@ class MTDMPipeline(PatchChannels):
         keep = self.kept_noise(s_noise).to(x.device)
         early_labels: tuple[Dense, Dense] | None = None
         for i, t in enumerate(self.progress_bar(times)):
-            # What is moved is always denoised after, so that it becomes a picture again.
+            # A denoising step follows each move, which makes the channels a plausible image again.
             if feedback and i > 0:
                 x = self._apply_feedback(x, clean, projected_noise, times, i, feedback)
             progress = i / len(times)
@@ -285,7 +287,7 @@ class MTDMPipeline(PatchChannels):
         return Drawn(images, *(early_labels or self.decode_labels(clean, previous)))
 
     def _labels_are_clean(self, t: torch.Tensor) -> bool:
-        """Return whether labels with a noise offset have no noise left at a time."""
+        """Return whether labels with a noise offset are free of noise at a time."""
         offset, last = self.config.label_noise_offset, len(self.scheduler.alphas_cumprod) - 1
         return bool(self.codes.kinds and offset and t <= offset * last)
 
@@ -298,9 +300,15 @@ class MTDMPipeline(PatchChannels):
         step: int,
         feedback: Sequence[FeedbackGuidance],
     ) -> torch.Tensor:
-        """Return noisy projected channels before a step, from 0, with the image's moved.
+        """Move the image channels by feedback guidance before a step, counted from 0.
 
-        clean: estimate without noise of one step earlier; noise: the initial one, projected.
+        Args:
+            x: Noisy projected channels, (n, k, h, w).
+            clean: Denoised estimate of the previous step, same shape.
+            noise: Projected initial noise, same shape.
+            times: Times of the sampling steps.
+            step: Index of the step.
+            feedback: One per image.
         """
         n_image = self.n_projected[0]
         image, labels = x[:, :n_image], x[:, n_image:]
@@ -318,7 +326,7 @@ class MTDMPipeline(PatchChannels):
         return torch.cat([moved, labels], dim=1)
 
     def _gradient(self, clean: torch.Tensor, feedback: Sequence[FeedbackGuidance]) -> torch.Tensor:
-        """Return the gradient of the critic's criterion by projected channels without noise."""
+        """Return the gradient of the critic's criterion with respect to the denoised estimate."""
         with torch.inference_mode(mode=False), torch.enable_grad():
             leaf = clean.float().clone().requires_grad_()
             pixels, channels = self.unfold(self.reconstruct(leaf))

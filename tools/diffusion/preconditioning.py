@@ -1,7 +1,7 @@
-"""Preconditioning of the denoiser: how the network's input and output are scaled.
+"""Preconditioning of the denoiser: scaling of the network's input and output.
 
 The denoiser is D(x) = c_skip x + c_out F(c_in x) with the network F (Karras et al. 2022, eq. 7),
-here for a variance-preserving schedule and for each channel apart.
+here for a variance-preserving schedule and with coefficients per channel.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ def preconditioning(
 
     Args:
         prediction: "velocity": F is sqrt(a) noise - sqrt(1 - a) clean (Salimans and Ho 2022).
-            "clean": F is the clean image. "residual": F is what a linear denoiser leaves of the
-            clean image, scaled to unit variance.
+            "clean": F is the clean image. "residual": F is the error of a linear denoiser, scaled
+            to unit variance.
         a: Signal power of every channel, 0..1, (n, k, 1, 1).
-        powers: For "residual", (2, 1, k, 1, 1): the mean square of every channel, and of what
-            neighbouring patches do not explain of it.
+        powers: For "residual", (2, 1, k, 1, 1): the mean square of every channel and of its part
+            unexplained by neighbouring patches.
     """
     one, zero = torch.ones_like(a), torch.zeros_like(a)
     if prediction == "clean":
         return one, zero, one
     if prediction == "velocity":
         return one, a.sqrt(), -(1 - a).sqrt()
-    assert powers is not None  # the residual is defined by them
+    assert powers is not None  # required by "residual"
     power, unexplained = powers.to(a)
     c_skip = a.sqrt() * unexplained / (a * unexplained + (1 - a))
     c_out = ((1 - c_skip * a.sqrt()) ** 2 * power + c_skip**2 * (1 - a)).sqrt()

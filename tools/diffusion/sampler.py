@@ -16,8 +16,8 @@ Levels = tuple[torch.Tensor, torch.Tensor]
 def seeded_generator(seed: int, prompt_id: str, index: int) -> torch.Generator:
     """Return the random generator of one image.
 
-    A function of (session seed, prompt id, image index) alone: batch size, resume and number of
-    workers do not change it.
+    It depends only on (session seed, prompt id, image index), not on the batch size, resumption or
+    the number of workers.
     """
     digest = hashlib.sha256(json.dumps([seed, prompt_id, index]).encode()).digest()
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
@@ -29,13 +29,13 @@ def seeded_noise(seed: int, prompt_id: str, index: int, shape: Sequence[int]) ->
 
 
 def timesteps(n_times: int, steps: int, rho: float) -> torch.Tensor:
-    """Return the times at which an image is denoised, in falling order.
+    """Return the times of the sampling steps in descending order.
 
     Args:
         n_times: Number of training times of the scheduler.
-        steps: Network steps, at least 1.
+        steps: Number of sampling steps, at least 1.
         rho: The i-th step lies (i / steps) ** rho of the way from pure noise. 1 gives the trailing
-            steps of Lin et al. 2024; larger values put more steps at high noise.
+            steps of Lin et al. 2024; larger values place more steps at high noise.
 
     Returns:
         int64, (at most `steps`,): times that coincide after rounding are merged.
@@ -51,9 +51,9 @@ def levels_at(alphas: torch.Tensor, t: torch.Tensor, label_noise_offset: float) 
 
     Args:
         alphas: Cumulative products of the noise schedule, (n_times,).
-        t: Times, 0 is the least noise.
+        t: Times; 0 is the least noise.
         label_noise_offset: Share of the times, from the least noise, at which labels are free of
-            noise already; 0: image and labels share one schedule.
+            noise; 0: image and labels share one schedule.
     """
     alphas, last = alphas.to(t.device), len(alphas) - 1
     if not label_noise_offset:
@@ -64,10 +64,10 @@ def levels_at(alphas: torch.Tensor, t: torch.Tensor, label_noise_offset: float) 
 
 
 def per_channel(levels: Levels, n_channels: tuple[int, int]) -> torch.Tensor:
-    """Return the levels as one value per channel, (n, c, 1, 1).
+    """Return the signal power of every channel, (n, c, 1, 1).
 
     Args:
-        levels: Of images and of labels, (n,) each.
+        levels: Signal power of images and of labels, (n,) each.
         n_channels: Number of channels of images and of labels.
     """
     columns = [
@@ -92,11 +92,11 @@ def ddim_step(
 
     Args:
         x: Noisy channels, (n, k, h, w).
-        clean: The network's estimate of them without noise, same shape.
-        a: Signal power now, (1, k, 1, 1).
-        a_next: Signal power after the step.
-        s_noise: Share of the noise that a step keeps, (1, k, 1, 1), 1 for plain DDIM. Channels
-            whose noise does not fall in this step keep all of it.
+        clean: Denoised estimate of the network, same shape.
+        a: Signal power before the step, (1, k, 1, 1).
+        a_next: Signal power after the step, same shape.
+        s_noise: Share of the noise that a step keeps, (1, k, 1, 1); 1 is plain DDIM. Channels
+            whose noise level does not fall in this step keep all of it.
     """
     noise = (x.float() - a.sqrt() * clean) / (1 - a).sqrt()
     noise *= torch.where(a_next > a, s_noise, 1.0)

@@ -1,4 +1,4 @@
-"""MTDMs in folders: new ones, saved ones, and those that come with the program."""
+"""Construction of new MTDMs, and loading of saved and bundled ones."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def new_pipeline(
         image_shape: (channels, height, width).
         patch: Side of the pixel-unshuffle.
         channels: Width of each level of the UNet.
-        mean: Of the pixels in 0..1.
-        std: Of the same.
-        codes: Of the labels; None: images alone.
-        prediction: What the network predicts; "residual" needs `power`.
+        mean: Mean of the pixels in 0..1.
+        std: Standard deviation of the pixels.
+        codes: Label codes; None: the model draws images only.
+        prediction: Prediction type of the network; "residual" needs `power`.
         **config: `basis`, `power`, `label_noise_offset` of `MTDMPipeline`.
 
     Raises:
-        SettingsError: The image cannot be folded by `patch` and halved once per level.
+        SettingsError: The image cannot be folded by `patch` and halved between levels.
     """
     image_channels, height, width = image_shape
     plain = len(channels) - 1
@@ -86,7 +86,11 @@ def new_pipeline(
 
 
 def load_pipeline(folder: Path, device: str = "cpu") -> MTDMPipeline:
-    """Load a saved MTDM; raises WeightsError that says what is missing or damaged."""
+    """Load a saved MTDM.
+
+    Raises:
+        WeightsError: Files are missing or damaged; the message names them.
+    """
     needed = ["model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"]
     advice = (
         "Train one with `shaping pretrain`, or point generator.weights to a folder that has them."
@@ -100,13 +104,13 @@ def load_pipeline(folder: Path, device: str = "cpu") -> MTDMPipeline:
             folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
         )
     pipeline.set_progress_bar_config(disable=True)
-    # On CPUs convolutions over channels-last images are about an eighth faster.
+    # On CPUs convolutions in channels-last format are about an eighth faster.
     pipeline.unet.to(memory_format=torch.channels_last)
     loaded: MTDMPipeline = pipeline.to(device)
     return loaded
 
 
 def weights_folder(weights: str) -> Path:
-    """Return the folder that `bundled:NAME`, or a path, stands for."""
+    """Return the folder of weights given as `bundled:NAME` or as a path."""
     _, bundled, name = weights.rpartition("bundled:")
     return BUNDLED / name if bundled else Path(weights)

@@ -1,4 +1,4 @@
-"""Generators: from prompts to images. One file or folder per generator, found by its name."""
+"""Generators of images from prompts. One file or folder per generator, found by its name."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Generator(Protocol):
     A generator file has a function `build(image_shape, device, **options) -> Generator`.
 
     Attributes:
-        name: Of the file.
-        max_tokens: Tokens that a prompt may have.
+        name: Name of the generator's file or folder.
+        max_tokens: Largest number of tokens of a prompt.
     """
 
     name: str
@@ -26,22 +26,22 @@ class Generator(Protocol):
 
     @property
     def identity(self) -> str:
-        """A name for all that decides the pixels beside the request: weights and sampling."""
+        """Identifier of everything that determines the pixels beside the request."""
 
     def count_tokens(self, text: str) -> int:
-        """Return how many tokens of at most `max_tokens` a prompt needs."""
+        """Return the number of tokens of a prompt, which may exceed `max_tokens`."""
 
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
         """Return one image per request, with its labels."""
 
 
 class CountsWords:
-    """Prompts of at most 64 words, for generators without a tokenizer."""
+    """Mixin for generators without a tokenizer: prompts have at most 64 words."""
 
     max_tokens = 64
 
     def count_tokens(self, text: str) -> int:
-        """Count words."""
+        """Return the number of words."""
         return len(text.split())
 
 
@@ -52,26 +52,26 @@ def supports(generator: Generator, feature: Feature) -> bool:
     """Return whether a generator has an attribute of this name that is True.
 
     Args:
-        generator: Any.
+        generator: Any generator.
         feature: `accepts_feedback`: a DSTM can guide it, see `tools.diffusion.guidance`;
             `accepts_guidance`: it follows the `guidance` of a request; `open_vocabulary`: it may
-            follow any words of a prompt, not those of captions alone.
+            follow any words of a prompt, not only those of captions.
     """
     return bool(getattr(generator, feature, False))
 
 
 def undrawn(generator: Generator, text: str) -> Sequence[str]:
-    """Return the words of a prompt that certainly have no effect on the image.
+    """Return the words of a prompt that are known to have no effect on the image.
 
-    A generator that cannot follow words, such as one that knows classes alone, has a method
-    `undrawn` that names them; of others nothing is known.
+    Generators that ignore words, such as class-conditional ones, return them from a method
+    `undrawn`; for others the result is empty.
     """
     method = getattr(generator, "undrawn", None)
     return method(text) if method else ()
 
 
 class GeneratorWrapper:
-    """Behaves like the generator `inner`; subclasses change how images are drawn."""
+    """Wrapper of the generator `inner`; subclasses change how images are drawn."""
 
     def __init__(self, inner: Generator) -> None:
         self.name = inner.name
@@ -87,7 +87,7 @@ class GeneratorWrapper:
         return self._inner.identity
 
     def count_tokens(self, text: str) -> int:
-        """Count as `inner` does."""
+        """Return the number of tokens for `inner`."""
         return self._inner.count_tokens(text)
 
     def undrawn(self, text: str) -> Sequence[str]:
@@ -98,13 +98,13 @@ class GeneratorWrapper:
 def check_shape(
     model: str, drawn: tuple[int, int, int], wanted: tuple[int, int, int], command: str
 ) -> None:
-    """Raise WeightsError where a model draws images of another shape than the target's.
+    """Raise WeightsError if a model draws images of another shape than the target's.
 
     Args:
-        model: Its name in the message.
-        drawn: Channels, height and width of what it draws.
-        wanted: Those of the target.
-        command: That trains such a model for the target.
+        model: Name of the model in the message.
+        drawn: Channels, height and width of its images.
+        wanted: Channels, height and width of the target's images.
+        command: Command that trains such a model for the target.
     """
     if drawn == tuple(wanted):
         return

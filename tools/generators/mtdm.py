@@ -23,14 +23,16 @@ from tools.settings import WithEarlierNames
 
 
 class MTDMOptions(WithEarlierNames):
-    """Which MTDM draws, and how; each is a key of generator or of generator.options."""
+    """Weights and sampling settings; each is a key of generator or of generator.options."""
 
     weights: str = Field("bundled:solar", description="a folder, or bundled:NAME")
-    steps: int | None = Field(None, ge=1, description="None: own")
-    guidance: float | None = Field(None, ge=0, description="None: own")
+    steps: int | None = Field(None, ge=1, description="None: the model's own")
+    guidance: float | None = Field(None, ge=0, description="None: the model's own")
     guidance_interval: tuple[Share, Share] = GUIDANCE_INTERVAL
     s_noise: tuple[Share, Share] | None = Field(
-        None, description="share of the noise of image and labels that a step keeps; None: own"
+        None,
+        description="share of the noise of image and labels that a step keeps; None: the model's "
+        "own",
     )
 
 
@@ -42,30 +44,30 @@ class MTDMGenerator:
     accepts_feedback = True
 
     def __init__(self, pipeline: MTDMPipeline, options: MTDMOptions | None = None) -> None:
-        chosen, own = options or MTDMOptions(), pipeline.config
+        chosen, config = options or MTDMOptions(), pipeline.config
         self.pipeline, self._interval = pipeline, chosen.guidance_interval
-        # A distilled network has learnt its guidance.
-        self.accepts_guidance = own.guidance != 1
-        self._s_noise = tuple(own.s_noise if chosen.s_noise is None else chosen.s_noise)
-        self._steps: int = own.steps if chosen.steps is None else chosen.steps
-        self._guidance: float = own.guidance if chosen.guidance is None else chosen.guidance
+        # The guidance of a distilled network is part of its weights.
+        self.accepts_guidance = config.guidance != 1
+        self._s_noise = tuple(config.s_noise if chosen.s_noise is None else chosen.s_noise)
+        self._steps: int = config.steps if chosen.steps is None else chosen.steps
+        self._guidance: float = config.guidance if chosen.guidance is None else chosen.guidance
 
     @cached_property
     def identity(self) -> str:
         """Return a digest of weights and sampling."""
         rho = self.pipeline.config.timestep_rho
         sampling: list[Any] = [self._steps, self._guidance, self._interval]
-        # Identities from before there were such settings stay as they were.
+        # Defaults are left out, so that identities from before these settings stay the same.
         sampling += [self._s_noise] if self._s_noise != (1, 1) else []
         sampling += [rho] if rho != 1 else []
         return identity_of("mtdm", sampling, [self.pipeline.unet])
 
     def count_tokens(self, text: str) -> int:
-        """Return the number of MiniLM tokens, the two special ones included."""
+        """Return the number of MiniLM tokens, including the two special ones."""
         return minilm.load().count_tokens(text)
 
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
-        """Draw all requests; those of equal guidance and feedback criterion share a batch."""
+        """Draw all requests; those with equal guidance and feedback criterion share a batch."""
         kinds = [
             (
                 self._guidance if r.guidance is None else r.guidance,
@@ -98,7 +100,7 @@ class MTDMGenerator:
 def build(
     image_shape: tuple[int, int, int], device: str = "cpu", **options: object
 ) -> MTDMGenerator:
-    """Load the MTDM that `MTDMOptions` describe.
+    """Load the MTDM described by `MTDMOptions`.
 
     Raises:
         SettingsError: An option is unknown or has a wrong value.

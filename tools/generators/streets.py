@@ -1,4 +1,4 @@
-"""The generator `streets`: renders the attributes of a prompt, with exact labels of every pixel."""
+"""The generator `streets`: renders the attributes of a prompt with exact pixel labels."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tools.data.drawn import Drawn, ImageRequest
 from tools.generators import CountsWords
 from tools.streets import HEIGHT, WIDTH, Style, render, stack
 
-# Increased whenever a prompt is drawn in other pixels than before.
+# Increase it whenever the pixels of a prompt change.
 _VERSION = 2
 
 
 class StreetsGenerator(CountsWords):
-    """Renders; words that the vocabulary of `streets` does not know have no effect.
+    """Renderer of streets; words outside the vocabulary `streets` have no effect.
 
-    But for cyclists, which have words in the vocabulary of `camvid` alone.
+    Words for cyclists, which only the vocabulary `camvid` has, are an exception.
     """
 
     name = "streets"
@@ -43,7 +43,7 @@ class StreetsGenerator(CountsWords):
         return f"streets {self._style} {_VERSION}"
 
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
-        """Render all requests; attributes that a prompt leaves open are random."""
+        """Render all requests; attributes that a prompt does not name are random."""
         scenes = [
             render(self._attributes(r.text), _seed(r), self._width, self._height, self._style)
             for r in requests
@@ -51,13 +51,13 @@ class StreetsGenerator(CountsWords):
         return Drawn(*stack(scenes))
 
     def _attributes(self, text: str) -> dict[str, str]:
-        found = self._of_cyclists.parse(text)
-        cyclists = {key: value for key, value in found.items() if key == "cyclists"}
+        parsed = self._of_cyclists.parse(text)
+        cyclists = {key: value for key, value in parsed.items() if key == "cyclists"}
         return self._vocabulary.parse(text) | cyclists
 
 
 def _seed(request: ImageRequest) -> int:
-    """Return a seed that no split of the target `streets` uses (they are below 2**32)."""
+    """Return a seed that no split of the target `streets` uses (those are below 2**32)."""
     key = json.dumps([request.seed, request.prompt_id, request.index]).encode()
     return int.from_bytes(hashlib.sha256(key).digest()[:6], "big") | 1 << 47
 
@@ -65,5 +65,5 @@ def _seed(request: ImageRequest) -> int:
 def build(
     image_shape: tuple[int, int, int], device: str = "cpu", style: Style = "plain", **_: object
 ) -> StreetsGenerator:
-    """Build the renderer; settings of other generators are ignored, so presets can be reused."""
+    """Build the renderer; options of other generators are ignored, so presets can be reused."""
     return StreetsGenerator(image_shape, style)

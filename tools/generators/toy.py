@@ -1,7 +1,7 @@
-"""A drawing generator for tests and dry runs: no weights, thousands of images a second.
+"""The generator `toy` for tests and dry runs: no weights, thousands of images a second.
 
-It paints the attributes of the elpv vocabulary: brightness, wafer texture, busbars, and a
-dark patch for dark areas and defects. Real plug-in, same protocol, no claim of realism.
+It paints attributes of the vocabulary `elpv`: brightness, contrast, busbars, and a dark patch for
+dark areas and defects. It is an ordinary plug-in; its images are not realistic.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class ToyGenerator(CountsWords):
     """The generator `toy`.
 
     Args:
-        faithful: Share of defects that it really paints.
-        open_vocabulary: Whether it says that it follows any words; it paints those of elpv.
+        faithful: Probability that a requested dark area or defect is painted.
+        open_vocabulary: Whether it claims to follow any words; it only follows those of elpv.
     """
 
     name = "toy"
@@ -40,7 +40,7 @@ class ToyGenerator(CountsWords):
 
     @property
     def identity(self) -> str:
-        """Return the share of defects that are painted."""
+        """Return the name with `faithful`, the only option that affects pixels."""
         return f"toy {self._faithful}"
 
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
@@ -82,5 +82,5 @@ def build(
     open_vocabulary: bool = False,
     **_: object,
 ) -> ToyGenerator:
-    """Build the painter; settings of other generators are ignored, so presets can be reused."""
+    """Build the generator; options of other generators are ignored, so presets can be reused."""
     return ToyGenerator(image_shape, faithful, open_vocabulary)

@@ -1,1 +1,1 @@
-"""Networks and what is read off them: embeddings, gradients, loaders of model folders."""
+"""Networks, loaders of model folders, embeddings, gradients and search for near copies."""

@@ -1,17 +1,17 @@
-"""Near copies: images that repeat a photograph, but for light, a crop, mirroring and noise.
+"""Near copies: images that repeat a photograph up to light, crop, mirroring and noise.
 
-An image and crops of a photograph are compared as vectors v: gray pixels of a square, less their
-mean, of length 1, then whitened, w = diag(l + r)^-1/2 U' (v - m), where m, U and l are mean,
+An image and crops of a photograph are compared as vectors v: gray pixels of a square, centred and
+normalised to length 1, then whitened, w = diag(l + r)^-1/2 U' (v - m), where m, U and l are mean,
 principal directions and variances of crops of all photographs, and r is 0.1 of the mean variance.
-So what photographs have in common, as a frame or the horizon, counts little. Distance is 1 less the
-cosine, at the best alignment: the nearest by coarse vectors over a grid of crops are aligned more
-finely, by halving steps in size and place.
+Features that all photographs share, such as a frame or the horizon, therefore count little. The
+distance is 1 minus the cosine at the best alignment: the nearest photographs by coarse vectors over
+a grid of crops are aligned more finely, with halving steps in size and position.
 
 The score of an image is its distance to the nearest photograph that the generator was trained on,
-over the mean distance to the nearest others, of whatever split: a ratio test (Lowe 2004, section
-7.1), with the background of real photographs that Pizzi et al. (2022, section 4.4) normalise by.
-Photographs that many others resemble, as a cell without defects, give ratios near 1: whether an
-image copies one of these cannot be seen.
+divided by the mean distance to the nearest others of any split: a ratio test (Lowe 2004, section
+7.1), with real photographs as background, by which Pizzi et al. (2022, section 4.4) normalise.
+Photographs that resemble many others, such as a cell without defects, give ratios near 1: copies of
+them cannot be detected.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ Rows = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 MOST = 1 / 3
-"""Score from which on no image counts as a near copy."""
+"""Largest limit of the score of near copies."""
 LEAST_SIDE = 0.8
-"""Of the crops, against the whole."""
+"""Smallest side of a crop relative to the image."""
 N_MOST = 5000
-"""Photographs of a split that are compared, 35 kB of memory each."""
+"""Largest number of photographs of a split that are compared, 35 kB of memory each."""
 _N_NEAREST = 4
 _N_CALIBRATION = 1000
 _N_PLANTED = 100
@@ -58,7 +58,7 @@ _SIDES, _PLACES, _HALVINGS = 5, 4, 3
 
 @dataclass(frozen=True)
 class Whitening:
-    """Side of the squares that are compared, in pixels; mean and axes of their vectors."""
+    """Whitening of gray squares: their side in pixels, mean and scaled principal directions."""
 
     side: int
     mean: Tensor
@@ -66,7 +66,13 @@ class Whitening:
 
     @classmethod
     def of(cls, pixels: Tensor, poses: Tensor, size: tuple[int, int]) -> Self:
-        """Measure it on crops of photographs, (n, 1, h, w), at `poses`; size: side, dimensions."""
+        """Fit to random crops of photographs.
+
+        Args:
+            pixels: Gray photographs, (n, 1, h, w).
+            poses: Poses of the crops, see `_cropped`.
+            size: Side of the squares, pixels, and number of components.
+        """
         side, n_axes = size
         rng = torch.Generator().manual_seed(0)
         rows = torch.randint(len(pixels), (_N_CROPS,), generator=rng)
@@ -79,13 +85,13 @@ class Whitening:
         return cls(side, mean, (axes / scale)[:, -n_axes:])
 
     def __call__(self, squares: Tensor) -> Tensor:
-        """Return the whitened vectors of (n, 1, side, side), of length 1."""
+        """Return the whitened vectors, of length 1, of squares, (n, 1, side, side)."""
         whitened = (_unit(squares.flatten(1)) - self.mean) @ self.axes
         return normalize(whitened, eps=1e-9)
 
 
 class CopyFinder:
-    """Finds the photograph that an image may repeat."""
+    """Search for the photograph that an image may copy."""
 
     def __init__(
         self,
@@ -95,15 +101,15 @@ class CopyFinder:
         groups: Sequence[object] | None = None,
         ids: Sequence[str] = (),
     ) -> None:
-        """Measure and index photographs.
+        """Fit the whitening and index photographs.
 
         Args:
             photographs: (n, channels, height, width), uint8.
-            known: Which of them may have been copied, (n,), at least one; the others, which the
-                generator has not seen, show what is alike without being a copy.
+            known: Photographs that may have been copied, (n,), at least one; the others, which the
+                generator has not seen, show how similar images are that are not copies.
             flips: Directions in which a copy may be mirrored.
-            groups: Photographs of one group, e.g. of one object, are no evidence against each
-                other; None: each is for itself.
+            groups: Photographs of one group, e.g. of one object, are not compared with each other.
+                None: each is its own group.
             ids: Names of the photographs.
         """
         self.photographs, self.known, self.flips = photographs, known, tuple(flips)
@@ -128,12 +134,12 @@ class CopyFinder:
         ]
 
     def search(self, images: Images, own: Rows | None = None) -> tuple[Rows, Floats]:
-        """Return the row of the known photograph nearest to each image, and the score, (n,).
+        """Return the row of the known photograph nearest to each image, and the score, (n,) each.
 
         Args:
             images: (n, channels, height, width).
-            own: Where the images are photographs of this finder, their rows: these and their groups
-                are left out.
+            own: Rows of the images if they are photographs of this finder; these and their groups
+                are excluded.
         """
         rows, scores = np.zeros(len(images), np.int64), np.zeros(len(images))
         for start in range(0, len(images), _N_AT_ONCE):
@@ -148,9 +154,9 @@ class CopyFinder:
     def limit(self) -> float:
         """Score below which an image counts as a near copy.
 
-        At most `MOST`, and with n photographs unseen by the generator, one of each group and at
-        least 99, no more than the k-th least of their scores, k = floor(0.01 (n + 1)): of further
-        photographs at most 1% are below it (split conformal prediction, Vovk et al. 2005).
+        At most `MOST`. With n >= 99 photographs unseen by the generator, one per group, also at
+        most the k-th smallest of their scores, k = floor(0.01 (n + 1)): at most 1% of further
+        photographs are below it (split conformal prediction, Vovk et al. 2005).
         """
         unseen = np.flatnonzero(~self.known)
         unseen = unseen[np.unique(self._groups[unseen].numpy(), return_index=True)[1]]
@@ -167,14 +173,14 @@ class CopyFinder:
 
     @cached_property
     def power(self) -> Estimate:
-        """Share of planted copies of known photographs that are found."""
+        """Share of planted copies of known photographs that are detected."""
         rows = _some(np.flatnonzero(self.known), _N_PLANTED)
         planted = plant(self.photographs[rows], self.flips)
-        found = self.is_copy(self.search(planted)[1])
-        return wilson(int(found.sum()), len(found))
+        detected = self.is_copy(self.search(planted)[1])
+        return wilson(int(detected.sum()), len(detected))
 
     def summary(self, scores: Floats) -> Copies:
-        """Return what the scores of images, (n,), n at least 1, say of them all."""
+        """Summarise the scores of images, (n,), n at least 1."""
         return Copies(
             n_photographs=int(self.known.sum()),
             limit=self.limit,
@@ -216,7 +222,7 @@ class CopyFinder:
         return nearest[:, 0].numpy(), scores.double().numpy()
 
     def _aligned(self, wanted: Tensor, rows: Tensor, poses: Tensor) -> Tensor:
-        """Return the best cosines of vectors and crops of photographs at and near `poses`."""
+        """Return the largest cosine of each vector with crops of a photograph near its pose."""
 
         def cosine(poses: Tensor) -> Tensor:
             crops = _cropped(self._pixels[rows], poses, _FINE[0])
@@ -238,10 +244,10 @@ class CopyFinder:
 
 
 def plant(images: Images, flips: Sequence[str] = (), seed: int = 1) -> Images:
-    """Return copies of images, each mirrored or not, cropped, in another light, and with noise.
+    """Return copies of images, mirrored at random, cropped, with changed light and noise.
 
-    Crops have 0.8 to 1 of each side, contrast and brightness change by up to 20%, the noise has a
-    standard deviation of 5 of 255.
+    Crops have 0.8 to 1 of each side, contrast and brightness change by up to 20%, and the noise has
+    a standard deviation of 5 of 255.
     """
     rng = np.random.default_rng(seed)
     n, mirrorings = len(images), _mirrorings(flips)
@@ -259,10 +265,10 @@ def plant(images: Images, flips: Sequence[str] = (), seed: int = 1) -> Images:
 
 
 def finder_of(target: Target, unseen: Sequence[str] = ("audit", "feedback")) -> CopyFinder:
-    """Return what finds copies of a target's split `generator`.
+    """Return a finder of copies of a target's split `generator`.
 
     Args:
-        target: Of its splits, `N_MOST` photographs at random are compared where there are more.
+        target: At most `N_MOST` photographs of each of its splits, chosen at random, are compared.
         unseen: Splits that the generator was not trained on.
     """
     splits = [target.split(name) for name in ("generator", *unseen)]
@@ -279,18 +285,18 @@ def finder_of(target: Target, unseen: Sequence[str] = ("audit", "feedback")) -> 
 
 
 def _some(rows: Rows, n: int) -> Rows:
-    """Return at most n of the rows, at random but the same each time."""
+    """Return at most n of the rows, sampled with a fixed seed."""
     return rows if len(rows) <= n else np.sort(np.random.default_rng(0).choice(rows, n, False))
 
 
 def _mirrorings(flips: Sequence[str]) -> list[tuple[int, ...]]:
-    """Return the axes of each way to mirror an image, first those of none."""
+    """Return the axes of every combination of flips, starting with none."""
     axes = [axis for axis, name in ((-2, "vertical"), (-1, "horizontal")) if name in flips]
     return [(), *((axis,) for axis in axes), *([tuple(axes)] if len(axes) == 2 else [])]
 
 
 def _gray(images: Images, side: int) -> Tensor:
-    """Return images in gray, 0..1, as squares of at most `side` pixels."""
+    """Return images in gray, 0..1, resized to squares of `side` pixels."""
     pixels = torch.from_numpy(images.mean(1, keepdims=True, dtype=np.float32) / 255)
     return _resized(pixels, side)
 
@@ -304,7 +310,7 @@ def _resized(pixels: Tensor, side: int) -> Tensor:
 
 
 def _cropped(pixels: Tensor, poses: Tensor, height: int, width: int | None = None) -> Tensor:
-    """Return one crop of each image: side, y and x of the middle, as shares, (n, 3)."""
+    """Return one crop per image; poses: side and y, x of the centre, as shares, (n, 3)."""
     theta = torch.zeros(len(poses), 2, 3)
     theta[:, 0, 0] = theta[:, 1, 1] = poses[:, 0]
     theta[:, 0, 2], theta[:, 1, 2] = poses[:, 2], poses[:, 1]

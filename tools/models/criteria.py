@@ -37,9 +37,9 @@ class Dstm:
 
 
 def load_dstm(folder: Path, device: str = "cpu") -> Dstm:
-    """Return a saved DSTM, ready to predict; raises WeightsError when it cannot be used."""
+    """Return a saved DSTM, ready to predict; raise WeightsError if it cannot be used."""
     model, meta = load_model(folder, device)
-    # Settings of a training that are gone since change nothing of its model.
+    # Training settings that no longer exist do not affect the trained model.
     known = {k: v for k, v in meta["settings"].items() if k in DstmSettings.model_fields}
     return Dstm(model, tasks.build(meta["task"]), DstmSettings.model_validate(known))
 
@@ -48,8 +48,8 @@ def entropy(task: Task, outputs: torch.Tensor) -> torch.Tensor:
     """Return the normalised entropy of each image's prediction, 0..1, (n,).
 
     Args:
-        task: Of the model.
-        outputs: Logits, (n, classes, ...); of pixels the mean is taken.
+        task: Task of the model.
+        outputs: Logits, (n, classes, ...); values of pixels are averaged.
 
     Raises:
         SettingsError: The task has no class probabilities.
@@ -59,7 +59,7 @@ def entropy(task: Task, outputs: torch.Tensor) -> torch.Tensor:
 
 
 def margin(task: Task, outputs: torch.Tensor) -> torch.Tensor:
-    """Return the margin of each image's likeliest class over the second, 0..1, (n,).
+    """Return the margin between each image's two most probable classes, 0..1, (n,).
 
     See `entropy` for arguments and errors.
     """
@@ -70,14 +70,14 @@ def margin(task: Task, outputs: torch.Tensor) -> torch.Tensor:
 def loss(
     task: Task, outputs: torch.Tensor, batch: Minibatch, settings: TrainSettings
 ) -> torch.Tensor:
-    """Return the task's loss of each image, without smoothing of labels, (n,)."""
+    """Return the task's loss of each image, without label smoothing and class balancing, (n,)."""
     plain = settings.model_copy(update={"label_smoothing": 0.0, "balance_classes": False})
     return task.loss(outputs, batch, plain)
 
 
 def require_classes(task: Task) -> None:
-    """Raise SettingsError for a task without class probabilities, which entropy needs."""
-    # Outputs of others are no logits of classes, of images or of pixels.
+    """Raise SettingsError for a task without class probabilities, which entropy requires."""
+    # Outputs of these tasks are not logits of classes, neither of images nor of pixels.
     if task.needs and getattr(task, "n_outputs", 0) is not None:
         raise SettingsError(
             f"The task {task.name!r} predicts no probabilities of classes, so entropy and margin "
@@ -96,14 +96,15 @@ def _per_image(values: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Gradients of a model's loss by the weights of its last layer.
+    """Gradients of a model's loss with respect to the weights of its last layer.
 
-    They say which images change it as the failing photographs would (TracIn, Pruthi et al. 2020).
+    They estimate which images change the model as the failing photographs would (TracIn, Pruthi et
+    al. 2020).
 
     Attributes:
-        prompts: Mean on the generated images of each prompt, (n, d).
-        prompt_ids: Of these, (n,).
-        photographs: On real ones, (m, d).
+        prompts: Mean gradient of the generated images of each prompt, (n, d).
+        prompt_ids: Ids of these prompts, (n,).
+        photographs: Gradients of the photographs, (m, d).
     """
 
     prompts: NDArray[np.float64]
@@ -132,11 +133,11 @@ def measure_gradients(dstm: Dstm, shards: Sequence[Path], photographs: Samples) 
 def sample_gradients(
     model: Model, task: Task, samples: Pool, settings: TrainSettings
 ) -> NDArray[np.float64]:
-    """Return the gradient of each image's loss by the last layer's weights and offsets, (n, d).
+    """Return the gradient of each image's loss for the last layer's weights and biases, (n, d).
 
-    It is the outer product of the layer's input and of the loss's derivative by its output.
-    The loss is the task's without label smoothing and without balancing of classes, so that an
-    image's gradient does not depend on the others.
+    It is the outer product of the layer's input and the derivative of the loss with respect to its
+    output. The loss is the task's without label smoothing and class balancing, so that an image's
+    gradient does not depend on the other images.
     """
     layer = last_layer(model.eval())
     device = next(model.parameters()).device

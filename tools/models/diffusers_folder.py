@@ -1,7 +1,7 @@
-"""Folders of diffusers models: where they are, and whether they may be loaded.
+"""Folders of diffusers models: location, download, and checks before loading.
 
-Weights are safetensors only, no code of a folder is run, and nothing is downloaded unless that is
-allowed.
+Weights must be safetensors, no code of a folder is run, and nothing is downloaded without
+permission.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def model_folder(weights: str, revision: str | None, variant: str | None, online
 
     Args:
         weights: A folder, or a hub id, ORGANISATION/NAME, in the hub's cache.
-        revision: Of a hub id, 40 hex digits of a commit.
-        variant: Of the files, e.g. "fp16".
+        revision: Commit of a hub id, 40 hex digits.
+        variant: Variant of the weight files, e.g. "fp16".
         online: Whether a hub id may be downloaded.
 
     Raises:
         SettingsError: A hub id has no pinned revision.
-        WeightsError: There is no such folder, or it is not in the cache and not downloaded.
+        WeightsError: There is no such folder, or the model is not cached and cannot be downloaded.
     """
     folder = Path(weights).expanduser()
     if folder.exists():
@@ -60,7 +60,7 @@ def model_folder(weights: str, revision: str | None, variant: str | None, online
 
 
 def checked_index(folder: Path) -> dict[str, Any]:
-    """Return a folder's `model_index.json`; raises WeightsError for a wrong or partial folder."""
+    """Return a folder's `model_index.json`; raise WeightsError for a wrong or partial folder."""
     path = folder / "model_index.json"
     if not path.is_file():
         raise WeightsError(
@@ -71,7 +71,7 @@ def checked_index(folder: Path) -> dict[str, Any]:
     for name, part in index.items():
         if not isinstance(part, list) or len(part) != 2 or part[0] is None:
             continue
-        # Names of pipelines' own modules are fine, code that lies in the folder is not.
+        # Names of modules of diffusers are allowed, code in the folder is not.
         if (folder / name / f"{part[0]}.py").exists() or (folder / f"{part[0]}.py").exists():
             raise WeightsError(
                 f"The model {folder} wants to run its own code for its {name}, which is never "
@@ -86,8 +86,8 @@ def network_config(folder: Path, name: str) -> dict[str, Any]:
     """Return the `config.json` of a single network's folder, e.g. of a ControlNet.
 
     Args:
-        folder: That `save_pretrained` wrote.
-        name: How errors name the network.
+        folder: Folder written by `save_pretrained`.
+        name: Name of the network in error messages.
 
     Raises:
         WeightsError: The folder is missing, partial or pickled.
@@ -102,7 +102,7 @@ def network_config(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _check_part(folder: Path, whole: str, part: str, is_network: bool) -> None:
-    """Refuse a folder that is empty, holds pickles alone or, as a network's, no weights."""
+    """Raise WeightsError if a folder is empty, has only pickles or lacks a network's weights."""
     files = list(folder.glob("*"))
     if not files:
         raise WeightsError(f"{whole} is partial: {part} is missing or empty. Copy it again.")
@@ -118,7 +118,7 @@ def _check_part(folder: Path, whole: str, part: str, is_network: bool) -> None:
 
 
 def adapter_file(given: str) -> Path:
-    """Return the file of a LoRA adapter, given as such or by its folder; raises WeightsError."""
+    """Return the file of a LoRA adapter given by file or folder; raise WeightsError if missing."""
     path = Path(given).expanduser()
     file = path / LORA_FILE if path.is_dir() else path
     if file.suffix in PICKLED or (path.is_dir() and not file.exists() and any(path.glob("*.bin"))):

@@ -1,4 +1,4 @@
-"""SHA-256 digests of files, folders and weights, by which models are identified."""
+"""SHA-256 digests of files, folders and weights that identify models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 def files_sha256(paths: Sequence[Path]) -> str:
-    """Return a digest of files, by name and content, in that order."""
+    """Return a digest of the names and contents of files, in the given order."""
     content = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -21,18 +21,18 @@ def files_sha256(paths: Sequence[Path]) -> str:
 
 
 def folder_sha256(folder: Path) -> str:
-    """Return a digest of the weights and settings in a folder, by name and content."""
+    """Return a digest of the names and contents of weight and settings files in a folder."""
     kinds = (".safetensors", ".json", ".txt")
     return files_sha256(sorted(path for path in folder.rglob("*") if path.suffix in kinds))
 
 
 def identity_of(name: str, content: Any, modules: Iterable[torch.nn.Module] = ()) -> str:
-    """Return a plug-in's name with 16 hex digits for all that decides its output.
+    """Return a plug-in's name with 16 hex digits of a digest of everything its output depends on.
 
     Args:
-        name: Of the plug-in.
-        content: Plain JSON.
-        modules: Whose weights count, by name and content.
+        name: Name of the plug-in.
+        content: Settings, as JSON.
+        modules: Modules whose weights are included.
     """
     sha256 = hashlib.sha256(json.dumps(content).encode())
     for module in modules:

@@ -1,4 +1,4 @@
-"""A DSTM on disk: weights as safetensors, and model.json, which is written last."""
+"""Files of a DSTM: weights as safetensors, and model.json, which is written last."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tools.tasks import Model
 
 
 def save_model(folder: Path, model: Model, meta: Mapping[str, Any]) -> str:
-    """Write model.safetensors, then model.json, whose existence means that the rest is whole.
+    """Write model.safetensors, then model.json, which marks the weights as complete.
 
     Args:
-        folder: To write.
+        folder: Folder to write.
         model: A DSTM.
-        meta: Plain JSON, kept in model.json beside the architecture; `task` is needed to load the
-            model.
+        meta: JSON values to store in model.json beside the architecture; `task` is required to load
+            the model.
 
     Returns:
         The SHA-256 of the weights.
@@ -35,13 +35,13 @@ def save_model(folder: Path, model: Model, meta: Mapping[str, Any]) -> str:
     data = save({name: value.contiguous() for name, value in model.state_dict().items()})
     sha256 = hashlib.sha256(data).hexdigest()
     write_bytes(folder / "model.safetensors", data)
-    own = {"sha256": sha256, "architecture": model.description, "flips": list(model.flips)}
-    write_json(folder / "model.json", {"schema": 1, **own, **meta})
+    described = {"sha256": sha256, "architecture": model.description, "flips": list(model.flips)}
+    write_json(folder / "model.json", {"schema": 1, **described, **meta})
     return sha256
 
 
 def read_weights(folder: Path) -> tuple[bytes, dict[str, Any]]:
-    """Return the bytes of a saved model's weights, and its model.json.
+    """Return the bytes of a saved model's weights and the content of its model.json.
 
     Raises:
         WeightsError: A file is missing or damaged.
@@ -56,7 +56,7 @@ def read_weights(folder: Path) -> tuple[bytes, dict[str, Any]]:
 
 
 def load_model(folder: Path, device: str = "cpu") -> tuple[Model, dict[str, Any]]:
-    """Return a saved model, ready to predict, and its model.json.
+    """Return a saved model, ready to predict, and the content of its model.json.
 
     Raises:
         WeightsError: A file is missing, damaged or does not fit the architecture.
@@ -85,7 +85,7 @@ def _whole(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reproducible(seed: int, device: str) -> Iterator[None]:
-    """Seed torch and ask for deterministic kernels; restore both at the end."""
+    """Seed torch and request deterministic kernels; restore both on exit."""
     cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -94,7 +94,7 @@ def reproducible(seed: int, device: str) -> Iterator[None]:
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
         torch.use_deterministic_algorithms(True, warn_only=True)
-        memory.fill_uninitialized_memory = False  # would cost a tenth of the time
+        memory.fill_uninitialized_memory = False  # filling takes a tenth of the time
         try:
             yield
         finally:

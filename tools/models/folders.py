@@ -1,4 +1,4 @@
-"""Folders of weights: the files that they need, and what these hold, read or refused.
+"""Reading of weight folders: required files, descriptions and tensors, with errors that explain.
 
 No code in a folder is run: neither pickles nor programs (TorchScript, `torch.export`) are opened.
 """
@@ -20,20 +20,20 @@ from memory.errors import WeightsError
 from memory.records import Record, first_problem
 
 PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pt2", ".ts", ".torchscript")
-# Characters of an error of torch that are shown: it names every tensor.
+# Number of characters of torch's errors that are shown, since they list every tensor.
 _SHOWN = 400
 
 Description = TypeVar("Description", bound=Record)
 
 
 def require_files(folder: Path, names: Sequence[str], what: str, advice: str) -> None:
-    """Raise WeightsError where a folder lacks files; names a pickle that is there instead.
+    """Raise WeightsError if a folder lacks files; the message names a pickle if there is one.
 
     Args:
-        folder: Of the weights.
-        names: Of the files.
-        what: How the message calls the folder, e.g. "The joint model".
-        advice: What to do.
+        folder: Folder of weights.
+        names: Names of the required files.
+        what: Name of the folder in the message, e.g. "The joint model".
+        advice: What the user should do.
     """
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
@@ -44,7 +44,7 @@ def require_files(folder: Path, names: Sequence[str], what: str, advice: str) ->
 
 
 def read_description(path: Path, kind: type[Description], advice: str) -> Description:
-    """Return the record in a JSON file; raises WeightsError that names what is wrong in it."""
+    """Return the record in a JSON file; raise WeightsError that names the first problem in it."""
     try:
         return kind.model_validate_json(path.read_bytes())
     except ValidationError as error:
@@ -57,13 +57,13 @@ def read_description(path: Path, kind: type[Description], advice: str) -> Descri
 
 @contextmanager
 def explained(message: str) -> Iterator[None]:
-    """Raise WeightsError for any error of a library within, which shows no bars of progress.
+    """Convert any error of a library within the context to WeightsError; hide progress bars.
 
-    diffusers, transformers, their hub's client and safetensors raise many types for a folder that
-    cannot be used.
+    diffusers, transformers, their hub client and safetensors raise many types of errors for a
+    folder that cannot be used.
 
     Args:
-        message: Its "{error}" becomes that of the library.
+        message: Message, in which "{error}" is replaced by the library's.
     """
     for library in {"diffusers", "transformers"} & sys.modules.keys():
         sys.modules[library].utils.logging.disable_progress_bar()
@@ -74,10 +74,10 @@ def explained(message: str) -> Iterator[None]:
 
 
 def load_weights(module: torch.nn.Module, path: Path, advice: str) -> None:
-    """Give a module the tensors of a safetensors file, in float32.
+    """Load the tensors of a safetensors file into a module, in float32.
 
     Raises:
-        WeightsError: The file is damaged, or its tensors are not those of the module.
+        WeightsError: The file is damaged, or its tensors do not match the module.
     """
     try:
         weights = {name: value.float() for name, value in load_file(path).items()}

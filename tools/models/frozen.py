@@ -1,8 +1,7 @@
-"""Training of a model's last layer alone, on features that are computed once.
+"""Training of only a model's last layer, on cached features.
 
-Features are kept between trainings of one process, so that a later round computes those of its new
-images alone. Those of an image are computed by itself, so that no bit depends on the others of a
-batch.
+Features are cached between trainings of one process, so that a later round computes only those of
+its new images. Each image is processed separately, so that its features do not depend on the batch.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ _kept = LastUsed[bytes, torch.Tensor](256 * 2**20, lambda features: features.nby
 
 
 def freeze(model: Model) -> nn.Module:
-    """Freeze all of a model but its new layers, which are returned.
+    """Freeze a model except its new layers, and return these.
 
-    Normalisation over a batch uses the stored statistics in the frozen part from then on.
+    Batch normalisation in the frozen part uses its stored statistics from then on.
 
     Raises:
         SettingsError: The model has no last layer that is linear.
@@ -32,18 +31,18 @@ def freeze(model: Model) -> nn.Module:
 
 
 class FrozenFeatures:
-    """What the last layer of a frozen model sees, (n, ...), of images as in `Minibatch`."""
+    """Input of a frozen model's last layer, (n, ...), for images as in `Minibatch`."""
 
     def __init__(self, model: Model) -> None:
         self._model, self._head = model, last_layer(model)
         state = hashlib.sha256()
         for name, value in model.state_dict().items():
-            if not any(value.data_ptr() == own.data_ptr() for own in self._head.parameters()):
+            if not any(value.data_ptr() == part.data_ptr() for part in self._head.parameters()):
                 state.update(name.encode() + value.cpu().numpy().tobytes())
         self._state = state.digest()
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the features, computed for images that are not yet known."""
+        """Return the features, which are computed for images that are not cached."""
         return torch.stack([self._of(image) for image in images.cpu()]).to(images.device)
 
     @torch.no_grad()

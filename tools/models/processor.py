@@ -1,4 +1,4 @@
-"""What a processor offers: cores, threads that wait without work, and arithmetic in bfloat16."""
+"""Properties of the processor: usable cores, OpenMP threads and support for bfloat16."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """Return how many cores this process may keep busy, at least 1.
+    """Return the number of cores that this process may use, at least 1.
 
-    The least of those that it may run on and the quotas of its control groups, rounded down.
+    This is the minimum of its CPU affinity and the quotas of its control groups, rounded down.
 
     Args:
-        root: Where /proc and /sys are.
+        root: Folder that contains /proc and /sys.
     """
     return max(1, min([_allowed_cores(), *map(int, _quotas(root))]))
 
@@ -27,7 +27,7 @@ def _allowed_cores() -> int:
 
 
 def _quotas(root: Path) -> list[float]:
-    """Return the cores that each control group of the process may use, of version 1 and 2."""
+    """Return the CPU quota, in cores, of each control group (version 1 and 2) of the process."""
     try:
         groups = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -38,9 +38,9 @@ def _quotas(root: Path) -> list[float]:
         if controllers and "cpu" not in controllers.split(","):
             continue
         mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
-        own = mount / path.lstrip("/")
-        # In a container the path may be that of the host, so the root of the mount counts, too.
-        for folder in [own, *own.parents]:
+        group_folder = mount / path.lstrip("/")
+        # In a container the path may be that of the host, so the root of the mount is checked too.
+        for folder in [group_folder, *group_folder.parents]:
             if not folder.is_relative_to(mount):
                 break
             quotas += _quota(folder, is_v1=bool(controllers))
@@ -60,14 +60,14 @@ def _quota(folder: Path, is_v1: bool) -> list[float]:
 
 
 def choose_threads(variables: MutableMapping[str, str] = os.environ) -> None:
-    """Set how many threads OpenMP starts and how they wait; has no effect once torch is imported.
+    """Set number and wait policy of OpenMP threads; must be called before torch is imported.
 
-    Waiting threads sleep. By default they spin for a while, which beside other busy programs takes
-    many times the processor time of the work itself. Their number is set where a control group has
-    a quota, which OpenMP does not know. What the user has set is kept.
+    Idle threads sleep instead of spinning, which on a busy machine takes many times the processor
+    time of the work itself. The number of threads is set if a control group has a quota, which
+    OpenMP ignores. Variables that the user has set are kept.
 
     Args:
-        variables: The environment.
+        variables: Environment variables.
     """
     variables.setdefault("OMP_WAIT_POLICY", "passive")
     if (n_usable := usable_cores()) < _allowed_cores():
@@ -75,9 +75,9 @@ def choose_threads(variables: MutableMapping[str, str] = os.environ) -> None:
 
 
 def has_bfloat16(device: str) -> bool:
-    """Return whether a torch device has instructions for bfloat16: CUDA or AVX512-BF16.
+    """Return whether a torch device supports bfloat16 in hardware: CUDA or AVX512-BF16.
 
-    Without them bfloat16 is many times slower than float32.
+    Otherwise bfloat16 is many times slower than float32.
     """
     import torch
 
@@ -86,5 +86,5 @@ def has_bfloat16(device: str) -> bool:
 
 
 def in_bfloat16(precision: Precision, device: str) -> bool:
-    """Return whether a network computes in bfloat16; `auto`: where the device has instructions."""
+    """Return whether to compute in bfloat16; `auto`: if the device supports it in hardware."""
     return precision == "bfloat16" or (precision == "auto" and has_bfloat16(device))

@@ -1,7 +1,7 @@
-"""Models of transformers in local folders: loaded from safetensors, or with a head of our classes.
+"""Models of transformers in local folders, loaded as they are or with a new head.
 
-A hub id with a commit names the folder of the hub's cache; nothing is downloaded. Code inside a
-folder is never run.
+A hub id with a commit refers to a folder of the hub's cache; nothing is downloaded. Weights must be
+safetensors, and code in a folder is never run.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ _OPTIONS: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": Fa
 
 
 class TransformersModel(Model):
-    """A model of transformers as a DSTM; subclasses say what it returns.
+    """A model of transformers as a DSTM; subclasses define its outputs.
+
+    Gray images are repeated to the network's number of channels.
 
     Args:
         network: The model.
         size: Height and width of its input; None: any.
-        mean, std: Per channel, of pixels in 0..1. Gray images are repeated to the network's
-            channels.
+        mean, std: Statistics per channel of pixels in 0..1, used to normalise the input.
         caveat: See `tools.tasks.Model`.
     """
 
@@ -63,7 +64,7 @@ class TransformersModel(Model):
         self.register_buffer("_std", torch.tensor(std).reshape(-1, 1, 1), persistent=False)
 
     def run_network(self, images: torch.Tensor) -> Any:
-        """Return the network's own output for images in 0..1, (n, channels, h, w)."""
+        """Return the output of the network for images in 0..1, (n, channels, h, w)."""
         if self._size is not None and images.shape[2:] != self._size:
             images = interpolate(images, self._size, mode="bilinear", antialias=True)
         if images.shape[1] == 1:
@@ -75,12 +76,12 @@ def folder_of(model: str, alternatives: Sequence[str], kind: str) -> Path:
     """Return the folder that the setting `model` names.
 
     Args:
-        model: The setting.
-        alternatives: Names of our own models, for the message.
-        kind: What the folder should hold, for the message.
+        model: Value of the setting: a folder or a hub id.
+        alternatives: Names of built-in models, for the message.
+        kind: Expected content of the folder, for the message.
 
     Raises:
-        SettingsError: The folder has no config.json, or a hub id no commit.
+        SettingsError: The folder has no config.json, or a hub id lacks a commit.
         WeightsError: A model of the hub is not in the cache, or has no safetensors.
     """
     folder = Path(model).expanduser()
@@ -95,7 +96,7 @@ def folder_of(model: str, alternatives: Sequence[str], kind: str) -> Path:
 
 
 def _cached(name: str, commit: str | None, kind: str) -> Path:
-    """Return the folder of a model of the hub in the cache of this machine."""
+    """Return the folder of a model in the local cache of the hub."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -122,12 +123,12 @@ def _cached(name: str, commit: str | None, kind: str) -> Path:
 
 
 def load_whole(auto_class: Any, folder: Path, kind: str) -> Any:
-    """Return the model in a folder, float32, with all of its weights.
+    """Return the model in a folder, in float32, with all of its weights.
 
     Args:
-        auto_class: Of transformers, with `from_pretrained`.
-        folder: With config.json and model.safetensors.
-        kind: What the folder should hold, for the message, e.g. "a model for depth estimation".
+        auto_class: Auto class of transformers.
+        folder: Folder with config.json and model.safetensors.
+        kind: Expected content of the folder, for the message, e.g. "a model for depth estimation".
 
     Raises:
         WeightsError: The folder cannot be loaded, or lacks weights.
@@ -145,15 +146,15 @@ def load_whole(auto_class: Any, folder: Path, kind: str) -> Any:
 
 
 def with_new_head(auto_class: Any, folder: Path, kind: str, **labels: int) -> nn.Module:
-    """Return the network of a folder with a head of our classes.
+    """Return the network of a folder with a new head.
 
-    The weights are those of the folder, random ones where it has config.json alone.
+    The weights are those of the folder, or random if it has only a config.json.
 
     Args:
-        auto_class: Of transformers.
+        auto_class: Auto class of transformers.
         folder: See `folder_of`.
-        kind: What the folder should hold, for the message.
-        **labels: `num_labels`, where the head has classes.
+        kind: Expected content of the folder, for the message.
+        **labels: `num_labels`, if the head has classes.
 
     Raises:
         WeightsError: The folder cannot be loaded.
@@ -168,7 +169,7 @@ def with_new_head(auto_class: Any, folder: Path, kind: str, **labels: int) -> nn
             folder,
             config=config,
             use_safetensors=True,
-            ignore_mismatched_sizes=True,  # the head has the classes of another task
+            ignore_mismatched_sizes=True,  # the stored head has the classes of another task
             dtype=torch.float32,
             **_OPTIONS,
         )
@@ -183,7 +184,7 @@ def _usable(folder: Path, kind: str) -> AbstractContextManager[None]:
 
 
 def untrained(auto_class: Any, config: Any) -> nn.Module:
-    """Return a network with random weights; config: transformers' own, or its saved form."""
+    """Return a network with random weights; config: of transformers, or its JSON form."""
     from transformers import AutoConfig
 
     if isinstance(config, Mapping):
@@ -193,7 +194,7 @@ def untrained(auto_class: Any, config: Any) -> nn.Module:
 
 
 def preprocessing(folder: Path, network: nn.Module) -> dict[str, Any]:
-    """Return the arguments of `TransformersModel` that a folder asks for, beside its network."""
+    """Return the preprocessing arguments of `TransformersModel` for the model in a folder."""
     config: Any = network.config
     path = folder / "preprocessor_config.json"
     processor = json.loads(path.read_bytes()) if path.is_file() else {}

@@ -1,7 +1,7 @@
-"""What a step of a pretraining sees: images with labels and captions, mirrored at random.
+"""Training batches of pretraining: images with labels and captions, mirrored at random.
 
-A batch is a function of (seed, step), so an interrupted run ends with the weights of an undisturbed
-one.
+A batch is a function of (seed, step), so an interrupted run ends with the same weights as an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class CaptionedBatch(NamedTuple):
 
 
 class Batches:
-    """The batches of a training.
+    """Batches by training step.
 
     Args:
-        samples: Images to learn from.
-        target: Its vocabulary writes captions, and says which flips keep their meaning.
-        settings: CaptionedBatch size, seed, and how often captions or attributes are left out.
+        samples: Training images.
+        target: Defines the vocabulary of the captions and the flips under which they stay valid.
+        settings: Batch size, seed, and dropout of captions and attributes.
     """
 
     def __init__(self, samples: Samples, target: Target, settings: CaptionedRun) -> None:
@@ -48,7 +48,7 @@ class Batches:
         self._may_flip = [direction in target.flips for direction in ("horizontal", "vertical")]
 
     def texts(self) -> Iterator[str]:
-        """Yield the captions that some batch may have, and the empty one."""
+        """Yield every caption that a batch may contain, including the empty one."""
         yield ""
         across, down = ((False, True) if may else (False,) for may in self._may_flip)
         for image in self._captions:
@@ -75,7 +75,7 @@ class Batches:
     def _sample_captions(
         self, rows: Sequence[int], flips: NDArray[np.bool_], rng: np.random.Generator
     ) -> list[str]:
-        """Return a caption for each row, "" for a share of `text_dropout`."""
+        """Return a caption for each row, "" with probability `text_dropout`."""
         variants = [
             self._captions[i][int(h)][int(v)] for i, (h, v) in zip(rows, flips, strict=True)
         ]
@@ -88,7 +88,11 @@ class Batches:
 
 
 def order_of(samples: Samples, settings: CaptionedRun) -> Callable[[int], list[int]]:
-    """Return what gives the image indices of a step, by epochs or by the frequency of classes."""
+    """Return a function from steps to image indices: shuffled epochs, or sampling by class.
+
+    With `class_sampling_exponent` e above 0, the probability of an image is proportional to its
+    class's frequency to the power of -e.
+    """
     exponent = settings.class_sampling_exponent if isinstance(settings, PretrainSettings) else 0.0
     if exponent == 0:
         return lambda step: epoch_order(len(samples), settings, step)
@@ -104,7 +108,7 @@ def order_of(samples: Samples, settings: CaptionedRun) -> Callable[[int], list[i
 
 
 def epoch_order(n: int, settings: CaptionedRun, step: int) -> list[int]:
-    """Return the image indices of a step: shuffled epochs laid end to end."""
+    """Return the image indices of a step, taken from consecutive shuffled epochs."""
     start = step * settings.batch_size
     positions = range(start, start + settings.batch_size)
     orders = {
@@ -119,8 +123,8 @@ def captions_of(
 ) -> list[list[list[list[str]]]]:
     """Return the captions of all samples, see `Captions`.
 
-    Attributes are left out at random, so that the model also understands a prompt that names only
-    some; the first variant always names all.
+    Attributes are dropped at random, so that the model also learns prompts that name only some of
+    them; the first variant always names all.
     """
     rng = random.Random(settings.seed)
     vocabulary = target.vocabulary

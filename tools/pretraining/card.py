@@ -1,4 +1,4 @@
-"""The card of an MTDM: how well its images agree with their prompts, and what it was trained on."""
+"""The card of an MTDM: agreement of its images with their prompts, and its training data."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tools.targets import Target, licence_of, with_flips
 from tools.tasks import Slicing
 from tools.train_dstm import train_model
 
-# At most, at least, and for each photograph of the generator split.
+# Images of a card: at most, at least, and per photograph of the generator split.
 MAX_IMAGES, MIN_IMAGES, PER_PHOTOGRAPH = 512, 64, 4
 TEACHER = TrainSettings(
     model="unet", steps=300, batch_size=16, learning_rate=3e-3, balance_classes=False
@@ -37,7 +37,7 @@ BATCH_SIZE = 32
 
 Progress = Callable[[int, int], None]
 Watch = Callable[[str, str], AbstractContextManager[Progress]]
-"""Gets a task and its unit; while the task runs, the context takes the units done and in all."""
+"""Opens a task with its unit; the context's value is called with the units done and in total."""
 
 
 def _unwatched(task: str, unit: str) -> AbstractContextManager[Progress]:
@@ -53,16 +53,16 @@ def write_card(
 ) -> dict[str, Any]:
     """Draw images for the captions of real photographs and write their figures to card.json.
 
-    Uses the pipeline's default sampling. Without photographs in the audit split there is no figure
-    of classes. `trained` repeats step, loss and settings of the training
-    if its state lies beside the pipeline.
+    Images are drawn with the pipeline's default sampling. Agreement of classes is measured only if
+    the audit split has photographs. `trained` contains step, loss and settings of the training if
+    its state lies beside the pipeline.
 
     Args:
-        folder: Of the MTDM.
-        target: That it was trained on.
-        train_judge: Returns a classifier of the target's classes, for an MTDM without labels.
+        folder: Folder of the MTDM.
+        target: Target that it was trained on.
+        train_judge: Trains a classifier of the target's classes, for an MTDM without labels.
         device: A torch device.
-        watch: Shows the progress of drawing and training.
+        watch: Displays the progress of drawing and training.
 
     Returns:
         The content of card.json.
@@ -91,7 +91,7 @@ def write_card(
 
 
 def n_of_card(target: Target) -> int:
-    """Return how many images a card is measured on: fewer where there are few photographs."""
+    """Return the number of images that a card is measured on, fewer for few photographs."""
     n_wanted = PER_PHOTOGRAPH * len(target.split("generator"))
     return min(MAX_IMAGES, max(MIN_IMAGES, n_wanted))
 
@@ -105,8 +105,8 @@ def draw_like(
 ) -> tuple[Samples, list[str]]:
     """Draw one image for the caption of each of `n_images` photographs of the generator split.
 
-    Photographs are sampled with replacement, so classes and attributes are as frequent as in
-    reality.
+    Photographs are sampled with replacement, so classes and attributes are distributed as in the
+    photographs.
 
     Returns:
         The images with the attributes of their prompts, and the captions.
@@ -127,20 +127,20 @@ def draw_like(
 
 
 def _state(folder: Path, pipeline: MTDMPipeline) -> dict[str, Any] | None:
-    """Return the state of a training, with today's sampling settings of its pipeline."""
+    """Return the content of train.json, with the current sampling settings of the pipeline."""
     path = folder / "train.json"
     if not path.exists():
         return None
     state: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    # They may have been set anew after the last step.
+    # These may have been changed after the last step.
     now = {key: pipeline.config[key] for key in ("s_noise", "timestep_rho")}
     return state | {"settings": renamed(state["settings"]) | now}
 
 
 def audit_agreement(audit: AuditClassifier, target: Target, samples: Samples) -> dict[str, float]:
-    """Return the audit's agreement with the prompt's class, and its accuracy on photographs.
+    """Return the audit's agreement with the prompts' classes, and its accuracy on photographs.
 
-    The photographs are those of the feedback split, which the audit was not trained on.
+    The photographs are of the feedback split, on which the audit was not trained.
     """
     generated = audit.agreement(samples)
     real = audit.agreement(target.split("feedback"))
@@ -158,17 +158,17 @@ def label_agreement(
     teacher: TrainSettings = TEACHER,
     watch: Watch = _unwatched,
 ) -> dict[str, Any]:
-    """Return the agreement of generated labels with nets trained on the audit split.
+    """Return the agreement of generated labels with networks trained on the audit split.
 
-    Per kind of labels the task's main figure, higher is better, on generated images and on the
-    feedback split, which the nets were not trained on, and the ratio of the two.
+    For each kind of labels: the task's main metric (higher is better) on generated images and on
+    the feedback split, on which the networks were not trained, and the ratio of the two.
 
     Args:
-        target: Gives both splits.
+        target: Target with both splits.
         samples: Generated images with labels.
         device: A torch device.
-        teacher: Settings of the nets' training.
-        watch: Shows its progress.
+        teacher: Training settings of the networks.
+        watch: Displays the progress of the training.
     """
     known, unseen = target.split("audit"), target.split("feedback")
     names = target.pixel_classes
@@ -193,7 +193,7 @@ def label_agreement(
 def attribute_agreement(target: Target, samples: Samples) -> dict[str, dict[str, float]]:
     """Return, per measurable attribute, the share of images that show the prompt's value.
 
-    `chance` is the share of a generator that ignores its prompt, with the same images.
+    `chance` is the expected share if the same images were assigned to prompts at random.
     """
     measurable = _measurable(target)
     pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
@@ -219,7 +219,7 @@ def copies(target: Target, samples: Samples) -> Copies:
 
 
 def _measurable(target: Target) -> set[str]:
-    """Return the attributes that `target.measure` finds on some photograph."""
+    """Return the attributes that `target.measure` returns for any photograph."""
     audit = target.split("audit")
     return {
         key

@@ -1,9 +1,9 @@
 """Distillation of an MTDM: a student draws in a few steps what its teacher draws in many.
 
-A step of the student does what several guided steps of its teacher do (progressive distillation,
-Salimans and Ho 2022), and needs no pass without the prompt for that (Meng et al. 2023). It learns
-from a bank of the teacher's trajectories, from noise to image, to captions of photographs; the
-photographs themselves are not seen.
+One step of the student reproduces several guided steps of its teacher (progressive distillation,
+Salimans and Ho 2022) without an unconditional pass (Meng et al. 2023). The training data are a bank
+of the teacher's sampling trajectories for captions of photographs; the photographs themselves are
+not used.
 """
 
 from __future__ import annotations
@@ -25,35 +25,34 @@ from tools.settings import DistillationSettings, PretrainSettings
 from tools.targets import Target
 
 SHARD = 32
-"""Trajectories in one file of the bank."""
-# Beyond the seeds of sessions, so that a bank has no image of theirs.
+"""Number of trajectories in one file of the bank."""
+# Larger than the seeds of sessions, so that a bank contains none of their images.
 _FIRST_SEED = 1_000_003
 _MOST_WEIGHT = 8.0
-# Of the estimate without noise on the state after a step.
+# Smallest coefficient of the denoised estimate in the state after a step.
 _LEAST_EFFECT = 0.05
 
 Balance = Callable[[NDArray[np.uint8]], torch.Tensor]
-"""Returns the weights of patches, (n, 1, h, w), by class ids, (n, height, width)."""
+"""Maps class ids, (n, height, width), to loss weights of patches, (n, 1, h, w)."""
 
 
 class Bank:
-    """Trajectories of a teacher; files that are missing in the folder are written.
+    """Sampling trajectories of a teacher; files missing in the folder are drawn and written.
 
     Args:
-        folder: Of the files.
-        teacher: Draws them, with its own guidance.
-        target: The captions are of the photographs of its generator split.
-        settings: Of the distillation.
-        dropout: Share of a caption's attributes that are left out.
-        balance: Returns weights of patches, (n, 1, h, w), by a segmentation; None: all weigh the
-            same.
+        folder: Folder of the files.
+        teacher: Draws the trajectories, with its configured guidance.
+        target: Captions describe photographs of its generator split.
+        settings: Settings of the distillation.
+        dropout: Share of a caption's attributes that are dropped.
+        balance: Computes loss weights of patches from a segmentation. None: equal weights.
 
     Attributes:
-        texts: Caption of each of n trajectories.
+        texts: Caption of each of the n trajectories.
         states: Projected channels before each of the teacher's steps and at the end, float16,
             (steps + 1, n, k, h, w).
-        weights: Of the patches of each trajectory, by the segmentation that the teacher drew,
-            (n, 1, h, w); (1, 1, 1, 1) where all weigh the same.
+        weights: Loss weights of the patches, from the segmentation that the teacher drew,
+            (n, 1, h, w); (1, 1, 1, 1) for equal weights.
     """
 
     def __init__(
@@ -109,17 +108,17 @@ def distillation_loss(
     settings: PretrainSettings,
     step: int,
 ) -> torch.Tensor:
-    """Return the weighted squared error of the student's estimate without noise, a scalar.
+    """Return the weighted squared error of the student's denoised estimate, a scalar.
 
-    The goal is the estimate from which one DDIM step leads to where the teacher's steps lead. The
-    weight is that of the velocity, at most 8, times that of the patch.
+    The goal is the estimate with which one DDIM step ends where the teacher's steps end. The weight
+    is that of the velocity loss, at most 8, times that of the patch.
 
     Args:
-        student: Its network is trained.
-        bank: Of its teacher; `teacher_steps` are a multiple of `steps`.
+        student: Pipeline whose network is trained.
+        bank: Trajectories of its teacher; `teacher_steps` is a multiple of `steps`.
         encode: Returns token states and mask of texts.
-        settings: Distillation, seed, batch size and precision.
-        step: What is drawn of the bank is a function of (seed, step).
+        settings: Settings of the distillation, seed, batch size and precision.
+        step: Training step; the sampled trajectories are a function of (seed, step).
     """
     generator = torch.Generator("cpu").manual_seed(settings.seed * 1_000_003 + step)
     n_all, size, chosen = len(bank.texts), settings.batch_size, settings.distillation
@@ -128,7 +127,7 @@ def distillation_loss(
     device = student.device
     x = bank.states[number * chosen.stride, rows].float().to(device)
     goal = bank.states[(number + 1) * chosen.stride, rows].float().to(device)
-    # Both are at the levels of the student's steps, the last of which ends without noise.
+    # Both states are at noise levels of the student's steps; the last step ends without noise.
     times = student.times(chosen.steps)
     levels = student.projected_levels(times)
     levels = torch.cat([levels, torch.ones_like(levels[:1])])
@@ -140,8 +139,8 @@ def distillation_loss(
     is_short = in_bfloat16(settings.precision, device.type)
     with torch.autocast(device.type, torch.bfloat16, enabled=is_short):
         estimate = student.denoise(x, times[number], (states, mask)).float()
-    # Not of channels that the step hardly changes: labels that are read already, images that are
-    # still all noise.
+    # Channels that the step hardly changes have no loss: labels that are already decoded, images
+    # that are still pure noise.
     is_drawn = (a_next > a) & (effect > _LEAST_EFFECT)
     weight = (1 / (1 - a).clamp(min=1 / _MOST_WEIGHT)) * is_drawn
     weight = weight * bank.weights.expand(n_all, -1, -1, -1)[rows].to(device)

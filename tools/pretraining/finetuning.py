@@ -1,8 +1,8 @@
-"""Fine-tuning of a text-to-image model of others by a low-rank update (LoRA, Hu et al. 2022).
+"""Fine-tuning of a pretrained text-to-image model by a low-rank update (LoRA, Hu et al. 2022).
 
-`DomainLora` learns how a target's images look; `joint` learns labels too. For UNets that denoise
-the latents of a VAE: Stable Diffusion and SDXL. Running a training again continues at the last
-checkpoint.
+`DomainLora` learns the appearance of a target's images; `joint` also learns labels. Supports UNets
+that denoise the latents of a VAE: Stable Diffusion and SDXL. Running a training again resumes it
+from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _N_UNSEEN = 16
 
 
 class NoisyBatch(NamedTuple):
-    """What a step trains on.
+    """Data of a training step.
 
     Attributes:
         images: uint8, (n, 1 or 3, h, w).
         labels: As in `Samples`.
         captions: One per image.
-        times: (n,), 0 is the least noise.
-        generator: Of the noise.
+        times: Noise levels, (n,); 0 is the least noise.
+        generator: Random generator of the noise.
     """
 
     images: NDArray[np.uint8]
@@ -59,14 +59,14 @@ class NoisyBatch(NamedTuple):
 
 
 class FineTuning(ABC):
-    """A frozen text-to-image model with a LoRA in its UNet that learns.
+    """A frozen text-to-image model with a trainable LoRA in its UNet.
 
-    Subclasses may change the UNet in `widen`, and define what is learnt in `losses`.
+    Subclasses may change the UNet in `widen` and define the objective in `losses`.
 
     Args:
-        target: Its image shape gives the aspect ratio at which images are learnt.
-        options: Of the model; `dtype` is that of the arithmetic.
-        settings: Rank, seed and training.
+        target: Its image shape sets the aspect ratio of training.
+        options: Options of the model; `dtype` is the precision of the computation.
+        settings: Rank, seed and training settings.
         device: A torch device.
 
     Raises:
@@ -74,9 +74,9 @@ class FineTuning(ABC):
     """
 
     description: str
-    """What is trained, as errors name it."""
+    """Name of the trained model in error messages."""
     layers: Sequence[str] = ATTENTION
-    """Layers with a LoRA: all whose names end in one of these."""
+    """Suffixes of the names of layers that get a LoRA."""
 
     def __init__(
         self, target: Target, options: ModelOptions, settings: LoraSettings, device: str
@@ -85,7 +85,7 @@ class FineTuning(ABC):
         self.pipeline = load_to_train(options, device, self.description)
         self.size = size_like(self.pipeline, options, target.image_shape[1:])
         dtype = dtype_of(options, device)
-        # Gradients in float16 would need scaling.
+        # float16 would require gradient scaling.
         self._dtype = torch.float32 if dtype == torch.float16 else dtype
         self.schedule = DDPMScheduler.from_config(self.pipeline.scheduler.config)
         self.n_times = int(self.schedule.config.num_train_timesteps)
@@ -93,21 +93,21 @@ class FineTuning(ABC):
         add_lora(self.pipeline.unet, settings.rank, settings.seed, device, self.layers)
         for parameter in new_parameters:
             parameter.requires_grad_()
-        # Of the network, what is learnt, and so what a checkpoint holds.
+        # Trainable parameters of the network, the content of checkpoints.
         self.weights = torch.nn.ParameterList(
             parameter for parameter in self.pipeline.unet.parameters() if parameter.requires_grad
         )
 
     def widen(self) -> Iterable[torch.nn.Parameter]:
-        """Change the UNet before it gets its LoRA; return new parameters, which are learnt too."""
+        """Change the UNet before the LoRA is added, and return new parameters to train."""
         return ()
 
     @abstractmethod
     def losses(self, batch: NoisyBatch) -> tuple[torch.Tensor, ...]:
-        """Return the losses of a batch, scalars, whose sum is minimised."""
+        """Return the losses of a batch, scalars; their sum is minimised."""
 
     def train(self, samples: Samples, folder: Path, progress: Progress) -> None:
-        """Train, or continue to train, on samples; at the end the UNet has averaged weights.
+        """Train on samples, or resume training; at the end the UNet has the averaged weights.
 
         A batch is a function of (seed, step).
 
@@ -136,7 +136,7 @@ class FineTuning(ABC):
         return len(rows), [float(mean) for mean in np.mean(rows, axis=0)]
 
     def _unseen(self) -> Iterator[NoisyBatch]:
-        """Yield images of the audit split, spread evenly over it and over the times."""
+        """Yield held-out images of the audit split at evenly spaced times, one per batch."""
         audit = self.target.split("audit")
         rows = np.linspace(0, len(audit) - 1, min(len(audit), _N_UNSEEN)).astype(int)
         unseen = audit.take(rows.tolist())
@@ -150,7 +150,7 @@ class FineTuning(ABC):
             yield NoisyBatch(unseen.images[row], labels, text, times[row], generator)
 
     def card(self) -> dict[str, Any]:
-        """Return what cards of all fine-tuned models say of their training."""
+        """Return the training entries common to the cards of fine-tuned models."""
         return {
             "trained_on": f"{self.target.name}: generator split. {licence_of(self.target)}",
             "steps": self.settings.steps,
@@ -158,7 +158,7 @@ class FineTuning(ABC):
         }
 
     def autocast(self) -> torch.autocast:
-        """Return the context of the arithmetic."""
+        """Return the autocast context of the computation's precision."""
         enabled = self._dtype != torch.float32
         kind = self._device.split(":")[0]
         return torch.autocast(kind, self._dtype if enabled else torch.bfloat16, enabled=enabled)
@@ -176,10 +176,10 @@ class FineTuning(ABC):
 
     @torch.no_grad()
     def states(self, captions: Sequence[str]) -> tuple[torch.Tensor, dict[str, Any] | None]:
-        """Return token states of captions, and the further conditions of SDXL's UNet."""
+        """Return token states of captions and, for SDXL, the further conditions of the UNet."""
         pipeline = self.pipeline
         with self.autocast():
-            # The method of the class: that of the instance caches every text.
+            # The method of the class, because that of the instance caches every text.
             encoded = type(pipeline).encode_prompt(
                 pipeline,
                 prompt=list(captions),
@@ -197,7 +197,7 @@ class FineTuning(ABC):
     def prediction_goal(
         self, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor
     ) -> torch.Tensor:
-        """Return what the UNet should predict of latents with noise at times, (n,)."""
+        """Return the prediction target of the UNet for latents noised at `times`, (n,)."""
         goals: dict[str, torch.Tensor] = {
             "epsilon": noise,
             "sample": latents,
@@ -207,12 +207,12 @@ class FineTuning(ABC):
 
 
 def load_to_train(options: ModelOptions, device: str, description: str) -> DiffusionPipeline:
-    """Load a model in float32, without adapters, all of it frozen.
+    """Load a model in float32 without adapters, with all weights frozen.
 
     Args:
-        options: Of the model.
+        options: Options of the model.
         device: A torch device.
-        description: What is trained, as errors name it.
+        description: Name of the trained model in error messages.
 
     Raises:
         WeightsError: The model is none of `SUPPORTED`, or cannot be loaded.
@@ -226,7 +226,7 @@ def load_to_train(options: ModelOptions, device: str, description: str) -> Diffu
             "quantize": "none",
         }
     )
-    # Captions that the encoder cuts would be reported at every step.
+    # diffusers would warn about truncated captions at every step.
     diffusers_logging.set_verbosity_error()
     pipeline = load_model(plain, device).pipeline
     if type(pipeline).__name__ not in SUPPORTED:
@@ -243,7 +243,7 @@ def load_to_train(options: ModelOptions, device: str, description: str) -> Diffu
 def add_lora(
     unet: UNet2DConditionModel, rank: int, seed: int, device: str, layers: Sequence[str]
 ) -> None:
-    """Give a UNet a LoRA to train, in all layers whose names end in one of `layers`."""
+    """Add a trainable LoRA to all layers of a UNet whose names end in one of `layers`."""
     from peft import LoraConfig
 
     torch.manual_seed(seed)
@@ -254,7 +254,7 @@ def add_lora(
 
 
 def lora_state(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
-    """Return the LoRA of a UNet as diffusers saves it."""
+    """Return the LoRA weights of a UNet in the format of diffusers."""
     from peft import get_peft_model_state_dict
 
     return {
@@ -271,11 +271,11 @@ def pretrain_lora(
     device: str = "cpu",
     progress: Progress = lambda step, loss, seconds: None,
 ) -> Path:
-    """Train, or continue to train, a LoRA for the model of `options`; return its folder.
+    """Train a LoRA for the model of `options`, or resume training; return its folder.
 
-    Writes `train.json` with its tensors (to continue) and `adapter/`: the LoRA file, which any
-    diffusers pipeline of the model's kind loads, and `adapter.json` with what it was trained on and
-    its error on held-out images of the audit split, without and with it.
+    Writes `train.json` with its tensors (checkpoint) and `adapter/`: the LoRA file, which any
+    diffusers pipeline of the model's kind can load, and `adapter.json` with the training data and
+    the model's error on held-out images of the audit split, with and without the LoRA.
 
     Raises:
         WeightsError: The model is not Stable Diffusion or SDXL, or cannot be loaded.
@@ -306,7 +306,7 @@ def pretrain_lora(
 
 
 class DomainLora(FineTuning):
-    """A text-to-image model that learns images alone, each with a caption of its attributes."""
+    """A text-to-image model trained on images with captions of their attributes, without labels."""
 
     description = "A domain LoRA"
 

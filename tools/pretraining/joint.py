@@ -1,9 +1,9 @@
-"""Training of a joint model: a text-to-image model of others learns to draw labels of pixels too.
+"""Training of a joint model: a pretrained text-to-image model learns to draw pixel labels too.
 
-The UNet of a Stable Diffusion or SDXL model is widened by the labels, see
-`tools.generators.joint.unet`; low-rank updates of its layers and the new parts of its first and
-last convolution are learnt on the generator split, all else stays as it is. Labels are not sent
-through the VAE but folded, see `LabelGrid`. See `finetuning`.
+The UNet of a Stable Diffusion or SDXL model is widened by label channels, see
+`tools.generators.joint.unet`; low-rank updates of its layers and the new weights of its first and
+last convolution are trained on the generator split, all other weights are frozen. Labels bypass the
+VAE and are folded onto its latents, see `LabelGrid`. The training loop is that of `finetuning`.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ def pretrain_joint(
     device: str = "cpu",
     progress: Progress = lambda step, loss, seconds: None,
 ) -> Path:
-    """Train, or continue to train, a joint model on the model of `options`; return its folder.
+    """Train a joint model on the model of `options`, or resume training; return its folder.
 
-    Pixels without a label are left out of the loss. Writes `train.json` with its tensors (to
-    continue), `run.json` (of what is trained) and `joint/`: the LoRA, the new tensors and
-    `joint.json`, its card, see `JointCard`. The model itself is not copied.
+    Pixels without a label are excluded from the loss. Writes `train.json` with its tensors
+    (checkpoint), `run.json` (identity of model and labels) and `joint/`: the LoRA, the new tensors
+    and `joint.json`, its card, see `JointCard`. The model itself is not copied.
 
     Raises:
         WeightsError: The model is not Stable Diffusion or SDXL, or cannot be loaded.
         SettingsError: The target lacks labels, the folder holds a run with other settings or of
             another model, or peft is missing.
-        DataError: Labels cannot be coded.
+        DataError: Labels cannot be encoded.
     """
     require_peft()
     samples = _with_labels(target.split("generator"), target, settings)
@@ -78,7 +78,7 @@ def pretrain_joint(
 
 
 def _with_labels(samples: Samples, target: Target, settings: JointSettings) -> Samples:
-    """Return samples with only the labels to learn; raises SettingsError where they lack some."""
+    """Return samples with only the labels to learn; raise SettingsError if any is missing."""
     kinds = tuple(samples.labels) if settings.labels is None else settings.labels
     missing = sorted(set(kinds) - set(samples.labels))
     if missing or not kinds:
@@ -91,10 +91,10 @@ def _with_labels(samples: Samples, target: Target, settings: JointSettings) -> S
 
 
 class JointFineTuning(FineTuning):
-    """A text-to-image model whose UNet, widened by labels, learns images and labels.
+    """A text-to-image model with a UNet widened by label channels, trained on images and labels.
 
     Args:
-        samples: Images to learn from, whose labels decide the codes.
+        samples: Training images; the label codes are fitted to their labels.
         target, options, settings, device: See `FineTuning`.
     """
 
@@ -114,7 +114,7 @@ class JointFineTuning(FineTuning):
         super().__init__(target, options, settings, device)
 
     def widen(self) -> Iterable[torch.nn.Parameter]:
-        """Widen the UNet by the labels."""
+        """Widen the UNet by the label channels."""
         _, height, width = self.target.image_shape
         scale = self.pipeline.vae_scale_factor
         self.grid = LabelGrid.of(self._codes, (height, width), self.size, scale)
@@ -122,9 +122,9 @@ class JointFineTuning(FineTuning):
         return self._unet.label_weights.values()
 
     def losses(self, batch: NoisyBatch) -> tuple[torch.Tensor, ...]:
-        """Return the mean squared errors of the prediction for latents, and of clean labels.
+        """Return the mean squared errors of the prediction for latents and of the clean labels.
 
-        That of labels has Min-SNR weights clamped at `MIN_SNR_GAMMA` (Hang et al. 2023).
+        The error of labels has Min-SNR weights clamped at `MIN_SNR_GAMMA` (Hang et al. 2023).
         """
         latents = self.latents(batch.images)
         states, conditions = self.states(batch.captions)
@@ -143,7 +143,7 @@ class JointFineTuning(FineTuning):
 
 
 def _check_run(folder: Path, model_sha256: str, learner: JointFineTuning) -> None:
-    """Refuse to continue a run of another model, size or other labels; raises SettingsError."""
+    """Raise SettingsError if the folder holds a run of another model, size or labels."""
     labels = learner.grid.to_json()
     run = {"model_sha256": model_sha256, "size": list(learner.size), "labels": labels}
     path = folder / "run.json"

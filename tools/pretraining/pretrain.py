@@ -1,6 +1,6 @@
 """Pretraining of an MTDM on the generator split of a target.
 
-One linear function; running it again continues at the last checkpoint.
+Running `pretrain` again resumes from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tools.targets import Target, licence_of
 _N_BASIS_IMAGES = 500
 _ENCODE_BATCH = 32
 _PARTS = ("unet", "scheduler")
-# Of a pixel of a rare class.
+# Limit of the loss weight of a pixel of a rare class.
 _MAX_WEIGHT = 20.0
 
 
@@ -48,18 +48,18 @@ def pretrain(
     device: str = "cpu",
     progress: Progress = lambda step, loss, seconds: None,
 ) -> MTDMPipeline:
-    """Train, or continue to train, the MTDM in `folder`; return it with its averaged weights.
+    """Train the MTDM in `folder`, or resume training; return it with its averaged weights.
 
-    All labels of pixels that the target has are learnt with the images; pixels without a label are
-    left out of the loss, so an image without depth still teaches the other labels.
+    All pixel labels of the target are learnt with the images. Pixels without a label are excluded
+    from the loss, so an image without depth still contributes its other labels.
 
-    Writes `train.json` with its tensors (to continue), `pipeline/` (to use, float16),
-    `samples-STEP.png` and `log.jsonl`. On CUDA the network runs compiled in bfloat16.
+    Writes `train.json` with its tensors (checkpoint), `pipeline/` (for use, float16),
+    `samples-STEP.png` and `log.jsonl`. On CUDA the network is compiled and runs in bfloat16.
 
     Raises:
-        SettingsError: The folder holds a run with other settings, or the images have a size that
-            the network cannot draw.
-        DataError: Labels cannot be coded.
+        SettingsError: The folder holds a run with other settings, or the network does not support
+            the size of the images.
+        DataError: Labels cannot be encoded.
     """
     samples = target.split("generator")
     torch.manual_seed(settings.seed)
@@ -93,14 +93,14 @@ def pretrain(
 
     trainer.train(first, loss_of, progress, export)
     if first >= settings.steps:
-        # How it draws may have been set anew without another step.
+        # The sampling settings may have changed although no step was left.
         export(first)
 
     return load_pipeline(folder / "pipeline", device)
 
 
 def _initial_pipeline(samples: Samples, target: Target, settings: PretrainSettings) -> MTDMPipeline:
-    """Return the pipeline that the training starts with: new, or one trained before."""
+    """Return the initial pipeline: a new one, or the pretrained one that the settings name."""
     if start := settings.distillation.teacher or settings.start:
         return _earlier_pipeline(start, samples, target)
     pixels = samples.images.astype(np.float32) / 255
@@ -135,7 +135,7 @@ def _initial_pipeline(samples: Samples, target: Target, settings: PretrainSettin
 
 
 def _earlier_pipeline(start: str, samples: Samples, target: Target) -> MTDMPipeline:
-    """Load the weights to start with; raises SettingsError for those of other images or classes."""
+    """Load a pretrained MTDM; raise SettingsError if its images or classes do not match."""
     pipeline = load_pipeline(weights_folder(start))
     names = pipeline.codes.class_names
     if pipeline.image_shape != tuple(target.image_shape) or (
@@ -159,23 +159,23 @@ def _distilled(
     device: str,
     balance: Balance | None,
 ) -> Bank | None:
-    """Let a teacher draw what its student learns from; None: nothing is distilled."""
+    """Return the teacher's trajectories and set up the student; None: no distillation."""
     chosen = settings.distillation
     if chosen.teacher is None:
         return None
     teacher = load_pipeline(weights_folder(chosen.teacher), device)
-    # Of both, so that a step of the student begins and ends where the teacher's do.
+    # Equal spacing, so that steps of the student begin and end at steps of the teacher.
     teacher.register_to_config(timestep_rho=pipeline.config.timestep_rho)
     dropout = settings.attribute_dropout
     bank = Bank(folder / "bank", teacher, target, chosen, dropout, balance)
-    # A step of the student keeps as much noise as the teacher's steps that it stands for.
+    # A step of the student keeps as much noise as the teacher's steps that it replaces.
     s_noise = [share**chosen.stride for share in teacher.config.s_noise]
     pipeline.register_to_config(steps=chosen.steps, guidance=1.0, s_noise=s_noise)
     return bank
 
 
 def _class_balance(samples: Samples, target: Target, settings: PretrainSettings) -> Balance | None:
-    """Return a function from masks to weights of patches; None: all weigh the same."""
+    """Return a function from segmentations to loss weights of patches; None: equal weights."""
     if not settings.class_balance_exponent or "segmentation" not in samples.labels:
         return None
 
@@ -191,9 +191,9 @@ def _class_balance(samples: Samples, target: Target, settings: PretrainSettings)
 
 
 def _pca_parts(pipeline: MTDMPipeline, explained: Mapping[str, float]) -> list[tuple[int, float]]:
-    """Return the channels of a patch of each kind, and the share of their variance to explain.
+    """Return, per kind, the channels of a patch and the share of their variance to explain.
 
-    Kinds that the target lacks are no error, so that a preset may serve several targets.
+    Kinds that the target lacks are ignored, so that a preset can serve several targets.
     """
     kinds = ("image", *pipeline.codes.kinds)
     for name in sorted(set(explained) - {"image", *KINDS}):
@@ -204,11 +204,11 @@ def _pca_parts(pipeline: MTDMPipeline, explained: Mapping[str, float]) -> list[t
 
 
 class _TextCache:
-    """Token states of all captions, encoded once before the training and kept as float16."""
+    """Token states of all captions, encoded once before training and stored as float16."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         encoder = minilm.load()
-        # Equal lengths side by side: little padding, and the cost falls by half.
+        # Batches of similar lengths need little padding, which halves the cost.
         ordered = sorted(set(texts), key=lambda text: (len(text), text))
         self._states: dict[str, torch.Tensor] = {}
         for start in range(0, len(ordered), _ENCODE_BATCH):
@@ -218,7 +218,7 @@ class _TextCache:
                 self._states[text] = row[:length].half()
 
     def __call__(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return token states, padded to the longest text, and the mask."""
+        """Return token states, padded to the longest text, and their mask."""
         rows = [self._states[text].float() for text in texts]
         masks = [torch.ones(len(row), dtype=torch.long) for row in rows]
         return pad_sequence(rows, batch_first=True), pad_sequence(masks, batch_first=True)
@@ -232,7 +232,7 @@ def _export(
     step: int,
 ) -> None:
     """Save the averaged weights as a usable pipeline and a grid of samples."""
-    # Without the folder of the weights that it began with.
+    # Omit the path of the initial weights.
     shape = {k: v for k, v in pipeline.unet.config.items() if k != "_name_or_path"}
     unet = UNet2DConditionModel.from_config(shape)
     unet.load_state_dict({k: v.float().cpu() for k, v in average.items()})
@@ -268,7 +268,7 @@ def _pictures(drawn: Drawn, class_names: Sequence[str]) -> Images:
 
 
 def sample_prompts(target: Target) -> list[str]:
-    """Return eight canonical prompts that walk through the values of the target's attributes."""
+    """Return eight prompts that cycle through the values of the target's attributes."""
     vocabulary = target.vocabulary
     prompts = []
     for row in range(8):
@@ -283,21 +283,22 @@ def sample_prompts(target: Target) -> list[str]:
 
 
 def class_weights(segmentation: NDArray[np.uint8], n_classes: int, exponent: float) -> torch.Tensor:
-    """Return the weight of a pixel of each class, (256,), 1 on average, `_MAX_WEIGHT` at most.
+    """Return the loss weight of a pixel of each class, (256,), with mean 1 over the pixels.
 
-    A scene's poles, signs and cyclists are a few pixels in a hundred, and a network with little to
-    spend learns what is common. Weights that fall with a power of a class's frequency (as Mikolov
-    et al. 2013 and Mahajan et al. 2018 sample by; cf. Cui et al. 2019) are those of whole patches,
-    image and labels alike, so the thing is drawn together with its label. By the frequency in all
-    images, an image with a rare thing weighs more as a whole, and one that lacks it less; by that
-    in the image itself all images weigh the same, and what is small in each weighs more there.
+    Poles, signs and cyclists cover a few percent of the pixels, and a small network learns what is
+    common. Weights fall with a power of the class's frequency (the sampling of Mikolov et al. 2013
+    and Mahajan et al. 2018; cf. Cui et al. 2019), are clipped at `_MAX_WEIGHT` before the final
+    normalisation, and apply to whole patches, image and labels alike, so that an object is learnt
+    together with its label. With frequencies over all images, an image with rare classes weighs
+    more as a whole; with frequencies within each image, all images weigh the same and small classes
+    weigh more within each.
 
     Args:
         segmentation: Class ids, (n, h, w).
-        n_classes: Number of classes; unknown ones and those without a pixel weigh 1.
-        exponent: 0 weighs all alike, 1 gives all classes the same share of the loss.
+        n_classes: Number of classes; unknown pixels and classes without pixels have weight 1.
+        exponent: 0: equal weights; 1: all classes have the same share of the loss.
     """
-    # Image by image: bincount makes eight bytes of each.
+    # Image by image, because bincount converts to int64.
     per_image = (np.bincount(ids.reshape(-1), minlength=VOID + 1) for ids in segmentation)
     counts = sum(per_image, np.zeros(VOID + 1))[:n_classes]
     present = counts > 0
@@ -317,8 +318,8 @@ def patch_weights(
 
     Args:
         segmentation: Class ids, (n, h, w).
-        weights: Of a pixel of each class, (256,), or by image, (n, 256).
-        patch: Side, pixels.
+        weights: Weights of the classes, (256,), or per image, (n, 256).
+        patch: Side of a patch, pixels.
     """
     ids = torch.from_numpy(segmentation.astype(np.int64))
     of_images = weights.expand(len(ids), -1)

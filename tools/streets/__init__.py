@@ -1,10 +1,11 @@
 """Renderer `streets`: an urban scene seen from a car, with exact labels.
 
-Geometry first: planes, axis-aligned boxes, vertical cylinders and ellipsoids are met by one ray per
-pixel centre and merged by a z-buffer (slab test: Kay and Kajiya 1986). Colour after that, in one
-deferred pass over the buffers (light, shadows, wet roads, snow, fog after Koschmieder, glow, lens,
-sensor), so no effect of light or weather can touch a label. Geometry, people and colours come from
-random streams of their own: with one seed, another light or weather keeps the street as it is.
+Geometry is rendered first: planes, axis-aligned boxes, vertical cylinders and ellipsoids are
+intersected by one ray per pixel centre and merged by a z-buffer (slab test: Kay and Kajiya 1986).
+Colour is computed in one deferred pass over the buffers (light, shadows, wet roads, snow, fog after
+Koschmieder, glow, lens, sensor), so light and weather cannot affect labels. Geometry, people and
+colours have separate random streams: with the same seed, another light or weather leaves the street
+unchanged.
 
 World axes: x right, y down, z along the street, in metres, origin at the camera. Camera axes:
 x right, y down, z forward; `depth` is the camera's z. Traffic keeps left, as in CamVid.
@@ -50,7 +51,7 @@ PRIOR: dict[str, dict[str, float]] = {
     "pedestrians": {"none": 0.3, "few": 0.4, "many": 0.3},
     "layout": {"straight": 0.6, "intersection": 0.4},
 }
-"""How often each value is drawn where the caller leaves it open, style `plain`."""
+"""Probability of each value that the caller does not set, for style `plain`."""
 
 NATURAL_PRIOR: dict[str, dict[str, float]] = {
     "light": {"day": 0.72, "dusk": 0.17, "night": 0.11},
@@ -59,14 +60,14 @@ NATURAL_PRIOR: dict[str, dict[str, float]] = {
     "pedestrians": {"none": 0.5, "few": 0.38, "many": 0.12},
     "layout": {"straight": 0.75, "intersection": 0.25},
 }
-"""The same for style `shifted`: long-tailed, as on the road."""
+"""The same for style `shifted`: long-tailed, as in real traffic."""
 
 CYCLISTS = ("none", "some")
-"""Values of `cyclists`; where it is not given, three streets in ten have a place for one."""
+"""Values of `cyclists`; if it is not set, a cyclist is tried with probability 0.3."""
 
 DENSE_SHARE = 0.055
 MANY_SHARE = 0.023
-"""Share of the pixels from which cars count as dense, and pedestrians as many."""
+"""Smallest share of pixels at which cars count as dense and pedestrians as many."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ class Scene:
         depth: float32, (h, w), metres along the optical axis, sky `FAR_M`.
         normals: float32, (3, h, w), unit vectors in camera axes that face the camera, sky
             (0, 0, -1).
-        attributes: Those of `PRIOR`, given or random, and `cyclists` if it was given.
-        camera: Of the picture.
+        attributes: Those of `PRIOR`, set or random, and `cyclists` if it was set.
+        camera: The camera.
     """
 
     image: NDArray[np.uint8]
@@ -101,7 +102,7 @@ def stack(scenes: Sequence[Scene]) -> tuple[NDArray[np.uint8], dict[str, NDArray
 def scene_attributes(
     attributes: Mapping[str, str], seed: int, style: Style = "plain"
 ) -> dict[str, str]:
-    """Complete attributes from the prior of the style; DataError for unknown names or values."""
+    """Sample missing attributes from the style's prior; raise DataError for unknown ones."""
     possible: dict[str, Iterable[str]] = {**PRIOR, "cyclists": CYCLISTS}
     for key, value in attributes.items():
         if value not in possible.get(key, ()):
@@ -116,7 +117,7 @@ def scene_attributes(
 
 
 def visible(segmentation: NDArray[np.uint8]) -> dict[str, str]:
-    """Return the densities that labels show: traffic and pedestrians, by their share of pixels."""
+    """Return the values of traffic and pedestrians by their share of the labelled pixels."""
     cars = float((segmentation == Surface.CAR).mean())
     people = float((segmentation == Surface.PEDESTRIAN).mean())
     return {
@@ -135,11 +136,11 @@ def render(
     """Render one street.
 
     Args:
-        attributes: Of the scene; the others are random, see `scene_attributes`.
-        seed: Of the scene, which is the same at every size.
+        attributes: Attributes of the scene; the others are random, see `scene_attributes`.
+        seed: Seed of the scene, which is the same at every size.
         width: 96 times a whole number.
         height: 64 times the same number.
-        style: `shifted` has other colours and textures, and the faults of a cheap camera.
+        style: `shifted` has other colours and textures, and the artefacts of a cheap camera.
 
     Raises:
         DataError: The size, an attribute or a value is not supported.
@@ -150,7 +151,7 @@ def render(
     street = Street(complete, seed, style)
     buffers = Buffers(street.camera, width, height)
     draw_ground(buffers, street)
-    # From near to far, so that what is hidden is not painted.
+    # From near to far, so that hidden surfaces are not painted.
     solids = sorted(street.solids, key=lambda solid: solid.low[2])
     for solid, window in zip(solids, windows(solids, buffers), strict=True):
         draw_solid(buffers, solid, window)

@@ -1,4 +1,4 @@
-"""The ground: road, kerbs and pavements with their marks."""
+"""The ground: road with markings, kerbs and pavements."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def draw_ground(buffers: Buffers, street: Street) -> None:
     step = ~raised & ~on_road(low * dx, low * dz)
     on_left = low * dx < left
     side = np.where(on_left, left, right) * buffers.inverse[0]
-    across = (side < high) | (side > low)  # not met at the side, so at the far end of a crossing
+    across = (side < high) | (side > low)  # no hit at the side, so at the far end of a crossing
     face = np.where(across, street.crossing[1] * buffers.inverse[2], side)
     depth = np.where(raised, high, np.where(step, face, low))
     visible = depth < FAR_M

@@ -1,4 +1,4 @@
-"""Colour: light, shadows, weather, lens and sensor, in one deferred pass over the buffers."""
+"""Deferred shading of the buffers: light, shadows, weather, lens and sensor."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tools.streets.textures import mix, noise, noise_table, soft_noise
 
 
 class _Air(NamedTuple):
-    """Light of the sky, linear: zenith, horizon, ambient light, sun and where it stands."""
+    """Linear colours of the sky at zenith and horizon, of ambient light and of the sun."""
 
     zenith: Colour
     horizon: Colour
@@ -119,7 +119,7 @@ def _contact_shadows(light: Array, buffers: Buffers, spots: Sequence[Spot]) -> N
 
 
 def _sunlit(street: Street, points: Array, sun: Array) -> Array:
-    """Return 0 where a house of the sun's side stands between the sun and a point, else 1."""
+    """Return 0 where a house hides the sun from a point, else 1."""
     side = int(sun[0] > 0)
     away = np.abs(points[0] - street.fronts[side]) / abs(sun[0])
     reached = ((points[2] + away * sun[2]) / 2).astype("i4").clip(0, 127)
@@ -129,7 +129,7 @@ def _sunlit(street: Street, points: Array, sun: Array) -> Array:
 
 
 def _lamp_light(buffers: Buffers, street: Street, points: Array) -> Array:
-    """Return the light of street lamps and of the own headlights, Lambertian."""
+    """Return the diffuse light of street lamps and of the ego vehicle's headlights."""
     strength = 1.0 if street.attributes["light"] == "night" else 0.35
     rays, normal, depth = buffers.rays, buffers.normal, buffers.depth
     total: Array = np.zeros_like(points)
@@ -161,7 +161,7 @@ def _sky(buffers: Buffers, street: Street, air: _Air) -> Array:
 
 
 def _wet(buffers: Buffers, image: Array, points: Array) -> Array:
-    """Mirror each column at the foot of what stands on the ground; more at grazing angles."""
+    """Add reflections on wet ground: columns mirrored at the foot of objects, by grazing angle."""
     ground = (buffers.label == Surface.ROAD) | (buffers.label == Surface.PAVEMENT)
     row = np.arange(ground.shape[0])[:, None]
     foot = np.maximum.accumulate(np.where(ground, 0, row + 1), 0)
@@ -176,7 +176,7 @@ def _wet(buffers: Buffers, image: Array, points: Array) -> Array:
 
 
 def _halos(image: Array, buffers: Buffers, street: Street) -> None:
-    """Add the glow of lamps in lens and air, where they are not hidden."""
+    """Add the glow of visible lamps in lens and air."""
     rotation, (height, width) = buffers.camera.rotation(), buffers.depth.shape
     wide = {"clear": 1.0, "rain": 1.3, "fog": 2.2, "snow": 1.3}[street.attributes["weather"]]
     fade = _EXTINCTION_PER_M[street.attributes["weather"]]
@@ -226,7 +226,7 @@ def _precipitation(image: Array, street: Street) -> Array:
 
 
 def develop(colour: Array, rng: np.random.Generator, style: Style) -> NDArray[np.uint8]:
-    """Turn linear colour into display pixels through a lens and a sensor."""
+    """Convert linear colour to display pixels with a model of lens and sensor."""
     height, width = colour.shape[1:]
     if style == "plain":
         image = np.sqrt(np.clip(_blur(colour, 0.12), 0, 1))
@@ -245,7 +245,7 @@ def develop(colour: Array, rng: np.random.Generator, style: Style) -> NDArray[np
 
 
 def _grain(rng: np.random.Generator, height: int, width: int) -> Array:
-    """Return uniform noise cut from the table at a random place: ten times as fast as drawing."""
+    """Return uniform noise from a random offset of the table, ten times as fast as sampling."""
     start = int(rng.integers(1 << 16))
     return np.take(noise_table(), np.arange(start, start + height * width), mode="wrap").reshape(
         height, width
@@ -253,7 +253,7 @@ def _grain(rng: np.random.Generator, height: int, width: int) -> Array:
 
 
 def _blur(image: Array, side: float) -> Array:
-    """Blur by the kernel (side, 1 - 2 side, side) along both axes; edges repeat."""
+    """Blur with the kernel (side, 1 - 2 side, side) along both axes; edges are repeated."""
     for axis in (1, 2):
         padded = np.pad(image, [(0, 0), *((1, 1) if a == axis else (0, 0) for a in (1, 2))], "edge")
         n = image.shape[axis]

@@ -1,4 +1,4 @@
-"""The plan of a street: what stands where, drawn by the random streams of a seed."""
+"""The plan of a street: its objects, placed by the random streams of a seed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Style = Literal["plain", "shifted"]
 
 
 class Lamp(NamedTuple):
-    """A source that glows in the lens: world position, colour, radius of its halo in metres."""
+    """A light with a halo: world position, colour, radius of the halo in metres."""
 
     position: Vector
     colour: Colour
@@ -39,7 +39,7 @@ class _Palette(NamedTuple):
 
 @cache
 def looks() -> Mapping[str, Any]:
-    """Return palettes and the light of the sky, from looks.yaml."""
+    """Return the content of looks.yaml: palettes and the light of the sky."""
     file = resources.files("tools.streets").joinpath("looks.yaml")
     content: Mapping[str, Any] = yaml.safe_load(file.read_text("utf-8"))
     return content
@@ -56,7 +56,18 @@ def _palette(style: Style) -> _Palette:
 
 @dataclass
 class Street:
-    """All that stands in one scene, placed by the random streams of the seed."""
+    """Camera, solids, shadows and lamps of one scene.
+
+    Attributes:
+        attributes: Values of all scene attributes.
+        seed: Seed of the random streams.
+        style: Palette and textures.
+        solids: All objects.
+        shadows: Rectangles of the ground under cars and people.
+        lamps: Lights with a halo.
+        taken: Rectangles of the ground that are occupied.
+        reserved: Those of them that must stay visible.
+    """
 
     attributes: Mapping[str, str]
     seed: int
@@ -72,15 +83,15 @@ class Street:
         self.dark = self.attributes["light"] != "day"
         self.snowy = self.attributes["weather"] == "snow"
         self.has_crossing = self.attributes["layout"] == "intersection"
-        # Roof heights by 2 m of z on each side, for the shadows on the road.
+        # Roof heights per 2 m of z on each side, for the shadows on the road.
         self.skyline = np.zeros((2, 128), "f4")
         self.look = random.Random(f"{self.seed} look {self.style}")
         self.rng = random.Random(f"{self.seed} geometry")
         traffic = random.Random(f"{self.seed} traffic")
-        # Not every street has room for all that must be seen at once; then another one is laid.
+        # Not every street has room for the required cars and people; then another one is tried.
         while True:
             self._lay_road(self.rng)
-            if self._what_must_be_seen(traffic):
+            if self._required_cars_and_people(traffic):
                 break
             for placed in (self.solids, self.shadows, self.lamps, self.taken, self.reserved):
                 placed.clear()
@@ -108,11 +119,14 @@ class Street:
         self.crossing = (crossing_z, crossing_z + rng.uniform(7, 10))
 
     def blocked(self, spot: Spot) -> bool:
-        """Whether a spot is taken, or something there would hide what must stay visible."""
+        """Return whether a spot is taken or would hide an object that must stay visible."""
         return any(map(spot.overlaps, self.taken)) or any(map(spot.hides, self.reserved))
 
     def place(self, spot: Spot, reserve: bool = False) -> bool:
-        """Take a free spot; a reserved one is in the picture and nothing may stand before it."""
+        """Take a spot and return whether it was free.
+
+        reserve: Require that the spot is in the image and unobstructed, and keep it so.
+        """
         if self.blocked(spot):
             return False
         if reserve:
@@ -133,14 +147,14 @@ class Street:
         shape: Shape = "box",
         paint: Paint | None = None,
     ) -> None:
-        """Add a solid by its rectangle on the ground and its heights above the road."""
+        """Add a solid given by its rectangle on the ground and its heights above the road."""
         ground = self.camera.height_m
         low = spot.x - spot.half_x, ground - top_m, spot.z - spot.half_z
         high = spot.x + spot.half_x, ground - bottom_m, spot.z + spot.half_z
         self.solids.append(Solid(low, high, label, colour, shape, paint))
 
     def in_crossing(self, z: float, margin: float = 0.0) -> bool:
-        """Whether z lies in the cross street."""
+        """Return whether z lies in the cross street, extended by a margin in metres."""
         return self.has_crossing and self.crossing[0] - margin < z < self.crossing[1] + margin
 
     # -- traffic
@@ -156,8 +170,8 @@ class Street:
         if rng.random() < 0.3 and "cyclists" not in self.attributes:
             self._try(rng, 6, partial(self._cyclist, rng))
 
-    def _what_must_be_seen(self, rng: random.Random) -> bool:
-        """Reserve spots for the cars and people that the densities promise; False if in vain."""
+    def _required_cars_and_people(self, rng: random.Random) -> bool:
+        """Place the cars and people that the attributes require; return whether they fit."""
         traffic, people = self.attributes["traffic"], self.attributes["pedestrians"]
         cars: dict[str, tuple[tuple[int, ...], ...]] = {
             "empty": (),
@@ -177,7 +191,7 @@ class Street:
             cyclist = partial(self._cyclist, rng, spread=8.0, reserve=True)
             if not self._try(rng, 40, cyclist):
                 return False
-        # A street without parking bays has no room for the third of many cars.
+        # A street without parking bays has no room for the third car of dense traffic.
         return n_cars >= min(len(cars[traffic]), 2) and n_people >= min(wanted, 4)
 
     @staticmethod
@@ -192,7 +206,7 @@ class Street:
         lanes: Sequence[int],
         reserve: bool = False,
     ) -> bool:
-        """Lanes: 0 ahead, 1 oncoming, 2 parked left, 3 parked right."""
+        """Place a car in one of the lanes: 0 ahead, 1 oncoming, 2 parked left, 3 parked right."""
         lane, z = rng.choice(lanes), near + spread * rng.random()
         parked_x = self.edges[0] + 1, self.edges[1] - 1
         x = (self.own_x, self.oncoming_x, *parked_x)[lane] + rng.uniform(-0.15, 0.15)
@@ -278,7 +292,7 @@ class Street:
         self._person(lane, z, 0.12, 0.97, Surface.BICYCLIST, 0.22)
         return True
 
-    # -- what does not move
+    # -- static objects
 
     def _houses(self, side: int, green: bool) -> None:
         rng, z, outward = self.rng, -6.0, (-1, 1)[side]

@@ -1,6 +1,6 @@
-"""Rays: the camera, the buffers of what each pixel sees, and solids met by rays.
+"""Ray casting: camera, buffers per pixel, and intersection of rays with solids.
 
-One ray per pixel centre, and a z-buffer; boxes by the slab test (Kay and Kajiya 1986).
+One ray per pixel centre and a z-buffer; boxes by the slab test (Kay and Kajiya 1986).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Shape = Literal["box", "ellipsoid", "cylinder"]
 
 
 class Surface(IntEnum):
-    """Class ids of pixels, those of CamVid's eleven classes."""
+    """Class ids of pixels: the eleven classes of CamVid."""
 
     SKY = 0
     BUILDING = 1
@@ -41,17 +41,17 @@ class Surface(IntEnum):
 WIDTH, HEIGHT = 96, 64
 """Size of the smallest image; others are whole multiples of it."""
 FAR_M = 200.0
-"""Depth of the sky; the ground ends there too."""
+"""Depth of the sky and largest depth of the ground."""
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole camera without distortion; its principal point is the middle of the image.
+    """A pinhole camera without distortion, with the principal point at the image centre.
 
     Attributes:
-        height_m: Above the road.
-        pitch_rad: Positive looks down.
-        yaw_rad: Positive looks right.
+        height_m: Height above the road.
+        pitch_rad: Pitch; positive looks down.
+        yaw_rad: Yaw; positive looks right.
     """
 
     height_m: float
@@ -59,7 +59,7 @@ class Camera:
     yaw_rad: float
 
     def rotation(self) -> Array:
-        """Return the matrix, (3, 3), that turns camera into world directions."""
+        """Return the rotation, (3, 3), from camera to world directions."""
         cp, sp = math.cos(self.pitch_rad), math.sin(self.pitch_rad)
         cy, sy = math.cos(self.yaw_rad), math.sin(self.yaw_rad)
         return np.array([[cy, -sy * sp, sy * cp], [0, cp, sp], [-sy, -cy * sp, cy * cp]], "f4")
@@ -72,7 +72,7 @@ def focal_px(width: int) -> float:
 
 @dataclass(frozen=True)
 class Spot:
-    """A rectangle on the ground, and the horizontal angles (tangents) that it covers."""
+    """A rectangle on the ground."""
 
     x: float
     z: float
@@ -80,19 +80,19 @@ class Spot:
     half_z: float
 
     def overlaps(self, other: Spot) -> bool:
-        """Whether two rectangles are closer than 0.2 m."""
+        """Return whether two rectangles are closer than 0.2 m."""
         gap_x = abs(self.x - other.x) - self.half_x - other.half_x
         gap_z = abs(self.z - other.z) - self.half_z - other.half_z
         return gap_x < 0.2 and gap_z < 0.2
 
     def hides(self, other: Spot) -> bool:
-        """Whether this stands before a quarter or more of the other."""
+        """Return whether this rectangle hides more than a quarter of the other."""
         (a, b), (c, d) = self.span, other.span
         return self.z - self.half_z < other.z and min(b, d) - max(a, c) > 0.25 * (d - c)
 
     @cached_property
     def span(self) -> tuple[float, float]:
-        """Least and greatest x / z of the corners."""
+        """Smallest and largest x / z of the corners, the tangents of horizontal angles."""
         ends = [
             (self.x + sx * self.half_x) / max(self.z + sz * self.half_z, 0.5)
             for sx in (-1, 1)
@@ -102,7 +102,13 @@ class Spot:
 
 
 class Texture(NamedTuple):
-    """Colour, (3, h, w); its own light, or None; where the surface has no holes, or None."""
+    """Appearance of a surface where rays hit it.
+
+    Attributes:
+        colour: Albedo, (3, h, w).
+        glow: Emitted light, (3, h, w); None: none.
+        solid: Mask of the surface without its holes, (h, w); None: no holes.
+    """
 
     colour: Array
     glow: Array | None = None
@@ -110,12 +116,12 @@ class Texture(NamedTuple):
 
 
 class RayHit(NamedTuple):
-    """Where rays meet a solid.
+    """Intersections of rays with a solid.
 
     Attributes:
-        points: In world axes, (3, h, w), metres.
+        points: World coordinates, (3, h, w), metres.
         normal: Unit vectors, (3, h, w).
-        depth: Along the optical axis, (h, w), metres.
+        depth: Depth along the optical axis, (h, w), metres.
     """
 
     points: Array
@@ -128,7 +134,7 @@ Paint = Callable[[RayHit], Texture]
 
 @dataclass(frozen=True)
 class Solid:
-    """A box, or the ellipsoid or vertical cylinder in it, between two corners in world axes."""
+    """A box between two corners in world axes, or the ellipsoid or vertical cylinder inside it."""
 
     low: Vector
     high: Vector
@@ -140,19 +146,19 @@ class Solid:
 
 @cache
 def camera_rays(width: int, height: int) -> Array:
-    """Return directions with z = 1 through all pixel centres, (3, h, w), in camera axes."""
+    """Return directions through all pixel centres with z = 1, (3, h, w), in camera axes."""
     x = (np.arange(width) + 0.5 - width / 2) / focal_px(width)
     y = (np.arange(height) + 0.5 - height / 2) / focal_px(width)
     return np.stack([*np.meshgrid(x, y), np.ones((height, width))]).astype("f4")
 
 
 def rgb(colour: Colour | Vector) -> Array:
-    """Return a colour that broadcasts over (3, h, w)."""
+    """Return a colour as an array that broadcasts to (3, h, w)."""
     return np.array(colour, "f4")[:, None, None]
 
 
 class Buffers:
-    """What each pixel sees; a point of the world is `depth` times its ray."""
+    """Geometry and colour per pixel; the world position of a pixel is `depth` times its ray."""
 
     def __init__(self, camera: Camera, width: int, height: int) -> None:
         self.camera, self.focal = camera, focal_px(width)
@@ -168,7 +174,7 @@ class Buffers:
 
 
 def windows(solids: Sequence[Solid], buffers: Buffers) -> Iterator[tuple[slice, slice]]:
-    """Yield the rows and columns of the image that each solid can touch."""
+    """Yield the rows and columns of the image that each solid can cover."""
     corners = np.array([(s.low, s.high) for s in solids], "f4").reshape(-1, 2, 3)
     corners[:, :, 2] = np.maximum(corners[:, :, 2], 0.3)
     which = np.array([[i >> k & 1 for k in range(3)] for i in range(8)])
@@ -183,7 +189,7 @@ def windows(solids: Sequence[Solid], buffers: Buffers) -> Iterator[tuple[slice, 
 
 
 def draw_solid(buffers: Buffers, solid: Solid, window: tuple[slice, slice]) -> None:
-    """Draw a solid, where it is nearer than what is there, into all buffers."""
+    """Draw a solid into all buffers where it is nearer than their content."""
     rows, columns = window
     if rows.start >= rows.stop or columns.start >= columns.stop:
         return
@@ -224,7 +230,7 @@ def _meet_round(solid: Solid, rays: Array, _: Array) -> _Meeting:
     scale = 2 / (high - low)
     if solid.shape == "cylinder":
         scale[1] = 0
-    # In these units the solid is a unit ball, or a cylinder of radius 1, around `middle`.
+    # After scaling the solid is a unit ball, or a cylinder of radius 1, around `middle`.
     scaled = rays * scale[:, None, None]
     middle = (low + high) / 2 * scale
     a = np.einsum("ijk,ijk->jk", scaled, scaled)

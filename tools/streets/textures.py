@@ -1,4 +1,4 @@
-"""Textures: procedural colours of solids, as functions of where a ray meets them."""
+"""Procedural textures of solids, as functions of ray hits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tools.streets.rays import Array, Colour, Mask, Paint, RayHit, Spot, Texture
 
 @cache
 def noise_table() -> Array:
-    """Return the 65,536 numbers that all noise is read from."""
+    """Return the table of 65,536 uniform random numbers that all noise is read from."""
     return np.random.default_rng(0).random(1 << 16, dtype="f4")
 
 
@@ -24,7 +24,7 @@ def noise(u: Array, v: Array) -> Array:
 
 
 def soft_noise(u: Array, v: Array) -> Array:
-    """Return value noise: `noise` at the corners of a cell, joined bilinearly."""
+    """Return value noise: `noise` at the corners of a cell, interpolated bilinearly."""
     fu, fv = fraction(u), fraction(v)
     top = mix(noise(u, v), noise(u + 1, v), fu)
     return mix(top, mix(noise(u, v + 1), noise(u + 1, v + 1), fu), fv)
@@ -36,12 +36,12 @@ def mix(a: Array, b: Array | float, weight: Array | Mask) -> Array:
 
 
 def fraction(value: Array) -> Array:
-    """Return the part after the point, also of negative numbers."""
+    """Return value - floor(value), in 0..1."""
     return value - np.floor(value)
 
 
 def glow_paint(colour: Colour) -> Paint:
-    """Paint one colour that shines."""
+    """Return the texture of a surface that emits its colour."""
     return lambda hit: Texture(rgb(colour) * np.ones_like(hit.depth), rgb(colour))
 
 
@@ -54,7 +54,7 @@ def facade_paint(
     snowy: bool,
     grain: float,
 ) -> Paint:
-    """Paint walls with rows of windows, some lit in the dark, and often a shop at the foot."""
+    """Return the texture of a facade: rows of windows, some lit in the dark, above a shop front."""
     wide, tall = look.uniform(1.8, 3.4), look.uniform(2.6, 3.3)
     glass = look.uniform(0.3, 0.6)
     shop = look.choice(((0.3, 0.05, 0.05), (0.05, 0.12, 0.2), (0.08, 0.2, 0.12), wall))
@@ -64,7 +64,7 @@ def facade_paint(
         x, y, z = hit.points
         sideways = np.abs(hit.normal[0]) > 0.5
         u, v = np.where(sideways, z, x), ground - y
-        # Windows thinner than about two pixels fade into their mean.
+        # Windows narrower than about two pixels fade into their mean.
         stride = np.where(sideways, hit.depth**2 / np.maximum(np.abs(x), 1), hit.depth) / 60
         sharp = np.clip(1.6 - 2 * stride / wide, 0, 1)
         in_u, in_v = fraction(u / wide), fraction(v / tall)
@@ -90,7 +90,7 @@ def facade_paint(
 def body_paint(
     spot: Spot, ground: float, waist: float, paint: Colour, lights: Colour, glow: float
 ) -> Paint:
-    """Paint a car's body: lights and number plate at the ends, wheels at the sides."""
+    """Return the texture of a car's body: lights and number plates at the ends, wheels beside."""
 
     def texture(hit: RayHit) -> Texture:
         u = np.abs(hit.points[0] - spot.x) / spot.half_x
@@ -108,7 +108,7 @@ def body_paint(
 
 
 def glass_paint(spot: Spot, waist_y: float, height: float, paint: Colour) -> Paint:
-    """Paint a car's cabin: panes between pillars."""
+    """Return the texture of a car's cabin: panes between pillars."""
 
     def texture(hit: RayHit) -> Texture:
         end = np.abs(hit.normal[2]) > 0.5
@@ -122,7 +122,7 @@ def glass_paint(spot: Spot, waist_y: float, height: float, paint: Colour) -> Pai
 
 
 def leaf_paint(shift: float, leaf: Colour, holes: float) -> Paint:
-    """Paint clumps of leaves, with holes for a share of them."""
+    """Return the texture of clumps of leaves; holes: share of the clumps that are left out."""
 
     def texture(hit: RayHit) -> Texture:
         x, y, z = hit.points
@@ -134,7 +134,7 @@ def leaf_paint(shift: float, leaf: Colour, holes: float) -> Paint:
 
 
 def fence_paint(ground: float, top_m: float, colour: Colour) -> Paint:
-    """Paint bars between two rails, with holes."""
+    """Return the texture of a fence: bars between two rails, with holes."""
 
     def texture(hit: RayHit) -> Texture:
         v = ground - hit.points[1]
@@ -147,7 +147,7 @@ def fence_paint(ground: float, top_m: float, colour: Colour) -> Paint:
 
 
 def tyre_paint(hub_y: float, hub_z: float) -> Paint:
-    """Paint a ring, with a hole."""
+    """Return the texture of a tyre: a ring with a hole."""
 
     def texture(hit: RayHit) -> Texture:
         radius = np.hypot(hit.points[1] - hub_y, hit.points[2] - hub_z)

@@ -1,7 +1,7 @@
 """The generator `class_gan`: a class-conditional GAN draws the class that a prompt names.
 
-A BigGAN (Brock et al. 2019), in the role that it has in BigDatasetGAN (Li et al. 2022). It is
-conditioned on classes alone: other words of a prompt have no effect, see `undrawn`.
+A BigGAN (Brock et al. 2019), used as in BigDatasetGAN (Li et al. 2022). It is conditioned only on
+the class: other words of a prompt have no effect, see `undrawn`.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from tools.plugins import read_options
 
 
 class ClassGANOptions(Record):
-    """Which network draws, and how; each is a key of generator or of generator.options."""
+    """Weights, sampling and classes; each is a key of generator or of generator.options."""
 
     weights: str = Field("", description="a folder with config.json and model.safetensors")
     truncation: float | None = Field(
-        None, gt=0, description="the largest number of a latent: less is typical, more is varied"
+        None, gt=0, description="largest absolute value of a latent; smaller values vary less"
     )
     classes: dict[str, str] = Field(
         default_factory=dict, description="class of the network: class of the target"
     )
     vocabulary: str | None = Field(
-        None, description="one of ours, whose words tell the class, e.g. elpv"
+        None, description="vocabulary that determines the class from words, e.g. elpv"
     )
     resize: bool = Field(False, description="crop and scale to the size of the target's images")
-    steps: Any = Field(None, description="of diffusion, without effect here, as the two below")
+    steps: Any = Field(None, description="for diffusion models; no effect, like the next two")
     guidance: Any = None
     guidance_interval: Any = None
 
@@ -61,12 +61,12 @@ class ClassGANGenerator(CountsWords):
     """A BigGAN behind the generator protocol.
 
     Attributes:
-        network: On its device.
-        config: Of the network.
-        words: Which class a prompt names.
+        network: The network, on its device.
+        config: Configuration of the network.
+        words: Assigns classes to prompts.
         image_shape: (channels, height, width) of the target.
-        options: Truncation and what decides the class.
-        sha256: Of the folder's files.
+        options: Truncation and assignment of classes.
+        sha256: Digest of the folder's files.
         device: A torch device.
     """
 
@@ -82,7 +82,7 @@ class ClassGANGenerator(CountsWords):
 
     @cached_property
     def identity(self) -> str:
-        """Return a digest of weights, truncation, and what decides the class."""
+        """Return a digest of weights, truncation and assignment of classes."""
         options = self.options.model_dump(include={"truncation", "classes", "vocabulary"})
         return identity_of("class_gan", [self.sha256, options, self.image_shape])
 
@@ -92,13 +92,17 @@ class ClassGANGenerator(CountsWords):
 
     @torch.inference_mode()
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
-        """Draw all requests; raises SettingsError before drawing for one that names no class."""
+        """Draw all requests.
+
+        Raises:
+            SettingsError: A prompt names no class; no image is drawn then.
+        """
         choices = [self.words.rows(request.text) for request in requests]
         latents, classes = [], []
         for request, rows in zip(requests, choices, strict=True):
             source = seeded_generator(request.seed, request.prompt_id, request.index)
             latents.append(torch.randn(self.config.latent_size, generator=source))
-            # Of several classes that serve one of the target, the image's generator chooses.
+            # If several classes serve one of the target, one is chosen at random.
             classes.append(rows[int(torch.randint(len(rows), (), generator=source))])
         z = truncated(torch.stack(latents), self.options.truncation)
         images = self.network(z.to(self.device), torch.tensor(classes, device=self.device))
@@ -116,8 +120,8 @@ class ClassGANGenerator(CountsWords):
 def truncated(latents: torch.Tensor, threshold: float | None) -> torch.Tensor:
     """Map standard normal numbers to a normal distribution truncated at +-threshold.
 
-    The truncation of Brock et al. 2019, but by the distribution function and not by resampling, so
-    that every latent moves continuously with the threshold.
+    The truncation of Brock et al. 2019, implemented with the distribution function instead of
+    resampling, so that every latent changes continuously with the threshold.
 
     Args:
         latents: Standard normal, of any shape.
@@ -135,7 +139,7 @@ def truncated(latents: torch.Tensor, threshold: float | None) -> torch.Tensor:
 def build(
     image_shape: tuple[int, int, int], device: str = "cpu", **options: object
 ) -> ClassGANGenerator:
-    """Load the BigGAN that `ClassGANOptions` describe.
+    """Load the BigGAN described by `ClassGANOptions`.
 
     Raises:
         WeightsError: The folder cannot be used, or draws images of another shape.

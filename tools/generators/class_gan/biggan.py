@@ -1,10 +1,10 @@
 """The generator network of BigGAN: from a latent and a class to an image (Brock et al. 2019).
 
-A folder holds `config.json`, which says how it is built, and `model.safetensors`.
+A folder holds `config.json`, which describes the architecture, and `model.safetensors`.
 
-Residual blocks that double height and width, batch norms whose gain and bias are read off the
-class embedding, and self-attention (Zhang et al. 2019) after some blocks. Tensors have the names
-of the authors' PyTorch code; where that has spectral norm, its weights are divided by it before.
+Residual blocks double height and width, the gain and bias of their norms depend on the class
+embedding, and self-attention (Zhang et al. 2019) follows some blocks. Tensors are named as in the
+authors' PyTorch code; weights with spectral norm must be stored already divided by it.
 """
 
 from __future__ import annotations
@@ -25,32 +25,33 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
 class BigGANConfig(Record):
-    """Contents of config.json.
+    """Content of config.json.
 
-    Classes have names, or only a number of them (`n_classes`), and are then called "0", "1" and so
-    on. `serves`: class of the network -> class of the target; empty: each serves its own name.
+    Classes are given by `class_names`, or by their number `n_classes` and are then named "0", "1"
+    and so on. `serves`: class of the network -> class of the target; empty: each serves its own
+    name.
     """
 
     latent_size: int = Field(ge=1, le=65536)
     class_names: tuple[str, ...] = ()
     n_classes: int | None = Field(None, ge=1, le=1_000_000)
     serves: dict[str, str] = Field(default_factory=dict)
-    embedding_size: int = Field(ge=1, le=65536, description="of a class")
+    embedding_size: int = Field(ge=1, le=65536, description="size of a class embedding")
     image_size: int | tuple[int, int] = Field(
-        description="pixels of a square's side, or height and width"
+        description="side of square images, or height and width, pixels"
     )
     image_channels: Literal[1, 3] = 3
     channels: tuple[int, ...] = Field(
-        min_length=2, max_length=12, description="of the coarsest grid, and after each block"
+        min_length=2, max_length=12, description="channels of the coarsest grid and of each block"
     )
     attention: tuple[int, ...] = Field(
         (), description="heights, in pixels, at which self-attention follows a block"
     )
-    hierarchical: bool = Field(True, description="each block has a piece of the latent")
+    hierarchical: bool = Field(True, description="each block gets a piece of the latent")
     normalisation: Normalisation = "batch"
     norm_eps: float = Field(1e-5, gt=0)
     value_range: tuple[float, float] = Field(
-        (-1, 1), description="of what the network gives: -1, 1 (tanh) or 0, 1 (sigmoid)"
+        (-1, 1), description="range of the output: -1, 1 (tanh) or 0, 1 (sigmoid)"
     )
 
     @model_validator(mode="after")
@@ -115,7 +116,7 @@ def load_biggan(folder: Path) -> tuple[BigGANConfig, BigGAN]:
 
     Raises:
         WeightsError: The folder is missing, partial, damaged, pickled or a program, or the weights
-            do not fit the network that its config.json describes.
+            do not match the network described by config.json.
     """
     guide = "See docs/guides/models-and-labels.md."
     what = "The folder of the generator 'class_gan'"
@@ -134,7 +135,7 @@ Normalisation = Literal["batch", "instance", "none"]
 
 
 class BigGAN(nn.Module):
-    """A latent and a class become an image; built from the `BigGANConfig` of its folder."""
+    """Network from a latent and a class to an image, built from a `BigGANConfig`."""
 
     def __init__(self, config: BigGANConfig) -> None:
         super().__init__()
@@ -203,7 +204,7 @@ class _Block(nn.Module):
 
 
 class _StoredStatistics(nn.Module):
-    """Base of norms that normalise by stored mean and variance, (n,) each."""
+    """Base of norms with stored mean and variance, (n,) each."""
 
     stored_mean: torch.Tensor
     stored_var: torch.Tensor
@@ -215,7 +216,7 @@ class _StoredStatistics(nn.Module):
 
 
 class _ConditionalNorm(_StoredStatistics):
-    """Gain (about 1) and bias are linear in the condition."""
+    """Normalisation whose gain (about 1) and bias are linear in the condition."""
 
     def __init__(self, n: int, condition: int, normalisation: Normalisation, eps: float) -> None:
         super().__init__(n)
@@ -234,7 +235,7 @@ class _ConditionalNorm(_StoredStatistics):
 
 
 class _PlainNorm(_StoredStatistics):
-    """Each channel has a gain and a bias."""
+    """Batch normalisation with a gain and a bias per channel."""
 
     def __init__(self, n: int) -> None:
         super().__init__(n)
@@ -245,7 +246,7 @@ class _PlainNorm(_StoredStatistics):
 
 
 class _Attention(nn.Module):
-    """Self-attention of SAGAN, to keys and values at half the height and width."""
+    """Self-attention of SAGAN, with keys and values at half the height and width."""
 
     def __init__(self, n: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Which classes of a class-conditional generator a prompt names, and its further words."""
+"""Assignment of prompts to the classes of a class-conditional generator."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _WORD = re.compile(r"\w+(?:-\w+)*")
 
 
 class ClassWords:
-    """The words for a generator's classes.
+    """Words that name the classes of a generator.
 
     Args:
-        names: Of its classes in their order, synonyms separated by commas, as in ImageNet.
-        serves: Class of the generator -> class of the target; empty: each serves its own name.
-        vocabulary: Reads the class of the target from a prompt; None: only the names do.
+        names: Names of its classes in order, with synonyms separated by commas, as in ImageNet.
+        serves: Class of the generator -> class of the target. Empty: each serves its own name.
+        vocabulary: Parses the class of the target from a prompt. None: only names are recognised.
 
     Attributes:
-        rows: The classes that serve a prompt, see `_find_rows`.
+        rows: Returns the classes that serve a prompt, see `_find_rows`.
 
     Raises:
-        SettingsError: A class of either side is unknown, or nothing serves a class of the
-            vocabulary.
+        SettingsError: A class of the generator or of the target is unknown, or no class serves a
+            class of the vocabulary.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class ClassWords:
         self.rows = cache(self._find_rows)
 
     def undrawn(self, text: str) -> list[str]:
-        """Return the words of a text that do not name its class, each once, in their order."""
+        """Return the distinct words of a text that do not name its class, in order."""
         return [word for word in self._rest.foreign_words(text) if word not in self._words]
 
     def _find_rows(self, text: str) -> list[int]:
         """Return the classes, at least one, that serve a prompt.
 
-        The class of the generator that the text names, else all that serve the class of the target
-        that it names.
+        This is the class of the generator that the text names, or else all classes that serve the
+        class of the target that it names.
 
         Raises:
             SettingsError: The text names no class.
@@ -71,7 +71,7 @@ class ClassWords:
         named = None
         if self._vocabulary is not None:
             named = self._vocabulary.class_name(self._vocabulary.parse(text))
-        # The longest phrase wins, a class of the generator before one of the target.
+        # The longest phrase wins; ties go to a class of the generator over one of the target.
         candidates = [
             (len(phrase), len(rows) == 1, rows)
             for phrase, target, rows in self._phrases
@@ -102,7 +102,7 @@ def _check_served(vocabulary: Vocabulary, served: Mapping[str, str]) -> None:
 
 
 def _without_attributes(vocabulary: Vocabulary) -> Vocabulary:
-    """Return a vocabulary that has no words but those for classes and subjects."""
+    """Return a vocabulary with only the words for classes and subjects."""
     key = vocabulary.class_attribute
     kept = {key: vocabulary.attributes[key]} if key else {}
     return vocabulary.model_copy(update={"attributes": kept, "requires": {}})

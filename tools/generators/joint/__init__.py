@@ -1,8 +1,8 @@
-"""The generator `joint`: a Stable Diffusion model that draws labels of pixels with the image.
+"""The generator `joint`: a Stable Diffusion model that draws pixel labels with the image.
 
-`shaping pretrain --from MODEL` makes one, see `tools.pretraining.joint`. It is the model, its UNet
-widened by the labels, and a LoRA: the pipeline, its schedulers and its options are the model's own,
-see `text2image.diffusion_model`. Image and labels are denoised together, in one run.
+`shaping pretrain --from MODEL` trains one, see `tools.pretraining.joint`. It consists of the model
+with a UNet widened by label channels, and a LoRA. Pipeline, schedulers and options are those of the
+model, see `text2image.diffusion_model`. Image and labels are denoised together.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from tools.plugins import read_options
 
 
 class JointOptions(ModelOptions):
-    """Options of the text-to-image model, and what was trained on it."""
+    """Options of the text-to-image model, and the folder of the joint model."""
 
     joint: str = Field("", description="the folder that `shaping pretrain --from MODEL` wrote")
 
 
 class _LabelReader:
-    """Reads labels while a pipeline draws: a callback on the end of its steps.
+    """Callback at the end of a pipeline's steps that records the denoised labels.
 
     Attributes:
-        clean: Labels without noise as estimated in the last step.
-        previous: The same of the step before.
+        clean: Denoised labels as estimated in the last step.
+        previous: Denoised labels as estimated in the step before.
     """
 
     clean: torch.Tensor
@@ -54,7 +54,7 @@ class _LabelReader:
     def __call__(
         self, pipeline: DiffusionPipeline, step: int, time: torch.Tensor, given: Mapping[str, Any]
     ) -> dict[str, torch.Tensor]:
-        """Note the labels; after the last step, leave only the image's latents to be decoded."""
+        """Record the labels; after the last step, return only the image's latents for decoding."""
         clean = pipeline.unet.clean_labels
         if pipeline.do_classifier_free_guidance:
             uncond, cond = clean.chunk(2)
@@ -67,7 +67,7 @@ class _LabelReader:
 
 
 class JointGenerator(ModelGenerator):
-    """A joint model behind the generator protocol; sha256: of its folder's files."""
+    """A joint model behind the generator protocol; sha256: digest of its folder's files."""
 
     name = "joint"
 
@@ -81,7 +81,7 @@ class JointGenerator(ModelGenerator):
         return [*self._model.fingerprint, self._sha256]
 
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
-        """Draw all requests; those of equal guidance and adapters share a batch."""
+        """Draw all requests; those with equal guidance and adapters share a batch."""
         readers: list[tuple[Sequence[int], _LabelReader]] = []
 
         def read_labels(rows: Sequence[int]) -> Mapping[str, Any]:
@@ -100,11 +100,11 @@ class JointGenerator(ModelGenerator):
 def build(
     image_shape: tuple[int, int, int], device: str = "cpu", **options: object
 ) -> JointGenerator:
-    """Load the joint model that `JointOptions` describe.
+    """Load the joint model described by `JointOptions`.
 
     Raises:
-        WeightsError: The joint model is missing, partial, damaged, or made for another model or
-            other images; or a model or adapter cannot be used.
+        WeightsError: The joint model is missing, partial, damaged, or was trained for another
+            model or other images; or a model or adapter cannot be used.
         SettingsError: Options are unknown or exclude each other.
     """
     chosen = read_options("generator.options", JointOptions, options)

@@ -1,4 +1,4 @@
-"""The folder of a joint model: what was trained on a model of others, and how it is installed."""
+"""Folder of a joint model: saving its weights and card, and installing it on its base model."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ class JointCard(Record):
     """Card of a joint model.
 
     Attributes:
-        model, revision, variant, model_sha256: Of the model that it was trained on.
-        image_shape: Of the target, (c, h, w).
-        size: Height and width, pixels, of the model's pictures.
-        labels: How labels lie on its latents.
+        model, revision, variant, model_sha256: Base model that it was trained on.
+        image_shape: Image shape of the target, (c, h, w).
+        size: Height and width of the model's images, pixels.
+        labels: Layout of the labels on its latents.
         error_image: Mean squared error of the prediction for latents, on `n_unseen` held-out
             images of the audit split.
-        error_labels: The same of labels without noise; 1 is what guessing the mean gives.
+        error_labels: Mean squared error of the clean labels on the same images, with the Min-SNR
+            weights of training, which are at least 1; labels have about unit variance.
     """
 
     model: str
@@ -52,10 +53,10 @@ class JointCard(Record):
 
 
 def read_card(folder: Path) -> JointCard:
-    """Return the card of a joint model whose files are all there.
+    """Return the card of a joint model, after checking that its files exist.
 
     Raises:
-        WeightsError: The folder is missing, partial, pickled, damaged, or has unknown labels.
+        WeightsError: The folder is missing, partial, pickled or damaged, or has unknown labels.
     """
     advice = "generator.options.joint is the folder that `shaping pretrain --from MODEL` wrote."
     require_files(folder, (CARD_FILE, ADAPTER_FILE, LABELS_FILE), "The joint model", advice)
@@ -73,13 +74,13 @@ def read_card(folder: Path) -> JointCard:
 def save_joint(
     folder: Path, card: JointCard, pipeline: DiffusionPipeline, lora: Mapping[str, torch.Tensor]
 ) -> None:
-    """Write a joint model; the card last, since its existence means that the tensors are whole.
+    """Write a joint model; the card comes last, as it marks the tensors as complete.
 
     Args:
-        folder: To write.
-        card: Of the model.
-        pipeline: Its UNet is widened.
-        lora: Of the UNet, as diffusers saves it.
+        folder: Folder to write.
+        card: Card of the model.
+        pipeline: Pipeline with the widened UNet.
+        lora: LoRA weights of the UNet in the format of diffusers.
     """
     pipeline.save_lora_weights(folder, unet_lora_layers=dict(lora), weight_name=ADAPTER_FILE)
     tensors = {k: v.detach().cpu().contiguous() for k, v in pipeline.unet.label_weights.items()}
@@ -88,10 +89,10 @@ def save_joint(
 
 
 def install(folder: Path, card: JointCard, pipeline: DiffusionPipeline, model_sha256: str) -> None:
-    """Widen the UNet of the model that a joint model was trained on; its LoRA is not loaded here.
+    """Widen the UNet of the base model and load the label weights; the LoRA is not loaded here.
 
     Raises:
-        WeightsError: The pipeline is of another model, or tensors are damaged or foreign.
+        WeightsError: The pipeline is of another model, or tensors are damaged or do not match.
     """
     if model_sha256 != card.model_sha256:
         raise WeightsError(
@@ -109,7 +110,7 @@ def install(folder: Path, card: JointCard, pipeline: DiffusionPipeline, model_sh
 
 
 def widen(pipeline: DiffusionPipeline, n_labels: int) -> JointUNet:
-    """Put a widened UNet in the place of a pipeline's; raises WeightsError where there is none."""
+    """Replace a pipeline's UNet by a widened one; raise WeightsError without a UNet or a VAE."""
     unet = pipeline.components.get("unet")
     if not isinstance(unet, UNet2DConditionModel) or pipeline.components.get("vae") is None:
         raise WeightsError(
@@ -123,7 +124,7 @@ def widen(pipeline: DiffusionPipeline, n_labels: int) -> JointUNet:
 
 @torch.no_grad()
 def _load_labels(joint: JointUNet, tensors: Mapping[str, torch.Tensor], file: Path) -> None:
-    """Load the weights of the widened convolutions; raises WeightsError for other tensors."""
+    """Load the weights of the widened convolutions; raise WeightsError if shapes do not match."""
     expected, given = (
         {name: tuple(value.shape) for name, value in weights.items()}
         for weights in (joint.label_weights, tensors)

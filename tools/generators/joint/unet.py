@@ -1,9 +1,9 @@
-"""A Stable Diffusion UNet that denoises labels of pixels beside the latents of the image.
+"""A Stable Diffusion UNet that denoises pixel labels together with the latents of the image.
 
-Its first and last convolution are widened by the channels of the labels (as LDM3D, Stan et al.
-2023, and Marigold, Ke et al. 2024, do). All channels share one noise schedule. For labels the
-network predicts the clean channels, as the noise of many channels is more than its first level
-could represent; to samplers it returns the kind of prediction that the UNet did.
+Its first and last convolution are widened by the label channels (as in LDM3D, Stan et al. 2023, and
+Marigold, Ke et al. 2024). All channels share one noise schedule. For labels the network predicts
+the clean channels, because its first level is too narrow to represent the noise of many channels;
+for samplers they are converted to the prediction type of the original UNet.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from memory.errors import WeightsError
 
 
 class _WideIn(torch.nn.Module):
-    """A convolution that also takes labels, in the last channels; at first they have no effect."""
+    """A convolution with label channels appended to its input, initially without effect."""
 
     def __init__(self, image: torch.nn.Conv2d, n_labels: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class _WideIn(torch.nn.Module):
 
 
 class _WideOut(torch.nn.Module):
-    """A convolution that also gives labels, in the last channels; at first they are zero."""
+    """A convolution with label channels appended to its output, initially zero."""
 
     def __init__(self, image: torch.nn.Conv2d, n_labels: int) -> None:
         super().__init__()
@@ -60,11 +60,11 @@ def _like(image: torch.nn.Conv2d, n_in: int, n_out: int, bias: bool) -> torch.nn
 
 
 class JointUNet(UNet2DConditionModel):  # type: ignore[misc]
-    """A UNet widened by labels, see `widened`.
+    """A UNet widened by label channels, see `widened`.
 
     Attributes:
-        n_image: Number of channels of the image's latents, the first ones.
-        clean_labels: Labels without noise as the last call estimated them, (n, c, h, w), float32.
+        n_image: Number of latent channels of the image, which come first.
+        clean_labels: Denoised labels as estimated by the last call, (n, c, h, w), float32.
     """
 
     n_image: int
@@ -72,15 +72,15 @@ class JointUNet(UNet2DConditionModel):  # type: ignore[misc]
 
     @classmethod
     def widened(cls, unet: UNet2DConditionModel, n_labels: int, scheduler: SchedulerMixin) -> Self:
-        """Return a UNet that also denoises `n_labels` channels; it takes over the weights.
+        """Return a UNet with the weights of `unet` that also denoises `n_labels` channels.
 
         Args:
-            unet: Denoises the latents of an image.
-            n_labels: Channels of labels.
-            scheduler: Gives the noise schedule and the kind of prediction.
+            unet: UNet that denoises the latents of an image.
+            n_labels: Number of label channels.
+            scheduler: Defines the noise schedule and the prediction type.
 
         Raises:
-            WeightsError: The UNet takes or returns other things than the latents of an image.
+            WeightsError: The numbers of input and output channels of the UNet differ.
         """
         n_image = int(unet.config.in_channels)
         if unet.config.out_channels != n_image:
@@ -112,7 +112,7 @@ class JointUNet(UNet2DConditionModel):  # type: ignore[misc]
         }
 
     def signal(self, times: torch.Tensor | float) -> torch.Tensor:
-        """Return the signal power at times, which may lie between steps, 0..1, (n, 1, 1, 1)."""
+        """Return the signal power at integer or fractional times, 0..1, (n, 1, 1, 1)."""
         sigmas = self._sigmas
         t = torch.as_tensor(times, device=sigmas.device, dtype=torch.float32).reshape(-1)
         below = t.long().clamp(0, len(sigmas) - 1)
@@ -123,13 +123,13 @@ class JointUNet(UNet2DConditionModel):  # type: ignore[misc]
     def denoise(
         self, sample: torch.Tensor, times: torch.Tensor | float, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the UNet's prediction for the image's latents, and labels without noise.
+        """Return the UNet's prediction for the image's latents, and the denoised labels.
 
         Args:
             sample: Noisy latents and labels, (n, c, h, w), of unit variance.
-            times: (n,) or one.
-            *args: Of the UNet.
-            **kwargs: Of the UNet.
+            times: Times, (n,) or scalar.
+            *args: Positional arguments of the UNet.
+            **kwargs: Keyword arguments of the UNet.
         """
         (output,) = super().forward(sample, times, *args, **{**kwargs, "return_dict": False})
         return output[:, : self.n_image], output[:, self.n_image :].float()
@@ -142,7 +142,7 @@ class JointUNet(UNet2DConditionModel):  # type: ignore[misc]
         return_dict: bool = True,
         **kwargs: Any,
     ) -> Any:
-        """Return the prediction of the scheduler's kind, for image and labels."""
+        """Return the prediction for image and labels, in the scheduler's prediction type."""
         image, clean = self.denoise(sample, timestep, *args, **kwargs)
         self.clean_labels = clean.detach()
         labels = clean

@@ -1,9 +1,8 @@
-"""The generator `label_first`: labels come first, and a diffusion model draws the picture to them.
+"""The generator `label_first`: a diffusion model draws images for given pixel labels.
 
-Another generator, the source, draws a picture with labels of pixels; a text-to-image model draws
-the prompt anew, steered by the labels through a ControlNet (Zhang et al. 2023), over the source's
-picture made noisy (SDEdit, Meng et al. 2022), or both. The labels are the source's: the condition
-is the label.
+Another generator, the source, draws an image with pixel labels; a text-to-image model draws the
+prompt again, conditioned on the labels through a ControlNet (Zhang et al. 2023), on the noised
+image of the source (SDEdit, Meng et al. 2022), or on both. The result has the labels of the source.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ Condition = Literal["depth", "segmentation", "normals"]
 
 
 class LabelFirstOptions(ModelOptions):
-    """Options of the text-to-image model, and how labels steer it."""
+    """Options of the text-to-image model and of its conditioning on labels."""
 
     source: dict[str, Any] = Field(
         default_factory=dict, description="the generator of the labels: name, and its options"
@@ -40,26 +39,26 @@ class LabelFirstOptions(ModelOptions):
     condition: Condition = Field("depth", description="the labels that the ControlNet sees")
     control_scale: float = Field(1.0, ge=0, description="how strongly the ControlNet steers")
     palette: str | list[list[int]] = Field(
-        "ade20k", description="of segmentation, see `conditions.read_palette`"
+        "ade20k", description="colours of classes, see `conditions.read_palette`"
     )
     strength: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="draw over the source's picture: how much of it is lost, 1 is all",
+        description="draw over the source's image: noise added to it, 1 replaces it",
     )
 
 
 class LabelFirstGenerator(ModelGenerator):
-    """A source of labels, and the model that draws pictures to them.
+    """A source of labels and a model that draws images for them.
 
     Args:
         source: Generator of the labels.
-        model: Draws the pictures, at a size of the labels' aspect ratio.
+        model: Draws the images, at a size with the labels' aspect ratio.
         image_shape: (channels, height, width) of the target.
-        options: How labels steer the model.
-        control_sha256: Of the ControlNet; None: there is none.
-        colours: Of class ids, (n_classes, 3).
+        options: Options of the conditioning.
+        control_sha256: Digest of the ControlNet; None: there is none.
+        colours: Colours of class ids, (n_classes, 3).
     """
 
     name = "label_first"
@@ -73,7 +72,7 @@ class LabelFirstGenerator(ModelGenerator):
         control_sha256: str | None,
         colours: Colours,
     ) -> None:
-        assert model.size is not None  # `load_model` gives one of the labels' aspect ratio
+        assert model.size is not None  # `load_model` sets it if `like` is given
         super().__init__(model)
         self._source, self._shape = source, image_shape
         self._size = model.size
@@ -83,7 +82,7 @@ class LabelFirstGenerator(ModelGenerator):
 
     @property
     def fingerprint(self) -> list[Any]:
-        """Source, model, ControlNet, and how labels become pictures."""
+        """Source, model, ControlNet and conditioning."""
         options = self._options
         steered = [self._control_sha256, options.condition, options.control_scale]
         colours = self._colours.tolist() if options.condition == "segmentation" else []
@@ -95,7 +94,7 @@ class LabelFirstGenerator(ModelGenerator):
         ]
 
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
-        """Draw labels, then pictures to them; a prompt's guidance and adapters are the model's."""
+        """Draw labels, then images for them; guidance and adapters apply to the model only."""
         plain = [replace(r, guidance=None, feedback=None, adapters={}) for r in requests]
         drawn = self._source.draw(plain)
 
@@ -119,7 +118,7 @@ class LabelFirstGenerator(ModelGenerator):
 def build(
     image_shape: tuple[int, int, int], device: str = "cpu", **options: object
 ) -> LabelFirstGenerator:
-    """Load the source and the model that `LabelFirstOptions` describe.
+    """Load the source and the model described by `LabelFirstOptions`.
 
     Raises:
         SettingsError: Options are unknown or exclude each other, or the source lacks the labels.
@@ -156,15 +155,15 @@ def build(
 def _source(
     options: LabelFirstOptions, image_shape: tuple[int, int, int], device: str
 ) -> Generator:
-    """Build the generator of the labels, and check one image that it draws."""
+    """Build the generator of the labels, and check shape and labels of one of its images."""
     name = options.source.get("name")
     if not isinstance(name, str):
         raise SettingsError(
             "generator.options.source must name the generator that draws the labels, e.g. "
             f"{{name: streets}}, got {options.source}."
         )
-    own_options = {key: value for key, value in options.source.items() if key != "name"}
-    source = generators.build(name, image_shape, device, **own_options)
+    source_options = {key: value for key, value in options.source.items() if key != "name"}
+    source = generators.build(name, image_shape, device, **source_options)
     drawn = source.draw([ImageRequest("a street", "trial", 0, 0)])
     if drawn.images.shape[1:] != image_shape:
         raise SettingsError(

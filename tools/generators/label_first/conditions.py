@@ -1,4 +1,4 @@
-"""Labels of pixels as condition images of ControlNets."""
+"""Conversion of pixel labels to condition images of ControlNets."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def read_palette(given: str | Sequence[Sequence[int]]) -> Colours:
     """Return the colour of every class id, (n_classes, 3).
 
     Args:
-        given: "streets", the colours of our reports, or "ade20k", of the nearest ADE20K class, both
-            for CamVid's eleven classes; or [R, G, B] in 0..255 of every class in the order of their
+        given: "streets", the colours of reports, or "ade20k", those of the nearest ADE20K class,
+            both for CamVid's eleven classes; or [R, G, B] in 0..255 for every class in the order of
             ids.
 
     Raises:
@@ -48,17 +48,17 @@ def read_palette(given: str | Sequence[Sequence[int]]) -> Colours:
 
 
 def condition(kind: str, labels: NDArray[Any], colours: Colours) -> NDArray[np.uint8]:
-    """Return labels as pictures, uint8, (n, 3, h, w).
+    """Return labels as images, uint8, (n, 3, h, w).
 
-    depth: as MiDaS draws it, its inverse stretched over 0..255 in each picture, near is white,
-    unknown is black; a picture of one distance is black. segmentation: the colour of each class,
-    unknown is black. normals: x, -y and -z from -1..1 as red, green and blue in 0..255, so that a
-    surface that faces the camera is light blue.
+    depth: inverse depth scaled to 0..255 in each image, as in MiDaS; near is white, unknown is
+    black, an image of constant depth is black. segmentation: the colour of each class, unknown is
+    black. normals: x, -y and -z from -1..1 as red, green and blue in 0..255, so that a surface that
+    faces the camera is light blue.
 
     Args:
         kind: "depth", "segmentation" or "normals".
         labels: As in `Samples`.
-        colours: Of the class ids, (n_classes, 3).
+        colours: Colours of class ids, (n_classes, 3).
 
     Raises:
         SettingsError: A class has no colour.
@@ -86,9 +86,9 @@ def condition(kind: str, labels: NDArray[Any], colours: Colours) -> NDArray[np.u
 
 
 def pictures(images: NDArray[np.uint8], size: tuple[int, int], smooth: bool) -> list[Image.Image]:
-    """Return images, (n, 1 or 3, h, w), as RGB pictures of a size (height, width).
+    """Return images, (n, 1 or 3, h, w), as RGB pictures resized to (height, width).
 
-    smooth: False where a colour between two is none, as for classes.
+    smooth: Interpolate bicubically; False: nearest pixel, for colours of classes.
     """
     resampling = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
     height, width = size

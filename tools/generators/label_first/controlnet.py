@@ -1,4 +1,4 @@
-"""ControlNets: networks that steer a diffusion model by a picture (Zhang et al. 2023)."""
+"""ControlNets: networks that condition a diffusion model on an image (Zhang et al. 2023)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tools.generators.text2image.model_options import ModelOptions
 from tools.models.diffusers_folder import checked_index, model_folder, network_config
 from tools.models.folders import explained
 
-# By the class of the denoiser that they steer.
+# Class of the ControlNet by class of the denoiser.
 _CLASSES = {
     "UNet2DConditionModel": ControlNetModel,
     "SD3Transformer2DModel": SD3ControlNetModel,
     "FluxTransformer2DModel": FluxControlNetModel,
 }
-# What a ControlNet has in common with its denoiser.
+# Configuration that a ControlNet shares with its denoiser.
 _SHARED = (
     "in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim",
     "addition_embed_type", "projection_class_embeddings_input_dim", "attention_head_dim",
@@ -32,7 +32,7 @@ def load_controlnet(given: str, options: ModelOptions, device: str) -> ModelMixi
 
     Raises:
         WeightsError: The folder is missing, partial or pickled, or the ControlNet was made for
-            another model; checked before anything large is read.
+            another model; checked before weights are read.
     """
     folder = Path(given).expanduser()
     config = network_config(folder, "The ControlNet")

@@ -1,7 +1,6 @@
 """The generator `text2image`: any text-to-image model of diffusers, by folder or hub id.
 
-See `diffusion_model` for how it draws and `ModelOptions` for its options. The model draws no labels
-of pixels.
+See `diffusion_model` for sampling and `ModelOptions` for the options. Images have no pixel labels.
 """
 
 from __future__ import annotations
@@ -31,17 +30,17 @@ class Text2ImageGenerator(ModelGenerator):
         return self._model.fingerprint
 
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
-        """Draw all requests; those of equal guidance and adapters share a batch."""
+        """Draw all requests; those with equal guidance and adapters share a batch."""
         return Drawn(self._model.draw(requests, self._shape))
 
 
 def build(
     image_shape: tuple[int, int, int], device: str = "cpu", **options: object
 ) -> Text2ImageGenerator:
-    """Load the text-to-image model that `ModelOptions` describe.
+    """Load the text-to-image model described by `ModelOptions`.
 
     Raises:
-        WeightsError: A model or adapter is missing, partial, pickled or foreign.
+        WeightsError: A model or adapter is missing, partial or pickled, or they do not match.
         SettingsError: An option is unknown or does not suit the model.
     """
     model = load_model(read_options("generator.options", ModelOptions, options), device)

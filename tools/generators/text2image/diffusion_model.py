@@ -1,8 +1,8 @@
-"""A text-to-image model of diffusers: loading, placing on a device, drawing.
+"""A text-to-image model of diffusers: loading, placement on a device, sampling.
 
-Stable Diffusion, SDXL, SD3, FLUX, PixArt and all else that `AutoPipelineForText2Image` supports.
-Pictures are drawn at the model's size, then cropped to the aspect ratio of the target's images and
-scaled to their size.
+Supports Stable Diffusion, SDXL, SD3, FLUX, PixArt and all else that `AutoPipelineForText2Image`
+does. Images are drawn at the model's size, then cropped to the aspect ratio of the target's images
+and scaled to their size.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ from tools.models.folders import explained
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 BatchArguments = Callable[[Sequence[int]], Mapping[str, Any]]
-"""Gets rows of the requests; returns further arguments of the pipeline's call for them."""
+"""Maps rows of the requests to additional arguments of the pipeline's call for them."""
 
 Prepare = Callable[[DiffusionPipeline, str], None]
-"""Gets a pipeline, not yet on its device, and the digest of the model's files."""
+"""Called with a pipeline, before it is moved to its device, and the digest of the model's files."""
 
 
 class DiffusionModel:
-    """A pipeline and how it samples.
+    """A pipeline with its sampling settings.
 
     Args:
-        pipeline: Of diffusers, on its device.
+        pipeline: A diffusers pipeline, on its device.
         adapters: LoRA adapters of the pipeline.
-        sha256: Of the model's files.
-        options: Steps, guidance and what else decides the pixels.
-        size: Height and width of what is drawn; None: the model's own.
+        sha256: Digest of the model's files.
+        options: Steps, guidance and other options that affect the pixels.
+        size: Height and width of the drawn images; None: the model's default.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class DiffusionModel:
 
     @property
     def fingerprint(self) -> list[Any]:
-        """All that decides the pixels beside the request, as plain JSON."""
+        """Everything that determines the pixels beside the request, as JSON."""
         content = hashlib.sha256(self._sha256.encode())
         for name, weight in self.adapters.weights.items():
             content.update(f"{self.adapters.sha256[name]} {weight}".encode())
-        # Identities from before there was such a setting stay as they were.
+        # The default is left out, so that identities from before this setting stay the same.
         quantize = [] if self._options.quantize == "none" else [self._options.quantize]
         return [
             content.hexdigest(),
@@ -95,7 +95,7 @@ class DiffusionModel:
 
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens of the encoder with the longest context."""
-        # No warning of a text that exceeds the context: this is what is asked here.
+        # Callers check for texts that exceed the context, so there is no warning about them.
         return len(self._tokenizer(text, truncation=False, verbose=False).input_ids)
 
     def draw(
@@ -104,17 +104,17 @@ class DiffusionModel:
         image_shape: tuple[int, int, int],
         batch_arguments: BatchArguments = lambda rows: {},
     ) -> NDArray[np.uint8]:
-        """Return pictures, (n, *image_shape), in batches of equal guidance and adapters.
+        """Return images, (n, *image_shape), drawn in batches of equal guidance and adapters.
 
-        A prompt that exceeds the encoder's context is cut; plans warn of it.
+        Prompts that exceed the encoder's context are truncated; plans warn about them.
 
         Args:
-            requests: n of them.
+            requests: n requests.
             image_shape: (channels, height, width) of the target.
             batch_arguments: See `BatchArguments`.
 
         Raises:
-            SettingsError: A request weighs an adapter that does not exist.
+            SettingsError: A request sets the weight of an unknown adapter.
         """
         kinds = [
             (
@@ -145,7 +145,7 @@ class DiffusionModel:
         arguments: dict[str, Any] = {"num_inference_steps": self._options.steps, **further}
         if self._options.negative_prompt:
             arguments["negative_prompt"] = [self._options.negative_prompt] * len(requests)
-        # Some pipelines that draw over a picture take its size.
+        # Some image-to-image pipelines use the size of their input and have no such arguments.
         if self.size is not None and "height" in self._call:
             arguments |= {"height": self.size[0], "width": self.size[1]}
         drawn = self.pipeline(
@@ -171,7 +171,7 @@ class ModelGenerator(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> list[Any]:
-        """All that decides the pixels beside the request, as plain JSON."""
+        """Everything that determines the pixels beside the request, as JSON."""
 
     @cached_property
     def identity(self) -> str:
@@ -194,17 +194,17 @@ def load_model(
     """Load a text-to-image model.
 
     Args:
-        options: Of the model.
+        options: Options of the model.
         device: A torch device.
-        from_image: Whether it draws over a picture.
-        controlnet: Steers it, see `load_controlnet`.
-        like: Height and width whose aspect ratio the pictures must have, so that nothing is
-            cropped; None: any.
-        prepare: Changes the pipeline before it gets adapters and a device.
+        from_image: Whether it draws over an image.
+        controlnet: ControlNet that conditions it, see `load_controlnet`.
+        like: Height and width whose aspect ratio the images must have, so that nothing is cropped;
+            None: any.
+        prepare: Called before adapters are loaded and the pipeline is moved to its device.
 
     Raises:
-        WeightsError: A model or adapter is missing, partial, pickled or foreign.
-        SettingsError: An option does not suit the model.
+        WeightsError: A model or adapter is missing, partial or pickled, or they do not match.
+        SettingsError: The model does not support an option.
     """
     folder = model_folder(options.weights, options.revision, options.variant, options.allow_network)
     index = checked_index(folder)
@@ -258,7 +258,7 @@ def parts_of(pipeline: DiffusionPipeline) -> dict[str, Any]:
 
 
 def dtype_of(options: ModelOptions, device: str) -> torch.dtype:
-    """Return the precision: as set, or float32 on a CPU, else bfloat16 or float16."""
+    """Return the configured precision; "auto": float32 on a CPU, otherwise bfloat16 or float16."""
     if options.dtype != "auto":
         return DTYPES[options.dtype]
     if device == "cpu":
@@ -269,7 +269,7 @@ def dtype_of(options: ModelOptions, device: str) -> torch.dtype:
 def _longest_tokenizer(pipeline: DiffusionPipeline) -> tuple[Any, int]:
     """Return the tokenizer of the encoder with the longest context, and its context length.
 
-    Of several encoders the short ones (CLIP beside T5) only see the beginning of a prompt.
+    With several encoders (CLIP and T5), the shorter ones only see the beginning of a prompt.
     """
     call = inspect.signature(pipeline.__call__).parameters
     limit = call["max_sequence_length"].default if "max_sequence_length" in call else None
@@ -288,12 +288,12 @@ def _longest_tokenizer(pipeline: DiffusionPipeline) -> tuple[Any, int]:
 
 
 class _EncodedOnce:
-    """A pipeline's `encode_prompt` that encodes each distinct prompt once, and by itself.
+    """Wrapper of a pipeline's `encode_prompt` that encodes each distinct prompt once and alone.
 
-    So the encoding of a prompt does not depend on the batch.
+    The encoding of a prompt therefore does not depend on the batch.
 
     Attributes:
-        adapters: Their weights, as some of them change the encoder.
+        adapters: Weights of the adapters, part of the cache key, since some change the encoder.
     """
 
     def __init__(self, encode: Any) -> None:
@@ -318,7 +318,7 @@ class _EncodedOnce:
             encodings.append(self._cache[key])
         columns = list(zip(*encodings, strict=True))
         if any(len({part.shape for part in c if part is not None}) > 1 for c in columns):
-            # States as long as the prompt: padding is left to the pipeline.
+            # The encodings differ in length, so the pipeline has to pad them.
             return self._encode(**given)
         return tuple(
             torch.cat(c) if c[0] is not None and c[0].shape[0] == 1 else c[0] for c in columns
@@ -326,16 +326,16 @@ class _EncodedOnce:
 
 
 def _unit(pipeline: DiffusionPipeline) -> int:
-    """Return the number of pixels of which height and width of pictures are multiples."""
+    """Return the number of pixels of which height and width of images must be multiples."""
     scale = int(getattr(pipeline, "vae_scale_factor", 8))
-    # Transformers take the latents in squares of two.
+    # Transformers split the latents into patches of 2x2.
     return scale if "unet" in parts_of(pipeline) else max(16, scale)
 
 
 def _size(
     pipeline: DiffusionPipeline, size: int | tuple[int, int] | None
 ) -> tuple[int, int] | None:
-    """Return height and width, None for the model's own; raises SettingsError."""
+    """Return height and width; None: the model's default. Raise SettingsError if unsupported."""
     if size is None:
         return None
     height, width = (size, size) if isinstance(size, int) else size
@@ -351,7 +351,7 @@ def _size(
 def size_like(
     pipeline: DiffusionPipeline, options: ModelOptions, like: tuple[int, int]
 ) -> tuple[int, int]:
-    """Return height and width in the aspect ratio of `like`: as set, or about the model's own.
+    """Return height and width in the aspect ratio of `like`, as set or close to the default.
 
     Raises:
         SettingsError: The size in `options` has another aspect ratio.
@@ -373,7 +373,7 @@ def size_like(
 
 
 def _own_size(pipeline: DiffusionPipeline) -> tuple[int, int]:
-    """Return height and width of what a model was made to draw; raises SettingsError."""
+    """Return a model's default height and width; raise SettingsError if it has none."""
     denoiser = _denoiser(pipeline)
     sample = getattr(pipeline, "default_sample_size", None)
     sample = sample or getattr(getattr(denoiser, "config", None), "sample_size", None)
@@ -392,7 +392,7 @@ def _denoiser(pipeline: DiffusionPipeline) -> Any:
 
 
 def _place(pipeline: DiffusionPipeline, options: ModelOptions, device: str) -> None:
-    """Move a pipeline to its device and prepare its denoiser; raises SettingsError."""
+    """Move a pipeline to its device and set up its denoiser; raise SettingsError on failure."""
     denoiser = _denoiser(pipeline)
     if options.offload != "none" and device == "cpu":
         raise SettingsError("generator.options.offload needs a GPU; here the device is the CPU.")

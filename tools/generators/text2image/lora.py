@@ -1,4 +1,4 @@
-"""LoRA adapters of a diffusers pipeline: loaded, checked, and weighed anew for every batch."""
+"""LoRA adapters of a diffusers pipeline: loading, checks, and weights per batch."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ class Adapters:
     """The adapters of a pipeline.
 
     Args:
-        pipeline: Gets the adapters.
-        given: Files or folders, with their weight in prompts that set none; see `adapter_name` for
-            their names.
+        pipeline: Pipeline that the adapters are loaded into.
+        given: Files or folders with their default weights; see `adapter_name` for their names.
 
     Raises:
         WeightsError: An adapter is missing, a pickle, damaged or for another model.
-        SettingsError: Two have one name, or the package peft is missing.
+        SettingsError: Two adapters have the same name, or the package peft is missing.
     """
 
     def __init__(self, pipeline: DiffusionPipeline, given: Mapping[str, float]) -> None:
@@ -45,14 +44,14 @@ class Adapters:
             require_peft()
         self.weights = dict(zip(names, given.values(), strict=True))
         self.sha256 = {name: files_sha256([file]) for name, file in zip(names, files, strict=True)}
-        # Names within the pipeline; those of files may hold what a module's may not.
+        # Names within the pipeline, as file names may contain characters that modules' may not.
         self._inner = {name: f"adapter_{i}" for i, name in enumerate(names)}
         for name, file in zip(names, files, strict=True):
             _add(pipeline, file, self._inner[name])
         self._set: dict[str, float] | None = None
 
     def weigh(self, weights: Mapping[str, float]) -> None:
-        """Set adapters' weights, others as the settings say; SettingsError for unknown ones."""
+        """Set weights of adapters, all others to their default; SettingsError: unknown adapter."""
         wanted = self.all_weights(weights)
         if wanted and wanted != self._set:
             inner = [self._inner[name] for name in wanted]
@@ -60,7 +59,7 @@ class Adapters:
             self._set = wanted
 
     def all_weights(self, weights: Mapping[str, float]) -> dict[str, float]:
-        """Return the weight of every adapter, by name, in a prompt that sets `weights`."""
+        """Return the weight of every adapter, by name, for a prompt that sets `weights`."""
         foreign = weights.keys() - self.weights.keys()
         if foreign:
             raise SettingsError(
@@ -71,7 +70,7 @@ class Adapters:
 
 
 def require_peft() -> None:
-    """Raise SettingsError where the package peft is not installed."""
+    """Raise SettingsError if the package peft is not installed."""
     if importlib.util.find_spec("peft") is None:
         raise SettingsError(
             "LoRA adapters need the package peft: pip install 'feedback-shaping[lora]', or leave "
@@ -84,7 +83,7 @@ def _add(pipeline: DiffusionPipeline, file: Path, name: str) -> None:
         with safe_open(file, "pt") as tensors:
             keys = list(tensors.keys())
         with warnings.catch_warnings():
-            # Several adapters are meant here.
+            # Several adapters are intended here.
             warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
             pipeline.load_lora_weights(file.parent, weight_name=file.name, adapter_name=name)
     except (SafetensorError, OSError) as error:

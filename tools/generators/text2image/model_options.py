@@ -10,36 +10,36 @@ from memory.records import Record
 
 
 class ModelOptions(Record):
-    """Which model draws, and how; each is a key of generator or of generator.options."""
+    """Model and sampling options; each is a key of generator or of generator.options."""
 
     weights: str = Field("", description="a folder, or a hub id with its revision")
     steps: int = Field(20, ge=1)
-    guidance: float = Field(5.0, ge=0, description="of requests without one")
-    guidance_interval: Any = Field(None, description="of the MTDM alone, without effect here")
+    guidance: float = Field(5.0, ge=0, description="for requests without one")
+    guidance_interval: Any = Field(None, description="for the MTDM only; no effect here")
     revision: str | None = Field(None, description="40 digits of a commit, for a hub id")
-    variant: str | None = Field(None, description='of the files, e.g. "fp16"')
+    variant: str | None = Field(None, description='variant of the weight files, e.g. "fp16"')
     allow_network: bool = False
     scheduler: str | None = Field(
-        None, description="a class of diffusers that suits the model; None: its own"
+        None, description="a class of diffusers compatible with the model; None: the model's own"
     )
     size: int | tuple[int, int] | None = Field(
-        None, description="pixels of a square's side, or height and width; None: the model's own"
+        None, description="side of squares, or height and width, pixels; None: the model's own"
     )
     negative_prompt: str = ""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="auto: float32 on a CPU, else bfloat16 or float16"
     )
-    compile: bool = Field(False, description="the denoiser")
-    attention: str | None = Field(None, description="a backend of diffusers")
+    compile: bool = Field(False, description="compile the denoiser")
+    attention: str | None = Field(None, description="an attention backend of diffusers")
     offload: Literal["none", "model", "sequential"] = Field(
-        "none", description="parts wait in main memory"
+        "none", description="keep parts in main memory until they are needed"
     )
     quantize: Literal["none", "int8"] = Field(
-        "none", description="bits in which the denoiser's linear layers hold their weights"
+        "none", description="format of the weights of the denoiser's linear layers"
     )
     adapters: dict[str, float] = Field(
-        default_factory=dict, description="files or folders of LoRA weights: how much each counts"
+        default_factory=dict, description="files or folders of LoRA adapters: default weight"
     )
     safety_checker: bool = Field(
-        False, description="the model's own, which blackens what it objects to"
+        False, description="use the model's own, which blackens the images that it rejects"
     )

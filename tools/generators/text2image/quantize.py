@@ -1,7 +1,7 @@
-"""A denoiser whose weights are held in fewer bits, by the package torchao.
+"""Quantization of the denoiser's weights with the package torchao.
 
-The weights of linear layers alone, and rounded while they are loaded; what is computed keeps its
-precision, so the model takes less memory and is not faster by itself.
+Only the weights of linear layers are quantized, on loading. Computation keeps its precision, so the
+model needs less memory but is not faster by itself.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from tools.generators.text2image.model_options import ModelOptions
 def quantization(
     options: ModelOptions, index: Mapping[str, Any], dtype: torch.dtype, device: str
 ) -> dict[str, Any]:
-    """Return the arguments of a pipeline's `from_pretrained` for it; {} without quantization.
+    """Return the arguments of a pipeline's `from_pretrained`; {} without quantization.
 
     Args:
-        options: Of the model.
-        index: `model_index.json` of the model's folder.
-        dtype: Of the computation.
+        options: Options of the model.
+        index: Content of `model_index.json` in the model's folder.
+        dtype: Precision of the computation.
         device: A torch device.
 
     Raises:
-        SettingsError: torchao is not installed, or precision, device or other options exclude it.
+        SettingsError: torchao is not installed, or precision, device or other options exclude
+            quantization.
     """
     if options.quantize == "none":
         return {}
