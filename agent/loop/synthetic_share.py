@@ -1,4 +1,4 @@
-"""The share of generated images beside photographs that `dstm.synthetic_share=auto` chooses."""
+"""Choice of the share of generated images in training by `dstm.synthetic_share=auto`."""
 
 from __future__ import annotations
 
@@ -32,14 +32,16 @@ def chosen_share(
     shards: Sequence[Path],
     real: Sequence[Path],
 ) -> dict[str, Any]:
-    """Return the share of round 1, which tries some, as fields of a `Training`.
+    """Return the share of generated images, as fields of a `Training`.
+
+    The first round with images tries `CANDIDATES`; later rounds reuse the share chosen there.
 
     Args:
-        components: Of the session.
-        number: Of the round.
-        settings: Of the training, with its seed.
-        shards: Of generated images, relative to the session's folder.
-        real: Of photographs.
+        components: Components of the session.
+        number: Number of the round.
+        settings: Settings of the training, with its seed.
+        shards: Shards of generated images, relative to the session's folder.
+        real: Shards of photographs.
     """
     session = components.session
     past = rounds_before(session.journal, number)
@@ -56,16 +58,16 @@ def try_shares(
     shards: Sequence[Path],
     real: Sequence[Path],
 ) -> list[ShareScore]:
-    """Return the main figure on feedback by share; each is a job, so none is trained twice.
+    """Train a DSTM with each candidate share and return the main figure on feedback.
 
-    Each is a training of its own; the best is kept for the session, and of equal ones the smallest.
-    With one training each, differences below two points are mostly chance.
+    Each training is a job, so it is not repeated after a crash. As there is one training per share,
+    differences below two points are mostly chance.
 
     Args:
-        components: Of the session.
-        settings: Of the training, with its seed.
-        shards: Of generated images, absolute.
-        real: Of photographs.
+        components: Components of the session.
+        settings: Settings of the training, with its seed.
+        shards: Shards of generated images, absolute paths.
+        real: Shards of photographs.
     """
     folder, n_classes = components.session.folder, len(components.label_names)
     task, names = components.task, components.label_names
@@ -102,5 +104,5 @@ def try_shares(
 
 
 def best_share(scores: Sequence[ShareScore]) -> float:
-    """Return the share of the highest score, of equal ones the smallest."""
+    """Return the share with the highest score, the smallest of them in a tie."""
     return min(scores, key=lambda one: (-one.score, one.share)).share
