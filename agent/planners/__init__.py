@@ -171,7 +171,7 @@ class _OwnPlanner:
             frame = next((f for f in reversed(frames) if f.filename == file), frames[-1])
             raise SettingsError(
                 f"The planner {self._spec!r} failed in {frame.filename}, line {frame.lineno}: "
-                f"{type(error).__name__}: {error}. Mend it and run the same command again; "
+                f"{type(error).__name__}: {error}. Fix it and run the same command again; "
                 "finished work is kept."
             ) from error
         if not isinstance(draft, PlanDraft):
