@@ -261,12 +261,12 @@ def _merged(forms: Sequence[Json]) -> Json:
     properties: Json = {}
     for form in forms:
         for name, value in form["properties"].items():
-            known = properties.setdefault(name, value)
-            if known != value:
-                values = [*_choices(known), *_choices(value)]
-                is_choice = _choices(known) and _choices(value)
+            merged = properties.setdefault(name, value)
+            if merged != value:
+                values = [*_choices(merged), *_choices(value)]
+                is_choice = _choices(merged) and _choices(value)
                 both = {"enum": list(dict.fromkeys(values))}
-                properties[name] = both if is_choice else {"anyOf": [known, value]}
+                properties[name] = both if is_choice else {"anyOf": [merged, value]}
     required = [name for name in properties if all(name in form["required"] for form in forms)]
     shape = {"type": "object", "additionalProperties": False}
     return {**shape, "properties": properties, "required": required}

@@ -82,8 +82,8 @@ def policy_draft(
     planner = planners.build(settings.llm.fallback)
     plan = planner.plan(seen, space, vocabulary)
     held = active_preferences(session.journal.events(WishEvent, ForgetEvent))
-    own = own_schedule(held, seen.rounds, seen.round)
-    wanted = preferences_of(held, own[:1], seen.round)
+    scheduled = own_schedule(held, seen.rounds, seen.round)
+    wanted = preferences_of(held, scheduled[:1], seen.round)
     plan, _ = steer(plan, wanted, space, vocabulary, seen.images_per_prompt, _seed(seen))
     return PolicyDraft(planner=planner.name, plan=plan, gains=_gains(seen, space))
 
@@ -156,8 +156,8 @@ def compose(
 def say_origin(choice: PlanChoice, draft: PolicyDraft) -> str:
     """Return whose draft a model uses, with the model's own reason if it is more than one word."""
     taken = "It takes" if choice.draft == "accept" else "It changes shares of"
-    own = f" Its own reason: {choice.why}" if " " in choice.why.strip() else ""
-    return f"{taken} the draft of {draft.planner}: {draft.plan.why}{own}"
+    reason = f" Its own reason: {choice.why}" if " " in choice.why.strip() else ""
+    return f"{taken} the draft of {draft.planner}: {draft.plan.why}{reason}"
 
 
 def say_shares(choice: PlanChoice, prompts: Sequence[PromptSpec]) -> list[str]:

@@ -229,7 +229,7 @@ def _failure(tried: Sequence[SearchHit]) -> str:
         for key, per_100 in hit.item.credits.items():
             if (error := _number(hit, f"{ERROR}{key}")) > 0:
                 by_slice[key].append((_made(hit), per_100, error))
-    n_worse = sum(_mean_is_below_0(found, len(by_slice)) for found in by_slice.values())
+    n_worse = sum(_mean_is_below_0(credited, len(by_slice)) for credited in by_slice.values())
     if n_worse:
         return f"{n_worse} of {len(by_slice)} slices lost accuracy; ask for less of it"
     return ""

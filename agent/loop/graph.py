@@ -274,10 +274,10 @@ def _decide(state: RoundState, decider: Decider, toolbox: Toolbox) -> dict[str, 
         toolbox.refuse(step, None, str(answer.content), problem)
         results.append(HumanMessage(problem))
     for call in answer.tool_calls:
-        known = [*before, *results]
-        now: RoundState = {**state, "phase": phase, "messages": known, "n_lookups": n_lookups}
+        so_far = [*before, *results]
+        now: RoundState = {**state, "phase": phase, "messages": so_far, "n_lookups": n_lookups}
         legal = toolbox.legal(now)
-        step = CallContext(state["round"], phase, legal, author, lookups(known))
+        step = CallContext(state["round"], phase, legal, author, lookups(so_far))
         status: Literal["success", "error"] = "success"
         shown: dict[str, Any] = {}
         try:

@@ -281,10 +281,10 @@ class Proposals:
 
     def _tell_wishes(self, round_number: int, preferences: Sequence[Preference]) -> None:
         """Raise Rejected once if there are preferences that the author has not been shown."""
-        known = set(facts_of(self._journal, round_number).get("wishes", ()))
+        shown = set(facts_of(self._journal, round_number).get("wishes", ()))
         for event in self._journal.events(WishesShownEvent, since=round_number):
-            known.update(event.wishes)
-        news = [preference for preference in preferences if preference.id not in known]
+            shown.update(event.wishes)
+        news = [preference for preference in preferences if preference.id not in shown]
         if news:
             ids = tuple(wish.id for wish in news)
             self._journal.append(WishesShownEvent(round=round_number, wishes=ids))

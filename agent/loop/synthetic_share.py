@@ -46,8 +46,8 @@ def chosen_share(
     session = components.session
     past = rounds_before(session.journal, number)
     shares = [t.synthetic_share for r in past if (t := r.training)]
-    if known := [share for share in shares if share is not None]:
-        return {"synthetic_share": known[-1]}
+    if chosen := [share for share in shares if share is not None]:
+        return {"synthetic_share": chosen[-1]}
     scores = try_shares(components, settings, [session.folder / shard for shard in shards], real)
     return {"synthetic_share": best_share(scores), "shares": tuple(scores)}
 
@@ -79,8 +79,8 @@ def try_shares(
         def work() -> float:
             changed = settings.model_copy(update={"synthetic_share": share})
             predictions = []
-            for known, judged in parts:
-                model, _ = components.trainer.train(shards, n_classes, changed, callbacks, known)
+            for photos, judged in parts:
+                model, _ = components.trainer.train(shards, n_classes, changed, callbacks, photos)
                 predictions.append(task.predict(model, feedback.images[judged]))
             values = joined(predictions, [judged for _, judged in parts])
             report = task.report(values, feedback, names, 1, "feedback", Slicing())

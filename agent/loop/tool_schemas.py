@@ -165,9 +165,9 @@ def _shorten(parameters: Json, slices: Sequence[str], drawable: Sequence[str]) -
             "required": ["slice", "expected_change"],
         }
     accepted = {"draft": {"const": "accept"}, **given}
-    own = {"draft": {"enum": ["edit", "replace"]}, "shares": shares, **given}
+    by_shares = {"draft": {"enum": ["edit", "replace"]}, "shares": shares, **given}
     parameters["anyOf"] = [
         {"type": "object", "properties": accepted, "required": ["draft", "why"]},
-        {"type": "object", "properties": own, "required": ["draft", "shares", "why"]},
+        {"type": "object", "properties": by_shares, "required": ["draft", "shares", "why"]},
     ]
     parameters.pop("required", None)

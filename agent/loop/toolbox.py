@@ -123,8 +123,8 @@ class Toolbox:
         if state.get("brief", False) and self._version >= PLANS_ONLY:
             hidden |= {*names} - {*ADVANCES, "ask_user"}
         if self._version >= GRAPH_WORKS:
-            known = [(message.name, arguments) for message, arguments in lookups(state["messages"])]
-            hidden |= {name for i, (name, a) in enumerate(known) if (name, a) in known[:i]}
+            calls = [(message.name, arguments) for message, arguments in lookups(state["messages"])]
+            hidden |= {name for i, (name, a) in enumerate(calls) if (name, a) in calls[:i]}
             hidden |= {*names} - {"finish"} if phase == "review" else set()
         if not self._effects.observer.interactive:
             hidden.add("ask_user")
@@ -167,10 +167,10 @@ class Toolbox:
         name, arguments = call["name"], call["args"]
         self._step, self._call_id = step, str(call["id"])
         key = f"tool_call/{step.round}/{call['id']}"
-        if known := self._journal.get(key, ToolCallEvent):
-            if known.rejected:
-                raise Rejected(known.result)
-            return known.result, self._references(known.images)
+        if recorded := self._journal.get(key, ToolCallEvent):
+            if recorded.rejected:
+                raise Rejected(recorded.result)
+            return recorded.result, self._references(recorded.images)
         started, rejection, pictures = time.monotonic(), None, tuple[str, ...]()
         try:
             if name not in step.legal:

@@ -148,7 +148,7 @@ class Planner(Protocol):
         """Return a draft whose counts add up to `observation.n_images`."""
 
 
-class _OwnPlanner:
+class _ExternalPlanner:
     """Wraps a planner from outside this package; its failures are raised as SettingsError."""
 
     def __init__(self, spec: str, planner: Planner) -> None:
@@ -198,7 +198,7 @@ def build(spec: str) -> Planner:
         if key not in parameters:
             raise SettingsError(unknown(f"option of the planner {name}", key, parameters))
     planner: Planner = builder(**options)
-    return _OwnPlanner(name, planner) if ":" in name else planner
+    return _ExternalPlanner(name, planner) if ":" in name else planner
 
 
 def distribution_of(target: Target, min_support: int) -> AttributeDistribution:
@@ -208,11 +208,11 @@ def distribution_of(target: Target, min_support: int) -> AttributeDistribution:
     """
     rows = count_attributes(target.split("generator"), target.class_names).rows
     if not min_support:
-        known = [(row.class_name, row.attributes) for row in rows]
+        counted = [(row.class_name, row.attributes) for row in rows]
         rows += tuple(
             row.model_copy(update={"n": 0})
             for row in count_attributes(target.split("feedback"), target.class_names).rows
-            if (row.class_name, row.attributes) not in known
+            if (row.class_name, row.attributes) not in counted
         )
     return AttributeDistribution(rows=rows, min_support=min_support)
 
